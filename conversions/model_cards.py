@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,30 +22,17 @@ from hf_any3d.model_card.building import build_model_card
 from hf_any3d.model_card.saving import FILE, sign_card
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
+from hf_any3d.modeling.pretrained_parts.sources import file_digest
 
 # Settings that only released programs use.
 _ANY2POINT_ACCIDENTS = (
-    "attention_axis",
-    "line_mapping",
-    "plane_mapping",
-    "transposed_plane_positions",
-    "swapped_plane_shape",
-    "position_injection",
-    "offset_normalization",
-    "sampling_min_squared_norm",
-)
+    "attention_axis line_mapping plane_mapping transposed_plane_positions swapped_plane_shape position_injection "
+    "offset_normalization sampling_min_squared_norm"
+).split()
 _ACT_ACCIDENTS = (
-    "sampling_min_squared_norm",
-    "noise_in_eval",
-    "attention_axis",
-    "teacher_dropout",
-    "detach_teacher",
-    "position_injection",
-    "use_input_norm",
-    "noisy_targets",
-    "teacher_in_training_mode",
-    "encode_visible_only",
-)
+    "sampling_min_squared_norm noise_in_eval attention_axis teacher_dropout detach_teacher position_injection "
+    "use_input_norm noisy_targets teacher_in_training_mode encode_visible_only"
+).split()
 _ACT_WHAT = {
     "dvae": "Encodes a 3D point cloud as discrete codes and reconstructs it from them.",
     "pretrain": "A point transformer pretrained to predict a frozen teacher's features of masked patches.",
@@ -107,7 +93,7 @@ def write_any2point_card(
             f"{flags}. The defaults of `Any2PointConfig` are the sound ones; these weights need these.",
             "Accuracy": f"The authors report {program.accuracy} % on the test set of {inline(program.dataset)}. They "
             "picked the best epoch on that test set. The converted model was not evaluated.",
-            "Source": f"{code(checkpoint.name)}, sha256:{_file_digest(checkpoint)}. Every tensor of it is accounted "
+            "Source": f"{code(checkpoint.name)}, sha256:{file_digest(checkpoint)}. Every tensor of it is accounted "
             f"for. Its frozen layers equal those of {compared}",
         },
     )
@@ -159,7 +145,7 @@ def write_act_card(
             f"{flags}. The defaults of `{type(config).__name__}` are the sound ones."
             f"{_act_remarks(trained_on, autoencoder)}",
             "Quality": f"{reported}The converted model was not evaluated.",
-            "Source": f"{code(checkpoint.name)}, sha256:{_file_digest(checkpoint)}. Every tensor of it is accounted "
+            "Source": f"{code(checkpoint.name)}, sha256:{file_digest(checkpoint)}. Every tensor of it is accounted "
             f"for{left_out}. The number of patches ({config.num_groups} of {config.group_size} points) and that of "
             "attention heads cannot be read from a checkpoint; unless given, they are the published ones."
             f"{compared}",
@@ -194,9 +180,7 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
         sections={
             "What it was trained on": _MINIGPT3D_TRAINED_ON,
             "What it computes": _MINIGPT3D_COMPUTES.format(
-                experts=_experts(config),
-                text_rank=config.text_lora["r"],
-                qformer_rank=config.qformer_lora["r"],
+                experts=_experts(config), text_rank=config.text_lora["r"], qformer_rank=config.qformer_lora["r"]
             ),
             "Quality": "The converted model was not evaluated.",
             "Source": f"{listed}\n\nEvery tensor of them is accounted for. Left out are the parts of BLIP-2 that the "
@@ -206,14 +190,6 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
         },
     )
     _write(card, directory)
-
-
-def _file_digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _write(card: ModelCard, directory: Path) -> None:
@@ -255,7 +231,7 @@ def _act_remarks(trained_on: TrainedOn | None, autoencoder: PreTrainedModel | No
 
 
 def _source(what: str, files: Sequence[Path]) -> str:
-    return f"- {what}: " + ", ".join(f"{code(file.name)} (sha256:{_file_digest(file)})" for file in files)
+    return f"- {what}: " + ", ".join(f"{code(file.name)} (sha256:{file_digest(file)})" for file in files)
 
 
 def _training_state(config: MiniGPT3DConfig, files: Sequence[StageFile], fresh: Sequence[str]) -> str:

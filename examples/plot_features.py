@@ -39,6 +39,7 @@ def extract_features(model: str, rows: Dataset, feature: str, batch_size: int) -
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and draw the map."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="directory or hub name")
     parser.add_argument("--dataset", default="shapes", help="name in the catalog, or of a hub repository")

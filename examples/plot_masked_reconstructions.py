@@ -20,6 +20,7 @@ from hf_any3d.visualization.reconstruction import reconstruct_masked, write_mask
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and draw the reconstructions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="directory or hub name of a student with its autoencoder")
     parser.add_argument("files", nargs="+", type=Path, help="point files, meshes, or folders of them")

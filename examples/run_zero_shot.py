@@ -22,7 +22,7 @@ from torch import nn
 from transformers import Trainer, default_data_collator
 
 from hf_any3d import Any2PointForZeroShotPointCloudClassification, PointCloudProcessor
-from hf_any3d.evaluation.zero_shot import CompareWithClasses, ComputeZeroShotMetrics, judge_zero_shot
+from hf_any3d.evaluation.zero_shot import CompareWithClasses, compute_zero_shot_metrics, judge_zero_shot
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_labels
 from hf_any3d.training import program
@@ -149,7 +149,7 @@ def build_trainer(
         captioned_rows(splits["validation"], processor, tower, data) if "validation" in splits else None,
         processor,
         data_collator=default_data_collator,
-        compute_metrics=ComputeZeroShotMetrics(unseen),
+        compute_metrics=compute_zero_shot_metrics(unseen),
         preprocess_logits_for_metrics=CompareWithClasses(names),
     )
 

@@ -19,41 +19,29 @@ if not _models.is_dir():
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "ActAutoencoder": "modeling.act",
-    "ActAutoencoderConfig": "modeling.act",
-    "ActConfig": "modeling.act",
-    "ActForPartSegmentation": "modeling.act",
-    "ActForPointCloudClassification": "modeling.act",
-    "ActForPreTraining": "modeling.act",
-    "ActForSemanticSegmentation": "modeling.act",
-    "ActModel": "modeling.act",
-    "Any2PointConfig": "modeling.any2point",
-    "Any2PointForPartSegmentation": "modeling.any2point",
-    "Any2PointForPointCloudClassification": "modeling.any2point",
-    "Any2PointForSemanticSegmentation": "modeling.any2point",
-    "Any2PointForZeroShotPointCloudClassification": "modeling.any2point",
-    "Any2PointModel": "modeling.any2point",
-    "AutoModelForPointCloudClassification": "auto",
-    "AutoModelForPointCloudReconstruction": "auto",
-    "AutoModelForPointCloudSegmentation": "auto",
-    "AutoModelForPointCloudTextToText": "auto",
-    "AutoModelForZeroShotPointCloudClassification": "auto",
-    "BitFitConfig": "tuners",
-    "ChatSession": "chat",
-    "GuidedAdapterConfig": "tuners",
-    "MiniGPT3DConfig": "modeling.minigpt3d",
-    "MiniGPT3DForConditionalGeneration": "modeling.minigpt3d",
-    "MiniGPT3DProcessor": "chat",
-    "PointCloud": "data",
-    "PointCloudProcessor": "processing",
-    "PromptTokensConfig": "tuners",
-    "UnsupportedEncoder": "modeling.encoders",
-    "encoder_linear_pattern": "tuners",
-    "load_point_dataset": "data",
-    "read_point_cloud": "data.files",
-    "trainable_module_names": "tuners",
+_NAMES = {
+    "auto": (
+        "AutoModelForPointCloudClassification AutoModelForPointCloudReconstruction AutoModelForPointCloudSegmentation "
+        "AutoModelForPointCloudTextToText AutoModelForZeroShotPointCloudClassification"
+    ),
+    "chat": "ChatSession MiniGPT3DProcessor",
+    "data": "PointCloud load_point_dataset",
+    "data.files": "read_point_cloud",
+    "modeling.act": (
+        "ActAutoencoder ActAutoencoderConfig ActConfig ActForPartSegmentation ActForPointCloudClassification "
+        "ActForPreTraining ActForSemanticSegmentation ActModel"
+    ),
+    "modeling.any2point": (
+        "Any2PointConfig Any2PointForPartSegmentation Any2PointForPointCloudClassification "
+        "Any2PointForSemanticSegmentation Any2PointForZeroShotPointCloudClassification Any2PointModel"
+    ),
+    "modeling.encoders": "UnsupportedEncoder",
+    "modeling.minigpt3d": "MiniGPT3DConfig MiniGPT3DForConditionalGeneration",
+    "processing": "PointCloudProcessor",
+    "tuners": "BitFitConfig GuidedAdapterConfig PromptTokensConfig encoder_linear_pattern trainable_module_names",
 }
+"""Module -> its public names."""
+_PUBLIC = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time names are imported when they are first used

@@ -78,9 +78,9 @@ def write_text(path: str | os.PathLike, text: str) -> Path:
     return Path(path)
 
 
-def write_json(path: str | os.PathLike, value: Any, indent: int = 2) -> Path:
+def write_json(path: str | os.PathLike, value: Any) -> Path:
     """Write indented JSON atomically and return the path."""
-    return write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any | None:

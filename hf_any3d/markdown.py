@@ -32,9 +32,9 @@ def inline(value: object, max_length: int = MAX_LENGTH) -> str:
     return _SPECIAL.sub(r"\\\1", text).replace("://", "&#58;//")
 
 
-def code(value: object, max_length: int = MAX_LENGTH) -> str:
+def code(value: object) -> str:
     """Format a name as inline code, also for table cells."""
-    text = one_line(value, max_length) or " "
+    text = one_line(value) or " "
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     padding = " " if "`" in text else ""
     # In a table a bar ends the cell even inside code; the backslash is not shown.

@@ -30,8 +30,8 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
         revision: Branch, tag or commit on the hub.
 
     Returns:
-        Facts by name, all of plain types; `batch-dependent` lists flags that make predictions depend on the other
-        clouds of a batch.
+        Facts by name, all of plain types; `tokens` is None for a model without tokens, and `batch-dependent` lists
+        flags that make predictions depend on the other clouds of a batch.
 
     Raises:
         ValueError: If it is not a model of this package.
@@ -58,7 +58,7 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
     return facts | {
         "points": _num_points(name_or_path, revision),
         "channels": config.in_channels,
-        "tokens": next(getattr(config, name) for name in _TOKENS if hasattr(config, name)),
+        "tokens": next((getattr(config, name) for name in _TOKENS if hasattr(config, name)), None),
         "batch-dependent": getattr(config, "batch_dependent_flags", []),
     }
 

@@ -29,6 +29,7 @@ from transformers.utils.hub import cached_file
 from hf_any3d.modeling.card_info import CardMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
+from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
 from hf_any3d.modeling.pretrained_parts.stored_adapters import check_base
 from hf_any3d.tuners.targets import left_out_modules
 
@@ -107,7 +108,7 @@ def _save_config_with_adapter(original: Callable) -> Callable:
                 config.base_model_name_or_path = model.config.encoder_name_or_path
                 config.revision = config.revision or model.config.encoder_revision
         if isinstance(model, AdapterLoadingMixin):
-            model.refuse_merged_adapters()  # before anything is written
+            refuse_merged_adapters(model)  # before anything is written
         original(self, save_directory, *args, **kwargs)
         if not isinstance(model, AdapterLoadingMixin) or not kwargs.get("is_main_process", True):
             return
@@ -218,18 +219,11 @@ def _open_adapter_repository_as_peft_model(original: Callable) -> Callable:
         recorded = _our_config(pretrained_model_name_or_path, hub)
         task_type = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub).task_type
         expected = PeftModel if task_type is None else peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING[task_type]
+        adapter: dict[str, Any] = {"adapter_name": adapter_name, "is_trainable": is_trainable}
+        adapter |= {"config": config, "revision": revision}
         # For another task type the original names the class to use.
         if recorded is None or cls._target_peft_class is not expected:
-            return original(
-                cls,
-                pretrained_model_name_or_path,
-                adapter_name=adapter_name,
-                is_trainable=is_trainable,
-                config=config,
-                revision=revision,
-                import_allowlist=import_allowlist,
-                **kwargs,
-            )
+            return original(cls, pretrained_model_name_or_path, import_allowlist=import_allowlist, **adapter, **kwargs)
         dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
         if isinstance(dtype, str):
             dtype = None if dtype == "auto" else getattr(torch, dtype)
@@ -243,15 +237,7 @@ def _open_adapter_repository_as_peft_model(original: Callable) -> Callable:
             device_map=kwargs.get("device_map"),
             **loading,
         )
-        model = expected.from_pretrained(
-            base,
-            os.fspath(pretrained_model_name_or_path),
-            adapter_name=adapter_name,
-            is_trainable=is_trainable,
-            config=config,
-            revision=revision,
-            **kwargs,
-        )
+        model = expected.from_pretrained(base, os.fspath(pretrained_model_name_or_path), **adapter, **kwargs)
         return model.to(dtype) if model_class._has_single_dtype and dtype is not None else model
 
     return from_pretrained
@@ -313,7 +299,7 @@ def when_imported(name: str, call: Callable[[], None]) -> None:
     """
     if name in sys.modules:
         call()
-    elif not any(isinstance(finder, _ImportWatcher) and finder.waits_for(name, call) for finder in sys.meta_path):
+    elif (name, call) not in [(some.name, some.call) for some in sys.meta_path if isinstance(some, _ImportWatcher)]:
         sys.meta_path.insert(0, _ImportWatcher(name, call))
 
 
@@ -322,10 +308,6 @@ class _ImportWatcher(MetaPathFinder):
 
     def __init__(self, name: str, call: Callable[[], None]):
         self.name, self.call, self.is_searching = name, call, False
-
-    def waits_for(self, name: str, call: Callable[[], None]) -> bool:
-        """Whether it is to call this function after this module."""
-        return (self.name, self.call) == (name, call)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

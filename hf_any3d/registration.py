@@ -23,99 +23,72 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from hf_any3d import tuners as _tuners  # noqa: F401  registers our PEFT methods
-from hf_any3d.auto import (
-    AutoModelForPointCloudClassification,
-    AutoModelForPointCloudReconstruction,
-    AutoModelForPointCloudSegmentation,
-    AutoModelForPointCloudTextToText,
-    AutoModelForZeroShotPointCloudClassification,
-)
+from hf_any3d import auto, pipelines, tuners as _tuners  # noqa: F401  importing tuners registers our PEFT methods
 from hf_any3d.chat.processing import MiniGPT3DProcessor
-from hf_any3d.modeling.act import (
-    ActAutoencoder,
-    ActAutoencoderConfig,
-    ActConfig,
-    ActForPartSegmentation,
-    ActForPointCloudClassification,
-    ActForPreTraining,
-    ActForSemanticSegmentation,
-    ActModel,
-)
-from hf_any3d.modeling.any2point import (
-    Any2PointConfig,
-    Any2PointForPartSegmentation,
-    Any2PointForPointCloudClassification,
-    Any2PointForSemanticSegmentation,
-    Any2PointForZeroShotPointCloudClassification,
-    Any2PointModel,
-)
+from hf_any3d.modeling import act, any2point, minigpt3d
 from hf_any3d.modeling.card_info import set_card_writer
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
-from hf_any3d.modeling.minigpt3d import (
-    MiniGPT3DConfig,
-    MiniGPT3DForConditionalGeneration,
-    NormedPhiConfig,
-    NormedPhiForCausalLM,
-    NormedPhiModel,
-)
 from hf_any3d.patches import apply_patches, when_imported
-from hf_any3d.pipelines import (
-    PointCloudClassificationPipeline,
-    PointCloudFeatureExtractionPipeline,
-    PointCloudReconstructionPipeline,
-    PointCloudSegmentationPipeline,
-    PointCloudTextToTextPipeline,
-    ZeroShotPointCloudClassificationPipeline,
-)
 from hf_any3d.processing import PointCloudProcessor
 
 # config: (base model, {auto class: models with a head}). Of several models the saved architecture decides.
 MODELS = {
-    ActConfig: (
-        ActModel,
+    act.ActConfig: (
+        act.ActModel,
         {
-            AutoModelForPointCloudClassification: (ActForPointCloudClassification,),
-            AutoModelForPointCloudSegmentation: (ActForSemanticSegmentation, ActForPartSegmentation),
-            AutoModelForPreTraining: (ActForPreTraining,),
+            auto.AutoModelForPointCloudClassification: (act.ActForPointCloudClassification,),
+            auto.AutoModelForPointCloudSegmentation: (act.ActForSemanticSegmentation, act.ActForPartSegmentation),
+            AutoModelForPreTraining: (act.ActForPreTraining,),
         },
     ),
-    Any2PointConfig: (
-        Any2PointModel,
+    any2point.Any2PointConfig: (
+        any2point.Any2PointModel,
         {
-            AutoModelForPointCloudClassification: (Any2PointForPointCloudClassification,),
-            AutoModelForPointCloudSegmentation: (Any2PointForSemanticSegmentation, Any2PointForPartSegmentation),
-            AutoModelForZeroShotPointCloudClassification: (Any2PointForZeroShotPointCloudClassification,),
+            auto.AutoModelForPointCloudClassification: (any2point.Any2PointForPointCloudClassification,),
+            auto.AutoModelForPointCloudSegmentation: (
+                any2point.Any2PointForSemanticSegmentation,
+                any2point.Any2PointForPartSegmentation,
+            ),
+            auto.AutoModelForZeroShotPointCloudClassification: (
+                any2point.Any2PointForZeroShotPointCloudClassification,
+            ),
         },
     ),
-    MiniGPT3DConfig: (
-        MiniGPT3DForConditionalGeneration,
-        {AutoModelForPointCloudTextToText: (MiniGPT3DForConditionalGeneration,)},
+    minigpt3d.MiniGPT3DConfig: (
+        minigpt3d.MiniGPT3DForConditionalGeneration,
+        {auto.AutoModelForPointCloudTextToText: (minigpt3d.MiniGPT3DForConditionalGeneration,)},
     ),
-    ActAutoencoderConfig: (ActAutoencoder, {AutoModelForPointCloudReconstruction: (ActAutoencoder,)}),
+    act.ActAutoencoderConfig: (act.ActAutoencoder, {auto.AutoModelForPointCloudReconstruction: (act.ActAutoencoder,)}),
 }
 # Encoders that transformers lacks.
 ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
 # Language models that transformers lacks: config, body, body with a language modeling head.
-LANGUAGE_MODELS = ((NormedPhiConfig, NormedPhiModel, NormedPhiForCausalLM),)
+LANGUAGE_MODELS = ((minigpt3d.NormedPhiConfig, minigpt3d.NormedPhiModel, minigpt3d.NormedPhiForCausalLM),)
 # Processors of models that take more than points; all models have a PointCloudProcessor.
-PROCESSORS = {MiniGPT3DConfig: MiniGPT3DProcessor}
+PROCESSORS = {minigpt3d.MiniGPT3DConfig: MiniGPT3DProcessor}
 PIPELINES = {
-    "point-cloud-classification": (PointCloudClassificationPipeline, AutoModelForPointCloudClassification),
-    "point-cloud-feature-extraction": (PointCloudFeatureExtractionPipeline, AutoModel),
-    "point-cloud-reconstruction": (PointCloudReconstructionPipeline, AutoModelForPointCloudReconstruction),
-    "point-cloud-segmentation": (PointCloudSegmentationPipeline, AutoModelForPointCloudSegmentation),
-    "point-cloud-text-to-text": (PointCloudTextToTextPipeline, AutoModelForPointCloudTextToText),
+    "point-cloud-classification": (
+        pipelines.PointCloudClassificationPipeline,
+        auto.AutoModelForPointCloudClassification,
+    ),
+    "point-cloud-feature-extraction": (pipelines.PointCloudFeatureExtractionPipeline, AutoModel),
+    "point-cloud-reconstruction": (
+        pipelines.PointCloudReconstructionPipeline,
+        auto.AutoModelForPointCloudReconstruction,
+    ),
+    "point-cloud-segmentation": (pipelines.PointCloudSegmentationPipeline, auto.AutoModelForPointCloudSegmentation),
+    "point-cloud-text-to-text": (pipelines.PointCloudTextToTextPipeline, auto.AutoModelForPointCloudTextToText),
     "zero-shot-point-cloud-classification": (
-        ZeroShotPointCloudClassificationPipeline,
-        AutoModelForZeroShotPointCloudClassification,
+        pipelines.ZeroShotPointCloudClassificationPipeline,
+        auto.AutoModelForZeroShotPointCloudClassification,
     ),
 }
 
 
 def register() -> None:
     """Register configs, models, processors, auto classes and pipelines; calling it again changes nothing."""
-    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING[NormedPhiConfig.model_type] = ["query_key_value", "dense"]
+    normed_phi = minigpt3d.NormedPhiConfig.model_type
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING[normed_phi] = ["query_key_value", "dense"]
     for config, encoder in ENCODERS.items():
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, encoder, exist_ok=True)
@@ -128,15 +101,15 @@ def register() -> None:
         AutoModel.register(config, base, exist_ok=True)
         AutoFeatureExtractor.register(config, PointCloudProcessor, exist_ok=True)
         AutoProcessor.register(config, PROCESSORS.get(config, PointCloudProcessor), exist_ok=True)
-        for auto, models in heads.items():
-            auto.register(config, models if len(models) > 1 else models[0], exist_ok=True)
-    for task, (pipeline, auto) in PIPELINES.items():
+        for auto_class, models in heads.items():
+            auto_class.register(config, models if len(models) > 1 else models[0], exist_ok=True)
+    for task, (pipeline, auto_class) in PIPELINES.items():
         # Pipelines and saved repositories look auto classes up by name in transformers, of which there can be two
         # module objects: importing peft replaces the one that was there before.
         for module in (transformers, sys.modules["transformers"], transformers.models.auto):
-            setattr(module, auto.__name__, auto)
+            setattr(module, auto_class.__name__, auto_class)
         if task not in PIPELINE_REGISTRY.get_supported_tasks():
-            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto, type="multimodal")
+            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto_class, type="multimodal")
     set_card_writer(write_card)
     apply_patches(
         {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -12,16 +12,68 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class CardTask:
+    """Text of a model card that depends on the task.
+
+    Args:
+        task: Name of the pipeline and of the hub's `pipeline_tag`.
+        task_name: Readable name.
+        intro: What the model does; `{count}` is the number of classes.
+        use: Example with the pipeline; `{category}` is a quoted string.
+        logits: Example with `model` and `processor`; `{count}` is the number of classes.
+        verb: Variable name of the pipeline in the example.
+        metrics: Metrics in the order of the table, by their keys in the report; the first is the main one.
+        portions: How clouds are read; `{points}` such as "1024 points".
+        class_score: Description of the score of each class.
+        limits: Known limits.
+        has_classes: Whether the model predicts classes.
+        factors: Factors of metrics that are not shares.
+        class_factor: Factor of the score of each class; None for a share.
+        processor: Class of the processor.
+    """
+
+    task: str
+    task_name: str
+    intro: str
+    use: str
+    logits: str
+    verb: str
+    metrics: dict[str, str]
+    portions: str = "clouds are sampled to {points} in the unit sphere."
+    class_score: str = "accuracy by class"
+    limits: str = ""
+    has_classes: bool = True
+    factors: Mapping[str, float] = field(default_factory=dict)
+    class_factor: float | None = None
+    processor: str = "PointCloudProcessor"
+
+    @property
+    def auto_class(self) -> str:
+        """Name of the task's auto class."""
+        return "AutoModelFor" + self.task.title().replace("-", "")
+
+    def format_metric(self, metric: str, value: float) -> str:
+        """Format a metric."""
+        return f"{self.factors[metric] * value:.2f}" if metric in self.factors else f"{100 * value:.1f} %"
+
+    def format_class_score(self, value: float) -> str:
+        """Format the score of a class."""
+        return f"{100 * value:.0f} %" if self.class_factor is None else f"{self.class_factor * value:.1f}"
+
+
+@dataclass(frozen=True)
 class CardInfo:
     """Model card metadata of a model class.
 
     Args:
-        task: Task of the class; a key of `hf_any3d.model_card.tasks.TASKS`.
+        task: Task of the class; a key of `hf_any3d.model_card.tasks.TASKS` unless `text` is given.
         opens: Class or auto class that loads a saved model in the card's example; None for the auto class of the task.
+        text: Text of the card, for a task that is not in `TASKS`.
     """
 
     task: str
     opens: str | None = None
+    text: CardTask | None = None
 
 
 _card_writers: list[Callable[[Any, str | os.PathLike, str | None], None]] = []

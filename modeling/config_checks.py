@@ -10,7 +10,7 @@ import dataclasses
 import math
 import numbers
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -69,6 +69,40 @@ def check_numbers(config: Any, ranges: Ranges, others: Mapping[str, Any] | None 
         elif isinstance(value, (Mapping, PreTrainedConfig)):
             check_sizes(value, f"{field.name}.")
     check_sizes(others or {})
+
+
+def check_choices(config: Any, choices: Mapping[str, Collection[Any]]) -> None:
+    """Check that fields of a configuration have one of their allowed values.
+
+    Raises:
+        ValueError: Names the field, its value and what is allowed.
+    """
+    for name, allowed in choices.items():
+        if (value := getattr(config, name)) not in allowed:
+            raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
+
+
+class CategoriesConfigMixin:
+    """For configs of models with a head on pooled features, or for the parts of objects of some categories."""
+
+    @property
+    def num_categories(self) -> int:
+        """Number of object categories of a part segmentation model."""
+        return len(self.category_parts or ())
+
+    def check_heads(self) -> None:
+        """Check poolings and names of categories.
+
+        Raises:
+            ValueError: If a pooling is unknown, there is none, or categories and their names differ in number.
+        """
+        if not self.pooling or set(self.pooling) - {"max", "mean", "cls"}:
+            raise ValueError(f"pooling={self.pooling}; expected some of 'max', 'mean', 'cls'")
+        if self.category_names is not None and len(self.category_names) != self.num_categories:
+            raise ValueError(
+                f"category_names={list(self.category_names)}; expected {self.num_categories} names, as category_parts "
+                "has entries"
+            )
 
 
 def check_sizes(settings: Mapping[str, Any] | PreTrainedConfig, place: str = "", depth: int = 0) -> None:

@@ -15,7 +15,8 @@ from transformers.models.clip.modeling_clip import eager_attention_forward
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
-from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, group, knn
+from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, group, in_full_precision, knn
+from hf_any3d.modeling.point_ops.grouping import check_channels
 
 
 @dataclass
@@ -70,6 +71,23 @@ def group_patches(
     if points.shape[2] > 3:
         offsets = torch.cat([offsets, neighbors[..., 3:]], dim=-1)
     return Patches(offsets, centers, index)
+
+
+def cut_patches(points: torch.Tensor, config: PreTrainedConfig, dtype: torch.dtype) -> Patches:
+    """Check clouds `(batch, points, in_channels)` and group them into the patches that a config describes.
+
+    Args:
+        points: xyz first.
+        config: Has `in_channels`, `num_groups`, `group_size` and `sampling_min_squared_norm`.
+        dtype: Precision of the model.
+
+    Raises:
+        ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN, infinite
+            or too large.
+    """
+    check_channels(points, config.in_channels)
+    points = in_full_precision(points, dtype)
+    return group_patches(points, config.num_groups, config.group_size, config.sampling_min_squared_norm)
 
 
 class PatchEncoder(nn.Module):

@@ -102,10 +102,10 @@ import json
 from pathlib import Path
 from tests.mutation.mutants import ROOT, find_mutants
 from tests.mutation.running import try_mutants
-mutants = find_mutants(ROOT / "modeling/point_ops/cells.py")
+mutants = find_mutants(ROOT / "modeling/point_ops/geometry.py")
 returns = [m for m in mutants if m.kind == "return None"][:1]
 other = [m for m in find_mutants(ROOT / "conversions/renaming.py") if m.kind == "return None"][:1]
-name = f"modeling/point_ops/cells.py::{{returns[0].function}}"
+name = f"modeling/point_ops/geometry.py::{{returns[0].function}}"
 rows = [{{"test": "{test}", "seconds": 1.0, "passed": True, "entered": [name]}}]
 for row in try_mutants(returns + other, rows, 0):
     print(json.dumps(row))
@@ -117,4 +117,4 @@ for row in try_mutants(returns + other, rows, 0):
     assert second["outcome"] == "untested"
     summary = summarize([first, second], {second["mutant"]: "a reason"})
     assert "1 noticed (50.0 %)" in summary and "a reason" in summary
-    assert Path(ROOT / "modeling/point_ops/cells.py").read_text(encoding="utf-8").count("return None") == 0
+    assert Path(ROOT / "modeling/point_ops/geometry.py").read_text(encoding="utf-8").count("return None") == 0

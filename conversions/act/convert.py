@@ -16,7 +16,7 @@ from hf_any3d.conversions.act import convert_act_state_dict, names as sizes, tea
 from hf_any3d.conversions.act.datasets import UNLABELLED, TrainedOn, choose_dataset
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.model_cards import write_act_card
-from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes
+from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes, wrong_fields
 from hf_any3d.modeling.act import (
     ActAutoencoder,
     ActAutoencoderConfig,
@@ -111,12 +111,7 @@ class Choices:
     store_encoder: bool = False
 
 
-def convert_act(
-    checkpoint: str | os.PathLike,
-    kind: str,
-    output: str | os.PathLike,
-    **choices: Any,
-) -> dict[str, Any]:
+def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathLike, **choices: Any) -> dict[str, Any]:
     """Convert a checkpoint of one of ACT's programs.
 
     Checkpoints of stages I and II hold the layers of the frozen teacher. If a teacher is named, they are compared with
@@ -162,19 +157,7 @@ def convert_act(
 def _build(
     checkpoint: str | os.PathLike, kind: str, state: _State, teacher: str | None, choices: Choices
 ) -> tuple[PreTrainedModel, TrainedOn | None]:
-    """Build the model of a state dict, uninitialized except for a named teacher; sizes are checked before allocation.
-
-    Args:
-        checkpoint: The file, for messages.
-        kind: One of `KINDS`.
-        state: The result of `convert_act_state_dict`.
-        teacher: `model_type` of the frozen teacher, or None.
-        choices: Settings that the tensors do not hold.
-
-    Raises:
-        ValueError: Sizes are unknown or inconsistent, tensors are missing or left over, or the teacher is not the
-            named one.
-    """
+    """Build the model of a state dict, uninitialized but for a named teacher; sizes are checked before allocation."""
     if kind == "pretrain":
         return _build_pretraining(checkpoint, state, teacher, choices), None
     if kind == "dvae":
@@ -191,7 +174,7 @@ def _build(
 def _build_pretraining(
     checkpoint: str | os.PathLike, state: _State, teacher: str | None, choices: Choices
 ) -> ActForPreTraining:
-    own = {name.removeprefix(_AUTOENCODER): t for name, t in state.items() if name.startswith(_AUTOENCODER)}
+    own = sizes.below(state, _AUTOENCODER)
     autoencoder, encoder = _autoencoder_config(checkpoint, own, teacher, choices)
     config = ActConfig(
         autoencoder_config=autoencoder,
@@ -209,7 +192,7 @@ def _build_pretraining(
 def _autoencoder_config(
     checkpoint: str | os.PathLike, state: _State, teacher: str | None, choices: Choices
 ) -> tuple[ActAutoencoderConfig, PreTrainedModel | None]:
-    frozen = {name.removeprefix("encoder."): tensor for name, tensor in state.items() if name.startswith("encoder.")}
+    frozen = sizes.below(state, "encoder.")
     found = sizes.autoencoder_sizes(state)
     if choices.group_size not in (None, found["group_size"]):
         raise ValueError(f"group_size={choices.group_size}; the decoder makes {found['group_size']} points of a patch")
@@ -264,23 +247,11 @@ def _stored_teacher(kind: str, frozen: _State) -> PreTrainedConfig:
 def _named_teacher(
     checkpoint: str | os.PathLike, kind: str, frozen: _State, name: str | os.PathLike, revision: str | None
 ) -> tuple[dict[str, Any], PreTrainedModel]:
-    """Open a public encoder, as deep as the teacher in a checkpoint, and compare the two.
-
-    Returns:
-        The settings that a config records of the encoder, and the encoder.
-
-    Raises:
-        ValueError: It is another one.
-    """
+    """Open a public encoder, as deep as the teacher in a checkpoint, and compare the two; return its settings too."""
     teacher = TEACHERS[kind]
     settings = encoder_settings(name, teacher.tower, revision, sizes.teacher_sizes(frozen)["num_hidden_layers"])
     config = settings["encoder_config"]
-    wrong = [
-        f"{key}={getattr(config, key, None)!r}, expected {value!r}"
-        for key, value in teacher.config.items()
-        if getattr(config, key, None) != value
-    ]
-    if wrong:
+    if wrong := wrong_fields(config, teacher.config):
         raise ValueError(
             f"encoder {os.fspath(name)!r} ({config.model_type}) does not fit the checkpoint, whose teacher is "
             f"{teacher.description}: it has {'; '.join(wrong)}"

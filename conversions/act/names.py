@@ -35,7 +35,7 @@ def student_sizes(state: _State) -> dict[str, Any]:
     Raises:
         ValueError: A tensor that a size is read from is missing, here and in the functions below.
     """
-    state = _below(state, "act.")
+    state = below(state, "act.")
     width = size_of(state, "norm.weight")
     return {
         "in_channels": size_of(state, "patch_encoder.lift.weight", 1),
@@ -50,7 +50,7 @@ def student_sizes(state: _State) -> dict[str, Any]:
 
 def classifier_sizes(state: _State) -> dict[str, Any]:
     """Return the settings of `ActConfig` for the head of a classifier, and `num_labels`."""
-    head = _below(state, "classifier.")
+    head = below(state, "classifier.")
     hidden = count_of(head, r"hidden\.(\d+)\.")
     return {
         "head_widths": [size_of(head, f"hidden.{number}.weight") for number in range(hidden)],
@@ -124,7 +124,8 @@ def teacher_sizes(frozen: _State) -> dict[str, int]:
     }
 
 
-def _below(state: _State, prefix: str) -> dict[str, torch.Tensor]:
+def below(state: _State, prefix: str) -> dict[str, torch.Tensor]:
+    """Return the tensors below a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
@@ -137,10 +138,7 @@ PATCH_ENCODER: Names = {
     r"second_conv\.3\.": "out.",
 }
 # Layers of `PointBlocks`; the original has `blocks.` once or twice before their numbers.
-BLOCKS: Names = {
-    r"(?P<layer>\d+)\.attn\.": "{layer}.attention.",
-    r"(?P<layer>\d+)\.(?=norm[12]\.|mlp\.)": "{layer}.",
-}
+BLOCKS: Names = {r"(?P<layer>\d+)\.attn\.": "{layer}.attention.", r"(?P<layer>\d+)\.(?=norm[12]\.|mlp\.)": "{layer}."}
 STUDENT: Names = {
     r"cls_token$": "class_token.token",
     r"cls_pos$": "class_token.position",

@@ -12,7 +12,7 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_
 from hf_any3d.conversions.any2point import VARIANTS, Variant, convert_state_dict
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.model_cards import write_any2point_card
-from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes
+from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes, wrong_fields
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
 from hf_any3d.modeling.encoders import encoder_settings, find_family, load_encoder
 from hf_any3d.processing import PointCloudProcessor
@@ -85,12 +85,7 @@ def convert_any2point(
 def _config(program: Variant, name: str, revision: str | None) -> Any2PointConfig:
     settings = encoder_settings(name, program.encoder_tower, revision)
     found = settings["encoder_config"]
-    wrong = [
-        f"{key}={getattr(found, key, None)!r}, expected {value!r}"
-        for key, value in program.encoder.items()
-        if getattr(found, key, None) != value
-    ]
-    if wrong:
+    if wrong := wrong_fields(found, program.encoder):
         raise ValueError(f"encoder {name!r} does not fit the checkpoint: it has {'; '.join(wrong)}")
     for key, value in program.encoder_changes.items():
         setattr(found, key, value)

@@ -115,12 +115,7 @@ class Variant:
 _SIZES = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 # Three encoders, each of two programs.
 CLIP = {
-    "encoder": {
-        "model_type": "clip_text_model",
-        **_SIZES,
-        "max_position_embeddings": 77,
-        "hidden_act": "quick_gelu",
-    },
+    "encoder": {"model_type": "clip_text_model", **_SIZES, "max_position_embeddings": 77, "hidden_act": "quick_gelu"},
     "encoder_name": "openai/clip-vit-large-patch14",
     "encoder_tower": "text",
     "encoder_names": CLIP_NAMES,
@@ -153,16 +148,13 @@ IMAGEBIND = {
     "encoder_names": IMAGEBIND_NAMES,
     "layers": MODEL + "encoder.layers",
 }
-_RELEASED = {
-    "normalize_centers": False,
-    "sampling_min_squared_norm": 1e-3,
-    "sampling_tie_rule": "cuda",
-}
+_RELEASED = {"normalize_centers": False, "sampling_min_squared_norm": 1e-3, "sampling_tie_rule": "cuda"}
 _LINE = {"line_mapping": "wrap", "attention_axis": "batch"}
 _PLANE = {"plane_mapping": "wrap", "transposed_plane_positions": True}
 _IMAGEBIND_PLANE = {**_PLANE, "swapped_plane_shape": True, "plane_size": (192, 304), "plane_distance": 1.4}
 _DINOV2_PLANE = {**_PLANE, "plane_size": (518, 518), "position_injection": "every_layer"}
 _SCAN = {
+    **_RELEASED,
     "id2label": dict(enumerate(SCANOBJECTNN_CLASSES)),
     "offset_normalization": "group_max",
     "offset_eps": 0.0,
@@ -171,6 +163,7 @@ _SCAN = {
     "final_norm_eps": 1e-6,
 }
 _MODELNET = {
+    **_RELEASED,
     "id2label": dict(enumerate(MODELNET40_CLASSES)),
     "offset_normalization": "batch_std",
     "offset_eps": 1e-5,
@@ -178,44 +171,34 @@ _MODELNET = {
     "head_bias": True,
     "final_norm_eps": 1e-5,
 }
-_SCAN_DATA = {
-    "dataset": "ScanObjectNN (PB_T50_RS)",
-    "processor": {"num_points": 1024, "sampling": "farthest", "center": True, "scale": None},
-}
+_SAMPLED = {"num_points": 1024, "sampling": "farthest", "center": True}
+_SCAN_DATA = {"dataset": "ScanObjectNN (PB_T50_RS)", "processor": {**_SAMPLED, "scale": None}}
 _MODELNET_DATA = {
     "dataset": "ModelNet40",
-    "processor": {
-        "num_points": 1024,
-        "sampling": "farthest",
-        "center": True,
-        "scale": "unit_sphere",
-        "extent": "all",
-        "min_squared_norm": 1e-3,
-    },
+    "processor": {**_SAMPLED, "scale": "unit_sphere", "extent": "all", "min_squared_norm": 1e-3},
 }
-_ADAPTER = {"attention_width": 12, "attention_heads": 6, "voxel_size": 0.16, "count_empty_cells": True}
+
+
+def _adapter(r: int, bottleneck: float, aggregation: float, cell_size: float, **others: Any) -> dict[str, Any]:
+    """Return settings of `GuidedAdapterConfig`, with the scales of both branches."""
+    shared = {"attention_width": 12, "attention_heads": 6, "voxel_size": 0.16, "count_empty_cells": True}
+    scales = {"bottleneck_scale": bottleneck, "aggregation_scale": aggregation}
+    return {**shared, "r": r, **scales, "cell_size": cell_size, "pooling": "mean", **others}
+
+
 VARIANTS = {
     "clip-scan": Variant(
         **CLIP,
         **_SCAN_DATA,
         encoder_changes={"layer_norm_eps": 1e-5},
         model={
-            **_RELEASED,
             **_SCAN,
             **_LINE,
             "tokenizer_neighbors": 81,
             "line_direction": (-1.0, 0.0, 1.0),
             "position_injection": "input_and_every_layer",
         },
-        adapter={
-            **_ADAPTER,
-            "r": 16,
-            "bottleneck_scale": 0.3,
-            "aggregation_scale": 0.3,
-            "cell_size": 2.0,
-            "voxel_size": 0.08,
-            "pooling": "mean",
-        },
+        adapter=_adapter(16, bottleneck=0.3, aggregation=0.3, cell_size=2.0, voxel_size=0.08),
         accuracy=91.9,
     ),
     "clip-modelnet": Variant(
@@ -223,81 +206,45 @@ VARIANTS = {
         **_MODELNET_DATA,
         encoder_changes={"layer_norm_eps": 1e-5},
         model={
-            **_RELEASED,
             **_MODELNET,
             **_LINE,
             "tokenizer_neighbors": 64,
             "line_direction": (1.0, -1.0, 0.0),
             "position_injection": "input",
         },
-        adapter={
-            **_ADAPTER,
-            "r": 16,
-            "bottleneck_scale": 0.3,
-            "aggregation_scale": 0.5,
-            "cell_size": 2.0,
-            "pooling": "mean",
-        },
+        adapter=_adapter(16, bottleneck=0.3, aggregation=0.5, cell_size=2.0),
         accuracy=94.3,
     ),
     "dinov2-scan": Variant(
         **DINOV2,
         **_SCAN_DATA,
         encoder_changes={"layer_norm_eps": 1e-6},
-        model={**_RELEASED, **_SCAN, **_DINOV2_PLANE, "tokenizer_neighbors": 64, "plane_distance": 1.8},
-        adapter={
-            **_ADAPTER,
-            "r": 8,
-            "bottleneck_scale": 0.3,
-            "aggregation_scale": 0.7,
-            "cell_size": 26.0,
-            "pooling": "mean",
-        },
+        model={**_SCAN, **_DINOV2_PLANE, "tokenizer_neighbors": 64, "plane_distance": 1.8},
+        adapter=_adapter(8, bottleneck=0.3, aggregation=0.7, cell_size=26.0),
         accuracy=87.7,
     ),
     "dinov2-modelnet": Variant(
         **DINOV2,
         **_MODELNET_DATA,
         encoder_changes={"layer_norm_eps": 1e-5},
-        model={**_RELEASED, **_MODELNET, **_DINOV2_PLANE, "tokenizer_neighbors": 81, "plane_distance": 1.4},
-        adapter={
-            **_ADAPTER,
-            "r": 8,
-            "bottleneck_scale": 1.0,
-            "aggregation_scale": 0.1,
-            "cell_size": 26.0,
-            "pooling": "max_mean",
-        },
+        model={**_MODELNET, **_DINOV2_PLANE, "tokenizer_neighbors": 81, "plane_distance": 1.4},
+        adapter=_adapter(8, bottleneck=1.0, aggregation=0.1, cell_size=26.0, pooling="max_mean"),
         accuracy=93.2,
     ),
     "imagebind-scan": Variant(
         **IMAGEBIND,
         **_SCAN_DATA,
         encoder_changes={"layer_norm_eps": 1e-6, "add_bias_kv": False},
-        model={**_RELEASED, **_SCAN, **_IMAGEBIND_PLANE, "tokenizer_neighbors": 64, "position_injection": "input"},
-        adapter={
-            **_ADAPTER,
-            "r": 12,
-            "bottleneck_scale": 0.3,
-            "aggregation_scale": 0.5,
-            "cell_size": 16.0,
-            "pooling": "mean",
-        },
+        model={**_SCAN, **_IMAGEBIND_PLANE, "tokenizer_neighbors": 64, "position_injection": "input"},
+        adapter=_adapter(12, bottleneck=0.3, aggregation=0.5, cell_size=16.0),
         accuracy=87.0,
     ),
     "imagebind-modelnet": Variant(
         **IMAGEBIND,
         **_MODELNET_DATA,
         encoder_changes={"layer_norm_eps": 1e-5, "add_bias_kv": False},
-        model={**_RELEASED, **_MODELNET, **_IMAGEBIND_PLANE, "tokenizer_neighbors": 81, "position_injection": "input"},
-        adapter={
-            **_ADAPTER,
-            "r": 8,
-            "bottleneck_scale": 1.0,
-            "aggregation_scale": 0.1,
-            "cell_size": 16.0,
-            "pooling": "max_mean",
-        },
+        model={**_MODELNET, **_IMAGEBIND_PLANE, "tokenizer_neighbors": 81, "position_injection": "input"},
+        adapter=_adapter(8, bottleneck=1.0, aggregation=0.1, cell_size=16.0, pooling="max_mean"),
         accuracy=92.7,
     ),
 }
@@ -335,9 +282,7 @@ def convert_state_dict(
             twice.append(f"{first} and {name}")
             continue
         owners[names[0]] = name
-        for ours, piece in zip(
-            names, split_rows(name, tensor, len(names)) if len(names) > 1 else (tensor,), strict=True
-        ):
+        for ours, piece in zip(names, split_rows(name, tensor, len(names)), strict=True):
             stacked = re.fullmatch(r"(.+)\[(\d+)\]", ours)
             if stacked is None:
                 (encoder if frozen else trained)[ours] = _reshape(ours, piece)

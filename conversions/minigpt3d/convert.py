@@ -25,13 +25,8 @@ from hf_any3d.conversions.saving import new_directory, save_weights, stored_byte
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-)
+    "tokenizer.json tokenizer_config.json vocab.json merges.txt added_tokens.json special_tokens_map.json"
+).split()
 
 
 def convert_minigpt3d(

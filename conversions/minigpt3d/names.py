@@ -106,7 +106,8 @@ MINIGPT3D: Names = {
     # Parts of the image model that training starts from.
     r"(visual_encoder|ln_vision)\.": None,
 }
-# The complete file of a BLIP-2 model; its vision encoder, language model and heads of its first stage are not used.
+# The complete file of a BLIP-2 model of LAVIS, under the names of transformers' BLIP-2. Its vision encoder, language
+# model and heads of its first stage are not used.
 BLIP2: Names = {
     r"query_tokens$": "query_tokens",
     **under("Qformer.", "qformer.", QFORMER),
@@ -131,18 +132,6 @@ def convert_minigpt3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[s
     """
     renamed = rename_tensors(_without_aliases(original), MINIGPT3D)
     return {name: _reshaped(name, tensor) for name, tensor in renamed.items()}
-
-
-def convert_blip2_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Bring Q-Former and queries of a BLIP-2 file of LAVIS to the names of transformers' BLIP-2.
-
-    Args:
-        original: All tensors of the file; known names of other parts are left out.
-
-    Raises:
-        ValueError: A tensor belongs to no known part.
-    """
-    return rename_tensors(original, BLIP2)
 
 
 def convert_point_encoder_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

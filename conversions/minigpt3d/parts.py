@@ -22,11 +22,11 @@ from hf_any3d.conversions.checkpoints import (
     read_weights,
 )
 from hf_any3d.conversions.minigpt3d.names import (
-    convert_blip2_state_dict,
+    BLIP2,
     convert_phi_state_dict,
     convert_point_encoder_state_dict,
 )
-from hf_any3d.conversions.renaming import count_of, numbers_in, size_of
+from hf_any3d.conversions.renaming import count_of, numbers_in, rename_tensors, size_of
 from hf_any3d.conversions.saving import save_weights
 from hf_any3d.modeling.act import ActConfig, ActModel
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, NormedPhiConfig, NormedPhiForCausalLM
@@ -59,7 +59,7 @@ def qformer_sizes(state: _State) -> dict[str, Any]:
     """Return settings of `Blip2QFormerConfig`.
 
     Args:
-        state: The result of `convert_blip2_state_dict`.
+        state: The tensors under the names of `BLIP2`.
 
     Raises:
         ValueError: A tensor that a size is read from is missing, or the number of heads is unknown.
@@ -112,28 +112,10 @@ def _heads(part: str, width: int) -> int:
 
 
 _FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "hidden_act",
-    "max_position_embeddings",
-    "initializer_range",
-    "layer_norm_eps",
-    "post_norm_eps",
-    "resid_pdrop",
-    "embd_pdrop",
-    "attention_dropout",
-    "partial_rotary_factor",
-    "rope_theta",
-    "rope_parameters",
-    "rope_scaling",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-)
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads hidden_act "
+    "max_position_embeddings initializer_range layer_norm_eps post_norm_eps resid_pdrop embd_pdrop attention_dropout "
+    "partial_rotary_factor rope_theta rope_parameters rope_scaling bos_token_id eos_token_id pad_token_id"
+).split()
 # Names in Microsoft's first configs.
 _OLD_NAMES = {
     "n_embd": "hidden_size",
@@ -210,7 +192,7 @@ def read_qformer(file: str | os.PathLike) -> Part:
         FileNotFoundError: No such file.
     """
     with errors_about(file):
-        state = convert_blip2_state_dict(read_checkpoint(file, ("model",)))
+        state = rename_tensors(read_checkpoint(file, ("model",)), BLIP2)
         qformer_config = Blip2QFormerConfig(**qformer_sizes(state))
         count = size_of(state, "query_tokens", 1) if "query_tokens" in state else Blip2Config().num_query_tokens
         # BLIP-2's config has the width that the Q-Former attends to under the vision encoder, which is left out.

@@ -22,11 +22,7 @@ STAGES = {0: "what training starts from", 1: "stage I", 3: "stage II or III", 4:
 # The file of a stage is incomplete without the file of this earlier stage.
 _REQUIRED = {1: 0, 4: 3}
 # Parts that training initializes, with the last stage whose file lacks them. All others must be in a file.
-_INITIALIZED = {
-    "bridge.point_mlp.": 0,
-    "bridge.qformer.": 1,
-    "bridge.experts.router.": 3,
-}
+_INITIALIZED = {"bridge.point_mlp.": 0, "bridge.qformer.": 1, "bridge.experts.router.": 3}
 
 
 @dataclass(frozen=True)

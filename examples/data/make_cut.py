@@ -85,6 +85,7 @@ def write_card(splits: DatasetDict, folder: Path) -> None:
 
 
 def main() -> None:
+    """Cut both splits and write them with their dataset card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", type=Path, required=True, help="folder of the full train.parquet and test.parquet")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder for the cut and its card")

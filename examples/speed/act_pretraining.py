@@ -175,6 +175,7 @@ def _row(name: str, spent: dict[str, list[Spent]], saved: dict[str, int], batch:
 
 
 def main() -> None:
+    """Time a step of pretraining and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="published")
     parser.add_argument("--batch", type=int, default=8)

@@ -96,6 +96,7 @@ def measure(preset: str, batch: int, points: int, tokens: int, neighbors: int | 
 
 
 def main() -> None:
+    """Time the wrapper and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="clip-scan")
     parser.add_argument("--batch", type=int, default=4)

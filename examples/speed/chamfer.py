@@ -30,11 +30,13 @@ SHAPES = [(4096, 32, 32), (4096, 8, 32), (32, 1024, 1024), (1, 8192, 8192)]
 
 
 def usual(x: Tensor, y: Tensor) -> Tensor:
+    """Compute the distance from the full distance matrix."""
     distance = torch.cdist(x, y)  # (batch, points of x, points of y)
     return (distance.min(dim=2).values.mean() + distance.min(dim=1).values.mean()) / 2
 
 
 def by_trees(x: Tensor, y: Tensor) -> Tensor:
+    """Compute the distance with k-d trees, cloud by cloud."""
     means = []
     for one, other in zip(x.numpy(), y.numpy(), strict=True):
         there, back = cKDTree(other).query(one)[0], cKDTree(one).query(other)[0]
@@ -95,6 +97,7 @@ def measure(shape: tuple[int, int, int], repeats: int) -> dict:
 
 
 def table(results: list[dict]) -> str:
+    """Format the results as a Markdown table."""
     lines = [
         "| batch × points | side | CPU ms | wall ms | saved, MB | peak, MB | error | error at 10 |",
         "|---|---|---|---|---|---|---|---|",
@@ -112,6 +115,7 @@ def table(results: list[dict]) -> str:
 
 
 def main() -> None:
+    """Time all shapes and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7, help="timed rounds")
     parser.add_argument("--largest", type=int, default=1 << 30, help="leave out batches with more distances")

@@ -110,6 +110,7 @@ def table(result: dict) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Time a classifier and its exported programs and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="saved classifier; by default one like the quickstart's")
     parser.add_argument("--formats", nargs="+", choices=sorted(FORMATS), default=sorted(FORMATS))

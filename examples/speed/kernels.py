@@ -158,6 +158,7 @@ def measure(step_name: str, batch: int, repeats: int, tiny: bool) -> list[dict[s
 
 
 def main() -> None:
+    """Time fused and plain operations and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS))
     parser.add_argument("--batch", type=int, default=4)

@@ -27,6 +27,7 @@ K = 32
 
 
 def usual_sampling(points: Tensor, num_samples: int) -> Tensor:
+    """Sample farthest points as released programs do: indices `(batch, num_samples)`."""
     batch, count, _ = points.shape
     rows = torch.arange(batch)
     nearest = torch.full((batch, count), 1e10)
@@ -42,6 +43,7 @@ def usual_sampling(points: Tensor, num_samples: int) -> Tensor:
 
 
 def usual_neighbors(query: Tensor, points: Tensor, k: int) -> Tensor:
+    """Sort the full distance matrix: indices `(batch, queries, k)`."""
     distance = -2 * query @ points.transpose(1, 2)
     distance += (query**2).sum(-1)[:, :, None]
     distance += (points**2).sum(-1)[:, None]
@@ -84,6 +86,7 @@ def measure(repeats: int, largest: int) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
+    """Format the results as a Markdown table."""
     lines = ["| operation | shape | usual, ms | ours, ms | ratio | rows that differ |", "|---|---|---|---|---|---|"]
     for row in rows:
         lines.append(
@@ -94,6 +97,7 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
+    """Time all shapes and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7, help="timed rounds")
     parser.add_argument("--largest", type=int, default=16 * 8192, help="leave out batches with more points")

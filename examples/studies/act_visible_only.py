@@ -57,6 +57,7 @@ def distance(mask_type: str | None, clouds: torch.Tensor, seed: int, batch: int,
 
 
 def main() -> None:
+    """Measure all masks and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--passes", type=int, default=20)

@@ -215,13 +215,10 @@ class AnswerStreamer(TextIteratorStreamer):
     Args:
         tokenizer: Turns tokens into text.
         end_mark: Text that ends an answer.
-        timeout: Seconds to wait for a piece; None for no limit.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_mark: str, timeout: float | None = None):
-        super().__init__(
-            tokenizer, skip_prompt=True, timeout=timeout, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_mark: str):
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         self.end_mark = end_mark
         self._held, self._has_started, self._has_ended = "", False, False
 
@@ -229,9 +226,9 @@ class AnswerStreamer(TextIteratorStreamer):
         """Put the text that certainly belongs to the answer into the queue."""
         piece = "" if self._has_ended else self._certain(self._held + text, stream_end)
         if piece:
-            self.text_queue.put(piece, timeout=self.timeout)
+            self.text_queue.put(piece)
         if stream_end:
-            self.text_queue.put(self.stop_signal, timeout=self.timeout)
+            self.text_queue.put(self.stop_signal)
 
     def _certain(self, text: str, stream_end: bool) -> str:
         if not self._has_started:

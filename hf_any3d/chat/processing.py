@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
@@ -409,14 +409,14 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         return re.search(r"{%-?\s*generation\b", self._template(chat_template)) is not None
 
     def _encode(self, rows: list[list]) -> list[Prompt]:
-        texts = [segment.text for row in rows for segment in row if not segment.is_place]
+        texts = [text for row in rows for text, is_place, _ in row if not is_place]
         ids = iter(self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ())
+        places = [self.point_token_id] * self.num_query_tokens
         prompts = []
         for row in rows:
             prompt = Prompt()
-            for segment in row:
-                places = [self.point_token_id] * self.num_query_tokens
-                prompt.add(places if segment.is_place else next(ids), segment.is_answer)
+            for _, is_place, is_answer in row:
+                prompt.add(places if is_place else next(ids), is_answer)
             if self.hide_inner_bos:
                 for number, token in enumerate(prompt.input_ids):
                     if number and token == self.tokenizer.bos_token_id:
@@ -434,36 +434,21 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         return prompt.input_ids.count(self.point_token_id) // self.num_query_tokens
 
 
-class Segment(NamedTuple):
-    """A piece of a prompt.
-
-    Attributes:
-        text: Its text.
-        is_place: Whether it is the place of a cloud.
-        is_answer: Whether it is an answer.
-    """
-
-    text: str
-    is_place: bool
-    is_answer: bool
-
-
-def cut(text: str, answers: Iterable[Sequence[int]] = ()) -> list[Segment]:
+def cut(text: str, answers: Iterable[Sequence[int]] = ()) -> list[tuple[str, bool, bool]]:
     """Cut a prompt at places of clouds and at the start and end of answers.
 
     Args:
         text: The prompt.
         answers: Start and end of each answer, in characters.
+
+    Returns:
+        The pieces: text, whether it is the place of a cloud, and whether it belongs to an answer.
     """
     spans = [(start, min(stop, len(text))) for start, stop in answers]
     places = [match.span() for match in re.finditer(re.escape(PLACE_MARK), text)]
     borders = sorted({0, len(text), *(border for span in (*spans, *places) for border in span)})
     return [
-        Segment(
-            text[start:stop],
-            any(place == (start, stop) for place in places),
-            any(first <= start < last for first, last in spans),
-        )
+        (text[start:stop], (start, stop) in places, any(first <= start < last for first, last in spans))
         for start, stop in pairwise(borders)
     ]
 

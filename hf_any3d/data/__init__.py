@@ -6,32 +6,22 @@ Names are imported when first used, since `datasets` takes seconds to import.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-_PUBLIC = {
-    "AugmentedDataset": "torch_datasets",
-    "CenterAndScale": "transforms",
-    "Compose": "transforms",
-    "FarthestSubsample": "transforms",
-    "Jitter": "transforms",
-    "PointCloud": "feature",
-    "PointCloudCollator": "collator",
-    "RandomDropout": "transforms",
-    "RandomRotation": "transforms",
-    "RandomScale": "transforms",
-    "RandomShift": "transforms",
-    "RandomSubsample": "transforms",
-    "Shuffle": "transforms",
-    "build_transform": "transforms",
-    "draw_fold": "splits",
-    "embed_files": "file_conversion",
-    "files_to_points": "file_conversion",
-    "load_point_dataset": "catalog",
-    "merge_blocks": "blocks",
-    "points_to_files": "file_conversion",
-    "push_point_dataset": "conversion.publishing",
-    "split_into_blocks": "blocks",
-    "validation_split": "splits",
+_NAMES = {
+    "blocks": "merge_blocks split_into_blocks",
+    "catalog": "load_point_dataset",
+    "collator": "PointCloudCollator",
+    "conversion.publishing": "push_point_dataset",
+    "feature": "PointCloud",
+    "file_conversion": "embed_files files_to_points points_to_files",
+    "splits": "draw_fold validation_split",
+    "torch_datasets": "AugmentedDataset",
+    "transforms": (
+        "CenterAndScale Compose FarthestSubsample Jitter RandomDropout RandomRotation RandomScale RandomShift "
+        "RandomSubsample Shuffle build_transform"
+    ),
 }
-
+"""Module -> its public names."""
+_PUBLIC = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:  # for editors and type checkers

@@ -100,14 +100,11 @@ class PointCloud:
             TypeError: another kind of value.
         """
         if isinstance(value, str):
-            type_of_path(value)
-            return {"bytes": None, "path": value}
+            return self._encode_file({"path": value})
         if isinstance(value, os.PathLike):
-            return self.encode_example(os.path.abspath(value))
+            return self._encode_file({"path": os.path.abspath(value)})
         if isinstance(value, (bytes, bytearray, memoryview)):
-            data = bytes(value)
-            type_of_bytes(data)
-            return {"bytes": data, "path": None}
+            return self._encode_file({"bytes": value})
         if isinstance(value, Mapping) and "points" not in value:
             return self._encode_file(value)
         return {"bytes": point_cloud_bytes(_cloud_of(value), self.format), "path": f"point_cloud.{self.format}"}
@@ -151,7 +148,7 @@ class PointCloud:
 
         kind = storage.type
         if pa.types.is_null(kind):
-            return pa.array([None] * len(storage), self.pa_type)
+            return pa.nulls(len(storage), self.pa_type)
         if _is_text(kind):
             return self._struct(None, array_cast(storage, pa.string()), storage)
         if _is_binary(kind):
@@ -217,9 +214,8 @@ class PointCloud:
         return {"bytes": data, "path": path}
 
     def _struct(self, data: pa.Array | None, path: pa.Array | None, storage: pa.Array) -> pa.StructArray:
-        empty = [None] * len(storage)
-        data = pa.array(empty, pa.binary()) if data is None else data
-        path = pa.array(empty, pa.string()) if path is None else path
+        data = pa.nulls(len(storage), pa.binary()) if data is None else data
+        path = pa.nulls(len(storage), pa.string()) if path is None else path
         return pa.StructArray.from_arrays([data, path], ["bytes", "path"], mask=storage.is_null())
 
 
@@ -236,8 +232,7 @@ def register_point_cloud() -> None:
 def type_of_path(path: str) -> str:
     """Return a file's type from the ending of its path, which may be a URL or inside an archive.
 
-    Args:
-        path: such as `scans/a.OBJ`, `hf://datasets/me/scans/a.ply` or `zip://a.off::scans.zip`.
+    Such as `scans/a.OBJ`, `hf://datasets/me/scans/a.ply` or `zip://a.off::scans.zip`.
 
     Raises:
         PointCloudFileError: a type that cannot be read.
@@ -289,12 +284,7 @@ def fetch(path: str, tokens: Tokens | None = None) -> bytes:
 
 
 def read_stored(path: str | None, data: bytes | None, tokens: Tokens | None = None) -> PointCloudData:
-    """Read a cloud from its stored path or bytes.
-
-    Args:
-        path: path of the file, or only its name when `data` is given.
-        data: its bytes.
-        tokens: for private repositories.
+    """Read a cloud from its stored path or bytes; with bytes, the path is only a name.
 
     Raises:
         PointCloudFileError: neither path nor bytes, or a file that is missing or cannot be read; names it.
@@ -318,12 +308,7 @@ def read_stored(path: str | None, data: bytes | None, tokens: Tokens | None = No
 def self_contained(path: str, file_format: str, tokens: Tokens | None = None) -> StoredFile:
     """Return a file as bytes and name that can be read without other files.
 
-    A local .obj or .gltf that refers to other files is rewritten with their content.
-
-    Args:
-        path: a file, local or remote.
-        file_format: "ply" or "npz", for files that are rewritten.
-        tokens: for private repositories.
+    A local .obj or .gltf that refers to other files is rewritten with their content as `file_format`, "ply" or "npz".
 
     Raises:
         PointCloudFileError: a file that is missing or, if it refers to others, cannot be read.

@@ -226,12 +226,10 @@ class CloudColumns:
         """Types of the columns in `datasets`."""
         from datasets import Array2D, List, Value
 
-        return {
-            name: List(Value(_TYPES[name]), length=-1 if self.num_points is None else self.num_points)
-            if name == "labels"
-            else Array2D((self.num_points, 3), _TYPES[name])
-            for name in self.names
-        }
+        types: dict[str, FeatureType] = {name: Array2D((self.num_points, 3), _TYPES[name]) for name in self.names}
+        if "labels" in types:
+            types["labels"] = List(Value(_TYPES["labels"]), length=self.num_points or -1)
+        return types
 
     @property
     def rows_at_a_time(self) -> int:
@@ -334,9 +332,8 @@ def _read_batch(
 
 
 def _write_batch(*batch: Any, names: tuple[str, ...], column: str, feature: PointCloud) -> dict:
-    return {
-        column: [feature.encode_example(dict(zip(names, values, strict=True))) for values in zip(*batch, strict=True)]
-    }
+    rows = (dict(zip(names, values, strict=True)) for values in zip(*batch, strict=True))
+    return {column: [feature.encode_example(row) for row in rows]}
 
 
 def _features_of(dataset: Dataset | IterableDataset) -> Features:

@@ -39,7 +39,8 @@ def split_clouds(clouds: Any) -> list[Any]:
             raise ValueError(f"clouds: shape {tuple(clouds.shape)}; expected (points, channels) or (batch, …, …)")
         entries = [clouds] if clouds.ndim == 2 else list(clouds)
     elif _is_sequence(clouds):
-        entries = [clouds] if _depth(clouds) == 2 and _holds_rows(clouds) else list(clouds)
+        is_rows = _depth(clouds) == 2 and (_is_sequence(clouds[0]) or getattr(clouds[0], "ndim", 0) == 1)
+        entries = [clouds] if is_rows else list(clouds)
     else:
         entries = [clouds]
     if not entries:
@@ -90,13 +91,10 @@ def _from_row(row: Mapping, features: Sequence[str]) -> PointCloudData:
     own = [name for name, key in ATTRIBUTES.items() if row.get(key) is not None]
     # Columns that the row has under their own names are not among the channels of `points`.
     cloud = _from_array(as_array(row["points"], "points"), [name for name in features if name not in own])
-    if row.get("colors") is not None:
-        cloud["colors"] = unit_colors(as_array(row["colors"], "colors"))
-    for name in ("normals", "faces", "offset"):
+    for name in ("colors", "normals", "faces", "offset", "face_colors"):
         if row.get(name) is not None:
-            cloud[name] = as_array(row[name], name)
-    if row.get("face_colors") is not None:
-        cloud["face_colors"] = unit_colors(as_array(row["face_colors"], "face_colors"))
+            values = as_array(row[name], name)
+            cloud[name] = unit_colors(values) if name.endswith("colors") else values
     return PointCloudData(**cloud)
 
 
@@ -159,11 +157,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
-    """Convert an array, tensor or nested list to an array of numbers.
-
-    Args:
-        values: what to convert.
-        name: its name in errors.
+    """Convert an array, tensor or nested list, called `name` in errors, to an array of numbers.
 
     Raises:
         PointCloudError: rows of unequal length, or not numbers.
@@ -195,11 +189,6 @@ def _depth(values: Any) -> int:
             return depth
         values = values[0]
     return depth + getattr(values, "ndim", 0)
-
-
-def _holds_rows(values: Sequence) -> bool:
-    first = values[0]
-    return _is_sequence(first) or getattr(first, "ndim", 0) == 1
 
 
 def _rows_of_batch(batch: Mapping) -> list[dict]:

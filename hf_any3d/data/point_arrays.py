@@ -37,13 +37,9 @@ def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarra
 
 
 def mean_point(axes: np.ndarray) -> np.ndarray:
-    """Return the mean of the points of a cloud.
+    """Return the mean of the points of a cloud, `axes` (3, num_points), as (3, 1) float64.
 
-    Args:
-        axes: (3, num_points).
-
-    Returns:
-        (3, 1) float64, bitwise equal to the mean of an array (num_points, 3), whose points numpy adds one by one.
+    It is bitwise equal to the mean of an array (num_points, 3), whose points numpy adds one by one.
     """
     return np.cumsum(axes, axis=1, dtype=np.float64)[:, -1:] / axes.shape[1]
 
@@ -58,10 +54,7 @@ def new_generator(seed: int | None = None) -> np.random.Generator:
     """Return a numpy generator seeded from torch's generator unless a seed is given.
 
     Trainer and `torch.utils.data.DataLoader` seed torch, differently in every worker and epoch, but not always numpy.
-    Drawing the seed from torch makes augmentation repeatable and different in each worker.
-
-    Args:
-        seed: a fixed seed; None draws one from torch's global generator.
+    Drawing the seed from torch's global generator makes augmentation repeatable and different in each worker.
     """
     return np.random.default_rng(int(torch.randint(2**63 - 1, ())) if seed is None else seed)
 

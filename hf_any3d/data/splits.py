@@ -99,13 +99,9 @@ def draw_fold(
     if not isinstance(label, ClassLabel):
         raise ValueError(f"the training split has label {label}; expected a ClassLabel")
     sizes = {"train": shot, "test": test_per_class}
-    for name, number, least in (
-        ("way", way, 1),
-        ("shot", shot, 1),
-        ("test_per_class", test_per_class, 1),
-        ("fold", fold, 0),
-    ):
-        if number < least:
+    numbers = {"way": way, "shot": shot, "test_per_class": test_per_class, "fold": fold}
+    for name, number in numbers.items():
+        if number < (least := 0 if name == "fold" else 1):
             raise ValueError(f"{name} is {number}; expected at least {least}")
     labels = {split: np.asarray(splits[split].with_format(None)["label"][:]) for split in sizes}
     counts = {split: np.bincount(labels[split], minlength=len(label.names)) for split in sizes}

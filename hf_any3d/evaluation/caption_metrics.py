@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.pretrained_parts import PretrainedPart
@@ -208,12 +208,11 @@ def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> list[str
     return found
 
 
-def open_sentence_encoder(name: str = SENTENCE_BERT, revision: str | None = None) -> tuple[Similarity, str]:
+def open_sentence_encoder(name: str = SENTENCE_BERT) -> tuple[Similarity, str]:
     """Open a sentence encoder, with the pooling that its files name, as a function that computes cosines.
 
     Args:
         name: Directory or hub name; published figures are made with the default.
-        revision: Branch, tag or commit.
 
     Returns:
         A function from texts and as many references to their cosines, -1 to 1; and name and revision of the weights.
@@ -222,7 +221,7 @@ def open_sentence_encoder(name: str = SENTENCE_BERT, revision: str | None = None
         OSError: It cannot be loaded.
         ValueError: It is no sentence encoder.
     """
-    source = resolve_encoder(name, revision)
+    source = resolve_encoder(name)
     name_or_path = str(source.path if source.revision is None else source.name)
     encoder = PretrainedPart(name_or_path, source.revision, source.checksum)
     pooling = text_tower_settings(name, source.revision)["text_pooling"]
@@ -230,14 +229,14 @@ def open_sentence_encoder(name: str = SENTENCE_BERT, revision: str | None = None
     return _cosines(open_text_tower(config)), _name_and_revision(source)
 
 
-def open_simcse(name: str = SIMCSE, revision: str | None = None) -> tuple[Similarity, str]:
+def open_simcse(name: str = SIMCSE) -> tuple[Similarity, str]:
     """Open SimCSE, trained on the pooler's outputs, as a function that computes cosines; see `open_sentence_encoder`.
 
     Raises:
         OSError: It cannot be loaded.
         ValueError: It has no trained pooler or no tokenizer.
     """
-    source = resolve_encoder(name, revision)
+    source = resolve_encoder(name)
     config = AutoConfig.from_pretrained(source.path)
     model, report = AutoModel.from_pretrained(source.path, dtype=torch.float32, output_loading_info=True)
     if missing := sorted(report["missing_keys"]):
@@ -253,14 +252,10 @@ def open_simcse(name: str = SIMCSE, revision: str | None = None) -> tuple[Simila
         model_class=None,
         text_config=lambda config: config,
         width=lambda config: config.hidden_size,
-        features=_pooler_output,
+        features=lambda model, inputs, pooling: model(**inputs).pooler_output,
         max_length=lambda config: max_length,
     )
     return _cosines(TextTower(model, tokenizer, family)), _name_and_revision(source)
-
-
-def _pooler_output(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pooling: str | None) -> torch.Tensor:
-    return model(**inputs).pooler_output
 
 
 def _cosines(tower: TextTower) -> Similarity:

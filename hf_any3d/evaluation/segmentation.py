@@ -107,6 +107,10 @@ def category_miou(by_category: dict[int, list[float]]) -> float:
     return float(np.mean([np.mean(ious) for ious in by_category.values()]))
 
 
+def _part_means(by_category: dict[int, list[float]]) -> dict[str, float]:
+    return {"instance_miou": instance_miou(by_category), "category_miou": category_miou(by_category)}
+
+
 def point_confusion(predictions: np.ndarray, references: np.ndarray, num_classes: int | None = None) -> np.ndarray:
     """Return the confusion matrix of all points that are not ignored; see `confusion_matrix`."""
     return confusion_matrix(*counted(predictions, references), num_classes)
@@ -143,11 +147,7 @@ class MeanIoU(_SegmentationMetric):
 
     def _compute(self, predictions: list, references: list, num_classes: int | None = None) -> dict:
         matrix = point_confusion(_joined(predictions), _joined(references), num_classes)
-        return {
-            "mean_iou": mean_iou(matrix),
-            "class_ious": class_ious(matrix),
-            "accuracy": overall_accuracy(matrix),
-        }
+        return {"mean_iou": mean_iou(matrix), "class_ious": class_ious(matrix), "accuracy": overall_accuracy(matrix)}
 
 
 class PartIoU(_SegmentationMetric):
@@ -164,8 +164,7 @@ class PartIoU(_SegmentationMetric):
     ) -> dict:
         by_category = part_ious(predictions, references, categories, category_parts)
         return {
-            "instance_miou": instance_miou(by_category),
-            "category_miou": category_miou(by_category),
+            **_part_means(by_category),
             "category_ious": {number: float(np.mean(ious)) for number, ious in sorted(by_category.items())},
         }
 
@@ -216,11 +215,7 @@ class ComputePartMetrics:
         label_ids: Any = eval_prediction.label_ids
         labels, categories = label_ids
         by_category = part_ious(predictions, labels, categories, self.category_parts)
-        return {
-            "instance_miou": instance_miou(by_category),
-            "category_miou": category_miou(by_category),
-            "accuracy": overall_accuracy(point_confusion(predictions, labels)),
-        }
+        return {**_part_means(by_category), "accuracy": overall_accuracy(point_confusion(predictions, labels))}
 
 
 def _joined(clouds: Sequence[Sequence[int]]) -> np.ndarray:
@@ -233,9 +228,6 @@ class Blocks(Protocol):
     clouds: Sequence[int]
     index: Sequence[np.ndarray]
     dataset: Any
-
-    def __getitem__(self, number: int) -> Any:
-        """Return one block as the model's input."""
 
 
 def judge_segmentation(
@@ -273,7 +265,7 @@ def judge_segmentation(
             found = {"mean_iou": mean_iou(matrix), **found}
         else:
             ious = part_ious(predictions, references, categories, category_parts)
-            found = {"instance_miou": instance_miou(ious), "category_miou": category_miou(ious), **found}
+            found = {**_part_means(ious), **found}
         trainer.log_metrics(split, {f"{split}_{key}": value for key, value in found.items()})
         metrics[split] = found
         by_class[split] = by_name(names, class_ious(matrix))

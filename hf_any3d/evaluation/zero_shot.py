@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,21 +109,13 @@ class CompareWithClasses:
             return point_embeds @ self.class_embeds.to(point_embeds).T
 
 
-class ComputeZeroShotMetrics:
-    """`compute_metrics` of Trainer.
+def compute_zero_shot_metrics(unseen: Sequence[int]) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return the `compute_metrics` of Trainer for `zero_shot_scores`; `unseen` are the classes not trained."""
 
-    Args:
-        unseen: Numbers of the classes that are not trained.
-    """
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        return zero_shot_scores(np.asarray(prediction.predictions), np.asarray(prediction.label_ids), unseen)
 
-    def __init__(self, unseen: Sequence[int]):
-        self.unseen = list(unseen)
-
-    def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
-        """See `zero_shot_scores`."""
-        return zero_shot_scores(
-            np.asarray(eval_prediction.predictions), np.asarray(eval_prediction.label_ids), self.unseen
-        )
+    return compute
 
 
 def judge_zero_shot(
@@ -132,7 +124,7 @@ def judge_zero_shot(
     """Evaluate the trainer's model on splits and print the metrics.
 
     Args:
-        trainer: Has `CompareWithClasses` and `ComputeZeroShotMetrics`.
+        trainer: Has `CompareWithClasses` and `compute_zero_shot_metrics`.
         splits: Rows of each split.
         classes: Names of all classes.
         unseen: Numbers of those that were not trained.

@@ -11,8 +11,7 @@ from transformers import PreTrainedConfig
 from hf_any3d.markdown import code, inline, literal, one_line
 from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport, package_versions
 from hf_any3d.model_card.subject import Subject, hub_name
-from hf_any3d.model_card.tasks import CardTask
-from hf_any3d.modeling.card_info import CardDescription
+from hf_any3d.modeling.card_info import CardDescription, CardTask
 
 _CARD = """\
 # {title}
@@ -103,7 +102,10 @@ def build_model_card(
         ValueError: If the model's class has no `card_info` or no `describe_for_card`.
     """
     task, report = subject.task, subject.report
-    description = _describe(subject)
+    describe = getattr(subject.model_class, "describe_for_card", None)
+    if describe is None:
+        raise ValueError(f"{subject.model_class.__name__} has no describe_for_card; derive it from CardMixin")
+    description: CardDescription = describe(subject)
     text = _usage(subject, name, description, intro, remark)
     if subject.left_out:
         text = text.partition("```python")[0] + _INCOMPLETE_ADAPTER.format(
@@ -115,7 +117,10 @@ def build_model_card(
             model_class=subject.model_class.__name__,
             base_program=description.base_program.format(name=literal(name)),
         )
-    text += _report_sections(report, subject.classes, task) if report else _classes_section(subject.classes)
+    if report:
+        text += _report_sections(report, subject.classes, task)
+    elif subject.classes:
+        text += f"\n## Classes\n\n{_class_list(subject.classes)}\n"
     text += _limits(subject.config) + task.limits
     text += "".join(f"\n## {inline(title)}\n\n{body.strip()}\n" for title, body in (sections or {}).items())
     versions = report.versions if report else package_versions()
@@ -123,13 +128,6 @@ def build_model_card(
     text += f"\nMade with hf_any3d ({shown}).\n"
     metadata = _metadata(subject, name, description, license, language, base_model)
     return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}")
-
-
-def _describe(subject: Subject) -> CardDescription:
-    describe = getattr(subject.model_class, "describe_for_card", None)
-    if describe is None:
-        raise ValueError(f"{subject.model_class.__name__} has no describe_for_card; derive it from CardMixin")
-    return describe(subject)
 
 
 def _usage(subject: Subject, name: str, description: CardDescription, intro: str | None, remark: str) -> str:
@@ -150,9 +148,9 @@ def _usage(subject: Subject, name: str, description: CardDescription, intro: str
         # Predictions would depend on the other clouds of a batch.
         options=", batch_size=1" if getattr(config, "batch_dependent_flags", ()) else "",
         use=task.use.format(category=literal("Chair" if "Chair" in categories else categories[0])),
-        channels=_channels(config),
+        channels=getattr(config, "point_config", config).in_channels,
         portions=task.portions.format(points=points),
-        as_model=task.as_model,
+        as_model="As a model with logits" if task.has_classes else "As a model",
         auto_class=auto_class,
         processor=task.processor,
         logits=task.logits.format(count=count),
@@ -161,10 +159,6 @@ def _usage(subject: Subject, name: str, description: CardDescription, intro: str
 
 def _title(name: str) -> str:
     return one_line(name.rstrip("/").rsplit("/", 1)[-1] or "model")
-
-
-def _channels(config: PreTrainedConfig) -> int:
-    return config.point_config.in_channels if hasattr(config, "point_config") else config.in_channels
 
 
 def _parameters(subject: Subject, stored: str) -> str:
@@ -247,10 +241,6 @@ def _report_sections(report: RunReport, classes: Sequence[str], task: CardTask) 
     )
 
 
-def _classes_section(classes: Sequence[str]) -> str:
-    return f"\n## Classes\n\n{_class_list(classes)}\n" if classes else ""
-
-
 def _class_list(classes: Sequence[str]) -> str:
     more = len(classes) - _MAX_CLASSES
     shown = ", ".join(inline(name) for name in classes[:_MAX_CLASSES])
@@ -301,20 +291,16 @@ def _selection(report: RunReport) -> str:
 
 
 def _training_facts(report: RunReport) -> dict[str, Any]:
-    encoder = {f"encoder {key}": value for key, value in report.encoder.items()}
-    start = {f"start, {key}": value for key, value in report.start.items()}
-    settings = report.adapter.get("settings")
-    memory = {f"peak memory, {where}": f"{size / 1e6:,.0f} MB" for where, size in report.peak_memory.items()}
     share = report.trained_parameters / max(1, report.total_parameters)
     return {
-        **encoder,
-        **start,
+        **{f"encoder {key}": value for key, value in report.encoder.items()},
+        **{f"start, {key}": value for key, value in report.start.items()},
         "adapter": report.adapter.get("method", "none"),
-        "adapter settings": settings or None,
+        "adapter settings": report.adapter.get("settings"),
         "trained parameters": f"{report.trained_parameters:,} of {report.total_parameters:,} ({100 * share:.2f} %)",
         **report.training,
         **{f"seconds, {part}": f"{seconds:,.0f}" for part, seconds in report.seconds.items()},
-        **memory,
+        **{f"peak memory, {where}": f"{size / 1e6:,.0f} MB" for where, size in report.peak_memory.items()},
     }
 
 

@@ -81,12 +81,15 @@ def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:
 
 def _keep_metadata(card: ModelCard, metadata: Mapping[str, Any]) -> None:
     data, tags = cast(ModelCardData, card.data), metadata.get("tags")
-    if isinstance(tags, list):
-        kept: list[str] = [*(data.tags or []), *(one_line(tag) for tag in tags)]
-        data.tags = list(dict.fromkeys(kept))
+    _add_tags(data, tags if isinstance(tags, list) else [])
     for key in ("license", "language", "datasets"):
         if metadata.get(key) and not getattr(data, key, None):
             setattr(data, key, metadata[key])
+
+
+def _add_tags(data: ModelCardData, tags: Sequence[Any]) -> None:
+    kept: list[str] = [*(data.tags or []), *map(one_line, tags)]
+    data.tags = list(dict.fromkeys(kept)) or None
 
 
 def sign_card(text: str) -> str:
@@ -154,8 +157,7 @@ def write_trainer_card(
     data.license = one_line(license) if license else data.license
     data.language = language or data.language
     data.datasets = [one_line(tag) for tag in _listed(dataset_tags)] or data.datasets
-    kept: list[str] = [*(data.tags or []), *(one_line(tag) for tag in _listed(tags) + _listed(tasks))]
-    data.tags = list(dict.fromkeys(kept))
+    _add_tags(data, _listed(tags) + _listed(tasks))
     if (saved := save_card(card, path)) is None:
         logger.warning("%s was written or edited by hand; it is kept and does not describe this run", path)
     return saved

@@ -16,20 +16,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.markdown import code
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.model_card.tasks import TASKS, CardTask
-from hf_any3d.modeling.card_info import CardInfo
+from hf_any3d.model_card.tasks import TASKS
+from hf_any3d.modeling.card_info import CardInfo, CardTask
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
 from hf_any3d.tuners.targets import left_out_modules
 
 # Fields of a PEFT config that do not describe what the adapter does.
-_NOT_SETTINGS = {
-    "auto_mapping",
-    "base_model_name_or_path",
-    "inference_mode",
-    "peft_type",
-    "peft_version",
-    "revision",
-}
+_NOT_SETTINGS = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"}
 
 
 @dataclass(frozen=True)
@@ -81,17 +74,17 @@ class Subject:
             ValueError: If the class has none.
         """
         info = getattr(self.model_class, "card_info", None)
-        if not isinstance(info, CardInfo) or info.task not in TASKS:
+        if not isinstance(info, CardInfo) or (info.text is None and info.task not in TASKS):
             raise ValueError(
                 f"{self.model_class.__name__} cannot be described in a model card: card_info is {info!r}; expected a "
-                f"CardInfo with a task of {', '.join(TASKS)}"
+                f"CardInfo with a task of {', '.join(TASKS)}, or with a text"
             )
         return info
 
     @property
     def task(self) -> CardTask:
         """Task of the model."""
-        return TASKS[self.info.task]
+        return self.info.text or TASKS[self.info.task]
 
     @property
     def encoder(self) -> str | None:

@@ -2,61 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-
-@dataclass(frozen=True)
-class CardTask:
-    """Text of a model card that depends on the task.
-
-    Args:
-        task: Name of the pipeline and of the hub's `pipeline_tag`.
-        task_name: Readable name.
-        intro: What the model does; `{count}` is the number of classes.
-        use: Example with the pipeline; `{category}` is a quoted string.
-        portions: How clouds are read; `{points}` such as "1024 points".
-        logits: Example with `model` and `processor`; `{count}` is the number of classes.
-        verb: Variable name of the pipeline in the example.
-        metrics: Metrics in the order of the table, by their keys in the report; the first is the main one.
-        class_score: Description of the score of each class.
-        limits: Known limits.
-        has_classes: Whether the model predicts classes.
-        as_model: Heading of the example with the model.
-        factors: Factors of metrics that are not shares.
-        class_factor: Factor of the score of each class; None for a share.
-        processor: Class of the processor.
-    """
-
-    task: str
-    task_name: str
-    intro: str
-    use: str
-    portions: str
-    logits: str
-    verb: str
-    metrics: dict[str, str]
-    class_score: str
-    limits: str = ""
-    has_classes: bool = True
-    as_model: str = "As a model with logits"
-    factors: Mapping[str, float] = field(default_factory=dict)
-    class_factor: float | None = None
-    processor: str = "PointCloudProcessor"
-
-    @property
-    def auto_class(self) -> str:
-        """Name of the task's auto class."""
-        return "AutoModelFor" + self.task.title().replace("-", "")
-
-    def format_metric(self, metric: str, value: float) -> str:
-        """Format a metric."""
-        return f"{self.factors[metric] * value:.2f}" if metric in self.factors else f"{100 * value:.1f} %"
-
-    def format_class_score(self, value: float) -> str:
-        """Format the score of a class."""
-        return f"{100 * value:.0f} %" if self.class_factor is None else f"{self.class_factor * value:.1f}"
-
+from hf_any3d.modeling.card_info import CardTask
 
 _CLASSIFICATION = CardTask(
     task="point-cloud-classification",
@@ -64,10 +12,8 @@ _CLASSIFICATION = CardTask(
     intro="Classifies 3D point clouds: {count} classes.",
     verb="classify",
     use='classify("chair.ply", top_k=3)',
-    portions="clouds are sampled to {points} in the unit sphere.",
     logits="""logits = model(**processor("chair.ply", return_tensors="pt")).logits  # (1, {count})""",
     metrics={"accuracy": "Accuracy", "mean_class_accuracy": "Mean class accuracy"},
-    class_score="accuracy by class",
 )
 _SCENES = CardTask(
     task="point-cloud-segmentation",
@@ -101,7 +47,6 @@ _ZERO_SHOT = CardTask(
     intro="Scores how well labels, given as text, fit a 3D point cloud; trained on {count} classes.",
     verb="classify",
     use='classify("chair.ply", candidate_labels=["chair", "lamp", "car"])',
-    portions="clouds are sampled to {points} in the unit sphere.",
     logits="""texts = model.encode_labels(["chair", "lamp", "car"])
 logits = model(**processor("chair.ply", return_tensors="pt"), text_embeds=texts).logits_per_point_cloud  # (1, 3)""",
     metrics={
@@ -128,7 +73,6 @@ _RECONSTRUCTION = CardTask(
     verb="rebuild",
     use="""answer = rebuild("chair.ply", output_dir="rebuilt")  # also writes a coloured PLY and a web page
 answer["token_ids"], answer["chamfer_l1"]""",
-    portions="clouds are sampled to {points} in the unit sphere.",
     logits="""outputs = model(**processor("chair.ply", return_tensors="pt"))
 outputs.token_ids, outputs.whole_fine  # (1, groups) codes, (1, points, 3) reconstruction""",
     metrics={"chamfer_l1": "CD-L1 × 1000", "chamfer_l2": "CD-L2 × 1000", "f_score": "F-score"},
@@ -140,7 +84,6 @@ It is meant as a teacher: `ActForPreTraining` distils it into a point transforme
 better; all metrics are means over the clouds of each category, then over categories.
 """,
     has_classes=False,
-    as_model="As a model",
     factors={"chamfer_l1": 1000.0, "chamfer_l2": 1000.0},
     class_factor=1000.0,
 )
@@ -150,12 +93,9 @@ _FEATURES = CardTask(
     intro="Extracts features of 3D point clouds; can be fine-tuned.",
     verb="extract",
     use='extract("chair.ply")["pooled"]',
-    portions="clouds are sampled to {points} in the unit sphere.",
     logits="""tokens = model(**processor("chair.ply", return_tensors="pt")).last_hidden_state""",
     metrics={"probe_accuracy": "Accuracy of a linear SVM on frozen features"},
-    class_score="accuracy by class",
     has_classes=False,
-    as_model="As a model",
 )
 _CONVERSATION = CardTask(
     task="point-cloud-text-to-text",
@@ -163,13 +103,11 @@ _CONVERSATION = CardTask(
     intro="Answers questions about coloured 3D point clouds.",
     verb="chat",
     use='chat("chair.ply", text="What is this?", max_new_tokens=60)',
-    portions="clouds are sampled to {points} in the unit sphere.",
     logits="""content = [{{"type": "point_cloud", "path": "chair.ply"}}, {{"type": "text", "text": "What is this?"}}]
 inputs = processor.apply_chat_template([{{"role": "user", "content": content}}], tokenize=True)
 answer = model.generate(**inputs, max_new_tokens=60)[:, inputs["input_ids"].shape[1] :]
 processor.decode_answers(answer)""",
     metrics={"perplexity": "Perplexity of answers"},
-    class_score="",
     limits="""
 ## Limits
 
@@ -177,7 +115,6 @@ Answers can be wrong in any detail and sound as certain as correct ones. The los
 answers; it does not measure whether generated answers are true.
 """,
     has_classes=False,
-    as_model="As a model",
     factors={"perplexity": 1.0},
     processor="MiniGPT3DProcessor",
 )

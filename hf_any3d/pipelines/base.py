@@ -156,6 +156,11 @@ def refuse_unknown(arguments: dict[str, Any], known: str) -> None:
         raise TypeError(f"unknown arguments: {', '.join(arguments)}; expected {known}, batch_size, num_workers")
 
 
+def without_none(**arguments: Any) -> dict[str, Any]:
+    """Return the arguments that are not None."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
 def check_formats(formats: Sequence[str] | str | None, known: Sequence[str]) -> Sequence[str] | None:
     """Return output formats as a sequence, or None.
 

@@ -60,15 +60,13 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     ) -> list[dict[str, Any]]:
         """Convert logits `(1, labels)` to the `top_k` best labels with their scores."""
         refuse_non_finite(outputs["logits"], outputs["stem"][0])
-        scores = _FUNCTIONS[function_to_apply or self._function()](outputs["logits"][0].float())
+        scores = _FUNCTIONS[function_to_apply or self._default_function()](outputs["logits"][0].float())
         scores, classes = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
         names = self.model.config.id2label
         return [{"label": names[int(c)], "score": float(s)} for c, s in zip(classes, scores, strict=True)]
 
-    def _function(self) -> str:
-        config = self.model.config
-        if config.problem_type == "regression":
+    def _default_function(self) -> str:
+        problem, num_labels = self.model.config.problem_type, self.model.config.num_labels
+        if problem == "regression":
             return "none"
-        return (
-            "sigmoid" if config.problem_type == "multi_label_classification" or config.num_labels == 1 else "softmax"
-        )
+        return "sigmoid" if problem == "multi_label_classification" or num_labels == 1 else "softmax"

@@ -38,16 +38,13 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         output = model.base_model(**model_inputs)
         leading = output.last_hidden_state.shape[1] - output.centers.shape[1]
-        features = {
+        return {
             "pooled": output.pooler_output,
-            "class_token": output.last_hidden_state[:, 0],
+            **({"class_token": output.last_hidden_state[:, 0]} if leading else {}),
             "tokens": output.last_hidden_state[:, leading:],
             "centers": output.centers,
             "stem": stem,
         }
-        if not leading:
-            del features["class_token"]
-        return features
 
     def postprocess(self, outputs: dict[str, Any]) -> dict[str, np.ndarray]:
         """Convert tensors `(1, …)` to arrays of one cloud."""

@@ -12,7 +12,7 @@ import torch
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.modeling.point_ops import reconstruction_scores
-from hf_any3d.pipelines.base import PointCloudPipeline, check_formats, refuse_non_finite, refuse_unknown
+from hf_any3d.pipelines.base import PointCloudPipeline, check_formats, refuse_non_finite, refuse_unknown, without_none
 from hf_any3d.visualization.label_colors import label_colors
 from hf_any3d.visualization.reconstruction import write_reconstructions
 
@@ -64,8 +64,7 @@ class PointCloudReconstructionPipeline(PointCloudPipeline):
         formats = check_formats(formats, FILES + VIEWS)
         if threshold is not None and not threshold > 0:
             raise ValueError(f"threshold={threshold}; expected a positive distance")
-        after = {"threshold": threshold, "output_dir": output_dir, "formats": formats}
-        return {}, {}, {name: value for name, value in after.items() if value is not None}
+        return {}, {}, without_none(threshold=threshold, output_dir=output_dir, formats=formats)
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         points = model_inputs["points"]

@@ -26,6 +26,7 @@ from hf_any3d.pipelines.base import (
     refuse_non_finite,
     refuse_unknown,
     stem_of,
+    without_none,
 )
 from hf_any3d.visualization.label_colors import label_colors
 from hf_any3d.visualization.web_page import write_point_cloud_page
@@ -158,10 +159,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         refuse_unknown(kwargs, "category, max_points, output_dir, formats")
         if max_points is not None and (isinstance(max_points, bool) or max_points < 1):
             raise ValueError(f"max_points={max_points!r}; expected at least 1, or None for all")
-        before = {"category": category, "max_points": max_points}
-        before = {name: value for name, value in before.items() if value is not None}
-        after = {"output_dir": output_dir, "formats": check_formats(formats, KNOWN_FORMATS)}
-        return before, {}, {name: value for name, value in after.items() if value is not None}
+        after = without_none(output_dir=output_dir, formats=check_formats(formats, KNOWN_FORMATS))
+        return without_none(category=category, max_points=max_points), {}, after
 
     def preprocess(
         self, cloud: Any, category: str | int | None = None, max_points: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import GenerationConfig
@@ -12,26 +12,19 @@ from hf_any3d.chat.generation import GENERATION_KEYS, Answerer
 from hf_any3d.chat.messages import is_conversation
 from hf_any3d.chat.processing import MiniGPT3DProcessor
 from hf_any3d.chat.templates import Prompt
-from hf_any3d.pipelines.base import Clouds, PointCloudPipeline, as_clouds, refuse_unknown
+from hf_any3d.pipelines.base import Clouds, PointCloudPipeline, as_clouds, refuse_unknown, without_none
 
 QUESTION = "What is this?"
 
 
 @dataclass
 class Request:
-    """A conversation and its prompt."""
+    """A conversation, its prompt, and the answers once they are generated."""
 
     messages: list[Mapping[str, Any]]
     prompt: Prompt
     is_chat: bool
-
-
-@dataclass
-class Response:
-    """Answers to a request."""
-
-    request: Request
-    texts: list[str]
+    answers: Sequence[str] = ()
 
 
 class PointCloudTextToTextPipeline(PointCloudPipeline):
@@ -88,13 +81,8 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
     ) -> tuple[dict, dict, dict]:
         generation = {name: kwargs.pop(name) for name in list(kwargs) if name in GENERATION_KEYS}
         refuse_unknown(kwargs, "text, chat_template, return_full_text, arguments of generate")
-        before = {"text": text, "chat_template": chat_template}
-        after = {"return_full_text": return_full_text}
-        return (
-            {name: value for name, value in before.items() if value is not None},
-            generation,
-            {name: value for name, value in after.items() if value is not None},
-        )
+        before = without_none(text=text, chat_template=chat_template)
+        return before, generation, without_none(return_full_text=return_full_text)
 
     def __call__(self, inputs: Any, text: str | Sequence[str] | None = None, **kwargs: Any) -> Any:
         """Answer one question or many; see the class and `PointCloudPipeline`.
@@ -105,8 +93,7 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         if is_conversation(inputs):
             inputs = {"messages": inputs}
         if text is None or isinstance(text, str):
-            question: dict[str, Any] = {} if text is None else {"text": text}
-            return super().__call__(inputs, **kwargs, **question)
+            return super().__call__(inputs, **kwargs, **without_none(text=text))
         clouds = as_clouds(inputs)
         if not isinstance(clouds, Clouds) or len(clouds) != len(text):
             count = len(clouds) if isinstance(clouds, Clouds) else 1
@@ -127,7 +114,7 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         )
         return {"request": Request(list(messages), prompt, is_chat)}
 
-    def _forward(self, model_inputs: dict[str, Any], **generation: Any) -> dict[str, list[Response]]:
+    def _forward(self, model_inputs: dict[str, Any], **generation: Any) -> dict[str, list[Request]]:
         requests = model_inputs["request"]
         requests = requests if isinstance(requests, list) else [requests]
         prompts = [request.prompt for request in requests]
@@ -135,16 +122,16 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         length = max(len(prompt.input_ids) for prompt in prompts)
         texts = self.processor.decode_answers(generated[:, length:], strip=False)
         each = len(texts) // len(requests)
-        return {"response": [Response(one, texts[each * n : each * (n + 1)]) for n, one in enumerate(requests)]}
+        answered = [replace(one, answers=texts[each * n : each * (n + 1)]) for n, one in enumerate(requests)]
+        return {"request": answered}
 
     def postprocess(self, outputs: dict[str, Any], return_full_text: bool | None = None) -> list[dict[str, Any]]:
         """Return the answers of one conversation."""
-        response = outputs["response"]
-        response = response[0] if isinstance(response, list) else response
-        request = response.request
+        request = outputs["request"]
+        request = request[0] if isinstance(request, list) else request
         if not request.is_chat or return_full_text is False:
-            return [{"generated_text": text.strip()} for text in response.texts]
-        return [{"generated_text": _add_answer(request.messages, text)} for text in response.texts]
+            return [{"generated_text": text.strip()} for text in request.answers]
+        return [{"generated_text": _add_answer(request.messages, text)} for text in request.answers]
 
     def generate_settings(self, generation: dict[str, Any]) -> dict[str, Any]:
         """Combine the arguments of `generate` of a call with the pipeline's and the defaults.

@@ -55,15 +55,12 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
         top_k = {name: kwargs.pop(name) for name in ("top_k",) if name in kwargs}
         refuse_unknown(kwargs, "candidate_labels, hypothesis_template, top_k")
         check_top_k(top_k.get("top_k"))
-        texts: dict[str, Any] = {}
-        if candidate_labels is not None:
-            texts["labels"] = as_labels(candidate_labels)
-        if hypothesis_template is not None:
-            templates = hypothesis_template
-            texts["templates"] = (templates,) if isinstance(templates, str) else tuple(templates)
-            fill_templates([], texts["templates"])
-        after = {name: value for name, value in texts.items() if name != "templates"}
-        return {}, texts, after | top_k
+        labels = {} if candidate_labels is None else {"labels": as_labels(candidate_labels)}
+        if (templates := hypothesis_template) is None:
+            return {}, labels, labels | top_k
+        templates = (templates,) if isinstance(templates, str) else tuple(templates)
+        fill_templates([], templates)  # raises errors early
+        return {}, labels | {"templates": templates}, labels | top_k
 
     def __call__(self, inputs: Any, candidate_labels: Sequence[str] | str | None = None, **kwargs: Any) -> Any:
         """Run the pipeline on one cloud or many; see the class and `PointCloudPipeline`.
@@ -78,10 +75,7 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
         return super().__call__(inputs, **kwargs)
 
     def _forward(
-        self,
-        model_inputs: dict[str, Any],
-        labels: tuple[str, ...] = (),
-        templates: tuple[str, ...] | None = None,
+        self, model_inputs: dict[str, Any], labels: tuple[str, ...] = (), templates: tuple[str, ...] | None = None
     ) -> dict[str, Any]:
         stem = model_inputs.pop("stem")
         texts = self.label_embeddings(labels, templates)

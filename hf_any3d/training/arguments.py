@@ -7,12 +7,13 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import HfArg
 
 from hf_any3d.training.schedules import EpochCosine
 
@@ -25,27 +26,30 @@ BASES = "extends"
 _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
 
+def argument(default: Any = MISSING, *, help: str, default_factory: Any = MISSING) -> Any:
+    """Declare a field with its help text, like `HfArg`, whose type would not fit the field's."""
+    return HfArg(default=default, default_factory=default_factory, help=help)
+
+
 @dataclass
 class ModelArguments:
     """The frozen encoder, and the config of the model around it."""
 
-    encoder_name_or_path: str = field(
-        default="sentence-transformers/all-MiniLM-L6-v2",
-        metadata={"help": "Hub name or directory of a pretrained text, vision or audio encoder; it stays frozen."},
+    encoder_name_or_path: str = argument(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        help="Hub name or directory of a pretrained text, vision or audio encoder; it stays frozen.",
     )
-    tower: str | None = field(
-        default=None, metadata={"help": "Encoder of a composite checkpoint: text, vision or audio."}
+    tower: str | None = argument(None, help="Encoder of a composite checkpoint: text, vision or audio.")
+    encoder_revision: str | None = argument(None, help="Branch, tag or commit of the encoder.")
+    num_layers: int | None = argument(None, help="Use only the first layers of the encoder.")
+    attn_implementation: str | None = argument(None, help="sdpa, eager, flash_attention_2, …")
+    encoder_attention_dropout: float = argument(
+        0.0, help="Dropout of the frozen encoder's attention weights in training."
     )
-    encoder_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the encoder."})
-    num_layers: int | None = field(default=None, metadata={"help": "Use only the first layers of the encoder."})
-    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, …"})
-    encoder_attention_dropout: float = field(
-        default=0.0, metadata={"help": "Dropout of the frozen encoder's attention weights in training."}
-    )
-    num_tokens: int | None = field(default=None, metadata={"help": "Tokens per cloud."})
-    tokenizer_neighbors: int | None = field(default=None, metadata={"help": "Points per neighbourhood."})
-    model_config: dict | str | None = field(
-        default=None, metadata={"help": "JSON object with any further settings of the model's config."}
+    num_tokens: int | None = argument(None, help="Tokens per cloud.")
+    tokenizer_neighbors: int | None = argument(None, help="Points per neighbourhood.")
+    model_config: dict | str | None = argument(
+        None, help="JSON object with any further settings of the model's config."
     )
 
     def __post_init__(self):
@@ -59,43 +63,40 @@ class ModelArguments:
 class DataArguments:
     """The dataset, its splits, and how clouds are prepared."""
 
-    dataset_name: str = field(
-        default="shapes",
-        metadata={"help": "Name in the catalogue (shapes, folder, parquet, …) or of a hub repository (owner/name)."},
+    dataset_name: str = argument(
+        "shapes", help="Name in the catalogue (shapes, folder, parquet, …) or of a hub repository (owner/name)."
     )
-    data_dir: str | None = field(default=None, metadata={"help": "Directory with the files of the dataset."})
-    dataset_options: dict | str | None = field(
-        default=None, metadata={"help": "JSON object with further options of the dataset, such as a variant."}
+    data_dir: str | None = argument(None, help="Directory with the files of the dataset.")
+    dataset_options: dict | str | None = argument(
+        None, help="JSON object with further options of the dataset, such as a variant."
     )
-    train_file: str | None = field(default=None, metadata={"help": "Parquet file, instead of a dataset name."})
-    validation_file: str | None = field(default=None, metadata={"help": "Parquet file to select the weights on."})
-    test_file: str | None = field(default=None, metadata={"help": "Parquet file that is only evaluated at the end."})
-    train_splits: list[str] = field(
+    train_file: str | None = argument(None, help="Parquet file, instead of a dataset name.")
+    validation_file: str | None = argument(None, help="Parquet file to select the weights on.")
+    test_file: str | None = argument(None, help="Parquet file that is only evaluated at the end.")
+    train_splits: list[str] = argument(
         default_factory=lambda: ["train"],
-        metadata={"help": "Splits to train on together; train must be one. None of them is evaluated."},
+        help="Splits to train on together; train must be one. None of them is evaluated.",
     )
-    validation_fraction: float = field(
-        default=0.2,
-        metadata={"help": "Share of the training split to select the weights on, if there is no validation split."},
+    validation_fraction: float = argument(
+        0.2, help="Share of the training split to select the weights on, if there is no validation split."
     )
-    validation_seed: int = field(
-        default=0, metadata={"help": "Seed of that share; not --seed, so that all runs select on the same clouds."}
+    validation_seed: int = argument(
+        0, help="Seed of that share; not --seed, so that all runs select on the same clouds."
     )
-    group_column: str | None = field(
-        default=None,
-        metadata={"help": "Column whose equal values stay in one split; by default 'group', if there is one."},
+    group_column: str | None = argument(
+        None, help="Column whose equal values stay in one split; by default 'group', if there is one."
     )
-    num_points: int = field(default=1024, metadata={"help": "Points per cloud."})
-    features: list[str] = field(
-        default_factory=lambda: ["xyz"], metadata={"help": "Channels per point: xyz, then any of rgb and normals."}
+    num_points: int = argument(1024, help="Points per cloud.")
+    features: list[str] = argument(
+        default_factory=lambda: ["xyz"], help="Channels per point: xyz, then any of rgb and normals."
     )
-    up_axis: str = field(default="y", metadata={"help": "Axis that points up; rotations are about it."})
-    augment: list[str] = field(
+    up_axis: str = argument("y", help="Axis that points up; rotations are about it.")
+    augment: list[str] = argument(
         default_factory=list,
-        metadata={"help": "Transforms of training clouds, in order, such as: scale rotate:axis=z,limit=0.5 jitter."},
+        help="Transforms of training clouds, in order, such as: scale rotate:axis=z,limit=0.5 jitter.",
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Number of training rows, from the first."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Number of evaluated rows, from the first."})
+    max_train_samples: int | None = argument(None, help="Number of training rows, from the first.")
+    max_eval_samples: int | None = argument(None, help="Number of evaluated rows, from the first.")
 
     def __post_init__(self):
         self.dataset_options = json_mapping(self.dataset_options, "dataset_options")
@@ -113,14 +114,12 @@ class DataArguments:
 class AdapterArguments:
     """The PEFT method that adapts the encoder or the pretrained point transformer."""
 
-    peft: str | None = field(
-        default=None,
-        metadata={
-            "help": "PEFT method: guided_adapter, lora, ia3, …; none trains tokenizer and head, full everything. By "
-            "default guided_adapter with a frozen encoder, none for a point transformer."
-        },
+    peft: str | None = argument(
+        None,
+        help="PEFT method: guided_adapter, lora, ia3, …; none trains tokenizer and head, full everything. By "
+        "default guided_adapter with a frozen encoder, none for a point transformer.",
     )
-    peft_config: dict | str | None = field(default=None, metadata={"help": "JSON object with settings of the method."})
+    peft_config: dict | str | None = argument(None, help="JSON object with settings of the method.")
 
     def __post_init__(self):
         self.peft_config = json_mapping(self.peft_config, "peft_config")
@@ -130,14 +129,9 @@ class AdapterArguments:
 class PointTrainingArguments(TrainingArguments):
     """Training arguments, with defaults for point clouds."""
 
-    output_dir: str = field(
-        default="trainer_output", metadata={"help": "Directory to write the model and its checkpoints to."}
-    )
+    output_dir: str = argument("trainer_output", help="Directory to write the model and its checkpoints to.")
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
-    license: str | None = field(
-        default=None,
-        metadata={"help": "Licence in the model card, as the hub writes it."},
-    )
+    license: str | None = argument(None, help="Licence in the model card, as the hub writes it.")
     remove_unused_columns: bool = field(default=False)
     eval_strategy: str = field(default="epoch")
     save_strategy: str = field(default="epoch")
@@ -153,27 +147,22 @@ class PointTrainingArguments(TrainingArguments):
     warmup_steps: float = field(default=0.05)
     lr_scheduler_type: str = field(default="cosine")
     num_train_epochs: float = field(default=40)
-    two_steps_per_batch: bool = field(
-        default=False,
-        metadata={"help": "Step twice with each gradient, first unclipped, as ACT's segmentation programs do."},
+    two_steps_per_batch: bool = argument(
+        False, help="Step twice with each gradient, first unclipped, as ACT's segmentation programs do."
     )
-    epoch_cosine: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": "JSON object with settings of EpochCosine (warmup_epochs, warmup_lr, min_lr, repeat_first, "
-            "epochs): one rate per epoch instead of lr_scheduler_type. epochs is num_train_epochs by default."
-        },
+    epoch_cosine: dict | str | None = argument(
+        None,
+        help="JSON object with settings of EpochCosine (warmup_epochs, warmup_lr, min_lr, repeat_first, "
+        "epochs): one rate per epoch instead of lr_scheduler_type. epochs is num_train_epochs by default.",
     )
-    weight_decay_on: str = field(
-        default="trainer",
-        metadata={
-            "help": "Parameters with weight decay: trainer (no biases, norms, vectors and class tokens) or matrices "
-            "(class tokens too, as in the released programs)."
-        },
+    weight_decay_on: str = argument(
+        "trainer",
+        help="Parameters with weight decay: trainer (no biases, norms, vectors and class tokens) or matrices "
+        "(class tokens too, as in the released programs).",
     )
-    no_weight_decay: list[str] = field(
+    no_weight_decay: list[str] = argument(
         default_factory=list,
-        metadata={"help": "Regular expressions of parameters without weight decay; needs weight_decay_on matrices."},
+        help="Regular expressions of parameters without weight decay; needs weight_decay_on matrices.",
     )
 
     def __post_init__(self):
@@ -236,18 +225,35 @@ def parse_arguments(
     return parser.parse_dict(_override(values, parser, argv[1:]))
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a file of names and values.
 
     A file may name another one, or a list of them, under `extends`, by paths relative to its folder. Their values are
     overridden by later files of the list, and by its own. Mappings are merged key by key; all other values, including
     lists, are replaced.
 
+    Args:
+        path: The file.
+        readers: Files that extend it, to notice a cycle.
+
     Raises:
         ValueError: If a file is not a mapping, or extends itself.
         FileNotFoundError: If a file does not exist.
     """
-    return _read(path, ())
+    if path.resolve() in readers:
+        raise ValueError(f"{path}: {BASES!r} leads back to this file; expected no cycle")
+    values = _parse(path)
+    bases = values.pop(BASES, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ValueError(f"{path}: {BASES!r} is {bases!r}; expected the path of a file or a list of paths")
+    below: dict[str, Any] = {}
+    for base in bases:
+        file = path.parent / base
+        if not file.is_file():
+            raise FileNotFoundError(f"{path}: {BASES!r} names {base!r}, but there is no file {file}")
+        below = merge(below, read_settings(file, (*readers, path.resolve())))
+    return merge(below, values)
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,23 +295,6 @@ def _parse_exponents(value: Any) -> Any:
     if isinstance(value, list):
         return [_parse_exponents(inner) for inner in value]
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
-
-
-def _read(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in readers:
-        raise ValueError(f"{path}: {BASES!r} leads back to this file; expected no cycle")
-    values = _parse(path)
-    bases = values.pop(BASES, [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ValueError(f"{path}: {BASES!r} is {bases!r}; expected the path of a file or a list of paths")
-    below: dict[str, Any] = {}
-    for base in bases:
-        file = path.parent / base
-        if not file.is_file():
-            raise FileNotFoundError(f"{path}: {BASES!r} names {base!r}, but there is no file {file}")
-        below = merge(below, _read(file, (*readers, path.resolve())))
-    return merge(below, values)
 
 
 def _parse(path: Path) -> dict[str, Any]:

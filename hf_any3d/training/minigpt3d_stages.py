@@ -16,16 +16,11 @@ from transformers import AutoTokenizer, BitsAndBytesConfig
 from transformers.trainer_utils import seed_worker
 
 from hf_any3d.chat.processing import RELEASED_POINTS, MiniGPT3DProcessor
-from hf_any3d.modeling.minigpt3d import (
-    MiniGPT3DConfig,
-    MiniGPT3DForConditionalGeneration,
-    build_from_parts,
-    set_stage,
-)
+from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, build_from_parts, set_stage
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.modeling.minigpt3d.stages import STAGES
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.training.arguments import PointTrainingArguments, check_settings, json_mapping
+from hf_any3d.training.arguments import PointTrainingArguments, argument, check_settings, json_mapping
 from hf_any3d.training.schedules import StepCosine
 from hf_any3d.training.text_rows import ConversationRows, MixedBatches
 from hf_any3d.training.trainer import PointTrainer
@@ -49,53 +44,40 @@ PUBLISHED_LORA: Mapping[str, Mapping[str, Any]] = {
 class StageArguments:
     """The training stage, and the model or parts to start from."""
 
-    stage: int = field(default=0, metadata={"help": "Training stage, 1 to 4."})
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model of the previous stage: its output directory or repository."}
+    stage: int = argument(0, help="Training stage, 1 to 4.")
+    model_name_or_path: str | None = argument(
+        None, help="Model of the previous stage: its output directory or repository."
     )
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of that model."})
-    point_encoder: str | None = field(
-        default=None, metadata={"help": "To build a model from parts: hub name or directory of a point encoder."}
+    model_revision: str | None = argument(None, help="Branch, tag or commit of that model.")
+    point_encoder: str | None = argument(
+        None, help="To build a model from parts: hub name or directory of a point encoder."
     )
-    point_encoder_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit."})
-    qformer: str | None = field(
-        default=None, metadata={"help": "The same of a BLIP-2 model; none for a new Q-Former."}
+    point_encoder_revision: str | None = argument(None, help="Branch, tag or commit.")
+    qformer: str | None = argument(None, help="The same of a BLIP-2 model; none for a new Q-Former.")
+    qformer_revision: str | None = argument(None, help="Branch, tag or commit.")
+    language_model: str | None = argument(None, help="The same of a causal language model, with its tokenizer.")
+    language_model_revision: str | None = argument(None, help="Branch, tag or commit.")
+    model_config: dict | str | None = argument(
+        None, help="JSON object with fields of MiniGPT3DConfig, for a model from parts."
     )
-    qformer_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit."})
-    language_model: str | None = field(
-        default=None, metadata={"help": "The same of a causal language model, with its tokenizer."}
+    processor_config: dict | str | None = argument(
+        None, help=f"JSON object with settings of the processor: {', '.join(PROCESSOR_SETTINGS)}."
     )
-    language_model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit."})
-    model_config: dict | str | None = field(
-        default=None, metadata={"help": "JSON object with fields of MiniGPT3DConfig, for a model from parts."}
+    quantization_config: dict | str | None = argument(
+        None,
+        help="JSON object with arguments of BitsAndBytesConfig, such as load_in_4bit: quantizes the language "
+        "model, except for LoRA and norms.",
     )
-    processor_config: dict | str | None = field(
-        default=None,
-        metadata={"help": f"JSON object with settings of the processor: {', '.join(PROCESSOR_SETTINGS)}."},
+    frozen_in_half: bool = argument(
+        False, help="Store the language model's frozen matrices in the precision of --bf16 or --fp16."
     )
-    quantization_config: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": "JSON object with arguments of BitsAndBytesConfig, such as load_in_4bit: quantizes the language "
-            "model, except for LoRA and norms."
-        },
-    )
-    frozen_in_half: bool = field(
-        default=False,
-        metadata={"help": "Store the language model's frozen matrices in the precision of --bf16 or --fp16."},
-    )
-    store_parts: bool = field(
-        default=False, metadata={"help": "Store the public parts with the model instead of naming them."}
-    )
+    store_parts: bool = argument(False, help="Store the public parts with the model instead of naming them.")
 
     def __post_init__(self):
         self.model_config = json_mapping(self.model_config, "model_config")
         self.processor_config = json_mapping(self.processor_config, "processor_config")
         self.quantization_config = json_mapping(self.quantization_config, "quantization_config")
-        if unknown := sorted(set(self.processor_config) - set(PROCESSOR_SETTINGS)):
-            raise ValueError(
-                f"--processor_config has {unknown[0]!r}; expected some of {', '.join(PROCESSOR_SETTINGS)}"
-            )
+        check_settings("processor_config", self.processor_config, PROCESSOR_SETTINGS)
         if self.stage not in STAGES:
             raise ValueError(f"--stage {self.stage}; expected one of {', '.join(map(str, STAGES))}")
         given = [part for part in PARTS if getattr(self, part) is not None]
@@ -112,30 +94,24 @@ class StageArguments:
 class ConversationArguments:
     """The conversations to train on."""
 
-    dataset_name: str = field(
-        default="objaverse_captions", metadata={"help": "Name in the catalogue of a dataset with an option `which`."}
+    dataset_name: str = argument(
+        "objaverse_captions", help="Name in the catalogue of a dataset with an option `which`."
     )
-    data_dir: str | None = field(default=None, metadata={"help": "Directory with the files of the dataset."})
-    dataset_options: dict | str | None = field(
-        default=None, metadata={"help": "JSON object with further options of the dataset, such as verify."}
+    data_dir: str | None = argument(None, help="Directory with the files of the dataset.")
+    dataset_options: dict | str | None = argument(
+        None, help="JSON object with further options of the dataset, such as verify."
     )
-    conversations: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Kinds of conversations, one in each batch: brief, detailed, single_round, multi_round or "
-            "complex. By default the published ones of the stage."
-        },
+    conversations: list[str] | None = argument(
+        None,
+        help="Kinds of conversations, one in each batch: brief, detailed, single_round, multi_round or "
+        "complex. By default the published ones of the stage.",
     )
-    data_ratios: list[float] | None = field(default=None, metadata={"help": "Relative frequency of each kind."})
-    batch_sizes: list[int] | None = field(default=None, metadata={"help": "Batch size of each kind, on each device."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Number of training rows of each kind."})
-    max_eval_samples: int = field(
-        default=200, metadata={"help": "Number of evaluated rows of the validation split; 0 for none."}
-    )
-    num_points: int = field(default=8192, metadata={"help": "Points per cloud, for a model from parts."})
-    sampling: str = field(
-        default="random", metadata={"help": "How these points are sampled: random, farthest or first."}
-    )
+    data_ratios: list[float] | None = argument(None, help="Relative frequency of each kind.")
+    batch_sizes: list[int] | None = argument(None, help="Batch size of each kind, on each device.")
+    max_train_samples: int | None = argument(None, help="Number of training rows of each kind.")
+    max_eval_samples: int = argument(200, help="Number of evaluated rows of the validation split; 0 for none.")
+    num_points: int = argument(8192, help="Points per cloud, for a model from parts.")
+    sampling: str = argument("random", help="How these points are sampled: random, farthest or first.")
 
     def __post_init__(self):
         self.dataset_options = json_mapping(self.dataset_options, "dataset_options")
@@ -174,12 +150,10 @@ class StageTrainingArguments(PointTrainingArguments):
     weight_decay_on: str = field(default="matrices")
     max_grad_norm: float = field(default=0.0)
     seed: int = field(default=42)
-    step_cosine: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": "JSON object with settings of StepCosine (warmup_steps, warmup_lr, min_lr, epochs) instead of "
-            "lr_scheduler_type; its epochs divide --max_steps."
-        },
+    step_cosine: dict | str | None = argument(
+        None,
+        help="JSON object with settings of StepCosine (warmup_steps, warmup_lr, min_lr, epochs) instead of "
+        "lr_scheduler_type; its epochs divide --max_steps.",
     )
 
     def __post_init__(self):
@@ -257,10 +231,7 @@ def check_checkpoint(checkpoint: str | None, stage: int) -> None:
     Raises:
         ValueError: If it is of another stage.
     """
-    if checkpoint is None:
-        return
-    before = MiniGPT3DConfig.from_pretrained(checkpoint).stage
-    if before != stage:
+    if checkpoint is not None and (before := MiniGPT3DConfig.from_pretrained(checkpoint).stage) != stage:
         raise ValueError(
             f"{checkpoint} is of stage {before}; expected one of stage {stage}, another --output_dir, or "
             "--resume_from_checkpoint false"
@@ -408,13 +379,6 @@ class StageTrainer(PointTrainer):
         if wrong := sorted(lacking.union(load_result.unexpected_keys)):
             raise ValueError(f"the checkpoint does not fit the model: {', '.join(wrong[:8])}")
 
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Create the schedule of the learning rate."""
+    def _own_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
         schedule = self.args.step_schedule
-        if self.lr_scheduler is not None or schedule is None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        self.lr_scheduler = schedule.scheduler(optimizer or self.optimizer)
-        self._created_lr_scheduler = True
-        return self.lr_scheduler
+        return super()._own_scheduler(optimizer) if schedule is None else schedule.scheduler(optimizer)

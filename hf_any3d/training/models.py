@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from peft import (
@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.registration import MODELS
-from hf_any3d.training.arguments import AdapterArguments, ModelArguments
+from hf_any3d.training.arguments import AdapterArguments, ModelArguments, argument
 from hf_any3d.training.protocol import PROTOCOLS, set_trainable
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from hf_any3d.tuners.targets import encoder_module_pattern, encoder_owner, layer_stack
@@ -47,23 +47,17 @@ _DROPOUTS = ("attention_dropout", "dropout")
 class PointModelArguments(ModelArguments):
     """The model to train: a frozen encoder of another modality, or a point transformer."""
 
-    model_type: str | None = field(
-        default=None,
-        metadata={
-            "help": f"One of {', '.join(MODEL_TYPES)}: any2point uses a frozen encoder, act3d is a point transformer. "
-            "By default act3d with --model_name_or_path, else any2point."
-        },
+    model_type: str | None = argument(
+        None,
+        help=f"One of {', '.join(MODEL_TYPES)}: any2point uses a frozen encoder, act3d is a point transformer. "
+        "By default act3d with --model_name_or_path, else any2point.",
     )
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Directory or hub name of a pretrained point transformer to fine-tune."}
+    model_name_or_path: str | None = argument(
+        None, help="Directory or hub name of a pretrained point transformer to fine-tune."
     )
-    tuning: str = field(
-        default="full",
-        metadata={"help": f"Fine-tuning protocol of a point transformer: {', '.join(PROTOCOLS)}."},
-    )
-    drifting_statistics: bool = field(
-        default=False,
-        metadata={"help": "Frozen parts drop branches and update running statistics, as in released programs."},
+    tuning: str = argument("full", help=f"Fine-tuning protocol of a point transformer: {', '.join(PROTOCOLS)}.")
+    drifting_statistics: bool = argument(
+        False, help="Frozen parts drop branches and update running statistics, as in released programs."
     )
 
     def __post_init__(self):

@@ -19,7 +19,7 @@ from hf_any3d.modeling.act.codebook import gumbel_temperature, kl_weight
 from hf_any3d.modeling.encoders import encoder_settings
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training import program
-from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, json_mapping
+from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, argument, json_mapping
 from hf_any3d.training.protocol import processor_settings, select_on_test
 from hf_any3d.training.rows import ProcessedDataset, evaluation_rows, training_transform
 from hf_any3d.training.trainer import PointTrainer
@@ -65,19 +65,12 @@ class LinearProbe:
             model: Model with `probe_features(points)`, `(batch, points, channels)` to `(batch, features)`.
             quiet: Hide the progress bar.
         """
-        standardize, machine = _import_sklearn()
+        make_pipeline, scaler, machine = _import_sklearn()
+        probe = make_pipeline(scaler(), machine(C=self.cost, random_state=0, max_iter=10_000))
+        labels = {str(split): np.asarray(rows["label"]) for split, rows in self.splits.items()}
         found = {str(split): self._features(model, rows, split, quiet) for split, rows in self.splits.items()}
-        scale = standardize().fit(found["train"])
-        learned = machine(C=self.cost, random_state=0, max_iter=10_000)
-        learned.fit(scale.transform(found["train"]), self._labels("train"))
-        return {
-            split: float(learned.score(scale.transform(features), self._labels(split)))
-            for split, features in found.items()
-            if split != "train"
-        }
-
-    def _labels(self, split: str) -> np.ndarray:
-        return np.asarray(self.splits[split]["label"])
+        probe.fit(found["train"], labels["train"])
+        return {split: float(probe.score(found[split], labels[split])) for split in found if split != "train"}
 
     @torch.no_grad()
     def _features(self, model: nn.Module, rows: Dataset, split: str | NamedSplit, quiet: bool) -> np.ndarray:
@@ -103,24 +96,22 @@ class ProbeCallback(TrainerCallback):
 
     Args:
         trainer: Trainer to log with.
-        probe: Probe with the splits `train` and `split`.
+        probe: Probe with the splits `train` and `validation`.
         every: Epochs between evaluations.
-        split: Split to evaluate.
     """
 
-    def __init__(self, trainer: Trainer, probe: LinearProbe, every: int, split: str = "validation"):
+    def __init__(self, trainer: Trainer, probe: LinearProbe, every: int):
         if every < 1:
             raise ValueError(f"every is {every}; expected at least 1 epoch")
-        kept = DatasetDict({name: probe.splits[name] for name in ("train", split)})
-        self.probe = LinearProbe(kept, probe.processor, probe.batch_size, probe.cost)
-        self.trainer, self.every, self.split = trainer, every, split
+        kept = DatasetDict({name: probe.splits[name] for name in ("train", "validation")})
+        self.trainer, self.probe, self.every = trainer, replace(probe, splits=kept), every
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
         """Evaluate the probe every few epochs."""
         if state.is_world_process_zero and round(state.epoch) % self.every == 0:
-            self.trainer.log({f"eval_{ACCURACY}": self.probe.accuracies(model)[self.split]})
+            self.trainer.log({f"eval_{ACCURACY}": self.probe.accuracies(model)["validation"]})
 
 
 def judge_pretraining(
@@ -146,13 +137,14 @@ def judge_pretraining(
     return metrics, {}
 
 
-def _import_sklearn() -> tuple[type, type]:
+def _import_sklearn() -> tuple[Any, Any, Any]:
     try:
+        from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
         from sklearn.svm import LinearSVC
     except ImportError as error:
         raise ImportError("the linear probe needs scikit-learn: pip install scikit-learn") from error
-    return StandardScaler, LinearSVC
+    return make_pipeline, StandardScaler, LinearSVC
 
 
 NO_TEACHER = "none"
@@ -162,14 +154,12 @@ NO_TEACHER = "none"
 class PretrainingDataArguments(DataArguments):
     """The dataset to pretrain on; labels are not used for training."""
 
-    validation_fraction: float = field(
-        default=0.1, metadata={"help": "Share of the training split to evaluate on, if there is no validation split."}
+    validation_fraction: float = argument(
+        0.1, help="Share of the training split to evaluate on, if there is no validation split."
     )
-    select_on_test: bool = field(
-        default=False, metadata={"help": "Select the weights on the test split, as published programs do."}
-    )
-    processor_config: dict | str | None = field(
-        default=None, metadata={"help": "JSON object with further settings of the processor, such as sampling."}
+    select_on_test: bool = argument(False, help="Select the weights on the test split, as published programs do.")
+    processor_config: dict | str | None = argument(
+        None, help="JSON object with further settings of the processor, such as sampling."
     )
 
     def __post_init__(self):
@@ -218,21 +208,17 @@ def pretraining_rows(
 class TeacherArguments:
     """The frozen encoder that teaches, and the config of the autoencoder around it."""
 
-    teacher: str = field(
-        default="sentence-transformers/all-MiniLM-L6-v2",
-        metadata={"help": "Hub name or directory of a text, vision or audio encoder; none for a plain autoencoder."},
+    teacher: str = argument(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        help="Hub name or directory of a text, vision or audio encoder; none for a plain autoencoder.",
     )
-    tower: str | None = field(
-        default=None, metadata={"help": "Encoder of a composite checkpoint: text, vision or audio."}
-    )
-    teacher_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the teacher."})
-    teacher_layers: int | None = field(default=None, metadata={"help": "Use only the first layers of the teacher."})
-    random_teacher: bool = field(
-        default=False, metadata={"help": "Use random weights of the teacher; they are stored with the model."}
-    )
-    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, …"})
-    model_config: dict | str | None = field(
-        default=None, metadata={"help": "JSON object with settings of ActAutoencoderConfig, such as num_codes."}
+    tower: str | None = argument(None, help="Encoder of a composite checkpoint: text, vision or audio.")
+    teacher_revision: str | None = argument(None, help="Branch, tag or commit of the teacher.")
+    teacher_layers: int | None = argument(None, help="Use only the first layers of the teacher.")
+    random_teacher: bool = argument(False, help="Use random weights of the teacher; they are stored with the model.")
+    attn_implementation: str | None = argument(None, help="sdpa, eager, flash_attention_2, …")
+    model_config: dict | str | None = argument(
+        None, help="JSON object with settings of ActAutoencoderConfig, such as num_codes."
     )
 
     def __post_init__(self):
@@ -249,24 +235,19 @@ class AutoencoderTrainingArguments(PretrainingArguments):
     greater_is_better: bool | None = field(default=False)
     learning_rate: float = field(default=5e-4)
     weight_decay: float = field(default=5e-4)
-    temperature_start: float = field(default=1.0, metadata={"help": "Initial temperature of the Gumbel softmax."})
-    temperature_end: float = field(default=0.0625, metadata={"help": "Final temperature."})
-    temperature_steps: int = field(default=100_000, metadata={"help": "Optimiser steps to the final temperature."})
-    kl_weight_end: float = field(default=0.1, metadata={"help": "Final weight of the KL term; initially 0."})
-    kl_weight_delay: int = field(default=10_000, metadata={"help": "Optimiser steps before the weight increases."})
-    kl_weight_steps: int = field(default=100_000, metadata={"help": "Optimiser steps in which it increases."})
-    f_score_threshold: float = field(
-        default=0.01,
-        metadata={"help": "Distance up to which a reconstructed point is correct, in units of the clouds."},
+    temperature_start: float = argument(1.0, help="Initial temperature of the Gumbel softmax.")
+    temperature_end: float = argument(0.0625, help="Final temperature.")
+    temperature_steps: int = argument(100_000, help="Optimiser steps to the final temperature.")
+    kl_weight_end: float = argument(0.1, help="Final weight of the KL term; initially 0.")
+    kl_weight_delay: int = argument(10_000, help="Optimiser steps before the weight increases.")
+    kl_weight_steps: int = argument(100_000, help="Optimiser steps in which it increases.")
+    f_score_threshold: float = argument(
+        0.01, help="Distance up to which a reconstructed point is correct, in units of the clouds."
     )
-    drop_zero_sums: bool = field(
-        default=False,
-        metadata={"help": "Ignore points whose coordinates sum to 0 in evaluation, as the released program does."},
+    drop_zero_sums: bool = argument(
+        False, help="Ignore points whose coordinates sum to 0 in evaluation, as the released program does."
     )
-    pictured_clouds: int = field(
-        default=6,
-        metadata={"help": "Number of clouds shown with their reconstructions in a web page."},
-    )
+    pictured_clouds: int = argument(6, help="Number of clouds shown with their reconstructions in a web page.")
 
     def schedules(self) -> dict[str, Callable[[int], float]]:
         """Return temperature and weight of the KL term by optimiser step, under the autoencoder's argument names."""
@@ -327,15 +308,11 @@ def build_autoencoder(arguments: TeacherArguments, **config: Any) -> ActAutoenco
 class StudentArguments:
     """The autoencoder that teaches, and the config of the student."""
 
-    autoencoder: str = field(metadata={"help": "Directory or hub name of a trained autoencoder; it stays frozen."})
-    mask_ratio: float | None = field(default=None, metadata={"help": "Share of masked patches."})
-    mask_type: str | None = field(default=None, metadata={"help": "random masks single patches, block a region."})
-    distillation_loss: str | None = field(
-        default=None, metadata={"help": "cosine, l2, smooth_l1, contrastive or barlow."}
-    )
-    model_config: dict | str | None = field(
-        default=None, metadata={"help": "JSON object with any further settings of ActConfig."}
-    )
+    autoencoder: str = argument(help="Directory or hub name of a trained autoencoder; it stays frozen.")
+    mask_ratio: float | None = argument(None, help="Share of masked patches.")
+    mask_type: str | None = argument(None, help="random masks single patches, block a region.")
+    distillation_loss: str | None = argument(None, help="cosine, l2, smooth_l1, contrastive or barlow.")
+    model_config: dict | str | None = argument(None, help="JSON object with any further settings of ActConfig.")
 
     def __post_init__(self):
         self.model_config = json_mapping(self.model_config, "model_config")
@@ -348,19 +325,11 @@ class StudentArguments:
 class ProbeArguments:
     """Evaluation of frozen features during pretraining and at its end."""
 
-    probe_every: int = field(
-        default=0, metadata={"help": "Epochs between evaluations of the features by a linear SVM; 0 for none."}
-    )
-    probe_dataset: str | None = field(
-        default=None, metadata={"help": "Labelled dataset for it; by default that of pretraining."}
-    )
-    probe_data_dir: str | None = field(
-        default=None, metadata={"help": "Directory of its files; by default --data_dir."}
-    )
-    probe_dataset_options: dict | str | None = field(
-        default=None, metadata={"help": "JSON object with further options of that dataset."}
-    )
-    probe_cost: float = field(default=0.01, metadata={"help": "C of the SVM."})
+    probe_every: int = argument(0, help="Epochs between evaluations of the features by a linear SVM; 0 for none.")
+    probe_dataset: str | None = argument(None, help="Labelled dataset for it; by default that of pretraining.")
+    probe_data_dir: str | None = argument(None, help="Directory of its files; by default --data_dir.")
+    probe_dataset_options: dict | str | None = argument(None, help="JSON object with further options of that dataset.")
+    probe_cost: float = argument(0.01, help="C of the SVM.")
 
     def __post_init__(self):
         self.probe_dataset_options = json_mapping(self.probe_dataset_options, "probe_dataset_options")
@@ -400,19 +369,18 @@ def build_probe(
     if not arguments.probe_every:
         return None
     if arguments.probe_dataset is not None:
-        settings: dict[str, Any] = {
-            "dataset_name": arguments.probe_dataset,
-            "data_dir": arguments.probe_data_dir or data.data_dir,
-            "dataset_options": arguments.probe_dataset_options,
-            "validation_fraction": data.validation_fraction or DataArguments.validation_fraction,
-        }
-        splits, _ = program.load_splits(
-            replace(DataArguments(**settings), validation_seed=data.validation_seed, group_column=data.group_column)
+        probe_data = DataArguments(
+            dataset_name=arguments.probe_dataset,
+            data_dir=arguments.probe_data_dir or data.data_dir,
+            dataset_options=arguments.probe_dataset_options,
+            validation_fraction=data.validation_fraction or DataArguments.validation_fraction,
+            validation_seed=data.validation_seed,
+            group_column=data.group_column,
         )
-    kept = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
+        splits, _ = program.load_splits(probe_data)
+    kept = DatasetDict({name: splits[name] for name in ("train", "validation", "test") if name in splits})
     if "validation" not in kept:
         raise ValueError("--probe_every without a validation split; expected --validation_fraction or --probe_dataset")
-    labelled = DatasetDict({n: rows for n, rows in kept.items() if isinstance(rows.features.get("label"), ClassLabel)})
-    if set(kept) != set(labelled):
+    if not all(isinstance(rows.features.get("label"), ClassLabel) for rows in kept.values()):
         raise ValueError("--probe_every on clouds without classes; expected --probe_dataset with some")
-    return LinearProbe(labelled, processor, batch_size, arguments.probe_cost)
+    return LinearProbe(kept, processor, batch_size, arguments.probe_cost)

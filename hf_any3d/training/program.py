@@ -174,7 +174,7 @@ def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
         ("test", arguments.max_eval_samples),
     ):
         if most is not None and split in splits:
-            splits[split] = splits[split].select(range(min(most, len(splits[split]))))
+            splits[split] = splits[split].take(min(most, len(splits[split])))
     return splits, origin
 
 
@@ -329,7 +329,4 @@ def encoder_facts(config: PreTrainedConfig) -> dict[str, Any]:
 def _schedule_facts(arguments: PointTrainingArguments, max_steps: int) -> dict[str, Any]:
     if arguments.epoch_cosine is not None:
         return {"lr_scheduler": "epoch_cosine", "epoch_cosine": arguments.epoch_cosine}
-    return {
-        "lr_scheduler": str(getattr(arguments.lr_scheduler_type, "value", arguments.lr_scheduler_type)),
-        "warmup_steps": arguments.get_warmup_steps(max_steps),
-    }
+    return {"warmup_steps": arguments.get_warmup_steps(max_steps)}  # `training_facts` has the name

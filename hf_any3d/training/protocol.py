@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
@@ -16,7 +16,7 @@ from hf_any3d.data.splits import draw_fold
 from hf_any3d.model_card.run_report import TEST_CHOOSES
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.training.arguments import DataArguments, json_mapping
+from hf_any3d.training.arguments import DataArguments, argument, json_mapping
 from hf_any3d.training.rows import ProcessedDataset, training_rows
 
 FROM_DATA = ("num_points", "features", "up_axis")
@@ -101,29 +101,20 @@ def _freeze_untrained(module: nn.Module) -> None:
 class ProtocolArguments:
     """Preparation of clouds, few-shot folds, test selection and voting."""
 
-    processor_config: dict | str | None = field(
-        default=None,
-        metadata={"help": "JSON object with further settings of the processor, such as sampling, scale and extent."},
+    processor_config: dict | str | None = argument(
+        None, help="JSON object with further settings of the processor, such as sampling, scale and extent."
     )
-    augment_whole: bool = field(
-        default=False,
-        metadata={"help": "Apply the transforms to complete clouds as stored; they must sample num_points."},
+    augment_whole: bool = argument(
+        False, help="Apply the transforms to complete clouds as stored; they must sample num_points."
     )
-    few_shot: dict | str | None = field(
-        default=None,
-        metadata={"help": "JSON object with way, shot and fold: draw few rows of few classes."},
+    few_shot: dict | str | None = argument(
+        None, help="JSON object with way, shot and fold: draw few rows of few classes."
     )
-    select_on_test: bool = field(
-        default=False,
-        metadata={"help": "Select the weights on the test split, as many published results do; the card states it."},
+    select_on_test: bool = argument(
+        False, help="Select the weights on the test split, as many published results do; the card states it."
     )
-    voting: int = field(
-        default=0,
-        metadata={"help": "Also evaluate the mean logits of this many augmented copies of each test cloud."},
-    )
-    vote_augment: list[str] | None = field(
-        default=None, metadata={"help": "Transforms of these copies; by default those of training."}
-    )
+    voting: int = argument(0, help="Also evaluate the mean logits of this many augmented copies of each test cloud.")
+    vote_augment: list[str] | None = argument(None, help="Transforms of these copies; by default those of training.")
 
     def __post_init__(self):
         self.processor_config = processor_settings(self.processor_config)

@@ -10,8 +10,7 @@ from datasets import ClassLabel, Dataset
 
 from hf_any3d.auto import AutoModelForPointCloudClassification
 from hf_any3d.data import PointCloudCollator
-from hf_any3d.evaluation.classification import Judgement, compute_classification_metrics, judge_splits
-from hf_any3d.evaluation.voting import judge_by_voting
+from hf_any3d.evaluation.classification import Judgement, compute_classification_metrics, judge_by_voting, judge_splits
 from hf_any3d.messages import model_errors
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments

@@ -16,14 +16,13 @@ from transformers import Trainer, default_data_collator
 
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.data.catalog.parts import parts_of_categories
-from hf_any3d.evaluation.classification import compute_classification_metrics, judge_splits
+from hf_any3d.evaluation.classification import compute_classification_metrics, judge_by_voting, judge_splits
 from hf_any3d.evaluation.segmentation import (
     ComputePartMetrics,
     LabelPoints,
     compute_semantic_metrics,
     judge_segmentation,
 )
-from hf_any3d.evaluation.voting import judge_by_voting
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training import program

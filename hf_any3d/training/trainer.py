@@ -141,13 +141,17 @@ class PointTrainer(Trainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Create the schedule of the learning rate."""
-        schedule = self.args.epoch_schedule
-        if self.lr_scheduler is not None or schedule is None:
+        own = self._own_scheduler(optimizer or self.optimizer) if self.lr_scheduler is None else None
+        if own is None:
             return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler, self._created_lr_scheduler = own, True
+        return own
+
+    def _own_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
+        if (schedule := self.args.epoch_schedule) is None:
+            return None
         steps = ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
-        self.lr_scheduler = schedule.scheduler(optimizer or self.optimizer, max(1, steps))
-        self._created_lr_scheduler = True
-        return self.lr_scheduler
+        return schedule.scheduler(optimizer, max(1, steps))
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """Return evaluation batches, including the incomplete last one."""
@@ -188,7 +192,14 @@ def decaying_parameters(model: nn.Module, spared: Sequence[str] = (), class_toke
     for pattern in spared:
         if not any(re.search(pattern, name) for name, _ in model.named_parameters()):
             raise ValueError(f"no_weight_decay {pattern!r} matches no parameter of {type(model).__name__}")
-    names = _weights(model, class_tokens)
+    names = []
+    for path, module in model.named_modules():
+        is_norm = "norm" in type(module).__name__.lower()
+        for name, parameter in module.named_parameters(recurse=False):
+            # Class tokens are vectors here but (1, 1, hidden) in the released programs, where they decay.
+            is_vector = parameter.dim() < 2 and not (class_tokens and isinstance(module, ClassToken))
+            if not (is_vector or is_norm or "bias" in name or "norm" in name):
+                names.append(f"{path}.{name}" if path else name)
     return [name for name in names if not any(re.search(pattern, name) for pattern in spared)]
 
 
@@ -207,16 +218,6 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         if parameter.requires_grad:
             groups[name not in decaying].append(parameter)
     return [{"params": groups[0], "weight_decay": weight_decay}, {"params": groups[1], "weight_decay": 0.0}]
-
-
-def _weights(model: nn.Module, class_tokens: bool) -> Iterator[str]:
-    for path, module in model.named_modules():
-        is_norm = "norm" in type(module).__name__.lower()
-        for name, parameter in module.named_parameters(recurse=False):
-            # Class tokens are vectors here but (1, 1, hidden) in the released programs, where they decay.
-            is_vector = parameter.dim() < 2 and not (class_tokens and isinstance(module, ClassToken))
-            if not (is_vector or is_norm or "bias" in name or "norm" in name):
-                yield f"{path}.{name}" if path else name
 
 
 def _remove_model(folder: Path) -> None:

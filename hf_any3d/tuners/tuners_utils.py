@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from peft import PeftConfig, TaskType
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
-from hf_any3d.tuners.config import EncoderTunerConfig
-from hf_any3d.tuners.targets import trainable_module_names
+from hf_any3d.tuners.config import EncoderLayersConfig, EncoderTunerConfig
+from hf_any3d.tuners.targets import encoder_layer_pattern, trainable_module_names
 
 # Task types whose PEFT models pass on only arguments that point cloud models accept.
 _TASK_TYPES = (None, TaskType.FEATURE_EXTRACTION, TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
@@ -27,6 +27,9 @@ class WrappedModule(nn.Module, BaseTunerLayer):
     Args:
         base_layer: The frozen module.
     """
+
+    merge_error: ClassVar[str | None] = None
+    """Why adapters cannot be merged into the module; None if they can."""
 
     def __init__(self, base_layer: nn.Module):
         super().__init__()
@@ -42,11 +45,22 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         except AttributeError:
             return getattr(super().__getattr__("base_layer"), name)
 
+    def merge(self, *args: Any, **kwargs: Any) -> None:
+        """Raise an error: modules after a non-linear layer, and tokens, cannot be merged into weights."""
+        raise ValueError(self.merge_error)
+
+    unmerge = merge
+
     def _running_adapters(self) -> list[str]:
         """Return the adapters that the forward pass applies, in order."""
         if self.disable_adapters:
             return []
         return [name for name in self.active_adapters if name in getattr(self, self.adapter_layer_names[0])]
+
+    def _parts_of(self, adapter_name: str) -> list[Any]:
+        """Return the parameters and modules of an adapter."""
+        parts = [getattr(self, name) for name in self.adapter_layer_names]
+        return [part[adapter_name] for part in parts if adapter_name in part]
 
     @property
     def base_dtype(self) -> torch.dtype:
@@ -60,11 +74,7 @@ class WrappedModule(nn.Module, BaseTunerLayer):
             adapter_name: Name of the adapter.
             dtype: The type; None casts half precision to float32.
         """
-        for name in self.adapter_layer_names:
-            adapters = getattr(self, name)
-            if adapter_name not in adapters:
-                continue
-            adapter = adapters[adapter_name]
+        for adapter in self._parts_of(adapter_name):
             own = adapter.dtype if isinstance(adapter, nn.Parameter) else next(adapter.parameters()).dtype
             if dtype is not None or torch.finfo(own).bits < 32:
                 _in_place(adapter, dtype=dtype or torch.float32)
@@ -72,11 +82,7 @@ class WrappedModule(nn.Module, BaseTunerLayer):
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Move to the module's device, not its dtype: adapters train in float32 with a bfloat16 encoder."""
         device = device or next(self.base_layer.parameters()).device
-        for name in self.adapter_layer_names:
-            adapters = getattr(self, name)
-            if adapter_name not in adapters:
-                continue
-            adapter = adapters[adapter_name]
+        for adapter in self._parts_of(adapter_name):
             tensors = [adapter] if isinstance(adapter, nn.Parameter) else list(adapter.parameters())
             if device.type != "meta" and not any(tensor.is_meta for tensor in tensors):
                 _in_place(adapter, device=device)
@@ -101,8 +107,11 @@ class EncoderTuner(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}
 
     def default_targets(self, peft_config: EncoderTunerConfig) -> str:
-        """Return a regular expression of the modules to wrap."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement default_targets")
+        """Return a regular expression of the modules to wrap; here, complete layers."""
+        assert isinstance(peft_config, EncoderLayersConfig)
+        pattern = encoder_layer_pattern(self.model, peft_config.layers_to_transform)
+        peft_config.layers_to_transform = None
+        return pattern
 
     def wrap(self, target: nn.Module) -> WrappedModule:
         """Wrap a frozen module in the method's layer."""
@@ -139,6 +148,11 @@ class EncoderTuner(BaseTuner):
                 "set_adapter(…) and call the model once for each"
             )
         yield
+
+    def _check_merge_allowed(self) -> None:
+        if (error := self.tuner_layer_cls.merge_error) is not None:
+            raise ValueError(error)
+        super()._check_merge_allowed()
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Cast half precision adapters to float32, or to the layers' type if `autocast_adapter_dtype=False`."""

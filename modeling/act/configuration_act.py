@@ -18,7 +18,9 @@ from hf_any3d.modeling.config_checks import (
     SHARE,
     SPREAD,
     TOKENS,
+    CategoriesConfigMixin,
     Ranges,
+    check_choices,
     check_numbers,
 )
 from hf_any3d.modeling.kernels.group_norms import NUM_GROUPS
@@ -28,17 +30,11 @@ from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX
 # Fine points that the autoencoder's decoder folds around each coarse point.
 POINTS_PER_COARSE_POINT = 4
 _AUTOENCODER_RANGES: Ranges = {
+    **dict.fromkeys(("num_groups", "group_size", "graph_neighbors"), TOKENS),
+    **dict.fromkeys(("patch_widths", "hidden_size", "graph_input_width", "graph_widths"), CHANNELS),
+    **dict.fromkeys(("coarse_width", "folding_width"), CHANNELS),
     "in_channels": (3, 4096),
-    "num_groups": TOKENS,
-    "group_size": TOKENS,
-    "patch_widths": CHANNELS,
-    "hidden_size": CHANNELS,
     "num_codes": (1, 2**22),
-    "graph_neighbors": TOKENS,
-    "graph_input_width": CHANNELS,
-    "graph_widths": CHANNELS,
-    "coarse_width": CHANNELS,
-    "folding_width": CHANNELS,
     "num_prompts": (0, TOKENS[1]),
     "prompt_dropout": SHARE,
     "initializer_range": SPREAD,
@@ -135,10 +131,7 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
 
     def __post_init__(self, **kwargs: Any):
         check_numbers(self, _AUTOENCODER_RANGES, kwargs)
-        for name, allowed in _AUTOENCODER_CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
+        check_choices(self, _AUTOENCODER_CHOICES)
         multiples = {"group_size": POINTS_PER_COARSE_POINT, "hidden_size": NUM_GROUPS, "num_codes": NUM_GROUPS}
         for name, factor in multiples.items():
             if getattr(self, name) % factor or not getattr(self, name):
@@ -170,36 +163,28 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
 
 
 _RANGES: Ranges = {
-    "in_channels": (3, 4096),
-    "num_groups": TOKENS,
-    "group_size": TOKENS,
-    "patch_widths": CHANNELS,
-    "patch_pooled_width": CHANNELS,
-    "hidden_size": CHANNELS,
+    **dict.fromkeys(("num_groups", "group_size"), TOKENS),
+    **dict.fromkeys(("patch_widths", "patch_pooled_width", "hidden_size", "head_widths"), CHANNELS),
+    **dict.fromkeys(("propagation_widths", "category_width", "segmentation_head_widths"), CHANNELS),
+    **dict.fromkeys(("drop_path_rate", "head_dropout", "segmentation_head_dropout"), SHARE),
+    **dict.fromkeys(("mask_ratio", "decoder_drop_path_rate"), SHARE),
+    **dict.fromkeys(("num_attention_heads", "decoder_num_attention_heads"), HEADS),
+    **dict.fromkeys(("segmentation_layers", "decoder_num_hidden_layers", "class_token_layer"), (0, LAYERS[1])),
     "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
+    "in_channels": (3, 4096),
     "mlp_ratio": (0, 256),
     "layer_norm_eps": EPSILON,
-    "drop_path_rate": SHARE,
     "initializer_range": SPREAD,
     "sampling_min_squared_norm": (0, 1e6),
-    "head_widths": CHANNELS,
-    "head_dropout": SHARE,
-    "segmentation_layers": (0, LAYERS[1]),
-    "propagation_widths": CHANNELS,
-    "category_width": CHANNELS,
-    "segmentation_head_widths": CHANNELS,
-    "segmentation_head_dropout": SHARE,
     "category_parts": (0, 10**6),
-    "mask_ratio": SHARE,
-    "decoder_num_hidden_layers": (0, LAYERS[1]),
-    "decoder_num_attention_heads": HEADS,
-    "decoder_drop_path_rate": SHARE,
-    "class_token_layer": (0, LAYERS[1]),
     "feature_head_width": CHANNELS,
 }
-_TARGET_LAYERS = ("graph_decoder", "teacher")
-_TEACHER_DTYPES = (None, "float32", "bfloat16", "float16")
+_CHOICES = {
+    "mask_type": MASKS,
+    "distillation_loss": DISTILLATION_LOSSES,
+    "target_layer": ("graph_decoder", "teacher"),
+    "teacher_dtype": (None, "float32", "bfloat16", "float16"),
+}
 
 
 def _as_tensors_checksum(value: str | None) -> str | None:
@@ -207,7 +192,7 @@ def _as_tensors_checksum(value: str | None) -> str | None:
     return value and CHECKSUM_PREFIX + value.removeprefix(CHECKSUM_PREFIX).removeprefix("sha256:")
 
 
-class ActConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
+class ActConfig(NamesPackageMixin, CategoriesConfigMixin, PartsConfigMixin, PreTrainedConfig):
     r"""Configuration of an ACT point transformer and its heads (arXiv 2212.08320).
 
     The defaults are the published sizes with sound behaviour; converted checkpoints switch on deviations of their
@@ -340,22 +325,8 @@ class ActConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads}; expected a divisor of hidden_size={self.hidden_size}"
             )
-        if not self.pooling or set(self.pooling) - {"max", "mean", "cls"}:
-            raise ValueError(f"pooling={self.pooling}; expected some of 'max', 'mean', 'cls'")
-        if self.category_names is not None and len(self.category_names) != self.num_categories:
-            raise ValueError(
-                f"category_names={list(self.category_names)}; expected {self.num_categories} names, as category_parts "
-                "has entries"
-            )
-        choices = {
-            "mask_type": MASKS,
-            "distillation_loss": DISTILLATION_LOSSES,
-            "target_layer": _TARGET_LAYERS,
-            "teacher_dtype": _TEACHER_DTYPES,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}; expected one of {', '.join(map(repr, allowed))}")
+        self.check_heads()
+        check_choices(self, _CHOICES)
         if not 0 <= self.mask_ratio < 1:
             raise ValueError(f"mask_ratio={self.mask_ratio}; expected at least 0 and below 1")
         if self.class_token_loss and not self.use_class_token:
@@ -367,11 +338,6 @@ class ActConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
             )
         super().__post_init__(**kwargs)
         self.check_parts(("base",))
-
-    @property
-    def num_categories(self) -> int:
-        """Number of object categories of a part segmentation model."""
-        return len(self.category_parts or ())
 
     @property
     def batch_dependent_flags(self) -> list[str]:

@@ -59,9 +59,9 @@ from hf_any3d.modeling.layers.tasks import (
     check_category_parts,
     refuse_problem_type,
 )
-from hf_any3d.modeling.point_ops import gather_points, in_full_precision, three_nearest_interpolate, voxel_cells
+from hf_any3d.modeling.point_ops import gather_points, three_nearest_interpolate, voxel_cells
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
-from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointAttention, PointBlocks, group_patches
+from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, PointAttention, PointBlocks, cut_patches
 from hf_any3d.modeling.pretrained_parts import (
     AdapterLoadingMixin,
     PretrainedPart,
@@ -162,20 +162,12 @@ class ActPreTrainedModel(CardMixin, AdapterLoadingMixin, PointTokensMixin, PreTr
     config_class = ActConfig
     config: ActConfig
     base_model_prefix = "act"
-    main_input_name = "points"
-    input_modalities = ("point_cloud",)
-    supports_gradient_checkpointing = True
     _no_split_modules = ["PointBlock"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
     # Weights of pretraining only: the other models load just the student from its checkpoints.
     _keys_to_ignore_on_load_unexpected = [
         r"^(autoencoder|decoder|decoder_norm|decoder_position_embed|prediction_head|feature_head)\.",
         r"^(mask_token|decoder_class_position)$",
     ]
-    # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
-    accepts_loss_kwargs = False
     _adapted_part = "base"
     _settings_without_effect_on_adapters = ("parts", "autoencoder_config")
     _has_single_dtype = True
@@ -436,14 +428,7 @@ class ActModel(ActPreTrainedModel):
             ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN,
                 infinite or too large.
         """
-        config = self.config
-        if points.ndim != 3 or points.shape[-1] != config.in_channels:
-            raise ValueError(
-                f"points has shape {tuple(points.shape)}; expected (batch, points, {config.in_channels}): "
-                "the last axis is config.in_channels"
-            )
-        points = in_full_precision(points, self.norm.weight.dtype)
-        return group_patches(points, config.num_groups, config.group_size, config.sampling_min_squared_norm)
+        return cut_patches(points, self.config, self.norm.weight.dtype)
 
     def encode(
         self,
@@ -758,10 +743,7 @@ class ActForPreTraining(ActPreTrainedModel):
             self.autoencoder.encoder.config._attn_implementation = config._attn_implementation
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.decoder = PointBlocks(
-            config,
-            config.decoder_num_hidden_layers,
-            config.decoder_num_attention_heads,
-            config.decoder_drop_path_rate,
+            config, config.decoder_num_hidden_layers, config.decoder_num_attention_heads, config.decoder_drop_path_rate
         )
         self.decoder_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.decoder_position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
@@ -818,7 +800,9 @@ class ActForPreTraining(ActPreTrainedModel):
             ValueError: If the points have the wrong shape, or the mask hides all patches or unequal numbers.
         """
         patches = self.act.cut(points)
-        mask = self._draw_mask(patches.centers) if mask is None else mask
+        if mask is None:
+            num_masked = int(self.config.mask_ratio * patches.centers.shape[1])
+            mask = MASKS[self.config.mask_type](patches.centers, num_masked)
         visible, hidden = split_by_mask(mask)
         if not visible.shape[1]:
             raise ValueError(f"mask: hides all {mask.shape[1]} patches; expected some that the student sees")
@@ -888,22 +872,15 @@ class ActForPreTraining(ActPreTrainedModel):
         self.autoencoder.train(mode and self.config.teacher_in_training_mode)
         return self
 
-    def _draw_mask(self, centers: torch.Tensor) -> torch.Tensor:
-        num_masked = int(self.config.mask_ratio * centers.shape[1])
-        return MASKS[self.config.mask_type](centers, num_masked)
-
-    def _encode(
-        self,
-        patches: Patches,
-        visible: torch.Tensor,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> Encoded:
-        """Run the student on the visible patches."""
+    def _encode(self, patches: Patches, visible: torch.Tensor, *requested: bool | None) -> Encoded:
+        """Run the student on the visible patches; `requested` are the last arguments of `ActModel.encode`."""
+        if self.config.encode_visible_only:
+            rows = gather_points(patches.neighborhoods.flatten(2), visible)
+            tokens = self.act.patch_encoder(rows.view(*visible.shape, *patches.neighborhoods.shape[2:]))
+        else:
+            tokens = gather_points(self.act.patch_encoder(patches.neighborhoods), visible)
         shallow = [self.config.class_token_layer] if self.config.class_token_loss else []
-        seen = gather_points(patches.centers, visible)
-        tokens = self._visible_tokens(patches, visible)
-        return self.act.encode(tokens, seen, shallow, output_hidden_states, output_attentions)
+        return self.act.encode(tokens, gather_points(patches.centers, visible), shallow, *requested)
 
     def _predict(
         self, student: Encoded, patches: Patches, visible: torch.Tensor, hidden: torch.Tensor
@@ -929,12 +906,6 @@ class ActForPreTraining(ActPreTrainedModel):
         """Predict features `(batch, num_masked, target width)` of the hidden patches, the last in the sequence."""
         hidden_states, _ = self.decoder(tokens, positions)
         return self.prediction_head(self.decoder_norm(hidden_states[:, -num_masked:]))
-
-    def _visible_tokens(self, patches: Patches, visible: torch.Tensor) -> torch.Tensor:
-        if not self.config.encode_visible_only:
-            return gather_points(self.act.patch_encoder(patches.neighborhoods), visible)
-        rows = gather_points(patches.neighborhoods.flatten(2), visible)
-        return self.act.patch_encoder(rows.view(*visible.shape, *patches.neighborhoods.shape[2:]))
 
     def _freeze_teacher(self) -> None:
         self.autoencoder.requires_grad_(False)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -37,22 +36,19 @@ from hf_any3d.modeling.encoders import (
     TokenPlaces,
     bidirectional_inputs,
     compute_prefix,
-    find_family,
     hidden_of,
     prefix_attention,
     run_with_prefix,
 )
 from hf_any3d.modeling.kernels.group_norms import NUM_GROUPS, SLOPE
 from hf_any3d.modeling.layers.forward_contract import (
-    AttentionRecorder,
     PointTokensMixin,
-    attention_kinds,
     honours_contract,
     is_unmodified,
     requested_outputs,
 )
-from hf_any3d.modeling.point_ops import chamfer_distance, group, in_full_precision, knn
-from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, group_patches
+from hf_any3d.modeling.point_ops import chamfer_distance, group, knn
+from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, cut_patches
 
 # Corners of the grid around every coarse point, in the units of the input.
 _CORNERS = ((-0.05, -0.05), (0.05, -0.05), (-0.05, 0.05), (0.05, 0.05))
@@ -386,15 +382,7 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
     config_class = ActAutoencoderConfig
     config: ActAutoencoderConfig
     base_model_prefix = "autoencoder"
-    main_input_name = "points"
-    input_modalities = ("point_cloud",)
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
     _supports_flex_attn = True
-    _supports_attention_backend = True
-    # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
-    accepts_loss_kwargs = False
 
     def __init__(self, config: ActAutoencoderConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
@@ -415,12 +403,6 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
 
     def _add_teacher(self, encoder: PreTrainedModel | None) -> None:
         config = self.config
-        self.family = find_family(config.encoder_config)
-        if config.attention_axis == "batch" and self.family.layer_inputs is not bidirectional_inputs:
-            raise ValueError(
-                f"attention_axis='batch': '{config.encoder_config.model_type}' encoders use token positions in their "
-                "attention; expected 'tokens'"
-            )
         self.adopt_encoder(encoder)
         self._encoder_trains = config.teacher_dropout
         teacher_width = config.encoder_config.hidden_size
@@ -518,10 +500,7 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
         hard = not self.training if hard is None else hard
         codes, token_ids = self.codebook(logits, temperature, hard, self._noise(logits, noise))
         states = [] if return_hidden else None
-        recorder = None
-        if return_attentions:
-            layers, kinds = self.family.layers_of(self.encoder), attention_kinds(self.encoder)
-            recorder = AttentionRecorder(layers, kinds, self.encoder.config.model_type)
+        recorder = self.record_attentions() if return_attentions else None
         with recorder or nullcontext():
             features = self.teach(codes, patches.centers, states, return_attentions)
             attentions = recorder.weights if return_attentions else None
@@ -577,13 +556,7 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
 
     def patch(self, points: torch.Tensor) -> Patches:
         """Group clouds `(batch, points, in_channels)` into patches."""
-        if points.shape[-1] != self.config.in_channels:
-            raise ValueError(
-                f"points has shape {tuple(points.shape)}; expected (batch, points, {self.config.in_channels})"
-            )
-        points = in_full_precision(points, self.codebook.weight.dtype)
-        config = self.config
-        return group_patches(points, config.num_groups, config.group_size, config.sampling_min_squared_norm)
+        return cut_patches(points, self.config, self.codebook.weight.dtype)
 
     def score_codes(self, patches: Patches, neighbors: torch.Tensor | None = None) -> torch.Tensor:
         """Compute the scores of the codes for every patch, `(batch, groups, codes)`."""
@@ -627,7 +600,7 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
         if self.encoder is None:
             return codes
         self.warn_if_encoder_is_random()
-        self._warn_about_batch_dependence_once()
+        self.warn_about_batch_dependence()
         positions = self.position_embed(centers.to(self.codebook.weight.dtype))
         tokens = self.input_tokens(self.teacher_in(codes))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detach_teacher):
@@ -645,15 +618,6 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
                 record_attention,
             )
         return self.teacher_out(output.to(codes.dtype))
-
-    def _warn_about_batch_dependence_once(self) -> None:
-        if self.config.attention_axis == "batch" and not self.training and not getattr(self, "_warned", False):
-            warnings.warn(
-                "this model's features depend on the other clouds of a batch (attention_axis='batch')",
-                UserWarning,
-                stacklevel=3,
-            )
-            self._warned = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -8,37 +8,38 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.card_info import NamesPackageMixin
-from hf_any3d.modeling.config_checks import CHANNELS, EPSILON, SHARE, SPREAD, TOKENS, Ranges, check_numbers
+from hf_any3d.modeling.config_checks import (
+    CHANNELS,
+    EPSILON,
+    SHARE,
+    SPREAD,
+    TOKENS,
+    CategoriesConfigMixin,
+    Ranges,
+    check_choices,
+    check_numbers,
+)
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
 
 _RANGES: Ranges = {
+    **dict.fromkeys(("num_tokens", "tokenizer_neighbors"), TOKENS),
+    **dict.fromkeys(("tokenizer_width", "tokenizer_bottlenecks", "head_widths"), CHANNELS),
+    **dict.fromkeys(("propagation_width", "text_width"), CHANNELS),
+    **dict.fromkeys(("offset_eps", "final_norm_eps"), EPSILON),
+    **dict.fromkeys(("tokenizer_beta", "line_direction", "plane_distance"), (-1e6, 1e6)),
+    **dict.fromkeys(("token_scale", "sampling_min_squared_norm"), (0, 1e6)),
+    **dict.fromkeys(("line_cells", "plane_cells"), (1e-3, TOKENS[1])),
     "in_channels": (3, 4096),
-    "num_tokens": TOKENS,
-    "tokenizer_width": CHANNELS,
-    "tokenizer_neighbors": TOKENS,
     "tokenizer_blocks": (0, 64),
-    "tokenizer_bottlenecks": CHANNELS,
     "tokenizer_alpha": (1e-6, 1e6),
-    "tokenizer_beta": (-1e6, 1e6),
-    "offset_eps": EPSILON,
     "num_views": (1, 6),
     "random_places_seed": (0, 2**32 - 1),
-    "line_direction": (-1e6, 1e6),
     "line_length": (2, TOKENS[1]),
-    "line_cells": (1e-3, TOKENS[1]),
-    "plane_distance": (-1e6, 1e6),
     "plane_size": (1, 65_536),
-    "plane_cells": (1e-3, TOKENS[1]),
-    "token_scale": (0, 1e6),
-    "head_widths": CHANNELS,
     "head_dropout": SHARE,
-    "propagation_width": CHANNELS,
     "category_parts": (0, 10**6),
-    "text_width": CHANNELS,
     "temperature": (0.01, 1e6),
-    "final_norm_eps": EPSILON,
     "initializer_range": SPREAD,
-    "sampling_min_squared_norm": (0, 1e6),
 }
 _CHOICES = {
     "tokenizer": ("point_pn", "patch"),
@@ -52,7 +53,7 @@ _CHOICES = {
 }
 
 
-class Any2PointConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConfig):
+class Any2PointConfig(NamesPackageMixin, CategoriesConfigMixin, EncoderConfigMixin, PreTrainedConfig):
     r"""Configuration of an Any2Point model around a frozen pretrained encoder (arXiv 2404.07989).
 
     With the defaults, which follow the paper, predictions do not depend on the other clouds of a batch. The fields of
@@ -188,30 +189,15 @@ class Any2PointConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any):
         check_numbers(self, _RANGES, kwargs)
-        for name, allowed in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
+        check_choices(self, _CHOICES)
         if len(self.tokenizer_blocks) != len(self.tokenizer_bottlenecks):
             raise ValueError(
                 f"tokenizer_blocks={self.tokenizer_blocks} and tokenizer_bottlenecks={self.tokenizer_bottlenecks} "
                 "must have one entry for each stage"
             )
-        unknown = set(self.pooling) - {"max", "mean", "cls"}
-        if unknown or not self.pooling:
-            raise ValueError(f"pooling={self.pooling}; expected some of 'max', 'mean', 'cls'")
-        if self.category_names is not None and len(self.category_names) != self.num_categories:
-            raise ValueError(
-                f"category_names={list(self.category_names)}; expected {self.num_categories} names, as category_parts "
-                "has entries"
-            )
+        self.check_heads()
         super().__post_init__(**kwargs)
         self.check_parts(("encoder",))
-
-    @property
-    def num_categories(self) -> int:
-        """Number of categories of objects of a part segmentation model."""
-        return len(self.category_parts or ())
 
     @property
     def num_stages(self) -> int:

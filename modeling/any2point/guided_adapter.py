@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels.cells import Membership, mean_in_cells
@@ -41,7 +41,7 @@ class Guidance:
             raise ValueError(f"voxel_size={self.voxel_size}, cell_size={self.cell_size}; expected positive edges")
 
 
-def bottleneck(branch: torch.Tensor, down: nn.Linear, up: nn.Linear, dropout: nn.Module, scale: float) -> torch.Tensor:
+def bottleneck(branch: Tensor, down: nn.Linear, up: nn.Linear, dropout: nn.Module, scale: float) -> Tensor:
     """Return what a bottleneck adds to the output `(..., hidden)` of the feed-forward branch."""
     hidden = down(branch.to(down.weight.dtype))
     hidden = dropout(kernels.quick_gelu(hidden))
@@ -63,7 +63,7 @@ class LayerGate(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.full((hidden_size,), float(start)))
 
-    def forward(self, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, inputs: Tensor, outputs: Tensor) -> Tensor:
         """Interpolate between two `(..., hidden)` tensors."""
         return torch.lerp(inputs, outputs, self.weight.to(outputs.dtype))
 
@@ -79,8 +79,8 @@ class CellNorm(nn.Module):
         momentum: Weight of a batch in the running statistics.
     """
 
-    running_mean: torch.Tensor
-    running_var: torch.Tensor
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(
         self, views: int, hidden_size: int, count_empty: bool = False, eps: float = 1e-5, momentum: float = 0.1
@@ -92,7 +92,7 @@ class CellNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(views, hidden_size))
         self.register_buffer("running_var", torch.ones(views, hidden_size))
 
-    def forward(self, rows: torch.Tensor, members: Membership, gelu: bool = False) -> torch.Tensor:
+    def forward(self, rows: Tensor, members: Membership, gelu: bool = False) -> Tensor:
         """Normalise `(batch, views, rows, hidden)`, with GELU if requested; rows of empty cells are undefined."""
         own = self.weight.dtype
         if not self.training:
@@ -142,7 +142,7 @@ class CellAttention(nn.Module):
         self.out_weight = nn.Parameter(torch.empty(views, hidden_size, width))
         self.out_bias = nn.Parameter(torch.zeros(views, hidden_size))
 
-    def forward(self, tokens: torch.Tensor, members: Membership) -> torch.Tensor:
+    def forward(self, tokens: Tensor, members: Membership) -> Tensor:
         """Attend to the tokens of the same cell: `(batch, tokens, hidden)` to `(batch, views, tokens, width)`."""
         views, triple, hidden_size = self.qkv_weight.shape
         # The norms of all views share their statistics; gains and shifts are folded into one projection.
@@ -157,13 +157,13 @@ class CellAttention(nn.Module):
 
 
 def guided_aggregation(
-    hidden_states: torch.Tensor,
+    hidden_states: Tensor,
     attention: CellAttention,
     view_norm: CellNorm,
     voxel_norm: CellNorm,
     geometry: Geometry,
     guidance: Guidance,
-) -> torch.Tensor:
+) -> Tensor:
     """Add to every token the features of its cells, each view weighted by its similarity to the token's voxel.
 
     Args:
@@ -188,7 +188,7 @@ def guided_aggregation(
     return (hidden_states + added).to(hidden_states.dtype)
 
 
-def pool_views(tokens: torch.Tensor, attention: CellAttention, members: Membership, pooling: str) -> torch.Tensor:
+def pool_views(tokens: Tensor, attention: CellAttention, members: Membership, pooling: str) -> Tensor:
     """Pool the tokens of every cell after attention: `(batch, views, cells, hidden)`."""
     gathered = attention(tokens, members)  # (batch, views, tokens, width)
     out_weight = attention.out_weight.transpose(1, 2)  # (views, width, hidden)
@@ -199,7 +199,7 @@ def pool_views(tokens: torch.Tensor, attention: CellAttention, members: Membersh
     return mean_in_cells(tokens, members) + _pool(gathered, members) @ out_weight + out_bias
 
 
-def _pool(values: torch.Tensor, members: Membership, with_maximum: bool = False) -> torch.Tensor:
+def _pool(values: Tensor, members: Membership, with_maximum: bool = False) -> Tensor:
     """Pool `(batch, views, tokens, hidden)` over the cells of each view: mean, or maximum plus mean."""
     mean = members.pool.to(values.dtype) @ values  # (batch, views, rows, hidden)
     if not with_maximum:

@@ -19,8 +19,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -47,16 +46,12 @@ from hf_any3d.modeling.encoders import (
     FrozenEncoderMixin,
     LayerPass,
     TokenPlaces,
-    bidirectional_inputs,
     convolve_on_line,
-    find_family,
     hidden_of,
     unfreeze,
 )
 from hf_any3d.modeling.layers.forward_contract import (
-    AttentionRecorder,
     PointTokensMixin,
-    attention_kinds,
     honours_contract,
     requested_outputs,
 )
@@ -70,13 +65,7 @@ from hf_any3d.modeling.layers.tasks import (
 )
 from hf_any3d.modeling.point_ops import in_full_precision, three_nearest_interpolate
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
-from hf_any3d.modeling.text_towers import (
-    TextTower,
-    embed_labels,
-    open_text_tower,
-    own_projection,
-    text_tower_settings,
-)
+from hf_any3d.modeling.text_towers import TextTower, embed_labels, open_text_tower, own_projection, text_tower_settings
 
 TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
 # A scale beyond this lets only the hardest pair of a batch count (CLIP, Sec. 2.5).
@@ -139,15 +128,7 @@ class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, 
     config_class = Any2PointConfig
     config: Any2PointConfig
     base_model_prefix = "any2point"
-    main_input_name = "points"
-    input_modalities = ("point_cloud",)
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
     _supports_flex_attn = True
-    _supports_attention_backend = True
-    # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
-    accepts_loss_kwargs = False
 
     def unfreeze_encoder(self) -> list[str]:
         """Train the encoder too (full fine-tuning), and store it with the model from now on.
@@ -217,12 +198,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
         super().__init__(config)
         if config.encoder_config is None:
             raise ValueError("encoder_config is missing; build the model with from_encoder_pretrained(name_or_path)")
-        self.family = find_family(config.encoder_config)
-        if config.attention_axis == "batch" and self.family.layer_inputs is not bidirectional_inputs:
-            raise ValueError(
-                f"attention_axis='batch': '{config.encoder_config.model_type}' encoders attend by tokens' places; "
-                "expected 'tokens'"
-            )
         self.adopt_encoder(encoder)
         self.gradient_checkpointing = False
         hidden_size = config.encoder_config.hidden_size
@@ -286,7 +261,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             config, output_hidden_states, output_attentions, self.encoder.config._attn_implementation
         )
         self.warn_if_encoder_is_random()
-        self._warn_once_about_batches()
+        self.warn_about_batch_dependence()
         points = in_full_precision(points, next(self.point_tokenizer.parameters()).dtype)
         # A custom tokenizer may have no levels.
         tokens = self.point_tokenizer(points, **({"with_levels": True} if output_levels else {}))
@@ -302,10 +277,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         embedding = self._positions(tokens.tokens, projection).to(tokens.tokens.dtype)
         hidden_states, positions = self.class_token(tokens.tokens, embedding)
         hidden_states = self.input_tokens(hidden_states)
-        recorder = None
-        if return_attentions:
-            layers, kinds = self.family.layers_of(self.encoder), attention_kinds(self.encoder)
-            recorder = AttentionRecorder(layers, kinds, self.encoder.config.model_type)
+        recorder = self.record_attentions() if return_attentions else None
         with recorder or nullcontext():
             states = [] if return_hidden else None
             hidden_states = self._run_layers(hidden_states, positions, geometry, projection.places, states)
@@ -362,7 +334,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
             # Layers wrapped by a guided adapter need the places of the tokens.
             guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
             call = partial(layer, **arguments, **guidance)
-            hidden_states = self._run_layer(layer, call, hidden_states)
+            # Frozen layers are in eval mode, so that their own checkpointing, which `every_n_layers` sets, is off.
+            if self.training and self.gradient_checkpointing and getattr(layer, "gradient_checkpointing", True):
+                call = partial(self._gradient_checkpointing_func, call)
+            hidden_states = hidden_of(call(hidden_states))
             if states is not None:
                 made.append(hidden_states)
         if states is not None:
@@ -375,28 +350,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if extra:
             hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, extra))
         mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden_states, attention_mask=None)
-        layers = self.family.layers_of(encoder)
-        views = self.config.rotary_views
+        layers, places = self.family.layers_of(encoder), places.followed_by(extra)
         return self.family.layer_inputs(
-            LayerPass(encoder, layers, hidden_states, mask, places.followed_by(extra), views)
+            LayerPass(encoder, layers, hidden_states, mask, places, self.config.rotary_views)
         )
-
-    def _run_layer(self, layer: nn.Module, call: Callable, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Run a layer, with gradient checkpointing if enabled."""
-        # Frozen layers are in eval mode, so that their own checkpointing, which `every_n_layers` sets, is off.
-        if self.training and self.gradient_checkpointing and getattr(layer, "gradient_checkpointing", True):
-            return hidden_of(self._gradient_checkpointing_func(call, hidden_states))
-        return hidden_of(call(hidden_states))
-
-    def _warn_once_about_batches(self) -> None:
-        flags = self.config.batch_dependent_flags
-        if flags and not self.training and not getattr(self, "_warned_about_batches", False):
-            warnings.warn(
-                f"this model's predictions depend on the other clouds of a batch ({', '.join(flags)})",
-                UserWarning,
-                stacklevel=3,
-            )
-            self._warned_about_batches = True
 
 
 class _Any2PointWithHead(Any2PointPreTrainedModel):

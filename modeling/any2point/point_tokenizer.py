@@ -11,7 +11,7 @@ from hf_any3d.modeling import kernels
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, group, knn, scatter_mean
-from hf_any3d.modeling.point_ops.grouping import flatten_index
+from hf_any3d.modeling.point_ops.grouping import check_channels, flatten_index
 from hf_any3d.modeling.point_transformer import PatchEncoder
 
 
@@ -230,11 +230,7 @@ def check_points(points: torch.Tensor, config: Any2PointConfig) -> None:
     Raises:
         ValueError: If the shape is not `(batch, points, in_channels)` or there are too few points.
     """
-    if points.ndim != 3 or points.shape[-1] != config.in_channels:
-        raise ValueError(
-            f"points has shape {tuple(points.shape)}; expected (batch, points, {config.in_channels}): "
-            "the last axis is config.in_channels"
-        )
+    check_channels(points, config.in_channels)
     if points.shape[1] < config.min_points:
         raise ValueError(
             f"a cloud has {points.shape[1]} points; this model needs at least {config.min_points} "

@@ -2,7 +2,7 @@
 
 from hf_any3d.modeling.encoders import families as _families  # noqa: F401  registers the families
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, LayerStack, unfreeze
-from hf_any3d.modeling.encoders.loading import build_encoder, encoder_settings, freeze, load_encoder, open_encoder
+from hf_any3d.modeling.encoders.loading import build_encoder, encoder_settings, freeze, load_encoder
 from hf_any3d.modeling.encoders.positions import (
     LayerPass,
     PositionTable,
@@ -11,12 +11,7 @@ from hf_any3d.modeling.encoders.positions import (
     convolve_on_line,
     hidden_of,
 )
-from hf_any3d.modeling.encoders.prefix_attention import (
-    Prefix,
-    compute_prefix,
-    prefix_attention,
-    run_with_prefix,
-)
+from hf_any3d.modeling.encoders.prefix_attention import compute_prefix, prefix_attention, run_with_prefix
 from hf_any3d.modeling.encoders.registry import (
     EncoderFamily,
     UnsupportedEncoder,
@@ -31,7 +26,6 @@ from hf_any3d.modeling.encoders.registry import (
 )
 
 __all__ = [
-    "Prefix",
     "EncoderFamily",
     "FrozenEncoderMixin",
     "LayerPass",
@@ -51,7 +45,6 @@ __all__ = [
     "freeze",
     "hidden_of",
     "load_encoder",
-    "open_encoder",
     "refuse_encoders",
     "refused_encoders",
     "register_composite",

@@ -21,7 +21,9 @@ from hf_any3d.modeling.encoders.loading import (
     load_encoder,
     open_encoder,
 )
+from hf_any3d.modeling.encoders.positions import bidirectional_inputs
 from hf_any3d.modeling.encoders.registry import find_family
+from hf_any3d.modeling.layers.forward_contract import AttentionRecorder, attention_kinds
 from hf_any3d.modeling.pretrained_parts import (
     AdapterLoadingMixin,
     PretrainedPart,
@@ -136,9 +138,18 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
 
         Args:
             encoder: A loaded encoder; None builds one with random weights, which `from_pretrained` replaces.
+
+        Raises:
+            ValueError: If the config runs attention over the batch, but the encoder's depends on places.
         """
-        self._encoder_is_random = encoder is None
-        self._encoder_trains = False
+        self._encoder_is_random, self._encoder_trains, self._is_warned = encoder is None, False, False
+        config = self.config
+        self.family = find_family(config.encoder_config)
+        if config.attention_axis == "batch" and self.family.layer_inputs is not bidirectional_inputs:
+            raise ValueError(
+                f"attention_axis='batch': '{config.encoder_config.model_type}' encoders attend by tokens' places; "
+                "expected 'tokens'"
+            )
         if encoder is None:
             encoder = build_encoder(self.config.encoder_config)
         if encoder.config._attn_implementation is None:
@@ -186,6 +197,22 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
                 stacklevel=3,
             )
             self._encoder_is_random = False
+
+    def record_attentions(self) -> AttentionRecorder:
+        """Return a recorder of the attention weights of the encoder's layers."""
+        layers, kinds = self.family.layers_of(self.encoder), attention_kinds(self.encoder)
+        return AttentionRecorder(layers, kinds, self.encoder.config.model_type)
+
+    def warn_about_batch_dependence(self) -> None:
+        """Warn once in eval mode if the output depends on the other clouds of a batch; for the owner's `forward`."""
+        flags = self.config.batch_dependent_flags
+        if flags and not self.training and not self._is_warned:
+            warnings.warn(
+                f"this model's predictions depend on the other clouds of a batch ({', '.join(flags)})",
+                UserWarning,
+                stacklevel=3,
+            )
+            self._is_warned = True
 
     def train(self, mode: bool = True) -> nn.Module:
         """Set the mode of everything except the encoder's own modules, which stay in eval mode unless they train."""
@@ -346,13 +373,9 @@ def _encoder_arguments(
 
 
 def _refuse_encoder_on_disk(model: PreTrainedModel) -> None:
-    """Refuse to leave an encoder from another repository on disk.
+    """Refuse to leave any of an encoder from another repository on disk.
 
-    transformers looks for offloaded weights among the files of the loaded repository only, and would miss them in the
-    first call.
-
-    Raises:
-        ValueError: If any of the encoder is on disk.
+    transformers looks for offloaded weights among the files of the loaded repository only.
     """
     owner = model._encoder_owner
     if owner.encoder is None or not model.config.part("encoder").is_elsewhere:

@@ -10,16 +10,13 @@ from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import CHANNELS, EPSILON, HEADS, LAYERS, SHARE, SPREAD, Ranges, check_numbers
 
 _RANGES: Ranges = {
+    **dict.fromkeys(("layer_norm_eps", "patch_norm_eps"), EPSILON),
+    **dict.fromkeys(("patch_size", "stride"), (1, 4096)),
+    **dict.fromkeys(("num_mel_bins", "num_frames"), (1, 65_536)),
     "hidden_size": CHANNELS,
     "num_hidden_layers": LAYERS,
     "num_attention_heads": HEADS,
     "intermediate_size": (1, 2**20),
-    "layer_norm_eps": EPSILON,
-    "patch_norm_eps": EPSILON,
-    "patch_size": (1, 4096),
-    "stride": (1, 4096),
-    "num_mel_bins": (1, 65_536),
-    "num_frames": (1, 65_536),
     "attention_dropout": SHARE,
     "initializer_range": SPREAD,
 }

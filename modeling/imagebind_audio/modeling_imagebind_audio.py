@@ -143,11 +143,7 @@ class ImageBindAudioPreTrainedModel(PointTokensMixin, PreTrainedModel):
     _input_embed_layer = "embeddings"
     main_input_name = "input_values"
     input_modalities = ("audio",)
-    supports_gradient_checkpointing = True
     _no_split_modules = ["ImageBindAudioLayer"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": ImageBindAudioLayer, "attentions": ImageBindAudioAttention}
 
     @torch.no_grad()
@@ -198,9 +194,8 @@ class ImageBindAudioModel(ImageBindAudioPreTrainedModel):
         )
         hidden_states = self.embeddings(input_values)
         states = [hidden_states]
-        recorder = None
-        if return_attentions:
-            recorder = AttentionRecorder(self.layers, {ImageBindAudioAttention: 1}, config.model_type)
+        kinds = {ImageBindAudioAttention: 1}
+        recorder = AttentionRecorder(self.layers, kinds, config.model_type) if return_attentions else None
         with recorder or nullcontext():
             for layer in self.layers:
                 hidden_states = layer(hidden_states)

@@ -1,9 +1,8 @@
 """Operations with a fused and a plain implementation, and the table that chooses between them.
 
 Models and point operations call `kernels.knn(...)` and so on. Each operation has a file with both implementations,
-forward and backward; the plain one documents the arguments. The fused ones are all of `torch.autograd.Function` and
-`torch.library.custom_op` in this package. `set_kernels("torch")` or HF_ANY3D_KERNELS=torch selects the plain ones
-everywhere.
+forward and backward; the plain one documents the arguments. All autograd functions and operators of this package
+are here. `set_kernels("torch")` or HF_ANY3D_KERNELS=torch selects the plain ones everywhere.
 """
 
 from hf_any3d.modeling.kernels.cell_attention import cell_attention_fused, cell_attention_plain, has_few_pairs
@@ -50,12 +49,16 @@ __all__ = [
     "view_ensemble",
 ]
 
+_IN_TRAINING = (
+    "Not in evaluation, which has no batch statistics to fuse; not for half precision weights, whose statistics need "
+    "full precision; not for layers that an adapter or a hook replaces, which must be called."
+)
+
 # Any2Point: the tokenizer
 pooled_blocks = Kernel(
     pooled_blocks_plain,
     pooled_blocks_fused,
-    "Not in evaluation, which has no batch statistics to fuse; not for half precision weights, whose statistics "
-    "need full precision; not for layers that an adapter or a hook replaces, which must be called.",
+    _IN_TRAINING,
     condition=blocks_are_plain,
     result_in_autocast=True,
 )
@@ -95,8 +98,7 @@ quick_gelu = Kernel(quick_gelu_plain, quick_gelu_fused, "Always used.")
 pooled_patches = Kernel(
     pooled_patches_plain,
     pooled_patches_fused,
-    "Not in evaluation, which has no batch statistics to fuse; not for half precision weights, whose statistics "
-    "need full precision; not for layers that an adapter or a hook replaces, which must be called.",
+    _IN_TRAINING,
     condition=layers_are_plain,
     result_in_autocast=True,
 )

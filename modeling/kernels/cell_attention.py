@@ -10,7 +10,7 @@ import functools
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hf_any3d.modeling.kernels.cells import Membership, Pairs
 from hf_any3d.modeling.kernels.dispatch import without_autocast
@@ -19,9 +19,7 @@ from hf_any3d.modeling.kernels.dispatch import without_autocast
 _FEW = 1 / 6
 
 
-def cell_attention_plain(
-    qkv: torch.Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0
-) -> torch.Tensor:
+def cell_attention_plain(qkv: Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0) -> Tensor:
     """Attend to the tokens of the same cell.
 
     Args:
@@ -46,14 +44,12 @@ def cell_attention_plain(
     return gathered.transpose(1, 2).reshape(*qkv.shape[:3], -1)
 
 
-def cell_attention_fused(
-    qkv: torch.Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0
-) -> torch.Tensor:
+def cell_attention_fused(qkv: Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0) -> Tensor:
     """Run `cell_attention_plain` without dropout along the list of pairs; saves only its input."""
     return _PairAttention.apply(qkv.flatten(0, 2), members.pairs, heads, scale).view(*qkv.shape[:3], -1)
 
 
-def has_few_pairs(qkv: torch.Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0) -> bool:
+def has_few_pairs(qkv: Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0) -> bool:
     """Whether few pairs of tokens share a cell, and there is no dropout."""
     return not dropout and len(members.pairs.query) <= _FEW * members.same.numel()
 
@@ -65,7 +61,7 @@ class _PairAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv: torch.Tensor, pairs: Pairs, heads: int, scale: float) -> torch.Tensor:
+    def forward(ctx: Any, qkv: Tensor, pairs: Pairs, heads: int, scale: float) -> Tensor:
         wide = qkv.to(torch.promote_types(qkv.dtype, torch.float32))
         width = qkv.shape[1] // 3
         # A product with its transpose repeats the number of a head for all of its channels.
@@ -83,7 +79,7 @@ class _PairAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     @without_autocast
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         qkv, channels, gathered, log_total = ctx.saved_tensors
         pairs: Pairs = ctx.pairs
         gradient = gradient.to(channels.dtype)
@@ -103,13 +99,13 @@ class _PairAttention(torch.autograd.Function):
         return torch.cat([grad_query, grad_key, grad_value], dim=1).to(qkv.dtype), None, None, None
 
 
-def _gather(qkv: torch.Tensor, pairs: Pairs) -> tuple[torch.Tensor, ...]:
+def _gather(qkv: Tensor, pairs: Pairs) -> tuple[Tensor, ...]:
     """Return new tensors of the queries, keys and values of the pairs, `(pairs, width)` each."""
     query, key, value = qkv.chunk(3, dim=1)
     return query.index_select(0, pairs.query), key.index_select(0, pairs.key), value.index_select(0, pairs.key)
 
 
-def _sum_heads(rows: torch.Tensor, heads: int) -> torch.Tensor:
+def _sum_heads(rows: Tensor, heads: int) -> Tensor:
     """Sum `(rows, width)` over the channels of each head: `(rows, heads)`."""
     # Heads are narrow: adding one channel of all heads at a time is faster than a sum or a product.
     return functools.reduce(torch.add, rows.view(len(rows), heads, -1).unbind(-1))

@@ -5,21 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hf_any3d.modeling.kernels.dispatch import without_autocast
 
 
 def cell_norm_plain(
-    rows: torch.Tensor,
-    occupied: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    count: torch.Tensor,
-    total: torch.Tensor,
-    eps: float,
-    gelu: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rows: Tensor, occupied: Tensor, weight: Tensor, bias: Tensor, count: Tensor, total: Tensor, eps: float, gelu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise the occupied rows of each view by their batch statistics.
 
     Args:
@@ -45,35 +38,24 @@ def cell_norm_plain(
     return nn.functional.gelu(normed) if gelu else normed, mean.detach(), variance.detach()
 
 
-def cell_norm_fused(
-    rows: torch.Tensor,
-    occupied: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    count: torch.Tensor,
-    total: torch.Tensor,
-    eps: float,
-    gelu: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Compute `cell_norm_plain` in few passes over memory; saves only its input."""
-    return _CellNorm.apply(rows, occupied, weight, bias, count, total, eps, gelu)
-
-
 class _CellNorm(torch.autograd.Function):
-    """The separate steps would save four tensors of the size of the rows; here the backward pass recomputes them."""
+    """Compute `cell_norm_plain` in few passes over memory; saves only its input.
+
+    The separate steps would save four tensors of the size of the rows; here the backward pass recomputes them.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
-        rows: torch.Tensor,
-        occupied: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        count: torch.Tensor,
-        total: torch.Tensor,
+        rows: Tensor,
+        occupied: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        count: Tensor,
+        total: Tensor,
         eps: float,
         gelu: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         table, inside = _by_view(rows), _by_view(occupied)
         mean = _sum_rows(inside, table) / total  # (views, hidden)
         centered = table - mean.unsqueeze(1)
@@ -90,7 +72,7 @@ class _CellNorm(torch.autograd.Function):
 
     @staticmethod
     @without_autocast
-    def backward(ctx: Any, gradient: torch.Tensor, *unused: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
         rows, occupied, weight, bias, mean, deviation, total = ctx.saved_tensors
         table, inside, grad_normed = _by_view(rows), _by_view(occupied), _by_view(gradient)
         scale = weight * deviation
@@ -108,17 +90,20 @@ class _CellNorm(torch.autograd.Function):
         return _by_cloud(grad_rows, rows), None, grad_weight, grad_bias, None, None, None, None
 
 
-def _by_view(rows: torch.Tensor) -> torch.Tensor:
+cell_norm_fused = _CellNorm.apply
+
+
+def _by_view(rows: Tensor) -> Tensor:
     """Reshape `(batch, views, rows, ...)` to `(views, batch * rows, ...)`; a copy unless views are contiguous."""
     return rows.transpose(0, 1).flatten(1, 2)
 
 
-def _by_cloud(table: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _by_cloud(table: Tensor, like: Tensor) -> Tensor:
     """Invert `_by_view` for tensors with the shape of `like`."""
     return table.unflatten(1, (len(like), -1)).transpose(0, 1)
 
 
-def _sum_rows(occupied: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def _sum_rows(occupied: Tensor, values: Tensor) -> Tensor:
     """Sum the occupied rows: `(views, rows, hidden)` to `(views, hidden)`."""
     # No matrix product: TF32 would round the statistics. On a CPU, embedding_bag reads memory once.
     if values.device.type != "cpu" or torch.compiler.is_compiling():

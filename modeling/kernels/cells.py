@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass
@@ -26,10 +26,10 @@ class Links:
         shares: `(tokens, views)`, one over the number of tokens in a token's cell.
     """
 
-    rows: torch.Tensor
-    order: torch.Tensor
-    starts: torch.Tensor
-    shares: torch.Tensor
+    rows: Tensor
+    order: Tensor
+    starts: Tensor
+    shares: Tensor
 
 
 @dataclass
@@ -42,9 +42,9 @@ class SharedCells:
         rows: `(cells,)`, the rows of these cells as numbered by `Links`.
     """
 
-    tokens: torch.Tensor
-    counts: torch.Tensor
-    rows: torch.Tensor
+    tokens: Tensor
+    counts: Tensor
+    rows: Tensor
 
 
 @dataclass
@@ -59,13 +59,13 @@ class Pairs:
         partners: `(tokens,)`, their number.
     """
 
-    query: torch.Tensor
-    key: torch.Tensor
-    swapped: torch.Tensor
-    starts: torch.Tensor
-    partners: torch.Tensor
+    query: Tensor
+    key: Tensor
+    swapped: Tensor
+    starts: Tensor
+    partners: Tensor
 
-    def sum(self, rows: torch.Tensor, over_queries: bool = False) -> torch.Tensor:
+    def sum(self, rows: Tensor, over_queries: bool = False) -> Tensor:
         """Sum rows `(pairs, channels)` for each first token, or for each second one: `(tokens, channels)`."""
         index = self.swapped if over_queries else torch.arange(len(rows), device=rows.device)
         return nn.functional.embedding_bag(index, rows, self.starts, mode="sum")
@@ -86,10 +86,10 @@ class Membership:
         cells: Number of cells of a view, empty ones included.
     """
 
-    row: torch.Tensor
-    pool: torch.Tensor
-    occupied: torch.Tensor
-    same: torch.Tensor
+    row: Tensor
+    pool: Tensor
+    occupied: Tensor
+    same: Tensor
     cells: int
     _visitors: set[int] = field(default_factory=set, repr=False)
 
@@ -129,7 +129,7 @@ class Membership:
         return not known
 
 
-def membership(cell: torch.Tensor, cells: int) -> Membership:
+def membership(cell: Tensor, cells: int) -> Membership:
     """Return the membership of tokens in cells `(batch, views, tokens)`, numbered from 0 to `cells` - 1."""
     same = cell.unsqueeze(-1) == cell.unsqueeze(-2)  # (batch, views, tokens, tokens)
     tokens = cell.shape[-1]
@@ -139,18 +139,18 @@ def membership(cell: torch.Tensor, cells: int) -> Membership:
     return Membership(row, member / count.clamp_min(1), count.squeeze(-1) > 0, same.unsqueeze(2), cells)
 
 
-def as_table(rows: torch.Tensor) -> torch.Tensor:
+def as_table(rows: Tensor) -> Tensor:
     """Concatenate rows `(batch, views, rows, hidden)` as numbered by `Links`."""
     return rows.transpose(0, 1).flatten(0, 2)
 
 
-def from_table(table: torch.Tensor, members: Membership) -> torch.Tensor:
+def from_table(table: Tensor, members: Membership) -> Tensor:
     """Invert `as_table`."""
     batch, views, rows, _ = members.pool.shape
     return table.view(views, batch, rows, -1).transpose(0, 1)
 
 
-def sum_in_cells(tokens: torch.Tensor, links: Links, weights: torch.Tensor) -> torch.Tensor:
+def sum_in_cells(tokens: Tensor, links: Links, weights: Tensor) -> Tensor:
     """Compute weighted sums over the tokens of each cell, `(cells, hidden)`, all cells concatenated.
 
     Args:
@@ -160,20 +160,16 @@ def sum_in_cells(tokens: torch.Tensor, links: Links, weights: torch.Tensor) -> t
     """
     weights = weights.to(tokens.dtype).flatten().index_select(0, links.order)
     return nn.functional.embedding_bag(
-        links.order // links.rows.shape[1],
-        tokens.flatten(0, 1),
-        links.starts,
-        mode="sum",
-        per_sample_weights=weights,
+        links.order // links.rows.shape[1], tokens.flatten(0, 1), links.starts, mode="sum", per_sample_weights=weights
     )
 
 
-def sum_over_views(table: torch.Tensor, links: Links, weights: torch.Tensor) -> torch.Tensor:
+def sum_over_views(table: Tensor, links: Links, weights: Tensor) -> Tensor:
     """Compute weighted sums over the cells of each token, `(tokens, hidden)`: the transpose of `sum_in_cells`."""
     return nn.functional.embedding_bag(links.rows, table, mode="sum", per_sample_weights=weights.to(table.dtype))
 
 
-def mean_in_cells(tokens: torch.Tensor, members: Membership) -> torch.Tensor:
+def mean_in_cells(tokens: Tensor, members: Membership) -> Tensor:
     """Average the tokens `(batch, tokens, hidden)` of each cell: `(batch, views, rows, hidden)`, zeros if empty."""
     mean = members.pool.to(tokens.dtype).flatten(1, 2) @ tokens
     return mean.view(*members.pool.shape[:3], -1)

@@ -38,10 +38,7 @@ def chamfer_plain(
     """
     with torch.no_grad():
         distance = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-        if x_mask is not None:
-            distance.masked_fill_(~x_mask[:, :, None], torch.inf)
-        if y_mask is not None:
-            distance.masked_fill_(~y_mask[:, None], torch.inf)
+        _mask_out(distance, x_mask, y_mask, slice(None))
         x_nearest, y_nearest = distance.argmin(dim=2), distance.argmin(dim=1)
     squares = _squares(_differences(x, y, x_nearest)), _squares(_differences(y, x, y_nearest))
     if norm == "l2":

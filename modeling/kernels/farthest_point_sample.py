@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_any3d.modeling.kernels.coordinates import coordinates, refuse_out_of_range
+from hf_any3d.modeling.kernels.dispatch import operator
 
 TIE_RULES = ("first", "cuda")
 _MAX_THREADS = 512
@@ -58,7 +59,7 @@ def farthest_point_sample_traced(
     return _sample_untraced(points, num_samples, start_index, min_squared_norm, tie_rule)
 
 
-@torch.library.custom_op("hf_any3d::farthest_point_sample", mutates_args=())
+@operator("farthest_point_sample")
 def _sample_untraced(
     points: Tensor, num_samples: int, start_index: Tensor, min_squared_norm: float | None, tie_rule: str
 ) -> Tensor:
@@ -67,7 +68,7 @@ def _sample_untraced(
     return kernels.farthest_point_sample(points, num_samples, start_index, min_squared_norm, tie_rule)
 
 
-@_sample_untraced.register_fake
+@torch.library.impl("hf_any3d::farthest_point_sample", "Meta")
 def _result_shape(
     points: Tensor, num_samples: int, start_index: Tensor, min_squared_norm: float | None, tie_rule: str
 ) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hf_any3d.modeling.kernels.dispatch import without_autocast
@@ -19,9 +20,7 @@ NUM_GROUPS = 4
 SLOPE = 0.2
 
 
-def normed_tokens_plain(
-    rows: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float = 1e-5
-) -> torch.Tensor:
+def normed_tokens_plain(rows: Tensor, gain: Tensor, shift: Tensor, eps: float = 1e-5) -> Tensor:
     """Compute `leaky_relu(group_norm(rows))`, with statistics over all tokens of a cloud.
 
     Args:
@@ -37,16 +36,7 @@ def normed_tokens_plain(
     return torch.nn.functional.leaky_relu(normed, SLOPE).transpose(1, 2)
 
 
-def normed_tokens_fused(
-    rows: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float = 1e-5
-) -> torch.Tensor:
-    """Compute `normed_tokens_plain` in few passes over memory; saves only input and output."""
-    return _NormedTokens.apply(rows, gain, shift, eps)
-
-
-def edge_maximum_plain(
-    terms: torch.Tensor, neighbors: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float = 1e-5
-) -> torch.Tensor:
+def edge_maximum_plain(terms: Tensor, neighbors: Tensor, gain: Tensor, shift: Tensor, eps: float = 1e-5) -> Tensor:
     """Compute the maximum over a token's edges of `leaky_relu(group_norm(edges))`.
 
     Args:
@@ -68,18 +58,11 @@ def edge_maximum_plain(
     return normed.view(batch, tokens, k, -1).amax(dim=2)
 
 
-def edge_maximum_fused(
-    terms: torch.Tensor, neighbors: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float = 1e-5
-) -> torch.Tensor:
-    """Compute `edge_maximum_plain` without the edges."""
-    return _EdgeMaximum.apply(terms, neighbors, gain, shift, eps)
-
-
 class _EdgeMaximum(torch.autograd.Function):
+    """Compute `edge_maximum_plain` without the edges."""
+
     @staticmethod
-    def forward(
-        ctx: Any, terms: torch.Tensor, neighbors: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float
-    ) -> torch.Tensor:
+    def forward(ctx: Any, terms: Tensor, neighbors: Tensor, gain: Tensor, shift: Tensor, eps: float = 1e-5) -> Tensor:
         batch, tokens, k = neighbors.shape
         offset = torch.arange(batch, device=terms.device).mul_(tokens)[:, None, None]
         ends = (neighbors + offset).view(-1, k)  # (batch * tokens, k)
@@ -114,7 +97,7 @@ class _EdgeMaximum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @without_autocast
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         given, own, ends, count, winner, scale, gain, output = ctx.saved_tensors
         batch, tokens, channels = output.shape
         k, channel_scale = ends.shape[1], _spread(scale, output)
@@ -144,9 +127,14 @@ class _EdgeMaximum(torch.autograd.Function):
         return grad_terms.flatten(2), None, grad_gain.to(gain.dtype), grad_shift.to(gain.dtype), None
 
 
+edge_maximum_fused = _EdgeMaximum.apply
+
+
 class _NormedTokens(torch.autograd.Function):
+    """Compute `normed_tokens_plain` in few passes over memory; saves only input and output."""
+
     @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: float) -> torch.Tensor:
+    def forward(ctx: Any, rows: Tensor, gain: Tensor, shift: Tensor, eps: float = 1e-5) -> Tensor:
         tokens = rows.shape[1]
         # Column sums are several times faster than var_mean over groups of columns.
         mean = _group_mean(rows.sum(dim=1, keepdim=True, dtype=torch.float32)) / tokens  # (batch, groups)
@@ -161,7 +149,7 @@ class _NormedTokens(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @without_autocast
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, mean, scale, gain, output = ctx.saved_tensors
         grad_norm = _through_activation(gradient.float(), output)
         mean, scale = _spread(mean, output), _spread(scale, output)
@@ -178,22 +166,25 @@ class _NormedTokens(torch.autograd.Function):
         return grad_rows.to(rows.dtype), grad_gain.to(gain.dtype), grad_shift.to(gain.dtype), None
 
 
-def _through_activation(gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+normed_tokens_fused = _NormedTokens.apply
+
+
+def _through_activation(gradient: Tensor, output: Tensor) -> Tensor:
     # The output of a leaky ReLU has the sign of its input.
     return torch.ops.aten.leaky_relu_backward(gradient, output.float(), SLOPE, True)
 
 
-def _count_sum(count: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def _count_sum(count: Tensor, rows: Tensor) -> Tensor:
     """Sum `(batch, tokens, channels)` to `(batch, 1, channels)`, weighted by `count` `(batch, 1, tokens)`."""
     # No matrix product: autocast and TF32 would round the statistics.
     return (count.transpose(1, 2) * rows).sum(dim=1, keepdim=True)
 
 
-def _group_mean(channels: torch.Tensor) -> torch.Tensor:
+def _group_mean(channels: Tensor) -> Tensor:
     """Average `(batch, 1, channels)` over the channels of each group: `(batch, groups)`."""
     return channels.view(len(channels), NUM_GROUPS, -1).mean(dim=-1)
 
 
-def _spread(groups: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _spread(groups: Tensor, like: Tensor) -> Tensor:
     """Repeat `(batch, groups)` for the channels of each group: `(batch, 1, channels)`."""
     return groups.repeat_interleave(like.shape[-1] // NUM_GROUPS, dim=1).unsqueeze(1)

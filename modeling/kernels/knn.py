@@ -8,6 +8,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from hf_any3d.modeling.kernels.coordinates import coordinates, refuse_out_of_range
+from hf_any3d.modeling.kernels.dispatch import operator
 
 METHODS = ("auto", "exact", "matmul", "kdtree")
 # Distances held at a time: on the CPU as many as fit into the core's cache, elsewhere 64 MiB.
@@ -60,7 +61,7 @@ def has_many_points(query: Tensor, points: Tensor, k: int, method: str) -> bool:
     return points.dim() == 3 and points.shape[1] >= _TREE_POINTS_PER_NEIGHBOR * k
 
 
-@torch.library.custom_op("hf_any3d::knn", mutates_args=())
+@operator("knn")
 def knn_traced(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tensor, Tensor]:
     """The search as one operator: compilers can trace neither trees nor checks of values."""
     from hf_any3d.modeling import kernels  # the table, which imports this module
@@ -68,7 +69,7 @@ def knn_traced(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tens
     return kernels.knn(query, points, k, method)
 
 
-@knn_traced.register_fake
+@torch.library.impl("hf_any3d::knn", "Meta")
 def _result_shapes(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tensor, Tensor]:
     index = query.new_empty(*query.shape[:2], k, dtype=torch.long)
     return index, torch.empty_like(index, dtype=torch.float32)

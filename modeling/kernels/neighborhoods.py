@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # Numbers per part: on the CPU few enough for the caches, elsewhere enough to keep the device busy.
 _PART_CPU, _PART = 1 << 19, 1 << 24
@@ -27,13 +27,13 @@ _TAPS, _RADIANS = 6, 0.28
 _RUN = 128
 
 
-def offset_frequencies(width: int, alpha: float, beta: float, device: torch.device | None = None) -> torch.Tensor:
+def offset_frequencies(width: int, alpha: float, beta: float, device: torch.device | None = None) -> Tensor:
     """Return the frequencies `(width / 6,)` of the sinusoidal encoding of offsets (Point-NN, Eq. 3)."""
     count = width // 6
     return beta / alpha ** (torch.arange(count, device=device, dtype=torch.float32) / count)
 
 
-def encode_offsets(offsets: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+def encode_offsets(offsets: Tensor, frequencies: Tensor) -> Tensor:
     """Encode offsets `(..., 3)` as `(..., width)`: x sines, x cosines, then y, then z (Point-NN, Eq. 3)."""
     offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
     phase = offsets.unsqueeze(-1) * frequencies  # (..., 3, width / 6)
@@ -52,11 +52,11 @@ class Neighborhoods:
         frequencies: `(width / 6,)` of the encoding of the offsets.
     """
 
-    features: torch.Tensor
-    neighbors: torch.Tensor
-    centers: torch.Tensor
-    offsets: torch.Tensor
-    frequencies: torch.Tensor
+    features: Tensor
+    neighbors: Tensor
+    centers: Tensor
+    offsets: Tensor
+    frequencies: Tensor
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +73,7 @@ class Neighborhoods:
         """Number of rows."""
         return self.neighbors.numel()
 
-    def all_rows(self) -> torch.Tensor:
+    def all_rows(self) -> Tensor:
         """Compute all rows at once, `(centers * k, width)`, differentiable in features and offsets."""
         neighbors = self.features.index_select(0, self.neighbors.flatten())  # (centers * k, width / 2)
         centers = self.features.index_select(0, self.centers).repeat_interleave(self.neighbors.shape[1], dim=0)
@@ -107,7 +107,7 @@ class Neighborhoods:
         axes = 3 * self.neighbors.shape[1]
         return slice(part.start * axes, part.stop * axes)
 
-    def rows(self, part: slice) -> torch.Tensor:
+    def rows(self, part: slice) -> Tensor:
         """Compute the rows of a part, `(rows, width)`: features of neighbour and centre plus the encoded offset."""
         rows = self.taps[self._coordinates(part)].read(self.table.waves).view(-1, self.width)
         half = self.features.shape[1]
@@ -116,7 +116,7 @@ class Neighborhoods:
         rows.view(len(centers), -1, self.width)[:, :, half:] += centers.unsqueeze(1)
         return rows
 
-    def reduced_rows(self, weight: torch.Tensor) -> Iterator[torch.Tensor]:
+    def reduced_rows(self, weight: Tensor) -> Iterator[Tensor]:
         """Multiply all rows by `weight` `(hidden, width)`, in parts `(rows, hidden)`.
 
         There are far fewer points, centres and nodes than rows; these are multiplied, and rows are sums of products.
@@ -131,9 +131,7 @@ class Neighborhoods:
             rows.view(part.stop - part.start, -1, len(weight)).add_(as_center[part].unsqueeze(1))
             yield rows
 
-    def reduced_gradient(
-        self, weight: torch.Tensor, grad_rows: Callable[[slice], torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def reduced_gradient(self, weight: Tensor, grad_rows: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
         """Return the gradients of the features and of the weight of `reduced_rows`.
 
         Args:
@@ -159,7 +157,7 @@ class Neighborhoods:
         grad_weight[:, half:].addmm_(as_center.T, self.features)
         return as_neighbor @ weight[:, :half] + as_center @ weight[:, half:], grad_weight
 
-    def add_to_features(self, out: torch.Tensor, part: slice, grad_rows: torch.Tensor) -> None:
+    def add_to_features(self, out: Tensor, part: slice, grad_rows: Tensor) -> None:
         """Add the gradient of a part's rows to that of the features, `(points, width / 2)`."""
         half = out.shape[1]
         neighbors = self.neighbors[part]
@@ -179,7 +177,7 @@ class WaveTable:
         waves: `(nodes, 2 * count)`, sines then cosines.
     """
 
-    def __init__(self, numbers: torch.Tensor, frequencies: torch.Tensor, dtype: torch.dtype):
+    def __init__(self, numbers: Tensor, frequencies: Tensor, dtype: torch.dtype):
         self.step = _RADIANS / float(frequencies[0])
         # NaN, as of offsets in a flat neighbourhood divided by its height, stays NaN but needs a place.
         reach = float(numbers.nan_to_num(0, 0, 0).abs().amax())
@@ -193,7 +191,7 @@ class WaveTable:
         phase = places.unsqueeze(-1) * frequencies
         self.waves = torch.cat([phase.sin(), phase.cos()], dim=-1).to(dtype)
 
-    def places(self, numbers: torch.Tensor) -> Places:
+    def places(self, numbers: Tensor) -> Places:
         """Find `numbers` `(rows,)` in the table; if the numbers are the nodes, these must be all of them."""
         if self.exact:
             return Places(torch.arange(len(numbers), device=numbers.device, dtype=torch.int32), None)
@@ -212,8 +210,8 @@ class Places:
         away: `(rows,)`, distance from the middle of those nodes in steps; None if every number is a node.
     """
 
-    first: torch.Tensor
-    away: torch.Tensor | None
+    first: Tensor
+    away: Tensor | None
 
     def __getitem__(self, rows: slice) -> Places:
         return Places(self.first[rows], None if self.away is None else self.away[rows])
@@ -222,7 +220,7 @@ class Places:
         """Return the weights that interpolate a table at these places."""
         return Taps(self.first, _node_weights(self.first, self.away, dtype).T.contiguous())
 
-    def add_to_axes(self, out: torch.Tensor, rows: torch.Tensor) -> None:
+    def add_to_axes(self, out: Tensor, rows: Tensor) -> None:
         """Add `rows` `(rows / 3, channels)` to tables `out` `(3, nodes, channels)`: the transpose of `read_axes`."""
         first = (self.first.view(-1, 3) + _axis_starts(self.first, out.shape[1])).flatten()
         first, order = first.sort()
@@ -253,23 +251,23 @@ class Taps:
         weights: `(rows, taps)`.
     """
 
-    first: torch.Tensor
-    weights: torch.Tensor
+    first: Tensor
+    weights: Tensor
 
     def __getitem__(self, rows: slice) -> Taps:
         return Taps(self.first[rows], self.weights[rows])
 
     @property
-    def index(self) -> torch.Tensor:
+    def index(self) -> Tensor:
         """All nodes to sum, `(rows, taps)`."""
         steps = torch.arange(self.weights.shape[1], device=self.first.device, dtype=self.first.dtype)
         return self.first.unsqueeze(-1) + steps
 
-    def read(self, table: torch.Tensor) -> torch.Tensor:
+    def read(self, table: Tensor) -> Tensor:
         """Compute weighted sums `(rows, channels)` of rows of a table."""
         return nn.functional.embedding_bag(self.index, table, mode="sum", per_sample_weights=self.weights)
 
-    def read_axes(self, table: torch.Tensor) -> torch.Tensor:
+    def read_axes(self, table: Tensor) -> Tensor:
         """Compute weighted sums `(rows / 3, channels)` over three axes in turns, each with its own table.
 
         Args:
@@ -305,7 +303,7 @@ def _node_coefficients() -> list[list[float]]:
 _COEFFICIENTS = _node_coefficients()
 
 
-def _node_weights(first: torch.Tensor, away: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+def _node_weights(first: Tensor, away: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Return the weights of the nodes around numbers, `(taps, rows)`."""
     if away is None:
         return torch.ones(1, len(first), device=first.device, dtype=dtype)
@@ -317,6 +315,6 @@ def _node_weights(first: torch.Tensor, away: torch.Tensor | None, dtype: torch.d
     return weights
 
 
-def _axis_starts(first: torch.Tensor, nodes: int) -> torch.Tensor:
+def _axis_starts(first: Tensor, nodes: int) -> Tensor:
     """Return where the nodes of each axis start if the three tables are concatenated."""
     return torch.arange(3, device=first.device, dtype=first.dtype) * nodes

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from hf_any3d.modeling.kernels.dispatch import without_autocast
@@ -21,9 +21,7 @@ from hf_any3d.modeling.layers.forward_contract import is_unmodified
 _PART_CPU, _PART = 1 << 18, 1 << 26
 
 
-def normed_linear_plain(
-    rows: torch.Tensor, few: torch.Tensor | None, norm: nn.BatchNorm1d, linear: nn.Linear
-) -> torch.Tensor:
+def normed_linear_plain(rows: Tensor, few: Tensor | None, norm: nn.BatchNorm1d, linear: nn.Linear) -> Tensor:
     """Compute `linear(relu(norm(rows + few)))`; in training, the norm updates its running statistics.
 
     Args:
@@ -39,14 +37,12 @@ def normed_linear_plain(
     return linear(torch.relu(norm(sums.flatten(0, 1)))).view(*sums.shape[:2], -1)
 
 
-def is_plain(rows: torch.Tensor, few: torch.Tensor | None, norm: nn.BatchNorm1d, linear: nn.Linear) -> bool:
+def is_plain(rows: Tensor, few: Tensor | None, norm: nn.BatchNorm1d, linear: nn.Linear) -> bool:
     """Whether both layers are unchanged modules."""
     return is_unmodified(norm, linear)
 
 
-def normed_linear_fused(
-    rows: torch.Tensor, few: torch.Tensor | None, norm: nn.BatchNorm1d, linear: nn.Linear
-) -> torch.Tensor:
+def normed_linear_fused(rows: Tensor, few: Tensor | None, norm: nn.BatchNorm1d, linear: nn.Linear) -> Tensor:
     """Compute `normed_linear_plain`; saves only its input."""
     few = rows.new_zeros(1, rows.shape[1]) if few is None else few
     batch_statistics = norm.training
@@ -65,7 +61,7 @@ def normed_linear_fused(
     )
 
 
-def _statistics(rows: torch.Tensor, few: torch.Tensor, norm: nn.BatchNorm1d) -> tuple[torch.Tensor, torch.Tensor]:
+def _statistics(rows: Tensor, few: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     """Compute mean and variance over all sums, `(channels,)`, and update the norm's running statistics."""
     # Column sums in parts are several times faster than var_mean.
     mean = rows.mean(dim=0, dtype=torch.float32)
@@ -81,7 +77,7 @@ def _statistics(rows: torch.Tensor, few: torch.Tensor, norm: nn.BatchNorm1d) -> 
     return mean, variance
 
 
-def _parts(rows: torch.Tensor, few: torch.Tensor) -> Iterator[slice]:
+def _parts(rows: Tensor, few: Tensor) -> Iterator[slice]:
     size = max(1, (_PART_CPU if rows.device.type == "cpu" else _PART) // few.numel())
     return (slice(start, start + size) for start in range(0, len(rows), size))
 
@@ -90,16 +86,16 @@ class _NormedLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        rows: torch.Tensor,
-        few: torch.Tensor,
-        mean: torch.Tensor,
-        scale: torch.Tensor,
-        gain: torch.Tensor,
-        shift: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
+        rows: Tensor,
+        few: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        gain: Tensor,
+        shift: Tensor,
+        weight: Tensor,
+        bias: Tensor,
         batch_statistics: bool,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         ctx.save_for_backward(rows, few, mean, scale, gain, shift, weight)
         ctx.batch_statistics = batch_statistics
         output = rows.new_empty(len(rows), len(few), len(weight))
@@ -112,7 +108,7 @@ class _NormedLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @without_autocast
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, few, mean, scale, gain, shift, weight = ctx.saved_tensors
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         grad_rows = torch.empty_like(rows, dtype=torch.float32)
@@ -158,14 +154,7 @@ class _NormedLinear(torch.autograd.Function):
         )
 
 
-def _linear_input(
-    rows: torch.Tensor,
-    few: torch.Tensor,
-    mean: torch.Tensor,
-    scale: torch.Tensor,
-    gain: torch.Tensor,
-    shift: torch.Tensor,
-) -> torch.Tensor:
+def _linear_input(rows: Tensor, few: Tensor, mean: Tensor, scale: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
     """Compute the linear layer's input, `(rows, few, channels)`."""
     factor = scale * gain
     return torch.add((rows * factor).unsqueeze(1), torch.addcmul(shift - mean * factor, few, factor)).relu_()

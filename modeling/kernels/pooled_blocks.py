@@ -24,9 +24,9 @@ from itertools import islice
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hf_any3d.modeling.kernels.dispatch import without_autocast
+from hf_any3d.modeling.kernels.dispatch import operator, without_autocast
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods
 from hf_any3d.modeling.kernels.pooling import PooledGradient, is_plain_training, largest, update_running_statistics
 
@@ -39,11 +39,11 @@ class ResidualBlock(Protocol):
     expand: nn.Linear
     expand_norm: nn.BatchNorm1d
 
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+    def __call__(self, rows: Tensor) -> Tensor:
         """Map `(rows, width)` to `(rows, width)`."""
 
 
-def pooled_blocks_plain(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> torch.Tensor:
+def pooled_blocks_plain(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> Tensor:
     """Apply residual blocks to the rows of all neighbourhoods and take the maximum of each neighbourhood.
 
     In training, the norms update their running statistics.
@@ -71,7 +71,7 @@ def _layers(block: ResidualBlock) -> tuple[tuple[nn.Linear, nn.BatchNorm1d], ...
     return (block.reduce, block.reduce_norm), (block.expand, block.expand_norm)
 
 
-def pooled_blocks_fused(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> torch.Tensor:
+def pooled_blocks_fused(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> Tensor:
     """Compute `pooled_blocks_plain` in training; see the module."""
     weights, eps = [], []
     for block in blocks:
@@ -108,19 +108,19 @@ class Block:
         expand_eps: Added to the variance in the second.
     """
 
-    reduce: torch.Tensor
-    reduce_bias: torch.Tensor
-    reduce_gain: torch.Tensor
-    reduce_shift: torch.Tensor
-    expand: torch.Tensor
-    expand_bias: torch.Tensor
-    expand_gain: torch.Tensor
-    expand_shift: torch.Tensor
+    reduce: Tensor
+    reduce_bias: Tensor
+    reduce_gain: Tensor
+    reduce_shift: Tensor
+    expand: Tensor
+    expand_bias: Tensor
+    expand_gain: Tensor
+    expand_shift: Tensor
     reduce_eps: float
     expand_eps: float
 
     @staticmethod
-    def unpack(weights: list[torch.Tensor], eps: list[float]) -> list[Block]:
+    def unpack(weights: list[Tensor], eps: list[float]) -> list[Block]:
         """Build blocks from the operators' lists: eight tensors and two epsilons per block."""
         return [Block(*weights[8 * i : 8 * i + 8], *eps[2 * i : 2 * i + 2]) for i in range(len(eps) // 2)]
 
@@ -141,29 +141,29 @@ class Saved:
             recomputed.
     """
 
-    reduce_mean: torch.Tensor
-    reduce_variance: torch.Tensor
-    hidden_mean: torch.Tensor
-    hidden_covariance: torch.Tensor
-    expand_mean: torch.Tensor
-    expand_variance: torch.Tensor
-    reduced: list[torch.Tensor]
-    inputs: list[torch.Tensor]
+    reduce_mean: Tensor
+    reduce_variance: Tensor
+    hidden_mean: Tensor
+    hidden_covariance: Tensor
+    expand_mean: Tensor
+    expand_variance: Tensor
+    reduced: list[Tensor]
+    inputs: list[Tensor]
 
-    def hidden(self, block: Block) -> Iterator[torch.Tensor]:
+    def hidden(self, block: Block) -> Iterator[Tensor]:
         """Compute the input `(rows, hidden)` of the second linear layer part by part, each overwriting the last."""
         gain = block.reduce_gain * (self.reduce_variance + block.reduce_eps).rsqrt()
         shift = block.reduce_shift - self.reduce_mean * gain
         buffer = torch.empty_like(self.reduced[0])
         return (torch.addcmul(shift, rows, gain, out=buffer[: len(rows)]).relu_() for rows in self.reduced)
 
-    def pack(self) -> list[torch.Tensor]:
+    def pack(self) -> list[Tensor]:
         """Return all tensors in order."""
         *statistics, reduced, inputs = vars(self).values()
         return [*statistics, *reduced, *inputs]
 
     @staticmethod
-    def unpack(tensors: list[torch.Tensor], blocks: int, parts: int) -> list[Saved]:
+    def unpack(tensors: list[Tensor], blocks: int, parts: int) -> list[Saved]:
         """Invert `pack` for the tensors of all blocks."""
         tensors = iter(tensors)
         return [
@@ -172,16 +172,16 @@ class Saved:
         ]
 
 
-@torch.library.custom_op("hf_any3d::pooled_blocks", mutates_args=())
+@operator("pooled_blocks")
 def pooled_blocks(
-    features: torch.Tensor,
-    neighbors: torch.Tensor,
-    centers: torch.Tensor,
-    offsets: torch.Tensor,
-    frequencies: torch.Tensor,
-    weights: list[torch.Tensor],
+    features: Tensor,
+    neighbors: Tensor,
+    centers: Tensor,
+    offsets: Tensor,
+    frequencies: Tensor,
+    weights: list[Tensor],
     eps: list[float],
-) -> list[torch.Tensor]:
+) -> list[Tensor]:
     """Apply residual blocks with batch statistics, then take the maximum of each neighbourhood.
 
     Args:
@@ -204,7 +204,7 @@ def pooled_blocks(
     # The input of the first block is computed only here, one part at a time, and overwritten.
     sums, shift = _second_half(first, saved[0], map(hoods.rows, parts))
     for block in others:
-        inputs: list[torch.Tensor] = []
+        inputs: list[Tensor] = []
         saved.append(_first_half(hoods, block, _next_rows(block, sums, shift, inputs), inputs))
         sums, shift = _second_half(block, saved[-1], map(torch.clone, inputs))
     pooled = features.new_empty(len(neighbors), hoods.width)
@@ -215,18 +215,14 @@ def pooled_blocks(
     return [pooled.add_(shift).relu_(), winners, *(tensor for one in saved for tensor in one.pack())]
 
 
-def _next_rows(
-    block: Block, sums: Iterable[torch.Tensor], shift: torch.Tensor, inputs: list[torch.Tensor]
-) -> Iterator[torch.Tensor]:
+def _next_rows(block: Block, sums: Iterable[Tensor], shift: Tensor, inputs: list[Tensor]) -> Iterator[Tensor]:
     """Finish the previous block and apply this block's first linear layer, in parts; appends its input to `inputs`."""
     for rows in sums:
         inputs.append(rows.add_(shift).relu_())
         yield rows @ block.reduce.T
 
 
-def _first_half(
-    hoods: Neighborhoods, block: Block, parts: Iterable[torch.Tensor], inputs: list[torch.Tensor]
-) -> Saved:
+def _first_half(hoods: Neighborhoods, block: Block, parts: Iterable[Tensor], inputs: list[Tensor]) -> Saved:
     """Compute the statistics of both norms from the output of the first linear layer, given in parts."""
     reduced, means, variances = [], [], []
     for rows in parts:
@@ -259,9 +255,7 @@ def _first_half(
     return saved
 
 
-def _second_half(
-    block: Block, saved: Saved, inputs: Iterable[torch.Tensor]
-) -> tuple[Iterator[torch.Tensor], torch.Tensor]:
+def _second_half(block: Block, saved: Saved, inputs: Iterable[Tensor]) -> tuple[Iterator[Tensor], Tensor]:
     """Apply the second linear layer, its norm and the residual sum, except for the shift of each channel.
 
     Overwrites the block's input, given in parts. Returns the output in parts, and the shift.
@@ -272,8 +266,16 @@ def _second_half(
     return (rows.addmm_(hidden, weight) for rows, hidden in pairs), block.expand_shift - saved.expand_mean * gain
 
 
-@pooled_blocks.register_fake
-def _result_shapes(features, neighbors, centers, offsets, frequencies, weights, eps):
+@torch.library.impl("hf_any3d::pooled_blocks", "Meta")
+def _result_shapes(
+    features: torch.Tensor,
+    neighbors: torch.Tensor,
+    centers: torch.Tensor,
+    offsets: torch.Tensor,
+    frequencies: torch.Tensor,
+    weights: list[torch.Tensor],
+    eps: list[float],
+) -> list[torch.Tensor]:
     hoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
     pooled = features.new_empty(len(neighbors), hoods.width)
     sizes = [(part.stop - part.start) * neighbors.shape[1] for part in hoods.parts()]
@@ -289,11 +291,11 @@ def _result_shapes(features, neighbors, centers, offsets, frequencies, weights, 
 class _PooledGradient(PooledGradient):
     """Gradient of the last block's output: that of the maximum."""
 
-    def add_product(self, out: torch.Tensor, weight: torch.Tensor, number: int) -> torch.Tensor:
+    def add_product(self, out: Tensor, weight: Tensor, number: int) -> Tensor:
         """Add the product of a part with `weight` `(width, hidden)` to `out` `(rows, hidden)`."""
         return out.add_(self.times(weight, number))
 
-    def add_to_features(self, out: torch.Tensor, hoods: Neighborhoods) -> None:
+    def add_to_features(self, out: Tensor, hoods: Neighborhoods) -> None:
         """Add the gradient of all rows to that of the features, `(points, width / 2)`."""
         half = out.shape[1]
         out.scatter_add_(0, hoods.neighbors.gather(1, self.winners[:, :half]), self.values[:, :half])
@@ -311,44 +313,44 @@ class _RowsGradient:
         grad_features: `(points, width / 2)`, the gradient of the features through the residual of the first block.
     """
 
-    parts: list[torch.Tensor]
-    sum: torch.Tensor
-    times_hidden: torch.Tensor
-    grad_features: torch.Tensor
+    parts: list[Tensor]
+    sum: Tensor
+    times_hidden: Tensor
+    grad_features: Tensor
 
-    def total(self) -> torch.Tensor:
+    def total(self) -> Tensor:
         """Return the sum over all rows, `(width,)`."""
         return self.sum
 
-    def product(self, hidden: Iterable[torch.Tensor]) -> torch.Tensor:
+    def product(self, hidden: Iterable[Tensor]) -> Tensor:
         """Return the product of the transposed gradient `(width, rows)` with the block's hidden rows."""
         return self.times_hidden
 
-    def add_product(self, out: torch.Tensor, weight: torch.Tensor, number: int) -> torch.Tensor:
+    def add_product(self, out: Tensor, weight: Tensor, number: int) -> Tensor:
         """Add the product of a part with `weight` `(width, hidden)` to `out` `(rows, hidden)`."""
         return out.addmm_(self.parts[number], weight)
 
-    def add_to(self, out: torch.Tensor, number: int) -> torch.Tensor:
+    def add_to(self, out: Tensor, number: int) -> Tensor:
         """Add the gradient of a part to its rows `out` `(rows, width)`."""
         return out.add_(self.parts[number])
 
-    def add_to_features(self, out: torch.Tensor, hoods: Neighborhoods) -> None:
+    def add_to_features(self, out: Tensor, hoods: Neighborhoods) -> None:
         """Add the gradient of all rows to that of the features, `(points, width / 2)`."""
         out.add_(self.grad_features)
 
 
-@torch.library.custom_op("hf_any3d::pooled_blocks_backward", mutates_args=())
+@operator("pooled_blocks_backward")
 def pooled_blocks_backward(
-    gradient: torch.Tensor,
-    features: torch.Tensor,
-    neighbors: torch.Tensor,
-    centers: torch.Tensor,
-    offsets: torch.Tensor,
-    frequencies: torch.Tensor,
-    weights: list[torch.Tensor],
+    gradient: Tensor,
+    features: Tensor,
+    neighbors: Tensor,
+    centers: Tensor,
+    offsets: Tensor,
+    frequencies: Tensor,
+    weights: list[Tensor],
     eps: list[float],
-    results: list[torch.Tensor],
-) -> list[torch.Tensor]:
+    results: list[Tensor],
+) -> list[Tensor]:
     """Compute the gradients of `pooled_blocks`.
 
     Takes the gradient of the pooled features, the arguments and the results of the forward pass; returns the gradient
@@ -361,7 +363,7 @@ def pooled_blocks_backward(
     saved = Saved.unpack(rest, len(blocks), len(parts))
     grad_output: _PooledGradient | _RowsGradient
     grad_output = _PooledGradient(gradient.where(pooled > 0, 0), winners, neighbors.shape[1], parts)
-    gradients: list[torch.Tensor] = []
+    gradients: list[Tensor] = []
     for number in reversed(range(len(blocks))):
         block, own = blocks[number], saved[number]
         grad_reduced, grad_norm, grad_expand = _through_expand(hoods, block, own, grad_output)
@@ -391,13 +393,13 @@ class _ReducedGradient:
         constant: `(hidden,)`.
     """
 
-    grad_norm: list[torch.Tensor]
-    reduced: list[torch.Tensor]
-    gain: torch.Tensor
-    slope: torch.Tensor
-    constant: torch.Tensor
+    grad_norm: list[Tensor]
+    reduced: list[Tensor]
+    gain: Tensor
+    slope: Tensor
+    constant: Tensor
 
-    def rows(self, numbers: slice) -> torch.Tensor:
+    def rows(self, numbers: slice) -> Tensor:
         """Compute the rows `(rows, hidden)` of several parts together."""
         grad_norm, reduced = self.grad_norm[numbers], self.reduced[numbers]
         sizes = [len(rows) for rows in grad_norm]
@@ -409,7 +411,7 @@ class _ReducedGradient:
 
 def _through_expand(
     hoods: Neighborhoods, block: Block, saved: Saved, grad_output: _PooledGradient | _RowsGradient
-) -> tuple[_ReducedGradient, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+) -> tuple[_ReducedGradient, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Return gradients of the first layer's output, of its norm, and of the second layer with its norm."""
     product = grad_output.product(saved.hidden(block))  # (width, hidden)
     grad_shift = grad_output.total()
@@ -424,7 +426,7 @@ def _through_expand(
     spread = block.expand.T @ share / -hoods.count  # (hidden, hidden)
     constant = saved.hidden_mean @ -spread - grad_shift @ weight / hoods.count
     # In parts: small blocks of memory are reused, a large one would be allocated at every step.
-    grad_hidden: list[torch.Tensor] = []
+    grad_hidden: list[Tensor] = []
     total, moment = torch.zeros_like(block.reduce_gain), torch.zeros_like(block.reduce_gain)
     for number, (hidden, reduced) in enumerate(zip(saved.hidden(block), saved.reduced, strict=True)):
         rows = torch.addmm(constant, hidden, spread)
@@ -444,12 +446,12 @@ def _through_expand(
 def _to_rows(
     hoods: Neighborhoods,
     block: Block,
-    inputs: list[torch.Tensor],
+    inputs: list[Tensor],
     grad_reduced: _ReducedGradient,
     grad_output: _PooledGradient | _RowsGradient,
-    previous_hidden: Iterable[torch.Tensor],
+    previous_hidden: Iterable[Tensor],
     first: bool,
-) -> tuple[_RowsGradient, torch.Tensor]:
+) -> tuple[_RowsGradient, Tensor]:
     """Return the gradients of the previous block's output before its ReLU, and of the first linear layer."""
     grad_weight = torch.zeros_like(block.reduce)
     width = block.reduce.shape[1]
@@ -469,12 +471,13 @@ def _to_rows(
     return gradient, grad_weight
 
 
-@pooled_blocks_backward.register_fake
-def _gradient_shapes(gradient, features, neighbors, centers, offsets, frequencies, weights, eps, results):
+@torch.library.impl("hf_any3d::pooled_blocks_backward", "Meta")
+def _gradient_shapes(gradient: torch.Tensor, features: torch.Tensor, *others: Any) -> list[torch.Tensor]:
+    *_, weights, _, _ = others
     return [torch.empty_like(features), *map(torch.empty_like, weights)]
 
 
-def _save(ctx: Any, inputs: tuple, output: list[torch.Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
     *tensors, weights, eps = inputs
     ctx.eps, ctx.counts = eps, (len(tensors), len(weights))
     ctx.save_for_backward(*tensors, *weights, *output)
@@ -484,7 +487,7 @@ def _save(ctx: Any, inputs: tuple, output: list[torch.Tensor]) -> None:
 
 
 @without_autocast
-def _backward(ctx: Any, gradients: list[torch.Tensor]) -> tuple[Any, ...]:
+def _backward(ctx: Any, gradients: list[Tensor]) -> tuple[Any, ...]:
     tensors, weights = ctx.counts
     saved = list(ctx.saved_tensors)
     features, *grad_weights = pooled_blocks_backward(
@@ -493,4 +496,4 @@ def _backward(ctx: Any, gradients: list[torch.Tensor]) -> tuple[Any, ...]:
     return features, None, None, None, None, grad_weights, None
 
 
-pooled_blocks.register_autograd(_backward, setup_context=_save)
+torch.library.register_autograd("hf_any3d::pooled_blocks", _backward, setup_context=_save)

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hf_any3d.modeling.kernels.dispatch import without_autocast
+from hf_any3d.modeling.kernels.dispatch import operator, without_autocast
 from hf_any3d.modeling.kernels.pooling import PooledGradient, is_plain_training, largest, update_running_statistics
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
@@ -41,11 +41,11 @@ class MiniPointNet(Protocol):
     join_norm: nn.BatchNorm1d
     out: nn.Linear
 
-    def point_features(self, patches: torch.Tensor) -> torch.Tensor:
+    def point_features(self, patches: Tensor) -> Tensor:
         """Map `(batch, groups, k, channels)` to `(batch, groups, k, joined)`."""
 
 
-def pooled_patches_plain(patches: torch.Tensor, layers: MiniPointNet) -> torch.Tensor:
+def pooled_patches_plain(patches: Tensor, layers: MiniPointNet) -> Tensor:
     """Encode patches, and take the maximum over their points.
 
     In training, the norms update their running statistics.
@@ -63,14 +63,14 @@ def pooled_patches_plain(patches: torch.Tensor, layers: MiniPointNet) -> torch.T
     return layers.out(layers.point_features(patches)).max(dim=2).values
 
 
-def layers_are_plain(patches: torch.Tensor, layers: MiniPointNet) -> bool:
+def layers_are_plain(patches: Tensor, layers: MiniPointNet) -> bool:
     """Whether the layers are unchanged modules that train in full precision, and patches need no gradient."""
     if patches.requires_grad or patches[..., 0].numel() < 2 or not is_unmodified(layers.widen, layers.out):
         return False
     return is_plain_training(layers.lift, layers.lift_norm) and is_plain_training(layers.join, layers.join_norm)
 
 
-def pooled_patches_fused(patches: torch.Tensor, layers: MiniPointNet) -> torch.Tensor:
+def pooled_patches_fused(patches: Tensor, layers: MiniPointNet) -> Tensor:
     """Compute `pooled_patches_plain` in training; see the module."""
     weights = [layers.lift.weight, layers.lift_norm.weight, layers.lift_norm.bias, layers.widen.weight]
     weights += [layers.join.weight, layers.join_norm.weight, layers.join_norm.bias]
@@ -109,23 +109,23 @@ class Weights:
         out_bias: `(width,)`.
     """
 
-    lift: torch.Tensor
-    lift_gain: torch.Tensor
-    lift_shift: torch.Tensor
-    widen: torch.Tensor
-    join: torch.Tensor
-    join_gain: torch.Tensor
-    join_shift: torch.Tensor
-    out: torch.Tensor
-    out_bias: torch.Tensor
+    lift: Tensor
+    lift_gain: Tensor
+    lift_shift: Tensor
+    widen: Tensor
+    join: Tensor
+    join_gain: Tensor
+    join_shift: Tensor
+    out: Tensor
+    out_bias: Tensor
 
     @property
-    def join_patch(self) -> torch.Tensor:
+    def join_patch(self) -> Tensor:
         """Columns of `join` for the patch maximum, `(joined, own)`."""
         return self.join[:, : len(self.widen)]
 
     @property
-    def join_point(self) -> torch.Tensor:
+    def join_point(self) -> Tensor:
         """Columns of `join` for a point, `(joined, own)`."""
         return self.join[:, len(self.widen) :]
 
@@ -146,17 +146,17 @@ class Results:
         joined_variance: `(joined,)`.
     """
 
-    tokens: torch.Tensor
-    winners: torch.Tensor
-    patch_max: torch.Tensor
-    patch_max_winners: torch.Tensor
-    joined: torch.Tensor
-    mean: torch.Tensor
-    covariance: torch.Tensor
-    joined_mean: torch.Tensor
-    joined_variance: torch.Tensor
+    tokens: Tensor
+    winners: Tensor
+    patch_max: Tensor
+    patch_max_winners: Tensor
+    joined: Tensor
+    mean: Tensor
+    covariance: Tensor
+    joined_mean: Tensor
+    joined_variance: Tensor
 
-    def lifted_statistics(self, lift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def lifted_statistics(self, lift: Tensor) -> tuple[Tensor, Tensor]:
         """Compute mean and variance `(lifted,)` after the first layer, without its bias."""
         wide, covariance = lift.double(), self.covariance.double()
         variance = ((wide @ covariance) * wide).sum(dim=1).clamp_min(0)
@@ -166,7 +166,7 @@ class Results:
 class _Patches:
     """Points of all patches, split into parts."""
 
-    def __init__(self, points: torch.Tensor, weights: Weights, eps: list[float]):
+    def __init__(self, points: Tensor, weights: Weights, eps: list[float]):
         self.patches, self.k, channels = points.shape
         self.rows = points.reshape(-1, channels)  # (patches * k, channels)
         self.weights, (self.lift_eps, self.join_eps) = weights, eps
@@ -185,13 +185,13 @@ class _Patches:
         self.matrix = (self.weights.lift * self.gain.unsqueeze(1)).T.contiguous()  # (channels, lifted)
         self.constant = self.weights.lift_shift - mean * self.gain
 
-    def lifted(self, part: slice) -> torch.Tensor:
+    def lifted(self, part: slice) -> Tensor:
         """Compute the rows after the first norm and its ReLU, `(rows of the part, lifted)`."""
         return torch.addmm(self.constant, self.rows[self.rows_of(part)], self.matrix).relu_()
 
 
-@torch.library.custom_op("hf_any3d::pooled_patches", mutates_args=())
-def pooled_patches(points: torch.Tensor, weights: list[torch.Tensor], eps: list[float]) -> list[torch.Tensor]:
+@operator("pooled_patches")
+def pooled_patches(points: Tensor, weights: list[Tensor], eps: list[float]) -> list[Tensor]:
     """Compute tokens of patches with batch statistics.
 
     Args:
@@ -249,8 +249,8 @@ def pooled_patches(points: torch.Tensor, weights: list[torch.Tensor], eps: list[
     return list(vars(results).values())
 
 
-@pooled_patches.register_fake
-def _result_shapes(points, weights, eps):
+@torch.library.impl("hf_any3d::pooled_patches", "Meta")
+def _result_shapes(points: torch.Tensor, weights: list[torch.Tensor], eps: list[float]) -> list[torch.Tensor]:
     patches, k, channels = points.shape
     own, new = Weights(*weights), points.new_empty
     indices = [new(patches, len(one), dtype=torch.long) for one in (own.out, own.widen)]
@@ -259,14 +259,10 @@ def _result_shapes(points, weights, eps):
     return [tokens, indices[0], whole, indices[1], new(patches * k, joined), *statistics]
 
 
-@torch.library.custom_op("hf_any3d::pooled_patches_backward", mutates_args=())
+@operator("pooled_patches_backward")
 def pooled_patches_backward(
-    gradient: torch.Tensor,
-    points: torch.Tensor,
-    weights: list[torch.Tensor],
-    eps: list[float],
-    saved: list[torch.Tensor],
-) -> list[torch.Tensor]:
+    gradient: Tensor, points: Tensor, weights: list[Tensor], eps: list[float], saved: list[Tensor]
+) -> list[Tensor]:
     """Compute the gradients of `weights` from that of the tokens `(patches, width)`."""
     own, results = Weights(*weights), Results(*saved)
     patches = _Patches(points, own, eps)
@@ -281,7 +277,7 @@ def pooled_patches_backward(
 
 def _through_out(
     patches: _Patches, results: Results, pooled: PooledGradient
-) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
     """Return gradients of the last weight and, in parts, of the second norm's output; the sum of the latter, and that
     of its product with the norm's centred input.
     """
@@ -303,8 +299,8 @@ def _through_out(
 
 
 def _through_join(
-    patches: _Patches, results: Results, grad_hidden: list[torch.Tensor], total: torch.Tensor, moment: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    patches: _Patches, results: Results, grad_hidden: list[Tensor], total: Tensor, moment: Tensor
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """Return gradients of the second and third weight, and the sum of those of the first norm's output and their
     product with the points.
 
@@ -342,8 +338,8 @@ def _through_join(
 
 
 def _through_lift(
-    patches: _Patches, results: Results, total: torch.Tensor, product: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    patches: _Patches, results: Results, total: Tensor, product: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return gradients of the first weight and its norm, whose input is linear in the points."""
     lift = patches.weights.lift
     product = product - total.outer(results.mean)
@@ -352,12 +348,18 @@ def _through_lift(
     return patches.gain.unsqueeze(1) * (product - spread), grad_gain, total
 
 
-@pooled_patches_backward.register_fake
-def _gradient_shapes(gradient, points, weights, eps, results):
+@torch.library.impl("hf_any3d::pooled_patches_backward", "Meta")
+def _gradient_shapes(
+    gradient: torch.Tensor,
+    points: torch.Tensor,
+    weights: list[torch.Tensor],
+    eps: list[float],
+    results: list[torch.Tensor],
+) -> list[torch.Tensor]:
     return list(map(torch.empty_like, weights))
 
 
-def _keep(ctx: Any, inputs: tuple, output: list[torch.Tensor]) -> None:
+def _keep(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
     points, weights, ctx.eps = inputs
     ctx.count = len(weights)
     ctx.save_for_backward(points, *weights, *output)
@@ -367,7 +369,7 @@ def _keep(ctx: Any, inputs: tuple, output: list[torch.Tensor]) -> None:
 
 
 @without_autocast
-def _backward(ctx: Any, gradients: list[torch.Tensor]) -> tuple[Any, ...]:
+def _backward(ctx: Any, gradients: list[Tensor]) -> tuple[Any, ...]:
     points, *saved = ctx.saved_tensors
     if gradients[0] is None:
         return None, [None] * ctx.count, None
@@ -375,4 +377,4 @@ def _backward(ctx: Any, gradients: list[torch.Tensor]) -> tuple[Any, ...]:
     return None, gradients, None
 
 
-pooled_patches.register_autograd(_backward, setup_context=_keep)
+torch.library.register_autograd("hf_any3d::pooled_patches", _backward, setup_context=_keep)

@@ -8,21 +8,14 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hf_any3d.modeling.kernels.cells import (
-    Links,
-    Membership,
-    from_table,
-    mean_in_cells,
-    sum_in_cells,
-    sum_over_views,
-)
+from hf_any3d.modeling.kernels.cells import Links, Membership, from_table, mean_in_cells, sum_in_cells, sum_over_views
 from hf_any3d.modeling.kernels.dispatch import without_autocast
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
 
-def largest(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def largest(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return the maximum over the neighbours of `(centers, k, width)` and its first index; overwrites `rows`."""
     k = rows.shape[1]
     largest = rows.amax(dim=1)
@@ -44,20 +37,20 @@ class PooledGradient:
         parts: Parts of the centres.
     """
 
-    values: torch.Tensor
-    winners: torch.Tensor
+    values: Tensor
+    winners: Tensor
     k: int
     parts: list[slice]
 
-    def total(self) -> torch.Tensor:
+    def total(self) -> Tensor:
         """Sum over all rows: `(width,)`."""
         return self.values.sum(dim=0)
 
-    def product(self, hidden: Iterable[torch.Tensor]) -> torch.Tensor:
+    def product(self, hidden: Iterable[Tensor]) -> Tensor:
         """Multiply the transposed gradient `(width, rows)` by other rows `(rows, hidden)`, given in parts."""
         return sum(self.transposed_times(rows, number) for number, rows in enumerate(hidden))
 
-    def times(self, weight: torch.Tensor, number: int) -> torch.Tensor:
+    def times(self, weight: Tensor, number: int) -> Tensor:
         """Multiply a part by `weight` `(width, hidden)`: `(rows, hidden)`."""
         channels, values, starts = self._by_row
         part, width = self.parts[number], self.values.shape[1]
@@ -70,7 +63,7 @@ class PooledGradient:
             per_sample_weights=values[entries],
         )
 
-    def add_to(self, out: torch.Tensor, number: int) -> torch.Tensor:
+    def add_to(self, out: Tensor, number: int) -> Tensor:
         """Add the gradient of a part to its rows `out` `(rows, width)`."""
         part = self.parts[number]
         out.view(-1, self.k, out.shape[1]).scatter_add_(
@@ -78,7 +71,7 @@ class PooledGradient:
         )
         return out
 
-    def transposed_times(self, hidden: torch.Tensor, number: int) -> torch.Tensor:
+    def transposed_times(self, hidden: Tensor, number: int) -> Tensor:
         """Multiply a part, transposed `(width, rows)`, by other rows `(rows, hidden)`."""
         rows, values = self._rows(number), self.values[self.parts[number]]
         starts = torch.arange(rows.shape[1], device=rows.device) * len(rows)
@@ -86,13 +79,13 @@ class PooledGradient:
             rows.T.flatten(), hidden, starts, mode="sum", per_sample_weights=values.T.flatten()
         )
 
-    def _rows(self, number: int) -> torch.Tensor:
+    def _rows(self, number: int) -> Tensor:
         """Rows of the winners, `(centers, width)`, counted from the first row of a part."""
         winners = self.winners[self.parts[number]]
         return winners + torch.arange(len(winners), device=winners.device).unsqueeze(1) * self.k
 
     @cached_property
-    def _by_row(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _by_row(self) -> tuple[Tensor, Tensor, Tensor]:
         """Channels and values of all entries, sorted by row, and the start of every row."""
         centers, width = self.winners.shape
         places = torch.arange(centers, device=self.winners.device).unsqueeze(1) * self.k
@@ -103,13 +96,13 @@ class PooledGradient:
         return order % width, self.values.flatten().index_select(0, order), starts
 
 
-def count_index(index: torch.Tensor, count: int) -> torch.Tensor:
+def count_index(index: Tensor, count: int) -> Tensor:
     """Count how often each number from 0 to `count` - 1 occurs: `(count,)`."""
     # Not bincount: the length of its result depends on the data, so that a GPU would have to wait.
     return index.new_zeros(count).scatter_add_(0, index, torch.ones_like(index))
 
 
-def segment_maximum(rows: torch.Tensor, index: torch.Tensor, count: int) -> torch.Tensor:
+def segment_maximum(rows: Tensor, index: Tensor, count: int) -> Tensor:
     """Return the maximum of the rows `(rows, channels)` with each index: `(count, channels)`, 0 where there is none.
 
     Equal maxima share the gradient.
@@ -143,7 +136,7 @@ def is_plain_training(linear: nn.Module, norm: nn.Module) -> bool:
 
 @torch.no_grad()
 def update_running_statistics(
-    norm: nn.BatchNorm1d, bias: torch.Tensor | None, mean: torch.Tensor, variance: torch.Tensor, rows: int
+    norm: nn.BatchNorm1d, bias: Tensor | None, mean: Tensor, variance: Tensor, rows: int
 ) -> None:
     """Update running statistics as the norm itself would.
 
@@ -159,7 +152,7 @@ def update_running_statistics(
     norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)
 
 
-def max_mean_pool_plain(tokens: torch.Tensor, voxels: Membership) -> torch.Tensor:
+def max_mean_pool_plain(tokens: Tensor, voxels: Membership) -> Tensor:
     """Add maximum and mean of the tokens of each voxel.
 
     Args:
@@ -176,7 +169,7 @@ def max_mean_pool_plain(tokens: torch.Tensor, voxels: Membership) -> torch.Tenso
     return maximum.view(batch, 1, voxel_count, hidden_size) + mean_in_cells(tokens, voxels)
 
 
-def max_mean_pool_fused(tokens: torch.Tensor, voxels: Membership) -> torch.Tensor:
+def max_mean_pool_fused(tokens: Tensor, voxels: Membership) -> Tensor:
     """Compute `max_mean_pool_plain`; only voxels with several tokens are searched for a maximum.
 
     Tokens sampled far apart are nearly all alone in their voxels; there, maximum and mean are the token.
@@ -194,13 +187,13 @@ class _MeanPlusAlone(torch.autograd.Function):
     """Mean of each voxel, plus the token if it is alone: `(voxels, hidden)`, all clouds concatenated."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: torch.Tensor, links: Links) -> torch.Tensor:
+    def forward(ctx: Any, tokens: Tensor, links: Links) -> Tensor:
         ctx.links, ctx.shape = links, tokens.shape
         return sum_in_cells(tokens, links, links.shares + (links.shares == 1))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     @without_autocast
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         links = ctx.links
         return sum_over_views(gradient, links, links.shares + (links.shares == 1)).view(ctx.shape), None

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hf_any3d.modeling.kernels.dispatch import without_autocast
 
 _FACTOR = 1.702
 
 
-def quick_gelu_plain(values: torch.Tensor) -> torch.Tensor:
+def quick_gelu_plain(values: Tensor) -> Tensor:
     """Compute `values * sigmoid(1.702 * values)` of a tensor of any shape."""
     return values * torch.sigmoid(_FACTOR * values)
 
 
-def quick_gelu_fused(values: torch.Tensor) -> torch.Tensor:
+def quick_gelu_fused(values: Tensor) -> Tensor:
     """Compute `quick_gelu_plain` in few passes; saves only its input.
 
     The plain one saves three tensors of its size, four times the width of a token, the largest of a wrapped layer.
@@ -27,20 +27,20 @@ def quick_gelu_fused(values: torch.Tensor) -> torch.Tensor:
     return _scaled_silu(values)
 
 
-def _scaled_silu(values: torch.Tensor) -> torch.Tensor:
+def _scaled_silu(values: Tensor) -> Tensor:
     return nn.functional.silu(values * _FACTOR, inplace=True).mul_(1 / _FACTOR)
 
 
 class _QuickGELU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, values: Tensor) -> Tensor:
         ctx.save_for_backward(values)
         return _scaled_silu(values)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     @without_autocast
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (values,) = ctx.saved_tensors
         scaled = values * _FACTOR
         return torch.ops.aten.silu_backward.grad_input(gradient, scaled, grad_input=scaled)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hf_any3d.modeling.kernels.cells import Membership, as_table, from_table
 from hf_any3d.modeling.kernels.dispatch import without_autocast
@@ -16,13 +16,8 @@ _PART_CPU, _PART = 1 << 20, 1 << 24
 
 
 def view_ensemble_plain(
-    view_rows: torch.Tensor,
-    voxel_rows: torch.Tensor,
-    members: Membership,
-    voxels: Membership,
-    scale: float,
-    special: int,
-) -> torch.Tensor:
+    view_rows: Tensor, voxel_rows: Tensor, members: Membership, voxels: Membership, scale: float, special: int
+) -> Tensor:
     """Sum the rows of each token's cells over the views, weighted by their cosine with the row of its voxel.
 
     Args:
@@ -48,9 +43,7 @@ def view_ensemble_plain(
     return nn.functional.pad(mix, (0, 0, special, 0)) @ view_rows.reshape(batch, views * rows, hidden_size)
 
 
-def view_voxel_cosine(
-    view_rows: torch.Tensor, voxel_rows: torch.Tensor, members: Membership, voxels: Membership
-) -> torch.Tensor:
+def view_voxel_cosine(view_rows: Tensor, voxel_rows: Tensor, members: Membership, voxels: Membership) -> Tensor:
     """Compute the cosine between the rows of a token's cell and voxel, `(batch, views, tokens)` (Any2Point, Eq. 8)."""
     product = (view_rows.flatten(1, 2) @ voxel_rows.transpose(-1, -2)).view(*view_rows.shape[:2], -1)
     product = product.gather(2, members.row * voxel_rows.shape[1] + voxels.row)  # (batch, views, tokens)
@@ -60,32 +53,22 @@ def view_voxel_cosine(
     return product / (view_length * voxel_length).clamp_min(_SHORTEST)
 
 
-def view_ensemble_fused(
-    view_rows: torch.Tensor,
-    voxel_rows: torch.Tensor,
-    members: Membership,
-    voxels: Membership,
-    scale: float,
-    special: int,
-) -> torch.Tensor:
+class _ViewEnsemble(torch.autograd.Function):
     """Compute `view_ensemble_plain` along the list of tokens by cell.
 
     A cell's row is read for the sum, for the cosine and for its length; here its gradient is a single sum.
     """
-    return _ViewEnsemble.apply(view_rows, voxel_rows, members, voxels, scale, special)
 
-
-class _ViewEnsemble(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        view_rows: torch.Tensor,
-        voxel_rows: torch.Tensor,
+        view_rows: Tensor,
+        voxel_rows: Tensor,
         members: Membership,
         voxels: Membership,
         scale: float,
         special: int,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         batch, tokens = len(view_rows), members.row.shape[-1]
         row, voxel = members.links.rows, voxels.links.rows  # (tokens, views), (tokens, 1)
         table, voxel_table = as_table(view_rows), voxel_rows.flatten(0, 1)
@@ -108,7 +91,7 @@ class _ViewEnsemble(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     @without_autocast
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         view_rows, voxel_rows, length, voxel_length, lengths, cosine, weights, total = ctx.saved_tensors
         cells, voxels = ctx.members.links, ctx.voxels.links
         (tokens, views), table = cells.rows.shape, as_table(view_rows)
@@ -141,7 +124,10 @@ class _ViewEnsemble(torch.autograd.Function):
         return from_table(grad_table, ctx.members), grad_voxels.view_as(voxel_rows), None, None, None, None
 
 
-def _products(one: torch.Tensor, table: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+view_ensemble_fused = _ViewEnsemble.apply
+
+
+def _products(one: Tensor, table: Tensor, row: Tensor) -> Tensor:
     """Compute inner products `(tokens, views)` of `one` `(tokens, hidden)` with the rows `(tokens, views)` of a table.
 
     In parts, because the gathered rows would be as many as tokens times views.
@@ -154,9 +140,7 @@ def _products(one: torch.Tensor, table: torch.Tensor, row: torch.Tensor) -> torc
     return torch.cat(products)
 
 
-def _add_through_length(
-    out: torch.Tensor, table: torch.Tensor, length: torch.Tensor, row: torch.Tensor, grad_length: torch.Tensor
-) -> None:
+def _add_through_length(out: Tensor, table: Tensor, length: Tensor, row: Tensor, grad_length: Tensor) -> None:
     """Add the gradient of rows `(rows, hidden)` through their lengths.
 
     Args:

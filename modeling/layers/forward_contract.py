@@ -14,7 +14,6 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -25,12 +24,20 @@ from transformers.utils import TransformersKwargs
 
 
 class PointTokensMixin:
-    """For `PreTrainedModel` classes whose base model has an `input_tokens` module.
+    """For `PreTrainedModel` classes whose base model has an `input_tokens` module; declares what they all support.
 
     `get_input_embeddings` returns that module, an `nn.Identity` unless `set_input_embeddings` replaced it, and
     `enable_input_require_grads` and NEFTune work on its output. There is no vocabulary.
     """
 
+    main_input_name = "points"
+    input_modalities = ("point_cloud",)
+    supports_gradient_checkpointing = True
+    # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
     _input_embed_layer = "input_tokens"
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
@@ -106,9 +113,7 @@ def rejects_unknown_keywords(forward: Callable[..., Any]) -> Callable[..., Any]:
         TypeError: For a keyword that neither `forward` nor transformers supports.
         ValueError: If attention weights are requested from an implementation that does not return them.
     """
-    parameters = inspect.signature(forward).parameters.values()
-    named = {parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD}
-    known = frozenset(named - {"self"}) | TRANSFORMERS_KEYWORDS | {"return_dict"}
+    known = _named_parameters(forward) | TRANSFORMERS_KEYWORDS | {"return_dict"}
 
     @functools.wraps(forward)
     def wrapper(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
@@ -120,12 +125,7 @@ def rejects_unknown_keywords(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_keywords(name: str, given: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    """Reject unknown keywords of a call, except those that are None, which are dropped.
-
-    Args:
-        name: Name of the model.
-        given: Keywords of the call.
-        known: Supported keywords.
+    """Reject keywords of a call of the model `name` that are not known, except those that are None, which are dropped.
 
     Raises:
         TypeError: Naming the keyword and the supported ones.
@@ -145,16 +145,16 @@ def check_keywords(name: str, given: dict[str, Any], known: frozenset[str]) -> d
 @functools.cache
 def forward_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
     """Return the keywords of a transformers model's forward pass and those that it passes on to its layers."""
-    parameters = inspect.signature(model_class.forward).parameters.values()
-    named = {parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD}
-    return frozenset(named - {"self"}) | TRANSFORMERS_KEYWORDS
+    return _named_parameters(model_class.forward) | TRANSFORMERS_KEYWORDS
+
+
+def _named_parameters(forward: Callable[..., Any]) -> frozenset[str]:
+    parameters = inspect.signature(forward).parameters.values()
+    return frozenset(own.name for own in parameters if own.kind is not inspect.Parameter.VAR_KEYWORD) - {"self"}
 
 
 def requested_outputs(
-    config: PreTrainedConfig,
-    output_hidden_states: bool | None,
-    output_attentions: bool | None,
-    attention: str | None,
+    config: PreTrainedConfig, output_hidden_states: bool | None, output_attentions: bool | None, attention: str | None
 ) -> tuple[bool, bool]:
     """Resolve whether to return hidden states and attention weights: the call overrides the config.
 
@@ -218,9 +218,7 @@ class AttentionRecorder:
         ]
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             handle.remove()
 

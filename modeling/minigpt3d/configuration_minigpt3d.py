@@ -8,7 +8,7 @@ from transformers import AutoConfig, Blip2QFormerConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.card_info import NamesPackageMixin
-from hf_any3d.modeling.config_checks import CHANNELS, SPREAD, TOKENS, Ranges, check_numbers
+from hf_any3d.modeling.config_checks import CHANNELS, SPREAD, TOKENS, Ranges, check_choices, check_numbers
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
 
 ROUTERS = ("sparse", "soft", "constant")
@@ -107,8 +107,7 @@ class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any):
         check_numbers(self, _RANGES, kwargs)
-        if self.router not in ROUTERS:
-            raise ValueError(f"router={self.router!r}; expected one of {', '.join(map(repr, ROUTERS))}")
+        check_choices(self, {"router": ROUTERS})
         if not 1 <= self.router_top_k <= self.num_query_experts:
             raise ValueError(
                 f"router_top_k={self.router_top_k}; expected 1 to num_query_experts={self.num_query_experts}"

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import (
     AutoModel,
@@ -46,7 +48,6 @@ from hf_any3d.modeling.layers.forward_contract import (
     requested_outputs,
 )
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
-from hf_any3d.modeling.minigpt3d.lora import inject_lora, lora_dropouts, names_in, reset_lora
 from hf_any3d.modeling.minigpt3d.query_experts import Bridge, Bridged
 from hf_any3d.modeling.minigpt3d.stages import trained_names
 from hf_any3d.modeling.pretrained_parts import (
@@ -62,6 +63,59 @@ from hf_any3d.modeling.pretrained_parts import (
 from hf_any3d.modeling.pretrained_parts.loading import apply_settings, dtype_named
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source
 from hf_any3d.modeling.pretrained_parts.tensors import OwnTensor
+
+
+def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
+    """Merge LoRA into the weights of its layers, in place: the same outputs, computed faster.
+
+    Args:
+        model: A `MiniGPT3DForConditionalGeneration`.
+
+    Returns:
+        The model. Its config has no LoRA, and it is saved with all weights, which are no longer those of its
+        pretrained parts.
+    """
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, LoraLayer):
+            layer.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    model.store_parts()
+    model.config.text_lora = model.config.qformer_lora = None
+    return model
+
+
+def reset_lora(model: nn.Module) -> None:
+    """Initialise LoRA layers that were not loaded as PEFT does, so that they have no effect.
+
+    Language models would initialise them like their other layers, which would have an effect.
+    """
+    for name, parameter in model.named_parameters():
+        if ".lora_A." in name:
+            init.kaiming_uniform_(parameter, a=5**0.5)
+        elif ".lora_B." in name:
+            init.zeros_(parameter)
+
+
+def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Map names of tensors to those in a model with LoRA.
+
+    Args:
+        model: The model.
+        names: Names of tensors of the same model, with or without LoRA.
+
+    Returns:
+        The name in `model` for each name; unknown names are unchanged.
+    """
+    own = {*dict(model.named_parameters()), *dict(model.named_buffers())}
+
+    def find(name: str) -> str:
+        layer, _, kind = name.rpartition(".")
+        wrapped = f"{layer}.base_layer.{kind}"
+        return wrapped if name not in own and wrapped in own else name
+
+    return {name: find(name) for name in names}
+
 
 Clouds = torch.Tensor | Sequence[torch.Tensor]
 Part = str | os.PathLike | PreTrainedModel
@@ -137,11 +191,7 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
     _supports_flash_attn = True
     _supports_attention_backend = True
     _skip_keys_device_placement = ["past_key_values"]
-    _part_paths = {
-        "point_encoder": "point_encoder",
-        "qformer": "bridge.qformer",
-        "language_model": "language_model",
-    }
+    _part_paths = {"point_encoder": "point_encoder", "qformer": "bridge.qformer", "language_model": "language_model"}
 
     def __init__(
         self,
@@ -157,9 +207,9 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
             language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.language_model = language_model
         if config.qformer_lora is not None:
-            inject_lora(self.bridge.qformer, config.qformer_lora)
+            inject_adapter_in_model(LoraConfig(**config.qformer_lora), self.bridge.qformer)
         if config.text_lora is not None:
-            inject_lora(self.language_model, config.text_lora)
+            inject_adapter_in_model(LoraConfig(**config.text_lora), self.language_model)
         self.point_encoder.requires_grad_(False)
         self.post_init()
 
@@ -213,17 +263,10 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.training = mode  # required for gradient checkpointing; its submodules keep their modes
         dropping = mode or self.config.qformer_lora_dropout_at_inference
-        for dropout in lora_dropouts(self.bridge.qformer):
-            dropout.train(dropping)
+        for name, layer in self.bridge.qformer.named_modules():
+            if ".lora_dropout." in name:
+                layer.train(dropping)
         return self
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return those of the language model."""
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace those of the language model."""
-        self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
         """Return those of the language model."""

@@ -1,7 +1,8 @@
 """Point operations without compiled extensions: sampling, neighbours, grouping, cells, interpolation, distances."""
 
 from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE, refuse_out_of_range
-from hf_any3d.modeling.point_ops.cells import (
+from hf_any3d.modeling.point_ops.chamfer import chamfer_distance, f_score, reconstruction_scores
+from hf_any3d.modeling.point_ops.geometry import (
     cell_counts,
     line_cell_count,
     line_cells,
@@ -11,7 +12,6 @@ from hf_any3d.modeling.point_ops.cells import (
     scatter_mean,
     voxel_cells,
 )
-from hf_any3d.modeling.point_ops.chamfer import chamfer_distance, f_score, reconstruction_scores
 from hf_any3d.modeling.point_ops.grouping import (
     farthest_point_sample,
     gather_points,

@@ -151,12 +151,7 @@ def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _prepare(
-    x: Tensor,
-    y: Tensor,
-    x_mask: Tensor | None,
-    y_mask: Tensor | None,
-    drop_zero_sums: bool,
-    max_pairs: int | None,
+    x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None, drop_zero_sums: bool, max_pairs: int | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     if max_pairs is not None and max_pairs < 1:
         raise ValueError(f"max_pairs: {max_pairs}; expected at least 1")

@@ -2,12 +2,210 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from hf_any3d.modeling.kernels.cells import Membership, membership
-from hf_any3d.modeling.point_ops.cells import line_cell_count, line_cells, plane_cell_count, plane_cells, voxel_cells
+from hf_any3d.modeling.kernels.pooling import count_index, segment_maximum
+from hf_any3d.modeling.point_ops.grouping import flatten_index
+
+# Three axes of 21 bits fill the 63 bits of a non-negative int64.
+_AXIS_BITS = 21
+
+
+def line_cells(position: Tensor, cell_size: float, length: float) -> Tensor:
+    """Return the numbers of the cells of a line that contain positions.
+
+    Args:
+        position: `(..., tokens)` in units of the line, 0 to `length`.
+        cell_size: Length of a cell; the last one may be shorter.
+        length: Length of the line.
+
+    Returns:
+        LongTensor of the shape of `position`, 0 to `line_cell_count(cell_size, length) - 1`. Positions beyond the
+        line are in the cell at that end.
+
+    Raises:
+        ValueError: If a size is not positive.
+
+    Source: Any2Point, Sec. 3.3.
+    """
+    last = line_cell_count(cell_size, length) - 1
+    return (position / cell_size).floor().long().clamp(0, last)
+
+
+def plane_cells(position: Tensor, cell_size: float, width: float, height: float) -> Tensor:
+    """Return the numbers of the square cells of a plane that contain positions.
+
+    Args:
+        position: `(..., tokens, 2)`, x (0 to `width`) and y (0 to `height`).
+        cell_size: Edge of a cell; the last ones may be shorter.
+        width: Extent along x.
+        height: Extent along y.
+
+    Returns:
+        LongTensor `(..., tokens)`, column + row * columns, 0 to `plane_cell_count(cell_size, width, height) - 1`.
+        Positions beyond the plane are in the cell at the nearest border.
+
+    Raises:
+        ValueError: If `position` has no x and y or a size is not positive.
+
+    Source: Any2Point, Sec. 3.3.
+    """
+    if position.shape[-1:] != (2,):
+        raise ValueError(f"position: shape {tuple(position.shape)}; expected (..., tokens, 2)")
+    column = line_cells(position[..., 0], cell_size, width)
+    row = line_cells(position[..., 1], cell_size, height)
+    return column + row * line_cell_count(cell_size, width)
+
+
+def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
+    """Label points by voxel.
+
+    The grid of every cloud starts at its lowest corner, or `shift` edges before it along each axis. A label is the
+    index of the first point in the voxel, so that there are at most as many labels as points, and no shape depends on
+    the data.
+
+    Args:
+        xyz: `(batch, points, 3)`.
+        edge: Edge of a voxel in the unit of `xyz`. A cloud spans at most 2^21 edges; points beyond share a voxel.
+        shift: Shift of the grid in edges, from 0 to less than 1.
+
+    Returns:
+        LongTensor `(batch, points)`, 0 to points - 1. Points with equal labels share a voxel.
+
+    Raises:
+        ValueError: If `xyz` has another shape, `edge` is not positive or `shift` is out of range.
+
+    Source: Any2Point, Sec. 3.3.
+    """
+    if xyz.dim() != 3 or xyz.shape[2] != 3:
+        raise ValueError(f"xyz: shape {tuple(xyz.shape)}; expected (batch, points, 3)")
+    _check_positive("edge", edge)
+    if not 0 <= shift < 1:
+        raise ValueError(f"shift: {shift}; expected at least 0 and less than 1")
+    corner = xyz.amin(dim=1, keepdim=True)
+    step = ((xyz - corner) / edge + shift).long().clamp(max=(1 << _AXIS_BITS) - 1)  # (batch, points, 3)
+    voxel = (step[..., 0] << 2 * _AXIS_BITS) | (step[..., 1] << _AXIS_BITS) | step[..., 2]
+    if torch.compiler.is_exporting():
+        # Exported formats have no running maximum; comparing all pairs needs none.
+        return (voxel[:, :, None] == voxel[:, None]).to(torch.uint8).argmax(dim=-1)
+    # A stable sort groups the points of a voxel, the first one first.
+    voxel, order = voxel.sort(dim=1, stable=True)
+    place = torch.arange(voxel.shape[1], device=voxel.device).expand_as(voxel)
+    follows = torch.zeros_like(voxel, dtype=torch.bool)
+    follows[:, 1:] = voxel[:, 1:] == voxel[:, :-1]
+    front = place.masked_fill(follows, 0).cummax(dim=1).values
+    return torch.empty_like(order).scatter_(1, order, order.gather(1, front))
+
+
+def line_cell_count(cell_size: float, length: float) -> int:
+    """Count the cells of a line, including a shorter one at the end.
+
+    Args:
+        cell_size: Length of a cell.
+        length: Length of the line.
+
+    Raises:
+        ValueError: If a size is not positive.
+    """
+    _check_positive("cell_size", cell_size)
+    _check_positive("length", length)
+    return math.ceil(length / cell_size)
+
+
+def plane_cell_count(cell_size: float, width: float, height: float) -> int:
+    """Count the square cells of a plane, including shorter ones at the borders.
+
+    Args:
+        cell_size: Edge of a cell.
+        width: Extent along x.
+        height: Extent along y.
+
+    Raises:
+        ValueError: If a size is not positive.
+    """
+    return line_cell_count(cell_size, width) * line_cell_count(cell_size, height)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name}: {value}; expected a positive number")
+
+
+def cell_counts(cell: Tensor, num_cells: int) -> Tensor:
+    """Count the tokens in every cell.
+
+    Args:
+        cell: LongTensor `(batch, tokens)`, 0 to num_cells - 1.
+        num_cells: Number of cells.
+
+    Returns:
+        LongTensor `(batch, num_cells)`.
+
+    Raises:
+        ValueError: If `cell` has another shape or dtype.
+        IndexError: If a cell does not exist (only checked on the CPU).
+    """
+    if cell.dim() != 2:
+        raise ValueError(f"cell: shape {tuple(cell.shape)}; expected (batch, tokens)")
+    flat = flatten_index("cell", cell, num_cells)
+    return count_index(flat, cell.shape[0] * num_cells).view(cell.shape[0], num_cells)
+
+
+def scatter_mean(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
+    """Average the tokens of every cell.
+
+    Args:
+        values: `(batch, tokens, channels)`; half precision is summed in float32.
+        cell: LongTensor `(batch, tokens)`, 0 to num_cells - 1.
+        num_cells: Number of cells.
+
+    Returns:
+        `(batch, num_cells, channels)`, 0 in empty cells, differentiable in `values`.
+
+    Raises:
+        ValueError: If the shapes do not match.
+        IndexError: If a cell does not exist (only checked on the CPU).
+    """
+    rows, flat = _flatten(values, cell, num_cells)
+    count = count_index(flat, values.shape[0] * num_cells)
+    wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+    # index_add takes a tenth of the time of scatter_add, which needs an index of the size of the values.
+    total = wide.new_zeros(count.shape[0], wide.shape[1]).index_add(0, flat, wide)
+    mean = total / count.clamp(min=1)[:, None]
+    return mean.to(values.dtype).reshape(values.shape[0], num_cells, values.shape[2])
+
+
+def scatter_max(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
+    """Compute the maximum over the tokens of every cell, channel by channel.
+
+    Args:
+        values: `(batch, tokens, channels)`.
+        cell: LongTensor `(batch, tokens)`, 0 to num_cells - 1.
+        num_cells: Number of cells.
+
+    Returns:
+        `(batch, num_cells, channels)`, 0 in empty cells, differentiable in `values`; equal maxima share the gradient.
+
+    Raises:
+        ValueError: If the shapes do not match.
+        IndexError: If a cell does not exist (only checked on the CPU).
+    """
+    rows, flat = _flatten(values, cell, num_cells)
+    largest = segment_maximum(rows, flat, values.shape[0] * num_cells)
+    return largest.view(values.shape[0], num_cells, values.shape[2])
+
+
+def _flatten(values: Tensor, cell: Tensor, num_cells: int) -> tuple[Tensor, Tensor]:
+    if values.dim() != 3:
+        raise ValueError(f"values: shape {tuple(values.shape)}; expected (batch, tokens, channels)")
+    if cell.shape != values.shape[:2]:
+        raise ValueError(f"cell: shape {tuple(cell.shape)}; expected {tuple(values.shape[:2])} like values")
+    return values.flatten(0, 1), flatten_index("cell", cell, num_cells)
 
 
 def normalize_centers(centers: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,19 @@ from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE, refuse_out_of_range
 
 
+def check_channels(points: Tensor, in_channels: int) -> None:
+    """Check that clouds have the shape `(batch, points, in_channels)`.
+
+    Raises:
+        ValueError: If the shape is another.
+    """
+    if points.ndim != 3 or points.shape[-1] != in_channels:
+        raise ValueError(
+            f"points has shape {tuple(points.shape)}; expected (batch, points, {in_channels}): "
+            "the last axis is config.in_channels"
+        )
+
+
 def in_full_precision(points: Tensor, dtype: torch.dtype) -> Tensor:
     """Check the clouds that a model is given, and cast them to full precision.
 

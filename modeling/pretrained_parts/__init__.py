@@ -21,11 +21,7 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     single_device,
     unused_weights_expected,
 )
-from hf_any3d.modeling.pretrained_parts.mixin import (
-    HUB_ARGUMENTS,
-    PretrainedPartsMixin,
-    remember_weights,
-)
+from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPartsMixin, remember_weights
 from hf_any3d.modeling.pretrained_parts.record import (
     EncoderConfigMixin,
     PartsConfigMixin,

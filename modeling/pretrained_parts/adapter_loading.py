@@ -106,14 +106,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
 
     @classmethod
     def build_for_adapter(
-        cls,
-        name: str,
-        config: PreTrainedConfig,
-        hub: dict[str, Any],
-        dtype: torch.dtype | None = None,
-        attn_implementation: str | None = None,
-        device_map: Any = None,
-        quantization_config: Any = None,
+        cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
     ) -> PreTrainedModel:
         """Build the model of an adapter's repository, without the adapter.
 
@@ -121,20 +114,11 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
             name: Directory or hub repository of the adapter.
             config: The config stored with it.
             hub: `revision`, `token`, `cache_dir` and the like.
-            dtype: Dtype of the pretrained part.
-            attn_implementation: Its attention.
-            device_map: Its device.
-            quantization_config: Its quantization.
+            **loading: `dtype`, `attn_implementation`, `device_map` and `quantization_config` of the pretrained part.
 
         Raises:
             EncoderMismatchError: If the pretrained weights differ from those that the adapter was trained with.
         """
-        loading = {
-            "dtype": dtype,
-            "attn_implementation": attn_implementation,
-            "device_map": device_map,
-            "quantization_config": quantization_config,
-        }
         recorded = config.part(cls._adapted_part)
         if recorded.is_elsewhere:
             hub = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
@@ -179,7 +163,9 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         """
         config = type(self.config).from_dict(recorded)
         ours, theirs = self.config.part(self._adapted_part), config.part(self._adapted_part)
-        if theirs.checksum is None or (found := self.describe_weights(config)) in (None, theirs.checksum):
+        # Quantized weights, or those in another dtype, have the checksum that their record has.
+        found = self.describe_weights(config) or ours.checksum or "unknown"
+        if theirs.checksum in (None, found):
             return
         source = f"the weights in {theirs.subfolder or self._adapted_part}/"
         if theirs.is_elsewhere:
@@ -212,14 +198,6 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         config = self.config_to_store()
         config.set_part(name, source)
         config.save_pretrained(directory)
-
-    def refuse_merged_adapters(self) -> None:
-        """Raise an error if an adapter is temporarily merged into the weights.
-
-        Raises:
-            ValueError: With the names of the adapters.
-        """
-        refuse_merged_adapters(self)
 
     @classmethod
     def from_pretrained(

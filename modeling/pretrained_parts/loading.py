@@ -138,13 +138,7 @@ def refuse_other_shapes(
     """Raise an error before loading if the weights in a directory have other shapes than its config defines.
 
     transformers checks this too, but only after allocating every mismatched weight, which may take gigabytes if the
-    config defines a large model.
-
-    Args:
-        model_class: Class to load.
-        folder: The directory.
-        hub: `subfolder` and the like.
-        settings: Further arguments of `from_pretrained`.
+    config defines a large model. `hub` and `settings` are the arguments of `from_pretrained`.
 
     Raises:
         ValueError: Naming the first mismatched weights.
@@ -175,13 +169,7 @@ def refuse_lost_weights(model: PreTrainedModel, name: str, info: dict[str, Any],
     """Raise an error if a saved model lacks weights that it had when it was saved.
 
     A new head on a pretrained model, or a module that was switched on by an argument, is newly initialised as in
-    transformers: the saved model never had it.
-
-    Args:
-        model: The loaded model.
-        name: Directory or repository.
-        info: Result of `output_loading_info`.
-        hub: `revision`, `token`, `cache_dir` and the like.
+    transformers: the saved model never had it. `info` is the result of `output_loading_info`.
 
     Raises:
         ValueError: Naming the weights.

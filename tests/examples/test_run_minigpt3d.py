@@ -217,7 +217,10 @@ def test_stages_run_from_the_hub(hub, run, parts, tmp_path, monkeypatch, caplog)
         ({"step_cosine": {"epochs": 4}}, "--max_steps 2; expected a multiple of 4 epochs"),
         ({"conversations": ["long"]}, "which is 'long'; expected one of brief, complex"),
         ({"dataset_options": {"streaming": True}}, "has streaming; expected rows that can be read in any order"),
-        ({"processor_config": {"num_points": 3}}, "--processor_config has 'num_points'; expected some of max_answer"),
+        (
+            {"processor_config": {"num_points": 3}},
+            "has no setting 'num_points'; expected one of end_mark",
+        ),
         ({"frozen_in_half": True}, "--frozen_in_half needs --bf16 or --fp16"),
         ({"frozen_in_half": True, "bf16": True, "store_parts": True}, "expected a named one"),
         ({"model_config": {"router": "odd"}}, "router='odd'"),

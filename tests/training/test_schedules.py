@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -200,6 +201,7 @@ def test_stage_trainer_uses_the_schedule_of_its_arguments():
     )
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     trainer = SimpleNamespace(args=arguments, lr_scheduler=None, optimizer=optimizer)
+    trainer._own_scheduler = partial(StageTrainer._own_scheduler, trainer)
     given = StageTrainer.create_scheduler(trainer, 10)
     assert given is trainer.lr_scheduler and given is not None
 

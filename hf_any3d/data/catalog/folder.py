@@ -139,37 +139,27 @@ def _read(
     _check_free(root, converter.names, rows.column_names)
     features = Features({**converter.features, **rows.features})
     files = [(row, str(root / row[FILE])) for row in rows.to_list()]
-    arguments = {"converter": converter, "skip": skip}
+    arguments: dict[str, Any] = {"converter": converter, "skip": skip}
     if streaming:
         # `datasets` splits lists among ranks and workers.
-        shards = [files[start : start + _FILES_PER_SHARD] for start in range(0, len(files), _FILES_PER_SHARD)]
-        arguments["shards"] = shards
+        starts = range(0, len(files), _FILES_PER_SHARD)
+        arguments["shards"] = [files[start : start + _FILES_PER_SHARD] for start in starts]
         return IterableDataset.from_generator(_rows, features, arguments, rows.split)
     # Sizes and times of the files are part of the cache key, so that a changed file is read again.
-    stamped = [(row, path, *_stamp(path)) for row, path in files]
+    statuses = [os.stat(path) for _, path in files]
+    stamped = [(*file, status.st_size, status.st_mtime_ns) for file, status in zip(files, statuses, strict=True)]
     if options.get("num_proc"):
         arguments["shards"] = [[file] for file in stamped]
     else:
         # `datasets` does not split tuples into shards.
         arguments |= {"shards": (stamped,), "is_whole_split": True}
+    settings: dict[str, Any] = {"split": rows.split, "writer_batch_size": converter.rows_at_a_time}
     try:
-        return Dataset.from_generator(
-            _rows,
-            features=features,
-            gen_kwargs=arguments,
-            split=rows.split,
-            writer_batch_size=converter.rows_at_a_time,
-            **options,
-        )
+        return Dataset.from_generator(_rows, features, gen_kwargs=arguments, **settings, **options)
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, (ValueError, OSError)):
             raise error.__cause__ from None
         raise
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
 
 
 def _rows(
@@ -199,12 +189,7 @@ def list_folder(
 ) -> DatasetDict:
     """List the point files and meshes of a folder.
 
-    Args:
-        root: the folder.
-        drop_labels: True ignores folder names; False requires them to name the classes where no metadata does. None
-            requires it only of a folder without metadata files.
-        drop_metadata: True ignores metadata files.
-        follow_links: follow links that lead outside of the folder; False refuses them.
+    The options are those of `load`.
 
     Returns:
         Splits with `label` (a ClassLabel for classes that are text or whole numbers), `file` (the path inside the
@@ -218,21 +203,17 @@ def list_folder(
     metadata = None if drop_metadata or not root.is_dir() else read_metadata(root, follow_links=follow_links)
     if metadata is not None:
         splits = _splits_of_metadata(root, metadata, suffixes, drop_labels, follow_links)
-    elif drop_labels:
-        tree = walk(root, suffixes, METADATA_NAMES, follow_links=follow_links)
-        splits = by_split(unlabelled(root, tree.found))
-        _warn_of_others(root, tree.others)
     else:
-        splits, others = find_labelled_files(root, suffixes, METADATA_NAMES, follow_links=follow_links)
-        _warn_of_others(root, others)
+        if drop_labels:
+            tree = walk(root, suffixes, METADATA_NAMES, follow_links=follow_links)
+            splits, others = by_split(unlabelled(root, tree.found)), tree.others
+        else:
+            splits, others = find_labelled_files(root, suffixes, METADATA_NAMES, follow_links=follow_links)
+        if ignored := sorted(set(others) - COMPANIONS):
+            logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
     listed = DatasetDict({split: _listed_rows(root, files, split, metadata) for split, files in splits.items()})
     _check_labels(root, listed)
     return with_class_labels(listed, str(root))
-
-
-def _warn_of_others(root: Path, others: dict[str, int]) -> None:
-    if ignored := sorted(set(others) - COMPANIONS):
-        logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
 
 
 def _splits_of_metadata(
@@ -246,9 +227,8 @@ def _splits_of_metadata(
         more = f", and {len(absent) - 1} more files that cannot be used" if len(absent) > 1 else ""
         raise ValueError(f"{root}: the metadata names {name}, which {reason}{more}")
     if left := sorted(found - set(names)):
-        logger.warning(
-            "%s: %d files are not in the metadata and are left out, the first is %s", root, len(left), left[0]
-        )
+        text = "%s: %d files are not in the metadata and are left out, the first is %s"
+        logger.warning(text, root, len(left), left[0])
     if not names:
         raise ValueError(f"{root}: the metadata names no file")
     parts = [tuple(name.split("/")) for name in names]
@@ -279,9 +259,8 @@ def _listed_rows(root: Path, files: list[LabelledFile], split: str, metadata: pa
     order = [*(["label"] if "label" in columns else []), FILE, *(name for name in columns if name != "label")]
     columns[FILE], features[FILE] = pa.array(names, pa.string()), Value("string")
     features = Features({name: features[name] for name in order})
-    table = pa.table({name: columns[name] for name in order})
-    info = DatasetInfo(features=features)
-    return Dataset(table.replace_schema_metadata(), info=info, split=NamedSplit(split)).cast(features)
+    table = pa.table({name: columns[name] for name in order}).replace_schema_metadata()
+    return Dataset(table, info=DatasetInfo(features=features), split=NamedSplit(split)).cast(features)
 
 
 def _check_free(root: Path, names: Iterable[str], metadata_columns: Iterable[str]) -> None:

@@ -16,20 +16,13 @@ from datasets import Features
 from hf_any3d.data.files import ReadLimits
 
 SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 """Folder name -> split."""
 
 LAYOUTS = "class/file, split/class/file or class/split/file, with splits named train, validation or test"
-
-
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"
 
@@ -62,26 +55,20 @@ class Tree:
 
 
 def check_link(path: Path, root: Path) -> None:
-    """Refuse a link that leads outside of a folder, since an untrusted folder could name any file with it.
-
-    Args:
-        path: a file or folder below `root`.
-        root: the folder, which may be a link itself.
+    """Refuse a link below `root` that leads outside of it, since an untrusted folder could name any file with it.
 
     Raises:
         ValueError: such a link, or one that leads back to itself.
     """
     if not path.is_symlink():
         return
+    link = f"{root}: {path.relative_to(root).as_posix()} is a link that leads"
     try:
         target = path.resolve()
     except (OSError, RuntimeError):  # RuntimeError before Python 3.13
-        raise ValueError(f"{root}: {path.relative_to(root).as_posix()} is a link that leads back to itself") from None
+        raise ValueError(f"{link} back to itself") from None
     if not target.is_relative_to(root.resolve()):
-        raise ValueError(
-            f"{root}: {path.relative_to(root).as_posix()} is a link that leads outside of the folder; copy its target "
-            "there, or pass follow_links=True"
-        )
+        raise ValueError(f"{link} outside of the folder; copy its target there, or pass follow_links=True")
 
 
 def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow_links: bool = False) -> Tree:
@@ -142,11 +129,7 @@ def find_labelled_files(
 ) -> tuple[dict[str, list[LabelledFile]], dict[str, int]]:
     """Find the files of a folder, with splits and classes from folder names.
 
-    Args:
-        root: the folder, in one of the `LAYOUTS`.
-        suffixes: as in `walk`.
-        excluded: as in `walk`.
-        follow_links: as in `walk`.
+    The folder is in one of the `LAYOUTS`; the arguments are those of `walk`.
 
     Returns:
         Files of each split in the order of their names, and the number of other files by ending. Files directly in
@@ -230,8 +213,8 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
             outside its own folder or a file twice; files of several types; a link that leads outside.
     """
     # A pattern with a wildcard: a plain name would skip a dangling link.
-    files = [path for path in root.rglob("metadata.*") if path.name in METADATA_NAMES and not _is_hidden(path, root)]
-    files = [path for path in files if not path.is_dir()]
+    files = [path for path in root.rglob("metadata.*") if path.name in METADATA_NAMES and not path.is_dir()]
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
     files.sort(key=lambda path: (len(path.parts), path))  # outermost first
     if not files:
         return None
@@ -266,10 +249,6 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
         raise ValueError(f"{root}: the metadata files have columns of different types ({error})") from None
 
 
-def _is_hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
 def _read(path: Path) -> pa.Table:
     try:
         table = _READERS[path.suffix](path)
@@ -292,9 +271,8 @@ def _read(path: Path) -> pa.Table:
 
 
 def _read_csv(path: Path) -> pa.Table:
-    return pa.Table.from_pandas(
-        pd.read_csv(path, dtype={FILE_NAME: str}), preserve_index=False
-    ).replace_schema_metadata()
+    rows = pd.read_csv(path, dtype={FILE_NAME: str})
+    return pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata()
 
 
 def _read_jsonl(path: Path) -> pa.Table:

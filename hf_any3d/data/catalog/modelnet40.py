@@ -25,9 +25,7 @@ CLASS_NAMES = tuple(
 )
 
 LICENCE = Licence(
-    "other",
-    "for academic research; the models belong to their authors",
-    "https://modelnet.cs.princeton.edu/",
+    "other", "for academic research; the models belong to their authors", "https://modelnet.cs.princeton.edu/"
 )
 CITATION = """@inproceedings{wu2015modelnet,
   title = {3D ShapeNets: A Deep Representation for Volumetric Shapes},
@@ -168,8 +166,7 @@ def points_and_normals(table: object) -> dict[str, np.ndarray]:
     if not isinstance(table, np.ndarray) or table.ndim != 2 or table.shape[1] not in (3, 6):
         shape = getattr(table, "shape", type(table).__name__)
         raise PointCloudError(f"a cloud of shape {shape}; expected (points, 6), xyz and normal")
-    row = {"points": table[:, :3]}
-    return row if table.shape[1] == 3 else {**row, "normals": table[:, 3:]}
+    return {"points": table[:, :3]} if table.shape[1] == 3 else {"points": table[:, :3], "normals": table[:, 3:]}
 
 
 def _text_sources(folder: Path, *, normals: bool) -> dict[str, SplitSource]:

@@ -178,12 +178,7 @@ def parquet_shapes(files: Mapping[str, Path]) -> dict[str, list[Shape]]:
 
 
 def named_shapes(path: Path, folder: Path, class_names: Sequence[str]) -> dict[str, list[Shape]]:
-    """Read a fold of names only: `{"train": [["chair_0001", 0], ...], "test": [...]}`.
-
-    Args:
-        path: the fold.
-        folder: ModelNet40 as text.
-        class_names: of ModelNet40.
+    """Read a fold of names only, `{"train": [["chair_0001", 0], …], "test": […]}`; `folder` has ModelNet40 as text.
 
     Raises:
         PointCloudFileError: not such JSON, or a name without a class.
@@ -209,13 +204,7 @@ def named_shapes(path: Path, folder: Path, class_names: Sequence[str]) -> dict[s
 def fold_sources(
     files: Sequence[Path], shapes: Mapping[str, Sequence[Shape]], way: int, class_names: Sequence[str]
 ) -> tuple[dict[str, SplitSource], list[str]]:
-    """Check the labels of a fold.
-
-    Args:
-        files: of the fold.
-        shapes: of each split.
-        way: expected number of classes.
-        class_names: of ModelNet40.
+    """Check the labels of a fold of `way` classes among `class_names`, those of ModelNet40.
 
     Returns:
         The source of each split, and the names of the fold's classes in the order of its labels.
@@ -224,19 +213,15 @@ def fold_sources(
         PointCloudFileError: labels that do not map to `way` different classes.
     """
     originals: dict[int, int] = {}
-    for shape in (shape for split in SPLITS for shape in shapes[split]):
-        label, original = shape.label, shape.original
-        if not 0 <= label < way or not 0 <= original < len(class_names):
-            last = len(class_names) - 1
-            raise PointCloudFileError(
-                f"{files[0]}: label {label} of class {original}; expected 0 to {way - 1} of classes 0 to {last}"
-            )
-        if originals.setdefault(label, original) != original:
-            raise PointCloudFileError(
-                f"{files[0]}: label {label} stands for classes {originals[label]} and {original}; expected one"
-            )
-    if len(set(originals.values())) != way:
-        raise PointCloudFileError(f"{files[0]}: {len(set(originals.values()))} classes; expected {way}")
+    with file_errors(files[0]):
+        for label, original in ((shape.label, shape.original) for split in SPLITS for shape in shapes[split]):
+            if not 0 <= label < way or not 0 <= original < len(class_names):
+                allowed = f"0 to {way - 1} of classes 0 to {len(class_names) - 1}"
+                raise PointCloudError(f"label {label} of class {original}; expected {allowed}")
+            if (first := originals.setdefault(label, original)) != original:
+                raise PointCloudError(f"label {label} stands for classes {first} and {original}; expected one")
+        if len(set(originals.values())) != way:
+            raise PointCloudError(f"{len(set(originals.values()))} classes; expected {way}")
     names = [class_names[originals[label]] for label in range(way)]
     return {split: _source(files, split, shapes[split]) for split in SPLITS}, names
 

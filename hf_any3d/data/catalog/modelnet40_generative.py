@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict, Features, IterableDatasetDict, List, Value
+from datasets import DatasetDict, Features, IterableDatasetDict, Value
 
 from hf_any3d.data.catalog import modelnet40
 from hf_any3d.data.catalog.modelnet40 import pickle_source
-from hf_any3d.data.catalog.objaverse_captions import NUM_POINTS, cloud_features
+from hf_any3d.data.catalog.objaverse_captions import CONVERSATIONS, NUM_POINTS, cloud_features
 from hf_any3d.data.catalog.pointllm_annotations import CLASSIFICATION_QUESTIONS, POINT, SPEAKERS
 from hf_any3d.data.conversion import PublishedDataset, load_published
 from hf_any3d.data.conversion.shards import checked_row
@@ -66,14 +66,8 @@ def load(
     path = next((path for path in paths if path.is_file()), paths[0])
     DATASET.require([path], root)
 
-    features = Features(
-        {
-            **cloud_features(colors=True),
-            "label": DATASET.class_label(),
-            "object_id": Value("string"),
-            "conversations": List({"from": Value("string"), "value": Value("string")}),
-        }
-    )
+    columns = {"label": DATASET.class_label(), "object_id": Value("string"), **CONVERSATIONS}
+    features = Features({**cloud_features(colors=True), **columns})
     source = pickle_source(path)
     labels = Features({"label": features["label"]})
     black = np.zeros((NUM_POINTS, 3), np.float32)
@@ -84,12 +78,8 @@ def load(
             with file_errors(source.describe(number)):
                 label = checked_row(row, labels)["label"]
             turns = zip(SPEAKERS, (text, DATASET.class_names[label]), strict=True)
-            yield {
-                **row,
-                "colors": black,
-                "object_id": str(number),
-                "conversations": [{"from": speaker, "value": value} for speaker, value in turns],
-            }
+            conversations = [{"from": speaker, "value": value} for speaker, value in turns]
+            yield {**row, "colors": black, "object_id": str(number), "conversations": conversations}
 
     options = {"question": question}
     return load_published(DATASET, root, {"test": replace(source, read=read)}, features, options=options, **conversion)

@@ -55,6 +55,7 @@ WHICH = {
 BROKEN_COLORS = frozenset({"6760e543e1d645d5aaacd3803bcae524", "b91c0711149d460a8004f9c06d3b7f38"})
 """Objects whose published colours are damaged."""
 
+CONVERSATIONS = {"conversations": List({"from": Value("string"), "value": Value("string")})}
 CLOUDS = ("8192_npy", "objaverse_data", "data/8192_npy", "data/objaverse_data", "")
 ANNOTATIONS = ("anno_data", "data/anno_data", "")
 
@@ -158,13 +159,7 @@ def load(
     chosen = {split: (path, some[:limit]) for split, (path, some) in chosen.items()}
 
     cloud_columns = cloud_features(colors)
-    columns = Features(
-        {
-            "object_id": Value("string"),
-            "conversation_type": Value("string"),
-            "conversations": List({"from": Value("string"), "value": Value("string")}),
-        }
-    )
+    columns = Features({"object_id": Value("string"), "conversation_type": Value("string"), **CONVERSATIONS})
     if which in ("brief", "detailed"):
         columns["caption"] = Value("string")
     options = {
@@ -184,9 +179,8 @@ def load(
     )
     if not streaming:
         return rows
-    return stream_clouds(
-        cast(DatasetDict, rows), CloudAdder(clouds, cloud_columns, conversion.get("on_error") == "skip")
-    )
+    adder = CloudAdder(clouds, cloud_columns, conversion.get("on_error") == "skip")
+    return stream_clouds(cast(DatasetDict, rows), adder)
 
 
 def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, streaming: bool) -> SplitSource:
@@ -337,8 +331,7 @@ class PointLLMSplits:
 
 def cloud_features(colors: bool) -> Features:
     """Return the columns of clouds."""
-    names = ("points", "colors") if colors else ("points",)
-    return Features({name: Array2D((NUM_POINTS, 3), "float32") for name in names})
+    return Features({name: Array2D((NUM_POINTS, 3), "float32") for name in ("points", "colors")[: 1 + colors]})
 
 
 def cloud_path(folder: Path, object_id: str) -> Path:
@@ -420,12 +413,7 @@ class CloudAdder:
 
 
 def stream_clouds(splits: DatasetDict, adder: CloudAdder) -> IterableDatasetDict:
-    """Stream rows whose clouds are read from their files together with the row; nothing is copied.
-
-    Args:
-        splits: rows with `object_id`.
-        adder: reads the clouds.
-    """
+    """Stream rows with `object_id` whose clouds are read from their files together with the row; nothing is copied."""
     streams = {}
     for split, rows in splits.items():
         stream = rows.to_iterable_dataset(num_shards=min(MOST_SHARDS, len(rows)))

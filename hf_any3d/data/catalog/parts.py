@@ -59,17 +59,11 @@ def load(
     if unknown := [name for name in categories if name not in CATEGORIES]:
         raise ValueError(f"categories names {unknown[0]!r}; expected any of {', '.join(CATEGORIES)}")
     parts = part_names(categories)
-    features = Features(
-        {
-            "points": Array2D((num_points, 3), "float32"),
-            "labels": List(ClassLabel(names=parts)),
-            "label": ClassLabel(names=categories),
-        }
-    )
+    features = Features({"points": Array2D((num_points, 3), "float32"), "labels": List(ClassLabel(names=parts))})
+    features["label"] = ClassLabel(names=categories)
     splits = {}
-    for number, (split, count) in enumerate(
-        zip(SPLITS, (train_objects, validation_objects, test_objects), strict=True)
-    ):
+    counts = (train_objects, validation_objects, test_objects)
+    for number, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
         columns: dict[str, list] = {name: [] for name in features}
         for index in range(count):
             category = index % len(categories)
@@ -156,11 +150,8 @@ def table(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
     depth = width if round_top else depth
     top = _cylinder(width / 2, thick, height) if round_top else _box((width, thick, depth), height)
     if pedestal:
-        return [
-            ("top", top),
-            ("legs", _cylinder(uniform(0.03, 0.1), height, 0.0)),
-            ("legs", _cylinder(uniform(0.2, 0.35), 0.04, 0.0)),
-        ]
+        pole, foot = _cylinder(uniform(0.03, 0.1), height, 0.0), _cylinder(uniform(0.2, 0.35), 0.04, 0.0)
+        return [("top", top), ("legs", pole), ("legs", foot)]
     reach = 0.32 if round_top else 0.45
     return [("top", top), *_legs(height, reach * width, reach * depth, uniform(0.025, 0.06))]
 
@@ -222,11 +213,8 @@ def bottle(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
     waist = radius * (uniform(0.75, 0.95) if choose(2) else 1.0)
     body = _revolved([(0.0, 0.0), (radius, 0.0), (waist, height / 2), (radius, height)])
     cap = _cylinder(neck * uniform(1.1, 1.5), uniform(0.012, 0.03), top)
-    return [
-        ("body", body),
-        ("neck", _revolved([(radius, height), (neck, height + shoulder), (neck, top)])),
-        ("cap", cap),
-    ]
+    throat = _revolved([(radius, height), (neck, height + shoulder), (neck, top)])
+    return [("body", body), ("neck", throat), ("cap", cap)]
 
 
 def plane(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
@@ -272,11 +260,6 @@ def _swept(span: float, chord: float, sweep: float, height: float, front: float)
 
 
 CATEGORIES: dict[str, Callable[[Uniform, Callable[[int], int]], list[Part]]] = {
-    "bottle": bottle,
-    "chair": chair,
-    "lamp": lamp,
-    "mug": mug,
-    "plane": plane,
-    "table": table,
+    make.__name__: make for make in (bottle, chair, lamp, mug, plane, table)
 }
 """Category -> function that draws an object as parts."""

@@ -192,12 +192,7 @@ def scan_entries(path: Path) -> Iterator[Entry]:
 
 
 def read_entry(path: Path, start: int, stop: int) -> object:
-    """Read one entry again.
-
-    Args:
-        path: the file.
-        start: `Entry.start`.
-        stop: `Entry.stop`.
+    """Read one entry again, from its `start` to its `stop`.
 
     Raises:
         PointCloudFileError: the file has changed.

@@ -18,16 +18,11 @@ from hf_any3d.data.splits import validation_split
 SPLITS = ("train", "validation", "test")
 FLOOR = "floor"
 
-TYPICAL_SIZES = {
-    "bed": 2.2,
-    "chair": 1.1,
-    "lamp": 1.2,
-    "plant": 1.0,
-    "sofa": 2.0,
-    "storage": 1.6,
-    "table": 1.5,
-}
+TYPICAL_SIZES = {"bed": 2.2, "chair": 1.1, "lamp": 1.2, "plant": 1.0, "sofa": 2.0, "storage": 1.6, "table": 1.5}
 """Class of objects that stand on floors -> typical diameter of the bounding sphere, in metres."""
+
+Placed = tuple[np.ndarray, int, float]
+"""Points, label and size of an object in a room."""
 
 
 def load(
@@ -64,8 +59,7 @@ def load(
     classes = list(TYPICAL_SIZES) if classes is None else list(classes)
     if unknown := [name for name in classes if name not in TYPICAL_SIZES]:
         raise ValueError(f"classes names {unknown[0]!r}; expected any of {', '.join(TYPICAL_SIZES)}")
-    single = shapes.load(data_dir, **options)
-    single = validation_split(single, 0.2, seed, group_column="group")
+    single = validation_split(shapes.load(data_dir, **options), 0.2, seed, group_column="group")
     counts = dict(zip(SPLITS, (train_rooms, validation_rooms, test_rooms), strict=True))
     features = Features(
         {"points": Array2D((num_points, 3), "float32"), "labels": List(ClassLabel(names=[FLOOR, *classes]))}
@@ -78,10 +72,7 @@ def load(
         objects = room_objects(rows, rows.features["label"].names, classes, TYPICAL_SIZES)
         made = [
             compose_room(
-                objects,
-                np.random.default_rng([seed, number, room]),
-                num_objects=num_objects,
-                num_points=num_points,
+                objects, np.random.default_rng([seed, number, room]), num_objects=num_objects, num_points=num_points
             )
             for room in range(count)
         ]
@@ -144,7 +135,7 @@ def compose_room(
         raise ValueError(f"num_points is {num_points}; expected at least {64 * num_objects} for {num_objects} objects")
     drawn = generator.choice(len(objects), num_objects, replace=len(objects) < num_objects)
     boxes: list[np.ndarray] = []
-    placed: list[tuple[np.ndarray, int, float]] = []
+    placed: list[Placed] = []
     for number in drawn:
         size = objects[number].size * generator.uniform(1 - size_spread, 1 + size_spread)
         standing = _stand(objects[number].points, size, generator)
@@ -184,11 +175,7 @@ def _free_place(
 
 
 def _sampled(
-    placed: list[tuple[np.ndarray, int, float]],
-    num_points: int,
-    width: float,
-    floor_label: int,
-    generator: np.random.Generator,
+    placed: list[Placed], num_points: int, width: float, floor_label: int, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
     # Surfaces grow with the square of the size. The floor counts as one more and gets the points that objects lack.
     shares = np.array([size**2 for _, _, size in placed] + [width**2 / 4])
@@ -214,13 +201,9 @@ def _sampled(
 def room_objects(
     rows: Iterable, names: Sequence[str], classes: Sequence[str], sizes: Mapping[str, float]
 ) -> list[RoomObject]:
-    """Select the objects of some classes from a dataset; class `classes[i]` gets label i + 1.
+    """Select the objects of `classes` from a dataset with class names `names`; class `classes[i]` gets label i + 1.
 
-    Args:
-        rows: rows with `points` and `label`.
-        names: the dataset's class names.
-        classes: classes to select.
-        sizes: typical diameters in metres.
+    Rows have `points` and `label`; `sizes` are typical diameters in metres.
     """
     numbers = {names.index(name): i + 1 for i, name in enumerate(classes)}
     return [

@@ -64,8 +64,8 @@ AREAS = (1, 2, 3, 4, 5, 6)
 UP_AXIS = "z"
 
 _COUNTS = {}
-for _area in AREAS:
-    _rooms = sum(room.area == _area for room in PUBLISHED_ROOMS)
+for _area, _kinds in _ROOMS.items():
+    _rooms = sum(_kinds.values())
     _COUNTS[f"area_{_area}"] = {"train": len(PUBLISHED_ROOMS) - _rooms, "test": _rooms}
     _COUNTS[f"area_{_area}_blocks"] = {"test": _rooms}
 
@@ -161,11 +161,10 @@ def load(
         rooms = PUBLISHED_ROOMS
 
     def read_room(room: Room) -> Iterator[Mapping[str, object]]:
-        arrays = store.read(room)
-        yield {**vars(arrays), "room": str(room), "area": room.area}
+        yield {**store.read(room), "room": str(room), "area": room.area}
 
     def read_blocks(room: Room) -> Iterator[Mapping[str, object]]:
-        arrays = vars(store.read(room))
+        arrays = store.read(room)
         index = split_into_blocks(
             arrays["points"], block_points, block_size, block_overlap, up_axis=UP_AXIS, generator=seed
         )
@@ -207,21 +206,6 @@ def _find(root: Path, layouts: Iterable[str]) -> tuple[str, ArrayRooms | Annotat
     raise DATASET.not_found(f"{root}: no rooms in layout {' or '.join(layouts)}")
 
 
-@dataclass(frozen=True)
-class RoomArrays:
-    """The points of a room.
-
-    Attributes:
-        points: (num_points, 3) float32 in metres, z up, smallest x, y and z at 0.
-        colors: (num_points, 3) uint8.
-        labels: (num_points,) int64, index in `CLASS_NAMES`.
-    """
-
-    points: np.ndarray
-    colors: np.ndarray
-    labels: np.ndarray
-
-
 class ArrayRooms:
     """Rooms as arrays: `Area_1_hallway_1.npy`, each (points, 7) of x, y, z, red, green, blue and class."""
 
@@ -243,8 +227,12 @@ class ArrayRooms:
         """Return the files of a room."""
         return [path for path in [self.path(room)] if path.is_file()]
 
-    def read(self, room: Room) -> RoomArrays:
+    def read(self, room: Room) -> dict[str, np.ndarray]:
         """Read a room.
+
+        Returns:
+            `points` (num_points, 3) float32 in metres, z up, smallest x, y and z at 0; `colors` (num_points, 3) uint8;
+            `labels` (num_points,) int64, index in `CLASS_NAMES`.
 
         Raises:
             PointCloudFileError: a damaged file, or one with other content.
@@ -258,7 +246,8 @@ class ArrayRooms:
             )
         with file_errors(path):
             labels = integers(table[:, 6], "class")
-        return RoomArrays(_at_origin(_finite(table[:, :3], path), path), _colors(table[:, 3:6], path), labels)
+        points = _at_origin(_finite(table[:, :3], path), path)
+        return {"points": points, "colors": _colors(table[:, 3:6], path), "labels": labels}
 
 
 class AnnotatedRooms:
@@ -288,8 +277,8 @@ class AnnotatedRooms:
         pieces = (path for path in self.path(room).glob("*.txt") if not path.name.startswith("."))
         return sorted(path for path in pieces if path.is_file())
 
-    def read(self, room: Room) -> RoomArrays:
-        """Read a room.
+    def read(self, room: Room) -> dict[str, np.ndarray]:
+        """Read a room as `ArrayRooms.read` does.
 
         Raises:
             PointCloudFileError: no pieces, or one with a malformed line.
@@ -297,12 +286,13 @@ class AnnotatedRooms:
         pieces = [(path, _read_piece(path)) for path in self.files(room)]
         if not pieces:
             raise PointCloudFileError(f"{self.path(room)}: no pieces; expected ceiling_1.txt and others")
-        labels = [np.full(len(xyz), _class_of(path)) for path, (xyz, _) in pieces]
-        return RoomArrays(
-            _at_origin(np.concatenate([xyz for _, (xyz, _) in pieces]), self.path(room)),
-            np.concatenate([colors for _, (_, colors) in pieces]),
-            np.concatenate(labels),
-        )
+        names = [path.name.partition("_")[0] for path, _ in pieces]
+        classes = [CLASS_NAMES.index(name if name in CLASS_NAMES else CLUTTER) for name in names]
+        return {
+            "points": _at_origin(np.concatenate([xyz for _, (xyz, _) in pieces]), self.path(room)),
+            "colors": np.concatenate([colors for _, (_, colors) in pieces]),
+            "labels": np.repeat(classes, [len(xyz) for _, (xyz, _) in pieces]),
+        }
 
 
 LAYOUTS = {"npy": ArrayRooms, "annotations": AnnotatedRooms}
@@ -314,16 +304,10 @@ def _named(names: Iterable[str]) -> list[Room]:
     return sorted(room for name, room in rooms if str(room) == name)
 
 
-def _class_of(path: Path) -> int:
-    name = path.name.partition("_")[0]
-    return CLASS_NAMES.index(name if name in CLASS_NAMES else CLUTTER)
-
-
 def _read_piece(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read points, float64, and colours of a piece."""
     data = open_source(path, "txt", ("txt",)).data
-    stray = _STRAY.search(data)
-    if stray:
+    if stray := _STRAY.search(data):
         # In Area_5/hallway_6/Annotations/ceiling_1.txt, line 180389, one replaces a space. If one replaces a digit,
         # the line has too many numbers afterwards and is refused.
         line = data.count(b"\n", 0, stray.start()) + 1

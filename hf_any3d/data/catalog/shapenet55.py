@@ -82,6 +82,12 @@ PLACES = ("", "ShapeNet55-34", "ShapeNet55")
 NUM_POINTS = 8192
 _LINE = re.compile(r"(\d{8})-[\w-]+\.npy")
 
+LICENCE = Licence(
+    "other",
+    "for non-commercial research and education, after agreeing to ShapeNet's terms of use",
+    "https://shapenet.org/terms",
+)
+
 DATASET = PublishedDataset(
     name="shapenet55",
     description=(
@@ -89,11 +95,7 @@ DATASET = PublishedDataset(
         "The sets 34 and 21 divide the categories into those that a model is trained on and unseen ones."
     ),
     homepage="https://shapenet.org/",
-    licence=Licence(
-        "other",
-        "for non-commercial research and education, after agreeing to ShapeNet's terms of use",
-        "https://shapenet.org/terms",
-    ),
+    licence=LICENCE,
     citation="""@article{chang2015shapenet,
   title = {ShapeNet: An Information-Rich 3D Model Repository},
   author = {Chang, Angel X. and Funkhouser, Thomas and Guibas, Leonidas and Hanrahan, Pat and Huang, Qixing and
@@ -156,11 +158,7 @@ def load(
     if not (folder / CLOUDS).is_dir():
         raise DATASET.not_found(f"{folder}: no folder {CLOUDS}")
     features = Features(
-        {
-            "points": Array2D((NUM_POINTS, 3), "float32"),
-            "label": DATASET.class_label(),
-            "file": Value("string"),
-        }
+        {"points": Array2D((NUM_POINTS, 3), "float32"), "label": DATASET.class_label(), "file": Value("string")}
     )
     sources = {split: _source(file, folder / CLOUDS) for split, file in lists.items()}
     return load_published(DATASET, folder, sources, features, variant=split_set, **conversion)

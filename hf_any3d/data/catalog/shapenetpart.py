@@ -9,30 +9,11 @@ from typing import Any
 
 from datasets import Array2D, ClassLabel, DatasetDict, Features, IterableDatasetDict, List, Value
 
-from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
+from hf_any3d.data.catalog import shapenet55
+from hf_any3d.data.conversion import PublishedDataset, SplitSource, load_published
 from hf_any3d.data.conversion.reading import check_names, read_table
 from hf_any3d.data.files import PointCloudFileError, file_errors
 from hf_any3d.data.files.text_numbers import integers
-
-SYNSETS = {
-    "02691156": "Airplane",
-    "02773838": "Bag",
-    "02954340": "Cap",
-    "02958343": "Car",
-    "03001627": "Chair",
-    "03261776": "Earphone",
-    "03467517": "Guitar",
-    "03624134": "Knife",
-    "03636649": "Lamp",
-    "03642806": "Laptop",
-    "03790512": "Motorbike",
-    "03797390": "Mug",
-    "03948459": "Pistol",
-    "04099429": "Rocket",
-    "04225987": "Skateboard",
-    "04379243": "Table",
-}
-"""WordNet number of the category, which names its folder -> its name, in the order of the labels."""
 
 PARTS: dict[str, tuple[str, ...]] = {
     "Airplane": ("body", "wing", "tail", "engine"),
@@ -57,6 +38,9 @@ PARTS: dict[str, tuple[str, ...]] = {
 PART_NAMES = tuple(f"{category} {part}" for category, parts in PARTS.items() for part in parts)
 """Names of the 50 parts in the order of their labels, such as "Chair back"."""
 
+SYNSETS = {number: name.capitalize() for number, name in shapenet55.TAXONOMY.items() if name.capitalize() in PARTS}
+"""WordNet number of the category, which names its folder -> its name, in the order of the labels."""
+
 CATEGORY_PARTS: dict[str, tuple[int, ...]] = {
     category: tuple(PART_NAMES.index(f"{category} {part}") for part in parts) for category, parts in PARTS.items()
 }
@@ -73,11 +57,7 @@ DATASET = PublishedDataset(
         "category has 2 to 6 of them."
     ),
     homepage="https://cs.stanford.edu/~ericyi/project_page/part_annotation/",
-    licence=Licence(
-        "other",
-        "for non-commercial research and education, after agreeing to ShapeNet's terms of use",
-        "https://shapenet.org/terms",
-    ),
+    licence=shapenet55.LICENCE,
     citation="""@article{yi2016scalable,
   title = {A Scalable Active Framework for Region Annotation in 3D Shape Collections},
   author = {Yi, Li and Kim, Vladimir G. and Ceylan, Duygu and Shen, I-Chao and Yan, Mengyan and Su, Hao and

@@ -30,15 +30,12 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
 
 def _with_array_points(rows: Dataset, origin: str) -> Dataset:
     features = rows.features or {}
-    if any(isinstance(feature, PointCloud) for feature in features.values()) and not isinstance(
-        features.get("points"), (Array2D, List)
-    ):
+    feature = features.get("points")
+    has_files = any(isinstance(one, PointCloud) for one in features.values())
+    if has_files and not isinstance(feature, (Array2D, List)):
         return rows
-    if "points" not in features:
-        raise ValueError(
-            f"{origin}: no column 'points'; there are {', '.join(rows.column_names or []) or 'no columns'}"
-        )
-    feature = features["points"]
+    if feature is None:
+        raise ValueError(f"{origin}: no column 'points'; there are {', '.join(features) or 'no columns'}")
     if isinstance(feature, Array2D):
         shape = feature.shape
     elif (
@@ -80,9 +77,8 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
         found = splits[split].features["label"]
         if isinstance(found, ClassLabel):
             if found.names != feature.names:
-                raise ValueError(
-                    f"{origin}: the classes of split {split} are {found.names}, those of {first} {feature.names}"
-                )
+                seen = f"{origin}: the classes of split {split} are {found.names}"
+                raise ValueError(f"{seen}, those of {first} {feature.names}")
             continue
         unknown = set(splits[split].unique("label")) - set(feature.names) if _is_text(found) else set()
         if unknown:

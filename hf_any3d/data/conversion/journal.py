@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -76,10 +76,6 @@ class ShardRecord:
     statistics: Mapping
     sha256: str | None = None
 
-    def as_dict(self) -> dict:
-        """Return the record as plain values."""
-        return asdict(self)
-
 
 def record_path(folder: Path, split: str, number: int) -> Path:
     """Return the path of a shard's record."""
@@ -99,13 +95,10 @@ class ShardChecks:
 
     def __init__(self, folder: Path, trust_times: bool):
         self.folder, self.trust_times = folder, trust_times
+        self._path = folder / "meta" / "checked.json"
         known = read_json(self._path)
         self._known: dict[str, list] = known if isinstance(known, dict) else {}
         self._changed = False
-
-    @property
-    def _path(self) -> Path:
-        return self.folder / "meta" / "checked.json"
 
     def is_intact(self, record: ShardRecord) -> bool:
         """Whether the file of a record is as it was written; logs a warning if not."""
@@ -140,11 +133,7 @@ class ShardChecks:
 def finished_shards(folder: Path, split: str, num_units: int, checks: ShardChecks) -> list[ShardRecord]:
     """Read the records of a split up to the first shard that is missing, damaged or does not continue the previous.
 
-    Args:
-        folder: of the conversion.
-        split: its name.
-        num_units: units of the source.
-        checks: finds damaged shards.
+    `num_units` is the number of units of the source; `checks` finds damaged shards.
     """
     records: list[ShardRecord] = []
     while True:

@@ -102,9 +102,9 @@ def load_published(
             records[split] = convert_split(source, split, features, folder, checks, skip=skip, progress=progress)
             _check_converted(what, split, records[split], expected.get(split), root, skip)
         statistics = {split: _statistics(some) for split, some in records.items()}
-        described = {key: settings[key] for key in ("format_version", "name", "revision", "variant", "options")}
-        if read_json(folder / "meta" / "stats.json") != {**described, "splits": statistics}:
-            write_json(folder / "meta" / "stats.json", {**described, "splits": statistics})
+        described = {key: value for key, value in settings.items() if key != "features"} | {"splits": statistics}
+        if read_json(folder / "meta" / "stats.json") != described:
+            write_json(folder / "meta" / "stats.json", described)
         checks.save()
         splits = _open(folder, records, streaming)
     for rows in splits.values():
@@ -154,8 +154,7 @@ def _statistics(records: list[ShardRecord]) -> dict:
     total = SplitStatistics()
     for record in records:
         total.merge(SplitStatistics.from_dict(record.statistics))
-    skipped = sum(len(record.skipped) for record in records)
-    return {**total.as_dict(), "num_skipped": skipped}
+    return {**total.as_dict(), "num_skipped": sum(len(record.skipped) for record in records)}
 
 
 def _open(

@@ -125,10 +125,7 @@ class SplitSource:
 
     @classmethod
     def from_paths(
-        cls,
-        paths: Sequence[Path],
-        read: Callable[[Path], Iterable[Mapping[str, Any]]],
-        lists: Iterable[Path] = (),
+        cls, paths: Sequence[Path], read: Callable[[Path], Iterable[Mapping[str, Any]]], lists: Iterable[Path] = ()
     ) -> "SplitSource":
         """Return the source of a split with one file per cloud, of which some may be missing.
 

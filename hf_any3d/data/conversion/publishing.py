@@ -107,12 +107,9 @@ def push_point_dataset(
         setattr(card.data, name, value)
     card.text = card_text(repo_id, title, splits, licence, statistics)
     described = json.dumps({"format_version": FORMAT_VERSION, "splits": statistics}, indent=1) + "\n"
-    operations = [
-        CommitOperationAdd("README.md", str(card).encode()),
-        CommitOperationAdd("meta/stats.json", described.encode()),
-    ]
-    message = "Card and statistics"
-    api.create_commit(repo_id, operations, commit_message=message, repo_type="dataset")
+    files = {"README.md": str(card), "meta/stats.json": described}
+    operations = [CommitOperationAdd(name, text.encode()) for name, text in files.items()]
+    api.create_commit(repo_id, operations, commit_message="Card and statistics", repo_type="dataset")
     return f"{api.endpoint.rstrip('/')}/datasets/{repo_id}"
 
 
@@ -128,41 +125,27 @@ def split_statistics(split: str, rows: Dataset) -> dict:
     """Return number of clouds, points per cloud, bounds and clouds per class of a split, with a progress bar."""
     statistics = SplitStatistics()
     columns = [name for name in ("points", "label") if name in rows.column_names]
-    plain = rows.select_columns(columns).with_format("numpy")
-    for row in tqdm(
-        cast("Iterable[dict[str, Any]]", plain), desc=f"Statistics of {split}", unit=" clouds", disable=None
-    ):
+    plain = cast("Iterable[dict[str, Any]]", rows.select_columns(columns).with_format("numpy"))
+    for row in tqdm(plain, desc=f"Statistics of {split}", unit=" clouds", disable=None):
         statistics.add(row, rows.features)
     return statistics.as_dict()
 
 
 def card_metadata(title: str, licence: str, num_rows: int) -> DatasetCardData:
-    """Return the metadata at the head of the card.
-
-    Args:
-        title: the dataset's display name.
-        licence: an identifier of the hub, or custom terms in words.
-        num_rows: number of clouds in all splits.
-    """
-    data = {"pretty_name": one_line(title), "tags": ["3d", "point-cloud"]}
+    """Return the metadata at the head of the card; the licence is an identifier of the hub, or terms in words."""
+    data: dict[str, Any] = {"pretty_name": one_line(title), "tags": ["3d", "point-cloud"]}
     data["size_categories"] = [_size_category(num_rows)]
     if licence in OPEN_LICENCES:
         return DatasetCardData(license=licence, **data)
     links = [word for word in one_line(licence, 1000).split() if word.startswith("https://")]
-    return DatasetCardData(
-        license="other", license_name="other", **({"license_link": links[-1]} if links else {}), **data
-    )
+    data |= {"license_link": links[-1]} if links else {}
+    return DatasetCardData(license="other", license_name="other", **data)
 
 
 def card_text(repo_id: str, title: str, splits: DatasetDict, licence: str, statistics: Mapping[str, dict]) -> str:
-    """Write the card.
+    """Write the card; description, homepage and citation are taken from the `info` of the splits.
 
-    Args:
-        repo_id: the repository of the data.
-        title: its heading.
-        splits: the data; description, homepage and citation are taken from their `info`.
-        licence: the terms.
-        statistics: of each split, as `SplitStatistics.as_dict` returns them.
+    `statistics` are those of each split, as `SplitStatistics.as_dict` returns them.
     """
     split = next(iter(splits))
     features, info = splits[split].features, splits[split].info
@@ -186,10 +169,8 @@ def card_text(repo_id: str, title: str, splits: DatasetDict, licence: str, stati
 
 
 def _columns(features: Features) -> str:
-    lines = ["| column | type |", "|---|---|"]
-    for name, feature in features.items():
-        lines.append(f"| {inline(name)} | {inline(_type(feature))} |")
-    return "\n".join(lines)
+    lines = [f"| {inline(name)} | {inline(_type(feature))} |" for name, feature in features.items()]
+    return "\n".join(["| column | type |", "|---|---|", *lines])
 
 
 def _type(feature: object) -> str:
@@ -218,12 +199,8 @@ def _classes(features: Features, statistics: Mapping[str, dict]) -> str:
     feature = features.get("label")
     if not isinstance(feature, ClassLabel):
         return ""
-    lines = [
-        "## Clouds of each class",
-        "",
-        f"| label | class | {' | '.join(map(inline, statistics))} |",
-        "|---|---|" + "---|" * len(statistics),
-    ]
+    lines = ["## Clouds of each class", "", f"| label | class | {' | '.join(map(inline, statistics))} |"]
+    lines.append("|---|---|" + "---|" * len(statistics))
     for number, name in enumerate(feature.names):
         counts = " | ".join(str(some.get("labels", {}).get(name, 0)) for some in statistics.values())
         lines.append(f"| {number} | {inline(name)} | {counts} |")

@@ -40,10 +40,7 @@ def read_lines(path: Path) -> list[str]:
 def check_names(path: Path, expected: Sequence[str], what: str) -> None:
     """Refuse a list of names other than the published one, since its line numbers are the labels.
 
-    Args:
-        path: the list.
-        expected: the published names.
-        what: what a line names, for the error.
+    `what` says in errors what a line names.
 
     Raises:
         ValueError: another list; names the first difference.
@@ -105,7 +102,7 @@ def hdf5_source(
     units, total = [], 0
     for file in files:
         with open_hdf5(file, required=list(columns)) as arrays:
-            lengths = {name: array.shape[0] if array.ndim else 0 for name, array in arrays.items() if name in columns}
+            lengths = {name: array.shape[0] if array.shape else 0 for name, array in arrays.items() if name in columns}
         if len(set(lengths.values())) > 1:
             text = ", ".join(f"{name} {length}" for name, length in lengths.items())
             raise PointCloudFileError(

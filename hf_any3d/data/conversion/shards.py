@@ -64,7 +64,7 @@ def convert_split(
             path = folder / "data" / f"{split}-{len(records):05d}.parquet"
             record = _convert_shard(source, start, path, features, skip, bar)
             # Written after the shard: a shard without its record counts as not written.
-            write_json(record_path(folder, split, len(records)), record.as_dict())
+            write_json(record_path(folder, split, len(records)), vars(record))
             records.append(record)
             checks.note(record)
             start = record.stop
@@ -101,10 +101,8 @@ def _checked_rows(
         logger.warning("left out %s", error)
         skipped.append(str(error))
 
-    rows = iter(())
     try:
-        rows = enumerate(source.read(unit))
-        for number, row in rows:
+        for number, row in enumerate(source.read(unit)):
             try:
                 checked = checked_row(row, features)
             except PointCloudError as error:
@@ -195,12 +193,7 @@ class SplitStatistics:
     labels: Counter = field(default_factory=Counter)
 
     def add(self, row: Mapping[str, Any], features: Features) -> None:
-        """Count one row.
-
-        Args:
-            row: with `points` (num_points, 3 or more) where the dataset has that column.
-            features: the types of its columns.
-        """
+        """Count one row, with `points` (num_points, 3 or more) where the dataset has that column."""
         one = SplitStatistics(num_rows=1)
         if "points" in row:
             points = np.asarray(row["points"])
@@ -239,23 +232,15 @@ class SplitStatistics:
     def from_dict(cls, described: Mapping) -> "SplitStatistics":
         """Restore statistics from `as_dict`."""
         sizes, bounds = described.get("points_per_cloud", {}), described.get("bounds", {})
-        return cls(
-            described["num_rows"],
-            described.get("num_points", 0),
-            sizes.get("min"),
-            sizes.get("max"),
-            bounds.get("min"),
-            bounds.get("max"),
-            Counter(described.get("labels", {})),
-        )
+        extremes = (sizes.get("min"), sizes.get("max"), bounds.get("min"), bounds.get("max"))
+        labels = Counter(described.get("labels", {}))
+        return cls(described["num_rows"], described.get("num_points", 0), *extremes, labels)
 
 
 def checked_row(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
     """Convert a row to the types of its columns.
 
-    Args:
-        row: a value for each column.
-        features: the columns; Array2D ones are arrays (num_points, channels), a list `labels` has one class per point.
+    Array2D columns are arrays (num_points, channels), a list `labels` has one class per point.
 
     Raises:
         PointCloudError: no points, another shape, NaN or infinite numbers, or a class that does not exist.

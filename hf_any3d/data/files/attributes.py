@@ -30,18 +30,11 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]
     if missing:
         raise PointCloudError(f"no column {', '.join(missing)}; found {listed(columns)}")
     found: dict[str, Any] = {"points": np.stack([columns[axis] for axis in "xyz"], axis=1)}
-    for names in _NORMALS:
-        if all(name in columns for name in names):
-            found["normals"] = usable_normals(np.stack([columns[name] for name in names], axis=1), source)
-            break
-    for names in _COLORS:
-        if all(name in columns for name in names):
-            found["colors"] = usable_colors(np.stack([columns[name] for name in names], axis=1), source)
-            break
-    for name in _LABELS:
-        if name in columns:
-            found["labels"] = usable_labels(columns[name], source)
-            break
+    for key, variants, usable in (("normals", _NORMALS, usable_normals), ("colors", _COLORS, usable_colors)):
+        if names := next((names for names in variants if all(name in columns for name in names)), None):
+            found[key] = usable(np.stack([columns[name] for name in names], axis=1), source)
+    if name := next((name for name in _LABELS if name in columns), None):
+        found["labels"] = usable_labels(columns[name], source)
     return found
 
 

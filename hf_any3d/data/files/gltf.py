@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
@@ -68,10 +68,8 @@ def _placed_primitives(document: Document, source: Source) -> list[tuple[dict, n
                 corners = document.count(primitive["indices"])
                 indices += corners
             for name in ("NORMAL", "COLOR_0"):
-                if name in attributes and document.count(attributes[name]) != count:
-                    raise PointCloudError(
-                        f"a primitive has {count} points and {document.count(attributes[name])} values of {name}"
-                    )
+                if name in attributes and (found := document.count(attributes[name])) != count:
+                    raise PointCloudError(f"a primitive has {count} points and {found} values of {name}")
             points += count
             faces += 0 if mode == _POINTS else corners // 3 if mode == _TRIANGLES else max(corners - 2, 0)
             source.check(points=points, faces=faces, decoded=24 * (points + faces) + 8 * indices)
@@ -141,7 +139,7 @@ def _primitive(document: Document, primitive: dict, transform: np.ndarray, sourc
     surface = {} if material is None else material.get("pbrMetallicRoughness", {})
     factor = np.array(surface.get("baseColorFactor", [1, 1, 1, 1]), np.float64)[:3]
     if "COLOR_0" in attributes:
-        part["colors"] = usable_colors(document.accessor(attributes["COLOR_0"], (3, 4))[:, :3] * factor, source)
+        part["colors"] = usable_colors(document.accessor(attributes["COLOR_0"], 3, 4)[:, :3] * factor, source)
     part["color"] = None if material is None or "baseColorTexture" in surface else factor.clip(0, 1)
     return part
 
@@ -195,9 +193,7 @@ class Document:
     json: dict[str, Any]
     chunk: memoryview | None
     source: Source
-
-    def __post_init__(self):
-        self._buffers: dict[int, memoryview] = {}
+    _buffers: dict[int, memoryview] = field(default_factory=dict, repr=False)
 
     def item(self, key: str, number: Any) -> dict[str, Any]:
         """Look up one object of a list such as "nodes".
@@ -220,8 +216,8 @@ class Document:
         """
         return _size(self.item("accessors", number), "count")
 
-    def accessor(self, number: int, width: int | tuple[int, ...]) -> np.ndarray:
-        """Read a table (count, width); normalised integers become float32 in [-1, 1].
+    def accessor(self, number: int, *widths: int) -> np.ndarray:
+        """Read a table (count, one of `widths`); normalised integers become float32 in [-1, 1].
 
         Raises:
             PointCloudError: a table that exceeds its buffer or has another width.
@@ -229,11 +225,10 @@ class Document:
         accessor = self.item("accessors", number)
         kind = _COMPONENTS.get(accessor["componentType"])
         found = _WIDTHS.get(accessor["type"], 0)
-        allowed = (width,) if isinstance(width, int) else width
-        if kind is None or found not in allowed:
+        if kind is None or found not in widths:
             raise PointCloudError(
                 f"accessors[{number}] has type {shorten(str(accessor['type']))} of component type "
-                f"{shorten(str(accessor['componentType']))}; expected {allowed} numbers"
+                f"{shorten(str(accessor['componentType']))}; expected {widths} numbers"
             )
         count = self.count(number)
         values = self._view(accessor, f"accessors[{number}]", kind, count, found)

@@ -24,7 +24,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from hf_any3d.data.files.source import FREE_BYTES, PointCloudError, PointCloudFileError, ReadLimits
+from hf_any3d.data.files.source import FREE_BYTES, PointCloudError, PointCloudFileError, ReadLimits, file_errors
 from hf_any3d.data.files.text_numbers import listed, shorten
 
 # Deflate compresses by at most 1032 to 1.
@@ -49,11 +49,6 @@ class StoredArray:
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
-
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -86,7 +81,8 @@ def open_hdf5(
     if not path.is_file():
         raise PointCloudFileError(f"{path}: no such file")
     try:
-        arrays = _arrays(path, limits)
+        with file_errors(path):
+            arrays = _arrays(path, limits)
         missing = [name for name in required if name not in arrays]
         if missing:
             raise PointCloudFileError(f"{path}: no array {missing[0]!r}; found {listed(sorted(arrays))}")
@@ -112,15 +108,11 @@ def _arrays(path: Path, limits: ReadLimits) -> dict[str, StoredArray]:
                 raise PointCloudError(f"array {shorten(name)} claims {array.nbytes} bytes in a file of {stored}")
             # A chunk is always decompressed completely.
             limits.check(decoded=array.nbytes)
-            if found["chunk"] > max(FREE_BYTES, limits.expansion * stored):
-                raise PointCloudError(
-                    f"array {shorten(name)} has chunks of {found['chunk']} bytes in a file of {stored}"
-                )
+            if (chunk := found["chunk"]) > max(FREE_BYTES, limits.expansion * stored):
+                raise PointCloudError(f"array {shorten(name)} has chunks of {chunk} bytes in a file of {stored}")
             arrays[name] = array
-    except PointCloudError as error:
-        raise PointCloudFileError(f"{path}: {error}") from None
     except _Failed as error:
-        raise PointCloudFileError(f"{path}: not a valid HDF5 file ({error})") from None
+        raise PointCloudError(f"not a valid HDF5 file ({error})") from None
     return arrays
 
 
@@ -178,10 +170,11 @@ class _Child:
                 process = self._started()
                 _pipes(process)[0].write(json.dumps({"path": os.path.abspath(path), **request}).encode() + b"\n")
                 deadline = time.monotonic() + _SECONDS
+                piece = bytearray(1 << 16)
                 while (end := self._read.find(b"\n")) < 0:
                     if len(self._read) > _LONGEST_ANSWER:
                         raise ValueError("an answer without an end")
-                    self._read_more(process, deadline)
+                    self._read += piece[: self._fill(process, memoryview(piece), deadline)]
                 answer = json.loads(self._take(end + 1))
                 if not isinstance(answer, dict):
                     raise ValueError("a malformed answer")
@@ -225,10 +218,6 @@ class _Child:
                 env={**os.environ, "HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1"},
             )
         return self._process
-
-    def _read_more(self, process: subprocess.Popen, deadline: float) -> None:
-        piece = bytearray(1 << 16)
-        self._read += piece[: self._fill(process, memoryview(piece), deadline)]
 
     def _array(self, process: subprocess.Popen, size: int, deadline: float) -> bytearray:
         data = bytearray(size)

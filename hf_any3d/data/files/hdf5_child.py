@@ -5,6 +5,7 @@ follow. It ends with its input.
 """
 
 import json
+import math
 import os
 import signal
 import sys
@@ -92,11 +93,7 @@ def _described(file: h5py.File, name: str) -> dict:
         return {"name": name, "kind": "external"}
     if array.dtype.kind not in "fiub" or array.dtype.str[1:] not in _TYPES or len(name) > _LONGEST_NAME:
         return {"name": name[:_LONGEST_NAME], "kind": "other"}
-    chunk = 0
-    if array.chunks is not None:
-        chunk = array.dtype.itemsize
-        for size in array.chunks:
-            chunk *= size
+    chunk = 0 if array.chunks is None else array.dtype.itemsize * math.prod(array.chunks)
     return {"name": name, "kind": "array", "shape": array.shape, "dtype": array.dtype.str, "chunk": chunk}
 
 

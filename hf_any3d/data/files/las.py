@@ -59,9 +59,8 @@ def read(source: Source) -> PointCloudData:
         blocks = iter([np.frombuffer(data, row, count, start)])
     scale, offset = np.frombuffer(data, "<f8", 3, 131), np.frombuffer(data, "<f8", 3, 155)
     # Block by block, since most bytes of a record are not needed.
-    points, labels, colors, at = np.empty((count, 3)), np.empty(count, np.int64), None, 0
-    if _COLORS[kind] is not None:
-        colors = np.empty((count, 3), np.uint16)
+    points, labels, at = np.empty((count, 3)), np.empty(count, np.int64), 0
+    colors = None if _COLORS[kind] is None else np.empty((count, 3), np.uint16)
     for block in blocks:
         rows = slice(at, at + len(block))
         with np.errstate(over="ignore", invalid="ignore"):

@@ -1,6 +1,7 @@
 """NPY and NPZ: arrays saved by numpy.save and archives saved by numpy.savez."""
 
 import io
+import math
 import warnings
 import zipfile
 
@@ -70,18 +71,15 @@ def parse_array(data: bytes) -> np.ndarray:
             shape, by_columns, dtype = _HEADERS[version](file)
     # The header is a Python literal; a damaged one can fail anywhere in numpy's or Python's parser.
     except Exception as error:
-        raise PointCloudError(
-            f"not a valid .npy header ({type(error).__name__}: {printable(str(error)[:80])})"
-        ) from None
+        reason = f"{type(error).__name__}: {printable(str(error)[:80])}"
+        raise PointCloudError(f"not a valid .npy header ({reason})") from None
     if dtype.hasobject:
         raise PointCloudError(f"an array of Python objects ({dtype}); it would have to be unpickled, which is refused")
     if dtype.subdtype is not None:
         raise PointCloudError(f"an array of type {listed([str(dtype)])}; expected numbers or named columns of them")
     if len(shape) > _MAX_DIMENSIONS or any(size < 0 for size in shape):
         raise PointCloudError(f"an array of shape {listed([str(shape)])}; expected (points, 3 or more)")
-    count = 1
-    for size in shape:
-        count *= int(size)
+    count = math.prod(map(int, shape))
     start = file.tell()
     if count * dtype.itemsize > len(data) - start:
         raise PointCloudError(
@@ -116,34 +114,24 @@ def _read_npz(source: Source) -> PointCloudData:
         if points is None:
             raise PointCloudError(f"no array 'points'; found {listed(members)}")
         source.check(points=len(points) if points.ndim else 0, decoded=12 * len(points) if points.ndim else 0)
-        cloud = cloud_from_array(points, source)
-        count = len(cloud)
-        normals, colors, offset = first(_NORMALS), first(_COLORS), first(("offset",))
-        if colors is not None:
-            colors = usable_colors(_numeric(colors, "colors"), source)
-        if normals is not None:
-            normals = usable_normals(_numeric(normals, "normals"), source)
-        if offset is not None:
-            offset = _numeric(offset, "offset") + (0 if cloud.offset is None else cloud.offset)
-        labels = cloud.labels
+        fields = vars(cloud_from_array(points, source))
+        for field, names, usable in (
+            ("normals", _NORMALS, usable_normals),
+            ("colors", _COLORS, usable_colors),
+            ("face_colors", ("face_colors",), usable_colors),
+        ):
+            values = first(names)
+            values = None if values is None else usable(_numeric(values, field), source)
+            fields[field] = fields[field] if values is None else values
+        if (offset := first(("offset",))) is not None:
+            fields["offset"] = _numeric(offset, "offset") + (0 if fields["offset"] is None else fields["offset"])
         for name in _LABELS:
             values = first((name,))
             # A single `label` is the class of the whole cloud.
-            if values is not None and values.shape == (count,):
-                labels = usable_labels(_numeric(values, name), source)
+            if values is not None and values.shape == fields["points"].shape[:1]:
+                fields["labels"] = usable_labels(_numeric(values, name), source)
                 break
-        face_colors = first(("face_colors",))
-        if face_colors is not None:
-            face_colors = usable_colors(_numeric(face_colors, "face_colors"), source)
-        return PointCloudData(
-            cloud.points,
-            cloud.colors if colors is None else colors,
-            cloud.normals if normals is None else normals,
-            labels,
-            first(("faces",)),
-            face_colors,
-            cloud.offset if offset is None else offset,
-        )
+        return PointCloudData(**{**fields, "faces": first(("faces",))})
 
 
 def _numeric(array: np.ndarray, name: str) -> np.ndarray:
@@ -158,9 +146,8 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.nda
     try:
         data = archive.read(info)
     except Exception as error:
-        raise PointCloudError(
-            f"array {shorten(name)} is damaged ({type(error).__name__}: {str(error)[:80]})"
-        ) from None
+        reason = f"{type(error).__name__}: {str(error)[:80]}"
+        raise PointCloudError(f"array {shorten(name)} is damaged ({reason})") from None
     try:
         return parse_array(data)
     except PointCloudError as error:

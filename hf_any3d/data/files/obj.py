@@ -51,12 +51,8 @@ def read(source: Source) -> PointCloudData:
     if table.shape[1] not in (3, 4, 6, 7):
         raise PointCloudError(f"vertices have {table.shape[1]} numbers; expected 3, or 6 with colours")
     colors = usable_colors(table[:, 3:6], source) if table.shape[1] >= 6 else None
-    return PointCloudData(
-        table[:, :3],
-        colors,
-        _vertex_normals(bytes(normals), len(table), polygons, source),
-        **polygons.faces(materials, source),
-    )
+    vertex_normals = _vertex_normals(bytes(normals), len(table), polygons, source)
+    return PointCloudData(table[:, :3], colors, vertex_normals, **polygons.faces(materials, source))
 
 
 class _Polygons:

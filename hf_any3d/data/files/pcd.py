@@ -82,10 +82,9 @@ def _row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
     if len(names) > _MAX_FIELDS:
         raise PointCloudError(f"{len(names)} FIELDS; expected at most {_MAX_FIELDS}")
     counts = header.get("COUNT", ["1"] * len(names))
-    lengths = {key: len(values) for key, values in (("SIZE", header["SIZE"]), ("TYPE", header["TYPE"]))}
-    for key, length in {**lengths, "COUNT": len(counts)}.items():
-        if length != len(names):
-            raise PointCloudError(f"{key} has {length} values for {len(names)} FIELDS")
+    for key, values in (("SIZE", header["SIZE"]), ("TYPE", header["TYPE"]), ("COUNT", counts)):
+        if len(values) != len(names):
+            raise PointCloudError(f"{key} has {len(values)} values for {len(names)} FIELDS")
     fields, found = [], {}
     for i, (name, size, kind, count) in enumerate(zip(names, header["SIZE"], header["TYPE"], counts, strict=True)):
         allowed = ("4", "8") if kind.upper() == "F" else ("1", "2", "4", "8")
@@ -141,10 +140,8 @@ def _compressed_columns(body: bytes, names: dict[str, str], row: np.dtype, count
     sizes = [int.from_bytes(body[at : at + 4], "little") for at in (0, 4)]
     if len(body) < 8 or sizes[0] > len(body) - 8:
         raise PointCloudError(f"{max(len(body) - 8, 0)} bytes of data; {sizes[0]} are declared; it may be cut off")
-    if sizes[1] != count * row.itemsize:
-        raise PointCloudError(
-            f"the compressed data gives {sizes[1]} bytes; {count} points need {count * row.itemsize}"
-        )
+    if sizes[1] != (needed := count * row.itemsize):
+        raise PointCloudError(f"the compressed data gives {sizes[1]} bytes; {count} points need {needed}")
     data = decompress(body[8 : 8 + sizes[0]], sizes[1])
     # Compressed files store one field after the other.
     fields = row.fields or {}
@@ -160,17 +157,10 @@ def _unpack(packed: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def decompress(data: bytes, size: int) -> bytearray:
-    """Decompress LZF.
+    """Decompress LZF to `size` bytes.
 
     A control byte below 32 is followed by that many plain bytes plus one. Others refer back: three bits are the
     length minus two (seven: add the next byte), the other five and the next byte the distance minus one.
-
-    Args:
-        data: the compressed bytes.
-        size: expected number of bytes.
-
-    Returns:
-        `size` bytes.
 
     Raises:
         PointCloudError: damaged data, or another number of bytes.

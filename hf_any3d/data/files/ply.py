@@ -23,22 +23,14 @@ from hf_any3d.data.files.text_numbers import (
 )
 
 _TYPES = {
-    "char": "i1",
-    "uchar": "u1",
-    "short": "i2",
-    "ushort": "u2",
-    "int": "i4",
-    "uint": "u4",
-    "float": "f4",
-    "double": "f8",
-    "int8": "i1",
-    "uint8": "u1",
-    "int16": "i2",
-    "uint16": "u2",
-    "int32": "i4",
-    "uint32": "u4",
-    "float32": "f4",
-    "float64": "f8",
+    **dict.fromkeys(("char", "int8"), "i1"),
+    **dict.fromkeys(("uchar", "uint8"), "u1"),
+    **dict.fromkeys(("short", "int16"), "i2"),
+    **dict.fromkeys(("ushort", "uint16"), "u2"),
+    **dict.fromkeys(("int", "int32"), "i4"),
+    **dict.fromkeys(("uint", "uint32"), "u4"),
+    **dict.fromkeys(("float", "float32"), "f4"),
+    **dict.fromkeys(("double", "float64"), "f8"),
 }
 _MAX_ELEMENTS = 256
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
@@ -83,9 +75,7 @@ def _faces(properties: dict, source: Source) -> dict:
     faces, polygon = fan_triangles(counts, integers(corners, "a face refers to point"))
     colors = [properties.get(name) for name in ("red", "green", "blue")]
     colors = [color for color in colors if isinstance(color, np.ndarray)]
-    face_colors = None
-    if len(colors) == 3:
-        face_colors = usable_colors(np.stack(colors, axis=1), source)
+    face_colors = usable_colors(np.stack(colors, axis=1), source) if len(colors) == 3 else None
     return {"faces": faces, "face_colors": None if face_colors is None else face_colors[polygon]}
 
 
@@ -171,16 +161,7 @@ class Element:
 
 
 def read_binary(data: bytes, start: int, elements: list[Element], order: str) -> list[Values]:
-    """Read all elements from their bytes.
-
-    Args:
-        data: the file.
-        start: where the body starts.
-        elements: what the header declares.
-        order: "<" or ">".
-
-    Returns:
-        The values of each element.
+    """Return the values of each element from the file's bytes, whose body begins at `start`; `order` is "<" or ">".
 
     Raises:
         PointCloudError: a file that ends too early, or a negative length.
@@ -279,9 +260,8 @@ class _Rows:
     ) -> tuple[list[np.ndarray], int]:
         """Find the offset of each list's length in each of `count` rows, and the end of the last row."""
         found = [array("q") for _ in self.gaps]
-        plan = list(
-            zip(self.gaps, self.widths, self.items, length_at, [places.append for places in found], strict=True)
-        )
+        appends = [places.append for places in found]
+        plan = list(zip(self.gaps, self.widths, self.items, length_at, appends, strict=True))
         at, tail = start, self.tail
         try:
             for _ in range(count):
@@ -346,14 +326,7 @@ def _numbers_at(raw: np.ndarray, places: np.ndarray, kind: str) -> np.ndarray:
 
 
 def read_ascii(text: bytes, elements: list[Element]) -> list[Values]:
-    """Read all elements from their lines, one row per line.
-
-    Args:
-        text: the file after its header.
-        elements: what the header declares.
-
-    Returns:
-        The values of each element.
+    """Return the values of each element from the lines after the header, one row per line.
 
     Raises:
         PointCloudError: too few lines, or a malformed one.
@@ -366,10 +339,8 @@ def read_ascii(text: bytes, elements: list[Element]) -> list[Values]:
 def _ascii_rows(block: bytes, element: Element) -> Values:
     if not element.has_lists:
         table = numbers(block, columns=len(element.properties))
-        if len(table) != element.count:
-            raise PointCloudError(
-                f"element {shorten(element.name)} has {len(table)} rows; {element.count} are declared"
-            )
+        if (found := len(table)) != element.count:
+            raise PointCloudError(f"element {shorten(element.name)} has {found} rows; {element.count} are declared")
         return {name: _typed(table[:, i], kind) for i, (name, kind, _) in enumerate(element.properties)}
     flat = numbers(block.replace(b"\n", b" ")).reshape(-1)
     rows, view = _Rows(element, ""), flat.data

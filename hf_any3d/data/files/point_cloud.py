@@ -209,13 +209,7 @@ def _faces(faces: ArrayLike, count: int) -> np.ndarray:
 def draw_on_surface(
     vertices: np.ndarray, faces: np.ndarray, n: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draw `n` points on triangles, each triangle with a probability proportional to its area.
-
-    Args:
-        vertices: (vertices, 3).
-        faces: (faces, 3) indices into `vertices`.
-        n: number of points to draw.
-        generator: numpy's random generator.
+    """Draw `n` points on triangles `faces` (faces, 3) of `vertices` (vertices, 3), with probability by area.
 
     Returns:
         The face of each sample (n,) int64, the weights of its three corners (n, 3), the points (n, 3) and the unit

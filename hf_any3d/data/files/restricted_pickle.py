@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hf_any3d.data.files.pickle_arrays import Unfinished, call, find_name
-from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits
+from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits, file_errors
 
 T = TypeVar("T")
 
@@ -55,14 +55,13 @@ def read_pickle(path: str | os.PathLike, *, max_opcodes: int = MAX_OPCODES, limi
         # Arrays keep the mapping alive.
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
-        limits.check(decoded=len(mapped))
-        value = PickleMachine(memoryview(mapped), max_opcodes).run()
-        _check_tree(value, max(1000, MAX_UNFOLDING * len(mapped)), len(mapped), limits)
-    except PointCloudError as error:
-        raise PointCloudFileError(f"{path}: {error}") from None
+        with file_errors(path):
+            limits.check(decoded=len(mapped))
+            value = PickleMachine(memoryview(mapped), max_opcodes).run()
+            _check_tree(value, max(1000, MAX_UNFOLDING * len(mapped)), len(mapped), limits)
+            return value
     except (MemoryError, RecursionError) as error:
         raise PointCloudFileError(f"{path}: not a readable pickle ({type(error).__name__})") from None
-    return value
 
 
 def _check_tree(value: object, allowed: int, stored: int, limits: ReadLimits) -> None:
@@ -188,12 +187,12 @@ class PickleMachine:
             raise PointCloudError(f"byte {self._at}: expected a {kind.__name__} to work on; the file is damaged")
         return self._stack[-1]
 
+    def _pop_last(self, count: int) -> list:
+        return [self._pop() for _ in range(count)][::-1]
+
     def _mark(self) -> None:
         self._marked.append(self._stack)
         self._stack = []
-
-    def _frame(self) -> None:
-        self._number("<Q")  # frames only allow reading ahead
 
     def _protocol(self) -> None:
         version = self._number("<B")
@@ -223,35 +222,19 @@ class PickleMachine:
         piece = self._bytes(count)
         self._stack.append(str(piece, "latin1") if len(piece) <= _SHORT else piece)
 
-    def _push_tuple(self, count: int) -> None:
-        values = [self._pop() for _ in range(count)]
-        self._stack.append(tuple(reversed(values)))
+    def _push(self, value: object) -> None:
+        self._stack.append(value)
 
-    def _push_marked(self, kind: type) -> None:
-        values = self._pop_marked()
-        self._stack.append(kind(values))
-
-    def _append(self) -> None:
-        value = self._pop()
-        self._top(list).append(value)
-
-    def _extend(self) -> None:
-        values = self._pop_marked()
+    def _extend(self, values: list) -> None:
         self._top(list).extend(values)
 
-    def _set_item(self) -> None:
-        value = self._pop()
-        key = self._pop()
-        _store(self._top(dict), [key, value])
-
-    def _set_items(self) -> None:
-        values = self._pop_marked()
+    def _set_items(self, values: list) -> None:
         _store(self._top(dict), values)
 
     def _push_dict(self) -> None:
-        made: dict = {}
-        _store(made, self._pop_marked())
-        self._stack.append(made)
+        values = self._pop_marked()
+        self._stack.append({})
+        self._set_items(values)
 
     def _put(self, key: int) -> None:
         if not self._stack:
@@ -317,23 +300,23 @@ def _store(target: dict, values: list) -> None:
 _Machine = Callable[[PickleMachine], object]
 _PLAIN: dict[str, _Machine] = {
     "\x80": PickleMachine._protocol,
-    "\x95": PickleMachine._frame,
+    "\x95": lambda machine: machine._number("<Q"),  # frames only allow reading ahead
     "(": PickleMachine._mark,
     "0": PickleMachine._pop,
     "1": PickleMachine._pop_marked,
-    "N": lambda machine: machine._stack.append(None),
-    "\x88": lambda machine: machine._stack.append(True),
-    "\x89": lambda machine: machine._stack.append(False),
+    "N": lambda machine: machine._push(None),
+    "\x88": lambda machine: machine._push(True),
+    "\x89": lambda machine: machine._push(False),
     "\x8a": PickleMachine._long,
-    "]": lambda machine: machine._stack.append([]),
-    "l": lambda machine: machine._push_marked(list),
-    "a": PickleMachine._append,
-    "e": PickleMachine._extend,
-    "t": lambda machine: machine._push_marked(tuple),
-    "}": lambda machine: machine._stack.append({}),
+    "]": lambda machine: machine._push([]),
+    "l": lambda machine: machine._push(machine._pop_marked()),
+    "a": lambda machine: machine._extend(machine._pop_last(1)),
+    "e": lambda machine: machine._extend(machine._pop_marked()),
+    "t": lambda machine: machine._push(tuple(machine._pop_marked())),
+    "}": lambda machine: machine._push({}),
     "d": PickleMachine._push_dict,
-    "s": PickleMachine._set_item,
-    "u": PickleMachine._set_items,
+    "s": lambda machine: machine._set_items(machine._pop_last(2)),
+    "u": lambda machine: machine._set_items(machine._pop_marked()),
     "\x94": lambda machine: machine._put(len(machine._memo)),
     "c": PickleMachine._global,
     "\x93": PickleMachine._stack_global,
@@ -352,8 +335,8 @@ _GETS = {"h": "<B", "j": "<I"}
 def _instructions() -> dict[int, _Machine]:
     """Return every allowed instruction by its byte, as listed in pickletools."""
     table = dict(_PLAIN)
-    table |= {code: lambda m, count=count: m._push_tuple(count) for code, count in _TUPLES.items()}
-    table |= {code: lambda m, form=form: m._stack.append(m._number(form)) for code, form in _NUMBERS.items()}
+    table |= {code: lambda m, count=count: m._push(tuple(m._pop_last(count))) for code, count in _TUPLES.items()}
+    table |= {code: lambda m, form=form: m._push(m._number(form)) for code, form in _NUMBERS.items()}
     table |= {code: lambda m, form=form: m._push_text(form) for code, form in _TEXTS.items()}
     table |= {code: lambda m, form=form: m._push_bytes(form) for code, form in _BYTES.items()}
     table |= {code: lambda m, form=form: m._push_old_string(form) for code, form in _OLD_STRINGS.items()}

@@ -91,17 +91,14 @@ class ReadLimits:
         """
         for name, value in (("points", points), ("faces", faces), ("bytes", decoded)):
             if value > getattr(self, name):
-                raise self._refusal(name, f"{value} {name}", f"at most {getattr(self, name)}")
+                raise self._refusal(name, f"{value} {name}; at most {getattr(self, name)}")
         if stored is not None and decoded > max(FREE_BYTES, self.expansion * stored):
-            raise self._refusal(
-                "expansion", f"{stored} bytes expand to {decoded}", f"at most {self.expansion} times as many"
-            )
+            text = f"{stored} bytes expand to {decoded}; at most {self.expansion} times as many"
+            raise self._refusal("expansion", text)
 
     @staticmethod
-    def _refusal(name: str, seen: str, allowed: str) -> PointCloudError:
-        return PointCloudError(
-            f"{seen}; {allowed} are read (pass limits=ReadLimits({name}=…) or set {VARIABLE}={name}=…)"
-        )
+    def _refusal(name: str, text: str) -> PointCloudError:
+        return PointCloudError(f"{text} are read (pass limits=ReadLimits({name}=…) or set {VARIABLE}={name}=…)")
 
 
 _MAX_REFERENCES = 256
@@ -198,31 +195,19 @@ def open_source(
         name, data, path = os.fspath(source), None, Path(source)
     else:
         raise TypeError(f"source: {type(source).__name__}; expected a path, bytes or a binary file object")
-    name = _printable(name)
+    # Bytes of a name that are not UTF-8, which Python keeps as surrogates, are escaped.
+    name = name.encode("utf-8", "backslashreplace").decode("utf-8")
     limits = ReadLimits.current() if limits is None else limits
-    kind = _file_type(name, file_type, allowed, known_ending=not isinstance(source, (bytes, bytearray, memoryview)))
+    kind = _file_type(name, file_type, allowed, known_ending=data is None)
     if data is None:
         data = _read_object(cast(BinaryIO, source), name) if path is None else _read_path(path, name, limits)
     if not data:
         raise PointCloudFileError(f"{name}: the file is empty; expected a {kind} file")
     if data.startswith(b"version https://git-lfs"):
         raise PointCloudFileError(f"{name}: a Git LFS pointer, not the file; fetch the file with `git lfs pull`")
-    if len(data) > limits.bytes:
-        raise _too_large(name, len(data), limits)
+    with file_errors(name):
+        limits.check(decoded=len(data))
     return Source(name, data, kind, None if path is None else path.parent, limits)
-
-
-def _printable(name: str) -> str:
-    """Escape bytes of a name that are not UTF-8, which Python keeps as surrogates."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _too_large(name: str, size: int, limits: ReadLimits) -> PointCloudFileError:
-    try:
-        limits.check(decoded=size)
-    except PointCloudError as error:
-        return PointCloudFileError(f"{name}: {error}")
-    raise AssertionError("a file within the limits")
 
 
 def _file_type(name: str, file_type: str | None, allowed: tuple[str, ...], known_ending: bool) -> str:
@@ -255,12 +240,12 @@ def _read_path(path: Path, name: str, limits: ReadLimits) -> bytes:
         # A device or pipe could be endless.
         if path.exists() and not path.is_file():
             raise PointCloudFileError(f"{name}: not a regular file")
-        if path.stat().st_size > limits.bytes:
-            raise _too_large(name, path.stat().st_size, limits)
+        with file_errors(name):
+            limits.check(decoded=path.stat().st_size)
         return path.read_bytes()
+    except PointCloudFileError:
+        raise
     except FileNotFoundError:
         raise PointCloudFileError(f"{name}: no such file") from None
     except (OSError, ValueError) as error:
-        if isinstance(error, PointCloudFileError):
-            raise
         raise PointCloudFileError(f"{name}: cannot be read ({error})") from error

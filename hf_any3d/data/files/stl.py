@@ -33,9 +33,8 @@ def read(source: Source) -> PointCloudData:
 
 def _binary(data: bytes, count: int) -> np.ndarray:
     if count < 0:
-        raise PointCloudError(
-            f"{len(data)} bytes; a binary STL has at least {_HEADER_SIZE}, a text STL starts 'solid'"
-        )
+        allowed = f"a binary STL has at least {_HEADER_SIZE}, a text STL starts 'solid'"
+        raise PointCloudError(f"{len(data)} bytes; {allowed}")
     needed = _HEADER_SIZE + count * _TRIANGLE.itemsize
     if needed > len(data):
         raise PointCloudError(f"{len(data)} bytes; {count} triangles need {needed}, so the file may be cut off")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -163,94 +163,66 @@ def read_verdict(
         `score`, `reason` and `is_valid`; for "class" also `class` and `class_name`.
     """
     if kind == "same":
-        same = read_same(reply)
-        return {"score": same.score, "reason": same.reason, "is_valid": same.verdict != INVALID}
+        score, letter, reason = read_same(reply)
+        return {"score": score, "reason": reason, "is_valid": letter != INVALID}
     if kind == "caption":
-        share = read_score(reply)
-        return {"score": share.score, "reason": share.reason, "is_valid": share.score >= 0}
-    found = read_class(reply, len(classes))
-    number = found.number
+        score, reason = read_score(reply)
+        return {"score": score, "reason": reason, "is_valid": score >= 0}
+    number, _, reason = read_class(reply, len(classes))
+    is_valid = number is not None
     if number is None:
         number = random.Random(f"{seed} {entry['object_id']}").randrange(len(classes))
     return {
         "score": int(number == entry["ground_truth"]),
         "class": number,
         "class_name": classes[number],
-        "reason": found.reason,
-        "is_valid": found.number is not None,
+        "reason": reason,
+        "is_valid": is_valid,
     }
 
 
-class SameVerdict(NamedTuple):
-    """Whether two texts name the same kind of object.
+def read_same(reply: str) -> tuple[int, str, str]:
+    """Read `T#reason` or `F#reason`: the first letter counts, in either case.
 
-    Attributes:
-        score: 1 for the same, 0 otherwise.
-        verdict: "T", "F" or "INVALID".
-        reason: The judge's reason; the complete reply if it is invalid.
+    Returns:
+        1 for the same kind of object, 0 otherwise; "T", "F" or "INVALID"; and the reason, or an invalid reply.
     """
-
-    score: int
-    verdict: str
-    reason: str
-
-
-class ClassVerdict(NamedTuple):
-    """Which class a text names.
-
-    Attributes:
-        number: Number of the class; None if the reply is invalid.
-        label: The class as the judge wrote it, or "INVALID".
-        reason: The judge's reason.
-    """
-
-    number: int | None
-    label: str
-    reason: str
-
-
-class ScoreVerdict(NamedTuple):
-    """How much of a caption a text mentions.
-
-    Attributes:
-        score: 0 to 100; -1 if the reply is invalid.
-        reason: The judge's reason; the complete reply if it is invalid.
-    """
-
-    score: int
-    reason: str
-
-
-def read_same(reply: str) -> SameVerdict:
-    """Read `T#reason` or `F#reason`: the first letter counts, in either case."""
     reply = reply.lstrip()
     letter = reply[:1].upper()
     if letter not in ("T", "F"):
-        return SameVerdict(0, INVALID, reply)
-    return SameVerdict(int(letter == "T"), letter, reply[2:])
+        return 0, INVALID, reply
+    return int(letter == "T"), letter, reply[2:]
 
 
-def read_class(reply: str, num_classes: int) -> ClassVerdict:
-    """Read the first `number#class#reason` in a reply; a class "NA" or a number that is none of them is invalid."""
+def read_class(reply: str, num_classes: int) -> tuple[int | None, str, str]:
+    """Read the first `number#class#reason` in a reply; a class "NA" or a number that is none of them is invalid.
+
+    Returns:
+        The number, None if invalid; the class as the judge wrote it, or "INVALID"; and the reason.
+    """
     found = _CLASS.search(reply)
     if found is None:
-        return ClassVerdict(None, INVALID, reply.strip())
+        return None, INVALID, reply.strip()
     number, label, reason = (part.strip() for part in found.group().split("#")[:3])
     # The length is checked first, since Python refuses to parse numbers of thousands of digits.
     if len(number) > 9 or int(number) >= num_classes or label == "NA":
-        return ClassVerdict(None, INVALID, found.group().strip())
-    return ClassVerdict(int(number), label, reason)
+        return None, INVALID, found.group().strip()
+    return int(number), label, reason
 
 
-def read_score(reply: str) -> ScoreVerdict:
-    """Read the first `score#reason` in a reply; a score that is not 0 to 100 is invalid."""
+def read_score(reply: str) -> tuple[int, str]:
+    """Read the first `score#reason` in a reply; a score that is not 0 to 100 is invalid.
+
+    Returns:
+        The score, -1 if invalid; and the reason, or an invalid reply.
+    """
     found = _SCORE.search(reply)
     if found is None:
-        return ScoreVerdict(-1, reply.strip())
+        return -1, reply.strip()
     score, reason = (part.strip() for part in found.group().split("#")[:2])
     if not score or len(score) > 9 or int(score) > 100:
-        return ScoreVerdict(-1, found.group().strip())
-    return ScoreVerdict(int(score), reason)
+        return -1, found.group().strip()
+    return int(score), reason
 
 
 def _still_valid(judged: Mapping[str, Any] | None, entry: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -38,8 +38,7 @@ class GuidedAdapterConfig(EncoderLayersConfig):
     bottleneck_scale: float = field(default=0.3, metadata={"help": "Factor of the bottleneck's output."})
     bottleneck_dropout: float = field(default=0.1, metadata={"help": "Dropout inside the bottleneck."})
     guidance: bool = field(
-        default=True,
-        metadata={"help": "Aggregate tokens within cells; False for only the bottleneck (and gate)."},
+        default=True, metadata={"help": "Aggregate tokens within cells; False for only the bottleneck (and gate)."}
     )
     aggregation_scale: float = field(default=0.3, metadata={"help": "Factor of the aggregation's output."})
     pooling: str = field(default="mean", metadata={"help": "Pooling over a cell: 'mean' or 'max_mean'."})

@@ -44,6 +44,7 @@ class GuidedAdapterLayer(WrappedModule):
         "guided_adapter_gate",
     )
     other_param_names = ("guided_adapter_dropout", "guidance", "bottleneck_scale", "attention_owner")
+    merge_error = "a guided adapter cannot be merged into the encoder; use unload() to remove it"
     # Models pass token positions only to layers with this attribute.
     takes_geometry = True
 
@@ -123,12 +124,6 @@ class GuidedAdapterLayer(WrappedModule):
         """Restore the frozen layer."""
         self._hook.remove()
 
-    def merge(self, *args: Any, **kwargs: Any) -> None:
-        """Raise an error: an adapter after a non-linear layer cannot be merged into its weights."""
-        raise ValueError("a guided adapter cannot be merged into the encoder; use unload() to remove it")
-
-    unmerge = merge
-
     def _aggregate(self, name: str, hidden_states: torch.Tensor, geometry: Geometry) -> torch.Tensor:
         view_norm = self.guided_adapter_view_norm[name]
         if name in self.attention_owner:
@@ -137,12 +132,7 @@ class GuidedAdapterLayer(WrappedModule):
         else:
             attention = self.guided_adapter_attention[name]
         return guided_aggregation(
-            hidden_states,
-            attention,
-            view_norm,
-            self.guided_adapter_voxel_norm[name],
-            geometry,
-            self.guidance[name],
+            hidden_states, attention, view_norm, self.guided_adapter_voxel_norm[name], geometry, self.guidance[name]
         )
 
     def _add_bottlenecks(self, module: nn.Module, args: tuple, branch: torch.Tensor) -> torch.Tensor:
@@ -161,11 +151,7 @@ def _gathered(attention: CellAttention, dtype: torch.dtype) -> CellAttention:
     """Return the attention of another layer with gathered weights if FSDP2 has sharded that layer.
 
     FSDP2 gathers the weights of a layer only while that layer runs, so weights shared with a later layer are gathered
-    here again; their gradients are averaged over the processes, as FSDP2 does.
-
-    Args:
-        attention: The shared attention.
-        dtype: Type that gathered weights are cast to.
+    here again, and cast to `dtype`; their gradients are averaged over the processes, as FSDP2 does.
     """
     if not any(hasattr(parameter, "full_tensor") for parameter in attention.parameters()):
         return attention

@@ -8,7 +8,7 @@ from torch import nn
 
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
 from hf_any3d.tuners.guided_adapter.layer import GuidedAdapterLayer
-from hf_any3d.tuners.targets import encoder_layer_pattern, layer_stack
+from hf_any3d.tuners.targets import layer_stack
 from hf_any3d.tuners.tuners_utils import EncoderTuner
 
 
@@ -29,9 +29,7 @@ class GuidedAdapterModel(EncoderTuner):
                 f"the layers of {type(self.model).__name__} do not get the positions of tokens, which a guided "
                 "adapter needs; use another method"
             )
-        pattern = encoder_layer_pattern(self.model, peft_config.layers_to_transform)
-        peft_config.layers_to_transform = None
-        return pattern
+        return super().default_targets(peft_config)
 
     def wrap(self, target: nn.Module) -> GuidedAdapterLayer:
         """Wrap a frozen layer in one with adapters."""
@@ -49,6 +47,3 @@ class GuidedAdapterModel(EncoderTuner):
         if isinstance(child, GuidedAdapterLayer):
             child.remove_hook()
         super()._replace_module(parent, child_name, new_module, child)
-
-    def _check_merge_allowed(self) -> None:
-        raise ValueError("a guided adapter cannot be merged into the encoder; use unload() to remove it")

@@ -23,6 +23,7 @@ class PromptTokensLayer(WrappedModule):
     """
 
     adapter_layer_names = ("prompt_tokens_embedding",)
+    merge_error = "prompt tokens cannot be merged into the encoder; use unload() to remove them"
 
     def __init__(self, base_layer: nn.Module, hidden_size: int):
         super().__init__(base_layer)
@@ -51,9 +52,3 @@ class PromptTokensLayer(WrappedModule):
         ]
         extended = torch.cat([hidden_states, *prompts], dim=1)  # (batch, sequence + prompts, hidden)
         return hidden_of(self.base_layer(extended, *args, **kwargs))[:, :length]
-
-    def merge(self, *args: Any, **kwargs: Any) -> None:
-        """Raise an error: tokens cannot be merged into weights."""
-        raise ValueError("prompt tokens cannot be merged into the encoder; use unload() to remove them")
-
-    unmerge = merge

@@ -6,7 +6,7 @@ from torch import nn
 
 from hf_any3d.tuners.prompt_tokens.config import PromptTokensConfig
 from hf_any3d.tuners.prompt_tokens.layer import PromptTokensLayer
-from hf_any3d.tuners.targets import encoder_layer_pattern, layer_stack
+from hf_any3d.tuners.targets import layer_stack
 from hf_any3d.tuners.tuners_utils import EncoderTuner
 
 
@@ -25,13 +25,8 @@ class PromptTokensModel(EncoderTuner):
         axis = layer_stack(self.model).attention_axis
         if axis != "tokens":
             raise ValueError(f"attention_axis={axis!r}: tokens could not attend to prompts; expected 'tokens'")
-        pattern = encoder_layer_pattern(self.model, peft_config.layers_to_transform)
-        peft_config.layers_to_transform = None
-        return pattern
+        return super().default_targets(peft_config)
 
     def wrap(self, target: nn.Module) -> PromptTokensLayer:
         """Wrap a frozen layer in one with prompts."""
         return PromptTokensLayer(target, layer_stack(self.model).hidden_size)
-
-    def _check_merge_allowed(self) -> None:
-        raise ValueError("prompt tokens cannot be merged into the encoder; use unload() to remove them")

@@ -6,10 +6,7 @@ Importing this package registers all of them.
 from hf_any3d.modeling.encoders.families import audio, text, vision  # noqa: F401  each registers its families
 from hf_any3d.modeling.encoders.registry import refuse_encoders
 
-refuse_encoders(
-    ("albert",),
-    "one layer is applied repeatedly, so its passes could not have separate adapters",
-)
+refuse_encoders(("albert",), "one layer is applied repeatedly, so its passes could not have separate adapters")
 refuse_encoders(
     ("swin", "swinv2", "donut-swin", "clap_audio_model", "hiera", "segformer", "pvt", "pvt_v2", "cvt", "levit"),
     "its stages merge neighbouring tokens of a grid, and tokens of a cloud form no grid",
@@ -27,10 +24,7 @@ refuse_encoders(
     ("longformer", "big_bird", "led", "reformer"),
     "its attention is sparse along the order of the tokens, and a cloud has none",
 )
-refuse_encoders(
-    ("bloom", "mpt"),
-    "its biases are defined for preceding tokens only",
-)
+refuse_encoders(("bloom", "mpt"), "its biases are defined for preceding tokens only")
 refuse_encoders(
     ("gptj", "codegen", "cohere", "cohere2", "roformer"),
     "it rotates adjacent channels; only rotations of the two halves of a head are supported",

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.encoders.families.common import LEARNED_PLANE, SINUSOID_LINE, free_line, line, plane
+from hf_any3d.modeling.encoders.families.common import (
+    LEARNED_PLANE,
+    SINUSOID_LINE,
+    class_token,
+    free_line,
+    line,
+    plane,
+)
 from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, bidirectional_inputs, line_bias
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
 from hf_any3d.modeling.layers.forward_contract import onloaded
@@ -17,20 +23,8 @@ _KIND = "convolution, on a line"
 _REACHED = "the encoder's convolution along each view's line, mean over the views"
 
 
-def _input_norm(config: PreTrainedConfig) -> str | None:
-    return None if _is_stable(config) else "encoder.layer_norm"
-
-
-def _final_norm(config: PreTrainedConfig) -> str | None:
-    return "encoder.layer_norm" if _is_stable(config) else None
-
-
 def _is_stable(config: PreTrainedConfig) -> bool:
     return getattr(config, "do_stable_layer_norm", False)
-
-
-def _convolution(model: PreTrainedModel, frames: torch.Tensor) -> torch.Tensor:
-    return model.encoder.pos_conv_embed(frames)
 
 
 def _wavlm_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
@@ -44,15 +38,15 @@ def _wavlm_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
             yield {"position_bias": bias}
 
 
-for name, model_type, inputs in (
-    ("wav2vec 2.0", "wav2vec2", bidirectional_inputs),
-    ("HuBERT", "hubert", bidirectional_inputs),
-    ("Data2Vec audio", "data2vec-audio", bidirectional_inputs),
-    ("UniSpeech", "unispeech", bidirectional_inputs),
-    ("UniSpeech-SAT", "unispeech-sat", bidirectional_inputs),
-    ("WavLM", "wavlm", _wavlm_inputs),
+for name, model_type in (
+    ("wav2vec 2.0", "wav2vec2"),
+    ("HuBERT", "hubert"),
+    ("Data2Vec audio", "data2vec-audio"),
+    ("UniSpeech", "unispeech"),
+    ("UniSpeech-SAT", "unispeech-sat"),
+    ("WavLM", "wavlm"),
 ):
-    gated = inputs is _wavlm_inputs
+    gated = model_type == "wavlm"
     register_family(
         EncoderFamily(
             name=name,
@@ -63,10 +57,10 @@ for name, model_type, inputs in (
             positions=free_line,
             kind=f"{_KIND}; relative bias" if gated else _KIND,
             reached=f"{_REACHED}; interpolated bias of each pair" if gated else _REACHED,
-            final_norm=_final_norm,
-            input_norm=_input_norm,
-            layer_inputs=inputs,
-            line_convolution=_convolution,
+            final_norm=lambda config: "encoder.layer_norm" if _is_stable(config) else None,
+            input_norm=lambda config: None if _is_stable(config) else "encoder.layer_norm",
+            layer_inputs=_wavlm_inputs if gated else bidirectional_inputs,
+            line_convolution=lambda model, frames: model.encoder.pos_conv_embed(frames),
         )
     )
 
@@ -82,32 +76,23 @@ def _imagebind_positions(model: PreTrainedModel) -> PositionTable:
     return plane(model.embeddings.position_embeddings, 1, model.config.patch_grid[0])
 
 
-register_family(
-    EncoderFamily(
-        name="Audio Spectrogram Transformer",
-        model_types=("audio-spectrogram-transformer",),
-        tower="audio",
-        layers="layers",
-        branch="mlp",
-        positions=_ast_positions,
-        final_norm="layernorm",
-        class_token=lambda model: model.embeddings.cls_token.flatten(),
-        **LEARNED_PLANE,
+for name, model_type, positions in (
+    ("Audio Spectrogram Transformer", "audio-spectrogram-transformer", _ast_positions),
+    ("ImageBind audio", "imagebind_audio", _imagebind_positions),
+):
+    register_family(
+        EncoderFamily(
+            name=name,
+            model_types=(model_type,),
+            tower="audio",
+            layers="layers",
+            branch="mlp",
+            positions=positions,
+            final_norm="layernorm",
+            class_token=class_token,
+            **LEARNED_PLANE,
+        )
     )
-)
-register_family(
-    EncoderFamily(
-        name="ImageBind audio",
-        model_types=("imagebind_audio",),
-        tower="audio",
-        layers="layers",
-        branch="mlp",
-        positions=_imagebind_positions,
-        final_norm="layernorm",
-        class_token=lambda model: model.embeddings.cls_token.flatten(),
-        **LEARNED_PLANE,
-    )
-)
 register_family(
     EncoderFamily(
         name="Whisper encoder",

@@ -91,15 +91,15 @@ def _refuses_deberta(config: PreTrainedConfig) -> str | None:
     return narrow_embeddings(config)
 
 
-for name, model_types, model_class, inputs in (
-    ("T5 encoder", ("t5",), "T5EncoderModel", _t5_inputs),
-    ("mT5 encoder", ("mt5",), "MT5EncoderModel", _t5_inputs),
-    ("UMT5 encoder", ("umt5",), "UMT5EncoderModel", _umt5_inputs),
+for name, model_type, model_class, inputs in (
+    ("T5 encoder", "t5", "T5EncoderModel", _t5_inputs),
+    ("mT5 encoder", "mt5", "MT5EncoderModel", _t5_inputs),
+    ("UMT5 encoder", "umt5", "UMT5EncoderModel", _umt5_inputs),
 ):
     register_family(
         EncoderFamily(
             name=name,
-            model_types=model_types,
+            model_types=(model_type,),
             tower="text",
             layers="encoder.block",
             branch="layer.1.DenseReluDense",
@@ -111,35 +111,33 @@ for name, model_types, model_class, inputs in (
             model_class=model_class,
         )
     )
+_BERT_LAYERS = {"tower": "text", "layers": "encoder.layer", "branch": "output.dense"}
+_BERT_NORM = {"input_norm": "embeddings.LayerNorm"}
 register_family(
     EncoderFamily(
         name="MPNet",
         model_types=("mpnet",),
-        tower="text",
-        layers="encoder.layer",
-        branch="output.dense",
         positions=_mpnet_positions,
         kind="learned, on a line; relative bias",
         reached=f"interpolated table; {_REACHED}",
-        input_norm="embeddings.LayerNorm",
         layer_inputs=_mpnet_inputs,
+        **_BERT_LAYERS,
+        **_BERT_NORM,
     )
 )
-for name, model_types in (("DeBERTa", ("deberta",)), ("DeBERTa v2, v3", ("deberta-v2",))):
+for name, model_type in (("DeBERTa", "deberta"), ("DeBERTa v2, v3", "deberta-v2")):
     register_family(
         EncoderFamily(
             name=name,
-            model_types=model_types,
-            tower="text",
-            layers="encoder.layer",
-            branch="output.dense",
+            model_types=(model_type,),
             positions=_deberta_positions,
             kind="relative, by content",
             reached="rounded distances; each head uses one view",
-            input_norm="embeddings.LayerNorm",
             layer_inputs=_deberta_inputs,
             refuses=_refuses_deberta,
-            one_precision=model_types == ("deberta",),
+            one_precision=model_type == "deberta",
+            **_BERT_LAYERS,
+            **_BERT_NORM,
         )
     )
 
@@ -199,66 +197,41 @@ def _roberta_positions(model: PreTrainedModel) -> PositionTable:
     return line(table.weight[model.config.pad_token_id + 1 :])
 
 
+def _opt_table(model: PreTrainedModel) -> torch.Tensor:
+    return model.decoder.embed_positions.weight[_FAIRSEQ_OFFSET:]
+
+
+def _xglm_table(model: PreTrainedModel) -> torch.Tensor:
+    return model.embed_positions.weights[_FAIRSEQ_OFFSET:]
+
+
 def _opt_norm(config: PreTrainedConfig) -> str | None:
     # OPT-350m has no norm after its last layer, which ends with one.
     return "decoder.final_layer_norm" if config.do_layer_norm_before else None
 
 
-_BERT_LIKE = {
-    "tower": "text",
-    "layers": "encoder.layer",
-    "branch": "output.dense",
-    "input_norm": "embeddings.LayerNorm",
-    **LEARNED_LINE,
-}
-register_family(
-    EncoderFamily(
-        name="BERT",
-        model_types=("bert",),
-        positions=_bert_positions,
-        tested="small random weights, all-MiniLM-L6-v2",
-        **_BERT_LIKE,
-    )
-)
-for name, model_types, positions in (
-    ("ERNIE", ("ernie",), _bert_positions),
-    ("RoBERTa", ("roberta",), _roberta_positions),
-    ("XLM-RoBERTa", ("xlm-roberta",), _roberta_positions),
-    ("CamemBERT", ("camembert",), _roberta_positions),
-    ("Data2Vec text", ("data2vec-text",), _roberta_positions),
+# name, model_type, positions, further fields
+for name, model_type, positions, fields in (
+    ("BERT", "bert", _bert_positions, _BERT_NORM | {"tested": "small random weights, all-MiniLM-L6-v2"}),
+    ("ERNIE", "ernie", _bert_positions, _BERT_NORM),
+    ("RoBERTa", "roberta", _roberta_positions, _BERT_NORM),
+    ("XLM-RoBERTa", "xlm-roberta", _roberta_positions, _BERT_NORM),
+    ("CamemBERT", "camembert", _roberta_positions, _BERT_NORM),
+    ("Data2Vec text", "data2vec-text", _roberta_positions, _BERT_NORM),
+    ("ELECTRA", "electra", _bert_positions, _BERT_NORM | {"refuses": narrow_embeddings}),
+    (
+        "CLAP text",
+        "clap_text_model",
+        _roberta_positions,
+        _BERT_NORM | {"model_class": "ClapTextModel", "key_mapping": {r"^text_model\.": ""}},
+    ),
+    ("Megatron-BERT", "megatron-bert", _bert_positions, {"final_norm": "encoder.ln"}),
 ):
-    register_family(EncoderFamily(name=name, model_types=model_types, positions=positions, **_BERT_LIKE))
-register_family(
-    EncoderFamily(
-        name="ELECTRA",
-        model_types=("electra",),
-        positions=_bert_positions,
-        refuses=narrow_embeddings,
-        **_BERT_LIKE,
+    register_family(
+        EncoderFamily(
+            name=name, model_types=(model_type,), positions=positions, **fields, **_BERT_LAYERS, **LEARNED_LINE
+        )
     )
-)
-register_family(
-    EncoderFamily(
-        name="CLAP text",
-        model_types=("clap_text_model",),
-        positions=_roberta_positions,
-        model_class="ClapTextModel",
-        key_mapping={r"^text_model\.": ""},
-        **_BERT_LIKE,
-    )
-)
-register_family(
-    EncoderFamily(
-        name="Megatron-BERT",
-        model_types=("megatron-bert",),
-        tower="text",
-        layers="encoder.layer",
-        branch="output.dense",
-        positions=_bert_positions,
-        final_norm="encoder.ln",
-        **LEARNED_LINE,
-    )
-)
 register_family(
     EncoderFamily(
         name="DistilBERT",
@@ -267,23 +240,12 @@ register_family(
         layers="transformer.layer",
         branch="ffn",
         positions=lambda model: line(model.embeddings.position_embeddings.weight),
-        input_norm="embeddings.LayerNorm",
-        **LEARNED_LINE,
-    )
-)
-register_family(
-    EncoderFamily(
-        name="CLIP text",
-        model_types=("clip_text_model",),
-        tower="text",
-        layers="encoder.layers",
-        branch="mlp",
-        positions=lambda model: line(model.embeddings.position_embedding.weight),
-        final_norm="final_layer_norm",
+        **_BERT_NORM,
         **LEARNED_LINE,
     )
 )
 for name, model_type, model_class in (
+    ("CLIP text", "clip_text_model", None),
     ("SigLIP text", "siglip_text_model", "SiglipTextModel"),
     ("SigLIP 2 text", "siglip2_text_model", "Siglip2TextModel"),
 ):
@@ -300,42 +262,24 @@ for name, model_type, model_class in (
             **LEARNED_LINE,
         )
     )
-register_family(
-    EncoderFamily(
-        name="GPT-2",
-        model_types=("gpt2",),
-        tower="text",
-        layers="h",
-        branch="mlp",
-        positions=lambda model: line(model.wpe.weight),
-        final_norm="ln_f",
-        **LEARNED_LINE,
+# name, model_type, layers, branch, table of positions, final norm, kind
+for name, model_type, layers, branch, table, final_norm, kind in (
+    ("GPT-2", "gpt2", "h", "mlp", lambda model: model.wpe.weight, "ln_f", LEARNED_LINE),
+    ("OPT", "opt", "decoder.layers", "fc2", _opt_table, _opt_norm, LEARNED_LINE),
+    ("XGLM", "xglm", "layers", "fc2", _xglm_table, "layer_norm", SINUSOID_LINE),
+):
+    register_family(
+        EncoderFamily(
+            name=name,
+            model_types=(model_type,),
+            tower="text",
+            layers=layers,
+            branch=branch,
+            positions=lambda model, table=table: line(table(model)),
+            final_norm=final_norm,
+            **kind,
+        )
     )
-)
-register_family(
-    EncoderFamily(
-        name="OPT",
-        model_types=("opt",),
-        tower="text",
-        layers="decoder.layers",
-        branch="fc2",
-        positions=lambda model: line(model.decoder.embed_positions.weight[_FAIRSEQ_OFFSET:]),
-        final_norm=_opt_norm,
-        **LEARNED_LINE,
-    )
-)
-register_family(
-    EncoderFamily(
-        name="XGLM",
-        model_types=("xglm",),
-        tower="text",
-        layers="layers",
-        branch="fc2",
-        positions=lambda model: line(model.embed_positions.weights[_FAIRSEQ_OFFSET:]),
-        final_norm="layer_norm",
-        **SINUSOID_LINE,
-    )
-)
 register_composite("clip", {"text": "text_config", "vision": "vision_config"})
 register_composite("siglip", {"text": "text_config", "vision": "vision_config"})
 register_composite("siglip2", {"text": "text_config", "vision": "vision_config"})

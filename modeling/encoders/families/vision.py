@@ -15,10 +15,7 @@ from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
 from hf_any3d.modeling.encoders.rotary import rotation
 from hf_any3d.modeling.layers.forward_contract import onloaded
 
-_RELATIVE = {
-    "kind": "relative bias, on a grid",
-    "reached": "interpolated bias of each pair, mean over the views",
-}
+_RELATIVE = {"kind": "relative bias, on a grid", "reached": "interpolated bias of each pair, mean over the views"}
 
 
 def _optional_grid(model: PreTrainedModel) -> PositionTable:
@@ -100,10 +97,6 @@ def _grid(special_tokens: int) -> Callable[[PreTrainedModel], PositionTable]:
     return positions
 
 
-def _free_grid(model: PreTrainedModel) -> PositionTable:
-    return PositionTable("plane", None, *image_grid(model.config))
-
-
 def _dinov3_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     sizes = call.places.entry.new_tensor([call.places.rows, call.places.columns])
     # Centres of patches are in (-1, 1), rows first.
@@ -119,42 +112,24 @@ def _dpt_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
         yield {}
 
 
-def _refuses_dpt(config: PreTrainedConfig) -> str | None:
-    return "its patches come from a convolutional backbone (is_hybrid=True)" if config.is_hybrid else None
-
-
 _VIT_LIKE = {"tower": "vision", "final_norm": "layernorm"} | LEARNED_PLANE
-for name, model_type, special_tokens in (
-    ("ViT", "vit", 1),
-    ("DeiT", "deit", 2),
-    ("ViT-MAE", "vit_mae", 1),
-    ("ViT-MSN", "vit_msn", 1),
+for name, model_type, layers, branch, special_tokens in (
+    ("ViT", "vit", "layers", "mlp", 1),
+    ("DeiT", "deit", "layers", "mlp", 2),
+    ("ViT-MAE", "vit_mae", "layers", "mlp", 1),
+    ("ViT-MSN", "vit_msn", "layers", "mlp", 1),
+    ("I-JEPA", "ijepa", "layers", "mlp", 0),
+    ("DINOv2", "dinov2", "encoder.layer", "layer_scale2", 1),
+    ("DINOv2 with registers", "dinov2_with_registers", "encoder.layer", "layer_scale2", 1),
 ):
     register_family(
         EncoderFamily(
             name=name,
             model_types=(model_type,),
-            layers="layers",
-            branch="mlp",
+            layers=layers,
+            branch=branch,
             positions=_grid(special_tokens),
-            class_token=class_token,
-            **_VIT_LIKE,
-        )
-    )
-register_family(
-    EncoderFamily(
-        name="I-JEPA", model_types=("ijepa",), layers="layers", branch="mlp", positions=_grid(0), **_VIT_LIKE
-    )
-)
-for name, model_type in (("DINOv2", "dinov2"), ("DINOv2 with registers", "dinov2_with_registers")):
-    register_family(
-        EncoderFamily(
-            name=name,
-            model_types=(model_type,),
-            layers="encoder.layer",
-            branch="layer_scale2",
-            positions=_grid(1),
-            class_token=class_token,
+            class_token=class_token if special_tokens else None,
             **_VIT_LIKE,
         )
     )
@@ -167,7 +142,9 @@ register_family(
         positions=_grid(1),
         class_token=class_token,
         layer_inputs=_dpt_inputs,
-        refuses=_refuses_dpt,
+        refuses=lambda config: (
+            "its patches come from a convolutional backbone (is_hybrid=True)" if config.is_hybrid else None
+        ),
         **_VIT_LIKE,
     )
 )
@@ -178,7 +155,7 @@ register_family(
         tower="vision",
         layers="model.layer",
         branch="layer_scale2",
-        positions=_free_grid,
+        positions=lambda model: PositionTable("plane", None, *image_grid(model.config)),
         kind="rotary, on a grid",
         reached="rotations at the coordinates, views combined by `rotary_views`",
         final_norm="norm",

@@ -46,16 +46,16 @@ def test_scores_are_read_as_published(reply, expected):
 
 @pytest.mark.parametrize("reply", ["", " ", "\n", "#", "##", "###", "9" * 5000 + "#chair#x", "40#chair#x", "7#car"])
 def test_malformed_replies_are_invalid(reply):
-    assert read_same(reply).verdict == "INVALID"
+    assert read_same(reply)[1] == "INVALID"
     assert read_class(reply, 40)[:2] == (None, "INVALID")
     if not reply.startswith(("40", "7")):
-        assert read_score(reply).score == -1
+        assert read_score(reply)[0] == -1
 
 
 def test_the_first_of_several_answers_counts():
     assert read_class("perhaps 3#bed#soft\n4#bench#hard", 40)[:2] == (3, "bed")
     assert read_score("I say 20#little, later 30#more") == (20, "little, later 30")
-    assert read_same("\n  t # both are cars").verdict == "T"
+    assert read_same("\n  t # both are cars")[1] == "T"
 
 
 CLASSES = ["car", "glass box", "tv stand"]

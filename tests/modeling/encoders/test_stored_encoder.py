@@ -1,8 +1,10 @@
 """An encoder without a repository of its own is stored next to the adapter."""
 
+import json
+
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
@@ -67,6 +69,17 @@ def test_stored_encoder_with_other_weights_is_refused(tmp_path):
     save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
     with pytest.raises(EncoderMismatchError, match="pretrained weights in encoder/ have checksum tensors-sha256"):
         Any2PointForPointCloudClassification.from_pretrained(tmp_path)
+
+
+def test_weights_in_another_dtype_are_compared_by_their_record(tmp_path):
+    adapted("guided").save_pretrained(tmp_path)
+    PeftModel.from_pretrained(tiny_model().to(torch.bfloat16), tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["parts"]["encoder"]["checksum"] = f"tensors-sha256:{'0' * 64}"
+    file.write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(EncoderMismatchError, match="trained with the weights in encoder/"):
+        PeftModel.from_pretrained(tiny_model().to(torch.bfloat16), tmp_path)
 
 
 def test_encoder_with_a_name_is_not_stored(tmp_path):
