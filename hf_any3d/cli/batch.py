@@ -18,7 +18,7 @@ import typer
 
 from hf_any3d.cli.common import SOME_FAILED, BatchSize, Device, check_model, open_pipeline, option, print_error
 from hf_any3d.cli.inputs import Cloud, Files, InputFile, Inputs, find_inputs, for_each_file
-from hf_any3d.cli.outputs import csv_lines
+from hf_any3d.cli.outputs import counted, csv_lines
 from hf_any3d.cli.predict import answerer, feature_answerer, feature_cells, prediction_cells, usual_batch_size
 from hf_any3d.messages import print_line
 
@@ -202,7 +202,7 @@ def _run(job: Job, given: Sequence[str], inputs: Inputs, output: Path, retry: bo
                 table.add({**row, "stamp": stamps[row["file"]]})
         failed = table.finish()
     before = f", {len(done)} of them before" if done else ""
-    print_line(f"{output}: {len(files)} files{before}, {failed} failed")
+    print_line(f"{output}: {counted(len(files), 'file')}{before}, {failed} failed")
     if failed:
         print_error(f"{failed} of {len(files)} files could not be used; column error of {output} has the reasons")
         raise typer.Exit(SOME_FAILED)

@@ -142,7 +142,7 @@ def prepare(
         with atomic_write(output / "data" / f"{split}-00000-of-00001.parquet") as unfinished:
             rows.with_format(None).to_parquet(unfinished)
         statistics[str(split)] = split_statistics(str(split), rows)
-        print_line(f"{split}: {len(rows)} clouds")
+        print_line(f"{split}: {counted(len(rows), 'cloud')}")
     title = output.name
     licence = next(iter(splits.values())).info.license or ""
     card = card_metadata(title, licence or "unknown", sum(splits.num_rows.values())).to_yaml()
@@ -182,7 +182,7 @@ def describe(
             print_line(line)
         return
     for split, some in facts.items():
-        print_line(f"{split}: {some.get('num_rows', 0):,} clouds; columns {', '.join(some['columns'])}")
+        print_line(f"{split}: {counted(some.get('num_rows', 0), 'cloud')}; columns {', '.join(some['columns'])}")
         if "points_per_cloud" in some:
             sizes, bounds = some["points_per_cloud"], some["bounds"]
             count = f"{sizes['min']:,}" if sizes["min"] == sizes["max"] else f"{sizes['min']:,} to {sizes['max']:,}"
@@ -239,7 +239,7 @@ def check(
         counts = Counter("bad" if "error" in row else "doubtful" if "warnings" in row else "good" for row in done)
         total = sum(row.get("points", 0) for row in done)
         shown = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "doubtful", "bad"))
-        print_line(f"{len(done)} files: {shown}; {total:,} points")
+        print_line(f"{counted(len(done), 'file')}: {shown}; {total:,} points")
     finish(done)
 
 

@@ -114,12 +114,17 @@ def write_data(
         write_json(output, [_plain(row, hidden) for row in rows])
     else:
         write_text(output, "\n".join(csv_lines([cells for row in rows for cells in flat(row)])) + "\n")
-    print_note(f"{output}: {len(rows)} files")
+    print_note(f"{output}: {counted(len(rows), 'file')}")
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun, such as "1 file" or "2 files"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def csv_lines(rows: Sequence[Row]) -> list[str]:
-    """Return lines of CSV with a header of all keys; control characters are escaped."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    """Return lines of CSV with a header of all keys, errors last; control characters are escaped."""
+    names = sorted(dict.fromkeys(name for row in rows for name in row), key=lambda name: name == "error")
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
@@ -211,4 +216,4 @@ class Gallery:
                 cell=2.6,
             )
         more = f", without {self.left_out} more" if self.left_out else ""
-        print_note(f"{self.output}: {len(self.clouds)} clouds{more}")
+        print_note(f"{self.output}: {counted(len(self.clouds), 'cloud')}{more}")
