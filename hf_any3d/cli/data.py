@@ -25,6 +25,7 @@ from hf_any3d.cli.outputs import (
     Row,
     check_output,
     colors_of,
+    counted,
     csv_lines,
     print_rows,
     write_data,
