@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -19,7 +19,15 @@ import typer
 from hf_any3d.cli.common import SOME_FAILED, BatchSize, Device, check_model, open_pipeline, option, print_error
 from hf_any3d.cli.inputs import Cloud, Files, InputFile, Inputs, find_inputs, for_each_file
 from hf_any3d.cli.outputs import counted, csv_lines
-from hf_any3d.cli.predict import answerer, feature_answerer, feature_cells, prediction_cells, usual_batch_size
+from hf_any3d.cli.predict import (
+    answerer,
+    classifier_or_default,
+    feature_answerer,
+    feature_cells,
+    prediction_cells,
+    split_model,
+    usual_batch_size,
+)
 from hf_any3d.messages import print_line
 
 batch = typer.Typer(
@@ -81,13 +89,15 @@ class LocalEngine:
         task = {"predict": "point-cloud-classification", "embed": "point-cloud-feature-extraction"}[job.task]
         pipe = open_pipeline(task, settings["model"], job.device)
         if job.task == "predict":
-            run = answerer(pipe, settings["model"], top_k=settings["top_k"])
-
-            def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-                return [one if isinstance(one, dict) else {"predictions": one} for one in run(clouds)]
+            answer = _predictor(pipe, settings)
         else:
             answer = feature_answerer(pipe, settings["model"], settings["feature"])
         yield from for_each_file(inputs, answer, job.batch_size or usual_batch_size(pipe))
+
+
+def _predictor(pipe: Any, settings: dict[str, Any]) -> Callable[[list[Cloud]], list[dict[str, Any]]]:
+    run = answerer(pipe, settings["model"], top_k=settings["top_k"])
+    return lambda clouds: [one if isinstance(one, dict) else {"predictions": one} for one in run(clouds)]
 
 
 ENGINES: dict[str, type[Engine]] = {"local": LocalEngine}
@@ -135,11 +145,8 @@ def predict(
 ) -> None:
     """Classify many files."""
     _check_table(output)
-    if model is None:
-        from hf_any3d.cli.predict import split_model
-
-        model, files = split_model(files, model, has_default=True)
-    settings = {"model": check_model(model, "predict"), "top_k": top_k}
+    model, files = split_model(files, model, has_default=True)
+    settings = {"model": classifier_or_default(model), "top_k": top_k}
     _run(Job("predict", settings, device, batch_size), files, find_inputs(files), output, retry, engine)
 
 

@@ -105,7 +105,8 @@ def find_inputs(given: Sequence[str | os.PathLike], file_type: str | None = None
     """
     files: list[InputFile] = []
     are_many = len(given) > 1
-    for word in map(os.fspath, given):
+    for entry in given:
+        word = os.fspath(entry)
         path = Path(word)
         if word == "-":
             read = _read_stdin(file_type)

@@ -74,7 +74,7 @@ def _format(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
-def _facts_file(name: str, revision: str | None) -> Path | None:
+def _facts_file(name: str, revision: str | None) -> Path:
     """Return where the facts about a model are kept: by the content of its configuration files."""
     from huggingface_hub import constants, try_to_load_from_cache
 

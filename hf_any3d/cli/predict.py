@@ -54,8 +54,9 @@ def predict(
     model, files = split_model(files, model, has_default=True)
     inputs = find_inputs(files, file_type)
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
-    pipe = open_pipeline("point-cloud-classification", check_model(model, "predict"), device)
-    _classify(pipe, model, inputs, {"top_k": top_k}, output, batch_size, as_json, as_csv)
+    name = classifier_or_default(model)
+    pipe = open_pipeline("point-cloud-classification", name, device)
+    _classify(pipe, name, inputs, {"top_k": top_k}, output, batch_size, as_json, as_csv)
 
 
 def zero_shot(
@@ -76,12 +77,12 @@ def zero_shot(
     as_csv: AsCsv = False,
 ) -> None:
     """Classify point files and meshes among labels of your own."""
-    model, files = split_model(files, model)
+    name, files = split_model(files, model)
     inputs = find_inputs(files, file_type)
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
-    pipe = open_pipeline("zero-shot-point-cloud-classification", check_model(model, "zero-shot"), device)
+    pipe = open_pipeline("zero-shot-point-cloud-classification", check_model(name, "zero-shot"), device)
     arguments = {"candidate_labels": labels, "hypothesis_template": template, "top_k": top_k}
-    _classify(pipe, model, inputs, arguments, output, batch_size, as_json, as_csv)
+    _classify(pipe, name, inputs, arguments, output, batch_size, as_json, as_csv)
 
 
 def _classify(
@@ -162,11 +163,11 @@ def segment(
 
     Clouds of any size are processed in blocks. A bar shows the blocks that are done.
     """
-    model, files = split_model(files, model)
+    name, files = split_model(files, model)
     inputs = find_inputs(files, file_type)
     types = (*VIEWS, *CLOUDS, *DATA)
     suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)
-    pipe = open_pipeline("point-cloud-segmentation", check_model(model, "segment"), device)
+    pipe = open_pipeline("point-cloud-segmentation", check_model(name, "segment"), device)
     names = [pipe.model.config.id2label[number] for number in range(pipe.model.config.num_labels)]
     from hf_any3d.visualization.label_colors import label_colors
 
@@ -177,7 +178,7 @@ def segment(
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         rows = []
         for cloud in clouds:
-            with model_errors(model, "cannot answer"):
+            with model_errors(name, "cannot answer"):
                 result = pipe(
                     cloud.row,
                     category=category,
@@ -215,7 +216,7 @@ def segment(
 
     rows = for_each_file(inputs, answer, show=False)
     done = print_rows(rows, line, cells, as_json=as_json, as_csv=as_csv)
-    gallery.write(f"labels by {model}", {names[number]: palette[number].tolist() for number in sorted(seen)})
+    gallery.write(f"labels by {name}", {names[number]: palette[number].tolist() for number in sorted(seen)})
     if output is not None and suffix in DATA:
         write_data(output, done, cells)
     finish(done)
@@ -256,12 +257,12 @@ def features(
     as_csv: AsCsv = False,
 ) -> None:
     """Extract a feature vector of each file, for search, clustering or a head of your own."""
-    model, files = split_model(files, model)
+    name, files = split_model(files, model)
     inputs = find_inputs(files, file_type)
     suffix = check_output(output, (".npz", ".npy", *VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
-    name = check_model(model, "predict", "zero-shot", "segment", "features")
+    name = check_model(name, "predict", "zero-shot", "segment", "features")
     pipe = open_pipeline("point-cloud-feature-extraction", name, device)
-    answer = feature_answerer(pipe, model, feature.value)
+    answer = feature_answerer(pipe, name, feature.value)
     width = _file_width(inputs)
 
     def line(row: Row) -> str:
@@ -346,12 +347,12 @@ def reconstruct(
 
     Distances are in the frame of the processor, which usually scales a cloud to the unit sphere.
     """
-    model, files = split_model(files, model)
+    name, files = split_model(files, model)
     inputs = find_inputs(files, file_type)
     types = (*CLOUDS, *VIEWS, *DATA)
     suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)
-    pipe = open_pipeline("point-cloud-reconstruction", check_model(model, "reconstruct"), device)
-    run, results, up_axis = answerer(pipe, model, threshold=threshold), {}, pipe.feature_extractor.up_axis
+    pipe = open_pipeline("point-cloud-reconstruction", check_model(name, "reconstruct"), device)
+    run, results, up_axis = answerer(pipe, name, threshold=threshold), {}, pipe.feature_extractor.up_axis
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         rows = []
@@ -401,8 +402,11 @@ def _write_reconstructions(
             write_reconstructions(path.with_suffix(".html"), [result], [places[name].name], up_axis=up_axis)
 
 
-def split_model(files: Sequence[str], model: str | None, has_default: bool = False) -> tuple[str, list[str]]:
+def split_model(files: Sequence[str], model: str | None, has_default: bool = False) -> tuple[Any, list[str]]:
     """Separate the model from the files, if it is the first of them and not `--model`.
+
+    Returns:
+        The model, None for a default one, and the files.
 
     Raises:
         ValueError: There is no model, and no default.
@@ -419,11 +423,17 @@ def split_model(files: Sequence[str], model: str | None, has_default: bool = Fal
         if is_model:
             raise ValueError(f"{files[0]} is a model; expected files too")
     if has_default:
-        from hf_any3d import pipelines
-
-        if (default := getattr(pipelines, "default_model", None)) is not None:
-            return str(default()), files
+        return None, files
     raise ValueError("--model is missing; expected the directory or hub name of a model")
+
+
+def classifier_or_default(model: str | None) -> str:
+    """Return the directory or hub name of a classifier; None stands for the one that comes with the package."""
+    if model is not None:
+        return check_model(model, "predict")
+    from hf_any3d.pipelines import default_model
+
+    return default_model()
 
 
 def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], list[Any]]:
@@ -480,7 +490,7 @@ def _places(inputs: Inputs) -> dict[str, Path]:
     return places
 
 
-def _problems(row: Row) -> Row:
+def _problems(row: Row) -> dict[str, Any]:
     return {"error": row["error"]} if "error" in row else {}
 
 

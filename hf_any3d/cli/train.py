@@ -57,7 +57,7 @@ def train(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[DATA]",
+            metavar="DATA",
             help="A folder with a folder of files for each class, a Parquet file or folder of them, the name of a "
             "dataset in the catalogue or on the hub (owner/name), or a recipe (.yaml).",
             show_default=False,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from tqdm.auto import tqdm
 from transformers.pipelines.base import ChunkPipeline
 
@@ -188,7 +188,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
                     name: torch.cat([block[name] for block in prepared]) for name in prepared[0] if name != "stem"
                 }
                 index = torch.from_numpy(batch)
-                outputs = self.forward({**entries, "index": index, "cloud": None, "is_last": False}, **forward_params)
+                outputs: Any = self.forward(
+                    {**entries, "index": index, "cloud": None, "is_last": False}, **forward_params
+                )
                 self._add(merged, outputs, scene.stem)
                 bar.update(len(batch))
         return self._answer(scene, merged, **postprocess_params)
@@ -257,7 +259,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         labels, scores = merged.labels_and_scores()
         if scene.part is not data:
             # In pieces, since the result of a query is several times larger than the points.
-            tree = cKDTree(scene.part.points)
+            tree = KDTree(scene.part.points)
             pieces = [data.points[start : start + _PIECE] for start in range(0, len(data), _PIECE)]
             nearest = np.concatenate([tree.query(piece)[1] for piece in pieces])
             labels, scores = labels[nearest], scores[nearest]

@@ -12,7 +12,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 from torch import nn
-from transformers import Trainer, default_data_collator
+from transformers import default_data_collator
 
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.data.catalog.parts import parts_of_categories
@@ -37,6 +37,7 @@ from hf_any3d.training.protocol import (
 )
 from hf_any3d.training.rows import evaluation_rows, training_rows, training_transform
 from hf_any3d.training.segmentation_rows import BlockRows, CropRows, WeightedPointLoss, class_weights
+from hf_any3d.training.trainer import PointTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,8 @@ def build_classification_trainer(
     protocol: ProtocolArguments,
     splits: DatasetDict,
     processor: PointCloudProcessor,
-) -> Trainer:
-    """Build a `Trainer` for this task."""
+) -> PointTrainer:
+    """Build the trainer of this task."""
     return program.build_trainer(
         model,
         arguments,
@@ -109,7 +110,7 @@ def train_classifier(argv: list[str] | None = None) -> RunReport:
         if protocol.voting and "test" in splits:
             rows = voting_rows(splits["test"], processor, data, protocol, arguments.seed)
             votes = judge_by_voting(trainer, {"test": rows}, classes, protocol.voting)
-            scores = tuple({**plain, **voted} for plain, voted in zip(scores, votes, strict=True))
+            scores = ({**scores[0], **votes[0]}, {**scores[1], **votes[1]})
     report, name = program.save_and_push(
         trainer,
         stopwatch,
@@ -206,6 +207,7 @@ def find_task(rows: Dataset) -> Task:
     if named is not None:
         return Task(names, category.names, named)
     parts: list[set[int]] = [set() for _ in category.names]
+    row: Any  # datasets declares its rows as lists
     for row in rows.select_columns(["label", "labels"]):
         parts[int(row["label"])].update(int(part) for part in set(row["labels"]) if part >= 0)
     empty = [name for name, own in zip(category.names, parts, strict=True) if not own]
@@ -228,7 +230,8 @@ def point_classes(rows: Dataset) -> list[str]:
             f"the training split has labels {rows.features.get('labels')}; expected a list of ClassLabel or of whole "
             "numbers"
         )
-    most = max(int(max(row["labels"])) for row in rows.select_columns(["labels"]))
+    labels: Any = rows.select_columns(["labels"])  # datasets declares its rows as lists
+    most = max(int(max(row["labels"])) for row in labels)
     return [str(number) for number in range(most + 1)]
 
 
@@ -261,8 +264,8 @@ def build_segmentation_trainer(
     splits: DatasetDict,
     processor: PointCloudProcessor,
     task: Task,
-) -> Trainer:
-    """Build a `Trainer` for this task."""
+) -> PointTrainer:
+    """Build the trainer of this task."""
     if task.has_parts:
         # The metrics get the category only if it is among the labels.
         arguments.label_names = ["labels", "category"]
@@ -287,18 +290,20 @@ def build_segmentation_trainer(
         BlockRows(splits["validation"], processor, task.has_parts) if "validation" in splits else None,
         processor,
         data_collator=default_data_collator,
-        compute_metrics=ComputePartMetrics(task.category_parts) if task.has_parts else compute_semantic_metrics,
+        compute_metrics=(
+            compute_semantic_metrics if task.category_parts is None else ComputePartMetrics(task.category_parts)
+        ),
         preprocess_logits_for_metrics=LabelPoints(task.category_parts),
         **settings,
     )
 
 
 def evaluate_segmenter(
-    trainer: Trainer, splits: DatasetDict, processor: PointCloudProcessor, task: Task, votes: int = 1
+    trainer: PointTrainer, splits: DatasetDict, processor: PointCloudProcessor, task: Task, votes: int = 1
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Compute metrics and class IoUs of the validation and test splits; see `judge_segmentation`."""
-    judged = {
-        split: BlockRows(rows, processor, task.has_parts, votes)
+    judged: dict[str, Any] = {
+        str(split): BlockRows(rows, processor, task.has_parts, votes)
         for split, rows in splits.items()
         if split in ("validation", "test") and "labels" in rows.column_names
     }

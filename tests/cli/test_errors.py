@@ -117,8 +117,8 @@ def test_debug_prints_the_traceback_wherever_it_stands():
 
 
 def test_unexpected_errors_are_one_line_too(monkeypatch):
-    monkeypatch.setattr("hf_any3d.cli.predict.find_inputs", lambda *_: {}["x"])
-    assert error_of("predict", "a.ply", "--model", "me/x") == "KeyError: 'x' (--debug prints the traceback)"
+    monkeypatch.setattr("hf_any3d.cli.common.find_model", lambda *_: {}["x"])
+    assert error_of("info", "me/x") == "KeyError: 'x' (--debug prints the traceback)"
 
 
 def test_help_and_errors_come_without_heavy_libraries(models, tmp_path):

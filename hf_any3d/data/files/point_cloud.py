@@ -93,7 +93,7 @@ class PointCloudData:
         if points.ndim != 2 or not len(points) or points.dtype.kind != "f":
             return
         with np.errstate(over="ignore", invalid="ignore"):
-            valid = np.isfinite(points.astype(np.float32, copy=False)).all(axis=1)  # (points,)
+            valid = np.asarray(np.isfinite(points.astype(np.float32, copy=False)).all(axis=1))  # (points,)
         if valid.all():
             return
         if not valid.any():
@@ -104,7 +104,7 @@ class PointCloudData:
                 setattr(self, name, np.asarray(values)[valid])
         if self.faces is not None and len(self.faces):
             faces = _faces(self.faces, len(points))
-            kept = valid[faces].all(axis=1)
+            kept = np.asarray(valid[faces].all(axis=1))
             if self.face_colors is not None and len(self.face_colors) == len(faces):
                 self.face_colors = np.asarray(self.face_colors)[kept]
             self.faces = (valid.cumsum() - 1)[faces[kept]]
