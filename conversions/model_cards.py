@@ -10,7 +10,6 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d import __version__
 from hf_any3d.atomic_files import write_text
 from hf_any3d.conversions.act import KINDS
 from hf_any3d.conversions.act.datasets import TrainedOn
@@ -23,6 +22,7 @@ from hf_any3d.model_card.saving import FILE, sign_card
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.modeling.pretrained_parts.sources import file_digest
+from hf_any3d.version import __version__
 
 # Settings that only released programs use.
 _ANY2POINT_ACCIDENTS = (
@@ -147,8 +147,7 @@ def write_act_card(
             "Quality": f"{reported}The converted model was not evaluated.",
             "Source": f"{code(checkpoint.name)}, sha256:{file_digest(checkpoint)}. Every tensor of it is accounted "
             f"for{left_out}. The number of patches ({config.num_groups} of {config.group_size} points) and that of "
-            "attention heads cannot be read from a checkpoint; unless given, they are the published ones."
-            f"{compared}",
+            f"attention heads cannot be read from a checkpoint; unless given, they are the published ones.{compared}",
         },
     )
     _write(card, directory)
@@ -184,8 +183,7 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
             ),
             "Quality": "The converted model was not evaluated.",
             "Source": f"{listed}\n\nEvery tensor of them is accounted for. Left out are the parts of BLIP-2 that the "
-            "Q-Former's queries do not use, and the copies of the frozen point encoder in the checkpoints"
-            f"{compared}.",
+            f"Q-Former's queries do not use, and the copies of the frozen point encoder in the checkpoints{compared}.",
             "Licence": _MINIGPT3D_LICENCE,
         },
     )

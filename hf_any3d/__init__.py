@@ -10,14 +10,14 @@ import sys
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
+from hf_any3d.version import __version__ as __version__
+
 _models = _Path(__file__).parent / "modeling"
 if not _models.is_dir():
     raise ImportError(
         f"{_models} is no link to a folder: this checkout was made without symbolic links; run `git config "
         "core.symlinks true` and check it out again (on Windows, in developer mode), or install a wheel"
     )
-
-__version__ = "0.1.0"
 
 _NAMES = {
     "auto": (

@@ -21,11 +21,7 @@ from hf_any3d.conversions.checkpoints import (
     read_json,
     read_weights,
 )
-from hf_any3d.conversions.minigpt3d.names import (
-    BLIP2,
-    convert_phi_state_dict,
-    convert_point_encoder_state_dict,
-)
+from hf_any3d.conversions.minigpt3d.names import BLIP2, convert_phi_state_dict, convert_point_encoder_state_dict
 from hf_any3d.conversions.renaming import count_of, numbers_in, rename_tensors, size_of
 from hf_any3d.conversions.saving import save_weights
 from hf_any3d.modeling.act import ActConfig, ActModel

@@ -14,10 +14,10 @@ from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, I
 from datasets.fingerprint import Hasher
 from datasets.table import embed_table_storage
 
-from hf_any3d import __version__
 from hf_any3d.data.feature import PointCloud, local_path, read_stored
 from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.point_arrays import resample_index
+from hf_any3d.version import __version__
 
 if TYPE_CHECKING:
     from datasets.features.features import FeatureType

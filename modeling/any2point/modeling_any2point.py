@@ -50,11 +50,7 @@ from hf_any3d.modeling.encoders import (
     hidden_of,
     unfreeze,
 )
-from hf_any3d.modeling.layers.forward_contract import (
-    PointTokensMixin,
-    honours_contract,
-    requested_outputs,
-)
+from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, honours_contract, requested_outputs
 from hf_any3d.modeling.layers.heads import ClassificationHead, ClassToken, HeadNorm, pool
 from hf_any3d.modeling.layers.tasks import (
     PartSegmentationMixin,

@@ -56,11 +56,7 @@ _IN_TRAINING = (
 
 # Any2Point: the tokenizer
 pooled_blocks = Kernel(
-    pooled_blocks_plain,
-    pooled_blocks_fused,
-    _IN_TRAINING,
-    condition=blocks_are_plain,
-    result_in_autocast=True,
+    pooled_blocks_plain, pooled_blocks_fused, _IN_TRAINING, condition=blocks_are_plain, result_in_autocast=True
 )
 
 # Any2Point: the guided adapter
@@ -96,11 +92,7 @@ quick_gelu = Kernel(quick_gelu_plain, quick_gelu_fused, "Always used.")
 
 # ACT
 pooled_patches = Kernel(
-    pooled_patches_plain,
-    pooled_patches_fused,
-    _IN_TRAINING,
-    condition=layers_are_plain,
-    result_in_autocast=True,
+    pooled_patches_plain, pooled_patches_fused, _IN_TRAINING, condition=layers_are_plain, result_in_autocast=True
 )
 edge_maximum = Kernel(edge_maximum_plain, edge_maximum_fused, "Always used.")
 normed_tokens = Kernel(normed_tokens_plain, normed_tokens_fused, "Always used.")

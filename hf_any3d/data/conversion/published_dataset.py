@@ -110,8 +110,7 @@ class SplitSource:
         files: the published files that the rows depend on; their sizes and times decide whether a cache is current.
         num_rows: number of rows, where known before reading.
         describe: names a unit in errors.
-        missing: listed files that do not exist; an error before anything is read, or left out with
-            `on_error="skip"`.
+        missing: listed files that do not exist; an error before anything is read, or left out with `on_error="skip"`.
         digest: used like `files` to decide whether a cache is current, where there are too many files to list.
     """
 
