@@ -264,7 +264,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             nearest = np.concatenate([tree.query(piece)[1] for piece in pieces])
             labels, scores = labels[nearest], scores[nearest]
         points = data.points if data.offset is None else data.points + data.offset
-        answer = {"points": points, "labels": labels, "scores": scores}
+        answer: dict[str, Any] = {"points": points, "labels": labels, "scores": scores}
         answer["segments"] = self._segments(labels, scores)
         if output_dir is not None:
             self._write(data, labels, Path(output_dir) / self.name_of(scene.stem), formats)
