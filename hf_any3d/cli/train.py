@@ -41,15 +41,20 @@ class Task(str, Enum):
 def _print_all_help(context: typer.Context, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return
-    typer.echo(context.get_help())
+    _print_text(context.get_help())
     from transformers import HfArgumentParser
 
     words = sys.argv if context.parent is None else context.parent.args
     task = Task.SEGMENTATION if "segmentation" in words else Task.CLASSIFICATION
     parser = HfArgumentParser(_argument_classes(task), add_help=False, usage="")  # pyright: ignore[reportArgumentType]
-    typer.echo(f"All other options, for --task {task.value}; they may also be written in a YAML file:\n")
-    typer.echo(parser.format_help().partition("options:\n")[2])
+    print_line(f"All other options, for --task {task.value}; they may also be written in a YAML file:")
+    _print_text(parser.format_help().partition("options:\n")[2])
     raise typer.Exit
+
+
+def _print_text(text: str) -> None:
+    for line in text.splitlines():
+        print_line(line)
 
 
 def train(

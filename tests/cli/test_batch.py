@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from hf_any3d import read_point_cloud
-from hf_any3d.cli import batch
+from hf_any3d.cli.batch import ENGINES, LocalEngine
 from tests.cli.conftest import run
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
@@ -36,7 +36,7 @@ def test_a_bad_file_is_a_row_with_its_error(predict, models, scans, tmp_path):
     assert [entry["label"] for entry in found] == [entry["label"] for entry in expected["predictions"]]
 
 
-class Counting(batch.LocalEngine):
+class Counting(LocalEngine):
     """The local engine, which notes the files that it gets and can be interrupted."""
 
     files: list[str] = []
@@ -52,7 +52,7 @@ class Counting(batch.LocalEngine):
 
 @pytest.fixture
 def engine(monkeypatch):
-    monkeypatch.setitem(batch.ENGINES, "local", Counting)
+    monkeypatch.setitem(ENGINES, "local", Counting)
     monkeypatch.setattr(Counting, "stop_after", None)
     return Counting
 
