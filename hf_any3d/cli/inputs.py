@@ -91,6 +91,18 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.files)
 
+    def places(self) -> dict[str, Path]:
+        """Return paths of results in a folder, without endings: those of the files, from the folder that they share."""
+        paths = {file.name: Path(os.path.abspath(file.name.replace(_STDIN, "stdin"))) for file in self.files}
+        root = os.path.commonpath([path.parent for path in paths.values()])
+        places: dict[str, Path] = {}
+        for name, path in paths.items():
+            place = path.relative_to(root)
+            # chair.ply and chair.obj of one folder are two clouds.
+            stem = place.with_suffix("")
+            places[name] = place if stem in places.values() else stem
+        return places
+
 
 def find_inputs(given: Sequence[str | os.PathLike], file_type: str | None = None) -> Inputs:
     """List the files of a command line.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -173,7 +172,7 @@ def segment(
 
     palette, seen, up_axis = label_colors(len(names)), set(), pipe.feature_extractor.up_axis
     gallery = Gallery(output if suffix in VIEWS else None, len(inputs), up_axis)
-    place = _places(inputs)
+    place = inputs.places()
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         rows = []
@@ -380,7 +379,7 @@ def reconstruct(
     if output is not None and suffix in DATA:
         write_data(output, done, cells)
     elif output is not None and results:
-        _write_reconstructions(output, suffix, results, _places(inputs), up_axis)
+        _write_reconstructions(output, suffix, results, inputs.places(), up_axis)
     finish(done)
 
 
@@ -477,20 +476,6 @@ def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]],
 def usual_batch_size(pipe: Any) -> int:
     """Return 8, or 1 for a model whose predictions depend on the other clouds of a batch."""
     return 1 if getattr(pipe.model.config, "batch_dependent_flags", None) else 8
-
-
-def _places(inputs: Inputs) -> dict[str, Path]:
-    """Return paths of results in a folder, without endings: those of the files, from the folder that they share."""
-    names = [file.name.replace("<stdin>", "stdin") for file in inputs.files]
-    paths = [Path(os.path.abspath(name)) for name in names]
-    root = os.path.commonpath([path.parent for path in paths])
-    places: dict[str, Path] = {}
-    for file, path in zip(inputs.files, paths, strict=True):
-        place = path.relative_to(root)
-        # chair.ply and chair.obj of one folder are two clouds.
-        stem = place.with_suffix("")
-        places[file.name] = place if stem in places.values() else stem
-    return places
 
 
 def _problems(row: Row) -> dict[str, Any]:
