@@ -60,7 +60,7 @@ demo: $(INSTALLED) ## Chat about shapes with MODEL, a directory or hub name, in 
 test: $(INSTALLED) ## Run all tests (PYTEST_ARGS)
 	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-test-fast: $(INSTALLED) ## Run all tests but the slow ones (PYTEST_ARGS)
+test-fast: $(INSTALLED) ## Run all tests but those of tests/slow.txt, in two minutes (PYTEST_ARGS)
 	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 fuzz: $(INSTALLED) ## Read 10,000 hostile inputs of each kind under a guard (ANY3D_MUTATIONS, FUZZ_ARGS: names)

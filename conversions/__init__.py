@@ -6,8 +6,6 @@ Each system has a folder or file of its own: tables that rename its tensors, the
 a command in `hf_any3d/cli/convert.py`.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """Read untrusted checkpoints as data, never as code, and account for every tensor in them."""
 
-from __future__ import annotations
-
 import json
 import os
 import struct

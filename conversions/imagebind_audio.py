@@ -1,7 +1,5 @@
 """Convert the audio encoder of ImageBind: its tensors under our names, and a directory that opens."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

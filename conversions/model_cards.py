@@ -1,7 +1,5 @@
 """Write the model cards of converted checkpoints: what the authors released, and how it was converted."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rename the tensors of an original checkpoint by a table of patterns, and read sizes from their shapes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 

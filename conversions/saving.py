@@ -1,7 +1,5 @@
 """Write converted models, into a directory that appears complete or not at all."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

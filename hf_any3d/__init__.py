@@ -3,8 +3,6 @@
 Importing this package registers its models with transformers and its adapters with PEFT.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 from pathlib import Path as _Path

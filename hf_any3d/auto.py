@@ -1,7 +1,5 @@
 """Auto classes for tasks that transformers has no auto class for."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from typing import Any
 

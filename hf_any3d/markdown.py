@@ -4,8 +4,6 @@ A class name may be `<img onerror=…>` or `[x](javascript:…)`, or contain a n
 cards and dataset cards show such names literally.
 """
 
-from __future__ import annotations
-
 import json
 import re
 

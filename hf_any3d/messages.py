@@ -4,8 +4,6 @@ Class names, file names, model answers and error messages are untrusted. All out
 printed here.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

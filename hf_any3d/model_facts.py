@@ -1,7 +1,5 @@
 """Facts about a model, read from its configuration files."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

@@ -5,8 +5,6 @@ and calls the original for all others. `tests/test_patches.py` shows for each th
 reason says: where that test fails, a release has made the patch unnecessary.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import json

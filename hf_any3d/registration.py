@@ -4,8 +4,6 @@ Importing `hf_any3d` runs `register()`. PEFT methods register themselves in `hf_
 registration is in `hf_any3d.patches`.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import sys

@@ -4,8 +4,6 @@ Configs may come from untrusted repositories. Sizes are bounded, far above any p
 built that fits on no computer; NaN and infinity are rejected.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import numbers

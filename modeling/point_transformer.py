@@ -1,7 +1,5 @@
 """Point-BERT's point transformer, shared by several models: patches, their mini-PointNet, and pre-norm blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Text towers: text encoders aligned with an encoder that reads points; they map texts to unit vectors."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import json

@@ -7,6 +7,7 @@ import resource
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,32 @@ _held = {"teardown": 5e8, "fixture": 5e8}  # bytes used by the libraries, or aft
 _peaks: list[float] = []  # of this process and its workers
 
 
+# Test functions that are left out by `make test-fast`, as file::function. `ANY3D_TIMES=store make test` writes it.
+SLOW = Path(__file__).with_name("slow.txt")
+_SLOW_SECONDS = 0.3  # of all cases of a test function together, setup and teardown included
+_seconds: Counter[str] = Counter()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow = set(SLOW.read_text(encoding="utf-8").split())
+    for item in items:
+        if item.nodeid.partition("[")[0] in slow:
+            item.add_marker("slow")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _seconds[report.nodeid.partition("[")[0]] += report.duration
+
+
+def _store_times() -> None:
+    slow = sorted(name for name, seconds in _seconds.items() if seconds >= _SLOW_SECONDS)
+    SLOW.write_text("\n".join([*slow, ""]), encoding="utf-8")
 
 
 @pytest.hookimpl(trylast=True)
@@ -81,6 +104,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["peak_memory"] = _peak_memory()
         return
+    if os.environ.get("ANY3D_TIMES") == "store":
+        _store_times()
     _peaks.append(_peak_memory())
     if max(_peaks) > MOST_MEMORY and session.exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

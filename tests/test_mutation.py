@@ -94,7 +94,6 @@ def test_tests_that_enter_the_function_come_first_then_the_rest_of_their_files(t
     assert seconds == pytest.approx(6.1)
 
 
-@pytest.mark.slow
 def test_a_change_that_a_test_notices_is_killed_and_one_that_none_enters_is_untested(tmp_path):
     test = "tests/modeling/point_ops/test_cells.py"
     program = f"""

@@ -83,14 +83,12 @@ def run(*command: str, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_every_python_file_the_licence_and_the_mark_of_types(distributions):
     names = zipfile.ZipFile(distributions["wheel"]).namelist()
     assert {file.as_posix() for file in python_files()} == {name for name in names if name.endswith(".py")}
     assert any(name.endswith("licenses/LICENSE") for name in names) and "hf_any3d/py.typed" in names
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", ["wheel", "sdist", "editable", "editable strict", "editable compat"])
 def test_the_package_is_whole_however_it_is_installed(way, distributions, checkout, tmp_path):
     venv.create(tmp_path / "venv", with_pip=False, symlinks=True)

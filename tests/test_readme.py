@@ -59,7 +59,6 @@ PointCloudProcessor(num_points=64).save_pretrained("outputs/quickstart/model")
     hub.close()
 
 
-@pytest.mark.slow
 def test_python_blocks_run_in_order(place):
     folder, hub = place
     program = "\n".join(blocks("python"))
@@ -68,7 +67,6 @@ def test_python_blocks_run_in_order(place):
     assert "'label'" in printed and "trainable params" in printed and "['ball', 'box']" in printed
 
 
-@pytest.mark.slow
 def test_commands_run(place):
     folder, hub = place
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("hf-any3d ")]

@@ -1,7 +1,5 @@
 """Convert a released ACT checkpoint of any stage into a directory with model, processor and card."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The datasets that released ACT models were fine-tuned on: names of classes, and how clouds were prepared."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

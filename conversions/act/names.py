@@ -1,7 +1,5 @@
 """Tensors of the original ACT checkpoints under our names: patterns, kinds of checkpoint, implied settings."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Convert a released Any2Point checkpoint into a directory with adapter, tokenizer, head, processor and card."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The six released Any2Point programs as data, three encoders on two datasets, and their tensors under our names."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Assemble a MiniGPT-3D from its parts and checkpoints: config and state dict, without building the model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

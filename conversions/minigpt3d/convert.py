@@ -1,7 +1,5 @@
 """Convert the files of MiniGPT-3D's authors: the parts that training starts from, or a complete model."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

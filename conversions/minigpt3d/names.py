@@ -1,7 +1,5 @@
 """Tensors of the original MiniGPT-3D files under our names, for every training stage and pretrained part."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

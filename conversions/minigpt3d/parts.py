@@ -1,7 +1,5 @@
 """Read the pretrained parts of MiniGPT-3D, each from its own file: config and tensors under our names."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Read the checkpoints of MiniGPT-3D's training stages, check them, and initialize what no stage has trained."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Generate answers: encoded clouds are cached, and generation stops at the end mark."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections import OrderedDict

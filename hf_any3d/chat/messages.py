@@ -1,7 +1,5 @@
 """Split messages into text for a template and clouds for a processor."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

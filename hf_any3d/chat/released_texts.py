@@ -1,7 +1,5 @@
 """Text processing of the released MiniGPT-3D programs: questions before training, answers after generation."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """ChatSession: a conversation in which every cloud and token is processed once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from threading import Event, Thread
 from typing import Any

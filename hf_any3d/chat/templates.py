@@ -1,7 +1,5 @@
 """Prompts as token ids; chat templates: the published ones of MiniGPT-3D, and a check of untrusted ones."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Draw splits: validation rows from the training split, and few-shot folds."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 
 import numpy as np

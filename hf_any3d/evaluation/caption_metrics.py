@@ -1,7 +1,5 @@
 """Metrics of captions without a judge: BLEU, ROUGE, METEOR, and cosines of sentence encoders."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

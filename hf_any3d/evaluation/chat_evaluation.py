@@ -1,7 +1,5 @@
 """Evaluate a model that answers questions: answers, verdicts and metrics of several protocols, in one folder."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Accuracy of classifiers: as functions, as metrics of `evaluate`, for Trainer, and final scores, also by voting."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 

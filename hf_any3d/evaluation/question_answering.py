@@ -1,7 +1,5 @@
 """Ask a model the published questions about clouds, and keep its answers in a file."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

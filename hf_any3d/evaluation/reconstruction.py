@@ -1,7 +1,5 @@
 """Reconstruction quality: Chamfer distances and F-score, averaged within categories and then over them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any

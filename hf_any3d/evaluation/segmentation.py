@@ -1,7 +1,5 @@
 """Intersection over union: as functions, as metrics of `evaluate`, for Trainer, and a model's final scores."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 

@@ -1,7 +1,5 @@
 """Zero-shot scores: accuracy on classes that were not trained, among themselves and among all classes."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence

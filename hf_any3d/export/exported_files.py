@@ -1,7 +1,5 @@
 """Export a classifier, compare the file with it, and write the settings of its processor and its labels next to it."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

@@ -1,7 +1,5 @@
 """Export classifiers as ONNX files, for runtimes in other languages and on other devices."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import os

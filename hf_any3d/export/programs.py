@@ -1,7 +1,5 @@
 """Trace classifiers as programs of `torch.export`, in files that run with torch alone."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable, Iterator

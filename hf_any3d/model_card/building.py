@@ -1,7 +1,5 @@
 """Build a model card from the class and config of a model, its adapter, and the report of a run, if any."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ An existing README.md is replaced only if it is a card of this package that has 
 holds a digest of it), or an untouched template of huggingface_hub, PEFT or Trainer.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Text of model cards for each task: what the model does, how to use it, how it is evaluated."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from hf_any3d.modeling.card_info import CardTask

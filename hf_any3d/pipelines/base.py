@@ -1,7 +1,5 @@
 """Base class of the pipelines, and checks of their inputs, arguments and outputs."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`pipeline("point-cloud-classification")`: labels of point clouds."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """`pipeline("point-cloud-feature-extraction")`: features of point clouds."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

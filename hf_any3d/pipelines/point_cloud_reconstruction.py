@@ -1,7 +1,5 @@
 """`pipeline("point-cloud-reconstruction")`: codes and reconstructions of point clouds."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

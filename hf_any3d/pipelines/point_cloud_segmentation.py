@@ -1,7 +1,5 @@
 """`pipeline("point-cloud-segmentation")`: a label for every point."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterator, Mapping

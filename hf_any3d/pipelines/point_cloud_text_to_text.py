@@ -1,7 +1,5 @@
 """`pipeline("point-cloud-text-to-text")`: answers to questions about point clouds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

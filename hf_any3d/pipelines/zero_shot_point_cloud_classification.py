@@ -1,7 +1,5 @@
 """`pipeline("zero-shot-point-cloud-classification")`: scores of any labels."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any

@@ -5,8 +5,6 @@ A run may be killed, or run out of disk space, while saving. `PointTrainer` list
 without the latter, or with other files than listed, is never used.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re

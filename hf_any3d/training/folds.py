@@ -1,7 +1,5 @@
 """Run a training program over the folds of a few-shot dataset, and average the results."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Training stages of MiniGPT-3D: arguments, models to start from, and the trainer."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter

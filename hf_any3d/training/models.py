@@ -1,7 +1,5 @@
 """Build the models that the training programs train, with a PEFT method or a fine-tuning protocol."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, fields

@@ -1,7 +1,5 @@
 """Recompute the running statistics of batch norms after training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import TypeGuard, cast

@@ -1,7 +1,5 @@
 """Arguments, data, models and linear probe of the two stages of ACT's pretraining: autoencoder, then distillation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """The steps that the training programs share: setup, data, trainer, report, and saving the result."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

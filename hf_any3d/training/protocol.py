@@ -1,7 +1,5 @@
 """Protocols of training and evaluation: trained parameters, processor, few-shot folds, test selection, and voting."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Rows of a dataset as model inputs: prepared by the processor, then augmented."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice

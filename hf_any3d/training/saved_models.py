@@ -1,7 +1,5 @@
 """Evaluate saved classifiers, as `hf-any3d evaluate` does."""
 
-from __future__ import annotations
-
 import tempfile
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Schedules of learning rates and of model arguments, as in released programs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Rows for segmentation: crops and blocks of labelled clouds as model inputs, and a class-weighted loss."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Rows of clouds with text: conversations, and embeddings of captions, computed once by a frozen text tower."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

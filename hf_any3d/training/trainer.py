@@ -1,7 +1,5 @@
 """The trainer of all programs: stock Trainer plus optimiser settings of released programs and complete checkpoints."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

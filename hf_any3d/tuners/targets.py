@@ -1,7 +1,5 @@
 """Modules that PEFT methods adapt (layers of a frozen encoder or point transformer), and those to train in full."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import cast

@@ -1,7 +1,5 @@
 """Base classes of this package's PEFT methods: the tuner, and the layer that wraps a frozen module."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Codebook of discrete tokens: Gumbel softmax in training, plain look-up without gradients."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -3,8 +3,6 @@
 All take `predictions` and `targets` of shape `(batch, tokens, channels)` and return the mean over clouds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

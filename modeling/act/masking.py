@@ -1,7 +1,5 @@
 """Masks of the patches that are hidden from the student."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

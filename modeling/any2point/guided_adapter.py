@@ -4,8 +4,6 @@ All views are computed at once without copies of the tokens: linear maps come be
 computed between cells and voxels (Any2Point, Sec. 3.3).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Tokenizers of point clouds: Point-PN's stages (the paper's), and a mini-PointNet in one step."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

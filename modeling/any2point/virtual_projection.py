@@ -4,8 +4,6 @@ No image or text is rendered. Centres are rotated into six views and projected t
 learned position table is interpolated at these places (Any2Point, Sec. 3.2).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence

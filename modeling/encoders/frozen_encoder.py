@@ -1,7 +1,5 @@
 """Models around a frozen pretrained encoder that is loaded from its own repository and not stored with the model."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Callable

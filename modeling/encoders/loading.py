@@ -1,7 +1,5 @@
 """Load pretrained encoders, without what is not needed to encode tokens, and freeze them."""
 
-from __future__ import annotations
-
 import copy
 import os
 from typing import Any

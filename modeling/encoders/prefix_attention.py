@@ -5,8 +5,6 @@ attention and MLP, a layer with as many prompts as tokens does half the work; an
 equal for all clouds are computed once per batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar

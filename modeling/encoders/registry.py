@@ -3,8 +3,6 @@
 A family is one call of `register_family` in a file of `families/`. Any2Point's encoders and ACT's teachers use it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Write the page of supported encoders from the registry: `python -m hf_any3d.modeling.encoders.table`."""
 
-from __future__ import annotations
-
 import sys
 
 from hf_any3d.modeling.encoders import composite_checkpoints, encoder_families, refused_encoders

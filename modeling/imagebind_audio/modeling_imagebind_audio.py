@@ -6,8 +6,6 @@ input_values (batch, 1, mel bins, frames) ─► convolution into patches ─►
 hidden states (batch, 1 + patches, hidden) ─► norm ─► class token
 """
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from typing import Any
 

@@ -4,8 +4,6 @@ Cells are small: few of all pairs of tokens share one. The fused implementation 
 a masked attention computes the scores of all pairs and discards nearly all of them.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

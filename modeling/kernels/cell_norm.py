@@ -1,7 +1,5 @@
 """Batch statistics, scaling and GELU of the occupied cells of each view."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

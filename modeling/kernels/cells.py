@@ -4,8 +4,6 @@ Every token is in one cell of each view, so a matrix between tokens and cells ha
 columns. Products with it are sums of few rows, computed along the list of tokens by cell.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import cached_property
 

@@ -1,7 +1,5 @@
 """Choose between the fused and the plain implementation of an operation."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Callable

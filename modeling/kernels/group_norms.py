@@ -6,8 +6,6 @@ implementation takes the maximum first and computes the rest once per token. The
 follow from sums over tokens, weighted by the number of edges that end in each.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Mean softmax over the tokens of a cloud."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,8 +5,6 @@ implementation saves only the summands, computes the norm's statistics from thei
 stay in the cache.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -15,8 +15,6 @@ Results and gradients equal those of the modules up to rounding; statistics are 
 are custom operators, which `torch.compile` supports.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Protocol
 

@@ -1,7 +1,5 @@
 """Maxima over neighbours and cells, products with their sparse gradients, and batch norms fused with linear layers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The GELU of CLIP's layers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Weighted sum of the rows of a token's cells, by their agreement with its voxel."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

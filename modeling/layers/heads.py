@@ -1,7 +1,5 @@
 """Class token, pooling and classification head of models on point tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

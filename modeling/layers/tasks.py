@@ -1,7 +1,5 @@
 """Forward passes and losses of the tasks: classification, part segmentation, semantic segmentation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -5,8 +5,6 @@ hidden states ─► norm ─┬─► joint query, key, value ─► norms, rot
                  └────────────────────────────────────────────────────────── residual ──────────────┴─► sum
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Bridge from the point encoder to the language model: point MLP, query experts, Q-Former, projector."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Where the tokens of a forward pass are: their places in views, and the cells and voxels that they share."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Load models from repositories that hold only an adapter and a config."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import os

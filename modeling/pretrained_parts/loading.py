@@ -1,7 +1,5 @@
 """Arguments of `from_pretrained`, and checks of the loaded weights: missing, misshapen or not finite."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

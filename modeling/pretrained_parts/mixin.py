@@ -1,7 +1,5 @@
 """Save models with or without their pretrained parts, and load them again."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Mapping

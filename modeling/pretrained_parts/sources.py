@@ -1,7 +1,5 @@
 """Find the files of pretrained weights: in a directory, on the hub, in its cache or in an installed package."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json

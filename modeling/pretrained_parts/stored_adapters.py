@@ -1,7 +1,5 @@
 """Stored adapters of any PEFT method: load them into a model, and check their base model and their settings."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -14,7 +14,6 @@ from tests.modeling.act.autoencoder_case import AutoencoderCase
 from tests.modeling.act.pretraining_case import PretrainingCase
 from tests.modeling.act.reference_case import ReferenceCase, without_chance
 
-pytestmark = pytest.mark.slow
 CASES = [(case, None) for case in KINDS] + [("cls", "linear"), ("cls", "side")]
 
 

@@ -16,8 +16,6 @@ from tests.modeling.minigpt3d.conversations import POINT_TOKEN, prompt_batch, tr
 from tests.modeling.minigpt3d.reference_case import ReferenceCase
 from tests.reference.fill import fill, points
 
-pytestmark = pytest.mark.slow
-
 
 def run(*arguments):
     result = CliRunner().invoke(app, ["convert", *map(str, arguments)])

@@ -15,8 +15,6 @@ from hf_any3d.model_facts import model_facts
 from tests.conversions.originals import write
 from tests.modeling.any2point.reference_case import ReferenceCase
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module", params=list(VARIANTS))
 def converted(request, tmp_path_factory):

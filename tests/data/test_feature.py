@@ -371,7 +371,6 @@ def test_files_of_a_repository_are_read_in_place(hub):
         rows[1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("datasets_first", [False, True])
 def test_importing_the_package_before_or_after_datasets_is_enough_to_open_such_data(datasets_first, tmp_path):
     rows_of(points()).save_to_disk(tmp_path / "saved")

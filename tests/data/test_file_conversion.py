@@ -209,7 +209,6 @@ def test_embedding_keeps_the_format_of_rows_and_refuses_streams(scans):
         embed_files(scans.to_iterable_dataset())
 
 
-@pytest.mark.slow
 def test_plain_columns_open_without_this_package(scans, tmp_path):
     files_to_points(scans, num_points=4).to_parquet(tmp_path / "plain.parquet")
     program = f"""

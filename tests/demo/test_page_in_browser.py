@@ -12,7 +12,6 @@ import pytest
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 
-pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-c", "from hf_any3d.cli import main; main()", "demo"]
 VIEW = "#view iframe"
 

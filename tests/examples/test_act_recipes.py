@@ -242,7 +242,6 @@ CUT = {"num_groups": 8, "group_size": 4, "hidden_size": 16}
 TINY = {**CUT, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-@pytest.mark.slow
 def test_recipes_of_all_stages_run_in_order(datasets, tmp_path, tiny_encoder):
     def start(program: ModuleType, recipe: str, output: str, **settings):
         settings = SHORT | {"output_dir": str(tmp_path / output)} | settings

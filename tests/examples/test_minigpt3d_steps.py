@@ -13,8 +13,6 @@ from tests.examples.act_runs import losses_of
 from tests.examples.conftest import EXAMPLES, words_of
 from tests.examples.minigpt3d_runs import CONFIG, SHORT, tensors_of, write_parts, write_talks
 
-pytestmark = pytest.mark.slow
-
 Steps = tuple[list[float], dict[str, torch.Tensor]]
 """Losses of the steps, and all tensors after the last one."""
 

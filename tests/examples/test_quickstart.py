@@ -20,7 +20,6 @@ def run(tiny_encoder, tmp_path, monkeypatch, capsys):
     return capsys.readouterr().out, tmp_path
 
 
-@pytest.mark.slow
 def test_quickstart_compares_draws_saves_and_classifies(run):
     printed, folder = run
     for row in ("majority class", "PointNet from scratch", "wrap, pretrained encoder"):

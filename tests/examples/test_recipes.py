@@ -222,7 +222,6 @@ SHORT = {
 
 
 # Every base file once; the others differ from these in numbers and options alone.
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [

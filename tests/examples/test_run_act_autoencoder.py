@@ -26,7 +26,6 @@ def run(tiny_encoder, tmp_path):
     return start
 
 
-@pytest.mark.slow
 def test_run_saves_a_model_a_card_and_a_report(run, tmp_path, tiny_encoder):
     report = run()
     assert set(report.metrics) == {"validation", "test"}
@@ -52,7 +51,6 @@ def test_run_saves_a_model_a_card_and_a_report(run, tmp_path, tiny_encoder):
     assert "first stage" in card.text and "CD-L1 × 1000" in card.text and "Classes:" not in card.text
 
 
-@pytest.mark.slow
 def test_temperature_and_weight_follow_the_step_and_are_logged(run, tmp_path):
     run(temperature_steps=4, temperature_end=0.5, kl_weight_delay=2, kl_weight_steps=2, save_steps=4)
     state = json.loads((tmp_path / "run" / "checkpoint-8" / "trainer_state.json").read_text())
@@ -62,7 +60,6 @@ def test_temperature_and_weight_follow_the_step_and_are_logged(run, tmp_path):
     assert [entry["kl_weight"] for entry in logged] == pytest.approx([0, 0, 0, 0.05, 0.1, 0.1, 0.1, 0.1])
 
 
-@pytest.mark.slow
 def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path):
     step = 3  # amid an epoch
     settings = {"save_steps": step, "eval_steps": step, "augment": ["scale"], "temperature_steps": 8}
@@ -76,7 +73,6 @@ def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path):
     assert_equal_weights(tmp_path / "resumed", tmp_path / "full")
 
 
-@pytest.mark.slow
 def test_plain_and_random_teachers_are_stored_with_the_model(run, tmp_path):
     plain = run("plain", teacher="none", max_steps=1)
     assert plain.encoder == {} and ActAutoencoder.from_pretrained(tmp_path / "plain").encoder is None

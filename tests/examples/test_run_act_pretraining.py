@@ -36,7 +36,6 @@ def run(autoencoder, tmp_path):
     return start
 
 
-@pytest.mark.slow
 def test_all_three_stages_run_in_order(run, tmp_path, autoencoder, tiny_encoder):
     report = run(probe_every=1)
     folder = tmp_path / "run"
@@ -82,7 +81,6 @@ def test_probing_changes_nothing_of_the_training(run, tmp_path):
     assert_equal_weights(tmp_path / "probed", tmp_path / "plain")
 
 
-@pytest.mark.slow
 def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path):
     step = 4  # between two epochs
     settings = {"save_steps": step, "eval_steps": step, "augment": ["scale"], "mask_type": "block", "mask_ratio": 0.5}
@@ -120,7 +118,6 @@ def test_student_alone_opens_from_a_pretrained_model(run, tmp_path):
     assert ActModel.from_pretrained(tmp_path / "run")(torch.randn(1, 96, 3)).last_hidden_state.shape == (1, 9, 16)
 
 
-@pytest.mark.slow
 def test_all_stages_run_from_the_hub(hub, run, autoencoder, tmp_path, monkeypatch, tiny_encoder):
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(EXAMPLES / "data" / "chair.ply", tmp_path / "elsewhere")

@@ -61,7 +61,6 @@ def history_of(folder: Path, step: int) -> list[dict]:
     return json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())["log_history"]
 
 
-@pytest.mark.slow
 def test_each_stage_changes_only_what_it_trains(stages):
     before = tensors_of(stages[1])
     for stage in STAGES[1:]:
@@ -72,7 +71,6 @@ def test_each_stage_changes_only_what_it_trains(stages):
         before = after
 
 
-@pytest.mark.slow
 def test_only_trained_and_new_weights_are_stored(stages):
     for folder in stages.values():
         stored = load_file(folder / "model.safetensors")
@@ -85,7 +83,6 @@ def test_only_trained_and_new_weights_are_stored(stages):
         assert size < (folder / "model.safetensors").stat().st_size < size + 8000 + 100 * len(stored)
 
 
-@pytest.mark.slow
 def test_reports_and_cards_name_what_was_trained(stages):
     for stage, folder in stages.items():
         report = RunReport.load(folder / "metrics.json")
@@ -102,7 +99,6 @@ def test_reports_and_cards_name_what_was_trained(stages):
     assert report.training["trained"] == {"bridge experts": report.trained_parameters}
 
 
-@pytest.mark.slow
 def test_trained_model_answers_with_its_processor(stages):
     chat = pipeline("point-cloud-text-to-text", model=str(stages[4]), device="cpu")
     assert chat.model.config.use_query_experts
@@ -112,7 +108,6 @@ def test_trained_model_answers_with_its_processor(stages):
     assert processor.feature_extractor.num_points == 40
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 3])
 def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, stages, parts, tmp_path, stage, caplog):
     start = {**parts, "model_config": CONFIG} if stage == 1 else {"model_name_or_path": str(stages[2])}
@@ -134,7 +129,6 @@ def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, stages, parts, 
     assert checkpoint.stat().st_size == model.stat().st_size
 
 
-@pytest.mark.slow
 def test_learning_rate_follows_the_steps(run, stages, tmp_path):
     schedule = {"warmup_steps": 2, "warmup_lr": 1e-4, "min_lr": 1e-3, "epochs": 2}
     settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 4, "step_cosine": schedule}
@@ -145,7 +139,6 @@ def test_learning_rate_follows_the_steps(run, stages, tmp_path):
     assert rates == pytest.approx([1e-4, 1e-4 + (0.01 - 1e-4) / 2, *cosine])
 
 
-@pytest.mark.slow
 def test_half_precision_and_checkpointing_train(run, stages, tmp_path):
     settings = {"bf16": True, "activation_checkpointing": True, "frozen_in_half": True}
     run(3, tmp_path, model_name_or_path=str(stages[2]), **settings)
@@ -155,7 +148,6 @@ def test_half_precision_and_checkpointing_train(run, stages, tmp_path):
     assert {name for name in after if not torch.equal(before[name], after[name])} == set(stage_names(model, 3))
 
 
-@pytest.mark.slow
 def test_pretrained_parts_can_be_stored_with_the_model(run, parts, tmp_path):
     run(1, tmp_path / "all", **parts, model_config=CONFIG, store_parts=True, processor_config={"hide_inner_bos": True})
     stored = load_file(tmp_path / "all" / "model.safetensors")
@@ -164,7 +156,6 @@ def test_pretrained_parts_can_be_stored_with_the_model(run, parts, tmp_path):
     assert MiniGPT3DProcessor.from_pretrained(tmp_path / "all").hide_inner_bos
 
 
-@pytest.mark.slow
 def test_new_q_former_is_stored(run, parts, tmp_path):
     config = CONFIG | {"qformer_config": tiny_config().qformer_config.to_dict(), "num_query_tokens": PLACES}
     run(1, tmp_path / "1", **parts | {"qformer": "none"}, model_config=config, sampling="first")
@@ -178,7 +169,6 @@ def test_new_q_former_is_stored(run, parts, tmp_path):
     assert MiniGPT3DProcessor.from_pretrained(tmp_path / "2").feature_extractor.sampling == "first"
 
 
-@pytest.mark.slow
 def test_stages_run_from_the_hub(hub, run, parts, tmp_path, monkeypatch, caplog):
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(EXAMPLES / "data" / "chair.ply", tmp_path / "elsewhere")
@@ -246,21 +236,18 @@ def test_missing_data_is_named(run, parts, tmp_path):
         run(1, tmp_path / "out", **parts, data_dir=str(tmp_path / "nothing"))
 
 
-@pytest.mark.slow
 def test_stages_in_another_order_are_refused(run, stages, tmp_path):
     for stage, before in ((1, 1), (3, 1), (2, 3), (4, 2)):
         with pytest.raises(ValueError, match=rf"--stage {stage} of .*, a model of stage {before}; expected "):
             run(stage, tmp_path, model_name_or_path=str(stages[before]))
 
 
-@pytest.mark.slow
 def test_checkpoint_of_another_stage_is_refused(run, stages, tmp_path):
     run(2, tmp_path, model_name_or_path=str(stages[1]), save_strategy="steps", save_steps=1)
     with pytest.raises(ValueError, match="checkpoint-2 is of stage 2; expected one of stage 3"):
         run(3, tmp_path, model_name_or_path=str(stages[2]))
 
 
-@pytest.mark.slow
 def test_model_without_a_recorded_stage_causes_a_warning(run, parts, stages, tmp_path, caplog):
     shutil.copytree(stages[1], tmp_path / "unknown")
     config = json.loads((tmp_path / "unknown" / "config.json").read_text())

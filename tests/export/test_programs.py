@@ -13,7 +13,6 @@ from hf_any3d import PointCloudProcessor
 from hf_any3d.cli import app
 from tests.export.cases import other_clouds, trained
 
-pytestmark = pytest.mark.slow
 _ASK = """
 import sys, torch
 from safetensors.torch import load_file, save_file

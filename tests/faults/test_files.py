@@ -23,8 +23,6 @@ from tests.examples.conftest import tiny_shapes
 from tests.faults import killing
 from tests.faults.killing import ALL, MODES, fill, points, report, run_child
 
-pytestmark = pytest.mark.slow
-
 
 @dataclass
 class Program:

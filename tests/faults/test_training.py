@@ -15,7 +15,6 @@ from tests.examples.conftest import tiny_shapes, words_of
 from tests.faults.killing import ALL, MODES, Ending, fill, points, report, run_child
 from tests.tiny_encoders import clouds, random_encoder, tiny_config
 
-pytestmark = pytest.mark.slow
 EVERY = 23
 SETTINGS = {
     "num_tokens": 4,

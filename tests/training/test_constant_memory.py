@@ -63,7 +63,6 @@ def folder(tmp_path) -> Path:
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux to tell kinds of memory apart")
 def test_fifty_thousand_clouds_are_read_in_constant_memory(folder):
     assert DATA_MB > 3 * ALLOWED_MB

@@ -80,7 +80,6 @@ def shards(tmp_path_factory) -> Path:
     return write_shards(tmp_path_factory.mktemp("shards"), 2)
 
 
-@pytest.mark.slow
 def test_two_processes_with_two_workers_read_every_cloud_once(tmp_path):
     # One file for four readers; three, which two processes cannot share evenly, shuffled; one for each reader.
     cases = [(1, 0, False), (3, 1, True), (4, 0, False)]

@@ -1,7 +1,5 @@
 """Frozen module with trained changes of its bias."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

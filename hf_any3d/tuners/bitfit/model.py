@@ -1,7 +1,5 @@
 """Tuner of BitFit."""
 
-from __future__ import annotations
-
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 

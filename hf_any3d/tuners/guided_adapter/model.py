@@ -1,7 +1,5 @@
 """Tuner of guided adapters."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

@@ -1,7 +1,5 @@
 """Frozen layer with prompts appended to its tokens."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Tuner of prompt tokens."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from hf_any3d.tuners.prompt_tokens.config import PromptTokensConfig

@@ -1,7 +1,5 @@
 """Audio encoders: convolutional positions of waveforms, tables of spectrogram patches and frames."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Helpers of several families: position tables from embeddings, and descriptions for the table of encoders."""
 
-from __future__ import annotations
-
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 

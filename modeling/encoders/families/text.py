@@ -1,7 +1,5 @@
 """Text encoders: tables of positions, relative biases and rotations."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any

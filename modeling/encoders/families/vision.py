@@ -1,7 +1,5 @@
 """Image encoders: tables, relative biases and rotations on the grid of patches."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -79,7 +79,6 @@ def test_an_interrupted_conversion_resumes(tree, cache_dir, small_shards):
     assert second[0] == f"train/{kept}.npy" and len(second) == sum(COUNTS.values()) - kept
 
 
-@pytest.mark.slow
 def test_a_killed_conversion_leaves_no_shard_that_looks_complete(tree, cache_dir, small_shards):
     program = f"""
 import time

@@ -47,7 +47,6 @@ def test_some_comparisons_may_be_chosen(capsys):
     assert printed.count("| parts of one caption |") == 4 and "bare language model" not in printed
 
 
-@pytest.mark.slow
 def test_every_figure_is_printed_and_written(tmp_path, capsys):
     output = tmp_path / "chat.json"
     chat.main(["--preset", "tiny", "--batch", "2", "--new-tokens", "4", "--rounds", "1", "--output", str(output)])

@@ -37,7 +37,6 @@ def options(recipes: Path, *arms: str) -> list[str]:
     return ["--output-dir", str(recipes / "out"), "--arms", *arms, "--seeds", "1", "--folds", "2", "--clouds", "2"]
 
 
-@pytest.mark.slow
 def test_every_stage_of_an_arm_is_run_once_with_table_and_picture(recipes, monkeypatch):
     act.main(options(recipes, "scratch", "none"))
     summary = json.loads((recipes / "out" / "act_shapes.json").read_text())
@@ -59,7 +58,6 @@ def test_every_stage_of_an_arm_is_run_once_with_table_and_picture(recipes, monke
     assert json.loads((recipes / "out" / "act_shapes.json").read_text()) == summary
 
 
-@pytest.mark.slow
 def test_random_teacher_has_the_shape_and_other_weights(recipes, tiny_encoder):
     pretrained = AutoModel.from_pretrained(tiny_encoder).encoder.layer[0].attention.self.query.weight
     found = []
@@ -89,7 +87,6 @@ def test_validation_part_has_only_training_shapes_and_shares_no_group(tmp_path):
     assert not set(cut["train"]["group"]) & set(cut["test"]["group"])
 
 
-@pytest.mark.slow
 def test_settings_are_chosen_by_few_shot_accuracy_on_the_validation_part(recipes, monkeypatch, capsys):
     seen = []
 

@@ -105,7 +105,6 @@ def test_ablations_change_one_setting_each(tiny_encoder):
     assert torch.equal(made("no_guidance").get_parameter(weight), guided.get_parameter(weight))
 
 
-@pytest.mark.slow
 def test_run_is_measured_in_its_own_process(shapes, tiny_encoder):
     run = tiny_run("lora", tiny_encoder)
     found = adapters.in_fresh_process(run)

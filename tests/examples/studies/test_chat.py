@@ -56,7 +56,6 @@ def tiny(few_shapes, tmp_path, monkeypatch):
     chat_steps.shapes.cache_clear()
 
 
-@pytest.mark.slow
 def test_every_step_of_a_seed_is_run_once_with_table_and_picture(tiny, monkeypatch):
     chat_steps.prepare(tiny)
     runs = chat.run_steps(1, tiny)

@@ -95,7 +95,6 @@ def test_only_rules_that_separate_views_recover_offsets():
     assert recovered["first_view"] < 0.5
 
 
-@pytest.mark.slow
 def test_study_pretrains_trains_and_does_not_repeat_runs(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rotary_views, "PRETRAINING", tiny)
     monkeypatch.setattr(rotary_views, "load_point_dataset", lambda name: tiny_shapes())

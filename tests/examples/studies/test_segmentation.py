@@ -30,7 +30,6 @@ def recipes(tiny_encoder, tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("task", "arms"), [("parts", ["pointnet", "random"]), ("rooms", ["pretrained"])])
 def test_every_arm_is_trained_once_with_table_and_picture(recipes, task, arms, monkeypatch):
     options = ["--output-dir", str(recipes / "out"), "--tasks", task, "--seeds", "1", "--arms", *arms]

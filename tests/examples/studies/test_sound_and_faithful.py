@@ -63,7 +63,6 @@ def test_only_the_faithful_model_has_the_accidents():
     assert faithful["attention_axis"] == "batch"
 
 
-@pytest.mark.slow
 def test_study_trains_tests_and_does_not_repeat_runs(tiny_encoder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sound_and_faithful, "load_point_dataset", lambda name: tiny_shapes())
     monkeypatch.setitem(quickstart.TRAINING, "per_device_train_batch_size", 4)

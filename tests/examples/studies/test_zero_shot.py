@@ -21,7 +21,6 @@ def test_no_class_is_held_out_twice():
         zero_shot.draw_classes(names, 3)
 
 
-@pytest.mark.slow
 def test_stored_draws_are_not_repeated_and_all_are_in_the_table(sentence_encoder, tmp_path, monkeypatch):
     small = {"num_train_epochs": 1, "max_train_samples": 60, "num_points": 64, "use_cpu": True}
     monkeypatch.setattr(zero_shot, "ENCODER", sentence_encoder)

@@ -231,7 +231,6 @@ def test_invalid_step_arguments_are_named(settings):
         tiny_autoencoder(None)(clouds(), **settings)
 
 
-@pytest.mark.slow
 def test_trainer_needs_no_labels(tmp_path):
     model = tiny_autoencoder("vit")
     data = [{"points": cloud} for cloud in clouds(8)]

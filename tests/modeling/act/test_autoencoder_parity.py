@@ -71,7 +71,6 @@ def assert_as_stored(case, seen, keys):
         )
 
 
-@pytest.mark.slow
 def test_every_stored_tensor_of_every_path(opened, monkeypatch):
     # Full sequences, so that layer outputs include the prompts.
     monkeypatch.setattr(modeling_act_autoencoder, "prefix_attention", lambda encoder: nullcontext(False))
@@ -87,7 +86,6 @@ def test_every_stored_tensor_of_every_path(opened, monkeypatch):
     assert not left
 
 
-@pytest.mark.slow
 def test_training_step_has_the_stored_losses_and_gradients(opened):
     case, model = opened
     output = model.train()(case.points, temperature=0.5, kl_weight=0.05, hard=False, noise=torch.zeros(1))

@@ -7,8 +7,6 @@ from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification
 from hf_any3d.modeling.point_transformer import group_patches
 from tests.modeling.act.reference_case import RELEASED, ReferenceCase, without_chance
 
-pytestmark = pytest.mark.slow
-
 CASES = {"act_cls": {"num_groups": 128, "num_labels": 15}, "act_cls_modelnet": {"num_labels": 40, "head_widths": ()}}
 TOLERANCE = {"eval": 1e-4, "train": 1e-3}
 

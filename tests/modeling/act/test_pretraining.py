@@ -244,7 +244,6 @@ def test_the_frozen_encoder_may_be_in_half_precision(tmp_path):
     assert torch.cosine_similarity(*features, dim=-1).min() > 0.99
 
 
-@pytest.mark.slow
 def test_training_resumes_from_a_checkpoint(tmp_path):
     rows = [{"points": cloud} for cloud in clouds(8)]
 

@@ -7,7 +7,6 @@ from hf_any3d.modeling.act.masking import block_mask
 from tests.modeling.act.pretraining_case import FEATURE_HEAD, NEVER_READ, NEVER_STORED, PretrainingCase, Stages
 from tests.modeling.act.reference_case import without_chance
 
-pytestmark = pytest.mark.slow
 TOLERANCE = {"eval.": 1e-4, "eval_nonoise.": 1e-4, "train.": 1e-3}
 
 

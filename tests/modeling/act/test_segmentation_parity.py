@@ -7,8 +7,6 @@ from torch import nn
 from hf_any3d.modeling.act import ActConfig, ActForPartSegmentation, ActForSemanticSegmentation
 from tests.modeling.act.reference_case import RELEASED, ReferenceCase, without_chance
 
-pytestmark = pytest.mark.slow
-
 PARTS = [list(range(3 * n, 3 * n + 3)) for n in range(15)] + [[45, 46, 47, 48, 49]]
 MODELS = {
     "act_partseg": (ActForPartSegmentation, {"num_labels": 50, "category_parts": PARTS}),

@@ -8,7 +8,6 @@ import torch
 from tests.tiny_encoders import adapted_model, clouds
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("count_empty_cells", [False, True])
 def test_training_step_compiles_into_one_graph(count_empty_cells):
     settings = {"count_empty_cells": count_empty_cells}

@@ -8,8 +8,6 @@ import torch
 from hf_any3d.conversions.any2point import rename
 from tests.modeling.any2point.reference_case import ReferenceCase
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def gradient_run():

@@ -12,9 +12,6 @@ from hf_any3d.modeling.point_ops import line_cells, plane_cells
 from tests.modeling.any2point.reference_case import ReferenceCase
 from tests.reference.fill import fill
 
-pytestmark = pytest.mark.slow
-
-
 CASES = [
     "any2point_clip_scan",
     "any2point_clip_scan_batch1",

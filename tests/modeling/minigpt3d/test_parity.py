@@ -9,8 +9,6 @@ from tests.modeling.minigpt3d.reference_case import ReferenceCase
 from tests.modeling.minigpt3d.released_model import released_model
 from tests.reference.fill import points
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def case() -> ReferenceCase:

@@ -24,7 +24,6 @@ def test_size_is_the_published_one(released):
     assert sum(parameter.numel() for parameter in released.parameters()) == 21_859_200
 
 
-@pytest.mark.slow
 def test_tokens_are_the_released_ones(released, case):
     found = {}
 

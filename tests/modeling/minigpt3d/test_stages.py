@@ -62,7 +62,6 @@ class IdentityEncoder(nn.Module):
         return type("Output", (), {"last_hidden_state": points})
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "stored"), [(1, "stage1"), (2, "stage2"), (4, "stage4")])
 def test_first_losses_and_gradients_are_the_released_ones(stage, stored):
     changes, case = {}, ReferenceCase("train")
