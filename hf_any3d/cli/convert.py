@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import option, quiet_libraries
+from hf_any3d.cli.common import option, quiet_libraries, status
 from hf_any3d.messages import print_line
 
 Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="The authors' file.", show_default=False)]
@@ -41,7 +41,8 @@ def _command(report: Callable[[dict[str, Any]], Iterator[str]]) -> Callable[[Cal
             from hf_any3d.registration import register
 
             register()
-            facts = getattr(conversions, f"convert_{options_of.__name__}")(**options)
+            with status("converting"):
+                facts = getattr(conversions, f"convert_{options_of.__name__}")(**options)
             for line in report(facts):
                 print_line(line)
 

@@ -9,13 +9,14 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import SOME_FAILED, option, print_error, print_note, progress, similar_path
+from hf_any3d.cli.common import SOME_FAILED, option, print_error, print_note, progress, similar_path, status
 from hf_any3d.messages import one_line
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Inputs:
         return len(self.files)
 
     def places(self) -> dict[str, Path]:
-        """Return paths of results in a folder, without endings: those of the files, from the folder that they share."""
+        """Return paths for results, without endings: those of the files, from the folder that all share."""
         paths = {file.name: Path(os.path.abspath(file.name.replace(_STDIN, "stdin"))) for file in self.files}
         root = os.path.commonpath([path.parent for path in paths.values()])
         places: dict[str, Path] = {}
@@ -220,7 +221,8 @@ def for_each_file(
             clouds: dict[int, Cloud] = {}
             for number, file in enumerate(files):
                 try:
-                    clouds[number] = file.read()
+                    with status(f"reading {file.name}") if len(inputs) == 1 else nullcontext():
+                        clouds[number] = file.read()
                 except FILE_ERRORS as error:
                     if not inputs.are_many:
                         raise
