@@ -125,7 +125,15 @@ class _Converter:
         return rows
 
 
-EngineName = Annotated[str, typer.Option("--engine", help=f"Where the work is done: {', '.join(ENGINES)}.")]
+def _check_engine(engine: str) -> str:
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"{engine!r}; expected one of {', '.join(ENGINES)}")
+    return engine
+
+
+EngineName = Annotated[
+    str, typer.Option("--engine", callback=_check_engine, help=f"Where the work is done: {', '.join(ENGINES)}.")
+]
 Retry = Annotated[bool, typer.Option("--retry", help="Try files again that failed before.")]
 TableOutput = Annotated[Path, option("Table to write: .jsonl, .csv, .json or .parquet.")]
 
@@ -194,8 +202,6 @@ def _check_table(output: Path) -> None:
 
 def _run(job: Job, given: Sequence[str], inputs: Inputs, output: Path, retry: bool, engine: str) -> None:
     """Run a job on the files that have no row yet, and write the table."""
-    if engine not in ENGINES:
-        raise ValueError(f"--engine is {engine!r}; expected one of {', '.join(ENGINES)}")
     from hf_any3d.atomic_files import claim
 
     files = {file.name: file for file in inputs.files}

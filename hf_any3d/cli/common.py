@@ -91,7 +91,9 @@ def one_line_errors() -> Iterator[None]:
         context = getattr(error, "ctx", None)
         if hasattr(error, "format_message"):  # of typer: wrong arguments
             where = context.command_path if context is not None else "hf-any3d"
-            print_error(f"{error.format_message().rstrip('.')} ({where} --help)")  # pyright: ignore[reportAttributeAccessIssue]
+            # Of a group without a command, typer has printed the help.
+            text = "Missing command" if type(error).__name__ == "NoArgsIsHelpError" else error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
+            print_error(f"{text.rstrip('.')} ({where} --help)")
             raise typer.Exit(2) from None
         expected = isinstance(error, (ValueError, OSError, ImportError))
         print_error(error if expected else f"{type(error).__name__}: {one_line(error)} (--debug prints the traceback)")

@@ -38,18 +38,13 @@ class Task(str, Enum):
     SEGMENTATION = "segmentation"
 
 
-def _print_all_help(context: typer.Context, wanted: bool) -> None:
-    if not wanted or context.resilient_parsing:
-        return
+def _print_all_help(context: typer.Context, task: Task) -> None:
     _print_text(context.get_help())
     from transformers import HfArgumentParser
 
-    words = sys.argv if context.parent is None else context.parent.args
-    task = Task.SEGMENTATION if "segmentation" in words else Task.CLASSIFICATION
     parser = HfArgumentParser(_argument_classes(task), add_help=False, usage="")  # pyright: ignore[reportArgumentType]
     print_line(f"All other options, for --task {task.value}; they may also be written in a YAML file:")
     _print_text(parser.format_help().partition("options:\n")[2])
-    raise typer.Exit
 
 
 def _print_text(text: str) -> None:
@@ -94,9 +89,7 @@ def train(
     seed: Annotated[int | None, option("Random seed; by default 42.", min=0)] = None,
     all_options: Annotated[
         bool,
-        typer.Option(
-            "--help-all", callback=_print_all_help, is_eager=True, help="Show all other options too and exit."
-        ),
+        typer.Option("--help-all", help="Show all other options too and exit."),
     ] = False,
 ) -> None:
     """Train a model on your own scans or on a dataset, then evaluate it and write its card.
@@ -105,7 +98,9 @@ def train(
     continues an interrupted run. Any other option of the training program may follow, such as --peft lora or
     --max_steps 100.
     """
-    del all_options
+    if all_options:
+        _print_all_help(context, task or Task.CLASSIFICATION)
+        return
     words = [*(words or ()), *context.args]
     data = words.pop(0) if words and not words[0].startswith("-") else None
     if data is None and dataset is None:

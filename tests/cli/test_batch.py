@@ -117,4 +117,5 @@ def test_files_are_converted_below_their_folders(scans, tmp_path):
 
 
 def test_an_unknown_engine_is_refused(predict):
-    assert predict("--engine", "cluster").err == "error: --engine is 'cluster'; expected one of local\n"
+    code, _, err = predict("--engine", "cluster")
+    assert code == 2 and "'--engine': 'cluster'; expected one of local" in err and err.count("\n") == 1
