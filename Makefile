@@ -19,12 +19,12 @@ PYTEST_WORKERS ?= auto
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(patsubst examples/speed/%.py,examples.speed.%,$(wildcard examples/speed/[!_]*.py))
-SOURCES := conversions examples hf_any3d modeling tests
+SOURCES := conversions docs examples hf_any3d modeling tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install browser encoder quickstart demo test test-fast fuzz faults mutate lint format bench bench-learn clean
+.PHONY: help install browser encoder quickstart demo test test-fast fuzz faults mutate lint format docs bench bench-learn clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,14 @@ lint: $(INSTALLED) ## Check style, format and types, as CI does
 format: $(INSTALLED) ## Fix style and format where that is safe
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+docs: $(INSTALLED) ## Build the documentation in build/site; a warning is an error
+	@$(BIN)/python -c 'import mkdocs, material, mkdocstrings' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m docs.tools.tables --check
+	$(BIN)/python -m docs.tools.snippets build/snippets
+	$(BIN)/pyright --pythonpath $(BIN)/python build/snippets
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(INSTALLED) ## Time our operations and models against plain forms of them
 	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python -m $$benchmark; done

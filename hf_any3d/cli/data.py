@@ -176,7 +176,7 @@ def describe(
     classes = list(dict.fromkeys(label for some in facts.values() for label in some.get("labels", {})))
     if as_csv:
         table = [
-            {"split": split, "rows": some.get("num_rows", 0), **some.get("labels", {})}
+            {"split": split, "clouds": some.get("num_rows", 0), **some.get("labels", {})}
             for split, some in facts.items()
         ]
         for line in csv_lines(table):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -79,7 +80,22 @@ def evaluate(
     max_samples: Annotated[int | None, option("Evaluate on this many rows at most.", min=1)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the votes.")] = 0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
+<<<<<<< HEAD
     output: Annotated[Path | None, option("Also write the figures (.json, .csv).")] = None,
+=======
+    robustness: Annotated[
+        bool,
+        typer.Option(
+            "--robustness",
+            help="Also evaluate on corrupted (15 corruptions, 5 severities), sparse, rotated and colorless clouds, "
+            "and write table, picture and a section of the model card. Resumes if interrupted.",
+        ),
+    ] = False,
+    output_dir: Annotated[
+        Path | None,
+        option("Folder for the files of --robustness; by default that of the model, or ./robustness for hub names."),
+    ] = None,
+>>>>>>> next
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the accuracy of each class.")] = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -87,6 +103,7 @@ def evaluate(
 
     Figures with voting are listed apart from those without.
     """
+<<<<<<< HEAD
     if (dataset is None) == (recipe is None):
         raise ValueError("give either --dataset or --recipe, which names one")
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
@@ -123,6 +140,50 @@ def evaluate(
                 f"accuracy {100 * values['accuracy']:.2f} %   mean class {100 * values['mean_class_accuracy']:.2f} %"
             )
             print_line(f"{name:<{width}}  {shares}   loss {values['loss']:.4f}")
+=======
+    with one_line_errors():
+        if (dataset is None) == (recipe is None):
+            raise ValueError("give either --dataset or --recipe, which names one")
+        quiet_libraries()
+        arguments = [] if recipe is None else [str(recipe)]
+        arguments += _as_arguments(
+            dataset_name=dataset,
+            data_dir=data_dir,
+            dataset_options=options,
+            voting=voting,
+            vote_augment=vote_augment,
+        )
+        # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
+        with contextlib.redirect_stdout(sys.stderr):
+            metrics, by_class, judge = _evaluate_classifier(
+                model, recipe, arguments, split, batch_size, max_samples, seed, cpu
+            )
+            folder = output_dir or (Path(model) if Path(model).is_dir() else Path("robustness"))
+            report = judge(folder) if robustness else None
+    if as_json:
+        further = {} if report is None else {"robustness": report}
+        print_json({"metrics": metrics, "class_accuracy": by_class, **further})
+    else:
+        width = max(map(len, metrics))
+        for name, values in metrics.items():
+            shares = f"accuracy {100 * values['accuracy']:.2f} %   mean class "
+            shares += f"{100 * values['mean_class_accuracy']:.2f} %"
+            print_line(f"{name:<{width}}  {shares}   loss {values['loss']:.4f}")
+    if report is not None:
+        _write_robustness(report, folder, as_json)
+
+
+def _write_robustness(report: dict[str, Any], folder: Path, as_json: bool) -> None:
+    from hf_any3d.evaluation.robustness import robustness_table, write_robustness
+
+    with one_line_errors():
+        written, remarks = write_robustness(report, folder)
+    if not as_json:
+        for line in robustness_table(report).splitlines():
+            print_line(line)
+    for text in (f"written: {', '.join(map(str, written))}", *remarks):
+        print_line(text, is_error=True)
+>>>>>>> next
 
 
 def _as_arguments(**given: str | int | list[str] | None) -> list[str]:
@@ -142,13 +203,14 @@ def _evaluate_classifier(
     max_samples: int | None,
     seed: int,
     cpu: bool,
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]], Callable[[Path], dict[str, Any]]]:
+    """Return metrics and class accuracies, and a function that evaluates the robustness on the same rows."""
     from hf_any3d.data import load_point_dataset
     from hf_any3d.registration import register
     from hf_any3d.training.arguments import DataArguments, parse_arguments
     from hf_any3d.training.program import load_splits
     from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
-    from hf_any3d.training.saved_models import EvaluationSettings, evaluate_classifier
+    from hf_any3d.training.saved_models import EvaluationSettings, evaluate_classifier, evaluate_robustness
 
     register()
     data, protocol = parse_arguments((DataArguments, ProtocolArguments), arguments, others_in_file=True)
@@ -161,7 +223,13 @@ def _evaluate_classifier(
         rows = splits[split]
     if max_samples is not None:
         rows = rows.select(range(min(max_samples, len(rows))))
-    return evaluate_classifier(model, rows, split, EvaluationSettings(data, protocol, batch_size, seed, cpu))
+    settings = EvaluationSettings(data, protocol, batch_size, seed, cpu)
+    metrics, by_class = evaluate_classifier(model, rows, split, settings)
+
+    def judge(folder: Path) -> dict[str, Any]:
+        return evaluate_robustness(model, rows, split, settings, metrics[split], folder)
+
+    return metrics, by_class, judge
 
 
 @evaluation.command("minigpt3d")

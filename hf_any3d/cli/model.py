@@ -213,10 +213,11 @@ def _name_card(folder: Path, repository: str) -> None:
     text = path.read_text(encoding="utf-8", errors="replace")
     if not may_be_replaced(text):
         return
-    named = text
-    for name in {str(folder), str(folder.absolute()), folder.name}:
-        named = named.replace(f'"{name}"', f'"{repository}"')
-    named = named.replace(f"\n# {folder.name}\n", f"\n# {repository.rpartition('/')[2]}\n")
+    if (found := re.search(r'pipeline\("[\w-]+", model="([^"]+)"', text)) is None:
+        return
+    title, new_title = (name.rstrip("/").rpartition("/")[2] for name in (found[1], repository))
+    named = text.replace(f'"{found[1]}"', f'"{repository}"').replace(f"\n# {title}\n", f"\n# {new_title}\n")
+    named = named.replace(f"\nmodel_name: {title}\n", f"\nmodel_name: {new_title}\n")
     if named != text:
         write_text(path, sign_card(named))
 

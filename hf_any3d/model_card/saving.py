@@ -77,6 +77,26 @@ def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:
     return write_text(path, sign_card(str(card)))
 
 
+def add_section(path: str | os.PathLike, title: str, body: str) -> Path | None:
+    """Add a section to a card of this package, or replace the one of this title; edited cards are kept.
+
+    Args:
+        path: The card.
+        title: Plain text.
+        body: Markdown without headings of the first and second level.
+
+    Returns:
+        The path, or None if the card was written or edited by a user.
+    """
+    path = Path(path)
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if _MARK.search(text) is None or not may_be_replaced(text):
+        return None
+    head, mark, end = text.rpartition("\nMade with hf_any3d (")
+    head = re.sub(rf"\n## {re.escape(title)}\n.*?(?=\n## |\Z)", "", head, flags=re.DOTALL)
+    return write_text(path, sign_card(f"{head.rstrip()}\n\n## {title}\n\n{body.strip()}\n{mark}{end}"))
+
+
 def _keep_metadata(card: ModelCard, metadata: Mapping[str, Any]) -> None:
     data, tags = cast(ModelCardData, card.data), metadata.get("tags")
     _add_tags(data, tags if isinstance(tags, list) else [])

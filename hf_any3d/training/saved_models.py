@@ -1,7 +1,11 @@
 """Evaluate saved classifiers, as `hf-any3d evaluate` does."""
 
+import os
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset
@@ -9,6 +13,7 @@ from datasets import ClassLabel, Dataset
 from hf_any3d.auto import AutoModelForPointCloudClassification
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.evaluation.classification import Judgement, compute_classification_metrics, judge_by_voting, judge_splits
+from hf_any3d.evaluation.robustness import NAME, judge_robustness
 from hf_any3d.messages import model_errors
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
@@ -55,6 +60,57 @@ def evaluate_classifier(
     Raises:
         ValueError: If the classes are not the model's.
     """
+    with _evaluator(model_name, rows, split, settings, hub) as (trainer, processor, classes):
+        scores = judge_splits(trainer, {split: evaluation_rows(rows, processor)}, classes)
+        if settings.protocol.voting:
+            voters = voting_rows(rows, processor, settings.data, settings.protocol, settings.seed)
+            votes = judge_by_voting(trainer, {split: voters}, classes, settings.protocol.voting)
+            scores = ({**scores[0], **votes[0]}, {**scores[1], **votes[1]})
+    return scores
+
+
+def evaluate_robustness(
+    model_name: str,
+    rows: Dataset,
+    split: str,
+    settings: EvaluationSettings,
+    clean: Mapping[str, float],
+    folder: str | os.PathLike,
+    **hub: Any,
+) -> dict[str, Any]:
+    """Evaluate a saved classifier on corrupted, sparse, rotated and colorless clouds; see `judge_robustness`.
+
+    Args:
+        model_name: Directory or hub name.
+        rows: The clouds, with `label`.
+        split: Name of the split in the report.
+        settings: Batch size and seed.
+        clean: Metrics of `evaluate_classifier` on the same rows.
+        folder: Directory for robustness.json, which an interrupted evaluation resumes from.
+        **hub: `revision`, `token` and the like.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: If the classes are not the model's.
+    """
+    with _evaluator(model_name, rows, split, settings, hub) as (trainer, processor, _):
+        about = {
+            "model": model_name,
+            "dataset": settings.data.train_file or settings.data.dataset_name,
+            "options": settings.data.dataset_options,
+            "split": split,
+        }
+        path = Path(folder) / f"{NAME}.json"
+        return judge_robustness(trainer, rows, processor, clean, about=about, seed=settings.seed, path=path)
+
+
+@contextmanager
+def _evaluator(
+    model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, hub: dict[str, Any]
+) -> Iterator[tuple[PointTrainer, PointCloudProcessor, list[str]]]:
+    """Yield a trainer with the model, its processor, and its classes, which must be those of the rows."""
     with model_errors(model_name):
         model = AutoModelForPointCloudClassification.from_pretrained(model_name, **hub)
         processor = PointCloudProcessor.from_pretrained(model_name, **hub)
@@ -78,9 +134,4 @@ def evaluate_classifier(
         trainer = PointTrainer(
             model, arguments, data_collator=PointCloudCollator(), compute_metrics=compute_classification_metrics
         )
-        scores = judge_splits(trainer, {split: evaluation_rows(rows, processor)}, classes)
-        if settings.protocol.voting:
-            voters = voting_rows(rows, processor, settings.data, settings.protocol, settings.seed)
-            votes = judge_by_voting(trainer, {split: voters}, classes, settings.protocol.voting)
-            scores = ({**scores[0], **votes[0]}, {**scores[1], **votes[1]})
-    return scores
+        yield trainer, processor, classes

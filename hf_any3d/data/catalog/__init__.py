@@ -2,10 +2,10 @@
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset, DatasetDict, IterableDataset
 
 CATALOG: dict[str, str] = {
     "folder": "folder",  # a folder of point files and meshes, label = folder name
@@ -29,6 +29,12 @@ CATALOG: dict[str, str] = {
 def load_point_dataset(
     name: str, *, data_dir: str | os.PathLike | None = None, split: None = None, **options: Any
 ) -> "DatasetDict": ...
+
+
+@overload
+def load_point_dataset(
+    name: str, *, data_dir: str | os.PathLike | None = None, split: str, streaming: Literal[True], **options: Any
+) -> "IterableDataset": ...
 
 
 @overload

@@ -1,0 +1,55 @@
+"""An extension of Griffe: fields of configs are documented with types, defaults and help texts.
+
+Configs of transformers are dataclasses made by a decorator that Griffe does not know, and describe their fields in the
+class docstring; configs of PEFT describe them in the metadata of the fields.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import griffe
+
+
+class ConfigFields(griffe.Extension):
+    """Give documented classes without `__init__` the parameters that their fields stand for."""
+
+    def on_class(self, *, cls: griffe.Class, **kwargs: Any) -> None:
+        """Complete the fields of one class."""
+        fields = [member for member in cls.members.values() if member.is_attribute and is_field(member)]
+        for field in fields:
+            read_metadata(field)
+        if cls.docstring and "Args:" in cls.docstring.value and "__init__" not in cls.members:
+            keyword = griffe.ParameterKind.keyword_only
+            parameters = [
+                griffe.Parameter(field.name, annotation=field.annotation, kind=keyword, default=field.value)
+                for field in fields
+            ]
+            made = griffe.Function("__init__", parameters=griffe.Parameters(*parameters), lineno=0, endlineno=0)
+            cls.set_member("__init__", made)
+
+
+def is_field(member: Any) -> bool:
+    """Return whether an attribute is a field with a type, not a constant of the class."""
+    return (
+        member.annotation is not None and "ClassVar" not in str(member.annotation) and not member.name.startswith("_")
+    )
+
+
+def read_metadata(attribute: Any) -> None:
+    """Take default and help text of `field(default=…, metadata={"help": …})`."""
+    if not str(attribute.value or "").startswith("field("):
+        return
+    call = ast.parse(str(attribute.value), mode="eval").body
+    assert isinstance(call, ast.Call)
+    arguments = {keyword.arg: keyword.value for keyword in call.keywords}
+    default = arguments.get("default", arguments.get("default_factory"))
+    attribute.value = None if default is None else ast.unparse(default)
+    for key, text in zip(*_items(arguments.get("metadata")), strict=True):
+        if isinstance(key, ast.Constant) and key.value == "help" and isinstance(text, ast.Constant):
+            attribute.docstring = griffe.Docstring(str(text.value), parent=attribute)
+
+
+def _items(node: ast.expr | None) -> tuple[list, list]:
+    return (node.keys, node.values) if isinstance(node, ast.Dict) else ([], [])

@@ -1,0 +1,208 @@
+"""Write the pages that are tables of what is registered: `python -m docs.tools.tables`.
+
+The pages are committed, so that they can be read without building the site; a test compares them with the registries.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from hf_any3d.data.catalog import CATALOG
+from hf_any3d.data.conversion import PublishedDataset
+from hf_any3d.data.files.registry import READERS
+from hf_any3d.modeling.encoders import composite_checkpoints, encoder_families, refused_encoders
+from hf_any3d.registration import ENCODERS, MODELS, PIPELINES, PROCESSORS
+from hf_any3d.tuners.config import EncoderLayersConfig, EncoderTunerConfig
+
+DOCS = Path(__file__).resolve().parents[1]
+
+_NOTE = "This page is written by `python -m docs.tools.tables` from the registries."
+_POSITIONS = """## Positions at continuous coordinates
+
+- **Tables** (words on a line, patches on a grid, sinusoids) are interpolated linearly and averaged over the views.
+- **Relative biases** are interpolated at the distance of two tokens, and averaged over the views. DeBERTa's scores
+  depend on content and distance together: distances are rounded, and each head uses one view.
+- **Rotary** encoders rotate queries and keys by the coordinates. `rotary_views` defines how views are combined:
+  `split_frequencies` (default; each frequency belongs to one view, so that every head depends on all views),
+  `split_heads`, `mean_angle` (on a line, the mean coordinate is a projection onto one direction) or `first_view`.
+  The first two preserve places completely; in accuracy the four did not differ beyond noise
+  ([study](../examples/studies/results/rotary_views.md)).
+- **Convolutions** run along the line of each view: tokens are distributed to integer positions, convolved with the
+  encoder's weights, and interpolated at their coordinates.
+- Encoders without a table have a line of length `line_length`, by default `num_tokens`.
+- The class token is in the middle of every view; BEiT and Data2Vec have separate biases for it.
+- Register and distillation tokens are left out. Language models attend in both directions. Local attention is not
+  windowed: windows follow the order of the words, and a cloud has none.
+
+## What is tested
+
+For every encoder of the table, with small random weights: at integer coordinates each layer has the same output as in
+the encoder's own forward pass; all tokens attend to each other; outputs depend on the coordinates but not on the order
+of the tokens; gradients are finite, the encoder does not change, and a saved model is loaded with equal outputs.
+"""
+_OTHER_LICENCES = {
+    "folder": "yours",
+    "parquet": "yours",
+    "parts": "none needed: generated when it is loaded",
+    "rooms": "as the embedded shapes, of which it is composed",
+    "shapes": "CC0 1.0 or CC BY 3.0, named with the author in each row",
+}
+"""Licences of the datasets that are not published by others."""
+
+
+def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Return the lines of a table."""
+    header = list(header)
+    rows = [header, ["---"] * len(header), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
+    return ["|" + "|".join(f" {cell} " if cell != "---" else cell for cell in row) + "|" for row in rows]
+
+
+def encoders_page() -> str:
+    """Return the page of encoders: families, checkpoints with several encoders, and unsupported encoders."""
+    lines = ["# Encoders", "", "Any2Point encodes point clouds with the frozen layers of these pretrained encoders."]
+    lines += ["Tokens are projected into six views ([virtual projection](concepts/virtual_projection.md)). The table"]
+    lines += ["lists the positions that an encoder learned and how they are evaluated at the tokens' continuous"]
+    lines += ["coordinates in the views.", "", _NOTE, ""]
+    order = {"text": 0, "vision": 1, "audio": 2}
+    families = sorted(encoder_families().items(), key=lambda item: order[item[1].tower])
+    lines += markdown_table(
+        ("encoder", "`model_type`", "tower", "positions", "evaluation", "layers", "tested with"),
+        (
+            (family.name, f"`{model_type}`", family.tower, family.kind, family.reached, f"`{family.layers}`")
+            + (family.tested,)
+            for model_type, family in families
+        ),
+    )
+    lines += ["", f"{len(families)} model types.", "", "## Checkpoints with several encoders", ""]
+    for model_type, towers in sorted(composite_checkpoints().items()):
+        usable = [tower for tower in towers if f"{model_type}_{tower}_model" not in refused_encoders()]
+        lines.append(f"- `{model_type}`: " + ", ".join(f'`tower="{tower}"`' for tower in usable))
+    lines += ["", _POSITIONS, "## Not supported", "", "`UnsupportedEncoder` is raised with the reason:", ""]
+    reasons: dict[str, list[str]] = {}
+    for model_type, reason in refused_encoders().items():
+        reasons.setdefault(reason, []).append(f"`{model_type}`")
+    lines += [f"- {', '.join(model_types)}: {reason}." for reason, model_types in reasons.items()]
+    lines += [
+        "- `electra`, `deberta`, `deberta-v2` with embeddings narrower than their layers, `deberta-v2` with a "
+        "convolution parallel to its first layer, `dpt` with a convolutional backbone.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def models_page() -> str:
+    """Return the page of models, pipelines and PEFT methods."""
+    tasks = {auto: task for task, (_, auto) in PIPELINES.items()}
+    rows = []
+    for config, (base, heads) in MODELS.items():
+        with_heads = [(model, auto) for auto, models in heads.items() for model in models]
+        for model, auto in [(base, None)] * (base not in dict(with_heads)) + with_heads:
+            opens = f"`{auto.__name__}`" if auto else "`AutoModel`"
+            task = f"`{tasks[auto]}`" if auto in tasks else "`point-cloud-feature-extraction`" if not auto else ""
+            rows.append((f"`{model.__name__}`", f"`{config.model_type}`", first_line(model), opens, task))
+    lines = ["# Models, pipelines, adapters", "", _NOTE, "", "## Models", ""]
+    lines += markdown_table(("class", "`model_type`", "what it is", "opens with", "pipeline"), rows)
+    lines += [
+        "",
+        "Every model is also opened by its own class. `AutoModel` opens a model with a head as its base model,",
+    ]
+    lines += ["which the pipeline `point-cloud-feature-extraction` uses. Processors are `PointCloudProcessor`, and"]
+    lines += [f"`{PROCESSORS[config].__name__}` for `{config.model_type}`." for config in PROCESSORS]
+    names = ", ".join(f"`{encoder.__name__}` (`{config.model_type}`)" for config, encoder in ENCODERS.items())
+    lines += ["", f"Encoders that transformers lacks and this package adds: {names}.", "", "## Pipelines", ""]
+    lines += markdown_table(
+        ("task", "class", "what it does"),
+        ((f"`{task}`", f"`{made.__name__}`", first_line(made)) for task, (made, _) in sorted(PIPELINES.items())),
+    )
+    lines += ["", "## PEFT methods", ""]
+    methods = sorted(_subclasses(EncoderTunerConfig) - {EncoderLayersConfig}, key=lambda config: config.__name__)
+    lines += markdown_table(
+        ("config", "what it adds"), ((f"`{config.__name__}`", first_line(config)) for config in methods)
+    )
+    lines += [
+        "",
+        "Stock LoRA, DoRA, IA3, VeRA, BOFT, OFT and LN tuning work on the same models: [adapters](adapters.md).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def licences_page() -> str:
+    """Return the page of datasets with their terms and sources."""
+    lines = ["# Datasets and their licences", "", _NOTE, ""]
+    lines += [
+        "`load_point_dataset(name)` opens these datasets. It downloads nothing, and this package contains no data"
+    ]
+    lines += [
+        "but the embedded shapes: you agree to the terms of a dataset where you get it. Layouts, options and row"
+    ]
+    lines += ["counts: [published datasets](datasets.md).", ""]
+    rows = []
+    for name, module in CATALOG.items():
+        described = importlib.import_module(f"hf_any3d.data.catalog.{module}")
+        dataset: PublishedDataset | None = getattr(described, "DATASET", None)
+        if dataset is None:
+            rows.append((f"`{name}`", first_line(described), _OTHER_LICENCES[name], ""))
+            continue
+        licence = dataset.licence
+        terms = licence.terms if licence.name == "other" else licence.name
+        rows.append((f"`{name}`", dataset.description, f"{terms} ([terms]({licence.link}))", f"<{dataset.homepage}>"))
+    lines += markdown_table(("name", "content", "terms", "page of the authors"), rows)
+    lines += [
+        "",
+        "`push_point_dataset` puts the terms into the card of what it pushes, and pushes data without an open",
+    ]
+    lines += ["licence to private repositories only, unless `rights_confirmed=True`."]
+    return "\n".join(lines) + "\n"
+
+
+def formats_page() -> str:
+    """Return the page of file formats."""
+    modules: dict[str, list[str]] = {}
+    for file_type, module in READERS.items():
+        modules.setdefault(module, []).append(file_type)
+    rows = []
+    for module, file_types in modules.items():
+        content = first_line(importlib.import_module(f"hf_any3d.data.files.{module}"))
+        rows.append((", ".join(f"`.{name}`" for name in sorted(file_types)), content, f"`data/files/{module}.py`"))
+    lines = ["# File formats", "", _NOTE, "", f"{len(READERS)} file types, in lower or upper case:", ""]
+    lines += markdown_table(("ending", "content", "read by"), sorted(rows))
+    lines += [
+        "",
+        "`read_point_cloud` reads one file; folders, limits and columns of files: [data](data.md). Every reader",
+    ]
+    lines += ["gives arrays or one error that names the file. Clouds are written as .ply, .obj and .npz."]
+    return "\n".join(lines) + "\n"
+
+
+def first_line(described: object) -> str:
+    """Return the first sentence of a docstring, in one line."""
+    return " ".join((described.__doc__ or "").strip().split("\n\n")[0].split())
+
+
+def _subclasses(of: type) -> set[type]:
+    return {below for child in of.__subclasses__() for below in (child, *_subclasses(child))}
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "dataset_licences.md": licences_page,
+    "encoders.md": encoders_page,
+    "formats.md": formats_page,
+    "models.md": models_page,
+}
+"""File in `docs` -> function that returns it."""
+
+
+def main(check: bool) -> None:
+    """Write the pages, or exit with an error if a committed page is not what the registries give."""
+    for name, page in PAGES.items():
+        if not check:
+            (DOCS / name).write_text(page(), encoding="utf-8")
+        elif (DOCS / name).read_text(encoding="utf-8") != page():
+            sys.exit(f"docs/{name} is not what the registries give; run `python -m docs.tools.tables`")
+
+
+if __name__ == "__main__":
+    main("--check" in sys.argv[1:])

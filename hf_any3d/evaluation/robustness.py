@@ -1,0 +1,337 @@
+"""Robustness of classifiers: accuracy on corrupted, sparse, rotated and colorless copies of labelled clouds.
+
+The corruptions are those of `hf_any3d.data.corruptions`. They are made from the evaluated clouds, so the figures are
+not those of ModelNet40-C's published files.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from scipy.spatial.transform import Rotation
+from tqdm.auto import tqdm
+
+from hf_any3d.atomic_files import atomic_write, read_json, write_json, write_text
+from hf_any3d.data.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt, rotation_matrix
+from hf_any3d.data.inputs import ATTRIBUTES
+from hf_any3d.data.point_arrays import resample_index
+from hf_any3d.data.torch_datasets import ArrowRows
+from hf_any3d.markdown import inline
+from hf_any3d.model_card.saving import FILE as CARD, add_section
+from hf_any3d.processing import PointCloudProcessor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from transformers import Trainer
+
+NAME = "robustness"
+"""Name of the files of a report: robustness.json, robustness.md and robustness.png."""
+_VERSION = 1  # raised when corruptions change, so that no stored row is mixed with new ones
+_METRICS = ("accuracy", "mean_class_accuracy")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Something done to every cloud of a split.
+
+    Args:
+        family: density, noise or transformation for corruptions; points, orientation or color.
+        name: What is done, such as gaussian.
+        level: Severity, number of points or limit of the angle in degrees.
+    """
+
+    family: str
+    name: str
+    level: int = 0
+
+    def apply(self, points: np.ndarray, generator: np.random.Generator, processor: PointCloudProcessor) -> np.ndarray:
+        """Return the changed cloud (num_points', channels) of a processed one (num_points, channels)."""
+        if self.family in FAMILIES:
+            return corrupt(
+                points,
+                self.name,
+                self.level,
+                generator,
+                features=processor.features,
+                up_axis=processor.up_axis,
+            )
+        if self.family == "points":
+            return points[generator.choice(len(points), min(self.level, len(points)), replace=False)]
+        if self.family == "color":
+            first = 3 * processor.features.index("rgb")
+            points = points.copy()
+            points[:, first : first + 3] = _GRAYS[self.name]
+            return points
+        if self.name == "any axis":
+            matrix = Rotation.random(None, generator).as_matrix()
+        else:
+            angle = np.radians(generator.uniform(-self.level, self.level))
+            matrix = rotation_matrix("xyz".index(processor.up_axis), angle)
+        return _rotated(points, matrix, processor.features)
+
+
+_GRAYS = {"gray": 0.5, "black": 0.0}
+
+
+def conditions(processor: PointCloudProcessor) -> list[Condition]:
+    """List the conditions of a report: 15 corruptions at 5 severities, fewer points, rotations, missing colors.
+
+    Colors are removed only for models that use them.
+    """
+    found = [
+        Condition(family, corruption.__name__, severity)
+        for family, members in FAMILIES.items()
+        for corruption in members
+        for severity in SEVERITIES
+    ]
+    counts = [processor.num_points // divisor for divisor in (2, 4, 8, 16)]
+    found += [Condition("points", "number of points", count) for count in counts if count >= processor.min_points]
+    found += [Condition("orientation", "up axis", limit) for limit in (30, 90, 180)]
+    found += [Condition("orientation", "any axis", 180)]
+    if "rgb" in processor.features:
+        found += [Condition("color", name) for name in _GRAYS]
+    return found
+
+
+class ConditionRows(torch.utils.data.Dataset):
+    """Rows `{"points": (num_points, channels), "label": …}` of clouds under a condition.
+
+    A cloud is sampled and normalized by the processor, changed, and prepared by the processor again, which fills up
+    missing points by repeats and reduces surplus ones. Random choices depend on seed, condition and row.
+
+    Args:
+        dataset: Labelled clouds.
+        processor: Processor of the model.
+        condition: What is done to each cloud.
+        seed: Seed of all random choices.
+    """
+
+    def __init__(self, dataset: Dataset, processor: PointCloudProcessor, condition: Condition, seed: int = 0):
+        needed = ("points", *(ATTRIBUTES[name] for name in processor.features[1:]), "label")
+        columns = [name for name in needed if name in dataset.column_names]
+        self.rows = ArrowRows(dataset.select_columns(columns))
+        self.processor, self.condition, self.seed = processor, condition, seed
+        self._key = zlib.crc32(f"{condition.name} {condition.level}".encode())
+        # Half of the points remain, see `density_inc`.
+        self._num_points = processor.num_points * (2 if condition.name == "density_inc" else 1)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        generator = np.random.default_rng((self.seed, self._key, index))
+        available = max(len(row["points"]), self.processor.min_points)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*fewer than num_points", category=UserWarning)
+            points = self._process(row, min(self._num_points, available))
+            points = self.condition.apply(points, generator, self.processor)
+            if len(points) < self.processor.min_points:
+                points = points[resample_index(len(points), self.processor.min_points)]
+            points = self._process(points)
+        return {"points": points, "label": row["label"]}
+
+    def _process(self, cloud: Any, num_points: int | None = None) -> np.ndarray:
+        return self.processor(cloud, num_points=num_points, seed=self.seed, return_tensors="np")["points"][0]
+
+
+def judge_robustness(
+    trainer: Trainer,
+    dataset: Dataset,
+    processor: PointCloudProcessor,
+    clean: Mapping[str, float],
+    *,
+    about: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    path: str | os.PathLike | None = None,
+) -> dict[str, Any]:
+    """Evaluate a classifier under all conditions.
+
+    Args:
+        trainer: Has the model, and `compute_classification_metrics` as its `compute_metrics`.
+        dataset: Labelled clouds.
+        processor: Processor of the model.
+        clean: Metrics on the unchanged clouds: accuracy, mean class accuracy and loss.
+        about: Further facts of the report, such as the names of model and dataset.
+        seed: Seed of all random choices.
+        path: JSON file that gets the report after each condition; conditions in it are not evaluated again if it is
+            of the same settings and clean metrics.
+
+    Returns:
+        `settings`, `clean` metrics, `rows` with family, name, level and metrics of each condition, and `summary`: see
+        `summarize_robustness`.
+    """
+    settings = {
+        **(about or {}),
+        "clouds": len(dataset),
+        "points": processor.num_points,
+        "features": list(processor.features),
+        "seed": seed,
+        "version": _VERSION,
+    }
+    stored = read_json(Path(path)) if path is not None else None
+    report: dict[str, Any] = {"settings": settings, "clean": dict(clean), "rows": []}
+    if isinstance(stored, dict) and (stored.get("settings"), stored.get("clean")) == (settings, dict(clean)):
+        report["rows"] = stored["rows"]
+    known = {(row["family"], row["name"], row["level"]) for row in report["rows"]}
+    todo = [one for one in conditions(processor) if (one.family, one.name, one.level) not in known]
+    for condition in tqdm(todo, desc=NAME, unit="condition"):
+        rows = ConditionRows(dataset, processor, condition, seed)
+        found: Any = trainer.predict(rows, metric_key_prefix=NAME).metrics
+        metrics = {name: float(found[f"{NAME}_{name}"]) for name in _METRICS}
+        report["rows"].append({**asdict(condition), **metrics})
+        if path is not None:
+            write_json(path, report)
+    report["summary"] = summarize_robustness(report["clean"], report["rows"])
+    if path is not None:
+        write_json(path, report)
+    return report
+
+
+def summarize_robustness(clean: Mapping[str, float], rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Compute mean accuracies over the corruptions.
+
+    Returns:
+        `clean`; `corrupted`, the mean over all corruptions and severities; the mean of each family; and `lowest`, the
+        lowest mean of a corruption.
+    """
+    rows = [row for row in rows if row["family"] in FAMILIES]
+
+    def mean(key: str, value: str) -> float:
+        return float(np.mean([row["accuracy"] for row in rows if row[key] == value]))
+
+    return {
+        "clean": clean["accuracy"],
+        "corrupted": float(np.mean([row["accuracy"] for row in rows])),
+        **{family: mean("family", family) for family in FAMILIES},
+        "lowest": min(mean("name", name) for name in CORRUPTIONS),
+    }
+
+
+def robustness_table(report: Mapping[str, Any]) -> str:
+    """Format a report as Markdown: a table of the corruptions, one of the other conditions, and what they are."""
+    summary, settings = report["summary"], report["settings"]
+    shown = ", ".join(f"{family} {_percent(summary[family])}" for family in FAMILIES)
+    data = " of ".join(inline(settings[key]) for key in ("split", "dataset") if settings.get(key))
+    lines = [
+        f"Overall accuracy in percent on {settings['clouds']} clouds{f' ({data})' if data else ''}, "
+        f"{settings['points']} points each: **{_percent(summary['clean'])}** on clean clouds, "
+        f"**{_percent(summary['corrupted'])}** on average over 15 corruptions at 5 severities ({shown}).",
+        "",
+        f"| corruption | family | {' | '.join(map(str, SEVERITIES))} | mean |",
+        "|---|---|" + "---|" * (len(SEVERITIES) + 1),
+    ]
+    for family, members in FAMILIES.items():
+        for name in (member.__name__ for member in members):
+            values = _levels(report, name)
+            cells = [*map(_percent, values), _percent(float(np.mean(values)))]
+            lines.append(f"| {name} | {family} | {' | '.join(cells)} |")
+    lines += ["", "| other condition | accuracy | mean class accuracy |", "|---|---|---|"]
+    lines.append(f"| clean | {' | '.join(_percent(report['clean'][name]) for name in _METRICS)} |")
+    for row in report["rows"]:
+        if row["family"] not in FAMILIES:
+            lines.append(f"| {_title(row)} | {' | '.join(_percent(row[name]) for name in _METRICS)} |")
+    lines += [
+        "",
+        "Corruptions are those of ModelNet40-C (arXiv 2201.12296), made from these clouds with one seed; the figures "
+        "are not comparable with those on its published files.",
+    ]
+    return "\n".join(lines)
+
+
+def plot_robustness(report: Mapping[str, Any], path: str | os.PathLike) -> Path:
+    """Draw accuracy over severity for each family, and the other conditions as bars.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    path = Path(path)
+    figure = _draw(report)
+    with atomic_write(path) as unfinished:
+        figure.savefig(unfinished, format=path.suffix[1:] or "png", dpi=150, bbox_inches="tight")
+    return path
+
+
+def write_robustness(report: Mapping[str, Any], folder: str | os.PathLike) -> tuple[list[Path], list[str]]:
+    """Write robustness.json, .md and .png, and a section of the model card in the same folder, if there is one.
+
+    Returns:
+        The files written, and remarks on those that were not: matplotlib is missing, or the card was edited by hand.
+    """
+    folder, remarks = Path(folder), []
+    written = [write_json(folder / f"{NAME}.json", dict(report))]
+    table = robustness_table(report)
+    written.append(write_text(folder / f"{NAME}.md", f"# Robustness\n\n{table}\n"))
+    try:
+        written.append(plot_robustness(report, folder / f"{NAME}.png"))
+    except ImportError as error:
+        remarks.append(f"no {NAME}.png: {error}")
+    card = folder / CARD
+    if card.is_file():
+        picture = f"![Accuracy over severity]({NAME}.png)\n\n" if (folder / f"{NAME}.png").is_file() else ""
+        if add_section(card, "Robustness", picture + table) is None:
+            remarks.append(f"{card} was edited by hand and is kept; {NAME}.md has the text of its section")
+        else:
+            written.append(card)
+    return written, remarks
+
+
+def _rotated(points: np.ndarray, matrix: np.ndarray, features: Sequence[str]) -> np.ndarray:
+    points = points.copy()
+    center = points[:, :3].mean(axis=0)
+    points[:, :3] = (points[:, :3] - center) @ matrix + center
+    if "normals" in features:
+        first = 3 * list(features).index("normals")
+        points[:, first : first + 3] = points[:, first : first + 3] @ matrix
+    return points
+
+
+def _levels(report: Mapping[str, Any], name: str) -> list[float]:
+    found = {row["level"]: row["accuracy"] for row in report["rows"] if row["name"] == name}
+    return [found[severity] for severity in SEVERITIES]
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    if row["family"] == "points":
+        return f"{row['level']} points"
+    if row["family"] == "color":
+        return f"{row['name']} in place of colors"
+    if row["name"] == "any axis":
+        return "rotated about any axis"
+    return f"rotated about the {row['name']} by up to {row['level']}°"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _draw(report: Mapping[str, Any]) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("matplotlib is needed to draw; pip install 'hf-any3d[visuals]'") from error
+    figure = Figure(figsize=(16, 4.5), layout="constrained")
+    panels: Any = figure.subplots(1, len(FAMILIES) + 1)
+    clean = 100 * report["clean"]["accuracy"]
+    for panel, (family, members) in zip(panels, FAMILIES.items(), strict=False):
+        for member, marker in zip(members, "osv^D", strict=True):
+            values = [100 * value for value in _levels(report, member.__name__)]
+            panel.plot(SEVERITIES, values, marker=marker, markersize=4, label=member.__name__)
+        panel.axhline(clean, color="gray", linestyle="--", label="clean")
+        panel.set(title=family, xlabel="severity", xticks=SEVERITIES, ylim=(0, 102), ylabel="accuracy, %")
+        panel.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    others = [row for row in reversed(report["rows"]) if row["family"] not in FAMILIES]
+    panels[-1].barh(range(len(others)), [100 * row["accuracy"] for row in others], color="steelblue")
+    panels[-1].axvline(clean, color="gray", linestyle="--")
+    panels[-1].set_yticks(range(len(others)), map(_title, others), fontsize=8)
+    panels[-1].set(title="other conditions", xlabel="accuracy, %", xlim=(0, 102))
+    return figure

@@ -1,0 +1,134 @@
+"""The fifteen corruptions: what each changes, how much, and what it keeps."""
+
+import numpy as np
+import pytest
+
+from hf_any3d.data.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt
+
+CHANNELS = ("xyz", "rgb", "normals")
+
+
+@pytest.fixture
+def sphere():
+    """1024 points of a unit sphere (1024, 9): xyz, colors that number the points, and normals."""
+    normals = np.random.default_rng(0).normal(size=(1024, 3))
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    numbers = np.repeat(np.arange(1024.0)[:, None], 3, axis=1)
+    return np.concatenate([normals, numbers, normals], axis=1).astype(np.float32)
+
+
+def corrupted(points, name, severity, seed=0, **settings):
+    return corrupt(points, name, severity, np.random.default_rng(seed), **settings)
+
+
+def test_there_are_fifteen_in_three_families_of_five():
+    assert [len(members) for members in FAMILIES.values()] == [5, 5, 5] and len(CORRUPTIONS) == 15
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_same_generator_gives_the_same_cloud_and_the_input_is_kept(name, sphere):
+    before = sphere.copy()
+    first, second, other = (corrupted(sphere, name, 3, seed, features=CHANNELS) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, other) and not np.array_equal(first, sphere)
+    np.testing.assert_array_equal(sphere, before)
+    assert first.dtype == np.float32 and first.shape[1] == 9
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_position_and_size_of_the_cloud_change_nothing(name, sphere):
+    moved = sphere.copy()
+    moved[:, :3] = 50 * moved[:, :3] + (1000, -200, 30)
+    expected, found = (corrupted(points, name, 2, features=CHANNELS) for points in (sphere, moved))
+    np.testing.assert_allclose((found[:, :3] - (1000, -200, 30)) / 50, expected[:, :3], atol=1e-4)
+    np.testing.assert_allclose(found[:, 3:], expected[:, 3:], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("cutout", [964, 934, 874, 814, 724]),  # 2, 3, 5, 7, 10 holes of 30 points
+        ("density", [949, 874, 799, 724, 649]),  # 75 of 100 points in 1 to 5 regions
+        ("density_inc", [512] * 5),
+        ("upsampling", [1228, 1280, 1365, 1536, 2048]),
+        ("background", [1046, 1049, 1053, 1058, 1075]),
+        *((name, [1024] * 5) for name in ("uniform", "gaussian", "impulse", "rotation", "shear", "distortion")),
+    ],
+)
+def test_numbers_of_points_are_those_of_modelnet40_c(name, counts, sphere):
+    assert [len(corrupted(sphere, name, severity)) for severity in SEVERITIES] == counts
+
+
+@pytest.mark.parametrize("name", [*(f.__name__ for f in FAMILIES["transformation"]), "uniform", "gaussian", "impulse"])
+def test_higher_severities_move_points_farther(name, sphere):
+    def moved(severity):
+        clouds = [corrupted(sphere, name, severity, seed) for seed in range(8)]
+        return np.mean([np.linalg.norm((cloud - sphere)[:, :3], axis=1).mean() for cloud in clouds])
+
+    distances = [moved(severity) for severity in SEVERITIES]
+    assert distances[0] > 0 and distances == sorted(distances)
+
+
+def test_occlusion_removes_the_far_side_step_by_step(sphere):
+    counts = [len(corrupted(sphere, "occlusion", severity)) for severity in SEVERITIES]
+    assert counts == sorted(counts, reverse=True)
+    # From three radii, a camera sees the third of a sphere that is nearest; hidden points found by flipping are fewer.
+    assert 0.30 * 1024 < counts[-1] < 0.42 * 1024
+    kept = corrupted(sphere, "occlusion", 5, up_axis="z")[:, :3]
+    assert kept[:, 2].mean() > 0.3  # the camera looks down
+
+
+@pytest.mark.parametrize("up_axis", ["x", "y", "z"])
+def test_lidar_puts_points_on_scan_lines(up_axis, sphere):
+    found = corrupted(sphere, "lidar", 5, up_axis=up_axis)[:, :3]
+    assert 20 < len(found) < 400
+    assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 0.1  # near the surface
+    up = "xyz".index(up_axis)
+    assert found[:, up].mean() > 0.2  # seen from above
+    finest = corrupted(sphere, "lidar", 1, up_axis=up_axis)
+    assert len(np.unique(finest[:, 3])) == len(finest)  # each point once
+
+
+def test_dense_regions_stay_dense_while_the_rest_is_thinned(sphere):
+    found = corrupted(sphere, "density_inc", 1)
+    numbers = found[:50, 3].astype(int)  # the region comes first
+    center = sphere[numbers, :3].mean(axis=0)
+    nearest = np.argsort(((sphere[:, :3] - center) ** 2).sum(axis=1))[:20]
+    assert set(nearest) <= set(found[:, 3].astype(int))
+
+
+def test_colors_stay_with_points_and_normals_follow_rotation_and_shear(sphere):
+    rotated = corrupted(sphere, "rotation", 5, features=CHANNELS)
+    np.testing.assert_array_equal(rotated[:, 3:6], sphere[:, 3:6])
+    center = rotated[:, :3].mean(axis=0) - sphere[:, :3].mean(axis=0)
+    np.testing.assert_allclose(rotated[:, 6:], rotated[:, :3] - center, atol=0.02)  # of a sphere, normals are points
+    sheared = corrupted(sphere, "shear", 5, features=CHANNELS)
+    matrix = np.linalg.lstsq(sphere[:, :3] - sphere[:, :3].mean(0), sheared[:, :3] - sheared[:, :3].mean(0))[0]
+    tangents = np.cross(sphere[:, 6:], (0.3, 0.5, 0.8)) @ matrix  # of the sheared surface
+    assert np.abs((tangents * sheared[:, 6:]).sum(axis=1)).max() < 1e-4
+    np.testing.assert_allclose(np.linalg.norm(sheared[:, 6:], axis=1), 1, atol=1e-5)
+    cut = corrupted(sphere, "cutout", 5, features=CHANNELS)
+    np.testing.assert_array_equal(cut, sphere[cut[:, 3].astype(int)])
+
+
+def test_added_points_are_not_at_the_end(sphere):
+    for name in ("upsampling", "background"):
+        first = corrupted(sphere, name, 5)[:200, :3]
+        assert len(set(map(tuple, first.round(5))) - set(map(tuple, sphere[:, :3].round(5)))) > 2
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_small_and_flat_clouds_keep_at_least_three_finite_points(name, sphere):
+    flat = sphere.copy()
+    flat[:, 1] = 0
+    for points in (sphere[:3], sphere[:4], sphere[:17], flat[:4], flat):
+        for severity in (1, 5):
+            found = corrupted(points, name, severity, features=CHANNELS)
+            assert len(found) >= 3 and np.isfinite(found).all()
+
+
+def test_unknown_names_and_severities_are_refused(sphere):
+    with pytest.raises(ValueError, match="corruption is 'fog'; expected one of occlusion, lidar"):
+        corrupted(sphere, "fog", 1)
+    with pytest.raises(ValueError, match="severity is 6; expected 1 to 5"):
+        corrupted(sphere, "lidar", 6)

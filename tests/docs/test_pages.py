@@ -1,0 +1,136 @@
+"""Links, navigation, commands, error messages and drawings of the pages are right."""
+
+import ast
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import typer
+import yaml
+
+from docs.tools.site import rewrite_links
+from docs.tools.snippets import ROOT
+from hf_any3d.cli import app
+
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+LINKED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md", *PAGES]
+SHOWN_ELSEWHERE = ("examples/", "CHANGELOG.md", "CONTRIBUTING.md")
+COMMAND = re.compile(r"^(hf-any3d (?:.*\\\n)*.*)$", flags=re.MULTILINE)
+MESSAGE = re.compile(r"`([^`]+)`")
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```$|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page, as GitHub and MkDocs make them."""
+    lines = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S), flags=re.M)
+    plain = [re.sub(r"[^\w\s-]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", line)).strip().lower() for line in lines]
+    return {re.sub(r"[\s]+", "-", line) for line in plain}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_links_lead_to_files_and_headings(page):
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text(encoding="utf-8"))):
+        address, _, anchor = target.partition("#")
+        if re.match(r"[a-z]+:", address):
+            continue
+        file = (page.parent / address).resolve() if address else page
+        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in headings(file)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_the_navigation_has_every_page_once():
+    def pages(entry) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        return [page for below in (entry.values() if isinstance(entry, dict) else entry) for page in pages(below)]
+
+    # Only the names are needed, not the tags of MkDocs.
+    named = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+    assert len(named) == len(set(named))
+    own = {page for page in named if not page.startswith(SHOWN_ELSEWHERE)}
+    assert own == {page.relative_to(ROOT / "docs").as_posix() for page in PAGES}
+    for page in set(named) - own:
+        assert (ROOT / page).exists() or (ROOT / page).with_suffix(".ipynb").exists(), page
+
+
+def options_of(command, words: list[str]) -> tuple[str, set[str]]:
+    """Follow the words of a command line to its command; returns its name and its options."""
+    name = command.name
+    for word in words:
+        below = getattr(command, "commands", {}).get(word)
+        if below is None:
+            break
+        command, name = below, f"{name} {word}"
+    if getattr(command, "commands", None) and command.name == "evaluate":  # its default
+        command = command.commands["classifier"]
+    return name, {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=name_of)
+def test_options_of_commands_exist(page):
+    main = typer.main.get_command(app)
+    unknown = []
+    for block in re.findall(r"^```bash\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.M | re.S):
+        for line in COMMAND.findall(block):
+            words = line.replace("\\\n", " ").partition("  #")[0].split()
+            name, known = options_of(main, words[1:])
+            given = {word.partition("=")[0] for word in words if word.startswith("--")}
+            unknown += [f"{name}: {option}" for option in given - known - {"--help", "--version"}]
+    assert unknown == []
+
+
+def messages_of_the_source() -> list[str]:
+    """All texts of the package, with `…` in place of what is filled in."""
+    found = []
+    for folder in ("hf_any3d", "modeling", "conversions"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+                    found.append("".join(map(str, parts)))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return found
+
+
+def test_messages_of_the_troubleshooting_page_exist():
+    texts = "\n".join(messages_of_the_source())
+    rows = re.findall(r"^\| (.+?) \| .+ \|$", (ROOT / "docs" / "troubleshooting.md").read_text(), flags=re.M)
+    messages = [message for row in rows for message in MESSAGE.findall(row) if " " in message]
+    others = ("KeyError", "Feature type", "Unrecognized model", "Unknown task")
+    ours = [message for message in messages if not message.startswith(others)]
+    assert len(ours) > 25
+    pieces = {piece.strip(" ()") for message in ours for piece in message.split("…")}
+    assert [piece for piece in pieces if len(piece) > 3 and piece not in texts] == []
+
+
+@pytest.mark.parametrize("drawing", sorted((ROOT / "docs" / "drawings").glob("*.svg")), ids=lambda file: file.stem)
+def test_drawings_are_small_follow_the_colors_of_a_page_and_are_used(drawing):
+    root = ElementTree.fromstring(drawing.read_text(encoding="utf-8"))
+    assert root.get("stroke") == "currentColor" and drawing.stat().st_size < 20_000
+    assert any(f"drawings/{drawing.name})" in page.read_text(encoding="utf-8") for page in PAGES)
+
+
+def test_links_of_the_site_lead_from_the_repository_to_pages():
+    pages = {"chat.md", "api/models.md", "examples/speed/results/chat.md", "examples/notebooks/a.md", "shapes.png"}
+    rewritten = {
+        ("chat.md", "[x](../examples/speed/results/chat.md#top)"): "[x](examples/speed/results/chat.md#top)",
+        ("api/models.md", "[x](../chat.md)"): "[x](../chat.md)",
+        ("examples/speed/results/chat.md", "![x](../../../docs/shapes.png)"): "![x](../../../shapes.png)",
+        ("chat.md", "[x](../examples/notebooks/a.ipynb)"): "[x](examples/notebooks/a.md)",
+        ("chat.md", "[x](../modeling/act)"): "x",
+        ("chat.md", "[x](https://example.org)"): "[x](https://example.org)",
+        ("chat.md", "```\n[x](../modeling/act)\n```"): "```\n[x](../modeling/act)\n```",
+    }
+    for (page, markdown), expected in rewritten.items():
+        assert rewrite_links(markdown, page, pages) == expected

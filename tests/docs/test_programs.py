@@ -1,0 +1,59 @@
+"""The Python blocks of all pages and the notebooks run, in order, with tiny models in place of the named ones."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs.tools.snippets import ROOT, notebooks, programs
+from tests.hub import LocalHub
+from tests.tiny_text_towers import saved_text_tower
+
+NOT_RUN_HERE = {
+    "README.md": "tests/test_readme.py runs it",
+    "docs/data.md": "tests/data/test_data_docs.py runs it and compares what it prints",
+    "docs/export.md": "opens exported files; tests/export does so",
+    "docs/datasets.md": "describes a dataset that does not exist",
+}
+
+
+@pytest.mark.slow
+def test_all_blocks_and_notebooks_run(tmp_path):
+    (tmp_path / "examples").mkdir()
+    shutil.copytree(ROOT / "examples" / "data", tmp_path / "examples" / "data")
+    for file in (ROOT / "examples").glob("*.py"):
+        shutil.copy(file, tmp_path / "examples")
+    run = {name: text for name, text in (programs() | notebooks(quick=True)).items() if name not in NOT_RUN_HERE}
+    assert len(run) > 15
+    (tmp_path / "programs.json").write_text(json.dumps(run))
+
+    hub = LocalHub()
+    encoder = Path(saved_text_tower("bert"))
+    files = {file.relative_to(encoder).as_posix(): file.read_bytes() for file in encoder.rglob("*") if file.is_file()}
+    hub.commit("sentence-transformers/all-MiniLM-L6-v2", files)
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.docs.run_programs", "programs.json"]
+    try:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
+    finally:
+        hub.close()
+    failed = "\n".join(re.findall(r"^\S+ FAILED\n(?:.*\n)*?(?=^\S+: [\d.]+ s$|\Z)", done.stdout, flags=re.MULTILINE))
+    assert done.returncode == 0, f"{failed}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+def test_pages_left_out_still_exist():
+    assert set(NOT_RUN_HERE) <= set(programs())
+
+
+def test_notebooks_are_stored_without_outputs():
+    for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb")):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        assert notebook["nbformat"] == 4 and notebook["cells"][0]["cell_type"] == "markdown"
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                assert cell["outputs"] == [] and cell["execution_count"] is None, path.name

@@ -1,0 +1,31 @@
+"""Pages that are tables of what is registered are what the registries give."""
+
+import pytest
+
+from docs.tools.tables import DOCS, PAGES, encoders_page, formats_page, licences_page, models_page
+from hf_any3d.data.catalog import CATALOG
+from hf_any3d.data.files import supported_file_types
+from hf_any3d.modeling.encoders import encoder_families, refused_encoders
+from hf_any3d.registration import MODELS, PIPELINES
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_committed_page_is_what_the_registries_give(name):
+    assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name](), "run `python -m docs.tools.tables`"
+
+
+def test_every_encoder_has_one_row_and_every_refused_one_a_reason():
+    page = encoders_page()
+    rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
+    assert [sum(f"| `{model_type}` |" in row for row in rows) for model_type in encoder_families()] == [1] * len(rows)
+    assert all(f"`{model_type}`" in page and reason in page for model_type, reason in refused_encoders().items())
+
+
+def test_every_model_pipeline_format_and_dataset_has_a_row():
+    models = models_page()
+    for base, heads in MODELS.values():
+        for model in (base, *(model for some in heads.values() for model in some)):
+            assert f"| `{model.__name__}` |" in models
+    assert all(f"| `{task}` |" in models for task in PIPELINES)
+    assert all(f"`.{name}`" in formats_page() for name in supported_file_types())
+    assert all(f"| `{name}` |" in licences_page() for name in CATALOG)
