@@ -80,9 +80,7 @@ def evaluate(
     max_samples: Annotated[int | None, option("Evaluate on this many rows at most.", min=1)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the votes.")] = 0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
-<<<<<<< HEAD
     output: Annotated[Path | None, option("Also write the figures (.json, .csv).")] = None,
-=======
     robustness: Annotated[
         bool,
         typer.Option(
@@ -95,7 +93,6 @@ def evaluate(
         Path | None,
         option("Folder for the files of --robustness; by default that of the model, or ./robustness for hub names."),
     ] = None,
->>>>>>> next
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the accuracy of each class.")] = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -103,7 +100,6 @@ def evaluate(
 
     Figures with voting are listed apart from those without.
     """
-<<<<<<< HEAD
     if (dataset is None) == (recipe is None):
         raise ValueError("give either --dataset or --recipe, which names one")
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
@@ -119,17 +115,22 @@ def evaluate(
     )
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
     with contextlib.redirect_stdout(sys.stderr):
-        metrics, by_class = _evaluate_classifier(model, recipe, arguments, split, batch_size, max_samples, seed, cpu)
+        metrics, by_class, judge = _evaluate_classifier(
+            model, recipe, arguments, split, batch_size, max_samples, seed, cpu
+        )
+        folder = output_dir or (Path(model) if Path(model).is_dir() else Path("robustness"))
+        report = judge(folder) if robustness else None
+    facts = {"metrics": metrics, "class_accuracy": by_class} | ({} if report is None else {"robustness": report})
     table = [
         {"split": name, **values, **{f"accuracy of {label}": share for label, share in by_class.get(name, {}).items()}}
         for name, values in metrics.items()
     ]
     if output is not None and output.suffix.lower() == ".json":
-        write_json(output, {"metrics": metrics, "class_accuracy": by_class})
+        write_json(output, facts)
     elif output is not None:
         write_text(output, "\n".join(csv_lines(table)) + "\n")
     if as_json:
-        print_json({"metrics": metrics, "class_accuracy": by_class})
+        print_json(facts)
     elif as_csv:
         for line in csv_lines(table):
             print_line(line)
@@ -140,50 +141,19 @@ def evaluate(
                 f"accuracy {100 * values['accuracy']:.2f} %   mean class {100 * values['mean_class_accuracy']:.2f} %"
             )
             print_line(f"{name:<{width}}  {shares}   loss {values['loss']:.4f}")
-=======
-    with one_line_errors():
-        if (dataset is None) == (recipe is None):
-            raise ValueError("give either --dataset or --recipe, which names one")
-        quiet_libraries()
-        arguments = [] if recipe is None else [str(recipe)]
-        arguments += _as_arguments(
-            dataset_name=dataset,
-            data_dir=data_dir,
-            dataset_options=options,
-            voting=voting,
-            vote_augment=vote_augment,
-        )
-        # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
-        with contextlib.redirect_stdout(sys.stderr):
-            metrics, by_class, judge = _evaluate_classifier(
-                model, recipe, arguments, split, batch_size, max_samples, seed, cpu
-            )
-            folder = output_dir or (Path(model) if Path(model).is_dir() else Path("robustness"))
-            report = judge(folder) if robustness else None
-    if as_json:
-        further = {} if report is None else {"robustness": report}
-        print_json({"metrics": metrics, "class_accuracy": by_class, **further})
-    else:
-        width = max(map(len, metrics))
-        for name, values in metrics.items():
-            shares = f"accuracy {100 * values['accuracy']:.2f} %   mean class "
-            shares += f"{100 * values['mean_class_accuracy']:.2f} %"
-            print_line(f"{name:<{width}}  {shares}   loss {values['loss']:.4f}")
     if report is not None:
-        _write_robustness(report, folder, as_json)
+        _write_robustness(report, folder, as_json or as_csv)
 
 
-def _write_robustness(report: dict[str, Any], folder: Path, as_json: bool) -> None:
+def _write_robustness(report: dict[str, Any], folder: Path, is_quiet: bool) -> None:
     from hf_any3d.evaluation.robustness import robustness_table, write_robustness
 
-    with one_line_errors():
-        written, remarks = write_robustness(report, folder)
-    if not as_json:
+    written, remarks = write_robustness(report, folder)
+    if not is_quiet:
         for line in robustness_table(report).splitlines():
             print_line(line)
     for text in (f"written: {', '.join(map(str, written))}", *remarks):
         print_line(text, is_error=True)
->>>>>>> next
 
 
 def _as_arguments(**given: str | int | list[str] | None) -> list[str]:

@@ -43,7 +43,7 @@ def test_a_folder_is_learned_and_the_model_predicts(folder, tmp_path, monkeypatc
     assert code == 0 and out.splitlines()[-1].endswith("try: hf-any3d predict FILE --model outputs/scans"), err
     assert "validation" in out and "accuracy" in out
     metrics = json.loads((tmp_path / "outputs" / "scans" / "metrics.json").read_text())
-    assert metrics["training"]["num_train_epochs"] == 1
+    assert metrics["training"]["epochs"] == 1
     code, out, _ = run("predict", "scans/ball/0.npy", "--model", "outputs/scans", "--json")
     assert code == 0 and {entry["label"] for entry in json.loads(out)[0]["predictions"]} == {"ball", "stick"}
 
