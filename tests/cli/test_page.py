@@ -22,7 +22,7 @@ from tests.cli.conftest import FILES, run, save
 from tests.tiny_encoders import saved_encoder
 
 PAGE = Path(__file__).parents[2] / "docs" / "command_line.md"
-_EXAMPLE = re.compile(r"```bash\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
+_EXAMPLE = re.compile(r"```bash\n((?:(?!```).)*)```\n\n```text\n(.*?)```", re.DOTALL)
 KINDS = ("classifier", "zero-shot", "parts", "chat", "autoencoder")
 
 
