@@ -24,7 +24,7 @@ _NAMES = {
     ),
     "chat": "ChatSession MiniGPT3DProcessor",
     "data": "PointCloud load_point_dataset",
-    "data.files": "read_point_cloud",
+    "data.files": "example_file read_point_cloud",
     "modeling.act": (
         "ActAutoencoder ActAutoencoderConfig ActConfig ActForPartSegmentation ActForPointCloudClassification "
         "ActForPreTraining ActForSemanticSegmentation ActModel"
@@ -52,7 +52,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
     )
     from hf_any3d.chat import ChatSession as ChatSession, MiniGPT3DProcessor as MiniGPT3DProcessor
     from hf_any3d.data import PointCloud as PointCloud, load_point_dataset as load_point_dataset
-    from hf_any3d.data.files import read_point_cloud as read_point_cloud
+    from hf_any3d.data.files import example_file as example_file, read_point_cloud as read_point_cloud
     from hf_any3d.modeling.act import (
         ActAutoencoder as ActAutoencoder,
         ActAutoencoderConfig as ActAutoencoderConfig,

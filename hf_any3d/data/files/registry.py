@@ -3,6 +3,7 @@
 import os
 from contextlib import nullcontext
 from importlib import import_module
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from hf_any3d.data.files.point_cloud import PointCloudData, leave_out_invalid_points
 from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits, open_source
 
+ASSETS = Path(__file__).parents[2] / "assets"
+"""Example files and embedded shapes, which come with the package; in a checkout a link to examples/data."""
 _STARTS = (
     (b"ply\n", "ply"),
     (b"ply\r", "ply"),
@@ -67,6 +70,21 @@ READERS = {
 def supported_file_types() -> tuple[str, ...]:
     """Return the file types of `read_point_cloud`, without dots, in alphabetical order."""
     return tuple(sorted(READERS))
+
+
+def example_file(name: str = "chair.ply") -> Path:
+    """Return the path of an example file, a mesh that comes with the package.
+
+    Args:
+        name: chair.ply, lamp.ply, shelves.ply, sofa.ply, stool.ply or table.ply.
+
+    Raises:
+        ValueError: there is no such example.
+    """
+    names = sorted(path.name for path in ASSETS.glob("*.ply"))
+    if name not in names:
+        raise ValueError(f"no example file {name!r}; expected one of {', '.join(names)}")
+    return ASSETS / name
 
 
 def read_point_cloud(
