@@ -16,15 +16,13 @@ import numpy as np
 import typer
 
 from hf_any3d.cli.common import AsCsv, AsJson, DataDir, option, similar_path, status
-from hf_any3d.cli.inputs import Cloud, Files, FileType, find_inputs, finish, for_each_file
+from hf_any3d.cli.inputs import Cloud, Files, FileType, Inputs, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import (
     CLOUDS,
     DATA,
     VIEWS,
-    Gallery,
     Row,
     check_output,
-    colors_of,
     counted,
     csv_lines,
     print_rows,
@@ -232,7 +230,7 @@ def check(
         notes = "; ".join([*row.get("warnings", ()), *([row["error"]] if "error" in row else [])])
         yield {"file": row["file"], "points": row.get("points"), "problems": notes}
 
-    inputs = type(inputs)(inputs.files, True)  # the summary counts a single bad file too
+    inputs = Inputs(inputs.files, True)  # the summary counts a single bad file too
     done = print_rows(for_each_file(inputs, answer), lambda _: None, cells, as_json=as_json, as_csv=as_csv)
     if output is not None:
         write_data(output, done, cells)
@@ -265,74 +263,77 @@ def show(
     columns: Annotated[int, typer.Option(min=1, help="Clouds in a row.")] = 4,
     up_axis: Annotated[str, typer.Option(help="Axis that points up: x, y or z.")] = "y",
     browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve all points of one large file in 3D instead, until Ctrl-C.")
+    ] = False,
     data_dir: DataDir = None,
     file_type: FileType = None,
 ) -> None:
     """Show clouds of files or of a dataset on a page that turns them, or in a picture.
 
-    The page is one file that works without the network. Points with labels are colored by label, others as in the
-    file, or by height.
+    The page is one file that works without the network, and colors points by label, as in the file, or by height.
     """
     if up_axis not in ("x", "y", "z"):
         raise ValueError(f"--up-axis is {up_axis!r}; expected x, y or z")
     target = output or Path("show.html")
-    rows = _rows_of_dataset(what, split, most, data_dir)
-    inputs = find_inputs(what, file_type) if rows is None else None
-    number = len(rows) if rows is not None else min(most, len(inputs or ()))
-    suffix = check_output(target, (*VIEWS, *CLOUDS), num_files=number)
-    gallery = Gallery(target if suffix in VIEWS else None, number, up_axis)
-    done: list[dict[str, Any]] = []
+    rows = None if serve else _rows_of_dataset(what, split, data_dir)
+    inputs = Inputs([], False) if rows is not None else find_inputs(what, file_type)
+    suffix = check_output(target, (*VIEWS, *CLOUDS), num_files=len(inputs) if rows is None else len(rows))
+    if serve:
+        _serve(inputs)
+        return
+    with status("preparing the page"):
+        from hf_any3d.visualization.show import view_of_cloud, views_of_rows, write_views
+
+    settings: dict[str, Any] = {}
+    views, done = [], []
     if rows is not None:
-        for title, points, colors in rows:
-            gallery.add(points, colors, title)
-    elif inputs is not None:
-        chosen = np.linspace(0, len(inputs) - 1, number).astype(int)
-        inputs = type(inputs)([inputs.files[index] for index in chosen], inputs.are_many)
+        views, settings = views_of_rows(rows, most)
+    else:
+        chosen = np.unique(np.linspace(0, len(inputs) - 1, min(most, len(inputs))).astype(int))
+        names: list[str] = []
 
         def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
             for cloud in clouds:
-                gallery.add_file(cloud.data, Path(cloud.name).name)
                 if suffix in CLOUDS:
                     from hf_any3d.data.files import write_point_cloud
 
                     write_point_cloud(target, cloud.data)
+                    continue
+                view, own = view_of_cloud(cloud.data, title=Path(cloud.name).name)
+                views.append(view)
+                names[:] = max(names, own, key=len)
             return [{"points": len(cloud.data)} for cloud in clouds]
 
-        done = list(for_each_file(inputs, answer))
-    gallery.write(", ".join(what), columns=columns)
-    if target.is_file():
+        shown = Inputs([inputs.files[index] for index in chosen], inputs.are_many)
+        done = list(for_each_file(shown, answer))
+        if any(view.labels is None for view in views):  # points are colored by label in all clouds or in none
+            names = []
+            for view in views:
+                view.labels = None
+        settings = {"names": names, "note": counted(len(views), "cloud")}
+    if views:
+        write_views(target, views, title=", ".join(what), columns=columns, up_axis=up_axis, **settings)
+    if views or suffix in CLOUDS:
         print_line(target)
         if browser:
             webbrowser.open(target.absolute().as_uri())
     finish(done)
 
 
-class _RowsOfDataset:
-    """Some rows of a dataset, spread evenly, as title, points and colors."""
+def _serve(inputs: Inputs) -> None:
+    if len(inputs) != 1:
+        raise ValueError(f"--serve: {len(inputs)} files; expected one")
+    from hf_any3d.visualization.show import serve_scene
 
-    def __init__(self, rows: Any, most: int):
-        self.chosen = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __iter__(self) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
-        names = getattr(self.rows.features.get("label"), "names", None)
-        for index in self.chosen:
-            row = self.rows[int(index)]
-            label = row.get("label")
-            title = names[int(label)] if names is not None and label is not None and label >= 0 else f"row {index}"
-            points, colors = np.asarray(row["points"]), row.get("colors")
-            if colors is not None:
-                colors = np.asarray(colors, dtype=np.float32) / 255
-            elif points.shape[1] >= 6 and 0 <= points[:, 3:6].min() and points[:, 3:6].max() <= 1:
-                colors = points[:, 3:6]
-            yield title, points[:, :3], colors_of(row.get("labels"), colors)
+    cloud = inputs.files[0].read()
+    server = serve_scene(cloud.data)
+    print_line(f"open http://127.0.0.1:{server.get_port()} in a browser; Ctrl-C stops")
+    server.sleep_forever()
 
 
-def _rows_of_dataset(what: list[str], split: str | None, most: int, data_dir: str | None) -> _RowsOfDataset | None:
-    """Return rows of a dataset if the words name one, else None."""
+def _rows_of_dataset(what: list[str], split: str | None, data_dir: str | None) -> Any:
+    """Return the rows of a split if the words name a dataset, else None."""
     from hf_any3d.data.catalog import CATALOG
 
     name = what[0]
@@ -341,10 +342,10 @@ def _rows_of_dataset(what: list[str], split: str | None, most: int, data_dir: st
     is_name = name in CATALOG or (name.count("/") == 1 and not Path(name.partition("/")[0]).exists())
     if len(what) > 1 or not (is_parquet or (is_name and not path.exists() and not set("*?[") & set(name))):
         return None
-    splits = find_dataset(name).load(data_dir)
+    splits = _load(name, data_dir, None)
     if split is not None and split not in splits:
         raise ValueError(f"--split is {split!r}; {name} has {', '.join(map(str, splits))}")
     rows = splits[split or next(iter(splits))]
     if "points" not in rows.column_names or not len(rows):
         raise ValueError(f"{name}: no points to show, but {', '.join(rows.column_names)}")
-    return _RowsOfDataset(rows, most)
+    return rows

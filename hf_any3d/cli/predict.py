@@ -430,12 +430,9 @@ def classifier_or_default(model: str | None) -> str:
     """Return the directory or hub name of a classifier; None stands for the one that comes with the package."""
     if model is not None:
         return check_model(model, "predict")
-    from hf_any3d import pipelines
+    from hf_any3d.pipelines import default_model
 
-    default = getattr(pipelines, "default_model", None)
-    if default is None:
-        raise ValueError("--model is missing; expected the directory or hub name of a classifier")
-    return str(default())
+    return default_model()
 
 
 def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], list[Any]]:

@@ -21,7 +21,8 @@ from hf_any3d.cli import app
 from tests.cli.conftest import FILES, run, save
 from tests.tiny_encoders import saved_encoder
 
-PAGE = Path(__file__).parents[2] / "docs" / "command_line.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "command_line.md"
 _EXAMPLE = re.compile(r"```bash\n((?:(?!```).)*)```\n\n```text\n(.*?)```", re.DOTALL)
 KINDS = ("classifier", "zero-shot", "parts", "chat", "autoencoder")
 
@@ -29,6 +30,7 @@ KINDS = ("classifier", "zero-shot", "parts", "chat", "autoencoder")
 def build(place: Path) -> None:
     """Make the folder that the examples run in."""
     (place / "scans" / "inner").mkdir(parents=True)
+    shutil.copy(ROOT / "examples" / "data" / "chair.ply", place)
     shutil.copy(FILES / "chair.ply", place / "scans")
     shutil.copy(FILES / "lamp.stl", place / "scans" / "inner")
     (place / "scans" / "bad.ply").write_bytes((FILES / "chair.ply").read_bytes()[:400])
