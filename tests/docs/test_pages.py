@@ -3,6 +3,7 @@
 import ast
 import configparser
 import re
+from dataclasses import fields
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,6 +13,7 @@ import yaml
 
 from docs.tools.snippets import ROOT
 from hf_any3d.cli import app
+from hf_any3d.training.tasks import CLASSIFICATION_ARGUMENTS
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 LINKED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md", *PAGES]
@@ -78,6 +80,9 @@ def options_of(command, words: list[str]) -> tuple[str, set[str]]:
         command, name = below, f"{name} {word}"
     if getattr(command, "commands", None) and command.name == "evaluate":  # its default
         command = command.commands["classifier"]
+    if command.name == "train":  # the options of the training program may follow
+        program = {f"--{entry.name}" for kind in CLASSIFICATION_ARGUMENTS for entry in fields(kind)}
+        return name, program | {option for parameter in command.params for option in parameter.opts}
     return name, {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
 
 
