@@ -17,6 +17,7 @@ from hf_any3d.cli.export import export
 from hf_any3d.cli.info import info
 from hf_any3d.cli.predict import predict
 from hf_any3d.cli.reconstruct import reconstruct
+from hf_any3d.cli.research import MORE_ARGUMENTS, reproduce, sweep
 
 app = typer.Typer(
     name="hf-any3d",
@@ -31,6 +32,8 @@ app.command()(demo)
 app.command()(info)
 app.command()(export)
 app.add_typer(convert, name="convert")
+for research in (reproduce, sweep):
+    app.command(context_settings=MORE_ARGUMENTS)(research)
 
 
 @app.callback(invoke_without_command=True)
