@@ -42,7 +42,8 @@ _held = {"teardown": 5e8, "fixture": 5e8}  # bytes used by the libraries, or aft
 _peaks: list[float] = []  # of this process and its workers
 
 
-# Test functions that are left out by `make test-fast`, as file::function. `ANY3D_TIMES=store make test` writes it.
+# Test functions that `make test-fast` leaves out, as file::function. `ANY3D_TIMES=store make test-fast` adds
+# those that took longer; shared fixtures are timed with the first test that needs them: repeat it until none is added.
 SLOW = Path(__file__).with_name("slow.txt")
 _SLOW_SECONDS = 0.3  # of all cases of a test function together, setup and teardown included
 _seconds: Counter[str] = Counter()
@@ -66,8 +67,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def _store_times() -> None:
-    slow = sorted(name for name, seconds in _seconds.items() if seconds >= _SLOW_SECONDS)
-    SLOW.write_text("\n".join([*slow, ""]), encoding="utf-8")
+    slow = {name for name, seconds in _seconds.items() if seconds >= _SLOW_SECONDS}
+    slow.update(SLOW.read_text(encoding="utf-8").split())
+    SLOW.write_text("\n".join([*sorted(slow), ""]), encoding="utf-8")
 
 
 @pytest.hookimpl(trylast=True)

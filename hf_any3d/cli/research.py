@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import one_line_errors, option, quiet_libraries
+from hf_any3d.cli.common import option, quiet_libraries
 from hf_any3d.messages import print_json, print_line
 
 MORE_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -49,32 +49,31 @@ def reproduce(
     Plain and voted results are listed apart. Interrupted tables resume. Further arguments go to the training program
     and are listed as changes, such as --per_device_train_batch_size 16.
     """
-    with one_line_errors():
-        from hf_any3d.training.series import find_examples, published_tables, reproduce
+    from hf_any3d.training.series import find_examples, published_tables, reproduce
 
-        folder = find_examples(examples)
-        tables = published_tables(folder)
-        if table is None:
-            _list_tables(tables, as_json)
-            return
-        if table not in tables:
-            raise ValueError(f"unknown table {table!r}; expected one of {', '.join(tables)}")
-        numbers = _parse_seeds(seeds)
-        quiet_libraries()
-        # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
-        with contextlib.redirect_stdout(sys.stderr):
-            result = reproduce(
-                tables[table],
-                folder,
-                output_dir / table,
-                data_dir=data_dir,
-                only=row or (),
-                seeds=numbers,
-                voting=voting,
-                released=released,
-                start=start,
-                words=context.args,
-            )
+    folder = find_examples(examples)
+    tables = published_tables(folder)
+    if table is None:
+        _list_tables(tables, as_json)
+        return
+    if table not in tables:
+        raise ValueError(f"unknown table {table!r}; expected one of {', '.join(tables)}")
+    numbers = _parse_seeds(seeds)
+    quiet_libraries()
+    # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        result = reproduce(
+            tables[table],
+            folder,
+            output_dir / table,
+            data_dir=data_dir,
+            only=row or (),
+            seeds=numbers,
+            voting=voting,
+            released=released,
+            start=start,
+            words=context.args,
+        )
     _print_result(result, output_dir / table / table, as_json)
 
 
@@ -103,21 +102,24 @@ def sweep(
     Interrupted sweeps resume, and may be extended by seeds and values. Further arguments go to the training program,
     such as --num_train_epochs 20.
     """
-    with one_line_errors():
-        from hf_any3d.training import series
+    from hf_any3d.training import series
 
-        words = [] if recipe is None else [str(recipe)]
-        if words and not words[0].endswith((".yaml", ".yml", ".json")):
-            raise ValueError(
-                f"{words[0]!r} is not a recipe; expected a .yaml or .json file, or options of the program"
-            )
-        if recipe is not None and not recipe.is_file():
-            raise FileNotFoundError(f"no file {recipe}")
-        settings, numbers = _parse_settings(vary or []), _parse_seeds(seeds)
+    words = [] if recipe is None else [str(recipe)]
+    if words and not words[0].endswith((".yaml", ".yml", ".json")):
+        raise ValueError(f"{words[0]!r} is not a recipe; expected a .yaml or .json file, or options of the program")
+    if recipe is not None and not recipe.is_file():
+        raise FileNotFoundError(f"no file {recipe}")
+    settings, numbers = _parse_settings(vary or []), _parse_seeds(seeds)
+    quiet_libraries()
+    if program is None:
+        from hf_any3d.registration import register
+        from hf_any3d.training.tasks import train_classifier as run
+
+        register()
+    else:
         run = series.load_program(series.find_examples(examples), program)
-        quiet_libraries()
-        with contextlib.redirect_stdout(sys.stderr):
-            result = series.sweep(run, [*words, *context.args], output_dir, settings, numbers)
+    with contextlib.redirect_stdout(sys.stderr):
+        result = series.sweep(run, [*words, *context.args], output_dir, settings, numbers)
     _print_result(result, output_dir / series.SWEEP, as_json)
 
 

@@ -55,7 +55,7 @@ def test_table_is_trained_and_evaluated_plain_and_voted_apart(recipe):
 
 
 def test_sweep_of_a_recipe_prints_its_table(recipe):
-    words = ["sweep", recipe, "--examples", recipe.parents[1], "--seeds", "0", "--vary", "max-steps=1,2"]
+    words = ["sweep", recipe, "--seeds", "0", "--vary", "max-steps=1,2"]
     result = run(*words, "--json")
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["rows"]

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from dataclasses import fields
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -9,9 +10,9 @@ import pytest
 import typer
 import yaml
 
-from docs.tools.site import rewrite_links
 from docs.tools.snippets import ROOT
 from hf_any3d.cli import app
+from hf_any3d.training.tasks import CLASSIFICATION_ARGUMENTS
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 LINKED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md", *PAGES]
@@ -73,6 +74,9 @@ def options_of(command, words: list[str]) -> tuple[str, set[str]]:
         command, name = below, f"{name} {word}"
     if getattr(command, "commands", None) and command.name == "evaluate":  # its default
         command = command.commands["classifier"]
+    if command.name == "train":  # the options of the training program may follow
+        program = {f"--{entry.name}" for kind in CLASSIFICATION_ARGUMENTS for entry in fields(kind)}
+        return name, program | {option for parameter in command.params for option in parameter.opts}
     return name, {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
 
 
@@ -119,18 +123,3 @@ def test_drawings_are_small_follow_the_colors_of_a_page_and_are_used(drawing):
     root = ElementTree.fromstring(drawing.read_text(encoding="utf-8"))
     assert root.get("stroke") == "currentColor" and drawing.stat().st_size < 20_000
     assert any(f"drawings/{drawing.name})" in page.read_text(encoding="utf-8") for page in PAGES)
-
-
-def test_links_of_the_site_lead_from_the_repository_to_pages():
-    pages = {"chat.md", "api/models.md", "examples/speed/results/chat.md", "examples/notebooks/a.md", "shapes.png"}
-    rewritten = {
-        ("chat.md", "[x](../examples/speed/results/chat.md#top)"): "[x](examples/speed/results/chat.md#top)",
-        ("api/models.md", "[x](../chat.md)"): "[x](../chat.md)",
-        ("examples/speed/results/chat.md", "![x](../../../docs/shapes.png)"): "![x](../../../shapes.png)",
-        ("chat.md", "[x](../examples/notebooks/a.ipynb)"): "[x](examples/notebooks/a.md)",
-        ("chat.md", "[x](../modeling/act)"): "x",
-        ("chat.md", "[x](https://example.org)"): "[x](https://example.org)",
-        ("chat.md", "```\n[x](../modeling/act)\n```"): "```\n[x](../modeling/act)\n```",
-    }
-    for (page, markdown), expected in rewritten.items():
-        assert rewrite_links(markdown, page, pages) == expected

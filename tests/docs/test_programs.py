@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from docs.tools.snippets import ROOT, notebooks, programs
 from tests.hub import LocalHub
 from tests.tiny_text_towers import saved_text_tower
@@ -22,7 +20,6 @@ NOT_RUN_HERE = {
 }
 
 
-@pytest.mark.slow
 def test_all_blocks_and_notebooks_run(tmp_path):
     (tmp_path / "examples").mkdir()
     shutil.copytree(ROOT / "examples" / "data", tmp_path / "examples" / "data")

@@ -78,7 +78,7 @@ class Replies(Target):
 
     def attempt(self, case: Case, folder: Path) -> None:  # noqa: D102
         judge = EndpointJudge("judge", "http://127.0.0.1:9/v1", key_variable="ANY3D_FUZZ_KEY", attempts=1)
-        judge._ask = lambda body: case.body
+        judge._post = lambda url, headers, body: case.body
         try:
             with patch.dict(os.environ, {"ANY3D_FUZZ_KEY": KEY}):
                 judge_answers(ANSWERS, case.kind, judge, folder / "judged.json", CLASSES)

@@ -96,7 +96,7 @@ def push_point_dataset(
             "licence= with the identifier of an open licence if the data have one, or rights_confirmed=True if you "
             "may publish them"
         )
-    statistics = {str(split): _statistics(str(split), rows) for split, rows in splits.items()}
+    statistics = {str(split): split_statistics(str(split), rows) for split, rows in splits.items()}
     title = title or repo_id.rpartition("/")[2]
     splits.push_to_hub(repo_id, private=private, token=token, max_shard_size=max_shard_size)  # pyright: ignore[reportArgumentType] - token may be a bool
 
@@ -121,7 +121,8 @@ def _stays_private(api: HfApi, repo_id: str, private: bool | None) -> bool:
         return private is True
 
 
-def _statistics(split: str, rows: Dataset) -> dict:
+def split_statistics(split: str, rows: Dataset) -> dict:
+    """Return number of clouds, points per cloud, bounds and clouds per class of a split, with a progress bar."""
     statistics = SplitStatistics()
     columns = [name for name in ("points", "label") if name in rows.column_names]
     plain = cast("Iterable[dict[str, Any]]", rows.select_columns(columns).with_format("numpy"))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from huggingface_hub import InferenceClient
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_any3d.modeling.pretrained_parts.sources import weights_checksum
@@ -171,7 +172,7 @@ class LanguageModelJudge:
 
 
 class EndpointJudge:
-    """Asks a model at `POST {base_url}/chat/completions`.
+    """Asks a model at `POST {base_url}/chat/completions` with the InferenceClient of huggingface_hub.
 
     Temporary failures (429, 5xx), broken connections and replies that are no chat completion are retried, after waits
     that double, or as long as the endpoint requests.
@@ -230,13 +231,12 @@ class EndpointJudge:
         Raises:
             JudgeError: The endpoint refuses, or no attempt succeeds.
         """
-        body = json.dumps({"model": self.name, "messages": [{"role": "user", "content": text}], **self.settings})
         if not (self._key.isascii() and self._key.isprintable()):
             raise JudgeError(f"{self._key_variable}: holds characters that no key has")
         problem = ""
         for attempt in range(self._attempts):
             try:
-                return self._read(_within(self._timeout, lambda: self._ask(body.encode())))
+                return self._ask(text)
             except _Refusal as refusal:
                 problem, wait = self._redacted(str(refusal)), refusal.wait
                 if refusal.code not in _TEMPORARY:
@@ -250,11 +250,32 @@ class EndpointJudge:
                 self._sleep(min(_LONGEST_WAIT, doubled if wait is None else wait))
         raise JudgeError(f"{self._url}: no reply in {self._attempts} attempts; the last one: {problem}")
 
-    def _ask(self, body: bytes) -> bytes:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self._url, body, headers, method="POST")
+    def _ask(self, text: str) -> str:
+        client = _BoundedClient(self._url, self._key, self.settings, self._post)
+        message = {"role": "user", "content": text}
+        try:
+            completion = client.chat_completion([message], model=self.name, extra_body=dict(self.settings))
+            reply = completion.choices[0].message.content
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            if client.received is None:
+                raise
+            raise ValueError(f"{self._shown(client)!r} is no chat completion") from None
+        if not isinstance(reply, str):
+            raise ValueError(
+                f"the reply's content is a {type(reply).__name__} in {self._shown(client)!r}; expected text"
+            )
+        names = [name for name in (completion.model, completion.system_fingerprint) if isinstance(name, str)]
+        self.revisions.add(replace_lone_surrogates(self._redacted(" ".join(names)))[:_SHOWN])
+        return self._redacted(reply)
+
+    def _shown(self, client: _BoundedClient) -> str:
+        return self._redacted((client.received or b"")[:_LARGEST_REFUSAL].decode(errors="replace"))[:80]
+
+    def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        request = urllib.request.Request(url, body, dict(headers), method="POST")
+        return _within(self._timeout, lambda: self._send(request))
+
+    def _send(self, request: urllib.request.Request) -> bytes:
         try:
             with self._opener.open(request, timeout=self._timeout) as response:
                 return response.read(_LARGEST_REPLY)
@@ -265,19 +286,6 @@ class EndpointJudge:
             message = self._redacted(f"{error.code} {error.reason} {text}")[:_SHOWN].strip()
             raise _Refusal(message, error.code, _seconds(error.headers.get("Retry-After"))) from None
 
-    def _read(self, body: bytes) -> str:
-        shown = self._redacted(body[:_LARGEST_REFUSAL].decode(errors="replace"))[:80]
-        try:
-            completion = json.loads(body)
-            reply = completion["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            raise ValueError(f"{shown!r} is no chat completion") from None
-        if not isinstance(reply, str):
-            raise ValueError(f"the reply's content is a {type(reply).__name__} in {shown!r}; expected text")
-        names = [completion[key] for key in ("model", "system_fingerprint") if isinstance(completion.get(key), str)]
-        self.revisions.add(replace_lone_surrogates(self._redacted(" ".join(names)))[:_SHOWN])
-        return self._redacted(reply)
-
     def _redacted(self, text: str) -> str:
         """Remove the key, which some endpoints and proxies repeat."""
         return text.replace(self._key, "[key]") if len(self._key) >= _SHORTEST_KEY else text
@@ -285,6 +293,36 @@ class EndpointJudge:
     @property
     def _key(self) -> str:
         return os.environ.get(self._key_variable, "").strip()
+
+
+class _BoundedClient(InferenceClient):
+    """An InferenceClient that prepares a request and reads the completion, but sends the request with `post`.
+
+    The session of huggingface_hub follows redirects, reads replies of any size, and with HF_HUB_OFFLINE refuses every
+    address, also that of a local server.
+
+    Args:
+        url: Complete address; the client appends a version to any other.
+        key: Key of the endpoint; empty for none.
+        settings: Fields of the request.
+        post: Sends a request, of address, headers and body, and returns the body of the response.
+    """
+
+    def __init__(
+        self, url: str, key: str, settings: Mapping[str, Any], post: Callable[[str, Mapping[str, str], bytes], bytes]
+    ):
+        # Without a key the client would send the user's token of the hub.
+        without_key: Any = {"authorization": None}
+        super().__init__(base_url=url, api_key=key or None, headers={} if key else without_key)
+        self.chosen, self.post = settings, post
+        self.received: bytes | None = None
+
+    def _inner_post(self, request_parameters: Any, *, stream: bool = False) -> Any:
+        # The client rewrites `response_format` for one kind of server; what is recorded is sent.
+        body = {**request_parameters.json, **self.chosen}
+        headers = {**request_parameters.headers, "accept": "application/json"}
+        self.received = self.post(request_parameters.url, headers, json.dumps(body).encode())
+        return self.received
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

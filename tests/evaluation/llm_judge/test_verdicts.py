@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
+from huggingface_hub import get_token
 
 from hf_any3d.evaluation import (
     PROTOCOLS,
@@ -99,6 +100,44 @@ def test_requests_are_as_published_and_files_never_hold_the_key(tmp_path, monkey
     assert "2. ##" in endpoint.requests[2][2]["messages"][0]["content"]
     assert result["judge_revisions"] == ["judge-0613"] and result["figures"]["accuracy"] == 100
     assert "secret-key" not in (tmp_path / "judged.json").read_text()
+
+
+def test_requests_hold_the_settings_as_recorded_at_any_address(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # is about the hub, not about a local server
+    settings = {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "string"}}}, "seed": 3}
+    with LocalEndpoint((200, "T#same")) as endpoint:
+        judge, _ = asked(endpoint.url.replace("/v1", "/api/v4/"), settings=settings)
+        assert judge("?") == "T#same"
+    path, _, body = endpoint.requests[0]
+    assert path == "/api/v4/chat/completions"
+    asked_for = {"model": "judge", "messages": [{"role": "user", "content": "?"}], **judge.settings}
+    assert body == {**asked_for, "stream": False}  # the default of endpoints
+    assert judge.settings["response_format"] == settings["response_format"]
+
+
+def test_the_token_of_the_hub_is_never_sent(monkeypatch):
+    assert get_token() == "hf_tests"
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with LocalEndpoint((200, "T#same")) as endpoint:
+        asked(endpoint.url)[0]("?")
+    headers = {name.lower(): value for name, value in endpoint.requests[0][1].items()}
+    assert "authorization" not in headers and "hf_tests" not in str(headers)
+
+
+def test_of_a_reply_without_end_no_more_than_the_limit_is_read(monkeypatch):
+    sent = []
+
+    def endless(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(200):
+            sent.append(handler.wfile.write(b"x" * 100_000))
+
+    monkeypatch.setattr("hf_any3d.evaluation.llm_judge.judges._LARGEST_REPLY", 300_000)
+    with LocalEndpoint((200, endless)) as endpoint:
+        with pytest.raises(JudgeError, match="'xxx.* is no chat completion"):
+            asked(endpoint.url, attempts=1)[0]("?")
+    assert sum(sent) < 20_000_000
 
 
 def test_busy_endpoints_and_garbage_replies_are_retried():

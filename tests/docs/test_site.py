@@ -1,0 +1,94 @@
+"""What the site's tools do with pages, notebooks, drawings and configs."""
+
+import pytest
+
+from docs.tools.site import inline_drawing, notebook_page, rewrite_links
+from docs.tools.snippets import ROOT, program, programs
+
+PAGE = """# A page
+
+```python
+first = 1
+```
+
+<!-- not run: needs a GPU -->
+```python
+second = first / 0
+```
+
+```bash
+make docs
+```
+
+```python
+third = first
+```
+"""
+CONFIG = '''
+class Config:
+    """A config.
+
+    Args:
+        width: How wide.
+    """
+
+    ranges: ClassVar[dict] = {}
+    width: int = 3
+    scale: float = field(default=0.5, metadata={"help": "How large."})
+'''
+
+
+def test_blocks_of_a_page_are_a_program_at_the_lines_of_the_page():
+    lines = program(PAGE).splitlines()
+    assert [line for line in lines if line] == ["first = 1", "third = first"]
+    assert lines[PAGE.splitlines().index("third = first")] == "third = first"
+    assert program("no code") == ""
+
+
+def test_most_guides_have_programs():
+    assert {"README.md", "docs/classify.md", "docs/fine_tune.md", "docs/share.md", "docs/chat.md"} <= set(programs())
+
+
+@pytest.mark.parametrize(
+    ("page", "markdown", "expected"),
+    [
+        ("chat.md", "[x](../examples/speed/results/chat.md#top)", "[x](examples/speed/results/chat.md#top)"),
+        ("api/models.md", "[x](../chat.md)", "[x](../chat.md)"),
+        ("examples/speed/results/chat.md", "![x](../../../docs/shapes.png)", "![x](../../../shapes.png)"),
+        ("chat.md", "[x](../examples/notebooks/a.ipynb)", "[x](examples/notebooks/a.md)"),
+        ("examples/notebooks/a.md", "[x](../../docs/chat.md)", "[x](../../chat.md)"),
+        ("chat.md", "[x](../modeling/act)", "x"),
+        ("chat.md", "[x](https://example.org)", "[x](https://example.org)"),
+        ("chat.md", "```\n[x](../modeling/act)\n```", "```\n[x](../modeling/act)\n```"),
+    ],
+)
+def test_links_between_files_of_the_repository_become_links_between_pages(page, markdown, expected):
+    pages = {"chat.md", "api/models.md", "examples/speed/results/chat.md", "examples/notebooks/a.md", "shapes.png"}
+    assert rewrite_links(markdown, page, pages) == expected
+
+
+def test_a_broken_link_within_docs_stays_for_mkdocs_to_report():
+    assert rewrite_links("[x](lost.md)", "chat.md", {"chat.md"}) == "[x](lost.md)"
+
+
+def test_a_notebook_becomes_a_page():
+    cells = [{"cell_type": "markdown", "source": ["# Title\n", "Text"]}, {"cell_type": "code", "source": ["x = 1"]}]
+    assert notebook_page({"cells": cells}) == "# Title\nText\n\n```python\nx = 1\n```\n"
+
+
+def test_a_drawing_in_a_page_takes_the_colors_of_the_page():
+    drawing = inline_drawing("How it works", "tokenizer.svg")
+    assert 'aria-label="How it works"' in drawing and "prefers-color-scheme" not in drawing
+    assert "prefers-color-scheme" in (ROOT / "docs" / "drawings" / "tokenizer.svg").read_text()
+
+
+def test_fields_of_configs_are_documented_with_types_defaults_and_help():
+    griffe = pytest.importorskip("griffe")
+    from docs.tools.fields import ConfigFields
+
+    with griffe.temporary_visited_module(CONFIG) as module:
+        config = module["Config"]
+        ConfigFields().on_class(cls=config)
+        assert [parameter.name for parameter in config.parameters if parameter.name != "self"] == ["width", "scale"]
+        assert str(config.parameters["width"].annotation) == "int" and str(config.parameters["width"].default) == "3"
+        assert config["scale"].value == "0.5" and config["scale"].docstring.value == "How large."
