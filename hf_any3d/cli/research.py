@@ -21,8 +21,8 @@ Seeds = Annotated[str, typer.Option(help="Random seeds, such as 0,1,2.")]
 
 def reproduce(
     context: typer.Context,
-    table: Annotated[
-        str | None,
+    words: Annotated[
+        list[str] | None,
         typer.Argument(metavar="[TABLE]", help="Published table; without it, all are listed.", show_default=False),
     ] = None,
     data_dir: Annotated[str | None, option("Folder with the files of the dataset.")] = None,
@@ -51,6 +51,7 @@ def reproduce(
     """
     from hf_any3d.training.series import find_examples, published_tables, reproduce
 
+    table, further = _split_words(words, context)
     folder = find_examples(examples)
     tables = published_tables(folder)
     if table is None:
@@ -72,15 +73,15 @@ def reproduce(
             voting=voting,
             released=released,
             start=start,
-            words=context.args,
+            words=further,
         )
     _print_result(result, output_dir / table / table, as_json)
 
 
 def sweep(
     context: typer.Context,
-    recipe: Annotated[
-        Path | None,
+    words: Annotated[
+        list[str] | None,
         typer.Argument(metavar="[RECIPE]", help="YAML file of the training program.", show_default=False),
     ] = None,
     vary: Annotated[
@@ -93,7 +94,10 @@ def sweep(
     ] = None,
     output_dir: Annotated[Path, typer.Option(help="Folder for runs and tables.")] = Path("outputs/sweep"),
     seeds: Seeds = "0,1,2",
-    program: Annotated[str, typer.Option(help="Training program of examples/.")] = "run_point_cloud_classification.py",
+    program: Annotated[
+        str | None,
+        option("Training program of examples/, such as run_point_cloud_segmentation.py; by default a classifier's."),
+    ] = None,
     examples: Examples = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -104,11 +108,12 @@ def sweep(
     """
     from hf_any3d.training import series
 
-    words = [] if recipe is None else [str(recipe)]
-    if words and not words[0].endswith((".yaml", ".yml", ".json")):
-        raise ValueError(f"{words[0]!r} is not a recipe; expected a .yaml or .json file, or options of the program")
-    if recipe is not None and not recipe.is_file():
+    recipe, further = _split_words(words, context)
+    if recipe is not None and not recipe.endswith((".yaml", ".yml", ".json")):
+        raise ValueError(f"{recipe!r} is not a recipe; expected a .yaml or .json file, or options of the program")
+    if recipe is not None and not Path(recipe).is_file():
         raise FileNotFoundError(f"no file {recipe}")
+    arguments = [*([] if recipe is None else [recipe]), *further]
     settings, numbers = _parse_settings(vary or []), _parse_seeds(seeds)
     quiet_libraries()
     if program is None:
@@ -119,8 +124,14 @@ def sweep(
     else:
         run = series.load_program(series.find_examples(examples), program)
     with contextlib.redirect_stdout(sys.stderr):
-        result = series.sweep(run, [*words, *context.args], output_dir, settings, numbers)
+        result = series.sweep(run, arguments, output_dir, settings, numbers)
     _print_result(result, output_dir / series.SWEEP, as_json)
+
+
+def _split_words(words: list[str] | None, context: typer.Context) -> tuple[str | None, list[str]]:
+    """Return the table or recipe, if it comes first, and the arguments of the training program."""
+    given = [*(words or ()), *context.args]
+    return (given[0], given[1:]) if given and not given[0].startswith("-") else (None, given)
 
 
 def _print_result(result: dict, path: Path, as_json: bool) -> None:

@@ -8,6 +8,7 @@ import yaml
 from typer.testing import CliRunner
 
 from hf_any3d.cli import app
+from hf_any3d.training import series
 from tests.tiny_encoders import saved_encoder
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -63,6 +64,16 @@ def test_sweep_of_a_recipe_prints_its_table(recipe):
     assert all(set(row["summary"]) == {"test"} for row in rows)
     again = run(*words)
     assert again.exit_code == 0 and again.stdout == Path("outputs/sweep/sweep.md").read_text()
+
+
+def test_options_of_the_program_may_come_without_a_recipe(monkeypatch):
+    given = []
+    monkeypatch.setattr(series, "sweep", lambda run, words, *others: given.append((words, *others)) or {"rows": []})
+    assert (
+        run("sweep", "--dataset_name", "shapes", "--seeds", 4, "--augment", "scale", "shift", "--json").exit_code == 0
+    )
+    words = ["--dataset_name", "shapes", "--augment", "scale", "shift"]
+    assert given == [(words, Path("outputs/sweep"), {}, [4])]
 
 
 def test_tables_are_listed_without_a_name():
