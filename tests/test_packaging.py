@@ -169,7 +169,8 @@ def test_python_versions_agree(setup):
 
 def test_a_checkout_without_links_is_refused_with_the_way_to_get_them(tmp_path):
     (tmp_path / "hf_any3d").mkdir()
-    shutil.copy(ROOT / "hf_any3d" / "__init__.py", tmp_path / "hf_any3d")
+    for name in ("__init__.py", "version.py"):
+        shutil.copy(ROOT / "hf_any3d" / name, tmp_path / "hf_any3d")
     (tmp_path / "hf_any3d" / "modeling").write_text("../modeling")
     done = subprocess.run([sys.executable, "-c", "import hf_any3d"], cwd=tmp_path, capture_output=True, text=True)
     assert "made without symbolic links" in done.stderr and "core.symlinks true" in done.stderr
