@@ -77,7 +77,6 @@ def commands(node: typer.main.TyperGroup, prefix: tuple[str, ...] = ()) -> Itera
         yield from commands(inner, (*prefix, name)) if hasattr(inner, "commands") else [(*prefix, name)]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("libraries_as_they_were")
 def test_examples_print_what_the_page_says(tmp_path, monkeypatch, hub):
     build(tmp_path)
