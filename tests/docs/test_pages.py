@@ -1,6 +1,7 @@
 """Links, navigation, commands, error messages and drawings of the pages are right."""
 
 import ast
+import configparser
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -49,6 +50,11 @@ def test_links_lead_to_files_and_headings(page):
     assert broken == []
 
 
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_pages_have_no_marks_of_a_merge(page):
+    assert re.findall(r"^(?:<<<<<<<|=======|>>>>>>>)", page.read_text(encoding="utf-8"), flags=re.M) == []
+
+
 def test_the_navigation_has_every_page_once():
     def pages(entry) -> list[str]:
         if isinstance(entry, str):
@@ -91,6 +97,13 @@ def test_options_of_commands_exist(page):
             given = {word.partition("=")[0] for word in words if word.startswith("--")}
             unknown += [f"{name}: {option}" for option in given - known - {"--help", "--version"}]
     assert unknown == []
+
+
+def test_the_page_on_installation_has_every_extra():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert [extra for extra in setup["options.extras_require"] if f"| `{extra}` |" not in page] == []
 
 
 def messages_of_the_source() -> list[str]:

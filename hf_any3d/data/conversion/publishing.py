@@ -69,8 +69,10 @@ def push_point_dataset(
             datasets of the catalog fill in.
         repo_id: `owner/name`.
         private: True creates a private repository.
-        licence: the hub's identifier of the licence; None takes the one in `info`.
-        rights_confirmed: True confirms that you may publish these data although their licence is not an open one.
+        licence: the hub's identifier of the licence; None takes the one in `info`, which must be the same for all
+            splits.
+        rights_confirmed: True confirms that you may publish these data although the licence in `info` or `licence` is
+            not an open one.
         title: heading of the card; None takes the name of the repository.
         token: hub token; None takes the one of the login.
         max_shard_size: of a Parquet file.
@@ -79,18 +81,22 @@ def push_point_dataset(
         The address of the dataset.
 
     Raises:
-        ValueError: no column `points`; a public repository for data whose licence is unknown or does not allow
-            redistribution.
+        ValueError: no column `points`; splits of different licences; a public repository for data whose licence is
+            unknown or does not allow redistribution.
     """
     if not splits:
         raise ValueError("splits is empty; expected at least one split")
     for split, rows in splits.items():
         if "points" not in rows.column_names or not len(rows):
             raise ValueError(f"split {split} has {len(rows)} rows of {rows.column_names}; expected some with points")
-    licence = next(iter(splits.values())).info.license if licence is None else licence
+    stated = {str(split): rows.info.license or "" for split, rows in splits.items()}
+    if licence is None and len(set(stated.values())) > 1:
+        raise ValueError(f"the splits have the licences {stated}; expected one licence, or licence= for all")
+    licence = next(iter(stated.values())) if licence is None else licence
+    closed = [some for some in (licence, *filter(None, stated.values())) if some not in OPEN_LICENCES]
     api = HfApi(token=token)
-    if licence not in OPEN_LICENCES and not rights_confirmed and not _stays_private(api, repo_id, private):
-        terms = f"their licence is {licence!r}" if licence else "their licence is not known"
+    if closed and not rights_confirmed and not _stays_private(api, repo_id, private):
+        terms = f"their licence is {closed[0]!r}" if closed[0] else "their licence is not known"
         raise ValueError(
             f"{repo_id} would be public, and {terms}. Pass private=True with a repository that is not public, "
             "licence= with the identifier of an open licence if the data have one, or rights_confirmed=True if you "
