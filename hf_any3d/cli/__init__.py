@@ -19,6 +19,7 @@ from hf_any3d.cli.demo import demo
 from hf_any3d.cli.evaluate import evaluation
 from hf_any3d.cli.model import export, info, push, space
 from hf_any3d.cli.predict import features, predict, reconstruct, segment, zero_shot
+from hf_any3d.cli.research import MORE_ARGUMENTS, reproduce, sweep
 from hf_any3d.cli.train import train
 from hf_any3d.messages import one_line
 
@@ -39,6 +40,8 @@ app.add_typer(data, name="data")
 app.add_typer(convert, name="convert")
 for command in (export, push, space, info, demo):
     app.command()(command)
+for command in (reproduce, sweep):
+    app.command(context_settings=MORE_ARGUMENTS)(command)
 
 
 @app.callback(invoke_without_command=True)
