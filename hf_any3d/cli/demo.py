@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import Device, Template, one_line_errors, open_chat, open_pipeline
+from hf_any3d.cli.common import Device, Template, find_model, one_line_errors, open_chat, open_pipeline
 from hf_any3d.messages import model_errors, print_line
 
 
@@ -40,6 +40,7 @@ def demo(
         from hf_any3d.demo.page import ExampleShapes
         from hf_any3d.demo.task_pages import CHAT, demo_task
 
+        model = find_model(model)
         shapes = ExampleShapes(examples)
         _check_port(host, port)  # before the model is loaded
         with model_errors(model):

@@ -265,7 +265,7 @@ class TaskPage:
             with gr.Row():
                 with gr.Column(scale=6):
                     example, file, view, note = shape_column(self.examples)
-                with gr.Column(scale=5):
+                with gr.Column(scale=5, visible=self.answers.task != "point-cloud-reconstruction"):
                     words = gr.Textbox(
                         self.words,
                         label="Words, separated by commas",

@@ -300,7 +300,7 @@ def save_and_push(
     if trainer.is_world_process_zero():
         write_run_results(
             arguments.output_dir,
-            title=name,
+            title=Path(name).name if os.path.isabs(name) else name,
             history=trainer.state.log_history,
             metrics=metrics,
             class_scores=class_scores,

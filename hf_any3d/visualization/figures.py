@@ -82,6 +82,7 @@ def plot_views(
     title: str = "",
     note: str = "",
     names: Sequence[str] = (),
+    label_name: str = "label",
     value_name: str = "value",
     categories: Sequence[str] = (),
     legend: Mapping[str, Sequence[float]] | None = None,
@@ -101,6 +102,7 @@ def plot_views(
         title: A line above the grid.
         note: A second line.
         names: Names of the labels; those that occur are listed.
+        label_name: What the labels are, above the list.
         value_name: What the values are, at the color bar.
         categories: Names of the categories of clouds, written below their titles.
         legend: Names and their colors, for clouds with colors of their own.
@@ -151,7 +153,8 @@ def plot_views(
             Line2D([], [], ls="", marker="o", color=hex_color(c), label=_plain(n)) for n, c in entries.items()
         ]
         place = "outside right center" if by_side else "outside lower center"
-        figure.legend(handles=marks, loc=place, ncols=lists or min(len(marks), 4 * columns), fontsize=8, frameon=False)
+        settings = {"fontsize": 8, "frameon": False, "title": label_name if by_side and not legend else None}
+        figure.legend(handles=marks, loc=place, ncols=lists or min(len(marks), 4 * columns), **settings)
     if len(values):
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import Normalize

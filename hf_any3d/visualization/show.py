@@ -34,8 +34,8 @@ def write_views(path: str | os.PathLike, clouds: Sequence[CloudView], **settings
     Args:
         path: File to write, atomically: `.html` for a self-contained page, `.png` for a picture.
         clouds: The clouds.
-        **settings: Arguments that `viewer_page` and `plot_views` share: `title`, `note`, `names`, `value_name`,
-            `categories`, `legend`, `columns`, `rows_share_frame`, `up_axis`.
+        **settings: Arguments that `viewer_page` and `plot_views` share: `title`, `note`, `names`, `label_name`,
+            `value_name`, `categories`, `legend`, `columns`, `rows_share_frame`, `up_axis`.
 
     Raises:
         ValueError: The path has another suffix, or the clouds cannot be drawn.
@@ -167,7 +167,7 @@ def views_of_cells(model: Any, points: torch.Tensor) -> tuple[list[CloudView], d
         views.append(CloudView(xyz, labels=cell[nearest], title=f"view {number}: cells", note=count))
         views.append(CloudView(np.stack([across, up], axis=1), labels=cell, title=f"view {number}: {kind}"))
     names = [f"cell {number}" for number in range(1, most + 1)]
-    return views, {"names": names, "columns": 4, "title": "cells of the virtual projection"}
+    return views, {"names": names, "label_name": "cell", "columns": 4, "title": "cells of the virtual projection"}
 
 
 @torch.no_grad()

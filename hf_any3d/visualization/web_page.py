@@ -276,9 +276,15 @@ def _panels(clouds: Sequence[CloudView], columns: int, up_axis: str) -> tuple[li
         is_flat = all(cloud.points.shape[1] == 2 for cloud in clouds)
         reach = np.abs(together - center) if is_flat else np.linalg.norm(together - center, axis=1)
         radius = max(reach.max(), np.finfo(np.float32).tiny)
+        # How far the row reaches sidewards, however it is turned about the vertical axis, and upwards.
+        sidewards = (
+            np.abs(together - center)[:, 0] if is_flat else np.linalg.norm((together - center)[:, [0, 2]], axis=1)
+        )
+        fit = [round(float(sidewards.max() / radius), 4), round(float((high - low)[1] / 2 / radius), 4)]
         for cloud, points in zip(clouds[first : first + columns], row, strict=True):
             panel = {"start": start, "count": len(points), "title": cloud.title, "note": cloud.note}
             panel |= {"low": round((low[1] - center[1]) / radius, 4), "high": round((high[1] - center[1]) / radius, 4)}
+            panel["fit"] = fit
             optional = {
                 "flat": cloud.points.shape[1] == 2,
                 "status": cloud.status,

@@ -179,7 +179,10 @@ def test_several_visitors_get_their_own_answers(answers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["point-cloud-classification", "point-cloud-segmentation"])
-def test_pages_answer_on_desktops_and_phones(task, answers, browser, tmp_path):
+def test_pages_answer_on_desktops_and_phones(task, answers, browser, tmp_path, monkeypatch):
+    # Processes that read files take seconds to start; the page of the chat model is tested with them.
+    monkeypatch.setattr(task_pages, "read_upload", task_pages.read_point_cloud)
+    monkeypatch.setattr("hf_any3d.demo.page.warm_up", lambda: None)
     mine = tmp_path / "mine.ply"
     write_point_cloud(mine, PointCloudData(np.random.default_rng(0).normal(size=(77, 3))))
     torch.manual_seed(0)

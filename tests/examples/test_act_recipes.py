@@ -18,6 +18,7 @@ from examples import (
 from hf_any3d.data import catalog
 from hf_any3d.data.transforms import build_transform
 from hf_any3d.modeling.act import ActAutoencoderConfig, ActConfig
+from hf_any3d.training import tasks
 from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, parse_arguments
 from hf_any3d.training.models import PointModelArguments
 from hf_any3d.training.pretraining import (
@@ -71,8 +72,8 @@ def kinds_of(recipe: str) -> tuple[type, ...]:
         return FIRST if "autoencoder" in recipe else SECOND
     if "shapenetpart" in recipe or "s3dis" in recipe:
         data, training = (
-            run_point_cloud_segmentation.SegmentationDataArguments,
-            run_point_cloud_segmentation.SegmentationTrainingArguments,
+            tasks.SegmentationDataArguments,
+            tasks.SegmentationTrainingArguments,
         )
         return (PointModelArguments, data, AdapterArguments, training)
     return CLASSES

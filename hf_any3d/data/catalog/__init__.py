@@ -75,7 +75,12 @@ def load_point_dataset(
         check_repository_name(name, options.get("revision"), kind="dataset")
         splits = load_dataset(name, data_dir=None if data_dir is None else os.fspath(data_dir), **options)
     elif name in CATALOG:
-        splits = import_module(f"{__name__}.{CATALOG[name]}").load(data_dir, **options)
+        module = import_module(f"{__name__}.{CATALOG[name]}")
+        splits = module.load(data_dir, **options)
+        # Files in a folder of the caller may be others than ours.
+        if data_dir is None and hasattr(module, "LICENCE"):
+            for rows in splits.values():
+                rows.info.license = rows.info.license or str(module.LICENCE)
     else:
         raise ValueError(f"unknown dataset {name!r}; known are {', '.join(sorted(CATALOG))}, or owner/name on the hub")
     if split is not None and split not in splits:

@@ -10,8 +10,14 @@ from typing import Any
 from datasets import DatasetDict
 
 from hf_any3d.data.catalog import parquet
+from hf_any3d.data.conversion.published_dataset import Licence
 from hf_any3d.data.files import ASSETS
 
+LICENCE = Licence(
+    "other",
+    "CC0 1.0 or CC BY 3.0, which asks to name the authors: both are in the columns of each of the embedded shapes",
+    "https://creativecommons.org/licenses/by/3.0/",
+)
 SPLITS = ("train", "test")
 
 
