@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, BatchSize, Device, check_model, open_pipeline, option
+from hf_any3d.cli.common import AsCsv, AsJson, BatchSize, Device, check_model, open_pipeline, option, print_note
 from hf_any3d.cli.inputs import FILE_ERRORS, Cloud, Files, FileType, Inputs, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
 from hf_any3d.messages import model_errors, one_line, print_line, printable
@@ -432,7 +432,9 @@ def classifier_or_default(model: str | None) -> str:
         return check_model(model, "predict")
     from hf_any3d.pipelines import default_model
 
-    return default_model()
+    name = default_model()
+    print_note(f"no --model: using the classifier of household objects that comes with the package, {name}")
+    return name
 
 
 def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], list[Any]]:

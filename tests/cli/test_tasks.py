@@ -55,9 +55,12 @@ def test_the_model_may_come_before_the_files(models):
     assert run("predict", model, CHAIR) == expected and expected.code == 0
 
 
-def test_without_a_model_the_default_one_answers(models, monkeypatch):
-    monkeypatch.setattr(pipelines, "default_model", lambda: models("classifier"), raising=False)
-    assert run("predict", CHAIR, "--json") == run("predict", CHAIR, "--json", "--model", models("classifier"))
+def test_without_a_model_the_default_one_answers_and_is_named_once(models, monkeypatch):
+    model = models("classifier")
+    monkeypatch.setattr(pipelines, "default_model", lambda: model)
+    code, out, err = run("predict", CHAIR, "--json")
+    assert (code, out) == run("predict", CHAIR, "--json", "--model", model)[:2]
+    assert err.count(str(model)) == 1
 
 
 def test_zero_shot_scores_are_those_of_the_pipeline(models):

@@ -80,7 +80,7 @@ def options_of(command, words: list[str]) -> tuple[str, set[str]]:
         command, name = below, f"{name} {word}"
     if getattr(command, "commands", None) and command.name == "evaluate":  # its default
         command = command.commands["classifier"]
-    if command.name == "train":  # the options of the training program may follow
+    if command.name in ("train", "reproduce", "sweep"):  # the options of the training program may follow
         program = {f"--{entry.name}" for kind in CLASSIFICATION_ARGUMENTS for entry in fields(kind)}
         return name, program | {option for parameter in command.params for option in parameter.opts}
     return name, {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
