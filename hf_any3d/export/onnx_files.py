@@ -1,6 +1,6 @@
 """Export classifiers as ONNX files, for runtimes in other languages and on other devices."""
 
-import importlib.util
+from importlib.util import find_spec
 import logging
 import os
 from collections.abc import Iterator
@@ -87,7 +87,7 @@ def _nearest(query: Any, points: Any, k: int, method: str) -> tuple[Any, Any]:
 
 
 def _require(*packages: str) -> None:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ImportError(f"ONNX needs {', '.join(missing)}: pip install 'hf-any3d[export]'")
 
