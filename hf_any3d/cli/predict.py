@@ -168,7 +168,7 @@ def segment(
     suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)
     pipe = open_pipeline("point-cloud-segmentation", check_model(name, "segment"), device)
     names = [pipe.model.config.id2label[number] for number in range(pipe.model.config.num_labels)]
-    from hf_any3d.visualization.label_colors import label_colors
+    from hf_any3d.visualization.web_page import label_colors
 
     palette, seen, up_axis = label_colors(len(names)), set(), pipe.feature_extractor.up_axis
     gallery = Gallery(output if suffix in VIEWS else None, len(inputs), up_axis)

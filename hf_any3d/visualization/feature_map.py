@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_any3d.atomic_files import atomic_write, write_text
-from hf_any3d.visualization.label_colors import label_colors
-from hf_any3d.visualization.web_page import CloudView, viewer_page
+from hf_any3d.visualization.web_page import CloudView, label_colors, viewer_page
 
 METHODS = ("auto", "scikit-learn", "openTSNE")
 
