@@ -306,7 +306,7 @@ def _write_features(output: Path, names: list[str], values: np.ndarray) -> None:
     from hf_any3d.atomic_files import atomic_write
 
     if output.suffix.lower() in VIEWS:
-        from hf_any3d.visualization.feature_map import project_features, write_feature_map
+        from hf_any3d.visualization.show import project_features, write_feature_map
 
         if len(names) < 4:
             raise ValueError(f"--output: {output} for {len(names)} files; a map needs at least 4")
