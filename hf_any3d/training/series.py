@@ -194,17 +194,8 @@ def write_tables(
     lines = [f"# {inline(title)}", "", _markdown_row(head), "|---" * len(head) + "|", *map(_markdown_row, body)]
     markdown = write_text(path.with_name(f"{path.name}.md"), "\n".join([*lines, "", inline(note, 2000), ""]))
     rows = [f"{' & '.join(map(_latex, cells))} \\\\" for cells in (head, *body)]
-    latex = [
-        f"% {note}".replace("\n", " "),
-        f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-        "\\toprule",
-        rows[0],
-        "\\midrule",
-        *rows[1:],
-        "\\bottomrule",
-        "\\end{tabular}",
-        "",
-    ]
+    start = [f"% {note}", f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}"]
+    latex = [*start, "\\toprule", rows[0], "\\midrule", *rows[1:], "\\bottomrule", "\\end{tabular}", ""]
     return markdown, write_text(path.with_name(f"{path.name}.tex"), "\n".join(latex))
 
 
