@@ -15,7 +15,7 @@ from hf_any3d.data.conversion import Licence, PublishedDataset
 from hf_any3d.data.files.registry import READERS
 from hf_any3d.modeling.encoders import composite_checkpoints, encoder_families, refused_encoders
 from hf_any3d.registration import ENCODERS, MODELS, PIPELINES, PROCESSORS
-from hf_any3d.tuners.config import EncoderLayersConfig, EncoderTunerConfig
+from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, EncoderTunerConfig
 
 DOCS = Path(__file__).resolve().parents[1]
 

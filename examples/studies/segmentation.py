@@ -49,7 +49,7 @@ from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 from hf_any3d.training import program, tasks as segmentation
 from hf_any3d.training.arguments import AdapterArguments, ModelArguments, parse_arguments
 from hf_any3d.visualization.figures import plot_point_clouds
-from hf_any3d.visualization.label_colors import label_colors
+from hf_any3d.visualization.web_page import label_colors
 
 TASKS = {"parts": ("instance_miou", "category_miou", "accuracy"), "rooms": ("mean_iou", "accuracy")}
 """Metrics of each task, the main one first."""

@@ -310,7 +310,7 @@ def _json_object(option: str, text: str | None) -> dict[str, Any]:
 
 
 def _read_prompts(given: list[str]) -> dict[str, str]:
-    from hf_any3d.evaluation.llm_judge.prompts import check_prompt
+    from hf_any3d.evaluation.llm_judge.verdicts import check_prompt
     from hf_any3d.evaluation.question_answering import KINDS
 
     prompts = {}

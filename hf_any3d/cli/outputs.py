@@ -144,7 +144,7 @@ def colors_of(labels: Any, colors: np.ndarray | None) -> np.ndarray | None:
     """Return a color for each point: of its label (points,) if there are labels, else the given ones."""
     if labels is None or np.asarray(labels).ndim != 1:
         return colors
-    from hf_any3d.visualization.label_colors import label_colors
+    from hf_any3d.visualization.web_page import label_colors
 
     values, numbers = np.unique(np.asarray(labels), return_inverse=True)
     palette = label_colors(int(max(values.max(), 0)) + 1)

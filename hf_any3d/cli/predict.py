@@ -168,7 +168,7 @@ def segment(
     suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)
     pipe = open_pipeline("point-cloud-segmentation", check_model(name, "segment"), device)
     names = [pipe.model.config.id2label[number] for number in range(pipe.model.config.num_labels)]
-    from hf_any3d.visualization.label_colors import label_colors
+    from hf_any3d.visualization.web_page import label_colors
 
     palette, seen, up_axis = label_colors(len(names)), set(), pipe.feature_extractor.up_axis
     gallery = Gallery(output if suffix in VIEWS else None, len(inputs), up_axis)
@@ -306,7 +306,7 @@ def _write_features(output: Path, names: list[str], values: np.ndarray) -> None:
     from hf_any3d.atomic_files import atomic_write
 
     if output.suffix.lower() in VIEWS:
-        from hf_any3d.visualization.feature_map import project_features, write_feature_map
+        from hf_any3d.visualization.show import project_features, write_feature_map
 
         if len(names) < 4:
             raise ValueError(f"--output: {output} for {len(names)} files; a map needs at least 4")

@@ -31,9 +31,8 @@ from hf_any3d.demo.page import (
 )
 from hf_any3d.demo.uploads import AT_ONCE, read_upload
 from hf_any3d.registration import MODELS, PIPELINES
-from hf_any3d.visualization.label_colors import hex_color, label_colors
 from hf_any3d.visualization.show import view_of_cloud
-from hf_any3d.visualization.web_page import CloudView, viewer_page
+from hf_any3d.visualization.web_page import CloudView, hex_color, label_colors, viewer_page
 
 CHAT = "point-cloud-text-to-text"
 FEATURES = "point-cloud-feature-extraction"

@@ -26,8 +26,7 @@ from hf_any3d.pipelines.base import (
     stem_of,
     without_none,
 )
-from hf_any3d.visualization.label_colors import label_colors
-from hf_any3d.visualization.web_page import write_point_cloud_page
+from hf_any3d.visualization.web_page import label_colors, write_point_cloud_page
 
 # Points sampled on a mesh, in multiples of the points that the model processes at a time.
 MESH_DENSITY = 4

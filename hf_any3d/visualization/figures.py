@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.atomic_files import atomic_write
-from hf_any3d.visualization.label_colors import hex_color, label_colors
-from hf_any3d.visualization.web_page import CloudView, check_views, height_colors, thin_views
+from hf_any3d.visualization.web_page import CloudView, check_views, height_colors, hex_color, label_colors, thin_views
 
 _DOTS = 110  # per inch of the picture; clouds are drawn with twice as many
 _STATUS_COLORS = {"": "#5c6670", "right": "#1a7f37", "wrong": "#b42318"}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_any3d.atomic_files import atomic_write, write_text
-from hf_any3d.visualization.label_colors import hex_color, label_colors
+from hf_any3d.visualization.web_page import hex_color, label_colors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from transformers import pipeline
 from hf_any3d import GuidedAdapterConfig, PointCloudProcessor, read_point_cloud
 from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.pipelines import PointCloudSegmentationPipeline, point_cloud_segmentation
-from hf_any3d.visualization.label_colors import label_colors
+from hf_any3d.visualization.web_page import label_colors
 from tests.tiny_encoders import clouds, tiny_model, tiny_part_model, tiny_scene_model
 
 PARTS = ["table top", "table legs", "lamp foot", "lamp pole", "lamp shade"]

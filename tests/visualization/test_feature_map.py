@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from hf_any3d.visualization import feature_map
-from hf_any3d.visualization.feature_map import project_features, same_class_share, write_feature_map
-from hf_any3d.visualization.label_colors import hex_color, label_colors
+from hf_any3d.visualization import show as feature_map
+from hf_any3d.visualization.show import project_features, same_class_share, write_feature_map
+from hf_any3d.visualization.web_page import hex_color, label_colors
 from tests.visualization.test_web_page import content, decoded
 
 LABELS = np.repeat(np.arange(3), 20)

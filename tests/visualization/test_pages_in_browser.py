@@ -5,8 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from hf_any3d.visualization.feature_map import write_feature_map
-from hf_any3d.visualization.show import write_views
+from hf_any3d.visualization.show import write_feature_map, write_views
 from hf_any3d.visualization.web_page import CloudView, write_clouds_page, write_point_cloud_page
 
 SCROLLS = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"

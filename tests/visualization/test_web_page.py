@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from hf_any3d.visualization.label_colors import label_colors
 from hf_any3d.visualization.web_page import (
     MOST_POINTS,
     CloudView,
+    label_colors,
     viewer_page,
     write_clouds_page,
     write_point_cloud_page,

@@ -67,7 +67,7 @@ def load_point_dataset(
         ValueError: an unknown name or split; data without a column of points; splits whose classes differ.
         FileNotFoundError: missing data, or a name that looks like a path where nothing is.
     """
-    from hf_any3d.data.catalog.standard_columns import prepare_splits
+    from hf_any3d.data.catalog.folder import prepare_splits
 
     if "/" in name:
         from datasets import load_dataset
