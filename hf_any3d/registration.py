@@ -28,6 +28,7 @@ from hf_any3d.modeling.card_info import set_card_writer
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.patches import apply_patches, when_imported
 from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.version import __version__
 
 # config: (base model, {auto class: models with a head}). Of several models the saved architecture decides.
 MODELS = {
@@ -125,7 +126,12 @@ def register() -> None:
         for module in (transformers, sys.modules["transformers"], transformers.models.auto):
             setattr(module, auto_class.__name__, auto_class)
         if task not in PIPELINE_REGISTRY.get_supported_tasks():
-            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class=pipeline, pt_model=auto_class, type="multimodal")
+            defaults = pipelines.DEFAULT_MODELS
+            # A default is a name and a revision: here the version of the package that the model came with.
+            default = {"model": (str(defaults[task]), __version__)} if task in defaults else None
+            PIPELINE_REGISTRY.register_pipeline(
+                task, pipeline_class=pipeline, pt_model=auto_class, default=default, type="multimodal"
+            )
     set_card_writer(write_card)
     apply_patches(
         {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()}

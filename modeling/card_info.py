@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
+
 if TYPE_CHECKING:
     from peft import PeftModel
 
@@ -197,6 +199,17 @@ class NamesPackageMixin:
             super().to_json_file(json_file_path, *args, **kwargs)
         finally:
             del self.auto_map
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """Load as transformers does.
+
+        Raises:
+            FileNotFoundError: If the name looks like a path, and nothing is there.
+            OSError: If the hub may not be used, and the repository is not in its cache.
+        """
+        check_repository_name(pretrained_model_name_or_path, **hub_choice(kwargs))
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -28,7 +28,7 @@ os.environ.update(
     HF_HUB_DISABLE_XET="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
-    OMP_NUM_THREADS="1",
+    OMP_NUM_THREADS="1",  # torch too; it is not imported here, so that tests without it start at once
     TOKENIZERS_PARALLELISM="false",
 )
 
@@ -47,12 +47,6 @@ _peaks: list[float] = []  # of this process and its workers
 SLOW = Path(__file__).with_name("slow.txt")
 _SLOW_SECONDS = 0.3  # of all cases of a test function together, setup and teardown included
 _seconds: Counter[str] = Counter()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

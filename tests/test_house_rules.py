@@ -13,6 +13,7 @@ _FOR_MODELS = {"torch", "transformers", "peft", "numpy", "scipy"}
 # File by file: transformers needs huggingface_hub and safetensors anyway, and only one file asks the hub itself, one
 # looks into files of weights, and one compares weights, by a hash so fast that every save can afford it.
 _EXCEPTIONS = {
+    "modeling/hub_names.py": {"huggingface_hub"},
     "modeling/pretrained_parts/sources.py": {"huggingface_hub"},
     "modeling/pretrained_parts/loading.py": {"safetensors"},
     "modeling/pretrained_parts/tensors.py": {"xxhash"},

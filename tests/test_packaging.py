@@ -1,17 +1,20 @@
 """What is installed: every package, however it is installed, and nothing besides."""
 
 import configparser
+import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from hf_any3d.modeling.pretrained_parts.sources import OFFLINE_PACKAGES
+from tests import release
 
 ROOT = Path(__file__).resolve().parents[1]
 # Folders at the root of the checkout that are linked into the package.
@@ -36,6 +39,7 @@ def python_files() -> list[Path]:
 def test_the_folders_at_the_root_are_linked_into_the_package():
     for folder in LINKED:
         assert os.readlink(ROOT / "hf_any3d" / folder) == f"../{folder}"
+    assert os.readlink(ROOT / "hf_any3d" / "assets") == "../examples/data"
 
 
 def test_every_folder_with_python_files_is_a_package():
@@ -58,68 +62,115 @@ def test_folders_at_the_root_refuse_their_short_name(name):
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
     """A copy of what a clone holds of the package: a build leaves folders, and takes in what earlier builds left."""
-    copy = tmp_path_factory.mktemp("checkout")
-    for folder in ("hf_any3d", *LINKED):
-        shutil.copytree(ROOT / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
-        shutil.copy(ROOT / file, copy)
-    return copy
+    return release.copy_checkout(tmp_path_factory.mktemp("checkout"))
 
 
 @pytest.fixture(scope="module")
 def distributions(checkout) -> dict[str, Path]:
     """The wheel and the sdist, by kind."""
-    for kind in ("wheel", "sdist"):
-        program = f"from setuptools import build_meta; build_meta.build_{kind}('dist')"
-        run(sys.executable, "-c", program, cwd=checkout)
-    (wheel,), (sdist,) = (list((checkout / "dist").glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
-    shutil.rmtree(checkout / "build")
-    return {"wheel": wheel, "sdist": sdist}
-
-
-def run(*command: str, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return release.build(checkout)
 
 
 def test_the_wheel_holds_every_python_file_the_licence_and_the_mark_of_types(distributions):
     names = zipfile.ZipFile(distributions["wheel"]).namelist()
     assert {file.as_posix() for file in python_files()} == {name for name in names if name.endswith(".py")}
     assert any(name.endswith("licenses/LICENSE") for name in names) and "hf_any3d/py.typed" in names
+    assert "hf_any3d/visualization/viewer.html" in names
 
 
 @pytest.mark.parametrize("way", ["wheel", "sdist", "editable", "editable strict", "editable compat"])
 def test_the_package_is_whole_however_it_is_installed(way, distributions, checkout, tmp_path):
-    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
-    python = str(tmp_path / "venv" / "bin" / "python")
-    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
-    # What the package needs comes from the environment of the tests; its own installation there is not followed, since
-    # lines of a .pth file in a folder that a .pth file adds are not read.
-    (site / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    python = release.new_environment(tmp_path / "venv")
     kind, _, mode = way.partition(" ")
     options = ["--config-settings", f"editable_mode={mode}"] if mode else []
     target = ["--editable", str(checkout)] if kind == "editable" else [str(distributions[kind])]
-    install = [python, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--force-reinstall"]
-    run(*install, *options, *target, cwd=tmp_path)
-    modules = [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in python_files()]
+    release.install(python, *options, *target)
+    files = [file for file in python_files() if file.name != "__main__.py"]  # which runs a program
+    modules = [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files]
     if way != "wheel":  # the others hold the same files: a module of each folder will do
         modules = ["hf_any3d", "hf_any3d.conversions.renaming", "hf_any3d.modeling.config_checks"]
     program = f"""
 import importlib, importlib.util, pathlib, sys
+import hf_any3d
 places = ({str(tmp_path)!r}, {str(checkout)!r})
 for name in {modules}:
     file = importlib.import_module(name).__file__
     assert file.startswith(places), file
 assert importlib.util.find_spec("hf_any3d.tests") is None
+from hf_any3d.data.files import ASSETS, example_file
+assert example_file().is_file() and (ASSETS / "train.parquet").is_file()
+assert (pathlib.Path(hf_any3d.__file__).parent / "default_model" / "model.safetensors").is_file()
 print("all of", {len(modules)})
 """
-    assert run(python, "-c", program, cwd=tmp_path).strip() == f"all of {len(modules)}"
+    assert release.run(str(python), "-c", program, cwd=tmp_path).strip() == f"all of {len(modules)}"
+
+
+@pytest.mark.slow
+def test_a_wheel_answers_without_checkout_and_network(distributions, tmp_path):
+    """The fast form of `make release-check`."""
+    assert release.missing_files(distributions["wheel"]) == []
+    assert distributions["wheel"].stat().st_size < release.LARGEST
+    python = release.new_environment(tmp_path / "venv")
+    release.install(python, str(distributions["wheel"]))
+    (tmp_path / "elsewhere").mkdir()
+    steps = list(itertools.islice(release.first_steps(python, tmp_path / "elsewhere"), 2))
+    assert [title for title, _, _ in steps] == ["hf-any3d predict chair.ply", "pipeline without a model name"]
+    for title, line, _ in steps:
+        assert "chair" in line.partition("%")[0].removeprefix("chair.ply"), f"{title}: {line}"
+
+
+def test_a_wheel_without_a_file_that_should_come_with_it_is_found(tmp_path):
+    wheel = tmp_path / "some.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in release.SHIPPED[1:]:
+            archive.writestr(name, "")
+    assert release.missing_files(wheel) == [release.SHIPPED[0]]
+
+
+def test_blocks_of_a_readme_that_need_more_than_the_package_are_left_out():
+    readme = """
+```python
+load_point_dataset("shapes")
+```
+```bash
+pip install hf-any3d
+```
+```python
+Model.from_encoder_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+```
+```python
+pipeline("point-cloud-classification", model="outputs/mine")
+```
+"""
+    assert [alone for _, alone in release.readme_blocks(readme)] == [True, False, False]
+
+
+def test_the_installation_installs_torch_for_cpu_first():
+    """Without an index, pip would choose a build with several GB of CUDA libraries on Linux."""
+    page = (ROOT / "docs" / "first_minute.md").read_text(encoding="utf-8")
+    assert "pip install torch --index-url https://download.pytorch.org/whl/cpu" in page
+
+
+def test_the_lock_has_every_dependency_from_public_indexes(setup):
+    text = (ROOT / "uv.lock").read_text(encoding="utf-8")
+    locked = {package["name"] for package in tomllib.loads(text)["package"]}
+    needed = {re.split(r"[\[>=]", line)[0] for line in setup["options"]["install_requires"].split()}
+    assert "torch" in needed and needed <= locked
+    assert set(re.findall(r"https?://([^/\"]+)", text)) == {"pypi.org", "files.pythonhosted.org"}
+
+
+def test_python_versions_agree(setup):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    oldest = setup["options"]["python_requires"]
+    assert project["project"]["requires-python"] == oldest
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert f"{oldest.removeprefix('>=')} or newer is needed" in makefile
 
 
 def test_a_checkout_without_links_is_refused_with_the_way_to_get_them(tmp_path):
     (tmp_path / "hf_any3d").mkdir()
-    shutil.copy(ROOT / "hf_any3d" / "__init__.py", tmp_path / "hf_any3d")
+    for name in ("__init__.py", "version.py"):
+        shutil.copy(ROOT / "hf_any3d" / name, tmp_path / "hf_any3d")
     (tmp_path / "hf_any3d" / "modeling").write_text("../modeling")
     done = subprocess.run([sys.executable, "-c", "import hf_any3d"], cwd=tmp_path, capture_output=True, text=True)
     assert "made without symbolic links" in done.stderr and "core.symlinks true" in done.stderr

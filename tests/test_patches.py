@@ -49,6 +49,7 @@ def test_libraries_still_call_the_functions_where_they_are_patched():
     for module, call in (
         (auto_factory, "= find_adapter_config_file("),
         (transformers.pipelines, "= find_adapter_config_file("),
+        (transformers.pipelines, 'hub_kwargs["revision"] = resolve_revision('),
         (peft.peft_model, "= model.load_adapter("),
         (peft.peft_model, "self.create_or_update_model_card("),
         (transformers.utils.hub, "self._upload_modified_files("),
@@ -111,6 +112,19 @@ def test_peft_loads_an_adapter_onto_a_base_with_other_weights(adapter):
     original(PeftModel.load_adapter)(wrapped, str(adapter), "theirs")
     with pytest.raises(ValueError, match="weights"):
         PeftModel.from_pretrained(changed(), str(adapter))
+
+
+def test_pipelines_look_for_missing_paths_on_the_hub(hub, monkeypatch):
+    before = len(hub.requests)
+    monkeypatch.setattr(transformers.pipelines, "resolve_revision", original(transformers.pipelines.resolve_revision))
+    with pytest.raises(OSError):
+        transformers.pipeline("point-cloud-classification", model="outputs/no-such-model")
+    asked = len(hub.requests)
+    assert asked > before
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError, match="^no directory outputs/no-such-model"):
+        transformers.pipeline("point-cloud-classification", model="outputs/no-such-model")
+    assert len(hub.requests) == asked
 
 
 def test_transformers_turns_from_an_adapter_repository_to_its_base(adapter):

@@ -32,9 +32,9 @@ class ConfigFields(griffe.Extension):
 
 def is_field(member: Any) -> bool:
     """Return whether an attribute is a field with a type, not a constant of the class."""
-    return (
-        member.annotation is not None and "ClassVar" not in str(member.annotation) and not member.name.startswith("_")
-    )
+    # Griffe takes the type out of ClassVar, and marks other attributes as those of instances too.
+    has_type = member.annotation is not None and "instance-attribute" in member.labels
+    return has_type and not member.name.startswith("_")
 
 
 def read_metadata(attribute: Any) -> None:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hf_any3d.data.catalog import CATALOG
-from hf_any3d.data.conversion import PublishedDataset
+from hf_any3d.data.conversion import Licence, PublishedDataset
 from hf_any3d.data.files.registry import READERS
 from hf_any3d.modeling.encoders import composite_checkpoints, encoder_families, refused_encoders
 from hf_any3d.registration import ENCODERS, MODELS, PIPELINES, PROCESSORS
-from hf_any3d.tuners.config import EncoderLayersConfig, EncoderTunerConfig
+from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, EncoderTunerConfig
 
 DOCS = Path(__file__).resolve().parents[1]
 
@@ -43,14 +43,6 @@ For every encoder of the table, with small random weights: at integer coordinate
 the encoder's own forward pass; all tokens attend to each other; outputs depend on the coordinates but not on the order
 of the tokens; gradients are finite, the encoder does not change, and a saved model is loaded with equal outputs.
 """
-_OTHER_LICENCES = {
-    "folder": "yours",
-    "parquet": "yours",
-    "parts": "none needed: generated when it is loaded",
-    "rooms": "as the embedded shapes, of which it is composed",
-    "shapes": "CC0 1.0 or CC BY 3.0, named with the author in each row",
-}
-"""Licences of the datasets that are not published by others."""
 
 
 def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
@@ -143,12 +135,12 @@ def licences_page() -> str:
     for name, module in CATALOG.items():
         described = importlib.import_module(f"hf_any3d.data.catalog.{module}")
         dataset: PublishedDataset | None = getattr(described, "DATASET", None)
-        if dataset is None:
-            rows.append((f"`{name}`", first_line(described), _OTHER_LICENCES[name], ""))
-            continue
-        licence = dataset.licence
-        terms = licence.terms if licence.name == "other" else licence.name
-        rows.append((f"`{name}`", dataset.description, f"{terms} ([terms]({licence.link}))", f"<{dataset.homepage}>"))
+        licence: Licence | None = dataset.licence if dataset else getattr(described, "LICENCE", None)
+        terms = "yours"
+        if licence is not None:
+            terms = f"{licence.terms if licence.name == 'other' else licence.name} ([terms]({licence.link}))"
+        content = dataset.description if dataset else first_line(described)
+        rows.append((f"`{name}`", content, terms, f"<{dataset.homepage}>" if dataset else ""))
     lines += markdown_table(("name", "content", "terms", "page of the authors"), rows)
     lines += [
         "",

@@ -28,7 +28,6 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, pipeline, set_seed
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from examples import run_point_cloud_segmentation as segmentation
 from examples.quickstart import point_layer
 from examples.studies.learning import random_encoder
 from examples.studies.runs import (
@@ -47,10 +46,10 @@ from hf_any3d.evaluation.classification import overall_accuracy
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.modeling.layers.tasks import point_loss
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
-from hf_any3d.training import program
+from hf_any3d.training import program, tasks as segmentation
 from hf_any3d.training.arguments import AdapterArguments, ModelArguments, parse_arguments
 from hf_any3d.visualization.figures import plot_point_clouds
-from hf_any3d.visualization.label_colors import label_colors
+from hf_any3d.visualization.web_page import label_colors
 
 TASKS = {"parts": ("instance_miou", "category_miou", "accuracy"), "rooms": ("mean_iou", "accuracy")}
 """Metrics of each task, the main one first."""
@@ -131,7 +130,7 @@ def arguments_file(task: str, seed: int, folder: Path, **changes: Any) -> str:
 
 def train_wrap(task: str, seed: int, folder: Path, **changes: Any) -> dict[str, Any]:
     """Train by the training program."""
-    report = segmentation.main([arguments_file(task, seed, folder, **changes)])
+    report = segmentation.train_segmenter([arguments_file(task, seed, folder, **changes)])
     return {
         **report.metrics["test"],
         "class_ious": report.class_accuracy["test"],
@@ -163,11 +162,11 @@ def train_pointnet(task: str, seed: int, folder: Path) -> dict[str, Any]:
     checkpoint = program.start_run(arguments, logging.getLogger(__name__))
     splits, _ = program.load_splits(data)
     learned = segmentation.find_task(splits["train"])
-    processor = segmentation.build_processor(data, learned)
+    processor = segmentation.build_segmentation_processor(data, learned)
     model = PointNetSegmenter(len(learned.names), len(learned.categories or ()))
-    trainer = segmentation.build_trainer(model, arguments, data, splits, processor, learned)
+    trainer = segmentation.build_segmentation_trainer(model, arguments, data, splits, processor, learned)
     trainer.train(resume_from_checkpoint=checkpoint)
-    metrics, class_ious = segmentation.evaluate(trainer, splits, processor, learned)
+    metrics, class_ious = segmentation.evaluate_segmenter(trainer, splits, processor, learned)
     return {
         **metrics["test"],
         "class_ious": class_ious["test"],

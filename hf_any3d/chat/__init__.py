@@ -1,8 +1,8 @@
 """Conversations about point clouds: prompts, processor, generation and sessions."""
 
 from hf_any3d.chat.generation import PUBLISHED_GENERATION
+from hf_any3d.chat.messages import clean_question, released_answer, released_evaluation_answer, training_messages
 from hf_any3d.chat.processing import RELEASED_POINTS, MiniGPT3DProcessor
-from hf_any3d.chat.released_texts import clean_question, released_answer, released_evaluation_answer, training_messages
 from hf_any3d.chat.session import ChatSession
 from hf_any3d.chat.templates import END_MARK, PLACE_MARK, Prompt, published_templates
 

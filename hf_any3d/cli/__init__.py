@@ -5,40 +5,53 @@ Commands import heavy libraries when they run, so that help and errors in argume
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated
 
 import typer
 
+from hf_any3d.cli.batch import batch
 from hf_any3d.cli.chat import chat
+from hf_any3d.cli.common import CommandLine
 from hf_any3d.cli.convert import convert
+from hf_any3d.cli.data import data, show
 from hf_any3d.cli.demo import demo
 from hf_any3d.cli.evaluate import evaluation
-from hf_any3d.cli.export import export
-from hf_any3d.cli.info import info
-from hf_any3d.cli.predict import predict
-from hf_any3d.cli.reconstruct import reconstruct
+from hf_any3d.cli.model import export, info, push, space
+from hf_any3d.cli.predict import features, predict, reconstruct, segment, zero_shot
+from hf_any3d.cli.research import MORE_ARGUMENTS, reproduce, sweep
+from hf_any3d.cli.train import train
+from hf_any3d.messages import one_line
 
 app = typer.Typer(
     name="hf-any3d",
+    cls=CommandLine,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="3D point clouds in the Hugging Face ecosystem.",
     pretty_exceptions_enable=False,
 )
-app.command()(predict)
-app.command()(reconstruct)
+for command in (predict, zero_shot, segment, features, chat, reconstruct, show):
+    app.command()(command)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.add_typer(evaluation, name="evaluate")
-app.command()(chat)
-app.command()(demo)
-app.command()(info)
-app.command()(export)
+app.add_typer(batch, name="batch")
+app.add_typer(data, name="data")
 app.add_typer(convert, name="convert")
+for command in (export, push, space, info, demo):
+    app.command()(command)
+for command in (reproduce, sweep):
+    app.command(context_settings=MORE_ARGUMENTS)(command)
 
 
 @app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks of errors; anywhere in the line.")] = False,
 ) -> None:
     """3D point clouds in the Hugging Face ecosystem."""
+    del debug  # read by CommandLine
     if version:
         from hf_any3d import __version__
 
@@ -49,4 +62,5 @@ def _options(
 
 def main() -> None:
     """Run the command line; the console script `hf-any3d` calls this."""
-    app()
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
+    app(prog_name="hf-any3d")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import ChatModel, Device, Template, one_line_errors, open_chat, print_error, quiet_libraries
+from hf_any3d.cli.common import ChatModel, Device, Template, open_chat, print_error, quiet_libraries, similar_path
 from hf_any3d.messages import model_errors, print_line, printable
 
 HELP = "/open FILE switches to another cloud, /restart forgets the conversation, /quit exits; Ctrl-C stops an answer."
@@ -34,10 +34,9 @@ def chat(
         generation |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 50}
     else:
         generation["do_sample"] = False
-    with one_line_errors():
-        _check_exists(file)
-        with model_errors(model, "cannot answer"):
-            session = _open(model, file, device, template, generation)
+    _check_exists(file)
+    with model_errors(model, "cannot answer"):
+        session = _open(model, file, device, template, generation)
     if seed is not None:
         import torch
 
@@ -60,7 +59,7 @@ def chat(
 
 def _check_exists(file: Path) -> None:
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
+        raise FileNotFoundError(f"{file}: no such file{similar_path(file)}")
 
 
 def _open(model: str, file: Path, device: str | None, template: str | None, generation: dict[str, Any]) -> Any:

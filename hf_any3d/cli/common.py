@@ -1,53 +1,113 @@
-"""What commands share: options, model loading, input files, and errors in one line with exit code 1."""
+"""What commands share: options, errors in one line, names of models, and progress."""
 
 from __future__ import annotations
 
+import difflib
+import json
 import os
+import socket
+import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
+from typer.core import TyperGroup
 
 from hf_any3d.messages import model_errors, one_line, print_line
 
+# Exit code of a command that could not use some of its files.
+SOME_FAILED = 2
+_DEBUG = "ANY3D_TRACEBACK"
+# Seconds until a bar or a message about progress appears.
+PATIENCE = 2.0
 
-def option(help: str, **settings: Any) -> Any:
+
+def option(help: str, *names: str, **settings: Any) -> Any:
     """Make an option whose help has no default, since that is None or named in the text."""
-    return typer.Option(help=help, show_default=False, **settings)
+    return typer.Option(*names, help=help, show_default=False, **settings)
 
 
 ChatModel = Annotated[str, typer.Argument(help="Directory or hub name of a point cloud language model.")]
 Device = Annotated[str | None, option("cpu, cuda, cuda:1, mps …; by default the fastest available.")]
-Files = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Point files, meshes, or folders of them.")]
 Revision = Annotated[str | None, option("Branch, tag or commit of the model on the hub.")]
-Template = Annotated[
-    str | None,
-    option("Chat template of the processor, such as demo; by default its own."),
+Template = Annotated[str | None, option("Chat template of the processor, such as demo; by default its own.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")]
+BatchSize = Annotated[
+    int | None,
+    option("Clouds per batch; by default 8, or 1 if predictions depend on the other clouds.", min=1),
 ]
+DataDir = Annotated[str | None, option("Directory with the files of a dataset of the catalogue.")]
+
+
+class CommandLine(TyperGroup):
+    """The command `hf-any3d`: errors are one line on stderr, and `--debug` anywhere adds the traceback."""
+
+    def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **settings: Any) -> Any:
+        """Run a command.
+
+        Exit codes: 0; 1 after an error; 2 if arguments are wrong or some of several files could not be used; 130
+        after Ctrl-C.
+        """
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        debug = "--debug" in words[:end]
+        words = [word for word in words[:end] if word != "--debug"] + words[end:]
+        if not standalone_mode:
+            return super().main(args=words, standalone_mode=False, **settings)
+        before = os.environ.get(_DEBUG)
+        if debug:
+            os.environ[_DEBUG] = "1"
+        try:
+            with one_line_errors():
+                code = super().main(args=words, standalone_mode=False, **settings)
+        except typer.Exit as end_of_command:
+            code = end_of_command.exit_code
+        finally:
+            if debug:
+                os.environ.pop(_DEBUG) if before is None else os.environ.update({_DEBUG: before})
+        sys.exit(code if isinstance(code, int) else 0)
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print errors in what the user gave in one line on stderr and exit; other errors keep their traceback.
-
-    With `ANY3D_TRACEBACK=1` the traceback is printed before the line.
-    """
+    """Print errors in one line on stderr and exit; with `--debug` or ANY3D_TRACEBACK=1 the traceback comes first."""
     try:
         yield
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("ANY3D_TRACEBACK", "") not in ("", "0"):
+    except (typer.Exit, typer.Abort) as end:
+        raise typer.Exit(getattr(end, "exit_code", 1)) from None
+    except BrokenPipeError:  # of `hf-any3d … | head`
+        sys.stdout = open(os.devnull, "w")
+        raise typer.Exit(1) from None
+    except Exception as error:
+        if os.environ.get(_DEBUG, "") not in ("", "0"):
             traceback.print_exc()
-        print_error(error)
+        context = getattr(error, "ctx", None)
+        if hasattr(error, "format_message"):  # of typer: wrong arguments
+            where = context.command_path if context is not None else "hf-any3d"
+            # Of a group without a command, typer has printed the help.
+            text = "Missing command" if type(error).__name__ == "NoArgsIsHelpError" else error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
+            print_error(f"{text.rstrip('.')} ({where} --help)")
+            raise typer.Exit(2) from None
+        expected = isinstance(error, (ValueError, OSError, ImportError))
+        print_error(error if expected else f"{type(error).__name__}: {one_line(error)} (--debug prints the traceback)")
         raise typer.Exit(1) from None
 
 
 def print_error(error: Exception | str) -> None:
     """Print an error on stderr."""
     print_line(f"error: {one_line(error)}", is_error=True)
+
+
+def print_note(text: object) -> None:
+    """Print a remark on stderr, so that stdout has results alone."""
+    print_line(text, is_error=True)
 
 
 def quiet_libraries() -> None:
@@ -59,17 +119,181 @@ def quiet_libraries() -> None:
     transformers.logging.disable_progress_bar()
     huggingface_hub.utils.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # Adapters are stored with the name of their encoder, and opened by their own.
+    warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path` was renamed")
+
+
+def progress(total: int | None, unit: str, *, show: bool = True) -> Any:
+    """Return a tqdm bar on stderr that appears after two seconds; in a log file it adds a line every ten seconds."""
+    from tqdm import tqdm
+
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    return tqdm(total=total, unit=unit, delay=PATIENCE, mininterval=interval, disable=not show, leave=False)
+
+
+@contextmanager
+def status(text: str) -> Iterator[None]:
+    """Print what is being done on stderr if it takes more than two seconds and someone is watching."""
+    timer = threading.Timer(PATIENCE, print_note, [f"{text} …"])
+    timer.daemon = True
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+# Ending of the class of a saved model -> what it is, and the command for it.
+_KINDS = {
+    "ForZeroShotPointCloudClassification": ("a zero-shot classifier", "zero-shot"),
+    "ForPointCloudClassification": ("a classifier", "predict"),
+    "ForPartSegmentation": ("a segmentation model", "segment"),
+    "ForSemanticSegmentation": ("a segmentation model", "segment"),
+    "ForConditionalGeneration": ("a chat model", "chat"),
+    "Autoencoder": ("an autoencoder", "reconstruct"),
+    "ForPreTraining": ("a pretrained point encoder without a head", "features"),
+    "Model": ("a model without a head", "features"),
+}
+_OUR_TYPES = ("act3d", "act3d_autoencoder", "any2point", "minigpt3d")
+_CONFIG = "config.json"
+# First parts of names that are folders of this machine, even before they exist.
+_LOCAL_FOLDERS = ("outputs", "output", "runs", "checkpoints")
+
+
+def find_model(name: str) -> str:
+    """Return the directory or hub name of a model, after checking what can be checked without the hub.
+
+    Raises:
+        ValueError: A file, or a directory without a model.
+        FileNotFoundError: A name that looks like a path, and there is no such directory; suggests a similar one.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not any((path / file).is_file() for file in (_CONFIG, "adapter_config.json")):
+            inner = sorted(file.parent for file in path.glob(f"*/{_CONFIG}"))
+            hint = f"; did you mean {inner[0]}?" if inner else ""
+            raise ValueError(f"{name}: no model in this directory, it has no {_CONFIG}{hint}")
+        return str(path)
+    if path.exists():
+        raise ValueError(f"{name}: a file; expected the directory or hub name of a model")
+    if _is_path_like(name):
+        raise FileNotFoundError(f"no directory {name}{similar_path(path)}")
+    return name
+
+
+def _is_path_like(name: str) -> bool:
+    owner, _, rest = name.partition("/")
+    return (
+        not rest  # models on the hub are called owner/name
+        or "/" in rest
+        or "\\" in name
+        or name.startswith((".", "~", "/"))
+        or owner in _LOCAL_FOLDERS
+        or Path(owner).is_dir()
+    )
+
+
+def similar_path(path: Path) -> str:
+    """Return "; did you mean PATH?" for a path that does not exist, or "" if none is similar."""
+    missing = [part for part in (path, *path.parents) if not part.exists()]
+    if not missing or not (folder := missing[-1].parent).is_dir():
+        return ""
+    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    matches = difflib.get_close_matches(missing[-1].name, names, n=3)
+    for match in matches:
+        found = folder / match / path.relative_to(missing[-1])
+        if found.exists():
+            return f"; did you mean {found}?"
+    return f"; did you mean {folder / matches[0]}?" if matches else ""
+
+
+def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
+    """Read the configuration of a model; of one on the hub, only this file is downloaded.
+
+    Raises:
+        ValueError: The file is damaged.
+        OSError: There is no such model, or the hub cannot be reached.
+    """
+    name = find_model(name)
+    file = Path(name) / _CONFIG
+    if not Path(name).is_dir():
+        _skip_hub_if_offline()
+        import huggingface_hub
+        from huggingface_hub import errors
+
+        try:
+            with status(f"looking for {name} on the hub"):
+                file = Path(huggingface_hub.hf_hub_download(name, _CONFIG, revision=revision))
+        except errors.RevisionNotFoundError:
+            raise FileNotFoundError(f"{name}: no revision {revision!r} on the hub") from None
+        except (errors.RepositoryNotFoundError, errors.HFValidationError):
+            raise FileNotFoundError(
+                f"{name}: no such directory, and no such model on the hub (for a private one: hf auth login)"
+            ) from None
+        except errors.LocalEntryNotFoundError:
+            raise OSError(f"{name}: no such directory, and the hub cannot be reached") from None
+        except errors.EntryNotFoundError:
+            raise FileNotFoundError(f"{name}: this repository has no {_CONFIG}, so it is no model") from None
+    if not file.is_file():  # an adapter alone
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON ({error})") from None
+    return config if isinstance(config, dict) else {}
+
+
+def _skip_hub_if_offline() -> None:
+    """Use the cache alone if the hub's address is unknown, rather than try again for a minute."""
+    if "huggingface_hub" in sys.modules or any(name.lower().endswith("_proxy") for name in os.environ):
+        return
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def kind_of_model(config: dict[str, Any]) -> tuple[str, str] | None:
+    """Return what a model is and the command for it, or None if it is not of this package or says nothing."""
+    if config.get("model_type") not in _OUR_TYPES:
+        return None
+    architecture = str((config.get("architectures") or [""])[0])
+    return next((kind for ending, kind in _KINDS.items() if architecture.endswith(ending)), None)
+
+
+def check_model(name: str, *commands: str, revision: str | None = None) -> str:
+    """Find a model and check that it is for one of these commands, before anything large is imported or downloaded.
+
+    Returns:
+        Its directory or hub name.
+
+    Raises:
+        ValueError: It is for another command, which the error names.
+        OSError: It does not exist.
+    """
+    name = find_model(name)
+    config = read_model_config(name, revision)
+    kind = kind_of_model(config)
+    if kind is not None and kind[1] not in commands:
+        raise ValueError(f"{name}: this is {kind[0]}: hf-any3d {kind[1]}")
+    if kind is None and config.get("model_type") not in (None, *_OUR_TYPES):
+        known = ", ".join(_OUR_TYPES)
+        raise ValueError(f"{name}: model_type {config['model_type']!r} is not of this package; expected {known}")
+    return name
 
 
 def open_pipeline(task: str, model: str, device: str | None) -> Any:
     """Open a directory or hub repository as a pipeline, on the fastest device unless one is named."""
-    from transformers import pipeline
+    with status(f"loading {model}"), model_errors(model):
+        quiet_libraries()
+        from transformers import pipeline
 
-    from hf_any3d.registration import register
+        from hf_any3d.registration import register
 
-    register()
-    open_task: Any = pipeline  # typed for tasks of transformers alone
-    with model_errors(model):
+        register()
+        open_task: Any = pipeline  # typed for tasks of transformers alone
         return open_task(task, model=model, device=device, trust_remote_code=False)
 
 
@@ -79,32 +303,7 @@ def open_chat(model: str, device: str | None, template: str | None) -> Any:
     Raises:
         ValueError: Its processor has no template of this name.
     """
-    pipe = open_pipeline("point-cloud-text-to-text", model, device)
+    pipe = open_pipeline("point-cloud-text-to-text", check_model(model, "chat"), device)
     with model_errors(model):  # a wrong template name fails here, not at the first question
         pipe.processor.apply_chat_template([{"role": "user", "content": ""}], template)
     return pipe
-
-
-def find_files(given: list[Path]) -> list[Path]:
-    """List files, and for each folder the readable files below it, sorted by name.
-
-    Raises:
-        FileNotFoundError: A path does not exist, or a folder has no readable file.
-    """
-    from hf_any3d.data.files import supported_file_types
-
-    types = {f".{name}" for name in supported_file_types()}
-    found = []
-    for path in given:
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in types)
-            if not inside:
-                raise FileNotFoundError(
-                    f"{path}: no point cloud in this folder; readable are {', '.join(sorted(types))}"
-                )
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            raise FileNotFoundError(f"{path}: no such file or folder")
-    return found

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import one_line_errors, option, quiet_libraries
+from hf_any3d.cli.common import option, quiet_libraries, status
 from hf_any3d.messages import print_line
 
 Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="The authors' file.", show_default=False)]
@@ -21,7 +21,7 @@ DType = Annotated[str, typer.Option(help="Type to store numbers in: float32, bfl
 NumGroups = Annotated[int | None, option("Patches per cloud; by default as published.", min=1)]
 GroupSize = Annotated[int | None, option("Points per patch; by default as published.", min=1)]
 
-convert = typer.Typer(help="Convert original checkpoints.", no_args_is_help=True)
+convert = typer.Typer(rich_markup_mode="markdown", help="Convert original checkpoints.", no_args_is_help=True)
 
 
 def _command(report: Callable[[dict[str, Any]], Iterator[str]]) -> Callable[[Callable], Callable]:
@@ -36,12 +36,12 @@ def _command(report: Callable[[dict[str, Any]], Iterator[str]]) -> Callable[[Cal
     def register_command(options_of: Callable) -> Callable:
         @functools.wraps(options_of)
         def run(**options: Any) -> None:
-            with one_line_errors():
-                quiet_libraries()
-                from hf_any3d import conversions
-                from hf_any3d.registration import register
+            quiet_libraries()
+            from hf_any3d import conversions
+            from hf_any3d.registration import register
 
-                register()
+            register()
+            with status("converting"):
                 facts = getattr(conversions, f"convert_{options_of.__name__}")(**options)
             for line in report(facts):
                 print_line(line)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from hf_any3d.cli.common import Device, Revision, one_line_errors, option, quiet_libraries
+from hf_any3d.atomic_files import write_json, write_text
+from hf_any3d.cli.common import AsCsv, DataDir, Device, Revision, check_model, option, quiet_libraries
+from hf_any3d.cli.outputs import DATA, check_output, csv_lines
 from hf_any3d.messages import model_errors, print_json, print_line
 
 if TYPE_CHECKING:
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 
 _DEFAULT = "classifier"
 _URL = "https://api.openai.com/v1"
-
-DataDir = Annotated[str | None, option("Directory with the files of the dataset.")]
 
 
 class JudgeKind(str, Enum):
@@ -43,6 +43,7 @@ class _ClassifierByDefault(TyperGroup):
 
 
 evaluation = typer.Typer(
+    rich_markup_mode="markdown",
     cls=_ClassifierByDefault,
     no_args_is_help=True,
     help="Evaluate a trained model. `evaluate MODEL …` is short for `evaluate classifier MODEL …`; a folder with the "
@@ -79,6 +80,7 @@ def evaluate(
     max_samples: Annotated[int | None, option("Evaluate on this many rows at most.", min=1)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the votes.")] = 0,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
+    output: Annotated[Path | None, option("Also write the figures (.json, .csv).")] = None,
     robustness: Annotated[
         bool,
         typer.Option(
@@ -92,49 +94,62 @@ def evaluate(
         option("Folder for the files of --robustness; by default that of the model, or ./robustness for hub names."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the accuracy of each class.")] = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Evaluate a trained classifier on labelled clouds.
 
     Figures with voting are listed apart from those without.
     """
-    with one_line_errors():
-        if (dataset is None) == (recipe is None):
-            raise ValueError("give either --dataset or --recipe, which names one")
-        quiet_libraries()
-        arguments = [] if recipe is None else [str(recipe)]
-        arguments += _as_arguments(
-            dataset_name=dataset,
-            data_dir=data_dir,
-            dataset_options=options,
-            voting=voting,
-            vote_augment=vote_augment,
+    if (dataset is None) == (recipe is None):
+        raise ValueError("give either --dataset or --recipe, which names one")
+    check_output(output, DATA, as_json=as_json, as_csv=as_csv)
+    model = check_model(model, "predict")
+    quiet_libraries()
+    arguments = [] if recipe is None else [str(recipe)]
+    arguments += _as_arguments(
+        dataset_name=dataset,
+        data_dir=data_dir,
+        dataset_options=options,
+        voting=voting,
+        vote_augment=vote_augment,
+    )
+    # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        metrics, by_class, judge = _evaluate_classifier(
+            model, recipe, arguments, split, batch_size, max_samples, seed, cpu
         )
-        # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
-        with contextlib.redirect_stdout(sys.stderr):
-            metrics, by_class, judge = _evaluate_classifier(
-                model, recipe, arguments, split, batch_size, max_samples, seed, cpu
-            )
-            folder = output_dir or (Path(model) if Path(model).is_dir() else Path("robustness"))
-            report = judge(folder) if robustness else None
+        folder = output_dir or (Path(model) if Path(model).is_dir() else Path("robustness"))
+        report = judge(folder) if robustness else None
+    facts = {"metrics": metrics, "class_accuracy": by_class} | ({} if report is None else {"robustness": report})
+    table = [
+        {"split": name, **values, **{f"accuracy of {label}": share for label, share in by_class.get(name, {}).items()}}
+        for name, values in metrics.items()
+    ]
+    if output is not None and output.suffix.lower() == ".json":
+        write_json(output, facts)
+    elif output is not None:
+        write_text(output, "\n".join(csv_lines(table)) + "\n")
     if as_json:
-        further = {} if report is None else {"robustness": report}
-        print_json({"metrics": metrics, "class_accuracy": by_class, **further})
+        print_json(facts)
+    elif as_csv:
+        for line in csv_lines(table):
+            print_line(line)
     else:
         width = max(map(len, metrics))
         for name, values in metrics.items():
-            shares = f"accuracy {100 * values['accuracy']:.2f} %   mean class "
-            shares += f"{100 * values['mean_class_accuracy']:.2f} %"
+            shares = (
+                f"accuracy {100 * values['accuracy']:.2f} %   mean class {100 * values['mean_class_accuracy']:.2f} %"
+            )
             print_line(f"{name:<{width}}  {shares}   loss {values['loss']:.4f}")
     if report is not None:
-        _write_robustness(report, folder, as_json)
+        _write_robustness(report, folder, as_json or as_csv)
 
 
-def _write_robustness(report: dict[str, Any], folder: Path, as_json: bool) -> None:
+def _write_robustness(report: dict[str, Any], folder: Path, is_quiet: bool) -> None:
     from hf_any3d.evaluation.robustness import robustness_table, write_robustness
 
-    with one_line_errors():
-        written, remarks = write_robustness(report, folder)
-    if not as_json:
+    written, remarks = write_robustness(report, folder)
+    if not is_quiet:
         for line in robustness_table(report).splitlines():
             print_line(line)
     for text in (f"written: {', '.join(map(str, written))}", *remarks):
@@ -256,28 +271,27 @@ def evaluate_minigpt3d(
 
     Interrupted runs resume. Answers are kept, so that another judge can read them later.
     """
-    with one_line_errors():
-        from hf_any3d.data.catalog.modelnet40_generative import DATASET
-        from hf_any3d.evaluation import PROTOCOLS, answer_protocols, find_protocol, judge_protocols
-        from hf_any3d.evaluation.chat_evaluation import open_model
+    from hf_any3d.data.catalog.modelnet40_generative import DATASET
+    from hf_any3d.evaluation import PROTOCOLS, answer_protocols, find_protocol, judge_protocols
+    from hf_any3d.evaluation.chat_evaluation import open_model
 
-        protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
-        prompts = _read_prompts(judge_prompt or [])
-        settings, further = _json_object("--generation", generation), _json_object("--options", options)
-        own_settings = _json_object("--judge-settings", judge_settings)
-        classes = DATASET.class_names
-        quiet_libraries()
-        with contextlib.redirect_stdout(sys.stderr):
-            chosen = _open_judge(
-                judge, judge_model, judge_revision, judge_url, judge_key_variable, own_settings, device, classes
-            )
-            if model is not None:
-                with model_errors(model):
-                    generate, about = open_model(model, revision, device)
-                load = _loader(data_dir, further, max_samples)
-                answer_protocols(protocols, load, generate, output_dir, about, settings, batch_size, seed)
-            encoders = {"sentence_encoder": sentence_encoder, "simcse": simcse} if metrics else None
-            summary = judge_protocols(protocols, output_dir, chosen, classes, prompts, encoders, seed)
+    protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
+    prompts = _read_prompts(judge_prompt or [])
+    settings, further = _json_object("--generation", generation), _json_object("--options", options)
+    own_settings = _json_object("--judge-settings", judge_settings)
+    classes = DATASET.class_names
+    quiet_libraries()
+    with contextlib.redirect_stdout(sys.stderr):
+        chosen = _open_judge(
+            judge, judge_model, judge_revision, judge_url, judge_key_variable, own_settings, device, classes
+        )
+        if model is not None:
+            with model_errors(model):
+                generate, about = open_model(model, revision, device)
+            load = _loader(data_dir, further, max_samples)
+            answer_protocols(protocols, load, generate, output_dir, about, settings, batch_size, seed)
+        encoders = {"sentence_encoder": sentence_encoder, "simcse": simcse} if metrics else None
+        summary = judge_protocols(protocols, output_dir, chosen, classes, prompts, encoders, seed)
     if as_json:
         print_json(summary)
         return
@@ -296,7 +310,7 @@ def _json_object(option: str, text: str | None) -> dict[str, Any]:
 
 
 def _read_prompts(given: list[str]) -> dict[str, str]:
-    from hf_any3d.evaluation.llm_judge.prompts import check_prompt
+    from hf_any3d.evaluation.llm_judge.verdicts import check_prompt
     from hf_any3d.evaluation.question_answering import KINDS
 
     prompts = {}

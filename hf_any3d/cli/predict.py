@@ -1,117 +1,494 @@
-"""`hf-any3d predict`: classify point files and meshes."""
+"""Commands that run a model over files: predict, zero-shot, segment, features and reconstruct."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
-from hf_any3d.cli.common import (
-    Device,
-    Files,
-    find_files,
-    one_line_errors,
-    open_pipeline,
-    option,
-    print_error,
-    quiet_libraries,
-)
-from hf_any3d.messages import model_errors, print_json, print_line, printable
+from hf_any3d.cli.common import AsCsv, AsJson, BatchSize, Device, check_model, open_pipeline, option, print_note
+from hf_any3d.cli.inputs import FILE_ERRORS, Cloud, Files, FileType, Inputs, find_inputs, finish, for_each_file
+from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
+from hf_any3d.messages import model_errors, one_line, print_line, printable
 
-# A progress bar is shown from this many files on.
-MANY = 20
+Model = Annotated[str | None, option("Directory or hub name of the model; it may also come before the files.")]
+Output = Annotated[
+    Path | None, option("Also write a page (.html) or picture (.png) of the clouds, or a table (.json, .csv).")
+]
+_NAME_TYPES = (".csv", ".glb", ".gltf", ".las", ".laz", ".npy", ".npz", ".obj", ".off", ".pcd", ".ply", ".pts")
+
+
+class Feature(str, Enum):
+    """Features of a cloud."""
+
+    POOLED = "pooled"
+    CLASS_TOKEN = "class_token"
+    TOKENS = "tokens"
 
 
 def predict(
     files: Files,
-    model: Annotated[str, option("Directory or hub name of a point cloud classifier.")],
-    top_k: Annotated[int, typer.Option(min=1, help="Labels to print for each file.")] = 3,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Files per batch; by default 8, or 1 if predictions depend on the other clouds."),
+    model: Annotated[
+        str | None, option("Directory or hub name of a classifier; by default the small one that comes along.")
     ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Labels for each file.")] = 3,
+    output: Output = None,
+    batch_size: BatchSize = None,
     device: Device = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
-    skip_errors: Annotated[
-        bool, typer.Option("--skip-errors", help="Continue after unreadable files; the exit code is still 1.")
-    ] = False,
+    file_type: FileType = None,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Classify point files and meshes.
 
-    A folder stands for all files of readable types in it and in its subfolders.
+    A folder stands for all files of readable types in it and in its subfolders. Bad files are reported, the others
+    are classified, and the exit code is 2.
     """
-    with one_line_errors():
-        paths = find_files(files)
-        quiet_libraries()
-        classify = open_pipeline("point-cloud-classification", model, device)
-        if batch_size is None:
-            batch_size = 1 if classify.model.config.batch_dependent_flags else 8
-        # A table on a terminal is its own progress bar.
-        show_bar = len(paths) >= MANY and (as_json or not sys.stdout.isatty())
-        results = _predict(classify, paths, top_k, batch_size, skip_errors, show_bar)
-        with model_errors(model, "cannot answer"):
-            failed = _print_json(results) if as_json else _print_table(results, paths, classify)
-    if failed:
-        print_error(f"{failed} of {len(paths)} files could not be read")
-        raise typer.Exit(1)
+    model, files = split_model(files, model, has_default=True)
+    inputs = find_inputs(files, file_type)
+    check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
+    name = classifier_or_default(model)
+    pipe = open_pipeline("point-cloud-classification", name, device)
+    _classify(pipe, name, inputs, {"top_k": top_k}, output, batch_size, as_json, as_csv)
 
 
-def _predict(
-    classify: Any, paths: list[Path], top_k: int, batch_size: int, skip_errors: bool, show_bar: bool
-) -> Iterator[dict[str, Any]]:
-    """Yield `{"file": …, "predictions": [{"label", "score"}, …]}` or `{"file": …, "error": …}` for each file."""
+def zero_shot(
+    files: Files,
+    labels: Annotated[
+        str, option("Labels to choose from, separated by commas: 'chair, lamp, car'.", "--labels", "-l")
+    ],
+    model: Model = None,
+    template: Annotated[
+        str | None, option("Text with {} for a label, such as 'a scan of a {}.'; by default that of the training.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Labels for each file.")] = 3,
+    output: Output = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    file_type: FileType = None,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Classify point files and meshes among labels of your own."""
+    name, files = split_model(files, model)
+    inputs = find_inputs(files, file_type)
+    check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
+    pipe = open_pipeline("zero-shot-point-cloud-classification", check_model(name, "zero-shot"), device)
+    arguments = {"candidate_labels": labels, "hypothesis_template": template, "top_k": top_k}
+    _classify(pipe, name, inputs, arguments, output, batch_size, as_json, as_csv)
+
+
+def _classify(
+    pipe: Any,
+    model: str,
+    inputs: Inputs,
+    arguments: dict[str, Any],
+    output: Path | None,
+    batch_size: int | None,
+    as_json: bool,
+    as_csv: bool,
+) -> None:
+    gallery = Gallery(output if _suffix(output) in VIEWS else None, len(inputs), pipe.feature_extractor.up_axis)
+    run = answerer(pipe, model, **arguments)
+
+    def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+        rows = []
+        for cloud, result in zip(clouds, run(clouds), strict=True):
+            rows.append(result if isinstance(result, dict) else {"predictions": result})
+            if not isinstance(result, dict):
+                best = f"{result[0]['label']}, {100 * result[0]['score']:.0f} %"
+                gallery.add_file(cloud.data, f"{Path(cloud.name).name}: {best}")
+        return rows
+
+    file_width = _file_width(inputs)
+    label_width = max(map(len, map(printable, _labels(pipe, arguments))))
+
+    def line(row: Row) -> str:
+        cells = [f"{printable(p['label']):<{label_width}} {100 * p['score']:5.1f} %" for p in row["predictions"]]
+        return f"{printable(row['file']):<{file_width}}  " + "   ".join(cells)
+
+    rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=_is_quiet(as_json, as_csv))
+    done = print_rows(rows, line, prediction_cells, as_json=as_json, as_csv=as_csv)
+    gallery.write(f"predictions of {model}")
+    if output is not None and _suffix(output) in DATA:
+        write_data(output, done, prediction_cells)
+    finish(done)
+
+
+def _labels(pipe: Any, arguments: dict[str, Any]) -> Iterable[str]:
+    given = arguments.get("candidate_labels")
+    return pipe.model.config.id2label.values() if given is None else [name.strip() for name in given.split(",")]
+
+
+def prediction_cells(row: Row) -> Iterator[Row]:
+    """Yield the CSV row of a prediction: label and score, then those of the next best labels."""
+    cells = {"file": row["file"]}
+    for number, prediction in enumerate(row.get("predictions", ()), 1):
+        ending = "" if number == 1 else f"_{number}"
+        cells |= {f"label{ending}": prediction["label"], f"score{ending}": f"{prediction['score']:.6f}"}
+    yield cells | _problems(row)
+
+
+def segment(
+    files: Files,
+    model: Model = None,
+    category: Annotated[str | None, option("Category of the objects, for models of parts.")] = None,
+    max_points: Annotated[
+        int | None,
+        option("Thin larger clouds out to this many points; the others get the label of the nearest one.", min=1),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        option(
+            "A page (.html) or picture (.png) of all clouds, the labelled points of one (.ply, .obj, .npz), a table "
+            "(.json, .csv), or a folder for labelled points and a page of each."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, option("Blocks per batch; by default 8, or 1 if they depend on each other.", min=1)
+    ] = None,
+    device: Device = None,
+    file_type: FileType = None,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Label every point with the part or object that it belongs to.
+
+    Clouds of any size are processed in blocks. A bar shows the blocks that are done.
+    """
+    name, files = split_model(files, model)
+    inputs = find_inputs(files, file_type)
+    types = (*VIEWS, *CLOUDS, *DATA)
+    suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)
+    pipe = open_pipeline("point-cloud-segmentation", check_model(name, "segment"), device)
+    names = [pipe.model.config.id2label[number] for number in range(pipe.model.config.num_labels)]
+    from hf_any3d.visualization.web_page import label_colors
+
+    palette, seen, up_axis = label_colors(len(names)), set(), pipe.feature_extractor.up_axis
+    gallery = Gallery(output if suffix in VIEWS else None, len(inputs), up_axis)
+    place = inputs.places()
+
+    def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+        rows = []
+        for cloud in clouds:
+            with model_errors(name, "cannot answer"):
+                result = pipe(
+                    cloud.row,
+                    category=category,
+                    max_points=max_points,
+                    batch_size=batch_size or usual_batch_size(pipe),
+                    progress=True,
+                )
+            points, labels = result["points"], result["labels"]
+            seen.update(map(int, np.unique(labels)))
+            gallery.add(cloud_frame(points), palette[labels], Path(cloud.name).name)
+            if output is not None and suffix in CLOUDS:
+                _write_labelled(output, points, labels, palette)
+            elif output is not None and not suffix:
+                folder = output / place[cloud.name]
+                _write_labelled(folder.with_name(folder.name + ".ply"), points, labels, palette)
+                page = Gallery(folder.with_name(folder.name + ".html"), 1, up_axis)
+                page.add(cloud_frame(points), palette[labels], folder.name)
+                page.write(folder.name, {names[n]: palette[n].tolist() for n in map(int, np.unique(labels))})
+            rows.append(
+                {"points": len(labels), "segments": [_share(part, len(labels)) for part in result["segments"]]}
+            )
+        return rows
+
+    width = _file_width(inputs)
+
+    def line(row: Row) -> str:
+        parts = "   ".join(f"{printable(part['label'])} {100 * part['share']:.1f} %" for part in row["segments"])
+        return f"{printable(row['file']):<{width}}  {row['points']:,} points: {parts}"
+
+    def cells(row: Row) -> Iterator[Row]:
+        for part in row.get("segments", ()):
+            yield {"file": row["file"], **part}
+        if "error" in row:
+            yield {"file": row["file"], **_problems(row)}
+
+    rows = for_each_file(inputs, answer, show=False)
+    done = print_rows(rows, line, cells, as_json=as_json, as_csv=as_csv)
+    gallery.write(f"labels by {name}", {names[number]: palette[number].tolist() for number in sorted(seen)})
+    if output is not None and suffix in DATA:
+        write_data(output, done, cells)
+    finish(done)
+
+
+def _share(part: dict[str, Any], total: int) -> dict[str, Any]:
+    count = int(part["mask"].sum())
+    return {"label": part["label"], "points": count, "share": count / total, "score": part["score"]}
+
+
+def _write_labelled(path: Path, points: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> None:
+    from hf_any3d.data.files import PointCloudData, write_point_cloud
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_point_cloud(path, PointCloudData(points, palette[labels], labels=labels))
+
+
+def cloud_frame(points: np.ndarray) -> np.ndarray:
+    """Return points relative to their smallest coordinates, which float32 can hold."""
+    return points - points.min(axis=0)
+
+
+def features(
+    files: Files,
+    model: Model = None,
+    feature: Annotated[Feature, typer.Option(help="pooled, class_token, or tokens for their mean.")] = Feature.POOLED,
+    output: Annotated[
+        Path | None,
+        option(
+            "Also write arrays (.npz with files and features, .npy), a table (.json, .csv), or a map of similar "
+            "clouds (.html, .png), colored by folder."
+        ),
+    ] = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    file_type: FileType = None,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Extract a feature vector of each file, for search, clustering or a head of your own."""
+    name, files = split_model(files, model)
+    inputs = find_inputs(files, file_type)
+    suffix = check_output(output, (".npz", ".npy", *VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
+    name = check_model(name, "predict", "zero-shot", "segment", "features")
+    pipe = open_pipeline("point-cloud-feature-extraction", name, device)
+    answer = feature_answerer(pipe, name, feature.value)
+    width = _file_width(inputs)
+
+    def line(row: Row) -> str:
+        start = " ".join(f"{value:.3f}" for value in row["features"][:4])
+        return f"{printable(row['file']):<{width}}  {len(row['features'])} features: {start} …"
+
+    rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=_is_quiet(as_json, as_csv))
+    done = print_rows(rows, line, feature_cells, as_json=as_json, as_csv=as_csv)
+    good = [row for row in done if "error" not in row]
+    if output is not None and suffix in DATA:
+        write_data(output, done, feature_cells)
+    elif output is not None and good:
+        _write_features(output, [row["file"] for row in good], np.array([row["features"] for row in good], np.float32))
+    finish(done)
+
+
+def feature_answerer(pipe: Any, model: str, feature: str) -> Callable[[list[Cloud]], list[dict[str, Any]]]:
+    """Return a function from clouds to rows with `features`, a list of numbers."""
+    run = answerer(pipe, model)
+
+    def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+        rows = []
+        for result in run(clouds):
+            if "error" not in result:
+                if feature not in result:
+                    raise ValueError(f"--feature {feature}: this model has none; expected pooled or tokens")
+                values = result[feature].mean(axis=0) if feature == "tokens" else result[feature]
+                result = {"features": [round(float(value), 6) for value in values]}
+            rows.append(result)
+        return rows
+
+    return answer
+
+
+def feature_cells(row: Row) -> Iterator[Row]:
+    """Yield the CSV row of features, a column each."""
+    values = row.get("features", ())
+    yield {"file": row["file"], **{f"feature_{n}": value for n, value in enumerate(values)}, **_problems(row)}
+
+
+def _write_features(output: Path, names: list[str], values: np.ndarray) -> None:
+    from hf_any3d.atomic_files import atomic_write
+
+    if output.suffix.lower() in VIEWS:
+        from hf_any3d.visualization.show import project_features, write_feature_map
+
+        if len(names) < 4:
+            raise ValueError(f"--output: {output} for {len(names)} files; a map needs at least 4")
+        places = project_features(values, perplexity=min(25.0, (len(names) - 1) / 3))
+        folders = [Path(name).parent.name or "." for name in names]
+        classes = sorted(set(folders))
+        labels = np.array([classes.index(folder) for folder in folders])
+        heading = "features; nearby clouds are similar"
+        write_feature_map(output, places, labels, classes, texts=[Path(n).name for n in names], heading=heading)
+    else:
+        with atomic_write(output) as unfinished, open(unfinished, "wb") as file:
+            if output.suffix.lower() == ".npz":
+                np.savez(file, files=np.array(names), features=values)
+            else:
+                np.save(file, values)
+    print_line(f"{output}: {values.shape[0]} × {values.shape[1]}")
+
+
+def reconstruct(
+    files: Files,
+    model: Model = None,
+    output: Annotated[
+        Path | None,
+        option(
+            "A page (.html) or picture (.png) of all files, the points of one (.ply, .obj, .npz), a table (.json, "
+            ".csv), or a folder for the points and a page of each file."
+        ),
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Distance within which points match for the F-score.")] = 0.01,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    file_type: FileType = None,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Encode point files and meshes as discrete codes, decode them, and measure the reconstruction error.
+
+    Distances are in the frame of the processor, which usually scales a cloud to the unit sphere.
+    """
+    name, files = split_model(files, model)
+    inputs = find_inputs(files, file_type)
+    types = (*CLOUDS, *VIEWS, *DATA)
+    suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)
+    pipe = open_pipeline("point-cloud-reconstruction", check_model(name, "reconstruct"), device)
+    run, results, up_axis = answerer(pipe, name, threshold=threshold), {}, pipe.feature_extractor.up_axis
+
+    def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+        rows = []
+        for cloud, result in zip(clouds, run(clouds), strict=True):
+            if "error" not in result:
+                results[cloud.name] = result
+                scores = {name: result[name] for name in ("chamfer_l1", "chamfer_l2", "f_score")}
+                result = {**scores, "token_ids": result["token_ids"].tolist()}
+            rows.append(result)
+        return rows
+
+    width = _file_width(inputs)
+
+    def line(row: Row) -> str:
+        distances = "   ".join(f"CD-{n.upper()} {1000 * row[f'chamfer_{n}']:.2f}e-3" for n in ("l1", "l2"))
+        codes = f"{len(set(row['token_ids']))} codes for {len(row['token_ids'])} patches"
+        return f"{printable(row['file']):<{width}}  {distances}   F-score {row['f_score']:.3f}   {codes}"
+
+    def cells(row: Row) -> Iterator[Row]:
+        kept = ("file", "chamfer_l1", "chamfer_l2", "f_score")
+        yield {name: row[name] for name in kept if name in row} | _problems(row)
+
+    rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=_is_quiet(as_json, as_csv))
+    done = print_rows(rows, line, cells, as_json=as_json, as_csv=as_csv)
+    if output is not None and suffix in DATA:
+        write_data(output, done, cells)
+    elif output is not None and results:
+        _write_reconstructions(output, suffix, results, inputs.places(), up_axis)
+    finish(done)
+
+
+def _write_reconstructions(
+    output: Path, suffix: str, results: dict[str, dict[str, Any]], places: dict[str, Path], up_axis: str
+) -> None:
+    from hf_any3d.data.files import write_point_cloud
+    from hf_any3d.pipelines.point_cloud_reconstruction import colored_by_patch
+    from hf_any3d.visualization.reconstruction import write_reconstructions
+
+    if suffix in VIEWS:
+        write_reconstructions(output, list(results.values()), [Path(name).name for name in results], up_axis=up_axis)
+        return
+    for name, result in results.items():
+        path = output if suffix else output / places[name].with_name(places[name].name + ".ply")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_point_cloud(path, colored_by_patch(result))
+        if not suffix:
+            write_reconstructions(path.with_suffix(".html"), [result], [places[name].name], up_axis=up_axis)
+
+
+def split_model(files: Sequence[str], model: str | None, has_default: bool = False) -> tuple[Any, list[str]]:
+    """Separate the model from the files, if it is the first of them and not `--model`.
+
+    Returns:
+        The model, None for a default one, and the files.
+
+    Raises:
+        ValueError: There is no model, and no default.
+    """
+    files = list(files)
+    if model is not None:
+        return model, files
+    first = Path(files[0])
+    is_model = any((first / name).is_file() for name in ("config.json", "adapter_config.json"))
+    is_name = files[0] != "-" and not first.exists() and not set("*?[") & set(files[0])
+    if is_model or (is_name and first.suffix.lower() not in _NAME_TYPES):
+        if len(files) > 1:
+            return files[0], files[1:]
+        if is_model:
+            raise ValueError(f"{files[0]} is a model; expected files too")
+    if has_default:
+        return None, files
+    raise ValueError("--model is missing; expected the directory or hub name of a model")
+
+
+def classifier_or_default(model: str | None) -> str:
+    """Return the directory or hub name of a classifier; None stands for the one that comes with the package."""
+    if model is not None:
+        return check_model(model, "predict")
+    from hf_any3d.pipelines import default_model
+
+    name = default_model()
+    print_note(f"no --model: using the classifier of household objects that comes with the package, {name}")
+    return name
+
+
+def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], list[Any]]:
+    """Return a function that runs a pipeline on a batch of clouds.
+
+    It returns an answer for each, or `{"error": …}` where the model's output is unusable.
+    """
     import torch
-    from tqdm import tqdm
 
-    with tqdm(total=len(paths), unit="file", disable=not show_bar, leave=False) as bar:
-        for start in range(0, len(paths), batch_size):
-            batch = paths[start : start + batch_size]
-            inputs, errors = {}, {}
-            for path in batch:
-                try:
-                    inputs[path] = classify.preprocess(str(path))
-                except (ValueError, OSError, ImportError) as error:
-                    if not skip_errors:
-                        raise
-                    errors[path] = _with_path(path, error)
-            predictions = {}
-            if inputs:
-                points = torch.cat([entry["points"] for entry in inputs.values()])  # (files, num_points, channels)
-                stems = [entry["stem"][0] for entry in inputs.values()]
-                logits = classify.forward({"points": points, "stem": stems})["logits"]
-                for path, stem, row in zip(inputs, stems, logits.split(1), strict=True):
-                    predictions[path] = classify.postprocess({"logits": row, "stem": [stem]}, top_k=top_k)
-            for path in batch:
-                result = {"error": errors[path]} if path in errors else {"predictions": predictions[path]}
-                yield {"file": str(path), **result}
-                bar.update()
+    given = {name: value for name, value in arguments.items() if value is not None}
+    before, during, after = pipe._sanitize_parameters(**given)
 
+    def run(clouds: list[Cloud]) -> list[Any]:
+        inputs = []
+        for cloud in clouds:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                inputs.append(pipe.preprocess(cloud.row, **before))
+            cloud.warnings += [f"{cloud.name}: {one_line(warning.message)}" for warning in caught]
+        points = torch.cat([entry["points"] for entry in inputs])  # (files, num_points, channels)
+        stems = [entry["stem"][0] for entry in inputs]
+        with model_errors(model, "cannot answer"):
+            outputs = pipe.forward({"points": points, "stem": stems}, **during)
+        results: list[Any] = []
+        for number in range(len(clouds)):
+            one = {name: values[number : number + 1] for name, values in outputs.items()}
+            try:
+                results.append(pipe.postprocess(one, **after))
+            except FILE_ERRORS as error:
+                if len(clouds) == 1:
+                    raise
+                results.append({"error": one_line(error)})
+        return results
 
-def _with_path(path: Path, error: Exception) -> str:
-    text = str(error).strip()
-    return text if path.name in text else f"{path}: {text}"
+    return run
 
 
-def _print_json(results: Iterator[dict[str, Any]]) -> int:
-    """Print all results and return the number of errors."""
-    printed = list(results)
-    print_json(printed)
-    return sum("error" in result for result in printed)
+def usual_batch_size(pipe: Any) -> int:
+    """Return 8, or 1 for a model whose predictions depend on the other clouds of a batch."""
+    return 1 if getattr(pipe.model.config, "batch_dependent_flags", None) else 8
 
 
-def _print_table(results: Iterator[dict[str, Any]], paths: list[Path], classify: Any) -> int:
-    """Print a line for each result and return the number of errors."""
-    file_width = max(len(printable(path)) for path in paths)
-    label_width = max(len(printable(name)) for name in classify.model.config.id2label.values())
-    failed = 0
-    for result in results:
-        if "error" in result:
-            failed += 1
-            print_error(result["error"])
-            continue
-        cells = [f"{printable(p['label']):<{label_width}} {100 * p['score']:5.1f} %" for p in result["predictions"]]
-        print_line(f"{printable(result['file']):<{file_width}}  " + "   ".join(cells))
-    return failed
+def _problems(row: Row) -> dict[str, Any]:
+    return {"error": row["error"]} if "error" in row else {}
+
+
+def _file_width(inputs: Inputs) -> int:
+    return max(len(printable(file.name)) for file in inputs.files)
+
+
+def _suffix(output: Path | None) -> str:
+    return "" if output is None else output.suffix.lower()
+
+
+def _is_quiet(as_json: bool, as_csv: bool) -> bool:
+    """Whether a bar is needed: a table on a terminal shows progress itself."""
+    return as_json or as_csv or not sys.stdout.isatty()

@@ -73,7 +73,7 @@ class Conversation:
             points = self.pipe.processor.read_points([cloud])[0]  # (num_points, channels)
             self._session = ChatSession(self.pipe, cloud, self.chat_template)
         except ValueError as error:
-            raise ValueError(_error_message(error, source)) from error
+            raise ValueError(error_message(error, source)) from error
         processor = self.pipe.processor.feature_extractor
         shown = [points[:, :3]]
         if "rgb" in processor.features and _has_colors(cloud):
@@ -150,7 +150,7 @@ class Conversation:
         return self._session
 
 
-def _error_message(error: Exception, source: str | os.PathLike | PointCloudData) -> str:
+def error_message(error: Exception, source: str | os.PathLike | PointCloudData) -> str:
     """Return an error message with the name of the file, but without the folder of uploads."""
     if isinstance(source, PointCloudData):
         return str(error)

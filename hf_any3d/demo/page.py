@@ -15,17 +15,17 @@ import numpy as np
 from gradio.themes import Default as DefaultTheme
 
 from hf_any3d.chat import PUBLISHED_GENERATION
-from hf_any3d.data.files import PointCloudData, supported_file_types
+from hf_any3d.data.files import ASSETS, PointCloudData, supported_file_types
 from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
 from hf_any3d.demo.uploads import AT_ONCE, LARGEST_UPLOAD, warm_up
 from hf_any3d.visualization.web_page import clouds_page
 
-FOLDER = Path(__file__).parents[2] / "examples" / "data"
+FOLDER = ASSETS
 _COLUMNS = ["points", "colors", "label", "name", "creator", "license"]
 
 
 def embedded_shapes() -> dict[str, Path | PointCloudData]:
-    """Return a chair and the first test shape of each class of the embedded data; nothing outside of a checkout.
+    """Return a chair and the first test shape of each class of the embedded data.
 
     Returns:
         Shapes by name, with author and licence if there is one.
@@ -104,6 +104,13 @@ STYLE = """
 #note p, #notice p { margin: 0; font-size: 0.9em; color: var(--body-text-color); }
 #note p.error, #notice p.error { color: #b42318; font-weight: 600; }
 #ask { align-items: center; }
+#answer h3 { margin: 0 0 8px; font-size: 1em; }
+#answer ol { list-style: none; margin: 0; padding: 0; }
+#answer li { display: grid; grid-template-columns: 1fr auto; gap: 1px 12px; padding: 5px 0; overflow-wrap: anywhere; }
+#answer li b { font-variant-numeric: tabular-nums; font-weight: 600; }
+#answer li i { grid-column: 1 / -1; display: block; height: 7px; min-width: 2px; border-radius: 4px;
+  background: var(--color-accent); }
+#answer li:first-child span { font-weight: 600; }
 footer { display: none !important; }
 """
 TERMS = """
@@ -168,7 +175,7 @@ class DemoPage:
             gr.Markdown(f"## Talk about point clouds\nwith {html.escape(self.name)}")
             with gr.Row():
                 with gr.Column(scale=5):
-                    example, file, view, note = self._shapes()
+                    example, file, view, note = shape_column(self.examples)
                 with gr.Column(scale=6):
                     chat, question, send, stop, restart = _chat_column()
                     notice = gr.HTML(elem_id="notice")
@@ -224,45 +231,56 @@ class DemoPage:
         Raises:
             OSError: The port is taken.
         """
-        page = self.build()
-        page.queue(max_size=MOST_WAITING)
-        warm_up()
-        page.launch(
-            server_name=host,
-            server_port=port,
-            share=share,
-            theme=THEME,
-            css=STYLE,
-            footer_links=[],
-            ssr_mode=False,
-            quiet=True,
-            max_file_size=LARGEST_UPLOAD,
-            prevent_thread_lock=True,
-        )
-        return page
-
-    def _shapes(self) -> tuple[gr.Dropdown, gr.UploadButton, gr.HTML, gr.HTML]:
-        names = self.examples.names
-        example = gr.Dropdown(
-            names,
-            value=names[0] if names else None,
-            label="Shape",
-            allow_custom_value=True,
-            visible=bool(names),
-            elem_id="example",
-        )
-        file = gr.UploadButton("Upload a point cloud or a mesh", size="md", elem_id="file")
-        view = gr.HTML(elem_id="view")
-        return example, file, view, gr.HTML(elem_id="note")
+        return serve(self.build(), host, port, share)
 
     def _begin(self) -> tuple[Any, ...]:
         conversation = self.new_conversation()
         if not self.examples.names:
-            return conversation, "", _line("Upload a file to talk about."), [], ""
+            return conversation, "", error_or_note("Upload a file to talk about."), [], ""
         return conversation, *self._open_example(conversation, self.examples.names[0])
 
     def _open_example(self, conversation: Conversation, name: str | None) -> Shown:
         return _open(conversation, lambda: self.examples.get(name or ""))
+
+
+def serve(page: gr.Blocks, host: str, port: int | None, share: bool) -> gr.Blocks:
+    """Serve a page from a thread; arguments and errors are those of `DemoPage.open`."""
+    page.queue(max_size=MOST_WAITING)
+    warm_up()
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        theme=THEME,
+        css=STYLE,
+        footer_links=[],
+        ssr_mode=False,
+        quiet=True,
+        max_file_size=LARGEST_UPLOAD,
+        prevent_thread_lock=True,
+    )
+    return page
+
+
+def shape_column(examples: ExampleShapes) -> tuple[gr.Dropdown, gr.UploadButton, gr.HTML, gr.HTML]:
+    """Build the part of a page that chooses and shows a shape: example, upload, view and the line below it."""
+    names = examples.names
+    example = gr.Dropdown(
+        names,
+        value=names[0] if names else None,
+        label="Shape",
+        allow_custom_value=True,
+        visible=bool(names),
+        elem_id="example",
+    )
+    file = gr.UploadButton("Upload a point cloud or a mesh", size="md", elem_id="file")
+    view = gr.HTML(elem_id="view")
+    return example, file, view, gr.HTML(elem_id="note")
+
+
+def view_frame(page: str) -> str:
+    """Return a sandboxed frame with a page of the viewer, which separates its script from the demo."""
+    return f'<iframe title="3D view" sandbox="allow-scripts" srcdoc="{html.escape(page)}"></iframe>'
 
 
 def generation_settings(*values: float) -> dict[str, Any]:
@@ -316,12 +334,10 @@ def _open(conversation: Conversation, source: Callable[[], Any]) -> Shown:
     try:
         shape = conversation.open(source())
     except (ValueError, OSError, ImportError) as error:
-        return gr.skip(), _line(str(error), is_error=True), gr.skip(), gr.skip()
+        return gr.skip(), error_or_note(str(error), is_error=True), gr.skip(), gr.skip()
     up_axis = conversation.pipe.processor.feature_extractor.up_axis
     text = clouds_page([shape.points], up_axis=up_axis, title="shape")
-    # A sandboxed frame separates the view's script from the demo.
-    frame = f'<iframe title="3D view" sandbox="allow-scripts" srcdoc="{html.escape(text)}"></iframe>'
-    return frame, _line(f"{shape.note} Drag to turn, wheel to zoom."), [], ""
+    return view_frame(text), error_or_note(f"{shape.note} Drag to turn, wheel to zoom."), [], ""
 
 
 def _submit(conversation: Conversation, question: str, chat: Chat) -> tuple[Chat, str, Any, Any]:
@@ -347,7 +363,7 @@ def _answer(conversation: Conversation, chat: Chat, *values: float) -> Iterator[
         for answer in conversation.ask(question, **settings):
             yield with_answer(answer), gr.skip(), gr.skip()
     except (ValueError, OSError) as error:
-        yield chat[:-1], question, _line(str(error), is_error=True)
+        yield chat[:-1], question, error_or_note(str(error), is_error=True)
         return
     notes = []
     if conversation.was_stopped:
@@ -355,7 +371,7 @@ def _answer(conversation: Conversation, chat: Chat, *values: float) -> Iterator[
     if forgotten:
         turns = "question was" if forgotten == 1 else f"{forgotten} questions were"
         notes.append(f"The oldest {turns} forgotten: the model gets {conversation.context} tokens at most.")
-    yield with_answer(answer or "(no answer)"), gr.skip(), _line(" ".join(notes))
+    yield with_answer(answer or "(no answer)"), gr.skip(), error_or_note(" ".join(notes))
 
 
 def _stop(conversation: Conversation) -> None:
@@ -380,7 +396,8 @@ def _buttons(is_answering: bool) -> tuple[Any, Any]:
     return gr.update(visible=not is_answering), gr.update(visible=is_answering)
 
 
-def _line(text: str, is_error: bool = False) -> str:
+def error_or_note(text: str, is_error: bool = False) -> str:
+    """Return a line for the page; the text is escaped."""
     if not text:
         return ""
     kind = ' class="error" role="alert"' if is_error else ""

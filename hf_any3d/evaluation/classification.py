@@ -157,8 +157,15 @@ def judge_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Seque
             continue
         trainer.log_metrics(split, output.metrics)
         metrics[split] = {key: float(output.metrics[f"{split}_{key}"]) for key in _KEPT}
-        by_class[split] = accuracy_by_class(output.predictions, output.label_ids, classes)
+        matrix = confusion_matrix(output.predictions.argmax(axis=1), output.label_ids, len(classes))
+        record_confusion(trainer, split, matrix, classes)
+        by_class[split] = by_name(classes, class_accuracies(matrix))
     return metrics, by_class
+
+
+def record_confusion(trainer: Trainer, split: str, matrix: np.ndarray, classes: Sequence[str]) -> None:
+    """Keep the confusion matrix (classes, classes) of a split with the trainer, for the page of the run's results."""
+    vars(trainer).setdefault("confusions", {})[split] = (matrix, list(classes))
 
 
 def accuracy_by_class(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, float]:

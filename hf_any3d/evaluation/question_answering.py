@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import write_json
 from hf_any3d.chat.generation import PUBLISHED_GENERATION
-from hf_any3d.chat.released_texts import released_answer, released_evaluation_answer
+from hf_any3d.chat.messages import released_answer, released_evaluation_answer
 from hf_any3d.data.catalog.pointllm_annotations import CAPTION_QUESTION, CLASSIFICATION_QUESTIONS
 
 KINDS = ("class", "same", "caption")

@@ -11,7 +11,13 @@ from torch.utils.data import Subset
 from transformers import EvalPrediction, Trainer
 
 from hf_any3d.data.blocks import merge_blocks
-from hf_any3d.evaluation.classification import Judgement, by_name, confusion_matrix, overall_accuracy
+from hf_any3d.evaluation.classification import (
+    Judgement,
+    by_name,
+    confusion_matrix,
+    overall_accuracy,
+    record_confusion,
+)
 from hf_any3d.modeling.layers.tasks import part_mask
 
 IGNORED = -100
@@ -266,6 +272,7 @@ def judge_segmentation(
             found = {**_part_means(ious), **found}
         trainer.log_metrics(split, {f"{split}_{key}": value for key, value in found.items()})
         metrics[split] = found
+        record_confusion(trainer, split, matrix, names)
         by_class[split] = by_name(names, class_ious(matrix))
     return metrics, by_class
 

@@ -17,6 +17,7 @@ from hf_any3d.evaluation.classification import (
     confusion_matrix,
     mean_class_accuracy,
     overall_accuracy,
+    record_confusion,
 )
 
 # Up to this many classes, all permutations of their names are tried; otherwise random ones.
@@ -140,5 +141,6 @@ def judge_zero_shot(
         other_kind = np.isin(np.arange(len(classes)), unseen) != np.isin(output.label_ids, unseen)[:, None]
         answers = np.where(other_kind, -np.inf, output.predictions).argmax(axis=1)
         matrix = confusion_matrix(answers, output.label_ids, len(classes))
+        record_confusion(trainer, split, matrix, classes)
         by_class[split] = by_name(classes, class_accuracies(matrix))
     return metrics, by_class

@@ -4,8 +4,7 @@ Sampling, neighbors, projection, frozen layers and adapters are all in the graph
 with any number of points.
 """
 
-from hf_any3d.export.exported_files import FORMATS, ExportedFile, export_file
-from hf_any3d.export.onnx_files import export_onnx
+from hf_any3d.export.exported_files import FORMATS, ExportedFile, export_file, export_onnx
 from hf_any3d.export.programs import export_program
 
 __all__ = ["FORMATS", "ExportedFile", "export_file", "export_onnx", "export_program"]

@@ -1,4 +1,6 @@
-"""Pipelines, one file a task."""
+"""Pipelines, one file a task, and the models that they open without a name."""
+
+from pathlib import Path
 
 from hf_any3d.pipelines.point_cloud_classification import PointCloudClassificationPipeline
 from hf_any3d.pipelines.point_cloud_feature_extraction import PointCloudFeatureExtractionPipeline
@@ -8,10 +10,29 @@ from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipe
 from hf_any3d.pipelines.zero_shot_point_cloud_classification import ZeroShotPointCloudClassificationPipeline
 
 __all__ = [
+    "DEFAULT_MODELS",
     "PointCloudClassificationPipeline",
     "PointCloudFeatureExtractionPipeline",
     "PointCloudReconstructionPipeline",
     "PointCloudSegmentationPipeline",
     "PointCloudTextToTextPipeline",
     "ZeroShotPointCloudClassificationPipeline",
+    "default_model",
 ]
+
+DEFAULT_MODELS = {"point-cloud-classification": Path(__file__).parents[1] / "default_model"}
+
+
+def default_model(task: str = "point-cloud-classification") -> str:
+    """Return the directory of the model that comes with the package for a task.
+
+    `transformers.pipeline(task)` opens it if no model is named, with a warning that names it.
+
+    Raises:
+        ValueError: the package has no model for the task.
+    """
+    if task not in DEFAULT_MODELS:
+        raise ValueError(
+            f"no model for {task!r} comes with hf_any3d, only for {', '.join(DEFAULT_MODELS)}; name a model"
+        )
+    return str(DEFAULT_MODELS[task])

@@ -1,19 +1,24 @@
 """`pipeline("point-cloud-segmentation")`: a label for every point."""
 
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial import KDTree
+from tqdm.auto import tqdm
 from transformers.pipelines.base import ChunkPipeline
 
-from hf_any3d.data.blocks import merge_blocks, split_into_blocks
+from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.modeling.layers.tasks import part_mask
 from hf_any3d.pipelines.base import (
+    PROGRESS_FROM,
     PointCloudPipeline,
     check_formats,
     refuse_non_finite,
@@ -21,8 +26,7 @@ from hf_any3d.pipelines.base import (
     stem_of,
     without_none,
 )
-from hf_any3d.visualization.label_colors import label_colors
-from hf_any3d.visualization.web_page import write_point_cloud_page
+from hf_any3d.visualization.web_page import label_colors, write_point_cloud_page
 
 # Points sampled on a mesh, in multiples of the points that the model processes at a time.
 MESH_DENSITY = 4
@@ -30,13 +34,70 @@ FORMATS = ("ply", "html")
 KNOWN_FORMATS = (*FORMATS, "obj")
 
 
+# Points whose labels are computed at a time.
+_PIECE = 1_000_000
+# Bytes of summed logits in memory; more are in a temporary file.
+_SUMS_IN_MEMORY = 1 << 30
+
+
+@dataclass
+class _Scene:
+    """A cloud, the part of it that the model labels, and the blocks of that part, (blocks, num_points) indices."""
+
+    data: PointCloudData
+    part: PointCloudData
+    category: int | None
+    stem: str | None
+    blocks: np.ndarray
+
+
+class _Merge:
+    """The sum of the logits of each point over the blocks that it is in."""
+
+    def __init__(self, num_points: int):
+        self.count = np.zeros(num_points, dtype=np.int32)
+        self.sums: np.ndarray | None = None  # (points, labels)
+
+    def add(self, index: np.ndarray, logits: np.ndarray) -> None:
+        """Add logits (blocks, block_points, labels) of the points `index` (blocks, block_points)."""
+        if self.sums is None:
+            self.sums = self._zeros(logits.shape[-1])
+        for places, values in zip(index, logits, strict=True):
+            if len(np.unique(places)) == len(places):
+                self.sums[places] += values
+                self.count[places] += 1
+            else:
+                np.add.at(self.sums, places, values)
+                np.add.at(self.count, places, 1)
+
+    def labels_and_scores(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the label of each point, (points,) int64, and its probability, (points,) float32."""
+        assert self.sums is not None and self.count.all()
+        labels, scores = np.empty(len(self.count), np.int64), np.empty(len(self.count), np.float32)
+        for start in range(0, len(labels), _PIECE):
+            rows = slice(start, start + _PIECE)
+            mean = torch.from_numpy(self.sums[rows] / self.count[rows, None])
+            best, number = mean.softmax(dim=-1).max(dim=-1)
+            labels[rows], scores[rows] = number.numpy(), best.float().numpy()
+        return labels, scores
+
+    def _zeros(self, num_labels: int) -> np.ndarray:
+        shape = (len(self.count), num_labels)
+        if 8 * shape[0] * num_labels <= _SUMS_IN_MEMORY:
+            return np.zeros(shape)
+        # The system removes the file when the array is freed.
+        with tempfile.TemporaryFile() as file:
+            return np.memmap(file, dtype=np.float64, mode="w+", shape=shape)
+
+
 class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
     """Label every point with the object or part that it belongs to.
 
     Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
     dataset column of them; a mesh is sampled on its surface. Clouds may have any number of points: the model
-    processes them in blocks of the processor's size, and logits of overlapping blocks are averaged. Returns, for each
-    cloud, a dict:
+    processes them in blocks of the processor's size, and logits of overlapping blocks are averaged. A single cloud
+    needs 8 bytes for each point and label, on disk if that is more than 1 GB, whatever the number of blocks. Returns,
+    for each cloud, a dict:
 
     - `points (points, 3)` of the input, and `labels (points,)`, their class numbers,
     - `scores (points,)`, the probabilities of these classes,
@@ -48,6 +109,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
     - `category`: name or number of the object's category, required by part segmentation models with more than one
       category; a dataset row may contain it as `category` or `label`. It determines the possible parts and is an input
       of the model; a wrong category gives wrong parts with high scores.
+    - `max_points`: thin larger clouds out to this many random points, whose labels and scores the others get from the
+      nearest one; much faster for dense scans.
     - `output_dir`: also write each cloud to this directory, coloured by label, named after its file or `cloud-0`, ….
     - `formats`: output formats: "ply", "html" (an interactive page that works offline) and "obj"; by default the first
       two.
@@ -63,40 +126,97 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         ```
     """
 
+    _batch = 1
+    _bar: bool | None = None
+
+    def __call__(
+        self, inputs: Any, *, progress: bool | None = None, batch_size: int | None = None, **kwargs: Any
+    ) -> Any:
+        """Run the pipeline on one cloud or many; see the class.
+
+        Args:
+            inputs: One cloud or many; see `PointCloudPipeline`.
+            progress: Show a bar of clouds, or of the blocks of one cloud once it takes two seconds; by default for
+                100 and more.
+            batch_size: Blocks per batch; 1 by default.
+            **kwargs: Arguments of the task, `num_workers`.
+        """
+        self._batch = batch_size or self._batch_size or 1
+        self._bar = progress
+        return super().__call__(inputs, progress=progress, batch_size=batch_size, **kwargs)
+
     def _sanitize_parameters(
         self,
         category: str | int | None = None,
+        max_points: int | None = None,
         output_dir: str | os.PathLike | None = None,
         formats: tuple[str, ...] | list[str] | str | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
-        refuse_unknown(kwargs, "category, output_dir, formats")
+        refuse_unknown(kwargs, "category, max_points, output_dir, formats")
+        if max_points is not None and (isinstance(max_points, bool) or max_points < 1):
+            raise ValueError(f"max_points={max_points!r}; expected at least 1, or None for all")
         after = without_none(output_dir=output_dir, formats=check_formats(formats, KNOWN_FORMATS))
-        return without_none(category=category), {}, after
+        return without_none(category=category, max_points=max_points), {}, after
 
-    def preprocess(self, cloud: Any, category: str | int | None = None) -> Iterator[dict[str, Any]]:
+    def preprocess(
+        self, cloud: Any, category: str | int | None = None, max_points: int | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Split one cloud into blocks: `points (1, num_points, channels)` and their indices in the cloud."""
+        scene = self._cut(cloud, category, max_points)
+        for position, index in enumerate(scene.blocks):
+            is_last = position == len(scene.blocks) - 1
+            # Only the last block carries the complete cloud.
+            own = {"index": torch.from_numpy(index)[None], "cloud": scene if is_last else None, "is_last": is_last}
+            yield {**self._block(scene, index), **own}
+
+    def run_single(
+        self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict
+    ) -> dict[str, Any]:
+        """Label one cloud, with the logits of one batch of blocks in memory at a time."""
+        scene = self._cut(inputs, **preprocess_params)
+        blocks, merged = scene.blocks, _Merge(len(scene.part))
+        hidden = len(blocks) < PROGRESS_FROM if self._bar is None else not self._bar
+        with tqdm(total=len(blocks), unit="block", disable=hidden, delay=2, leave=False) as bar:
+            for start in range(0, len(blocks), self._batch):
+                batch = blocks[start : start + self._batch]
+                prepared = [self._block(scene, index) for index in batch]
+                entries = {
+                    name: torch.cat([block[name] for block in prepared]) for name in prepared[0] if name != "stem"
+                }
+                index = torch.from_numpy(batch)
+                outputs: Any = self.forward(
+                    {**entries, "index": index, "cloud": None, "is_last": False}, **forward_params
+                )
+                self._add(merged, outputs, scene.stem)
+                bar.update(len(batch))
+        return self._answer(scene, merged, **postprocess_params)
+
+    def _cut(self, cloud: Any, category: str | int | None = None, max_points: int | None = None) -> _Scene:
         processor = self.feature_extractor
         number = self._category_number(cloud, category)
         data = to_cloud(cloud, processor.features)
         if data.is_mesh:
             data = data.sample_surface(MESH_DENSITY * processor.num_points, processor.seed or 0)
+        part = data
+        if max_points is not None and len(data) > max_points:
+            kept = np.random.default_rng(processor.seed or 0).choice(len(data), max_points, replace=False)
+            part = part_of(data, np.sort(kept))
         blocks = split_into_blocks(
-            data.points,
+            part.points,
             processor.num_points,
             processor.block_size,
             processor.block_overlap,
             up_axis=processor.up_axis,
             generator=processor.seed or 0,
         )
-        for position, index in enumerate(blocks):
-            is_last = position == len(blocks) - 1
-            inputs = dict(processor(part_of(data, index), return_tensors="pt"))
-            if number is not None:
-                inputs["category"] = torch.tensor([number])
-            # Only the last block carries the complete cloud.
-            cloud_data = (data, stem_of(cloud)) if is_last else None
-            yield {**inputs, "index": torch.from_numpy(index)[None], "cloud": cloud_data, "is_last": is_last}
+        return _Scene(data, part, number, stem_of(cloud), blocks)
+
+    def _block(self, scene: _Scene, index: np.ndarray) -> dict[str, Any]:
+        inputs = dict(self.feature_extractor(part_of(scene.part, index), return_tensors="pt"))
+        if scene.category is not None:
+            inputs["category"] = torch.tensor([scene.category])
+        return inputs
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         own = {name: model_inputs.pop(name) for name in ("index", "cloud", "is_last")}
@@ -115,17 +235,36 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         formats: list[str] | tuple[str, ...] = FORMATS,
     ) -> dict[str, Any]:
         """Merge the logits of all blocks of a cloud to its answer; see the class."""
-        data, stem = outputs[-1]["cloud"]
-        index = np.concatenate([output["index"].numpy() for output in outputs])
-        logits = np.concatenate([output["logits"].numpy() for output in outputs])
-        refuse_non_finite(torch.from_numpy(logits), stem)
-        merged = torch.from_numpy(merge_blocks(index, logits, len(data)))
-        scores, labels = merged.softmax(dim=-1).max(dim=-1)
+        scene = outputs[-1]["cloud"]
+        merged = _Merge(len(scene.part))
+        for output in outputs:
+            self._add(merged, output, scene.stem)
+        return self._answer(scene, merged, output_dir, formats)
+
+    def _add(self, merged: _Merge, outputs: dict[str, Any], stem: str | None) -> None:
+        refuse_non_finite(outputs["logits"], stem)
+        merged.add(outputs["index"].numpy(), outputs["logits"].numpy())
+
+    def _answer(
+        self,
+        scene: _Scene,
+        merged: _Merge,
+        output_dir: str | os.PathLike | None = None,
+        formats: list[str] | tuple[str, ...] = FORMATS,
+    ) -> dict[str, Any]:
+        data = scene.data
+        labels, scores = merged.labels_and_scores()
+        if scene.part is not data:
+            # In pieces, since the result of a query is several times larger than the points.
+            tree = KDTree(scene.part.points)
+            pieces = [data.points[start : start + _PIECE] for start in range(0, len(data), _PIECE)]
+            nearest = np.concatenate([tree.query(piece)[1] for piece in pieces])
+            labels, scores = labels[nearest], scores[nearest]
         points = data.points if data.offset is None else data.points + data.offset
-        answer = {"points": points, "labels": labels.numpy(), "scores": scores.float().numpy()}
-        answer["segments"] = self._segments(answer["labels"], answer["scores"])
+        answer: dict[str, Any] = {"points": points, "labels": labels, "scores": scores}
+        answer["segments"] = self._segments(labels, scores)
         if output_dir is not None:
-            self._write(data, answer["labels"], Path(output_dir) / self.name_of(stem), formats)
+            self._write(data, labels, Path(output_dir) / self.name_of(scene.stem), formats)
         return answer
 
     def _segments(self, labels: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.rows import EpochCallback, ProcessedDataset
 from hf_any3d.training.trainer import PointTrainer
+from hf_any3d.visualization.run_results import write_run_results
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +244,7 @@ def save_and_push(
     start: dict[str, Any] | None = None,
     schedules: dict[str, Any] | None = None,
 ) -> tuple[RunReport, str]:
-    """Save model, card and metrics.json, and push them with `push_to_hub`.
+    """Save model, card, page of results and metrics.json, and push them with `push_to_hub`.
 
     Args:
         trainer: The trainer, after training.
@@ -296,6 +297,15 @@ def save_and_push(
         subject = Subject.from_model(trainer.accelerator.unwrap_model(trainer.model), report, num_points)
         return build_model_card(subject, name, license=arguments.license)
 
+    if trainer.is_world_process_zero():
+        write_run_results(
+            arguments.output_dir,
+            title=Path(name).name if os.path.isabs(name) else name,
+            history=trainer.state.log_history,
+            metrics=metrics,
+            class_scores=class_scores,
+            confusions=getattr(trainer, "confusions", {}),
+        )
     trainer.build_model_card = card  # built when it is written, see `write_trainer_card`
     # metrics.json is written last: it marks the run as complete.
     if trainer.args.push_to_hub:

@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 
+from hf_any3d.chat.messages import training_messages
 from hf_any3d.chat.processing import MiniGPT3DProcessor
-from hf_any3d.chat.released_texts import training_messages
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.data.transforms import Compose

@@ -1,4 +1,4 @@
-"""Pictures of point clouds."""
+"""Pictures of point clouds: what the viewer's page shows, as PNG."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.atomic_files import atomic_write
+from hf_any3d.visualization.web_page import CloudView, check_views, height_colors, hex_color, label_colors, thin_views
+
+_DOTS = 110  # per inch of the picture; clouds are drawn with twice as many
+_STATUS_COLORS = {"": "#5c6670", "right": "#1a7f37", "wrong": "#b42318"}
+_STAGE = np.array([0.867, 0.886, 0.910])  # behind clouds with colors of their own, so that white points are visible
 
 
 def plot_point_clouds(
@@ -35,7 +40,7 @@ def plot_point_clouds(
         titles: A line above each cloud.
         title_colors: Color of each of those lines.
         heading: A line above the grid.
-        legend: Names and their colors, red, green and blue in [0, 1], below the grid.
+        legend: Names and their colors, red, green and blue in [0, 1]; listed below or right of the grid.
         columns: Clouds per row.
         rows_share_frame: Draw the clouds of a row with the same center, scale and heights, to compare them.
         up_axis: "x", "y" or "z".
@@ -47,48 +52,206 @@ def plot_point_clouds(
         ImportError: matplotlib is missing.
         ValueError: There is no cloud to draw, or one is no `(points, 3 or more)` array.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch
-    except ImportError as error:
-        raise ImportError("drawing point clouds needs matplotlib: pip install 'hf-any3d[visuals]'") from error
-    if not len(clouds):
-        raise ValueError("clouds is empty; expected at least one array (points, 3)")
-    columns = min(columns, len(clouds))
-    rows = -(-len(clouds) // columns)
-    height = (cell + 0.25) * rows + (0.4 if heading else 0) + (0.5 if legend else 0)
-    figure = Figure(figsize=(cell * columns, height), dpi=110, layout="constrained")
-    order = {"x": (1, 2, 0), "y": (2, 0, 1), "z": (0, 1, 2)}[up_axis]
-    clouds = [np.asarray(cloud, dtype=np.float32) for cloud in clouds]
+    views = []
     for number, cloud in enumerate(clouds):
+        cloud = np.asarray(cloud, dtype=np.float64)
         if cloud.ndim != 2 or cloud.shape[1] < 3:
             raise ValueError(f"cloud {number} has shape {cloud.shape}; expected (points, 3 or more)")
+        title = titles[number] if titles is not None else ""
+        views.append(CloudView(cloud[:, :3], colors=cloud[:, 3:6] if cloud.shape[1] >= 6 else None, title=title))
+    return plot_views(
+        views,
+        path,
+        title_colors=title_colors,
+        title=heading or "",
+        legend=legend,
+        columns=columns,
+        rows_share_frame=rows_share_frame,
+        up_axis=up_axis,
+        elevation=elevation,
+        zoom=zoom,
+        cell=cell,
+    )
+
+
+def plot_views(
+    clouds: Sequence[CloudView],
+    path: str | os.PathLike,
+    *,
+    title: str = "",
+    note: str = "",
+    names: Sequence[str] = (),
+    label_name: str = "label",
+    value_name: str = "value",
+    categories: Sequence[str] = (),
+    legend: Mapping[str, Sequence[float]] | None = None,
+    columns: int = 6,
+    rows_share_frame: bool = False,
+    up_axis: str = "y",
+    elevation: float = 20.0,
+    zoom: float = 1.0,
+    cell: float | None = None,
+    title_colors: Sequence[str] | None = None,
+) -> Path:
+    """Write a PNG of what `viewer_page` shows first; the arguments that both have are the same.
+
+    Args:
+        clouds: The clouds; each is colored by its labels, values, own colors or height, the first that it has.
+        path: File to write, atomically.
+        title: A line above the grid.
+        note: A second line.
+        names: Names of the labels; those that occur are listed.
+        label_name: What the labels are, above the list.
+        value_name: What the values are, at the color bar.
+        categories: Names of the categories of clouds, written below their titles.
+        legend: Names and their colors, for clouds with colors of their own.
+        columns: Clouds per row.
+        rows_share_frame: Draw the clouds of a row with the same center, scale and heights.
+        up_axis: "x", "y" or "z".
+        elevation: Degrees by which the camera looks down.
+        zoom: Scale of clouds in their cells.
+        cell: Edge of a cell in inches; by default 2, or 5 for a single cloud.
+        title_colors: Color of the title of each cloud.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: There is no cloud, or shapes, labels or numbers of names do not fit.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
+    except ImportError as error:
+        raise ImportError("drawing point clouds needs matplotlib: pip install 'hf-any3d[visuals]'") from error
+    clouds = thin_views(check_views(clouds, names, categories))
+    cell = cell or (5.0 if len(clouds) == 1 else 2.0)
+    columns = min(columns, len(clouds))
+    rows = -(-len(clouds) // columns)
+    entries = _legend(clouds, names, legend)
+    values = np.concatenate([cloud.values for cloud in clouds if cloud.values is not None] or [np.zeros(0)])
+    limits = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
+    by_side = len(entries) > 8
+    lists = -(-len(entries) // max(8, int(3.6 * (cell + 0.25) * rows))) if by_side else 0  # columns of the legend
+    lines = 0.22 * max(bool(cloud.title) + bool(_below(cloud, categories)) for cloud in clouds)
+    height = (cell + lines + 0.06) * rows + 0.3 * (bool(title) + bool(note)) + (0.45 if entries and not by_side else 0)
+    figure = Figure(figsize=(max(cell * columns, 3.0) + 1.7 * lists, height), dpi=_DOTS, layout="constrained")
     for number, cloud in enumerate(clouds):
-        row = number // columns * columns
-        framed = clouds[row : row + columns] if rows_share_frame else [cloud]
-        framed = np.concatenate([each[:, order] for each in framed])
-        low, high = framed.min(axis=0), framed.max(axis=0)
-        axes: Any = figure.add_subplot(rows, columns, number + 1, projection="3d")
-        across, deep, up = cloud[:, order].T
-        heights = {"c": up, "cmap": "viridis", "vmin": low[2], "vmax": high[2]}
-        paint = {"c": cloud[:, 3:6].clip(0, 1)} if cloud.shape[1] >= 6 else heights
-        axes.scatter(across, deep, up, s=0.5 * cell**2, linewidths=0, **paint)
-        # As large as the cell allows; flat clouds need a box with some extent.
-        reach = np.maximum((high - low) / 2, 0.1 * (high - low).max() + 1e-6)
-        axes.set_box_aspect(reach, zoom=zoom)
-        for limit, middle, half in zip(
-            (axes.set_xlim, axes.set_ylim, axes.set_zlim), (low + high) / 2, reach, strict=True
-        ):
-            limit(middle - half, middle + half)
-        axes.view_init(elev=elevation, azim=35)
+        row = clouds[number // columns * columns :][:columns] if rows_share_frame else [cloud]
+        axes = figure.add_subplot(rows, columns, number + 1)
+        axes.imshow(_render(cloud, row, limits, up_axis, np.radians(elevation), zoom, round(2 * _DOTS * cell)))
         axes.set_axis_off()
-        if titles is not None:
-            axes.set_title(titles[number], fontsize=8, color=title_colors[number] if title_colors else "black")
-    if heading:
-        figure.suptitle(heading, fontsize=11)
-    if legend:
-        patches = [Patch(color=(red, green, blue), label=name) for name, (red, green, blue) in legend.items()]
-        figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 8), fontsize=8)
+        color = title_colors[number] if title_colors else "black"
+        below = _below(cloud, categories)
+        axes.set_title(_cut(cloud.title, cell), fontsize=8, color=color, y=1.07 if below else 1.0)
+        if below:
+            place = {"transform": axes.transAxes, "ha": "center", "va": "bottom", "fontsize": 7.5}
+            axes.text(0.5, 1.01, _cut(below, cell), color=_STATUS_COLORS[cloud.status], **place)
+    if title or note:
+        figure.suptitle("\n".join(filter(None, (title, note))), fontsize=11)
+    if entries:
+        marks: Any = [
+            Line2D([], [], ls="", marker="o", color=hex_color(c), label=_plain(n)) for n, c in entries.items()
+        ]
+        place = "outside right center" if by_side else "outside lower center"
+        settings = {"fontsize": 8, "frameon": False, "title": label_name if by_side and not legend else None}
+        figure.legend(handles=marks, loc=place, ncols=lists or min(len(marks), 4 * columns), **settings)
+    if len(values):
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+
+        bar = ScalarMappable(Normalize(*limits), cmap="viridis")
+        figure.colorbar(bar, ax=figure.axes, label=value_name, shrink=0.6, pad=0.02)
     with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format="png")
     return Path(path)
+
+
+def _legend(
+    clouds: Sequence[CloudView], names: Sequence[str], legend: Mapping[str, Sequence[float]] | None
+) -> dict[str, Sequence[float]]:
+    if any(cloud.labels is None for cloud in clouds):
+        return dict(legend or {})
+    palette = label_colors(len(names))
+    present = np.unique(np.concatenate([cloud.labels for cloud in clouds if cloud.labels is not None]))
+    return {names[number]: palette[number].tolist() for number in map(int, present)}
+
+
+def _below(cloud: CloudView, categories: Sequence[str]) -> str:
+    return cloud.note or (categories[cloud.category] if cloud.category is not None else "")
+
+
+def _cut(text: str, cell: float) -> str:
+    """Shorten a line to the width of a cell; matplotlib would draw it over the next one."""
+    most = max(8, int(13.5 * cell))
+    return _plain(text if len(text) <= most else f"{text[: most - 1]}…")
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")  # else matplotlib reads mathematics
+
+
+def _render(
+    cloud: CloudView,
+    row: Sequence[CloudView],
+    limits: tuple[float, float],
+    up_axis: str,
+    tilt: float,
+    zoom: float,
+    side: int,
+    turn: float = 0.7,
+) -> np.ndarray:
+    """Draw a cloud as discs with depth, and darken what nearer points cover: (side, side, 3) in [0, 1]."""
+    is_flat = cloud.points.shape[1] == 2
+    order = [0, 1] if is_flat else {"x": [1, 0, 2], "y": [0, 1, 2], "z": [1, 2, 0]}[up_axis]
+    together = np.concatenate([each.points[:, order] for each in row])
+    low, high = together.min(axis=0), together.max(axis=0)
+    center = (low + high) / 2
+    reach = np.abs(together - center) if is_flat else np.linalg.norm(together - center, axis=1)
+    points = (cloud.points[:, order] - center) / max(float(reach.max()), np.finfo(np.float32).tiny)
+    background = np.ones(3)
+    if cloud.labels is not None:
+        colors = label_colors(int(cloud.labels.max()) + 1)[cloud.labels]
+    elif cloud.values is not None:
+        colors = height_colors(cloud.values, *limits)
+    elif cloud.colors is not None:
+        colors, background = cloud.colors.clip(0, 1), _STAGE
+    else:
+        colors = height_colors(cloud.points[:, order][:, 1], low[1], high[1])
+    scale = 0.48 * side * zoom
+    if is_flat:
+        across, up, depth = *points.T, np.zeros(len(points))
+    else:
+        x, y, z = points.T
+        ahead = np.sin(turn) * x + np.cos(turn) * z
+        across, up = np.cos(turn) * x - np.sin(turn) * z, np.cos(tilt) * y - np.sin(tilt) * ahead
+        depth = ahead * np.cos(tilt) + np.sin(tilt) * y
+    closer = 6 / (6 - depth)
+    columns, lines = side / 2 + scale * across * closer, side / 2 - scale * up * closer
+    size = float(np.clip(1.4 * scale / np.sqrt(len(points)), 1.2, side / (60 if is_flat else 90)))
+    steps = np.arange(-int(size), int(size) + 1)
+    disc = [(dx, dy) for dy in steps for dx in steps if dx * dx + dy * dy <= size * size]
+    picture, nearest = np.tile(background, (side * side, 1)), np.full(side * side, -np.inf)
+    ranks = np.argsort(depth, kind="stable")  # later, nearer points are drawn over earlier ones
+    for start in range(0, len(ranks), 20_000):
+        chunk = ranks[start : start + 20_000]
+        for dx, dy in disc:
+            column, line = np.rint(columns[chunk]).astype(int) + dx, np.rint(lines[chunk]).astype(int) + dy
+            inside = (column >= 0) & (column < side) & (line >= 0) & (line < side)
+            place, kept = (line * side + column)[inside], chunk[inside]
+            # The last of equal places is the nearest of this offset, but other offsets may have been nearer.
+            closer_now = depth[kept] >= nearest[place]
+            place, kept = place[closer_now], kept[closer_now]
+            nearest[place], picture[place] = depth[kept], colors[kept]
+    if not is_flat:
+        picture *= _shade(nearest.reshape(side, side)).reshape(-1, 1)
+    return picture.reshape(side, side, 3)
+
+
+def _shade(depth: np.ndarray, step: int = 2) -> np.ndarray:
+    """Return the brightness of pixels, less where nearer points are around (eye-dome lighting), (side, side)."""
+    painted, total = np.isfinite(depth), np.zeros(depth.shape)
+    for axis in (0, 1):
+        for by in (-step, step):
+            other = np.roll(depth, by, axis=axis)
+            with np.errstate(invalid="ignore"):
+                total += np.where(painted & np.isfinite(other), np.maximum(other - depth, 0), 0)
+    return np.where(painted, 0.45 + 0.55 * np.exp(-3 * np.minimum(total, 2)), 1.0)

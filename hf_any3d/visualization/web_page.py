@@ -1,113 +1,141 @@
-"""Point clouds on one HTML page that needs no network."""
+"""The viewer: point clouds on one HTML page that needs no network.
+
+`viewer_page` fills `viewer.html` with clouds; the other functions call it for a labelled cloud and for rows of clouds.
+"""
 
 from __future__ import annotations
 
 import base64
+import colorsys
 import html
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hf_any3d.atomic_files import write_text
-from hf_any3d.visualization.label_colors import hex_color, label_colors
 
-# Start and end of pages, for `str.format`: up to the CSS rules, and after the last function of the script.
-PAGE_BEGIN = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-"""
-PAGE_END = """onresize = draw;
-// A frame that is shown after it was created gets its size without an event.
-new ResizeObserver(() => requestAnimationFrame(draw)).observe(canvas);
-draw();
-</script>
-</html>
-"""
+# Chosen one after another, each as far as possible from all before it in OKLab, among colors that are readable on
+# white and on dark gray. The closest two of the first 24 differ three times as much as with evenly spaced hues.
+_DISTINCT = """
+2f6fde e8862a 2c9a4b d63a3a 9257c9 17b3b8 ff80ff 87d700 685838 9f0068 ef40af 978fff d7afbf a7808f 5830c7 00608f
+9f7000 007800 68c7ff 97af58 488087 a72800 ff7897 48d7af 975870 00bf10 c71097 0097ef dfb760 8f00af cf60f7 ff5040
+70488f 97a7c7 7870ff cf87cf 7080bf 107060 709780 c75887 bfa7ff 9f8f00 0050df ff9778 af70c7 c77048 b79778 607838
+bf1050 10bf80 a7bf9f 6068a7 6848e7 c740cf 874050 40afff 0897af af5020 f73070 ff60cf 9f388f 70a718 d77887 f797d7
+""".split()
+
+
+def label_colors(num_labels: int) -> np.ndarray:
+    """Return a color for each label; the first 64 are clearly distinct on light and dark backgrounds.
+
+    Args:
+        num_labels: Number of labels.
+
+    Returns:
+        (num_labels, 3) float32 in [0, 1]; the first colors do not depend on the number.
+    """
+    colors = [[int(text[start : start + 2], 16) / 255 for start in (0, 2, 4)] for text in _DISTINCT[:num_labels]]
+    # Steps of the golden ratio never repeat a hue; two levels of brightness separate similar ones.
+    colors += [
+        list(colorsys.hsv_to_rgb((0.6 + 0.61803399 * number) % 1, 0.75, 0.9 if number % 2 else 0.65))
+        for number in range(len(_DISTINCT), num_labels)
+    ]
+    return np.array(colors, dtype=np.float32).reshape(num_labels, 3)
+
+
+def hex_color(color: Sequence[float]) -> str:
+    """Format a color (red, green, blue in [0, 1]) as "#rrggbb"."""
+    return "#" + "".join(f"{round(255 * float(channel)):02x}" for channel in color)
 
 
 MOST_POINTS = 200_000
 """Points of a page at most: more turn slowly, and a random sample looks the same."""
-# Colors from low to high points, for clouds without colors: viridis.
-_HEIGHTS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]) / 255
+_TEMPLATE = Path(__file__).with_name("viewer.html")
+_STATUSES = ("", "right", "wrong")
 
-_PAGE = (
-    PAGE_BEGIN
-    + """  body {{ margin: 0; font: 14px sans-serif; background: #d6dbe3; color: #222; }}
-  canvas {{ display: block; width: 100%; touch-action: {touch}; cursor: grab; }}
-  ul {{ position: fixed; left: 0; margin: 0; padding: 8px 12px; list-style: none; background: #d6dbe3; }}
-  ul {{ {legend_place} }}
-  ul:empty {{ display: none; }}
-  i {{ display: inline-block; width: 10px; height: 10px; margin-right: 6px; border-radius: 5px; }}
-</style>
-<ul>{legend}</ul>
-<canvas></canvas>
-<script>
-const decode = text => Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer;
-const points = new Float32Array(decode("{points}"));
-const labels = new Uint16Array(decode("{labels}"));
-const colors = {colors};
-const clouds = {clouds}, columns = {columns}, rows = Math.ceil(clouds.length / columns), least = 240, heading = 24;
-const canvas = document.querySelector("canvas"), pen = canvas.getContext("2d"), legend = document.querySelector("ul");
-let turn = 0.7, tilt = 0.35, zoom = 1, held = null;
-function draw() {{
-  const dense = devicePixelRatio || 1, bar = clouds.length > 1 ? legend.offsetHeight : 0;
-  const h = Math.max(innerHeight - bar, rows > 1 ? rows * least : 0), high = h / rows;
-  canvas.style.height = h + "px"; document.body.style.paddingBottom = bar + "px";
-  // Read only now, since a scroll bar may take part of the width.
-  const w = canvas.clientWidth, wide = w / columns;
-  canvas.width = dense * w; canvas.height = dense * h;
-  pen.scale(dense, dense);
-  pen.font = "13px sans-serif"; pen.textAlign = "center";
-  clouds.forEach((cloud, number) => {{
-    const left = number % columns * wide, top = Math.floor(number / columns) * high;
-    pen.save();
-    pen.beginPath(); pen.rect(left, top, wide, high); pen.clip();
-    const room = cloud.title ? heading : 0;
-    drawCloud(cloud, left + wide / 2, top + room + (high - room) / 2, 0.45 * zoom * Math.min(wide, high - room));
-    pen.fillStyle = "#222";
-    if (cloud.title) pen.fillText(cloud.title, left + wide / 2, top + 17, wide - 8);
-    pen.restore();
-  }});
-}}
-function drawCloud(cloud, x0, y0, scale) {{
-  const [a, b, c, d] = [Math.cos(turn), Math.sin(turn), Math.cos(tilt), Math.sin(tilt)];
-  const depth = new Float32Array(cloud.count), order = new Uint32Array(cloud.count).map((_, i) => i);
-  const size = Math.max(1.5, Math.min(5, 1.4 * scale / Math.sqrt(cloud.count))), from = cloud.start;
-  for (let i = 0; i < cloud.count; i++) {{
-    const k = 3 * (from + i);
-    depth[i] = (b * points[k] + a * points[k + 2]) * c + d * points[k + 1];
-  }}
-  order.sort((i, j) => depth[i] - depth[j]);
-  for (const i of order) {{
-    const k = 3 * (from + i), x = points[k], y = points[k + 1], z = points[k + 2];
-    const across = a * x - b * z, up = c * y - d * (b * x + a * z);
-    pen.fillStyle = colors[labels[from + i]];
-    pen.fillRect(x0 + scale * across - size / 2, y0 - scale * up - size / 2, size, size);
-  }}
-}}
-canvas.onpointerdown = e => {{ held = [e.clientX, e.clientY]; canvas.setPointerCapture(e.pointerId); }};
-canvas.onpointerup = canvas.onpointercancel = () => held = null;
-canvas.onpointermove = e => {{
-  if (!held) return;
-  turn += (e.clientX - held[0]) / 150;
-  tilt = Math.max(-1.5, Math.min(1.5, tilt + (e.clientY - held[1]) / 150));
-  held = [e.clientX, e.clientY];
-  draw();
-}};
-canvas.onwheel = e => {{
-  // On a page that is longer than the window the wheel scrolls, unless a key is held.
-  if (document.documentElement.scrollHeight > innerHeight && !e.ctrlKey) return;
-  e.preventDefault(); zoom *= Math.exp(-e.deltaY / 800); draw();
-}};
-"""
-    + PAGE_END
-)
+
+@dataclass
+class CloudView:
+    """A point cloud as the viewer shows it.
+
+    Args:
+        points: (points, 3), or (points, 2) for places in a plane, which are moved instead of turned.
+        colors: (points, 3) red, green and blue in [0, 1], or None.
+        labels: (points,) label numbers from 0, or None.
+        values: (points,) numbers, shown from dark (low) to bright (high), or None.
+        title: A line below the cloud.
+        note: A second line, in gray.
+        status: "right" and "wrong" print the note in green and red.
+        category: Class number of the whole cloud, by which a grid can be filtered.
+        texts: A name for each point, shown under the pointer.
+    """
+
+    points: np.ndarray
+    colors: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    values: np.ndarray | None = None
+    title: str = ""
+    note: str = ""
+    status: str = ""
+    category: int | None = None
+    texts: Sequence[str] | None = None
+
+
+def viewer_page(
+    clouds: Sequence[CloudView],
+    *,
+    title: str = "point clouds",
+    note: str = "",
+    names: Sequence[str] = (),
+    label_name: str = "label",
+    value_name: str = "value",
+    categories: Sequence[str] = (),
+    legend: Mapping[str, Sequence[float]] | None = None,
+    columns: int = 6,
+    rows_share_frame: bool = False,
+    up_axis: str = "y",
+) -> str:
+    """Return the text of a self-contained page that shows clouds next to each other and turns them together.
+
+    Points are colored by label, by value, by their own colors or by height, whichever all clouds have; a list on the
+    page switches between them. A click on a label hides its points, a click on a category its clouds. The page
+    follows the dark or light setting of the device and fits phones. All texts are escaped. Beyond 200,000 points in
+    all, each cloud is represented by a random sample, and the page states how many points are shown.
+
+    Args:
+        clouds: The clouds.
+        title: Title of the page.
+        note: A line beside it.
+        names: Names of the labels of points.
+        label_name: What the labels are, for the list of colorings.
+        value_name: What the values are.
+        categories: Names of the categories of clouds.
+        legend: Names and their colors (red, green, blue in [0, 1]) that explain the clouds' own colors.
+        columns: Clouds per row at most; a phone shows fewer, except with `rows_share_frame`.
+        rows_share_frame: Draw the clouds of a row with the same center and scale, to compare them.
+        up_axis: "x", "y" or "z".
+
+    Raises:
+        ValueError: There is no cloud, or shapes, labels or numbers of names do not fit.
+    """
+    checked = check_views(clouds, names, categories)
+    total = sum(len(cloud.points) for cloud in checked)
+    shown = thin_views(checked)
+    if (count := sum(len(cloud.points) for cloud in shown)) < total:
+        note = f"{note} · " * bool(note) + f"{count:,} of {total:,} points, drawn at random"
+    columns = min(columns, len(shown))
+    data: dict[str, Any] = {"title": title, "note": note, "columns": columns, "rows": rows_share_frame}
+    data["panels"], data["points"] = _panels(shown, columns if rows_share_frame else 1, up_axis)
+    data["colorings"] = _colorings(shown, names, label_name, value_name, legend)
+    if any(cloud.category is not None for cloud in shown):
+        data["classes"] = {"names": list(categories), "colors": list(map(hex_color, label_colors(len(categories))))}
+    parts = {"TITLE": html.escape(title), "DATA": script_value(data)}
+    return re.sub(r"\[\[(TITLE|DATA)\]\]", lambda found: parts[found[1]], _TEMPLATE.read_text(encoding="utf-8"))
 
 
 def write_point_cloud_page(
@@ -118,10 +146,9 @@ def write_point_cloud_page(
     *,
     title: str = "point cloud",
     up_axis: str = "y",
+    colors: np.ndarray | None = None,
 ) -> Path:
     """Write a page that shows a cloud colored by label and turns it with the mouse or a finger.
-
-    The file is self-contained. Of clouds beyond 200,000 points a random sample is shown.
 
     Args:
         path: File to write, atomically.
@@ -130,18 +157,15 @@ def write_point_cloud_page(
         names: Names of the classes; those that occur are listed.
         title: Title of the page.
         up_axis: "x", "y" or "z".
+        colors: (points, 3) the cloud's own colors in [0, 1], as a second coloring.
 
     Raises:
         ValueError: Shapes do not fit, or a label has no name.
     """
-    points, labels = np.asarray(points, dtype=np.float64), np.asarray(labels)
-    if points.ndim != 2 or points.shape[1] != 3 or labels.shape != points.shape[:1] or not len(points):
-        raise ValueError(f"points have shape {points.shape}, labels {labels.shape}; expected (points, 3), (points,)")
-    if labels.min() < 0 or labels.max() >= len(names):
-        raise ValueError(f"labels run from {labels.min()} to {labels.max()}; there are {len(names)} names")
-    palette = label_colors(len(names))
-    legend = {names[number]: palette[number].tolist() for number in map(int, np.unique(labels))}
-    return write_text(path, _page([(points, labels)], palette, title=title, legend=legend, up_axis=up_axis))
+    if np.ndim(points) != 2 or np.shape(points)[1] != 3:
+        raise ValueError(f"points have shape {np.shape(points)}; expected (points, 3)")
+    cloud = CloudView(points, colors=colors, labels=labels)
+    return write_text(path, viewer_page([cloud], names=names, title=title, label_name="class", up_axis=up_axis))
 
 
 def write_clouds_page(
@@ -162,7 +186,7 @@ def write_clouds_page(
         path: File to write, atomically.
         clouds: Arrays (points, 3 or 6); channels 4 to 6 are colors in [0, 1]. Without them, points are colored by
             height.
-        titles: A line above each cloud.
+        titles: A line for each cloud.
         columns: Clouds per row.
         title: Title of the page.
         legend: Names and their colors, red, green and blue in [0, 1].
@@ -186,85 +210,167 @@ def clouds_page(
 ) -> str:
     """Return the text of the page that `write_clouds_page` writes; arguments and errors are the same."""
     clouds = [np.asarray(cloud, dtype=np.float64) for cloud in clouds]
-    if not clouds:
-        raise ValueError("clouds is empty; expected at least one array (points, 3)")
     for number, cloud in enumerate(clouds):
         if cloud.ndim != 2 or cloud.shape[1] not in (3, 6) or not len(cloud):
             raise ValueError(f"cloud {number} has shape {cloud.shape}; expected (points, 3 or 6)")
     if titles is not None and len(titles) != len(clouds):
         raise ValueError(f"titles: {len(titles)} for {len(clouds)} clouds; expected one for each")
+    views = []
+    # In a row of clouds with and without colors, those without are colored by height.
+    with_colors = any(cloud.shape[1] == 6 for cloud in clouds)
+    width = min(columns, len(clouds)) or 1
     up = "xyz".index(up_axis)
-    columns, paints = min(columns, len(clouds)), []
     for number, cloud in enumerate(clouds):
-        row = number // columns * columns
-        heights = np.concatenate([each[:, up] for each in clouds[row : row + columns]])
-        by_height = _height_colors(cloud[:, up], heights.min(), heights.max())
-        paints.append(by_height if cloud.shape[1] == 3 else cloud[:, 3:].clip(0, 1))
-    # With 32 levels per channel, any number of colors fits into 16-bit labels.
-    levels = np.rint(31 * np.concatenate(paints)).astype(np.int64)  # (all points, 3)
-    palette, labels = np.unique(levels, axis=0, return_inverse=True)
-    labels = np.split(labels.reshape(-1), np.cumsum([len(cloud) for cloud in clouds])[:-1])
-    shown = [(cloud[:, :3], numbers) for cloud, numbers in zip(clouds, labels, strict=True)]
-    return _page(
-        shown, palette / 31, titles=titles, columns=columns, title=title, legend=legend or {}, up_axis=up_axis
-    )
+        row = np.concatenate([each[:, up] for each in clouds[number // width * width :][:width]])
+        colors = cloud[:, 3:] if cloud.shape[1] == 6 else height_colors(cloud[:, up], row.min(), row.max())
+        named = titles[number] if titles is not None else ""
+        views.append(CloudView(cloud[:, :3], colors=colors if with_colors else None, title=named))
+    return viewer_page(views, title=title, legend=legend, columns=columns, rows_share_frame=True, up_axis=up_axis)
 
 
-def _height_colors(height: np.ndarray, low: float, high: float) -> np.ndarray:
+# Colors from low to high points, for clouds without colors: viridis, as in viewer.html.
+_HEIGHTS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]) / 255
+
+
+def height_colors(height: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return colors (points, 3) from dark at `low` to bright at `high` for heights or other values (points,)."""
     relative = (height - low) / max(high - low, np.finfo(np.float32).tiny)
     stops = np.linspace(0, 1, len(_HEIGHTS))
     return np.stack([np.interp(relative, stops, channel) for channel in _HEIGHTS.T], axis=1)
 
 
-def _page(
-    clouds: Sequence[tuple[np.ndarray, np.ndarray]],
-    palette: np.ndarray,
-    *,
-    title: str,
-    legend: Mapping[str, Sequence[float]],
-    up_axis: str,
-    titles: Sequence[str] | None = None,
-    columns: int = 1,
-) -> str:
-    """Fill in the page for clouds, each with its points (points, 3) and indices into the palette (points,)."""
-    most, generator = MOST_POINTS // len(clouds), np.random.default_rng(0)
-    thinned = []
-    for points, labels in clouds:
-        kept = generator.choice(len(points), most, replace=False) if len(points) > most else ...
-        thinned.append((points[kept], labels[kept]))
-    order = {"x": (1, 0, 2), "y": (0, 1, 2), "z": (1, 2, 0)}[up_axis]
-    shown = []
-    for start in range(0, len(thinned), columns):
-        row = [points[:, order] for points, _ in thinned[start : start + columns]]
-        together = np.concatenate(row)
-        center = (together.max(axis=0) + together.min(axis=0)) / 2
-        radius = max(np.linalg.norm(together - center, axis=1).max(), np.finfo(np.float32).tiny)
-        shown += [(points - center) / radius for points in row]
-    starts = np.cumsum([0] + [len(points) for points in shown])
-    ranges = [
-        {"start": int(start), "count": len(points), "title": titles[number] if titles is not None else ""}
-        for number, (start, points) in enumerate(zip(starts, shown, strict=False))
-    ]
-    return _PAGE.format(
-        title=html.escape(title),
-        legend="".join(
-            f'<li><i style="background:{hex_color(color)}"></i>{html.escape(name)}</li>'
-            for name, color in legend.items()
-        ),
-        points=_base64(np.concatenate(shown), "<f4"),
-        labels=_base64(np.concatenate([labels for _, labels in thinned]), "<u2"),
-        colors=script_value([hex_color(color) for color in palette]),
-        # A list on top of a single cloud, a line below several.
-        legend_place="top: 0;" if len(clouds) == 1 else "bottom: 0; right: 0; display: flex; gap: 16px;",
-        clouds=script_value(ranges),
-        columns=columns,
-        touch="none" if len(clouds) <= columns else "pan-y",
-    )
-
-
 def script_value(value: object) -> str:
     """Format a value for a script such that no name or title can end the script."""
     return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+
+
+def check_views(
+    clouds: Sequence[CloudView], names: Sequence[str] = (), categories: Sequence[str] = ()
+) -> list[CloudView]:
+    """Return clouds with arrays instead of lists.
+
+    Raises:
+        ValueError: There is no cloud, or shapes, labels or numbers of names do not fit.
+    """
+    if not len(clouds):
+        raise ValueError("clouds is empty; expected at least one array (points, 3)")
+    return [_checked(cloud, number, names, categories) for number, cloud in enumerate(clouds)]
+
+
+def thin_views(clouds: Sequence[CloudView]) -> list[CloudView]:
+    """Return clouds with at most 200,000 points in all; larger ones are replaced by a random sample."""
+    most, generator, thinned = MOST_POINTS // len(clouds), np.random.default_rng(0), []
+    for cloud in clouds:
+        if len(cloud.points) > most:
+            kept = np.sort(generator.choice(len(cloud.points), most, replace=False))
+            arrays = {name: getattr(cloud, name) for name in ("points", "colors", "labels", "values")}
+            arrays = {name: None if array is None else array[kept] for name, array in arrays.items()}
+            texts = None if cloud.texts is None else [cloud.texts[number] for number in kept]
+            cloud = replace(cloud, texts=texts, **arrays)
+        thinned.append(cloud)
+    return thinned
+
+
+def _checked(cloud: CloudView, number: int, names: Sequence[str], categories: Sequence[str]) -> CloudView:
+    points = np.asarray(cloud.points, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] not in (2, 3) or not len(points):
+        raise ValueError(f"cloud {number}: points have shape {points.shape}; expected (points, 3)")
+    if not np.isfinite(points).all():
+        raise ValueError(f"cloud {number}: points have NaN or infinite coordinates; expected finite numbers")
+    arrays: dict[str, Any] = {}
+    for name, ending in (("colors", (3,)), ("labels", ()), ("values", ())):
+        given = getattr(cloud, name)
+        arrays[name] = array = None if given is None else np.asarray(given)
+        if array is not None and array.shape != (len(points), *ending):
+            wanted = "(points, 3)" if ending else "(points,)"
+            found = f"points have shape {points.shape}, {name} {array.shape}"
+            raise ValueError(f"cloud {number}: {found}; expected {wanted}")
+    labels = arrays["labels"]
+    if labels is not None and (labels.min() < 0 or labels.max() >= len(names)):
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}; there are {len(names)} names")
+    if cloud.category is not None and not 0 <= cloud.category < len(categories):
+        raise ValueError(f"cloud {number}: category {cloud.category}; there are {len(categories)} names")
+    if cloud.texts is not None and len(cloud.texts) != len(points):
+        raise ValueError(f"texts: {len(cloud.texts)} for {len(points)} points; expected one for each")
+    if cloud.status not in _STATUSES:
+        raise ValueError(f"status: {cloud.status!r}; expected one of {', '.join(map(repr, _STATUSES))}")
+    return replace(cloud, points=points, **arrays)
+
+
+def _panels(clouds: Sequence[CloudView], columns: int, up_axis: str) -> tuple[list[dict[str, Any]], str]:
+    """Return what is drawn where, and all points in units of a ball around each row of clouds, 16 bits each."""
+    order = {"x": (1, 0, 2), "y": (0, 1, 2), "z": (1, 2, 0)}[up_axis]
+    panels, shown, start = [], [], 0
+    for first in range(0, len(clouds), columns):
+        row = [_in_space(cloud.points, order) for cloud in clouds[first : first + columns]]
+        together = np.concatenate(row)
+        low, high = together.min(axis=0), together.max(axis=0)
+        center = (low + high) / 2
+        is_flat = all(cloud.points.shape[1] == 2 for cloud in clouds)
+        reach = np.abs(together - center) if is_flat else np.linalg.norm(together - center, axis=1)
+        radius = max(reach.max(), np.finfo(np.float32).tiny)
+        # How far the row reaches sidewards, however it is turned about the vertical axis, and upwards.
+        sidewards = (
+            np.abs(together - center)[:, 0] if is_flat else np.linalg.norm((together - center)[:, [0, 2]], axis=1)
+        )
+        fit = [round(float(sidewards.max() / radius), 4), round(float((high - low)[1] / 2 / radius), 4)]
+        for cloud, points in zip(clouds[first : first + columns], row, strict=True):
+            panel = {"start": start, "count": len(points), "title": cloud.title, "note": cloud.note}
+            panel |= {"low": round((low[1] - center[1]) / radius, 4), "high": round((high[1] - center[1]) / radius, 4)}
+            panel["fit"] = fit
+            optional = {
+                "flat": cloud.points.shape[1] == 2,
+                "status": cloud.status,
+                "class": cloud.category,
+                "texts": None if cloud.texts is None else list(map(str, cloud.texts)),
+            }
+            panels.append(
+                panel
+                | {
+                    key: value
+                    for key, value in optional.items()
+                    if value is not None and value is not False and value != ""
+                }
+            )
+            shown.append((points - center) / radius)
+            start += len(points)
+    return panels, _base64(np.rint(32767 * np.concatenate(shown)), "<i2")
+
+
+def _in_space(points: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """Return points as (right, up, towards the viewer)."""
+    return points[:, list(order)] if points.shape[1] == 3 else np.pad(points, ((0, 0), (0, 1)))
+
+
+def _colorings(
+    clouds: Sequence[CloudView],
+    names: Sequence[str],
+    label_name: str,
+    value_name: str,
+    legend: Mapping[str, Sequence[float]] | None,
+) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    labels = [cloud.labels for cloud in clouds if cloud.labels is not None]
+    if len(labels) == len(clouds):
+        palette = [hex_color(color) for color in label_colors(len(names))]
+        values = _base64(np.concatenate(labels), "<u2")
+        found.append({"name": label_name, "kind": "labels", "values": values, "names": list(names), "colors": palette})
+    numbers = [cloud.values for cloud in clouds if cloud.values is not None]
+    if len(numbers) == len(clouds):
+        together = np.nan_to_num(np.concatenate(numbers).astype(np.float64))
+        low, high = float(together.min()), float(together.max())
+        levels = np.rint(255 * (together - low) / max(high - low, np.finfo(np.float32).tiny))
+        found.append(
+            {"name": value_name, "kind": "values", "values": _base64(levels, "<u1"), "low": low, "high": high}
+        )
+    colors = [cloud.colors for cloud in clouds if cloud.colors is not None]
+    if len(colors) == len(clouds):
+        levels = np.rint(255 * np.concatenate(colors).astype(np.float64).clip(0, 1))
+        explained = {name: hex_color(color) for name, color in (legend or {}).items()}
+        found.append({"name": "color", "kind": "colors", "values": _base64(levels, "<u1"), "legend": explained})
+    if any(cloud.points.shape[1] == 3 for cloud in clouds):
+        found.append({"name": "height", "kind": "height"})
+    return found or [{"name": "plain", "kind": "height"}]
 
 
 def _base64(values: np.ndarray, dtype: str) -> str:

@@ -16,6 +16,7 @@ from transformers.utils import (
     find_adapter_config_file,
 )
 
+from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 from hf_any3d.modeling.pretrained_parts.loading import (
     apply_settings,
     class_of_saved,
@@ -204,10 +205,13 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         """Load a model as `PretrainedPartsMixin.from_pretrained` does, or from an adapter's repository.
 
         Raises:
+            FileNotFoundError: If the name looks like a path, and nothing is there.
+            OSError: If the hub may not be used, and the repository is not in its cache.
             EncoderMismatchError: If the pretrained weights differ from those that the model was trained with.
             ValueError: If weights of the saved model are missing or not finite; the message names them.
             TypeError: If an argument is unknown.
         """
+        check_repository_name(pretrained_model_name_or_path, **hub_choice(kwargs))
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         if pretrained_model_name_or_path is None or not _is_adapter_repository(pretrained_model_name_or_path, hub):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)

@@ -10,6 +10,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 from hf_any3d.modeling.pretrained_parts.loading import (
     is_quantized,
     listed,
@@ -167,12 +168,15 @@ class PretrainedPartsMixin:
         """Load a model as `PreTrainedModel.from_pretrained` does, with additional checks.
 
         Raises:
+            FileNotFoundError: If the name looks like a path, and nothing is there.
+            OSError: If the hub may not be used, and the repository is not in its cache.
             EncoderMismatchError: If the pretrained weights differ from those that the model was trained with.
             ValueError: If weights of the saved model are missing, have other shapes than the config of a directory
                 defines, or are not finite; the message names them.
             TypeError: If an argument is unknown.
         """
         name = pretrained_model_name_or_path
+        check_repository_name(name, **hub_choice(kwargs))
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         return_info = kwargs.pop("output_loading_info", False)
         if name is not None and os.path.isdir(name):

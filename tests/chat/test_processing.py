@@ -330,8 +330,8 @@ def test_saved_processors_open_by_every_entry_point(tmp_path):
     processor.save_pretrained(tmp_path)
     tiny_config().save_pretrained(tmp_path)
     messages = [question("What is this?", cloud()), answer("A lamp."), question("Old?")]
-    for door in (AutoProcessor, MiniGPT3DProcessor):
-        opened = door.from_pretrained(tmp_path)
+    for entry_point in (AutoProcessor, MiniGPT3DProcessor):
+        opened = entry_point.from_pretrained(tmp_path)
         assert type(opened) is MiniGPT3DProcessor
         assert opened.chat_template == processor.chat_template
         assert opened.to_dict() == processor.to_dict() and opened.max_answer_tokens == 50 and opened.hide_inner_bos

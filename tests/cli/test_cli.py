@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -83,23 +81,16 @@ def test_folder_means_the_readable_files_in_it(model, tmp_path):
     assert [answer["file"] for answer in json.loads(out)] == [str(tmp_path / "a.stl"), str(tmp_path / "inner/b.PLY")]
 
 
-def test_bad_file_is_named_and_stops_the_command(model, tmp_path):
-    bad = tmp_path / "bad.ply"
-    bad.write_bytes((FILES / "chair.ply").read_bytes()[:400])
-    code, out, err = run("predict", bad, FILES / "chair.ply", "--model", model, "--json")
-    assert code == 1 and out == "" and "bad.ply" in err and "Traceback" not in err
-
-
-def test_other_files_are_answered_when_errors_are_skipped(model, tmp_path):
+def test_other_files_are_answered_after_a_bad_one(model, tmp_path):
     bad = tmp_path / "bad.ply"
     bad.write_text("no cloud at all")
-    arguments = ("predict", bad, FILES / "chair.ply", "--model", model, "--skip-errors")
+    arguments = ("predict", bad, FILES / "chair.ply", "--model", model)
     code, out, err = run(*arguments)
-    assert code == 1 and "bad.ply" in err and "1 of 2 files" in err
+    assert code == 2 and "bad.ply" in err and "1 of 2 files" in err
     assert len(out.splitlines()) == 1 and "chair.ply" in out
     code, out, _ = run(*arguments, "--json")
     first, second = json.loads(out)
-    assert code == 1 and "bad.ply" in first["error"] and len(second["predictions"]) == 3
+    assert code == 2 and "bad.ply" in first["error"] and len(second["predictions"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -168,18 +159,3 @@ def test_info_refuses_models_of_another_kind():
 
 def test_version_is_that_of_the_package():
     assert run("--version") == (0, f"hf-any3d {hf_any3d.__version__}\n", "")
-
-
-def test_help_comes_without_loading_torch():
-    program = """
-import sys
-sys.argv = ["bin/hf-any3d", "--help"]
-from hf_any3d.cli import main
-try:
-    main()
-except SystemExit as end:
-    sys.exit(end.code or ("torch was loaded" if "torch" in sys.modules else 0))
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "predict" in done.stdout and "info" in done.stdout

@@ -10,11 +10,9 @@ the statistics of norms on varied clouds and scales the last layer, so that outp
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from hf_any3d.modeling.act import (
@@ -54,135 +52,13 @@ from hf_any3d.modeling.uni3d import (
 )
 from hf_any3d.registration import ENCODERS, LANGUAGE_MODELS, MODELS
 from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_encoders, tiny_text_towers
+from tests.common.case import POINTS, Case, settle as settle, spread_weights, varied_clouds
 from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
 
 ENCODER = "vit"
 """Encoder family of models that have one; it has a final norm, where dtypes may mix."""
-POINTS = 48
 LABELS = 3
 PARTS = 5
-
-
-def varied_clouds(batch: int = 3, points: int = POINTS, channels: int = 3, seed: int = 2) -> torch.Tensor:
-    """Clouds `(batch, points, channels)` of different shapes: boxes, plates and bars, near the unit sphere."""
-    generator = torch.Generator().manual_seed(seed)
-    clouds = torch.rand(batch, points, channels, generator=generator) * 2 - 1
-    clouds[..., :3] *= 0.1 + 0.9 * torch.rand(batch, 1, 3, generator=generator)
-    return clouds
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model class, and how a test gets a tiny model of it.
-
-    Args:
-        model_class: The class.
-        build: Function that builds a model; takes config settings.
-        inputs: Function of a batch size and a seed that returns arguments of `forward`, without labels.
-        labels: The same for the arguments that a loss requires.
-        answer: Name of the output to compare.
-        last_layer: Path of the layer that `settle` scales; None if the last layer is a norm.
-        still_settings: Settings that switch off all randomness in training.
-        owns_encoder: Whether the model has a frozen encoder.
-    """
-
-    model_class: type[PreTrainedModel]
-    build: Callable[..., PreTrainedModel]
-    inputs: Callable[[int, int], dict[str, Any]]
-    labels: Callable[[int], dict[str, Any]] | None
-    answer: str
-    last_layer: str | None = None
-    still_settings: dict[str, Any] | None = None
-    owns_encoder: bool = False
-
-    @property
-    def name(self) -> str:
-        """Name of the class, for ids of tests and for the list of refusals."""
-        return self.model_class.__name__
-
-    def tiny(self, **settings: Any) -> PreTrainedModel:
-        """A model in eval mode whose outputs are of order one."""
-        model = self.build(**settings)
-        settle(model, self)
-        return model.eval()
-
-    def still(self, **settings: Any) -> PreTrainedModel:
-        """The same without dropout and drop path, so that training mode is deterministic."""
-        return self.tiny(**((self.still_settings or {}) | settings))
-
-    def batch(self, rows: int = 3, seed: int = 2) -> dict[str, Any]:
-        """Inputs without labels."""
-        return self.inputs(rows, seed)
-
-    def labelled(self, rows: int = 3, seed: int = 2) -> dict[str, Any]:
-        """Inputs with all arguments for a loss.
-
-        Raises:
-            ValueError: If the model returns no loss.
-        """
-        if self.labels is None:
-            raise ValueError(f"{self.name} returns no loss; use `loss_of`")
-        return self.inputs(rows, seed) | self.labels(rows)
-
-    def answer_of(self, output: Any) -> torch.Tensor:
-        """The output to compare."""
-        return output[self.answer]
-
-    def loss_of(self, model: PreTrainedModel, rows: int = 3, seed: int = 2) -> torch.Tensor:
-        """A scalar to differentiate: the model's loss, or a fixed random projection of its output."""
-        if self.labels is not None:
-            return model(**self.labelled(rows, seed)).loss
-        answer = self.answer_of(model(**self.batch(rows, seed))).float()
-        weights = torch.randn(answer.shape, generator=torch.Generator().manual_seed(7))
-        return (answer * weights.to(answer.device)).sum() / len(answer)
-
-
-@torch.no_grad()
-def settle(model: PreTrainedModel, case: Case) -> None:
-    """Measure norms on varied inputs and scale the last layer, so that outputs are of order one."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if norms:
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.momentum = 1.0
-        torch.manual_seed(0)
-        model.train()
-        model(**case.batch(16, 11))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-    model.eval()
-    if case.last_layer is None:
-        return
-    layer = model.get_submodule(case.last_layer)
-    answer = case.answer_of(model(**case.batch(12, 11)))
-    if layer.bias is not None:
-        layer.bias.zero_()
-        answer = case.answer_of(model(**case.batch(12, 11)))
-        answer = answer - answer.mean(dim=tuple(range(answer.ndim - 1)), keepdim=True)
-    layer.weight.div_(answer.std())
-    if layer.bias is not None:
-        made = case.answer_of(model(**case.batch(12, 11)))
-        layer.bias.sub_(made.mean(dim=tuple(range(made.ndim - 1)))[: len(layer.bias)])
-
-
-@torch.no_grad()
-def spread_weights(model: nn.Module, seed: int = 3) -> None:
-    """Draw new weights so that every layer keeps the scale of its input; norms and biases vary too."""
-    generator = torch.Generator().manual_seed(seed)
-    norms = {
-        id(parameter)
-        for module in model.modules()
-        if "norm" in type(module).__name__.lower()
-        for parameter in module.parameters(recurse=False)
-    }
-    for name, parameter in model.named_parameters():
-        drawn = torch.randn(parameter.shape, generator=generator)
-        if id(parameter) in norms and name.endswith("weight"):
-            parameter.copy_(1 + 0.2 * drawn)
-        elif parameter.ndim < 2:
-            parameter.copy_(0.1 * drawn)
-        else:
-            parameter.copy_(drawn * parameter.shape[-1] ** -0.5)
 
 
 def _clouds(channels: int = 3, points: int = POINTS) -> Callable[[int, int], dict[str, Any]]:

@@ -1,7 +1,9 @@
 """Links, navigation, commands, error messages and drawings of the pages are right."""
 
 import ast
+import configparser
 import re
+from dataclasses import fields
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,6 +13,7 @@ import yaml
 
 from docs.tools.snippets import ROOT
 from hf_any3d.cli import app
+from hf_any3d.training.tasks import CLASSIFICATION_ARGUMENTS
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 LINKED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md", *PAGES]
@@ -47,6 +50,11 @@ def test_links_lead_to_files_and_headings(page):
     assert broken == []
 
 
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_pages_have_no_marks_of_a_merge(page):
+    assert re.findall(r"^(?:<<<<<<<|=======|>>>>>>>)", page.read_text(encoding="utf-8"), flags=re.M) == []
+
+
 def test_the_navigation_has_every_page_once():
     def pages(entry) -> list[str]:
         if isinstance(entry, str):
@@ -72,6 +80,9 @@ def options_of(command, words: list[str]) -> tuple[str, set[str]]:
         command, name = below, f"{name} {word}"
     if getattr(command, "commands", None) and command.name == "evaluate":  # its default
         command = command.commands["classifier"]
+    if command.name in ("train", "reproduce", "sweep"):  # the options of the training program may follow
+        program = {f"--{entry.name}" for kind in CLASSIFICATION_ARGUMENTS for entry in fields(kind)}
+        return name, program | {option for parameter in command.params for option in parameter.opts}
     return name, {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
 
 
@@ -86,6 +97,13 @@ def test_options_of_commands_exist(page):
             given = {word.partition("=")[0] for word in words if word.startswith("--")}
             unknown += [f"{name}: {option}" for option in given - known - {"--help", "--version"}]
     assert unknown == []
+
+
+def test_the_page_on_installation_has_every_extra():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert [extra for extra in setup["options.extras_require"] if f"| `{extra}` |" not in page] == []
 
 
 def messages_of_the_source() -> list[str]:

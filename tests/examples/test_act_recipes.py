@@ -18,6 +18,7 @@ from examples import (
 from hf_any3d.data import catalog
 from hf_any3d.data.transforms import build_transform
 from hf_any3d.modeling.act import ActAutoencoderConfig, ActConfig
+from hf_any3d.training import tasks
 from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, parse_arguments
 from hf_any3d.training.models import PointModelArguments
 from hf_any3d.training.pretraining import (
@@ -32,12 +33,11 @@ from hf_any3d.training.protocol import ProtocolArguments
 from tests.examples.conftest import EXAMPLES, words_of
 
 FOLDER = EXAMPLES / "recipes"
-FILES = {
+RECIPES = sorted(
     p.relative_to(FOLDER).with_suffix("").as_posix() for p in FOLDER.rglob("act_*.yaml") if p.parent.name != "base"
-}
+)
 # Those for the embedded shapes hold values of ours, not published ones.
-OWN = sorted(recipe for recipe in FILES if recipe.startswith("act_shapes_"))
-RECIPES = sorted(FILES - set(OWN))
+OWN = ["shapes_act_autoencoder", "shapes_act_full", "shapes_act_pretraining"]
 FIRST = (TeacherArguments, PretrainingDataArguments, AutoencoderTrainingArguments)
 SECOND = (StudentArguments, PretrainingDataArguments, ProbeArguments, DistillationTrainingArguments)
 CLASSES = (PointModelArguments, DataArguments, ProtocolArguments, AdapterArguments, PointTrainingArguments)
@@ -72,8 +72,8 @@ def kinds_of(recipe: str) -> tuple[type, ...]:
         return FIRST if "autoencoder" in recipe else SECOND
     if "shapenetpart" in recipe or "s3dis" in recipe:
         data, training = (
-            run_point_cloud_segmentation.SegmentationDataArguments,
-            run_point_cloud_segmentation.SegmentationTrainingArguments,
+            tasks.SegmentationDataArguments,
+            tasks.SegmentationTrainingArguments,
         )
         return (PointModelArguments, data, AdapterArguments, training)
     return CLASSES

@@ -6,6 +6,7 @@ import pytest
 from examples import plot_features
 from hf_any3d import PointCloudProcessor
 from tests.tiny_encoders import adapted_model
+from tests.visualization.test_web_page import content
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def test_model_and_dataset_give_a_picture_and_a_page(saved, tmp_path, capsys):
     assert all(str(path) in printed and path.stat().st_size > 1000 for path in output)
     assert "24 clouds; the most similar one is of the same class for" in printed
     page = output[1].read_text(encoding="utf-8")
-    assert "<title>tiny</title>" in page and "/" in page.split("const texts = ")[1].split(";")[0]
+    assert "<title>tiny</title>" in page and "/" in content(page)[0]["panels"][0]["texts"][0]
 
 
 def test_features_are_those_of_the_pipeline(saved):

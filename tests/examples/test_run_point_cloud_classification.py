@@ -103,6 +103,11 @@ def test_pipeline_reaches_the_reported_test_accuracy(run, tmp_path):
 def test_metrics_file_and_card_describe_the_run(run, tmp_path, hub):
     report = run(peft="lora", peft_config={"r": 3}, num_layers=1, num_train_epochs=2)
     assert RunReport.load(tmp_path / "run" / "metrics.json") == report
+    results = (tmp_path / "run" / "results.html").read_text(encoding="utf-8")
+    assert "Confusion matrix: test" in results and f"{report.metrics['test']['accuracy']:.4f}" in results
+    table = (tmp_path / "run" / "class_scores.csv").read_text(encoding="utf-8").splitlines()
+    assert len(table) == 1 + len({name for split in report.class_accuracy.values() for name in split})
+    assert (tmp_path / "run" / "results.png").is_file()
     assert report.adapter["method"] == "lora" and report.adapter["settings"]["r"] == 3
     assert report.encoder["layers"] == 1
     assert report.encoder["revision"] == hub.commits("me/tiny-bert")[-1]

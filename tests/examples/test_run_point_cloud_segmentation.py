@@ -9,13 +9,13 @@ from datasets import List, Value
 from huggingface_hub import ModelCard
 from transformers import pipeline
 
-from examples import run_point_cloud_segmentation as segmentation
 from hf_any3d import AutoModelForPointCloudSegmentation, PointCloudProcessor, load_point_dataset, read_point_cloud
 from hf_any3d.data.catalog.s3dis import CLASS_NAMES
 from hf_any3d.data.catalog.shapenetpart import CATEGORY_PARTS, PART_NAMES
 from hf_any3d.data.files import write_point_cloud
 from hf_any3d.evaluation.segmentation import MeanIoU, PartIoU
 from hf_any3d.model_card.run_report import RunReport
+from hf_any3d.training import tasks as segmentation
 from hf_any3d.training.segmentation_rows import WeightedPointLoss
 from tests.data.catalog.s3dis_trees import write_arrays
 from tests.data.catalog.shapenet_trees import write_shapenetpart
@@ -44,7 +44,7 @@ def run(tiny_encoder, tmp_path):
             **OWN.get(name, {}),
             **settings,
         }
-        return segmentation.main(words_of(settings))
+        return segmentation.train_segmenter(words_of(settings))
 
     return start
 

@@ -90,20 +90,20 @@ _ODD_NAMES = (
 class Payload:
     """Runs a command when it is unpickled unsafely."""
 
-    def __init__(self, command: str, door: str):
-        self.command, self.door = command, door
+    def __init__(self, command: str, way: str):
+        self.command, self.way = command, way
 
     def __reduce__(self):
-        if self.door == "system":
+        if self.way == "system":
             return os.system, (self.command,)
-        return (exec if self.door == "exec" else eval), (f"__import__('os').system({self.command!r})",)
+        return (exec if self.way == "exec" else eval), (f"__import__('os').system({self.command!r})",)
 
 
 @dataclass
 class Case:
     """A file for a converter and the changes made to it."""
 
-    door: str
+    entry_point: str
     data: bytes
     done: list[str]
 
@@ -115,23 +115,23 @@ class Checkpoints(Target):
     refusals = (ValueError, OSError)
     inputs = 120
     # Cheap ones are tried more often.
-    doors = tuple(CONVERTERS) + ("act-cls", "point-encoder", "qformer", "imagebind-audio") * 3
+    entry_points = tuple(CONVERTERS) + ("act-cls", "point-encoder", "qformer", "imagebind-audio") * 3
 
     def prepare(self, folder: Path) -> None:  # noqa: D102
         self.folders, self.contents = {}, {}
-        for name, door in CONVERTERS.items():
+        for name, converter in CONVERTERS.items():
             self.folders[name] = folder / name
             self.folders[name].mkdir()
-            door.prepare(self.folders[name])
-            self.contents[name] = door.content()
+            converter.prepare(self.folders[name])
+            self.contents[name] = converter.content()
         first = Case("act-cls", _saved(self.contents["act-cls"]), [])
         (folder / "warm").mkdir()
         self.attempt(first, folder / "warm")
 
     def make(self, generator: np.random.Generator, folder: Path) -> Case:  # noqa: D102
         torch.set_num_threads(1)  # a fork has no threads of its parent
-        door = str(generator.choice(self.doors))
-        content, key = dict(self.contents[door]), CONVERTERS[door].state
+        entry_point = str(generator.choice(self.entry_points))
+        content, key = dict(self.contents[entry_point]), CONVERTERS[entry_point].state
         state, done = dict(content[key]), []
         for _ in range(int(generator.choice([0, 1, 2, 4], p=[0.15, 0.6, 0.15, 0.1]))):
             done.append(_change_state(state, generator))
@@ -143,18 +143,18 @@ class Checkpoints(Target):
         try:
             data = _saved(content, legacy)
         except Exception:  # torch does not save some tensors
-            data, done = _saved(self.contents[door]), ["nothing"]
+            data, done = _saved(self.contents[entry_point]), ["nothing"]
         if generator.random() < 0.3 or not done:
             data, what = _change_file(data, generator)
             done.append(what)
-        return Case(door, data, done)
+        return Case(entry_point, data, done)
 
     def attempt(self, case: Case, folder: Path) -> None:  # noqa: D102
-        file, others = folder / "original.pth", self.folders[case.door]
+        file, others = folder / "original.pth", self.folders[case.entry_point]
         file.write_bytes(case.data)
-        if case.door == "phi":  # its weights are stored with the other files
+        if case.entry_point == "phi":  # its weights are stored with the other files
             others = shutil.copytree(others, folder / "others")
-        CONVERTERS[case.door].convert(file, folder / "out", others)
+        CONVERTERS[case.entry_point].convert(file, folder / "out", others)
         assert any((folder / "out").iterdir())
 
     def check_refusal(self, error: BaseException, case: Case, folder: Path) -> None:  # noqa: D102
@@ -164,7 +164,7 @@ class Checkpoints(Target):
         assert sorted(path.name for path in folder.iterdir()) in (["original.pth"], ["original.pth", "others"])
 
     def describe(self, case: Case) -> str:  # noqa: D102
-        return f"{case.door}: {', '.join(case.done)}; {len(case.data):,} bytes"
+        return f"{case.entry_point}: {', '.join(case.done)}; {len(case.data):,} bytes"
 
 
 def _change_state(state: dict[str, Any], generator: np.random.Generator) -> str:
@@ -210,8 +210,8 @@ def _change_content(content: dict[str, Any], key: str, generator: np.random.Gene
     if kind == 2:
         return list(content[key].values()), "a list"
     if kind == 3:
-        door = str(generator.choice(["system", "exec", "eval"]))
-        return content | {"payload": Payload(f"touch {file}", door)}, f"payload {door}"
+        entry_point = str(generator.choice(["system", "exec", "eval"]))
+        return content | {"payload": Payload(f"touch {file}", entry_point)}, f"payload {entry_point}"
     if kind == 4:
         return content | {
             key: {number: tensor for number, tensor in enumerate(content[key].values())}

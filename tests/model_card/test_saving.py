@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from hf_any3d.model_card import TASKS, Subject, build_model_card
 from hf_any3d.model_card.saving import may_be_replaced
 from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.registration import MODELS
+from tests.common.models import CASES
 from tests.model_card.test_building import REPORT
 from tests.test_entry_points import lora_model
 from tests.tiny_act import tiny_act
@@ -29,6 +31,8 @@ from tests.tiny_encoders import adapted_model, clouds, random_encoder, tiny_conf
 PROCESSOR = PointCloudProcessor(num_points=48, sampling="first")
 ROWS = [{"points": cloud, "labels": number % 3} for number, cloud in enumerate(clouds(8))]
 EMPTY = "More Information Needed"
+REGISTERED = {model for base, heads in MODELS.values() for model in (base, *chain.from_iterable(heads.values()))}
+ALL_MODELS = [case for case in CASES if case.model_class in REGISTERED]
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +132,29 @@ def test_saving_by_the_trainer_alone_writes_the_card(encoder, tmp_path):
     run = trainer(adapted_model(encoder), tmp_path / "run")
     run.save_model(tmp_path / "model")
     check(ModelCard.load(tmp_path / "model" / "README.md"), base_model=encoder)
+
+
+def test_each_saved_adapter_has_its_own_card(encoder, tmp_path):
+    model = lora_model(encoder)
+    model.add_adapter("second", LoraConfig(r=2, target_modules=encoder_linear_pattern(model.get_base_model())))
+    model.set_adapter("second")
+    with pytest.warns(UserWarning, match="leaves out"):
+        model.save_pretrained(tmp_path / "both")
+    first, second = (ModelCard.load(tmp_path / "both" / folder / "README.md") for folder in ("", "second"))
+    check(first, base_model=encoder)
+    assert "is not a complete model" in second.text and "is not a complete model" not in first.text
+    assert model.active_adapter == "second"
+
+
+@pytest.mark.parametrize("case", ALL_MODELS, ids=lambda case: case.name)
+def test_every_registered_model_is_saved_and_pushed_with_its_card(case, hub, tmp_path):
+    name = f"me/card-of-{case.name}"
+    model = case.build()
+    model.save_pretrained(tmp_path / "saved")
+    model.push_to_hub(name)
+    for card in (ModelCard.load(tmp_path / "saved" / "README.md"), ModelCard.load(name)):
+        assert "hf_any3d" in card.data.tags and card.data.library_name == "transformers"
+        assert EMPTY not in card.text and "pip install hf-any3d" in card.text
 
 
 def test_card_of_an_incomplete_adapter_names_what_is_left_out(encoder, tmp_path):

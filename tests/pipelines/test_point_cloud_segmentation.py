@@ -9,8 +9,8 @@ from transformers import pipeline
 
 from hf_any3d import GuidedAdapterConfig, PointCloudProcessor, read_point_cloud
 from hf_any3d.data.blocks import split_into_blocks
-from hf_any3d.pipelines import PointCloudSegmentationPipeline
-from hf_any3d.visualization.label_colors import label_colors
+from hf_any3d.pipelines import PointCloudSegmentationPipeline, point_cloud_segmentation
+from hf_any3d.visualization.web_page import label_colors
 from tests.tiny_encoders import clouds, tiny_model, tiny_part_model, tiny_scene_model
 
 PARTS = ["table top", "table legs", "lamp foot", "lamp pole", "lamp shade"]
@@ -163,10 +163,28 @@ def test_invalid_arguments_are_refused(parts, scenes, tmp_path):
             parts[0](cloud, category=category)
     with pytest.raises(ValueError, match="this model has no categories"):
         scenes[0](cloud, category="table")
-    with pytest.raises(TypeError, match="unknown arguments: top_k; expected category, output_dir, formats"):
+    with pytest.raises(TypeError, match="unknown arguments: top_k; expected category, max_points, output"):
         scenes[0](cloud, top_k=3)
     with pytest.raises(ValueError, match="formats names 'stl'; expected any of ply, html, obj"):
         scenes[0](cloud, output_dir=tmp_path, formats=["stl"])
+
+
+def test_sums_on_disk_give_the_same_answer(scenes, monkeypatch):
+    cloud = clouds(1, 300)[0]
+    expected = scenes[0](cloud)
+    monkeypatch.setattr(point_cloud_segmentation, "_SUMS_IN_MEMORY", 0)
+    assert same(scenes[0](cloud, batch_size=4), expected)
+
+
+def test_thinned_clouds_give_every_point_the_label_of_the_nearest_kept_one(scenes):
+    cloud = clouds(1, 400)[0].numpy()
+    answer = scenes[0](cloud, max_points=100)
+    kept = np.sort(np.random.default_rng(0).choice(400, 100, replace=False))
+    alone = scenes[0](cloud[kept])
+    assert np.array_equal(answer["points"], cloud) and np.array_equal(answer["labels"][kept], alone["labels"])
+    nearest = np.linalg.norm(cloud[:, None] - cloud[kept], axis=2).argmin(axis=1)
+    assert np.array_equal(answer["labels"], alone["labels"][nearest])
+    assert same(scenes[0](cloud, max_points=400), scenes[0](cloud))
 
 
 def test_saved_pipeline_opens_again(parts, tmp_path):

@@ -13,9 +13,9 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
 from hf_any3d.modeling.pretrained_parts.stored_adapters import check_patterns
 from hf_any3d.tuners import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig
-from hf_any3d.tuners.config import extend_peft_type
 from hf_any3d.tuners.guided_adapter import GuidedAdapterModel
 from hf_any3d.tuners.guided_adapter.config import GUIDED_ADAPTER
+from hf_any3d.tuners.tuners_utils import extend_peft_type
 
 
 def test_member_behaves_like_a_member_of_peft():

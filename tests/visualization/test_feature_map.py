@@ -1,14 +1,12 @@
 """Maps of features, as pictures and as pages."""
 
-import json
-import re
-
 import numpy as np
 import pytest
 
-from hf_any3d.visualization import feature_map
-from hf_any3d.visualization.feature_map import project_features, same_class_share, write_feature_map
-from hf_any3d.visualization.label_colors import hex_color, label_colors
+from hf_any3d.visualization import show as feature_map
+from hf_any3d.visualization.show import project_features, same_class_share, write_feature_map
+from hf_any3d.visualization.web_page import hex_color, label_colors
+from tests.visualization.test_web_page import content, decoded
 
 LABELS = np.repeat(np.arange(3), 20)
 
@@ -77,15 +75,15 @@ def test_page_contains_places_classes_and_names_and_needs_no_network(tmp_path):
     names, texts = ["<b>chair", "lamp", "table", "never"], [f"shape {n} </script>" for n in range(60)]
     path = write_feature_map(tmp_path / "new" / "map.html", places, LABELS, names, texts=texts, heading="a & b")
     page = path.read_text(encoding="utf-8")
-    held = {name: json.loads(re.search(rf"const {name} = (.*);", page)[1]) for name in ("places", "labels", "texts")}
-    assert held["labels"] == LABELS.tolist() and held["texts"] == texts and page.count("</script>") == 1
-    shown = np.array(held["places"])
-    assert np.abs(shown).max() == 1
-    ratio = np.ptp(shown, axis=0) / np.ptp(places, axis=0)
+    data, shown = content(page)
+    (panel,), (classes, *_) = data["panels"], data["colorings"]
+    assert decoded(classes["values"], "<u2").tolist() == LABELS.tolist() and panel["texts"] == texts
+    assert page.count("</script>") == 2 and panel["flat"]
+    assert np.abs(shown).max() == pytest.approx(1, abs=1e-4)
+    ratio = np.ptp(shown[:, :2], axis=0) / np.ptp(places, axis=0)
     assert ratio[0] == pytest.approx(ratio[1], rel=1e-3), "both axes have one scale"
-    assert [int(n) for n in re.findall(r'data-label="(\d+)"', page)] == [0, 1, 2]
-    assert hex_color(label_colors(4)[2]) in page and "&lt;b&gt;chair" in page and "a &amp; b" in page
-    assert "http" not in page and "src=" not in page
+    assert classes["names"] == names and classes["colors"][2] == hex_color(label_colors(4)[2])
+    assert "<b>chair" not in page and "a &amp; b" in page and "http:" not in page and "src=" not in page
 
 
 def test_picture_is_written_completely(tmp_path):

@@ -1,14 +1,15 @@
-"""Pages opened in a browser: they draw and turn without console errors."""
+"""Pages opened in a browser: they draw, turn and filter without console errors, on desktops and phones."""
 
-import re
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-from hf_any3d.visualization.feature_map import write_feature_map
-from hf_any3d.visualization.web_page import write_clouds_page, write_point_cloud_page
+from hf_any3d.visualization.show import write_feature_map, write_views
+from hf_any3d.visualization.web_page import CloudView, write_clouds_page, write_point_cloud_page
 
 SCROLLS = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
 
 
 @pytest.fixture
@@ -16,54 +17,103 @@ def points():
     return np.random.default_rng(0).normal(size=(300, 3))
 
 
+@contextmanager
+def emulated(browser, phone=False, dark=False):
+    """Show pages as a phone or a device with dark colors does."""
+    command = browser.driver.execute_cdp_cmd
+    features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    command("Emulation.setEmulatedMedia", {"features": features})
+    if phone:
+        command("Emulation.setDeviceMetricsOverride", PHONE)
+    try:
+        yield
+    finally:
+        command("Emulation.setEmulatedMedia", {"features": []})
+        command("Emulation.clearDeviceMetricsOverride", {})
+
+
 def drag(browser):
     from selenium.webdriver import ActionChains
 
     canvas = browser.all("canvas")[0]
-    ActionChains(browser.driver, duration=50).drag_and_drop_by_offset(canvas, 150, 60).perform()
-
-
-def point_at(browser, place):
-    from selenium.webdriver import ActionChains
-
-    canvas = browser.all("canvas")[0]
-    middle = canvas.rect["width"] / 2, canvas.rect["height"] / 2
-    offset = [round(at - half) for at, half in zip(place, middle, strict=True)]
-    ActionChains(browser.driver, duration=50).move_to_element_with_offset(canvas, *offset).perform()
+    ActionChains(browser.driver, duration=50).drag_and_drop_by_offset(canvas, 100, 60).perform()
 
 
 def picture(browser):
     return browser.driver.execute_script("return document.querySelector('canvas').toDataURL()")
 
 
-def test_labelled_clouds_turn(browser, points, tmp_path):
+def rows_of_legend(browser):
+    return [text.split("\n")[0] for text in browser.texts("aside li") if text]
+
+
+def painted(browser):
+    """Count painted pixels once the page has drawn them finely."""
+    return browser.wait(lambda: browser.driver.execute_script("return settled && !asked") and browser.painted())
+
+
+def test_labelled_clouds_turn_and_their_labels_are_hidden(browser, points, tmp_path):
     labels = (points[:, 1] > 0).astype(int)
-    browser.open(write_point_cloud_page(tmp_path / "page.html", points, labels, ["top", "legs"]))
-    assert browser.painted() > 300 and browser.text("ul").split() == ["top", "legs"]
-    before = picture(browser)
+    browser.open(write_point_cloud_page(tmp_path / "page.html", points, labels, ["top", "<b>legs"]))
+    before = painted(browser)
+    assert before > 300 and rows_of_legend(browser) == ["top", "<b>legs"]
+    first = picture(browser)
     drag(browser)
-    assert picture(browser) != before and browser.errors() == [] and not browser.driver.execute_script(SCROLLS)
+    browser.wait(lambda: picture(browser) != first)
+    assert not browser.driver.execute_script(SCROLLS)
+    browser.all("aside li button")[1].click()
+    browser.wait(lambda: painted(browser) < 0.8 * before)
+    assert browser.driver.execute_script("return [...hidden]") == [1] and browser.errors() == []
 
 
-def test_rows_of_clouds_scroll_above_their_legend(browser, points, tmp_path):
+def test_pages_follow_a_dark_device_and_can_be_switched(browser, points, tmp_path):
+    page = write_clouds_page(tmp_path / "page.html", [points])
+    background = "return getComputedStyle(document.body).backgroundColor"
+    shades = []
+    for dark in (False, True):
+        with emulated(browser, dark=dark):
+            browser.open(page)
+            shades.append(browser.driver.execute_script(background))
+            browser.all("#theme")[0].click()
+            shades.append(browser.driver.execute_script(background))
+    assert shades[0] == shades[3] != shades[1] == shades[2]
+
+
+def test_rows_of_clouds_stay_rows_on_a_phone(browser, points, tmp_path):
     colored = np.concatenate([points, np.full((300, 3), 0.5)], axis=1)
+    legend = {"seen": (1, 0, 0), "guessed": (0, 0, 1)}
     page = write_clouds_page(
-        tmp_path / "page.html",
-        [points, colored] * 5,
-        titles=["a", "b"] * 5,
-        columns=2,
-        legend={"seen": (1, 0, 0), "guessed": (0, 0, 1)},
+        tmp_path / "page.html", [points, colored] * 5, titles=["a", "b"] * 5, columns=2, legend=legend
     )
-    browser.open(page)
-    assert browser.painted() > 3000 and not browser.driver.execute_script(SCROLLS)
-    browser.driver.execute_script("scrollTo(0, document.body.scrollHeight)")
-    canvas, legend = (browser.all(name)[0].rect for name in ("canvas", "ul"))
-    bottom = browser.driver.execute_script("return document.querySelector('canvas').getBoundingClientRect().bottom")
-    top = browser.driver.execute_script("return document.querySelector('ul').getBoundingClientRect().top")
-    assert canvas["height"] >= 5 * 240 and legend["width"] > 1000 and bottom <= top + 1
-    before = picture(browser)
-    drag(browser)
-    assert picture(browser) != before and browser.errors() == []
+    with emulated(browser, phone=True):
+        browser.open(page)
+        browser.wait(lambda: browser.painted() > 1000)
+        assert not browser.driver.execute_script(SCROLLS) and browser.texts("figcaption") == ["a", "b"] * 5
+        tops = [figure.rect["y"] for figure in browser.all("figure")[:4]]
+        assert tops[0] == tops[1] < tops[2] == tops[3]
+        assert rows_of_legend(browser) == [], "closed, since it would cover the clouds"
+        browser.all("summary")[0].click()
+        assert rows_of_legend(browser) == ["seen", "guessed"] and browser.errors() == []
+
+
+def test_grids_are_filtered_by_class_and_one_cloud_is_enlarged(browser, points, tmp_path):
+    names = [f"class {number}" for number in range(20)]
+    clouds = [CloudView(points * (1, 2, 1), title=f"cloud {n}", note=names[n], category=n) for n in range(20)]
+    browser.open(write_views(tmp_path / "page.html", clouds, categories=names))
+    assert rows_of_legend(browser) == names and len(browser.all("figure")) == 20
+    overlaps = "return [...document.querySelectorAll('aside li')].some((one, k, all) => k && "
+    overlaps += "one.getBoundingClientRect().top < all[k - 1].getBoundingClientRect().bottom - 1)"
+    assert not browser.driver.execute_script(overlaps)
+    browser.all("aside input")[0].send_keys("class 1")
+    assert rows_of_legend(browser) == [name for name in names if "class 1" in name]
+    browser.all("#keys button")[1].click()
+    assert browser.all("figure") == []
+    browser.all("aside li button")[0].click()
+    assert browser.texts("figcaption b") == ["cloud 1"]
+    browser.driver.execute_script("document.querySelectorAll('figure > button')[1].click()")
+    wide = browser.driver.execute_script("return innerWidth")
+    browser.wait(lambda: browser.all("figure.large canvas")[0].rect["width"] > 0.95 * wide)
+    assert browser.errors() == []
 
 
 def test_maps_of_features_hide_classes_and_name_clouds(browser, points, tmp_path):
@@ -73,9 +123,16 @@ def test_maps_of_features_hide_classes_and_name_clouds(browser, points, tmp_path
         tmp_path / "page.html", points[:, :2], labels, ["chair", "lamp", "sofa"], texts=texts, heading="all of them"
     )
     browser.open(page)
-    painted = browser.painted()
-    assert painted > 3000 and browser.text("h1") == "all of them"
-    point_at(browser, browser.driver.execute_script("return placeOf(7)"))
-    assert re.fullmatch(r"(chair|lamp|sofa): cloud \d+", browser.text("p"))
-    browser.all("li")[0].click()
-    assert browser.painted() < painted and browser.errors() == []
+    before = painted(browser)
+    assert before > 3000 and browser.text("h1") == "all of them"
+    place = """
+    const panel = panels[0], at = panel.ids.findIndex(id => id === 7), box = panel.canvas.getBoundingClientRect();
+    const dense = panel.canvas.width / box.width;
+    const x = box.left + at % panel.canvas.width / dense, y = box.top + Math.floor(at / panel.canvas.width) / dense;
+    panel.canvas.dispatchEvent(new PointerEvent("pointermove", {clientX: x, clientY: y, pointerId: 1}));
+    """
+    browser.driver.execute_script(place)
+    assert browser.text("#tip") == "lamp: cloud 7"
+    browser.all("aside li button")[0].click()
+    browser.wait(lambda: painted(browser) < before)
+    assert browser.errors() == []

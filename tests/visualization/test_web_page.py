@@ -7,12 +7,28 @@ import re
 import numpy as np
 import pytest
 
-from hf_any3d.visualization.label_colors import label_colors
-from hf_any3d.visualization.web_page import MOST_POINTS, write_clouds_page, write_point_cloud_page
+from hf_any3d.visualization.web_page import (
+    MOST_POINTS,
+    CloudView,
+    label_colors,
+    viewer_page,
+    write_clouds_page,
+    write_point_cloud_page,
+)
 
 
-def decoded(page, name, kind):
-    return np.frombuffer(base64.b64decode(re.search(rf'{name} = new \w+\(decode\("(.*?)"\)', page)[1]), kind)
+def content(page):
+    """Return what the page's script reads, and its points (points, 3)."""
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+    return data, decoded(data["points"], "<i2").reshape(-1, 3) / 32767
+
+
+def decoded(text, kind):
+    return np.frombuffer(base64.b64decode(text), kind)
+
+
+def coloring(data, name):
+    return next(one for one in data["colorings"] if one["name"] == name)
 
 
 def test_colors_of_labels_differ_and_stay():
@@ -20,7 +36,10 @@ def test_colors_of_labels_differ_and_stay():
     assert colors.shape == (50, 3) and colors.dtype == np.float32 and colors.min() >= 0 and colors.max() <= 1
     apart = np.abs(colors[:, None] - colors[None]).max(axis=2) + np.eye(50)
     assert apart.min() > 0.02 and apart[:8, :8].min() > 0.2
-    assert np.array_equal(label_colors(7), colors[:7])
+    assert np.array_equal(label_colors(7), colors[:7]) and len(np.unique(label_colors(200), axis=0)) == 200
+    red, green, blue = colors[:24].T
+    lightness = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    assert 0.13 < lightness.min() and lightness.max() < 0.8, "readable on white and on dark gray"
 
 
 @pytest.mark.parametrize(("up_axis", "up"), [("x", 0), ("y", 1), ("z", 2)])
@@ -30,19 +49,22 @@ def test_page_contains_points_and_labels_and_needs_no_network(tmp_path, up_axis,
     names = ["<b>top", "legs", "never"]
     path = write_point_cloud_page(tmp_path / "a.html", points, labels, names, title="a & b", up_axis=up_axis)
     page = path.read_text(encoding="utf-8")
-    assert np.array_equal(decoded(page, "labels", "<u2"), labels)
-    shown = decoded(page, "points", "<f4").reshape(-1, 3)
-    assert np.linalg.norm(shown, axis=1).max() == pytest.approx(1)
-    assert np.array_equal(np.argsort(shown[:, 1]), np.argsort(points[:, up])), "the second axis is drawn upwards"
-    assert "&lt;b&gt;top" in page and "<b>top" not in page and "never" not in page and "a &amp; b" in page
-    assert "http" not in page and "src=" not in page
+    data, shown = content(page)
+    assert np.array_equal(decoded(coloring(data, "class")["values"], "<u2"), labels)
+    assert np.linalg.norm(shown, axis=1).max() == pytest.approx(1, abs=1e-4)
+    # Equal after rounding to 16 bits.
+    assert (np.diff(shown[np.argsort(points[:, up]), 1]) >= 0).all(), "the second axis is drawn upwards"
+    assert coloring(data, "class")["names"] == names and data["title"] == "a & b"
+    assert "<b>top" not in page and "<title>a &amp; b</title>" in page
+    assert "http:" not in page and "https:" not in page and "src=" not in page and "default-src 'none'" in page
     assert [file.name for file in tmp_path.iterdir()] == ["a.html"]
 
 
-def test_huge_clouds_are_thinned_out(tmp_path):
+def test_huge_clouds_are_thinned_out_and_the_page_states_it(tmp_path):
     count = MOST_POINTS + 1000
     path = write_point_cloud_page(tmp_path / "a.html", np.random.rand(count, 3), np.zeros(count, int), ["one"])
-    assert len(decoded(path.read_text(), "labels", "<u2")) == MOST_POINTS
+    data, shown = content(path.read_text())
+    assert len(shown) == MOST_POINTS and data["note"] == "200,000 of 201,000 points, drawn at random"
 
 
 def test_inputs_that_do_not_fit_are_refused(tmp_path):
@@ -58,23 +80,45 @@ def test_page_of_clouds_holds_all_of_them_in_one_frame_a_row(tmp_path):
     titles = ["large", "small </script>", "alone"]
     path = write_clouds_page(tmp_path / "a" / "b.html", clouds, titles=titles, columns=2)
     page = path.read_text(encoding="utf-8")
-    ranges = json.loads(re.search(r"const clouds = (\[.*?\]), columns = 2", page)[1])
+    data, shown = content(page)
+    ranges = data["panels"]
     assert [(cloud["start"], cloud["count"]) for cloud in ranges] == [(0, 30), (30, 20), (50, 10)]
-    assert [cloud["title"] for cloud in ranges] == titles and page.count("</script>") == 1
-    shown = decoded(page, "points", "<f4").reshape(-1, 3)
+    assert [cloud["title"] for cloud in ranges] == titles and page.count("</script>") == 2
+    assert data["columns"] == 2 and data["rows"]
     reach = [np.linalg.norm(shown[c["start"] : c["start"] + c["count"]], axis=1).max() for c in ranges]
-    assert reach[0] == pytest.approx(1) and reach[1] < 0.5 and reach[2] == pytest.approx(1)
+    assert reach[0] == pytest.approx(1, abs=1e-4) and reach[1] < 0.5 and reach[2] == pytest.approx(1, abs=1e-4)
 
 
 def test_page_of_clouds_keeps_colors_and_otherwise_shows_height(tmp_path):
     cloud = np.random.default_rng(0).uniform(size=(40, 3))
     red = np.concatenate([cloud, np.tile([1.0, 0.0, 0.0], (40, 1))], axis=1)
     page = write_clouds_page(tmp_path / "a.html", [cloud, red], up_axis="z").read_text(encoding="utf-8")
-    colors = json.loads(re.search(r"const colors = (\[.*?\])", page)[1])
-    drawn = [colors[number] for number in decoded(page, "labels", "<u2")]
-    assert set(drawn[40:]) == {"#ff0000"} and "#ff0000" not in drawn[:40]
+    drawn = decoded(coloring(content(page)[0], "color")["values"], "<u1").reshape(-1, 3)
+    assert (drawn[40:] == [255, 0, 0]).all() and not (drawn[:40] == [255, 0, 0]).all(axis=1).any()
     low, high = drawn[np.argmin(cloud[:, 2])], drawn[np.argmax(cloud[:, 2])]
-    assert low == "#420052" and high == "#ffe621", "dark below, bright above"
+    assert low.tolist() == [68, 1, 84] and high.tolist() == [253, 231, 37], "dark below, bright above"
+
+
+def test_grids_have_categories_values_and_notes_and_places_of_maps_stay_flat():
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    clouds = [
+        CloudView(points, values=points[:, 0], title="one", note="lamp → sofa", status="wrong", category=1),
+        CloudView(points[:, :2], values=points[:, 1], texts=[f"<{n}>" for n in range(50)], category=0),
+    ]
+    page = viewer_page(clouds, categories=["sofa", "lamp", "never"], value_name="weight")
+    data, shown = content(page)
+    first, second = data["panels"]
+    assert (
+        first["note"] == "lamp → sofa" and first["status"] == "wrong" and first["class"] == 1 and "flat" not in first
+    )
+    assert second["flat"] and second["texts"][3] == "<3>" and "<3>" not in page and (shown[50:, 2] == 0).all()
+    weight = coloring(data, "weight")
+    assert weight["low"] == pytest.approx(points[:, :2].min(), rel=0.5) and weight["high"] >= points[:, 0].max()
+    assert data["classes"]["names"] == ["sofa", "lamp", "never"] and len(set(data["classes"]["colors"])) == 3
+    with pytest.raises(ValueError, match="cloud 0: category 3; there are 3 names"):
+        viewer_page([CloudView(points, category=3)], categories=["a", "b", "c"])
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        viewer_page([CloudView(points * np.nan)])
 
 
 def test_clouds_that_cannot_be_shown_are_refused(tmp_path):

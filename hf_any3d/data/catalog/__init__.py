@@ -4,6 +4,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from hf_any3d.modeling.hub_names import check_repository_name
+
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
 
@@ -63,16 +65,22 @@ def load_point_dataset(
 
     Raises:
         ValueError: an unknown name or split; data without a column of points; splits whose classes differ.
-        FileNotFoundError: missing data.
+        FileNotFoundError: missing data, or a name that looks like a path where nothing is.
     """
-    from hf_any3d.data.catalog.standard_columns import prepare_splits
+    from hf_any3d.data.catalog.folder import prepare_splits
 
     if "/" in name:
         from datasets import load_dataset
 
+        check_repository_name(name, options.get("revision"), kind="dataset")
         splits = load_dataset(name, data_dir=None if data_dir is None else os.fspath(data_dir), **options)
     elif name in CATALOG:
-        splits = import_module(f"{__name__}.{CATALOG[name]}").load(data_dir, **options)
+        module = import_module(f"{__name__}.{CATALOG[name]}")
+        splits = module.load(data_dir, **options)
+        # Files in a folder of the caller may be others than ours.
+        if data_dir is None and hasattr(module, "LICENCE"):
+            for rows in splits.values():
+                rows.info.license = rows.info.license or str(module.LICENCE)
     else:
         raise ValueError(f"unknown dataset {name!r}; known are {', '.join(sorted(CATALOG))}, or owner/name on the hub")
     if split is not None and split not in splits:

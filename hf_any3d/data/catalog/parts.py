@@ -8,8 +8,10 @@ import numpy as np
 import trimesh
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 
+from hf_any3d.data.conversion.published_dataset import Licence
 from hf_any3d.data.files import PointCloudData
 
+LICENCE = Licence("apache-2.0", link="https://www.apache.org/licenses/LICENSE-2.0")  # the one of this package
 SPLITS = ("train", "validation", "test")
 
 PARTS: dict[str, tuple[str, ...]] = {

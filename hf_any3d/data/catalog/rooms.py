@@ -15,6 +15,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 from hf_any3d.data.catalog import shapes
 from hf_any3d.data.splits import validation_split
 
+LICENCE = shapes.LICENCE
 SPLITS = ("train", "validation", "test")
 FLOOR = "floor"
 

@@ -69,8 +69,10 @@ def push_point_dataset(
             datasets of the catalog fill in.
         repo_id: `owner/name`.
         private: True creates a private repository.
-        licence: the hub's identifier of the licence; None takes the one in `info`.
-        rights_confirmed: True confirms that you may publish these data although their licence is not an open one.
+        licence: the hub's identifier of the licence; None takes the one in `info`, which must be the same for all
+            splits.
+        rights_confirmed: True confirms that you may publish these data although the licence in `info` or `licence` is
+            not an open one.
         title: heading of the card; None takes the name of the repository.
         token: hub token; None takes the one of the login.
         max_shard_size: of a Parquet file.
@@ -79,24 +81,28 @@ def push_point_dataset(
         The address of the dataset.
 
     Raises:
-        ValueError: no column `points`; a public repository for data whose licence is unknown or does not allow
-            redistribution.
+        ValueError: no column `points`; splits of different licences; a public repository for data whose licence is
+            unknown or does not allow redistribution.
     """
     if not splits:
         raise ValueError("splits is empty; expected at least one split")
     for split, rows in splits.items():
         if "points" not in rows.column_names or not len(rows):
             raise ValueError(f"split {split} has {len(rows)} rows of {rows.column_names}; expected some with points")
-    licence = next(iter(splits.values())).info.license if licence is None else licence
+    stated = {str(split): rows.info.license or "" for split, rows in splits.items()}
+    if licence is None and len(set(stated.values())) > 1:
+        raise ValueError(f"the splits have the licences {stated}; expected one licence, or licence= for all")
+    licence = next(iter(stated.values())) if licence is None else licence
+    closed = [some for some in (licence, *filter(None, stated.values())) if some not in OPEN_LICENCES]
     api = HfApi(token=token)
-    if licence not in OPEN_LICENCES and not rights_confirmed and not _stays_private(api, repo_id, private):
-        terms = f"their licence is {licence!r}" if licence else "their licence is not known"
+    if closed and not rights_confirmed and not _stays_private(api, repo_id, private):
+        terms = f"their licence is {closed[0]!r}" if closed[0] else "their licence is not known"
         raise ValueError(
             f"{repo_id} would be public, and {terms}. Pass private=True with a repository that is not public, "
             "licence= with the identifier of an open licence if the data have one, or rights_confirmed=True if you "
             "may publish them"
         )
-    statistics = {str(split): _statistics(str(split), rows) for split, rows in splits.items()}
+    statistics = {str(split): split_statistics(str(split), rows) for split, rows in splits.items()}
     title = title or repo_id.rpartition("/")[2]
     splits.push_to_hub(repo_id, private=private, token=token, max_shard_size=max_shard_size)  # pyright: ignore[reportArgumentType] - token may be a bool
 
@@ -121,7 +127,8 @@ def _stays_private(api: HfApi, repo_id: str, private: bool | None) -> bool:
         return private is True
 
 
-def _statistics(split: str, rows: Dataset) -> dict:
+def split_statistics(split: str, rows: Dataset) -> dict:
+    """Return number of clouds, points per cloud, bounds and clouds per class of a split, with a progress bar."""
     statistics = SplitStatistics()
     columns = [name for name in ("points", "label") if name in rows.column_names]
     plain = cast("Iterable[dict[str, Any]]", rows.select_columns(columns).with_format("numpy"))

@@ -1,15 +1,17 @@
 """Read and write files of point clouds and meshes."""
 
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.registry import file_type_of, read_point_cloud, supported_file_types
+from hf_any3d.data.files.registry import ASSETS, example_file, file_type_of, read_point_cloud, supported_file_types
 from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits, file_errors
 from hf_any3d.data.files.writer import point_cloud_bytes, write_point_cloud
 
 __all__ = [
+    "ASSETS",
     "PointCloudData",
     "PointCloudError",
     "PointCloudFileError",
     "ReadLimits",
+    "example_file",
     "file_errors",
     "file_type_of",
     "point_cloud_bytes",

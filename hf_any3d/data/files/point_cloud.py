@@ -1,5 +1,8 @@
 """`PointCloudData`, the clouds and meshes that all readers return, and operations on their faces."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +13,23 @@ from hf_any3d.data.files.source import PointCloudError
 # float32 has 24 bits. If coordinates are this many times larger than the extent of the cloud (map projections, in
 # metres from the equator), too few bits are left for the shape, so a float64 offset is split off.
 _OFFSET_RATIO = 1000.0
+# Numbers of points with invalid coordinates that were left out; None while such points are errors.
+_LEFT_OUT: ContextVar[list[tuple[int, int]] | None] = ContextVar("left_out", default=None)
+
+
+@contextmanager
+def leave_out_invalid_points() -> Iterator[list[tuple[int, int]]]:
+    """Leave points with NaN or infinite coordinates out of clouds that are built inside, with the faces on them.
+
+    Yields:
+        A list that receives, for each such cloud, the number of points left out and of all points.
+    """
+    left_out: list[tuple[int, int]] = []
+    token = _LEFT_OUT.set(left_out)
+    try:
+        yield left_out
+    finally:
+        _LEFT_OUT.reset(token)
 
 
 @dataclass
@@ -40,6 +60,8 @@ class PointCloudData:
     offset: np.ndarray | None = None
 
     def __post_init__(self):
+        if (left_out := _LEFT_OUT.get()) is not None:
+            self._leave_out_invalid(left_out)
         self.points, shift = _coordinates(self.points)
         if shift is not None:
             self.offset = shift if self.offset is None else np.asarray(self.offset, np.float64) + shift
@@ -65,6 +87,28 @@ class PointCloudData:
     def is_mesh(self) -> bool:
         """Whether the points are the vertices of at least one triangle."""
         return self.faces is not None and len(self.faces) > 0
+
+    def _leave_out_invalid(self, left_out: list[tuple[int, int]]) -> None:
+        points = np.asarray(self.points)
+        if points.ndim != 2 or not len(points) or points.dtype.kind != "f":
+            return
+        with np.errstate(over="ignore", invalid="ignore"):
+            valid = np.asarray(np.isfinite(points.astype(np.float32, copy=False)).all(axis=1))  # (points,)
+        if valid.all():
+            return
+        if not valid.any():
+            raise PointCloudError(f"all {len(points)} points have NaN or infinite coordinates; expected finite ones")
+        for name in ("points", "colors", "normals", "labels"):
+            values = getattr(self, name)
+            if values is not None and len(values) == len(points):
+                setattr(self, name, np.asarray(values)[valid])
+        if self.faces is not None and len(self.faces):
+            faces = _faces(self.faces, len(points))
+            kept = np.asarray(valid[faces].all(axis=1))
+            if self.face_colors is not None and len(self.face_colors) == len(faces):
+                self.face_colors = np.asarray(self.face_colors)[kept]
+            self.faces = (valid.cumsum() - 1)[faces[kept]]
+        left_out.append((int((~valid).sum()), len(points)))
 
     def sample_surface(self, n: int, generator: np.random.Generator | int = 0) -> "PointCloudData":
         """Draw points evenly from the surface of a mesh.

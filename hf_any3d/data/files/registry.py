@@ -1,14 +1,18 @@
 """`read_point_cloud` and the registry of its readers. A new format is a file here and a line in `READERS`."""
 
 import os
+from contextlib import nullcontext
 from importlib import import_module
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.point_cloud import PointCloudData, leave_out_invalid_points
 from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits, open_source
 
+ASSETS = Path(__file__).parents[2] / "assets"
+"""Example files and embedded shapes, which come with the package; in a checkout a link to examples/data."""
 _STARTS = (
     (b"ply\n", "ply"),
     (b"ply\r", "ply"),
@@ -68,8 +72,27 @@ def supported_file_types() -> tuple[str, ...]:
     return tuple(sorted(READERS))
 
 
+def example_file(name: str = "chair.ply") -> Path:
+    """Return the path of an example file, a mesh that comes with the package.
+
+    Args:
+        name: chair.ply, lamp.ply, shelves.ply, sofa.ply, stool.ply or table.ply.
+
+    Raises:
+        ValueError: there is no such example.
+    """
+    names = sorted(path.name for path in ASSETS.glob("*.ply"))
+    if name not in names:
+        raise ValueError(f"no example file {name!r}; expected one of {', '.join(names)}")
+    return ASSETS / name
+
+
 def read_point_cloud(
-    source: str | os.PathLike | bytes | BinaryIO, *, file_type: str | None = None, limits: ReadLimits | None = None
+    source: str | os.PathLike | bytes | BinaryIO,
+    *,
+    file_type: str | None = None,
+    limits: ReadLimits | None = None,
+    on_invalid: str = "raise",
 ) -> PointCloudData:
     """Read a point cloud or a mesh from a file of any supported type.
 
@@ -80,6 +103,8 @@ def read_point_cloud(
         source: a path, the bytes of a file, or a binary file object.
         file_type: one of `supported_file_types()`; needed for bytes, else by default the ending of the name.
         limits: limits of points, faces and bytes of the file; by default `ReadLimits.current()`.
+        on_invalid: "raise" refuses a file with NaN or infinite coordinates; "drop" leaves such points and the faces
+            on them out, with a warning that counts them.
 
     Returns:
         The points (points, 3) in the units of the file, with the colours, normals, labels and faces of the file.
@@ -87,13 +112,21 @@ def read_point_cloud(
     Raises:
         PointCloudFileError: a file that is missing, empty, damaged, cut off, of an unknown type, without points, with
             NaN or infinite coordinates, or beyond the limits; names the file, what was seen and what is allowed.
+        ValueError: another `on_invalid`.
     """
+    if on_invalid not in ("raise", "drop"):
+        raise ValueError(f"on_invalid is {on_invalid!r}; expected 'raise' or 'drop'")
     opened = open_source(source, file_type, supported_file_types(), limits)
     reader = import_module(f".{READERS[opened.file_type]}", __package__)
     try:
         # PointCloudData finds overflows and NaN, so numpy need not warn of them.
-        with np.errstate(all="ignore"):
+        with (
+            np.errstate(all="ignore"),
+            leave_out_invalid_points() if on_invalid == "drop" else nullcontext(()) as left,
+        ):
             cloud = reader.read(opened)
+        for number, total in left:
+            opened.warn(f"{number:,} of {total:,} points have NaN or infinite coordinates and are left out")
         opened.limits.check(points=len(cloud), faces=len(cloud.faces) if cloud.is_mesh else 0)
         return cloud
     except PointCloudError as error:

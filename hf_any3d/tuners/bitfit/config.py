@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hf_any3d.tuners.config import EncoderTunerConfig, extend_peft_type
+from hf_any3d.tuners.tuners_utils import EncoderTunerConfig, extend_peft_type
 
 BITFIT = extend_peft_type("BITFIT")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hf_any3d.modeling.config_checks import HEADS, SHARE, Ranges
-from hf_any3d.tuners.config import EncoderLayersConfig, extend_peft_type
+from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type
 
 GUIDED_ADAPTER = extend_peft_type("GUIDED_ADAPTER")
 

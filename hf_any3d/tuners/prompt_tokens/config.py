@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hf_any3d.modeling.config_checks import Ranges
-from hf_any3d.tuners.config import EncoderLayersConfig, extend_peft_type
+from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type
 
 PROMPT_TOKENS = extend_peft_type("PROMPT_TOKENS")
 

@@ -5,15 +5,18 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.encoders.families.common import (
+from hf_any3d.modeling.encoders.positions import (
     LEARNED_PLANE,
     SINUSOID_LINE,
+    LayerPass,
+    PositionTable,
+    bidirectional_inputs,
     class_token,
     free_line,
     line,
+    line_bias,
     plane,
 )
-from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, bidirectional_inputs, line_bias
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
 from hf_any3d.modeling.layers.forward_contract import onloaded
 

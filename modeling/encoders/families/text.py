@@ -8,8 +8,16 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
-from hf_any3d.modeling.encoders.families.common import LEARNED_LINE, SINUSOID_LINE, free_line, line, narrow_embeddings
-from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, line_bias
+from hf_any3d.modeling.encoders.positions import (
+    LEARNED_LINE,
+    SINUSOID_LINE,
+    LayerPass,
+    PositionTable,
+    free_line,
+    line,
+    line_bias,
+    narrow_embeddings,
+)
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_composite, register_family
 from hf_any3d.modeling.encoders.rotary import masked_rotary_line_inputs, rotary_line_inputs
 from hf_any3d.modeling.layers.forward_contract import onloaded

@@ -7,8 +7,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.encoders.families.common import LEARNED_PLANE, class_token, image_grid, plane
-from hf_any3d.modeling.encoders.positions import Addend, LayerPass, PositionTable, plane_bias
+from hf_any3d.modeling.encoders.positions import (
+    LEARNED_PLANE,
+    Addend,
+    LayerPass,
+    PositionTable,
+    class_token,
+    image_grid,
+    plane,
+    plane_bias,
+)
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
 from hf_any3d.modeling.encoders.rotary import rotation
 from hf_any3d.modeling.layers.forward_contract import onloaded

@@ -28,6 +28,18 @@ def test_it_has_a_description(name):
     assert all(line.startswith("  ") for line in described.layout.splitlines())
 
 
+def test_data_that_come_with_the_package_have_a_licence_too():
+    own = {name: module for name, module in MODULES.items() if name not in DATASETS}
+    assert {name for name, module in own.items() if not hasattr(module, "LICENCE")} == {"folder", "parquet"}  # yours
+    parts = load_point_dataset("parts", train_objects=2, validation_objects=0, test_objects=0, num_points=64)
+    assert parts["train"].info.license == str(own["parts"].LICENCE) == "apache-2.0"
+    assert all(
+        module.LICENCE.name in OPEN_LICENCES or module.LICENCE.terms
+        for name, module in own.items()
+        if name in ("parts", "rooms", "shapes")
+    )
+
+
 @pytest.mark.parametrize("name", DATASETS)
 def test_its_loader_accepts_the_common_options(name):
     parameters = list(inspect.signature(DATASETS[name].load).parameters.values())

@@ -67,16 +67,30 @@ def test_data_without_an_open_licence_are_not_published(hub, splits):
 
 
 def test_private_does_not_make_a_public_repository_private(hub, splits):
-    push_point_dataset(splits, "me/toy-open", licence="cc-by-4.0")
+    push_point_dataset(splits, "me/toy-open", licence="cc-by-4.0", rights_confirmed=True)
     assert head_and_text(hub, "me/toy-open")[0]["license"] == "cc-by-4.0"
     with pytest.raises(ValueError, match="me/toy-open would be public"):
         push_point_dataset(splits, "me/toy-open", private=True)
+
+
+def test_another_licence_does_not_open_data_whose_terms_are_known(hub, splits):
+    with pytest.raises(ValueError, match="me/toy-mit would be public, and their licence is 'other: for tests"):
+        push_point_dataset(splits, "me/toy-mit", licence="mit")
+    splits["train"].info.license = "mit"
+    with pytest.raises(
+        ValueError, match=r"licences \{'train': 'mit', 'test': 'other: for tests.*expected one licence"
+    ):
+        push_point_dataset(splits, "me/toy-mit", private=True)
+    with pytest.raises(ValueError, match="me/toy-mit would be public, and their licence is 'other: for tests"):
+        push_point_dataset(splits, "me/toy-mit", licence="mit")
 
 
 def test_data_of_unknown_licence_need_a_licence(hub, cache_dir):
     shapes = load_point_dataset("shapes", cache_dir=cache_dir)
     for split, rows in shapes.items():
         shapes[split] = rows.select(range(4)).select_columns(["points", "label"])
+        assert "CC BY 3.0" in shapes[split].info.license
+        shapes[split].info.license = None
     with pytest.raises(ValueError, match="me/own would be public, and their licence is not known"):
         push_point_dataset(shapes, "me/own")
     push_point_dataset(shapes, "me/own", licence="cc0-1.0")

@@ -114,3 +114,29 @@ def test_clouds_become_bytes_with_a_signature(file_type):
 def test_clouds_become_bytes_only_of_known_types():
     with pytest.raises(ValueError, match="file_type is 'stl'; expected one of ply, obj, npz"):
         point_cloud_bytes(PointCloudData([[1.0, 2.0, 3.0]]), "stl")
+
+
+def test_invalid_points_are_left_out_on_request_with_a_warning_that_counts_them(tmp_path):
+    points = np.random.default_rng(0).normal(size=(6, 3))
+    points[[1, 4], [0, 2]] = np.nan, np.inf
+    np.save(tmp_path / "scan.npy", points)
+    with pytest.raises(PointCloudFileError, match="NaN, infinite or too large values in 2 of 6 rows"):
+        read_point_cloud(tmp_path / "scan.npy")
+    with pytest.warns(UserWarning, match=r"scan.npy: 2 of 6 points have NaN or infinite coordinates and are left out"):
+        cloud = read_point_cloud(tmp_path / "scan.npy", on_invalid="drop")
+    np.testing.assert_array_equal(cloud.points, points[[0, 2, 3, 5]].astype(np.float32))
+    with pytest.raises(ValueError, match="on_invalid is 'skip'; expected 'raise' or 'drop'"):
+        read_point_cloud(tmp_path / "scan.npy", on_invalid="skip")
+
+
+def test_faces_on_invalid_points_are_left_out_too(tmp_path):
+    (tmp_path / "mesh.obj").write_text("v 0 0 0\nv nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\nf 1 3 4\n")
+    with pytest.warns(UserWarning, match="1 of 4 points"):
+        mesh = read_point_cloud(tmp_path / "mesh.obj", on_invalid="drop")
+    assert len(mesh) == 3 and mesh.faces.tolist() == [[0, 1, 2]]
+
+
+def test_a_file_without_a_valid_point_is_refused(tmp_path):
+    np.save(tmp_path / "scan.npy", np.full((3, 3), np.nan))
+    with pytest.raises(PointCloudFileError, match="scan.npy: all 3 points have NaN or infinite coordinates"):
+        read_point_cloud(tmp_path / "scan.npy", on_invalid="drop")

@@ -4,13 +4,16 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from hf_any3d.visualization.confusion import plot_confusion_matrix
+from hf_any3d.visualization.run_results import plot_confusion_matrix, training_curves, write_run_results
+from tests.visualization.test_pages_in_browser import SCROLLS, emulated
 
 MATRIX = np.array([[7, 1, 0], [2, 5, 0], [0, 0, 9]])
 LABELS = ["chair", "table & bench", "<lamp>"]
 
 
 class Cells(HTMLParser):
+    """The cells of a page's matrix."""
+
     def __init__(self):
         super().__init__()
         self.tag, self.cells, self.heads = "", [], []
@@ -78,3 +81,58 @@ def test_missing_matplotlib_points_to_the_page_without_it(tmp_path, monkeypatch)
 def test_wrong_input_is_named(matrix, labels, name, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         plot_confusion_matrix(matrix, labels, tmp_path / name)
+
+
+HISTORY = [
+    {"step": 10, "loss": 2.0, "learning_rate": 1e-3, "epoch": 0.1, "grad_norm": 3.0},
+    {"step": 20, "loss": float("nan"), "learning_rate": 5e-4},
+    {"step": 20, "eval_loss": 1.5, "eval_accuracy": 0.25, "eval_runtime": 3.0},
+    {"step": 40, "loss": 1.0, "learning_rate": 0.0},
+    {"step": 40, "eval_loss": 1.2, "eval_accuracy": 0.5},
+    {"step": 40, "train_runtime": 9.0, "total_flos": 1e9},
+]
+
+
+def test_curves_are_those_of_the_log_and_skip_what_is_not_finite():
+    curves = training_curves(HISTORY)
+    assert list(curves) == ["loss", "accuracy", "learning rate"]
+    assert curves["loss"] == {"training": ([10, 40], [2.0, 1.0]), "evaluation": ([20, 40], [1.5, 1.2])}
+    assert training_curves([{"train_runtime": 1.0}]) == {}
+
+
+@pytest.fixture
+def results(tmp_path):
+    scores = {"test": {"chair": 0.875, "table & bench": 5 / 7, "<lamp>": 1.0}}
+    write_run_results(
+        tmp_path,
+        title="outputs/<run>",
+        history=HISTORY,
+        metrics={"test": {"accuracy": 0.875, "loss": 0.5}},
+        class_scores=scores,
+        confusions={"test": (MATRIX, LABELS)},
+    )
+    return tmp_path
+
+
+def test_a_run_leaves_curves_a_table_of_classes_and_the_confusion_matrix(results):
+    page = (results / "results.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 3 and "0.8750" in page and "Confusion matrix: test" in page
+    assert "<lamp>" not in page and "&lt;lamp&gt;" in page and "outputs/&lt;run&gt;" in page
+    assert "http" not in page and "<script" not in page
+    table = (results / "class_scores.csv").read_text(encoding="utf-8").splitlines()
+    assert table[0] == "class,test score,test count,test most often taken for"
+    assert table[2] == "table & bench,0.7143,7,chair (29%)" and table[3] == "<lamp>,1.0000,9,"
+    assert (results / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_without_classes_leaves_its_curves(tmp_path):
+    write_run_results(tmp_path, title="run", history=HISTORY, metrics={}, class_scores={}, confusions={})
+    assert {file.name for file in tmp_path.iterdir()} == {"results.html", "results.png"}
+    write_run_results(tmp_path / "b", title="run", history=[], metrics={}, class_scores={}, confusions={})
+    assert [file.name for file in (tmp_path / "b").iterdir()] == ["results.html"]
+
+
+def test_the_page_of_a_run_fits_a_phone(browser, results):
+    with emulated(browser, phone=True, dark=True):
+        browser.open(results / "results.html")
+        assert not browser.driver.execute_script(SCROLLS) and browser.errors() == []

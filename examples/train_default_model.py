@@ -1,0 +1,200 @@
+"""Train the classifier that comes with the package: `pipeline("point-cloud-classification")` opens it without a name.
+
+    python -m examples.train_default_model                      # train, evaluate once on the test shapes, save
+    python -m examples.train_default_model --choose act         # compare settings: never reads the test shapes
+
+With --choose the model learns from three quarters of the training shapes and is evaluated on the fourth. The six
+example files and their near-duplicates are left out of both parts, so that the examples are new to the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset, DatasetDict
+from torch import nn
+from transformers import Trainer, set_seed
+
+from examples import quickstart
+from hf_any3d import ActConfig, ActForPointCloudClassification, PointCloudProcessor, load_point_dataset
+from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform, validation_split
+from hf_any3d.evaluation.classification import compute_classification_metrics, judge_splits
+from hf_any3d.model_card.building import build_model_card
+from hf_any3d.model_card.run_report import RunReport
+from hf_any3d.model_card.saving import report_of_trainer, save_card
+from hf_any3d.model_card.subject import Subject
+from hf_any3d.pipelines import default_model
+
+SEED = 0
+CHOSEN = "act"
+"""Of `CANDIDATES`."""
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "act": {
+        "act": {
+            "num_groups": 64,
+            "group_size": 32,
+            "patch_widths": [32, 64, 128],
+            "hidden_size": 96,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "pooling": ["cls", "max"],
+            "head_widths": [128],
+            "head_dropout": 0.3,
+            "drop_path_rate": 0.1,
+        },
+        "augmentation": quickstart.AUGMENTATION,
+        "training": {**quickstart.TRAINING, "num_train_epochs": 80, "learning_rate": 1e-3},
+    },
+    "any2point": {
+        "any2point": {"num_layers": 1},
+        "augmentation": quickstart.AUGMENTATION,
+        "training": {**quickstart.TRAINING, "num_train_epochs": 40},
+    },
+}
+"""A small point transformer (ACT), and the quickstart's model around one layer of its frozen sentence encoder."""
+CHOICE = """\
+Two candidates, one run each with seed 0, evaluated once after the last epoch on a validation part of the training
+shapes: 315 shapes to learn from and 112 to evaluate, without the example files and their near-duplicates.
+
+| candidate | stored parameters | accuracy | cross-entropy | turned about the vertical | CPU seconds |
+|---|---|---|---|---|---|
+| small point transformer (ACT), 80 epochs | 406,674 | 73.2 % | 1.420 | 45.5 % | 195 |
+| the quickstart's model with one encoder layer, 40 epochs | 536,970 and the encoder | 71.4 % | 1.419 | 45.5 % | 120 |
+
+With 112 shapes a figure has a standard error of 4 points: the two are equally good, and the first needs no encoder.
+The validation part was looked at twice, the test shapes once, after the choice. The augmentation is the quickstart's.
+"""
+"""What was compared on the validation part; for the card."""
+UPRIGHT = (
+    "The shapes of the training data are upright, with Y up, and face one direction; other files have to be turned "
+    "first. On the validation part the accuracy is 73 % as they are, 71 % turned by 15° about the vertical, 46 % by "
+    "30°, 36 % by 45°, and 17 % with Z up."
+)
+
+
+def build_model(candidate: dict[str, Any], names: list[str], seed: int) -> nn.Module:
+    """Build an untrained model, with its adapter if it has one."""
+    if "any2point" in candidate:
+        return quickstart.add_adapter(quickstart.build_wrapper(seed, names, **candidate["any2point"]), seed)
+    set_seed(seed)
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    return ActForPointCloudClassification(ActConfig(**candidate["act"], **labels))
+
+
+def train(candidate: dict[str, Any], names: list[str], rows: Dataset, options: argparse.Namespace) -> Trainer:
+    """Train a new model on rows with `points` and `label`."""
+    changes = {**candidate["training"], "max_steps": options.max_steps, "disable_tqdm": False}
+    trainer = Trainer(
+        build_model(candidate, names, SEED),
+        quickstart.training_arguments(options.output_dir.with_name("trainer"), SEED, **changes),
+        train_dataset=AugmentedDataset(rows, build_transform(candidate["augmentation"])),
+        data_collator=PointCloudCollator(),
+        compute_metrics=compute_classification_metrics,
+        compute_loss_func=quickstart.smoothed_loss,
+    )
+    trainer.train()
+    # Training drops an incomplete last batch; an evaluation must not.
+    trainer.args.dataloader_drop_last = False
+    return trainer
+
+
+def turned_accuracy(model: nn.Module, rows: Dataset) -> float:
+    """Return the accuracy on rows turned about the vertical by random angles."""
+    turn, generator = build_transform({"rotate": {"axis": "y"}}), np.random.default_rng(SEED)
+    points = np.stack([turn(row["points"], generator) for row in quickstart.plain_rows(rows)])
+    with torch.no_grad():
+        answers = model.eval()(points=torch.from_numpy(points)).logits.argmax(-1).numpy()
+    return float((answers == np.asarray(rows["label"])).mean())
+
+
+def choose(name: str, splits: DatasetDict, options: argparse.Namespace) -> None:
+    """Train a candidate on a part of the training shapes and print its accuracy on the rest."""
+    parts = validation_split(splits["train"], 0.25, seed=0, group_column="group")
+    names = parts["train"].features["label"].names
+    trainer = train(CANDIDATES[name], names, parts["train"], options)
+    metrics = quickstart.evaluate(trainer, parts["validation"])
+    print(
+        f"{name}, {len(parts['train'])} and {len(parts['validation'])} shapes: accuracy "
+        f"{100 * metrics['eval_accuracy']:.1f} %, cross-entropy {metrics['eval_loss']:.3f}, turned about the vertical "
+        f"{100 * turned_accuracy(trainer.model, parts['validation']):.1f} %"
+    )
+
+
+def save(trainer: Trainer, report: RunReport, folder: Path) -> None:
+    """Write model, processor, card, recipe and metrics."""
+    trainer.model.save_pretrained(folder)
+    PointCloudProcessor(num_points=1024).save_pretrained(folder)
+    recipe = {"command": "python -m examples.train_default_model", "seed": SEED, **CANDIDATES[CHOSEN]}
+    (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    report.save(folder / "metrics.json")
+    intro = (
+        'The model that `hf-any3d predict` and `pipeline("point-cloud-classification")` use if none is named: a small '
+        "classifier of furniture and household objects in 18 classes, for a first look. For other objects, train your "
+        "own."
+    )
+    sections = {
+        "How it was chosen": CHOICE,
+        "Limits": f"{UPRIGHT} It answers with one of its 18 classes whatever it is shown; scores are no warning of "
+        "other objects.",
+        "Repeat": "In a checkout: `python -m examples.train_default_model`. `recipe.json` has all settings, "
+        "`metrics.json` the results. The shapes and their authors: `hf_any3d/assets/README.md` (CC0 and CC-BY).",
+    }
+    card = build_model_card(
+        Subject.from_model(trainer.model, report, 1024),
+        "default_model",
+        license="apache-2.0",
+        intro=intro,
+        sections=sections,
+    )
+    # It has no repository; the package knows its folder.
+    card.text = card.text.replace(', model="default_model"', "").replace('"default_model"', "default_model()")
+    card.text = card.text.replace("import hf_any3d\nfrom hf_any3d import Auto", "from hf_any3d import Auto").replace(
+        "PointCloudProcessor\n\n", "PointCloudProcessor\nfrom hf_any3d.pipelines import default_model\n\n"
+    )
+    (folder / "README.md").unlink(missing_ok=True)  # that of save_pretrained, without the run
+    save_card(card, folder / "README.md")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, evaluate, save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--choose", choices=CANDIDATES, help="evaluate on a part of the training shapes; save nothing")
+    parser.add_argument("--output-dir", type=Path, default=Path(default_model()), help="folder of the model")
+    parser.add_argument("--max-steps", type=int, default=-1, help="stop early, to try the program out")
+    options = parser.parse_args(arguments)
+    transformers.logging.set_verbosity_error()
+    splits = load_point_dataset("shapes")
+    splits["train"] = quickstart.without_files(splits["train"])
+    if options.choose:
+        choose(options.choose, splits, options)
+        return
+    names, start = splits["train"].features["label"].names, time.process_time()
+    trainer = train(CANDIDATES[CHOSEN], names, splits["train"], options)
+    seconds = {"training (CPU)": time.process_time() - start}
+    metrics, class_accuracy = judge_splits(trainer, {"test": quickstart.plain_rows(splits["test"])}, names)
+    metrics["test"]["turned about the vertical"] = turned_accuracy(trainer.model, splits["test"])
+    report = report_of_trainer(trainer, ["the embedded shapes, without the example files"])
+    # The trainer doesn't know of its loss function and of what the rows do.
+    smoothing = {"label_smoothing": quickstart.LABEL_SMOOTHING}
+    report = replace(
+        report,
+        data={**report.data, "augmentation": CANDIDATES[CHOSEN]["augmentation"]},
+        training={**report.training, **smoothing},
+        metrics=metrics,
+        class_accuracy=class_accuracy,
+        seconds=seconds,
+    )
+    save(trainer, report, options.output_dir)
+    print(f"test accuracy {100 * metrics['test']['accuracy']:.1f} %; saved in {options.output_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,333 @@
+"""`hf-any3d batch`: predict, embed or convert many files, with a row for each; interrupted runs resume.
+
+A `Job` describes the work in plain values, and an engine runs it on a list of files. There is one engine, which runs
+in this process; another one is a class with the same `run` and a line in `ENGINES`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+
+from hf_any3d.cli.common import SOME_FAILED, BatchSize, Device, check_model, open_pipeline, option, print_error
+from hf_any3d.cli.inputs import Cloud, Files, InputFile, Inputs, find_inputs, for_each_file
+from hf_any3d.cli.outputs import counted, csv_lines
+from hf_any3d.cli.predict import (
+    answerer,
+    classifier_or_default,
+    feature_answerer,
+    feature_cells,
+    prediction_cells,
+    split_model,
+    usual_batch_size,
+)
+from hf_any3d.messages import print_line
+
+batch = typer.Typer(
+    rich_markup_mode="markdown",
+    help="Process many files, with a row of results for each; the same command continues an interrupted run.",
+    no_args_is_help=True,
+)
+
+_TABLES = (".jsonl", ".csv", ".json", ".parquet")
+_ROWS_AT_A_TIME = 1000
+
+
+class FileFormat(str, Enum):
+    """Formats that clouds are written in."""
+
+    PLY = "ply"
+    OBJ = "obj"
+    NPZ = "npz"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done with each file.
+
+    Args:
+        task: "predict", "embed" or "convert".
+        settings: Settings that determine the results, as plain values.
+        device: Device of the model; it does not determine the results.
+        batch_size: Clouds per batch; None for the usual number.
+    """
+
+    task: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    device: str | None = None
+    batch_size: int | None = None
+
+    def identity(self, given: Sequence[str]) -> dict[str, Any]:
+        """Return what two runs must have in common for the second one to continue the first."""
+        return {"task": self.task, "settings": self.settings, "given": list(given)}
+
+
+class Engine(Protocol):
+    """Runs jobs."""
+
+    def run(self, job: Job, files: list[InputFile]) -> Iterator[dict[str, Any]]:
+        """Yield a row for each file, in their order: `{"file": …, …}` or `{"file": …, "error": …}`."""
+        ...
+
+
+class LocalEngine:
+    """Runs jobs in this process."""
+
+    def run(self, job: Job, files: list[InputFile]) -> Iterator[dict[str, Any]]:
+        """Yield a row for each file; see `Engine`."""
+        settings, inputs = job.settings, Inputs(files, are_many=True)
+        if job.task == "convert":
+            yield from for_each_file(inputs, _Converter(**settings))
+            return
+        task = {"predict": "point-cloud-classification", "embed": "point-cloud-feature-extraction"}[job.task]
+        pipe = open_pipeline(task, settings["model"], job.device)
+        if job.task == "predict":
+            answer = _predictor(pipe, settings)
+        else:
+            answer = feature_answerer(pipe, settings["model"], settings["feature"])
+        yield from for_each_file(inputs, answer, job.batch_size or usual_batch_size(pipe))
+
+
+def _predictor(pipe: Any, settings: dict[str, Any]) -> Callable[[list[Cloud]], list[dict[str, Any]]]:
+    run = answerer(pipe, settings["model"], top_k=settings["top_k"])
+    return lambda clouds: [one if isinstance(one, dict) else {"predictions": one} for one in run(clouds)]
+
+
+ENGINES: dict[str, type[Engine]] = {"local": LocalEngine}
+
+
+class _Converter:
+    """Write clouds in another format, in the folders that they have below the folder that all share."""
+
+    def __init__(self, output: str, to: str, root: str, points: int | None):
+        self.output, self.to, self.root, self.points = Path(output), to, root, points
+
+    def __call__(self, clouds: list[Cloud]) -> list[dict[str, Any]]:
+        from hf_any3d.data.files import write_point_cloud
+
+        rows = []
+        for cloud in clouds:
+            data = cloud.data
+            if self.points is not None and data.is_mesh:
+                data = data.sample_surface(self.points)
+            # The ending stays in the name: chair.obj and chair.stl are two files.
+            path = self.output / f"{os.path.relpath(os.path.abspath(cloud.name), self.root)}.{self.to}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_point_cloud(path, data)
+            rows.append({"output": str(path), "points": len(data)})
+        return rows
+
+
+def _check_engine(engine: str) -> str:
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"{engine!r}; expected one of {', '.join(ENGINES)}")
+    return engine
+
+
+EngineName = Annotated[
+    str, typer.Option("--engine", callback=_check_engine, help=f"Where the work is done: {', '.join(ENGINES)}.")
+]
+Retry = Annotated[bool, typer.Option("--retry", help="Try files again that failed before.")]
+TableOutput = Annotated[Path, option("Table to write: .jsonl, .csv, .json or .parquet.")]
+
+
+@batch.command()
+def predict(
+    files: Files,
+    output: TableOutput,
+    model: Annotated[
+        str | None, option("Directory or hub name of a classifier; by default the small one that comes along.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Labels for each file.")] = 3,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    retry: Retry = False,
+    engine: EngineName = "local",
+) -> None:
+    """Classify many files."""
+    _check_table(output)
+    model, files = split_model(files, model, has_default=True)
+    settings = {"model": classifier_or_default(model), "top_k": top_k}
+    _run(Job("predict", settings, device, batch_size), files, find_inputs(files), output, retry, engine)
+
+
+@batch.command()
+def embed(
+    files: Files,
+    output: TableOutput,
+    model: Annotated[str, option("Directory or hub name of the model.")],
+    feature: Annotated[str, typer.Option(help="pooled, class_token, or tokens for their mean.")] = "pooled",
+    batch_size: BatchSize = None,
+    device: Device = None,
+    retry: Retry = False,
+    engine: EngineName = "local",
+) -> None:
+    """Extract a feature vector of many files."""
+    _check_table(output)
+    if feature not in ("pooled", "class_token", "tokens"):
+        raise ValueError(f"--feature is {feature!r}; expected pooled, class_token or tokens")
+    settings = {"model": check_model(model, "predict", "zero-shot", "segment", "features"), "feature": feature}
+    _run(Job("embed", settings, device, batch_size), files, find_inputs(files), output, retry, engine)
+
+
+@batch.command()
+def convert(
+    files: Files,
+    output: Annotated[Path, option("Folder for the files and results.jsonl.")],
+    to: Annotated[FileFormat, typer.Option(help="Format to write.")] = FileFormat.PLY,
+    points: Annotated[int | None, option("Write this many points of the surface of meshes.", min=1)] = None,
+    retry: Retry = False,
+    engine: EngineName = "local",
+) -> None:
+    """Write many files in another format."""
+    if output.is_file():
+        raise ValueError(f"--output: {output} is a file; expected a folder")
+    inputs = find_inputs(files)
+    names = [os.path.dirname(os.path.abspath(file.name)) for file in inputs.files]
+    settings = {"output": str(output), "to": to.value, "root": os.path.commonpath(names), "points": points}
+    _run(Job("convert", settings), files, inputs, output / "results.jsonl", retry, engine)
+
+
+def _check_table(output: Path) -> None:
+    if output.suffix.lower() not in _TABLES:
+        raise ValueError(f"--output: {output} has type {output.suffix!r}; expected one of {', '.join(_TABLES)}")
+
+
+def _run(job: Job, given: Sequence[str], inputs: Inputs, output: Path, retry: bool, engine: str) -> None:
+    """Run a job on the files that have no row yet, and write the table."""
+    from hf_any3d.atomic_files import claim
+
+    files = {file.name: file for file in inputs.files}
+    with claim(output.with_name(f".{output.name}.lock"), output):
+        table = _Table(output, job.identity(given))
+        stamps = {name: _stamp(file) for name, file in files.items()}
+        done = table.resume(stamps, retry)
+        left = [file for name, file in files.items() if name not in done]
+        if left:
+            for row in ENGINES[engine]().run(job, left):
+                table.add({**row, "stamp": stamps[row["file"]]})
+        failed = table.finish()
+    before = f", {len(done)} of them before" if done else ""
+    print_line(f"{output}: {counted(len(files), 'file')}{before}, {failed} failed")
+    if failed:
+        print_error(f"{failed} of {len(files)} files could not be used; column error of {output} has the reasons")
+        raise typer.Exit(SOME_FAILED)
+
+
+def _stamp(file: InputFile) -> str:
+    """Return what changes when a file does."""
+    if file.data is not None:
+        return str(len(file.data))
+    status = os.stat(file.name)
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+class _Table:
+    """The rows of a run, one line of JSON each, appended as they come; a table of another type is written at the end.
+
+    Args:
+        output: The table.
+        identity: What is done; a table of other work is refused.
+
+    Raises:
+        ValueError: The table is of other work.
+    """
+
+    def __init__(self, output: Path, identity: dict[str, Any]):
+        from hf_any3d.atomic_files import read_json, write_json
+
+        self.output, self.identity = output, identity
+        hidden = output.with_name(f".{output.name}.jsonl")
+        self.path = output if output.suffix.lower() == ".jsonl" else hidden
+        job_file = output.with_name(f".{output.name}.job.json")
+        known = read_json(job_file)
+        exists = output.exists() or self.path.exists()
+        if exists and known != json.loads(json.dumps(identity)):
+            was = f"was made by other settings or from other files ({known})" if known else "exists already"
+            raise ValueError(f"--output: {output} {was}; expected a new name, or the same command to continue it")
+        write_json(job_file, identity)
+
+    def resume(self, stamps: dict[str, str], retry: bool) -> set[str]:
+        """Keep the rows of unchanged files, and return the names of these files."""
+        from hf_any3d.atomic_files import atomic_write
+
+        kept: set[str] = set()
+        if not self.path.exists():
+            return kept
+        with atomic_write(self.path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+            for row in self._rows():
+                name = str(row.get("file"))
+                is_current = stamps.get(name, "") == row.get("stamp") and name not in kept
+                if is_current and not (retry and "error" in row):
+                    kept.add(name)
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return kept
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row; it is on disk when the next one is computed."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def finish(self) -> int:
+        """Write the table and return the number of failed files."""
+        failed = sum("error" in row for row in self._rows())
+        if self.path != self.output:
+            self._write()
+        return failed
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """Yield complete rows; the last one may be cut off by an interruption."""
+        if not self.path.exists():
+            return
+        with open(self.path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(row, dict):
+                    yield row
+
+    def _write(self) -> None:
+        from hf_any3d.atomic_files import atomic_write, write_json, write_text
+
+        suffix = self.output.suffix.lower()
+        if suffix == ".json":
+            write_json(self.output, [_without_stamp(row) for row in self._rows()])
+        elif suffix == ".csv":
+            flat = {"predict": prediction_cells, "embed": feature_cells}[self.identity["task"]]
+            lines = csv_lines([cells for row in self._rows() for cells in flat(row)])
+            write_text(self.output, "\n".join(lines) + "\n")
+        else:
+            with atomic_write(self.output) as unfinished:
+                _write_parquet(unfinished, self.identity["task"], self._rows())
+
+
+def _without_stamp(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "stamp"}
+
+
+def _write_parquet(path: Path, task: str, rows: Iterable[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    best = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))
+    column = ("predictions", best) if task == "predict" else ("features", pa.list_(pa.float32()))
+    schema = pa.schema([("file", pa.string()), column, ("error", pa.string())])
+    names = schema.names
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        piece: list[dict[str, Any]] = []
+        for row in rows:
+            piece.append({name: row.get(name) for name in names})
+            if len(piece) == _ROWS_AT_A_TIME:
+                writer.write_table(pa.Table.from_pylist(piece, schema))
+                piece = []
+        writer.write_table(pa.Table.from_pylist(piece, schema))

@@ -1,0 +1,351 @@
+"""Commands about data: `data prepare`, `data describe`, `data check`, and `show` for files and datasets."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+import webbrowser
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from hf_any3d.cli.common import AsCsv, AsJson, DataDir, option, similar_path, status
+from hf_any3d.cli.inputs import Cloud, Files, FileType, Inputs, find_inputs, finish, for_each_file
+from hf_any3d.cli.outputs import (
+    CLOUDS,
+    DATA,
+    VIEWS,
+    Row,
+    check_output,
+    counted,
+    csv_lines,
+    print_rows,
+    write_data,
+)
+from hf_any3d.messages import print_json, print_line, printable
+
+data = typer.Typer(rich_markup_mode="markdown", help="Prepare, describe and check data.", no_args_is_help=True)
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A folder with a folder of files for each class, a Parquet file or folder of them, or the name of a "
+        "dataset in the catalogue or on the hub.",
+        show_default=False,
+    ),
+]
+Options = Annotated[str | None, option('JSON object with options of the dataset, such as {"variant": "obj_bg"}.')]
+# Clouds with fewer points are reported.
+_FEW_POINTS = 64
+
+
+@dataclass(frozen=True)
+class FoundDataset:
+    """What a user named as data: the name for `load_point_dataset`, and the folder or file, if it is one."""
+
+    name: str
+    folder: Path | None = None
+    file: Path | None = None
+
+    def load(self, data_dir: str | None = None, **options: Any) -> Any:
+        """Load all splits."""
+        from hf_any3d.data import load_point_dataset
+
+        if self.file is not None:
+            return load_point_dataset("parquet", data_files={"train": str(self.file)}, **options)
+        return load_point_dataset(self.name, data_dir=data_dir or self.folder, **options)
+
+
+def find_dataset(name: str) -> FoundDataset:
+    """Find out what a name of data is, without the hub.
+
+    Raises:
+        FileNotFoundError: It looks like a path, or has no owner, and does not exist; suggests a similar one.
+        ValueError: A file that is not Parquet.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        inside = [file for file in path.rglob("*.parquet") if file.name != "metadata.parquet"]
+        return FoundDataset("parquet" if inside else "folder", folder=path)
+    if path.is_file():
+        if path.suffix.lower() != ".parquet":
+            raise ValueError(f"{name}: a file of type {path.suffix!r}; expected a folder, a .parquet file or a name")
+        return FoundDataset("parquet", file=path)
+    from hf_any3d.data.catalog import CATALOG
+
+    if name in CATALOG:
+        return FoundDataset(name)
+    owner, _, rest = name.partition("/")
+    if not rest or "/" in rest or name.startswith((".", "~", "/")) or Path(owner).is_dir():
+        similar = difflib.get_close_matches(name, CATALOG, n=1)
+        hint = similar_path(path) or (f"; did you mean {similar[0]}?" if similar else "")
+        known = (
+            "" if hint or "/" in name else f"; datasets are {', '.join(sorted(CATALOG))}, and owner/name on the hub"
+        )
+        raise FileNotFoundError(f"no folder, file or dataset {name}{hint}{known}")
+    return FoundDataset(name)
+
+
+def _load(name: str, data_dir: str | None, options: str | None, **further: Any) -> Any:
+    found = find_dataset(name)
+    try:
+        given = {} if options is None else json.loads(options)
+    except ValueError as error:
+        raise ValueError(f"--options is {options!r}: {error}") from None
+    if not isinstance(given, dict):
+        raise ValueError(f'--options is {options!r}; expected a JSON object such as {{"variant": "obj_bg"}}')
+    if found.name != "folder":
+        further = {}
+    if not sys.stderr.isatty():
+        import datasets
+
+        datasets.disable_progress_bars()
+    with status(f"loading {name}"):
+        return found.load(data_dir, **further, **given)
+
+
+@data.command()
+def prepare(
+    name: Data,
+    output: Annotated[Path, option("Folder to write.")],
+    points: Annotated[
+        int | None, option("Draw this many points of every file; by default all are kept.", min=1)
+    ] = None,
+    columns: Annotated[str | None, option("Further columns to read from files: 'colors normals labels'.")] = None,
+    data_dir: DataDir = None,
+    options: Options = None,
+) -> None:
+    """Write data as Parquet files with a card, which train, load and push quickly.
+
+    Bad files are left out with a warning. `hf-any3d train FOLDER` trains on the result, `hf-any3d push FOLDER
+    OWNER/NAME` shares it.
+    """
+    if output.exists() and any(output.iterdir()):
+        raise FileExistsError(f"{output} is not empty; expected a new folder for --output")
+    further = {"num_points": points, "columns": (columns or "").replace(",", " ").split(), "on_error": "skip"}
+    splits = _load(name, data_dir, options, **further)
+    from hf_any3d.atomic_files import atomic_write, write_json, write_text
+    from hf_any3d.data.conversion.publishing import card_metadata, card_text, split_statistics
+
+    statistics = {}
+    for split, rows in splits.items():
+        if "points" not in rows.column_names:
+            raise ValueError(f"split {split} has no points, but {', '.join(rows.column_names)}")
+        with atomic_write(output / "data" / f"{split}-00000-of-00001.parquet") as unfinished:
+            rows.with_format(None).to_parquet(unfinished)
+        statistics[str(split)] = split_statistics(str(split), rows)
+        print_line(f"{split}: {counted(len(rows), 'cloud')}")
+    title = output.name
+    licence = next(iter(splits.values())).info.license or ""
+    card = card_metadata(title, licence or "unknown", sum(splits.num_rows.values())).to_yaml()
+    text = card_text(str(output), title, splits, licence, statistics)
+    write_text(output / "README.md", f"---\n{card}\n---\n\n{text}\n")
+    write_json(output / "meta" / "stats.json", {"splits": statistics})
+    print_line(f"{output}: train with hf-any3d train {output}")
+
+
+@data.command()
+def describe(
+    name: Data,
+    data_dir: DataDir = None,
+    options: Options = None,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Describe data: splits, columns, classes, points per cloud, and extent."""
+    splits = _load(name, data_dir, options, on_error="skip")
+    from hf_any3d.data.conversion.publishing import split_statistics
+
+    facts = {}
+    for split, rows in splits.items():
+        facts[str(split)] = {"columns": rows.column_names}
+        if "points" in rows.column_names and len(rows):
+            facts[str(split)] |= split_statistics(str(split), rows)
+    if as_json:
+        print_json(facts)
+        return
+    classes = list(dict.fromkeys(label for some in facts.values() for label in some.get("labels", {})))
+    if as_csv:
+        table = [
+            {"split": split, "clouds": some.get("num_rows", 0), **some.get("labels", {})}
+            for split, some in facts.items()
+        ]
+        for line in csv_lines(table):
+            print_line(line)
+        return
+    for split, some in facts.items():
+        print_line(f"{split}: {counted(some.get('num_rows', 0), 'cloud')}; columns {', '.join(some['columns'])}")
+        if "points_per_cloud" in some:
+            sizes, bounds = some["points_per_cloud"], some["bounds"]
+            count = f"{sizes['min']:,}" if sizes["min"] == sizes["max"] else f"{sizes['min']:,} to {sizes['max']:,}"
+            low, high = (", ".join(f"{value:.4g}" for value in bounds[end]) for end in ("min", "max"))
+            print_line(f"  {count} points each; x, y, z from {low} to {high}")
+    width = max((len(printable(label)) for label in classes), default=0)
+    for label in classes:
+        counts = "   ".join(f"{split} {some.get('labels', {}).get(label, 0):>5}" for split, some in facts.items())
+        print_line(f"  {printable(label):<{width}}  {counts}")
+
+
+@data.command()
+def check(
+    files: Files,
+    output: Annotated[Path | None, option("Also write a table (.json, .csv).")] = None,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Read every file, and list those that are damaged, doubtful or equal.
+
+    Doubtful are clouds with invalid points, few points or no extent. The exit code is 2 if a file is damaged.
+    """
+    inputs = find_inputs(files)
+    check_output(output, DATA, as_json=as_json, as_csv=as_csv)
+    first_of: dict[str, str] = {}
+
+    def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+        import hashlib
+
+        rows = []
+        for cloud in clouds:
+            points = cloud.data.points
+            digest = hashlib.sha256(np.ascontiguousarray(points).tobytes()).hexdigest()
+            if (first := first_of.setdefault(digest, cloud.name)) != cloud.name:
+                cloud.warnings.append(f"{cloud.name}: the same points as {first}")
+            if len(points) < _FEW_POINTS and not cloud.data.is_mesh:
+                cloud.warnings.append(f"{cloud.name}: {len(points)} points are few")
+            extent = points.max(axis=0) - points.min(axis=0)
+            if not extent.any():
+                cloud.warnings.append(f"{cloud.name}: all points are equal")
+            has = [key for key in ("colors", "normals", "labels", "faces") if getattr(cloud.data, key) is not None]
+            rows.append({"points": len(points), "extent": [round(float(size), 6) for size in extent], "has": has})
+        return rows
+
+    def cells(row: Row) -> Iterator[Row]:
+        notes = "; ".join([*row.get("warnings", ()), *([row["error"]] if "error" in row else [])])
+        yield {"file": row["file"], "points": row.get("points"), "problems": notes}
+
+    inputs = Inputs(inputs.files, True)  # the summary counts a single bad file too
+    done = print_rows(for_each_file(inputs, answer), lambda _: None, cells, as_json=as_json, as_csv=as_csv)
+    if output is not None:
+        write_data(output, done, cells)
+    if not as_json and not as_csv:
+        counts = Counter("bad" if "error" in row else "doubtful" if "warnings" in row else "good" for row in done)
+        total = sum(row.get("points", 0) for row in done)
+        shown = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "doubtful", "bad"))
+        print_line(f"{counted(len(done), 'file')}: {shown}; {total:,} points")
+    finish(done)
+
+
+def show(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE|DATASET",
+            help="Point files, meshes, folders or globs; - for standard input; or a dataset: a Parquet file or folder "
+            "of them, or a name in the catalogue or on the hub.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        option(
+            "A page (.html), a picture (.png), or the points of one file (.ply, .obj, .npz); by default show.html."
+        ),
+    ] = None,
+    most: Annotated[int, typer.Option("--most", min=1, max=60, help="Clouds to show, spread over the data.")] = 24,
+    split: Annotated[str | None, option("Split of a dataset; by default its first.")] = None,
+    columns: Annotated[int, typer.Option(min=1, help="Clouds in a row.")] = 4,
+    up_axis: Annotated[str, typer.Option(help="Axis that points up: x, y or z.")] = "y",
+    browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve all points of one large file in 3D instead, until Ctrl-C.")
+    ] = False,
+    data_dir: DataDir = None,
+    file_type: FileType = None,
+) -> None:
+    """Show clouds of files or of a dataset on a page that turns them, or in a picture.
+
+    The page is one file that works without the network, and colors points by label, as in the file, or by height.
+    """
+    if up_axis not in ("x", "y", "z"):
+        raise ValueError(f"--up-axis is {up_axis!r}; expected x, y or z")
+    target = output or Path("show.html")
+    rows = None if serve else _rows_of_dataset(what, split, data_dir)
+    inputs = Inputs([], False) if rows is not None else find_inputs(what, file_type)
+    suffix = check_output(target, (*VIEWS, *CLOUDS), num_files=len(inputs) if rows is None else len(rows))
+    if serve:
+        _serve(inputs)
+        return
+    with status("preparing the page"):
+        from hf_any3d.visualization.show import view_of_cloud, views_of_rows, write_views
+
+    settings: dict[str, Any] = {}
+    views, done = [], []
+    if rows is not None:
+        views, settings = views_of_rows(rows, most)
+    else:
+        chosen = np.unique(np.linspace(0, len(inputs) - 1, min(most, len(inputs))).astype(int))
+        names: list[str] = []
+
+        def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+            for cloud in clouds:
+                if suffix in CLOUDS:
+                    from hf_any3d.data.files import write_point_cloud
+
+                    write_point_cloud(target, cloud.data)
+                    continue
+                view, own = view_of_cloud(cloud.data, title=Path(cloud.name).name)
+                views.append(view)
+                names[:] = max(names, own, key=len)
+            return [{"points": len(cloud.data)} for cloud in clouds]
+
+        shown = Inputs([inputs.files[index] for index in chosen], inputs.are_many)
+        done = list(for_each_file(shown, answer))
+        if any(view.labels is None for view in views):  # points are colored by label in all clouds or in none
+            names = []
+            for view in views:
+                view.labels = None
+        settings = {"names": names, "note": counted(len(views), "cloud")}
+    if views:
+        write_views(target, views, title=", ".join(what), columns=columns, up_axis=up_axis, **settings)
+    if views or suffix in CLOUDS:
+        print_line(target)
+        if browser:
+            webbrowser.open(target.absolute().as_uri())
+    finish(done)
+
+
+def _serve(inputs: Inputs) -> None:
+    if len(inputs) != 1:
+        raise ValueError(f"--serve: {len(inputs)} files; expected one")
+    from hf_any3d.visualization.show import serve_scene
+
+    cloud = inputs.files[0].read()
+    server = serve_scene(cloud.data)
+    print_line(f"open http://127.0.0.1:{server.get_port()} in a browser; Ctrl-C stops")
+    server.sleep_forever()
+
+
+def _rows_of_dataset(what: list[str], split: str | None, data_dir: str | None) -> Any:
+    """Return the rows of a split if the words name a dataset, else None."""
+    from hf_any3d.data.catalog import CATALOG
+
+    name = what[0]
+    path = Path(name)
+    is_parquet = path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet")))
+    is_name = name in CATALOG or (name.count("/") == 1 and not Path(name.partition("/")[0]).exists())
+    if len(what) > 1 or not (is_parquet or (is_name and not path.exists() and not set("*?[") & set(name))):
+        return None
+    splits = _load(name, data_dir, None)
+    if split is not None and split not in splits:
+        raise ValueError(f"--split is {split!r}; {name} has {', '.join(map(str, splits))}")
+    rows = splits[split or next(iter(splits))]
+    if "points" not in rows.column_names or not len(rows):
+        raise ValueError(f"{name}: no points to show, but {', '.join(rows.column_names)}")
+    return rows

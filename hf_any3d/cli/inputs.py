@@ -1,0 +1,272 @@
+"""The clouds that commands read: files, folders, globs and standard input."""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hf_any3d.cli.common import SOME_FAILED, option, print_error, print_note, progress, similar_path, status
+from hf_any3d.messages import one_line
+
+if TYPE_CHECKING:
+    from hf_any3d.data.files import PointCloudData
+
+Files = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILE", help="Point files, meshes, folders or globs; - for standard input.", show_default=False
+    ),
+]
+FileType = Annotated[str | None, option("Type of the data on standard input, such as ply; by default it is detected.")]
+# Errors of a file, after which the next one is read.
+FILE_ERRORS = (ValueError, OSError, ImportError)
+_TEXT_TYPES = (".csv", ".pts", ".txt", ".xyz")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf)", re.IGNORECASE)
+_METADATA = ("metadata.csv",)
+_STDIN = "<stdin>"
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file, or the bytes from standard input, with the name that results have."""
+
+    name: str
+    data: bytes | None = None
+    file_type: str | None = None
+
+    def read(self) -> Cloud:
+        """Read the cloud; points with NaN or infinite coordinates are left out.
+
+        Raises:
+            PointCloudFileError: It cannot be read.
+        """
+        from hf_any3d.data.files import read_point_cloud
+
+        source: Any = self.name
+        if self.data is not None:
+            source = io.BytesIO(self.data)
+            source.name = self.name
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            cloud = read_point_cloud(source, file_type=self.file_type, on_invalid="drop")
+        return Cloud(self.name, cloud, [one_line(warning.message) for warning in caught])
+
+
+@dataclass
+class Cloud:
+    """A cloud that was read, with the warnings about its file."""
+
+    name: str
+    data: PointCloudData
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The cloud as input of a pipeline, with the name of its file."""
+        return {"points": self.data, "path": self.name}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of a command.
+
+    Attributes:
+        files: In the order given, files of folders by name.
+        are_many: Whether more than one was given, or a folder or glob: such a command continues after bad files.
+    """
+
+    files: list[InputFile]
+    are_many: bool
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def places(self) -> dict[str, Path]:
+        """Return paths for results, without endings: those of the files, from the folder that all share."""
+        paths = {file.name: Path(os.path.abspath(file.name.replace(_STDIN, "stdin"))) for file in self.files}
+        root = os.path.commonpath([path.parent for path in paths.values()])
+        places: dict[str, Path] = {}
+        for name, path in paths.items():
+            place = path.relative_to(root)
+            # chair.ply and chair.obj of one folder are two clouds.
+            stem = place.with_suffix("")
+            places[name] = place if stem in places.values() else stem
+        return places
+
+
+def find_inputs(given: Sequence[str | os.PathLike], file_type: str | None = None) -> Inputs:
+    """List the files of a command line.
+
+    A folder stands for the files of readable types in it and in its subfolders; hidden files, metadata files and text
+    without points are left out. A glob such as `"scans/*.ply"` or `"scans/**/*.ply"` stands for the matching files.
+    `-` stands for standard input: a cloud, or a list of files, one per line.
+
+    Raises:
+        FileNotFoundError: A path does not exist, a folder has no readable file, or a glob matches nothing.
+        ValueError: Standard input is empty, or of an unknown type.
+    """
+    files: list[InputFile] = []
+    are_many = len(given) > 1
+    for entry in given:
+        word = os.fspath(entry)
+        path = Path(word)
+        if word == "-":
+            read = _read_stdin(file_type)
+            are_many |= len(read) > 1
+            files += read
+        elif path.is_dir():
+            are_many = True
+            files += [InputFile(str(file)) for file in files_of_folder(path)]
+        elif path.exists():
+            files.append(InputFile(word))
+        elif glob.has_magic(word):
+            are_many = True
+            found = sorted(name for name in glob.glob(word, recursive=True) if Path(name).is_file())
+            if not found:
+                raise FileNotFoundError(f"{word}: no file matches")
+            files += [InputFile(name) for name in found]
+        else:
+            raise FileNotFoundError(f"{word}: no such file or folder{similar_path(path)}")
+    return Inputs(files, are_many)
+
+
+def files_of_folder(folder: Path) -> list[Path]:
+    """List the point files and meshes of a folder and its subfolders, sorted by name; see `find_inputs`.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    from hf_any3d.data.files import supported_file_types
+
+    types = {f".{name}" for name in supported_file_types()}
+    found, prose = [], []
+    for path in sorted(folder.rglob("*")):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if is_hidden or path.name in _METADATA or path.suffix.lower() not in types or not path.is_file():
+            continue
+        (prose if is_prose(path) else found).append(path)
+    if prose:
+        print_note(f"left out {_listed([path.name for path in prose])}: text without points")
+    if not found:
+        raise FileNotFoundError(f"{folder}: no point cloud in this folder; readable are {', '.join(sorted(types))}")
+    return found
+
+
+def is_prose(path: Path) -> bool:
+    """Whether a file with an ending of text formats has words where a cloud has rows of numbers."""
+    if path.suffix.lower() not in _TEXT_TYPES:
+        return False
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8192)
+    except OSError:
+        return False
+    if b"\0" in start:
+        return False
+    lines = [re.split(r"[\s,;]+", line.strip()) for line in start.decode("latin1").splitlines() if line.strip()]
+    if len(start) == 8192 and len(lines) > 1:
+        lines.pop()  # cut off
+    head = {word.lower().lstrip("/#") for word in lines[0]} if lines else set()
+    rows = [words for words in lines if not words[0].startswith(("#", "//"))][:50]
+    if not rows or {"x", "y", "z"} <= head:
+        return bool(lines) and not rows  # comments alone
+    numeric = sum(all(_NUMBER.fullmatch(word) for word in words if word) for words in rows)
+    return 2 * numeric < len(rows)
+
+
+def _read_stdin(file_type: str | None) -> list[InputFile]:
+    from hf_any3d.data.files import file_type_of
+
+    data = sys.stdin.buffer.read()
+    if not data:
+        raise ValueError("standard input is empty; expected a cloud, or a list of files")
+    if file_type is None:
+        lines = data[:65536].decode("utf-8", "replace").splitlines()
+        if lines and len(lines[0]) < 4096 and "\0" not in lines[0] and Path(lines[0].strip()).exists():
+            names = [line.strip() for line in data.decode("utf-8", "surrogateescape").splitlines() if line.strip()]
+            return [file for name in names for file in find_inputs([name]).files]
+    # Text without a signature is rows of numbers.
+    return [InputFile(_STDIN, data, file_type or file_type_of(data) or "txt")]
+
+
+def for_each_file(
+    inputs: Inputs, answer: Callable[[list[Cloud]], list[dict[str, Any]]], batch_size: int = 1, *, show: bool = True
+) -> Iterator[dict[str, Any]]:
+    """Yield `{"file": …, **answer}` or `{"file": …, "error": …}` for each file, in their order.
+
+    Warnings about a file are printed, and are in its row.
+
+    Args:
+        inputs: The files; the error of a single one is raised.
+        answer: Function of some clouds that returns an answer for each; an answer may be `{"error": …}`. If it
+            raises an error for several clouds, it is called for each alone.
+        batch_size: Clouds per call.
+        show: Show a progress bar on stderr if it takes more than two seconds.
+    """
+    with progress(len(inputs), "file", show=show and len(inputs) > 1) as bar:
+        for start in range(0, len(inputs), batch_size):
+            files = inputs.files[start : start + batch_size]
+            rows: dict[int, dict[str, Any]] = {}
+            clouds: dict[int, Cloud] = {}
+            for number, file in enumerate(files):
+                try:
+                    with status(f"reading {file.name}") if len(inputs) == 1 else nullcontext():
+                        clouds[number] = file.read()
+                except FILE_ERRORS as error:
+                    if not inputs.are_many:
+                        raise
+                    rows[number] = {"error": _with_name(file.name, error)}
+            for number, row in zip(clouds, _answer(answer, list(clouds.values()), inputs.are_many), strict=True):
+                notes = clouds[number].warnings
+                rows[number] = row | ({"warnings": notes} if notes else {})
+            for number, file in enumerate(files):
+                row = {"file": file.name, **rows[number]}
+                for text in row.get("warnings", ()):
+                    print_note(f"warning: {text}")
+                if "error" in row:
+                    print_error(row["error"])
+                yield row
+                bar.update()
+
+
+def _answer(
+    answer: Callable[[list[Cloud]], list[dict[str, Any]]], clouds: list[Cloud], are_many: bool
+) -> list[dict[str, Any]]:
+    if not clouds:
+        return []
+    try:
+        return answer(clouds)
+    except FILE_ERRORS as error:
+        if len(clouds) > 1:
+            return [row for cloud in clouds for row in _answer(answer, [cloud], are_many)]
+        if not are_many:
+            raise
+        return [{"error": _with_name(clouds[0].name, error)}]
+
+
+def finish(rows: Sequence[dict[str, Any]]) -> None:
+    """Print a summary and exit with code 2 if some files could not be used."""
+    failed = [row["file"] for row in rows if "error" in row]
+    if failed:
+        print_error(f"{len(failed)} of {len(rows)} files could not be used: {_listed(failed)}")
+        raise typer.Exit(SOME_FAILED)
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _with_name(name: str, error: Exception) -> str:
+    text = one_line(error)
+    return text if Path(name).name in text else f"{name}: {text}"

@@ -1,0 +1,212 @@
+"""`hf-any3d train`: train a classifier or segmentation model on a folder, a file or a dataset."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_any3d.cli.common import find_model, option, quiet_libraries, read_model_config, similar_path
+from hf_any3d.cli.data import find_dataset
+from hf_any3d.messages import print_line, printable
+
+# Datasets with a label for each point.
+_LABELLED_POINTS = ("parts", "rooms", "s3dis", "shapenetpart")
+_RECIPES = (".yaml", ".yml", ".json")
+# Option of this command -> argument of the training program.
+_ARGUMENTS = {
+    "output": "output_dir",
+    "epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "learning_rate": "learning_rate",
+    "points": "num_points",
+    "seed": "seed",
+}
+
+
+class Task(str, Enum):
+    """What is labelled: clouds or points."""
+
+    CLASSIFICATION = "classification"
+    SEGMENTATION = "segmentation"
+
+
+def _print_all_help(context: typer.Context, task: Task) -> None:
+    _print_text(context.get_help())
+    from transformers import HfArgumentParser
+
+    parser = HfArgumentParser(_argument_classes(task), add_help=False, usage="")  # pyright: ignore[reportArgumentType]
+    print_line(f"All other options, for --task {task.value}; they may also be written in a YAML file:")
+    _print_text(parser.format_help().partition("options:\n")[2])
+
+
+def _print_text(text: str) -> None:
+    for line in text.splitlines():
+        print_line(line)
+
+
+def train(
+    context: typer.Context,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder with a folder of files for each class, a Parquet file or folder of them, the name of a "
+            "dataset in the catalogue or on the hub (owner/name), or a recipe (.yaml).",
+            show_default=False,
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, option("Name of the dataset in the catalogue or on the hub; DATA is then the folder of its files.")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        option(
+            "Frozen text, vision or audio encoder, or a pretrained point transformer: directory or hub name; by "
+            "default sentence-transformers/all-MiniLM-L6-v2."
+        ),
+    ] = None,
+    task: Annotated[
+        Task | None, option("classification of clouds, or segmentation of points; by default as the data require.")
+    ] = None,
+    output: Annotated[
+        Path | None, option("Directory for model, card and metrics; by default outputs/ and the name of the data.")
+    ] = None,
+    epochs: Annotated[float | None, option("Passes over the data; by default 40, for segmentation 20.")] = None,
+    batch_size: Annotated[int | None, option("Clouds per step; by default 16.", min=1)] = None,
+    learning_rate: Annotated[float | None, option("Largest learning rate; by default 0.001.")] = None,
+    points: Annotated[int | None, option("Points per cloud; by default 1,024.", min=1)] = None,
+    augment: Annotated[
+        str | None, option("Transforms of training clouds, such as 'scale rotate jitter'; by default none.")
+    ] = None,
+    seed: Annotated[int | None, option("Random seed; by default 42.", min=0)] = None,
+    all_options: Annotated[
+        bool,
+        typer.Option("--help-all", help="Show all other options too and exit."),
+    ] = False,
+) -> None:
+    """Train a model on your own scans or on a dataset, then evaluate it and write its card.
+
+    The encoder stays frozen; an adapter, a tokenizer and a head are trained, some megabytes. The same command
+    continues an interrupted run. Any other option of the training program may follow, such as --peft lora or
+    --max_steps 100.
+    """
+    if all_options:
+        _print_all_help(context, task or Task.CLASSIFICATION)
+        return
+    words = [*(words or ()), *context.args]
+    data = words.pop(0) if words and not words[0].startswith("-") else None
+    if data is None and dataset is None:
+        raise ValueError("DATA is missing; expected a folder, a Parquet file, a dataset's name, or a recipe")
+    name = Path(data or dataset or "").stem
+    arguments, chosen = _data_arguments(data, dataset)
+    task = task or (Task.SEGMENTATION if chosen in _LABELLED_POINTS else Task.CLASSIFICATION)
+    is_recipe = bool(arguments) and not arguments[0].startswith("-")
+    given: dict[str, Any] = {
+        "output": output or (None if is_recipe else Path("outputs") / name),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "points": points,
+        "seed": seed,
+    }
+    for option_name, value in given.items():
+        if value is not None:
+            arguments += [f"--{_ARGUMENTS[option_name]}", str(value)]
+    if augment is not None:
+        arguments += ["--augment", *augment.replace(",", " ").split()]
+    arguments += _encoder_arguments(encoder) + words
+    _check_arguments(arguments, words, task)
+    quiet_libraries()
+    from hf_any3d.registration import register
+
+    register()
+    from hf_any3d.atomic_files import release_claims
+    from hf_any3d.training import tasks
+
+    run = tasks.train_segmenter if task is Task.SEGMENTATION else tasks.train_classifier
+    # Progress and the trainer's output go to stderr, so that stdout holds the result alone.
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            report = run(arguments)
+    finally:
+        release_claims()
+    for split, metrics in report.metrics.items():
+        figures = "   ".join(f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float))
+        print_line(f"{split:<12} {printable(figures)}")
+    folder = arguments[arguments.index("--output_dir") + 1] if "--output_dir" in arguments else "the model"
+    command = "segment" if task is Task.SEGMENTATION else "predict"
+    print_line(f"{folder}: model, card and metrics.json; try: hf-any3d {command} FILE --model {folder}")
+
+
+def _data_arguments(data: str | None, dataset: str | None) -> tuple[list[str], str]:
+    """Return arguments of the training program for the data, and the name of the dataset."""
+    if dataset is not None:
+        found = find_dataset(dataset)
+        folder = [] if data is None else ["--data_dir", data]
+        if data is not None and not Path(data).is_dir():
+            raise FileNotFoundError(f"no directory {data}{similar_path(Path(data))}")
+        return ["--dataset_name", found.name, *folder], found.name
+    assert data is not None
+    if Path(data).suffix.lower() in _RECIPES:
+        if not Path(data).is_file():
+            raise FileNotFoundError(f"no file {data}{similar_path(Path(data))}")
+        return [data], ""
+    found = find_dataset(data)
+    if found.file is not None:
+        return ["--train_file", str(found.file)], ""
+    arguments = ["--dataset_name", found.name]
+    if found.folder is not None:
+        arguments += ["--data_dir", str(found.folder)]
+    if found.name == "folder":
+        arguments += ["--dataset_options", json.dumps({"on_error": "skip"})]
+    return arguments, found.name
+
+
+def _encoder_arguments(encoder: str | None) -> list[str]:
+    if encoder is None:
+        return []
+    if not Path(encoder).is_dir() and "/" not in encoder:  # an old name on the hub, without an owner
+        return ["--encoder_name_or_path", encoder]
+    encoder = find_model(encoder)
+    is_point_model = Path(encoder).is_dir() and read_model_config(encoder).get("model_type") == "act3d"
+    return ["--model_name_or_path" if is_point_model else "--encoder_name_or_path", encoder]
+
+
+def _argument_classes(task: Task) -> tuple[type, ...]:
+    from hf_any3d.training.tasks import CLASSIFICATION_ARGUMENTS, SEGMENTATION_ARGUMENTS
+
+    return SEGMENTATION_ARGUMENTS if task is Task.SEGMENTATION else CLASSIFICATION_ARGUMENTS
+
+
+def _check_arguments(arguments: list[str], own: list[str], task: Task) -> None:
+    """Refuse wrong arguments in one line, before the data are loaded.
+
+    Raises:
+        ValueError: An unknown name, with the most similar one, or a wrong value.
+    """
+    from dataclasses import fields
+
+    kinds = _argument_classes(task)
+    known = {entry.name for kind in kinds for entry in fields(kind) if entry.init}
+    names = [word[2:].partition("=")[0] for word in own if word.startswith("--")]
+    plain = {name: name.replace("-", "_") for name in names}
+    if unknown := [name for name in names if not {plain[name], plain[name].removeprefix("no_")} & known]:
+        similar = difflib.get_close_matches(plain[unknown[0]], known, n=1)
+        hint = f"; did you mean --{similar[0]}?" if similar else ""
+        raise ValueError(f"no option --{unknown[0]}{hint} (hf-any3d train --help-all)")
+    from hf_any3d.training.arguments import parse_arguments
+
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            parse_arguments(kinds, arguments)
+    except SystemExit:
+        raise ValueError(printed.getvalue().strip().rpartition("error: ")[2]) from None

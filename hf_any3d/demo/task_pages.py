@@ -1,0 +1,386 @@
+"""The demo of models that answer at once: classes, scores of words, parts, reconstructions, similar shapes.
+
+`demo_task` says which page a model gets; `TaskPage` is that of all tasks but chat, whose page is `DemoPage`.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from transformers import AutoConfig
+
+from hf_any3d.data.files import PointCloudData, read_point_cloud, supported_file_types
+from hf_any3d.demo.conversation import error_message
+from hf_any3d.demo.page import (
+    CONVERSATIONS_KEPT,
+    TERMS,
+    UPLOADS_KEPT,
+    ExampleShapes,
+    error_or_note,
+    serve,
+    shape_column,
+    view_frame,
+)
+from hf_any3d.demo.uploads import AT_ONCE, read_upload
+from hf_any3d.registration import MODELS, PIPELINES
+from hf_any3d.visualization.show import view_of_cloud
+from hf_any3d.visualization.web_page import CloudView, hex_color, label_colors, viewer_page
+
+CHAT = "point-cloud-text-to-text"
+FEATURES = "point-cloud-feature-extraction"
+MOST_POINTS = 100_000
+"""Points that a model gets at most; of larger clouds a random sample is taken, which bounds time and memory."""
+SECONDS = 120.0
+"""Time limit of an answer."""
+MOST_SHOWN = 8
+LONGEST_WORDS, MOST_WORDS = 1000, 50
+"""Characters and labels of a zero-shot question."""
+_TITLES = {
+    "point-cloud-classification": ("What is this?", "Classes"),
+    "zero-shot-point-cloud-classification": ("Which of your words fits best?", "Words"),
+    "point-cloud-segmentation": ("What are its parts?", "Parts"),
+    "point-cloud-reconstruction": ("What does the autoencoder keep?", "Reconstruction"),
+    FEATURES: ("Which shapes are similar?", "Most similar examples, by the cosine of their features"),
+}
+
+
+def demo_task(model: str, revision: str | None = None) -> str:
+    """Return the task of the pipeline that the demo of a model uses.
+
+    Args:
+        model: Directory or hub name.
+        revision: Branch, tag or commit on the hub.
+
+    Returns:
+        A task of `hf_any3d.registration.PIPELINES`; feature extraction for models without a head.
+
+    Raises:
+        ValueError: It is not a model of this package.
+    """
+    config = AutoConfig.from_pretrained(model, revision=revision)
+    if type(config) not in MODELS:
+        known = ", ".join(sorted(kind.model_type for kind in MODELS))
+        raise ValueError(f"{model}: model_type {config.model_type!r} is not of this package; expected {known}")
+    saved = (config.architectures or [""])[0]
+    for auto, models in MODELS[type(config)][1].items():
+        if saved in {kind.__name__ for kind in models}:
+            return next((task for task, (_, own) in PIPELINES.items() if own is auto), FEATURES)
+    return FEATURES
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer about a shape.
+
+    Attributes:
+        clouds: What is shown in 3D.
+        settings: Arguments of `viewer_page` for them.
+        rows: Labels with shares in [0, 1], the best first.
+        note: A line below the view.
+        colors: Colors of labels in the view, as "#rrggbb".
+    """
+
+    clouds: list[CloudView]
+    settings: dict[str, Any]
+    rows: list[tuple[str, float]]
+    note: str
+    colors: dict[str, str] = field(default_factory=dict)
+
+
+class TaskAnswers:
+    """Answers of a pipeline about shapes; without the page.
+
+    Args:
+        task: Task of the pipeline.
+        pipe: The pipeline.
+        examples: Shapes that features are compared with.
+    """
+
+    def __init__(self, task: str, pipe: Any, examples: ExampleShapes):
+        self.task, self.pipe, self.examples = task, pipe, examples
+        self._features: dict[str, np.ndarray] = {}
+
+    @property
+    def categories(self) -> list[str]:
+        """Names of the categories among which a part segmentation model needs to know the object's."""
+        config = self.pipe.model.config
+        several = self.task == "point-cloud-segmentation" and getattr(config, "num_categories", 0)
+        return list(config.category_names or map(str, range(several))) if several else []
+
+    def ask(self, cloud: PointCloudData, words: str = "", category: str | None = None) -> Answer:
+        """Answer for a cloud.
+
+        Args:
+            cloud: The cloud or mesh.
+            words: Labels separated by commas, for zero-shot classification.
+            category: Category of the object, for part segmentation.
+
+        Raises:
+            ValueError: The words or the category are missing or too many, or the answer takes too long.
+        """
+        note = f"{len(cloud):,} points"
+        if len(cloud) > MOST_POINTS and not cloud.is_mesh:
+            cloud = thinned(cloud, MOST_POINTS)
+            note = f"{MOST_POINTS:,} of {note}, drawn at random"
+        elif cloud.is_mesh and cloud.faces is not None:
+            note = f"a mesh of {len(cloud.faces):,} faces, sampled on its surface"
+        with self._deadline():
+            return getattr(self, f"_{self.task.replace('-', '_')}")(cloud, words, category, note)
+
+    @contextmanager
+    def _deadline(self) -> Iterator[None]:
+        """Raise an error when the model is called after the time limit; long answers call it block by block."""
+        end = time.monotonic() + SECONDS
+
+        def check(*_: Any) -> None:
+            if time.monotonic() > end:
+                raise ValueError(f"the answer takes more than {SECONDS:g} seconds; try a smaller cloud")
+
+        handle = self.pipe.model.register_forward_pre_hook(check)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _view(self, cloud: PointCloudData) -> list[CloudView]:
+        view, _ = view_of_cloud(cloud)
+        view.labels, view.note = None, ""  # labels of the file are not the model's
+        return [view]
+
+    def _point_cloud_classification(self, cloud: PointCloudData, _words: str, _category: Any, note: str) -> Answer:
+        found = self.pipe(cloud, top_k=MOST_SHOWN)
+        return Answer(self._view(cloud), {}, [(one["label"], one["score"]) for one in found], note)
+
+    def _zero_shot_point_cloud_classification(
+        self, cloud: PointCloudData, words: str, _category: Any, note: str
+    ) -> Answer:
+        labels = list(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
+        if not labels:
+            raise ValueError("write some words, separated by commas")
+        if len(labels) > MOST_WORDS or len(words) > LONGEST_WORDS:
+            raise ValueError(
+                f"{len(labels)} words; expected at most {MOST_WORDS}, {LONGEST_WORDS:,} characters in all"
+            )
+        found = self.pipe(cloud, candidate_labels=labels)
+        return Answer(self._view(cloud), {}, [(one["label"], one["score"]) for one in found], note)
+
+    def _point_cloud_segmentation(self, cloud: PointCloudData, _words: str, category: Any, note: str) -> Answer:
+        if self.categories and category not in self.categories:
+            raise ValueError("choose what kind of object it is; the possible parts depend on it")
+        found = self.pipe(cloud, **({"category": category} if self.categories else {}))
+        labels, config = found["labels"], self.pipe.model.config
+        names = [str(config.id2label[number]) for number in range(config.num_labels)]
+        colors = cloud.colors if cloud.colors is not None and len(cloud.colors) == len(labels) else None
+        view = CloudView(np.asarray(found["points"]), colors=colors, labels=labels)
+        rows = [(part["label"], float(part["mask"].mean())) for part in found["segments"]]
+        palette = {name: hex_color(color) for name, color in zip(names, label_colors(len(names)), strict=True)}
+        return Answer([view], {"names": names, "label_name": "part"}, rows, note, palette)
+
+    def _point_cloud_reconstruction(self, cloud: PointCloudData, _words: str, _category: Any, note: str) -> Answer:
+        found = self.pipe(cloud)
+        clouds = [
+            CloudView(found[key], title=title)
+            for key, title in (("points", "input"), ("reconstruction", "reconstruction"))
+        ]
+        scores = f"Chamfer distance (L1) {found['chamfer_l1']:.4f}, F-score {found['f_score']:.2f}"
+        codes = len(np.unique(found["token_ids"]))
+        note = f"{note}; {scores}; {codes} different codes of {len(found['token_ids'])} patches"
+        return Answer(clouds, {"columns": 2, "rows_share_frame": True}, [], note)
+
+    def _point_cloud_feature_extraction(self, cloud: PointCloudData, _words: str, _category: Any, note: str) -> Answer:
+        own = _unit(self.pipe(cloud)["pooled"])
+        for name in self.examples.names[:40]:
+            if name not in self._features:
+                self._features[name] = _unit(self.pipe(self.examples.get(name))["pooled"])
+        scores = {name: float(own @ features) for name, features in self._features.items()}
+        rows = sorted(scores.items(), key=lambda item: -item[1])[:MOST_SHOWN]
+        return Answer(self._view(cloud), {}, rows, note)
+
+
+class Visit:
+    """The shape of one visitor of the page."""
+
+    def __init__(self) -> None:
+        self.cloud: PointCloudData | None = None
+        self._read: tuple[str, PointCloudData | Exception] | None = None
+
+    def read(self, path: str | os.PathLike) -> None:
+        """Read a visitor's file in a process of its own; `open` then uses the result or raises the error."""
+        try:
+            self._read = (os.fspath(path), read_upload(path))
+        except (ValueError, OSError) as error:
+            self._read = (os.fspath(path), error)
+
+    def open(self, source: Any) -> None:
+        """Take a shape, a file of the examples, or the file that was read.
+
+        Raises:
+            ValueError: It cannot be read; the message names the file, and the earlier shape stays.
+        """
+        read, self._read = self._read, None
+        try:
+            if isinstance(source, PointCloudData):
+                self.cloud = source
+            elif read is not None and read[0] == os.fspath(source):
+                if isinstance(read[1], Exception):
+                    raise read[1]
+                self.cloud = read[1]
+            else:
+                self.cloud = read_point_cloud(source)
+        except (ValueError, OSError) as error:
+            raise ValueError(error_message(error, source)) from error
+
+
+class TaskPage:
+    """The page of a model that answers at once. Each visitor has a shape of their own; answers are computed in turn.
+
+    Args:
+        name: Name of the model.
+        examples: The shapes to choose from.
+        answers: The model's answers.
+        words: First words of a zero-shot question.
+    """
+
+    def __init__(self, name: str, examples: ExampleShapes, answers: TaskAnswers, words: Sequence[str] = ()):
+        self.name, self.examples, self.answers = name, examples, answers
+        self.words = ", ".join(words or ("chair", "table", "lamp", "sofa", "car", "plant"))
+
+    def build(self) -> gr.Blocks:
+        """Build the page."""
+        question, heading = _TITLES[self.answers.task]
+        with gr.Blocks(
+            title=f"{question} {self.name}", analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)
+        ) as page:
+            visit = gr.State(None, time_to_live=CONVERSATIONS_KEPT)
+            gr.Markdown(f"## {question}\nwith {html.escape(self.name)}")
+            with gr.Row():
+                with gr.Column(scale=6):
+                    example, file, view, note = shape_column(self.examples)
+                with gr.Column(scale=5, visible=self.answers.task != "point-cloud-reconstruction"):
+                    words = gr.Textbox(
+                        self.words,
+                        label="Words, separated by commas",
+                        visible=self.answers.task.startswith("zero-shot"),
+                        max_length=LONGEST_WORDS,
+                        elem_id="words",
+                    )
+                    category = gr.Dropdown(
+                        self.answers.categories,
+                        label="Kind of object",
+                        visible=bool(self.answers.categories),
+                        elem_id="category",
+                    )
+                    again = gr.Button(
+                        "Compare",
+                        variant="primary",
+                        visible=self.answers.task.startswith("zero-shot"),
+                        elem_id="again",
+                    )
+                    answer = gr.HTML(elem_id="answer", label=heading)
+            with gr.Accordion("Files and terms of use", open=False):
+                gr.Markdown(TERMS.format(types=", ".join(supported_file_types())))
+
+            # Requests to the model share one queue; files are read in another one, so that slow ones delay nobody.
+            in_turn = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+            files = {"concurrency_id": "files", "concurrency_limit": AT_ONCE, "api_visibility": "private"}
+            asked, shown = [words, category], [view, note, answer]
+            page.load(self._begin, asked, [visit, *shown], show_progress="hidden", **in_turn)
+            example.input(self._open_example, [visit, example, *asked], shown, show_progress_on=view, **in_turn)
+            file.upload(_read, [visit, file], show_progress_on=view, **files).then(
+                self._open_upload, [visit, file, *asked], [example, *shown], show_progress_on=view, **in_turn
+            )
+            gr.on(
+                [words.submit, again.click, category.input],
+                self._answer,
+                [visit, *asked],
+                shown,
+                show_progress_on=answer,
+                trigger_mode="once",
+                **in_turn,
+            )
+        return page
+
+    def open(self, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> gr.Blocks:
+        """Serve the page from a thread; arguments and result are those of `DemoPage.open`."""
+        return serve(self.build(), host, port, share)
+
+    def _begin(self, words: str, category: str | None) -> tuple[Any, ...]:
+        visit = Visit()
+        if not self.examples.names:
+            return visit, "", error_or_note("Upload a file to start."), ""
+        return visit, *self._open_example(visit, self.examples.names[0], words, category)
+
+    def _open_example(self, visit: Visit, name: str | None, words: str, category: str | None) -> tuple[Any, ...]:
+        return self._open(visit, lambda: self.examples.get(name or ""), words, category)
+
+    def _open_upload(self, visit: Visit, path: str, words: str, category: str | None) -> tuple[Any, ...]:
+        # The selection of the example is cleared, so that each can be chosen again.
+        return None, *self._open(visit, lambda: path, words, category)
+
+    def _open(self, visit: Visit, source: Callable[[], Any], words: str, category: str | None) -> tuple[Any, ...]:
+        try:
+            visit.open(source())
+        except (ValueError, OSError, ImportError) as error:
+            return gr.skip(), error_or_note(str(error), is_error=True), gr.skip()
+        return self._answer(visit, words, category)
+
+    def _answer(self, visit: Visit, words: str, category: str | None) -> tuple[Any, ...]:
+        """Return updates of the view, the line below it and the answer."""
+        if visit.cloud is None:
+            return gr.skip(), error_or_note("Choose a shape first.", is_error=True), gr.skip()
+        up_axis = self.answers.pipe.feature_extractor.up_axis
+        try:
+            found = self.answers.ask(visit.cloud, words or "", category)
+        except (ValueError, OSError) as error:
+            view, _ = view_of_cloud(visit.cloud)
+            page = viewer_page(
+                [view], title="shape", names=[str(n) for n in range(_most_labels(view))], up_axis=up_axis
+            )
+            return view_frame(page), error_or_note(str(error), is_error=True), ""
+        page = viewer_page(found.clouds, title="shape", up_axis=up_axis, **found.settings)
+        heading = _TITLES[self.answers.task][1]
+        return (
+            view_frame(page),
+            error_or_note(f"{found.note}. Drag to turn, wheel to zoom."),
+            bars(heading, found.rows, found.colors),
+        )
+
+
+def bars(heading: str, rows: Sequence[tuple[str, float]], colors: Mapping[str, str] | None = None) -> str:
+    """Return labels with their shares as a list of bars, perhaps in the labels' colors; texts are escaped."""
+    if not rows:
+        return ""
+    items = []
+    for label, share in rows:
+        style = f"width:{100 * min(max(share, 0), 1):.1f}%"
+        style += f";background:{colors[label]}" if colors and label in colors else ""
+        items.append(f'<li><span>{html.escape(str(label))}</span><b>{share:.1%}</b><i style="{style}"></i></li>')
+    return f"<h3>{html.escape(heading)}</h3><ol>{''.join(items)}</ol>"
+
+
+def thinned(cloud: PointCloudData, most: int) -> PointCloudData:
+    """Return a random sample of a cloud without faces."""
+    kept = np.sort(np.random.default_rng(0).choice(len(cloud), most, replace=False))
+    arrays = {name: getattr(cloud, name) for name in ("points", "colors", "normals", "labels")}
+    arrays = {name: None if array is None else array[kept] for name, array in arrays.items()}
+    return PointCloudData(**arrays, offset=cloud.offset)
+
+
+def _read(visit: Visit, path: str) -> None:
+    visit.read(path)
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    return features / max(float(np.linalg.norm(features)), 1e-12)
+
+
+def _most_labels(view: CloudView) -> int:
+    return 0 if view.labels is None else int(view.labels.max()) + 1

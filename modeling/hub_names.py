@@ -1,0 +1,116 @@
+"""Check names of models and datasets before the hub is contacted.
+
+A mistyped path such as `outputs/run2` is a valid name on the hub. There it costs a minute of retries without a
+network, and with one it may load a stranger's model.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# Folders that programs write to; names on the hub do not start with them.
+_LOCAL_FOLDERS = ("checkpoints", "output", "outputs", "runs")
+_FILE_ENDING = re.compile(
+    r"\.(bin|ckpt|csv|glb|gltf|h5|hdf5|json|jsonl|las|laz|npy|npz|obj|off|onnx|parquet|pcd|pkl|ply|pt|pth|pts|"
+    r"safetensors|stl|txt|xyz|ya?ml|zip)$",
+    re.IGNORECASE,
+)
+
+
+def check_repository_name(
+    name: str | os.PathLike | None,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+    kind: str = "model",
+) -> None:
+    """Raise an error if a name cannot or must not be looked up on the hub.
+
+    Args:
+        name: First argument of `from_pretrained`. Existing files and directories are accepted.
+        revision: Branch, tag or commit; the main branch by default.
+        cache_dir: The hub's cache, if not the default one.
+        local_files_only: Whether only the cache is used, as with the environment variable HF_HUB_OFFLINE=1.
+        kind: "model" or "dataset".
+
+    Raises:
+        FileNotFoundError: If the name looks like a path, and nothing is there.
+        OSError: If only the cache is used, and the repository is not in it.
+    """
+    if not isinstance(name, (str, os.PathLike)) or os.path.exists(name):
+        return
+    name = os.fspath(name)
+    path_like = is_path_like(name)
+    if path_like and not _is_owner_and_name(name):
+        raise FileNotFoundError(f"no directory {name}{similar_path(name)}")
+    from huggingface_hub import constants
+
+    # A dataset may also be in the cache of `datasets`, which has an error of its own.
+    is_offline = kind == "model" and (local_files_only or constants.HF_HUB_OFFLINE)
+    if not (path_like or is_offline) or _is_cached(name, revision, cache_dir, kind):
+        return
+    download = f"hf download {name}" + " --repo-type dataset" * (kind == "dataset")
+    if path_like:
+        raise FileNotFoundError(
+            f"no directory {name}{similar_path(name)}; if a {kind} on the hub is meant, not the folder "
+            f"{name.partition('/')[0]} here, fetch it first: {download}"
+        )
+    at = "" if revision is None else f" at revision {revision}"
+    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "local_files_only=True"
+    raise OSError(
+        f"{name}: no such directory, and this model{at} is not in the hub's cache, the only place to look "
+        f"({reason}); fetch it once with a network: {download}"
+    )
+
+
+def hub_choice(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those arguments of `from_pretrained` that `check_repository_name` takes."""
+    return {key: arguments[key] for key in ("revision", "cache_dir", "local_files_only") if arguments.get(key)}
+
+
+def is_path_like(name: str) -> bool:
+    """Return whether a name that does not exist here is nevertheless meant as a path, not as a name on the hub."""
+    if not _is_owner_and_name(name):
+        return "/" in name or "\\" in name or name.startswith((".", "~")) or bool(_FILE_ENDING.search(name))
+    return Path(name.partition("/")[0]).is_dir()
+
+
+def _is_owner_and_name(name: str) -> bool:
+    """Return whether a name has the form of a repository's on the hub, and nothing but its owner may be a folder."""
+    owner, _, rest = name.partition("/")
+    return (
+        re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) is not None
+        and owner not in _LOCAL_FOLDERS
+        and not _FILE_ENDING.search(rest)
+    )
+
+
+def similar_path(name: str | os.PathLike) -> str:
+    """Return "; did you mean PATH?" for a path that does not exist, or "" if none is similar."""
+    path = Path(name).expanduser()
+    missing = [part for part in (path, *path.parents) if not part.exists()]
+    if not missing or not (folder := missing[-1].parent).is_dir():
+        return ""
+    try:
+        names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError:
+        return ""
+    matches = difflib.get_close_matches(missing[-1].name, names, n=3)
+    inner = [folder / match / path.relative_to(missing[-1]) for match in matches]
+    found = next((some for some in inner if some.exists()), folder / matches[0] if matches else None)
+    return f"; did you mean {found}?" if found else ""
+
+
+def _is_cached(name: str, revision: str | None, cache_dir: str | os.PathLike | None, kind: str) -> bool:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(cache_dir or constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type=kind))
+    revision = revision or "main"
+    ref = folder / "refs" / revision
+    snapshot = folder / "snapshots" / (ref.read_text(encoding="utf-8") if ref.is_file() else revision)
+    # A push fetches the card of a model, which alone does not open it.
+    return snapshot.is_dir() and any(path.name != "README.md" for path in snapshot.iterdir())

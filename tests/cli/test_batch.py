@@ -1,0 +1,121 @@
+"""Batches: a row for each file, resumed runs, and other engines."""
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from hf_any3d import read_point_cloud
+from hf_any3d.cli.batch import ENGINES, LocalEngine
+from tests.cli.conftest import run
+
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def predict(models, scans, tmp_path):
+    """A function that runs a batch of predictions with further options."""
+    return lambda *more: run(
+        "batch", "predict", scans, "--model", models("classifier"), "--output", tmp_path / "a.jsonl", *more
+    )
+
+
+def test_a_bad_file_is_a_row_with_its_error(predict, models, scans, tmp_path):
+    code, out, err = predict()
+    rows = {row["file"]: row for row in lines_of(tmp_path / "a.jsonl")}
+    assert code == 2 and out == f"{tmp_path / 'a.jsonl'}: 4 files, 1 failed\n"
+    assert "has 128 bytes" in rows[str(scans / "bad.ply")]["error"] and "1 of 4 files could not be used" in err
+    expected = json.loads(run("predict", scans / "chair.ply", "--model", models("classifier"), "--json").out)[0]
+    found = rows[str(scans / "chair.ply")]["predictions"]
+    assert [entry["label"] for entry in found] == [entry["label"] for entry in expected["predictions"]]
+
+
+class Counting(LocalEngine):
+    """The local engine, which notes the files that it gets and can be interrupted."""
+
+    files: list[str] = []
+    stop_after: int | None = None
+
+    def run(self, job, files) -> Iterator[dict]:
+        type(self).files = [file.name for file in files]
+        for number, row in enumerate(super().run(job, files)):
+            if number == self.stop_after:
+                raise KeyboardInterrupt
+            yield row
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    monkeypatch.setitem(ENGINES, "local", Counting)
+    monkeypatch.setattr(Counting, "stop_after", None)
+    return Counting
+
+
+def test_an_interrupted_run_continues_and_gives_the_same_table(predict, engine, scans, tmp_path):
+    predict()
+    expected = lines_of(tmp_path / "a.jsonl")
+    for path in tmp_path.glob("*a.jsonl*"):
+        path.unlink()
+    engine.stop_after = 2
+    assert predict().code == 130
+    with open(tmp_path / "a.jsonl", "a") as file:
+        file.write('{"file": "cut o')
+    engine.stop_after = None
+    assert "2 of them before" in predict().out
+    assert len(engine.files) == 2 and lines_of(tmp_path / "a.jsonl") == expected
+
+
+def test_only_changed_new_and_retried_files_are_processed_again(predict, engine, scans):
+    predict()
+    engine.files = []
+    predict()
+    assert engine.files == []
+    np.save(scans / "holes.npy", np.random.default_rng(1).normal(size=(90, 3)))
+    np.save(scans / "new.npy", np.random.default_rng(2).normal(size=(90, 3)))
+    predict()
+    assert engine.files == [str(scans / "holes.npy"), str(scans / "new.npy")]
+    predict("--retry")
+    assert engine.files == [str(scans / "bad.ply")]
+
+
+def test_a_table_of_other_settings_is_kept(predict, tmp_path):
+    predict()
+    before = (tmp_path / "a.jsonl").read_bytes()
+    code, _, err = predict("--top-k", 1)
+    assert code == 1 and "was made by other settings" in err and (tmp_path / "a.jsonl").read_bytes() == before
+    (tmp_path / "b.csv").write_text("mine")
+    code, _, err = run("batch", "embed", tmp_path, "--model", "me/x", "--output", tmp_path / "b.txt")
+    assert code == 1 and "b.txt has type '.txt'; expected one of .jsonl, .csv, .json, .parquet" in err
+
+
+def test_embeddings_are_written_as_parquet(models, scans, tmp_path):
+    code, _, _ = run("batch", "embed", scans, "--model", models("classifier"), "--output", tmp_path / "a.parquet")
+    rows = pyarrow.parquet.read_table(tmp_path / "a.parquet").to_pylist()
+    assert code == 2 and [row["file"].rpartition("/")[2] for row in rows] == [
+        "bad.ply",
+        "chair.ply",
+        "holes.npy",
+        "lamp.STL",
+    ]
+    single = run("features", scans / "chair.ply", "--model", models("classifier"), "--json").out
+    assert rows[1]["features"] == pytest.approx(json.loads(single)[0]["features"], abs=1e-5)
+    assert rows[0]["features"] is None and "has 128 bytes" in rows[0]["error"]
+
+
+def test_files_are_converted_below_their_folders(scans, tmp_path):
+    code, _, _ = run("batch", "convert", scans, "--to", "npz", "--output", tmp_path / "out", "--points", 200)
+    names = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.npz"))
+    assert code == 2 and names == ["chair.ply.npz", "holes.npy.npz", "inner/lamp.STL.npz"]
+    assert len(read_point_cloud(tmp_path / "out" / "holes.npy.npz")) == 98
+    assert len(read_point_cloud(tmp_path / "out" / "inner" / "lamp.STL.npz")) == 200
+
+
+def test_an_unknown_engine_is_refused(predict):
+    code, _, err = predict("--engine", "cluster")
+    assert code == 2 and "'--engine': 'cluster'; expected one of local" in err and err.count("\n") == 1

@@ -1,0 +1,82 @@
+"""data prepare, data describe, data check and show."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hf_any3d import load_point_dataset, read_point_cloud
+from tests.cli.conftest import FILES, run
+
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """A folder of two classes with three clouds each, and a damaged one."""
+    for label, scale in (("ball", 1), ("stick", (1, 9, 1))):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(3):
+            points = np.random.default_rng(number).normal(size=(80, 3)) * scale
+            np.save(tmp_path / "data" / label / f"{number}.npy", points.astype(np.float32))
+    (tmp_path / "data" / "ball" / "bad.ply").write_text("ply\nnothing")
+    return tmp_path / "data"
+
+
+def test_prepared_data_open_as_a_dataset_with_card_and_statistics(classes, tmp_path):
+    output = tmp_path / "prepared"
+    code, out, _ = run("data", "prepare", classes, "--output", output, "--points", 64)
+    assert code == 0 and out.splitlines() == ["train: 6 clouds", f"{output}: train with hf-any3d train {output}"]
+    rows = load_point_dataset("parquet", data_dir=output, split="train")
+    assert rows.features["label"].names == ["ball", "stick"] and rows[0]["points"].shape == (64, 3)
+    card = (output / "README.md").read_text()
+    assert card.startswith("---\n") and "pretty_name: prepared" in card and "ball" in card
+    assert json.loads((output / "meta" / "stats.json").read_text())["splits"]["train"]["num_rows"] == 6
+    assert "not empty; expected a new folder" in run("data", "prepare", classes, "--output", output).err
+
+
+def test_description_counts_clouds_points_and_classes(classes):
+    code, out, _ = run("data", "describe", classes)
+    assert code == 0 and out.splitlines()[0] == "train: 6 clouds; columns points, label, file"
+    assert "80 points each" in out and "ball   train     3" in out
+    facts = json.loads(run("data", "describe", classes, "--json").out)
+    assert facts["train"]["labels"] == {"ball": 3, "stick": 3}
+    assert run("data", "describe", classes, "--csv").out == "split,clouds,ball,stick\ntrain,6,3,3\n"
+
+
+def test_check_lists_bad_doubtful_and_equal_files(scans):
+    np.save(scans / "same.npy", read_point_cloud(scans / "chair.ply").points)
+    np.save(scans / "few.npy", np.eye(3))
+    np.save(scans / "flat.npy", np.ones((70, 3)))
+    code, out, err = run("data", "check", scans)
+    assert code == 2 and out.startswith("7 files: 2 good, 4 doubtful, 1 bad; ")
+    for text in ("same.npy: the same points as", "few.npy: 3 points are few", "flat.npy: all points are equal"):
+        assert text in err
+    assert "2 of 100 points have NaN" in err and "bad.ply: has 128 bytes" in err
+    code, out, _ = run("data", "check", FILES / "chair.ply", "--json")
+    assert code == 0 and json.loads(out)[0]["has"] == ["colors", "faces"] or json.loads(out)[0]["has"]
+
+
+def test_files_are_shown_on_a_page_and_bad_ones_are_reported(scans, tmp_path):
+    code, out, err = run("show", scans, "--output", tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text()
+    assert code == 2 and out == f"{tmp_path / 'a.html'}\n" and "1 of 4 files" in err
+    assert "chair.ply" in page and "lamp.STL" in page and "https://" not in page
+
+
+def test_a_dataset_is_shown_with_its_labels(classes, tmp_path):
+    run("data", "prepare", classes, "--output", tmp_path / "prepared")
+    code, _, _ = run("show", tmp_path / "prepared", "--output", tmp_path / "a.html", "--most", 4)
+    page = (tmp_path / "a.html").read_text()
+    assert code == 0 and "4 of 6 clouds" in page and "ball" in page and "stick" in page
+    assert "--split is 'test'; " in run("show", tmp_path / "prepared", "--split", "test").err
+
+
+def test_a_file_is_shown_as_points_or_picture(tmp_path):
+    assert run("show", FILES / "chair_points.ply", "--output", tmp_path / "a.npz").code == 0
+    cloud = read_point_cloud(FILES / "chair_points.ply")
+    assert np.array_equal(read_point_cloud(tmp_path / "a.npz").points, cloud.points)
+    assert run("show", FILES / "chair.ply", "--output", tmp_path / "a.png").code == 0
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = run("show", FILES / "chair.ply", "--up-axis", "w")
+    assert code == 1 and err == "error: --up-axis is 'w'; expected x, y or z\n"

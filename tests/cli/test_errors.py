@@ -1,0 +1,167 @@
+"""Errors: one line, before anything heavy is imported, with a suggestion where there is one."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.conftest import FILES, run
+
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
+
+def error_of(*words) -> str:
+    code, out, err = run(*words)
+    assert code in (1, 2) and out == "" and err.startswith("error: ") and err.count("\n") == 1, (code, out, err)
+    return err.removeprefix("error: ").rstrip("\n")
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch, models):
+    """A working directory with a model in outputs/typ."""
+    (tmp_path / "outputs").mkdir()
+    os.symlink(models("chat"), tmp_path / "outputs" / "typ")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("info",),
+        ("export", "--output", "a.onnx"),
+        ("evaluate", "--dataset", "shapes"),
+        ("predict", FILES / "chair.ply", "--model"),
+        ("segment", FILES / "chair.ply", "--model"),
+        ("zero-shot", FILES / "chair.ply", "--labels", "a,b", "--model"),
+        ("features", FILES / "chair.ply", "--model"),
+        ("reconstruct", FILES / "chair.ply", "--model"),
+        ("batch", "embed", FILES / "chair.ply", "--output", "a.csv", "--model"),
+        ("space", "--output", "here"),
+        ("train", "shapes", "--encoder"),
+    ],
+)
+def test_a_name_that_looks_like_a_path_never_reaches_the_hub(outputs, words, hub):
+    # The local hub would answer the name, so an error without it shows that it was not asked.
+    hub.commit("outputs/typo", {"config.json": b"{}"})
+    words = (
+        (words[0], "outputs/typo", *words[1:])
+        if words[-1] not in ("--model", "--encoder")
+        else (*words, "outputs/typo")
+    )
+    assert error_of(*words) == "no directory outputs/typo; did you mean outputs/typ?"
+
+
+@pytest.mark.parametrize(
+    "name", ["typo", "./me/model", "me/model/part", "/nowhere/model", "outputs/zzz", "~nobody/model", "runs/a"]
+)
+def test_names_that_cannot_be_on_the_hub_are_not_looked_up(outputs, name):
+    assert error_of("info", name) == f"no directory {name}"
+
+
+def test_a_folder_around_a_model_suggests_the_model(outputs):
+    assert (
+        error_of("info", "outputs")
+        == "outputs: no model in this directory, it has no config.json; did you mean outputs/typ?"
+    )
+
+
+def test_a_model_on_the_hub_that_does_not_exist_is_named():
+    assert error_of("info", "me/absent-model").startswith(
+        "me/absent-model: no such directory, and no such model on the hub"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "text"),
+    [
+        ("chat", ("predict", FILES / "chair.ply", "--model"), "this is a chat model: hf-any3d chat"),
+        ("classifier", ("chat",), "this is a classifier: hf-any3d predict"),
+        ("parts", ("reconstruct", FILES / "chair.ply", "--model"), "this is a segmentation model: hf-any3d segment"),
+        ("zero-shot", ("predict", FILES / "chair.ply", "--model"), "a zero-shot classifier: hf-any3d zero-shot"),
+        ("autoencoder", ("features", FILES / "chair.ply", "--model"), "this is an autoencoder: hf-any3d reconstruct"),
+    ],
+)
+def test_a_model_of_another_kind_is_named_with_its_command(models, kind, words, text):
+    words = (*words, models(kind)) if words[-1] == "--model" else (*words, models(kind), FILES / "chair.ply")
+    assert text in error_of(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("predcit",), "No such command 'predcit'. Did you mean 'predict'? (hf-any3d --help)"),
+        (("predict", "--modle", "x"), "No such option: --modle (Possible options: --model) (hf-any3d predict --help)"),
+        (("predict",), "Missing argument 'FILE' (hf-any3d predict --help)"),
+        (("segment", FILES / "chair.ply"), "--model is missing; expected the directory or hub name of a model"),
+        (("train", "shapess"), "no folder, file or dataset shapess; did you mean shapes?"),
+        (("train",), "DATA is missing; expected a folder"),
+        (("predict", FILES / "chair.ply", "--model", FILES), "no model in this directory"),
+        (
+            ("predict", FILES / "chair.ply", "--model", FILES / "chair.ply"),
+            "a file; expected the directory or hub name",
+        ),
+        (("predict", FILES / "chair.ply", "--model", "me/x", "--output", "a.gif"), "a.gif has type '.gif'; expected"),
+        (("predict", FILES / "chair.ply", "--model", "me/x", "--json", "--csv"), "--json and --csv; expected one"),
+    ],
+)
+def test_wrong_arguments_are_one_line(words, text):
+    assert text in error_of(*words)
+
+
+def test_debug_prints_the_traceback_wherever_it_stands():
+    for words in (("--debug", "info", "typo"), ("info", "typo", "--debug"), ("info", "--debug", "typo")):
+        code, _, err = run(*words)
+        assert code == 1 and "Traceback" in err and err.splitlines()[-1] == "error: no directory typo"
+    assert "Traceback" not in run("info", "typo").err
+
+
+def test_unexpected_errors_are_one_line_too(monkeypatch):
+    monkeypatch.setattr("hf_any3d.cli.common.find_model", lambda *_: {}["x"])
+    assert error_of("info", "me/x") == "KeyError: 'x' (--debug prints the traceback)"
+
+
+def test_help_and_errors_come_without_heavy_libraries(models, tmp_path):
+    program = f"""
+import sys
+sys.argv = ["bin/hf-any3d"]
+from typer.testing import CliRunner
+from hf_any3d.cli import app
+lines = [
+    ["--help"], ["-h"], ["predict", "-h"], ["train", "--help"], ["batch", "predict", "-h"], ["predcit"],
+    ["info", "outputs/typo"], ["predict", {str(FILES / "chair.ply")!r}, "--model", "outputs/typo"],
+    ["predict", {str(FILES / "chair.ply")!r}, "--model", {models("chat")!r}], ["train", "shapess"],
+    ["show", "gone.ply"], ["push", "outputs/typo", "me/model"], ["data", "check", {str(FILES / "chair.ply")!r}],
+]
+for words in lines:
+    result = CliRunner().invoke(app, words)
+    heavy = {{"torch", "transformers", "datasets", "peft", "pandas"}} & set(sys.modules)
+    assert not heavy, (words, heavy)
+    assert isinstance(result.exception, SystemExit) or result.exception is None, (words, result.exception)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_facts_about_a_known_model_come_without_heavy_libraries(models):
+    first = run("info", models("classifier"), "--json")
+    program = f"""
+import sys
+sys.argv = ["hf-any3d", "info", {models("classifier")!r}, "--json"]
+from hf_any3d.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+assert not {{"torch", "transformers", "datasets", "peft"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == first.out, done.stderr
+
+
+def test_the_package_runs_as_a_module_and_help_loads_nothing_heavy():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "hf_any3d", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "predict" in done.stdout and "zero-shot" in done.stdout
+    assert not [line for line in done.stderr.splitlines() if line.split("|")[-1].strip() in ("torch", "transformers")]

@@ -1,0 +1,88 @@
+"""info, push and space."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hf_any3d import AutoModelForPointCloudClassification
+from tests.cli.conftest import run
+
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
+
+def test_facts_are_counted_once_for_each_configuration(models, tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    shutil.copytree(models("classifier"), model)
+    first = run("info", model, "--json")
+    monkeypatch.setattr("hf_any3d.model_facts.model_facts", lambda *_: {"class": "counted again"})
+    assert first.code == 0 and run("info", model, "--json") == first
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"num_tokens": 5}))
+    assert json.loads(run("info", model, "--json").out) == {"class": "counted again"}
+
+
+def test_facts_are_also_csv(models):
+    out = run("info", models("classifier"), "--csv").out.splitlines()
+    assert out[0] == "fact,value" and "adapter,guided_adapter" in out
+
+
+@pytest.fixture
+def trained(models, tmp_path) -> Path:
+    """A saved model with the checkpoints, logs and locks of its training."""
+    folder = tmp_path / "mine"
+    shutil.copytree(models("classifier"), folder)
+    for name in ("checkpoint-10/model.safetensors", "runs/events", "_lock", ".cache/x"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    return folder
+
+
+def test_a_pushed_model_opens_and_its_card_names_the_repository(trained, hub):
+    code, out, _ = run("push", trained, "me/pushed-by-command")
+    assert code == 0 and out.startswith("model me/pushed-by-command: ")
+    files = hub.files("me/pushed-by-command")
+    assert {"adapter_model.safetensors", "config.json", "README.md"} <= set(files)
+    assert not [name for name in files if name.startswith(("checkpoint", "runs", "_", ".cache"))]
+    card = hub.content("me/pushed-by-command", "README.md").decode()
+    assert '"me/pushed-by-command"' in card and "# pushed-by-command" in card and str(trained) not in card
+    assert AutoModelForPointCloudClassification.from_pretrained("me/pushed-by-command").config.num_labels == 3
+
+
+def test_an_edited_card_is_pushed_as_it_is_and_a_missing_one_is_written(trained, hub):
+    (trained / "README.md").write_text("# My model\n\nI wrote this.\n")
+    assert run("push", trained, "me/edited-card").code == 0
+    assert hub.content("me/edited-card", "README.md").decode() == "# My model\n\nI wrote this.\n"
+    (trained / "README.md").unlink()
+    assert run("push", trained, "me/new-card", "--json").code == 0
+    assert '"me/new-card"' in hub.content("me/new-card", "README.md").decode()
+
+
+def test_only_models_and_prepared_data_are_pushed(tmp_path, hub):
+    assert "no model in this directory" in run("push", tmp_path, "me/nothing").err
+    assert "no directory" in run("push", tmp_path / "typo", "me/nothing").err
+    assert "REPOSITORY is 'a/b/c'; expected owner/name" in run("push", tmp_path, "a/b/c").err
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.parquet").write_bytes(b"PAR1")
+    assert run("push", tmp_path, "me/prepared-data").out.startswith("dataset me/prepared-data: ")
+    assert list(hub.files("me/prepared-data", kind="dataset")) and "data/train.parquet" in hub.files(
+        "me/prepared-data", kind="dataset"
+    )
+
+
+def test_a_space_has_a_program_requirements_and_a_card(trained, tmp_path, hub):
+    run("push", trained, "me/for-a-space")
+    code, out, _ = run("space", "me/for-a-space", "--output", tmp_path / "space", "--title", 'A "good" page: 1')
+    assert code == 0 and "publish it: hf upload OWNER/NAME" in out
+    program = (tmp_path / "space" / "app.py").read_text()
+    compile(program, "app.py", "exec")
+    assert "'demo', 'me/for-a-space'" in program or "\"demo\", 'me/for-a-space'" in program
+    assert (tmp_path / "space" / "requirements.txt").read_text().startswith("hf-any3d[demo]>=")
+    import yaml
+
+    metadata = yaml.safe_load((tmp_path / "space" / "README.md").read_text().split("---")[1])
+    assert metadata["title"] == 'A "good" page: 1' and metadata["sdk"] == "gradio"
+    assert metadata["app_file"] == "app.py" and metadata["models"] == ["me/for-a-space"]
+    assert "exists; expected a new folder" in run("space", "me/for-a-space", "--output", tmp_path / "space").err
+    assert f"hf-any3d push {trained} OWNER/NAME" in run("space", trained, "--output", tmp_path / "other").err

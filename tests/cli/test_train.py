@@ -1,0 +1,95 @@
+"""`hf-any3d train`: data by folder, file, name or recipe; options of its own and of the training program."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import run
+from tests.tiny_encoders import saved_encoder
+
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
+TEN = ("dataset", "encoder", "task", "output", "epochs", "batch-size", "learning-rate", "points", "augment", "seed")
+SMALL = ("--points", 32, "--epochs", 1, "--batch-size", 4, "--num_tokens", 4, "--tokenizer_neighbors", 4, "--use_cpu")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of two classes, with a damaged file."""
+    for label, scale in (("ball", 1), ("stick", (1, 9, 1))):
+        (tmp_path / "scans" / label).mkdir(parents=True)
+        for number in range(5):
+            points = np.random.default_rng(number).normal(size=(60, 3)) * scale
+            np.save(tmp_path / "scans" / label / f"{number}.npy", points.astype(np.float32))
+    (tmp_path / "scans" / "ball" / "bad.ply").write_text("ply\nnothing")
+    return tmp_path / "scans"
+
+
+def test_help_shows_ten_options_and_help_all_the_others():
+    short, long = run("train", "--help"), run("train", "--help-all")
+    shown = [word for line in short.out.splitlines() for word in line.split() if word.startswith("--")]
+    names = list(dict.fromkeys(word.strip("`.,;") for word in shown))
+    assert set(names) - {"--help", "--help-all", "--peft", "--max_steps"} == {f"--{name}" for name in TEN}
+    assert short.code == long.code == 0 and "--lr_scheduler_type" not in short.out
+    for name in ("--lr_scheduler_type", "--peft", "--voting", "--gradient_accumulation_steps"):
+        assert name in long.out
+    assert "--scene_votes" in run("train", "--task", "segmentation", "--help-all").out
+
+
+def test_a_folder_is_learned_and_the_model_predicts(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("train", "scans", "--encoder", saved_encoder("bert"), *SMALL, "--peft", "none")
+    assert code == 0 and out.splitlines()[-1].endswith("try: hf-any3d predict FILE --model outputs/scans"), err
+    assert "validation" in out and "accuracy" in out
+    metrics = json.loads((tmp_path / "outputs" / "scans" / "metrics.json").read_text())
+    assert metrics["training"]["epochs"] == 1
+    code, out, _ = run("predict", "scans/ball/0.npy", "--model", "outputs/scans", "--json")
+    assert code == 0 and {entry["label"] for entry in json.loads(out)[0]["predictions"]} == {"ball", "stick"}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("DATA/a.parquet",), ["--train_file", "DATA/a.parquet"]),
+        (("DATA",), ["--dataset_name", "parquet", "--data_dir", "DATA"]),
+        (("--dataset", "shapes"), ["--dataset_name", "shapes"]),
+        (("DATA", "--dataset", "scanobjectnn"), ["--dataset_name", "scanobjectnn", "--data_dir", "DATA"]),
+        (("me/scans",), ["--dataset_name", "me/scans"]),
+        (("DATA/recipe.yaml",), ["DATA/recipe.yaml"]),
+    ],
+)
+def test_data_become_arguments_of_the_program(words, expected, tmp_path, monkeypatch):
+    (tmp_path / "DATA").mkdir()
+    (tmp_path / "DATA" / "a.parquet").write_bytes(b"PAR1")
+    (tmp_path / "DATA" / "recipe.yaml").write_text("num_points: 64\n")
+    monkeypatch.chdir(tmp_path)
+    given: list[list[str]] = []
+
+    def stop(arguments):
+        given.append(arguments)
+        raise ValueError("stopped")
+
+    monkeypatch.setattr("hf_any3d.training.tasks.train_classifier", stop)
+    assert run("train", *words, "--seed", 3, "--max_steps", 5).err == "error: stopped\n"
+    assert given[0][: len(expected)] == expected and given[0][-4:] == ["--seed", "3", "--max_steps", "5"]
+
+
+def test_datasets_of_labelled_points_are_segmented(monkeypatch):
+    given: list[list[str]] = []
+    monkeypatch.setattr("hf_any3d.training.tasks.train_segmenter", lambda words: given.append(words) or 1 / 0)
+    assert run("train", "rooms", "--augment", "scale,rotate").code == 1
+    assert given[0][:2] == ["--dataset_name", "rooms"] and given[0][-3:] == ["--augment", "scale", "rotate"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--max-stesp", 3), "no option --max-stesp; did you mean --max_steps? (hf-any3d train --help-all)"),
+        (("--max_steps", "three"), "--max_steps/--max-steps: invalid int value: 'three'"),
+        (("--validation_fraction", 2), "--validation_fraction 2.0; expected at least 0 and less than 1"),
+    ],
+)
+def test_wrong_options_are_one_line_before_the_data_are_loaded(words, text):
+    code, out, err = run("train", "shapes", *words)
+    assert code == 1 and out == "" and text in err and err.count("\n") == 1

@@ -1,0 +1,201 @@
+"""The demo of models that answer at once: their answers, their limits, and their pages in a browser."""
+
+import json
+import re
+import threading
+from html import unescape
+
+import numpy as np
+import pytest
+import torch
+from transformers import pipeline
+
+from hf_any3d import PointCloudProcessor
+from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.demo import task_pages
+from hf_any3d.demo.page import ExampleShapes
+from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit, demo_task
+from hf_any3d.modeling.act import ActForPreTraining
+from hf_any3d.modeling.any2point import Any2PointModel
+from tests.chat.tiny_chat_model import tiny_chat_pipeline
+from tests.tiny_autoencoders import tiny_autoencoder
+from tests.tiny_encoders import adapted_model, tiny_model, tiny_part_model, tiny_scene_model
+from tests.tiny_text_towers import tiny_zero_shot_model
+from tests.visualization.test_pages_in_browser import SCROLLS, emulated
+
+POINTS = 64
+PARTS = ["table top", "table legs", "lamp foot", "<b>pole", "lamp shade"]
+MODELS = {
+    "point-cloud-classification": lambda: tiny_model(id2label={0: "chair", 1: "<i>lamp", 2: "sofa"}),
+    "zero-shot-point-cloud-classification": tiny_zero_shot_model,
+    "point-cloud-segmentation": lambda: tiny_part_model(id2label=dict(enumerate(PARTS))),
+    "point-cloud-reconstruction": lambda: tiny_autoencoder(None),
+    FEATURES: lambda: tiny_model(model_class=Any2PointModel),
+}
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """Return the answers of a tiny model of a task."""
+    made = {}
+
+    def of(task):
+        if task not in made:
+            processor = PointCloudProcessor(num_points=POINTS)
+            pipe = pipeline(task, model=MODELS[task](), feature_extractor=processor)
+            made[task] = TaskAnswers(task, pipe, ExampleShapes())
+        return made[task]
+
+    return of
+
+
+def cloud(count=200, **fields):
+    return PointCloudData(np.random.default_rng(0).normal(size=(count, 3)), **fields)
+
+
+@pytest.mark.parametrize(
+    ("model", "task"),
+    [
+        (adapted_model, "point-cloud-classification"),
+        (tiny_scene_model, "point-cloud-segmentation"),
+        (tiny_zero_shot_model, "zero-shot-point-cloud-classification"),
+        (lambda: tiny_autoencoder(None), "point-cloud-reconstruction"),
+        (lambda: tiny_model(model_class=Any2PointModel), FEATURES),
+        (lambda: ActForPreTraining.from_autoencoder_pretrained(tiny_autoencoder(None), num_hidden_layers=1), FEATURES),
+        (lambda: tiny_chat_pipeline().model, "point-cloud-text-to-text"),
+    ],
+)
+def test_every_kind_of_model_has_a_page(model, task, tmp_path):
+    model().save_pretrained(tmp_path)
+    assert demo_task(str(tmp_path)) == task
+
+
+def test_models_of_other_packages_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ValueError, match="model_type 'bert' is not of this package; expected act"):
+        demo_task(str(tmp_path))
+
+
+def test_classes_are_the_pipelines(answers):
+    one = answers("point-cloud-classification")
+    found = one.ask(cloud())
+    assert found.rows == [(best["label"], best["score"]) for best in one.pipe(cloud(), top_k=8)]
+    assert found.note == "200 points" and len(found.clouds[0].points) == 200
+
+
+def test_words_are_compared_and_limited(answers):
+    one = answers("zero-shot-point-cloud-classification")
+    found = one.ask(cloud(), "chair, lamp,, chair , a car")
+    assert {label for label, _ in found.rows} == {"chair", "lamp", "a car"}
+    assert sum(share for _, share in found.rows) == pytest.approx(1)
+    with pytest.raises(ValueError, match="write some words"):
+        one.ask(cloud(), " , ")
+    with pytest.raises(ValueError, match="51 words; expected at most 50"):
+        one.ask(cloud(), ",".join(map(str, range(51))))
+
+
+def test_parts_of_the_chosen_kind_are_colored(answers):
+    one = answers("point-cloud-segmentation")
+    with pytest.raises(ValueError, match="choose what kind of object it is"):
+        one.ask(cloud())
+    found = one.ask(cloud(colors=np.full((200, 3), 0.5)), category=one.categories[0])
+    (view,) = found.clouds
+    assert sum(share for _, share in found.rows) == pytest.approx(1) and view.colors is not None
+    assert {PARTS[label] for label in view.labels} == {label for label, _ in found.rows} <= set(found.colors)
+
+
+def test_reconstructions_are_shown_next_to_their_input(answers):
+    found = answers("point-cloud-reconstruction").ask(cloud())
+    assert [view.title for view in found.clouds] == ["input", "reconstruction"] and "Chamfer distance" in found.note
+
+
+def test_similar_examples_are_found_by_their_features(answers):
+    one = answers(FEATURES)
+    name = one.examples.names[3]
+    found = one.ask(one.examples.get(name))
+    assert found.rows[0] == (name, pytest.approx(1, abs=1e-4)) and len(found.rows) == 8
+
+
+def test_large_clouds_are_thinned_out_and_slow_answers_end(answers, monkeypatch):
+    one = answers("point-cloud-classification")
+    monkeypatch.setattr(task_pages, "MOST_POINTS", 100)
+    assert one.ask(cloud(1000)).note == "100 of 1,000 points, drawn at random"
+    monkeypatch.setattr(task_pages, "SECONDS", -1.0)
+    with pytest.raises(ValueError, match="the answer takes more than -1 seconds; try a smaller cloud"):
+        one.ask(cloud())
+    monkeypatch.setattr(task_pages, "SECONDS", 60.0)
+    assert one.ask(cloud()).rows, "the model still answers"
+
+
+def test_visitors_have_shapes_of_their_own_and_broken_files_change_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(task_pages, "read_upload", task_pages.read_point_cloud)  # a process takes seconds to start
+    broken = tmp_path / "broken.ply"
+    broken.write_text("nothing")
+    one, two = Visit(), Visit()
+    one.open(cloud(30))
+    two.open(cloud(40))
+    one.read(broken)
+    with pytest.raises(ValueError, match="^broken.ply: ") as caught:
+        one.open(broken)
+    assert str(tmp_path) not in str(caught.value)
+    assert len(one.cloud) == 30 and len(two.cloud) == 40
+
+
+def test_labels_are_escaped_and_the_answer_of_an_error_is_the_error(answers):
+    page = TaskPage("me/<model>", ExampleShapes(), answers("point-cloud-classification"))
+    visit = Visit()
+    view, note, answer = page._open(visit, lambda: cloud(), "", None)
+    assert "<i>lamp" not in answer and "&lt;i&gt;lamp" in answer and answer.count("<li>") == 3
+    assert "sandbox" in view and "200 points" in note
+    assert "Content-Security-Policy" in unescape(re.search('srcdoc="(.*)"', view, re.DOTALL)[1])
+    parts = TaskPage("me/parts", ExampleShapes(), answers("point-cloud-segmentation"))
+    view, note, answer = parts._open(Visit(), lambda: cloud(), "", "ship")
+    assert 'class="error"' in note and "choose what kind" in note and answer == "" and "iframe" in view
+
+
+def test_files_are_read_in_another_queue_than_answers(answers):
+    page = TaskPage("me/model", ExampleShapes(), answers("point-cloud-classification")).build()
+    limits = {block.concurrency_id: block.concurrency_limit for block in page.fns.values()}
+    assert limits["model"] == 1 and limits["files"] > 1
+
+
+def test_several_visitors_get_their_own_answers(answers):
+    one = answers("point-cloud-classification")
+    page = TaskPage("me/model", ExampleShapes(), one)
+    shapes = [PointCloudData(np.random.default_rng(n).normal(size=(100 + n, 3))) for n in range(4)]
+    seen = {}
+
+    def visit(number):
+        visitor = Visit()
+        seen[number] = page._open(visitor, lambda: shapes[number], "", None)[1]
+
+    threads = [threading.Thread(target=visit, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [f"{100 + n} points" in seen[n] for n in range(4)] == [True] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["point-cloud-classification", "point-cloud-segmentation"])
+def test_pages_answer_on_desktops_and_phones(task, answers, browser, tmp_path, monkeypatch):
+    # Processes that read files take seconds to start; the page of the chat model is tested with them.
+    monkeypatch.setattr(task_pages, "read_upload", task_pages.read_point_cloud)
+    monkeypatch.setattr("hf_any3d.demo.page.warm_up", lambda: None)
+    mine = tmp_path / "mine.ply"
+    write_point_cloud(mine, PointCloudData(np.random.default_rng(0).normal(size=(77, 3))))
+    torch.manual_seed(0)
+    page = TaskPage("me/model", ExampleShapes(), answers(task)).open()
+    try:
+        for phone, dark in ((False, False), (True, True)):
+            with emulated(browser, phone, dark):
+                browser.open(page.local_url)
+                browser.wait(lambda: browser.all("#view iframe") and browser.painted("#view iframe") > 40)
+                assert not browser.driver.execute_script(SCROLLS)
+                browser.driver.find_element("css selector", "input[type=file]").send_keys(str(mine))
+                browser.wait(lambda: "77 points" in browser.text("#note"))
+                assert browser.wait(lambda: browser.texts("#answer li"))
+                assert browser.errors() == []
+    finally:
+        page.close()

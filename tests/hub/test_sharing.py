@@ -1,0 +1,113 @@
+"""Pushes that are interrupted or concurrent, and use without a network after one load with it."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from datasets import Dataset
+from huggingface_hub import HfApi
+from peft import get_peft_model
+
+from hf_any3d import Any2PointForPointCloudClassification, GuidedAdapterConfig, PointCloudProcessor
+from tests.tiny_encoders import clouds, random_encoder, tiny_config, tiny_model
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(points=torch.as_tensor(clouds()[0])[None].float()).logits
+
+
+def test_an_interrupted_push_leaves_no_model_and_a_second_one_completes_it(hub, monkeypatch):
+    model, name = tiny_model(), "me/interrupted"
+
+    def fail(*args, **kwargs):
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HfApi, "create_commit", fail)
+        with pytest.raises(ConnectionError):
+            model.push_to_hub(name)
+    assert not hub.files(name)
+    with pytest.raises(OSError, match=name):
+        Any2PointForPointCloudClassification.from_pretrained(name)
+    model.push_to_hub(name)
+    assert {"README.md", "config.json", "model.safetensors"} <= set(hub.files(name))
+    torch.testing.assert_close(
+        logits(Any2PointForPointCloudClassification.from_pretrained(name)), logits(model), atol=1e-6, rtol=0
+    )
+
+
+def test_an_interrupted_push_keeps_the_earlier_model(hub, monkeypatch):
+    first, second, name = tiny_model(), tiny_model(), "me/interrupted-update"
+    with torch.no_grad():
+        next(weight for weight in second.parameters() if weight.requires_grad).add_(1)
+    first.push_to_hub(name)
+    before = hub.commits(name)
+
+    def fail(*args, **kwargs):
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HfApi, "create_commit", fail)
+        with pytest.raises(ConnectionError):
+            second.push_to_hub(name)
+    assert hub.commits(name) == before
+    torch.testing.assert_close(
+        logits(Any2PointForPointCloudClassification.from_pretrained(name)), logits(first), atol=1e-6, rtol=0
+    )
+
+
+def test_two_pushes_at_once_leave_one_complete_model(hub):
+    models, name = [tiny_model(), tiny_model()], "me/at-once"
+    for number, model in enumerate(models):
+        model.config.id2label = {0: f"class {number}", 1: "b", 2: "c"}
+        with torch.no_grad():
+            next(p for p in model.parameters() if p.requires_grad).add_(number)
+    HfApi().create_repo(name)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda model: model.push_to_hub(name), models))
+    found = Any2PointForPointCloudClassification.from_pretrained(name)
+    # Config, weights and card are from the same push.
+    number = int(found.config.id2label[0].removeprefix("class "))
+    torch.testing.assert_close(logits(found), logits(models[number]), atol=1e-6, rtol=0)
+    assert f"class {number}" in hub.content(name, "README.md").decode().replace("\\", "")
+
+
+PROGRAM = """
+import sys
+import hf_any3d
+import torch
+from datasets import load_dataset
+from transformers import AutoProcessor, pipeline
+name = sys.argv[1]
+classify = pipeline("point-cloud-classification", model=name)
+print([round(row["score"], 6) for row in classify(torch.ones(48, 3).cumsum(0).numpy())])
+model = hf_any3d.AutoModelForPointCloudClassification.from_pretrained(name)
+print(type(model).__name__, AutoProcessor.from_pretrained(name).num_points)
+print(hf_any3d.load_point_dataset(name, split="train")["label"][:])
+"""
+
+
+def test_everything_loaded_once_opens_offline(hub, tmp_path):
+    random_encoder(tiny_config("bert")).push_to_hub("me/offline-base")
+    base = Any2PointForPointCloudClassification.from_encoder_pretrained("me/offline-base", num_tokens=8)
+    get_peft_model(base, GuidedAdapterConfig()).push_to_hub("me/offline")
+    PointCloudProcessor(num_points=48).push_to_hub("me/offline")
+    points = [torch.rand(48, 3).tolist() for _ in range(2)]
+    Dataset.from_dict({"points": points, "label": [0, 1]}).push_to_hub("me/offline")
+    settings = os.environ | {"HF_HOME": str(tmp_path / "home")}
+
+    def run(**more):
+        return subprocess.run(
+            [sys.executable, "-c", PROGRAM, "me/offline"], env=settings | more, capture_output=True, text=True
+        )
+
+    online, before = run(), len(hub.requests)
+    assert online.returncode == 0, online.stderr
+    asked, offline = len(hub.requests), run(HF_HUB_OFFLINE="1")
+    assert asked == before and len(hub.requests) == asked
+    assert offline.returncode == 0, offline.stderr
+    assert offline.stdout == online.stdout and "48" in offline.stdout

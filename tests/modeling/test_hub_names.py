@@ -1,0 +1,107 @@
+"""Names that are meant as paths never reach the hub, and what is not in the cache is reported without it."""
+
+import pytest
+from huggingface_hub import constants
+from peft import get_peft_model
+from transformers import pipeline
+
+from hf_any3d import (
+    Any2PointConfig,
+    Any2PointForPointCloudClassification,
+    AutoModelForPointCloudClassification,
+    GuidedAdapterConfig,
+    MiniGPT3DProcessor,
+    PointCloudProcessor,
+    load_point_dataset,
+)
+from hf_any3d.modeling.hub_names import check_repository_name, is_path_like, similar_path
+from tests.tiny_encoders import random_encoder, tiny_config, tiny_model
+
+OPEN = {
+    "class": Any2PointForPointCloudClassification.from_pretrained,
+    "auto class": AutoModelForPointCloudClassification.from_pretrained,
+    "config": Any2PointConfig.from_pretrained,
+    "processor": PointCloudProcessor.from_pretrained,
+    "chat processor": MiniGPT3DProcessor.from_pretrained,
+    "encoder": Any2PointForPointCloudClassification.from_encoder_pretrained,
+    "pipeline": lambda name: pipeline("point-cloud-classification", model=name),
+    "pipeline without a head": lambda name: pipeline("point-cloud-feature-extraction", model=name),
+    "dataset": load_point_dataset,
+}
+MODELS = [name for name in OPEN if name != "dataset"]
+PATHS = ["outputs/typo", "./x", "../x", "~/x", "/nowhere/x", "C:\\x", "outputs\\typo", "me/model.safetensors", "a/b/c"]
+
+
+@pytest.mark.parametrize("entry_point", OPEN)
+@pytest.mark.parametrize("path", ["outputs/typo", "./x/y", "C:\\x/y", "me/model.safetensors", "scans/second"])
+def test_a_path_never_reaches_the_hub(hub, tmp_path, monkeypatch, entry_point, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scans").mkdir()
+    before = len(hub.requests)
+    with pytest.raises((FileNotFoundError, ValueError)) as caught:
+        OPEN[entry_point](path)
+    assert path in str(caught.value).replace("\\\\", "\\") and "\n" not in str(caught.value)
+    assert len(hub.requests) == before
+
+
+def test_the_error_names_a_similar_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_model().save_pretrained("outputs/chairs")
+    with pytest.raises(FileNotFoundError, match="^no directory outputs/chiars; did you mean outputs/chairs\\?$"):
+        AutoModelForPointCloudClassification.from_pretrained("outputs/chiars")
+    with pytest.raises(FileNotFoundError, match="did you mean outputs/chairs"):
+        check_repository_name("output/chairs")
+    assert similar_path("elsewhere/chairs") == ""
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_paths_are_told_from_names_on_the_hub(path):
+    assert is_path_like(path)
+
+
+@pytest.mark.parametrize("name", ["bert-base-uncased", "facebook/dinov2-base", "me/v1.5", "me/model.v2", "a_b/c--d"])
+def test_names_on_the_hub_are_not_paths(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not is_path_like(name)
+    check_repository_name(name)
+
+
+def test_a_folder_called_like_an_owner_hides_no_model_that_is_in_the_cache(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_model().push_to_hub("me-here/classifier")
+    (tmp_path / "me-here").mkdir()
+    with pytest.raises(FileNotFoundError, match="if a model on the hub is meant.* hf download me-here/classifier$"):
+        Any2PointForPointCloudClassification.from_pretrained("me-here/classifier")
+    (tmp_path / "me-here").rmdir()
+    Any2PointForPointCloudClassification.from_pretrained("me-here/classifier")
+    (tmp_path / "me-here").mkdir()
+    Any2PointForPointCloudClassification.from_pretrained("me-here/classifier")
+
+
+@pytest.mark.parametrize("entry_point", MODELS)
+def test_offline_use_of_what_is_not_in_the_cache_is_one_line(hub, monkeypatch, entry_point):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    before = len(hub.requests)
+    with pytest.raises(
+        OSError, match="me/never-fetched.*HF_HUB_OFFLINE is set.* hf download me/never-fetched"
+    ) as caught:
+        OPEN[entry_point]("me/never-fetched")
+    assert "\n" not in str(caught.value) and len(hub.requests) == before
+
+
+def test_use_of_the_cache_alone_is_checked_without_the_variable(hub):
+    with pytest.raises(OSError, match="at revision v2 is not in the hub's cache.*local_files_only=True"):
+        PointCloudProcessor.from_pretrained("me/never-fetched", revision="v2", local_files_only=True)
+
+
+def test_offline_use_of_an_adapter_without_its_base_names_the_base(hub, monkeypatch):
+    random_encoder(tiny_config("bert")).push_to_hub("me/base-for-offline")
+    base = Any2PointForPointCloudClassification.from_encoder_pretrained("me/base-for-offline", num_tokens=8)
+    get_peft_model(base, GuidedAdapterConfig()).push_to_hub("me/adapter-for-offline")
+    Any2PointConfig.from_pretrained("me/adapter-for-offline")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    config = Any2PointConfig.from_pretrained("me/adapter-for-offline")
+    config.change_part("encoder", name_or_path="me/base-never-fetched", revision=None)
+    with pytest.raises(OSError, match="me/base-never-fetched") as caught:
+        Any2PointForPointCloudClassification.from_encoder_pretrained(config=config)
+    assert "\n" not in str(caught.value)

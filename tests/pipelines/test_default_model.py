@@ -1,0 +1,106 @@
+"""The model that comes with the package: opened without a name, small, and right about what it was not trained on."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import pipeline
+from transformers.utils import logging
+
+from examples import quickstart, train_default_model
+from hf_any3d import example_file, load_point_dataset, read_point_cloud
+from hf_any3d.pipelines import DEFAULT_MODELS, default_model
+
+FOLDER = Path(default_model())
+METRICS = json.loads((FOLDER / "metrics.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def classify():
+    return pipeline("point-cloud-classification")
+
+
+def test_a_pipeline_without_a_model_opens_it_and_warns_once(monkeypatch):
+    warned = []
+    # The library's logger doesn't propagate to pytest's.
+    monkeypatch.setattr(logging.get_logger("transformers.pipelines"), "warning", warned.append)
+    opened = pipeline("point-cloud-classification")
+    assert Path(opened.model.name_or_path) == FOLDER and opened.model.dtype == torch.float32
+    (line,) = [line for line in warned if "No model was supplied" in line]
+    assert str(FOLDER) in line
+
+
+def test_other_tasks_have_no_default_and_say_for_which_there_is_one():
+    with pytest.raises(ValueError, match="no model for 'point-cloud-segmentation'.*only for point-cloud-class"):
+        default_model("point-cloud-segmentation")
+    assert set(DEFAULT_MODELS) == {"point-cloud-classification"}
+
+
+def test_the_example_chair_is_a_chair_and_not_in_the_training_data(classify):
+    (best,) = classify(str(example_file("chair.ply")))
+    assert best["label"] == "chair" and best["score"] > 0.5
+    names = {name for name, _ in quickstart.FILES.values()}
+    kept = quickstart.without_files(load_point_dataset("shapes")["train"])
+    assert "blendswap-cc-0/chair2" in names and not names & set(kept["name"])
+
+
+def test_the_example_chair_has_a_back():
+    """Above the seat there are points at one end of the depth only, over most of the width."""
+    points = read_point_cloud(example_file("chair.ply")).sample_surface(4096).points  # (4096, 3), Y up
+    low, high = points.min(axis=0), points.max(axis=0)
+    x, height, depth = ((points - low) / (high - low)).T
+    above = height > 0.7
+    assert above.mean() > 0.1 and np.ptp(x[above]) > 0.6
+    assert np.ptp(depth[above]) < 0.4
+
+
+def test_unknown_examples_are_refused_with_the_names_of_all():
+    with pytest.raises(ValueError, match="no example file 'bed.ply'; expected one of chair.ply, lamp.ply"):
+        example_file("bed.ply")
+
+
+def test_its_test_accuracy_is_that_of_its_card(classify):
+    rows = quickstart.plain_rows(load_point_dataset("shapes")["test"])
+    points, labels = torch.from_numpy(rows["points"][:]), torch.from_numpy(np.asarray(rows["label"][:]))
+    with torch.no_grad():
+        answers = torch.cat([classify.model(points=part).logits.argmax(-1) for part in points.split(32)])
+    accuracy = (answers == labels).float().mean().item()
+    assert accuracy == pytest.approx(METRICS["metrics"]["test"]["accuracy"], abs=0.008)  # one shape
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert f"| test | {100 * METRICS['metrics']['test']['accuracy']:.1f} %" in card
+    assert train_default_model.CHOICE.strip() in card and train_default_model.UPRIGHT in card
+
+
+def test_it_is_small_and_has_card_and_recipe_beside_it():
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 6e6
+    recipe = json.loads((FOLDER / "recipe.json").read_text(encoding="utf-8"))
+    chosen = json.loads(json.dumps(train_default_model.CANDIDATES[train_default_model.CHOSEN]))
+    assert {key: recipe[key] for key in chosen} == chosen and recipe["seed"] == train_default_model.SEED
+    config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
+    assert {key: config[key] for key in recipe["act"]} == recipe["act"]
+
+
+def test_every_path_in_it_is_of_the_package():
+    for file in FOLDER.glob("*.json"):
+        assert not re.search(r"/(root|home|tmp|work)/", file.read_text(encoding="utf-8")), file.name
+
+
+@pytest.mark.slow
+def test_it_is_made_by_one_command(tmp_path):
+    folder = tmp_path / "default_model"
+    train_default_model.main(["--max-steps", "2", "--output-dir", str(folder)])
+    assert {file.name for file in folder.iterdir()} == {file.name for file in FOLDER.iterdir()}
+    assert json.loads((folder / "metrics.json").read_text())["training"]["steps"] == 2
+
+
+@pytest.mark.slow
+def test_candidates_are_compared_without_the_test_shapes(tmp_path, monkeypatch, capsys):
+    splits = load_point_dataset("shapes")
+    del splits["test"]
+    monkeypatch.setattr(train_default_model, "load_point_dataset", lambda name: splits)
+    train_default_model.main(["--choose", "act", "--max-steps", "1", "--output-dir", str(tmp_path / "none")])
+    assert re.search(r"act, 3\d\d and 1\d\d shapes: accuracy", capsys.readouterr().out)
+    assert not (tmp_path / "none").exists()

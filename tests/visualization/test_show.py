@@ -1,0 +1,147 @@
+"""Files, rows of datasets and the views of a model, shown on pages and pictures."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, List, Value
+
+from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.visualization import show
+from hf_any3d.visualization.web_page import CloudView
+from tests.tiny_encoders import clouds, tiny_model
+from tests.visualization.test_web_page import content
+
+
+def dataset(count=8, **columns):
+    generator = np.random.default_rng(0)
+    rows = {"points": [generator.normal(size=(40, 3)).tolist() for _ in range(count)]}
+    rows |= {"label": [number % 2 for number in range(count)], "name": [f"<shape {n}>" for n in range(count)]}
+    features = Features({"points": List(List(Value("float32"))), "label": ClassLabel(names=["chair", "lamp"])})
+    features["name"] = Value("string")
+    return Dataset.from_dict(rows, features=features)
+
+
+def test_page_and_picture_of_a_file_show_its_colors_and_labels(tmp_path):
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    cloud = PointCloudData(points, np.full((50, 3), 0.5), labels=np.arange(50) % 3)
+    write_point_cloud(tmp_path / "scan.ply", cloud)
+    view, names = show.view_of_cloud(tmp_path / "scan.ply")
+    assert view.title == "scan.ply" and view.note == "50 points" and names == ["0", "1", "2"]
+    page = show.write_views(tmp_path / "a.html", [view], names=names, title="scan")
+    assert [one["name"] for one in content(page.read_text())[0]["colorings"]] == ["label", "color", "height"]
+    assert show.write_views(tmp_path / "a.png", [view], names=names).read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"a.gif: file type '.gif'; expected one of .html, .png"):
+        show.write_views(tmp_path / "a.gif", [view], names=names)
+
+
+def test_meshes_are_shown_by_their_surface_and_points_without_a_label_have_a_name():
+    corners = [[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]
+    view, names = show.view_of_cloud(PointCloudData(np.array(corners), faces=np.array([[0, 1, 2]])))
+    assert len(view.points) == show.MESH_POINTS and view.note == "3 points, 1 faces" and names == []
+    view, names = show.view_of_cloud(PointCloudData(np.array(corners), labels=np.array([-1, 0, 1])), names=["a", "b"])
+    assert names == ["no label", "a", "b"] and view.labels.tolist() == [0, 1, 2]
+
+
+def test_rows_of_a_dataset_are_a_grid_with_their_classes():
+    views, settings = show.views_of_rows(dataset(), most=3)
+    assert [view.title for view in views] == ["<shape 0>", "<shape 4>", "<shape 7>"]
+    assert [view.category for view in views] == [0, 0, 1] and settings["categories"] == ["chair", "lamp"]
+    assert settings["note"] == "3 of 8 clouds"
+    predicted, _ = show.views_of_rows(dataset(), predictions=["chair"] * 8)
+    assert [view.status for view in predicted[:2]] == ["right", "wrong"] and predicted[1].note == "lamp → chair"
+    with pytest.raises(ValueError, match="predictions: 1 for 8 rows"):
+        show.views_of_rows(dataset(), predictions=["chair"])
+
+
+@pytest.mark.parametrize("encoder", ["bert", "dinov2"])
+def test_cells_of_the_virtual_projection_are_those_of_the_adapters(encoder, tmp_path):
+    model, points = tiny_model(encoder), clouds(1, 60)[0]
+    views, settings = show.views_of_cells(model, points)
+    assert len(views) == 2 * model.config.num_views and len(settings["names"]) > 1
+    in_space, in_view = views[:2]
+    assert in_space.points.shape == (60, 3) and in_view.points.shape[1] == 2
+    assert set(in_space.labels) <= set(in_view.labels)
+    show.write_views(tmp_path / "cells.html", views, **settings)
+    with pytest.raises(ValueError, match="Linear has no virtual projection"):
+        show.views_of_cells(torch.nn.Linear(2, 2), points)
+
+
+def test_attention_of_each_layer_is_relative_to_a_uniform_one():
+    model, points = tiny_model("bert", attn_implementation="eager"), clouds(1, 60)[0]
+    model.eval()
+    views, settings = show.views_of_attention(model, points)
+    assert len(views) == model.config.encoder_config.num_hidden_layers and settings["value_name"] == "attention"
+    assert all(0 < view.values.mean() < 2 for view in views)
+
+
+def test_large_scenes_name_the_extra_that_serves_them(monkeypatch):
+    monkeypatch.setitem(sys.modules, "viser", None)
+    with pytest.raises(ImportError, match=r"needs viser: pip install 'hf-any3d\[scenes\]'"):
+        show.serve_scene(np.zeros((3, 3)))
+
+
+class Control:
+    """A control of viser's panel, or what it controls."""
+
+    def __init__(self, value=None, **settings):
+        self.value, self.react = value, None
+        vars(self).update(settings)
+
+    def on_update(self, react):
+        self.react = react
+
+    def choose(self, value):
+        self.value = value
+        self.react(None)
+
+
+class Server:
+    """The part of viser's server that `serve_scene` uses."""
+
+    def __init__(self, **settings):
+        self.settings, self.controls = settings, {}
+        self.scene = self.gui = self
+        self.initial_camera = Control()
+
+    def add_point_cloud(self, name, points, colors, point_size):
+        self.cloud = Control(points=points, colors=colors, point_size=point_size)
+        return self.cloud
+
+    def add_markdown(self, text):
+        self.text = text
+
+    def add_dropdown(self, name, options):
+        return self.controls.setdefault(name, Control(options[0]))
+
+    def add_slider(self, name, initial_value, **limits):
+        return self.controls.setdefault(name, Control(initial_value))
+
+    def add_checkbox(self, name, initial_value):
+        return self.controls.setdefault(name, Control(initial_value))
+
+
+def test_scenes_are_served_with_all_points_and_their_labels_are_hidden(monkeypatch):
+    monkeypatch.setitem(sys.modules, "viser", SimpleNamespace(ViserServer=Server))
+    points = np.random.default_rng(0).normal(size=(1000, 3)) + 1e6  # far from the origin
+    scene = PointCloudData(points, colors=np.full((1000, 3), 0.5), labels=np.arange(1000) % 4 // 3)
+    server = show.serve_scene(scene, names=["wall", "floor"], port=18080)
+    assert server.settings["port"] == 18080 and server.settings["host"] == "127.0.0.1"
+    assert server.cloud.points.shape == (1000, 3) and np.abs(server.cloud.points).max() < 6
+    assert (server.cloud.colors == 128).all() and server.text == "1,000 points"
+    server.controls["Color"].choose("label")
+    assert len(np.unique(server.cloud.colors, axis=0)) == 2
+    server.controls["wall"].choose(False)
+    assert len(server.cloud.points) == len(server.cloud.colors) == 250
+    size = server.cloud.point_size
+    server.controls["Point size"].choose(2.0)
+    assert server.cloud.point_size == pytest.approx(2 * size)
+
+
+def test_labels_that_have_no_name_are_refused(tmp_path):
+    view = CloudView(np.random.rand(3, 3), labels=np.arange(3))
+    for name in ("a.html", "a.png"):
+        with pytest.raises(ValueError, match="labels run from 0 to 2; there are 2 names"):
+            show.write_views(tmp_path / name, [view], names=["a", "b"])
