@@ -1,0 +1,67 @@
+"""Encoders aligned with texts in the pipelines: labels given as words, features, their own text tower."""
+
+import pytest
+import torch
+from transformers import AutoConfig, pipeline
+
+from hf_any3d import AutoModelForZeroShotPointCloudClassification, PointCloudProcessor
+from hf_any3d.modeling.openshape import OpenShapeForZeroShotPointCloudClassification
+from hf_any3d.modeling.uni3d import Uni3DForZeroShotPointCloudClassification
+from tests.tiny_aligned import tiny_aligned
+from tests.tiny_text_towers import saved_text_tower
+
+LABELS = ["chair", "lamp", "table"]
+
+
+@pytest.fixture(params=[OpenShapeForZeroShotPointCloudClassification, Uni3DForZeroShotPointCloudClassification])
+def saved(request, tmp_path):
+    """A directory with a tiny encoder, aligned with a tiny CLIP, and its processor."""
+    tower = saved_text_tower("clip")
+    width = AutoConfig.from_pretrained(tower).projection_dim
+    model = tiny_aligned(request.param, projection_dim=width, parts={"text_tower": {"name_or_path": tower}})
+    model.save_pretrained(tmp_path)
+    processor = PointCloudProcessor(num_points=64, features=("xyz", "rgb"), default_rgb=(0.4, 0.4, 0.4))
+    processor.save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+def test_labels_are_given_as_words(saved):
+    classify = pipeline("zero-shot-point-cloud-classification", model=saved)
+    answers = classify("tests/files/chair.ply", candidate_labels=LABELS)
+    assert sorted(answer["label"] for answer in answers) == LABELS
+    assert sum(answer["score"] for answer in answers) == pytest.approx(1, abs=1e-5)
+    model = AutoModelForZeroShotPointCloudClassification.from_pretrained(saved)
+    texts = model.encode_labels(LABELS)
+    inputs = PointCloudProcessor.from_pretrained(saved)("tests/files/chair.ply")
+    with torch.no_grad():
+        logits = model(**inputs, text_embeds=texts).logits_per_point_cloud[0]
+    expected = dict(zip(LABELS, logits.softmax(dim=-1).tolist(), strict=True))
+    assert {answer["label"]: answer["score"] for answer in answers} == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_text_tower_is_neither_stored_nor_counted(saved):
+    model = AutoModelForZeroShotPointCloudClassification.from_pretrained(saved)
+    before = model.num_parameters()
+    assert model.encode_labels(["chair"]).norm().item() == pytest.approx(1, abs=1e-5)
+    assert model.num_parameters() == before
+    assert not [name for name in model.state_dict() if "text" in name]
+
+
+def test_features_are_extracted(saved):
+    extract = pipeline("point-cloud-feature-extraction", model=saved)
+    assert extract("tests/files/chair.ply")["pooled"] is not None
+
+
+def test_settings_that_make_no_model_are_refused():
+    config = OpenShapeForZeroShotPointCloudClassification.config_class
+    for settings, message in (
+        ({"num_attention_heads": 7}, "num_attention_heads=7; expected a divisor of hidden_size=512"),
+        ({"patch_widths": []}, "patch_widths=.*; expected one width or more"),
+        ({"group_radius": 0.0}, "group_radius=0.0; expected"),
+        ({"hypothesis_templates": []}, "hypothesis_templates=.*; expected one template or more"),
+        ({"parts": {"tower": {}}}, "parts has 'tower'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            config(**settings)
+    with pytest.raises(ValueError, match="patch_widths=.*; expected three widths"):
+        Uni3DForZeroShotPointCloudClassification.config_class(patch_widths=[8, 8])
