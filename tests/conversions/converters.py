@@ -18,10 +18,13 @@ from hf_any3d.conversions import (
     convert_imagebind_audio,
     convert_minigpt3d,
     convert_minigpt3d_parts,
+    convert_openshape,
+    convert_uni3d,
 )
 from hf_any3d.conversions.any2point import VARIANTS
 from tests.chat.tiny_tokenizers import character_tokenizer
 from tests.conversions.act_originals import Original
+from tests.conversions.aligned_originals import openshape_training, uni3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.originals import SmallCase, content, small_variant
 from tests.conversions.test_imagebind_audio import original as imagebind_original
@@ -110,6 +113,14 @@ CONVERTERS = {
     "act-partseg": _act("partseg"),
     "imagebind-audio": Converter(
         lambda: {"model": imagebind_original(tiny_config("imagebind_audio"))}, "model", _imagebind
+    ),
+    "openshape": Converter(
+        openshape_training, "state_dict", lambda checkpoint, output, others: convert_openshape(checkpoint, output)
+    ),
+    "uni3d": Converter(
+        lambda: uni3d("uni3d_manifest_tiny"),
+        "module",
+        lambda checkpoint, output, others: convert_uni3d(checkpoint, output),
     ),
     "point-encoder": Converter(lambda: _originals().point_encoder(), "base_model", _part("point_encoder")),
     "qformer": Converter(lambda: _originals().blip2(), "model", _part("qformer")),
