@@ -75,7 +75,8 @@ def is_path_like(name: str) -> bool:
     """Return whether a name that does not exist here is nevertheless meant as a path, not as a name on the hub."""
     if not _is_owner_and_name(name):
         return "/" in name or "\\" in name or name.startswith((".", "~")) or bool(_FILE_ENDING.search(name))
-    return Path(name.partition("/")[0]).is_dir()
+    # A folder here may have the name of an owner on the hub, but hardly hold something with nearly the same name.
+    return bool(similar_path(name))
 
 
 def _is_owner_and_name(name: str) -> bool:

@@ -239,7 +239,7 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not JSON ({error})") from None
     return config if isinstance(config, dict) else {}
 

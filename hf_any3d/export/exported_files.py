@@ -1,13 +1,13 @@
 """Export a classifier, compare the file with it, and write the settings of its processor and its labels next to it."""
 
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def _nearest(query: Any, points: Any, k: int, method: str) -> tuple[Any, Any]:
 
 
 def _require(*packages: str) -> None:
-    missing = [name for name in packages if find_spec(name) is None]
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"ONNX needs {', '.join(missing)}: pip install 'hf-any3d[export]'")
 

@@ -3,11 +3,11 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import torch
 from huggingface_hub import ModelCard
@@ -18,9 +18,109 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from hf_any3d.model_card.run_report import RunReport
+from hf_any3d.modeling.any2point.guided_adapter import CellNorm
+from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.layers.heads import ClassToken
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import checkpoint_to_resume, find_problem, list_files, remove_incomplete
+
+Norm = nn.modules.batchnorm._BatchNorm | CellNorm
+
+
+@torch.no_grad()
+def refresh_norm_statistics(trainer: Trainer) -> int:
+    """Recompute the running statistics of a model's batch norms on its training rows, with its final weights.
+
+    Running statistics start at zero and one and lag behind the weights: after a hundred steps a trained model can fail
+    in eval mode. This runs one pass over the training rows in train mode.
+
+    Norms that the pass does not use keep their statistics: those of a frozen encoder, of a point transformer with
+    adapters, of inactive adapters, and originals of modules that PEFT trains as copies.
+
+    Args:
+        trainer: The trainer, after `train()`; its seed shuffles the rows.
+
+    Returns:
+        The number of recomputed norms.
+    """
+    model, rows = trainer.model, trainer.train_dataset
+    assert model is not None and isinstance(rows, Sized)
+    # vars, not getattr: adapters forward unknown attributes to the wrapped layer.
+    norms = [module for module in model.modules() if _keeps_statistics(module) and FROZEN not in vars(module)]
+    if not norms:
+        return 0
+    size = min(trainer.args.train_batch_size, len(rows))
+    batches = DataLoader(
+        cast(Dataset, rows),
+        batch_size=size,
+        shuffle=True,
+        drop_last=True,
+        collate_fn=trainer.data_collator,
+        generator=torch.Generator().manual_seed(trainer.args.seed),
+    )
+    was_training = model.training
+    model.train()
+    try:
+        with _averaging_over_batches(norms) as measured:
+            for batch in batches:
+                model(**{name: values.to(trainer.args.device) for name, values in batch.items()})
+    finally:
+        model.train(was_training)
+    return len(measured)
+
+
+def _keeps_statistics(module: nn.Module) -> TypeGuard[Norm]:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return module.track_running_stats
+    return isinstance(module, CellNorm)
+
+
+@contextmanager
+def _averaging_over_batches(norms: Sequence[Norm]) -> Iterator[set[nn.Module]]:
+    """Let norms compute plain means over batches; norms that get no batch keep their statistics.
+
+    Yields the set of norms that got a batch, complete after the block.
+    """
+    measured: set[nn.Module] = set()
+    kept = {norm: ([buffer.clone() for buffer in norm.buffers()], norm.momentum) for norm in norms}
+    hooks = []
+    for norm in norms:
+        if isinstance(norm, CellNorm):
+            norm.running_mean.zero_()
+            norm.running_var.fill_(1)
+            hooks.append(norm.register_forward_pre_hook(_AverageBatches(measured)))
+        else:
+            norm.reset_running_stats()
+            norm.momentum = None  # plain mean over batches; fused kernels do not bypass such a norm
+    try:
+        yield measured
+        measured.update(n for n in norms if not isinstance(n, CellNorm) and n.num_batches_tracked)
+    except BaseException:
+        measured.clear()  # an incomplete pass changes nothing
+        raise
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for norm, (buffers, momentum) in kept.items():
+            if momentum is not None:
+                norm.momentum = momentum
+            for buffer, before in zip(norm.buffers(), buffers, strict=True):
+                if norm not in measured:
+                    buffer.copy_(before)
+
+
+class _AverageBatches:
+    """Set the momentum of a `CellNorm` so that its statistics are plain means over batches."""
+
+    def __init__(self, measured: set[nn.Module]):
+        self.measured, self.batches = measured, 0
+
+    def __call__(self, norm: CellNorm, inputs: tuple) -> None:
+        if norm.training:
+            self.batches += 1
+            norm.momentum = 1 / self.batches
+            self.measured.add(norm)
+
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 )
 from transformers.modeling_utils import load_state_dict
 
-from hf_any3d.modeling.hub_names import check_repository_name
+from hf_any3d.modeling.hub_names import check_repository_name, is_path_like
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, tensors_checksum
 
@@ -128,7 +128,7 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
         raise ValueError(f"encoder {name!r} is neither a directory nor a name on the hub such as 'owner/model'")
     if revision is not None and _COMMIT.fullmatch(revision) and (cached := _from_cache(name, revision)):
         return cached
-    if not (_from_cache(name, revision) or _from_package(name)):
+    if is_path_like(name) and not (_from_cache(name, revision) or _from_package(name)):
         check_repository_name(name, revision)
     try:
         return _from_hub(name, revision)

@@ -42,7 +42,8 @@ def cut(source, output, monkeypatch):
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
-def test_the_cut_keeps_the_first_points_of_shapes_under_creative_commons(tmp_path, monkeypatch, cache_dir):
+def test_the_cut_keeps_the_first_points_of_shapes_under_creative_commons(tmp_path, monkeypatch):
+    cache_dir = str(tmp_path / "cache")
     source = full_set(tmp_path / "full", {"train": [0, 1, 2], "test": [3, 4, 5]})
     cut(source, tmp_path / "cut", monkeypatch)
     small = load_dataset(str(tmp_path / "cut"), cache_dir=cache_dir).with_format("numpy")

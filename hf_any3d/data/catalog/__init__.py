@@ -47,7 +47,7 @@ def load_point_dataset(
 
 def load_point_dataset(
     name: str, *, data_dir: str | os.PathLike | None = None, split: str | None = None, **options: Any
-) -> "DatasetDict | Dataset":
+) -> "DatasetDict | Dataset | IterableDataset":
     """Load a dataset of labelled point clouds.
 
     Rows have `points` (num_points, 3 or more) float32 and usually `label`, a ClassLabel. All columns are of plain
