@@ -123,6 +123,8 @@ class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTr
     config_class = ActConfig
     config: ActConfig
     base_model_prefix = "act"
+    # Pretraining has no use for the class token, so fine-tuning protocols train it with the head.
+    _trained_with_head = ("class_token",)
     _no_split_modules = ["PointBlock"]
     # Weights of pretraining only: the other models load just the student from its checkpoints.
     _keys_to_ignore_on_load_unexpected = [
