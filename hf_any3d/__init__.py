@@ -44,7 +44,10 @@ _NAMES = {
         "Uni3DForZeroShotPointCloudClassification Uni3DModel"
     ),
     "processing": "PointCloudProcessor",
-    "tuners": "BitFitConfig GuidedAdapterConfig PromptTokensConfig encoder_linear_pattern trainable_module_names",
+    "tuners": (
+        "BitFitConfig GuidedAdapterConfig PromptTokensConfig SideTuningConfig encoder_linear_pattern "
+        "trainable_module_names"
+    ),
 }
 """Module -> its public names."""
 _PUBLIC = {name: module for module, names in _NAMES.items() for name in names.split()}
@@ -103,6 +106,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
         BitFitConfig as BitFitConfig,
         GuidedAdapterConfig as GuidedAdapterConfig,
         PromptTokensConfig as PromptTokensConfig,
+        SideTuningConfig as SideTuningConfig,
         encoder_linear_pattern as encoder_linear_pattern,
         trainable_module_names as trainable_module_names,
     )

@@ -185,7 +185,7 @@ refuse(
 feature("prompt lookup", "draft tokens from the prompt")
 
 # Adapters (tests/common/test_tuners.py)
-_OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS")
+_OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS", "SIDE_TUNING")
 _ANY2POINT = (
     "Any2PointModel",
     "Any2PointForPointCloudClassification",
@@ -247,7 +247,7 @@ refuse(
 )
 refuse(
     "merge",
-    ("GUIDED_ADAPTER", "PROMPT_TOKENS"),
+    ("GUIDED_ADAPTER", "PROMPT_TOKENS", "SIDE_TUNING"),
     ValueError,
     r"cannot be merged into the encoder; use unload\(\) to remove",
     "modules after a non-linear layer, and tokens, cannot be merged into weights",

@@ -11,6 +11,7 @@ from hf_any3d import (
     GuidedAdapterConfig,
     PointCloudProcessor,
     PromptTokensConfig,
+    SideTuningConfig,
     trainable_module_names,
 )
 from hf_any3d.tuners.bitfit.model import has_bias
@@ -22,6 +23,7 @@ from tests.tiny_encoders import LAYERS, clouds, random_encoder, tiny_config, tin
 CONFIGS = {
     "bitfit": BitFitConfig,
     "prompt_tokens": PromptTokensConfig,
+    "side_tuning": lambda **settings: SideTuningConfig(**({"r": 8, "init_weights": False} | settings)),
     "bottleneck": lambda **settings: GuidedAdapterConfig(guidance=False, init_weights=False, **settings),
 }
 
