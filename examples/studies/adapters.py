@@ -247,7 +247,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-steps", type=int, help="instead of epochs")
     parser.add_argument("--dataset", default="shapes", help="name for load_point_dataset; with columns points, label")
     parser.add_argument("--encoder", default=quickstart.ENCODER,
-                        help="name or directory of a pretrained encoder, of texts or the like, or of points")  # fmt: skip
+                        help="name or directory of a pretrained encoder, also one of points")  # fmt: skip
     parser.add_argument("--model", type=json.loads, default={}, help="JSON: further settings of the model's config")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch in a run")
     parser.add_argument("--table-only", action="store_true", help="train nothing, write the table of stored runs")
