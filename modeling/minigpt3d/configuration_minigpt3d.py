@@ -33,8 +33,8 @@ class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
     The defaults are the published sizes.
 
     Args: Models
-        point_config: Configuration of the point encoder, any whose `last_hidden_state` is `(clouds, 1 + tokens, width)`
-            with a class token first: act3d (the default), openshape, uni3d.
+        point_config: Configuration of the point encoder, any whose `last_hidden_state` is `(clouds, 1 + tokens,
+            width)` with a class token first: act3d (the default), openshape, uni3d.
         qformer_config: Configuration of the Q-Former, of which only the query path is used.
         text_config: Configuration of the language model, any that `AutoModelForCausalLM` supports.
         parts: Pretrained parts that are not stored with the model, among "point_encoder", "qformer" (a BLIP-2 model)
