@@ -62,6 +62,7 @@ from hf_any3d.modeling.layers.tasks import (
 )
 from hf_any3d.modeling.point_transformer import (
     GRIDS,
+    Patches,
     PointAttention,
     PointBlocks,
     PointHead,
@@ -252,9 +253,13 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
         # Without a projection the class token is the feature.
         self.projection = nn.Identity() if config.projection_dim is None else nn.Linear(width, config.projection_dim)
 
-    def tokenize(self, points: torch.Tensor) -> Tokens:
-        """Turn clouds `(batch, points, in_channels)` into the input of the first block."""
-        raise NotImplementedError(f"{type(self).__name__} must define tokenize")
+    def cut(self, points: torch.Tensor) -> Patches:
+        """Group clouds `(batch, points, in_channels)` into the patches that the config describes."""
+        raise NotImplementedError(f"{type(self).__name__} must define cut")
+
+    def embed(self, patches: Patches) -> Tokens:
+        """Turn patches, all or some of each cloud, into the input of the first block."""
+        raise NotImplementedError(f"{type(self).__name__} must define embed")
 
     @property
     def layer_stack(self) -> LayerStack:
@@ -279,10 +284,11 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
     @honours_contract
     def forward(
         self,
-        points: torch.Tensor,
+        points: torch.Tensor | None = None,
         output_layers: Sequence[int] = (),
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        patches: Patches | None = None,
     ) -> AlignedEncoderOutput:
         """Encode point clouds.
 
@@ -291,17 +297,20 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
             output_layers: Numbers of blocks, from 0, whose outputs are returned too.
             output_hidden_states: Whether to return the inputs and outputs of the blocks; None for the config's choice.
             output_attentions: The same for the attention weights, which only eager attention returns.
+            patches: Patches of `cut` in place of points; some of each cloud for masked pretraining.
 
         Raises:
             TypeError: For an unknown keyword.
             ValueError: If the points have other channels or are too few; if attention weights are requested without
-                eager attention.
+                eager attention; if points and patches are both given, or neither.
         """
         config, layers = self.config, self.blocks.layers
         return_hidden, return_attentions = requested_outputs(
             config, output_hidden_states, output_attentions, config._attn_implementation
         )
-        tokens, centers, center_index = self.tokenize(points)
+        if (points is None) == (patches is None):
+            raise ValueError("points and patches are both given or both None; expected one of them")
+        tokens, centers, center_index = self.embed(self.cut(points) if patches is None else patches)
         tokens = self.input_tokens(tokens)
         is_guided = any(getattr(layer, "takes_geometry", False) for layer in layers)
         # Cell size in radii: about six patches per cell, whatever their number.

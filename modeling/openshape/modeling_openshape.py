@@ -121,9 +121,8 @@ class OpenShapeModel(OpenShapePreTrainedModel, AlignedEncoder):
         points = in_full_precision(points, self.lift.weight.dtype)
         return ball_patches(points, config.num_groups, config.group_size, config.group_radius)
 
-    def tokenize(self, points: torch.Tensor) -> Tokens:
-        """Turn clouds `(batch, points, in_channels)` into the input of the first block."""
-        patches = self.cut(points)
+    def embed(self, patches: Patches) -> Tokens:
+        """Turn patches, all or some of each cloud, into the input of the first block."""
         features = self.patch_encoder(patches.neighborhoods)  # (batch, groups, width)
         tokens = self.lift_norm(self.lift(torch.cat([patches.centers.to(features.dtype), features], dim=-1)))
         class_token = self.class_token.to(tokens.dtype).expand(len(tokens), 1, -1)
