@@ -78,6 +78,12 @@ METHODS: dict[str, Method] = {
         train_classifier_alone,
         model={"head_widths": []},
     ),
+    "probe": Method(
+        "linear, cached",
+        "the same on features that are computed once, without augmentation",
+        train_classifier_alone,
+        model={"head_widths": []},
+    ),
     "head": Method(
         "head only",
         "tokenizer, class token, output norm and MLP head; nothing in the encoder",
@@ -88,6 +94,11 @@ METHODS: dict[str, Method] = {
     "ia3": Method("IA3", "one factor for each channel of every linear layer of the encoder", peft("ia3")),
     "prompt": Method("prompt tuning", "ten prompt tokens in each layer (deep)", peft("prompt_tokens", num_prompts=10)),
     "lora": Method("LoRA", "r = 8, alpha = 16 on every linear layer of the encoder", peft("lora", r=8, lora_alpha=16)),
+    "side": Method(
+        "side-tuning",
+        "a network of width 64 beside the encoder, which reads the output of each layer; no backward pass through them",
+        peft("side_tuning"),
+    ),
     "bottleneck": Method(
         "bottleneck adapter",
         "a bottleneck (r = 16) beside each layer's feed-forward branch, without guidance or gates",
@@ -185,6 +196,7 @@ POINT_METHODS: dict[str, Method] = METHODS | {
         about="one linear layer on the pooled features; of ACT's students the class token too",
         adapt=train_by("linear"),
     ),
+    "probe": replace(METHODS["probe"], about="one linear layer on pooled features that are computed once"),
     "head": replace(METHODS["head"], about="MLP head; of ACT's students the class token too", adapt=train_by("head")),
     "guided": replace(
         METHODS["guided"],

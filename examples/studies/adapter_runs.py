@@ -17,7 +17,14 @@ import transformers
 from datasets import Array2D, DatasetDict, disable_progress_bars
 from peft import PeftModel
 from torch import nn
-from transformers import AutoConfig, Trainer, TrainerCallback
+from transformers import (
+    AutoConfig,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+)
 from transformers.trainer_callback import PrinterCallback
 
 from examples import quickstart
@@ -28,6 +35,7 @@ from hf_any3d.data import PointCloudCollator, load_point_dataset, validation_spl
 from hf_any3d.model_card.run_report import count_parameters, peak_memory
 from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
 from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.training.frozen_features import HeadOnFeatures, frozen_features
 
 WARM_UP = 5
 """Steps that are not timed."""
@@ -110,9 +118,10 @@ def train_and_measure(run: Run) -> dict[str, Any]:
     model = build_model(run, names)
     with tempfile.TemporaryDirectory() as directory:
         clock, trainer = StepClock(), make_trainer(run, model, splits, Path(directory) / "trainer")
-        trainer.add_callback(clock)
         with stopwatch() as spent:
-            training = trainer.train()
+            runner = trainer if run.method != "probe" else probe_trainer(run, model, splits, trainer.args)
+            runner.add_callback(clock)
+            training = runner.train()
         peak = peak_memory()
         metrics = evaluate(trainer, splits[split])
         stored = stored_bytes(model, Path(directory) / "model")
@@ -125,7 +134,7 @@ def train_and_measure(run: Run) -> dict[str, Any]:
         **spent,
         "peak_memory": peak.get("process"),
         "training_memory": peak["process"] - before["process"] if "process" in peak else None,
-        "saved_activations": activation_bytes(model, splits, trainer.args.train_batch_size),
+        "saved_activations": activation_bytes(runner, splits),
         "stored_bytes": stored,
         "train_rows": len(splits["train"]),
         "rows": len(splits[split]),
@@ -192,7 +201,7 @@ def make_trainer(run: Run, model: nn.Module, splits: DatasetDict, directory: Pat
     trainer = quickstart.build_trainer(model, arguments, splits["train"])
     trainer.remove_callback(PrinterCallback)
     own = {name for name, _ in own_parameters(model)}
-    if run.method == "linear":
+    if run.method in ("linear", "probe"):
         own = {name for name, p in model.named_parameters() if p.requires_grad}
     decayed = set(trainer.get_decay_parameter_names(model))
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -212,15 +221,34 @@ def make_trainer(run: Run, model: nn.Module, splits: DatasetDict, directory: Pat
     return trainer
 
 
+def probe_trainer(run: Run, model: PreTrainedModel, splits: DatasetDict, arguments: TrainingArguments) -> Trainer:
+    """Build a `Trainer` of the model's linear layer alone, on features that are computed once and cached."""
+    head = HeadOnFeatures(model)
+    rows = frozen_features(model, splits["train"]).with_format("torch")
+    parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    trainer = Trainer(
+        head,
+        arguments,
+        train_dataset=rows,
+        compute_loss_func=quickstart.smoothed_loss,
+        optimizers=(torch.optim.AdamW(parameters, lr=run.encoder_learning_rate), None),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
 def stored_bytes(model: nn.Module, directory: Path) -> int:
     """Return the size of everything that `save_pretrained` writes."""
     model.save_pretrained(directory)
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 
-def activation_bytes(model: nn.Module, splits: DatasetDict, batch_size: int) -> int:
+def activation_bytes(trainer: Trainer, splits: DatasetDict) -> int:
     """Measure what a training step on a batch saves for its backward pass, without parameters."""
-    rows = quickstart.plain_rows(splits["train"])
-    batch = PointCloudCollator()([rows[number] for number in range(min(batch_size, len(rows)))])
+    model = trainer.model
+    is_probe = isinstance(model, HeadOnFeatures)
+    rows = trainer.train_dataset if is_probe else quickstart.plain_rows(splits["train"])
+    chosen = [rows[number] for number in range(min(trainer.args.train_batch_size, len(rows)))]
+    batch = default_data_collator(chosen) if is_probe else PointCloudCollator()(chosen)
     model.train()
     return saved_bytes(lambda: model(**batch).loss, storages(model))

@@ -53,6 +53,7 @@ def trained_parts(method, encoder):
         ("ia3", "ia3_l"),
         ("prompt", "prompt_tokens_embedding"),
         ("lora", "lora_"),
+        ("side", "side_tuning_"),
         ("bottleneck", "guided_adapter_"),
         ("guided", "guided_adapter_"),
         ("full", ".encoder."),
@@ -124,6 +125,14 @@ def test_run_is_evaluated_on_the_chosen_split(shapes, tiny_encoder):
     assert (validation["train_rows"], validation["rows"]) == (6, 2)
 
 
+def test_probe_on_cached_features_trains_the_layer_of_the_model(shapes, tiny_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    run = tiny_run("probe", tiny_encoder, encoder_learning_rate=0.5)
+    found = adapter_runs.train_and_measure(run)
+    assert (found["train_rows"], found["rows"]) == (8, 4) and len(list(tmp_path.rglob("features-*.arrow"))) == 1
+    assert 0 < found["saved_activations"] < 10_000 and found["stored_bytes"] > 4 * found["trained_parameters"] > 0
+
+
 def test_full_fine_tuning_stores_the_encoder_and_adapters_do_not(shapes, tiny_encoder):
     work = adapter_runs.train_and_measure
     sizes = {name: work(tiny_run(name, tiny_encoder)) for name in ("full", "bitfit")}
@@ -165,6 +174,7 @@ def point_encoders(tmp_path_factory):
         ("ia3", "ia3_l"),
         ("prompt", "prompt_tokens_embedding"),
         ("lora", "lora_"),
+        ("side", "side_tuning_"),
         ("bottleneck", "guided_adapter_(down|up)"),
         ("guided", "guided_adapter_"),
         ("full", r"^PREFIX\."),
@@ -243,7 +253,7 @@ def test_stored_runs_are_not_repeated_and_the_test_split_selects_nothing(started
 def test_without_a_search_full_fine_tuning_has_a_tenth_of_the_learning_rate(started, tmp_path):
     adapters.main(["--output-dir", str(tmp_path), "--seeds", "0"])
     rates = {run.method: run.encoder_learning_rate for run in started}
-    assert len(started) == len(rates) == 9 + 5 + 3 and not any(run.on_validation for run in started)
+    assert len(started) == len(rates) == 11 + 5 + 3 and not any(run.on_validation for run in started)
     assert rates.pop("full") == pytest.approx(2e-4)
     assert set(rates.values()) == {2e-3}
 
