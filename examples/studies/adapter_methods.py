@@ -96,7 +96,7 @@ METHODS: dict[str, Method] = {
     "lora": Method("LoRA", "r = 8, alpha = 16 on every linear layer of the encoder", peft("lora", r=8, lora_alpha=16)),
     "side": Method(
         "side-tuning",
-        "a network of width 64 beside the encoder, which reads the output of each layer; no backward pass through them",
+        "a network of width 64 beside the encoder, which reads each layer's output; no backward pass through them",
         peft("side_tuning"),
     ),
     "bottleneck": Method(

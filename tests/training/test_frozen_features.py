@@ -1,4 +1,4 @@
-"""Features that are computed once: what they are, when they are computed again, and the head that is trained on them."""
+"""Features that are computed once: what they are, when they are computed again, and the head that reads them."""
 
 import numpy as np
 import pytest
@@ -56,6 +56,6 @@ def test_they_are_computed_again_only_if_weights_clouds_or_processor_changed(mod
         next(model.base_model.parameters()).add_(1e-3)
     assert computed() and not computed()
     assert computed(rows.select([1, 0, 2])) and not computed(rows.select([1, 0, 2]))
-    assert computed(processor=PointCloudProcessor(**COLORED.to_dict() | {"num_points": 20}))
+    assert computed(processor=PointCloudProcessor(num_points=20, features=("xyz", "rgb"), default_rgb=(0.4, 0.4, 0.4)))
     with pytest.raises(ValueError, match="processor has seed=None"):
         computed(processor=PointCloudProcessor(seed=None))
