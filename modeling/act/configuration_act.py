@@ -269,7 +269,7 @@ class ActConfig(NamesPackageMixin, CategoriesConfigMixin, PartsConfigMixin, PreT
     model_type = "act3d"
     sub_configs_defaults = {
         "autoencoder_config": SubConfigSpec(ActAutoencoderConfig, optional=True),
-        "student_config": SubConfigSpec(AutoConfig, optional=True),
+        "student_config": SubConfigSpec(AutoConfig, model_type="uni3d", optional=True),
     }
 
     in_channels: int = 3
