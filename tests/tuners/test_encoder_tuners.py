@@ -128,6 +128,10 @@ def test_second_adapter_on_other_layers_is_inactive_until_chosen(encoder, config
     upper = sorted(name for name in targets if "layer.1" in name or "layers.1" in name)
     lower = sorted(targets - set(upper))
     assert upper and lower
+    if config is CONFIGS["side_tuning"]:
+        with pytest.raises(ValueError, match="the encoder's last layer, to whose output the side network adds"):
+            get_peft_model(tiny_model(encoder), config(target_modules=lower))
+        return
     model = get_peft_model(tiny_model(encoder, large_logits=True), config(target_modules=lower), adapter_name="first")
     train_step(model)
     before = logits_of(model)

@@ -13,27 +13,6 @@ from hf_any3d.tuners.side_tuning.config import SideTuningConfig
 from hf_any3d.tuners.tuners_utils import WrappedModule
 
 
-class SideMlp(nn.Module):
-    """Norm and MLP with a residual connection, on each token of the side network.
-
-    Args:
-        width: Channels of the side network.
-        hidden: Channels between the two linear layers.
-        dropout: Dropout before the second one.
-    """
-
-    def __init__(self, width: int, hidden: int, dropout: float):
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, hidden)
-        self.dropout = nn.Dropout(dropout)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, state: torch.Tensor) -> torch.Tensor:
-        """Process the state `(…, width)`."""
-        return state + self.fc2(self.dropout(nn.functional.gelu(self.fc1(self.norm(state)))))
-
-
 class SideTuningLayer(WrappedModule):
     """Frozen layer that runs without gradients, followed by a step of the side network.
 
@@ -48,20 +27,21 @@ class SideTuningLayer(WrappedModule):
 
     adapter_layer_names = (
         "side_tuning_down",
-        "side_tuning_mlp",
         "side_tuning_gate",
+        "side_tuning_norm",
+        "side_tuning_fc1",
+        "side_tuning_fc2",
         "side_tuning_entry",
         "side_tuning_up",
     )
-    other_param_names = ("previous",)
+    other_param_names = ("side_tuning_dropout", "previous")
     merge_error = "a side network cannot be merged into the encoder; use unload() to remove it"
 
     def __init__(self, base_layer: nn.Module, hidden_size: int, is_last: bool):
         super().__init__(base_layer)
         self.hidden_size, self.is_last = hidden_size, is_last
-        for name in ("side_tuning_down", "side_tuning_mlp", "side_tuning_entry", "side_tuning_up"):
-            setattr(self, name, nn.ModuleDict())
-        self.side_tuning_gate = nn.ParameterDict()
+        for name in (*self.adapter_layer_names, "side_tuning_dropout"):
+            setattr(self, name, nn.ParameterDict() if name == "side_tuning_gate" else nn.ModuleDict())
         self.previous: dict[str, tuple[SideTuningLayer, ...]] = {}
         self._states: dict[str, torch.Tensor] = {}
 
@@ -73,10 +53,13 @@ class SideTuningLayer(WrappedModule):
             config: Its settings.
             previous: The layer whose state this one continues; None for the first one, which reads its input.
         """
-        width = config.r
+        width, hidden = config.r, max(1, int(config.r * config.mlp_ratio))
         self.side_tuning_down[adapter_name] = nn.Linear(self.hidden_size, width)
-        self.side_tuning_mlp[adapter_name] = SideMlp(width, max(1, int(width * config.mlp_ratio)), config.dropout)
         self.side_tuning_gate[adapter_name] = nn.Parameter(torch.zeros(width))
+        self.side_tuning_norm[adapter_name] = nn.LayerNorm(width)
+        self.side_tuning_fc1[adapter_name] = nn.Linear(width, hidden)
+        self.side_tuning_dropout[adapter_name] = nn.Dropout(config.dropout)
+        self.side_tuning_fc2[adapter_name] = nn.Linear(hidden, width)
         if previous is None:
             self.side_tuning_entry[adapter_name] = nn.Linear(self.hidden_size, width)
         else:
@@ -89,6 +72,15 @@ class SideTuningLayer(WrappedModule):
             nn.init.zeros_(up.bias)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Always False: the frozen layer saves no activations, and the state would be taken twice."""
+        return False
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, value: bool) -> None:
+        """Ignore what transformers sets on all modules that have this attribute."""
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run the frozen layer and the active side networks on tokens `(batch, sequence, hidden)`."""
@@ -114,5 +106,7 @@ class SideTuningLayer(WrappedModule):
         else:
             state = self.previous[name][0]._states.pop(name)
         down = self.side_tuning_down[name]
-        gate = self.side_tuning_gate[name].sigmoid()
-        return self.side_tuning_mlp[name](torch.lerp(down(in_precision_of(down, output)), state, gate.to(state.dtype)))
+        seen, gate = down(in_precision_of(down, output)), self.side_tuning_gate[name].sigmoid()
+        state = seen + gate.to(state.dtype) * (state - seen)
+        hidden = nn.functional.gelu(self.side_tuning_fc1[name](self.side_tuning_norm[name](state)))
+        return state + self.side_tuning_fc2[name](self.side_tuning_dropout[name](hidden))
