@@ -38,7 +38,8 @@ def curve_depths(grid_coord: Tensor, cloud: Tensor, num_clouds: int, of_batch: b
     deepest = int(depths.max())
     if low < 0 or deepest > LARGEST_DEPTH:
         raise ValueError(
-            f"grid_coord: found {low if low < 0 else high}; expected 0 to {2**LARGEST_DEPTH - 2} along each axis; scale the cloud down, use a larger grid_size, or cut the scene"
+            f"grid_coord: found {low if low < 0 else high}; expected 0 to {2**LARGEST_DEPTH - 2} along each axis; "
+            "scale the cloud down, use a larger grid_size, or cut the scene"
         )
     return torch.full_like(depths, deepest) if of_batch else depths
 
