@@ -93,3 +93,8 @@ class Ptv3Case:
     def arguments(self) -> dict[str, Any]:
         """Arguments of the released program's constructor."""
         return self.manifest["constructor_args"]
+
+    @property
+    def runs(self) -> list[str]:
+        """Names of the runs."""
+        return list(self.manifest["runs"])
