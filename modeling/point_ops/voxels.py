@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-_KERNEL = 27
-_CENTER = _KERNEL // 2
+from hf_any3d.modeling import kernels
+from hf_any3d.modeling.kernels.submanifold_convolution import CENTER, NeighborTable
+
 _LARGEST_KEY = 2**62
 
 
@@ -129,25 +128,6 @@ def has_duplicates(grid_coord: Tensor, cloud: Tensor, num_clouds: int) -> bool:
     return bool((key[1:] == key[:-1]).any())
 
 
-@dataclass
-class NeighborTable:
-    """Pairs of occupied cells that touch, for the 3³ kernel positions but the central one.
-
-    Args:
-        pairs: For each of the first 13 kernel positions, x slowest, the voxels that have a neighbor there, and that
-            neighbor, `(pairs,)` each. The other 13 are the same pairs the other way round.
-    """
-
-    pairs: list[tuple[Tensor, Tensor]]
-
-    def at(self, position: int) -> tuple[Tensor, Tensor]:
-        """Return the voxels with a neighbor at a kernel position from 0 to 26, except 13, and the neighbors."""
-        if position < _CENTER:
-            return self.pairs[position]
-        voxels, neighbors = self.pairs[_KERNEL - 1 - position]
-        return neighbors, voxels
-
-
 def neighbor_table(grid_coord: Tensor, cloud: Tensor, num_clouds: int) -> NeighborTable:
     """Find which of the 26 cells around each voxel are occupied in its cloud.
 
@@ -160,7 +140,7 @@ def neighbor_table(grid_coord: Tensor, cloud: Tensor, num_clouds: int) -> Neighb
     keys, rows = keys.sort()
     y, z = (int(grid_coord[:, axis].amax()) + 3 for axis in (1, 2))
     pairs = []
-    for position in range(_CENTER):
+    for position in range(CENTER):
         a, b, c = position // 9 - 1, position // 3 % 3 - 1, position % 3 - 1
         wanted = keys + ((a * y + b) * z + c)
         found = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
@@ -170,74 +150,9 @@ def neighbor_table(grid_coord: Tensor, cloud: Tensor, num_clouds: int) -> Neighb
 
 
 def submanifold_convolution(values: Tensor, weight: Tensor, bias: Tensor | None, table: NeighborTable) -> Tensor:
-    """Convolve occupied cells with a 3³ kernel, as a dense convolution of the zero-filled grid, read at those cells.
-
-    Sums are in float32 for half precision. The gathered neighbors are not kept for the backward pass.
-
-    Args:
-        values: `(voxels, in_channels)`.
-        weight: `(out_channels, 3, 3, 3, in_channels)`; the kernel's axes are x, y and z, not flipped.
-        bias: `(out_channels,)` or None.
-        table: Neighbors of the voxels.
-
-    Returns:
-        `(voxels, out_channels)`.
-
-    Source: Graham et al., 3D Semantic Segmentation with Submanifold Sparse Convolutional Networks (2018).
-    """
+    """Convolve occupied cells with a 3³ kernel; see `kernels.submanifold_convolution`. Autocast applies."""
     device = values.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         values, weight, bias = values.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    return _Convolution.apply(values, weight, bias, table)
-
-
-class _Convolution(torch.autograd.Function):
-    """One product of gathered rows for each kernel position, added to the rows of the output."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None, table: NeighborTable) -> Tensor:
-        ctx.save_for_backward(values, weight)
-        ctx.table = table
-        with torch.autocast(values.device.type, enabled=False):
-            kernel = weight.flatten(1, 3)  # (out_channels, 27, in_channels)
-            made = torch.nn.functional.linear(values, kernel[:, _CENTER], bias)
-            total = made.to(_wide(made.dtype))
-            for position in range(_KERNEL):
-                if position != _CENTER:
-                    voxels, neighbors = table.at(position)
-                    product = values[neighbors] @ kernel[:, position].T  # (pairs, out_channels)
-                    total.index_add_(0, voxels, product.to(total.dtype))
-            return total.to(values.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        values, weight = ctx.saved_tensors
-        kernel = weight.flatten(1, 3)
-        needs_values, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        to_values = to_weight = None
-        with torch.autocast(values.device.type, enabled=False):
-            gradient = gradient.to(values.dtype)
-            if needs_values:
-                to_values = (gradient @ kernel[:, _CENTER]).to(_wide(values.dtype))
-            if needs_weight:
-                to_weight = torch.empty_like(kernel)
-                to_weight[:, _CENTER] = gradient.T @ values
-            for position in range(_KERNEL):
-                if position == _CENTER:
-                    continue
-                voxels, neighbors = ctx.table.at(position)
-                own = gradient[voxels]  # (pairs, out_channels)
-                if to_values is not None:
-                    to_values.index_add_(0, neighbors, (own @ kernel[:, position]).to(to_values.dtype))
-                if to_weight is not None:
-                    to_weight[:, position] = own.T @ values[neighbors]
-            to_bias = gradient.sum(dim=0) if needs_bias else None
-        if to_values is not None:
-            to_values = to_values.to(values.dtype)
-        return to_values, None if to_weight is None else to_weight.view_as(weight), to_bias, None
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
+    return kernels.submanifold_convolution(values, weight, bias, table)

@@ -37,6 +37,7 @@ from hf_any3d.modeling.card_info import (
     CardSubject,
 )
 from hf_any3d.modeling.encoders import LayerStack
+from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
@@ -59,7 +60,6 @@ from hf_any3d.modeling.point_ops import (
     submanifold_convolution,
 )
 from hf_any3d.modeling.point_ops.grouping import check_channels
-from hf_any3d.modeling.point_ops.voxels import NeighborTable
 from hf_any3d.modeling.point_transformer import DropPath, PointMlp
 from hf_any3d.modeling.point_transformer_v3.configuration_point_transformer_v3 import PointTransformerV3Config
 from hf_any3d.modeling.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin

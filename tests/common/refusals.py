@@ -160,6 +160,14 @@ refuse(
     "every point has one label",
     "segmentation is single-label classification of points",
 )
+feature("largest coordinates", "clouds of the largest numbers that the precision allows")
+refuse(
+    "largest coordinates",
+    _POINT_MODELS[-3:],
+    ValueError,
+    "expected fewer than 1,048,576; use a larger grid_size|expected 0 to 65534 along each axis",
+    "their cells must be numbered",
+)
 feature("torch.compile", "compilation without graph breaks")
 refuse(
     "torch.compile",
@@ -178,8 +186,8 @@ refuse(
 refuse(
     "torch.compile",
     ("PointTransformerV3Model",),
-    TorchDynamoException,
-    "(?i)data-dependent|Unsupported",
+    RuntimeError,
+    "data-dependent",
     "the number of voxels depends on the points; it compiles with graph breaks",
 )
 
