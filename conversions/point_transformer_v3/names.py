@@ -107,11 +107,12 @@ def ptv3_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := sorted(set(arguments) - set(_FIELDS) - set(_OTHERS)):
         raise ValueError(f"config has {unknown[0]!r}; expected some of {', '.join(sorted({*_FIELDS, *_OTHERS}))}")
     given = _DEFAULTS | dict(arguments)
-    fields = {ours: given[theirs] for theirs, ours in _FIELDS.items() if theirs in given}
+    fields: dict[str, Any] = {ours: given[theirs] for theirs, ours in _FIELDS.items() if theirs in given}
     fields = {name: list(value) if isinstance(value, (tuple, list)) else value for name, value in fields.items()}
     for name in ("mlp_ratio", "drop_path_rate", "attention_dropout", "hidden_dropout", "rope_theta"):
-        if isinstance(fields.get(name), int):
-            fields[name] = float(fields[name])
+        value = fields.get(name)
+        if isinstance(value, int):
+            fields[name] = float(value)
     fields["use_decoder"] = not given.get("enc_mode", False)
     fields["upcast_attention"] = bool(given.get("upcast_attention") or given.get("upcast_softmax"))
     if not fields["use_decoder"]:

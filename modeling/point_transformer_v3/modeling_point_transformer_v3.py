@@ -246,16 +246,17 @@ class PointTransformerV3Attention(nn.Module):
             queries = group.queries.shape[1]
             mask = torch.zeros(group.mask.shape, dtype=dtype, device=group.mask.device)
             mask = mask.masked_fill(~group.mask, torch.finfo(dtype).min)[:, None, None].expand(-1, 1, queries, -1)
-        if cells is None:
+        if cells is None or self.relative_bias is None:
             return mask
         bias = self.relative_bias(group.gather(cells), group.gather(cells, of_keys=True)).to(dtype)
         return bias if mask is None else bias + mask
 
     def _rotation(self, voxels: Voxels) -> tuple[torch.Tensor, torch.Tensor]:
         config, frequencies = self.config, self.head_dim // 6
-        coord = voxels.coord
+        coord, theta = voxels.coord, config.rope_theta
+        assert theta is not None
         if not self.training or not (config.rope_shift or config.rope_jitter or config.rope_rescale):
-            return voxels.rotation(frequencies)
+            return voxels.rotation(frequencies, theta)
 
         def draw(count: int, largest: float) -> torch.Tensor:
             return coord.new_empty(count).uniform_(-largest, largest)
@@ -266,7 +267,7 @@ class PointTransformerV3Attention(nn.Module):
             coord = coord * draw(3, math.log(config.rope_jitter)).exp()
         if config.rope_rescale:
             coord = coord * draw(1, math.log(config.rope_rescale)).exp()
-        return rotation_of(coord, frequencies, config.rope_theta)
+        return rotation_of(coord, frequencies, theta)
 
 
 class LayerScale(nn.Module):
@@ -340,8 +341,15 @@ class PointTransformerV3Pooling(nn.Module):
     def forward(self, hidden_states: torch.Tensor, pooled: Voxels) -> torch.Tensor:
         """Pool `(voxels, in_width)` to `(pooled voxels, out_width)`."""
         projected = self.projection(hidden_states)
+        assert pooled.inverse is not None
         largest = scatter_max(projected[None], pooled.inverse[None], len(pooled.cloud))[0]
         return nn.functional.gelu(self.norm(largest))
+
+
+def _carried(values: torch.Tensor, pooled: Voxels) -> torch.Tensor:
+    """Carry values of pooled voxels to the voxels that they were pooled from."""
+    assert pooled.inverse is not None, "the first stage is not pooled"
+    return values[pooled.inverse]
 
 
 class PointTransformerV3Unpooling(nn.Module):
@@ -356,7 +364,7 @@ class PointTransformerV3Unpooling(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, skipped: torch.Tensor, pooled: Voxels) -> torch.Tensor:
         """Join `(pooled voxels, in_width)` and `(voxels, skip_width)` to `(voxels, out_width)`."""
-        carried = nn.functional.gelu(self.norm(self.projection(hidden_states)))[pooled.inverse]
+        carried = _carried(nn.functional.gelu(self.norm(self.projection(hidden_states))), pooled)
         return nn.functional.gelu(self.skip_norm(self.skip_projection(skipped))) + carried
 
 
@@ -451,7 +459,7 @@ class _Encoded:
         carried = self.features[-1]
         levels = len(self.stages) if levels is None else levels
         for stage in range(len(self.stages) - 2, -1, -1):
-            carried = carried[self.stages[stage + 1].inverse]
+            carried = _carried(carried, self.stages[stage + 1])
             if len(self.stages) - stage <= levels:
                 carried = torch.cat([self.features[stage], carried], dim=1)
         return carried

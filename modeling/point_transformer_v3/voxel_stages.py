@@ -154,10 +154,10 @@ class Voxels:
             "max_length_k": int(starts.diff().max()),
         }
 
-    def rotation(self, frequencies: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def rotation(self, frequencies: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines `(voxels, 3, frequencies)` of rotary positions, for coordinates that are not augmented."""
         if "rotation" not in self._made:
-            self._made["rotation"] = rotation_of(self.coord, frequencies, self.config.rope_theta)
+            self._made["rotation"] = rotation_of(self.coord, frequencies, theta)
         return self._made["rotation"]
 
     def pool(self, turns: Sequence[int]) -> Voxels:
