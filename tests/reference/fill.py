@@ -5,6 +5,7 @@ name seeds a generator, so that any program can make the same numbers.
 """
 
 from collections.abc import Sequence
+from math import prod
 from zlib import crc32
 
 import numpy as np
@@ -22,9 +23,27 @@ def fill(name: str, shape: Sequence[int], dtype: str = "float32") -> np.ndarray:
         float32 array of `shape`: near 1 for norm weights and running variances, near 0 for everything else; or zeros
         of an integer or boolean dtype.
     """
+    shape = tuple(shape)
     if not dtype.startswith(("float", "bfloat")):
-        return np.zeros(tuple(shape), dtype)
-    noise = _generator(name).standard_normal(tuple(shape))
+        return np.zeros(shape, dtype)
+    if prod(shape) < _LARGE:
+        return _values(name, shape)
+    key = name, shape
+    kept = _kept.pop(key) if key in _kept else _values(name, shape)
+    _kept[key] = kept  # at the end: the one that was needed last
+    while sum(array.nbytes for array in _kept.values()) > _MOST_KEPT:
+        _kept.pop(next(iter(_kept)))
+    return kept.copy()
+
+
+# Cases of a model follow one another and have most weights in common, which take seconds to draw.
+_LARGE = 100_000  # values
+_MOST_KEPT = 350_000_000  # bytes
+_kept: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
+
+
+def _values(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    noise = _generator(name).standard_normal(shape)
     if name.endswith("running_var"):
         values = 1 + np.abs(noise) / 10
     elif name.endswith(".weight") and len(shape) == 1:
