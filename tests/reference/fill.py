@@ -4,8 +4,10 @@ A case is a JSON manifest (names, shapes, inputs) and a safetensors file of expe
 name seeds a generator, so that any program can make the same numbers.
 """
 
+import os
 from collections.abc import Sequence
 from math import prod
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
@@ -28,18 +30,15 @@ def fill(name: str, shape: Sequence[int], dtype: str = "float32") -> np.ndarray:
         return np.zeros(shape, dtype)
     if prod(shape) < _LARGE:
         return _values(name, shape)
-    key = name, shape
-    kept = _kept.pop(key) if key in _kept else _values(name, shape)
-    _kept[key] = kept  # at the end: the one that was needed last
-    while sum(array.nbytes for array in _kept.values()) > _MOST_KEPT:
-        _kept.pop(next(iter(_kept)))
-    return kept.copy()
+    # Cases of a model have most weights in common, which take seconds to draw.
+    file = Path(os.environ["HF_HOME"], "drawn", f"{name}-{'x'.join(map(str, shape))}.npy")
+    if not file.is_file():
+        file.parent.mkdir(exist_ok=True)
+        np.save(file, _values(name, shape))
+    return np.load(file)
 
 
-# Cases of a model follow one another and have most weights in common, which take seconds to draw.
-_LARGE = 100_000  # values
-_MOST_KEPT = 350_000_000  # bytes
-_kept: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
+_LARGE = 100_000  # values that are worth a file, which is in a folder of the test run
 
 
 def _values(name: str, shape: tuple[int, ...]) -> np.ndarray:
