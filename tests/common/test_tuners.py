@@ -5,7 +5,6 @@ Outputs of the tiny models are of order one, and all comparisons are in standard
 
 import copy
 import json
-import os
 import re
 
 import pytest
@@ -40,6 +39,7 @@ from tests.common.tuners import (
     answer_of,
     base_of,
     config_of,
+    pairs,
     registered_here,
     step,
     trained,
@@ -58,14 +58,7 @@ SEQUENCE = [case_of(Any2PointForPointCloudClassification), case_of(ActForPointCl
 ON_SEQUENCE = pytest.mark.parametrize("case", SEQUENCE, ids=lambda case: case.name)
 BY_OWN_AND_LORA = pytest.mark.parametrize("method", [*OWN, "LORA"])
 BY_ALL = pytest.mark.parametrize("method", METHODS)
-_BY_CONFIG = {case.model_class.config_class: case for case in reversed((*SEQUENCE, *CASES))}
-PAIRS = [
-    (case, method)
-    for case in CASES
-    for method in METHODS
-    # Methods of PEFT depend on the layers, which are the same in all classes with a config.
-    if method in (*OWN, "LORA") or case is _BY_CONFIG[case.model_class.config_class] or "ANY3D_ALL_PAIRS" in os.environ
-]
+PAIRS = pairs(*SEQUENCE)
 
 
 def pair(case: Case, method: str) -> str:
