@@ -44,20 +44,27 @@ from hf_any3d.messages import print_line
 from hf_any3d.model_card.saving import FILE as CARD, sign_card
 from hf_any3d.modeling.hub_names import similar_path
 from hf_any3d.modeling.pretrained_parts.sources import file_digest
-from hf_any3d.modeling.published import PUBLISHED, SIZE_MARK, Published, PublishedFile, System, find_published
+from hf_any3d.modeling.published import (
+    PUBLISHED,
+    RECORD,
+    SIZE_MARK,
+    Published,
+    PublishedFile,
+    System,
+    find_published,
+)
 
 ACCEPT = "HF_ANY3D_ACCEPT_LICENSE"
 """Environment variable with the names of repositories whose non-commercial licences are accepted, or `all`."""
-RECORD = "published"
-"""Field of a converted config: where the weights come from, and their licence."""
 # Of the converted directories; a change of what conversions write makes another folder.
 _LAYOUT = "v1"
 _CONFIG = "config.json"
 _TIMEOUT_SECONDS = 10.0
+_COMMIT, _CHECKSUM = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}|[0-9a-f]{40}")
 # Entries of the authors' files with the tensors.
 _ENTRIES = ("state_dict", "module", "model")
-# Name, size and revision -> directory: a load asks for a dozen files of the same one.
-_OPENED: dict[tuple[str, str | None, str | None], Path] = {}
+# Name and revision -> directory: a load asks for a dozen files of the same one.
+_OPENED: dict[tuple[str, str | None], Path] = {}
 
 
 def open_published(
@@ -80,29 +87,26 @@ def open_published(
         revision: Branch, tag or commit of the repository.
         accept_license: Accept a licence that forbids commercial use. This is remembered; the environment variable
             `HF_ANY3D_ACCEPT_LICENSE` with names of repositories, or `all`, does the same without being remembered.
-        cache_dir: Where to keep converted models and, in `hub` below it, downloads; by default the folder `hf_any3d` in
-            `HF_HOME` and the hub's cache.
+        cache_dir: Where to keep converted models and, in `hub` below it, downloads; by default the folder `hf_any3d`
+            in `HF_HOME` and the hub's cache.
         **kwargs: Arguments of `from_pretrained`, such as `dtype`, `device_map` or `attn_implementation`.
 
     Returns:
         The model in eval mode, of the class that the table of published checkpoints names.
 
     Raises:
-        ValueError: The name is not in the table, the size is missing or wrong, the licence is not accepted, or the file
-            is damaged or does not fit.
+        ValueError: The name is not in the table, the size is missing or wrong, the licence is not accepted, or the
+            file is damaged or does not fit.
         FileNotFoundError: There is no such file, revision or repository.
         OSError: The hub cannot be reached, and the cache does not have it.
     """
-    directory, system = _directory_and_system(name, size, revision, accept_license, cache_dir)
-    model_class = getattr(importlib.import_module("hf_any3d"), system.model_class)
-    model = model_class.from_pretrained(directory, **kwargs)
-    if not os.path.exists(name):
-        # What adapters and reports name must be found on other machines too.
-        repository, found_size, _ = find_published(str(name), size)
-        public = repository if found_size is None else f"{repository}{SIZE_MARK}{found_size}"
-        opened = model[0] if isinstance(model, tuple) else model  # with output_loading_info=True
-        opened.name_or_path = opened.config._name_or_path = public
-    return model
+    found = _find(name, size, revision, accept_license, cache_dir)
+    model_class = getattr(importlib.import_module("hf_any3d"), found.system.model_class)
+    if found.name is None:
+        return model_class.from_pretrained(found.directory, **kwargs)
+    # By its name, since adapters and reports must name what other machines find too.
+    _OPENED[found.name, found.revision] = found.directory
+    return model_class.from_pretrained(found.name, revision=found.revision, **kwargs)
 
 
 def published_directory(
@@ -114,7 +118,7 @@ def published_directory(
     cache_dir: str | os.PathLike | None = None,
 ) -> Path:
     """Return the directory of the converted model, for `from_pretrained`; arguments and errors of `open_published`."""
-    return _directory_and_system(name, size, revision, accept_license, cache_dir)[0]
+    return _find(name, size, revision, accept_license, cache_dir).directory
 
 
 def opened_directory(name: str, revision: str | None = None, **hub: Any) -> Path:
@@ -125,19 +129,37 @@ def opened_directory(name: str, revision: str | None = None, **hub: Any) -> Path
         revision: Branch, tag or commit.
         **hub: `token` and `local_files_only`.
     """
-    key = (name, None, revision)
+    revision = getattr(revision, "resolved", revision)  # transformers looks commits up at the start of a load
+    key = (name, revision)
     if key not in _OPENED or not _OPENED[key].is_dir():
-        _OPENED[key] = _from_hub(name, None, revision, False, None, hub)[0]
+        _OPENED[key] = _from_hub(name, None, revision, False, None, hub).directory
     return _OPENED[key]
 
 
-def _directory_and_system(
+@dataclass(frozen=True)
+class _Found:
+    """A converted checkpoint.
+
+    Args:
+        directory: The converted model.
+        system: The program that it comes from.
+        name: Name of the repository, with the size; None for a file of this machine.
+        revision: Its commit.
+    """
+
+    directory: Path
+    system: System
+    name: str | None = None
+    revision: str | None = None
+
+
+def _find(
     name: str | os.PathLike,
     size: str | None,
     revision: str | None,
     accept_license: bool,
     cache_dir: str | os.PathLike | None,
-) -> tuple[Path, System]:
+) -> _Found:
     path, text = Path(name), os.fspath(name)
     if path.is_file():
         if revision is not None:
@@ -175,21 +197,21 @@ def _from_hub(
     accept_license: bool,
     cache_dir: str | os.PathLike | None,
     hub: Mapping[str, Any],
-) -> tuple[Path, System]:
+) -> _Found:
     repository, size, published = find_published(name, size)
     file, system = published.files[size], published.system
     folder = _cache(cache_dir) / repository.replace("/", "--")
-    _check_license(repository, system, folder, accept_license)
-    version = _find_version(repository, size, file, revision, folder, hub)
-    directory = folder / f"{version.checksum}-{_LAYOUT}"
-    if not directory.is_dir():
-        with _exclusively(directory):
-            if not directory.is_dir():
-                original = _download(repository, file, version, cache_dir, hub)
-                record = {"name": repository, "file": file.path, "revision": version.commit}
-                _convert(original, directory, system, size, published, record)
-    _show_license(repository, system, folder)
-    return directory, system
+    with _exclusively(folder):
+        _check_license(repository, system, folder, accept_license)
+        version = _find_version(repository, size, file, revision, folder, hub)
+        directory = folder / f"{version.checksum}-{_LAYOUT}"
+        if not directory.is_dir():
+            original = _download(repository, file, version, cache_dir, hub)
+            record = {"name": repository, "file": file.path, "revision": version.commit}
+            _convert(original, directory, system, size, published, record)
+        _show_license(repository, system, folder)
+    public = repository if size is None else f"{repository}{SIZE_MARK}{size}"
+    return _Found(directory, system, public, version.commit)
 
 
 def _find_version(
@@ -202,8 +224,6 @@ def _find_version(
 ) -> _Version:
     """Ask the hub for commit and checksum of a file; without a network, the cache."""
     revision = revision or "main"
-    if (commit := getattr(revision, "resolved", None)) is not None:  # by transformers, at the start of a load
-        revision = commit
 
     def entry(of: str) -> Path:
         return folder / "revisions" / quote(of, safe="") / f"{size or 'model'}.json"
@@ -235,10 +255,14 @@ def _find_version(
         except (HTTPError, OfflineModeIsEnabled, OSError) as error:
             reason = f"the hub cannot be reached ({type(error).__name__})"
         else:
-            if not found.commit_hash or not found.etag:
-                raise OSError(f"{repository}: the hub names no commit or checksum of {file.path}")
-            version = _Version(found.commit_hash, found.etag)
-            for name in {revision, version.commit}:
+            commit, checksum = found.commit_hash or "", found.etag or ""
+            if not _COMMIT.fullmatch(commit) or not _CHECKSUM.fullmatch(checksum):
+                raise OSError(
+                    f"{repository}: the hub names commit {commit!r} and checksum {checksum!r} of {file.path}; "
+                    "expected 40 hexadecimal digits, and 64 or 40"
+                )
+            version = _Version(commit, checksum)
+            for name in {revision, commit}:
                 write_json(entry(name), vars(version))
             return version
     if cached is None:
@@ -251,7 +275,11 @@ def _find_version(
 
 
 def _download(
-    repository: str, file: PublishedFile, version: _Version, cache_dir: str | os.PathLike | None, hub: Mapping[str, Any]
+    repository: str,
+    file: PublishedFile,
+    version: _Version,
+    cache_dir: str | os.PathLike | None,
+    hub: Mapping[str, Any],
 ) -> Path:
     """Fetch a file and compare its checksum."""
     try:
@@ -276,8 +304,8 @@ def _download(
     path = Path(path)
     if (found := _checksum(path, version.checksum)) != version.checksum:
         raise ValueError(
-            f"{path}: the file of {repository} has checksum {found}; expected {version.checksum}, as on the hub. It is "
-            "damaged: delete it, and open it again"
+            f"{path}: the file of {repository} has checksum {found}; expected {version.checksum}, as on the hub. It "
+            "is damaged: delete it, and open it again"
         )
     return path
 
@@ -296,9 +324,7 @@ def _checksum(path: Path, expected: str) -> str:
 # Files on this machine.
 
 
-def _from_file(
-    path: Path, size: str | None, accept_license: bool, cache_dir: str | os.PathLike | None
-) -> tuple[Path, System]:
+def _from_file(path: Path, size: str | None, accept_license: bool, cache_dir: str | os.PathLike | None) -> _Found:
     system = _system_of(path)
     candidates = [published for published in PUBLISHED.values() if published.system is system]
     sizes = {known for published in candidates for known in published.files if known is not None}
@@ -306,18 +332,16 @@ def _from_file(
         expected = f"one of {', '.join(sorted(sizes))}" if sizes else "None"
         raise ValueError(f"{path}: size={size!r}; expected {expected} for a file of {system.title}")
     folder = _cache(cache_dir) / "local"
-    _check_license(system.title, system, folder / system.title, accept_license)
     published = next((one for one in candidates if size in one.files), None)
-    checksum = file_digest(path)
-    directory = folder / f"{checksum}-{_LAYOUT}"
-    if not directory.is_dir():
-        with _exclusively(directory):
-            if not directory.is_dir():
-                _convert(path, directory, system, None, None, {"file": path.name})
-    if size is not None and published is not None:
-        _check_config(path, directory, published, size)
-    _show_license(system.title, system, folder / system.title)
-    return directory, system
+    with _exclusively(folder):
+        _check_license(system.title, system, folder / system.title, accept_license)
+        directory = folder / f"{file_digest(path)}-{_LAYOUT}"
+        if not directory.is_dir():
+            _convert(path, directory, system, None, None, {"file": path.name})
+        if size is not None and published is not None:
+            _check_config(path, directory, published, size)
+        _show_license(system.title, system, folder / system.title)
+    return _Found(directory, system)
 
 
 def _system_of(path: Path) -> System:
@@ -440,7 +464,7 @@ def _cache(cache_dir: str | os.PathLike | None) -> Path:
     return Path(constants.HF_HOME, "hf_any3d", "published") if cache_dir is None else Path(cache_dir)
 
 
-def _exclusively(directory: Path) -> Any:
-    """Lock a directory of the cache; other processes wait, and then find it complete."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    return WeakFileLock(directory.with_name(f".{directory.name}.lock"))
+def _exclusively(folder: Path) -> Any:
+    """Lock a folder of the cache; other processes and threads wait, and then find what they need."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return WeakFileLock(folder / ".lock")

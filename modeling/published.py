@@ -1,7 +1,7 @@
 """The checkpoints that authors published on the hub and that open by their names: files, sizes, licences.
 
-`hf_any3d.opening` fetches and converts them. To add one, add an entry to `PUBLISHED`; the program that it comes from is
-a `System`, whose function in `hf_any3d.conversions` converts its files.
+`hf_any3d.opening` fetches and converts them. To add one, add an entry to `PUBLISHED`; the program that it comes from
+is a `System`, whose function in `hf_any3d.conversions` converts its files.
 """
 
 import os
@@ -11,6 +11,9 @@ from typing import Any
 
 SIZE_MARK = ":"
 """Between the name of a repository and a size, as in `BAAI/Uni3D:base`."""
+
+RECORD = "published"
+"""Field of a converted config: where the weights come from, and their licence."""
 
 
 @dataclass(frozen=True)

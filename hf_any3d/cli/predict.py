@@ -12,7 +12,17 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, BatchSize, Device, check_model, open_pipeline, option, print_note
+from hf_any3d.cli.common import (
+    AsCsv,
+    AsJson,
+    BatchSize,
+    Device,
+    check_model,
+    open_pipeline,
+    option,
+    print_note,
+    read_model_config,
+)
 from hf_any3d.cli.inputs import FILE_ERRORS, Cloud, Files, FileType, Inputs, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
 from hf_any3d.messages import model_errors, one_line, print_line, printable
@@ -20,6 +30,13 @@ from hf_any3d.messages import model_errors, one_line, print_line, printable
 Model = Annotated[str | None, option("Directory or hub name of the model; it may also come before the files.")]
 Output = Annotated[
     Path | None, option("Also write a page (.html) or picture (.png) of the clouds, or a table (.json, .csv).")
+]
+TextFeatures = Annotated[
+    Path | None,
+    option(
+        "Features of the labels that were computed elsewhere, an array (labels, channels) in a .npy file, for a model "
+        "whose text encoder cannot be opened here."
+    ),
 ]
 _NAME_TYPES = (".csv", ".glb", ".gltf", ".las", ".laz", ".npy", ".npz", ".obj", ".off", ".pcd", ".ply", ".pts")
 
@@ -37,6 +54,10 @@ def predict(
     model: Annotated[
         str | None, option("Directory or hub name of a classifier; by default the small one that comes along.")
     ] = None,
+    labels: Annotated[
+        str | None, option("For a zero-shot model: labels to choose from, separated by commas.", "--labels", "-l")
+    ] = None,
+    text_features: TextFeatures = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each file.")] = 3,
     output: Output = None,
     batch_size: BatchSize = None,
@@ -50,6 +71,23 @@ def predict(
     A folder stands for all files of readable types in it and in its subfolders. Bad files are reported, the others
     are classified, and the exit code is 2.
     """
+    if labels is not None:
+        zero_shot(
+            files,
+            labels,
+            model,
+            text_features=text_features,
+            top_k=top_k,
+            output=output,
+            batch_size=batch_size,
+            device=device,
+            file_type=file_type,
+            as_json=as_json,
+            as_csv=as_csv,
+        )
+        return
+    if text_features is not None:
+        raise ValueError("--text-features belong to --labels, which are missing")
     model, files = split_model(files, model, has_default=True)
     inputs = find_inputs(files, file_type)
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
@@ -67,6 +105,7 @@ def zero_shot(
     template: Annotated[
         str | None, option("Text with {} for a label, such as 'a scan of a {}.'; by default that of the training.")
     ] = None,
+    text_features: TextFeatures = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each file.")] = 3,
     output: Output = None,
     batch_size: BatchSize = None,
@@ -79,9 +118,33 @@ def zero_shot(
     name, files = split_model(files, model)
     inputs = find_inputs(files, file_type)
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
-    pipe = open_pipeline("zero-shot-point-cloud-classification", check_model(name, "zero-shot"), device)
-    arguments = {"candidate_labels": labels, "hypothesis_template": template, "top_k": top_k}
+    config = read_model_config(check_model(name, "zero-shot"))
+    if text_features is None and config.get("aligned_with") and "text_tower" not in (config.get("parts") or {}):
+        raise ValueError(
+            f"{name}: its labels are encoded by {config['aligned_with']}, which cannot be opened here; give features "
+            "of them that were computed with it as --text-features FILE.npy"
+        )
+    pipe = open_pipeline("zero-shot-point-cloud-classification", name, device)
+    features = None if text_features is None else read_text_features(text_features)
+    arguments = {"candidate_labels": labels, "hypothesis_template": template, "text_embeds": features, "top_k": top_k}
     _classify(pipe, name, inputs, arguments, output, batch_size, as_json, as_csv)
+
+
+def read_text_features(file: Path) -> np.ndarray:
+    """Read features of texts `(labels, channels)` from a .npy file.
+
+    Raises:
+        ValueError: The file is damaged, or holds no such array.
+        OSError: It cannot be read.
+    """
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{file}: not an array of NumPy ({one_line(error)})") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
+        seen = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
+        raise ValueError(f"{file}: holds {seen}; expected floats (labels, channels)")
+    return array
 
 
 def _classify(
