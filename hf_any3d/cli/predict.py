@@ -1,4 +1,4 @@
-"""Commands that run a model over files: predict, zero-shot, segment, features and reconstruct."""
+"""Commands that run a model over files: predict, zero-shot, segment and features."""
 
 from __future__ import annotations
 
@@ -169,14 +169,14 @@ def _classify(
                 gallery.add_file(cloud.data, f"{Path(cloud.name).name}: {best}")
         return rows
 
-    file_width = _file_width(inputs)
+    width = file_width(inputs)
     label_width = max(map(len, map(printable, _labels(pipe, arguments))))
 
     def line(row: Row) -> str:
         cells = [f"{printable(p['label']):<{label_width}} {100 * p['score']:5.1f} %" for p in row["predictions"]]
-        return f"{printable(row['file']):<{file_width}}  " + "   ".join(cells)
+        return f"{printable(row['file']):<{width}}  " + "   ".join(cells)
 
-    rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=_is_quiet(as_json, as_csv))
+    rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=is_quiet(as_json, as_csv))
     done = print_rows(rows, line, prediction_cells, as_json=as_json, as_csv=as_csv)
     gallery.write(f"predictions of {model}")
     if output is not None and _suffix(output) in DATA:
@@ -195,7 +195,7 @@ def prediction_cells(row: Row) -> Iterator[Row]:
     for number, prediction in enumerate(row.get("predictions", ()), 1):
         ending = "" if number == 1 else f"_{number}"
         cells |= {f"label{ending}": prediction["label"], f"score{ending}": f"{prediction['score']:.6f}"}
-    yield cells | _problems(row)
+    yield cells | problems(row)
 
 
 def segment(
@@ -264,7 +264,7 @@ def segment(
             )
         return rows
 
-    width = _file_width(inputs)
+    width = file_width(inputs)
 
     def line(row: Row) -> str:
         parts = "   ".join(f"{printable(part['label'])} {100 * part['share']:.1f} %" for part in row["segments"])
@@ -274,7 +274,7 @@ def segment(
         for part in row.get("segments", ()):
             yield {"file": row["file"], **part}
         if "error" in row:
-            yield {"file": row["file"], **_problems(row)}
+            yield {"file": row["file"], **problems(row)}
 
     rows = for_each_file(inputs, answer, show=False)
     done = print_rows(rows, line, cells, as_json=as_json, as_csv=as_csv)
@@ -325,13 +325,13 @@ def features(
     name = check_model(name, "predict", "zero-shot", "segment", "features")
     pipe = open_pipeline("point-cloud-feature-extraction", name, device)
     answer = feature_answerer(pipe, name, feature.value)
-    width = _file_width(inputs)
+    width = file_width(inputs)
 
     def line(row: Row) -> str:
         start = " ".join(f"{value:.3f}" for value in row["features"][:4])
         return f"{printable(row['file']):<{width}}  {len(row['features'])} features: {start} …"
 
-    rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=_is_quiet(as_json, as_csv))
+    rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=is_quiet(as_json, as_csv))
     done = print_rows(rows, line, feature_cells, as_json=as_json, as_csv=as_csv)
     good = [row for row in done if "error" not in row]
     if output is not None and suffix in DATA:
@@ -362,7 +362,7 @@ def feature_answerer(pipe: Any, model: str, feature: str) -> Callable[[list[Clou
 def feature_cells(row: Row) -> Iterator[Row]:
     """Yield the CSV row of features, a column each."""
     values = row.get("features", ())
-    yield {"file": row["file"], **{f"feature_{n}": value for n, value in enumerate(values)}, **_problems(row)}
+    yield {"file": row["file"], **{f"feature_{n}": value for n, value in enumerate(values)}, **problems(row)}
 
 
 def _write_features(output: Path, names: list[str], values: np.ndarray) -> None:
@@ -386,82 +386,6 @@ def _write_features(output: Path, names: list[str], values: np.ndarray) -> None:
             else:
                 np.save(file, values)
     print_line(f"{output}: {values.shape[0]} × {values.shape[1]}")
-
-
-def reconstruct(
-    files: Files,
-    model: Model = None,
-    output: Annotated[
-        Path | None,
-        option(
-            "A page (.html) or picture (.png) of all files, the points of one (.ply, .obj, .npz), a table (.json, "
-            ".csv), or a folder for the points and a page of each file."
-        ),
-    ] = None,
-    threshold: Annotated[float, typer.Option(help="Distance within which points match for the F-score.")] = 0.01,
-    batch_size: BatchSize = None,
-    device: Device = None,
-    file_type: FileType = None,
-    as_json: AsJson = False,
-    as_csv: AsCsv = False,
-) -> None:
-    """Encode point files and meshes as discrete codes, decode them, and measure the reconstruction error.
-
-    Distances are in the frame of the processor, which usually scales a cloud to the unit sphere.
-    """
-    name, files = split_model(files, model)
-    inputs = find_inputs(files, file_type)
-    types = (*CLOUDS, *VIEWS, *DATA)
-    suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)
-    pipe = open_pipeline("point-cloud-reconstruction", check_model(name, "reconstruct"), device)
-    run, results, up_axis = answerer(pipe, name, threshold=threshold), {}, pipe.feature_extractor.up_axis
-
-    def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-        rows = []
-        for cloud, result in zip(clouds, run(clouds), strict=True):
-            if "error" not in result:
-                results[cloud.name] = result
-                scores = {name: result[name] for name in ("chamfer_l1", "chamfer_l2", "f_score")}
-                result = {**scores, "token_ids": result["token_ids"].tolist()}
-            rows.append(result)
-        return rows
-
-    width = _file_width(inputs)
-
-    def line(row: Row) -> str:
-        distances = "   ".join(f"CD-{n.upper()} {1000 * row[f'chamfer_{n}']:.2f}e-3" for n in ("l1", "l2"))
-        codes = f"{len(set(row['token_ids']))} codes for {len(row['token_ids'])} patches"
-        return f"{printable(row['file']):<{width}}  {distances}   F-score {row['f_score']:.3f}   {codes}"
-
-    def cells(row: Row) -> Iterator[Row]:
-        kept = ("file", "chamfer_l1", "chamfer_l2", "f_score")
-        yield {name: row[name] for name in kept if name in row} | _problems(row)
-
-    rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=_is_quiet(as_json, as_csv))
-    done = print_rows(rows, line, cells, as_json=as_json, as_csv=as_csv)
-    if output is not None and suffix in DATA:
-        write_data(output, done, cells)
-    elif output is not None and results:
-        _write_reconstructions(output, suffix, results, inputs.places(), up_axis)
-    finish(done)
-
-
-def _write_reconstructions(
-    output: Path, suffix: str, results: dict[str, dict[str, Any]], places: dict[str, Path], up_axis: str
-) -> None:
-    from hf_any3d.data.files import write_point_cloud
-    from hf_any3d.pipelines.point_cloud_reconstruction import colored_by_patch
-    from hf_any3d.visualization.reconstruction import write_reconstructions
-
-    if suffix in VIEWS:
-        write_reconstructions(output, list(results.values()), [Path(name).name for name in results], up_axis=up_axis)
-        return
-    for name, result in results.items():
-        path = output if suffix else output / places[name].with_name(places[name].name + ".ply")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_point_cloud(path, colored_by_patch(result))
-        if not suffix:
-            write_reconstructions(path.with_suffix(".html"), [result], [places[name].name], up_axis=up_axis)
 
 
 def split_model(files: Sequence[str], model: str | None, has_default: bool = False) -> tuple[Any, list[str]]:
@@ -540,11 +464,13 @@ def usual_batch_size(pipe: Any) -> int:
     return 1 if getattr(pipe.model.config, "batch_dependent_flags", None) else 8
 
 
-def _problems(row: Row) -> dict[str, Any]:
+def problems(row: Row) -> dict[str, Any]:
+    """Return the cell with the error of a row, if it has one."""
     return {"error": row["error"]} if "error" in row else {}
 
 
-def _file_width(inputs: Inputs) -> int:
+def file_width(inputs: Inputs) -> int:
+    """Return the width of the column of files."""
     return max(len(printable(file.name)) for file in inputs.files)
 
 
@@ -552,6 +478,6 @@ def _suffix(output: Path | None) -> str:
     return "" if output is None else output.suffix.lower()
 
 
-def _is_quiet(as_json: bool, as_csv: bool) -> bool:
-    """Whether a bar is needed: a table on a terminal shows progress itself."""
+def is_quiet(as_json: bool, as_csv: bool) -> bool:
+    """Return whether a bar is needed: a table on a terminal shows progress itself."""
     return as_json or as_csv or not sys.stdout.isatty()
