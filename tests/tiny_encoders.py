@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -175,9 +176,25 @@ def tiny_model(
 
     A new head's logits are nearly zero; `large_logits` applies `with_large_logits`.
     """
-    source = saved_encoder(encoder) if encoder in (*_OWN_SIZES, *composite_checkpoints()) else encoder
-    torch.manual_seed(1)
     settings = {"num_labels": 3} | SMALL | kwargs
+    if encoder not in (*_OWN_SIZES, *composite_checkpoints()):  # its files may change
+        return _build(encoder, model_class, large_logits, settings)
+    key = (encoder, model_class, large_logits, repr(sorted(settings.items())))
+    if key not in _BUILT:
+        model = _build(saved_encoder(encoder), model_class, large_logits, settings)
+        _BUILT[key] = model, torch.get_rng_state()
+    model, random_state = _BUILT[key]
+    torch.set_rng_state(random_state)  # as if the model had been built now
+    return copy.deepcopy(model)
+
+
+_BUILT: dict[tuple, tuple[Any2PointPreTrainedModel, torch.Tensor]] = {}
+
+
+def _build(
+    source: str, model_class: type[Any2PointPreTrainedModel], large_logits: bool, settings: dict[str, Any]
+) -> Any2PointPreTrainedModel:
+    torch.manual_seed(1)
     model = model_class.from_encoder_pretrained(source, **settings)
     return with_large_logits(model) if large_logits else model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +41,7 @@ TextFeatures = Annotated[
 _NAME_TYPES = (".csv", ".glb", ".gltf", ".las", ".laz", ".npy", ".npz", ".obj", ".off", ".pcd", ".ply", ".pts")
 
 
-class Feature(str, Enum):
+class Feature(StrEnum):
     """Features of a cloud."""
 
     POOLED = "pooled"
