@@ -144,6 +144,13 @@ def train(
         figures = "   ".join(f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float))
         print_line(f"{split:<12} {printable(figures)}")
     folder = arguments[arguments.index("--output_dir") + 1] if "--output_dir" in arguments else "the model"
+    if Path(folder).is_dir():
+        from hf_any3d.cli.model import store_facts
+        from hf_any3d.model_facts import model_facts
+
+        # Everything is imported now, which the first `info` then need not do.
+        with contextlib.suppress(ValueError, OSError):
+            store_facts(folder, None, model_facts(folder))
     command = "segment" if task is Task.SEGMENTATION else "predict"
     print_line(f"{folder}: model, card and metrics.json; try: hf-any3d {command} FILE --model {folder}")
     left_out.finish()

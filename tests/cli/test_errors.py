@@ -4,13 +4,18 @@ import os
 import subprocess
 import sys
 from itertools import chain
+from pathlib import Path
 
 import pytest
 
+import hf_any3d
 from hf_any3d.registration import MODELS
 from tests.cli.conftest import FILES, run
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
+
+MODEL = str(Path(hf_any3d.__file__).parent / "default_model")
 
 
 def error_of(*words) -> str:
@@ -141,7 +146,7 @@ from typer.testing import CliRunner
 from hf_any3d.cli import app
 lines = [
     ["--help"], ["-h"], ["predict", "-h"], ["train", "--help"], ["batch", "predict", "-h"], ["predcit"],
-    ["info", "outputs/typo"], ["predict", {str(FILES / "chair.ply")!r}, "--model", "outputs/typo"],
+    ["info", "outputs/typo"], ["info", {MODEL!r}], ["predict", {str(FILES / "chair.ply")!r}, "--model", "outputs/typo"],
     ["predict", {str(FILES / "chair.ply")!r}, "--model", {models("chat")!r}], ["train", "shapess"],
     ["show", "gone.ply"], ["push", "outputs/typo", "me/model"], ["data", "check", {str(FILES / "chair.ply")!r}],
 ]
