@@ -72,7 +72,7 @@ def walk(run: Command, here: Path, elsewhere: Path, repository: str, options: Se
     Raises:
         RuntimeError: A command failed, or the predictions differ.
     """
-    count = sum(1 for _ in (here / "scans").rglob("*.ply"))
+    count = len(list((here / "scans").rglob("*.ply")))
     scan = str(elsewhere / "scan.ply")
     printed: list[str] = []
     for title, folder, words in (

@@ -146,7 +146,8 @@ from typer.testing import CliRunner
 from hf_any3d.cli import app
 lines = [
     ["--help"], ["-h"], ["predict", "-h"], ["train", "--help"], ["batch", "predict", "-h"], ["predcit"],
-    ["info", "outputs/typo"], ["info", {MODEL!r}], ["predict", {str(FILES / "chair.ply")!r}, "--model", "outputs/typo"],
+    ["info", {MODEL!r}],
+    ["info", "outputs/typo"], ["predict", {str(FILES / "chair.ply")!r}, "--model", "outputs/typo"],
     ["predict", {str(FILES / "chair.ply")!r}, "--model", {models("chat")!r}], ["train", "shapess"],
     ["show", "gone.ply"], ["push", "outputs/typo", "me/model"], ["data", "check", {str(FILES / "chair.ply")!r}],
 ]
