@@ -25,13 +25,14 @@ from tests.tiny_encoders import (
 )
 
 TOKENS = SMALL["num_tokens"]
-every_family = pytest.mark.parametrize("family", list(encoder_families()))
+# The scope orders tests by family, so that a model is built once for all of them.
+every_family = pytest.mark.parametrize("family", list(encoder_families()), scope="module")
 # One for each kind of position and of layer, for tests that do not depend on the family otherwise.
 SOME = (
     *("bert", "clip_text_model", "gpt2", "mpnet", "t5", "deberta-v2", "modernbert", "llama", "gemma3_text"),
     *("vit", "dinov2", "dinov3_vit", "beit", "audio-spectrogram-transformer", "whisper", "wav2vec2", "wavlm"),
 )
-some_families = pytest.mark.parametrize("family", SOME)
+some_families = pytest.mark.parametrize("family", SOME, scope="module")
 
 
 def core_of(model):
