@@ -277,6 +277,13 @@ refuse(
     "attention is within patches of voxels along a curve",
 )
 refuse(
+    "adapt",
+    _pairs(("SIDE_TUNING",), _PTV3),
+    ValueError,
+    "pools its tokens between stages",
+    "its stages have voxels of different numbers and widths, which one side network cannot read",
+)
+refuse(
     "open",
     ("ActForPreTraining",),
     ValueError,

@@ -14,7 +14,8 @@ class SideTuningModel(EncoderTuner):
     """Tuner that `get_peft_model(model, SideTuningConfig())` creates.
 
     Raises:
-        ValueError: If the model has no pretrained layers, or the last one is not among those to adapt.
+        ValueError: If the model has no pretrained layers, the last one is not among those to adapt, or tokens differ
+            from layer to layer in number and width.
     """
 
     prefix = "side_tuning_"
@@ -34,6 +35,11 @@ class SideTuningModel(EncoderTuner):
     def _prepare_adapter_config(self, peft_config: EncoderTunerConfig, model_config: Any) -> EncoderTunerConfig:
         peft_config = super()._prepare_adapter_config(peft_config, model_config)
         stack = layer_stack(self.model)
+        if stack.attention_axis == "patches":
+            raise ValueError(
+                f"{type(self.model).__name__} pools its tokens between stages; expected layers with tokens of one number "
+                "and width for a side network; use another method"
+            )
         last = next(name for name, module in self.model.named_modules() if module is stack.layers[-1])
         if not self._check_target_module_exists(peft_config, last):
             raise ValueError(

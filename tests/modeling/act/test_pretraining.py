@@ -335,11 +335,10 @@ def test_a_student_may_start_from_an_encoder_that_is_aligned_with_texts(model_cl
     model.save_pretrained(tmp_path / "whole")
     opened = AutoModelForPreTraining.from_pretrained(tmp_path / "whole")
     with torch.no_grad():
-        assert torch.equal(opened(points, masks()).loss, model(points, masks()).loss)
+        torch.testing.assert_close(opened(points, masks()).loss, model(points, masks()).loss)
         model.act.save_pretrained(tmp_path / "student")
-        assert torch.equal(
-            model_class.from_pretrained(tmp_path / "student")(points).pooler_output, model.act(points).pooler_output
-        )
+        alone = model_class.from_pretrained(tmp_path / "student")
+        torch.testing.assert_close(alone(points).pooler_output, model.act(points).pooler_output)
     with pytest.raises(ValueError, match=f"the student of this checkpoint is a {source.config.model_type} model"):
         ActModel.from_pretrained(tmp_path / "whole")
 
