@@ -37,8 +37,8 @@ class SideTuningModel(EncoderTuner):
         stack = layer_stack(self.model)
         if stack.attention_axis == "patches":
             raise ValueError(
-                f"{type(self.model).__name__} pools its tokens between stages; expected layers with tokens of one number "
-                "and width for a side network; use another method"
+                f"{type(self.model).__name__} pools its tokens between stages; expected layers with tokens of one "
+                "number and width for a side network; use another method"
             )
         last = next(name for name, module in self.model.named_modules() if module is stack.layers[-1])
         if not self._check_target_module_exists(peft_config, last):
