@@ -141,8 +141,10 @@ def ball_query(
     if not radius > 0 or k < 1 or not points.shape[1]:
         raise ValueError(f"radius={radius}, k={k} in clouds of {points.shape[1]} points; expected positive numbers")
     query, points = (values[..., :3].detach().float() for values in (query, points))
-    axes = points.transpose(1, 2).unsqueeze(2)  # (batch, 3, 1, points)
-    rows = max(1, _BALL_PAIRS // max(1, len(points) * points.shape[1]))
+    axes = points.transpose(1, 2).contiguous().unsqueeze(2)  # (batch, 3, 1, points)
+    # On a CPU the distances of a part stay in its cache.
+    pairs = min(_BALL_PAIRS, 2**18) if points.device.type == "cpu" else _BALL_PAIRS
+    rows = max(1, pairs // max(1, len(points) * points.shape[1]))
     parts = [_in_balls(part, axes, radius, k) for part in query.split(rows, dim=1)]
     index = torch.cat([part for part, _ in parts], dim=1)
     return (index, torch.cat([count for _, count in parts], dim=1)) if return_counts else index
@@ -152,7 +154,7 @@ def _in_balls(query: Tensor, axes: Tensor, radius: float, k: int) -> tuple[Tenso
     offset = query[..., 0].unsqueeze(-1) - axes[:, 0]  # (batch, queries, points)
     distance = offset.square_()
     for axis in (1, 2):
-        distance = distance + (query[..., axis].unsqueeze(-1) - axes[:, axis]).square_()
+        distance += (query[..., axis].unsqueeze(-1) - axes[:, axis]).square_()
     inside = distance <= radius**2
     if inside.device.type == "cpu" and not torch.compiler.is_compiling():
         return _first_inside(inside, k)
