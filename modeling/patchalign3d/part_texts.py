@@ -1,0 +1,175 @@
+"""Names of parts as texts: cleaning, prompts, and banks of vectors that were computed elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from hf_any3d.atomic_files import atomic_write
+
+PART_TEMPLATES = ("{}", "a {}", "{} part")
+"""Texts for the name of a part."""
+CATEGORY_TEMPLATES = ("a {} of a {}", "the {} of a {}", "{} of {}", "a {} part of a {}")
+"""Texts for the names of a part and of the object's category."""
+TEMPLATE_SETS = {
+    "part_only": PART_TEMPLATES,
+    "part_plus_cat": CATEGORY_TEMPLATES,
+    "ensemble": (*CATEGORY_TEMPLATES, *PART_TEMPLATES),
+}
+"""Templates by the names of the released program's settings."""
+
+
+def clean_label(label: str) -> str:
+    """Return a label in lower case, with single spaces in place of everything but letters and digits.
+
+    Raises:
+        ValueError: If nothing is left.
+    """
+    cleaned = " ".join(re.sub(r"[\W_]+", " ", label.lower()).split()) if isinstance(label, str) else ""
+    if not cleaned:
+        raise ValueError(f"label {label!r} has no letters or digits; expected words")
+    return cleaned
+
+
+def part_prompts(
+    labels: Sequence[str], templates: str | Sequence[str] = "part_only", category: str | None = None
+) -> list[list[str]]:
+    """Return the texts of each label, one per template.
+
+    There is no grammar: "a arm" is what the released program asks.
+
+    Args:
+        labels: Names of parts, which are cleaned.
+        templates: Name of a set in `TEMPLATE_SETS`, or texts with one `{}` for the part and perhaps a second one for
+            the category.
+        category: Name of the object's category, which is cleaned too; required by templates with two `{}`.
+
+    Raises:
+        ValueError: If the templates are unknown or malformed, a label is empty, or the category is missing.
+    """
+    if isinstance(templates, str):
+        if templates not in TEMPLATE_SETS:
+            raise ValueError(f"templates={templates!r}; expected one of {', '.join(TEMPLATE_SETS)}, or a list of texts")
+        templates = TEMPLATE_SETS[templates]
+    check_part_templates("templates", templates)
+    names = [clean_label(label) for label in labels]
+    asked = None if category is None else clean_label(category)
+    if asked is None and (pairs := [template for template in templates if template.count("{}") == 2]):
+        raise ValueError(f"category is missing, which template {pairs[0]!r} names; give one, such as 'object'")
+    texts = []
+    for name in names:
+        own = (template.split("{}") for template in templates)
+        # Not str.format: templates may contain other braces.
+        texts.append([before + name + (asked.join(rest) if asked else rest[0]) for before, *rest in own])
+    return texts
+
+
+def check_part_templates(argument: str, templates: Sequence[str]) -> None:
+    """Check templates for names of parts.
+
+    Raises:
+        ValueError: If there are none, or one does not have one or two `{}`.
+    """
+    if isinstance(templates, str) or not len(templates):
+        raise ValueError(f"{argument}={templates!r}; expected a list with at least one template")
+    for template in templates:
+        if not isinstance(template, str) or template.count("{}") not in (1, 2):
+            raise ValueError(
+                f"{argument} has {template!r}; expected a text with {{}} for the part, and perhaps a second {{}} for "
+                "the category"
+            )
+
+
+class TextBank:
+    """Vectors of words that were computed once, for models whose text tower is large or cannot be opened here.
+
+    Labels are found by their cleaned names. A file of a bank is a safetensors file with a vector `(width,)` for each
+    word, named by the word.
+
+    Args:
+        features: Vectors `(width,)` by label.
+
+    Raises:
+        ValueError: If there are none, two labels have the same cleaned name, or a vector has another width than the
+            first, is zero, or has NaN or infinite numbers.
+
+    Example:
+        ```python
+        words = ["seat", "back", "leg"]
+        TextBank(dict(zip(words, model.encode_labels(words)))).save("words.safetensors")
+        texts = TextBank.from_file("words.safetensors").encode(["leg", "seat"])  # (2, width)
+        ```
+    """
+
+    def __init__(self, features: Mapping[str, torch.Tensor]):
+        if not features:
+            raise ValueError("the text bank is empty; expected a vector for each word")
+        self._features: dict[str, torch.Tensor] = {}
+        width = next(iter(features.values())).shape
+        for label, vector in features.items():
+            if clean_label(label) in self._features:
+                raise ValueError(f"the text bank has {clean_label(label)!r} twice; expected each word once")
+            if vector.ndim != 1 or vector.shape != width:
+                raise ValueError(
+                    f"the text bank has {label!r} with shape {tuple(vector.shape)}; expected one vector for each "
+                    f"word, all of the shape of the first, {tuple(width)}"
+                )
+            vector = vector.detach().float().cpu()
+            if not vector.isfinite().all() or not vector.any():
+                raise ValueError(f"the text bank has {label!r} with zeros only, NaN or infinite numbers")
+            self._features[clean_label(label)] = nn.functional.normalize(vector, dim=0)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike) -> TextBank:
+        """Read a bank.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is no safetensors file, or its tensors make no bank.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        try:
+            features = load_file(path)
+        except (SafetensorError, KeyError) as error:  # KeyError: unknown dtype
+            raise ValueError(f"{path}: damaged, or no safetensors file ({error})") from error
+        try:
+            return cls(features)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The cleaned words."""
+        return tuple(self._features)
+
+    @property
+    def width(self) -> int:
+        """Channels of a vector."""
+        return len(next(iter(self._features.values())))
+
+    def __contains__(self, label: str) -> bool:
+        return clean_label(label) in self._features
+
+    def encode(self, labels: Sequence[str]) -> torch.Tensor:
+        """Return unit vectors `(labels, width)` of labels.
+
+        Raises:
+            ValueError: If a label has no vector.
+        """
+        if missing := [label for label in labels if label not in self]:
+            known = ", ".join(sorted(self._features)[:20])
+            raise ValueError(f"the text bank has no vector of {missing[0]!r}; it has {len(self._features)}: {known}")
+        return torch.stack([self._features[clean_label(label)] for label in labels])
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the bank to a safetensors file."""
+        with atomic_write(Path(path)) as unfinished:
+            save_file(self._features, unfinished, {"format": "pt"})
