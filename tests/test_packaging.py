@@ -7,11 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
-import tomllib
 
 from hf_any3d.modeling.pretrained_parts.sources import OFFLINE_PACKAGES
 from tests import release
@@ -164,7 +164,11 @@ def test_python_versions_agree(setup):
     oldest = setup["options"]["python_requires"]
     assert project["project"]["requires-python"] == oldest
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert f"{oldest.removeprefix('>=')} or newer is needed" in makefile
+    oldest = oldest.removeprefix(">=")
+    assert f"{oldest} or newer is needed" in makefile
+    tools = project["tool"]
+    assert tools["pyright"]["pythonVersion"] == oldest
+    assert tools["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
 
 
 def test_a_checkout_without_links_is_refused_with_the_way_to_get_them(tmp_path):

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -40,7 +40,7 @@ _TABLES = (".jsonl", ".csv", ".json", ".parquet")
 _ROWS_AT_A_TIME = 1000
 
 
-class FileFormat(str, Enum):
+class FileFormat(StrEnum):
     """Formats that clouds are written in."""
 
     PLY = "ply"

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +25,7 @@ _DEFAULT = "classifier"
 _URL = "https://api.openai.com/v1"
 
 
-class JudgeKind(str, Enum):
+class JudgeKind(StrEnum):
     """Kinds of judges."""
 
     CLASS_NAMES = "class-names"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ Output = Annotated[
 _NAME_TYPES = (".csv", ".glb", ".gltf", ".las", ".laz", ".npy", ".npz", ".obj", ".off", ".pcd", ".ply", ".pts")
 
 
-class Feature(str, Enum):
+class Feature(StrEnum):
     """Features of a cloud."""
 
     POOLED = "pooled"

@@ -7,7 +7,7 @@ import difflib
 import io
 import json
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +31,7 @@ _ARGUMENTS = {
 }
 
 
-class Task(str, Enum):
+class Task(StrEnum):
     """What is labelled: clouds or points."""
 
     CLASSIFICATION = "classification"

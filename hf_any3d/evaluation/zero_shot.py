@@ -19,6 +19,7 @@ from hf_any3d.evaluation.classification import (
     overall_accuracy,
     record_confusion,
 )
+from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 
 # Up to this many classes, all permutations of their names are tried; otherwise random ones.
 _ALL_ORDERS = 7
@@ -104,7 +105,7 @@ class CompareWithClasses:
         """Return cosines `(clouds, classes)`."""
         point_embeds = outputs[_POINT_EMBEDS]
         # Trainer evaluates under autocast, whose rounding would merge the best classes.
-        with torch.autocast(point_embeds.device.type, enabled=False):
+        with autocast_disabled(point_embeds.device):
             return point_embeds @ self.class_embeds.to(point_embeds).T
 
 

@@ -144,8 +144,8 @@ def _compressed_columns(body: bytes, names: dict[str, str], row: np.dtype, count
         raise PointCloudError(f"the compressed data gives {sizes[1]} bytes; {count} points need {needed}")
     data = decompress(body[8 : 8 + sizes[0]], sizes[1])
     # Compressed files store one field after the other.
-    fields = row.fields or {}
-    return {name: np.frombuffer(data, row[key].base, count, count * fields[key][1]) for name, key in names.items()}
+    starts: dict[str, int] = {key: count * field[1] for key, field in (row.fields or {}).items()}
+    return {name: np.frombuffer(data, row[key].base, count, starts[key]) for name, key in names.items()}
 
 
 def _unpack(packed: np.ndarray) -> dict[str, np.ndarray]:
