@@ -20,7 +20,8 @@ if not _models.is_dir():
 _NAMES = {
     "auto": (
         "AutoModelForPointCloudClassification AutoModelForPointCloudReconstruction AutoModelForPointCloudSegmentation "
-        "AutoModelForPointCloudTextToText AutoModelForZeroShotPointCloudClassification"
+        "AutoModelForPointCloudTextToText AutoModelForZeroShotPointCloudClassification "
+        "AutoModelForZeroShotPointCloudSegmentation"
     ),
     "chat": "ChatSession MiniGPT3DProcessor",
     "data": "PointCloud load_point_dataset",
@@ -38,6 +39,10 @@ _NAMES = {
     "modeling.openshape": (
         "OpenShapeConfig OpenShapeForPointCloudClassification OpenShapeForPointCloudSegmentation "
         "OpenShapeForZeroShotPointCloudClassification OpenShapeModel"
+    ),
+    "modeling.patchalign3d": (
+        "PatchAlign3DConfig PatchAlign3DForPointCloudClassification PatchAlign3DForPointCloudSegmentation "
+        "PatchAlign3DForPreTraining PatchAlign3DForZeroShotPointCloudSegmentation PatchAlign3DModel TextBank"
     ),
     "modeling.uni3d": (
         "Uni3DConfig Uni3DForPointCloudClassification Uni3DForPointCloudSegmentation "
@@ -57,6 +62,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
         AutoModelForPointCloudSegmentation as AutoModelForPointCloudSegmentation,
         AutoModelForPointCloudTextToText as AutoModelForPointCloudTextToText,
         AutoModelForZeroShotPointCloudClassification as AutoModelForZeroShotPointCloudClassification,
+        AutoModelForZeroShotPointCloudSegmentation as AutoModelForZeroShotPointCloudSegmentation,
     )
     from hf_any3d.chat import ChatSession as ChatSession, MiniGPT3DProcessor as MiniGPT3DProcessor
     from hf_any3d.data import PointCloud as PointCloud, load_point_dataset as load_point_dataset
@@ -90,6 +96,15 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
         OpenShapeForPointCloudSegmentation as OpenShapeForPointCloudSegmentation,
         OpenShapeForZeroShotPointCloudClassification as OpenShapeForZeroShotPointCloudClassification,
         OpenShapeModel as OpenShapeModel,
+    )
+    from hf_any3d.modeling.patchalign3d import (
+        PatchAlign3DConfig as PatchAlign3DConfig,
+        PatchAlign3DForPointCloudClassification as PatchAlign3DForPointCloudClassification,
+        PatchAlign3DForPointCloudSegmentation as PatchAlign3DForPointCloudSegmentation,
+        PatchAlign3DForPreTraining as PatchAlign3DForPreTraining,
+        PatchAlign3DForZeroShotPointCloudSegmentation as PatchAlign3DForZeroShotPointCloudSegmentation,
+        PatchAlign3DModel as PatchAlign3DModel,
+        TextBank as TextBank,
     )
     from hf_any3d.modeling.uni3d import (
         Uni3DConfig as Uni3DConfig,

@@ -23,7 +23,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import auto, pipelines, tuners as _tuners  # noqa: F401  importing tuners registers our PEFT methods
 from hf_any3d.chat.processing import MiniGPT3DProcessor
-from hf_any3d.modeling import act, any2point, minigpt3d, openshape, uni3d
+from hf_any3d.modeling import act, any2point, minigpt3d, openshape, patchalign3d, uni3d
 from hf_any3d.modeling.card_info import set_card_writer
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.patches import apply_patches, when_imported
@@ -68,6 +68,17 @@ MODELS = {
             ),
         },
     ),
+    patchalign3d.PatchAlign3DConfig: (
+        patchalign3d.PatchAlign3DModel,
+        {
+            auto.AutoModelForPointCloudClassification: (patchalign3d.PatchAlign3DForPointCloudClassification,),
+            auto.AutoModelForPointCloudSegmentation: (patchalign3d.PatchAlign3DForPointCloudSegmentation,),
+            auto.AutoModelForZeroShotPointCloudSegmentation: (
+                patchalign3d.PatchAlign3DForZeroShotPointCloudSegmentation,
+            ),
+            AutoModelForPreTraining: (patchalign3d.PatchAlign3DForPreTraining,),
+        },
+    ),
     uni3d.Uni3DConfig: (
         uni3d.Uni3DModel,
         {
@@ -98,6 +109,10 @@ PIPELINES = {
     "zero-shot-point-cloud-classification": (
         pipelines.ZeroShotPointCloudClassificationPipeline,
         auto.AutoModelForZeroShotPointCloudClassification,
+    ),
+    "zero-shot-point-cloud-segmentation": (
+        pipelines.ZeroShotPointCloudSegmentationPipeline,
+        auto.AutoModelForZeroShotPointCloudSegmentation,
     ),
 }
 

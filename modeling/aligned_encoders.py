@@ -264,7 +264,7 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
         raise NotImplementedError(f"{type(self).__name__} must define tokenize")
 
     def pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Turn tokens after the norm, `(batch, 1 + groups, hidden)`, into features of clouds `(batch, feature_size)`."""
+        """Turn normed tokens `(batch, 1 + groups, hidden)` into features of clouds `(batch, feature_size)`."""
         return self.projection(hidden_states[:, 0])
 
     @property

@@ -20,6 +20,7 @@ SMALL = {
 }
 OWN = {
     "openshape": {"group_radius": 0.6, "patch_widths": (12, 16, 20)},
+    "patchalign3d": {"patch_widths": (12, 16, 24), "patch_pooled_width": 20, "drop_path_rate": 0.0},
     "uni3d": {"patch_widths": (12, 16, 24), "patch_pooled_width": 20},
 }
 

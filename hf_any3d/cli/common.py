@@ -147,15 +147,17 @@ def status(text: str) -> Iterator[None]:
 # Ending of the class of a saved model -> what it is, and the command for it.
 _KINDS = {
     "ForZeroShotPointCloudClassification": ("a zero-shot classifier", "zero-shot"),
+    "ForZeroShotPointCloudSegmentation": ("a segmentation model for parts by name", "segment"),
     "ForPointCloudClassification": ("a classifier", "predict"),
     "ForPartSegmentation": ("a segmentation model", "segment"),
+    "ForPointCloudSegmentation": ("a segmentation model", "segment"),
     "ForSemanticSegmentation": ("a segmentation model", "segment"),
     "ForConditionalGeneration": ("a chat model", "chat"),
     "Autoencoder": ("an autoencoder", "reconstruct"),
     "ForPreTraining": ("a pretrained point encoder without a head", "features"),
     "Model": ("a model without a head", "features"),
 }
-_OUR_TYPES = ("act3d", "act3d_autoencoder", "any2point", "minigpt3d")
+_OUR_TYPES = ("act3d", "act3d_autoencoder", "any2point", "minigpt3d", "openshape", "patchalign3d", "uni3d")
 _CONFIG = "config.json"
 # First parts of names that are folders of this machine, even before they exist.
 _LOCAL_FOLDERS = ("outputs", "output", "runs", "checkpoints")

@@ -12,7 +12,18 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, BatchSize, Device, check_model, open_pipeline, option, print_note
+from hf_any3d.cli.common import (
+    AsCsv,
+    AsJson,
+    BatchSize,
+    Device,
+    check_model,
+    find_model,
+    open_pipeline,
+    option,
+    print_note,
+    read_model_config,
+)
 from hf_any3d.cli.inputs import FILE_ERRORS, Cloud, Files, FileType, Inputs, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
 from hf_any3d.messages import model_errors, one_line, print_line, printable
@@ -138,7 +149,22 @@ def prediction_cells(row: Row) -> Iterator[Row]:
 def segment(
     files: Files,
     model: Model = None,
+    labels: Annotated[
+        str | None,
+        option(
+            "Names of parts, separated by commas, for models that find parts by name: 'seat, leg, back'.",
+            "--labels",
+            "-l",
+        ),
+    ] = None,
     category: Annotated[str | None, option("Category of the objects, for models of parts.")] = None,
+    templates: Annotated[
+        str | None, option("Texts around names of parts: part_only, part_plus_cat or ensemble.")
+    ] = None,
+    text_features: Annotated[
+        Path | None,
+        option("Vectors of the names, a .safetensors file with one for each word, instead of the text tower."),
+    ] = None,
     max_points: Annotated[
         int | None,
         option("Thin larger clouds out to this many points; the others get the label of the nearest one.", min=1),
@@ -160,14 +186,23 @@ def segment(
 ) -> None:
     """Label every point with the part or object that it belongs to.
 
-    Clouds of any size are processed in blocks. A bar shows the blocks that are done.
+    Clouds of any size are processed in blocks. A bar shows the blocks that are done. Models such as PatchAlign3D find
+    parts by their names, which --labels gives.
     """
     name, files = split_model(files, model)
     inputs = find_inputs(files, file_type)
     types = (*VIEWS, *CLOUDS, *DATA)
     suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)
-    pipe = open_pipeline("point-cloud-segmentation", check_model(name, "segment"), device)
-    names = [pipe.model.config.id2label[number] for number in range(pipe.model.config.num_labels)]
+    texts = {"candidate_labels": labels, "templates": templates, "text_features": text_features}
+    asked = {key: value for key, value in texts.items() if value is not None}
+    task = _segmentation_task(
+        check_model(name, "segment"), labels, [key for key in asked if key != "candidate_labels"]
+    )
+    pipe = open_pipeline(task, find_model(name), device)
+    if labels is not None:
+        names = [label.strip() for label in labels.split(",")]
+    else:
+        names = [pipe.model.config.id2label[number] for number in range(pipe.model.config.num_labels)]
     from hf_any3d.visualization.web_page import label_colors
 
     palette, seen, up_axis = label_colors(len(names)), set(), pipe.feature_extractor.up_axis
@@ -180,6 +215,7 @@ def segment(
             with model_errors(name, "cannot answer"):
                 result = pipe(
                     cloud.row,
+                    **asked,
                     category=category,
                     max_points=max_points,
                     batch_size=batch_size or usual_batch_size(pipe),
@@ -219,6 +255,23 @@ def segment(
     if output is not None and suffix in DATA:
         write_data(output, done, cells)
     finish(done)
+
+
+def _segmentation_task(name: str, labels: str | None, others: Sequence[str]) -> str:
+    """Return the task of a segmentation model.
+
+    Raises:
+        ValueError: Labels are missing, or the model has labels of its own.
+    """
+    architecture = str((read_model_config(name).get("architectures") or [""])[0])
+    if architecture.endswith("ForZeroShotPointCloudSegmentation"):
+        if labels is None:
+            raise ValueError(f"--labels is missing; {name} finds parts by name, such as 'seat, leg, back'")
+        return "zero-shot-point-cloud-segmentation"
+    if labels is not None or others:
+        option_name = "--labels" if labels is not None else f"--{others[0].replace('_', '-')}"
+        raise ValueError(f"{option_name}: {name} has labels of its own; expected a model that finds parts by name")
+    return "point-cloud-segmentation"
 
 
 def _share(part: dict[str, Any], total: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from hf_any3d.pipelines.point_cloud_reconstruction import PointCloudReconstructi
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
 from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipeline
 from hf_any3d.pipelines.zero_shot_point_cloud_classification import ZeroShotPointCloudClassificationPipeline
+from hf_any3d.pipelines.zero_shot_point_cloud_segmentation import ZeroShotPointCloudSegmentationPipeline
 
 __all__ = [
     "DEFAULT_MODELS",
@@ -17,6 +18,7 @@ __all__ = [
     "PointCloudSegmentationPipeline",
     "PointCloudTextToTextPipeline",
     "ZeroShotPointCloudClassificationPipeline",
+    "ZeroShotPointCloudSegmentationPipeline",
     "default_model",
 ]
 

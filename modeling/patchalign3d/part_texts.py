@@ -56,7 +56,9 @@ def part_prompts(
     """
     if isinstance(templates, str):
         if templates not in TEMPLATE_SETS:
-            raise ValueError(f"templates={templates!r}; expected one of {', '.join(TEMPLATE_SETS)}, or a list of texts")
+            raise ValueError(
+                f"templates={templates!r}; expected one of {', '.join(TEMPLATE_SETS)}, or a list of texts"
+            )
         templates = TEMPLATE_SETS[templates]
     check_part_templates("templates", templates)
     names = [clean_label(label) for label in labels]

@@ -72,7 +72,9 @@ def saved(tmp_path_factory):
 
 def head_of(case: Case) -> bool:
     """Return whether the class has a head on the base model of its config."""
-    return case.name.startswith(("ActFor", "Any2PointFor", "NormedPhiFor", "OpenShapeFor", "Uni3DFor"))
+    return case.name.startswith(
+        ("ActFor", "Any2PointFor", "NormedPhiFor", "OpenShapeFor", "PatchAlign3DFor", "Uni3DFor")
+    )
 
 
 def test_every_registered_class_has_a_builder():

@@ -60,14 +60,20 @@ class PatchCase(AlignedCase):
         The stored names are those of the released program.
         """
         expected = self.manifest[f"{key}grad_norms"]
-        noise = self.manifest.get(f"{key}grad_norms_rounding_noise", self.manifest.get("grad_norms_rounding_noise", ()))
-        gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+        noise = self.manifest.get(
+            f"{key}grad_norms_rounding_noise", self.manifest.get("grad_norms_rounding_noise", ())
+        )
+        gradients = {
+            name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None
+        }
         ours = {}
         for name in (*self.manifest["state_dict"], *self.manifest["state_dict_proj"]):
             encoder = {name: torch.zeros(self.manifest["state_dict"].get(name, [[1]])[0])}
             projection = {name: torch.zeros(self.manifest["state_dict_proj"].get(name, [[1]])[0])}
             is_projection = name in self.manifest["state_dict_proj"]
-            renamed = convert_patchalign3d_state_dict({} if is_projection else encoder, projection if is_projection else {})
+            renamed = convert_patchalign3d_state_dict(
+                {} if is_projection else encoder, projection if is_projection else {}
+            )
             gradient = gradients.get(f"patchalign3d.{next(iter(renamed))}")
             if gradient is not None:
                 ours[name] = gradient.double().norm().item()

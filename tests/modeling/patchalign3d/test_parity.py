@@ -39,7 +39,9 @@ def test_every_stored_tensor_of_a_segmentation_agrees(mode):
         for name, part in parts.items()
     ]
     hooks.append(
-        encoder.patch_encoder.project.register_forward_pre_hook(lambda module, args: found.update(patch_tokens=args[0]))
+        encoder.patch_encoder.project.register_forward_pre_hook(
+            lambda module, args: found.update(patch_tokens=args[0])
+        )
     )
     seen = []
     hooks.append(encoder.register_forward_hook(lambda module, args, out: seen.append(out)))
@@ -79,7 +81,9 @@ def test_every_stored_tensor_of_a_segmentation_agrees(mode):
         "patch_index": encoded.patch_index,
         "neighborhood": neighbors - centers.unsqueeze(2),
     }
-    assert set(found) == {name for name in case.expected if not name.startswith({"eval.": "train.", "train.": "eval."}[mode])}
+    assert set(found) == {
+        name for name in case.expected if not name.startswith({"eval.": "train.", "train.": "eval."}[mode])
+    }
     errors = {key: case.error(key, tensor) for key, tensor in found.items()}
     assert errors["centers"] == 0
     assert max(errors.values()) <= TOLERANCE[mode], errors
