@@ -18,7 +18,7 @@ from hf_any3d.modeling.patchalign3d import (
 )
 from hf_any3d.modeling.patchalign3d.part_texts import PART_TEMPLATES
 
-_RELEASED = {"sampling_min_squared_norm": 1e-3}
+_RELEASED: dict[str, Any] = {"sampling_min_squared_norm": 1e-3}
 _LOG_SCALE = "log_scale"
 # Channels of the feature -> the model whose texts share its space, and where transformers opens it, if it is known.
 _TOWERS = {
@@ -26,7 +26,7 @@ _TOWERS = {
     512: ("OpenCLIP ViT-B-16", None),
 }
 _IMAGE_FEATURES = 768
-_PROCESSOR = {"num_points": 2048}
+_PROCESSOR: dict[str, Any] = {"num_points": 2048}
 
 
 def convert_patchalign3d(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.point_ops import gather_points, group, knn, scatter_mean
 
 UNLABELLED = -1
@@ -39,15 +40,14 @@ def label_masks(labels: torch.Tensor, num_texts: int) -> torch.Tensor:
     """Return which points have which label, `(batch, texts, points)` bool, from numbers `(batch, points)` or -100.
 
     Raises:
-        ValueError: If there is a number without a text.
+        ValueError: If there is a number without a text; for labels on an accelerator, in a later call.
     """
-    # Compiled code cannot look at numbers.
-    is_checked = not torch.compiler.is_compiling()
-    if is_checked and (((labels < 0) & (labels != _IGNORED)).any() or (labels >= num_texts).any()):
-        raise ValueError(
-            f"labels has numbers from {int(labels.min())} to {int(labels.max())}; expected 0 to {num_texts - 1}, one "
-            f"for each text, or {_IGNORED} for points without a label"
-        )
+    wrong = ((labels < 0) & (labels != _IGNORED)) | (labels >= num_texts)
+    expected = f"expected 0 to {num_texts - 1}, one for each text, or {_IGNORED} for points without a label"
+    if labels.device.type != "cpu":
+        refuse_later(wrong.any(), f"labels has numbers without a text; {expected}")
+    elif not torch.compiler.is_compiling() and wrong.any():
+        raise ValueError(f"labels has {int(labels[wrong][0])}; {expected}")
     return labels.unsqueeze(1) == torch.arange(num_texts, device=labels.device).view(1, -1, 1)
 
 

@@ -153,7 +153,7 @@ def test_wrong_arguments_are_refused(model):
         ({"text_embeds": torch.randn(3, 7)}, r"text_embeds has shape \(3, 7\); expected \(texts, 20\) or \(2, texts"),
         ({"text_embeds": texts, "input_ids": labels}, "both input_ids and text_embeds"),
         ({"labels": labels}, "the loss compares patches with texts"),
-        ({"text_embeds": texts, "labels": labels + 3}, "labels has numbers from 3 to 3; expected 0 to 2"),
+        ({"text_embeds": texts, "labels": labels + 3}, "labels has 3; expected 0 to 2"),
         ({"text_embeds": texts, "labels": labels[:, :4]}, r"labels have shape \(2, 4\)"),
         ({"text_embeds": texts, "labels": labels, "text_mask": labels}, "text_mask has shape"),
         ({"text_embeds": texts, "patch_to_point": "mean"}, "patch_to_point='mean'; expected one of 'nearest'"),
