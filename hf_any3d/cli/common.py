@@ -158,7 +158,16 @@ _KINDS = {
     "Model": ("a model without a head", "features"),
 }
 # The types of `hf_any3d.registration.MODELS`, which takes seconds to import.
-_OUR_TYPES = ("act3d", "act3d_autoencoder", "any2point", "minigpt3d", "openshape", "patchalign3d", "uni3d")
+_OUR_TYPES = (
+    "act3d",
+    "act3d_autoencoder",
+    "any2point",
+    "minigpt3d",
+    "openshape",
+    "patchalign3d",
+    "point_transformer_v3",
+    "uni3d",
+)
 _CONFIG = "config.json"
 
 
