@@ -25,6 +25,7 @@ _NAMES = {
     ),
     "chat": "ChatSession MiniGPT3DProcessor",
     "data": "PointCloud load_point_dataset",
+    "data.text_bank": "TextBank",
     "data.files": "example_file read_point_cloud",
     "modeling.act": (
         "ActAutoencoder ActAutoencoderConfig ActConfig ActForPartSegmentation ActForPointCloudClassification "
@@ -42,7 +43,7 @@ _NAMES = {
     ),
     "modeling.patchalign3d": (
         "PatchAlign3DConfig PatchAlign3DForPointCloudClassification PatchAlign3DForPointCloudSegmentation "
-        "PatchAlign3DForPreTraining PatchAlign3DForZeroShotPointCloudSegmentation PatchAlign3DModel TextBank"
+        "PatchAlign3DForPreTraining PatchAlign3DForZeroShotPointCloudSegmentation PatchAlign3DModel"
     ),
     "modeling.point_transformer_v3": (
         "PointTransformerV3Config PointTransformerV3ForPointCloudClassification "
@@ -71,6 +72,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
     from hf_any3d.chat import ChatSession as ChatSession, MiniGPT3DProcessor as MiniGPT3DProcessor
     from hf_any3d.data import PointCloud as PointCloud, load_point_dataset as load_point_dataset
     from hf_any3d.data.files import example_file as example_file, read_point_cloud as read_point_cloud
+    from hf_any3d.data.text_bank import TextBank as TextBank
     from hf_any3d.modeling.act import (
         ActAutoencoder as ActAutoencoder,
         ActAutoencoderConfig as ActAutoencoderConfig,
@@ -108,7 +110,6 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
         PatchAlign3DForPreTraining as PatchAlign3DForPreTraining,
         PatchAlign3DForZeroShotPointCloudSegmentation as PatchAlign3DForZeroShotPointCloudSegmentation,
         PatchAlign3DModel as PatchAlign3DModel,
-        TextBank as TextBank,
     )
     from hf_any3d.modeling.point_transformer_v3 import (
         PointTransformerV3Config as PointTransformerV3Config,

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from hf_any3d.modeling.patchalign3d import TextBank, clean_label
+from hf_any3d.data.text_bank import TextBank
+from hf_any3d.modeling.patchalign3d import clean_label
 from hf_any3d.pipelines.base import refuse_unknown
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
 from hf_any3d.pipelines.zero_shot_point_cloud_classification import CACHE_SIZE, as_labels

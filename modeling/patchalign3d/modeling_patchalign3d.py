@@ -21,6 +21,7 @@ from hf_any3d.modeling.aligned_encoders import (
     Tokens,
 )
 from hf_any3d.modeling.card_info import CardInfo, CardTask
+from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import honours_contract
 from hf_any3d.modeling.layers.heads import ClassToken
 from hf_any3d.modeling.patchalign3d.configuration_patchalign3d import ASSIGNMENTS, PatchAlign3DConfig
@@ -394,7 +395,7 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(AlignedTextsMixin, PatchAlig
                 f"texts, {width}), features of the text tower that the encoder is aligned with"
             )
         text_embeds = nn.functional.normalize(text_embeds.to(patch_embeds), dim=-1)
-        with torch.autocast(patch_embeds.device.type, enabled=False):
+        with autocast_disabled(patch_embeds.device):
             cosines = patch_embeds @ text_embeds.mT  # (batch, groups, texts)
             patch_logits = cosines / self.config.temperature
             logits = carry_to_points(patch_logits, points, output.centers, output.patch_index, how)
@@ -402,7 +403,7 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(AlignedTextsMixin, PatchAlig
         if labels is not None:
             masks, counted = self._targets(labels, text_mask, points.shape[:2], text_embeds.shape[-2])
             shares = patch_shares(masks, output.patch_index).to(cosines)
-            with torch.autocast(patch_embeds.device.type, enabled=False):
+            with autocast_disabled(patch_embeds.device):
                 loss = part_loss(scale * cosines, shares, counted)
             accuracy = patch_accuracy(cosines.detach(), patch_majorities(masks, output.patch_index), counted)
         return PartTextOutput(loss, logits, patch_logits, patch_embeds, text_embeds, accuracy, **requested)

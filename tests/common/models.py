@@ -243,9 +243,9 @@ def _aligned(model_class: type[PreTrainedModel]) -> Callable[..., PreTrainedMode
     return build
 
 
-def _with_feature_texts(rows: int, seed: int) -> dict[str, Any]:
+def _with_feature_texts(rows: int, seed: int, channels: int = 6) -> dict[str, Any]:
     texts = torch.randn(LABELS, tiny_aligned.FEATURES, generator=torch.Generator().manual_seed(5))
-    return {"points": varied_clouds(rows, channels=6, seed=seed), "text_embeds": texts}
+    return {"points": varied_clouds(rows, channels=channels, seed=seed), "text_embeds": texts}
 
 
 _ALIGNED_STILL = {"head_dropout": 0.0, "segmentation_head_dropout": (0.0, 0.0)}
@@ -273,12 +273,6 @@ def _aligned_cases(base: type, classifier: type, segmenter: type, channels: int 
             _ALIGNED_STILL,
         ),
     )
-
-
-def _with_names_of_parts(rows: int, seed: int) -> dict[str, Any]:
-    return {
-        name: value[..., :3] if name == "points" else value for name, value in _with_feature_texts(rows, seed).items()
-    }
 
 
 def _patch_targets(rows: int) -> dict[str, Any]:
@@ -421,7 +415,7 @@ _BUILDERS = (
     Case(
         PatchAlign3DForZeroShotPointCloudSegmentation,
         _aligned(PatchAlign3DForZeroShotPointCloudSegmentation),
-        _with_names_of_parts,
+        lambda rows, seed: _with_feature_texts(rows, seed, channels=3),
         _point_labels(LABELS),
         "logits",
     ),

@@ -1,5 +1,7 @@
 """Names of parts as texts, as the released program makes them, and banks of their vectors."""
 
+import re
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -65,7 +67,7 @@ def test_labels_and_templates_that_make_no_text_are_refused():
         ((["a"], []), "expected a list with at least one template"),
         ((["a"], ["part"]), "templates has 'part'; expected a text with {} for the part"),
     ):
-        with pytest.raises(ValueError, match=message.replace("{}", r"\{\}")):
+        with pytest.raises(ValueError, match=re.escape(message)):
             part_prompts(*arguments)
 
 
