@@ -31,6 +31,7 @@ from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
 from hf_any3d.modeling.pretrained_parts.stored_adapters import check_base
+from hf_any3d.modeling.published import is_published
 from hf_any3d.tuners.targets import left_out_modules
 
 _MODELS: dict[str, tuple[type[PreTrainedModel], ...]] = {}
@@ -223,12 +224,44 @@ def _refuse_missing_paths(original: Callable) -> Callable:
     def resolve_revision(name: str, *args: Any, **kwargs: Any) -> Any:
         # `pipeline` itself may have been imported by name before this package. It calls this function first.
         caller = sys._getframe(1)
-        if caller.f_code.co_name == "pipeline" and "point-cloud" in str(caller.f_locals.get("task")):
+        task = caller.f_locals.get("task")
+        # Without a task, the hub would be asked for it.
+        if caller.f_code.co_name == "pipeline" and (task is None or "point-cloud" in str(task)):
             revision = {"revision": args[0]} if args else {}
             check_repository_name(name, **hub_choice(revision | kwargs))
         return original(name, *args, **kwargs)
 
     return resolve_revision
+
+
+@_patch(
+    "transformers.utils.hub:cached_files",
+    "finds no config.json and no weights that it knows in repositories that hold the file of the authors alone",
+)
+def _open_published_checkpoints(original: Callable) -> Callable:
+    def cached_files(path_or_repo_id: str | os.PathLike, filenames: list[str], *args: Any, **kwargs: Any) -> Any:
+        # All of transformers opens files here, so that models, configs, processors and pipelines are open alike.
+        if is_published(path_or_repo_id) and kwargs.get("repo_type") in (None, "model"):
+            from hf_any3d.opening import opened_directory
+
+            hub = {name: kwargs.get(name) for name in ("token", "local_files_only")}
+            path_or_repo_id = opened_directory(os.fspath(path_or_repo_id), kwargs.get("revision"), **hub)
+        return original(path_or_repo_id, filenames, *args, **kwargs)
+
+    return cached_files
+
+
+@_patch(
+    "peft.peft_model:PeftModel.from_pretrained",
+    "looks a path that does not exist up on the hub, and names a missing file of the adapter",
+)
+def _refuse_missing_adapters(original: Callable) -> Callable:
+    def from_pretrained(cls: Any, model: Any, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(model, AdapterLoadingMixin):
+            check_repository_name(model_id, **hub_choice(kwargs))
+        return original(cls, model, model_id, *args, **kwargs)
+
+    return from_pretrained
 
 
 @_patch(
