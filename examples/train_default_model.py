@@ -111,20 +111,23 @@ def train(candidate: dict[str, Any], names: list[str], rows: Dataset, options: a
     return trainer
 
 
-def turned_accuracies(model: nn.Module, rows: Dataset) -> dict[str, float]:
-    """Return the accuracies on rows with random headings, and turned so that Z or X points up besides."""
-    turn, labels = build_transform({"rotate": {"axis": "y"}}), np.asarray(rows["label"])
-    clouds = [row["points"] for row in quickstart.plain_rows(rows)]
-    right: dict[str, list[float]] = {"any heading": [], "any heading, Z up": [], "any heading, X up": []}
+def turned_accuracies(model: nn.Module, rows: Dataset, split: str) -> dict[str, dict[str, float]]:
+    """Return the accuracies on rows with random headings, with Z up instead of Y, and with Z named as the up axis."""
+    turn, processor = build_transform({"rotate": {"axis": "y"}}), PointCloudProcessor(num_points=1024)
+    rows = quickstart.plain_rows(rows)
+    clouds, labels = [row["points"] for row in rows], np.asarray(rows["label"])
+    # The up axis of the clouds, and what the processor is given.
+    conditions = {"any heading": ("y", None), "any heading, Z up": ("z", None), 'Z up, with up_axis="z"': ("z", "z")}
+    right: dict[str, list[float]] = {name: [] for name in conditions}
     for heading in range(HEADINGS):
         generator = np.random.default_rng(SEED + heading)
         turned = [turn(cloud, generator) for cloud in clouds]
-        for name, up_axis in zip(right, "yzx", strict=True):
-            points = torch.from_numpy(np.stack([turn_up_axis(cloud, "y", up_axis) for cloud in turned]))
+        for name, (up_axis, given) in conditions.items():
+            points = processor([turn_up_axis(cloud, "y", up_axis) for cloud in turned], up_axis=given)["points"]
             with torch.no_grad():
                 answers = torch.cat([model.eval()(points=part).logits.argmax(-1) for part in points.split(32)])
             right[name].append(float((answers.numpy() == labels).mean()))
-    return {name: float(np.mean(accuracies)) for name, accuracies in right.items()}
+    return {f"{split}, {name}": {"accuracy": float(np.mean(values))} for name, values in right.items()}
 
 
 def choose(name: str, splits: DatasetDict, options: argparse.Namespace) -> None:
@@ -133,17 +136,17 @@ def choose(name: str, splits: DatasetDict, options: argparse.Namespace) -> None:
     names = parts["train"].features["label"].names
     trainer = train(CANDIDATES[name], names, parts["train"], options)
     metrics = quickstart.evaluate(trainer, parts["validation"])
-    turned = turned_accuracies(trainer.model, parts["validation"])
+    turned = turned_accuracies(trainer.model, parts["validation"], "validation")
     print(
         f"{name}, {len(parts['train'])} and {len(parts['validation'])} shapes: accuracy "
         f"{100 * metrics['eval_accuracy']:.1f} %, cross-entropy {metrics['eval_loss']:.3f}, "
-        + ", ".join(f"{name} {100 * value:.1f} %" for name, value in turned.items())
+        + ", ".join(f"{name} {100 * values['accuracy']:.1f} %" for name, values in turned.items())
     )
 
 
-def save(trainer: Trainer, report: RunReport, folder: Path) -> None:
+def save(model: Any, report: RunReport, folder: Path) -> None:
     """Write model, processor, card, recipe and metrics."""
-    trainer.model.save_pretrained(folder)
+    model.save_pretrained(folder)
     PointCloudProcessor(num_points=1024).save_pretrained(folder)
     recipe = {"command": "python -m examples.train_default_model", "seed": SEED, **CANDIDATES[CHOSEN]}
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
@@ -161,7 +164,7 @@ def save(trainer: Trainer, report: RunReport, folder: Path) -> None:
         "`metrics.json` the results. The shapes and their authors: `hf_any3d/assets/README.md` (CC0 and CC-BY).",
     }
     card = build_model_card(
-        Subject.from_model(trainer.model, report, 1024),
+        Subject.from_model(model, report, 1024),
         "default_model",
         license="apache-2.0",
         intro=intro,
@@ -193,7 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
     trainer = train(CANDIDATES[CHOSEN], names, splits["train"], options)
     seconds = {"training (CPU)": time.process_time() - start}
     metrics, class_accuracy = judge_splits(trainer, {"test": quickstart.plain_rows(splits["test"])}, names)
-    metrics["test"] |= turned_accuracies(trainer.model, splits["test"])
+    metrics |= turned_accuracies(trainer.model, splits["test"], "test")
     report = report_of_trainer(trainer, ["the embedded shapes, without the example files"])
     # The trainer doesn't know of its loss function and of what the rows do.
     smoothing = {"label_smoothing": quickstart.LABEL_SMOOTHING}
@@ -205,7 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
         class_accuracy=class_accuracy,
         seconds=seconds,
     )
-    save(trainer, report, options.output_dir)
+    save(trainer.model, report, options.output_dir)
     print(f"test accuracy {100 * metrics['test']['accuracy']:.1f} %; saved in {options.output_dir}")
 
 

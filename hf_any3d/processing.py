@@ -20,6 +20,7 @@ SCALES = ("unit_sphere", None)
 CENTERINGS = (True, "ground", False)
 EXTENTS = ("kept", "all")
 AXES = ("xyz", "xzy")
+UP_AXES = ("x", "y", "z")
 # Farthest point sampling costs points times samples; a random subset of a larger cloud covers it as well.
 _FARTHEST_CANDIDATES = 1_000_000
 # Points drawn on a mesh for each one that farthest point sampling keeps.
@@ -47,7 +48,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         min_points: fewer points are an error. The default 3 is the fewest that span a surface.
         seed: for all random choices; None draws a new one from torch's generator for every cloud.
         up_axis: the up axis of the model's training data; recorded for users, for augmentation and for `center`.
-            Clouds are not rotated.
+            Clouds are turned only if a call names another one for them.
         block_size: edge of the square columns into which scenes are cut for segmentation, in the units of the scene;
             None for models of complete clouds. Recorded for training and pipelines; calls cut nothing.
         block_overlap: share of that edge that neighbouring columns have in common.
@@ -108,7 +109,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         self.default_rgb = None if default_rgb is None else _rgb(default_rgb)
         self.min_points = _integer("min_points", min_points, 1, MOST_POINTS)
         self.seed = None if seed is None else _integer("seed", seed, 0)
-        self.up_axis = _one_of("up_axis", up_axis, ("x", "y", "z"))
+        self.up_axis = _one_of("up_axis", up_axis, UP_AXES)
         if block_size is not None and not block_size > 0:
             raise ValueError(f"block_size: {block_size!r}; expected more than 0, or None")
         if not 0 <= block_overlap < 1:
@@ -121,6 +122,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         *,
         num_points: int | None = None,
         seed: int | Sequence[int] | None = None,
+        up_axis: str | None = None,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
         """Prepare one cloud or many, of any sizes.
@@ -132,6 +134,8 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
                 (batch, points, channels).
             num_points: instead of the processor's.
             seed: instead of the processor's; a sequence has one for each cloud.
+            up_axis: the axis that points up in the clouds; they are turned so that the processor's does. None turns
+                nothing.
             return_tensors: "pt" for a torch tensor, "np" for numpy; None gives a list of arrays.
 
         Returns:
@@ -143,12 +147,14 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
             PointCloudFileError: a file that cannot be read; a ValueError too.
         """
         num_points = self.num_points if num_points is None else _integer("num_points", num_points, 1, MOST_POINTS)
+        if up_axis is not None:
+            _one_of("up_axis", up_axis, UP_AXES)
         entries = split_clouds(clouds)
         seeds = self._seeds(seed, len(entries))
         prepared, small = [], []
         for number, entry in enumerate(entries):
             try:
-                points, available = self._prepare(to_cloud(entry, self.features), num_points, seeds[number])
+                points, available = self._prepare(to_cloud(entry, self.features), num_points, seeds[number], up_axis)
             except PointCloudError as error:
                 if len(entries) == 1:
                     raise
@@ -190,7 +196,9 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
             raise ValueError(f"seed: {len(seed)} seeds for {count} clouds; expected one for each, or one for all")
         return [_integer("seed", one, 0) for one in seed]
 
-    def _prepare(self, cloud: PointCloudData, num_points: int, seed: int | None) -> tuple[np.ndarray, int]:
+    def _prepare(
+        self, cloud: PointCloudData, num_points: int, seed: int | None, up_axis: str | None
+    ) -> tuple[np.ndarray, int]:
         from hf_any3d.data.point_arrays import new_generator, resample_index
 
         generator = new_generator(seed)
@@ -199,8 +207,8 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
             cloud = cloud.sample_surface(dense, generator)
         if len(cloud) < self.min_points:
             raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
-        channels = self._channels(cloud)
-        xyz = self._reorder(cloud.points)
+        channels = self._channels(cloud, up_axis)
+        xyz = self._reorder(cloud.points, up_axis)
         if self.extent == "all":
             xyz = self._normalize(xyz)
         if len(cloud) > num_points:
@@ -213,7 +221,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
             points = points.take(resample_index(len(points), num_points, generator), axis=0)
         return points, len(cloud)
 
-    def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
+    def _channels(self, cloud: PointCloudData, up_axis: str | None) -> list[np.ndarray]:
         channels = []
         for name in self.features[1:]:
             values = getattr(cloud, ATTRIBUTES[name])
@@ -223,12 +231,18 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
                 raise PointCloudError(
                     f"no {ATTRIBUTES[name]}; the processor needs them, since its features are {tuple(self.features)}"
                 )
-            channels.append(self._reorder(values) if name == "normals" else values)
+            channels.append(self._reorder(values, up_axis) if name == "normals" else values)
         return channels
 
-    def _reorder(self, vectors: np.ndarray) -> np.ndarray:
-        """Put the coordinates `(points, 3)` into the order of the model."""
-        return vectors if self.axes == "xyz" else np.ascontiguousarray(vectors[:, ["xyz".index(a) for a in self.axes]])
+    def _reorder(self, vectors: np.ndarray, up_axis: str | None) -> np.ndarray:
+        """Put the coordinates `(points, 3)` into the order of the model, and turn its up axis up."""
+        from hf_any3d.data.point_arrays import turn_up_axis
+
+        if self.axes != "xyz":
+            vectors = np.ascontiguousarray(vectors[:, ["xyz".index(a) for a in self.axes]])
+        if up_axis is None:
+            return vectors
+        return turn_up_axis(vectors, "xyz"[self.axes.index(up_axis)], self.up_axis)
 
     def _reduce(self, xyz: np.ndarray, num_points: int, generator: np.random.Generator) -> np.ndarray:
         if self.sampling == "first":

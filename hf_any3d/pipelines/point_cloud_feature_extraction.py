@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, without_none
 
 
 class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
@@ -13,6 +13,11 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
     Takes the same inputs as the other pipelines. Returns, for each cloud, a dict of float32 arrays:
     `pooled (features,)`, `class_token (hidden,)` if the model has one, `tokens (tokens, hidden)` and
     `centers (tokens, 3)`, the positions of the tokens in the processed cloud, which is centered and scaled.
+
+    Argument of a call:
+
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned so that it is that of the
+      model's training. By default nothing is turned.
 
     Example:
         ```python
@@ -27,8 +32,9 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
     uses_head = False
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
-        refuse_unknown(kwargs, "progress")
-        return {}, {}, {}
+        before = without_none(up_axis=kwargs.pop("up_axis", None))
+        refuse_unknown(kwargs, "up_axis, progress")
+        return before, {}, {}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         stem = model_inputs.pop("stem")
