@@ -35,7 +35,7 @@ from hf_any3d.model_card.subject import Subject
 from hf_any3d.pipelines import default_model
 
 SEED = 0
-CHOSEN = "act-any-up"
+CHOSEN = "act-turned"
 """Of `CANDIDATES`."""
 ACT: dict[str, Any] = {
     "num_groups": 64,
@@ -49,19 +49,25 @@ ACT: dict[str, Any] = {
     "head_dropout": 0.3,
     "drop_path_rate": 0.1,
 }
-TRAINING: dict[str, Any] = {**quickstart.TRAINING, "num_train_epochs": 80, "learning_rate": 1e-3}
-HEADING: dict[str, dict] = {**quickstart.AUGMENTATION, "rotate": {"axis": "y"}}
+AS_STORED: dict[str, Any] = {
+    "augmentation": quickstart.AUGMENTATION,
+    "training": {**quickstart.TRAINING, "num_train_epochs": 80, "learning_rate": 1e-3},
+}
+TURNED: dict[str, Any] = {
+    "augmentation": {**quickstart.AUGMENTATION, "rotate": {"axis": "y"}, "up": {"axes": "yz"}},
+    "training": {**quickstart.TRAINING, "num_train_epochs": 30, "learning_rate": 1e-3},
+}
 CANDIDATES: dict[str, dict[str, Any]] = {
-    "act": {"act": ACT, "augmentation": quickstart.AUGMENTATION, "training": TRAINING},
-    "act-any-heading": {"act": ACT, "augmentation": HEADING, "training": TRAINING},
-    "act-any-up": {"act": ACT, "augmentation": {**HEADING, "up": {"axes": "yz"}}, "training": TRAINING},
+    "act": {"act": ACT, "stages": [AS_STORED]},
+    "act-turned": {"act": ACT, "stages": [AS_STORED, TURNED]},
     "any2point": {
         "any2point": {"num_layers": 1},
-        "augmentation": quickstart.AUGMENTATION,
-        "training": {**quickstart.TRAINING, "num_train_epochs": 40},
+        "stages": [
+            {"augmentation": quickstart.AUGMENTATION, "training": {**quickstart.TRAINING, "num_train_epochs": 40}}
+        ],
     },
 }
-"""A small point transformer (ACT), trained on shapes as they are stored, with any heading, and with any heading and
+"""A small point transformer (ACT), trained on shapes as they are stored, and then also on shapes with any heading and
 Y or Z up; and the quickstart's model around one layer of its frozen sentence encoder."""
 HEADINGS = 4
 """Random headings of every shape, over which accuracies are averaged."""
@@ -95,17 +101,23 @@ def build_model(candidate: dict[str, Any], names: list[str], seed: int) -> nn.Mo
 
 
 def train(candidate: dict[str, Any], names: list[str], rows: Dataset, options: argparse.Namespace) -> Trainer:
-    """Train a new model on rows with `points` and `label`."""
-    changes = {**candidate["training"], "max_steps": options.max_steps, "disable_tqdm": False}
-    trainer = Trainer(
-        build_model(candidate, names, SEED),
-        quickstart.training_arguments(options.output_dir.with_name("trainer"), SEED, **changes),
-        train_dataset=AugmentedDataset(rows, build_transform(candidate["augmentation"])),
-        data_collator=PointCloudCollator(),
-        compute_metrics=compute_classification_metrics,
-        compute_loss_func=quickstart.smoothed_loss,
-    )
-    trainer.train()
+    """Train a new model on rows with `points` and `label`, in one or more stages."""
+    stages = candidate["stages"]
+    if options.first_stage is None:
+        model = build_model(candidate, names, SEED)
+    else:
+        model, stages = ActForPointCloudClassification.from_pretrained(options.first_stage), stages[1:]
+    for stage in stages:
+        changes = {**stage["training"], "max_steps": options.max_steps, "disable_tqdm": False}
+        trainer = Trainer(
+            model,
+            quickstart.training_arguments(options.output_dir.with_name("trainer"), SEED, **changes),
+            train_dataset=AugmentedDataset(rows, build_transform(stage["augmentation"])),
+            data_collator=PointCloudCollator(),
+            compute_metrics=compute_classification_metrics,
+            compute_loss_func=quickstart.smoothed_loss,
+        )
+        trainer.train()
     # Training drops an incomplete last batch; an evaluation must not.
     trainer.args.dataloader_drop_last = False
     return trainer
@@ -183,6 +195,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, evaluate, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--choose", choices=CANDIDATES, help="evaluate on a part of the training shapes; save nothing")
+    parser.add_argument(
+        "--first-stage", type=Path, help="folder of a model that the first stage made, which is then not repeated"
+    )
     parser.add_argument("--output-dir", type=Path, default=Path(default_model()), help="folder of the model")
     parser.add_argument("--max-steps", type=int, default=-1, help="stop early, to try the program out")
     options = parser.parse_args(arguments)
@@ -202,7 +217,7 @@ def main(arguments: list[str] | None = None) -> None:
     smoothing = {"label_smoothing": quickstart.LABEL_SMOOTHING}
     report = replace(
         report,
-        data={**report.data, "augmentation": CANDIDATES[CHOSEN]["augmentation"]},
+        data={**report.data, "augmentation": CANDIDATES[CHOSEN]["stages"][-1]["augmentation"]},
         training={**report.training, **smoothing},
         metrics=metrics,
         class_accuracy=class_accuracy,
