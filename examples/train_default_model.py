@@ -35,7 +35,7 @@ from hf_any3d.model_card.subject import Subject
 from hf_any3d.pipelines import default_model
 
 SEED = 0
-CHOSEN = "act-turned"
+CHOSEN = "act"
 """Of `CANDIDATES`."""
 ACT: dict[str, Any] = {
     "num_groups": 64,
