@@ -14,8 +14,10 @@ PYTEST_ARGS ?=
 MUTATE_ARGS ?=
 RELEASE_ARGS ?=
 FUZZ_ARGS ?=
-# Processes for tests, by default one per core; all tests of a file run in one process.
+# Processes for tests, by default one per core; all tests of a file run in one process. Files come in the order of
+# their names: by their numbers of tests, as is the default, long trainings would be the last, one after the other.
 PYTEST_WORKERS ?= auto
+PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -70,10 +72,10 @@ demo: $(INSTALLED) ## Chat about shapes with MODEL, a directory or hub name, in 
 	$(BIN)/hf-any3d demo $(MODEL) $(DEMO_ARGS)
 
 test: $(INSTALLED) ## Run all tests (PYTEST_ARGS)
-	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 test-fast: $(INSTALLED) ## Run all tests but those of tests/slow.txt, in two minutes (PYTEST_ARGS)
-	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
+	@$(BIN)/python $(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 fuzz: $(INSTALLED) ## Read 10,000 hostile inputs of each kind under a guard (ANY3D_MUTATIONS, FUZZ_ARGS: names)
 	@$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)

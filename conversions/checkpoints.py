@@ -69,6 +69,28 @@ def read_checkpoint(
         return without_parallel_prefix(state)
 
 
+def read_settings(path: str | os.PathLike, key: str) -> dict[str, Any]:
+    """Read the settings that a file of `torch.save` holds next to its state dict, plain values only.
+
+    Args:
+        path: The file.
+        key: Their key.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: The file is damaged, or holds no settings under the key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    members = _checked_members(path) if zipfile.is_zipfile(path) else None
+    content = _load(path, "cpu", members is not None and _is_readable_in_place(path, members))
+    found = content.get(key) if isinstance(content, Mapping) else None
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"{path}: no settings under {key!r}; expected those of the model, by name")
+    return dict(found)
+
+
 def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
     """Read the state dict of a directory, memory-mapped if the format allows it.
 

@@ -224,6 +224,40 @@ def write_aligned_card(
     _write(card, directory)
 
 
+def write_voxel_card(
+    directory: Path,
+    title: str,
+    checkpoints: Sequence[Path],
+    model: PreTrainedModel,
+    license: str,
+    remarks: Mapping[str, str],
+) -> None:
+    """Write the card of a converted Point Transformer V3.
+
+    Args:
+        directory: Existing directory to write to.
+        title: Name of the repository.
+        checkpoints: The authors' files: of the encoder, and perhaps of a head.
+        model: The model, perhaps without weights.
+        license: Licence of the weights, as the hub writes it.
+        remarks: Further sections, title to text.
+    """
+    files = "\n".join(_source(what, [file]) for what, file in zip(("Encoder", "Head"), checkpoints, strict=False))
+    card = build_model_card(
+        Subject.from_model(model, num_points=None),
+        title,
+        license=license,
+        remark=f"These are weights of the authors, converted by hf_any3d {__version__}. It takes "
+        f"{model.config.in_channels} channels per point: coordinates, colors from 0 to 1, then normals.",
+        sections={
+            **remarks,
+            "Quality": "The converted model was not evaluated.",
+            "Source": f"{files}\n\nEvery tensor of them is accounted for.",
+        },
+    )
+    _write(card, directory)
+
+
 def _write(card: ModelCard, directory: Path) -> None:
     write_text(directory / FILE, sign_card(str(card)))
 

@@ -39,11 +39,15 @@ _NAMES = {
         "OpenShapeConfig OpenShapeForPointCloudClassification OpenShapeForPointCloudSegmentation "
         "OpenShapeForZeroShotPointCloudClassification OpenShapeModel"
     ),
+    "modeling.point_transformer_v3": (
+        "PointTransformerV3Config PointTransformerV3ForPointCloudClassification "
+        "PointTransformerV3ForPointCloudSegmentation PointTransformerV3Model"
+    ),
     "modeling.uni3d": (
         "Uni3DConfig Uni3DForPointCloudClassification Uni3DForPointCloudSegmentation "
         "Uni3DForZeroShotPointCloudClassification Uni3DModel"
     ),
-    "processing": "PointCloudProcessor",
+    "processing": "PointCloudProcessor PointTransformerV3Processor",
     "tuners": "BitFitConfig GuidedAdapterConfig PromptTokensConfig encoder_linear_pattern trainable_module_names",
 }
 """Module -> its public names."""
@@ -91,6 +95,12 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
         OpenShapeForZeroShotPointCloudClassification as OpenShapeForZeroShotPointCloudClassification,
         OpenShapeModel as OpenShapeModel,
     )
+    from hf_any3d.modeling.point_transformer_v3 import (
+        PointTransformerV3Config as PointTransformerV3Config,
+        PointTransformerV3ForPointCloudClassification as PointTransformerV3ForPointCloudClassification,
+        PointTransformerV3ForPointCloudSegmentation as PointTransformerV3ForPointCloudSegmentation,
+        PointTransformerV3Model as PointTransformerV3Model,
+    )
     from hf_any3d.modeling.uni3d import (
         Uni3DConfig as Uni3DConfig,
         Uni3DForPointCloudClassification as Uni3DForPointCloudClassification,
@@ -98,7 +108,10 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
         Uni3DForZeroShotPointCloudClassification as Uni3DForZeroShotPointCloudClassification,
         Uni3DModel as Uni3DModel,
     )
-    from hf_any3d.processing import PointCloudProcessor as PointCloudProcessor
+    from hf_any3d.processing import (
+        PointCloudProcessor as PointCloudProcessor,
+        PointTransformerV3Processor as PointTransformerV3Processor,
+    )
     from hf_any3d.tuners import (
         BitFitConfig as BitFitConfig,
         GuidedAdapterConfig as GuidedAdapterConfig,

@@ -223,12 +223,27 @@ def _refuse_missing_paths(original: Callable) -> Callable:
     def resolve_revision(name: str, *args: Any, **kwargs: Any) -> Any:
         # `pipeline` itself may have been imported by name before this package. It calls this function first.
         caller = sys._getframe(1)
-        if caller.f_code.co_name == "pipeline" and "point-cloud" in str(caller.f_locals.get("task")):
+        task = caller.f_locals.get("task")
+        # Without a task, the hub would be asked for it.
+        if caller.f_code.co_name == "pipeline" and (task is None or "point-cloud" in str(task)):
             revision = {"revision": args[0]} if args else {}
             check_repository_name(name, **hub_choice(revision | kwargs))
         return original(name, *args, **kwargs)
 
     return resolve_revision
+
+
+@_patch(
+    "peft.peft_model:PeftModel.from_pretrained",
+    "looks a path that does not exist up on the hub, and names a missing file of the adapter",
+)
+def _refuse_missing_adapters(original: Callable) -> Callable:
+    def from_pretrained(cls: Any, model: Any, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(model, AdapterLoadingMixin):
+            check_repository_name(model_id, **hub_choice(kwargs))
+        return original(cls, model, model_id, *args, **kwargs)
+
+    return from_pretrained
 
 
 @_patch(

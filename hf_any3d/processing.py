@@ -1,4 +1,4 @@
-"""PointCloudProcessor: converts files and arrays to model inputs."""
+"""Processors: convert files and arrays to model inputs, points or voxels."""
 
 import os
 import warnings
@@ -21,10 +21,14 @@ CENTERINGS = (True, "ground", False)
 EXTENTS = ("kept", "all")
 AXES = ("xyz", "xzy")
 UP_AXES = ("x", "y", "z")
+BOX_CENTERINGS = ("ground", "across", None)
+_BLACK = (0.0, 0.0, 0.0)
 # Farthest point sampling costs points times samples; a random subset of a larger cloud covers it as well.
 _FARTHEST_CANDIDATES = 1_000_000
 # Points drawn on a mesh for each one that farthest point sampling keeps.
 _SURFACE_CANDIDATES = 8
+# Points drawn on a mesh that is sampled on a grid.
+_SURFACE_POINTS = 100_000
 # Keys of saved files that are not arguments.
 _SAVED = ("feature_extractor_type", "processor_class", "auto_map", "custom_pipelines")
 
@@ -154,7 +158,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         prepared, small = [], []
         for number, entry in enumerate(entries):
             try:
-                points, available = self._prepare(to_cloud(entry, self.features), num_points, seeds[number], up_axis)
+                points, available = self._prepare(self._open(entry, up_axis), num_points, seeds[number])
             except PointCloudError as error:
                 if len(entries) == 1:
                     raise
@@ -196,9 +200,20 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
             raise ValueError(f"seed: {len(seed)} seeds for {count} clouds; expected one for each, or one for all")
         return [_integer("seed", one, 0) for one in seed]
 
-    def _prepare(
-        self, cloud: PointCloudData, num_points: int, seed: int | None, up_axis: str | None
-    ) -> tuple[np.ndarray, int]:
+    def _open(self, entry: Any, up_axis: str | None) -> PointCloudData:
+        """Read a cloud, and turn it so that `up_axis` becomes the up axis of the processor."""
+        cloud = to_cloud(entry, self.features)
+        if up_axis is None:
+            return cloud
+        from hf_any3d.data.point_arrays import turn_up_axis
+
+        # That axis of the file which `axes` puts in the place of the processor's.
+        new = self.axes["xyz".index(self.up_axis)]
+        points = turn_up_axis(cloud.points, up_axis, new)
+        normals = None if cloud.normals is None else turn_up_axis(cloud.normals, up_axis, new)
+        return PointCloudData(**{**vars(cloud), "points": points, "normals": normals, "offset": None})
+
+    def _prepare(self, cloud: PointCloudData, num_points: int, seed: int | None) -> tuple[np.ndarray, int]:
         from hf_any3d.data.point_arrays import new_generator, resample_index
 
         generator = new_generator(seed)
@@ -207,8 +222,8 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
             cloud = cloud.sample_surface(dense, generator)
         if len(cloud) < self.min_points:
             raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
-        channels = self._channels(cloud, up_axis)
-        xyz = self._reorder(cloud.points, up_axis)
+        channels = self._channels(cloud)
+        xyz = self._reorder(cloud.points)
         if self.extent == "all":
             xyz = self._normalize(xyz)
         if len(cloud) > num_points:
@@ -221,7 +236,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
             points = points.take(resample_index(len(points), num_points, generator), axis=0)
         return points, len(cloud)
 
-    def _channels(self, cloud: PointCloudData, up_axis: str | None) -> list[np.ndarray]:
+    def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
         channels = []
         for name in self.features[1:]:
             values = getattr(cloud, ATTRIBUTES[name])
@@ -231,18 +246,12 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
                 raise PointCloudError(
                     f"no {ATTRIBUTES[name]}; the processor needs them, since its features are {tuple(self.features)}"
                 )
-            channels.append(self._reorder(values, up_axis) if name == "normals" else values)
+            channels.append(self._reorder(values) if name == "normals" else values)
         return channels
 
-    def _reorder(self, vectors: np.ndarray, up_axis: str | None) -> np.ndarray:
-        """Put the coordinates `(points, 3)` into the order of the model, and turn its up axis up."""
-        from hf_any3d.data.point_arrays import turn_up_axis
-
-        if self.axes != "xyz":
-            vectors = np.ascontiguousarray(vectors[:, ["xyz".index(a) for a in self.axes]])
-        if up_axis is None:
-            return vectors
-        return turn_up_axis(vectors, "xyz"[self.axes.index(up_axis)], self.up_axis)
+    def _reorder(self, vectors: np.ndarray) -> np.ndarray:
+        """Put the coordinates `(points, 3)` into the order of the model."""
+        return vectors if self.axes == "xyz" else np.ascontiguousarray(vectors[:, ["xyz".index(a) for a in self.axes]])
 
     def _reduce(self, xyz: np.ndarray, num_points: int, generator: np.random.Generator) -> np.ndarray:
         if self.sampling == "first":
@@ -280,6 +289,183 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         if self.scale is not None:
             axes /= largest_norm(axes)
         return np.ascontiguousarray(axes.T, dtype=np.float32)
+
+
+class PointTransformerV3Processor(PointCloudProcessor):
+    """Convert point clouds to voxels: center, scale, sample on a grid, stack.
+
+    One point of each grid cell is kept, that nearest to its center, and `inverse` leads from every point of the cloud
+    to its voxel, so that features and labels go back to all points. Unlike in the released programs, whose points are
+    drawn at random, the same cloud always gives the same voxels. `VOXEL_PRESETS` has the settings of the released
+    encoders by kind of cloud, for `PointTransformerV3Processor(**VOXEL_PRESETS["concerto_outdoor"])`.
+
+    Args:
+        num_points: most points per cloud; larger ones are reduced as `sampling` says.
+        features: see `PointCloudProcessor`. Missing colors are black and missing normals zero.
+        factor: factor of the coordinates; the edge of a cell is `grid_size / factor` in the units of the input.
+        grid_size: edge of a cell, after scaling.
+        box_center: "ground" moves the middle of the bounding box to the origin across the up axis, and the lowest
+            point to height 0; "across" keeps heights; None moves nothing.
+        center_voxels: move to `box_center` after sampling instead of before it.
+        scale: "unit_sphere" moves the mean of the points to the origin and divides by the largest distance from it,
+            before all else; None keeps the units.
+        up_axis: see `PointCloudProcessor`.
+        **kwargs: further arguments of `PointCloudProcessor`.
+
+    Raises:
+        ValueError: an argument that is not one of the allowed values.
+        TypeError: an unknown argument.
+
+    Example:
+        ```python
+        processor = PointTransformerV3Processor()
+        model(**processor("room.ply"), output_point_features=True).point_features  # (1, points, channels)
+        ```
+    """
+
+    model_input_names = ["points", "point_mask", "grid_coord", "inverse"]
+
+    def __init__(
+        self,
+        num_points: int = 1_000_000,
+        features: Sequence[str] = FEATURES,
+        factor: float = 1.0,
+        grid_size: float = 0.02,
+        box_center: str | None = "ground",
+        center_voxels: bool = False,
+        scale: str | None = None,
+        up_axis: str = "z",
+        default_rgb: Sequence[float] | None = _BLACK,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            num_points=num_points, features=features, scale=scale, up_axis=up_axis, default_rgb=default_rgb, **kwargs
+        )
+        for name, value in (("factor", factor), ("grid_size", grid_size)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name}: {value!r}; expected a positive number")
+        self.factor, self.grid_size = float(factor), float(grid_size)
+        self.box_center = _one_of("box_center", box_center, BOX_CENTERINGS)
+        self.center_voxels = _one_of("center_voxels", center_voxels, (True, False))
+
+    def __call__(
+        self,
+        clouds: Any,
+        *,
+        num_points: int | None = None,
+        seed: int | Sequence[int] | None = None,
+        up_axis: str | None = None,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """Prepare one cloud or many, of any sizes; see `PointCloudProcessor`.
+
+        Args:
+            clouds: one cloud or a list of clouds.
+            num_points: instead of the processor's.
+            seed: instead of the processor's; a sequence has one for each cloud.
+            up_axis: the axis that points up in the clouds; they are turned so that the processor's does. None turns
+                nothing.
+            return_tensors: "pt" for torch tensors, "np" for numpy; None gives lists of arrays, not filled up.
+
+        Returns:
+            `points` (batch, voxels, channels) float32, `grid_coord` (batch, voxels, 3) and `point_mask` (batch,
+            voxels), filled up with zeros to the largest number of voxels; `inverse` (batch, points), the voxel of each
+            point, filled up with -1.
+
+        Raises:
+            ValueError: a cloud with too few points, NaN or infinite coordinates, or too many cells; names the cloud.
+            PointCloudFileError: a file that cannot be read; a ValueError too.
+        """
+        num_points = self.num_points if num_points is None else _integer("num_points", num_points, 1, MOST_POINTS)
+        if up_axis is not None:
+            _one_of("up_axis", up_axis, UP_AXES)
+        entries = split_clouds(clouds)
+        seeds = self._seeds(seed, len(entries))
+        rows: dict[str, list[np.ndarray]] = {name: [] for name in self.model_input_names}
+        for number, entry in enumerate(entries):
+            try:
+                made = self._voxelize(self._open(entry, up_axis), num_points, seeds[number])
+            except ValueError as error:
+                if len(entries) == 1:
+                    raise
+                raise PointCloudError(f"cloud {number}: {error}") from error
+            for name, values in made.items():
+                rows[name].append(values)
+        if return_tensors is None:
+            return BatchFeature(rows)
+        filled = {name: _fill_up(values, -1 if name == "inverse" else 0) for name, values in rows.items()}
+        return BatchFeature(filled, tensor_type=return_tensors)
+
+    def _voxelize(self, cloud: PointCloudData, num_points: int, seed: int | None) -> dict[str, np.ndarray]:
+        import torch
+
+        from hf_any3d.data.point_arrays import new_generator
+        from hf_any3d.modeling.point_ops import grid_sample
+
+        generator = new_generator(seed)
+        if cloud.is_mesh:
+            cloud = cloud.sample_surface(min(num_points, _SURFACE_POINTS), generator)
+        if len(cloud) < self.min_points:
+            raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
+        channels = self._channels(cloud)
+        xyz = self._reorder(cloud.points).astype(np.float32)
+        if len(xyz) > num_points:
+            keep = self._reduce(xyz, num_points, generator)
+            xyz, channels = xyz.take(keep, axis=0), [values.take(keep, axis=0) for values in channels]
+        if self.scale is not None:
+            xyz = self._normalize(xyz)
+        if self.factor != 1:
+            xyz = (xyz.astype(np.float64) * self.factor).astype(np.float32)
+        if not self.center_voxels:
+            xyz = self._move_box(xyz)
+        sample = grid_sample(torch.from_numpy(np.ascontiguousarray(xyz)), self.grid_size)
+        kept = sample.kept.numpy()
+        xyz = xyz.take(kept, axis=0)
+        if self.center_voxels:
+            xyz = self._move_box(xyz)
+        return {
+            "points": np.concatenate([xyz, *(values.take(kept, axis=0) for values in channels)], axis=1),
+            "point_mask": np.ones(len(kept), dtype=bool),
+            "grid_coord": sample.grid_coord.numpy(),
+            "inverse": sample.inverse.numpy(),
+        }
+
+    def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
+        if "normals" in self.features and cloud.normals is None:
+            cloud = PointCloudData(cloud.points, cloud.colors, np.zeros_like(cloud.points))
+        return super()._channels(cloud)
+
+    def _move_box(self, xyz: np.ndarray) -> np.ndarray:
+        if self.box_center is None:
+            return xyz
+        low, high = xyz.min(axis=0), xyz.max(axis=0)
+        origin, up = (low + high) / 2, "xyz".index(self.up_axis)
+        origin[up] = low[up] if self.box_center == "ground" else 0
+        return xyz - origin
+
+
+_UTONIA = {"grid_size": 0.01}
+VOXEL_PRESETS: dict[str, dict[str, Any]] = {
+    "sonata": {},
+    "concerto": {},
+    "concerto_outdoor": {"grid_size": 0.01, "factor": 0.2, "box_center": "across", "center_voxels": True},
+    "utonia_indoor": {**_UTONIA, "factor": 0.5},
+    "utonia_outdoor": {**_UTONIA, "factor": 0.2, "box_center": None},
+    "utonia_objects": {**_UTONIA, "scale": "unit_sphere"},
+    "utonia_tabletop": {**_UTONIA, "factor": 4.0},
+    "utonia_city": {**_UTONIA, "factor": 0.0015},
+}
+"""Settings of `PointTransformerV3Processor` for the released encoders; coordinates are in meters, z is up."""
+
+
+def _fill_up(rows: list[np.ndarray], value: int) -> np.ndarray:
+    """Stack arrays of different lengths, filled up with a value at the end."""
+    longest = max(map(len, rows))
+    shape = (len(rows), longest, *rows[0].shape[1:])
+    filled = np.full(shape, value, dtype=rows[0].dtype)
+    for number, row in enumerate(rows):
+        filled[number, : len(row)] = row
+    return filled
 
 
 def _integer(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:

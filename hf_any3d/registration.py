@@ -23,11 +23,11 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import auto, pipelines, tuners as _tuners  # noqa: F401  importing tuners registers our PEFT methods
 from hf_any3d.chat.processing import MiniGPT3DProcessor
-from hf_any3d.modeling import act, any2point, minigpt3d, openshape, uni3d
+from hf_any3d.modeling import act, any2point, minigpt3d, openshape, point_transformer_v3, uni3d
 from hf_any3d.modeling.card_info import set_card_writer
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.patches import apply_patches, when_imported
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing import PointCloudProcessor, PointTransformerV3Processor
 from hf_any3d.version import __version__
 
 # config: (base model, {auto class: models with a head}). Of several models the saved architecture decides.
@@ -68,6 +68,17 @@ MODELS = {
             ),
         },
     ),
+    point_transformer_v3.PointTransformerV3Config: (
+        point_transformer_v3.PointTransformerV3Model,
+        {
+            auto.AutoModelForPointCloudClassification: (
+                point_transformer_v3.PointTransformerV3ForPointCloudClassification,
+            ),
+            auto.AutoModelForPointCloudSegmentation: (
+                point_transformer_v3.PointTransformerV3ForPointCloudSegmentation,
+            ),
+        },
+    ),
     uni3d.Uni3DConfig: (
         uni3d.Uni3DModel,
         {
@@ -81,8 +92,11 @@ MODELS = {
 ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
 # Language models that transformers lacks: config, body, body with a language modeling head.
 LANGUAGE_MODELS = ((minigpt3d.NormedPhiConfig, minigpt3d.NormedPhiModel, minigpt3d.NormedPhiForCausalLM),)
-# Processors of models that take more than points; all models have a PointCloudProcessor.
-PROCESSORS = {minigpt3d.MiniGPT3DConfig: MiniGPT3DProcessor}
+# Processors of models that take more than points; all others have a PointCloudProcessor.
+PROCESSORS = {
+    minigpt3d.MiniGPT3DConfig: MiniGPT3DProcessor,
+    point_transformer_v3.PointTransformerV3Config: PointTransformerV3Processor,
+}
 PIPELINES = {
     "point-cloud-classification": (
         pipelines.PointCloudClassificationPipeline,
@@ -116,8 +130,10 @@ def register() -> None:
     for config, (base, heads) in MODELS.items():
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, base, exist_ok=True)
-        AutoFeatureExtractor.register(config, PointCloudProcessor, exist_ok=True)
-        AutoProcessor.register(config, PROCESSORS.get(config, PointCloudProcessor), exist_ok=True)
+        processor = PROCESSORS.get(config, PointCloudProcessor)
+        extractor = processor if issubclass(processor, PointCloudProcessor) else PointCloudProcessor
+        AutoFeatureExtractor.register(config, extractor, exist_ok=True)
+        AutoProcessor.register(config, processor, exist_ok=True)
         for auto_class, models in heads.items():
             auto_class.register(config, models if len(models) > 1 else models[0], exist_ok=True)
     for task, (pipeline, auto_class) in PIPELINES.items():

@@ -43,27 +43,54 @@ def check_repository_name(
     if not isinstance(name, (str, os.PathLike)) or os.path.exists(name):
         return
     name = os.fspath(name)
-    path_like = is_path_like(name)
-    if path_like and not _is_owner_and_name(name):
-        raise FileNotFoundError(f"no directory {name}{similar_path(name)}")
+    check_path(name, revision, cache_dir, kind)
     from huggingface_hub import constants
 
     # A dataset may also be in the cache of `datasets`, which has an error of its own.
     is_offline = kind == "model" and (local_files_only or constants.HF_HUB_OFFLINE)
-    if not (path_like or is_offline) or _is_cached(name, revision, cache_dir, kind):
+    if not is_offline or _is_cached(name, revision, cache_dir, kind):
         return
-    download = f"hf download {name}" + " --repo-type dataset" * (kind == "dataset")
-    if path_like:
-        raise FileNotFoundError(
-            f"no directory {name}{similar_path(name)}; if a {kind} on the hub is meant, not the folder "
-            f"{name.partition('/')[0]} here, fetch it first: {download}"
-        )
     at = "" if revision is None else f" at revision {revision}"
     reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "local_files_only=True"
     raise OSError(
         f"{name}: no such directory, and this model{at} is not in the hub's cache, the only place to look "
-        f"({reason}); fetch it once with a network: {download}"
+        f"({reason}); fetch it once with a network: hf download {name}"
     )
+
+
+def check_path(
+    name: str,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    kind: str = "model",
+    needs_owner: bool = False,
+) -> None:
+    """Raise an error if a name that does not exist here is meant as a path; see `check_repository_name`.
+
+    Our own classes, pipelines and commands call this before they ask the hub. `AutoModel` and `AutoConfig` of
+    transformers cannot: they learn only from the config that a model is ours, and asking for it is the request that
+    is to be avoided. They look the name up on the hub first.
+
+    Args:
+        name: Name that is no existing file or directory.
+        revision: Branch, tag or commit; the main branch by default.
+        cache_dir: The hub's cache, if not the default one.
+        kind: "model" or "dataset".
+        needs_owner: Refuse names without an owner, which only old models on the hub have.
+
+    Raises:
+        FileNotFoundError: If the name looks like a path.
+    """
+    if not is_path_like(name, needs_owner):
+        return
+    if not _is_owner_and_name(name):
+        raise FileNotFoundError(f"no directory {name}{similar_path(name)}")
+    if not _is_cached(name, revision, cache_dir, kind):
+        download = f"hf download {name}" + " --repo-type dataset" * (kind == "dataset")
+        raise FileNotFoundError(
+            f"no directory {name}{similar_path(name)}; if a {kind} on the hub is meant, not the folder "
+            f"{name.partition('/')[0]} here, fetch it first: {download}"
+        )
 
 
 def hub_choice(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,10 +98,16 @@ def hub_choice(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {key: arguments[key] for key in ("revision", "cache_dir", "local_files_only") if arguments.get(key)}
 
 
-def is_path_like(name: str) -> bool:
-    """Return whether a name that does not exist here is nevertheless meant as a path, not as a name on the hub."""
+def is_path_like(name: str, needs_owner: bool = False) -> bool:
+    """Return whether a name that does not exist here is nevertheless meant as a path, not as a name on the hub.
+
+    Args:
+        name: The name.
+        needs_owner: Whether names without an owner count as paths.
+    """
     if not _is_owner_and_name(name):
-        return "/" in name or "\\" in name or name.startswith((".", "~")) or bool(_FILE_ENDING.search(name))
+        has_marks = "/" in name or "\\" in name or name.startswith((".", "~"))
+        return needs_owner or has_marks or bool(_FILE_ENDING.search(name))
     # A folder here may have the name of an owner on the hub, but hardly hold something with nearly the same name.
     return bool(similar_path(name))
 

@@ -10,6 +10,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from hf_any3d.modeling.deferred_errors import refuse_later
+from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import honours_contract
 from hf_any3d.modeling.text_towers import TextTower, embed_labels
 
@@ -146,7 +148,7 @@ class ZeroShotMixin:
             )
         text_embeds = nn.functional.normalize(text_embeds.to(point_embeds), dim=-1)
         # Cosines times a hundred: autocast would round away the difference between the best labels.
-        with torch.autocast(point_embeds.device.type, enabled=False):
+        with autocast_disabled(point_embeds.device):
             logits, loss = scale * point_embeds @ text_embeds.T, None  # (clouds, texts)
         if return_loss:
             loss = contrastive_loss(logits, matching_pairs(*_pair_labels(logits, labels, text_labels)))
@@ -182,7 +184,10 @@ def matching_pairs(cloud_labels: torch.Tensor, text_labels: torch.Tensor) -> tor
         ValueError: If no label is in both.
     """
     matches = (cloud_labels.unsqueeze(1) == text_labels.unsqueeze(0)).float()
-    if not matches.any():
+    has_any = matches.any()
+    if has_any.device.type != "cpu":
+        refuse_later(~has_any, "clouds and texts of an earlier batch have no labels in common; expected some")
+    elif not has_any:
         raise ValueError(
             f"clouds have labels {cloud_labels.unique().tolist()} and texts {text_labels.unique().tolist()}; expected "
             "some in common"
@@ -205,6 +210,7 @@ def contrastive_loss(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tenso
 
 
 def _one_direction(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
-    has_positive = matches.any(dim=1)
-    targets = matches[has_positive] / matches[has_positive].sum(dim=1, keepdim=True)
-    return nn.functional.cross_entropy(logits[has_positive], targets)
+    positives = matches.sum(dim=1, keepdim=True)
+    # Rows without positives have a target, and so a loss, of zero: selecting rows would wait for an accelerator.
+    losses = nn.functional.cross_entropy(logits, matches / positives.clamp(min=1), reduction="none")
+    return losses.sum() / (positives > 0).sum()

@@ -56,6 +56,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
+def pytest_collection_finish() -> None:
+    # Imported modules are a million objects; to search them for garbage, as each training does, takes half a second.
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _seconds[report.nodeid.partition("[")[0]] += report.duration
 
@@ -150,6 +156,29 @@ def libraries_as_they_were():
     yield
     transformers.logging.set_verbosity(verbosity)
     transformers.logging.enable_progress_bar()
+
+
+@pytest.fixture
+def drawn_results():
+    """Tests that use it get the real picture of a training's results."""
+
+
+@pytest.fixture(autouse=True)
+def _results_are_not_drawn(request):
+    # It takes longer than a tiny training.
+    results = sys.modules.get("hf_any3d.visualization.run_results")
+    if results is None or "drawn_results" in request.fixturenames:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "_picture", _empty_picture)
+        yield
+
+
+def _empty_picture(*args):
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(1, 1))
 
 
 @pytest.fixture(autouse=True)

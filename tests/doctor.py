@@ -97,13 +97,18 @@ def _packages(options: configparser.ConfigParser) -> Iterator[Finding]:
         yield _package(requirement, MISSING)
 
 
+def _remedy(what: str) -> str:
+    # Without this package there is no environment yet, and a bare pip would choose the largest torch.
+    return "make install" if _version("hf-any3d") is None else f"pip install {what}"
+
+
 def _package(requirement: str, otherwise: str) -> Finding:
     name, wanted = _parts(requirement)
     found = _version(name)
     if found is not None and _fits(found, wanted):
         return OK, f"{name} {found}"
     seen = "is not installed" if found is None else f"is {found}"
-    return otherwise, f"{name} {seen}; expected {wanted or 'any version'}: pip install '{requirement}'"
+    return otherwise, f"{name} {seen}; expected {wanted or 'any version'}: {_remedy(repr(requirement))}"
 
 
 def _torch(options: configparser.ConfigParser) -> Iterator[Finding]:
@@ -134,8 +139,10 @@ def _extras(options: configparser.ConfigParser) -> Iterator[Finding]:
         absent = [_parts(one)[0] for one in packages if _package(one, MISSING)[0] == MISSING]
         purpose = PURPOSES.get(extra, ", ".join(_parts(one)[0] for one in packages))
         if absent:
-            state = MISSING if extra == "dev" else OPTIONAL
-            yield state, f"[{extra}] for {purpose}, without {', '.join(absent)}: pip install -e '.[{extra}]'"
+            state, way = OPTIONAL, f"pip install -e '.[{extra}]'"
+            if extra == "dev":
+                state, way = MISSING, _remedy(f"-e '.[{extra}]'")
+            yield state, f"[{extra}] for {purpose}, without {', '.join(absent)}: {way}"
         else:
             yield OK, f"[{extra}] for {purpose}"
 

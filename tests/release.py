@@ -127,8 +127,9 @@ def first_steps(python: Path, folder: Path) -> Iterator[tuple[str, str, float]]:
     """Run what a new user runs first; yields what it was, its last line of output and its seconds."""
     command = str(python.with_name("hf-any3d"))
     chair = folder / "chair.ply"
-    example = "import hf_any3d; print(hf_any3d.example_file('chair.ply'))"
-    shutil.copy(run(str(python), "-c", example, cwd=folder).strip(), chair)
+    package = "from importlib.util import find_spec; print(find_spec('hf_any3d').origin)"  # without importing it
+    origin = run(str(python), "-c", package, cwd=folder).strip()
+    shutil.copy(Path(origin).with_name("assets") / "chair.ply", chair)
     steps = [
         ("hf-any3d predict chair.ply", (command, "predict", "chair.ply")),
         ("pipeline without a model name", (str(python), "-c", FIRST_ANSWER)),

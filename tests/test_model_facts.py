@@ -3,12 +3,21 @@
 import pytest
 from peft import LoraConfig, get_peft_model
 
-from hf_any3d import ActConfig, ActForPointCloudClassification, GuidedAdapterConfig
+from hf_any3d import (
+    ActConfig,
+    ActForPartSegmentation,
+    ActForPointCloudClassification,
+    ActModel,
+    GuidedAdapterConfig,
+    PointCloudProcessor,
+)
+from hf_any3d.cli.model import facts_of_stored_weights
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.model_facts import model_facts
 from hf_any3d.modeling.minigpt3d import build_from_parts, set_stage
 from tests.examples.minigpt3d_runs import CONFIG, write_parts
 from tests.modeling.minigpt3d.tiny_model import tiny_config
+from tests.tiny_act import tiny_act
 from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
 from tests.tiny_encoders import tiny_part_model, tiny_scene_model
 
@@ -34,6 +43,23 @@ def test_facts_of_autoencoders_list_codes_and_teacher(encoder, tmp_path):
     assert (facts["codes"], facts["tokens"]) == (SMALL_AUTOENCODER["num_codes"], SMALL_AUTOENCODER["num_groups"])
     assert (facts["trained parameters"], facts["total parameters"]) == count_parameters(model)
     assert facts.get("encoder type") == encoder
+
+
+@pytest.mark.parametrize("model_class", [ActModel, ActForPointCloudClassification, ActForPartSegmentation])
+def test_facts_read_from_the_weights_are_those_of_the_model(model_class, tmp_path):
+    model = tiny_act(model_class)
+    model.save_pretrained(tmp_path)
+    PointCloudProcessor(num_points=48).save_pretrained(tmp_path)
+    facts = facts_of_stored_weights(str(tmp_path))
+    assert facts == model_facts(str(tmp_path)) and list(facts) == list(model_facts(str(tmp_path)))
+    assert (facts["trained parameters"], facts["total parameters"]) == count_parameters(model)
+
+
+@pytest.mark.parametrize("has_encoder", [True, False])
+def test_models_with_frozen_parts_are_not_counted_in_their_weights(has_encoder, tmp_path):
+    model = tiny_part_model() if has_encoder else tiny_act(ActForPointCloudClassification, side_network=True)
+    model.save_pretrained(tmp_path)
+    assert facts_of_stored_weights(str(tmp_path)) is None
 
 
 def test_facts_of_minigpt3d_list_stage_and_parts(tmp_path):

@@ -127,6 +127,17 @@ def test_pipelines_look_for_missing_paths_on_the_hub(hub, monkeypatch):
     assert len(hub.requests) == asked
 
 
+def test_peft_looks_for_missing_adapters_on_the_hub(hub):
+    before = len(hub.requests)
+    with pytest.raises(Exception):  # noqa: B017  the kind of error differs by release
+        original(PeftModel.from_pretrained.__func__)(PeftModel, tiny_model(), "outputs/no-such-adapter")
+    asked = len(hub.requests)
+    assert asked > before
+    with pytest.raises(FileNotFoundError, match="^no directory outputs/no-such-adapter"):
+        PeftModel.from_pretrained(tiny_model(), "outputs/no-such-adapter")
+    assert len(hub.requests) == asked
+
+
 def test_transformers_turns_from_an_adapter_repository_to_its_base(adapter):
     for module in (auto_factory, transformers.pipelines):
         assert original(module.find_adapter_config_file)(str(adapter)) is not None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -19,6 +21,7 @@ from hf_any3d.modeling.any2point import (
 from hf_any3d.modeling.encoders import build_encoder, composite_checkpoints
 from hf_any3d.tuners import GuidedAdapterConfig
 
+Model = TypeVar("Model", bound=torch.nn.Module)
 HIDDEN = 48
 LAYERS = 2
 _SIZES = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": 96}
@@ -175,11 +178,39 @@ def tiny_model(
 
     A new head's logits are nearly zero; `large_logits` applies `with_large_logits`.
     """
-    source = saved_encoder(encoder) if encoder in (*_OWN_SIZES, *composite_checkpoints()) else encoder
-    torch.manual_seed(1)
     settings = {"num_labels": 3} | SMALL | kwargs
-    model = model_class.from_encoder_pretrained(source, **settings)
-    return with_large_logits(model) if large_logits else model
+
+    def build() -> Any2PointPreTrainedModel:
+        source = saved_encoder(encoder) if _is_made_here(encoder) else encoder
+        torch.manual_seed(1)
+        model = model_class.from_encoder_pretrained(source, **settings)
+        return with_large_logits(model) if large_logits else model
+
+    return _copy_of(encoder, build, model_class, large_logits, settings)
+
+
+def _is_made_here(encoder: str) -> bool:
+    """Return whether an encoder is a `model_type`; files of others may change."""
+    return encoder in _OWN_SIZES or encoder in composite_checkpoints()
+
+
+_BUILT: dict[str, tuple[torch.nn.Module, torch.Tensor]] = {}
+_MOST_BUILT = 24  # models, of 1 to 2 MB
+
+
+def _copy_of(encoder: str, build: Callable[[], Model], *settings: Any) -> Model:
+    """Return a model of its own, built only once for its settings; random numbers continue as after building it."""
+    if not _is_made_here(encoder):
+        return build()
+    key = repr((encoder, build.__qualname__, settings))
+    if key not in _BUILT:
+        built = build(), torch.get_rng_state()
+        if len(_BUILT) >= _MOST_BUILT:
+            _BUILT.pop(next(iter(_BUILT)))
+        _BUILT[key] = built
+    model, random_state = _BUILT[key]
+    torch.set_rng_state(random_state)
+    return copy.deepcopy(model)
 
 
 @torch.no_grad()
@@ -210,9 +241,12 @@ def tiny_part_model(encoder: str = "bert", **kwargs: Any) -> Any2PointForPartSeg
 
 def adapted_model(encoder: str = "bert", adapter: dict[str, Any] | None = None, **kwargs: Any) -> PeftModel:
     """Make a `tiny_model` with a guided adapter that has an effect before training, in eval mode."""
-    model = tiny_model(encoder, **kwargs)
-    settings = {"r": 4, "init_weights": False, "bottleneck_dropout": 0.0} | (adapter or {})
-    return get_peft_model(model, GuidedAdapterConfig(**settings)).eval()
+    adapter = {"r": 4, "init_weights": False, "bottleneck_dropout": 0.0} | (adapter or {})
+
+    def build() -> PeftModel:
+        return get_peft_model(tiny_model(encoder, **kwargs), GuidedAdapterConfig(**adapter)).eval()
+
+    return _copy_of(encoder, build, adapter, kwargs)
 
 
 def clouds(count: int = 3, points: int = 48, channels: int = 3, seed: int = 2) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import socket
@@ -20,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from hf_any3d.messages import model_errors, one_line, print_line
+from hf_any3d.modeling.hub_names import check_path
 
 # Exit code of a command that could not use some of its files.
 SOME_FAILED = 2
@@ -149,20 +149,22 @@ _KINDS = {
     "ForZeroShotPointCloudClassification": ("a zero-shot classifier", "zero-shot"),
     "ForPointCloudClassification": ("a classifier", "predict"),
     "ForPartSegmentation": ("a segmentation model", "segment"),
+    "ForPointCloudSegmentation": ("a segmentation model", "segment"),
     "ForSemanticSegmentation": ("a segmentation model", "segment"),
     "ForConditionalGeneration": ("a chat model", "chat"),
     "Autoencoder": ("an autoencoder", "reconstruct"),
     "ForPreTraining": ("a pretrained point encoder without a head", "features"),
     "Model": ("a model without a head", "features"),
 }
-_OUR_TYPES = ("act3d", "act3d_autoencoder", "any2point", "minigpt3d")
+# The types of `hf_any3d.registration.MODELS`, which takes seconds to import.
+_OUR_TYPES = ("act3d", "act3d_autoencoder", "any2point", "minigpt3d", "openshape", "uni3d")
 _CONFIG = "config.json"
-# First parts of names that are folders of this machine, even before they exist.
-_LOCAL_FOLDERS = ("outputs", "output", "runs", "checkpoints")
 
 
-def find_model(name: str) -> str:
+def find_model(name: str, revision: str | None = None) -> str:
     """Return the directory or hub name of a model, after checking what can be checked without the hub.
+
+    What counts as a path is decided in `hf_any3d.modeling.hub_names`.
 
     Raises:
         ValueError: A file, or a directory without a model.
@@ -177,35 +179,8 @@ def find_model(name: str) -> str:
         return str(path)
     if path.exists():
         raise ValueError(f"{name}: a file; expected the directory or hub name of a model")
-    if _is_path_like(name):
-        raise FileNotFoundError(f"no directory {name}{similar_path(path)}")
+    check_path(name, revision, needs_owner=True)
     return name
-
-
-def _is_path_like(name: str) -> bool:
-    owner, _, rest = name.partition("/")
-    return (
-        not rest  # models on the hub are called owner/name
-        or "/" in rest
-        or "\\" in name
-        or name.startswith((".", "~", "/"))
-        or owner in _LOCAL_FOLDERS
-        or Path(owner).is_dir()
-    )
-
-
-def similar_path(path: Path) -> str:
-    """Return "; did you mean PATH?" for a path that does not exist, or "" if none is similar."""
-    missing = [part for part in (path, *path.parents) if not part.exists()]
-    if not missing or not (folder := missing[-1].parent).is_dir():
-        return ""
-    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    matches = difflib.get_close_matches(missing[-1].name, names, n=3)
-    for match in matches:
-        found = folder / match / path.relative_to(missing[-1])
-        if found.exists():
-            return f"; did you mean {found}?"
-    return f"; did you mean {folder / matches[0]}?" if matches else ""
 
 
 def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
@@ -215,7 +190,7 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
         ValueError: The file is damaged.
         OSError: There is no such model, or the hub cannot be reached.
     """
-    name = find_model(name)
+    name = find_model(name, revision)
     file = Path(name) / _CONFIG
     if not Path(name).is_dir():
         _skip_hub_if_offline()
@@ -273,7 +248,7 @@ def check_model(name: str, *commands: str, revision: str | None = None) -> str:
         ValueError: It is for another command, which the error names.
         OSError: It does not exist.
     """
-    name = find_model(name)
+    name = find_model(name, revision)
     config = read_model_config(name, revision)
     kind = kind_of_model(config)
     if kind is not None and kind[1] not in commands:

@@ -85,6 +85,11 @@ def _report_aligned(facts: dict[str, Any]) -> Iterator[str]:
     yield f"{facts['output']}: {facts['model']}, {facts['parameters']:,} parameters, {facts['bytes'] / 1e6:,.1f} MB"
 
 
+def _report_ptv3(facts: dict[str, Any]) -> Iterator[str]:
+    yield from _report_aligned(facts)
+    yield f"licence of the weights: {facts['license']}, not for commercial use"
+
+
 def _report_imagebind_audio(facts: dict[str, Any]) -> Iterator[str]:
     yield f"{facts['output']}: {facts['parameters']:,} parameters"
 
@@ -225,4 +230,24 @@ def uni3d(
 
     Every tensor is accounted for, and the size is found from their shapes. The directory opens with AutoModel and
     AutoModelForZeroShotPointCloudClassification.
+    """
+
+
+@_command(_report_ptv3)
+def ptv3(
+    checkpoint: Checkpoint,
+    output: Output,
+    preset: Annotated[
+        str | None,
+        option(
+            "How clouds are prepared: sonata, concerto, concerto_outdoor, utonia_indoor, utonia_outdoor, "
+            "utonia_objects, utonia_tabletop or utonia_city; by default as for rooms."
+        ),
+    ] = None,
+    head: Annotated[Path | None, option("The authors' file of a linear head, for a segmentation model.")] = None,
+) -> None:
+    """Convert a released Point Transformer V3: Sonata, Concerto or Utonia.
+
+    Every tensor is accounted for, and the size is that of the file's settings. The directory opens with AutoModel, or
+    with AutoModelForPointCloudSegmentation if there is a head.
     """

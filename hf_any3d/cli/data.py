@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, DataDir, option, similar_path, status
-from hf_any3d.cli.inputs import Cloud, Files, FileType, Inputs, find_inputs, finish, for_each_file
+from hf_any3d.cli.common import AsCsv, AsJson, DataDir, option, status
+from hf_any3d.cli.inputs import Cloud, Files, FileType, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import (
     CLOUDS,
     DATA,
@@ -29,6 +29,7 @@ from hf_any3d.cli.outputs import (
     write_data,
 )
 from hf_any3d.messages import print_json, print_line, printable
+from hf_any3d.modeling.hub_names import is_path_like, similar_path
 
 data = typer.Typer(rich_markup_mode="markdown", help="Prepare, describe and check data.", no_args_is_help=True)
 
@@ -82,8 +83,7 @@ def find_dataset(name: str) -> FoundDataset:
 
     if name in CATALOG:
         return FoundDataset(name)
-    owner, _, rest = name.partition("/")
-    if not rest or "/" in rest or name.startswith((".", "~", "/")) or Path(owner).is_dir():
+    if is_path_like(name, needs_owner=True):
         similar = difflib.get_close_matches(name, CATALOG, n=1)
         hint = similar_path(path) or (f"; did you mean {similar[0]}?" if similar else "")
         known = (
@@ -124,13 +124,14 @@ def prepare(
 ) -> None:
     """Write data as Parquet files with a card, which train, load and push quickly.
 
-    Bad files are left out with a warning. `hf-any3d train FOLDER` trains on the result, `hf-any3d push FOLDER
-    OWNER/NAME` shares it.
+    Bad files are left out with a warning, and the exit code is then 2. `hf-any3d train FOLDER` trains on the result,
+    `hf-any3d push FOLDER OWNER/NAME` shares it.
     """
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty; expected a new folder for --output")
     further = {"num_points": points, "columns": (columns or "").replace(",", " ").split(), "on_error": "skip"}
-    splits = _load(name, data_dir, options, **further)
+    with LeftOutFiles() as left_out:
+        splits = _load(name, data_dir, options, **further)
     from hf_any3d.atomic_files import atomic_write, write_json, write_text
     from hf_any3d.data.conversion.publishing import card_metadata, card_text, split_statistics
 
@@ -149,6 +150,7 @@ def prepare(
     write_text(output / "README.md", f"---\n{card}\n---\n\n{text}\n")
     write_json(output / "meta" / "stats.json", {"splits": statistics})
     print_line(f"{output}: train with hf-any3d train {output}")
+    left_out.finish()
 
 
 @data.command()
@@ -159,8 +161,9 @@ def describe(
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Describe data: splits, columns, classes, points per cloud, and extent."""
-    splits = _load(name, data_dir, options, on_error="skip")
+    """Describe data: splits, columns, classes, points per cloud, and extent; the exit code is 2 if files are bad."""
+    with LeftOutFiles() as left_out:
+        splits = _load(name, data_dir, options, on_error="skip")
     from hf_any3d.data.conversion.publishing import split_statistics
 
     facts = {}
@@ -168,6 +171,11 @@ def describe(
         facts[str(split)] = {"columns": rows.column_names}
         if "points" in rows.column_names and len(rows):
             facts[str(split)] |= split_statistics(str(split), rows)
+    _print_description(facts, as_json, as_csv)
+    left_out.finish()
+
+
+def _print_description(facts: dict[str, Any], as_json: bool, as_csv: bool) -> None:
     if as_json:
         print_json(facts)
         return

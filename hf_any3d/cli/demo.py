@@ -16,7 +16,13 @@ from hf_any3d.messages import model_errors, print_line
 
 
 def demo(
-    model: Annotated[str, typer.Argument(help="Directory or hub name of a model of any kind.")],
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Directory or hub name of a model of any kind; by default the classifier of the package.",
+            show_default=False,
+        ),
+    ] = None,
     examples: Annotated[
         Path | None, typer.Option(help="Folder of shapes to choose from; ID_8192.npy is listed as ID.")
     ] = None,
@@ -40,6 +46,10 @@ def demo(
         from hf_any3d.demo.page import ExampleShapes
         from hf_any3d.demo.task_pages import CHAT, demo_task
 
+        if model is None:
+            from hf_any3d.pipelines import default_model
+
+            model = default_model()
         model = find_model(model)
         shapes = ExampleShapes(examples)
         _check_port(host, port)  # before the model is loaded

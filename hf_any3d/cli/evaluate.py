@@ -1,4 +1,4 @@
-"""`hf-any3d evaluate`: score a classifier, or a MiniGPT-3D by the published protocols."""
+"""`hf-any3d evaluate`: score a model on labelled clouds, or a MiniGPT-3D by the published protocols."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ import typer
 from typer.core import TyperGroup
 
 from hf_any3d.atomic_files import write_json, write_text
-from hf_any3d.cli.common import AsCsv, DataDir, Device, Revision, check_model, option, quiet_libraries
+from hf_any3d.cli.common import (
+    AsCsv,
+    DataDir,
+    Device,
+    Revision,
+    check_model,
+    kind_of_model,
+    option,
+    quiet_libraries,
+    read_model_config,
+)
 from hf_any3d.cli.outputs import DATA, check_output, csv_lines
 from hf_any3d.messages import model_errors, print_json, print_line
 
@@ -22,6 +32,17 @@ if TYPE_CHECKING:
     from hf_any3d.evaluation import Judge
 
 _DEFAULT = "classifier"
+# Command that runs a model -> the score of each class.
+_SCORES = {"predict": "accuracy", "segment": "iou", "zero-shot": "accuracy", "reconstruct": "chamfer_l1"}
+# Metrics that are printed as percentages, with their names.
+_SHARES = {
+    "accuracy": "accuracy",
+    "mean_class_accuracy": "mean class",
+    "mean_iou": "mean IoU",
+    "instance_miou": "instance mIoU",
+    "category_miou": "category mIoU",
+    "f_score": "F-score",
+}
 _URL = "https://api.openai.com/v1"
 
 
@@ -53,7 +74,7 @@ evaluation = typer.Typer(
 
 @evaluation.command(_DEFAULT)
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub name of a point cloud classifier.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub name of a model.")],
     dataset: Annotated[str | None, option("Name in the catalogue, or of a hub repository (owner/name).")] = None,
     recipe: Annotated[
         Path | None,
@@ -96,14 +117,17 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the accuracy of each class.")] = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Evaluate a trained classifier on labelled clouds.
+    """Evaluate a trained model on labelled clouds.
 
-    Figures with voting are listed apart from those without.
+    Classifiers get accuracies, segmentation models intersections over union, zero-shot models the accuracy on names
+    of classes, autoencoders Chamfer distances. Figures of classifiers with voting are listed apart from those without.
     """
     if (dataset is None) == (recipe is None):
         raise ValueError("give either --dataset or --recipe, which names one")
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
-    model = check_model(model, "predict")
+    model, command = _check_kind(model)
+    if command != "predict" and (given := "--robustness" if robustness else "--voting" if voting else None):
+        raise ValueError(f"{given}: {model} is no classifier; {given} is for classifiers alone")
     quiet_libraries()
     arguments = [] if recipe is None else [str(recipe)]
     arguments += _as_arguments(
@@ -115,14 +139,15 @@ def evaluate(
     )
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
     with contextlib.redirect_stdout(sys.stderr):
-        metrics, by_class, judge = _evaluate_classifier(
-            model, recipe, arguments, split, batch_size, max_samples, seed, cpu
+        metrics, by_class, judge = _evaluate(
+            model, command, recipe, arguments, split, batch_size, max_samples, seed, cpu
         )
         folder = output_dir or (Path(model) if Path(model).is_dir() else Path("robustness"))
         report = judge(folder) if robustness else None
-    facts = {"metrics": metrics, "class_accuracy": by_class} | ({} if report is None else {"robustness": report})
+    score = _SCORES[command]
+    facts = {"metrics": metrics, f"class_{score}": by_class} | ({} if report is None else {"robustness": report})
     table = [
-        {"split": name, **values, **{f"accuracy of {label}": share for label, share in by_class.get(name, {}).items()}}
+        {"split": name, **values, **{f"{score} of {label}": share for label, share in by_class.get(name, {}).items()}}
         for name, values in metrics.items()
     ]
     if output is not None and output.suffix.lower() == ".json":
@@ -137,12 +162,33 @@ def evaluate(
     else:
         width = max(map(len, metrics))
         for name, values in metrics.items():
-            shares = (
-                f"accuracy {100 * values['accuracy']:.2f} %   mean class {100 * values['mean_class_accuracy']:.2f} %"
-            )
-            print_line(f"{name:<{width}}  {shares}   loss {values['loss']:.4f}")
+            print_line(f"{name:<{width}}  {'   '.join(_figure(key, value) for key, value in values.items())}")
     if report is not None:
         _write_robustness(report, folder, as_json or as_csv)
+
+
+def _check_kind(model: str) -> tuple[str, str]:
+    """Return the directory or hub name of a model and the command that runs it.
+
+    Raises:
+        ValueError: There is no figure for this kind of model; the error names what to do instead.
+        OSError: It does not exist.
+    """
+    model = check_model(model, *_SCORES, "chat", "features")
+    config = read_model_config(model)
+    kind, command = kind_of_model(config) or ("a classifier", "predict")
+    if command == "chat":
+        raise ValueError(f"{model}: this is {kind}: hf-any3d evaluate minigpt3d {model}")
+    if command == "features":
+        hint = f"; train one from it: hf-any3d train DATA --encoder {model}" * (config["model_type"] == "act3d")
+        raise ValueError(f"{model}: this is {kind}; expected a model with a head, whose answers have figures{hint}")
+    return model, command
+
+
+def _figure(name: str, value: float) -> str:
+    if name in _SHARES:
+        return f"{_SHARES[name]} {100 * value:.2f} %"
+    return f"{name.replace('_', ' ')} {value:.4f}"
 
 
 def _write_robustness(report: dict[str, Any], folder: Path, is_quiet: bool) -> None:
@@ -164,8 +210,9 @@ def _as_arguments(**given: str | int | list[str] | None) -> list[str]:
     return arguments
 
 
-def _evaluate_classifier(
+def _evaluate(
     model: str,
+    command: str,
     recipe: Path | None,
     arguments: list[str],
     split: str,
@@ -174,13 +221,13 @@ def _evaluate_classifier(
     seed: int,
     cpu: bool,
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]], Callable[[Path], dict[str, Any]]]:
-    """Return metrics and class accuracies, and a function that evaluates the robustness on the same rows."""
+    """Return metrics, scores of classes, and a function that evaluates a classifier's robustness on the same rows."""
     from hf_any3d.data import load_point_dataset
     from hf_any3d.registration import register
     from hf_any3d.training.arguments import DataArguments, parse_arguments
     from hf_any3d.training.program import load_splits
     from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
-    from hf_any3d.training.saved_models import EvaluationSettings, evaluate_classifier, evaluate_robustness
+    from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings, evaluate_robustness
 
     register()
     data, protocol = parse_arguments((DataArguments, ProtocolArguments), arguments, others_in_file=True)
@@ -194,7 +241,7 @@ def _evaluate_classifier(
     if max_samples is not None:
         rows = rows.select(range(min(max_samples, len(rows))))
     settings = EvaluationSettings(data, protocol, batch_size, seed, cpu)
-    metrics, by_class = evaluate_classifier(model, rows, split, settings)
+    metrics, by_class = EVALUATIONS[command](model, rows, split, settings)
 
     def judge(folder: Path) -> dict[str, Any]:
         return evaluate_robustness(model, rows, split, settings, metrics[split], folder)

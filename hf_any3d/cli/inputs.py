@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import logging
 import os
 import re
 import sys
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import SOME_FAILED, option, print_error, print_note, progress, similar_path, status
+from hf_any3d.cli.common import SOME_FAILED, option, print_error, print_note, progress, status
 from hf_any3d.messages import one_line
+from hf_any3d.modeling.hub_names import similar_path
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
@@ -257,10 +259,50 @@ def _answer(
 
 def finish(rows: Sequence[dict[str, Any]]) -> None:
     """Print a summary and exit with code 2 if some files could not be used."""
-    failed = [row["file"] for row in rows if "error" in row]
+    finish_files([row["file"] for row in rows if "error" in row], len(rows))
+
+
+def finish_files(failed: Sequence[str], total: int) -> None:
+    """Print a summary and exit with code 2 if some of several files could not be used."""
     if failed:
-        print_error(f"{len(failed)} of {len(rows)} files could not be used: {_listed(failed)}")
+        print_error(f"{len(failed)} of {total} files could not be used: {_listed(list(failed))}")
         raise typer.Exit(SOME_FAILED)
+
+
+class LeftOutFiles(logging.Handler):
+    """Collects the files that the loader of folders leaves out, and prints its warnings as those of other commands.
+
+    As a context manager it listens; `finish` then ends the command as `finish_files` does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+        self.names: list[str] = []
+        self.logger = logging.getLogger("hf_any3d.data.catalog.folder")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a warning about a file, or keep the names of all files that are left out."""
+        if (names := getattr(record, "left_out", None)) is None:
+            print_note(f"warning: {record.getMessage()}")
+            return
+        self.names = list(dict.fromkeys([*self.names, *names]))
+        self.total = max(self.total, record.__dict__["num_files"])
+
+    def __enter__(self) -> LeftOutFiles:
+        """Listen."""
+        self.before, self.logger.propagate = self.logger.propagate, False
+        self.logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop listening."""
+        self.logger.removeHandler(self)
+        self.logger.propagate = self.before
+
+    def finish(self) -> None:
+        """Print a summary and exit with code 2 if files were left out."""
+        finish_files(self.names, self.total)
 
 
 def _listed(names: list[str], most: int = 5) -> str:

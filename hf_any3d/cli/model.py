@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import re
 from itertools import chain
 from pathlib import Path
@@ -29,6 +30,11 @@ from hf_any3d.messages import model_errors, print_json, print_line
 # Files that define the facts about a model, and packages whose version may change how parameters are counted.
 _CONFIGS = ("config.json", "adapter_config.json", "preprocessor_config.json", "processor_config.json")
 _PACKAGES = ("hf-any3d", "transformers", "peft")
+_WEIGHTS = "model.safetensors"
+# Types whose predictions never depend on the batch, and whose weights are all in one file unless `parts` has entries.
+_STORED_WHOLE = ("act3d",)
+# Entries of that file that are no parameters: buffers of batch norms, and the file's own metadata.
+_NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked", "__metadata__")
 # Files of a training run that are not part of the model; names with an underscore or a dot in front are neither.
 _NOT_PUSHED = ("checkpoint-*", "runs", "_*", ".*", "*.tmp", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
 _REPOSITORY = re.compile(r"([\w.-]+/)?[\w.-]+")
@@ -42,17 +48,18 @@ def info(
 ) -> None:
     """Describe a model: encoder, adapters, parameters, labels, inputs.
 
-    Only its configuration files are downloaded, no weights. Parameters are counted once for each configuration.
+    Only its configuration files are downloaded, no weights. Parameters are counted once for each configuration; those
+    of a directory that holds all weights are read from the header of the weights.
     """
     name = check_model(model, "predict", "zero-shot", "segment", "features", "reconstruct", "chat", revision=revision)
-    facts = _stored_facts(name, revision)
+    facts = _stored_facts(name, revision) or facts_of_stored_weights(name)
     if facts is None:
         with status("counting parameters"), model_errors(model):
             quiet_libraries()
             from hf_any3d.model_facts import model_facts
 
             facts = model_facts(name, revision)
-        _store_facts(name, revision, facts)
+        store_facts(name, revision, facts)
     if as_json:
         print_json(facts)
     elif as_csv:
@@ -78,7 +85,7 @@ def _facts_file(name: str, revision: str | None) -> Path:
     """Return where the facts about a model are kept: by the content of its configuration files."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    digest = hashlib.sha256(json.dumps([name, *map(importlib.metadata.version, _PACKAGES)]).encode())
+    digest = hashlib.sha256(json.dumps([*map(importlib.metadata.version, _PACKAGES)]).encode())
     for file in _CONFIGS:
         path: Any = Path(name) / file
         if not Path(name).is_dir():
@@ -95,16 +102,58 @@ def _stored_facts(name: str, revision: str | None) -> dict[str, Any] | None:
         facts = read_json(_facts_file(name, revision))
     except (OSError, importlib.metadata.PackageNotFoundError):
         return None
-    return facts if isinstance(facts, dict) else None
+    return {**facts, "model": name} if isinstance(facts, dict) else None
 
 
-def _store_facts(name: str, revision: str | None, facts: dict[str, Any]) -> None:
+def store_facts(name: str, revision: str | None, facts: dict[str, Any]) -> None:
+    """Keep the facts about a model for the next `info`; a folder that cannot be written is no error."""
     from hf_any3d.atomic_files import write_json
 
     try:
         write_json(_facts_file(name, revision), facts)
     except (OSError, importlib.metadata.PackageNotFoundError):
         pass  # counted again next time
+
+
+def facts_of_stored_weights(name: str) -> dict[str, Any] | None:
+    """Describe a model in a directory with all its weights, without torch; see `hf_any3d.model_facts`.
+
+    Returns:
+        The facts of `model_facts`, or None for models whose parameters cannot be counted in their files: those with an
+        adapter, with pretrained parts elsewhere or with frozen parameters, and those on the hub.
+    """
+    folder = Path(name)
+    if not (folder / _WEIGHTS).is_file() or (folder / "adapter_config.json").exists():
+        return None
+    config = read_model_config(name)
+    architecture = str((config.get("architectures") or [""])[0])
+    is_plain = config.get("model_type") in _STORED_WHOLE and not architecture.endswith("ForPreTraining")
+    # A side network is trained beside a frozen transformer.
+    is_plain = is_plain and not config.get("side_network") and not config.get("parts")
+    if not is_plain or not {"num_groups", "in_channels", "id2label"} <= config.keys():
+        return None
+    processor = folder / "preprocessor_config.json"
+    try:
+        with open(folder / _WEIGHTS, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        settings = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
+        shapes = [entry["shape"] for key, entry in header.items() if key.rpartition(".")[2] not in _NO_PARAMETERS]
+        labels = [label for _, label in sorted(config["id2label"].items(), key=lambda pair: int(pair[0]))]
+    except (ValueError, KeyError, TypeError, OSError, MemoryError):
+        return None  # damaged; the complete way names what is wrong
+    total = sum(map(math.prod, shapes))
+    return {
+        "model": name,
+        "class": architecture,
+        "adapter": None,
+        "trained parameters": total,
+        "total parameters": total,
+        "labels": labels,
+        "points": settings.get("num_points"),
+        "channels": config["in_channels"],
+        "tokens": config["num_groups"],
+        "batch-dependent": [],
+    }
 
 
 def export(

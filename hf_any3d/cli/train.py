@@ -13,9 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import find_model, option, quiet_libraries, read_model_config, similar_path
+from hf_any3d.cli.common import find_model, option, quiet_libraries, read_model_config
 from hf_any3d.cli.data import find_dataset
+from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.messages import print_line, printable
+from hf_any3d.modeling.hub_names import similar_path
 
 # Datasets with a label for each point.
 _LABELLED_POINTS = ("parts", "rooms", "s3dis", "shapenetpart")
@@ -95,8 +97,8 @@ def train(
     """Train a model on your own scans or on a dataset, then evaluate it and write its card.
 
     The encoder stays frozen; an adapter, a tokenizer and a head are trained, some megabytes. The same command
-    continues an interrupted run. Any other option of the training program may follow, such as --peft lora or
-    --max_steps 100.
+    continues an interrupted run. Files of a folder that cannot be read are left out, and the exit code is then 2. Any
+    other option of the training program may follow, such as --peft lora or --max_steps 100.
     """
     if all_options:
         _print_all_help(context, task or Task.CLASSIFICATION)
@@ -134,7 +136,7 @@ def train(
     run = tasks.train_segmenter if task is Task.SEGMENTATION else tasks.train_classifier
     # Progress and the trainer's output go to stderr, so that stdout holds the result alone.
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
             report = run(arguments)
     finally:
         release_claims()
@@ -142,8 +144,16 @@ def train(
         figures = "   ".join(f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float))
         print_line(f"{split:<12} {printable(figures)}")
     folder = arguments[arguments.index("--output_dir") + 1] if "--output_dir" in arguments else "the model"
+    if Path(folder).is_dir():
+        from hf_any3d.cli.model import store_facts
+        from hf_any3d.model_facts import model_facts
+
+        # Everything is imported now, which the first `info` then need not do.
+        with contextlib.suppress(ValueError, OSError):
+            store_facts(folder, None, model_facts(folder))
     command = "segment" if task is Task.SEGMENTATION else "predict"
     print_line(f"{folder}: model, card and metrics.json; try: hf-any3d {command} FILE --model {folder}")
+    left_out.finish()
 
 
 def _data_arguments(data: str | None, dataset: str | None) -> tuple[list[str], str]:

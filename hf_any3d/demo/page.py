@@ -104,6 +104,7 @@ STYLE = """
 #note p, #notice p { margin: 0; font-size: 0.9em; color: var(--body-text-color); }
 #note p.error, #notice p.error { color: #b42318; font-weight: 600; }
 #ask { align-items: center; }
+#example input, #category input { text-overflow: ellipsis; padding-right: 2.4em !important; }
 #answer h3 { margin: 0 0 8px; font-size: 1em; }
 #answer ol { list-style: none; margin: 0; padding: 0; }
 #answer li { display: grid; grid-template-columns: 1fr auto; gap: 1px 12px; padding: 5px 0; overflow-wrap: anywhere; }

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer
 
 from hf_any3d.evaluation.classification import (
@@ -19,6 +20,7 @@ from hf_any3d.evaluation.classification import (
     overall_accuracy,
     record_confusion,
 )
+from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 
 # Up to this many classes, all permutations of their names are tried; otherwise random ones.
 _ALL_ORDERS = 7
@@ -104,7 +106,7 @@ class CompareWithClasses:
         """Return cosines `(clouds, classes)`."""
         point_embeds = outputs[_POINT_EMBEDS]
         # Trainer evaluates under autocast, whose rounding would merge the best classes.
-        with torch.autocast(point_embeds.device.type, enabled=False):
+        with autocast_disabled(point_embeds.device):
             return point_embeds @ self.class_embeds.to(point_embeds).T
 
 
@@ -115,6 +117,38 @@ def compute_zero_shot_metrics(unseen: Sequence[int]) -> Callable[[EvalPrediction
         return zero_shot_scores(np.asarray(prediction.predictions), np.asarray(prediction.label_ids), unseen)
 
     return compute
+
+
+@torch.inference_mode()
+def judge_class_names(
+    model: Any, rows: Any, names: Sequence[str], templates: Sequence[str] | None = None, batch_size: int = 32
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Evaluate a model that compares clouds with texts, on the names of all classes.
+
+    Args:
+        model: Has `encode_labels` and `get_point_features`, see `ZeroShotMixin`; in evaluation mode.
+        rows: Evaluation rows, dictionaries with `points` and `label`.
+        names: Name of each class, as words.
+        templates: Texts with `{}` for the name; by default those of the model's config.
+        batch_size: Clouds per batch.
+
+    Returns:
+        `accuracy` and `mean_class_accuracy`; and the accuracy of each class that occurs.
+    """
+    texts = model.encode_labels(names, templates).float()  # (classes, width)
+    predictions: list[np.ndarray] = []
+    labels: list[int] = []
+    for start in tqdm(range(0, len(rows), batch_size), desc="clouds", leave=False):
+        batch = rows.__getitems__(list(range(start, min(start + batch_size, len(rows)))))
+        points = torch.from_numpy(np.stack([row["points"] for row in batch])).to(model.device)
+        cosines = model.get_point_features(points).float() @ texts.T  # (batch, classes)
+        if torch.isnan(cosines).any():
+            raise ValueError("features have NaN; the model has diverged or its input was not finite")
+        predictions.append(cosines.argmax(dim=1).cpu().numpy())
+        labels += [int(row["label"]) for row in batch]
+    matrix = confusion_matrix(np.concatenate(predictions), np.array(labels), len(names))
+    found = {"accuracy": overall_accuracy(matrix), "mean_class_accuracy": mean_class_accuracy(matrix)}
+    return found, by_name(names, class_accuracies(matrix))
 
 
 def judge_zero_shot(

@@ -1,24 +1,37 @@
-"""Evaluate saved classifiers, as `hf-any3d evaluate` does."""
+"""Evaluate saved models on labelled clouds, as `hf-any3d evaluate` does."""
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset
+from transformers import PreTrainedModel, default_data_collator
 
-from hf_any3d.auto import AutoModelForPointCloudClassification
+from hf_any3d.auto import (
+    AutoModelForPointCloudClassification,
+    AutoModelForPointCloudReconstruction,
+    AutoModelForPointCloudSegmentation,
+    AutoModelForZeroShotPointCloudClassification,
+)
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.evaluation.classification import Judgement, compute_classification_metrics, judge_by_voting, judge_splits
+from hf_any3d.evaluation.reconstruction import CompareWithClouds, ComputeReconstructionMetrics, judge_reconstruction
 from hf_any3d.evaluation.robustness import NAME, judge_robustness
+from hf_any3d.evaluation.segmentation import judge_segmentation
+from hf_any3d.evaluation.zero_shot import judge_class_names
 from hf_any3d.messages import model_errors
+from hf_any3d.modeling.act import ActAutoencoderOutput
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
+from hf_any3d.training.pretraining import UnlabelledRows
 from hf_any3d.training.protocol import ProtocolArguments, voting_rows
 from hf_any3d.training.rows import evaluation_rows
+from hf_any3d.training.segmentation_rows import BlockRows
+from hf_any3d.training.text_rows import readable
 from hf_any3d.training.trainer import PointTrainer
 
 
@@ -106,20 +119,152 @@ def evaluate_robustness(
         return judge_robustness(trainer, rows, processor, clean, about=about, seed=settings.seed, path=path)
 
 
+def evaluate_segmenter(
+    model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, **hub: Any
+) -> Judgement:
+    """Evaluate a saved segmentation model on clouds with a label for each point.
+
+    Args:
+        model_name: Directory or hub name.
+        rows: The clouds, with `labels`; for parts of objects also with their category as `label`.
+        split: Name of the split in the result.
+        settings: Batch size.
+        **hub: `revision`, `token` and the like.
+
+    Returns:
+        For `split`: `mean_iou`, or for parts `instance_miou` and `category_miou`; accuracy of points, and loss; and
+        the intersection over union of each class.
+
+    Raises:
+        ValueError: If the classes or categories are not the model's.
+    """
+    model, processor = _open(AutoModelForPointCloudSegmentation, model_name, hub)
+    classes = _classes(model)
+    labels = rows.features.get("labels")
+    named = getattr(labels, "feature", None)
+    # Numbers without names are those of a model that was trained on such rows.
+    if labels is None or isinstance(named, ClassLabel):
+        _check_names(split, "the classes of points", named, classes)
+    parts = getattr(model.config, "category_parts", None)
+    if parts is not None:
+        _check_names(split, "the categories", rows.features.get("label"), list(model.config.category_names))
+    with _trainer(
+        model,
+        settings,
+        label_names=["labels"] if parts is None else ["labels", "category"],
+        data_collator=default_data_collator,
+    ) as trainer:
+        blocks = BlockRows(rows, processor, with_category=parts is not None)
+        return judge_segmentation(trainer, {split: blocks}, classes, parts)
+
+
+def evaluate_zero_shot(
+    model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, **hub: Any
+) -> Judgement:
+    """Evaluate a saved model that compares clouds with texts, on the class names of labelled clouds.
+
+    Args:
+        model_name: Directory or hub name.
+        rows: The clouds, with `label`, whose names are the texts.
+        split: Name of the split in the result.
+        settings: Batch size.
+        **hub: `revision`, `token` and the like.
+
+    Returns:
+        For `split`: accuracy and mean class accuracy; and the accuracy of each class.
+
+    Raises:
+        ValueError: If the classes have no names.
+    """
+    model, processor = _open(AutoModelForZeroShotPointCloudClassification, model_name, hub)
+    label = rows.features.get("label")
+    if not isinstance(label, ClassLabel):
+        raise ValueError(f"split {split} has label {label}; expected a ClassLabel, whose names the model compares")
+    with _trainer(model, settings) as trainer:
+        found, by_class = judge_class_names(
+            trainer.model.eval(),  # on the device of the trainer
+            evaluation_rows(rows, processor),
+            [readable(name) for name in label.names],
+            batch_size=trainer.args.per_device_eval_batch_size,
+        )
+    return {split: found}, {split: by_class}
+
+
+def evaluate_autoencoder(
+    model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, **hub: Any
+) -> Judgement:
+    """Evaluate what a saved autoencoder reconstructs.
+
+    Args:
+        model_name: Directory or hub name.
+        rows: The clouds; with `label`, figures are averaged within classes first.
+        split: Name of the split in the result.
+        settings: Batch size.
+        **hub: `revision`, `token` and the like.
+
+    Returns:
+        For `split`: Chamfer distances and F-score in the units of the processor, and loss; and the Chamfer distance
+        (L1) of each class.
+    """
+    model, processor = _open(AutoModelForPointCloudReconstruction, model_name, hub)
+    label = rows.features.get("label")
+    names = label.names if isinstance(label, ClassLabel) else []
+    numbers: Any = list(rows["label"]) if names else None
+    ignored = [output.name for output in fields(ActAutoencoderOutput) if output.name not in ("loss", "whole_fine")]
+    with _trainer(
+        model,
+        settings,
+        label_names=["points"],
+        compute_metrics=ComputeReconstructionMetrics(),
+        preprocess_logits_for_metrics=CompareWithClouds(),
+    ) as trainer:
+        clouds = UnlabelledRows(rows, processor)
+        return judge_reconstruction(trainer, {split: clouds}, {split: numbers}, names, ignored)
+
+
+EVALUATIONS: dict[str, Callable[..., Judgement]] = {
+    "predict": evaluate_classifier,
+    "segment": evaluate_segmenter,
+    "zero-shot": evaluate_zero_shot,
+    "reconstruct": evaluate_autoencoder,
+}
+"""Evaluations by the command that runs a model."""
+
+
 @contextmanager
 def _evaluator(
     model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, hub: dict[str, Any]
 ) -> Iterator[tuple[PointTrainer, PointCloudProcessor, list[str]]]:
-    """Yield a trainer with the model, its processor, and its classes, which must be those of the rows."""
+    """Yield a trainer with a classifier, its processor, and its classes, which must be those of the rows."""
+    model, processor = _open(AutoModelForPointCloudClassification, model_name, hub)
+    classes = _classes(model)
+    _check_names(split, "the classes", rows.features.get("label"), classes)
+    with _trainer(model, settings, compute_metrics=compute_classification_metrics) as trainer:
+        yield trainer, processor, classes
+
+
+def _open(auto_class: Any, model_name: str, hub: dict[str, Any]) -> tuple[PreTrainedModel, PointCloudProcessor]:
     with model_errors(model_name):
-        model = AutoModelForPointCloudClassification.from_pretrained(model_name, **hub)
-        processor = PointCloudProcessor.from_pretrained(model_name, **hub)
-    classes = [model.config.id2label[number] for number in sorted(model.config.id2label)]
-    label = rows.features.get("label")
-    names = label.names if isinstance(label, ClassLabel) else None
-    if names != classes:
-        raise ValueError(f"split {split} has the classes {names}; expected the model's, {classes}")
-    batch_size = 1 if model.config.batch_dependent_flags else 32
+        return auto_class.from_pretrained(model_name, **hub), PointCloudProcessor.from_pretrained(model_name, **hub)
+
+
+def _classes(model: PreTrainedModel) -> list[str]:
+    names = model.config.id2label
+    return [names[number] for number in sorted(names)]
+
+
+def _check_names(split: str, what: str, feature: Any, expected: Sequence[str]) -> None:
+    names = feature.names if isinstance(feature, ClassLabel) else None
+    if names != expected:
+        raise ValueError(f"split {split} has {what} {names}; expected the model's, {expected}")
+
+
+@contextmanager
+def _trainer(
+    model: PreTrainedModel, settings: EvaluationSettings, label_names: Sequence[str] = ("labels",), **further: Any
+) -> Iterator[PointTrainer]:
+    """Yield a trainer that evaluates a model and writes nothing that stays."""
+    batch_size = 1 if getattr(model.config, "batch_dependent_flags", None) else 32
     with tempfile.TemporaryDirectory() as folder:
         arguments = PointTrainingArguments(
             folder,
@@ -130,8 +275,6 @@ def _evaluator(
             save_strategy="no",
             load_best_model_at_end=False,
             report_to="none",
+            label_names=list(label_names),
         )
-        trainer = PointTrainer(
-            model, arguments, data_collator=PointCloudCollator(), compute_metrics=compute_classification_metrics
-        )
-        yield trainer, processor, classes
+        yield PointTrainer(model, arguments, **{"data_collator": PointCloudCollator(), **further})

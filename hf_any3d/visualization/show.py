@@ -242,15 +242,17 @@ def views_of_rows(
         rows: A split of `load_point_dataset`, with `points` and perhaps `colors`, `label` (of the cloud), `labels`
             (of its points) and `name`.
         most: Number of rows; they are evenly spread over the split.
-        predictions: Predicted class of each row of the split; right and wrong ones are marked.
+        predictions: Name of the predicted class of each row of the split; right and wrong ones are marked.
 
     Raises:
-        ValueError: There are no rows, or another number of predictions.
+        ValueError: There are no rows, another number of predictions, or numbers instead of names.
     """
     if not len(rows) or most < 1:
         raise ValueError(f"there are {len(rows)} rows, of which {most} are to be shown; expected at least one")
     if predictions is not None and len(predictions) != len(rows):
         raise ValueError(f"predictions: {len(predictions)} for {len(rows)} rows; expected one for each")
+    if numbers := [one for one in predictions or () if not isinstance(one, str)]:
+        raise ValueError(f"predictions has {numbers[0]!r}; expected names of classes")
     classes = _names_of(rows, "label")
     names = _names_of(rows, "labels")
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)).tolist()

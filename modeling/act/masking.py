@@ -49,11 +49,12 @@ def block_mask(
 MASKS: dict[str, Callable[..., torch.Tensor]] = {"random": random_mask, "block": block_mask}
 
 
-def split_by_mask(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def split_by_mask(mask: torch.Tensor, num_masked: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the indices of visible and of hidden patches, in ascending order.
 
     Args:
         mask: `(batch, groups)` booleans, True where hidden, equally many in every row.
+        num_masked: Their number, where it is known; otherwise the mask is counted, for which an accelerator waits.
 
     Returns:
         `(batch, visible)` and `(batch, masked)` indices.
@@ -63,11 +64,13 @@ def split_by_mask(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     if mask.dtype != torch.bool or mask.dim() != 2:
         raise ValueError(f"mask: shape {tuple(mask.shape)} of {mask.dtype}; expected (batch, groups) of torch.bool")
-    counts = mask.sum(dim=1)
-    if not (counts == counts[:1]).all():
-        raise ValueError(f"mask: hides {counts.tolist()} patches of the clouds; expected equal numbers")
+    if num_masked is None:
+        counts = mask.sum(dim=1).tolist()
+        if len(set(counts)) != 1:
+            raise ValueError(f"mask: hides {counts} patches of the clouds; expected equal numbers")
+        num_masked = counts[0]
     order = mask.to(torch.uint8).argsort(dim=1, stable=True)
-    visible = mask.shape[1] - int(counts[0])
+    visible = mask.shape[1] - num_masked
     return order[:, :visible], order[:, visible:]
 
 

@@ -41,6 +41,7 @@ from hf_any3d.modeling.card_info import (
     CardSubject,
 )
 from hf_any3d.modeling.encoders import LayerStack
+from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
@@ -578,10 +579,11 @@ class ActForPreTraining(ActPreTrainedModel):
             ValueError: If the points have the wrong shape, or the mask hides all patches or unequal numbers.
         """
         patches = self.act.cut(points)
+        num_masked = None
         if mask is None:
             num_masked = int(self.config.mask_ratio * patches.centers.shape[1])
             mask = MASKS[self.config.mask_type](patches.centers, num_masked)
-        visible, hidden = split_by_mask(mask)
+        visible, hidden = split_by_mask(mask, num_masked)
         if not visible.shape[1]:
             raise ValueError(f"mask: hides all {mask.shape[1]} patches; expected some that the student sees")
         targets = self.teacher_features(patches, noise)  # (batch, groups, target width)
@@ -594,7 +596,7 @@ class ActForPreTraining(ActPreTrainedModel):
             compute_loss = DISTILLATION_LOSSES[self.config.distillation_loss]
             outputs = (predictions, class_token_predictions)
             # In full precision even if the student is not: half precision cannot resolve cosines near 1.
-            with torch.autocast(targets.device.type, enabled=False):
+            with autocast_disabled(targets.device):
                 loss = sum(compute_loss(output.float(), targets.float()) for output in outputs if output is not None)
         return ActForPreTrainingOutput(
             loss,

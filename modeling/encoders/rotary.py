@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from hf_any3d.modeling.encoders.positions import LayerPass
+from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 
 
 class HeadRotation:
@@ -88,7 +89,7 @@ def rotation(
     """
     config = call.encoder.config
     key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    with torch.autocast(coordinates.device.type, enabled=False):
+    with autocast_disabled(coordinates.device):
         angles = coordinates.float().unsqueeze(-1) * frequencies.float()
         angles = combine_views(angles, call.rotary_views, key_heads).flatten(3)
         angles = torch.cat([angles, angles], dim=-1)

@@ -27,6 +27,10 @@ from hf_any3d.modeling.kernels.pooled_blocks import blocks_are_plain, pooled_blo
 from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain, pooled_patches_fused, pooled_patches_plain
 from hf_any3d.modeling.kernels.pooling import max_mean_pool_fused, max_mean_pool_plain
 from hf_any3d.modeling.kernels.quick_gelu import quick_gelu_fused, quick_gelu_plain
+from hf_any3d.modeling.kernels.submanifold_convolution import (
+    submanifold_convolution_fused,
+    submanifold_convolution_plain,
+)
 from hf_any3d.modeling.kernels.view_ensemble import view_ensemble_fused, view_ensemble_plain
 
 __all__ = [
@@ -46,6 +50,7 @@ __all__ = [
     "pooled_patches",
     "quick_gelu",
     "set_kernels",
+    "submanifold_convolution",
     "view_ensemble",
 ]
 
@@ -122,6 +127,9 @@ knn = Kernel(
     traced=knn_traced,
 )
 chamfer = Kernel(chamfer_plain, chamfer_fused, "Always used.")
+submanifold_convolution = Kernel(
+    submanifold_convolution_plain, submanifold_convolution_fused, "Always used.", result_in_autocast=True
+)
 
 TABLE: dict[str, Kernel] = {
     "pooled_blocks": pooled_blocks,
@@ -138,5 +146,6 @@ TABLE: dict[str, Kernel] = {
     "farthest_point_sample": farthest_point_sample,
     "knn": knn,
     "chamfer": chamfer,
+    "submanifold_convolution": submanifold_convolution,
 }
 """All operations by name, for documentation, tests and measurements."""

@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from hf_any3d.modeling.deferred_errors import refuse_later
+
 LARGEST_COORDINATE = 1e12
 """Far beyond any scan in any unit; squares and their sums over a batch stay far inside the range of float32."""
 
@@ -22,7 +24,8 @@ def coordinates(name: str, value: Tensor) -> Tensor:
 def refuse_out_of_range(name: str, values: Tensor, largest: float = LARGEST_COORDINATE) -> None:
     """Reject clouds with numbers that would make all results NaN, running statistics of norms included.
 
-    Costs one pass over the numbers and, on devices other than the CPU, waiting for its result. Not for compiled code.
+    Costs one pass over the numbers. An accelerator would have to finish all its work before its result could be read:
+    there a later check raises the error, see `refuse_later`. Not for compiled code.
 
     Args:
         name: Name of the clouds in the message.
@@ -30,12 +33,19 @@ def refuse_out_of_range(name: str, values: Tensor, largest: float = LARGEST_COOR
         largest: Largest absolute value allowed.
 
     Raises:
-        ValueError: If a number is NaN, infinite or larger; names the first such cloud.
+        ValueError: If a number is NaN, infinite or larger; names the first such cloud, or on an accelerator that an
+            earlier batch had one.
     """
     if not values.numel():
         return
     low, high = values.detach().aminmax()
-    if (low >= -largest) & (high <= largest):
+    in_range = (low >= -largest) & (high <= largest)
+    if values.device.type != "cpu":
+        refuse_later(
+            ~in_range, f"{name}: found NaN, infinite numbers or numbers above {largest:.3g} in an earlier batch"
+        )
+        return
+    if in_range:
         return
     sizes = values.detach().abs().flatten(1).amax(dim=1)  # (batch,); NaN where a number is
     cloud = int((sizes <= largest).logical_not().nonzero()[0])

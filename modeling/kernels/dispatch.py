@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -61,6 +62,14 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def _is_autocast_enabled(device: str) -> bool:
     # Torch raises an error for devices without autocast, such as "meta".
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def autocast_disabled(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context without autocast, for results that half precision would falsify."""
+    # Torch raises an error for devices without autocast, such as "meta".
+    return (
+        torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
+    )
 
 
 def without_autocast(backward: Callable[..., R]) -> Callable[..., R]:

@@ -94,7 +94,7 @@ def _sample(
     refuse_out_of_range("points", axes.transpose(0, 1))
     order = None
     if tie_rule == "cuda":
-        order = torch.from_numpy(cuda_priority(count)).to(points.device)  # (points,)
+        order = _cuda_order(count, points.device)  # (points,)
         axes = axes[..., order]
         start = torch.empty_like(order).scatter_(0, order, torch.arange(count, device=order.device))[start]
     axes = axes.contiguous()
@@ -115,11 +115,13 @@ def _start(start_index: int | Tensor, batch: int, count: int, device: torch.devi
                 f"expected an int or a LongTensor of shape ({batch},)"
             )
         start = start_index.to(device)
-    else:
-        start = torch.full((batch,), int(start_index), device=device)
-    if batch and (start.min() < 0 or start.max() >= count):
-        raise ValueError(f"start_index: {start.tolist()}; expected 0 to {count - 1}")
-    return start
+        # On an accelerator the check would wait for the values; there an index out of range fails in the operation.
+        if start.device.type == "cpu" and batch and (start.min() < 0 or start.max() >= count):
+            raise ValueError(f"start_index: {start.tolist()}; expected 0 to {count - 1}")
+        return start
+    if batch and not 0 <= start_index < count:
+        raise ValueError(f"start_index: {start_index}; expected 0 to {count - 1}")
+    return torch.full((batch,), int(start_index), device=device)
 
 
 def _loop_in_torch(axes: Tensor, nearest: Tensor, start: Tensor, num_samples: int) -> Tensor:

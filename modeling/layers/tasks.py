@@ -1,6 +1,7 @@
 """Forward passes and losses of the tasks: classification, part segmentation, semantic segmentation."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -128,7 +129,7 @@ class SemanticSegmentationMixin:
                 attention.
         """
         logits, output = self.point_logits(points, None, output_hidden_states, output_attentions)
-        return _output(logits, labels, output)
+        return segmenter_output(logits, labels, output)
 
 
 class PartSegmentationMixin:
@@ -177,7 +178,7 @@ class PartSegmentationMixin:
         logits, output = self.point_logits(points, condition, output_hidden_states, output_attentions)
         if self.config.restrict_to_category_parts:
             logits = restrict_to_parts(logits, self.config.category_parts, category)
-        return _output(logits, labels, output)
+        return segmenter_output(logits, labels, output)
 
 
 def refuse_problem_type(config: PreTrainedConfig) -> None:
@@ -193,7 +194,14 @@ def refuse_problem_type(config: PreTrainedConfig) -> None:
         )
 
 
-def _output(logits: torch.Tensor, labels: torch.Tensor | None, output: ModelOutput) -> TokenClassifierOutput:
+def segmenter_output(logits: torch.Tensor, labels: torch.Tensor | None, output: Any) -> TokenClassifierOutput:
+    """Return the output of a segmentation model, with the loss if there are labels.
+
+    Args:
+        logits: `(batch, points, labels)`.
+        labels: `(batch, points)` class numbers, -100 for ignored points, or None.
+        output: Has the `hidden_states` and `attentions` of the base model.
+    """
     return TokenClassifierOutput(
         loss=point_loss(logits, labels),
         logits=logits,
@@ -236,13 +244,26 @@ class PointCloudClassificationMixin:
         output = self.base_model(
             points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
         )
-        logits = self.classifier(output.pooler_output)
-        if labels is not None and logits.shape[-1] == 1 and self.config.problem_type is None:
-            self.config.problem_type = "regression"  # recorded in the config, as transformers does
-        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
-        )
+        return classifier_output(self.classifier(output.pooler_output), labels, self.config, output)
+
+
+def classifier_output(
+    logits: torch.Tensor, labels: torch.Tensor | None, config: PreTrainedConfig, output: Any
+) -> SequenceClassifierOutput:
+    """Return the output of a classifier, with the loss if there are labels.
+
+    Args:
+        logits: `(batch, labels)`.
+        labels: As `classification_loss` takes them, or None.
+        config: Config with `problem_type`.
+        output: Has the `hidden_states` and `attentions` of the base model.
+    """
+    if labels is not None and logits.shape[-1] == 1 and config.problem_type is None:
+        config.problem_type = "regression"  # recorded in the config, as transformers does
+    loss = None if labels is None else classification_loss(logits, labels, config.problem_type)
+    return SequenceClassifierOutput(
+        loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
+    )
 
 
 def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | None) -> torch.Tensor:

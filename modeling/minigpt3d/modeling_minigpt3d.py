@@ -41,6 +41,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, Model
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
+from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.layers.forward_contract import (
     check_keywords,
     forward_keywords,
@@ -727,16 +728,24 @@ def fill_placeholders(
     embedded = embed(input_ids.masked_fill(placeholders, 0))
     if point_features is None and input_ids.shape[1] == 1:  # a generation step: avoids synchronising with the device
         return embedded
-    expected, given = int(placeholders.sum()), 0 if point_features is None else point_features.shape[:2].numel()
-    if expected != given:
+    given = 0 if point_features is None else point_features.shape[:2].numel()
+    expected = placeholders.sum()
+    if expected.device.type != "cpu":
+        refuse_later(
+            expected != given, "input_ids of an earlier batch has other than the clouds' number of placeholders"
+        )
+    elif expected != given:
         raise ValueError(
             f"input_ids has {expected} placeholders for point tokens (id {point_token_id}); expected {given}, "
             "as many as the clouds have"
         )
-    if not given:
+    if point_features is None or not given:
         return embedded
-    point_features = point_features.to(embedded.device, embedded.dtype)
-    return embedded.masked_scatter(placeholders.unsqueeze(-1), point_features)
+    # `masked_scatter` would do the same, but its gradient waits for the number of placeholders.
+    rows = point_features.to(embedded.device, embedded.dtype).flatten(0, 1)  # (clouds * query tokens, hidden)
+    numbers = placeholders.flatten().cumsum(0).sub(1).clamp(0, given - 1)
+    filled = rows.index_select(0, numbers).view_as(embedded)
+    return torch.where(placeholders.unsqueeze(-1), filled, embedded)
 
 
 def clouds_of_samples(input_ids: torch.Tensor, num_query_tokens: int, point_token_id: int) -> list[int]:

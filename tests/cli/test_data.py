@@ -10,6 +10,8 @@ from tests.cli.conftest import FILES, run
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
+BAD = "error: 1 of 7 files could not be used: {}/ball/bad.ply"
+
 
 @pytest.fixture
 def classes(tmp_path):
@@ -25,8 +27,9 @@ def classes(tmp_path):
 
 def test_prepared_data_open_as_a_dataset_with_card_and_statistics(classes, tmp_path):
     output = tmp_path / "prepared"
-    code, out, _ = run("data", "prepare", classes, "--output", output, "--points", 64)
-    assert code == 0 and out.splitlines() == ["train: 6 clouds", f"{output}: train with hf-any3d train {output}"]
+    code, out, err = run("data", "prepare", classes, "--output", output, "--points", 64)
+    assert code == 2 and err.splitlines()[-1] == BAD.format(classes)
+    assert out.splitlines() == ["train: 6 clouds", f"{output}: train with hf-any3d train {output}"]
     rows = load_point_dataset("parquet", data_dir=output, split="train")
     assert rows.features["label"].names == ["ball", "stick"] and rows[0]["points"].shape == (64, 3)
     card = (output / "README.md").read_text()
@@ -36,12 +39,15 @@ def test_prepared_data_open_as_a_dataset_with_card_and_statistics(classes, tmp_p
 
 
 def test_description_counts_clouds_points_and_classes(classes):
-    code, out, _ = run("data", "describe", classes)
-    assert code == 0 and out.splitlines()[0] == "train: 6 clouds; columns points, label, file"
+    code, out, err = run("data", "describe", classes)
+    assert code == 2 and err.splitlines()[-1] == BAD.format(classes)
+    assert out.splitlines()[0] == "train: 6 clouds; columns points, label, file"
     assert "80 points each" in out and "ball   train     3" in out
     facts = json.loads(run("data", "describe", classes, "--json").out)
     assert facts["train"]["labels"] == {"ball": 3, "stick": 3}
-    assert run("data", "describe", classes, "--csv").out == "split,clouds,ball,stick\ntrain,6,3,3\n"
+    # Read from the cache by now, where no error is raised.
+    code, out, err = run("data", "describe", classes, "--csv")
+    assert code == 2 and err == BAD.format(classes) + "\n" and out == "split,clouds,ball,stick\ntrain,6,3,3\n"
 
 
 def test_check_lists_bad_doubtful_and_equal_files(scans):

@@ -6,6 +6,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+import hf_any3d
 from hf_any3d.cli import app
 
 
@@ -23,6 +24,13 @@ def refused(*arguments):
 
 def test_a_port_in_use_is_refused_before_the_model_is_loaded(taken):
     assert f"--host 127.0.0.1 --port {taken}: " in refused("--port", str(taken))
+
+
+def test_without_a_model_the_one_of_the_package_is_opened(monkeypatch):
+    asked = []
+    monkeypatch.setattr("hf_any3d.demo.task_pages.demo_task", lambda model: asked.append(model) or 1 / 0)
+    assert CliRunner().invoke(app, ["demo", "--port", "7861"]).exit_code == 1
+    assert asked == [hf_any3d.pipelines.default_model()]
 
 
 def test_a_folder_without_shapes_is_refused_before_the_model_is_loaded(tmp_path):

@@ -3,12 +3,19 @@
 import os
 import subprocess
 import sys
+from itertools import chain
+from pathlib import Path
 
 import pytest
 
+import hf_any3d
+from hf_any3d.registration import MODELS
 from tests.cli.conftest import FILES, run
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
+
+MODEL = str(Path(hf_any3d.__file__).parent / "default_model")
 
 
 def error_of(*words) -> str:
@@ -57,6 +64,16 @@ def test_a_name_that_looks_like_a_path_never_reaches_the_hub(outputs, words, hub
 )
 def test_names_that_cannot_be_on_the_hub_are_not_looked_up(outputs, name):
     assert error_of("info", name) == f"no directory {name}"
+
+
+def test_the_command_line_knows_every_registered_type():
+    from hf_any3d.cli import common
+
+    assert sorted(common._OUR_TYPES) == sorted(config.model_type for config in MODELS)
+    for base, heads in MODELS.values():
+        for model in (base, *chain(*heads.values())):
+            config = {"model_type": model.config_class.model_type, "architectures": [model.__name__]}
+            assert common.kind_of_model(config) is not None, model
 
 
 def test_a_folder_around_a_model_suggests_the_model(outputs):
@@ -129,6 +146,7 @@ from typer.testing import CliRunner
 from hf_any3d.cli import app
 lines = [
     ["--help"], ["-h"], ["predict", "-h"], ["train", "--help"], ["batch", "predict", "-h"], ["predcit"],
+    ["info", {MODEL!r}],
     ["info", "outputs/typo"], ["predict", {str(FILES / "chair.ply")!r}, "--model", "outputs/typo"],
     ["predict", {str(FILES / "chair.ply")!r}, "--model", {models("chat")!r}], ["train", "shapess"],
     ["show", "gone.ply"], ["push", "outputs/typo", "me/model"], ["data", "check", {str(FILES / "chair.ply")!r}],

@@ -40,7 +40,8 @@ def test_help_shows_ten_options_and_help_all_the_others():
 def test_a_folder_is_learned_and_the_model_predicts(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = run("train", "scans", "--encoder", saved_encoder("bert"), *SMALL, "--peft", "none")
-    assert code == 0 and out.splitlines()[-1].endswith("try: hf-any3d predict FILE --model outputs/scans"), err
+    assert out.splitlines()[-1].endswith("try: hf-any3d predict FILE --model outputs/scans"), err
+    assert code == 2 and err.splitlines()[-1] == "error: 1 of 11 files could not be used: scans/ball/bad.ply"
     assert "validation" in out and "accuracy" in out
     metrics = json.loads((tmp_path / "outputs" / "scans" / "metrics.json").read_text())
     assert metrics["training"]["epochs"] == 1

@@ -44,6 +44,11 @@ from hf_any3d.modeling.openshape import (
     OpenShapeForZeroShotPointCloudClassification,
     OpenShapeModel,
 )
+from hf_any3d.modeling.point_transformer_v3 import (
+    PointTransformerV3ForPointCloudClassification,
+    PointTransformerV3ForPointCloudSegmentation,
+    PointTransformerV3Model,
+)
 from hf_any3d.modeling.uni3d import (
     Uni3DForPointCloudClassification,
     Uni3DForPointCloudSegmentation,
@@ -51,7 +56,7 @@ from hf_any3d.modeling.uni3d import (
     Uni3DModel,
 )
 from hf_any3d.registration import ENCODERS, LANGUAGE_MODELS, MODELS
-from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_encoders, tiny_text_towers
+from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_encoders, tiny_ptv3, tiny_text_towers
 from tests.common.case import POINTS, Case, settle as settle, spread_weights, varied_clouds
 from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
 
@@ -264,6 +269,16 @@ def _aligned_cases(base: type, classifier: type, segmenter: type, zero_shot: typ
     )
 
 
+def _ptv3(model_class: type[PreTrainedModel]) -> Callable[..., PreTrainedModel]:
+    def build(**settings: Any) -> PreTrainedModel:
+        model = tiny_ptv3.tiny_ptv3(model_class, **settings)
+        spread_weights(model)
+        return model
+
+    return build
+
+
+_PTV3_STILL = {"drop_path_rate": 0.0, "head_dropout": 0.0, "shuffle_curves": "never"}
 _PHI_STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0}
 _BUILDERS = (
     Case(ActModel, _act(ActModel), _clouds(), None, "last_hidden_state", still_settings={"drop_path_rate": 0.0}),
@@ -374,6 +389,32 @@ _BUILDERS = (
         Uni3DForPointCloudClassification,
         Uni3DForPointCloudSegmentation,
         Uni3DForZeroShotPointCloudClassification,
+    ),
+    Case(
+        PointTransformerV3Model,
+        _ptv3(PointTransformerV3Model),
+        _clouds(6),
+        None,
+        "pooler_output",
+        still_settings=_PTV3_STILL,
+    ),
+    Case(
+        PointTransformerV3ForPointCloudClassification,
+        _ptv3(PointTransformerV3ForPointCloudClassification),
+        _clouds(6),
+        _class_labels,
+        "logits",
+        "classifier.out",
+        _PTV3_STILL,
+    ),
+    Case(
+        PointTransformerV3ForPointCloudSegmentation,
+        _ptv3(PointTransformerV3ForPointCloudSegmentation),
+        _clouds(6),
+        _point_labels(LABELS),
+        "logits",
+        "segmenter.out",
+        _PTV3_STILL,
     ),
     Case(ImageBindAudioModel, _imagebind, _spectrograms, None, "last_hidden_state"),
     Case(NormedPhiModel, _phi(NormedPhiModel), _tokens, None, "last_hidden_state", still_settings=_PHI_STILL),

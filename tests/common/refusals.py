@@ -110,6 +110,9 @@ _POINT_MODELS = (
     "Uni3DForPointCloudClassification",
     "Uni3DForPointCloudSegmentation",
     "Uni3DForZeroShotPointCloudClassification",
+    "PointTransformerV3Model",
+    "PointTransformerV3ForPointCloudClassification",
+    "PointTransformerV3ForPointCloudSegmentation",
 )
 feature("resize_token_embeddings", "a vocabulary of another size")
 refuse(
@@ -151,10 +154,19 @@ refuse(
         "Any2PointForPartSegmentation",
         "OpenShapeForPointCloudSegmentation",
         "Uni3DForPointCloudSegmentation",
+        "PointTransformerV3ForPointCloudSegmentation",
     ),
     ValueError,
     "every point has one label",
     "segmentation is single-label classification of points",
+)
+feature("largest coordinates", "clouds of the largest numbers that the precision allows")
+refuse(
+    "largest coordinates",
+    _POINT_MODELS[-3:],
+    ValueError,
+    "expected fewer than 1,048,576; use a larger grid_size|expected 0 to 65534 along each axis",
+    "their cells must be numbered",
 )
 feature("torch.compile", "compilation without graph breaks")
 refuse(
@@ -170,6 +182,13 @@ refuse(
     TorchDynamoException,
     "(?i)data-dependent",
     "the search for nearest pairs in the loss depends on data; it compiles with graph breaks",
+)
+refuse(
+    "torch.compile",
+    ("PointTransformerV3Model",),
+    RuntimeError,
+    "data-dependent",
+    "the number of voxels depends on the points; it compiles with graph breaks",
 )
 
 # Generation (tests/common/test_generation.py)
@@ -210,6 +229,11 @@ _ALIGNED = (
     "Uni3DForPointCloudSegmentation",
     "Uni3DForZeroShotPointCloudClassification",
 )
+_PTV3 = (
+    "PointTransformerV3Model",
+    "PointTransformerV3ForPointCloudClassification",
+    "PointTransformerV3ForPointCloudSegmentation",
+)
 _NO_POINT_TOKENS = ("ImageBindAudioModel", "NormedPhiModel", "NormedPhiForCausalLM")
 
 
@@ -237,6 +261,20 @@ refuse(
     ValueError,
     "do not get the positions of tokens",
     "the teacher of an autoencoder gets no token positions, which guidance requires",
+)
+refuse(
+    "adapt",
+    _pairs(("GUIDED_ADAPTER",), _PTV3),
+    ValueError,
+    "do not get the positions of tokens",
+    "the voxels and widths of its stages differ, and its convolutions already mix neighbors in space",
+)
+refuse(
+    "adapt",
+    _pairs(("PROMPT_TOKENS",), _PTV3),
+    ValueError,
+    "tokens could not attend to prompts",
+    "attention is within patches of voxels along a curve",
 )
 refuse(
     "open",
@@ -268,14 +306,17 @@ refuse(
 )
 refuse(
     "task_type",
-    _pairs(("CAUSAL_LM",), (*_ANY2POINT, *_ACT, *_ALIGNED, "ActAutoencoder", "ImageBindAudioModel", "NormedPhiModel")),
+    _pairs(
+        ("CAUSAL_LM",),
+        (*_ANY2POINT, *_ACT, *_ALIGNED, *_PTV3, "ActAutoencoder", "ImageBindAudioModel", "NormedPhiModel"),
+    ),
     AttributeError,
     "has no attribute 'prepare_inputs_for_generation'",
     "models that do not generate text; transformers' own encoders raise the same error",
 )
 refuse(
     "prompts",
-    _pairs(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"), (*_ANY2POINT, *_ACT, *_ALIGNED, "ActAutoencoder")),
+    _pairs(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"), (*_ANY2POINT, *_ACT, *_ALIGNED, *_PTV3, "ActAutoencoder")),
     ValueError,
     "learns embeddings of words, and .* reads none",
     "PEFT prepends prompts to embedded words; PROMPT_TOKENS appends them to point tokens",

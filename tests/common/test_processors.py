@@ -15,7 +15,7 @@ import torch
 import trimesh
 from transformers import AutoFeatureExtractor, AutoProcessor
 
-from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor
+from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor, PointTransformerV3Processor
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.registration import MODELS, PROCESSORS
 from tests.chat.tiny_tokenizers import character_tokenizer
@@ -51,6 +51,10 @@ def _points(**settings: Any) -> PointCloudProcessor:
     return PointCloudProcessor(**{"num_points": POINTS, "sampling": "farthest", **settings})
 
 
+def _voxels(**settings: Any) -> PointTransformerV3Processor:
+    return PointTransformerV3Processor(**{"num_points": POINTS, "features": ("xyz",), "grid_size": 1e-3, **settings})
+
+
 def _chat(**settings: Any) -> MiniGPT3DProcessor:
     return MiniGPT3DProcessor(
         _points(), character_tokenizer(), **{"point_token_id": 127, "num_query_tokens": 4, **settings}
@@ -68,6 +72,12 @@ BUILDERS = {
         _points,
         lambda processor, given, **arguments: processor(given, **arguments),
         ("num_points", 16),
+        (AutoFeatureExtractor, AutoProcessor),
+    ),
+    PointTransformerV3Processor: Case(
+        _voxels,
+        lambda processor, given, **arguments: processor(given, **arguments),
+        ("grid_size", 0.03),
         (AutoFeatureExtractor, AutoProcessor),
     ),
     MiniGPT3DProcessor: Case(_chat, _ask, ("max_answer_tokens", 7), (AutoProcessor,)),

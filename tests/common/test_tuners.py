@@ -39,6 +39,7 @@ from tests.common.tuners import (
     answer_of,
     base_of,
     config_of,
+    pairs,
     registered_here,
     step,
     trained,
@@ -57,7 +58,7 @@ SEQUENCE = [case_of(Any2PointForPointCloudClassification), case_of(ActForPointCl
 ON_SEQUENCE = pytest.mark.parametrize("case", SEQUENCE, ids=lambda case: case.name)
 BY_OWN_AND_LORA = pytest.mark.parametrize("method", [*OWN, "LORA"])
 BY_ALL = pytest.mark.parametrize("method", METHODS)
-PAIRS = [(case, method) for case in CASES for method in METHODS]
+PAIRS = pairs(*SEQUENCE)
 
 
 def pair(case: Case, method: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,7 +26,7 @@ from transformers import PreTrainedModel
 
 from hf_any3d import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig, trainable_module_names
 from hf_any3d.tuners.targets import layer_stack
-from tests.common.models import Case
+from tests.common.models import CASES, Case
 
 OWN: dict[str, Callable[..., PeftConfig]] = {
     "GUIDED_ADAPTER": functools.partial(
@@ -107,6 +108,23 @@ STOCK: dict[str, Callable[..., PeftConfig]] = {
     "LN_TUNING": _ln_tuning,
 }
 METHODS = (*OWN, *STOCK)
+
+
+def pairs(*preferred: Case) -> list[tuple[Case, str]]:
+    """Return the models and methods to try together: all of them with ANY3D_ALL_PAIRS=1.
+
+    Otherwise our methods and LoRA on all models, and further methods of PEFT on one model for each config, preferably
+    on the given ones: they depend only on the layers, which models of the same config have in common.
+    """
+    first = {case.model_class.config_class: case for case in reversed((*preferred, *CASES))}
+    return [
+        (case, method)
+        for case in CASES
+        for method in METHODS
+        if method in (*OWN, "LORA")
+        or case is first[case.model_class.config_class]
+        or os.environ.get("ANY3D_ALL_PAIRS") == "1"
+    ]
 
 
 def config_of(method: str, model: PreTrainedModel, **settings: Any) -> PeftConfig:

@@ -11,6 +11,7 @@ import pytest
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
+from tests.visualization.test_pages_in_browser import SCROLLS, emulated
 
 COMMAND = [sys.executable, "-c", "from hf_any3d.cli import main; main()", "demo"]
 VIEW = "#view iframe"
@@ -112,3 +113,32 @@ def test_files_and_examples_are_shown_and_broken_ones_refused(address, browser, 
     next(option for option in options if "chair.ply" in option.text).click()
     browser.wait(lambda: browser.text("#note").startswith("40 points on the surface of a mesh."))
     assert ask(browser, "What is this?") and browser.errors() == []
+
+
+# The contrast of an element's text with what is behind it, as WCAG defines it.
+CONTRAST = """
+const light = color => { const [r, g, b] = color.match(/[\\d.]+/g).map(v => v / 255)
+  .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+let behind = arguments[0];
+while (behind && /^rgba\\(.*, 0\\)$/.test(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
+const back = behind ? getComputedStyle(behind).backgroundColor : "rgb(255, 255, 255)";
+const pair = [getComputedStyle(arguments[0]).color, back];
+const [low, high] = pair.map(light).sort((a, b) => a - b);
+return (high + 0.05) / (low + 0.05);
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_phones_show_the_whole_page_and_get_answers(dark, address, browser):
+    with emulated(browser, phone=True, dark=dark):
+        browser.open(address)
+        browser.wait(lambda: browser.all(VIEW) and browser.painted(VIEW) > 40)
+        assert len(ask(browser, "What is this, and what is it made of?")) == 1
+        assert not browser.driver.execute_script(SCROLLS)
+        texts = [browser.all(one)[0] for one in ("#note p", "#chat .bot.message", "#question textarea", "#restart")]
+        assert min(browser.driver.execute_script(CONTRAST, text) for text in texts) > 4.5
+        width = browser.driver.execute_script("return innerWidth")
+        for button in browser.all("#ask button"):
+            assert 0 <= button.rect["x"] and button.rect["x"] + button.rect["width"] <= width
+        back = browser.driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert (back == "rgb(255, 255, 255)") is not dark and browser.errors() == []

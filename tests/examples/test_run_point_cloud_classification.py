@@ -100,6 +100,7 @@ def test_pipeline_reaches_the_reported_test_accuracy(run, tmp_path):
     assert np.mean(list(by_class.values())) == pytest.approx(report.metrics["test"]["mean_class_accuracy"])
 
 
+@pytest.mark.usefixtures("drawn_results")
 def test_metrics_file_and_card_describe_the_run(run, tmp_path, hub):
     report = run(peft="lora", peft_config={"r": 3}, num_layers=1, num_train_epochs=2)
     assert RunReport.load(tmp_path / "run" / "metrics.json") == report
@@ -136,8 +137,7 @@ def test_metrics_file_and_card_describe_the_run(run, tmp_path, hub):
         assert fact in card.text, fact
 
 
-@pytest.mark.parametrize("peft", ["guided_adapter", "none"])
-@pytest.mark.parametrize("step", [3, 4])
+@pytest.mark.parametrize(("peft", "step"), [("guided_adapter", 3), ("none", 4)])  # inside an epoch, and after one
 def test_resumed_run_ends_like_an_uninterrupted_one(run, tmp_path, peft, step):
     settings = {
         "peft": peft,

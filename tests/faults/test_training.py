@@ -15,7 +15,7 @@ from tests.examples.conftest import tiny_shapes, words_of
 from tests.faults.killing import ALL, MODES, Ending, fill, points, report, run_child
 from tests.tiny_encoders import clouds, random_encoder, tiny_config
 
-EVERY = 23
+EVERY = 31
 SETTINGS = {
     "num_tokens": 4,
     "tokenizer_neighbors": 4,

@@ -1,10 +1,13 @@
 """Every model rejects invalid clouds before they change a weight or a running statistic."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from hf_any3d.modeling.point_ops import LARGEST_COORDINATE
 from tests.common.models import CASES
+from tests.common.refusals import check_refusal
 
 POINT_CASES = [case for case in CASES if "points" in case.batch(1)]
 every_model = pytest.mark.parametrize("case", POINT_CASES, ids=lambda case: case.name)
@@ -42,7 +45,9 @@ def test_the_largest_allowed_clouds_have_finite_outputs(case, dtype):
     inputs = case.batch(3)
     inputs["points"] = inputs["points"] * min(LARGEST_COORDINATE, torch.finfo(dtype).max ** 0.5) * 0.9
     for mode in (True, False):
-        with torch.no_grad():
+        # Numbers of half precision are small enough for every model.
+        refusal = check_refusal("largest coordinates", case.name) if dtype == torch.float32 else nullcontext()
+        with refusal, torch.no_grad():
             assert case.answer_of(model.train(mode)(**inputs)).isfinite().all()
     assert all(buffer.isfinite().all() for buffer in model.buffers() if buffer.is_floating_point())
 

@@ -2,7 +2,7 @@
 
 import pytest
 from huggingface_hub import constants
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from transformers import pipeline
 
 from hf_any3d import (
@@ -25,10 +25,13 @@ OPEN = {
     "chat processor": MiniGPT3DProcessor.from_pretrained,
     "encoder": Any2PointForPointCloudClassification.from_encoder_pretrained,
     "pipeline": lambda name: pipeline("point-cloud-classification", model=name),
+    "pipeline without a task": lambda name: pipeline(model=name),
     "pipeline without a head": lambda name: pipeline("point-cloud-feature-extraction", model=name),
+    "adapter": lambda name: PeftModel.from_pretrained(tiny_model(), name),
     "dataset": load_point_dataset,
 }
-MODELS = [name for name in OPEN if name not in ("dataset", "encoder")]  # these have messages of their own
+# The others have messages of their own; `pipeline` refuses to work offline without a task.
+MODELS = [name for name in OPEN if name not in ("dataset", "encoder", "pipeline without a task")]
 PATHS = ["outputs/typo", "./x", "../x", "~/x", "/nowhere/x", "C:\\x", "outputs\\typo", "me/model.safetensors", "a/b/c"]
 
 

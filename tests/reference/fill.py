@@ -4,7 +4,10 @@ A case is a JSON manifest (names, shapes, inputs) and a safetensors file of expe
 name seeds a generator, so that any program can make the same numbers.
 """
 
+import os
 from collections.abc import Sequence
+from math import prod
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
@@ -22,9 +25,24 @@ def fill(name: str, shape: Sequence[int], dtype: str = "float32") -> np.ndarray:
         float32 array of `shape`: near 1 for norm weights and running variances, near 0 for everything else; or zeros
         of an integer or boolean dtype.
     """
+    shape = tuple(shape)
     if not dtype.startswith(("float", "bfloat")):
-        return np.zeros(tuple(shape), dtype)
-    noise = _generator(name).standard_normal(tuple(shape))
+        return np.zeros(shape, dtype)
+    if prod(shape) < _LARGE:
+        return _values(name, shape)
+    # Cases of a model have most weights in common, which take seconds to draw.
+    file = Path(os.environ["HF_HOME"], "drawn", f"{name}-{'x'.join(map(str, shape))}.npy")
+    if not file.is_file():
+        file.parent.mkdir(exist_ok=True)
+        np.save(file, _values(name, shape))
+    return np.load(file)
+
+
+_LARGE = 100_000  # values that are worth a file, which is in a folder of the test run
+
+
+def _values(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    noise = _generator(name).standard_normal(shape)
     if name.endswith("running_var"):
         values = 1 + np.abs(noise) / 10
     elif name.endswith(".weight") and len(shape) == 1:

@@ -96,6 +96,27 @@ def test_rows_of_clouds_stay_rows_on_a_phone(browser, points, tmp_path):
         assert rows_of_legend(browser) == ["seen", "guessed"] and browser.errors() == []
 
 
+@pytest.mark.parametrize("phone", [False, True], ids=["desktop", "phone"])
+def test_a_long_legend_scrolls_and_leaves_room_for_the_cloud(phone, browser, tmp_path):
+    points, labels = np.random.default_rng(0).normal(size=(4000, 3)), np.arange(4000) % 40
+    names = [f"class {number}" for number in range(40)]
+    with emulated(browser, phone=phone):
+        browser.open(write_point_cloud_page(tmp_path / "page.html", points, labels, names))
+        if phone:
+            browser.all("summary")[0].click()
+        assert rows_of_legend(browser) == names
+        fits = "return document.documentElement.scrollHeight <= innerHeight"
+        browser.wait(lambda: browser.driver.execute_script(fits))
+        below = "return document.querySelector('canvas').getBoundingClientRect().bottom"
+        most = browser.driver.execute_script("return innerHeight") * (0.56 if phone else 1)
+        browser.wait(lambda: browser.driver.execute_script(below) <= most)
+        browser.driver.execute_script("document.querySelector('aside li:last-child').scrollIntoView()")
+        last = browser.driver.execute_script(
+            "return document.querySelector('aside li:last-child').getBoundingClientRect()"
+        )
+        assert last["bottom"] <= browser.driver.execute_script("return innerHeight") and browser.errors() == []
+
+
 def test_grids_are_filtered_by_class_and_one_cloud_is_enlarged(browser, points, tmp_path):
     names = [f"class {number}" for number in range(20)]
     clouds = [CloudView(points * (1, 2, 1), title=f"cloud {n}", note=names[n], category=n) for n in range(20)]

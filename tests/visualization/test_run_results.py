@@ -7,6 +7,7 @@ import pytest
 from hf_any3d.visualization.run_results import plot_confusion_matrix, training_curves, write_run_results
 from tests.visualization.test_pages_in_browser import SCROLLS, emulated
 
+pytestmark = pytest.mark.usefixtures("drawn_results")
 MATRIX = np.array([[7, 1, 0], [2, 5, 0], [0, 0, 9]])
 LABELS = ["chair", "table & bench", "<lamp>"]
 

@@ -54,6 +54,8 @@ def test_rows_of_a_dataset_are_a_grid_with_their_classes():
     assert [view.status for view in predicted[:2]] == ["right", "wrong"] and predicted[1].note == "lamp → chair"
     with pytest.raises(ValueError, match="predictions: 1 for 8 rows"):
         show.views_of_rows(dataset(), predictions=["chair"])
+    with pytest.raises(ValueError, match="predictions has 0; expected names of classes"):
+        show.views_of_rows(dataset(), predictions=[0] * 8)
 
 
 @pytest.mark.parametrize("encoder", ["bert", "dinov2"])

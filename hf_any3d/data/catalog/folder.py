@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +211,24 @@ def load(
         return _files(root, listed, streaming)
     skip = on_error == "skip"
     loaded: Any = {split: _read(root, rows, converter, skip, streaming, options) for split, rows in listed.items()}
+    if skip and not streaming:
+        _log_left_out(root, listed, loaded)
     return IterableDatasetDict(loaded) if streaming else DatasetDict(loaded)
+
+
+def _log_left_out(root: Path, listed: DatasetDict, loaded: Mapping[str, Dataset]) -> None:
+    """Log which files are missing; the rows may come from a cache, and then no error is logged for each of them.
+
+    The record has the attributes `left_out`, paths of the files, and `num_files`; the command line collects them.
+    """
+    missing = [
+        root / name for split, rows in listed.items() for name in sorted({*rows[FILE]} - {*loaded[split][FILE]})
+    ]
+    if missing:
+        total = sum(listed.num_rows.values())
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        found = {"left_out": [str(path) for path in missing], "num_files": total}
+        logger.warning("%d of %d files are left out: %s%s", len(missing), total, missing[0], more, extra=found)
 
 
 def _files(root: Path, listed: DatasetDict, streaming: bool) -> DatasetDict | IterableDatasetDict:

@@ -11,7 +11,9 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 from hf_any3d.data.conversion.published_dataset import Licence
 from hf_any3d.data.files import PointCloudData
 
-LICENCE = Licence("apache-2.0", link="https://www.apache.org/licenses/LICENSE-2.0")  # the one of this package
+# The objects are drawn by this module from boxes and solids of revolution, without a shape of anybody else, so that
+# they are under the licence of the package.
+LICENCE = Licence("apache-2.0", link="https://www.apache.org/licenses/LICENSE-2.0")
 SPLITS = ("train", "validation", "test")
 
 PARTS: dict[str, tuple[str, ...]] = {

@@ -13,9 +13,15 @@ import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 
 from hf_any3d.data.catalog import shapes
+from hf_any3d.data.conversion.published_dataset import Licence
 from hf_any3d.data.splits import validation_split
 
-LICENCE = shapes.LICENCE
+LICENCE = Licence(
+    "other",
+    "CC0 1.0, CC BY 3.0 or CC BY 3.0 US, as the embedded shapes in the rooms; the latter two ask to name the authors, "
+    "whom the card of the embedded shapes lists",
+    shapes.LICENCE.link,
+)
 SPLITS = ("train", "validation", "test")
 FLOOR = "floor"
 

@@ -15,7 +15,8 @@ from hf_any3d.data.files import ASSETS
 
 LICENCE = Licence(
     "other",
-    "CC0 1.0 or CC BY 3.0, which asks to name the authors: both are in the columns of each of the embedded shapes",
+    "CC0 1.0, CC BY 3.0 or CC BY 3.0 US; the latter two ask to name the authors. The columns license and creator have "
+    "both for each shape",
     "https://creativecommons.org/licenses/by/3.0/",
 )
 SPLITS = ("train", "test")

@@ -41,7 +41,8 @@ def read(source: Source) -> PointCloudData:
         raise PointCloudError(f"the line of counts is {shorten(head)}; expected points, faces and edges")
     points, faces = (count_of(count, "a count") for count in counts[:2])
     source.check(points=points, faces=faces)
-    first, second = blocks_of_lines(body, [points, faces])
+    first, second, rest = blocks_of_lines(body, [points, faces])
+    source.warn_of_rest(rest)
     table = numbers(first)  # (points, 3 and more)
     colored, with_normals = (bool(group) for group in header.groups())
     normals = 3 if with_normals else 0

@@ -36,6 +36,7 @@ def read(source: Source) -> PointCloudData:
         columns = _ascii_columns(body, names, row, count)
     elif kind == "binary":
         columns = _binary_columns(body, names, row, count)
+        source.warn_of_rest(body[count * row.itemsize :])
     elif kind == "binary_compressed":
         source.check(decoded=count * max(row.itemsize, 12))
         columns = _compressed_columns(body, names, row, count)

@@ -54,7 +54,11 @@ def read(source: Source) -> PointCloudData:
     if "vertex" not in names:
         raise PointCloudError(f"no element 'vertex'; found {listed(names)}")
     values = {}
-    blocks = read_binary(source.data, start, elements, order) if order else read_ascii(source.data[start:], elements)
+    if order:
+        blocks, rest = read_binary(source.data, start, elements, order)
+    else:
+        blocks, rest = read_ascii(source.data[start:], elements)
+    source.warn_of_rest(rest)
     for element, block in zip(elements, blocks, strict=True):
         values.setdefault(element.name, block)
         if element.name == "vertex":
@@ -160,8 +164,8 @@ class Element:
         return np.dtype(fields)
 
 
-def read_binary(data: bytes, start: int, elements: list[Element], order: str) -> list[Values]:
-    """Return the values of each element from the file's bytes, whose body begins at `start`; `order` is "<" or ">".
+def read_binary(data: bytes, start: int, elements: list[Element], order: str) -> tuple[list[Values], bytes]:
+    """Return the values of each element, and the bytes after them; the body begins at `start`, `order` is "<" or ">".
 
     Raises:
         PointCloudError: a file that ends too early, or a negative length.
@@ -180,7 +184,7 @@ def read_binary(data: bytes, start: int, elements: list[Element], order: str) ->
             )
         values, start = _equal_rows(data, start, element, order) or _unequal_rows(data, start, element, order)
         found.append(values)
-    return found
+    return found, data[start:]
 
 
 def _equal_rows(data: bytes, start: int, element: Element, order: str) -> tuple[Values, int] | None:
@@ -325,15 +329,16 @@ def _numbers_at(raw: np.ndarray, places: np.ndarray, kind: str) -> np.ndarray:
     return found.view(kind)[:, 0]
 
 
-def read_ascii(text: bytes, elements: list[Element]) -> list[Values]:
-    """Return the values of each element from the lines after the header, one row per line.
+def read_ascii(text: bytes, elements: list[Element]) -> tuple[list[Values], bytes]:
+    """Return the values of each element from the lines after the header, one row per line, and the lines after them.
 
     Raises:
         PointCloudError: too few lines, or a malformed one.
     """
     filled = [element for element in elements if element.properties]
-    blocks = iter(blocks_of_lines(normalized_lines(text), [element.count for element in filled]))
-    return [_ascii_rows(next(blocks), element) if element.properties else {} for element in elements]
+    *blocks, rest = blocks_of_lines(normalized_lines(text), [element.count for element in filled])
+    block_of = iter(blocks)
+    return [_ascii_rows(next(block_of), element) if element.properties else {} for element in elements], rest
 
 
 def _ascii_rows(block: bytes, element: Element) -> Values:

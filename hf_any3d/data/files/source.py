@@ -131,6 +131,11 @@ class Source:
             self._warned.add(text)
             warnings.warn(f"{self.name}: {text}", UserWarning, stacklevel=4)
 
+    def warn_of_rest(self, rest: bytes) -> None:
+        """Warn of data after those that the header declares, unless they only fill up the file."""
+        if rest.strip(b"\0 \t\r\n"):
+            self.warn(f"{len(rest)} bytes after the data that the header declares are left out")
+
     def check(self, *, points: int = 0, faces: int = 0, decoded: int = 0) -> None:
         """Raise an error beyond the limits; see `ReadLimits.check`."""
         stored = len(self.data) + sum(map(len, self._neighbors.values()))

@@ -17,7 +17,7 @@ def read(source: Source) -> PointCloudData:
     """Read a mesh whose triangles do not share corners: 3 vertices per triangle, none merged.
 
     Raises:
-        PointCloudError: a file that ends before its last triangle, or is neither kind of STL.
+        PointCloudError: a file that ends before its last triangle or goes on after it, or is neither kind of STL.
     """
     data = source.data
     count = int.from_bytes(data[80:_HEADER_SIZE], "little") if len(data) >= _HEADER_SIZE else -1
@@ -38,6 +38,9 @@ def _binary(data: bytes, count: int) -> np.ndarray:
     needed = _HEADER_SIZE + count * _TRIANGLE.itemsize
     if needed > len(data):
         raise PointCloudError(f"{len(data)} bytes; {count} triangles need {needed}, so the file may be cut off")
+    # Nothing but the length confirms the count, so that a wrong one would lose triangles unnoticed.
+    if data[needed:].strip(b"\0 \t\r\n"):
+        raise PointCloudError(f"{len(data)} bytes; {count} triangles need {needed}, so the count may be wrong")
     return np.frombuffer(data, _TRIANGLE, count, _HEADER_SIZE)["corners"].reshape(-1, 3)
 
 

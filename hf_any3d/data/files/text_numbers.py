@@ -106,7 +106,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def blocks_of_lines(text: bytes, counts: list[int]) -> list[bytes]:
-    """Cut text into blocks of the given numbers of lines; empty lines do not count.
+    """Cut text into blocks of the given numbers of lines, and one of all lines after them; empty lines do not count.
 
     Raises:
         PointCloudError: fewer lines.
@@ -118,4 +118,4 @@ def blocks_of_lines(text: bytes, counts: list[int]) -> list[bytes]:
     if sum(counts) > len(ends):
         raise PointCloudError(f"ends after {len(ends)} of {sum(counts)} declared lines; the file may be cut off")
     bounds = [0, *(int(ends[line - 1]) if line else 0 for line in np.cumsum(counts).tolist())]
-    return [text[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [text[start:stop] for start, stop in zip(bounds, [*bounds[1:], len(text)], strict=True)]

@@ -5,8 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Array2D, ClassLabel, load_dataset
+from huggingface_hub import DatasetCard
 
 from hf_any3d.data import load_point_dataset
+from hf_any3d.data.catalog import rooms
+from hf_any3d.data.catalog.shapes import LICENCE
 
 FOLDER = Path(__file__).parents[3] / "examples" / "data"
 
@@ -42,6 +45,15 @@ def test_every_shape_is_under_a_creative_commons_licence_and_names_its_author(sh
     for rows in shapes.values():
         assert set(rows["license"][:]) <= {"CC0-1.0", "CC-BY-3.0", "CC-BY-3.0-US"}
         assert all(rows["creator"][:]) and "eTeks" not in set(rows["source"][:])
+
+
+def test_the_declared_licences_are_those_of_the_rows(shapes):
+    stated = {name for rows in shapes.values() for name in rows["license"][:]}
+    assert stated == set(re.findall(r"CC0-1.0|CC-BY-3.0(?:-US)?", LICENCE.terms.replace(" ", "-")))
+    declared = DatasetCard.load(FOLDER / "README.md").data.to_dict()
+    identifiers = {declared["license_name"] if name == "other" else name for name in declared["license"]}
+    assert identifiers == {name.lower() for name in stated}
+    assert rooms.LICENCE.terms.startswith(LICENCE.terms.split(";")[0]), "rooms are made of the shapes"
 
 
 def test_the_card_counts_what_is_there_and_names_every_author(shapes):

@@ -167,7 +167,7 @@ def test_lists_of_any_lengths_between_numbers_are_read(order, kind, code):
             f"{number}\n"
             for flags, first, weight, second, number in rows
         )
-        (found,) = ply_reader.read_ascii(text.encode(), [element])
+        (found,), _ = ply_reader.read_ascii(text.encode(), [element])
     else:
         sign = "<" if "little" in order else ">"
         body = b"".join(
@@ -175,7 +175,7 @@ def test_lists_of_any_lengths_between_numbers_are_read(order, kind, code):
                         flags, len(first), *first, weight, len(second), *second, number)
             for flags, first, weight, second, number in rows
         )  # fmt: skip
-        (found,) = ply_reader.read_binary(b"head" + body, 4, [element], sign)
+        (found,), _ = ply_reader.read_binary(b"head" + body, 4, [element], sign)
         for cut in (1, len(body) // 2):
             with pytest.raises(ply_reader.PointCloudError, match="cut off"):
                 ply_reader.read_binary(b"head" + body[:-cut], 4, [element], sign)

@@ -113,3 +113,11 @@ def test_a_truncated_stl_is_explained(files):
         read(
             "solid a\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nendloop\nendfacet\nendsolid a", "stl"
         )
+
+
+def test_a_binary_stl_that_goes_on_after_its_last_triangle_is_explained():
+    data, read_square = stl(SQUARE[TRIANGLES]), read(stl(SQUARE[TRIANGLES]), "stl")
+    assert (read(data + b"\0\0\n", "stl").points == read_square.points).all(), "padding is no data"
+    for longer in (data + data[84:], data[:80] + (1).to_bytes(4, "little") + data[84:]):
+        with pytest.raises(PointCloudFileError, match=r"triangles need \d+, so the count may be wrong"):
+            read(longer, "stl")

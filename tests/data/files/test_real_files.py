@@ -92,3 +92,12 @@ def test_face_colours_of_obj_and_ply_agree():
     _, a = np.unique(obj.face_colors, axis=0, return_inverse=True)
     _, b = np.unique(ply.face_colors, axis=0, return_inverse=True)
     assert (a.ravel() == b.ravel()).all() or (a.ravel() == 1 - b.ravel()).all()
+
+
+@pytest.mark.parametrize("name", ["chair_points.ply", "screwdriver.ply", "chair.pcd", "screwdriver.off"])
+def test_data_after_what_the_header_declares_are_left_out_with_a_warning(name):
+    data, file_type = (FILES / name).read_bytes(), name.partition(".")[2]
+    read_point_cloud(data + b"\0" * 8 if name.startswith("chair") else data + b"\n\n", file_type=file_type)  # padding
+    with pytest.warns(UserWarning, match="after the data that the header declares are left out"):
+        longer = read_point_cloud(data + b"3 0 1 2\n", file_type=file_type)
+    assert np.array_equal(longer.points, read_point_cloud(data, file_type=file_type).points)

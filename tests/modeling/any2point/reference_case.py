@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from hf_any3d.conversions.any2point import VARIANTS, convert_state_dict
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
@@ -50,11 +51,15 @@ class ReferenceCase:
         frozen, _ = convert_state_dict(self.original, self.variant)
         settings = self.variant.encoder | changes
         small = {"vocab_size": 4, "eos_token_id": 2} if "clip" in settings["model_type"] else {}
-        torch.manual_seed(0)
-        encoder = AutoModel.from_config(AutoConfig.for_model(**(settings | small)))
+        with no_init_weights():
+            encoder = AutoModel.from_config(AutoConfig.for_model(**(settings | small)))
         table = next(name for name, _ in encoder.named_parameters() if "position_embedding" in name)
         report = encoder.load_state_dict(frozen | {table: self.position_table}, strict=False)
         assert not report.unexpected_keys
+        for name in report.missing_keys:
+            torch.nn.init.zeros_(encoder.get_parameter(name))
+        for module in encoder.modules():
+            module._is_hf_initialized = True  # as `init_weights` marks them; others are drawn again in a larger model
         # A bias key and value are what the released programs leave out.
         assert not [key for key in report.missing_keys if "layer" in key and "norm" not in key and "bias_" not in key]
         return encoder

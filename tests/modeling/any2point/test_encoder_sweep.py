@@ -25,15 +25,14 @@ from tests.tiny_encoders import (
 )
 
 TOKENS = SMALL["num_tokens"]
-every_family = pytest.mark.parametrize("family", list(encoder_families()))
+# The scope orders tests by family, so that a model is built once for all of them.
+every_family = pytest.mark.parametrize("family", list(encoder_families()), scope="module")
 # One for each kind of position and of layer, for tests that do not depend on the family otherwise.
-some_families = pytest.mark.parametrize(
-    "family",
-    [
-        *("bert", "clip_text_model", "gpt2", "mpnet", "t5", "deberta-v2", "modernbert", "llama", "gemma3_text"),
-        *("vit", "dinov2", "dinov3_vit", "beit", "audio-spectrogram-transformer", "whisper", "wav2vec2", "wavlm"),
-    ],
+SOME = (
+    *("bert", "clip_text_model", "gpt2", "mpnet", "t5", "deberta-v2", "modernbert", "llama", "gemma3_text"),
+    *("vit", "dinov2", "dinov3_vit", "beit", "audio-spectrogram-transformer", "whisper", "wav2vec2", "wavlm"),
 )
+some_families = pytest.mark.parametrize("family", SOME, scope="module")
 
 
 def core_of(model):
@@ -130,7 +129,7 @@ def test_saved_model_runs_in_half_precision_through_every_entry_point(family, tm
     model.save_pretrained(tmp_path / "full")
     with torch.no_grad():
         expected = model(clouds()).logits
-        for dtype in (torch.bfloat16, torch.float16):
+        for dtype in (torch.bfloat16, torch.float16)[: 2 if family in SOME else 1]:
             opened = Any2PointForPointCloudClassification.from_pretrained(tmp_path / "full", dtype=dtype)
             opened.save_pretrained(tmp_path / "half")
             again = Any2PointForPointCloudClassification.from_pretrained(tmp_path / "half")

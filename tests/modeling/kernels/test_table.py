@@ -14,6 +14,7 @@ from hf_any3d.modeling.any2point.point_tokenizer import ResidualBlock
 from hf_any3d.modeling.kernels import dispatch
 from hf_any3d.modeling.kernels.cells import membership
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
+from hf_any3d.modeling.point_ops import neighbor_table
 from hf_any3d.modeling.point_transformer import PatchEncoder
 from tests.tiny_encoders import adapted_model, clouds
 
@@ -35,6 +36,11 @@ COUNT = OCCUPIED.sum(dim=(0, 2)).unsqueeze(-1)
 NORM, LINEAR = nn.BatchNorm1d(6).double(), nn.Linear(6, 3).double()
 BLOCKS = nn.ModuleList(ResidualBlock(12, 5) for _ in range(2)).double()
 PATCH_ENCODER = PatchEncoder(3, 6, (4, 6, 8)).double()
+# 40 of 64 cells of a cube, in any order.
+_NUMBERS = torch.randperm(64, generator=torch.Generator().manual_seed(7))[:40]
+CELL_NEIGHBORS = neighbor_table(
+    torch.stack([_NUMBERS // 16, _NUMBERS // 4 % 4, _NUMBERS % 4], dim=1), torch.zeros(40, dtype=torch.long), 1
+)
 
 
 def blocks_on(features: torch.Tensor, offsets: torch.Tensor) -> tuple:
@@ -69,6 +75,10 @@ CASES = {
     "chamfer": (
         (randn(2, 9, 3), randn(2, 7, 3)),
         lambda x, y: (x, y, "l1", randint(2, 2, 9).bool() | (x[..., 0] > 0)),
+    ),
+    "submanifold_convolution": (
+        (randn(40, 3), randn(2, 3, 3, 3, 3), randn(2)),
+        lambda values, weight, bias: (values, weight, bias, CELL_NEIGHBORS),
     ),
 }
 # Statistics in float32 whatever the precision of the rows.

@@ -1,0 +1,1 @@
+"""Convert Sonata, Concerto and Utonia: their tensors under our names, and directories that open."""

@@ -1,0 +1,175 @@
+"""The tensors of released Point Transformer V3 encoders under our names, and their arguments as our config."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hf_any3d.conversions.renaming import Names, as_vector, rename_tensors
+
+_BLOCK: dict[str, str] = {
+    r"cpe\.0\.": "positions.convolution.",
+    r"cpe\.1\.": "positions.linear.",
+    r"cpe\.2\.": "positions.norm.",
+    r"norm(?P<norm>[12])\.0\.": "norm{norm}.",
+    r"attn\.(?P<layer>qkv|proj)\.": "attention.{layer}.",
+    r"attn\.rpe\.rpe_table$": "attention.relative_bias.table",
+    r"ls(?P<scale>[12])\.0\.": "scale{scale}.",
+    r"mlp\.0\.(?P<layer>fc[12])\.": "mlp.{layer}.",
+}
+_UP: dict[str, str] = {
+    r"proj\.0\.": "projection.",
+    r"proj\.1\.": "norm.",
+    r"proj_skip\.0\.": "skip_projection.",
+    r"proj_skip\.1\.": "skip_norm.",
+}
+# Stages are numbered as in the original; `_flat` numbers blocks and decoder stages through.
+NAMES: Names = {
+    r"embedding\.mask_token$": "embeddings.mask_token",
+    r"embedding\.stem\.linear\.": "embeddings.projection.",
+    r"embedding\.stem\.norm\.": "embeddings.norm.",
+    r"enc\.enc(?P<stage>\d+)\.down\.proj\.": "poolings.{stage}.projection.",
+    r"enc\.enc(?P<stage>\d+)\.down\.norm\.0\.": "poolings.{stage}.norm.",
+    **{
+        rf"{theirs}(?P<stage>\d+)\.block(?P<block>\d+)\.{pattern}": f"{ours}.{{stage}}.{{block}}.{name}"
+        for theirs, ours in ((r"enc\.enc", "blocks"), (r"dec\.dec", "decoder_blocks"))
+        for pattern, name in _BLOCK.items()
+    },
+    **{rf"dec\.dec(?P<stage>\d+)\.up\.{pattern}": f"unpoolings.{{stage}}.{name}" for pattern, name in _UP.items()},
+}
+_FREQUENCIES = re.compile(r"(enc\.enc|dec\.dec)\d+\.block\d+\.attn\.rope\.inv_freq$")
+# Argument of the original's constructor -> field of our config.
+_FIELDS = {
+    "in_channels": "in_channels",
+    "order": "curves",
+    "stride": "pooling_strides",
+    "enc_depths": "depths",
+    "enc_channels": "hidden_sizes",
+    "enc_num_head": "num_attention_heads",
+    "enc_patch_size": "patch_sizes",
+    "dec_depths": "decoder_depths",
+    "dec_channels": "decoder_hidden_sizes",
+    "dec_num_head": "decoder_num_attention_heads",
+    "mlp_ratio": "mlp_ratio",
+    "qkv_bias": "qkv_bias",
+    "qk_scale": "attention_scale",
+    "attn_drop": "attention_dropout",
+    "proj_drop": "hidden_dropout",
+    "drop_path": "drop_path_rate",
+    "layer_scale": "layer_scale_init_value",
+    "pre_norm": "pre_norm",
+    "enable_rpe": "relative_position_bias",
+    "mask_token": "use_mask_token",
+    "freeze_encoder": "freeze_encoder",
+    "rope_base": "rope_theta",
+    "shift_coords": "rope_shift",
+    "jitter_coords": "rope_jitter",
+    "rescale_coords": "rope_rescale",
+}
+# What the constructor has where a file says nothing; the same as our defaults for all others.
+_DEFAULTS = {
+    "in_channels": 6,
+    "order": ("z", "z-trans"),
+    "stride": (2, 2, 2, 2),
+    "enc_depths": (3, 3, 3, 12, 3),
+    "enc_channels": (48, 96, 192, 384, 512),
+    "enc_num_head": (3, 6, 12, 24, 32),
+    "enc_patch_size": (1024,) * 5,
+    "dec_depths": (3, 3, 3, 3),
+    "dec_channels": (96, 96, 192, 384),
+    "dec_num_head": (6, 6, 12, 32),
+    "dec_patch_size": (1024,) * 4,
+    "drop_path": 0.3,
+}
+# Arguments without a field: how attention is computed, whether there is a decoder, and a switch that stays random.
+_OTHERS = (
+    "dec_patch_size",
+    "enable_flash",
+    "upcast_attention",
+    "upcast_softmax",
+    "enc_mode",
+    "shuffle_orders",
+    "traceable",
+)
+# Utonia computes the frequencies in float32.
+_CLOSE = 1e-6
+
+
+def ptv3_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `PointTransformerV3Config` for arguments of the original's constructor.
+
+    What depends on the other clouds of a batch, and the shuffling of curves at inference, stay off.
+
+    Raises:
+        ValueError: An argument is unknown, or decoder and encoder have different patches.
+    """
+    if unknown := sorted(set(arguments) - set(_FIELDS) - set(_OTHERS)):
+        raise ValueError(f"config has {unknown[0]!r}; expected some of {', '.join(sorted({*_FIELDS, *_OTHERS}))}")
+    given = _DEFAULTS | dict(arguments)
+    fields: dict[str, Any] = {ours: given[theirs] for theirs, ours in _FIELDS.items() if theirs in given}
+    fields = {name: list(value) if isinstance(value, (tuple, list)) else value for name, value in fields.items()}
+    for name in ("mlp_ratio", "drop_path_rate", "attention_dropout", "hidden_dropout", "rope_theta"):
+        value = fields.get(name)
+        if isinstance(value, int):
+            fields[name] = float(value)
+    fields["use_decoder"] = not given.get("enc_mode", False)
+    fields["upcast_attention"] = bool(given.get("upcast_attention") or given.get("upcast_softmax"))
+    if not fields["use_decoder"]:
+        fields = {name: value for name, value in fields.items() if not name.startswith("decoder_")}
+    elif list(given["dec_patch_size"]) != fields["patch_sizes"][: len(given["dec_patch_size"])]:
+        raise ValueError(
+            f"config has dec_patch_size={given['dec_patch_size']}; expected that of the encoder's stages, whose "
+            f"patches the decoder uses: {fields['patch_sizes']}"
+        )
+    return fields
+
+
+def convert_ptv3_state_dict(
+    original: Mapping[str, torch.Tensor], fields: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Rename the tensors of a released encoder to those of a `PointTransformerV3Model`.
+
+    Frequencies of rotary positions, which follow from the config, are compared and left out.
+
+    Args:
+        original: Tensors under the authors' names.
+        fields: Fields of `PointTransformerV3Config`.
+
+    Raises:
+        ValueError: A tensor belongs to no known part, two to the same, a stage has no such block, frequencies are
+            others than those of the config, or numbers are NaN or infinite.
+    """
+    rotary = {name: tensor for name, tensor in original.items() if _FREQUENCIES.match(name)}
+    _check_frequencies(rotary, fields.get("rope_theta"))
+    state = rename_tensors({name: tensor for name, tensor in original.items() if name not in rotary}, NAMES)
+    renamed = {_flat(name, fields): tensor for name, tensor in state.items()}
+    if "embeddings.mask_token" in renamed:
+        renamed["embeddings.mask_token"] = as_vector("embedding.mask_token", renamed["embeddings.mask_token"])
+    return renamed
+
+
+def _flat(name: str, fields: Mapping[str, Any]) -> str:
+    """Number blocks through all stages, poolings from 0, and what belongs to the decoder in the order of running."""
+    part, *rest = name.split(".")
+    if part == "poolings":
+        return ".".join((part, str(int(rest[0]) - 1), *rest[1:]))
+    if part == "unpoolings":
+        return ".".join((part, str(len(fields["decoder_depths"]) - 1 - int(rest[0])), *rest[1:]))
+    if part not in ("blocks", "decoder_blocks"):
+        return name
+    depths = fields["depths" if part == "blocks" else "decoder_depths"]
+    stage, block = int(rest[0]), int(rest[1])
+    if stage >= len(depths) or block >= depths[stage]:
+        raise ValueError(f"the checkpoint has a block {block} of stage {stage}; expected those of depths {depths}")
+    before = depths[:stage] if part == "blocks" else depths[stage + 1 :]
+    return ".".join((part, str(sum(before) + block), *rest[2:]))
+
+
+def _check_frequencies(rotary: Mapping[str, torch.Tensor], theta: float | None) -> None:
+    for name, found in rotary.items():
+        if theta is None:
+            raise ValueError(f"the checkpoint holds {name}, but its config has no rope_base")
+        steps = torch.arange(len(found), dtype=torch.float64) / len(found)
+        if found.ndim != 1 or not torch.allclose(found.double(), theta**-steps, atol=_CLOSE, rtol=0):
+            raise ValueError(f"{name} is {found.tolist()}; expected the frequencies of rope_base={theta}")

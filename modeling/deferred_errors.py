@@ -1,0 +1,39 @@
+"""Errors that depend on values on an accelerator, raised without waiting for it."""
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+# Checks whose results are on their way to the host: when it has arrived, the result, and the error's message.
+_pending: deque[tuple[torch.Event, Tensor, str]] = deque()
+
+
+def refuse_later(failed: Tensor, message: str) -> None:
+    """Raise an error in a later call if a check of values on an accelerator has failed.
+
+    Reading a value of an accelerator waits until it has finished all work queued before, which costs every training
+    step the time that the host could have run ahead. So the result is copied in the background, and calls raise the
+    errors of copies that have arrived. Processors and collators check clouds on the CPU, before they reach a model:
+    what is left to find here are clouds that a program has made on the device.
+
+    Args:
+        failed: A boolean on an accelerator. On "meta", and in compiled code, nothing is checked.
+        message: Of the error.
+
+    Raises:
+        ValueError: If an earlier check has failed.
+    """
+    if torch.compiler.is_compiling():
+        return
+    while _pending and _pending[0][0].query():
+        _, has_failed, earlier = _pending.popleft()
+        if has_failed:
+            _pending.clear()
+            raise ValueError(earlier)
+    if failed.is_meta:
+        return
+    copy = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(failed, non_blocking=True)
+    arrival = torch.Event(failed.device)
+    arrival.record()
+    _pending.append((arrival, copy, message))

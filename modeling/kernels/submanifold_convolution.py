@@ -1,0 +1,110 @@
+"""Convolution of the occupied cells of a grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_any3d.modeling.kernels.dispatch import without_autocast
+
+POSITIONS = 27
+CENTER = POSITIONS // 2
+
+
+@dataclass
+class NeighborTable:
+    """Pairs of occupied cells that touch, for the 3³ kernel positions but the central one.
+
+    Args:
+        pairs: For each of the first 13 kernel positions, x slowest, the voxels that have a neighbor there, and that
+            neighbor, `(pairs,)` each. The other 13 are the same pairs the other way round.
+    """
+
+    pairs: list[tuple[Tensor, Tensor]]
+
+    def at(self, position: int) -> tuple[Tensor, Tensor]:
+        """Return the voxels with a neighbor at a kernel position from 0 to 26, except 13, and the neighbors."""
+        if position < CENTER:
+            return self.pairs[position]
+        voxels, neighbors = self.pairs[POSITIONS - 1 - position]
+        return neighbors, voxels
+
+
+def submanifold_convolution_plain(values: Tensor, weight: Tensor, bias: Tensor | None, table: NeighborTable) -> Tensor:
+    """Convolve occupied cells with a 3³ kernel, as a dense convolution of the zero-filled grid, read at those cells.
+
+    For each kernel position, the neighbors are gathered, multiplied and added to the rows of the output. Sums are in
+    float32 for half precision.
+
+    Args:
+        values: `(voxels, in_channels)`.
+        weight: `(out_channels, 3, 3, 3, in_channels)`; the kernel's axes are x, y and z, not flipped.
+        bias: `(out_channels,)` or None.
+        table: Neighbors of the voxels.
+
+    Returns:
+        `(voxels, out_channels)`.
+
+    Source: Graham et al., 3D Semantic Segmentation with Submanifold Sparse Convolutional Networks (2018).
+    """
+    kernel = weight.flatten(1, 3)  # (out_channels, 27, in_channels)
+    total = torch.nn.functional.linear(values, kernel[:, CENTER], bias)
+    dtype, total = total.dtype, total.to(_wide(total.dtype))
+    for position in range(POSITIONS):
+        if position != CENTER:
+            voxels, neighbors = table.at(position)
+            product = values[neighbors] @ kernel[:, position].T  # (pairs, out_channels)
+            total.index_add_(0, voxels, product.to(total.dtype))
+    return total.to(dtype)
+
+
+def submanifold_convolution_fused(values: Tensor, weight: Tensor, bias: Tensor | None, table: NeighborTable) -> Tensor:
+    """Compute `submanifold_convolution_plain`; saves only its inputs.
+
+    The plain one saves the gathered neighbors of all kernel positions, about ten times its input.
+    """
+    if torch.is_grad_enabled():
+        return _Convolution.apply(values, weight, bias, table)
+    return submanifold_convolution_plain(values, weight, bias, table)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None, table: NeighborTable) -> Tensor:
+        ctx.save_for_backward(values, weight)
+        ctx.table = table
+        return submanifold_convolution_plain(values, weight, bias, table)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    @without_autocast
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        values, weight = ctx.saved_tensors
+        kernel = weight.flatten(1, 3)
+        needs_values, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        to_values = (gradient @ kernel[:, CENTER]).to(_wide(values.dtype)) if needs_values else None
+        to_weight = torch.empty_like(kernel) if needs_weight else None
+        if to_weight is not None:
+            to_weight[:, CENTER] = gradient.T @ values
+        for position in range(POSITIONS):
+            if position == CENTER:
+                continue
+            voxels, neighbors = ctx.table.at(position)
+            own = gradient[voxels]  # (pairs, out_channels)
+            if to_values is not None:
+                to_values.index_add_(0, neighbors, (own @ kernel[:, position]).to(to_values.dtype))
+            if to_weight is not None:
+                to_weight[:, position] = own.T @ values[neighbors]
+        return (
+            None if to_values is None else to_values.to(values.dtype),
+            None if to_weight is None else to_weight.view_as(weight),
+            gradient.sum(dim=0) if needs_bias else None,
+            None,
+        )
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,259 @@
+"""Orders of voxels along space-filling curves, and the patches into which a sequence of them is cut.
+
+Point Transformer V3 attends within patches of consecutive voxels along a curve; `serialize` computes the curves'
+orders, `PatchGroups` the patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CURVES = ("z", "z-trans", "hilbert", "hilbert-trans")
+"""Z-order and Hilbert curve; "-trans" exchanges x and y."""
+LARGEST_DEPTH = 16
+"""Bits of a grid coordinate, so that codes of three coordinates and a cloud fit into 64 bits."""
+
+
+def curve_depths(grid_coord: Tensor, cloud: Tensor, num_clouds: int, of_batch: bool = False) -> Tensor:
+    """Return the bits `(clouds,)` of each cloud's curves: the bit length of its largest grid coordinate plus one.
+
+    Args:
+        grid_coord: `(voxels, 3)` integers from 0.
+        cloud: `(voxels,)`, the number of each voxel's cloud.
+        num_clouds: Number of clouds.
+        of_batch: Whether all clouds get the largest depth, as in the released programs. Then the Hilbert order inside
+            a cloud depends on the others: each bit more rotates the curve's axes.
+
+    Raises:
+        ValueError: If a coordinate is negative or needs more than `LARGEST_DEPTH` bits.
+    """
+    largest = grid_coord.amax(dim=1)  # (voxels,)
+    per_cloud = largest.new_zeros(num_clouds).scatter_reduce(0, cloud, largest, "amax")
+    depths = torch.frexp((per_cloud + 1).double()).exponent.long()
+    low, high = (int(grid_coord.amin()), int(largest.max())) if len(grid_coord) else (0, 0)
+    deepest = int(depths.max())
+    if low < 0 or deepest > LARGEST_DEPTH:
+        raise ValueError(
+            f"grid_coord: found {low if low < 0 else high}; expected 0 to {2**LARGEST_DEPTH - 2} along each axis; "
+            "scale the cloud down, use a larger grid_size, or cut the scene"
+        )
+    return torch.full_like(depths, deepest) if of_batch else depths
+
+
+def curve_codes(grid_coord: Tensor, curve: str, depth: int | Tensor) -> Tensor:
+    """Return the position `(voxels,)` of each grid cell along a curve.
+
+    Args:
+        grid_coord: `(voxels, 3)` int64 from 0.
+        curve: One of `CURVES`.
+        depth: Bits per coordinate, one number or one for each voxel; only Hilbert curves depend on it.
+
+    Raises:
+        ValueError: If the curve is unknown.
+
+    Source: Skilling, Programming the Hilbert curve (2004).
+    """
+    if curve not in CURVES:
+        raise ValueError(f"curve={curve!r}; expected one of {', '.join(map(repr, CURVES))}")
+    x, y, z = grid_coord.unbind(dim=1)
+    axes = (y, x, z) if curve.endswith("-trans") else (x, y, z)
+    if curve.startswith("z"):
+        return _interleave(*axes)
+    code = _interleave(*_transpose_hilbert(axes, depth))
+    for shift in (1, 2, 4, 8, 16, 32):  # from Gray code: each bit becomes the parity of the bits above it
+        code = code ^ (code >> shift)
+    return code
+
+
+def _interleave(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    return (_spread(x) << 2) | (_spread(y) << 1) | _spread(z)
+
+
+def _spread(value: Tensor) -> Tensor:
+    """Put two zeros between the bits of numbers of up to 21 bits."""
+    for shift, mask in (
+        (32, 0x1F00000000FFFF),
+        (16, 0x1F0000FF0000FF),
+        (8, 0x100F00F00F00F00F),
+        (4, 0x10C30C30C30C30C3),
+        (2, 0x1249249249249249),
+    ):
+        value = (value | (value << shift)) & mask
+    return value
+
+
+def _transpose_hilbert(axes: Sequence[Tensor], depth: int | Tensor) -> list[Tensor]:
+    first, *others = (axis.clone() for axis in axes)
+    deepest = depth if isinstance(depth, int) else int(depth.max()) if len(depth) else 0
+    for bit in range(deepest - 1, 0, -1):  # bit 0 would change nothing: its mask of lower bits is empty
+        below: int | Tensor = (1 << bit) - 1
+        if not isinstance(depth, int):
+            below = torch.where(depth > bit, below, 0)
+        first = first ^ (-((first >> bit) & 1) & below)
+        for number, other in enumerate(others):
+            has_bit = -((other >> bit) & 1)  # all ones or zero
+            exchanged = (first ^ other) & below & ~has_bit
+            first = first ^ (has_bit & below) ^ exchanged
+            others[number] = other ^ exchanged
+    return [first, *others]
+
+
+@dataclass
+class Serialization:
+    """Voxels of a batch in the order of curves; the clouds stay in their order.
+
+    Args:
+        code: `(curves, voxels)`, positions along each curve, with the cloud in the highest bits.
+        order: `(curves, voxels)`, the voxels sorted by code.
+        inverse: `(curves, voxels)`, the place of each voxel in that order.
+    """
+
+    code: Tensor
+    order: Tensor
+    inverse: Tensor
+
+
+def serialize(
+    grid_coord: Tensor, cloud: Tensor, num_clouds: int, curves: Sequence[str], depth_of_batch: bool = False
+) -> Serialization:
+    """Sort voxels along curves, cloud by cloud.
+
+    Args:
+        grid_coord: `(voxels, 3)` int64 from 0, no cell twice in a cloud.
+        cloud: `(voxels,)` int64, the number of each voxel's cloud.
+        num_clouds: Number of clouds.
+        curves: Names from `CURVES`.
+        depth_of_batch: See `of_batch` of `curve_depths`.
+
+    Raises:
+        ValueError: If a curve is unknown or a coordinate out of range.
+
+    Source: Point Transformer V3, Sec. 4.2.
+    """
+    depths = curve_depths(grid_coord, cloud, num_clouds, depth_of_batch)
+    deepest = int(depths.max())
+    equal = bool((depths == deepest).all())
+    depth = deepest if equal else depths[cloud]
+    code = torch.stack([curve_codes(grid_coord, curve, depth) for curve in curves]) | (cloud << 3 * deepest)
+    order = code.argsort(dim=1)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return Serialization(code, order, torch.empty_like(order).scatter_(1, order, places))
+
+
+def patch_table(counts: Sequence[int], patch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut the serialised voxels of clouds into patches; the last patch of a cloud borrows from the one before.
+
+    A cloud of at most `patch_size` voxels is one patch. Of a larger one, the last patch holds the remaining voxels and
+    then the last ones of the previous patch, up to `patch_size`.
+
+    Args:
+        counts: Voxels of each cloud.
+        patch_size: Voxels of a patch.
+
+    Returns:
+        The voxel at each place of the concatenated patches `(places,)`; the own place of each voxel `(voxels,)`, not
+        that of a borrowed copy; and where patches start, with the total, `(patches + 1,)` int32.
+    """
+    pad, unpad, starts = [], [], [0]
+    first = places = 0
+    for count in counts:
+        own = torch.arange(count)
+        remainder = count % patch_size if count > patch_size else 0
+        borrowed = own.new_empty(0)
+        if remainder:
+            borrowed = torch.arange(count - patch_size, count - remainder)
+        pad.append(first + torch.cat([own, borrowed]))
+        unpad.append(places + own)
+        total = count + len(borrowed)
+        size = min(patch_size, total)
+        starts += range(places + size, places + total + 1, size) if total else []
+        first, places = first + count, places + total
+    return torch.cat(pad), torch.cat(unpad), torch.tensor(starts, dtype=torch.int32)
+
+
+@dataclass
+class PatchGroup:
+    """Patches of equal shape.
+
+    Args:
+        queries: `(patches, queries)` or a slice of arranged voxels that is cut into patches of `keys` voxels.
+        keys: `(patches, keys)` arranged voxels, or None for those of the queries.
+        size: Voxels of a patch.
+        mask: `(patches, keys)`, False where a key is filled in; None if none is.
+        own: `(voxels,)`, the places of voxels among the flattened queries; None if no query is filled in.
+    """
+
+    queries: Tensor | slice
+    keys: Tensor | None
+    size: int
+    mask: Tensor | None = None
+    own: Tensor | None = None
+
+    def gather(self, values: Tensor, of_keys: bool = False) -> Tensor:
+        """Return `(patches, queries or keys, …)` of arranged values `(voxels, …)`."""
+        if isinstance(self.queries, slice):
+            return values[self.queries].unflatten(0, (-1, self.size))
+        return values[self.keys if of_keys and self.keys is not None else self.queries]
+
+
+class PatchGroups:
+    """Patches of all clouds of a batch for attention of blocks of equal shape, without copies of voxels.
+
+    A voxel that the last patch of a cloud borrows is only a key there, not a query, and that patch's keys are the last
+    `patch_size` voxels of the cloud. Voxels are arranged so that full patches come first and need no gathering.
+
+    Args:
+        counts: Voxels of each cloud.
+        patch_size: Voxels of a patch; see `patch_table`.
+        device: Where the indices are.
+        as_one: Whether to put all patches into one group, as whoever returns attention weights needs.
+    """
+
+    def __init__(self, counts: Sequence[int], patch_size: int, device: torch.device, as_one: bool = False):
+        self.counts, self.patch_size = tuple(counts), patch_size
+        full, tails, small = [], [], []
+        first = 0
+        for count in counts:
+            places = torch.arange(first, first + count)
+            if count >= patch_size:
+                split = count - count % patch_size
+                full.append(places[:split])
+                if split < count:
+                    tails.append((places[split:], places[-patch_size:]))
+            elif count:
+                small.append((places, places))
+            first += count
+        if as_one:
+            tails = [(patch, patch) for places in full for patch in places.split(patch_size)] + tails
+            small, tails, full = [*tails, *small], [], []
+        arranged = torch.cat([*full, *(own for own, _ in (*tails, *small)), torch.empty(0, dtype=torch.long)])
+        place_of = torch.empty_like(arranged).scatter_(0, arranged, torch.arange(len(arranged)))
+        self.groups: list[PatchGroup] = []
+        if full:
+            self.groups.append(PatchGroup(slice(0, sum(map(len, full))), None, patch_size))
+        self.groups += [_stack(patches, place_of, device) for patches in (tails, small) if patches]
+        self.arranged = arranged.to(device)
+        """`(voxels,)`, the serialised place of each arranged voxel."""
+
+
+def _stack(patches: list[tuple[Tensor, Tensor]], place_of: Tensor, device: torch.device) -> PatchGroup:
+    """Stack queries and keys of patches of different sizes, filled up with their first voxel."""
+    queries, is_query = _fill([place_of[own] for own, _ in patches])
+    keys, is_key = _fill([place_of[keys] for _, keys in patches])
+    return PatchGroup(
+        queries.to(device),
+        keys.to(device),
+        keys.shape[1],
+        None if is_key.all() else is_key.to(device),
+        None if is_query.all() else is_query.flatten().nonzero()[:, 0].to(device),
+    )
+
+
+def _fill(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    sizes = torch.tensor([len(row) for row in rows])
+    filled = torch.stack([torch.cat([row, row[:1].expand(int(sizes.max()) - len(row))]) for row in rows])
+    return filled, torch.arange(filled.shape[1]) < sizes[:, None]

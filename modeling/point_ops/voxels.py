@@ -1,0 +1,158 @@
+"""Points sampled and pooled on a grid, and submanifold convolution of occupied cells in plain PyTorch.
+
+Cells are found by sorted integer keys, so nothing here is compiled. A batch is flat: the points of all clouds in one
+tensor, with the number of each one's cloud.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hf_any3d.modeling import kernels
+from hf_any3d.modeling.kernels.submanifold_convolution import CENTER, NeighborTable
+
+_LARGEST_KEY = 2**62
+
+
+@dataclass
+class GridSample:
+    """Points of which each grid cell keeps one.
+
+    Args:
+        kept: `(voxels,)`, the points that are kept, by cloud, then by cell.
+        inverse: `(points,)`, the voxel of each point.
+        grid_coord: `(voxels, 3)` int64, the cell of each voxel, from 0 in each cloud.
+    """
+
+    kept: Tensor
+    inverse: Tensor
+    grid_coord: Tensor
+
+
+def grid_sample(coord: Tensor, grid_size: float, cloud: Tensor | None = None, num_clouds: int = 1) -> GridSample:
+    """Keep the point of each grid cell that is nearest to the cell's centre, whatever the order of the points.
+
+    Args:
+        coord: `(points, 3)`.
+        grid_size: Edge of a cell, in the units of the points.
+        cloud: `(points,)`, the number of each point's cloud; None for one cloud.
+        num_clouds: Number of clouds.
+
+    Raises:
+        ValueError: If the size is not positive, or the cells of a cloud are too many to be numbered.
+    """
+    if not 0 < grid_size < math.inf:
+        raise ValueError(f"grid_size={grid_size}; expected a positive number")
+    if cloud is None:
+        cloud = torch.zeros(len(coord), dtype=torch.long, device=coord.device)
+    scaled = coord.double() / grid_size  # in float64, so that points between two cells fall the same way everywhere
+    cells = scaled.floor()
+    distance = (scaled - cells - 0.5).square_().sum(dim=1)
+    lowest = cells.new_full((num_clouds, 3), math.inf).scatter_reduce(0, cloud[:, None].expand(-1, 3), cells, "amin")
+    cells = cells - lowest[cloud]
+    if len(cells) and not float(cells.amax()) < 2**20:
+        raise ValueError(
+            f"grid_size={grid_size}: a cloud spans {float(cells.amax()):.3g} cells; expected fewer than {2**20:,}; "
+            "use a larger grid_size, or scale the cloud down"
+        )
+    grid_coord = cells.long()
+    nearest_first = distance.argsort(stable=True)
+    key, by_key = _cell_keys(grid_coord, cloud, num_clouds)[nearest_first].sort(stable=True)
+    order = nearest_first[by_key]
+    is_first = torch.cat([key.new_ones(min(len(key), 1), dtype=torch.bool), key[1:] != key[:-1]])
+    inverse = torch.empty_like(order).scatter_(0, order, is_first.cumsum(0) - 1)
+    kept = order[is_first]
+    return GridSample(kept, inverse, grid_coord[kept])
+
+
+@dataclass
+class GridPool:
+    """Voxels of a coarser grid.
+
+    Args:
+        grid_coord: `(cells, 3)`, sorted by cloud, then x, y, z.
+        cloud: `(cells,)`.
+        inverse: `(voxels,)`, the cell of each voxel.
+    """
+
+    grid_coord: Tensor
+    cloud: Tensor
+    inverse: Tensor
+
+
+def grid_pool(grid_coord: Tensor, cloud: Tensor, num_clouds: int, stride: int) -> GridPool:
+    """Group the voxels of each cloud by cells that are `stride` times as large along each axis.
+
+    Args:
+        grid_coord: `(voxels, 3)` int64 from 0.
+        cloud: `(voxels,)`.
+        num_clouds: Number of clouds.
+        stride: Factor of the cells' edge.
+    """
+    cells = grid_coord.div(stride, rounding_mode="floor")
+    extent = [int(size) + 1 for size in cells.amax(dim=0)]
+    unique, inverse = _cell_keys(cells, cloud, num_clouds).unique(return_inverse=True)
+    columns = []
+    for size in reversed(extent):
+        columns.append(unique % size)
+        unique = unique.div(size, rounding_mode="floor")
+    return GridPool(torch.stack(columns[::-1], dim=1), unique, inverse)
+
+
+def _cell_keys(grid_coord: Tensor, cloud: Tensor, num_clouds: int, margin: int = 0) -> Tensor:
+    """Return one number for each cell and cloud, ascending by cloud, x, y and z.
+
+    Args:
+        grid_coord: `(voxels, 3)` from 0.
+        cloud: `(voxels,)`.
+        num_clouds: Number of clouds.
+        margin: Free cells before and after the occupied ones along each axis, so that a neighbor's number is that of
+            no cell in another row.
+    """
+    sizes = [int(size) + 1 + 2 * margin for size in grid_coord.amax(dim=0)] if len(grid_coord) else [1, 1, 1]
+    if num_clouds * math.prod(sizes) > _LARGEST_KEY:
+        raise ValueError(f"grid_coord: {num_clouds} clouds of {sizes} cells; expected fewer than 2**62 cells in all")
+    key = cloud
+    for axis, size in enumerate(sizes):
+        key = key * size + (grid_coord[:, axis] + margin)
+    return key
+
+
+def has_duplicates(grid_coord: Tensor, cloud: Tensor, num_clouds: int) -> bool:
+    """Return whether a cell occurs twice in a cloud."""
+    key = _cell_keys(grid_coord, cloud, num_clouds).sort().values
+    return bool((key[1:] == key[:-1]).any())
+
+
+def neighbor_table(grid_coord: Tensor, cloud: Tensor, num_clouds: int) -> NeighborTable:
+    """Find which of the 26 cells around each voxel are occupied in its cloud.
+
+    Args:
+        grid_coord: `(voxels, 3)` int64 from 0, no cell twice in a cloud.
+        cloud: `(voxels,)`.
+        num_clouds: Number of clouds.
+    """
+    keys = _cell_keys(grid_coord, cloud, num_clouds, margin=1)
+    keys, rows = keys.sort()
+    y, z = (int(grid_coord[:, axis].amax()) + 3 for axis in (1, 2))
+    pairs = []
+    for position in range(CENTER):
+        a, b, c = position // 9 - 1, position // 3 % 3 - 1, position % 3 - 1
+        wanted = keys + ((a * y + b) * z + c)
+        found = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+        own = (keys[found] == wanted).nonzero()[:, 0]
+        pairs.append((rows[own], rows[found[own]]))
+    return NeighborTable(pairs)
+
+
+def submanifold_convolution(values: Tensor, weight: Tensor, bias: Tensor | None, table: NeighborTable) -> Tensor:
+    """Convolve occupied cells with a 3³ kernel; see `kernels.submanifold_convolution`. Autocast applies."""
+    device = values.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        values, weight, bias = values.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    return kernels.submanifold_convolution(values, weight, bias, table)

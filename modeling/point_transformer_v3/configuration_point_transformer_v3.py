@@ -1,0 +1,241 @@
+"""Configuration of Point Transformer V3 encoders: Sonata, Concerto, Utonia."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from hf_any3d.modeling.card_info import NamesPackageMixin
+from hf_any3d.modeling.config_checks import (
+    CHANNELS,
+    EPSILON,
+    HEADS,
+    LAYERS,
+    SHARE,
+    SPREAD,
+    TOKENS,
+    Ranges,
+    check_choices,
+    check_numbers,
+)
+from hf_any3d.modeling.point_ops import CURVES
+from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, part_property, source_property
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "sonata": {},
+    "concerto_small": {
+        "depths": (2, 2, 2, 6, 2),
+        "hidden_sizes": (32, 64, 128, 256, 512),
+        "num_attention_heads": (2, 4, 8, 16, 32),
+    },
+    "concerto_base": {},
+    "concerto_large": {
+        "hidden_sizes": (64, 128, 256, 512, 768),
+        "num_attention_heads": (4, 8, 16, 32, 48),
+    },
+    "utonia": {
+        "hidden_sizes": (54, 108, 216, 432, 576),
+        "rope_theta": 10.0,
+        "rope_jitter": 1.1,
+        "rope_rescale": 1.2,
+        "grid_size": 0.01,
+    },
+}
+"""Sizes of the released encoders, as changes of the config's defaults."""
+_RANGES: Ranges = {
+    **dict.fromkeys(("hidden_sizes", "decoder_hidden_sizes"), CHANNELS),
+    **dict.fromkeys(("head_widths", "segmentation_head_widths"), CHANNELS),
+    **dict.fromkeys(("num_attention_heads", "decoder_num_attention_heads"), HEADS),
+    **dict.fromkeys(("depths", "decoder_depths"), LAYERS),
+    **dict.fromkeys(("attention_dropout", "hidden_dropout", "drop_path_rate"), SHARE),
+    **dict.fromkeys(("head_dropout", "segmentation_head_dropout"), SHARE),
+    "in_channels": (3, 4096),
+    "pooling_strides": (1, 64),
+    "patch_sizes": TOKENS,
+    "mlp_ratio": (0, 256),
+    "attention_scale": (0, 1e6),
+    "layer_scale_init_value": (0, 1e6),
+    "rope_theta": (1e-6, 1e9),
+    "rope_shift": (0, 1e6),
+    "rope_jitter": (1, 1e3),
+    "rope_rescale": (1, 1e3),
+    "grid_size": (1e-9, 1e9),
+    "layer_norm_eps": EPSILON,
+    "initializer_range": SPREAD,
+}
+_SHUFFLING = ("training", "always", "never")
+
+
+class PointTransformerV3Config(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
+    r"""Configuration of a Point Transformer V3 encoder and its heads (arXiv 2312.10035).
+
+    The defaults are the sizes of Sonata (arXiv 2503.16429) and of Concerto's base model with sound behavior; `PRESETS`
+    has the changes of the other released encoders, for `PointTransformerV3Config(**PRESETS["utonia"])`.
+
+    Args: Voxels
+        in_channels: Channels of a point: 9 for xyz, colors in [0, 1] and normals.
+        grid_size: Edge of the cells of which each keeps one point, in the units of the model's input; used if the
+            input has no `grid_coord`.
+        curves: Curves along which voxels are ordered, of "z", "z-trans", "hilbert" and "hilbert-trans"; the blocks of
+            a stage take turns.
+        shuffle_curves: When the turns are drawn at random at each stage: in "training", "always" as in the released
+            programs, whose features therefore differ from call to call, or "never".
+        depth_of_batch: Whether Hilbert curves have the depth that the largest cloud of a batch needs, as in the
+            released programs; the order inside a cloud then depends on the others.
+
+    Args: Encoder
+        depths: Blocks of each stage.
+        hidden_sizes: Channels of each stage.
+        num_attention_heads: Attention heads of each stage.
+        patch_sizes: Voxels that attend to each other, in each stage.
+        pooling_strides: Factor of the cells' edge from each stage to the next.
+        mlp_ratio: Hidden channels of a block's MLP, in multiples of its channels.
+        qkv_bias: Whether queries, keys and values have a bias.
+        attention_scale: Factor of queries times keys; None for `head_dim ** -0.5`.
+        attention_dropout: Dropout of attention weights.
+        hidden_dropout: Dropout after the last layer of attention and MLP.
+        drop_path_rate: Stochastic depth rate of the last block, for each voxel; it grows linearly from 0.
+        layer_scale_init_value: Initial factor of the channels of each branch; None for no factors.
+        pre_norm: Whether norms precede attention and MLP; otherwise they follow the sums.
+        use_mask_token: Whether there is a learned token for masked voxels.
+        layer_norm_eps: Epsilon of the layer norms.
+        initializer_range: Standard deviation of initial weights.
+
+    Args: Positions
+        rope_theta: Base of rotary positions (Utonia); None for none. Coordinates are rotated in three chunks of a
+            head's channels, so these must be a multiple of 6.
+        rope_shift: Largest shift of the coordinates that are rotated, drawn for each block in training; None for none.
+        rope_jitter: The same for a factor along each axis.
+        rope_rescale: The same for a common factor.
+        relative_position_bias: Whether learned biases of the differences of grid coordinates are added to the
+            attention's logits.
+        equal_patches: Whether all patches have the size of the smallest cloud, if that is below `patch_sizes`, as the
+            original computes without flash attention; results then depend on the other clouds of a batch.
+        upcast_attention: Whether attention is computed in float32 in a half precision model.
+
+    Args: Decoder
+        use_decoder: Whether a decoder follows the encoder, whose last stage has the voxels of the first.
+        decoder_depths: Blocks of each decoder stage, the finest first.
+        decoder_hidden_sizes: Channels of each.
+        decoder_num_attention_heads: Attention heads of each.
+        freeze_encoder: Whether only the decoder and heads are trained.
+
+    Args: Heads
+        head_widths: Widths of the hidden layers of the classification head; empty for a linear head.
+        head_dropout: Dropout after each of them.
+        segmentation_head_widths: Widths of the hidden layers of the segmentation head; empty for a linear head.
+        segmentation_head_dropout: Dropout after each of them.
+        parts: Source of the weights of the pretrained encoder, "base", that an adapter was trained with; see
+            `PretrainedPart`.
+    """
+
+    model_type = "point_transformer_v3"
+
+    in_channels: int = 9
+    grid_size: float = 0.02
+    curves: list[str] | tuple[str, ...] = CURVES
+    shuffle_curves: str = "training"
+    depth_of_batch: bool = False
+
+    depths: list[int] | tuple[int, ...] = (3, 3, 3, 12, 3)
+    hidden_sizes: list[int] | tuple[int, ...] = (48, 96, 192, 384, 512)
+    num_attention_heads: list[int] | tuple[int, ...] = (3, 6, 12, 24, 32)
+    patch_sizes: list[int] | tuple[int, ...] = (1024, 1024, 1024, 1024, 1024)
+    pooling_strides: list[int] | tuple[int, ...] = (2, 2, 2, 2)
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    attention_scale: float | None = None
+    attention_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    drop_path_rate: float = 0.3
+    layer_scale_init_value: float | None = None
+    pre_norm: bool = True
+    use_mask_token: bool = False
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+
+    rope_theta: float | None = None
+    rope_shift: float | None = None
+    rope_jitter: float | None = None
+    rope_rescale: float | None = None
+    relative_position_bias: bool = False
+    equal_patches: bool = False
+    upcast_attention: bool = False
+
+    use_decoder: bool = False
+    decoder_depths: list[int] | tuple[int, ...] = (3, 3, 3, 3)
+    decoder_hidden_sizes: list[int] | tuple[int, ...] = (96, 96, 192, 384)
+    decoder_num_attention_heads: list[int] | tuple[int, ...] = (6, 6, 12, 32)
+    freeze_encoder: bool = False
+
+    head_widths: list[int] | tuple[int, ...] = (256, 128)
+    head_dropout: float = 0.5
+    segmentation_head_widths: list[int] | tuple[int, ...] = ()
+    segmentation_head_dropout: float = 0.0
+    parts: dict[str, Any] | None = None
+    base_name_or_path = source_property("base", "Source of the weights under an adapter; None if stored with it.")
+    base_revision = part_property("base", "revision", "Pinned commit of the repository of these weights.")
+    base_checksum = part_property("base", "checksum", "Checksum of these weights.")
+
+    def __post_init__(self, **kwargs: Any):
+        check_numbers(self, _RANGES, kwargs)
+        check_choices(self, {"shuffle_curves": _SHUFFLING})
+        if unknown := [curve for curve in self.curves if curve not in CURVES]:
+            raise ValueError(f"curves has {unknown[0]!r}; expected some of {', '.join(map(repr, CURVES))}")
+        if not self.curves:
+            raise ValueError("curves is empty; expected one or more")
+        count = len(self.depths)
+        stages = {"hidden_sizes": count, "num_attention_heads": count, "patch_sizes": count}
+        stages["pooling_strides"] = count - 1
+        if self.use_decoder:
+            names = ("decoder_depths", "decoder_hidden_sizes", "decoder_num_attention_heads")
+            stages |= dict.fromkeys(names, count - 1)
+        for name, expected in stages.items():
+            if not count or len(getattr(self, name)) != expected:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}; expected {expected} entries, as depths={self.depths} has {count}"
+                )
+        self._check_heads("")
+        if self.use_decoder:
+            self._check_heads("decoder_")
+        super().__post_init__(**kwargs)
+        self.check_parts(("base",))
+
+    def _check_heads(self, prefix: str) -> None:
+        sizes, heads = getattr(self, f"{prefix}hidden_sizes"), getattr(self, f"{prefix}num_attention_heads")
+        for width, number in zip(sizes, heads, strict=True):
+            if width % number:
+                raise ValueError(
+                    f"{prefix}num_attention_heads={heads}; expected divisors of {prefix}hidden_sizes={sizes}"
+                )
+            if self.rope_theta is not None and width // number % 6:
+                raise ValueError(
+                    f"{prefix}hidden_sizes={sizes} with {prefix}num_attention_heads={heads}: a head has "
+                    f"{width // number} channels; expected a multiple of 6, as rope_theta is {self.rope_theta}"
+                )
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Blocks of all stages, those of the decoder included."""
+        return sum(self.depths) + (sum(self.decoder_depths) if self.use_decoder else 0)
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels of the last stage."""
+        return self.decoder_hidden_sizes[0] if self.use_decoder else self.hidden_sizes[-1]
+
+    @property
+    def point_feature_size(self) -> int:
+        """Channels of a point's features: those of all stages, or of the last one of the decoder."""
+        return self.decoder_hidden_sizes[0] if self.use_decoder else sum(self.hidden_sizes)
+
+    @property
+    def batch_dependent_flags(self) -> list[str]:
+        """Enabled flags that make predictions depend on the other clouds of a batch."""
+        return [name for name in ("depth_of_batch", "equal_patches") if getattr(self, name)]
+
+    @property
+    def min_points(self) -> int:
+        """Minimum number of points per cloud."""
+        return 1

@@ -1,0 +1,812 @@
+"""Point Transformer V3 (arXiv 2312.10035) as Sonata, Concerto and Utonia use it, in plain PyTorch.
+
+points of some clouds
+    │  one point for each cell of a grid
+    ▼
+voxels (voxels, hidden_sizes[0]), flat: those of all clouds in one tensor
+    │  stages of blocks; from one to the next, voxels are pooled to larger cells
+    ▼
+voxels of the last stage (voxels, hidden_sizes[-1]) ─┬─► mean over a cloud ─► classification
+                                                     └─► features of all stages, carried up to the points
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.clip.modeling_clip import eager_attention_forward
+from transformers.utils import ModelOutput
+
+from hf_any3d.modeling.card_info import (
+    BUILD_FROM_ADAPTER,
+    STORED_HERE,
+    CardDescription,
+    CardInfo,
+    CardMixin,
+    CardSubject,
+)
+from hf_any3d.modeling.encoders import LayerStack
+from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
+from hf_any3d.modeling.layers.forward_contract import (
+    AttentionRecorder,
+    PointTokensMixin,
+    honours_contract,
+    requested_outputs,
+)
+from hf_any3d.modeling.layers.heads import ClassificationHead
+from hf_any3d.modeling.layers.tasks import classifier_output, refuse_problem_type, segmenter_output
+from hf_any3d.modeling.point_ops import (
+    grid_sample,
+    has_duplicates,
+    in_full_precision,
+    scatter_max,
+    scatter_mean,
+    submanifold_convolution,
+)
+from hf_any3d.modeling.point_ops.grouping import check_channels
+from hf_any3d.modeling.point_transformer import DropPath, PointMlp
+from hf_any3d.modeling.point_transformer_v3.configuration_point_transformer_v3 import PointTransformerV3Config
+from hf_any3d.modeling.point_transformer_v3.voxel_stages import Batch, Clouds, Voxels, follow, rotate, rotation_of
+from hf_any3d.modeling.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
+
+
+@dataclass
+class PointTransformerV3Output(ModelOutput):
+    """Features of a batch of clouds. Those of voxels are flat: one cloud after the other.
+
+    Args:
+        last_hidden_state: `(voxels, hidden_size)`, the last stage's; with a decoder, the finest one's.
+        pooler_output: `(batch, hidden_size)`, their mean over each cloud.
+        coord: `(voxels, 3)`, mean positions of these voxels' points in the units of the input.
+        grid_coord: `(voxels, 3)`, their cells.
+        offsets: `(batch,)`, the number of voxels up to the end of each cloud.
+        point_features: On request, features of every point, `(batch, points, channels)`, zero where a cloud is filled
+            up: of the encoder, those of all stages or of the deepest ones, the finest first; of the decoder, its last.
+        hidden_states: On request, the input of the first block and the output of each block, `(voxels, channels)`.
+        attentions: On request, the weights of each block, `(patches, heads, voxels, voxels)`; patches shorter than the
+            longest are filled up.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    coord: torch.Tensor | None = None
+    grid_coord: torch.Tensor | None = None
+    offsets: torch.Tensor | None = None
+    point_features: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class PointTransformerV3Embeddings(nn.Module):
+    """From the channels of points to voxels: linear layer, norm, GELU; then the token of masked voxels."""
+
+    def __init__(self, config: PointTransformerV3Config):
+        super().__init__()
+        width = config.hidden_sizes[0]
+        self.projection = nn.Linear(config.in_channels, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.mask_token = nn.Parameter(torch.zeros(width)) if config.use_mask_token else None
+
+    def forward(self, points: torch.Tensor, is_masked: torch.Tensor | None = None) -> torch.Tensor:
+        """Embed `(voxels, in_channels)`; `is_masked (voxels,)` names voxels that get the mask token.
+
+        Raises:
+            ValueError: If voxels are masked and the model has no mask token.
+        """
+        hidden_states = nn.functional.gelu(self.norm(self.projection(points.to(self.projection.weight.dtype))))
+        if is_masked is None:
+            return hidden_states
+        if self.mask_token is None:
+            raise ValueError(
+                "bool_masked_pos: the model has no mask token; expected a config with use_mask_token=True"
+            )
+        return torch.where(is_masked[:, None], self.mask_token.to(hidden_states.dtype), hidden_states)
+
+
+class SubmanifoldConvolution(nn.Module):
+    """3³ convolution of occupied cells; see `submanifold_convolution`."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, 3, 3, 3, width))
+        self.bias = nn.Parameter(torch.empty(width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weights as a linear layer of as many inputs does."""
+        bound = (27 * self.weight.shape[-1]) ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, hidden_states: torch.Tensor, neighbors: NeighborTable) -> torch.Tensor:
+        """Convolve `(voxels, channels)`."""
+        return submanifold_convolution(hidden_states, self.weight, self.bias, neighbors)
+
+
+class ConditionalPositions(nn.Module):
+    """Positions from the neighborhood: convolution, linear layer, norm."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.convolution = SubmanifoldConvolution(width)
+        self.linear = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(self, hidden_states: torch.Tensor, neighbors: NeighborTable) -> torch.Tensor:
+        """Return what is added to `(voxels, channels)`."""
+        return self.norm(self.linear(self.convolution(hidden_states, neighbors)))
+
+
+class RelativePositionBias(nn.Module):
+    """Learned biases of attention between voxels, by the clamped difference of grid coordinates along each axis."""
+
+    def __init__(self, patch_size: int, num_heads: int):
+        super().__init__()
+        self.largest = int((4 * patch_size) ** (1 / 3) * 2)
+        # `(3 * (2 * largest + 1), heads)`, x first.
+        self.table = nn.Parameter(torch.zeros(3 * (2 * self.largest + 1), num_heads))
+
+    def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Return biases `(patches, heads, queries, keys)` for cells `(patches, queries or keys, 3)`."""
+        difference = queries[:, :, None] - keys[:, None]  # (patches, queries, keys, 3)
+        place = difference.clamp(-self.largest, self.largest) + self.largest
+        place = place + torch.arange(3, device=place.device) * (2 * self.largest + 1)
+        return self.table[place].sum(dim=3).permute(0, 3, 1, 2)
+
+
+class PointTransformerV3Attention(nn.Module):
+    """Attention within patches of voxels that follow each other along a curve.
+
+    As in transformers, the weights `(patches, heads, voxels, voxels)` are the second output, None without
+    `attn_implementation="eager"`.
+
+    Args:
+        config: The configuration.
+        stage: Number of the stage.
+        width: Channels.
+        num_heads: Attention heads.
+    """
+
+    def __init__(self, config: PointTransformerV3Config, stage: int, width: int, num_heads: int):
+        super().__init__()
+        self.config, self.num_heads = config, num_heads
+        self.head_dim = width // num_heads
+        self.scaling = self.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        self.is_causal = False
+        self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
+        self.proj = nn.Linear(width, width)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.relative_bias = (
+            RelativePositionBias(config.patch_sizes[stage], num_heads) if config.relative_position_bias else None
+        )
+
+    def forward(
+        self, hidden_states: torch.Tensor, voxels: Voxels, block: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend.
+
+        Args:
+            hidden_states: `(voxels, channels)`.
+            voxels: Their places.
+            block: Number of the block within its stage, for the curve.
+        """
+        kind = self.config._attn_implementation or "eager"
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(kind, eager_attention_forward)
+        is_varlen = "flash" in kind
+        groups = None if is_varlen else voxels.groups(as_one=kind == "eager")
+        rows, places = voxels.arrange(block, groups)
+        query, key, value = self.qkv(hidden_states[rows]).unflatten(-1, (3, self.num_heads, -1)).unbind(dim=1)
+        dtype = query.dtype
+        if self.config.rope_theta is not None:
+            cosines, sines = (values[rows] for values in self._rotation(voxels))
+            query, key = (rotate(heads, cosines, sines).to(dtype) for heads in (query, key))
+        if self.config.upcast_attention:
+            query, key, value = query.float(), key.float(), value.float()
+        settings = {
+            "scaling": self.scaling,
+            "dropout": self.config.attention_dropout if self.training else 0.0,
+            "is_causal": False,
+        }
+        weights = None
+        if groups is None:
+            lengths = dict(voxels.lengths)
+            pad = lengths.pop("pad")
+            # (1, heads, voxels or places, channels)
+            query, key, value = (heads.transpose(0, 1)[None] for heads in (query, key[pad], value[pad]))
+            mixed = attend(self, query, key, value, None, **settings, **lengths)[0][0]
+        else:
+            cells = None if self.relative_bias is None else voxels.grid_coord[rows]
+            parts = []
+            for group in groups.groups:
+                heads = (
+                    group.gather(given, of_keys=number > 0).transpose(1, 2)  # (patches, heads, places, channels)
+                    for number, given in enumerate((query, key, value))
+                )
+                mask = self._mask(group, cells, query.dtype)
+                part, weights = attend(self, *heads, mask, **settings)
+                part = part.flatten(0, 1)  # (patches * queries, heads, channels)
+                parts.append(part if group.own is None else part[group.own])
+            mixed = torch.cat(parts) if len(parts) > 1 else parts[0]
+        mixed = mixed.flatten(1)[places].to(dtype)
+        return self.dropout(self.proj(mixed)), weights
+
+    def _mask(self, group: Any, cells: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """Return what is added to the logits of a group, `(patches, 1 or heads, queries, keys)`, or None."""
+        mask = None
+        if group.mask is not None:
+            queries = group.queries.shape[1]
+            mask = torch.zeros(group.mask.shape, dtype=dtype, device=group.mask.device)
+            mask = mask.masked_fill(~group.mask, torch.finfo(dtype).min)[:, None, None].expand(-1, 1, queries, -1)
+        if cells is None or self.relative_bias is None:
+            return mask
+        bias = self.relative_bias(group.gather(cells), group.gather(cells, of_keys=True)).to(dtype)
+        return bias if mask is None else bias + mask
+
+    def _rotation(self, voxels: Voxels) -> tuple[torch.Tensor, torch.Tensor]:
+        config, frequencies = self.config, self.head_dim // 6
+        coord, theta = voxels.coord, config.rope_theta
+        assert theta is not None
+        if not self.training or not (config.rope_shift or config.rope_jitter or config.rope_rescale):
+            return voxels.rotation(frequencies, theta)
+
+        def draw(count: int, largest: float) -> torch.Tensor:
+            return coord.new_empty(count).uniform_(-largest, largest)
+
+        if config.rope_shift:
+            coord = coord + draw(3, config.rope_shift)
+        if config.rope_jitter:
+            coord = coord * draw(3, math.log(config.rope_jitter)).exp()
+        if config.rope_rescale:
+            coord = coord * draw(1, math.log(config.rope_rescale)).exp()
+        return rotation_of(coord, frequencies, theta)
+
+
+class LayerScale(nn.Module):
+    """Learned factor of each channel."""
+
+    def __init__(self, width: int, value: float):
+        super().__init__()
+        self.value = value
+        self.gamma = nn.Parameter(torch.full((width,), value))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Scale `(…, channels)`."""
+        return hidden_states * self.gamma
+
+
+class PointTransformerV3Block(GradientCheckpointingLayer):
+    """Positions from a convolution, attention within patches, and MLP, each with a residual connection.
+
+    Args:
+        config: The configuration.
+        stage: Number of the stage.
+        number: Number of the block within it.
+        width: Channels.
+        num_heads: Attention heads.
+        drop_path_rate: Probability of dropping a branch for a voxel in training.
+    """
+
+    def __init__(
+        self,
+        config: PointTransformerV3Config,
+        stage: int,
+        number: int,
+        width: int,
+        num_heads: int,
+        drop_path_rate: float,
+    ):
+        super().__init__()
+        self.number, self.pre_norm = number, config.pre_norm
+        eps, scale = config.layer_norm_eps, config.layer_scale_init_value
+        self.positions = ConditionalPositions(width, eps)
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attention = PointTransformerV3Attention(config, stage, width, num_heads)
+        self.scale1 = nn.Identity() if scale is None else LayerScale(width, scale)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = PointMlp(width, int(width * config.mlp_ratio))
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.scale2 = nn.Identity() if scale is None else LayerScale(width, scale)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, hidden_states: torch.Tensor, voxels: Voxels) -> torch.Tensor:
+        """Run on `(voxels, channels)`."""
+        hidden_states = hidden_states + self.positions(hidden_states, voxels.neighbors)
+        entry = self.norm1(hidden_states) if self.pre_norm else hidden_states
+        branch = self.scale1(self.attention(entry, voxels, self.number)[0])
+        hidden_states = hidden_states + self.drop_path(branch)
+        if not self.pre_norm:
+            hidden_states = self.norm1(hidden_states)
+        entry = self.norm2(hidden_states) if self.pre_norm else hidden_states
+        hidden_states = hidden_states + self.drop_path(self.scale2(self.dropout(self.mlp(entry))))
+        return hidden_states if self.pre_norm else self.norm2(hidden_states)
+
+
+class PointTransformerV3Pooling(nn.Module):
+    """To larger cells: linear layer, maximum over the voxels of a cell, norm, GELU."""
+
+    def __init__(self, in_width: int, out_width: int, eps: float):
+        super().__init__()
+        self.projection = nn.Linear(in_width, out_width)
+        self.norm = nn.LayerNorm(out_width, eps=eps)
+
+    def forward(self, hidden_states: torch.Tensor, pooled: Voxels) -> torch.Tensor:
+        """Pool `(voxels, in_width)` to `(pooled voxels, out_width)`."""
+        projected = self.projection(hidden_states)
+        assert pooled.inverse is not None
+        largest = scatter_max(projected[None], pooled.inverse[None], len(pooled.cloud))[0]
+        return nn.functional.gelu(self.norm(largest))
+
+
+def _carried(values: torch.Tensor, pooled: Voxels) -> torch.Tensor:
+    """Carry values of pooled voxels to the voxels that they were pooled from."""
+    assert pooled.inverse is not None, "the first stage is not pooled"
+    return values[pooled.inverse]
+
+
+class PointTransformerV3Unpooling(nn.Module):
+    """From larger cells back to smaller ones: each adds the projected features of its larger cell to its own."""
+
+    def __init__(self, in_width: int, skip_width: int, out_width: int, eps: float):
+        super().__init__()
+        self.projection = nn.Linear(in_width, out_width)
+        self.norm = nn.LayerNorm(out_width, eps=eps)
+        self.skip_projection = nn.Linear(skip_width, out_width)
+        self.skip_norm = nn.LayerNorm(out_width, eps=eps)
+
+    def forward(self, hidden_states: torch.Tensor, skipped: torch.Tensor, pooled: Voxels) -> torch.Tensor:
+        """Join `(pooled voxels, in_width)` and `(voxels, skip_width)` to `(voxels, out_width)`."""
+        carried = _carried(nn.functional.gelu(self.norm(self.projection(hidden_states))), pooled)
+        return nn.functional.gelu(self.skip_norm(self.skip_projection(skipped))) + carried
+
+
+class PointTransformerV3PreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
+    """Base class of all Point Transformer V3 models."""
+
+    config_class = PointTransformerV3Config
+    config: PointTransformerV3Config
+    base_model_prefix = "encoder"
+    _no_split_modules = ["PointTransformerV3Block"]
+    _supports_flex_attn = True
+
+    @classmethod
+    def base_class(cls) -> type[PointTransformerV3Model]:
+        """Class of the encoder."""
+        return PointTransformerV3Model
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Use truncated normal weights and zero biases."""
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, (nn.Linear, SubmanifoldConvolution)):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, RelativePositionBias):
+            init.trunc_normal_(module.table, std=std)
+        elif isinstance(module, LayerScale):
+            init.constant_(module.gamma, module.value)
+        elif isinstance(module, PointTransformerV3Embeddings) and module.mask_token is not None:
+            init.zeros_(module.mask_token)
+
+    @classmethod
+    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
+        """Describe the encoder, what it started from, and its adapter."""
+        start, stored = subject.start, STORED_HERE
+        what = f"A Point Transformer V3 of {subject.config.num_hidden_layers} blocks reads voxels of a cloud"
+        if start:
+            what += f", started from {subject.show_name(start)}"
+        elif subject.is_trained:
+            what += ", started from random weights"
+        if subject.method:
+            what += f", adapted by the PEFT method {subject.show_name(subject.method)}"
+            stored = "The frozen ones are loaded from the source in the config and verified with a checksum."
+        return CardDescription(
+            what=f"{what}. Method: [Point Transformer V3](https://arxiv.org/abs/2312.10035).",
+            stored=stored,
+            tags=(subject.config.model_type,),
+            base_model=start,
+            relation="adapter" if subject.method else "finetune",
+            base_program=BUILD_FROM_ADAPTER,
+        )
+
+
+@dataclass
+class _Encoded:
+    """Result of a forward pass before it is put into an output.
+
+    Args:
+        stages: Places of the voxels of each encoder stage, the finest first.
+        features: Output of each encoder stage.
+        decoded: Output of the decoder, at the first stage; None without one.
+        batch: The clouds.
+        inverse: `(points,)`, the voxel of the first stage of each point.
+        hidden_states: Input of the first block and output of each.
+        attentions: Weights of each block.
+    """
+
+    stages: list[Voxels]
+    features: list[torch.Tensor]
+    decoded: torch.Tensor | None
+    batch: Batch
+    inverse: torch.Tensor
+    hidden_states: tuple[torch.Tensor, ...] | None
+    attentions: tuple[torch.Tensor, ...] | None
+
+    @property
+    def last(self) -> tuple[torch.Tensor, Voxels]:
+        """Features of the last stage, and its voxels."""
+        return (self.features[-1], self.stages[-1]) if self.decoded is None else (self.decoded, self.stages[0])
+
+    def pooled(self) -> torch.Tensor:
+        """Mean of the last stage's features over each cloud, `(clouds, channels)`."""
+        features, voxels = self.last
+        return scatter_mean(features[None], voxels.cloud[None], len(voxels.counts))[0]
+
+    def voxel_features(self, levels: int | None = None) -> torch.Tensor:
+        """Features of the first stage's voxels: of `levels` deepest stages, by default all, the finest first."""
+        if self.decoded is not None:
+            return self.decoded
+        carried = self.features[-1]
+        levels = len(self.stages) if levels is None else levels
+        for stage in range(len(self.stages) - 2, -1, -1):
+            carried = _carried(carried, self.stages[stage + 1])
+            if len(self.stages) - stage <= levels:
+                carried = torch.cat([self.features[stage], carried], dim=1)
+        return carried
+
+    def carry_up(self, values: torch.Tensor) -> torch.Tensor:
+        """Carry values `(voxels of the first stage, channels)` to all points, `(clouds, points, channels)`."""
+        return self.batch.unflatten(values[self.inverse])
+
+
+class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedModel):
+    """Point Transformer V3: voxels ordered along curves, attention within patches, pooling from stage to stage.
+
+    Features of a cloud do not depend on the other clouds of a batch, unless `depth_of_batch` or `equal_patches` ask
+    for what the released programs do.
+
+    Args:
+        config: The configuration.
+
+    Source: Point Transformer V3, Sec. 4; Sonata, Sec. 3 (the encoder alone).
+    """
+
+    card_info = CardInfo("features", opens="PointTransformerV3Model")
+
+    def __init__(self, config: PointTransformerV3Config):
+        super().__init__(config)
+        widths, eps = config.hidden_sizes, config.layer_norm_eps
+        self.embeddings = PointTransformerV3Embeddings(config)
+        # All voxels pass this module before the first block; `get_input_embeddings` returns it.
+        self.input_tokens = nn.Identity()
+        self.poolings = nn.ModuleList(
+            PointTransformerV3Pooling(widths[stage], widths[stage + 1], eps) for stage in range(len(widths) - 1)
+        )
+        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").tolist()
+        places = [(stage, number) for stage, depth in enumerate(config.depths) for number in range(depth)]
+        self.blocks = nn.ModuleList(
+            PointTransformerV3Block(config, stage, number, widths[stage], config.num_attention_heads[stage], rate)
+            for (stage, number), rate in zip(places, rates, strict=True)
+        )
+        self.unpoolings = nn.ModuleList()
+        self.decoder_blocks = nn.ModuleList()
+        if config.use_decoder:
+            self._add_decoder(config)
+        if config.freeze_encoder:
+            for part in (self.embeddings, self.poolings, self.blocks):
+                part.requires_grad_(False)
+        self.post_init()
+
+    def _add_decoder(self, config: PointTransformerV3Config) -> None:
+        """Build the decoder, in the order in which its stages run: the coarsest first."""
+        widths, eps = config.decoder_hidden_sizes, config.layer_norm_eps
+        rates = torch.linspace(0, config.drop_path_rate, sum(config.decoder_depths), device="cpu").tolist()
+        below = config.hidden_sizes[-1]
+        for stage in range(len(widths) - 1, -1, -1):
+            self.unpoolings.append(PointTransformerV3Unpooling(below, config.hidden_sizes[stage], widths[stage], eps))
+            first = sum(config.decoder_depths[:stage])
+            # As in the original, the rates fall from block to block within a stage.
+            own = rates[first : first + config.decoder_depths[stage]][::-1]
+            heads = config.decoder_num_attention_heads[stage]
+            self.decoder_blocks.extend(
+                PointTransformerV3Block(config, stage, number, widths[stage], heads, rate)
+                for number, rate in enumerate(own)
+            )
+            below = widths[stage]
+
+    @property
+    def layer_stack(self) -> LayerStack:
+        """The blocks and their properties for adapters; all of this model is pretrained."""
+        return LayerStack(
+            layers=self.blocks,
+            path="blocks",
+            branch="mlp",
+            hidden_size=self.config.hidden_sizes[-1],
+            views=0,
+            pretrained=tuple(self._modules),
+            attention_axis="patches",
+        )
+
+    @honours_contract
+    def forward(
+        self,
+        points: Clouds,
+        point_mask: torch.Tensor | None = None,
+        grid_coord: Clouds | None = None,
+        inverse: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        output_point_features: bool | int = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> PointTransformerV3Output:
+        """Encode point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first, or a list of `(points, in_channels)`.
+            point_mask: `(batch, points)` bool, False where a cloud is filled up to the length of the longest.
+            grid_coord: Cells of the points, integers from 0 in each cloud, `(batch, points, 3)` or a list, no cell
+                twice in a cloud, as `PointTransformerV3Processor` makes them. Without, the points are sampled on a
+                grid of the config's `grid_size`, and features go back to all of them.
+            inverse: `(batch, original points)`, the point of `points` that stands for each original one, -1 where a
+                cloud is filled up; then `point_features` are those of the original points.
+            bool_masked_pos: `(batch, points)` bool, voxels that are replaced by the mask token; needs `grid_coord`.
+            output_point_features: Whether to return features of every point; a number for those of that many of the
+                deepest stages.
+            output_hidden_states: Whether to return the inputs and outputs of the blocks; None for the config's choice.
+            output_attentions: The same for the attention weights, which only eager attention returns.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If the points have other channels or are too few; a cell occurs twice; a number is out of
+                range; attention weights are requested without eager attention.
+        """
+        encoded = self.encode(
+            points, point_mask, grid_coord, inverse, bool_masked_pos, output_hidden_states, output_attentions
+        )
+        features, voxels = encoded.last
+        carried = None
+        if output_point_features:
+            levels = None if output_point_features is True else output_point_features
+            carried = encoded.carry_up(encoded.voxel_features(levels))
+        return PointTransformerV3Output(
+            features,
+            encoded.pooled(),
+            voxels.coord,
+            voxels.grid_coord,
+            torch.tensor(voxels.counts, device=features.device).cumsum(0),
+            carried,
+            encoded.hidden_states,
+            encoded.attentions,
+        )
+
+    def encode(
+        self,
+        points: Clouds,
+        point_mask: torch.Tensor | None = None,
+        grid_coord: Clouds | None = None,
+        inverse: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> _Encoded:
+        """Run all stages, for heads that need the features of several; see `forward`."""
+        config = self.config
+        return_hidden, return_attentions = requested_outputs(
+            config, output_hidden_states, output_attentions, config._attn_implementation
+        )
+        if config.relative_position_bias and config._attn_implementation not in ("eager", "sdpa", None):
+            raise ValueError(
+                f"attn_implementation={config._attn_implementation!r} with relative_position_bias=True; expected "
+                "'sdpa' or 'eager'"
+            )
+        values, voxels, batch, of_point, is_masked = self._voxelize(points, point_mask, grid_coord, bool_masked_pos)
+        if inverse is not None:
+            batch, of_point = follow(inverse, batch, of_point)
+        stages = [voxels]
+        for _ in config.pooling_strides:
+            stages.append(stages[-1].pool(self._turns()))
+        recorder = None
+        if return_attentions:
+            blocks = [*self.blocks, *self.decoder_blocks]
+            recorder = AttentionRecorder(blocks, {PointTransformerV3Attention: 1}, config.model_type)
+        with recorder or nullcontext():
+            hidden_states = self.embeddings(values, is_masked)
+            # NEFTune expects an axis of clouds.
+            hidden_states = self.input_tokens(hidden_states[None])[0]
+            kept, features = [hidden_states], []
+            remaining = iter(self.blocks)
+            for stage, depth in enumerate(config.depths):
+                if stage:
+                    hidden_states = self.poolings[stage - 1](hidden_states, stages[stage])
+                for _ in range(depth):
+                    hidden_states = next(remaining)(hidden_states, stages[stage])
+                    kept.append(hidden_states)
+                features.append(hidden_states)
+            decoded = self._decode(features, stages, kept) if config.use_decoder else None
+            attentions = recorder.weights if recorder is not None else None
+        return _Encoded(stages, features, decoded, batch, of_point, tuple(kept) if return_hidden else None, attentions)
+
+    def _decode(self, features: list[torch.Tensor], stages: list[Voxels], kept: list[torch.Tensor]) -> torch.Tensor:
+        hidden_states, remaining = features[-1], iter(self.decoder_blocks)
+        for stage, unpooling in zip(range(len(stages) - 2, -1, -1), self.unpoolings, strict=True):
+            hidden_states = unpooling(hidden_states, features[stage], stages[stage + 1])
+            for _ in range(self.config.decoder_depths[stage]):
+                hidden_states = next(remaining)(hidden_states, stages[stage])
+                kept.append(hidden_states)
+        return hidden_states
+
+    def _turns(self) -> list[int]:
+        """Draw the order of the curves for a stage, or return that of the config."""
+        count, when = len(self.config.curves), self.config.shuffle_curves
+        is_shuffled = when == "always" or (when == "training" and self.training)
+        return torch.randperm(count, device="cpu").tolist() if is_shuffled else list(range(count))
+
+    def _voxelize(
+        self,
+        points: Clouds,
+        point_mask: torch.Tensor | None,
+        grid_coord: Clouds | None,
+        bool_masked_pos: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, Voxels, Batch, torch.Tensor, torch.Tensor | None]:
+        """Return the channels of voxels, their places, the clouds, the voxel of each point, and masked voxels."""
+        config, dtype = self.config, self.embeddings.projection.weight.dtype
+        if isinstance(points, torch.Tensor):
+            check_channels(points, config.in_channels)
+            if point_mask is not None and point_mask.shape == points.shape[:2]:
+                points = points.masked_fill(~point_mask.to(points.device).bool()[..., None], 0)
+            points = in_full_precision(points, dtype)
+        else:
+            for cloud in points:
+                check_channels(cloud[None], config.in_channels)
+            points = [in_full_precision(cloud[None], dtype)[0] for cloud in points]
+            if not points:
+                raise ValueError("points: an empty list; expected at least one cloud")
+        batch = Batch(points, point_mask)
+        values = batch.flatten(points, "points")
+        count, is_masked = len(batch.counts), None
+        if grid_coord is None:
+            if bool_masked_pos is not None:
+                raise ValueError("bool_masked_pos: expected grid_coord too, so that points are voxels")
+            sample = grid_sample(values[:, :3], config.grid_size, batch.cloud, count)
+            values, cells, of_point = values[sample.kept], sample.grid_coord, sample.inverse
+            cloud = batch.cloud[sample.kept]
+        else:
+            cells, cloud = batch.flatten(grid_coord, "grid_coord").long(), batch.cloud
+            if cells.shape[1:] != (3,):
+                raise ValueError(f"grid_coord has {cells.shape[1:]} numbers for each point; expected 3")
+            if has_duplicates(cells, cloud, count):
+                raise ValueError(
+                    "grid_coord: a cell occurs twice in a cloud; expected one point for each, as "
+                    "PointTransformerV3Processor keeps"
+                )
+            of_point = torch.arange(len(cells), device=cells.device)
+            if bool_masked_pos is not None:
+                is_masked = batch.flatten(bool_masked_pos, "bool_masked_pos").bool()
+        counts = tuple(torch.bincount(cloud, minlength=count).tolist())
+        voxels = Voxels(config, 0, values[:, :3], cells, cloud, counts, self._turns())
+        return values, voxels, batch, of_point, is_masked
+
+
+class PointTransformerV3ForPointCloudClassification(PointTransformerV3PreTrainedModel):
+    """`PointTransformerV3Model` with a classification head on the mean of its last features over a cloud."""
+
+    card_info = CardInfo("classification")
+
+    def __init__(self, config: PointTransformerV3Config):
+        super().__init__(config)
+        self.encoder = PointTransformerV3Model(config)
+        self.classifier = ClassificationHead(
+            config.hidden_size, config.num_labels, config.head_widths, dropout=config.head_dropout
+        )
+        self.post_init()
+
+    @honours_contract
+    def forward(
+        self,
+        points: Clouds,
+        labels: torch.Tensor | None = None,
+        point_mask: torch.Tensor | None = None,
+        grid_coord: Clouds | None = None,
+        inverse: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> SequenceClassifierOutput:
+        """Classify point clouds.
+
+        Args:
+            points: As of `PointTransformerV3Model`.
+            labels: As `classification_loss` takes them; with them `loss` is returned.
+            point_mask: As of `PointTransformerV3Model`.
+            grid_coord: As of `PointTransformerV3Model`.
+            inverse: Not needed for classes of clouds.
+            output_hidden_states: As of `PointTransformerV3Model`.
+            output_attentions: As of `PointTransformerV3Model`.
+
+        Returns:
+            `logits (batch, labels)`.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: As `PointTransformerV3Model` does; if labels and `config.problem_type` do not match.
+        """
+        encoded = self.encoder.encode(
+            points,
+            point_mask,
+            grid_coord,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        return classifier_output(self.classifier(encoded.pooled()), labels, self.config, encoded)
+
+
+class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedModel):
+    """`PointTransformerV3Model` with a head that predicts a class for every point of a scene or an object.
+
+    The head reads the features of all stages, or those of the decoder. Without hidden layers it is the linear probe of
+    Sonata, Concerto and Utonia.
+    """
+
+    card_info = CardInfo("semantic_segmentation")
+
+    def __init__(self, config: PointTransformerV3Config):
+        super().__init__(config)
+        refuse_problem_type(config)
+        self.encoder = PointTransformerV3Model(config)
+        self.segmenter = ClassificationHead(
+            config.point_feature_size,
+            config.num_labels,
+            config.segmentation_head_widths,
+            dropout=config.segmentation_head_dropout,
+        )
+        self.post_init()
+
+    @honours_contract
+    def forward(
+        self,
+        points: Clouds,
+        labels: torch.Tensor | None = None,
+        point_mask: torch.Tensor | None = None,
+        grid_coord: Clouds | None = None,
+        inverse: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> TokenClassifierOutput:
+        """Segment scenes.
+
+        Args:
+            points: As of `PointTransformerV3Model`.
+            labels: Class numbers of the points, or of the original points with `inverse`, `(batch, points)`; -100 for
+                ignored ones. With them the mean cross-entropy over points is returned as `loss`.
+            point_mask: As of `PointTransformerV3Model`.
+            grid_coord: As of `PointTransformerV3Model`.
+            inverse: As of `PointTransformerV3Model`.
+            output_hidden_states: As of `PointTransformerV3Model`.
+            output_attentions: As of `PointTransformerV3Model`.
+
+        Returns:
+            `logits (batch, points, labels)`, of the original points with `inverse`.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: As `PointTransformerV3Model` does; if there is not one label for each point.
+        """
+        encoded = self.encoder.encode(
+            points,
+            point_mask,
+            grid_coord,
+            inverse,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        logits = encoded.carry_up(self.segmenter(encoded.voxel_features()))
+        return segmenter_output(logits, labels, encoded)

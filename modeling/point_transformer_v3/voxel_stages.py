@@ -1,0 +1,204 @@
+"""Places of the voxels of a batch: from clouds to voxels, what the blocks of a stage share, and back to the points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
+from hf_any3d.modeling.point_ops import PatchGroups, grid_pool, neighbor_table, patch_table, scatter_mean, serialize
+from hf_any3d.modeling.point_transformer_v3.configuration_point_transformer_v3 import PointTransformerV3Config
+
+Clouds = torch.Tensor | Sequence[torch.Tensor]
+"""`(clouds, points, channels)`, or one `(points, channels)` for each cloud."""
+
+
+class Batch:
+    """Clouds of a batch one after the other, and the way back to the layout they came in.
+
+    Args:
+        points: Clouds; xyz first.
+        point_mask: `(clouds, points)` bool, False where a cloud is filled up; None if none is, or for a list.
+
+    Raises:
+        ValueError: If a cloud is empty, or the mask has another shape.
+    """
+
+    def __init__(self, points: Clouds, point_mask: torch.Tensor | None = None):
+        if isinstance(points, torch.Tensor):
+            self.shape = points.shape[:2]
+            if point_mask is None:
+                point_mask = torch.ones(self.shape, dtype=torch.bool, device=points.device)
+            elif point_mask.shape != self.shape:
+                raise ValueError(
+                    f"point_mask has shape {tuple(point_mask.shape)}; expected {tuple(self.shape)}, as points have"
+                )
+            self.mask = point_mask.to(points.device).bool()
+        else:
+            if point_mask is not None:
+                raise ValueError("point_mask: expected None for a list of clouds, which need no filling")
+            lengths = torch.tensor([len(cloud) for cloud in points], device=points[0].device)
+            self.shape = (len(points), int(lengths.max()))
+            self.mask = torch.arange(self.shape[1], device=lengths.device) < lengths[:, None]
+        self.counts = self.mask.sum(dim=1).tolist()
+        if not all(self.counts):
+            raise ValueError(f"cloud {self.counts.index(0)} has no points; expected one or more")
+        sizes = torch.tensor(self.counts, device=self.mask.device)
+        self.cloud = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+
+    def flatten(self, values: Clouds, name: str) -> torch.Tensor:
+        """Return `(points of all clouds, …)` of values in the layout of the points.
+
+        Raises:
+            ValueError: If a cloud has another number of values.
+        """
+        if isinstance(values, torch.Tensor):
+            if values.shape[:2] != self.shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(values.shape)}; expected {tuple(self.shape)} first, as points have"
+                )
+            return values[self.mask]
+        if [len(cloud) for cloud in values] != self.counts:
+            raise ValueError(
+                f"{name} has {[len(cloud) for cloud in values]} rows; expected {self.counts}, one for each point"
+            )
+        return torch.cat(list(values))
+
+    def unflatten(self, values: torch.Tensor) -> torch.Tensor:
+        """Return `(clouds, points, channels)` of `(points of all clouds, channels)`, filled up with zeros."""
+        if len(values) == self.mask.numel():
+            return values.unflatten(0, self.shape)
+        return values.new_zeros(*self.shape, values.shape[-1]).masked_scatter(self.mask[..., None], values)
+
+
+@dataclass
+class Voxels:
+    """Places of the voxels of a stage, and what its blocks share.
+
+    Args:
+        config: The model's configuration.
+        stage: Number of the stage.
+        coord: `(voxels, 3)`, float32.
+        grid_coord: `(voxels, 3)`, int64.
+        cloud: `(voxels,)`, the number of each voxel's cloud.
+        counts: Voxels of each cloud.
+        turns: Order of the curves.
+        inverse: `(voxels of the stage before,)`, the voxel that each was pooled to; None in the first stage.
+    """
+
+    config: PointTransformerV3Config
+    stage: int
+    coord: torch.Tensor
+    grid_coord: torch.Tensor
+    cloud: torch.Tensor
+    counts: tuple[int, ...]
+    turns: Sequence[int]
+    inverse: torch.Tensor | None = None
+    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def neighbors(self) -> NeighborTable:
+        """Pairs of voxels that touch."""
+        return neighbor_table(self.grid_coord, self.cloud, len(self.counts))
+
+    @property
+    def patch_size(self) -> int:
+        """Voxels of a patch."""
+        size = self.config.patch_sizes[self.stage]
+        return min(size, *self.counts) if self.config.equal_patches else size
+
+    def groups(self, as_one: bool) -> PatchGroups:
+        """Patches as groups of equal shape, or as one group."""
+        if ("groups", as_one) not in self._made:
+            self._made["groups", as_one] = PatchGroups(self.counts, self.patch_size, self.coord.device, as_one)
+        return self._made["groups", as_one]
+
+    def order(self, block: int) -> torch.Tensor:
+        """Voxels in the order of the curve of a block, `(voxels,)`."""
+        curve = self.config.curves[self.turns[block % len(self.turns)]]
+        if ("order", curve) not in self._made:
+            found = serialize(self.grid_coord, self.cloud, len(self.counts), [curve], self.config.depth_of_batch)
+            self._made["order", curve] = found.order[0]
+        return self._made["order", curve]
+
+    def arrange(self, block: int, groups: PatchGroups | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the voxels in the order of the groups for a block, and the place of each voxel in that order."""
+        order = self.order(block)
+        key = ("arranged", order.data_ptr(), id(groups))
+        if key not in self._made:
+            arranged = order if groups is None else order[groups.arranged]
+            places = torch.arange(len(arranged), device=arranged.device)
+            self._made[key] = arranged, torch.empty_like(arranged).scatter_(0, arranged, places)
+        return self._made[key]
+
+    @cached_property
+    def lengths(self) -> dict[str, Any]:
+        """Boundaries of the patches for attention of variable length, whose queries are not repeated."""
+        pad, _, starts = patch_table(self.counts, self.patch_size)
+        ends, first = [0], 0
+        for count in self.counts:
+            ends += [
+                first + min(place, count) for place in range(self.patch_size, count + self.patch_size, self.patch_size)
+            ]
+            first += count
+        queries = torch.tensor(ends, dtype=torch.int32)
+        return {
+            "pad": pad.to(self.coord.device),
+            "cu_seq_lens_q": queries.to(self.coord.device),
+            "cu_seq_lens_k": starts.to(self.coord.device),
+            "max_length_q": int(queries.diff().max()),
+            "max_length_k": int(starts.diff().max()),
+        }
+
+    def rotation(self, frequencies: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines `(voxels, 3, frequencies)` of rotary positions, for coordinates that are not augmented."""
+        if "rotation" not in self._made:
+            self._made["rotation"] = rotation_of(self.coord, frequencies, theta)
+        return self._made["rotation"]
+
+    def pool(self, turns: Sequence[int]) -> Voxels:
+        """Return the voxels of the next stage."""
+        pooled = grid_pool(self.grid_coord, self.cloud, len(self.counts), self.config.pooling_strides[self.stage])
+        coord = scatter_mean(self.coord[None], pooled.inverse[None], len(pooled.cloud))[0]
+        counts = tuple(torch.bincount(pooled.cloud, minlength=len(self.counts)).tolist())
+        return Voxels(
+            self.config, self.stage + 1, coord, pooled.grid_coord, pooled.cloud, counts, turns, pooled.inverse
+        )
+
+
+def rotation_of(coord: torch.Tensor, frequencies: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cosines and sines `(voxels, 3, frequencies)` of coordinates `(voxels, 3)` times falling frequencies."""
+    steps = torch.arange(frequencies, dtype=torch.float64, device=coord.device) / frequencies
+    angles = coord[..., None] * (theta**-steps).to(coord.dtype)
+    return angles.cos(), angles.sin()
+
+
+def rotate(heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    """Rotate pairs of channels of `(voxels, heads, channels)`: a chunk for each axis, its halves are the pairs."""
+    chunks = heads.to(cosines.dtype).unflatten(-1, (3, 2, -1))  # (voxels, heads, axes, halves, frequencies)
+    u, v = chunks.unbind(dim=-2)
+    cosines, sines = cosines[:, None], sines[:, None]
+    rotated = torch.stack([u * cosines - v * sines, v * cosines + u * sines], dim=-2)
+    return rotated.flatten(-3)
+
+
+def follow(inverse: torch.Tensor, batch: Batch, of_point: torch.Tensor) -> tuple[Batch, torch.Tensor]:
+    """Return the layout of the original points, and the voxel of each.
+
+    Raises:
+        ValueError: If an index is that of no point.
+    """
+    counts = torch.tensor(batch.counts, device=of_point.device)
+    inverse = inverse.to(of_point.device)
+    if inverse.shape[:1] != counts.shape or inverse.ndim != 2 or (inverse.amax(dim=1) >= counts).any():
+        raise ValueError(
+            f"inverse has shape {tuple(inverse.shape)} and numbers up to {int(inverse.max())}; expected "
+            f"({len(counts)}, original points) with numbers below those of the points, {batch.counts}"
+        )
+    original = Batch(inverse, inverse >= 0)
+    first = counts.cumsum(0) - counts
+    return original, of_point[original.flatten(inverse + first[:, None], "inverse")]

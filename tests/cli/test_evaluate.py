@@ -1,0 +1,98 @@
+"""`hf-any3d evaluate` on every kind of model: the figures of its task, or an error that names what fits."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, List, Value, load_dataset
+
+from hf_any3d import ActModel, AutoModelForPointCloudSegmentation, PointCloudProcessor
+from hf_any3d.evaluation.segmentation import instance_miou, part_ious
+from tests.cli.conftest import LABELS, PARTS, run
+from tests.tiny_act import tiny_act
+
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
+CATEGORIES = ["table", "lamp"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A function from names of categories and of point classes to a Parquet file with four clouds of 48 points."""
+
+    def write(names, point_names):
+        rng = np.random.default_rng(0)
+        path = tmp_path_factory.mktemp("data") / "train.parquet"
+        features = Features(
+            {
+                "points": List(List(Value("float32"), length=3)),
+                "label": ClassLabel(names=names),
+                "labels": List(ClassLabel(names=point_names)),
+            }
+        )
+        rows = [
+            {
+                "points": rng.uniform(-1, 1, (48, 3)).astype(np.float32),
+                "label": number % 2,
+                "labels": [(2 * (number % 2) + point % 2) % len(point_names) for point in range(48)],
+            }
+            for number in range(4)
+        ]
+        Dataset.from_list(rows, features=features).to_parquet(path)
+        return path.parent
+
+    return write
+
+
+def evaluate(model, folder, *words):
+    return run("evaluate", model, "--dataset", "parquet", "--data-dir", folder, "--split", "train", "--cpu", *words)
+
+
+def test_parts_get_the_ious_of_their_predictions(models, data):
+    code, out, err = evaluate(models("parts"), data(CATEGORIES, PARTS), "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    model = AutoModelForPointCloudSegmentation.from_pretrained(models("parts"))
+    processor = PointCloudProcessor.from_pretrained(models("parts"))
+    predicted, true = [], []
+    rows = load_dataset("parquet", data_dir=str(data(CATEGORIES, PARTS)), split="train").with_format("numpy")
+    for row in rows:
+        points = processor(row["points"])["points"].reshape(1, -1, 3)
+        with torch.no_grad():
+            logits = model(points, category=torch.tensor([int(row["label"])])).logits[0]
+        own = model.config.category_parts[int(row["label"])]
+        predicted.append(np.array(own)[logits[:, own].argmax(dim=1).numpy()])
+        true.append(row["labels"])
+    ious = part_ious(predicted, true, list(rows["label"]), model.config.category_parts)
+    assert facts["metrics"]["train"]["instance_miou"] == pytest.approx(instance_miou(ious), abs=1e-6)
+    assert set(facts["class_iou"]["train"]) <= set(PARTS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "texts"),
+    [
+        ("scenes", ["LABEL_0", "LABEL_1", "LABEL_2"], ("mean IoU", "accuracy", "loss")),
+        ("zero-shot", PARTS, ("accuracy", "mean class")),
+        ("autoencoder", PARTS, ("chamfer l1", "chamfer l2", "F-score", "loss")),
+    ],
+)
+def test_other_models_get_the_figures_of_their_task(models, data, kind, names, texts):
+    code, out, err = evaluate(models(kind), data(CATEGORIES, names), "--max-samples", 2)
+    assert code == 0, err
+    assert all(text in out for text in texts) and out.startswith("train ") and out.count("\n") == 1
+
+
+def test_what_does_not_fit_is_one_line(models, data, tmp_path):
+    folder = data(CATEGORIES, ["top", "leg", "foot", "pole", "shade"])
+    tiny_act(ActModel).save_pretrained(tmp_path / "encoder")
+    for model, words, text in (
+        (models("parts"), (), "split train has the classes of points ['top', 'leg'"),
+        (models("parts"), ("--voting", 2), "--voting is for classifiers alone"),
+        (models("autoencoder"), ("--robustness",), "--robustness is for classifiers alone"),
+        (models("chat"), (), f"this is a chat model: hf-any3d evaluate minigpt3d {models('chat')}"),
+        (str(tmp_path / "encoder"), (), f"hf-any3d train DATA --encoder {tmp_path / 'encoder'}"),
+        (models("classifier"), (), f"expected the model's, {LABELS}"),
+    ):
+        code, out, err = evaluate(model, folder, *words)
+        assert code == 1 and out == "" and text in err and err.splitlines()[-1].startswith("error: "), err

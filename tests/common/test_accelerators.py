@@ -1,0 +1,115 @@
+"""No model makes an accelerator wait for the host, or the host for an accelerator, in a training step.
+
+The test runs without an accelerator: tensors on "meta" have no values, and a watched operation on them shows where a
+program would read one or send one. The operators `torch.ops.hf_any3d` are not looked into here.
+"""
+
+import traceback
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from hf_any3d.modeling import deferred_errors
+from hf_any3d.modeling.deferred_errors import refuse_later
+from tests.common.models import CASES, Case
+
+# Operations whose result, or its shape, depends on values.
+READS_VALUES = {
+    "_local_scalar_dense",
+    "_unique2",
+    "bincount",
+    "equal",
+    "masked_select",
+    "nonzero",
+    "repeat_interleave",
+    "unique_consecutive",
+    "unique_dim",
+}
+# A mask of patches must be counted, if the caller gives it; and transformers looks for padding in attention masks.
+READ_ON_PURPOSE = ("mask", "attention_mask")
+
+
+class Watch(TorchDispatchMode):
+    """Record what an accelerator would wait for, and where."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, inputs = func._schema.name.split("::")[1], _tensors((args, kwargs))
+        on_meta = any(tensor.is_meta for tensor in inputs)
+        if name in READS_VALUES and on_meta:
+            self.record(f"{name} reads values")
+        if name == "index" and any(index.dtype == torch.bool for index in _tensors(args[1])):
+            self.record("an index of booleans reads values")
+        result = func(*args, **(kwargs or {}))
+        outputs = _tensors(result)
+        if not inputs and any(not tensor.is_meta for tensor in outputs):
+            self.record(f"{name} makes a tensor on the CPU")
+        if any(tensor.is_meta for tensor in outputs) and any(not tensor.is_meta for tensor in inputs):
+            self.record(f"{name} sends a tensor from the CPU")
+        return result
+
+    def record(self, what: str) -> None:
+        """Add a finding with the line of the package that caused it."""
+        frames = [frame for frame in traceback.extract_stack() if "/modeling/" in frame.filename]
+        where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "outside of modeling"
+        self.found.add(f"{where}: {what}")
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def test_the_watch_finds_what_waits():
+    value = torch.ones(2, device="meta")
+    with Watch() as watch:
+        value + torch.ones(())
+        torch.ones(2).to("meta")
+        for wait in (lambda: value.sum().item(), lambda: value.nonzero(), lambda: value[value > 0]):
+            with pytest.raises((RuntimeError, NotImplementedError)):
+                wait()
+    found = {what.split(": ")[1] for what in watch.found}
+    assert {"ones makes a tensor on the CPU", "_local_scalar_dense reads values", "nonzero reads values"} <= found
+    assert any("sends a tensor" in what for what in found)
+    assert any("index of booleans" in what for what in found)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_training_step_never_waits(case: Case):
+    model = case.build().to("meta").train()
+    inputs = case.labelled() if case.labels else case.batch()
+    inputs = {name: tensor.to("meta") for name, tensor in inputs.items() if name not in READ_ON_PURPOSE}
+    watch = Watch()
+    for _ in range(2):  # the first step may fill caches
+        watch.found.clear()
+        with watch:
+            output = model(**inputs)
+            (output.loss if case.labels else case.answer_of(output).float().sum()).backward()
+    assert not watch.found
+
+
+class _Arrival:
+    """An event of an accelerator that happens when the test says so."""
+
+    happened = False
+
+    def query(self) -> bool:
+        return self.happened
+
+
+def test_a_failed_check_raises_in_the_first_call_after_its_result_has_arrived(monkeypatch):
+    arrival = _Arrival()
+    pending = deferred_errors._pending
+    monkeypatch.setattr(deferred_errors, "_pending", type(pending)([(arrival, torch.tensor(True), "bad cloud")]))
+    passed = torch.empty((), dtype=torch.bool, device="meta")
+    refuse_later(passed, "other")
+    arrival.happened = True
+    with pytest.raises(ValueError, match="bad cloud"):
+        refuse_later(passed, "other")
+    refuse_later(passed, "other")

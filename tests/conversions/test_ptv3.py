@@ -1,0 +1,106 @@
+"""Checkpoints of the published layout of Point Transformer V3 become directories that open and compute the same."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModel, AutoProcessor
+from typer.testing import CliRunner
+
+from hf_any3d import AutoModelForPointCloudSegmentation, PointTransformerV3Processor
+from hf_any3d.cli import app
+from hf_any3d.conversions import convert_ptv3
+from hf_any3d.conversions.point_transformer_v3.names import convert_ptv3_state_dict, ptv3_fields
+from tests.modeling.ptv3_case import Ptv3Case
+
+
+def original(name: str = "utonia") -> dict:
+    """The content of a `.pth` of the authors, of reduced widths."""
+    case = Ptv3Case(f"ptv3_{name}")
+    # As written by the training program: all arguments, sequences as tuples or lists.
+    return {"config": {"shuffle_orders": True, "enable_flash": True} | case.arguments, "state_dict": case.original}
+
+
+def test_a_released_file_converts_on_the_command_line_and_computes_as_released(tmp_path):
+    case = Ptv3Case("ptv3_utonia")
+    torch.save(original(), tmp_path / "utonia.pth")
+    arguments = ["convert", "ptv3", tmp_path / "utonia.pth", "--output", tmp_path / "out"]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+    assert "PointTransformerV3Model" in result.output and "cc-by-nc-4.0" in result.output
+    model, processor = (auto.from_pretrained(tmp_path / "out") for auto in (AutoModel, AutoProcessor))
+    assert type(processor) is PointTransformerV3Processor and (processor.factor, processor.grid_size) == (0.5, 0.01)
+    state = convert_ptv3_state_dict(case.original, ptv3_fields(case.arguments))
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    model.config.depth_of_batch = True
+    with torch.no_grad():
+        output = model(**case.voxels, output_point_features=True)
+    features = torch.cat(
+        [cloud[: len(own)] for cloud, own in zip(output.point_features, case.voxels["points"], strict=True)]
+    )
+    assert case.error("flash.upcast_all", features) <= case.manifest["tolerance"]["features"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: cc-by-nc-4.0" in card and "not evaluated" in card
+
+
+def test_a_linear_head_makes_a_segmentation_model(tmp_path):
+    torch.save(original("sonata"), tmp_path / "sonata.pth")
+    width = sum(original("sonata")["config"]["enc_channels"])
+    head = {"seg_head.weight": torch.randn(20, width), "seg_head.bias": torch.randn(20)}
+    content = {"config": {"backbone_out_channels": width, "num_classes": 20}, "state_dict": head}
+    torch.save(content, tmp_path / "head.pth")
+    facts = convert_ptv3(tmp_path / "sonata.pth", tmp_path / "out", head=tmp_path / "head.pth")
+    assert facts["model"] == "PointTransformerV3ForPointCloudSegmentation"
+    model = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path / "out")
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    raw = Ptv3Case("ptv3_sonata").raw[1]
+    inputs = processor({"points": raw["coord"], "colors": raw["color"] / 255, "normals": raw["normal"]})
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        features = model.encoder(**inputs, output_point_features=True).point_features
+    torch.testing.assert_close(logits, features @ head["seg_head.weight"].T + head["seg_head.bias"])
+    assert logits.shape == (1, len(raw["coord"]), 20)
+
+
+def change(content: dict, entry: str, name: str, value: object) -> dict:
+    changed = {key: dict(part) for key, part in content.items()}
+    changed[entry][name] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("entry", "name", "value", "message"),
+    [
+        ("state_dict", "embedding.stem.conv.weight", torch.ones(1), "belong to no known part: embedding.stem.conv"),
+        ("state_dict", "enc.enc0.block0.cpe.0.bias", torch.zeros(3), "of another shape: blocks.0.positions"),
+        ("state_dict", "enc.enc0.block0.attn.rope.inv_freq", torch.ones(3), "expected the frequencies of rope_base"),
+        ("config", "enc_depths", (1, 5, 2, 3, 1), "missing: blocks.10"),
+        ("config", "enc_channels", (18, 36, 54, 72), "hidden_sizes=.*; expected 5 entries"),
+        ("config", "stem", "conv", "config has 'stem'; expected some of"),
+    ],
+)
+def test_other_files_are_refused_in_one_line(entry, name, value, message, tmp_path):
+    torch.save(change(original(), entry, name, value), tmp_path / "utonia.pth")
+    with pytest.raises(ValueError, match=message) as error:
+        convert_ptv3(tmp_path / "utonia.pth", tmp_path / "out")
+    assert str(error.value).startswith(str(tmp_path / "utonia.pth")) and "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_without_settings_and_unknown_presets_are_refused(tmp_path):
+    torch.save({"state_dict": original()["state_dict"]}, tmp_path / "pretrain.pth")
+    with pytest.raises(ValueError, match="no settings under 'config'"):
+        convert_ptv3(tmp_path / "pretrain.pth", tmp_path / "out")
+    with pytest.raises(ValueError, match="preset='moon'; expected one of sonata, concerto"):
+        convert_ptv3(tmp_path / "pretrain.pth", tmp_path / "out", preset="moon")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        convert_ptv3(tmp_path / "none.pth", tmp_path / "out")
+
+
+def test_a_converted_config_has_the_released_sizes_and_sound_behaviour(tmp_path):
+    torch.save(original("concerto"), tmp_path / "concerto.pth")
+    convert_ptv3(tmp_path / "concerto.pth", tmp_path / "out", preset="concerto_outdoor")
+    stored = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (stored["grid_size"], stored["shuffle_curves"], stored["depth_of_batch"]) == (0.01, "training", False)
+    assert stored["hidden_sizes"] == [32, 48, 64, 80, 112] and not stored["use_mask_token"]

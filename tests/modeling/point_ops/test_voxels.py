@@ -1,0 +1,177 @@
+"""Sampling, pooling, curves, patches and convolution on a grid, against stored runs and dense operations."""
+
+import pytest
+import torch
+
+from hf_any3d.modeling.point_ops import (
+    CURVES,
+    PatchGroups,
+    grid_pool,
+    grid_sample,
+    has_duplicates,
+    neighbor_table,
+    patch_table,
+    serialize,
+    submanifold_convolution,
+)
+from tests.modeling.ptv3_case import Ptv3Case
+
+NAMES = ("sonata", "concerto", "utonia", "options")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def case(request):
+    return Ptv3Case(f"ptv3_{request.param}")
+
+
+def stages(case):
+    """Yield the number, grid coordinates, clouds and counts of each stage."""
+    for number, spec in enumerate(case.manifest["stages"].values()):
+        counts = torch.tensor(spec["points"])
+        cloud = torch.arange(len(counts)).repeat_interleave(counts)
+        yield number, case.expected[f"s{number}.grid_coord"].long(), cloud, spec
+
+
+def test_orders_patches_pools_and_neighbors_are_the_stored_ones(case):
+    arguments, expected = case.arguments, case.expected
+    before = None
+    for number, grid, cloud, spec in stages(case):
+        found = serialize(grid, cloud, 2, arguments["order"], depth_of_batch=True)
+        assert torch.equal(found.code, expected[f"s{number}.code"].long())
+        assert torch.equal(found.order, expected[f"s{number}.order"].long())
+        assert torch.equal(found.inverse.gather(1, found.order), torch.arange(len(grid)).expand_as(found.order))
+        patch = arguments["enc_patch_size"][number]
+        sizes = {"plain.": min(patch, *spec["points"])}
+        if "flash" in case.manifest["runs"]:
+            sizes[""] = patch
+        for prefix, size in sizes.items():
+            pad, unpad, starts = patch_table(spec["points"], size)
+            assert torch.equal(pad, expected[f"{prefix}s{number}.pad"].long())
+            assert torch.equal(unpad, expected[f"{prefix}s{number}.unpad"].long())
+            if not prefix:
+                assert torch.equal(starts, expected[f"s{number}.cu_seqlens"].int())
+        table = neighbor_table(grid, cloud, 2)
+        pairs = [len(grid) if position == 13 else len(table.at(position)[0]) for position in range(27)]
+        assert pairs == expected[f"s{number}.pairs"].tolist()
+        if before is not None:
+            pooled = grid_pool(*before, 2, arguments["stride"][number - 1])
+            assert torch.equal(pooled.grid_coord, grid) and torch.equal(pooled.cloud, cloud)
+            assert torch.equal(pooled.inverse, expected[f"s{number}.pooling_inverse"].long())
+        before = grid, cloud
+
+
+def random_cells(count: int = 60, extent: int = 6, clouds: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Different cells of some clouds, in no order within a cloud."""
+    generator = torch.Generator().manual_seed(0)
+    cells = [torch.randperm(extent**3, generator=generator)[:count] for _ in range(clouds)]
+    number = torch.cat(cells)
+    grid = torch.stack([number // extent**2, number // extent % extent, number % extent], dim=1)
+    return grid, torch.arange(clouds).repeat_interleave(count)
+
+
+def dense_convolution(grid, cloud, values, weight, bias):
+    dense = values.new_zeros(2, values.shape[1], 6, 6, 6)
+    place = (cloud, slice(None), *grid.T)
+    dense[place] = values
+    return torch.nn.functional.conv3d(dense, weight.permute(0, 4, 1, 2, 3), bias, padding=1)[place]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolution_and_its_gradients_are_those_of_the_dense_grid(bias):
+    grid, cloud = random_cells()
+    torch.manual_seed(1)
+    values, weight = torch.randn(120, 4, dtype=torch.double), torch.randn(5, 3, 3, 3, 4, dtype=torch.double)
+    given = [values, weight, *([torch.randn(5, dtype=torch.double)] if bias else [])]
+    made = []
+    for run in (
+        lambda *tensors: submanifold_convolution(*tensors, *([] if bias else [None]), neighbor_table(grid, cloud, 2)),
+        lambda *tensors: dense_convolution(grid, cloud, *tensors, *([] if bias else [None])),
+    ):
+        tensors = [tensor.clone().requires_grad_() for tensor in given]
+        out = run(*tensors)
+        (out * torch.linspace(-1, 1, 5)).sin().sum().backward()
+        made.append([out, *(tensor.grad for tensor in tensors)])
+    for ours, theirs in zip(*made, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_convolution_in_half_precision_sums_in_float32_and_follows_autocast():
+    grid, cloud = random_cells()
+    table = neighbor_table(grid, cloud, 2)
+    torch.manual_seed(1)
+    values, weight = torch.randn(120, 16), torch.randn(16, 3, 3, 3, 16) / 8
+    exact = submanifold_convolution(values, weight, None, table)
+    half = submanifold_convolution(values.bfloat16(), weight.bfloat16(), None, table)
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - exact).abs().max() < 0.02 * exact.abs().max()
+    leaf = weight.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = submanifold_convolution(values, leaf, None, table)
+    assert torch.equal(cast, half)
+    cast.float().sum().backward()
+    assert leaf.grad.dtype == torch.float32
+
+
+def test_each_cell_keeps_the_point_nearest_to_its_centre():
+    generator = torch.Generator().manual_seed(3)
+    coord = torch.rand(400, 3, generator=generator) - 0.5
+    cloud = (torch.arange(400) >= 250).long()
+    sample = grid_sample(coord, 0.2, cloud, 2)
+    assert torch.equal(cloud[sample.kept][sample.inverse], cloud)
+    assert not has_duplicates(sample.grid_coord, cloud[sample.kept], 2)
+    offset = (coord.double() / 0.2) % 1 - 0.5
+    distance = offset.square().sum(1)
+    for voxel, point in enumerate(sample.kept):
+        members = (sample.inverse == voxel).nonzero()[:, 0]
+        assert distance[point] == distance[members].min()
+    for number in (0, 1):
+        assert sample.grid_coord[cloud[sample.kept] == number].amin(0).tolist() == [0, 0, 0]
+    shuffled = torch.randperm(250, generator=generator)
+    again = grid_sample(coord[:250][shuffled], 0.2)
+    assert torch.equal(shuffled[again.kept], sample.kept[: len(again.kept)])
+    with pytest.raises(ValueError, match=r"grid_size=1e-09: a cloud spans .* cells; expected fewer than 1,048,576"):
+        grid_sample(coord, 1e-9)
+    with pytest.raises(ValueError, match="grid_size=0; expected a positive number"):
+        grid_sample(coord, 0)
+
+
+@pytest.mark.parametrize("as_one", [False, True])
+@pytest.mark.parametrize(("counts", "size"), [([7, 3, 10, 5], 5), ([4], 4), ([3, 2], 8), ([9, 11, 1], 4)])
+def test_groups_attend_as_the_padded_patches_do(counts, size, as_one):
+    pad, unpad, starts = patch_table(counts, size)
+    padded = []
+    for start, end in zip(starts[:-1], starts[1:], strict=True):
+        patch = pad[start:end]
+        padded += [set(patch.tolist())] * (end - start)
+    expected = [padded[place] for place in unpad]
+    groups = PatchGroups(counts, size, torch.device("cpu"), as_one)
+    assert len(groups.groups) == 1 or not as_one
+    rows, found = [], []
+    for group in groups.groups:
+        own, keys = group.gather(groups.arranged), group.gather(groups.arranged, of_keys=True)
+        mask = torch.ones_like(keys, dtype=torch.bool) if group.mask is None else group.mask
+        sets = [set(line[valid].tolist()) for line, valid in zip(keys, mask, strict=True) for _ in own[0]]
+        places = torch.arange(own.numel()) if group.own is None else group.own
+        rows += own.flatten()[places].tolist()
+        found += [sets[place] for place in places]
+    assert rows == groups.arranged.tolist()
+    assert [found[rows.index(voxel)] for voxel in range(sum(counts))] == expected
+
+
+def test_orders_of_a_cloud_do_not_depend_on_the_others_unless_asked():
+    grid, cloud = random_cells(clouds=1)
+    far = torch.tensor([[20, 3, 9]])
+    together = torch.cat([grid, far]), torch.cat([cloud, torch.ones(1, dtype=torch.long)])
+    alone = serialize(grid, cloud, 1, CURVES).order
+    assert torch.equal(serialize(*together, 2, CURVES).order[:, :60], alone)
+    faithful = serialize(*together, 2, CURVES, depth_of_batch=True).order[:, :60]
+    assert (faithful == alone).all(dim=1).tolist() == [True, True, False, False]
+
+
+def test_coordinates_out_of_range_are_refused():
+    cloud = torch.zeros(1, dtype=torch.long)
+    for bad in (-1, 2**16):
+        with pytest.raises(ValueError, match=f"found {bad}; expected 0 to 65534 along each axis"):
+            serialize(torch.tensor([[0, bad, 0] if bad > 0 else [bad, 0, 0]]), cloud, 1, CURVES)
+    with pytest.raises(ValueError, match="curve='peano'; expected one of 'z'"):
+        serialize(torch.zeros(1, 3, dtype=torch.long), cloud, 1, ["peano"])

@@ -1,0 +1,100 @@
+"""A stored run of a Point Transformer V3 encoder: weights and voxels made from names, and what it returned."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from tests.reference.fill import fill, points
+
+FOLDER = Path(__file__).parents[1] / "reference"
+
+
+class Ptv3Case:
+    """Reads `tests/reference/{name}.json` and `.safetensors`."""
+
+    def __init__(self, name: str):
+        self.manifest = json.loads((FOLDER / f"{name}.json").read_text())
+        stored = FOLDER / f"{name}.safetensors"
+        self.expected = load_file(stored) if stored.exists() else {}
+
+    @cached_property
+    def original(self) -> dict[str, torch.Tensor]:
+        """The state dict of the released program."""
+        state = {}
+        for name, (shape, dtype) in self.manifest["state_dict"].items():
+            if name.endswith("rope.inv_freq"):
+                state[name] = 10.0 ** (-torch.arange(shape[0], dtype=torch.float64) / shape[0]).float()
+            else:
+                tensor = torch.as_tensor(fill(name, shape, dtype))
+                state[name] = 4 * tensor if name.endswith("attn.qkv.weight") else tensor
+        return state
+
+    @property
+    def on_meta(self) -> dict[str, torch.Tensor]:
+        """Its names, shapes and types, without numbers."""
+        shapes = self.manifest["state_dict"]
+        return {
+            name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+            for name, (shape, dtype) in shapes.items()
+        }
+
+    @property
+    def raw(self) -> list[dict[str, np.ndarray]]:
+        """`coord (points, 3)`, `color` in 0 to 255 and `normal` of each cloud, before any transform."""
+        clouds = []
+        for spec in self.manifest["input"]["clouds"]:
+            values = points(spec["name"], 1, spec["count"], 9)[0]
+            normal = values[:, 6:9] - np.float32(0.5)
+            normal = normal / np.linalg.norm(normal, axis=1, keepdims=True)
+            cloud = {
+                "coord": values[:, :3] * np.array(spec["stretch"], np.float32),
+                "color": values[:, 3:6] * np.float32(255),
+                "normal": normal,
+            }
+            clouds.append(cloud | {name: np.zeros_like(cloud[name]) for name in spec.get("zero", ())})
+        return clouds
+
+    @property
+    def voxels(self) -> dict[str, list[torch.Tensor]]:
+        """`points` `(voxels, in_channels)` and `grid_coord` `(voxels, 3)` of each cloud."""
+        expected, counts = self.expected, self.manifest["stages"]["s0"]["points"]
+        made = []
+        for cloud, name, coord in zip(self.raw, "ab", expected["s0.coord"].split(counts), strict=True):
+            kept = expected[f"selected.{name}"].long()
+            channels = [coord, torch.from_numpy(cloud["color"][kept] / np.float32(255))]
+            if "normal" in self.manifest["input"]["feat"]:
+                channels.append(torch.from_numpy(cloud["normal"][kept]))
+            made.append(torch.cat(channels, dim=1).float())
+        return {"points": made, "grid_coord": list(expected["s0.grid_coord"].long().split(counts))}
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """The masked voxels of the run "masked", `(voxels,)`."""
+        return torch.arange(sum(self.manifest["stages"]["s0"]["points"])) % 3 == 0
+
+    def sampled(self, key: str, ours: torch.Tensor) -> torch.Tensor:
+        """The rows of a tensor that are stored."""
+        rows = self.manifest["outputs"][key]["rows"]
+        return ours if rows == "all" else ours[:: int(rows.strip("[:]"))]
+
+    def error(self, key: str, ours: torch.Tensor) -> float:
+        """Largest difference from a stored tensor."""
+        assert list(ours.shape) == self.manifest["outputs"][key]["full_shape"], key
+        return float((self.sampled(key, ours).float() - self.expected[key]).abs().max())
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the released program's constructor."""
+        return self.manifest["constructor_args"]
+
+    @property
+    def runs(self) -> list[str]:
+        """Names of the runs."""
+        return list(self.manifest["runs"])
