@@ -76,6 +76,8 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
     """
 
     model_input_names = ["points"]
+    # Whether every cloud has `num_points` points in the output; otherwise at most as many.
+    returns_num_points = True
     _opened_by = ("AutoFeatureExtractor", "AutoProcessor")
 
     def __init__(
@@ -324,6 +326,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
     """
 
     model_input_names = ["points", "point_mask", "grid_coord", "inverse"]
+    returns_num_points = False
 
     def __init__(
         self,

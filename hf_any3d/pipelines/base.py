@@ -159,6 +159,20 @@ def without_none(**arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None}
 
 
+def join_clouds(tensors: Sequence[torch.Tensor], value: int = 0) -> torch.Tensor:
+    """Concatenate tensors `(clouds, points, …)`, filled up with a value to the largest number of points."""
+    longest = max((tensor.shape[1] for tensor in tensors if tensor.ndim > 1), default=0)
+    filled = [
+        tensor
+        if tensor.ndim < 2 or tensor.shape[1] == longest
+        else torch.cat(
+            [tensor, tensor.new_full((len(tensor), longest - tensor.shape[1], *tensor.shape[2:]), value)], 1
+        )
+        for tensor in tensors
+    ]
+    return torch.cat(filled)
+
+
 def check_formats(formats: Sequence[str] | str | None, known: Sequence[str]) -> Sequence[str] | None:
     """Return output formats as a sequence, or None.
 
