@@ -53,6 +53,7 @@ _NAMES = {
         "Uni3DConfig Uni3DForPointCloudClassification Uni3DForPointCloudSegmentation "
         "Uni3DForZeroShotPointCloudClassification Uni3DModel"
     ),
+    "opening": "open_published",
     "processing": "PointCloudProcessor PointTransformerV3Processor",
     "tuners": "BitFitConfig GuidedAdapterConfig PromptTokensConfig encoder_linear_pattern trainable_module_names",
 }
@@ -124,6 +125,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
         Uni3DForZeroShotPointCloudClassification as Uni3DForZeroShotPointCloudClassification,
         Uni3DModel as Uni3DModel,
     )
+    from hf_any3d.opening import open_published as open_published
     from hf_any3d.processing import (
         PointCloudProcessor as PointCloudProcessor,
         PointTransformerV3Processor as PointTransformerV3Processor,

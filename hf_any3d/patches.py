@@ -31,6 +31,7 @@ from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
 from hf_any3d.modeling.pretrained_parts.stored_adapters import check_base
+from hf_any3d.modeling.published import is_published
 from hf_any3d.tuners.targets import left_out_modules
 
 _MODELS: dict[str, tuple[type[PreTrainedModel], ...]] = {}
@@ -231,6 +232,23 @@ def _refuse_missing_paths(original: Callable) -> Callable:
         return original(name, *args, **kwargs)
 
     return resolve_revision
+
+
+@_patch(
+    "transformers.utils.hub:cached_files",
+    "finds no config.json and no weights that it knows in repositories that hold the file of the authors alone",
+)
+def _open_published_checkpoints(original: Callable) -> Callable:
+    def cached_files(path_or_repo_id: str | os.PathLike, filenames: list[str], *args: Any, **kwargs: Any) -> Any:
+        # All of transformers opens files here, so that models, configs, processors and pipelines are open alike.
+        if is_published(path_or_repo_id) and kwargs.get("repo_type") in (None, "model"):
+            from hf_any3d.opening import opened_directory
+
+            hub = {name: kwargs.get(name) for name in ("token", "local_files_only")}
+            path_or_repo_id = opened_directory(os.fspath(path_or_repo_id), kwargs.get("revision"), **hub)
+        return original(path_or_repo_id, filenames, *args, **kwargs)
+
+    return cached_files
 
 
 @_patch(

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_any3d.modeling.published import is_published
+
 # Folders that programs write to; names on the hub do not start with them.
 _LOCAL_FOLDERS = ("checkpoints", "output", "outputs", "runs")
 _FILE_ENDING = re.compile(
@@ -30,7 +32,8 @@ def check_repository_name(
     """Raise an error if a name cannot or must not be looked up on the hub.
 
     Args:
-        name: First argument of `from_pretrained`. Existing files and directories are accepted.
+        name: First argument of `from_pretrained`. Existing files and directories are accepted,
+            as are published checkpoints, which have a cache of their own.
         revision: Branch, tag or commit; the main branch by default.
         cache_dir: The hub's cache, if not the default one.
         local_files_only: Whether only the cache is used, as with the environment variable HF_HUB_OFFLINE=1.
@@ -40,7 +43,7 @@ def check_repository_name(
         FileNotFoundError: If the name looks like a path, and nothing is there.
         OSError: If only the cache is used, and the repository is not in it.
     """
-    if not isinstance(name, (str, os.PathLike)) or os.path.exists(name):
+    if not isinstance(name, (str, os.PathLike)) or os.path.exists(name) or is_published(name):
         return
     name = os.fspath(name)
     check_path(name, revision, cache_dir, kind)

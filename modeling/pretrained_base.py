@@ -25,6 +25,7 @@ from hf_any3d.modeling.pretrained_parts import (
 )
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_in_cache
 from hf_any3d.modeling.pretrained_parts.tensors import differing
+from hf_any3d.modeling.published import RECORD, is_published
 
 
 class PretrainedBaseMixin(AdapterLoadingMixin):
@@ -155,7 +156,10 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
         opened = super()._from_full_repository(name, *args, **kwargs)
         if name is not None and not kwargs.get("subfolder"):
             model = opened[0] if isinstance(opened, tuple) else opened
-            commit = commit_in_cache(name, kwargs.get("revision"), kwargs.get("cache_dir"))
+            if is_published(name):  # the hub's cache has the file of the authors
+                commit = (getattr(model.config, RECORD, None) or {}).get("revision")
+            else:
+                commit = commit_in_cache(name, kwargs.get("revision"), kwargs.get("cache_dir"))
             model._opened_from = PretrainedPart(absolute_name(name), commit)
         return opened
 

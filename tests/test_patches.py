@@ -53,9 +53,21 @@ def test_libraries_still_call_the_functions_where_they_are_patched():
         (peft.peft_model, "= model.load_adapter("),
         (peft.peft_model, "self.create_or_update_model_card("),
         (transformers.utils.hub, "self._upload_modified_files("),
+        (transformers.utils.hub, "file = cached_files("),
         (transformers.trainer, "self.create_model_card("),
     ):
         assert call in inspect.getsource(module), module.__name__
+
+
+def test_transformers_finds_no_files_that_it_knows_in_the_repository_of_the_authors(hub):
+    # The converted files: tests/test_opening.py.
+    hub.commit("OpenShape/openshape-pointbert-no-lvis", {"model.pt": b"not read"}, in_lfs=True)
+    with pytest.raises(OSError, match="does not appear to have a file named preprocessor_config.json"):
+        original(transformers.utils.hub.cached_files)(
+            "OpenShape/openshape-pointbert-no-lvis", ["preprocessor_config.json"]
+        )
+    with pytest.raises(ValueError, match="model.pt: not a checkpoint of tensors"):
+        transformers.utils.hub.cached_files("OpenShape/openshape-pointbert-no-lvis", ["preprocessor_config.json"])
 
 
 def test_peft_saves_an_adapter_without_the_config_of_its_model(tmp_path):

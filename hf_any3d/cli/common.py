@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from hf_any3d.messages import model_errors, one_line, print_line
 from hf_any3d.modeling.hub_names import check_path
+from hf_any3d.modeling.published import find_published, is_published
 
 # Exit code of a command that could not use some of its files.
 SOME_FAILED = 2
@@ -181,6 +182,9 @@ def find_model(name: str, revision: str | None = None) -> str:
         FileNotFoundError: A name that looks like a path, and there is no such directory; suggests a similar one.
     """
     path = Path(name).expanduser()
+    if is_published(name):
+        find_published(name)  # refuses a size that there is not
+        return name
     if path.is_dir():
         if not any((path / file).is_file() for file in (_CONFIG, "adapter_config.json")):
             inner = sorted(file.parent for file in path.glob(f"*/{_CONFIG}"))
@@ -196,13 +200,22 @@ def find_model(name: str, revision: str | None = None) -> str:
 def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
     """Read the configuration of a model; of one on the hub, only this file is downloaded.
 
+    A published checkpoint is fetched and converted, unless it was before.
+
     Raises:
         ValueError: The file is damaged.
         OSError: There is no such model, or the hub cannot be reached.
     """
     name = find_model(name, revision)
     file = Path(name) / _CONFIG
-    if not Path(name).is_dir():
+    if is_published(name):
+        _skip_hub_if_offline()
+        with status(f"fetching and converting {name}"):
+            quiet_libraries()
+            from hf_any3d.opening import opened_directory
+
+            file = opened_directory(name, revision) / _CONFIG
+    elif not Path(name).is_dir():
         _skip_hub_if_offline()
         import huggingface_hub
         from huggingface_hub import errors

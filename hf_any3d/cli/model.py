@@ -26,6 +26,7 @@ from hf_any3d.cli.common import (
 )
 from hf_any3d.cli.outputs import csv_lines
 from hf_any3d.messages import model_errors, print_json, print_line
+from hf_any3d.modeling.published import is_published
 
 # Files that define the facts about a model, and packages whose version may change how parameters are counted.
 _CONFIGS = ("config.json", "adapter_config.json", "preprocessor_config.json", "processor_config.json")
@@ -88,7 +89,11 @@ def _facts_file(name: str, revision: str | None) -> Path:
     digest = hashlib.sha256(json.dumps([*map(importlib.metadata.version, _PACKAGES)]).encode())
     for file in _CONFIGS:
         path: Any = Path(name) / file
-        if not Path(name).is_dir():
+        if is_published(name):
+            from hf_any3d.opening import opened_directory
+
+            path = opened_directory(name, revision) / file
+        elif not Path(name).is_dir():
             path = try_to_load_from_cache(name, file, revision=revision)
         content = Path(path).read_bytes() if isinstance(path, (str, Path)) and Path(path).is_file() else b""
         digest.update(f"{file} {len(content)} ".encode() + content)

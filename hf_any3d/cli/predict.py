@@ -1,4 +1,4 @@
-"""Commands that run a model over files: predict, zero-shot, features and reconstruct."""
+"""Commands that run a model over files: predict, zero-shot and features."""
 
 from __future__ import annotations
 
@@ -21,14 +21,34 @@ from hf_any3d.cli.common import (
     open_pipeline,
     option,
     print_note,
+    read_model_config,
 )
 from hf_any3d.cli.inputs import FILE_ERRORS, Cloud, Files, FileType, Inputs, find_inputs, finish, for_each_file
-from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
+from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
 from hf_any3d.messages import model_errors, one_line, print_line, printable
+
+
+class Axis(StrEnum):
+    """Axes of coordinates."""
+
+    X = "x"
+    Y = "y"
+    Z = "z"
+
 
 Model = Annotated[str | None, option("Directory or hub name of the model; it may also come before the files.")]
 Output = Annotated[
     Path | None, option("Also write a page (.html) or picture (.png) of the clouds, or a table (.json, .csv).")
+]
+UpAxis = Annotated[
+    Axis | None, option("Axis that points up in the files: x, y or z; by default that of the model's training.")
+]
+TextFeatures = Annotated[
+    Path | None,
+    option(
+        "Features of the labels that were computed elsewhere, an array (labels, channels) in a .npy file, for a model "
+        "whose text encoder cannot be opened here."
+    ),
 ]
 _NAME_TYPES = (".csv", ".glb", ".gltf", ".las", ".laz", ".npy", ".npz", ".obj", ".off", ".pcd", ".ply", ".pts")
 
@@ -46,7 +66,12 @@ def predict(
     model: Annotated[
         str | None, option("Directory or hub name of a classifier; by default the small one that comes along.")
     ] = None,
+    labels: Annotated[
+        str | None, option("For a zero-shot model: labels to choose from, separated by commas.", "--labels", "-l")
+    ] = None,
+    text_features: TextFeatures = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each file.")] = 3,
+    up_axis: UpAxis = None,
     output: Output = None,
     batch_size: BatchSize = None,
     device: Device = None,
@@ -59,12 +84,30 @@ def predict(
     A folder stands for all files of readable types in it and in its subfolders. Bad files are reported, the others
     are classified, and the exit code is 2.
     """
+    if labels is not None:
+        zero_shot(
+            files,
+            labels,
+            model,
+            text_features=text_features,
+            top_k=top_k,
+            up_axis=up_axis,
+            output=output,
+            batch_size=batch_size,
+            device=device,
+            file_type=file_type,
+            as_json=as_json,
+            as_csv=as_csv,
+        )
+        return
+    if text_features is not None:
+        raise ValueError("--text-features belong to --labels, which are missing")
     model, files = split_model(files, model, has_default=True)
     inputs = find_inputs(files, file_type)
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     name = classifier_or_default(model)
     pipe = open_pipeline("point-cloud-classification", name, device)
-    _classify(pipe, name, inputs, {"top_k": top_k}, output, batch_size, as_json, as_csv)
+    _classify(pipe, name, inputs, {"top_k": top_k, "up_axis": up_axis}, output, batch_size, as_json, as_csv)
 
 
 def zero_shot(
@@ -76,7 +119,9 @@ def zero_shot(
     template: Annotated[
         str | None, option("Text with {} for a label, such as 'a scan of a {}.'; by default that of the training.")
     ] = None,
+    text_features: TextFeatures = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each file.")] = 3,
+    up_axis: UpAxis = None,
     output: Output = None,
     batch_size: BatchSize = None,
     device: Device = None,
@@ -88,9 +133,34 @@ def zero_shot(
     name, files = split_model(files, model)
     inputs = find_inputs(files, file_type)
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
-    pipe = open_pipeline("zero-shot-point-cloud-classification", check_model(name, "zero-shot"), device)
-    arguments = {"candidate_labels": labels, "hypothesis_template": template, "top_k": top_k}
+    config = read_model_config(check_model(name, "zero-shot"))
+    if text_features is None and config.get("aligned_with") and "text_tower" not in (config.get("parts") or {}):
+        raise ValueError(
+            f"{name}: its labels are encoded by {config['aligned_with']}, which cannot be opened here; give features "
+            "of them that were computed with it as --text-features FILE.npy"
+        )
+    pipe = open_pipeline("zero-shot-point-cloud-classification", name, device)
+    features = None if text_features is None else read_text_features(text_features)
+    arguments = {"candidate_labels": labels, "hypothesis_template": template, "text_embeds": features}
+    arguments |= {"top_k": top_k, "up_axis": up_axis}
     _classify(pipe, name, inputs, arguments, output, batch_size, as_json, as_csv)
+
+
+def read_text_features(file: Path) -> np.ndarray:
+    """Read features of texts `(labels, channels)` from a .npy file.
+
+    Raises:
+        ValueError: The file is damaged, or holds no such array.
+        OSError: It cannot be read.
+    """
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{file}: not an array of NumPy ({one_line(error)})") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
+        seen = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
+        raise ValueError(f"{file}: holds {seen}; expected floats (labels, channels)")
+    return array
 
 
 def _classify(
@@ -103,7 +173,8 @@ def _classify(
     as_json: bool,
     as_csv: bool,
 ) -> None:
-    gallery = Gallery(output if _suffix(output) in VIEWS else None, len(inputs), pipe.feature_extractor.up_axis)
+    up_axis = arguments["up_axis"] or pipe.feature_extractor.up_axis
+    gallery = Gallery(output if _suffix(output) in VIEWS else None, len(inputs), up_axis)
     run = answerer(pipe, model, **arguments)
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
@@ -115,14 +186,14 @@ def _classify(
                 gallery.add_file(cloud.data, f"{Path(cloud.name).name}: {best}")
         return rows
 
-    name_width = file_width(inputs)
+    width = file_width(inputs)
     label_width = max(map(len, map(printable, _labels(pipe, arguments))))
 
     def line(row: Row) -> str:
         cells = [f"{printable(p['label']):<{label_width}} {100 * p['score']:5.1f} %" for p in row["predictions"]]
-        return f"{printable(row['file']):<{name_width}}  " + "   ".join(cells)
+        return f"{printable(row['file']):<{width}}  " + "   ".join(cells)
 
-    rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=_is_quiet(as_json, as_csv))
+    rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=is_quiet(as_json, as_csv))
     done = print_rows(rows, line, prediction_cells, as_json=as_json, as_csv=as_csv)
     gallery.write(f"predictions of {model}")
     if output is not None and _suffix(output) in DATA:
@@ -141,13 +212,14 @@ def prediction_cells(row: Row) -> Iterator[Row]:
     for number, prediction in enumerate(row.get("predictions", ()), 1):
         ending = "" if number == 1 else f"_{number}"
         cells |= {f"label{ending}": prediction["label"], f"score{ending}": f"{prediction['score']:.6f}"}
-    yield cells | problem_cells(row)
+    yield cells | problems(row)
 
 
 def features(
     files: Files,
     model: Model = None,
     feature: Annotated[Feature, typer.Option(help="pooled, class_token, or tokens for their mean.")] = Feature.POOLED,
+    up_axis: UpAxis = None,
     output: Annotated[
         Path | None,
         option(
@@ -167,14 +239,14 @@ def features(
     suffix = check_output(output, (".npz", ".npy", *VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     name = check_model(name, "predict", "zero-shot", "segment", "features")
     pipe = open_pipeline("point-cloud-feature-extraction", name, device)
-    answer = feature_answerer(pipe, name, feature.value)
+    answer = feature_answerer(pipe, name, feature.value, up_axis)
     width = file_width(inputs)
 
     def line(row: Row) -> str:
         start = " ".join(f"{value:.3f}" for value in row["features"][:4])
         return f"{printable(row['file']):<{width}}  {len(row['features'])} features: {start} …"
 
-    rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=_is_quiet(as_json, as_csv))
+    rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=is_quiet(as_json, as_csv))
     done = print_rows(rows, line, feature_cells, as_json=as_json, as_csv=as_csv)
     good = [row for row in done if "error" not in row]
     if output is not None and suffix in DATA:
@@ -184,9 +256,11 @@ def features(
     finish(done)
 
 
-def feature_answerer(pipe: Any, model: str, feature: str) -> Callable[[list[Cloud]], list[dict[str, Any]]]:
+def feature_answerer(
+    pipe: Any, model: str, feature: str, up_axis: str | None = None
+) -> Callable[[list[Cloud]], list[dict[str, Any]]]:
     """Return a function from clouds to rows with `features`, a list of numbers."""
-    run = answerer(pipe, model)
+    run = answerer(pipe, model, up_axis=up_axis)
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         rows = []
@@ -205,7 +279,7 @@ def feature_answerer(pipe: Any, model: str, feature: str) -> Callable[[list[Clou
 def feature_cells(row: Row) -> Iterator[Row]:
     """Yield the CSV row of features, a column each."""
     values = row.get("features", ())
-    yield {"file": row["file"], **{f"feature_{n}": value for n, value in enumerate(values)}, **problem_cells(row)}
+    yield {"file": row["file"], **{f"feature_{n}": value for n, value in enumerate(values)}, **problems(row)}
 
 
 def _write_features(output: Path, names: list[str], values: np.ndarray) -> None:
@@ -229,82 +303,6 @@ def _write_features(output: Path, names: list[str], values: np.ndarray) -> None:
             else:
                 np.save(file, values)
     print_line(f"{output}: {values.shape[0]} × {values.shape[1]}")
-
-
-def reconstruct(
-    files: Files,
-    model: Model = None,
-    output: Annotated[
-        Path | None,
-        option(
-            "A page (.html) or picture (.png) of all files, the points of one (.ply, .obj, .npz), a table (.json, "
-            ".csv), or a folder for the points and a page of each file."
-        ),
-    ] = None,
-    threshold: Annotated[float, typer.Option(help="Distance within which points match for the F-score.")] = 0.01,
-    batch_size: BatchSize = None,
-    device: Device = None,
-    file_type: FileType = None,
-    as_json: AsJson = False,
-    as_csv: AsCsv = False,
-) -> None:
-    """Encode point files and meshes as discrete codes, decode them, and measure the reconstruction error.
-
-    Distances are in the frame of the processor, which usually scales a cloud to the unit sphere.
-    """
-    name, files = split_model(files, model)
-    inputs = find_inputs(files, file_type)
-    types = (*CLOUDS, *VIEWS, *DATA)
-    suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)
-    pipe = open_pipeline("point-cloud-reconstruction", check_model(name, "reconstruct"), device)
-    run, results, up_axis = answerer(pipe, name, threshold=threshold), {}, pipe.feature_extractor.up_axis
-
-    def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-        rows = []
-        for cloud, result in zip(clouds, run(clouds), strict=True):
-            if "error" not in result:
-                results[cloud.name] = result
-                scores = {name: result[name] for name in ("chamfer_l1", "chamfer_l2", "f_score")}
-                result = {**scores, "token_ids": result["token_ids"].tolist()}
-            rows.append(result)
-        return rows
-
-    width = file_width(inputs)
-
-    def line(row: Row) -> str:
-        distances = "   ".join(f"CD-{n.upper()} {1000 * row[f'chamfer_{n}']:.2f}e-3" for n in ("l1", "l2"))
-        codes = f"{len(set(row['token_ids']))} codes for {len(row['token_ids'])} patches"
-        return f"{printable(row['file']):<{width}}  {distances}   F-score {row['f_score']:.3f}   {codes}"
-
-    def cells(row: Row) -> Iterator[Row]:
-        kept = ("file", "chamfer_l1", "chamfer_l2", "f_score")
-        yield {name: row[name] for name in kept if name in row} | problem_cells(row)
-
-    rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=_is_quiet(as_json, as_csv))
-    done = print_rows(rows, line, cells, as_json=as_json, as_csv=as_csv)
-    if output is not None and suffix in DATA:
-        write_data(output, done, cells)
-    elif output is not None and results:
-        _write_reconstructions(output, suffix, results, inputs.places(), up_axis)
-    finish(done)
-
-
-def _write_reconstructions(
-    output: Path, suffix: str, results: dict[str, dict[str, Any]], places: dict[str, Path], up_axis: str
-) -> None:
-    from hf_any3d.data.files import write_point_cloud
-    from hf_any3d.pipelines.point_cloud_reconstruction import colored_by_patch
-    from hf_any3d.visualization.reconstruction import write_reconstructions
-
-    if suffix in VIEWS:
-        write_reconstructions(output, list(results.values()), [Path(name).name for name in results], up_axis=up_axis)
-        return
-    for name, result in results.items():
-        path = output if suffix else output / places[name].with_name(places[name].name + ".ply")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_point_cloud(path, colored_by_patch(result))
-        if not suffix:
-            write_reconstructions(path.with_suffix(".html"), [result], [places[name].name], up_axis=up_axis)
 
 
 def split_model(files: Sequence[str], model: str | None, has_default: bool = False) -> tuple[Any, list[str]]:
@@ -383,13 +381,13 @@ def usual_batch_size(pipe: Any) -> int:
     return 1 if getattr(pipe.model.config, "batch_dependent_flags", None) else 8
 
 
-def problem_cells(row: Row) -> dict[str, Any]:
-    """Return the CSV cell of an error, if there is one."""
+def problems(row: Row) -> dict[str, Any]:
+    """Return the cell with the error of a row, if it has one."""
     return {"error": row["error"]} if "error" in row else {}
 
 
 def file_width(inputs: Inputs) -> int:
-    """Return the width of the longest name of a file."""
+    """Return the width of the column of files."""
     return max(len(printable(file.name)) for file in inputs.files)
 
 
@@ -397,6 +395,6 @@ def _suffix(output: Path | None) -> str:
     return "" if output is None else output.suffix.lower()
 
 
-def _is_quiet(as_json: bool, as_csv: bool) -> bool:
-    """Whether a bar is needed: a table on a terminal shows progress itself."""
+def is_quiet(as_json: bool, as_csv: bool) -> bool:
+    """Return whether a bar is needed: a table on a terminal shows progress itself."""
     return as_json or as_csv or not sys.stdout.isatty()

@@ -20,7 +20,7 @@ from hf_any3d.cli.common import (
 )
 from hf_any3d.cli.inputs import Cloud, Files, FileType, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
-from hf_any3d.cli.predict import Model, file_width, problem_cells, split_model, usual_batch_size
+from hf_any3d.cli.predict import Model, file_width, problems, split_model, usual_batch_size
 from hf_any3d.messages import model_errors, printable
 
 
@@ -125,7 +125,7 @@ def segment(
         for part in row.get("segments", ()):
             yield {"file": row["file"], **part}
         if "error" in row:
-            yield {"file": row["file"], **problem_cells(row)}
+            yield {"file": row["file"], **problems(row)}
 
     rows = for_each_file(inputs, answer, show=False)
     done = print_rows(rows, line, cells, as_json=as_json, as_csv=as_csv)

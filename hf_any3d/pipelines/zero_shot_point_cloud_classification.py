@@ -4,10 +4,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from hf_any3d.modeling.text_towers import fill_templates
-from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown
+from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown, without_none
 
 # Number of label sets whose embeddings are cached.
 CACHE_SIZE = 32
@@ -26,7 +27,11 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
     - `candidate_labels`: a list of labels, or one text with labels separated by commas.
     - `hypothesis_template`: text with `{}` for the label, or several whose embeddings are averaged. By default those
       of the model's training, such as "a 3D model of a {}."; use `"{}"` for labels that are complete texts.
+    - `text_embeds`: features of the labels that were computed elsewhere, an array or tensor `(labels, text_width)`,
+      for models whose text encoder transformers has no class for.
     - `top_k`: number of labels to return; all by default.
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned so that it is that of the
+      model's training. By default nothing is turned.
 
     Example:
         ```python
@@ -47,18 +52,25 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
         self,
         candidate_labels: Sequence[str] | str | None = None,
         hypothesis_template: Sequence[str] | str | None = None,
+        text_embeds: torch.Tensor | np.ndarray | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         # None means all labels and overrides the pipeline's number.
         top_k = {name: kwargs.pop(name) for name in ("top_k",) if name in kwargs}
-        refuse_unknown(kwargs, "candidate_labels, hypothesis_template, top_k")
+        before = without_none(up_axis=kwargs.pop("up_axis", None))
+        refuse_unknown(kwargs, "candidate_labels, hypothesis_template, text_embeds, top_k, up_axis")
         check_top_k(top_k.get("top_k"))
-        labels = {} if candidate_labels is None else {"labels": as_labels(candidate_labels)}
+        labels: dict[str, Any] = {} if candidate_labels is None else {"labels": as_labels(candidate_labels)}
+        if text_embeds is not None:
+            if hypothesis_template is not None:
+                raise ValueError("text_embeds and hypothesis_template are given; expected one of them")
+            features = as_features(text_embeds, labels.get("labels", ()))
+            return before, labels | {"text_embeds": features}, labels | top_k
         if (templates := hypothesis_template) is None:
-            return {}, labels, labels | top_k
+            return before, labels, labels | top_k
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
         fill_templates([], templates)  # raises errors early
-        return {}, labels | {"templates": templates}, labels | top_k
+        return before, labels | {"templates": templates}, labels | top_k
 
     def __call__(self, inputs: Any, candidate_labels: Sequence[str] | str | None = None, **kwargs: Any) -> Any:
         """Run the pipeline on one cloud or many; see the class and `PointCloudPipeline`.
@@ -73,10 +85,14 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
         return super().__call__(inputs, **kwargs)
 
     def _forward(
-        self, model_inputs: dict[str, Any], labels: tuple[str, ...] = (), templates: tuple[str, ...] | None = None
+        self,
+        model_inputs: dict[str, Any],
+        labels: tuple[str, ...] = (),
+        templates: tuple[str, ...] | None = None,
+        text_embeds: torch.Tensor | None = None,
     ) -> dict[str, Any]:
         stem = model_inputs.pop("stem")
-        texts = self.label_embeddings(labels, templates)
+        texts = self.label_embeddings(labels, templates) if text_embeds is None else text_embeds.to(self.model.device)
         return {"logits": self.model(**model_inputs, text_embeds=texts).logits_per_point_cloud, "stem": stem}
 
     def postprocess(
@@ -115,3 +131,20 @@ def as_labels(given: Sequence[str] | str) -> tuple[str, ...]:
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise ValueError(f"candidate_labels has {twice[0]!r} twice; expected each label once")
     return labels
+
+
+def as_features(given: torch.Tensor | np.ndarray, labels: Sequence[str]) -> torch.Tensor:
+    """Return features of labels as a float32 tensor.
+
+    Raises:
+        ValueError: If they are not `(labels, text_width)` finite numbers.
+    """
+    features = torch.as_tensor(given)
+    if features.ndim != 2 or len(features) != len(labels) or not features.is_floating_point():
+        raise ValueError(
+            f"text_embeds is {features.dtype} {tuple(features.shape)}; expected floats ({len(labels)}, text_width), a "
+            "row for each of candidate_labels"
+        )
+    if not features.isfinite().all():
+        raise ValueError("text_embeds has NaN or infinite numbers; expected finite ones")
+    return features.float()

@@ -1,7 +1,7 @@
 """A hub in memory, spoken to over HTTP on this machine, so that pushing and loading run for real without a network."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,6 +19,8 @@ class LocalHub:
         url: what HF_ENDPOINT must be before huggingface_hub is imported.
         requests: method and path of each request so far.
         unknown: the requests that nothing here answers.
+        faults: path of a request to a function that changes the body sent for a GET, but not its headers; where the
+            body becomes shorter, the connection breaks there.
     """
 
     def __init__(self, port: int = 0):
@@ -26,6 +28,7 @@ class LocalHub:
         self._lock = threading.Lock()
         self.requests: list[tuple[str, str]] = []
         self.unknown: list[str] = []
+        self.faults: dict[str, Callable[[bytes], bytes]] = {}
         self._server = _Server(("127.0.0.1", port), _Connection)
         self._server.hub = self
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -53,12 +56,12 @@ class LocalHub:
         with self._lock:
             return [commit.sha for commit in self._store.get(kind, name).commits]
 
-    def commit(self, name: str, files: Mapping[str, bytes], *, kind: str = "model") -> str:
+    def commit(self, name: str, files: Mapping[str, bytes], *, kind: str = "model", in_lfs: bool = False) -> str:
         """Puts files straight into a repository, which is created if need be; returns the commit."""
         with self._lock:
             self._store.create(kind, name)
             repository = self._store.get(kind, name)
-            stored = {path: StoredFile(content) for path, content in files.items()}
+            stored = {path: StoredFile(content, in_lfs) for path, content in files.items()}
             return repository.commit({**repository.at("main").files, **stored}, "files put there by a test").sha
 
     def answer(self, request: Request) -> Response:
@@ -95,7 +98,9 @@ class _Connection(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(response.body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(response.body)
+            body = hub.faults.get(url.path, bytes)(response.body)
+            self.wfile.write(body)
+            self.close_connection |= len(body) < len(response.body)
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 

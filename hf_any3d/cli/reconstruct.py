@@ -1,0 +1,91 @@
+"""The command reconstruct: clouds as discrete codes and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_any3d.cli.common import AsCsv, AsJson, BatchSize, Device, check_model, open_pipeline, option
+from hf_any3d.cli.inputs import Cloud, Files, FileType, find_inputs, finish, for_each_file
+from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, print_rows, write_data
+from hf_any3d.cli.predict import Model, answerer, file_width, is_quiet, problems, split_model, usual_batch_size
+from hf_any3d.messages import printable
+
+
+def reconstruct(
+    files: Files,
+    model: Model = None,
+    output: Annotated[
+        Path | None,
+        option(
+            "A page (.html) or picture (.png) of all files, the points of one (.ply, .obj, .npz), a table (.json, "
+            ".csv), or a folder for the points and a page of each file."
+        ),
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Distance within which points match for the F-score.")] = 0.01,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    file_type: FileType = None,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Encode point files and meshes as discrete codes, decode them, and measure the reconstruction error.
+
+    Distances are in the frame of the processor, which usually scales a cloud to the unit sphere.
+    """
+    name, files = split_model(files, model)
+    inputs = find_inputs(files, file_type)
+    types = (*CLOUDS, *VIEWS, *DATA)
+    suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)
+    pipe = open_pipeline("point-cloud-reconstruction", check_model(name, "reconstruct"), device)
+    run, results, up_axis = answerer(pipe, name, threshold=threshold), {}, pipe.feature_extractor.up_axis
+
+    def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+        rows = []
+        for cloud, result in zip(clouds, run(clouds), strict=True):
+            if "error" not in result:
+                results[cloud.name] = result
+                scores = {name: result[name] for name in ("chamfer_l1", "chamfer_l2", "f_score")}
+                result = {**scores, "token_ids": result["token_ids"].tolist()}
+            rows.append(result)
+        return rows
+
+    width = file_width(inputs)
+
+    def line(row: Row) -> str:
+        distances = "   ".join(f"CD-{n.upper()} {1000 * row[f'chamfer_{n}']:.2f}e-3" for n in ("l1", "l2"))
+        codes = f"{len(set(row['token_ids']))} codes for {len(row['token_ids'])} patches"
+        return f"{printable(row['file']):<{width}}  {distances}   F-score {row['f_score']:.3f}   {codes}"
+
+    def cells(row: Row) -> Iterator[Row]:
+        kept = ("file", "chamfer_l1", "chamfer_l2", "f_score")
+        yield {name: row[name] for name in kept if name in row} | problems(row)
+
+    rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=is_quiet(as_json, as_csv))
+    done = print_rows(rows, line, cells, as_json=as_json, as_csv=as_csv)
+    if output is not None and suffix in DATA:
+        write_data(output, done, cells)
+    elif output is not None and results:
+        _write_reconstructions(output, suffix, results, inputs.places(), up_axis)
+    finish(done)
+
+
+def _write_reconstructions(
+    output: Path, suffix: str, results: dict[str, dict[str, Any]], places: dict[str, Path], up_axis: str
+) -> None:
+    from hf_any3d.data.files import write_point_cloud
+    from hf_any3d.pipelines.point_cloud_reconstruction import colored_by_patch
+    from hf_any3d.visualization.reconstruction import write_reconstructions
+
+    if suffix in VIEWS:
+        write_reconstructions(output, list(results.values()), [Path(name).name for name in results], up_axis=up_axis)
+        return
+    for name, result in results.items():
+        path = output if suffix else output / places[name].with_name(places[name].name + ".ply")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_point_cloud(path, colored_by_patch(result))
+        if not suffix:
+            write_reconstructions(path.with_suffix(".html"), [result], [places[name].name], up_axis=up_axis)

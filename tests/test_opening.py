@@ -1,0 +1,312 @@
+"""Published checkpoints open by their names, from files of the published names and layouts on the local hub."""
+
+import io
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import constants, file_download
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPConfig, CLIPModel, pipeline
+
+import hf_any3d
+from hf_any3d import AutoModelForZeroShotPointCloudClassification, conversions, opening
+from hf_any3d.modeling import published
+from hf_any3d.modeling.published import PUBLISHED, SIZE_MARK, Published, PublishedFile
+from hf_any3d.opening import ACCEPT, open_published, opened_directory, published_directory
+from tests.cli.conftest import run
+from tests.conversions.aligned_originals import openshape_flat, openshape_training, uni3d
+from tests.tiny_text_towers import write_text_files
+
+NAME = "OpenShape/openshape-pointbert-vitb32-rgb"
+UNI3D = "BAAI/Uni3D"
+TOWER = "openai/clip-vit-base-patch32"
+TINY = "modelzoo/uni3d-ti/model.pt"
+CHAIR = "tests/files/chair.ply"
+
+
+def stored(content: dict) -> bytes:
+    """The bytes that the authors' programs would write."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def forget(repository: str) -> None:
+    """Remove a repository from all caches, as on a new machine."""
+    name = repository.replace("/", "--")
+    shutil.rmtree(Path(constants.HF_HOME, "hf_any3d", "published", name), ignore_errors=True)
+    shutil.rmtree(Path(constants.HF_HUB_CACHE, f"models--{name}"), ignore_errors=True)
+    opening._OPENED.clear()
+
+
+@pytest.fixture(scope="module")
+def openshape() -> bytes:
+    """`model.pt` of the encoder aligned with CLIP B/32, with one block."""
+    return stored(openshape_flat("vitb32"))
+
+
+@pytest.fixture(scope="module")
+def tiny_uni3d() -> bytes:
+    """`model.pt` of the tiny size, with one block."""
+    return stored(uni3d("uni3d_manifest_tiny", "module."))
+
+
+@pytest.fixture
+def published_files(hub, openshape, tiny_uni3d, monkeypatch):
+    """The repositories as their authors published them, on a machine that has opened none."""
+    files = {"model.pt": openshape, "README.md": b"# OpenShape\n"}
+    commits = {NAME: hub.commit(NAME, files, in_lfs=True), UNI3D: hub.commit(UNI3D, {TINY: tiny_uni3d}, in_lfs=True)}
+    # Files of the tests have one block, whatever their width.
+    shallow = {
+        size: PublishedFile(file.path, {name: value for name, value in file.config.items() if "layers" not in name})
+        for size, file in PUBLISHED[UNI3D].files.items()
+    }
+    monkeypatch.setitem(PUBLISHED, UNI3D, Published(published.UNI3D, shallow, PUBLISHED[UNI3D].texts))
+    monkeypatch.delenv(ACCEPT, raising=False)
+    yield commits
+    monkeypatch.undo()  # the network is back
+    hub.faults.clear()
+    for name in commits:
+        huggingface_hub.delete_repo(name)
+        forget(name)
+
+
+@pytest.fixture
+def text_tower(hub, tmp_path):
+    """A tiny CLIP with the width of features and the name of the published one."""
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = small | {"vocab_size": 40, "max_position_embeddings": 40, "eos_token_id": 2}
+    config = CLIPConfig(text_config=text, vision_config=small | {"image_size": 8, "patch_size": 8}, projection_dim=512)
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(tmp_path / "clip")
+    write_text_files(tmp_path / "clip", is_sentence_encoder=False)
+    hub.commit(TOWER, {file.name: file.read_bytes() for file in (tmp_path / "clip").iterdir()})
+    yield TOWER
+    huggingface_hub.delete_repo(TOWER)
+    forget(TOWER)
+
+
+def test_a_published_name_opens_in_one_line_and_without_a_network_afterwards(
+    hub, published_files, monkeypatch, capsys
+):
+    model = open_published(NAME)
+    assert type(model).__name__ == "OpenShapeForZeroShotPointCloudClassification" and not model.training
+    assert model.name_or_path == NAME
+    fetched = {path for method, path in hub.requests if method == "GET" and f"/{NAME}/resolve/" in path}
+    assert fetched == {f"/{NAME}/resolve/{published_files[NAME]}/model.pt"}  # the file that is needed, at its commit
+    record = model.config.published
+    assert record["revision"] == published_files[NAME] and record["file"] == "model.pt" and len(record["sha256"]) == 64
+    assert (record["weights_license"], record["code_license"]) == ("MIT", "Apache-2.0")
+    card = (published_directory(NAME) / "README.md").read_text()
+    assert "license: mit" in card and "program: Apache-2.0" in card and "# openshape-pointbert-vitb32-rgb\n" in card
+    assert capsys.readouterr().err.count("Weights: MIT") == 1
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    opening._OPENED.clear()
+    before = len(hub.requests)
+    again = open_published(NAME)
+    assert len(hub.requests) == before and capsys.readouterr().err == ""
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_pipelines_and_auto_classes_take_published_names(published_files, text_tower):
+    classify = pipeline("zero-shot-point-cloud-classification", model=NAME)
+    answers = classify(CHAIR, candidate_labels=["chair", "table"])
+    assert sorted(answer["label"] for answer in answers) == ["chair", "table"]
+    assert pipeline("point-cloud-feature-extraction", model=NAME)(CHAIR)["pooled"].shape == (512,)
+    tiny = f"{UNI3D}{SIZE_MARK}tiny"
+    assert AutoConfig.from_pretrained(tiny).model_type == "uni3d"
+    assert AutoModel.from_pretrained(tiny).name_or_path == tiny
+    assert AutoProcessor.from_pretrained(tiny).default_rgb == [0.4, 0.4, 0.4]
+
+
+def test_commands_take_published_names(published_files, text_tower, libraries_as_they_were):
+    words = ("predict", CHAIR, "--model", NAME, "--labels", "chair, table", "--json")
+    code, out, _ = run(*words)
+    assert code == 0 and {entry["label"] for entry in json.loads(out)[0]["predictions"]} == {"chair", "table"}
+    assert run("zero-shot", *words[1:])[:2] == (code, out)
+    code, _, err = run("predict", CHAIR, "--model", UNI3D, "--labels", "chair, table")
+    assert code == 1 and "no size is given; expected one of tiny, tiny-no-lvis, small" in err
+
+
+def test_without_a_class_of_the_text_tower_features_from_elsewhere_are_taken(published_files, tmp_path):
+    import numpy as np
+
+    classify = pipeline("zero-shot-point-cloud-classification", model=f"{UNI3D}:tiny")
+    with pytest.raises(ValueError, match="aligned with OpenCLIP EVA02-E-14-plus .*; give text_embeds"):
+        classify(CHAIR, candidate_labels=["chair", "table"])
+    features = np.random.default_rng(0).normal(size=(2, 1024)).astype(np.float32)
+    answers = classify(CHAIR, candidate_labels=["chair", "table"], text_embeds=features)
+    with pytest.raises(
+        ValueError, match=r"text_embeds is torch.float32 \(2, 1024\); expected floats \(1, text_width\)"
+    ):
+        classify(CHAIR, candidate_labels=["chair"], text_embeds=features)
+    np.save(tmp_path / "texts.npy", features)
+    words = ("predict", CHAIR, "--model", f"{UNI3D}:tiny", "--labels", "chair,table", "--json")
+    code, _, err = run(*words)
+    assert code == 1 and "--text-features" in err
+    code, out, _ = run(*words, "--text-features", tmp_path / "texts.npy")
+    assert code == 0
+    scores = {entry["label"]: entry["score"] for entry in json.loads(out)[0]["predictions"]}
+    assert scores == pytest.approx({answer["label"]: answer["score"] for answer in answers}, abs=1e-5)
+
+
+def test_the_size_must_be_that_of_the_tensors(hub, published_files, tiny_uni3d, tmp_path):
+    hub.commit(UNI3D, {"modelzoo/uni3d-b/model.pt": tiny_uni3d}, in_lfs=True)
+    with pytest.raises(ValueError, match="hidden_size=192; size 'base' has hidden_size=768; it has the size 'tiny'"):
+        open_published(UNI3D, size="base")
+    for size, message in ((None, "no size is given"), ("huge", "size='huge'; expected one of tiny, ")):
+        with pytest.raises(ValueError, match=message):
+            open_published(UNI3D, size=size)
+    with pytest.raises(ValueError, match="a single checkpoint, leave size out"):
+        open_published(NAME, size="base")
+    with pytest.raises(FileNotFoundError, match="revision 'main' has no modelzoo/uni3d-s/model.pt"):
+        open_published(UNI3D, size="small")
+    assert open_published(UNI3D, size="tiny").name_or_path == "BAAI/Uni3D:tiny"
+    path = tmp_path / "mine.pt"
+    path.write_bytes(tiny_uni3d)
+    with pytest.raises(ValueError, match="mine.pt: its tensors give hidden_size=192; size 'giant' has"):
+        open_published(path, size="giant")
+    with pytest.raises(ValueError, match="size='huge'; expected one of base, "):
+        open_published(path, size="huge")
+    assert open_published(path, size="tiny").config.hidden_size == 192
+
+
+def test_a_file_of_the_authors_opens_by_its_path(tmp_path, openshape):
+    path = tmp_path / "downloaded.pt"
+    path.write_bytes(openshape)
+    model = open_published(path, cache_dir=tmp_path / "cache")
+    assert model.config.published["file"] == "downloaded.pt" and "name" not in model.config.published
+    assert open_published(path, cache_dir=tmp_path / "cache", dtype="float16").dtype == torch.float16
+    assert len(list((tmp_path / "cache" / "local").glob("*-v1"))) == 1
+    torch.save({"model": {"layer.weight": torch.ones(2)}}, path)
+    with pytest.raises(ValueError, match="its tensors are not those of OpenShape, Uni3D"):
+        open_published(path)
+    for name, error, message in (
+        (tmp_path / "missing.pt", FileNotFoundError, "no file .*missing.pt"),
+        ("someone/other", ValueError, "not a published checkpoint; expected one of OpenShape/"),
+        (tmp_path, ValueError, "a directory; expected the authors' file"),
+    ):
+        with pytest.raises(error, match=message):
+            open_published(name)
+
+
+def test_an_adapter_names_the_published_checkpoint_and_opens_from_it(published_files, tmp_path):
+    name = f"{UNI3D}:tiny"
+    lora = LoraConfig(target_modules=["qkv"], init_lora_weights=False, modules_to_save=["alignment"])
+    model = get_peft_model(open_published(name), lora)
+    model.save_pretrained(tmp_path)
+    base = AutoConfig.from_pretrained(tmp_path).part("base")
+    assert (base.name_or_path, base.revision) == (name, published_files[UNI3D])
+    clouds = torch.rand(1, 600, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model.get_point_features(clouds)
+        opening._OPENED.clear()
+        again = AutoModelForZeroShotPointCloudClassification.from_pretrained(tmp_path).get_point_features(clouds)
+    torch.testing.assert_close(again, expected)
+
+
+def no_leftovers() -> None:
+    """Nothing but whole models, and what is known about them, is in the cache."""
+    for path in Path(constants.HF_HOME, "hf_any3d", "published").glob("*--*/*"):
+        assert path.name in ("license.json", "revisions") or path.name.endswith(("-v1", ".lock")), path
+        assert not path.name.endswith("-v1") or (path / "model.safetensors").is_file()
+
+
+def test_an_interrupted_download_is_one_error_and_continues(hub, published_files, monkeypatch):
+    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)  # between attempts
+    path = f"/{NAME}/resolve/{published_files[NAME]}/model.pt"
+    hub.faults[path] = lambda body: body[: len(body) // 4]
+    with pytest.raises(OSError, match=f"{NAME}: the download of model.pt failed .*; call again to continue it"):
+        open_published(NAME)
+    no_leftovers()
+    del hub.faults[path]
+    assert open_published(NAME).config.model_type == "openshape"
+    no_leftovers()
+
+
+def test_a_damaged_download_is_refused_by_its_checksum(hub, published_files):
+    path = f"/{NAME}/resolve/{published_files[NAME]}/model.pt"
+    hub.faults[path] = lambda body: body[:-1] + bytes([body[-1] ^ 1])
+    with pytest.raises(
+        ValueError, match="has checksum [0-9a-f]{64}; expected [0-9a-f]{64}, as on the hub. .* delete it"
+    ):
+        open_published(NAME)
+    no_leftovers()
+
+
+def test_a_file_with_an_unknown_tensor_is_refused(hub, published_files):
+    content = openshape_flat("vitb32") | {"pc_encoder.gamma": torch.ones(1)}
+    hub.commit(NAME, {"model.pt": stored(content)}, in_lfs=True)
+    with pytest.raises(ValueError, match="belong to no known part: gamma"):
+        open_published(NAME)
+    no_leftovers()
+
+
+def test_a_new_commit_is_seen_and_a_pinned_one_stays(hub, published_files, openshape):
+    first = published_directory(NAME)
+    hub.commit(NAME, {"README.md": b"# New\n"}, in_lfs=True)
+    before = len(hub.requests)
+    assert published_directory(NAME) == first  # the same file: nothing is fetched or converted again
+    assert [method for method, _ in hub.requests[before:]] == ["HEAD"]
+    changed = openshape_flat("vitb32")
+    changed["pc_encoder.cls_token"] = torch.ones_like(changed["pc_encoder.cls_token"])
+    hub.commit(NAME, {"model.pt": stored(changed)}, in_lfs=True)
+    assert published_directory(NAME) != first
+    before = len(hub.requests)
+    assert published_directory(NAME, revision=published_files[NAME]) == first
+    assert len(hub.requests) == before  # a commit does not change
+    assert opened_directory(NAME, published_files[NAME]) == first
+    with pytest.raises(FileNotFoundError, match="no revision 'v9' on the hub"):
+        published_directory(NAME, revision="v9")
+
+
+def test_without_a_network_what_was_never_opened_is_one_error(published_files, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match=f"{NAME}: model.pt was never opened on this machine, and HF_HUB_OFFLINE is set"):
+        pipeline("point-cloud-feature-extraction", model=NAME)
+
+
+def test_processes_that_open_at_the_same_time_convert_once(published_files, monkeypatch):
+    convert, calls = conversions.convert_openshape, []
+    monkeypatch.setattr(conversions, "convert_openshape", lambda *a: calls.append(a) or convert(*a), raising=False)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(published_directory(NAME))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1 and len(found) == 3 and len(set(found)) == 1
+
+
+def test_a_licence_that_forbids_commercial_use_is_asked_for_once(published_files, monkeypatch, capsys):
+    kept = {"title": "Kept", "non_commercial": True, "weights_license": "CC-BY-NC-4.0"}
+    system = published.System(**(vars(published.OPENSHAPE) | kept))
+    monkeypatch.setitem(PUBLISHED, NAME, Published(system, PUBLISHED[NAME].files))
+    question = f"{NAME}: the weights are under CC-BY-NC-4.0 .* forbids commercial use; .* accept_license=True"
+    with pytest.raises(ValueError, match=question):
+        pipeline("point-cloud-feature-extraction", model=NAME)
+    monkeypatch.setenv(ACCEPT, f"someone/else, {NAME}")
+    assert open_published(NAME).config.published["non_commercial"] is True
+    assert "forbids commercial use" in capsys.readouterr().err
+    monkeypatch.delenv(ACCEPT)
+    with pytest.raises(ValueError, match=question):
+        open_published(NAME)  # a setting holds as long as it is set
+    open_published(NAME, accept_license=True)
+    assert "license: cc-by-nc-4.0" in (published_directory(NAME) / "README.md").read_text()
+    assert open_published(NAME).name_or_path == NAME
+
+
+def test_every_size_and_every_layout_of_the_table_is_known_to_a_conversion(tmp_path):
+    torch.save(openshape_training(), tmp_path / "model.pt")
+    for path in (tmp_path / "model.pt",):
+        model = open_published(path, cache_dir=tmp_path / "cache")
+        assert model.config.aligned_with == PUBLISHED["OpenShape/openshape-pointbert-vitg14-rgb"].texts
+    for name, entry in PUBLISHED.items():
+        assert entry.system.convert in conversions.__all__, name
+        assert entry.system.model_class in hf_any3d.__all__, name
+        assert len({file.path for file in entry.files.values()}) == len(entry.files), name
