@@ -166,6 +166,14 @@ refuse(
     "every point has one label",
     "segmentation is single-label classification of points",
 )
+feature("no waiting", "training steps in which neither accelerator nor host waits for the other")
+refuse(
+    "no waiting",
+    _POINT_MODELS[-3:],
+    RuntimeError,
+    "meta",
+    "the numbers of voxels and of their neighbors must be known on the host",
+)
 feature("largest coordinates", "clouds of the largest numbers that the precision allows")
 refuse(
     "largest coordinates",
