@@ -1,4 +1,4 @@
-"""Commands that run a model over files: predict, zero-shot, segment and features."""
+"""Commands that run a model over files: predict, zero-shot and features."""
 
 from __future__ import annotations
 
@@ -24,12 +24,24 @@ from hf_any3d.cli.common import (
     read_model_config,
 )
 from hf_any3d.cli.inputs import FILE_ERRORS, Cloud, Files, FileType, Inputs, find_inputs, finish, for_each_file
-from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
+from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
 from hf_any3d.messages import model_errors, one_line, print_line, printable
+
+
+class Axis(StrEnum):
+    """Axes of coordinates."""
+
+    X = "x"
+    Y = "y"
+    Z = "z"
+
 
 Model = Annotated[str | None, option("Directory or hub name of the model; it may also come before the files.")]
 Output = Annotated[
     Path | None, option("Also write a page (.html) or picture (.png) of the clouds, or a table (.json, .csv).")
+]
+UpAxis = Annotated[
+    Axis | None, option("Axis that points up in the files: x, y or z; by default that of the model's training.")
 ]
 TextFeatures = Annotated[
     Path | None,
@@ -59,6 +71,7 @@ def predict(
     ] = None,
     text_features: TextFeatures = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each file.")] = 3,
+    up_axis: UpAxis = None,
     output: Output = None,
     batch_size: BatchSize = None,
     device: Device = None,
@@ -78,6 +91,7 @@ def predict(
             model,
             text_features=text_features,
             top_k=top_k,
+            up_axis=up_axis,
             output=output,
             batch_size=batch_size,
             device=device,
@@ -93,7 +107,7 @@ def predict(
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     name = classifier_or_default(model)
     pipe = open_pipeline("point-cloud-classification", name, device)
-    _classify(pipe, name, inputs, {"top_k": top_k}, output, batch_size, as_json, as_csv)
+    _classify(pipe, name, inputs, {"top_k": top_k, "up_axis": up_axis}, output, batch_size, as_json, as_csv)
 
 
 def zero_shot(
@@ -107,6 +121,7 @@ def zero_shot(
     ] = None,
     text_features: TextFeatures = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each file.")] = 3,
+    up_axis: UpAxis = None,
     output: Output = None,
     batch_size: BatchSize = None,
     device: Device = None,
@@ -126,7 +141,8 @@ def zero_shot(
         )
     pipe = open_pipeline("zero-shot-point-cloud-classification", name, device)
     features = None if text_features is None else read_text_features(text_features)
-    arguments = {"candidate_labels": labels, "hypothesis_template": template, "text_embeds": features, "top_k": top_k}
+    arguments = {"candidate_labels": labels, "hypothesis_template": template, "text_embeds": features}
+    arguments |= {"top_k": top_k, "up_axis": up_axis}
     _classify(pipe, name, inputs, arguments, output, batch_size, as_json, as_csv)
 
 
@@ -157,7 +173,8 @@ def _classify(
     as_json: bool,
     as_csv: bool,
 ) -> None:
-    gallery = Gallery(output if _suffix(output) in VIEWS else None, len(inputs), pipe.feature_extractor.up_axis)
+    up_axis = arguments["up_axis"] or pipe.feature_extractor.up_axis
+    gallery = Gallery(output if _suffix(output) in VIEWS else None, len(inputs), up_axis)
     run = answerer(pipe, model, **arguments)
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
@@ -198,113 +215,11 @@ def prediction_cells(row: Row) -> Iterator[Row]:
     yield cells | problems(row)
 
 
-def segment(
-    files: Files,
-    model: Model = None,
-    category: Annotated[str | None, option("Category of the objects, for models of parts.")] = None,
-    max_points: Annotated[
-        int | None,
-        option("Thin larger clouds out to this many points; the others get the label of the nearest one.", min=1),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        option(
-            "A page (.html) or picture (.png) of all clouds, the labelled points of one (.ply, .obj, .npz), a table "
-            "(.json, .csv), or a folder for labelled points and a page of each."
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None, option("Blocks per batch; by default 8, or 1 if they depend on each other.", min=1)
-    ] = None,
-    device: Device = None,
-    file_type: FileType = None,
-    as_json: AsJson = False,
-    as_csv: AsCsv = False,
-) -> None:
-    """Label every point with the part or object that it belongs to.
-
-    Clouds of any size are processed in blocks. A bar shows the blocks that are done.
-    """
-    name, files = split_model(files, model)
-    inputs = find_inputs(files, file_type)
-    types = (*VIEWS, *CLOUDS, *DATA)
-    suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)
-    pipe = open_pipeline("point-cloud-segmentation", check_model(name, "segment"), device)
-    names = [pipe.model.config.id2label[number] for number in range(pipe.model.config.num_labels)]
-    from hf_any3d.visualization.web_page import label_colors
-
-    palette, seen, up_axis = label_colors(len(names)), set(), pipe.feature_extractor.up_axis
-    gallery = Gallery(output if suffix in VIEWS else None, len(inputs), up_axis)
-    place = inputs.places()
-
-    def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-        rows = []
-        for cloud in clouds:
-            with model_errors(name, "cannot answer"):
-                result = pipe(
-                    cloud.row,
-                    category=category,
-                    max_points=max_points,
-                    batch_size=batch_size or usual_batch_size(pipe),
-                    progress=True,
-                )
-            points, labels = result["points"], result["labels"]
-            seen.update(map(int, np.unique(labels)))
-            gallery.add(cloud_frame(points), palette[labels], Path(cloud.name).name)
-            if output is not None and suffix in CLOUDS:
-                _write_labelled(output, points, labels, palette)
-            elif output is not None and not suffix:
-                folder = output / place[cloud.name]
-                _write_labelled(folder.with_name(folder.name + ".ply"), points, labels, palette)
-                page = Gallery(folder.with_name(folder.name + ".html"), 1, up_axis)
-                page.add(cloud_frame(points), palette[labels], folder.name)
-                page.write(folder.name, {names[n]: palette[n].tolist() for n in map(int, np.unique(labels))})
-            rows.append(
-                {"points": len(labels), "segments": [_share(part, len(labels)) for part in result["segments"]]}
-            )
-        return rows
-
-    width = file_width(inputs)
-
-    def line(row: Row) -> str:
-        parts = "   ".join(f"{printable(part['label'])} {100 * part['share']:.1f} %" for part in row["segments"])
-        return f"{printable(row['file']):<{width}}  {row['points']:,} points: {parts}"
-
-    def cells(row: Row) -> Iterator[Row]:
-        for part in row.get("segments", ()):
-            yield {"file": row["file"], **part}
-        if "error" in row:
-            yield {"file": row["file"], **problems(row)}
-
-    rows = for_each_file(inputs, answer, show=False)
-    done = print_rows(rows, line, cells, as_json=as_json, as_csv=as_csv)
-    gallery.write(f"labels by {name}", {names[number]: palette[number].tolist() for number in sorted(seen)})
-    if output is not None and suffix in DATA:
-        write_data(output, done, cells)
-    finish(done)
-
-
-def _share(part: dict[str, Any], total: int) -> dict[str, Any]:
-    count = int(part["mask"].sum())
-    return {"label": part["label"], "points": count, "share": count / total, "score": part["score"]}
-
-
-def _write_labelled(path: Path, points: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> None:
-    from hf_any3d.data.files import PointCloudData, write_point_cloud
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_point_cloud(path, PointCloudData(points, palette[labels], labels=labels))
-
-
-def cloud_frame(points: np.ndarray) -> np.ndarray:
-    """Return points relative to their smallest coordinates, which float32 can hold."""
-    return points - points.min(axis=0)
-
-
 def features(
     files: Files,
     model: Model = None,
     feature: Annotated[Feature, typer.Option(help="pooled, class_token, or tokens for their mean.")] = Feature.POOLED,
+    up_axis: UpAxis = None,
     output: Annotated[
         Path | None,
         option(
@@ -324,7 +239,7 @@ def features(
     suffix = check_output(output, (".npz", ".npy", *VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     name = check_model(name, "predict", "zero-shot", "segment", "features")
     pipe = open_pipeline("point-cloud-feature-extraction", name, device)
-    answer = feature_answerer(pipe, name, feature.value)
+    answer = feature_answerer(pipe, name, feature.value, up_axis)
     width = file_width(inputs)
 
     def line(row: Row) -> str:
@@ -341,9 +256,11 @@ def features(
     finish(done)
 
 
-def feature_answerer(pipe: Any, model: str, feature: str) -> Callable[[list[Cloud]], list[dict[str, Any]]]:
+def feature_answerer(
+    pipe: Any, model: str, feature: str, up_axis: str | None = None
+) -> Callable[[list[Cloud]], list[dict[str, Any]]]:
     """Return a function from clouds to rows with `features`, a list of numbers."""
-    run = answerer(pipe, model)
+    run = answerer(pipe, model, up_axis=up_axis)
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         rows = []

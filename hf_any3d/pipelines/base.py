@@ -63,10 +63,10 @@ class PointCloudPipeline(Pipeline):
         # list() would call len(), which counts blocks if a cloud is processed in several.
         return [result for result in tqdm(results, total=len(clouds), unit="cloud", disable=hidden)]
 
-    def preprocess(self, cloud: Any) -> dict[str, Any]:
-        """Prepare one cloud as `points (1, num_points, channels)`, with the name of its file."""
+    def preprocess(self, cloud: Any, up_axis: str | None = None) -> dict[str, Any]:
+        """Prepare one cloud as `points (1, num_points, channels)`, with the name of its file; see the processor."""
         # A list, so that batches keep one name per cloud.
-        return {**self.feature_extractor(cloud, return_tensors="pt"), "stem": [stem_of(cloud)]}
+        return {**self.feature_extractor(cloud, up_axis=up_axis, return_tensors="pt"), "stem": [stem_of(cloud)]}
 
     def name_of(self, stem: str | None) -> str:
         """Return the name of a cloud's output files: that of its file, else `cloud-0`, `cloud-1`, … within a call."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, without_none
 
 
 class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
@@ -14,6 +14,11 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
     `pooled (features,)`, `class_token (hidden,)` if the model has one, `tokens (tokens, hidden)` and
     `centers (tokens, 3)`, the positions of the tokens in the processed cloud, which is centered and scaled. Tokens of
     a Point Transformer V3 are the voxels of its last stage.
+
+    Argument of a call:
+
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned so that it is that of the
+      model's training. By default nothing is turned.
 
     Example:
         ```python
@@ -28,8 +33,9 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
     uses_head = False
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
-        refuse_unknown(kwargs, "progress")
-        return {}, {}, {}
+        before = without_none(up_axis=kwargs.pop("up_axis", None))
+        refuse_unknown(kwargs, "up_axis, progress")
+        return before, {}, {}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         stem = model_inputs.pop("stem")

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining, Trainer, TrainingArguments
 
-from hf_any3d import OpenShapeModel, Uni3DModel
+from hf_any3d import OpenShapeModel, PatchAlign3DModel, Uni3DModel
 from hf_any3d.modeling.act import (
     ActAutoencoder,
     ActConfig,
@@ -313,7 +313,7 @@ def test_a_mask_that_hides_everything_is_refused():
         tiny_pretraining()(clouds(), torch.ones(3, GROUPS, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("model_class", [OpenShapeModel, Uni3DModel])
+@pytest.mark.parametrize("model_class", [OpenShapeModel, PatchAlign3DModel, Uni3DModel])
 def test_a_student_may_start_from_an_encoder_that_is_aligned_with_texts(model_class, tmp_path):
     source = tiny_aligned(model_class)
     source.save_pretrained(tmp_path / "source")
@@ -323,7 +323,7 @@ def test_a_student_may_start_from_an_encoder_that_is_aligned_with_texts(model_cl
     for name, tensor in source.state_dict().items():
         assert torch.equal(model.act.state_dict()[name], tensor), name
 
-    points = varied_clouds(3, channels=6)
+    points = varied_clouds(3, channels=source.config.in_channels)
     output = model.train()(points, masks())
     assert output.predictions.shape == output.targets.shape == output.class_token_predictions.shape == (3, 6, 16)
     output.loss.backward()
