@@ -34,7 +34,7 @@ class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
 
     Args: Models
         point_config: Configuration of the point encoder, any whose `last_hidden_state` is `(clouds, 1 + tokens,
-            width)` with a class token first: act3d (the default), openshape, uni3d.
+            width)` with a class token first: act3d (the default), openshape, patchalign3d, uni3d.
         qformer_config: Configuration of the Q-Former, of which only the query path is used.
         text_config: Configuration of the language model, any that `AutoModelForCausalLM` supports.
         parts: Pretrained parts that are not stored with the model, among "point_encoder", "qformer" (a BLIP-2 model)
@@ -118,10 +118,10 @@ class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.check_parts(PARTS)
         point = self.point_config
-        if not (hasattr(point, "in_channels") and hasattr(point, "hidden_size")):
+        if not all(hasattr(point, name) for name in ("in_channels", "num_groups", "hidden_size")):
             raise ValueError(
-                f"point_config is of the type {point.model_type!r}; expected an encoder of points with a class token "
-                "and tokens of one width, such as act3d, openshape or uni3d"
+                f"point_config is of the type {point.model_type!r}; expected an encoder of patches of points with a "
+                "class token, such as act3d, openshape, patchalign3d or uni3d"
             )
         if not getattr(point, "use_class_token", True):
             raise ValueError("point_config has use_class_token=False; expected True, as the router reads that token")

@@ -6,6 +6,7 @@ import torch
 from hf_any3d import (
     MiniGPT3DForConditionalGeneration,
     OpenShapeForZeroShotPointCloudClassification,
+    PatchAlign3DModel,
     PointCloudProcessor,
     Uni3DForZeroShotPointCloudClassification,
 )
@@ -17,8 +18,12 @@ from tests.modeling.minigpt3d.tiny_model import clouds, tiny_config, tiny_model
 from tests.tiny_aligned import tiny_aligned
 
 COLORED = {"features": ("xyz", "rgb"), "default_rgb": (0.4, 0.4, 0.4), "axes": "xzy"}
-ENCODERS = [OpenShapeForZeroShotPointCloudClassification, Uni3DForZeroShotPointCloudClassification]
-BY_ENCODER = pytest.mark.parametrize("encoder", ENCODERS, ids=["openshape", "uni3d"])
+ENCODERS = [
+    OpenShapeForZeroShotPointCloudClassification,
+    PatchAlign3DModel,
+    Uni3DForZeroShotPointCloudClassification,
+]
+BY_ENCODER = pytest.mark.parametrize("encoder", ENCODERS, ids=lambda encoder: encoder.config_class.model_type)
 
 
 @BY_ENCODER
@@ -26,7 +31,8 @@ def test_they_train_and_answer_and_load_equal(encoder, tmp_path):
     model = tiny_model(point_config=tiny_aligned(encoder).config.to_dict(), use_query_experts=True)
     assert model.point_encoder.config.model_type == encoder.config_class.model_type
     set_stage(model, 3)
-    prompt, points = ids([2, *CLOUD, 5, 6]), torch.stack(clouds(40))
+    channels = model.config.in_channels
+    prompt, points = ids([2, *CLOUD, 5, 6]), torch.stack(clouds(40))[..., :channels]
     model.train()(prompt, points=points, labels=prompt.masked_fill(prompt > 90, -100)).loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert gradients["bridge.point_mlp.layers.0.weight"].abs().max() > 0
@@ -35,9 +41,9 @@ def test_they_train_and_answer_and_load_equal(encoder, tmp_path):
     model.eval().save_pretrained(tmp_path)
     opened = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)
     with torch.no_grad():
-        logits = [model(prompt, points=cloud[None]).logits for cloud in clouds(40, 40)]
+        logits = [model(prompt, points=cloud[None]).logits for cloud in torch.stack(clouds(40, 40))[..., :channels]]
         assert (logits[0] != logits[1])[:, 1:].any()
-        assert torch.equal(opened(prompt, points=clouds(40)[0][None]).logits, logits[0])
+        assert torch.equal(opened(prompt, points=points).logits, logits[0])
         answers = [each.generate(prompt, points=points, max_new_tokens=3, do_sample=False) for each in (model, opened)]
     assert torch.equal(*answers)
 
@@ -54,7 +60,7 @@ def test_a_stage_starts_from_a_converted_directory_with_its_processor(encoder, t
     model, processor = open_for_stage(arguments, num_points=40)
     clouds_of_it = processor.feature_extractor
     assert (clouds_of_it.num_points, clouds_of_it.axes, clouds_of_it.default_rgb) == (40, "xzy", (0.4, 0.4, 0.4))
-    points = torch.stack(clouds(40))
+    points = torch.stack(clouds(40))[..., : source.config.in_channels]
     with torch.no_grad():
         expected = source.base_model(points).last_hidden_state
         assert torch.equal(model.encode(points), expected)
@@ -70,7 +76,8 @@ def test_a_stage_starts_from_a_converted_directory_with_its_processor(encoder, t
 @pytest.mark.parametrize(
     ("point_config", "text"),
     [
-        ({"model_type": "bert"}, "point_config is of the type 'bert'; expected an encoder of points"),
+        ({"model_type": "bert"}, "point_config is of the type 'bert'; expected an encoder of patches"),
+        ({"model_type": "point_transformer_v3"}, "'point_transformer_v3'; expected an encoder of patches"),
         ({"model_type": "act3d", "use_class_token": False}, "point_config has use_class_token=False; expected True"),
     ],
 )
