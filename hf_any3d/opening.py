@@ -28,7 +28,7 @@ from huggingface_hub import ModelCard, constants, get_hf_file_metadata, hf_hub_d
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HTTPError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  of the client that this version of the hub's library uses
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -229,8 +229,9 @@ def _find_version(
         return folder / "revisions" / quote(of, safe="") / f"{size or 'model'}.json"
 
     known = read_json(entry(revision))
-    is_complete = isinstance(known, dict) and {"commit", "checksum"} <= known.keys()
-    cached = _Version(known["commit"], known["checksum"]) if is_complete else None
+    cached = None
+    if isinstance(known, dict) and {"commit", "checksum"} <= known.keys():
+        cached = _Version(known["commit"], known["checksum"])
     if cached is not None and cached.commit == revision:  # nothing that could have changed
         return cached
     if constants.HF_HUB_OFFLINE or hub.get("local_files_only"):

@@ -96,6 +96,16 @@ UNI3D = System(
     license_source="the card, which was not read here",
     page="https://github.com/baaivision/Uni3D",
 )
+PATCHALIGN3D = System(
+    title="PatchAlign3D",
+    convert="convert_patchalign3d",
+    model_class="PatchAlign3DForZeroShotPointCloudSegmentation",
+    mark=r"encoder\.first_conv\.",
+    code_license="MIT",
+    weights_license="as on the card of the repository",
+    license_source="the card, which was not read here",
+    page="https://arxiv.org/abs/2601.02457",
+)
 
 _BIGG = ("OpenCLIP ViT-bigG-14 (laion2b_s39b_b160k)", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k")
 _EVA02_E = "OpenCLIP EVA02-E-14-plus (laion2b_s9b_b144k)"
@@ -144,6 +154,11 @@ PUBLISHED: dict[str, Published] = {
         "openai/clip-vit-base-patch32",
     ),
     "BAAI/Uni3D": Published(UNI3D, _uni3d_files(), _EVA02_E),
+    "patchalign3d/patchalign3d-encoder": Published(
+        PATCHALIGN3D,
+        {None: PublishedFile("patchalign3d.pt", {"hidden_size": 384, "projection_dim": 1280}, _UNVERIFIED)},
+        *_BIGG,
+    ),
 }
 """Name on the hub -> what is published there."""
 

@@ -19,7 +19,7 @@ from hf_any3d.modeling import published
 from hf_any3d.modeling.published import PUBLISHED, SIZE_MARK, Published, PublishedFile
 from hf_any3d.opening import ACCEPT, open_published, opened_directory, published_directory
 from tests.cli.conftest import run
-from tests.conversions.aligned_originals import openshape_flat, openshape_training, uni3d
+from tests.conversions.aligned_originals import openshape_flat, openshape_training, patchalign3d, uni3d
 from tests.tiny_text_towers import write_text_files
 
 NAME = "OpenShape/openshape-pointbert-vitb32-rgb"
@@ -306,6 +306,10 @@ def test_every_size_and_every_layout_of_the_table_is_known_to_a_conversion(tmp_p
     for path in (tmp_path / "model.pt",):
         model = open_published(path, cache_dir=tmp_path / "cache")
         assert model.config.aligned_with == PUBLISHED["OpenShape/openshape-pointbert-vitg14-rgb"].texts
+    torch.save(patchalign3d(), tmp_path / "patchalign3d.pt")
+    model = open_published(tmp_path / "patchalign3d.pt", cache_dir=tmp_path / "cache")
+    assert type(model).__name__ == published.PATCHALIGN3D.model_class
+    assert model.config.aligned_with == PUBLISHED["patchalign3d/patchalign3d-encoder"].texts
     for name, entry in PUBLISHED.items():
         assert entry.system.convert in conversions.__all__, name
         assert entry.system.model_class in hf_any3d.__all__, name
