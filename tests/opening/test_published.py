@@ -140,6 +140,14 @@ def test_commands_take_published_names(published_files, text_tower, libraries_as
     assert code == 1 and "no size is given; expected one of tiny, tiny-no-lvis, small" in err
 
 
+def test_a_command_fetches_and_copies_a_checkpoint(published_files, tmp_path):
+    code, out, err = run("convert", "published", NAME, "--output", tmp_path / "copy")
+    assert code == 0 and str(tmp_path / "copy") in out and "Weights: MIT" in err
+    assert AutoModel.from_pretrained(tmp_path / "copy").config.published["name"] == NAME
+    code, _, err = run("convert", "published", f"{UNI3D}:huge")
+    assert code == 1 and err.startswith("error: BAAI/Uni3D: size='huge'; expected one of tiny, ")
+
+
 def test_without_a_class_of_the_text_tower_features_from_elsewhere_are_taken(published_files, tmp_path):
     import numpy as np
 
