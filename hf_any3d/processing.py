@@ -20,6 +20,7 @@ SCALES = ("unit_sphere", None)
 CENTERINGS = (True, "ground", False)
 EXTENTS = ("kept", "all")
 AXES = ("xyz", "xzy")
+UP_AXES = ("x", "y", "z")
 BOX_CENTERINGS = ("ground", "across", None)
 _BLACK = (0.0, 0.0, 0.0)
 # Farthest point sampling costs points times samples; a random subset of a larger cloud covers it as well.
@@ -51,7 +52,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         min_points: fewer points are an error. The default 3 is the fewest that span a surface.
         seed: for all random choices; None draws a new one from torch's generator for every cloud.
         up_axis: the up axis of the model's training data; recorded for users, for augmentation and for `center`.
-            Clouds are not rotated.
+            Clouds are turned only if a call names another one for them.
         block_size: edge of the square columns into which scenes are cut for segmentation, in the units of the scene;
             None for models of complete clouds. Recorded for training and pipelines; calls cut nothing.
         block_overlap: share of that edge that neighbouring columns have in common.
@@ -75,6 +76,8 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
     """
 
     model_input_names = ["points"]
+    # Whether every cloud has `num_points` points in the output; otherwise at most as many.
+    returns_num_points = True
     _opened_by = ("AutoFeatureExtractor", "AutoProcessor")
 
     def __init__(
@@ -112,7 +115,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         self.default_rgb = None if default_rgb is None else _rgb(default_rgb)
         self.min_points = _integer("min_points", min_points, 1, MOST_POINTS)
         self.seed = None if seed is None else _integer("seed", seed, 0)
-        self.up_axis = _one_of("up_axis", up_axis, ("x", "y", "z"))
+        self.up_axis = _one_of("up_axis", up_axis, UP_AXES)
         if block_size is not None and not block_size > 0:
             raise ValueError(f"block_size: {block_size!r}; expected more than 0, or None")
         if not 0 <= block_overlap < 1:
@@ -125,6 +128,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         *,
         num_points: int | None = None,
         seed: int | Sequence[int] | None = None,
+        up_axis: str | None = None,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
         """Prepare one cloud or many, of any sizes.
@@ -136,6 +140,8 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
                 (batch, points, channels).
             num_points: instead of the processor's.
             seed: instead of the processor's; a sequence has one for each cloud.
+            up_axis: the axis that points up in the clouds; they are turned so that the processor's does. None turns
+                nothing.
             return_tensors: "pt" for a torch tensor, "np" for numpy; None gives a list of arrays.
 
         Returns:
@@ -147,12 +153,14 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
             PointCloudFileError: a file that cannot be read; a ValueError too.
         """
         num_points = self.num_points if num_points is None else _integer("num_points", num_points, 1, MOST_POINTS)
+        if up_axis is not None:
+            _one_of("up_axis", up_axis, UP_AXES)
         entries = split_clouds(clouds)
         seeds = self._seeds(seed, len(entries))
         prepared, small = [], []
         for number, entry in enumerate(entries):
             try:
-                points, available = self._prepare(to_cloud(entry, self.features), num_points, seeds[number])
+                points, available = self._prepare(self._open(entry, up_axis), num_points, seeds[number])
             except PointCloudError as error:
                 if len(entries) == 1:
                     raise
@@ -193,6 +201,19 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         if len(seed) != count:
             raise ValueError(f"seed: {len(seed)} seeds for {count} clouds; expected one for each, or one for all")
         return [_integer("seed", one, 0) for one in seed]
+
+    def _open(self, entry: Any, up_axis: str | None) -> PointCloudData:
+        """Read a cloud, and turn it so that `up_axis` becomes the up axis of the processor."""
+        cloud = to_cloud(entry, self.features)
+        if up_axis is None:
+            return cloud
+        from hf_any3d.data.point_arrays import turn_up_axis
+
+        # That axis of the file which `axes` puts in the place of the processor's.
+        new = self.axes["xyz".index(self.up_axis)]
+        points = turn_up_axis(cloud.points, up_axis, new)
+        normals = None if cloud.normals is None else turn_up_axis(cloud.normals, up_axis, new)
+        return PointCloudData(**{**vars(cloud), "points": points, "normals": normals, "offset": None})
 
     def _prepare(self, cloud: PointCloudData, num_points: int, seed: int | None) -> tuple[np.ndarray, int]:
         from hf_any3d.data.point_arrays import new_generator, resample_index
@@ -305,6 +326,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
     """
 
     model_input_names = ["points", "point_mask", "grid_coord", "inverse"]
+    returns_num_points = False
 
     def __init__(
         self,
@@ -335,6 +357,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
         *,
         num_points: int | None = None,
         seed: int | Sequence[int] | None = None,
+        up_axis: str | None = None,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
         """Prepare one cloud or many, of any sizes; see `PointCloudProcessor`.
@@ -343,6 +366,8 @@ class PointTransformerV3Processor(PointCloudProcessor):
             clouds: one cloud or a list of clouds.
             num_points: instead of the processor's.
             seed: instead of the processor's; a sequence has one for each cloud.
+            up_axis: the axis that points up in the clouds; they are turned so that the processor's does. None turns
+                nothing.
             return_tensors: "pt" for torch tensors, "np" for numpy; None gives lists of arrays, not filled up.
 
         Returns:
@@ -355,12 +380,14 @@ class PointTransformerV3Processor(PointCloudProcessor):
             PointCloudFileError: a file that cannot be read; a ValueError too.
         """
         num_points = self.num_points if num_points is None else _integer("num_points", num_points, 1, MOST_POINTS)
+        if up_axis is not None:
+            _one_of("up_axis", up_axis, UP_AXES)
         entries = split_clouds(clouds)
         seeds = self._seeds(seed, len(entries))
         rows: dict[str, list[np.ndarray]] = {name: [] for name in self.model_input_names}
         for number, entry in enumerate(entries):
             try:
-                made = self._voxelize(to_cloud(entry, self.features), num_points, seeds[number])
+                made = self._voxelize(self._open(entry, up_axis), num_points, seeds[number])
             except ValueError as error:
                 if len(entries) == 1:
                     raise

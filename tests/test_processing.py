@@ -154,6 +154,31 @@ def test_channels_follow_the_features():
     assert mesh.shape == (1, 16, 6) and 0 <= mesh[..., 3:].min() and mesh[..., 3:].max() <= 1
 
 
+@pytest.mark.parametrize(("up_axis", "old"), [("x", 0), ("z", 2)])
+def test_a_call_turns_clouds_with_another_up_axis(up_axis, old):
+    given = np.load(FILES / "chair.npz")
+    row = {"points": given["points"], "normals": given["normals"]}
+    processor = PointCloudProcessor(num_points=len(row["points"]), features=("xyz", "normals"), seed=0)
+    expected, third = processor(row)["points"][0], 3 - 1 - old
+    lying = {}
+    for name, values in row.items():
+        lying[name] = values.copy()
+        lying[name][:, old], lying[name][:, 1] = values[:, 1], -values[:, old]  # Y up to another up axis
+    torch.testing.assert_close(processor(lying, up_axis=up_axis)["points"][0], expected)
+    assert (processor(lying)["points"][0, :, third] - expected[:, third]).abs().max() < 1e-6
+    assert (processor(lying)["points"][0] - expected).abs().max() > 0.5
+    torch.testing.assert_close(processor(row, up_axis="y")["points"][0], expected)
+    with pytest.raises(ValueError, match="up_axis: 'up'; expected one of 'x', 'y', 'z'"):
+        processor(row, up_axis="up")
+
+
+def test_the_up_axis_of_a_call_is_that_of_the_file_where_axes_are_exchanged():
+    """Y and z are exchanged before all else, so a file with Z up needs no turn for a model with Y up."""
+    processor = PointCloudProcessor(num_points=len(CHAIR), axes="xzy", up_axis="y", sampling="first")
+    torch.testing.assert_close(processor(CHAIR, up_axis="z")["points"], processor(CHAIR)["points"])
+    assert (processor(CHAIR, up_axis="y")["points"] - processor(CHAIR)["points"]).abs().max() > 0.5
+
+
 def test_missing_features_are_named():
     processor = PointCloudProcessor(features=("xyz", "rgb"))
     with pytest.raises(ValueError, match=r"no colors; .* since its features are \('xyz', 'rgb'\)"):

@@ -141,7 +141,7 @@ def licences_page() -> str:
         if licence is not None:
             terms = f"{licence.terms if licence.name == 'other' else licence.name} ([terms]({licence.link}))"
         content = dataset.description if dataset else first_line(described)
-        rows.append((f"`{name}`", content, terms, f"<{dataset.homepage}>" if dataset else ""))
+        rows.append((f"`{name}`", content, terms, f"[page]({dataset.homepage})" if dataset else ""))
     lines += markdown_table(("name", "content", "terms", "page of the authors"), rows)
     lines += [
         "",

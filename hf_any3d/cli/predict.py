@@ -27,9 +27,21 @@ from hf_any3d.cli.inputs import FILE_ERRORS, Cloud, Files, FileType, Inputs, fin
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
 from hf_any3d.messages import model_errors, one_line, print_line, printable
 
+
+class Axis(StrEnum):
+    """Axes of coordinates."""
+
+    X = "x"
+    Y = "y"
+    Z = "z"
+
+
 Model = Annotated[str | None, option("Directory or hub name of the model; it may also come before the files.")]
 Output = Annotated[
     Path | None, option("Also write a page (.html) or picture (.png) of the clouds, or a table (.json, .csv).")
+]
+UpAxis = Annotated[
+    Axis | None, option("Axis that points up in the files: x, y or z; by default that of the model's training.")
 ]
 TextFeatures = Annotated[
     Path | None,
@@ -59,6 +71,7 @@ def predict(
     ] = None,
     text_features: TextFeatures = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each file.")] = 3,
+    up_axis: UpAxis = None,
     output: Output = None,
     batch_size: BatchSize = None,
     device: Device = None,
@@ -78,6 +91,7 @@ def predict(
             model,
             text_features=text_features,
             top_k=top_k,
+            up_axis=up_axis,
             output=output,
             batch_size=batch_size,
             device=device,
@@ -93,7 +107,7 @@ def predict(
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     name = classifier_or_default(model)
     pipe = open_pipeline("point-cloud-classification", name, device)
-    _classify(pipe, name, inputs, {"top_k": top_k}, output, batch_size, as_json, as_csv)
+    _classify(pipe, name, inputs, {"top_k": top_k, "up_axis": up_axis}, output, batch_size, as_json, as_csv)
 
 
 def zero_shot(
@@ -107,6 +121,7 @@ def zero_shot(
     ] = None,
     text_features: TextFeatures = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each file.")] = 3,
+    up_axis: UpAxis = None,
     output: Output = None,
     batch_size: BatchSize = None,
     device: Device = None,
@@ -126,7 +141,8 @@ def zero_shot(
         )
     pipe = open_pipeline("zero-shot-point-cloud-classification", name, device)
     features = None if text_features is None else read_text_features(text_features)
-    arguments = {"candidate_labels": labels, "hypothesis_template": template, "text_embeds": features, "top_k": top_k}
+    arguments = {"candidate_labels": labels, "hypothesis_template": template, "text_embeds": features}
+    arguments |= {"top_k": top_k, "up_axis": up_axis}
     _classify(pipe, name, inputs, arguments, output, batch_size, as_json, as_csv)
 
 
@@ -157,7 +173,8 @@ def _classify(
     as_json: bool,
     as_csv: bool,
 ) -> None:
-    gallery = Gallery(output if _suffix(output) in VIEWS else None, len(inputs), pipe.feature_extractor.up_axis)
+    up_axis = arguments["up_axis"] or pipe.feature_extractor.up_axis
+    gallery = Gallery(output if _suffix(output) in VIEWS else None, len(inputs), up_axis)
     run = answerer(pipe, model, **arguments)
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
@@ -305,6 +322,7 @@ def features(
     files: Files,
     model: Model = None,
     feature: Annotated[Feature, typer.Option(help="pooled, class_token, or tokens for their mean.")] = Feature.POOLED,
+    up_axis: UpAxis = None,
     output: Annotated[
         Path | None,
         option(
@@ -324,7 +342,7 @@ def features(
     suffix = check_output(output, (".npz", ".npy", *VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     name = check_model(name, "predict", "zero-shot", "segment", "features")
     pipe = open_pipeline("point-cloud-feature-extraction", name, device)
-    answer = feature_answerer(pipe, name, feature.value)
+    answer = feature_answerer(pipe, name, feature.value, up_axis)
     width = file_width(inputs)
 
     def line(row: Row) -> str:
@@ -341,9 +359,11 @@ def features(
     finish(done)
 
 
-def feature_answerer(pipe: Any, model: str, feature: str) -> Callable[[list[Cloud]], list[dict[str, Any]]]:
+def feature_answerer(
+    pipe: Any, model: str, feature: str, up_axis: str | None = None
+) -> Callable[[list[Cloud]], list[dict[str, Any]]]:
     """Return a function from clouds to rows with `features`, a list of numbers."""
-    run = answerer(pipe, model)
+    run = answerer(pipe, model, up_axis=up_axis)
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         rows = []

@@ -17,7 +17,7 @@ _NAMES = {
     "torch_datasets": "AugmentedDataset",
     "transforms": (
         "CenterAndScale Compose FarthestSubsample Jitter RandomDropout RandomRotation RandomScale RandomShift "
-        "RandomSubsample Shuffle build_transform"
+        "RandomSubsample RandomUpAxis Shuffle build_transform"
     ),
 }
 """Module -> its public names."""
@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # for editors and type checkers
         RandomScale as RandomScale,
         RandomShift as RandomShift,
         RandomSubsample as RandomSubsample,
+        RandomUpAxis as RandomUpAxis,
         Shuffle as Shuffle,
         build_transform as build_transform,
     )

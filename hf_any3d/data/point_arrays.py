@@ -50,6 +50,24 @@ def largest_norm(axes: np.ndarray) -> np.floating:
     return np.sqrt((squares[0] + squares[1] + squares[2]).max())
 
 
+def turn_up_axis(vectors: np.ndarray, up_axis: str, new_up_axis: str) -> np.ndarray:
+    """Rotate vectors by a quarter turn so that what points up along one axis points up along another.
+
+    The third axis stays: from "z" to "y", (x, y, z) becomes (x, z, -y), as programs for meshes convert files.
+
+    Args:
+        vectors: (num_points, 3) points or normals.
+        up_axis: "x", "y" or "z".
+        new_up_axis: "x", "y" or "z"; the same leaves the vectors as they are.
+    """
+    old, new = "xyz".index(up_axis), "xyz".index(new_up_axis)
+    if old == new:
+        return vectors
+    turned = vectors.copy()
+    turned[:, new], turned[:, old] = vectors[:, old], -vectors[:, new]
+    return turned
+
+
 def new_generator(seed: int | None = None) -> np.random.Generator:
     """Return a numpy generator seeded from torch's generator unless a seed is given.
 

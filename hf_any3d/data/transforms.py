@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from hf_any3d.data.point_arrays import largest_norm, mean_point, new_generator, resample_index
+from hf_any3d.data.point_arrays import largest_norm, mean_point, new_generator, resample_index, turn_up_axis
 from hf_any3d.modeling.point_ops import farthest_point_sample
 
 AXES = {"x": 0, "y": 1, "z": 2}
@@ -129,6 +129,31 @@ class RandomRotation(PointTransform):
         if self.normals_columns is not None:
             columns = list(self.normals_columns)
             points[:, columns] = points[:, columns] @ matrix.T
+        return points
+
+
+@dataclass
+class RandomUpAxis(PointTransform):
+    """Turn a cloud whose up axis is `up_axis` so that a random one of `axes` points up instead.
+
+    With `normals_columns`, the three channels of normals are turned too.
+    """
+
+    axes: str = "yz"
+    up_axis: str = "y"
+    normals_columns: tuple[int, int, int] | None = None
+
+    def __post_init__(self):
+        self._require(bool(self.axes) and set(self.axes) <= set(AXES), "axes", "some of x, y, z, such as 'yz'")
+        self._require(self.up_axis in AXES, "up_axis", f"one of {', '.join(AXES)}")
+
+    def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Rotate by a quarter turn, or not at all."""
+        axis = self.axes[int(generator.integers(len(self.axes)))]
+        points[:, :3] = turn_up_axis(points[:, :3], self.up_axis, axis)
+        if self.normals_columns is not None:
+            columns = list(self.normals_columns)
+            points[:, columns] = turn_up_axis(points[:, columns], self.up_axis, axis)
         return points
 
 
@@ -251,6 +276,7 @@ TRANSFORMS: dict[str, type[PointTransform]] = {
     "scale": RandomScale,
     "shift": RandomShift,
     "rotate": RandomRotation,
+    "up": RandomUpAxis,
     "jitter": Jitter,
     "dropout": RandomDropout,
     "shuffle": Shuffle,

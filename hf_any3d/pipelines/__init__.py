@@ -7,6 +7,7 @@ from hf_any3d.pipelines.point_cloud_feature_extraction import PointCloudFeatureE
 from hf_any3d.pipelines.point_cloud_reconstruction import PointCloudReconstructionPipeline
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
 from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipeline
+from hf_any3d.pipelines.scene_features import scene_features
 from hf_any3d.pipelines.zero_shot_point_cloud_classification import ZeroShotPointCloudClassificationPipeline
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "PointCloudTextToTextPipeline",
     "ZeroShotPointCloudClassificationPipeline",
     "default_model",
+    "scene_features",
 ]
 
 DEFAULT_MODELS = {"point-cloud-classification": Path(__file__).parents[1] / "default_model"}

@@ -63,10 +63,10 @@ class PointCloudPipeline(Pipeline):
         # list() would call len(), which counts blocks if a cloud is processed in several.
         return [result for result in tqdm(results, total=len(clouds), unit="cloud", disable=hidden)]
 
-    def preprocess(self, cloud: Any) -> dict[str, Any]:
-        """Prepare one cloud as `points (1, num_points, channels)`, with the name of its file."""
+    def preprocess(self, cloud: Any, up_axis: str | None = None) -> dict[str, Any]:
+        """Prepare one cloud as `points (1, num_points, channels)`, with the name of its file; see the processor."""
         # A list, so that batches keep one name per cloud.
-        return {**self.feature_extractor(cloud, return_tensors="pt"), "stem": [stem_of(cloud)]}
+        return {**self.feature_extractor(cloud, up_axis=up_axis, return_tensors="pt"), "stem": [stem_of(cloud)]}
 
     def name_of(self, stem: str | None) -> str:
         """Return the name of a cloud's output files: that of its file, else `cloud-0`, `cloud-1`, … within a call."""
@@ -157,6 +157,20 @@ def refuse_unknown(arguments: dict[str, Any], known: str) -> None:
 def without_none(**arguments: Any) -> dict[str, Any]:
     """Return the arguments that are not None."""
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def join_clouds(tensors: Sequence[torch.Tensor], value: int = 0) -> torch.Tensor:
+    """Concatenate tensors `(clouds, points, …)`, filled up with a value to the largest number of points."""
+    longest = max((tensor.shape[1] for tensor in tensors if tensor.ndim > 1), default=0)
+    filled = [
+        tensor
+        if tensor.ndim < 2 or tensor.shape[1] == longest
+        else torch.cat(
+            [tensor, tensor.new_full((len(tensor), longest - tensor.shape[1], *tensor.shape[2:]), value)], 1
+        )
+        for tensor in tensors
+    ]
+    return torch.cat(filled)
 
 
 def check_formats(formats: Sequence[str] | str | None, known: Sequence[str]) -> Sequence[str] | None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown
+from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown, without_none
 
 _FUNCTIONS = {
     "softmax": lambda logits: logits.softmax(dim=-1),
@@ -23,6 +23,8 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     Arguments of a call:
 
     - `top_k`: number of labels to return, 1 by default; None returns all.
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned so that it is that of the
+      model's training. By default nothing is turned.
     - `function_to_apply`: function from logits to scores: "softmax", "sigmoid" or "none". By default that of the
       config's `problem_type`, as in the classification pipelines of transformers: none for regression, sigmoid for
       multiple labels and for a single label, else softmax.
@@ -40,14 +42,15 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         after = {name: kwargs.pop(name) for name in ("top_k", "function_to_apply") if name in kwargs}
-        refuse_unknown(kwargs, "top_k, function_to_apply")
+        before = without_none(up_axis=kwargs.pop("up_axis", None))
+        refuse_unknown(kwargs, "top_k, function_to_apply, up_axis")
         check_top_k(after.get("top_k"))
         if (function := after.get("function_to_apply")) is not None:
             # transformers also has an enum of these names.
             after["function_to_apply"] = name = getattr(function, "value", function)
             if name not in _FUNCTIONS:
                 raise ValueError(f"function_to_apply={name!r}; expected one of {', '.join(map(repr, _FUNCTIONS))}")
-        return {}, {}, after
+        return before, {}, after
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         stem = model_inputs.pop("stem")

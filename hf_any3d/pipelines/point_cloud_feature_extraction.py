@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, without_none
 
 
 class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
@@ -12,7 +12,13 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
 
     Takes the same inputs as the other pipelines. Returns, for each cloud, a dict of float32 arrays:
     `pooled (features,)`, `class_token (hidden,)` if the model has one, `tokens (tokens, hidden)` and
-    `centers (tokens, 3)`, the positions of the tokens in the processed cloud, which is centered and scaled.
+    `centers (tokens, 3)`, the positions of the tokens in the processed cloud, which is centered and scaled. Tokens of
+    a Point Transformer V3 are the voxels of its last stage.
+
+    Argument of a call:
+
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned so that it is that of the
+      model's training. By default nothing is turned.
 
     Example:
         ```python
@@ -27,14 +33,23 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
     uses_head = False
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
-        refuse_unknown(kwargs, "progress")
-        return {}, {}, {}
+        before = without_none(up_axis=kwargs.pop("up_axis", None))
+        refuse_unknown(kwargs, "up_axis, progress")
+        return before, {}, {}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         stem = model_inputs.pop("stem")
         # The pipeline may have been built with a model with a head.
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         output = model.base_model(**model_inputs)
+        if "offsets" in output:  # voxels of all clouds, one after the other
+            counts = output.offsets.diff(prepend=output.offsets.new_zeros(1)).tolist()
+            return {
+                "pooled": output.pooler_output,
+                "tokens": list(output.last_hidden_state.split(counts)),
+                "centers": list(output.coord.split(counts)),
+                "stem": stem,
+            }
         leading = output.last_hidden_state.shape[1] - output.centers.shape[1]
         return {
             "pooled": output.pooler_output,
@@ -47,6 +62,8 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
     def postprocess(self, outputs: dict[str, Any]) -> dict[str, np.ndarray]:
         """Convert tensors `(1, …)` to arrays of one cloud."""
         stem = outputs.pop("stem")[0]
-        for values in outputs.values():
+        # Where several clouds were a batch, transformers has taken this one's tensor out of the list.
+        tensors = {name: values[0][None] if isinstance(values, list) else values for name, values in outputs.items()}
+        for values in tensors.values():
             refuse_non_finite(values, stem)
-        return {name: values[0].float().numpy() for name, values in outputs.items()}
+        return {name: values[0].float().numpy() for name, values in tensors.items()}

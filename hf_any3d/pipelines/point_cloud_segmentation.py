@@ -21,6 +21,7 @@ from hf_any3d.pipelines.base import (
     PROGRESS_FROM,
     PointCloudPipeline,
     check_formats,
+    join_clouds,
     refuse_non_finite,
     refuse_unknown,
     stem_of,
@@ -182,7 +183,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
                 batch = blocks[start : start + self._batch]
                 prepared = [self._block(scene, index) for index in batch]
                 entries = {
-                    name: torch.cat([block[name] for block in prepared]) for name in prepared[0] if name != "stem"
+                    name: join_clouds([block[name] for block in prepared], -1 if name == "inverse" else 0)
+                    for name in prepared[0]
+                    if name != "stem"
                 }
                 index = torch.from_numpy(batch)
                 outputs: Any = self.forward(
@@ -202,9 +205,11 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         if max_points is not None and len(data) > max_points:
             kept = np.random.default_rng(processor.seed or 0).choice(len(data), max_points, replace=False)
             part = part_of(data, np.sort(kept))
+        # Voxels need no fixed number of points, so that nothing has to be repeated.
+        count = processor.num_points if processor.returns_num_points else min(processor.num_points, len(part))
         blocks = split_into_blocks(
             part.points,
-            processor.num_points,
+            count,
             processor.block_size,
             processor.block_overlap,
             up_axis=processor.up_axis,
@@ -290,7 +295,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
 
     def _category_number(self, cloud: Any, category: str | int | None) -> int | None:
         config = self.model.config
-        if not config.num_categories:
+        if not getattr(config, "num_categories", 0):
             if category is not None:
                 raise ValueError(f"category={category!r}; expected none, as this model has no categories")
             return None

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hf_any3d.modeling.text_towers import fill_templates
-from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown
+from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown, without_none
 
 # Number of label sets whose embeddings are cached.
 CACHE_SIZE = 32
@@ -30,6 +30,8 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
     - `text_embeds`: features of the labels that were computed elsewhere, an array or tensor `(labels, text_width)`,
       for models whose text encoder transformers has no class for.
     - `top_k`: number of labels to return; all by default.
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned so that it is that of the
+      model's training. By default nothing is turned.
 
     Example:
         ```python
@@ -55,19 +57,20 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
     ) -> tuple[dict, dict, dict]:
         # None means all labels and overrides the pipeline's number.
         top_k = {name: kwargs.pop(name) for name in ("top_k",) if name in kwargs}
-        refuse_unknown(kwargs, "candidate_labels, hypothesis_template, text_embeds, top_k")
+        before = without_none(up_axis=kwargs.pop("up_axis", None))
+        refuse_unknown(kwargs, "candidate_labels, hypothesis_template, text_embeds, top_k, up_axis")
         check_top_k(top_k.get("top_k"))
         labels: dict[str, Any] = {} if candidate_labels is None else {"labels": as_labels(candidate_labels)}
         if text_embeds is not None:
             if hypothesis_template is not None:
                 raise ValueError("text_embeds and hypothesis_template are given; expected one of them")
             features = as_features(text_embeds, labels.get("labels", ()))
-            return {}, labels | {"text_embeds": features}, labels | top_k
+            return before, labels | {"text_embeds": features}, labels | top_k
         if (templates := hypothesis_template) is None:
-            return {}, labels, labels | top_k
+            return before, labels, labels | top_k
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
         fill_templates([], templates)  # raises errors early
-        return {}, labels | {"templates": templates}, labels | top_k
+        return before, labels | {"templates": templates}, labels | top_k
 
     def __call__(self, inputs: Any, candidate_labels: Sequence[str] | str | None = None, **kwargs: Any) -> Any:
         """Run the pipeline on one cloud or many; see the class and `PointCloudPipeline`.

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
 from hf_any3d.data.torch_datasets import ArrowRows, read_table
-from hf_any3d.data.transforms import Compose, RandomRotation, RandomScale, build_transform
+from hf_any3d.data.transforms import Compose, RandomRotation, RandomScale, RandomUpAxis, build_transform
 from hf_any3d.processing import PointCloudProcessor
 
 READ_TOGETHER = 32
@@ -177,7 +177,7 @@ def training_rows(
         dataset: Rows with `points` and `label`.
         processor: The processor that is saved with the model.
         augment: Transforms as `build_transform` takes them. Rotations are about the processor's up axis unless they
-            name one; they rotate normals too.
+            name one, and normals are rotated too.
         seed: Seed of all random choices.
         whole: Apply the transforms to complete clouds as stored, instead of the processor.
     """
@@ -192,7 +192,7 @@ def training_transform(processor: PointCloudProcessor, augment: Sequence[str]) -
     if "normals" in processor.features:
         first = 3 * processor.features.index("normals")
         for part in transform.transforms:
-            if isinstance(part, (RandomScale, RandomRotation)) and part.normals_columns is None:
+            if isinstance(part, (RandomScale, RandomRotation, RandomUpAxis)) and part.normals_columns is None:
                 part.normals_columns = (first, first + 1, first + 2)
     return transform
 
@@ -309,6 +309,7 @@ def _columns(names: Sequence[str], processor: PointCloudProcessor, label_columns
 
 def _about_up_axis(text: str, up_axis: str) -> str:
     name, _, settings = text.partition(":")
-    if name.strip() != "rotate" or "axis=" in settings:
+    setting = {"rotate": "axis", "up": "up_axis"}.get(name.strip())
+    if setting is None or any(part.split("=")[0].strip() == setting for part in settings.split(",")):
         return text
-    return f"{name}:axis={up_axis}" + (f",{settings}" if settings else "")
+    return f"{name}:{setting}={up_axis}" + (f",{settings}" if settings else "")

@@ -44,6 +44,10 @@ def _checked(setting: str, name: str) -> str:
 _setting = _checked(os.environ.get(VARIABLE, "auto"), VARIABLE)
 
 
+IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {}
+"""The functions that are operators, by name. The operators have no values on "meta"; tests run these there."""
+
+
 def operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a function an operator of torch, `torch.ops.hf_any3d.NAME`, which compilers call without tracing it.
 
@@ -54,9 +58,19 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def define(function: Callable[..., Any]) -> Callable[..., Any]:
         torch.library.define(f"hf_any3d::{name}", torch.library.infer_schema(function, mutates_args=()))
         torch.library.impl(f"hf_any3d::{name}", "default", function)
+        IMPLEMENTATIONS[name] = function
         return getattr(torch.ops.hf_any3d, name).default
 
     return define
+
+
+def statistics_dtype(values: torch.Tensor) -> torch.dtype:
+    """Return the dtype to sum statistics of values in.
+
+    Double precision costs nothing for the few numbers summed on the CPU. Accelerators compute it at up to 1/64 of the
+    speed, some not at all; there single precision is enough, as they sum in trees.
+    """
+    return torch.promote_types(values.dtype, torch.float64 if values.device.type == "cpu" else torch.float32)
 
 
 def _is_autocast_enabled(device: str) -> bool:

@@ -87,6 +87,14 @@ class Neighborhoods:
         step = max(1, values // (k * self.width))
         return [slice(start, min(start + step, centers)) for start in range(0, centers, step)]
 
+    @property
+    def uses_table(self) -> bool:
+        """Whether the encoding is read from a table.
+
+        An accelerator computes the functions as fast, and would wait for the size of the table.
+        """
+        return self.device.type == "cpu"
+
     @cached_property
     def table(self) -> WaveTable:
         """The encoding's sines and cosines at the nodes of a table."""
@@ -109,7 +117,10 @@ class Neighborhoods:
 
     def rows(self, part: slice) -> Tensor:
         """Compute the rows of a part, `(rows, width)`: features of neighbour and centre plus the encoded offset."""
-        rows = self.taps[self._coordinates(part)].read(self.table.waves).view(-1, self.width)
+        if self.uses_table:
+            rows = self.taps[self._coordinates(part)].read(self.table.waves).view(-1, self.width)
+        else:
+            rows = encode_offsets(self.offsets[part], self.frequencies).flatten(0, 1).to(self.features.dtype)
         half = self.features.shape[1]
         rows[:, :half] += self.features.index_select(0, self.neighbors[part].flatten())
         centers = self.features.index_select(0, self.centers[part])
@@ -121,6 +132,9 @@ class Neighborhoods:
 
         There are far fewer points, centres and nodes than rows; these are multiplied, and rows are sums of products.
         """
+        if not self.uses_table:
+            yield from (self.rows(part) @ weight.T for part in self.parts())
+            return
         half = self.features.shape[1]
         as_neighbor = self.features @ weight[:, :half].T  # (points, hidden)
         as_center = self.features.index_select(0, self.centers) @ weight[:, half:].T  # (centers, hidden)
@@ -138,6 +152,8 @@ class Neighborhoods:
             weight: `(hidden, width)`.
             grad_rows: Returns the gradient of the rows of consecutive parts, `(rows, hidden)`.
         """
+        if not self.uses_table:
+            return self._gradient_of_rows(weight, grad_rows)
         half = self.features.shape[1]
         as_neighbor = self.features.new_zeros(len(self.features), len(weight))
         as_center = torch.zeros_like(as_neighbor)
@@ -156,6 +172,14 @@ class Neighborhoods:
         grad_weight[:, :half].addmm_(as_neighbor.T, self.features)
         grad_weight[:, half:].addmm_(as_center.T, self.features)
         return as_neighbor @ weight[:, :half] + as_center @ weight[:, half:], grad_weight
+
+    def _gradient_of_rows(self, weight: Tensor, grad_rows: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
+        grad_features, grad_weight = torch.zeros_like(self.features), torch.zeros_like(weight)
+        for number, part in enumerate(self.parts()):
+            rows = grad_rows(slice(number, number + 1))  # (rows, hidden)
+            grad_weight.addmm_(rows.T, self.rows(part))
+            self.add_to_features(grad_features, part, rows @ weight)
+        return grad_features, grad_weight
 
     def add_to_features(self, out: Tensor, part: slice, grad_rows: Tensor) -> None:
         """Add the gradient of a part's rows to that of the features, `(points, width / 2)`."""

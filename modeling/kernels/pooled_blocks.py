@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from hf_any3d.modeling.kernels.dispatch import operator, without_autocast
+from hf_any3d.modeling.kernels.dispatch import operator, statistics_dtype, without_autocast
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods
 from hf_any3d.modeling.kernels.pooling import PooledGradient, is_plain_training, largest, update_running_statistics
 
@@ -230,12 +230,12 @@ def _first_half(hoods: Neighborhoods, block: Block, parts: Iterable[Tensor], inp
         mean, variance = torch.batch_norm_update_stats(rows, None, None, momentum=0.0)
         means.append(mean)
         variances.append(variance)
-    dtype = block.reduce.dtype
-    shares = torch.tensor([len(rows) / hoods.count for rows in reduced], dtype=torch.float64, device=mean.device)
-    part_means = torch.stack(means).double()  # (parts, hidden)
-    mean = shares @ part_means
+    dtype, wide = block.reduce.dtype, statistics_dtype(block.reduce)
+    shares = [len(rows) / hoods.count for rows in reduced]
+    mean = weighted_sum(means, shares, wide)
     # Variance within the parts plus variance between them: no cancellation of large numbers.
-    variance = shares @ (torch.stack(variances) + (part_means - mean).square())
+    spreads = [own + (part_mean - mean).square() for own, part_mean in zip(variances, means, strict=True)]
+    variance = weighted_sum(spreads, shares, wide)
     saved = Saved(mean.to(dtype), variance.to(dtype), *[mean] * 4, reduced, inputs)
     total = torch.zeros_like(mean)
     products = total.new_zeros(len(total), len(total))
@@ -248,11 +248,19 @@ def _first_half(hoods: Neighborhoods, block: Block, parts: Iterable[Tensor], inp
     products[half:, :half] = products[:half, half:].T
     mean = total / hoods.count
     covariance = products / hoods.count - mean.outer(mean)
-    expand = block.expand.double()
+    expand = block.expand.to(wide)
     variance = ((expand @ covariance) * expand).sum(dim=1).clamp_min_(0)
     saved.hidden_mean, saved.hidden_covariance = mean.to(dtype), covariance.to(dtype)
     saved.expand_mean, saved.expand_variance = (expand @ mean).to(dtype), variance.to(dtype)
     return saved
+
+
+def weighted_sum(tensors: list[Tensor], weights: list[float], dtype: torch.dtype) -> Tensor:
+    """Sum tensors of equal shape, each times a number of Python, which no device has to be sent."""
+    total = torch.zeros_like(tensors[0], dtype=dtype)
+    for tensor, weight in zip(tensors, weights, strict=True):
+        total.add_(tensor, alpha=weight)
+    return total
 
 
 def _second_half(block: Block, saved: Saved, inputs: Iterable[Tensor]) -> tuple[Iterator[Tensor], Tensor]:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from hf_any3d.modeling.kernels.dispatch import operator, without_autocast
+from hf_any3d.modeling.kernels.dispatch import operator, statistics_dtype, without_autocast
 from hf_any3d.modeling.kernels.pooling import PooledGradient, is_plain_training, largest, update_running_statistics
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
@@ -156,9 +156,9 @@ class Results:
 
     def lifted_statistics(self, lift: Tensor) -> tuple[Tensor, Tensor]:
         """Compute mean and variance `(lifted,)` after the first layer, without its bias."""
-        wide, covariance = lift.double(), self.covariance.double()
-        variance = ((wide @ covariance) * wide).sum(dim=1).clamp_min(0)
-        return (wide @ self.mean.double()).to(lift.dtype), variance.to(lift.dtype)
+        wide = lift.to(statistics_dtype(lift))
+        variance = ((wide @ self.covariance.to(wide)) * wide).sum(dim=1).clamp_min(0)
+        return (wide @ self.mean.to(wide)).to(lift.dtype), variance.to(lift.dtype)
 
 
 class _Patches:
@@ -203,8 +203,9 @@ def pooled_patches(points: Tensor, weights: list[Tensor], eps: list[float]) -> l
     own = Weights(*weights)
     patches = _Patches(points, own, eps)
     count = len(patches.rows)
-    mean = patches.rows.double().mean(dim=0)
-    wide = patches.rows.double() - mean
+    wide = patches.rows.to(statistics_dtype(points))
+    mean = wide.mean(dim=0)
+    wide = wide - mean
     covariance = wide.T @ wide / count
     new = points.new_empty
     size, width, joined_width = patches.patches, len(own.out), len(own.join)
@@ -221,7 +222,7 @@ def pooled_patches(points: Tensor, weights: list[Tensor], eps: list[float]) -> l
     )
     patches.fold_lift(results)
     through = (own.join_point @ own.widen).T.contiguous()  # (lifted, joined)
-    total = torch.zeros(joined_width, dtype=torch.float64, device=points.device)
+    total = mean.new_zeros(joined_width)
     squares, guess = torch.zeros_like(total), None
     for part in patches.parts:
         lifted = patches.lifted(part)

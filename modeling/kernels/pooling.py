@@ -89,7 +89,7 @@ class PooledGradient:
         places = torch.arange(centers, device=self.winners.device).unsqueeze(1) * self.k
         rows = (self.winners + places).flatten().int()  # int32 sorts in half the time of int64
         order = rows.argsort()
-        count = torch.bincount(rows, minlength=centers * self.k)
+        count = count_index(rows.long(), centers * self.k)
         starts = count.cumsum(0) - count
         return order % width, self.values.flatten().index_select(0, order), starts
 

@@ -63,6 +63,24 @@ def test_without_a_model_the_default_one_answers_and_is_named_once(models, monke
     assert err.count(str(model)) == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("classifier", ["predict"]), ("zero-shot", ["zero-shot", "-l", "a, b"]), ("classifier", ["features"])],
+)
+def test_files_with_z_up_are_turned_on_request(models, tmp_path, kind, words):
+    points = read_point_cloud(CHAIR).sample_surface(512).points
+    np.save(tmp_path / "cloud.npy", points)
+    command = (*words, tmp_path / "cloud.npy", "--model", models(kind), "--json")
+    (expected,) = json.loads(run(*command).out)
+    np.save(tmp_path / "cloud.npy", points[:, [0, 2, 1]] * [1, -1, 1])
+    (lying,) = json.loads(run(*command).out)
+    (turned,) = json.loads(run(*command, "--up-axis", "z").out)
+    key = "features" if "features" in expected else "predictions"
+    assert turned[key] == expected[key] != lying[key]
+    code, _, err = run(*command, "--up-axis", "up")
+    assert code == 2 and "'up' is not one of 'x', 'y', 'z'" in err
+
+
 def test_zero_shot_scores_are_those_of_the_pipeline(models):
     model, labels = models("zero-shot"), ZERO_SHOT_LABELS
     code, out, _ = run("zero-shot", CHAIR, LAMP, "--model", model, "-l", ", ".join(labels), "--json")

@@ -1,7 +1,7 @@
 """No model makes an accelerator wait for the host, or the host for an accelerator, in a training step.
 
 The test runs without an accelerator: tensors on "meta" have no values, and a watched operation on them shows where a
-program would read one or send one. The operators `torch.ops.hf_any3d` are not looked into here.
+program would read one or send one. Functions of this package's operators are run in place of the operators.
 """
 
 import traceback
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from hf_any3d.modeling import deferred_errors
 from hf_any3d.modeling.deferred_errors import refuse_later
+from hf_any3d.modeling.kernels.dispatch import IMPLEMENTATIONS
 from tests.common.models import CASES, Case
 
 # Operations whose result, or its shape, depends on values.
@@ -41,15 +42,22 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, inputs = func._schema.name.split("::")[1], _tensors((args, kwargs))
+        if func.namespace == "hf_any3d":
+            with self:
+                return IMPLEMENTATIONS[name](*args, **(kwargs or {}))
         on_meta = any(tensor.is_meta for tensor in inputs)
         if name in READS_VALUES and on_meta:
             self.record(f"{name} reads values")
         if name == "index" and any(index.dtype == torch.bool for index in _tensors(args[1])):
             self.record("an index of booleans reads values")
+        if name == "batch_norm_update_stats" and on_meta:  # torch has no kernel for "meta"
+            return tuple(torch.empty_like(args[0][0]) for _ in range(2))
         result = func(*args, **(kwargs or {}))
         outputs = _tensors(result)
         if not inputs and any(not tensor.is_meta for tensor in outputs):
             self.record(f"{name} makes a tensor on the CPU")
+        if any(tensor.dtype == torch.float64 for tensor in outputs):
+            self.record(f"{name} computes in double precision")
         if any(tensor.is_meta for tensor in outputs) and any(not tensor.is_meta for tensor in inputs):
             self.record(f"{name} sends a tensor from the CPU")
         return result

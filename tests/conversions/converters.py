@@ -19,6 +19,7 @@ from hf_any3d.conversions import (
     convert_minigpt3d,
     convert_minigpt3d_parts,
     convert_openshape,
+    convert_ptv3,
     convert_uni3d,
 )
 from hf_any3d.conversions.any2point import VARIANTS
@@ -28,6 +29,7 @@ from tests.conversions.aligned_originals import openshape_training, uni3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.originals import SmallCase, content, small_variant
 from tests.conversions.test_imagebind_audio import original as imagebind_original
+from tests.modeling.ptv3_case import ptv3_original
 from tests.tiny_encoders import tiny_config
 
 
@@ -116,6 +118,9 @@ CONVERTERS = {
     ),
     "openshape": Converter(
         openshape_training, "state_dict", lambda checkpoint, output, others: convert_openshape(checkpoint, output)
+    ),
+    "ptv3": Converter(
+        ptv3_original, "state_dict", lambda checkpoint, output, others: convert_ptv3(checkpoint, output)
     ),
     "uni3d": Converter(
         lambda: uni3d("uni3d_manifest_tiny"),

@@ -11,19 +11,12 @@ from hf_any3d import AutoModelForPointCloudSegmentation, PointTransformerV3Proce
 from hf_any3d.cli import app
 from hf_any3d.conversions import convert_ptv3
 from hf_any3d.conversions.point_transformer_v3.names import convert_ptv3_state_dict, ptv3_fields
-from tests.modeling.ptv3_case import Ptv3Case
-
-
-def original(name: str = "utonia") -> dict:
-    """The content of a `.pth` of the authors, of reduced widths."""
-    case = Ptv3Case(f"ptv3_{name}")
-    # As written by the training program: all arguments, sequences as tuples or lists.
-    return {"config": {"shuffle_orders": True, "enable_flash": True} | case.arguments, "state_dict": case.original}
+from tests.modeling.ptv3_case import Ptv3Case, ptv3_original
 
 
 def test_a_released_file_converts_on_the_command_line_and_computes_as_released(tmp_path):
     case = Ptv3Case("ptv3_utonia")
-    torch.save(original(), tmp_path / "utonia.pth")
+    torch.save(ptv3_original(), tmp_path / "utonia.pth")
     arguments = ["convert", "ptv3", tmp_path / "utonia.pth", "--output", tmp_path / "out"]
     result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exit_code == 0, result.output
@@ -45,8 +38,8 @@ def test_a_released_file_converts_on_the_command_line_and_computes_as_released(t
 
 
 def test_a_linear_head_makes_a_segmentation_model(tmp_path):
-    torch.save(original("sonata"), tmp_path / "sonata.pth")
-    width = sum(original("sonata")["config"]["enc_channels"])
+    torch.save(ptv3_original("sonata"), tmp_path / "sonata.pth")
+    width = sum(ptv3_original("sonata")["config"]["enc_channels"])
     head = {"seg_head.weight": torch.randn(20, width), "seg_head.bias": torch.randn(20)}
     content = {"config": {"backbone_out_channels": width, "num_classes": 20}, "state_dict": head}
     torch.save(content, tmp_path / "head.pth")
@@ -81,7 +74,7 @@ def change(content: dict, entry: str, name: str, value: object) -> dict:
     ],
 )
 def test_other_files_are_refused_in_one_line(entry, name, value, message, tmp_path):
-    torch.save(change(original(), entry, name, value), tmp_path / "utonia.pth")
+    torch.save(change(ptv3_original(), entry, name, value), tmp_path / "utonia.pth")
     with pytest.raises(ValueError, match=message) as error:
         convert_ptv3(tmp_path / "utonia.pth", tmp_path / "out")
     assert str(error.value).startswith(str(tmp_path / "utonia.pth")) and "\n" not in str(error.value)
@@ -89,7 +82,7 @@ def test_other_files_are_refused_in_one_line(entry, name, value, message, tmp_pa
 
 
 def test_files_without_settings_and_unknown_presets_are_refused(tmp_path):
-    torch.save({"state_dict": original()["state_dict"]}, tmp_path / "pretrain.pth")
+    torch.save({"state_dict": ptv3_original()["state_dict"]}, tmp_path / "pretrain.pth")
     with pytest.raises(ValueError, match="no settings under 'config'"):
         convert_ptv3(tmp_path / "pretrain.pth", tmp_path / "out")
     with pytest.raises(ValueError, match="preset='moon'; expected one of sonata, concerto"):
@@ -99,7 +92,7 @@ def test_files_without_settings_and_unknown_presets_are_refused(tmp_path):
 
 
 def test_a_converted_config_has_the_released_sizes_and_sound_behaviour(tmp_path):
-    torch.save(original("concerto"), tmp_path / "concerto.pth")
+    torch.save(ptv3_original("concerto"), tmp_path / "concerto.pth")
     convert_ptv3(tmp_path / "concerto.pth", tmp_path / "out", preset="concerto_outdoor")
     stored = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (stored["grid_size"], stored["shuffle_curves"], stored["depth_of_batch"]) == (0.01, "training", False)

@@ -13,6 +13,7 @@ from hf_any3d.data.transforms import (
     RandomScale,
     RandomShift,
     RandomSubsample,
+    RandomUpAxis,
     Shuffle,
     build_transform,
 )
@@ -123,6 +124,23 @@ def test_rotation_rotates_normals_if_requested(cloud):
     cloud[:, 3:] = cloud[:, :3]
     turned = RandomRotation("z", normals_columns=(3, 4, 5))(cloud, rng())
     np.testing.assert_allclose(turned[:, 3:], turned[:, :3], rtol=1e-6)
+
+
+def test_up_axis_is_turned_to_each_of_the_given_ones_and_normals_too(cloud):
+    cloud[:, 3:] = cloud[:, :3]
+    up = set()
+    for seed in range(20):
+        turned = RandomUpAxis("yzx", normals_columns=(3, 4, 5))(cloud, rng(seed))
+        np.testing.assert_array_equal(turned[:, 3:], turned[:, :3])
+        matrix = np.linalg.lstsq(cloud[:, :3], turned[:, :3], rcond=None)[0]
+        assert np.linalg.det(matrix) == pytest.approx(1, abs=1e-4)
+        (axis,) = [number for number in range(3) if np.array_equal(turned[:, number], cloud[:, 1])]
+        up.add(axis)
+    assert up == {0, 1, 2}
+    np.testing.assert_array_equal(RandomUpAxis("y")(cloud, rng()), cloud)
+    np.testing.assert_array_equal(
+        RandomUpAxis("y", up_axis="z")(cloud, rng())[:, :3] * [1, 1, -1], cloud[:, [0, 2, 1]]
+    )
 
 
 def test_jitter_is_clipped_and_different_for_every_point(cloud):

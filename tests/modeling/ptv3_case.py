@@ -98,3 +98,9 @@ class Ptv3Case:
     def runs(self) -> list[str]:
         """Names of the runs."""
         return list(self.manifest["runs"])
+
+
+def ptv3_original(name: str = "utonia") -> dict[str, dict]:
+    """The content of a `.pth` of the authors, of reduced widths: settings and tensors."""
+    case = Ptv3Case(f"ptv3_{name}")
+    return {"config": {"shuffle_orders": True, "enable_flash": True} | case.arguments, "state_dict": case.original}

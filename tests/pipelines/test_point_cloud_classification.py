@@ -134,6 +134,17 @@ def test_mesh_is_sampled_on_its_surface(classify, tmp_path):
         assert answer["label"] == one[0]["label"] and answer["score"] == pytest.approx(one[0]["score"], rel=1e-5)
 
 
+def test_clouds_with_another_up_axis_are_turned(classify):
+    cloud = clouds(5)[0].numpy()
+    lying = cloud[:, [0, 2, 1]] * np.float32([1, -1, 1])  # Z up
+    expected = classify(cloud, top_k=3)
+    assert classify(lying, top_k=3) != expected
+    for turned, answer in zip(classify(lying, top_k=3, up_axis="z"), expected, strict=True):
+        assert turned["label"] == answer["label"] and turned["score"] == pytest.approx(answer["score"], rel=1e-5)
+    with pytest.raises(ValueError, match="up_axis: 'up'; expected one of 'x', 'y', 'z'"):
+        classify(cloud, up_axis="up")
+
+
 @pytest.mark.parametrize(("top_k", "count"), [(None, 3), (1, 1), (2, 2), (3, 3), (50, 3)])
 def test_top_k_labels_are_sorted_by_score(classify, expected, top_k, count):
     assert agrees(classify(list(clouds(5)), top_k=top_k), expected, count)
@@ -194,7 +205,7 @@ def test_progress_is_shown_on_request_or_for_many_clouds(classify, capfd):
 
 
 def test_unknown_argument_is_refused_and_known_ones_listed(classify):
-    with pytest.raises(TypeError, match="unknown arguments: topk; expected top_k, function_to_apply, batch_size"):
+    with pytest.raises(TypeError, match="arguments: topk; expected top_k, function_to_apply, up_axis, batch_size"):
         classify(clouds(5)[0], topk=3)
     with pytest.raises(ValueError, match="top_k=0; expected at least 1"):
         classify(clouds(5)[0], top_k=0)

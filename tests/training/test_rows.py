@@ -122,6 +122,16 @@ def test_given_rotation_axis_is_kept(dataset):
     np.testing.assert_allclose(turned[:, 0], evaluation_rows(dataset, processor)[0]["points"][:, 0], atol=1e-6)
 
 
+@pytest.mark.parametrize("axis", ["y", "z"])
+def test_other_up_axes_start_from_that_of_the_processor(dataset, axis):
+    processor = PointCloudProcessor(num_points=50, features=["xyz", "normals"], up_axis=axis)
+    plain, up = evaluation_rows(dataset, processor)[0]["points"], "xyz".index(axis)
+    turned = training_rows(dataset, processor, ["up:axes=x"], seed=3)[0]["points"]
+    np.testing.assert_allclose(turned[:, [0, 3]], plain[:, [up, 3 + up]], atol=1e-6)
+    turned = training_rows(dataset, processor, ["up:axes=x,up_axis=x"], seed=3)[0]["points"]
+    np.testing.assert_allclose(turned, plain, atol=1e-6)
+
+
 def test_evaluation_needs_a_processor_with_a_seed(dataset):
     with pytest.raises(ValueError, match="seed is None; expected a number"):
         evaluation_rows(dataset, PointCloudProcessor(seed=None))

@@ -50,6 +50,12 @@ def test_fused_blocks_equal_the_modules(case, part, monkeypatch):
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
 
 
+def test_accelerators_compute_the_waves_without_a_table(case, monkeypatch):
+    monkeypatch.setattr(neighborhoods.Neighborhoods, "uses_table", False)
+    monkeypatch.setattr(neighborhoods, "_PART_CPU", 2 * K * WIDTH)
+    torch.testing.assert_close(run(fused, *case), run(plain, *case), rtol=1e-6, atol=1e-8)
+
+
 def test_interpolated_waves_give_the_same_results(case):
     blocks, hoods = case
     # Slow waves: a table of them is shorter than the list of offsets.

@@ -1,0 +1,105 @@
+"""Features of every point of a scene, however large, from a Point Transformer V3."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from scipy.spatial import KDTree
+
+from hf_any3d.atomic_files import atomic_write
+from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.inputs import to_cloud
+from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Model
+from hf_any3d.pipelines.point_cloud_segmentation import part_of
+from hf_any3d.processing import PointTransformerV3Processor
+
+
+def scene_features(
+    model: Any,
+    processor: PointTransformerV3Processor,
+    cloud: Any,
+    output: str | os.PathLike,
+    *,
+    block_size: float | None = None,
+    margin: float = 0.0,
+    levels: int | None = None,
+) -> np.ndarray:
+    """Compute features of every point, one square column of the scene at a time, and write them to an .npy file.
+
+    The memory does not grow with the scene: the model sees one column with a margin around it, and the features lie in
+    a file that is mapped into memory. A column has to be large enough for what the model should see around a point;
+    without columns the features are those of a single forward pass.
+
+    Args:
+        model: A `PointTransformerV3Model`, or a model with a head on one.
+        processor: Its processor.
+        cloud: A cloud as processors take it.
+        output: File to write, `.npy`.
+        block_size: Edge of a column across the up axis, in the units of the scene; None for the processor's, and
+            without one for the whole scene at once.
+        margin: Width of what the model also sees around a column, in the same units.
+        levels: Number of the deepest stages whose features are concatenated; None for all.
+
+    Returns:
+        `(points, channels)` in the precision of the model, float32 if numpy has no such numbers; mapped from the file.
+
+    Raises:
+        ValueError: If the model is another, a size is not positive, a column has more points than the processor takes,
+            or the cloud is a mesh.
+    """
+    encoder = model.base_model
+    if not isinstance(encoder, PointTransformerV3Model):
+        raise ValueError(f"model is a {type(model).__name__}; expected one with a PointTransformerV3Model")
+    block_size = processor.block_size if block_size is None else block_size
+    if (block_size is not None and not block_size > 0) or not margin >= 0:
+        raise ValueError(f"block_size={block_size!r}, margin={margin!r}; expected more than 0, and 0 or more")
+    data = to_cloud(cloud, processor.features)
+    if data.is_mesh:
+        raise ValueError("cloud: a mesh has no points of its own; sample its surface first")
+    features: np.memmap | None = None
+    with atomic_write(output) as file:
+        for seen, own in _columns(data, processor, block_size, margin):
+            if len(seen) > processor.num_points:
+                raise ValueError(
+                    f"block_size={block_size!r}: a column has {len(seen):,} points with its margin; expected at most "
+                    f"num_points={processor.num_points:,} of the processor; give smaller columns"
+                )
+            with torch.no_grad():
+                inputs = processor(part_of(data, seen)).to(encoder.device)
+                made = encoder(**inputs, output_point_features=True if levels is None else levels).point_features[0]
+            values = (made.float() if made.dtype == torch.bfloat16 else made).cpu().numpy()[own]
+            if features is None:
+                shape = (len(data), values.shape[1])
+                features = open_memmap(file, mode="w+", dtype=values.dtype, shape=shape)
+            features[seen[own]] = values
+        if features is not None:
+            features.flush()
+    return np.load(output, mmap_mode="r")
+
+
+def _columns(
+    data: PointCloudData, processor: PointTransformerV3Processor, block_size: float | None, margin: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the points that the model sees at a time, and which of them lie in the column, not in its margin."""
+    if block_size is None:
+        yield np.arange(len(data)), np.ones(len(data), dtype=bool)
+        return
+    across = [axis for axis in range(3) if axis != "xyz".index(processor.up_axis)]
+    places = data.points[:, across].astype(np.float64)
+    cells = np.floor((places - places.min(axis=0)) / block_size).astype(np.int64)  # (points, 2)
+    number = np.ravel_multi_index((cells[:, 0], cells[:, 1]), tuple(cells.max(axis=0) + 1))
+    order = np.argsort(number, kind="stable")
+    starts = np.flatnonzero(np.diff(number[order], prepend=-1))
+    tree = KDTree(places) if margin > 0 else None
+    for rows in np.split(order, starts[1:]):
+        if tree is None:
+            yield np.sort(rows), np.ones(len(rows), dtype=bool)
+            continue
+        low = places.min(axis=0) + (cells[rows[0]] * block_size)
+        middle, reach = low + block_size / 2, block_size / 2 + margin
+        # The square around the column, as all points within a distance along each axis.
+        seen = np.sort(tree.query_ball_point(middle, reach, p=np.inf, return_sorted=False))
+        yield seen, number[seen] == number[rows[0]]
