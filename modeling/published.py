@@ -114,7 +114,7 @@ UNI3D = System(
     mark=r"point_encoder\.visual\.",
     code_license="MIT",
     weights_license="as on the card of the repository",
-    license_source="the card, which was not read here",
+    license_source="that card, which was not read here",
     page="https://github.com/baaivision/Uni3D",
 )
 
@@ -168,7 +168,6 @@ def _uni3d_files() -> dict[str | None, PublishedFile]:
     return files
 
 
-_SMALL = {"hidden_sizes": [32, 64, 128, 256, 512], "depths": [2, 2, 2, 6, 2]}
 _BASE = {"hidden_sizes": [48, 96, 192, 384, 512], "depths": [3, 3, 3, 12, 3]}
 _LARGE = {"hidden_sizes": [64, 128, 256, 512, 768], "depths": [3, 3, 3, 12, 3]}
 _UTONIA = {"hidden_sizes": [54, 108, 216, 432, 576], "depths": [3, 3, 3, 12, 3]}
@@ -221,20 +220,20 @@ PUBLISHED: dict[str, Published] = {
         PTV3,
         {
             "base": _ptv3("sonata", _BASE),
-            "small": _ptv3("sonata_small", _SMALL, "size not verified"),
+            "small": _ptv3("sonata_small", {}, "size not known"),
             "scannet": _ptv3_with_head("sonata", _BASE),
         },
     ),
     "Pointcept/Concerto": Published(
         PTV3,
         {
-            "tiny": _ptv3("concerto_tiny", {}, "size not verified"),
-            "small": _ptv3("concerto_small", _SMALL, "size not verified"),
+            "tiny": _ptv3("concerto_tiny", {}, "size not known"),
+            "small": _ptv3("concerto_small", {}, "size not known"),
             "base": _ptv3("concerto_base", _BASE),
             "base-origin": _ptv3("concerto_base_origin", _BASE),
             "base-siglip": _ptv3("concerto_base_siglip", _BASE),
             "large": _ptv3("concerto_large", _LARGE),
-            "large-outdoor": _ptv3("concerto_large_outdoor", _LARGE, "size not verified", "concerto_outdoor"),
+            "large-outdoor": _ptv3("concerto_large_outdoor", {}, "size not known", "concerto_outdoor"),
             "scannet": _ptv3_with_head("concerto_large", _LARGE),
         },
     ),

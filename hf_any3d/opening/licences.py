@@ -15,7 +15,7 @@ ACCEPT = "HF_ANY3D_ACCEPT_LICENSE"
 
 def license_text(system: System) -> str:
     """Return the licences of weights and program in one line."""
-    text = f"Weights: {system.weights_license} (from {system.license_source}); program: {system.code_license}."
+    text = f"Weights: {system.weights_license} (stated by {system.license_source}); program: {system.code_license}."
     return text + (" The licence of the weights forbids commercial use." if system.non_commercial else "")
 
 
@@ -34,7 +34,7 @@ def check_license(subject: str, system: System, folder: Path, accept: bool) -> N
     named = {word.strip() for word in os.environ.get(ACCEPT, "").split(",")}
     if not accept and known.get("accepted") != system.weights_license and not named & {subject, "all"}:
         raise ValueError(
-            f"{subject}: the weights are under {system.weights_license} (from {system.license_source}), which forbids "
+            f"{subject}: the weights are under {system.weights_license} (stated by {system.license_source}), which forbids "
             f"commercial use; if yours is permitted, pass accept_license=True once, or set {ACCEPT}={subject}"
         )
 
