@@ -34,8 +34,8 @@ def check_license(subject: str, system: System, folder: Path, accept: bool) -> N
     named = {word.strip() for word in os.environ.get(ACCEPT, "").split(",")}
     if not accept and known.get("accepted") != system.weights_license and not named & {subject, "all"}:
         raise ValueError(
-            f"{subject}: the weights are under {system.weights_license} (stated by {system.license_source}), which forbids "
-            f"commercial use; if yours is permitted, pass accept_license=True once, or set {ACCEPT}={subject}"
+            f"{subject}: the weights are under {system.weights_license} (stated by {system.license_source}), which "
+            f"forbids commercial use; if yours is permitted, pass accept_license=True once, or set {ACCEPT}={subject}"
         )
 
 

@@ -26,7 +26,7 @@ from hf_any3d.opening.published import _OPENED
 from tests.cli.conftest import run
 from tests.conversions.aligned_originals import openshape_flat, openshape_training, uni3d
 from tests.conversions.minigpt3d_originals import Originals
-from tests.conversions.test_ptv3 import original as ptv3_original
+from tests.modeling.ptv3_case import ptv3_original
 from tests.tiny_text_towers import write_text_files
 
 NAME = "OpenShape/openshape-pointbert-vitb32-rgb"
