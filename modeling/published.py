@@ -117,6 +117,16 @@ UNI3D = System(
     license_source="that card, which was not read here",
     page="https://github.com/baaivision/Uni3D",
 )
+PATCHALIGN3D = System(
+    title="PatchAlign3D",
+    convert="convert_patchalign3d",
+    model_class="PatchAlign3DForZeroShotPointCloudSegmentation",
+    mark=r"encoder\.first_conv\.",
+    code_license="MIT",
+    weights_license="as on the card of the repository",
+    license_source="that card, which was not read here",
+    page="https://arxiv.org/abs/2601.02457",
+)
 
 PTV3 = System(
     title="Point Transformer V3 (Sonata, Concerto, Utonia)",
@@ -241,6 +251,11 @@ PUBLISHED: dict[str, Published] = {
         PTV3, {"base": _ptv3("utonia", _UTONIA), "scannet": _ptv3_with_head("utonia", _UTONIA)}
     ),
     "YuanTang96/MiniGPT-3D": Published(MINIGPT3D, {None: _MINIGPT3D_FILE}),
+    "patchalign3d/patchalign3d-encoder": Published(
+        PATCHALIGN3D,
+        {None: PublishedFile("patchalign3d.pt", {"hidden_size": 384, "projection_dim": 1280}, _UNVERIFIED)},
+        *_BIGG,
+    ),
 }
 """Name on the hub -> what is published there."""
 

@@ -220,6 +220,17 @@ def openshape(
 
 
 @_command(_report_aligned)
+def patchalign3d(
+    checkpoint: Checkpoint, output: Output, num_groups: NumGroups = None, group_size: GroupSize = None
+) -> None:
+    """Convert a released PatchAlign3D encoder, patchalign3d.pt or the last.pt of a training stage.
+
+    Every tensor is accounted for, and the size is found from their shapes. The directory opens with AutoModel and
+    AutoModelForZeroShotPointCloudSegmentation, or with AutoModelForPreTraining after the first stage.
+    """
+
+
+@_command(_report_aligned)
 def uni3d(
     checkpoint: Checkpoint,
     output: Output,

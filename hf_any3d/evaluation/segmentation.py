@@ -229,8 +229,8 @@ def _joined(clouds: Sequence[Sequence[int]]) -> np.ndarray:
 class Blocks(Protocol):
     """Blocks of labelled clouds: for each the number of its cloud and of its points, and the dataset of clouds."""
 
-    clouds: Sequence[int]
-    index: Sequence[np.ndarray]
+    clouds: list[int]
+    index: list[np.ndarray]
     dataset: Any
 
 

@@ -1,5 +1,6 @@
 """Features of every point of a scene, however large, from a Point Transformer V3."""
 
+import copy
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,7 @@ def scene_features(
     block_size: float | None = None,
     margin: float = 0.0,
     levels: int | None = None,
+    dtype: str = "float32",
 ) -> np.ndarray:
     """Compute features of every point, one square column of the scene at a time, and write them to an .npy file.
 
@@ -42,9 +44,10 @@ def scene_features(
             without one for the whole scene at once.
         margin: Width of what the model also sees around a column, in the same units.
         levels: Number of the deepest stages whose features are concatenated; None for all.
+        dtype: Type of the numbers in the file: "float32" or "float16".
 
     Returns:
-        `(points, channels)` in the precision of the model, float32 if numpy has no such numbers; mapped from the file.
+        `(points, channels)`, mapped from the file.
 
     Raises:
         ValueError: If the model is another, a size is not positive, a column has more points than the processor takes,
@@ -56,12 +59,17 @@ def scene_features(
     block_size = processor.block_size if block_size is None else block_size
     if (block_size is not None and not block_size > 0) or not margin >= 0:
         raise ValueError(f"block_size={block_size!r}, margin={margin!r}; expected more than 0, and 0 or more")
+    if block_size is not None and processor.scale is not None:
+        raise ValueError(f"the processor has scale={processor.scale!r}, which would differ from column to column")
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"dtype={dtype!r}; expected 'float32' or 'float16'")
     data = to_cloud(cloud, processor.features)
     if data.is_mesh:
         raise ValueError("cloud: a mesh has no points of its own; sample its surface first")
-    features: np.memmap | None = None
+    processor = copy.copy(processor)
+    processor.min_points = 1  # a column at the edge of a scene may hold a single point
     with atomic_write(output) as file:
-        for seen, own in _columns(data, processor, block_size, margin):
+        for number, (seen, own) in enumerate(_columns(data, processor, block_size, margin)):
             if len(seen) > processor.num_points:
                 raise ValueError(
                     f"block_size={block_size!r}: a column has {len(seen):,} points with its margin; expected at most "
@@ -69,14 +77,13 @@ def scene_features(
                 )
             with torch.no_grad():
                 inputs = processor(part_of(data, seen)).to(encoder.device)
-                made = encoder(**inputs, output_point_features=True if levels is None else levels).point_features[0]
-            values = (made.float() if made.dtype == torch.bfloat16 else made).cpu().numpy()[own]
-            if features is None:
-                shape = (len(data), values.shape[1])
-                features = open_memmap(file, mode="w+", dtype=values.dtype, shape=shape)
-            features[seen[own]] = values
-        if features is not None:
-            features.flush()
+                encoded = encoder.encode(**inputs)
+                carried = encoded.carry_up(encoded.voxel_features(levels))[0]  # (seen, channels)
+            values = carried[torch.from_numpy(own).to(carried.device)].float().cpu().numpy().astype(dtype)
+            if not number:
+                open_memmap(file, mode="w+", dtype=dtype, shape=(len(data), values.shape[1]))
+            # Mapped anew for each column: pages that were written would otherwise stay in memory.
+            np.load(file, mmap_mode="r+")[seen[own]] = values
     return np.load(output, mmap_mode="r")
 
 
@@ -90,7 +97,7 @@ def _columns(
     across = [axis for axis in range(3) if axis != "xyz".index(processor.up_axis)]
     places = data.points[:, across].astype(np.float64)
     cells = np.floor((places - places.min(axis=0)) / block_size).astype(np.int64)  # (points, 2)
-    number = np.ravel_multi_index((cells[:, 0], cells[:, 1]), tuple(cells.max(axis=0) + 1))
+    number: Any = np.ravel_multi_index((cells[:, 0], cells[:, 1]), tuple(cells.max(axis=0) + 1))
     order = np.argsort(number, kind="stable")
     starts = np.flatnonzero(np.diff(number[order], prepend=-1))
     tree = KDTree(places) if margin > 0 else None

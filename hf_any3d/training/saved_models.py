@@ -249,7 +249,7 @@ def _open(auto_class: Any, model_name: str, hub: dict[str, Any]) -> tuple[PreTra
 
 
 def _classes(model: PreTrainedModel) -> list[str]:
-    names = model.config.id2label
+    names: Any = model.config.id2label  # with the labels' numbers as keys, once it is loaded
     return [names[number] for number in sorted(names)]
 
 

@@ -119,7 +119,7 @@ class PointTransformerV3Config(NamesPackageMixin, PartsConfigMixin, PreTrainedCo
         decoder_depths: Blocks of each decoder stage, the finest first.
         decoder_hidden_sizes: Channels of each.
         decoder_num_attention_heads: Attention heads of each.
-        freeze_encoder: Whether only the decoder and heads are trained.
+        freeze_encoder: Whether only the decoder and heads are trained: the encoder gets no gradient.
 
     Args: Heads
         head_widths: Widths of the hidden layers of the classification head; empty for a linear head.

@@ -502,9 +502,6 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         self.decoder_blocks = nn.ModuleList()
         if config.use_decoder:
             self._add_decoder(config)
-        if config.freeze_encoder:
-            for part in (self.embeddings, self.poolings, self.blocks):
-                part.requires_grad_(False)
         self.post_init()
 
     def _add_decoder(self, config: PointTransformerV3Config) -> None:
@@ -620,18 +617,20 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             blocks = [*self.blocks, *self.decoder_blocks]
             recorder = AttentionRecorder(blocks, {PointTransformerV3Attention: 1}, config.model_type)
         with recorder or nullcontext():
-            hidden_states = self.embeddings(values, is_masked)
-            # NEFTune expects an axis of clouds.
-            hidden_states = self.input_tokens(hidden_states[None])[0]
-            kept, features = [hidden_states], []
-            remaining = iter(self.blocks)
-            for stage, depth in enumerate(config.depths):
-                if stage:
-                    hidden_states = self.poolings[stage - 1](hidden_states, stages[stage])
-                for _ in range(depth):
-                    hidden_states = next(remaining)(hidden_states, stages[stage])
-                    kept.append(hidden_states)
-                features.append(hidden_states)
+            # Not by `requires_grad`, which loading weights resets.
+            with torch.no_grad() if config.freeze_encoder else nullcontext():
+                hidden_states = self.embeddings(values, is_masked)
+                # NEFTune expects an axis of clouds.
+                hidden_states = self.input_tokens(hidden_states[None])[0]
+                kept, features = [hidden_states], []
+                remaining = iter(self.blocks)
+                for stage, depth in enumerate(config.depths):
+                    if stage:
+                        hidden_states = self.poolings[stage - 1](hidden_states, stages[stage])
+                    for _ in range(depth):
+                        hidden_states = next(remaining)(hidden_states, stages[stage])
+                        kept.append(hidden_states)
+                    features.append(hidden_states)
             decoded = self._decode(features, stages, kept) if config.use_decoder else None
             attentions = recorder.weights if recorder is not None else None
         return _Encoded(stages, features, decoded, batch, of_point, tuple(kept) if return_hidden else None, attentions)

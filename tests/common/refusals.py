@@ -106,6 +106,11 @@ _POINT_MODELS = (
     "OpenShapeForPointCloudClassification",
     "OpenShapeForPointCloudSegmentation",
     "OpenShapeForZeroShotPointCloudClassification",
+    "PatchAlign3DModel",
+    "PatchAlign3DForPointCloudClassification",
+    "PatchAlign3DForPointCloudSegmentation",
+    "PatchAlign3DForPreTraining",
+    "PatchAlign3DForZeroShotPointCloudSegmentation",
     "Uni3DModel",
     "Uni3DForPointCloudClassification",
     "Uni3DForPointCloudSegmentation",
@@ -153,12 +158,21 @@ refuse(
         "Any2PointForSemanticSegmentation",
         "Any2PointForPartSegmentation",
         "OpenShapeForPointCloudSegmentation",
+        "PatchAlign3DForPointCloudSegmentation",
         "Uni3DForPointCloudSegmentation",
         "PointTransformerV3ForPointCloudSegmentation",
     ),
     ValueError,
     "every point has one label",
     "segmentation is single-label classification of points",
+)
+feature("no waiting", "training steps in which neither accelerator nor host waits for the other")
+refuse(
+    "no waiting",
+    _POINT_MODELS[-3:],
+    RuntimeError,
+    "meta",
+    "the numbers of voxels and of their neighbors must be known on the host",
 )
 feature("largest coordinates", "clouds of the largest numbers that the precision allows")
 refuse(
@@ -224,6 +238,11 @@ _ALIGNED = (
     "OpenShapeForPointCloudClassification",
     "OpenShapeForPointCloudSegmentation",
     "OpenShapeForZeroShotPointCloudClassification",
+    "PatchAlign3DModel",
+    "PatchAlign3DForPointCloudClassification",
+    "PatchAlign3DForPointCloudSegmentation",
+    "PatchAlign3DForPreTraining",
+    "PatchAlign3DForZeroShotPointCloudSegmentation",
     "Uni3DModel",
     "Uni3DForPointCloudClassification",
     "Uni3DForPointCloudSegmentation",

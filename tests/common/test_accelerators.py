@@ -16,6 +16,7 @@ from hf_any3d.modeling import deferred_errors
 from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.kernels.dispatch import IMPLEMENTATIONS
 from tests.common.models import CASES, Case
+from tests.common.refusals import check_refusal
 
 # Operations whose result, or its shape, depends on values.
 READS_VALUES = {
@@ -94,12 +95,13 @@ def test_a_training_step_never_waits(case: Case):
     inputs = case.labelled() if case.labels else case.batch()
     inputs = {name: tensor.to("meta") for name, tensor in inputs.items() if name not in READ_ON_PURPOSE}
     watch = Watch()
-    for _ in range(2):  # the first step may fill caches
-        watch.found.clear()
-        with watch:
-            output = model(**inputs)
-            (output.loss if case.labels else case.answer_of(output).float().sum()).backward()
-    assert not watch.found
+    with check_refusal("no waiting", case.name) as is_supported:
+        for _ in range(2):  # the first step may fill caches
+            watch.found.clear()
+            with watch:
+                output = model(**inputs)
+                (output.loss if case.labels else case.answer_of(output).float().sum()).backward()
+    assert not is_supported or not watch.found
 
 
 class _Arrival:

@@ -24,7 +24,7 @@ from hf_any3d.opening import open_published, opened_directory, published_directo
 from hf_any3d.opening.licences import ACCEPT
 from hf_any3d.opening.published import _OPENED
 from tests.cli.conftest import run
-from tests.conversions.aligned_originals import openshape_flat, openshape_training, uni3d
+from tests.conversions.aligned_originals import openshape_flat, openshape_training, patchalign3d, uni3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.modeling.ptv3_case import ptv3_original
 from tests.tiny_text_towers import write_text_files
@@ -387,6 +387,10 @@ def test_every_size_and_every_layout_of_the_table_is_known_to_a_conversion(tmp_p
     for path in (tmp_path / "model.pt",):
         model = open_published(path, cache_dir=tmp_path / "cache")
         assert model.config.aligned_with == PUBLISHED["OpenShape/openshape-pointbert-vitg14-rgb"].texts
+    torch.save(patchalign3d(), tmp_path / "patchalign3d.pt")
+    model = open_published(tmp_path / "patchalign3d.pt", cache_dir=tmp_path / "cache")
+    assert type(model).__name__ == published.PATCHALIGN3D.model_class
+    assert model.config.aligned_with == PUBLISHED["patchalign3d/patchalign3d-encoder"].texts
     for name, entry in PUBLISHED.items():
         assert entry.system.convert in conversions.__all__, name
         assert entry.system.model_class in hf_any3d.__all__, name

@@ -216,7 +216,7 @@ def load(
     return IterableDatasetDict(loaded) if streaming else DatasetDict(loaded)
 
 
-def _log_left_out(root: Path, listed: DatasetDict, loaded: Mapping[str, Dataset]) -> None:
+def _log_left_out(root: Path, listed: DatasetDict, loaded: Mapping[Any, Dataset]) -> None:
     """Log which files are missing; the rows may come from a cache, and then no error is logged for each of them.
 
     The record has the attributes `left_out`, paths of the files, and `num_files`; the command line collects them.
