@@ -19,6 +19,7 @@ _PUBLIC = {
     "convert_minigpt3d": "minigpt3d.convert",
     "convert_minigpt3d_parts": "minigpt3d.convert",
     "convert_openshape": "openshape.convert",
+    "convert_patchalign3d": "patchalign3d.convert",
     "convert_ptv3": "point_transformer_v3.convert",
     "convert_uni3d": "uni3d.convert",
 }
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # for editors and type checkers
         convert_minigpt3d_parts as convert_minigpt3d_parts,
     )
     from hf_any3d.conversions.openshape.convert import convert_openshape as convert_openshape
+    from hf_any3d.conversions.patchalign3d.convert import convert_patchalign3d as convert_patchalign3d
     from hf_any3d.conversions.point_transformer_v3.convert import convert_ptv3 as convert_ptv3
     from hf_any3d.conversions.uni3d.convert import convert_uni3d as convert_uni3d
 

@@ -1,7 +1,10 @@
-"""Write converted encoders that are aligned with texts: model, processor and card; used by OpenShape and Uni3D."""
+"""Write converted encoders that are aligned with texts: model, processor and card.
+
+Used by OpenShape, Uni3D and PatchAlign3D.
+"""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,9 @@ from hf_any3d.modeling.aligned_encoders import AlignedEncoderConfig
 from hf_any3d.processing import PointCloudProcessor
 
 LOGIT_SCALE = "logit_scale"
-# Of training and evaluation, in both systems; clouds without colours are grey.
+# Of training and evaluation of OpenShape and Uni3D; clouds without colours are grey.
 _PROCESSOR: dict[str, Any] = {"num_points": 10_000, "features": ("xyz", "rgb"), "default_rgb": (0.4, 0.4, 0.4)}
-# The 64 texts that ULIP published, with which both systems were evaluated.
+# The 64 texts that ULIP published, with which these two were evaluated.
 TEMPLATES = (
     "a point cloud model of {}.",
     "There is a {} in the scene.",
@@ -95,19 +98,23 @@ def save_aligned_encoder(
     state: Mapping[str, torch.Tensor],
     *,
     logit_scale: torch.Tensor | None = None,
+    templates: Sequence[str] = TEMPLATES,
+    processor: Mapping[str, Any] = _PROCESSOR,
     axes: str = "xyz",
     up_axis: str = "y",
     remarks: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Write a directory that opens with `AutoModelForZeroShotPointCloudClassification` and `AutoModel`.
+    """Write a directory that opens with `AutoModel` and the auto class of a model around the encoder.
 
     Args:
         checkpoint: The authors' file, for messages and the card.
         output: Directory to create.
-        model_class: Class that compares clouds with texts.
+        model_class: Class of the model around the encoder, such as one that compares clouds with texts.
         config: Its config.
         state: Tensors of its encoder.
         logit_scale: Logarithm of the scale of cosines; None for the initial value, which changes no ranking.
+        templates: Texts with `{}` for a label.
+        processor: Settings of the processor.
         axes: Order of coordinates, as of `PointCloudProcessor`.
         up_axis: The up axis after that.
         remarks: Sections of the card, title to text.
@@ -119,7 +126,7 @@ def save_aligned_encoder(
         ValueError: Tensors are missing, left over, or of another shape.
         FileExistsError: `output` exists and is not empty.
     """
-    config.hypothesis_templates = list(TEMPLATES)
+    config.hypothesis_templates = list(templates)
     with torch.device("meta"), no_init_weights():
         model = model_class(config)
     prefix = f"{model.base_model_prefix}."
@@ -128,13 +135,14 @@ def save_aligned_encoder(
         logit_scale = torch.tensor(1 / config.temperature).log()
     if logit_scale.numel() != 1:
         raise ValueError(f"{checkpoint}: {LOGIT_SCALE} has shape {tuple(logit_scale.shape)}; expected one number")
-    tensors[f"alignment.{LOGIT_SCALE}"] = logit_scale.reshape(())
+    if hasattr(model, "alignment"):
+        tensors[f"alignment.{LOGIT_SCALE}"] = logit_scale.reshape(())
     account(checkpoint, tensors, model.state_dict())
     with new_directory(output) as directory, errors_about(checkpoint):
         save_weights(directory, model_class.__name__, config, tensors, torch.float32)
-        processor = PointCloudProcessor(**_PROCESSOR, axes=axes, up_axis=up_axis)
-        processor.save_pretrained(directory)
-        write_aligned_card(directory, Path(output).name, Path(checkpoint), model, remarks or {})
+        made = PointCloudProcessor(**processor, axes=axes, up_axis=up_axis)
+        made.save_pretrained(directory)
+        write_aligned_card(directory, Path(output).name, Path(checkpoint), model, made, remarks or {})
     return {
         "output": os.fspath(output),
         "model": model_class.__name__,

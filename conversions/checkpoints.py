@@ -1,5 +1,6 @@
 """Read untrusted checkpoints as data, never as code, and account for every tensor in them."""
 
+import argparse
 import json
 import os
 import struct
@@ -17,10 +18,11 @@ from safetensors.torch import load_file
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 _SHOWN = 20
-# NumPy scalars, which training programs often store along with the weights; older versions call their constructor by
-# another name.
+# What training programs often store along with the weights: settings of argparse, which are attributes and run no
+# code, and NumPy scalars, whose constructor older versions call by another name.
 _NUMBER = np.float64(0).__reduce__()[0]
-_NUMBERS = [
+_PLAIN = [
+    argparse.Namespace,
     np.dtype,
     *((_NUMBER, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32")),
@@ -239,7 +241,7 @@ def listed(names: list[str]) -> str:
 
 def _load(path: Path, device: str, in_place: bool = False) -> Any:
     try:
-        with torch.serialization.safe_globals(_NUMBERS):
+        with torch.serialization.safe_globals(_PLAIN):
             return torch.load(path, map_location=device, weights_only=True, mmap=in_place)
     except UnpicklingError as error:
         raise ValueError(

@@ -20,6 +20,7 @@ from hf_any3d.model_card.saving import FILE, sign_card
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.modeling.pretrained_parts.sources import file_digest
+from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.version import __version__
 
 # Settings that only released programs use.
@@ -189,32 +190,30 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
 
 
 def write_aligned_card(
-    directory: Path, title: str, checkpoint: Path, model: PreTrainedModel, remarks: Mapping[str, str]
+    directory: Path,
+    title: str,
+    checkpoint: Path,
+    model: PreTrainedModel,
+    processor: PointCloudProcessor,
+    remarks: Mapping[str, str],
 ) -> None:
-    """Write the card of a converted encoder that is aligned with texts.
+    """Write the card of a converted encoder that is aligned with texts or images.
 
     Args:
         directory: Existing directory to write to.
         title: Name of the repository.
         checkpoint: The authors' file.
         model: The model, perhaps without weights.
+        processor: Its processor.
         remarks: Further sections, title to text.
     """
     config = model.config
-    tower = config.part("text_tower").name_or_path
-    texts = (
-        f"Texts are encoded by {code(tower)}, which is loaded when first needed."
-        if tower
-        else (
-            f"Its text tower is that of {inline(config.aligned_with)}, for which transformers has no class: give "
-            "features of texts that were computed with it as `text_embeds`."
-        )
-    )
+    channels = "coordinates" if config.in_channels == 3 else "coordinates, then colors from 0 to 1"
     card = build_model_card(
-        Subject.from_model(model, num_points=10_000),
+        Subject.from_model(model, num_points=processor.num_points),
         title,
         remark=f"These are weights of the authors, converted by hf_any3d {__version__}. It takes {config.in_channels} "
-        f"channels per point: coordinates, then colors from 0 to 1. {texts}",
+        f"channels per point: {channels}. {_space(model)}",
         sections={
             **remarks,
             "Quality": "The converted model was not evaluated.",
@@ -222,6 +221,22 @@ def write_aligned_card(
         },
     )
     _write(card, directory)
+
+
+def _space(model: PreTrainedModel) -> str:
+    """Describe the space of an aligned encoder's features."""
+    config = model.config
+    aligned_with = (
+        "a model that its file does not name" if config.aligned_with is None else inline(config.aligned_with)
+    )
+    if not hasattr(model, "alignment"):
+        return f"Its features are those of {aligned_with}."
+    if tower := config.part("text_tower").name_or_path:
+        return f"Texts are encoded by {code(tower)}, which is loaded when first needed."
+    return (
+        f"Its text tower is that of {aligned_with}, which cannot be opened here: give features of texts that were "
+        "computed with it as `text_embeds`."
+    )
 
 
 def write_voxel_card(

@@ -20,10 +20,12 @@ if not _models.is_dir():
 _NAMES = {
     "auto": (
         "AutoModelForPointCloudClassification AutoModelForPointCloudReconstruction AutoModelForPointCloudSegmentation "
-        "AutoModelForPointCloudTextToText AutoModelForZeroShotPointCloudClassification"
+        "AutoModelForPointCloudTextToText AutoModelForZeroShotPointCloudClassification "
+        "AutoModelForZeroShotPointCloudSegmentation"
     ),
     "chat": "ChatSession MiniGPT3DProcessor",
     "data": "PointCloud load_point_dataset",
+    "data.text_bank": "TextBank",
     "data.files": "example_file read_point_cloud",
     "modeling.act": (
         "ActAutoencoder ActAutoencoderConfig ActConfig ActForPartSegmentation ActForPointCloudClassification "
@@ -38,6 +40,10 @@ _NAMES = {
     "modeling.openshape": (
         "OpenShapeConfig OpenShapeForPointCloudClassification OpenShapeForPointCloudSegmentation "
         "OpenShapeForZeroShotPointCloudClassification OpenShapeModel"
+    ),
+    "modeling.patchalign3d": (
+        "PatchAlign3DConfig PatchAlign3DForPointCloudClassification PatchAlign3DForPointCloudSegmentation "
+        "PatchAlign3DForPreTraining PatchAlign3DForZeroShotPointCloudSegmentation PatchAlign3DModel"
     ),
     "modeling.point_transformer_v3": (
         "PointTransformerV3Config PointTransformerV3ForPointCloudClassification "
@@ -62,10 +68,12 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
         AutoModelForPointCloudSegmentation as AutoModelForPointCloudSegmentation,
         AutoModelForPointCloudTextToText as AutoModelForPointCloudTextToText,
         AutoModelForZeroShotPointCloudClassification as AutoModelForZeroShotPointCloudClassification,
+        AutoModelForZeroShotPointCloudSegmentation as AutoModelForZeroShotPointCloudSegmentation,
     )
     from hf_any3d.chat import ChatSession as ChatSession, MiniGPT3DProcessor as MiniGPT3DProcessor
     from hf_any3d.data import PointCloud as PointCloud, load_point_dataset as load_point_dataset
     from hf_any3d.data.files import example_file as example_file, read_point_cloud as read_point_cloud
+    from hf_any3d.data.text_bank import TextBank as TextBank
     from hf_any3d.modeling.act import (
         ActAutoencoder as ActAutoencoder,
         ActAutoencoderConfig as ActAutoencoderConfig,
@@ -95,6 +103,14 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
         OpenShapeForPointCloudSegmentation as OpenShapeForPointCloudSegmentation,
         OpenShapeForZeroShotPointCloudClassification as OpenShapeForZeroShotPointCloudClassification,
         OpenShapeModel as OpenShapeModel,
+    )
+    from hf_any3d.modeling.patchalign3d import (
+        PatchAlign3DConfig as PatchAlign3DConfig,
+        PatchAlign3DForPointCloudClassification as PatchAlign3DForPointCloudClassification,
+        PatchAlign3DForPointCloudSegmentation as PatchAlign3DForPointCloudSegmentation,
+        PatchAlign3DForPreTraining as PatchAlign3DForPreTraining,
+        PatchAlign3DForZeroShotPointCloudSegmentation as PatchAlign3DForZeroShotPointCloudSegmentation,
+        PatchAlign3DModel as PatchAlign3DModel,
     )
     from hf_any3d.modeling.point_transformer_v3 import (
         PointTransformerV3Config as PointTransformerV3Config,

@@ -70,3 +70,9 @@ class AutoModelForZeroShotPointCloudClassification(_AutoModelForPointClouds):
     """Load any model that compares point clouds with texts."""
 
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+
+class AutoModelForZeroShotPointCloudSegmentation(_AutoModelForPointClouds):
+    """Load any model that compares the points of clouds with texts, such as names of parts."""
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())

@@ -23,7 +23,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import auto, pipelines, tuners as _tuners  # noqa: F401  importing tuners registers our PEFT methods
 from hf_any3d.chat.processing import MiniGPT3DProcessor
-from hf_any3d.modeling import act, any2point, minigpt3d, openshape, point_transformer_v3, uni3d
+from hf_any3d.modeling import act, any2point, minigpt3d, openshape, patchalign3d, point_transformer_v3, uni3d
 from hf_any3d.modeling.card_info import set_card_writer
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.patches import apply_patches, when_imported
@@ -66,6 +66,17 @@ MODELS = {
             auto.AutoModelForZeroShotPointCloudClassification: (
                 openshape.OpenShapeForZeroShotPointCloudClassification,
             ),
+        },
+    ),
+    patchalign3d.PatchAlign3DConfig: (
+        patchalign3d.PatchAlign3DModel,
+        {
+            auto.AutoModelForPointCloudClassification: (patchalign3d.PatchAlign3DForPointCloudClassification,),
+            auto.AutoModelForPointCloudSegmentation: (patchalign3d.PatchAlign3DForPointCloudSegmentation,),
+            auto.AutoModelForZeroShotPointCloudSegmentation: (
+                patchalign3d.PatchAlign3DForZeroShotPointCloudSegmentation,
+            ),
+            AutoModelForPreTraining: (patchalign3d.PatchAlign3DForPreTraining,),
         },
     ),
     point_transformer_v3.PointTransformerV3Config: (
@@ -112,6 +123,10 @@ PIPELINES = {
     "zero-shot-point-cloud-classification": (
         pipelines.ZeroShotPointCloudClassificationPipeline,
         auto.AutoModelForZeroShotPointCloudClassification,
+    ),
+    "zero-shot-point-cloud-segmentation": (
+        pipelines.ZeroShotPointCloudSegmentationPipeline,
+        auto.AutoModelForZeroShotPointCloudSegmentation,
     ),
 }
 

@@ -1,7 +1,7 @@
 """Point transformers whose feature of a cloud lies in the space of a text and image model, such as CLIP.
 
-OpenShape and Uni3D have this form. Each has a configuration, and a model that turns clouds into tokens; the rest is
-here.
+OpenShape and Uni3D have this form, and PatchAlign3D, which aligns each patch. Each has a configuration, and a model
+that turns clouds into tokens; the rest is here.
 
 points (batch, N, channels)
     │  sample centers, group points around them, encode the groups
@@ -71,7 +71,7 @@ from hf_any3d.modeling.point_transformer import (
 from hf_any3d.modeling.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
 from hf_any3d.modeling.text_towers import TextTower, open_text_tower
-from hf_any3d.modeling.zero_shot import ZeroShotMixin
+from hf_any3d.modeling.zero_shot import TextFeaturesMixin, ZeroShotMixin
 
 _RANGES: Ranges = {
     **dict.fromkeys(("num_groups", "group_size"), TOKENS),
@@ -160,10 +160,12 @@ class AlignedEncoderOutput(ModelOutput):
         centers: `(batch, groups, 3)`, positions of the tokens in the units of the input.
         center_index: `(batch, groups)`, indices of the centres among the input points.
         layer_outputs: Output of each requested block, `(batch, 1 + groups, hidden)`, before any norm.
-        hidden_states: On request, the input of the first block and the output of each block, before any norm:
-            `num_hidden_layers + 1` times `(batch, 1 + groups, hidden)`.
+        hidden_states: On request, the input of the first block, without positions that each block adds, and the
+            output of each block, before any norm: `num_hidden_layers + 1` times `(batch, 1 + groups, hidden)`.
         attentions: On request, the weights of each block, `(batch, heads, 1 + groups, 1 + groups)`; prompts that an
             adapter adds are among the tokens.
+        patch_index: `(batch, groups, group_size)`, indices of the points of each patch, the nearest to its centre
+            first; None for encoders that do not return them.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -173,20 +175,25 @@ class AlignedEncoderOutput(ModelOutput):
     layer_outputs: tuple[torch.Tensor, ...] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    patch_index: torch.Tensor | None = None
 
 
 class Tokens(NamedTuple):
     """Input of the first block.
 
     Args:
-        tokens: `(batch, 1 + groups, hidden)`, the class token first, positions included.
-        centers: `(batch, groups, 3)`.
+        tokens: `(batch, 1 + groups, hidden)`, the class token first, with positions that are added only once.
+        centers: `(batch, groups, 3)`, in the units and axes of the input.
         center_index: `(batch, groups)`.
+        positions: `(batch, 1 + groups, hidden)`, added before every block; None if they are added only once.
+        patch_index: `(batch, groups, group_size)`, if the encoder returns it.
     """
 
     tokens: torch.Tensor
     centers: torch.Tensor
     center_index: torch.Tensor
+    positions: torch.Tensor | None = None
+    patch_index: torch.Tensor | None = None
 
 
 class AlignedPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
@@ -256,6 +263,10 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
         """Turn clouds `(batch, points, in_channels)` into the input of the first block."""
         raise NotImplementedError(f"{type(self).__name__} must define tokenize")
 
+    def pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Turn normed tokens `(batch, 1 + groups, hidden)` into features of clouds `(batch, feature_size)`."""
+        return self.projection(hidden_states[:, 0])
+
     @property
     def layer_stack(self) -> LayerStack:
         """The blocks and their properties for adapters; all of this model is pretrained."""
@@ -301,7 +312,7 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
         return_hidden, return_attentions = requested_outputs(
             config, output_hidden_states, output_attentions, config._attn_implementation
         )
-        tokens, centers, center_index = self.tokenize(points)
+        tokens, centers, center_index, positions, patch_index = self.tokenize(points)
         tokens = self.input_tokens(tokens)
         is_guided = any(getattr(layer, "takes_geometry", False) for layer in layers)
         # Cell size in radii: about six patches per cell, whatever their number.
@@ -310,18 +321,19 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
         recorder = AttentionRecorder(layers, {PointAttention: 1}, config.model_type) if return_attentions else None
         requested = (*output_layers, *range(len(layers))) if return_hidden else output_layers
         with recorder or nullcontext():
-            hidden_states, outputs = self.blocks(tokens, None, requested, geometry)
+            hidden_states, outputs = self.blocks(tokens, positions, requested, geometry)
             attentions = recorder.weights if recorder is not None else None
         count = len(output_layers)
         hidden_states = self.norm(hidden_states)  # (batch, 1 + groups, hidden)
         return AlignedEncoderOutput(
             hidden_states,
-            self.projection(hidden_states[:, 0]),
+            self.pool(hidden_states),
             centers,
             center_index,
             outputs[:count] if output_layers else None,
             (tokens, *outputs[count:]) if return_hidden else None,
             attentions,
+            patch_index,
         )
 
 
@@ -410,24 +422,13 @@ class TextAlignment(nn.Module):
         return nn.functional.normalize(pooled.float(), dim=-1), scale
 
 
-class AlignedZeroShotClassifier(ZeroShotMixin, AlignedPreTrainedModel):
-    """Base class of models that compare clouds with texts, as `CLIPModel` compares images with texts.
+class AlignedTextsMixin(TextFeaturesMixin):
+    """For models whose config names a text tower, which is loaded when first needed.
 
-    The text tower that the config names is loaded when first needed, and is not part of the model: it is neither
-    stored nor trained, and its parameters do not count.
+    It is not part of the model: it is neither stored nor trained, and its parameters do not count.
     """
 
-    card_info = ZERO_SHOT_CARD
-    input_modalities = ("point_cloud", "text")
-    # Largest scale of cosines; None for any.
-    _largest_scale: float | None = None
-
-    def __init__(self, config: AlignedEncoderConfig, encoder: type[AlignedEncoder]):
-        super().__init__(config)
-        setattr(self, self.base_model_prefix, encoder(config))
-        self.alignment = TextAlignment(config.temperature, self._largest_scale)
-        self._text_tower: TextTower | None = None
-        self.post_init()
+    _text_tower: TextTower | None = None
 
     @property
     def text_tower(self) -> TextTower:
@@ -445,6 +446,21 @@ class AlignedZeroShotClassifier(ZeroShotMixin, AlignedPreTrainedModel):
                 )
             self._text_tower = open_text_tower(self.config, TEXT_TOWER)
         return self._text_tower
+
+
+class AlignedZeroShotClassifier(AlignedTextsMixin, ZeroShotMixin, AlignedPreTrainedModel):
+    """Base class of models that compare clouds with texts, as `CLIPModel` compares images with texts."""
+
+    card_info = ZERO_SHOT_CARD
+    input_modalities = ("point_cloud", "text")
+    # Largest scale of cosines; None for any.
+    _largest_scale: float | None = None
+
+    def __init__(self, config: AlignedEncoderConfig, encoder: type[AlignedEncoder]):
+        super().__init__(config)
+        setattr(self, self.base_model_prefix, encoder(config))
+        self.alignment = TextAlignment(config.temperature, self._largest_scale)
+        self.post_init()
 
     def align(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return unit vectors `(clouds, feature_size)` of the encoder's features, and the scale of cosines."""

@@ -43,11 +43,13 @@ class Patches:
             further channels unchanged; the nearest point, the centre itself, comes first.
         centers: `(batch, groups, 3)`, in the order in which they were sampled.
         center_index: `(batch, groups)`, the indices of the centres among the input points.
+        neighbor_index: `(batch, groups, neighbors)`, the indices of the neighbourhoods' points; None if not kept.
     """
 
     neighborhoods: torch.Tensor
     centers: torch.Tensor
     center_index: torch.Tensor
+    neighbor_index: torch.Tensor | None = None
 
     @property
     def points(self) -> torch.Tensor:
@@ -81,11 +83,12 @@ def group_patches(
     xyz = points[..., :3].contiguous()
     index = farthest_point_sample(xyz, num_groups, min_squared_norm=sampling_min_squared_norm)
     centers = gather_points(xyz, index)  # (batch, groups, 3)
-    neighbors = group(points, knn(centers, xyz, group_size))  # (batch, groups, neighbors, channels)
+    neighbor_index = knn(centers, xyz, group_size)  # (batch, groups, neighbors)
+    neighbors = group(points, neighbor_index)  # (batch, groups, neighbors, channels)
     offsets = neighbors[..., :3] - centers.unsqueeze(2)
     if points.shape[2] > 3:
         offsets = torch.cat([offsets, neighbors[..., 3:]], dim=-1)
-    return Patches(offsets, centers, index)
+    return Patches(offsets, centers, index, neighbor_index)
 
 
 def cut_patches(points: torch.Tensor, config: PreTrainedConfig, dtype: torch.dtype) -> Patches:

@@ -254,9 +254,21 @@ def embed_labels(
         templates: Texts with `{}` in place of the label.
         device: Device to compute on.
     """
-    texts = fill_templates(labels, templates)
-    vectors = tower.embed([text for own in texts for text in own], device)
-    return nn.functional.normalize(vectors.unflatten(0, (len(texts), -1)).mean(dim=1), dim=-1)
+    return embed_prompts(tower, fill_templates(labels, templates), device)
+
+
+def embed_prompts(
+    tower: TextTower, prompts: Sequence[Sequence[str]], device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Embed labels as unit vectors `(labels, width)`, the mean direction of their texts.
+
+    Args:
+        tower: The text tower.
+        prompts: The texts of each label, as many for each.
+        device: Device to compute on.
+    """
+    vectors = tower.embed([text for own in prompts for text in own], device)
+    return nn.functional.normalize(vectors.unflatten(0, (len(prompts), -1)).mean(dim=1), dim=-1)
 
 
 def fill_templates(labels: Sequence[str], templates: Sequence[str]) -> list[list[str]]:

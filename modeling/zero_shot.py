@@ -42,21 +42,16 @@ class ZeroShotOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ZeroShotMixin:
-    """For models that compare clouds with texts. A subclass has a `text_tower` and `align`."""
+class TextFeaturesMixin:
+    """For models that compare something with texts. A subclass has a `text_tower`."""
 
     config: PreTrainedConfig
-    base_model: PreTrainedModel
     device: torch.device
 
     @property
     def text_tower(self) -> TextTower:
         """The frozen text encoder and its tokenizer."""
         raise NotImplementedError(f"{type(self).__name__} must define text_tower")
-
-    def align(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return unit vectors `(clouds, text_width)` of the base model's `pooler_output`, and the scale of cosines."""
-        raise NotImplementedError(f"{type(self).__name__} must define align")
 
     def get_text_features(
         self,
@@ -90,6 +85,16 @@ class ZeroShotMixin:
             templates: Texts with `{}` for the name, whose vectors are averaged; by default those of the config.
         """
         return embed_labels(self.text_tower, labels, templates or self.config.hypothesis_templates, self.device)
+
+
+class ZeroShotMixin(TextFeaturesMixin):
+    """For models that compare clouds with texts. A subclass has a `text_tower` and `align`."""
+
+    base_model: PreTrainedModel
+
+    def align(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return unit vectors `(clouds, text_width)` of the base model's `pooler_output`, and the scale of cosines."""
+        raise NotImplementedError(f"{type(self).__name__} must define align")
 
     def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
         """Return unit vectors `(clouds, text_width)` of clouds `(clouds, points, in_channels)`."""

@@ -1,7 +1,10 @@
 """Tiny encoders that are aligned with texts, and the models around them."""
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
+
+from hf_any3d.modeling.patchalign3d import PatchAlign3DForZeroShotPointCloudSegmentation
+from tests.tiny_text_towers import saved_text_tower
 
 # Channels of the feature in the space of texts.
 FEATURES = 20
@@ -20,6 +23,7 @@ SMALL = {
 }
 OWN = {
     "openshape": {"group_radius": 0.6, "patch_widths": (12, 16, 20)},
+    "patchalign3d": {"patch_widths": (12, 16, 24), "patch_pooled_width": 20, "drop_path_rate": 0.0},
     "uni3d": {"patch_widths": (12, 16, 24), "patch_pooled_width": 20},
 }
 
@@ -35,3 +39,11 @@ def tiny_aligned(model_class: type[PreTrainedModel], **changes) -> PreTrainedMod
         elif name.endswith("weight"):
             tensor.mul_(4)  # features that differ between clouds
     return model.eval()
+
+
+def tiny_parts_by_name() -> PatchAlign3DForZeroShotPointCloudSegmentation:
+    """Make a model of parts by name whose text tower is a tiny CLIP."""
+    tower = saved_text_tower("clip")
+    width = AutoConfig.from_pretrained(tower).projection_dim
+    parts = {"text_tower": {"name_or_path": tower}}
+    return tiny_aligned(PatchAlign3DForZeroShotPointCloudSegmentation, projection_dim=width, parts=parts)

@@ -18,9 +18,10 @@ from hf_any3d.cli.data import data, show
 from hf_any3d.cli.demo import demo
 from hf_any3d.cli.evaluate import evaluation
 from hf_any3d.cli.model import export, info, push, space
-from hf_any3d.cli.predict import features, predict, segment, zero_shot
+from hf_any3d.cli.predict import features, predict, zero_shot
 from hf_any3d.cli.reconstruct import reconstruct
 from hf_any3d.cli.research import MORE_ARGUMENTS, reproduce, sweep
+from hf_any3d.cli.segment import segment
 from hf_any3d.cli.train import train
 from hf_any3d.messages import one_line
 

@@ -148,6 +148,7 @@ def status(text: str) -> Iterator[None]:
 # Ending of the class of a saved model -> what it is, and the command for it.
 _KINDS = {
     "ForZeroShotPointCloudClassification": ("a zero-shot classifier", "zero-shot"),
+    "ForZeroShotPointCloudSegmentation": ("a segmentation model for parts by name", "segment"),
     "ForPointCloudClassification": ("a classifier", "predict"),
     "ForPartSegmentation": ("a segmentation model", "segment"),
     "ForPointCloudSegmentation": ("a segmentation model", "segment"),
@@ -158,7 +159,16 @@ _KINDS = {
     "Model": ("a model without a head", "features"),
 }
 # The types of `hf_any3d.registration.MODELS`, which takes seconds to import.
-_OUR_TYPES = ("act3d", "act3d_autoencoder", "any2point", "minigpt3d", "openshape", "point_transformer_v3", "uni3d")
+_OUR_TYPES = (
+    "act3d",
+    "act3d_autoencoder",
+    "any2point",
+    "minigpt3d",
+    "openshape",
+    "patchalign3d",
+    "point_transformer_v3",
+    "uni3d",
+)
 _CONFIG = "config.json"
 
 

@@ -1,4 +1,4 @@
-"""Commands that run a model over files: predict, zero-shot, segment and features."""
+"""Commands that run a model over files: predict, zero-shot and features."""
 
 from __future__ import annotations
 
@@ -23,8 +23,18 @@ from hf_any3d.cli.common import (
     print_note,
     read_model_config,
 )
-from hf_any3d.cli.inputs import FILE_ERRORS, Cloud, Files, FileType, Inputs, find_inputs, finish, for_each_file
-from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
+from hf_any3d.cli.inputs import (
+    FILE_ERRORS,
+    Cloud,
+    Files,
+    FileType,
+    Inputs,
+    find_inputs,
+    finish,
+    for_each_file,
+    read_text_features,
+)
+from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
 from hf_any3d.messages import model_errors, one_line, print_line, printable
 
 
@@ -146,23 +156,6 @@ def zero_shot(
     _classify(pipe, name, inputs, arguments, output, batch_size, as_json, as_csv)
 
 
-def read_text_features(file: Path) -> np.ndarray:
-    """Read features of texts `(labels, channels)` from a .npy file.
-
-    Raises:
-        ValueError: The file is damaged, or holds no such array.
-        OSError: It cannot be read.
-    """
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{file}: not an array of NumPy ({one_line(error)})") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
-        seen = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
-        raise ValueError(f"{file}: holds {seen}; expected floats (labels, channels)")
-    return array
-
-
 def _classify(
     pipe: Any,
     model: str,
@@ -213,110 +206,6 @@ def prediction_cells(row: Row) -> Iterator[Row]:
         ending = "" if number == 1 else f"_{number}"
         cells |= {f"label{ending}": prediction["label"], f"score{ending}": f"{prediction['score']:.6f}"}
     yield cells | problems(row)
-
-
-def segment(
-    files: Files,
-    model: Model = None,
-    category: Annotated[str | None, option("Category of the objects, for models of parts.")] = None,
-    max_points: Annotated[
-        int | None,
-        option("Thin larger clouds out to this many points; the others get the label of the nearest one.", min=1),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        option(
-            "A page (.html) or picture (.png) of all clouds, the labelled points of one (.ply, .obj, .npz), a table "
-            "(.json, .csv), or a folder for labelled points and a page of each."
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None, option("Blocks per batch; by default 8, or 1 if they depend on each other.", min=1)
-    ] = None,
-    device: Device = None,
-    file_type: FileType = None,
-    as_json: AsJson = False,
-    as_csv: AsCsv = False,
-) -> None:
-    """Label every point with the part or object that it belongs to.
-
-    Clouds of any size are processed in blocks. A bar shows the blocks that are done.
-    """
-    name, files = split_model(files, model)
-    inputs = find_inputs(files, file_type)
-    types = (*VIEWS, *CLOUDS, *DATA)
-    suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)
-    pipe = open_pipeline("point-cloud-segmentation", check_model(name, "segment"), device)
-    names = [pipe.model.config.id2label[number] for number in range(pipe.model.config.num_labels)]
-    from hf_any3d.visualization.web_page import label_colors
-
-    palette, seen, up_axis = label_colors(len(names)), set(), pipe.feature_extractor.up_axis
-    gallery = Gallery(output if suffix in VIEWS else None, len(inputs), up_axis)
-    place = inputs.places()
-
-    def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-        rows = []
-        for cloud in clouds:
-            with model_errors(name, "cannot answer"):
-                result = pipe(
-                    cloud.row,
-                    category=category,
-                    max_points=max_points,
-                    batch_size=batch_size or usual_batch_size(pipe),
-                    progress=True,
-                )
-            points, labels = result["points"], result["labels"]
-            seen.update(map(int, np.unique(labels)))
-            if gallery.output is not None:
-                gallery.add(cloud_frame(points), palette[labels], Path(cloud.name).name)
-            if output is not None and suffix in CLOUDS:
-                _write_labelled(output, points, labels, palette)
-            elif output is not None and not suffix:
-                folder = output / place[cloud.name]
-                _write_labelled(folder.with_name(folder.name + ".ply"), points, labels, palette)
-                page = Gallery(folder.with_name(folder.name + ".html"), 1, up_axis)
-                page.add(cloud_frame(points), palette[labels], folder.name)
-                page.write(folder.name, {names[n]: palette[n].tolist() for n in map(int, np.unique(labels))})
-            rows.append(
-                {"points": len(labels), "segments": [_share(part, len(labels)) for part in result["segments"]]}
-            )
-        return rows
-
-    width = file_width(inputs)
-
-    def line(row: Row) -> str:
-        parts = "   ".join(f"{printable(part['label'])} {100 * part['share']:.1f} %" for part in row["segments"])
-        return f"{printable(row['file']):<{width}}  {row['points']:,} points: {parts}"
-
-    def cells(row: Row) -> Iterator[Row]:
-        for part in row.get("segments", ()):
-            yield {"file": row["file"], **part}
-        if "error" in row:
-            yield {"file": row["file"], **problems(row)}
-
-    rows = for_each_file(inputs, answer, show=False)
-    done = print_rows(rows, line, cells, as_json=as_json, as_csv=as_csv)
-    gallery.write(f"labels by {name}", {names[number]: palette[number].tolist() for number in sorted(seen)})
-    if output is not None and suffix in DATA:
-        write_data(output, done, cells)
-    finish(done)
-
-
-def _share(part: dict[str, Any], total: int) -> dict[str, Any]:
-    count = int(part["mask"].sum())
-    return {"label": part["label"], "points": count, "share": count / total, "score": part["score"]}
-
-
-def _write_labelled(path: Path, points: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> None:
-    from hf_any3d.data.files import PointCloudData, write_point_cloud
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_point_cloud(path, PointCloudData(points, palette[labels], labels=labels))
-
-
-def cloud_frame(points: np.ndarray) -> np.ndarray:
-    """Return points relative to their smallest coordinates, which float32 can hold."""
-    return points - points.min(axis=0)
 
 
 def features(

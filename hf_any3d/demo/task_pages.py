@@ -47,6 +47,7 @@ _TITLES = {
     "point-cloud-classification": ("What is this?", "Classes"),
     "zero-shot-point-cloud-classification": ("Which of your words fits best?", "Words"),
     "point-cloud-segmentation": ("What are its parts?", "Parts"),
+    "zero-shot-point-cloud-segmentation": ("Where are the parts that your words name?", "Parts"),
     "point-cloud-reconstruction": ("What does the autoencoder keep?", "Reconstruction"),
     FEATURES: ("Which shapes are similar?", "Most similar examples, by the cosine of their features"),
 }
@@ -162,22 +163,25 @@ class TaskAnswers:
     def _zero_shot_point_cloud_classification(
         self, cloud: PointCloudData, words: str, _category: Any, note: str
     ) -> Answer:
-        labels = list(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
-        if not labels:
-            raise ValueError("write some words, separated by commas")
-        if len(labels) > MOST_WORDS or len(words) > LONGEST_WORDS:
-            raise ValueError(
-                f"{len(labels)} words; expected at most {MOST_WORDS}, {LONGEST_WORDS:,} characters in all"
-            )
-        found = self.pipe(cloud, candidate_labels=labels)
+        found = self.pipe(cloud, candidate_labels=_labels(words))
         return Answer(self._view(cloud), {}, [(one["label"], one["score"]) for one in found], note)
 
     def _point_cloud_segmentation(self, cloud: PointCloudData, _words: str, category: Any, note: str) -> Answer:
         if self.categories and category not in self.categories:
             raise ValueError("choose what kind of object it is; the possible parts depend on it")
-        found = self.pipe(cloud, **({"category": category} if self.categories else {}))
-        labels, config = found["labels"], self.pipe.model.config
+        config = self.pipe.model.config
         names = [str(config.id2label[number]) for number in range(config.num_labels)]
+        found = self.pipe(cloud, **({"category": category} if self.categories else {}))
+        return self._parts(cloud, found, names, note)
+
+    def _zero_shot_point_cloud_segmentation(
+        self, cloud: PointCloudData, words: str, _category: Any, note: str
+    ) -> Answer:
+        names = _labels(words)
+        return self._parts(cloud, self.pipe(cloud, candidate_labels=names), names, note)
+
+    def _parts(self, cloud: PointCloudData, found: dict[str, Any], names: list[str], note: str) -> Answer:
+        labels = found["labels"]
         colors = cloud.colors if cloud.colors is not None and len(cloud.colors) == len(labels) else None
         view = CloudView(np.asarray(found["points"]), colors=colors, labels=labels)
         rows = [(part["label"], float(part["mask"].mean())) for part in found["segments"]]
@@ -376,6 +380,20 @@ def thinned(cloud: PointCloudData, most: int) -> PointCloudData:
 
 def _read(visit: Visit, path: str) -> None:
     visit.read(path)
+
+
+def _labels(words: str) -> list[str]:
+    """Return the labels in a text with commas, each once.
+
+    Raises:
+        ValueError: There are none, or too many.
+    """
+    labels = list(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
+    if not labels:
+        raise ValueError("write some words, separated by commas")
+    if len(labels) > MOST_WORDS or len(words) > LONGEST_WORDS:
+        raise ValueError(f"{len(labels)} words; expected at most {MOST_WORDS}, {LONGEST_WORDS:,} characters in all")
+    return labels
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPi
 from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipeline
 from hf_any3d.pipelines.scene_features import scene_features
 from hf_any3d.pipelines.zero_shot_point_cloud_classification import ZeroShotPointCloudClassificationPipeline
+from hf_any3d.pipelines.zero_shot_point_cloud_segmentation import ZeroShotPointCloudSegmentationPipeline
 
 __all__ = [
     "DEFAULT_MODELS",
@@ -18,6 +19,7 @@ __all__ = [
     "PointCloudSegmentationPipeline",
     "PointCloudTextToTextPipeline",
     "ZeroShotPointCloudClassificationPipeline",
+    "ZeroShotPointCloudSegmentationPipeline",
     "default_model",
     "scene_features",
 ]

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from hf_any3d.pipelines.base import (
     stem_of,
     without_none,
 )
+from hf_any3d.processing import SURFACE_POINTS
 from hf_any3d.visualization.web_page import label_colors, write_point_cloud_page
 
 # Points sampled on a mesh, in multiples of the points that the model processes at a time.
@@ -200,7 +201,10 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         number = self._category_number(cloud, category)
         data = to_cloud(cloud, processor.features)
         if data.is_mesh:
-            data = data.sample_surface(MESH_DENSITY * processor.num_points, processor.seed or 0)
+            dense = MESH_DENSITY * processor.num_points
+            data = data.sample_surface(
+                dense if processor.returns_num_points else min(dense, SURFACE_POINTS), processor.seed or 0
+            )
         part = data
         if max_points is not None and len(data) > max_points:
             kept = np.random.default_rng(processor.seed or 0).choice(len(data), max_points, replace=False)
@@ -238,13 +242,14 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         outputs: list[dict[str, Any]],
         output_dir: str | os.PathLike | None = None,
         formats: list[str] | tuple[str, ...] = FORMATS,
+        names: Sequence[str] | None = None,
     ) -> dict[str, Any]:
-        """Merge the logits of all blocks of a cloud to its answer; see the class."""
+        """Merge the logits of all blocks of a cloud to its answer; `names` are those of labels, else the config's."""
         scene = outputs[-1]["cloud"]
         merged = _Merge(len(scene.part))
         for output in outputs:
             self._add(merged, output, scene.stem)
-        return self._answer(scene, merged, output_dir, formats)
+        return self._answer(scene, merged, output_dir, formats, names)
 
     def _add(self, merged: _Merge, outputs: dict[str, Any], stem: str | None) -> None:
         refuse_non_finite(outputs["logits"], stem)
@@ -256,7 +261,10 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         merged: _Merge,
         output_dir: str | os.PathLike | None = None,
         formats: list[str] | tuple[str, ...] = FORMATS,
+        names: Sequence[str] | None = None,
     ) -> dict[str, Any]:
+        if names is None:
+            names = [self.model.config.id2label[number] for number in range(self.model.config.num_labels)]
         data = scene.data
         labels, scores = merged.labels_and_scores()
         if scene.part is not data:
@@ -267,21 +275,21 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             labels, scores = labels[nearest], scores[nearest]
         points = data.points if data.offset is None else data.points + data.offset
         answer: dict[str, Any] = {"points": points, "labels": labels, "scores": scores}
-        answer["segments"] = self._segments(labels, scores)
+        answer["segments"] = self._segments(labels, scores, names)
         if output_dir is not None:
-            self._write(data, labels, Path(output_dir) / self.name_of(scene.stem), formats)
+            self._write(data, labels, Path(output_dir) / self.name_of(scene.stem), formats, names)
         return answer
 
-    def _segments(self, labels: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+    def _segments(self, labels: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
         counts = np.bincount(labels)
         present = sorted(np.flatnonzero(counts), key=lambda number: -counts[number])
         masks = [(int(number), labels == number) for number in present]
-        names = self.model.config.id2label
         return [{"label": names[n], "score": float(scores[mask].mean()), "mask": mask} for n, mask in masks]
 
-    def _write(self, data: PointCloudData, labels: np.ndarray, path: Path, formats: list[str] | tuple) -> None:
+    def _write(
+        self, data: PointCloudData, labels: np.ndarray, path: Path, formats: list[str] | tuple, names: Sequence[str]
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        names = [self.model.config.id2label[number] for number in range(self.model.config.num_labels)]
         palette = label_colors(len(names))
         colored = PointCloudData(data.points, palette[labels], labels=labels, offset=data.offset)
         for ending in ("ply", "obj"):
@@ -290,7 +298,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         if "html" in formats:
             page = path.with_name(f"{path.name}.html")
             write_point_cloud_page(
-                page, colored.points, labels, names, title=path.name, up_axis=self.feature_extractor.up_axis
+                page, colored.points, labels, list(names), title=path.name, up_axis=self.feature_extractor.up_axis
             )
 
     def _category_number(self, cloud: Any, category: str | int | None) -> int | None:

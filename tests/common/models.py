@@ -44,6 +44,13 @@ from hf_any3d.modeling.openshape import (
     OpenShapeForZeroShotPointCloudClassification,
     OpenShapeModel,
 )
+from hf_any3d.modeling.patchalign3d import (
+    PatchAlign3DForPointCloudClassification,
+    PatchAlign3DForPointCloudSegmentation,
+    PatchAlign3DForPreTraining,
+    PatchAlign3DForZeroShotPointCloudSegmentation,
+    PatchAlign3DModel,
+)
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudClassification,
     PointTransformerV3ForPointCloudSegmentation,
@@ -236,21 +243,21 @@ def _aligned(model_class: type[PreTrainedModel]) -> Callable[..., PreTrainedMode
     return build
 
 
-def _with_feature_texts(rows: int, seed: int) -> dict[str, Any]:
+def _with_feature_texts(rows: int, seed: int, channels: int = 6) -> dict[str, Any]:
     texts = torch.randn(LABELS, tiny_aligned.FEATURES, generator=torch.Generator().manual_seed(5))
-    return {"points": varied_clouds(rows, channels=6, seed=seed), "text_embeds": texts}
+    return {"points": varied_clouds(rows, channels=channels, seed=seed), "text_embeds": texts}
 
 
 _ALIGNED_STILL = {"head_dropout": 0.0, "segmentation_head_dropout": (0.0, 0.0)}
 
 
-def _aligned_cases(base: type, classifier: type, segmenter: type, zero_shot: type) -> tuple[Case, ...]:
+def _aligned_cases(base: type, classifier: type, segmenter: type, channels: int = 6) -> tuple[Case, ...]:
     return (
-        Case(base, _aligned(base), _clouds(6), None, "pooler_output", "projection"),
+        Case(base, _aligned(base), _clouds(channels), None, "pooler_output", "projection"),
         Case(
             classifier,
             _aligned(classifier),
-            _clouds(6),
+            _clouds(channels),
             _class_labels,
             "logits",
             "classifier.out",
@@ -259,14 +266,23 @@ def _aligned_cases(base: type, classifier: type, segmenter: type, zero_shot: typ
         Case(
             segmenter,
             _aligned(segmenter),
-            _clouds(6),
+            _clouds(channels),
             _point_labels(LABELS),
             "logits",
             "segmenter.head.out",
             _ALIGNED_STILL,
         ),
-        Case(zero_shot, _aligned(zero_shot), _with_feature_texts, _text_labels, "logits_per_point_cloud"),
     )
+
+
+def _patch_targets(rows: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(5)
+    features = torch.randn(rows, 10, tiny_aligned.FEATURES, generator=generator)
+    return {"target_features": features, "target_centers": torch.randn(rows, 10, 3, generator=generator)}
+
+
+def _zero_shot_case(model_class: type) -> Case:
+    return Case(model_class, _aligned(model_class), _with_feature_texts, _text_labels, "logits_per_point_cloud")
 
 
 def _ptv3(model_class: type[PreTrainedModel]) -> Callable[..., PreTrainedModel]:
@@ -382,13 +398,34 @@ _BUILDERS = (
         OpenShapeModel,
         OpenShapeForPointCloudClassification,
         OpenShapeForPointCloudSegmentation,
-        OpenShapeForZeroShotPointCloudClassification,
     ),
+    _zero_shot_case(OpenShapeForZeroShotPointCloudClassification),
     *_aligned_cases(
         Uni3DModel,
         Uni3DForPointCloudClassification,
         Uni3DForPointCloudSegmentation,
-        Uni3DForZeroShotPointCloudClassification,
+    ),
+    _zero_shot_case(Uni3DForZeroShotPointCloudClassification),
+    *_aligned_cases(
+        PatchAlign3DModel,
+        PatchAlign3DForPointCloudClassification,
+        PatchAlign3DForPointCloudSegmentation,
+        channels=3,
+    ),
+    Case(
+        PatchAlign3DForZeroShotPointCloudSegmentation,
+        _aligned(PatchAlign3DForZeroShotPointCloudSegmentation),
+        lambda rows, seed: _with_feature_texts(rows, seed, channels=3),
+        _point_labels(LABELS),
+        "logits",
+    ),
+    Case(
+        PatchAlign3DForPreTraining,
+        _aligned(PatchAlign3DForPreTraining),
+        _clouds(),
+        _patch_targets,
+        "predictions",
+        "patchalign3d.projection",
     ),
     Case(
         PointTransformerV3Model,

@@ -73,7 +73,15 @@ def saved(tmp_path_factory):
 def head_of(case: Case) -> bool:
     """Return whether the class has a head on the base model of its config."""
     return case.name.startswith(
-        ("ActFor", "Any2PointFor", "NormedPhiFor", "OpenShapeFor", "PointTransformerV3For", "Uni3DFor")
+        (
+            "ActFor",
+            "Any2PointFor",
+            "NormedPhiFor",
+            "OpenShapeFor",
+            "PatchAlign3DFor",
+            "PointTransformerV3For",
+            "Uni3DFor",
+        )
     )
 
 

@@ -1,5 +1,6 @@
-"""Checkpoints of OpenShape and Uni3D as their authors write them, of the published layouts with fewer blocks."""
+"""Checkpoints of OpenShape, Uni3D and PatchAlign3D as their authors write them, with fewer blocks."""
 
+import argparse
 import re
 
 import torch
@@ -48,3 +49,16 @@ def uni3d(name: str, prefix: str = "") -> dict:
             for tensor, value in shallow(name).items()
         }
     }
+
+
+def patchalign3d(stage: int = 2) -> dict:
+    """The content of `last.pt` of a training stage of PatchAlign3D, with one block."""
+    case = AlignedCase("patchalign3d_segment" if stage == 2 else "patchalign3d_stage1")
+    projection = {name: torch.as_tensor(fill(name, *spec)) for name, spec in case.manifest["state_dict_proj"].items()}
+    content = {
+        "epoch": 100,
+        "model": shallow("patchalign3d_segment"),
+        "proj": projection,
+        "args": argparse.Namespace(lr=1e-4, text_model="ViT-bigG-14"),
+    }
+    return content | ({"temp": {"log_scale": torch.tensor(3.5)}} if stage == 2 else {})

@@ -19,13 +19,14 @@ from hf_any3d.conversions import (
     convert_minigpt3d,
     convert_minigpt3d_parts,
     convert_openshape,
+    convert_patchalign3d,
     convert_ptv3,
     convert_uni3d,
 )
 from hf_any3d.conversions.any2point import VARIANTS
 from tests.chat.tiny_tokenizers import character_tokenizer
 from tests.conversions.act_originals import Original
-from tests.conversions.aligned_originals import openshape_training, uni3d
+from tests.conversions.aligned_originals import openshape_training, patchalign3d, uni3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.originals import SmallCase, content, small_variant
 from tests.conversions.test_imagebind_audio import original as imagebind_original
@@ -118,6 +119,9 @@ CONVERTERS = {
     ),
     "openshape": Converter(
         openshape_training, "state_dict", lambda checkpoint, output, others: convert_openshape(checkpoint, output)
+    ),
+    "patchalign3d": Converter(
+        patchalign3d, "model", lambda checkpoint, output, others: convert_patchalign3d(checkpoint, output)
     ),
     "ptv3": Converter(
         ptv3_original, "state_dict", lambda checkpoint, output, others: convert_ptv3(checkpoint, output)

@@ -18,6 +18,7 @@ from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit, dem
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.modeling.any2point import Any2PointModel
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
+from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import adapted_model, tiny_model, tiny_part_model, tiny_scene_model
 from tests.tiny_text_towers import tiny_zero_shot_model
@@ -28,6 +29,7 @@ PARTS = ["table top", "table legs", "lamp foot", "<b>pole", "lamp shade"]
 MODELS = {
     "point-cloud-classification": lambda: tiny_model(id2label={0: "chair", 1: "<i>lamp", 2: "sofa"}),
     "zero-shot-point-cloud-classification": tiny_zero_shot_model,
+    "zero-shot-point-cloud-segmentation": tiny_parts_by_name,
     "point-cloud-segmentation": lambda: tiny_part_model(id2label=dict(enumerate(PARTS))),
     "point-cloud-reconstruction": lambda: tiny_autoencoder(None),
     FEATURES: lambda: tiny_model(model_class=Any2PointModel),
@@ -59,6 +61,7 @@ def cloud(count=200, **fields):
         (adapted_model, "point-cloud-classification"),
         (tiny_scene_model, "point-cloud-segmentation"),
         (tiny_zero_shot_model, "zero-shot-point-cloud-classification"),
+        (tiny_parts_by_name, "zero-shot-point-cloud-segmentation"),
         (lambda: tiny_autoencoder(None), "point-cloud-reconstruction"),
         (lambda: tiny_model(model_class=Any2PointModel), FEATURES),
         (lambda: ActForPreTraining.from_autoencoder_pretrained(tiny_autoencoder(None), num_hidden_layers=1), FEATURES),
@@ -102,6 +105,16 @@ def test_parts_of_the_chosen_kind_are_colored(answers):
     (view,) = found.clouds
     assert sum(share for _, share in found.rows) == pytest.approx(1) and view.colors is not None
     assert {PARTS[label] for label in view.labels} == {label for label, _ in found.rows} <= set(found.colors)
+
+
+def test_parts_are_found_by_the_words(answers):
+    one = answers("zero-shot-point-cloud-segmentation")
+    found = one.ask(cloud(), "seat, leg")
+    (view,) = found.clouds
+    assert list(found.colors) == ["seat", "leg"] and len(view.labels) == 200
+    assert {["seat", "leg"][label] for label in view.labels} == {label for label, _ in found.rows}
+    with pytest.raises(ValueError, match="write some words"):
+        one.ask(cloud())
 
 
 def test_reconstructions_are_shown_next_to_their_input(answers):

@@ -25,6 +25,7 @@ from hf_any3d import (
     load_point_dataset,
 )
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
+from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_autoencoders import tiny_autoencoder
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -41,8 +42,9 @@ def write_models() -> None:
     Any2PointForZeroShotPointCloudClassification.from_encoder_pretrained(ENCODER, **small).save_pretrained(
         "outputs/zero-shot"
     )
+    tiny_parts_by_name().save_pretrained("outputs/parts-by-name")
     tiny_autoencoder(None).save_pretrained("outputs/teacher")
-    for saved in ("quickstart/model", "zero-shot", "teacher"):
+    for saved in ("quickstart/model", "zero-shot", "parts-by-name", "teacher"):
         PointCloudProcessor(num_points=64).save_pretrained(f"outputs/{saved}")
     chat = tiny_chat_pipeline(max_position_embeddings=2048)
     chat.model.generation_config.max_new_tokens = 6

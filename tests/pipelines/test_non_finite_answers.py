@@ -6,6 +6,7 @@ import torch
 from transformers import pipeline
 
 from hf_any3d import PointCloudProcessor
+from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds, tiny_model, tiny_scene_model
 from tests.tiny_text_towers import LABELS, tiny_zero_shot_model
@@ -18,6 +19,11 @@ TASKS = {
     "zero-shot-point-cloud-classification": (
         tiny_zero_shot_model,
         "alignment.projection.weight",
+        {"candidate_labels": LABELS},
+    ),
+    "zero-shot-point-cloud-segmentation": (
+        tiny_parts_by_name,
+        "patchalign3d.projection.weight",
         {"candidate_labels": LABELS},
     ),
     "point-cloud-reconstruction": (lambda: tiny_autoencoder(None), "decoder.out.weight", {}),

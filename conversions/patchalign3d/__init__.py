@@ -1,0 +1,1 @@
+"""Convert PatchAlign3D's point encoder: its tensors under our names, and directories that open."""

@@ -1,0 +1,106 @@
+"""Convert a released PatchAlign3D encoder, of either training stage, into a directory that opens."""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hf_any3d.conversions.aligned_encoders import save_aligned_encoder
+from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
+from hf_any3d.conversions.patchalign3d.names import convert_patchalign3d_state_dict, patchalign3d_sizes
+from hf_any3d.modeling.aligned_encoders import TEXT_TOWER
+from hf_any3d.modeling.patchalign3d import (
+    PatchAlign3DConfig,
+    PatchAlign3DForPreTraining,
+    PatchAlign3DForZeroShotPointCloudSegmentation,
+)
+from hf_any3d.modeling.patchalign3d.part_texts import PART_TEMPLATES
+
+_RELEASED: dict[str, Any] = {"sampling_min_squared_norm": 1e-3}
+_LOG_SCALE = "log_scale"
+# Channels of the feature -> the model whose texts share its space, and where transformers opens it, if it is known.
+_TOWERS = {
+    1280: ("OpenCLIP ViT-bigG-14 (laion2b_s39b_b160k)", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"),
+    512: ("OpenCLIP ViT-B-16", None),
+}
+_IMAGE_FEATURES = 768
+_PROCESSOR: dict[str, Any] = {"num_points": 2048}
+
+
+def convert_patchalign3d(
+    checkpoint: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    num_groups: int | None = None,
+    group_size: int | None = None,
+) -> dict[str, Any]:
+    """Convert `patchalign3d.pt`, or a `last.pt` of either training stage.
+
+    A file with a temperature is of the second stage and becomes a model that finds parts by name; without, it is of
+    the first and becomes one that predicts features of an image encoder.
+
+    Args:
+        checkpoint: The authors' file.
+        output: Directory to create.
+        num_groups: Patches per cloud; 128 by default, as published.
+        group_size: Points per patch; 32 by default, as published.
+
+    Returns:
+        Facts by name: `output`, `model`, `parameters`, `bytes`.
+
+    Raises:
+        ValueError: The checkpoint cannot be read or does not fit.
+        FileNotFoundError: No such checkpoint.
+        FileExistsError: `output` exists and is not empty.
+    """
+    original, projection = _entry(checkpoint, "model"), _entry(checkpoint, "proj")
+    temperature = _entry(checkpoint, "temp", is_optional=True)
+    given = {"num_groups": num_groups, "group_size": group_size}
+    with errors_about(checkpoint):
+        state = convert_patchalign3d_state_dict(original, projection)
+        sizes = patchalign3d_sizes(state) | {name: value for name, value in given.items() if value is not None}
+        features = sizes["projection_dim"]
+        if temperature is None:
+            if features != _IMAGE_FEATURES:
+                raise ValueError(
+                    f"it has no entry 'temp', so it is of the first stage, but its features have {features} channels; "
+                    f"expected {_IMAGE_FEATURES}, those of DINOv2"
+                )
+            settings: dict[str, Any] = {"aligned_with": "DINOv2 (facebook/dinov2-base, features of patches)"}
+        else:
+            account(checkpoint, temperature, {_LOG_SCALE: torch.empty(())})
+            if not math.isfinite(float(temperature[_LOG_SCALE])):
+                raise ValueError(f"{_LOG_SCALE} is {float(temperature[_LOG_SCALE])}; expected a finite number")
+            name, tower = _TOWERS.get(features, (None, None))
+            settings = {"aligned_with": name, "parts": tower and {TEXT_TOWER: {"name_or_path": tower}}}
+        config = PatchAlign3DConfig(**sizes, **settings, **_RELEASED)
+    return save_aligned_encoder(
+        checkpoint,
+        output,
+        PatchAlign3DForPreTraining if temperature is None else PatchAlign3DForZeroShotPointCloudSegmentation,
+        config,
+        state,
+        logit_scale=None if temperature is None else temperature[_LOG_SCALE],
+        templates=PART_TEMPLATES,
+        processor=_PROCESSOR,
+        remarks={
+            "What it computes": "The released program: y and z of clouds are exchanged in the model "
+            "(`exchange_axes=True`), which takes clouds with y up in the unit sphere; points within 0.0316 of the "
+            "origin are never sampled as centres of patches (`sampling_min_squared_norm=1e-3`), except for the first "
+            "point. Scores of parts are cosines divided by 0.07; the scale that training learned is kept for further "
+            "training and not part of them.",
+            "Licence": "The authors publish their program under the MIT licence; the licence of these weights is on "
+            "the card of their repository. The text tower has its own.",
+        },
+    )
+
+
+def _entry(checkpoint: str | os.PathLike, key: str, is_optional: bool = False) -> Mapping[str, Any] | None:
+    try:
+        return read_checkpoint(checkpoint, (key,))
+    except ValueError as error:
+        if is_optional and "no state dict; expected one under" in str(error):
+            return None
+        raise

@@ -1,0 +1,103 @@
+"""Vectors of words that were computed elsewhere, such as names of parts, in a safetensors file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from hf_any3d.atomic_files import atomic_write
+from hf_any3d.modeling.patchalign3d.part_texts import clean_label
+
+
+class TextBank:
+    """Vectors of words that were computed once, for models whose text tower is large or cannot be opened here.
+
+    Labels are found by their cleaned names. A file of a bank is a safetensors file with a vector `(width,)` for each
+    word, named by the word.
+
+    Args:
+        features: Vectors `(width,)` by label.
+
+    Raises:
+        ValueError: If there are none, two labels have the same cleaned name, or a vector has another width than the
+            first, is zero, or has NaN or infinite numbers.
+
+    Example:
+        ```python
+        words = ["seat", "back", "leg"]
+        TextBank(dict(zip(words, model.encode_labels(words)))).save("words.safetensors")
+        texts = TextBank.from_file("words.safetensors").encode(["leg", "seat"])  # (2, width)
+        ```
+    """
+
+    def __init__(self, features: Mapping[str, torch.Tensor]):
+        if not features:
+            raise ValueError("the text bank is empty; expected a vector for each word")
+        self._features: dict[str, torch.Tensor] = {}
+        width = next(iter(features.values())).shape
+        for label, vector in features.items():
+            if clean_label(label) in self._features:
+                raise ValueError(f"the text bank has {clean_label(label)!r} twice; expected each word once")
+            if vector.ndim != 1 or vector.shape != width:
+                raise ValueError(
+                    f"the text bank has {label!r} with shape {tuple(vector.shape)}; expected one vector for each "
+                    f"word, all of the shape of the first, {tuple(width)}"
+                )
+            vector = vector.detach().float().cpu()
+            if not vector.isfinite().all() or not vector.any():
+                raise ValueError(f"the text bank has {label!r} with zeros only, NaN or infinite numbers")
+            self._features[clean_label(label)] = nn.functional.normalize(vector, dim=0)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike) -> TextBank:
+        """Read a bank.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is no safetensors file, or its tensors make no bank.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        try:
+            features = load_file(path)
+        except (SafetensorError, KeyError) as error:  # KeyError: unknown dtype
+            raise ValueError(f"{path}: damaged, or no safetensors file ({error})") from error
+        try:
+            return cls(features)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The cleaned words."""
+        return tuple(self._features)
+
+    @property
+    def width(self) -> int:
+        """Channels of a vector."""
+        return len(next(iter(self._features.values())))
+
+    def __contains__(self, label: str) -> bool:
+        return clean_label(label) in self._features
+
+    def encode(self, labels: Sequence[str]) -> torch.Tensor:
+        """Return unit vectors `(labels, width)` of labels.
+
+        Raises:
+            ValueError: If a label has no vector.
+        """
+        if missing := [label for label in labels if label not in self]:
+            known = ", ".join(sorted(self._features)[:20])
+            raise ValueError(f"the text bank has no vector of {missing[0]!r}; it has {len(self._features)}: {known}")
+        return torch.stack([self._features[clean_label(label)] for label in labels])
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the bank to a safetensors file."""
+        with atomic_write(Path(path)) as unfinished:
+            save_file(self._features, unfinished, {"format": "pt"})

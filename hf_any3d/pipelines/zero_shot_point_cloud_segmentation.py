@@ -1,0 +1,146 @@
+"""`pipeline("zero-shot-point-cloud-segmentation")`: parts that are named by words."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from hf_any3d.data.text_bank import TextBank
+from hf_any3d.modeling.patchalign3d import clean_label
+from hf_any3d.pipelines.base import refuse_unknown
+from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
+from hf_any3d.pipelines.zero_shot_point_cloud_classification import CACHE_SIZE, as_labels
+
+
+class ZeroShotPointCloudSegmentationPipeline(PointCloudSegmentationPipeline):
+    """Label every point with one of the parts that labels, given as text, name.
+
+    Takes the clouds, and returns the answers, of `PointCloudSegmentationPipeline`; the numbers of labels are their
+    places in `candidate_labels`. Every point gets one of the labels. Embeddings of a set of labels are cached.
+
+    Arguments of a call:
+
+    - `candidate_labels`: a list of names of parts, or one text with names separated by commas.
+    - `category`: name of the object's category, such as "chair", which then is part of the texts; "object" if it is
+      not known. By default, as in training, texts name parts alone.
+    - `templates`: "part_only", "part_plus_cat" or "ensemble", or texts with `{}` for the part and perhaps a second
+      `{}` for the category; by default those of the model's config.
+    - `text_features`: vectors of labels that were computed elsewhere, instead of the model's text tower: a `TextBank`,
+      the path of its file, or a tensor or array `(labels, width)`.
+    - `patch_to_point`: "nearest" or "membership", how points get the scores of patches; by default the config's.
+    - `max_points`, `output_dir` and `formats`: as of `PointCloudSegmentationPipeline`.
+
+    Example:
+        ```python
+        import hf_any3d
+        from transformers import pipeline
+
+        segment = pipeline("zero-shot-point-cloud-segmentation", model="me/patchalign3d")
+        answer = segment("chair.ply", candidate_labels=["seat", "back", "leg"], output_dir="segmented")
+        [(part["label"], part["mask"].sum()) for part in answer["segments"]]
+        ```
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._embeddings: OrderedDict[tuple, torch.Tensor] = OrderedDict()
+        super().__init__(*args, **kwargs)
+
+    def _sanitize_parameters(
+        self,
+        candidate_labels: Sequence[str] | str | None = None,
+        category: str | None = None,
+        templates: Sequence[str] | str | None = None,
+        text_features: Any = None,
+        patch_to_point: str | None = None,
+        **kwargs: Any,
+    ) -> tuple[dict, dict, dict]:
+        own = ("max_points", "output_dir", "formats")
+        before, _, after = super()._sanitize_parameters(**{name: kwargs.pop(name) for name in own if name in kwargs})
+        refuse_unknown(
+            kwargs, f"candidate_labels, category, templates, text_features, patch_to_point, {', '.join(own)}"
+        )
+        if text_features is not None and (category is not None or templates is not None):
+            raise ValueError("category and templates make texts; expected neither, as text_features is given")
+        during: dict[str, Any] = {} if patch_to_point is None else {"patch_to_point": patch_to_point}
+        texts = {"category": category, "templates": templates, "text_features": text_features}
+        during |= {name: value for name, value in texts.items() if value is not None}
+        if candidate_labels is not None:
+            labels = as_part_labels(candidate_labels)
+            during["labels"], after["names"] = labels, labels
+        return before, during, after
+
+    def __call__(self, inputs: Any, candidate_labels: Sequence[str] | str | None = None, **kwargs: Any) -> Any:
+        """Run the pipeline on one cloud or many; see the class and `PointCloudSegmentationPipeline`.
+
+        Raises:
+            ValueError: If there are no labels, or a label, template or vector is invalid.
+        """
+        if candidate_labels is not None:
+            kwargs["candidate_labels"] = candidate_labels
+        elif "labels" not in self._forward_params:
+            raise ValueError("candidate_labels is missing; expected a list of labels to choose from")
+        return super().__call__(inputs, **kwargs)
+
+    def _forward(
+        self,
+        model_inputs: dict[str, Any],
+        labels: tuple[str, ...] = (),
+        patch_to_point: str | None = None,
+        **texts: Any,
+    ) -> dict[str, Any]:
+        own = {name: model_inputs.pop(name) for name in ("index", "cloud", "is_last")}
+        embeds = self.label_embeddings(labels, **texts)
+        output = self.model(**model_inputs, text_embeds=embeds, patch_to_point=patch_to_point)
+        return {"logits": output.logits.float(), **own}
+
+    def label_embeddings(
+        self,
+        labels: tuple[str, ...],
+        category: str | None = None,
+        templates: Sequence[str] | str | None = None,
+        text_features: Any = None,
+    ) -> torch.Tensor:
+        """Return unit vectors `(labels, width)`; those of the text tower are cached."""
+        if text_features is not None:
+            return _given_features(labels, text_features).to(self.model.device)
+        key = (labels, category, templates if isinstance(templates, str) else tuple(templates or ()))
+        if key not in self._embeddings:
+            self._embeddings[key] = self.model.encode_labels(labels, templates, category)
+            if len(self._embeddings) > CACHE_SIZE:
+                self._embeddings.popitem(last=False)
+        self._embeddings.move_to_end(key)
+        return self._embeddings[key]
+
+    def _category_number(self, cloud: Any, category: str | int | None) -> int | None:
+        return None  # the category is part of the texts
+
+
+def as_part_labels(given: Sequence[str] | str) -> tuple[str, ...]:
+    """Return names of parts as a tuple; a text is split at commas.
+
+    Raises:
+        ValueError: If there are none, one is empty or not a text, or two are equal but for case and punctuation.
+    """
+    labels = as_labels(given)
+    cleaned = [clean_label(label) for label in labels]
+    if twice := [label for label, name in zip(labels, cleaned, strict=True) if cleaned.count(name) > 1]:
+        raise ValueError(f"candidate_labels has {twice[0]!r} and {twice[1]!r}, which are the same text; expected one")
+    return labels
+
+
+def _given_features(labels: tuple[str, ...], features: Any) -> torch.Tensor:
+    if isinstance(features, (str, os.PathLike)):
+        features = TextBank.from_file(features)
+    elif isinstance(features, Mapping):
+        features = TextBank(features)
+    if isinstance(features, TextBank):
+        return features.encode(labels)
+    features = torch.as_tensor(features, dtype=torch.float32)
+    if features.ndim != 2 or len(features) != len(labels):
+        raise ValueError(
+            f"text_features has shape {tuple(features.shape)}; expected ({len(labels)}, width), a vector for each of "
+            "the candidate_labels"
+        )
+    return features

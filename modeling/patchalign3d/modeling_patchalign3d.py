@@ -1,0 +1,426 @@
+"""PatchAlign3D's point encoder, its heads, and its two training stages (arXiv 2601.02457)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from hf_any3d.modeling.aligned_encoders import (
+    AlignedClassifier,
+    AlignedEncoder,
+    AlignedEncoderOutput,
+    AlignedPreTrainedModel,
+    AlignedSegmenter,
+    AlignedTextsMixin,
+    TextAlignment,
+    Tokens,
+)
+from hf_any3d.modeling.card_info import CardInfo, CardTask
+from hf_any3d.modeling.kernels.dispatch import autocast_disabled
+from hf_any3d.modeling.layers.forward_contract import honours_contract
+from hf_any3d.modeling.layers.heads import ClassToken
+from hf_any3d.modeling.patchalign3d.configuration_patchalign3d import ASSIGNMENTS, PatchAlign3DConfig
+from hf_any3d.modeling.patchalign3d.part_texts import part_prompts
+from hf_any3d.modeling.patchalign3d.patch_targets import (
+    carry_to_points,
+    label_masks,
+    nearest_targets,
+    part_loss,
+    patch_accuracy,
+    patch_majorities,
+    patch_shares,
+)
+from hf_any3d.modeling.point_ops.grouping import check_channels
+from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, cut_patches
+from hf_any3d.modeling.text_towers import embed_prompts
+from hf_any3d.modeling.zero_shot import LARGEST_SCALE
+
+_PARTS_BY_NAME = CardInfo(
+    "zero_shot_segmentation",
+    text=CardTask(
+        task="zero-shot-point-cloud-segmentation",
+        task_name="Zero-shot part segmentation of point clouds",
+        intro="Finds the parts of a 3D point cloud that labels, given as text, name.",
+        use="""answer = segment("chair.ply", candidate_labels=["seat", "back", "leg"], output_dir="segmented")
+answer["labels"], [segment["label"] for segment in answer["segments"]]""",
+        logits="""texts = model.encode_labels(["seat", "back", "leg"])
+logits = model(**processor("chair.ply", return_tensors="pt"), text_embeds=texts).logits  # (1, points, 3)""",
+        verb="segment",
+        metrics={"instance_miou": "Instance mIoU", "accuracy": "Accuracy of points"},
+        portions="they are read in portions of {points}, and every point gets a label.",
+        limits="""
+## Limits
+
+Every point gets one of the labels given, even if it belongs to none of them. Scores are shares among these labels, not
+probabilities that a label is correct.
+""",
+        has_classes=False,
+    ),
+)
+
+
+@dataclass
+class PartTextOutput(ModelOutput):
+    """Similarity of patches and points with texts.
+
+    Args:
+        loss: Loss of stage 2, with labels.
+        logits: `(batch, points, texts)`, scores of the points: those of patches, carried to them.
+        patch_logits: `(batch, groups, texts)`, cosines divided by the config's temperature.
+        patch_embeds: `(batch, groups, feature_size)`, unit vectors.
+        text_embeds: `(texts, feature_size)` or `(batch, texts, feature_size)`, unit vectors.
+        patch_accuracy: With labels, share of patches whose best label is that of most of their points.
+        hidden_states: On request, those of the encoder.
+        attentions: On request, those of the encoder.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    patch_logits: torch.Tensor | None = None
+    patch_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    patch_accuracy: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class PatchDistillationOutput(ModelOutput):
+    """Features of patches, compared with those of an image encoder.
+
+    Args:
+        loss: With targets, the mean of one minus the cosine.
+        predictions: `(batch, groups, feature_size)`, features of patches, not normalised.
+        center_distance: With targets, mean distance between a patch and its target.
+        hidden_states: On request, those of the encoder.
+        attentions: On request, those of the encoder.
+    """
+
+    loss: torch.Tensor | None = None
+    predictions: torch.Tensor | None = None
+    center_distance: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class PatchAlign3DPreTrainedModel(AlignedPreTrainedModel):
+    """Base class of all PatchAlign3D models."""
+
+    config_class = PatchAlign3DConfig
+    config: PatchAlign3DConfig
+    base_model_prefix = "patchalign3d"
+    _method = "[PatchAlign3D](https://arxiv.org/abs/2601.02457)"
+
+    @classmethod
+    def base_class(cls) -> type[PatchAlign3DModel]:
+        """Class of the encoder."""
+        return PatchAlign3DModel
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """As of all aligned encoders, but the class token starts as published."""
+        super()._init_weights(module)
+        if isinstance(module, ClassToken):
+            init.zeros_(module.token)
+            init.normal_(module.position)
+
+    def freeze_untrained(self) -> None:
+        """Freeze everything but what `config.trained` names, and what is not part of the encoder.
+
+        Batch norms of frozen layers still collect statistics in training, as in the released program.
+        """
+        if self.config.trained == "all":
+            return
+        encoder = self.base_model
+        trained: list[nn.Module] = [encoder.projection]
+        if self.config.trained == "last_block":
+            trained += [encoder.blocks.layers[-1], encoder.norm, encoder.patch_encoder.project, encoder.class_token]
+        encoder.requires_grad_(False)
+        for module in trained:
+            module.requires_grad_(True)
+
+
+class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
+    """PatchAlign3D's point encoder: patches, mini-PointNet, blocks, norm, and a projection of each patch.
+
+    Positions are added before every block. The features of patches lie in the space of texts; that of a cloud,
+    `pooler_output`, is their mean before they are normalised, for which the published encoder was not trained.
+
+    Args:
+        config: The configuration.
+
+    Source: PatchAlign3D, Sec. 3.
+    """
+
+    card_info = CardInfo("features", opens="PatchAlign3DModel")
+
+    def __init__(self, config: PatchAlign3DConfig):
+        super().__init__(config, final_norm=True)
+        width = config.hidden_size
+        self.patch_encoder = PatchEncoder(
+            config.in_channels, width, config.patch_widths, pooled_width=config.patch_pooled_width
+        )
+        self.class_token = ClassToken(width)
+        self.position_embed = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, width))
+        self.post_init()
+
+    def cut(self, points: torch.Tensor) -> Patches:
+        """Group clouds `(batch, points, in_channels)` into the patches that the config describes.
+
+        Returns:
+            Patches in the model's axes, with y and z exchanged if the config says so.
+
+        Raises:
+            ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN,
+                infinite or too large.
+        """
+        check_channels(points, self.config.in_channels)
+        return cut_patches(self._exchange(points), self.config, self.norm.weight.dtype)
+
+    def tokenize(self, points: torch.Tensor) -> Tokens:
+        """Turn clouds `(batch, points, in_channels)` into the input of the first block."""
+        patches = self.cut(points)
+        tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
+        positions = self.position_embed(patches.centers.to(self.position_embed[0].weight.dtype))
+        tokens, positions = self.class_token(tokens, positions)  # (batch, 1 + groups, hidden) each
+        centers = self._exchange(patches.centers)
+        return Tokens(tokens, centers, patches.center_index, positions, patches.neighbor_index)
+
+    def pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Turn tokens after the norm into features of clouds `(batch, feature_size)`, the mean over patches."""
+        return self.projection(hidden_states[:, 1:].mean(dim=1))
+
+    def get_patch_features(self, points: torch.Tensor) -> torch.Tensor:
+        """Return features of patches as unit vectors `(batch, groups, feature_size)`.
+
+        Their cosine similarity with features of texts of the tower that this encoder is aligned with, is their
+        product. Centres of the patches are in the output of `forward`.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+        """
+        hidden_states = self(points, return_dict=True).last_hidden_state[:, 1:]
+        return nn.functional.normalize(self.projection(hidden_states).float(), dim=-1)
+
+    def _exchange(self, points: torch.Tensor) -> torch.Tensor:
+        if not self.config.exchange_axes:
+            return points
+        return torch.cat([points[..., :1], points[..., 2:3], points[..., 1:2], points[..., 3:]], dim=-1)
+
+
+class PatchAlign3DForPointCloudClassification(PatchAlign3DPreTrainedModel, AlignedClassifier):
+    """`PatchAlign3DModel` with a classification head on the mean of the patches' features."""
+
+    card_info = CardInfo("classification")
+
+    def __init__(self, config: PatchAlign3DConfig):
+        super().__init__(config, PatchAlign3DModel)
+        self.freeze_untrained()
+
+
+class PatchAlign3DForPointCloudSegmentation(PatchAlign3DPreTrainedModel, AlignedSegmenter):
+    """`PatchAlign3DModel` with a head that predicts a class for every point of a scene or an object.
+
+    Raises:
+        ValueError: If `segmentation_layers` names an unknown block, or the head has no hidden layer.
+    """
+
+    card_info = CardInfo("semantic_segmentation")
+
+    def __init__(self, config: PatchAlign3DConfig):
+        super().__init__(config, PatchAlign3DModel)
+        self.freeze_untrained()
+
+
+class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
+    """First training stage: patches learn the features that an image encoder has of their points.
+
+    Args:
+        config: The configuration; `projection_dim` is the width of the image encoder's features.
+
+    Source: PatchAlign3D, Sec. 3, first stage.
+    """
+
+    card_info = CardInfo("features", opens="PatchAlign3DForPreTraining")
+
+    def __init__(self, config: PatchAlign3DConfig):
+        super().__init__(config)
+        self.patchalign3d = PatchAlign3DModel(config)
+        self.post_init()
+        self.freeze_untrained()
+
+    @honours_contract
+    def forward(
+        self,
+        points: torch.Tensor,
+        target_features: torch.Tensor | None = None,
+        target_centers: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> PatchDistillationOutput:
+        """Predict features of patches, and compare them with targets.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            target_features: `(batch, targets, feature_size)`, features of the image encoder, of any length. A patch
+                is compared with the target whose centre is nearest to its own.
+            target_centers: `(batch, targets, 3)`, in the units and axes of the points; with `exchange_axes`, files of
+                the released program hold them with y and z exchanged.
+            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
+            output_attentions: The same for its attention weights, which only eager attention returns.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If features and centres of targets are not given together or have other shapes; if attention
+                weights are requested without eager attention.
+        """
+        if (target_features is None) != (target_centers is None):
+            raise ValueError("target_features and target_centers belong together; expected both or neither")
+        output = self.base_model(
+            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
+        )
+        predictions = self.base_model.projection(output.last_hidden_state[:, 1:])
+        loss = distance = None
+        if target_features is not None and target_centers is not None:
+            if target_features.shape[-1] != predictions.shape[-1]:
+                raise ValueError(
+                    f"target_features has shape {tuple(target_features.shape)}; expected (batch, targets, "
+                    f"{predictions.shape[-1]})"
+                )
+            targets, distances = nearest_targets(output.centers, target_centers, target_features.float())
+            loss = (1 - nn.functional.cosine_similarity(predictions.float(), targets, dim=-1)).mean()
+            distance = distances.mean()
+        return PatchDistillationOutput(loss, predictions, distance, output.hidden_states, output.attentions)
+
+
+class PatchAlign3DForZeroShotPointCloudSegmentation(AlignedTextsMixin, PatchAlign3DPreTrainedModel):
+    """`PatchAlign3DModel` that compares patches with texts and labels points; published encoders open as this class.
+
+    It is also the model of the second training stage, in which patches learn which words name them.
+
+    Args:
+        config: The configuration.
+
+    Source: PatchAlign3D, Sec. 3.
+    """
+
+    card_info = _PARTS_BY_NAME
+    input_modalities = ("point_cloud", "text")
+
+    def __init__(self, config: PatchAlign3DConfig):
+        super().__init__(config)
+        self.patchalign3d = PatchAlign3DModel(config)
+        self.alignment = TextAlignment(config.temperature, LARGEST_SCALE)
+        self.post_init()
+        self.freeze_untrained()
+
+    def encode_labels(
+        self, labels: Sequence[str], templates: str | Sequence[str] | None = None, category: str | None = None
+    ) -> torch.Tensor:
+        """Return unit vectors `(labels, feature_size)` of names of parts, for `text_embeds`.
+
+        Args:
+            labels: Names of parts.
+            templates: As of `part_prompts`; by default those of the config, for a given category its
+                `category_templates`.
+            category: Name of the object's category, or "object".
+        """
+        if templates is None:
+            templates = self.config.hypothesis_templates if category is None else self.config.category_templates
+        return embed_prompts(self.text_tower, part_prompts(labels, templates, category), self.device)
+
+    def get_patch_features(self, points: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors `(batch, groups, feature_size)` of patches; see `PatchAlign3DModel`."""
+        return self.base_model.get_patch_features(points)
+
+    @honours_contract
+    def forward(
+        self,
+        points: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        text_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        text_mask: torch.Tensor | None = None,
+        patch_to_point: str | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> PartTextOutput:
+        """Compare the patches of clouds with texts.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            input_ids: `(texts, words)`, from `text_tower.tokenize`.
+            attention_mask: `(texts, words)`.
+            text_embeds: `(texts, feature_size)`, embedded texts instead of both; or `(batch, texts, feature_size)`,
+                own texts for each cloud.
+            labels: With them the loss is returned: `(batch, points)` numbers of texts, -100 for points without one; or
+                `(batch, texts, points)`, True for the points that a text names, if these overlap.
+            text_mask: `(batch, texts)`, True for the texts that count in the loss of a cloud; by default those that
+                name a point. Clouds without any are left out.
+            patch_to_point: As of the config, whose value is the default.
+            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
+            output_attentions: The same for its attention weights, which only eager attention returns.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If texts are given twice, are missing for labels or have another shape; if labels have another
+                shape or number no text; if attention weights are requested without eager attention.
+        """
+        if input_ids is not None and text_embeds is not None:
+            raise ValueError("both input_ids and text_embeds are given; expected one of them")
+        how = self.config.patch_to_point if patch_to_point is None else patch_to_point
+        if how not in ASSIGNMENTS:
+            raise ValueError(f"patch_to_point={how!r}; expected one of {', '.join(map(repr, ASSIGNMENTS))}")
+        output: AlignedEncoderOutput = self.base_model(
+            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
+        )
+        requested = {"hidden_states": output.hidden_states, "attentions": output.attentions}
+        patch_embeds, scale = self.alignment(self.base_model.projection(output.last_hidden_state[:, 1:]))
+        if input_ids is not None:
+            text_embeds = self.get_text_features(input_ids, attention_mask)
+        if text_embeds is None:
+            if labels is not None:
+                raise ValueError("the loss compares patches with texts; expected input_ids or text_embeds")
+            return PartTextOutput(patch_embeds=patch_embeds, **requested)
+        width = patch_embeds.shape[-1]
+        if text_embeds.shape[:-2] not in ((), points.shape[:1]) or text_embeds.shape[-1] != width:
+            raise ValueError(
+                f"text_embeds has shape {tuple(text_embeds.shape)}; expected (texts, {width}) or ({len(points)}, "
+                f"texts, {width}), features of the text tower that the encoder is aligned with"
+            )
+        text_embeds = nn.functional.normalize(text_embeds.to(patch_embeds), dim=-1)
+        with autocast_disabled(patch_embeds.device):
+            cosines = patch_embeds @ text_embeds.mT  # (batch, groups, texts)
+            patch_logits = cosines / self.config.temperature
+            logits = carry_to_points(patch_logits, points, output.centers, output.patch_index, how)
+        loss = accuracy = None
+        if labels is not None:
+            masks, counted = self._targets(labels, text_mask, points.shape[:2], text_embeds.shape[-2])
+            shares = patch_shares(masks, output.patch_index).to(cosines)
+            with autocast_disabled(patch_embeds.device):
+                loss = part_loss(scale * cosines, shares, counted)
+            accuracy = patch_accuracy(cosines.detach(), patch_majorities(masks, output.patch_index), counted)
+        return PartTextOutput(loss, logits, patch_logits, patch_embeds, text_embeds, accuracy, **requested)
+
+    def _targets(
+        self, labels: torch.Tensor, text_mask: torch.Tensor | None, clouds: tuple[int, ...], texts: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return which points each text names, `(batch, texts, points)`, and which texts count, `(batch, texts)`."""
+        batch, count = clouds
+        if labels.shape not in ((batch, count), (batch, texts, count)):
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)}; expected ({batch}, {count}), one per point, or ({batch}, "
+                f"{texts}, {count}), one per text and point"
+            )
+        masks = label_masks(labels, texts) if labels.ndim == 2 else labels.bool()
+        if text_mask is None:
+            return masks, masks.any(dim=-1)
+        if text_mask.shape != (batch, texts):
+            raise ValueError(f"text_mask has shape {tuple(text_mask.shape)}; expected ({batch}, {texts})")
+        return masks, text_mask.bool()

@@ -1,0 +1,156 @@
+"""Between patches and points: scores carried to points, and the targets and losses of the two training stages."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.deferred_errors import refuse_later
+from hf_any3d.modeling.point_ops import gather_points, group, knn, scatter_mean
+
+UNLABELLED = -1
+"""Majority of a patch without labelled points."""
+_IGNORED = -100
+
+
+def carry_to_points(
+    scores: torch.Tensor, points: torch.Tensor, centers: torch.Tensor, patch_index: torch.Tensor, how: str
+) -> torch.Tensor:
+    """Carry scores of patches to points.
+
+    Args:
+        scores: `(batch, groups, channels)`.
+        points: `(batch, points, channels)`, xyz first.
+        centers: `(batch, groups, 3)`, in the same units and axes.
+        patch_index: `(batch, groups, group_size)`, the points of each patch.
+        how: "nearest" for the scores of the patch with the nearest centre, of equally near ones the first;
+            "membership" for the mean over all patches that a point is in, 0 for points in none.
+
+    Returns:
+        `(batch, points, channels)`.
+    """
+    if how == "nearest":
+        nearest = knn(points[..., :3], centers, 1).squeeze(-1)  # (batch, points)
+        return gather_points(scores, nearest)
+    spread = scores.unsqueeze(2).expand(-1, -1, patch_index.shape[2], -1)  # (batch, groups, group_size, channels)
+    return scatter_mean(spread.flatten(1, 2), patch_index.flatten(1), points.shape[1])
+
+
+def label_masks(labels: torch.Tensor, num_texts: int) -> torch.Tensor:
+    """Return which points have which label, `(batch, texts, points)` bool, from numbers `(batch, points)` or -100.
+
+    Raises:
+        ValueError: If there is a number without a text; for labels on an accelerator, in a later call.
+    """
+    wrong = ((labels < 0) & (labels != _IGNORED)) | (labels >= num_texts)
+    expected = f"expected 0 to {num_texts - 1}, one for each text, or {_IGNORED} for points without a label"
+    if labels.device.type != "cpu":
+        refuse_later(wrong.any(), f"labels has numbers without a text; {expected}")
+    elif not torch.compiler.is_compiling() and wrong.any():
+        raise ValueError(f"labels has {int(labels[wrong][0])}; {expected}")
+    return labels.unsqueeze(1) == torch.arange(num_texts, device=labels.device).view(1, -1, 1)
+
+
+def patch_shares(masks: torch.Tensor, patch_index: torch.Tensor) -> torch.Tensor:
+    """Return the share of each patch's points that each label has.
+
+    Args:
+        masks: `(batch, labels, points)`, True for points with the label; labels may overlap.
+        patch_index: `(batch, groups, group_size)`.
+
+    Returns:
+        `(batch, groups, labels)`, from 0 to 1.
+    """
+    return group(masks.transpose(1, 2).float(), patch_index).mean(dim=2)
+
+
+def patch_majorities(masks: torch.Tensor, patch_index: torch.Tensor) -> torch.Tensor:
+    """Return the label that most points of each patch have.
+
+    A point with several labels counts for the last of them. Of labels with as many points the first is returned, -1
+    if no point has a label.
+
+    Args:
+        masks: `(batch, labels, points)`, as for `patch_shares`.
+        patch_index: `(batch, groups, group_size)`.
+
+    Returns:
+        `(batch, groups)`.
+    """
+    count = masks.shape[1]
+    numbers = torch.arange(1, count + 1, device=masks.device).view(1, -1, 1)
+    last = (masks * numbers).amax(dim=1)  # (batch, points), 0 without a label
+    own = (last.unsqueeze(1) == numbers).transpose(1, 2).float()  # (batch, points, labels)
+    votes = group(own, patch_index).sum(dim=2)  # (batch, groups, labels)
+    # argmax may return any of several maxima, on a GPU in particular.
+    first = torch.where(votes == votes.amax(dim=-1, keepdim=True), numbers.view(1, 1, -1), count + 1).amin(dim=-1) - 1
+    return torch.where(votes.amax(dim=-1) > 0, first, UNLABELLED)
+
+
+def part_loss(scores: torch.Tensor, shares: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of patches and labels, in which positives weigh as much as all other labels together.
+
+    Args:
+        scores: `(batch, groups, labels)`, cosines times a scale; 0 means as likely as not.
+        shares: The same shape, from `patch_shares`.
+        counted: `(batch, labels)`, True for the labels that count for a cloud.
+
+    Returns:
+        The mean over patches and counted labels of a cloud, then over clouds with such labels; 0 if there are none.
+
+    Source: stage 2 of the released program; the paper describes a contrastive loss.
+    """
+    number = counted.sum(dim=1)  # (batch,)
+    weight = (number - 1).clamp(min=1).to(scores.dtype).view(-1, 1, 1)
+    terms = -(
+        weight * shares * nn.functional.logsigmoid(scores) + (1 - shares) * nn.functional.logsigmoid(-scores)
+    )  # (batch, groups, labels)
+    sums = terms.mean(dim=1).masked_fill(~counted, 0).sum(dim=1)  # (batch,)
+    return (sums / number.clamp(min=1)).sum() / (number > 0).sum().clamp(min=1)
+
+
+def patch_accuracy(scores: torch.Tensor, majorities: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Return the share of patches whose best label is that of most of their points.
+
+    Args:
+        scores: `(batch, groups, labels)`.
+        majorities: `(batch, groups)` from `patch_majorities`; patches without a label, or with one that does not
+            count for the cloud, are left out.
+        counted: `(batch, labels)`, True for the labels that count for a cloud, among which the best is chosen.
+
+    Returns:
+        A number; NaN if no patch is left.
+    """
+    best = scores.masked_fill(~counted.unsqueeze(1), -torch.inf).argmax(dim=-1)  # (batch, groups)
+    valid = (majorities >= 0) & counted.gather(1, majorities.clamp(min=0))
+    return ((best == majorities) & valid).sum() / valid.sum()
+
+
+def nearest_targets(
+    centers: torch.Tensor, target_centers: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the target whose centre is nearest to each patch.
+
+    Args:
+        centers: `(batch, groups, 3)`.
+        target_centers: `(batch, targets, 3)`, in the same units and axes.
+        targets: `(batch, targets, channels)`.
+
+    Returns:
+        `(batch, groups, channels)`, and the distances `(batch, groups)`.
+
+    Raises:
+        ValueError: If there is not one centre for each target, or one set of targets for each cloud.
+    """
+    if target_centers.ndim != 3 or targets.ndim != 3 or targets.shape[:2] != target_centers.shape[:2]:
+        raise ValueError(
+            f"target_features has shape {tuple(targets.shape)} and target_centers {tuple(target_centers.shape)}; "
+            "expected (batch, targets, channels) and (batch, targets, 3)"
+        )
+    if len(targets) != len(centers) or target_centers.shape[-1] != 3:
+        raise ValueError(
+            f"target_centers has shape {tuple(target_centers.shape)}; expected ({len(centers)}, targets, 3), as there "
+            f"are {len(centers)} clouds"
+        )
+    index, distances = knn(centers, target_centers, 1, return_distances=True)
+    return gather_points(targets, index.squeeze(-1)), distances.squeeze(-1).sqrt()

@@ -1,0 +1,104 @@
+"""Names of parts as texts, as the released program makes them, and banks of their vectors."""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn.functional import normalize
+
+from hf_any3d import TextBank
+from hf_any3d.evaluation.part_names import SHAPENETPART_NAMES, part_bank
+from hf_any3d.modeling.patchalign3d import clean_label, part_prompts
+from hf_any3d.modeling.text_towers import embed_prompts
+from tests.modeling.aligned_case import AlignedCase
+from tests.reference.fill import fill
+
+CASE = AlignedCase("patchalign3d_text")
+SETTINGS = ("part_only", "part_plus_cat", "ensemble")
+
+
+class Tower:
+    """Stands in for a text tower, as in the stored run."""
+
+    def embed(self, texts, device="cpu"):
+        return normalize(torch.stack([torch.from_numpy(fill(f"text:{text}", [64])) for text in texts]), dim=-1)
+
+
+def prompts(key):
+    program, setting, category = (*key.split("."), "none")[:3]
+    if program == "inference":  # it always asks for parts of an object
+        return part_prompts(CASE.manifest["names"], setting, "object" if setting == "part_plus_cat" else None)
+    if category == "none":  # without a category, the evaluation asks for parts alone
+        return part_prompts(CASE.manifest["names"], "part_only")
+    return part_prompts(CASE.manifest["names"], setting, CASE.manifest["category"])
+
+
+@pytest.mark.parametrize("key", CASE.manifest["prompts"])
+def test_prompts_and_their_vectors_agree(key):
+    stored = CASE.manifest["prompts"][key]
+    made = prompts(key)
+    assert (made if isinstance(stored[0], list) else [text for own in made for text in own]) == stored
+    torch.testing.assert_close(embed_prompts(Tower(), made), CASE.expected[key], atol=1e-6, rtol=0)
+
+
+def test_the_bank_of_a_dataset_agrees():
+    assert {name: list(parts) for name, parts in SHAPENETPART_NAMES.items()} == CASE.manifest["part_names"]
+    numbers = {"Chair": range(4), "Lamp": range(10, 14)}
+    expected = CASE.expected["bank_of_two_categories"]
+    found = {}
+    for setting in SETTINGS:
+        vectors = {
+            name: embed_prompts(Tower(), part_prompts(SHAPENETPART_NAMES[name], setting, name)) for name in numbers
+        }
+        found[setting] = (part_bank(vectors, numbers, 50) - expected).abs().max().item()
+    assert min(found.values()) <= 1e-6, found
+    with pytest.raises(ValueError, match="'Lamp' has 3 vectors; expected 4"):
+        part_bank({"Lamp": torch.ones(3, 2)}, numbers, 50)
+
+
+def test_labels_and_templates_that_make_no_text_are_refused():
+    assert clean_label("  Handle's__grip (left) ") == "handle s grip left"
+    assert part_prompts(["Arm"], ["{} {x", "b {} c {} d"], "Sofa") == [["arm {x", "b arm c sofa d"]]
+    for arguments, message in (
+        ((["!?"],), "label '!?' has no letters or digits"),
+        ((["a"], "part"), "templates='part'; expected one of part_only, part_plus_cat, ensemble"),
+        ((["a"], "part_plus_cat"), "category is missing, which template 'a {} of a {}' names"),
+        ((["a"], []), "expected a list with at least one template"),
+        ((["a"], ["part"]), "templates has 'part'; expected a text with {} for the part"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            part_prompts(*arguments)
+
+
+def test_a_bank_finds_words_and_is_read_again(tmp_path):
+    vectors = torch.randn(2, 8)
+    bank = TextBank({"Table_Top": vectors[0], "leg": vectors[1].half()})
+    bank.save(tmp_path / "words.safetensors")
+    read = TextBank.from_file(tmp_path / "words.safetensors")
+    assert read.words == ("leg", "table top") and read.width == 8 and "LEG" in read
+    torch.testing.assert_close(read.encode(["table top!"])[0], normalize(vectors[0], dim=0))
+    torch.testing.assert_close(read.encode(["leg"]), bank.encode(["leg"]))
+    with pytest.raises(ValueError, match="no vector of 'seat'; it has 2: leg, table top"):
+        read.encode(["leg", "seat"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"leg": torch.ones(3), "Leg!": torch.ones(3)}, "has 'leg' twice"),
+        ({"leg": torch.ones(1, 3)}, r"has 'leg' with shape \(1, 3\); expected one vector"),
+        ({"leg": torch.ones(3), "seat": torch.ones(4)}, r"has 'seat' with shape \(4,\)"),
+        ({"leg": torch.zeros(3)}, "has 'leg' with zeros only"),
+        ({"leg": torch.full((3,), torch.nan)}, "NaN or infinite"),
+        (b"no tensors", "no safetensors file"),
+    ],
+)
+def test_other_files_are_no_bank(content, message, tmp_path):
+    path = tmp_path / "words.safetensors"
+    path.write_bytes(content) if isinstance(content, bytes) else save_file(content, path)
+    with pytest.raises(ValueError, match=message) as error:
+        TextBank.from_file(path)
+    assert str(error.value).startswith(str(path))
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        TextBank.from_file(tmp_path / "other.safetensors")

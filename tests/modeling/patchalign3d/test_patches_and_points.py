@@ -1,0 +1,182 @@
+"""Scores of patches carried to points, targets of patches, and what the models refuse."""
+
+import numpy as np
+import pytest
+import torch
+
+from hf_any3d import PatchAlign3DConfig
+from hf_any3d.evaluation.part_names import named_part_iou
+from hf_any3d.modeling.patchalign3d import (
+    PatchAlign3DForPreTraining,
+    PatchAlign3DForZeroShotPointCloudSegmentation,
+    PatchAlign3DModel,
+)
+from hf_any3d.modeling.patchalign3d.patch_targets import (
+    carry_to_points,
+    label_masks,
+    part_loss,
+    patch_accuracy,
+    patch_majorities,
+    patch_shares,
+)
+from tests.common.case import varied_clouds
+from tests.modeling.aligned_case import AlignedCase
+from tests.tiny_aligned import FEATURES, tiny_aligned
+
+TEXT = AlignedCase("patchalign3d_text")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_aligned(PatchAlign3DForZeroShotPointCloudSegmentation)
+
+
+def test_points_get_the_mean_of_their_patches_or_zero():
+    scores = torch.tensor([[[1.0, 0.0], [3.0, 2.0]]])
+    index = torch.tensor([[[0, 1], [1, 2]]])
+    points = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [9, 0, 0]]])
+    centers = points[:, [0, 2]]
+    mean = carry_to_points(scores, points, centers, index, "membership")
+    assert mean.tolist() == [[[1, 0], [2, 1], [3, 2], [0, 0]]]
+    nearest = carry_to_points(scores, points, centers, index, "nearest")
+    assert nearest.tolist() == [[[1, 0], [1, 0], [3, 2], [3, 2]]]  # of equally near patches the first
+
+
+def test_majorities_agree():
+    labels = TEXT.expected["majority.point_labels"].long()[None]
+    index = TEXT.expected["majority.patch_index"].long()[None]
+    masks = label_masks(torch.where(labels < 0, -100, labels), int(labels.max()) + 1)
+    expected = TEXT.expected["majority.expected"].long()
+    assert torch.equal(patch_majorities(masks, index)[0], expected)
+    nothing = torch.zeros_like(masks)
+    assert (patch_majorities(nothing, index) == -1).all()
+
+
+def test_both_forms_of_iou_agree():
+    metrics = TEXT.manifest["metrics"]
+    predicted, true = (TEXT.expected[f"metrics.{name}"].long().numpy() for name in ("prediction", "target"))
+    for form, key in (("shapenetpart", "shapenetpart"), ("faust", "generic_5_labels")):
+        counts = (4, 4, 3) if form == "shapenetpart" else (5, 5, 5)
+        own = [named_part_iou(*row, form) for row in zip(predicted, true, counts, strict=True)]
+        np.testing.assert_allclose(own, metrics[key]["inst_ious"], atol=1e-6)
+    assert (predicted == true).mean() == pytest.approx(metrics["shapenetpart"]["acc"])
+
+
+def test_positions_are_those_of_the_input_with_y_and_z_exchanged_inside():
+    inside = tiny_aligned(PatchAlign3DModel)
+    outside = tiny_aligned(PatchAlign3DModel, exchange_axes=False)
+    clouds = varied_clouds(2)
+    with torch.no_grad():
+        one, other = inside(clouds), outside(clouds[..., [0, 2, 1]])
+    assert torch.equal(one.last_hidden_state, other.last_hidden_state)
+    assert torch.equal(one.centers[..., [0, 2, 1]], other.centers)
+    own = torch.gather(clouds, 1, one.center_index.unsqueeze(-1).expand(-1, -1, 3))
+    assert torch.equal(one.centers, own) and torch.equal(one.patch_index[..., 0], one.center_index)
+    assert (one.last_hidden_state - inside(clouds[..., [0, 2, 1]]).last_hidden_state).abs().max() > 1e-3
+
+
+def test_numbered_labels_are_masks_that_do_not_overlap(model):
+    clouds, texts = varied_clouds(2), torch.randn(4, FEATURES)
+    labels = torch.randint(0, 3, clouds.shape[:2])
+    labels[:, :5] = -100
+    with torch.no_grad():
+        one = model(clouds, text_embeds=texts, labels=labels)
+        masks = torch.stack([labels == number for number in range(4)], dim=1)
+        other = model(clouds, text_embeds=texts.expand(2, -1, -1), labels=masks)
+        # The last text names no point.
+        counted = torch.tensor([True, True, True, False]).expand(2, -1)
+        third = model(clouds, text_embeds=texts, labels=labels, text_mask=counted)
+        every = model(clouds, text_embeds=texts, labels=labels, text_mask=torch.ones(2, 4, dtype=torch.bool))
+    torch.testing.assert_close(one.loss, other.loss)
+    torch.testing.assert_close(one.loss, third.loss)
+    assert one.patch_accuracy == third.patch_accuracy and not torch.isclose(one.loss, every.loss)
+    torch.testing.assert_close(one.logits, other.logits)
+
+
+def test_clouds_without_labels_do_not_count(model):
+    clouds, texts = varied_clouds(2), torch.randn(3, FEATURES)
+    labels = torch.zeros(clouds.shape[:2], dtype=torch.long)
+    labels[0] = -100
+    alone = model(clouds[1:], text_embeds=texts, labels=labels[1:]).loss
+    torch.testing.assert_close(model(clouds, text_embeds=texts, labels=labels).loss, alone)
+    none = model(clouds, text_embeds=texts, labels=torch.full_like(labels, -100))
+    none.loss.backward()
+    assert none.loss == 0 and none.patch_accuracy.isnan()
+    model.zero_grad()
+
+
+def test_loss_and_accuracy_are_those_of_plain_loops():
+    generator = torch.Generator().manual_seed(0)
+    scores, index = torch.randn(2, 3, 4, generator=generator), torch.randint(0, 9, (2, 3, 5), generator=generator)
+    masks = torch.rand(2, 4, 9, generator=generator) < 0.4
+    counted = torch.tensor([[True, True, False, True], [False, True, False, False]])
+    shares = patch_shares(masks, index)
+    losses, hits, seen = [], 0, 0
+    for cloud in range(2):
+        kept = [label for label in range(4) if counted[cloud, label]]
+        terms = []
+        for patch in range(3):
+            for label in kept:
+                share = sum(float(masks[cloud, label, point]) for point in index[cloud, patch]) / 5
+                chance = torch.sigmoid(scores[cloud, patch, label]).item()
+                weight = max(1, len(kept) - 1)
+                terms.append(-(weight * share * np.log(chance) + (1 - share) * np.log(1 - chance)))
+            last = [max([n for n in range(4) if masks[cloud, n, p]], default=-1) for p in index[cloud, patch]]
+            votes = [last.count(label) for label in range(4)]
+            if max(votes) and votes.index(max(votes)) in kept:
+                seen += 1
+                hits += max(kept, key=lambda label: scores[cloud, patch, label]) == votes.index(max(votes))
+        losses.append(np.mean(terms))
+    assert part_loss(scores, shares, counted).item() == pytest.approx(np.mean(losses), rel=1e-5)
+    assert patch_accuracy(scores, patch_majorities(masks, index), counted).item() == pytest.approx(hits / seen)
+
+
+@pytest.mark.parametrize(
+    ("trained", "names"),
+    [
+        ("last_block", ("blocks.layers.2.", "norm.", "patch_encoder.project.", "class_token.", "projection.")),
+        ("projection", ("projection.",)),
+    ],
+)
+def test_one_setting_freezes_as_published(trained, names):
+    for model_class in (PatchAlign3DForZeroShotPointCloudSegmentation, PatchAlign3DForPreTraining):
+        frozen = tiny_aligned(model_class, trained=trained)
+        wanted = tuple(f"patchalign3d.{name}" for name in names) + ("alignment.",)
+        own = {name for name, parameter in frozen.named_parameters() if parameter.requires_grad}
+        assert own == {name for name, _ in frozen.named_parameters() if name.startswith(wanted)}
+
+
+def test_wrong_arguments_are_refused(model):
+    clouds, texts = varied_clouds(2), torch.randn(3, FEATURES)
+    labels = torch.zeros(clouds.shape[:2], dtype=torch.long)
+    for arguments, message in (
+        ({"text_embeds": torch.randn(3, 7)}, r"text_embeds has shape \(3, 7\); expected \(texts, 20\) or \(2, texts"),
+        ({"text_embeds": texts, "input_ids": labels}, "both input_ids and text_embeds"),
+        ({"labels": labels}, "the loss compares patches with texts"),
+        ({"text_embeds": texts, "labels": labels + 3}, "labels has 3; expected 0 to 2"),
+        ({"text_embeds": texts, "labels": labels[:, :4]}, r"labels have shape \(2, 4\)"),
+        ({"text_embeds": texts, "labels": labels, "text_mask": labels}, "text_mask has shape"),
+        ({"text_embeds": texts, "patch_to_point": "mean"}, "patch_to_point='mean'; expected one of 'nearest'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(clouds, **arguments)
+    distilled = tiny_aligned(PatchAlign3DForPreTraining)
+    features, centers = torch.randn(2, 5, FEATURES), torch.randn(2, 5, 3)
+    for arguments, message in (
+        ((features,), "belong together"),
+        ((features[..., :3], centers), r"expected \(batch, targets, 20\)"),
+        ((features, centers[:, :4]), r"target_features has shape \(2, 5, 20\) and target_centers \(2, 4, 3\)"),
+        ((features[:1], centers[:1]), "as there are 2 clouds"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            distilled(clouds, *arguments)
+    for settings, message in (
+        ({"trained": "head"}, "trained='head'; expected one of 'all'"),
+        ({"patch_to_point": "mean"}, "patch_to_point='mean'"),
+        ({"patch_widths": [8]}, "expected three widths"),
+        ({"category_templates": ["of"]}, "category_templates has 'of'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PatchAlign3DConfig(**settings)
+    with pytest.raises(ValueError, match="form='other'"):
+        named_part_iou(np.zeros(3), np.zeros(3), 2, "other")
