@@ -565,9 +565,9 @@ class ActForPreTraining(ActPreTrainedModel):
                 f"student_config is of the type {config.student_config.model_type!r}; expected an encoder of patches "
                 "that is aligned with texts, such as openshape or uni3d"
             )
-        attention = student.config._attn_implementation
-        self.config.student_config = student.config
         # Nesting a config in another one resets the attention implementation that its model was built with.
+        attention = student.config._attn_implementation or config._attn_implementation
+        self.config.student_config = student.config
         student.config._attn_implementation = attention
         for name in _SIZES_OF_STUDENT:
             if (ours := getattr(config, name)) != (theirs := getattr(student.config, name)):

@@ -319,6 +319,7 @@ def test_a_student_may_start_from_an_encoder_that_is_aligned_with_texts(model_cl
     source.save_pretrained(tmp_path / "source")
     settings = {"decoder_num_hidden_layers": 1, "class_token_loss": True, "class_token_layer": 1}
     model = ActForPreTraining.from_autoencoder_pretrained(tiny_autoencoder(), tmp_path / "source", **settings)
+    assert model.act.config._attn_implementation == "sdpa"
     assert type(model.act) is model_class and model.act.config.num_groups == GROUPS != source.config.num_groups
     for name, tensor in source.state_dict().items():
         assert torch.equal(model.act.state_dict()[name], tensor), name
