@@ -27,8 +27,8 @@ _BLACK = (0.0, 0.0, 0.0)
 _FARTHEST_CANDIDATES = 1_000_000
 # Points drawn on a mesh for each one that farthest point sampling keeps.
 _SURFACE_CANDIDATES = 8
-# Points drawn on a mesh that is sampled on a grid.
-_SURFACE_POINTS = 100_000
+SURFACE_POINTS = 100_000
+"""Points drawn on a mesh that is sampled on a grid."""
 # Keys of saved files that are not arguments.
 _SAVED = ("feature_extractor_type", "processor_class", "auto_map", "custom_pipelines")
 
@@ -189,7 +189,10 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
 
     @classmethod
     def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build a processor from the content of such a file."""
+        """Build a processor from the content of such a file, of the subclass that it names."""
+        for kind in cls.__subclasses__():
+            if kind.__name__ == feature_extractor_dict.get("processor_class"):
+                return kind.from_dict(feature_extractor_dict, **kwargs)
         own = {"processor_class": cls.__name__}.items()
         return super().from_dict(
             {name: value for name, value in feature_extractor_dict.items() if (name, value) not in own}, **kwargs
@@ -407,7 +410,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
 
         generator = new_generator(seed)
         if cloud.is_mesh:
-            cloud = cloud.sample_surface(min(num_points, _SURFACE_POINTS), generator)
+            cloud = cloud.sample_surface(min(num_points, SURFACE_POINTS), generator)
         if len(cloud) < self.min_points:
             raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
         channels = self._channels(cloud)

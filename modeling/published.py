@@ -22,7 +22,7 @@ class System:
 
     Args:
         title: Its name, for messages and tables.
-        convert: Public function of `hf_any3d.conversions` that converts one file, `(checkpoint, output)`.
+        convert: Public function of `hf_any3d.conversions`, with arguments `checkpoint` and `output`.
         model_class: Public class that a converted checkpoint opens with.
         mark: Regular expression at the start of some tensor's name in each of its files, and of none in those of other
             systems; prefixes of parallel training are removed first.
@@ -52,11 +52,32 @@ class PublishedFile:
         path: The file in the repository.
         config: Fields that the config must have after the conversion, which finds them from the tensors.
         remark: What is not certain about it.
+        parts: Further arguments of the conversion, to files of the repository, or folders, which end with "/".
+        borrowed: Further arguments of the conversion, to parts of models in other repositories.
+        options: Further arguments of the conversion, to their values.
+        model_class: Class that it opens with, if that is not the one of the system.
     """
 
     path: str
     config: Mapping[str, Any] = field(default_factory=dict)
     remark: str = ""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    borrowed: Mapping[str, "BorrowedPart"] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    model_class: str | None = None
+
+
+@dataclass(frozen=True)
+class BorrowedPart:
+    """Tensors of a model in the layout of transformers, which a checkpoint lacks.
+
+    Args:
+        repository: Its name on the hub.
+        prefixes: Beginnings of the names of the tensors that are used.
+    """
+
+    repository: str
+    prefixes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -93,7 +114,7 @@ UNI3D = System(
     mark=r"point_encoder\.visual\.",
     code_license="MIT",
     weights_license="as on the card of the repository",
-    license_source="the card, which was not read here",
+    license_source="that card, which was not read here",
     page="https://github.com/baaivision/Uni3D",
 )
 PATCHALIGN3D = System(
@@ -103,8 +124,31 @@ PATCHALIGN3D = System(
     mark=r"encoder\.first_conv\.",
     code_license="MIT",
     weights_license="as on the card of the repository",
-    license_source="the card, which was not read here",
+    license_source="that card, which was not read here",
     page="https://arxiv.org/abs/2601.02457",
+)
+
+PTV3 = System(
+    title="Point Transformer V3 (Sonata, Concerto, Utonia)",
+    convert="convert_ptv3",
+    model_class="PointTransformerV3Model",
+    mark=r"embedding\.stem\.linear\.",
+    code_license="Apache-2.0",
+    weights_license="CC-BY-NC-4.0",
+    license_source="the README of the program; cards on the hub differ",
+    page="https://github.com/Pointcept",
+    non_commercial=True,
+)
+MINIGPT3D = System(
+    title="MiniGPT-3D",
+    convert="convert_minigpt3d",
+    model_class="MiniGPT3DForConditionalGeneration",
+    mark=r"llama_proj\.|query_router\.",
+    code_license="CC-BY-NC-SA-4.0",
+    weights_license="CC-BY-NC-SA-4.0",
+    license_source="the README of the program; parts have their own licences",
+    page="https://github.com/TangYuan96/MiniGPT-3D",
+    non_commercial=True,
 )
 
 _BIGG = ("OpenCLIP ViT-bigG-14 (laion2b_s39b_b160k)", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k")
@@ -134,6 +178,34 @@ def _uni3d_files() -> dict[str | None, PublishedFile]:
     return files
 
 
+_BASE = {"hidden_sizes": [48, 96, 192, 384, 512], "depths": [3, 3, 3, 12, 3]}
+_LARGE = {"hidden_sizes": [64, 128, 256, 512, 768], "depths": [3, 3, 3, 12, 3]}
+_UTONIA = {"hidden_sizes": [54, 108, 216, 432, 576], "depths": [3, 3, 3, 12, 3]}
+_SEGMENTATION = "PointTransformerV3ForPointCloudSegmentation"
+
+
+def _ptv3(name: str, config: Mapping[str, Any], remark: str = "", preset: str | None = None) -> PublishedFile:
+    return PublishedFile(f"{name}.pth", config, remark, options={} if preset is None else {"preset": preset})
+
+
+def _ptv3_with_head(name: str, config: Mapping[str, Any]) -> PublishedFile:
+    parts = {"head": f"{name}_linear_prob_head_sc.pth"}
+    return PublishedFile(f"{name}.pth", config, "with a linear head for ScanNet", parts, model_class=_SEGMENTATION)
+
+
+_WEIGHTS = "params_weight/"
+_MINIGPT3D_FILE = PublishedFile(
+    f"{_WEIGHTS}MiniGPT_3D_stage_3/MiniGPT_3D_stage_3.pth",
+    parts={
+        "second_checkpoint": f"{_WEIGHTS}MiniGPT_3D_stage_4/MiniGPT_3D_stage_4.pth",
+        "point_encoder": f"{_WEIGHTS}pc_encoder/point_model.pth",
+        "language_model": f"{_WEIGHTS}Phi_2/",
+    },
+    # The authors' program loads BLIP-2's own file; this repository has the same model.
+    borrowed={"qformer": BorrowedPart("Salesforce/blip2-flan-t5-xxl", ("qformer.", "query_tokens"))},
+    options={"store_parts": True},
+)
+
 PUBLISHED: dict[str, Published] = {
     **{
         f"OpenShape/openshape-pointbert-{variant}": Published(
@@ -154,6 +226,31 @@ PUBLISHED: dict[str, Published] = {
         "openai/clip-vit-base-patch32",
     ),
     "BAAI/Uni3D": Published(UNI3D, _uni3d_files(), _EVA02_E),
+    "facebook/sonata": Published(
+        PTV3,
+        {
+            "base": _ptv3("sonata", _BASE),
+            "small": _ptv3("sonata_small", {}, "size not known"),
+            "scannet": _ptv3_with_head("sonata", _BASE),
+        },
+    ),
+    "Pointcept/Concerto": Published(
+        PTV3,
+        {
+            "tiny": _ptv3("concerto_tiny", {}, "size not known"),
+            "small": _ptv3("concerto_small", {}, "size not known"),
+            "base": _ptv3("concerto_base", _BASE),
+            "base-origin": _ptv3("concerto_base_origin", _BASE),
+            "base-siglip": _ptv3("concerto_base_siglip", _BASE),
+            "large": _ptv3("concerto_large", _LARGE),
+            "large-outdoor": _ptv3("concerto_large_outdoor", {}, "size not known", "concerto_outdoor"),
+            "scannet": _ptv3_with_head("concerto_large", _LARGE),
+        },
+    ),
+    "Pointcept/Utonia": Published(
+        PTV3, {"base": _ptv3("utonia", _UTONIA), "scannet": _ptv3_with_head("utonia", _UTONIA)}
+    ),
+    "YuanTang96/MiniGPT-3D": Published(MINIGPT3D, {None: _MINIGPT3D_FILE}),
     "patchalign3d/patchalign3d-encoder": Published(
         PATCHALIGN3D,
         {None: PublishedFile("patchalign3d.pt", {"hidden_size": 384, "projection_dim": 1280}, _UNVERIFIED)},

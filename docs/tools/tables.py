@@ -14,6 +14,7 @@ from hf_any3d.data.catalog import CATALOG
 from hf_any3d.data.conversion import Licence, PublishedDataset
 from hf_any3d.data.files.registry import READERS
 from hf_any3d.modeling.encoders import composite_checkpoints, encoder_families, refused_encoders
+from hf_any3d.modeling.published import PUBLISHED, SIZE_MARK
 from hf_any3d.registration import ENCODERS, MODELS, PIPELINES, PROCESSORS
 from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, EncoderTunerConfig
 
@@ -169,6 +170,45 @@ def formats_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def published_page() -> str:
+    """Return the page of published checkpoints, with their licences and text towers."""
+    lines = ["# Published checkpoints", "", _NOTE, ""]
+    lines += ["These names open with `open_published`, `from_pretrained`, pipelines and commands:"]
+    lines += ["[open published encoders](open_encoders.md). No file of them was available here: names and sizes are"]
+    lines += ["those that the authors state. What is found in a file is compared with them, and every tensor is"]
+    lines += ["accounted for.", ""]
+    rows = []
+    for name, published in PUBLISHED.items():
+        texts = published.text_tower and f"`{published.text_tower}`"
+        if published.texts and not texts:
+            texts = f"{published.texts}: features from elsewhere"
+        for size, file in published.files.items():
+            opened = name if size is None else f"{name}{SIZE_MARK}{size}"
+            others = [f"`{path}`" for path in file.parts.values()]
+            others += [f"a part of `{part.repository}`" for part in file.borrowed.values()]
+            rows.append(
+                (
+                    f"`{opened}`",
+                    ", ".join([f"`{file.path}`", *others]),
+                    f"`{file.model_class or published.system.model_class}`",
+                    texts or "",
+                    file.remark,
+                )
+            )
+    lines += markdown_table(("name", "files", "opens with", "texts are encoded by", "remark"), rows)
+    lines += ["", "## Licences", ""]
+    systems = {published.system.title: published.system for published in PUBLISHED.values()}
+    lines += markdown_table(
+        ("program", "its licence", "licence of the weights", "stated by", "commercial use", "page of the authors"),
+        (
+            (system.title, system.code_license, system.weights_license, system.license_source)
+            + ("no; asked for" if system.non_commercial else "see the licence", f"<{system.page}>")
+            for system in systems.values()
+        ),
+    )
+    return "\n".join(lines) + "\n"
+
+
 def first_line(described: object) -> str:
     """Return the first sentence of a docstring, in one line."""
     return " ".join((described.__doc__ or "").strip().split("\n\n")[0].split())
@@ -183,6 +223,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "encoders.md": encoders_page,
     "formats.md": formats_page,
     "models.md": models_page,
+    "published.md": published_page,
 }
 """File in `docs` -> function that returns it."""
 

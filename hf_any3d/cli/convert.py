@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -262,3 +263,37 @@ def ptv3(
     Every tensor is accounted for, and the size is that of the file's settings. The directory opens with AutoModel, or
     with AutoModelForPointCloudSegmentation if there is a head.
     """
+
+
+@convert.command()
+def published(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="Hub name, such as OpenShape/openshape-pointbert-vitb32-rgb, or the authors' file."
+        ),
+    ],
+    size: Annotated[str | None, option("Which of several checkpoints, such as base; also as NAME:SIZE.")] = None,
+    revision: Annotated[str | None, option("Branch, tag or commit.")] = None,
+    accept_license: Annotated[
+        bool,
+        typer.Option("--accept-license", help="Accept a licence that forbids commercial use; this is remembered."),
+    ] = False,
+    output: Annotated[Path | None, option("Directory to copy the converted model to.")] = None,
+) -> None:
+    """Fetch and convert a published checkpoint, which opens by its name without a network afterwards.
+
+    The names are in the page of published checkpoints; every command takes them in place of a directory.
+    """
+    quiet_libraries()
+    with status(f"fetching and converting {name}"):
+        from hf_any3d.conversions.saving import new_directory
+        from hf_any3d.opening import published_directory
+        from hf_any3d.registration import register
+
+        register()
+        directory = published_directory(name, size=size, revision=revision, accept_license=accept_license)
+        if output is not None:
+            with new_directory(output) as folder:
+                shutil.copytree(directory, folder, dirs_exist_ok=True)
+    print_line(f"{directory if output is None else output}: {name}")

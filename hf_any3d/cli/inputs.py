@@ -22,6 +22,8 @@ from hf_any3d.messages import one_line
 from hf_any3d.modeling.hub_names import similar_path
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from hf_any3d.data.files import PointCloudData
 
 Files = Annotated[
@@ -312,3 +314,22 @@ def _listed(names: list[str], most: int = 5) -> str:
 def _with_name(name: str, error: Exception) -> str:
     text = one_line(error)
     return text if Path(name).name in text else f"{name}: {text}"
+
+
+def read_text_features(file: Path) -> np.ndarray:
+    """Read features of texts `(labels, channels)` from a .npy file.
+
+    Raises:
+        ValueError: The file is damaged, or holds no such array.
+        OSError: It cannot be read.
+    """
+    import numpy as np
+
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{file}: not an array of NumPy ({one_line(error)})") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
+        seen = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
+        raise ValueError(f"{file}: holds {seen}; expected floats (labels, channels)")
+    return array

@@ -23,7 +23,17 @@ from hf_any3d.cli.common import (
     print_note,
     read_model_config,
 )
-from hf_any3d.cli.inputs import FILE_ERRORS, Cloud, Files, FileType, Inputs, find_inputs, finish, for_each_file
+from hf_any3d.cli.inputs import (
+    FILE_ERRORS,
+    Cloud,
+    Files,
+    FileType,
+    Inputs,
+    find_inputs,
+    finish,
+    for_each_file,
+    read_text_features,
+)
 from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
 from hf_any3d.messages import model_errors, one_line, print_line, printable
 
@@ -144,23 +154,6 @@ def zero_shot(
     arguments = {"candidate_labels": labels, "hypothesis_template": template, "text_embeds": features}
     arguments |= {"top_k": top_k, "up_axis": up_axis}
     _classify(pipe, name, inputs, arguments, output, batch_size, as_json, as_csv)
-
-
-def read_text_features(file: Path) -> np.ndarray:
-    """Read features of texts `(labels, channels)` from a .npy file.
-
-    Raises:
-        ValueError: The file is damaged, or holds no such array.
-        OSError: It cannot be read.
-    """
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{file}: not an array of NumPy ({one_line(error)})") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
-        seen = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
-        raise ValueError(f"{file}: holds {seen}; expected floats (labels, channels)")
-    return array
 
 
 def _classify(

@@ -27,6 +27,7 @@ from hf_any3d.pipelines.base import (
     stem_of,
     without_none,
 )
+from hf_any3d.processing import SURFACE_POINTS
 from hf_any3d.visualization.web_page import label_colors, write_point_cloud_page
 
 # Points sampled on a mesh, in multiples of the points that the model processes at a time.
@@ -200,7 +201,10 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         number = self._category_number(cloud, category)
         data = to_cloud(cloud, processor.features)
         if data.is_mesh:
-            data = data.sample_surface(MESH_DENSITY * processor.num_points, processor.seed or 0)
+            dense = MESH_DENSITY * processor.num_points
+            data = data.sample_surface(
+                dense if processor.returns_num_points else min(dense, SURFACE_POINTS), processor.seed or 0
+            )
         part = data
         if max_points is not None and len(data) > max_points:
             kept = np.random.default_rng(processor.seed or 0).choice(len(data), max_points, replace=False)

@@ -17,6 +17,9 @@ from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Model
 from hf_any3d.pipelines.point_cloud_segmentation import part_of
 from hf_any3d.processing import PointTransformerV3Processor
 
+# Points whose features are in memory at a time.
+_PIECE = 65_536
+
 
 def scene_features(
     model: Any,
@@ -78,12 +81,13 @@ def scene_features(
             with torch.no_grad():
                 inputs = processor(part_of(data, seen)).to(encoder.device)
                 encoded = encoder.encode(**inputs)
-                carried = encoded.carry_up(encoded.voxel_features(levels))[0]  # (seen, channels)
-            values = carried[torch.from_numpy(own).to(carried.device)].float().cpu().numpy().astype(dtype)
-            if not number:
-                open_memmap(file, mode="w+", dtype=dtype, shape=(len(data), values.shape[1]))
-            # Mapped anew for each column: pages that were written would otherwise stay in memory.
-            np.load(file, mmap_mode="r+")[seen[own]] = values
+                wanted = torch.from_numpy(np.flatnonzero(own)).to(encoder.device)
+                for rows in wanted.split(_PIECE):
+                    values = encoded.point_features(rows, levels).float().cpu().numpy().astype(dtype)
+                    if number == 0 and rows[0] == wanted[0]:
+                        open_memmap(file, mode="w+", dtype=dtype, shape=(len(data), values.shape[1]))
+                    # Mapped anew each time: pages that were written would otherwise stay in memory.
+                    np.load(file, mmap_mode="r+")[seen[rows.cpu().numpy()]] = values
     return np.load(output, mmap_mode="r")
 
 

@@ -464,6 +464,23 @@ class _Encoded:
                 carried = torch.cat([self.features[stage], carried], dim=1)
         return carried
 
+    def point_features(self, points: torch.Tensor, levels: int | None = None) -> torch.Tensor:
+        """Features of some points of the batch, `(points, channels)`, as `voxel_features` has them for voxels.
+
+        Args:
+            points: `(points,)` numbers of points, the clouds one after the other.
+            levels: Number of deepest stages; None for all.
+        """
+        place, parts = self.inverse[points], []
+        if self.decoded is not None:
+            return self.decoded[place]
+        first = 0 if levels is None else max(len(self.stages) - levels, 0)
+        for stage, (features, voxels) in enumerate(zip(self.features, self.stages, strict=True)):
+            place = place if voxels.inverse is None else voxels.inverse[place]
+            if stage >= first:
+                parts.append(features[place])
+        return torch.cat(parts, dim=1)
+
     def carry_up(self, values: torch.Tensor) -> torch.Tensor:
         """Carry values `(voxels of the first stage, channels)` to all points, `(clouds, points, channels)`."""
         return self.batch.unflatten(values[self.inverse])
@@ -574,7 +591,8 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         carried = None
         if output_point_features:
             levels = None if output_point_features is True else output_point_features
-            carried = encoded.carry_up(encoded.voxel_features(levels))
+            points_of_all = torch.arange(len(encoded.inverse), device=features.device)
+            carried = encoded.batch.unflatten(encoded.point_features(points_of_all, levels))
         return PointTransformerV3Output(
             features,
             encoded.pooled(),
@@ -629,7 +647,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
                         hidden_states = self.poolings[stage - 1](hidden_states, stages[stage])
                     for _ in range(depth):
                         hidden_states = next(remaining)(hidden_states, stages[stage])
-                        kept.append(hidden_states)
+                        kept += [hidden_states] if return_hidden else []
                     features.append(hidden_states)
             decoded = self._decode(features, stages, kept) if config.use_decoder else None
             attentions = recorder.weights if recorder is not None else None

@@ -6,6 +6,7 @@ from docs.tools.tables import DOCS, PAGES, encoders_page, formats_page, licences
 from hf_any3d.data.catalog import CATALOG
 from hf_any3d.data.files import supported_file_types
 from hf_any3d.modeling.encoders import encoder_families, refused_encoders
+from hf_any3d.modeling.published import PUBLISHED
 from hf_any3d.registration import MODELS, PIPELINES
 
 
@@ -29,3 +30,5 @@ def test_every_model_pipeline_format_and_dataset_has_a_row():
     assert all(f"| `{task}` |" in models for task in PIPELINES)
     assert all(f"`.{name}`" in formats_page() for name in supported_file_types())
     assert all(f"| `{name}` |" in licences_page() for name in CATALOG)
+    sizes = sum(len(published.files) for published in PUBLISHED.values())
+    assert sum(PAGES["published.md"]().count(f"| `{name}") for name in PUBLISHED) == sizes

@@ -176,3 +176,16 @@ def test_a_preset_is_a_config():
 
     config = PointTransformerV3Config(**PRESETS["utonia"])
     assert (config.hidden_size, config.num_hidden_layers, config.point_feature_size) == (576, 24, 1386)
+
+
+def test_autocast_trains_and_stays_close_and_float64_is_exact():
+    model = tiny(PointTransformerV3ForPointCloudClassification, rope_theta=10.0, hidden_sizes=(12, 24)).eval()
+    clouds, labels = varied_clouds(3, 60, 6), torch.arange(3)
+    exact = model(clouds).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(clouds, labels=labels)
+    output.loss.backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
+    assert 1e-4 < (output.logits.float() - exact).abs().max() < 0.1 * exact.abs().max()
+    double = model.double()(clouds.double()).logits
+    assert double.dtype == torch.float64 and (double - exact).abs().max() < 1e-4

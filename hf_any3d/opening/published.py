@@ -12,35 +12,26 @@ so that a file is converted once, whatever revision it comes from, and models op
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from huggingface_hub import ModelCard, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  of the client that this version of the hub's library uses
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import WeakFileLock
 from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME
 
 from hf_any3d import conversions
-from hf_any3d.atomic_files import read_json, remove_abandoned, temporary_path, write_json, write_text
+from hf_any3d.atomic_files import remove_abandoned, temporary_path, write_json, write_text
 from hf_any3d.conversions.checkpoints import listed, read_checkpoint
-from hf_any3d.messages import print_line
 from hf_any3d.model_card.saving import FILE as CARD, sign_card
 from hf_any3d.modeling.hub_names import similar_path
 from hf_any3d.modeling.pretrained_parts.sources import file_digest
@@ -53,14 +44,11 @@ from hf_any3d.modeling.published import (
     System,
     find_published,
 )
+from hf_any3d.opening.downloads import borrowed_part, download, fetch_part, find_version
+from hf_any3d.opening.licences import check_license, license_text, show_license
 
-ACCEPT = "HF_ANY3D_ACCEPT_LICENSE"
-"""Environment variable with the names of repositories whose non-commercial licences are accepted, or `all`."""
 # Of the converted directories; a change of what conversions write makes another folder.
 _LAYOUT = "v1"
-_CONFIG = "config.json"
-_TIMEOUT_SECONDS = 10.0
-_COMMIT, _CHECKSUM = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}|[0-9a-f]{40}")
 # Entries of the authors' files with the tensors.
 _ENTRIES = ("state_dict", "module", "model")
 # Name and revision -> directory: a load asks for a dozen files of the same one.
@@ -89,10 +77,11 @@ def open_published(
             `HF_ANY3D_ACCEPT_LICENSE` with names of repositories, or `all`, does the same without being remembered.
         cache_dir: Where to keep converted models and, in `hub` below it, downloads; by default the folder `hf_any3d`
             in `HF_HOME` and the hub's cache.
-        **kwargs: Arguments of `from_pretrained`, such as `dtype`, `device_map` or `attn_implementation`.
+        **kwargs: Arguments of `from_pretrained`, such as `dtype`, `device_map`, `attn_implementation` or `token`.
 
     Returns:
-        The model in eval mode, of the class that the table of published checkpoints names.
+        The model in eval mode, of the class that the table of published checkpoints names, or for a path, of the class
+        that its conversion gives.
 
     Raises:
         ValueError: The name is not in the table, the size is missing or wrong, the licence is not accepted, or the
@@ -100,8 +89,10 @@ def open_published(
         FileNotFoundError: There is no such file, revision or repository.
         OSError: The hub cannot be reached, and the cache does not have it.
     """
-    found = _find(name, size, revision, accept_license, cache_dir)
-    model_class = getattr(importlib.import_module("hf_any3d"), found.system.model_class)
+    hub = {key: kwargs[key] for key in ("token", "local_files_only") if key in kwargs}
+    found = _find(name, size, revision, accept_license, cache_dir, hub)
+    (saved_class,) = json.loads((found.directory / CONFIG_NAME).read_text(encoding="utf-8"))["architectures"]
+    model_class = getattr(importlib.import_module("hf_any3d"), saved_class)
     if found.name is None:
         return model_class.from_pretrained(found.directory, **kwargs)
     # By its name, since adapters and reports must name what other machines find too.
@@ -116,9 +107,10 @@ def published_directory(
     revision: str | None = None,
     accept_license: bool = False,
     cache_dir: str | os.PathLike | None = None,
+    token: str | bool | None = None,
 ) -> Path:
     """Return the directory of the converted model, for `from_pretrained`; arguments and errors of `open_published`."""
-    return _find(name, size, revision, accept_license, cache_dir).directory
+    return _find(name, size, revision, accept_license, cache_dir, {"token": token}).directory
 
 
 def opened_directory(name: str, revision: str | None = None, **hub: Any) -> Path:
@@ -142,13 +134,11 @@ class _Found:
 
     Args:
         directory: The converted model.
-        system: The program that it comes from.
         name: Name of the repository, with the size; None for a file of this machine.
         revision: Its commit.
     """
 
     directory: Path
-    system: System
     name: str | None = None
     revision: str | None = None
 
@@ -159,6 +149,7 @@ def _find(
     revision: str | None,
     accept_license: bool,
     cache_dir: str | os.PathLike | None,
+    hub: Mapping[str, Any],
 ) -> _Found:
     path, text = Path(name), os.fspath(name)
     if path.is_file():
@@ -171,23 +162,10 @@ def _find(
         if "/" not in text or path.suffix in (".pt", ".pth", ".bin") or text.startswith((".", "~", "/")):
             raise FileNotFoundError(f"no file {text}{similar_path(path)}")
         raise ValueError(f"{text}: not a published checkpoint; expected one of {', '.join(PUBLISHED)}, or a file")
-    return _from_hub(text, size, revision, accept_license, cache_dir, {})
+    return _from_hub(text, size, revision, accept_license, cache_dir, hub)
 
 
 # Files on the hub.
-
-
-@dataclass(frozen=True)
-class _Version:
-    """A file at a commit.
-
-    Args:
-        commit: The commit.
-        checksum: SHA-256 of the file, or the name that git gives to its content.
-    """
-
-    commit: str
-    checksum: str
 
 
 def _from_hub(
@@ -202,124 +180,24 @@ def _from_hub(
     file, system = published.files[size], published.system
     folder = _cache(cache_dir) / repository.replace("/", "--")
     with _exclusively(folder):
-        _check_license(repository, system, folder, accept_license)
-        version = _find_version(repository, size, file, revision, folder, hub)
-        directory = folder / f"{version.checksum}-{_LAYOUT}"
+        check_license(repository, system, folder, accept_license)
+        version = find_version(repository, size, file, revision, folder, hub)
+        # A head or another part may change while the file does not.
+        of_parts = f"-{version.commit[:12]}" if file.parts else ""
+        directory = folder / f"{version.checksum}{of_parts}-{_LAYOUT}{_title(size)}"
         if not directory.is_dir():
-            original = _download(repository, file, version, cache_dir, hub)
+            hub_cache = None if cache_dir is None else Path(cache_dir) / "hub"
+            fetch = partial(download, commit=version.commit, cache_dir=hub_cache, hub=hub)
+            original = fetch(repository, file.path, checksum=version.checksum)
+            parts = {name: fetch_part(repository, part, fetch, version, hub) for name, part in file.parts.items()}
             record = {"name": repository, "file": file.path, "revision": version.commit}
-            _convert(original, directory, system, size, published, record)
-        _show_license(repository, system, folder)
+            with ExitStack() as stack:
+                for name, part in file.borrowed.items():
+                    parts[name] = stack.enter_context(borrowed_part(part, folder, hub_cache, hub))
+                _convert(original, directory, system, size, published, record, {**parts, **file.options})
+        show_license(repository, system, folder)
     public = repository if size is None else f"{repository}{SIZE_MARK}{size}"
-    return _Found(directory, system, public, version.commit)
-
-
-def _find_version(
-    repository: str,
-    size: str | None,
-    file: PublishedFile,
-    revision: str | None,
-    folder: Path,
-    hub: Mapping[str, Any],
-) -> _Version:
-    """Ask the hub for commit and checksum of a file; without a network, the cache."""
-    revision = revision or "main"
-
-    def entry(of: str) -> Path:
-        return folder / "revisions" / quote(of, safe="") / f"{size or 'model'}.json"
-
-    known = read_json(entry(revision))
-    cached = None
-    if isinstance(known, dict) and {"commit", "checksum"} <= known.keys():
-        cached = _Version(known["commit"], known["checksum"])
-    if cached is not None and cached.commit == revision:  # nothing that could have changed
-        return cached
-    if constants.HF_HUB_OFFLINE or hub.get("local_files_only"):
-        reason: object = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "local_files_only=True"
-    else:
-        try:
-            found = get_hf_file_metadata(
-                hf_hub_url(repository, file.path, revision=revision), token=hub.get("token"), timeout=_TIMEOUT_SECONDS
-            )
-        except (GatedRepoError, RepositoryNotFoundError) as error:
-            raise FileNotFoundError(
-                f"{repository}: no such repository on the hub, or no access to it (for a private or gated one: "
-                "hf auth login)"
-            ) from error
-        except RevisionNotFoundError as error:
-            raise FileNotFoundError(f"{repository}: no revision {revision!r} on the hub") from error
-        except EntryNotFoundError as error:
-            raise FileNotFoundError(
-                f"{repository}: revision {revision!r} has no {file.path}, the file that its authors published; if it "
-                "was renamed, download it and give its path"
-            ) from error
-        except (HTTPError, OfflineModeIsEnabled, OSError) as error:
-            reason = f"the hub cannot be reached ({type(error).__name__})"
-        else:
-            commit, checksum = found.commit_hash or "", found.etag or ""
-            if not _COMMIT.fullmatch(commit) or not _CHECKSUM.fullmatch(checksum):
-                raise OSError(
-                    f"{repository}: the hub names commit {commit!r} and checksum {checksum!r} of {file.path}; "
-                    "expected 40 hexadecimal digits, and 64 or 40"
-                )
-            version = _Version(commit, checksum)
-            for name in {revision, commit}:
-                write_json(entry(name), vars(version))
-            return version
-    if cached is None:
-        at = "" if revision == "main" else f" at revision {revision}"
-        raise OSError(
-            f"{repository}: {file.path}{at} was never opened on this machine, and {reason}; open it once with a "
-            "network, or download the file and give its path"
-        )
-    return cached
-
-
-def _download(
-    repository: str,
-    file: PublishedFile,
-    version: _Version,
-    cache_dir: str | os.PathLike | None,
-    hub: Mapping[str, Any],
-) -> Path:
-    """Fetch a file and compare its checksum."""
-    try:
-        path = hf_hub_download(
-            repository,
-            file.path,
-            revision=version.commit,
-            cache_dir=None if cache_dir is None else Path(cache_dir) / "hub",
-            token=hub.get("token"),
-            local_files_only=bool(hub.get("local_files_only")),
-        )
-    except LocalEntryNotFoundError as error:
-        raise OSError(
-            f"{repository}: {file.path} is not in the hub's cache, and the hub cannot be reached; open it once with a "
-            "network"
-        ) from error
-    except (HTTPError, OSError) as error:
-        raise OSError(
-            f"{repository}: the download of {file.path} failed ({type(error).__name__}: {error}); call again to "
-            "continue it"
-        ) from error
-    path = Path(path)
-    if (found := _checksum(path, version.checksum)) != version.checksum:
-        raise ValueError(
-            f"{path}: the file of {repository} has checksum {found}; expected {version.checksum}, as on the hub. It "
-            "is damaged: delete it, and open it again"
-        )
-    return path
-
-
-def _checksum(path: Path, expected: str) -> str:
-    """Return the checksum of a file, of the same kind as another one."""
-    if len(expected) == 64:
-        return file_digest(path)
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)  # as git names it
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return _Found(directory, public, version.commit)
 
 
 # Files on this machine.
@@ -328,6 +206,10 @@ def _checksum(path: Path, expected: str) -> str:
 def _from_file(path: Path, size: str | None, accept_license: bool, cache_dir: str | os.PathLike | None) -> _Found:
     system = _system_of(path)
     candidates = [published for published in PUBLISHED.values() if published.system is system]
+    if all(file.parts for published in candidates for file in published.files.values()):
+        raise ValueError(
+            f"{path}: {system.title} has several files; open it by its name, or convert them with hf-any3d convert"
+        )
     sizes = {known for published in candidates for known in published.files if known is not None}
     if size is not None and size not in sizes:
         expected = f"one of {', '.join(sorted(sizes))}" if sizes else "None"
@@ -335,14 +217,14 @@ def _from_file(path: Path, size: str | None, accept_license: bool, cache_dir: st
     folder = _cache(cache_dir) / "local"
     published = next((one for one in candidates if size in one.files), None)
     with _exclusively(folder):
-        _check_license(system.title, system, folder / system.title, accept_license)
+        check_license(system.title, system, folder / system.title, accept_license)
         directory = folder / f"{file_digest(path)}-{_LAYOUT}"
         if not directory.is_dir():
-            _convert(path, directory, system, None, None, {"file": path.name})
+            _convert(path, directory, system, None, None, {"file": path.name}, {})
         if size is not None and published is not None:
             _check_config(path, directory, published, size)
-        _show_license(system.title, system, folder / system.title)
-    return _Found(directory, system)
+        show_license(system.title, system, folder / system.title)
+    return _Found(directory)
 
 
 def _system_of(path: Path) -> System:
@@ -368,13 +250,14 @@ def _convert(
     size: str | None,
     published: Published | None,
     record: Mapping[str, Any],
+    arguments: Mapping[str, Any],
 ) -> None:
     """Convert a file to a directory, which appears complete or not at all."""
     remove_abandoned(directory)
     unfinished = temporary_path(directory)
-    title = Path(record.get("name", original.stem)).name + ("" if size is None else f"-{size}")  # of the card
+    title = Path(record.get("name", original.stem)).name + _title(size)  # of the card
     try:
-        getattr(conversions, system.convert)(original, unfinished / title)
+        getattr(conversions, system.convert)(checkpoint=original, output=unfinished / title, **arguments)
         if published is not None:
             _check_config(original, unfinished / title, published, size)
         _record(unfinished / title, system, {**record, "sha256": file_digest(original)})
@@ -389,7 +272,7 @@ def _check_config(original: Path, directory: Path, published: Published, size: s
     Raises:
         ValueError: It has not; names the size that it has.
     """
-    config = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+    config = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
 
     def wrong(file: PublishedFile) -> dict[str, Any]:
         return {name: config.get(name) for name, value in file.config.items() if config.get(name) != value}
@@ -406,56 +289,19 @@ def _check_config(original: Path, directory: Path, published: Published, size: s
 
 def _record(directory: Path, system: System, source: Mapping[str, Any]) -> None:
     """Add source and licences to config and card of a converted model."""
-    config = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+    config = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
     config[RECORD] = {
         **source,
         "weights_license": system.weights_license,
         "code_license": system.code_license,
         "non_commercial": system.non_commercial,
     }
-    write_json(directory / _CONFIG, config)
+    write_json(directory / CONFIG_NAME, config)
     card = ModelCard.load(directory / CARD)
     if re.fullmatch(r"[A-Z][\w.-]*", system.weights_license):  # an identifier of SPDX
         card.data["license"] = system.weights_license.lower()
     text = str(card).partition("\n<!-- Written by hf_any3d")[0]
-    write_text(directory / CARD, sign_card(f"{text}\n\n## Terms\n\n{_license_text(system)}"))
-
-
-# Licences.
-
-
-def _license_text(system: System) -> str:
-    text = f"Weights: {system.weights_license} (from {system.license_source}); program: {system.code_license}."
-    return text + (" The licence of the weights forbids commercial use." if system.non_commercial else "")
-
-
-def _check_license(subject: str, system: System, folder: Path, accept: bool) -> None:
-    """Check that a licence which forbids commercial use was accepted, now or before.
-
-    Raises:
-        ValueError: It was not.
-    """
-    if not system.non_commercial:
-        return
-    file = folder / "license.json"
-    known = read_json(file) or {}
-    if accept and not known.get("accepted"):
-        write_json(file, {**known, "accepted": system.weights_license})
-    named = {word.strip() for word in os.environ.get(ACCEPT, "").split(",")}
-    if not accept and known.get("accepted") != system.weights_license and not named & {subject, "all"}:
-        raise ValueError(
-            f"{subject}: the weights are under {system.weights_license} (from {system.license_source}), which forbids "
-            f"commercial use; if yours is permitted, pass accept_license=True once, or set {ACCEPT}={subject}"
-        )
-
-
-def _show_license(subject: str, system: System, folder: Path) -> None:
-    """Print the licences when a repository is opened for the first time on this machine."""
-    file = folder / "license.json"
-    known = read_json(file) or {}
-    if known.get("shown") != system.weights_license:
-        print_line(f"{subject}: {_license_text(system)}", is_error=True)
-        write_json(file, {**known, "shown": system.weights_license})
+    write_text(directory / CARD, sign_card(f"{text}\n\n## Terms\n\n{license_text(system)}"))
 
 
 # The cache.
@@ -463,6 +309,10 @@ def _show_license(subject: str, system: System, folder: Path) -> None:
 
 def _cache(cache_dir: str | os.PathLike | None) -> Path:
     return Path(constants.HF_HOME, "hf_any3d", "published") if cache_dir is None else Path(cache_dir)
+
+
+def _title(size: str | None) -> str:
+    return "" if size is None else f"-{size}"
 
 
 def _exclusively(folder: Path) -> Any:

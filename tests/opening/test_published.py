@@ -1,5 +1,6 @@
 """Published checkpoints open by their names, from files of the published names and layouts on the local hub."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -11,15 +12,21 @@ import pytest
 import torch
 from huggingface_hub import constants, file_download
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save
 from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPConfig, CLIPModel, pipeline
 
 import hf_any3d
-from hf_any3d import AutoModelForZeroShotPointCloudClassification, conversions, opening
+from hf_any3d import AutoModelForZeroShotPointCloudClassification, conversions
+from hf_any3d.conversions.minigpt3d.parts import read_qformer
 from hf_any3d.modeling import published
 from hf_any3d.modeling.published import PUBLISHED, SIZE_MARK, Published, PublishedFile
-from hf_any3d.opening import ACCEPT, open_published, opened_directory, published_directory
+from hf_any3d.opening import open_published, opened_directory, published_directory
+from hf_any3d.opening.licences import ACCEPT
+from hf_any3d.opening.published import _OPENED
 from tests.cli.conftest import run
 from tests.conversions.aligned_originals import openshape_flat, openshape_training, patchalign3d, uni3d
+from tests.conversions.minigpt3d_originals import Originals
+from tests.modeling.ptv3_case import ptv3_original
 from tests.tiny_text_towers import write_text_files
 
 NAME = "OpenShape/openshape-pointbert-vitb32-rgb"
@@ -41,7 +48,7 @@ def forget(repository: str) -> None:
     name = repository.replace("/", "--")
     shutil.rmtree(Path(constants.HF_HOME, "hf_any3d", "published", name), ignore_errors=True)
     shutil.rmtree(Path(constants.HF_HUB_CACHE, f"models--{name}"), ignore_errors=True)
-    opening._OPENED.clear()
+    _OPENED.clear()
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +113,7 @@ def test_a_published_name_opens_in_one_line_and_without_a_network_afterwards(
     assert "license: mit" in card and "program: Apache-2.0" in card and "# openshape-pointbert-vitb32-rgb\n" in card
     assert capsys.readouterr().err.count("Weights: MIT") == 1
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    opening._OPENED.clear()
+    _OPENED.clear()
     before = len(hub.requests)
     again = open_published(NAME)
     assert len(hub.requests) == before and capsys.readouterr().err == ""
@@ -131,6 +138,16 @@ def test_commands_take_published_names(published_files, text_tower, libraries_as
     assert run("zero-shot", *words[1:])[:2] == (code, out)
     code, _, err = run("predict", CHAIR, "--model", UNI3D, "--labels", "chair, table")
     assert code == 1 and "no size is given; expected one of tiny, tiny-no-lvis, small" in err
+
+
+def test_a_command_fetches_and_copies_a_checkpoint(published_files, tmp_path):
+    code, out, err = run("convert", "published", NAME, "--output", tmp_path / "copy")
+    assert code == 0 and str(tmp_path / "copy") in out and "Weights: MIT" in err
+    assert AutoModel.from_pretrained(tmp_path / "copy").config.published["name"] == NAME
+    code, out, _ = run("info", f"{UNI3D}:tiny", "--json")
+    assert code == 0 and json.loads(out)["class"] == published.UNI3D.model_class
+    code, _, err = run("convert", "published", f"{UNI3D}:huge")
+    assert code == 1 and err.startswith("error: BAAI/Uni3D: size='huge'; expected one of tiny, ")
 
 
 def test_without_a_class_of_the_text_tower_features_from_elsewhere_are_taken(published_files, tmp_path):
@@ -182,7 +199,7 @@ def test_a_file_of_the_authors_opens_by_its_path(tmp_path, openshape):
     model = open_published(path, cache_dir=tmp_path / "cache")
     assert model.config.published["file"] == "downloaded.pt" and "name" not in model.config.published
     assert open_published(path, cache_dir=tmp_path / "cache", dtype="float16").dtype == torch.float16
-    assert len(list((tmp_path / "cache" / "local").glob("*-v1"))) == 1
+    assert len(list((tmp_path / "cache" / "local").glob("*-v1*"))) == 1
     torch.save({"model": {"layer.weight": torch.ones(2)}}, path)
     with pytest.raises(ValueError, match="its tensors are not those of OpenShape, Uni3D"):
         open_published(path)
@@ -205,7 +222,7 @@ def test_an_adapter_names_the_published_checkpoint_and_opens_from_it(published_f
     clouds = torch.rand(1, 600, 6, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model.get_point_features(clouds)
-        opening._OPENED.clear()
+        _OPENED.clear()
         again = AutoModelForZeroShotPointCloudClassification.from_pretrained(tmp_path).get_point_features(clouds)
     torch.testing.assert_close(again, expected)
 
@@ -213,8 +230,12 @@ def test_an_adapter_names_the_published_checkpoint_and_opens_from_it(published_f
 def no_leftovers() -> None:
     """Nothing but whole models, and what is known about them, is in the cache."""
     for path in Path(constants.HF_HOME, "hf_any3d", "published").glob("*--*/*"):
-        assert path.name in ("license.json", "revisions") or path.name.endswith(("-v1", ".lock")), path
-        assert not path.name.endswith("-v1") or (path / "model.safetensors").is_file()
+        assert (
+            path.name in ("license.json", "revisions")
+            or path.name.endswith((".lock", ".tmp.lock"))
+            or "-v1" in path.name
+        ), path
+        assert "-v1" not in path.name or (path / "model.safetensors").is_file()
 
 
 def test_an_interrupted_download_is_one_error_and_continues(hub, published_files, monkeypatch):
@@ -273,7 +294,7 @@ def test_without_a_network_what_was_never_opened_is_one_error(published_files, m
 
 def test_processes_that_open_at_the_same_time_convert_once(published_files, monkeypatch):
     convert, calls = conversions.convert_openshape, []
-    monkeypatch.setattr(conversions, "convert_openshape", lambda *a: calls.append(a) or convert(*a), raising=False)
+    monkeypatch.setattr(conversions, "convert_openshape", lambda **a: calls.append(a) or convert(**a), raising=False)
     found = []
     threads = [threading.Thread(target=lambda: found.append(published_directory(NAME))) for _ in range(3)]
     for thread in threads:
@@ -301,6 +322,74 @@ def test_a_licence_that_forbids_commercial_use_is_asked_for_once(published_files
     assert open_published(NAME).name_or_path == NAME
 
 
+def test_a_head_is_a_checkpoint_of_its_own(hub, monkeypatch):
+    name, content = "facebook/sonata", ptv3_original("sonata")
+    width = sum(content["config"]["enc_channels"])
+    head = {"seg_head.weight": torch.randn(20, width), "seg_head.bias": torch.randn(20)}
+    settings = {"backbone_out_channels": width, "num_classes": 20}
+    head_file = stored({"config": settings, "state_dict": head})
+    files = {"sonata.pth": stored(content), "sonata_linear_prob_head_sc.pth": head_file}
+    hub.commit(name, files, in_lfs=True)
+    entry = PUBLISHED[name]
+    reduced = {size: dataclasses.replace(file, config={}) for size, file in entry.files.items()}
+    monkeypatch.setitem(PUBLISHED, name, dataclasses.replace(entry, files=reduced))
+    try:
+        with pytest.raises(ValueError, match="facebook/sonata: the weights are under CC-BY-NC-4.0"):
+            open_published(name, size="base")
+        model = open_published(name, size="scannet", accept_license=True)
+        assert type(model).__name__ == "PointTransformerV3ForPointCloudSegmentation"
+        assert torch.equal(model.segmenter.out.weight, head["seg_head.weight"])
+        assert type(open_published(name, size="base")).__name__ == entry.system.model_class  # accepted before
+    finally:
+        huggingface_hub.delete_repo(name)
+        forget(name)
+
+
+def test_minigpt3d_opens_by_its_name_with_parts_of_two_repositories(hub, tmp_path, libraries_as_they_were):
+    name, blip2 = "YuanTang96/MiniGPT-3D", "Salesforce/blip2-flan-t5-xxl"
+    paths = Originals().write(tmp_path / "originals", 3, 4)
+    files = {f"params_weight/Phi_2/{file.name}": file.read_bytes() for file in paths["language_model"].iterdir()}
+    files["params_weight/Phi_2/pytorch_model.bin"] = b"the same again, which is not fetched"
+    files["params_weight/pc_encoder/point_model.pth"] = paths["point_encoder"].read_bytes()
+    for stage, option in ((3, "checkpoint"), (4, "second_checkpoint")):
+        file = f"MiniGPT_3D_stage_{stage}"
+        files[f"params_weight/{file}/{file}.pth"] = paths[option].read_bytes()
+    hub.commit(name, files, in_lfs=True)
+    read_qformer(paths["qformer"]).save(tmp_path / "blip2", torch.float32)
+    weights = {"model-1.safetensors": {"vision_model.bias": torch.ones(2)}, "model-2.safetensors": {}}
+    weights["model-2.safetensors"] = load_file(tmp_path / "blip2" / "model.safetensors")
+    index = {"weight_map": {key: file for file, tensors in weights.items() for key in tensors}}
+    others = {file: save(tensors) for file, tensors in weights.items()}
+    others |= {"model.safetensors.index.json": json.dumps(index).encode()}
+    hub.commit(blip2, others | {"config.json": (tmp_path / "blip2" / "config.json").read_bytes()}, in_lfs=True)
+    before = len(hub.requests)
+    try:
+        pipe = pipeline("point-cloud-text-to-text", model=str(published_directory(name, accept_license=True)))
+        fetched = [path for method, path in hub.requests[before:] if method == "GET"]
+        assert not [path for path in fetched if path.endswith(("model-1.safetensors", "pytorch_model.bin"))]
+        expected = tmp_path / "converted"
+        conversions.convert_minigpt3d(expected, **paths)
+        other = AutoModel.from_pretrained(expected).state_dict()
+        assert other.keys() == pipe.model.state_dict().keys()
+        assert all(torch.equal(tensor, other[key]) for key, tensor in pipe.model.state_dict().items())
+        _OPENED.clear()
+        by_name = open_published(name)
+        assert by_name.name_or_path == name and by_name.config.parts is None
+        assert pipeline("point-cloud-text-to-text", model=name).processor.tokenizer.eos_token_id is not None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(constants, "HF_HUB_OFFLINE", True)
+            _OPENED.clear()
+            assert pipeline("point-cloud-text-to-text", model=name).model.name_or_path == name
+        with pytest.raises(ValueError, match="MiniGPT-3D has several files; open it by its name"):
+            open_published(paths["second_checkpoint"])
+        code, out, _ = run("chat", name, CHAIR, "--max-new-tokens", 2, stdin="What is this?\n")
+        assert code == 0
+    finally:
+        for repository in (name, blip2):
+            huggingface_hub.delete_repo(repository)
+            forget(repository)
+
+
 def test_every_size_and_every_layout_of_the_table_is_known_to_a_conversion(tmp_path):
     torch.save(openshape_training(), tmp_path / "model.pt")
     for path in (tmp_path / "model.pt",):
@@ -313,4 +402,5 @@ def test_every_size_and_every_layout_of_the_table_is_known_to_a_conversion(tmp_p
     for name, entry in PUBLISHED.items():
         assert entry.system.convert in conversions.__all__, name
         assert entry.system.model_class in hf_any3d.__all__, name
-        assert len({file.path for file in entry.files.values()}) == len(entry.files), name
+        found = {(file.path, *file.parts.values()) for file in entry.files.values()}
+        assert len(found) == len(entry.files), name

@@ -1,0 +1,48 @@
+"""Licences of published weights: shown, and those that forbid commercial use asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hf_any3d.atomic_files import read_json, write_json
+from hf_any3d.messages import print_line
+from hf_any3d.modeling.published import System
+
+ACCEPT = "HF_ANY3D_ACCEPT_LICENSE"
+"""Environment variable with the names of repositories whose non-commercial licences are accepted, or `all`."""
+
+
+def license_text(system: System) -> str:
+    """Return the licences of weights and program in one line."""
+    text = f"Weights: {system.weights_license} (stated by {system.license_source}); program: {system.code_license}."
+    return text + (" The licence of the weights forbids commercial use." if system.non_commercial else "")
+
+
+def check_license(subject: str, system: System, folder: Path, accept: bool) -> None:
+    """Check that a licence which forbids commercial use was accepted, now or before.
+
+    Raises:
+        ValueError: It was not.
+    """
+    if not system.non_commercial:
+        return
+    file = folder / "license.json"
+    known = read_json(file) or {}
+    if accept and not known.get("accepted"):
+        write_json(file, {**known, "accepted": system.weights_license})
+    named = {word.strip() for word in os.environ.get(ACCEPT, "").split(",")}
+    if not accept and known.get("accepted") != system.weights_license and not named & {subject, "all"}:
+        raise ValueError(
+            f"{subject}: the weights are under {system.weights_license} (stated by {system.license_source}), which "
+            f"forbids commercial use; if yours is permitted, pass accept_license=True once, or set {ACCEPT}={subject}"
+        )
+
+
+def show_license(subject: str, system: System, folder: Path) -> None:
+    """Print the licences when a repository is opened for the first time on this machine."""
+    file = folder / "license.json"
+    known = read_json(file) or {}
+    if known.get("shown") != system.weights_license:
+        print_line(f"{subject}: {license_text(system)}", is_error=True)
+        write_json(file, {**known, "shown": system.weights_license})

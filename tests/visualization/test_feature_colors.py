@@ -1,0 +1,42 @@
+"""Colors by features: groups of equal features are told apart, whatever their number and order."""
+
+import numpy as np
+import pytest
+
+from hf_any3d.visualization import feature_colors as module
+from hf_any3d.visualization.feature_colors import feature_colors
+
+
+def groups(points: int = 600) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    group = np.arange(points) % 4
+    return random.normal(0, 5, (4, 12))[group] + random.normal(0, 0.1, (points, 12)), group
+
+
+def test_groups_of_features_have_colors_of_their_own():
+    features, group = groups()
+    colors = feature_colors(features)
+    assert colors.shape == (600, 3) and colors.dtype == np.float32 and 0 <= colors.min() < colors.max() <= 1
+    means = np.stack([colors[group == number].mean(axis=0) for number in range(4)])
+    spread = max(colors[group == number].std(axis=0).max() for number in range(4))
+    apart = [np.abs(a - b).max() for number, a in enumerate(means) for b in means[:number]]
+    assert min(apart) > 10 * spread
+
+
+def test_colors_come_from_a_sample_and_in_pieces(monkeypatch):
+    features, _ = groups()
+    expected = feature_colors(features)
+    monkeypatch.setattr(module, "_PIECE", 7)
+    np.testing.assert_array_equal(feature_colors(features), expected)
+    monkeypatch.setattr(module, "_SAMPLE", 300)
+    assert np.abs(feature_colors(features) - expected).max() < 0.1
+
+
+def test_bad_features_are_refused():
+    for bad, message in (
+        (np.zeros((5, 2)), r"features have shape \(5, 2\); expected \(points, 3 channels or more\)"),
+        (np.zeros((0, 4)), r"features have shape \(0, 4\)"),
+        (np.full((5, 4), np.nan), "found NaN or infinite numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            feature_colors(bad)
