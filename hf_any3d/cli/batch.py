@@ -20,6 +20,7 @@ from hf_any3d.cli.common import SOME_FAILED, BatchSize, Device, check_model, ope
 from hf_any3d.cli.inputs import Cloud, Files, InputFile, Inputs, find_inputs, for_each_file
 from hf_any3d.cli.outputs import counted, csv_lines
 from hf_any3d.cli.predict import (
+    UpAxis,
     answerer,
     classifier_or_default,
     feature_answerer,
@@ -91,12 +92,12 @@ class LocalEngine:
         if job.task == "predict":
             answer = _predictor(pipe, settings)
         else:
-            answer = feature_answerer(pipe, settings["model"], settings["feature"])
+            answer = feature_answerer(pipe, settings["model"], settings["feature"], settings["up_axis"])
         yield from for_each_file(inputs, answer, job.batch_size or usual_batch_size(pipe))
 
 
 def _predictor(pipe: Any, settings: dict[str, Any]) -> Callable[[list[Cloud]], list[dict[str, Any]]]:
-    run = answerer(pipe, settings["model"], top_k=settings["top_k"])
+    run = answerer(pipe, settings["model"], top_k=settings["top_k"], up_axis=settings["up_axis"])
     return lambda clouds: [one if isinstance(one, dict) else {"predictions": one} for one in run(clouds)]
 
 
@@ -146,6 +147,7 @@ def predict(
         str | None, option("Directory or hub name of a classifier; by default the small one that comes along.")
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each file.")] = 3,
+    up_axis: UpAxis = None,
     batch_size: BatchSize = None,
     device: Device = None,
     retry: Retry = False,
@@ -154,7 +156,7 @@ def predict(
     """Classify many files."""
     _check_table(output)
     model, files = split_model(files, model, has_default=True)
-    settings = {"model": classifier_or_default(model), "top_k": top_k}
+    settings = {"model": classifier_or_default(model), "top_k": top_k, "up_axis": up_axis}
     _run(Job("predict", settings, device, batch_size), files, find_inputs(files), output, retry, engine)
 
 
@@ -164,6 +166,7 @@ def embed(
     output: TableOutput,
     model: Annotated[str, option("Directory or hub name of the model.")],
     feature: Annotated[str, typer.Option(help="pooled, class_token, or tokens for their mean.")] = "pooled",
+    up_axis: UpAxis = None,
     batch_size: BatchSize = None,
     device: Device = None,
     retry: Retry = False,
@@ -173,7 +176,8 @@ def embed(
     _check_table(output)
     if feature not in ("pooled", "class_token", "tokens"):
         raise ValueError(f"--feature is {feature!r}; expected pooled, class_token or tokens")
-    settings = {"model": check_model(model, "predict", "zero-shot", "segment", "features"), "feature": feature}
+    model = check_model(model, "predict", "zero-shot", "segment", "features")
+    settings = {"model": model, "feature": feature, "up_axis": up_axis}
     _run(Job("embed", settings, device, batch_size), files, find_inputs(files), output, retry, engine)
 
 

@@ -213,7 +213,9 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
         with status(f"fetching and converting {name}"):
             quiet_libraries()
             from hf_any3d.opening import opened_directory
+            from hf_any3d.registration import register
 
+            register()
             file = opened_directory(name, revision) / _CONFIG
     elif not Path(name).is_dir():
         _skip_hub_if_offline()

@@ -289,7 +289,9 @@ def published(
     with status(f"fetching and converting {name}"):
         from hf_any3d.conversions.saving import new_directory
         from hf_any3d.opening import published_directory
+        from hf_any3d.registration import register
 
+        register()
         directory = published_directory(name, size=size, revision=revision, accept_license=accept_license)
         if output is not None:
             with new_directory(output) as folder:

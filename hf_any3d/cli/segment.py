@@ -101,7 +101,8 @@ def segment(
                 )
             points, labels = result["points"], result["labels"]
             seen.update(map(int, np.unique(labels)))
-            gallery.add(cloud_frame(points), palette[labels], Path(cloud.name).name)
+            if gallery.output is not None:
+                gallery.add(cloud_frame(points), palette[labels], Path(cloud.name).name)
             if output is not None and suffix in CLOUDS:
                 _write_labelled(output, points, labels, palette)
             elif output is not None and not suffix:

@@ -77,7 +77,7 @@ def open_published(
             `HF_ANY3D_ACCEPT_LICENSE` with names of repositories, or `all`, does the same without being remembered.
         cache_dir: Where to keep converted models and, in `hub` below it, downloads; by default the folder `hf_any3d`
             in `HF_HOME` and the hub's cache.
-        **kwargs: Arguments of `from_pretrained`, such as `dtype`, `device_map` or `attn_implementation`.
+        **kwargs: Arguments of `from_pretrained`, such as `dtype`, `device_map`, `attn_implementation` or `token`.
 
     Returns:
         The model in eval mode, of the class that the table of published checkpoints names, or for a path, of the class
@@ -89,7 +89,8 @@ def open_published(
         FileNotFoundError: There is no such file, revision or repository.
         OSError: The hub cannot be reached, and the cache does not have it.
     """
-    found = _find(name, size, revision, accept_license, cache_dir)
+    hub = {key: kwargs[key] for key in ("token", "local_files_only") if key in kwargs}
+    found = _find(name, size, revision, accept_license, cache_dir, hub)
     (saved_class,) = json.loads((found.directory / CONFIG_NAME).read_text(encoding="utf-8"))["architectures"]
     model_class = getattr(importlib.import_module("hf_any3d"), saved_class)
     if found.name is None:
@@ -106,9 +107,10 @@ def published_directory(
     revision: str | None = None,
     accept_license: bool = False,
     cache_dir: str | os.PathLike | None = None,
+    token: str | bool | None = None,
 ) -> Path:
     """Return the directory of the converted model, for `from_pretrained`; arguments and errors of `open_published`."""
-    return _find(name, size, revision, accept_license, cache_dir).directory
+    return _find(name, size, revision, accept_license, cache_dir, {"token": token}).directory
 
 
 def opened_directory(name: str, revision: str | None = None, **hub: Any) -> Path:
@@ -147,6 +149,7 @@ def _find(
     revision: str | None,
     accept_license: bool,
     cache_dir: str | os.PathLike | None,
+    hub: Mapping[str, Any],
 ) -> _Found:
     path, text = Path(name), os.fspath(name)
     if path.is_file():
@@ -159,7 +162,7 @@ def _find(
         if "/" not in text or path.suffix in (".pt", ".pth", ".bin") or text.startswith((".", "~", "/")):
             raise FileNotFoundError(f"no file {text}{similar_path(path)}")
         raise ValueError(f"{text}: not a published checkpoint; expected one of {', '.join(PUBLISHED)}, or a file")
-    return _from_hub(text, size, revision, accept_license, cache_dir, {})
+    return _from_hub(text, size, revision, accept_license, cache_dir, hub)
 
 
 # Files on the hub.
@@ -202,9 +205,11 @@ def _from_hub(
 
 def _from_file(path: Path, size: str | None, accept_license: bool, cache_dir: str | os.PathLike | None) -> _Found:
     system = _system_of(path)
-    if system.convert == "convert_minigpt3d":
-        raise ValueError(f"{path}: {system.title} has several files; convert them with hf-any3d convert minigpt3d")
     candidates = [published for published in PUBLISHED.values() if published.system is system]
+    if all(file.parts for published in candidates for file in published.files.values()):
+        raise ValueError(
+            f"{path}: {system.title} has several files; open it by its name, or convert them with hf-any3d convert"
+        )
     sizes = {known for published in candidates for known in published.files if known is not None}
     if size is not None and size not in sizes:
         expected = f"one of {', '.join(sorted(sizes))}" if sizes else "None"

@@ -36,6 +36,17 @@ def test_a_bad_file_is_a_row_with_its_error(predict, models, scans, tmp_path):
     assert [entry["label"] for entry in found] == [entry["label"] for entry in expected["predictions"]]
 
 
+def test_files_with_another_up_axis_are_turned_as_predict_turns_them(predict, models, scans, tmp_path):
+    predict("--up-axis", "z")
+    rows = {row["file"]: row for row in lines_of(tmp_path / "a.jsonl")}
+    command = ("predict", scans / "chair.ply", "--model", models("classifier"), "--json")
+    answers = [json.loads(run(*command, *more).out)[0]["predictions"] for more in ((), ("--up-axis", "z"))]
+    answers.append(rows[str(scans / "chair.ply")]["predictions"])
+    plain, turned, found = ({entry["label"]: entry["score"] for entry in answer} for answer in answers)
+    assert found == pytest.approx(turned, abs=1e-5)
+    assert found != pytest.approx(plain, abs=1e-5)
+
+
 class Counting(LocalEngine):
     """The local engine, which notes the files that it gets and can be interrupted."""
 

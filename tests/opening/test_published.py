@@ -144,6 +144,8 @@ def test_a_command_fetches_and_copies_a_checkpoint(published_files, tmp_path):
     code, out, err = run("convert", "published", NAME, "--output", tmp_path / "copy")
     assert code == 0 and str(tmp_path / "copy") in out and "Weights: MIT" in err
     assert AutoModel.from_pretrained(tmp_path / "copy").config.published["name"] == NAME
+    code, out, _ = run("info", f"{UNI3D}:tiny", "--json")
+    assert code == 0 and json.loads(out)["class"] == published.UNI3D.model_class
     code, _, err = run("convert", "published", f"{UNI3D}:huge")
     assert code == 1 and err.startswith("error: BAAI/Uni3D: size='huge'; expected one of tiny, ")
 
@@ -374,6 +376,12 @@ def test_minigpt3d_opens_by_its_name_with_parts_of_two_repositories(hub, tmp_pat
         by_name = open_published(name)
         assert by_name.name_or_path == name and by_name.config.parts is None
         assert pipeline("point-cloud-text-to-text", model=name).processor.tokenizer.eos_token_id is not None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(constants, "HF_HUB_OFFLINE", True)
+            _OPENED.clear()
+            assert pipeline("point-cloud-text-to-text", model=name).model.name_or_path == name
+        with pytest.raises(ValueError, match="MiniGPT-3D has several files; open it by its name"):
+            open_published(paths["second_checkpoint"])
         code, out, _ = run("chat", name, CHAIR, "--max-new-tokens", 2, stdin="What is this?\n")
         assert code == 0
     finally:

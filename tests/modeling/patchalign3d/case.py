@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from functools import cached_property
 from typing import Any
 
@@ -93,6 +94,4 @@ def unit_rows(name: str, shape: list[int]) -> torch.Tensor:
 
 def random_masks(name: str, shape: list[int]) -> torch.Tensor:
     """Masks of labels that a quarter of all points have."""
-    import zlib
-
     return torch.from_numpy(np.random.default_rng(zlib.crc32(name.encode())).random(shape) < 0.25)

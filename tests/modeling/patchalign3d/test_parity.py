@@ -10,7 +10,7 @@ from hf_any3d.modeling.patchalign3d import (
     PatchAlign3DForZeroShotPointCloudSegmentation,
     clean_label,
 )
-from hf_any3d.modeling.patchalign3d.patch_targets import patch_majorities, patch_shares
+from hf_any3d.modeling.patchalign3d.patch_targets import carry_to_points, patch_majorities, patch_shares
 from hf_any3d.modeling.point_ops import group
 from tests.modeling.patchalign3d.case import PatchCase, random_masks, unit_rows
 from tests.reference.fill import fill, points
@@ -29,7 +29,6 @@ def segment_case() -> tuple[PatchCase, PatchAlign3DForZeroShotPointCloudSegmenta
 @pytest.mark.parametrize("mode", ["eval.", "train."])
 def test_every_stored_tensor_of_a_segmentation_agrees(mode):
     case, model, texts = segment_case()
-    model.load_state_dict(model.state_dict())
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     encoder, found = model.patchalign3d, {}
     model.train(mode == "train.")
@@ -53,8 +52,6 @@ def test_every_stored_tensor_of_a_segmentation_agrees(mode):
             assert torch.equal(encoder.get_patch_features(case.points), output.patch_embeds)
             member = model(case.points, text_embeds=texts, patch_to_point="membership").logits
         else:
-            from hf_any3d.modeling.patchalign3d.patch_targets import carry_to_points
-
             member = carry_to_points(
                 output.patch_logits, case.points, seen[0].centers, seen[0].patch_index, "membership"
             )
@@ -97,12 +94,10 @@ def test_first_stage_agrees():
     features = torch.stack([unit_rows(**target["features"]) for target in targets])
     output = model(case.points, features, centers[..., [0, 2, 1]])  # files have exchanged axes
     output.loss.backward()
-    embeddings = model.patchalign3d
     assert output.loss.item() == pytest.approx(case.manifest["loss"], abs=1e-5)
     assert output.center_distance.item() == pytest.approx(case.manifest["center_dist_mean"], abs=1e-5)
     unit = torch.nn.functional.normalize(output.predictions, dim=-1)
     assert case.error("patch_features", unit) <= 2e-4
-    del embeddings
     assert not case.differing_norms(model)
 
 
