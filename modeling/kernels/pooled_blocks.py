@@ -28,7 +28,13 @@ from torch import Tensor, nn
 
 from hf_any3d.modeling.kernels.dispatch import operator, statistics_dtype, without_autocast
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods
-from hf_any3d.modeling.kernels.pooling import PooledGradient, is_plain_training, largest, update_running_statistics
+from hf_any3d.modeling.kernels.pooling import (
+    PooledGradient,
+    is_plain_training,
+    largest,
+    pool_statistics,
+    update_running_statistics,
+)
 
 
 class ResidualBlock(Protocol):
@@ -224,18 +230,12 @@ def _next_rows(block: Block, sums: Iterable[Tensor], shift: Tensor, inputs: list
 
 def _first_half(hoods: Neighborhoods, block: Block, parts: Iterable[Tensor], inputs: list[Tensor]) -> Saved:
     """Compute the statistics of both norms from the output of the first linear layer, given in parts."""
-    reduced, means, variances = [], [], []
+    reduced, statistics = [], []
     for rows in parts:
         reduced.append(rows)
-        mean, variance = torch.batch_norm_update_stats(rows, None, None, momentum=0.0)
-        means.append(mean)
-        variances.append(variance)
+        statistics.append(torch.batch_norm_update_stats(rows, None, None, momentum=0.0))
     dtype, wide = block.reduce.dtype, statistics_dtype(block.reduce)
-    shares = [len(rows) / hoods.count for rows in reduced]
-    mean = weighted_sum(means, shares, wide)
-    # Variance within the parts plus variance between them: no cancellation of large numbers.
-    spreads = [own + (part_mean - mean).square() for own, part_mean in zip(variances, means, strict=True)]
-    variance = weighted_sum(spreads, shares, wide)
+    mean, variance = pool_statistics(statistics, [len(rows) / hoods.count for rows in reduced], wide)
     saved = Saved(mean.to(dtype), variance.to(dtype), *[mean] * 4, reduced, inputs)
     total = torch.zeros_like(mean)
     products = total.new_zeros(len(total), len(total))
@@ -253,14 +253,6 @@ def _first_half(hoods: Neighborhoods, block: Block, parts: Iterable[Tensor], inp
     saved.hidden_mean, saved.hidden_covariance = mean.to(dtype), covariance.to(dtype)
     saved.expand_mean, saved.expand_variance = (expand @ mean).to(dtype), variance.to(dtype)
     return saved
-
-
-def weighted_sum(tensors: list[Tensor], weights: list[float], dtype: torch.dtype) -> Tensor:
-    """Sum tensors of equal shape, each times a number of Python, which no device has to be sent."""
-    total = torch.zeros_like(tensors[0], dtype=dtype)
-    for tensor, weight in zip(tensors, weights, strict=True):
-        total.add_(tensor, alpha=weight)
-    return total
 
 
 def _second_half(block: Block, saved: Saved, inputs: Iterable[Tensor]) -> tuple[Iterator[Tensor], Tensor]:

@@ -100,6 +100,25 @@ def count_index(index: Tensor, count: int) -> Tensor:
     return index.new_zeros(count).scatter_add_(0, index, torch.ones_like(index))
 
 
+def pool_statistics(
+    statistics: list[tuple[Tensor, Tensor]], shares: list[float], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return mean and variance `(channels,)` of all rows from those of their parts.
+
+    Args:
+        statistics: Mean and variance of each part, `(channels,)`.
+        shares: Each part's share of the rows; numbers of Python, which no device has to be sent.
+        dtype: To compute in.
+    """
+    mean, variance = (torch.zeros_like(statistics[0][0], dtype=dtype) for _ in range(2))
+    for (part, _), share in zip(statistics, shares, strict=True):
+        mean.add_(part, alpha=share)
+    # Variance within the parts plus variance between them: no cancellation of large numbers.
+    for (part, within), share in zip(statistics, shares, strict=True):
+        variance.add_(within + (part - mean).square(), alpha=share)
+    return mean, variance
+
+
 def segment_maximum(rows: Tensor, index: Tensor, count: int) -> Tensor:
     """Return the maximum of the rows `(rows, channels)` with each index: `(count, channels)`, 0 where there is none.
 
