@@ -12,7 +12,7 @@ _NAMES = {
     "collator": "PointCloudCollator",
     "conversion.publishing": "push_point_dataset",
     "feature": "PointCloud",
-    "file_conversion": "embed_files files_to_points points_to_files",
+    "file_conversion": "add_preview embed_files files_to_points points_to_files",
     "splits": "draw_fold validation_split",
     "torch_datasets": "AugmentedDataset",
     "transforms": (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from hf_any3d.data.conversion.publishing import push_point_dataset as push_point_dataset
     from hf_any3d.data.feature import PointCloud as PointCloud
     from hf_any3d.data.file_conversion import (
+        add_preview as add_preview,
         embed_files as embed_files,
         files_to_points as files_to_points,
         points_to_files as points_to_files,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
-from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, config
+from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Mesh, config
 from datasets.fingerprint import Hasher
 from datasets.table import embed_table_storage
 
@@ -152,6 +152,52 @@ def points_to_files(
         num_proc=num_proc,
         description="Writing point clouds",
     ).with_format(None)
+
+
+def add_preview(
+    dataset: AnyDataset, *, column: str = "preview", num_points: int = 2048, num_proc: int | None = None
+) -> AnyDataset:
+    """Add a column of small .ply files, which programs without this package open and viewers of datasets draw.
+
+    The column has the type `Mesh` of `datasets`. All other columns stay as they are.
+
+    Args:
+        dataset: rows or splits with `points` (points, 3) and perhaps `colors` (0 to 255).
+        column: name of the new column.
+        num_points: most points of a file; larger clouds are thinned out.
+        num_proc: processes that write in parallel; not for streams.
+
+    Raises:
+        ValueError: a wrong option, or no column of points.
+    """
+    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
+        splits: Any = {
+            split: add_preview(rows, column=column, num_points=num_points, num_proc=num_proc)
+            for split, rows in dataset.items()
+        }
+        return type(dataset)(splits)
+    features = _features_of(dataset)
+    if num_points < 1:
+        raise ValueError(f"num_points is {num_points}; expected at least 1")
+    if "points" not in features:
+        raise ValueError(f"no column 'points'; there are {', '.join(features) or 'none'}")
+    if column in features:
+        raise ValueError(f"there is a column {column!r} already; rename or remove it, or pass another column=")
+    names = [name for name in ("points", "colors") if name in features]
+    rows = _map(
+        dataset.with_format("numpy", columns=names) if isinstance(dataset, Dataset) else dataset,
+        _preview_batch,
+        {"names": names, "column": column, "num_points": num_points},
+        input_columns=names,
+        rows_at_a_time=_ROWS_OF_FILES,
+        features=Features({**features, column: Mesh()}),
+        num_proc=num_proc,
+        description="Drawing previews",
+    )
+    if isinstance(dataset, IterableDataset):
+        return rows
+    form = dataset.format
+    return rows.with_format(form["type"], columns=[*form["columns"], column], **form["format_kwargs"])
 
 
 def embed_files(dataset: AnyDataset, *, num_proc: int | None = None) -> AnyDataset:
@@ -334,6 +380,17 @@ def _read_batch(
 def _write_batch(*batch: Any, names: tuple[str, ...], column: str, feature: PointCloud) -> dict:
     rows = (dict(zip(names, values, strict=True)) for values in zip(*batch, strict=True))
     return {column: [feature.encode_example(row) for row in rows]}
+
+
+def _preview_batch(*batch: Any, names: list[str], column: str, num_points: int) -> dict:
+    files = []
+    for values in zip(*batch, strict=True):
+        row = dict(zip(names, map(np.asarray, values), strict=True))
+        if len(row["points"]) > num_points:
+            index = np.random.default_rng(0).choice(len(row["points"]), num_points, replace=False)
+            row = {name: value[index] for name, value in row.items()}
+        files.append(PointCloud(format="ply").encode_example(row))
+    return {column: files}
 
 
 def _features_of(dataset: Dataset | IterableDataset) -> Features:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, Mesh
 from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from hf_any3d.data.conversion.loading import FORMAT_VERSION
 from hf_any3d.data.conversion.published_dataset import OPEN_LICENCES
 from hf_any3d.data.conversion.shards import SplitStatistics
+from hf_any3d.data.file_conversion import add_preview
 from hf_any3d.markdown import code, inline, literal, one_line, paragraphs
 from hf_any3d.messages import printable
 
@@ -58,6 +59,7 @@ def push_point_dataset(
     title: str | None = None,
     token: str | bool | None = None,
     max_shard_size: str | int = "500MB",
+    preview: bool = False,
 ) -> str:
     """Push splits to the hub as Parquet that opens without this package, with a card and `meta/stats.json`.
 
@@ -76,6 +78,7 @@ def push_point_dataset(
         title: heading of the card; None takes the name of the repository.
         token: hub token; None takes the one of the login.
         max_shard_size: of a Parquet file.
+        preview: True adds a column of small .ply files, which the viewer of the hub draws; see `add_preview`.
 
     Returns:
         The address of the dataset.
@@ -104,6 +107,8 @@ def push_point_dataset(
         )
     statistics = {str(split): split_statistics(str(split), rows) for split, rows in splits.items()}
     title = title or repo_id.rpartition("/")[2]
+    if preview:
+        splits = add_preview(splits)
     splits.push_to_hub(repo_id, private=private, token=token, max_shard_size=max_shard_size)  # pyright: ignore[reportArgumentType] - token may be a bool
 
     # The upload has written a card that lists files and columns: keep its metadata, add ours and the text.
@@ -184,6 +189,8 @@ def _type(feature: object) -> str:
         return f"Array2D ({feature.shape[0] or 'points'}, {feature.shape[1]}) {feature.dtype}"
     if isinstance(feature, ClassLabel):
         return f"ClassLabel, {len(feature.names)} classes"
+    if isinstance(feature, Mesh):
+        return "Mesh, a .ply file for viewers"
     if isinstance(feature, List):
         return f"list of {_type(feature.feature)}"
     if isinstance(feature, dict):

@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 import yaml
-from datasets import Array2D, ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Value, load_dataset
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Mesh, Value, load_dataset
 
-from hf_any3d.data import load_point_dataset, push_point_dataset
+from hf_any3d.data import add_preview, load_point_dataset, push_point_dataset
 from hf_any3d.data.conversion.publishing import card_metadata, card_text
 from hf_any3d.data.conversion.shards import SplitStatistics
 from tests.data.conversion.toy import COUNTS, cloud, load_toy, write_tree
@@ -29,6 +29,22 @@ def test_what_is_pushed_opens_with_datasets_alone(hub, splits, tmp_path):
     np.testing.assert_array_equal(plain["test"].with_format("numpy")[3]["points"], cloud("test", 3))
     ours = load_point_dataset("me/toy-clouds", split="test", cache_dir=str(tmp_path / "ours"))
     assert ours.features["label"].names == ["mug", "tile", "cup"]
+
+
+def test_previews_are_small_files_that_datasets_alone_reads(hub, splits, tmp_path):
+    push_point_dataset(splits, "me/toy-preview", private=True, preview=True)
+    rows = load_dataset("me/toy-preview", cache_dir=str(tmp_path / "other"), split="test")
+    assert isinstance(rows.features["preview"], Mesh)
+    drawn = rows[3]["preview"]
+    np.testing.assert_allclose(drawn.vertices, cloud("test", 3), atol=1e-6)
+    _, text = head_and_text(hub, "me/toy-preview")
+    assert "| preview | Mesh, a .ply file for viewers |" in text
+    small = add_preview(splits["test"], num_points=4)
+    assert len(small.cast_column("preview", Mesh(decode=True))[3]["preview"].vertices) == 4
+    with pytest.raises(ValueError, match="a column 'preview' already"):
+        add_preview(small)
+    with pytest.raises(ValueError, match="no column 'points'"):
+        add_preview(splits["test"].remove_columns("points"))
 
 
 def test_the_card_has_the_info_of_the_dataset(hub, splits):
