@@ -4,16 +4,20 @@
         --num_train_epochs 20 --probe_every 5
     python examples/run_act_pretraining.py examples/recipes/act_pretraining_shapenet55.yaml --data_dir DATA \
         --autoencoder outputs/recipes/act_autoencoder_shapenet55
+    python examples/run_act_pretraining.py --autoencoder out/autoencoder --student DIR_OF_A_UNI3D --features xyz rgb
     python examples/run_act_pretraining.py recipe.yaml --mask_type block --mask_ratio 0.6 --distillation_loss smooth_l1
 
-The autoencoder comes from examples/run_act_autoencoder.py. With --probe_every a linear SVM measures every few epochs
-how well frozen features separate classes of labeled clouds. The output directory gets the model, a model card and
-metrics.json. Next: examples/run_point_cloud_classification.py --model_name_or_path out/pretrained.
+The autoencoder comes from examples/run_act_autoencoder.py. With --student training starts from an encoder that is
+aligned with texts, whose trained weights are also saved alone, in OUTPUT_DIR/student. With --probe_every a linear SVM
+measures every few epochs how well frozen features separate classes of labeled clouds. The output directory gets the
+model, a model card and metrics.json. Next: examples/run_point_cloud_classification.py --model_name_or_path
+out/pretrained.
 """
 
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from datasets import DatasetDict
 from transformers import Trainer
@@ -60,6 +64,13 @@ def build_trainer(
     )
 
 
+def save_student(model: ActForPreTraining, processor: PointCloudProcessor, directory: Path) -> Path:
+    """Save a student of another kind than ACT's alone, as a model of its own kind; returns the directory."""
+    model.act.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    return directory
+
+
 def main(argv: list[str] | None = None) -> RunReport:
     """Train and evaluate; write model, card and metrics.json, and push them if requested."""
     stopwatch = Stopwatch()
@@ -70,7 +81,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         splits, origin = load_splits(data)
     processor = build_processor(data, data.processor_config)
     probe = build_probe(probing, data, splits, processor, arguments.per_device_eval_batch_size)
-    model = ActForPreTraining.from_autoencoder_pretrained(student.autoencoder, **student.model_config)
+    model = ActForPreTraining.from_autoencoder_pretrained(student.autoencoder, student.student, **student.model_config)
     parameters = count_parameters(model)
     trainer = build_trainer(model, arguments, data.augment, splits, processor)
     if probe is not None:
@@ -89,8 +100,10 @@ def main(argv: list[str] | None = None) -> RunReport:
         num_points=data.num_points,
         checkpoint=checkpoint,
         encoder=encoder_facts(model.autoencoder.config),
-        start={"autoencoder": student.autoencoder},
+        start={"autoencoder": student.autoencoder} | ({"student": student.student} if student.student else {}),
     )
+    if student.student is not None and trainer.is_world_process_zero():
+        name = save_student(model, processor, Path(arguments.output_dir) / "student")
     logger.info(
         "Model, card and metrics.json: %s. Try: examples/run_point_cloud_classification.py --model_name_or_path %s",
         name,

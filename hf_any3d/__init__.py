@@ -55,7 +55,10 @@ _NAMES = {
     ),
     "opening": "open_published",
     "processing": "PointCloudProcessor",
-    "tuners": "BitFitConfig GuidedAdapterConfig PromptTokensConfig encoder_linear_pattern trainable_module_names",
+    "tuners": (
+        "BitFitConfig GuidedAdapterConfig PromptTokensConfig SideTuningConfig encoder_linear_pattern "
+        "trainable_module_names"
+    ),
     "voxel_processing": "PointTransformerV3Processor",
 }
 """Module -> its public names."""
@@ -132,6 +135,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
         BitFitConfig as BitFitConfig,
         GuidedAdapterConfig as GuidedAdapterConfig,
         PromptTokensConfig as PromptTokensConfig,
+        SideTuningConfig as SideTuningConfig,
         encoder_linear_pattern as encoder_linear_pattern,
         trainable_module_names as trainable_module_names,
     )

@@ -62,6 +62,7 @@ from hf_any3d.modeling.layers.tasks import (
 )
 from hf_any3d.modeling.point_transformer import (
     GRIDS,
+    Patches,
     PointAttention,
     PointBlocks,
     PointHead,
@@ -259,9 +260,13 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
         # Without a projection the class token is the feature.
         self.projection = nn.Identity() if config.projection_dim is None else nn.Linear(width, config.projection_dim)
 
-    def tokenize(self, points: torch.Tensor) -> Tokens:
-        """Turn clouds `(batch, points, in_channels)` into the input of the first block."""
-        raise NotImplementedError(f"{type(self).__name__} must define tokenize")
+    def cut(self, points: torch.Tensor) -> Patches:
+        """Group clouds `(batch, points, in_channels)` into the patches that the config describes."""
+        raise NotImplementedError(f"{type(self).__name__} must define cut")
+
+    def embed(self, patches: Patches) -> Tokens:
+        """Turn patches, all or some of each cloud, into the input of the first block."""
+        raise NotImplementedError(f"{type(self).__name__} must define embed")
 
     def pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Turn normed tokens `(batch, 1 + groups, hidden)` into features of clouds `(batch, feature_size)`."""
@@ -290,10 +295,11 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
     @honours_contract
     def forward(
         self,
-        points: torch.Tensor,
+        points: torch.Tensor | None = None,
         output_layers: Sequence[int] = (),
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        patches: Patches | None = None,
     ) -> AlignedEncoderOutput:
         """Encode point clouds.
 
@@ -302,17 +308,21 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
             output_layers: Numbers of blocks, from 0, whose outputs are returned too.
             output_hidden_states: Whether to return the inputs and outputs of the blocks; None for the config's choice.
             output_attentions: The same for the attention weights, which only eager attention returns.
+            patches: Patches of `cut` in place of points; some of each cloud for masked pretraining.
 
         Raises:
             TypeError: For an unknown keyword.
             ValueError: If the points have other channels or are too few; if attention weights are requested without
-                eager attention.
+                eager attention; if points and patches are both given, or neither.
         """
         config, layers = self.config, self.blocks.layers
         return_hidden, return_attentions = requested_outputs(
             config, output_hidden_states, output_attentions, config._attn_implementation
         )
-        tokens, centers, center_index, positions, patch_index = self.tokenize(points)
+        if (points is None) == (patches is None):
+            raise ValueError("points and patches are both given or both None; expected one of them")
+        patches = self.cut(points) if patches is None else patches
+        tokens, centers, center_index, positions, patch_index = self.embed(patches)
         tokens = self.input_tokens(tokens)
         is_guided = any(getattr(layer, "takes_geometry", False) for layer in layers)
         # Cell size in radii: about six patches per cell, whatever their number.

@@ -4,7 +4,7 @@ Patches, their mini-PointNet, pre-norm blocks, the places of tokens for guided a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -56,6 +56,12 @@ class Patches:
         """Coordinates of the neighbourhoods' points in the cloud, `(batch, groups, neighbors, 3)`."""
         return self.neighborhoods[..., :3] + self.centers.unsqueeze(2)
 
+    def select(self, index: torch.Tensor) -> "Patches":
+        """Return some patches of each cloud, by their numbers `(batch, some)`."""
+        rows = torch.arange(len(index), device=index.device).unsqueeze(1)
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Patches(**{name: None if tensor is None else tensor[rows, index] for name, tensor in given.items()})
+
 
 def group_patches(
     points: torch.Tensor, num_groups: int, group_size: int, sampling_min_squared_norm: float | None = None
@@ -82,13 +88,25 @@ def group_patches(
         )
     xyz = points[..., :3].contiguous()
     index = farthest_point_sample(xyz, num_groups, min_squared_norm=sampling_min_squared_norm)
-    centers = gather_points(xyz, index)  # (batch, groups, 3)
+    return patches_around(points, index, group_size)
+
+
+def patches_around(points: torch.Tensor, center_index: torch.Tensor, group_size: int) -> Patches:
+    """Group the nearest points of centres into patches.
+
+    Args:
+        points: `(batch, points, channels)`, xyz first.
+        center_index: `(batch, groups)`, indices of the centres among the points.
+        group_size: Points per patch.
+    """
+    xyz = points[..., :3].contiguous()
+    centers = gather_points(xyz, center_index)  # (batch, groups, 3)
     neighbor_index = knn(centers, xyz, group_size)  # (batch, groups, neighbors)
     neighbors = group(points, neighbor_index)  # (batch, groups, neighbors, channels)
     offsets = neighbors[..., :3] - centers.unsqueeze(2)
     if points.shape[2] > 3:
         offsets = torch.cat([offsets, neighbors[..., 3:]], dim=-1)
-    return Patches(offsets, centers, index, neighbor_index)
+    return Patches(offsets, centers, center_index, neighbor_index)
 
 
 def cut_patches(points: torch.Tensor, config: PreTrainedConfig, dtype: torch.dtype) -> Patches:

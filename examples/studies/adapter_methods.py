@@ -1,26 +1,25 @@
 """Methods that the study of adapters compares, and its ablations, each defined once.
 
 `METHODS` and `ABLATIONS` adapt the quickstart's model. Unless a method says otherwise, the encoder is frozen, and
-tokenizer, class token, output norm and head are trained in full next to what the method adds. `ACT_METHODS` adapt a
-pretrained point transformer. Its patches, positions and norms are pretrained too, so only its head is trained in full.
+tokenizer, class token, output norm and head are trained in full next to what the method adds. `POINT_METHODS` adapt a
+pretrained point encoder. Its patches, positions and norms are pretrained too, so only its head is trained in full.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from peft import get_peft_model
 from torch import nn
-from transformers import set_seed
+from transformers import AutoConfig, PreTrainedModel, set_seed
 
 from examples import quickstart
 from examples.studies.learning import random_encoder, replace_encoder
-from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
-from hf_any3d.training.models import build_peft_config
+from hf_any3d.training.models import CLASSES, build_peft_config, find_model_class
 from hf_any3d.training.protocol import set_trainable
 
 
@@ -79,6 +78,12 @@ METHODS: dict[str, Method] = {
         train_classifier_alone,
         model={"head_widths": []},
     ),
+    "probe": Method(
+        "linear, cached",
+        "the same on features that are computed once, without augmentation",
+        train_classifier_alone,
+        model={"head_widths": []},
+    ),
     "head": Method(
         "head only",
         "tokenizer, class token, output norm and MLP head; nothing in the encoder",
@@ -89,6 +94,11 @@ METHODS: dict[str, Method] = {
     "ia3": Method("IA3", "one factor for each channel of every linear layer of the encoder", peft("ia3")),
     "prompt": Method("prompt tuning", "ten prompt tokens in each layer (deep)", peft("prompt_tokens", num_prompts=10)),
     "lora": Method("LoRA", "r = 8, alpha = 16 on every linear layer of the encoder", peft("lora", r=8, lora_alpha=16)),
+    "side": Method(
+        "side-tuning",
+        "a network of width 64 beside the encoder, which reads each layer's output; no backward pass through them",
+        peft("side_tuning"),
+    ),
     "bottleneck": Method(
         "bottleneck adapter",
         "a bottleneck (r = 16) beside each layer's feed-forward branch, without guidance or gates",
@@ -167,26 +177,27 @@ def build_adapted(name: str, seed: int, names: list[str], encoder: str, model_se
 
 
 HEAD = {name: quickstart.MODEL[name] for name in ("head_widths", "head_dropout", "pooling")}
-"""Settings that the quickstart's model has too."""
+"""Settings that the quickstart's model has too; encoders that are aligned with texts have no choice of pooling."""
 
 
-def train_by(protocol: str) -> Callable[[ActForPointCloudClassification], nn.Module]:
+def train_by(protocol: str) -> Callable[[PreTrainedModel], nn.Module]:
     """Return a function that makes trainable what a fine-tuning protocol trains."""
 
-    def adapt(model: ActForPointCloudClassification) -> nn.Module:
+    def adapt(model: PreTrainedModel) -> nn.Module:
         set_trainable(model, protocol)
         return model
 
     return adapt
 
 
-ACT_METHODS: dict[str, Method] = METHODS | {
+POINT_METHODS: dict[str, Method] = METHODS | {
     "linear": replace(
         METHODS["linear"],
-        about="one linear layer on the pooled features and the class token",
+        about="one linear layer on the pooled features; of ACT's students the class token too",
         adapt=train_by("linear"),
     ),
-    "head": replace(METHODS["head"], about="MLP head and class token; nothing else", adapt=train_by("head")),
+    "probe": replace(METHODS["probe"], about="one linear layer on pooled features that are computed once"),
+    "head": replace(METHODS["head"], about="MLP head; of ACT's students the class token too", adapt=train_by("head")),
     "guided": replace(
         METHODS["guided"],
         about="a bottleneck (r = 16) beside each block's feed-forward branch, attention among the patches of a cell, "
@@ -198,23 +209,28 @@ ACT_METHODS: dict[str, Method] = METHODS | {
 }
 
 
-def build_adapted_act(
+def build_adapted_point_encoder(
     name: str, seed: int, names: list[str], base: str | os.PathLike, model_settings: dict[str, Any]
 ) -> nn.Module:
-    """Build a pretrained point transformer, adapted by a method.
+    """Build a pretrained point encoder, adapted by a method.
 
     Args:
         name: Name of a method.
         seed: Seed of all random weights.
         names: Names of the classes.
-        base: Name or directory of the point transformer.
+        base: Name or directory of the point encoder, of any registered type with a classifier.
         model_settings: Changes of its config for all methods.
     """
-    method = ACT_METHODS[name]
+    method = POINT_METHODS[name]
+    config = AutoConfig.from_pretrained(base)
+    known = {setting.name for setting in fields(config)}
+    settings = {key: value for key, value in HEAD.items() if key in known}
+    if "autoencoder_config" in known:
+        settings["autoencoder_config"] = None  # set in checkpoints of pretraining
     set_seed(seed)
     labels = {"id2label": dict(enumerate(names)), "label2id": {label: i for i, label in enumerate(names)}}
-    model = ActForPointCloudClassification.from_pretrained(
-        base, autoencoder_config=None, **labels, **{**HEAD, **model_settings, **method.model}
+    model = find_model_class(config.model_type, CLASSES).from_pretrained(
+        base, **labels, **{**settings, **model_settings, **method.model}
     )
     set_seed(seed)
     return method.adapt(model)

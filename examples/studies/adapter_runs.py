@@ -14,17 +14,28 @@ from typing import Any
 
 import torch
 import transformers
-from datasets import DatasetDict, disable_progress_bars
+from datasets import Array2D, DatasetDict, disable_progress_bars
+from peft import PeftModel
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import (
+    AutoConfig,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+)
 from transformers.trainer_callback import PrinterCallback
 
 from examples import quickstart
 from examples.speed._measure import saved_bytes, storages
-from examples.studies.adapter_methods import build_adapted, build_adapted_act
+from examples.studies.adapter_methods import build_adapted, build_adapted_point_encoder
 from examples.studies.runs import evaluate, stopwatch
 from hf_any3d.data import PointCloudCollator, load_point_dataset, validation_split
 from hf_any3d.model_card.run_report import count_parameters, peak_memory
+from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
+from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.training.frozen_features import HeadOnFeatures, frozen_features
 
 WARM_UP = 5
 """Steps that are not timed."""
@@ -44,7 +55,7 @@ class Run:
         model: Changes of the quickstart's model, for all methods.
         training: Changes of the quickstart's training, for all methods.
         threads: Threads of torch.
-        base: Name or directory of a pretrained point transformer to adapt instead of an encoder.
+        base: Name or directory of a pretrained point encoder to adapt instead.
     """
 
     method: str
@@ -107,9 +118,10 @@ def train_and_measure(run: Run) -> dict[str, Any]:
     model = build_model(run, names)
     with tempfile.TemporaryDirectory() as directory:
         clock, trainer = StepClock(), make_trainer(run, model, splits, Path(directory) / "trainer")
-        trainer.add_callback(clock)
         with stopwatch() as spent:
-            training = trainer.train()
+            runner = trainer if run.method != "probe" else probe_trainer(run, model, splits, trainer.args)
+            runner.add_callback(clock)
+            training = runner.train()
         peak = peak_memory()
         metrics = evaluate(trainer, splits[split])
         stored = stored_bytes(model, Path(directory) / "model")
@@ -122,7 +134,7 @@ def train_and_measure(run: Run) -> dict[str, Any]:
         **spent,
         "peak_memory": peak.get("process"),
         "training_memory": peak["process"] - before["process"] if "process" in peak else None,
-        "saved_activations": activation_bytes(model, splits, trainer.args.train_batch_size),
+        "saved_activations": activation_bytes(runner, splits),
         "stored_bytes": stored,
         "train_rows": len(splits["train"]),
         "rows": len(splits[split]),
@@ -132,22 +144,54 @@ def train_and_measure(run: Run) -> dict[str, Any]:
 def prepare(run: Run) -> tuple[DatasetDict, str]:
     """Load the splits of a run; returns them with the name of the split to evaluate on."""
     splits = load_point_dataset(run.dataset)
+    if run.base is not None:
+        splits = with_channels(splits, run.base)
     if not run.on_validation:
         return splits, "test"
     columns = splits["train"].column_names
     return validation_split(splits, 0.25, seed=0, group_column="group" if "group" in columns else None), "validation"
 
 
+def with_channels(splits: DatasetDict, base: str) -> DatasetDict:
+    """Return splits whose points have the channels of an encoder, prepared by its processor; all points are kept.
+
+    Encoders of coordinates alone read the points as they are stored.
+    """
+    config = AutoConfig.from_pretrained(base)
+    if config.in_channels == 3:
+        return splits
+    try:
+        processor = PointCloudProcessor.from_pretrained(base)
+    except OSError:  # saved without one
+        if config.in_channels != 6:
+            raise ValueError(
+                f"{base} has no processor, and in_channels={config.in_channels}; expected one, or 3 or 6 channels"
+            ) from None
+        processor = PointCloudProcessor(features=("xyz", "rgb"), default_rgb=(0.4, 0.4, 0.4))
+
+    def prepare_row(row: dict[str, Any]) -> dict[str, Any]:
+        return {"points": processor(row, num_points=len(row["points"]), return_tensors="np")["points"][0]}
+
+    prepared = DatasetDict()
+    for name, rows in splits.items():
+        features = rows.features.copy()
+        features["points"] = Array2D((None, config.in_channels), "float32")
+        prepared[name] = rows.with_format("numpy").map(prepare_row, features=features).with_format(None)
+    return prepared
+
+
 def build_model(run: Run, names: list[str]) -> nn.Module:
     """Build the model that a run trains."""
     if run.base is not None:
-        return build_adapted_act(run.method, run.seed, names, run.base, run.model)
+        return build_adapted_point_encoder(run.method, run.seed, names, run.base, run.model)
     return build_adapted(run.method, run.seed, names, run.encoder, run.model)
 
 
 def own_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Return the trained parameters inside the encoder or the point transformer, with their names."""
-    inside = re.compile(r"\.encoder\.|(^|\.)act\.")
+    """Return the trained parameters inside the encoder, of another modality or of points, with their names."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    encoder = "encoder" if isinstance(base, Any2PointPreTrainedModel) else base.base_model_prefix
+    inside = re.compile(rf"(^|\.){encoder}\.")
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad and inside.search(name)]
 
 
@@ -157,7 +201,7 @@ def make_trainer(run: Run, model: nn.Module, splits: DatasetDict, directory: Pat
     trainer = quickstart.build_trainer(model, arguments, splits["train"])
     trainer.remove_callback(PrinterCallback)
     own = {name for name, _ in own_parameters(model)}
-    if run.method == "linear":
+    if run.method in ("linear", "probe"):
         own = {name for name, p in model.named_parameters() if p.requires_grad}
     decayed = set(trainer.get_decay_parameter_names(model))
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -177,15 +221,34 @@ def make_trainer(run: Run, model: nn.Module, splits: DatasetDict, directory: Pat
     return trainer
 
 
+def probe_trainer(run: Run, model: PreTrainedModel, splits: DatasetDict, arguments: TrainingArguments) -> Trainer:
+    """Build a `Trainer` of the model's linear layer alone, on features that are computed once and cached."""
+    head = HeadOnFeatures(model)
+    rows = frozen_features(model, splits["train"]).with_format("torch")
+    parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    trainer = Trainer(
+        head,
+        arguments,
+        train_dataset=rows,
+        compute_loss_func=quickstart.smoothed_loss,
+        optimizers=(torch.optim.AdamW(parameters, lr=run.encoder_learning_rate), None),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
 def stored_bytes(model: nn.Module, directory: Path) -> int:
     """Return the size of everything that `save_pretrained` writes."""
     model.save_pretrained(directory)
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 
-def activation_bytes(model: nn.Module, splits: DatasetDict, batch_size: int) -> int:
+def activation_bytes(trainer: Trainer, splits: DatasetDict) -> int:
     """Measure what a training step on a batch saves for its backward pass, without parameters."""
-    rows = quickstart.plain_rows(splits["train"])
-    batch = PointCloudCollator()([rows[number] for number in range(min(batch_size, len(rows)))])
+    model = trainer.model
+    is_probe = isinstance(model, HeadOnFeatures)
+    rows = trainer.train_dataset if is_probe else quickstart.plain_rows(splits["train"])
+    chosen = [rows[number] for number in range(min(trainer.args.train_batch_size, len(rows)))]
+    batch = default_data_collator(chosen) if is_probe else PointCloudCollator()(chosen)
     model.train()
     return saved_bytes(lambda: model(**batch).loss, storages(model))

@@ -3,13 +3,14 @@
     python -m examples.studies.adapters
     python -m examples.studies.adapters --methods lora guided --ablations --seeds 0
     python -m examples.studies.adapters --table-only
-    python -m examples.studies.adapters --base DIR_OF_AN_ACT_STUDENT --output-dir outputs/act_adapters
+    python -m examples.studies.adapters --encoder DIR_OF_AN_ACT_STUDENT --output-dir outputs/act_adapters
+    python -m examples.studies.adapters --encoder DIR_OF_A_CONVERTED_UNI3D --output-dir outputs/uni3d_adapters
 
 Every method (see `adapter_methods.py`) has the same data, augmentation, schedule and tokenizer. Inside the encoder the
 learning rate is that of the quickstart, in full fine-tuning a tenth of it; with `--learning-rates` each method uses
 the one with the lowest loss on a part of the training split. Ablations are of the guided adapter and use its learning
-rate. The test split selects nothing. With `--base` the methods adapt a pretrained point transformer; there are no
-ablations then.
+rate. The test split selects nothing. With an `--encoder` of points (ACT, OpenShape, Uni3D) the methods adapt its
+layers; there is no tokenizer around it and there are no ablations then. `--base` is another name of it.
 
 Each run has its own process and is stored when it ends; it is not repeated with the same settings. So the study can be
 stopped and restarted, and several processes with different seeds or methods can share an output directory.
@@ -27,12 +28,15 @@ from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
+from transformers import AutoConfig
 
 from examples import quickstart
-from examples.studies.adapter_methods import ABLATIONS, ACT_METHODS, HEAD, METHODS, find_method
+from examples.studies.adapter_methods import ABLATIONS, HEAD, METHODS, POINT_METHODS, find_method
 from examples.studies.adapter_runs import Run, in_fresh_process
 from examples.studies.runs import kept_run, machine, runs_parser, write_results
 from hf_any3d.atomic_files import atomic_write
+from hf_any3d.modeling.any2point import Any2PointConfig
+from hf_any3d.training.models import MODEL_TYPES
 
 MODEL = {"num_tokens": 16}
 """Changes of the quickstart's model: half the tokens, for speed."""
@@ -140,7 +144,7 @@ def summarize(results: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for name in (*results["methods"], *results["ablations"]):
         own = [run for run in results["runs"] if run["settings"]["method"] == name]
-        method = find_method(name) if results["settings"].get("base") is None else ACT_METHODS[name]
+        method = find_method(name) if results["settings"].get("base") is None else POINT_METHODS[name]
         row: dict[str, Any] = {"method": name, "title": method.title, "about": method.about, "runs": len(own)}
         row["encoder_learning_rate"] = own[0]["settings"]["encoder_learning_rate"] if method.own else None
         for key in AVERAGED:
@@ -228,9 +232,12 @@ def plot(summary: dict[str, Any], path: Path) -> None:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = runs_parser(__doc__, "outputs/adapters", with_threads=False)
-    parser.add_argument("--base", help="name or directory of a pretrained ACT student to adapt instead")
+    parser.add_argument(
+        "--base", help="name or directory of a pretrained point encoder; the same as --encoder with it"
+    )
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--ablations", nargs="*", choices=list(ABLATIONS), help="by default all; none with --base")
+    parser.add_argument("--ablations", nargs="*", choices=list(ABLATIONS),
+                        help="by default all; none with an encoder of points")  # fmt: skip
     parser.add_argument("--views", nargs="*", type=int, choices=range(1, 7), metavar="N",
                         help="ablations with N views; the guided adapter has six")  # fmt: skip
     parser.add_argument("--learning-rates", nargs="+", type=float, default=[],
@@ -239,18 +246,32 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--max-steps", type=int, help="instead of epochs")
     parser.add_argument("--dataset", default="shapes", help="name for load_point_dataset; with columns points, label")
-    parser.add_argument("--encoder", default=quickstart.ENCODER, help="name or directory of a pretrained encoder")
+    parser.add_argument("--encoder", default=quickstart.ENCODER,
+                        help="name or directory of a pretrained encoder, also one of points")  # fmt: skip
     parser.add_argument("--model", type=json.loads, default={}, help="JSON: further settings of the model's config")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch in a run")
     parser.add_argument("--table-only", action="store_true", help="train nothing, write the table of stored runs")
     options = parser.parse_args(arguments)
+    if options.base is None and reads_points(options.encoder):
+        options.base = options.encoder
     if options.base is not None and (options.ablations or options.views):
-        parser.error("--base with --ablations or --views; expected neither, they are about virtual views")
+        parser.error(
+            f"{options.base} is an encoder of points; expected neither --ablations nor --views, which are about "
+            "virtual views"
+        )
     if options.ablations is None:
         options.ablations = list(ABLATIONS) if options.base is None else []
     if options.views is None:
         options.views = [1, 2, 3] if options.base is None else []
     return options
+
+
+def reads_points(encoder: str) -> bool:
+    """Return whether an encoder is a registered one of points with a classifier, not one of another modality."""
+    if encoder == quickstart.ENCODER:
+        return False
+    model_type = AutoConfig.from_pretrained(encoder).model_type
+    return model_type in MODEL_TYPES and model_type != Any2PointConfig.model_type
 
 
 def main(arguments: list[str] | None = None) -> None:

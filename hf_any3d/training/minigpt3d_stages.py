@@ -10,10 +10,11 @@ from typing import Any, cast
 
 import torch
 from torch.utils.data import ConcatDataset, DataLoader
-from transformers import AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
 from transformers.trainer_utils import seed_worker
 
 from hf_any3d.chat.processing import RELEASED_POINTS, MiniGPT3DProcessor
+from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, build_from_parts, set_stage
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.modeling.minigpt3d.stages import STAGES
@@ -48,7 +49,9 @@ class StageArguments:
     )
     model_revision: str | None = argument(None, help="Branch, tag or commit of that model.")
     point_encoder: str | None = argument(
-        None, help="To build a model from parts: hub name or directory of a point encoder."
+        None,
+        help="To build a model from parts: hub name or directory of a point encoder, such as one of act3d, openshape "
+        "or uni3d; all but act3d with its processor.",
     )
     point_encoder_revision: str | None = argument(None, help="Branch, tag or commit.")
     qformer: str | None = argument(None, help="The same of a BLIP-2 model; none for a new Q-Former.")
@@ -287,8 +290,23 @@ def _build_model(
         **_quantized(arguments),
         **config,
     )
-    points = PointCloudProcessor(**RELEASED_POINTS | {"num_points": num_points, "sampling": sampling})
+    points = _point_processor(arguments.point_encoder, revisions["point_encoder"], model.config.point_config)
+    points.num_points, points.sampling = num_points, sampling
     return model, MiniGPT3DProcessor.from_config(model.config, tokenizer, points)
+
+
+def _point_processor(encoder: str, revision: str | None, config: PreTrainedConfig) -> PointCloudProcessor:
+    """Return the processor of a point encoder: the released one for ACT's, else the one that is stored with it."""
+    if config.model_type == ActConfig.model_type:
+        return PointCloudProcessor(**RELEASED_POINTS)
+    try:
+        processor = PointCloudProcessor.from_pretrained(encoder, revision=revision or "main")
+    except OSError as error:
+        raise ValueError(
+            f"{encoder}: has no preprocessor_config.json; expected one, as axes, colors and scale differ between "
+            f"encoders of the type {config.model_type}"
+        ) from error
+    return cast(PointCloudProcessor, processor)
 
 
 def warn_of_local_parts(parts: Mapping[str, Mapping[str, str | None]] | None) -> None:

@@ -307,6 +307,11 @@ class StudentArguments:
     """The autoencoder that teaches, and the config of the student."""
 
     autoencoder: str = argument(help="Directory or hub name of a trained autoencoder; it stays frozen.")
+    student: str | None = argument(
+        None,
+        help="Directory or hub name of an encoder that is aligned with texts (openshape, uni3d), from which training "
+        "starts; by default an untrained ACT student.",
+    )
     mask_ratio: float | None = argument(None, help="Share of masked patches.")
     mask_type: str | None = argument(None, help="random masks single patches, block a region.")
     distillation_loss: str | None = argument(None, help="cosine, l2, smooth_l1, contrastive or barlow.")

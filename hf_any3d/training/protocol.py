@@ -19,14 +19,16 @@ from hf_any3d.training.rows import ProcessedDataset, training_rows
 
 FROM_DATA = ("num_points", "features", "up_axis")
 """Settings of the processor that `DataArguments` has."""
-# Regular expressions of the trained parameters in the base model; the head is always trained.
+# Regular expressions of the trained parameters in the base model; the head, and the modules that the model trains with
+# it, are always trained.
+_NOTHING = r"(?!)"
 _TRAINED = {
     "full": r"",
-    "head": r"^class_token\.",
-    "linear": r"^class_token\.",
-    "mlp-3": r"^class_token\.",
-    "side": r"^class_token\.|^side(\.|_)",
-    "bitfit": r"^class_token\.|\.bias$",
+    "head": _NOTHING,
+    "linear": _NOTHING,
+    "mlp-3": _NOTHING,
+    "side": r"^side(\.|_)",
+    "bitfit": r"\.bias$",
 }
 PROTOCOLS = tuple(_TRAINED)
 
@@ -35,8 +37,8 @@ def set_trainable(model: PreTrainedModel, protocol: str, *, drifting_statistics:
     """Freeze all parameters that a fine-tuning protocol does not train.
 
     - "full" trains all parameters.
-    - "head" trains the head, class token and position; "linear" and "mlp-3" do the same, and require that the head is
-      linear or has two hidden layers.
+    - "head" trains the head, and what a model trains with it: ACT's class token and its position, which pretraining
+      does not have. "linear" and "mlp-3" do the same, and require that the head is linear or has two hidden layers.
     - "side" also trains the side network, "bitfit" all biases.
 
     Args:
@@ -57,10 +59,11 @@ def set_trainable(model: PreTrainedModel, protocol: str, *, drifting_statistics:
         raise ValueError(f"protocol={protocol!r}; expected one of {', '.join(PROTOCOLS)}")
     _check_head(model, protocol)
     prefix = f"{model.base_model_prefix}."
+    with_head = tuple(f"{name}." for name in getattr(model, "_trained_with_head", ()))
     names = []
     for name, parameter in model.named_parameters():
         inner = name.removeprefix(prefix)
-        trains = inner == name or re.search(_TRAINED[protocol], inner) is not None
+        trains = inner == name or inner.startswith(with_head) or bool(re.search(_TRAINED[protocol], inner))
         parameter.requires_grad_(trains)
         if trains:
             names.append(name)

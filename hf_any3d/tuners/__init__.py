@@ -3,12 +3,14 @@
 from hf_any3d.tuners.bitfit import BitFitConfig
 from hf_any3d.tuners.guided_adapter import GuidedAdapterConfig
 from hf_any3d.tuners.prompt_tokens import PromptTokensConfig
+from hf_any3d.tuners.side_tuning import SideTuningConfig
 from hf_any3d.tuners.targets import encoder_linear_pattern, trainable_module_names
 
 __all__ = [
     "BitFitConfig",
     "GuidedAdapterConfig",
     "PromptTokensConfig",
+    "SideTuningConfig",
     "encoder_linear_pattern",
     "trainable_module_names",
 ]

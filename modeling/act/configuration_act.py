@@ -240,6 +240,8 @@ class ActConfig(NamesPackageMixin, CategoriesConfigMixin, PartsConfigMixin, PreT
 
     Args: Pretraining
         autoencoder_config: Config of the frozen autoencoder, the teacher.
+        student_config: Config of an encoder that is aligned with texts (openshape, patchalign3d, uni3d), if that is
+            the student in place of ACT's transformer; None for the latter.
         mask_ratio: Share of the patches that are hidden from the student, below 1; with 0 it sees all and predicts the
             teacher's features of each, without a decoder.
         mask_type: "random" patches, or a "block" of neighbours.
@@ -265,7 +267,10 @@ class ActConfig(NamesPackageMixin, CategoriesConfigMixin, PartsConfigMixin, PreT
     """
 
     model_type = "act3d"
-    sub_configs_defaults = {"autoencoder_config": SubConfigSpec(ActAutoencoderConfig, optional=True)}
+    sub_configs_defaults = {
+        "autoencoder_config": SubConfigSpec(ActAutoencoderConfig, optional=True),
+        "student_config": SubConfigSpec(AutoConfig, model_type="uni3d", optional=True),
+    }
 
     in_channels: int = 3
     num_groups: int = 64
@@ -304,6 +309,7 @@ class ActConfig(NamesPackageMixin, CategoriesConfigMixin, PartsConfigMixin, PreT
     base_checksum = part_property("base", "checksum", "Checksum of these weights.", migrate=_as_tensors_checksum)
 
     autoencoder_config: dict | PreTrainedConfig | None = None
+    student_config: dict | PreTrainedConfig | None = None
     mask_ratio: float = 0.8
     mask_type: str = "random"
     encode_visible_only: bool = True

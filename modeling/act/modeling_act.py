@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, initialization as init
+from transformers import AutoConfig, AutoModel, PreTrainedModel, initialization as init
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.act.codebook import gumbel_noise
@@ -32,6 +32,7 @@ from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
+from hf_any3d.modeling.aligned_encoders import AlignedEncoder, AlignedEncoderOutput
 from hf_any3d.modeling.card_info import (
     BUILD_FROM_ADAPTER,
     STORED_HERE,
@@ -56,7 +57,7 @@ from hf_any3d.modeling.layers.tasks import (
     check_category_parts,
     refuse_problem_type,
 )
-from hf_any3d.modeling.point_ops import gather_points
+from hf_any3d.modeling.point_ops import gather_points, in_full_precision
 from hf_any3d.modeling.point_transformer import (
     GRIDS,
     PatchEncoder,
@@ -67,8 +68,12 @@ from hf_any3d.modeling.point_transformer import (
     TokenGrids,
     TokenPropagation,
     cut_patches,
+    patches_around,
 )
 from hf_any3d.modeling.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
+
+# Sizes that the config has in common with a student of another kind.
+_SIZES_OF_STUDENT = ("in_channels", "num_groups", "hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
 @dataclass
@@ -124,6 +129,8 @@ class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTr
     config_class = ActConfig
     config: ActConfig
     base_model_prefix = "act"
+    # Pretraining has no use for the class token, so fine-tuning protocols train it with the head.
+    _trained_with_head = ("class_token",)
     _no_split_modules = ["PointBlock"]
     # Weights of pretraining only: the other models load just the student from its checkpoints.
     _keys_to_ignore_on_load_unexpected = [
@@ -201,6 +208,12 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
+        if config.student_config is not None:
+            kind = config.student_config.model_type
+            raise ValueError(
+                f"student_config: the student of this checkpoint is a {kind} model, not ACT's; open it with "
+                "ActForPreTraining, and save its student by model.act.save_pretrained(…)"
+            )
         width = config.hidden_size
         self.patch_encoder = PatchEncoder(
             config.in_channels, width, config.patch_widths, pooled_width=config.patch_pooled_width
@@ -493,28 +506,33 @@ class ActForPreTraining(ActPreTrainedModel):
     Args:
         config: The configuration, with an `autoencoder_config`.
         autoencoder: A trained autoencoder; by default a randomly initialised one is built from the config.
+        student: An encoder of `config.student_config`; by default a randomly initialised one is built from it.
 
     Raises:
-        ValueError: If the config has no `autoencoder_config`, or one with other patches.
+        ValueError: If the config has no `autoencoder_config`, or one with other patches; if the student is no encoder
+            of patches, or has other sizes than the config.
 
     Source: ACT (arXiv 2212.08320), Sec. 3.3.
     """
 
     card_info = CardInfo("features", opens="ActModel")
 
-    def __init__(self, config: ActConfig, autoencoder: ActAutoencoder | None = None):
+    def __init__(
+        self, config: ActConfig, autoencoder: ActAutoencoder | None = None, student: PreTrainedModel | None = None
+    ):
         super().__init__(config)
         teacher = config.autoencoder_config
         if teacher is None:
             raise ValueError("autoencoder_config is missing; build the model with from_autoencoder_pretrained(…)")
-        for name in ("num_groups", "group_size", "in_channels"):
+        # A student of another kind has patches of its own around the same centres.
+        for name in ("num_groups", "group_size", "in_channels") if config.student_config is None else ("num_groups",):
             ours, theirs = getattr(config, name), getattr(teacher, name)
             if ours != theirs:
                 raise ValueError(
                     f"{name}={ours}; expected {theirs}, the autoencoder's value: both use the same patches"
                 )
         width, feature_width = config.hidden_size, config.feature_head_width
-        self.act = ActModel(config)
+        self.act = ActModel(config) if config.student_config is None else self._check_student(student)
         self.autoencoder = ActAutoencoder(teacher) if autoencoder is None else autoencoder
         self.config.autoencoder_config = self.autoencoder.config
         if self.autoencoder.encoder is not None and self.autoencoder.encoder.config._attn_implementation is None:
@@ -536,19 +554,58 @@ class ActForPreTraining(ActPreTrainedModel):
         self.post_init()
         self._freeze_teacher()
 
+    def _check_student(self, student: PreTrainedModel | None) -> AlignedEncoder:
+        """Return the student of another kind, built from the config if it is None."""
+        config = self.config
+        assert config.student_config is not None and config.autoencoder_config is not None
+        if student is None:
+            student = AutoModel.from_config(config.student_config)
+        if not isinstance(student, AlignedEncoder):
+            raise ValueError(
+                f"student_config is of the type {config.student_config.model_type!r}; expected an encoder of patches "
+                "that is aligned with texts, such as openshape or uni3d"
+            )
+        # Nesting a config in another one resets the attention implementation that its model was built with.
+        attention = student.config._attn_implementation or config._attn_implementation
+        self.config.student_config = student.config
+        student.config._attn_implementation = attention
+        for name in _SIZES_OF_STUDENT:
+            if (ours := getattr(config, name)) != (theirs := getattr(student.config, name)):
+                raise ValueError(f"{name}={ours}; expected {theirs}, as in student_config")
+        if (channels := config.autoencoder_config.in_channels) > config.in_channels:
+            raise ValueError(f"in_channels={config.in_channels}; expected at least {channels}, as in the autoencoder")
+        if not config.encode_visible_only:
+            raise ValueError("encode_visible_only=False with student_config; expected True")
+        return student
+
     @classmethod
     def from_autoencoder_pretrained(
-        cls, autoencoder: str | os.PathLike | ActAutoencoder, **config: Any
+        cls,
+        autoencoder: str | os.PathLike | ActAutoencoder,
+        student: str | os.PathLike | PreTrainedModel | None = None,
+        **config: Any,
     ) -> ActForPreTraining:
-        """Build an untrained student around a trained autoencoder.
+        """Build a student around a trained autoencoder.
 
         Args:
             autoencoder: Directory or hub name of an `ActAutoencoder`, or the model itself.
+            student: Directory or hub name of an encoder that is aligned with texts, from which training starts, or
+                the model itself; it gets as many patches as the autoencoder has. None for an untrained `ActModel`.
             **config: Any field of `ActConfig`; patches are by default those of the autoencoder.
         """
         if not isinstance(autoencoder, ActAutoencoder):
             autoencoder = ActAutoencoder.from_pretrained(autoencoder)
         teacher = autoencoder.config
+        if student is not None:
+            if not isinstance(student, PreTrainedModel):
+                settings = AutoConfig.from_pretrained(student)
+                settings.num_groups = teacher.num_groups
+                student = AutoModel.from_pretrained(student, config=settings)
+            sizes = {
+                name: getattr(student.config, name) for name in _SIZES_OF_STUDENT if hasattr(student.config, name)
+            }
+            config = {"student_config": student.config, **sizes, **config}
+            return cls(ActConfig(autoencoder_config=teacher, **config), autoencoder, student).eval()
         patch_fields = ("num_groups", "group_size", "in_channels", "sampling_min_squared_norm")
         settings = {name: getattr(teacher, name) for name in patch_fields} | config
         return cls(ActConfig(autoencoder_config=teacher, **settings), autoencoder).eval()
@@ -586,7 +643,7 @@ class ActForPreTraining(ActPreTrainedModel):
         visible, hidden = split_by_mask(mask, num_masked)
         if not visible.shape[1]:
             raise ValueError(f"mask: hides all {mask.shape[1]} patches; expected some that the student sees")
-        targets = self.teacher_features(patches, noise)  # (batch, groups, target width)
+        targets = self.teacher_features(self._teacher_patches(points, patches), noise)  # (batch, groups, target width)
         encoded = self._encode(patches, visible, output_hidden_states, output_attentions)
         predictions, class_token_predictions = self._predict(encoded, patches, visible, hidden)
         if hidden.shape[1]:
@@ -652,18 +709,37 @@ class ActForPreTraining(ActPreTrainedModel):
         self.autoencoder.train(mode and self.config.teacher_in_training_mode)
         return self
 
-    def _encode(self, patches: Patches, visible: torch.Tensor, *requested: bool | None) -> Encoded:
+    def _teacher_patches(self, points: torch.Tensor, patches: Patches) -> Patches:
+        """Return the patches that the teacher reads: the student's own, or others around the same centres."""
+        if self.config.student_config is None:
+            return patches
+        teacher = self.autoencoder.config
+        points = in_full_precision(points[..., : teacher.in_channels], self.autoencoder.codebook.weight.dtype)
+        return patches_around(points, patches.center_index, teacher.group_size)
+
+    def _encode(
+        self, patches: Patches, visible: torch.Tensor, *requested: bool | None
+    ) -> Encoded | AlignedEncoderOutput:
         """Run the student on the visible patches; `requested` are the last arguments of `ActModel.encode`."""
+        shallow = [self.config.class_token_layer] if self.config.class_token_loss else []
+        if self.config.student_config is not None:
+            hidden, attentions = requested
+            return self.act(
+                patches=patches.select(visible),
+                output_layers=shallow,
+                output_hidden_states=hidden,
+                output_attentions=attentions,
+                return_dict=True,
+            )
         if self.config.encode_visible_only:
             rows = gather_points(patches.neighborhoods.flatten(2), visible)
             tokens = self.act.patch_encoder(rows.view(*visible.shape, *patches.neighborhoods.shape[2:]))
         else:
             tokens = gather_points(self.act.patch_encoder(patches.neighborhoods), visible)
-        shallow = [self.config.class_token_layer] if self.config.class_token_loss else []
         return self.act.encode(tokens, gather_points(patches.centers, visible), shallow, *requested)
 
     def _predict(
-        self, student: Encoded, patches: Patches, visible: torch.Tensor, hidden: torch.Tensor
+        self, student: Encoded | AlignedEncoderOutput, patches: Patches, visible: torch.Tensor, hidden: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Predict features of the hidden patches, `(batch, masked, target width)`, also through the class token."""
         config = self.config

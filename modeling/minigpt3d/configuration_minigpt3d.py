@@ -33,7 +33,8 @@ class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
     The defaults are the published sizes.
 
     Args: Models
-        point_config: Configuration of the point encoder; the first token of its `last_hidden_state` is a class token.
+        point_config: Configuration of the point encoder, any whose `last_hidden_state` is `(clouds, 1 + tokens,
+            width)` with a class token first: act3d (the default), openshape, patchalign3d, uni3d.
         qformer_config: Configuration of the Q-Former, of which only the query path is used.
         text_config: Configuration of the language model, any that `AutoModelForCausalLM` supports.
         parts: Pretrained parts that are not stored with the model, among "point_encoder", "qformer" (a BLIP-2 model)
@@ -116,6 +117,14 @@ class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
             raise ValueError(f"load_balancing_weight={self.load_balancing_weight}; expected 0 with router='constant'")
         super().__post_init__(**kwargs)
         self.check_parts(PARTS)
+        point = self.point_config
+        if not all(hasattr(point, name) for name in ("in_channels", "num_groups", "hidden_size")):
+            raise ValueError(
+                f"point_config is of the type {point.model_type!r}; expected an encoder of patches of points with a "
+                "class token, such as act3d, openshape, patchalign3d or uni3d"
+            )
+        if not getattr(point, "use_class_token", True):
+            raise ValueError("point_config has use_class_token=False; expected True, as the router reads that token")
 
     @property
     def in_channels(self) -> int:

@@ -182,9 +182,8 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
         check_channels(points, self.config.in_channels)
         return cut_patches(self._exchange(points), self.config, self.norm.weight.dtype)
 
-    def tokenize(self, points: torch.Tensor) -> Tokens:
-        """Turn clouds `(batch, points, in_channels)` into the input of the first block."""
-        patches = self.cut(points)
+    def embed(self, patches: Patches) -> Tokens:
+        """Turn patches, all or some of each cloud, into the input of the first block."""
         tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
         positions = self.position_embed(patches.centers.to(self.position_embed[0].weight.dtype))
         tokens, positions = self.class_token(tokens, positions)  # (batch, 1 + groups, hidden) each

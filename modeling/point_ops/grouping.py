@@ -141,8 +141,10 @@ def ball_query(
     if not radius > 0 or k < 1 or not points.shape[1]:
         raise ValueError(f"radius={radius}, k={k} in clouds of {points.shape[1]} points; expected positive numbers")
     query, points = (values[..., :3].detach().float() for values in (query, points))
-    axes = points.transpose(1, 2).unsqueeze(2)  # (batch, 3, 1, points)
-    rows = max(1, _BALL_PAIRS // max(1, len(points) * points.shape[1]))
+    axes = points.transpose(1, 2).contiguous().unsqueeze(2)  # (batch, 3, 1, points)
+    # On a CPU the distances of a part stay in its cache.
+    pairs = min(_BALL_PAIRS, 2**18) if points.device.type == "cpu" else _BALL_PAIRS
+    rows = max(1, pairs // max(1, len(points) * points.shape[1]))
     parts = [_in_balls(part, axes, radius, k) for part in query.split(rows, dim=1)]
     index = torch.cat([part for part, _ in parts], dim=1)
     return (index, torch.cat([count for _, count in parts], dim=1)) if return_counts else index
@@ -152,8 +154,10 @@ def _in_balls(query: Tensor, axes: Tensor, radius: float, k: int) -> tuple[Tenso
     offset = query[..., 0].unsqueeze(-1) - axes[:, 0]  # (batch, queries, points)
     distance = offset.square_()
     for axis in (1, 2):
-        distance = distance + (query[..., axis].unsqueeze(-1) - axes[:, axis]).square_()
+        distance += (query[..., axis].unsqueeze(-1) - axes[:, axis]).square_()
     inside = distance <= radius**2
+    if inside.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _first_inside(inside, k)
     place = inside.cumsum(dim=2)  # from 1 at the first point inside
     counts = place[..., -1]
     # Points outside and those beyond k go to one more column, which is dropped.
@@ -162,6 +166,21 @@ def _in_balls(query: Tensor, axes: Tensor, radius: float, k: int) -> tuple[Tenso
     found = place.new_zeros(*place.shape[:2], k + 1).scatter_(2, place, number)[..., :k]
     is_filled = torch.arange(k, device=place.device) < counts.unsqueeze(-1)
     return torch.where(is_filled, found, found[..., :1]), counts
+
+
+def _first_inside(inside: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the first k places of each row of booleans `(batch, queries, points)`, by listing those that are True.
+
+    Equal to the passes over all pairs in `_in_balls`, which suit a GPU; few pairs are inside a ball.
+    """
+    counts = inside.sum(dim=2)  # (batch, queries)
+    own = counts.view(-1, 1)
+    numbers = inside.nonzero(as_tuple=True)[2]  # those of the first row, of the second, and so on
+    numbers = torch.cat([numbers, numbers.new_zeros(1)])  # for an empty ball at the end
+    order = torch.arange(k)
+    # The first one in place of those that a ball lacks.
+    places = own.cumsum(0) - own + torch.where(order < own, order, 0)
+    return torch.where(own > 0, numbers[places], 0).view(*counts.shape, k), counts
 
 
 def gather_points(values: Tensor, index: Tensor) -> Tensor:

@@ -218,7 +218,7 @@ refuse(
 feature("prompt lookup", "draft tokens from the prompt")
 
 # Adapters (tests/common/test_tuners.py)
-_OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS")
+_OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS", "SIDE_TUNING")
 _ANY2POINT = (
     "Any2PointModel",
     "Any2PointForPointCloudClassification",
@@ -296,6 +296,13 @@ refuse(
     "attention is within patches of voxels along a curve",
 )
 refuse(
+    "adapt",
+    _pairs(("SIDE_TUNING",), _PTV3),
+    ValueError,
+    "pools its tokens between stages",
+    "its stages have voxels of different numbers and widths, which one side network cannot read",
+)
+refuse(
     "open",
     ("ActForPreTraining",),
     ValueError,
@@ -304,7 +311,7 @@ refuse(
 )
 refuse(
     "merge",
-    ("GUIDED_ADAPTER", "PROMPT_TOKENS"),
+    ("GUIDED_ADAPTER", "PROMPT_TOKENS", "SIDE_TUNING"),
     ValueError,
     r"cannot be merged into the encoder; use unload\(\) to remove",
     "modules after a non-linear layer, and tokens, cannot be merged into weights",

@@ -24,7 +24,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_any3d import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig, trainable_module_names
+from hf_any3d import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig, SideTuningConfig, trainable_module_names
 from hf_any3d.tuners.targets import layer_stack
 from tests.common.models import CASES, Case
 
@@ -34,6 +34,7 @@ OWN: dict[str, Callable[..., PeftConfig]] = {
     ),
     "BITFIT": BitFitConfig,
     "PROMPT_TOKENS": functools.partial(PromptTokensConfig, num_prompts=3),
+    "SIDE_TUNING": functools.partial(SideTuningConfig, r=8, init_weights=False),
 }
 """By PEFT's name of the method; initial weights have an effect, and training is deterministic."""
 

@@ -13,10 +13,10 @@ from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, NormedPhiConfig
 from hf_any3d.registration import ENCODERS, LANGUAGE_MODELS, MODELS
-from hf_any3d.tuners import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig
+from hf_any3d.tuners import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig, SideTuningConfig
 
 CONFIGS = [*MODELS, *ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)]
-TUNERS = [GuidedAdapterConfig, PromptTokensConfig, BitFitConfig]
+TUNERS = [GuidedAdapterConfig, PromptTokensConfig, SideTuningConfig, BitFitConfig]
 
 
 def number_fields(config_class):

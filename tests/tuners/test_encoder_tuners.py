@@ -11,6 +11,7 @@ from hf_any3d import (
     GuidedAdapterConfig,
     PointCloudProcessor,
     PromptTokensConfig,
+    SideTuningConfig,
     trainable_module_names,
 )
 from hf_any3d.tuners.bitfit.model import has_bias
@@ -22,6 +23,7 @@ from tests.tiny_encoders import LAYERS, clouds, random_encoder, tiny_config, tin
 CONFIGS = {
     "bitfit": BitFitConfig,
     "prompt_tokens": PromptTokensConfig,
+    "side_tuning": lambda **settings: SideTuningConfig(**({"r": 8, "init_weights": False} | settings)),
     "bottleneck": lambda **settings: GuidedAdapterConfig(guidance=False, init_weights=False, **settings),
 }
 
@@ -126,6 +128,10 @@ def test_second_adapter_on_other_layers_is_inactive_until_chosen(encoder, config
     upper = sorted(name for name in targets if "layer.1" in name or "layers.1" in name)
     lower = sorted(targets - set(upper))
     assert upper and lower
+    if config is CONFIGS["side_tuning"]:
+        with pytest.raises(ValueError, match="the encoder's last layer, to whose output the side network adds"):
+            get_peft_model(tiny_model(encoder), config(target_modules=lower))
+        return
     model = get_peft_model(tiny_model(encoder, large_logits=True), config(target_modules=lower), adapter_name="first")
     train_step(model)
     before = logits_of(model)

@@ -12,8 +12,9 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 
 from examples import quickstart
 from examples.studies import adapter_methods, adapter_runs, adapters
-from hf_any3d import ActModel
+from hf_any3d import ActModel, OpenShapeModel, Uni3DModel
 from tests.tiny_act import tiny_act
+from tests.tiny_aligned import tiny_aligned
 
 TINY = {"num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer_width": 8, "head_widths": [8]}
 SHARED = ("point_tokenizer", "class_token", "output_norm", "classifier")
@@ -52,6 +53,7 @@ def trained_parts(method, encoder):
         ("ia3", "ia3_l"),
         ("prompt", "prompt_tokens_embedding"),
         ("lora", "lora_"),
+        ("side", "side_tuning_"),
         ("bottleneck", "guided_adapter_"),
         ("guided", "guided_adapter_"),
         ("full", ".encoder."),
@@ -123,6 +125,14 @@ def test_run_is_evaluated_on_the_chosen_split(shapes, tiny_encoder):
     assert (validation["train_rows"], validation["rows"]) == (6, 2)
 
 
+def test_probe_on_cached_features_trains_the_layer_of_the_model(shapes, tiny_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    run = tiny_run("probe", tiny_encoder, encoder_learning_rate=0.5)
+    found = adapter_runs.train_and_measure(run)
+    assert (found["train_rows"], found["rows"]) == (8, 4) and len(list(tmp_path.rglob("features-*.arrow"))) == 1
+    assert 0 < found["saved_activations"] < 10_000 and found["stored_bytes"] > 4 * found["trained_parameters"] > 0
+
+
 def test_full_fine_tuning_stores_the_encoder_and_adapters_do_not(shapes, tiny_encoder):
     work = adapter_runs.train_and_measure
     sizes = {name: work(tiny_run(name, tiny_encoder)) for name in ("full", "bitfit")}
@@ -143,57 +153,65 @@ def test_parameters_inside_the_encoder_have_their_own_learning_rate(shapes, tiny
 
 
 @pytest.fixture(scope="module")
-def student(tmp_path_factory):
-    """The directory of a pretrained point transformer."""
-    directory = tmp_path_factory.mktemp("student")
-    tiny_act(ActModel).save_pretrained(directory)
-    return str(directory)
+def point_encoders(tmp_path_factory):
+    """The directories of pretrained point encoders, by prefix of their weights."""
+    directories = {}
+    for model_class in (ActModel, OpenShapeModel, Uni3DModel):
+        build = tiny_act if model_class is ActModel else tiny_aligned
+        directory = tmp_path_factory.mktemp(model_class.base_model_prefix)
+        build(model_class).save_pretrained(directory)
+        directories[model_class.base_model_prefix] = str(directory)
+    return directories
 
 
+@pytest.mark.parametrize("prefix", ["act", "openshape", "uni3d"])
 @pytest.mark.parametrize(
     ("method", "mark"),
     [
         ("linear", None),
-        ("head", r"act\.class_token"),
+        ("head", None),
         ("bitfit", "bitfit_bias"),
         ("ia3", "ia3_l"),
         ("prompt", "prompt_tokens_embedding"),
         ("lora", "lora_"),
+        ("side", "side_tuning_"),
         ("bottleneck", "guided_adapter_(down|up)"),
         ("guided", "guided_adapter_"),
-        ("full", r"^act\."),
+        ("full", r"^PREFIX\."),
     ],
 )
-def test_methods_train_the_head_and_their_own_inside_a_point_transformer(student, method, mark):
-    run = tiny_run(method, "", base=student, model={})
+def test_methods_train_the_head_and_their_own_inside_a_point_encoder(point_encoders, prefix, method, mark):
+    run = tiny_run(method, "", base=point_encoders[prefix], model={})
     model = adapter_runs.build_model(run, ["a", "b"])
     inside = {name for name, _ in adapter_runs.own_parameters(model)}
     around = {name for name, p in model.named_parameters() if p.requires_grad} - inside
     assert around and all("classifier" in name for name in around)
-    if method == "linear":
-        assert inside == {"act.class_token.token", "act.class_token.position"}
+    if mark is None:  # only ACT's class token is not pretrained
+        assert inside == ({"act.class_token.token", "act.class_token.position"} if prefix == "act" else set())
     else:
-        assert inside and all(re.search(mark, name) for name in inside)
+        assert inside and all(re.search(mark.replace("PREFIX", prefix), name) for name in inside)
     if method == "full":
         assert all(p.requires_grad for p in model.parameters())
 
 
-def test_run_on_a_point_transformer_is_in_the_table(shapes, student, tmp_path, monkeypatch):
+@pytest.mark.parametrize("prefix", ["act", "uni3d"])
+def test_run_on_a_point_encoder_is_in_the_table(shapes, point_encoders, prefix, tmp_path, monkeypatch):
+    encoder = point_encoders[prefix]
     work = adapter_runs.train_and_measure
     monkeypatch.setattr(adapters, "in_fresh_process", work)
-    options = ["--base", student, "--output-dir", str(tmp_path), "--methods", "guided", "full", "--seeds", "0"]
+    options = ["--encoder", encoder, "--output-dir", str(tmp_path), "--methods", "guided", "full", "--seeds", "0"]
     adapters.main([*options, "--max-steps", "1"])
     stored = json.loads((tmp_path / "adapters.json").read_text())
     guided, full = stored["rows"]
-    assert stored["settings"]["base"] == student and not stored["ablations"]
+    assert stored["settings"]["base"] == encoder and not stored["ablations"]
     assert 0 < guided["encoder_parameters"] < guided["trained_parameters"] < full["trained_parameters"]
     assert guided["stored_bytes"] < full["stored_bytes"]
     assert "four grids in space" in (tmp_path / "adapters.md").read_text()
 
 
-def test_ablations_of_views_are_refused_for_a_point_transformer(student):
+def test_ablations_of_views_are_refused_for_a_point_encoder(point_encoders):
     with pytest.raises(SystemExit):
-        adapters.parse(["--base", student, "--views", "1"])
+        adapters.parse(["--encoder", point_encoders["uni3d"], "--views", "1"])
 
 
 def found(run):
@@ -235,7 +253,7 @@ def test_stored_runs_are_not_repeated_and_the_test_split_selects_nothing(started
 def test_without_a_search_full_fine_tuning_has_a_tenth_of_the_learning_rate(started, tmp_path):
     adapters.main(["--output-dir", str(tmp_path), "--seeds", "0"])
     rates = {run.method: run.encoder_learning_rate for run in started}
-    assert len(started) == len(rates) == 9 + 5 + 3 and not any(run.on_validation for run in started)
+    assert len(started) == len(rates) == 11 + 5 + 3 and not any(run.on_validation for run in started)
     assert rates.pop("full") == pytest.approx(2e-4)
     assert set(rates.values()) == {2e-3}
 

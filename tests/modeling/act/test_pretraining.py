@@ -5,10 +5,19 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining, Trainer, TrainingArguments
 
-from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPointCloudClassification, ActForPreTraining
+from hf_any3d import OpenShapeModel, PatchAlign3DModel, Uni3DModel
+from hf_any3d.modeling.act import (
+    ActAutoencoder,
+    ActConfig,
+    ActForPointCloudClassification,
+    ActForPreTraining,
+    ActModel,
+)
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
+from tests.common.case import varied_clouds
+from tests.tiny_aligned import tiny_aligned
 from tests.tiny_encoders import clouds, random_encoder, saved_encoder, tiny_config
 
 GROUPS = 8
@@ -302,3 +311,45 @@ def test_a_config_without_a_teacher_is_refused():
 def test_a_mask_that_hides_everything_is_refused():
     with pytest.raises(ValueError, match="hides all 8 patches"):
         tiny_pretraining()(clouds(), torch.ones(3, GROUPS, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("model_class", [OpenShapeModel, PatchAlign3DModel, Uni3DModel])
+def test_a_student_may_start_from_an_encoder_that_is_aligned_with_texts(model_class, tmp_path):
+    source = tiny_aligned(model_class)
+    source.save_pretrained(tmp_path / "source")
+    settings = {"decoder_num_hidden_layers": 1, "class_token_loss": True, "class_token_layer": 1}
+    model = ActForPreTraining.from_autoencoder_pretrained(tiny_autoencoder(), tmp_path / "source", **settings)
+    assert model.act.config._attn_implementation == "sdpa"
+    assert type(model.act) is model_class and model.act.config.num_groups == GROUPS != source.config.num_groups
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(model.act.state_dict()[name], tensor), name
+
+    points = varied_clouds(3, channels=source.config.in_channels)
+    output = model.train()(points, masks())
+    assert output.predictions.shape == output.targets.shape == output.class_token_predictions.shape == (3, 6, 16)
+    output.loss.backward()
+    assert all(p.grad is not None for name, p in model.act.named_parameters() if "projection" not in name)
+    # The teacher reads its own patches, of coordinates alone, around the same centres.
+    expected = model.eval().autoencoder.teacher_features(points[..., :3])
+    torch.testing.assert_close(model.teacher_features(model._teacher_patches(points, model.act.cut(points))), expected)
+
+    model.save_pretrained(tmp_path / "whole")
+    opened = AutoModelForPreTraining.from_pretrained(tmp_path / "whole")
+    with torch.no_grad():
+        torch.testing.assert_close(opened(points, masks()).loss, model(points, masks()).loss)
+        model.act.save_pretrained(tmp_path / "student")
+        alone = model_class.from_pretrained(tmp_path / "student")
+        torch.testing.assert_close(alone(points).pooler_output, model.act(points).pooler_output)
+    with pytest.raises(ValueError, match=f"the student of this checkpoint is a {source.config.model_type} model"):
+        ActModel.from_pretrained(tmp_path / "whole")
+
+
+def test_students_of_other_sizes_or_kinds_are_refused():
+    teacher, student = tiny_autoencoder(), tiny_aligned(Uni3DModel, num_groups=GROUPS)
+    for name, value in (("hidden_size", 48), ("num_hidden_layers", 2), ("in_channels", 3)):
+        with pytest.raises(ValueError, match=f"{name}={value}; expected {getattr(student.config, name)}"):
+            ActForPreTraining.from_autoencoder_pretrained(teacher, student, **{name: value})
+    with pytest.raises(ValueError, match="num_groups=12; expected 8, the autoencoder's value"):
+        ActForPreTraining.from_autoencoder_pretrained(teacher, tiny_aligned(Uni3DModel))
+    with pytest.raises(ValueError, match="of the type 'bert'; expected an encoder of patches"):
+        ActForPreTraining(ActConfig(autoencoder_config=teacher.config, student_config={"model_type": "bert"}, **CUT))

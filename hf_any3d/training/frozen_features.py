@@ -1,0 +1,126 @@
+"""Features of a frozen encoder, computed once for linear probes and kept in the cache of datasets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from datasets import Dataset, Features, Sequence, Value
+from datasets.fingerprint import Hasher
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hf_any3d.modeling.layers.tasks import classification_loss
+from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
+from hf_any3d.processing import PointCloudProcessor
+
+# Settings of a config without effect on the features of the base model, that differ between training runs.
+_OF_HEADS = ("id2label", "label2id", "problem_type", "head_widths", "head_dropout", "parts", "architectures", "dtype")
+
+
+def frozen_features(
+    model: PreTrainedModel,
+    rows: Dataset,
+    processor: PointCloudProcessor | None = None,
+    batch_size: int = 32,
+    cache_dir: str | Path | None = None,
+) -> Dataset:
+    """Compute the features that a classifier's head reads, once for each encoder and dataset.
+
+    They are kept in a file whose name has the checksum of the encoder's weights and settings, the fingerprint of the
+    rows and the settings of the processor; if it exists, nothing is computed.
+
+    Args:
+        model: A classifier or an encoder with `pooler_output`; it runs in eval mode.
+        rows: Clouds as `points`; other columns of numbers, such as `label`, are kept.
+        processor: Prepares the clouds; None for points that are stored as the model takes them.
+        batch_size: Clouds per batch.
+        cache_dir: Directory of the files; by default `hf_any3d_features` in the cache of datasets.
+
+    Returns:
+        The rows with `features`, float32 `(features,)`, in place of `points`.
+
+    Raises:
+        ValueError: If the processor has no seed, so that features would differ from call to call.
+    """
+    if processor is not None and processor.seed is None:
+        raise ValueError("processor has seed=None; expected a number, as features are computed only once")
+    encoder = model.base_model
+    fingerprint = features_fingerprint(encoder, rows, processor)
+    folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hf_any3d_features")
+    folder.mkdir(parents=True, exist_ok=True)
+    device = next(encoder.parameters()).device
+
+    @torch.no_grad()
+    def compute(batch: dict[str, Any]) -> dict[str, Any]:
+        if processor is None:
+            points = torch.from_numpy(np.stack([np.asarray(cloud, np.float32) for cloud in batch["points"]]))
+        else:
+            clouds = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+            points = processor(clouds)["points"]
+        pooled = encoder(points.to(device), return_dict=True).pooler_output
+        return {"features": pooled.float().cpu().numpy()}  # (batch, features)
+
+    kept = {name: kind for name, kind in rows.features.items() if isinstance(kind, (Value, datasets.ClassLabel))}
+    was_training = model.training
+    model.eval()
+    try:
+        return rows.with_format("numpy").map(
+            compute,
+            batched=True,
+            batch_size=batch_size,
+            remove_columns=[name for name in rows.column_names if name not in kept],
+            features=Features({**kept, "features": Sequence(Value("float32"))}),
+            cache_file_name=str(folder / f"features-{fingerprint}.arrow"),
+            load_from_cache_file=True,
+            new_fingerprint=fingerprint,
+            desc="frozen features",
+        )
+    finally:
+        model.train(was_training)
+
+
+def features_fingerprint(encoder: PreTrainedModel, rows: Dataset, processor: PointCloudProcessor | None) -> str:
+    """Return a name of the features that an encoder computes for the rows: equal only if all of it is equal."""
+    settings = {name: value for name, value in encoder.config.to_dict().items() if name not in _OF_HEADS}
+    weights = {name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()}
+    prepared = None if processor is None else processor.to_dict()
+    key = [
+        rows._fingerprint,
+        tensors_checksum(weights),
+        type(encoder).__name__,
+        _as_text(settings),
+        _as_text(prepared),
+    ]
+    return Hasher.hash(key)
+
+
+def _as_text(settings: Mapping[str, Any] | None) -> str:
+    return json.dumps(settings, sort_keys=True, default=str)
+
+
+class HeadOnFeatures(nn.Module):
+    """The head of a classifier as a model of its own, which takes features in place of points.
+
+    It is the classifier's own module: once trained on `frozen_features`, the classifier has it.
+
+    Args:
+        model: A classifier whose head is its `classifier`.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.classifier = model.get_submodule("classifier")
+        self.problem_type = model.config.problem_type
+
+    def forward(self, features: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
+        """Classify clouds by features `(batch, features)`; with labels the loss is returned too."""
+        logits = self.classifier(features)
+        loss = None if labels is None else classification_loss(logits, labels, self.problem_type)
+        return SequenceClassifierOutput(loss=loss, logits=logits)

@@ -1,0 +1,48 @@
+"""Side-tuning: no backward pass through the encoder, what reaches the tokenizer, and which layers it needs."""
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from examples.speed._measure import saved_bytes, storages
+from hf_any3d import BitFitConfig, OpenShapeForPointCloudClassification, SideTuningConfig
+from hf_any3d.modeling.encoders import hidden_of
+from hf_any3d.tuners.targets import layer_stack
+from tests.common.case import varied_clouds
+from tests.tiny_aligned import tiny_aligned
+from tests.tiny_encoders import clouds, tiny_model
+
+
+def test_nothing_is_propagated_back_through_the_encoder():
+    model = get_peft_model(tiny_model(), SideTuningConfig(r=8, init_weights=False)).train()
+    outputs = []
+    for layer in layer_stack(model.get_base_model()).layers:
+        layer.base_layer.register_forward_hook(lambda module, args, output: outputs.append(hidden_of(output)))
+    model(points=clouds(), labels=torch.arange(3)).loss.backward()
+    assert len(outputs) == 2 and not any(output.requires_grad for output in outputs)
+    trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert all(gradient is not None for gradient in trained.values())
+    # The tokenizer learns through the side network.
+    assert any("point_tokenizer" in name and gradient.abs().max() > 1e-6 for name, gradient in trained.items())
+
+
+def test_it_saves_less_for_backward_than_a_method_inside_the_layers():
+    def measured(config):
+        model = get_peft_model(tiny_aligned(OpenShapeForPointCloudClassification), config).train()
+        batch = {"points": varied_clouds(4, channels=6), "labels": torch.arange(4) % 3}
+        return saved_bytes(lambda: model(**batch).loss, storages(model))
+
+    assert 0 < measured(SideTuningConfig(r=8)) < measured(BitFitConfig()) / 2
+
+
+def test_an_untrained_side_network_changes_nothing():
+    plain = tiny_aligned(OpenShapeForPointCloudClassification)
+    points = varied_clouds(2, channels=6)
+    with torch.no_grad():
+        expected = plain(points).logits
+        assert torch.equal(get_peft_model(plain, SideTuningConfig(r=8)).eval()(points).logits, expected)
+
+
+def test_layers_without_the_last_one_are_refused():
+    with pytest.raises(ValueError, match=r"leaves out .*layer\.1, the encoder's last layer"):
+        get_peft_model(tiny_model(), SideTuningConfig(layers_to_transform=[0]))
