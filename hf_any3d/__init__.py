@@ -54,11 +54,12 @@ _NAMES = {
         "Uni3DForZeroShotPointCloudClassification Uni3DModel"
     ),
     "opening": "open_published",
-    "processing": "PointCloudProcessor PointTransformerV3Processor",
+    "processing": "PointCloudProcessor",
     "tuners": (
         "BitFitConfig GuidedAdapterConfig PromptTokensConfig SideTuningConfig encoder_linear_pattern "
         "trainable_module_names"
     ),
+    "voxel_processing": "PointTransformerV3Processor",
 }
 """Module -> its public names."""
 _PUBLIC = {name: module for module, names in _NAMES.items() for name in names.split()}
@@ -129,10 +130,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
         Uni3DModel as Uni3DModel,
     )
     from hf_any3d.opening import open_published as open_published
-    from hf_any3d.processing import (
-        PointCloudProcessor as PointCloudProcessor,
-        PointTransformerV3Processor as PointTransformerV3Processor,
-    )
+    from hf_any3d.processing import PointCloudProcessor as PointCloudProcessor
     from hf_any3d.tuners import (
         BitFitConfig as BitFitConfig,
         GuidedAdapterConfig as GuidedAdapterConfig,
@@ -141,6 +139,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
         encoder_linear_pattern as encoder_linear_pattern,
         trainable_module_names as trainable_module_names,
     )
+    from hf_any3d.voxel_processing import PointTransformerV3Processor as PointTransformerV3Processor
 
 
 def __getattr__(name: str) -> Any:

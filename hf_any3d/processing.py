@@ -1,4 +1,4 @@
-"""Processors: convert files and arrays to model inputs, points or voxels."""
+"""PointCloudProcessor: converts files and arrays to model inputs."""
 
 import os
 import warnings
@@ -21,14 +21,10 @@ CENTERINGS = (True, "ground", False)
 EXTENTS = ("kept", "all")
 AXES = ("xyz", "xzy")
 UP_AXES = ("x", "y", "z")
-BOX_CENTERINGS = ("ground", "across", None)
-_BLACK = (0.0, 0.0, 0.0)
 # Farthest point sampling costs points times samples; a random subset of a larger cloud covers it as well.
 _FARTHEST_CANDIDATES = 1_000_000
 # Points drawn on a mesh for each one that farthest point sampling keeps.
 _SURFACE_CANDIDATES = 8
-SURFACE_POINTS = 100_000
-"""Points drawn on a mesh that is sampled on a grid."""
 # Keys of saved files that are not arguments.
 _SAVED = ("feature_extractor_type", "processor_class", "auto_map", "custom_pipelines")
 
@@ -102,20 +98,20 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         if unknown:
             raise TypeError(f"PointCloudProcessor: unknown arguments {', '.join(unknown)}")
         super().__init__(**kwargs)
-        self.num_points = _integer("num_points", num_points, 1, MOST_POINTS)
-        self.center = _one_of("center", center, CENTERINGS)
-        self.scale = _one_of("scale", scale, SCALES)
-        self.sampling = _one_of("sampling", sampling, SAMPLINGS)
-        self.extent = _one_of("extent", extent, EXTENTS)
-        self.axes = _one_of("axes", axes, AXES)
+        self.num_points = checked_integer("num_points", num_points, 1, MOST_POINTS)
+        self.center = checked_choice("center", center, CENTERINGS)
+        self.scale = checked_choice("scale", scale, SCALES)
+        self.sampling = checked_choice("sampling", sampling, SAMPLINGS)
+        self.extent = checked_choice("extent", extent, EXTENTS)
+        self.axes = checked_choice("axes", axes, AXES)
         if min_squared_norm is not None and not min_squared_norm >= 0:
             raise ValueError(f"min_squared_norm: {min_squared_norm!r}; expected 0 or more, or None")
         self.min_squared_norm = min_squared_norm
         self.features = _features(features)
         self.default_rgb = None if default_rgb is None else _rgb(default_rgb)
-        self.min_points = _integer("min_points", min_points, 1, MOST_POINTS)
-        self.seed = None if seed is None else _integer("seed", seed, 0)
-        self.up_axis = _one_of("up_axis", up_axis, UP_AXES)
+        self.min_points = checked_integer("min_points", min_points, 1, MOST_POINTS)
+        self.seed = None if seed is None else checked_integer("seed", seed, 0)
+        self.up_axis = checked_choice("up_axis", up_axis, UP_AXES)
         if block_size is not None and not block_size > 0:
             raise ValueError(f"block_size: {block_size!r}; expected more than 0, or None")
         if not 0 <= block_overlap < 1:
@@ -152,9 +148,9 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
                 feature; names the cloud.
             PointCloudFileError: a file that cannot be read; a ValueError too.
         """
-        num_points = self.num_points if num_points is None else _integer("num_points", num_points, 1, MOST_POINTS)
+        num_points = self._count(num_points)
         if up_axis is not None:
-            _one_of("up_axis", up_axis, UP_AXES)
+            checked_choice("up_axis", up_axis, UP_AXES)
         entries = split_clouds(clouds)
         seeds = self._seeds(seed, len(entries))
         prepared, small = [], []
@@ -198,12 +194,15 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
             {name: value for name, value in feature_extractor_dict.items() if (name, value) not in own}, **kwargs
         )
 
+    def _count(self, num_points: int | None) -> int:
+        return self.num_points if num_points is None else checked_integer("num_points", num_points, 1, MOST_POINTS)
+
     def _seeds(self, seed: int | Sequence[int] | None, count: int) -> list[int | None]:
         if not isinstance(seed, (Sequence, np.ndarray)) or isinstance(seed, str):
-            return [self.seed if seed is None else _integer("seed", seed, 0)] * count
+            return [self.seed if seed is None else checked_integer("seed", seed, 0)] * count
         if len(seed) != count:
             raise ValueError(f"seed: {len(seed)} seeds for {count} clouds; expected one for each, or one for all")
-        return [_integer("seed", one, 0) for one in seed]
+        return [checked_integer("seed", one, 0) for one in seed]
 
     def _open(self, entry: Any, up_axis: str | None) -> PointCloudData:
         """Read a cloud, and turn it so that `up_axis` becomes the up axis of the processor."""
@@ -296,185 +295,8 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         return np.ascontiguousarray(axes.T, dtype=np.float32)
 
 
-class PointTransformerV3Processor(PointCloudProcessor):
-    """Convert point clouds to voxels: center, scale, sample on a grid, stack.
-
-    One point of each grid cell is kept, that nearest to its center, and `inverse` leads from every point of the cloud
-    to its voxel, so that features and labels go back to all points. Unlike in the released programs, whose points are
-    drawn at random, the same cloud always gives the same voxels. `VOXEL_PRESETS` has the settings of the released
-    encoders by kind of cloud, for `PointTransformerV3Processor(**VOXEL_PRESETS["concerto_outdoor"])`.
-
-    Args:
-        num_points: most points per cloud; larger ones are reduced as `sampling` says.
-        features: see `PointCloudProcessor`. Missing colors are black and missing normals zero.
-        factor: factor of the coordinates; the edge of a cell is `grid_size / factor` in the units of the input.
-        grid_size: edge of a cell, after scaling.
-        box_center: "ground" moves the middle of the bounding box to the origin across the up axis, and the lowest
-            point to height 0; "across" keeps heights; None moves nothing.
-        center_voxels: move to `box_center` after sampling instead of before it.
-        scale: "unit_sphere" moves the mean of the points to the origin and divides by the largest distance from it,
-            before all else; None keeps the units.
-        up_axis: see `PointCloudProcessor`.
-        **kwargs: further arguments of `PointCloudProcessor`.
-
-    Raises:
-        ValueError: an argument that is not one of the allowed values.
-        TypeError: an unknown argument.
-
-    Example:
-        ```python
-        processor = PointTransformerV3Processor()
-        model(**processor("room.ply"), output_point_features=True).point_features  # (1, points, channels)
-        ```
-    """
-
-    model_input_names = ["points", "point_mask", "grid_coord", "inverse"]
-    returns_num_points = False
-
-    def __init__(
-        self,
-        num_points: int = 1_000_000,
-        features: Sequence[str] = FEATURES,
-        factor: float = 1.0,
-        grid_size: float = 0.02,
-        box_center: str | None = "ground",
-        center_voxels: bool = False,
-        scale: str | None = None,
-        up_axis: str = "z",
-        default_rgb: Sequence[float] | None = _BLACK,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            num_points=num_points, features=features, scale=scale, up_axis=up_axis, default_rgb=default_rgb, **kwargs
-        )
-        for name, value in (("factor", factor), ("grid_size", grid_size)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name}: {value!r}; expected a positive number")
-        self.factor, self.grid_size = float(factor), float(grid_size)
-        self.box_center = _one_of("box_center", box_center, BOX_CENTERINGS)
-        self.center_voxels = _one_of("center_voxels", center_voxels, (True, False))
-
-    def __call__(
-        self,
-        clouds: Any,
-        *,
-        num_points: int | None = None,
-        seed: int | Sequence[int] | None = None,
-        up_axis: str | None = None,
-        return_tensors: str | None = "pt",
-    ) -> BatchFeature:
-        """Prepare one cloud or many, of any sizes; see `PointCloudProcessor`.
-
-        Args:
-            clouds: one cloud or a list of clouds.
-            num_points: instead of the processor's.
-            seed: instead of the processor's; a sequence has one for each cloud.
-            up_axis: the axis that points up in the clouds; they are turned so that the processor's does. None turns
-                nothing.
-            return_tensors: "pt" for torch tensors, "np" for numpy; None gives lists of arrays, not filled up.
-
-        Returns:
-            `points` (batch, voxels, channels) float32, `grid_coord` (batch, voxels, 3) and `point_mask` (batch,
-            voxels), filled up with zeros to the largest number of voxels; `inverse` (batch, points), the voxel of each
-            point, filled up with -1.
-
-        Raises:
-            ValueError: a cloud with too few points, NaN or infinite coordinates, or too many cells; names the cloud.
-            PointCloudFileError: a file that cannot be read; a ValueError too.
-        """
-        num_points = self.num_points if num_points is None else _integer("num_points", num_points, 1, MOST_POINTS)
-        if up_axis is not None:
-            _one_of("up_axis", up_axis, UP_AXES)
-        entries = split_clouds(clouds)
-        seeds = self._seeds(seed, len(entries))
-        rows: dict[str, list[np.ndarray]] = {name: [] for name in self.model_input_names}
-        for number, entry in enumerate(entries):
-            try:
-                made = self._voxelize(self._open(entry, up_axis), num_points, seeds[number])
-            except ValueError as error:
-                if len(entries) == 1:
-                    raise
-                raise PointCloudError(f"cloud {number}: {error}") from error
-            for name, values in made.items():
-                rows[name].append(values)
-        if return_tensors is None:
-            return BatchFeature(rows)
-        filled = {name: _fill_up(values, -1 if name == "inverse" else 0) for name, values in rows.items()}
-        return BatchFeature(filled, tensor_type=return_tensors)
-
-    def _voxelize(self, cloud: PointCloudData, num_points: int, seed: int | None) -> dict[str, np.ndarray]:
-        import torch
-
-        from hf_any3d.data.point_arrays import new_generator
-        from hf_any3d.modeling.point_ops import grid_sample
-
-        generator = new_generator(seed)
-        if cloud.is_mesh:
-            cloud = cloud.sample_surface(min(num_points, SURFACE_POINTS), generator)
-        if len(cloud) < self.min_points:
-            raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
-        channels = self._channels(cloud)
-        xyz = self._reorder(cloud.points).astype(np.float32)
-        if len(xyz) > num_points:
-            keep = self._reduce(xyz, num_points, generator)
-            xyz, channels = xyz.take(keep, axis=0), [values.take(keep, axis=0) for values in channels]
-        if self.scale is not None:
-            xyz = self._normalize(xyz)
-        if self.factor != 1:
-            xyz = (xyz.astype(np.float64) * self.factor).astype(np.float32)
-        if not self.center_voxels:
-            xyz = self._move_box(xyz)
-        sample = grid_sample(torch.from_numpy(np.ascontiguousarray(xyz)), self.grid_size)
-        kept = sample.kept.numpy()
-        xyz = xyz.take(kept, axis=0)
-        if self.center_voxels:
-            xyz = self._move_box(xyz)
-        return {
-            "points": np.concatenate([xyz, *(values.take(kept, axis=0) for values in channels)], axis=1),
-            "point_mask": np.ones(len(kept), dtype=bool),
-            "grid_coord": sample.grid_coord.numpy(),
-            "inverse": sample.inverse.numpy(),
-        }
-
-    def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
-        if "normals" in self.features and cloud.normals is None:
-            cloud = PointCloudData(cloud.points, cloud.colors, np.zeros_like(cloud.points))
-        return super()._channels(cloud)
-
-    def _move_box(self, xyz: np.ndarray) -> np.ndarray:
-        if self.box_center is None:
-            return xyz
-        low, high = xyz.min(axis=0), xyz.max(axis=0)
-        origin, up = (low + high) / 2, "xyz".index(self.up_axis)
-        origin[up] = low[up] if self.box_center == "ground" else 0
-        return xyz - origin
-
-
-_UTONIA = {"grid_size": 0.01}
-VOXEL_PRESETS: dict[str, dict[str, Any]] = {
-    "sonata": {},
-    "concerto": {},
-    "concerto_outdoor": {"grid_size": 0.01, "factor": 0.2, "box_center": "across", "center_voxels": True},
-    "utonia_indoor": {**_UTONIA, "factor": 0.5},
-    "utonia_outdoor": {**_UTONIA, "factor": 0.2, "box_center": None},
-    "utonia_objects": {**_UTONIA, "scale": "unit_sphere"},
-    "utonia_tabletop": {**_UTONIA, "factor": 4.0},
-    "utonia_city": {**_UTONIA, "factor": 0.0015},
-}
-"""Settings of `PointTransformerV3Processor` for the released encoders; coordinates are in meters, z is up."""
-
-
-def _fill_up(rows: list[np.ndarray], value: int) -> np.ndarray:
-    """Stack arrays of different lengths, filled up with a value at the end."""
-    longest = max(map(len, rows))
-    shape = (len(rows), longest, *rows[0].shape[1:])
-    filled = np.full(shape, value, dtype=rows[0].dtype)
-    for number, row in enumerate(rows):
-        filled[number, : len(row)] = row
-    return filled
-
-
-def _integer(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
+def checked_integer(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
+    """Return a whole number, or raise a ValueError that names the argument."""
     is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if is_integer and least <= value < 2**63 and value > most:
         raise ValueError(f"{name}: {value}; expected {least} to {most:,}")
@@ -490,7 +312,8 @@ def _rgb(values: Sequence[float]) -> list[float]:
     return color
 
 
-def _one_of(name: str, value: Any, allowed: tuple) -> Any:
+def checked_choice(name: str, value: Any, allowed: tuple) -> Any:
+    """Return one of the allowed values, or raise a ValueError that names the argument."""
     if not any(value is known or (isinstance(value, str) and value == known) for known in allowed):
         raise ValueError(f"{name}: {value!r}; expected one of {', '.join(map(repr, allowed))}")
     return value

@@ -27,8 +27,9 @@ from hf_any3d.modeling import act, any2point, minigpt3d, openshape, patchalign3d
 from hf_any3d.modeling.card_info import set_card_writer
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.patches import apply_patches, when_imported
-from hf_any3d.processing import PointCloudProcessor, PointTransformerV3Processor
+from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.version import __version__
+from hf_any3d.voxel_processing import PointTransformerV3Processor
 
 # config: (base model, {auto class: models with a head}). Of several models the saved architecture decides.
 MODELS = {

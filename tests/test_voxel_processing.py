@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hf_any3d import PointCloudProcessor, PointTransformerV3Processor
-from hf_any3d.processing import VOXEL_PRESETS
+from hf_any3d.voxel_processing import VOXEL_PRESETS
 from tests.modeling.ptv3_case import Ptv3Case
 
 

@@ -17,7 +17,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudSegmentation,
     PointTransformerV3Model,
 )
-from hf_any3d.processing import VOXEL_PRESETS, PointTransformerV3Processor
+from hf_any3d.voxel_processing import VOXEL_PRESETS, PointTransformerV3Processor
 
 LICENSE = "cc-by-nc-4.0"
 _LICENCE = (

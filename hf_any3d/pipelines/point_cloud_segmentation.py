@@ -27,8 +27,8 @@ from hf_any3d.pipelines.base import (
     stem_of,
     without_none,
 )
-from hf_any3d.processing import SURFACE_POINTS
 from hf_any3d.visualization.web_page import label_colors, write_point_cloud_page
+from hf_any3d.voxel_processing import SURFACE_POINTS
 
 # Points sampled on a mesh, in multiples of the points that the model processes at a time.
 MESH_DENSITY = 4

@@ -15,7 +15,7 @@ from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Model
 from hf_any3d.pipelines.point_cloud_segmentation import part_of
-from hf_any3d.processing import PointTransformerV3Processor
+from hf_any3d.voxel_processing import PointTransformerV3Processor
 
 # Points whose features are in memory at a time.
 _PIECE = 65_536

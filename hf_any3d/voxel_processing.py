@@ -1,0 +1,194 @@
+"""PointTransformerV3Processor: converts files and arrays to voxels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers.feature_extraction_utils import BatchFeature
+
+from hf_any3d.data.files import PointCloudData, PointCloudError
+from hf_any3d.data.inputs import split_clouds
+from hf_any3d.processing import FEATURES, UP_AXES, PointCloudProcessor, checked_choice
+
+BOX_CENTERINGS = ("ground", "across", None)
+SURFACE_POINTS = 100_000
+"""Points drawn on a mesh that is sampled on a grid."""
+_BLACK = (0.0, 0.0, 0.0)
+
+
+class PointTransformerV3Processor(PointCloudProcessor):
+    """Convert point clouds to voxels: center, scale, sample on a grid, stack.
+
+    One point of each grid cell is kept, that nearest to its center, and `inverse` leads from every point of the cloud
+    to its voxel, so that features and labels go back to all points. Unlike in the released programs, whose points are
+    drawn at random, the same cloud always gives the same voxels. `VOXEL_PRESETS` has the settings of the released
+    encoders by kind of cloud, for `PointTransformerV3Processor(**VOXEL_PRESETS["concerto_outdoor"])`.
+
+    Args:
+        num_points: most points per cloud; larger ones are reduced as `sampling` says.
+        features: see `PointCloudProcessor`. Missing colors are black and missing normals zero.
+        factor: factor of the coordinates; the edge of a cell is `grid_size / factor` in the units of the input.
+        grid_size: edge of a cell, after scaling.
+        box_center: "ground" moves the middle of the bounding box to the origin across the up axis, and the lowest
+            point to height 0; "across" keeps heights; None moves nothing.
+        center_voxels: move to `box_center` after sampling instead of before it.
+        scale: "unit_sphere" moves the mean of the points to the origin and divides by the largest distance from it,
+            before all else; None keeps the units.
+        up_axis: see `PointCloudProcessor`.
+        **kwargs: further arguments of `PointCloudProcessor`.
+
+    Raises:
+        ValueError: an argument that is not one of the allowed values.
+        TypeError: an unknown argument.
+
+    Example:
+        ```python
+        processor = PointTransformerV3Processor()
+        model(**processor("room.ply"), output_point_features=True).point_features  # (1, points, channels)
+        ```
+    """
+
+    model_input_names = ["points", "point_mask", "grid_coord", "inverse"]
+    returns_num_points = False
+
+    def __init__(
+        self,
+        num_points: int = 1_000_000,
+        features: Sequence[str] = FEATURES,
+        factor: float = 1.0,
+        grid_size: float = 0.02,
+        box_center: str | None = "ground",
+        center_voxels: bool = False,
+        scale: str | None = None,
+        up_axis: str = "z",
+        default_rgb: Sequence[float] | None = _BLACK,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            num_points=num_points, features=features, scale=scale, up_axis=up_axis, default_rgb=default_rgb, **kwargs
+        )
+        for name, value in (("factor", factor), ("grid_size", grid_size)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name}: {value!r}; expected a positive number")
+        self.factor, self.grid_size = float(factor), float(grid_size)
+        self.box_center = checked_choice("box_center", box_center, BOX_CENTERINGS)
+        self.center_voxels = checked_choice("center_voxels", center_voxels, (True, False))
+
+    def __call__(
+        self,
+        clouds: Any,
+        *,
+        num_points: int | None = None,
+        seed: int | Sequence[int] | None = None,
+        up_axis: str | None = None,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """Prepare one cloud or many, of any sizes; see `PointCloudProcessor`.
+
+        Args:
+            clouds: one cloud or a list of clouds.
+            num_points: instead of the processor's.
+            seed: instead of the processor's; a sequence has one for each cloud.
+            up_axis: the axis that points up in the clouds; they are turned so that the processor's does. None turns
+                nothing.
+            return_tensors: "pt" for torch tensors, "np" for numpy; None gives lists of arrays, not filled up.
+
+        Returns:
+            `points` (batch, voxels, channels) float32, `grid_coord` (batch, voxels, 3) and `point_mask` (batch,
+            voxels), filled up with zeros to the largest number of voxels; `inverse` (batch, points), the voxel of each
+            point, filled up with -1.
+
+        Raises:
+            ValueError: a cloud with too few points, NaN or infinite coordinates, or too many cells; names the cloud.
+            PointCloudFileError: a file that cannot be read; a ValueError too.
+        """
+        num_points = self._count(num_points)
+        if up_axis is not None:
+            checked_choice("up_axis", up_axis, UP_AXES)
+        entries = split_clouds(clouds)
+        seeds = self._seeds(seed, len(entries))
+        rows: dict[str, list[np.ndarray]] = {name: [] for name in self.model_input_names}
+        for number, entry in enumerate(entries):
+            try:
+                made = self._voxelize(self._open(entry, up_axis), num_points, seeds[number])
+            except ValueError as error:
+                if len(entries) == 1:
+                    raise
+                raise PointCloudError(f"cloud {number}: {error}") from error
+            for name, values in made.items():
+                rows[name].append(values)
+        if return_tensors is None:
+            return BatchFeature(rows)
+        filled = {name: _fill_up(values, -1 if name == "inverse" else 0) for name, values in rows.items()}
+        return BatchFeature(filled, tensor_type=return_tensors)
+
+    def _voxelize(self, cloud: PointCloudData, num_points: int, seed: int | None) -> dict[str, np.ndarray]:
+        import torch
+
+        from hf_any3d.data.point_arrays import new_generator
+        from hf_any3d.modeling.point_ops import grid_sample
+
+        generator = new_generator(seed)
+        if cloud.is_mesh:
+            cloud = cloud.sample_surface(min(num_points, SURFACE_POINTS), generator)
+        if len(cloud) < self.min_points:
+            raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
+        channels = self._channels(cloud)
+        xyz = self._reorder(cloud.points).astype(np.float32)
+        if len(xyz) > num_points:
+            keep = self._reduce(xyz, num_points, generator)
+            xyz, channels = xyz.take(keep, axis=0), [values.take(keep, axis=0) for values in channels]
+        if self.scale is not None:
+            xyz = self._normalize(xyz)
+        if self.factor != 1:
+            xyz = (xyz.astype(np.float64) * self.factor).astype(np.float32)
+        if not self.center_voxels:
+            xyz = self._move_box(xyz)
+        sample = grid_sample(torch.from_numpy(np.ascontiguousarray(xyz)), self.grid_size)
+        kept = sample.kept.numpy()
+        xyz = xyz.take(kept, axis=0)
+        if self.center_voxels:
+            xyz = self._move_box(xyz)
+        return {
+            "points": np.concatenate([xyz, *(values.take(kept, axis=0) for values in channels)], axis=1),
+            "point_mask": np.ones(len(kept), dtype=bool),
+            "grid_coord": sample.grid_coord.numpy(),
+            "inverse": sample.inverse.numpy(),
+        }
+
+    def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
+        if "normals" in self.features and cloud.normals is None:
+            cloud = PointCloudData(cloud.points, cloud.colors, np.zeros_like(cloud.points))
+        return super()._channels(cloud)
+
+    def _move_box(self, xyz: np.ndarray) -> np.ndarray:
+        if self.box_center is None:
+            return xyz
+        low, high = xyz.min(axis=0), xyz.max(axis=0)
+        origin, up = (low + high) / 2, "xyz".index(self.up_axis)
+        origin[up] = low[up] if self.box_center == "ground" else 0
+        return xyz - origin
+
+
+_UTONIA = {"grid_size": 0.01}
+VOXEL_PRESETS: dict[str, dict[str, Any]] = {
+    "sonata": {},
+    "concerto": {},
+    "concerto_outdoor": {"grid_size": 0.01, "factor": 0.2, "box_center": "across", "center_voxels": True},
+    "utonia_indoor": {**_UTONIA, "factor": 0.5},
+    "utonia_outdoor": {**_UTONIA, "factor": 0.2, "box_center": None},
+    "utonia_objects": {**_UTONIA, "scale": "unit_sphere"},
+    "utonia_tabletop": {**_UTONIA, "factor": 4.0},
+    "utonia_city": {**_UTONIA, "factor": 0.0015},
+}
+"""Settings of `PointTransformerV3Processor` for the released encoders; coordinates are in meters, z is up."""
+
+
+def _fill_up(rows: list[np.ndarray], value: int) -> np.ndarray:
+    """Stack arrays of different lengths, filled up with a value at the end."""
+    longest = max(map(len, rows))
+    shape = (len(rows), longest, *rows[0].shape[1:])
+    filled = np.full(shape, value, dtype=rows[0].dtype)
+    for number, row in enumerate(rows):
+        filled[number, : len(row)] = row
+    return filled
