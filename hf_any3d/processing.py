@@ -41,16 +41,15 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         center: True moves the mean of the points to the origin; "ground" does so only across the up axis and moves the
             lowest point to height 0, as suits parts of scenes, where height matters; False moves nothing.
         scale: "unit_sphere" divides by the largest distance from the origin; None keeps the units of the input.
-        sampling: how to reduce a cloud. "random" draws without replacement; "farthest" spreads the points evenly,
-            starting from the first (clouds above a million points are first reduced to that many at random);
-            "first" takes them in the order of the input.
+        sampling: how to reduce a cloud. "random" draws without replacement; "first" takes the first ones; "farthest"
+            spreads them evenly (clouds above a million points are first reduced to that many at random).
         features: the channels in order: "xyz" first, then "rgb" (in [0, 1]) and "normals" if the model uses them.
         min_points: fewer points are an error. The default 3 is the fewest that span a surface.
         seed: for all random choices; None draws a new one from torch's generator for every cloud.
         up_axis: the up axis of the model's training data; recorded for users, for augmentation and for `center`.
             Clouds are turned only if a call names another one for them.
-        block_size: edge of the square columns into which scenes are cut for segmentation, in the units of the scene;
-            None for models of complete clouds. Recorded for training and pipelines; calls cut nothing.
+        block_size: edge of the square columns into which training and pipelines cut scenes, in the units of the
+            scene; None for models of complete clouds.
         block_overlap: share of that edge that neighbouring columns have in common.
         extent: the points whose mean is moved to the origin and whose radius is scaled to one: the "kept" ones, or
             "all" points of the cloud, which is then normalized before sampling.

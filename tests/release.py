@@ -43,7 +43,7 @@ SHIPPED = (
 LARGEST = 20_000_000
 """Bytes of the wheel; the package index refuses more than 100 MB."""
 # What a block of the README must not mention to run without network and without the files of other blocks.
-_NEEDS_MORE = re.compile(r"sentence-transformers/|outputs/|examples/|\bme/|push_to_hub")
+_NEEDS_MORE = re.compile(r"sentence-transformers/|OpenShape/|outputs/|examples/|\bme/|push_to_hub")
 FIRST_ANSWER = """
 import hf_any3d
 from transformers import pipeline

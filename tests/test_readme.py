@@ -1,5 +1,6 @@
-"""All code of the README runs, in order, in a new folder, with a small encoder."""
+"""All code of the README runs, in order, in a new folder, with small models under the names on the hub."""
 
+import io
 import os
 import re
 import shutil
@@ -12,10 +13,13 @@ import torch
 from transformers import BertConfig, BertModel
 
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
+from tests.conversions.aligned_originals import openshape_flat
 from tests.hub import LocalHub
+from tests.tiny_text_towers import tiny_clip_files
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+OPENSHAPE = "OpenShape/openshape-pointbert-vitb32-rgb"
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -43,6 +47,10 @@ def place(tmp_path_factory):
     BertModel(config).save_pretrained(folder / "encoder")
     hub = LocalHub()
     hub.commit(ENCODER, {file.name: file.read_bytes() for file in (folder / "encoder").iterdir()})
+    published = io.BytesIO()
+    torch.save(openshape_flat("vitb32"), published)
+    hub.commit(OPENSHAPE, {"model.pt": published.getvalue()}, in_lfs=True)
+    hub.commit("openai/clip-vit-base-patch32", tiny_clip_files(folder / "clip", 512))
     make_model = f"""
 from peft import get_peft_model
 from hf_any3d import *

@@ -9,9 +9,10 @@ import string
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel, get_peft_model
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from hf_any3d.modeling.any2point import Any2PointForZeroShotPointCloudClassification
 from hf_any3d.modeling.encoders import composite_checkpoints
@@ -46,6 +47,17 @@ def write_text_files(directory: Path, *, is_sentence_encoder: bool) -> Path:
         (directory / "1_Pooling").mkdir(exist_ok=True)
         (directory / "1_Pooling" / "config.json").write_text(json.dumps(_POOLING))
     return directory
+
+
+def tiny_clip_files(directory: Path, width: int) -> dict[str, bytes]:
+    """Return the files of a repository with a tiny CLIP whose features have this width; writes them to a directory."""
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = small | {"vocab_size": 40, "max_position_embeddings": 40, "eos_token_id": 2}
+    vision = small | {"image_size": 8, "patch_size": 8}
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width)).save_pretrained(directory)
+    write_text_files(directory, is_sentence_encoder=False)
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
 def saved_text_tower(model_type: str) -> str:

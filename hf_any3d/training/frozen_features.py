@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import datasets
 import numpy as np
 import torch
-from datasets import Dataset, Features, Sequence, Value
+from datasets import ClassLabel, Dataset, Features, Sequence, Value, config
 from datasets.fingerprint import Hasher
 from torch import nn
 from transformers import PreTrainedModel
@@ -51,9 +50,9 @@ def frozen_features(
     """
     if processor is not None and processor.seed is None:
         raise ValueError("processor has seed=None; expected a number, as features are computed only once")
-    encoder = model.base_model
+    encoder = cast("PreTrainedModel", model.base_model)
     fingerprint = features_fingerprint(encoder, rows, processor)
-    folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hf_any3d_features")
+    folder = Path(cache_dir or Path(config.HF_DATASETS_CACHE) / "hf_any3d_features")
     folder.mkdir(parents=True, exist_ok=True)
     device = next(encoder.parameters()).device
 
@@ -67,7 +66,7 @@ def frozen_features(
         pooled = encoder(points.to(device), return_dict=True).pooler_output
         return {"features": pooled.float().cpu().numpy()}  # (batch, features)
 
-    kept = {name: kind for name, kind in rows.features.items() if isinstance(kind, (Value, datasets.ClassLabel))}
+    kept = {name: kind for name, kind in rows.features.items() if isinstance(kind, (Value, ClassLabel))}
     was_training = model.training
     model.eval()
     try:

@@ -290,7 +290,8 @@ def _build_model(
         **_quantized(arguments),
         **config,
     )
-    points = _point_processor(arguments.point_encoder, revisions["point_encoder"], model.config.point_config)
+    point_config = cast(PreTrainedConfig, model.config.point_config)
+    points = _point_processor(arguments.point_encoder, revisions["point_encoder"], point_config)
     points.num_points, points.sampling = num_points, sampling
     return model, MiniGPT3DProcessor.from_config(model.config, tokenizer, points)
 

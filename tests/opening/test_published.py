@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import constants, file_download
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save
-from transformers import AutoConfig, AutoModel, AutoProcessor, CLIPConfig, CLIPModel, pipeline
+from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 
 import hf_any3d
 from hf_any3d import AutoModelForZeroShotPointCloudClassification, conversions
@@ -27,7 +27,7 @@ from tests.cli.conftest import run
 from tests.conversions.aligned_originals import openshape_flat, openshape_training, patchalign3d, uni3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.modeling.ptv3_case import ptv3_original
-from tests.tiny_text_towers import write_text_files
+from tests.tiny_text_towers import tiny_clip_files
 
 NAME = "OpenShape/openshape-pointbert-vitb32-rgb"
 UNI3D = "BAAI/Uni3D"
@@ -86,13 +86,7 @@ def published_files(hub, openshape, tiny_uni3d, monkeypatch):
 @pytest.fixture
 def text_tower(hub, tmp_path):
     """A tiny CLIP with the width of features and the name of the published one."""
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    text = small | {"vocab_size": 40, "max_position_embeddings": 40, "eos_token_id": 2}
-    config = CLIPConfig(text_config=text, vision_config=small | {"image_size": 8, "patch_size": 8}, projection_dim=512)
-    torch.manual_seed(0)
-    CLIPModel(config).save_pretrained(tmp_path / "clip")
-    write_text_files(tmp_path / "clip", is_sentence_encoder=False)
-    hub.commit(TOWER, {file.name: file.read_bytes() for file in (tmp_path / "clip").iterdir()})
+    hub.commit(TOWER, tiny_clip_files(tmp_path / "clip", 512))
     yield TOWER
     huggingface_hub.delete_repo(TOWER)
     forget(TOWER)
