@@ -29,7 +29,6 @@ from huggingface_hub.utils import WeakFileLock
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
-from hf_any3d import conversions
 from hf_any3d.atomic_files import remove_abandoned, temporary_path, write_json, write_text
 from hf_any3d.conversions.checkpoints import listed, read_checkpoint
 from hf_any3d.model_card.saving import FILE as CARD, sign_card
@@ -257,7 +256,8 @@ def _convert(
     unfinished = temporary_path(directory)
     title = Path(record.get("name", original.stem)).name + _title(size)  # of the card
     try:
-        getattr(conversions, system.convert)(checkpoint=original, output=unfinished / title, **arguments)
+        convert = getattr(importlib.import_module("hf_any3d.conversions"), system.convert)
+        convert(checkpoint=original, output=unfinished / title, **arguments)
         if published is not None:
             _check_config(original, unfinished / title, published, size)
         _record(unfinished / title, system, {**record, "sha256": file_digest(original)})
