@@ -97,7 +97,12 @@ quick_gelu = Kernel(quick_gelu_plain, quick_gelu_fused, "Always used.")
 
 # ACT
 pooled_patches = Kernel(
-    pooled_patches_plain, pooled_patches_fused, _IN_TRAINING, condition=layers_are_plain, result_in_autocast=True
+    pooled_patches_plain,
+    pooled_patches_fused,
+    "Not in evaluation if a gradient is needed, or in compiled code there; not for half precision weights, whose "
+    "statistics need full precision; not for layers that an adapter or a hook replaces, which must be called.",
+    condition=layers_are_plain,
+    result_in_autocast=True,
 )
 edge_maximum = Kernel(edge_maximum_plain, edge_maximum_fused, "Always used.")
 normed_tokens = Kernel(normed_tokens_plain, normed_tokens_fused, "Always used.")

@@ -11,8 +11,11 @@ pass. The fused implementation
 - saves only the input of the second norm;
 - multiplies the sparse gradients of the maxima, one point per patch and channel, as sums of few rows.
 
-Results and gradients equal those of the modules up to rounding; statistics are summed in double precision. Both passes
-are custom operators, which `torch.compile` supports.
+In evaluation without gradients, both norms become part of the weights, and all layers run on parts that stay in the
+cache.
+
+Results and gradients equal those of the modules up to rounding. In training both passes are custom operators, which
+`torch.compile` supports.
 """
 
 from dataclasses import dataclass
@@ -62,14 +65,56 @@ def pooled_patches_plain(patches: Tensor, layers: MiniPointNet) -> Tensor:
 
 
 def layers_are_plain(patches: Tensor, layers: MiniPointNet) -> bool:
-    """Whether the layers are unchanged modules that train in full precision, and patches need no gradient."""
+    """Whether the layers are unchanged modules in full precision, and patches need no gradient.
+
+    Without batch statistics, nothing may need a gradient, and no compiler unrolls the parts.
+    """
     if patches.requires_grad or patches[..., 0].numel() < 2 or not is_unmodified(layers.widen, layers.out):
         return False
-    return is_plain_training(layers.lift, layers.lift_norm) and is_plain_training(layers.join, layers.join_norm)
+    if layers.lift_norm.training or layers.join_norm.training:
+        return is_plain_training(layers.lift, layers.lift_norm) and is_plain_training(layers.join, layers.join_norm)
+    modules = (layers.lift, layers.lift_norm, layers.widen, layers.join, layers.join_norm, layers.out)
+    if torch.compiler.is_compiling() or not is_unmodified(*modules) or layers.lift.weight.dtype != torch.float32:
+        return False
+    has_statistics = layers.lift_norm.track_running_stats and layers.join_norm.track_running_stats
+    needs_gradient = any(weight.requires_grad for module in modules for weight in module.parameters())
+    return has_statistics and not (torch.is_grad_enabled() and needs_gradient)
+
+
+@torch.no_grad()
+def _with_running_statistics(patches: Tensor, layers: MiniPointNet) -> Tensor:
+    """Compute `pooled_patches_plain` in evaluation: norms become part of the weights, and parts stay in the cache."""
+    batch, groups, k, channels = patches.shape
+    points = patches.reshape(-1, k, channels).to(layers.lift.weight.dtype)
+    (lift, lift_bias), (join, join_bias) = (
+        _folded(*pair) for pair in ((layers.lift, layers.lift_norm), (layers.join, layers.join_norm))
+    )
+    join_patch, join_point = join.chunk(2, dim=1)
+    through = (join_point @ layers.widen.weight).T.contiguous()  # (lifted, joined): no norm between the two
+    join_bias = join_bias + join_point @ layers.widen.bias
+    widen, join_patch, out = layers.widen.weight.T, join_patch.T, layers.out.weight.T
+    numbers = _PART_CPU if points.device.type == "cpu" else _PART
+    tokens = []
+    for part in points.split(max(1, numbers // (k * len(join)))):
+        rows = torch.addmm(lift_bias, part.flatten(0, 1), lift.T).relu_()  # (patches * k, lifted)
+        most = (rows @ widen).view(len(part), k, -1).amax(dim=1).add_(layers.widen.bias)
+        shared = torch.addmm(join_bias, most, join_patch)  # (patches, joined)
+        joined = (rows @ through).view(len(part), k, -1).add_(shared.unsqueeze(1)).relu_()
+        tokens.append((joined.flatten(0, 1) @ out).view(len(part), k, -1).amax(dim=1))
+    return torch.cat(tokens).add_(layers.out.bias).view(batch, groups, -1)
+
+
+def _folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a linear layer and the norm after it, with running statistics."""
+    gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    bias = -norm.running_mean if linear.bias is None else linear.bias - norm.running_mean
+    return linear.weight * gain.unsqueeze(1), bias * gain + norm.bias
 
 
 def pooled_patches_fused(patches: Tensor, layers: MiniPointNet) -> Tensor:
-    """Compute `pooled_patches_plain` in training; see the module."""
+    """Compute `pooled_patches_plain`; see the module."""
+    if not layers.lift_norm.training:
+        return _with_running_statistics(patches, layers)
     weights = [layers.lift.weight, layers.lift_norm.weight, layers.lift_norm.bias, layers.widen.weight]
     weights += [layers.join.weight, layers.join_norm.weight, layers.join_norm.bias]
     weights += [layers.out.weight, layers.out.bias]

@@ -92,13 +92,31 @@ def test_only_one_row_for_each_point_is_kept_in_training():
     assert sum(kept.values()) < 4 * rows * (16 + 3) * 1.3
 
 
-def test_replaced_layers_half_precision_and_evaluation_are_not_fused():
+def test_replaced_layers_and_half_precision_are_not_fused():
     encoder, patches = made().train(), patches_of(3)
     uses_fused = kernels.pooled_patches.uses_fused
     assert uses_fused(patches, encoder)
     encoder.widen = nn.Sequential(encoder.widen)
     assert not uses_fused(patches, encoder)
-    assert not uses_fused(patches, made().eval()) and not uses_fused(patches, made().bfloat16().train())
+    assert not uses_fused(patches, made().bfloat16().train())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("channels", [3, 6])
+@pytest.mark.usefixtures("_parts")
+def test_evaluation_without_gradients_folds_the_norms(channels, bias):
+    encoder, patches = made(channels, bias=bias).eval(), patches_of(channels)
+    with torch.no_grad():
+        assert kernels.pooled_patches.uses_fused(patches, encoder)
+        found, expected = encoder(patches), written_out(encoder, patches)
+    assert found.std() > 0.01
+    torch.testing.assert_close(found, expected)
+    # Whatever needs a gradient gets it.
+    assert not kernels.pooled_patches.uses_fused(patches, encoder)
+    assert kernels.pooled_patches.uses_fused(patches, encoder.requires_grad_(False))
+    half_trained = made().train()
+    half_trained.join_norm.eval()
+    assert not kernels.pooled_patches.uses_fused(patches_of(3), half_trained)
 
 
 def test_autocast_does_not_round_the_fused_rows():
