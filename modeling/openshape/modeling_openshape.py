@@ -87,7 +87,9 @@ class BallPatchEncoder(nn.Module):
         return pooled.relu_()
 
     def _is_affine(self, linear: nn.Module, norm: nn.Module) -> bool:
-        return not (norm.training or torch.is_grad_enabled()) and is_unmodified(linear) and is_unmodified(norm)
+        # Half precision would round the product of both weights.
+        is_full = linear.weight.dtype in (torch.float32, torch.float64)
+        return is_full and not (norm.training or torch.is_grad_enabled()) and is_unmodified(linear, norm)
 
 
 class OpenShapePreTrainedModel(AlignedPreTrainedModel):

@@ -129,6 +129,7 @@ def test_sharded_models_load(case, tmp_path):
 
 
 @over_cases
+@torch.no_grad()  # with gradients, other kernels round otherwise
 def test_hidden_states_are_the_inputs_and_outputs_of_layers(case):
     model = fresh(case)
     output = model(**case.batch(), output_hidden_states=True)

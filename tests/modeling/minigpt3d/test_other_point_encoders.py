@@ -59,7 +59,7 @@ def test_a_stage_starts_from_a_converted_directory_with_its_processor(encoder, t
     PointCloudProcessor(**COLORED).save_pretrained(tmp_path / "aligned")
     model, processor = open_for_stage(arguments, num_points=40)
     clouds_of_it = processor.feature_extractor
-    assert (clouds_of_it.num_points, clouds_of_it.axes, clouds_of_it.default_rgb) == (40, "xzy", (0.4, 0.4, 0.4))
+    assert (clouds_of_it.num_points, clouds_of_it.axes, clouds_of_it.default_rgb) == (40, "xzy", [0.4] * 3)
     points = torch.stack(clouds(40))[..., : source.config.in_channels]
     with torch.no_grad():
         expected = source.base_model(points).last_hidden_state

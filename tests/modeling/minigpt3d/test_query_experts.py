@@ -3,6 +3,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from transformers import BertConfig
 
+from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.minigpt3d import Bridge, MiniGPT3DConfig
 from tests.modeling.minigpt3d.reference_case import ReferenceCase
 from tests.reference.fill import points
@@ -31,7 +32,7 @@ def released(case) -> Bridge:
 
 def config_of(num_hidden_layers: int = 12, **changes) -> MiniGPT3DConfig:
     # Of the two models around the bridge only the widths count.
-    point, text = BertConfig(hidden_size=384), BertConfig(hidden_size=2560)
+    point, text = ActConfig(hidden_size=384), BertConfig(hidden_size=2560)
     qformer = {"num_hidden_layers": num_hidden_layers}
     return MiniGPT3DConfig(point_config=point, text_config=text, qformer_config=qformer, **changes)
 
