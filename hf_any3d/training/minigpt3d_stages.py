@@ -362,6 +362,11 @@ class StageTrainer(PointTrainer):
         self.kinds, self.batch_sizes, self.ratios = list(kinds), list(batch_sizes), list(ratios)
         self.batches()  # raises errors early
 
+    @property
+    def rows_per_step(self) -> list[int]:
+        """Rows of an optimizer step in all processes, for each kind of conversations."""
+        return [size * self.args.gradient_accumulation_steps * self.args.world_size for size in self.batch_sizes]
+
     def batches(self) -> MixedBatches:
         """Return the sampler of all batches of the run on this process."""
         return MixedBatches(

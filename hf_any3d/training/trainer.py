@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors import SafetensorError
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
@@ -21,8 +21,16 @@ from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.any2point.guided_adapter import CellNorm
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.layers.heads import ClassToken
+from hf_any3d.modeling.layers.joined_batches import joined_batches
 from hf_any3d.training.arguments import PointTrainingArguments
-from hf_any3d.training.checkpoints import checkpoint_to_resume, find_problem, list_files, remove_incomplete
+from hf_any3d.training.checkpoints import (
+    check_rows_per_step,
+    checkpoint_to_resume,
+    find_problem,
+    list_files,
+    remove_incomplete,
+)
+from hf_any3d.training.processes import OwnNoise, check_engine, check_same_weights, joining_norms, keep_out_of_ddp
 
 Norm = nn.modules.batchnorm._BatchNorm | CellNorm
 
@@ -49,24 +57,36 @@ def refresh_norm_statistics(trainer: Trainer) -> int:
     norms = [module for module in model.modules() if _keeps_statistics(module) and FROZEN not in vars(module)]
     if not norms:
         return 0
-    size = min(trainer.args.train_batch_size, len(rows))
+    processes = trainer.args.world_size if getattr(trainer.args, "join_batches", False) else 1
+    # Of several processes, each takes its part of every batch.
+    size = min(trainer.args.train_batch_size, len(rows) // processes) * processes
+    generator = torch.Generator().manual_seed(trainer.args.seed)
+    dataset, collate = cast(Dataset, rows), trainer.data_collator
     batches = DataLoader(
-        cast(Dataset, rows),
-        batch_size=size,
-        shuffle=True,
-        drop_last=True,
-        collate_fn=trainer.data_collator,
-        generator=torch.Generator().manual_seed(trainer.args.seed),
+        dataset, batch_size=size, shuffle=True, drop_last=True, collate_fn=collate, generator=generator
     )
+    if processes > 1:
+        shares = _Shares(batches.batch_sampler, trainer.args.process_index, processes)
+        batches = DataLoader(dataset, batch_sampler=shares, collate_fn=collate, generator=generator)
     was_training = model.training
     model.train()
     try:
-        with _averaging_over_batches(norms) as measured:
+        with joining_norms(model, processes > 1), _averaging_over_batches(norms) as measured:
             for batch in batches:
                 model(**{name: values.to(trainer.args.device) for name, values in batch.items()})
     finally:
         model.train(was_training)
     return len(measured)
+
+
+class _Shares(Sampler[list[int]]):
+    """The part of one process of every batch."""
+
+    def __init__(self, batches: Iterable[list[int]], rank: int, processes: int):
+        self.batches, self.rank, self.processes = batches, rank, processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch[self.rank :: self.processes] for batch in self.batches)
 
 
 def _keeps_statistics(module: nn.Module) -> TypeGuard[Norm]:
@@ -147,6 +167,9 @@ class PointTrainer(Trainer):
     drops it (`dataloader_drop_last`). And its loss has no label smoothing, so losses of runs with and without
     smoothing, and of `hf-any3d evaluate`, can be compared.
 
+    In several processes it gives what one process with all clouds of a step would, except for random numbers such as
+    dropout: see `hf_any3d.training.processes`.
+
     It may be killed while saving: it resumes only from complete checkpoints, see `checkpoint_to_resume`, and the model
     in the output directory is either complete or cannot be loaded.
     """
@@ -161,11 +184,32 @@ class PointTrainer(Trainer):
     build_model_card: Callable[[], ModelCard] | None = None
     """Builds the card instead of `write_trainer_card`, when it is written."""
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.add_callback(OwnNoise())
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Create the accelerator; see Trainer."""
+        super().create_accelerator_and_postprocess()
+        check_engine(self.is_fsdp_enabled)
+
+    @property
+    def rows_per_step(self) -> int | list[int]:
+        """Rows of an optimizer step in all processes; one number for each kind of batches."""
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train, if requested from a complete checkpoint; see Trainer."""
+        """Train, if requested from a complete checkpoint; see Trainer.
+
+        Raises:
+            ValueError: If the steps of the checkpoint had another number of rows.
+        """
         if resume_from_checkpoint not in (None, False):
             resume_from_checkpoint = checkpoint_to_resume(self.args.output_dir, resume_from_checkpoint)
-        trained = super().train(resume_from_checkpoint, *args, **kwargs)
+            if resume_from_checkpoint is not None:
+                check_rows_per_step(Path(resume_from_checkpoint), self.rows_per_step)
+        with joining_norms(self.model, self._joins_batches):
+            trained = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.args.should_save:
             # A run that was killed while it removed old checkpoints may have left some.
             remove_incomplete(Path(self.args.output_dir))
@@ -173,6 +217,16 @@ class PointTrainer(Trainer):
                 self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
             )
         return trained
+
+    @property
+    def _joins_batches(self) -> bool:
+        return self.args.join_batches and self.args.world_size > 1
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+        is_ddp = self.args.world_size > 1 and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        if training and model is self.model and is_ddp:
+            check_same_weights(model, keep_out_of_ddp(model))
+        return super()._wrap_model(model, training, *args, **kwargs)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         # The resumed state has the path that the best checkpoint had then.
@@ -200,7 +254,7 @@ class PointTrainer(Trainer):
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            list_files(Path(output_dir), self.state.global_step)
+            list_files(Path(output_dir), self.state.global_step, self.rows_per_step)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
@@ -221,7 +275,8 @@ class PointTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run forward and backward; with `two_steps_per_batch` also step, before gradients are clipped."""
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        with joined_batches(self._joins_batches):
+            loss = super().training_step(model, inputs, *args, **kwargs)
         if self.args.two_steps_per_batch and self.accelerator.sync_gradients:
             # The regular step, after clipping, uses the same gradient.
             self.optimizer.step()
