@@ -93,7 +93,7 @@ def find_problem(checkpoint: Path) -> str | None:
     return None
 
 
-def list_files(checkpoint: Path, step: int, rows_per_step: int | list[int]) -> None:
+def list_files(checkpoint: Path, step: int, rows_per_step: int | list[int] | None = None) -> None:
     """Write the list of a checkpoint's files, when only the trainer's state is missing.
 
     Args:
@@ -118,8 +118,8 @@ def check_rows_per_step(checkpoint: Path, rows_per_step: int | list[int]) -> Non
     before = listed.get("rows_per_step") if isinstance(listed, dict) else None
     if before is not None and before != rows_per_step:
         raise ValueError(
-            f"{checkpoint}: its steps have {before} rows, those of this run {rows_per_step}; expected the same product "
-            "of processes, batch size and gradient_accumulation_steps, as --rows_per_step keeps it"
+            f"{checkpoint}: its steps have {before} rows, those of this run {rows_per_step}; expected the same "
+            "product of processes, batch size and gradient_accumulation_steps, as --rows_per_step keeps it"
         )
 
 

@@ -158,6 +158,8 @@ class StageTrainingArguments(PointTrainingArguments):
     )
 
     def __post_init__(self):
+        if self.rows_per_step is not None:
+            raise ValueError("--rows_per_step; expected --batch_sizes and --gradient_accumulation_steps for this task")
         super().__post_init__()
         if self.max_steps < 1:
             raise ValueError(f"--max_steps {self.max_steps}; expected at least 1, since batches are drawn without end")

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_any3d.modeling.any2point.guided_adapter import CellNorm, JoinedCellNorm
-from hf_any3d.modeling.layers.joined_batches import JoinedBatchNorm
+from hf_any3d.modeling.kernels.joined_batches import JoinedBatchNorm
 
 
 @contextmanager
@@ -77,7 +77,10 @@ def check_same_weights(model: nn.Module, names: list[str]) -> None:
     Raises:
         ValueError: If one differs.
     """
-    state = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    state = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
     if not names:
         return
     sums = torch.stack([state[name].detach().sum(dtype=torch.float32).nan_to_num() for name in names])
@@ -85,10 +88,10 @@ def check_same_weights(model: nn.Module, names: list[str]) -> None:
     distributed.broadcast(first, src=0)
     differs = (sums != first).float()
     distributed.all_reduce(differs, op=distributed.ReduceOp.MAX)
-    if (wrong := differs.nonzero().flatten().tolist()):
+    if wrong := differs.nonzero().flatten().tolist():
         raise ValueError(
-            f"{names[wrong[0]]} differs between the processes ({len(wrong)} tensors do); expected equal frozen weights: "
-            "from the same files, or random ones of the same seed"
+            f"{names[wrong[0]]} differs between the processes ({len(wrong)} tensors do); expected equal frozen "
+            "weights: from the same files, or random ones of the same seed"
         )
 
 
@@ -122,6 +125,17 @@ def check_engine(uses_fsdp: bool) -> None:
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not uses_fsdp:
         raise ValueError(
-            "the accelerate configuration asks for FSDP, but accelerate runs DDP instead, as it does on CPUs; expected "
-            "accelerators, or a configuration for DDP"
+            "the accelerate configuration asks for FSDP, but accelerate runs DDP instead, as it does on CPUs; "
+            "expected accelerators, or a configuration for DDP"
         )
+
+
+def check_no_scalars(model: nn.Module) -> None:
+    """Check that FSDP2 can shard all parameters.
+
+    Raises:
+        ValueError: If one is a scalar, such as the scale of a contrastive loss.
+    """
+    scalars = [name for name, own in model.named_parameters() if own.ndim == 0]
+    if scalars:
+        raise ValueError(f"{scalars[0]} is a scalar, which FSDP2 cannot shard; expected DDP for this model")

@@ -17,11 +17,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
+from hf_any3d.evaluation.segmentation import IGNORED
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.any2point.guided_adapter import CellNorm
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
+from hf_any3d.modeling.kernels.joined_batches import joined_batches
 from hf_any3d.modeling.layers.heads import ClassToken
-from hf_any3d.modeling.layers.joined_batches import joined_batches
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import (
     check_rows_per_step,
@@ -30,7 +31,14 @@ from hf_any3d.training.checkpoints import (
     list_files,
     remove_incomplete,
 )
-from hf_any3d.training.processes import OwnNoise, check_engine, check_same_weights, joining_norms, keep_out_of_ddp
+from hf_any3d.training.processes import (
+    OwnNoise,
+    check_engine,
+    check_no_scalars,
+    check_same_weights,
+    joining_norms,
+    keep_out_of_ddp,
+)
 
 Norm = nn.modules.batchnorm._BatchNorm | CellNorm
 
@@ -179,6 +187,7 @@ class PointTrainer(Trainer):
     optimizer: torch.optim.Optimizer
     # Read by model cards, which describe the loss.
     judges_by_plain_loss = True
+    _points_in_step: torch.Tensor | None = None
     report: RunReport | None = None
     """Report to write as metrics.json after the model, which marks it as complete."""
     build_model_card: Callable[[], ModelCard] | None = None
@@ -226,6 +235,8 @@ class PointTrainer(Trainer):
         is_ddp = self.args.world_size > 1 and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
         if training and model is self.model and is_ddp:
             check_same_weights(model, keep_out_of_ddp(model))
+        if training and self.is_fsdp_enabled:
+            check_no_scalars(model)
         return super()._wrap_model(model, training, *args, **kwargs)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
@@ -272,6 +283,28 @@ class PointTrainer(Trainer):
             return decaying_parameters(model, self.args.no_weight_decay)
         by_name = set(super().get_decay_parameter_names(model))
         return [name for name in decaying_parameters(model, class_tokens=False) if name in by_name]
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, torch.Tensor | int | None]:
+        """Return the batches of a step, see Trainer; counts their labelled points."""
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        self._points_in_step = None
+        if items is None and len(batches) * self.args.world_size > 1 and _has_point_labels(batches[0]):
+            counts = torch.stack([(batch["labels"] != IGNORED).sum() for batch in batches]).sum().to(self.args.device)
+            self._points_in_step = self.accelerator.reduce(counts, "sum") / (len(batches) * self.args.world_size)
+        return batches, items
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Compute the loss of a batch, see Trainer; for points its share in the mean over those of the step.
+
+        Batches have different numbers of labelled points, so the mean over batches is not that over points.
+        """
+        if not model.training or self._points_in_step is None:
+            return super().compute_loss(model, inputs, return_outputs, **kwargs)
+        share = (inputs["labels"] != IGNORED).sum() / self._points_in_step
+        computed = super().compute_loss(model, inputs, return_outputs, **kwargs)
+        return (computed[0] * share, computed[1]) if return_outputs else computed * share
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run forward and backward; with `two_steps_per_batch` also step, before gradients are clipped."""
@@ -324,6 +357,11 @@ class PointTrainer(Trainer):
             yield
         finally:
             self.args.dataloader_drop_last = drop_last
+
+
+def _has_point_labels(batch: Any) -> bool:
+    labels = batch.get("labels")
+    return isinstance(labels, torch.Tensor) and labels.ndim == 2 and not labels.is_floating_point()
 
 
 def decaying_parameters(model: nn.Module, spared: Sequence[str] = (), class_tokens: bool = True) -> list[str]:

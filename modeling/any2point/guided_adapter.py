@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels.cells import Membership, mean_in_cells
+from hf_any3d.modeling.kernels.joined_batches import joined_norm, summed_over_processes
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
-from hf_any3d.modeling.layers.joined_batches import joined_norm, summed_over_processes
 from hf_any3d.modeling.point_ops import scatter_max
 from hf_any3d.modeling.point_ops.geometry import Geometry
 

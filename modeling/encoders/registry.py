@@ -72,7 +72,7 @@ class EncoderFamily:
     refuses: Callable[[PreTrainedConfig], str | None] = lambda config: None
 
     def positions_of(self, encoder: PreTrainedModel) -> PositionTable:
-        """Return the learned positions, even if accelerate offloaded them to the CPU or disk, or FSDP2 sharded them."""
+        """Return the learned positions, even if accelerate offloaded or FSDP2 sharded them."""
         layer_weight = next(self.layers_of(encoder).parameters(), None)
         if layer_weight is None or not is_sharded(layer_weight):
             table = self.positions(encoder)

@@ -91,7 +91,10 @@ class JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.num_batches_tracked.add_(1)
         # As in torch: without momentum, running statistics are the mean over batches.
         momentum = 1 / self.num_batches_tracked if self.momentum is None else torch.tensor(self.momentum)
-        for running, new in ((self.running_mean, mean), (self.running_var, variance * total / (total - 1).clamp(min=1))):
+        for running, new in (
+            (self.running_mean, mean),
+            (self.running_var, variance * total / (total - 1).clamp(min=1)),
+        ):
             running.lerp_(new.to(running.dtype), momentum.to(running))
 
 
