@@ -39,6 +39,7 @@ from hf_any3d.training.processes import (
     joining_norms,
     keep_out_of_ddp,
 )
+from hf_any3d.training.rows import StreamedRows
 
 Norm = nn.modules.batchnorm._BatchNorm | CellNorm
 
@@ -338,6 +339,20 @@ class PointTrainer(Trainer):
             return None
         steps = ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
         return schedule.scheduler(optimizer, max(1, steps))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return training batches; of streamed rows each process reads its own part."""
+        args, rows = self.args, self.train_dataset
+        if args.world_size == 1 or not isinstance(rows, StreamedRows):
+            return super().get_train_dataloader()
+        return DataLoader(
+            rows.of_process(args.process_index, args.world_size),
+            batch_size=args.train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """Return evaluation batches, including the incomplete last one."""

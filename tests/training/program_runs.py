@@ -150,17 +150,22 @@ def shard_on_cpus() -> None:
         os.environ[name] = value
 
 
-def run(name: str, folder: Path, output: Path, suffix: str = "") -> None:
-    """Run a program; its model is written to a folder of its name."""
-    NOISE.manual_seed(0)
-    processes = PartialState().num_processes
-    program, settings = PROGRAMS[name](folder)
+def settings_of(name: str, folder: Path, processes: int) -> dict[str, Any]:
+    """Return the arguments of a program in a number of processes."""
+    settings = PROGRAMS[name](folder)[1]
     if name == "minigpt3d":
         batch = {"batch_sizes": [2 // processes] * 3}
     else:
         batch = {"per_device_train_batch_size": BATCH // processes}
-    own = SHORT if name != "minigpt3d" else {k: v for k, v in SHORT.items() if k != "per_device_eval_batch_size"}
-    program(words_of(own | settings | batch | {"output_dir": str(output / f"{name}{suffix}")}))
+    return SHORT | settings | batch
+
+
+def run(name: str, folder: Path, output: Path, suffix: str = "") -> None:
+    """Run a program; its model is written to a folder of its name."""
+    NOISE.manual_seed(0)
+    program, _ = PROGRAMS[name](folder)
+    settings = settings_of(name, folder, PartialState().num_processes)
+    program(words_of(settings | {"output_dir": str(output / f"{name}{suffix}")}))
 
 
 if __name__ == "__main__":
