@@ -52,6 +52,7 @@ from hf_any3d.modeling.point_ops import (
     scatter_mean,
     submanifold_convolution,
 )
+from hf_any3d.modeling.point_ops.geometry import GRIDS
 from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.point_transformer import DropPath, PointMlp
 from hf_any3d.modeling.point_transformer_v3.configuration_point_transformer_v3 import PointTransformerV3Config
@@ -346,6 +347,13 @@ class PointTransformerV3Pooling(nn.Module):
         return nn.functional.gelu(self.norm(largest))
 
 
+def _run(block: nn.Module, hidden_states: torch.Tensor, voxels: Voxels) -> torch.Tensor:
+    """Run a block, whose adapters may need the places of voxels."""
+    if getattr(block, "takes_geometry", False):
+        return block(hidden_states, voxels, geometry=voxels.geometry)
+    return block(hidden_states, voxels)
+
+
 def _carried(values: torch.Tensor, pooled: Voxels) -> torch.Tensor:
     """Carry values of pooled voxels to the voxels that they were pooled from."""
     assert pooled.inverse is not None, "the first stage is not pooled"
@@ -546,9 +554,10 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             path="blocks",
             branch="mlp",
             hidden_size=self.config.hidden_sizes[-1],
-            views=0,
+            views=GRIDS,
             pretrained=tuple(self._modules),
             attention_axis="patches",
+            stages=tuple(zip(self.config.depths, self.config.hidden_sizes, strict=True)),
         )
 
     @honours_contract
@@ -646,7 +655,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
                     if stage:
                         hidden_states = self.poolings[stage - 1](hidden_states, stages[stage])
                     for _ in range(depth):
-                        hidden_states = next(remaining)(hidden_states, stages[stage])
+                        hidden_states = _run(next(remaining), hidden_states, stages[stage])
                         kept += [hidden_states] if return_hidden else []
                     features.append(hidden_states)
             decoded = self._decode(features, stages, kept) if config.use_decoder else None

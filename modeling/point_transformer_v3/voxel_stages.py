@@ -11,6 +11,7 @@ import torch
 
 from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
 from hf_any3d.modeling.point_ops import PatchGroups, grid_pool, neighbor_table, patch_table, scatter_mean, serialize
+from hf_any3d.modeling.point_ops.geometry import FlatGeometry
 from hf_any3d.modeling.point_transformer_v3.configuration_point_transformer_v3 import PointTransformerV3Config
 
 Clouds = torch.Tensor | Sequence[torch.Tensor]
@@ -153,6 +154,11 @@ class Voxels:
             "max_length_q": int(queries.diff().max()),
             "max_length_k": int(starts.diff().max()),
         }
+
+    @cached_property
+    def geometry(self) -> FlatGeometry:
+        """Cells of the voxels, for guided adapters."""
+        return FlatGeometry(self.grid_coord, self.coord, self.cloud, len(self.counts))
 
     def rotation(self, frequencies: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines `(voxels, 3, frequencies)` of rotary positions, for coordinates that are not augmented."""

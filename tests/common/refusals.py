@@ -283,13 +283,6 @@ refuse(
 )
 refuse(
     "adapt",
-    _pairs(("GUIDED_ADAPTER",), _PTV3),
-    ValueError,
-    "do not get the positions of tokens",
-    "the voxels and widths of its stages differ, and its convolutions already mix neighbors in space",
-)
-refuse(
-    "adapt",
     _pairs(("PROMPT_TOKENS",), _PTV3),
     ValueError,
     "tokens could not attend to prompts",

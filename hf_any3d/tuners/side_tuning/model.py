@@ -26,7 +26,7 @@ class SideTuningModel(EncoderTuner):
         stack = layer_stack(self.model)
         return SideTuningLayer(target, stack.hidden_size, is_last=target is stack.layers[-1])
 
-    def adapter_settings(self, adapter_name: str, peft_config: SideTuningConfig) -> dict[str, Any]:
+    def adapter_settings(self, adapter_name: str, peft_config: SideTuningConfig, target: nn.Module) -> dict[str, Any]:
         """Return the layer whose state is continued."""
         layers = (layer for layer in layer_stack(self.model).layers if isinstance(layer, SideTuningLayer))
         wrapped = [layer for layer in layers if adapter_name in layer.side_tuning_down]
