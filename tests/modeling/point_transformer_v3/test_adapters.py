@@ -110,14 +110,14 @@ def test_attention_is_shared_within_a_stage():
 def test_prompts_are_seen_by_every_patch_with_every_attention(varlen):
     model = adapted(CONFIGS["prompts"], patch_sizes=(16, 4), relative_position_bias=True)
     points = varied_clouds(2, 40, 6)
-    model.get_base_model().set_attn_implementation("eager")
+    model.get_base_model().config._attn_implementation = "eager"
     output = model(points=points, output_attentions=True)
     patches = output.attentions[0]  # (patches, heads, voxels, voxels + prompts)
     assert len(patches) > 2 and patches.shape[-1] == 16 + 3 and patches[..., -3:].sum(dim=-1).min() > 1e-3
     plain = adapted(CONFIGS["prompts"], patch_sizes=(16, 4))
     logits = []
     for kind in ("eager", "sdpa", varlen):
-        plain.get_base_model().set_attn_implementation(kind)
+        plain.get_base_model().config._attn_implementation = kind
         logits.append(plain(points=points).logits)
     for other in logits[1:]:
         torch.testing.assert_close(other, logits[0], rtol=1e-4, atol=1e-5)
