@@ -77,8 +77,16 @@ class LayerStack:
     stages: tuple[tuple[int, int], ...] = ()
 
     def stage_of(self, layer: nn.Module) -> Stage:
-        """Return the stage of one of the layers."""
-        number = next(number for number, own in enumerate(self.layers) if own is layer)
+        """Return the stage of one of the layers.
+
+        Raises:
+            ValueError: If the module is none of them.
+        """
+        number = next((number for number, own in enumerate(self.layers) if own is layer), None)
+        if number is None:
+            raise ValueError(
+                f"a {type(layer).__name__} is none of the layers {self.path}.0 …; expected complete layers"
+            )
         first = 0
         for stage, (count, width) in enumerate(self.stages):
             if number < first + count:
