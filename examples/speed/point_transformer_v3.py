@@ -92,7 +92,7 @@ class Transcription:
         return nn.functional.linear(gathered, module.weight.flatten(1), module.bias)
 
     def attend(
-        self, module: PointTransformerV3Attention, values: torch.Tensor, voxels: Voxels, block: int
+        self, module: PointTransformerV3Attention, values: torch.Tensor, voxels: Voxels, block: int, prompts: None
     ) -> tuple[torch.Tensor, None]:
         """Attend within padded patches, one length at a time."""
         order = voxels.order(block)
