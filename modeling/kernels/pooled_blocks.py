@@ -172,11 +172,10 @@ class Saved:
     def unpack(tensors: list[Tensor], blocks: int, parts: int) -> list[Saved]:
         """Invert `pack` for the tensors of all blocks."""
         tensors = iter(tensors)
-        saved = []
-        for block in range(blocks):
-            rows = parts if block else 0
-            saved.append(Saved(*islice(tensors, 6), list(islice(tensors, rows)), list(islice(tensors, rows))))
-        return saved
+        return [
+            Saved(*islice(tensors, 6), *(list(islice(tensors, parts if block else 0)) for _ in range(2)))
+            for block in range(blocks)
+        ]
 
 
 @operator("pooled_blocks")
@@ -284,8 +283,7 @@ def _result_shapes(
     for number, block in enumerate(Block.unpack(weights, eps)):
         width, hidden = block.expand.shape
         shapes = [(hidden,), (hidden,), (hidden,), (hidden, hidden), (width,), (width,)]
-        if number:
-            shapes += [(size, hidden) for size in sizes] + [(size, width) for size in sizes]
+        shapes += [(size, channels) for channels in (hidden, width) for size in sizes if number]
         results += [features.new_empty(shape) for shape in shapes]
     return results
 
