@@ -368,4 +368,4 @@ def _indexing(collator: Any, model: nn.Module) -> PointCloudCollator:
         raise ValueError(f"--index_in_workers: {type(core).__name__} takes no point_index; leave it out")
     if not isinstance(collator, PointCloudCollator):
         raise ValueError(f"--index_in_workers with {type(collator).__name__}; expected a PointCloudCollator")
-    return replace(collator, indexer=PointIndexer(core.config))
+    return replace(collator, indexer=PointIndexer(cast(Any, core).config))
