@@ -5,33 +5,40 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
 import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hf_any3d.messages import one_line, printable
-from hf_any3d.serving.inputs import Upload, invalid, upload_of
+from hf_any3d.serving.chat_batches import Conversation
+from hf_any3d.serving.inputs import Upload, invalid
 from hf_any3d.serving.limits import Refused
+from hf_any3d.serving.middleware import AdmissionMiddleware, as_json, json_response, logger, refused
+from hf_any3d.serving.openai_chat import (
+    DONE,
+    ChatRequest,
+    Chunks,
+    check_request,
+    completion,
+    conversation_of,
+    texts_of,
+    uploads_of,
+)
+from hf_any3d.serving.requests import check_count, check_texts, is_form, parse_json, read_form, read_json, read_request
 from hf_any3d.serving.service import Service
-from hf_any3d.serving.tasks import ClassifySettings, FeatureSettings, SegmentSettings, Settings
+from hf_any3d.serving.tasks import CHAT, ClassifySettings, FeatureSettings, SegmentSettings, Settings
 from hf_any3d.version import __version__
 
-logger = logging.getLogger("hf_any3d.serving")
 # Threads that read files and prepare answers, besides the one of the model.
 _READERS = 4
-_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _KEY = re.compile(r"[!-~]{1,200}")
 _CLIENT_IS_GONE = 499
 _PATHS = {"/v1/classify": ClassifySettings, "/v1/features": FeatureSettings, "/v1/segment": SegmentSettings}
@@ -47,8 +54,8 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(title=f"hf_any3d: {service.name}", version=__version__, lifespan=lifespan)
     app.state.service, app.state.readers = service, anyio.CapacityLimiter(_READERS)
-    app.add_middleware(Door, service=service)
-    app.add_exception_handler(Refused, _refused)  # pyright: ignore[reportArgumentType] as FastAPI documents it
+    app.add_middleware(AdmissionMiddleware, service=service)
+    app.add_exception_handler(Refused, refused)  # pyright: ignore[reportArgumentType] as FastAPI documents it
     app.add_exception_handler(HTTPException, _http_error)  # pyright: ignore[reportArgumentType]
 
     @app.get("/health", summary="Whether the process answers")
@@ -72,6 +79,8 @@ def create_app(service: Service) -> FastAPI:
     for path, settings in _PATHS.items():
         if path in service.routes:
             _add_route(app, service, path, settings)
+    if service.task == CHAT:
+        _add_chat(app, service)
     return app
 
 
@@ -105,105 +114,116 @@ async def answer_clouds(request: Request, service: Service, path: str) -> Respon
     return await acknowledged(request, service, uploads, settings, compute)
 
 
-async def read_request(request: Request, service: Service) -> tuple[list[Upload], dict[str, Any]]:
-    """Return the clouds of a request, and its other fields.
+def _add_chat(app: FastAPI, service: Service) -> None:
+    body = {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}, "required": True}
 
-    A request is JSON with `point_clouds`, or a form with files.
+    @app.post("/v1/chat/completions", summary="Continue a conversation", openapi_extra={"requestBody": body})
+    async def chat(request: Request) -> Response:
+        return await in_time(request, service, lambda: answer_chat(request, service))
+
+
+async def answer_chat(request: Request, service: Service) -> Response:
+    """Continue a conversation, at once or as a stream of events."""
+    readers, request_id = request.app.state.readers, request.state.request_id
+    asked, uploads = await read_chat(request, service)
+
+    async def begin() -> tuple[Conversation, Any]:
+        conversation = await anyio.to_thread.run_sync(conversation_of, asked, uploads, service, limiter=readers)
+        return conversation, lambda: service.submit(conversation.key, conversation, request.state.deadline)
+
+    async def compute() -> bytes:
+        conversation, submit = await begin()
+        try:
+            (answer,) = await results(request, [submit()])
+        finally:
+            conversation.cancelled.set()
+        service.metrics.new_tokens.inc(answer.tokens)
+        return as_json(completion(service.name, request_id, conversation, answer))
+
+    if not asked.stream:
+        return await acknowledged(request, service, uploads, asked, compute)
+    if "idempotency-key" in request.headers:
+        raise Refused(400, "Idempotency-Key: expected none with stream, whose answers are not kept")
+    conversation, submit = await begin()
+    pieces: asyncio.Queue[str | None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def put(piece: str | None) -> None:
+        with suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+    conversation.listen = put
+    future = submit()
+    future.add_done_callback(lambda _: put(None))
+    include_usage = asked.stream_options is not None and asked.stream_options.include_usage
+    events = _events(request, service, conversation, future, pieces, include_usage)
+    return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+async def read_chat(request: Request, service: Service) -> tuple[ChatRequest, list[Upload]]:
+    """Return a checked request and its clouds: JSON, or a form with the JSON in the field `request`, and files.
 
     Raises:
-        Refused: It is neither, or has no cloud or too many.
+        Refused: It is invalid.
     """
+    files: dict[str, Upload] = {}
     if is_form(request):
         fields, files = await read_form(request, service)
-        uploads = list(files.values())
-        expected = "files in the fields 'file'"
+        if set(fields) != {"request"}:
+            raise Refused(
+                400, f"the form has the fields {sorted(fields)}; expected 'request' and files", param="request"
+            )
+        given = parse_json(fields["request"].encode(), "request")
     else:
-        fields = await read_json(request)
-        given = fields.pop("point_clouds", None)
-        if not isinstance(given, list):
-            raise Refused(400, "point_clouds: expected a list of clouds", param="point_clouds")
-        check_count(len(given), service)
-        decode = [lambda n=n, one=one: upload_of(one, f"point_clouds.{n}", {}) for n, one in enumerate(given)]
-        uploads = [await anyio.to_thread.run_sync(one, limiter=request.app.state.readers) for one in decode]
-        expected = "clouds in point_clouds"
-    if not uploads:
-        raise Refused(400, f"the request has no cloud; expected {expected}", param="point_clouds")
-    return uploads, fields
-
-
-def is_form(request: Request) -> bool:
-    """Whether a request is a form with files.
-
-    Raises:
-        Refused: It is neither a form nor JSON.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in ("multipart/form-data", "application/json"):
-        raise Refused(415, f"content-type is {kind!r}; expected multipart/form-data or application/json")
-    return kind == "multipart/form-data"
-
-
-async def read_form(request: Request, service: Service) -> tuple[dict[str, Any], dict[str, Upload]]:
-    """Return the fields of a form, and its files by name.
-
-    Raises:
-        Refused: It is damaged, has too many files, two of one name, or one in an unknown field.
-    """
-    fields: dict[str, Any] = {}
-    files: dict[str, Upload] = {}
-    limits = service.limits
+        given = await read_json(request)
     try:
-        form = await request.form(max_files=limits.clouds, max_fields=50, max_part_size=limits.body_bytes)
-    except HTTPException as error:
-        raise Refused(400, one_line(f"the form cannot be read: {error.detail}")) from None
-    async with form:
-        for name, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                key = printable(value.filename or f"file {len(files)}")[:200]
-                if name != "file" or key in files:
-                    what = f"two files are called {key!r}" if name == "file" else f"{name}: holds a file"
-                    raise Refused(400, f"{what}; expected fields 'file' with different names", param=name)
-                files[key] = Upload(key, await value.read())
-            elif name in fields:
-                raise Refused(400, f"{name}: given twice; expected one value", param=name)
-            else:
-                fields[name] = value
-    return fields, files
+        asked = ChatRequest.model_validate(given)
+    except ValidationError as error:
+        raise invalid(error) from None
+    check_request(asked, service)
+    uploads = await anyio.to_thread.run_sync(uploads_of, asked, files, limiter=request.app.state.readers)
+    check_count(len(uploads), service)
+    check_texts(texts_of(asked), service)
+    return asked, uploads
 
 
-async def read_json(request: Request) -> dict[str, Any]:
-    """Return the body of a request.
-
-    Raises:
-        Refused: It is not a JSON object.
-    """
-    body = await request.body()
+async def _events(
+    request: Request,
+    service: Service,
+    conversation: Conversation,
+    future: Any,
+    pieces: asyncio.Queue[str | None],
+    include_usage: bool,
+) -> AsyncIterator[bytes]:
+    """Yield the events of a streamed answer; a client that leaves ends the answer."""
+    chunks = Chunks(service.name, request.state.request_id)
     try:
-        given = await anyio.to_thread.run_sync(json.loads, body, limiter=request.app.state.readers)
-    except (ValueError, RecursionError) as error:
-        raise Refused(400, one_line(f"the body is not JSON ({error})")) from None
-    if not isinstance(given, dict):
-        raise Refused(400, f"the body is a {type(given).__name__}; expected an object")
-    return given
+        yield _event(chunks.delta({"role": "assistant", "content": ""}))
+        async with asyncio.timeout(max(0, request.state.deadline - time.monotonic())):
+            while (piece := await pieces.get()) is not None:
+                yield _event(chunks.delta({"content": piece}))
+        answer = future.result()
+        service.metrics.new_tokens.inc(answer.tokens)
+        yield _event(chunks.delta({}, answer))
+        if include_usage:
+            yield _event(chunks.usage(conversation, answer))
+        yield DONE
+    except TimeoutError:
+        yield _event(_too_late(service).body())
+    except Exception:
+        logger.exception("request %s: the answer broke off", request.state.request_id)
+        yield _event(Refused(500, "internal error; the answer broke off", "server_error").body())
+    finally:
+        conversation.cancelled.set()
+        future.cancel()
 
 
-def check_count(count: int, service: Service) -> None:
-    """Raise an error for too many clouds."""
-    if count > service.limits.clouds:
-        raise Refused(413, f"{count} clouds; expected at most {service.limits.clouds}", param="point_clouds")
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: " + as_json(content) + b"\n\n"
 
 
-def check_texts(given: Any, service: Service) -> None:
-    """Raise an error for texts that are too long together."""
-    if (length := _characters(given)) > service.limits.characters:
-        raise Refused(413, f"the texts have {length} characters; expected at most {service.limits.characters}")
-
-
-def _characters(given: Any) -> int:
-    if isinstance(given, str):
-        return len(given)
-    parts = given.values() if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else ()
-    return sum(map(_characters, parts))
+def _too_late(service: Service) -> Refused:
+    return Refused(504, f"no answer within {service.limits.seconds:g} s, the limit of this server", "timeout_error")
 
 
 async def in_time(request: Request, service: Service, answer: Callable[[], Awaitable[Response]]) -> Response:
@@ -214,7 +234,7 @@ async def in_time(request: Request, service: Service, answer: Callable[[], Await
         async with asyncio.timeout(limit):
             return await answer()
     except TimeoutError:
-        raise Refused(504, f"no answer within {limit:g} s, the limit of this server", "timeout_error") from None
+        raise _too_late(service) from None
 
 
 async def results(request: Request, futures: list[Any]) -> list[Any]:
@@ -260,7 +280,7 @@ async def acknowledged(
     """
     key, journal = request.headers.get("idempotency-key"), service.journal
     if key is None:
-        return _json_response(await compute())
+        return json_response(await compute())
     if journal is None:
         raise Refused(400, "Idempotency-Key: this server keeps no journal (hf-any3d serve --journal FILE)")
     if not _KEY.fullmatch(key):
@@ -269,11 +289,11 @@ async def acknowledged(
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     stored = await anyio.to_thread.run_sync(journal.begin, key, digest)
     if stored is not None:
-        return _json_response(stored, {"Idempotent-Replayed": "true"})
+        return json_response(stored, {"Idempotent-Replayed": "true"})
     try:
         body = await compute()
         await anyio.to_thread.run_sync(journal.store, key, digest, body)
-        return _json_response(body)
+        return json_response(body)
     finally:
         journal.end(key)
 
@@ -282,25 +302,12 @@ def _identity(upload: Upload) -> tuple[str, str]:
     return upload.name, upload.digest()
 
 
-def as_json(value: Any) -> bytes:
-    """Return a value as JSON; NaN and infinity, which JSON does not have, are errors."""
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-
-
-def _json_response(body: bytes, headers: dict[str, str] | None = None, status: int = 200) -> Response:
-    return Response(body, status, headers, "application/json")
-
-
-def _refused(_: Request, error: Refused) -> Response:
-    return _json_response(as_json(error.body()), error.headers, error.status)
-
-
 def _http_error(request: Request, error: HTTPException) -> Response:
     service, path = request.app.state.service, request.url.path
     text = str(error.detail)
     if error.status_code == 404:
         text = f"{printable(path)[:200]}: no such route; this model answers {', '.join(service.paths)}"
-    return _refused(request, Refused(error.status_code, text, headers=dict(error.headers or {})))
+    return refused(request, Refused(error.status_code, text, headers=dict(error.headers or {})))
 
 
 def _described(settings: type[Settings]) -> dict[str, Any]:
@@ -320,108 +327,3 @@ def _described(settings: type[Settings]) -> dict[str, Any]:
     contents = [{"schema": {"type": "object", "properties": {**form, **own}}} for form in forms]
     kinds = ("application/json", "multipart/form-data")
     return {"requestBody": {"required": True, "content": dict(zip(kinds, contents, strict=True))}}
-
-
-class Door:
-    """Admits requests, counts their bytes, gives them ids, and logs them.
-
-    Args:
-        app: The application behind.
-        service: Its service.
-    """
-
-    def __init__(self, app: ASGIApp, service: Service):
-        self.app, self.service = app, service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        await _Visit(self, scope, receive, send).run()
-
-
-class _Visit:
-    """One request at the door."""
-
-    def __init__(self, door: Door, scope: Scope, receive: Receive, send: Send):
-        self.app, self.service, self.scope, self._receive, self._send = door.app, door.service, scope, receive, send
-        self.start, self.status, self.bytes, self.is_started = time.monotonic(), 500, 0, False
-        headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"").decode("latin1")
-        self.id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        declared = headers.get(b"content-length", b"")
-        self.declared = int(declared) if declared.isdigit() else 0
-        scope.setdefault("state", {})["request_id"] = self.id
-
-    async def run(self) -> None:
-        """Admit the request and answer it."""
-        try:
-            if self.scope["method"] == "POST":
-                await self._work()
-            else:
-                await self.app(self.scope, self._receive, self.send)
-        except Refused as error:
-            await self._refuse(error)
-        except Exception:
-            logger.exception("request %s: internal error", self.id)
-            await self._refuse(Refused(500, f"internal error; the log has more about {self.id}", "server_error"))
-        finally:
-            self._log()
-
-    async def _work(self) -> None:
-        if self.declared > (most := self.service.limits.body_bytes):
-            raise Refused(413, f"{self.declared} bytes; expected at most {most}")
-        try:
-            self.service.admit()
-        except Refused as error:
-            await self._discard()
-            raise error
-        try:
-            await self.app(self.scope, self.receive, self.send)
-        finally:
-            self.service.leave()
-
-    async def _discard(self) -> None:
-        """Read the body and forget it: a client that is still sending would not read the answer."""
-        with suppress(TimeoutError, Refused):
-            async with asyncio.timeout(5):
-                while (await self.receive()).get("more_body"):
-                    pass
-
-    async def receive(self) -> Message:
-        """Receive a part of the body."""
-        message = await self._receive()
-        self.bytes += len(message.get("body", b""))
-        if self.bytes > (most := self.service.limits.body_bytes):
-            raise Refused(413, f"more than {most} bytes; expected at most that many")
-        return message
-
-    async def send(self, message: Message) -> None:
-        """Send a part of the response, with the request's id."""
-        if message["type"] == "http.response.start":
-            self.is_started, self.status = True, message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-ID"] = self.id
-            if self.service.is_draining:
-                headers["Connection"] = "close"
-        await self._send(message)
-
-    async def _refuse(self, error: Refused) -> None:
-        if not self.is_started:
-            await _refused(Request(self.scope), error)(self.scope, self._receive, self.send)
-
-    def _log(self) -> None:
-        seconds = time.monotonic() - self.start
-        route = getattr(self.scope.get("route"), "path", "other")
-        self.service.metrics.requests.labels(route, str(self.status)).inc()
-        self.service.metrics.seconds.labels(route).observe(seconds)
-        logger.info(
-            "request %s: %s %s %d, %d bytes, %.1f ms",
-            self.id,
-            self.scope["method"],
-            printable(self.scope["path"])[:200],
-            self.status,
-            self.bytes,
-            1000 * seconds,
-        )

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from hf_any3d.serving.batching import Batcher, Work
+from hf_any3d.serving.chat_batches import answer_conversations
 from hf_any3d.serving.journal import Journal
 from hf_any3d.serving.limits import Refused, ServeLimits
 from hf_any3d.serving.metrics import Metrics
@@ -40,6 +41,7 @@ class Service:
         chat_template: str | None = None,
     ):
         self.name, self.task, self.pipe, self.journal = name, task, pipe, journal
+        self.chat_template = chat_template
         self.limits = limits or ServeLimits()
         self.metrics = Metrics()
         self.in_flight = 0
@@ -93,5 +95,7 @@ class Service:
             self.journal.close()
 
     def _run(self, key: Any, contents: list[Any]) -> list[Any]:
+        if self.task == CHAT:
+            return answer_conversations(self.pipe, contents)
         path, settings = key
         return self.routes[path].run(settings, contents, self.batch)
