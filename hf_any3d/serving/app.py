@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from hf_any3d.messages import one_line, printable
 from hf_any3d.serving.chat_batches import Conversation
@@ -157,7 +158,22 @@ async def answer_chat(request: Request, service: Service) -> Response:
     future.add_done_callback(lambda _: put(None))
     include_usage = asked.stream_options is not None and asked.stream_options.include_usage
     events = _events(request, service, conversation, future, pieces, include_usage)
-    return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    return _Stream(events, conversation, future)
+
+
+class _Stream(StreamingResponse):
+    """A stream of events; its end, or a client that leaves, ends the answer."""
+
+    def __init__(self, events: AsyncIterator[bytes], conversation: Conversation, future: Any):
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self.conversation, self.future = conversation, future
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.conversation.cancelled.set()
+            self.future.cancel()
 
 
 async def read_chat(request: Request, service: Service) -> tuple[ChatRequest, list[Upload]]:
@@ -195,7 +211,7 @@ async def _events(
     pieces: asyncio.Queue[str | None],
     include_usage: bool,
 ) -> AsyncIterator[bytes]:
-    """Yield the events of a streamed answer; a client that leaves ends the answer."""
+    """Yield the events of a streamed answer."""
     chunks = Chunks(service.name, request.state.request_id)
     try:
         yield _event(chunks.delta({"role": "assistant", "content": ""}))
@@ -213,9 +229,6 @@ async def _events(
     except Exception:
         logger.exception("request %s: the answer broke off", request.state.request_id)
         yield _event(Refused(500, "internal error; the answer broke off", "server_error").body())
-    finally:
-        conversation.cancelled.set()
-        future.cancel()
 
 
 def _event(content: dict[str, Any]) -> bytes:

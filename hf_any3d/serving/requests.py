@@ -67,7 +67,7 @@ async def read_form(request: Request, service: Service) -> tuple[dict[str, Any],
         form = await request.form(max_files=limits.clouds, max_fields=50, max_part_size=limits.body_bytes)
     except HTTPException as error:
         raise Refused(400, one_line(f"the form cannot be read: {error.detail}")) from None
-    async with form:
+    try:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 key = printable(value.filename or f"file {len(files)}")[:200]
@@ -79,6 +79,8 @@ async def read_form(request: Request, service: Service) -> tuple[dict[str, Any],
                 raise Refused(400, f"{name}: given twice; expected one value", param=name)
             else:
                 fields[name] = value
+    finally:
+        await form.close()
     return fields, files
 
 

@@ -15,9 +15,9 @@ from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.demo import task_pages
 from hf_any3d.demo.page import ExampleShapes
 from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit
-from hf_any3d.registration import task_of
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.modeling.any2point import Any2PointModel
+from hf_any3d.registration import task_of
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_autoencoders import tiny_autoencoder
