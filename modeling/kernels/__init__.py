@@ -1,8 +1,9 @@
-"""Operations with a fused and a plain implementation, and the table that chooses between them.
+"""Operations with a plain implementation and faster ones, and the table that chooses between them.
 
-Models and point operations call `kernels.knn(...)` and so on. Each operation has a file with both implementations,
-forward and backward; the plain one documents the arguments. All autograd functions and operators of this package
-are here. `set_kernels("torch")` or HF_ANY3D_KERNELS=torch selects the plain ones everywhere.
+Models and point operations call `kernels.knn(...)` and so on. Each operation has a file with a fused and a plain
+implementation, forward and backward; the plain one documents the arguments. Some have one for GPUs in `triton/`. All
+autograd functions and operators of this package are here. `set_kernels("torch")` or HF_ANY3D_KERNELS=torch selects the
+plain ones everywhere.
 """
 
 from hf_any3d.modeling.kernels.cell_attention import cell_attention_fused, cell_attention_plain, has_few_pairs
@@ -30,6 +31,14 @@ from hf_any3d.modeling.kernels.quick_gelu import quick_gelu_fused, quick_gelu_pl
 from hf_any3d.modeling.kernels.submanifold_convolution import (
     submanifold_convolution_fused,
     submanifold_convolution_plain,
+)
+from hf_any3d.modeling.kernels.triton import (
+    MOST_NEIGHBORS,
+    farthest_point_sample_triton,
+    knn_triton,
+    submanifold_convolution_triton,
+    supports_convolution,
+    supports_search,
 )
 from hf_any3d.modeling.kernels.view_ensemble import view_ensemble_fused, view_ensemble_plain
 
@@ -121,6 +130,8 @@ farthest_point_sample = Kernel(
     "Not on other devices than the CPU, where numpy does not run. Compilers get one operator, exporters a loop.",
     devices=("cpu",),
     traced=farthest_point_sample_traced,
+    triton=farthest_point_sample_triton,
+    triton_reason="Always used.",
 )
 knn = Kernel(
     knn_plain,
@@ -130,10 +141,20 @@ knn = Kernel(
     devices=("cpu",),
     condition=has_many_points,
     traced=knn_traced,
+    triton=knn_triton,
+    triton_condition=supports_search,
+    triton_reason=f"Not for more than {MOST_NEIGHBORS} neighbors, which would not fit into registers; not by "
+    "products.",
 )
 chamfer = Kernel(chamfer_plain, chamfer_fused, "Always used.")
 submanifold_convolution = Kernel(
-    submanifold_convolution_plain, submanifold_convolution_fused, "Always used.", result_in_autocast=True
+    submanifold_convolution_plain,
+    submanifold_convolution_fused,
+    "Always used.",
+    result_in_autocast=True,
+    triton=submanifold_convolution_triton,
+    triton_condition=supports_convolution,
+    triton_reason="Not in double precision.",
 )
 
 TABLE: dict[str, Kernel] = {
