@@ -34,10 +34,14 @@ from hf_any3d.modeling.kernels.submanifold_convolution import (
 )
 from hf_any3d.modeling.kernels.triton import (
     MOST_NEIGHBORS,
+    cell_attention_triton,
     farthest_point_sample_triton,
     knn_triton,
+    pooled_patches_triton,
     submanifold_convolution_triton,
+    supports_attention,
     supports_convolution,
+    supports_patches,
     supports_search,
 )
 from hf_any3d.modeling.kernels.view_ensemble import view_ensemble_fused, view_ensemble_plain
@@ -83,6 +87,9 @@ cell_attention = Kernel(
     devices=("cpu",),
     compiles=False,
     condition=has_few_pairs,
+    triton=cell_attention_triton,
+    triton_condition=supports_attention,
+    triton_reason="Not with dropout, for heads wider than 64 channels or in double precision.",
 )
 max_mean_pool = Kernel(
     max_mean_pool_plain,
@@ -112,6 +119,10 @@ pooled_patches = Kernel(
     "statistics need full precision; not for layers that an adapter or a hook replaces, which must be called.",
     condition=layers_are_plain,
     result_in_autocast=True,
+    triton=pooled_patches_triton,
+    triton_condition=supports_patches,
+    triton_reason="Not in training, if a gradient is needed, in compiled code or in double precision; not for more "
+    "than 128 points in a patch; not for layers that an adapter or a hook replaces, which must be called.",
 )
 edge_maximum = Kernel(edge_maximum_plain, edge_maximum_fused, "Always used.")
 normed_tokens = Kernel(normed_tokens_plain, normed_tokens_fused, "Always used.")

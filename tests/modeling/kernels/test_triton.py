@@ -7,8 +7,10 @@ import torch
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels import dispatch
+from hf_any3d.modeling.kernels.cells import membership
 from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
 from hf_any3d.modeling.point_ops import neighbor_table, submanifold_convolution
+from hf_any3d.modeling.point_transformer import PatchEncoder
 
 pytest.importorskip("triton", reason="needs triton, which comes with torch for CUDA")
 if os.environ.get("TRITON_INTERPRET") != "1":
@@ -150,3 +152,46 @@ def test_neighbors_beyond_those_that_fit_are_searched_by_torch(use_kernels):
     assert not kernels.knn.uses_triton(points, points, 5, "matmul")
     with pytest.raises(ValueError, match="k: 71; expected 1 to 70"):
         kernels.knn(points, points, 71, "auto")
+
+
+@pytest.mark.parametrize("cells, dtype", [(9, torch.float32), (60, torch.float32), (3, torch.bfloat16)])
+def test_attention_in_cells_equals_its_twin(cells, dtype, use_kernels):
+    tokens, heads = 40, 2
+    cell = torch.randint(cells, (2, 1, tokens), generator=torch.Generator().manual_seed(5))
+    cell[0] = cell[0].sort().values  # whole tiles without a partner
+    members = membership(cell, cells)
+    qkv = (3 * randn(2, 1, tokens, 3 * 12)).to(dtype)
+
+    def call(qkv):
+        return kernels.cell_attention(qkv, members, heads, 0.7)
+
+    expected = results("torch", use_kernels, call, qkv.float())
+    found = results("triton", use_kernels, call, qkv)
+    assert kernels.cell_attention.uses_triton(qkv, members, heads, 0.7)
+    assert not kernels.cell_attention.uses_triton(qkv, members, heads, 0.7, 0.1)
+    tolerance = 2e-5 if dtype == torch.float32 else 2e-2
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one.float(), other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("k, dtype", [(20, None), (7, torch.bfloat16)], ids=["float32", "autocast"])
+def test_mini_pointnet_equals_its_twin_in_evaluation(k, dtype, use_kernels):
+    torch.manual_seed(0)
+    layers = PatchEncoder(6, 18, (20, 24, 40))
+    for norm in (layers.lift_norm, layers.join_norm):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    layers.eval().requires_grad_(False)
+    patches = randn(1, 5, k, 6)
+    use_kernels("torch")
+    expected = kernels.pooled_patches(patches, layers)
+    use_kernels("triton")
+    assert kernels.pooled_patches.uses_triton(patches, layers)
+    with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        found = kernels.pooled_patches(patches, layers)
+    assert found.dtype == (dtype or torch.float32)
+    tolerance = 1e-5 if dtype is None else 2e-2
+    torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
+    assert not kernels.pooled_patches.uses_triton(patches, layers.requires_grad_(True))
+    assert not kernels.pooled_patches.uses_triton(patches, layers.requires_grad_(False).train())
