@@ -114,9 +114,9 @@ METHODS = (*OWN, *STOCK)
 def pairs(*preferred: Case) -> list[tuple[Case, str]]:
     """Return the models and methods to try together: all of them with ANY3D_ALL_PAIRS=1.
 
-    Otherwise all methods on one model for each config, preferably on the given ones: methods depend only on the layers,
-    which models of the same config have in common. On each further model, which differs in the modules that are trained
-    in full, two of our methods and LoRA by turns.
+    Otherwise all methods on one model for each config, preferably on the given ones: methods depend only on the
+    layers, which models of the same config have in common. Further models differ in the modules that are trained in
+    full; they get two by turns of our methods and LoRA.
     """
     everything = os.environ.get("ANY3D_ALL_PAIRS") == "1"
     first = {case.model_class.config_class: case for case in reversed((*preferred, *CASES))}
