@@ -317,6 +317,40 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
         """
         return self._bridge(points).tokens
 
+    @torch.no_grad()
+    def prompt_embeddings(
+        self,
+        input_ids: torch.LongTensor,
+        points: Clouds | None = None,
+        attention_mask: torch.Tensor | None = None,
+        point_features: torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        """Embed prompts for a program that runs the language model alone, such as vLLM with `prompt_embeds`.
+
+        Hidden tokens are left out: no other token attends to them, and positions do not count them. A dict from the
+        processor is passed as `**inputs`.
+
+        Args:
+            input_ids: `(batch, tokens)`, with placeholders for clouds.
+            points: Clouds as `encode` takes them.
+            attention_mask: `(batch, tokens)`, 0 for padding and other hidden tokens.
+            point_features: Output of `get_point_features`, in place of `points`.
+
+        Returns:
+            For each prompt `(tokens, text hidden)`, in the order of the batch.
+
+        Raises:
+            ValueError: If clouds and placeholders do not match.
+        """
+        if points is not None and point_features is None:
+            point_features = self.get_point_features(points)
+        embedded = fill_placeholders(
+            input_ids, point_features, self.get_input_embeddings(), self.config.point_token_id
+        )
+        if attention_mask is None:
+            return list(embedded)
+        return [row[mask.bool()] for row, mask in zip(embedded, attention_mask, strict=True)]
+
     @honours_contract
     def forward(
         self,
