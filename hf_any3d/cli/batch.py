@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -40,6 +40,9 @@ from hf_any3d.cli.predict import (
     usual_batch_size,
 )
 from hf_any3d.messages import print_line
+
+if TYPE_CHECKING:
+    from hf_any3d.scale.cluster import Attempts
 
 batch = typer.Typer(
     rich_markup_mode="markdown",
@@ -146,14 +149,23 @@ class _FilesWork:
     job: Job
     folder: str
 
-    def open(self) -> Callable[[Mapping[str, Any]], list[dict[str, Any]]]:
+    def open(self) -> Callable[[Mapping[str, Any], Attempts], list[dict[str, Any]]]:
         """Open the model and return the function that is called with `{"files": […]}`."""
         os.chdir(self.folder)
         answer, batch_size = _open(self.job)
 
-        def run(shard: Mapping[str, Any]) -> list[dict[str, Any]]:
-            inputs = Inputs([InputFile(name) for name in shard["files"]], are_many=True)
+        def answers(names: list[str]) -> list[dict[str, Any]]:
+            inputs = Inputs([InputFile(name) for name in names], are_many=True)
             return list(for_each_file(inputs, answer, batch_size, show=False))
+
+        def run(shard: Mapping[str, Any], attempts: Attempts) -> list[dict[str, Any]]:
+            if not attempts.is_careful:
+                return answers(shard["files"])
+            rows = []
+            for name in shard["files"]:
+                error = attempts.begin(name)
+                rows += answers([name]) if error is None else [{"file": name, "error": error}]
+            return rows
 
         return run
 

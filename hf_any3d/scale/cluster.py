@@ -10,12 +10,18 @@ import builtins
 import json
 import logging
 import os
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
+
+from hf_any3d.atomic_files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
+_MOST_ENDED = 2
 OBJECT_STORE_BYTES = 200 * 2**20
 """Size of Ray's object store on a machine where Ray is not running yet; names and results need little."""
 
@@ -23,9 +29,47 @@ OBJECT_STORE_BYTES = 200 * 2**20
 class Work(Protocol):
     """What a process does; it is pickled."""
 
-    def open(self) -> Callable[[Mapping[str, Any]], Any]:
-        """Open models and return the function that is called with each shard; both ends are values of JSON."""
+    def open(self) -> Callable[[Mapping[str, Any], Attempts], Any]:
+        """Open models and return the function that is called with each shard; both ends are JSON."""
         ...
+
+
+class Attempts:
+    """What became of the processes that had a shard before: a file at which two of them ended is left out.
+
+    Ray starts a process again as often as it ends, so that a file that exhausts the memory, or at which a library
+    faults, would stop a run for good. After one process has ended, the files of its shard are noted one at a time.
+
+    Args:
+        path: File with the state; None forgets it.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path = path
+        known = (None if path is None else read_json(path)) or {"started": False, "now": None, "ended": {}}
+        self.ended: dict[str, int] = known["ended"]
+        if known["now"] is not None:
+            self.ended[known["now"]] = self.ended.get(known["now"], 0) + 1
+        self.is_careful = known["started"]
+        """Whether files must be processed one at a time, each after a call of `begin`."""
+        self._note(None)
+
+    def begin(self, file: str) -> str | None:
+        """Note the file that is processed next; returns the error of one that must be left out."""
+        if self.ended.get(file, 0) >= _MOST_ENDED:
+            return f"{file}: {_MOST_ENDED} processes ended while they had it; it may need more memory than there is"
+        if self.is_careful:
+            self._note(file)
+        return None
+
+    def finish(self) -> None:
+        """Forget a shard that is done."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def _note(self, file: str | None) -> None:
+        if self.path is not None:
+            write_json(self.path, {"started": True, "now": file, "ended": self.ended})
 
 
 @dataclass(frozen=True)
@@ -119,9 +163,16 @@ def distribute(
     count = workers.number_in(ray.cluster_resources(), len(shards))
     # Text, so that no column gets a type of its own; a block a shard, so that all processes have work until the end.
     items = [{"shard": number, "value": json.dumps(shard)} for number, shard in enumerate(shards)]
+    with tempfile.TemporaryDirectory(prefix="hf-any3d-attempts-") as attempts:
+        yield from _results(ray, work, items, count, workers, in_order, attempts)
+
+
+def _results(
+    ray: Any, work: Work, items: list[Any], count: int, workers: Workers, in_order: bool, attempts: str
+) -> Iterator[tuple[int, Any]]:
     rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _Process,
-        fn_constructor_args=(work,),
+        fn_constructor_args=(work, attempts),
         batch_size=1,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
@@ -148,17 +199,18 @@ class _Process:
     opened.
     """
 
-    def __init__(self, work: Work):
-        self.work, self.run = work, None
+    def __init__(self, work: Work, attempts: str):
+        self.work, self.run, self.attempts = work, None, Path(attempts)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Answer the one shard of a batch."""
         try:
             self.run = self.run or self.work.open()
-            answer = {"result": self.run(json.loads(str(batch["value"][0])))}
+            # On each machine of its own: the folder of the program that started the run, or one like it.
+            attempts = Attempts(self.attempts / f"{int(batch['shard'][0])}.json")
+            answer = {"result": self.run(json.loads(str(batch["value"][0])), attempts)}
+            attempts.finish()
         except Exception as error:
-            import traceback
-
             kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
             kind = type(error).__name__ if kinds[0] in ("Exception", "RuntimeError") else kinds[0]
             answer = {"raised": [kind, str(error)], "trace": traceback.format_exc()}

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import atomic_write, claim, remove_temporaries
 from hf_any3d.data.feature import local_path
-from hf_any3d.scale.cluster import Workers, distribute
+from hf_any3d.scale.cluster import Attempts, Workers, distribute
 from hf_any3d.scale.rows import CloudRows
 
 MANIFEST = ".manifest.json"
@@ -209,7 +209,7 @@ class PartWriter:
     folder: str
     workers: Workers
 
-    def open(self) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    def open(self) -> Callable[[Mapping[str, Any], Attempts], dict[str, Any]]:
         """Open the models and return the function that writes a part and describes it."""
         import socket
 
@@ -217,10 +217,10 @@ class PartWriter:
 
         compute, parts, features = self.rows.open(self.workers), Parts(self.folder), self.rows.features
 
-        def write(shard: Mapping[str, Any]) -> dict[str, Any]:
+        def write(shard: Mapping[str, Any], attempts: Attempts) -> dict[str, Any]:
             name, failed, buffered = f"part-{shard['part']:05d}.parquet", 0, 0
             with parts.writing(name) as unfinished, ParquetWriter(path=unfinished, features=features) as writer:
-                for row in compute(shard["files"]):
+                for row in compute(shard["files"], attempts):
                     writer.write(row)
                     failed += row["error"] is not None
                     buffered += sum(getattr(value, "nbytes", 0) for value in row.values())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hf_any3d.data.file_conversion import CloudColumns
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.messages import model_errors, one_line
-from hf_any3d.scale.cluster import Workers, import_ray, start
+from hf_any3d.scale.cluster import Attempts, Workers, import_ray, start
 from hf_any3d.scale.files import list_files, read_file
 
 if TYPE_CHECKING:
@@ -140,19 +140,19 @@ class CloudRows:
             del step["batch_size"]
         return {"points": converter, "on_invalid": self.on_invalid, "steps": steps}
 
-    def open(self, workers: Workers | None = None) -> Callable[[Sequence[str]], Iterator[dict[str, Any]]]:
+    def open(self, workers: Workers | None = None) -> Callable[[Sequence[str], Attempts], Iterator[dict[str, Any]]]:
         """Open the models in this process and return a function that yields the row of each file, in their order.
 
         Args:
             workers: What this process may use; by default one CPU.
         """
         answers = {step.column: step.open(workers or Workers()) for step in self.steps}
-        size = max([step.batch_size for step in self.steps], default=1)
         names = self.features
 
-        def rows(files: Sequence[str]) -> Iterator[dict[str, Any]]:
+        def rows(files: Sequence[str], attempts: Attempts) -> Iterator[dict[str, Any]]:
+            size = 1 if attempts.is_careful else max([step.batch_size for step in self.steps], default=1)
             for begin in range(0, len(files), size):
-                batch = [self._read(file) for file in files[begin : begin + size]]
+                batch = [self._read(file, attempts) for file in files[begin : begin + size]]
                 for column, answer in answers.items():
                     good = [row for row in batch if "error" not in row]
                     clouds = [{"points": row["cloud"], "path": row["path"]} for row in good]
@@ -199,8 +199,10 @@ class CloudRows:
             num_gpus=workers.gpus,
         )
 
-    def _read(self, file: str) -> dict[str, Any]:
+    def _read(self, file: str, attempts: Attempts) -> dict[str, Any]:
         row: dict[str, Any] = {"path": file}
+        if (error := attempts.begin(file)) is not None:
+            return {**row, "error": error}
         try:
             cloud: PointCloudData = read_file(file, self.on_invalid)
             if self.has_points:
@@ -379,7 +381,7 @@ class _TableMaker:
         from datasets import Dataset
 
         rows = []
-        for row in self.run(str(batch["files"][0]).split("\n")):
+        for row in self.run(str(batch["files"][0]).split("\n"), Attempts()):
             rows.append(row)
             if len(rows) == 16:
                 yield Dataset.from_list(rows, features=self.features).data.table
