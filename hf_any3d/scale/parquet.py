@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import atomic_write, claim, remove_temporaries
 from hf_any3d.data.feature import local_path
-from hf_any3d.scale.cluster import Attempts, Workers, distribute
+from hf_any3d.scale.cluster import Attempts, Workers, distribute, import_ray
 from hf_any3d.scale.rows import CloudRows
 
 MANIFEST = ".manifest.json"
@@ -83,6 +83,7 @@ def to_parquet(
     if files_per_part < 1:
         raise ValueError(f"files_per_part is {files_per_part}; expected at least 1")
     options = Workers(workers, cpus, gpus)
+    import_ray()
     with ExitStack() as stack:
         parts = Parts(os.fspath(folder))
         if parts.local is not None:

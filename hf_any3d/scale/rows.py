@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hf_any3d.data.file_conversion import CloudColumns
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.messages import model_errors, one_line
-from hf_any3d.scale.cluster import Attempts, Workers, import_ray, start
+from hf_any3d.scale.cluster import Attempts, Workers, start
 from hf_any3d.scale.files import list_files, read_file
 
 if TYPE_CHECKING:
@@ -236,9 +236,7 @@ def read_point_clouds(
     Raises:
         FileNotFoundError: There are no files.
         ValueError: An option out of range.
-        ImportError: Ray is not installed.
     """
-    import_ray()
     if on_invalid not in ("drop", "raise"):
         raise ValueError(f"on_invalid is {on_invalid!r}; expected 'drop' or 'raise'")
     converter = CloudColumns(num_points, mesh_points, tuple(columns), seed)

@@ -1,5 +1,6 @@
 """Rows of many files: the same as those of plain calls, written once each, whatever happens to processes."""
 
+import json
 import os
 import shutil
 import signal
@@ -16,11 +17,13 @@ import pytest
 from transformers import pipeline
 
 from hf_any3d import read_point_cloud, scale
+from hf_any3d.cli.batch import Job, _FilesWork
 from hf_any3d.pipelines import default_model
 from hf_any3d.scale.cluster import Attempts, Workers
 from hf_any3d.scale.files import list_files, read_file
 from hf_any3d.scale.parquet import Parts, PartWriter
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
+from tests.cli.conftest import run
 
 FILES = Path(__file__).parents[1] / "files"
 NUM_CLOUDS = 60
@@ -102,7 +105,7 @@ def test_nothing_is_lost_or_double_when_a_process_is_killed(ray, scans, tmp_path
     assert sorted(found["path"]) == sorted(rows.files)
     for row in found:
         if row["path"].endswith("bad.ply"):
-            assert np.isnan(row["points"]) and "has 166 bytes for element 'vertex'" in row["error"]
+            assert np.isnan(row["points"]) and "has 128 bytes for element 'vertex'" in row["error"]
         else:
             assert row["error"] is None
             cloud = read_point_cloud(row["path"])
@@ -117,6 +120,44 @@ def test_rows_are_a_dataset_of_ray(ray, scans):
     first, second = rows.dataset(Workers(1)).take_all()
     assert np.shape(first["points"]) == (16, 3) and first["error"] is None
     assert second["points"] is None and "bad.ply" in second["error"]
+
+
+@pytest.mark.usefixtures("libraries_as_they_were", "ray")
+def test_the_command_has_the_table_of_the_local_engine(scans, tmp_path, monkeypatch):
+    monkeypatch.chdir(scans.parent)
+    tables = {}
+    for engine in ("local", "ray"):
+        command = ("batch", "predict", scans.name, "--output", tmp_path / f"{engine}.jsonl", "--engine", engine)
+        code, out, err = run(*command, *(("--workers", 1) if engine == "ray" else ()))
+        assert code == 2 and "61 files, 1 failed" in out and f"{scans.name}/bad.ply: has 128 bytes" in err
+        tables[engine] = [json.loads(line) for line in (tmp_path / f"{engine}.jsonl").read_text().splitlines()]
+    assert [row["file"] for row in tables["ray"]] == [row["file"] for row in tables["local"]]
+    for found, expected in zip(tables["ray"], tables["local"], strict=True):
+        assert (found.keys(), found.get("error")) == (expected.keys(), expected.get("error"))
+        scores = [{one["label"]: one["score"] for one in row.get("predictions", ())} for row in (found, expected)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_the_work_of_the_command_goes_on_after_files_at_which_processes_end(scans, tmp_path):
+    names = [str(scans / name) for name in ("001.npy", "002.npy", "bad.ply")]
+    job = Job("convert", {"output": str(tmp_path / "out"), "to": "ply", "root": str(scans), "points": None})
+    convert = _FilesWork(job, os.getcwd()).open()
+    plain = convert({"files": names}, Attempts())
+    for _ in range(3):
+        attempts = Attempts(tmp_path / "0.json")
+        attempts.begin(names[0])
+    careful = convert({"files": names}, Attempts(tmp_path / "0.json"))
+    assert [sorted(row) for row in plain] == [["file", "output", "points"]] * 2 + [["error", "file"]]
+    assert careful[1:] == plain[1:] and "2 processes ended" in careful[0]["error"]
+
+
+def test_standard_input_and_workers_of_one_process_are_refused(scans, tmp_path):
+    code, _, err = run(
+        "batch", "predict", "-", "--output", tmp_path / "a.csv", "--engine", "ray", stdin=b"1 2 3\n4 5 6\n"
+    )
+    assert code == 1 and "--engine ray reads files, not standard input" in err
+    code, _, err = run("batch", "predict", scans, "--output", tmp_path / "b.csv", "--workers", 2)
+    assert code == 1 and "--workers 2 with --engine local; expected it with --engine ray" in err
 
 
 def test_bad_files_of_models_are_rows_and_answers_those_of_plain_pipelines(scans, tmp_path):
@@ -242,7 +283,8 @@ def test_wrong_arguments_are_named(scans, tmp_path, monkeypatch, call, error, te
     assert not (tmp_path / "out").exists()
 
 
-def test_without_ray_the_error_names_the_extra(scans, monkeypatch):
+def test_without_ray_the_error_names_the_extra(scans, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install 'hf-any3d\[ray\]'"):
-        scale.read_point_clouds(scans)
+        scale.to_parquet(scale.read_point_clouds(scans), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
