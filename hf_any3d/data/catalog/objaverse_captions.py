@@ -189,11 +189,11 @@ def load(
         options=options,
         **conversion,
     )
-    splits = cast(DatasetDict, rows)
+    texts = cast(DatasetDict, rows)
     if streaming:
-        return stream_clouds(splits, CloudAdder(clouds, cloud_columns, skip))
+        return stream_clouds(texts, CloudAdder(clouds, cloud_columns, skip))
     # A row that is asked for by its number cannot be left out.
-    return splits if copy_clouds else splits.with_transform(CloudAdder(clouds, cloud_columns, skip=False))
+    return texts if copy_clouds else texts.with_transform(CloudAdder(clouds, cloud_columns, skip=False))
 
 
 def _with_clouds(annotations: Sequence[Annotation], clouds: Path) -> list[Annotation]:
