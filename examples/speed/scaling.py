@@ -297,23 +297,35 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
-    """Plot time and memory against size, both logarithmic, one panel a curve."""
+    """Plot time and memory against size, all logarithmic, one panel a curve; dashed is the known complexity."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     columns = min(4, len(results))
     height = math.ceil(len(results) / columns)
-    figure = Figure(figsize=(3.2 * columns, 2.8 * height), layout="constrained")
+    figure = Figure(figsize=(3.4 * columns, 2.6 * height), layout="constrained")
     for number, (name, result) in enumerate(results.items()):
+        sizes, seconds = np.array(result["sizes"]), np.array(result["seconds"])
         axes = figure.add_subplot(height, columns, number + 1)
-        axes.loglog(result["sizes"], result["seconds"], marker="o", color="tab:blue")
-        axes.set_title(f"{name}: time ~ size$^{{{result['exponent']:.2f}}}$", fontsize=9)
-        axes.set_ylabel("CPU s", color="tab:blue", fontsize=8)
+        axes.loglog(sizes, seconds, marker="o", color="tab:blue")
+        known = seconds[-1] * (sizes / sizes[-1]) ** result["complexity"]
+        axes.loglog(sizes, known, linestyle="--", linewidth=0.8, color="gray")
+        # Two decades at least, so that what hardly grows looks flat.
+        axes.set_ylim(min(seconds.min(), seconds.max() / 100) / 2, seconds.max() * 2)
+        axes.set_title(f"{name}: time ~ size$^{{{result['exponent']:.2f}}}$", fontsize=10)
+        panels = [axes]
         if None not in result["peak_bytes"]:
-            memory = axes.twinx()
-            memory.plot(result["sizes"], [peak / 1e6 for peak in result["peak_bytes"]], marker=".", color="tab:orange")
-            memory.set_ylabel("peak MB", color="tab:orange", fontsize=8)
+            panels.append(axes.twinx())
+            peaks = np.array(result["peak_bytes"]) / 1e6
+            panels[1].loglog(sizes, peaks.clip(min=0.1), marker=".", color="tab:orange")
+            panels[1].set_ylim(0.05, 2000)
+        for panel, label, color in zip(panels, ("CPU s", "peak MB"), ("tab:blue", "tab:orange"), strict=False):
+            panel.set_ylabel(label, color=color, fontsize=8)
+            panel.tick_params(labelsize=7)
+            panel.xaxis.set_minor_formatter(NullFormatter())
+            panel.yaxis.set_minor_formatter(NullFormatter())
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
 
 
 def main(arguments: list[str] | None = None) -> None:

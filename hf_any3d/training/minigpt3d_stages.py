@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch.utils.data import ConcatDataset, DataLoader
-from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
+from transformers import AutoFeatureExtractor, AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
 from transformers.trainer_utils import seed_worker
 
 from hf_any3d.chat.processing import RELEASED_POINTS, MiniGPT3DProcessor
@@ -306,7 +306,7 @@ def _point_processor(encoder: str, revision: str | None, config: PreTrainedConfi
     if config.model_type == ActConfig.model_type:
         return PointCloudProcessor(**RELEASED_POINTS)
     try:
-        processor = PointCloudProcessor.from_pretrained(encoder, revision=revision or "main")
+        processor = AutoFeatureExtractor.from_pretrained(encoder, revision=revision or "main")
     except OSError as error:
         raise ValueError(
             f"{encoder}: has no preprocessor_config.json; expected one, as axes, colors and scale differ between "
