@@ -21,7 +21,6 @@ PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-BENCHMARKS := $(patsubst examples/speed/%.py,examples.speed.%,$(wildcard examples/speed/[!_]*.py))
 SOURCES := conversions docs examples hf_any3d modeling tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -103,8 +102,8 @@ docs: $(INSTALLED) ## Build the documentation in build/site; a warning is an err
 	$(BIN)/pyright --pythonpath $(BIN)/python build/snippets
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-bench: $(INSTALLED) ## Time our operations and models against plain forms of them
-	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python -m $$benchmark; done
+bench: $(INSTALLED) ## Time operations and models against plain forms; compare with the last figures (BENCH_ARGS)
+	@$(BIN)/python -m examples.speed.bench $(BENCH_ARGS)
 
 bench-learn: $(INSTALLED) ## Train all arms of the study of learning and print its table (BENCH_ARGS)
 	$(BIN)/python -m examples.studies.learning $(BENCH_ARGS)
