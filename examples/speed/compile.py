@@ -77,7 +77,7 @@ def measure(
         relative differences `difference` of outputs and `gradient_difference` of gradients.
 
     Raises:
-        ValueError: If results differ by more than 1e-3 of their largest number.
+        ValueError: If results differ by more than 1e-4 of their largest number, or gradients by more than 1e-2.
     """
     torch.compiler.reset()
     torch.manual_seed(0)
@@ -108,7 +108,8 @@ def measure(
     found = {"gradient_difference": _difference(gradients[1], gradients[0])}
     plain.eval(), other.eval()
     found["difference"] = max(_difference(infer(compiled), infer(plain)), _difference(made, loss))
-    if not max(found.values()) < 1e-3:
+    # A maximum over points that are equal but for rounding may pass its gradient to another one.
+    if not (found["difference"] < 1e-4 and found["gradient_difference"] < 1e-2):
         raise ValueError(f"compiled and uncompiled results differ: {found}")
     found["compilation"] = time.process_time() - start
     for name, run in (("inference", infer), ("step", step)):
