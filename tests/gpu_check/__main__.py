@@ -171,5 +171,7 @@ def _cell(value: Any) -> str:
 
 if __name__ == "__main__":
     # Tiny models of the tests are kept there, and nothing is fetched; read when huggingface_hub is imported.
-    os.environ.update(HF_HOME=str(Path("build/gpu_check/cache").absolute()), HF_HUB_OFFLINE="1")
+    cache = Path("build/gpu_check/cache").absolute()
+    (cache / "drawn").mkdir(parents=True, exist_ok=True)
+    os.environ.update(HF_HOME=str(cache), HF_HUB_OFFLINE="1")
     sys.exit(main())
