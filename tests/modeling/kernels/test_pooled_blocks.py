@@ -82,7 +82,7 @@ def test_only_narrow_rows_and_inputs_of_later_blocks_are_saved(case):
     rows = CENTERS * K
     wide = [tensor for tensor in kept if tensor.numel() == rows * WIDTH]
     narrow = [tensor for tensor in kept if tensor.numel() == rows * HIDDEN]
-    assert len(wide) == len(blocks) - 1 and len(narrow) == len(blocks)
+    assert len(wide) == len(narrow) == len(blocks) - 1
 
 
 def test_a_large_mean_does_not_cancel_the_variance(case):
