@@ -6,7 +6,14 @@ autograd functions and operators of this package are here. `set_kernels("torch")
 plain ones everywhere.
 """
 
-from hf_any3d.modeling.kernels.cell_attention import cell_attention_fused, cell_attention_plain, has_few_pairs
+from hf_any3d.modeling.kernels.cell_attention import (
+    cell_attention_fused,
+    cell_attention_plain,
+    has_few_pairs,
+    has_no_dropout,
+    pair_attention_fused,
+    pair_attention_plain,
+)
 from hf_any3d.modeling.kernels.cell_norm import cell_norm_fused, cell_norm_plain
 from hf_any3d.modeling.kernels.chamfer import chamfer_fused, chamfer_plain
 from hf_any3d.modeling.kernels.dispatch import Kernel, set_kernels
@@ -59,6 +66,7 @@ __all__ = [
     "mean_posterior",
     "normed_linear",
     "normed_tokens",
+    "pair_attention",
     "pooled_blocks",
     "pooled_patches",
     "quick_gelu",
@@ -91,6 +99,7 @@ cell_attention = Kernel(
     triton_condition=supports_attention,
     triton_reason="Not with dropout, for heads wider than 64 channels or in double precision.",
 )
+pair_attention = Kernel(pair_attention_plain, pair_attention_fused, "Not with dropout.", condition=has_no_dropout)
 max_mean_pool = Kernel(
     max_mean_pool_plain,
     max_mean_pool_fused,
@@ -171,6 +180,7 @@ submanifold_convolution = Kernel(
 TABLE: dict[str, Kernel] = {
     "pooled_blocks": pooled_blocks,
     "cell_attention": cell_attention,
+    "pair_attention": pair_attention,
     "max_mean_pool": max_mean_pool,
     "cell_norm": cell_norm,
     "view_ensemble": view_ensemble,

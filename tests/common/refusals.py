@@ -267,27 +267,6 @@ refuse(
     "the teacher of an autoencoder gets no token positions, which guidance requires",
 )
 refuse(
-    "adapt",
-    _pairs(("GUIDED_ADAPTER",), _PTV3),
-    ValueError,
-    "do not get the positions of tokens",
-    "the voxels and widths of its stages differ, and its convolutions already mix neighbors in space",
-)
-refuse(
-    "adapt",
-    _pairs(("PROMPT_TOKENS",), _PTV3),
-    ValueError,
-    "tokens could not attend to prompts",
-    "attention is within patches of voxels along a curve",
-)
-refuse(
-    "adapt",
-    _pairs(("SIDE_TUNING",), _PTV3),
-    ValueError,
-    "pools its tokens between stages",
-    "its stages have voxels of different numbers and widths, which one side network cannot read",
-)
-refuse(
     "open",
     ("ActForPreTraining",),
     ValueError,
