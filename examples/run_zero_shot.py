@@ -6,6 +6,8 @@ tower. Training is contrastive, on pairs of clouds and texts; afterwards a class
     python examples/run_zero_shot.py --output_dir out/zero-shot --held_out_classes sofa lamp vehicle \
         --caption_column title --augment scale shift --num_train_epochs 20
     python examples/run_zero_shot.py recipe.yaml
+    accelerate launch --config_file examples/recipes/accelerate/ddp.yaml --num_processes 2 \
+        examples/run_zero_shot.py recipe.yaml
 
 Held-out classes are never seen in training, neither clouds nor captions with their names; zero-shot accuracy is
 measured on them, among themselves and among all classes, next to that of seen classes. Without held-out classes the

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import DistributedType
+from accelerate.commands.config.config_args import load_config_from_file
 from peft import get_peft_model
 from safetensors.torch import load_file
 from torch import distributed, nn
@@ -111,6 +113,20 @@ def test_joined_norms_of_one_process_are_batch_norms(one_process, shape, momentu
         assert type(norm) is nn.BatchNorm1d
     for own, expected in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples" / "recipes" / "accelerate").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_configurations_start_several_processes(path):
+    config = load_config_from_file(str(path))
+    # Others would start one process in silence.
+    assert config.distributed_type in (DistributedType.MULTI_GPU, DistributedType.FSDP)
+    assert config.num_processes % config.num_machines == 0 and config.num_processes > 1
+    if config.distributed_type is DistributedType.FSDP:
+        assert config.fsdp_config["fsdp_version"] == 2 and not config.use_cpu
+        assert config.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
+        assert config.fsdp_config["fsdp_offload_params"] is (path.stem == "fsdp2_offload")
 
 
 def test_engines_that_accelerate_does_not_run_are_refused(monkeypatch):
