@@ -238,7 +238,7 @@ class PointTrainer(Trainer):
 
     @property
     def _joins_batches(self) -> bool:
-        return self.args.join_batches and self.args.world_size > 1
+        return getattr(self.args, "join_batches", False) and self.args.world_size > 1
 
     def _wrap_model(self, model: nn.Module, training: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
         is_ddp = self.args.world_size > 1 and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
