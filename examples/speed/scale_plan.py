@@ -127,8 +127,10 @@ def main(arguments: list[str] | None = None) -> None:
     seconds = {name: float(value) for name, _, value in (given.partition("=") for given in options.step_seconds)}
     if unknown := sorted(set(seconds) - set(MODELS)):
         parser.error(f"--step_seconds names {unknown[0]!r}; expected {', '.join(MODELS)}")
-    print("| model | GPUs | trained | frozen | DDP sends, MB | FSDP2 sends, MB | exchanges | step, s | efficiency |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| model | GPUs | trained | frozen | DDP sends, MB | FSDP2 sends, MB | exchanges | their ms | step, s | efficiency |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name, build in MODELS.items():
         with torch.device("meta"):
             plan = plan_of(build())
@@ -143,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
                 last += f"{step / (step + extra * (gpus > 1)):.1%}"
             print(
                 f"| {name} | {gpus} | {plan.trained:,} | {plan.frozen:,} | {sent / 1e6:.1f} | "
-                f"{plan.fsdp_bytes(gpus) / 1e6:.1f} | {plan.ddp_exchanges() if gpus > 1 else 0} | {last} |"
+                f"{plan.fsdp_bytes(gpus) / 1e6:.1f} | {plan.ddp_exchanges() if gpus > 1 else 0} | {1e3 * extra * (gpus > 1):.1f} | {last} |"
             )
 
 
