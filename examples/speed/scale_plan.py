@@ -127,9 +127,8 @@ def main(arguments: list[str] | None = None) -> None:
     seconds = {name: float(value) for name, _, value in (given.partition("=") for given in options.step_seconds)}
     if unknown := sorted(set(seconds) - set(MODELS)):
         parser.error(f"--step_seconds names {unknown[0]!r}; expected {', '.join(MODELS)}")
-    print(
-        "| model | GPUs | trained | frozen | DDP sends, MB | FSDP2 sends, MB | exchanges | their ms | step, s | efficiency |"
-    )
+    names = "model", "GPUs", "trained", "frozen", "DDP sends, MB", "FSDP2 sends, MB", "exchanges", "ms", "step, s"
+    print(f"| {' | '.join(names)} | efficiency |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, build in MODELS.items():
         with torch.device("meta"):
@@ -137,15 +136,13 @@ def main(arguments: list[str] | None = None) -> None:
         if options.measure:
             seconds[name] = measured(build(), options.batch)
         for gpus in options.gpus:
-            sent = plan.ddp_bytes(gpus)
-            extra = sent / (options.gigabytes * 1e9) + plan.ddp_exchanges() * options.microseconds * 1e-6
+            sent, exchanges = plan.ddp_bytes(gpus), plan.ddp_exchanges() if gpus > 1 else 0
+            extra = sent / (options.gigabytes * 1e9) + exchanges * options.microseconds * 1e-6
             step = seconds.get(name)
-            last = "— | —" if step is None else f"{step + extra * (gpus > 1):.3f} | "
-            if step is not None:
-                last += f"{step / (step + extra * (gpus > 1)):.1%}"
+            last = "— | —" if step is None else f"{step + extra:.3f} | {step / (step + extra):.1%}"
             print(
                 f"| {name} | {gpus} | {plan.trained:,} | {plan.frozen:,} | {sent / 1e6:.1f} | "
-                f"{plan.fsdp_bytes(gpus) / 1e6:.1f} | {plan.ddp_exchanges() if gpus > 1 else 0} | {1e3 * extra * (gpus > 1):.1f} | {last} |"
+                f"{plan.fsdp_bytes(gpus) / 1e6:.1f} | {exchanges} | {1e3 * extra:.1f} | {last} |"
             )
 
 
