@@ -18,6 +18,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -154,12 +155,14 @@ async def measure(address: str, seconds: float) -> tuple[Measured, list[Measured
 def start_server(*options: str) -> tuple[subprocess.Popen, str]:
     """Start `hf-any3d serve` on a free port; returns the process and its address."""
     command = [sys.executable, "-m", "hf_any3d", "serve", "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    log = tempfile.TemporaryFile("w+")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if found := re.search(r"http://\S+:\d+", line):
             return process, found[0]
-    raise RuntimeError(f"{' '.join(command)} ended with code {process.wait()}")
+    log.seek(0)
+    raise RuntimeError(f"{' '.join(command)} ended with code {process.wait()}: {log.read()[-2000:]}")
 
 
 def main() -> None:

@@ -17,9 +17,7 @@ from tests.serving.conftest import files
 _PROGRAM = """
 import os, signal, sys
 from hf_any3d.cli import app
-import hf_any3d.serving.server
-from hf_any3d.registration import register
-register()
+import hf_any3d.registration, hf_any3d.serving.server
 for line in sys.stdin:
     child = os.fork()
     if not child:
