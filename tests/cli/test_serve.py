@@ -30,7 +30,7 @@ def test_what_is_missing_or_in_use_is_refused_before_a_model_is_loaded(monkeypat
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         assert f"--host 127.0.0.1 --port {port}: " in refused("serve", "gone/model", "--port", port)
-    assert "no such directory" in refused("serve", tmp_path / "gone")
+    assert f"no directory {tmp_path / 'gone'}" in refused("serve", tmp_path / "gone")
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     assert "serve needs prometheus_client: pip install 'hf-any3d[serve]'" in refused("serve", "gone/model")
 
