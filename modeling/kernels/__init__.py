@@ -6,7 +6,14 @@ autograd functions and operators of this package are here. `set_kernels("torch")
 plain ones everywhere.
 """
 
-from hf_any3d.modeling.kernels.cell_attention import cell_attention_fused, cell_attention_plain, has_few_pairs
+from hf_any3d.modeling.kernels.cell_attention import (
+    cell_attention_fused,
+    cell_attention_plain,
+    has_few_pairs,
+    has_no_dropout,
+    pair_attention_fused,
+    pair_attention_plain,
+)
 from hf_any3d.modeling.kernels.cell_norm import cell_norm_fused, cell_norm_plain
 from hf_any3d.modeling.kernels.chamfer import chamfer_fused, chamfer_plain
 from hf_any3d.modeling.kernels.dispatch import Kernel, set_kernels
@@ -15,6 +22,7 @@ from hf_any3d.modeling.kernels.farthest_point_sample import (
     farthest_point_sample_plain,
     farthest_point_sample_traced,
 )
+from hf_any3d.modeling.kernels.folded_blocks import stage_fused, stage_is_plain
 from hf_any3d.modeling.kernels.group_norms import (
     edge_maximum_fused,
     edge_maximum_plain,
@@ -24,7 +32,7 @@ from hf_any3d.modeling.kernels.group_norms import (
 from hf_any3d.modeling.kernels.knn import has_many_points, knn_fused, knn_plain, knn_traced
 from hf_any3d.modeling.kernels.mean_posterior import mean_posterior_fused, mean_posterior_plain
 from hf_any3d.modeling.kernels.normed_linear import is_plain, normed_linear_fused, normed_linear_plain
-from hf_any3d.modeling.kernels.pooled_blocks import blocks_are_plain, pooled_blocks_fused, pooled_blocks_plain
+from hf_any3d.modeling.kernels.pooled_blocks import pooled_blocks_plain
 from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain, pooled_patches_fused, pooled_patches_plain
 from hf_any3d.modeling.kernels.pooling import max_mean_pool_fused, max_mean_pool_plain
 from hf_any3d.modeling.kernels.quick_gelu import quick_gelu_fused, quick_gelu_plain
@@ -59,6 +67,7 @@ __all__ = [
     "mean_posterior",
     "normed_linear",
     "normed_tokens",
+    "pair_attention",
     "pooled_blocks",
     "pooled_patches",
     "quick_gelu",
@@ -67,14 +76,14 @@ __all__ = [
     "view_ensemble",
 ]
 
-_IN_TRAINING = (
-    "Not in evaluation, which has no batch statistics to fuse; not for half precision weights, whose statistics need "
-    "full precision; not for layers that an adapter or a hook replaces, which must be called."
-)
-
 # Any2Point: the tokenizer
 pooled_blocks = Kernel(
-    pooled_blocks_plain, pooled_blocks_fused, _IN_TRAINING, condition=blocks_are_plain, result_in_autocast=True
+    pooled_blocks_plain,
+    stage_fused,
+    "Not in evaluation if a gradient is needed, or in compiled code there; not for half precision weights, whose "
+    "statistics need full precision; not for layers that an adapter or a hook replaces, which must be called.",
+    condition=stage_is_plain,
+    result_in_autocast=True,
 )
 
 # Any2Point: the guided adapter
@@ -91,6 +100,7 @@ cell_attention = Kernel(
     triton_condition=supports_attention,
     triton_reason="Not with dropout, for heads wider than 64 channels or in double precision.",
 )
+pair_attention = Kernel(pair_attention_plain, pair_attention_fused, "Not with dropout.", condition=has_no_dropout)
 max_mean_pool = Kernel(
     max_mean_pool_plain,
     max_mean_pool_fused,
@@ -171,6 +181,7 @@ submanifold_convolution = Kernel(
 TABLE: dict[str, Kernel] = {
     "pooled_blocks": pooled_blocks,
     "cell_attention": cell_attention,
+    "pair_attention": pair_attention,
     "max_mean_pool": max_mean_pool,
     "cell_norm": cell_norm,
     "view_ensemble": view_ensemble,
