@@ -6,8 +6,9 @@ All run forward and backward in float32, in turns in one process; gradients reac
 processor times of this process, which depend little on other work on the machine; their ratios are medians of the
 rounds' ratios. Saved bytes are what autograd saves for the backward pass, without parameters.
 
-"Indexed before" is the step whose centers and neighbors were found where the batch was made. With `--bfloat16` the
-bare layers and the step are also measured with frozen layers in bfloat16.
+Inference, by the model and by the pipeline (which prepares the clouds, too), is compared with inference of the bare
+layers. "Indexed before" is the step whose centers and neighbors were found where the batch was made. With `--bfloat16`
+the bare layers and the step are also measured with frozen layers in bfloat16.
 """
 
 from __future__ import annotations
@@ -25,12 +26,18 @@ from peft import get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from examples.speed._measure import saved_bytes, storages, timed_in_turns
-from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification, GuidedAdapterConfig
+from examples.speed._measure import Spent, saved_bytes, storages, timed_in_turns
+from hf_any3d import (
+    Any2PointConfig,
+    Any2PointForPointCloudClassification,
+    GuidedAdapterConfig,
+    PointCloudProcessor,
+)
 from hf_any3d.atomic_files import write_json
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.modeling.any2point import PointIndexer
 from hf_any3d.modeling.encoders import freeze
+from hf_any3d.pipelines import PointCloudClassificationPipeline
 
 CLIP_SCAN = VARIANTS["clip-scan"]
 # Encoder, model, adapter.
@@ -99,10 +106,18 @@ def measure(
     saved = {name: saved_bytes(step, parameters) for name, step in steps.items()}
     spent = timed_in_turns({name: lambda step=step: step().backward() for name, step in steps.items()}, repeats)
     seconds = {name: statistics.median(one.cpu for one in times) for name, times in spent.items()}
-    ratios = {
-        name: statistics.median(one.cpu / base.cpu for one, base in zip(times, spent["bare layers"], strict=True))
-        for name, times in spent.items()
+    ratios = {name: ratio(times, spent["bare layers"]) for name, times in spent.items()}
+    adapted.eval()
+    processor = PointCloudProcessor(num_points=points)
+    classify = PointCloudClassificationPipeline(adapted, feature_extractor=processor, device="cpu")
+    arrays = list(clouds.numpy())
+    inference = {
+        "bare layers": lambda: bare(layers),
+        "whole model": lambda: adapted(points=clouds),
+        "pipeline": lambda: classify(arrays, batch_size=batch),
     }
+    with torch.inference_mode():
+        inferred = timed_in_turns(inference, repeats)
     return {
         "preset": preset,
         "batch": batch,
@@ -120,7 +135,19 @@ def measure(
             }
             for name in steps
         },
+        "inference": {
+            name: {
+                "ms_per_cloud": 1000 * statistics.median(one.cpu for one in times) / batch,
+                "times_bare_time": ratio(times, inferred["bare layers"]),
+            }
+            for name, times in inferred.items()
+        },
     }
+
+
+def ratio(times: list[Spent], base: list[Spent]) -> float:
+    """Return the median over the rounds of the ratios of processor times."""
+    return statistics.median(one.cpu / other.cpu for one, other in zip(times, base, strict=True))
 
 
 def main() -> None:
@@ -143,6 +170,9 @@ def main() -> None:
     print("| forward + backward | ms a cloud | saved MB a cloud | times bare time | times bare memory |")
     print("|---|---|---|---|---|")
     for name, row in result["rows"].items():
+        print(f"| {name} | " + " | ".join(f"{row[key]:.2f}" for key in row) + " |")
+    print("| inference | ms a cloud | times bare time |\n|---|---|---|")
+    for name, row in result["inference"].items():
         print(f"| {name} | " + " | ".join(f"{row[key]:.2f}" for key in row) + " |")
     if arguments.output:
         write_json(arguments.output, result)

@@ -61,6 +61,20 @@ def test_compilers_infer_the_parts_of_the_device(case, monkeypatch):
     torch.testing.assert_close(found, run(plain, *case), rtol=1e-6, atol=1e-8)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("uses_table", [True, False], ids=["CPU", "accelerator"])
+def test_norms_in_evaluation_are_folded_into_the_weights(case, uses_table, monkeypatch):
+    blocks, hoods = copy.deepcopy(case[0]), case[1]
+    plain(hoods, blocks.train())  # moves the running statistics
+    monkeypatch.setattr(neighborhoods.Neighborhoods, "uses_table", uses_table)
+    monkeypatch.setattr(neighborhoods, "_PART_CPU", 2 * K * WIDTH)
+    blocks.eval()
+    assert kernels.pooled_blocks.uses_fused(hoods, blocks)
+    torch.testing.assert_close(fused(hoods, blocks), plain(hoods, blocks), rtol=1e-6, atol=1e-8)
+    blocks[0].expand.register_forward_hook(lambda *args: None)
+    assert not kernels.pooled_blocks.uses_fused(hoods, blocks)
+
+
 def test_accelerators_compute_the_waves_without_a_table(case, monkeypatch):
     monkeypatch.setattr(neighborhoods.Neighborhoods, "uses_table", False)
     monkeypatch.setattr(neighborhoods, "_PART_CPU", 2 * K * WIDTH)
