@@ -27,7 +27,9 @@ from hf_any3d.tuners.tuners_utils import EncoderTuner
 
 # Tasks, as in `card_info` of the model classes.
 CLASSES, PARTS, SCENES = TASKS = ("classification", "part_segmentation", "semantic_segmentation")
-# Registered model types with a head for one of them.
+# The task of models that compare clouds with texts.
+ZERO_SHOT = "zero_shot"
+# Registered model types with a head for one of `TASKS`.
 MODEL_TYPES = tuple(
     config.model_type
     for config, (_, heads) in MODELS.items()
@@ -84,7 +86,7 @@ def build_model(
     """Build the model to train.
 
     Args:
-        task: `CLASSES`, `PARTS` or `SCENES`.
+        task: `CLASSES`, `PARTS`, `SCENES` or `ZERO_SHOT`.
         arguments: System, and what it starts from.
         adapter: Adapter of the frozen encoder or the pretrained point transformer; with one in the latter,
             `arguments.tuning` is set to "adapter".
