@@ -18,7 +18,7 @@ metrics.json.
 import logging
 import sys
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 from datasets import ClassLabel, Dataset, DatasetDict
 from torch import nn
@@ -27,8 +27,7 @@ from transformers import Trainer, default_data_collator
 from hf_any3d import PointCloudProcessor
 from hf_any3d.evaluation.zero_shot import CompareWithClasses, compute_zero_shot_metrics, judge_zero_shot
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
-from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
-from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_labels, text_tower_settings
+from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_labels
 from hf_any3d.training import program
 from hf_any3d.training.arguments import (
     AdapterArguments,
@@ -36,7 +35,7 @@ from hf_any3d.training.arguments import (
     PointTrainingArguments,
     parse_arguments,
 )
-from hf_any3d.training.models import ZERO_SHOT, PointModelArguments, build_model
+from hf_any3d.training.models import ZERO_SHOT, PointModelArguments, build_model, text_tower_of
 from hf_any3d.training.rows import training_transform
 from hf_any3d.training.text_rows import CAPTION_TEMPLATES, CaptionedDataset, caption_texts, readable
 from hf_any3d.training.trainer import refresh_norm_statistics
@@ -98,27 +97,6 @@ def class_numbers(rows: Dataset, held_out: list[str]) -> tuple[list[str], list[i
     if len(label.names) - len(unseen) < 2:
         raise ValueError(f"--held_out_classes leaves {len(label.names) - len(unseen)} classes; expected at least 2")
     return label.names, unseen
-
-
-def text_settings(arguments: PointModelArguments) -> dict[str, Any]:
-    """Return the settings of a point encoder's config that record its text tower.
-
-    Empty for a model around a frozen encoder, and for a pretrained point encoder, whose config has them.
-
-    Raises:
-        ValueError: The text tower pools words in another way than by their mean, which these configs cannot record.
-    """
-    if arguments.model_type == "any2point" or arguments.model_name_or_path is not None:
-        return {}
-    source = resolve_encoder(arguments.encoder_name_or_path, arguments.encoder_revision)
-    tower = text_tower_settings(arguments.encoder_name_or_path, arguments.encoder_revision)
-    if tower["text_pooling"] not in (None, "mean"):
-        raise ValueError(
-            f"--encoder_name_or_path {arguments.encoder_name_or_path} pools words by {tower['text_pooling']!r}; "
-            f"expected a text tower that takes their mean for --model_type {arguments.model_type}"
-        )
-    part = {"name_or_path": source.name, "revision": source.revision}
-    return {"projection_dim": tower["text_width"], "parts": {"text_tower": part}}
 
 
 def hold_out(splits: DatasetDict, unseen: list[int]) -> DatasetDict:
@@ -196,7 +174,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         [name for number, name in enumerate(classes) if number not in unseen],
         in_channels=3 * len(data.features),
         hypothesis_templates=data.hypothesis_templates,
-        **text_settings(model_arguments),
+        **text_tower_of(model_arguments),
     )
     parameters = count_parameters(model)
     tower = cast(TextTower, model.text_tower)
