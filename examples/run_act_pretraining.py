@@ -8,10 +8,10 @@
     python examples/run_act_pretraining.py recipe.yaml --mask_type block --mask_ratio 0.6 --distillation_loss smooth_l1
 
 The autoencoder comes from examples/run_act_autoencoder.py. With --student training starts from an encoder that is
-aligned with texts, whose trained weights are also saved alone, in OUTPUT_DIR/student. With --probe_every a linear SVM
-measures every few epochs how well frozen features separate classes of labeled clouds. The output directory gets the
-model, a model card and metrics.json. Next: examples/run_point_cloud_classification.py --model_name_or_path
-out/pretrained.
+aligned with texts, or of voxels, whose trained weights are also saved alone, in OUTPUT_DIR/student. With --probe_every
+a linear SVM measures every few epochs how well frozen features separate classes of labeled clouds. The output
+directory gets the model, a model card and metrics.json. Next: examples/run_point_cloud_classification.py
+--model_name_or_path out/pretrained.
 """
 
 import logging

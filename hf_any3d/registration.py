@@ -182,3 +182,28 @@ def _register_point_cloud() -> None:
     from hf_any3d.data.feature import register_point_cloud
 
     register_point_cloud()
+
+
+def task_of(model: str, revision: str | None = None) -> str:
+    """Return the task of the pipeline for a model.
+
+    Args:
+        model: Directory or hub name.
+        revision: Branch, tag or commit on the hub.
+
+    Returns:
+        A task of `PIPELINES`; feature extraction for models without a head.
+
+    Raises:
+        ValueError: It is not a model of this package.
+    """
+    config = AutoConfig.from_pretrained(model, revision=revision)
+    if type(config) not in MODELS:
+        known = ", ".join(sorted(kind.model_type for kind in MODELS))
+        raise ValueError(f"{model}: model_type {config.model_type!r} is not of this package; expected {known}")
+    saved = (config.architectures or [""])[0]
+    for auto_class, models in MODELS[type(config)][1].items():
+        if saved in {kind.__name__ for kind in models}:
+            own = (task for task, (_, opened_by) in PIPELINES.items() if opened_by is auto_class)
+            return next(own, "point-cloud-feature-extraction")
+    return "point-cloud-feature-extraction"

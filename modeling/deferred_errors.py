@@ -18,13 +18,14 @@ def refuse_later(failed: Tensor, message: str) -> None:
     what is left to find here are clouds that a program has made on the device.
 
     Args:
-        failed: A boolean on an accelerator. On "meta", and in compiled code, nothing is checked.
+        failed: A boolean on an accelerator. On "meta", in compiled code and while a CUDA graph is captured, nothing is
+            checked.
         message: Of the error.
 
     Raises:
         ValueError: If an earlier check has failed.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or (failed.is_cuda and torch.cuda.is_current_stream_capturing()):
         return
     while _pending and _pending[0][0].query():
         _, has_failed, earlier = _pending.popleft()

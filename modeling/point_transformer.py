@@ -27,11 +27,8 @@ from hf_any3d.modeling.point_ops import (
     three_nearest_interpolate,
     voxel_cells,
 )
-from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
+from hf_any3d.modeling.point_ops.geometry import GRIDS, Geometry, normalize_centers
 from hf_any3d.modeling.point_ops.grouping import check_channels
-
-# Shifted grids of `TokenGrids`.
-GRIDS = 4
 
 
 @dataclass

@@ -30,6 +30,7 @@ os.environ.update(
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     OMP_NUM_THREADS="1",  # torch too; it is not imported here, so that tests without it start at once
     TOKENIZERS_PARALLELISM="false",
+    TRITON_INTERPRET="1",  # kernels for GPUs run on the CPU; triton reads this on import
 )
 
 

@@ -1,5 +1,6 @@
 """The tables "To add something" of docs/architecture.md, tried in a copy of the source: these files and no others."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,23 +12,52 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture
-def copy(tmp_path):
-    """A copy of the source, and a function that runs a program with it."""
-    for folder in ("hf_any3d", "modeling", "conversions"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+class Copy:
+    """A copy of the source with all additions, and what their programs print, all in one process.
 
-    def run(program: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    Args:
+        folder: Where the copy is made.
+    """
+
+    def __init__(self, folder: Path):
+        for name in ("hf_any3d", "modeling", "conversions"):
+            # With its caches of compiled files.
+            shutil.copytree(ROOT / name, folder / name, symlinks=True)
+        programs = {name: add(folder) for name, add in ADDITIONS.items()}
         # The installation of the checkout would come first, where it is a finder.
         start = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in f'{f}{type(f)}'.lower()]\n"
+        start += f"import hf_any3d; assert hf_any3d.__file__.startswith({str(folder)!r})\n"
+        each = f"""
+import contextlib, io, json, traceback
+results = {{}}
+for name, program in {programs!r}.items():
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(program, {{"__name__": "__main__"}})
+    except Exception:
+        results[name] = [None, traceback.format_exc()]
+    else:
+        results[name] = [printed.getvalue(), ""]
+open("results.json", "w").write(json.dumps(results))
+"""
+        environment = {**os.environ, "PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(
-            [sys.executable, "-c", start + program], cwd=tmp_path, env=environment, capture_output=True, text=True
+            [sys.executable, "-c", start + each], cwd=folder, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout
+        self.results = json.loads((folder / "results.json").read_text())
 
-    return tmp_path, run
+    def printed(self, addition: str) -> str:
+        """Return what the program of an addition printed."""
+        printed, error = self.results[addition]
+        assert printed is not None, error
+        return printed
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Copy:
+    return Copy(tmp_path_factory.mktemp("copy"))
 
 
 def add_line(file: Path, after: str, line: str) -> None:
@@ -45,8 +75,7 @@ def replace(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def test_a_file_format_is_a_file_and_a_line(copy):
-    folder, run = copy
+def add_file_format(folder: Path) -> str:
     (folder / "hf_any3d/data/files/corners.py").write_text(
         "import numpy as np\n"
         "from hf_any3d.data.files.point_cloud import PointCloudData\n"
@@ -60,11 +89,10 @@ import hf_any3d
 print(len(hf_any3d.read_point_cloud("cube.corners")))
 print(tuple(hf_any3d.PointCloudProcessor(num_points=2)("cube.corners")["points"][0].shape))
 """
-    assert run(program).split("\n")[:2] == ["4", "(2, 3)"]
+    return program
 
 
-def test_a_dataset_is_a_file_and_a_line(copy):
-    folder, run = copy
+def add_dataset(folder: Path) -> str:
     (folder / "hf_any3d/data/catalog/dice.py").write_text(
         "from datasets import ClassLabel, Dataset, DatasetDict\n"
         "def load(data_dir=None, **options):\n"
@@ -76,11 +104,10 @@ def test_a_dataset_is_a_file_and_a_line(copy):
         "import hf_any3d; rows = hf_any3d.load_point_dataset('dice', split='train')\n"
         "print(len(rows), rows[0]['points'].shape, rows.features['label'].names)"
     )
-    assert run(program).strip() == "6 (4, 3) ['even', 'odd']"
+    return program
 
 
-def test_an_encoder_family_is_a_call(copy):
-    folder, run = copy
+def add_encoder_family(folder: Path) -> str:
     file = folder / "modeling/encoders/families/vision.py"
     file.write_text(
         file.read_text(encoding="utf-8") + "\n\nregister_family(\n"
@@ -99,11 +126,10 @@ OwnModel(OwnConfig(image_size=32, patch_size=8, **sizes)).save_pretrained("own")
 model = hf_any3d.Any2PointModel.from_encoder_pretrained("own", num_tokens=16).eval()
 print(tuple(model(torch.rand(2, 64, 3)).pooler_output.shape))
 """
-    assert run(program).strip() == "(2, 48)"
+    return program
 
 
-def test_a_head_is_in_four_files(copy):
-    folder, run = copy
+def add_head(folder: Path) -> str:
     name = "Any2PointForPointCloudRegression"
     file = folder / "modeling/any2point/modeling_any2point.py"
     add_line(file, "modeling.card_info import (", "    CardTask,")
@@ -155,11 +181,10 @@ opened = hf_any3d.AutoModelForPointCloudClassification.from_pretrained("numbers"
 estimate = pipeline("point-cloud-classification", model="numbers")
 print(type(opened).__name__, len(estimate(torch.rand(64, 3), top_k=None)))
 """
-    assert run(program).strip() == f"{name} 3"
+    return program
 
 
-def test_a_model_is_its_folder_and_two_tables(copy):
-    folder, run = copy
+def add_model(folder: Path) -> str:
     own = folder / "modeling/mean_point"
     own.mkdir()
     (own / "configuration_mean_point.py").write_text(
@@ -225,4 +250,34 @@ assert len(pipeline("point-cloud-classification", model="mean")(torch.rand(4, 3)
 facts = model_facts("mean")
 print("mean_point" in MODEL_TYPES, facts["class"], facts["total parameters"], facts["tokens"])
 """
-    assert run(program).strip() == "True MeanPointForPointCloudClassification 50 None"
+    return program
+
+
+ADDITIONS = {
+    "file_format": add_file_format,
+    "dataset": add_dataset,
+    "encoder_family": add_encoder_family,
+    "head": add_head,
+    "model": add_model,
+}
+"""Each adds something to a copy of the source and returns a program that uses it."""
+
+
+def test_a_file_format_is_a_file_and_a_line(copy):
+    assert copy.printed("file_format").split("\n")[:2] == ["4", "(2, 3)"]
+
+
+def test_a_dataset_is_a_file_and_a_line(copy):
+    assert copy.printed("dataset").strip() == "6 (4, 3) ['even', 'odd']"
+
+
+def test_an_encoder_family_is_a_call(copy):
+    assert copy.printed("encoder_family").strip() == "(2, 48)"
+
+
+def test_a_head_is_in_four_files(copy):
+    assert copy.printed("head").strip() == "Any2PointForPointCloudRegression 3"
+
+
+def test_a_model_is_its_folder_and_two_tables(copy):
+    assert copy.printed("model").strip() == "True MeanPointForPointCloudClassification 50 None"

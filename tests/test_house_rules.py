@@ -17,6 +17,10 @@ _EXCEPTIONS = {
     "modeling/pretrained_parts/sources.py": {"huggingface_hub"},
     "modeling/pretrained_parts/loading.py": {"safetensors"},
     "modeling/pretrained_parts/tensors.py": {"xxhash"},
+} | {
+    # Imported only by calls on a GPU.
+    f"modeling/kernels/triton/{name}.py": {"triton"}
+    for name in ("cell_attention", "farthest_point_sample", "knn", "pooled_patches", "submanifold_convolution")
 }
 
 

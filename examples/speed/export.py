@@ -84,6 +84,8 @@ def measure(model: nn.Module, formats: list[str], repeats: int, clouds: int) -> 
             sides[name] = FORMATS[name].open(made.path)
             result["formats"][name] = {"MB": made.bytes / 1e6, "export_cpu_seconds": spent}
             result["formats"][name] |= agreement(eager, sides[name], clouds)
+            if (worst := result["formats"][name]["worst_difference"]) > 1e-3:
+                raise SystemExit(f"{name}: logits differ from the model's by {worst:.1e}; allowed is 1e-3")
         generator = torch.Generator().manual_seed(0)
         for batch in BATCHES:
             points = torch.rand(batch, POINTS, 3, generator=generator) * 2 - 1

@@ -61,6 +61,9 @@ def act_autoencoder(tiny: bool) -> tuple[nn.Module, dict[str, Any], int]:
     return ActAutoencoder(ActAutoencoderConfig(encoder_config=encoder, **sizes)).train(), {"kl_weight": 0.1}, 1024
 
 
+LARGEST_DIFFERENCE = 1e-3
+"""Allowed between fused and plain results, relative to the largest number."""
+
 STEPS: dict[str, Callable[[bool], tuple[nn.Module, dict[str, Any], int]]] = {
     "any2point": any2point,
     "act autoencoder": act_autoencoder,
@@ -92,16 +95,28 @@ def _detached(value: Any) -> Any:
     return value
 
 
+def _results(implementation: Callable, args: tuple) -> tuple[torch.Tensor, ...]:
+    results = implementation(*args)
+    return results if isinstance(results, tuple) else (results,)
+
+
 def _run(implementation: Callable, args: tuple) -> torch.Tensor:
     """Return a scalar that depends on all results; zero without a gradient if they have none."""
-    results = implementation(*args)
-    results = results if isinstance(results, tuple) else (results,)
-    sums = [result.sum() for result in results if result.requires_grad]
+    sums = [result.sum() for result in _results(implementation, args) if result.requires_grad]
     return sum(sums) if sums else torch.zeros((), requires_grad=True)
+
+
+@torch.no_grad()
+def _difference(kernel: Kernel, args: tuple) -> float:
+    """Return the largest difference of fused and plain results, relative to the largest number of each tensor."""
+    pairs = zip(_results(kernel.fused, args), _results(kernel.plain, args), strict=True)
+    return max(float((fused - plain).abs().max() / plain.abs().max().clamp(min=1e-6)) for fused, plain in pairs)
 
 
 def measure_call(kernel: Kernel, args: tuple, repeats: int) -> dict[str, float]:
     """Measure both implementations of one call."""
+    if (difference := _difference(kernel, args)) > LARGEST_DIFFERENCE:
+        raise SystemExit(f"{kernel.fused.__name__}: fused and plain results differ by {difference:.1e}")
     modules = [arg for arg in args if isinstance(arg, nn.Module)]
     tensors = [getattr(arg, "features", arg) for arg in args]
     known = storages(*modules) | {t.untyped_storage().data_ptr() for t in tensors if isinstance(t, torch.Tensor)}

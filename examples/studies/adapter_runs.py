@@ -19,6 +19,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoFeatureExtractor,
     PreTrainedModel,
     Trainer,
     TrainerCallback,
@@ -155,13 +156,14 @@ def prepare(run: Run) -> tuple[DatasetDict, str]:
 def with_channels(splits: DatasetDict, base: str) -> DatasetDict:
     """Return splits whose points have the channels of an encoder, prepared by its processor; all points are kept.
 
-    Encoders of coordinates alone read the points as they are stored.
+    Encoders of coordinates alone read the points as they are stored. An encoder of voxels gets for each point the one
+    that its processor keeps of the cell, and samples these again after augmentation.
     """
     config = AutoConfig.from_pretrained(base)
     if config.in_channels == 3:
         return splits
     try:
-        processor = PointCloudProcessor.from_pretrained(base)
+        processor = AutoFeatureExtractor.from_pretrained(base)
     except OSError:  # saved without one
         if config.in_channels != 6:
             raise ValueError(
@@ -170,7 +172,9 @@ def with_channels(splits: DatasetDict, base: str) -> DatasetDict:
         processor = PointCloudProcessor(features=("xyz", "rgb"), default_rgb=(0.4, 0.4, 0.4))
 
     def prepare_row(row: dict[str, Any]) -> dict[str, Any]:
-        return {"points": processor(row, num_points=len(row["points"]), return_tensors="np")["points"][0]}
+        made = processor(row, num_points=len(row["points"]), return_tensors="np")
+        points = made["points"][0]
+        return {"points": points[made["inverse"][0]] if "inverse" in made else points}
 
     prepared = DatasetDict()
     for name, rows in splits.items():

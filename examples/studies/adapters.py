@@ -9,8 +9,9 @@
 Every method (see `adapter_methods.py`) has the same data, augmentation, schedule and tokenizer. Inside the encoder the
 learning rate is that of the quickstart, in full fine-tuning a tenth of it; with `--learning-rates` each method uses
 the one with the lowest loss on a part of the training split. Ablations are of the guided adapter and use its learning
-rate. The test split selects nothing. With an `--encoder` of points (ACT, OpenShape, Uni3D) the methods adapt its
-layers; there is no tokenizer around it and there are no ablations then. `--base` is another name of it.
+rate. The test split selects nothing. With an `--encoder` of points (ACT, OpenShape, Uni3D, Point Transformer V3) the
+methods adapt its layers; there is no tokenizer around it and there are no ablations then. `--base` is another name of
+it.
 
 Each run has its own process and is stored when it ends; it is not repeated with the same settings. So the study can be
 stopped and restarted, and several processes with different seeds or methods can share an output directory.

@@ -349,7 +349,8 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
                 name: [row[own].tolist() for row, own in zip(rows, kept, strict=True)] for name, rows in batch.items()
             }
         if points := [cloud for prompt in prompts for cloud in prompt.points]:
-            batch["points"] = np.stack(points)
+            is_sampled = "grid_coord" in self.feature_extractor.model_input_names
+            batch["points"] = np.stack(_filled_up(points) if is_sampled else points)
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def _shortened(self, prompt: Prompt, length: int) -> Prompt:
@@ -458,3 +459,12 @@ def _text_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
     if unknown := sorted(set(given) - set(_TEXT_OPTIONS)):
         raise TypeError(f"text_kwargs has {unknown[0]!r}; expected any of {', '.join(_TEXT_OPTIONS)}")
     return given
+
+
+def _filled_up(clouds: list[np.ndarray]) -> list[np.ndarray]:
+    """Fill up clouds of voxels `(points, channels)` to one length with their first point.
+
+    An encoder of voxels samples them on its grid again, where a point that occurs twice counts once.
+    """
+    longest = max(map(len, clouds))
+    return [np.concatenate([cloud, cloud[:1].repeat(longest - len(cloud), axis=0)]) for cloud in clouds]

@@ -22,6 +22,7 @@ from hf_any3d.cli.predict import features, predict, zero_shot
 from hf_any3d.cli.reconstruct import reconstruct
 from hf_any3d.cli.research import MORE_ARGUMENTS, reproduce, sweep
 from hf_any3d.cli.segment import segment
+from hf_any3d.cli.serve import serve
 from hf_any3d.cli.train import train
 from hf_any3d.messages import one_line
 
@@ -40,7 +41,7 @@ app.add_typer(evaluation, name="evaluate")
 app.add_typer(batch, name="batch")
 app.add_typer(data, name="data")
 app.add_typer(convert, name="convert")
-for command in (export, push, space, info, demo):
+for command in (export, push, space, info, demo, serve):
     app.command()(command)
 for command in (reproduce, sweep):
     app.command(context_settings=MORE_ARGUMENTS)(command)

@@ -1,23 +1,33 @@
 """`hf-any3d batch`: predict, embed or convert many files, with a row for each; interrupted runs resume.
 
-A `Job` describes the work in plain values, and an engine runs it on a list of files. There is one engine, which runs
-in this process; another one is a class with the same `run` and a line in `ENGINES`.
+A `Job` describes the work in plain values, and an engine runs it on a list of files: in this process, or in the
+processes of a Ray cluster. Another engine is a class with the same `run` and a line in `ENGINES`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from hf_any3d.cli.common import SOME_FAILED, BatchSize, Device, check_model, open_pipeline, option, print_error
-from hf_any3d.cli.inputs import Cloud, Files, InputFile, Inputs, find_inputs, for_each_file
+from hf_any3d.cli.common import (
+    SOME_FAILED,
+    BatchSize,
+    Device,
+    check_model,
+    open_pipeline,
+    option,
+    print_error,
+    progress,
+    status,
+)
+from hf_any3d.cli.inputs import Cloud, Files, InputFile, Inputs, find_inputs, for_each_file, print_problems
 from hf_any3d.cli.outputs import counted, csv_lines
 from hf_any3d.cli.predict import (
     UpAxis,
@@ -31,6 +41,9 @@ from hf_any3d.cli.predict import (
 )
 from hf_any3d.messages import print_line
 
+if TYPE_CHECKING:
+    from hf_any3d.scale.cluster import Attempts
+
 batch = typer.Typer(
     rich_markup_mode="markdown",
     help="Process many files, with a row of results for each; the same command continues an interrupted run.",
@@ -39,6 +52,7 @@ batch = typer.Typer(
 
 _TABLES = (".jsonl", ".csv", ".json", ".parquet")
 _ROWS_AT_A_TIME = 1000
+_MOST_FILES_AT_A_TIME = 256
 
 
 class FileFormat(StrEnum):
@@ -58,12 +72,14 @@ class Job:
         settings: Settings that determine the results, as plain values.
         device: Device of the model; it does not determine the results.
         batch_size: Clouds per batch; None for the usual number.
+        workers: Processes of an engine that has several; None for one on each CPU or GPU.
     """
 
     task: str
     settings: dict[str, Any] = field(default_factory=dict)
     device: str | None = None
     batch_size: int | None = None
+    workers: int | None = None
 
     def identity(self, given: Sequence[str]) -> dict[str, Any]:
         """Return what two runs must have in common for the second one to continue the first."""
@@ -83,17 +99,89 @@ class LocalEngine:
 
     def run(self, job: Job, files: list[InputFile]) -> Iterator[dict[str, Any]]:
         """Yield a row for each file; see `Engine`."""
-        settings, inputs = job.settings, Inputs(files, are_many=True)
-        if job.task == "convert":
-            yield from for_each_file(inputs, _Converter(**settings))
-            return
-        task = {"predict": "point-cloud-classification", "embed": "point-cloud-feature-extraction"}[job.task]
-        pipe = open_pipeline(task, settings["model"], job.device)
-        if job.task == "predict":
-            answer = _predictor(pipe, settings)
-        else:
-            answer = feature_answerer(pipe, settings["model"], settings["feature"], settings["up_axis"])
-        yield from for_each_file(inputs, answer, job.batch_size or usual_batch_size(pipe))
+        answer, batch_size = _open(job)
+        yield from for_each_file(Inputs(files, are_many=True), answer, batch_size)
+
+
+class RayEngine:
+    """Runs jobs in processes of a Ray cluster, by default a new one on this machine; see `hf_any3d.scale`.
+
+    A process that dies is replaced, and the files that it had are processed again; each has one row.
+    """
+
+    def run(self, job: Job, files: list[InputFile]) -> Iterator[dict[str, Any]]:
+        """Yield a row for each file; see `Engine`.
+
+        Raises:
+            ValueError: A file is standard input.
+            ImportError: Ray is not installed.
+        """
+        from hf_any3d.scale.cluster import Workers, distribute, start
+
+        if any(file.data is not None for file in files):
+            raise ValueError("--engine ray reads files, not standard input; expected files or folders")
+        with status("starting Ray"):
+            resources = start().cluster_resources()
+        on_gpu = job.task != "convert" and (job.device or "cuda" * bool(resources.get("GPU"))).startswith("cuda")
+        # A process sees only the GPU that Ray gives it.
+        job = replace(job, device="cuda" if on_gpu else job.device or "cpu")
+        size = max(1, min(_MOST_FILES_AT_A_TIME, len(files) // int(4 * resources["CPU"])))
+        names = [file.name for file in files]
+        shards = [{"files": names[start : start + size]} for start in range(0, len(names), size)]
+        work = _FilesWork(job, os.getcwd())
+        with progress(len(files), "file", show=len(files) > 1) as bar:
+            for _, rows in distribute(work, shards, Workers(job.workers, gpus=int(on_gpu)), in_order=True):
+                for row in rows:
+                    print_problems(row)
+                    yield row
+                    bar.update()
+
+
+@dataclass(frozen=True)
+class _FilesWork:
+    """What a process of Ray does: the work of the local engine on some files, with the model opened once.
+
+    Attributes:
+        job: The work.
+        folder: Where the command was started, to which names are relative.
+    """
+
+    job: Job
+    folder: str
+
+    def open(self) -> Callable[[Mapping[str, Any], Attempts], list[dict[str, Any]]]:
+        """Open the model and return the function that is called with `{"files": […]}`."""
+        os.chdir(self.folder)
+        answer, batch_size = _open(self.job)
+
+        def answers(names: list[str]) -> list[dict[str, Any]]:
+            inputs = Inputs([InputFile(name) for name in names], are_many=True)
+            return list(for_each_file(inputs, answer, batch_size, show=False))
+
+        def run(shard: Mapping[str, Any], attempts: Attempts) -> list[dict[str, Any]]:
+            if not attempts.is_careful:
+                return answers(shard["files"])
+            rows = []
+            for name in shard["files"]:
+                error = attempts.begin(name)
+                rows += answers([name]) if error is None else [{"file": name, "error": error}]
+            return rows
+
+        return run
+
+
+def _open(job: Job) -> tuple[Callable[[list[Cloud]], list[dict[str, Any]]], int]:
+    """Open what a job needs, and return the function for `for_each_file` with its batch size."""
+    settings = job.settings
+    if job.task == "convert":
+        return _Converter(**settings), 1
+    task = {"predict": "point-cloud-classification", "embed": "point-cloud-feature-extraction"}[job.task]
+    pipe = open_pipeline(task, settings["model"], job.device)
+    if job.task == "predict":
+        answer = _predictor(pipe, settings)
+    else:
+        answer = feature_answerer(pipe, settings["model"], settings["feature"], settings["up_axis"])
+    return answer, job.batch_size or usual_batch_size(pipe)
 
 
 def _predictor(pipe: Any, settings: dict[str, Any]) -> Callable[[list[Cloud]], list[dict[str, Any]]]:
@@ -101,7 +189,7 @@ def _predictor(pipe: Any, settings: dict[str, Any]) -> Callable[[list[Cloud]], l
     return lambda clouds: [one if isinstance(one, dict) else {"predictions": one} for one in run(clouds)]
 
 
-ENGINES: dict[str, type[Engine]] = {"local": LocalEngine}
+ENGINES: dict[str, type[Engine]] = {"local": LocalEngine, "ray": RayEngine}
 
 
 class _Converter:
@@ -135,6 +223,7 @@ def _check_engine(engine: str) -> str:
 EngineName = Annotated[
     str, typer.Option("--engine", callback=_check_engine, help=f"Where the work is done: {', '.join(ENGINES)}.")
 ]
+Workers = Annotated[int | None, option("Processes of --engine ray; by default one on each CPU or GPU.", min=1)]
 Retry = Annotated[bool, typer.Option("--retry", help="Try files again that failed before.")]
 TableOutput = Annotated[Path, option("Table to write: .jsonl, .csv, .json or .parquet.")]
 
@@ -152,12 +241,13 @@ def predict(
     device: Device = None,
     retry: Retry = False,
     engine: EngineName = "local",
+    workers: Workers = None,
 ) -> None:
     """Classify many files."""
     _check_table(output)
     model, files = split_model(files, model, has_default=True)
     settings = {"model": classifier_or_default(model), "top_k": top_k, "up_axis": up_axis}
-    _run(Job("predict", settings, device, batch_size), files, find_inputs(files), output, retry, engine)
+    _run(Job("predict", settings, device, batch_size, workers), files, find_inputs(files), output, retry, engine)
 
 
 @batch.command()
@@ -171,6 +261,7 @@ def embed(
     device: Device = None,
     retry: Retry = False,
     engine: EngineName = "local",
+    workers: Workers = None,
 ) -> None:
     """Extract a feature vector of many files."""
     _check_table(output)
@@ -178,7 +269,7 @@ def embed(
         raise ValueError(f"--feature is {feature!r}; expected pooled, class_token or tokens")
     model = check_model(model, "predict", "zero-shot", "segment", "features")
     settings = {"model": model, "feature": feature, "up_axis": up_axis}
-    _run(Job("embed", settings, device, batch_size), files, find_inputs(files), output, retry, engine)
+    _run(Job("embed", settings, device, batch_size, workers), files, find_inputs(files), output, retry, engine)
 
 
 @batch.command()
@@ -189,6 +280,7 @@ def convert(
     points: Annotated[int | None, option("Write this many points of the surface of meshes.", min=1)] = None,
     retry: Retry = False,
     engine: EngineName = "local",
+    workers: Workers = None,
 ) -> None:
     """Write many files in another format."""
     if output.is_file():
@@ -196,7 +288,7 @@ def convert(
     inputs = find_inputs(files)
     names = [os.path.dirname(os.path.abspath(file.name)) for file in inputs.files]
     settings = {"output": str(output), "to": to.value, "root": os.path.commonpath(names), "points": points}
-    _run(Job("convert", settings), files, inputs, output / "results.jsonl", retry, engine)
+    _run(Job("convert", settings, workers=workers), files, inputs, output / "results.jsonl", retry, engine)
 
 
 def _check_table(output: Path) -> None:
@@ -208,6 +300,8 @@ def _run(job: Job, given: Sequence[str], inputs: Inputs, output: Path, retry: bo
     """Run a job on the files that have no row yet, and write the table."""
     from hf_any3d.atomic_files import claim
 
+    if job.workers is not None and engine == "local":
+        raise ValueError(f"--workers {job.workers} with --engine local; expected it with --engine ray")
     files = {file.name: file for file in inputs.files}
     with claim(output.with_name(f".{output.name}.lock"), output):
         table = _Table(output, job.identity(given))

@@ -44,7 +44,8 @@ def demo(
         if find_spec("gradio") is None:
             raise ImportError("the demo needs gradio: pip install 'hf-any3d[demo]'")
         from hf_any3d.demo.page import ExampleShapes
-        from hf_any3d.demo.task_pages import CHAT, demo_task
+        from hf_any3d.demo.task_pages import CHAT
+        from hf_any3d.registration import task_of
 
         if model is None:
             from hf_any3d.pipelines import default_model
@@ -54,7 +55,7 @@ def demo(
         shapes = ExampleShapes(examples)
         _check_port(host, port)  # before the model is loaded
         with model_errors(model):
-            task = demo_task(model)
+            task = task_of(model)
         if task != CHAT and template is not None:
             raise ValueError(f"--template {template}: {model} is no chat model")
         print_line(f"loading {model}; the first time, its weights are downloaded …")

@@ -236,12 +236,17 @@ def for_each_file(
                 rows[number] = row | ({"warnings": notes} if notes else {})
             for number, file in enumerate(files):
                 row = {"file": file.name, **rows[number]}
-                for text in row.get("warnings", ()):
-                    print_note(f"warning: {text}")
-                if "error" in row:
-                    print_error(row["error"])
+                print_problems(row)
                 yield row
                 bar.update()
+
+
+def print_problems(row: dict[str, Any]) -> None:
+    """Print the warnings and the error of a row of `for_each_file`."""
+    for text in row.get("warnings", ()):
+        print_note(f"warning: {text}")
+    if "error" in row:
+        print_error(row["error"])
 
 
 def _answer(

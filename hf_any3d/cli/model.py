@@ -162,16 +162,27 @@ def facts_of_stored_weights(name: str) -> dict[str, Any] | None:
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub name of a point cloud classifier.")],
-    output: Annotated[Path, option("The file to write.")],
-    format: Annotated[str, typer.Option(help="onnx, or pt2 for a program of torch.export.")] = "onnx",
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Directory or hub name of a point cloud classifier or chat model.")
+    ],
+    output: Annotated[Path, option("The file to write; for a language model, the folder.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="onnx; pt2 for a program of torch.export; language-model for that of a chat model, for vLLM."
+        ),
+    ] = "onnx",
     revision: Revision = None,
 ) -> None:
-    """Write a classifier as ONNX or as a program of torch.export, adapters included.
+    """Write a classifier as ONNX or as a program of torch.export, or the language model of a chat model.
 
-    The file accepts any number of clouds with any number of points, and is compared with the model on clouds of other
-    sizes before it is kept. A JSON file next to it has the settings of the processor and the labels.
+    A classifier's file accepts any number of clouds with any number of points, and is compared with the model on
+    clouds of other sizes before it is kept. A JSON file next to it has the settings of the processor and the labels.
+    A language model is written with its LoRA merged, so that other programs open it.
     """
+    if format == "language-model":
+        _export_language_model(model, output, revision)
+        return
     model = check_model(model, "predict", revision=revision)
     quiet_libraries()
     from hf_any3d.registration import register
@@ -193,6 +204,25 @@ def export(
         f"{exported.path}: {exported.bytes / 1e6:,.1f} MB; logits differ by at most {exported.worst_difference:.1e}; "
         f"settings in {exported.settings}"
     )
+
+
+def _export_language_model(model: str, output: Path, revision: str | None) -> None:
+    model = check_model(model, "chat", revision=revision)
+    quiet_libraries()
+    from hf_any3d.registration import register
+
+    register()
+    from hf_any3d.chat.processing import MiniGPT3DProcessor
+    from hf_any3d.export import export_language_model
+    from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
+
+    with status(f"exporting the language model of {model}"):
+        with model_errors(model):
+            loaded = MiniGPT3DForConditionalGeneration.from_pretrained(model, revision=revision or "main")
+            processor = MiniGPT3DProcessor.from_pretrained(model, revision=revision or "main")
+        difference = export_language_model(loaded, output, processor.tokenizer)
+    size = sum(file.stat().st_size for file in output.iterdir())
+    print_line(f"{output}: {size / 1e6:,.1f} MB; logits differ by at most {difference:.1e}")
 
 
 def push(

@@ -1,7 +1,8 @@
 """Collate clouds of different sizes into batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,18 +38,22 @@ class PointCloudCollator:
         seed: fixes the choice of points and the augmentation.
         extra_columns: columns (num_points_i, c) appended to xyz as further channels, such as "colors" or "normals";
             integer colours are scaled to [0, 1].
+        indexer: called with the finished points, such as a `PointIndexer` of the model's config; its result is
+            `point_index` of the batch, which the model then does not compute. In the workers of a DataLoader this
+            takes sampling and the search for neighbors out of the training step.
     """
 
     num_points: int | None = None
     transform: Transform | None = None
     seed: int | None = None
     extra_columns: Sequence[str] = ()
+    indexer: Callable[[torch.Tensor], Mapping[str, Any]] | None = None
 
     def __post_init__(self):
         if self.num_points is not None and self.num_points < 1:
             raise ValueError(f"num_points is {self.num_points}; expected at least 1, or None")
 
-    def __call__(self, rows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[Mapping]) -> dict[str, Any]:
         """Collate one batch.
 
         Raises:
@@ -72,8 +77,12 @@ class PointCloudCollator:
         num_points = self.num_points or len(clouds[0])
         points = np.stack([self._sample(cloud, num_points) for cloud in clouds])  # (batch, num_points, channels)
         labels = _labels(rows)
-        batch = {"points": torch.from_numpy(points)}
-        return batch if labels is None else {**batch, "labels": labels}
+        batch: dict[str, Any] = {"points": torch.from_numpy(points)}
+        if labels is not None:
+            batch["labels"] = labels
+        if self.indexer is not None:
+            batch["point_index"] = self.indexer(batch["points"])
+        return batch
 
     def _cloud(self, row: Mapping, i: int) -> np.ndarray:
         try:

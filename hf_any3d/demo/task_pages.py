@@ -1,6 +1,6 @@
 """The demo of models that answer at once: classes, scores of words, parts, reconstructions, similar shapes.
 
-`demo_task` says which page a model gets; `TaskPage` is that of all tasks but chat, whose page is `DemoPage`.
+`registration.task_of` returns the task of a model; `TaskPage` is the page of all tasks but chat, which has `DemoPage`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from transformers import AutoConfig
 
 from hf_any3d.data.files import PointCloudData, read_point_cloud, supported_file_types
 from hf_any3d.demo.conversation import error_message
@@ -30,7 +29,6 @@ from hf_any3d.demo.page import (
     view_frame,
 )
 from hf_any3d.demo.uploads import AT_ONCE, read_upload
-from hf_any3d.registration import MODELS, PIPELINES
 from hf_any3d.visualization.show import view_of_cloud
 from hf_any3d.visualization.web_page import CloudView, hex_color, label_colors, viewer_page
 
@@ -51,30 +49,6 @@ _TITLES = {
     "point-cloud-reconstruction": ("What does the autoencoder keep?", "Reconstruction"),
     FEATURES: ("Which shapes are similar?", "Most similar examples, by the cosine of their features"),
 }
-
-
-def demo_task(model: str, revision: str | None = None) -> str:
-    """Return the task of the pipeline that the demo of a model uses.
-
-    Args:
-        model: Directory or hub name.
-        revision: Branch, tag or commit on the hub.
-
-    Returns:
-        A task of `hf_any3d.registration.PIPELINES`; feature extraction for models without a head.
-
-    Raises:
-        ValueError: It is not a model of this package.
-    """
-    config = AutoConfig.from_pretrained(model, revision=revision)
-    if type(config) not in MODELS:
-        known = ", ".join(sorted(kind.model_type for kind in MODELS))
-        raise ValueError(f"{model}: model_type {config.model_type!r} is not of this package; expected {known}")
-    saved = (config.architectures or [""])[0]
-    for auto, models in MODELS[type(config)][1].items():
-        if saved in {kind.__name__ for kind in models}:
-            return next((task for task, (_, own) in PIPELINES.items() if own is auto), FEATURES)
-    return FEATURES
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -168,6 +169,7 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version for name, version in installed.items() if version}}
 
 
+@functools.cache  # a search of the installed packages, for every card
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

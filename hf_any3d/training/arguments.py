@@ -155,6 +155,11 @@ class PointTrainingArguments(TrainingArguments):
         help="JSON object with settings of EpochCosine (warmup_epochs, warmup_lr, min_lr, repeat_first, "
         "epochs): one rate per epoch instead of lr_scheduler_type. epochs is num_train_epochs by default.",
     )
+    index_in_workers: bool = argument(
+        False,
+        help="Sample centers and search neighbors where batches are made, in the workers of "
+        "--dataloader_num_workers, instead of in the model (classifiers of Any2Point).",
+    )
     weight_decay_on: str = argument(
         "trainer",
         help="Parameters with weight decay: trainer (no biases, norms, vectors and class tokens) or matrices "

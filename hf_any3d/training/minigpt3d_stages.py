@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch.utils.data import ConcatDataset, DataLoader
-from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
+from transformers import AutoFeatureExtractor, AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
 from transformers.trainer_utils import seed_worker
 
 from hf_any3d.chat.processing import RELEASED_POINTS, MiniGPT3DProcessor
@@ -100,7 +100,9 @@ class ConversationArguments:
     )
     data_dir: str | None = argument(None, help="Directory with the files of the dataset.")
     dataset_options: dict | str | None = argument(
-        None, help="JSON object with further options of the dataset, such as verify."
+        None,
+        help="JSON object with further options of the dataset, such as verify; streaming leaves the clouds in their "
+        "files, of which each process reads those of its own batches.",
     )
     conversations: list[str] | None = argument(
         None,
@@ -115,9 +117,12 @@ class ConversationArguments:
     sampling: str = argument("random", help="How these points are sampled: random, farthest or first.")
 
     def __post_init__(self):
-        self.dataset_options = json_mapping(self.dataset_options, "dataset_options")
-        if self.dataset_options.get("streaming"):
-            raise ValueError("--dataset_options has streaming; expected rows that can be read in any order")
+        options = json_mapping(self.dataset_options, "dataset_options")
+        if options.pop("streaming", False):
+            # Batches are drawn at random from all rows, so that a resumed run gets the same ones: a stream has no
+            # such order, but the clouds can stay in their files too.
+            options["copy_clouds"] = False
+        self.dataset_options = options
 
     def choose(self, stage: int) -> None:
         """Set the published values of a stage where none are given.
@@ -301,7 +306,7 @@ def _point_processor(encoder: str, revision: str | None, config: PreTrainedConfi
     if config.model_type == ActConfig.model_type:
         return PointCloudProcessor(**RELEASED_POINTS)
     try:
-        processor = PointCloudProcessor.from_pretrained(encoder, revision=revision or "main")
+        processor = AutoFeatureExtractor.from_pretrained(encoder, revision=revision or "main")
     except OSError as error:
         raise ValueError(
             f"{encoder}: has no preprocessor_config.json; expected one, as axes, colors and scale differ between "

@@ -270,7 +270,8 @@ def encoder_feedforward_pattern(model: nn.Module) -> str:
 
     IA3 scales the inputs of these layers, and the outputs of others (arXiv 2205.05638, Sec. 3.3).
     """
-    width = layer_stack(model).hidden_size
+    stack = layer_stack(model)
+    width = stack.stage_of(stack.layers[0]).width
 
     def projects_back(module: nn.Module) -> bool:
         return isinstance(module, nn.Linear) and module.out_features == width < module.in_features

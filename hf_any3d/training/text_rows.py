@@ -93,7 +93,9 @@ class ConversationRows(torch.utils.data.Dataset):
     """Rows `{"messages": […], "cloud": {"points": (points, 3), …}}` of datasets such as `objaverse_captions`.
 
     Args:
-        dataset: Rows with `points`, `colors` where the processor needs them, and `conversations`.
+        dataset: Rows with `points`, `colors` where the processor needs them, and `conversations`; or rows whose
+            transform adds the clouds, as `load_point_dataset("objaverse_captions", copy_clouds=False)` gives them:
+            then each process reads only the files of its own batches.
         processor: Processor, which defines the columns that are needed.
 
     Raises:
@@ -102,10 +104,13 @@ class ConversationRows(torch.utils.data.Dataset):
 
     def __init__(self, dataset: Dataset, processor: MiniGPT3DProcessor):
         clouds = ["points", *(ATTRIBUTES[name] for name in processor.feature_extractor.features[1:])]
-        names = dataset.column_names
+        self._whole = dataset if dataset.format["type"] == "custom" else None
+        names = list(dataset[0]) if self._whole is not None else dataset.column_names
         if missing := [name for name in ("points", _TURNS) if name not in names]:
             raise ValueError(f"the dataset has no column {missing[0]!r}; it has {', '.join(names)}")
-        self._clouds = ArrowRows(dataset.select_columns([name for name in clouds if name in names]))
+        self._columns = [name for name in clouds if name in names]
+        if self._whole is None:
+            self._clouds = ArrowRows(dataset.select_columns(self._columns))
         self._turns = dataset.select_columns([_TURNS]).with_format(None)
 
     def __len__(self) -> int:
@@ -116,6 +121,12 @@ class ConversationRows(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return the rows of a batch; called by DataLoader."""
+        if self._whole is not None:
+            rows = self._whole.__getitems__(list(indices))
+            return [
+                {"messages": training_messages(row[_TURNS]), "cloud": {name: row[name] for name in self._columns}}
+                for row in rows
+            ]
         turns = self._turns.__getitems__(list(indices))
         return [
             {"messages": training_messages(turn[_TURNS]), "cloud": cloud}

@@ -1,23 +1,29 @@
 """The trainer of all programs: stock Trainer plus optimiser settings of released programs and complete checkpoints."""
 
+import inspect
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any, TypeGuard, cast
 
 import torch
+from accelerate.utils import send_to_device
 from huggingface_hub import ModelCard
+from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
+from hf_any3d.data import PointCloudCollator
 from hf_any3d.model_card.run_report import RunReport
+from hf_any3d.modeling.any2point import PointIndexer
 from hf_any3d.modeling.any2point.guided_adapter import CellNorm
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.layers.heads import ClassToken
@@ -63,7 +69,7 @@ def refresh_norm_statistics(trainer: Trainer) -> int:
     try:
         with _averaging_over_batches(norms) as measured:
             for batch in batches:
-                model(**{name: values.to(trainer.args.device) for name, values in batch.items()})
+                model(**send_to_device(batch, trainer.args.device))
     finally:
         model.train(was_training)
     return len(measured)
@@ -160,6 +166,11 @@ class PointTrainer(Trainer):
     """Report to write as metrics.json after the model, which marks it as complete."""
     build_model_card: Callable[[], ModelCard] | None = None
     """Builds the card instead of `write_trainer_card`, when it is written."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if getattr(self.args, "index_in_workers", False):
+            self.data_collator = _indexing(self.data_collator, self.model)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train, if requested from a complete checkpoint; see Trainer."""
@@ -344,3 +355,17 @@ def _describing_failures(folder: Path) -> Iterator[None]:
             f"{folder}: could not be saved ({reason}); with enough disk space, the run can be resumed from its last "
             "complete checkpoint"
         ) from error
+
+
+def _indexing(collator: Any, model: nn.Module) -> PointCloudCollator:
+    """Return the collator with the indexer of the model.
+
+    Raises:
+        ValueError: If the model takes no `point_index`, or the collator cannot add it.
+    """
+    core = model.get_base_model() if isinstance(model, PeftModel) else model
+    if "point_index" not in inspect.signature(core.forward).parameters:
+        raise ValueError(f"--index_in_workers: {type(core).__name__} takes no point_index; leave it out")
+    if not isinstance(collator, PointCloudCollator):
+        raise ValueError(f"--index_in_workers with {type(collator).__name__}; expected a PointCloudCollator")
+    return replace(collator, indexer=PointIndexer(cast(Any, core).config))

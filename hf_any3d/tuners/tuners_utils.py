@@ -182,8 +182,8 @@ class EncoderTuner(BaseTuner):
         """Wrap a frozen module in the method's layer."""
         return self.tuner_layer_cls(target)
 
-    def adapter_settings(self, adapter_name: str, peft_config: PeftConfig) -> dict[str, Any]:
-        """Return further arguments of `update_layer`."""
+    def adapter_settings(self, adapter_name: str, peft_config: PeftConfig, target: nn.Module) -> dict[str, Any]:
+        """Return further arguments of `update_layer` for a module, which may be wrapped already."""
         return {}
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -235,7 +235,7 @@ class EncoderTuner(BaseTuner):
         current_key: str,
         **kwargs: Any,
     ) -> None:
-        settings = self.adapter_settings(adapter_name, peft_config)
+        settings = self.adapter_settings(adapter_name, peft_config, target)
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, peft_config, **settings)
             return

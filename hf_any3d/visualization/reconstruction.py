@@ -100,7 +100,7 @@ def reconstruct_masked(
     try:
         model.eval()
         output = model(points, mask=mask, return_loss=False)
-        patches = model.act.cut(points)
+        patches = model._teacher_patches(points, model.cut(points))
         features = model.teacher_features(patches)  # (batch, groups, target width)
     finally:
         model.train(was_training)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel, initialization as init
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization as init
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.act.codebook import gumbel_noise
@@ -72,8 +72,15 @@ from hf_any3d.modeling.point_transformer import (
 )
 from hf_any3d.modeling.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
 
-# Sizes that the config has in common with a student of another kind.
-_SIZES_OF_STUDENT = ("in_channels", "num_groups", "hidden_size", "num_hidden_layers", "num_attention_heads")
+
+def _sizes_of(student: PreTrainedConfig) -> dict[str, int]:
+    """Return the sizes that the config has in common with a student of another kind."""
+    names = ("in_channels", "num_groups", "hidden_size", "num_hidden_layers", "num_attention_heads")
+    sizes = {name: getattr(student, name) for name in names if hasattr(student, name)}
+    if isinstance(sizes.get("num_attention_heads"), (list, tuple)):  # of each stage
+        heads = student.decoder_num_attention_heads[:1] if student.use_decoder else sizes["num_attention_heads"]
+        sizes["num_attention_heads"] = heads[-1]
+    return sizes
 
 
 @dataclass
@@ -481,7 +488,7 @@ class ActForPreTrainingOutput(ModelOutput):
         mask: `(batch, groups)`, True where hidden.
         centers: `(batch, groups, 3)`, positions of the patches in the units of the input.
         hidden_states: On request, the input of the student's first block and the output of each block, `(batch, 1 +
-            visible, hidden)`, before any norm.
+            visible, hidden)`, before any norm; of an encoder of voxels `(voxels, channels)`.
         attentions: On request, the attention weights of the student's blocks.
     """
 
@@ -533,6 +540,7 @@ class ActForPreTraining(ActPreTrainedModel):
                 )
         width, feature_width = config.hidden_size, config.feature_head_width
         self.act = ActModel(config) if config.student_config is None else self._check_student(student)
+        self._reads_voxels = getattr(config.student_config, "flat_tokens", False)
         self.autoencoder = ActAutoencoder(teacher) if autoencoder is None else autoencoder
         self.config.autoencoder_config = self.autoencoder.config
         if self.autoencoder.encoder is not None and self.autoencoder.encoder.config._attn_implementation is None:
@@ -554,28 +562,35 @@ class ActForPreTraining(ActPreTrainedModel):
         self.post_init()
         self._freeze_teacher()
 
-    def _check_student(self, student: PreTrainedModel | None) -> AlignedEncoder:
+    def _check_student(self, student: PreTrainedModel | None) -> PreTrainedModel:
         """Return the student of another kind, built from the config if it is None."""
         config = self.config
         assert config.student_config is not None and config.autoencoder_config is not None
         if student is None:
             student = AutoModel.from_config(config.student_config)
-        if not isinstance(student, AlignedEncoder):
+        reads_voxels = getattr(student.config, "flat_tokens", False)
+        if not reads_voxels and not isinstance(student, AlignedEncoder):
             raise ValueError(
                 f"student_config is of the type {config.student_config.model_type!r}; expected an encoder of patches "
-                "that is aligned with texts, such as openshape or uni3d"
+                "that is aligned with texts, such as openshape or uni3d, or of voxels, point_transformer_v3"
             )
         # Nesting a config in another one resets the attention implementation that its model was built with.
         attention = student.config._attn_implementation or config._attn_implementation
         self.config.student_config = student.config
         student.config._attn_implementation = attention
-        for name in _SIZES_OF_STUDENT:
-            if (ours := getattr(config, name)) != (theirs := getattr(student.config, name)):
+        for name, theirs in _sizes_of(student.config).items():
+            if (ours := getattr(config, name)) != theirs:
                 raise ValueError(f"{name}={ours}; expected {theirs}, as in student_config")
         if (channels := config.autoencoder_config.in_channels) > config.in_channels:
             raise ValueError(f"in_channels={config.in_channels}; expected at least {channels}, as in the autoencoder")
         if not config.encode_visible_only:
             raise ValueError("encode_visible_only=False with student_config; expected True")
+        if reads_voxels and (config.class_token_loss or config.feature_head_width is not None):
+            name = "class_token_loss" if config.class_token_loss else "feature_head_width"
+            raise ValueError(
+                f"{name}={getattr(config, name)}; expected the default, as {student.config.model_type} has no class "
+                "token"
+            )
         return student
 
     @classmethod
@@ -589,8 +604,9 @@ class ActForPreTraining(ActPreTrainedModel):
 
         Args:
             autoencoder: Directory or hub name of an `ActAutoencoder`, or the model itself.
-            student: Directory or hub name of an encoder that is aligned with texts, from which training starts, or
-                the model itself; it gets as many patches as the autoencoder has. None for an untrained `ActModel`.
+            student: Directory or hub name of an encoder that is aligned with texts, or of voxels, from which training
+                starts, or the model itself; it gets as many patches as the autoencoder has. None for an untrained
+                `ActModel`.
             **config: Any field of `ActConfig`; patches are by default those of the autoencoder.
         """
         if not isinstance(autoencoder, ActAutoencoder):
@@ -599,12 +615,12 @@ class ActForPreTraining(ActPreTrainedModel):
         if student is not None:
             if not isinstance(student, PreTrainedModel):
                 settings = AutoConfig.from_pretrained(student)
-                settings.num_groups = teacher.num_groups
+                if hasattr(settings, "num_groups"):
+                    settings.num_groups = teacher.num_groups
                 student = AutoModel.from_pretrained(student, config=settings)
-            sizes = {
-                name: getattr(student.config, name) for name in _SIZES_OF_STUDENT if hasattr(student.config, name)
-            }
-            config = {"student_config": student.config, **sizes, **config}
+            if getattr(student.config, "flat_tokens", False):  # patches only say what is hidden
+                config = {"num_groups": teacher.num_groups, "group_size": teacher.group_size, **config}
+            config = {"student_config": student.config, **_sizes_of(student.config), **config}
             return cls(ActConfig(autoencoder_config=teacher, **config), autoencoder, student).eval()
         patch_fields = ("num_groups", "group_size", "in_channels", "sampling_min_squared_norm")
         settings = {name: getattr(teacher, name) for name in patch_fields} | config
@@ -635,7 +651,7 @@ class ActForPreTraining(ActPreTrainedModel):
             TypeError: For an unknown keyword.
             ValueError: If the points have the wrong shape, or the mask hides all patches or unequal numbers.
         """
-        patches = self.act.cut(points)
+        patches = self.cut(points)
         num_masked = None
         if mask is None:
             num_masked = int(self.config.mask_ratio * patches.centers.shape[1])
@@ -644,7 +660,11 @@ class ActForPreTraining(ActPreTrainedModel):
         if not visible.shape[1]:
             raise ValueError(f"mask: hides all {mask.shape[1]} patches; expected some that the student sees")
         targets = self.teacher_features(self._teacher_patches(points, patches), noise)  # (batch, groups, target width)
-        encoded = self._encode(patches, visible, output_hidden_states, output_attentions)
+        requested = (output_hidden_states, output_attentions)
+        if self._reads_voxels:
+            encoded = self._encode_voxels(points, patches.select(visible), *requested)
+        else:
+            encoded = self._encode(patches, visible, *requested)
         predictions, class_token_predictions = self._predict(encoded, patches, visible, hidden)
         if hidden.shape[1]:
             targets = gather_points(targets, hidden)
@@ -665,6 +685,16 @@ class ActForPreTraining(ActPreTrainedModel):
             encoded.hidden_states,
             encoded.attentions,
         )
+
+    def cut(self, points: torch.Tensor) -> Patches:
+        """Group clouds `(batch, points, in_channels)` into the patches that are hidden from the student, or not.
+
+        Raises:
+            ValueError: As `ActModel.cut`.
+        """
+        if self._reads_voxels:
+            return cut_patches(points, self.config, self.decoder_norm.weight.dtype)
+        return self.act.cut(points)
 
     def teacher_features(self, patches: Patches, noise: torch.Tensor | None = None) -> torch.Tensor:
         """Compute the frozen autoencoder's features of all patches.
@@ -737,6 +767,26 @@ class ActForPreTraining(ActPreTrainedModel):
         else:
             tokens = gather_points(self.act.patch_encoder(patches.neighborhoods), visible)
         return self.act.encode(tokens, gather_points(patches.centers, visible), shallow, *requested)
+
+    def _encode_voxels(self, points: torch.Tensor, patches: Patches, *requested: bool | None) -> Encoded:
+        """Run an encoder of voxels on the points of visible patches; a patch gets the mean of its points' features.
+
+        Points of no visible patch are taken away before they are sampled on the grid.
+        """
+        hidden, attentions = requested
+        assert patches.neighbor_index is not None
+        index = patches.neighbor_index.flatten(1)  # (batch, visible * neighbors)
+        is_seen = torch.zeros(points.shape[:2], dtype=torch.bool, device=points.device).scatter_(1, index, True)
+        output = self.act(
+            points,
+            point_mask=is_seen,
+            output_point_features=1,  # of the last stage
+            output_hidden_states=hidden,
+            output_attentions=attentions,
+            return_dict=True,
+        )
+        features = gather_points(output.point_features, index).unflatten(1, patches.neighbor_index.shape[1:])
+        return Encoded(features.mean(dim=2), hidden_states=output.hidden_states, attentions=output.attentions)
 
     def _predict(
         self, student: Encoded | AlignedEncoderOutput, patches: Patches, visible: torch.Tensor, hidden: torch.Tensor

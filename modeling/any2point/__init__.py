@@ -10,6 +10,7 @@ from hf_any3d.modeling.any2point.modeling_any2point import (
     Any2PointOutput,
     Any2PointPreTrainedModel,
 )
+from hf_any3d.modeling.any2point.point_index import PointIndexer
 from hf_any3d.modeling.zero_shot import ZeroShotOutput as Any2PointZeroShotOutput
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "Any2PointOutput",
     "Any2PointPreTrainedModel",
     "Any2PointZeroShotOutput",
+    "PointIndexer",
 ]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_any3d.modeling import kernels
-from hf_any3d.modeling.kernels.cells import Membership, mean_in_cells
+from hf_any3d.modeling.kernels.cells import FlatCells, Membership, mean_in_cells
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
-from hf_any3d.modeling.point_ops import scatter_max
+from hf_any3d.modeling.point_ops import scatter_max, scatter_mean
 from hf_any3d.modeling.point_ops.geometry import Geometry
 
 
@@ -90,7 +90,7 @@ class CellNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(views, hidden_size))
         self.register_buffer("running_var", torch.ones(views, hidden_size))
 
-    def forward(self, rows: Tensor, members: Membership, gelu: bool = False) -> Tensor:
+    def forward(self, rows: Tensor, members: Membership | FlatCells, gelu: bool = False) -> Tensor:
         """Normalise `(batch, views, rows, hidden)`, with GELU if requested; rows of empty cells are undefined."""
         own = self.weight.dtype
         if not self.training:
@@ -142,6 +142,27 @@ class CellAttention(nn.Module):
 
     def forward(self, tokens: Tensor, members: Membership) -> Tensor:
         """Attend to the tokens of the same cell: `(batch, tokens, hidden)` to `(batch, views, tokens, width)`."""
+        qkv = self._project(tokens).transpose(1, 2)  # (batch, views, tokens, 3 * width)
+        return kernels.cell_attention(qkv, members, self.heads, self._scale, self._dropped)
+
+    def attend_flat(self, tokens: Tensor, cells: FlatCells) -> Tensor:
+        """Do the same for the tokens of all clouds in one list: `(tokens, hidden)` to `(views, tokens, width)`."""
+        qkv = self._project(tokens)  # (tokens, views, 3 * width)
+        views = zip(qkv.unbind(dim=1), cells.pairs, strict=True)
+        # One view at a time: the rows of all pairs are gathered.
+        attended = [kernels.pair_attention(own, pairs, self.heads, self._scale, self._dropped) for own, pairs in views]
+        return torch.stack(attended)
+
+    @property
+    def _scale(self) -> float:
+        return (self.qkv_weight.shape[1] // 3) ** -0.5  # the width of all heads, as in the paper
+
+    @property
+    def _dropped(self) -> float:
+        return self.dropout if self.training else 0.0
+
+    def _project(self, tokens: Tensor) -> Tensor:
+        """Return queries, keys and values of each view, `(..., views, 3 * width)`."""
         views, triple, hidden_size = self.qkv_weight.shape
         # The norms of all views share their statistics; gains and shifts are folded into one projection.
         normed = nn.functional.layer_norm(tokens, (hidden_size,), eps=1e-5)
@@ -149,9 +170,7 @@ class CellAttention(nn.Module):
         # A sum is faster than such a small product.
         bias = (self.qkv_weight * self.norm_bias.unsqueeze(1)).sum(dim=-1) + self.qkv_bias
         qkv = nn.functional.linear(normed, weight.flatten(0, 1), bias.flatten())
-        qkv = qkv.unflatten(-1, (views, triple)).transpose(1, 2)  # (batch, views, tokens, 3 * width)
-        scale = (triple // 3) ** -0.5  # the width of all heads, as in the paper
-        return kernels.cell_attention(qkv, members, self.heads, scale, self.dropout if self.training else 0.0)
+        return qkv.unflatten(-1, (views, triple))
 
 
 def guided_aggregation(
@@ -184,6 +203,57 @@ def guided_aggregation(
     voxel_rows = voxel_norm(voxel_rows, voxels, gelu=True).squeeze(1)  # (batch, voxels, hidden)
     added = kernels.view_ensemble(view_rows, voxel_rows, members, voxels, guidance.scale, geometry.special_tokens)
     return (hidden_states + added).to(hidden_states.dtype)
+
+
+def guided_aggregation_flat(
+    hidden_states: Tensor,
+    attention: CellAttention,
+    view_norm: CellNorm,
+    voxel_norm: CellNorm,
+    members: FlatCells,
+    voxels: FlatCells,
+    guidance: Guidance,
+) -> Tensor:
+    """Do the same as `guided_aggregation` for the tokens of all clouds in one list, without matrices of all pairs.
+
+    Args:
+        hidden_states: `(tokens, hidden)`.
+        attention: Attention within cells.
+        view_norm: Batch norm of the cells' features, for each view.
+        voxel_norm: Batch norm of the voxels' features.
+        members: Cells of the tokens in each view.
+        voxels: Voxels of the tokens; one view.
+        guidance: Pooling and scale.
+
+    Returns:
+        `(tokens, hidden)` in the dtype of `hidden_states`.
+    """
+    tokens = hidden_states.to(view_norm.weight.dtype)
+    rows = members.counts.shape[1]
+    every = tokens.expand(len(members.row), -1, -1)  # (views, tokens, hidden)
+    gathered = attention.attend_flat(tokens, members)  # (views, tokens, width)
+    out_weight, out_bias = attention.out_weight.transpose(1, 2), attention.out_bias.unsqueeze(1)
+    if guidance.pooling == "max_mean":
+        view_rows = _max_mean(every + gathered @ out_weight + out_bias, members)
+    else:  # mean and linear layer commute, as in `pool_views`
+        view_rows = scatter_mean(every, members.row, rows)
+        view_rows = view_rows + scatter_mean(gathered, members.row, rows) @ out_weight + out_bias
+    voxel_rows = _max_mean(tokens[None], voxels)
+    view_rows = view_norm(view_rows[None], members, gelu=True)[0]  # (views, rows, hidden)
+    voxel_rows = voxel_norm(voxel_rows[None], voxels, gelu=True)[0, 0]  # (voxels, hidden)
+
+    first = torch.arange(len(members.row), device=tokens.device)[:, None] * rows
+    seen = view_rows.flatten(0, 1)[members.row + first]  # (views, tokens, hidden)
+    own = voxel_rows[voxels.row[0]]  # (tokens, hidden)
+    agreement = (1 + nn.functional.cosine_similarity(seen, own[None], dim=-1)) / 2  # (views, tokens)
+    weights = agreement / agreement.sum(dim=0) * guidance.scale
+    return (hidden_states + (weights.unsqueeze(-1) * seen).sum(dim=0)).to(hidden_states.dtype)
+
+
+def _max_mean(values: Tensor, cells: FlatCells) -> Tensor:
+    """Return maximum plus mean over the tokens of each cell: `(views, tokens, hidden)` to `(views, rows, hidden)`."""
+    rows = cells.counts.shape[1]
+    return scatter_max(values, cells.row, rows) + scatter_mean(values, cells.row, rows)
 
 
 def pool_views(tokens: Tensor, attention: CellAttention, members: Membership, pooling: str) -> Tensor:

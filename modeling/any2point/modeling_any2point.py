@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, initialization as init
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
@@ -57,6 +58,7 @@ from hf_any3d.modeling.layers.tasks import (
     PointCloudClassificationMixin,
     SemanticSegmentationMixin,
     check_category_parts,
+    classifier_output,
     refuse_problem_type,
 )
 from hf_any3d.modeling.point_ops import in_full_precision, three_nearest_interpolate
@@ -213,6 +215,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         output_levels: bool = False,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        point_index: Mapping[str, Any] | None = None,
     ) -> Any2PointOutput:
         """Compute token features of point clouds.
 
@@ -221,12 +224,14 @@ class Any2PointModel(Any2PointPreTrainedModel):
             output_levels: Whether to return the features of the tokenizer's stages.
             output_hidden_states: Whether to return the hidden states of the layers; None for the config's choice.
             output_attentions: The same for attention weights, which only eager attention returns.
+            point_index: Centers and neighbors of the points, as `PointIndexer` computes them in a collator; None to
+                compute them here.
 
         Raises:
             TypeError: For an unknown keyword.
             ValueError: If there is no cloud, a cloud has another shape or too few points, or a number in it is NaN,
-                infinite or too large; if attention weights are requested without eager attention, or of an encoder
-                whose layers do not return them.
+                infinite or too large; if `point_index` belongs to other points; if attention weights are requested
+                without eager attention, or of an encoder whose layers do not return them.
         """
         config = self.config
         return_hidden, return_attentions = requested_outputs(
@@ -236,7 +241,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self.warn_about_batch_dependence()
         points = in_full_precision(points, next(self.point_tokenizer.parameters()).dtype)
         # A custom tokenizer may have no levels.
-        tokens = self.point_tokenizer(points, **({"with_levels": True} if output_levels else {}))
+        wanted: dict[str, Any] = {"with_levels": True} if output_levels else {}
+        if point_index is not None:
+            wanted["point_index"] = point_index
+        tokens = self.point_tokenizer(points, **wanted)
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
         projection = project(centers, self.family.positions_of(self.encoder), config)
         geometry = Geometry(
@@ -353,6 +361,41 @@ class Any2PointForPointCloudClassification(PointCloudClassificationMixin, _Any2P
             features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
         )
         self.post_init()
+
+    @honours_contract
+    def forward(
+        self,
+        points: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        point_index: Mapping[str, Any] | None = None,
+    ) -> SequenceClassifierOutput:
+        """Classify point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            labels: As `classification_loss` takes them; with them `loss` is returned.
+            output_hidden_states: Whether to return the base model's hidden states; None for the config's choice.
+            output_attentions: The same for its attention weights, which only eager attention returns.
+            point_index: As in `Any2PointModel.forward`.
+
+        Returns:
+            `logits (batch, labels)`.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If labels and `config.problem_type` do not match; if `point_index` belongs to other points; if
+                attention weights are requested without eager attention.
+        """
+        output = self.any2point(
+            points,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            point_index=point_index,
+            return_dict=True,
+        )
+        return classifier_output(self.classifier(output.pooler_output), labels, self.config, output)
 
 
 class PointPropagation(nn.Module):

@@ -1,14 +1,17 @@
 """Tokenizers of point clouds: Point-PN's stages (the paper's), and a mini-PointNet in one step."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
+from hf_any3d.modeling.any2point.point_index import check_point_index, nearest, sample_centers
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
-from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, group, knn, scatter_mean
+from hf_any3d.modeling.point_ops import gather_points, group, scatter_mean
 from hf_any3d.modeling.point_ops.grouping import check_channels, flatten_index
 from hf_any3d.modeling.point_transformer import PatchEncoder
 
@@ -63,22 +66,31 @@ class Tokenizer(nn.Module):
         # zero as of words or patches. A norm over tokens removes that mean, a norm over channels would not.
         self.token_norm = None if config.token_scale is None else nn.BatchNorm1d(hidden_size)
 
-    def tokenize(self, points: torch.Tensor, with_levels: bool) -> PointTokens:
+    def tokenize(
+        self, points: torch.Tensor, with_levels: bool, point_index: Mapping[str, Any] | None = None
+    ) -> PointTokens:
         """Tokenize checked points `(batch, points, in_channels)`; `with_levels` requests `levels`."""
         raise NotImplementedError(f"{type(self).__name__} does not implement tokenize")
 
-    def forward(self, points: torch.Tensor, with_levels: bool = False) -> PointTokens:
+    def forward(
+        self, points: torch.Tensor, with_levels: bool = False, point_index: Mapping[str, Any] | None = None
+    ) -> PointTokens:
         """Check points `(batch, points, in_channels)` and tokenize them.
 
         Args:
             points: xyz first.
             with_levels: Whether to return `levels`.
+            point_index: Centers and neighbors of the points, as `PointIndexer` computes them; None to compute them.
 
         Raises:
-            ValueError: If the shape is another or a cloud has fewer than `config.min_points` points.
+            ValueError: If the shape is another, a cloud has fewer than `config.min_points` points, or `point_index`
+                belongs to other points.
         """
         check_points(points, self.config)
-        result = self.tokenize(points, with_levels)
+        given = {} if point_index is None else {"point_index": point_index}
+        if point_index is not None:
+            check_point_index(point_index, points[..., :3], self.config)
+        result = self.tokenize(points, with_levels, **given)
         if self.token_norm is not None:
             result.tokens = self.token_norm(result.tokens.flatten(0, 1)).view_as(result.tokens)
         return result
@@ -109,25 +121,26 @@ class PointTokenizer(Tokenizer):
         self.level_widths = tuple(width >> (stages - stage) for stage in range(stages))
         self.project = nn.Identity() if width == hidden_size else nn.Linear(width, hidden_size)
 
-    def tokenize(self, points: torch.Tensor, with_levels: bool) -> PointTokens:
+    def tokenize(
+        self, points: torch.Tensor, with_levels: bool, point_index: Mapping[str, Any] | None = None
+    ) -> PointTokens:
         """Tokenize `(batch, points, in_channels)`; see the class."""
         config = self.config
         xyz = points[..., :3].contiguous()
-        count = config.num_tokens << (config.num_stages - 1)
-        # Sampling is greedy, so the centres of a later stage are the first half of those of the stage before.
-        index = farthest_point_sample(
-            xyz, count, min_squared_norm=config.sampling_min_squared_norm, tie_rule=config.sampling_tie_rule
-        )
+        index = sample_centers(xyz, config) if point_index is None else point_index["centers"].long()
+        count = index.shape[1]
         rows = self.embed(points.to(self.embed.weight.dtype).flatten(0, 1))
         features = self.embed_norm(rows).relu_().view(*points.shape[:2], -1)  # (batch, points, width / 8)
         levels: list[PointLevel] = []
         centers_index = index
-        for stage in self.stages:
+        for number, stage in enumerate(self.stages):
             centers = gather_points(xyz, centers_index)  # (batch, centers, 3)
             if with_levels:
                 levels.append(PointLevel(features, xyz if levels else None))
-            features = stage(xyz, features, centers, centers_index)
+            neighbors = None if point_index is None else point_index["neighbors"][number]
+            features = stage(xyz, features, centers, centers_index, neighbors)
             xyz = centers
+            # Sampling is greedy, so the centers of a later stage are the first half of those of the stage before.
             count //= 2
             centers_index = torch.arange(count, device=xyz.device).expand(xyz.shape[0], -1)
         tokens = self.project(features)  # (batch, tokens, hidden)
@@ -144,13 +157,18 @@ class TokenizerStage(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(width, bottleneck or width // 2) for _ in range(blocks))
 
     def forward(
-        self, xyz: torch.Tensor, features: torch.Tensor, centers: torch.Tensor, centers_index: torch.Tensor
+        self,
+        xyz: torch.Tensor,
+        features: torch.Tensor,
+        centers: torch.Tensor,
+        centers_index: torch.Tensor,
+        neighbors: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Map the features `(batch, points, width / 2)` of a stage to `(batch, centers, width)` of the next."""
         config = self.config
-        # Not min(…), which an exporter would keep as an unknown size.
-        k = config.tokenizer_neighbors if xyz.shape[1] >= config.tokenizer_neighbors else xyz.shape[1]
-        neighbors = knn(centers, xyz, k)  # (batch, centers, k)
+        if neighbors is None:
+            neighbors = nearest(centers, xyz, config)  # (batch, centers, k)
+        k = neighbors.shape[2]
         offsets = group(xyz, neighbors) - centers.unsqueeze(2)  # (batch, centers, k, 3)
         offsets = normalize_offsets(offsets, config.offset_normalization, config.offset_eps)
         points = xyz.shape[1]
@@ -198,18 +216,16 @@ class PatchTokenizer(Tokenizer):
         self.local = PatchEncoder(config.in_channels, hidden_size, (width // 2, width, width), bias=False)
         self.place = nn.Sequential(nn.Linear(3, width), nn.GELU(), nn.Linear(width, hidden_size))
 
-    def tokenize(self, points: torch.Tensor, with_levels: bool) -> PointTokens:
+    def tokenize(
+        self, points: torch.Tensor, with_levels: bool, point_index: Mapping[str, Any] | None = None
+    ) -> PointTokens:
         """Tokenize `(batch, points, in_channels)`; see the class."""
         config = self.config
         xyz = points[..., :3].contiguous()
-        index = farthest_point_sample(
-            xyz,
-            config.num_tokens,
-            min_squared_norm=config.sampling_min_squared_norm,
-            tie_rule=config.sampling_tie_rule,
-        )
+        index = sample_centers(xyz, config) if point_index is None else point_index["centers"].long()
         centers = gather_points(xyz, index)  # (batch, tokens, 3)
-        near = knn(centers, xyz, config.tokenizer_neighbors)  # (batch, tokens, k)
+        # (batch, tokens, k)
+        near = nearest(centers, xyz, config) if point_index is None else point_index["neighbors"][0]
         neighbors = group(points, near)  # (batch, tokens, k, channels)
         offsets = neighbors[..., :3] - centers.unsqueeze(2)
         patches = torch.cat([offsets, neighbors[..., 3:]], dim=-1)

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -35,6 +35,22 @@ from hf_any3d.modeling.pretrained_parts.tensors import differing
 _Model = TypeVar("_Model", bound=PreTrainedModel)
 
 
+class Stage(NamedTuple):
+    """Place of a layer among the stages.
+
+    Args:
+        number: Number of the stage.
+        width: Channels of its tokens.
+        is_first: Whether the layer is the first one of the stage.
+        is_last: Whether it is the last one.
+    """
+
+    number: int
+    width: int
+    is_first: bool
+    is_last: bool
+
+
 @dataclass(frozen=True)
 class LayerStack:
     """A model's pretrained layers and their properties for adapters.
@@ -43,10 +59,12 @@ class LayerStack:
         layers: The layers; some may already be wrapped in adapters.
         path: Their name within the module that owns them.
         branch: Path from a layer to the module whose output is the feed-forward branch.
-        hidden_size: Channels of a token.
+        hidden_size: Channels of a token, of the last stage's if there are several.
         views: Number of views in which tokens have cells; 0 if adapters get no geometry.
         pretrained: Names of the owner's children that no PEFT method trains in full.
-        attention_axis: Axis of the attention: "tokens" of a cloud, or the clouds of a "batch".
+        attention_axis: Axis of the attention: "tokens" of a cloud, the clouds of a "batch", or "patches" of a flat
+            list of the tokens of all clouds.
+        stages: Number of layers and channels of each stage, between which tokens are pooled; empty for one stage.
     """
 
     layers: nn.ModuleList
@@ -56,6 +74,25 @@ class LayerStack:
     views: int
     pretrained: tuple[str, ...]
     attention_axis: str = "tokens"
+    stages: tuple[tuple[int, int], ...] = ()
+
+    def stage_of(self, layer: nn.Module) -> Stage:
+        """Return the stage of one of the layers.
+
+        Raises:
+            ValueError: If the module is none of them.
+        """
+        number = next((number for number, own in enumerate(self.layers) if own is layer), None)
+        if number is None:
+            raise ValueError(
+                f"a {type(layer).__name__} is none of the layers {self.path}.0 …; expected complete layers"
+            )
+        first = 0
+        for stage, (count, width) in enumerate(self.stages):
+            if number < first + count:
+                return Stage(stage, width, number == first, number == first + count - 1)
+            first += count
+        return Stage(0, self.hidden_size, number == 0, number == len(self.layers) - 1)
 
 
 def frozen_encoder_of(model: PreTrainedModel) -> PreTrainedModel | None:

@@ -1,11 +1,19 @@
-"""Operations with a fused and a plain implementation, and the table that chooses between them.
+"""Operations with a plain implementation and faster ones, and the table that chooses between them.
 
-Models and point operations call `kernels.knn(...)` and so on. Each operation has a file with both implementations,
-forward and backward; the plain one documents the arguments. All autograd functions and operators of this package
-are here. `set_kernels("torch")` or HF_ANY3D_KERNELS=torch selects the plain ones everywhere.
+Models and point operations call `kernels.knn(...)` and so on. Each operation has a file with a fused and a plain
+implementation, forward and backward; the plain one documents the arguments. Some have one for GPUs in `triton/`. All
+autograd functions and operators of this package are here. `set_kernels("torch")` or HF_ANY3D_KERNELS=torch selects the
+plain ones everywhere.
 """
 
-from hf_any3d.modeling.kernels.cell_attention import cell_attention_fused, cell_attention_plain, has_few_pairs
+from hf_any3d.modeling.kernels.cell_attention import (
+    cell_attention_fused,
+    cell_attention_plain,
+    has_few_pairs,
+    has_no_dropout,
+    pair_attention_fused,
+    pair_attention_plain,
+)
 from hf_any3d.modeling.kernels.cell_norm import cell_norm_fused, cell_norm_plain
 from hf_any3d.modeling.kernels.chamfer import chamfer_fused, chamfer_plain
 from hf_any3d.modeling.kernels.dispatch import Kernel, set_kernels
@@ -14,6 +22,7 @@ from hf_any3d.modeling.kernels.farthest_point_sample import (
     farthest_point_sample_plain,
     farthest_point_sample_traced,
 )
+from hf_any3d.modeling.kernels.folded_blocks import stage_fused, stage_is_plain
 from hf_any3d.modeling.kernels.group_norms import (
     edge_maximum_fused,
     edge_maximum_plain,
@@ -23,13 +32,25 @@ from hf_any3d.modeling.kernels.group_norms import (
 from hf_any3d.modeling.kernels.knn import has_many_points, knn_fused, knn_plain, knn_traced
 from hf_any3d.modeling.kernels.mean_posterior import mean_posterior_fused, mean_posterior_plain
 from hf_any3d.modeling.kernels.normed_linear import is_plain, normed_linear_fused, normed_linear_plain
-from hf_any3d.modeling.kernels.pooled_blocks import blocks_are_plain, pooled_blocks_fused, pooled_blocks_plain
+from hf_any3d.modeling.kernels.pooled_blocks import pooled_blocks_plain
 from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain, pooled_patches_fused, pooled_patches_plain
 from hf_any3d.modeling.kernels.pooling import max_mean_pool_fused, max_mean_pool_plain
 from hf_any3d.modeling.kernels.quick_gelu import quick_gelu_fused, quick_gelu_plain
 from hf_any3d.modeling.kernels.submanifold_convolution import (
     submanifold_convolution_fused,
     submanifold_convolution_plain,
+)
+from hf_any3d.modeling.kernels.triton import (
+    MOST_NEIGHBORS,
+    cell_attention_triton,
+    farthest_point_sample_triton,
+    knn_triton,
+    pooled_patches_triton,
+    submanifold_convolution_triton,
+    supports_attention,
+    supports_convolution,
+    supports_patches,
+    supports_search,
 )
 from hf_any3d.modeling.kernels.view_ensemble import view_ensemble_fused, view_ensemble_plain
 
@@ -46,6 +67,7 @@ __all__ = [
     "mean_posterior",
     "normed_linear",
     "normed_tokens",
+    "pair_attention",
     "pooled_blocks",
     "pooled_patches",
     "quick_gelu",
@@ -54,14 +76,14 @@ __all__ = [
     "view_ensemble",
 ]
 
-_IN_TRAINING = (
-    "Not in evaluation, which has no batch statistics to fuse; not for half precision weights, whose statistics need "
-    "full precision; not for layers that an adapter or a hook replaces, which must be called."
-)
-
 # Any2Point: the tokenizer
 pooled_blocks = Kernel(
-    pooled_blocks_plain, pooled_blocks_fused, _IN_TRAINING, condition=blocks_are_plain, result_in_autocast=True
+    pooled_blocks_plain,
+    stage_fused,
+    "Not in evaluation if a gradient is needed, or in compiled code there; not for half precision weights, whose "
+    "statistics need full precision; not for layers that an adapter or a hook replaces, which must be called.",
+    condition=stage_is_plain,
+    result_in_autocast=True,
 )
 
 # Any2Point: the guided adapter
@@ -74,7 +96,11 @@ cell_attention = Kernel(
     devices=("cpu",),
     compiles=False,
     condition=has_few_pairs,
+    triton=cell_attention_triton,
+    triton_condition=supports_attention,
+    triton_reason="Not with dropout, for heads wider than 64 channels or in double precision.",
 )
+pair_attention = Kernel(pair_attention_plain, pair_attention_fused, "Not with dropout.", condition=has_no_dropout)
 max_mean_pool = Kernel(
     max_mean_pool_plain,
     max_mean_pool_fused,
@@ -103,6 +129,10 @@ pooled_patches = Kernel(
     "statistics need full precision; not for layers that an adapter or a hook replaces, which must be called.",
     condition=layers_are_plain,
     result_in_autocast=True,
+    triton=pooled_patches_triton,
+    triton_condition=supports_patches,
+    triton_reason="Not in training, if a gradient is needed, in compiled code or in double precision; not for more "
+    "than 128 points in a patch; not for layers that an adapter or a hook replaces, which must be called.",
 )
 edge_maximum = Kernel(edge_maximum_plain, edge_maximum_fused, "Always used.")
 normed_tokens = Kernel(normed_tokens_plain, normed_tokens_fused, "Always used.")
@@ -121,6 +151,8 @@ farthest_point_sample = Kernel(
     "Not on other devices than the CPU, where numpy does not run. Compilers get one operator, exporters a loop.",
     devices=("cpu",),
     traced=farthest_point_sample_traced,
+    triton=farthest_point_sample_triton,
+    triton_reason="Always used.",
 )
 knn = Kernel(
     knn_plain,
@@ -130,15 +162,26 @@ knn = Kernel(
     devices=("cpu",),
     condition=has_many_points,
     traced=knn_traced,
+    triton=knn_triton,
+    triton_condition=supports_search,
+    triton_reason=f"Not for more than {MOST_NEIGHBORS} neighbors, which would not fit into registers; not by "
+    "products.",
 )
 chamfer = Kernel(chamfer_plain, chamfer_fused, "Always used.")
 submanifold_convolution = Kernel(
-    submanifold_convolution_plain, submanifold_convolution_fused, "Always used.", result_in_autocast=True
+    submanifold_convolution_plain,
+    submanifold_convolution_fused,
+    "Always used.",
+    result_in_autocast=True,
+    triton=submanifold_convolution_triton,
+    triton_condition=supports_convolution,
+    triton_reason="Not in double precision.",
 )
 
 TABLE: dict[str, Kernel] = {
     "pooled_blocks": pooled_blocks,
     "cell_attention": cell_attention,
+    "pair_attention": pair_attention,
     "max_mean_pool": max_mean_pool,
     "cell_norm": cell_norm,
     "view_ensemble": view_ensemble,

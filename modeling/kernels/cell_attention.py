@@ -47,6 +47,40 @@ def cell_attention_fused(qkv: Tensor, members: Membership, heads: int, scale: fl
     return _PairAttention.apply(qkv.flatten(0, 2), members.pairs, heads, scale).view(*qkv.shape[:3], -1)
 
 
+def pair_attention_plain(qkv: Tensor, pairs: Pairs, heads: int, scale: float, dropout: float = 0.0) -> Tensor:
+    """Attend to the tokens of the same cell along the list of pairs, for tokens of all clouds in one list.
+
+    Args:
+        qkv: `(tokens, 3 * width)`: queries, keys and values, each with its heads concatenated.
+        pairs: Pairs of tokens that share a cell.
+        heads: Number of heads.
+        scale: Factor of the scores.
+        dropout: Dropout of the attention weights.
+
+    Returns:
+        `(tokens, width)`.
+    """
+    query, key, value = (part.unflatten(1, (heads, -1)) for part in _gather(qkv, pairs))  # (pairs, heads, head width)
+    score = (query * key).sum(dim=-1).mul(scale).to(torch.promote_types(qkv.dtype, torch.float32))  # (pairs, heads)
+    largest = score.new_full((len(qkv), heads), -torch.inf)
+    largest = largest.scatter_reduce(0, pairs.query[:, None].expand_as(score), score.detach(), "amax")
+    share = (score - largest[pairs.query]).exp()
+    share = share / torch.zeros_like(largest).index_add(0, pairs.query, share)[pairs.query]
+    share = nn.functional.dropout(share, dropout).to(qkv.dtype)
+    gathered = qkv.new_zeros(len(qkv), *value.shape[1:]).index_add(0, pairs.query, share.unsqueeze(-1) * value)
+    return gathered.flatten(1)
+
+
+def pair_attention_fused(qkv: Tensor, pairs: Pairs, heads: int, scale: float, dropout: float = 0.0) -> Tensor:
+    """Run `pair_attention_plain` without dropout; saves only its input."""
+    return _PairAttention.apply(qkv, pairs, heads, scale)
+
+
+def has_no_dropout(qkv: Tensor, pairs: Pairs, heads: int, scale: float, dropout: float = 0.0) -> bool:
+    """Whether there is no dropout."""
+    return not dropout
+
+
 def has_few_pairs(qkv: Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0) -> bool:
     """Whether few pairs of tokens share a cell, and there is no dropout."""
     return not dropout and len(members.pairs.query) <= _FEW * members.same.numel()

@@ -69,8 +69,20 @@ class Pairs:
         return nn.functional.embedding_bag(index, rows, self.starts, mode="sum")
 
 
+class _Visited:
+    """Remembers which norms have counted the cells of a batch."""
+
+    _visitors: set[int]
+
+    def first_visit(self, visitor: object) -> bool:
+        """Return False from the second call on: a pass recomputed by gradient checkpointing must not count twice."""
+        known = id(visitor) in self._visitors
+        self._visitors.add(id(visitor))
+        return not known
+
+
 @dataclass
-class Membership:
+class Membership(_Visited):
     """Which tokens share a cell, in every view.
 
     Rows are cells. In views with more cells than tokens, the row of a cell is the number of its first token, so that
@@ -120,11 +132,51 @@ class Membership:
         partners.index_add_(0, row, torch.ones_like(row))
         return Pairs(row, key, key.argsort(stable=True), partners.cumsum(0) - partners, partners)
 
-    def first_visit(self, visitor: object) -> bool:
-        """Return False from the second call on: a pass recomputed by gradient checkpointing must not count twice."""
-        known = id(visitor) in self._visitors
-        self._visitors.add(id(visitor))
-        return not known
+
+@dataclass
+class FlatCells(_Visited):
+    """Which tokens share a cell, in every view, for tokens of all clouds in one list; without matrices of all pairs.
+
+    Args:
+        row: `(views, tokens)`, the number of each token's cell in its view, from 0 without gaps.
+    """
+
+    row: Tensor
+    _visitors: set[int] = field(default_factory=set, repr=False)
+
+    @property
+    def cells(self) -> int:
+        """Number of cells that a view would have if no two tokens shared one."""
+        return self.row.shape[1]
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Tokens of each cell, `(views, rows)`; 0 in views with fewer cells than another."""
+        counts = self.row.new_zeros(len(self.row), int(self.row.max()) + 1)
+        return counts.scatter_add_(1, self.row, torch.ones_like(self.row))
+
+    @cached_property
+    def occupied(self) -> Tensor:
+        """`(1, views, rows)`, True for cells that contain a token."""
+        return self.counts[None] > 0
+
+    @cached_property
+    def pairs(self) -> list[Pairs]:
+        """The pairs of tokens in a cell as a list, for each view."""
+        return [_pairs_of(row, counts) for row, counts in zip(self.row, self.counts, strict=True)]
+
+
+def _pairs_of(row: Tensor, counts: Tensor) -> Pairs:
+    """Return the pairs of tokens with equal cells `(tokens,)`, given the tokens of each cell `(cells,)`."""
+    tokens = torch.arange(len(row), device=row.device)
+    order = row.argsort(stable=True)
+    first = counts.cumsum(0) - counts
+    place = torch.empty_like(order).scatter_(0, order, tokens - first[row[order]])  # of a token within its cell
+    partners = counts[row]
+    starts = partners.cumsum(0) - partners
+    query = tokens.repeat_interleave(partners)
+    key = order[first[row][query] + torch.arange(len(query), device=row.device) - starts[query]]
+    return Pairs(query, key, starts[key] + place[query], starts, partners)
 
 
 def membership(cell: Tensor, cells: int) -> Membership:

@@ -1,6 +1,7 @@
-"""Choose between the fused and the plain implementation of an operation."""
+"""Choose between the implementations of an operation."""
 
 import functools
+import importlib.util
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,22 +14,29 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 VARIABLE = "HF_ANY3D_KERNELS"
-SETTINGS = ("auto", "torch")
+SETTINGS = ("auto", "torch", "triton")
+# Triton compiles for GPUs of this compute capability or later.
+_CAPABILITY = (8, 0)
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def set_kernels(setting: str) -> str:
     """Choose how operations are computed in this process; the environment variable HF_ANY3D_KERNELS does the same.
 
     Args:
-        setting: "auto" uses a fused implementation wherever the table of `hf_any3d.modeling.kernels` allows it,
-            "torch" the plain ones everywhere, for instance to find out whether a fused one causes a problem. Code that
-            `torch.compile` has traced keeps what it was traced with.
+        setting: "auto" uses a Triton implementation on GPUs and a fused one elsewhere, wherever the table of
+            `hf_any3d.modeling.kernels` allows it; "torch" the plain ones everywhere, for instance to find out whether
+            another one causes a problem; "triton" is "auto", but an error without triton, and runs Triton's
+            implementations on the CPU too if its interpreter is enabled. Code that `torch.compile` has traced keeps
+            what it was traced with.
 
     Returns:
         The previous setting.
 
     Raises:
         ValueError: If the setting is another.
+        ImportError: If it is "triton", which is not installed.
     """
     global _setting
     previous, _setting = _setting, _checked(setting, "setting")
@@ -38,6 +46,8 @@ def set_kernels(setting: str) -> str:
 def _checked(setting: str, name: str) -> str:
     if setting not in SETTINGS:
         raise ValueError(f"{name}={setting!r}; expected one of {', '.join(map(repr, SETTINGS))}")
+    if setting == "triton" and not _HAS_TRITON:
+        raise ImportError(f"{name}='triton': triton is not installed; torch for CUDA brings it on Linux")
     return setting
 
 
@@ -101,9 +111,17 @@ def without_autocast(backward: Callable[..., R]) -> Callable[..., R]:
     return wrapper
 
 
+def _runs_triton(device: torch.device) -> bool:
+    if not _HAS_TRITON:
+        return False
+    if _INTERPRETED:
+        return _setting == "triton"
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _CAPABILITY
+
+
 @dataclass(frozen=True, eq=False)
 class Kernel(Generic[P, R]):
-    """An operation with a fused and a plain implementation; calling it runs one of them.
+    """An operation with a plain implementation and faster ones; calling it runs one of them.
 
     The first argument has a `device`.
 
@@ -118,6 +136,9 @@ class Kernel(Generic[P, R]):
         traced: What compilers and exporters are given instead of both; None for one of both.
         result_in_autocast: Whether the plain implementation returns autocast's dtype under autocast. The fused one
             always runs with autocast disabled, in the precision of its arguments or better.
+        triton: Implementation of the same signature for GPUs; None if there is none. It follows autocast itself.
+        triton_condition: Whether it supports the arguments; None for always.
+        triton_reason: When it is not used on a GPU, and why.
     """
 
     plain: Callable[P, R]
@@ -128,9 +149,18 @@ class Kernel(Generic[P, R]):
     condition: Callable[P, bool] | None = None
     traced: Callable[P, R] | None = None
     result_in_autocast: bool = False
+    triton: Callable[P, R] | None = None
+    triton_condition: Callable[P, bool] | None = None
+    triton_reason: str = ""
+
+    def uses_triton(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Whether a call with these arguments runs the Triton implementation."""
+        if self.triton is None or _setting == "torch" or not _runs_triton(args[0].device):
+            return False
+        return self.triton_condition is None or self.triton_condition(*args, **kwargs)
 
     def uses_fused(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Whether a call with these arguments runs the fused implementation."""
+        """Whether a call with these arguments runs the fused implementation, if it does not run Triton's."""
         if _setting == "torch" or (torch.compiler.is_compiling() and not self.compiles):
             return False
         if self.devices is not None and args[0].device.type not in self.devices:
@@ -141,6 +171,8 @@ class Kernel(Generic[P, R]):
         """Run the operation."""
         if self.traced is not None and torch.compiler.is_compiling():
             return self.traced(*args, **kwargs)
+        if self.triton is not None and self.uses_triton(*args, **kwargs):
+            return self.triton(*args, **kwargs)
         if not self.uses_fused(*args, **kwargs):
             return self.plain(*args, **kwargs)
         device: Any = args[0].device.type

@@ -37,14 +37,14 @@ def farthest_point_sample_plain(
     Raises:
         ValueError: If an argument has the wrong shape or range, or a coordinate is out of range.
     """
-    return _sample(_loop_in_torch, points, num_samples, start_index, min_squared_norm, tie_rule)
+    return sample_with(_loop_in_torch, points, num_samples, start_index, min_squared_norm, tie_rule)
 
 
 def farthest_point_sample_fused(
     points: Tensor, num_samples: int, start_index: int | Tensor, min_squared_norm: float | None, tie_rule: str
 ) -> Tensor:
     """Compute `farthest_point_sample_plain` in numpy, whose calls take a third of the time of torch's."""
-    return _sample(_loop_in_numpy, points, num_samples, start_index, min_squared_norm, tie_rule)
+    return sample_with(_loop_in_numpy, points, num_samples, start_index, min_squared_norm, tie_rule)
 
 
 def farthest_point_sample_traced(
@@ -76,7 +76,7 @@ def _result_shape(
 
 
 @torch.no_grad()
-def _sample(
+def sample_with(
     loop: Callable[[Tensor, Tensor, Tensor, int], Tensor],
     points: Tensor,
     num_samples: int,
@@ -84,6 +84,7 @@ def _sample(
     min_squared_norm: float | None,
     tie_rule: str,
 ) -> Tensor:
+    """Check the arguments of `farthest_point_sample_plain` and sample with one of its loops."""
     axes = coordinates("points", points).detach().float().permute(2, 0, 1)  # (3, batch, points)
     batch, count = points.shape[:2]
     if not 1 <= num_samples <= count:
@@ -250,6 +251,11 @@ def _cuda_order(count: int, device: torch.device) -> Tensor:
     index = torch.arange(count, device=device)
     powers = 2 ** torch.arange(_THREAD_BITS + 1, device=device)
     thread = index % powers.masked_fill(powers > count, 0).amax(dim=0)
+    if device.type != "cpu" and not torch.compiler.is_exporting():
+        # Computed there: a table would be sent from the host, which would wait.
+        bits = torch.arange(_THREAD_BITS, device=device)
+        reversed_thread = (((thread[:, None] >> bits) & 1) << (_THREAD_BITS - 1 - bits)).sum(dim=1)
+        return (reversed_thread * count + index).sort().indices
     # All bits are reversed: with fewer threads the numbers are larger, but in the same order.
     reversed_thread = torch.tensor(_REVERSED, device=device).index_select(0, thread)
     return (reversed_thread * count + index).sort().indices

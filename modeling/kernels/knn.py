@@ -33,7 +33,7 @@ def knn_plain(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tenso
     Raises:
         ValueError: If an argument has the wrong shape, range or device.
     """
-    query, points = _checked(query, points, k, method)
+    query, points = checked_search(query, points, k, method)
     index = torch.empty(*query.shape[:2], k, dtype=torch.long, device=points.device)
     distance = torch.empty(index.shape, device=points.device)
     search = _search_by_product if method == "matmul" else _search_exactly
@@ -46,7 +46,7 @@ def knn_plain(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tenso
 @torch.no_grad()
 def knn_fused(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tensor, Tensor]:
     """Compute `knn_plain` with a tree for each cloud; equally far points are in the same order."""
-    query, points = _checked(query, points, k, method)
+    query, points = checked_search(query, points, k, method)
     index = torch.empty(*query.shape[:2], k, dtype=torch.long)
     distance = torch.empty(index.shape)
     for cloud in range(len(points)):
@@ -75,7 +75,8 @@ def _result_shapes(query: Tensor, points: Tensor, k: int, method: str) -> tuple[
     return index, torch.empty_like(index, dtype=torch.float32)
 
 
-def _checked(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tensor, Tensor]:
+def checked_search(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tensor, Tensor]:
+    """Check the arguments of `knn_plain`; returns the coordinates of queries and points in float32."""
     query, points = (coordinates(*pair).detach().float() for pair in (("query", query), ("points", points)))
     batch, count = points.shape[:2]
     if query.shape[0] != batch:

@@ -8,7 +8,8 @@ main memory and saves them for the backward pass. The fused implementation
 - works on parts of the rows that stay in the cache, wherever a norm does not need all of them;
 - computes the statistics after a linear layer from the mean and the covariance of its input, so that the norm becomes
   part of the weights, and the residual sum part of the product;
-- saves only the narrow rows between the two layers of a block, and the input of all blocks but the first;
+- saves only the narrow rows between the two layers of a block, and its input; those of the first block are sums of few
+  rows of tables, which the backward pass computes again;
 - multiplies the sparse gradient of the maximum, one neighbour per centre and channel, as sums of few rows; the norm's
   contribution to the others is a linear function of them.
 
@@ -142,9 +143,8 @@ class Saved:
         hidden_covariance: `(hidden, hidden)` of the same.
         expand_mean: `(width,)` of the output of the second linear layer.
         expand_variance: `(width,)`.
-        reduced: For each part the output `(rows, hidden)` of the first linear layer.
-        inputs: For each part the input `(rows, width)` of the block; empty for the first block, whose input is
-            recomputed.
+        reduced: For each part the output `(rows, hidden)` of the first linear layer; not saved for the first block.
+        inputs: For each part the input `(rows, width)` of the block; empty for the first block.
     """
 
     reduce_mean: Tensor
@@ -164,16 +164,16 @@ class Saved:
         return (torch.addcmul(shift, rows, gain, out=buffer[: len(rows)]).relu_() for rows in self.reduced)
 
     def pack(self) -> list[Tensor]:
-        """Return all tensors in order."""
+        """Return all tensors to save in order."""
         *statistics, reduced, inputs = vars(self).values()
-        return [*statistics, *reduced, *inputs]
+        return [*statistics, *(reduced if inputs else []), *inputs]
 
     @staticmethod
     def unpack(tensors: list[Tensor], blocks: int, parts: int) -> list[Saved]:
         """Invert `pack` for the tensors of all blocks."""
         tensors = iter(tensors)
         return [
-            Saved(*islice(tensors, 6), list(islice(tensors, parts)), list(islice(tensors, parts if block else 0)))
+            Saved(*islice(tensors, 6), *(list(islice(tensors, parts if block else 0)) for _ in range(2)))
             for block in range(blocks)
         ]
 
@@ -283,7 +283,7 @@ def _result_shapes(
     for number, block in enumerate(Block.unpack(weights, eps)):
         width, hidden = block.expand.shape
         shapes = [(hidden,), (hidden,), (hidden,), (hidden, hidden), (width,), (width,)]
-        shapes += [(size, hidden) for size in sizes] + [(size, width) for size in sizes if number]
+        shapes += [(size, channels) for channels in (hidden, width) for size in sizes if number]
         results += [features.new_empty(shape) for shape in shapes]
     return results
 
@@ -361,6 +361,7 @@ def pooled_blocks_backward(
     pooled, winners, *rest = results
     parts = hoods.parts()
     saved = Saved.unpack(rest, len(blocks), len(parts))
+    saved[0].reduced = list(hoods.reduced_rows(blocks[0].reduce))
     grad_output: _PooledGradient | _RowsGradient
     grad_output = _PooledGradient(gradient.where(pooled > 0, 0), winners, neighbors.shape[1], parts)
     gradients: list[Tensor] = []

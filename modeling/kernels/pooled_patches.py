@@ -73,8 +73,15 @@ def layers_are_plain(patches: Tensor, layers: MiniPointNet) -> bool:
         return False
     if layers.lift_norm.training or layers.join_norm.training:
         return is_plain_training(layers.lift, layers.lift_norm) and is_plain_training(layers.join, layers.join_norm)
+    return layers.lift.weight.dtype == torch.float32 and norms_can_be_folded(patches, layers)
+
+
+def norms_can_be_folded(patches: Tensor, layers: MiniPointNet) -> bool:
+    """Whether norms in evaluation can become part of unchanged layers, as nothing needs a gradient."""
     modules = (layers.lift, layers.lift_norm, layers.widen, layers.join, layers.join_norm, layers.out)
-    if torch.compiler.is_compiling() or not is_unmodified(*modules) or layers.lift.weight.dtype != torch.float32:
+    if patches.requires_grad or layers.lift_norm.training or layers.join_norm.training:
+        return False
+    if torch.compiler.is_compiling() or not is_unmodified(*modules):
         return False
     has_statistics = layers.lift_norm.track_running_stats and layers.join_norm.track_running_stats
     needs_gradient = any(weight.requires_grad for module in modules for weight in module.parameters())
@@ -87,7 +94,7 @@ def _with_running_statistics(patches: Tensor, layers: MiniPointNet) -> Tensor:
     batch, groups, k, channels = patches.shape
     points = patches.reshape(-1, k, channels).to(layers.lift.weight.dtype)
     (lift, lift_bias), (join, join_bias) = (
-        _folded(*pair) for pair in ((layers.lift, layers.lift_norm), (layers.join, layers.join_norm))
+        folded(*pair) for pair in ((layers.lift, layers.lift_norm), (layers.join, layers.join_norm))
     )
     join_patch, join_point = join.chunk(2, dim=1)
     through = (join_point @ layers.widen.weight).T.contiguous()  # (lifted, joined): no norm between the two
@@ -104,7 +111,7 @@ def _with_running_statistics(patches: Tensor, layers: MiniPointNet) -> Tensor:
     return torch.cat(tokens).add_(layers.out.bias).view(batch, groups, -1)
 
 
-def _folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+def folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     """Return weight and bias of a linear layer and the norm after it, with running statistics."""
     gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
     bias = -norm.running_mean if linear.bias is None else linear.bias - norm.running_mean

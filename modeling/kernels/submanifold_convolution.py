@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,16 +13,42 @@ POSITIONS = 27
 CENTER = POSITIONS // 2
 
 
-@dataclass
 class NeighborTable:
-    """Pairs of occupied cells that touch, for the 3³ kernel positions but the central one.
+    """Which occupied cells touch, for the 3³ kernel positions, x slowest; made from a list or from a table.
+
+    Each of the two is made from the other when it is first needed. A list is shorter, but its size depends on the
+    data: an accelerator would wait for it.
 
     Args:
-        pairs: For each of the first 13 kernel positions, x slowest, the voxels that have a neighbor there, and that
-            neighbor, `(pairs,)` each. The other 13 are the same pairs the other way round.
+        pairs: For each of the first 13 kernel positions the voxels that have a neighbor there, and that neighbor,
+            `(pairs,)` each. The other 13 but the central one are the same pairs the other way round.
+        table: `(27, voxels)` int32, the neighbor of each voxel, -1 if there is none.
     """
 
-    pairs: list[tuple[Tensor, Tensor]]
+    def __init__(self, pairs: list[tuple[Tensor, Tensor]] | None = None, table: Tensor | None = None):
+        self._pairs, self._table = pairs, table
+
+    @property
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """The list."""
+        if self._pairs is None:
+            assert self._table is not None
+            voxels = [(row >= 0).nonzero()[:, 0] for row in self._table[:CENTER]]
+            self._pairs = [(own, row[own].long()) for own, row in zip(voxels, self._table[:CENTER], strict=True)]
+        return self._pairs
+
+    def dense(self, count: int) -> Tensor:
+        """Return the table `(27, voxels)` of so many voxels."""
+        if self._table is None:
+            assert self._pairs is not None
+            device = self._pairs[0][0].device
+            self._table = torch.full((POSITIONS, count), -1, dtype=torch.int32, device=device)
+            self._table[CENTER] = torch.arange(count, device=device)
+            for position in range(POSITIONS):
+                if position != CENTER:
+                    voxels, neighbors = self.at(position)
+                    self._table[position, voxels] = neighbors.int()
+        return self._table
 
     def at(self, position: int) -> tuple[Tensor, Tensor]:
         """Return the voxels with a neighbor at a kernel position from 0 to 26, except 13, and the neighbors."""

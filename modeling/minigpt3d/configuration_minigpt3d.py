@@ -34,7 +34,8 @@ class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
 
     Args: Models
         point_config: Configuration of the point encoder, any whose `last_hidden_state` is `(clouds, 1 + tokens,
-            width)` with a class token first: act3d (the default), openshape, patchalign3d, uni3d.
+            width)` with a class token first: act3d (the default), openshape, patchalign3d, uni3d; or one of voxels,
+            point_transformer_v3, whose mean is in the place of the class token.
         qformer_config: Configuration of the Q-Former, of which only the query path is used.
         text_config: Configuration of the language model, any that `AutoModelForCausalLM` supports.
         parts: Pretrained parts that are not stored with the model, among "point_encoder", "qformer" (a BLIP-2 model)
@@ -118,13 +119,23 @@ class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.check_parts(PARTS)
         point = self.point_config
-        if not all(hasattr(point, name) for name in ("in_channels", "num_groups", "hidden_size")):
+        is_flat = getattr(point, "flat_tokens", False)
+        if not is_flat and not all(hasattr(point, name) for name in ("in_channels", "num_groups", "hidden_size")):
             raise ValueError(
                 f"point_config is of the type {point.model_type!r}; expected an encoder of patches of points with a "
-                "class token, such as act3d, openshape, patchalign3d or uni3d"
+                "class token, such as act3d, openshape, patchalign3d or uni3d, or of voxels, point_transformer_v3"
+            )
+        if is_flat and point.use_decoder:
+            raise ValueError(
+                "point_config has use_decoder=True; expected False: a decoder's voxels are too many for the Q-Former"
             )
         if not getattr(point, "use_class_token", True):
             raise ValueError("point_config has use_class_token=False; expected True, as the router reads that token")
+
+    @property
+    def batch_dependent_flags(self) -> list[str]:
+        """Enabled flags of the point encoder that make tokens of a cloud depend on the others of a batch."""
+        return list(getattr(self.point_config, "batch_dependent_flags", ()))
 
     @property
     def in_channels(self) -> int:

@@ -280,14 +280,22 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
     def encode(self, points: Clouds) -> torch.Tensor:
         """Encode clouds to tokens, `(clouds, 1 + groups, point width)`; clouds of equal size run as one batch.
 
+        An encoder of voxels gives each cloud as many tokens as it has voxels, filled up with zeros to the longest.
+
         Args:
             points: `(clouds, points, channels)`, or a list of `(points, channels)` with any numbers of points.
         """
+        return self._encode(points)[0]
+
+    def _encode(self, points: Clouds) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the tokens of `encode`, and which of them are of a cloud, `(clouds, tokens)`; None for all."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._point_encoder_trains()):
-            if isinstance(points, torch.Tensor):
-                return self.point_encoder(points, return_dict=True).last_hidden_state
-            if not points:
+            if not isinstance(points, torch.Tensor) and not points:
                 raise ValueError("points is an empty list; expected at least one cloud, or None for text only")
+            if getattr(self.config.point_config, "flat_tokens", False):
+                return padded_tokens(self.point_encoder(points, return_dict=True))
+            if isinstance(points, torch.Tensor):
+                return self.point_encoder(points, return_dict=True).last_hidden_state, None
             same_size: dict[torch.Size, list[int]] = {}
             for number, cloud in enumerate(points):
                 same_size.setdefault(cloud.shape, []).append(number)
@@ -299,7 +307,7 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
             ]
             order = torch.tensor([number for group in same_size.values() for number in group]).argsort()
             tokens = torch.cat(runs)
-            return tokens[order.to(tokens.device)]
+            return tokens[order.to(tokens.device)], None
 
     def get_point_features(self, points: Clouds) -> torch.Tensor:
         """Compute the language model's tokens for clouds, `(clouds, num_query_tokens, text hidden)`.
@@ -308,6 +316,40 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
         `point_features` in place of `points`.
         """
         return self._bridge(points).tokens
+
+    @torch.no_grad()
+    def prompt_embeddings(
+        self,
+        input_ids: torch.LongTensor,
+        points: Clouds | None = None,
+        attention_mask: torch.Tensor | None = None,
+        point_features: torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        """Embed prompts for a program that runs the language model alone, such as vLLM with `prompt_embeds`.
+
+        Hidden tokens are left out: no other token attends to them, and positions do not count them. A dict from the
+        processor is passed as `**inputs`.
+
+        Args:
+            input_ids: `(batch, tokens)`, with placeholders for clouds.
+            points: Clouds as `encode` takes them.
+            attention_mask: `(batch, tokens)`, 0 for padding and other hidden tokens.
+            point_features: Output of `get_point_features`, in place of `points`.
+
+        Returns:
+            For each prompt `(tokens, text hidden)`, in the order of the batch.
+
+        Raises:
+            ValueError: If clouds and placeholders do not match.
+        """
+        if points is not None and point_features is None:
+            point_features = self.get_point_features(points)
+        embedded = fill_placeholders(
+            input_ids, point_features, self.get_input_embeddings(), self.config.point_token_id
+        )
+        if attention_mask is None:
+            return list(embedded)
+        return [row[mask.bool()] for row, mask in zip(embedded, attention_mask, strict=True)]
 
     @honours_contract
     def forward(
@@ -439,8 +481,8 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
                 "qformer_lora_dropout_at_inference=True: tokens of clouds are random, as in the released program; "
                 "set it to False for reproducible answers"
             )
-        tokens = self.encode(points)
-        return self.bridge(tokens.to(self.bridge.projector.fc1.weight.dtype))
+        tokens, mask = self._encode(points)
+        return self.bridge(tokens.to(self.bridge.projector.fc1.weight.dtype), mask)
 
     def _point_encoder_trains(self) -> bool:
         return any(parameter.requires_grad for parameter in self.point_encoder.parameters())
@@ -707,6 +749,23 @@ def _load_stored(model: MiniGPT3DForConditionalGeneration, name: str, stored: di
     model.tie_weights()
 
 
+def padded_tokens(output: ModelOutput) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fill up the flat tokens of clouds to one length, after the feature of the cloud in place of a class token.
+
+    Args:
+        output: Has `last_hidden_state (tokens, width)`, `offsets (clouds,)` and `pooler_output (clouds, width)`.
+
+    Returns:
+        `(clouds, 1 + tokens, width)`, and which of them are of a cloud, `(clouds, 1 + tokens)`.
+    """
+    offsets = output.offsets.tolist()
+    counts = [end - start for start, end in zip([0, *offsets], offsets, strict=False)]
+    rows = zip(output.pooler_output, output.last_hidden_state.split(counts), strict=True)
+    tokens = nn.utils.rnn.pad_sequence([torch.cat([first[None], own]) for first, own in rows], batch_first=True)
+    lengths = torch.tensor(counts, device=tokens.device) + 1
+    return tokens, torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+
+
 def fill_placeholders(
     input_ids: torch.Tensor, point_features: torch.Tensor | None, embed: nn.Module, point_token_id: int
 ) -> torch.Tensor:
@@ -730,7 +789,9 @@ def fill_placeholders(
         return embedded
     given = 0 if point_features is None else point_features.shape[:2].numel()
     expected = placeholders.sum()
-    if expected.device.type != "cpu":
+    if torch.compiler.is_compiling():
+        torch._assert_async(expected == given, "input_ids has other than the clouds' number of placeholders")
+    elif expected.device.type != "cpu":
         refuse_later(
             expected != given, "input_ids of an earlier batch has other than the clouds' number of placeholders"
         )

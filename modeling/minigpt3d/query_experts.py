@@ -60,15 +60,21 @@ class QueryExperts(nn.Module):
             nn.Linear(config.router_width, config.num_query_experts),
         )
 
-    def route(self, point_tokens: torch.Tensor) -> Routing:
-        """Select sets by the class token and the maximum of the patches in `(clouds, 1 + groups, point width)`."""
+    def route(self, point_tokens: torch.Tensor, mask: torch.Tensor | None = None) -> Routing:
+        """Select sets by the class token and the maximum of the patches.
+
+        Args:
+            point_tokens: `(clouds, 1 + groups, point width)`.
+            mask: `(clouds, 1 + groups)` bool, False where a cloud has fewer tokens; None if all have as many.
+        """
         count, clouds = len(self.queries), len(point_tokens)
         every = torch.arange(count, device=point_tokens.device).expand(clouds, -1)
         if self.config.router == "constant":
             return Routing(None, every, point_tokens.new_full((clouds, count), 1 / count))
-        cloud_features = torch.cat(
-            [point_tokens[:, 0], point_tokens[:, 1:].amax(dim=1)], dim=-1
-        )  # (clouds, 2 * point width)
+        patches = point_tokens[:, 1:]
+        if mask is not None:
+            patches = patches.masked_fill(~mask[:, 1:, None], -torch.inf)
+        cloud_features = torch.cat([point_tokens[:, 0], patches.amax(dim=1)], dim=-1)  # (clouds, 2 * point width)
         logits = self.router(cloud_features)
         weights = logits.float().softmax(dim=-1)
         if self.config.router == "soft":
@@ -149,17 +155,24 @@ class Bridge(nn.Module):
         self.qformer = Blip2QFormerModel._from_config(qformer_config) if qformer is None else qformer
         self.projector = Projector(qformer_config.hidden_size, config.projector_width, config.text_config.hidden_size)
 
-    def forward(self, point_tokens: torch.Tensor) -> Bridged:
-        """Turn `(clouds, 1 + groups, point width)`, the class token first, into tokens of the language model."""
-        routing = self.experts.route(point_tokens) if self.config.use_query_experts else None
+    def forward(self, point_tokens: torch.Tensor, mask: torch.Tensor | None = None) -> Bridged:
+        """Turn tokens of clouds into tokens of the language model.
+
+        Args:
+            point_tokens: `(clouds, 1 + groups, point width)`, the class token first.
+            mask: `(clouds, 1 + groups)` bool, False where a cloud has fewer tokens; None if all have as many.
+        """
+        routing = self.experts.route(point_tokens, mask) if self.config.use_query_experts else None
         encoded = self.point_mlp(point_tokens)  # (clouds, 1 + groups, encoder_hidden_size)
         if routing is None:
-            queried = self.query(self.experts.first(len(encoded)), encoded)[:, 0]
+            queried = self.query(self.experts.first(len(encoded)), encoded, mask)[:, 0]
         else:
-            queried = routing.mix(self.query(self.experts.chosen(routing), encoded))
+            queried = routing.mix(self.query(self.experts.chosen(routing), encoded, mask))
         return Bridged(self.projector(queried), routing)
 
-    def query(self, queries: torch.Tensor, encoded: torch.Tensor) -> torch.Tensor:
+    def query(
+        self, queries: torch.Tensor, encoded: torch.Tensor, encoded_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Run the Q-Former on one or more query sets per cloud.
 
         All sets of a cloud run as one sequence, in which queries attend only to those of their own set. The keys and
@@ -168,6 +181,7 @@ class Bridge(nn.Module):
         Args:
             queries: `(clouds, sets, num_query_tokens, hidden)`.
             encoded: `(clouds, tokens, encoder_hidden_size)`, the tokens that the queries attend to.
+            encoded_mask: `(clouds, tokens)` bool, False for tokens that they do not attend to; None for none.
 
         Returns:
             `(clouds, sets, num_query_tokens, hidden)`.
@@ -180,6 +194,10 @@ class Bridge(nn.Module):
             mask.masked_fill_(own_set[:, None] != own_set, torch.finfo(mask.dtype).min)
             mask = mask.expand(len(queries), -1, -1, -1)
         output = self.qformer(
-            queries.flatten(1, 2), encoder_hidden_states=encoded, attention_mask=mask, return_dict=True
+            queries.flatten(1, 2),
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=None if encoded_mask is None else encoded_mask.to(encoded.dtype),
+            attention_mask=mask,
+            return_dict=True,
         )
         return output.last_hidden_state.unflatten(1, (sets, count))

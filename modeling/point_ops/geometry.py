@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hf_any3d.modeling.kernels.cells import Membership, membership
+from hf_any3d.modeling.kernels.cells import FlatCells, Membership, membership
 from hf_any3d.modeling.kernels.pooling import count_index, segment_maximum
 from hf_any3d.modeling.point_ops.grouping import flatten_index
 
 # Three axes of 21 bits fill the 63 bits of a non-negative int64.
 _AXIS_BITS = 21
+# Shifted grids of `TokenGrids` and `FlatGeometry`.
+GRIDS = 4
 
 
 def line_cells(position: Tensor, cell_size: float, length: float) -> Tensor:
@@ -254,3 +256,56 @@ class Geometry:
             first = voxel_cells(self.centers, edge).unsqueeze(1)  # (batch, 1, tokens)
             self._derived[key] = membership(first, first.shape[-1])
         return self._derived[key]
+
+
+class FlatGeometry:
+    """Places of the tokens of all clouds of a batch in one list, and their cells, for guided adapters.
+
+    Cells are those of four grids in space, each shifted from the previous one by a quarter of a cell along every axis.
+    Tokens are voxels, and cells are voxels of a larger grid.
+
+    Args:
+        grid_coord: `(tokens, 3)` int64, from 0 in each cloud.
+        coord: `(tokens, 3)`, positions in any unit.
+        cloud: `(tokens,)`, the number of each token's cloud.
+        num_clouds: Number of clouds.
+        cell_size: Default edge of a cell, in voxels.
+    """
+
+    def __init__(self, grid_coord: Tensor, coord: Tensor, cloud: Tensor, num_clouds: int, cell_size: float = GRIDS):
+        self.grid_coord, self.coord = grid_coord, coord.detach().float()
+        self.cloud, self.num_clouds, self.cell_size = cloud, num_clouds, cell_size
+        self._derived: dict[tuple[str, float], FlatCells] = {}
+
+    def view_cells(self, cell_size: float | None = None) -> FlatCells:
+        """Return which tokens share a cell of edge `cell_size`, in voxels, in each grid."""
+        edge = max(cell_size or self.cell_size, 1)  # in smaller cells, each voxel is alone, too
+        if ("view", edge) not in self._derived:
+            shifts = torch.arange(GRIDS, device=self.cloud.device).view(-1, 1, 1) / GRIDS
+            # In float64, so that coordinates on a wall fall the same way everywhere.
+            cells = (self.grid_coord.double() / edge + shifts).floor().long()  # (grids, tokens, 3)
+            self._derived["view", edge] = self._number(cells)
+        return self._derived["view", edge]
+
+    def voxels(self, edge: float) -> FlatCells:
+        """Return which tokens share a cell of `edge`, in radii of the cloud, from its smallest corner; one "view"."""
+        if ("voxel", edge) not in self._derived:
+            coord, index = self.coord, self.cloud[:, None].expand(-1, 3)
+            center = scatter_mean(coord[None], self.cloud[None], self.num_clouds)[0]
+            distance = (coord - center[self.cloud]).norm(dim=1)
+            radius = distance.new_zeros(self.num_clouds).scatter_reduce(0, self.cloud, distance, "amax")
+            corner = coord.new_full((self.num_clouds, 3), math.inf).scatter_reduce(0, index, coord, "amin")
+            step = (radius * edge).clamp_min(torch.finfo(coord.dtype).tiny)[self.cloud, None]
+            cells = ((coord - corner[self.cloud]) / step).long().clamp(max=(1 << _AXIS_BITS) - 1)
+            self._derived["voxel", edge] = self._number(cells[None])
+        return self._derived["voxel", edge]
+
+    def _number(self, cells: Tensor) -> FlatCells:
+        """Number the cells `(views, tokens, 3)` of all clouds from 0, without gaps, in each view."""
+        numbers = []
+        for own in cells:
+            key = self.cloud
+            for axis in range(3):
+                key = key * (int(own[:, axis].amax()) + 1) + own[:, axis]
+            numbers.append(key.unique(return_inverse=True)[1])
+        return FlatCells(torch.stack(numbers))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_any3d.modeling import kernels
-from hf_any3d.modeling.kernels.submanifold_convolution import CENTER, NeighborTable
+from hf_any3d.modeling.kernels.submanifold_convolution import CENTER, POSITIONS, NeighborTable
 
 _LARGEST_KEY = 2**62
 
@@ -139,14 +139,22 @@ def neighbor_table(grid_coord: Tensor, cloud: Tensor, num_clouds: int) -> Neighb
     keys = _cell_keys(grid_coord, cloud, num_clouds, margin=1)
     keys, rows = keys.sort()
     y, z = (int(grid_coord[:, axis].amax()) + 3 for axis in (1, 2))
-    pairs = []
-    for position in range(CENTER):
-        a, b, c = position // 9 - 1, position // 3 % 3 - 1, position % 3 - 1
-        wanted = keys + ((a * y + b) * z + c)
-        found = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-        own = (keys[found] == wanted).nonzero()[:, 0]
-        pairs.append((rows[own], rows[found[own]]))
-    return NeighborTable(pairs)
+    if keys.device.type == "cpu":
+        pairs = []
+        for position in range(CENTER):
+            a, b, c = position // 9 - 1, position // 3 % 3 - 1, position % 3 - 1
+            wanted = keys + ((a * y + b) * z + c)
+            found = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+            own = (keys[found] == wanted).nonzero()[:, 0]
+            pairs.append((rows[own], rows[found[own]]))
+        return NeighborTable(pairs)
+    # In a few operations, none of which waits for the number of pairs.
+    position = torch.arange(POSITIONS, device=keys.device)
+    x_step, y_step, z_step = (position.div(size, rounding_mode="floor") % 3 - 1 for size in (9, 3, 1))
+    wanted = keys + ((x_step * y + y_step) * z + z_step)[:, None]  # (27, voxels)
+    found = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+    neighbors = torch.where(keys[found] == wanted, rows[found], -1).int()
+    return NeighborTable(table=torch.empty_like(neighbors).scatter_(1, rows.expand(POSITIONS, -1), neighbors))
 
 
 def submanifold_convolution(values: Tensor, weight: Tensor, bias: Tensor | None, table: NeighborTable) -> Tensor:

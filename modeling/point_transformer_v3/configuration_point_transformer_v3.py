@@ -231,6 +231,11 @@ class PointTransformerV3Config(NamesPackageMixin, PartsConfigMixin, PreTrainedCo
         return self.decoder_hidden_sizes[0] if self.use_decoder else sum(self.hidden_sizes)
 
     @property
+    def flat_tokens(self) -> bool:
+        """Whether tokens of a batch are flat, those of one cloud after the other, with offsets."""
+        return True
+
+    @property
     def batch_dependent_flags(self) -> list[str]:
         """Enabled flags that make predictions depend on the other clouds of a batch."""
         return [name for name in ("depth_of_batch", "equal_patches") if getattr(self, name)]

@@ -52,6 +52,7 @@ from hf_any3d.modeling.point_ops import (
     scatter_mean,
     submanifold_convolution,
 )
+from hf_any3d.modeling.point_ops.geometry import GRIDS
 from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.point_transformer import DropPath, PointMlp
 from hf_any3d.modeling.point_transformer_v3.configuration_point_transformer_v3 import PointTransformerV3Config
@@ -73,7 +74,7 @@ class PointTransformerV3Output(ModelOutput):
             up: of the encoder, those of all stages or of the deepest ones, the finest first; of the decoder, its last.
         hidden_states: On request, the input of the first block and the output of each block, `(voxels, channels)`.
         attentions: On request, the weights of each block, `(patches, heads, voxels, voxels)`; patches shorter than the
-            longest are filled up.
+            longest are filled up. Prompts that an adapter adds are the last keys.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -190,7 +191,7 @@ class PointTransformerV3Attention(nn.Module):
         )
 
     def forward(
-        self, hidden_states: torch.Tensor, voxels: Voxels, block: int
+        self, hidden_states: torch.Tensor, voxels: Voxels, block: int, prompts: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend.
 
@@ -198,6 +199,7 @@ class PointTransformerV3Attention(nn.Module):
             hidden_states: `(voxels, channels)`.
             voxels: Their places.
             block: Number of the block within its stage, for the curve.
+            prompts: `(prompts, channels)`, tokens without a place, to which the voxels of every patch attend.
         """
         kind = self.config._attn_implementation or "eager"
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(kind, eager_attention_forward)
@@ -209,8 +211,13 @@ class PointTransformerV3Attention(nn.Module):
         if self.config.rope_theta is not None:
             cosines, sines = (values[rows] for values in self._rotation(voxels))
             query, key = (rotate(heads, cosines, sines).to(dtype) for heads in (query, key))
+        # Keys and values of prompts, (prompts, heads, channels) each.
+        extra = (
+            [] if prompts is None else list(self.qkv(prompts).unflatten(-1, (3, self.num_heads, -1))[:, 1:].unbind(1))
+        )
         if self.config.upcast_attention:
             query, key, value = query.float(), key.float(), value.float()
+            extra = [heads.float() for heads in extra]
         settings = {
             "scaling": self.scaling,
             "dropout": self.config.attention_dropout if self.training else 0.0,
@@ -218,8 +225,10 @@ class PointTransformerV3Attention(nn.Module):
         }
         weights = None
         if groups is None:
-            lengths = dict(voxels.lengths)
+            lengths = dict(voxels.varlen(0 if prompts is None else len(prompts)))
             pad = lengths.pop("pad")
+            if extra:
+                key, value = (torch.cat([heads, own]) for heads, own in zip((key, value), extra, strict=True))
             # (1, heads, voxels or places, channels)
             query, key, value = (heads.transpose(0, 1)[None] for heads in (query, key[pad], value[pad]))
             mixed = attend(self, query, key, value, None, **settings, **lengths)[0][0]
@@ -227,11 +236,14 @@ class PointTransformerV3Attention(nn.Module):
             cells = None if self.relative_bias is None else voxels.grid_coord[rows]
             parts = []
             for group in groups.groups:
-                heads = (
+                heads = [
                     group.gather(given, of_keys=number > 0).transpose(1, 2)  # (patches, heads, places, channels)
                     for number, given in enumerate((query, key, value))
-                )
+                ]
                 mask = self._mask(group, cells, query.dtype)
+                if extra:
+                    heads[1:] = (_append(own, added) for own, added in zip(heads[1:], extra, strict=True))
+                    mask = mask if mask is None else nn.functional.pad(mask, (0, len(extra[0])))
                 part, weights = attend(self, *heads, mask, **settings)
                 part = part.flatten(0, 1)  # (patches * queries, heads, channels)
                 parts.append(part if group.own is None else part[group.own])
@@ -268,6 +280,11 @@ class PointTransformerV3Attention(nn.Module):
         if config.rope_rescale:
             coord = coord * draw(1, math.log(config.rope_rescale)).exp()
         return rotation_of(coord, frequencies, theta)
+
+
+def _append(heads: torch.Tensor, extra: torch.Tensor) -> torch.Tensor:
+    """Append the same keys or values `(prompts, heads, channels)` to those of every patch `(patches, heads, …)`."""
+    return torch.cat([heads, extra.transpose(0, 1).expand(len(heads), -1, -1, -1)], dim=2)
 
 
 class LayerScale(nn.Module):
@@ -317,11 +334,15 @@ class PointTransformerV3Block(GradientCheckpointingLayer):
         self.scale2 = nn.Identity() if scale is None else LayerScale(width, scale)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, hidden_states: torch.Tensor, voxels: Voxels) -> torch.Tensor:
-        """Run on `(voxels, channels)`."""
+    def forward(
+        self, hidden_states: torch.Tensor, voxels: Voxels, prompts: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Run on `(voxels, channels)`, with attention to `prompts (prompts, channels)`, too."""
         hidden_states = hidden_states + self.positions(hidden_states, voxels.neighbors)
         entry = self.norm1(hidden_states) if self.pre_norm else hidden_states
-        branch = self.scale1(self.attention(entry, voxels, self.number)[0])
+        if prompts is not None and self.pre_norm:
+            prompts = self.norm1(prompts)
+        branch = self.scale1(self.attention(entry, voxels, self.number, prompts)[0])
         hidden_states = hidden_states + self.drop_path(branch)
         if not self.pre_norm:
             hidden_states = self.norm1(hidden_states)
@@ -344,6 +365,13 @@ class PointTransformerV3Pooling(nn.Module):
         assert pooled.inverse is not None
         largest = scatter_max(projected[None], pooled.inverse[None], len(pooled.cloud))[0]
         return nn.functional.gelu(self.norm(largest))
+
+
+def _run(block: nn.Module, hidden_states: torch.Tensor, voxels: Voxels) -> torch.Tensor:
+    """Run a block, whose adapters may need the places of voxels."""
+    if getattr(block, "takes_geometry", False):
+        return block(hidden_states, voxels, geometry=voxels.geometry)
+    return block(hidden_states, voxels)
 
 
 def _carried(values: torch.Tensor, pooled: Voxels) -> torch.Tensor:
@@ -376,6 +404,11 @@ class PointTransformerV3PreTrainedModel(CardMixin, PretrainedBaseMixin, PointTok
     base_model_prefix = "encoder"
     _no_split_modules = ["PointTransformerV3Block"]
     _supports_flex_attn = True
+
+    @property
+    def reads_stages(self) -> bool:
+        """Whether outputs depend on the features of all stages, not only through the last one."""
+        return True
 
     @classmethod
     def base_class(cls) -> type[PointTransformerV3Model]:
@@ -546,9 +579,10 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             path="blocks",
             branch="mlp",
             hidden_size=self.config.hidden_sizes[-1],
-            views=0,
+            views=GRIDS,
             pretrained=tuple(self._modules),
             attention_axis="patches",
+            stages=tuple(zip(self.config.depths, self.config.hidden_sizes, strict=True)),
         )
 
     @honours_contract
@@ -646,12 +680,17 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
                     if stage:
                         hidden_states = self.poolings[stage - 1](hidden_states, stages[stage])
                     for _ in range(depth):
-                        hidden_states = next(remaining)(hidden_states, stages[stage])
+                        hidden_states = _run(next(remaining), hidden_states, stages[stage])
                         kept += [hidden_states] if return_hidden else []
-                    features.append(hidden_states)
+                    features.append(self._stage_output(sum(config.depths[: stage + 1]) - 1, hidden_states))
             decoded = self._decode(features, stages, kept) if config.use_decoder else None
             attentions = recorder.weights if recorder is not None else None
         return _Encoded(stages, features, decoded, batch, of_point, tuple(kept) if return_hidden else None, attentions)
+
+    def _stage_output(self, number: int, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return what heads read of a stage after its last block: also what a network beside the blocks adds."""
+        block = self.blocks[number]
+        return block.stage_output(hidden_states) if hasattr(block, "stage_output") else hidden_states
 
     def _decode(self, features: list[torch.Tensor], stages: list[Voxels], kept: list[torch.Tensor]) -> torch.Tensor:
         hidden_states, remaining = features[-1], iter(self.decoder_blocks)
@@ -726,6 +765,11 @@ class PointTransformerV3ForPointCloudClassification(PointTransformerV3PreTrained
             config.hidden_size, config.num_labels, config.head_widths, dropout=config.head_dropout
         )
         self.post_init()
+
+    @property
+    def reads_stages(self) -> bool:
+        """Whether outputs depend on the features of all stages, not only through the last one: with a decoder."""
+        return self.config.use_decoder
 
     @honours_contract
     def forward(

@@ -11,6 +11,7 @@ import torch
 
 from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
 from hf_any3d.modeling.point_ops import PatchGroups, grid_pool, neighbor_table, patch_table, scatter_mean, serialize
+from hf_any3d.modeling.point_ops.geometry import FlatGeometry
 from hf_any3d.modeling.point_transformer_v3.configuration_point_transformer_v3 import PointTransformerV3Config
 
 Clouds = torch.Tensor | Sequence[torch.Tensor]
@@ -135,10 +136,23 @@ class Voxels:
             self._made[key] = arranged, torch.empty_like(arranged).scatter_(0, arranged, places)
         return self._made[key]
 
-    @cached_property
-    def lengths(self) -> dict[str, Any]:
-        """Boundaries of the patches for attention of variable length, whose queries are not repeated."""
+    def varlen(self, prompts: int = 0) -> dict[str, Any]:
+        """Boundaries of the patches for attention of variable length, whose queries are not repeated.
+
+        Args:
+            prompts: Number of keys after those of the voxels that are appended to each patch.
+        """
+        if ("varlen", prompts) not in self._made:
+            self._made["varlen", prompts] = self._varlen(prompts)
+        return self._made["varlen", prompts]
+
+    def _varlen(self, prompts: int) -> dict[str, Any]:
         pad, _, starts = patch_table(self.counts, self.patch_size)
+        if prompts:
+            extra = sum(self.counts) + torch.arange(prompts)
+            sizes = starts.diff()
+            pad = torch.cat([part for own in pad.split(sizes.tolist()) for part in (own, extra)])
+            starts = torch.cat([starts[:1], (sizes + prompts).cumsum(0).to(starts.dtype)])
         ends, first = [0], 0
         for count in self.counts:
             ends += [
@@ -154,11 +168,21 @@ class Voxels:
             "max_length_k": int(starts.diff().max()),
         }
 
+    @cached_property
+    def geometry(self) -> FlatGeometry:
+        """Cells of the voxels, for guided adapters."""
+        return FlatGeometry(self.grid_coord, self.coord, self.cloud, len(self.counts))
+
     def rotation(self, frequencies: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines `(voxels, 3, frequencies)` of rotary positions, for coordinates that are not augmented."""
         if "rotation" not in self._made:
             self._made["rotation"] = rotation_of(self.coord, frequencies, theta)
         return self._made["rotation"]
+
+    def pool_mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Average values `(voxels of the stage before, channels)` over each voxel of this stage."""
+        assert self.inverse is not None, "the first stage is not pooled"
+        return scatter_mean(values[None], self.inverse[None], len(self.cloud))[0]
 
     def pool(self, turns: Sequence[int]) -> Voxels:
         """Return the voxels of the next stage."""

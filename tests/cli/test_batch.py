@@ -129,4 +129,4 @@ def test_files_are_converted_below_their_folders(scans, tmp_path):
 
 def test_an_unknown_engine_is_refused(predict):
     code, _, err = predict("--engine", "cluster")
-    assert code == 2 and "'--engine': 'cluster'; expected one of local" in err and err.count("\n") == 1
+    assert code == 2 and "'--engine': 'cluster'; expected one of local, ray" in err and err.count("\n") == 1

@@ -28,7 +28,7 @@ def test_a_port_in_use_is_refused_before_the_model_is_loaded(taken):
 
 def test_without_a_model_the_one_of_the_package_is_opened(monkeypatch):
     asked = []
-    monkeypatch.setattr("hf_any3d.demo.task_pages.demo_task", lambda model: asked.append(model) or 1 / 0)
+    monkeypatch.setattr("hf_any3d.registration.task_of", lambda model: asked.append(model) or 1 / 0)
     assert CliRunner().invoke(app, ["demo", "--port", "7861"]).exit_code == 1
     assert asked == [hf_any3d.pipelines.default_model()]
 

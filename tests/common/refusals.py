@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
-from torch._dynamo.exc import TorchDynamoException
 
 
 @dataclass(frozen=True)
@@ -185,20 +184,6 @@ refuse(
 feature("torch.compile", "compilation without graph breaks")
 refuse(
     "torch.compile",
-    ("MiniGPT3DForConditionalGeneration",),
-    TorchDynamoException,
-    "data-dependent",
-    "clouds are checked against their placeholders in the prompt; it compiles with graph breaks",
-)
-refuse(
-    "torch.compile",
-    ("ActAutoencoder",),
-    TorchDynamoException,
-    "(?i)data-dependent",
-    "the search for nearest pairs in the loss depends on data; it compiles with graph breaks",
-)
-refuse(
-    "torch.compile",
     ("PointTransformerV3Model",),
     RuntimeError,
     "data-dependent",
@@ -280,27 +265,6 @@ refuse(
     ValueError,
     "do not get the positions of tokens",
     "the teacher of an autoencoder gets no token positions, which guidance requires",
-)
-refuse(
-    "adapt",
-    _pairs(("GUIDED_ADAPTER",), _PTV3),
-    ValueError,
-    "do not get the positions of tokens",
-    "the voxels and widths of its stages differ, and its convolutions already mix neighbors in space",
-)
-refuse(
-    "adapt",
-    _pairs(("PROMPT_TOKENS",), _PTV3),
-    ValueError,
-    "tokens could not attend to prompts",
-    "attention is within patches of voxels along a curve",
-)
-refuse(
-    "adapt",
-    _pairs(("SIDE_TUNING",), _PTV3),
-    ValueError,
-    "pools its tokens between stages",
-    "its stages have voxels of different numbers and widths, which one side network cannot read",
 )
 refuse(
     "open",

@@ -114,18 +114,19 @@ METHODS = (*OWN, *STOCK)
 def pairs(*preferred: Case) -> list[tuple[Case, str]]:
     """Return the models and methods to try together: all of them with ANY3D_ALL_PAIRS=1.
 
-    Otherwise our methods and LoRA on all models, and further methods of PEFT on one model for each config, preferably
-    on the given ones: they depend only on the layers, which models of the same config have in common.
+    Otherwise all methods on one model for each config, preferably on the given ones: methods depend only on the
+    layers, which models of the same config have in common. Further models differ in the modules that are trained in
+    full; they get two by turns of our methods and LoRA.
     """
+    everything = os.environ.get("ANY3D_ALL_PAIRS") == "1"
     first = {case.model_class.config_class: case for case in reversed((*preferred, *CASES))}
-    return [
-        (case, method)
-        for case in CASES
-        for method in METHODS
-        if method in (*OWN, "LORA")
-        or case is first[case.model_class.config_class]
-        or os.environ.get("ANY3D_ALL_PAIRS") == "1"
-    ]
+    turns = (*OWN, "LORA")
+    chosen = []
+    for number, case in enumerate(CASES):
+        whole = everything or case is first[case.model_class.config_class]
+        some = {turns[(2 * number + further) % len(turns)] for further in range(2)}
+        chosen += [(case, method) for method in METHODS if whole or method in some]
+    return chosen
 
 
 def config_of(method: str, model: PreTrainedModel, **settings: Any) -> PeftConfig:

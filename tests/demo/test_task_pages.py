@@ -14,9 +14,10 @@ from hf_any3d import PointCloudProcessor
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.demo import task_pages
 from hf_any3d.demo.page import ExampleShapes
-from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit, demo_task
+from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.modeling.any2point import Any2PointModel
+from hf_any3d.registration import task_of
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_autoencoders import tiny_autoencoder
@@ -70,13 +71,13 @@ def cloud(count=200, **fields):
 )
 def test_every_kind_of_model_has_a_page(model, task, tmp_path):
     model().save_pretrained(tmp_path)
-    assert demo_task(str(tmp_path)) == task
+    assert task_of(str(tmp_path)) == task
 
 
 def test_models_of_other_packages_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ValueError, match="model_type 'bert' is not of this package; expected act"):
-        demo_task(str(tmp_path))
+        task_of(str(tmp_path))
 
 
 def test_classes_are_the_pipelines(answers):

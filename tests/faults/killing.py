@@ -161,9 +161,15 @@ def fill(disk: Path, but: int) -> None:
     (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - but))
 
 
-def points(events: int, every: int) -> list[int]:
-    """Return the numbers of the events to try: all with ANY3D_FAULTS=all, else every n-th."""
-    return list(range(0, events, 1 if ALL else every))
+def points(events: int, every: int, mode: str | None = None) -> list[int]:
+    """Return the numbers of the events to try: all with ANY3D_FAULTS=all, else every n-th.
+
+    With a mode, the modes share those by turns, so that each event is tried in one mode, and each mode at least once.
+    """
+    if ALL:
+        return list(range(events))
+    turn, turns = (0, 1) if mode is None else (MODES.index(mode), len(MODES))
+    return list(range(0, events, every))[turn::turns] or [turn * every % events]
 
 
 def report(program: str, mode: str, tried: int, again: int) -> None:

@@ -60,7 +60,7 @@ def interrupt_everywhere(
     assert ending.how == "done" and ending.events, ending.output
     program.holds(whole)
     count = len(ending.events)
-    for number, at in enumerate(points(count, program.every)):
+    for number, at in enumerate(points(count, program.every, mode)):
         place = folder / f"at-{at}"
         ending = run_child(lambda place=place: program.run(place), place, at, mode)
         assert ending.how in {"kill": ["killed"], "tear": ["killed", "done"], "full": ["failed", "done"]}[mode], (

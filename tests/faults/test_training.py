@@ -15,7 +15,7 @@ from tests.examples.conftest import tiny_shapes, words_of
 from tests.faults.killing import ALL, MODES, Ending, fill, points, report, run_child
 from tests.tiny_encoders import clouds, random_encoder, tiny_config
 
-EVERY = 31
+EVERY = 23
 SETTINGS = {
     "num_tokens": 4,
     "tokenizer_neighbors": 4,
@@ -111,7 +111,7 @@ def training(tmp_path_factory) -> Training:
 @pytest.mark.parametrize("mode", MODES)
 def test_an_interrupted_training_ends_like_an_uninterrupted_one(training, mode, tmp_path):
     count = len(training.ending.events)
-    for number, at in enumerate(points(count, EVERY)):
+    for number, at in enumerate(points(count, EVERY, mode)):
         output = tmp_path / f"run-{at}"
         ending = training.child(output, at, mode)
         assert ending.how in {"kill": ["killed"], "tear": ["killed", "done"], "full": ["failed", "done"]}[mode], (

@@ -5,7 +5,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hf_any3d.training.text_rows import MixedBatches
+from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor, load_point_dataset
+from hf_any3d.data.catalog import objaverse_captions
+from hf_any3d.training.text_rows import ConversationRows, MixedBatches
+from tests.chat.tiny_tokenizers import byte_tokenizer
+from tests.data.catalog.pointllm_trees import write_pointllm
 
 LENGTHS, SIZES, RATIOS = [7, 11, 5], [2, 3, 1], [2, 3, 3]
 
@@ -51,6 +55,25 @@ def test_processes_split_the_batches_of_one_process():
     for whole, *parts in zip(one, first, second, strict=True):
         assert sorted(whole) == sorted(sum(parts, []))
         assert len(parts[0]) == len(parts[1])
+
+
+def test_processes_read_the_files_of_their_own_batches_alone(tmp_path, monkeypatch):
+    root, read, read_cloud = write_pointllm(tmp_path), [], objaverse_captions.read_cloud
+    monkeypatch.setattr(objaverse_captions, "read_cloud", lambda path: read.append(path.name) or read_cloud(path))
+    options = {"data_dir": root, "cache_dir": str(tmp_path / "cache"), "verify": False, "splits": ["train"]}
+    copied, left = (load_point_dataset("objaverse_captions", copy_clouds=copy, **options) for copy in (True, False))
+    processor = MiniGPT3DProcessor(PointCloudProcessor(num_points=8192, features=["xyz", "rgb"]), byte_tokenizer())
+    copies, rows = (ConversationRows(splits["train"], processor) for splits in (copied, left))
+    files = []
+    for rank in (0, 1):
+        read.clear()
+        for batch in MixedBatches([3], [1], [1], 1, seed=0, rank=rank, processes=2):
+            for found, expected in zip(rows.__getitems__(batch), copies.__getitems__(batch), strict=True):
+                assert found["messages"] == expected["messages"] and found["cloud"].keys() == expected["cloud"].keys()
+                for name, values in expected["cloud"].items():
+                    np.testing.assert_array_equal(found["cloud"][name], values)
+        files.append(list(read))
+    assert [len(names) for names in files] == [1, 1] and files[0] != files[1]
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
     Raises:
         ValueError: no column of points, or one of another type; a split with classes that the training split lacks.
     """
+    if isinstance(splits, DatasetDict) and all(rows.format["type"] == "custom" for rows in splits.values()):
+        return splits  # a transform adds the points, as arrays
     prepared = {split: _with_array_points(rows, f"{origin}, split {split}") for split, rows in splits.items()}
     prepared = with_class_labels(type(splits)(prepared), origin)
     return prepared.with_format("numpy")

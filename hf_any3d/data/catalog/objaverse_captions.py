@@ -103,6 +103,7 @@ def load(
     ids: Iterable[str] | None = None,
     limit: int | None = None,
     streaming: bool = False,
+    copy_clouds: bool = True,
     **conversion: Any,
 ) -> DatasetDict | IterableDatasetDict:
     """Read clouds of Objaverse with captions and conversations about them.
@@ -126,6 +127,9 @@ def load(
         limit: at most this many rows of each split, the first ones.
         streaming: read each cloud from its own file together with its row. Only the texts are converted then;
             otherwise the clouds are copied to Parquet, 196 kB each.
+        copy_clouds: False does the same for rows that are read in any order, as training does: each access to a row
+            reads the file of its cloud. `on_error="skip"` then leaves out rows whose file is missing; a damaged file
+            raises an error when its row is read.
         conversion: `cache_dir`, `verify` and `on_error` of `hf_any3d.data.conversion.load_published`. `verify` also
             compares the lengths of the annotation files with the published ones and refuses objects named twice.
 
@@ -143,6 +147,10 @@ def load(
         raise ValueError(f"splits is {splits!r}; expected some of {', '.join(SPLITS)}")
     if limit is not None and (type(limit) is not int or limit < 1):
         raise ValueError(f"limit is {limit!r}; expected None or a whole number from 1")
+    if streaming and not copy_clouds:
+        raise ValueError(
+            "streaming and copy_clouds=False; expected one of them, as both leave the clouds in their files"
+        )
     ids = None if ids is None else frozenset([ids] if isinstance(ids, str) else ids)
     if ids is not None and not ids:
         raise ValueError("ids is empty; expected None or some objects")
@@ -158,36 +166,53 @@ def load(
     chosen = files.choose("brief" if which == "brief" else "complex", WHICH[which], names, unwanted, ids)
     chosen = {split: (path, some[:limit]) for split, (path, some) in chosen.items()}
 
+    in_files = streaming or not copy_clouds
+    skip = conversion.get("on_error") == "skip"
+    if skip and not copy_clouds:
+        chosen = {split: (path, _with_clouds(some, clouds)) for split, (path, some) in chosen.items()}
     cloud_columns = cloud_features(colors)
     columns = Features({"object_id": Value("string"), "conversation_type": Value("string"), **CONVERSATIONS})
     if which in ("brief", "detailed"):
         columns["caption"] = Value("string")
     options = {
         "colors": colors,
-        "clouds": not streaming,
+        "clouds": not in_files,
         "ids": ids and hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest(),
         "limit": limit,
     }
     rows = load_published(
         DATASET,
         root,
-        {split: _source(path, some, clouds, streaming) for split, (path, some) in chosen.items()},
-        columns if streaming else Features({**cloud_columns, **columns}),
+        {split: _source(path, some, clouds, in_files) for split, (path, some) in chosen.items()},
+        columns if in_files else Features({**cloud_columns, **columns}),
         variant=which if ids is None and limit is None else f"{which}_part",
         options=options,
         **conversion,
     )
-    if not streaming:
-        return rows
-    adder = CloudAdder(clouds, cloud_columns, conversion.get("on_error") == "skip")
-    return stream_clouds(cast(DatasetDict, rows), adder)
+    texts = cast(DatasetDict, rows)
+    if streaming:
+        return stream_clouds(texts, CloudAdder(clouds, cloud_columns, skip))
+    # A row that is asked for by its number cannot be left out.
+    return texts if copy_clouds else texts.with_transform(CloudAdder(clouds, cloud_columns, skip=False))
 
 
-def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, streaming: bool) -> SplitSource:
+def _with_clouds(annotations: Sequence[Annotation], clouds: Path) -> list[Annotation]:
+    """Return the annotations whose clouds exist, and those that name no object, which reading refuses."""
+    kept = []
+    for annotation in annotations:
+        path = cloud_path(clouds, annotation.object_id)
+        if not annotation.object_id or path.exists():
+            kept.append(annotation)
+        else:
+            logger.warning("left out %s: no such file", path)
+    return kept
+
+
+def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, in_files: bool) -> SplitSource:
     def read(annotation: Annotation) -> Iterable[Mapping[str, object]]:
         row = read_annotation(path, annotation)
         row["caption"] = row["conversations"][1]["value"]
-        yield row if streaming else {**row, **read_cloud(cloud_path(clouds, row["object_id"]))}
+        yield row if in_files else {**row, **read_cloud(cloud_path(clouds, row["object_id"]))}
 
     def describe(annotation: Annotation) -> str:
         return f"{cloud_path(clouds, annotation.object_id)} (entry {annotation.number} of {path})"
@@ -196,7 +221,7 @@ def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, streami
     chosen = hashlib.sha256(np.array([annotation.number for annotation in annotations], np.int64).tobytes())
     objects = dict.fromkeys(annotation.object_id for annotation in annotations if annotation.object_id)
     digest, missing = stamp_clouds(clouds, objects)
-    digest = chosen.hexdigest() if streaming else f"{chosen.hexdigest()} {digest}"
+    digest = chosen.hexdigest() if in_files else f"{chosen.hexdigest()} {digest}"
     return SplitSource(annotations, read, [path], len(annotations), describe, missing, digest)
 
 

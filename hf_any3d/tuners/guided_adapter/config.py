@@ -16,8 +16,8 @@ class GuidedAdapterConfig(EncoderLayersConfig):
     """Guided adapter after every layer of a frozen encoder of point tokens (Any2Point, Sec. 3.3).
 
     It adds a bottleneck to each feed-forward branch and aggregates the features of neighbouring tokens in the virtual
-    views. Applies to models with an encoder of `hf_any3d.modeling.encoders`; by default tokenizer, class token,
-    output norm and head are trained and saved with it.
+    views. Applies to models with an encoder of `hf_any3d.modeling.encoders`, and to point transformers, whose views
+    are shifted grids in space; by default tokenizer, class token, output norm and head are trained and saved with it.
     """
 
     ranges: ClassVar[Ranges] = {
@@ -46,10 +46,14 @@ class GuidedAdapterConfig(EncoderLayersConfig):
     attention_heads: int = field(default=6, metadata={"help": "Heads of the attention within cells."})
     attention_dropout: float = field(default=0.0, metadata={"help": "Dropout of the attention within cells."})
     share_attention: bool = field(
-        default=True, metadata={"help": "Use one set of attention weights for all layers, as published."}
+        default=True, metadata={"help": "Use one set of attention weights for all layers of a stage, as published."}
     )
     cell_size: float | None = field(
-        default=None, metadata={"help": "Edge of a cell in positions (1D) or pixels (2D); None for the model's."}
+        default=None,
+        metadata={
+            "help": "Edge of a cell in positions (1D), pixels (2D), radii of the cloud (point transformers) or voxels "
+            "of a stage (Point Transformer V3); None for the model's."
+        },
     )
     voxel_size: float = field(default=0.16, metadata={"help": "Edge of a voxel, in units of the cloud's radius."})
     count_empty_cells: bool = field(

@@ -15,9 +15,10 @@ from hf_any3d.modeling.any2point.guided_adapter import (
     LayerGate,
     bottleneck,
     guided_aggregation,
+    guided_aggregation_flat,
 )
 from hf_any3d.modeling.encoders import hidden_of
-from hf_any3d.modeling.point_ops.geometry import Geometry
+from hf_any3d.modeling.point_ops.geometry import FlatGeometry, Geometry
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
 from hf_any3d.tuners.tuners_utils import WrappedModule
 
@@ -105,8 +106,17 @@ class GuidedAdapterLayer(WrappedModule):
                 for weight in stacked:
                     nn.init.xavier_uniform_(weight)
 
-    def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
-        """Run the frozen layer, then the active adapters in order; `(batch, sequence, hidden)`."""
+    def forward(
+        self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry | FlatGeometry, **kwargs: Any
+    ) -> torch.Tensor:
+        """Run the frozen layer, then the active adapters in order.
+
+        Args:
+            hidden_states: `(batch, sequence, hidden)`, or `(tokens, hidden)` with a flat geometry.
+            *args: Further arguments of the layer.
+            geometry: Places of the tokens.
+            **kwargs: Further arguments of the layer.
+        """
         inputs = hidden_states
         hidden_states = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
         for name in self._running_adapters():
@@ -114,7 +124,9 @@ class GuidedAdapterLayer(WrappedModule):
                 hidden_states = self.guided_adapter_gate[name](inputs, hidden_states)
             if name not in self.guidance:
                 continue
-            if geometry.batch_second:
+            if isinstance(geometry, FlatGeometry):
+                hidden_states = self._aggregate_flat(name, hidden_states, geometry)
+            elif geometry.batch_second:
                 hidden_states = self._aggregate(name, hidden_states.transpose(0, 1), geometry).transpose(0, 1)
             else:
                 hidden_states = self._aggregate(name, hidden_states, geometry)
@@ -125,15 +137,22 @@ class GuidedAdapterLayer(WrappedModule):
         self._hook.remove()
 
     def _aggregate(self, name: str, hidden_states: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+        return guided_aggregation(hidden_states, *self._modules_of(name), geometry, self.guidance[name])
+
+    def _aggregate_flat(self, name: str, hidden_states: torch.Tensor, geometry: FlatGeometry) -> torch.Tensor:
+        guidance = self.guidance[name]
+        members, voxels = geometry.view_cells(guidance.cell_size), geometry.voxels(guidance.voxel_size)
+        return guided_aggregation_flat(hidden_states, *self._modules_of(name), members, voxels, guidance)
+
+    def _modules_of(self, name: str) -> tuple[CellAttention, CellNorm, CellNorm]:
+        """Return the attention, the norm of cells and the norm of voxels of an adapter."""
         view_norm = self.guided_adapter_view_norm[name]
         if name in self.attention_owner:
             owned = self.attention_owner[name][0].guided_adapter_attention[name]
             attention = _gathered(owned, view_norm.weight.dtype)
         else:
             attention = self.guided_adapter_attention[name]
-        return guided_aggregation(
-            hidden_states, attention, view_norm, self.guided_adapter_voxel_norm[name], geometry, self.guidance[name]
-        )
+        return attention, view_norm, self.guided_adapter_voxel_norm[name]
 
     def _add_bottlenecks(self, module: nn.Module, args: tuple, branch: torch.Tensor) -> torch.Tensor:
         for name in self._running_adapters():

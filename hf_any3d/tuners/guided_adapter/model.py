@@ -32,14 +32,24 @@ class GuidedAdapterModel(EncoderTuner):
     def wrap(self, target: nn.Module) -> GuidedAdapterLayer:
         """Wrap a frozen layer in one with adapters."""
         stack = layer_stack(self.model)
-        return GuidedAdapterLayer(target, stack.branch, stack.hidden_size, stack.views)
+        return GuidedAdapterLayer(target, stack.branch, stack.stage_of(target).width, stack.views)
 
-    def adapter_settings(self, adapter_name: str, peft_config: GuidedAdapterConfig) -> dict[str, Any]:
-        """Return the layer whose attention is shared."""
+    def adapter_settings(
+        self, adapter_name: str, peft_config: GuidedAdapterConfig, target: nn.Module
+    ) -> dict[str, Any]:
+        """Return the layer whose attention is shared: the first one that is adapted, of each stage."""
         if not peft_config.share_attention:
             return {"attention_owner": None}
-        layers = (module for module in self.model.modules() if isinstance(module, GuidedAdapterLayer))
-        return {"attention_owner": next((a for a in layers if adapter_name in a.guided_adapter_attention), None)}
+        stack = layer_stack(self.model)
+        stage = stack.stage_of(target).number
+        owners = (
+            layer
+            for layer in stack.layers
+            if isinstance(layer, GuidedAdapterLayer)
+            and adapter_name in layer.guided_adapter_attention
+            and stack.stage_of(layer).number == stage
+        )
+        return {"attention_owner": next(owners, None)}
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         if isinstance(child, GuidedAdapterLayer):

@@ -17,7 +17,9 @@ class PromptTokensConfig(EncoderLayersConfig):
 
     Every layer has its own prompts, which are removed after it, so the point tokens and their positions are unchanged.
     Prompts have no position in space: for encoders with positions in their attention they are in the center of every
-    view, like the class token. By default tokenizer, class token, output norm and head are also trained and saved.
+    view, like the class token. Where voxels attend within patches (Point Transformer V3), prompts are further keys and
+    values of every patch, which are neither rotated nor convolved. By default tokenizer, class token, output norm and
+    head are also trained and saved.
     """
 
     ranges: ClassVar[Ranges] = {**EncoderLayersConfig.ranges, "num_prompts": (1, 16_384)}

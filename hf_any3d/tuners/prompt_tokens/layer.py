@@ -13,19 +13,21 @@ from hf_any3d.tuners.tuners_utils import WrappedModule
 class PromptTokensLayer(WrappedModule):
     """Frozen layer that appends prompts to its input sequence and removes them from its output.
 
-    They are appended, not prepended, so that the class token stays first; attention is bidirectional.
+    They are appended, not prepended, so that the class token stays first; attention is bidirectional. A layer on a
+    flat list of the tokens of all clouds takes them as its last argument instead, and attends to them in every patch.
 
     Args:
         base_layer: The frozen layer.
         hidden_size: Channels of a token.
+        is_flat: Whether the layer runs on a flat list of tokens.
     """
 
     adapter_layer_names = ("prompt_tokens_embedding",)
     merge_error = "prompt tokens cannot be merged into the encoder; use unload() to remove them"
 
-    def __init__(self, base_layer: nn.Module, hidden_size: int):
+    def __init__(self, base_layer: nn.Module, hidden_size: int, is_flat: bool = False):
         super().__init__(base_layer)
-        self.hidden_size = hidden_size
+        self.hidden_size, self.is_flat = hidden_size, is_flat
         self.prompt_tokens_embedding = nn.ParameterDict()
 
     def update_layer(self, adapter_name: str, config: PromptTokensConfig) -> None:
@@ -42,7 +44,11 @@ class PromptTokensLayer(WrappedModule):
         return sum(len(self.prompt_tokens_embedding[name]) for name in self._running_adapters())
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Run the frozen layer on `(batch, sequence, hidden)` and return the same shape."""
+        """Run the frozen layer on `(batch, sequence, hidden)` or `(tokens, hidden)` and return the same shape."""
+        if self.is_flat:
+            given = [self.prompt_tokens_embedding[name].to(hidden_states.dtype) for name in self._running_adapters()]
+            # By position: re-entrant checkpoints give no gradients to keywords.
+            return self.base_layer(hidden_states, *args, *([torch.cat(given)] if given else ()), **kwargs)
         batch, length = hidden_states.shape[:2]
         prompts = [
             self.prompt_tokens_embedding[name].to(hidden_states.dtype).expand(batch, -1, -1)

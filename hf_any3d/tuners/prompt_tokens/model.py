@@ -21,10 +21,11 @@ class PromptTokensModel(EncoderTuner):
     def default_targets(self, peft_config: PromptTokensConfig) -> str:
         """Return a regular expression of the layers."""
         axis = layer_stack(self.model).attention_axis
-        if axis != "tokens":
+        if axis == "batch":
             raise ValueError(f"attention_axis={axis!r}: tokens could not attend to prompts; expected 'tokens'")
         return super().default_targets(peft_config)
 
     def wrap(self, target: nn.Module) -> PromptTokensLayer:
         """Wrap a frozen layer in one with prompts."""
-        return PromptTokensLayer(target, layer_stack(self.model).hidden_size)
+        stack = layer_stack(self.model)
+        return PromptTokensLayer(target, stack.stage_of(target).width, is_flat=stack.attention_axis == "patches")

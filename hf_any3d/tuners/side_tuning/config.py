@@ -18,7 +18,8 @@ class SideTuningConfig(EncoderLayersConfig):
     Each layer's output is projected down, mixed by a learned gate into the state of the side network, and processed by
     an MLP; the state after the last layer is projected up and added to the encoder's output. Nothing is propagated
     back through the encoder, whose activations are not saved, so that a training step costs about a forward pass of
-    the encoder. Tokens exchange information only inside the encoder.
+    the encoder. Tokens exchange information only inside the encoder. An encoder of several stages has one side network
+    along all of them, whose state is pooled where the encoder pools; the stages that a head reads get its part each.
 
     By default tokenizer, class token, output norm and head are also trained and saved; a tokenizer gets its gradients
     through the side network, which reads the input of the first layer too.

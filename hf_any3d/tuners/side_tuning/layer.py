@@ -17,12 +17,15 @@ class SideTuningLayer(WrappedModule):
     """Frozen layer that runs without gradients, followed by a step of the side network.
 
     The state of the side network is handed from layer to layer beside the encoder's tokens: each layer keeps it until
-    the next one takes it. The encoder's last layer adds it to its output.
+    the next one takes it. The encoder's last layer adds it to its output. Where tokens are pooled between stages, the
+    state is pooled with them.
 
     Args:
         base_layer: The frozen layer.
         hidden_size: Channels of a token.
         is_last: Whether this is the encoder's last layer.
+        is_pooled: Whether the tokens are pooled before this layer; it gets their places as its second argument.
+        ends_stage: Whether heads read the output of this layer, although it is not the last one; see `stage_output`.
     """
 
     adapter_layer_names = (
@@ -37,9 +40,16 @@ class SideTuningLayer(WrappedModule):
     other_param_names = ("side_tuning_dropout", "previous")
     merge_error = "a side network cannot be merged into the encoder; use unload() to remove it"
 
-    def __init__(self, base_layer: nn.Module, hidden_size: int, is_last: bool):
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        hidden_size: int,
+        is_last: bool,
+        is_pooled: bool = False,
+        ends_stage: bool = False,
+    ):
         super().__init__(base_layer)
-        self.hidden_size, self.is_last = hidden_size, is_last
+        self.hidden_size, self.is_last, self.is_pooled, self.ends_stage = hidden_size, is_last, is_pooled, ends_stage
         for name in (*self.adapter_layer_names, "side_tuning_dropout"):
             setattr(self, name, nn.ParameterDict() if name == "side_tuning_gate" else nn.ModuleDict())
         self.previous: dict[str, tuple[SideTuningLayer, ...]] = {}
@@ -65,7 +75,7 @@ class SideTuningLayer(WrappedModule):
         else:
             # In a tuple, so that torch does not register the other layer as a child of this one.
             self.previous[adapter_name] = (previous,)
-        if self.is_last:
+        if self.is_last or self.ends_stage:
             up = self.side_tuning_up[adapter_name] = nn.Linear(width, self.hidden_size)
             if config.init_weights:
                 nn.init.zeros_(up.weight)
@@ -83,28 +93,52 @@ class SideTuningLayer(WrappedModule):
         """Ignore what transformers sets on all modules that have this attribute."""
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Run the frozen layer and the active side networks on tokens `(batch, sequence, hidden)`."""
+        """Run the frozen layer and the active side networks.
+
+        Args:
+            hidden_states: `(batch, sequence, hidden)`, or `(tokens, hidden)` of all clouds in one list.
+            *args: Further arguments of the layer.
+            **kwargs: Further arguments of the layer.
+        """
         names = self._running_adapters()
         if not names:
             return hidden_of(self.base_layer(hidden_states, *args, **kwargs))
         with torch.no_grad():
             output = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
-        changed = output
-        for name in names:
-            state = self._step(name, hidden_states, output)
-            if name in self.side_tuning_up:
-                changed = changed + self.side_tuning_up[name](state).to(output.dtype)
-            else:
-                self._states[name] = state
-        return changed
+        places = args[0] if self.is_pooled else None
+        self._states = {name: self._step(name, hidden_states, output, places) for name in names}
+        return self._with_states(output, pop=True) if self.is_last else output
 
-    def _step(self, name: str, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Compute the next state of a side network, `(batch, sequence, r)`."""
+    def stage_output(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return the output of a stage for heads: that of this layer, plus the states of the side networks.
+
+        The next stage reads this layer's output without them, so that the encoder computes what it was trained for.
+        """
+        return self._with_states(hidden_states) if self.ends_stage else hidden_states
+
+    def _with_states(self, output: torch.Tensor, pop: bool = False) -> torch.Tensor:
+        states = dict(self._states)
+        if pop:
+            self._states.clear()
+        for name, state in states.items():
+            output = output + self.side_tuning_up[name](state).to(output.dtype)
+        return output
+
+    def _step(self, name: str, inputs: torch.Tensor, output: torch.Tensor, places: Any) -> torch.Tensor:
+        """Compute the next state of a side network, `(batch, sequence, r)` or `(tokens, r)`.
+
+        Args:
+            name: The adapter.
+            inputs: Input of the layer.
+            output: Its output.
+            places: Places of the tokens, whose `pool_mean` pools a state of the stage before; None for its own stage.
+        """
         if name in self.side_tuning_entry:
             entry = self.side_tuning_entry[name]
             state = entry(in_precision_of(entry, inputs))
         else:
             state = self.previous[name][0]._states.pop(name)
+            state = state if places is None else places.pool_mean(state)
         down = self.side_tuning_down[name]
         seen, gate = down(in_precision_of(down, output)), self.side_tuning_gate[name].sigmoid()
         state = seen + gate.to(state.dtype) * (state - seen)

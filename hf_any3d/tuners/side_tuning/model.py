@@ -14,8 +14,8 @@ class SideTuningModel(EncoderTuner):
     """Tuner that `get_peft_model(model, SideTuningConfig())` creates.
 
     Raises:
-        ValueError: If the model has no pretrained layers, the last one is not among those to adapt, or tokens differ
-            from layer to layer in number and width.
+        ValueError: If the model has no pretrained layers, or those to adapt leave out the last one, or the first one
+            of a later stage.
     """
 
     prefix = "side_tuning_"
@@ -24,9 +24,16 @@ class SideTuningModel(EncoderTuner):
     def wrap(self, target: nn.Module) -> SideTuningLayer:
         """Wrap a frozen layer in one with a step of the side network."""
         stack = layer_stack(self.model)
-        return SideTuningLayer(target, stack.hidden_size, is_last=target is stack.layers[-1])
+        place, is_last = stack.stage_of(target), target is stack.layers[-1]
+        return SideTuningLayer(
+            target,
+            place.width,
+            is_last,
+            is_pooled=place.is_first and place.number > 0,
+            ends_stage=place.is_last and not is_last and getattr(self.model, "reads_stages", False),
+        )
 
-    def adapter_settings(self, adapter_name: str, peft_config: SideTuningConfig) -> dict[str, Any]:
+    def adapter_settings(self, adapter_name: str, peft_config: SideTuningConfig, target: nn.Module) -> dict[str, Any]:
         """Return the layer whose state is continued."""
         layers = (layer for layer in layer_stack(self.model).layers if isinstance(layer, SideTuningLayer))
         wrapped = [layer for layer in layers if adapter_name in layer.side_tuning_down]
@@ -35,15 +42,20 @@ class SideTuningModel(EncoderTuner):
     def _prepare_adapter_config(self, peft_config: EncoderTunerConfig, model_config: Any) -> EncoderTunerConfig:
         peft_config = super()._prepare_adapter_config(peft_config, model_config)
         stack = layer_stack(self.model)
-        if stack.attention_axis == "patches":
-            raise ValueError(
-                f"{type(self.model).__name__} pools its tokens between stages; expected layers with tokens of one "
-                "number and width for a side network; use another method"
-            )
-        last = next(name for name, module in self.model.named_modules() if module is stack.layers[-1])
-        if not self._check_target_module_exists(peft_config, last):
-            raise ValueError(
-                f"target_modules={peft_config.target_modules!r} leaves out {last}, the encoder's last layer, to whose "
-                "output the side network adds its own; expected it among the layers"
-            )
+        names = {id(module): name for name, module in self.model.named_modules()}
+        has_begun = False
+        for layer in stack.layers:
+            is_adapted = self._check_target_module_exists(peft_config, names[id(layer)])
+            is_last = layer is stack.layers[-1]
+            if not is_adapted and (is_last or has_begun and stack.stage_of(layer).is_first):
+                what = (
+                    "the encoder's last layer, to whose output the side network adds its own"
+                    if is_last
+                    else "the first layer of a stage, where the side network is pooled"
+                )
+                raise ValueError(
+                    f"target_modules={peft_config.target_modules!r} leaves out {names[id(layer)]}, {what}; expected "
+                    "it among the layers"
+                )
+            has_begun = has_begun or bool(is_adapted)
         return peft_config

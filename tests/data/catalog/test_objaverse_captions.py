@@ -73,6 +73,18 @@ def test_brief_rows_have_the_cloud_the_conversation_and_the_caption(tree, load, 
         assert splits[split].info.homepage == DATASET.homepage and splits[split].info.license.startswith("other: ")
 
 
+def test_clouds_left_in_their_files_are_read_with_their_row(tree, load, monkeypatch):
+    copied, left = load(tree), load(tree, copy_clouds=False)
+    read, read_cloud = [], objaverse_captions.read_cloud
+    monkeypatch.setattr(objaverse_captions, "read_cloud", lambda path: read.append(path.name) or read_cloud(path))
+    for split, names in SPLITS.items():
+        assert len(left[split]) == len(names)
+        last, expected = left[split][-1], copied[split].with_format("numpy")[-1]
+        assert last.keys() == expected.keys() and last["object_id"] == names[-1]
+        np.testing.assert_array_equal(last["points"], expected["points"])
+    assert read == [f"{names[-1]}_8192.npy" for names in SPLITS.values()]
+
+
 def test_minigpt_lists_reserved_objects_whose_captions_are_among_all(tmp_path, load):
     splits = load(write_minigpt(tmp_path), streaming=True)
     found = {split: [row["object_id"] for row in rows] for split, rows in splits.items()}

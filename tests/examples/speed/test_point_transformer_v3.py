@@ -26,6 +26,12 @@ def test_benchmark_compares_equal_features_and_prints_what_it_writes(monkeypatch
         assert f"| {name} | {result[name]['transcription']:.2f} | {result[name]['ours']:.2f} |" in printed
 
 
+def test_steps_of_ours_can_be_timed_alone():
+    row = {"size": "sonata", "voxels": 9, "difference": 0.0, "shares": {"convolution": 0.1, "attention": 0.2}}
+    row |= {"peak_gb": 1.0, "forward": {"transcription": 3.0, "ours": 2.0}, "step": {"ours": 5.0}}
+    assert point_transformer_v3.table(row).endswith("| forward | 3.00 | 2.00 | 1.50 |\n| step | – | 5.00 | – |")
+
+
 def test_large_scene_is_measured(monkeypatch, capsys, tmp_path):
     small = SMALL | {"in_channels": 9, "grid_size": 0.02}
     monkeypatch.setitem(large_scene.PRESETS, "concerto_small", small)

@@ -12,9 +12,10 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Value
 
 from examples import quickstart
 from examples.studies import adapter_methods, adapter_runs, adapters
-from hf_any3d import ActModel, OpenShapeModel, Uni3DModel
+from hf_any3d import ActModel, OpenShapeModel, PointTransformerV3Model, PointTransformerV3Processor, Uni3DModel
 from tests.tiny_act import tiny_act
 from tests.tiny_aligned import tiny_aligned
+from tests.tiny_ptv3 import SMALL, tiny_ptv3
 
 TINY = {"num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer_width": 8, "head_widths": [8]}
 SHARED = ("point_tokenizer", "class_token", "output_norm", "classifier")
@@ -159,15 +160,20 @@ def test_parameters_inside_the_encoder_have_their_own_learning_rate(shapes, tiny
 def point_encoders(tmp_path_factory):
     """The directories of pretrained point encoders, by prefix of their weights."""
     directories = {}
-    for model_class in (ActModel, OpenShapeModel, Uni3DModel):
-        build = tiny_act if model_class is ActModel else tiny_aligned
+    builders = {
+        ActModel: tiny_act,
+        OpenShapeModel: tiny_aligned,
+        PointTransformerV3Model: tiny_ptv3,
+        Uni3DModel: tiny_aligned,
+    }
+    for model_class, build in builders.items():
         directory = tmp_path_factory.mktemp(model_class.base_model_prefix)
         build(model_class).save_pretrained(directory)
         directories[model_class.base_model_prefix] = str(directory)
     return directories
 
 
-@pytest.mark.parametrize("prefix", ["act", "openshape", "uni3d"])
+@pytest.mark.parametrize("prefix", ["act", "encoder", "openshape", "uni3d"])
 @pytest.mark.parametrize(
     ("method", "mark"),
     [
@@ -197,7 +203,7 @@ def test_methods_train_the_head_and_their_own_inside_a_point_encoder(point_encod
         assert all(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("prefix", ["act", "uni3d"])
+@pytest.mark.parametrize("prefix", ["act", "encoder", "uni3d"])
 def test_run_on_a_point_encoder_is_in_the_table(shapes, point_encoders, prefix, tmp_path, monkeypatch):
     encoder = point_encoders[prefix]
     work = adapter_runs.train_and_measure
@@ -210,6 +216,15 @@ def test_run_on_a_point_encoder_is_in_the_table(shapes, point_encoders, prefix, 
     assert 0 < guided["encoder_parameters"] < guided["trained_parameters"] < full["trained_parameters"]
     assert guided["stored_bytes"] < full["stored_bytes"]
     assert "four grids in space" in (tmp_path / "adapters.md").read_text()
+
+
+def test_points_for_an_encoder_of_voxels_are_those_of_its_processor(shapes, point_encoders, tmp_path):
+    tiny_ptv3(PointTransformerV3Model, in_channels=9).save_pretrained(tmp_path)
+    PointTransformerV3Processor(grid_size=SMALL["grid_size"], scale="unit_sphere").save_pretrained(tmp_path)
+    prepared = np.asarray(adapter_runs.with_channels(shapes, str(tmp_path))["test"]["points"])
+    assert prepared.shape == (4, 32, 9)
+    kept = np.asarray(adapter_runs.with_channels(shapes, point_encoders["encoder"])["test"]["points"])
+    assert kept.shape == (4, 32, 6) and (kept[..., 3:] == np.float32(0.4)).all()
 
 
 def test_ablations_of_views_are_refused_for_a_point_encoder(point_encoders):

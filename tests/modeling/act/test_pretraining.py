@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining, Trainer, TrainingArguments
 
-from hf_any3d import OpenShapeModel, PatchAlign3DModel, Uni3DModel
+from hf_any3d import OpenShapeModel, PatchAlign3DModel, PointTransformerV3Model, Uni3DModel
 from hf_any3d.modeling.act import (
     ActAutoencoder,
     ActConfig,
@@ -16,9 +16,10 @@ from hf_any3d.modeling.act import (
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
-from tests.common.case import varied_clouds
+from tests.common.case import spread_weights, varied_clouds
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_encoders import clouds, random_encoder, saved_encoder, tiny_config
+from tests.tiny_ptv3 import tiny_ptv3
 
 GROUPS = 8
 CUT = {"num_groups": GROUPS, "group_size": 8}
@@ -342,6 +343,44 @@ def test_a_student_may_start_from_an_encoder_that_is_aligned_with_texts(model_cl
         torch.testing.assert_close(alone(points).pooler_output, model.act(points).pooler_output)
     with pytest.raises(ValueError, match=f"the student of this checkpoint is a {source.config.model_type} model"):
         ActModel.from_pretrained(tmp_path / "whole")
+
+
+def test_a_student_of_voxels_sees_only_points_of_visible_patches(tmp_path):
+    source = tiny_ptv3(PointTransformerV3Model, shuffle_curves="never", drop_path_rate=0.0)
+    spread_weights(source)
+    source.save_pretrained(tmp_path / "source")
+    model = ActForPreTraining.from_autoencoder_pretrained(
+        tiny_autoencoder(), tmp_path / "source", decoder_num_hidden_layers=1, decoder_drop_path_rate=0.0
+    )
+    assert (model.config.hidden_size, model.config.num_attention_heads, model.config.num_groups) == (24, 2, GROUPS)
+    points = varied_clouds(3, channels=6)
+    output = model.train()(points, masks())
+    assert output.predictions.shape == output.targets.shape == (3, 6, 16)
+    output.loss.backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.act.parameters())
+    assert not any(p.grad is not None for p in model.autoencoder.parameters())
+
+    model.eval().save_pretrained(tmp_path / "whole")
+    opened = AutoModelForPreTraining.from_pretrained(tmp_path / "whole")
+    patches = model.cut(points)
+    seen = patches.neighbor_index[torch.arange(3)[:, None], (~masks()).nonzero()[:, 1].view(3, -1)].flatten(1)
+    with torch.no_grad():
+        expected = model(points, masks()).predictions
+        assert torch.equal(opened(points, masks()).predictions, expected)
+        torch.testing.assert_close(model(points[1:2], masks()[1:2]).predictions, expected[1:2], rtol=1e-4, atol=1e-5)
+        # Colors of hidden points change nothing, those of seen ones do.
+        is_seen = torch.zeros(points.shape[:2]).scatter(1, seen, 1.0)
+        assert 0.2 < is_seen.mean() < 0.8
+        for factor, is_equal in ((is_seen, True), (1 - is_seen, False)):
+            colored = torch.cat([points[..., :3], points[..., 3:] * factor[..., None]], dim=-1)
+            assert torch.equal(model(colored, masks()).predictions, expected) == is_equal
+        assert model.probe_features(points).shape == (3, 24)
+    with pytest.raises(
+        ValueError, match="class_token_loss=True; expected the default, as point_transformer_v3 has no"
+    ):
+        ActForPreTraining.from_autoencoder_pretrained(
+            tiny_autoencoder(), source, class_token_loss=True, class_token_layer=1
+        )
 
 
 def test_students_of_other_sizes_or_kinds_are_refused():

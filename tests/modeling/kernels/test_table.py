@@ -12,7 +12,7 @@ from hf_any3d.modeling import kernels
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
 from hf_any3d.modeling.any2point.point_tokenizer import ResidualBlock
 from hf_any3d.modeling.kernels import dispatch
-from hf_any3d.modeling.kernels.cells import membership
+from hf_any3d.modeling.kernels.cells import FlatCells, membership
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
 from hf_any3d.modeling.point_ops import neighbor_table
 from hf_any3d.modeling.point_transformer import PatchEncoder
@@ -32,6 +32,7 @@ def randint(high: int, *shape: int) -> torch.Tensor:
 
 MEMBERS, VOXELS = membership(randint(CELLS, CLOUDS, VIEWS, TOKENS), CELLS), membership(randint(6, 2, 1, 10), TOKENS)
 OCCUPIED = MEMBERS.occupied.double()
+FLAT = FlatCells(torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0, 0, 4], [1, 1, 0, 2, 0, 1, 1, 3, 2, 2]]))
 COUNT = OCCUPIED.sum(dim=(0, 2)).unsqueeze(-1)
 NORM, LINEAR = nn.BatchNorm1d(6).double(), nn.Linear(6, 3).double()
 BLOCKS = nn.ModuleList(ResidualBlock(12, 5) for _ in range(2)).double()
@@ -52,6 +53,7 @@ def blocks_on(features: torch.Tensor, offsets: torch.Tensor) -> tuple:
 CASES = {
     "pooled_blocks": ((randn(20, 6),), lambda features: blocks_on(features, randn(9, 6, 3).detach())),
     "cell_attention": ((randn(CLOUDS, VIEWS, TOKENS, 3 * WIDTH),), lambda qkv: (qkv, MEMBERS, 2, 0.7)),
+    "pair_attention": ((randn(TOKENS, 3 * WIDTH),), lambda qkv: (qkv, FLAT.pairs[1], 2, 0.7)),
     "max_mean_pool": ((randn(CLOUDS, TOKENS, HIDDEN),), lambda tokens: (tokens, VOXELS)),
     "cell_norm": (
         (randn(CLOUDS, VIEWS, CELLS, HIDDEN), randn(VIEWS, HIDDEN), randn(VIEWS, HIDDEN)),
@@ -156,9 +158,11 @@ def test_setting_and_table_choose_the_implementation(name, use_kernels):
 def test_autocast_rounds_results_no_more_than_its_own_precision(name):
     """Under autocast the fused implementation works in full precision, forward and backward."""
     kernel = kernels.TABLE[name]
-    expected = results_of(name, kernel)
+    expected, arguments = results_of(name, kernel), CASES[name][1](*CASES[name][0])
+    is_fused = kernel.uses_fused(*arguments)
     with torch.autocast("cpu", torch.bfloat16):
         found = results_of(name, kernel)
+        assert kernel.uses_fused(*arguments) == is_fused
     # The gradient of a result that is rounded afterwards is rounded, too.
     rounded = kernel.result_in_autocast
     tolerance = 1e-2 if rounded or name == "cell_attention" else 1e-6
@@ -176,18 +180,21 @@ def test_devices_without_autocast_are_supported():
 def test_page_lists_every_operation_with_its_reason():
     page = (Path(__file__).parents[3] / "docs" / "kernels.md").read_text(encoding="utf-8")
     assert [f"| `{name}` | {kernel.reason} |" in page for name, kernel in kernels.TABLE.items()] == [True] * len(CASES)
+    for name, kernel in kernels.TABLE.items():
+        row = f"| `{name}` | `modeling/kernels/triton/{name}.py` | {kernel.triton_reason} |"
+        assert (row in page) == (kernel.triton is not None), name
 
 
 def test_setting_is_checked():
-    with pytest.raises(ValueError, match="setting='triton'; expected one of 'auto', 'torch'"):
-        kernels.set_kernels("triton")
+    with pytest.raises(ValueError, match="setting='cuda'; expected one of 'auto', 'torch', 'triton'"):
+        kernels.set_kernels("cuda")
 
 
 def test_environment_variable_sets_the_default(monkeypatch):
     monkeypatch.setenv("HF_ANY3D_KERNELS", "torch")
     assert runpy.run_path(dispatch.__file__)["_setting"] == "torch"
     monkeypatch.setenv("HF_ANY3D_KERNELS", "")
-    with pytest.raises(ValueError, match="HF_ANY3D_KERNELS=''; expected one of 'auto', 'torch'"):
+    with pytest.raises(ValueError, match="HF_ANY3D_KERNELS=''; expected one of 'auto', 'torch', 'triton'"):
         runpy.run_path(dispatch.__file__)
 
 

@@ -8,14 +8,19 @@ from hf_any3d import (
     OpenShapeForZeroShotPointCloudClassification,
     PatchAlign3DModel,
     PointCloudProcessor,
+    PointTransformerV3Model,
+    PointTransformerV3Processor,
     Uni3DForZeroShotPointCloudClassification,
 )
+from hf_any3d.chat.templates import PLACE_MARK
 from hf_any3d.modeling.minigpt3d import set_stage
 from hf_any3d.training.minigpt3d_stages import StageArguments, open_for_stage
+from tests.common.case import spread_weights
 from tests.examples.minigpt3d_runs import CONFIG, write_parts
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
 from tests.modeling.minigpt3d.tiny_model import clouds, tiny_config, tiny_model
 from tests.tiny_aligned import tiny_aligned
+from tests.tiny_ptv3 import SMALL, tiny_ptv3
 
 COLORED = {"features": ("xyz", "rgb"), "default_rgb": (0.4, 0.4, 0.4), "axes": "xzy"}
 ENCODERS = [
@@ -23,6 +28,12 @@ ENCODERS = [
     PatchAlign3DModel,
     Uni3DForZeroShotPointCloudClassification,
 ]
+DECODER = {
+    "use_decoder": True,
+    "decoder_depths": (1,),
+    "decoder_hidden_sizes": (16,),
+    "decoder_num_attention_heads": (2,),
+}
 BY_ENCODER = pytest.mark.parametrize("encoder", ENCODERS, ids=lambda encoder: encoder.config_class.model_type)
 
 
@@ -77,10 +88,56 @@ def test_a_stage_starts_from_a_converted_directory_with_its_processor(encoder, t
     ("point_config", "text"),
     [
         ({"model_type": "bert"}, "point_config is of the type 'bert'; expected an encoder of patches"),
-        ({"model_type": "point_transformer_v3"}, "'point_transformer_v3'; expected an encoder of patches"),
+        ({"model_type": "point_transformer_v3", **SMALL, **DECODER}, "point_config has use_decoder=True; expected F"),
         ({"model_type": "act3d", "use_class_token": False}, "point_config has use_class_token=False; expected True"),
     ],
 )
 def test_configs_without_a_class_token_of_points_are_refused(point_config, text):
     with pytest.raises(ValueError, match=text):
         tiny_config(point_config=point_config)
+
+
+def test_voxels_train_and_answer_and_load_equal(tmp_path):
+    model = tiny_model(point_config={"model_type": "point_transformer_v3", **SMALL}, use_query_experts=True)
+    spread_weights(model)
+    set_stage(model, 3)
+    prompt, points = ids([2, *CLOUD, 5, 6]), clouds(60, 9, 30)
+    prompts = prompt.repeat(3, 1)
+    model.train()(prompts, points=points, labels=prompts.masked_fill(prompts > 90, -100)).loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert gradients["bridge.point_mlp.layers.0.weight"].abs().max() > 0
+    assert not any("point_encoder" in name for name in gradients)
+
+    model.eval().save_pretrained(tmp_path)
+    opened = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)
+    with torch.no_grad():
+        together = model.get_point_features(points)
+        assert together.std() > 1e-2 and torch.equal(opened.get_point_features(points), together)
+        for cloud, own in zip(points, together, strict=True):  # neither depends on the others of the batch
+            torch.testing.assert_close(model.get_point_features([cloud])[0], own, rtol=1e-4, atol=1e-5)
+        tokens, voxels = model.encode(points), model.point_encoder(points)
+        assert tokens.shape == (3, 1 + int(voxels.offsets.diff(prepend=torch.zeros(1, dtype=int)).max()), 24)
+        answers = [each.generate(prompts, points=points, max_new_tokens=3) for each in (model, opened)]
+    assert torch.equal(*answers)
+
+
+def test_a_stage_of_voxels_starts_from_its_processor_and_fills_up_clouds(tmp_path):
+    parts = write_parts(tmp_path)
+    source = tiny_ptv3(PointTransformerV3Model)
+    source.save_pretrained(tmp_path / "voxels")
+    made = PointTransformerV3Processor(features=("xyz", "rgb"), grid_size=SMALL["grid_size"], scale="unit_sphere")
+    made.save_pretrained(tmp_path / "voxels")
+    arguments = StageArguments(stage=1, **parts | {"point_encoder": str(tmp_path / "voxels")}, model_config=CONFIG)
+    model, processor = open_for_stage(arguments, num_points=40)
+    processor.save_pretrained(tmp_path / "processor")
+    for own in (processor, type(processor).from_pretrained(tmp_path / "processor")):
+        extractor = own.feature_extractor
+        assert isinstance(extractor, PointTransformerV3Processor)
+        assert (extractor.num_points, extractor.grid_size, extractor.scale) == (40, 0.05, "unit_sphere")
+    shapes = [cloud.numpy() for cloud in clouds(40, 9)]
+    batch = processor([PLACE_MARK] * 2, points=shapes, return_tensors="pt")
+    inputs = [made(shape) for shape in shapes]
+    with torch.no_grad():
+        for cloud, own in zip(batch["points"], inputs, strict=True):
+            expected = source(**own).last_hidden_state
+            torch.testing.assert_close(model.encode([cloud])[0, 1:], expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,106 @@
+"""`hf-any3d serve`: an HTTP service for a model."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_any3d.cli.common import Device, Template, find_model, open_chat, open_pipeline, option, read_model_config
+from hf_any3d.messages import model_errors, print_line, printable
+
+_NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+
+
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Directory or hub name of a model; by default the classifier of the package.", show_default=False
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 admits other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
+    name: Annotated[str | None, option("Name of the model in answers; by default that of its directory.")] = None,
+    max_batch: Annotated[int, typer.Option(min=1, help="Clouds or conversations processed together.")] = 8,
+    max_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a request waits for others.")] = 5.0,
+    max_queue: Annotated[int, typer.Option(min=1, help="Unanswered requests; others get 429.")] = 64,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Size of a request.")] = 64.0,
+    max_points: Annotated[int, typer.Option(min=1, help="Points of a cloud.")] = 1_000_000,
+    max_clouds: Annotated[int, typer.Option(min=1, help="Clouds of a request.")] = 16,
+    max_seconds: Annotated[float, typer.Option(min=0.01, help="Time of a request; then it gets 504.")] = 60.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer of a chat model.")] = 1024,
+    drain_seconds: Annotated[float, typer.Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
+    journal: Annotated[
+        Path | None,
+        option("File that keeps the answers to requests with an Idempotency-Key, also beyond a crash."),
+    ] = None,
+    journal_days: Annotated[float, typer.Option(min=0, help="Days after which the journal forgets answers.")] = 7.0,
+    template: Template = None,
+    device: Device = None,
+) -> None:
+    """Serve a model over HTTP: classes, features, parts, or chat in the form of OpenAI's API.
+
+    Requests that arrive together are processed together. `/docs` describes the routes. SIGTERM or Ctrl-C finishes the
+    accepted requests, then stops; a second signal stops at once.
+    """
+    if missing := [package for package in _NEEDED if find_spec(package) is None]:
+        raise ImportError(f"serve needs {', '.join(missing)}: pip install 'hf-any3d[serve]'")
+    from hf_any3d.serving.limits import ServeLimits
+    from hf_any3d.serving.server import listen, serve as serve_until_signal
+
+    limits = ServeLimits(
+        body_bytes=int(max_megabytes * 2**20),
+        points=max_points,
+        clouds=max_clouds,
+        seconds=max_seconds,
+        queue=max_queue,
+        batch=max_batch,
+        wait=max_wait / 1000,
+        new_tokens=max_new_tokens,
+    )
+    if model is None:
+        from hf_any3d.pipelines import default_model
+
+        model = default_model()
+    model = find_model(model)
+    listening = listen(host, port)  # before the model is loaded
+    service = _open(model, name or Path(model).name, limits, journal, journal_days, template, device)
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("hf_any3d.serving").setLevel(logging.INFO)
+    address = f"[{host}]" if ":" in host else host
+    url = f"http://{address}:{listening.getsockname()[1]}"
+    print_line(f"{printable(service.name)}: {url} ({', '.join(service.paths)}); Ctrl-C stops")
+    if serve_until_signal(service, listening, drain_seconds):
+        raise typer.Exit(1)
+
+
+def _open(
+    model: str,
+    name: str,
+    limits: Any,
+    journal: Path | None,
+    journal_days: float,
+    template: str | None,
+    device: str | None,
+) -> Any:
+    from hf_any3d.registration import task_of
+    from hf_any3d.serving.journal import Journal
+    from hf_any3d.serving.service import Service
+    from hf_any3d.serving.tasks import CHAT, check_task
+
+    read_model_config(model)  # fetches and converts a published checkpoint, or asks for its licence
+    with model_errors(model):
+        task = task_of(model)
+    check_task(task, model)
+    if task != CHAT and template is not None:
+        raise ValueError(f"--template {template}: {model} is no chat model")
+    kept = None if journal is None else Journal(journal, journal_days)
+    pipe = open_chat(model, device, template) if task == CHAT else open_pipeline(task, model, device)
+    size = sum(parameter.numel() for parameter in pipe.model.parameters())
+    print_line(f"loaded {size:,} weights on {pipe.device} ({pipe.model.dtype})")
+    return Service(name, task, pipe, limits, kept, template)

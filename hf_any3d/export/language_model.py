@@ -1,0 +1,122 @@
+"""Write the language model of a chat model as a stock causal language model, for engines such as vLLM."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from hf_any3d.atomic_files import temporary_path
+from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, NormedPhiForCausalLM
+from hf_any3d.modeling.pretrained_parts import is_quantized
+
+_TOKENS = 7  # of the comparison
+# Relative to the largest logit; merging changes the order of sums, in bfloat16 more.
+_TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
+
+
+def export_language_model(
+    model: MiniGPT3DForConditionalGeneration, folder: str | os.PathLike, tokenizer: Any = None
+) -> float:
+    """Write the language model, with its LoRA merged, so that transformers and vLLM open it without this package.
+
+    It continues what `model.prompt_embeddings` returns. Its generation config suppresses the token that stands for
+    clouds, if the vocabulary has it.
+
+    Args:
+        model: The chat model; it is not changed.
+        folder: Folder to write; it must not exist, or be empty.
+        tokenizer: Tokenizer to write beside it.
+
+    Returns:
+        The largest difference of logits between the model and the opened copy.
+
+    Raises:
+        ValueError: The language model is not one that transformers has, is quantized, or the copy differs.
+        FileExistsError: The folder has files.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: exists already; expected a new folder")
+    check_is_stock(model.language_model)
+    merged = merged_copy(model.language_model)
+    generation: GenerationConfig = copy.deepcopy(model.generation_config)  # pyright: ignore[reportAssignmentType]
+    if model.config.point_token_id < merged.config.vocab_size:
+        suppressed = {*(generation.suppress_tokens or ()), model.config.point_token_id}
+        generation.suppress_tokens = sorted(suppressed)
+    merged.generation_config = generation
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = temporary_path(folder)
+    try:
+        merged.save_pretrained(unfinished)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(unfinished)
+        difference = _compare(model, AutoModelForCausalLM.from_pretrained(unfinished, dtype=merged.dtype))
+        if folder.exists():
+            folder.rmdir()
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return difference
+
+
+def check_is_stock(language_model: PreTrainedModel) -> None:
+    """Raise a ValueError, with the reason, for a language model that other programs cannot open."""
+    kind = type(language_model)
+    if isinstance(language_model, NormedPhiForCausalLM):
+        raise ValueError(
+            "the language model is the released one, a Phi-2 with a norm of each attention's output, which no "
+            "architecture of transformers or vLLM has; expected a stock one such as Llama or Qwen2"
+        )
+    if not kind.__module__.startswith("transformers.models."):
+        raise ValueError(f"the language model is a {kind.__name__} of {kind.__module__}; expected one of transformers")
+    if is_quantized(language_model):
+        raise ValueError("the language model was loaded quantized; expected full weights")
+
+
+def merged_copy(language_model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy without LoRA layers, whose weights are added to those of their base layers."""
+    merged: Any = copy.deepcopy(language_model)
+    for name, layer in list(merged.named_modules()):
+        if isinstance(layer, LoraLayer):
+            layer.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            base: nn.Module = layer.get_base_layer()
+            setattr(merged.get_submodule(parent), child, base)
+    merged._hf_peft_config_loaded = False
+    return merged
+
+
+def encode_prompt_embeds(embedded: torch.Tensor) -> str:
+    """Encode an embedded prompt `(tokens, hidden)` as vLLM's HTTP API takes it: `torch.save` in base64."""
+    file = io.BytesIO()
+    torch.save(embedded.detach().cpu().contiguous().clone(), file)
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+@torch.no_grad()
+def _compare(model: MiniGPT3DForConditionalGeneration, copied: PreTrainedModel) -> float:
+    vocabulary = copied.config.vocab_size
+    ids = torch.arange(_TOKENS)[None] * (vocabulary // _TOKENS)
+    embedded = model.get_input_embeddings()(ids.to(model.device))
+    was_training = model.training
+    model.eval()
+    expected = model(inputs_embeds=embedded).logits.float().cpu()
+    model.train(was_training)
+    found = copied.eval()(inputs_embeds=embedded.to("cpu", copied.dtype)).logits.float()
+    difference = float((found - expected).abs().max())
+    allowed = _TOLERANCES.get(copied.dtype, 1e-4) * float(expected.abs().max())
+    if not difference <= allowed:
+        raise ValueError(
+            f"the written language model's logits differ by {difference:.1e}; expected at most {allowed:.1e}"
+        )
+    return difference

@@ -1,0 +1,235 @@
+"""Write rows of clouds as Parquet that `datasets` and Ray open, in parts that an interruption does not undo."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from hf_any3d.atomic_files import atomic_write, claim, remove_temporaries
+from hf_any3d.data.feature import local_path
+from hf_any3d.scale.cluster import Attempts, Workers, distribute, import_ray
+from hf_any3d.scale.rows import CloudRows
+
+MANIFEST = ".manifest.json"
+"""Settings of the rows of a folder; hidden, so that it is no data."""
+
+BUFFER_BYTES = 16 << 20
+"""Size of the rows that a process writes together."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a folder holds after a run.
+
+    Attributes:
+        folder: The folder.
+        rows: Its rows, one for each file.
+        before: Those of them that earlier runs wrote.
+        failed: Those with an error.
+        processes: The processes of this run, as host:id.
+    """
+
+    folder: str
+    rows: int
+    before: int
+    failed: int
+    processes: tuple[str, ...]
+
+
+def to_parquet(
+    rows: CloudRows,
+    folder: str | os.PathLike,
+    *,
+    workers: int | None = None,
+    cpus: float = 1,
+    gpus: float = 0,
+    files_per_part: int = 256,
+    retry: bool = False,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> Written:
+    """Compute rows on all CPUs of this machine or of a Ray cluster, and write them; the same call resumes a run.
+
+    The folder gets `part-00000.parquet`, …, each written whole or not at all, with one row for each of
+    `files_per_part` files. A process that dies is replaced, and its part is done again. The next call skips all files
+    that have a row, and computes those of new files. A file that changed after it was read keeps its row.
+
+    `datasets.load_dataset("parquet", data_files=f"{folder}/*.parquet")` and `ray.data.read_parquet(folder)` open it.
+
+    Args:
+        rows: What to write.
+        folder: A folder that all machines see, or a URL of fsspec.
+        workers: Processes; None for one on each CPU, or GPU where `gpus` are given.
+        cpus: CPUs of each, the threads of its model.
+        gpus: GPUs of each; 0.5 lets two processes share one.
+        files_per_part: Files in a part, which is what a process that dies loses.
+        retry: Read files again that failed before.
+        progress: Called with each part that is finished: its `part`, `rows`, `failed`, `process`.
+
+    Raises:
+        ValueError: The folder holds rows of other settings, or other files; a model that cannot be opened.
+        BlockingIOError: Another process writes there.
+        ImportError: Ray is not installed.
+        RuntimeError: A file has no row, or more than one, at the end.
+    """
+    if files_per_part < 1:
+        raise ValueError(f"files_per_part is {files_per_part}; expected at least 1")
+    options = Workers(workers, cpus, gpus)
+    import_ray()
+    with ExitStack() as stack:
+        parts = Parts(os.fspath(folder))
+        if parts.local is not None:
+            stack.enter_context(claim(parts.local / ".lock", parts.local))
+            remove_temporaries(parts.local)
+        parts.begin(rows.settings)
+        if retry:
+            parts.drop_failed()
+        done = parts.files()
+        left = [file for file in rows.files if file not in done]
+        first = 1 + max(parts.numbers(), default=-1)
+        shards = [
+            {"part": first + place, "files": left[start : start + files_per_part]}
+            for place, start in enumerate(range(0, len(left), files_per_part))
+        ]
+        processes = set()
+        bar = stack.enter_context(tqdm(total=len(left), unit=" files", desc=str(folder), disable=None))
+        writer = PartWriter(rows, str(parts.local or folder), options)
+        for _, part in distribute(writer, shards, options):
+            processes.add(part["process"])
+            bar.update(part["rows"])
+            if progress is not None:
+                progress(part)
+        found = parts.files()
+        wanted = set(rows.files)
+        twice = [file for file, count in found.items() if count > 1]
+        for what, names in (("no row", wanted - set(found)), ("several rows", twice)):
+            if names:
+                raise RuntimeError(f"{folder}: {len(names)} files have {what}, such as {sorted(names)[0]}")
+        return Written(str(folder), len(found), len(done), parts.failed(), tuple(sorted(processes)))
+
+
+class Parts:
+    """The parts in a folder of this machine or of a bucket.
+
+    Args:
+        folder: Its path or URL.
+    """
+
+    def __init__(self, folder: str):
+        from fsspec.core import url_to_fs
+
+        local = local_path(folder)
+        self.local = None if local is None else Path(os.path.abspath(local))
+        self.system, self.root = url_to_fs(folder if self.local is None else str(self.local))
+        self.folder = folder
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Note the settings of the rows.
+
+        Raises:
+            ValueError: Those in the folder have others, or it has other files.
+        """
+        settings, path = {"format": 1, **settings}, f"{self.root}/{MANIFEST}"
+        if self.system.exists(path):
+            known = json.loads(self.system.cat_file(path))
+            if known != settings:
+                differing = [name for name in settings if known.get(name) != settings[name]]
+                raise ValueError(
+                    f"{self.folder}: its rows have other settings, {differing[0]} {known.get(differing[0])}; expected "
+                    f"{settings[differing[0]]}, or another folder"
+                )
+            return
+        if self.system.exists(self.root) and any(
+            not os.path.basename(name).startswith(".") for name in self.system.ls(self.root, detail=False)
+        ):
+            raise ValueError(f"{self.folder}: has other files; expected a new folder, or one of an earlier call")
+        self.system.makedirs(self.root, exist_ok=True)
+        self.system.pipe_file(path, json.dumps(settings, indent=2).encode())
+
+    def names(self) -> list[str]:
+        """List the parts in the file system."""
+        self.system.invalidate_cache()
+        return sorted(self.system.glob(f"{self.root}/part-*.parquet"))
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of the parts."""
+        return [int(os.path.basename(name)[len("part-") : -len(".parquet")]) for name in self.names()]
+
+    def files(self) -> Counter[str]:
+        """Return how many rows each file has."""
+        return Counter(path for _, table in self._columns("path") for path in table["path"].to_pylist())
+
+    def failed(self) -> int:
+        """Count the rows with an error."""
+        return sum(len(table) - table["error"].null_count for _, table in self._columns("error"))
+
+    def drop_failed(self) -> None:
+        """Write parts with failed rows again without them."""
+        import pyarrow.parquet as parquet
+
+        for name, table in list(self._columns("error")):
+            if len(table) > table["error"].null_count:
+                with self.system.open(name, "rb") as file:
+                    complete = parquet.read_table(file)
+                with self.writing(os.path.basename(name)) as unfinished:
+                    parquet.write_table(complete.filter(complete["error"].is_null()), unfinished)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[str]:
+        """Yield a local path for a file that gets its name in the folder when it is complete."""
+        if self.local is not None:
+            with atomic_write(self.local / name) as unfinished:
+                yield str(unfinished)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, name)
+            yield path
+            self.system.put_file(path, f"{self.root}/{name}")
+
+    def _columns(self, column: str) -> Iterator[tuple[str, Any]]:
+        import pyarrow.parquet as parquet
+
+        for name in self.names():
+            with self.system.open(name, "rb") as file:
+                yield name, parquet.read_table(file, columns=[column])
+
+
+@dataclass(frozen=True)
+class PartWriter:
+    """What a process does: it computes and writes parts."""
+
+    rows: CloudRows
+    folder: str
+    workers: Workers
+
+    def open(self) -> Callable[[Mapping[str, Any], Attempts], dict[str, Any]]:
+        """Open the models and return the function that writes a part and describes it."""
+        import socket
+
+        from datasets.arrow_writer import ParquetWriter
+
+        compute, parts, features = self.rows.open(self.workers), Parts(self.folder), self.rows.features
+
+        def write(shard: Mapping[str, Any], attempts: Attempts) -> dict[str, Any]:
+            name, failed, buffered = f"part-{shard['part']:05d}.parquet", 0, 0
+            with parts.writing(name) as unfinished, ParquetWriter(path=unfinished, features=features) as writer:
+                for row in compute(shard["files"], attempts):
+                    writer.write(row)
+                    failed += row["error"] is not None
+                    buffered += sum(getattr(value, "nbytes", 0) for value in row.values())
+                    if buffered >= BUFFER_BYTES:
+                        writer.write_examples_on_file()
+                        buffered = 0
+                writer.finalize()
+            process = f"{socket.gethostname()}:{os.getpid()}"
+            return {"part": name, "rows": len(shard["files"]), "failed": failed, "process": process}
+
+        return write

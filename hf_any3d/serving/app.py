@@ -1,0 +1,342 @@
+"""The routes of a service, as a FastAPI application."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import anyio
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from hf_any3d.messages import one_line, printable
+from hf_any3d.serving.chat_batches import Conversation
+from hf_any3d.serving.inputs import Upload, invalid
+from hf_any3d.serving.limits import Refused
+from hf_any3d.serving.middleware import AdmissionMiddleware, as_json, json_response, logger, refused
+from hf_any3d.serving.openai_chat import (
+    DONE,
+    ChatRequest,
+    Chunks,
+    check_request,
+    completion,
+    conversation_of,
+    texts_of,
+    uploads_of,
+)
+from hf_any3d.serving.requests import check_count, check_texts, is_form, parse_json, read_form, read_json, read_request
+from hf_any3d.serving.service import Service
+from hf_any3d.serving.tasks import CHAT, ClassifySettings, FeatureSettings, SegmentSettings, Settings
+from hf_any3d.version import __version__
+
+# Threads that read files and prepare answers, besides the one of the model.
+_READERS = 4
+_KEY = re.compile(r"[!-~]{1,200}")
+_CLIENT_IS_GONE = 499
+_PATHS = {"/v1/classify": ClassifySettings, "/v1/features": FeatureSettings, "/v1/segment": SegmentSettings}
+
+
+def create_app(service: Service) -> FastAPI:
+    """Return the application of a service; its end closes the service."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await anyio.to_thread.run_sync(service.close)
+
+    app = FastAPI(title=f"hf_any3d: {service.name}", version=__version__, lifespan=lifespan)
+    app.state.service, app.state.readers = service, anyio.CapacityLimiter(_READERS)
+    app.add_middleware(AdmissionMiddleware, service=service)
+    app.add_exception_handler(Refused, refused)  # pyright: ignore[reportArgumentType] as FastAPI documents it
+    app.add_exception_handler(HTTPException, _http_error)  # pyright: ignore[reportArgumentType]
+
+    @app.get("/health", summary="Whether the process answers")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/ready", summary="Whether requests are accepted")
+    async def ready() -> JSONResponse:
+        is_ready = service.batcher.is_alive and not service.is_draining
+        return JSONResponse({"status": "ready" if is_ready else "stopping"}, 200 if is_ready else 503)
+
+    @app.get("/metrics", summary="Figures for Prometheus")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), headers={"content-type": service.metrics.content_type})
+
+    @app.get("/v1/models", summary="The model, its task and its routes")
+    async def models() -> dict[str, Any]:
+        own = {"id": service.name, "object": "model", "created": service.created, "owned_by": "hf_any3d"}
+        return {"object": "list", "data": [{**own, "task": service.task, "routes": service.paths}]}
+
+    for path, settings in _PATHS.items():
+        if path in service.routes:
+            _add_route(app, service, path, settings)
+    if service.task == CHAT:
+        _add_chat(app, service)
+    return app
+
+
+def _add_route(app: FastAPI, service: Service, path: str, settings: type[Settings]) -> None:
+    @app.post(path, summary=f"{path.rpartition('/')[2].capitalize()} clouds", openapi_extra=_described(settings))
+    async def answer(request: Request) -> Response:
+        return await in_time(request, service, lambda: answer_clouds(request, service, path))
+
+
+async def answer_clouds(request: Request, service: Service, path: str) -> Response:
+    """Answer a request about clouds, each of which is a member of a batch of its own."""
+    route, readers = service.routes[path], request.app.state.readers
+    uploads, given = await read_request(request, service)
+    try:
+        settings = route.settings.model_validate(given)
+    except ValidationError as error:
+        raise invalid(error) from None
+    check_texts(given, service)
+    route.check(settings, service.limits)
+
+    async def compute() -> bytes:
+        clouds = []
+        for upload in uploads:
+            clouds.append(await anyio.to_thread.run_sync(upload.read, service.limits, limiter=readers))
+            service.metrics.points.inc(len(clouds[-1]))
+        deadline = request.state.deadline
+        answers = await results(request, [service.submit((path, settings), cloud, deadline) for cloud in clouds])
+        shown = [{"name": upload.name, **answer} for upload, answer in zip(uploads, answers, strict=True)]
+        return await anyio.to_thread.run_sync(as_json, {"model": service.name, "answers": shown}, limiter=readers)
+
+    return await acknowledged(request, service, uploads, settings, compute)
+
+
+def _add_chat(app: FastAPI, service: Service) -> None:
+    body = {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}, "required": True}
+
+    @app.post("/v1/chat/completions", summary="Continue a conversation", openapi_extra={"requestBody": body})
+    async def chat(request: Request) -> Response:
+        return await in_time(request, service, lambda: answer_chat(request, service))
+
+
+async def answer_chat(request: Request, service: Service) -> Response:
+    """Continue a conversation, at once or as a stream of events."""
+    readers, request_id = request.app.state.readers, request.state.request_id
+    asked, uploads = await read_chat(request, service)
+
+    async def begin() -> tuple[Conversation, Any]:
+        conversation = await anyio.to_thread.run_sync(conversation_of, asked, uploads, service, limiter=readers)
+        return conversation, lambda: service.submit(conversation.key, conversation, request.state.deadline)
+
+    async def compute() -> bytes:
+        conversation, submit = await begin()
+        try:
+            (answer,) = await results(request, [submit()])
+        finally:
+            conversation.cancelled.set()
+        service.metrics.new_tokens.inc(answer.tokens)
+        return as_json(completion(service.name, request_id, conversation, answer))
+
+    if not asked.stream:
+        return await acknowledged(request, service, uploads, asked, compute)
+    if "idempotency-key" in request.headers:
+        raise Refused(400, "Idempotency-Key: expected none with stream, whose answers are not kept")
+    conversation, submit = await begin()
+    pieces: asyncio.Queue[str | None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def put(piece: str | None) -> None:
+        with suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+    conversation.listen = put
+    future = submit()
+    future.add_done_callback(lambda _: put(None))
+    include_usage = asked.stream_options is not None and asked.stream_options.include_usage
+    events = _events(request, service, conversation, future, pieces, include_usage)
+    return _Stream(events, conversation, future)
+
+
+class _Stream(StreamingResponse):
+    """A stream of events; its end, or a client that leaves, ends the answer."""
+
+    def __init__(self, events: AsyncIterator[bytes], conversation: Conversation, future: Any):
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self.conversation, self.future = conversation, future
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.conversation.cancelled.set()
+            self.future.cancel()
+
+
+async def read_chat(request: Request, service: Service) -> tuple[ChatRequest, list[Upload]]:
+    """Return a checked request and its clouds: JSON, or a form with the JSON in the field `request`, and files.
+
+    Raises:
+        Refused: It is invalid.
+    """
+    files: dict[str, Upload] = {}
+    if is_form(request):
+        fields, files = await read_form(request, service)
+        if set(fields) != {"request"}:
+            raise Refused(
+                400, f"the form has the fields {sorted(fields)}; expected 'request' and files", param="request"
+            )
+        given = parse_json(fields["request"].encode(), "request")
+    else:
+        given = await read_json(request)
+    try:
+        asked = ChatRequest.model_validate(given)
+    except ValidationError as error:
+        raise invalid(error) from None
+    check_request(asked, service)
+    uploads = await anyio.to_thread.run_sync(uploads_of, asked, files, limiter=request.app.state.readers)
+    check_count(len(uploads), service)
+    check_texts(texts_of(asked), service)
+    return asked, uploads
+
+
+async def _events(
+    request: Request,
+    service: Service,
+    conversation: Conversation,
+    future: Any,
+    pieces: asyncio.Queue[str | None],
+    include_usage: bool,
+) -> AsyncIterator[bytes]:
+    """Yield the events of a streamed answer."""
+    chunks = Chunks(service.name, request.state.request_id)
+    try:
+        yield _event(chunks.delta({"role": "assistant", "content": ""}))
+        async with asyncio.timeout(max(0, request.state.deadline - time.monotonic())):
+            while (piece := await pieces.get()) is not None:
+                yield _event(chunks.delta({"content": piece}))
+        answer = future.result()
+        service.metrics.new_tokens.inc(answer.tokens)
+        yield _event(chunks.delta({}, answer))
+        if include_usage:
+            yield _event(chunks.usage(conversation, answer))
+        yield DONE
+    except TimeoutError:
+        yield _event(_too_late(service).body())
+    except Exception:
+        logger.exception("request %s: the answer broke off", request.state.request_id)
+        yield _event(Refused(500, "internal error; the answer broke off", "server_error").body())
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: " + as_json(content) + b"\n\n"
+
+
+def _too_late(service: Service) -> Refused:
+    return Refused(504, f"no answer within {service.limits.seconds:g} s, the limit of this server", "timeout_error")
+
+
+async def in_time(request: Request, service: Service, answer: Callable[[], Awaitable[Response]]) -> Response:
+    """Return an answer, or refuse the request at the end of its time."""
+    limit = service.limits.seconds
+    request.state.deadline = time.monotonic() + limit
+    try:
+        async with asyncio.timeout(limit):
+            return await answer()
+    except TimeoutError:
+        raise _too_late(service) from None
+
+
+async def results(request: Request, futures: list[Any]) -> list[Any]:
+    """Wait for results of the model; if the client leaves or the time is over, work is cancelled.
+
+    Raises:
+        Refused: The model cannot use the input, or the client is gone.
+    """
+    done = asyncio.gather(*map(asyncio.wrap_future, futures))
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not done.done():
+            raise Refused(_CLIENT_IS_GONE, "the client is gone")
+        return done.result()
+    except ValueError as error:
+        raise Refused(422, one_line(error)) from error
+    finally:
+        gone.cancel()
+        done.cancel()
+        for future in futures:
+            future.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await gone
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def acknowledged(
+    request: Request,
+    service: Service,
+    uploads: list[Upload],
+    settings: BaseModel,
+    compute: Callable[[], Awaitable[bytes]],
+) -> Response:
+    """Compute an answer; with an `Idempotency-Key`, store it on disk before it is sent, or return the stored one.
+
+    Raises:
+        Refused: There is no journal, or the key is invalid or was used for another request.
+    """
+    key, journal = request.headers.get("idempotency-key"), service.journal
+    if key is None:
+        return json_response(await compute())
+    if journal is None:
+        raise Refused(400, "Idempotency-Key: this server keeps no journal (hf-any3d serve --journal FILE)")
+    if not _KEY.fullmatch(key):
+        raise Refused(400, "Idempotency-Key: expected 1 to 200 visible ASCII characters")
+    content = [request.url.path, settings.model_dump_json(), *(part for one in uploads for part in _identity(one))]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    stored = await anyio.to_thread.run_sync(journal.begin, key, digest)
+    if stored is not None:
+        return json_response(stored, {"Idempotent-Replayed": "true"})
+    try:
+        body = await compute()
+        await anyio.to_thread.run_sync(journal.store, key, digest, body)
+        return json_response(body)
+    finally:
+        journal.end(key)
+
+
+def _identity(upload: Upload) -> tuple[str, str]:
+    return upload.name, upload.digest()
+
+
+def _http_error(request: Request, error: HTTPException) -> Response:
+    service, path = request.app.state.service, request.url.path
+    text = str(error.detail)
+    if error.status_code == 404:
+        text = f"{printable(path)[:200]}: no such route; this model answers {', '.join(service.paths)}"
+    return refused(request, Refused(error.status_code, text, headers=dict(error.headers or {})))
+
+
+def _described(settings: type[Settings]) -> dict[str, Any]:
+    """Return the description of a request, which is read by hand, for the page of the API."""
+    schema = settings.model_json_schema()
+    own = schema.pop("properties")
+    cloud = {
+        "type": "object",
+        "properties": {
+            "url": {"type": "string", "description": "data:…;base64,…"},
+            "file_type": {"type": "string"},
+            **{name: {"type": "array", "items": {"type": "array"}} for name in ("points", "colors", "normals")},
+        },
+    }
+    files = {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}}
+    forms = {"point_clouds": {"type": "array", "items": cloud}}, files
+    contents = [{"schema": {"type": "object", "properties": {**form, **own}}} for form in forms]
+    kinds = ("application/json", "multipart/form-data")
+    return {"requestBody": {"required": True, "content": dict(zip(kinds, contents, strict=True))}}

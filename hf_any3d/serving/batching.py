@@ -1,0 +1,145 @@
+"""A queue that gathers requests which arrive together, and the thread that runs the model on them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+# Share of the last batch in the mean time of a batch.
+_RECENT = 0.2
+
+
+@dataclass(eq=False)
+class Work:
+    """One cloud or conversation in the queue.
+
+    Attributes:
+        key: Work with equal keys may be processed together.
+        content: What the batcher's function takes.
+        deadline: Time of `time.monotonic()` after which the work is not begun.
+        future: Its result.
+        arrived: When it was put into the queue.
+    """
+
+    key: Hashable
+    content: Any
+    deadline: float
+    future: Future = field(default_factory=Future)
+    arrived: float = field(default_factory=time.monotonic)
+
+
+class Batcher:
+    """Runs a function on batches of work, in one thread.
+
+    A batch is complete when it has `max_batch` members, or when its oldest has waited `max_wait` seconds. Only work
+    with equal keys is in a batch; the oldest work decides which key is next. Cancelled work, and work beyond its
+    deadline, is not begun.
+
+    Args:
+        run: Function of a key and a list of contents that returns a list of results; exceptions in it are the results
+            of single contents.
+        max_batch: Maximum size of a batch.
+        max_wait: Seconds.
+        observe: Called after each batch with its size and its seconds.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Any, list[Any]], Sequence[Any]],
+        max_batch: int,
+        max_wait: float,
+        observe: Callable[[int, float], None] = lambda size, seconds: None,
+    ):
+        self.run, self.max_batch, self.max_wait, self.observe = run, max_batch, max_wait, observe
+        self._waiting: deque[Work] = deque()
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self._seconds = 0.0
+        self._thread = threading.Thread(target=self._loop, name="model", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def seconds_per_batch(self) -> float:
+        """Mean time of recent batches; 0 before the first."""
+        return self._seconds
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def submit(self, work: Work) -> Future:
+        """Put work into the queue.
+
+        Raises:
+            RuntimeError: The batcher is closed.
+        """
+        with self._changed:
+            if self._is_closed:
+                raise RuntimeError("the batcher is closed")
+            self._waiting.append(work)
+            self._changed.notify_all()
+        return work.future
+
+    def close(self) -> None:
+        """Finish what is in the queue, then stop the thread."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while (batch := self._next_batch()) is not None:
+            if not batch:
+                continue
+            start = time.monotonic()
+            try:
+                results = list(self.run(batch[0].key, [work.content for work in batch]))
+                if len(results) != len(batch):
+                    raise RuntimeError(f"{len(results)} results for {len(batch)} requests")
+            except BaseException as error:  # the thread must outlive every error of a model
+                results = [error] * len(batch)
+            seconds = time.monotonic() - start
+            self._seconds = seconds if not self._seconds else (1 - _RECENT) * self._seconds + _RECENT * seconds
+            self.observe(len(batch), seconds)
+            for work, result in zip(batch, results, strict=True):
+                if isinstance(result, BaseException):
+                    work.future.set_exception(result)
+                else:
+                    work.future.set_result(result)
+
+    def _next_batch(self) -> list[Work] | None:
+        """Wait for a batch; None when the batcher is closed and everything is done."""
+        with self._changed:
+            while not self._waiting:
+                if self._is_closed:
+                    return None
+                self._changed.wait()
+            key, ready = self._waiting[0].key, self._waiting[0].arrived + self.max_wait
+            while not self._is_closed and self._count(key) < self.max_batch:
+                if (rest := ready - time.monotonic()) <= 0:
+                    break
+                self._changed.wait(rest)
+            taken = [work for work in self._waiting if work.key == key][: self.max_batch]
+            for work in taken:
+                self._waiting.remove(work)
+        return [work for work in taken if self._begins(work)]
+
+    def _count(self, key: Hashable) -> int:
+        return sum(work.key == key for work in self._waiting)
+
+    def _begins(self, work: Work) -> bool:
+        if not work.future.set_running_or_notify_cancel():
+            return False
+        if time.monotonic() > work.deadline:
+            work.future.set_exception(TimeoutError())
+            return False
+        return True

@@ -1,0 +1,173 @@
+"""Clouds of a request: uploaded files, data URLs and lists of points; nothing is fetched from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hf_any3d.data.files import PointCloudData, file_type_of, read_point_cloud, supported_file_types
+from hf_any3d.messages import one_line
+from hf_any3d.serving.limits import Refused, ServeLimits
+
+UPLOAD = "upload:"
+"""Scheme of URLs that name a file of the same request."""
+_MEDIA_TYPES = {"gltf-binary": "glb", "gltf+json": "gltf", "plain": "txt"}
+_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[^;,]*)*)(;base64)?,", re.ASCII)
+_HOW_TO_RAISE = re.compile(r" \((?:pass limits=|or pass file_type=).*?\)$")
+
+
+class CloudInput(BaseModel):
+    """A cloud of a JSON request: a URL, or points with colors and normals."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str | None = None
+    file_type: str | None = None
+    points: list[list[float]] | None = None
+    colors: list[list[float]] | None = None
+    normals: list[list[float]] | None = None
+
+
+class Upload:
+    """The bytes of a file, or an array of points, before it is read.
+
+    Args:
+        name: Name in errors.
+        content: The bytes, or arrays by the fields of `PointCloudData`.
+        file_type: Its type; by default that of the name's ending or of the bytes' signature.
+    """
+
+    def __init__(self, name: str, content: bytes | Mapping[str, np.ndarray], file_type: str | None = None):
+        self.name, self.content, self.file_type = name, content, file_type
+
+    def digest(self) -> str:
+        """Return a checksum of content and type."""
+        parts: list[Any] = [str(self.file_type or self._ending()).encode()]
+        if isinstance(self.content, bytes):
+            parts.append(self.content)
+        else:
+            for name, values in sorted(self.content.items()):
+                parts += [f"{name}{values.shape}".encode(), np.ascontiguousarray(values).data]
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(hashlib.sha256(part).digest())
+        return digest.hexdigest()
+
+    def read(self, limits: ServeLimits) -> PointCloudData:
+        """Read the cloud; what its header declares is checked before memory is allocated.
+
+        Raises:
+            Refused: It cannot be read.
+        """
+        try:
+            if not isinstance(self.content, bytes):
+                if (count := len(self.content["points"])) > limits.points:
+                    raise ValueError(f"{self.name}: {count} points; at most {limits.points} are read")
+                return PointCloudData(**self.content)
+            source = io.BytesIO(self.content)
+            source.name = self.name
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of data that is left out, for which a response has no place
+                return read_point_cloud(source, file_type=self._type(), limits=limits.reading)
+        except (ValueError, OSError, ImportError) as error:
+            text = _HOW_TO_RAISE.sub(" by this server", one_line(error))
+            raise Refused(400, text if self.name in text else f"{self.name}: {text}", param=self.name) from error
+
+    def _ending(self) -> str:
+        return self.name.rpartition(".")[2].lower() if "." in self.name else ""
+
+    def _type(self) -> str:
+        known = supported_file_types()
+        if self.file_type is not None:
+            if (given := self.file_type.lower().removeprefix(".")) not in known:
+                raise ValueError(f"{self.name}: file_type is {self.file_type!r}; expected one of {', '.join(known)}")
+            return given
+        if (ending := self._ending()) in known:
+            return ending
+        assert isinstance(self.content, bytes)
+        if (found := file_type_of(self.content)) is None:
+            raise ValueError(
+                f"{self.name}: its type is known neither from its name nor from its content; give file_type, one of "
+                f"{', '.join(known)}"
+            )
+        return found
+
+
+def upload_of(given: Any, name: str, files: Mapping[str, Upload]) -> Upload:
+    """Return the upload that an entry of a JSON request stands for.
+
+    Args:
+        given: A mapping with the fields of `CloudInput`.
+        name: Name of the field, for errors.
+        files: Files of the same request, by name.
+
+    Raises:
+        Refused: The entry is invalid, or its URL is not a data URL nor names a file of the request.
+    """
+    try:
+        entry = CloudInput.model_validate(given)
+    except ValidationError as error:
+        raise invalid(error, name) from None
+    if (entry.url is None) == (entry.points is None):
+        raise Refused(400, f"{name}: expected either url or points", param=name)
+    if entry.url is not None:
+        if entry.colors is not None or entry.normals is not None:
+            raise Refused(400, f"{name}: colors and normals belong to points; expected them in the file", param=name)
+        return _upload_of_url(entry.url, entry.file_type, name, files)
+    if entry.file_type is not None:
+        raise Refused(400, f"{name}: file_type belongs to url; expected none with points", param=name)
+    arrays = {}
+    for key in ("points", "colors", "normals"):
+        if (rows := getattr(entry, key)) is not None:
+            if not rows or {len(row) for row in rows} != {3}:
+                raise Refused(400, f"{name}.{key}: expected rows of 3 numbers, at least one", param=f"{name}.{key}")
+            arrays[key] = np.array(rows, dtype=np.float64 if key == "points" else np.float32)
+    return Upload(name, arrays)
+
+
+def _upload_of_url(url: str, file_type: str | None, name: str, files: Mapping[str, Upload]) -> Upload:
+    where = f"{name}.url"
+    if url.startswith(UPLOAD):
+        if (key := url.removeprefix(UPLOAD)) not in files:
+            there = ", ".join(files) or "none"
+            raise Refused(400, f"{where}: no file {key[:80]!r} in this request; there are: {there}", param=where)
+        found = files[key]
+        return Upload(found.name, found.content, file_type or found.file_type)
+    if not url.startswith("data:"):
+        raise Refused(
+            400,
+            f"{where}: {url[:60]!r}; this server fetches nothing: expected a data URL (data:…;base64,…), or "
+            f"{UPLOAD}NAME for a file of the same request",
+            param=where,
+        )
+    match = _DATA_URL.match(url)
+    if match is None or match[3] is None:
+        raise Refused(400, f"{where}: {url[:60]!r}; expected data:[TYPE];base64,…", param=where)
+    try:
+        data = base64.b64decode(url[match.end() :], validate=True)
+    except binascii.Error as error:
+        raise Refused(400, f"{where}: not base64 ({error})", param=where) from None
+    if file_type is None and match[1] is not None:
+        kind = match[1].partition("/")[2].removeprefix("x-").lower()
+        kind = _MEDIA_TYPES.get(kind, kind)
+        file_type = kind if kind in supported_file_types() else None
+    return Upload(name, data, file_type)
+
+
+def invalid(error: ValidationError, prefix: str = "") -> Refused:
+    """Convert the first error of pydantic to one that names the field, what was seen, and what is allowed."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in ((prefix,) if prefix else ()) + first["loc"])
+    seen = "" if first["type"] in ("missing", "extra_forbidden") else f", not {str(first.get('input'))[:60]!r}"
+    if first["type"] == "extra_forbidden":
+        return Refused(400, f"{place}: unknown field", param=place)
+    return Refused(400, one_line(f"{place}: {first['msg']}{seen}"), param=place)

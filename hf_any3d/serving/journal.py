@@ -1,0 +1,85 @@
+"""Answers on disk by the key of their request, so that one that was sent is never lost or computed differently."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+from hf_any3d.serving.limits import Refused
+
+_TABLE = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, digest TEXT, body BLOB, time REAL)"
+
+
+class Journal:
+    """A file of answers by `Idempotency-Key`.
+
+    An answer is on disk before it is sent: after a crash, the same request with the same key gets the same bytes. The
+    file is an SQLite database with full synchronization, so that an answer is in it completely or not at all.
+
+    Args:
+        path: The file.
+        days: Answers are kept for so long.
+
+    Raises:
+        ValueError: The file is something else.
+        OSError: It cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike, days: float = 7.0):
+        self.path = Path(path)
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"{self.path}: no folder {self.path.parent} for the journal")
+        self._lock = threading.Lock()
+        self._under_way: set[str] = set()
+        try:
+            self._database = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")
+            self._database.execute(_TABLE)
+            self._database.execute("DELETE FROM answers WHERE time < ?", (time.time() - days * 86400,))
+        except sqlite3.DatabaseError as error:
+            kind = OSError if isinstance(error, sqlite3.OperationalError) else ValueError
+            raise kind(f"{self.path}: cannot be used as journal ({error})") from None
+
+    def begin(self, key: str, digest: str) -> bytes | None:
+        """Return the answer to a request that was answered before; otherwise note that it is under way.
+
+        Args:
+            key: Key of the request.
+            digest: Checksum of its content.
+
+        Raises:
+            Refused: The key belongs to another request, or to one that is under way.
+        """
+        with self._lock:
+            row = self._database.execute("SELECT digest, body FROM answers WHERE key = ?", (key,)).fetchone()
+            if row is not None and row[0] != digest:
+                raise Refused(422, f"Idempotency-Key {key!r} was used for another request; expected a new key")
+            if row is not None:
+                return row[1]
+            if key in self._under_way:
+                raise Refused(409, f"Idempotency-Key {key!r}: this request is under way", headers={"Retry-After": "1"})
+            self._under_way.add(key)
+            return None
+
+    def store(self, key: str, digest: str, body: bytes) -> None:
+        """Store an answer on disk."""
+        with self._lock:
+            self._database.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", (key, digest, body, time.time()))
+
+    def end(self, key: str) -> None:
+        """Note that a request is no longer under way."""
+        with self._lock:
+            self._under_way.discard(key)
+
+    def __len__(self) -> int:
+        with self._lock:
+            return self._database.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._database.close()

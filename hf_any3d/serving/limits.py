@@ -1,0 +1,73 @@
+"""What a request may ask for, and the error that refuses it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from hf_any3d.data.files import ReadLimits
+
+
+class Refused(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        status: HTTP status.
+        message: What was wrong, what was seen, and what is allowed.
+        kind: Type of the error in the response.
+        param: Field of the request that was wrong.
+        headers: Further headers of the response.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ):
+        super().__init__(message)
+        self.status, self.message, self.kind, self.param = status, message, kind, param
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """Return the content of the response, in the form of OpenAI's errors."""
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": str(self.status)}}
+
+
+def _limit(default: int | float, help: str) -> int | float:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class ServeLimits:
+    """Limits of a service; the values are the defaults of `hf-any3d serve`.
+
+    Raises:
+        ValueError: A limit is not positive, or `wait` is negative.
+    """
+
+    body_bytes: int = _limit(64 << 20, "Bytes of a request.")
+    points: int = _limit(1_000_000, "Points of a cloud; a mesh may have twice as many faces.")
+    clouds: int = _limit(16, "Clouds of a request.")
+    seconds: float = _limit(60.0, "Seconds from the arrival of a request to its answer.")
+    queue: int = _limit(64, "Requests that are accepted and not yet answered.")
+    batch: int = _limit(8, "Clouds or conversations that the model processes together.")
+    wait: float = _limit(0.005, "Seconds that a request waits for others to be processed with.")
+    new_tokens: int = _limit(1024, "Tokens of an answer of a chat model.")
+    characters: int = _limit(50_000, "Characters of all texts of a request.")
+    labels: int = _limit(1000, "Labels of a zero-shot request.")
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            # Written so that NaN is refused too.
+            if not (value >= 0 if entry.name == "wait" else value > 0):
+                allowed = "at least 0" if entry.name == "wait" else "more than 0"
+                raise ValueError(f"ServeLimits: {entry.name} is {value!r}; expected {allowed}")
+
+    @property
+    def reading(self) -> ReadLimits:
+        """Limits of the content of one file; what its header declares is checked against them."""
+        # 100 bytes hold coordinates in double precision, colors, normals, labels, and the corners of two faces.
+        return ReadLimits(points=self.points, faces=2 * self.points, bytes=self.body_bytes + 100 * self.points)

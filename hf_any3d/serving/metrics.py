@@ -1,0 +1,37 @@
+"""Figures of a service for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """Counters and histograms of one service; each has a registry of its own."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        own = {"namespace": "hf_any3d", "registry": self.registry}
+        self.requests = Counter("requests", "Requests by route and HTTP status.", ["route", "status"], **own)
+        self.seconds = Histogram("request_seconds", "Time of requests.", ["route"], buckets=_SECONDS, **own)
+        self.in_flight = Gauge("requests_in_flight", "Requests that are accepted and not yet answered.", **own)
+        self.refused = Counter("refused", "Requests refused at once, by reason: queue, draining.", ["reason"], **own)
+        self.queued = Gauge("queued", "Clouds and conversations that wait for the model.", **own)
+        self.batch_size = Histogram("batch_size", "Clouds or conversations in a batch.", buckets=_SIZES, **own)
+        self.batch_seconds = Histogram("batch_seconds", "Time of the model for a batch.", buckets=_SECONDS, **own)
+        self.points = Counter("points", "Points of the clouds that were read.", **own)
+        self.new_tokens = Counter("generated_tokens", "Tokens of answers.", **own)
+
+    def observe_batch(self, size: int, seconds: float) -> None:
+        """Count a batch."""
+        self.batch_size.observe(size)
+        self.batch_seconds.observe(seconds)
+
+    def text(self) -> bytes:
+        """Return all figures in Prometheus' format."""
+        return generate_latest(self.registry)

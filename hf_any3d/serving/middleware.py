@@ -1,0 +1,144 @@
+"""Middleware of a service: admission, size of bodies, request ids, logs, and errors as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+import uuid
+from contextlib import suppress
+from typing import Any
+
+from fastapi import Request, Response
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hf_any3d.messages import printable
+from hf_any3d.serving.limits import Refused
+from hf_any3d.serving.service import Service
+
+logger = logging.getLogger("hf_any3d.serving")
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+
+
+def as_json(value: Any) -> bytes:
+    """Return a value as JSON; NaN and infinity, which JSON does not have, are errors."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def json_response(body: bytes, headers: dict[str, str] | None = None, status: int = 200) -> Response:
+    """Return a response with a body that is JSON already."""
+    return Response(body, status, headers, "application/json")
+
+
+def refused(_: Request, error: Refused) -> Response:
+    """Return the response of an error."""
+    return json_response(as_json(error.body()), error.headers, error.status)
+
+
+class AdmissionMiddleware:
+    """Admits requests, counts their bytes, gives them ids, and logs them.
+
+    Args:
+        app: The application behind.
+        service: Its service.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service):
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        await _Exchange(self, scope, receive, send).run()
+
+
+class _Exchange:
+    """One request and its response."""
+
+    def __init__(self, middleware: AdmissionMiddleware, scope: Scope, receive: Receive, send: Send):
+        self.app, self.service, self.scope = middleware.app, middleware.service, scope
+        self._receive, self._send = receive, send
+        self.start, self.status, self.bytes, self.is_started = time.monotonic(), 500, 0, False
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin1")
+        self.id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        declared = headers.get(b"content-length", b"")
+        self.declared = int(declared) if declared.isdigit() else 0
+        scope.setdefault("state", {})["request_id"] = self.id
+
+    async def run(self) -> None:
+        """Admit the request and answer it."""
+        try:
+            if self.scope["method"] == "POST":
+                await self._work()
+            else:
+                await self.app(self.scope, self._receive, self.send)
+        except Refused as error:
+            await self._refuse(error)
+        except Exception:
+            logger.exception("request %s: internal error", self.id)
+            await self._refuse(Refused(500, f"internal error; the log has more about {self.id}", "server_error"))
+        finally:
+            self._log()
+
+    async def _work(self) -> None:
+        if self.declared > (most := self.service.limits.body_bytes):
+            raise Refused(413, f"{self.declared} bytes; expected at most {most}")
+        try:
+            self.service.admit()
+        except Refused as error:
+            await self._discard()
+            raise error
+        try:
+            await self.app(self.scope, self.receive, self.send)
+        finally:
+            self.service.leave()
+
+    async def _discard(self) -> None:
+        """Read the body and forget it: a client that is still sending would not read the answer."""
+        with suppress(TimeoutError, Refused):
+            async with asyncio.timeout(5):
+                while (await self.receive()).get("more_body"):
+                    pass
+
+    async def receive(self) -> Message:
+        """Receive a part of the body."""
+        message = await self._receive()
+        self.bytes += len(message.get("body", b""))
+        if self.bytes > (most := self.service.limits.body_bytes):
+            raise Refused(413, f"more than {most} bytes; expected at most that many")
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the response, with the request's id."""
+        if message["type"] == "http.response.start":
+            self.is_started, self.status = True, message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self.id
+            if self.service.is_draining:
+                headers["Connection"] = "close"
+        await self._send(message)
+
+    async def _refuse(self, error: Refused) -> None:
+        if not self.is_started:
+            await refused(Request(self.scope), error)(self.scope, self._receive, self.send)
+
+    def _log(self) -> None:
+        seconds = time.monotonic() - self.start
+        route = getattr(self.scope.get("route"), "path", "other")
+        self.service.metrics.requests.labels(route, str(self.status)).inc()
+        self.service.metrics.seconds.labels(route).observe(seconds)
+        logger.info(
+            "request %s: %s %s %d, %d bytes, %.1f ms",
+            self.id,
+            self.scope["method"],
+            printable(self.scope["path"])[:200],
+            self.status,
+            self.bytes,
+            1000 * seconds,
+        )

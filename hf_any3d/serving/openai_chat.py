@@ -1,0 +1,209 @@
+"""Chat in the form of OpenAI's API: requests, their conversations, answers, and events of a stream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field
+
+from hf_any3d.chat.messages import take_clouds
+from hf_any3d.serving.chat_batches import ChatAnswer, Conversation
+from hf_any3d.serving.inputs import Upload, upload_of
+from hf_any3d.serving.limits import Refused
+from hf_any3d.serving.service import Service
+
+_NEW_TOKENS = 256
+DONE = b"data: [DONE]\n\n"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TextPart(_Strict):
+    """Text in a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class CloudURL(_Strict):
+    """Where a cloud is: a data URL, or `upload:NAME` for a file of the same request."""
+
+    url: str
+    file_type: str | None = None
+
+
+class CloudPart(_Strict):
+    """A cloud in a message."""
+
+    type: Literal["point_cloud_url"]
+    point_cloud_url: CloudURL
+
+
+class Message(_Strict):
+    """A message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str | list[Annotated[TextPart | CloudPart, Discriminator("type")]]
+
+
+class StreamOptions(_Strict):
+    """Options of a streamed answer."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(_Strict):
+    """Request of `/v1/chat/completions`; fields of OpenAI's that are not here are refused."""
+
+    model: str
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1, description="The same as max_tokens.")
+    temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    n: Literal[1] = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(None, description="Without effect.")
+
+
+def check_request(request: ChatRequest, service: Service) -> None:
+    """Check what a request's types leave open.
+
+    Raises:
+        Refused: The model is another one, an option is of no use, or the answer would be too long.
+    """
+    if request.model != service.name:
+        text = f"model: {request.model[:80]!r}; this server has {service.name!r}"
+        raise Refused(404, text, "invalid_request_error", "model")
+    if request.stream_options is not None and not request.stream:
+        raise Refused(400, "stream_options: expected none without stream", param="stream_options")
+    if request.max_tokens is not None and request.max_completion_tokens is not None:
+        raise Refused(400, "max_tokens and max_completion_tokens are the same; expected one of them")
+    if (tokens := _tokens(request)) > service.limits.new_tokens:
+        raise Refused(400, f"max_tokens: {tokens}; expected at most {service.limits.new_tokens}", param="max_tokens")
+    if not request.temperature and request.top_p != 1:
+        raise Refused(400, "top_p: without effect at temperature 0; expected a temperature", param="top_p")
+    if request.messages[-1].role != "user":
+        role = request.messages[-1].role
+        raise Refused(400, f"messages: the last is of role {role!r}; expected user", param="messages")
+
+
+def _tokens(request: ChatRequest) -> int:
+    return request.max_tokens or request.max_completion_tokens or _NEW_TOKENS
+
+
+def uploads_of(request: ChatRequest, files: Mapping[str, Upload]) -> list[Upload]:
+    """Return the clouds of a request's messages, in their order.
+
+    Raises:
+        Refused: A URL is invalid, or a file of the request is not used.
+    """
+    uploads = []
+    for number, message in enumerate(request.messages):
+        for place, part in enumerate(message.content if isinstance(message.content, list) else ()):
+            if isinstance(part, CloudPart):
+                where = f"messages.{number}.content.{place}.point_cloud_url"
+                uploads.append(upload_of(part.point_cloud_url.model_dump(), where, files))
+    names = {upload.name for upload in uploads}
+    if unused := [name for name in files if name not in names]:
+        raise Refused(400, f"file {unused[0]!r} is in no message; expected a part with url 'upload:{unused[0]}'")
+    return uploads
+
+
+def texts_of(request: ChatRequest) -> list[str]:
+    """Return all texts of a request's messages."""
+    contents = [message.content for message in request.messages]
+    parts = [part.text for content in contents for part in content if isinstance(part, TextPart)]
+    return parts + [content for content in contents if isinstance(content, str)]
+
+
+def conversation_of(request: ChatRequest, uploads: list[Upload], service: Service) -> Conversation:
+    """Read the clouds of a request and make its prompt.
+
+    Raises:
+        Refused: A cloud cannot be read, or the prompt leaves no room for an answer.
+    """
+    clouds = [upload.read(service.limits) for upload in uploads]
+    service.metrics.points.inc(sum(map(len, clouds)))
+    rest = iter(clouds)
+    messages = []
+    for message in request.messages:
+        parts = [TextPart(type="text", text=message.content)] if isinstance(message.content, str) else message.content
+        content = [
+            {"type": "text", "text": part.text}
+            if isinstance(part, TextPart)
+            else {"type": "point_cloud", "point_cloud": next(rest)}
+            for part in parts
+        ]
+        messages.append({"role": message.role, "content": content})
+    processor = service.pipe.processor
+    try:
+        take_clouds(messages)  # here an error does not name the number of a conversation
+        (prompt,) = processor.prompts([messages], service.chat_template, add_generation_prompt=True)
+    except ValueError as error:
+        raise Refused(400, str(error), param="messages") from error
+    tokens = _tokens(request)
+    context = getattr(service.pipe.model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None:
+        if len(prompt.input_ids) >= context:
+            raise Refused(
+                400,
+                f"messages: {len(prompt.input_ids)} tokens; the language model takes {context}, including the answer",
+                param="messages",
+            )
+        tokens = min(tokens, context - len(prompt.input_ids))
+    sampling = {}
+    if request.temperature:
+        sampling = {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p, "top_k": 0}
+    return Conversation(prompt, tokens, sampling, request.seed)
+
+
+def completion(name: str, request_id: str, conversation: Conversation, answer: ChatAnswer) -> dict[str, Any]:
+    """Return a complete answer in OpenAI's form."""
+    message = {"role": "assistant", "content": answer.text}
+    return {
+        "id": f"chatcmpl-{request_id}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": name,
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": _reason(answer)}],
+        "usage": usage(conversation, answer),
+    }
+
+
+def usage(conversation: Conversation, answer: ChatAnswer) -> dict[str, int]:
+    """Return the numbers of tokens, those of clouds included."""
+    prompt = len(conversation.prompt.input_ids)
+    return {"prompt_tokens": prompt, "completion_tokens": answer.tokens, "total_tokens": prompt + answer.tokens}
+
+
+def _reason(answer: ChatAnswer) -> str:
+    return "stop" if answer.is_complete else "length"
+
+
+class Chunks:
+    """Makes the chunks of a streamed answer.
+
+    Args:
+        name: Name of the model.
+        request_id: Id of the request.
+    """
+
+    def __init__(self, name: str, request_id: str):
+        self._head = {"id": f"chatcmpl-{request_id}", "object": "chat.completion.chunk"}
+        self._head |= {"created": int(time.time()), "model": name}
+
+    def delta(self, delta: dict[str, str], answer: ChatAnswer | None = None) -> dict[str, Any]:
+        """Return a chunk with a piece of the message; the last one has the reason of the end."""
+        reason = None if answer is None else _reason(answer)
+        return {**self._head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+
+    def usage(self, conversation: Conversation, answer: ChatAnswer) -> dict[str, Any]:
+        """Return the chunk with the numbers of tokens."""
+        return {**self._head, "choices": [], "usage": usage(conversation, answer)}

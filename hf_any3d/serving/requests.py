@@ -1,0 +1,128 @@
+"""Read a request: its fields, its files, and whether there are too many."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import anyio
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from hf_any3d.messages import one_line, printable
+from hf_any3d.serving.inputs import Upload, upload_of
+from hf_any3d.serving.limits import Refused
+from hf_any3d.serving.service import Service
+
+
+async def read_request(request: Request, service: Service) -> tuple[list[Upload], dict[str, Any]]:
+    """Return the clouds of a request, and its other fields.
+
+    A request is JSON with `point_clouds`, or a form with files.
+
+    Raises:
+        Refused: It is neither, or has no cloud or too many.
+    """
+    if is_form(request):
+        fields, files = await read_form(request, service)
+        uploads = list(files.values())
+        expected = "files in the fields 'file'"
+    else:
+        fields = await read_json(request)
+        given = fields.pop("point_clouds", None)
+        if not isinstance(given, list):
+            raise Refused(400, "point_clouds: expected a list of clouds", param="point_clouds")
+        check_count(len(given), service)
+        decode = [lambda n=n, one=one: upload_of(one, f"point_clouds.{n}", {}) for n, one in enumerate(given)]
+        uploads = [await anyio.to_thread.run_sync(one, limiter=request.app.state.readers) for one in decode]
+        expected = "clouds in point_clouds"
+    if not uploads:
+        raise Refused(400, f"the request has no cloud; expected {expected}", param="point_clouds")
+    return uploads, fields
+
+
+def is_form(request: Request) -> bool:
+    """Whether a request is a form with files.
+
+    Raises:
+        Refused: It is neither a form nor JSON.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in ("multipart/form-data", "application/json"):
+        raise Refused(415, f"content-type is {kind!r}; expected multipart/form-data or application/json")
+    return kind == "multipart/form-data"
+
+
+async def read_form(request: Request, service: Service) -> tuple[dict[str, Any], dict[str, Upload]]:
+    """Return the fields of a form, and its files by name.
+
+    Raises:
+        Refused: It is damaged, has too many files, two of one name, or one in an unknown field.
+    """
+    fields: dict[str, Any] = {}
+    files: dict[str, Upload] = {}
+    limits = service.limits
+    try:
+        form = await request.form(max_files=limits.clouds, max_fields=50, max_part_size=limits.body_bytes)
+    except HTTPException as error:
+        raise Refused(400, one_line(f"the form cannot be read: {error.detail}")) from None
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                key = printable(value.filename or f"file {len(files)}")[:200]
+                if name != "file" or key in files:
+                    what = f"two files are called {key!r}" if name == "file" else f"{name}: holds a file"
+                    raise Refused(400, f"{what}; expected fields 'file' with different names", param=name)
+                files[key] = Upload(key, await value.read())
+            elif name in fields:
+                raise Refused(400, f"{name}: given twice; expected one value", param=name)
+            else:
+                fields[name] = value
+    finally:
+        await form.close()
+    return fields, files
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """Return the body of a request.
+
+    Raises:
+        Refused: It is not a JSON object.
+    """
+    body = await request.body()
+    return await anyio.to_thread.run_sync(parse_json, body, "the body", limiter=request.app.state.readers)
+
+
+def parse_json(text: bytes, name: str) -> dict[str, Any]:
+    """Return the JSON object in a text.
+
+    Raises:
+        Refused: It is no JSON object.
+    """
+    try:
+        given = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, one_line(f"{name} is not JSON ({error})")) from None
+    if not isinstance(given, dict):
+        raise Refused(400, f"{name} is a {type(given).__name__}; expected an object")
+    return given
+
+
+def check_count(count: int, service: Service) -> None:
+    """Raise an error for too many clouds."""
+    if count > service.limits.clouds:
+        raise Refused(413, f"{count} clouds; expected at most {service.limits.clouds}", param="point_clouds")
+
+
+def check_texts(given: Any, service: Service) -> None:
+    """Raise an error for texts that are too long together."""
+    if (length := _characters(given)) > service.limits.characters:
+        raise Refused(413, f"the texts have {length} characters; expected at most {service.limits.characters}")
+
+
+def _characters(given: Any) -> int:
+    if isinstance(given, str):
+        return len(given)
+    parts = given.values() if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else ()
+    return sum(map(_characters, parts))

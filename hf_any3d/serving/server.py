@@ -1,0 +1,105 @@
+"""Run a service with uvicorn; a signal lets it finish what it has accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from types import FrameType
+
+import uvicorn
+
+from hf_any3d.serving.app import create_app
+from hf_any3d.serving.service import Service
+
+logger = logging.getLogger("hf_any3d.serving")
+# Seconds in which new requests get 503 at least, so that a load balancer sees `/ready` change.
+LEAST_DRAIN = 1.0
+_HEADERS_LIMIT = 32 << 10
+
+
+class Server(uvicorn.Server):
+    """A server that stops in two steps: at the first signal it refuses requests, and ends when all are answered.
+
+    A second signal ends it at once.
+
+    Args:
+        config: Configuration of uvicorn.
+        service: The service.
+        drain: Seconds after which it ends although requests are not answered.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service, drain: float):
+        super().__init__(config)
+        self.service, self.drain = service, drain
+        self.stopping_since: float | None = None
+        self.unanswered = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop, or stop at once."""
+        if self.stopping_since is None:
+            self.stopping_since = time.monotonic()
+            self.service.is_draining = True
+        else:
+            self.unanswered = self.service.in_flight
+            self.force_exit = True
+            super().handle_exit(sig, frame)
+
+    async def watch(self) -> None:
+        """End the server when it is stopping and everything is answered, or its time is over."""
+        while not self.should_exit:
+            await asyncio.sleep(0.05)
+            if self.stopping_since is None:
+                continue
+            passed = time.monotonic() - self.stopping_since
+            if (passed >= LEAST_DRAIN and not self.service.in_flight) or passed >= self.drain:
+                self.unanswered = self.service.in_flight
+                self.force_exit = bool(self.unanswered)
+                self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; port 0 stands for a free one.
+
+    Raises:
+        OSError: The address is in use or unknown.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        raise OSError(f"--host {host} --port {port}: {error.strerror or error}; expected a free port") from error
+
+
+def serve(service: Service, listening: socket.socket, drain: float = 30.0) -> int:
+    """Serve until a signal, then finish the accepted requests.
+
+    Args:
+        service: The service.
+        listening: Socket of `listen`.
+        drain: Seconds to finish.
+
+    Returns:
+        The number of requests that were accepted but not answered.
+    """
+    config = uvicorn.Config(
+        create_app(service),
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        server_header=False,
+        h11_max_incomplete_event_size=_HEADERS_LIMIT,
+        timeout_graceful_shutdown=2,
+    )
+    server = Server(config, service, drain)
+
+    async def run() -> None:
+        watching = asyncio.create_task(server.watch())
+        await server.serve(sockets=[listening])
+        watching.cancel()
+
+    asyncio.run(run())
+    if server.unanswered:
+        logger.warning("stopped with %d requests unanswered", server.unanswered)
+    return server.unanswered

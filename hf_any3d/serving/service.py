@@ -1,0 +1,101 @@
+"""The service behind the routes: who is admitted, the queue of the model, and what happens at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Hashable
+from concurrent.futures import Future
+from typing import Any
+
+from hf_any3d.serving.batching import Batcher, Work
+from hf_any3d.serving.chat_batches import answer_conversations
+from hf_any3d.serving.journal import Journal
+from hf_any3d.serving.limits import Refused, ServeLimits
+from hf_any3d.serving.metrics import Metrics
+from hf_any3d.serving.tasks import CHAT, Route, routes_of
+
+# Seconds after which a refused client may come again.
+_LONGEST_WAIT = 60
+
+
+class Service:
+    """A model, its queue and its limits.
+
+    Args:
+        name: Name of the model in answers.
+        task: Task of the pipeline.
+        pipe: The pipeline.
+        limits: Limits of requests.
+        journal: Answers by the keys of requests, or None.
+        chat_template: Name of the template of a chat model; by default its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        task: str,
+        pipe: Any,
+        limits: ServeLimits | None = None,
+        journal: Journal | None = None,
+        chat_template: str | None = None,
+    ):
+        self.name, self.task, self.pipe, self.journal = name, task, pipe, journal
+        self.chat_template = chat_template
+        self.limits = limits or ServeLimits()
+        self.metrics = Metrics()
+        self.in_flight = 0
+        self.is_draining = False
+        self.created = int(time.time())
+        # The model's predictions may depend on the other clouds of a batch.
+        depends = bool(getattr(pipe.model.config, "batch_dependent_flags", None))
+        self.batch = 1 if depends else self.limits.batch
+        self.routes: dict[str, Route] = {}
+        if task != CHAT:
+            self.routes = {route.path: route for route in routes_of(task, pipe)}
+        self.batcher = Batcher(self._run, self.batch, self.limits.wait, self.metrics.observe_batch)
+        self.metrics.queued.set_function(lambda: len(self.batcher))
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of the routes that this model answers."""
+        return ["/v1/chat/completions"] if self.task == CHAT else list(self.routes)
+
+    def admit(self) -> None:
+        """Count a request in; `leave` counts it out.
+
+        Raises:
+            Refused: The service is about to stop, or the queue is full.
+        """
+        if self.is_draining:
+            self.metrics.refused.labels("draining").inc()
+            raise Refused(503, "the server is stopping", "server_error", headers={"Retry-After": "5"})
+        if self.in_flight >= self.limits.queue:
+            self.metrics.refused.labels("queue").inc()
+            seconds = self.in_flight / self.batch * self.batcher.seconds_per_batch
+            after = str(min(_LONGEST_WAIT, max(1, math.ceil(seconds))))
+            text = f"{self.in_flight} requests are waiting, which is the limit; try again in {after} s"
+            raise Refused(429, text, "rate_limit_error", headers={"Retry-After": after})
+        self.in_flight += 1
+        self.metrics.in_flight.set(self.in_flight)
+
+    def leave(self) -> None:
+        """Count a request out."""
+        self.in_flight -= 1
+        self.metrics.in_flight.set(self.in_flight)
+
+    def submit(self, key: Hashable, content: Any, deadline: float) -> Future:
+        """Put a cloud or conversation into the queue of the model."""
+        return self.batcher.submit(Work(key, content, deadline))
+
+    def close(self) -> None:
+        """Finish the queue, and close the journal."""
+        self.batcher.close()
+        if self.journal is not None:
+            self.journal.close()
+
+    def _run(self, key: Any, contents: list[Any]) -> list[Any]:
+        if self.task == CHAT:
+            return answer_conversations(self.pipe, contents)
+        path, settings = key
+        return self.routes[path].run(settings, contents, self.batch)

@@ -1,0 +1,198 @@
+"""What a service answers: settings of requests, and answers of a pipeline to batches of clouds."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from hf_any3d.data.files import PointCloudData
+from hf_any3d.pipelines import PointCloudFeatureExtractionPipeline
+from hf_any3d.serving.limits import Refused, ServeLimits
+
+CHAT = "point-cloud-text-to-text"
+CLASSIFY, ZERO_SHOT = "point-cloud-classification", "zero-shot-point-cloud-classification"
+SEGMENT, PARTS_BY_NAME = "point-cloud-segmentation", "zero-shot-point-cloud-segmentation"
+FEATURES = "point-cloud-feature-extraction"
+
+
+def _split(given: Any) -> Any:
+    return [part.strip() for part in given.split(",")] if isinstance(given, str) else given
+
+
+Labels = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+class Settings(BaseModel):
+    """Settings of a request; requests with equal settings are processed together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClassifySettings(Settings):
+    """Settings of `/v1/classify`."""
+
+    top_k: int | None = Field(5, ge=1, description="Number of labels; null for all.")
+    labels: Labels | None = Field(None, description="Labels to choose from, for zero-shot models alone.")
+    template: str | None = Field(None, description="Text with {} for a label, for zero-shot models.")
+    text_embeds: tuple[tuple[float, ...], ...] | None = Field(
+        None, description="Features of the labels, (labels, width), in place of the model's text encoder."
+    )
+    up_axis: Literal["x", "y", "z"] | None = Field(None, description="Axis that points up in the clouds.")
+
+
+class FeatureSettings(Settings):
+    """Settings of `/v1/features`."""
+
+    feature: Literal["pooled", "class_token", "tokens"] = Field("pooled", description="tokens: with their centers.")
+    up_axis: Literal["x", "y", "z"] | None = Field(None, description="Axis that points up in the clouds.")
+
+
+class SegmentSettings(Settings):
+    """Settings of `/v1/segment`."""
+
+    category: str | None = Field(None, description="Category of the object, for models of parts.")
+    labels: Labels | None = Field(None, description="Names of parts, for models that find parts by name.")
+    max_points: int | None = Field(None, ge=1, description="Thin larger clouds out to this many points.")
+    scores: bool = Field(False, description="Whether to return the probability of each point's label.")
+    encoding: Literal["list", "base64"] = Field(
+        "list", description="base64: labels as little-endian int32, scores and points as float32."
+    )
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route of a service: a pipeline with its settings.
+
+    Attributes:
+        path: Path of the route.
+        task: Task of the pipeline.
+        pipe: The pipeline.
+        settings: Class of its settings.
+    """
+
+    path: str
+    task: str
+    pipe: Any
+    settings: type[Settings]
+
+    def check(self, settings: Any, limits: ServeLimits) -> None:
+        """Check settings that fit other models.
+
+        Raises:
+            Refused: A setting is missing, or of no use to this model.
+        """
+        if self.settings is FeatureSettings:
+            return
+        takes_labels = self.task in (ZERO_SHOT, PARTS_BY_NAME)
+        if settings.labels is None and takes_labels:
+            raise Refused(400, "labels: missing; expected the labels to choose from", param="labels")
+        if settings.labels is not None and len(settings.labels) > limits.labels:
+            raise Refused(400, f"labels: {len(settings.labels)}; expected at most {limits.labels}", param="labels")
+        for name in () if takes_labels else ("labels", "template", "text_embeds"):
+            if getattr(settings, name, None) is not None:
+                raise Refused(400, f"{name}: this model has labels of its own; expected none", param=name)
+        try:
+            self.pipe._sanitize_parameters(**self._arguments(settings))
+        except (ValueError, TypeError) as error:
+            raise Refused(400, str(error)) from None
+
+    def run(self, settings: Any, clouds: list[PointCloudData], batch_size: int) -> list[Any]:
+        """Answer for a batch of clouds; an exception in the result is that of a single cloud."""
+        arguments = self._arguments(settings)
+        answers = run_each(self.pipe, clouds, batch_size, arguments)
+        return [
+            answer if isinstance(answer, Exception) else self._shown(settings, cloud, answer)
+            for cloud, answer in zip(clouds, answers, strict=True)
+        ]
+
+    def _arguments(self, settings: Any) -> dict[str, Any]:
+        if isinstance(settings, ClassifySettings):
+            given = {"top_k": settings.top_k, "up_axis": settings.up_axis, "candidate_labels": settings.labels}
+            given["hypothesis_template"] = settings.template
+            if settings.text_embeds is not None:
+                if len({len(row) for row in settings.text_embeds}) != 1:
+                    raise Refused(400, "text_embeds: expected rows of equal length", param="text_embeds")
+                given["text_embeds"] = np.array(settings.text_embeds, dtype=np.float32)
+        elif isinstance(settings, FeatureSettings):
+            given = {"up_axis": settings.up_axis}
+        else:
+            given = {"category": settings.category, "max_points": settings.max_points}
+            given["candidate_labels"] = settings.labels
+        # top_k=None stands for all labels.
+        return {name: value for name, value in given.items() if value is not None or name == "top_k"}
+
+    def _shown(self, settings: Any, cloud: PointCloudData, answer: Any) -> Any:
+        if isinstance(settings, ClassifySettings):
+            return {"labels": answer}
+        if isinstance(settings, FeatureSettings):
+            if settings.feature not in answer:
+                known = ", ".join(name for name in ("pooled", "class_token", "tokens") if name in answer)
+                return Refused(
+                    400, f"feature: this model has no {settings.feature}; expected {known}", param="feature"
+                )
+            shown = {settings.feature: answer[settings.feature].tolist()}
+            return shown | ({"centers": answer["centers"].tolist()} if settings.feature == "tokens" else {})
+        arrays = {"labels": answer["labels"].astype("<i4")}
+        if settings.scores:
+            arrays["scores"] = answer["scores"].astype("<f4")
+        if cloud.is_mesh:  # labels are those of points on its surface, which the client does not have
+            arrays["points"] = answer["points"].astype("<f4")
+        names = settings.labels or tuple(self.pipe.model.config.id2label[n] for n in range(self._num_labels))
+        segments = [
+            {"label": part["label"], "points": int(part["mask"].sum()), "score": part["score"]}
+            for part in answer["segments"]
+        ]
+        return {
+            "num_points": len(answer["labels"]),
+            "names": list(names),
+            "segments": segments,
+            **{name: _encoded(values, settings.encoding) for name, values in arrays.items()},
+        }
+
+    @property
+    def _num_labels(self) -> int:
+        return self.pipe.model.config.num_labels
+
+
+_HEADS: dict[str, tuple[str, type[Settings]]] = {
+    CLASSIFY: ("/v1/classify", ClassifySettings),
+    ZERO_SHOT: ("/v1/classify", ClassifySettings),
+    SEGMENT: ("/v1/segment", SegmentSettings),
+    PARTS_BY_NAME: ("/v1/segment", SegmentSettings),
+}
+
+
+def check_task(task: str, model: str) -> None:
+    """Raise a ValueError for a task that cannot be served."""
+    if task not in (known := (*_HEADS, FEATURES, CHAT)):
+        raise ValueError(f"{model}: task {task!r} cannot be served; expected one of {', '.join(known)}")
+
+
+def routes_of(task: str, pipe: Any) -> list[Route]:
+    """Return the routes of a model that is not a chat model; all of them share its weights."""
+    if task == FEATURES:
+        return [Route("/v1/features", task, pipe, FeatureSettings)]
+    path, settings = _HEADS[task]
+    extract = PointCloudFeatureExtractionPipeline(
+        model=pipe.model, feature_extractor=pipe.feature_extractor, device=pipe.device, task=FEATURES
+    )
+    return [Route(path, task, pipe, settings), Route("/v1/features", FEATURES, extract, FeatureSettings)]
+
+
+def run_each(pipe: Any, clouds: Sequence[PointCloudData], batch_size: int, arguments: dict[str, Any]) -> list[Any]:
+    """Run a pipeline on clouds; after an error each is run alone, and an exception is the answer of its cloud."""
+    try:
+        return list(pipe(list(clouds), batch_size=min(batch_size, len(clouds)), progress=False, **arguments))
+    except Exception as error:
+        if len(clouds) == 1:
+            return [error]
+        return [answer for cloud in clouds for answer in run_each(pipe, [cloud], 1, arguments)]
+
+
+def _encoded(values: np.ndarray, encoding: str) -> Any:
+    return values.tolist() if encoding == "list" else base64.b64encode(values.tobytes()).decode("ascii")

@@ -1,0 +1,134 @@
+"""Which points are centers, and which are their neighbors: all that a tokenizer computes from coordinates alone.
+
+`PointIndexer` computes it where the batches are made, in the workers of a DataLoader, after augmentation, so that the
+training process or its GPU need not; a forward pass without `point_index` computes it itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
+from hf_any3d.modeling.deferred_errors import refuse_later
+from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, knn
+
+KEYS = ("centers", "center_positions", "neighbors")
+
+
+@dataclass(frozen=True)
+class PointIndexer:
+    """Compute the `point_index` of a model's forward pass; the `indexer` of a `PointCloudCollator`.
+
+    Args:
+        config: The model's configuration.
+
+    Example:
+        ```python
+        collator = PointCloudCollator(num_points=1024, indexer=PointIndexer(model.config))
+        ```
+    """
+
+    config: Any2PointConfig
+
+    def __call__(self, points: Tensor) -> dict[str, Any]:
+        """Index the points `(batch, points, channels)` of a batch, xyz first.
+
+        Returns:
+            `centers` `(batch, centers)`, numbers of the points that the first stage takes as centers;
+            `center_positions` `(batch, centers, 3)`, by which a forward pass recognizes the points; `neighbors`, for
+            each stage `(batch, centers of the stage, k)`, numbers among the input points, then among the centers of
+            the stage before.
+
+        Raises:
+            ValueError: If a cloud has too few points or a coordinate is out of range.
+        """
+        config = self.config
+        if points.ndim != 3 or points.shape[1] < config.min_points:
+            raise ValueError(
+                f"points has shape {tuple(points.shape)}; expected (batch, points, channels) with at least "
+                f"{config.min_points} points"
+            )
+        # As the forward pass, which computes places in full precision.
+        xyz = points[..., :3].to(torch.promote_types(points.dtype, torch.float32)).contiguous()
+        centers = sample_centers(xyz, config)
+        positions = gather_points(xyz, centers)  # (batch, centers, 3)
+        neighbors = [nearest(positions, xyz, config)]
+        for stage in range(1, config.num_stages):
+            # Sampling is greedy, so the centers of a later stage are the first half of those of the stage before.
+            before = positions[:, : positions.shape[1] >> (stage - 1)]
+            neighbors.append(nearest(before[:, : before.shape[1] // 2], before, config))
+        # Half the bytes of int64 on the way from a worker.
+        return {
+            "centers": centers.int(),
+            "center_positions": positions,
+            "neighbors": tuple(index.int() for index in neighbors),
+        }
+
+
+def sample_centers(xyz: Tensor, config: Any2PointConfig) -> Tensor:
+    """Return the numbers `(batch, centers)` of the points of `(batch, points, 3)` that the first stage takes."""
+    return farthest_point_sample(
+        xyz,
+        config.num_tokens << (config.num_stages - 1),
+        min_squared_norm=config.sampling_min_squared_norm,
+        tie_rule=config.sampling_tie_rule,
+    )
+
+
+def nearest(centers: Tensor, xyz: Tensor, config: Any2PointConfig) -> Tensor:
+    """Return the neighbors `(batch, centers, k)` of centers among `(batch, points, 3)`."""
+    # Not min(…), which an exporter would keep as an unknown size.
+    k = config.tokenizer_neighbors if xyz.shape[1] >= config.tokenizer_neighbors else xyz.shape[1]
+    return knn(centers, xyz, k)
+
+
+def check_point_index(point_index: Mapping[str, Any], xyz: Tensor, config: Any2PointConfig) -> None:
+    """Refuse an index of other points or another configuration.
+
+    Args:
+        point_index: As `PointIndexer` computes it.
+        xyz: `(batch, points, 3)`.
+        config: The model's configuration.
+
+    Raises:
+        ValueError: If a part is missing, has another shape or type, or the centers are not where they were when the
+            points were indexed. On an accelerator the last is raised by a later call, which does not wait for it.
+    """
+    if not isinstance(point_index, Mapping) or set(point_index) != set(KEYS):
+        found = sorted(point_index) if isinstance(point_index, Mapping) else type(point_index).__name__
+        raise ValueError(f"point_index: {found}; expected a mapping with {', '.join(KEYS)}, as PointIndexer makes it")
+    batch, count = len(xyz), config.num_tokens << (config.num_stages - 1)
+    expected = {"centers": (batch, count), "center_positions": (batch, count, 3)}
+    found = {name: point_index[name] for name in expected}
+    places = xyz.shape[1]
+    for stage, index in enumerate(point_index["neighbors"]):
+        found[f"neighbors[{stage}]"] = index
+        expected[f"neighbors[{stage}]"] = (batch, count >> stage, min(config.tokenizer_neighbors, places))
+        places = count >> stage
+    if len(point_index["neighbors"]) != config.num_stages:
+        raise ValueError(
+            f"point_index: neighbors of {len(point_index['neighbors'])} stages; expected {config.num_stages}"
+        )
+    for name, index in found.items():
+        if tuple(index.shape) != expected[name]:
+            raise ValueError(f"point_index: {name} has shape {tuple(index.shape)}; expected {expected[name]}")
+        if index.is_floating_point() != (name == "center_positions"):
+            raise ValueError(f"point_index: {name} has type {index.dtype}")
+        if index.device != xyz.device:
+            raise ValueError(f"point_index: {name} is on {index.device}; expected {xyz.device}, as points")
+    if torch.compiler.is_compiling():
+        return
+    moved = gather_points(xyz, point_index["centers"]) != point_index["center_positions"].to(xyz.dtype)
+    message = (
+        "point_index: the centers are elsewhere in points; expected an index of these points, made after any "
+        "augmentation"
+    )
+    if xyz.device.type != "cpu":
+        refuse_later(moved.any(), message)
+    elif moved.any():
+        raise ValueError(message)

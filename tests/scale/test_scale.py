@@ -1,0 +1,290 @@
+"""Rows of many files: the same as those of plain calls, written once each, whatever happens to processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+import fsspec
+import numpy as np
+import pytest
+from transformers import pipeline
+
+from hf_any3d import read_point_cloud, scale
+from hf_any3d.cli.batch import Job, _FilesWork
+from hf_any3d.pipelines import default_model
+from hf_any3d.scale.cluster import Attempts, Workers
+from hf_any3d.scale.files import list_files, read_file
+from hf_any3d.scale.parquet import Parts, PartWriter
+from tests.chat.tiny_chat_model import tiny_chat_pipeline
+from tests.cli.conftest import run
+
+FILES = Path(__file__).parents[1] / "files"
+NUM_CLOUDS = 60
+
+pytest.importorskip("ray", reason="Ray is not installed")
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    """A folder with clouds of different sizes, a mesh, a damaged file, and files that are no clouds."""
+    folder, generator = tmp_path_factory.mktemp("scans"), np.random.default_rng(0)
+    (folder / "inner").mkdir()
+    for number in range(NUM_CLOUDS - 1):
+        np.save(folder / f"{number:03d}.npy", generator.normal(size=(20 + number, 3)).astype(np.float32))
+    shutil.copy(FILES / "chair.ply", folder / "inner" / "chair.ply")
+    (folder / "bad.ply").write_bytes((FILES / "chair.ply").read_bytes()[:400])
+    for name in ("README.md", "metadata.csv", ".hidden.ply"):
+        (folder / name).write_text("not points")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory):
+    """A cluster of two processors on this machine, for all tests of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=100 * 2**20,
+            log_to_driver=False,
+            logging_level="error",
+        )
+        yield ray
+        ray.shutdown()
+
+
+def write_here(rows: scale.CloudRows, folder: Path, files_per_part: int = 100) -> None:
+    """Write rows without a cluster."""
+    Parts(str(folder)).begin(rows.settings)
+    write = PartWriter(rows, str(folder), Workers()).open()
+    for part, start in enumerate(range(0, len(rows), files_per_part)):
+        write({"part": part, "files": rows.files[start : start + files_per_part]}, Attempts())
+
+
+def opened(folder: Path) -> datasets.Dataset:
+    """The rows, as any program opens them."""
+    files = sorted(map(str, folder.glob("*.parquet")))
+    return datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(folder / ".cache"))
+
+
+@contextmanager
+def elsewhere_claimed(folder: Path) -> Iterator[None]:
+    """Another process writes to the folder meanwhile."""
+    code = f"import fcntl; f = open({str(folder / '.lock')!r}, 'a+'); fcntl.lockf(f, fcntl.LOCK_EX); print(); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        yield
+        other.communicate(b"\n")
+
+
+def test_nothing_is_lost_or_double_when_a_process_is_killed(ray, scans, tmp_path):
+    rows, killed = scale.read_point_clouds(scans), []
+
+    def kill_the_first(part):
+        if not killed:
+            killed.append(part["process"])
+            os.kill(int(part["process"].rpartition(":")[2]), signal.SIGKILL)
+
+    written = scale.to_parquet(rows, tmp_path / "out", workers=2, files_per_part=3, progress=kill_the_first)
+    assert (written.rows, written.before, written.failed) == (NUM_CLOUDS + 1, 0, 1)
+    assert set(written.processes) - set(killed)
+    found = opened(tmp_path / "out")
+    assert sorted(found["path"]) == sorted(rows.files)
+    for row in found:
+        if row["path"].endswith("bad.ply"):
+            assert np.isnan(row["points"]) and "has 128 bytes for element 'vertex'" in row["error"]
+        else:
+            assert row["error"] is None
+            cloud = read_point_cloud(row["path"])
+            expected = cloud.points if not cloud.is_mesh else row["points"]
+            np.testing.assert_array_equal(np.float32(row["points"]), expected)
+    assert ray.data.read_parquet(str(tmp_path / "out")).count() == len(rows)
+    assert [path.name for path in (tmp_path / "out").glob(".part*")] == []
+
+
+def test_rows_are_a_dataset_of_ray(ray, scans):
+    rows = scale.read_point_clouds([scans / "001.npy", scans / "bad.ply"], num_points=16)
+    first, second = rows.dataset(Workers(1)).take_all()
+    assert np.shape(first["points"]) == (16, 3) and first["error"] is None
+    assert second["points"] is None and "bad.ply" in second["error"]
+
+
+@pytest.mark.usefixtures("libraries_as_they_were", "ray")
+def test_the_command_has_the_table_of_the_local_engine(scans, tmp_path, monkeypatch):
+    monkeypatch.chdir(scans.parent)
+    tables = {}
+    for engine in ("local", "ray"):
+        command = ("batch", "predict", scans.name, "--output", tmp_path / f"{engine}.jsonl", "--engine", engine)
+        code, out, err = run(*command, *(("--workers", 1) if engine == "ray" else ()))
+        assert code == 2 and "61 files, 1 failed" in out and f"{scans.name}/bad.ply: has 128 bytes" in err
+        tables[engine] = [json.loads(line) for line in (tmp_path / f"{engine}.jsonl").read_text().splitlines()]
+    assert [row["file"] for row in tables["ray"]] == [row["file"] for row in tables["local"]]
+    for found, expected in zip(tables["ray"], tables["local"], strict=True):
+        assert (found.keys(), found.get("error")) == (expected.keys(), expected.get("error"))
+        scores = [{one["label"]: one["score"] for one in row.get("predictions", ())} for row in (found, expected)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_the_work_of_the_command_goes_on_after_files_at_which_processes_end(scans, tmp_path):
+    names = [str(scans / name) for name in ("001.npy", "002.npy", "bad.ply")]
+    job = Job("convert", {"output": str(tmp_path / "out"), "to": "ply", "root": str(scans), "points": None})
+    convert = _FilesWork(job, os.getcwd()).open()
+    plain = convert({"files": names}, Attempts())
+    for _ in range(3):
+        attempts = Attempts(tmp_path / "0.json")
+        attempts.begin(names[0])
+    careful = convert({"files": names}, Attempts(tmp_path / "0.json"))
+    assert [sorted(row) for row in plain] == [["file", "output", "points"]] * 2 + [["error", "file"]]
+    assert careful[1:] == plain[1:] and "2 processes ended" in careful[0]["error"]
+
+
+def test_standard_input_and_workers_of_one_process_are_refused(scans, tmp_path):
+    code, _, err = run(
+        "batch", "predict", "-", "--output", tmp_path / "a.csv", "--engine", "ray", stdin=b"1 2 3\n4 5 6\n"
+    )
+    assert code == 1 and "--engine ray reads files, not standard input" in err
+    code, _, err = run("batch", "predict", scans, "--output", tmp_path / "b.csv", "--workers", 2)
+    assert code == 1 and "--workers 2 with --engine local; expected it with --engine ray" in err
+
+
+def test_bad_files_of_models_are_rows_and_answers_those_of_plain_pipelines(scans, tmp_path):
+    files = [scans / "inner" / "chair.ply", scans / "bad.ply", *sorted(scans.glob("*.npy"))[:9]]
+    rows = scale.read_point_clouds(files)
+    answers = scale.embed(scale.classify(rows, top_k=2, batch_size=4), default_model())
+    write_here(answers, tmp_path / "out")
+    found = opened(tmp_path / "out")
+    assert found.column_names == ["path", "predictions", "features", "error"]
+    assert [row["error"] is not None for row in found] == [False, True, *[False] * 9]
+    classify = pipeline("point-cloud-classification", model=default_model(), device="cpu")
+    features = pipeline("point-cloud-feature-extraction", model=default_model(), device="cpu")
+    for row in found.select([0, 2, 10]):
+        expected = classify(row["path"], top_k=2)
+        assert [one["label"] for one in row["predictions"]] == [one["label"] for one in expected]
+        assert [one["score"] for one in row["predictions"]] == pytest.approx(
+            [one["score"] for one in expected], abs=1e-5
+        )
+        np.testing.assert_allclose(row["features"], features(row["path"])["pooled"], atol=1e-4)
+
+
+def test_captions_are_those_of_the_chat(scans, tmp_path):
+    chat = tiny_chat_pipeline()
+    chat.save_pretrained(tmp_path / "model")
+    rows = scale.read_point_clouds([scans / "001.npy", scans / "bad.ply"], num_points=16)
+    answers = scale.caption(
+        rows, tmp_path / "model", text="What?", max_new_tokens=4, do_sample=False, keep_points=True
+    )
+    first, second = answers.open()(answers.files, Attempts())
+    expected = chat(str(scans / "001.npy"), text="What?", max_new_tokens=4, do_sample=False)
+    assert first["caption"] == expected[0]["generated_text"] and first["points"].shape == (16, 3)
+    assert second["caption"] is None and second["error"]
+
+
+def test_runs_resume_with_new_files_and_failed_ones(scans, tmp_path, ray):
+    folder, out = shutil.copytree(scans, tmp_path / "scans"), tmp_path / "out"
+    rows = scale.read_point_clouds(folder, num_points=16)
+    write_here(rows, out, files_per_part=20)
+    (out / "part-00001.parquet").unlink()
+    np.save(folder / "new.npy", np.ones((9, 3)))
+    shutil.copy(FILES / "chair.ply", folder / "bad.ply")
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+    more = scale.read_point_clouds(folder, num_points=16)
+    written = scale.to_parquet(more, out, workers=1, retry=True)
+    # A part of 20 rows is gone, one row failed, one is new.
+    assert (written.rows, written.before, written.failed) == (62, 61 - 20 - 1, 0)
+    assert sum(path.stat().st_mtime_ns == time for path, time in before.items()) == len(before) - 1
+    assert sorted(opened(out)["path"]) == sorted(more.files)
+    assert scale.to_parquet(more, out).processes == ()
+
+
+def test_folders_of_other_rows_are_refused_and_kept(scans, tmp_path):
+    write_here(scale.read_point_clouds(scans, num_points=4), tmp_path / "out")
+    with pytest.raises(ValueError, match=r"out: its rows have other settings, points \{'num_points': 4, .*; expected"):
+        scale.to_parquet(scale.read_point_clouds(scans, num_points=5), tmp_path / "out")
+    with pytest.raises(ValueError, match="has other files; expected a new folder"):
+        scale.to_parquet(scale.read_point_clouds(scans), scans)
+    with pytest.raises(BlockingIOError, match="another folder"), elsewhere_claimed(tmp_path / "out"):
+        scale.to_parquet(scale.read_point_clouds(scans, num_points=4), tmp_path / "out")
+    assert len(opened(tmp_path / "out")) == NUM_CLOUDS + 1
+
+
+def test_a_file_that_ends_processes_is_left_out_at_last(tmp_path):
+    state, seen = tmp_path / "0.json", []
+    for _ in range(4):  # each of these processes ends at b, and leaves no trace but the file
+        attempts = Attempts(state)
+        for name in "abc":
+            error = attempts.begin(name)
+            if name == "b" and error is None:
+                break
+            seen.append((name, error))
+    assert seen[:3] == [("a", None)] * 3 and seen[-1] == ("c", None)
+    assert seen[-2][1].startswith("b: 2 processes ended while they had it")
+    attempts.finish()
+    assert not Attempts(state).is_careful
+
+
+def test_buckets_are_read_and_written(scans, tmp_path):
+    memory = fsspec.filesystem("memory")
+    for name in ("inner/chair.ply", "bad.ply", "001.npy", "metadata.csv", ".hidden.ply"):
+        memory.pipe_file(f"/scans/{name}", (scans / name).read_bytes())
+    rows = scale.read_point_clouds("memory://scans")
+    assert rows.files == ("memory:///scans/001.npy", "memory:///scans/bad.ply", "memory:///scans/inner/chair.ply")
+    write = PartWriter(rows, "memory://out", Workers()).open()
+    Parts("memory://out").begin(rows.settings)
+    part = write({"part": 0, "files": rows.files}, Attempts())
+    assert (part["rows"], part["failed"]) == (3, 1)
+    parts = Parts("memory://out")
+    assert parts.files().total() == 3 and parts.failed() == 1 and parts.numbers() == [0]
+    parts.drop_failed()
+    assert sorted(parts.files()) == [rows.files[0], rows.files[2]] and parts.failed() == 0
+    with pytest.raises(ValueError, match="other settings"):
+        parts.begin(scale.read_point_clouds("memory://scans", num_points=3).settings)
+    assert len(read_file(f"file://{scans}/001.npy", "drop")) == 21
+    assert list_files([scans / "001.npy", f"{scans}/001.npy"]) == [str(scans / "001.npy")]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda rows: scale.read_point_clouds("nowhere"), FileNotFoundError, "nowhere: no such file or folder"),
+        (lambda rows: scale.read_point_clouds([]), FileNotFoundError, "paths is empty"),
+        (lambda rows: scale.read_point_clouds("tests", on_invalid="keep"), ValueError, "on_invalid is 'keep'"),
+        (lambda rows: scale.read_point_clouds("tests", num_points=0), ValueError, "num_points is 0"),
+        (lambda rows: scale.classify(rows, top_k=0), ValueError, "top_k=0"),
+        (lambda rows: scale.classify(rows, "outputs/typo"), Exception, "outputs/typo"),
+        (lambda rows: scale.classify(rows, column="path"), ValueError, "column is 'path'"),
+        (lambda rows: scale.embed(rows, default_model(), feature="odd"), ValueError, "feature is 'odd'"),
+        (lambda rows: scale.embed(rows, default_model(), batch_size=0), ValueError, "batch_size is 0"),
+        (lambda rows: scale.caption(rows, default_model(), odd=1), TypeError, "unknown arguments: odd"),
+        (lambda rows: scale.to_parquet(rows, "out", files_per_part=0), ValueError, "files_per_part is 0"),
+        (lambda rows: scale.to_parquet(rows, "out", workers=0), ValueError, "workers is 0"),
+        (lambda rows: Workers(gpus=1).number_in({"CPU": 2}, 5), ValueError, "expected at most the 2 CPUs and 0 GPUs"),
+    ],
+)
+def test_wrong_arguments_are_named(scans, tmp_path, monkeypatch, call, error, text):
+    rows = scale.read_point_clouds(scans)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tests").mkdir()
+    np.save(tmp_path / "tests" / "a.npy", np.ones((3, 3)))
+    with pytest.raises(error, match=text):
+        call(rows)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_ray_the_error_names_the_extra(scans, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install 'hf-any3d\[ray\]'"):
+        scale.to_parquet(scale.read_point_clouds(scans), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
