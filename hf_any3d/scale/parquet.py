@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,8 @@ def to_parquet(
         ]
         processes = set()
         bar = stack.enter_context(tqdm(total=len(left), unit=" files", desc=str(folder), disable=None))
-        writer = PartWriter(rows, str(parts.local or folder), options)
+        # Without the names of all files, which each process would get.
+        writer = PartWriter(replace(rows, files=()), str(parts.local or folder), options)
         for _, part in distribute(writer, shards, options):
             processes.add(part["process"])
             bar.update(part["rows"])

@@ -19,9 +19,10 @@ from transformers import pipeline
 from examples.speed import many_files
 from hf_any3d import read_point_cloud, scale
 from hf_any3d.cli.batch import Job, _FilesWork
+from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.pipelines import default_model
 from hf_any3d.scale import parquet
-from hf_any3d.scale.cluster import Attempts, Workers
+from hf_any3d.scale.cluster import Attempts, Workers, described_error, restored_error
 from hf_any3d.scale.files import list_files, read_file
 from hf_any3d.scale.parquet import Parts, PartWriter
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
@@ -202,6 +203,7 @@ def in_this_process(monkeypatch):
     """Parts are written here; a process of Ray would take seconds to start."""
 
     def distribute(work, shards, workers):
+        assert work.rows.files == ()  # each process gets the names of its own shards alone
         write = work.open()
         for number, shard in enumerate(json.loads(json.dumps(shards))):
             yield number, json.loads(json.dumps(write(shard, Attempts())))
@@ -251,6 +253,15 @@ def test_a_file_that_ends_processes_is_left_out_at_last(tmp_path):
     assert seen[-2][1].startswith("b: 2 processes ended while they had it")
     attempts.finish()
     assert not Attempts(state).is_careful
+
+
+def test_errors_of_processes_keep_their_kind():
+    for error in (PointCloudFileError("a.ply: bad"), FileNotFoundError("no model"), TypeError("unknown")):
+        again = restored_error(*described_error(error))
+        assert isinstance(error, type(again)) and str(again) == str(error)
+    other = restored_error(*described_error(UnicodeDecodeError("utf8", b"a", 0, 1, "odd")))
+    assert type(other) is ValueError and "odd" in str(other)
+    assert str(restored_error(*described_error(MemoryError("full")))) == "MemoryError: full"
 
 
 def test_buckets_are_read_and_written(scans, tmp_path):
