@@ -22,7 +22,7 @@ from hf_any3d.cli.batch import Job, _FilesWork
 from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.pipelines import default_model
 from hf_any3d.scale import parquet
-from hf_any3d.scale.cluster import Attempts, Workers, described_error, restored_error
+from hf_any3d.scale.cluster import Attempts, Workers, _Process, described_error, restored_error
 from hf_any3d.scale.files import list_files, read_file
 from hf_any3d.scale.parquet import Parts, PartWriter
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
@@ -253,6 +253,18 @@ def test_a_file_that_ends_processes_is_left_out_at_last(tmp_path):
     assert seen[-2][1].startswith("b: 2 processes ended while they had it")
     attempts.finish()
     assert not Attempts(state).is_careful
+
+
+def test_a_process_answers_with_results_or_errors(scans, tmp_path):
+    rows = scale.read_point_clouds([scans / "001.npy", scans / "bad.ply"])
+    process = _Process(PartWriter(rows, str(tmp_path), Workers()), str(tmp_path / "attempts"))
+    shard = {"shard": [3], "value": [json.dumps({"part": 7, "files": rows.files})]}
+    assert process(shard)["shard"] == [3]
+    part = json.loads(process(shard)["answer"][0])["result"]
+    assert (part["part"], part["rows"], part["failed"]) == ("part-00007.parquet", 2, 1)
+    assert part["process"].endswith(f":{os.getpid()}") and not list((tmp_path / "attempts").iterdir())
+    shard["value"] = [json.dumps({"files": []})]
+    assert json.loads(process(shard)["answer"][0])["raised"] == ["KeyError", "'part'"]
 
 
 def test_errors_of_processes_keep_their_kind():
