@@ -14,6 +14,7 @@ PYTEST_ARGS ?=
 MUTATE_ARGS ?=
 RELEASE_ARGS ?=
 FUZZ_ARGS ?=
+GPU_ARGS ?=
 # Processes for tests, by default one per core; all tests of a file run in one process. Files come in the order of
 # their names: by their numbers of tests, as is the default, long trainings would be the last, one after the other.
 PYTEST_WORKERS ?= auto
@@ -26,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install doctor browser encoder quickstart release-check demo test test-fast fuzz faults mutate lint format docs bench bench-learn clean
+.PHONY: help install doctor browser encoder quickstart release-check demo test test-fast gpu-check fuzz faults mutate lint format docs bench bench-learn clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +76,9 @@ test: $(INSTALLED) ## Run all tests (PYTEST_ARGS)
 
 test-fast: $(INSTALLED) ## Run all tests but those of tests/slow.txt, in two minutes (PYTEST_ARGS)
 	@$(BIN)/python $(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+gpu-check: $(INSTALLED) ## Check kernels and models on this machine's GPU in under ten minutes (GPU_ARGS: --output DIR)
+	@$(BIN)/python -m tests.gpu_check $(GPU_ARGS)
 
 fuzz: $(INSTALLED) ## Read 10,000 hostile inputs of each kind under a guard (ANY3D_MUTATIONS, FUZZ_ARGS: names)
 	@$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)

@@ -660,7 +660,11 @@ class ActForPreTraining(ActPreTrainedModel):
         if not visible.shape[1]:
             raise ValueError(f"mask: hides all {mask.shape[1]} patches; expected some that the student sees")
         targets = self.teacher_features(self._teacher_patches(points, patches), noise)  # (batch, groups, target width)
-        encoded = self._encode(points, patches, visible, output_hidden_states, output_attentions)
+        requested = (output_hidden_states, output_attentions)
+        if self._reads_voxels:
+            encoded = self._encode_voxels(points, patches.select(visible), *requested)
+        else:
+            encoded = self._encode(patches, visible, *requested)
         predictions, class_token_predictions = self._predict(encoded, patches, visible, hidden)
         if hidden.shape[1]:
             targets = gather_points(targets, hidden)
@@ -744,11 +748,9 @@ class ActForPreTraining(ActPreTrainedModel):
         return patches_around(points, patches.center_index, teacher.group_size)
 
     def _encode(
-        self, points: torch.Tensor, patches: Patches, visible: torch.Tensor, *requested: bool | None
+        self, patches: Patches, visible: torch.Tensor, *requested: bool | None
     ) -> Encoded | AlignedEncoderOutput:
         """Run the student on the visible patches; `requested` are the last arguments of `ActModel.encode`."""
-        if self._reads_voxels:
-            return self._encode_voxels(points, patches.select(visible), *requested)
         shallow = [self.config.class_token_layer] if self.config.class_token_loss else []
         if self.config.student_config is not None:
             hidden, attentions = requested

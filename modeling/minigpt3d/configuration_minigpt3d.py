@@ -133,6 +133,11 @@ class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
             raise ValueError("point_config has use_class_token=False; expected True, as the router reads that token")
 
     @property
+    def batch_dependent_flags(self) -> list[str]:
+        """Enabled flags of the point encoder that make tokens of a cloud depend on the others of a batch."""
+        return list(getattr(self.point_config, "batch_dependent_flags", ()))
+
+    @property
     def in_channels(self) -> int:
         """Number of channels of a point."""
         return self.point_config.in_channels

@@ -3,8 +3,10 @@
 import dataclasses
 import io
 import json
+import multiprocessing
+import os
 import shutil
-import threading
+import time
 from pathlib import Path
 
 import huggingface_hub
@@ -34,6 +36,7 @@ UNI3D = "BAAI/Uni3D"
 TOWER = "openai/clip-vit-base-patch32"
 TINY = "modelzoo/uni3d-ti/model.pt"
 CHAIR = "tests/files/chair.ply"
+FORKED = multiprocessing.get_context("fork")  # others would import the libraries again
 
 
 def stored(content: dict) -> bytes:
@@ -287,16 +290,33 @@ def test_without_a_network_what_was_never_opened_is_one_error(published_files, m
         pipeline("point-cloud-feature-extraction", model=NAME)
 
 
-def test_processes_that_open_at_the_same_time_convert_once(published_files, monkeypatch):
-    convert, calls = conversions.convert_openshape, []
-    monkeypatch.setattr(conversions, "convert_openshape", lambda **a: calls.append(a) or convert(**a), raising=False)
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(published_directory(NAME))) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(calls) == 1 and len(found) == 3 and len(set(found)) == 1
+def test_processes_that_open_at_the_same_time_convert_once(published_files, monkeypatch, tmp_path):
+    convert, started = conversions.convert_openshape, FORKED.Barrier(2)
+
+    def counted(**arguments):
+        (tmp_path / f"by-{os.getpid()}").touch()
+        time.sleep(0.5)  # the other one would begin, and find a part
+        return convert(**arguments)
+
+    def open_in_child():
+        try:
+            started.wait(60)
+            directory = published_directory(NAME)
+            load_file(directory / "model.safetensors")
+            (tmp_path / f"at-{os.getpid()}").write_text(str(directory))
+        finally:
+            os._exit(0)
+
+    monkeypatch.setattr(conversions, "convert_openshape", counted, raising=False)
+    children = [FORKED.Process(target=open_in_child) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+    assert len(list(tmp_path.glob("by-*"))) == 1
+    found = [path.read_text() for path in tmp_path.glob("at-*")]
+    assert len(found) == 2 and len(set(found)) == 1
+    assert [path.name for path in Path(found[0]).parent.glob("*-v*")] == [Path(found[0]).name]
 
 
 def test_a_licence_that_forbids_commercial_use_is_asked_for_once(published_files, monkeypatch, capsys):

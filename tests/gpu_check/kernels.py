@@ -1,0 +1,210 @@
+"""Sections on operations: Triton against plain twins in results, gradients, repetition, graphs, time and memory.
+
+On the CPU, which Triton does not compile for, the fused implementations take its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_any3d.modeling import kernels
+from hf_any3d.modeling.kernels import Kernel
+from hf_any3d.modeling.kernels.cells import membership
+from hf_any3d.modeling.point_ops import neighbor_table
+from hf_any3d.modeling.point_transformer import PatchEncoder
+from tests.gpu_check.run import Row, Run, relative_error
+
+# Relative to the largest value; sums of thousands of products in another order.
+TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+
+
+@dataclass
+class Call:
+    """A call of an operation.
+
+    Args:
+        kernel: The operation.
+        arguments: Its arguments; floats that require gradients are differentiated.
+        changed: The number of the argument that a captured graph reads again.
+    """
+
+    kernel: Kernel
+    arguments: tuple[Any, ...]
+    changed: int = 0
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """Arguments that require gradients."""
+        return [value for value in self.arguments if isinstance(value, Tensor) and value.requires_grad]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the call."""
+        dtype = self.arguments[0].dtype
+        return dtype if dtype in TOLERANCES else torch.float32
+
+    def outputs(self, function: Callable[..., Any]) -> list[Tensor]:
+        """Run one of the implementations."""
+        made = function(*self.arguments)
+        return list(made) if isinstance(made, tuple) else [made]
+
+    def gradients(self, function: Callable[..., Any]) -> list[Tensor]:
+        """Run it forward and backward; returns gradients of the leaves."""
+        out = self.outputs(function)[0]
+        weight = torch.arange(out.numel(), device=out.device).sin().view_as(out)
+        return list(torch.autograd.grad((out.float() * weight).sum(), self.leaves))
+
+
+def calls(run: Run) -> dict[str, Call]:
+    """Make calls of every operation with a Triton implementation, by name."""
+    made: dict[str, Call] = {}
+    device, generator = run.device, torch.Generator().manual_seed(0)
+
+    def randn(*shape: int, dtype: torch.dtype = torch.float32, grad: bool = False) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype).requires_grad_(grad)
+
+    def coarse(*shape: int) -> Tensor:  # many equal distances
+        return (torch.randint(-4, 5, shape, generator=generator) / 8).to(device)
+
+    clouds, points, samples = (2, 200, 12) if run.small else (32, 8192, 512)
+    for name, cloud in (("", randn(clouds, points, 3)), (", ties", coarse(clouds, points, 3))):
+        for rule in ("first", "cuda"):
+            arguments = cloud, samples, 0, 1e-3, rule
+            made[f"farthest_point_sample {rule}{name}"] = Call(kernels.farthest_point_sample, arguments)
+        for k in (1, 8) if run.small else (1, 3, 32, 64):
+            query = cloud[:, :samples].contiguous()
+            made[f"knn {k}{name}"] = Call(kernels.knn, (query, cloud, k, "auto"), changed=1)
+    if not run.small:
+        cloud = randn(2, 50_000, 3)
+        made["farthest_point_sample 50,000"] = Call(kernels.farthest_point_sample, (cloud, 512, 0, None, "first"))
+
+    side = 6 if run.small else 64
+    shell = torch.cartesian_prod(*[torch.arange(side)] * 3)
+    radius = (shell - side / 2 + 0.5).square().sum(dim=1).sqrt()
+    shell = shell[(radius - side / 2.5).abs() < 1.5]
+    grid = torch.cat([shell] * (1 if run.small else 8)).to(device)
+    number = torch.arange(len(grid), device=device) // len(shell)
+    table = neighbor_table(grid, number, int(number.max()) + 1)
+    sizes = ((6, 5),) if run.small else ((6, 32), (64, 64), (256, 256))
+    for size, dtype in [(size, dtype) for size in sizes for dtype in TOLERANCES]:
+        values = randn(len(grid), size[0], dtype=dtype, grad=True)
+        weight = (randn(size[1], 3, 3, 3, size[0]) / (27 * size[0]) ** 0.5).to(dtype).requires_grad_()
+        arguments = values, weight, randn(size[1], dtype=dtype, grad=True), table
+        name = f"submanifold_convolution {size[0]}-{size[1]} {str(dtype)[6:]}"
+        made[name] = Call(kernels.submanifold_convolution, arguments)
+
+    batch, views, tokens = (2, 2, 12) if run.small else (32, 6, 129)
+    cells = torch.randint(81, (batch, views, tokens), generator=generator)
+    members = membership(cells.to(device), 81)
+    for dtype in (torch.float32, torch.bfloat16):
+        for heads, width in ((2, 8),) if run.small else ((6, 12), (4, 256)):
+            qkv = randn(batch, views, tokens, 3 * width, dtype=dtype, grad=True)
+            made[f"cell_attention {heads}x{width // heads} {str(dtype)[6:]}"] = Call(
+                kernels.cell_attention, (qkv, members, heads, width**-0.5)
+            )
+
+    for groups, k, channels, width in ((4, 6, 3, 12),) if run.small else ((128, 32, 3, 384), (512, 64, 6, 512)):
+        torch.manual_seed(0)
+        layers = PatchEncoder(channels, width, (8, 12, 16) if run.small else (128, 256, 512))
+        for norm in (layers.lift_norm, layers.join_norm):
+            norm.running_mean.normal_(std=0.1)
+            norm.running_var.uniform_(0.5, 2)
+        layers = layers.eval().requires_grad_(False).to(device)
+        patches = randn(2 if run.small else 32, groups, k, channels)
+        made[f"pooled_patches {groups}x{k}"] = Call(kernels.pooled_patches, (patches, layers))
+    return made
+
+
+def implementation(call: Call, run: Run) -> Callable[..., Any]:
+    """Return what is compared with the plain twin.
+
+    Raises:
+        RuntimeError: If a GPU would not run Triton's.
+    """
+    if not run.on_gpu:
+        return call.kernel.fused
+    if not call.kernel.uses_triton(*call.arguments):
+        raise RuntimeError("the call does not use its Triton implementation")
+    return call.kernel  # as models call it
+
+
+def parity(run: Run) -> None:
+    """Compare results and gradients with the plain twins', and with those of a second run."""
+    for name, call in calls(run).items():
+
+        def compare(call: Call = call) -> Row:
+            ours = implementation(call, run)
+            row: Row = {"ok": True}
+            ways = {"outputs": call.outputs} | ({"gradients": call.gradients} if call.leaves else {})
+            for what, way in ways.items():
+                found, again, expected = way(ours), way(ours), way(call.kernel.plain)
+                pairs = list(zip(found, expected, strict=True))
+                exact = all(torch.equal(one, two) for one, two in pairs if not one.is_floating_point())
+                error = max([relative_error(*pair) for pair in pairs if pair[0].is_floating_point()], default=0.0)
+                repeats = all(map(torch.equal, found, again))
+                row[f"{what} error"] = error
+                if not exact or not repeats:
+                    row["note"] = "other indices" if not exact else f"other {what} in a second run"
+                row["ok"] &= exact and repeats and error <= TOLERANCES[call.dtype]
+            return row
+
+        run.check(name, compare)
+
+
+def speed(run: Run) -> None:
+    """Time both implementations, forward and with a backward pass, and measure their memory."""
+    for name, call in calls(run).items():
+
+        def measure(call: Call = call) -> Row:
+            row: Row = {}
+            for column, function in (("ours", implementation(call, run)), ("plain", call.kernel.plain)):
+                forward = torch.no_grad()(lambda function=function: call.outputs(function))
+                row[f"ms {column}"] = run.milliseconds(forward)
+                row[f"MB {column}"] = _megabytes(run.peak_bytes(forward))
+                if call.leaves:
+                    step = lambda function=function: call.gradients(function)  # noqa: E731
+                    row[f"step ms {column}"] = run.milliseconds(step)
+                    row[f"step MB {column}"] = _megabytes(run.peak_bytes(step))
+            row["times faster"] = row["ms plain"] / row["ms ours"]
+            return row
+
+        run.check(name, measure)
+
+
+def _megabytes(count: int | None) -> float | None:
+    return None if count is None else count / 1e6
+
+
+def graphs(run: Run) -> None:
+    """Capture every call in a CUDA graph, and replay it on other values."""
+    if not run.on_gpu:
+        run.check("capture", lambda: {"note": "left out: needs a GPU"})
+        return
+    for name, call in calls(run).items():
+
+        @torch.no_grad()
+        def capture(call: Call = call) -> Row:
+            given = call.arguments[call.changed].detach().clone()
+            arguments = (*call.arguments[: call.changed], given, *call.arguments[call.changed + 1 :])
+            captured = Call(call.kernel, arguments)
+            stream = torch.cuda.Stream(run.device)
+            stream.wait_stream(torch.cuda.current_stream(run.device))
+            with torch.cuda.stream(stream):
+                for _ in range(2):
+                    captured.outputs(call.kernel)
+            torch.cuda.current_stream(run.device).wait_stream(stream)
+            run.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                found = captured.outputs(call.kernel)
+            given.copy_(given.flip(1 if given.ndim == 3 else 0))
+            graph.replay()
+            expected = captured.outputs(call.kernel)
+            return {"ok": all(map(torch.equal, found, expected))}
+
+        run.check(name, capture)
