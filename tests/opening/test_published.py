@@ -29,6 +29,7 @@ from tests.cli.conftest import run
 from tests.conversions.aligned_originals import openshape_flat, openshape_training, patchalign3d, uni3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.modeling.ptv3_case import ptv3_original
+from tests.tiny_aligned import tiny_aligned
 from tests.tiny_text_towers import tiny_clip_files
 
 NAME = "OpenShape/openshape-pointbert-vitb32-rgb"
@@ -419,3 +420,29 @@ def test_every_size_and_every_layout_of_the_table_is_known_to_a_conversion(tmp_p
         assert entry.system.model_class in hf_any3d.__all__, name
         found = {(file.path, *file.parts.values()) for file in entry.files.values()}
         assert len(found) == len(entry.files), name
+
+
+TOWERS = {TOWER: 512, "openai/clip-vit-large-patch14": 768, "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k": 1280}
+"""Every text tower of the table, and the width of its features."""
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_every_named_text_tower_opens(hub, tower, tmp_path):
+    aligned = [entry for entry in PUBLISHED.values() if entry.texts]
+    assert {entry.text_tower for entry in aligned} == {*TOWERS, None}
+    assert {entry.texts for entry in aligned if entry.text_tower is None} == {PUBLISHED[UNI3D].texts}
+    width = TOWERS[tower]
+    for entry in aligned:
+        if entry.text_tower == tower and (stated := entry.files[None].config["projection_dim"]):
+            assert stated == width
+    hub.commit(tower, tiny_clip_files(tmp_path / "clip", width))
+    parts = {"text_tower": {"name_or_path": tower}}
+    model = tiny_aligned(hf_any3d.OpenShapeForZeroShotPointCloudClassification, projection_dim=width, parts=parts)
+    try:
+        embeds = model.encode_labels(["chair", "table"])
+        assert embeds.shape == (2, width) and not torch.equal(*embeds)
+        logits = model(torch.rand(1, 64, 6), text_embeds=embeds).logits_per_point_cloud
+        assert logits.shape == (1, 2)
+    finally:
+        huggingface_hub.delete_repo(tower)
+        forget(tower)
