@@ -180,39 +180,41 @@ def encode(patches: Tensor, layers: MiniPointNet) -> Tensor:
         most = points.new_empty(count, len(widen))
         widen = widen.to(dtype).contiguous()
         block_columns = block(len(widen), 16, 128)
-        _first_maximum_kernel[programs, triton.cdiv(len(widen), block_columns)](
-            points,
-            lift.contiguous(),
-            lift_bias,
-            widen,
-            widen_bias,
-            most,
-            count,
-            columns=len(widen),
-            widens=widens(widen),
-            block_columns=block_columns,
-            **sizes,
-        )
+        with torch.cuda.device_of(points):
+            _first_maximum_kernel[programs, triton.cdiv(len(widen), block_columns)](
+                points,
+                lift.contiguous(),
+                lift_bias,
+                widen,
+                widen_bias,
+                most,
+                count,
+                columns=len(widen),
+                widens=widens(widen),
+                block_columns=block_columns,
+                **sizes,
+            )
         shared = torch.addmm(join_bias, most, join_patch.T)  # (patches, joined)
         out = layers.out.weight.to(dtype).contiguous()
         tokens = points.new_empty(count, len(out), dtype=dtype)
         block_columns = block(len(out), 16, 128)
-        _second_maximum_kernel[programs, triton.cdiv(len(out), block_columns)](
-            points,
-            lift.contiguous(),
-            lift_bias,
-            through.to(dtype).contiguous(),
-            shared,
-            out,
-            layers.out.bias.float(),
-            tokens,
-            count,
-            joined=joined,
-            columns=len(out),
-            widens=widens(out),
-            block_joined=32,
-            block_columns=block_columns,
-            num_warps=8,
-            **sizes,
-        )
+        with torch.cuda.device_of(points):
+            _second_maximum_kernel[programs, triton.cdiv(len(out), block_columns)](
+                points,
+                lift.contiguous(),
+                lift_bias,
+                through.to(dtype).contiguous(),
+                shared,
+                out,
+                layers.out.bias.float(),
+                tokens,
+                count,
+                joined=joined,
+                columns=len(out),
+                widens=widens(out),
+                block_joined=32,
+                block_columns=block_columns,
+                num_warps=8,
+                **sizes,
+            )
     return tokens.view(batch, groups, -1)
