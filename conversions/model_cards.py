@@ -20,6 +20,7 @@ from hf_any3d.model_card.saving import FILE, sign_card
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.modeling.pretrained_parts.sources import file_digest
+from hf_any3d.modeling.published import MINIGPT3D
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.version import __version__
 
@@ -170,7 +171,7 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
     card = build_model_card(
         Subject(type(model), config, total_parameters=model.num_parameters(), num_points=8192),
         title,
-        license="cc-by-nc-sa-4.0",
+        license=MINIGPT3D.weights_license.lower(),
         language="en",
         remark=f"These are weights of the authors, converted by hf_any3d {__version__}, stored in {dtype}."
         f"{_training_state(config, files, assembly.fresh)} It takes {config.in_channels} channels per "

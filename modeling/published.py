@@ -260,6 +260,22 @@ PUBLISHED: dict[str, Published] = {
 """Name on the hub -> what is published there."""
 
 
+def terms_of(system: System) -> dict[str, Any]:
+    """Return the part of the record in a converted config that states the licences."""
+    return {
+        "weights_license": system.weights_license,
+        "code_license": system.code_license,
+        "non_commercial": system.non_commercial,
+    }
+
+
+def non_commercial_record(config: Any) -> Mapping[str, Any] | None:
+    """Return the record of the published weights in a model, or in a part of it, that may not be used commercially."""
+    parts = [config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", ()))]
+    records = (getattr(part, RECORD, None) for part in parts)
+    return next((record for record in records if record and record.get("non_commercial")), None)
+
+
 def is_published(name: object) -> bool:
     """Return whether a name, possibly with a size behind it, is that of a published checkpoint, not of a directory."""
     return isinstance(name, str) and name.partition(SIZE_MARK)[0] in PUBLISHED and not os.path.exists(name)

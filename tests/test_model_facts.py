@@ -9,12 +9,18 @@ from hf_any3d import (
     ActForPointCloudClassification,
     ActModel,
     GuidedAdapterConfig,
+    OpenShapeForZeroShotPointCloudClassification,
+    PatchAlign3DModel,
     PointCloudProcessor,
+    PointTransformerV3ForPointCloudClassification,
+    Uni3DForPointCloudSegmentation,
 )
 from hf_any3d.cli.model import facts_of_stored_weights
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.model_facts import model_facts
 from hf_any3d.modeling.minigpt3d import build_from_parts, set_stage
+from hf_any3d.modeling.pretrained_parts.sources import PretrainedPart
+from tests.common.models import case_of
 from tests.examples.minigpt3d_runs import CONFIG, write_parts
 from tests.modeling.minigpt3d.tiny_model import tiny_config
 from tests.tiny_act import tiny_act
@@ -45,14 +51,29 @@ def test_facts_of_autoencoders_list_codes_and_teacher(encoder, tmp_path):
     assert facts.get("encoder type") == encoder
 
 
-@pytest.mark.parametrize("model_class", [ActModel, ActForPointCloudClassification, ActForPartSegmentation])
+STORED_WHOLE = [
+    *(ActModel, ActForPointCloudClassification, ActForPartSegmentation),
+    *(OpenShapeForZeroShotPointCloudClassification, Uni3DForPointCloudSegmentation, PatchAlign3DModel),
+    PointTransformerV3ForPointCloudClassification,
+]
+
+
+@pytest.mark.parametrize("model_class", STORED_WHOLE)
 def test_facts_read_from_the_weights_are_those_of_the_model(model_class, tmp_path):
-    model = tiny_act(model_class)
+    model = case_of(model_class).build()
+    if "text_tower" in dir(model_class):  # is opened beside the model
+        model.config.set_part("text_tower", PretrainedPart("openai/clip-vit-base-patch32"))
     model.save_pretrained(tmp_path)
     PointCloudProcessor(num_points=48).save_pretrained(tmp_path)
     facts = facts_of_stored_weights(str(tmp_path))
     assert facts == model_facts(str(tmp_path)) and list(facts) == list(model_facts(str(tmp_path)))
     assert (facts["trained parameters"], facts["total parameters"]) == count_parameters(model)
+
+
+def test_flags_that_mix_clouds_are_not_read_from_the_weights(tmp_path):
+    case_of(PointTransformerV3ForPointCloudClassification).build(depth_of_batch=True).save_pretrained(tmp_path)
+    assert facts_of_stored_weights(str(tmp_path)) is None
+    assert model_facts(str(tmp_path))["batch-dependent"] == ["depth_of_batch"]
 
 
 @pytest.mark.parametrize("has_encoder", [True, False])

@@ -20,6 +20,7 @@ from hf_any3d.conversions.minigpt3d.parts import (
 from hf_any3d.conversions.minigpt3d.stages import STAGES, read_stage
 from hf_any3d.conversions.model_cards import write_minigpt3d_card
 from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
+from hf_any3d.modeling.published import MINIGPT3D, RECORD, terms_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TOKENIZER_FILES = (
@@ -88,6 +89,7 @@ def convert_minigpt3d(
         files = [read_stage(path) for path in (checkpoint, second_checkpoint) if path is not None]
         assembly = assemble(*parts, files, stage=stage, store_parts=store_parts)
         model, config = assembly.model, assembly.model.config
+        setattr(config, RECORD, terms_of(MINIGPT3D))
         most, tokens = min(config.point_token_id, parts[2].config.vocab_size), len(opened_tokenizer)
         if tokens > most:
             raise ValueError(f"the tokenizer has {tokens} tokens; the language model takes at most {most}")

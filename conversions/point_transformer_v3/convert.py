@@ -17,9 +17,10 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudSegmentation,
     PointTransformerV3Model,
 )
+from hf_any3d.modeling.published import PTV3, RECORD, terms_of
 from hf_any3d.voxel_processing import VOXEL_PRESETS, PointTransformerV3Processor
 
-LICENSE = "cc-by-nc-4.0"
+LICENSE = PTV3.weights_license.lower()
 _LICENCE = (
     "The authors of Sonata, Concerto and Utonia publish their program under Apache-2.0, and these weights under CC "
     "BY-NC 4.0, which forbids commercial use: they were trained on data that forbids it."
@@ -74,6 +75,7 @@ def convert_ptv3(
         config.num_labels = size_of(found, _HEAD["seg_head.weight"])
     if config.in_channels == 6:
         processor.features = ["xyz", "rgb"]
+    setattr(config, RECORD, terms_of(PTV3))
     with torch.device("meta"), no_init_weights():
         model = model_class(config)
     account(" and ".join(map(str, files)), state, model.state_dict())

@@ -3,8 +3,12 @@
     python -m examples.speed.any2point_wrapper --preset clip-scan --output wrapper.json
 
 All run forward and backward in float32, in turns in one process; gradients reach the tokens in all of them. Times are
-processor times of this process, which depend little on other work on the machine. Saved bytes are what autograd saves
-for the backward pass, without parameters.
+processor times of this process, which depend little on other work on the machine; their ratios are medians of the
+rounds' ratios. Saved bytes are what autograd saves for the backward pass, without parameters.
+
+Inference, by the model and by the pipeline (which prepares the clouds, too), is compared with inference of the bare
+layers. "Indexed before" is the step whose centers and neighbors were found where the batch was made. With `--bfloat16`
+the bare layers and the step are also measured with frozen layers in bfloat16.
 """
 
 from __future__ import annotations
@@ -12,17 +16,28 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import get_peft_model
+from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from examples.speed._measure import saved_bytes, storages, timed_in_turns
-from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification, GuidedAdapterConfig
+from examples.speed._measure import Spent, saved_bytes, storages, timed_in_turns
+from hf_any3d import (
+    Any2PointConfig,
+    Any2PointForPointCloudClassification,
+    GuidedAdapterConfig,
+    PointCloudProcessor,
+)
 from hf_any3d.atomic_files import write_json
 from hf_any3d.conversions.any2point import VARIANTS
+from hf_any3d.modeling.any2point import PointIndexer
 from hf_any3d.modeling.encoders import freeze
+from hf_any3d.pipelines import PointCloudClassificationPipeline
 
 CLIP_SCAN = VARIANTS["clip-scan"]
 # Encoder, model, adapter.
@@ -38,7 +53,9 @@ PRESETS: dict[str, tuple[dict, dict, dict]] = {
 }
 
 
-def measure(preset: str, batch: int, points: int, tokens: int, neighbors: int | None, repeats: int) -> dict:
+def measure(
+    preset: str, batch: int, points: int, tokens: int, neighbors: int | None, repeats: int, bfloat16: bool = False
+) -> dict:
     """Measure the bare layers, the tokenizer alone and the whole model."""
     torch.manual_seed(0)
     encoder_settings, model_settings, adapter_settings = PRESETS[preset]
@@ -57,9 +74,10 @@ def measure(preset: str, batch: int, points: int, tokens: int, neighbors: int | 
     shape = (tokens + 1, batch) if config.attention_axis == "batch" else (batch, tokens + 1)
     sequence = torch.randn(*shape, encoder.config.hidden_size, requires_grad=True)
     adapted = get_peft_model(model, GuidedAdapterConfig(**adapter_settings)).train()
+    point_index = PointIndexer(config)(clouds)
 
-    def bare() -> torch.Tensor:
-        hidden_states = sequence
+    def bare(layers: Sequence[nn.Module]) -> torch.Tensor:
+        hidden_states = sequence.to(next(layers[0].parameters()).dtype)
         for layer in layers:
             hidden_states = layer(hidden_states, attention_mask=None, is_causal=False)
         return hidden_states.sum()
@@ -67,14 +85,39 @@ def measure(preset: str, batch: int, points: int, tokens: int, neighbors: int | 
     def tokenizer() -> torch.Tensor:
         return base.point_tokenizer(clouds).tokens.sum()
 
-    def wrapped() -> torch.Tensor:
-        return adapted(points=clouds, labels=labels).loss
+    def wrapped(model: nn.Module, **index: Any) -> torch.Tensor:
+        return model(points=clouds, labels=labels, **index).loss
 
-    steps = {"bare layers": bare, "tokenizer": tokenizer, "whole model": wrapped}
+    steps: dict[str, Callable[[], torch.Tensor]] = {
+        "bare layers": partial(bare, layers),
+        "tokenizer": tokenizer,
+        "whole model": partial(wrapped, adapted),
+        "whole model, indexed before": partial(wrapped, adapted, point_index=point_index),
+    }
     parameters = storages(adapted, *layers)
+    if bfloat16:
+        rounded, half = copy.deepcopy(adapted), [copy.deepcopy(layer).bfloat16() for layer in layers]
+        for parameter in rounded.parameters():
+            # In place, so that names and sharing stay; trained parameters keep full precision.
+            parameter.data = parameter.data if parameter.requires_grad else parameter.data.bfloat16()
+        steps["bare layers in bfloat16"] = partial(bare, half)
+        steps["frozen layers in bfloat16, indexed before"] = partial(wrapped, rounded, point_index=point_index)
+        parameters |= storages(rounded, *half)
     saved = {name: saved_bytes(step, parameters) for name, step in steps.items()}
     spent = timed_in_turns({name: lambda step=step: step().backward() for name, step in steps.items()}, repeats)
     seconds = {name: statistics.median(one.cpu for one in times) for name, times in spent.items()}
+    ratios = {name: ratio(times, spent["bare layers"]) for name, times in spent.items()}
+    adapted.eval()
+    processor = PointCloudProcessor(num_points=points)
+    classify = PointCloudClassificationPipeline(adapted, feature_extractor=processor, device="cpu")
+    arrays = list(clouds.numpy())
+    inference = {
+        "bare layers": lambda: bare(layers),
+        "whole model": lambda: adapted(points=clouds),
+        "pipeline": lambda: classify(arrays, batch_size=batch),
+    }
+    with torch.inference_mode():
+        inferred = timed_in_turns(inference, repeats)
     return {
         "preset": preset,
         "batch": batch,
@@ -87,12 +130,24 @@ def measure(preset: str, batch: int, points: int, tokens: int, neighbors: int | 
             name: {
                 "ms_per_cloud": 1000 * seconds[name] / batch,
                 "saved_MB_per_cloud": saved[name] / batch / 1e6,
-                "times_bare_time": seconds[name] / seconds["bare layers"],
+                "times_bare_time": ratios[name],
                 "times_bare_memory": saved[name] / saved["bare layers"],
             }
             for name in steps
         },
+        "inference": {
+            name: {
+                "ms_per_cloud": 1000 * statistics.median(one.cpu for one in times) / batch,
+                "times_bare_time": ratio(times, inferred["bare layers"]),
+            }
+            for name, times in inferred.items()
+        },
     }
+
+
+def ratio(times: list[Spent], base: list[Spent]) -> float:
+    """Return the median over the rounds of the ratios of processor times."""
+    return statistics.median(one.cpu / other.cpu for one, other in zip(times, base, strict=True))
 
 
 def main() -> None:
@@ -105,15 +160,19 @@ def main() -> None:
     parser.add_argument("--neighbors", type=int, help="points per neighborhood; by default as in the preset")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bfloat16", action="store_true", help="also measure frozen layers in bfloat16")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    chosen = ("preset", "batch", "points", "tokens", "neighbors", "repeats")
+    chosen = ("preset", "batch", "points", "tokens", "neighbors", "repeats", "bfloat16")
     result = measure(**{name: getattr(arguments, name) for name in chosen})
     print(f"{result['preset']}, batch {result['batch']}, {result['tokens']} tokens, k = {result['neighbors']}")
     print("| forward + backward | ms a cloud | saved MB a cloud | times bare time | times bare memory |")
     print("|---|---|---|---|---|")
     for name, row in result["rows"].items():
+        print(f"| {name} | " + " | ".join(f"{row[key]:.2f}" for key in row) + " |")
+    print("| inference | ms a cloud | times bare time |\n|---|---|---|")
+    for name, row in result["inference"].items():
         print(f"| {name} | " + " | ".join(f"{row[key]:.2f}" for key in row) + " |")
     if arguments.output:
         write_json(arguments.output, result)

@@ -25,6 +25,7 @@ from hf_any3d.cli.common import (
     quiet_libraries,
     read_model_config,
 )
+from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.outputs import DATA, check_output, csv_lines
 from hf_any3d.messages import model_errors, print_json, print_line
 
@@ -121,6 +122,7 @@ def evaluate(
 
     Classifiers get accuracies, segmentation models intersections over union, zero-shot models the accuracy on names
     of classes, autoencoders Chamfer distances. Figures of classifiers with voting are listed apart from those without.
+    Files of a folder that cannot be read are left out, and the exit code is then 2.
     """
     if (dataset is None) == (recipe is None):
         raise ValueError("give either --dataset or --recipe, which names one")
@@ -138,7 +140,7 @@ def evaluate(
         vote_augment=vote_augment,
     )
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
         metrics, by_class, judge = _evaluate(
             model, command, recipe, arguments, split, batch_size, max_samples, seed, cpu
         )
@@ -165,6 +167,7 @@ def evaluate(
             print_line(f"{name:<{width}}  {'   '.join(_figure(key, value) for key, value in values.items())}")
     if report is not None:
         _write_robustness(report, folder, as_json or as_csv)
+    left_out.finish()
 
 
 def _check_kind(model: str) -> tuple[str, str]:
@@ -231,6 +234,8 @@ def _evaluate(
 
     register()
     data, protocol = parse_arguments((DataArguments, ProtocolArguments), arguments, others_in_file=True)
+    if data.dataset_name == "folder":
+        data.dataset_options = {"on_error": "skip", **data.dataset_options}
     if recipe is None:
         rows = load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **data.dataset_options)
     else:

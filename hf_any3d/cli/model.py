@@ -32,8 +32,12 @@ from hf_any3d.modeling.published import is_published
 _CONFIGS = ("config.json", "adapter_config.json", "preprocessor_config.json", "processor_config.json")
 _PACKAGES = ("hf-any3d", "transformers", "peft")
 _WEIGHTS = "model.safetensors"
-# Types whose predictions never depend on the batch, and whose weights are all in one file unless `parts` has entries.
-_STORED_WHOLE = ("act3d",)
+# Types whose weights are all in one file unless `parts` has entries other than the text tower, which is opened beside
+# the model; and fields with which predictions depend on the batch.
+_STORED_WHOLE = ("act3d", "openshape", "uni3d", "patchalign3d", "point_transformer_v3")
+_BESIDE = "text_tower"
+_OF_THE_BATCH = ("depth_of_batch", "equal_patches")
+_UNNAMED = {"0": "LABEL_0", "1": "LABEL_1"}  # transformers leaves out these labels, its default
 # Entries of that file that are no parameters: buffers of batch norms, and the file's own metadata.
 _NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked", "__metadata__")
 # Files of a training run that are not part of the model; names with an underscore or a dot in front are neither.
@@ -134,8 +138,8 @@ def facts_of_stored_weights(name: str) -> dict[str, Any] | None:
     architecture = str((config.get("architectures") or [""])[0])
     is_plain = config.get("model_type") in _STORED_WHOLE and not architecture.endswith("ForPreTraining")
     # A side network is trained beside a frozen transformer.
-    is_plain = is_plain and not config.get("side_network") and not config.get("parts")
-    if not is_plain or not {"num_groups", "in_channels", "id2label"} <= config.keys():
+    is_plain = is_plain and not config.get("side_network") and not set(config.get("parts") or ()) - {_BESIDE}
+    if not is_plain or "in_channels" not in config or any(map(config.get, _OF_THE_BATCH)):
         return None
     processor = folder / "preprocessor_config.json"
     try:
@@ -143,7 +147,9 @@ def facts_of_stored_weights(name: str) -> dict[str, Any] | None:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         settings = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
         shapes = [entry["shape"] for key, entry in header.items() if key.rpartition(".")[2] not in _NO_PARAMETERS]
-        labels = [label for _, label in sorted(config["id2label"].items(), key=lambda pair: int(pair[0]))]
+        labels = [
+            label for _, label in sorted(config.get("id2label", _UNNAMED).items(), key=lambda pair: int(pair[0]))
+        ]
     except (ValueError, KeyError, TypeError, OSError, MemoryError):
         return None  # damaged; the complete way names what is wrong
     total = sum(map(math.prod, shapes))
@@ -156,7 +162,7 @@ def facts_of_stored_weights(name: str) -> dict[str, Any] | None:
         "labels": labels,
         "points": settings.get("num_points"),
         "channels": config["in_channels"],
-        "tokens": config["num_groups"],
+        "tokens": config.get("num_groups"),
         "batch-dependent": [],
     }
 

@@ -20,7 +20,7 @@ from hf_any3d.cli.common import (
 )
 from hf_any3d.cli.inputs import Cloud, Files, FileType, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
-from hf_any3d.cli.predict import Model, file_width, problems, split_model, usual_batch_size
+from hf_any3d.cli.predict import Model, UpAxis, file_width, problems, split_model, usual_batch_size
 from hf_any3d.messages import model_errors, printable
 
 
@@ -43,6 +43,7 @@ def segment(
         Path | None,
         option("Vectors of the names, a .safetensors file with one for each word, instead of the text tower."),
     ] = None,
+    up_axis: UpAxis = None,
     max_points: Annotated[
         int | None,
         option("Thin larger clouds out to this many points; the others get the label of the nearest one.", min=1),
@@ -83,8 +84,8 @@ def segment(
         names = [pipe.model.config.id2label[number] for number in range(pipe.model.config.num_labels)]
     from hf_any3d.visualization.web_page import label_colors
 
-    palette, seen, up_axis = label_colors(len(names)), set(), pipe.feature_extractor.up_axis
-    gallery = Gallery(output if suffix in VIEWS else None, len(inputs), up_axis)
+    palette, seen, shown_up = label_colors(len(names)), set(), up_axis or pipe.feature_extractor.up_axis
+    gallery = Gallery(output if suffix in VIEWS else None, len(inputs), shown_up)
     place = inputs.places()
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
@@ -95,6 +96,7 @@ def segment(
                     cloud.row,
                     **asked,
                     category=category,
+                    up_axis=up_axis,
                     max_points=max_points,
                     batch_size=batch_size or usual_batch_size(pipe),
                     progress=True,
@@ -108,7 +110,7 @@ def segment(
             elif output is not None and not suffix:
                 folder = output / place[cloud.name]
                 _write_labelled(folder.with_name(folder.name + ".ply"), points, labels, palette)
-                page = Gallery(folder.with_name(folder.name + ".html"), 1, up_axis)
+                page = Gallery(folder.with_name(folder.name + ".html"), 1, shown_up)
                 page.add(cloud_frame(points), palette[labels], folder.name)
                 page.write(folder.name, {names[n]: palette[n].tolist() for n in map(int, np.unique(labels))})
             rows.append(

@@ -10,6 +10,7 @@ from hf_any3d.markdown import code, inline, literal, one_line
 from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport, package_versions
 from hf_any3d.model_card.subject import Subject, hub_name
 from hf_any3d.modeling.card_info import CardDescription, CardTask
+from hf_any3d.modeling.published import non_commercial_record
 
 _CARD = """\
 # {title}
@@ -89,7 +90,8 @@ def build_model_card(
     Args:
         subject: The model and what is known of it.
         name: The repository's name, or the directory, that the card's examples load.
-        license: Licence of the model, as the hub writes it; left out if None.
+        license: Licence of the model, as the hub writes it. If None, that of published weights in the model which
+            forbids commercial use; left out if there are none.
         language: Language of the model's answers, as the hub writes it.
         intro: Markdown that replaces the task's first sentence.
         remark: Markdown to add to the first paragraph.
@@ -120,6 +122,12 @@ def build_model_card(
     elif subject.classes:
         text += f"\n## Classes\n\n{_class_list(subject.classes)}\n"
     text += _limits(subject.config) + task.limits
+    if record := non_commercial_record(subject.config):
+        terms = inline(record["weights_license"])
+        license = license or record["weights_license"].lower()
+        origin = code(record["name"]) if record.get("name") else "published ones"
+        body = f"This model was made from weights, {origin}, under {terms}, which forbids its commercial use too."
+        sections = {"Licence": body, **(sections or {})}
     text += "".join(f"\n## {inline(title)}\n\n{body.strip()}\n" for title, body in (sections or {}).items())
     versions = report.versions if report else package_versions()
     shown = ", ".join(f"{inline(package)} {inline(version)}" for package, version in versions.items())

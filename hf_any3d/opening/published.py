@@ -42,6 +42,7 @@ from hf_any3d.modeling.published import (
     PublishedFile,
     System,
     find_published,
+    terms_of,
 )
 from hf_any3d.opening.downloads import borrowed_part, download, fetch_part, find_version
 from hf_any3d.opening.licences import check_license, license_text, show_license
@@ -290,12 +291,7 @@ def _check_config(original: Path, directory: Path, published: Published, size: s
 def _record(directory: Path, system: System, source: Mapping[str, Any]) -> None:
     """Add source and licences to config and card of a converted model."""
     config = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
-    config[RECORD] = {
-        **source,
-        "weights_license": system.weights_license,
-        "code_license": system.code_license,
-        "non_commercial": system.non_commercial,
-    }
+    config[RECORD] = {**source, **terms_of(system)}
     write_json(directory / CONFIG_NAME, config)
     card = ModelCard.load(directory / CARD)
     if re.fullmatch(r"[A-Z][\w.-]*", system.weights_license):  # an identifier of SPDX

@@ -27,6 +27,7 @@ from hf_any3d.pipelines.base import (
     stem_of,
     without_none,
 )
+from hf_any3d.processing import UP_AXES, checked_choice
 from hf_any3d.visualization.web_page import label_colors, write_point_cloud_page
 from hf_any3d.voxel_processing import SURFACE_POINTS
 
@@ -44,13 +45,17 @@ _SUMS_IN_MEMORY = 1 << 30
 
 @dataclass
 class _Scene:
-    """A cloud, the part of it that the model labels, and the blocks of that part, (blocks, num_points) indices."""
+    """A cloud, the part of it that the model labels, and the blocks of that part, (blocks, num_points) indices.
+
+    `up_axis` is the one that was given for the cloud; blocks are turned for the model, the answer is not.
+    """
 
     data: PointCloudData
     part: PointCloudData
     category: int | None
     stem: str | None
     blocks: np.ndarray
+    up_axis: str | None
 
 
 class _Merge:
@@ -111,6 +116,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
     - `category`: name or number of the object's category, required by part segmentation models with more than one
       category; a dataset row may contain it as `category` or `label`. It determines the possible parts and is an input
       of the model; a wrong category gives wrong parts with high scores.
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; the model sees them turned so that it is that
+      of its training. Points of the answer are those of the input.
     - `max_points`: thin larger clouds out to this many random points, whose labels and scores the others get from the
       nearest one; much faster for dense scans.
     - `output_dir`: also write each cloud to this directory, coloured by label, named after its file or `cloud-0`, ….
@@ -150,22 +157,29 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
     def _sanitize_parameters(
         self,
         category: str | int | None = None,
+        up_axis: str | None = None,
         max_points: int | None = None,
         output_dir: str | os.PathLike | None = None,
         formats: tuple[str, ...] | list[str] | str | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
-        refuse_unknown(kwargs, "category, max_points, output_dir, formats")
+        refuse_unknown(kwargs, "category, up_axis, max_points, output_dir, formats")
+        if up_axis is not None:
+            checked_choice("up_axis", up_axis, UP_AXES)
         if max_points is not None and (isinstance(max_points, bool) or max_points < 1):
             raise ValueError(f"max_points={max_points!r}; expected at least 1, or None for all")
         after = without_none(output_dir=output_dir, formats=check_formats(formats, KNOWN_FORMATS))
-        return without_none(category=category, max_points=max_points), {}, after
+        return without_none(category=category, up_axis=up_axis, max_points=max_points), {}, after
 
     def preprocess(
-        self, cloud: Any, category: str | int | None = None, max_points: int | None = None
+        self,
+        cloud: Any,
+        category: str | int | None = None,
+        up_axis: str | None = None,
+        max_points: int | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Split one cloud into blocks: `points (1, num_points, channels)` and their indices in the cloud."""
-        scene = self._cut(cloud, category, max_points)
+        scene = self._cut(cloud, category, up_axis, max_points)
         for position, index in enumerate(scene.blocks):
             is_last = position == len(scene.blocks) - 1
             # Only the last block carries the complete cloud.
@@ -196,7 +210,13 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
                 bar.update(len(batch))
         return self._answer(scene, merged, **postprocess_params)
 
-    def _cut(self, cloud: Any, category: str | int | None = None, max_points: int | None = None) -> _Scene:
+    def _cut(
+        self,
+        cloud: Any,
+        category: str | int | None = None,
+        up_axis: str | None = None,
+        max_points: int | None = None,
+    ) -> _Scene:
         processor = self.feature_extractor
         number = self._category_number(cloud, category)
         data = to_cloud(cloud, processor.features)
@@ -216,13 +236,14 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             count,
             processor.block_size,
             processor.block_overlap,
-            up_axis=processor.up_axis,
+            up_axis=up_axis or processor.up_axis,
             generator=processor.seed or 0,
         )
-        return _Scene(data, part, number, stem_of(cloud), blocks)
+        return _Scene(data, part, number, stem_of(cloud), blocks, up_axis)
 
     def _block(self, scene: _Scene, index: np.ndarray) -> dict[str, Any]:
-        inputs = dict(self.feature_extractor(part_of(scene.part, index), return_tensors="pt"))
+        block = part_of(scene.part, index)
+        inputs = dict(self.feature_extractor(block, up_axis=scene.up_axis, return_tensors="pt"))
         if scene.category is not None:
             inputs["category"] = torch.tensor([scene.category])
         return inputs
@@ -277,7 +298,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         answer: dict[str, Any] = {"points": points, "labels": labels, "scores": scores}
         answer["segments"] = self._segments(labels, scores, names)
         if output_dir is not None:
-            self._write(data, labels, Path(output_dir) / self.name_of(scene.stem), formats, names)
+            self._write(scene, labels, Path(output_dir) / self.name_of(scene.stem), formats, names)
         return answer
 
     def _segments(self, labels: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -287,8 +308,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         return [{"label": names[n], "score": float(scores[mask].mean()), "mask": mask} for n, mask in masks]
 
     def _write(
-        self, data: PointCloudData, labels: np.ndarray, path: Path, formats: list[str] | tuple, names: Sequence[str]
+        self, scene: _Scene, labels: np.ndarray, path: Path, formats: list[str] | tuple, names: Sequence[str]
     ) -> None:
+        data = scene.data
         path.parent.mkdir(parents=True, exist_ok=True)
         palette = label_colors(len(names))
         colored = PointCloudData(data.points, palette[labels], labels=labels, offset=data.offset)
@@ -297,9 +319,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
                 write_point_cloud(path.with_name(f"{path.name}.{ending}"), colored)
         if "html" in formats:
             page = path.with_name(f"{path.name}.html")
-            write_point_cloud_page(
-                page, colored.points, labels, list(names), title=path.name, up_axis=self.feature_extractor.up_axis
-            )
+            up_axis = scene.up_axis or self.feature_extractor.up_axis
+            write_point_cloud_page(page, colored.points, labels, list(names), title=path.name, up_axis=up_axis)
 
     def _category_number(self, cloud: Any, category: str | int | None) -> int | None:
         config = self.model.config

@@ -30,7 +30,7 @@ class ZeroShotPointCloudSegmentationPipeline(PointCloudSegmentationPipeline):
     - `text_features`: vectors of labels that were computed elsewhere, instead of the model's text tower: a `TextBank`,
       the path of its file, or a tensor or array `(labels, width)`.
     - `patch_to_point`: "nearest" or "membership", how points get the scores of patches; by default the config's.
-    - `max_points`, `output_dir` and `formats`: as of `PointCloudSegmentationPipeline`.
+    - `up_axis`, `max_points`, `output_dir` and `formats`: as of `PointCloudSegmentationPipeline`.
 
     Example:
         ```python
@@ -56,7 +56,7 @@ class ZeroShotPointCloudSegmentationPipeline(PointCloudSegmentationPipeline):
         patch_to_point: str | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
-        own = ("max_points", "output_dir", "formats")
+        own = ("up_axis", "max_points", "output_dir", "formats")
         before, _, after = super()._sanitize_parameters(**{name: kwargs.pop(name) for name in own if name in kwargs})
         refuse_unknown(
             kwargs, f"candidate_labels, category, templates, text_features, patch_to_point, {', '.join(own)}"

@@ -264,7 +264,11 @@ def pool_views(tokens: Tensor, attention: CellAttention, members: Membership, po
     if pooling == "max_mean":
         return _pool(tokens.unsqueeze(1) + gathered @ out_weight + out_bias, members, with_maximum=True)
     # Mean and linear layer commute: the narrow rows are averaged first, so that cells are widened, not tokens.
-    return mean_in_cells(tokens, members) + _pool(gathered, members) @ out_weight + out_bias
+    # View by view: a product over clouds and views would copy the weights for every cloud, and the norm that follows
+    # needs the rows of a view together.
+    pooled = _pool(gathered, members).transpose(0, 1)  # (views, batch, rows, width)
+    added = (pooled.flatten(1, 2) @ out_weight + out_bias).unflatten(1, pooled.shape[1:3]).transpose(0, 1)
+    return added + mean_in_cells(tokens, members)
 
 
 def _pool(values: Tensor, members: Membership, with_maximum: bool = False) -> Tensor:

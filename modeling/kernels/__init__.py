@@ -22,6 +22,7 @@ from hf_any3d.modeling.kernels.farthest_point_sample import (
     farthest_point_sample_plain,
     farthest_point_sample_traced,
 )
+from hf_any3d.modeling.kernels.folded_blocks import stage_fused, stage_is_plain
 from hf_any3d.modeling.kernels.group_norms import (
     edge_maximum_fused,
     edge_maximum_plain,
@@ -31,7 +32,7 @@ from hf_any3d.modeling.kernels.group_norms import (
 from hf_any3d.modeling.kernels.knn import has_many_points, knn_fused, knn_plain, knn_traced
 from hf_any3d.modeling.kernels.mean_posterior import mean_posterior_fused, mean_posterior_plain
 from hf_any3d.modeling.kernels.normed_linear import is_plain, normed_linear_fused, normed_linear_plain
-from hf_any3d.modeling.kernels.pooled_blocks import blocks_are_plain, pooled_blocks_fused, pooled_blocks_plain
+from hf_any3d.modeling.kernels.pooled_blocks import pooled_blocks_plain
 from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain, pooled_patches_fused, pooled_patches_plain
 from hf_any3d.modeling.kernels.pooling import max_mean_pool_fused, max_mean_pool_plain
 from hf_any3d.modeling.kernels.quick_gelu import quick_gelu_fused, quick_gelu_plain
@@ -75,14 +76,14 @@ __all__ = [
     "view_ensemble",
 ]
 
-_IN_TRAINING = (
-    "Not in evaluation, which has no batch statistics to fuse; not for half precision weights, whose statistics need "
-    "full precision; not for layers that an adapter or a hook replaces, which must be called."
-)
-
 # Any2Point: the tokenizer
 pooled_blocks = Kernel(
-    pooled_blocks_plain, pooled_blocks_fused, _IN_TRAINING, condition=blocks_are_plain, result_in_autocast=True
+    pooled_blocks_plain,
+    stage_fused,
+    "Not in evaluation if a gradient is needed, or in compiled code there; not for half precision weights, whose "
+    "statistics need full precision; not for layers that an adapter or a hook replaces, which must be called.",
+    condition=stage_is_plain,
+    result_in_autocast=True,
 )
 
 # Any2Point: the guided adapter

@@ -7,6 +7,8 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from hf_any3d.modeling.kernels.dispatch import operator
+
 # Distances held at a time: on the CPU as many as fit into the core's cache, elsewhere 64 MiB.
 _BLOCK_CPU, _BLOCK = 1 << 17, 1 << 24
 # With more distances per point than this, trees are faster on the CPU (measured).
@@ -55,7 +57,9 @@ def chamfer_fused(
     max_pairs: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute `chamfer_plain` without a matrix of all distances; saves only the clouds and small indices."""
-    return _PairDistances.apply(x, y, *nearest_pairs(x, y, x_mask, y_mask, max_pairs), norm)
+    # Which search is fastest depends on the clouds: compilers get it as one operator.
+    search = _nearest_pairs if torch.compiler.is_compiling() else nearest_pairs
+    return _PairDistances.apply(x, y, *search(x, y, x_mask, y_mask, max_pairs), norm)
 
 
 @torch.no_grad()
@@ -88,6 +92,20 @@ def nearest_pairs(
     keyed = on_cpu and x.dtype == torch.float32 and max(rows, columns) <= _KEYED_POINTS and rows * columns <= limit
     search = _search_small if keyed else _search_blocks
     return search(x, y, x_mask, y_mask, limit)
+
+
+@operator("nearest_pairs")
+def _nearest_pairs(
+    x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None, max_pairs: int | None
+) -> tuple[Tensor, Tensor]:
+    return nearest_pairs(x, y, x_mask, y_mask, max_pairs)
+
+
+@torch.library.impl("hf_any3d::nearest_pairs", "Meta")
+def _result_shapes(
+    x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None, max_pairs: int | None
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[:2], dtype=torch.long), y.new_empty(y.shape[:2], dtype=torch.long)
 
 
 def _search_small(

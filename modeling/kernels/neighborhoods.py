@@ -83,7 +83,9 @@ class Neighborhoods:
     def parts(self) -> list[slice]:
         """Split the centres into parts."""
         centers, k = self.neighbors.shape
-        values = _PART_CPU if self.features.device.type == "cpu" else _PART
+        # Compilers infer shapes on "meta", with tensors that know their own device.
+        device = getattr(self.features, "fake_device", self.features.device)
+        values = _PART_CPU if device.type == "cpu" else _PART
         step = max(1, values // (k * self.width))
         return [slice(start, min(start + step, centers)) for start in range(0, centers, step)]
 

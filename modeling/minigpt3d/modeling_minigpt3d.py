@@ -789,7 +789,9 @@ def fill_placeholders(
         return embedded
     given = 0 if point_features is None else point_features.shape[:2].numel()
     expected = placeholders.sum()
-    if expected.device.type != "cpu":
+    if torch.compiler.is_compiling():
+        torch._assert_async(expected == given, "input_ids has other than the clouds' number of placeholders")
+    elif expected.device.type != "cpu":
         refuse_later(
             expected != given, "input_ids of an earlier batch has other than the clouds' number of placeholders"
         )

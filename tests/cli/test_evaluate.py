@@ -83,6 +83,19 @@ def test_other_models_get_the_figures_of_their_task(models, data, kind, names, t
     assert all(text in out for text in texts) and out.startswith("train ") and out.count("\n") == 1
 
 
+def test_bad_files_of_a_folder_are_reported_and_left_out(models, tmp_path):
+    for number, label in enumerate(LABELS):
+        (tmp_path / label).mkdir()
+        np.save(tmp_path / label / "cloud.npy", np.random.default_rng(number).uniform(-1, 1, (48, 3)))
+    (tmp_path / LABELS[0] / "torn.ply").write_text("ply")
+    words = ("evaluate", models("classifier"), "--dataset", "folder", "--data-dir", tmp_path, "--split", "train")
+    code, out, err = run(*words, "--cpu")
+    assert code == 2 and out.startswith("train ") and "accuracy" in out, err
+    assert "torn.ply" in err and f"1 of {len(LABELS) + 1} files could not be used" in err
+    code, out, err = run(*words, "--cpu", "--options", '{"on_error": "raise"}')
+    assert code == 1 and not out and "torn.ply" in err
+
+
 def test_what_does_not_fit_is_one_line(models, data, tmp_path):
     folder = data(CATEGORIES, ["top", "leg", "foot", "pole", "shade"])
     tiny_act(ActModel).save_pretrained(tmp_path / "encoder")

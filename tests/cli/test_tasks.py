@@ -65,7 +65,12 @@ def test_without_a_model_the_default_one_answers_and_is_named_once(models, monke
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("classifier", ["predict"]), ("zero-shot", ["zero-shot", "-l", "a, b"]), ("classifier", ["features"])],
+    [
+        ("classifier", ["predict"]),
+        ("zero-shot", ["zero-shot", "-l", "a, b"]),
+        ("classifier", ["features"]),
+        ("parts", ["segment", "--category", "table"]),
+    ],
 )
 def test_files_with_z_up_are_turned_on_request(models, tmp_path, kind, words):
     points = read_point_cloud(CHAIR).sample_surface(512).points
@@ -75,7 +80,7 @@ def test_files_with_z_up_are_turned_on_request(models, tmp_path, kind, words):
     np.save(tmp_path / "cloud.npy", points[:, [0, 2, 1]] * [1, -1, 1])
     (lying,) = json.loads(run(*command).out)
     (turned,) = json.loads(run(*command, "--up-axis", "z").out)
-    key = "features" if "features" in expected else "predictions"
+    key = next(key for key in ("features", "predictions", "segments") if key in expected)
     assert turned[key] == expected[key] != lying[key]
     code, _, err = run(*command, "--up-axis", "up")
     assert code == 2 and "'up' is not one of 'x', 'y', 'z'" in err

@@ -21,7 +21,7 @@ def varied_clouds(batch: int = 3, points: int = POINTS, channels: int = 3, seed:
     return clouds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # by identity: settings have no hash
 class Case:
     """A model class, and how a test gets a tiny model of it.
 

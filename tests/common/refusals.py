@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
-from torch._dynamo.exc import TorchDynamoException
 
 
 @dataclass(frozen=True)
@@ -183,20 +182,6 @@ refuse(
     "their cells must be numbered",
 )
 feature("torch.compile", "compilation without graph breaks")
-refuse(
-    "torch.compile",
-    ("MiniGPT3DForConditionalGeneration",),
-    TorchDynamoException,
-    "data-dependent",
-    "clouds are checked against their placeholders in the prompt; it compiles with graph breaks",
-)
-refuse(
-    "torch.compile",
-    ("ActAutoencoder",),
-    TorchDynamoException,
-    "(?i)data-dependent",
-    "the search for nearest pairs in the loss depends on data; it compiles with graph breaks",
-)
 refuse(
     "torch.compile",
     ("PointTransformerV3Model",),

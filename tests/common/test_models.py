@@ -173,6 +173,16 @@ def test_eager_attention_matches_sdpa(case, saved):
     assert relative_difference(answer(case, eager), expected_of(case)) < 1e-4
 
 
+@pytest.mark.parametrize("model_type", ["openshape", "patchalign3d", "point_transformer_v3", "uni3d"])
+def test_flex_attention_matches_sdpa(model_type):
+    case = next(case for case in CASES if case.model_class.config_class.model_type == model_type)
+    model = fresh(case)
+    model.set_attn_implementation("flex_attention")
+    with torch.compiler.set_stance("force_eager"):
+        made = answer(case, model)
+    assert relative_difference(made, expected_of(case)) < 1e-4
+
+
 @over_cases
 def test_return_dict_false_returns_a_tuple(case):
     model = fresh(case)

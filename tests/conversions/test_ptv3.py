@@ -34,7 +34,8 @@ def test_a_released_file_converts_on_the_command_line_and_computes_as_released(t
     )
     assert case.error("flash.upcast_all", features) <= case.manifest["tolerance"]["features"]
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "license: cc-by-nc-4.0" in card and "not evaluated" in card
+    assert "license: cc-by-nc-4.0" in card and "not evaluated" in card and card.count("## Licence") == 1
+    assert model.config.published["non_commercial"] is True
 
 
 def test_a_linear_head_makes_a_segmentation_model(tmp_path):

@@ -11,10 +11,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import BertConfig, BertModel, Trainer, TrainingArguments, pipeline
 
 from hf_any3d import (
+    ActConfig,
     ActForPartSegmentation,
     ActForPointCloudClassification,
+    ActForPreTraining,
     ActModel,
     PointCloudProcessor,
+    PointTransformerV3ForPointCloudClassification,
+    Uni3DConfig,
     encoder_linear_pattern,
 )
 from hf_any3d.model_card import TASKS, Subject, build_model_card
@@ -27,6 +31,7 @@ from tests.test_entry_points import lora_model
 from tests.tiny_act import tiny_act
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import adapted_model, clouds, random_encoder, tiny_config, tiny_model
+from tests.tiny_ptv3 import tiny_ptv3
 
 PROCESSOR = PointCloudProcessor(num_points=48, sampling="first")
 ROWS = [{"points": cloud, "labels": number % 3} for number, cloud in enumerate(clouds(8))]
@@ -337,3 +342,22 @@ def test_card_of_a_part_segmenter_quotes_its_categories(tmp_path):
     tiny_act(ActForPartSegmentation, category_names=['ta"ble\n', "lamp"]).save_pretrained(tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert 'category="ta\\"ble\\n"' in text
+
+
+def test_cards_repeat_a_licence_that_forbids_commercial_use(hub, tmp_path):
+    published = {"name": "facebook/sonata", "weights_license": "CC-BY-NC-4.0", "non_commercial": True}
+    sentence = "made from weights, `facebook/sonata`, under CC-BY-NC-4.0, which forbids its commercial use too"
+    model = tiny_ptv3(PointTransformerV3ForPointCloudClassification, published=published)
+    model.save_pretrained(tmp_path / "full")
+    adapter = get_peft_model(model, LoraConfig(target_modules="all-linear"))
+    adapter.push_to_hub("me/cards-sonata-lora")
+    pushed = ModelCard(hub.content("me/cards-sonata-lora", "README.md").decode())
+    for card in (ModelCard.load(tmp_path / "full" / "README.md"), pushed):
+        assert card.data.license == "cc-by-nc-4.0" and sentence in card.text
+    as_part = ActConfig(student_config=Uni3DConfig(published=published))
+    assert ModelCard(str(build_model_card(Subject(ActForPreTraining, as_part), "x"))).data.license == "cc-by-nc-4.0"
+    free = tiny_ptv3(PointTransformerV3ForPointCloudClassification, published={**published, "non_commercial": False})
+    card = build_model_card(Subject.from_model(free), "x")
+    assert card.data.license is None and "Licence" not in card.text
+    stated = build_model_card(Subject(type(free), model.config), "x", license="other")
+    assert stated.data.license == "other" and sentence in stated.text

@@ -3,8 +3,10 @@
 import dataclasses
 import io
 import json
+import multiprocessing
+import os
 import shutil
-import threading
+import time
 from pathlib import Path
 
 import huggingface_hub
@@ -27,6 +29,7 @@ from tests.cli.conftest import run
 from tests.conversions.aligned_originals import openshape_flat, openshape_training, patchalign3d, uni3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.modeling.ptv3_case import ptv3_original
+from tests.tiny_aligned import tiny_aligned
 from tests.tiny_text_towers import tiny_clip_files
 
 NAME = "OpenShape/openshape-pointbert-vitb32-rgb"
@@ -34,6 +37,7 @@ UNI3D = "BAAI/Uni3D"
 TOWER = "openai/clip-vit-base-patch32"
 TINY = "modelzoo/uni3d-ti/model.pt"
 CHAIR = "tests/files/chair.ply"
+FORKED = multiprocessing.get_context("fork")  # others would import the libraries again
 
 
 def stored(content: dict) -> bytes:
@@ -287,16 +291,33 @@ def test_without_a_network_what_was_never_opened_is_one_error(published_files, m
         pipeline("point-cloud-feature-extraction", model=NAME)
 
 
-def test_processes_that_open_at_the_same_time_convert_once(published_files, monkeypatch):
-    convert, calls = conversions.convert_openshape, []
-    monkeypatch.setattr(conversions, "convert_openshape", lambda **a: calls.append(a) or convert(**a), raising=False)
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(published_directory(NAME))) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(calls) == 1 and len(found) == 3 and len(set(found)) == 1
+def test_processes_that_open_at_the_same_time_convert_once(published_files, monkeypatch, tmp_path):
+    convert, started = conversions.convert_openshape, FORKED.Barrier(2)
+
+    def counted(**arguments):
+        (tmp_path / f"by-{os.getpid()}").touch()
+        time.sleep(0.5)  # the other one would begin, and find a part
+        return convert(**arguments)
+
+    def open_in_child():
+        try:
+            started.wait(60)
+            directory = published_directory(NAME)
+            load_file(directory / "model.safetensors")
+            (tmp_path / f"at-{os.getpid()}").write_text(str(directory))
+        finally:
+            os._exit(0)
+
+    monkeypatch.setattr(conversions, "convert_openshape", counted, raising=False)
+    children = [FORKED.Process(target=open_in_child) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+    assert len(list(tmp_path.glob("by-*"))) == 1
+    found = [path.read_text() for path in tmp_path.glob("at-*")]
+    assert len(found) == 2 and len(set(found)) == 1
+    assert [path.name for path in Path(found[0]).parent.glob("*-v*")] == [Path(found[0]).name]
 
 
 def test_a_licence_that_forbids_commercial_use_is_asked_for_once(published_files, monkeypatch, capsys):
@@ -399,3 +420,29 @@ def test_every_size_and_every_layout_of_the_table_is_known_to_a_conversion(tmp_p
         assert entry.system.model_class in hf_any3d.__all__, name
         found = {(file.path, *file.parts.values()) for file in entry.files.values()}
         assert len(found) == len(entry.files), name
+
+
+TOWERS = {TOWER: 512, "openai/clip-vit-large-patch14": 768, "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k": 1280}
+"""Every text tower of the table, and the width of its features."""
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_every_named_text_tower_opens(hub, tower, tmp_path):
+    aligned = [entry for entry in PUBLISHED.values() if entry.texts]
+    assert {entry.text_tower for entry in aligned} == {*TOWERS, None}
+    assert {entry.texts for entry in aligned if entry.text_tower is None} == {PUBLISHED[UNI3D].texts}
+    width = TOWERS[tower]
+    for entry in aligned:
+        if entry.text_tower == tower and (stated := entry.files[None].config["projection_dim"]):
+            assert stated == width
+    hub.commit(tower, tiny_clip_files(tmp_path / "clip", width))
+    parts = {"text_tower": {"name_or_path": tower}}
+    model = tiny_aligned(hf_any3d.OpenShapeForZeroShotPointCloudClassification, projection_dim=width, parts=parts)
+    try:
+        embeds = model.encode_labels(["chair", "table"])
+        assert embeds.shape == (2, width) and not torch.equal(*embeds)
+        logits = model(torch.rand(1, 64, 6), text_embeds=embeds).logits_per_point_cloud
+        assert logits.shape == (1, 2)
+    finally:
+        huggingface_hub.delete_repo(tower)
+        forget(tower)

@@ -14,6 +14,7 @@ from hf_any3d import (
     AutoModelForPointCloudClassification,
     GuidedAdapterConfig,
 )
+from hf_any3d.modeling.kernels import Kernel
 from hf_any3d.modeling.pretrained_parts import encoder_loading
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from tests.closeness import assert_nearly_equal, assert_same_gradients
@@ -100,18 +101,20 @@ def test_half_precision_encoder_gives_the_same_predictions_and_nearly_the_same_g
 
 
 @pytest.mark.parametrize("make", KINDS)
-def test_autocast_gives_nearly_the_same_logits_and_gradients_in_full_precision(make):
+def test_autocast_gives_nearly_the_same_logits_and_gradients_in_full_precision(make, monkeypatch):
     model = make(large_logits=True).train()
     without_dropout(model)
-    answers, gradients = [], []
+    answers, gradients, chosen, choose = [], [], ([], []), Kernel.uses_fused
     for enabled in (False, True):
         model.zero_grad()
+        monkeypatch.setattr(Kernel, "uses_fused", lambda *a, seen=chosen[enabled]: seen.append(choose(*a)) or seen[-1])
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             answers.append(logits(model))
             loss(model).backward()
         grads = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
         assert all(grad.dtype == torch.float32 for grad in grads)
         gradients.append(torch.cat([grad.flatten() for grad in grads]))
+    assert any(chosen[0]) and chosen[1] == chosen[0], "the same fused implementations"
     # Norms over three clouds, or their points, amplify rounding.
     assert_nearly_equal(answers[1], answers[0], 0.2)
     assert gradients[0].abs().max() > 0.01

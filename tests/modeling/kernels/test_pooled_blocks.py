@@ -1,6 +1,7 @@
 """The fused blocks of a tokenizer stage against the modules, called one after the other."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,6 +49,30 @@ def test_fused_blocks_equal_the_modules(case, part, monkeypatch):
     monkeypatch.setattr(neighborhoods, "_PART_CPU", part)
     expected, found = run(plain, *case), run(fused, *case)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("case", [2], indirect=True)
+def test_compilers_infer_the_parts_of_the_device(case, monkeypatch):
+    """Shapes are inferred on "meta", where parts would be larger than on the CPU."""
+    monkeypatch.setattr(neighborhoods, "_PART_CPU", 2 * K * WIDTH)
+    blocks, hoods = case
+    compiled = torch.compile(lambda some, own: fused(replace(hoods, features=some), own), backend="aot_eager")
+    found = run(lambda hoods, blocks: compiled(hoods.features, blocks), blocks, hoods)
+    torch.testing.assert_close(found, run(plain, *case), rtol=1e-6, atol=1e-8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("uses_table", [True, False], ids=["CPU", "accelerator"])
+def test_norms_in_evaluation_are_folded_into_the_weights(case, uses_table, monkeypatch):
+    blocks, hoods = copy.deepcopy(case[0]), case[1]
+    plain(hoods, blocks.train())  # moves the running statistics
+    monkeypatch.setattr(neighborhoods.Neighborhoods, "uses_table", uses_table)
+    monkeypatch.setattr(neighborhoods, "_PART_CPU", 2 * K * WIDTH)
+    blocks.eval()
+    assert kernels.pooled_blocks.uses_fused(hoods, blocks)
+    torch.testing.assert_close(fused(hoods, blocks), plain(hoods, blocks), rtol=1e-6, atol=1e-8)
+    blocks[0].expand.register_forward_hook(lambda *args: None)
+    assert not kernels.pooled_blocks.uses_fused(hoods, blocks)
 
 
 def test_accelerators_compute_the_waves_without_a_table(case, monkeypatch):

@@ -158,9 +158,11 @@ def test_setting_and_table_choose_the_implementation(name, use_kernels):
 def test_autocast_rounds_results_no_more_than_its_own_precision(name):
     """Under autocast the fused implementation works in full precision, forward and backward."""
     kernel = kernels.TABLE[name]
-    expected = results_of(name, kernel)
+    expected, arguments = results_of(name, kernel), CASES[name][1](*CASES[name][0])
+    is_fused = kernel.uses_fused(*arguments)
     with torch.autocast("cpu", torch.bfloat16):
         found = results_of(name, kernel)
+        assert kernel.uses_fused(*arguments) == is_fused
     # The gradient of a result that is rounded afterwards is rounded, too.
     rounded = kernel.result_in_autocast
     tolerance = 1e-2 if rounded or name == "cell_attention" else 1e-6

@@ -1,0 +1,63 @@
+"""Residual blocks of a tokenizer stage in evaluation, beside those in training of `pooled_blocks`.
+
+The norms become part of the weights, the first layer multiplies the summands of its input before they are added, and
+every part of the rows stays in the cache from its first layer to the maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods
+from hf_any3d.modeling.kernels.pooled_blocks import ResidualBlock, blocks_are_plain, pooled_blocks_fused
+from hf_any3d.modeling.kernels.pooled_patches import folded
+from hf_any3d.modeling.layers.forward_contract import is_unmodified
+
+
+def stage_is_plain(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> bool:
+    """Whether blocks can be fused: unchanged, in full precision, in training or in evaluation without gradients.
+
+    No compiler unrolls the parts of an evaluation.
+    """
+    if not blocks or any(norm.training for block in blocks for norm in (block.reduce_norm, block.expand_norm)):
+        return blocks_are_plain(hoods, blocks)
+    layers = [layer for one in blocks for layer in (one.reduce, one.reduce_norm, one.expand, one.expand_norm)]
+    inputs = (hoods.features, hoods.offsets, *(weight for layer in layers for weight in layer.parameters()))
+    needs_gradient = torch.is_grad_enabled() and any(one.requires_grad for one in inputs)
+    has_statistics = all(block.reduce_norm.track_running_stats for block in blocks) and all(
+        block.expand_norm.track_running_stats for block in blocks
+    )
+    is_full = all(block.reduce.weight.dtype in (torch.float32, torch.float64) for block in blocks)
+    is_plain = is_full and has_statistics and is_unmodified(*layers)
+    return is_plain and not needs_gradient and not torch.compiler.is_compiling()
+
+
+def stage_fused(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> Tensor:
+    """Compute `pooled_blocks_plain` in training or in evaluation."""
+    if blocks[0].reduce_norm.training:
+        return pooled_blocks_fused(hoods, blocks)
+    return _with_running_statistics(hoods, blocks)
+
+
+@torch.no_grad()
+def _with_running_statistics(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> Tensor:
+    dtype = blocks[0].reduce.weight.dtype
+    features = hoods.features.to(dtype)  # half precision under autocast
+    hoods = Neighborhoods(features, hoods.neighbors, hoods.centers, hoods.offsets, hoods.frequencies)
+    weights = [(*folded(one.reduce, one.reduce_norm), *folded(one.expand, one.expand_norm)) for one in blocks]
+    count, k = hoods.neighbors.shape
+    pooled = features.new_empty(count, hoods.width)
+    last = len(blocks) - 1
+    for part, reduced in zip(hoods.parts(), hoods.reduced_rows(weights[0][0]), strict=True):
+        rows = hoods.rows(part)  # (centers * k, width)
+        for number, (reduce, reduce_bias, expand, expand_bias) in enumerate(weights):
+            hidden = torch.addmm(reduce_bias, rows, reduce.T) if number else reduced.add_(reduce_bias)
+            rows.addmm_(hidden.relu_(), expand.T)
+            if number < last:
+                rows.add_(expand_bias).relu_()
+        # The last shift is the same for all neighbors and the ReLU monotonic: both are applied after the maximum.
+        pooled[part] = rows.view(-1, k, hoods.width).amax(dim=1).add_(weights[last][3]).relu_()
+    return pooled
