@@ -7,6 +7,9 @@ encoder of that layout, trained from scratch towards the texts of `--encoder_nam
 
     python examples/run_zero_shot.py --output_dir out/zero-shot --held_out_classes sofa lamp vehicle \
         --caption_column title --augment scale shift --num_train_epochs 20
+    python examples/run_zero_shot.py recipe.yaml
+    accelerate launch --config_file examples/recipes/accelerate/ddp.yaml --num_processes 2 \
+        examples/run_zero_shot.py recipe.yaml
     python examples/run_zero_shot.py examples/recipes/shapes_uni3d.yaml
 
 Held-out classes are never seen in training, neither clouds nor captions with their names; zero-shot accuracy is
