@@ -5,6 +5,8 @@
     python examples/run_act_autoencoder.py examples/recipes/act_autoencoder_shapenet55.yaml --data_dir DATA
     python examples/run_act_autoencoder.py recipe.yaml --teacher openai/clip-vit-base-patch16 --tower vision
     python examples/run_act_autoencoder.py recipe.yaml --teacher none
+    accelerate launch --config_file examples/recipes/accelerate/ddp.yaml --num_processes 2 \
+        examples/run_act_autoencoder.py recipe.yaml
 
 The teacher is any encoder that hf_any3d supports; --teacher none leaves it out, --random_teacher has its shape with
 random weights. Evaluation reconstructs clouds from one code per patch; the weights with the lowest Chamfer distance

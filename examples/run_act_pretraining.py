@@ -6,6 +6,8 @@
         --autoencoder outputs/recipes/act_autoencoder_shapenet55
     python examples/run_act_pretraining.py --autoencoder out/autoencoder --student DIR_OF_A_UNI3D --features xyz rgb
     python examples/run_act_pretraining.py recipe.yaml --mask_type block --mask_ratio 0.6 --distillation_loss smooth_l1
+    accelerate launch --config_file examples/recipes/accelerate/ddp.yaml --num_processes 2 \
+        examples/run_act_pretraining.py recipe.yaml
 
 The autoencoder comes from examples/run_act_autoencoder.py. With --student training starts from an encoder that is
 aligned with texts, or of voxels, whose trained weights are also saved alone, in OUTPUT_DIR/student. With --probe_every

@@ -6,6 +6,8 @@
         --model_name_or_path out/stage1 --output_dir out/stage2
     python examples/run_minigpt3d.py --stage 3 --data_dir DATA --model_name_or_path out/stage2 \
         --output_dir out/stage3 --max_steps 100 --batch_sizes 2 2 2 --bf16 --activation_checkpointing
+    accelerate launch --config_file examples/recipes/accelerate/fsdp2.yaml --num_processes 2 \
+        examples/run_minigpt3d.py recipe.yaml
 
 Stage 1 trains the layers from the point encoder to the Q-Former, stages 2 and 3 nearly everything, stage 4 the query
 experts. A saved stage has the trained weights and the names of the pretrained parts. Next:

@@ -8,7 +8,8 @@ Arguments can come from a JSON or YAML file; arguments after the file override i
         --data_dir data --voting 10
     python examples/run_point_cloud_classification.py --model_name_or_path out/pretrained --tuning mlp-3
     python examples/run_point_cloud_classification.py --model_type act3d --model_config '{"num_hidden_layers": 6}'
-    python -m torch.distributed.run --nproc_per_node 2 examples/run_point_cloud_classification.py recipe.yaml
+    accelerate launch --config_file examples/recipes/accelerate/ddp.yaml --num_processes 2 \
+        examples/run_point_cloud_classification.py recipe.yaml
 
 The output directory gets the model, a model card with the run's settings and metrics, and metrics.json. A validation
 split selects the weights; the test split is evaluated once, at the end, unless --select_on_test is given.

@@ -12,6 +12,8 @@ The data define one of two tasks: parts of objects, if rows have a category in `
         --data_dir data --num_points 2048 --augment scale
     python examples/run_point_cloud_segmentation.py --model_name_or_path out/pretrained --dataset_name parts
     python examples/run_point_cloud_segmentation.py recipe.yaml
+    accelerate launch --config_file examples/recipes/accelerate/ddp.yaml --num_processes 2 \
+        examples/run_point_cloud_segmentation.py recipe.yaml
 
 The output directory gets the model, a model card with the run's settings and metrics, and metrics.json. A validation
 split selects the weights; the test split is evaluated once, at the end, on complete scenes.

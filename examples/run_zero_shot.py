@@ -1,11 +1,16 @@
-"""Train a model around a frozen encoder that embeds point clouds close to the text embeddings of their names.
+"""Train a model that embeds point clouds close to the text embeddings of their names.
 
-The text tower belongs to the same checkpoint: CLIP, SigLIP and CLAP have one, and a sentence encoder is its own text
-tower. Training is contrastive, on pairs of clouds and texts; afterwards a class is given by its name:
+By default it is a model around a frozen encoder, and the text tower belongs to the same checkpoint: CLIP, SigLIP and
+CLAP have one, and a sentence encoder is its own text tower. With `--model_type uni3d` or `openshape` it is a point
+encoder of that layout, trained from scratch towards the texts of `--encoder_name_or_path`, or from the weights of
+`--model_name_or_path`. Training is contrastive, on pairs of clouds and texts; afterwards a class is given by its name:
 
     python examples/run_zero_shot.py --output_dir out/zero-shot --held_out_classes sofa lamp vehicle \
         --caption_column title --augment scale shift --num_train_epochs 20
     python examples/run_zero_shot.py recipe.yaml
+    accelerate launch --config_file examples/recipes/accelerate/ddp.yaml --num_processes 2 \
+        examples/run_zero_shot.py recipe.yaml
+    python examples/run_zero_shot.py examples/recipes/shapes_uni3d.yaml
 
 Held-out classes are never seen in training, neither clouds nor captions with their names; zero-shot accuracy is
 measured on them, among themselves and among all classes, next to that of seen classes. Without held-out classes the
@@ -16,12 +21,13 @@ metrics.json.
 import logging
 import sys
 from dataclasses import dataclass, field
+from typing import cast
 
 from datasets import ClassLabel, Dataset, DatasetDict
 from torch import nn
 from transformers import Trainer, default_data_collator
 
-from hf_any3d import Any2PointForZeroShotPointCloudClassification, PointCloudProcessor
+from hf_any3d import PointCloudProcessor
 from hf_any3d.evaluation.zero_shot import CompareWithClasses, compute_zero_shot_metrics, judge_zero_shot
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_labels
@@ -29,11 +35,10 @@ from hf_any3d.training import program
 from hf_any3d.training.arguments import (
     AdapterArguments,
     DataArguments,
-    ModelArguments,
     PointTrainingArguments,
     parse_arguments,
 )
-from hf_any3d.training.models import build_adapted_model
+from hf_any3d.training.models import ZERO_SHOT, PointModelArguments, build_model, text_tower_of
 from hf_any3d.training.rows import training_transform
 from hf_any3d.training.text_rows import CAPTION_TEMPLATES, CaptionedDataset, caption_texts, readable
 from hf_any3d.training.trainer import refresh_norm_statistics
@@ -157,7 +162,7 @@ def build_trainer(
 def main(argv: list[str] | None = None) -> RunReport:
     """Train and evaluate; write model, card and metrics.json, and push them if requested."""
     stopwatch = Stopwatch()
-    kinds = (ModelArguments, ZeroShotDataArguments, AdapterArguments, ZeroShotTrainingArguments)
+    kinds = (PointModelArguments, ZeroShotDataArguments, AdapterArguments, ZeroShotTrainingArguments)
     model_arguments, data, adapter, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
     checkpoint = program.start_run(arguments, logger)
     with arguments.main_process_first(desc="loading the data"):
@@ -165,16 +170,17 @@ def main(argv: list[str] | None = None) -> RunReport:
     classes, unseen = class_numbers(splits["train"], data.held_out_classes)
     splits = hold_out(splits, unseen)
     processor = PointCloudProcessor(num_points=data.num_points, features=data.features, up_axis=data.up_axis)
-    model = build_adapted_model(
-        Any2PointForZeroShotPointCloudClassification,
+    model = build_model(
+        ZERO_SHOT,
         model_arguments,
         adapter,
         [name for number, name in enumerate(classes) if number not in unseen],
         in_channels=3 * len(data.features),
         hypothesis_templates=data.hypothesis_templates,
+        **text_tower_of(model_arguments),
     )
     parameters = count_parameters(model)
-    tower = model.text_tower
+    tower = cast(TextTower, model.text_tower)
     trainer = build_trainer(model, arguments, data, splits, processor, tower)
     with stopwatch.part("training"):
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -195,6 +201,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         parameters=parameters,
         num_points=data.num_points,
         checkpoint=checkpoint,
+        start=model_arguments.start(),
     )
     logger.info(
         'Model, card and metrics.json: %s. Try: pipeline("zero-shot-point-cloud-classification", model="%s")',

@@ -197,6 +197,7 @@ def task_of(model: str, revision: str | None = None) -> str:
     Raises:
         ValueError: It is not a model of this package.
     """
+    register()
     config = AutoConfig.from_pretrained(model, revision=revision)
     if type(config) not in MODELS:
         known = ", ".join(sorted(kind.model_type for kind in MODELS))

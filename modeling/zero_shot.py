@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
+from hf_any3d.modeling.kernels.joined_batches import gather_rows, is_joined
 from hf_any3d.modeling.layers.forward_contract import honours_contract
 from hf_any3d.modeling.text_towers import TextTower, embed_labels
 
@@ -156,8 +157,26 @@ class ZeroShotMixin(TextFeaturesMixin):
         with autocast_disabled(point_embeds.device):
             logits, loss = scale * point_embeds @ text_embeds.T, None  # (clouds, texts)
         if return_loss:
-            loss = contrastive_loss(logits, matching_pairs(*_pair_labels(logits, labels, text_labels)))
+            own = _pair_labels(logits, labels, text_labels)
+            loss = _joined_loss(scale, point_embeds, text_embeds, *own) if is_joined() else _loss(logits, *own)
         return ZeroShotOutput(loss, logits, logits.T, point_embeds, text_embeds, **requested)
+
+
+def _loss(logits: torch.Tensor, labels: torch.Tensor, text_labels: torch.Tensor) -> torch.Tensor:
+    return contrastive_loss(logits, matching_pairs(labels, text_labels))
+
+
+def _joined_loss(
+    scale: torch.Tensor,
+    point_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    labels: torch.Tensor,
+    text_labels: torch.Tensor,
+) -> torch.Tensor:
+    """Compare the clouds and texts of all processes; the loss is the same in each."""
+    with autocast_disabled(point_embeds.device):
+        logits = scale * gather_rows(point_embeds) @ gather_rows(text_embeds).T
+        return _loss(logits, gather_rows(labels), gather_rows(text_labels))
 
 
 def _pair_labels(
@@ -165,7 +184,7 @@ def _pair_labels(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     clouds, texts = logits.shape
     if labels is None:
-        labels = torch.arange(clouds, device=logits.device)
+        labels = torch.arange(clouds, device=logits.device) + (distributed.get_rank() * clouds if is_joined() else 0)
     if text_labels is None:
         if clouds != texts:
             raise ValueError(f"{clouds} clouds and {texts} texts; expected as many of both, or text_labels")

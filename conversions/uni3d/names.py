@@ -93,10 +93,12 @@ def _split_gate(state: dict[str, torch.Tensor], place: str) -> None:
     rows, columns = size_of(state, f"{place}fc1.weight"), size_of(state, f"{place}fc2.weight", axis=1)
     if f"{place}gate.weight" in state or rows != 2 * columns:
         return
-    for kind in ("weight", "bias"):
-        if f"{place}fc1.{kind}" in state:
-            gate, own = state[f"{place}fc1.{kind}"].chunk(2)
-            state |= {f"{place}gate.{kind}": gate, f"{place}fc1.{kind}": own}
+    for name in (f"{place}fc1.weight", f"{place}fc1.bias"):
+        if name in state:
+            if size_of(state, name) != rows:
+                raise ValueError(f"{name} has shape {tuple(state[name].shape)}; expected {rows} rows")
+            gate, own = state[name].chunk(2)
+            state |= {name.replace("fc1", "gate"): gate, name: own}
 
 
 def uni3d_sizes(state: Mapping[str, torch.Tensor], num_attention_heads: int | None = None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ OUTSIDE = (
     "examples/notebooks/*.ipynb",
     "examples/speed/results/*",
     "examples/studies/results/*",
+    "examples/vllm_plugin/README.md",
     "hf_any3d/default_model/README.md",
 )
 """Files outside `docs` that the site has, at their paths in the repository."""

@@ -1,6 +1,7 @@
-"""Compare the time of OpenShape's and Uni3D's encoders at inference with that of their bare blocks.
+"""Compare the time of OpenShape's, Uni3D's and PatchAlign3D's encoders at inference with that of their bare blocks.
 
     python -m examples.speed.aligned_encoders --output aligned_encoders.json
+    python -m examples.speed.aligned_encoders --presets patchalign3d --points 2048
 
 All run in float32, in turns in one process. Times are processor times of this process, which depend little on other
 work on the machine. The bare blocks run on random tokens; the other rows are what comes before them: the centers, the
@@ -17,12 +18,20 @@ from typing import Any
 import torch
 
 from examples.speed._measure import timed_in_turns
-from hf_any3d import OpenShapeConfig, OpenShapeModel, Uni3DConfig, Uni3DModel
+from hf_any3d import (
+    OpenShapeConfig,
+    OpenShapeModel,
+    PatchAlign3DConfig,
+    PatchAlign3DModel,
+    Uni3DConfig,
+    Uni3DModel,
+)
 from hf_any3d.atomic_files import write_json
 from hf_any3d.modeling.point_ops import farthest_point_sample
 
 PRESETS = {
     "openshape": (OpenShapeModel, OpenShapeConfig, {}),
+    "patchalign3d": (PatchAlign3DModel, PatchAlign3DConfig, {}),
     "uni3d-base": (Uni3DModel, Uni3DConfig, {}),
     "uni3d-large": (
         Uni3DModel,

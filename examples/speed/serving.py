@@ -18,6 +18,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -31,7 +32,7 @@ from hf_any3d.atomic_files import write_json
 
 CLIENTS = 8
 """Clients that find the capacity."""
-SHARES = (0.25, 0.5, 0.8, 2.5, 0.25)
+SHARES = (0.25, 0.5, 0.8, 4.0, 0.25)
 """Offered load, as shares of the capacity; the one before the last is the overload."""
 _POINTS = 1024
 Send = Callable[[], Coroutine[Any, Any, int]]
@@ -86,10 +87,10 @@ async def closed_loop(send: Send, clients: int, seconds: float) -> Measured:
     return summary(results, time.perf_counter() - start)
 
 
-async def open_loop(send: Send, rate: float, seconds: float) -> Measured:
-    """Send requests at even intervals, and wait for all answers."""
+async def open_loop(send: Send, rate: float, seconds: float, least: int = 1) -> Measured:
+    """Send requests at even intervals, `least` of them at least, and wait for all answers."""
     start, tasks = time.perf_counter(), []
-    for number in range(max(1, round(rate * seconds))):
+    for number in range(max(least, round(rate * seconds))):
         await asyncio.sleep(max(0, start + number / rate - time.perf_counter()))
         tasks.append(asyncio.create_task(_timed(send)))
     sent = time.perf_counter() - start
@@ -132,34 +133,48 @@ def table(rows: list[Measured], capacity: Measured) -> str:
     return "\n".join(lines)
 
 
-async def measure(address: str, seconds: float) -> tuple[Measured, list[Measured]]:
-    """Return the capacity of a server, and what each share of it as load brings."""
+async def measure(address: str, seconds: float, queue: int) -> tuple[Measured, list[Measured]]:
+    """Return the capacity of a server, and what each share of it as load brings.
+
+    Args:
+        address: Address of the server.
+        seconds: Time of each load.
+        queue: Requests that the server accepts at a time; the overload has four times as many at least, since the
+            client may be too slow to send more than the server answers.
+    """
     file = io.BytesIO()
     np.save(file, np.random.default_rng(0).normal(size=(_POINTS, 3)).astype(np.float32))
-    content = {"file": ("cloud.npy", file.getvalue())}
+    form = httpx.Request("POST", address, files={"file": ("cloud.npy", file.getvalue())})
+    content, kind = form.read(), {"content-type": form.headers["content-type"]}  # made once, for a fast client
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
     async with httpx.AsyncClient(base_url=address, limits=limits, timeout=60, trust_env=False) as client:
 
         async def send() -> int:
             try:
-                return (await client.post("/v1/classify", files=content)).status_code
+                return (await client.post("/v1/classify", content=content, headers=kind)).status_code
             except httpx.TransportError:
                 return 0
 
         await closed_loop(send, CLIENTS, min(2.0, seconds))  # warms up
         capacity = await closed_loop(send, CLIENTS, seconds)
-        return capacity, [await open_loop(send, share * capacity.answered, seconds) for share in SHARES]
+        rows = []
+        for share in SHARES:
+            least = 4 * queue if share > 1 else 1
+            rows.append(await open_loop(send, share * capacity.answered, seconds, least))
+        return capacity, rows
 
 
 def start_server(*options: str) -> tuple[subprocess.Popen, str]:
     """Start `hf-any3d serve` on a free port; returns the process and its address."""
     command = [sys.executable, "-m", "hf_any3d", "serve", "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    log = tempfile.TemporaryFile("w+")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if found := re.search(r"http://\S+:\d+", line):
             return process, found[0]
-    raise RuntimeError(f"{' '.join(command)} ended with code {process.wait()}")
+    log.seek(0)
+    raise RuntimeError(f"{' '.join(command)} ended with code {process.wait()}: {log.read()[-2000:]}")
 
 
 def main() -> None:
@@ -167,13 +182,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="directory or name of a classifier; by default that of the package")
     parser.add_argument("--seconds", type=float, default=5.0, help="time of each load")
-    parser.add_argument("--queue", type=int, default=32, help="requests that the server accepts at a time")
+    parser.add_argument("--queue", type=int, default=16, help="requests that the server accepts at a time")
     parser.add_argument("--output", help="JSON file for the figures")
     arguments = parser.parse_args()
     options = ["--max-queue", str(arguments.queue)]
     process, address = start_server(*([arguments.model] if arguments.model else []), *options)
     try:
-        capacity, rows = asyncio.run(measure(address, arguments.seconds))
+        capacity, rows = asyncio.run(measure(address, arguments.seconds, arguments.queue))
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0, "the server did not end in an orderly way"
     finally:

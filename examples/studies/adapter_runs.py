@@ -228,7 +228,7 @@ def make_trainer(run: Run, model: nn.Module, splits: DatasetDict, directory: Pat
 def probe_trainer(run: Run, model: PreTrainedModel, splits: DatasetDict, arguments: TrainingArguments) -> Trainer:
     """Build a `Trainer` of the model's linear layer alone, on features that are computed once and cached."""
     head = HeadOnFeatures(model)
-    rows = frozen_features(model, splits["train"]).with_format("torch")
+    rows = frozen_features(model, splits["train"]).select_columns(["features", "label"]).with_format("torch")
     parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
     trainer = Trainer(
         head,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ from hf_any3d.modeling.layers.tasks import point_loss
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 from hf_any3d.training import program, tasks as segmentation
 from hf_any3d.training.arguments import AdapterArguments, ModelArguments, parse_arguments
+from hf_any3d.training.models import PointModelArguments
 from hf_any3d.visualization.figures import plot_point_clouds
 from hf_any3d.visualization.web_page import label_colors
 
@@ -152,8 +153,17 @@ def train_random(task: str, seed: int, folder: Path) -> dict[str, Any]:
 
 def train_pointnet(task: str, seed: int, folder: Path) -> dict[str, Any]:
     """Train a PointNet with the same data, augmentation, schedule and evaluation."""
+    return train_network(
+        lambda learned: PointNetSegmenter(len(learned.names), len(learned.categories or ())), task, seed, folder
+    )
+
+
+def train_network(
+    build: Callable[[segmentation.Task], nn.Module], task: str, seed: int, folder: Path
+) -> dict[str, Any]:
+    """Train any network by a recipe, apart from the recipe's own model."""
     kinds = (
-        ModelArguments,
+        PointModelArguments,
         segmentation.SegmentationDataArguments,
         AdapterArguments,
         segmentation.SegmentationTrainingArguments,
@@ -163,7 +173,7 @@ def train_pointnet(task: str, seed: int, folder: Path) -> dict[str, Any]:
     splits, _ = program.load_splits(data)
     learned = segmentation.find_task(splits["train"])
     processor = segmentation.build_segmentation_processor(data, learned)
-    model = PointNetSegmenter(len(learned.names), len(learned.categories or ()))
+    model = build(learned)
     trainer = segmentation.build_segmentation_trainer(model, arguments, data, splits, processor, learned)
     trainer.train(resume_from_checkpoint=checkpoint)
     metrics, class_ious = segmentation.evaluate_segmenter(trainer, splits, processor, learned)

@@ -224,7 +224,7 @@ def _export_language_model(model: str, output: Path, revision: str | None) -> No
 
     with status(f"exporting the language model of {model}"):
         with model_errors(model):
-            loaded = MiniGPT3DForConditionalGeneration.from_pretrained(model, revision=revision or "main")
+            loaded: Any = MiniGPT3DForConditionalGeneration.from_pretrained(model, revision=revision or "main")
             processor = MiniGPT3DProcessor.from_pretrained(model, revision=revision or "main")
         difference = export_language_model(loaded, output, processor.tokenizer)
     size = sum(file.stat().st_size for file in output.iterdir())

@@ -247,7 +247,7 @@ def _settings(model: nn.Module, format: str, processor: PointCloudProcessor | No
         "output": {"name": "logits", "shape": ["batch", config.num_labels]},
         "labels": [label for _, label in sorted((config.id2label or {}).items())],
         "processor": None if processor is None else processor.to_dict(),
-        "encoder": config.encoder_name_or_path,
+        "encoder": getattr(config, "encoder_name_or_path", None),
         "made_with": {
             name: importlib.metadata.version(name) for name in ("hf-any3d", "torch", *FORMATS[format].packages)
         },

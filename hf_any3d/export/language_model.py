@@ -47,8 +47,9 @@ def export_language_model(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder}: exists already; expected a new folder")
-    check_is_stock(model.language_model)
-    merged = merged_copy(model.language_model)
+    language_model: Any = model.language_model
+    check_is_stock(language_model)
+    merged = merged_copy(language_model)
     generation: GenerationConfig = copy.deepcopy(model.generation_config)  # pyright: ignore[reportAssignmentType]
     if model.config.point_token_id < merged.config.vocab_size:
         suppressed = {*(generation.suppress_tokens or ()), model.config.point_token_id}

@@ -5,12 +5,20 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
+from hf_any3d.modeling.patchalign3d import PatchAlign3DForPointCloudClassification
+from hf_any3d.modeling.uni3d import Uni3DForPointCloudClassification
+
+# OpenShape is not among them: the number of points decides how it looks for those of a ball.
+Exportable = (
+    Any2PointForPointCloudClassification | PatchAlign3DForPointCloudClassification | Uni3DForPointCloudClassification
+)
 
 # Sizes while tracing, which the graph does not keep; a batch of 1 would be taken as a constant.
 _BATCH, _POINTS = 2, 1024
@@ -76,17 +84,18 @@ def trace_classifier(model: nn.Module) -> ExportedProgram:
     return program
 
 
-def classifier_of(model: nn.Module) -> Any2PointForPointCloudClassification:
+def classifier_of(model: nn.Module) -> Exportable:
     """Return the classifier itself if a PEFT method wraps it.
 
     Raises:
         ValueError: It is something else.
     """
     base = getattr(model, "get_base_model", lambda: model)()
-    if not isinstance(base, Any2PointForPointCloudClassification):
+    if not isinstance(base, Exportable):
+        names = [kind.__name__ for kind in get_args(Exportable)]
         raise ValueError(
-            f"{type(base).__name__}: only classifiers can be exported; expected an "
-            f"{Any2PointForPointCloudClassification.__name__}, with or without adapters"
+            f"{type(base).__name__}: only classifiers can be exported, and not of every system; expected one of "
+            f"{', '.join(names)}, with or without adapters"
         )
     return base
 
@@ -135,16 +144,20 @@ class _Logits(nn.Module):
         return self.model(points=points).logits
 
 
-def _refuse(model: Any2PointForPointCloudClassification) -> None:
+def _refuse(model: Exportable) -> None:
     config = model.config
     if flags := config.batch_dependent_flags:
         raise ValueError(
             f"{', '.join(flags)}: predictions of this model depend on the other clouds of a batch, and an exported "
             "file could not warn of it; only models whose predictions do not can be exported"
         )
-    if getattr(model.any2point.encoder, "hf_quantizer", None) is not None:
+    if isinstance(model, Any2PointForPointCloudClassification):
+        frozen, settings = model.any2point.encoder, model.config.encoder_config
+    else:
+        frozen, settings = model, config
+    if getattr(frozen, "hf_quantizer", None) is not None:
         raise ValueError("quantization_config: a quantized encoder cannot be exported; load the model without it")
-    implementation = config.encoder_config._attn_implementation or "sdpa"
+    implementation = settings._attn_implementation or "sdpa"
     if implementation not in ("sdpa", "eager"):
         raise ValueError(
             f"attn_implementation={implementation!r} cannot be exported; load the model with 'sdpa' or 'eager'"

@@ -6,7 +6,6 @@ or returns them as text. Memory is that of the processes, whatever the number of
 
 from __future__ import annotations
 
-import builtins
 import json
 import logging
 import os
@@ -17,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hf_any3d.atomic_files import read_json, write_json
+from hf_any3d.atomic_files import read_json
 
 logger = logging.getLogger(__name__)
 
 _MOST_ENDED = 2
+_USUAL_ERRORS = (FileNotFoundError, ImportError, OSError, TypeError, ValueError)
 OBJECT_STORE_BYTES = 200 * 2**20
 """Size of Ray's object store on a machine where Ray is not running yet; names and results need little."""
 
@@ -69,7 +69,11 @@ class Attempts:
 
     def _note(self, file: str | None) -> None:
         if self.path is not None:
-            write_json(self.path, {"started": True, "now": file, "ended": self.ended})
+            # Not flushed to disk, which takes long: it must outlive the process, not the machine.
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = self.path.with_suffix(".tmp")
+            unfinished.write_text(json.dumps({"started": True, "now": file, "ended": self.ended}), encoding="utf-8")
+            os.replace(unfinished, self.path)
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,9 @@ class Workers:
         Raises:
             ValueError: The cluster has no room for one.
         """
-        most = int(resources.get("CPU", 0) / self.cpus)
+        most = int(resources.get("CPU", 0) / self.cpus + 1e-6)
         if self.gpus:
-            most = min(most, int(resources.get("GPU", 0) / self.gpus))
+            most = min(most, int(resources.get("GPU", 0) / self.gpus + 1e-6))
         if most < 1:
             has = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
             raise ValueError(
@@ -185,11 +189,21 @@ def _results(
     for row in rows.iter_rows():
         answer = json.loads(row["answer"])
         if "raised" in answer:
-            kind, text = answer["raised"]
-            error = getattr(builtins, kind, RuntimeError)
             logger.debug("%s", answer["trace"])
-            raise error(text if error is not RuntimeError else f"{kind}: {text}")
+            raise restored_error(*answer["raised"])
         yield int(row["shard"]), answer["result"]
+
+
+def described_error(error: Exception) -> tuple[str, str]:
+    """Return the type and the message of an error as text; the type is a usual one where it is derived from that."""
+    kinds = [kind.__name__ for kind in type(error).__mro__ if kind in _USUAL_ERRORS]
+    return kinds[0] if kinds else type(error).__name__, str(error)
+
+
+def restored_error(kind: str, text: str) -> Exception:
+    """Return the error that was described."""
+    usual = {one.__name__: one for one in _USUAL_ERRORS}
+    return usual[kind](text) if kind in usual else RuntimeError(f"{kind}: {text}")
 
 
 class _Process:
@@ -211,7 +225,5 @@ class _Process:
             answer = {"result": self.run(json.loads(str(batch["value"][0])), attempts)}
             attempts.finish()
         except Exception as error:
-            kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
-            kind = type(error).__name__ if kinds[0] in ("Exception", "RuntimeError") else kinds[0]
-            answer = {"raised": [kind, str(error)], "trace": traceback.format_exc()}
+            answer = {"raised": described_error(error), "trace": traceback.format_exc()}
         return {"shard": [int(batch["shard"][0])], "answer": [json.dumps(answer)]}

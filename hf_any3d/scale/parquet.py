@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import atomic_write, claim, remove_temporaries
 from hf_any3d.data.feature import local_path
+from hf_any3d.model_card.run_report import peak_memory
 from hf_any3d.scale.cluster import Attempts, Workers, distribute, import_ray
 from hf_any3d.scale.rows import CloudRows
 
@@ -72,7 +74,9 @@ def to_parquet(
         gpus: GPUs of each; 0.5 lets two processes share one.
         files_per_part: Files in a part, which is what a process that dies loses.
         retry: Read files again that failed before.
-        progress: Called with each part that is finished: its `part`, `rows`, `failed`, `process`.
+        progress: Called with each part that is finished, a dict of its name `part`, `rows`, `failed`, the `process`
+            as host:id, seconds `wall` and `cpu`, and the peak of the process's `memory` in bytes
+            where the system reports it.
 
     Raises:
         ValueError: The folder holds rows of other settings, or other files; a model that cannot be opened.
@@ -101,7 +105,8 @@ def to_parquet(
         ]
         processes = set()
         bar = stack.enter_context(tqdm(total=len(left), unit=" files", desc=str(folder), disable=None))
-        writer = PartWriter(rows, str(parts.local or folder), options)
+        # Without the names of all files, which each process would get.
+        writer = PartWriter(replace(rows, files=()), str(parts.local or folder), options)
         for _, part in distribute(writer, shards, options):
             processes.add(part["process"])
             bar.update(part["rows"])
@@ -220,6 +225,7 @@ class PartWriter:
 
         def write(shard: Mapping[str, Any], attempts: Attempts) -> dict[str, Any]:
             name, failed, buffered = f"part-{shard['part']:05d}.parquet", 0, 0
+            wall, cpu = time.perf_counter(), time.process_time()
             with parts.writing(name) as unfinished, ParquetWriter(path=unfinished, features=features) as writer:
                 for row in compute(shard["files"], attempts):
                     writer.write(row)
@@ -229,7 +235,14 @@ class PartWriter:
                         writer.write_examples_on_file()
                         buffered = 0
                 writer.finalize()
-            process = f"{socket.gethostname()}:{os.getpid()}"
-            return {"part": name, "rows": len(shard["files"]), "failed": failed, "process": process}
+            return {
+                "part": name,
+                "rows": len(shard["files"]),
+                "failed": failed,
+                "process": f"{socket.gethostname()}:{os.getpid()}",
+                "wall": time.perf_counter() - wall,
+                "cpu": time.process_time() - cpu,
+                "memory": peak_memory().get("process"),
+            }
 
         return write

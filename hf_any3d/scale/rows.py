@@ -191,7 +191,7 @@ class CloudRows:
             [{"files": "\n".join(part)} for part in parts], override_num_blocks=len(parts)
         ).map_batches(
             _TableMaker,
-            fn_constructor_args=(self, workers),
+            fn_constructor_args=(replace(self, files=()), workers),
             batch_size=1,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),

@@ -124,7 +124,7 @@ class _Rows(StoppingCriteria):
     """Follows the answers of a batch, and ends each row by itself."""
 
     def __init__(self, processor: Any, conversations: Sequence[Conversation], start: int, ends: Any):
-        ids = {ends} if isinstance(ends, int) else set(ends or ())
+        ids: set[int] = {ends} if isinstance(ends, int) else set(ends or ())
         self.rows = [_Row(processor, one, ids) for one in conversations]
         self.mark = EndMarkReached(processor.tokenizer, processor.end_mark, start)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 from hf_any3d.data.files import ReadLimits
 
@@ -35,28 +35,36 @@ class Refused(Exception):
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": str(self.status)}}
 
 
-def _limit(default: int | float, help: str) -> int | float:
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(frozen=True)
 class ServeLimits:
     """Limits of a service; the values are the defaults of `hf-any3d serve`.
+
+    Attributes:
+        body_bytes: Bytes of a request.
+        points: Points of a cloud; a mesh may have twice as many faces.
+        clouds: Clouds of a request.
+        seconds: Seconds from the arrival of a request to its answer.
+        queue: Requests that are accepted and not yet answered.
+        batch: Clouds or conversations that the model processes together.
+        wait: Seconds that a request waits for others to be processed with.
+        new_tokens: Tokens of an answer of a chat model.
+        characters: Characters of all texts of a request.
+        labels: Labels of a zero-shot request.
 
     Raises:
         ValueError: A limit is not positive, or `wait` is negative.
     """
 
-    body_bytes: int = _limit(64 << 20, "Bytes of a request.")
-    points: int = _limit(1_000_000, "Points of a cloud; a mesh may have twice as many faces.")
-    clouds: int = _limit(16, "Clouds of a request.")
-    seconds: float = _limit(60.0, "Seconds from the arrival of a request to its answer.")
-    queue: int = _limit(64, "Requests that are accepted and not yet answered.")
-    batch: int = _limit(8, "Clouds or conversations that the model processes together.")
-    wait: float = _limit(0.005, "Seconds that a request waits for others to be processed with.")
-    new_tokens: int = _limit(1024, "Tokens of an answer of a chat model.")
-    characters: int = _limit(50_000, "Characters of all texts of a request.")
-    labels: int = _limit(1000, "Labels of a zero-shot request.")
+    body_bytes: int = 64 << 20
+    points: int = 1_000_000
+    clouds: int = 16
+    seconds: float = 60.0
+    queue: int = 64
+    batch: int = 8
+    wait: float = 0.005
+    new_tokens: int = 1024
+    characters: int = 50_000
+    labels: int = 1000
 
     def __post_init__(self) -> None:
         for entry in fields(self):

@@ -15,6 +15,9 @@ from hf_any3d.serving.inputs import Upload, upload_of
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.service import Service
 
+MOST_VALUES = 2_000_000
+"""Values in JSON, separated by commas; each takes up to a hundred bytes of memory."""
+
 
 async def read_request(request: Request, service: Service) -> tuple[list[Upload], dict[str, Any]]:
     """Return the clouds of a request, and its other fields.
@@ -98,8 +101,11 @@ def parse_json(text: bytes, name: str) -> dict[str, Any]:
     """Return the JSON object in a text.
 
     Raises:
-        Refused: It is no JSON object.
+        Refused: It is no JSON object, or has so many values that their objects would fill the memory.
     """
+    if (values := text.count(b",")) > MOST_VALUES:
+        reason = f"{name} has more than {MOST_VALUES} values ({values}); send large clouds as files or data URLs"
+        raise Refused(413, reason)
     try:
         given = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -147,6 +147,16 @@ class PointTrainingArguments(TrainingArguments):
     warmup_steps: float = field(default=0.05)
     lr_scheduler_type: str = field(default="cosine")
     num_train_epochs: float = field(default=40)
+    rows_per_step: int | None = argument(
+        None,
+        help="Rows of an optimizer step in all processes together, for runs whose number of processes may change: "
+        "sets gradient_accumulation_steps.",
+    )
+    join_batches: bool = argument(
+        True,
+        help="In several processes, compute the statistics of batch norms and contrastive losses over the batches of "
+        "all of them, so that results do not depend on their number.",
+    )
     two_steps_per_batch: bool = argument(
         False, help="Step twice with each gradient, first unclipped, as ACT's segmentation programs do."
     )
@@ -180,6 +190,14 @@ class PointTrainingArguments(TrainingArguments):
         self.epoch_cosine = json_mapping(self.epoch_cosine, "epoch_cosine") or None
         if self.weight_decay_on not in DECAY_RULES:
             raise ValueError(f"--weight_decay_on {self.weight_decay_on!r}; expected one of {', '.join(DECAY_RULES)}")
+        if self.rows_per_step is not None:
+            at_once = self.train_batch_size * self.world_size
+            if self.rows_per_step < 1 or self.rows_per_step % at_once:
+                raise ValueError(
+                    f"--rows_per_step {self.rows_per_step}; expected a multiple of {at_once}, "
+                    f"{self.train_batch_size} in each of {self.world_size} processes"
+                )
+            self.gradient_accumulation_steps = self.rows_per_step // at_once
         if self.two_steps_per_batch and self.fp16:
             raise ValueError("--two_steps_per_batch with --fp16, which scales gradients; expected --bf16")
         if self.no_weight_decay and self.weight_decay_on != "matrices":

@@ -93,11 +93,34 @@ def find_problem(checkpoint: Path) -> str | None:
     return None
 
 
-def list_files(checkpoint: Path, step: int) -> None:
-    """Write the list of a checkpoint's files, when only the trainer's state is missing."""
+def list_files(checkpoint: Path, step: int, rows_per_step: int | list[int] | None = None) -> None:
+    """Write the list of a checkpoint's files, when only the trainer's state is missing.
+
+    Args:
+        checkpoint: Directory of the checkpoint.
+        step: Its step.
+        rows_per_step: Rows of a step in all processes; one number for each kind of batches.
+    """
     files = {path.relative_to(checkpoint).as_posix(): path for path in checkpoint.rglob("*") if path.is_file()}
     files = {name: path.stat().st_size for name, path in sorted(files.items()) if name not in (STATE, FILE_LIST)}
-    write_json(checkpoint / FILE_LIST, {"step": step, "files": files})
+    write_json(checkpoint / FILE_LIST, {"step": step, "rows_per_step": rows_per_step, "files": files})
+
+
+def check_rows_per_step(checkpoint: Path, rows_per_step: int | list[int]) -> None:
+    """Check that a step of a resumed run has as many rows as before, in however many processes.
+
+    Otherwise the run would go on at another row and at another place in the schedule of the learning rate.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    listed = read_json(checkpoint / FILE_LIST)
+    before = listed.get("rows_per_step") if isinstance(listed, dict) else None
+    if before is not None and before != rows_per_step:
+        raise ValueError(
+            f"{checkpoint}: its steps have {before} rows, those of this run {rows_per_step}; expected the same "
+            "product of processes, batch size and gradient_accumulation_steps, as --rows_per_step keeps it"
+        )
 
 
 def remove_incomplete(output_dir: Path, step: int | None = None) -> None:

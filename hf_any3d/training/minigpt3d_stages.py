@@ -163,6 +163,8 @@ class StageTrainingArguments(PointTrainingArguments):
     )
 
     def __post_init__(self):
+        if self.rows_per_step is not None:
+            raise ValueError("--rows_per_step; expected --batch_sizes and --gradient_accumulation_steps for this task")
         super().__post_init__()
         if self.max_steps < 1:
             raise ValueError(f"--max_steps {self.max_steps}; expected at least 1, since batches are drawn without end")
@@ -366,6 +368,11 @@ class StageTrainer(PointTrainer):
         super().__init__(*args, train_dataset=ConcatDataset(kinds), **kwargs)
         self.kinds, self.batch_sizes, self.ratios = list(kinds), list(batch_sizes), list(ratios)
         self.batches()  # raises errors early
+
+    @property
+    def rows_per_step(self) -> list[int]:
+        """Rows of an optimizer step in all processes, for each kind of conversations."""
+        return [size * self.args.gradient_accumulation_steps * self.args.world_size for size in self.batch_sizes]
 
     def batches(self) -> MixedBatches:
         """Return the sampler of all batches of the run on this process."""

@@ -18,6 +18,9 @@ from transformers import PreTrainedModel
 
 from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
+from hf_any3d.modeling.patchalign3d import PatchAlign3DPreTrainedModel
+from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
+from hf_any3d.modeling.text_towers import text_tower_settings
 from hf_any3d.registration import MODELS
 from hf_any3d.training.arguments import AdapterArguments, ModelArguments, argument
 from hf_any3d.training.protocol import PROTOCOLS, set_trainable
@@ -27,7 +30,9 @@ from hf_any3d.tuners.tuners_utils import EncoderTuner
 
 # Tasks, as in `card_info` of the model classes.
 CLASSES, PARTS, SCENES = TASKS = ("classification", "part_segmentation", "semantic_segmentation")
-# Registered model types with a head for one of them.
+# Tasks of models that compare clouds, or parts of them, with texts.
+ZERO_SHOT, PARTS_BY_NAME = "zero_shot", "zero_shot_segmentation"
+# Registered model types with a head for one of `TASKS`.
 MODEL_TYPES = tuple(
     config.model_type
     for config, (_, heads) in MODELS.items()
@@ -84,7 +89,7 @@ def build_model(
     """Build the model to train.
 
     Args:
-        task: `CLASSES`, `PARTS` or `SCENES`.
+        task: `CLASSES`, `PARTS`, `SCENES`, `ZERO_SHOT` or `PARTS_BY_NAME`.
         arguments: System, and what it starts from.
         adapter: Adapter of the frozen encoder or the pretrained point transformer; with one in the latter,
             `arguments.tuning` is set to "adapter".
@@ -131,7 +136,31 @@ def build_model(
         arguments.tuning = "adapter"
         return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))
     set_trainable(model, arguments.tuning, drifting_statistics=arguments.drifting_statistics)
+    if arguments.tuning == "full" and isinstance(model, PatchAlign3DPreTrainedModel):
+        model.freeze_untrained()  # by its config
     return model
+
+
+def text_tower_of(arguments: PointModelArguments) -> dict[str, Any]:
+    """Return the settings of a point encoder's config that record `--encoder_name_or_path` as its text tower.
+
+    Empty for a model around a frozen encoder, and for a pretrained point encoder, whose config has them.
+
+    Raises:
+        UnsupportedEncoder: The encoder has no text tower.
+        ValueError: The text tower pools words in another way than by their mean, which these configs cannot record.
+    """
+    if arguments.model_type == "any2point" or arguments.model_name_or_path is not None:
+        return {}
+    source = resolve_encoder(arguments.encoder_name_or_path, arguments.encoder_revision)
+    tower = text_tower_settings(arguments.encoder_name_or_path, arguments.encoder_revision)
+    if tower["text_pooling"] not in (None, "mean"):
+        raise ValueError(
+            f"--encoder_name_or_path {arguments.encoder_name_or_path} pools words by {tower['text_pooling']!r}; "
+            f"expected a text tower that takes their mean, for --model_type {arguments.model_type}"
+        )
+    part = {"name_or_path": source.name, "revision": source.revision}
+    return {"projection_dim": tower["text_width"], "parts": {"text_tower": part}}
 
 
 def find_model_class(model_type: str, task: str) -> type[PreTrainedModel]:

@@ -1,5 +1,6 @@
 """Rows of a dataset as model inputs: prepared by the processor, then augmented."""
 
+import copy
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset, IterableDataset
+from datasets.distributed import split_dataset_by_node
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
@@ -216,9 +218,10 @@ class StreamedRows(torch.utils.data.IterableDataset):
     With a `seed`, all random choices depend only on it, `epoch` and the cloud's points, so that a cloud is prepared
     the same by any process and in any order.
 
-    Worker processes of a DataLoader split the shards of the dataset. Of several training processes each needs its part
-    of the dataset, by `datasets.distributed.split_dataset_by_node`; Trainer splits the rows itself and needs the
-    complete dataset. All processes need the same number of workers.
+    Worker processes of a DataLoader split the shards of the dataset. Of several training processes each needs a part:
+    `PointTrainer` takes it by `of_process`, in your own loop `datasets.distributed.split_dataset_by_node` does. The
+    stock Trainer needs the complete dataset, which every process then reads. All processes need the same number of
+    workers.
 
     Args:
         dataset: Rows with `points`, the columns that the processor's features need, and `label` if there is one;
@@ -233,6 +236,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
 
     label_columns: tuple[str, ...] = ("label",)
     epoch = SharedEpoch()
+    is_endless = False
 
     def __init__(
         self,
@@ -258,10 +262,37 @@ class StreamedRows(torch.utils.data.IterableDataset):
         self.epoch = epoch
         self.dataset.set_epoch(epoch)
 
+    def of_process(self, rank: int, processes: int) -> "StreamedRows":
+        """Return the part of a process, which it reads again and again.
+
+        Parts may have different numbers of rows, while processes must take equally many batches. Each pass is shuffled
+        and augmented as an epoch of its own.
+
+        Args:
+            rank: Number of the process.
+            processes: Number of processes. If it divides the number of shards, a process reads only its own ones.
+        """
+        part = copy.copy(self)
+        part.dataset = split_dataset_by_node(self.dataset, rank, processes)
+        part.is_endless = True
+        return part
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        epoch, is_empty = self.epoch, True
+        while True:
+            for row in self._rows(epoch):
+                is_empty = False
+                yield row
+            # A worker process without a shard of its own ends.
+            if is_empty or not self.is_endless:
+                return
+            epoch += 1
+            self.dataset.set_epoch(epoch)
+
+    def _rows(self, epoch: int) -> Iterator[dict[str, Any]]:
         for table in self._tables():
             rows = self._decode(table)
-            keys = None if self.seed is None else [(self.seed, self.epoch, _checksum(row)) for row in rows]
+            keys = None if self.seed is None else [(self.seed, epoch, _checksum(row)) for row in rows]
             clouds = prepare_clouds(rows, self.processor, self.transform, keys)
             for points, row in zip(clouds, rows, strict=True):
                 yield {"points": points, **{name: row[name] for name in self.label_columns if name in row}}

@@ -4,7 +4,7 @@ import inspect
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
@@ -17,18 +17,35 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
 from hf_any3d.data import PointCloudCollator
+from hf_any3d.evaluation.segmentation import IGNORED
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.any2point import PointIndexer
 from hf_any3d.modeling.any2point.guided_adapter import CellNorm
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
+from hf_any3d.modeling.kernels.joined_batches import joined_batches
 from hf_any3d.modeling.layers.heads import ClassToken
 from hf_any3d.training.arguments import PointTrainingArguments
-from hf_any3d.training.checkpoints import checkpoint_to_resume, find_problem, list_files, remove_incomplete
+from hf_any3d.training.checkpoints import (
+    check_rows_per_step,
+    checkpoint_to_resume,
+    find_problem,
+    list_files,
+    remove_incomplete,
+)
+from hf_any3d.training.processes import (
+    OwnNoise,
+    check_engine,
+    check_no_scalars,
+    check_same_weights,
+    joining_norms,
+    keep_out_of_ddp,
+)
+from hf_any3d.training.rows import StreamedRows
 
 Norm = nn.modules.batchnorm._BatchNorm | CellNorm
 
@@ -55,24 +72,36 @@ def refresh_norm_statistics(trainer: Trainer) -> int:
     norms = [module for module in model.modules() if _keeps_statistics(module) and FROZEN not in vars(module)]
     if not norms:
         return 0
-    size = min(trainer.args.train_batch_size, len(rows))
+    processes = trainer.args.world_size if getattr(trainer.args, "join_batches", False) else 1
+    # Of several processes, each takes its part of every batch.
+    size = min(trainer.args.train_batch_size, len(rows) // processes) * processes
+    generator = torch.Generator().manual_seed(trainer.args.seed)
+    dataset, collate = cast(Dataset, rows), trainer.data_collator
     batches = DataLoader(
-        cast(Dataset, rows),
-        batch_size=size,
-        shuffle=True,
-        drop_last=True,
-        collate_fn=trainer.data_collator,
-        generator=torch.Generator().manual_seed(trainer.args.seed),
+        dataset, batch_size=size, shuffle=True, drop_last=True, collate_fn=collate, generator=generator
     )
+    if processes > 1:
+        shares = _Shares(batches.batch_sampler, trainer.args.process_index, processes)
+        batches = DataLoader(dataset, batch_sampler=shares, collate_fn=collate, generator=generator)
     was_training = model.training
     model.train()
     try:
-        with _averaging_over_batches(norms) as measured:
+        with joining_norms(model, processes > 1), _averaging_over_batches(norms) as measured:
             for batch in batches:
                 model(**send_to_device(batch, trainer.args.device))
     finally:
         model.train(was_training)
     return len(measured)
+
+
+class _Shares(Sampler[list[int]]):
+    """The part of one process of every batch."""
+
+    def __init__(self, batches: Iterable[list[int]], rank: int, processes: int):
+        self.batches, self.rank, self.processes = batches, rank, processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch[self.rank :: self.processes] for batch in self.batches)
 
 
 def _keeps_statistics(module: nn.Module) -> TypeGuard[Norm]:
@@ -153,6 +182,9 @@ class PointTrainer(Trainer):
     drops it (`dataloader_drop_last`). And its loss has no label smoothing, so losses of runs with and without
     smoothing, and of `hf-any3d evaluate`, can be compared.
 
+    In several processes it gives what one process with all clouds of a step would, except for random numbers such as
+    dropout: see `hf_any3d.training.processes`.
+
     It may be killed while saving: it resumes only from complete checkpoints, see `checkpoint_to_resume`, and the model
     in the output directory is either complete or cannot be loaded.
     """
@@ -162,6 +194,7 @@ class PointTrainer(Trainer):
     optimizer: torch.optim.Optimizer
     # Read by model cards, which describe the loss.
     judges_by_plain_loss = True
+    _points_in_step: torch.Tensor | None = None
     report: RunReport | None = None
     """Report to write as metrics.json after the model, which marks it as complete."""
     build_model_card: Callable[[], ModelCard] | None = None
@@ -169,14 +202,32 @@ class PointTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.add_callback(OwnNoise())
         if getattr(self.args, "index_in_workers", False):
             self.data_collator = _indexing(self.data_collator, self.model)
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """Create the accelerator; see Trainer."""
+        super().create_accelerator_and_postprocess()
+        check_engine(self.is_fsdp_enabled)
+
+    @property
+    def rows_per_step(self) -> int | list[int]:
+        """Rows of an optimizer step in all processes; one number for each kind of batches."""
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train, if requested from a complete checkpoint; see Trainer."""
+        """Train, if requested from a complete checkpoint; see Trainer.
+
+        Raises:
+            ValueError: If the steps of the checkpoint had another number of rows.
+        """
         if resume_from_checkpoint not in (None, False):
             resume_from_checkpoint = checkpoint_to_resume(self.args.output_dir, resume_from_checkpoint)
-        trained = super().train(resume_from_checkpoint, *args, **kwargs)
+            if resume_from_checkpoint is not None:
+                check_rows_per_step(Path(resume_from_checkpoint), self.rows_per_step)
+        with joining_norms(self.model, self._joins_batches):
+            trained = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.args.should_save:
             # A run that was killed while it removed old checkpoints may have left some.
             remove_incomplete(Path(self.args.output_dir))
@@ -184,6 +235,18 @@ class PointTrainer(Trainer):
                 self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
             )
         return trained
+
+    @property
+    def _joins_batches(self) -> bool:
+        return getattr(self.args, "join_batches", False) and self.args.world_size > 1
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+        is_ddp = self.args.world_size > 1 and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        if training and model is self.model and is_ddp:
+            check_same_weights(model, keep_out_of_ddp(model))
+        if training and self.is_fsdp_enabled:
+            check_no_scalars(model)
+        return super()._wrap_model(model, training, *args, **kwargs)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         # The resumed state has the path that the best checkpoint had then.
@@ -211,7 +274,7 @@ class PointTrainer(Trainer):
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            list_files(Path(output_dir), self.state.global_step)
+            list_files(Path(output_dir), self.state.global_step, self.rows_per_step)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
@@ -230,9 +293,32 @@ class PointTrainer(Trainer):
         by_name = set(super().get_decay_parameter_names(model))
         return [name for name in decaying_parameters(model, class_tokens=False) if name in by_name]
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, torch.Tensor | int | None]:
+        """Return the batches of a step, see Trainer; counts their labelled points."""
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        self._points_in_step = None
+        if items is None and len(batches) * self.args.world_size > 1 and _has_point_labels(batches[0]):
+            counts = torch.stack([(batch["labels"] != IGNORED).sum() for batch in batches]).sum().to(self.args.device)
+            self._points_in_step = self.accelerator.reduce(counts, "sum") / (len(batches) * self.args.world_size)
+        return batches, items
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Compute the loss of a batch, see Trainer; for points its share in the mean over those of the step.
+
+        Batches have different numbers of labelled points, so the mean over batches is not that over points.
+        """
+        if not model.training or self._points_in_step is None:
+            return super().compute_loss(model, inputs, return_outputs, **kwargs)
+        share = (inputs["labels"] != IGNORED).sum() / self._points_in_step
+        computed = super().compute_loss(model, inputs, return_outputs, **kwargs)
+        return (computed[0] * share, computed[1]) if return_outputs else computed * share
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run forward and backward; with `two_steps_per_batch` also step, before gradients are clipped."""
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        with joined_batches(self._joins_batches):
+            loss = super().training_step(model, inputs, *args, **kwargs)
         if self.args.two_steps_per_batch and self.accelerator.sync_gradients:
             # The regular step, after clipping, uses the same gradient.
             self.optimizer.step()
@@ -262,6 +348,20 @@ class PointTrainer(Trainer):
         steps = ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
         return schedule.scheduler(optimizer, max(1, steps))
 
+    def get_train_dataloader(self) -> DataLoader:
+        """Return training batches; of streamed rows each process reads its own part."""
+        args, rows = self.args, self.train_dataset
+        if args.world_size == 1 or not isinstance(rows, StreamedRows):
+            return super().get_train_dataloader()
+        return DataLoader(
+            rows.of_process(args.process_index, args.world_size),
+            batch_size=args.train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """Return evaluation batches, including the incomplete last one."""
         with self._keeping_all_rows():
@@ -280,6 +380,11 @@ class PointTrainer(Trainer):
             yield
         finally:
             self.args.dataloader_drop_last = drop_last
+
+
+def _has_point_labels(batch: Any) -> bool:
+    labels = batch.get("labels")
+    return isinstance(labels, torch.Tensor) and labels.ndim == 2 and not labels.is_floating_point()
 
 
 def decaying_parameters(model: nn.Module, spared: Sequence[str] = (), class_tokens: bool = True) -> list[str]:

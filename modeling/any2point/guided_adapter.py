@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels.cells import FlatCells, Membership, mean_in_cells
+from hf_any3d.modeling.kernels.joined_batches import joined_norm, summed_over_processes
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 from hf_any3d.modeling.point_ops import scatter_max, scatter_mean
 from hf_any3d.modeling.point_ops.geometry import Geometry
@@ -105,15 +106,34 @@ class CellNorm(nn.Module):
         count = occupied.sum(dim=(0, 2)).unsqueeze(-1)  # (views, 1)
         # A copy: compiled graphs do not support the same tensor as two arguments.
         total = torch.full_like(count, len(rows) * members.cells) if self.count_empty else count.clone()
-        normed, mean, variance = kernels.cell_norm(
-            rows, occupied, self.weight.to(rows.dtype), self.bias.to(rows.dtype), count, total, self.eps, gelu
-        )
+        normed, mean, variance, total = self._normalize(rows, occupied, count, total, gelu)
         if members.first_visit(self):
             with torch.no_grad():
                 unbiased = variance * (total / (total - 1).clamp_min(1))
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
                 self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
         return normed.to(own)
+
+    def _normalize(
+        self, rows: Tensor, occupied: Tensor, count: Tensor, total: Tensor, gelu: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the normalised rows, mean and variance of the batch, and the number of rows that they are of."""
+        weight, bias = self.weight.to(rows.dtype), self.bias.to(rows.dtype)
+        return (*kernels.cell_norm(rows, occupied, weight, bias, count, total, self.eps, gelu), total)
+
+
+class JoinedCellNorm(CellNorm):
+    """`CellNorm` whose batch statistics are those of all processes; see `joined_batches`."""
+
+    def _normalize(
+        self, rows: Tensor, occupied: Tensor, count: Tensor, total: Tensor, gelu: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        count, total = summed_over_processes(torch.stack([count, total]))
+        table = rows.transpose(0, 1).flatten(1, 2)  # (views, batch * rows, hidden)
+        inside = occupied.transpose(0, 1).flatten(1)
+        normed, mean, variance = joined_norm(table, inside, self.weight, self.bias, count, total, self.eps)
+        normed = normed.unflatten(1, (len(rows), -1)).transpose(0, 1)
+        return nn.functional.gelu(normed) if gelu else normed, mean, variance, total
 
 
 class CellAttention(nn.Module):
@@ -264,7 +284,11 @@ def pool_views(tokens: Tensor, attention: CellAttention, members: Membership, po
     if pooling == "max_mean":
         return _pool(tokens.unsqueeze(1) + gathered @ out_weight + out_bias, members, with_maximum=True)
     # Mean and linear layer commute: the narrow rows are averaged first, so that cells are widened, not tokens.
-    return mean_in_cells(tokens, members) + _pool(gathered, members) @ out_weight + out_bias
+    # View by view: a product over clouds and views would copy the weights for every cloud, and the norm that follows
+    # needs the rows of a view together.
+    pooled = _pool(gathered, members).transpose(0, 1)  # (views, batch, rows, width)
+    added = (pooled.flatten(1, 2) @ out_weight + out_bias).unflatten(1, pooled.shape[1:3]).transpose(0, 1)
+    return added + mean_in_cells(tokens, members)
 
 
 def _pool(values: Tensor, members: Membership, with_maximum: bool = False) -> Tensor:

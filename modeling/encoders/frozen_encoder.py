@@ -192,6 +192,8 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             encoder.config._attn_implementation = self.config._attn_implementation
         self.config.encoder_config = encoder.config
         self.encoder = freeze(encoder)
+        # Only its layers are called as a whole; FSDP2 must not gather the embeddings' weights at a call of theirs.
+        encoder._no_split_modules = {type(layer).__name__ for layer in self.family.layers_of(encoder)}
         if self.config.part("encoder").is_elsewhere:
             self._keys_to_ignore_on_save = {f"encoder.{key}" for key in encoder.state_dict()}
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.encoders.positions import LayerPass, PositionTable, bidirectional_inputs
-from hf_any3d.modeling.layers.forward_contract import onloaded
+from hf_any3d.modeling.layers.forward_contract import is_sharded, onloaded
 
 Tower = Literal["text", "vision", "audio"]
 # A path inside a model, the same for the family or depending on the config.
@@ -72,10 +72,12 @@ class EncoderFamily:
     refuses: Callable[[PreTrainedConfig], str | None] = lambda config: None
 
     def positions_of(self, encoder: PreTrainedModel) -> PositionTable:
-        """Return the learned positions, even if accelerate offloaded them to the CPU or disk."""
-        table = self.positions(encoder)
-        if table.weight is None or not table.weight.is_meta:
-            return table
+        """Return the learned positions, even if accelerate offloaded or FSDP2 sharded them."""
+        layer_weight = next(self.layers_of(encoder).parameters(), None)
+        if layer_weight is None or not is_sharded(layer_weight):
+            table = self.positions(encoder)
+            if table.weight is None or not (table.weight.is_meta or is_sharded(table.weight)):
+                return table
         # Position tables are outside the layers and not in the word embeddings, the largest module there.
         words = encoder.get_input_embeddings() if self.tower == "text" else None
         inside = {id(module) for module in self.layers_of(encoder).modules()}

@@ -14,13 +14,16 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import TransformersKwargs
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 class PointTokensMixin:
@@ -251,23 +254,53 @@ def attention_kinds(encoder: PreTrainedModel) -> dict[type[nn.Module], int]:
 
 @contextmanager
 def onloaded(*modules: nn.Module) -> Iterator[None]:
-    """Load the modules' own weights if accelerate keeps them on the CPU or on disk.
+    """Load the modules' own weights if accelerate keeps them on the CPU or on disk, or FSDP2 has sharded them.
 
-    accelerate loads a module's weights when the module is called. Weights that are read without a call, such as a
-    position table, must be read inside this context; results computed from them remain valid after it.
+    Both load a module's weights when the module is called. Weights that are read without a call, such as a position
+    table, must be read inside this context; results computed from them remain valid after it.
     """
     offloaded = [
         module
         for module in modules
         if hasattr(module, "_hf_hook") and any(own is not None and own.is_meta for own in module._parameters.values())
     ]
+    sharded = [
+        (module, name, own)
+        for module in modules
+        for name, own in module._parameters.items()
+        if own is not None and is_sharded(own)
+    ]
     for module in offloaded:
         module._hf_hook.pre_forward(module)
+    for module, name, own in sharded:
+        module._parameters[name] = gathered(own)  # pyright: ignore[reportArgumentType] a tensor with a gradient function
     try:
         yield
     finally:
+        for module, name, own in sharded:
+            module._parameters[name] = own
         for module in offloaded:
             module._hf_hook.post_forward(module, torch.empty(0))
+
+
+def is_sharded(weight: torch.Tensor) -> bool:
+    """Whether FSDP2 has sharded a weight, which is gathered only while its layer runs."""
+    return hasattr(weight, "full_tensor")
+
+
+def gathered(weight: torch.Tensor) -> torch.Tensor:
+    """Gather a weight that FSDP2 has sharded; its gradient is averaged over the processes, as FSDP2 does.
+
+    All processes must call this.
+    """
+    from torch.distributed.tensor import Partial
+
+    sharded = cast("DTensor", weight)
+    mesh = sharded.device_mesh
+    full = sharded.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+    if full.requires_grad:
+        full.register_hook(lambda gradient: gradient / mesh.size())
+    return full
 
 
 _PLAIN = (nn.Linear, nn.BatchNorm1d, nn.GroupNorm)

@@ -163,6 +163,15 @@ def test_other_files_are_refused_in_one_line(change, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("bias", [torch.tensor(3.0), torch.zeros(1), torch.zeros(1023)])
+def test_biases_of_a_gate_that_cannot_be_halved_are_refused(bias, tmp_path):
+    content = uni3d("uni3d_manifest_tiny")
+    content["module"]["point_encoder.visual.blocks.0.mlp.fc1.bias"] = bias
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model.pt: .*mlp.fc1.bias has shape \(\d*,?\); expected"):
+        convert_uni3d(tmp_path / "model.pt", tmp_path / "out")
+
+
 def test_a_converted_config_names_the_text_tower(tmp_path):
     torch.save(openshape_flat("vitl14"), tmp_path / "model.pt")
     convert_openshape(tmp_path / "model.pt", tmp_path / "out")

@@ -1,8 +1,5 @@
-"""Training steps of MiniGPT-3D are equal with accumulation, checkpointing and several processes."""
+"""Training steps of MiniGPT-3D are equal with accumulation and checkpointing."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +7,7 @@ import torch
 
 from examples import run_minigpt3d
 from tests.examples.act_runs import losses_of
-from tests.examples.conftest import EXAMPLES, words_of
+from tests.examples.conftest import words_of
 from tests.examples.minigpt3d_runs import CONFIG, SHORT, tensors_of, write_parts, write_talks
 
 Steps = tuple[list[float], dict[str, torch.Tensor]]
@@ -38,14 +35,6 @@ class Runs:
 
     def __call__(self, output_dir: Path, **settings) -> Steps:
         run_minigpt3d.main(self.words(output_dir, **settings))
-        return losses_of(output_dir / "checkpoint-3"), tensors_of(output_dir)
-
-    def in_two_processes(self, output_dir: Path, **settings) -> Steps:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        words = [str(EXAMPLES / "run_minigpt3d.py"), *self.words(output_dir, **settings)]
-        environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
-        done = subprocess.run([*launcher, *words], env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
         return losses_of(output_dir / "checkpoint-3"), tensors_of(output_dir)
 
 
@@ -76,10 +65,3 @@ def test_checkpointing_changes_nothing_even_with_dropout(run, tmp_path):
 def test_another_seed_draws_other_batches(run, tmp_path):
     settings = {"stage": 3, "batch_sizes": [1, 2, 1]}
     assert run(tmp_path / "one", **settings)[0] != run(tmp_path / "other", seed=7, **settings)[0]
-
-
-def test_two_processes_take_the_steps_of_one_with_larger_batches(run, tmp_path):
-    settings = {"stage": 3, "learning_rate": 1e-3}
-    one = run(tmp_path / "one", batch_sizes=[2, 2, 2], **settings)
-    two = run.in_two_processes(tmp_path / "two", batch_sizes=[1, 1, 1], **settings)
-    assert_close(one, two, 1e-5)

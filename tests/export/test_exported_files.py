@@ -1,13 +1,16 @@
 """Export of a compared file with its settings, from Python and from the command line."""
 
+import json
+
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from hf_any3d import PointCloudProcessor
+from hf_any3d import PatchAlign3DForPointCloudClassification, PointCloudProcessor
 from hf_any3d.cli import app
 from hf_any3d.export import export_file
 from hf_any3d.export.exported_files import FORMATS, Format
+from tests.tiny_aligned import tiny_aligned
 from tests.tiny_encoders import adapted_model, tiny_model
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
@@ -60,3 +63,13 @@ def test_models_on_other_devices_are_refused(tmp_path):
     model = tiny_model("bert").to("meta")
     with pytest.raises(ValueError, match="the model is on meta; expected the CPU"):
         export_file(model, tmp_path / "model.pt2", "pt2")
+
+
+def test_a_point_encoder_that_is_aligned_with_texts_is_exported(tmp_path):
+    model = tiny_aligned(PatchAlign3DForPointCloudClassification, num_hidden_layers=1)
+    torch.nn.init.normal_(model.classifier.out.weight, std=2.0)
+    # It is kept only if its logits equal those of the model on clouds of other sizes.
+    exported = export_file(model, tmp_path / "model.onnx")
+    settings = json.loads(exported.settings.read_text())
+    assert exported.worst_difference < 1e-5 and settings["encoder"] is None
+    assert settings["input"]["min_points"] == model.config.num_groups

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from hf_any3d import Any2PointForPointCloudClassification
+from hf_any3d import Any2PointForPointCloudClassification, OpenShapeForPointCloudClassification
 from hf_any3d.export import export_program
+from tests.tiny_aligned import tiny_aligned
 from tests.tiny_encoders import tiny_model, tiny_scene_model
 
 
@@ -21,9 +22,11 @@ def test_models_with_batch_dependent_predictions_are_refused(settings, flag):
         export_program(tiny_model("bert", **settings))
 
 
-def test_models_other_than_classifiers_are_refused():
+def test_models_other_than_classifiers_and_classifiers_of_other_systems_are_refused():
     with pytest.raises(ValueError, match="Any2PointForSemanticSegmentation: only classifiers can be exported"):
         export_program(tiny_scene_model("bert"))
+    with pytest.raises(ValueError, match="OpenShapeForPointCloudClassification: .*PatchAlign3DForPointCloudClass"):
+        export_program(tiny_aligned(OpenShapeForPointCloudClassification))
 
 
 def test_models_without_weights_are_refused():

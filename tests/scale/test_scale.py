@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
+from examples.speed import many_files
 from hf_any3d import read_point_cloud, scale
 from hf_any3d.cli.batch import Job, _FilesWork
+from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.pipelines import default_model
-from hf_any3d.scale.cluster import Attempts, Workers
+from hf_any3d.scale import parquet
+from hf_any3d.scale.cluster import Attempts, Workers, _Process, described_error, restored_error
 from hf_any3d.scale.files import list_files, read_file
 from hf_any3d.scale.parquet import Parts, PartWriter
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
@@ -98,8 +101,11 @@ def test_nothing_is_lost_or_double_when_a_process_is_killed(ray, scans, tmp_path
             killed.append(part["process"])
             os.kill(int(part["process"].rpartition(":")[2]), signal.SIGKILL)
 
+    # An earlier run wrote a part.
+    Parts(str(tmp_path / "out")).begin(rows.settings)
+    PartWriter(rows, str(tmp_path / "out"), Workers()).open()({"part": 0, "files": rows.files[10:20]}, Attempts())
     written = scale.to_parquet(rows, tmp_path / "out", workers=2, files_per_part=3, progress=kill_the_first)
-    assert (written.rows, written.before, written.failed) == (NUM_CLOUDS + 1, 0, 1)
+    assert (written.rows, written.before, written.failed) == (NUM_CLOUDS + 1, 10, 1)
     assert set(written.processes) - set(killed)
     found = opened(tmp_path / "out")
     assert sorted(found["path"]) == sorted(rows.files)
@@ -192,7 +198,21 @@ def test_captions_are_those_of_the_chat(scans, tmp_path):
     assert second["caption"] is None and second["error"]
 
 
-def test_runs_resume_with_new_files_and_failed_ones(scans, tmp_path, ray):
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Parts are written here; a process of Ray would take seconds to start."""
+
+    def distribute(work, shards, workers):
+        assert work.rows.files == ()  # each process gets the names of its own shards alone
+        write = work.open()
+        for number, shard in enumerate(json.loads(json.dumps(shards))):
+            yield number, json.loads(json.dumps(write(shard, Attempts())))
+
+    monkeypatch.setattr(parquet, "distribute", distribute)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_runs_resume_with_new_files_and_failed_ones(scans, tmp_path):
     folder, out = shutil.copytree(scans, tmp_path / "scans"), tmp_path / "out"
     rows = scale.read_point_clouds(folder, num_points=16)
     write_here(rows, out, files_per_part=20)
@@ -201,7 +221,7 @@ def test_runs_resume_with_new_files_and_failed_ones(scans, tmp_path, ray):
     shutil.copy(FILES / "chair.ply", folder / "bad.ply")
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     more = scale.read_point_clouds(folder, num_points=16)
-    written = scale.to_parquet(more, out, workers=1, retry=True)
+    written = scale.to_parquet(more, out, retry=True)
     # A part of 20 rows is gone, one row failed, one is new.
     assert (written.rows, written.before, written.failed) == (62, 61 - 20 - 1, 0)
     assert sum(path.stat().st_mtime_ns == time for path, time in before.items()) == len(before) - 1
@@ -233,6 +253,27 @@ def test_a_file_that_ends_processes_is_left_out_at_last(tmp_path):
     assert seen[-2][1].startswith("b: 2 processes ended while they had it")
     attempts.finish()
     assert not Attempts(state).is_careful
+
+
+def test_a_process_answers_with_results_or_errors(scans, tmp_path):
+    rows = scale.read_point_clouds([scans / "001.npy", scans / "bad.ply"])
+    process = _Process(PartWriter(rows, str(tmp_path), Workers()), str(tmp_path / "attempts"))
+    shard = {"shard": [3], "value": [json.dumps({"part": 7, "files": rows.files})]}
+    assert process(shard)["shard"] == [3]
+    part = json.loads(process(shard)["answer"][0])["result"]
+    assert (part["part"], part["rows"], part["failed"]) == ("part-00007.parquet", 2, 1)
+    assert part["process"].endswith(f":{os.getpid()}") and not list((tmp_path / "attempts").iterdir())
+    shard["value"] = [json.dumps({"files": []})]
+    assert json.loads(process(shard)["answer"][0])["raised"] == ["KeyError", "'part'"]
+
+
+def test_errors_of_processes_keep_their_kind():
+    for error in (PointCloudFileError("a.ply: bad"), FileNotFoundError("no model"), TypeError("unknown")):
+        again = restored_error(*described_error(error))
+        assert isinstance(error, type(again)) and str(again) == str(error)
+    other = restored_error(*described_error(UnicodeDecodeError("utf8", b"a", 0, 1, "odd")))
+    assert type(other) is ValueError and "odd" in str(other)
+    assert str(restored_error(*described_error(MemoryError("full")))) == "MemoryError: full"
 
 
 def test_buckets_are_read_and_written(scans, tmp_path):
@@ -288,3 +329,22 @@ def test_without_ray_the_error_names_the_extra(scans, tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'hf-any3d\[ray\]'"):
         scale.to_parquet(scale.read_point_clouds(scans), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_benchmark_compares_both_sides(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(many_files, "start", lambda: None)
+    output = tmp_path / "figures.json"
+    options = ["--files", "100", "--points", "20", "--rounds", "1", "--files-per-part", "60", "--output", str(output)]
+    monkeypatch.setattr("sys.argv", ["many_files.py", *options])
+    many_files.main()
+    report = json.loads(output.read_text())
+    assert report["files"] == 100 and report["rounds"][0]["ray"]["processes"] == 1
+    assert report["driver_peak"] > 0 and "faster" in capsys.readouterr().out
+    first, second = tmp_path / "a", tmp_path / "b"
+    for folder, points in ((first, 20), (second, 19)):
+        (folder / "clouds").mkdir(parents=True)
+        many_files.build(folder / "clouds", 96, 20)
+        many_files.convert_here(scale.read_point_clouds(folder / "clouds", num_points=points), folder / "out", 96)
+    with pytest.raises(AssertionError, match="the parts differ"):
+        many_files.check(first / "out", second / "out")

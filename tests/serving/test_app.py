@@ -149,6 +149,12 @@ def refusing(pipes):
         yield client
 
 
+def test_json_with_too_many_values_is_refused_before_it_is_parsed(refusing, monkeypatch):
+    monkeypatch.setattr("hf_any3d.serving.requests.MOST_VALUES", 200)
+    points = {"point_clouds": [{"points": [[0, 0, 0]] * 68}]}
+    assert "more than 200 values (203)" in error_of(refusing.post("/v1/classify", json=points))
+
+
 def test_what_a_header_declares_is_not_believed(refusing):
     header = b"ply\nformat binary_little_endian 1.0\nelement vertex %d\nproperty float x\nproperty float y\n"
     header += b"property float z\nend_header\n"

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import datasets
@@ -14,7 +15,9 @@ from transformers import Trainer, TrainingArguments
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator, load_point_dataset
+from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.rows import StreamedRows, streamed_training_rows
+from hf_any3d.training.trainer import PointTrainer
 from tests.tiny_encoders import tiny_model
 
 NUM_CLOUDS = 70
@@ -118,6 +121,28 @@ def test_clouds_depend_only_on_seed_epoch_and_points(shards):
     assert all(np.array_equal(first[label], shuffled[label]) for label in first)
     for other in (read(streamed(shards), seed=2), read(streamed(shards), epoch=1)):
         assert not any(np.allclose(first[label], other[label]) for label in first)
+
+
+def test_a_process_reads_its_part_again_and_again(shards, monkeypatch):
+    rows = streamed_training_rows(streamed(shards), PointCloudProcessor(num_points=40), ["jitter"], seed=1)
+    parts = [list(islice(rows.of_process(rank, 2), NUM_CLOUDS)) for rank in range(2)]
+    labels = [[int(row["label"]) for row in part] for part in parts]
+    assert sorted({*labels[0]} | {*labels[1]}) == list(range(NUM_CLOUDS)) and not {*labels[0]} & {*labels[1]}
+    half = NUM_CLOUDS // 2
+    assert labels[0][:half] == labels[0][half:]
+    assert not np.allclose(parts[0][0]["points"], parts[0][half]["points"])
+    assert len(list(rows)) == NUM_CLOUDS and list(StreamedRows(streamed(shards).take(0), rows.processor)) == []
+
+
+def test_the_trainer_of_several_processes_reads_parts(shards, tmp_path, monkeypatch):
+    rows = streamed_training_rows(streamed(shards), PointCloudProcessor(num_points=40), seed=1)
+    arguments = PointTrainingArguments(str(tmp_path), max_steps=2, use_cpu=True, report_to="none", eval_strategy="no")
+    trainer = PointTrainer(tiny_model(), arguments, train_dataset=rows, data_collator=PointCloudCollator())
+    monkeypatch.setattr(PointTrainingArguments, "world_size", 2)
+    monkeypatch.setattr(PointTrainingArguments, "process_index", 1)
+    batches = islice(trainer.get_train_dataloader(), 4)
+    labels = [label for batch in batches for label in batch["labels"].tolist()]
+    assert len(labels) == 64 and len({*labels}) == NUM_CLOUDS // 2
 
 
 def test_without_a_seed_rows_equal_evaluation_rows(shards, tmp_path):

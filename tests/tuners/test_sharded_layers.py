@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Partial
 
 from hf_any3d import Any2PointForPointCloudClassification, GuidedAdapterConfig
-from hf_any3d.tuners.guided_adapter.layer import _gather
+from hf_any3d.modeling.layers.forward_contract import gathered
 from tests.common.models import case_of, relative_difference
 
 CASE = case_of(Any2PointForPointCloudClassification)
@@ -58,5 +58,5 @@ def test_gradients_of_gathered_weights_are_means_over_processes():
         return weight * 1
 
     shard = SimpleNamespace(device_mesh=SimpleNamespace(ndim=1, size=lambda: 4), full_tensor=full_tensor)
-    _gather(shard).sum().backward()
+    gathered(shard).sum().backward()
     assert placements == [Partial()] and torch.equal(weight.grad, torch.full((3,), 0.25))

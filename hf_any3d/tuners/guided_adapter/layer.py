@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,12 +18,10 @@ from hf_any3d.modeling.any2point.guided_adapter import (
     guided_aggregation_flat,
 )
 from hf_any3d.modeling.encoders import hidden_of
+from hf_any3d.modeling.layers.forward_contract import gathered, is_sharded
 from hf_any3d.modeling.point_ops.geometry import FlatGeometry, Geometry
 from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
 from hf_any3d.tuners.tuners_utils import WrappedModule
-
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
 
 
 class GuidedAdapterLayer(WrappedModule):
@@ -149,7 +147,7 @@ class GuidedAdapterLayer(WrappedModule):
         view_norm = self.guided_adapter_view_norm[name]
         if name in self.attention_owner:
             owned = self.attention_owner[name][0].guided_adapter_attention[name]
-            attention = _gathered(owned, view_norm.weight.dtype)
+            attention = _attention_with_all_weights(owned, view_norm.weight.dtype)
         else:
             attention = self.guided_adapter_attention[name]
         return attention, view_norm, self.guided_adapter_voxel_norm[name]
@@ -166,25 +164,15 @@ class GuidedAdapterLayer(WrappedModule):
         return branch
 
 
-def _gathered(attention: CellAttention, dtype: torch.dtype) -> CellAttention:
+def _attention_with_all_weights(attention: CellAttention, dtype: torch.dtype) -> CellAttention:
     """Return the attention of another layer with gathered weights if FSDP2 has sharded that layer.
 
     FSDP2 gathers the weights of a layer only while that layer runs, so weights shared with a later layer are gathered
-    here again, and cast to `dtype`; their gradients are averaged over the processes, as FSDP2 does.
+    here again, and cast to `dtype`.
     """
-    if not any(hasattr(parameter, "full_tensor") for parameter in attention.parameters()):
+    if not any(is_sharded(parameter) for parameter in attention.parameters()):
         return attention
-    gathered = copy.copy(attention)
-    weights = {name: _gather(cast("DTensor", weight)).to(dtype) for name, weight in attention.named_parameters()}
-    gathered._parameters = weights  # pyright: ignore[reportAttributeAccessIssue] tensors with a gradient function
-    return gathered
-
-
-def _gather(parameter: DTensor) -> torch.Tensor:
-    from torch.distributed.tensor import Partial
-
-    mesh = parameter.device_mesh
-    full = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
-    if full.requires_grad:
-        full.register_hook(lambda gradient: gradient / mesh.size())
-    return full
+    copied = copy.copy(attention)
+    weights = {name: gathered(weight).to(dtype) for name, weight in attention.named_parameters()}
+    copied._parameters = weights  # pyright: ignore[reportAttributeAccessIssue] tensors with a gradient function
+    return copied

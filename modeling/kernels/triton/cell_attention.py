@@ -157,9 +157,10 @@ def attend(qkv: Tensor, cells: Tensor, heads: int, scale: float) -> tuple[Tensor
     batch, views, tokens, triple = qkv.shape
     gathered = qkv.new_empty(batch, views, tokens, triple // 3)
     log_total = qkv.new_empty(batch * views, heads, tokens, dtype=torch.float32)
-    _attend_kernel[batch * views * heads, triton.cdiv(tokens, _TOKENS)](
-        qkv, cells, gathered, log_total, scale, tokens, **_sizes(triple, heads)
-    )
+    with torch.cuda.device_of(qkv):
+        _attend_kernel[batch * views * heads, triton.cdiv(tokens, _TOKENS)](
+            qkv, cells, gathered, log_total, scale, tokens, **_sizes(triple, heads)
+        )
     return gathered, log_total
 
 
@@ -191,18 +192,19 @@ def _gradient(
     common = common.transpose(1, 2).contiguous()
     result = torch.empty_like(qkv)
     for of_queries in (True, False):
-        _gradient_kernel[batch * views * heads, triton.cdiv(tokens, _TOKENS)](
-            qkv,
-            cells,
-            gradient,
-            log_total,
-            common,
-            result,
-            scale,
-            tokens,
-            of_queries=of_queries,
-            **_sizes(triple, heads),
-        )
+        with torch.cuda.device_of(qkv):
+            _gradient_kernel[batch * views * heads, triton.cdiv(tokens, _TOKENS)](
+                qkv,
+                cells,
+                gradient,
+                log_total,
+                common,
+                result,
+                scale,
+                tokens,
+                of_queries=of_queries,
+                **_sizes(triple, heads),
+            )
     return result
 
 

@@ -83,17 +83,18 @@ def sample(axes: Tensor, nearest: Tensor, start: Tensor, num_samples: int) -> Te
     index = torch.empty(clouds, num_samples, dtype=torch.long, device=axes.device)
     is_whole = count <= _WHOLE
     block_points = block(count, 128, _WHOLE) if is_whole else _PART
-    _sample_kernel[clouds,](
-        axes.contiguous(),
-        nearest,
-        start,
-        index,
-        clouds,
-        count,
-        num_samples,
-        is_whole=is_whole,
-        block_points=block_points,
-        num_warps=block(block_points // 512, 4, 32),
-        enable_fp_fusion=False,
-    )
+    with torch.cuda.device_of(axes):
+        _sample_kernel[clouds,](
+            axes.contiguous(),
+            nearest,
+            start,
+            index,
+            clouds,
+            count,
+            num_samples,
+            is_whole=is_whole,
+            block_points=block_points,
+            num_warps=block(block_points // 512, 4, 32),
+            enable_fp_fusion=False,
+        )
     return index

@@ -77,17 +77,18 @@ def search(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     (clouds, queries, _), count = query.shape, points.shape[1]
     index = torch.empty(clouds, queries, k, dtype=torch.long, device=query.device)
     distance = torch.empty(index.shape, device=query.device)
-    _search_kernel[clouds * triton.cdiv(queries, _QUERIES),](
-        query.transpose(1, 2).contiguous(),
-        points.transpose(1, 2).contiguous(),
-        index,
-        distance,
-        queries,
-        count,
-        neighbors=k,
-        kept=block(k, 2, 64),
-        block_queries=_QUERIES,
-        block_points=_POINTS,
-        enable_fp_fusion=False,
-    )
+    with torch.cuda.device_of(query):
+        _search_kernel[clouds * triton.cdiv(queries, _QUERIES),](
+            query.transpose(1, 2).contiguous(),
+            points.transpose(1, 2).contiguous(),
+            index,
+            distance,
+            queries,
+            count,
+            neighbors=k,
+            kept=block(k, 2, 64),
+            block_queries=_QUERIES,
+            block_points=_POINTS,
+            enable_fp_fusion=False,
+        )
     return index, distance

@@ -26,13 +26,13 @@ def _lift(
     lift_bias,
     row,
     is_row,
+    hidden,
     channels: tl.constexpr,
     lifted: tl.constexpr,
     block_channels: tl.constexpr,
-    block_lifted: tl.constexpr,
 ):
-    """Apply the first layer to points, `(rows, lifted)`, in float32."""
-    channel, hidden = tl.arange(0, block_channels), tl.arange(0, block_lifted)
+    """Compute some channels of the first layer for points, `(rows, channels)`, in float32."""
+    channel = tl.arange(0, block_channels)
     is_channel, is_hidden = channel < channels, hidden < lifted
     own = tl.load(
         points + row[:, None] * channels + channel[None, :], mask=is_row[:, None] & is_channel[None, :], other=0.0
@@ -68,15 +68,18 @@ def _first_maximum_kernel(
     patch, point = tl.program_id(0) * block_patches + line // block_points, line % block_points
     is_row = (patch < patches) & (point < k)
     row = patch.to(tl.int64) * k + point
-    hidden = _lift(points, lift, lift_bias, row, is_row, channels, lifted, block_channels, block_lifted)
-    number, column = tl.arange(0, block_lifted), tl.program_id(1) * block_columns + tl.arange(0, block_columns)
+    column = tl.program_id(1) * block_columns + tl.arange(0, block_columns)
     is_column = column < columns
-    place = column[None, :] * lifted + number[:, None]
-    matrix = tl.load(weight + place, mask=(number < lifted)[:, None] & is_column[None, :], other=0.0)
-    hidden = hidden.to(matrix.dtype)
-    if widens:
-        hidden, matrix = hidden.to(tl.float32), matrix.to(tl.float32)
-    rows = tl.dot(hidden, matrix, input_precision=precision)
+    rows = tl.zeros((block_patches * block_points, block_columns), dtype=tl.float32)
+    for first in range(0, lifted, block_lifted):
+        number = first + tl.arange(0, block_lifted)
+        hidden = _lift(points, lift, lift_bias, row, is_row, number, channels, lifted, block_channels)
+        place = column[None, :] * lifted + number[:, None]
+        matrix = tl.load(weight + place, mask=(number < lifted)[:, None] & is_column[None, :], other=0.0)
+        hidden = hidden.to(matrix.dtype)
+        if widens:
+            hidden, matrix = hidden.to(tl.float32), matrix.to(tl.float32)
+        rows = tl.dot(hidden, matrix, rows, input_precision=precision)
     rows = tl.where(is_row[:, None], rows, float("-inf"))
     most = tl.max(tl.reshape(rows, (block_patches, block_points, block_columns)), axis=1)
     most += tl.load(bias + column, mask=is_column, other=0.0)[None, :]
@@ -114,11 +117,12 @@ def _second_maximum_kernel(
     patch, point = tl.program_id(0) * block_patches + line // block_points, line % block_points
     is_row = (patch < patches) & (point < k)
     row = patch.to(tl.int64) * k + point
-    hidden = _lift(points, lift, lift_bias, row, is_row, channels, lifted, block_channels, block_lifted)
+    number = tl.arange(0, block_lifted)
+    hidden = _lift(points, lift, lift_bias, row, is_row, number, channels, lifted, block_channels)
     hidden = hidden.to(through.dtype.element_ty)
     if widens:
         hidden = hidden.to(tl.float32)
-    number, column = tl.arange(0, block_lifted), tl.program_id(1) * block_columns + tl.arange(0, block_columns)
+    column = tl.program_id(1) * block_columns + tl.arange(0, block_columns)
     is_column = column < columns
     rows = tl.zeros((block_patches * block_points, block_columns), dtype=tl.float32)
     for first in range(0, joined, block_joined):
@@ -173,46 +177,49 @@ def encode(patches: Tensor, layers: MiniPointNet) -> Tensor:
             "block_patches": block_patches,
             "block_points": block_points,
             "block_channels": block(channels, 16, 64),
-            "block_lifted": block(lifted, 16, 256),
             "num_stages": 1,
+            "num_warps": 8,
         }
         programs = triton.cdiv(count, block_patches)
         most = points.new_empty(count, len(widen))
         widen = widen.to(dtype).contiguous()
-        block_columns = block(len(widen), 16, 128)
-        _first_maximum_kernel[programs, triton.cdiv(len(widen), block_columns)](
-            points,
-            lift.contiguous(),
-            lift_bias,
-            widen,
-            widen_bias,
-            most,
-            count,
-            columns=len(widen),
-            widens=widens(widen),
-            block_columns=block_columns,
-            **sizes,
-        )
+        block_columns = block(len(widen), 16, 64)
+        with torch.cuda.device_of(points):
+            _first_maximum_kernel[programs, triton.cdiv(len(widen), block_columns)](
+                points,
+                lift.contiguous(),
+                lift_bias,
+                widen,
+                widen_bias,
+                most,
+                count,
+                columns=len(widen),
+                widens=widens(widen),
+                block_lifted=32,
+                block_columns=block_columns,
+                **sizes,
+            )
         shared = torch.addmm(join_bias, most, join_patch.T)  # (patches, joined)
         out = layers.out.weight.to(dtype).contiguous()
         tokens = points.new_empty(count, len(out), dtype=dtype)
         block_columns = block(len(out), 16, 128)
-        _second_maximum_kernel[programs, triton.cdiv(len(out), block_columns)](
-            points,
-            lift.contiguous(),
-            lift_bias,
-            through.to(dtype).contiguous(),
-            shared,
-            out,
-            layers.out.bias.float(),
-            tokens,
-            count,
-            joined=joined,
-            columns=len(out),
-            widens=widens(out),
-            block_joined=32,
-            block_columns=block_columns,
-            num_warps=8,
-            **sizes,
-        )
+        with torch.cuda.device_of(points):
+            _second_maximum_kernel[programs, triton.cdiv(len(out), block_columns)](
+                points,
+                lift.contiguous(),
+                lift_bias,
+                through.to(dtype).contiguous(),
+                shared,
+                out,
+                layers.out.bias.float(),
+                tokens,
+                count,
+                joined=joined,
+                columns=len(out),
+                widens=widens(out),
+                block_lifted=block(lifted, 16, 256),
+                block_joined=32,
+                block_columns=block_columns,
+                **sizes,
+            )
     return tokens.view(batch, groups, -1)

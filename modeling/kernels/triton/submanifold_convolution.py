@@ -149,22 +149,23 @@ def _weight_gradient(gradient: Tensor, values: Tensor, neighbors: Tensor) -> Ten
     count = max(1, min(triton.cdiv(voxels, _VOXELS), triton.cdiv(_PROGRAMS, POSITIONS * tiles)))
     part_voxels = triton.cdiv(triton.cdiv(voxels, count), _VOXELS) * _VOXELS
     parts = values.new_empty(count, out_channels, POSITIONS, in_channels, dtype=torch.float32)
-    _weight_gradient_kernel[POSITIONS, tiles, count](
-        gradient,
-        values,
-        neighbors,
-        parts,
-        voxels,
-        part_voxels,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        positions=POSITIONS,
-        precision=product_precision(),
-        widens=widens(values),
-        block_voxels=_VOXELS,
-        block_in=block_in,
-        block_out=block_out,
-    )
+    with torch.cuda.device_of(values):
+        _weight_gradient_kernel[POSITIONS, tiles, count](
+            gradient,
+            values,
+            neighbors,
+            parts,
+            voxels,
+            part_voxels,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            positions=POSITIONS,
+            precision=product_precision(),
+            widens=widens(values),
+            block_voxels=_VOXELS,
+            block_in=block_in,
+            block_out=block_out,
+        )
     return parts.sum(dim=0).to(values.dtype)
 
 
@@ -178,27 +179,28 @@ def _launch(values: Tensor, weight: Tensor, bias: Tensor | None, neighbors: Tens
     (voxels, in_channels), out_channels = values.shape, len(weight)
     block_out = block(out_channels, 16, 64)
     result = values.new_empty(voxels, out_channels)
-    _convolve_kernel[triton.cdiv(voxels, _VOXELS), triton.cdiv(out_channels, block_out)](
-        values,
-        weight,
-        values if bias is None else bias.contiguous(),
-        neighbors,
-        result,
-        voxels,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        weight_out=weight.stride(0),
-        weight_position=weight.stride(1),
-        weight_in=weight.stride(2),
-        positions=POSITIONS,
-        has_bias=bias is not None,
-        reverses=reverses,
-        precision=product_precision(),
-        widens=widens(values),
-        block_voxels=_VOXELS,
-        block_in=block(in_channels, 16, 64),
-        block_out=block_out,
-    )
+    with torch.cuda.device_of(values):
+        _convolve_kernel[triton.cdiv(voxels, _VOXELS), triton.cdiv(out_channels, block_out)](
+            values,
+            weight,
+            values if bias is None else bias.contiguous(),
+            neighbors,
+            result,
+            voxels,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            weight_out=weight.stride(0),
+            weight_position=weight.stride(1),
+            weight_in=weight.stride(2),
+            positions=POSITIONS,
+            has_bias=bias is not None,
+            reverses=reverses,
+            precision=product_precision(),
+            widens=widens(values),
+            block_voxels=_VOXELS,
+            block_in=block(in_channels, 16, 64),
+            block_out=block_out,
+        )
     return result
 
 

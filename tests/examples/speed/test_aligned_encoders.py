@@ -6,7 +6,7 @@ from examples.speed.aligned_encoders import measure
 from tests.tiny_aligned import OWN, SMALL
 
 
-@pytest.mark.parametrize("preset", ["openshape", "uni3d-base"])
+@pytest.mark.parametrize("preset", ["openshape", "uni3d-base", "patchalign3d"])
 def test_parts_of_an_encoder_are_timed(preset):
     found = measure(preset, 1, 60, 1, **SMALL | OWN[preset.partition("-")[0]])
     rows = found["rows"]

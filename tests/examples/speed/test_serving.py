@@ -27,7 +27,7 @@ def test_loads_send_what_they_promise_and_time_answers_alone():
 def test_failures_at_overload_and_after_it_are_found():
     rows = [FINE, FINE, FINE, OVERLOADED, FINE]
     check(rows)
-    assert "| 2.5 of that | 25 | 10 | 60 % | 500 ms | 600 ms | 700 ms |" in table(rows, FINE)
+    assert "| 4 of that | 25 | 10 | 60 % | 500 ms | 600 ms | 700 ms |" in table(rows, FINE)
     for changed, message in (
         ([*rows[:3], replace(OVERLOADED, statuses={200: 1, 429: 1, 500: 1}), FINE], "expected 200 and 429 alone"),
         ([*rows[:3], FINE, FINE], "was refused at overload"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Value
 
 from examples import quickstart
 from examples.studies import adapter_methods, adapter_runs, adapters
@@ -25,11 +25,14 @@ SHARED = ("point_tokenizer", "class_token", "output_norm", "classifier")
 def shapes(monkeypatch):
     """Eight training and four test clouds of two classes, in place of the embedded shapes."""
     generator = np.random.default_rng(0)
-    features = Features({"points": Array2D((None, 3), "float32"), "label": ClassLabel(names=["ball", "box"])})
+    features = Features(
+        {"points": Array2D((None, 3), "float32"), "label": ClassLabel(names=["ball", "box"]), "group": Value("int32")}
+    )
 
     def rows(count):
         clouds = generator.normal(size=(count, 32, 3)).astype("float32")
-        return Dataset.from_dict({"points": list(clouds), "label": [i % 2 for i in range(count)]}, features=features)
+        columns = {"points": list(clouds), "label": [i % 2 for i in range(count)], "group": list(range(count))}
+        return Dataset.from_dict(columns, features=features)
 
     made = DatasetDict(train=rows(8), test=rows(4))
     monkeypatch.setattr(adapter_runs, "load_point_dataset", lambda name: made)

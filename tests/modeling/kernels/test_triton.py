@@ -178,7 +178,7 @@ def test_attention_in_cells_equals_its_twin(cells, dtype, use_kernels):
 @pytest.mark.parametrize("k, dtype", [(20, None), (7, torch.bfloat16)], ids=["float32", "autocast"])
 def test_mini_pointnet_equals_its_twin_in_evaluation(k, dtype, use_kernels):
     torch.manual_seed(0)
-    layers = PatchEncoder(6, 18, (20, 24, 40))
+    layers = PatchEncoder(6, 18, (40, 24, 70))
     for norm in (layers.lift_norm, layers.join_norm):
         norm.running_mean.normal_()
         norm.running_var.uniform_(0.5, 2)

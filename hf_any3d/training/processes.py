@@ -1,0 +1,141 @@
+"""Training in several processes: what `PointTrainer` adds to accelerate.
+
+- Norms and contrastive losses see the batches of all processes, so that a run does not depend on their number.
+- DDP neither averages nor sends what is frozen; instead it is checked once that all processes have the same.
+- Each process draws its own noise, such as dropout and masks.
+- A checkpoint is resumed only with as many rows per step as before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate.utils import set_seed
+from torch import distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_any3d.modeling.any2point.guided_adapter import CellNorm, JoinedCellNorm
+from hf_any3d.modeling.kernels.joined_batches import JoinedBatchNorm
+
+
+@contextmanager
+def joining_norms(model: nn.Module, join: bool = True) -> Iterator[None]:
+    """Let the batch norms of a model compute their statistics over all processes.
+
+    Fused operations, which see one process, are replaced by plain ones meanwhile.
+
+    Args:
+        model: A model, with or without adapters.
+        join: False changes nothing.
+    """
+    before: dict[nn.Module, type[nn.Module]] = {}
+    for module in model.modules() if join else ():
+        if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm | JoinedBatchNorm):
+            before[module] = type(module)
+            module.__class__ = JoinedBatchNorm
+        elif type(module) is CellNorm:
+            before[module] = CellNorm
+            module.__class__ = JoinedCellNorm
+    try:
+        yield
+    finally:
+        for module, own in before.items():
+            module.__class__ = own
+
+
+def keep_out_of_ddp(model: nn.Module) -> list[str]:
+    """Let DDP neither register nor send what all processes compute or load alike.
+
+    These are frozen parameters, and all buffers, such as tables of positions; running statistics, however, are sent
+    unless they are computed over all processes.
+
+    Returns:
+        The names of these parameters and buffers.
+    """
+    frozen = [name for name, own in model.named_parameters(remove_duplicate=False) if not own.requires_grad]
+    sent = {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if isinstance(module, (_BatchNorm, CellNorm)) and not isinstance(module, (JoinedBatchNorm, JoinedCellNorm))
+        if any(own.requires_grad for own in module.parameters(recurse=False))
+        for name, _ in module.named_buffers(recurse=False)
+    }
+    constant = [name for name, _ in model.named_buffers(remove_duplicate=False) if name not in sent]
+    names = [*frozen, *constant]
+    nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+    return names
+
+
+@torch.no_grad()
+def check_same_weights(model: nn.Module, names: list[str]) -> None:
+    """Check that tensors which no process sends to the others are equal in all of them.
+
+    Raises:
+        ValueError: If one differs.
+    """
+    state = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    if not names:
+        return
+    sums = torch.stack([state[name].detach().sum(dtype=torch.float32).nan_to_num() for name in names])
+    first = sums.clone()
+    distributed.broadcast(first, src=0)
+    differs = (sums != first).float()
+    distributed.all_reduce(differs, op=distributed.ReduceOp.MAX)
+    if wrong := differs.nonzero().flatten().tolist():
+        raise ValueError(
+            f"{names[wrong[0]]} differs between the processes ({len(wrong)} tensors do); expected equal frozen "
+            "weights: from the same files, or random ones of the same seed"
+        )
+
+
+class OwnNoise(TrainerCallback):
+    """Seed the random numbers of each process differently during training.
+
+    Trainer seeds all alike, so that the n-th clouds of all processes would have the same dropout and masks. The order
+    of the rows has a generator of its own, which must be the same everywhere.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Seed by process and step; a resumed process then restores its own state, if it has one."""
+        if args.world_size > 1:
+            set_seed((args.seed + 7919 * state.global_step) % 2**31, device_specific=True)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Seed all processes alike again."""
+        if args.world_size > 1:
+            set_seed(args.seed)
+
+
+def check_engine(uses_fsdp: bool) -> None:
+    """Check that FSDP runs if the launcher's configuration asks for it.
+
+    Raises:
+        ValueError: If not, as on CPUs, where accelerate silently takes DDP instead.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not uses_fsdp:
+        raise ValueError(
+            "the accelerate configuration asks for FSDP, but accelerate runs DDP instead, as it does on CPUs; "
+            "expected accelerators, or a configuration for DDP"
+        )
+
+
+def check_no_scalars(model: nn.Module) -> None:
+    """Check that FSDP2 can shard all parameters.
+
+    Raises:
+        ValueError: If one is a scalar, such as the scale of a contrastive loss.
+    """
+    scalars = [name for name, own in model.named_parameters() if own.ndim == 0]
+    if scalars:
+        raise ValueError(f"{scalars[0]} is a scalar, which FSDP2 cannot shard; expected DDP for this model")

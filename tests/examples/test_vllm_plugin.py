@@ -1,0 +1,92 @@
+"""What the plugin of vLLM does without vLLM: prompts, the tower, names of tensors, refusals."""
+
+import ast
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hf_any3d.modeling.minigpt3d import merge_lora
+from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
+from tests.modeling.minigpt3d.tiny_model import clouds, tiny_config, tiny_model
+
+PLUGIN = Path(__file__).parents[2] / "examples" / "vllm_plugin"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugin():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(PLUGIN)
+        yield
+    for name in [name for name in sys.modules if name.startswith("hf_any3d_vllm")]:
+        del sys.modules[name]
+
+
+def test_each_cloud_is_one_placeholder_of_the_prompt():
+    from hf_any3d_vllm.prompts import MODALITY, collapse_placeholders, dummy_clouds, vllm_prompt
+
+    assert collapse_placeholders([5, 9, 9, 9, 6, 9, 9, 9, 9, 9, 9], 9, 3) == [5, 9, 6, 9, 9]
+    with pytest.raises(ValueError, match="2 placeholders"):
+        collapse_placeholders([9, 9, 5], 9, 3)
+    processor = tiny_chat_pipeline().processor
+    parts = [{"type": "point_cloud", "point_cloud": cloud()}, {"type": "text", "text": "What is this?"}]
+    prompt = vllm_prompt(processor, [{"role": "user", "content": parts}])
+    (whole,) = processor.prompts([[{"role": "user", "content": parts}]])
+    at = prompt["prompt_token_ids"].index(900)
+    assert prompt["prompt_token_ids"].count(900) == 1
+    assert [*prompt["prompt_token_ids"][:at], *[900] * 12, *prompt["prompt_token_ids"][at + 1 :]] == whole.input_ids
+    assert np.array_equal(prompt["multi_modal_data"][MODALITY][0], whole.points[0])
+    assert set(vllm_prompt(processor, [{"role": "user", "content": "Hello"}])) == {"prompt_token_ids"}
+    processor.hide_inner_bos = True
+    questions = [
+        {"role": "user", "content": "A"},
+        {"role": "assistant", "content": "B"},
+        {"role": "user", "content": "C"},
+    ]
+    with pytest.raises(ValueError, match="hide_inner_bos"):
+        vllm_prompt(processor, questions)
+    first, second = dummy_clouds(2, 40, 6)
+    assert first.shape == (40, 6) and not np.array_equal(first, second)
+
+
+def test_the_tower_gives_the_tokens_of_the_merged_model():
+    from hf_any3d_vllm.tower import PointTower, is_of_tower, text_architecture
+
+    model = merge_lora(tiny_model("llama"))
+    tower = PointTower(model.config)
+    state = {name: tensor for name, tensor in model.state_dict().items() if is_of_tower(name)}
+    tower.load_state_dict(state)  # strict: every name on both sides
+    points = torch.stack(clouds(30, 30))
+    with torch.no_grad():
+        assert torch.allclose(tower(points), model.get_point_features(points), atol=1e-6)
+    assert not any(parameter.requires_grad for parameter in tower.parameters())
+    assert text_architecture(model.config) == "LlamaForCausalLM"
+    with pytest.raises(ValueError, match="'lm_head.weight'; expected those of"):
+        is_of_tower("lm_head.weight")
+
+
+def test_models_that_vllm_cannot_run_are_refused():
+    from hf_any3d_vllm.tower import text_architecture
+
+    with pytest.raises(ValueError, match="has LoRA; merge it"):
+        text_architecture(tiny_config("llama"))
+    merged = {"text_lora": None, "qformer_lora": None}
+    with pytest.raises(ValueError, match="'normed_phi', which vLLM lacks"):
+        text_architecture(tiny_config(**merged))
+    elsewhere = {"language_model": {"name_or_path": "me/text", "revision": None, "checksum": None}}
+    with pytest.raises(ValueError, match="are in other repositories"):
+        text_architecture(tiny_config("llama", parts=elsewhere, **merged))
+
+
+def test_the_entry_point_names_what_there_is_and_the_model_what_the_interface_asks_for():
+    project = tomllib.loads((PLUGIN / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, function = project["entry-points"]["vllm.general_plugins"]["hf_any3d"].split(":")
+    assert callable(getattr(__import__(module), function))
+    tree = ast.parse((PLUGIN / "hf_any3d_vllm" / "model.py").read_text(encoding="utf-8"))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    model = classes[__import__(module).ARCHITECTURE]
+    methods = {node.name for node in model.body if isinstance(node, ast.FunctionDef)}
+    assert {"get_placeholder_str", "embed_multimodal", "forward", "compute_logits", "load_weights"} <= methods

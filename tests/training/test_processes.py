@@ -1,0 +1,152 @@
+"""Training in two processes equals training in one; what they exchange, and what they refuse."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import DistributedType
+from accelerate.commands.config.config_args import load_config_from_file
+from peft import get_peft_model
+from safetensors.torch import load_file
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hf_any3d import Any2PointForPointCloudClassification, GuidedAdapterConfig
+from hf_any3d.modeling.kernels import set_kernels
+from hf_any3d.modeling.kernels.joined_batches import JoinedBatchNorm
+from hf_any3d.training.arguments import PointTrainingArguments
+from hf_any3d.training.checkpoints import FILE_LIST, check_rows_per_step, list_files
+from hf_any3d.training.processes import (
+    check_engine,
+    check_no_scalars,
+    check_same_weights,
+    joining_norms,
+    keep_out_of_ddp,
+)
+from tests.common.models import case_of
+from tests.training.program_runs import PROGRAMS, drawing_for_all_processes, prepare, run
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARDED = ("classification",)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Folder with all programs' models: `one` of this process, `two` of two processes."""
+    folder = tmp_path_factory.mktemp("processes")
+    prepare(folder)
+    # Where several rows are the maximum, fused operations pass its gradient to one of them.
+    setting = set_kernels("torch")
+    try:
+        with drawing_for_all_processes():
+            for name in PROGRAMS:
+                run(name, folder, folder / "one")
+    finally:
+        set_kernels(setting)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(ROOT / "tests" / "training" / "program_runs.py"), str(folder), str(folder / "two")]
+    command += [*PROGRAMS, *(f"{name}:fsdp2" for name in SHARDED)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", [*PROGRAMS, *(f"{name}-fsdp2" for name in SHARDED)])
+def test_two_processes_train_as_one_with_larger_batches(runs, name):
+    expected, found = (
+        load_file(next((runs / processes).glob("*model.safetensors")))
+        for processes in (f"one/{name.removesuffix('-fsdp2')}", f"two/{name}")
+    )
+    assert found.keys() == expected.keys()
+    for tensor, own in expected.items():
+        torch.testing.assert_close(found[tensor], own, rtol=1e-5, atol=1e-5, msg=lambda text, t=tensor: f"{t}: {text}")
+
+
+@pytest.fixture
+def one_process():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("join", [False, True])
+def test_ddp_neither_averages_nor_sends_what_is_frozen(one_process, join):
+    model = get_peft_model(case_of(Any2PointForPointCloudClassification).still(), GuidedAdapterConfig())
+    with joining_norms(model, join):
+        names = keep_out_of_ddp(model)
+        check_same_weights(model, names)
+        wrapped = DistributedDataParallel(model)
+    trained = {id(own) for own in model.parameters() if own.requires_grad}
+    assert {id(own) for own in wrapped._module_parameters} == trained and trained
+    sent = [buffer for name, buffer in model.named_buffers() if name not in names]
+    assert [id(buffer) for buffer in wrapped.modules_buffers] == [id(buffer) for buffer in sent]
+    assert bool(sent) is not join and all("norm" in name for name, _ in model.named_buffers() if name not in names)
+    assert any("encoder" in name for name in names)
+
+
+def test_processes_with_other_frozen_weights_are_refused(one_process, monkeypatch):
+    model = nn.Linear(2, 2)
+    monkeypatch.setattr(distributed, "broadcast", lambda values, src: values.add_(1))
+    with pytest.raises(ValueError, match=r"weight differs between the processes \(2 tensors do\)"):
+        check_same_weights(model, ["weight", "bias"])
+
+
+@pytest.mark.parametrize(("shape", "momentum"), [((6, 4), 0.1), ((3, 4, 5), None)])
+def test_joined_norms_of_one_process_are_batch_norms(one_process, shape, momentum):
+    torch.manual_seed(0)
+    plain, joined = nn.BatchNorm1d(4, momentum=momentum), nn.BatchNorm1d(4, momentum=momentum)
+    nn.init.normal_(plain.weight)
+    joined.load_state_dict(plain.state_dict())
+    results = []
+    for norm in (plain, joined):
+        rows = torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        with joining_norms(norm, norm is joined):
+            assert isinstance(norm, JoinedBatchNorm) is (norm is joined)
+            for _ in range(2):
+                output = norm(2 + 3 * rows)
+        (output * torch.arange(4.0).view(-1, *[1] * (len(shape) - 2))).square().sum().backward()
+        results.append([output, rows.grad, norm.weight.grad, norm.bias.grad, *norm.buffers(), norm.eval()(rows)])
+        assert type(norm) is nn.BatchNorm1d
+    for own, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples" / "recipes" / "accelerate").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_configurations_start_several_processes(path):
+    config = load_config_from_file(str(path))
+    # Others would start one process in silence.
+    assert config.distributed_type in (DistributedType.MULTI_GPU, DistributedType.FSDP)
+    assert config.num_processes % config.num_machines == 0 and config.num_processes > 1
+    if config.distributed_type is DistributedType.FSDP:
+        assert config.fsdp_config["fsdp_version"] == 2 and not config.use_cpu
+        assert config.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
+        assert config.fsdp_config["fsdp_offload_params"] is (path.stem == "fsdp2_offload")
+
+
+def test_engines_that_accelerate_does_not_run_are_refused(monkeypatch):
+    check_engine(uses_fsdp=False)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    check_engine(uses_fsdp=True)
+    with pytest.raises(ValueError, match="accelerate runs DDP instead"):
+        check_engine(uses_fsdp=False)
+    with pytest.raises(ValueError, match="scale is a scalar"):
+        check_no_scalars(nn.ParameterDict({"scale": nn.Parameter(torch.tensor(1.0))}))
+
+
+def test_steps_keep_their_number_of_rows(tmp_path):
+    arguments = {"output_dir": str(tmp_path), "use_cpu": True, "per_device_train_batch_size": 4}
+    assert PointTrainingArguments(**arguments, rows_per_step=12).gradient_accumulation_steps == 3
+    with pytest.raises(ValueError, match="--rows_per_step 10; expected a multiple of 4, 4 in each of 1 processes"):
+        PointTrainingArguments(**arguments, rows_per_step=10)
+    list_files(tmp_path, step=3, rows_per_step=12)
+    assert (tmp_path / FILE_LIST).exists()
+    check_rows_per_step(tmp_path, 12)
+    with pytest.raises(ValueError, match="its steps have 12 rows, those of this run 8"):
+        check_rows_per_step(tmp_path, 8)
+    check_rows_per_step(tmp_path / "of another trainer", 8)
