@@ -81,6 +81,7 @@ def refresh_norm_statistics(trainer: Trainer) -> int:
         dataset, batch_size=size, shuffle=True, drop_last=True, collate_fn=collate, generator=generator
     )
     if processes > 1:
+        assert batches.batch_sampler is not None
         shares = _Shares(batches.batch_sampler, trainer.args.process_index, processes)
         batches = DataLoader(dataset, batch_sampler=shares, collate_fn=collate, generator=generator)
     was_training = model.training
@@ -299,7 +300,8 @@ class PointTrainer(Trainer):
         self._points_in_step = None
         if items is None and len(batches) * self.args.world_size > 1 and _has_point_labels(batches[0]):
             counts = torch.stack([(batch["labels"] != IGNORED).sum() for batch in batches]).sum().to(self.args.device)
-            self._points_in_step = self.accelerator.reduce(counts, "sum") / (len(batches) * self.args.world_size)
+            counts = cast(torch.Tensor, self.accelerator.reduce(counts, "sum"))
+            self._points_in_step = counts / (len(batches) * self.args.world_size)
         return batches, items
 
     def compute_loss(
