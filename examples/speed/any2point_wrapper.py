@@ -8,7 +8,8 @@ rounds' ratios. Saved bytes are what autograd saves for the backward pass, witho
 
 Inference, by the model and by the pipeline (which prepares the clouds, too), is compared with inference of the bare
 layers. "Indexed before" is the step whose centers and neighbors were found where the batch was made. With `--bfloat16`
-the bare layers and the step are also measured with frozen layers in bfloat16.
+the bare layers and the step are also measured with frozen layers in bfloat16. The preset "clip-scan" is also compared
+with a transcription of the method, after loss and gradients of both were found equal.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
+from examples.speed._any2point_transcription import training_loss
 from examples.speed._measure import Spent, saved_bytes, storages, timed_in_turns
 from hf_any3d import (
     Any2PointConfig,
@@ -40,6 +42,7 @@ from hf_any3d.modeling.encoders import freeze
 from hf_any3d.pipelines import PointCloudClassificationPipeline
 
 CLIP_SCAN = VARIANTS["clip-scan"]
+TRANSCRIBED = "clip-scan"
 # Encoder, model, adapter.
 PRESETS: dict[str, tuple[dict, dict, dict]] = {
     "minilm": (
@@ -94,6 +97,10 @@ def measure(
         "whole model": partial(wrapped, adapted),
         "whole model, indexed before": partial(wrapped, adapted, point_index=point_index),
     }
+    difference = None
+    if preset == TRANSCRIBED:
+        difference = largest_difference(adapted, clouds, labels)
+        steps["transcription"] = partial(training_loss, adapted, clouds, labels)
     parameters = storages(adapted, *layers)
     if bfloat16:
         rounded, half = copy.deepcopy(adapted), [copy.deepcopy(layer).bfloat16() for layer in layers]
@@ -104,7 +111,8 @@ def measure(
         steps["frozen layers in bfloat16, indexed before"] = partial(wrapped, rounded, point_index=point_index)
         parameters |= storages(rounded, *half)
     saved = {name: saved_bytes(step, parameters) for name, step in steps.items()}
-    spent = timed_in_turns({name: lambda step=step: step().backward() for name, step in steps.items()}, repeats)
+    passes = {name: lambda step=step: step().backward() for name, step in steps.items()}
+    spent = timed_in_turns(passes, repeats, before=partial(adapted.zero_grad, set_to_none=True))
     seconds = {name: statistics.median(one.cpu for one in times) for name, times in spent.items()}
     ratios = {name: ratio(times, spent["bare layers"]) for name, times in spent.items()}
     adapted.eval()
@@ -126,6 +134,7 @@ def measure(
         "neighbors": config.tokenizer_neighbors,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "difference": difference,
         "rows": {
             name: {
                 "ms_per_cloud": 1000 * seconds[name] / batch,
@@ -143,6 +152,43 @@ def measure(
             for name, times in inferred.items()
         },
     }
+
+
+def largest_difference(model: PeftModel, points: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Compare loss and gradients of a step with those of its transcription, without dropout.
+
+    Returns:
+        The difference of the losses relative to the loss, and the largest of the norms of the gradients' differences
+        relative to the norm of each tensor's gradient.
+
+    Raises:
+        SystemExit: They are not the same step: losses differ by over 1e-5 or gradients by over 1e-2.
+    """
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    results = []
+    for step in (lambda: training_loss(model, points, labels), lambda: model(points=points, labels=labels).loss):
+        model.zero_grad()
+        loss = step()
+        loss.backward()
+        gradients = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+        results.append((loss.item(), gradients))
+    (loss, gradients), (our_loss, our_gradients) = results
+    # Leaves out what a norm cancels, whose gradient is zero except for rounding.
+    largest = max(gradient.norm() for gradient in gradients.values())
+    counted = {name: gradient for name, gradient in gradients.items() if gradient.norm() > 1e-4 * largest}
+    differences = {
+        name: float((gradient - our_gradients[name]).norm() / gradient.norm()) for name, gradient in counted.items()
+    }
+    worst = max(differences, key=differences.__getitem__)
+    relative = abs(loss - our_loss) / abs(loss)
+    if relative > 1e-5 or differences[worst] > 1e-2:
+        raise SystemExit(
+            f"not the same step: losses {loss} and {our_loss}, {worst} differs by {differences[worst]:.1e}"
+        )
+    return {"loss": relative, "gradients": differences[worst]}
 
 
 def ratio(times: list[Spent], base: list[Spent]) -> float:
@@ -167,6 +213,9 @@ def main() -> None:
     chosen = ("preset", "batch", "points", "tokens", "neighbors", "repeats", "bfloat16")
     result = measure(**{name: getattr(arguments, name) for name in chosen})
     print(f"{result['preset']}, batch {result['batch']}, {result['tokens']} tokens, k = {result['neighbors']}")
+    if (difference := result["difference"]) is not None:
+        loss, gradients = difference["loss"], difference["gradients"]
+        print(f"the transcription is the same step: loss to {loss:.1e}, gradients to {gradients:.1e}")
     print("| forward + backward | ms a cloud | saved MB a cloud | times bare time | times bare memory |")
     print("|---|---|---|---|---|")
     for name, row in result["rows"].items():
