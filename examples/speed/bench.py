@@ -51,7 +51,7 @@ class Benchmark:
 
 
 def wrapper_ratios(result: Any) -> dict[str, float]:
-    """Return time and saved bytes of steps over those of the bare frozen layers, and of the transcription over ours."""
+    """Return time and saved bytes over those of the bare frozen layers, and those of the transcription over ours."""
     rows, inference = result["rows"], result["inference"]
     whole, indexed = rows["whole model"], rows["whole model, indexed before"]
     found = {
