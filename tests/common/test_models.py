@@ -6,17 +6,16 @@ are listed in tests/common/refusals.py; then the error is tested.
 
 import copy
 import functools
-import gc
 import os
 
 import accelerate
 import pytest
 import torch
-from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.integrations.neftune import activate_neftune
 from transformers.utils import ModelOutput
 
+from tests.common.built import answer, built, expected_of, forget, fresh, gradients_of
 from tests.common.models import CASES, Case, case_of, registered_classes, relative_difference
 from tests.common.refusals import check_refusal
 
@@ -27,35 +26,10 @@ over_cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 
-@functools.cache
-def _built(name: str) -> tuple[PreTrainedModel, torch.Tensor]:
-    case = next(case for case in CASES if case.name == name)
-    model = case.still()
-    return model, answer(case, model)
-
-
-def answer(case: Case, model: PreTrainedModel, rows: int = 3) -> torch.Tensor:
-    """Return the output for the case's batch."""
-    with torch.no_grad():
-        return case.answer_of(model(**case.batch(rows)))
-
-
-def fresh(case: Case) -> PreTrainedModel:
-    """Return a copy of the case's model, in eval mode."""
-    return copy.deepcopy(_built(case.name)[0])
-
-
-def expected_of(case: Case) -> torch.Tensor:
-    """Return its expected output."""
-    return _built(case.name)[1]
-
-
 @pytest.fixture(scope="module", autouse=True)
 def forget_models():
     yield
-    _built.cache_clear()
-    torch.compiler.reset()
-    gc.collect()
+    forget()
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +39,7 @@ def saved(tmp_path_factory):
     @functools.cache
     def save(name: str) -> str:
         directory = str(tmp_path_factory.mktemp(name))
-        _built(name)[0].save_pretrained(directory)
+        built(name)[0].save_pretrained(directory)
         return directory
 
     return lambda case: save(case.name)
@@ -103,7 +77,7 @@ def test_tiny_outputs_are_of_order_one_and_differ_between_inputs(case):
 def test_a_saved_model_is_loaded_bit_for_bit(case, saved):
     again = case.model_class.from_pretrained(saved(case))
     assert torch.equal(answer(case, again), expected_of(case))
-    ours, theirs = _built(case.name)[0].state_dict(), again.state_dict()
+    ours, theirs = built(case.name)[0].state_dict(), again.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
@@ -272,104 +246,6 @@ def test_a_model_loads_with_some_weights_offloaded_to_disk(case, saved, tmp_path
         assert relative_difference(answer(case, opened), expected_of(case)) < 1e-4
 
 
-def gradients_of(case: Case, model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    model.train()
-    torch.manual_seed(0)
-    case.loss_of(model).backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_gradients_alike(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    """Check that gradients differ by less than 1e-4 of the largest of their tensor, or are negligible."""
-    assert ours.keys() == theirs.keys()
-    scale = max(gradient.abs().max() for gradient in theirs.values())
-    assert scale > 1e-2
-    for name, gradient in theirs.items():
-        difference = (ours[name] - gradient).abs().max()
-        assert difference <= 1e-4 * gradient.abs().max() + 1e-6 * scale, name
-
-
-@over_cases
-@pytest.mark.parametrize("reentrant", [False, True], ids=["not reentrant", "reentrant"])
-def test_checkpointing_changes_no_gradient(case, reentrant):
-    plain, saving = fresh(case), fresh(case)
-    saving.activation_checkpointing_enable({"use_reentrant": reentrant})
-    assert saving.is_activation_checkpointing
-    assert_gradients_alike(gradients_of(case, saving), gradients_of(case, plain))
-    saving.activation_checkpointing_disable()
-    assert not saving.is_activation_checkpointing
-
-
-@over_cases
-def test_an_adapter_in_the_first_layer_trains_with_reentrant_checkpoints(case):
-    found = []
-    for saves in (False, True):
-        model = fresh(case).requires_grad_(False)
-        _layers(model)[0].requires_grad_(True)
-        if saves:
-            model.activation_checkpointing_enable({"use_reentrant": True})
-        found.append(gradients_of(case, model))
-    assert found[0]
-    assert_gradients_alike(found[1], found[0])
-
-
-@over_cases
-def test_checkpointing_recomputes_layers_and_can_leave_some(case):
-    counts = []
-    for settings in (None, {"every_n_layers": 1}, {"every_n_layers": 2}):
-        model = fresh(case)
-        inner = [_norm_in(layer) for layer in _layers(model)]
-        calls = []
-        for norm in inner:
-            norm.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
-        if settings is not None:
-            model.activation_checkpointing_enable(**settings)
-        gradients_of(case, model)
-        counts.append(len(calls))
-    layers = len(inner)
-    assert counts[0] == layers and counts[1] == 2 * layers
-    assert layers < counts[2] < 2 * layers
-
-
-def _layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers that support checkpointing."""
-    core = getattr(model, model.base_model_prefix, model) if model.base_model_prefix else model
-    if hasattr(model, "language_model"):
-        return list(model.language_model.get_submodule("model.layers"))
-    stack = getattr(core, "layer_stack", None)
-    if stack is not None and len(stack.layers):
-        return list(stack.layers)
-    if hasattr(model, "autoencoder"):
-        return list(model.act.blocks.layers)
-    return list(core.layers)
-
-
-def _norm_in(layer: nn.Module) -> nn.Module:
-    # The last one: teachers compute keys and values of prompts with the first modules of a layer. And its input: a
-    # layer is recomputed only up to the last tensor that is needed.
-    return [module for module in layer.modules() if isinstance(module, (nn.LayerNorm, nn.RMSNorm))][-1]
-
-
-@over_cases
-def test_every_trained_tensor_gets_a_gradient(case):
-    model = fresh(case)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    found = gradients_of(case, model)
-    assert found.keys() == trained - unused_of(case)
-    assert all(torch.isfinite(gradient).all() for gradient in found.values())
-    still = {name for name, gradient in found.items() if not gradient.any()}
-    assert still <= {name for name in found if name.endswith("bias") or name in unused_of(case)}, still
-
-
-def unused_of(case: Case) -> set[str]:
-    """Return the names of tensors that the loss of the case does not depend on."""
-    names = {name for name, _ in _built(case.name)[0].named_parameters()}
-    if case.name == "MiniGPT3DForConditionalGeneration":
-        # The stage of the tiny model uses only the first query set and no router.
-        return {name for name in names if "experts.router" in name or ("experts.queries" in name and ".0" not in name)}
-    return set()
-
-
 @over_cases
 def test_runs_and_seeded_training_steps_are_deterministic(case):
     model = fresh(case)
@@ -407,7 +283,7 @@ def test_outputs_do_not_depend_on_the_rest_of_the_batch(case):
 
 @over_cases
 def test_a_saved_config_is_equal(case, tmp_path):
-    config = _built(case.name)[0].config
+    config = built(case.name)[0].config
     config.save_pretrained(tmp_path)
     again = AutoConfig.from_pretrained(tmp_path)
     assert type(again) is type(config)
@@ -440,14 +316,14 @@ def test_the_vocabulary_of_language_models_can_be_resized(case):
 
 @over_cases
 def test_other_labels_get_a_new_head_and_keep_other_weights(case, saved):
-    if not hasattr(_built(case.name)[0], "classifier") and not hasattr(_built(case.name)[0], "segmenter"):
+    if not hasattr(built(case.name)[0], "classifier") and not hasattr(built(case.name)[0], "segmenter"):
         return
     more = {"num_labels": 7}
     with pytest.raises((RuntimeError, ValueError), match="(?i)mismatch|size"):
         case.model_class.from_pretrained(saved(case), **more)
     opened = case.model_class.from_pretrained(saved(case), ignore_mismatched_sizes=True, **more)
     assert answer(case, opened).shape[-1] == 7
-    ours, theirs = _built(case.name)[0].state_dict(), opened.state_dict()
+    ours, theirs = built(case.name)[0].state_dict(), opened.state_dict()
     changed = (
         {name for name, tensor in ours.items() if not torch.equal(theirs[name], tensor)}
         if (ours.keys() == theirs.keys()) and all(ours[n].shape == theirs[n].shape for n in ours)
@@ -462,7 +338,7 @@ def test_other_labels_get_a_new_head_and_keep_other_weights(case, saved):
 
 @over_cases
 def test_weights_load_with_and_without_a_head(case, saved):
-    model = _built(case.name)[0]
+    model = built(case.name)[0]
     if not head_of(case):
         return
     prefix = case.model_class.base_model_prefix

@@ -1,0 +1,109 @@
+"""Gradients of every registered model class, with and without activation checkpointing."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from tests.common.built import built, forget, fresh, gradients_of
+from tests.common.models import CASES, Case
+
+over_cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_models():
+    yield
+    forget()
+
+
+def assert_gradients_alike(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """Check that gradients differ by less than 1e-4 of the largest of their tensor, or are negligible."""
+    assert ours.keys() == theirs.keys()
+    scale = max(gradient.abs().max() for gradient in theirs.values())
+    assert scale > 1e-2
+    for name, gradient in theirs.items():
+        difference = (ours[name] - gradient).abs().max()
+        assert difference <= 1e-4 * gradient.abs().max() + 1e-6 * scale, name
+
+
+@over_cases
+@pytest.mark.parametrize("reentrant", [False, True], ids=["not reentrant", "reentrant"])
+def test_checkpointing_changes_no_gradient(case, reentrant):
+    plain, saving = fresh(case), fresh(case)
+    saving.activation_checkpointing_enable({"use_reentrant": reentrant})
+    assert saving.is_activation_checkpointing
+    assert_gradients_alike(gradients_of(case, saving), gradients_of(case, plain))
+    saving.activation_checkpointing_disable()
+    assert not saving.is_activation_checkpointing
+
+
+@over_cases
+def test_an_adapter_in_the_first_layer_trains_with_reentrant_checkpoints(case):
+    found = []
+    for saves in (False, True):
+        model = fresh(case).requires_grad_(False)
+        _layers(model)[0].requires_grad_(True)
+        if saves:
+            model.activation_checkpointing_enable({"use_reentrant": True})
+        found.append(gradients_of(case, model))
+    assert found[0]
+    assert_gradients_alike(found[1], found[0])
+
+
+@over_cases
+def test_checkpointing_recomputes_layers_and_can_leave_some(case):
+    counts = []
+    for settings in (None, {"every_n_layers": 1}, {"every_n_layers": 2}):
+        model = fresh(case)
+        inner = [_norm_in(layer) for layer in _layers(model)]
+        calls = []
+        for norm in inner:
+            norm.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        if settings is not None:
+            model.activation_checkpointing_enable(**settings)
+        gradients_of(case, model)
+        counts.append(len(calls))
+    layers = len(inner)
+    assert counts[0] == layers and counts[1] == 2 * layers
+    assert layers < counts[2] < 2 * layers
+
+
+def _layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The layers that support checkpointing."""
+    core = getattr(model, model.base_model_prefix, model) if model.base_model_prefix else model
+    if hasattr(model, "language_model"):
+        return list(model.language_model.get_submodule("model.layers"))
+    stack = getattr(core, "layer_stack", None)
+    if stack is not None and len(stack.layers):
+        return list(stack.layers)
+    if hasattr(model, "autoencoder"):
+        return list(model.act.blocks.layers)
+    return list(core.layers)
+
+
+def _norm_in(layer: nn.Module) -> nn.Module:
+    # The last one: teachers compute keys and values of prompts with the first modules of a layer. And its input: a
+    # layer is recomputed only up to the last tensor that is needed.
+    return [module for module in layer.modules() if isinstance(module, (nn.LayerNorm, nn.RMSNorm))][-1]
+
+
+@over_cases
+def test_every_trained_tensor_gets_a_gradient(case):
+    model = fresh(case)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    found = gradients_of(case, model)
+    assert found.keys() == trained - unused_of(case)
+    assert all(torch.isfinite(gradient).all() for gradient in found.values())
+    still = {name for name, gradient in found.items() if not gradient.any()}
+    assert still <= {name for name in found if name.endswith("bias") or name in unused_of(case)}, still
+
+
+def unused_of(case: Case) -> set[str]:
+    """Return the names of tensors that the loss of the case does not depend on."""
+    names = {name for name, _ in built(case.name)[0].named_parameters()}
+    if case.name == "MiniGPT3DForConditionalGeneration":
+        # The stage of the tiny model uses only the first query set and no router.
+        return {name for name in names if "experts.router" in name or ("experts.queries" in name and ".0" not in name)}
+    return set()
