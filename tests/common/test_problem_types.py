@@ -1,14 +1,12 @@
 """Losses of classification and segmentation models by `problem_type`, as in transformers."""
 
-import gc
-
 import pytest
 import torch
 from torch import nn
 
+from tests.common.built import expected_of, forget, fresh
 from tests.common.models import CASES
 from tests.common.refusals import check_refusal
-from tests.common.test_models import _built, expected_of, fresh
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -16,8 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 @pytest.fixture(scope="module", autouse=True)
 def forget_models():
     yield
-    _built.cache_clear()
-    gc.collect()
+    forget()
 
 
 CLASSIFIERS = [case for case in CASES if case.last_layer == "classifier.out"]

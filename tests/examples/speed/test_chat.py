@@ -1,6 +1,10 @@
 """The benchmark of chat: its sides give the same answers, and every figure has its row."""
 
 import json
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
 
 import pytest
 
@@ -47,7 +51,20 @@ def test_some_comparisons_may_be_chosen(capsys):
     assert printed.count("| parts of one caption |") == 4 and "bare language model" not in printed
 
 
-def test_every_figure_is_printed_and_written(tmp_path, capsys):
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Run programs that the benchmark starts in this process, which has imported everything."""
+
+    def run(words, **options):
+        with monkeypatch.context() as patched, redirect_stdout(StringIO()) as printed:
+            patched.setattr(sys, "argv", words[2:])
+            _chat_training.main()
+        return subprocess.CompletedProcess(words, 0, printed.getvalue(), "")
+
+    monkeypatch.setattr(chat.subprocess, "run", run)
+
+
+def test_every_figure_is_printed_and_written(in_this_process, tmp_path, capsys):
     output = tmp_path / "chat.json"
     chat.main(["--preset", "tiny", "--batch", "2", "--new-tokens", "4", "--rounds", "1", "--output", str(output)])
     result = json.loads(output.read_text())

@@ -151,7 +151,7 @@ def test_model_saved_in_half_precision_opens_in_it(family, tmp_path):
             _assert_runs_in(dtype, half, expected)
 
 
-@every_family
+@(every_family if ALL_PAIRS else some_families)
 def test_reloaded_encoder_stored_with_the_model_is_equal(family, tmp_path):
     model = tiny_model(family, large_logits=True)
     model.config.encoder_name_or_path = None
@@ -296,7 +296,7 @@ def test_copies_are_equal_and_independent(family, how):
         assert torch.equal(model(points=clouds()).logits, expected)
 
 
-@every_family
+@(every_family if ALL_PAIRS else some_families)
 def test_fewer_layers_of_the_encoder_can_be_used(family):
     model = tiny_model(family, num_layers=1, large_logits=True)
     core = model.any2point
@@ -341,7 +341,7 @@ def test_attention_weights_sum_to_one_or_are_refused(family):
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:3]))
 
 
-@every_family
+@(every_family if ALL_PAIRS else some_families)
 def test_an_offloaded_encoder_gives_the_same_logits(family):
     model = tiny_model(family, large_logits=True)
     with torch.no_grad():
