@@ -67,6 +67,7 @@ class JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
+        # torch's own norms take one number of dimensions each; this one stands for all of them.
         pass
 
     def forward(self, input: Tensor) -> Tensor:

@@ -4,10 +4,13 @@ import copy
 import functools
 import gc
 
+import pytest
 import torch
 from transformers import PreTrainedModel
 
 from tests.common.models import CASES, Case
+
+over_cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 @functools.cache
@@ -42,8 +45,10 @@ def gradients_of(case: Case, model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def forget() -> None:
-    """Free the models."""
+@pytest.fixture(scope="module", autouse=True)
+def forget_models():
+    """Free the models after each module that imports this fixture."""
+    yield
     built.cache_clear()
     torch.compiler.reset()
     gc.collect()

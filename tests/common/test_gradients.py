@@ -5,17 +5,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from tests.common.built import built, forget, fresh, gradients_of
-from tests.common.models import CASES, Case
+from tests.common.built import built, forget_models as forget_models, fresh, gradients_of, over_cases
+from tests.common.models import Case
 
-over_cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forget_models():
-    yield
-    forget()
 
 
 def assert_gradients_alike(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:

@@ -15,21 +15,22 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.integrations.neftune import activate_neftune
 from transformers.utils import ModelOutput
 
-from tests.common.built import answer, built, expected_of, forget, fresh, gradients_of
+from tests.common.built import (
+    answer,
+    built,
+    expected_of,
+    forget_models as forget_models,
+    fresh,
+    gradients_of,
+    over_cases,
+)
 from tests.common.models import CASES, Case, case_of, registered_classes, relative_difference
 from tests.common.refusals import check_refusal
 
 HALVES = (torch.bfloat16, torch.float16)
 IN_HALF = {torch.bfloat16: 0.1, torch.float16: 0.02}
 """Allowed RMS error of half precision, in standard deviations of the outputs."""
-over_cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forget_models():
-    yield
-    forget()
 
 
 @pytest.fixture(scope="module")

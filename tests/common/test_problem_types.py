@@ -4,17 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from tests.common.built import expected_of, forget, fresh
+from tests.common.built import expected_of, forget_models as forget_models, fresh
 from tests.common.models import CASES
 from tests.common.refusals import check_refusal
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forget_models():
-    yield
-    forget()
 
 
 CLASSIFIERS = [case for case in CASES if case.last_layer == "classifier.out"]
