@@ -94,9 +94,11 @@ def training_step(model: torch.nn.Module, points: torch.Tensor) -> Callable[[], 
     """Return a forward and backward pass."""
     labels = torch.arange(len(points)) % 18
 
-    def step() -> None:
+    def step() -> float:
         model.zero_grad(set_to_none=True)
-        model(points=points, labels=labels).loss.backward()
+        loss = model(points=points, labels=labels).loss
+        loss.backward()
+        return loss.item()
 
     return step
 
@@ -105,9 +107,9 @@ def sampling(points: int, folder: Path) -> Callable[[], Any]:
     """Sample 128 centers and find their 32 nearest points."""
     cloud = cloud_of(points)
 
-    def sample() -> None:
+    def sample() -> Any:
         centers = cloud[:, farthest_point_sample(cloud, 128)[0]]  # (1, 128, 3)
-        knn(centers, cloud, 32)
+        return knn(centers, cloud, 32)
 
     return sample
 
@@ -183,9 +185,9 @@ def rows(clouds: int, folder: Path) -> Callable[[], Any]:
     dataset = load_point_dataset("parquet", data_dir=folder, split="train", cache_dir=cache)
     training = training_rows(dataset, PointCloudProcessor(num_points=128), ["scale", "rotate", "jitter"])
 
-    def read() -> None:
-        for batch in DataLoader(training, 32, shuffle=True, collate_fn=PointCloudCollator()):
-            assert batch["points"].shape[1:] == (128, 3)
+    def read() -> int:
+        loader = DataLoader(training, 32, shuffle=True, collate_fn=PointCloudCollator())
+        return sum(len(batch["points"]) for batch in loader)
 
     return read
 
@@ -198,10 +200,9 @@ def files(count: int, folder: Path) -> Callable[[], Any]:
         np.save(scans / f"{number}.npy", np.random.default_rng(number).random((256, 3), dtype=np.float32))
     attempts = itertools.count()
 
-    def convert() -> None:
+    def convert() -> int:
         cache = str(folder / f"cache_{next(attempts)}")
-        dataset = load_point_dataset("folder", data_dir=folder / "scans", split="train", cache_dir=cache)
-        assert len(dataset) == count
+        return len(load_point_dataset("folder", data_dir=folder / "scans", split="train", cache_dir=cache))
 
     return convert
 
