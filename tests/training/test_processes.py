@@ -22,6 +22,7 @@ from hf_any3d.training.checkpoints import FILE_LIST, check_rows_per_step, list_f
 from hf_any3d.training.processes import (
     check_engine,
     check_no_scalars,
+    check_restarts,
     check_same_weights,
     joining_norms,
     keep_out_of_ddp,
@@ -137,6 +138,18 @@ def test_engines_that_accelerate_does_not_run_are_refused(monkeypatch):
         check_engine(uses_fsdp=False)
     with pytest.raises(ValueError, match="scale is a scalar"):
         check_no_scalars(nn.ParameterDict({"scale": nn.Parameter(torch.tensor(1.0))}))
+
+
+def test_launchers_that_cannot_start_processes_again_are_refused(monkeypatch, tmp_path):
+    launched = {"WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="--max_restarts 1: .* expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        PointTrainingArguments(output_dir=str(tmp_path), use_cpu=True)  # the processes have not met yet
+    for name, value in {"TORCHELASTIC_USE_AGENT_STORE": "False", "TORCHELASTIC_MAX_RESTARTS": "0"}.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            check_restarts()
 
 
 def test_steps_keep_their_number_of_rows(tmp_path):
