@@ -145,8 +145,8 @@ def check_restarts() -> None:
     if restarts > 0 and shares and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
             f"--max_restarts {restarts}: processes that are started again would read the addresses of those before "
-            "them; expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment, and torchrun with --standalone or "
-            "--rdzv_backend c10d, or accelerate with PET_STANDALONE=1"
+            "them; expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment, and torchrun with --standalone "
+            "or --rdzv_backend c10d, or accelerate with PET_STANDALONE=1"
         )
 
 
