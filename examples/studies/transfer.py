@@ -4,23 +4,25 @@
     python -m examples.studies.transfer --report
     python -m examples.studies.transfer --parts main-embedded --seeds 0 1
 
-**The main comparison, fixed before its first run.** The same model, an Any2Point model around two transformer layers,
-is trained for 30 epochs around MiniLM's pretrained layers and around the same layers with random weights, on two sets:
+**The main comparison, fixed before its first run.** The same model, an Any2Point model around two transformer
+layers, is trained for 30 epochs around MiniLM's pretrained layers and around the same layers with random weights, on
+two sets:
 
-- `embedded`: all 574 embedded shapes (training and test split together) in five folds. Near-duplicates (column `group`)
-  are in one fold. Seeds 0 to 4.
-- `generated`: 4,800 generated shapes (see `generated_shapes`), 100 of each of 48 classes, in five folds; training on 20
-  shapes a class drawn from the other four folds by the seed and the fold. Seeds 0 to 2.
+- `embedded`: all 574 embedded shapes (training and test split together) in five folds. Near-duplicates (column
+  `group`) are in one fold. Seeds 0 to 4.
+- `generated`: 4,800 generated shapes (see `generated_shapes`), 100 of each of 48 classes, in five folds; training on
+  20 shapes a class drawn from the other four folds by the seed and the fold. Seeds 0 to 2.
 
-The effect on a set is the difference of accuracy, pretrained minus random, over all its shapes and seeds; each shape is
-tested once per seed. Its 95 % interval is the percentile interval of 10,000 bootstrap replicates that draw, within each
-fold, seeds and groups of shapes with replacement. Pretraining helps (or harms) on a set if the interval excludes zero.
-Second readings, which decide nothing: the interval when folds are drawn too, McNemar's exact test on the majority vote
-of the seeds, the difference of the test cross-entropy. No interim result stops the study or changes a setting.
+The effect on a set is the difference of accuracy, pretrained minus random, over all its shapes and seeds; each shape
+is tested once per seed. Its 95 % interval is the percentile interval of 10,000 bootstrap replicates that draw, within
+each fold, seeds and groups of shapes with replacement. Pretraining helps (or harms) on a set if the interval excludes
+zero. Second readings, which decide nothing: the interval when folds are drawn too, McNemar's exact test on the
+majority vote of the seeds, the difference of the test cross-entropy. No interim result stops the study or changes a
+setting.
 
 All arms have the data, augmentation, schedule and loss that `results/learning.md` describes; they were chosen there on
-a validation part of 115 embedded shapes with the pretrained encoder. `SETTINGS` keeps them as they were. The difficulty
-of the generated set was chosen with PointNet and linear probes alone.
+a validation part of 115 embedded shapes with the pretrained encoder. `SETTINGS` keeps them as they were. The
+difficulty of the generated set was chosen with PointNet alone.
 
 Every run is stored when it ends and is not repeated, so the study can be stopped at any time; it continues where it
 was. The main comparison comes first, seed by seed, fold by fold and all arms of a fold one after the other, so that an
@@ -201,10 +203,9 @@ def runs_of(
     for seed in range(seeds):
         for fold in range(SETTINGS["folds"]):
             for arm in arms:
-                without = arm not in ("pretrained", "random", "shuffled") and arm not in PROBES
-                found.append(
-                    Run(data, arm, 0 if without else layers, 0 if arm in PROBES else epochs, shots, seed, fold)
-                )
+                own_layers = layers if arm in ("pretrained", "random", "shuffled", *PROBES) else 0
+                own_epochs = 0 if arm in PROBES else epochs
+                found.append(Run(data, arm, own_layers, own_epochs, shots, seed, fold))
     return found
 
 
@@ -247,8 +248,8 @@ def load_set(name: str) -> Dataset:
 def folds_of(labels: np.ndarray, groups: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Distribute shapes over folds, each class evenly and each group into one fold.
 
-    Groups come in random order, large ones first; each goes to the fold that has the fewest shapes of its class so far,
-    of several such to the smallest fold. A group of several classes counts as its first shape's.
+    Groups come in random order, large ones first; each goes to the fold that has the fewest shapes of its class so
+    far, of several such to the smallest fold. A group of several classes counts as its first shape's.
 
     Args:
         labels: `(shapes,)` class numbers.

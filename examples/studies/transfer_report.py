@@ -189,7 +189,7 @@ def cells_table(rows: Iterable[Mapping[str, Any]], titles: Mapping[str, str]) ->
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        cell = Cell(*(row[name] for name in Cell._fields))
+        cell = cell_named(row)
         start = f"| {cell.data} | {cell.budget} | {titles[cell.arm]} | {cell.layers or '–'} "
         if not row["runs"]:
             lines.append(f"{start}| 0 of {row['planned']} | not run yet | | |")
@@ -205,12 +205,12 @@ def cells_table(rows: Iterable[Mapping[str, Any]], titles: Mapping[str, str]) ->
 def comparisons_table(rows: Iterable[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
     """Format comparisons as Markdown."""
     lines = [
-        "| set | budget | layers | compared | pairs | effect, points | 95 % interval | with folds drawn | McNemar, votes "
-        "| cross-entropy |",
+        "| set | budget | layers | compared | pairs | effect, points | 95 % interval | with folds drawn "
+        "| McNemar, votes | cross-entropy |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        cell = Cell(*(row[name] for name in Cell._fields))
+        cell = cell_named(row)
         start = f"| {cell.data} | {cell.budget} | {cell.layers} | {titles[cell.arm]} − {titles[row['against']]} "
         found = row["found"]
         if found is None:
@@ -260,16 +260,19 @@ def summarize(planned: Mapping[Cell, int], results: Results, main: Sequence[Cell
             found = compare(results.get(cell, {}), results.get(other, {}))
             count = min(planned[cell], planned[other])
             comparisons.append({**cell._asdict(), "against": other.arm, "planned": count, "found": found})
-    is_main = [
-        row["against"] == "random" and Cell(*(row[name] for name in Cell._fields)) in main for row in comparisons
-    ]
+    chosen = [row for row in comparisons if row["against"] == "random" and cell_named(row) in main]
     rows = [cell_row(cell, count, results.get(cell, {})) for cell, count in planned.items()]
     return {
         "machine": machine(),
-        "main": [row for row, chosen in zip(comparisons, is_main, strict=True) if chosen],
+        "main": chosen,
         "comparisons": comparisons,
         "rows": rows,
     }
+
+
+def cell_named(row: Mapping[str, Any]) -> Cell:
+    """Return the cell of a row."""
+    return Cell(*(row[name] for name in Cell._fields))
 
 
 def same_budget(cell: Cell, other: Cell) -> bool:
@@ -304,7 +307,7 @@ def plot(summary: Mapping[str, Any], path: Path) -> None:
     axes = figure.add_subplot()
     names = []
     for place, row in enumerate(rows):
-        cell, found = Cell(*(row[name] for name in Cell._fields)), row["found"]
+        cell, found = cell_named(row), row["found"]
         done = 0 if found is None else found["pairs"]
         names.append(f"{cell.data}, {cell.budget}, {cell.layers} layers ({done} of {row['planned']} pairs)")
         if found is None:

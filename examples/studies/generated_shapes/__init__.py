@@ -53,13 +53,15 @@ class Damage:
     outliers: float = 0.03
 
 
+DAMAGED = Damage()
+"""The damage of the studies."""
 NONE = Damage(stretch=1.0, missing=0, turn=0, tilt=0, hidden=0, cut=0, noise=0, outliers=0)
 """Complete and clean objects."""
 _DENSITY = 4  # points drawn for each that is kept, so that enough remain after hiding and cutting
 _CELLS, _DEPTH = 36, 0.1  # cells of the camera's image, and how far behind the nearest point one is still seen
 
 
-def draw_shape(name: str, seed: int, index: int, num_points: int = 1024, damage: Damage = Damage()) -> np.ndarray:
+def draw_shape(name: str, seed: int, index: int, num_points: int = 1024, damage: Damage = DAMAGED) -> np.ndarray:
     """Generate a shape.
 
     Args:
@@ -134,7 +136,7 @@ def generate(
     per_class: int,
     seed: int = 0,
     num_points: int = 1024,
-    damage: Damage = Damage(),
+    damage: Damage = DAMAGED,
     classes: Sequence[str] | None = None,
 ) -> Dataset:
     """Generate a set, its classes in turn.

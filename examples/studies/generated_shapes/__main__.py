@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from examples.studies.generated_shapes import CLASSES, NONE, Damage, draw_shape
+from examples.studies.generated_shapes import CLASSES, DAMAGED, NONE, draw_shape
 from hf_any3d.visualization.figures import plot_point_clouds
 
 
@@ -14,7 +14,7 @@ def draw_picture(path: Path, shown: int = 4) -> Path:
     clouds, titles = [], []
     for name in CLASSES:
         for index in range(shown):
-            clouds.append(draw_shape(name, 0, index, damage=NONE if index < shown // 2 else Damage()))
+            clouds.append(draw_shape(name, 0, index, damage=NONE if index < shown // 2 else DAMAGED))
             titles.append(name if index == 0 else "")
     heading = "Generated shapes: of each class two complete objects and two as they are learned"
     return plot_point_clouds(clouds, path, titles=titles, heading=heading, columns=4 * shown, cell=1.0, elevation=15)

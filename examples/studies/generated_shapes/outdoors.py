@@ -14,6 +14,7 @@ from examples.studies.generated_shapes.surfaces import (
     revolved,
     ring_of,
     rod,
+    sheet,
     slab,
     tube,
     turned,
@@ -105,8 +106,6 @@ def boat(r: Draw) -> Parts:
     grid = np.stack(np.broadcast_arrays(
         length * share[:, None], -high * np.sin(angles) * (beam / wide)[:, None], beam[:, None] * np.cos(angles),
     ), axis=-1)  # fmt: skip
-    from examples.studies.generated_shapes.surfaces import sheet
-
     parts = [sheet(grid)]
     style = r.whole(0, 3)
     if style == 0:
@@ -192,8 +191,6 @@ def bridge(r: Draw) -> Parts:
     grid = np.stack(
         [top + (0, dy, dz) for dy, dz in ((0, -wide), (0, wide), (-0.06, wide), (-0.06, -wide), (0, -wide))]
     )
-    from examples.studies.generated_shapes.surfaces import sheet
-
     parts = [sheet(grid)]
     style = r.whole(0, 2)
     if style == 0:
@@ -342,8 +339,8 @@ def dog(r: Draw) -> Parts:
     parts += [rod((0.8 * length, height, 0), head, 0.7 * body, 0.6 * size), ball((size,) * 3, head),
               rod(head, (head[0] + r(1.0, 2.2) * size, head[1] - 0.3 * size, 0), 0.6 * size, 0.35 * size)]  # fmt: skip
     ear = r(-1.0, 1.4) * size
-    parts += [rod((head[0], head[1] + 0.5 * size, a * 0.7 * size), (head[0], head[1] + 0.5 * size + ear, a * size), 0.03)
-              for a in (-1, 1)]  # fmt: skip
+    base = head[1] + 0.5 * size
+    parts += [rod((head[0], base, a * 0.7 * size), (head[0], base + ear, a * size), 0.03) for a in (-1, 1)]
     return [*parts, rod((-length, height, 0), (-length - r(0.1, 0.4), height + r(-0.1, 0.4), 0), 0.03, 0.015)]
 
 
@@ -361,5 +358,6 @@ def horse(r: Draw) -> Parts:
 
 
 OUTDOORS = (
-    car, truck, bus, plane, boat, rocket, house, tower, bridge, ladder, fence, tree, conifer, cactus, mushroom, dog, horse,
+    car, truck, bus, plane, boat, rocket, house, tower, bridge, ladder, fence, tree, conifer, cactus, mushroom, dog,
+    horse,
 )  # fmt: skip

@@ -181,7 +181,8 @@ def teapot(r: Draw) -> Parts:
     profile = wall(r, 0.6 * radius, 0.5 * radius, height, 0.5 * radius)
     start, tip = (-0.8 * radius, 0.3 * height, 0), (-radius - r(0.2, 0.5), r(0.7, 1.0) * height, 0)
     parts = [revolved(profile), rod(start, tip, r(0.06, 0.1), r(0.03, 0.05)),
-             revolved([(0.5 * radius, height), (0, height + 0.1)]), ball((0.05, 0.05, 0.05), (0, height + 0.12, 0))]  # fmt: skip
+             revolved([(0.5 * radius, height), (0, height + 0.1)]),
+             ball((0.05, 0.05, 0.05), (0, height + 0.12, 0))]  # fmt: skip
     if r.yes(0.65):
         return [*parts, handle(r, profile, 0.25 * height, 0.8 * height)]
     return [*parts, tube(arc((0, 0.7 * height, 0), (0.9 * radius, r(0.5, 0.8)), 0, 180), 0.03)]
@@ -264,8 +265,8 @@ def broom(r: Draw) -> Parts:
         parts.append(revolved([(0.04, 0.05), (0.06, -0.1), (0.8 * wide, -0.3 - 0.5 * rise), (0, -0.3 - 0.5 * rise)],
                               squash=r(0.3, 1.0)))  # fmt: skip
     else:
-        parts += [tube([(0, 0, 0), (0.6 * x, -0.05, 0.6 * z), (x, -0.8 * rise, z)], 0.02)
-                  for x, z in wide * np.array([(np.cos(a), 0.6 * np.sin(a)) for a in np.linspace(0, 6, 9)])]  # fmt: skip
+        ends = wide * np.array([(np.cos(a), 0.6 * np.sin(a)) for a in np.linspace(0, 6, 9)])
+        parts += [tube([(0, 0, 0), (0.6 * x, -0.05, 0.6 * z), (x, -0.8 * rise, z)], 0.02) for x, z in ends]
     return laid(r, parts)
 
 
