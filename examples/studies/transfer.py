@@ -51,7 +51,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from examples import quickstart
 from examples.studies import transfer_report
-from examples.studies.generated_shapes import generate
+from examples.studies.generated_shapes import DAMAGED, generate
 from examples.studies.learning import TokenizerAlone, random_encoder, replace_encoder, shuffled_encoder
 from examples.studies.runs import kept_run, runs_parser, stopwatch, use_threads
 from examples.studies.transfer_report import Cell
@@ -398,7 +398,12 @@ def run_once(run: Run, folder: Path) -> dict[str, Any]:
 
 def settings_of(run: Run) -> dict[str, Any]:
     """Collect everything that affects the result of a run, as JSON reads it back."""
-    return json.loads(json.dumps({"run": asdict(run), **SETTINGS}))
+    settings = {"run": asdict(run), **SETTINGS, "damage": asdict(DAMAGED)}
+    if run.data != "generated":
+        del settings["generated"], settings["damage"]
+    if run.arm != "transformer":
+        del settings["transformer"]
+    return json.loads(json.dumps(settings))
 
 
 def run_all(runs: Sequence[Run], folder: Path) -> None:
