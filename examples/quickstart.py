@@ -35,6 +35,8 @@ from hf_any3d import (
     Any2PointForPointCloudClassification,
     GuidedAdapterConfig,
     PointCloudProcessor,
+    PointNetConfig,
+    PointNetForPointCloudClassification,
     load_point_dataset,
 )
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform
@@ -70,6 +72,9 @@ MODEL: dict[str, Any] = {
     "head_dropout": 0.3,
 }
 """For `from_encoder_pretrained`."""
+
+POINTNET: dict[str, Any] = {"hidden_sizes": [64, 128, 256], "head_widths": [128], "head_dropout": 0.3}
+"""For `PointNetConfig`: as many trained weights as a wrapped encoder has, without its tokenizer."""
 
 ADAPTER: dict[str, Any] = {"gate": 0.2, "voxel_size": 0.5}
 """For `GuidedAdapterConfig`."""
@@ -120,10 +125,14 @@ def build_wrapper(
         **changes: Changes of `MODEL`, or further settings of `Any2PointConfig`.
     """
     set_seed(seed)
-    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     return Any2PointForPointCloudClassification.from_encoder_pretrained(
-        encoder or ENCODER, **labels, **{**MODEL, **changes}
+        encoder or ENCODER, **label_names(names), **{**MODEL, **changes}
     )
+
+
+def label_names(names: list[str]) -> dict[str, dict]:
+    """Return the settings of a configuration that name the classes."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
 
 
 def add_adapter(model: Any2PointForPointCloudClassification, seed: int, **changes: Any) -> PeftModel:
@@ -132,55 +141,15 @@ def add_adapter(model: Any2PointForPointCloudClassification, seed: int, **change
     return get_peft_model(model, GuidedAdapterConfig(**{**ADAPTER, **changes}))
 
 
-class PointNet(nn.Module):
-    """A small PointNet (arXiv 1612.00593), the baseline without an encoder.
-
-    All points go through the same layers; a head of two layers follows a maximum over the points. `forward` has the
-    arguments and outputs of a transformers classifier, so that `Trainer` trains it.
+def build_pointnet(seed: int, names: list[str]) -> PointNetForPointCloudClassification:
+    """Build the baseline with weights drawn by `seed`, a small PointNet.
 
     Args:
-        num_labels: Number of classes.
-        widths: Channels of the layers before the maximum.
-        head_width: Channels of the hidden layer after the maximum.
-        dropout: Dropout before the last layer.
+        seed: Seed of all random weights.
+        names: See `build_model`.
     """
-
-    def __init__(
-        self,
-        num_labels: int,
-        widths: tuple[int, ...] = (64, 128, 256),
-        head_width: int = 128,
-        dropout: float = 0.3,
-    ):
-        super().__init__()
-        pairs = zip((3, *widths), widths, strict=False)
-        self.points = nn.Sequential(*(point_layer(inner, outer) for inner, outer in pairs))
-        self.head = nn.Sequential(point_layer(widths[-1], head_width), nn.Dropout(dropout))
-        self.out = nn.Linear(head_width, num_labels)
-
-    def forward(self, points: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: `(batch, points, 3)`.
-            labels: `(batch,)` class numbers; with them the mean cross-entropy is returned as `loss`.
-        """
-        features = self.points(points.flatten(0, 1)).unflatten(0, points.shape[:2])  # (batch, points, width)
-        logits = self.out(self.head(features.amax(dim=1)))
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
-
-
-def point_layer(inner: int, outer: int) -> nn.Sequential:
-    """Build a linear layer with batch norm and ReLU, for rows of points."""
-    # The norm subtracts the mean, so a bias before it would have no effect.
-    return nn.Sequential(nn.Linear(inner, outer, bias=False), nn.BatchNorm1d(outer), nn.ReLU())
-
-
-def build_pointnet(seed: int, num_labels: int) -> PointNet:
-    """Build the baseline with weights drawn by `seed`."""
     set_seed(seed)
-    return PointNet(num_labels)
+    return PointNetForPointCloudClassification(PointNetConfig(**label_names(names), **POINTNET))
 
 
 def training_arguments(output_dir: str | os.PathLike, seed: int, **changes: Any) -> TrainingArguments:
@@ -387,7 +356,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{len(splits['train'])} training and {len(splits['test'])} test shapes in {len(names)} classes")
 
     rows = [{"title": "majority class", **majority(splits)}]
-    row, _ = train("PointNet from scratch", build_pointnet(options.seed, len(names)), splits, options)
+    row, _ = train("PointNet from scratch", build_pointnet(options.seed, names), splits, options)
     rows.append(row)
     row, trainer = train("wrap, pretrained encoder", build_model(options.seed, names), splits, options)
     rows.append(row)

@@ -167,6 +167,8 @@ _OUR_TYPES = (
     "openshape",
     "patchalign3d",
     "point_transformer_v3",
+    "pointnet",
+    "pointnet2",
     "uni3d",
 )
 _CONFIG = "config.json"

@@ -34,6 +34,8 @@ class Case:
         last_layer: Path of the layer that `settle` scales; None if the last layer is a norm.
         still_settings: Settings that switch off all randomness in training.
         owns_encoder: Whether the model has a frozen encoder.
+        is_adapted: Whether PEFT methods are tested on it; there is no need to adapt a baseline without pretrained
+            weights, and this package's own methods refuse to.
     """
 
     model_class: type[PreTrainedModel]
@@ -44,6 +46,7 @@ class Case:
     last_layer: str | None = None
     still_settings: dict[str, Any] | None = None
     owns_encoder: bool = False
+    is_adapted: bool = True
 
     @property
     def name(self) -> str:

@@ -56,6 +56,13 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudSegmentation,
     PointTransformerV3Model,
 )
+from hf_any3d.modeling.pointnet import (
+    PointNet2ForPointCloudClassification,
+    PointNet2Model,
+    PointNet2PreTrainedModel,
+    PointNetForPointCloudClassification,
+    PointNetModel,
+)
 from hf_any3d.modeling.uni3d import (
     Uni3DForPointCloudClassification,
     Uni3DForPointCloudSegmentation,
@@ -294,6 +301,37 @@ def _ptv3(model_class: type[PreTrainedModel]) -> Callable[..., PreTrainedModel]:
     return build
 
 
+def _pointnet(model_class: type[PreTrainedModel]) -> Callable[..., PreTrainedModel]:
+    def build(**settings: Any) -> PreTrainedModel:
+        torch.manual_seed(0)
+        sizes = {"hidden_sizes": (32, 48, 64), "head_widths": (16,), "num_labels": LABELS}
+        if issubclass(model_class, PointNet2PreTrainedModel):
+            sizes |= {"num_centers": (12, 4), "num_neighbors": (8, 4), "radii": (0.4, 0.8)}
+            sizes |= {"level_widths": ((8,), (16,))}
+        model = model_class(model_class.config_class(**(sizes | settings)))
+        spread_weights(model)
+        return model.eval()
+
+    return build
+
+
+def _pointnet_cases(base: type, classifier: type) -> tuple[Case, ...]:
+    still = {"head_dropout": 0.0}
+    return (
+        Case(base, _pointnet(base), _clouds(), None, "pooler_output", is_adapted=False),
+        Case(
+            classifier,
+            _pointnet(classifier),
+            _clouds(),
+            _class_labels,
+            "logits",
+            "classifier.out",
+            still,
+            is_adapted=False,
+        ),
+    )
+
+
 _PTV3_STILL = {"drop_path_rate": 0.0, "head_dropout": 0.0, "shuffle_curves": "never"}
 _PHI_STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0}
 _BUILDERS = (
@@ -394,6 +432,8 @@ _BUILDERS = (
         {"prompt_dropout": 0.0},
         owns_encoder=True,
     ),
+    *_pointnet_cases(PointNetModel, PointNetForPointCloudClassification),
+    *_pointnet_cases(PointNet2Model, PointNet2ForPointCloudClassification),
     *_aligned_cases(
         OpenShapeModel,
         OpenShapeForPointCloudClassification,
