@@ -88,7 +88,7 @@ So it is trained for 30 more epochs with random headings, and with Y or Z up. No
 stage, and the validation part was not looked at again. The test shapes were looked at twice: with the first stage
 alone (74.5 % as stored, 49.7 % with any heading), and with the model of this card.
 """
-"""What was compared on the validation part; for the card."""
+"""Settings that were compared on the validation part; for the card."""
 UPRIGHT = (
     "The shapes of the training data are upright, with Y or Z up and any heading. Accuracy is higher if a file with Z "
     'up is named as such (`--up-axis z`, `up_axis="z"`); one with X up has to be.'
