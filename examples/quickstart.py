@@ -42,6 +42,7 @@ from hf_any3d import (
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.model_card.run_report import count_parameters
+from hf_any3d.training.arguments import read_settings
 from hf_any3d.visualization.figures import plot_point_clouds
 
 HERE = Path(__file__).resolve().parent
@@ -57,50 +58,43 @@ FILES = {
 }
 """Files to classify: their rows in the embedded shapes, and their classes. The folding stool is the hard one."""
 
-ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+RECIPE = read_settings(HERE / "recipes" / "quickstart.yaml")
+"""The settings of this program, as arguments of `run_point_cloud_classification.py`."""
+
+ENCODER: str = RECIPE["encoder_name_or_path"]
 
 MODEL: dict[str, Any] = {
-    "num_layers": 2,
-    "tokenizer": "patch",
-    "num_tokens": 32,
-    "tokenizer_neighbors": 32,
-    "tokenizer_width": 96,
-    "token_scale": 1.5,
-    "line_cells": 8.0,
-    "pooling": ["max", "mean", "cls"],
-    "head_widths": [256],
-    "head_dropout": 0.3,
+    **{name: RECIPE[name] for name in ("num_layers", "num_tokens", "tokenizer_neighbors")},
+    **RECIPE["model_config"],
 }
 """For `from_encoder_pretrained`."""
 
 POINTNET: dict[str, Any] = {"hidden_sizes": [64, 128, 256], "head_widths": [128], "head_dropout": 0.3}
-"""For `PointNetConfig`: as many trained weights as a wrapped encoder has, without its tokenizer."""
+"""For `PointNetConfig`."""
 
-ADAPTER: dict[str, Any] = {"gate": 0.2, "voxel_size": 0.5}
+ADAPTER: dict[str, Any] = RECIPE["peft_config"]
 """For `GuidedAdapterConfig`."""
 
-AUGMENTATION: dict[str, dict] = {
-    "shuffle": {},
-    "scale": {"low": 0.67, "high": 1.5, "per_axis": True},
-    "shift": {"limit": 0.1},
-    "jitter": {},
-}
+AUGMENTATION: list[str] = RECIPE["augment"]
 """For `build_transform`."""
 
 TRAINING: dict[str, Any] = {
-    "num_train_epochs": 30,
-    "per_device_train_batch_size": 16,
-    "per_device_eval_batch_size": 32,
-    "learning_rate": 2e-3,
-    "weight_decay": 0.05,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.1,
-    "max_grad_norm": 5.0,
-    "dataloader_drop_last": True,
+    name: RECIPE[name]
+    for name in (
+        "num_train_epochs",
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+        "learning_rate",
+        "weight_decay",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "max_grad_norm",
+        "dataloader_drop_last",
+    )
 }
 """For `TrainingArguments`, the same for every model."""
 
-LABEL_SMOOTHING = 0.1
+LABEL_SMOOTHING: float = RECIPE["label_smoothing_factor"]
 
 
 def build_model(seed: int, names: list[str]) -> PeftModel:

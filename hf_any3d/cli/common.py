@@ -1,4 +1,4 @@
-"""What commands share: options, errors in one line, names of models, and progress."""
+"""Options, errors in one line, names of models and progress, shared by the commands."""
 
 from __future__ import annotations
 

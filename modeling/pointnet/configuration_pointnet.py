@@ -46,7 +46,7 @@ class BaselineConfig(NamesPackageMixin, PreTrainedConfig):
 class PointNetConfig(BaselineConfig):
     r"""Configuration of a PointNet (arXiv 1612.00593).
 
-    The defaults are a small one, as large as the trained part of a wrapped encoder. The published sizes are
+    The defaults are a small one for a few hundred shapes. The published sizes are
     `hidden_sizes=(64, 64, 64, 128, 1024)` and `head_widths=(512, 256)`.
 
     Args:
