@@ -136,3 +136,16 @@ def spread_weights(model: nn.Module, seed: int = 3) -> None:
             parameter.copy_(0.1 * drawn)
         else:
             parameter.copy_(drawn * parameter.shape[-1] ** -0.5)
+
+
+def relative_difference(made: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference, in standard deviations of the expected values.
+
+    Raises:
+        AssertionError: If shapes differ, or the expected values hardly vary, so that tolerances would be meaningless.
+    """
+    assert made.shape == expected.shape, f"{tuple(made.shape)}, expected {tuple(expected.shape)}"
+    expected = expected.detach().double()
+    spread = expected.std() if expected.numel() > 1 else expected.abs()
+    assert spread > 1e-3, f"values hardly vary: standard deviation {float(spread):.1e}"
+    return float((made.detach().double() - expected).abs().max() / spread)
