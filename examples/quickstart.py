@@ -184,7 +184,10 @@ def build_trainer(model: nn.Module, arguments: TrainingArguments, train: Dataset
 
 
 def smoothed_loss(
-    outputs: SequenceClassifierOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    outputs: SequenceClassifierOutput,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    smoothing: float = LABEL_SMOOTHING,
 ) -> torch.Tensor:
     """Compute cross-entropy with label smoothing; `Trainer`'s own smoothing needs a model with a config.
 
@@ -192,8 +195,9 @@ def smoothed_loss(
         outputs: Outputs of a classifier.
         labels: `(batch,)` class numbers.
         num_items_in_batch: Rows of the complete optimization step, where it has several batches.
+        smoothing: Share of the target that all classes get equally.
     """
-    total = nn.functional.cross_entropy(outputs.logits, labels, label_smoothing=LABEL_SMOOTHING, reduction="sum")
+    total = nn.functional.cross_entropy(outputs.logits, labels, label_smoothing=smoothing, reduction="sum")
     return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
