@@ -45,6 +45,10 @@ _NAMES = {
         "PatchAlign3DConfig PatchAlign3DForPointCloudClassification PatchAlign3DForPointCloudSegmentation "
         "PatchAlign3DForPreTraining PatchAlign3DForZeroShotPointCloudSegmentation PatchAlign3DModel"
     ),
+    "modeling.pointnet": (
+        "PointNet2Config PointNet2ForPointCloudClassification PointNet2Model "
+        "PointNetConfig PointNetForPointCloudClassification PointNetModel"
+    ),
     "modeling.point_transformer_v3": (
         "PointTransformerV3Config PointTransformerV3ForPointCloudClassification "
         "PointTransformerV3ForPointCloudSegmentation PointTransformerV3Model"
@@ -121,6 +125,14 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
         PointTransformerV3ForPointCloudClassification as PointTransformerV3ForPointCloudClassification,
         PointTransformerV3ForPointCloudSegmentation as PointTransformerV3ForPointCloudSegmentation,
         PointTransformerV3Model as PointTransformerV3Model,
+    )
+    from hf_any3d.modeling.pointnet import (
+        PointNet2Config as PointNet2Config,
+        PointNet2ForPointCloudClassification as PointNet2ForPointCloudClassification,
+        PointNet2Model as PointNet2Model,
+        PointNetConfig as PointNetConfig,
+        PointNetForPointCloudClassification as PointNetForPointCloudClassification,
+        PointNetModel as PointNetModel,
     )
     from hf_any3d.modeling.uni3d import (
         Uni3DConfig as Uni3DConfig,

@@ -40,7 +40,7 @@ Send = Callable[[], Coroutine[Any, Any, int]]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a load brought.
+    """Outcome of a load.
 
     Attributes:
         offered: Requests per second that were sent.

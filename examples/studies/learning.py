@@ -114,7 +114,7 @@ def wrap_around(change: Callable[[PreTrainedModel], PreTrainedModel]) -> Callabl
 
 
 ARMS: dict[str, tuple[str, Callable[[int, list[str]], nn.Module]]] = {
-    "pointnet": ("PointNet from scratch", lambda seed, names: quickstart.build_pointnet(seed, len(names))),
+    "pointnet": ("PointNet from scratch", quickstart.build_pointnet),
     "tokenizer": ("tokenizer and head, no encoder", tokenizer_alone),
     "random": ("wrap, random encoder", wrap_around(random_encoder)),
     "shuffled": ("wrap, shuffled pretrained encoder", wrap_around(shuffled_encoder)),
@@ -141,8 +141,7 @@ def few_shapes(dataset: DatasetDict, shots: int, seed: int) -> DatasetDict:
 def settings_of(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     """Collect everything but the seed that affects the result of an arm."""
     settings: dict[str, Any] = {"shots": options.shots, "validation": options.validation}
-    if arm != "pointnet":
-        settings["model"] = quickstart.MODEL
+    settings["model"] = quickstart.POINTNET if arm == "pointnet" else quickstart.MODEL
     if arm not in ("pointnet", "tokenizer"):
         settings["adapter"] = quickstart.ADAPTER
     return training_settings(**settings)

@@ -1,4 +1,4 @@
-"""Which way to combine the views of a rotary encoder is best? Each is trained on the embedded shapes.
+"""Ways to combine the views of a rotary encoder, each trained on the embedded shapes.
 
     python -m examples.studies.rotary_views
 

@@ -27,7 +27,7 @@ OBJECT_STORE_BYTES = 200 * 2**20
 
 
 class Work(Protocol):
-    """What a process does; it is pickled."""
+    """The work of one process; it is pickled."""
 
     def open(self) -> Callable[[Mapping[str, Any], Attempts], Any]:
         """Open models and return the function that is called with each shard; both ends are JSON."""
@@ -35,7 +35,7 @@ class Work(Protocol):
 
 
 class Attempts:
-    """What became of the processes that had a shard before: a file at which two of them ended is left out.
+    """Record of the processes that had a shard before: a file at which two of them ended is left out.
 
     Ray starts a process again as often as it ends, so that a file that exhausts the memory, or at which a library
     faults, would stop a run for good. After one process has ended, the files of its shard are noted one at a time.

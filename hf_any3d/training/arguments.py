@@ -15,6 +15,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import HfArg
 
+from hf_any3d.training.processes import check_restarts
 from hf_any3d.training.schedules import EpochCosine
 
 logger = logging.getLogger(__name__)
@@ -186,6 +187,7 @@ class PointTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        check_restarts()  # before the processes meet
         for name in ("eval_strategy", "save_strategy"):
             # Both are on by default, and Trainer requires both to load the best weights.
             if self.load_best_model_at_end and getattr(self, name) == "no":

@@ -1,4 +1,4 @@
-"""Which points are centers, and which are their neighbors: all that a tokenizer computes from coordinates alone.
+"""Indices of centers and their neighbors: all that a tokenizer computes from coordinates alone.
 
 `PointIndexer` computes it where the batches are made, in the workers of a DataLoader, after augmentation, so that the
 training process or its GPU need not; a forward pass without `point_index` computes it itself.

@@ -284,7 +284,7 @@ def onloaded(*modules: nn.Module) -> Iterator[None]:
 
 
 def is_sharded(weight: torch.Tensor) -> bool:
-    """Whether FSDP2 has sharded a weight, which is gathered only while its layer runs."""
+    """Return whether FSDP2 has sharded a weight, which is gathered only while its layer runs."""
     return hasattr(weight, "full_tensor")
 
 
@@ -307,7 +307,7 @@ _PLAIN = (nn.Linear, nn.BatchNorm1d, nn.GroupNorm)
 
 
 def is_unmodified(*modules: nn.Module) -> bool:
-    """Whether a parent may read the weights of these layers and norms instead of calling them.
+    """Return whether a parent may read the weights of these layers and norms instead of calling them.
 
     False if an adapter replaces one of them, if hooks are registered, or if accelerate loads weights at each call:
     then they must be called.
