@@ -49,19 +49,26 @@ from tqdm.auto import tqdm
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from examples import quickstart
 from examples.studies import transfer_report
 from examples.studies.generated_shapes import DAMAGED, generate
 from examples.studies.learning import TokenizerAlone, random_encoder, replace_encoder, shuffled_encoder
 from examples.studies.runs import kept_run, runs_parser, stopwatch, use_threads
 from examples.studies.transfer_report import Cell
-from hf_any3d import GuidedAdapterConfig, load_point_dataset
+from hf_any3d import (
+    ActConfig,
+    ActForPointCloudClassification,
+    Any2PointForPointCloudClassification,
+    GuidedAdapterConfig,
+    PointNet2Config,
+    PointNet2ForPointCloudClassification,
+    PointNetConfig,
+    PointNetForPointCloudClassification,
+    load_point_dataset,
+)
 from hf_any3d.atomic_files import claim
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.model_card.run_report import count_parameters
-from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification
-from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 
 SETTINGS: dict[str, Any] = {
     "encoder": "sentence-transformers/all-MiniLM-L6-v2",
@@ -77,12 +84,24 @@ SETTINGS: dict[str, Any] = {
         "head_dropout": 0.3,
     },
     "adapter": {"gate": 0.2, "voxel_size": 0.5},
-    "transformer": {
-        "hidden_size": 192,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 6,
-        "num_groups": 32,
-        "group_size": 32,
+    "from_scratch": {
+        "pointnet": {"hidden_sizes": [64, 128, 256], "head_widths": [128], "head_dropout": 0.3},
+        "pointnet2": {
+            "num_centers": [128, 32],
+            "radii": [0.2, 0.4],
+            "num_neighbors": [16, 16],
+            "level_widths": [[32, 32, 64], [64, 64, 128]],
+            "hidden_sizes": [128, 256],
+            "head_widths": [128],
+            "head_dropout": 0.3,
+        },
+        "transformer": {
+            "hidden_size": 192,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "num_groups": 32,
+            "group_size": 32,
+        },
     },
     "augmentation": {
         "shuffle": {},
@@ -169,10 +188,16 @@ def build_tokenizer(seed: int, names: Sequence[str], layers: int) -> nn.Module:
     return TokenizerAlone(model.any2point.point_tokenizer, model.config)
 
 
-def build_transformer(seed: int, names: Sequence[str], layers: int) -> nn.Module:
-    """Build ACT's point transformer, small and with random weights."""
+def build_from_scratch(seed: int, names: Sequence[str], layers: int, name: str) -> nn.Module:
+    """Build a model of points with random weights, by its name in the settings."""
+    kinds = {
+        "pointnet": (PointNetConfig, PointNetForPointCloudClassification),
+        "pointnet2": (PointNet2Config, PointNet2ForPointCloudClassification),
+        "transformer": (ActConfig, ActForPointCloudClassification),
+    }
+    config_class, model_class = kinds[name]
     set_seed(seed)
-    return ActForPointCloudClassification(ActConfig(**SETTINGS["transformer"], **labels_of(names)))
+    return model_class(config_class(**SETTINGS["from_scratch"][name], **labels_of(names)))
 
 
 ARMS: dict[str, tuple[str, Callable[[int, Sequence[str], int], nn.Module]]] = {
@@ -180,11 +205,9 @@ ARMS: dict[str, tuple[str, Callable[[int, Sequence[str], int], nn.Module]]] = {
     "random": ("wrap, random encoder", partial(build_wrap, change=random_encoder)),
     "shuffled": ("wrap, shuffled pretrained encoder", partial(build_wrap, change=shuffled_encoder)),
     "tokenizer": ("tokenizer and head, no encoder", build_tokenizer),
-    "transformer": ("point transformer from scratch", build_transformer),
-    "pointnet": (
-        "PointNet from scratch",
-        lambda seed, names, layers: quickstart.build_pointnet(seed, len(names)),
-    ),
+    "transformer": ("point transformer from scratch", partial(build_from_scratch, name="transformer")),
+    "pointnet2": ("PointNet++ from scratch", partial(build_from_scratch, name="pointnet2")),
+    "pointnet": ("PointNet from scratch", partial(build_from_scratch, name="pointnet")),
 }
 """Title and builder of each trained model."""
 PROBES = {f"probe-{name}": f"linear probe, {ARMS[name][0]}" for name in ("pretrained", "random", "shuffled")}
@@ -209,7 +232,7 @@ def runs_of(
     return found
 
 
-BOTH, OTHERS = ("pretrained", "random"), ("pointnet", "tokenizer", "transformer", "shuffled", *PROBES)
+BOTH, OTHERS = ("pretrained", "random"), ("pointnet", "pointnet2", "tokenizer", "transformer", "shuffled", *PROBES)
 PARTS: dict[str, list[Run]] = {
     "main-embedded": runs_of("embedded", BOTH, seeds=5),
     "main-generated": runs_of("generated", BOTH, shots=20),
@@ -401,8 +424,7 @@ def settings_of(run: Run) -> dict[str, Any]:
     settings = {"run": asdict(run), **SETTINGS, "damage": asdict(DAMAGED)}
     if run.data != "generated":
         del settings["generated"], settings["damage"]
-    if run.arm != "transformer":
-        del settings["transformer"]
+    settings["from_scratch"] = SETTINGS["from_scratch"].get(run.arm)
     return json.loads(json.dumps(settings))
 
 
