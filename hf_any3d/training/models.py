@@ -60,8 +60,8 @@ class PointModelArguments(ModelArguments):
 
     model_type: str | None = argument(
         None,
-        help=f"One of {', '.join(MODEL_TYPES)}: any2point uses a frozen encoder, act3d is a point transformer, pointnet "
-        "and pointnet2 are small baselines that are trained from scratch. "
+        help=f"One of {', '.join(MODEL_TYPES)}: any2point uses a frozen encoder, act3d is a point transformer, "
+        "pointnet and pointnet2 are small baselines, trained from scratch. "
         "By default act3d with --model_name_or_path, else any2point.",
     )
     model_name_or_path: str | None = argument(
