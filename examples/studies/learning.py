@@ -21,7 +21,6 @@ import numpy as np
 import transformers
 from datasets import DatasetDict
 from torch import nn
-from transformers import set_seed
 
 from examples import quickstart
 from examples.studies.runs import (
@@ -37,14 +36,25 @@ from examples.studies.runs import (
     write_results,
 )
 from hf_any3d.data import load_point_dataset, validation_split
-from hf_any3d.modeling.any2point import PointTokenizerConfig, PointTokenizerForPointCloudClassification
+from hf_any3d.modeling.any2point import (
+    Any2PointForPointCloudClassification,
+    PointTokenizerConfig,
+    PointTokenizerForPointCloudClassification,
+)
+from hf_any3d.modeling.layers.heads import ClassificationHead
 
 
-def tokenizer_alone(seed: int, names: list[str]) -> PointTokenizerForPointCloudClassification:
-    """Build the model without its encoder: tokenizer, pooling and head."""
-    config = quickstart.build_wrapper(seed, names).config
-    set_seed(seed)
-    return PointTokenizerForPointCloudClassification(PointTokenizerConfig.without_encoder(config))
+def tokenizer_alone(wrapper: Any2PointForPointCloudClassification) -> PointTokenizerForPointCloudClassification:
+    """Return the model's own tokenizer, as it is initialized there, with a new head and without the encoder."""
+    config = PointTokenizerConfig.without_encoder(wrapper.config)
+    features = len(config.pooling) * config.hidden_size
+    # With torch's initial weights, and drawn before those of the model, which are replaced.
+    head = ClassificationHead(
+        features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
+    )
+    model = PointTokenizerForPointCloudClassification(config)
+    model.tokens.point_tokenizer, model.classifier = wrapper.any2point.point_tokenizer, head
+    return model
 
 
 def wrap_with(weights: str) -> Callable[[int, list[str]], nn.Module]:
@@ -58,7 +68,10 @@ def wrap_with(weights: str) -> Callable[[int, list[str]], nn.Module]:
 
 ARMS: dict[str, tuple[str, Callable[[int, list[str]], nn.Module]]] = {
     "pointnet": ("PointNet from scratch", quickstart.build_pointnet),
-    "tokenizer": ("tokenizer and head, no encoder", tokenizer_alone),
+    "tokenizer": (
+        "tokenizer and head, no encoder",
+        lambda seed, names: tokenizer_alone(quickstart.build_wrapper(seed, names)),
+    ),
     "random": ("wrap, random encoder", wrap_with("random")),
     "shuffled": ("wrap, shuffled pretrained encoder", wrap_with("shuffled")),
     "pretrained": ("wrap, pretrained encoder", quickstart.build_model),

@@ -15,6 +15,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import HfArg
 
+from hf_any3d.training.processes import check_restarts
 from hf_any3d.training.schedules import EpochCosine
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,11 @@ class ModelArguments:
     encoder_revision: str | None = argument(None, help="Branch, tag or commit of the encoder.")
     num_layers: int | None = argument(None, help="Use only the first layers of the encoder.")
     attn_implementation: str | None = argument(None, help="sdpa, eager, flash_attention_2, …")
+    encoder_dtype: str | None = argument(
+        None,
+        help="Dtype of the frozen encoder, float32, bfloat16 or float16; saved with the model. What is trained stays "
+        "in float32.",
+    )
     encoder_attention_dropout: float = argument(
         0.0, help="Dropout of the frozen encoder's attention weights in training."
     )
@@ -54,7 +60,7 @@ class ModelArguments:
 
     def __post_init__(self):
         self.model_config = json_mapping(self.model_config, "model_config")
-        for name in ("num_tokens", "tokenizer_neighbors"):
+        for name in ("num_tokens", "tokenizer_neighbors", "encoder_dtype"):
             if getattr(self, name) is not None:
                 self.model_config[name] = getattr(self, name)
 
@@ -181,6 +187,7 @@ class PointTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        check_restarts()  # before the processes meet
         for name in ("eval_strategy", "save_strategy"):
             # Both are on by default, and Trainer requires both to load the best weights.
             if self.load_best_model_at_end and getattr(self, name) == "no":

@@ -97,8 +97,11 @@ class PointModelArguments(ModelArguments):
             )
         if "encoder_weights" in (self.model_config or {}):
             raise ValueError("--model_config has 'encoder_weights'; expected --encoder_weights instead")
-        if self.encoder_weights == "none" and self.encoder_attention_dropout:
-            raise ValueError("--encoder_attention_dropout with --encoder_weights none; expected one of them")
+        for name in ("encoder_attention_dropout", "encoder_dtype"):
+            if self.encoder_weights == "none" and getattr(self, name):
+                raise ValueError(f"--{name} {getattr(self, name)} with --encoder_weights none; expected one of them")
+        if self.model_type != "any2point" and self.encoder_dtype is not None:
+            raise ValueError(f"--encoder_dtype {self.encoder_dtype} is for --model_type any2point, the frozen encoder")
         if self.model_name_or_path is None and self.tuning != "full":
             raise ValueError(f"--tuning {self.tuning} freezes untrained weights; expected --model_name_or_path too")
 
@@ -114,7 +117,7 @@ class PointModelArguments(ModelArguments):
         if given.get("model_type", model_type) != model_type:
             return {field.name for field in (*fields(PointModelArguments), *fields(AdapterArguments))}
         if given.get("encoder_weights") == "none":
-            return {"peft", "peft_config", "encoder_attention_dropout"}
+            return {"peft", "peft_config", "encoder_attention_dropout", "encoder_dtype"}
         return set()
 
     def start(self) -> dict[str, Any]:
@@ -256,6 +259,9 @@ def build_adapted_model(
         adapter: The adapter.
         labels: Class names.
         **config: Further settings of the config; those of `arguments` win.
+
+    Raises:
+        ValueError: If `--encoder_dtype` does not fit: it is unknown, or weights in half precision would be trained.
     """
     assert isinstance(arguments.model_config, dict) and isinstance(adapter.peft_config, dict)
     model = model_class.from_encoder_pretrained(
@@ -273,7 +279,14 @@ def build_adapted_model(
         model.unfreeze_encoder()
     if peft in ("none", "full"):
         return model
-    return get_peft_model(model, build_peft_config(peft, model, adapter.peft_config))
+    adapted = get_peft_model(model, build_peft_config(peft, model, adapter.peft_config))
+    half = [name for name, weight in adapted.named_parameters() if weight.requires_grad and weight.itemsize < 4]
+    if half:
+        raise ValueError(
+            f"--encoder_dtype {model.config.encoder_dtype} with --peft {peft} trains {half[0]} and "
+            f"{len(half) - 1} more in half precision; expected another method, or no --encoder_dtype"
+        )
+    return adapted
 
 
 def peft_methods() -> dict[str, type[PeftConfig]]:

@@ -19,6 +19,7 @@ from hf_any3d.modeling.config_checks import (
     check_choices,
     check_numbers,
 )
+from hf_any3d.modeling.encoders import ENCODER_DTYPES
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
 
 _RANGES: Ranges = {
@@ -44,6 +45,7 @@ _RANGES: Ranges = {
 }
 _CHOICES = {
     "encoder_weights": ("pretrained", "random", "shuffled"),
+    "encoder_dtype": (None, *ENCODER_DTYPES),
     "tokenizer": ("point_pn", "patch"),
     "offset_normalization": ("group_max", "cloud_std", "batch_std"),
     "attention_axis": ("tokens", "batch"),
@@ -181,6 +183,8 @@ class Any2PointConfig(CategoriesConfigMixin, EncoderConfigMixin, TokenizerConfig
         encoder_tower: "text", "vision" or "audio" for composite checkpoints.
         encoder_weights: "pretrained", or, as a control, "random" or "shuffled": what `from_encoder_pretrained` makes
             of the encoder's weights before it freezes them. Such an encoder is stored with the model.
+        encoder_dtype: "bfloat16", "float16" or "float32": keeps the frozen encoder in this dtype, while everything
+            that is trained stays in float32; None for the dtype of the model.
         in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
         num_tokens: Tokens (groups) of a cloud; each stage before the last has twice as many centres as the next.
         tokenizer: "point_pn", the paper's, in stages, or "patch", a mini-PointNet in one step.
@@ -252,6 +256,7 @@ class Any2PointConfig(CategoriesConfigMixin, EncoderConfigMixin, TokenizerConfig
     parts: dict[str, Any] | None = None
     encoder_tower: str | None = None
     encoder_weights: str = "pretrained"
+    encoder_dtype: str | None = None
 
     normalize_centers: bool = True
     num_views: int = 6

@@ -151,7 +151,7 @@ def test_the_space_of_texts_needs_the_pretrained_encoder(encoder):
             {"encoder_weights": "random", "model_name_or_path": "act"},
             "--model_type act3d, which has no frozen encoder",
         ),
-        ({"encoder_weights": "none", "encoder_attention_dropout": 0.1}, "--encoder_attention_dropout with"),
+        ({"encoder_weights": "none", "encoder_attention_dropout": 0.1}, "--encoder_attention_dropout 0.1 with"),
         ({"model_config": {"encoder_weights": "random"}}, "expected --encoder_weights instead"),
     ],
 )
