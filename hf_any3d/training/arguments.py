@@ -44,6 +44,11 @@ class ModelArguments:
     encoder_revision: str | None = argument(None, help="Branch, tag or commit of the encoder.")
     num_layers: int | None = argument(None, help="Use only the first layers of the encoder.")
     attn_implementation: str | None = argument(None, help="sdpa, eager, flash_attention_2, …")
+    encoder_dtype: str | None = argument(
+        None,
+        help="Dtype of the frozen encoder, float32, bfloat16 or float16; saved with the model. What is trained stays "
+        "in float32.",
+    )
     encoder_attention_dropout: float = argument(
         0.0, help="Dropout of the frozen encoder's attention weights in training."
     )
@@ -55,7 +60,7 @@ class ModelArguments:
 
     def __post_init__(self):
         self.model_config = json_mapping(self.model_config, "model_config")
-        for name in ("num_tokens", "tokenizer_neighbors"):
+        for name in ("num_tokens", "tokenizer_neighbors", "encoder_dtype"):
             if getattr(self, name) is not None:
                 self.model_config[name] = getattr(self, name)
 

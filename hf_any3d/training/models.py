@@ -72,6 +72,8 @@ class PointModelArguments(ModelArguments):
             raise ValueError(f"--tuning {self.tuning!r}; expected one of {', '.join(PROTOCOLS)}")
         if self.model_type == "any2point" and (self.model_name_or_path or self.tuning != "full"):
             raise ValueError("--model_name_or_path and --tuning are for --model_type act3d; any2point has --peft")
+        if self.model_type != "any2point" and self.encoder_dtype is not None:
+            raise ValueError(f"--encoder_dtype {self.encoder_dtype} is for --model_type any2point, the frozen encoder")
         if self.model_name_or_path is None and self.tuning != "full":
             raise ValueError(f"--tuning {self.tuning} freezes untrained weights; expected --model_name_or_path too")
 
@@ -191,6 +193,9 @@ def build_adapted_model(
         adapter: The adapter.
         labels: Class names.
         **config: Further settings of the config; those of `arguments` win.
+
+    Raises:
+        ValueError: If `--encoder_dtype` does not fit: it is unknown, or weights in half precision would be trained.
     """
     assert isinstance(arguments.model_config, dict) and isinstance(adapter.peft_config, dict)
     model = model_class.from_encoder_pretrained(
@@ -208,7 +213,14 @@ def build_adapted_model(
         model.unfreeze_encoder()
     if peft in ("none", "full"):
         return model
-    return get_peft_model(model, build_peft_config(peft, model, adapter.peft_config))
+    adapted = get_peft_model(model, build_peft_config(peft, model, adapter.peft_config))
+    half = [name for name, weight in adapted.named_parameters() if weight.requires_grad and weight.itemsize < 4]
+    if half:
+        raise ValueError(
+            f"--encoder_dtype {model.config.encoder_dtype} with --peft {peft} trains {half[0]} and "
+            f"{len(half) - 1} more in half precision; expected another method, or no --encoder_dtype"
+        )
+    return adapted
 
 
 def peft_methods() -> dict[str, type[PeftConfig]]:

@@ -19,6 +19,7 @@ from hf_any3d.modeling.config_checks import (
     check_choices,
     check_numbers,
 )
+from hf_any3d.modeling.encoders import ENCODER_DTYPES
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
 
 _RANGES: Ranges = {
@@ -42,6 +43,7 @@ _RANGES: Ranges = {
     "initializer_range": SPREAD,
 }
 _CHOICES = {
+    "encoder_dtype": (None, *ENCODER_DTYPES),
     "tokenizer": ("point_pn", "patch"),
     "offset_normalization": ("group_max", "cloud_std", "batch_std"),
     "attention_axis": ("tokens", "batch"),
@@ -65,6 +67,8 @@ class Any2PointConfig(NamesPackageMixin, CategoriesConfigMixin, EncoderConfigMix
             `checksum`; other weights are refused at loading. Without it they are stored with the model. Its fields
             can also be read and set as `encoder_name_or_path`, `encoder_revision` and `encoder_checksum`.
         encoder_tower: "text", "vision" or "audio" for composite checkpoints.
+        encoder_dtype: "bfloat16", "float16" or "float32": keeps the frozen encoder in this dtype, while everything
+            that is trained stays in float32; None for the dtype of the model.
         in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
         num_tokens: Tokens (groups) of a cloud; each stage before the last has twice as many centres as the next.
         tokenizer: "point_pn", the paper's, in stages, or "patch", a mini-PointNet in one step.
@@ -135,6 +139,7 @@ class Any2PointConfig(NamesPackageMixin, CategoriesConfigMixin, EncoderConfigMix
     encoder_config: dict | PreTrainedConfig | None = None
     parts: dict[str, Any] | None = None
     encoder_tower: str | None = None
+    encoder_dtype: str | None = None
 
     in_channels: int = 3
     num_tokens: int = 128

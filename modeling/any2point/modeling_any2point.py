@@ -115,7 +115,7 @@ class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, 
             Names of the trained parameters.
 
         Raises:
-            ValueError: If the encoder has adapters or is quantized.
+            ValueError: If the encoder has adapters, is quantized or has an `encoder_dtype` of half precision.
         """
         core, config = getattr(self, self.base_model_prefix, self), self.config
         # A separate generator, so that the random numbers of a training run do not change.
