@@ -22,7 +22,7 @@ setting.
 
 All arms have the data, augmentation, schedule and loss that `results/learning.md` describes; they were chosen there on
 a validation part of 115 embedded shapes with the pretrained encoder. `SETTINGS` keeps them as they were. The
-difficulty of the generated set was chosen with PointNet alone.
+difficulty of the generated set was chosen with PointNet and a linear probe of random features (`results/transfer.md`).
 
 Every run is stored when it ends and is not repeated, so the study can be stopped at any time; it continues where it
 was. The main comparison comes first, seed by seed, fold by fold and all arms of a fold one after the other, so that an
