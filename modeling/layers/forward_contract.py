@@ -75,6 +75,29 @@ class PointTokensMixin:
             self._requires_grads_for_checkpoints = False
 
 
+class NoAttentionMixin(PointTokensMixin):
+    """`PointTokensMixin` for models without attention, whose layers have batch norms.
+
+    Layers cannot be recomputed: their norms would measure a batch twice.
+    """
+
+    config: PreTrainedConfig
+    supports_gradient_checkpointing = False
+    _supports_sdpa = False
+    _supports_flash_attn = False
+    _supports_attention_backend = False
+
+    def returns_states(self, output_hidden_states: bool | None, output_attentions: bool | None) -> bool:
+        """Return whether to return hidden states; the call overrides the config.
+
+        Raises:
+            ValueError: If attention weights are requested.
+        """
+        if output_attentions or (output_attentions is None and self.config.output_attentions):
+            raise ValueError(f"output_attentions=True: {self.config.model_type} has no attention; expected False")
+        return bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+
+
 def _require_gradients(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
     output.requires_grad_(True)
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
-from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, honours_contract
+from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, honours_contract
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.tasks import PointCloudClassificationMixin
 from hf_any3d.modeling.point_ops import ball_query, farthest_point_sample, gather_points, group, in_full_precision
@@ -24,19 +24,12 @@ from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.pointnet.configuration_pointnet import BaselineConfig, PointNet2Config, PointNetConfig
 
 
-class PointNetPreTrainedModel(CardMixin, PointTokensMixin, PreTrainedModel):
-    """Base class of PointNet models; they have no attention, and no layer that could be recomputed.
-
-    Batch norms measure each batch in training: recomputed layers would measure it twice.
-    """
+class PointNetPreTrainedModel(CardMixin, NoAttentionMixin, PreTrainedModel):
+    """Base class of PointNet models."""
 
     config_class = PointNetConfig
     config: PointNetConfig
     base_model_prefix = "pointnet"
-    supports_gradient_checkpointing = False
-    _supports_sdpa = False
-    _supports_flash_attn = False
-    _supports_attention_backend = False
     _method = (
         "A PointNet reads each point by itself{start}, and keeps the maximum of each feature over the cloud. "
         "Method: [PointNet](https://arxiv.org/abs/1612.00593)."
@@ -63,17 +56,6 @@ class PointNetPreTrainedModel(CardMixin, PointTokensMixin, PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 init.uniform_(module.bias, -bound, bound)
-
-    def _prepare(
-        self, points: torch.Tensor, output_hidden_states: bool | None, output_attentions: bool | None
-    ) -> tuple[torch.Tensor, bool]:
-        """Check the arguments of `forward`; return the points in full precision, and whether to return states."""
-        check_channels(points, self.config.in_channels)
-        if output_attentions or (output_attentions is None and self.config.output_attentions):
-            raise ValueError(f"output_attentions=True: {self.config.model_type} has no attention; expected False")
-        if output_hidden_states is None:
-            output_hidden_states = bool(self.config.output_hidden_states)
-        return in_full_precision(points, self.dtype), output_hidden_states
 
 
 class PointNetLayer(nn.Module):
@@ -143,7 +125,9 @@ class PointNetModel(PointNetPreTrainedModel):
             ValueError: If the points have other channels, or a number is NaN, infinite or too large; if attention
                 weights are requested.
         """
-        points, with_states = self._prepare(points, output_hidden_states, output_attentions)
+        check_channels(points, self.config.in_channels)
+        with_states = self.returns_states(output_hidden_states, output_attentions)
+        points = in_full_precision(points, self.dtype)
         states = [self.input_tokens(points.to(self.dtype))]
         for layer in self.layers:
             states.append(layer(states[-1]))
@@ -259,7 +243,9 @@ class PointNet2Model(PointNet2PreTrainedModel):
             ValueError: If the points have other channels or are too few, or a number is NaN, infinite or too large;
                 if attention weights are requested.
         """
-        points, with_states = self._prepare(points, output_hidden_states, output_attentions)
+        check_channels(points, self.config.in_channels)
+        with_states = self.returns_states(output_hidden_states, output_attentions)
+        points = in_full_precision(points, self.dtype)
         if points.shape[1] < self.config.min_points:
             raise ValueError(
                 f"points has shape {tuple(points.shape)}; expected (batch, points, channels) with at least "
