@@ -13,10 +13,9 @@ from itertools import pairwise
 import torch
 from torch import nn
 from transformers import PreTrainedModel, initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
-from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, honours_contract
+from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, honours_contract
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.tasks import PointCloudClassificationMixin
 from hf_any3d.modeling.point_ops import ball_query, farthest_point_sample, gather_points, group, in_full_precision
@@ -88,7 +87,7 @@ class PointFeatures(nn.Module):
 
     config: BaselineConfig
     dtype: torch.dtype
-    encode: Callable[[torch.Tensor], list[torch.Tensor]]
+    encode: Callable[[torch.Tensor], tuple[list[torch.Tensor], torch.Tensor]]
     returns_states: Callable[[bool | None, bool | None], bool]
 
     @honours_contract
@@ -97,7 +96,7 @@ class PointFeatures(nn.Module):
         points: torch.Tensor,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-    ) -> BaseModelOutputWithPooling:
+    ) -> PointFeaturesOutput:
         """Encode point clouds.
 
         Args:
@@ -108,7 +107,8 @@ class PointFeatures(nn.Module):
 
         Returns:
             `last_hidden_state (batch, points, hidden)`, a feature of each point, or of each center of PointNet++'s
-            last level, and `pooler_output (batch, hidden)`, their maximum.
+            last level, `pooler_output (batch, hidden)`, their maximum, and `centers (batch, points, 3)`, their
+            positions.
 
         Raises:
             TypeError: For an unknown keyword.
@@ -117,8 +117,9 @@ class PointFeatures(nn.Module):
         """
         check_channels(points, self.config.in_channels)
         with_states = self.returns_states(output_hidden_states, output_attentions)
-        states = self.encode(in_full_precision(points, self.dtype))
-        return BaseModelOutputWithPooling(states[-1], states[-1].amax(dim=1), tuple(states) if with_states else None)
+        states, centers = self.encode(in_full_precision(points, self.dtype))
+        pooled = states[-1].amax(dim=1)  # (batch, hidden)
+        return PointFeaturesOutput(states[-1], pooled, centers, tuple(states) if with_states else None)
 
 
 class PointNetModel(PointFeatures, PointNetPreTrainedModel):
@@ -140,12 +141,12 @@ class PointNetModel(PointFeatures, PointNetPreTrainedModel):
         self.layers = shared_layers((config.in_channels, *config.hidden_sizes))
         self.post_init()
 
-    def encode(self, points: torch.Tensor) -> list[torch.Tensor]:
-        """Return the points `(batch, points, in_channels)` and the output of each layer."""
+    def encode(self, points: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Return the points `(batch, points, in_channels)` with the output of each layer, and their positions."""
         states = [self.input_tokens(points.to(self.dtype))]
         for layer in self.layers:
             states.append(layer(states[-1]))
-        return states
+        return states, points[..., :3]
 
 
 class PointNetForPointCloudClassification(PointCloudClassificationMixin, PointNetPreTrainedModel):
@@ -233,8 +234,8 @@ class PointNet2Model(PointFeatures, PointNet2PreTrainedModel):
         self.layers = shared_layers((3 + inputs[-1], *config.hidden_sizes))
         self.post_init()
 
-    def encode(self, points: torch.Tensor) -> list[torch.Tensor]:
-        """Return the points `(batch, points, in_channels)` and the features of each level's centers.
+    def encode(self, points: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Return the points `(batch, points, in_channels)` with the output of each level, and the last centers.
 
         Raises:
             ValueError: If a cloud has fewer points than the first level takes centers.
@@ -253,7 +254,7 @@ class PointNet2Model(PointFeatures, PointNet2PreTrainedModel):
         hidden_states = torch.cat([xyz.to(features.dtype), features], dim=-1)  # (batch, centers, 3 + width)
         for layer in self.layers:
             hidden_states = layer(hidden_states)
-        return [*states, hidden_states]
+        return [*states, hidden_states], xyz
 
 
 class PointNet2ForPointCloudClassification(PointCloudClassificationMixin, PointNet2PreTrainedModel):
