@@ -127,7 +127,9 @@ class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, 
         started = None if is_control else config.encoder_trained_from
         if is_control:
             name = encoder or config.encoder_trained_from
-            what = f"A control: a frozen encoder of the shape of {subject.show_name(name)}" if name else "A control"
+            what = (
+                f"A control: an encoder of the shape of {subject.show_name(name)}" if name else "A control: an encoder"
+            )
             what += f" with {config.encoder_weights} weights, not the pretrained ones,"
         elif started:
             what = f"An encoder that started as {subject.show_name(started)} and was changed in training"
