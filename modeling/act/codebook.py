@@ -116,6 +116,8 @@ class Codebook(nn.Module):
     def score(self, tokens: torch.Tensor) -> torch.Tensor:
         """Compare tokens `(batch, groups, width)` with all codes: `(batch, groups, codes)`."""
         tokens, codes = self._on_sphere(tokens), self.vectors
+        # `update` changes moving averages before the backward pass, which needs the vectors of the forward pass.
+        codes = codes if self.ema_decay is None else codes.clone()
         products = tokens @ codes.T / tokens.shape[-1]
         if self.scores == "cosine":
             return self.scale * products

@@ -1,0 +1,34 @@
+"""The study of ACT's codebook: curves, figures and picture of short runs."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from examples.studies import act_codes, act_stages
+from tests.examples.act_runs import AUTOENCODER, SHORT, STUDENT
+
+LITTLE = SHORT | {"max_steps": 4, "max_train_samples": 16, "validation_fraction": 0, "load_best_model_at_end": False}
+RECIPES = {"autoencoder": AUTOENCODER["model_config"], "pretraining": STUDENT["model_config"]}
+
+
+def test_curves_of_codes_and_of_a_student_are_drawn_and_kept(tmp_path, monkeypatch):
+    for stage, config in RECIPES.items():
+        (tmp_path / f"shapes_act_{stage}.yaml").write_text(yaml.safe_dump(LITTLE | {"model_config": config}))
+    monkeypatch.setattr(act_stages, "RECIPES", tmp_path)
+    monkeypatch.setattr(act_codes, "EVERY", 2)
+    folder = tmp_path / "out"
+    words = ["--output-dir", str(folder), "--arms", "nearest codes, moving averages", "--seeds", "1"]
+    act_codes.main(words)
+    summary = json.loads((folder / "act_codes.json").read_text())
+    (one,) = summary["runs"]
+    for curve in one["curves"].values():
+        assert [at["step"] for at in curve] == [2, 4]
+    assert 1 <= one["code_perplexity"] <= one["codes_used"] <= 16 and 0 < one["targets"] < 2
+    assert one["curves"]["autoencoder"][-1]["loss"] == one["loss"]
+    assert "nearest codes, moving averages" in (folder / "act_codes.md").read_text()
+    assert (folder / "act_codes.png").stat().st_size
+    monkeypatch.setattr(act_codes, "run_act_autoencoder", None)
+    act_codes.main(words)
+    assert json.loads((folder / "act_codes.json").read_text())["runs"] == summary["runs"]
+    assert Path(folder / "runs").is_dir()
