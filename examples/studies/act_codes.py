@@ -50,10 +50,11 @@ PUBLISHED = {
     "code_restart_share": 0.0,
 }
 _NEAREST = PUBLISHED | {"code_scores": "distance", "quantizer": "nearest", "code_norm": True}
+MENDED = _NEAREST | {"code_ema_decay": 0.97, "code_restart_share": 0.1}
 _LONG = {"max_steps": 1600, "temperature_steps": 1280, "warmup_steps": 80}
 SETTINGS: dict[str, dict[str, Any]] = {
     "published": {"model_config": PUBLISHED},
-    "mended": {},
+    "mended": {"model_config": MENDED},
     "published, with a KL term of 0.05": {"model_config": PUBLISHED, "kl_weight_end": 0.05},
     "normed scores": {"model_config": PUBLISHED | {"code_norm": True, "code_scale": 3.0}},
     "cosine scores, restarts": {
@@ -64,9 +65,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "nearest codes, restarts": {"model_config": _NEAREST | {"code_restart_share": 0.1}},
     "nearest codes, moving averages": {"model_config": _NEAREST | {"code_ema_decay": 0.97}},
     "published, 1,600 steps": {"model_config": PUBLISHED} | _LONG,
-    "mended, 1,600 steps": _LONG,
+    "mended, 1,600 steps": {"model_config": MENDED} | _LONG,
 }
-"""Settings of the first stage, relative to its recipe, which has the mended ones."""
+"""Settings of the first stage, relative to its recipe."""
 CURVES = {"codes_used": "codes in use", "code_perplexity": "perplexity of codes", "loss": "error of patches"}
 FIGURES = (*CURVES, "targets", "student_first", "student_last", "cpu_seconds")
 
