@@ -43,6 +43,7 @@ EVERY = 25
 PLAIN = {"teacher": "none", "teacher_layers": None}
 PUBLISHED = {
     "code_scores": "projection",
+    "code_width": None,
     "code_scale": 1.0,
     "code_norm": False,
     "quantizer": "gumbel",
@@ -63,9 +64,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "nearest codes": {"model_config": _NEAREST},
     "nearest codes, restarts": {"model_config": _NEAREST | {"code_restart_share": 0.1}},
+    "mended, codes of 8 channels": {"model_config": MENDED | {"code_width": 8}},
+    "mended, codes of 16 channels": {"model_config": MENDED | {"code_width": 16}},
     "nearest codes, moving averages": {"model_config": _NEAREST | {"code_ema_decay": 0.97}},
     "published, 1,600 steps": {"model_config": PUBLISHED} | _LONG,
     "mended, 1,600 steps": {"model_config": MENDED} | _LONG,
+    "mended, codes of 8 channels, 1,600 steps": {"model_config": MENDED | {"code_width": 8}} | _LONG,
 }
 """Settings of the first stage, relative to its recipe."""
 CURVES = {"codes_used": "codes in use", "code_perplexity": "perplexity of codes", "loss": "error of patches"}

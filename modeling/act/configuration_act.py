@@ -39,6 +39,7 @@ _AUTOENCODER_RANGES: Ranges = {
     "prompt_dropout": SHARE,
     "initializer_range": SPREAD,
     "sampling_min_squared_norm": (0, 1e6),
+    "code_width": CHANNELS,
     "code_scale": (1e-6, 1e6),
     "code_restart_share": SHARE,
     "commitment_weight": (0, 1e6),
@@ -71,7 +72,7 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
         num_groups: Patches, and therefore tokens, per cloud.
         group_size: Points per patch, including the centre; a multiple of 4.
         patch_widths: Output channels of the first, second and third layer of the patch encoder.
-        hidden_size: Channels of a token, of a code and of the decoder's input.
+        hidden_size: Channels of a token and of the decoder's input.
         num_codes: Size of the codebook.
         graph_neighbors: Neighbours of a token in the graph convolutions, including itself.
         graph_input_width: Output channels of the first linear layer of a graph convolution.
@@ -82,6 +83,8 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
     Args: Selection of codes
         code_scores: Scores of a patch's codes: a "projection" of its token, as published, or the negative "distance"
             (VQ-VAE, arXiv 1711.00937) or "cosine" similarity (ViT-VQGAN, arXiv 2110.04627) of token and code vector.
+        code_width: Channels of a code vector, which a linear layer maps to `hidden_size`; few of them make codes
+            easier to tell apart (ViT-VQGAN, Sec. 3.2). None for `hidden_size` without such a layer.
         code_scale: Factor of the scores; cosine similarities need more than 1 next to Gumbel noise.
         code_norm: Batch norm, without gain and shift, of the scores, or of the tokens that are compared with codes: it
             removes what all patches have in common (arXiv 2005.08520, Sec. 3).
@@ -142,6 +145,7 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
     folding_width: int = 512
 
     code_scores: str = "projection"
+    code_width: int | None = None
     code_scale: float = 1.0
     code_norm: bool = False
     quantizer: str = "gumbel"

@@ -395,18 +395,20 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
         self.patch_encoder = PatchEncoder(config.in_channels, width, config.patch_widths)
         is_projected = config.code_scores == "projection"
         self.graph_encoder = GraphConvolution(width, config.num_codes if is_projected else width, *graph)
+        code_width = config.code_width or width
         # The graph convolution ends with a leaky ReLU, which leaves half of the directions almost unused.
-        self.code_in = None if is_projected else nn.Linear(width, width)
-        norm_width = config.num_codes if is_projected else width
+        self.code_in = None if is_projected else nn.Linear(width, code_width)
+        norm_width = config.num_codes if is_projected else code_width
         self.code_norm = nn.BatchNorm1d(norm_width, affine=False) if config.code_norm else None
         self.codebook = Codebook(
             config.num_codes,
-            width,
+            code_width,
             config.code_scores,
             config.code_scale,
             config.code_ema_decay,
             config.code_restart_share,
         )
+        self.code_out = None if config.code_width is None else nn.Linear(code_width, width)
         self.encoder = None
         if config.encoder_config is not None:
             self._add_teacher(encoder)
@@ -532,7 +534,7 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
         states = [] if return_hidden else None
         recorder = self.record_attentions() if return_attentions else None
         with recorder or nullcontext():
-            features = self.teach(codes, patches.centers, states, return_attentions)
+            features = self.teach(self._widen(codes), patches.centers, states, return_attentions)
             attentions = recorder.weights if return_attentions else None
         coarse, fine = self.decoder(self.graph_decoder(features, neighbors))
         output = ActAutoencoderOutput(
@@ -584,7 +586,7 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
         neighbors = self.graph_encoder.neighbors_of(patches.centers)
         logits = self.score_codes(patches, neighbors)
         codes, _ = self.codebook(logits, hard=True, noise=self._noise(logits, noise))
-        features = self.teach(codes, patches.centers)
+        features = self.teach(self._widen(codes), patches.centers)
         return self.graph_decoder(features, neighbors) if through_graph else features
 
     def patch(self, points: torch.Tensor) -> Patches:
@@ -607,6 +609,9 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
         if self.config.code_scores != "projection":
             return self.codebook.score(tokens)
         return tokens if self.config.code_scale == 1 else tokens * self.config.code_scale
+
+    def _widen(self, codes: torch.Tensor) -> torch.Tensor:
+        return codes if self.code_out is None else self.code_out(codes)  # (batch, groups, hidden_size)
 
     def _noise(self, logits: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor | None:
         draws = self.training and self.config.quantizer == "gumbel"

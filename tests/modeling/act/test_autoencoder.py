@@ -202,7 +202,8 @@ NEAREST = {"code_scores": "distance", "quantizer": "nearest", "code_norm": True,
 
 
 @pytest.mark.parametrize(
-    "options", [NEAREST | {"code_ema_decay": 0.9}, NEAREST, {"code_scores": "cosine", "code_scale": 9.0}]
+    "options",
+    [NEAREST | {"code_ema_decay": 0.9, "code_width": 6}, NEAREST, {"code_scores": "cosine", "code_scale": 9.0}],
 )
 def test_codes_follow_the_tokens_and_come_back_equal(options, tmp_path):
     model = tiny_autoencoder(None, **options).train()
@@ -210,6 +211,8 @@ def test_codes_follow_the_tokens_and_come_back_equal(options, tmp_path):
     output.loss.backward()
     assert model.code_in.weight.grad.abs().max() > 0
     is_average = "code_ema_decay" in options
+    assert model.codebook.weight.shape == (32, options.get("code_width", 16))
+    assert model.code_out is None or model.code_out.weight.grad.abs().max() > 0
     assert ("codebook.weight" in dict(model.named_parameters())) is not is_average
     if model.config.quantizer == "nearest":
         total = output.reconstruction_loss + 0.1 * output.kl_loss + output.code_loss
