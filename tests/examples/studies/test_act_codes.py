@@ -18,7 +18,7 @@ def test_curves_of_codes_and_of_a_student_are_drawn_and_kept(tmp_path, monkeypat
     monkeypatch.setattr(act_stages, "RECIPES", tmp_path)
     monkeypatch.setattr(act_codes, "EVERY", 2)
     folder = tmp_path / "out"
-    words = ["--output-dir", str(folder), "--arms", "nearest codes, moving averages", "--seeds", "1"]
+    words = ["--output-dir", str(folder), "--arms", "nearest, averages", "--seeds", "1"]
     act_codes.main(words)
     summary = json.loads((folder / "act_codes.json").read_text())
     (one,) = summary["runs"]
@@ -26,7 +26,7 @@ def test_curves_of_codes_and_of_a_student_are_drawn_and_kept(tmp_path, monkeypat
         assert [at["step"] for at in curve] == [2, 4]
     assert 1 <= one["code_perplexity"] <= one["codes_used"] <= 16 and 0 < one["targets"] < 2
     assert one["curves"]["autoencoder"][-1]["loss"] == one["loss"]
-    assert "nearest codes, moving averages" in (folder / "act_codes.md").read_text()
+    assert "nearest, averages" in (folder / "act_codes.md").read_text()
     assert (folder / "act_codes.png").stat().st_size
     monkeypatch.setattr(act_codes, "run_act_autoencoder", None)
     act_codes.main(words)
