@@ -74,6 +74,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "nearest, averages, restarts, 8 channels, 1,600 steps": {"model_config": _ALL | _NARROW} | _LONG,
     "published, 3,200 steps": {"model_config": PUBLISHED} | _LONGER,
     "nearest, averages, restarts, 8 channels, 3,200 steps": {"model_config": _ALL | _NARROW} | _LONGER,
+    "published, 1,600 steps, rate 1e-3": {"model_config": PUBLISHED, "learning_rate": 1e-3} | _LONG,
+    "nearest, averages, restarts, 8 channels, 1,600 steps, rate 1e-3": {
+        "model_config": _ALL | _NARROW,
+        "learning_rate": 1e-3,
+    }
+    | _LONG,
 }
 """Settings of the first stage, relative to its recipe."""
 CURVES = {"codes_used": "codes in use", "code_perplexity": "perplexity of codes", "loss": "error of patches"}
