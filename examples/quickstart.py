@@ -35,11 +35,14 @@ from hf_any3d import (
     Any2PointForPointCloudClassification,
     GuidedAdapterConfig,
     PointCloudProcessor,
+    PointNetConfig,
+    PointNetForPointCloudClassification,
     load_point_dataset,
 )
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.model_card.run_report import count_parameters
+from hf_any3d.training.arguments import read_settings
 from hf_any3d.visualization.figures import plot_point_clouds
 
 HERE = Path(__file__).resolve().parent
@@ -55,47 +58,43 @@ FILES = {
 }
 """Files to classify: their rows in the embedded shapes, and their classes. The folding stool is the hard one."""
 
-ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+RECIPE = read_settings(HERE / "recipes" / "quickstart.yaml")
+"""The settings of this program, as arguments of `run_point_cloud_classification.py`."""
+
+ENCODER: str = RECIPE["encoder_name_or_path"]
 
 MODEL: dict[str, Any] = {
-    "num_layers": 2,
-    "tokenizer": "patch",
-    "num_tokens": 32,
-    "tokenizer_neighbors": 32,
-    "tokenizer_width": 96,
-    "token_scale": 1.5,
-    "line_cells": 8.0,
-    "pooling": ["max", "mean", "cls"],
-    "head_widths": [256],
-    "head_dropout": 0.3,
+    **{name: RECIPE[name] for name in ("num_layers", "num_tokens", "tokenizer_neighbors")},
+    **RECIPE["model_config"],
 }
 """For `from_encoder_pretrained`."""
 
-ADAPTER: dict[str, Any] = {"gate": 0.2, "voxel_size": 0.5}
+POINTNET: dict[str, Any] = {"hidden_sizes": [64, 128, 256], "head_widths": [128], "head_dropout": 0.3}
+"""For `PointNetConfig`."""
+
+ADAPTER: dict[str, Any] = RECIPE["peft_config"]
 """For `GuidedAdapterConfig`."""
 
-AUGMENTATION: dict[str, dict] = {
-    "shuffle": {},
-    "scale": {"low": 0.67, "high": 1.5, "per_axis": True},
-    "shift": {"limit": 0.1},
-    "jitter": {},
-}
+AUGMENTATION: list[str] = RECIPE["augment"]
 """For `build_transform`."""
 
 TRAINING: dict[str, Any] = {
-    "num_train_epochs": 30,
-    "per_device_train_batch_size": 16,
-    "per_device_eval_batch_size": 32,
-    "learning_rate": 2e-3,
-    "weight_decay": 0.05,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.1,
-    "max_grad_norm": 5.0,
-    "dataloader_drop_last": True,
+    name: RECIPE[name]
+    for name in (
+        "num_train_epochs",
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+        "learning_rate",
+        "weight_decay",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "max_grad_norm",
+        "dataloader_drop_last",
+    )
 }
 """For `TrainingArguments`, the same for every model."""
 
-LABEL_SMOOTHING = 0.1
+LABEL_SMOOTHING: float = RECIPE["label_smoothing_factor"]
 
 
 def build_model(seed: int, names: list[str]) -> PeftModel:
@@ -120,10 +119,14 @@ def build_wrapper(
         **changes: Changes of `MODEL`, or further settings of `Any2PointConfig`.
     """
     set_seed(seed)
-    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     return Any2PointForPointCloudClassification.from_encoder_pretrained(
-        encoder or ENCODER, **labels, **{**MODEL, **changes}
+        encoder or ENCODER, **label_names(names), **{**MODEL, **changes}
     )
+
+
+def label_names(names: list[str]) -> dict[str, dict]:
+    """Return the settings of a configuration that name the classes."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
 
 
 def add_adapter(model: Any2PointForPointCloudClassification, seed: int, **changes: Any) -> PeftModel:
@@ -132,55 +135,15 @@ def add_adapter(model: Any2PointForPointCloudClassification, seed: int, **change
     return get_peft_model(model, GuidedAdapterConfig(**{**ADAPTER, **changes}))
 
 
-class PointNet(nn.Module):
-    """A small PointNet (arXiv 1612.00593), the baseline without an encoder.
-
-    All points go through the same layers; a head of two layers follows a maximum over the points. `forward` has the
-    arguments and outputs of a transformers classifier, so that `Trainer` trains it.
+def build_pointnet(seed: int, names: list[str]) -> PointNetForPointCloudClassification:
+    """Build the baseline with weights drawn by `seed`, a small PointNet.
 
     Args:
-        num_labels: Number of classes.
-        widths: Channels of the layers before the maximum.
-        head_width: Channels of the hidden layer after the maximum.
-        dropout: Dropout before the last layer.
+        seed: Seed of all random weights.
+        names: See `build_model`.
     """
-
-    def __init__(
-        self,
-        num_labels: int,
-        widths: tuple[int, ...] = (64, 128, 256),
-        head_width: int = 128,
-        dropout: float = 0.3,
-    ):
-        super().__init__()
-        pairs = zip((3, *widths), widths, strict=False)
-        self.points = nn.Sequential(*(point_layer(inner, outer) for inner, outer in pairs))
-        self.head = nn.Sequential(point_layer(widths[-1], head_width), nn.Dropout(dropout))
-        self.out = nn.Linear(head_width, num_labels)
-
-    def forward(self, points: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: `(batch, points, 3)`.
-            labels: `(batch,)` class numbers; with them the mean cross-entropy is returned as `loss`.
-        """
-        features = self.points(points.flatten(0, 1)).unflatten(0, points.shape[:2])  # (batch, points, width)
-        logits = self.out(self.head(features.amax(dim=1)))
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
-
-
-def point_layer(inner: int, outer: int) -> nn.Sequential:
-    """Build a linear layer with batch norm and ReLU, for rows of points."""
-    # The norm subtracts the mean, so a bias before it would have no effect.
-    return nn.Sequential(nn.Linear(inner, outer, bias=False), nn.BatchNorm1d(outer), nn.ReLU())
-
-
-def build_pointnet(seed: int, num_labels: int) -> PointNet:
-    """Build the baseline with weights drawn by `seed`."""
     set_seed(seed)
-    return PointNet(num_labels)
+    return PointNetForPointCloudClassification(PointNetConfig(**label_names(names), **POINTNET))
 
 
 def training_arguments(output_dir: str | os.PathLike, seed: int, **changes: Any) -> TrainingArguments:
@@ -221,7 +184,10 @@ def build_trainer(model: nn.Module, arguments: TrainingArguments, train: Dataset
 
 
 def smoothed_loss(
-    outputs: SequenceClassifierOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    outputs: SequenceClassifierOutput,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    smoothing: float = LABEL_SMOOTHING,
 ) -> torch.Tensor:
     """Compute cross-entropy with label smoothing; `Trainer`'s own smoothing needs a model with a config.
 
@@ -229,8 +195,9 @@ def smoothed_loss(
         outputs: Outputs of a classifier.
         labels: `(batch,)` class numbers.
         num_items_in_batch: Rows of the complete optimization step, where it has several batches.
+        smoothing: Share of the target that all classes get equally.
     """
-    total = nn.functional.cross_entropy(outputs.logits, labels, label_smoothing=LABEL_SMOOTHING, reduction="sum")
+    total = nn.functional.cross_entropy(outputs.logits, labels, label_smoothing=smoothing, reduction="sum")
     return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
@@ -387,7 +354,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{len(splits['train'])} training and {len(splits['test'])} test shapes in {len(names)} classes")
 
     rows = [{"title": "majority class", **majority(splits)}]
-    row, _ = train("PointNet from scratch", build_pointnet(options.seed, len(names)), splits, options)
+    row, _ = train("PointNet from scratch", build_pointnet(options.seed, names), splits, options)
     rows.append(row)
     row, trainer = train("wrap, pretrained encoder", build_model(options.seed, names), splits, options)
     rows.append(row)

@@ -33,7 +33,8 @@ _NAMES = {
     ),
     "modeling.any2point": (
         "Any2PointConfig Any2PointForPartSegmentation Any2PointForPointCloudClassification "
-        "Any2PointForSemanticSegmentation Any2PointForZeroShotPointCloudClassification Any2PointModel"
+        "Any2PointForSemanticSegmentation Any2PointForZeroShotPointCloudClassification Any2PointModel "
+        "PointTokenizerConfig PointTokenizerForPointCloudClassification PointTokenizerModel"
     ),
     "modeling.encoders": "UnsupportedEncoder",
     "modeling.minigpt3d": "MiniGPT3DConfig MiniGPT3DForConditionalGeneration",
@@ -44,6 +45,10 @@ _NAMES = {
     "modeling.patchalign3d": (
         "PatchAlign3DConfig PatchAlign3DForPointCloudClassification PatchAlign3DForPointCloudSegmentation "
         "PatchAlign3DForPreTraining PatchAlign3DForZeroShotPointCloudSegmentation PatchAlign3DModel"
+    ),
+    "modeling.pointnet": (
+        "PointNet2Config PointNet2ForPointCloudClassification PointNet2Model "
+        "PointNetConfig PointNetForPointCloudClassification PointNetModel"
     ),
     "modeling.point_transformer_v3": (
         "PointTransformerV3Config PointTransformerV3ForPointCloudClassification "
@@ -95,6 +100,9 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
         Any2PointForSemanticSegmentation as Any2PointForSemanticSegmentation,
         Any2PointForZeroShotPointCloudClassification as Any2PointForZeroShotPointCloudClassification,
         Any2PointModel as Any2PointModel,
+        PointTokenizerConfig as PointTokenizerConfig,
+        PointTokenizerForPointCloudClassification as PointTokenizerForPointCloudClassification,
+        PointTokenizerModel as PointTokenizerModel,
     )
     from hf_any3d.modeling.encoders import UnsupportedEncoder as UnsupportedEncoder
     from hf_any3d.modeling.minigpt3d import (
@@ -121,6 +129,14 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
         PointTransformerV3ForPointCloudClassification as PointTransformerV3ForPointCloudClassification,
         PointTransformerV3ForPointCloudSegmentation as PointTransformerV3ForPointCloudSegmentation,
         PointTransformerV3Model as PointTransformerV3Model,
+    )
+    from hf_any3d.modeling.pointnet import (
+        PointNet2Config as PointNet2Config,
+        PointNet2ForPointCloudClassification as PointNet2ForPointCloudClassification,
+        PointNet2Model as PointNet2Model,
+        PointNetConfig as PointNetConfig,
+        PointNetForPointCloudClassification as PointNetForPointCloudClassification,
+        PointNetModel as PointNetModel,
     )
     from hf_any3d.modeling.uni3d import (
         Uni3DConfig as Uni3DConfig,

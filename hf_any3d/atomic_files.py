@@ -204,7 +204,7 @@ def _is_running(process: int) -> bool:
 
 
 def _is_at(path: Path, file: Any) -> bool:
-    """Whether an open file is still at its path."""
+    """Return whether an open file is still at its path."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except FileNotFoundError:

@@ -23,7 +23,16 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import auto, pipelines, tuners as _tuners  # noqa: F401  importing tuners registers our PEFT methods
 from hf_any3d.chat.processing import MiniGPT3DProcessor
-from hf_any3d.modeling import act, any2point, minigpt3d, openshape, patchalign3d, point_transformer_v3, uni3d
+from hf_any3d.modeling import (
+    act,
+    any2point,
+    minigpt3d,
+    openshape,
+    patchalign3d,
+    point_transformer_v3,
+    pointnet,
+    uni3d,
+)
 from hf_any3d.modeling.card_info import set_card_writer
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.patches import apply_patches, when_imported
@@ -54,11 +63,23 @@ MODELS = {
             ),
         },
     ),
+    any2point.PointTokenizerConfig: (
+        any2point.PointTokenizerModel,
+        {auto.AutoModelForPointCloudClassification: (any2point.PointTokenizerForPointCloudClassification,)},
+    ),
     minigpt3d.MiniGPT3DConfig: (
         minigpt3d.MiniGPT3DForConditionalGeneration,
         {auto.AutoModelForPointCloudTextToText: (minigpt3d.MiniGPT3DForConditionalGeneration,)},
     ),
     act.ActAutoencoderConfig: (act.ActAutoencoder, {auto.AutoModelForPointCloudReconstruction: (act.ActAutoencoder,)}),
+    pointnet.PointNetConfig: (
+        pointnet.PointNetModel,
+        {auto.AutoModelForPointCloudClassification: (pointnet.PointNetForPointCloudClassification,)},
+    ),
+    pointnet.PointNet2Config: (
+        pointnet.PointNet2Model,
+        {auto.AutoModelForPointCloudClassification: (pointnet.PointNet2ForPointCloudClassification,)},
+    ),
     openshape.OpenShapeConfig: (
         openshape.OpenShapeModel,
         {

@@ -1,4 +1,4 @@
-"""What the model classes contribute to model cards, and a pointer to this package in saved configs."""
+"""Parts of model cards that come from the model classes, and a pointer to this package in saved configs."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ RECORD = "published"
 
 @dataclass(frozen=True)
 class System:
-    """What the checkpoints of one program have in common.
+    """Properties that the checkpoints of one program have in common.
 
     Args:
         title: Its name, for messages and tables.

@@ -210,7 +210,7 @@ def _version(name: str) -> str | None:
 
 
 def _fits(version: str, wanted: str) -> bool:
-    """Whether a version is in a range such as ">=2.3,<3" or "~=1.1.400"."""
+    """Return whether a version is in a range such as ">=2.3,<3" or "~=1.1.400"."""
     have = _numbers(version)
     for operator, number in re.findall(r"([<>=~!]+)\s*([^,\s]+)", wanted):
         need = _numbers(number)

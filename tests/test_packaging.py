@@ -1,4 +1,4 @@
-"""What is installed: every package, however it is installed, and nothing besides."""
+"""Tests of the installed packages: all of them, however they are installed, and nothing besides."""
 
 import configparser
 import itertools

@@ -1,4 +1,4 @@
-"""What `import hf_any3d` changes in transformers and PEFT, and what it leaves alone."""
+"""Tests of what `import hf_any3d` changes in transformers and PEFT, and what it leaves alone."""
 
 import inspect
 import os

@@ -267,5 +267,5 @@ def train_step(model: torch.nn.Module, points: torch.Tensor | None = None) -> to
 
 
 def is_cancelled_by_batch_norm(name: str) -> bool:
-    """Whether a parameter is a bias before a batch norm, whose gradient is zero in training."""
+    """Return whether a parameter is a bias before a batch norm, whose gradient is zero in training."""
     return ".blocks." in name and name.endswith(("reduce.bias", "expand.bias"))

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turns, and the memory that autograd saves for the backward pass."""
+"""Timing in turns, and the memory that autograd saves for the backward pass, shared by the benchmarks."""
 
 from __future__ import annotations
 

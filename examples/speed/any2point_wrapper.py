@@ -67,9 +67,9 @@ def measure(
     encoder = AutoModel.from_config(config)
     chosen = dict(model_settings) | ({} if neighbors is None else {"tokenizer_neighbors": neighbors})
     config = Any2PointConfig(encoder_config=encoder.config, num_tokens=tokens, **chosen)
-    # Copied before adapters are added.
-    bare_encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
     model = Any2PointForPointCloudClassification(config, freeze(encoder))
+    # Copied before adapters are added, and after the model has chosen the attention implementation.
+    bare_encoder = copy.deepcopy(encoder)
     base = model.any2point
     layers = list(base.family.layers_of(bare_encoder))
     clouds = torch.rand(batch, points, 3) - 0.5  # (batch, points, 3)

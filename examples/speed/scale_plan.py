@@ -40,7 +40,7 @@ BUCKET = 25 * 2**20
 
 @dataclass
 class Plan:
-    """What a training step holds and exchanges.
+    """Memory and traffic of a training step.
 
     Args:
         trained: Trained parameters.

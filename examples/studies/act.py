@@ -1,4 +1,4 @@
-"""What does ACT's pretraining achieve on the embedded shapes, and does the teacher matter? Three seeds, all stages.
+"""Effect of ACT's pretraining, and of its teacher, on the embedded shapes: three seeds, all stages.
 
     python -m examples.studies.act
     python -m examples.studies.act --arms scratch pretrained --seeds 0

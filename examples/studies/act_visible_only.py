@@ -1,4 +1,4 @@
-"""How do batch norm statistics change when the mini-PointNet of ACT encodes visible patches alone?
+"""Change of batch norm statistics when the mini-PointNet of ACT encodes visible patches alone.
 
     python -m examples.studies.act_visible_only
 

@@ -1,4 +1,4 @@
-"""Which way of adapting a frozen encoder to point clouds is worth its cost? Trains all of them alike.
+"""Accuracy and cost of the ways to adapt a frozen encoder to point clouds, all trained alike.
 
     python -m examples.studies.adapters
     python -m examples.studies.adapters --methods lora guided --ablations --seeds 0

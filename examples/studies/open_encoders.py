@@ -27,7 +27,6 @@ from tqdm.auto import tqdm
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from examples import run_zero_shot
-from examples.quickstart import point_layer
 from examples.studies import segmentation
 from examples.studies.runs import (
     kept_run,
@@ -44,6 +43,7 @@ from examples.studies.zero_shot import draw_classes
 from hf_any3d import load_point_dataset
 from hf_any3d.atomic_files import atomic_write
 from hf_any3d.modeling.layers.tasks import point_loss
+from hf_any3d.modeling.pointnet.modeling_pointnet import PointNetLayer
 
 RECIPES = {"shapes": "shapes_uni3d", "rooms": "rooms_ptv3"}
 TASKS: dict[str, dict[str, str]] = {
@@ -78,7 +78,7 @@ class PointsAlone(nn.Module):
 
     def __init__(self, num_labels: int, width: int = 128):
         super().__init__()
-        self.layers = nn.Sequential(point_layer(3, width), point_layer(width, width), nn.Linear(width, num_labels))
+        self.layers = nn.Sequential(PointNetLayer(3, width), PointNetLayer(width, width), nn.Linear(width, num_labels))
 
     def forward(self, points: torch.Tensor, labels: torch.Tensor | None = None) -> TokenClassifierOutput:
         """Classify points `(batch, points, 3)`; with labels `(batch, points)` the loss is returned too."""

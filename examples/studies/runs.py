@@ -1,4 +1,4 @@
-"""What the studies share: training, runs that are stored and not repeated, figures over seeds, command lines."""
+"""Training, stored runs that are not repeated, figures over seeds and command lines, shared by the studies."""
 
 from __future__ import annotations
 

@@ -25,11 +25,9 @@ import yaml
 from datasets import Dataset, DatasetDict
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoModel, pipeline, set_seed
+from transformers import AutoConfig, AutoModel, pipeline, set_seed
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from examples.quickstart import point_layer
-from examples.studies.learning import random_encoder
 from examples.studies.runs import (
     RECIPES,
     kept_run,
@@ -45,6 +43,7 @@ from hf_any3d.evaluation import segmentation as scores
 from hf_any3d.evaluation.classification import overall_accuracy
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.modeling.layers.tasks import point_loss
+from hf_any3d.modeling.pointnet.modeling_pointnet import PointNetLayer
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 from hf_any3d.training import program, tasks as segmentation
 from hf_any3d.training.arguments import AdapterArguments, ModelArguments, parse_arguments
@@ -90,13 +89,13 @@ class PointNetSegmenter(nn.Module):
         dropout: float = 0.2,
     ):
         super().__init__()
-        self.first = point_layer(3, widths[0])
+        self.first = PointNetLayer(3, widths[0])
         pairs = zip(widths, widths[1:], strict=False)
-        self.further = nn.Sequential(*(point_layer(inner, outer) for inner, outer in pairs))
+        self.further = nn.Sequential(*(PointNetLayer(inner, outer) for inner, outer in pairs))
         self.from_point = nn.Linear(widths[0], head_width, bias=False)
         self.from_cloud = nn.Linear(widths[-1], head_width, bias=False)
         self.from_category = nn.Embedding(max(num_categories, 1), head_width)
-        self.head = nn.Sequential(nn.BatchNorm1d(head_width), nn.ReLU(), point_layer(head_width, head_width))
+        self.head = nn.Sequential(nn.BatchNorm1d(head_width), nn.ReLU(), PointNetLayer(head_width, head_width))
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(head_width, num_labels)
 
@@ -147,7 +146,7 @@ def train_random(task: str, seed: int, folder: Path) -> dict[str, Any]:
     if not place.exists():
         set_seed(1000 + seed)
         name = settings_of(task).get("encoder_name_or_path", ModelArguments.encoder_name_or_path)
-        random_encoder(AutoModel.from_pretrained(resolve_encoder(name).path)).save_pretrained(place)
+        AutoModel.from_config(AutoConfig.from_pretrained(resolve_encoder(name).path)).save_pretrained(place)
     return train_wrap(task, seed, folder, encoder_name_or_path=str(place), encoder_revision=None)
 
 

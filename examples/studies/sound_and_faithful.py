@@ -1,4 +1,4 @@
-"""What does attention across the batch do to accuracy? Sound and faithful models, tested in several batch orders.
+"""Effect of attention across the batch on accuracy: sound and faithful models, tested in several batch orders.
 
     python -m examples.studies.sound_and_faithful
 

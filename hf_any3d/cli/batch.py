@@ -65,7 +65,7 @@ class FileFormat(StrEnum):
 
 @dataclass(frozen=True)
 class Job:
-    """What is done with each file.
+    """The work on each file.
 
     Args:
         task: "predict", "embed" or "convert".
@@ -139,7 +139,7 @@ class RayEngine:
 
 @dataclass(frozen=True)
 class _FilesWork:
-    """What a process of Ray does: the work of the local engine on some files, with the model opened once.
+    """The work of one Ray process: that of the local engine on some files, with the model opened once.
 
     Attributes:
         job: The work.

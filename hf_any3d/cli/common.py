@@ -1,4 +1,4 @@
-"""What commands share: options, errors in one line, names of models, and progress."""
+"""Options, errors in one line, names of models and progress, shared by the commands."""
 
 from __future__ import annotations
 
@@ -166,7 +166,10 @@ _OUR_TYPES = (
     "minigpt3d",
     "openshape",
     "patchalign3d",
+    "point_tokenizer",
     "point_transformer_v3",
+    "pointnet",
+    "pointnet2",
     "uni3d",
 )
 _CONFIG = "config.json"

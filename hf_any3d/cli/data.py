@@ -49,7 +49,7 @@ _FEW_POINTS = 64
 
 @dataclass(frozen=True)
 class FoundDataset:
-    """What a user named as data: the name for `load_point_dataset`, and the folder or file, if it is one."""
+    """The data that a user named: the name for `load_point_dataset`, and the folder or file, if it is one."""
 
     name: str
     folder: Path | None = None

@@ -168,7 +168,7 @@ def files_of_folder(folder: Path) -> list[Path]:
 
 
 def is_prose(path: Path) -> bool:
-    """Whether a file with an ending of text formats has words where a cloud has rows of numbers."""
+    """Return whether a file with an ending of text formats has words where a cloud has rows of numbers."""
     if path.suffix.lower() not in _TEXT_TYPES:
         return False
     try:

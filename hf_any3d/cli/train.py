@@ -34,7 +34,7 @@ _ARGUMENTS = {
 
 
 class Task(StrEnum):
-    """What is labelled: clouds or points."""
+    """Target of labels: clouds or points."""
 
     CLASSIFICATION = "classification"
     SEGMENTATION = "segmentation"

@@ -29,7 +29,7 @@ SHAPENETPART_NAMES = {
 }
 """ShapeNetPart's categories with the words that the released program asks for, in the order of the part numbers."""
 FORMS = ("shapenetpart", "faust")
-"""How parts count that an object lacks."""
+"""Treatment of parts that an object lacks."""
 
 
 def named_part_iou(predictions: np.ndarray, references: np.ndarray, num_names: int, form: str) -> float:

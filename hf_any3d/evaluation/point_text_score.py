@@ -1,4 +1,4 @@
-"""How well generated shapes fit the texts that they were made for."""
+"""Scores of how well generated shapes match the texts that they were made for."""
 
 from __future__ import annotations
 

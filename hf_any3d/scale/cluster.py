@@ -24,10 +24,12 @@ _MOST_ENDED = 2
 _USUAL_ERRORS = (FileNotFoundError, ImportError, OSError, TypeError, ValueError)
 OBJECT_STORE_BYTES = 200 * 2**20
 """Size of Ray's object store on a machine where Ray is not running yet; names and results need little."""
+SHARDS_IN_FLIGHT = 4
+"""Shards that a process is given ahead: with two, short ones end before Ray hands out the next."""
 
 
 class Work(Protocol):
-    """What a process does; it is pickled."""
+    """The work of one process; it is pickled."""
 
     def open(self) -> Callable[[Mapping[str, Any], Attempts], Any]:
         """Open models and return the function that is called with each shard; both ends are JSON."""
@@ -35,7 +37,7 @@ class Work(Protocol):
 
 
 class Attempts:
-    """What became of the processes that had a shard before: a file at which two of them ended is left out.
+    """Record of the processes that had a shard before: a file at which two of them ended is left out.
 
     Ray starts a process again as often as it ends, so that a file that exhausts the memory, or at which a library
     faults, would stop a run for good. After one process has ended, the files of its shard are noted one at a time.
@@ -179,7 +181,7 @@ def _results(
         fn_constructor_args=(work, attempts),
         batch_size=1,
         batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
+        compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=SHARDS_IN_FLIGHT),
         num_cpus=workers.cpus,
         num_gpus=workers.gpus,
     )

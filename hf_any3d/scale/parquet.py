@@ -30,7 +30,7 @@ BUFFER_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Written:
-    """What a folder holds after a run.
+    """Summary of a folder after a run.
 
     Attributes:
         folder: The folder.
@@ -209,7 +209,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class PartWriter:
-    """What a process does: it computes and writes parts."""
+    """The work of one process: computing and writing parts."""
 
     rows: CloudRows
     folder: str

@@ -1,4 +1,4 @@
-"""What a request may ask for, and the error that refuses it."""
+"""Limits of a request, and the error that refuses it."""
 
 from __future__ import annotations
 

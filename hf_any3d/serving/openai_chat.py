@@ -30,7 +30,7 @@ class TextPart(_Strict):
 
 
 class CloudURL(_Strict):
-    """Where a cloud is: a data URL, or `upload:NAME` for a file of the same request."""
+    """Address of a cloud: a data URL, or `upload:NAME` for a file of the same request."""
 
     url: str
     file_type: str | None = None

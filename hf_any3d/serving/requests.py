@@ -46,7 +46,7 @@ async def read_request(request: Request, service: Service) -> tuple[list[Upload]
 
 
 def is_form(request: Request) -> bool:
-    """Whether a request is a form with files.
+    """Return whether a request is a form with files.
 
     Raises:
         Refused: It is neither a form nor JSON.

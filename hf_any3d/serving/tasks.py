@@ -1,4 +1,4 @@
-"""What a service answers: settings of requests, and answers of a pipeline to batches of clouds."""
+"""Tasks of the service: settings of requests, and answers of a pipeline to batches of clouds."""
 
 from __future__ import annotations
 

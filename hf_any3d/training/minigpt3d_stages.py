@@ -181,7 +181,7 @@ class StageTrainingArguments(PointTrainingArguments):
 
     @property
     def schedule_facts(self) -> dict[str, Any]:
-        """What a report lists about `step_cosine`."""
+        """Return the settings of `step_cosine` that a report lists."""
         return {} if self.step_cosine is None else {"lr_scheduler": "step_cosine", "step_cosine": self.step_cosine}
 
     @property

@@ -4,6 +4,7 @@
 - DDP neither averages nor sends what is frozen; instead it is checked once that all processes have the same.
 - Each process draws its own noise, such as dropout and masks.
 - A checkpoint is resumed only with as many rows per step as before.
+- Launchers that could not start killed processes again are refused.
 """
 
 from __future__ import annotations
@@ -128,6 +129,25 @@ def check_engine(uses_fsdp: bool) -> None:
         raise ValueError(
             "the accelerate configuration asks for FSDP, but accelerate runs DDP instead, as it does on CPUs; "
             "expected accelerators, or a configuration for DDP"
+        )
+
+
+def check_restarts() -> None:
+    """Check that processes which the launcher starts again would find each other.
+
+    By default torchrun's processes meet in a store that outlives them. Those of a second attempt read the addresses of
+    the first one there, and fail or wait without end.
+
+    Raises:
+        ValueError: If the launcher may start processes again, and they share such a store.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    shares = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "").lower() == "true"
+    if restarts > 0 and shares and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            f"--max_restarts {restarts}: processes that are started again would read the addresses of those before "
+            "them; expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment, and torchrun with --standalone "
+            "or --rdzv_backend c10d, or accelerate with PET_STANDALONE=1"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a training run leaves to look at: its curves, the scores of the classes, and what was taken for what."""
+"""Pictures of a training run: its curves, the scores of the classes, and the confusion matrix."""
 
 from __future__ import annotations
 

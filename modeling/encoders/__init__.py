@@ -2,7 +2,7 @@
 
 from hf_any3d.modeling.encoders import families as _families  # noqa: F401  registers the families
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, LayerStack, unfreeze
-from hf_any3d.modeling.encoders.loading import build_encoder, encoder_settings, freeze, load_encoder
+from hf_any3d.modeling.encoders.loading import ENCODER_DTYPES, build_encoder, encoder_settings, freeze, load_encoder
 from hf_any3d.modeling.encoders.positions import (
     LayerPass,
     PositionTable,
@@ -26,6 +26,7 @@ from hf_any3d.modeling.encoders.registry import (
 )
 
 __all__ = [
+    "ENCODER_DTYPES",
     "EncoderFamily",
     "FrozenEncoderMixin",
     "LayerPass",

@@ -14,10 +14,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_any3d.modeling.encoders.loading import (
     FROZEN,
     build_encoder,
+    convert_encoder,
+    encoder_dtype,
     encoder_settings,
     freeze,
     load_encoder,
     open_encoder,
+    replace_weights,
 )
 from hf_any3d.modeling.encoders.positions import bidirectional_inputs
 from hf_any3d.modeling.encoders.registry import find_family
@@ -26,6 +29,7 @@ from hf_any3d.modeling.pretrained_parts import (
     AdapterLoadingMixin,
     PretrainedPart,
     encoder_loading,
+    is_quantized,
     own_state,
     remember_weights,
 )
@@ -137,7 +141,8 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             tower: Encoder of a composite checkpoint ("text" or "vision" of CLIP).
             revision: Branch, tag or commit of the encoder's repository; the commit is pinned in the config.
             num_layers: Use only the first layers of the encoder.
-            dtype: Dtype of the encoder's weights, float32 by default; everything that is trained is float32.
+            dtype: Dtype of the encoder's weights, float32 by default; everything that is trained is float32. It
+                is not saved; `encoder_dtype`, a field of the config, is.
             attn_implementation: "sdpa", "eager", "flash_attention_2" … for the encoder.
             device_map: Device of the full model: "cuda:1", "auto" for the fastest one …
             quantization_config: Quantization of the frozen encoder's weights, such as `BitsAndBytesConfig(…)` for 8 or
@@ -147,7 +152,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
 
         Raises:
             UnsupportedEncoder: If the encoder's family or tower is not supported.
-            ValueError: If both or neither of name and config are given.
+            ValueError: If both or neither of name and config are given, or `dtype` and `encoder_dtype` differ.
             TypeError: For an argument that neither this method nor the config has.
         """
         if (encoder_name_or_path is None) == (config is None):
@@ -165,6 +170,12 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         elif attn_implementation is not None:
             config.encoder_config._attn_implementation = attn_implementation
         encoder = load_encoder(config, dtype, **encoder_loading(device_map, quantization_config))
+        if (weights := getattr(config, "encoder_weights", "pretrained")) != "pretrained":
+            if is_quantized(encoder):
+                raise ValueError(f"encoder_weights={weights!r} with quantization_config; expected one of them")
+            encoder = replace_weights(encoder, weights)
+            # These weights are in no repository; they are stored with the model.
+            config.change_part("encoder", stored=True, checksum=None, subfolder=None)
         model = cls(config, encoder=encoder).eval()
         return model if device_map is None else model.to(encoder.device)
 
@@ -190,12 +201,22 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         if encoder.config._attn_implementation is None:
             # Nesting a config in another one resets the attention implementation that its model was built with.
             encoder.config._attn_implementation = self.config._attn_implementation
+        if (dtype := encoder_dtype(config)) is not None:
+            convert_encoder(encoder, dtype)
         self.config.encoder_config = encoder.config
         self.encoder = freeze(encoder)
         # Only its layers are called as a whole; FSDP2 must not gather the embeddings' weights at a call of theirs.
         encoder._no_split_modules = {type(layer).__name__ for layer in self.family.layers_of(encoder)}
         if self.config.part("encoder").is_elsewhere:
             self._keys_to_ignore_on_save = {f"encoder.{key}" for key in encoder.state_dict()}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights outside the frozen encoder, which may have another one; saved in the config."""
+        encoder = frozen_encoder_of(self)
+        frozen = set() if encoder is None else set(map(id, encoder.parameters()))
+        weights = (weight for weight in self.parameters() if weight.is_floating_point() and id(weight) not in frozen)
+        return next(weights).dtype
 
     @property
     def layer_stack(self) -> LayerStack | None:
@@ -406,7 +427,7 @@ def _encoder_arguments(
 ) -> dict[str, Any]:
     if attn_implementation is not None:
         config.encoder_config._attn_implementation = attn_implementation
-    return {"dtype": dtype, **encoder_loading(device_map, quantization_config)}
+    return {"dtype": encoder_dtype(config, dtype), **encoder_loading(device_map, quantization_config)}
 
 
 def _refuse_encoder_on_disk(model: PreTrainedModel) -> None:
@@ -440,10 +461,15 @@ def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[
         Names of those parameters in the encoder.
 
     Raises:
-        ValueError: If the encoder contains adapters or quantized weights.
+        ValueError: If the encoder contains adapters or quantized weights, or is kept in half precision.
     """
     owner = model._encoder_owner
     encoder = owner.encoder
+    if encoder_dtype(model.config) in (torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"encoder_dtype={model.config.encoder_dtype!r}: half precision is for a frozen encoder; expected None or "
+            "'float32' to train it"
+        )
     if adapters := sorted({type(m).__name__ for m in encoder.modules() if "base_layer" in m._modules}):
         raise ValueError(f"the encoder holds adapters ({', '.join(adapters)}); merge or unload them first")
     named = dict(encoder.named_parameters())

@@ -20,6 +20,9 @@ from hf_any3d.modeling.pretrained_parts import (
 )
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source, resolve_encoder
 
+ENCODER_DTYPES = ("float32", "bfloat16", "float16")
+"""Allowed values of a config's `encoder_dtype`, besides None."""
+
 # Attribute that marks the encoder's own modules.
 FROZEN = "_belongs_to_frozen_encoder"
 
@@ -61,14 +64,15 @@ def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None, **l
 
     Args:
         config: The model's config.
-        dtype: Dtype, float32 by default.
+        dtype: Dtype, by default that of `encoder_dtype`, or float32.
         **loading: `device_map`, `quantization_config` and the like of `from_pretrained`.
 
     Raises:
         EncoderMismatchError: If the weights have another checksum than the recorded one.
         OSError: If they cannot be found.
-        ValueError: If the config names no encoder, or weights are missing.
+        ValueError: If the config names no encoder or keeps it in another dtype, or weights are missing.
     """
+    dtype = encoder_dtype(config, dtype)
     part = config.part("encoder")
     if not part.is_elsewhere:
         raise ValueError(
@@ -80,6 +84,42 @@ def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None, **l
         raise ValueError(f"encoder {source.name!r} lacks weights that its config requires: {', '.join(missing[:8])}")
     remember_weights(encoder)
     return freeze(encoder)
+
+
+def encoder_dtype(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> torch.dtype | None:
+    """Return the dtype in which a model's config keeps the frozen encoder.
+
+    Args:
+        config: The model's config.
+        dtype: The dtype requested for the encoder; returned if the config leaves the choice.
+
+    Raises:
+        ValueError: If the config's dtype is unknown, or another one is requested.
+    """
+    name = getattr(config, "encoder_dtype", None)
+    if name is None:
+        return dtype
+    if name not in ENCODER_DTYPES:
+        raise ValueError(f"encoder_dtype={name!r}; expected one of None, {', '.join(map(repr, ENCODER_DTYPES))}")
+    own = getattr(torch, name)
+    if dtype not in (None, own):
+        raise ValueError(
+            f"dtype={dtype}: the model's config has encoder_dtype={name!r}; expected the same, or encoder_dtype=… to "
+            "change it"
+        )
+    return own
+
+
+def convert_encoder(encoder: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Convert the weights of an encoder as loading it in this dtype does; quantized ones stay as they are."""
+    if is_quantized(encoder):
+        return
+    # Weights that transformers keeps in full precision, such as some of T5 in float16.
+    kept = () if find_family(encoder.config).one_precision else tuple(encoder._get_dtype_plan(dtype))
+    for name, parameter in encoder.named_parameters():
+        if parameter.is_floating_point() and not set(kept).intersection(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
+    encoder.config.dtype = dtype
 
 
 def open_encoder(
@@ -132,6 +172,31 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     build = _class_of(family)
     encoder = build.from_config(config) if build is AutoModel else build._from_config(config)
     return _without_unused(encoder, family)
+
+
+@torch.no_grad()
+def replace_weights(encoder: PreTrainedModel, weights: str) -> PreTrainedModel:
+    """Return an encoder without what it has learned, as a control for the pretrained one.
+
+    Other random numbers do not change, so that everything around it starts from the same weights.
+
+    Args:
+        encoder: The pretrained encoder; its weights change if they are shuffled.
+        weights: "random" for an encoder of the same shape with new weights; "shuffled" to permute the values of each
+            tensor, which keeps their statistics and nothing else; "pretrained" to change nothing.
+    """
+    if weights == "pretrained":
+        return encoder
+    with torch.random.fork_rng(devices=[]):
+        # Weights of an equal seed elsewhere in the model would be the same numbers.
+        torch.manual_seed(torch.initial_seed() + 1000)
+        if weights == "random":
+            fresh = build_encoder(encoder.config)
+            return freeze(fresh.to(encoder.device, encoder.dtype))
+        for parameter in encoder.parameters():
+            order = torch.randperm(parameter.numel())
+            parameter.copy_(parameter.flatten()[order.to(parameter.device)].view_as(parameter))
+    return encoder
 
 
 def freeze(encoder: PreTrainedModel) -> PreTrainedModel:

@@ -77,12 +77,12 @@ def pair_attention_fused(qkv: Tensor, pairs: Pairs, heads: int, scale: float, dr
 
 
 def has_no_dropout(qkv: Tensor, pairs: Pairs, heads: int, scale: float, dropout: float = 0.0) -> bool:
-    """Whether there is no dropout."""
+    """Return whether there is no dropout."""
     return not dropout
 
 
 def has_few_pairs(qkv: Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0) -> bool:
-    """Whether few pairs of tokens share a cell, and there is no dropout."""
+    """Return whether few pairs of tokens share a cell, and there is no dropout."""
     return not dropout and len(members.pairs.query) <= _FEW * members.same.numel()
 
 

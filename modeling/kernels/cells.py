@@ -1,4 +1,4 @@
-"""Which tokens share a cell, as matrices and as index lists, and sums over the tokens of each cell.
+"""Tokens that share a cell, as matrices and as index lists, and sums over the tokens of each cell.
 
 Every token is in one cell of each view, so a matrix between tokens and cells has a single entry in each of its
 columns. Products with it are sums of few rows, computed along the list of tokens by cell.
@@ -83,7 +83,7 @@ class _Visited:
 
 @dataclass
 class Membership(_Visited):
-    """Which tokens share a cell, in every view.
+    """Tokens that share a cell, in every view.
 
     Rows are cells. In views with more cells than tokens, the row of a cell is the number of its first token, so that
     shapes never depend on the data.
@@ -135,7 +135,7 @@ class Membership(_Visited):
 
 @dataclass
 class FlatCells(_Visited):
-    """Which tokens share a cell, in every view, for tokens of all clouds in one list; without matrices of all pairs.
+    """Tokens that share a cell, in every view, for tokens of all clouds in one list; without matrices of all pairs.
 
     Args:
         row: `(views, tokens)`, the number of each token's cell in its view, from 0 without gaps.

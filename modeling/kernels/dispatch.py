@@ -154,13 +154,13 @@ class Kernel(Generic[P, R]):
     triton_reason: str = ""
 
     def uses_triton(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Whether a call with these arguments runs the Triton implementation."""
+        """Return whether a call with these arguments runs the Triton implementation."""
         if self.triton is None or _setting == "torch" or not _runs_triton(args[0].device):
             return False
         return self.triton_condition is None or self.triton_condition(*args, **kwargs)
 
     def uses_fused(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Whether a call with these arguments runs the fused implementation, if it does not run Triton's."""
+        """Return whether a call with these arguments runs the fused implementation, if it does not run Triton's."""
         if _setting == "torch" or (torch.compiler.is_compiling() and not self.compiles):
             return False
         if self.devices is not None and args[0].device.type not in self.devices:

@@ -18,7 +18,7 @@ from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
 
 def stage_is_plain(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> bool:
-    """Whether blocks can be fused: unchanged, in full precision, in training or in evaluation without gradients.
+    """Return whether blocks can be fused: unchanged, in full precision, in training or evaluation without gradients.
 
     No compiler unrolls the parts of an evaluation.
     """

@@ -32,7 +32,7 @@ def joined_batches(join: bool = True) -> Iterator[None]:
 
 
 def is_joined() -> bool:
-    """Whether this is within `joined_batches()`."""
+    """Return whether this is within `joined_batches()`."""
     return _is_joined
 
 

@@ -55,7 +55,7 @@ def knn_fused(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tenso
 
 
 def has_many_points(query: Tensor, points: Tensor, k: int, method: str) -> bool:
-    """Whether a tree is requested, or faster."""
+    """Return whether a tree is requested, or faster."""
     if method != "auto":
         return method == "kdtree"
     return points.dim() == 3 and points.shape[1] >= _TREE_POINTS_PER_NEIGHBOR * k

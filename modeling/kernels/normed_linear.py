@@ -36,7 +36,7 @@ def normed_linear_plain(rows: Tensor, few: Tensor | None, norm: nn.BatchNorm1d, 
 
 
 def is_plain(rows: Tensor, few: Tensor | None, norm: nn.BatchNorm1d, linear: nn.Linear) -> bool:
-    """Whether both layers are unchanged modules."""
+    """Return whether both layers are unchanged modules."""
     return is_unmodified(norm, linear)
 
 

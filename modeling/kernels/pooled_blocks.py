@@ -69,7 +69,7 @@ def pooled_blocks_plain(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -
 
 
 def blocks_are_plain(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> bool:
-    """Whether there are blocks, unchanged and training in full precision, and offsets need no gradient."""
+    """Return whether there are blocks, unchanged and training in full precision, and offsets need no gradient."""
     pairs = [pair for block in blocks for pair in _layers(block)]
     return bool(pairs) and not hoods.offsets.requires_grad and all(is_plain_training(*pair) for pair in pairs)
 

@@ -65,7 +65,7 @@ def pooled_patches_plain(patches: Tensor, layers: MiniPointNet) -> Tensor:
 
 
 def layers_are_plain(patches: Tensor, layers: MiniPointNet) -> bool:
-    """Whether the layers are unchanged modules in full precision, and patches need no gradient.
+    """Return whether the layers are unchanged modules in full precision, and patches need no gradient.
 
     Without batch statistics, nothing may need a gradient, and no compiler unrolls the parts.
     """
@@ -77,7 +77,7 @@ def layers_are_plain(patches: Tensor, layers: MiniPointNet) -> bool:
 
 
 def norms_can_be_folded(patches: Tensor, layers: MiniPointNet) -> bool:
-    """Whether norms in evaluation can become part of unchanged layers, as nothing needs a gradient."""
+    """Return whether norms in evaluation can become part of unchanged layers, as nothing needs a gradient."""
     modules = (layers.lift, layers.lift_norm, layers.widen, layers.join, layers.join_norm, layers.out)
     if patches.requires_grad or layers.lift_norm.training or layers.join_norm.training:
         return False

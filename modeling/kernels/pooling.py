@@ -142,7 +142,7 @@ def segment_maximum(rows: Tensor, index: Tensor, count: int) -> Tensor:
 
 
 def is_plain_training(linear: nn.Module, norm: nn.Module) -> bool:
-    """Whether a linear layer and its norm are unchanged modules of torch, in training and in full precision.
+    """Return whether a linear layer and its norm are unchanged modules of torch, in training and in full precision.
 
     Synchronised norms, adapters and observers replace these modules with other types or add hooks to them.
     """

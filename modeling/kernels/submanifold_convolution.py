@@ -14,7 +14,7 @@ CENTER = POSITIONS // 2
 
 
 class NeighborTable:
-    """Which occupied cells touch, for the 3³ kernel positions, x slowest; made from a list or from a table.
+    """Pairs of occupied cells that touch, for the 3³ kernel positions, x slowest; made from a list or from a table.
 
     Each of the two is made from the other when it is first needed. A list is shorter, but its size depends on the
     data: an accelerator would wait for it.

@@ -1,1 +1,1 @@
-"""What models share: heads, task mixins, and the checks of their `forward`."""
+"""Heads, task mixins and the checks of `forward`, shared by the models."""

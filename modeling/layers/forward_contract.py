@@ -75,6 +75,29 @@ class PointTokensMixin:
             self._requires_grads_for_checkpoints = False
 
 
+class NoAttentionMixin(PointTokensMixin):
+    """`PointTokensMixin` for models without attention, whose layers have batch norms.
+
+    Layers cannot be recomputed: their norms would measure a batch twice.
+    """
+
+    config: PreTrainedConfig
+    supports_gradient_checkpointing = False
+    _supports_sdpa = False
+    _supports_flash_attn = False
+    _supports_attention_backend = False
+
+    def returns_states(self, output_hidden_states: bool | None, output_attentions: bool | None) -> bool:
+        """Return whether to return hidden states; the call overrides the config.
+
+        Raises:
+            ValueError: If attention weights are requested.
+        """
+        if output_attentions or (output_attentions is None and self.config.output_attentions):
+            raise ValueError(f"output_attentions=True: {self.config.model_type} has no attention; expected False")
+        return bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+
+
 def _require_gradients(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
     output.requires_grad_(True)
 
@@ -284,7 +307,7 @@ def onloaded(*modules: nn.Module) -> Iterator[None]:
 
 
 def is_sharded(weight: torch.Tensor) -> bool:
-    """Whether FSDP2 has sharded a weight, which is gathered only while its layer runs."""
+    """Return whether FSDP2 has sharded a weight, which is gathered only while its layer runs."""
     return hasattr(weight, "full_tensor")
 
 
@@ -307,7 +330,7 @@ _PLAIN = (nn.Linear, nn.BatchNorm1d, nn.GroupNorm)
 
 
 def is_unmodified(*modules: nn.Module) -> bool:
-    """Whether a parent may read the weights of these layers and norms instead of calling them.
+    """Return whether a parent may read the weights of these layers and norms instead of calling them.
 
     False if an adapter replaces one of them, if hooks are registered, or if accelerate loads weights at each call:
     then they must be called.

@@ -8,9 +8,9 @@ from hf_any3d.modeling.patchalign3d.part_texts import CATEGORY_TEMPLATES, PART_T
 from hf_any3d.modeling.pretrained_parts import part_property, source_property
 
 ASSIGNMENTS = ("nearest", "membership")
-"""How points get the scores of patches."""
+"""Ways to give points the scores of patches."""
 TRAINED = ("all", "last_block", "projection")
-"""What is trained."""
+"""Training stages, which differ in the trained parts."""
 
 
 class PatchAlign3DConfig(AlignedEncoderConfig):

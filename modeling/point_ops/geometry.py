@@ -1,4 +1,4 @@
-"""Where the tokens of a forward pass are: their places in views, and the cells and voxels that they share."""
+"""Geometry of the tokens of a forward pass: their places in views, and the cells and voxels that they share."""
 
 import math
 from dataclasses import dataclass, field

@@ -297,7 +297,7 @@ def adapter_subfolder(name: str, hub: dict[str, Any], folder: str) -> tuple[str,
 
 
 def _is_adapter_repository(name: str | os.PathLike, hub: dict[str, Any]) -> bool:
-    """Whether a directory or hub repository has an adapter and a config, but no full model weights."""
+    """Return whether a directory or hub repository has an adapter and a config, but no full model weights."""
     if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}) is None:
         return False
 

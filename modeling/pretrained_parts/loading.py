@@ -99,7 +99,7 @@ def unused_weights_expected() -> Iterator[None]:
 
 
 def is_quantized(part: PreTrainedModel) -> bool:
-    """Whether a pretrained part was loaded quantized."""
+    """Return whether a pretrained part was loaded quantized."""
     return getattr(part, "hf_quantizer", None) is not None
 
 

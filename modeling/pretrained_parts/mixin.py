@@ -134,7 +134,7 @@ class PretrainedPartsMixin:
         return names
 
     def owns_part(self, name: str) -> bool:
-        """Whether a part belongs directly to this model, not to a submodel, and is not disabled by its config."""
+        """Return whether a part belongs to this model, not to a submodel, and is not disabled by its config."""
         parent, _, child = self._part_paths[name].rpartition(".")
         try:
             return self.get_submodule(parent)._modules.get(child) is not None

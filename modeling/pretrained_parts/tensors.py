@@ -92,7 +92,7 @@ class Fingerprint:
         return cls({name: (tensor.dtype, _fast_hash(tensor)) for name, tensor in tensors.items() if _is_local(tensor)})
 
     def is_in_other_precision(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """Whether a tensor has another dtype than when it was loaded, so that hashes cannot be compared."""
+        """Return whether a tensor has another dtype than when it was loaded, so that hashes cannot be compared."""
         return any(name in self.digests and self.digests[name][0] != each.dtype for name, each in tensors.items())
 
     def changed(self, tensors: Mapping[str, torch.Tensor]) -> list[str]:

@@ -27,7 +27,7 @@ PARTS = ["table top", "table legs", "lamp foot", "lamp pole", "lamp shade"]
 
 
 class Result(NamedTuple):
-    """What a command printed, and its exit code."""
+    """Output of a command, and its exit code."""
 
     code: int
     out: str

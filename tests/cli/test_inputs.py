@@ -1,4 +1,4 @@
-"""What the commands read: files, folders, globs, standard input; what they leave out, and what they report."""
+"""Tests of inputs of the commands: files, folders, globs, standard input; left out and reported ones."""
 
 import json
 import shutil

@@ -65,7 +65,7 @@ def printed(lines: str) -> str:
 
 
 def is_ours(line: str) -> bool:
-    """Whether a line of standard error is of our commands, not a log or bar of another library."""
+    """Return whether a line of standard error is of our commands, not a log or bar of another library."""
     return bool(re.match(r"error: |warning: |left out |\S+: \d+ (clouds?|files?)\b", line))
 
 

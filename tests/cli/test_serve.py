@@ -1,4 +1,4 @@
-"""What `serve` refuses before it loads a model, and the export for vLLM; tests/serving tests the service."""
+"""Tests of what `serve` refuses before it loads a model, and the export for vLLM; the service: tests/serving."""
 
 import inspect
 import socket

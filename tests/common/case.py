@@ -34,6 +34,8 @@ class Case:
         last_layer: Path of the layer that `settle` scales; None if the last layer is a norm.
         still_settings: Settings that switch off all randomness in training.
         owns_encoder: Whether the model has a frozen encoder.
+        is_adapted: Whether PEFT methods are tested on it; there is no need to adapt a baseline without pretrained
+            weights, and this package's own methods refuse to.
     """
 
     model_class: type[PreTrainedModel]
@@ -44,6 +46,7 @@ class Case:
     last_layer: str | None = None
     still_settings: dict[str, Any] | None = None
     owns_encoder: bool = False
+    is_adapted: bool = True
 
     @property
     def name(self) -> str:
@@ -133,3 +136,16 @@ def spread_weights(model: nn.Module, seed: int = 3) -> None:
             parameter.copy_(0.1 * drawn)
         else:
             parameter.copy_(drawn * parameter.shape[-1] ** -0.5)
+
+
+def relative_difference(made: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference, in standard deviations of the expected values.
+
+    Raises:
+        AssertionError: If shapes differ, or the expected values hardly vary, so that tolerances would be meaningless.
+    """
+    assert made.shape == expected.shape, f"{tuple(made.shape)}, expected {tuple(expected.shape)}"
+    expected = expected.detach().double()
+    spread = expected.std() if expected.numel() > 1 else expected.abs()
+    assert spread > 1e-3, f"values hardly vary: standard deviation {float(spread):.1e}"
+    return float((made.detach().double() - expected).abs().max() / spread)

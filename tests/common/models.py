@@ -9,6 +9,7 @@ the statistics of norms on varied clouds and scales the last layer, so that outp
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ from hf_any3d.modeling.any2point import (
     Any2PointForSemanticSegmentation,
     Any2PointForZeroShotPointCloudClassification,
     Any2PointModel,
+    PointTokenizerForPointCloudClassification,
+    PointTokenizerModel,
 )
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioModel
 from hf_any3d.modeling.minigpt3d import (
@@ -56,6 +59,12 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudSegmentation,
     PointTransformerV3Model,
 )
+from hf_any3d.modeling.pointnet import (
+    PointNet2ForPointCloudClassification,
+    PointNet2Model,
+    PointNetForPointCloudClassification,
+    PointNetModel,
+)
 from hf_any3d.modeling.uni3d import (
     Uni3DForPointCloudClassification,
     Uni3DForPointCloudSegmentation,
@@ -63,8 +72,15 @@ from hf_any3d.modeling.uni3d import (
     Uni3DModel,
 )
 from hf_any3d.registration import ENCODERS, LANGUAGE_MODELS, MODELS
-from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_encoders, tiny_ptv3, tiny_text_towers
-from tests.common.case import POINTS, Case, settle as settle, spread_weights, varied_clouds
+from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_baselines, tiny_encoders, tiny_ptv3, tiny_text_towers
+from tests.common.case import (
+    POINTS,
+    Case,
+    relative_difference as relative_difference,
+    settle as settle,
+    spread_weights,
+    varied_clouds,
+)
 from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
 
 ENCODER = "vit"
@@ -101,15 +117,24 @@ def _with_category(rows: int, seed: int) -> dict[str, Any]:
     return {"points": varied_clouds(rows, seed=seed), "category": torch.arange(rows) % 2}
 
 
-def _act(model_class: type[PreTrainedModel]) -> Callable[..., PreTrainedModel]:
+def _spread(
+    tiny: Callable[..., PreTrainedModel], model_class: type[PreTrainedModel]
+) -> Callable[..., PreTrainedModel]:
     def build(**settings: Any) -> PreTrainedModel:
-        model = tiny_act.tiny_act(model_class, **settings)
+        model = tiny(model_class, **settings)
         spread_weights(model)
         return model
 
     return build
 
 
+def _classifier_case(model_class: type, build: Callable, inputs: Callable, still: dict, **more: bool) -> Case:
+    return Case(model_class, build, inputs, _class_labels, "logits", "classifier.out", still, **more)
+
+
+_act = functools.partial(_spread, tiny_act.tiny_act)
+_baseline = functools.partial(_spread, tiny_baselines.tiny_baseline)
+_ptv3 = functools.partial(_spread, tiny_ptv3.tiny_ptv3)
 _ACT_STILL = {"drop_path_rate": 0.0, "head_dropout": 0.0, "segmentation_head_dropout": (0.0, 0.0)}
 _PRETRAINING = {"num_groups": 12, "group_size": 8, "hidden_size": 24, "num_attention_heads": 4, "mlp_ratio": 2.0}
 
@@ -254,15 +279,7 @@ _ALIGNED_STILL = {"head_dropout": 0.0, "segmentation_head_dropout": (0.0, 0.0)}
 def _aligned_cases(base: type, classifier: type, segmenter: type, channels: int = 6) -> tuple[Case, ...]:
     return (
         Case(base, _aligned(base), _clouds(channels), None, "pooler_output", "projection"),
-        Case(
-            classifier,
-            _aligned(classifier),
-            _clouds(channels),
-            _class_labels,
-            "logits",
-            "classifier.out",
-            _ALIGNED_STILL,
-        ),
+        _classifier_case(classifier, _aligned(classifier), _clouds(channels), _ALIGNED_STILL),
         Case(
             segmenter,
             _aligned(segmenter),
@@ -285,28 +302,18 @@ def _zero_shot_case(model_class: type) -> Case:
     return Case(model_class, _aligned(model_class), _with_feature_texts, _text_labels, "logits_per_point_cloud")
 
 
-def _ptv3(model_class: type[PreTrainedModel]) -> Callable[..., PreTrainedModel]:
-    def build(**settings: Any) -> PreTrainedModel:
-        model = tiny_ptv3.tiny_ptv3(model_class, **settings)
-        spread_weights(model)
-        return model
-
-    return build
+def _baseline_cases(base: type, classifier: type) -> tuple[Case, ...]:
+    return (
+        Case(base, _baseline(base), _clouds(), None, "pooler_output", is_adapted=False),
+        _classifier_case(classifier, _baseline(classifier), _clouds(), {"head_dropout": 0.0}, is_adapted=False),
+    )
 
 
 _PTV3_STILL = {"drop_path_rate": 0.0, "head_dropout": 0.0, "shuffle_curves": "never"}
 _PHI_STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0}
 _BUILDERS = (
     Case(ActModel, _act(ActModel), _clouds(), None, "last_hidden_state", still_settings={"drop_path_rate": 0.0}),
-    Case(
-        ActForPointCloudClassification,
-        _act(ActForPointCloudClassification),
-        _clouds(),
-        _class_labels,
-        "logits",
-        "classifier.out",
-        _ACT_STILL,
-    ),
+    _classifier_case(ActForPointCloudClassification, _act(ActForPointCloudClassification), _clouds(), _ACT_STILL),
     Case(
         ActForSemanticSegmentation,
         _act(ActForSemanticSegmentation),
@@ -336,13 +343,10 @@ _BUILDERS = (
         owns_encoder=True,
     ),
     Case(Any2PointModel, _any2point(Any2PointModel), _clouds(), None, "last_hidden_state", owns_encoder=True),
-    Case(
+    _classifier_case(
         Any2PointForPointCloudClassification,
         _any2point(Any2PointForPointCloudClassification),
         _clouds(),
-        _class_labels,
-        "logits",
-        "classifier.out",
         _ANY2POINT_STILL,
         owns_encoder=True,
     ),
@@ -394,6 +398,9 @@ _BUILDERS = (
         {"prompt_dropout": 0.0},
         owns_encoder=True,
     ),
+    *_baseline_cases(PointTokenizerModel, PointTokenizerForPointCloudClassification),
+    *_baseline_cases(PointNetModel, PointNetForPointCloudClassification),
+    *_baseline_cases(PointNet2Model, PointNet2ForPointCloudClassification),
     *_aligned_cases(
         OpenShapeModel,
         OpenShapeForPointCloudClassification,
@@ -435,13 +442,10 @@ _BUILDERS = (
         "pooler_output",
         still_settings=_PTV3_STILL,
     ),
-    Case(
+    _classifier_case(
         PointTransformerV3ForPointCloudClassification,
         _ptv3(PointTransformerV3ForPointCloudClassification),
         _clouds(6),
-        _class_labels,
-        "logits",
-        "classifier.out",
         _PTV3_STILL,
     ),
     Case(
@@ -484,16 +488,3 @@ def case_of(model_class: type[PreTrainedModel]) -> Case:
 
 CASES: tuple[Case, ...] = tuple(map(case_of, registered_classes()))
 """All registered classes with their builders."""
-
-
-def relative_difference(made: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the largest difference, in standard deviations of the expected values.
-
-    Raises:
-        AssertionError: If shapes differ, or the expected values hardly vary, so that tolerances would be meaningless.
-    """
-    assert made.shape == expected.shape, f"{tuple(made.shape)}, expected {tuple(expected.shape)}"
-    expected = expected.detach().double()
-    spread = expected.std() if expected.numel() > 1 else expected.abs()
-    assert spread > 1e-3, f"values hardly vary: standard deviation {float(spread):.1e}"
-    return float((made.detach().double() - expected).abs().max() / spread)

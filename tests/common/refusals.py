@@ -114,10 +114,17 @@ _POINT_MODELS = (
     "Uni3DForPointCloudClassification",
     "Uni3DForPointCloudSegmentation",
     "Uni3DForZeroShotPointCloudClassification",
+    "PointTokenizerModel",
+    "PointTokenizerForPointCloudClassification",
+    "PointNetModel",
+    "PointNetForPointCloudClassification",
+    "PointNet2Model",
+    "PointNet2ForPointCloudClassification",
     "PointTransformerV3Model",
     "PointTransformerV3ForPointCloudClassification",
     "PointTransformerV3ForPointCloudSegmentation",
 )
+_BASELINES = tuple(name for name in _POINT_MODELS if name.startswith(("PointNet", "PointTokenizer")))
 feature("resize_token_embeddings", "a vocabulary of another size")
 refuse(
     "resize_token_embeddings",
@@ -164,6 +171,16 @@ refuse(
     ValueError,
     "every point has one label",
     "segmentation is single-label classification of points",
+)
+feature("attention", "a choice of attention implementation, and attention weights")
+refuse("attention", _BASELINES, ValueError, "does not support an attention implementation", "there is no attention")
+feature("activation checkpointing", "layers that are computed again in the backward pass")
+refuse(
+    "activation checkpointing",
+    _BASELINES,
+    ValueError,
+    "does not support activation checkpointing",
+    "every layer has a batch norm, which would measure a batch twice",
 )
 feature("no waiting", "training steps in which neither accelerator nor host waits for the other")
 refuse(
@@ -247,7 +264,7 @@ def _pairs(methods: tuple[str, ...], models: tuple[str, ...]) -> tuple[str, ...]
 
 refuse(
     "adapt",
-    _pairs(_OWN, _NO_POINT_TOKENS),
+    _pairs(_OWN, (*_NO_POINT_TOKENS, *_BASELINES)),
     ValueError,
     "has no frozen encoder for point tokens",
     "these methods adapt layers for point tokens; submodels can use PEFT's own methods",

@@ -55,6 +55,9 @@ def head_of(case: Case) -> bool:
             "NormedPhiFor",
             "OpenShapeFor",
             "PatchAlign3DFor",
+            "PointNet2For",
+            "PointNetFor",
+            "PointTokenizerFor",
             "PointTransformerV3For",
             "Uni3DFor",
         )
@@ -111,7 +114,8 @@ def test_hidden_states_are_the_inputs_and_outputs_of_layers(case):
     output = model(**case.batch(), output_hidden_states=True)
     depth = _depth(model)
     assert len(output.hidden_states) == depth + 1
-    stages = len(getattr(model.config, "depths", (depth,)))
+    # Layers of a PointNet have different widths.
+    stages = depth + 1 if hasattr(model.config, "hidden_sizes") else len(getattr(model.config, "depths", (depth,)))
     assert len({state.shape for state in output.hidden_states}) == stages
     for before, after in zip(output.hidden_states, output.hidden_states[1:], strict=False):
         assert before.shape != after.shape or relative_difference(after, before) > 1e-2
@@ -132,6 +136,12 @@ def _depth(model: PreTrainedModel) -> int:
 @over_cases
 def test_only_eager_attention_returns_attention_weights(case):
     model = fresh(case)
+    with check_refusal("attention", case.name) as is_supported:
+        model.set_attn_implementation("sdpa")
+    if not is_supported:
+        with pytest.raises(ValueError, match="output_attentions=True: .* has no attention; expected False"):
+            model(**case.batch(), output_attentions=True)
+        return
     with pytest.raises(ValueError, match=r"attn_implementation='sdpa', which returns no attention weights"):
         model(**case.batch(), output_attentions=True)
     model.set_attn_implementation("eager")

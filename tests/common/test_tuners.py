@@ -31,9 +31,10 @@ from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 from hf_any3d.modeling.pretrained_parts import own_modules
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
-from tests.common.models import CASES, Case, case_of, relative_difference
+from tests.common.models import Case, case_of, relative_difference
 from tests.common.refusals import check_refusal, feature, refusal_of
 from tests.common.tuners import (
+    ADAPTED,
     METHODS,
     OWN,
     adapted,
@@ -411,7 +412,7 @@ def test_modules_to_save_are_the_users_choice(method, tmp_path):
 
 
 @pytest.mark.parametrize("task_type", ["FEATURE_EXTRACTION", "SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ADAPTED, ids=lambda case: case.name)
 def test_models_of_a_task_type_equal_those_without(case, task_type, tmp_path):
     with check_refusal(TASK, f"{task_type} on {case.name}") as is_supported:
         base = base_of(case)
@@ -434,7 +435,7 @@ def _answer_without_task_type(case: Case) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("method", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ADAPTED, ids=lambda case: case.name)
 def test_prompt_methods_train_or_are_refused(case, method):
     reads_words = "input_ids" in case.batch()
     task_type = "CAUSAL_LM" if reads_words and case.labels is not None else "FEATURE_EXTRACTION"
@@ -468,7 +469,7 @@ WITHOUT_EFFECT = {
 }
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ADAPTED, ids=lambda case: case.name)
 def test_lora_on_all_linear_layers_has_an_effect_in_each(case):
     base = base_of(case)
     torch.manual_seed(1)

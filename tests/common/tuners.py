@@ -28,6 +28,7 @@ from hf_any3d import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig, Side
 from hf_any3d.tuners.targets import layer_stack
 from tests.common.models import CASES, Case
 
+ADAPTED = [case for case in CASES if case.is_adapted]
 OWN: dict[str, Callable[..., PeftConfig]] = {
     "GUIDED_ADAPTER": functools.partial(
         GuidedAdapterConfig, r=4, init_weights=False, bottleneck_dropout=0.0, gate=0.8
@@ -125,7 +126,8 @@ def pairs(*preferred: Case) -> list[tuple[Case, str]]:
     for number, case in enumerate(CASES):
         whole = everything or case is first[case.model_class.config_class]
         some = {turns[(2 * number + further) % len(turns)] for further in range(2)}
-        chosen += [(case, method) for method in METHODS if whole or method in some]
+        methods = METHODS if case.is_adapted else OWN
+        chosen += [(case, method) for method in methods if whole or method in some]
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""What the site's tools do with pages, notebooks, drawings and configs."""
+"""Tests of the site's tools on pages, notebooks, drawings and configs."""
 
 import pytest
 

@@ -12,7 +12,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 from peft import get_peft_model
 from transformers import AutoConfig
 
-from examples import run_point_cloud_classification
+from examples import quickstart, run_point_cloud_classification
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.data import catalog
 from hf_any3d.data.transforms import build_transform
@@ -252,3 +252,15 @@ def test_recipe_has_its_own_command(recipe):
     text = (FOLDER / f"{recipe}.yaml").read_text()
     assert f"examples/recipes/{recipe}.yaml --data_dir DATA" in text
     assert yaml.safe_load(text)["output_dir"] == f"outputs/recipes/{recipe}"
+
+
+def test_the_quickstart_and_the_program_read_the_same_recipe():
+    model, data, protocol, adapter, training = parsed("quickstart")
+    assert (model.num_layers, model.encoder_name_or_path) == (quickstart.MODEL["num_layers"], quickstart.ENCODER)
+    assert model.model_config == {name: value for name, value in quickstart.MODEL.items() if name != "num_layers"}
+    assert GuidedAdapterConfig(**adapter.peft_config) == GuidedAdapterConfig(**quickstart.ADAPTER)
+    assert data.augment == quickstart.AUGMENTATION and len(build_transform(data.augment).transforms) == 4
+    own = quickstart.training_arguments(training.output_dir, seed=training.seed)
+    for name in quickstart.TRAINING:
+        assert getattr(training, name) == getattr(own, name), name
+    assert training.label_smoothing_factor == quickstart.LABEL_SMOOTHING

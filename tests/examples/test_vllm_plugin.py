@@ -1,4 +1,4 @@
-"""What the plugin of vLLM does without vLLM: prompts, the tower, names of tensors, refusals."""
+"""Tests of the vLLM plugin without vLLM: prompts, the tower, names of tensors, refusals."""
 
 import ast
 import sys

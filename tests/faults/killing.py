@@ -34,7 +34,7 @@ _ON_PATHS = {"os.remove": True, "os.rmdir": True, "os.rename": True, "os.mkdir":
 
 @dataclass
 class Ending:
-    """How a child ended.
+    """Outcome of a child process.
 
     Args:
         how: "done", "failed" with a Python error, or "killed".

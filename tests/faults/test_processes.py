@@ -1,4 +1,4 @@
-"""Programs under `accelerate launch`: all of them; killed, and resumed in another number of processes.
+"""Programs in several processes: all of them; killed, and resumed by the launcher or in another number of processes.
 
 Minutes long, so only with ANY3D_FAULTS=all (`make faults`).
 """
@@ -40,11 +40,14 @@ STILL = {
 KILLED_AFTER = 5
 
 
-def start(words: list[str], *launcher: str, processes: int = 2) -> subprocess.CompletedProcess:
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "accelerate.commands.launch", "--config_file", str(RECIPES / "ddp_cpu.yaml"), *launcher]
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+ACCELERATE = ("-m", "accelerate.commands.launch", "--config_file", str(RECIPES / "ddp_cpu.yaml"))
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+def start(words: list[str], *launcher: str, **variables: str) -> subprocess.CompletedProcess:
+    """Run a program in two processes, or by itself without a launcher."""
+    command = [sys.executable, *launcher]
+    environment = {**os.environ, **variables, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
     # Several maxima share their gradient in plain operations only.
     environment["HF_ANY3D_KERNELS"] = "torch"
     return subprocess.run([*command, *words], env=environment, capture_output=True, text=True, timeout=900)
@@ -65,7 +68,7 @@ def words(folder: Path, output: Path, name: str = "classification", processes: i
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_program_is_started_by_accelerate(folder, name):
     output = folder / "one" / name  # ACT's second stage reads the first one there
-    done = start(words(folder, output, name))
+    done = start(words(folder, output, name), *ACCELERATE)
     assert done.returncode == 0, done.stderr
     assert json.loads((output / "metrics.json").read_text())["training"]["processes"] == 2
 
@@ -73,7 +76,7 @@ def test_every_program_is_started_by_accelerate(folder, name):
 @pytest.fixture(scope="module")
 def whole(folder) -> dict[str, torch.Tensor]:
     """Weights of a run that nothing interrupts."""
-    done = start(words(folder, folder / "whole", **STILL))
+    done = start(words(folder, folder / "whole", **STILL), *ACCELERATE)
     assert done.returncode == 0, done.stderr
     return load_file(folder / "whole" / "adapter_model.safetensors")
 
@@ -90,12 +93,22 @@ def dying(folder: Path, marker: Path, output: Path, **settings: Any) -> list[str
     return [program, str(KILLED_AFTER), str(marker), *words(folder, output, **STILL, **settings)]
 
 
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_the_launcher_starts_killed_processes_again(folder, whole, tmp_path, launcher):
+    command = dying(folder, tmp_path / "killed", tmp_path / "run")
+    apart = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "PET_STANDALONE": "1"}
+    done = start(command, *launcher, "--max_restarts", "1", **apart)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "killed").exists() and "checkpoint-4" in done.stderr
+    assert_ends_alike(tmp_path / "run", whole, tolerance=1e-5)
+
+
 def test_a_run_goes_on_in_another_number_of_processes(folder, whole, tmp_path):
-    done = start(dying(folder, tmp_path / "killed", tmp_path / "run"))
+    done = start(dying(folder, tmp_path / "killed", tmp_path / "run"), *ACCELERATE)
     assert done.returncode != 0 and newest_first(tmp_path / "run")[0].name == "checkpoint-4"
-    done = start(words(folder, tmp_path / "run", **STILL), processes=1)
+    done = start(words(folder, tmp_path / "run", **STILL))
     assert done.returncode == 1 and "its steps have 8 rows, those of this run 4" in done.stderr
-    done = start(words(folder, tmp_path / "run", **STILL, per_device_train_batch_size=8), processes=1)
+    done = start(words(folder, tmp_path / "run", **STILL, per_device_train_batch_size=8))
     assert done.returncode == 0, done.stderr
     assert "checkpoint-4" in done.stderr
     assert_ends_alike(tmp_path / "run", whole, tolerance=1e-5)

@@ -1,4 +1,4 @@
-"""What endpoints say in the place of a chat completion, and what judges say in the place of a verdict."""
+"""Damaged answers of endpoints instead of a chat completion, and of judges instead of a verdict."""
 
 import json
 import os

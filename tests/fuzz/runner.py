@@ -226,7 +226,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _waits_for_a_core(pid: int) -> bool:
-    """Whether the input is running or waiting for a core, rather than hanging."""
+    """Return whether the input is running or waiting for a core, rather than hanging."""
     for member in _family(pid):
         try:
             if Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()[0] in "RD":

@@ -102,7 +102,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def passed(section: dict[str, Any] | None) -> bool:
-    """Whether all checks of a stored section have passed."""
+    """Return whether all checks of a stored section have passed."""
     return bool(section and section["rows"]) and all(row["ok"] for row in section["rows"])
 
 

@@ -1,4 +1,4 @@
-"""What the sections of the check share: rows of results, time budgets, clocks."""
+"""Rows of results, time budgets and clocks, shared by the sections of the check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the local hub tells about repositories, folders and files: the JSON that huggingface_hub reads."""
+"""The local hub's descriptions of repositories, folders and files: the JSON that huggingface_hub reads."""
 
 import yaml
 

@@ -1,4 +1,4 @@
-"""What the local hub keeps: repositories with their whole history, in memory."""
+"""Store of the local hub: repositories with their whole history, in memory."""
 
 import hashlib
 import itertools

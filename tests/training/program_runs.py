@@ -174,11 +174,11 @@ def settings_of(name: str, folder: Path, processes: int) -> dict[str, Any]:
     return SHORT | settings | batch
 
 
-def run(name: str, folder: Path, output: Path, suffix: str = "") -> None:
-    """Run a program; its model is written to a folder of its name."""
+def run(name: str, folder: Path, output: Path, suffix: str = "", **changed: Any) -> None:
+    """Run a program, with some settings changed; its model is written to a folder of its name."""
     NOISE.manual_seed(0)
     program, _ = PROGRAMS[name](folder)
-    settings = settings_of(name, folder, PartialState().num_processes)
+    settings = settings_of(name, folder, PartialState().num_processes) | changed
     program(words_of(settings | {"output_dir": str(output / f"{name}{suffix}")}))
 
 

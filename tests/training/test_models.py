@@ -1,13 +1,18 @@
 """PEFT methods by name, their default target modules, and dropout of frozen attention."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 
+from hf_any3d.training.arguments import AdapterArguments
 from hf_any3d.training.models import (
+    CLASSES,
+    PointModelArguments,
+    build_model,
     build_peft_config,
     drop_attention,
     encoder_feedforward_pattern,
@@ -15,7 +20,7 @@ from hf_any3d.training.models import (
     peft_methods,
 )
 from hf_any3d.tuners import GuidedAdapterConfig, encoder_linear_pattern, trainable_module_names
-from tests.tiny_encoders import LAYERS, clouds, tiny_model, train_step
+from tests.tiny_encoders import LAYERS, clouds, saved_encoder, tiny_model, train_step
 
 
 def without_other_noise(model: nn.Module) -> nn.Module:
@@ -41,6 +46,23 @@ def test_frozen_attention_has_dropout_only_in_training(encoder):
     assert not any(p.requires_grad for n, p in model.named_parameters() if "q_proj" in n or "query" in n)
     with model.disable_adapter():
         torch.testing.assert_close(model.eval()(points=points).logits, expected)
+
+
+def test_half_precision_is_for_frozen_weights_and_models_around_an_encoder():
+    source = saved_encoder("bert")
+    half = PointModelArguments(
+        encoder_name_or_path=source, encoder_dtype="bfloat16", num_tokens=8, tokenizer_neighbors=4
+    )
+    build = partial(build_model, CLASSES, half, labels=["a", "b"])
+    adapted = build(adapter=AdapterArguments(peft="lora"))
+    assert adapted.config.encoder_dtype == "bfloat16"
+    assert {weight.dtype for weight in adapted.parameters() if weight.requires_grad} == {torch.float32}
+    with pytest.raises(ValueError, match="--encoder_dtype bfloat16 with --peft ln_tuning trains .* in half precision"):
+        build(adapter=AdapterArguments(peft="ln_tuning"))
+    with pytest.raises(ValueError, match="encoder_dtype='bfloat16': half precision is for a frozen encoder"):
+        build(adapter=AdapterArguments(peft="full"))
+    with pytest.raises(ValueError, match="--encoder_dtype bfloat16 is for --model_type any2point"):
+        PointModelArguments(model_type="act3d", encoder_dtype="bfloat16")
 
 
 def test_shares_out_of_range_are_refused():

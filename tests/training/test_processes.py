@@ -1,17 +1,20 @@
 """Training in two processes equals training in one; what they exchange, and what they refuse."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import DistributedType
+from accelerate import DistributedType, PartialState
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.state import AcceleratorState
 from peft import get_peft_model
 from safetensors.torch import load_file
 from torch import distributed, nn
+from torch.distributed.launcher import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_any3d import Any2PointForPointCloudClassification, GuidedAdapterConfig
@@ -21,9 +24,11 @@ from hf_any3d.modeling.kernels.joined_batches import JoinedBatchNorm
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import FILE_LIST, check_rows_per_step, list_files
 from hf_any3d.training.processes import (
+    OwnNoise,
     check_engine,
     check_no_scalars,
     check_replaced_codes,
+    check_restarts,
     check_same_weights,
     joining_norms,
     keep_out_of_ddp,
@@ -59,13 +64,60 @@ def runs(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", [*PROGRAMS, *(f"{name}-fsdp2" for name in SHARDED)])
 def test_two_processes_train_as_one_with_larger_batches(runs, name):
-    expected, found = (
-        load_file(next((runs / processes).glob("*model.safetensors")))
-        for processes in (f"one/{name.removesuffix('-fsdp2')}", f"two/{name}")
-    )
+    assert_equal_weights(runs / "two" / name, runs / "one" / name.removesuffix("-fsdp2"))
+
+
+def assert_equal_weights(*folders: Path) -> None:
+    found, expected = (load_file(next(folder.glob("*model.safetensors"))) for folder in folders)
     assert found.keys() == expected.keys()
     for tensor, own in expected.items():
         torch.testing.assert_close(found[tensor], own, rtol=1e-5, atol=1e-5, msg=lambda text, t=tensor: f"{t}: {text}")
+
+
+@pytest.fixture
+def signals_as_before():
+    before = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def classify_and_die_once(folder: Path, output: Path) -> None:
+    """Train in one of two processes, forks of that of the tests; the second one dies at the end of its second step."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState(cpu=True)
+
+    def die(callback, args, state, control, **kwargs):
+        if args.process_index == 1:
+            with open(output / "steps", "a") as file:
+                print(state.global_step, file=file)
+            if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and state.global_step == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    OwnNoise.on_step_end = die  # a callback of every run
+    set_kernels("torch")
+    with drawing_for_all_processes():
+        run("classification", folder, output, save_strategy="steps", save_steps=1)
+
+
+@pytest.mark.usefixtures("signals_as_before")
+def test_the_launcher_starts_a_killed_process_again(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id="restarted",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=1,
+        start_method="fork",
+    )
+    elastic_launch(launch, classify_and_die_once)(runs, tmp_path)
+    assert (tmp_path / "steps").read_text().split() == ["1", "2", "2"]
+    assert_equal_weights(tmp_path / "classification", runs / "one" / "classification")
 
 
 @pytest.fixture
@@ -139,6 +191,18 @@ def test_engines_that_accelerate_does_not_run_are_refused(monkeypatch):
         check_engine(uses_fsdp=False)
     with pytest.raises(ValueError, match="scale is a scalar"):
         check_no_scalars(nn.ParameterDict({"scale": nn.Parameter(torch.tensor(1.0))}))
+
+
+def test_launchers_that_cannot_start_processes_again_are_refused(monkeypatch, tmp_path):
+    launched = {"WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="--max_restarts 1: .* expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        PointTrainingArguments(output_dir=str(tmp_path), use_cpu=True)  # the processes have not met yet
+    for name, value in {"TORCHELASTIC_USE_AGENT_STORE": "False", "TORCHELASTIC_MAX_RESTARTS": "0"}.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            check_restarts()
 
 
 def test_steps_keep_their_number_of_rows(tmp_path):

@@ -101,7 +101,7 @@ class ShardChecks:
         self._changed = False
 
     def is_intact(self, record: ShardRecord) -> bool:
-        """Whether the file of a record is as it was written; logs a warning if not."""
+        """Return whether the file of a record is as it was written; logs a warning if not."""
         file = self.folder / "data" / record.file
         try:
             stamp = _stamp(file)

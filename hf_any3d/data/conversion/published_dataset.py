@@ -101,7 +101,7 @@ class PublishedDataset:
 
 @dataclass(frozen=True)
 class SplitSource:
-    """Where the rows of a split come from.
+    """Source of a split's rows.
 
     Attributes:
         units: what is read at a time, in the order of the rows: paths, ranges of rows, names.

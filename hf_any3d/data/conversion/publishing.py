@@ -125,7 +125,7 @@ def push_point_dataset(
 
 
 def _stays_private(api: HfApi, repo_id: str, private: bool | None) -> bool:
-    """Whether the repository will be private; an existing one keeps its visibility, whatever is requested."""
+    """Return whether the repository will be private; an existing one keeps its visibility, whatever is requested."""
     try:
         return bool(api.repo_info(repo_id, repo_type="dataset").private)
     except RepositoryNotFoundError:

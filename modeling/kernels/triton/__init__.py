@@ -43,7 +43,7 @@ def knn_triton(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tens
 
 
 def supports_search(query: Tensor, points: Tensor, k: int, method: str) -> bool:
-    """Whether few neighbors are searched, by squared differences."""
+    """Return whether few neighbors are searched, by squared differences."""
     return method in ("auto", "exact") and k <= MOST_NEIGHBORS
 
 
@@ -57,7 +57,7 @@ def submanifold_convolution_triton(
 
 
 def supports_convolution(values: Tensor, weight: Tensor, bias: Tensor | None, table: NeighborTable) -> bool:
-    """Whether values and weights have one dtype that the kernel multiplies, and there are voxels."""
+    """Return whether values and weights have one dtype that the kernel multiplies, and there are voxels."""
     return values.dtype in DTYPES and weight.dtype == values.dtype and len(values) > 0
 
 
@@ -69,7 +69,7 @@ def cell_attention_triton(qkv: Tensor, members: Membership, heads: int, scale: f
 
 
 def supports_attention(qkv: Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0) -> bool:
-    """Whether there is no dropout and heads are narrow."""
+    """Return whether there is no dropout and heads are narrow."""
     return not dropout and qkv.dtype in DTYPES and qkv.shape[-1] <= 3 * heads * WIDEST_HEAD
 
 
@@ -81,7 +81,7 @@ def pooled_patches_triton(patches: Tensor, layers: MiniPointNet) -> Tensor:
 
 
 def supports_patches(patches: Tensor, layers: MiniPointNet) -> bool:
-    """Whether norms can be folded, and patches and the first layer are small enough for one program."""
+    """Return whether norms can be folded, and patches and the first layer are small enough for one program."""
     own = layers.lift.weight
     fits = patches.shape[2] <= MOST_POINTS and patches.shape[3] <= WIDEST_HEAD and len(own) <= MOST_LIFTED
     return fits and patches.numel() > 0 and own.dtype in DTYPES and norms_can_be_folded(patches, layers)

@@ -20,6 +20,36 @@ _ROWS = 64
 
 
 @triton.jit
+def _rows(patches, k: tl.constexpr, block_patches: tl.constexpr, block_points: tl.constexpr):
+    """Compute the patch and the row of each point of a program, and whether there is such a point."""
+    line = tl.arange(0, block_patches * block_points)
+    patch, point = tl.program_id(0) * block_patches + line // block_points, line % block_points
+    return patch, patch.to(tl.int64) * k + point, (patch < patches) & (point < k)
+
+
+@triton.jit
+def _store_maxima(
+    rows,  # (block_patches * block_points, block_columns) float32
+    is_row,
+    bias,
+    result,
+    column,
+    patches,
+    columns: tl.constexpr,
+    block_patches: tl.constexpr,
+    block_points: tl.constexpr,
+):
+    """Write the maximum over the points of each patch, plus the bias, to `result` `(patches, columns)`."""
+    rows = tl.where(is_row[:, None], rows, float("-inf"))
+    most = tl.max(tl.reshape(rows, (block_patches, block_points, column.shape[0])), axis=1)
+    most += tl.load(bias + column, mask=column < columns, other=0.0)[None, :]
+    patch = tl.program_id(0) * block_patches + tl.arange(0, block_patches)
+    place = patch.to(tl.int64)[:, None] * columns + column[None, :]
+    mask = (patch < patches)[:, None] & (column < columns)[None, :]
+    tl.store(result + place, most.to(result.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def _lift(
     points,
     lift,
@@ -64,10 +94,7 @@ def _first_maximum_kernel(
     block_lifted: tl.constexpr,
     block_columns: tl.constexpr,
 ):
-    line = tl.arange(0, block_patches * block_points)
-    patch, point = tl.program_id(0) * block_patches + line // block_points, line % block_points
-    is_row = (patch < patches) & (point < k)
-    row = patch.to(tl.int64) * k + point
+    patch, row, is_row = _rows(patches, k, block_patches, block_points)
     column = tl.program_id(1) * block_columns + tl.arange(0, block_columns)
     is_column = column < columns
     rows = tl.zeros((block_patches * block_points, block_columns), dtype=tl.float32)
@@ -80,12 +107,7 @@ def _first_maximum_kernel(
         if widens:
             hidden, matrix = hidden.to(tl.float32), matrix.to(tl.float32)
         rows = tl.dot(hidden, matrix, rows, input_precision=precision)
-    rows = tl.where(is_row[:, None], rows, float("-inf"))
-    most = tl.max(tl.reshape(rows, (block_patches, block_points, block_columns)), axis=1)
-    most += tl.load(bias + column, mask=is_column, other=0.0)[None, :]
-    patch = tl.program_id(0) * block_patches + tl.arange(0, block_patches)
-    place = patch.to(tl.int64)[:, None] * columns + column[None, :]
-    tl.store(result + place, most, mask=(patch < patches)[:, None] & is_column[None, :])
+    _store_maxima(rows, is_row, bias, result, column, patches, columns, block_patches, block_points)
 
 
 @triton.jit
@@ -113,10 +135,7 @@ def _second_maximum_kernel(
     block_joined: tl.constexpr,
     block_columns: tl.constexpr,
 ):
-    line = tl.arange(0, block_patches * block_points)
-    patch, point = tl.program_id(0) * block_patches + line // block_points, line % block_points
-    is_row = (patch < patches) & (point < k)
-    row = patch.to(tl.int64) * k + point
+    patch, row, is_row = _rows(patches, k, block_patches, block_points)
     number = tl.arange(0, block_lifted)
     hidden = _lift(points, lift, lift_bias, row, is_row, number, channels, lifted, block_channels)
     hidden = hidden.to(through.dtype.element_ty)
@@ -141,13 +160,7 @@ def _second_maximum_kernel(
         if widens:
             own, matrix = own.to(tl.float32), matrix.to(tl.float32)
         rows = tl.dot(own, matrix, rows, input_precision=precision)
-    rows = tl.where(is_row[:, None], rows, float("-inf"))
-    most = tl.max(tl.reshape(rows, (block_patches, block_points, block_columns)), axis=1)
-    most += tl.load(bias + column, mask=is_column, other=0.0)[None, :]
-    patch = tl.program_id(0) * block_patches + tl.arange(0, block_patches)
-    place = patch.to(tl.int64)[:, None] * columns + column[None, :]
-    mask = (patch < patches)[:, None] & is_column[None, :]
-    tl.store(result + place, most.to(result.dtype.element_ty), mask=mask)
+    _store_maxima(rows, is_row, bias, result, column, patches, columns, block_patches, block_points)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What the Triton kernels share: dtypes and precision of products."""
+"""Dtypes and precision of products, shared by the Triton kernels."""
 
 import torch
 
@@ -12,7 +12,7 @@ def product_precision() -> str:
 
 
 def widens(values: torch.Tensor) -> bool:
-    """Whether values are widened before products: Triton's interpreter would multiply the bits of bfloat16."""
+    """Return whether values are widened before products: Triton's interpreter would multiply the bits of bfloat16."""
     return values.device.type == "cpu" and values.dtype != torch.float32
 
 

@@ -19,7 +19,7 @@ def piece(room: str, name: str, num_points: int = 30) -> np.ndarray:
 
 
 def room_table(room: str, num_points: int = 30) -> np.ndarray:
-    """What other programs prepare of a room, (points, 7) float64: pieces together, the smallest corner at 0."""
+    """Build a room as other programs prepare it, (points, 7) float64: pieces together, the smallest corner at 0."""
     tables = []
     for name in PIECES:
         kind = name.partition("_")[0]

@@ -1,4 +1,4 @@
-"""What a training step on several GPUs sends."""
+"""Tests of the traffic of a training step on several GPUs."""
 
 from torch import nn
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import AutoPeftModel, LoraConfig, PeftModel, get_peft_model
 from transformers import BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
 
@@ -16,6 +16,7 @@ from hf_any3d import (
 )
 from hf_any3d.modeling.kernels import Kernel
 from hf_any3d.modeling.pretrained_parts import encoder_loading
+from hf_any3d.modeling.pretrained_parts.tensors import own_tensors
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from tests.closeness import assert_nearly_equal, assert_same_gradients
 from tests.tiny_encoders import (
@@ -27,6 +28,7 @@ from tests.tiny_encoders import (
     tiny_model,
     tiny_part_model,
     tiny_scene_model,
+    train_step,
     with_large_logits,
 )
 
@@ -74,9 +76,11 @@ def saved(request, wide, tmp_path):
 
 
 @pytest.mark.parametrize("make", KINDS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_encoder_gives_the_same_predictions_and_nearly_the_same_gradients(make, dtype):
-    full, half = make().train(), make(dtype=dtype).train()
+@pytest.mark.parametrize(
+    ("settings", "dtype"), [({"encoder_dtype": "bfloat16"}, torch.bfloat16), ({"dtype": torch.float16}, torch.float16)]
+)
+def test_half_precision_encoder_gives_the_same_predictions_and_nearly_the_same_gradients(make, settings, dtype):
+    full, half = make().train(), make(**settings).train()
     torch.nn.init.normal_(head_of(full).out.weight, std=2.0)
     head_of(half).load_state_dict(head_of(full).state_dict())
     for model in (full, half):
@@ -98,6 +102,54 @@ def test_half_precision_encoder_gives_the_same_predictions_and_nearly_the_same_g
     top = expected.topk(2, dim=-1).values
     clear = top[..., 0] - top[..., 1] > 2 * worst
     assert clear.any() and torch.equal(found.argmax(-1)[clear], expected.argmax(-1)[clear])
+
+
+def dtypes_of(model):
+    trained = {p.dtype for name, p in model.named_parameters() if p.requires_grad or "guided_adapter" in name}
+    encoder = {own.tensor.dtype for own in own_tensors(model.any2point.encoder) if own.tensor.is_floating_point()}
+    return trained, encoder
+
+
+@pytest.mark.parametrize("kind", ["adapter", "stored whole", "stored adapter"])
+def test_dtype_of_the_frozen_encoder_is_saved_and_trained_parameters_stay_in_full_precision(kind, wide, tmp_path):
+    source = tiny_model(wide, encoder_dtype="bfloat16", large_logits=True)
+    if kind.startswith("stored"):
+        source.config.encoder_name_or_path = None
+    model = get_peft_model(source, GuidedAdapterConfig(r=4)) if kind.endswith("adapter") else source
+    train_step(model)
+    model.eval().save_pretrained(tmp_path)
+    expected_dtypes = ({torch.float32}, {torch.bfloat16})
+    opened = [AutoModelForPointCloudClassification.from_pretrained(tmp_path) for _ in range(2)]
+    opened[0].save_pretrained(tmp_path / "again")
+    opened[0] = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "again")
+    if kind.endswith("adapter"):
+        opened.append(AutoPeftModel.from_pretrained(tmp_path).get_base_model())
+        base = Any2PointForPointCloudClassification.from_encoder_pretrained
+        if kind == "adapter":
+            opened.append(PeftModel.from_pretrained(base(config=source.config), tmp_path).get_base_model())
+    with torch.no_grad():
+        expected = logits(model)
+        for one in opened:
+            assert dtypes_of(one) == expected_dtypes and one.dtype == torch.float32
+            assert torch.equal(logits(one.eval()), expected)
+    plain = AutoModelForPointCloudClassification.from_pretrained(tmp_path, encoder_dtype=None)
+    assert dtypes_of(plain) == ({torch.float32}, {torch.float32})
+
+
+def test_dtypes_that_do_not_fit_are_refused(wide, tmp_path):
+    for wrong in ("int8", "torch.bfloat16", torch.bfloat16):
+        with pytest.raises(ValueError, match=f"encoder_dtype={wrong!r}; expected one of None, 'float32', 'bfloat16'"):
+            tiny_model(encoder_dtype=wrong)
+    with pytest.raises(ValueError, match="dtype=torch.float16: the model's config has encoder_dtype='bfloat16'"):
+        tiny_model(encoder_dtype="bfloat16", dtype=torch.float16)
+    model = tiny_model(wide, encoder_dtype="bfloat16")
+    with pytest.raises(ValueError, match="encoder_dtype='bfloat16': half precision is for a frozen encoder"):
+        model.unfreeze_encoder()
+    get_peft_model(model, GuidedAdapterConfig(r=4)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="dtype=torch.float32: the model's config has encoder_dtype='bfloat16'"):
+        Any2PointForPointCloudClassification.from_pretrained(tmp_path, dtype=torch.float32)
+    with pytest.raises(ValueError, match="encoder_dtype='double'; expected"):
+        Any2PointForPointCloudClassification.from_pretrained(tmp_path, encoder_dtype="double")
 
 
 @pytest.mark.parametrize("make", KINDS)

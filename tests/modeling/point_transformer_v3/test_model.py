@@ -1,4 +1,4 @@
-"""What a Point Transformer V3 does with lists, masks, chance, samples and errors."""
+"""Tests of Point Transformer V3 with lists, masks, chance, samples and errors."""
 
 import pytest
 import torch

@@ -1,0 +1,122 @@
+"""Configurations of PointNet (arXiv 1612.00593) and PointNet++ (arXiv 1706.02413)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from hf_any3d.modeling.card_info import NamesPackageMixin
+from hf_any3d.modeling.config_checks import CHANNELS, SHARE, TOKENS, Ranges, check_numbers
+
+_RANGES: Ranges = {
+    **dict.fromkeys(("hidden_sizes", "level_widths", "head_widths"), CHANNELS),
+    **dict.fromkeys(("num_centers", "num_neighbors"), TOKENS),
+    "radii": (1e-6, 1e6),
+    "in_channels": (3, 4096),
+    "head_dropout": SHARE,
+}
+
+
+class BaselineConfig(NamesPackageMixin, PreTrainedConfig):
+    """Fields and properties that both configurations have."""
+
+    in_channels: int = 3
+    hidden_sizes: list[int] | tuple[int, ...] = ()
+    head_widths: list[int] | tuple[int, ...] = (128,)
+    head_dropout: float = 0.3
+
+    def __post_init__(self, **kwargs: Any):
+        check_numbers(self, _RANGES, kwargs)
+        if not self.hidden_sizes:
+            raise ValueError("hidden_sizes is empty; expected the channels of one layer or more")
+        super().__post_init__(**kwargs)
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels of the last layer, the size of a cloud's feature."""
+        return self.hidden_sizes[-1]
+
+    @property
+    def batch_dependent_flags(self) -> list[str]:
+        """Settings that make predictions depend on the other clouds of a batch: none."""
+        return []
+
+
+class PointNetConfig(BaselineConfig):
+    r"""Configuration of a PointNet (arXiv 1612.00593).
+
+    The defaults are a small one for a few hundred shapes. The published sizes are
+    `hidden_sizes=(64, 64, 64, 128, 1024)` and `head_widths=(512, 256)`.
+
+    Args:
+        in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
+        hidden_sizes: Channels of the layers that each point goes through.
+        head_widths: Widths of the head's hidden layers; empty for a linear head.
+        head_dropout: Dropout after each hidden layer of the head.
+    """
+
+    model_type = "pointnet"
+
+    hidden_sizes: list[int] | tuple[int, ...] = (64, 128, 256)
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of layers that each point goes through."""
+        return len(self.hidden_sizes)
+
+    @property
+    def min_points(self) -> int:
+        """Minimum number of points per cloud."""
+        return 1
+
+
+class PointNet2Config(BaselineConfig):
+    r"""Configuration of a PointNet++ with grouping at a single scale (arXiv 1706.02413).
+
+    The defaults are a small one. The published sizes are `num_centers=(512, 128)`, `radii=(0.2, 0.4)`,
+    `num_neighbors=(32, 64)`, `level_widths=((64, 64, 128), (128, 128, 256))`, `hidden_sizes=(256, 512, 1024)`,
+    `head_widths=(512, 256)` and `head_dropout=0.5`.
+
+    Args:
+        in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
+        num_centers: Centers that each level samples from the points or centers before it.
+        radii: Radius of the ball around each center of a level.
+        num_neighbors: Points of a ball that a level reads; of more, the first ones of the cloud are kept.
+        level_widths: Channels of the layers of each level.
+        hidden_sizes: Channels of the layers that each center of the last level goes through.
+        head_widths: Widths of the head's hidden layers; empty for a linear head.
+        head_dropout: Dropout after each hidden layer of the head.
+    """
+
+    model_type = "pointnet2"
+
+    num_centers: list[int] | tuple[int, ...] = (128, 32)
+    radii: list[float] | tuple[float, ...] = (0.2, 0.4)
+    num_neighbors: list[int] | tuple[int, ...] = (16, 16)
+    level_widths: list[list[int]] | tuple[tuple[int, ...], ...] = ((32, 32, 64), (64, 64, 128))
+    hidden_sizes: list[int] | tuple[int, ...] = (128, 256)
+
+    def __post_init__(self, **kwargs: Any):
+        super().__post_init__(**kwargs)
+        levels = len(self.num_centers)
+        for name in ("radii", "num_neighbors", "level_widths"):
+            if len(getattr(self, name)) != levels or not levels:
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} entries; expected one for each level, at least one: "
+                    f"num_centers has {levels}"
+                )
+        if not all(self.level_widths):
+            raise ValueError(f"level_widths={self.level_widths}; expected the channels of one layer or more a level")
+        if any(later > earlier for earlier, later in zip(self.num_centers, self.num_centers[1:], strict=False)):
+            raise ValueError(f"num_centers={self.num_centers}; expected no more centers than the level before has")
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of levels, the last one that reads all centers included."""
+        return len(self.num_centers) + 1
+
+    @property
+    def min_points(self) -> int:
+        """Minimum number of points per cloud; balls with fewer points are filled up."""
+        return self.num_centers[0]

@@ -1,0 +1,284 @@
+"""PointNet (arXiv 1612.00593) and PointNet++ (arXiv 1706.02413), baselines without pretrained weights.
+
+PointNet: points (batch, N, channels) ─► layers for each point (batch, N, hidden) ─► maximum ─► class scores
+PointNet++: points ─► levels: centers, the points in a ball around each, layers, maximum ─► a PointNet on the centers
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
+from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, honours_contract
+from hf_any3d.modeling.layers.heads import ClassificationHead
+from hf_any3d.modeling.layers.tasks import PointCloudClassificationMixin
+from hf_any3d.modeling.point_ops import ball_query, farthest_point_sample, gather_points, group, in_full_precision
+from hf_any3d.modeling.point_ops.grouping import check_channels
+from hf_any3d.modeling.pointnet.configuration_pointnet import BaselineConfig, PointNet2Config, PointNetConfig
+
+
+class PointNetPreTrainedModel(CardMixin, NoAttentionMixin, PreTrainedModel):
+    """Base class of PointNet models."""
+
+    config_class = PointNetConfig
+    config: PointNetConfig
+    base_model_prefix = "pointnet"
+    _method = (
+        "A PointNet reads each point by itself{start}, and keeps the maximum of each feature over the cloud. "
+        "Method: [PointNet](https://arxiv.org/abs/1612.00593)."
+    )
+
+    @classmethod
+    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
+        """Describe the layers."""
+        start = ", started from random weights" if subject.is_trained and not subject.start else ""
+        return CardDescription(
+            what=cls._method.format(start=start),
+            stored=STORED_HERE,
+            tags=(cls.config_class.model_type,),
+            base_model=subject.start,
+            relation="finetune",
+        )
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Use torch's default initialization of linear layers."""
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            bound = 1 / math.sqrt(module.in_features)
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
+
+
+class PointNetLayer(nn.Module):
+    """A linear layer with batch norm and ReLU for every row.
+
+    Args:
+        inputs: Channels before it.
+        outputs: Channels after it.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        # The norm subtracts the mean, so a bias before it would have no effect.
+        self.linear = nn.Linear(inputs, outputs, bias=False)
+        self.norm = nn.BatchNorm1d(outputs)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Transform features `(..., inputs)` of points to `(..., outputs)`."""
+        rows = self.linear(hidden_states).flatten(0, -2)  # (rows, outputs)
+        return torch.relu(self.norm(rows)).view(*hidden_states.shape[:-1], -1)
+
+
+def shared_layers(sizes: Iterable[int]) -> nn.ModuleList:
+    """Build the layers between consecutive sizes."""
+    return nn.ModuleList(PointNetLayer(inputs, outputs) for inputs, outputs in pairwise(sizes))
+
+
+class PointNetModel(PointNetPreTrainedModel):
+    """PointNet: the same layers for each point, and the maximum of their features over a cloud.
+
+    The published networks that turn clouds and features into a common pose are left out.
+
+    Args:
+        config: The configuration.
+
+    Source: PointNet, Sec. 4.2.
+    """
+
+    card_info = CardInfo("features", opens="PointNetModel")
+
+    def __init__(self, config: PointNetConfig):
+        super().__init__(config)
+        self.input_tokens = nn.Identity()
+        self.layers = shared_layers((config.in_channels, *config.hidden_sizes))
+        self.post_init()
+
+    @honours_contract
+    def forward(
+        self,
+        points: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Encode point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            output_hidden_states: Whether to return the input and output of each layer; None for the config's choice.
+            output_attentions: Not supported: there is no attention.
+
+        Returns:
+            `last_hidden_state (batch, points, hidden)`, a feature of each point, and `pooler_output (batch, hidden)`,
+            their maximum.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If the points have other channels, or a number is NaN, infinite or too large; if attention
+                weights are requested.
+        """
+        check_channels(points, self.config.in_channels)
+        with_states = self.returns_states(output_hidden_states, output_attentions)
+        points = in_full_precision(points, self.dtype)
+        states = [self.input_tokens(points.to(self.dtype))]
+        for layer in self.layers:
+            states.append(layer(states[-1]))
+        return BaseModelOutputWithPooling(states[-1], states[-1].amax(dim=1), tuple(states) if with_states else None)
+
+
+class PointNetForPointCloudClassification(PointCloudClassificationMixin, PointNetPreTrainedModel):
+    """`PointNetModel` with a classification head."""
+
+    card_info = CardInfo("classification")
+
+    def __init__(self, config: PointNetConfig):
+        super().__init__(config)
+        self.pointnet = PointNetModel(config)
+        self.classifier = _head(config)
+        self.post_init()
+
+
+class PointNet2PreTrainedModel(PointNetPreTrainedModel):
+    """Base class of PointNet++ models."""
+
+    config_class = PointNet2Config
+    config: PointNet2Config
+    base_model_prefix = "pointnet2"
+    _method = (
+        "A PointNet++ groups points around centers, level by level{start}, and keeps the maximum of each feature over "
+        "a group. Method: [PointNet++](https://arxiv.org/abs/1706.02413)."
+    )
+
+
+class SetAbstraction(nn.Module):
+    """A level of PointNet++: centers, the points in a ball around each, shared layers, and their maximum.
+
+    Args:
+        inputs: Channels of a point's feature.
+        num_centers: Centers to sample.
+        radius: Radius of a ball.
+        num_neighbors: Points of a ball; of more, the first ones are kept, and fewer are filled up.
+        widths: Channels of the layers.
+
+    Source: PointNet++, Sec. 3.2.
+    """
+
+    def __init__(self, inputs: int, num_centers: int, radius: float, num_neighbors: int, widths: Sequence[int]):
+        super().__init__()
+        self.num_centers, self.radius, self.num_neighbors = num_centers, radius, num_neighbors
+        self.layers = shared_layers((3 + inputs, *widths))
+
+    def forward(self, xyz: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Group points and encode the groups.
+
+        Args:
+            xyz: `(batch, points, 3)`, in full precision.
+            features: `(batch, points, inputs)`.
+
+        Returns:
+            Centers `(batch, num_centers, 3)` and their features `(batch, num_centers, widths[-1])`.
+        """
+        centers = gather_points(xyz, farthest_point_sample(xyz, self.num_centers))
+        index = ball_query(centers, xyz, self.radius, self.num_neighbors)
+        offsets = group(xyz, index) - centers.unsqueeze(2)  # (batch, centers, neighbors, 3)
+        hidden_states = torch.cat([offsets.to(features.dtype), group(features, index)], dim=-1)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        return centers, hidden_states.amax(dim=2)
+
+
+class PointNet2Model(PointNet2PreTrainedModel):
+    """PointNet++ with one ball per center: levels of grouped points, and a PointNet on the last centers.
+
+    It differs from the published network for classification in these points: one scale of grouping instead of several
+    and no dropout of input points (Sec. 3.3); farthest point sampling starts at the first point of a cloud, so that
+    features do not vary; all channels after xyz are features; the default sizes are smaller.
+
+    Args:
+        config: The configuration.
+
+    Source: PointNet++, Sec. 3.2.
+    """
+
+    card_info = CardInfo("features", opens="PointNet2Model")
+
+    def __init__(self, config: PointNet2Config):
+        super().__init__(config)
+        self.input_tokens = nn.Identity()
+        inputs = [config.in_channels - 3, *(widths[-1] for widths in config.level_widths)]
+        levels = zip(config.num_centers, config.radii, config.num_neighbors, config.level_widths, strict=True)
+        self.levels = nn.ModuleList(SetAbstraction(inputs[number], *level) for number, level in enumerate(levels))
+        self.layers = shared_layers((3 + inputs[-1], *config.hidden_sizes))
+        self.post_init()
+
+    @honours_contract
+    def forward(
+        self,
+        points: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Encode point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first, in the unit of `config.radii`.
+            output_hidden_states: Whether to return the points and the output of each level; None for the config's
+                choice.
+            output_attentions: Not supported: there is no attention.
+
+        Returns:
+            `last_hidden_state (batch, centers, hidden)`, a feature of each center of the last level, and
+            `pooler_output (batch, hidden)`, their maximum.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If the points have other channels or are too few, or a number is NaN, infinite or too large;
+                if attention weights are requested.
+        """
+        check_channels(points, self.config.in_channels)
+        with_states = self.returns_states(output_hidden_states, output_attentions)
+        points = in_full_precision(points, self.dtype)
+        if points.shape[1] < self.config.min_points:
+            raise ValueError(
+                f"points has shape {tuple(points.shape)}; expected (batch, points, channels) with at least "
+                f"num_centers={self.config.min_points} points"
+            )
+        points = self.input_tokens(points)
+        states = [points.to(self.dtype)]
+        xyz, features = points[..., :3].contiguous(), states[0][..., 3:]
+        for level in self.levels:
+            xyz, features = level(xyz, features)
+            states.append(features)
+        hidden_states = torch.cat([xyz.to(features.dtype), features], dim=-1)  # (batch, centers, 3 + width)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        states.append(hidden_states)
+        return BaseModelOutputWithPooling(
+            hidden_states, hidden_states.amax(dim=1), tuple(states) if with_states else None
+        )
+
+
+class PointNet2ForPointCloudClassification(PointCloudClassificationMixin, PointNet2PreTrainedModel):
+    """`PointNet2Model` with a classification head."""
+
+    card_info = CardInfo("classification")
+
+    def __init__(self, config: PointNet2Config):
+        super().__init__(config)
+        self.pointnet2 = PointNet2Model(config)
+        self.classifier = _head(config)
+        self.post_init()
+
+
+def _head(config: BaselineConfig) -> ClassificationHead:
+    return ClassificationHead(
+        config.hidden_size, config.num_labels, config.head_widths, bias=False, dropout=config.head_dropout
+    )

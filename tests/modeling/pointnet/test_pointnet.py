@@ -1,0 +1,103 @@
+"""PointNet and PointNet++ against plain loops, and their errors."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+from hf_any3d.modeling.pointnet import (
+    PointNet2Config,
+    PointNet2Model,
+    PointNetConfig,
+    PointNetForPointCloudClassification,
+)
+from tests.common.case import spread_weights, varied_clouds
+
+
+def plain_layer(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU())
+
+
+def test_pointnet_is_layers_a_maximum_and_a_head():
+    model = PointNetForPointCloudClassification(PointNetConfig(num_labels=5)).train()
+    model.classifier.dropouts[0].p = 0.0
+    points = nn.Sequential(plain_layer(3, 64), plain_layer(64, 128), plain_layer(128, 256))
+    head = nn.Sequential(plain_layer(256, 128), nn.Linear(128, 5))
+    plain = nn.ModuleList([points, head])
+    # Both list their tensors in the order of the layers; the classifier has its norms after its linear layers.
+    ours = model.state_dict()
+    order = [name for name in ours if name.startswith("pointnet.")]
+    order += [
+        name for part in ("hidden.0", "norms.0", "out") for name in ours if name.startswith(f"classifier.{part}.")
+    ]
+    plain.load_state_dict(dict(zip(plain.state_dict(), (ours[name] for name in order), strict=True)))
+    assert len(order) == len(ours)
+    clouds = varied_clouds(4)
+    expected = head(points(clouds.flatten(0, 1)).unflatten(0, clouds.shape[:2]).amax(dim=1))
+    assert torch.equal(model(clouds).logits, expected)
+
+
+@torch.no_grad()
+def test_linear_layers_start_with_the_default_weights_of_torch():
+    weight = PointNetForPointCloudClassification(PointNetConfig()).classifier.hidden[0].weight
+    assert weight.abs().max() <= 256**-0.5 and float(weight.std()) == pytest.approx((3 * 256) ** -0.5, rel=0.02)
+
+
+@torch.no_grad()
+def test_levels_of_pointnet2_are_maxima_over_balls():
+    config = PointNet2Config(
+        in_channels=4,
+        num_centers=(6, 3),
+        radii=(0.5, 0.9),
+        num_neighbors=(4, 8),
+        level_widths=((8,), (8, 8)),
+        hidden_sizes=(12,),
+    )
+    model = PointNet2Model(config).eval()
+    spread_weights(model)
+    (cloud,) = clouds = varied_clouds(1, 40, 4)
+    xyz, features = cloud[:, :3], cloud[:, 3:]
+    states = [cloud]
+    for level, radius, most in zip(model.levels, config.radii, config.num_neighbors, strict=True):
+        chosen = [0]
+        while len(chosen) < level.num_centers:
+            chosen.append(int(torch.cdist(xyz, xyz[chosen]).min(dim=1).values.argmax()))
+        pooled = []
+        for center in xyz[chosen]:
+            inside = ((xyz - center).norm(dim=1) <= radius).nonzero()[:most, 0]
+            rows = torch.cat([xyz[inside] - center, features[inside]], dim=1)
+            for layer in level.layers:
+                rows = layer(rows)
+            pooled.append(rows.amax(dim=0))
+        xyz, features = xyz[chosen], torch.stack(pooled)
+        states.append(features)
+    last = model.layers[0](torch.cat([xyz, features], dim=1))
+    output = model(clouds, output_hidden_states=True)
+    for found, expected in zip(output.hidden_states, [*states, last], strict=True):
+        torch.testing.assert_close(found[0], expected)
+    torch.testing.assert_close(output.pooler_output[0], last.amax(dim=0))
+    with pytest.raises(ValueError, match="at least num_centers=6 points"):
+        model(clouds[:, :5])
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "message"),
+    [
+        (PointNetConfig, {"hidden_sizes": ()}, "hidden_sizes is empty"),
+        (PointNetConfig, {"hidden_sizes": (64, 0)}, "hidden_sizes=0; expected 1"),
+        (PointNetConfig, {"head_dropout": 1.5}, "head_dropout=1.5"),
+        (PointNet2Config, {"radii": (0.2,)}, "radii has 1 entries; expected one for each level"),
+        (PointNet2Config, {"num_centers": (16, 32)}, "expected no more centers than the level before"),
+        (PointNet2Config, {"level_widths": ((8,), ())}, "expected the channels of one layer or more a level"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(config, settings, message):
+    with pytest.raises(ValueError, match=message):
+        config(**settings)
+
+
+def test_training_refuses_recomputed_layers(tmp_path):
+    model = PointNetForPointCloudClassification(PointNetConfig())
+    arguments = TrainingArguments(str(tmp_path), activation_checkpointing=True, report_to="none", use_cpu=True)
+    with pytest.raises(ValueError, match="does not support activation checkpointing"):
+        Trainer(model, arguments, train_dataset=[{"points": varied_clouds(1)[0], "labels": 0}]).train()
