@@ -85,12 +85,6 @@ def act_autoencoder(folder: Path) -> tuple[Callable, dict[str, Any]]:
     return run_act_autoencoder.main, FEW | own | {"pictured_clouds": 0, "temperature_steps": 2, "kl_weight_delay": 0}
 
 
-def act_average_codes(folder: Path) -> tuple[Callable, dict[str, Any]]:
-    program, settings = act_autoencoder(folder)
-    codes = {"code_scores": "distance", "quantizer": "nearest", "code_ema_decay": 0.9, "code_norm": True}
-    return program, settings | {"teacher": "none", "model_config": settings["model_config"] | codes}
-
-
 def act_pretraining(folder: Path) -> tuple[Callable, dict[str, Any]]:
     config = STUDENT["model_config"] | {"drop_path_rate": 0.0}
     own = {"autoencoder": str(folder / "one" / "act_autoencoder"), "model_config": config, "num_points": 96}
@@ -106,15 +100,7 @@ def minigpt3d(folder: Path) -> tuple[Callable, dict[str, Any]]:
 
 PROGRAMS = {
     kind.__name__: kind
-    for kind in (
-        classification,
-        segmentation,
-        zero_shot,
-        act_autoencoder,
-        act_average_codes,
-        act_pretraining,
-        minigpt3d,
-    )
+    for kind in (classification, segmentation, zero_shot, act_autoencoder, act_pretraining, minigpt3d)
 }
 
 
