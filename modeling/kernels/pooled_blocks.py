@@ -8,8 +8,8 @@ main memory and saves them for the backward pass. The fused implementation
 - works on parts of the rows that stay in the cache, wherever a norm does not need all of them;
 - computes the statistics after a linear layer from the mean and the covariance of its input, so that the norm becomes
   part of the weights, and the residual sum part of the product;
-- saves only the narrow rows between the two layers of a block, and its input; those of the first block are sums of few
-  rows of tables, which the backward pass computes again;
+- saves only the narrow rows between the two layers of a block, and its input; those of the first block, sums of few
+  rows of tables, and the input of the second are computed again by the backward pass;
 - multiplies the sparse gradient of the maximum, one neighbour per centre and channel, as sums of few rows; the norm's
   contribution to the others is a linear function of them.
 
@@ -144,7 +144,7 @@ class Saved:
         expand_mean: `(width,)` of the output of the second linear layer.
         expand_variance: `(width,)`.
         reduced: For each part the output `(rows, hidden)` of the first linear layer; not saved for the first block.
-        inputs: For each part the input `(rows, width)` of the block; empty for the first block.
+        inputs: For each part the input `(rows, width)` of the block; not saved for the first two blocks.
     """
 
     reduce_mean: Tensor
@@ -163,18 +163,25 @@ class Saved:
         buffer = torch.empty_like(self.reduced[0])
         return (torch.addcmul(shift, rows, gain, out=buffer[: len(rows)]).relu_() for rows in self.reduced)
 
-    def pack(self) -> list[Tensor]:
-        """Return all tensors to save in order."""
+    def expansion(self, block: Block) -> tuple[Tensor, Tensor]:
+        """Return the second linear layer with its norm: weight `(hidden, width)` and shift `(width,)`."""
+        gain = block.expand_gain * (self.expand_variance + block.expand_eps).rsqrt()
+        return (block.expand * gain.unsqueeze(1)).T, block.expand_shift - self.expand_mean * gain
+
+    def pack(self, number: int) -> list[Tensor]:
+        """Return the tensors to save of the block with this number in order."""
         *statistics, reduced, inputs = vars(self).values()
-        return [*statistics, *(reduced if inputs else []), *inputs]
+        return [*statistics, *(reduced if number > 0 else []), *(inputs if number > 1 else [])]
 
     @staticmethod
     def unpack(tensors: list[Tensor], blocks: int, parts: int) -> list[Saved]:
         """Invert `pack` for the tensors of all blocks."""
         tensors = iter(tensors)
         return [
-            Saved(*islice(tensors, 6), *(list(islice(tensors, parts if block else 0)) for _ in range(2)))
-            for block in range(blocks)
+            Saved(
+                *islice(tensors, 6), *(list(islice(tensors, parts if number > skipped else 0)) for skipped in (0, 1))
+            )
+            for number in range(blocks)
         ]
 
 
@@ -209,16 +216,20 @@ def pooled_blocks(
     saved = [_first_half(hoods, first, hoods.reduced_rows(first.reduce), [])]
     # The input of the first block is computed only here, one part at a time, and overwritten.
     sums, shift = _second_half(first, saved[0], map(hoods.rows, parts))
-    for block in others:
+    for number, block in enumerate(others, start=1):
         inputs: list[Tensor] = []
         saved.append(_first_half(hoods, block, _next_rows(block, sums, shift, inputs), inputs))
-        sums, shift = _second_half(block, saved[-1], map(torch.clone, inputs))
+        sums, shift = _second_half(block, saved[-1], map(torch.clone, inputs) if number > 1 else inputs)
     pooled = features.new_empty(len(neighbors), hoods.width)
     winners = neighbors.new_empty(pooled.shape)
     for part, rows in zip(parts, sums, strict=True):
         pooled[part], winners[part] = largest(rows.view(-1, neighbors.shape[1], hoods.width))
     # The shift is the same for all neighbours and the ReLU monotonic: both are applied after the maximum.
-    return [pooled.add_(shift).relu_(), winners, *(tensor for one in saved for tensor in one.pack())]
+    return [
+        pooled.add_(shift).relu_(),
+        winners,
+        *(tensor for number, one in enumerate(saved) for tensor in one.pack(number)),
+    ]
 
 
 def _next_rows(block: Block, sums: Iterable[Tensor], shift: Tensor, inputs: list[Tensor]) -> Iterator[Tensor]:
@@ -260,10 +271,16 @@ def _second_half(block: Block, saved: Saved, inputs: Iterable[Tensor]) -> tuple[
 
     Overwrites the block's input, given in parts. Returns the output in parts, and the shift.
     """
-    gain = block.expand_gain * (saved.expand_variance + block.expand_eps).rsqrt()
-    weight = (block.expand * gain.unsqueeze(1)).T
+    weight, shift = saved.expansion(block)
     pairs = zip(inputs, saved.hidden(block), strict=True)
-    return (rows.addmm_(hidden, weight) for rows, hidden in pairs), block.expand_shift - saved.expand_mean * gain
+    return (rows.addmm_(hidden, weight) for rows, hidden in pairs), shift
+
+
+def _second_inputs(hoods: Neighborhoods, first: Block, saved: Saved) -> Iterator[tuple[Tensor, Tensor]]:
+    """Compute the input of the second block again, with the first one's input of its second layer, part by part."""
+    weight, shift = saved.expansion(first)
+    for part, hidden in zip(hoods.parts(), saved.hidden(first), strict=True):
+        yield hoods.rows(part).addmm_(hidden, weight).add_(shift).relu_(), hidden
 
 
 @torch.library.impl("hf_any3d::pooled_blocks", "Meta")
@@ -283,7 +300,9 @@ def _result_shapes(
     for number, block in enumerate(Block.unpack(weights, eps)):
         width, hidden = block.expand.shape
         shapes = [(hidden,), (hidden,), (hidden,), (hidden, hidden), (width,), (width,)]
-        shapes += [(size, channels) for channels in (hidden, width) for size in sizes if number]
+        shapes += [
+            (size, channels) for skipped, channels in enumerate((hidden, width)) for size in sizes if number > skipped
+        ]
         results += [features.new_empty(shape) for shape in shapes]
     return results
 
@@ -369,10 +388,12 @@ def pooled_blocks_backward(
         block, own = blocks[number], saved[number]
         grad_reduced, grad_norm, grad_expand = _through_expand(hoods, block, own, grad_output)
         if number:
-            hidden = saved[number - 1].hidden(blocks[number - 1])
-            grad_output, grad_reduce = _to_rows(
-                hoods, block, own.inputs, grad_reduced, grad_output, hidden, first=number == 1
+            inputs = (
+                _second_inputs(hoods, blocks[0], saved[0])
+                if number == 1
+                else zip(own.inputs, saved[number - 1].hidden(blocks[number - 1]), strict=True)
             )
+            grad_output, grad_reduce = _to_rows(hoods, block, inputs, grad_reduced, grad_output, first=number == 1)
         else:
             grad_features, grad_reduce = hoods.reduced_gradient(block.reduce, grad_reduced.rows)
             grad_output.add_to_features(grad_features, hoods)
@@ -447,18 +468,20 @@ def _through_expand(
 def _to_rows(
     hoods: Neighborhoods,
     block: Block,
-    inputs: list[Tensor],
+    inputs: Iterable[tuple[Tensor, Tensor]],
     grad_reduced: _ReducedGradient,
     grad_output: _PooledGradient | _RowsGradient,
-    previous_hidden: Iterable[Tensor],
     first: bool,
 ) -> tuple[_RowsGradient, Tensor]:
-    """Return the gradients of the previous block's output before its ReLU, and of the first linear layer."""
+    """Return the gradients of the previous block's output before its ReLU, and of the first linear layer.
+
+    `inputs` are, part by part, the input of the block and that of the previous block's second linear layer.
+    """
     grad_weight = torch.zeros_like(block.reduce)
     width = block.reduce.shape[1]
     grad_features = torch.zeros_like(hoods.features)
     gradient = _RowsGradient([], block.reduce.new_zeros(width), torch.zeros_like(block.expand), grad_features)
-    for number, (part, entered, hidden) in enumerate(zip(hoods.parts(), inputs, previous_hidden, strict=True)):
+    for number, (part, (entered, hidden)) in enumerate(zip(hoods.parts(), inputs, strict=True)):
         reduced = grad_reduced.rows(slice(number, number + 1))
         grad_weight.addmm_(reduced.T, entered)
         rows = grad_output.add_to(reduced @ block.reduce, number)
