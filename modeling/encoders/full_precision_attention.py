@@ -20,23 +20,19 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 def _attend(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *args: Any,
-    **kwargs: Any,
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
 ) -> tuple[torch.Tensor, None]:
     if query.dtype not in _HALF or not any(one.requires_grad for one in (query, key, value)):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, *args, **kwargs)
-    if attention_mask is not None and attention_mask.is_floating_point():
-        attention_mask = attention_mask.float()
+        return sdpa_attention_forward(module, query, key, value, *args, **kwargs)
+    # Masks and biases of positions too.
+    wide = (_widened(one) for one in (query, key, value, *args))
     with autocast_disabled(query.device):
-        attended, _ = sdpa_attention_forward(
-            module, query.float(), key.float(), value.float(), attention_mask, *args, **kwargs
-        )
+        attended, _ = sdpa_attention_forward(module, *wide, **{name: _widened(one) for name, one in kwargs.items()})
     return attended.to(query.dtype), None
+
+
+def _widened(argument: Any) -> Any:
+    return argument.float() if isinstance(argument, torch.Tensor) and argument.dtype in _HALF else argument
 
 
 AttentionInterface.register(_IMPLEMENTATION, _attend)
