@@ -12,14 +12,9 @@ import torch
 from torch import Tensor
 
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods
-from hf_any3d.modeling.kernels.pooled_blocks import (
-    ResidualBlock,
-    add_product,
-    blocks_are_plain,
-    multiply,
-    pooled_blocks_fused,
-)
+from hf_any3d.modeling.kernels.pooled_blocks import ResidualBlock, blocks_are_plain, pooled_blocks_fused
 from hf_any3d.modeling.kernels.pooled_patches import folded
+from hf_any3d.modeling.kernels.residual_blocks import add_product, multiply
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
 
