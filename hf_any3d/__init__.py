@@ -33,7 +33,8 @@ _NAMES = {
     ),
     "modeling.any2point": (
         "Any2PointConfig Any2PointForPartSegmentation Any2PointForPointCloudClassification "
-        "Any2PointForSemanticSegmentation Any2PointForZeroShotPointCloudClassification Any2PointModel"
+        "Any2PointForSemanticSegmentation Any2PointForZeroShotPointCloudClassification Any2PointModel "
+        "PointTokenizerConfig PointTokenizerForPointCloudClassification PointTokenizerModel"
     ),
     "modeling.encoders": "UnsupportedEncoder",
     "modeling.minigpt3d": "MiniGPT3DConfig MiniGPT3DForConditionalGeneration",
@@ -99,6 +100,9 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time names are import
         Any2PointForSemanticSegmentation as Any2PointForSemanticSegmentation,
         Any2PointForZeroShotPointCloudClassification as Any2PointForZeroShotPointCloudClassification,
         Any2PointModel as Any2PointModel,
+        PointTokenizerConfig as PointTokenizerConfig,
+        PointTokenizerForPointCloudClassification as PointTokenizerForPointCloudClassification,
+        PointTokenizerModel as PointTokenizerModel,
     )
     from hf_any3d.modeling.encoders import UnsupportedEncoder as UnsupportedEncoder
     from hf_any3d.modeling.minigpt3d import (

@@ -63,6 +63,10 @@ MODELS = {
             ),
         },
     ),
+    any2point.PointTokenizerConfig: (
+        any2point.PointTokenizerModel,
+        {auto.AutoModelForPointCloudClassification: (any2point.PointTokenizerForPointCloudClassification,)},
+    ),
     minigpt3d.MiniGPT3DConfig: (
         minigpt3d.MiniGPT3DForConditionalGeneration,
         {auto.AutoModelForPointCloudTextToText: (minigpt3d.MiniGPT3DForConditionalGeneration,)},

@@ -1,4 +1,4 @@
-"""Measure how time and memory grow: with points, tokens, clouds of a batch, views, layers, rows and files.
+"""Measure how time and memory grow: with points, tokens, clouds of a batch, views, layers, rows, files and users.
 
     python -m examples.speed.scaling
     python -m examples.speed.scaling --only tokens files --output scaling.json --plot scaling.png
@@ -6,28 +6,33 @@
 Each curve runs one operation at growing sizes and fits `time = a * size ** exponent` to the larger half of them, where
 fixed costs weigh little. Its exponent is compared with the known complexity of the operation; the program ends with
 exit code 1 if one is clearly above it. Times are processor times of one thread, the fastest of several runs; memory is
-the peak of the process above what it held before (Linux only).
+the peak of the process above what it held before (Linux only). Those of users are the server's, without clients.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import ctypes
 import gc
 import itertools
 import math
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+import httpx
 import numpy as np
+import psutil
 import torch
 import transformers
 from datasets import Array2D, ClassLabel, Dataset, Features
@@ -36,6 +41,7 @@ from torch.utils.data import DataLoader
 from transformers import BertConfig, BertModel, pipeline
 
 import hf_any3d  # noqa: F401  registers the pipelines
+from examples.speed.serving import classify_request, start_server
 from hf_any3d import (
     ActConfig,
     ActForSemanticSegmentation,
@@ -207,6 +213,53 @@ def files(count: int, folder: Path) -> Callable[[], Any]:
     return convert
 
 
+class Users:
+    """Users of a server who ask at the same time, each several questions one after the other.
+
+    Args:
+        count: Number of users.
+        address: Address of the server.
+        server: Its process, which is measured instead of this one, and ended by `close`.
+    """
+
+    questions = 4
+
+    def __init__(self, count: int, address: str, server: subprocess.Popen | None = None):
+        self.count, self.address, self.server = count, address, server
+        self.content, self.headers = classify_request(1024)
+
+    def __call__(self) -> int:
+        """Return the number of answers."""
+        return asyncio.run(self._ask_all())
+
+    def close(self) -> None:
+        """End the server."""
+        if self.server is not None:
+            self.server.terminate()
+            self.server.wait(60)
+
+    async def _ask_all(self) -> int:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=self.address, limits=limits, timeout=300, trust_env=False) as client:
+
+            async def ask() -> int:
+                for _ in range(self.questions):
+                    answer = await client.post("/v1/classify", content=self.content, headers=self.headers)
+                    answer.raise_for_status()
+                return self.questions
+
+            return sum(await asyncio.gather(*(ask() for _ in range(self.count))))
+
+
+def users(count: int, folder: Path) -> Callable[[], Any]:
+    """Let users ask `hf-any3d serve`, which has answered one before."""
+    server, address = start_server()
+    operation = Users(1, address, server)
+    operation()
+    operation.count = count
+    return operation
+
+
 CURVES = {
     "points, sampled": Curve(
         "points: 128 centers and their neighbors", (512, 4096, 32768, 262144, 1000000), 1, sampling
@@ -224,13 +277,28 @@ CURVES = {
     "layers": Curve("frozen layers: a training step", (1, 2, 4, 8, 16), 1, layers),
     "rows": Curve("clouds of a dataset: one epoch of rows", (512, 2048, 8192, 32768, 131072), 1, rows),
     "files": Curve("files of a folder: to a dataset of points", (128, 512, 2048, 8192), 1, files),
+    "users": Curve("users of a server: 4 answers for each, asked at once", (1, 2, 4, 8, 16, 32, 64), 1, users),
 }
 
 
-def resident(field: str) -> int | None:
-    """Return "VmRSS", the resident bytes of this process, or "VmHWM", their peak; None where Linux does not tell."""
+def measured_process(operation: Callable[[], Any]) -> int:
+    """Return the process that does the work of an operation."""
+    server = operation.server if isinstance(operation, Users) else None
+    return os.getpid() if server is None else server.pid
+
+
+def processor_seconds(process: int) -> float:
+    """Return the processor time of a process."""
+    if process == os.getpid():
+        return time.process_time()
+    times = psutil.Process(process).cpu_times()
+    return times.user + times.system
+
+
+def resident(field: str, process: int) -> int | None:
+    """Return "VmRSS", the resident bytes of a process, or "VmHWM", their peak; None where Linux does not tell."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         return None
     kilobytes = {line.partition(":")[0]: line.split()[1] for line in lines if line.startswith("Vm")}
@@ -239,17 +307,18 @@ def resident(field: str) -> int | None:
 
 def peak_above(operation: Callable[[], Any]) -> int | None:
     """Run an operation; returns the peak of resident bytes above those before it, None where it cannot be measured."""
+    process = measured_process(operation)
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)  # memory that was freed is returned, so that it counts when taken again
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
+        Path(f"/proc/{process}/clear_refs").write_text("5")  # sets the peak to what is resident now
     except OSError:
         operation()
         return None
-    before = resident("VmRSS")
+    before = resident("VmRSS", process)
     operation()
-    peak = resident("VmHWM")
+    peak = resident("VmHWM", process)
     return None if before is None or peak is None else max(0, peak - before)
 
 
@@ -259,21 +328,32 @@ def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes[half:]), np.log(values[half:]), 1)[0])
 
 
+@contextmanager
+def prepared(curve: Curve, size: int) -> Iterator[Callable[[], Any]]:
+    """Yield an operation of a size; its files and its server are removed afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        operation = curve.prepare(size, Path(folder))
+        try:
+            yield operation
+        finally:
+            if isinstance(operation, Users):
+                operation.close()
+
+
 def measure(curve: Curve, repeats: int, first: int | None = None) -> dict[str, Any]:
     """Measure a curve at its sizes, or the first of them; returns sizes, seconds, bytes and the fitted exponent."""
     sizes = curve.sizes[:first]
     seconds, peaks = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        curve.prepare(sizes[0], Path(folder))()  # what is loaded and cached once does not count
+    with prepared(curve, sizes[0]) as operation:
+        operation()  # what is loaded and cached once does not count
     for size in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            operation = curve.prepare(size, Path(folder))
+        with prepared(curve, size) as operation:
             peaks.append(peak_above(operation))
-            spent = []
+            process, spent = measured_process(operation), []
             for _ in range(repeats):
-                start = time.process_time()
+                start = processor_seconds(process)
                 operation()
-                spent.append(time.process_time() - start)
+                spent.append(processor_seconds(process) - start)
             seconds.append(min(spent))
     return {
         "text": curve.text,

@@ -133,6 +133,14 @@ def table(rows: list[Measured], capacity: Measured) -> str:
     return "\n".join(lines)
 
 
+def classify_request(points: int) -> tuple[bytes, dict[str, str]]:
+    """Return the body of a request with a random cloud and its headers, made once for fast clients."""
+    file = io.BytesIO()
+    np.save(file, np.random.default_rng(0).normal(size=(points, 3)).astype(np.float32))
+    form = httpx.Request("POST", "http://server", files={"file": ("cloud.npy", file.getvalue())})
+    return form.read(), {"content-type": form.headers["content-type"]}
+
+
 async def measure(address: str, seconds: float, queue: int) -> tuple[Measured, list[Measured]]:
     """Return the capacity of a server, and what each share of it as load brings.
 
@@ -142,10 +150,7 @@ async def measure(address: str, seconds: float, queue: int) -> tuple[Measured, l
         queue: Requests that the server accepts at a time; the overload has four times as many at least, since the
             client may be too slow to send more than the server answers.
     """
-    file = io.BytesIO()
-    np.save(file, np.random.default_rng(0).normal(size=(_POINTS, 3)).astype(np.float32))
-    form = httpx.Request("POST", address, files={"file": ("cloud.npy", file.getvalue())})
-    content, kind = form.read(), {"content-type": form.headers["content-type"]}  # made once, for a fast client
+    content, kind = classify_request(_POINTS)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
     async with httpx.AsyncClient(base_url=address, limits=limits, timeout=60, trust_env=False) as client:
 

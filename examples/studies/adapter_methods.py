@@ -17,7 +17,6 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel, set_seed
 
 from examples import quickstart
-from examples.studies.learning import random_encoder, replace_encoder
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 from hf_any3d.training.models import CLASSES, build_peft_config, find_model_class
 from hf_any3d.training.protocol import set_trainable
@@ -32,7 +31,6 @@ class Method:
         about: What is trained, in words.
         adapt: Makes a model trainable by the method.
         model: Changes of the model's settings.
-        random_encoder: Replace the encoder by one of the same shape with random weights.
         rate: Learning rate inside the encoder when none is searched for; for "linear", of the linear layer.
         own: Whether the method trains anything with that learning rate.
     """
@@ -41,7 +39,6 @@ class Method:
     about: str
     adapt: Callable[[Any2PointForPointCloudClassification], nn.Module]
     model: dict[str, Any] = field(default_factory=dict)
-    random_encoder: bool = False
     rate: float = quickstart.TRAINING["learning_rate"]
     own: bool = True
 
@@ -140,7 +137,10 @@ ABLATIONS: dict[str, Method] = {
         adapt=peft("guided_adapter", **(quickstart.ADAPTER | {"gate": None})),
     ),
     "random_encoder": replace(
-        GUIDED, title="random encoder", about="random weights in the frozen encoder", random_encoder=True
+        GUIDED,
+        title="random encoder",
+        about="random weights in the frozen encoder",
+        model={"encoder_weights": "random"},
     ),
 }
 
@@ -170,8 +170,6 @@ def build_adapted(name: str, seed: int, names: list[str], encoder: str, model_se
     """
     method = find_method(name)
     wrapper = quickstart.build_wrapper(seed, names, encoder, **{**model_settings, **method.model})
-    if method.random_encoder:
-        wrapper = replace_encoder(wrapper, random_encoder, seed)
     set_seed(seed)
     return method.adapt(wrapper)
 

@@ -18,12 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
 from datasets import DatasetDict
 from torch import nn
-from transformers import AutoModel, PreTrainedModel, set_seed
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from examples import quickstart
 from examples.studies.runs import (
@@ -39,85 +36,44 @@ from examples.studies.runs import (
     write_results,
 )
 from hf_any3d.data import load_point_dataset, validation_split
-from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
+from hf_any3d.modeling.any2point import (
+    Any2PointForPointCloudClassification,
+    PointTokenizerConfig,
+    PointTokenizerForPointCloudClassification,
+)
 from hf_any3d.modeling.layers.heads import ClassificationHead
 
 
-class TokenizerAlone(nn.Module):
-    """The Any2Point model without encoder, adapters and positions: tokenizer, maximum and mean pooling, head."""
-
-    def __init__(self, tokenizer: nn.Module, config: Any2PointConfig):
-        super().__init__()
-        self.tokenizer = tokenizer
-        self.head = ClassificationHead(
-            2 * config.encoder_config.hidden_size,
-            config.num_labels,
-            config.head_widths,
-            bias=config.head_bias,
-            dropout=config.head_dropout,
-        )
-
-    def forward(self, points: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
-        """Classify point clouds `(batch, points, 3)`."""
-        tokens = self.tokenizer(points).tokens  # (batch, tokens, hidden)
-        logits = self.head(torch.cat([tokens.amax(dim=1), tokens.mean(dim=1)], dim=-1))
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+def tokenizer_alone(wrapper: Any2PointForPointCloudClassification) -> PointTokenizerForPointCloudClassification:
+    """Return the model's own tokenizer, as it is initialized there, with a new head and without the encoder."""
+    config = PointTokenizerConfig.without_encoder(wrapper.config)
+    features = len(config.pooling) * config.hidden_size
+    # With torch's initial weights, and drawn before those of the model, which are replaced.
+    head = ClassificationHead(
+        features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
+    )
+    model = PointTokenizerForPointCloudClassification(config)
+    model.tokens.point_tokenizer, model.classifier = wrapper.any2point.point_tokenizer, head
+    return model
 
 
-def tokenizer_alone(seed: int, names: list[str]) -> nn.Module:
-    """Build the model's own tokenizer and a head of the same shape."""
-    wrapper = quickstart.build_wrapper(seed, names)
-    return TokenizerAlone(wrapper.any2point.point_tokenizer, wrapper.config)
-
-
-def random_encoder(pretrained: PreTrainedModel) -> PreTrainedModel:
-    """Build an encoder of the same shape with freshly initialized weights."""
-    return AutoModel.from_config(pretrained.config)
-
-
-@torch.no_grad()
-def shuffled_encoder(pretrained: PreTrainedModel) -> PreTrainedModel:
-    """Shuffle the values of each tensor of the encoder, which keeps their statistics and nothing else."""
-    for parameter in pretrained.parameters():
-        order = torch.randperm(parameter.numel())
-        parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    return pretrained
-
-
-def replace_encoder(
-    wrapper: Any2PointForPointCloudClassification, change: Callable[[PreTrainedModel], PreTrainedModel], seed: int
-) -> Any2PointForPointCloudClassification:
-    """Build the same model around another encoder.
-
-    Args:
-        wrapper: Result of `quickstart.build_wrapper`.
-        change: Returns the other encoder, given the pretrained one.
-        seed: Seed of all random weights.
-    """
-    config = wrapper.config
-    # These weights are in no repository; the model would be stored with its encoder.
-    config.encoder_name_or_path = config.encoder_revision = config.encoder_checksum = None
-    set_seed(1000 + seed)
-    encoder = change(wrapper.any2point.encoder)
-    set_seed(seed)
-    return Any2PointForPointCloudClassification(config, encoder=encoder)
-
-
-def wrap_around(change: Callable[[PreTrainedModel], PreTrainedModel]) -> Callable[[int, list[str]], nn.Module]:
-    """Return a builder of the quickstart's model around a changed encoder."""
+def wrap_with(weights: str) -> Callable[[int, list[str]], nn.Module]:
+    """Return a builder of the quickstart's model around a control of its encoder: "random" or "shuffled" weights."""
 
     def build(seed: int, names: list[str]) -> nn.Module:
-        return quickstart.add_adapter(replace_encoder(quickstart.build_wrapper(seed, names), change, seed), seed)
+        return quickstart.add_adapter(quickstart.build_wrapper(seed, names, encoder_weights=weights), seed)
 
     return build
 
 
 ARMS: dict[str, tuple[str, Callable[[int, list[str]], nn.Module]]] = {
     "pointnet": ("PointNet from scratch", quickstart.build_pointnet),
-    "tokenizer": ("tokenizer and head, no encoder", tokenizer_alone),
-    "random": ("wrap, random encoder", wrap_around(random_encoder)),
-    "shuffled": ("wrap, shuffled pretrained encoder", wrap_around(shuffled_encoder)),
+    "tokenizer": (
+        "tokenizer and head, no encoder",
+        lambda seed, names: tokenizer_alone(quickstart.build_wrapper(seed, names)),
+    ),
+    "random": ("wrap, random encoder", wrap_with("random")),
+    "shuffled": ("wrap, shuffled pretrained encoder", wrap_with("shuffled")),
     "pretrained": ("wrap, pretrained encoder", quickstart.build_model),
 }
 """Title and builder of each trained model."""

@@ -27,7 +27,6 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
 from examples import quickstart
-from examples.studies.learning import random_encoder, replace_encoder
 from examples.studies.rotary_pretraining import PRETRAINING, pretrained_encoder
 from examples.studies.runs import (
     arm_rows,
@@ -112,9 +111,8 @@ def at_one_place(call: LayerPass) -> Iterator[dict[str, Any]]:
 
 def build(arm: Arm, seed: int, names: list[str], encoder: Path) -> nn.Module:
     """Build the quickstart's model around the small rotary encoder, changed by the arm."""
-    wrapper = quickstart.build_wrapper(seed, names, encoder, **MODEL, rotary_views=arm.rule)
-    if not arm.pretrained:
-        wrapper = replace_encoder(wrapper, random_encoder, seed)
+    weights = "pretrained" if arm.pretrained else "random"
+    wrapper = quickstart.build_wrapper(seed, names, encoder, **MODEL, rotary_views=arm.rule, encoder_weights=weights)
     model = wrapper.any2point
     if not arm.turned:
         model.family = dataclasses.replace(model.family, layer_inputs=at_one_place)

@@ -25,10 +25,9 @@ import yaml
 from datasets import Dataset, DatasetDict
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoModel, pipeline, set_seed
+from transformers import AutoConfig, AutoModel, pipeline, set_seed
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from examples.studies.learning import random_encoder
 from examples.studies.runs import (
     RECIPES,
     kept_run,
@@ -147,7 +146,7 @@ def train_random(task: str, seed: int, folder: Path) -> dict[str, Any]:
     if not place.exists():
         set_seed(1000 + seed)
         name = settings_of(task).get("encoder_name_or_path", ModelArguments.encoder_name_or_path)
-        random_encoder(AutoModel.from_pretrained(resolve_encoder(name).path)).save_pretrained(place)
+        AutoModel.from_config(AutoConfig.from_pretrained(resolve_encoder(name).path)).save_pretrained(place)
     return train_wrap(task, seed, folder, encoder_name_or_path=str(place), encoder_revision=None)
 
 

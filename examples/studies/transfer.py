@@ -14,15 +14,14 @@ two sets:
   20 shapes a class drawn from the other four folds by the seed and the fold. Seeds 0 to 2.
 
 The effect on a set is the difference of accuracy, pretrained minus random, over all its shapes and seeds; each shape
-is tested once per seed. Its 95 % interval is the percentile interval of 10,000 bootstrap replicates that draw, within
-each fold, seeds and groups of shapes with replacement. Pretraining helps (or harms) on a set if the interval excludes
-zero. Second readings, which decide nothing: the interval when folds are drawn too, McNemar's exact test on the
-majority vote of the seeds, the difference of the test cross-entropy. No interim result stops the study or changes a
-setting.
+is tested once per seed. Its 95 % interval comes from the variance between groups of shapes and between runs
+(`transfer_report.interval`). Pretraining helps (or harms) on a set if the interval excludes zero. Second readings,
+which decide nothing: a bootstrap of folds, seeds and groups, McNemar's exact test on the majority vote of the seeds,
+the difference of the test cross-entropy. No interim result stops the study or changes a setting.
 
 All arms have the data, augmentation, schedule and loss that `results/learning.md` describes; they were chosen there on
 a validation part of 115 embedded shapes with the pretrained encoder. `SETTINGS` keeps them as they were. The
-difficulty of the generated set was chosen with PointNet alone.
+difficulty of the generated set was chosen with PointNet and a linear probe of random features (`results/transfer.md`).
 
 Every run is stored when it ends and is not repeated, so the study can be stopped at any time; it continues where it
 was. The main comparison comes first, seed by seed, fold by fold and all arms of a fold one after the other, so that an
@@ -51,7 +50,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from examples.studies import transfer_report
 from examples.studies.generated_shapes import DAMAGED, generate
-from examples.studies.learning import TokenizerAlone, random_encoder, replace_encoder, shuffled_encoder
+from examples.studies.learning import tokenizer_alone
 from examples.studies.runs import kept_run, runs_parser, stopwatch, use_threads
 from examples.studies.transfer_report import Cell
 from hf_any3d import (
@@ -165,27 +164,26 @@ def labels_of(names: Sequence[str]) -> dict[str, dict]:
     return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
 
 
-def build_base(seed: int, names: Sequence[str], layers: int) -> Any2PointForPointCloudClassification:
-    """Build the model around the pretrained encoder, without adapters."""
+def build_base(
+    seed: int, names: Sequence[str], layers: int, weights: str = "pretrained"
+) -> Any2PointForPointCloudClassification:
+    """Build the model around the encoder with its pretrained or other weights, without adapters."""
     set_seed(seed)
     return Any2PointForPointCloudClassification.from_encoder_pretrained(
-        SETTINGS["encoder"], **labels_of(names), **SETTINGS["model"], num_layers=layers
+        SETTINGS["encoder"], **labels_of(names), **SETTINGS["model"], num_layers=layers, encoder_weights=weights
     )
 
 
-def build_wrap(seed: int, names: Sequence[str], layers: int, change: Callable[[Any], Any] | None = None) -> nn.Module:
-    """Build the model with adapters around the pretrained encoder, or around what `change` makes of it."""
-    model = build_base(seed, names, layers)
-    if change is not None:
-        model = replace_encoder(model, change, seed)
+def build_wrap(seed: int, names: Sequence[str], layers: int, weights: str = "pretrained") -> nn.Module:
+    """Build the model of `build_base` with adapters."""
+    model = build_base(seed, names, layers, weights)
     set_seed(seed)
     return get_peft_model(model, GuidedAdapterConfig(**SETTINGS["adapter"]))
 
 
 def build_tokenizer(seed: int, names: Sequence[str], layers: int) -> nn.Module:
     """Build the model's tokenizer with a head of the same shape."""
-    model = build_base(seed, names, 1)
-    return TokenizerAlone(model.any2point.point_tokenizer, model.config)
+    return tokenizer_alone(build_base(seed, names, 1))
 
 
 def build_from_scratch(seed: int, names: Sequence[str], layers: int, name: str) -> nn.Module:
@@ -202,8 +200,8 @@ def build_from_scratch(seed: int, names: Sequence[str], layers: int, name: str) 
 
 ARMS: dict[str, tuple[str, Callable[[int, Sequence[str], int], nn.Module]]] = {
     "pretrained": ("wrap, pretrained encoder", build_wrap),
-    "random": ("wrap, random encoder", partial(build_wrap, change=random_encoder)),
-    "shuffled": ("wrap, shuffled pretrained encoder", partial(build_wrap, change=shuffled_encoder)),
+    "random": ("wrap, random encoder", partial(build_wrap, weights="random")),
+    "shuffled": ("wrap, shuffled pretrained encoder", partial(build_wrap, weights="shuffled")),
     "tokenizer": ("tokenizer and head, no encoder", build_tokenizer),
     "transformer": ("point transformer from scratch", partial(build_from_scratch, name="transformer")),
     "pointnet2": ("PointNet++ from scratch", partial(build_from_scratch, name="pointnet2")),

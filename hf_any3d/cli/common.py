@@ -166,6 +166,7 @@ _OUR_TYPES = (
     "minigpt3d",
     "openshape",
     "patchalign3d",
+    "point_tokenizer",
     "point_transformer_v3",
     "pointnet",
     "pointnet2",

@@ -34,7 +34,16 @@ _PACKAGES = ("hf-any3d", "transformers", "peft")
 _WEIGHTS = "model.safetensors"
 # Types whose weights are all in one file unless `parts` has entries other than the text tower, which is opened beside
 # the model; and fields with which predictions depend on the batch.
-_STORED_WHOLE = ("act3d", "openshape", "uni3d", "patchalign3d", "point_transformer_v3", "pointnet", "pointnet2")
+_STORED_WHOLE = (
+    "act3d",
+    "openshape",
+    "uni3d",
+    "patchalign3d",
+    "point_transformer_v3",
+    "point_tokenizer",
+    "pointnet",
+    "pointnet2",
+)
 _BESIDE = "text_tower"
 _OF_THE_BATCH = ("depth_of_batch", "equal_patches")
 _UNNAMED = {"0": "LABEL_0", "1": "LABEL_1"}  # transformers leaves out these labels, its default

@@ -11,13 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
+from hf_any3d.modeling.any2point import (
+    Any2PointForPointCloudClassification,
+    PointTokenizerForPointCloudClassification,
+)
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForPointCloudClassification
+from hf_any3d.modeling.pointnet import PointNetForPointCloudClassification
 from hf_any3d.modeling.uni3d import Uni3DForPointCloudClassification
 
-# OpenShape is not among them: the number of points decides how it looks for those of a ball.
+# OpenShape and PointNet++ are not among them: the number of points decides how they look for those of a ball.
 Exportable = (
-    Any2PointForPointCloudClassification | PatchAlign3DForPointCloudClassification | Uni3DForPointCloudClassification
+    Any2PointForPointCloudClassification
+    | PatchAlign3DForPointCloudClassification
+    | PointNetForPointCloudClassification
+    | PointTokenizerForPointCloudClassification
+    | Uni3DForPointCloudClassification
 )
 
 # Sizes while tracing, which the graph does not keep; a batch of 1 would be taken as a constant.

@@ -24,6 +24,8 @@ _MOST_ENDED = 2
 _USUAL_ERRORS = (FileNotFoundError, ImportError, OSError, TypeError, ValueError)
 OBJECT_STORE_BYTES = 200 * 2**20
 """Size of Ray's object store on a machine where Ray is not running yet; names and results need little."""
+SHARDS_IN_FLIGHT = 4
+"""Shards that a process is given ahead: with two, short ones end before Ray hands out the next."""
 
 
 class Work(Protocol):
@@ -179,7 +181,7 @@ def _results(
         fn_constructor_args=(work, attempts),
         batch_size=1,
         batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
+        compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=SHARDS_IN_FLIGHT),
         num_cpus=workers.cpus,
         num_gpus=workers.gpus,
     )

@@ -228,7 +228,8 @@ def parse_arguments(
         dataclass_types: The dataclasses, as `HfArgumentParser` takes them.
         argv: The words after the program's name. If the first one ends in .json, .yaml or .yml, it is a file of
             arguments, see `read_settings`; the words after it override the file. JSON objects among them are merged
-            with the file's: `recipe.yaml --dataset_options '{"fold": 3}'` keeps the other options.
+            with the file's: `recipe.yaml --dataset_options '{"fold": 3}'` keeps the other options. Settings of the
+            file's model are left out if they request another one: `recipe.yaml --model_type pointnet`.
         others_in_file: Ignore arguments of other dataclasses in the file.
 
     Returns:
@@ -252,7 +253,13 @@ def parse_arguments(
         values = {name: value for name, value in values.items() if name in known}
     if unknown := sorted(set(values) - known):
         raise ValueError(f"{path}: no program argument is called {', '.join(map(repr, unknown))}")
-    return parser.parse_dict(_override(values, parser, argv[1:]))
+    given = _given(parser, argv[1:])
+    for kind in parser.dataclass_types:
+        foreign = kind.of_another_model(values, given) if hasattr(kind, "of_another_model") else set()
+        if dropped := sorted(foreign & set(values)):
+            logger.info("%s: %s describe another model and are left out", path, ", ".join(dropped))
+            values = {name: value for name, value in values.items() if name not in dropped}
+    return parser.parse_dict(_override(values, given))
 
 
 def read_settings(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -341,11 +348,15 @@ def _are_mappings(*values: Any) -> bool:
     return all(isinstance(value, Mapping) for value in values)
 
 
-def _override(values: dict[str, Any], parser: HfArgumentParser, words: Sequence[str]) -> dict[str, Any]:
+def _given(parser: HfArgumentParser, words: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments that a command line names."""
     # Without defaults the namespace contains only the given arguments.
     for action in parser._actions:
         action.default, action.required = argparse.SUPPRESS, False
-    given = vars(parser.parse_args(list(words)))
+    return vars(parser.parse_args(list(words)))
+
+
+def _override(values: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if isinstance(values.get(name), dict) and isinstance(value, str):
             value = merge(values[name], json_mapping(value, name))

@@ -1,7 +1,7 @@
 """Build the models that the training programs train, with a PEFT method or a fine-tuning protocol."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -16,8 +16,14 @@ from peft import (
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
+from hf_any3d.modeling.any2point import (
+    Any2PointConfig,
+    Any2PointPreTrainedModel,
+    PointTokenizerConfig,
+    PointTokenizerForPointCloudClassification,
+)
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
+from hf_any3d.modeling.encoders.loading import encoder_settings
 from hf_any3d.modeling.patchalign3d import PatchAlign3DPreTrainedModel
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 from hf_any3d.modeling.text_towers import text_tower_settings
@@ -38,6 +44,8 @@ MODEL_TYPES = tuple(
     for config, (_, heads) in MODELS.items()
     if any(model_class.card_info.task in TASKS for model_class in itertools.chain(*heads.values()))
 )
+# Weights of the frozen encoder: those of `Any2PointConfig.encoder_weights`, and none.
+ENCODER_WEIGHTS = ("pretrained", "random", "shuffled", "none")
 # Config settings that a fine-tuning protocol requires.
 _PROTOCOL_SETTINGS: dict[str, dict[str, Any]] = {"linear": {"head_widths": []}, "side": {"side_network": True}}
 # POLY requires a task number in every batch, SHADOW the config of a language model.
@@ -48,15 +56,21 @@ _DROPOUTS = ("attention_dropout", "dropout")
 
 @dataclass
 class PointModelArguments(ModelArguments):
-    """The model to train: a frozen encoder of another modality, or a point transformer."""
+    """The model to train: a frozen encoder of another modality, a point transformer, or a baseline."""
 
     model_type: str | None = argument(
         None,
-        help=f"One of {', '.join(MODEL_TYPES)}: any2point uses a frozen encoder, act3d is a point transformer. "
+        help=f"One of {', '.join(MODEL_TYPES)}: any2point uses a frozen encoder, act3d is a point transformer, "
+        "pointnet and pointnet2 are small baselines, trained from scratch. "
         "By default act3d with --model_name_or_path, else any2point.",
     )
     model_name_or_path: str | None = argument(
         None, help="Directory or hub name of a pretrained point transformer to fine-tune."
+    )
+    encoder_weights: str = argument(
+        "pretrained",
+        help="Weights of the frozen encoder: pretrained, or as a control random (a new encoder of the same shape), "
+        "shuffled (each tensor's values in another order) or none (tokenizer and head alone, to classify clouds).",
     )
     tuning: str = argument("full", help=f"Fine-tuning protocol of a point transformer: {', '.join(PROTOCOLS)}.")
     drifting_statistics: bool = argument(
@@ -72,13 +86,44 @@ class PointModelArguments(ModelArguments):
             raise ValueError(f"--tuning {self.tuning!r}; expected one of {', '.join(PROTOCOLS)}")
         if self.model_type == "any2point" and (self.model_name_or_path or self.tuning != "full"):
             raise ValueError("--model_name_or_path and --tuning are for --model_type act3d; any2point has --peft")
+        if self.encoder_weights not in ENCODER_WEIGHTS:
+            raise ValueError(
+                f"--encoder_weights {self.encoder_weights!r}; expected one of {', '.join(ENCODER_WEIGHTS)}"
+            )
+        if self.encoder_weights != "pretrained" and self.model_type != "any2point":
+            raise ValueError(
+                f"--encoder_weights {self.encoder_weights} with --model_type {self.model_type}, which has no frozen "
+                "encoder; expected --model_type any2point"
+            )
+        if "encoder_weights" in (self.model_config or {}):
+            raise ValueError("--model_config has 'encoder_weights'; expected --encoder_weights instead")
+        for name in ("encoder_attention_dropout", "encoder_dtype"):
+            if self.encoder_weights == "none" and getattr(self, name):
+                raise ValueError(f"--{name} {getattr(self, name)} with --encoder_weights none; expected one of them")
         if self.model_type != "any2point" and self.encoder_dtype is not None:
             raise ValueError(f"--encoder_dtype {self.encoder_dtype} is for --model_type any2point, the frozen encoder")
         if self.model_name_or_path is None and self.tuning != "full":
             raise ValueError(f"--tuning {self.tuning} freezes untrained weights; expected --model_name_or_path too")
 
+    @staticmethod
+    def of_another_model(file: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
+        """Return the settings of a file that do not apply to the model that the command line requests instead.
+
+        Args:
+            file: Arguments in the file.
+            given: Arguments of the command line, which override them.
+        """
+        model_type = file.get("model_type") or ("act3d" if file.get("model_name_or_path") else "any2point")
+        if given.get("model_type", model_type) != model_type:
+            return {field.name for field in (*fields(PointModelArguments), *fields(AdapterArguments))}
+        if given.get("encoder_weights") == "none":
+            return {"peft", "peft_config", "encoder_attention_dropout", "encoder_dtype"}
+        return set()
+
     def start(self) -> dict[str, Any]:
         """Return what a report lists about the start of training; empty with a frozen encoder."""
+        if self.encoder_weights == "none":
+            return {"model": None, "encoder weights": "none"}
         if self.model_type == "any2point":
             return {}
         drift = {"drifting statistics": True} if self.drifting_statistics else {}
@@ -104,7 +149,10 @@ def build_model(
     """
     assert arguments.model_type is not None and isinstance(arguments.model_config, dict)
     model_class = find_model_class(arguments.model_type, task)
+    if arguments.encoder_weights == "none":
+        return _build_without_encoder(task, arguments, adapter, labels, **config)
     if arguments.model_type == "any2point":
+        config["encoder_weights"] = arguments.encoder_weights
         model_class = cast(type[Any2PointPreTrainedModel], model_class)
         return build_adapted_model(model_class, arguments, adapter, labels, **config)
     adapted = adapter.peft not in (None, "none", "full")
@@ -141,6 +189,24 @@ def build_model(
     if arguments.tuning == "full" and isinstance(model, PatchAlign3DPreTrainedModel):
         model.freeze_untrained()  # by its config
     return model
+
+
+def _build_without_encoder(
+    task: str, arguments: PointModelArguments, adapter: AdapterArguments, labels: list[str], **config: Any
+) -> PreTrainedModel:
+    """Build the classifier that is left without the encoder; other settings of the encoder have no effect."""
+    if task != CLASSES:
+        raise ValueError(f"--encoder_weights none is only for classification; this is {task.replace('_', ' ')}")
+    if adapter.peft not in (None, "none"):
+        raise ValueError(f"--peft {adapter.peft} adapts the encoder that --encoder_weights none leaves out")
+    assert isinstance(arguments.model_config, dict)
+    if unknown := sorted(set(arguments.model_config) - {setting.name for setting in fields(Any2PointConfig)}):
+        raise ValueError(f"--model_config: {unknown[0]!r} is not a setting of Any2PointConfig")
+    # The encoder gives the tokens their width.
+    encoder = encoder_settings(arguments.encoder_name_or_path, arguments.tower, arguments.encoder_revision)
+    settings = {**_label_settings(labels), **config, **arguments.model_config}
+    complete = Any2PointConfig(encoder_config=encoder["encoder_config"], **settings)
+    return PointTokenizerForPointCloudClassification(PointTokenizerConfig.without_encoder(complete))
 
 
 def text_tower_of(arguments: PointModelArguments) -> dict[str, Any]:

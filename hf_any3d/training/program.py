@@ -331,7 +331,9 @@ def encoder_facts(config: PreTrainedConfig) -> dict[str, Any]:
     facts["name"] = facts.pop("name_or_path") or config.encoder_trained_from
     facts["layers"] = config.encoder_config.num_hidden_layers
     facts["model_type"] = config.encoder_config.model_type
-    return {key: facts[key] for key in ("name", "model_type", "tower", "layers", "revision", "checksum")}
+    known = {key: facts[key] for key in ("name", "model_type", "tower", "layers", "revision", "checksum")}
+    weights = getattr(config, "encoder_weights", "pretrained")
+    return known if weights == "pretrained" else {**known, "weights": weights}
 
 
 def _schedule_facts(arguments: PointTrainingArguments, max_steps: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Any2Point (arXiv 2404.07989): point clouds as input of any frozen transformer."""
 
-from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
+from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig, PointTokenizerConfig
 from hf_any3d.modeling.any2point.modeling_any2point import (
     Any2PointForPartSegmentation,
     Any2PointForPointCloudClassification,
@@ -9,6 +9,11 @@ from hf_any3d.modeling.any2point.modeling_any2point import (
     Any2PointModel,
     Any2PointOutput,
     Any2PointPreTrainedModel,
+)
+from hf_any3d.modeling.any2point.modeling_point_tokenizer import (
+    PointTokenizerForPointCloudClassification,
+    PointTokenizerModel,
+    PointTokenizerPreTrainedModel,
 )
 from hf_any3d.modeling.any2point.point_index import PointIndexer
 from hf_any3d.modeling.zero_shot import ZeroShotOutput as Any2PointZeroShotOutput
@@ -24,4 +29,8 @@ __all__ = [
     "Any2PointPreTrainedModel",
     "Any2PointZeroShotOutput",
     "PointIndexer",
+    "PointTokenizerConfig",
+    "PointTokenizerForPointCloudClassification",
+    "PointTokenizerModel",
+    "PointTokenizerPreTrainedModel",
 ]

@@ -41,8 +41,10 @@ _RANGES: Ranges = {
     "category_parts": (0, 10**6),
     "temperature": (0.01, 1e6),
     "initializer_range": SPREAD,
+    "hidden_size": CHANNELS,
 }
 _CHOICES = {
+    "encoder_weights": ("pretrained", "random", "shuffled"),
     "encoder_dtype": (None, *ENCODER_DTYPES),
     "tokenizer": ("point_pn", "patch"),
     "offset_normalization": ("group_max", "cloud_std", "batch_std"),
@@ -55,7 +57,119 @@ _CHOICES = {
 }
 
 
-class Any2PointConfig(NamesPackageMixin, CategoriesConfigMixin, EncoderConfigMixin, PreTrainedConfig):
+class TokenizerConfig(NamesPackageMixin, PreTrainedConfig):
+    """Settings of a tokenizer of points, of pooling and of a classification head; see `Any2PointConfig`."""
+
+    in_channels: int = 3
+    num_tokens: int = 128
+    tokenizer: str = "point_pn"
+    tokenizer_width: int | None = None
+    tokenizer_neighbors: int = 32
+    tokenizer_blocks: list[int] | tuple[int, ...] = (2, 1, 1)
+    tokenizer_bottlenecks: list[int | None] | tuple[int | None, ...] = (None, None, 32)
+    tokenizer_alpha: float = 1000.0
+    tokenizer_beta: float = 100.0
+    offset_normalization: str = "group_max"
+    offset_eps: float = 1e-5
+    token_scale: float | None = None
+    sampling_min_squared_norm: float | None = None
+    sampling_tie_rule: str = "first"
+
+    pooling: list[str] | tuple[str, ...] = ("max", "cls")
+    head_widths: list[int] | tuple[int, ...] = (256, 256)
+    head_bias: bool = False
+    head_dropout: float = 0.5
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any):
+        check_numbers(self, _RANGES, kwargs)
+        check_choices(self, {name: allowed for name, allowed in _CHOICES.items() if hasattr(self, name)})
+        if len(self.tokenizer_blocks) != len(self.tokenizer_bottlenecks):
+            raise ValueError(
+                f"tokenizer_blocks={self.tokenizer_blocks} and tokenizer_bottlenecks={self.tokenizer_bottlenecks} "
+                "must have one entry for each stage"
+            )
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_stages(self) -> int:
+        """Stages of the tokenizer."""
+        return len(self.tokenizer_blocks) if self.tokenizer == "point_pn" else 1
+
+    @property
+    def min_points(self) -> int:
+        """Smallest number of points of a cloud: that of the first stage's centres, at least that of neighbours."""
+        return max(self.num_tokens * 2 ** (self.num_stages - 1), self.tokenizer_neighbors)
+
+    @property
+    def batch_dependent_flags(self) -> list[str]:
+        """Fields whose values make predictions depend on the other clouds of a batch."""
+        flags = {"attention_axis": "batch", "line_mapping": "wrap", "offset_normalization": "batch_std"}
+        return [f"{name}={value!r}" for name, value in flags.items() if getattr(self, name, None) == value]
+
+
+class PointTokenizerConfig(TokenizerConfig):
+    r"""Configuration of an Any2Point model without its encoder: tokenizer, pooling and classification head.
+
+    Args:
+        hidden_size: Channels of a token: the width of the encoder that is left out.
+        in_channels: See `Any2PointConfig`, as for all that follow.
+        num_tokens: Tokens of a cloud.
+        tokenizer: "point_pn" or "patch".
+        tokenizer_width: Channels inside the tokenizer.
+        tokenizer_neighbors: Points in a neighbourhood.
+        tokenizer_blocks: Residual blocks of each stage.
+        tokenizer_bottlenecks: Hidden width of each stage's blocks.
+        tokenizer_alpha: Base of the frequencies of the offsets' sinusoid.
+        tokenizer_beta: Factor of the offsets in the sinusoid.
+        offset_normalization: Divisor of neighbour offsets.
+        offset_eps: Added to that divisor.
+        token_scale: Normalise every channel over all tokens, with this initial gain; None for no norm.
+        sampling_min_squared_norm: Points this close to the origin are never sampled as centres.
+        sampling_tie_rule: "first" or "cuda".
+        pooling: Input of the head, in order: any of "max" and "mean"; there is no class token.
+        head_widths: Widths of the head's hidden layers.
+        head_bias: Whether hidden linear layers of the head have a bias.
+        head_dropout: Dropout after each hidden layer of the head.
+        initializer_range: Standard deviation of initial weights.
+    """
+
+    model_type = "point_tokenizer"
+
+    hidden_size: int = 384
+    pooling: list[str] | tuple[str, ...] = ("max", "mean")
+
+    def __post_init__(self, **kwargs: Any):
+        super().__post_init__(**kwargs)
+        if not self.pooling or set(self.pooling) - {"max", "mean"}:
+            raise ValueError(f"pooling={self.pooling}; expected some of 'max', 'mean': there is no class token")
+
+    @classmethod
+    def without_encoder(cls, config: Any2PointConfig) -> PointTokenizerConfig:
+        """Return the settings of an Any2Point classifier that still have an effect without its encoder.
+
+        Args:
+            config: With an `encoder_config`, whose width the tokens keep.
+
+        Raises:
+            ValueError: If the class token is its only pooling.
+        """
+        shared = {name: getattr(config, name) for name in TokenizerConfig.__annotations__}
+        return cls(
+            **shared | {"pooling": tuple(how for how in config.pooling if how != "cls")},
+            hidden_size=config.encoder_config.hidden_size,
+            id2label=config.id2label,
+            label2id=config.label2id,
+            problem_type=config.problem_type,
+        )
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of transformer layers: none."""
+        return 0
+
+
+class Any2PointConfig(CategoriesConfigMixin, EncoderConfigMixin, TokenizerConfig):
     r"""Configuration of an Any2Point model around a frozen pretrained encoder (arXiv 2404.07989).
 
     With the defaults, which follow the paper, predictions do not depend on the other clouds of a batch. The fields of
@@ -67,6 +181,8 @@ class Any2PointConfig(NamesPackageMixin, CategoriesConfigMixin, EncoderConfigMix
             `checksum`; other weights are refused at loading. Without it they are stored with the model. Its fields
             can also be read and set as `encoder_name_or_path`, `encoder_revision` and `encoder_checksum`.
         encoder_tower: "text", "vision" or "audio" for composite checkpoints.
+        encoder_weights: "pretrained", or, as a control, "random" or "shuffled": what `from_encoder_pretrained` makes
+            of the encoder's weights before it freezes them. Such an encoder is stored with the model.
         encoder_dtype: "bfloat16", "float16" or "float32": keeps the frozen encoder in this dtype, while everything
             that is trained stays in float32; None for the dtype of the model.
         in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
@@ -139,19 +255,8 @@ class Any2PointConfig(NamesPackageMixin, CategoriesConfigMixin, EncoderConfigMix
     encoder_config: dict | PreTrainedConfig | None = None
     parts: dict[str, Any] | None = None
     encoder_tower: str | None = None
+    encoder_weights: str = "pretrained"
     encoder_dtype: str | None = None
-
-    in_channels: int = 3
-    num_tokens: int = 128
-    tokenizer: str = "point_pn"
-    tokenizer_width: int | None = None
-    tokenizer_neighbors: int = 32
-    tokenizer_blocks: list[int] | tuple[int, ...] = (2, 1, 1)
-    tokenizer_bottlenecks: list[int | None] | tuple[int | None, ...] = (None, None, 32)
-    tokenizer_alpha: float = 1000.0
-    tokenizer_beta: float = 100.0
-    offset_normalization: str = "group_max"
-    offset_eps: float = 1e-5
 
     normalize_centers: bool = True
     num_views: int = 6
@@ -166,12 +271,7 @@ class Any2PointConfig(NamesPackageMixin, CategoriesConfigMixin, EncoderConfigMix
     plane_cells: float = 20.0
     position_injection: str = "input"
     use_input_norm: bool = True
-    token_scale: float | None = None
 
-    pooling: list[str] | tuple[str, ...] = ("max", "cls")
-    head_widths: list[int] | tuple[int, ...] = (256, 256)
-    head_bias: bool = False
-    head_dropout: float = 0.5
     propagation_width: int = 128
     propagate_levels: bool = False
     category_parts: list[list[int]] | tuple[tuple[int, ...], ...] | None = None
@@ -182,10 +282,7 @@ class Any2PointConfig(NamesPackageMixin, CategoriesConfigMixin, EncoderConfigMix
     hypothesis_templates: list[str] | tuple[str, ...] = ("a 3D model of a {}.",)
     temperature: float = 0.07
     final_norm_eps: float | None = None
-    initializer_range: float = 0.02
 
-    sampling_min_squared_norm: float | None = None
-    sampling_tie_rule: str = "first"
     attention_axis: str = "tokens"
     line_mapping: str = "stretch"
     plane_mapping: str = "clamp"
@@ -193,29 +290,6 @@ class Any2PointConfig(NamesPackageMixin, CategoriesConfigMixin, EncoderConfigMix
     swapped_plane_shape: bool = False
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self, _RANGES, kwargs)
-        check_choices(self, _CHOICES)
-        if len(self.tokenizer_blocks) != len(self.tokenizer_bottlenecks):
-            raise ValueError(
-                f"tokenizer_blocks={self.tokenizer_blocks} and tokenizer_bottlenecks={self.tokenizer_bottlenecks} "
-                "must have one entry for each stage"
-            )
-        self.check_heads()
         super().__post_init__(**kwargs)
+        self.check_heads()
         self.check_parts(("encoder",))
-
-    @property
-    def num_stages(self) -> int:
-        """Stages of the tokenizer."""
-        return len(self.tokenizer_blocks) if self.tokenizer == "point_pn" else 1
-
-    @property
-    def min_points(self) -> int:
-        """Smallest number of points of a cloud: that of the first stage's centres, at least that of neighbours."""
-        return max(self.num_tokens * 2 ** (self.num_stages - 1), self.tokenizer_neighbors)
-
-    @property
-    def batch_dependent_flags(self) -> list[str]:
-        """Fields whose values make predictions depend on the other clouds of a batch."""
-        flags = {"attention_axis": "batch", "line_mapping": "wrap", "offset_normalization": "batch_std"}
-        return [f"{name}={value!r}" for name, value in flags.items() if getattr(self, name) == value]

@@ -29,11 +29,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.point_tokenizer import PatchTokenizer, PointTokenizer
+from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
 from hf_any3d.modeling.any2point.virtual_projection import Projection, project
 from hf_any3d.modeling.card_info import (
     BUILD_FROM_ADAPTER,
@@ -59,15 +58,12 @@ from hf_any3d.modeling.layers.tasks import (
     PointCloudClassificationMixin,
     SemanticSegmentationMixin,
     check_category_parts,
-    classifier_output,
     refuse_problem_type,
 )
 from hf_any3d.modeling.point_ops import in_full_precision, three_nearest_interpolate
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
 from hf_any3d.modeling.text_towers import TextTower, open_text_tower, own_projection, text_tower_settings
 from hf_any3d.modeling.zero_shot import LARGEST_SCALE, ZeroShotMixin
-
-TOKENIZERS = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
 
 
 @dataclass
@@ -128,8 +124,15 @@ class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, 
     def describe_for_card(cls, subject: CardSubject) -> CardDescription:
         """Describe the encoder, where it is stored, and the adapter."""
         config, encoder = subject.config, subject.encoder
-        started = config.encoder_trained_from
-        if started:
+        is_control = config.encoder_weights != "pretrained"
+        started = None if is_control else config.encoder_trained_from
+        if is_control:
+            name = encoder or config.encoder_trained_from
+            what = (
+                f"A control: an encoder of the shape of {subject.show_name(name)}" if name else "A control: an encoder"
+            )
+            what += f" with {config.encoder_weights} weights, not the pretrained ones,"
+        elif started:
             what = f"An encoder that started as {subject.show_name(started)} and was changed in training"
         else:
             kind = f"{config.encoder_config.model_type if config.encoder_config else 'transformer'} encoder"
@@ -141,9 +144,11 @@ class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, 
             what += ", without adapters"
         return CardDescription(
             what=f"{what}. Method: [Any2Point](https://arxiv.org/abs/2404.07989).",
-            stored=STORED_HERE if started else f"The {subject.locate_encoder(config.encoder_name_or_path)}",
-            tags=("any2point",),
-            base_model=started or encoder,
+            stored=STORED_HERE
+            if started or is_control
+            else f"The {subject.locate_encoder(config.encoder_name_or_path)}",
+            tags=("any2point", "control") if is_control else ("any2point",),
+            base_model=None if is_control else started or encoder,
             relation="finetune" if started else "adapter",
             **({} if config.encoder_name_or_path else {"base_program": BUILD_FROM_ADAPTER}),
         )
@@ -356,6 +361,7 @@ class Any2PointForPointCloudClassification(PointCloudClassificationMixin, _Any2P
     """`Any2PointModel` with a classification head."""
 
     card_info = CardInfo("classification")
+    base_keywords = frozenset(("point_index",))
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
@@ -364,41 +370,6 @@ class Any2PointForPointCloudClassification(PointCloudClassificationMixin, _Any2P
             features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
         )
         self.post_init()
-
-    @honours_contract
-    def forward(
-        self,
-        points: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        point_index: Mapping[str, Any] | None = None,
-    ) -> SequenceClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: As `classification_loss` takes them; with them `loss` is returned.
-            output_hidden_states: Whether to return the base model's hidden states; None for the config's choice.
-            output_attentions: The same for its attention weights, which only eager attention returns.
-            point_index: As in `Any2PointModel.forward`.
-
-        Returns:
-            `logits (batch, labels)`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If labels and `config.problem_type` do not match; if `point_index` belongs to other points; if
-                attention weights are requested without eager attention.
-        """
-        output = self.any2point(
-            points,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            point_index=point_index,
-            return_dict=True,
-        )
-        return classifier_output(self.classifier(output.pooler_output), labels, self.config, output)
 
 
 class PointPropagation(nn.Module):
@@ -613,6 +584,11 @@ class Any2PointForZeroShotPointCloudClassification(ZeroShotMixin, Any2PointPreTr
             UnsupportedEncoder: If the encoder is not supported or has no aligned text tower.
             ValueError: If both or neither of name and config are given.
         """
+        if (weights := kwargs.get("encoder_weights", "pretrained")) != "pretrained":
+            raise ValueError(
+                f"encoder_weights={weights!r}: texts are compared in the space of the pretrained encoder; expected "
+                "'pretrained'"
+            )
         if encoder_name_or_path is not None and config is None:
             kwargs |= text_tower_settings(encoder_name_or_path, revision, text_pooling)
         model = super().from_encoder_pretrained(encoder_name_or_path, config=config, revision=revision, **kwargs)

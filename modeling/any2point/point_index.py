@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
+from hf_any3d.modeling.any2point.configuration_any2point import TokenizerConfig
 from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, knn
 
@@ -33,7 +33,7 @@ class PointIndexer:
         ```
     """
 
-    config: Any2PointConfig
+    config: TokenizerConfig
 
     def __call__(self, points: Tensor) -> dict[str, Any]:
         """Index the points `(batch, points, channels)` of a batch, xyz first.
@@ -70,7 +70,7 @@ class PointIndexer:
         }
 
 
-def sample_centers(xyz: Tensor, config: Any2PointConfig) -> Tensor:
+def sample_centers(xyz: Tensor, config: TokenizerConfig) -> Tensor:
     """Return the numbers `(batch, centers)` of the points of `(batch, points, 3)` that the first stage takes."""
     return farthest_point_sample(
         xyz,
@@ -80,14 +80,14 @@ def sample_centers(xyz: Tensor, config: Any2PointConfig) -> Tensor:
     )
 
 
-def nearest(centers: Tensor, xyz: Tensor, config: Any2PointConfig) -> Tensor:
+def nearest(centers: Tensor, xyz: Tensor, config: TokenizerConfig) -> Tensor:
     """Return the neighbors `(batch, centers, k)` of centers among `(batch, points, 3)`."""
     # Not min(…), which an exporter would keep as an unknown size.
     k = config.tokenizer_neighbors if xyz.shape[1] >= config.tokenizer_neighbors else xyz.shape[1]
     return knn(centers, xyz, k)
 
 
-def check_point_index(point_index: Mapping[str, Any], xyz: Tensor, config: Any2PointConfig) -> None:
+def check_point_index(point_index: Mapping[str, Any], xyz: Tensor, config: TokenizerConfig) -> None:
     """Refuse an index of other points or another configuration.
 
     Args:

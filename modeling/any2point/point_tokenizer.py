@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling import kernels
-from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
+from hf_any3d.modeling.any2point.configuration_any2point import TokenizerConfig
 from hf_any3d.modeling.any2point.point_index import check_point_index, nearest, sample_centers
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
 from hf_any3d.modeling.point_ops import gather_points, group, scatter_mean
@@ -59,7 +59,7 @@ class Tokenizer(nn.Module):
 
     level_widths: tuple[int, ...] = ()
 
-    def __init__(self, config: Any2PointConfig, hidden_size: int):
+    def __init__(self, config: TokenizerConfig, hidden_size: int):
         super().__init__()
         self.config = config
         # Max-pooled tokens have a large common mean and differ little from it, but an encoder expects a spread around
@@ -106,7 +106,7 @@ class PointTokenizer(Tokenizer):
         ValueError: If a cloud has fewer points than the first stage takes centres or neighbours.
     """
 
-    def __init__(self, config: Any2PointConfig, hidden_size: int):
+    def __init__(self, config: TokenizerConfig, hidden_size: int):
         super().__init__(config, hidden_size)
         stages = config.num_stages
         width = config.tokenizer_width or default_tokenizer_width(hidden_size, stages)
@@ -150,7 +150,7 @@ class PointTokenizer(Tokenizer):
 class TokenizerStage(nn.Module):
     """A stage: k neighbours of every centre, encoded offsets, residual blocks, maximum over neighbours."""
 
-    def __init__(self, config: Any2PointConfig, width: int, blocks: int, bottleneck: int | None):
+    def __init__(self, config: TokenizerConfig, width: int, blocks: int, bottleneck: int | None):
         super().__init__()
         self.config = config
         self.width = width
@@ -209,7 +209,7 @@ class PatchTokenizer(Tokenizer):
         ValueError: If a cloud has fewer points than there are tokens or neighbours.
     """
 
-    def __init__(self, config: Any2PointConfig, hidden_size: int):
+    def __init__(self, config: TokenizerConfig, hidden_size: int):
         super().__init__(config, hidden_size)
         width = config.tokenizer_width or 192
         self.level_widths = (width,)
@@ -238,7 +238,11 @@ class PatchTokenizer(Tokenizer):
         return PointTokens(self.local.pool(point_features) + place, centers, index, (PointLevel(mean),))
 
 
-def check_points(points: torch.Tensor, config: Any2PointConfig) -> None:
+TOKENIZERS: dict[str, type[Tokenizer]] = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
+"""By `config.tokenizer`."""
+
+
+def check_points(points: torch.Tensor, config: TokenizerConfig) -> None:
     """Check the shape of points.
 
     Raises:

@@ -20,6 +20,7 @@ from hf_any3d.modeling.encoders.loading import (
     freeze,
     load_encoder,
     open_encoder,
+    replace_weights,
 )
 from hf_any3d.modeling.encoders.positions import bidirectional_inputs
 from hf_any3d.modeling.encoders.registry import find_family
@@ -28,6 +29,7 @@ from hf_any3d.modeling.pretrained_parts import (
     AdapterLoadingMixin,
     PretrainedPart,
     encoder_loading,
+    is_quantized,
     own_state,
     remember_weights,
 )
@@ -168,6 +170,12 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         elif attn_implementation is not None:
             config.encoder_config._attn_implementation = attn_implementation
         encoder = load_encoder(config, dtype, **encoder_loading(device_map, quantization_config))
+        if (weights := getattr(config, "encoder_weights", "pretrained")) != "pretrained":
+            if is_quantized(encoder):
+                raise ValueError(f"encoder_weights={weights!r} with quantization_config; expected one of them")
+            encoder = replace_weights(encoder, weights)
+            # These weights are in no repository; they are stored with the model.
+            config.change_part("encoder", stored=True, checksum=None, subfolder=None)
         model = cls(config, encoder=encoder).eval()
         return model if device_map is None else model.to(encoder.device)
 

@@ -174,6 +174,31 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     return _without_unused(encoder, family)
 
 
+@torch.no_grad()
+def replace_weights(encoder: PreTrainedModel, weights: str) -> PreTrainedModel:
+    """Return an encoder without what it has learned, as a control for the pretrained one.
+
+    Other random numbers do not change, so that everything around it starts from the same weights.
+
+    Args:
+        encoder: The pretrained encoder; its weights change if they are shuffled.
+        weights: "random" for an encoder of the same shape with new weights; "shuffled" to permute the values of each
+            tensor, which keeps their statistics and nothing else; "pretrained" to change nothing.
+    """
+    if weights == "pretrained":
+        return encoder
+    with torch.random.fork_rng(devices=[]):
+        # Weights of an equal seed elsewhere in the model would be the same numbers.
+        torch.manual_seed(torch.initial_seed() + 1000)
+        if weights == "random":
+            fresh = build_encoder(encoder.config)
+            return freeze(fresh.to(encoder.device, encoder.dtype))
+        for parameter in encoder.parameters():
+            order = torch.randperm(parameter.numel())
+            parameter.copy_(parameter.flatten()[order.to(parameter.device)].view_as(parameter))
+    return encoder
+
+
 def freeze(encoder: PreTrainedModel) -> PreTrainedModel:
     """Freeze an encoder, and mark its own modules to tell them from adapters that are added later."""
     fuse_quick_gelu(encoder)

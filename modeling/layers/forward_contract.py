@@ -14,13 +14,14 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import TransformersKwargs
+from transformers.utils import ModelOutput, TransformersKwargs
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -73,6 +74,48 @@ class PointTokensMixin:
         elif getattr(self, "_requires_grads_for_checkpoints", False):
             self.disable_input_require_grads()
             self._requires_grads_for_checkpoints = False
+
+
+@dataclass
+class PointFeaturesOutput(ModelOutput):
+    """Features of point clouds, from a model without attention.
+
+    Args:
+        last_hidden_state: `(batch, tokens, hidden)`, a feature of each point, center or patch.
+        pooler_output: `(batch, features)`, input of the heads.
+        centers: `(batch, tokens, 3)`, their positions in the units of the input.
+        hidden_states: On request, the input and the output of each layer or level.
+        attentions: Always None.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    centers: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class NoAttentionMixin(PointTokensMixin):
+    """`PointTokensMixin` for models without attention, whose layers have batch norms.
+
+    Layers cannot be recomputed: their norms would measure a batch twice.
+    """
+
+    config: PreTrainedConfig
+    supports_gradient_checkpointing = False
+    _supports_sdpa = False
+    _supports_flash_attn = False
+    _supports_attention_backend = False
+
+    def returns_states(self, output_hidden_states: bool | None, output_attentions: bool | None) -> bool:
+        """Return whether to return hidden states; the call overrides the config.
+
+        Raises:
+            ValueError: If attention weights are requested.
+        """
+        if output_attentions or (output_attentions is None and self.config.output_attentions):
+            raise ValueError(f"output_attentions=True: {self.config.model_type} has no attention; expected False")
+        return bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
 
 
 def _require_gradients(module: nn.Module, args: tuple, output: torch.Tensor) -> None:

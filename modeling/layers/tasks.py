@@ -9,9 +9,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils import ModelOutput
 
-from hf_any3d.modeling.layers.forward_contract import honours_contract
+from hf_any3d.modeling.layers.forward_contract import check_keywords, honours_contract
 
 IGNORED = -100
+_CLASSIFIER_KEYWORDS = frozenset(("points", "labels", "output_hidden_states", "output_attentions", "return_dict"))
 
 
 def point_loss(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
@@ -216,6 +217,8 @@ class PointCloudClassificationMixin:
     config: PreTrainedConfig
     base_model: PreTrainedModel
     classifier: nn.Module
+    # Further keywords of the base model's forward pass.
+    base_keywords: frozenset[str] = frozenset()
 
     @honours_contract
     def forward(
@@ -224,6 +227,7 @@ class PointCloudClassificationMixin:
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        **base_kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Classify point clouds.
 
@@ -232,6 +236,7 @@ class PointCloudClassificationMixin:
             labels: As `classification_loss` takes them; with them `loss` is returned.
             output_hidden_states: Whether to return the base model's hidden states; None for the config's choice.
             output_attentions: The same for its attention weights, which only eager attention returns.
+            **base_kwargs: Some of `base_keywords`, as the base model takes them.
 
         Returns:
             `logits (batch, labels)`.
@@ -242,7 +247,11 @@ class PointCloudClassificationMixin:
                 eager attention.
         """
         output = self.base_model(
-            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
+            points,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+            **check_keywords(type(self).__name__, base_kwargs, _CLASSIFIER_KEYWORDS | self.base_keywords),
         )
         return classifier_output(self.classifier(output.pooler_output), labels, self.config, output)
 

@@ -31,6 +31,8 @@ from hf_any3d.modeling.any2point import (
     Any2PointForSemanticSegmentation,
     Any2PointForZeroShotPointCloudClassification,
     Any2PointModel,
+    PointTokenizerForPointCloudClassification,
+    PointTokenizerModel,
 )
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioModel
 from hf_any3d.modeling.minigpt3d import (
@@ -70,7 +72,7 @@ from hf_any3d.modeling.uni3d import (
     Uni3DModel,
 )
 from hf_any3d.registration import ENCODERS, LANGUAGE_MODELS, MODELS
-from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_encoders, tiny_pointnet, tiny_ptv3, tiny_text_towers
+from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_baselines, tiny_encoders, tiny_ptv3, tiny_text_towers
 from tests.common.case import (
     POINTS,
     Case,
@@ -131,7 +133,7 @@ def _classifier_case(model_class: type, build: Callable, inputs: Callable, still
 
 
 _act = functools.partial(_spread, tiny_act.tiny_act)
-_pointnet = functools.partial(_spread, tiny_pointnet.tiny_pointnet)
+_baseline = functools.partial(_spread, tiny_baselines.tiny_baseline)
 _ptv3 = functools.partial(_spread, tiny_ptv3.tiny_ptv3)
 _ACT_STILL = {"drop_path_rate": 0.0, "head_dropout": 0.0, "segmentation_head_dropout": (0.0, 0.0)}
 _PRETRAINING = {"num_groups": 12, "group_size": 8, "hidden_size": 24, "num_attention_heads": 4, "mlp_ratio": 2.0}
@@ -300,10 +302,10 @@ def _zero_shot_case(model_class: type) -> Case:
     return Case(model_class, _aligned(model_class), _with_feature_texts, _text_labels, "logits_per_point_cloud")
 
 
-def _pointnet_cases(base: type, classifier: type) -> tuple[Case, ...]:
+def _baseline_cases(base: type, classifier: type) -> tuple[Case, ...]:
     return (
-        Case(base, _pointnet(base), _clouds(), None, "pooler_output", is_adapted=False),
-        _classifier_case(classifier, _pointnet(classifier), _clouds(), {"head_dropout": 0.0}, is_adapted=False),
+        Case(base, _baseline(base), _clouds(), None, "pooler_output", is_adapted=False),
+        _classifier_case(classifier, _baseline(classifier), _clouds(), {"head_dropout": 0.0}, is_adapted=False),
     )
 
 
@@ -396,8 +398,9 @@ _BUILDERS = (
         {"prompt_dropout": 0.0},
         owns_encoder=True,
     ),
-    *_pointnet_cases(PointNetModel, PointNetForPointCloudClassification),
-    *_pointnet_cases(PointNet2Model, PointNet2ForPointCloudClassification),
+    *_baseline_cases(PointTokenizerModel, PointTokenizerForPointCloudClassification),
+    *_baseline_cases(PointNetModel, PointNetForPointCloudClassification),
+    *_baseline_cases(PointNet2Model, PointNet2ForPointCloudClassification),
     *_aligned_cases(
         OpenShapeModel,
         OpenShapeForPointCloudClassification,

@@ -114,6 +114,8 @@ _POINT_MODELS = (
     "Uni3DForPointCloudClassification",
     "Uni3DForPointCloudSegmentation",
     "Uni3DForZeroShotPointCloudClassification",
+    "PointTokenizerModel",
+    "PointTokenizerForPointCloudClassification",
     "PointNetModel",
     "PointNetForPointCloudClassification",
     "PointNet2Model",
@@ -122,7 +124,7 @@ _POINT_MODELS = (
     "PointTransformerV3ForPointCloudClassification",
     "PointTransformerV3ForPointCloudSegmentation",
 )
-_POINTNET = tuple(name for name in _POINT_MODELS if name.startswith("PointNet"))
+_BASELINES = tuple(name for name in _POINT_MODELS if name.startswith(("PointNet", "PointTokenizer")))
 feature("resize_token_embeddings", "a vocabulary of another size")
 refuse(
     "resize_token_embeddings",
@@ -171,11 +173,11 @@ refuse(
     "segmentation is single-label classification of points",
 )
 feature("attention", "a choice of attention implementation, and attention weights")
-refuse("attention", _POINTNET, ValueError, "does not support an attention implementation", "there is no attention")
+refuse("attention", _BASELINES, ValueError, "does not support an attention implementation", "there is no attention")
 feature("activation checkpointing", "layers that are computed again in the backward pass")
 refuse(
     "activation checkpointing",
-    _POINTNET,
+    _BASELINES,
     ValueError,
     "does not support activation checkpointing",
     "every layer has a batch norm, which would measure a batch twice",
@@ -262,7 +264,7 @@ def _pairs(methods: tuple[str, ...], models: tuple[str, ...]) -> tuple[str, ...]
 
 refuse(
     "adapt",
-    _pairs(_OWN, (*_NO_POINT_TOKENS, *_POINTNET)),
+    _pairs(_OWN, (*_NO_POINT_TOKENS, *_BASELINES)),
     ValueError,
     "has no frozen encoder for point tokens",
     "these methods adapt layers for point tokens; submodels can use PEFT's own methods",

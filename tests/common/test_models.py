@@ -57,6 +57,7 @@ def head_of(case: Case) -> bool:
             "PatchAlign3DFor",
             "PointNet2For",
             "PointNetFor",
+            "PointTokenizerFor",
             "PointTransformerV3For",
             "Uni3DFor",
         )

@@ -4,8 +4,8 @@
 
 Each class is a function that draws an object: its topology, its number of parts and its proportions. Many classes are
 easily confused (stool, chair and bench; mug, jug and pot; hammer and axe; bus and truck; dog and horse). Objects are
-stretched, lose a part, are turned about the vertical axis and tilted; points are drawn evenly over the surface, those
-that a camera does not see or that lie beyond a cut are removed, and noise is added.
+stretched, lose a part, are turned and tilted a little; points are drawn evenly over the surface, those that a camera
+does not see or that lie beyond a cut are removed, and noise is added.
 
 A shape depends on its seed, class and number alone, so that larger sets begin with the smaller ones.
 """
@@ -43,14 +43,14 @@ class Damage:
         outliers: Largest share of points that are anywhere in the unit cube.
     """
 
-    stretch: float = 1.35
-    missing: float = 0.35
-    turn: float = 180.0
-    tilt: float = 12.0
-    hidden: float = 0.6
-    cut: float = 0.3
-    noise: float = 0.03
-    outliers: float = 0.03
+    stretch: float = 1.25
+    missing: float = 0.25
+    turn: float = 25.0
+    tilt: float = 5.0
+    hidden: float = 0.4
+    cut: float = 0.15
+    noise: float = 0.02
+    outliers: float = 0.01
 
 
 DAMAGED = Damage()

@@ -9,15 +9,15 @@ from examples.studies.generated_shapes import CLASSES, DAMAGED, NONE, draw_shape
 from hf_any3d.visualization.figures import plot_point_clouds
 
 
-def draw_picture(path: Path, shown: int = 4) -> Path:
+def draw_picture(path: Path, shown: int = 2) -> Path:
     """Draw shapes of each class: clean ones, and the same ones as the study sees them."""
     clouds, titles = [], []
     for name in CLASSES:
         for index in range(shown):
-            clouds.append(draw_shape(name, 0, index, damage=NONE if index < shown // 2 else DAMAGED))
+            clouds.append(draw_shape(name, 0, index, num_points=256, damage=NONE if index < shown // 2 else DAMAGED))
             titles.append(name if index == 0 else "")
-    heading = "Generated shapes: of each class two complete objects and two as they are learned"
-    return plot_point_clouds(clouds, path, titles=titles, heading=heading, columns=4 * shown, cell=1.0, elevation=15)
+    heading = "Generated shapes: a complete object of each class, and one as it is learned"
+    return plot_point_clouds(clouds, path, titles=titles, heading=heading, columns=12, cell=0.72, elevation=15)
 
 
 def main(arguments: list[str] | None = None) -> None:

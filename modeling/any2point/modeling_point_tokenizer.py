@@ -1,0 +1,113 @@
+"""An Any2Point model without its encoder: what tokenizer and head can do alone.
+
+points (batch, N, 3 + C) ─► tokenizer: tokens (batch, G, hidden) ─► pooling ─► class scores
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_any3d.modeling.any2point.configuration_any2point import PointTokenizerConfig
+from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
+from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
+from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, honours_contract
+from hf_any3d.modeling.layers.heads import ClassificationHead, pool
+from hf_any3d.modeling.layers.tasks import PointCloudClassificationMixin
+from hf_any3d.modeling.point_ops import in_full_precision
+
+
+class PointTokenizerPreTrainedModel(CardMixin, NoAttentionMixin, PreTrainedModel):
+    """Base class of tokenizers without an encoder."""
+
+    config_class = PointTokenizerConfig
+    config: PointTokenizerConfig
+    base_model_prefix = "tokens"
+
+    @classmethod
+    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
+        """Describe what is left of the model around an encoder."""
+        start = ", started from random weights" if subject.is_trained and not subject.start else ""
+        return CardDescription(
+            what=(
+                f"A control: the tokenizer and head of an Any2Point model without its encoder{start}. "
+                "Method of the complete model: [Any2Point](https://arxiv.org/abs/2404.07989)."
+            ),
+            stored=STORED_HERE,
+            tags=("any2point", "control"),
+            base_model=subject.start,
+            relation="finetune",
+        )
+
+
+class PointTokenizerModel(PointTokenizerPreTrainedModel):
+    """The tokenizer of an Any2Point model, and the maximum or mean of its tokens; there is no encoder.
+
+    Args:
+        config: The configuration.
+    """
+
+    card_info = CardInfo("features", opens="PointTokenizerModel")
+
+    def __init__(self, config: PointTokenizerConfig):
+        super().__init__(config)
+        self.point_tokenizer = TOKENIZERS[config.tokenizer](config, config.hidden_size)
+        self.input_tokens = nn.Identity()
+        self.post_init()
+        if self.point_tokenizer.token_norm is not None:
+            nn.init.constant_(self.point_tokenizer.token_norm.weight, config.token_scale)
+
+    @honours_contract
+    def forward(
+        self,
+        points: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        point_index: Mapping[str, Any] | None = None,
+    ) -> PointFeaturesOutput:
+        """Compute token features of point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            output_hidden_states: Whether to return the tokens, the only hidden state; None for the config's choice.
+            output_attentions: Not supported: there is no attention.
+            point_index: As in `Any2PointModel.forward`.
+
+        Returns:
+            `last_hidden_state (batch, tokens, hidden)`, `pooler_output (batch, len(config.pooling) * hidden)`, and the
+            tokens' `centers (batch, tokens, 3)`.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If a cloud has another shape or too few points, or a number in it is NaN, infinite or too
+                large; if `point_index` belongs to other points; if attention weights are requested.
+        """
+        with_states = self.returns_states(output_hidden_states, output_attentions)
+        points = in_full_precision(points, self.dtype)
+        tokens = self.point_tokenizer(points, point_index=point_index)
+        hidden_states = self.input_tokens(tokens.tokens)
+        pooled = pool(hidden_states, self.config.pooling, class_tokens=0)
+        return PointFeaturesOutput(hidden_states, pooled, tokens.centers, (hidden_states,) if with_states else None)
+
+
+class PointTokenizerForPointCloudClassification(PointCloudClassificationMixin, PointTokenizerPreTrainedModel):
+    """`PointTokenizerModel` with a classification head: the control "no encoder" of Any2Point."""
+
+    card_info = CardInfo("classification")
+    base_keywords = frozenset(("point_index",))
+
+    def __init__(self, config: PointTokenizerConfig):
+        super().__init__(config)
+        self.tokens = PointTokenizerModel(config)
+        self.classifier = ClassificationHead(
+            len(config.pooling) * config.hidden_size,
+            config.num_labels,
+            config.head_widths,
+            bias=config.head_bias,
+            dropout=config.head_dropout,
+        )
+        self.post_init()
