@@ -164,7 +164,7 @@ class {name}(Any2PointForPointCloudClassification):
     imported = folder / "modeling/any2point/__init__.py"
     add_line(imported, "modeling_any2point import (", f"    {name},")
     add_line(imported, "__all__ = [", f'    "{name}",')
-    replace(folder / "hf_any3d/__init__.py", 'Any2PointModel"', f'Any2PointModel {name}"')
+    replace(folder / "hf_any3d/__init__.py", 'PointTokenizerModel"', f'PointTokenizerModel {name}"')
     one = "any2point.Any2PointForPointCloudClassification,"
     replace(folder / "hf_any3d/registration.py", one, f"{one} any2point.{name}")
     program = f"""

@@ -14,11 +14,10 @@ two sets:
   20 shapes a class drawn from the other four folds by the seed and the fold. Seeds 0 to 2.
 
 The effect on a set is the difference of accuracy, pretrained minus random, over all its shapes and seeds; each shape
-is tested once per seed. Its 95 % interval is the percentile interval of 10,000 bootstrap replicates that draw, within
-each fold, seeds and groups of shapes with replacement. Pretraining helps (or harms) on a set if the interval excludes
-zero. Second readings, which decide nothing: the interval when folds are drawn too, McNemar's exact test on the
-majority vote of the seeds, the difference of the test cross-entropy. No interim result stops the study or changes a
-setting.
+is tested once per seed. Its 95 % interval comes from the variance between groups of shapes and between runs
+(`transfer_report.interval`). Pretraining helps (or harms) on a set if the interval excludes zero. Second readings,
+which decide nothing: a bootstrap of folds, seeds and groups, McNemar's exact test on the majority vote of the seeds,
+the difference of the test cross-entropy. No interim result stops the study or changes a setting.
 
 All arms have the data, augmentation, schedule and loss that `results/learning.md` describes; they were chosen there on
 a validation part of 115 embedded shapes with the pretrained encoder. `SETTINGS` keeps them as they were. The

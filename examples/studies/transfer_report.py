@@ -1,4 +1,10 @@
-"""Statistics, tables and plot of the study of transfer, from whatever runs are stored."""
+"""Statistics, tables and plot of the study of transfer, from whatever runs are stored.
+
+    python -m examples.studies.transfer_report
+
+tells, by simulated studies of the planned sizes, how often the interval contains the true effect and how often it
+excludes zero.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm, t
 
 from examples.studies.runs import machine, write_results
 from hf_any3d.atomic_files import atomic_write
@@ -61,14 +67,37 @@ def effect(folds: Sequence[FoldDifference]) -> float:
     return sum(fold.sums.mean(axis=0).sum() for fold in folds) / sum(fold.sizes.sum() for fold in folds)
 
 
-def interval(
-    folds: Sequence[FoldDifference], *, draw_folds: bool = False, replicates: int = REPLICATES, seed: int = 0
+def interval(folds: Sequence[FoldDifference]) -> tuple[float, float]:
+    """Compute the 95 % interval of `effect`, from the variance between groups and between runs.
+
+    The differences of the groups, averaged over seeds, vary with the groups and with the noise of each run for each
+    group. A run may also be better or worse on all its shapes; the variance of that is what runs vary more in total
+    than the sum of the variances of their groups. Few runs give it, so the quantile is that of a t distribution with
+    as many degrees of freedom; with a single seed it is unknown and left out, and the quantile is the normal one.
+    """
+    middle, variance, excess = effect(folds), 0.0, 0.0
+    for fold in folds:
+        seeds, groups = fold.sums.shape
+        parts = fold.sums.mean(axis=0) - middle * fold.sizes
+        if groups > 1:
+            variance += groups * parts.var(ddof=1)
+        if seeds > 1:
+            excess += (fold.sums.sum(axis=1).var(ddof=1) - fold.sums.var(axis=0, ddof=1).sum()) / seeds
+    freedom = sum(len(fold.sums) - 1 for fold in folds)
+    quantile = t.ppf(0.975, freedom) if freedom else norm.ppf(0.975)
+    half = float(quantile * np.sqrt(variance + max(0.0, excess)) / sum(fold.sizes.sum() for fold in folds))
+    return middle - half, middle + half
+
+
+def bootstrap_interval(
+    folds: Sequence[FoldDifference], replicates: int = REPLICATES, seed: int = 0
 ) -> tuple[float, float]:
-    """Compute the 95 % percentile interval of `effect` by bootstrap.
+    """Compute the 95 % percentile interval of `effect` when folds, and seeds and groups within them, are drawn anew.
+
+    It is wider than necessary, since the noise of a run for a group counts with the groups, the seeds and the folds.
 
     Args:
         folds: Differences of each fold.
-        draw_folds: Draw folds with replacement too, not only seeds and groups within each fold.
         replicates: Number of replicates.
         seed: Seed of the draws.
     """
@@ -87,7 +116,7 @@ def interval(
             groups = generator.integers(len(fold.sizes), size=means.shape)
             total[:, number] = np.take_along_axis(means, groups, axis=1).sum(axis=1)
             shapes[:, number] = fold.sizes[groups].sum(axis=1)
-        drawn = draws(len(folds), size) if draw_folds else np.ones((size, len(folds)))
+        drawn = draws(len(folds), size)
         found.append((drawn * total).sum(axis=1) / (drawn * shapes).sum(axis=1))
     low, high = np.percentile(np.concatenate(found), [2.5, 97.5])
     return float(low), float(high)
@@ -150,7 +179,7 @@ def compare(first: Mapping[tuple[int, int], Any], second: Mapping[tuple[int, int
         "shapes": int(sum(fold.sizes.sum() for fold in accuracy)),
         "effect": effect(accuracy),
         "interval": interval(accuracy),
-        "interval_with_folds": interval(accuracy, draw_folds=True),
+        "bootstrap_interval": bootstrap_interval(accuracy),
         "loss_effect": effect(loss),
         "loss_interval": interval(loss),
         "vote_accuracies": [float(first_right.mean()), float(second_right.mean())],
@@ -207,7 +236,7 @@ def cells_table(rows: Iterable[Mapping[str, Any]], titles: Mapping[str, str]) ->
 def comparisons_table(rows: Iterable[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
     """Format comparisons as Markdown."""
     lines = [
-        "| set | budget | layers | compared | pairs | effect, points | 95 % interval | with folds drawn "
+        "| set | budget | layers | compared | pairs | effect, points | 95 % interval | bootstrap "
         "| McNemar, votes | cross-entropy |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -220,7 +249,7 @@ def comparisons_table(rows: Iterable[Mapping[str, Any]], titles: Mapping[str, st
             continue
         lines.append(
             f"{start}| {found['pairs']} of {row['planned']} | {percent(found['effect'], '+')} "
-            f"| {limits(found['interval'])} | {limits(found['interval_with_folds'])} "
+            f"| {limits(found['interval'])} | {limits(found['bootstrap_interval'])} "
             f"| {found['only_first']} : {found['only_second']}, p = {found['mcnemar_p']:.2g} "
             f"| {found['loss_effect']:+.3f} [{found['loss_interval'][0]:+.3f}, {found['loss_interval'][1]:+.3f}] |"
         )
@@ -335,3 +364,79 @@ def write(
     write_results(folder, "transfer", summary, markdown(summary, titles))
     plot(summary, folder / "transfer.png")
     return summary
+
+
+def simulated_folds(
+    seeds: int, shapes: int, advantage: float, generator: np.random.Generator, folds: int = 5
+) -> list[FoldDifference]:
+    """Simulate a study: shapes of different difficulty, of which each model finds others hard, and noisy runs.
+
+    Args:
+        seeds: Pairs of runs of a fold.
+        shapes: Shapes of a fold, each a group.
+        advantage: Difference of the log odds of the two models for each shape.
+        generator: Source of randomness.
+        folds: Number of folds.
+    """
+    found = []
+    for _ in range(folds):
+        difficulty = generator.normal(2.2, 3.0, (1, shapes))
+        hits = []
+        for sign in (1, -1):
+            odds = difficulty + sign * advantage / 2 + generator.normal(0, 0.7, (1, shapes))
+            odds = odds + generator.normal(0, 0.15, (seeds, 1))
+            hits.append((generator.random(odds.shape) < 1 / (1 + np.exp(-odds))).astype(float))
+        found.append(fold_difference(hits[0] - hits[1], np.arange(shapes)))
+    return found
+
+
+def simulate(seeds: int, shapes: int, advantage: float, studies: int = 500, replicates: int = 0) -> dict[str, float]:
+    """Compute how the intervals do in simulated studies.
+
+    Args:
+        seeds: See `simulated_folds`.
+        shapes: See `simulated_folds`.
+        advantage: See `simulated_folds`.
+        studies: Number of studies.
+        replicates: Replicates of the bootstrap; 0 for no such interval.
+
+    Returns:
+        `effect`, the mean one; `coverage`, the share of intervals that contain it; `power`, the share above zero;
+        `half_width`, the mean one; with replicates also `bootstrap_coverage` and `bootstrap_half_width`.
+    """
+    generator = np.random.default_rng(0)
+    simulated = [simulated_folds(seeds, shapes, advantage, generator) for _ in range(studies)]
+    # The mean over the studies is the truth up to a small part of an interval.
+    truth = float(np.mean([effect(folds) for folds in simulated])) if advantage else 0.0
+    found: dict[str, float] = {"effect": truth}
+    for name, compute in (("", interval), ("bootstrap_", bootstrap_interval)):
+        if name and not replicates:
+            continue
+        settings = {"replicates": replicates} if name else {}
+        low, high = np.array([compute(folds, **settings) for folds in simulated]).T
+        found[f"{name}coverage"] = float(((low <= truth) & (truth <= high)).mean())
+        if not name:
+            found["power"] = float((low > 0).mean())
+        found[f"{name}half_width"] = float((high - low).mean() / 2)
+    return found
+
+
+def main() -> None:
+    """Print coverage and power of the planned main comparisons."""
+    print("| set | mean effect, points | interval contains it, % | interval above zero, % | half width, points |")
+    print("|---|---|---|---|---|")
+    sizes = (("embedded", 5, 115), ("generated", 3, 960))
+    for name, seeds, shapes in sizes:
+        for advantage in (0.0, 0.1, 0.2, 0.3, 0.5):
+            found = simulate(seeds, shapes, advantage)
+            print(f"| {name} | {' | '.join(percent(value) for value in found.values())} |")
+    for name, seeds, shapes in sizes:
+        found = simulate(seeds, shapes, 0.0, studies=100, replicates=500)
+        print(
+            f"{name}: the bootstrap contains zero in {percent(found['bootstrap_coverage'])} % of 100 studies without "
+            f"an effect, half width {percent(found['bootstrap_half_width'])} points"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,14 +1,17 @@
 """`hf-any3d batch`: predict, embed or convert many files, with a row for each; interrupted runs resume.
 
-A `Job` describes the work in plain values, and an engine runs it on a list of files: in this process, or in the
-processes of a Ray cluster. Another engine is a class with the same `run` and a line in `ENGINES`.
+A `Job` describes the work in plain values, and an engine runs it on a list of files: in this process, in several of
+this machine, or in those of a Ray cluster. Another engine is a class with the same `run` and a line in `ENGINES`.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -72,7 +75,7 @@ class Job:
         settings: Settings that determine the results, as plain values.
         device: Device of the model; it does not determine the results.
         batch_size: Clouds per batch; None for the usual number.
-        workers: Processes of an engine that has several; None for one on each CPU or GPU.
+        workers: Processes; None for this one with the local engine, for one on each CPU or GPU with Ray.
     """
 
     task: str
@@ -95,12 +98,34 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """Runs jobs in this process."""
+    """Runs jobs in this process, or in several others of this machine."""
 
     def run(self, job: Job, files: list[InputFile]) -> Iterator[dict[str, Any]]:
-        """Yield a row for each file; see `Engine`."""
-        answer, batch_size = _open(job)
-        yield from for_each_file(Inputs(files, are_many=True), answer, batch_size)
+        """Yield a row for each file; see `Engine`.
+
+        Raises:
+            ValueError: A file is standard input, with several processes.
+            ChildProcessError: A process was killed.
+        """
+        if job.workers is None or job.workers == 1:
+            answer, batch_size = _open(job)
+            yield from for_each_file(Inputs(files, are_many=True), answer, batch_size)
+            return
+        _check_names(files, f"--workers {job.workers}")
+        shards = _shards(files, job.workers)
+        # Not forked: threads and locks of libraries that this process has loaded would not survive.
+        context = multiprocessing.get_context("spawn")
+        count = min(job.workers, len(shards))
+        with ProcessPoolExecutor(count, context, _begin_process, (_FilesWork(job, os.getcwd()),)) as processes:
+            try:
+                yield from _shown(processes.map(_run_in_process, shards), len(files))
+            except BrokenProcessPool:
+                raise ChildProcessError(
+                    f"one of {count} processes was killed, as when there is too little memory; expected fewer "
+                    "--workers, or --engine ray, which replaces it. The same command continues this run"
+                ) from None
+            finally:
+                processes.shutdown(cancel_futures=True)
 
 
 class RayEngine:
@@ -118,28 +143,62 @@ class RayEngine:
         """
         from hf_any3d.scale.cluster import Workers, distribute, start
 
-        if any(file.data is not None for file in files):
-            raise ValueError("--engine ray reads files, not standard input; expected files or folders")
+        _check_names(files, "--engine ray")
         with status("starting Ray"):
             resources = start().cluster_resources()
         on_gpu = job.task != "convert" and (job.device or "cuda" * bool(resources.get("GPU"))).startswith("cuda")
         # A process sees only the GPU that Ray gives it.
         job = replace(job, device="cuda" if on_gpu else job.device or "cpu")
-        size = max(1, min(_MOST_FILES_AT_A_TIME, len(files) // int(4 * resources["CPU"])))
-        names = [file.name for file in files]
-        shards = [{"files": names[start : start + size]} for start in range(0, len(names), size)]
-        work = _FilesWork(job, os.getcwd())
-        with progress(len(files), "file", show=len(files) > 1) as bar:
-            for _, rows in distribute(work, shards, Workers(job.workers, gpus=int(on_gpu)), in_order=True):
-                for row in rows:
-                    print_problems(row)
-                    yield row
-                    bar.update()
+        shards = _shards(files, int(resources["CPU"]))
+        workers = Workers(job.workers, gpus=int(on_gpu))
+        parts = distribute(_FilesWork(job, os.getcwd()), shards, workers, in_order=True)
+        yield from _shown((rows for _, rows in parts), len(files))
+
+
+def _check_names(files: list[InputFile], option: str) -> None:
+    if any(file.data is not None for file in files):
+        raise ValueError(f"{option} reads files, not standard input; expected files or folders")
+
+
+def _shards(files: list[InputFile], processes: int) -> list[dict[str, Any]]:
+    """Cut a list of files into parts, so many that all processes have work until the end."""
+    size = max(1, min(_MOST_FILES_AT_A_TIME, len(files) // (4 * processes)))
+    names = [file.name for file in files]
+    return [{"files": names[start : start + size]} for start in range(0, len(names), size)]
+
+
+def _shown(parts: Iterable[list[dict[str, Any]]], count: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows of all parts with a progress bar; problems are printed."""
+    with progress(count, "file", show=count > 1) as bar:
+        for rows in parts:
+            for row in rows:
+                print_problems(row)
+                yield row
+                bar.update()
+
+
+# In a process of the local engine: its work, and the function that does it once the model is open.
+_work: _FilesWork | None = None
+_run_shard: Callable[[Mapping[str, Any], Attempts | None], list[dict[str, Any]]] | None = None
+
+
+def _begin_process(work: _FilesWork) -> None:
+    global _work
+    _work = work
+
+
+def _run_in_process(shard: Mapping[str, Any]) -> list[dict[str, Any]]:
+    global _run_shard
+    if _run_shard is None:  # here, where an error reaches the command
+        assert _work is not None
+        _work.share_processors()
+        _run_shard = _work.open()
+    return _run_shard(shard, None)
 
 
 @dataclass(frozen=True)
 class _FilesWork:
-    """The work of one Ray process: that of the local engine on some files, with the model opened once.
+    """Work of one of several processes: that of the local engine on some files, with the model opened once.
 
     Attributes:
         job: The work.
@@ -149,17 +208,24 @@ class _FilesWork:
     job: Job
     folder: str
 
-    def open(self) -> Callable[[Mapping[str, Any], Attempts], list[dict[str, Any]]]:
+    def share_processors(self) -> None:
+        """Leave the other processes of this machine their processors."""
+        if self.job.task != "convert":
+            import torch
+
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // (self.job.workers or 1)))
+
+    def open(self) -> Callable[[Mapping[str, Any], Attempts | None], list[dict[str, Any]]]:
         """Open the model and return the function that is called with `{"files": […]}`."""
         os.chdir(self.folder)
         answer, batch_size = _open(self.job)
 
         def answers(names: list[str]) -> list[dict[str, Any]]:
             inputs = Inputs([InputFile(name) for name in names], are_many=True)
-            return list(for_each_file(inputs, answer, batch_size, show=False))
+            return list(for_each_file(inputs, answer, batch_size, show=False, report=False))
 
-        def run(shard: Mapping[str, Any], attempts: Attempts) -> list[dict[str, Any]]:
-            if not attempts.is_careful:
+        def run(shard: Mapping[str, Any], attempts: Attempts | None) -> list[dict[str, Any]]:
+            if attempts is None or not attempts.is_careful:
                 return answers(shard["files"])
             rows = []
             for name in shard["files"]:
@@ -223,7 +289,7 @@ def _check_engine(engine: str) -> str:
 EngineName = Annotated[
     str, typer.Option("--engine", callback=_check_engine, help=f"Where the work is done: {', '.join(ENGINES)}.")
 ]
-Workers = Annotated[int | None, option("Processes of --engine ray; by default one on each CPU or GPU.", min=1)]
+Workers = Annotated[int | None, option("Processes; by default one, with --engine ray one on each CPU or GPU.", min=1)]
 Retry = Annotated[bool, typer.Option("--retry", help="Try files again that failed before.")]
 TableOutput = Annotated[Path, option("Table to write: .jsonl, .csv, .json or .parquet.")]
 
@@ -300,8 +366,6 @@ def _run(job: Job, given: Sequence[str], inputs: Inputs, output: Path, retry: bo
     """Run a job on the files that have no row yet, and write the table."""
     from hf_any3d.atomic_files import claim
 
-    if job.workers is not None and engine == "local":
-        raise ValueError(f"--workers {job.workers} with --engine local; expected it with --engine ray")
     files = {file.name: file for file in inputs.files}
     with claim(output.with_name(f".{output.name}.lock"), output):
         table = _Table(output, job.identity(given))

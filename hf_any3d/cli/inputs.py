@@ -205,11 +205,16 @@ def _read_stdin(file_type: str | None) -> list[InputFile]:
 
 
 def for_each_file(
-    inputs: Inputs, answer: Callable[[list[Cloud]], list[dict[str, Any]]], batch_size: int = 1, *, show: bool = True
+    inputs: Inputs,
+    answer: Callable[[list[Cloud]], list[dict[str, Any]]],
+    batch_size: int = 1,
+    *,
+    show: bool = True,
+    report: bool = True,
 ) -> Iterator[dict[str, Any]]:
     """Yield `{"file": …, **answer}` or `{"file": …, "error": …}` for each file, in their order.
 
-    Warnings about a file are printed, and are in its row.
+    Warnings about a file are in its row.
 
     Args:
         inputs: The files; the error of a single one is raised.
@@ -217,6 +222,7 @@ def for_each_file(
             raises an error for several clouds, it is called for each alone.
         batch_size: Clouds per call.
         show: Show a progress bar on stderr if it takes more than two seconds.
+        report: Print warnings and errors.
     """
     with progress(len(inputs), "file", show=show and len(inputs) > 1) as bar:
         for start in range(0, len(inputs), batch_size):
@@ -236,7 +242,8 @@ def for_each_file(
                 rows[number] = row | ({"warnings": notes} if notes else {})
             for number, file in enumerate(files):
                 row = {"file": file.name, **rows[number]}
-                print_problems(row)
+                if report:
+                    print_problems(row)
                 yield row
                 bar.update()
 

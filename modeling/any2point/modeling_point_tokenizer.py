@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_any3d.modeling.any2point.configuration_any2point import PointTokenizerConfig
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
 from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
-from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, honours_contract
+from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, honours_contract
 from hf_any3d.modeling.layers.heads import ClassificationHead, pool
 from hf_any3d.modeling.layers.tasks import PointCloudClassificationMixin
 from hf_any3d.modeling.point_ops import in_full_precision
@@ -69,7 +68,7 @@ class PointTokenizerModel(PointTokenizerPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         point_index: Mapping[str, Any] | None = None,
-    ) -> BaseModelOutputWithPooling:
+    ) -> PointFeaturesOutput:
         """Compute token features of point clouds.
 
         Args:
@@ -79,7 +78,8 @@ class PointTokenizerModel(PointTokenizerPreTrainedModel):
             point_index: As in `Any2PointModel.forward`.
 
         Returns:
-            `last_hidden_state (batch, tokens, hidden)`, and `pooler_output (batch, len(config.pooling) * hidden)`.
+            `last_hidden_state (batch, tokens, hidden)`, `pooler_output (batch, len(config.pooling) * hidden)`, and the
+            tokens' `centers (batch, tokens, 3)`.
 
         Raises:
             TypeError: For an unknown keyword.
@@ -88,9 +88,10 @@ class PointTokenizerModel(PointTokenizerPreTrainedModel):
         """
         with_states = self.returns_states(output_hidden_states, output_attentions)
         points = in_full_precision(points, self.dtype)
-        hidden_states = self.input_tokens(self.point_tokenizer(points, point_index=point_index).tokens)
+        tokens = self.point_tokenizer(points, point_index=point_index)
+        hidden_states = self.input_tokens(tokens.tokens)
         pooled = pool(hidden_states, self.config.pooling, class_tokens=0)
-        return BaseModelOutputWithPooling(hidden_states, pooled, (hidden_states,) if with_states else None)
+        return PointFeaturesOutput(hidden_states, pooled, tokens.centers, (hidden_states,) if with_states else None)
 
 
 class PointTokenizerForPointCloudClassification(PointCloudClassificationMixin, PointTokenizerPreTrainedModel):

@@ -14,13 +14,14 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import TransformersKwargs
+from transformers.utils import ModelOutput, TransformersKwargs
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -73,6 +74,25 @@ class PointTokensMixin:
         elif getattr(self, "_requires_grads_for_checkpoints", False):
             self.disable_input_require_grads()
             self._requires_grads_for_checkpoints = False
+
+
+@dataclass
+class PointFeaturesOutput(ModelOutput):
+    """Features of point clouds, from a model without attention.
+
+    Args:
+        last_hidden_state: `(batch, tokens, hidden)`, a feature of each point, center or patch.
+        pooler_output: `(batch, features)`, input of the heads.
+        centers: `(batch, tokens, 3)`, their positions in the units of the input.
+        hidden_states: On request, the input and the output of each layer or level.
+        attentions: Always None.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    centers: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class NoAttentionMixin(PointTokensMixin):

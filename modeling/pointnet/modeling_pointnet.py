@@ -7,16 +7,15 @@ PointNet++: points ─► levels: centers, the points in a ball around each, lay
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
-from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, honours_contract
+from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, honours_contract
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.tasks import PointCloudClassificationMixin
 from hf_any3d.modeling.point_ops import ball_query, farthest_point_sample, gather_points, group, in_full_precision
@@ -83,7 +82,47 @@ def shared_layers(sizes: Iterable[int]) -> nn.ModuleList:
     return nn.ModuleList(PointNetLayer(inputs, outputs) for inputs, outputs in pairwise(sizes))
 
 
-class PointNetModel(PointNetPreTrainedModel):
+class PointFeatures(nn.Module):
+    """For base models: features of points or centers, and their maximum; a subclass implements `encode`."""
+
+    config: BaselineConfig
+    dtype: torch.dtype
+    encode: Callable[[torch.Tensor], tuple[list[torch.Tensor], torch.Tensor]]
+    returns_states: Callable[[bool | None, bool | None], bool]
+
+    @honours_contract
+    def forward(
+        self,
+        points: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> PointFeaturesOutput:
+        """Encode point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first; of PointNet++ in the unit of `config.radii`.
+            output_hidden_states: Whether to return the points and the output of each layer or level; None for the
+                config's choice.
+            output_attentions: Not supported: there is no attention.
+
+        Returns:
+            `last_hidden_state (batch, points, hidden)`, a feature of each point, or of each center of PointNet++'s
+            last level, `pooler_output (batch, hidden)`, their maximum, and `centers (batch, points, 3)`, their
+            positions.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If the points have other channels or are too few, or a number is NaN, infinite or too large;
+                if attention weights are requested.
+        """
+        check_channels(points, self.config.in_channels)
+        with_states = self.returns_states(output_hidden_states, output_attentions)
+        states, centers = self.encode(in_full_precision(points, self.dtype))
+        pooled = states[-1].amax(dim=1)  # (batch, hidden)
+        return PointFeaturesOutput(states[-1], pooled, centers, tuple(states) if with_states else None)
+
+
+class PointNetModel(PointFeatures, PointNetPreTrainedModel):
     """PointNet: the same layers for each point, and the maximum of their features over a cloud.
 
     The published networks that turn clouds and features into a common pose are left out.
@@ -102,36 +141,12 @@ class PointNetModel(PointNetPreTrainedModel):
         self.layers = shared_layers((config.in_channels, *config.hidden_sizes))
         self.post_init()
 
-    @honours_contract
-    def forward(
-        self,
-        points: torch.Tensor,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> BaseModelOutputWithPooling:
-        """Encode point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            output_hidden_states: Whether to return the input and output of each layer; None for the config's choice.
-            output_attentions: Not supported: there is no attention.
-
-        Returns:
-            `last_hidden_state (batch, points, hidden)`, a feature of each point, and `pooler_output (batch, hidden)`,
-            their maximum.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the points have other channels, or a number is NaN, infinite or too large; if attention
-                weights are requested.
-        """
-        check_channels(points, self.config.in_channels)
-        with_states = self.returns_states(output_hidden_states, output_attentions)
-        points = in_full_precision(points, self.dtype)
+    def encode(self, points: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Return the points `(batch, points, in_channels)` with the output of each layer, and their positions."""
         states = [self.input_tokens(points.to(self.dtype))]
         for layer in self.layers:
             states.append(layer(states[-1]))
-        return BaseModelOutputWithPooling(states[-1], states[-1].amax(dim=1), tuple(states) if with_states else None)
+        return states, points[..., :3]
 
 
 class PointNetForPointCloudClassification(PointCloudClassificationMixin, PointNetPreTrainedModel):
@@ -195,7 +210,7 @@ class SetAbstraction(nn.Module):
         return centers, hidden_states.amax(dim=2)
 
 
-class PointNet2Model(PointNet2PreTrainedModel):
+class PointNet2Model(PointFeatures, PointNet2PreTrainedModel):
     """PointNet++ with one ball per center: levels of grouped points, and a PointNet on the last centers.
 
     It differs from the published network for classification in these points: one scale of grouping instead of several
@@ -219,33 +234,12 @@ class PointNet2Model(PointNet2PreTrainedModel):
         self.layers = shared_layers((3 + inputs[-1], *config.hidden_sizes))
         self.post_init()
 
-    @honours_contract
-    def forward(
-        self,
-        points: torch.Tensor,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> BaseModelOutputWithPooling:
-        """Encode point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first, in the unit of `config.radii`.
-            output_hidden_states: Whether to return the points and the output of each level; None for the config's
-                choice.
-            output_attentions: Not supported: there is no attention.
-
-        Returns:
-            `last_hidden_state (batch, centers, hidden)`, a feature of each center of the last level, and
-            `pooler_output (batch, hidden)`, their maximum.
+    def encode(self, points: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Return the points `(batch, points, in_channels)` with the output of each level, and the last centers.
 
         Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the points have other channels or are too few, or a number is NaN, infinite or too large;
-                if attention weights are requested.
+            ValueError: If a cloud has fewer points than the first level takes centers.
         """
-        check_channels(points, self.config.in_channels)
-        with_states = self.returns_states(output_hidden_states, output_attentions)
-        points = in_full_precision(points, self.dtype)
         if points.shape[1] < self.config.min_points:
             raise ValueError(
                 f"points has shape {tuple(points.shape)}; expected (batch, points, channels) with at least "
@@ -260,10 +254,7 @@ class PointNet2Model(PointNet2PreTrainedModel):
         hidden_states = torch.cat([xyz.to(features.dtype), features], dim=-1)  # (batch, centers, 3 + width)
         for layer in self.layers:
             hidden_states = layer(hidden_states)
-        states.append(hidden_states)
-        return BaseModelOutputWithPooling(
-            hidden_states, hidden_states.amax(dim=1), tuple(states) if with_states else None
-        )
+        return [*states, hidden_states], xyz
 
 
 class PointNet2ForPointCloudClassification(PointCloudClassificationMixin, PointNet2PreTrainedModel):

@@ -1,7 +1,10 @@
 """Batches: a row for each file, resumed runs, and other engines."""
 
 import json
+import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pyarrow.parquet
@@ -139,3 +142,29 @@ def test_files_are_converted_below_their_folders(scans, tmp_path):
 def test_an_unknown_engine_is_refused(predict):
     code, _, err = predict("--engine", "cluster")
     assert code == 2 and "'--engine': 'cluster'; expected one of local, ray" in err and err.count("\n") == 1
+
+
+def test_several_processes_have_the_rows_of_one(scans, tmp_path, monkeypatch):
+    # New ones would take seconds to import everything.
+    forks = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forks)
+    for name, more in (("one", ()), ("two", ("--workers", 2))):
+        code, out, err = run("batch", "convert", scans, "--output", tmp_path / name, *more)
+        assert code == 2 and "4 files, 1 failed" in out and err.count("bad.ply: has 128 bytes") == 1
+    one, two = (lines_of(tmp_path / name / "results.jsonl") for name in ("one", "two"))
+    assert [{**row, "output": row.get("output", "").replace("two", "one")} for row in two] == [
+        {**row, "output": row.get("output", "")} for row in one
+    ]
+    for path in (tmp_path / "one").rglob("*.ply"):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+    code, _, err = run("batch", "convert", "-", "--output", tmp_path / "c", "--workers", 2, stdin=b"1 2 3\n4 5 6\n")
+    assert code == 1 and "--workers 2 reads files, not standard input" in err
+
+
+def test_a_killed_process_ends_the_run_with_one_line(scans, tmp_path, monkeypatch):
+    def kill(processes, function, shards):
+        raise BrokenProcessPool("a process was terminated abruptly")
+
+    monkeypatch.setattr(ProcessPoolExecutor, "map", kill)
+    code, out, err = run("batch", "convert", scans, "--output", tmp_path / "out", "--workers", 3)
+    assert (code, out) == (1, "") and "one of 3 processes was killed" in err and "continues this run" in err

@@ -1,14 +1,18 @@
 """Tests of the vLLM plugin without vLLM: prompts, the tower, names of tensors, refusals."""
 
 import ast
+import importlib
 import sys
 import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from hf_any3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.minigpt3d import merge_lora
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.modeling.minigpt3d.tiny_model import clouds, tiny_config, tiny_model
@@ -81,12 +85,24 @@ def test_models_that_vllm_cannot_run_are_refused():
         text_architecture(tiny_config("llama", parts=elsewhere, **merged))
 
 
-def test_the_entry_point_names_what_there_is_and_the_model_what_the_interface_asks_for():
-    project = tomllib.loads((PLUGIN / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    module, function = project["entry-points"]["vllm.general_plugins"]["hf_any3d"].split(":")
-    assert callable(getattr(__import__(module), function))
-    tree = ast.parse((PLUGIN / "hf_any3d_vllm" / "model.py").read_text(encoding="utf-8"))
+def test_vllm_is_told_the_names_that_there_are(monkeypatch):
+    project = tomllib.loads((PLUGIN / "pyproject.toml").read_text(encoding="utf-8"))
+    assert all((PLUGIN / package / "__init__.py").is_file() for package in project["tool"]["setuptools"]["packages"])
+    registered: dict[str, str] = {}
+    registry = SimpleNamespace(get_supported_archs=lambda: registered, register_model=registered.__setitem__)
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(ModelRegistry=registry))
+    entry = project["project"]["entry-points"]["vllm.general_plugins"]["hf_any3d"]
+    register = EntryPoint("hf_any3d", entry, "vllm.general_plugins").load()
+    register()
+    register()  # vLLM does so
+    ((architecture, target),) = registered.items()
+    assert architecture == MiniGPT3DForConditionalGeneration.__name__  # which configurations name
+    module, _, name = target.partition(":")
+    tree = ast.parse((PLUGIN / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    model = classes[__import__(module).ARCHITECTURE]
-    methods = {node.name for node in model.body if isinstance(node, ast.FunctionDef)}
+    methods = {node.name for node in classes[name].body if isinstance(node, ast.FunctionDef)}
     assert {"get_placeholder_str", "embed_multimodal", "forward", "compute_logits", "load_weights"} <= methods
+    imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    for node in imported:
+        if node.module.startswith("hf_any3d"):
+            assert all(hasattr(importlib.import_module(node.module), alias.name) for alias in node.names)

@@ -102,6 +102,8 @@ def test_the_saved_model_is_the_trained_one_and_its_card_names_the_control(runs,
     )
     answer = pipeline("point-cloud-classification", model=str(folder))(points[0].numpy(), top_k=1)[0]
     assert answer["label"] == trainer.model.config.id2label[int(expected[0].argmax())]
+    features = pipeline("point-cloud-feature-extraction", model=str(folder))(points[0].numpy())
+    assert features["centers"].shape == (len(features["tokens"]), 3) and features["pooled"].ndim == 1
     card = ModelCard.load(folder / "README.md")
     assert ("control" in card.data.tags) == (name in ("shuffled", "none"))
     text = {

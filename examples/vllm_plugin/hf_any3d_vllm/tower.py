@@ -41,7 +41,7 @@ def text_architecture(config: MiniGPT3DConfig) -> str:
         raise ValueError("the model has LoRA; merge it: merge_lora(model).save_pretrained(folder)")
     if any(config.part(name).is_elsewhere for name in config.parts or {}):
         raise ValueError("the model's parts are in other repositories; expected all weights: model.store_parts()")
-    kind = config.text_config.model_type
+    kind = config.get_text_config().model_type
     if kind == "normed_phi" or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(f"the language model has the type {kind!r}, which vLLM lacks; expected one of transformers")
     return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]

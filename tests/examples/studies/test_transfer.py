@@ -62,31 +62,47 @@ def test_effect_is_the_mean_over_shapes_of_the_means_over_seeds():
     assert report.effect([large, small]) == pytest.approx((1.0 + 0.5 - 0.5 - 1) / 4)
 
 
-def test_interval_has_the_limits_of_all_replicates():
+def test_interval_has_the_variances_between_groups_and_between_runs():
+    # One seed, two groups of one shape: the deviations ±0.5 have the sum of variances 2 * 0.5.
+    alone = report.fold_difference(np.array([[1.0, 0.0]]), np.array([0, 1]))
+    assert report.interval([alone]) == pytest.approx((0.5 - 1.96 / 2, 0.5 + 1.96 / 2), abs=1e-4)
+    # Groups that are equal, totals 2 and 0 of two seeds: variance 2, of which 1 is that of the groups.
+    runs = report.fold_difference(np.array([[1.0, 1.0], [0.0, 0.0]]), np.array([0, 1]))
+    half = 12.7062 * np.sqrt((2 - 1) / 2) / 2
+    assert report.interval([runs]) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-4)
+    # Both folds: the variances 1 and 0.5, four shapes, one degree of freedom.
+    low, high = report.interval([runs, alone])
+    assert (low + high) / 2 == pytest.approx(0.5)
+    assert (high - low) / 2 == pytest.approx(12.7062 * np.sqrt(1 + 0.5) / 4, abs=1e-4)
+
+
+def test_bootstrap_has_the_limits_of_all_replicates():
     # One seed and two groups of one shape: replicates are 1, 0.5, 0.5 and 0.
     fold = report.fold_difference(np.array([[1.0, 0.0]]), np.array([0, 1]))
-    assert report.interval([fold]) == (0.0, 1.0)
+    assert report.bootstrap_interval([fold], 1000) == (0.0, 1.0)
     # Groups that are equal leave the seeds: 0, 0.5, 0.5 and 1.
     fold = report.fold_difference(np.array([[1.0, 1.0], [0.0, 0.0]]), np.array([0, 1]))
-    assert report.interval([fold]) == (0.0, 1.0)
-    # No variation within folds: nothing to draw, unless folds are drawn.
+    assert report.bootstrap_interval([fold], 1000) == (0.0, 1.0)
+    # No variation within folds leaves the folds.
     folds = [report.fold_difference(np.full((2, 3), value), np.arange(3)) for value in (0.0, 1.0)]
-    assert report.interval(folds) == (0.5, 0.5)
-    assert report.interval(folds, draw_folds=True) == (0.0, 1.0)
+    assert report.bootstrap_interval(folds, 1000) == (0.0, 1.0)
+    assert report.bootstrap_interval(folds[1:], 1000) == (1.0, 1.0)
 
 
-def test_interval_agrees_with_the_normal_one_for_many_shapes():
-    values = np.random.default_rng(0).normal(0.1, 1.0, (1, 400))
-    low, high = report.interval([report.fold_difference(values, np.arange(400))])
-    error = values.std() / np.sqrt(400)
-    assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.006)
+def test_interval_contains_the_truth_in_most_simulated_studies():
+    found = report.simulate(seeds=3, shapes=100, advantage=0.0, studies=200)
+    assert 0.9 <= found["coverage"] <= 0.99
+    assert found["effect"] == 0
+    found = report.simulate(seeds=3, shapes=40, advantage=4.0, studies=5, replicates=100)
+    assert found["power"] == 1
+    assert found["bootstrap_half_width"] > found["half_width"]
 
 
 def test_groups_that_agree_widen_the_interval():
     values = np.repeat(np.random.default_rng(0).normal(size=(1, 50)), 4, axis=1)
     alone = report.interval([report.fold_difference(values, np.arange(200))])
     grouped = report.interval([report.fold_difference(values, np.arange(200) // 4)])
-    assert np.ptp(grouped) > 1.6 * np.ptp(alone)
+    assert np.ptp(grouped) == pytest.approx(2 * np.ptp(alone), rel=0.02)
 
 
 def test_mcnemar_is_the_two_sided_binomial_test_of_the_shapes_that_differ():

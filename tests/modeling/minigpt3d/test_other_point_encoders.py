@@ -37,20 +37,24 @@ DECODER = {
 BY_ENCODER = pytest.mark.parametrize("encoder", ENCODERS, ids=lambda encoder: encoder.config_class.model_type)
 
 
+def trained_and_opened(model, prompts, points, folder):
+    """Check that a training step reaches the bridge alone; return the model as it is saved and opened."""
+    set_stage(model, 3)
+    model.train()(prompts, points=points, labels=prompts.masked_fill(prompts > 90, -100)).loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    assert gradients["bridge.point_mlp.layers.0.weight"].abs().max() > 0
+    assert not any("point_encoder" in name for name in gradients)
+    model.eval().save_pretrained(folder)
+    return MiniGPT3DForConditionalGeneration.from_pretrained(folder)
+
+
 @BY_ENCODER
 def test_they_train_and_answer_and_load_equal(encoder, tmp_path):
     model = tiny_model(point_config=tiny_aligned(encoder).config.to_dict(), use_query_experts=True)
     assert model.point_encoder.config.model_type == encoder.config_class.model_type
-    set_stage(model, 3)
     channels = model.config.in_channels
     prompt, points = ids([2, *CLOUD, 5, 6]), torch.stack(clouds(40))[..., :channels]
-    model.train()(prompt, points=points, labels=prompt.masked_fill(prompt > 90, -100)).loss.backward()
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-    assert gradients["bridge.point_mlp.layers.0.weight"].abs().max() > 0
-    assert not any("point_encoder" in name for name in gradients)
-
-    model.eval().save_pretrained(tmp_path)
-    opened = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)
+    opened = trained_and_opened(model, prompt, points, tmp_path)
     with torch.no_grad():
         logits = [model(prompt, points=cloud[None]).logits for cloud in torch.stack(clouds(40, 40))[..., :channels]]
         assert (logits[0] != logits[1])[:, 1:].any()
@@ -100,16 +104,8 @@ def test_configs_without_a_class_token_of_points_are_refused(point_config, text)
 def test_voxels_train_and_answer_and_load_equal(tmp_path):
     model = tiny_model(point_config={"model_type": "point_transformer_v3", **SMALL}, use_query_experts=True)
     spread_weights(model)
-    set_stage(model, 3)
-    prompt, points = ids([2, *CLOUD, 5, 6]), clouds(60, 9, 30)
-    prompts = prompt.repeat(3, 1)
-    model.train()(prompts, points=points, labels=prompts.masked_fill(prompts > 90, -100)).loss.backward()
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-    assert gradients["bridge.point_mlp.layers.0.weight"].abs().max() > 0
-    assert not any("point_encoder" in name for name in gradients)
-
-    model.eval().save_pretrained(tmp_path)
-    opened = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)
+    prompts, points = ids([2, *CLOUD, 5, 6]).repeat(3, 1), clouds(60, 9, 30)
+    opened = trained_and_opened(model, prompts, points, tmp_path)
     with torch.no_grad():
         together = model.get_point_features(points)
         assert together.std() > 1e-2 and torch.equal(opened.get_point_features(points), together)

@@ -76,6 +76,7 @@ def test_levels_of_pointnet2_are_maxima_over_balls():
     for found, expected in zip(output.hidden_states, [*states, last], strict=True):
         torch.testing.assert_close(found[0], expected)
     torch.testing.assert_close(output.pooler_output[0], last.amax(dim=0))
+    assert torch.equal(output.centers[0], xyz)
     with pytest.raises(ValueError, match="at least num_centers=6 points"):
         model(clouds[:, :5])
 
