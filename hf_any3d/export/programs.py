@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
+from hf_any3d.modeling.any2point import (
+    Any2PointForPointCloudClassification,
+    PointTokenizerForPointCloudClassification,
+)
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForPointCloudClassification
 from hf_any3d.modeling.pointnet import PointNetForPointCloudClassification
 from hf_any3d.modeling.uni3d import Uni3DForPointCloudClassification
@@ -21,6 +24,7 @@ Exportable = (
     Any2PointForPointCloudClassification
     | PatchAlign3DForPointCloudClassification
     | PointNetForPointCloudClassification
+    | PointTokenizerForPointCloudClassification
     | Uni3DForPointCloudClassification
 )
 
