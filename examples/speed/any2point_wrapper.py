@@ -8,7 +8,8 @@ rounds' ratios. Saved bytes are what autograd saves for the backward pass, witho
 
 Inference, by the model and by the pipeline (which prepares the clouds, too), is compared with inference of the bare
 layers. "Indexed before" is the step whose centers and neighbors were found where the batch was made. With `--bfloat16`
-the bare layers and the step are also measured with frozen layers in bfloat16. The preset "clip-scan" is also compared
+the bare layers and the step are also measured with frozen layers in bfloat16, and the latter under autocast, as
+`bf16: true` of the Trainer runs it. The preset "clip-scan" is also compared
 with a transcription of the method, after loss and gradients of both were found equal.
 """
 
@@ -65,11 +66,11 @@ def measure(
     settings = dict(encoder_settings)
     config = AutoConfig.for_model(settings.pop("model_type"), vocab_size=8, eos_token_id=2, **settings)
     encoder = AutoModel.from_config(config)
+    # As transformers builds it: the model fuses activations, and a config inside another one loses its attention.
+    bare_encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
     chosen = dict(model_settings) | ({} if neighbors is None else {"tokenizer_neighbors": neighbors})
     config = Any2PointConfig(encoder_config=encoder.config, num_tokens=tokens, **chosen)
     model = Any2PointForPointCloudClassification(config, freeze(encoder))
-    # Copied before adapters are added, and after the model has chosen the attention implementation.
-    bare_encoder = copy.deepcopy(encoder)
     base = model.any2point
     layers = list(base.family.layers_of(bare_encoder))
     clouds = torch.rand(batch, points, 3) - 0.5  # (batch, points, 3)
@@ -102,6 +103,7 @@ def measure(
         difference = largest_difference(adapted, clouds, labels)
         steps["transcription"] = partial(training_loss, adapted, clouds, labels)
     parameters = storages(adapted, *layers)
+    rounded, half = adapted, layers
     if bfloat16:
         rounded, half = copy.deepcopy(adapted), [copy.deepcopy(layer).bfloat16() for layer in layers]
         for parameter in rounded.parameters():
@@ -109,6 +111,9 @@ def measure(
             parameter.data = parameter.data if parameter.requires_grad else parameter.data.bfloat16()
         steps["bare layers in bfloat16"] = partial(bare, half)
         steps["frozen layers in bfloat16, indexed before"] = partial(wrapped, rounded, point_index=point_index)
+        steps["the same under autocast"] = torch.autocast("cpu", torch.bfloat16)(
+            partial(wrapped, rounded, point_index=point_index)
+        )
         parameters |= storages(rounded, *half)
     saved = {name: saved_bytes(step, parameters) for name, step in steps.items()}
     passes = {name: lambda step=step: step().backward() for name, step in steps.items()}
@@ -117,13 +122,21 @@ def measure(
     ratios = {name: ratio(times, spent["bare layers"]) for name, times in spent.items()}
     adapted.eval()
     processor = PointCloudProcessor(num_points=points)
-    classify = PointCloudClassificationPipeline(adapted, feature_extractor=processor, device="cpu")
     arrays = list(clouds.numpy())
-    inference = {
+
+    def pipeline(model: nn.Module) -> Callable[[], Any]:
+        classify = PointCloudClassificationPipeline(model, feature_extractor=processor, device="cpu")
+        return lambda: classify(arrays, batch_size=batch)
+
+    inference: dict[str, Callable[[], Any]] = {
         "bare layers": lambda: bare(layers),
         "whole model": lambda: adapted(points=clouds),
-        "pipeline": lambda: classify(arrays, batch_size=batch),
+        "pipeline": pipeline(adapted),
     }
+    if bfloat16:
+        inference["bare layers in bfloat16"] = lambda: bare(half)
+        inference["pipeline, frozen layers in bfloat16"] = pipeline(rounded.eval())
+        inference["pipeline, whole model in bfloat16"] = pipeline(copy.deepcopy(rounded).bfloat16())
     with torch.inference_mode():
         inferred = timed_in_turns(inference, repeats)
     return {

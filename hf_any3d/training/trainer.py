@@ -41,6 +41,7 @@ from hf_any3d.training.processes import (
     OwnNoise,
     check_engine,
     check_no_scalars,
+    check_replaced_codes,
     check_same_weights,
     joining_norms,
     keep_out_of_ddp,
@@ -248,6 +249,8 @@ class PointTrainer(Trainer):
             check_same_weights(model, keep_out_of_ddp(model))
         if training and self.is_fsdp_enabled:
             check_no_scalars(model)
+        if training and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            check_replaced_codes(model)
         return super()._wrap_model(model, training, *args, **kwargs)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:

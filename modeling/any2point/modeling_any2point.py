@@ -47,6 +47,7 @@ from hf_any3d.modeling.encoders import (
     LayerPass,
     TokenPlaces,
     convolve_on_line,
+    full_precision_attention,
     hidden_of,
     unfreeze,
 )
@@ -263,7 +264,9 @@ class Any2PointModel(Any2PointPreTrainedModel):
         hidden_states, positions = self.class_token(tokens.tokens, embedding)
         hidden_states = self.input_tokens(hidden_states)
         recorder = self.record_attentions() if return_attentions else None
-        with recorder or nullcontext():
+        # Not for layers that checkpointing runs again outside of it; inference is as fast in half precision.
+        precise = torch.is_grad_enabled() and not self.gradient_checkpointing
+        with recorder or nullcontext(), full_precision_attention(self.encoder) if precise else nullcontext():
             states = [] if return_hidden else None
             hidden_states = self._run_layers(hidden_states, positions, geometry, projection.places, states)
             attentions = recorder.weights if return_attentions else None

@@ -2,6 +2,7 @@
 
 from hf_any3d.modeling.encoders import families as _families  # noqa: F401  registers the families
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, LayerStack, unfreeze
+from hf_any3d.modeling.encoders.full_precision_attention import full_precision_attention
 from hf_any3d.modeling.encoders.loading import ENCODER_DTYPES, build_encoder, encoder_settings, freeze, load_encoder
 from hf_any3d.modeling.encoders.positions import (
     LayerPass,
@@ -44,6 +45,7 @@ __all__ = [
     "encoder_settings",
     "find_family",
     "freeze",
+    "full_precision_attention",
     "hidden_of",
     "load_encoder",
     "refuse_encoders",

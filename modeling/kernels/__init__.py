@@ -81,7 +81,8 @@ pooled_blocks = Kernel(
     pooled_blocks_plain,
     stage_fused,
     "Not in evaluation if a gradient is needed, or in compiled code there; not for half precision weights, whose "
-    "statistics need full precision; not for layers that an adapter or a hook replaces, which must be called.",
+    "statistics need full precision, except for bfloat16 in evaluation on a CPU; not for layers that an adapter or a "
+    "hook replaces, which must be called.",
     condition=stage_is_plain,
     result_in_autocast=True,
 )

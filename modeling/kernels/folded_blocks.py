@@ -14,11 +14,12 @@ from torch import Tensor
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods
 from hf_any3d.modeling.kernels.pooled_blocks import ResidualBlock, blocks_are_plain, pooled_blocks_fused
 from hf_any3d.modeling.kernels.pooled_patches import folded
+from hf_any3d.modeling.kernels.residual_blocks import add_product, multiply
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
 
 def stage_is_plain(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> bool:
-    """Return whether blocks can be fused: unchanged, in full precision, in training or evaluation without gradients.
+    """Return whether blocks can be fused: unchanged, in training in full precision or in evaluation without gradients.
 
     No compiler unrolls the parts of an evaluation.
     """
@@ -30,8 +31,10 @@ def stage_is_plain(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> boo
     has_statistics = all(block.reduce_norm.track_running_stats for block in blocks) and all(
         block.expand_norm.track_running_stats for block in blocks
     )
-    is_full = all(block.reduce.weight.dtype in (torch.float32, torch.float64) for block in blocks)
-    is_plain = is_full and has_statistics and is_unmodified(*layers)
+    # Other devices compute all of it in half precision.
+    precise = (torch.float32, torch.float64, *([torch.bfloat16] if hoods.device.type == "cpu" else []))
+    is_precise = all(block.reduce.weight.dtype in precise for block in blocks)
+    is_plain = is_precise and has_statistics and is_unmodified(*layers)
     return is_plain and not needs_gradient and not torch.compiler.is_compiling()
 
 
@@ -44,8 +47,9 @@ def stage_fused(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> Tensor
 
 @torch.no_grad()
 def _with_running_statistics(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> Tensor:
-    dtype = blocks[0].reduce.weight.dtype
-    features = hoods.features.to(dtype)  # half precision under autocast
+    dtype = torch.promote_types(blocks[0].reduce.weight.dtype, torch.float32)
+    rounded = hoods.features.dtype == torch.bfloat16  # half precision under autocast
+    features = hoods.features.to(dtype)
     hoods = Neighborhoods(features, hoods.neighbors, hoods.centers, hoods.offsets, hoods.frequencies)
     weights = [(*folded(one.reduce, one.reduce_norm), *folded(one.expand, one.expand_norm)) for one in blocks]
     count, k = hoods.neighbors.shape
@@ -54,10 +58,10 @@ def _with_running_statistics(hoods: Neighborhoods, blocks: Sequence[ResidualBloc
     for part, reduced in zip(hoods.parts(), hoods.reduced_rows(weights[0][0]), strict=True):
         rows = hoods.rows(part)  # (centers * k, width)
         for number, (reduce, reduce_bias, expand, expand_bias) in enumerate(weights):
-            hidden = torch.addmm(reduce_bias, rows, reduce.T) if number else reduced.add_(reduce_bias)
-            rows.addmm_(hidden.relu_(), expand.T)
+            hidden = (multiply(rows, reduce.T, rounded) if number else reduced).add_(reduce_bias)
+            add_product(rows, hidden.relu_(), expand.T, rounded)
             if number < last:
                 rows.add_(expand_bias).relu_()
         # The last shift is the same for all neighbors and the ReLU monotonic: both are applied after the maximum.
         pooled[part] = rows.view(-1, k, hoods.width).amax(dim=1).add_(weights[last][3]).relu_()
-    return pooled
+    return pooled.to(blocks[0].reduce.weight.dtype)

@@ -8,20 +8,20 @@ main memory and saves them for the backward pass. The fused implementation
 - works on parts of the rows that stay in the cache, wherever a norm does not need all of them;
 - computes the statistics after a linear layer from the mean and the covariance of its input, so that the norm becomes
   part of the weights, and the residual sum part of the product;
-- saves only the narrow rows between the two layers of a block, and its input; those of the first block are sums of few
-  rows of tables, which the backward pass computes again;
+- saves only the narrow rows between the two layers of a block, and its input; those of the first block, sums of few
+  rows of tables, and the input of the second are computed again by the backward pass;
 - multiplies the sparse gradient of the maximum, one neighbour per centre and channel, as sums of few rows; the norm's
   contribution to the others is a linear function of them.
 
-Results and gradients equal those of the modules up to rounding. Both passes are custom operators, which
-`torch.compile` supports.
+Results and gradients equal those of the modules up to rounding. With features in bfloat16, as under autocast, rows are
+multiplied in bfloat16; rows themselves, statistics of the norms and gradients stay in float32. Both passes are custom
+operators, which `torch.compile` supports.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -36,6 +36,7 @@ from hf_any3d.modeling.kernels.pooling import (
     pool_statistics,
     update_running_statistics,
 )
+from hf_any3d.modeling.kernels.residual_blocks import Block, Saved, add_product, multiply
 
 
 class ResidualBlock(Protocol):
@@ -86,96 +87,15 @@ def pooled_blocks_fused(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -
             weights += [linear.weight, linear.bias, norm.weight, norm.bias]
             eps.append(norm.eps)
     features = hoods.features.to(weights[0].dtype)  # half precision under autocast
+    rounded = hoods.features.dtype == torch.bfloat16
     pooled, _, *rest = pooled_blocks(
-        features, hoods.neighbors, hoods.centers, hoods.offsets, hoods.frequencies, weights, eps
+        features, hoods.neighbors, hoods.centers, hoods.offsets, hoods.frequencies, weights, eps, rounded
     )
     for block, saved in zip(blocks, Saved.unpack(rest, len(blocks), len(hoods.parts())), strict=True):
         statistics = (saved.reduce_mean, saved.reduce_variance), (saved.expand_mean, saved.expand_variance)
         for (linear, norm), (mean, variance) in zip(_layers(block), statistics, strict=True):
             update_running_statistics(norm, linear.bias, mean, variance, hoods.count)
     return pooled
-
-
-@dataclass
-class Block:
-    """Weights of a residual block.
-
-    The biases of the linear layers are not read: the norms cancel them.
-
-    Args:
-        reduce: `(hidden, width)`.
-        reduce_bias: `(hidden,)`.
-        reduce_gain: `(hidden,)` of the following norm.
-        reduce_shift: `(hidden,)`.
-        expand: `(width, hidden)`.
-        expand_bias: `(width,)`.
-        expand_gain: `(width,)` of the following norm.
-        expand_shift: `(width,)`.
-        reduce_eps: Added to the variance in the first norm.
-        expand_eps: Added to the variance in the second.
-    """
-
-    reduce: Tensor
-    reduce_bias: Tensor
-    reduce_gain: Tensor
-    reduce_shift: Tensor
-    expand: Tensor
-    expand_bias: Tensor
-    expand_gain: Tensor
-    expand_shift: Tensor
-    reduce_eps: float
-    expand_eps: float
-
-    @staticmethod
-    def unpack(weights: list[Tensor], eps: list[float]) -> list[Block]:
-        """Build blocks from the operators' lists: eight tensors and two epsilons per block."""
-        return [Block(*weights[8 * i : 8 * i + 8], *eps[2 * i : 2 * i + 2]) for i in range(len(eps) // 2)]
-
-
-@dataclass
-class Saved:
-    """Statistics of a block, and the rows that it saves for the backward pass, in parts.
-
-    Args:
-        reduce_mean: `(hidden,)` of the output of the first linear layer.
-        reduce_variance: `(hidden,)`.
-        hidden_mean: `(hidden,)` of the input of the second linear layer.
-        hidden_covariance: `(hidden, hidden)` of the same.
-        expand_mean: `(width,)` of the output of the second linear layer.
-        expand_variance: `(width,)`.
-        reduced: For each part the output `(rows, hidden)` of the first linear layer; not saved for the first block.
-        inputs: For each part the input `(rows, width)` of the block; empty for the first block.
-    """
-
-    reduce_mean: Tensor
-    reduce_variance: Tensor
-    hidden_mean: Tensor
-    hidden_covariance: Tensor
-    expand_mean: Tensor
-    expand_variance: Tensor
-    reduced: list[Tensor]
-    inputs: list[Tensor]
-
-    def hidden(self, block: Block) -> Iterator[Tensor]:
-        """Compute the input `(rows, hidden)` of the second linear layer part by part, each overwriting the last."""
-        gain = block.reduce_gain * (self.reduce_variance + block.reduce_eps).rsqrt()
-        shift = block.reduce_shift - self.reduce_mean * gain
-        buffer = torch.empty_like(self.reduced[0])
-        return (torch.addcmul(shift, rows, gain, out=buffer[: len(rows)]).relu_() for rows in self.reduced)
-
-    def pack(self) -> list[Tensor]:
-        """Return all tensors to save in order."""
-        *statistics, reduced, inputs = vars(self).values()
-        return [*statistics, *(reduced if inputs else []), *inputs]
-
-    @staticmethod
-    def unpack(tensors: list[Tensor], blocks: int, parts: int) -> list[Saved]:
-        """Invert `pack` for the tensors of all blocks."""
-        tensors = iter(tensors)
-        return [
-            Saved(*islice(tensors, 6), *(list(islice(tensors, parts if block else 0)) for _ in range(2)))
-            for block in range(blocks)
-        ]
 
 
 @operator("pooled_blocks")
@@ -187,6 +107,7 @@ def pooled_blocks(
     frequencies: Tensor,
     weights: list[Tensor],
     eps: list[float],
+    rounded: bool,
 ) -> list[Tensor]:
     """Apply residual blocks with batch statistics, then take the maximum of each neighbourhood.
 
@@ -198,6 +119,7 @@ def pooled_blocks(
         frequencies: Frequencies of their encoding.
         weights: Eight tensors per block, in the order of `Block`.
         eps: Two numbers per block, in the order of `Block`.
+        rounded: Whether products are computed in bfloat16.
 
     Returns:
         The pooled features `(centers, width)`, the neighbours `(centers, width)` that have the maximum, as numbers in
@@ -208,24 +130,30 @@ def pooled_blocks(
     first, *others = Block.unpack(weights, eps)
     saved = [_first_half(hoods, first, hoods.reduced_rows(first.reduce), [])]
     # The input of the first block is computed only here, one part at a time, and overwritten.
-    sums, shift = _second_half(first, saved[0], map(hoods.rows, parts))
-    for block in others:
+    sums, shift = _second_half(first, saved[0], map(hoods.rows, parts), rounded)
+    for number, block in enumerate(others, start=1):
         inputs: list[Tensor] = []
-        saved.append(_first_half(hoods, block, _next_rows(block, sums, shift, inputs), inputs))
-        sums, shift = _second_half(block, saved[-1], map(torch.clone, inputs))
+        saved.append(_first_half(hoods, block, _next_rows(block, sums, shift, inputs, rounded), inputs))
+        sums, shift = _second_half(block, saved[-1], map(torch.clone, inputs) if number > 1 else inputs, rounded)
     pooled = features.new_empty(len(neighbors), hoods.width)
     winners = neighbors.new_empty(pooled.shape)
     for part, rows in zip(parts, sums, strict=True):
         pooled[part], winners[part] = largest(rows.view(-1, neighbors.shape[1], hoods.width))
     # The shift is the same for all neighbours and the ReLU monotonic: both are applied after the maximum.
-    return [pooled.add_(shift).relu_(), winners, *(tensor for one in saved for tensor in one.pack())]
+    return [
+        pooled.add_(shift).relu_(),
+        winners,
+        *(tensor for number, one in enumerate(saved) for tensor in one.pack(number)),
+    ]
 
 
-def _next_rows(block: Block, sums: Iterable[Tensor], shift: Tensor, inputs: list[Tensor]) -> Iterator[Tensor]:
+def _next_rows(
+    block: Block, sums: Iterable[Tensor], shift: Tensor, inputs: list[Tensor], rounded: bool
+) -> Iterator[Tensor]:
     """Finish the previous block and apply this block's first linear layer, in parts; appends its input to `inputs`."""
     for rows in sums:
         inputs.append(rows.add_(shift).relu_())
-        yield rows @ block.reduce.T
+        yield multiply(rows, block.reduce.T, rounded)
 
 
 def _first_half(hoods: Neighborhoods, block: Block, parts: Iterable[Tensor], inputs: list[Tensor]) -> Saved:
@@ -255,15 +183,23 @@ def _first_half(hoods: Neighborhoods, block: Block, parts: Iterable[Tensor], inp
     return saved
 
 
-def _second_half(block: Block, saved: Saved, inputs: Iterable[Tensor]) -> tuple[Iterator[Tensor], Tensor]:
+def _second_half(
+    block: Block, saved: Saved, inputs: Iterable[Tensor], rounded: bool
+) -> tuple[Iterator[Tensor], Tensor]:
     """Apply the second linear layer, its norm and the residual sum, except for the shift of each channel.
 
     Overwrites the block's input, given in parts. Returns the output in parts, and the shift.
     """
-    gain = block.expand_gain * (saved.expand_variance + block.expand_eps).rsqrt()
-    weight = (block.expand * gain.unsqueeze(1)).T
+    weight, shift = saved.expansion(block)
     pairs = zip(inputs, saved.hidden(block), strict=True)
-    return (rows.addmm_(hidden, weight) for rows, hidden in pairs), block.expand_shift - saved.expand_mean * gain
+    return (add_product(rows, hidden, weight, rounded) for rows, hidden in pairs), shift
+
+
+def _second_inputs(hoods: Neighborhoods, first: Block, saved: Saved, rounded: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Compute the input of the second block again, with the first one's input of its second layer, part by part."""
+    weight, shift = saved.expansion(first)
+    for part, hidden in zip(hoods.parts(), saved.hidden(first), strict=True):
+        yield add_product(hoods.rows(part), hidden, weight, rounded).add_(shift).relu_(), hidden
 
 
 @torch.library.impl("hf_any3d::pooled_blocks", "Meta")
@@ -275,6 +211,7 @@ def _result_shapes(
     frequencies: torch.Tensor,
     weights: list[torch.Tensor],
     eps: list[float],
+    rounded: bool,
 ) -> list[torch.Tensor]:
     hoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
     pooled = features.new_empty(len(neighbors), hoods.width)
@@ -283,7 +220,9 @@ def _result_shapes(
     for number, block in enumerate(Block.unpack(weights, eps)):
         width, hidden = block.expand.shape
         shapes = [(hidden,), (hidden,), (hidden,), (hidden, hidden), (width,), (width,)]
-        shapes += [(size, channels) for channels in (hidden, width) for size in sizes if number]
+        shapes += [
+            (size, channels) for skipped, channels in enumerate((hidden, width)) for size in sizes if number > skipped
+        ]
         results += [features.new_empty(shape) for shape in shapes]
     return results
 
@@ -307,7 +246,7 @@ class _RowsGradient:
     """Gradient of the output of a block before another one.
 
     Args:
-        parts: For each part `(rows, width)`.
+        parts: For each part `(rows, width)`; in bfloat16 if products are.
         sum: `(width,)` over all rows.
         times_hidden: `(width, hidden)`, product of its transpose with the input of the second linear layer.
         grad_features: `(points, width / 2)`, the gradient of the features through the residual of the first block.
@@ -328,7 +267,8 @@ class _RowsGradient:
 
     def add_product(self, out: Tensor, weight: Tensor, number: int) -> Tensor:
         """Add the product of a part with `weight` `(width, hidden)` to `out` `(rows, hidden)`."""
-        return out.addmm_(self.parts[number], weight)
+        rows = self.parts[number]
+        return add_product(out, rows, weight, rows.dtype != weight.dtype)
 
     def add_to(self, out: Tensor, number: int) -> Tensor:
         """Add the gradient of a part to its rows `out` `(rows, width)`."""
@@ -349,6 +289,7 @@ def pooled_blocks_backward(
     frequencies: Tensor,
     weights: list[Tensor],
     eps: list[float],
+    rounded: bool,
     results: list[Tensor],
 ) -> list[Tensor]:
     """Compute the gradients of `pooled_blocks`.
@@ -367,11 +308,15 @@ def pooled_blocks_backward(
     gradients: list[Tensor] = []
     for number in reversed(range(len(blocks))):
         block, own = blocks[number], saved[number]
-        grad_reduced, grad_norm, grad_expand = _through_expand(hoods, block, own, grad_output)
+        grad_reduced, grad_norm, grad_expand = _through_expand(hoods, block, own, grad_output, rounded)
         if number:
-            hidden = saved[number - 1].hidden(blocks[number - 1])
+            inputs = (
+                _second_inputs(hoods, blocks[0], saved[0], rounded)
+                if number == 1
+                else zip(own.inputs, saved[number - 1].hidden(blocks[number - 1]), strict=True)
+            )
             grad_output, grad_reduce = _to_rows(
-                hoods, block, own.inputs, grad_reduced, grad_output, hidden, first=number == 1
+                hoods, block, inputs, grad_reduced, grad_output, rounded, first=number == 1
             )
         else:
             grad_features, grad_reduce = hoods.reduced_gradient(block.reduce, grad_reduced.rows)
@@ -411,7 +356,7 @@ class _ReducedGradient:
 
 
 def _through_expand(
-    hoods: Neighborhoods, block: Block, saved: Saved, grad_output: _PooledGradient | _RowsGradient
+    hoods: Neighborhoods, block: Block, saved: Saved, grad_output: _PooledGradient | _RowsGradient, rounded: bool
 ) -> tuple[_ReducedGradient, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Return gradients of the first layer's output, of its norm, and of the second layer with its norm."""
     product = grad_output.product(saved.hidden(block))  # (width, hidden)
@@ -430,7 +375,7 @@ def _through_expand(
     grad_hidden: list[Tensor] = []
     total, moment = torch.zeros_like(block.reduce_gain), torch.zeros_like(block.reduce_gain)
     for number, (hidden, reduced) in enumerate(zip(saved.hidden(block), saved.reduced, strict=True)):
-        rows = torch.addmm(constant, hidden, spread)
+        rows = multiply(hidden, spread, True).add_(constant) if rounded else torch.addmm(constant, hidden, spread)
         grad_hidden.append(rows)
         grad_output.add_product(rows, weight, number)
         torch.ops.aten.threshold_backward.grad_input(rows, hidden, 0, grad_input=rows)  # the ReLU
@@ -447,40 +392,45 @@ def _through_expand(
 def _to_rows(
     hoods: Neighborhoods,
     block: Block,
-    inputs: list[Tensor],
+    inputs: Iterable[tuple[Tensor, Tensor]],
     grad_reduced: _ReducedGradient,
     grad_output: _PooledGradient | _RowsGradient,
-    previous_hidden: Iterable[Tensor],
+    rounded: bool,
     first: bool,
 ) -> tuple[_RowsGradient, Tensor]:
-    """Return the gradients of the previous block's output before its ReLU, and of the first linear layer."""
+    """Return the gradients of the previous block's output before its ReLU, and of the first linear layer.
+
+    `inputs` are, part by part, the input of the block and that of the previous block's second linear layer.
+    """
     grad_weight = torch.zeros_like(block.reduce)
     width = block.reduce.shape[1]
     grad_features = torch.zeros_like(hoods.features)
     gradient = _RowsGradient([], block.reduce.new_zeros(width), torch.zeros_like(block.expand), grad_features)
-    for number, (part, entered, hidden) in enumerate(zip(hoods.parts(), inputs, previous_hidden, strict=True)):
+    for number, (part, (entered, hidden)) in enumerate(zip(hoods.parts(), inputs, strict=True)):
         reduced = grad_reduced.rows(slice(number, number + 1))
-        grad_weight.addmm_(reduced.T, entered)
-        rows = grad_output.add_to(reduced @ block.reduce, number)
+        half = reduced.bfloat16() if rounded else reduced  # rounded once for both products
+        add_product(grad_weight, half.T, entered, rounded)
+        rows = grad_output.add_to(multiply(half, block.reduce, rounded), number)
         torch.ops.aten.threshold_backward.grad_input(rows, entered, 0, grad_input=rows)  # the ReLU
         # Sums over all rows that the previous block needs first.
         gradient.sum += rows.sum(dim=0)
-        gradient.times_hidden.addmm_(rows.T, hidden)
+        half = rows.bfloat16() if rounded else rows
+        add_product(gradient.times_hidden, half.T, hidden, rounded)
         if first:
             hoods.add_to_features(grad_features, part, rows)
-        gradient.parts.append(rows)
+        gradient.parts.append(half)
     return gradient, grad_weight
 
 
 @torch.library.impl("hf_any3d::pooled_blocks_backward", "Meta")
 def _gradient_shapes(gradient: torch.Tensor, features: torch.Tensor, *others: Any) -> list[torch.Tensor]:
-    *_, weights, _, _ = others
+    *_, weights, _, _, _ = others
     return [torch.empty_like(features), *map(torch.empty_like, weights)]
 
 
 def _save(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
-    *tensors, weights, eps = inputs
-    ctx.eps, ctx.counts = eps, (len(tensors), len(weights))
+    *tensors, weights, eps, rounded = inputs
+    ctx.settings, ctx.counts = (eps, rounded), (len(tensors), len(weights))
     ctx.save_for_backward(*tensors, *weights, *output)
     ctx.mark_non_differentiable(*output[1:])
     # Otherwise torch would allocate zeros for the gradients of all unused outputs.
@@ -492,9 +442,9 @@ def _backward(ctx: Any, gradients: list[Tensor]) -> tuple[Any, ...]:
     tensors, weights = ctx.counts
     saved = list(ctx.saved_tensors)
     features, *grad_weights = pooled_blocks_backward(
-        gradients[0], *saved[:tensors], saved[tensors : tensors + weights], ctx.eps, saved[tensors + weights :]
+        gradients[0], *saved[:tensors], saved[tensors : tensors + weights], *ctx.settings, saved[tensors + weights :]
     )
-    return features, None, None, None, None, grad_weights, None
+    return features, None, None, None, None, grad_weights, None, None
 
 
 torch.library.register_autograd("hf_any3d::pooled_blocks", _backward, setup_context=_save)

@@ -112,10 +112,12 @@ def _with_running_statistics(patches: Tensor, layers: MiniPointNet) -> Tensor:
 
 
 def folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a linear layer and the norm after it, with running statistics."""
-    gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    bias = -norm.running_mean if linear.bias is None else linear.bias - norm.running_mean
-    return linear.weight * gain.unsqueeze(1), bias * gain + norm.bias
+    """Return weight and bias of a linear layer and the norm after it, with running statistics, in full precision."""
+    wide = torch.promote_types(linear.weight.dtype, torch.float32)
+    mean, variance = norm.running_mean.to(wide), norm.running_var.to(wide)
+    gain = norm.weight.to(wide) * (variance + norm.eps).rsqrt()
+    bias = -mean if linear.bias is None else linear.bias.to(wide) - mean
+    return linear.weight.to(wide) * gain.unsqueeze(1), bias * gain + norm.bias.to(wide)
 
 
 def pooled_patches_fused(patches: Tensor, layers: MiniPointNet) -> Tensor:

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from peft import AutoPeftModel, LoraConfig, PeftModel, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
 
@@ -325,3 +326,27 @@ def test_encoder_among_the_models_own_weights_is_not_quantized_silently(tmp_path
         AutoModelForPointCloudClassification.from_pretrained(
             tmp_path, quantization_config=BitsAndBytesConfig(load_in_8bit=True)
         )
+
+
+class AttentionTypes(TorchDispatchMode):
+    """Records the dtypes in which attention is computed on a CPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "scaled_dot_product" in func.__name__:
+            self.found.add(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_training_computes_attention_of_half_precision_in_full_precision(autocast):
+    model = tiny_model(**({} if autocast else {"encoder_dtype": "bfloat16"})).train()
+    with AttentionTypes() as training, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss(model).backward()
+    with AttentionTypes() as inference, torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        logits(model)
+    assert training.found == {torch.float32} and inference.found == {torch.bfloat16}
+    assert model.any2point.encoder.config._attn_implementation == "sdpa"
