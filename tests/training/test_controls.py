@@ -12,11 +12,14 @@ from hf_any3d import (
     Any2PointForPointCloudClassification,
     Any2PointForZeroShotPointCloudClassification,
     AutoModelForPointCloudClassification,
+    PointNetConfig,
+    PointNetForPointCloudClassification,
     PointTokenizerConfig,
 )
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.training import tasks
 from hf_any3d.training.arguments import AdapterArguments, parse_arguments
+from hf_any3d.training.checkpoints import check_model
 from hf_any3d.training.models import CLASSES, SCENES, PointModelArguments, build_model
 from hf_any3d.visualization import run_results
 from tests.examples.conftest import EXAMPLES, tiny_shapes, words_of
@@ -171,6 +174,19 @@ def test_models_without_an_encoder_refuse_what_needs_one(encoder):
     config = Any2PointConfig(encoder_config=tiny_config("bert"), pooling=("cls",))
     with pytest.raises(ValueError, match="expected some of 'max', 'mean': there is no class token"):
         PointTokenizerConfig.without_encoder(config)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, encoder):
+    tokenizer = {"tokenizer": "patch", "num_tokens": 8, "tokenizer_neighbors": 4}
+    model = Any2PointForPointCloudClassification.from_encoder_pretrained(
+        encoder, encoder_weights="random", **tokenizer
+    )
+    model.config.save_pretrained(tmp_path)
+    check_model(tmp_path, model)
+    with pytest.raises(ValueError, match="has encoder_weights 'random', the model of this run 'pretrained'; expected"):
+        check_model(tmp_path, Any2PointForPointCloudClassification.from_encoder_pretrained(encoder, **tokenizer))
+    with pytest.raises(ValueError, match="has model_type 'any2point', the model of this run 'pointnet'; expected"):
+        check_model(tmp_path, PointNetForPointCloudClassification(PointNetConfig()))
 
 
 def test_settings_of_a_recipe_for_another_model_are_left_out():
