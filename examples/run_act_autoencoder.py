@@ -9,8 +9,10 @@
         examples/run_act_autoencoder.py recipe.yaml
 
 The teacher is any encoder that hf_any3d supports; --teacher none leaves it out, --random_teacher has its shape with
-random weights. Evaluation reconstructs clouds from one code per patch; the weights with the lowest Chamfer distance
-are kept. The output directory gets the autoencoder, a model card, metrics.json and a page of reconstructed clouds.
+random weights. Evaluation reconstructs clouds from one code per patch, and counts the codes in use with their
+perplexity; the weights with the lowest Chamfer distance are kept. The output directory gets the autoencoder, a model
+card, metrics.json and a page of reconstructed clouds. How codes are selected is part of the model: --model_config
+'{"code_scores": "distance", "quantizer": "nearest", "code_ema_decay": 0.97}'.
 Next: examples/run_act_pretraining.py --autoencoder out/autoencoder.
 """
 
@@ -28,6 +30,7 @@ from hf_any3d.data import PointCloudCollator
 from hf_any3d.evaluation.reconstruction import (
     CompareWithClouds,
     ComputeReconstructionMetrics,
+    ignored_outputs,
     judge_reconstruction,
 )
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
@@ -49,8 +52,7 @@ from hf_any3d.visualization.reconstruction import write_reconstructions
 
 logger = logging.getLogger(__name__)
 PICTURE = "reconstructions.html"
-# Evaluation gathers only the loss and the reconstructed clouds.
-IGNORED = [output.name for output in fields(ActAutoencoderOutput) if output.name not in ("loss", "whole_fine")]
+IGNORED = ignored_outputs(output.name for output in fields(ActAutoencoderOutput))
 
 
 def categories_of(rows: Dataset) -> list[int] | None:

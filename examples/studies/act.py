@@ -2,13 +2,15 @@
 
     python -m examples.studies.act
     python -m examples.studies.act --arms scratch pretrained --seeds 0
+    python -m examples.studies.act --validate
     python -m examples.studies.act --choose
 
 Every arm runs the programs of both stages, of few-shot and of full fine-tuning by the recipes
 `recipes/shapes_act_*.yaml`; the arms differ in the teacher alone. Every stage is stored when it ends and is not
 repeated with the same recipes; an interrupted one resumes from its last checkpoint or fold.
 
-With `--choose`, settings are compared on a validation part of the training shapes, and the test shapes are not read.
+With `--validate` the arms are compared on five folds of the training shapes: each takes the place of the test shapes
+once, which are not read. With `--choose`, settings are compared on the first of these folds.
 The rule was fixed before the runs: the settings with the highest few-shot accuracy, as the mean of students from
 scratch and pretrained ones, so that the choice favors neither.
 """
@@ -27,8 +29,10 @@ from tqdm.auto import tqdm
 
 from examples.studies.act_stages import (
     ARMS,
+    FOLDS,
     FROZEN,
     MEAN_OF,
+    NO_CHANGES,
     PARTS,
     PRETRAINING,
     SHOT,
@@ -40,7 +44,7 @@ from examples.studies.act_stages import (
     recipe_of,
     run_stage,
     stages_of,
-    write_validation_cut,
+    write_fold,
 )
 from examples.studies.runs import machine, over_seeds, percent, runs_parser, use_threads, write_results
 
@@ -197,9 +201,15 @@ def table(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def validation_changes(folder: Path, fold: int) -> dict[str, dict[str, Any]]:
+    """Return changes of the recipes that evaluate on a fold of the training shapes."""
+    # A fold has three shapes or more of most classes.
+    return {"data": write_fold(folder, fold), "few_shot": {"few_shot": {"test_per_class": 3}}}
+
+
 def choose(seed: int, folder: Path, folds: int) -> str:
     """Run every candidate on the validation part and print a table; returns the best candidate."""
-    data = {"data": write_validation_cut(folder / "data")}
+    data = validation_changes(folder / "data", 0)
     rows = []
     for number, (title, own) in enumerate(tqdm(CANDIDATES.items(), desc="candidates")):
         # Candidates for fine-tuning start from the same students.
@@ -227,6 +237,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = runs_parser(__doc__, "outputs/act_shapes", ARMS)
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES), help="which stages to run")
+    parser.add_argument("--validate", action="store_true", help="use folds of the training shapes, one for each seed")
     parser.add_argument("--choose", action="store_true", help="only compare settings on a validation part")
     parser.add_argument("--folds", type=int, default=5, help="few-shot folds per seed")
     parser.add_argument("--clouds", type=int, default=6, help="reconstructed clouds in the picture")
@@ -242,14 +253,20 @@ def main(arguments: list[str] | None = None) -> None:
     if options.choose:
         print(f"Chosen: {choose(options.seeds[0], folder / 'choice', options.folds)}")
         return
+    name, changes = "act_shapes", dict.fromkeys(options.seeds, NO_CHANGES)
+    if options.validate:
+        # The number of a fold is also the seed of its runs.
+        name, folder = "act_shapes_folds", folder / "folds"
+        options.seeds = list(range(FOLDS))
+        changes = {fold: validation_changes(folder / f"data-{fold}", fold) for fold in options.seeds}
     pairs = [(seed, arm) for seed in options.seeds for arm in options.arms]
     todo = [(*pair, stage) for pair in pairs for stage in stages_of(pair[1]) if stage in options.stages]
     runs: Runs = []
     for seed, arm, stage in tqdm(todo, desc="stages"):
-        runs.append(run_stage(arm, stage, seed, folder, options.folds))
+        runs.append(run_stage(arm, stage, seed, folder, options.folds, changes[seed]))
         tqdm.write(f"{arm}, seed {seed}, {stage}: {runs[-1]['cpu_seconds']:.0f} CPU seconds")
     summary = summarize(runs, options.arms, options.folds)
-    write_results(folder, "act_shapes", summary, table(summary))
+    write_results(folder, name, summary, table(summary))
     for run in [run for run in runs if run["stage"] == "autoencoder"][:1]:
         place = folder / f"{run['arm']}-{run['seed']}" / "autoencoder"
         draw(place, folder / "act_reconstructions.png", options.clouds)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import DatasetDict
+from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 from transformers import set_seed
 
 from examples import run_act_autoencoder, run_act_pretraining, run_few_shot, run_point_cloud_classification
 from examples.studies.runs import RECIPES, kept_run, reset_if_changed, stopwatch, write_arguments
 from hf_any3d import PointCloudProcessor, load_point_dataset
-from hf_any3d.data import validation_split
 from hf_any3d.model_card.run_report import RunReport, peak_memory
 from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining
 from hf_any3d.modeling.point_ops import reconstruction_scores
@@ -47,6 +47,8 @@ FROZEN = dict.fromkeys(("few_5_frozen", "few_10_frozen"), {"tuning": "mlp-3", "l
 MEAN_OF = ("few_5", "few_10")
 """The stages whose mean is reported as few-shot accuracy."""
 SHOT = 10
+FOLDS = 5
+"""Folds of the training shapes, for validation."""
 PRETRAINING = ("autoencoder", "pretraining")
 TARGETS = "targets"
 """Not a training stage: probes of an autoencoder's inner features."""
@@ -54,7 +56,8 @@ PARTS = ("codes", "teacher", "targets")
 """Probed features: the chosen codes, the teacher's output for them, the targets of the student."""
 TUNING = ("few_5", "few_10", "full", *FROZEN)
 Changes = Mapping[str, Mapping[str, Any]]
-"""Changes of the recipes: of a stage by its name, of all fine-tuning as "tuning", of every stage as "data"."""
+"""Changes of the recipes: of a stage by its name, of all fine-tuning as "tuning", of few-shot stages as "few_shot", of
+every stage as "data"."""
 NO_CHANGES: Changes = {}
 
 
@@ -62,21 +65,29 @@ def recipe_of(stage: str, changes: Changes = NO_CHANGES) -> dict[str, Any]:
     """Read the settings of a stage, without the teacher and the results of earlier stages."""
     settings = read_settings(RECIPES / f"shapes_act_{'few_shot' if stage in WAYS else stage}.yaml")
     settings |= FROZEN.get(stage, {}) | changes.get("data", {})
+    settings |= changes.get("few_shot", {}) if stage in WAYS else {}
     return settings | changes.get("tuning" if stage in TUNING else stage, {})
 
 
-def write_validation_cut(folder: Path) -> dict[str, Any]:
-    """Split a validation part off the training shapes, by whole groups of near-duplicates, and write both as files.
+def write_fold(folder: Path, fold: int) -> dict[str, str]:
+    """Write the training shapes as files, with one of five folds in place of the test split.
 
-    In these files the validation part replaces the test split, so that every program evaluates on it.
+    Folds have whole groups of near-duplicates and about equal shares of each class. Every program then evaluates on
+    shapes of the training split; the test shapes are not read.
+
+    Args:
+        folder: Folder for `train.parquet` and `test.parquet`.
+        fold: Number of the fold, from 0.
 
     Returns:
         Settings that make a program read these files.
     """
-    splits = validation_split(load_point_dataset("shapes", split="train"), 0.25, seed=0, group_column="group")
+    rows = load_point_dataset("shapes", split="train")
+    labels, groups = np.asarray(rows["label"]), np.asarray(rows["group"])
+    cuts = list(StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(labels, labels, groups))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in (("train", splits["train"]), ("test", splits["validation"])):
-        rows.with_format(None).to_parquet(folder / f"{name}.parquet")
+    for name, index in zip(("train", "test"), cuts[fold], strict=True):
+        rows.select(index).with_format(None).to_parquet(folder / f"{name}.parquet")
     return {"dataset_name": "parquet", "data_dir": str(folder)}
 
 
@@ -167,11 +178,17 @@ def targets(arm: str, stage: str, seed: int, place: Path, folds: int, changes: C
     splits, processor = _read_data(place / "autoencoder")
     probe = LinearProbe(DatasetDict(train=splits["train"], test=splits["test"]), processor, batch_size=64)
     found = {part: probe.accuracies(InnerFeatures(model, part))["test"] for part in PARTS}
-    rows = UnlabelledRows(splits["test"], processor)
+    return {**found, "constant": spread_of_targets(place / "autoencoder", "test")}
+
+
+@torch.no_grad()
+def spread_of_targets(folder: Path, split: str) -> float:
+    """Compute the mean cosine distance of an autoencoder's targets from their mean, over all patches of a split."""
+    splits, processor = _read_data(folder)
+    rows = UnlabelledRows(splits[split], processor)
     points = torch.from_numpy(np.stack([row["points"] for row in rows.__getitems__(list(range(len(rows))))]))
-    made = model.teacher_features(points).flatten(0, 1)  # (clouds * groups, hidden)
-    constant = 1 - torch.cosine_similarity(made, made.mean(dim=0, keepdim=True)).mean()
-    return {**found, "constant": constant.item()}
+    made = ActAutoencoder.from_pretrained(folder).eval().teacher_features(points).flatten(0, 1)
+    return (1 - torch.cosine_similarity(made, made.mean(dim=0, keepdim=True)).mean()).item()
 
 
 class InnerFeatures(nn.Module):

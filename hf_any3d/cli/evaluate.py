@@ -191,7 +191,7 @@ def _check_kind(model: str) -> tuple[str, str]:
 def _figure(name: str, value: float) -> str:
     if name in _SHARES:
         return f"{_SHARES[name]} {100 * value:.2f} %"
-    return f"{name.replace('_', ' ')} {value:.4f}"
+    return f"{name.replace('_', ' ')} {value:.0f}" if name == "codes_used" else f"{name.replace('_', ' ')} {value:.4f}"
 
 
 def _write_robustness(report: dict[str, Any], folder: Path, is_quiet: bool) -> None:

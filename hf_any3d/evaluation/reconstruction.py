@@ -1,6 +1,6 @@
-"""Reconstruction quality: Chamfer distances and F-score, averaged within categories and then over them."""
+"""Reconstruction quality: Chamfer distances and F-score, averaged within categories and over them; use of codes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,12 +13,21 @@ from hf_any3d.evaluation.classification import Judgement
 from hf_any3d.modeling.point_ops import reconstruction_scores
 
 METRICS = ("chamfer_l1", "chamfer_l2", "f_score")
+CODE_METRICS = ("codes_used", "code_perplexity")
+# Outputs of the model that an evaluation gathers, in this order.
+_GATHERED = ("loss", "whole_fine", "token_ids")
+
+
+def ignored_outputs(names: Iterable[str]) -> list[str]:
+    """Return those of a model's outputs that an evaluation does not gather, for Trainer's `ignore_keys`."""
+    return [name for name in names if name not in _GATHERED]
 
 
 class CompareWithClouds:
     """`preprocess_logits_for_metrics` of Trainer: measures reconstructed clouds.
 
-    The trainer's `label_names` are the points themselves, and it ignores all outputs but the reconstructed clouds.
+    The trainer's `label_names` are the points themselves, and it ignores all outputs but the reconstructed clouds and
+    the codes of their patches.
 
     Args:
         threshold: Distance of the F-score, in the unit of the clouds.
@@ -28,10 +37,21 @@ class CompareWithClouds:
     def __init__(self, threshold: float = 0.01, drop_zero_sums: bool = False):
         self.threshold, self.drop_zero_sums = threshold, drop_zero_sums
 
-    def __call__(self, reconstructed: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """Measure `(clouds, points, 3)` against `(clouds, points', channels)`: `(clouds, len(METRICS))`."""
+    def __call__(
+        self, predictions: tuple[torch.Tensor, torch.Tensor], points: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Measure clouds `(clouds, points, 3)` against `(clouds, points', channels)`.
+
+        Args:
+            predictions: Reconstructed clouds, and codes `(clouds, groups)`.
+            points: The clouds.
+
+        Returns:
+            `(clouds, len(METRICS))`, and the codes.
+        """
+        reconstructed, token_ids = predictions
         scores = reconstruction_scores(reconstructed, points, self.threshold, drop_zero_sums=self.drop_zero_sums)
-        return torch.stack([scores[name] for name in METRICS], dim=1)
+        return torch.stack([scores[name] for name in METRICS], dim=1), token_ids
 
 
 class ComputeReconstructionMetrics:
@@ -47,10 +67,11 @@ class ComputeReconstructionMetrics:
         self.categories = None if categories is None else np.asarray(categories)
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
-        """Return `METRICS` of all rows."""
-        by_category = category_means(np.asarray(eval_prediction.predictions), self.categories)
+        """Return `METRICS` and `CODE_METRICS` of all rows."""
+        measured, token_ids = eval_prediction.predictions
+        by_category = category_means(np.asarray(measured), self.categories)
         means = np.mean(list(by_category.values()), axis=0)
-        return dict(zip(METRICS, map(float, means), strict=True))
+        return dict(zip(METRICS, map(float, means), strict=True)) | code_use(token_ids)
 
     @contextmanager
     def of(self, categories: Sequence[int] | None) -> Iterator[None]:
@@ -61,6 +82,25 @@ class ComputeReconstructionMetrics:
             yield
         finally:
             self.categories = before
+
+
+def code_use(token_ids: np.ndarray) -> dict[str, float]:
+    """Measure how many codes are used, and how evenly.
+
+    Args:
+        token_ids: Codes of patches, of any shape.
+
+    Returns:
+        `codes_used`, the number of different codes; and `code_perplexity`, the exponential of the entropy of their
+        frequencies: as many evenly used codes have this entropy (as reported for VQ-VAE, arXiv 1711.00937, and its
+        successors).
+    """
+    counts = np.unique(np.asarray(token_ids), return_counts=True)[1]
+    frequencies = counts / counts.sum()
+    return {
+        "codes_used": float(len(counts)),
+        "code_perplexity": float(np.exp(-(frequencies * np.log(frequencies)).sum())),
+    }
 
 
 def category_means(measured: np.ndarray, categories: np.ndarray | None) -> dict[int, np.ndarray]:
@@ -101,7 +141,8 @@ def judge_reconstruction(
         ignore_keys: Outputs of the model other than the reconstructed clouds.
 
     Returns:
-        For each split `METRICS` and `loss`; and for each split the Chamfer distance (L1) of each category.
+        For each split `METRICS`, `CODE_METRICS` and `loss`; and for each split the Chamfer distance (L1) of each
+        category.
     """
     metrics: dict[str, dict[str, float]] = {}
     by_category: dict[str, dict[str, float]] = {}
@@ -111,8 +152,8 @@ def judge_reconstruction(
         with trainer.compute_metrics.of(numbers):
             output: Any = trainer.predict(rows, ignore_keys=ignore_keys, metric_key_prefix=split)
         trainer.log_metrics(split, output.metrics)
-        metrics[split] = {name: float(output.metrics[f"{split}_{name}"]) for name in (*METRICS, "loss")}
+        metrics[split] = {name: float(output.metrics[f"{split}_{name}"]) for name in (*METRICS, *CODE_METRICS, "loss")}
         if numbers is not None:
-            found = category_means(output.predictions, np.asarray(numbers))
+            found = category_means(output.predictions[0], np.asarray(numbers))
             by_category[split] = {names[number]: float(means[0]) for number, means in found.items()}
     return metrics, by_category

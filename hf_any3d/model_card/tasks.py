@@ -73,13 +73,19 @@ _RECONSTRUCTION = CardTask(
 answer["token_ids"], answer["chamfer_l1"]""",
     logits="""outputs = model(**processor("chair.ply", return_tensors="pt"))
 outputs.token_ids, outputs.whole_fine  # (1, groups) codes, (1, points, 3) reconstruction""",
-    metrics={"chamfer_l1": "CD-L1 × 1000", "chamfer_l2": "CD-L2 × 1000", "f_score": "F-score"},
+    metrics={
+        "chamfer_l1": "CD-L1 × 1000",
+        "chamfer_l2": "CD-L2 × 1000",
+        "f_score": "F-score",
+        "codes_used": "Codes in use",
+        "code_perplexity": "Perplexity of codes",
+    },
     class_score="CD-L1 × 1000 by category",
     limits="""
 ## Limits
 
 It is meant as a teacher: `ActForPreTraining` distils it into a point transformer. Lower Chamfer distances (CD) are
-better; all metrics are means over the clouds of each category, then over categories.
+better; distances and F-score are means over the clouds of each category, then over categories.
 """,
     has_classes=False,
     factors={"chamfer_l1": 1000.0, "chamfer_l2": 1000.0},

@@ -19,6 +19,7 @@ from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_any3d.modeling.act.codebook import Codebook
 from hf_any3d.modeling.any2point.guided_adapter import CellNorm, JoinedCellNorm
 from hf_any3d.modeling.kernels.joined_batches import JoinedBatchNorm
 
@@ -159,3 +160,17 @@ def check_no_scalars(model: nn.Module) -> None:
     scalars = [name for name, own in model.named_parameters() if own.ndim == 0]
     if scalars:
         raise ValueError(f"{scalars[0]} is a scalar, which FSDP2 cannot shard; expected DDP for this model")
+
+
+def check_replaced_codes(model: nn.Module) -> None:
+    """Check that no parameters are replaced in the forward pass, where FSDP and DeepSpeed have copies of them.
+
+    Raises:
+        ValueError: If codes of a codebook are restarted; moving averages are buffers, which all processes have whole.
+    """
+    for module in model.modules():
+        if isinstance(module, Codebook) and module.restart_share and module.ema_decay is None:
+            raise ValueError(
+                f"code_restart_share={module.restart_share} with FSDP or DeepSpeed, which would lose restarted codes; "
+                "expected DDP, or a code_ema_decay"
+            )

@@ -19,7 +19,12 @@ from hf_any3d.auto import (
 )
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.evaluation.classification import Judgement, compute_classification_metrics, judge_by_voting, judge_splits
-from hf_any3d.evaluation.reconstruction import CompareWithClouds, ComputeReconstructionMetrics, judge_reconstruction
+from hf_any3d.evaluation.reconstruction import (
+    CompareWithClouds,
+    ComputeReconstructionMetrics,
+    ignored_outputs,
+    judge_reconstruction,
+)
 from hf_any3d.evaluation.robustness import NAME, judge_robustness
 from hf_any3d.evaluation.segmentation import judge_segmentation
 from hf_any3d.evaluation.zero_shot import judge_class_names
@@ -203,14 +208,14 @@ def evaluate_autoencoder(
         **hub: `revision`, `token` and the like.
 
     Returns:
-        For `split`: Chamfer distances and F-score in the units of the processor, and loss; and the Chamfer distance
-        (L1) of each class.
+        For `split`: Chamfer distances and F-score in the units of the processor, number and perplexity of the codes in
+        use, and loss; and the Chamfer distance (L1) of each class.
     """
     model, processor = _open(AutoModelForPointCloudReconstruction, model_name, hub)
     label = rows.features.get("label")
     names = label.names if isinstance(label, ClassLabel) else []
     numbers: Any = list(rows["label"]) if names else None
-    ignored = [output.name for output in fields(ActAutoencoderOutput) if output.name not in ("loss", "whole_fine")]
+    ignored = ignored_outputs(output.name for output in fields(ActAutoencoderOutput))
     with _trainer(
         model,
         settings,

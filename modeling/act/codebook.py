@@ -1,11 +1,15 @@
-"""Codebook of discrete tokens: Gumbel softmax in training, plain look-up without gradients."""
+"""Codebook of discrete tokens: Gumbel softmax or nearest code in training, plain look-up without gradients."""
 
 import math
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from hf_any3d.modeling import kernels
+from hf_any3d.modeling.kernels.joined_batches import summed_over_processes
+
+COUNT_DECAY = 0.99
+"""Decay per step of the counts of patches per code, if the code vectors are no moving averages."""
 
 
 def gumbel_temperature(iteration: int, steps: int = 100_000, start: float = 1.0, end: float = 0.0625) -> float:
@@ -64,12 +68,142 @@ class Codebook(nn.Module):
     Args:
         num_codes: Number of codes.
         width: Channels of a code.
+        scores: Scores that select codes: "projection" for scores that are computed without the code vectors,
+            "distance" for negative squared distances between tokens and codes, divided by the width (VQ-VAE, arXiv
+            1711.00937), "cosine" for cosine similarities (ViT-VQGAN, arXiv 2110.04627).
+        scale: Factor of the scores.
+        ema_decay: Decay per step of code vectors that are moving averages of the tokens that select them (VQ-VAE,
+            Appendix A.1); None for code vectors that are trained by gradients.
+        restart_share: Codes with less than this share of the mean number of tokens are replaced by random tokens of
+            the batch (Jukebox, arXiv 2005.00341, Sec. 3.1), in the first step all of them; 0 for no restarts.
     """
 
-    def __init__(self, num_codes: int, width: int):
+    def __init__(
+        self,
+        num_codes: int,
+        width: int,
+        scores: str = "projection",
+        scale: float = 1.0,
+        ema_decay: float | None = None,
+        restart_share: float = 0.0,
+    ):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_codes, width))
+        self.scores, self.scale = scores, scale
+        self.ema_decay, self.restart_share = ema_decay, restart_share
+        if ema_decay is None:
+            self.weight = nn.Parameter(torch.empty(num_codes, width))
+        else:
+            self.register_buffer("weight", torch.empty(num_codes, width))
+            self.register_buffer("sums", torch.zeros(num_codes, width))
+        if self.updates_itself:
+            self.register_buffer("counts", torch.zeros(num_codes))
         nn.init.normal_(self.weight)
+
+    @property
+    def updates_itself(self) -> bool:
+        """Whether training changes the code vectors by other means than gradients."""
+        return self.ema_decay is not None or self.restart_share > 0
+
+    @property
+    def vectors(self) -> torch.Tensor:
+        """Code vectors `(codes, width)`; with cosine similarities all have the norm `sqrt(width)`."""
+        return self._on_sphere(self.weight)
+
+    def _on_sphere(self, rows: torch.Tensor) -> torch.Tensor:
+        # The norm of vectors from a standard normal distribution, as initial codes are.
+        return nn.functional.normalize(rows, dim=-1) * rows.shape[-1] ** 0.5 if self.scores == "cosine" else rows
+
+    def score(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Compare tokens `(batch, groups, width)` with all codes: `(batch, groups, codes)`."""
+        tokens, codes = self._on_sphere(tokens), self.vectors
+        # `update` changes moving averages before the backward pass, which needs the vectors of the forward pass.
+        codes = codes if self.ema_decay is None else codes.clone()
+        products = tokens @ codes.T / tokens.shape[-1]
+        if self.scores == "cosine":
+            return self.scale * products
+        norms = tokens.square().mean(dim=-1, keepdim=True) + codes.square().mean(dim=-1)
+        return self.scale * (2 * products - norms)
+
+    @torch.no_grad()
+    def restart(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Replace codes that are hardly used by random tokens of a training step.
+
+        Call it before the codes are looked up, which saves their vectors for the backward pass. With several processes
+        all of them take tokens of the first one.
+
+        Args:
+            tokens: `(batch, groups, width)`.
+
+        Returns:
+            `(codes,)`, True for replaced codes.
+        """
+        rows = self._on_sphere(tokens.detach()).flatten(0, 1).to(self.weight.dtype)  # (tokens, width)
+        expected = len(rows) * _processes() / len(self.weight)
+        dead = self.counts < self.restart_share * expected
+        order = torch.randperm(len(rows), device=rows.device)
+        drawn = rows[order[torch.arange(len(self.weight), device=rows.device) % len(rows)]]  # (codes, width)
+        if _processes() > 1:
+            # Random numbers differ between processes.
+            distributed.broadcast(drawn, src=0)
+        self.weight.copy_(torch.where(dead.unsqueeze(1), drawn, self.weight))
+        self.counts.masked_fill_(dead, expected)
+        if self.ema_decay is not None:
+            self.sums.copy_(torch.where(dead.unsqueeze(1), drawn * expected, self.sums))
+        return dead
+
+    @torch.no_grad()
+    def update(self, tokens: torch.Tensor, token_ids: torch.Tensor) -> None:
+        """Count the tokens of a training step by their codes, and move codes that are moving averages.
+
+        In several processes the tokens of all count.
+
+        Args:
+            tokens: `(batch, groups, width)`.
+            token_ids: `(batch, groups)`, the codes that they selected.
+
+        Raises:
+            ValueError: If the model is in half precision, in which small changes of the averages are lost.
+        """
+        if self.counts.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"the counts of codes have dtype {self.counts.dtype}; expected float32 (train in half precision with "
+                "autocast: --bf16)"
+            )
+        decay = COUNT_DECAY if self.ema_decay is None else self.ema_decay
+        index = token_ids.flatten()
+        counts = torch.zeros_like(self.counts).index_add_(0, index, self.counts.new_ones(len(index)))
+        counts = counts if _processes() == 1 else summed_over_processes(counts)
+        self.counts.lerp_(counts, 1 - decay)
+        if self.ema_decay is None:
+            return
+        rows = self._on_sphere(tokens.detach()).flatten(0, 1).to(self.sums.dtype)
+        sums = torch.zeros_like(self.sums).index_add_(0, index, rows)
+        sums = sums if _processes() == 1 else summed_over_processes(sums)
+        self.sums.lerp_(sums, 1 - decay)
+        # A code without tokens keeps its vector: sum and count have decayed alike, perhaps to zero.
+        means = self.sums / self.counts.clamp(min=torch.finfo(self.counts.dtype).tiny).unsqueeze(1)
+        self.weight.copy_(torch.where((counts > 0).unsqueeze(1), means, self.weight))
+
+    def nearest(
+        self, tokens: torch.Tensor, logits: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Replace tokens by their codes, with the gradient of the tokens (straight-through).
+
+        Args:
+            tokens: `(batch, groups, width)`.
+            logits: `(batch, groups, codes)`, from `score`.
+            noise: Gumbel noise, broadcastable to the logits, or None.
+
+        Returns:
+            Vectors `(batch, groups, width)`; indices of the codes `(batch, groups)`; and their mean squared difference
+            twice, with a gradient for the tokens alone and with one for the codes alone (VQ-VAE, Eq. 3).
+        """
+        scores = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+        token_ids = (scores if noise is None else scores + noise).argmax(dim=-1)
+        tokens, codes = self._on_sphere(tokens), nn.functional.embedding(token_ids, self.vectors)
+        mse = nn.functional.mse_loss
+        pulls = mse(tokens, codes.detach()), mse(codes, tokens.detach())
+        return tokens + (codes - tokens).detach(), token_ids, pulls
 
     def forward(
         self, logits: torch.Tensor, temperature: float = 1.0, hard: bool = False, noise: torch.Tensor | None = None
@@ -91,13 +225,17 @@ class Codebook(nn.Module):
         token_ids = scores.detach().argmax(dim=-1)
         needs_gradient = torch.is_grad_enabled() and (logits.requires_grad or self.weight.requires_grad)
         if hard and not needs_gradient:
-            return nn.functional.embedding(token_ids, self.weight), token_ids
+            return nn.functional.embedding(token_ids, self.vectors), token_ids
         probabilities = (scores / temperature).softmax(dim=-1)
         if hard:
             # The value of the one-hot vector, the gradient of the probabilities.
             one_hot = torch.zeros_like(probabilities).scatter_(-1, token_ids.unsqueeze(-1), 1.0)
             probabilities = one_hot + (probabilities - probabilities.detach())
-        return probabilities.to(self.weight.dtype) @ self.weight, token_ids
+        return probabilities.to(self.weight.dtype) @ self.vectors, token_ids
+
+
+def _processes() -> int:
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def gumbel_noise(like: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:

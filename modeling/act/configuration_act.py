@@ -39,8 +39,14 @@ _AUTOENCODER_RANGES: Ranges = {
     "prompt_dropout": SHARE,
     "initializer_range": SPREAD,
     "sampling_min_squared_norm": (0, 1e6),
+    "code_width": CHANNELS,
+    "code_scale": (1e-6, 1e6),
+    "code_restart_share": SHARE,
+    "commitment_weight": (0, 1e6),
 }
 _AUTOENCODER_CHOICES = {
+    "code_scores": ("projection", "distance", "cosine"),
+    "quantizer": ("gumbel", "nearest"),
     "prompt_depth": ("shallow", "deep"),
     "position_injection": ("input", "every_layer"),
     "attention_axis": ("tokens", "batch"),
@@ -66,13 +72,29 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
         num_groups: Patches, and therefore tokens, per cloud.
         group_size: Points per patch, including the centre; a multiple of 4.
         patch_widths: Output channels of the first, second and third layer of the patch encoder.
-        hidden_size: Channels of a token, of a code and of the decoder's input.
+        hidden_size: Channels of a token and of the decoder's input.
         num_codes: Size of the codebook.
         graph_neighbors: Neighbours of a token in the graph convolutions, including itself.
         graph_input_width: Output channels of the first linear layer of a graph convolution.
         graph_widths: Output channels of its edge convolutions.
         coarse_width: Hidden channels of the decoder's layers for coarse points.
         folding_width: Hidden channels of the decoder's folding layers.
+
+    Args: Selection of codes
+        code_scores: Scores of a patch's codes: a "projection" of its token, as published, or the negative "distance"
+            (VQ-VAE, arXiv 1711.00937) or "cosine" similarity (ViT-VQGAN, arXiv 2110.04627) of token and code vector.
+        code_width: Channels of a code vector, which a linear layer maps to `hidden_size`; few of them make codes
+            easier to tell apart (ViT-VQGAN, Sec. 3.2). None for `hidden_size` without such a layer.
+        code_scale: Factor of the scores; cosine similarities need more than 1 next to Gumbel noise.
+        code_norm: Batch norm, without gain and shift, of the scores, or of the tokens that are compared with codes: it
+            removes what all patches have in common (arXiv 2005.08520, Sec. 3).
+        quantizer: "gumbel", a Gumbel softmax over all codes, as published; or "nearest", the code with the highest
+            score, with a straight-through gradient and without noise and temperature (VQ-VAE).
+        commitment_weight: With the nearest codes: weight of the distance from tokens to their codes (VQ-VAE, Eq. 3).
+        code_ema_decay: With the nearest codes: code vectors are moving averages of their tokens with this decay per
+            step (VQ-VAE, Appendix A.1); None trains them by gradients.
+        code_restart_share: Codes that get less than this share of the mean number of patches are replaced by tokens of
+            the batch (Jukebox, arXiv 2005.00341, Sec. 3.1), and so are all codes in the first step; 0 for no restarts.
 
     Args: Prompts and positions
         num_prompts: Learned tokens before those of the cloud in the teacher; 0 for none.
@@ -97,7 +119,14 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
 
     model_type = "act3d_autoencoder"
     sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="bert", optional=True)}
-    keys_to_ignore_at_inference = ["logits", "neighborhoods", "token_ids", "reconstruction_loss", "kl_loss"]
+    keys_to_ignore_at_inference = [
+        "logits",
+        "neighborhoods",
+        "token_ids",
+        "reconstruction_loss",
+        "kl_loss",
+        "code_loss",
+    ]
 
     encoder_config: dict | PreTrainedConfig | None = None
     parts: dict[str, Any] | None = None
@@ -114,6 +143,15 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
     graph_widths: list[int] | tuple[int, ...] = (256, 512, 512, 1024)
     coarse_width: int = 1024
     folding_width: int = 512
+
+    code_scores: str = "projection"
+    code_width: int | None = None
+    code_scale: float = 1.0
+    code_norm: bool = False
+    quantizer: str = "gumbel"
+    commitment_weight: float = 0.25
+    code_ema_decay: float | None = None
+    code_restart_share: float = 0.0
 
     num_prompts: int = 64
     prompt_depth: str = "deep"
@@ -148,8 +186,25 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
             raise ValueError(
                 f"detach_teacher=True with num_prompts={self.num_prompts}: prompts would get no gradient; expected 0"
             )
+        self._check_codes()
         super().__post_init__(**kwargs)
         self.check_parts(("encoder",))
+
+    def _check_codes(self) -> None:
+        if self.code_ema_decay is not None and not 0 < self.code_ema_decay < 1:
+            raise ValueError(f"code_ema_decay={self.code_ema_decay}; expected between 0 and 1, or None")
+        if self.code_ema_decay is not None and self.quantizer != "nearest":
+            raise ValueError(
+                f"code_ema_decay={self.code_ema_decay} with quantizer={self.quantizer!r}; expected 'nearest': moving "
+                "averages need one code per patch"
+            )
+        if self.code_scores == "projection":
+            # These options compare tokens with code vectors, which a projection does not.
+            for name, off in (("quantizer", "gumbel"), ("code_restart_share", 0)):
+                if (value := getattr(self, name)) != off:
+                    raise ValueError(
+                        f"{name}={value!r} with code_scores='projection'; expected code_scores 'distance' or 'cosine'"
+                    )
 
     @property
     def min_points(self) -> int:

@@ -333,9 +333,11 @@ class ActAutoencoderOutput(ModelOutput):
     """Reconstruction of point clouds, patch by patch.
 
     Args:
-        loss: `reconstruction_loss + kl_weight * kl_loss`.
+        loss: `reconstruction_loss + kl_weight * kl_loss`, and in training mode `+ code_loss`.
         reconstruction_loss: Chamfer distance (L1) of coarse points to the patches plus that of fine points.
         kl_loss: Unevenness of the codes' use, see `uniform_code_loss`.
+        code_loss: With the nearest codes: mean squared difference of tokens and codes, weighted for the tokens by
+            `commitment_weight`; also for the codes unless they are moving averages. Else None.
         fine: `(batch, groups, group_size, 3)`, reconstructed points relative to the centres.
         coarse: `(batch, groups, group_size / 4, 3)`.
         whole_fine: `(batch, groups * group_size, 3)`, the full cloud, without a gradient.
@@ -353,6 +355,7 @@ class ActAutoencoderOutput(ModelOutput):
     loss: torch.Tensor | None = None
     reconstruction_loss: torch.Tensor | None = None
     kl_loss: torch.Tensor | None = None
+    code_loss: torch.Tensor | None = None
     fine: torch.Tensor | None = None
     coarse: torch.Tensor | None = None
     whole_fine: torch.Tensor | None = None
@@ -390,8 +393,22 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
         graph = (config.graph_input_width, config.graph_widths, config.graph_neighbors)
         self.gradient_checkpointing = False
         self.patch_encoder = PatchEncoder(config.in_channels, width, config.patch_widths)
-        self.graph_encoder = GraphConvolution(width, config.num_codes, *graph)
-        self.codebook = Codebook(config.num_codes, width)
+        is_projected = config.code_scores == "projection"
+        self.graph_encoder = GraphConvolution(width, config.num_codes if is_projected else width, *graph)
+        code_width = config.code_width or width
+        # The graph convolution ends with a leaky ReLU, which leaves half of the directions almost unused.
+        self.code_in = None if is_projected else nn.Linear(width, code_width)
+        norm_width = config.num_codes if is_projected else code_width
+        self.code_norm = nn.BatchNorm1d(norm_width, affine=False) if config.code_norm else None
+        self.codebook = Codebook(
+            config.num_codes,
+            code_width,
+            config.code_scores,
+            config.code_scale,
+            config.code_ema_decay,
+            config.code_restart_share,
+        )
+        self.code_out = None if config.code_width is None else nn.Linear(code_width, width)
         self.encoder = None
         if config.encoder_config is not None:
             self._add_teacher(encoder)
@@ -494,15 +511,30 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
             raise ValueError(f"temperature={temperature}; expected above 0")
         if not kl_weight >= 0:
             raise ValueError(f"kl_weight={kl_weight}; expected at least 0")
+        if hard is False and self.config.quantizer == "nearest":
+            raise ValueError("hard=False with quantizer='nearest'; expected None or True")
         patches = self.patch(points)
         neighbors = self.graph_encoder.neighbors_of(patches.centers)
-        logits = self.score_codes(patches, neighbors)
-        hard = not self.training if hard is None else hard
-        codes, token_ids = self.codebook(logits, temperature, hard, self._noise(logits, noise))
+        tokens = self._encode(patches, neighbors)
+        # Not in passes that only measure, such as for the statistics of norms.
+        learns = self.training and torch.is_grad_enabled()
+        if learns and self.config.code_restart_share:
+            self.codebook.restart(tokens)
+        logits = self._score(tokens)
+        code_loss = None
+        if self.config.quantizer == "nearest":
+            codes, token_ids, pulls = self.codebook.nearest(tokens, logits, self._noise(logits, noise))
+            code_loss = self.config.commitment_weight * pulls[0]
+            code_loss = code_loss if self.config.code_ema_decay is not None else code_loss + pulls[1]
+        else:
+            hard = not self.training if hard is None else hard
+            codes, token_ids = self.codebook(logits, temperature, hard, self._noise(logits, noise))
+        if learns and self.codebook.updates_itself:
+            self.codebook.update(tokens, token_ids)
         states = [] if return_hidden else None
         recorder = self.record_attentions() if return_attentions else None
         with recorder or nullcontext():
-            features = self.teach(codes, patches.centers, states, return_attentions)
+            features = self.teach(self._widen(codes), patches.centers, states, return_attentions)
             attentions = recorder.weights if return_attentions else None
         coarse, fine = self.decoder(self.graph_decoder(features, neighbors))
         output = ActAutoencoderOutput(
@@ -523,6 +555,9 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
             with torch.set_grad_enabled(torch.is_grad_enabled() and kl_weight != 0):
                 output.kl_loss = uniform_code_loss(logits)
             output.loss = output.reconstruction_loss + kl_weight * output.kl_loss
+            output.code_loss = code_loss
+            if code_loss is not None and self.training:
+                output.loss = output.loss + code_loss
         return output
 
     @torch.no_grad()
@@ -551,7 +586,7 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
         neighbors = self.graph_encoder.neighbors_of(patches.centers)
         logits = self.score_codes(patches, neighbors)
         codes, _ = self.codebook(logits, hard=True, noise=self._noise(logits, noise))
-        features = self.teach(codes, patches.centers)
+        features = self.teach(self._widen(codes), patches.centers)
         return self.graph_decoder(features, neighbors) if through_graph else features
 
     def patch(self, points: torch.Tensor) -> Patches:
@@ -562,10 +597,25 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
         """Compute the scores of the codes for every patch, `(batch, groups, codes)`."""
         if neighbors is None:
             neighbors = self.graph_encoder.neighbors_of(patches.centers)
-        return self.graph_encoder(self.patch_encoder(patches.neighborhoods), neighbors)
+        return self._score(self._encode(patches, neighbors))
+
+    def _encode(self, patches: Patches, neighbors: torch.Tensor) -> torch.Tensor:
+        """Compute what the codes' scores are computed from: the scores themselves with a projection, else tokens."""
+        tokens = self.graph_encoder(self.patch_encoder(patches.neighborhoods), neighbors)
+        tokens = tokens if self.code_in is None else self.code_in(tokens)  # (batch, groups, hidden_size or codes)
+        return tokens if self.code_norm is None else self.code_norm(tokens.flatten(0, 1)).view_as(tokens)
+
+    def _score(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self.config.code_scores != "projection":
+            return self.codebook.score(tokens)
+        return tokens if self.config.code_scale == 1 else tokens * self.config.code_scale
+
+    def _widen(self, codes: torch.Tensor) -> torch.Tensor:
+        return codes if self.code_out is None else self.code_out(codes)  # (batch, groups, hidden_size)
 
     def _noise(self, logits: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor | None:
-        if noise is None and (self.training or self.config.noise_in_eval):
+        draws = self.training and self.config.quantizer == "gumbel"
+        if noise is None and (draws or self.config.noise_in_eval):
             return gumbel_noise(logits)
         return noise
 
@@ -629,6 +679,9 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
                 init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, Codebook):
             init.normal_(module.weight)
+            for name in ("counts", "sums"):
+                if hasattr(module, name):
+                    init.zeros_(getattr(module, name))
         elif isinstance(module, Prompts):
             init.trunc_normal_(module.tokens, std=self.config.initializer_range)
             init.trunc_normal_(module.positions, std=self.config.initializer_range)

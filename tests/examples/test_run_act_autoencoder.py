@@ -30,7 +30,9 @@ def test_run_saves_a_model_a_card_and_a_report(run, tmp_path, tiny_encoder):
     report = run()
     assert set(report.metrics) == {"validation", "test"}
     for found in report.metrics.values():
-        assert set(found) == {"chamfer_l1", "chamfer_l2", "f_score", "loss"} and found["chamfer_l1"] > 0
+        names = {"chamfer_l1", "chamfer_l2", "f_score", "loss", "codes_used", "code_perplexity"}
+        assert set(found) == names and found["chamfer_l1"] > 0
+        assert 1 <= found["code_perplexity"] <= found["codes_used"] <= 16
     assert report.selection["metric"] == "chamfer_l1"
     assert report.encoder["name"] == tiny_encoder and report.trained_parameters < report.total_parameters
     assert report.seconds["training"] > 0 and report.peak_memory["process"] > 0
@@ -39,6 +41,7 @@ def test_run_saves_a_model_a_card_and_a_report(run, tmp_path, tiny_encoder):
     history = json.loads(next((tmp_path / "run").glob("checkpoint-*/trainer_state.json")).read_text())["log_history"]
     distances = [entry["eval_chamfer_l1"] for entry in history if "eval_chamfer_l1" in entry]
     assert report.metrics["validation"]["chamfer_l1"] <= min(distances) + 1e-6
+    assert all("eval_code_perplexity" in entry for entry in history if "eval_chamfer_l1" in entry)
 
     model = ActAutoencoder.from_pretrained(tmp_path / "run").eval()
     processor = PointCloudProcessor.from_pretrained(tmp_path / "run")
@@ -62,7 +65,10 @@ def test_temperature_and_weight_follow_the_step_and_are_logged(run, tmp_path):
 
 def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path):
     step = 3  # amid an epoch
+    # Codes that restart and are moving averages: their state and random numbers have to come back too.
+    codes = {"code_scores": "distance", "quantizer": "nearest", "code_ema_decay": 0.9, "code_restart_share": 0.4}
     settings = {"save_steps": step, "eval_steps": step, "augment": ["scale"], "temperature_steps": 8}
+    settings["model_config"] = AUTOENCODER["model_config"] | codes
     full = run("full", **settings)
     shutil.copytree(tmp_path / "full" / f"checkpoint-{step}", tmp_path / "resumed" / f"checkpoint-{step}")
     resumed = run("resumed", **settings)

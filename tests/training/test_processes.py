@@ -18,6 +18,7 @@ from torch.distributed.launcher import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_any3d import Any2PointForPointCloudClassification, GuidedAdapterConfig
+from hf_any3d.modeling.act.codebook import Codebook
 from hf_any3d.modeling.kernels import set_kernels
 from hf_any3d.modeling.kernels.joined_batches import JoinedBatchNorm
 from hf_any3d.training.arguments import PointTrainingArguments
@@ -26,6 +27,7 @@ from hf_any3d.training.processes import (
     OwnNoise,
     check_engine,
     check_no_scalars,
+    check_replaced_codes,
     check_restarts,
     check_same_weights,
     joining_norms,
@@ -214,3 +216,9 @@ def test_steps_keep_their_number_of_rows(tmp_path):
     with pytest.raises(ValueError, match="its steps have 12 rows, those of this run 8"):
         check_rows_per_step(tmp_path, 8)
     check_rows_per_step(tmp_path / "of another trainer", 8)
+
+
+def test_restarted_codes_need_whole_parameters():
+    check_replaced_codes(nn.Sequential(Codebook(4, 2, "distance", ema_decay=0.9, restart_share=0.1)))
+    with pytest.raises(ValueError, match="code_restart_share=0.1 with FSDP or DeepSpeed.*expected DDP"):
+        check_replaced_codes(nn.Sequential(Codebook(4, 2, "distance", restart_share=0.1)))

@@ -77,14 +77,36 @@ def test_changed_recipe_of_the_first_stage_affects_all_arms_with_pretraining(rec
     assert [arm for arm in act_stages.ARMS if before[arm] == after[arm]] == ["scratch"]
 
 
-def test_validation_part_has_only_training_shapes_and_shares_no_group(tmp_path):
-    settings = act_stages.write_validation_cut(tmp_path / "data")
-    cut = load_point_dataset(settings["dataset_name"], data_dir=settings["data_dir"])
-    shapes = load_point_dataset("shapes")
-    names = {split: set(rows["name"]) for split, rows in cut.items()}
-    assert names["train"] | names["test"] == set(shapes["train"]["name"])
-    assert not names["train"] & names["test"] and not names["test"] & set(shapes["test"]["name"])
-    assert not set(cut["train"]["group"]) & set(cut["test"]["group"])
+def test_folds_share_the_training_shapes_and_no_group(tmp_path):
+    shapes, tested = load_point_dataset("shapes"), []
+    for fold in range(2):
+        settings = act_stages.write_fold(tmp_path / str(fold), fold)
+        cut = load_point_dataset(settings["dataset_name"], data_dir=settings["data_dir"])
+        names = {split: set(rows["name"]) for split, rows in cut.items()}
+        assert names["train"] | names["test"] == set(shapes["train"]["name"])
+        assert not names["train"] & names["test"] and not names["test"] & set(shapes["test"]["name"])
+        assert not set(cut["train"]["group"]) & set(cut["test"]["group"])
+        assert set(cut["test"]["label"]) == set(shapes["train"]["label"])
+        tested.append(names["test"])
+    assert not tested[0] & tested[1]
+
+
+def test_validation_takes_a_fold_for_each_seed(recipes, monkeypatch):
+    seen = []
+
+    def run_stage(arm, stage, seed, folder, folds, changes):
+        settings = act_stages.recipe_of(stage, changes)
+        seen.append((seed, Path(settings["data_dir"]).name, settings.get("few_shot")))
+        return {"arm": arm, "stage": stage, "seed": seed, "accuracy": 0.5, "cpu_seconds": 1, "seconds": 1} | {
+            "peak_memory": None
+        }
+
+    monkeypatch.setattr(act, "run_stage", run_stage)
+    monkeypatch.setattr(act, "write_fold", lambda folder, fold: {"dataset_name": "parquet", "data_dir": str(folder)})
+    act.main([*options(recipes, "scratch"), "--validate", "--stages", "few_5", "full"])
+    assert [(seed, name) for seed, name, _ in seen] == [(fold, f"data-{fold}") for fold in range(5) for _ in (0, 1)]
+    assert [few_shot for *_, few_shot in seen[:2]] == [{"test_per_class": 3}, None]
+    assert (recipes / "out" / "folds" / "act_shapes_folds.md").is_file()
 
 
 def test_settings_are_chosen_by_few_shot_accuracy_on_the_validation_part(recipes, monkeypatch, capsys):

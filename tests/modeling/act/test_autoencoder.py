@@ -198,6 +198,52 @@ def test_the_kl_term_trains_only_where_it_has_weight():
     assert model(clouds(), return_loss=False).loss is None
 
 
+NEAREST = {"code_scores": "distance", "quantizer": "nearest", "code_norm": True, "code_restart_share": 0.1}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [NEAREST | {"code_ema_decay": 0.9, "code_width": 6}, NEAREST, {"code_scores": "cosine", "code_scale": 9.0}],
+)
+def test_codes_follow_the_tokens_and_come_back_equal(options, tmp_path):
+    model = tiny_autoencoder(None, **options).train()
+    output = model(clouds(), kl_weight=0.1)
+    output.loss.backward()
+    assert model.code_in.weight.grad.abs().max() > 0
+    is_average = "code_ema_decay" in options
+    assert model.codebook.weight.shape == (32, options.get("code_width", 16))
+    assert model.code_out is None or model.code_out.weight.grad.abs().max() > 0
+    assert ("codebook.weight" in dict(model.named_parameters())) is not is_average
+    if model.config.quantizer == "nearest":
+        total = output.reconstruction_loss + 0.1 * output.kl_loss + output.code_loss
+        torch.testing.assert_close(output.loss, total)
+        # All codes were replaced by tokens of the first batch, so several are in use.
+        assert len(output.token_ids.unique()) > 8
+        with pytest.raises(ValueError, match="hard=False with quantizer='nearest'"):
+            model(clouds(), hard=False)
+    state = {name: tensor.clone() for name, tensor in model.codebook.state_dict().items()}
+    with torch.no_grad():
+        model(clouds())
+    model.eval()
+    model.teacher_features(clouds())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.codebook.state_dict().items())
+    model.save_pretrained(tmp_path)
+    opened = ActAutoencoder.from_pretrained(tmp_path)
+    assert torch.equal(fine(opened), fine(model))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in opened.codebook.state_dict().items())
+    assert ("codebook.weight" in dict(opened.named_parameters())) is not is_average
+
+
+def test_a_norm_of_the_scores_removes_what_all_patches_have_in_common():
+    points = clouds()
+    plain, normed = (tiny_autoencoder(None, code_norm=norm).train() for norm in (False, True))
+    scores = normed(points).logits.flatten(0, 1)
+    torch.testing.assert_close(scores.mean(dim=0), torch.zeros(32), atol=1e-5, rtol=0)
+    assert len(normed(points, noise=torch.zeros(1)).token_ids.unique()) > len(
+        plain(points, noise=torch.zeros(1)).token_ids.unique()
+    )
+
+
 def test_colours_are_read_but_not_reconstructed():
     model = tiny_autoencoder("vit", in_channels=6)
     output = model(clouds(channels=6))
@@ -217,6 +263,10 @@ def test_colours_are_read_but_not_reconstructed():
         ({"num_prompts": -1}, "num_prompts=-1; expected 0 to 100,000"),
         ({"prompt_dropout": 1.0}, "prompt_dropout=1.0; expected 0 to below 1"),
         ({"detach_teacher": True}, "prompts would get no gradient"),
+        ({"quantizer": "nearest"}, "quantizer='nearest' with code_scores='projection'"),
+        ({"code_restart_share": 0.1}, "code_restart_share=0.1 with code_scores='projection'"),
+        ({"code_ema_decay": 0.9, "code_scores": "cosine"}, "code_ema_decay=0.9 with quantizer='gumbel'"),
+        ({"code_ema_decay": 1.0}, "code_ema_decay=1.0; expected between 0 and 1"),
     ],
 )
 def test_invalid_settings_are_named(settings, message):

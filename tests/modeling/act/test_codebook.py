@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from hf_any3d.modeling.act import codebook as codebook_module
 from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise, uniform_code_loss
 from tests.closeness import assert_nearly_equal
 
@@ -96,3 +97,79 @@ def test_schedules_reject_negative_numbers():
             call()
     with pytest.raises(ValueError, match="expected temperatures above 0"):
         gumbel_temperature(1, end=0.0)
+
+
+def test_scores_are_negative_distances_or_cosines():
+    tokens = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    book = Codebook(12, 5, scores="distance", scale=3.0)
+    expected = -3 * (tokens.unsqueeze(2) - book.weight).square().mean(dim=-1)
+    torch.testing.assert_close(book.score(tokens), expected)
+    book.scores = "cosine"
+    expected = 3 * torch.cosine_similarity(tokens.unsqueeze(2), book.weight, dim=-1)
+    torch.testing.assert_close(book.score(tokens), expected)
+    torch.testing.assert_close(book.vectors.norm(dim=-1), torch.full((12,), 5**0.5))
+
+
+def test_the_nearest_code_has_the_tokens_gradient():
+    tokens = torch.tensor([[[1.0, 0.0], [0.0, 3.0]]], requires_grad=True)
+    book = Codebook(3, 2, scores="distance")
+    book.weight.data = torch.tensor([[5.0, 5.0], [1.0, 1.0], [0.0, 2.0]])
+    codes, token_ids, pulls = book.nearest(tokens, book.score(tokens))
+    assert token_ids.tolist() == [[1, 2]] and torch.equal(codes, book.weight[token_ids])
+    # Squared differences are 0 1 and 0 1.
+    assert [pull.item() for pull in pulls] == [0.5, 0.5]
+    (codes * torch.tensor([2.0, 7.0])).sum().backward(retain_graph=True)
+    assert tokens.grad.tolist() == [[[2.0, 7.0], [2.0, 7.0]]] and book.weight.grad is None
+    pulls[0].backward()
+    assert book.weight.grad is None
+    tokens.grad = None
+    pulls[1].backward()
+    assert book.weight.grad.abs().sum() > 0 and tokens.grad is None
+
+
+def test_moving_averages_are_those_of_vq_vae():
+    book = Codebook(3, 2, scores="distance", ema_decay=0.75)
+    book.counts.copy_(torch.tensor([4.0, 2.0, 1.0]))
+    book.weight.copy_(torch.tensor([[1.0, 1.0], [5.0, 5.0], [9.0, 9.0]]))
+    book.sums.copy_(book.weight * book.counts.unsqueeze(1))
+    book.update(torch.tensor([[[2.0, 0.0], [0.0, 2.0]], [[4.0, 4.0], [6.0, 6.0]]]), torch.tensor([[0, 0], [0, 1]]))
+    assert book.counts.tolist() == [0.75 * 4 + 0.25 * 3, 0.75 * 2 + 0.25, 0.75]
+    first = (0.75 * 4 + 0.25 * 6) / 3.75
+    second = (0.75 * 10 + 0.25 * 6) / 1.75
+    torch.testing.assert_close(book.weight, torch.tensor([[first, first], [second, second], [9.0, 9.0]]))
+    # After some hundred steps without tokens.
+    book.counts[2], book.sums[2] = 0, 0
+    book.update(torch.zeros(1, 4, 2), torch.zeros(1, 4, dtype=torch.long))
+    assert book.weight.tolist()[2] == [9.0, 9.0]
+    with pytest.raises(ValueError, match="counts of codes have dtype torch.bfloat16; expected float32"):
+        book.bfloat16().update(torch.zeros(1, 4, 2), torch.zeros(1, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_dead_codes_become_tokens_of_the_batch(ema_decay):
+    book = Codebook(6, 2, scores="distance", ema_decay=ema_decay, restart_share=0.5)
+    tokens = torch.arange(24.0).view(2, 6, 2)
+    rows = {tuple(row) for row in tokens.flatten(0, 1).tolist()}
+    assert book.restart(tokens).all(), "codes start as tokens"
+    assert len({tuple(row) for row in book.weight.tolist()} & rows) == 6
+    # Two tokens per code are expected, so codes with less than one restart.
+    book.counts.copy_(torch.tensor([2.0, 0.9, 1.1, 0.0, 5.0, 3.0]))
+    before = book.weight.detach().clone()
+    dead = book.restart(-tokens)
+    assert dead.tolist() == [False, True, False, True, False, False]
+    assert torch.equal(book.weight[~dead], before[~dead])
+    assert {tuple(row) for row in book.weight[dead].tolist()} <= {(-x, -y) for x, y in rows}
+    assert book.counts[dead].tolist() == [2.0, 2.0]
+    if ema_decay is not None:
+        torch.testing.assert_close(book.sums[dead], 2 * book.weight[dead])
+
+
+def test_several_processes_restart_with_the_tokens_of_the_first(monkeypatch):
+    book = Codebook(4, 2, scores="distance", restart_share=0.5)
+    monkeypatch.setattr(codebook_module, "_processes", lambda: 2)
+    sent = []
+    monkeypatch.setattr(codebook_module.distributed, "broadcast", lambda tensor, src: sent.append(tensor.fill_(7)))
+    book.restart(torch.zeros(1, 4, 2))
+    assert (book.weight == 7).all() and sent
+    # The tokens of both count.
+    assert book.counts.tolist() == [2.0] * 4
