@@ -68,7 +68,8 @@ class ComputeReconstructionMetrics:
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
         """Return `METRICS` and `CODE_METRICS` of all rows."""
-        measured, token_ids = eval_prediction.predictions
+        predictions: Any = eval_prediction.predictions
+        measured, token_ids = predictions
         by_category = category_means(np.asarray(measured), self.categories)
         means = np.mean(list(by_category.values()), axis=0)
         return dict(zip(METRICS, map(float, means), strict=True)) | code_use(token_ids)
