@@ -13,7 +13,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ except ImportError:  # not on Windows, where nothing is locked
     fcntl = None
 
 _HOST = re.sub(r"[^\w-]", "_", socket.gethostname())[:60]
+_TEMPORARY = re.compile(rf"\.(.+)\.{re.escape(_HOST)}\.(\d+)\.tmp", re.DOTALL)
+_ENTRIES_PER_USE = 100
+_LISTINGS: dict[Path, _Listing] = {}
 _CLAIMS: dict[Path, Claim] = {}
 
 
@@ -93,11 +96,36 @@ def read_json(path: Path) -> Any | None:
 
 def remove_abandoned(path: Path) -> None:
     """Remove temporary files or folders of `path` left by killed processes of this machine."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(_HOST)}\.(\d+)\.tmp")
-    for other in path.parent.glob(f".{_escaped(path.name)}.*.tmp"):
-        found = name.fullmatch(other.name)
-        if found and not _is_running(int(found[1])):
-            _remove(other)
+    left = _LISTINGS.get(path.parent)
+    if left is None or left.process != os.getpid() or left.uses < 1:
+        left = _LISTINGS[path.parent] = _Listing(path.parent)
+    left.uses -= 1
+    for name, process in left.temporaries.get(path.name, ()):
+        if not _is_running(process):
+            _remove(path.parent / name)
+    if left.uses < 1:
+        _LISTINGS.pop(path.parent, None)
+
+
+class _Listing:
+    """Temporary files of a folder, by the name of the final one.
+
+    A folder is listed for each file that is written there. One with thousands of files would make that quadratic, so
+    its listing is used several times; a process that is killed in between is noticed by the next listing.
+
+    Args:
+        folder: The folder; it may not exist.
+    """
+
+    def __init__(self, folder: Path):
+        self.process, entries = os.getpid(), 0
+        self.temporaries: dict[str, list[tuple[str, int]]] = {}
+        with suppress(FileNotFoundError), os.scandir(folder) as listed:
+            for entry in listed:
+                entries += 1
+                if entry.name.endswith(".tmp") and (found := _TEMPORARY.fullmatch(entry.name)):
+                    self.temporaries.setdefault(found[1], []).append((entry.name, int(found[2])))
+        self.uses = max(1, entries // _ENTRIES_PER_USE)
 
 
 def remove_temporaries(folder: Path, name: str | None = None) -> None:

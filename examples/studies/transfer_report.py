@@ -2,8 +2,8 @@
 
     python -m examples.studies.transfer_report
 
-tells, by simulated studies of the planned sizes, how often the interval contains the true effect and how often it
-excludes zero.
+This simulates studies of the planned sizes: how often the interval contains the true effect, and how often it excludes
+zero.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ import re
 import shutil
 from pathlib import Path
 
+from torch import nn
+from transformers import PreTrainedConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_any3d.atomic_files import read_json, write_json
@@ -121,6 +123,25 @@ def check_rows_per_step(checkpoint: Path, rows_per_step: int | list[int]) -> Non
             f"{checkpoint}: its steps have {before} rows, those of this run {rows_per_step}; expected the same "
             "product of processes, batch size and gradient_accumulation_steps, as --rows_per_step keeps it"
         )
+
+
+def check_model(checkpoint: Path, model: nn.Module) -> None:
+    """Check that a checkpoint is not one of another kind of model, or of another control of its encoder.
+
+    Raises:
+        ValueError: If it is.
+    """
+    stored = read_json(checkpoint / "config.json")
+    config = getattr(model, "config", None)
+    if not isinstance(stored, dict) or not isinstance(config, PreTrainedConfig):
+        return
+    for name, default in (("model_type", None), ("encoder_weights", "pretrained")):
+        before, now = stored.get(name, default), getattr(config, name, default)
+        if before != now:
+            raise ValueError(
+                f"{checkpoint}: has {name} {before!r}, the model of this run {now!r}; expected another --output_dir, "
+                "or --resume_from_checkpoint false to start again"
+            )
 
 
 def remove_incomplete(output_dir: Path, step: int | None = None) -> None:

@@ -72,6 +72,8 @@ class PointModelArguments(ModelArguments):
         help="Weights of the frozen encoder: pretrained, or as a control random (a new encoder of the same shape), "
         "shuffled (each tensor's values in another order) or none (tokenizer and head alone, to classify clouds).",
     )
+    random_encoder: bool = argument(False, help="The same as --encoder_weights random.")
+    no_encoder: bool = argument(False, help="The same as --encoder_weights none.")
     tuning: str = argument("full", help=f"Fine-tuning protocol of a point transformer: {', '.join(PROTOCOLS)}.")
     drifting_statistics: bool = argument(
         False, help="Frozen parts drop branches and update running statistics, as in released programs."
@@ -86,6 +88,7 @@ class PointModelArguments(ModelArguments):
             raise ValueError(f"--tuning {self.tuning!r}; expected one of {', '.join(PROTOCOLS)}")
         if self.model_type == "any2point" and (self.model_name_or_path or self.tuning != "full"):
             raise ValueError("--model_name_or_path and --tuning are for --model_type act3d; any2point has --peft")
+        self._read_short_names()
         if self.encoder_weights not in ENCODER_WEIGHTS:
             raise ValueError(
                 f"--encoder_weights {self.encoder_weights!r}; expected one of {', '.join(ENCODER_WEIGHTS)}"
@@ -105,6 +108,13 @@ class PointModelArguments(ModelArguments):
         if self.model_name_or_path is None and self.tuning != "full":
             raise ValueError(f"--tuning {self.tuning} freezes untrained weights; expected --model_name_or_path too")
 
+    def _read_short_names(self) -> None:
+        for name, weights in (("random_encoder", "random"), ("no_encoder", "none")):
+            if getattr(self, name):
+                if self.encoder_weights not in ("pretrained", weights):
+                    raise ValueError(f"--{name} with --encoder_weights {self.encoder_weights}; expected one of them")
+                self.encoder_weights = weights
+
     @staticmethod
     def of_another_model(file: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
         """Return the settings of a file that do not apply to the model that the command line requests instead.
@@ -116,7 +126,7 @@ class PointModelArguments(ModelArguments):
         model_type = file.get("model_type") or ("act3d" if file.get("model_name_or_path") else "any2point")
         if given.get("model_type", model_type) != model_type:
             return {field.name for field in (*fields(PointModelArguments), *fields(AdapterArguments))}
-        if given.get("encoder_weights") == "none":
+        if given.get("encoder_weights") == "none" or given.get("no_encoder"):
             return {"peft", "peft_config", "encoder_attention_dropout", "encoder_dtype"}
         return set()
 

@@ -30,6 +30,7 @@ from hf_any3d.modeling.kernels.joined_batches import joined_batches
 from hf_any3d.modeling.layers.heads import ClassToken
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import (
+    check_model,
     check_rows_per_step,
     checkpoint_to_resume,
     find_problem,
@@ -221,11 +222,12 @@ class PointTrainer(Trainer):
         """Train, if requested from a complete checkpoint; see Trainer.
 
         Raises:
-            ValueError: If the steps of the checkpoint had another number of rows.
+            ValueError: If the checkpoint is of another model, or its steps had another number of rows.
         """
         if resume_from_checkpoint not in (None, False):
             resume_from_checkpoint = checkpoint_to_resume(self.args.output_dir, resume_from_checkpoint)
             if resume_from_checkpoint is not None:
+                check_model(Path(resume_from_checkpoint), self.accelerator.unwrap_model(self.model))
                 check_rows_per_step(Path(resume_from_checkpoint), self.rows_per_step)
         with joining_norms(self.model, self._joins_batches):
             trained = super().train(resume_from_checkpoint, *args, **kwargs)

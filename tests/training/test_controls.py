@@ -12,11 +12,14 @@ from hf_any3d import (
     Any2PointForPointCloudClassification,
     Any2PointForZeroShotPointCloudClassification,
     AutoModelForPointCloudClassification,
+    PointNetConfig,
+    PointNetForPointCloudClassification,
     PointTokenizerConfig,
 )
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.training import tasks
 from hf_any3d.training.arguments import AdapterArguments, parse_arguments
+from hf_any3d.training.checkpoints import check_model
 from hf_any3d.training.models import CLASSES, SCENES, PointModelArguments, build_model
 from hf_any3d.visualization import run_results
 from tests.examples.conftest import EXAMPLES, tiny_shapes, words_of
@@ -155,6 +158,8 @@ def test_the_space_of_texts_needs_the_pretrained_encoder(encoder):
         ),
         ({"encoder_weights": "none", "encoder_attention_dropout": 0.1}, "--encoder_attention_dropout 0.1 with"),
         ({"model_config": {"encoder_weights": "random"}}, "expected --encoder_weights instead"),
+        ({"random_encoder": True, "no_encoder": True}, "--no_encoder with --encoder_weights random; expected one of"),
+        ({"no_encoder": True, "model_type": "pointnet"}, "pointnet, which has no frozen encoder"),
     ],
 )
 def test_contradicting_arguments_are_refused(settings, message):
@@ -173,6 +178,19 @@ def test_models_without_an_encoder_refuse_what_needs_one(encoder):
         PointTokenizerConfig.without_encoder(config)
 
 
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, encoder):
+    tokenizer = {"tokenizer": "patch", "num_tokens": 8, "tokenizer_neighbors": 4}
+    model = Any2PointForPointCloudClassification.from_encoder_pretrained(
+        encoder, encoder_weights="random", **tokenizer
+    )
+    model.config.save_pretrained(tmp_path)
+    check_model(tmp_path, model)
+    with pytest.raises(ValueError, match="has encoder_weights 'random', the model of this run 'pretrained'; expected"):
+        check_model(tmp_path, Any2PointForPointCloudClassification.from_encoder_pretrained(encoder, **tokenizer))
+    with pytest.raises(ValueError, match="has model_type 'any2point', the model of this run 'pointnet'; expected"):
+        check_model(tmp_path, PointNetForPointCloudClassification(PointNetConfig()))
+
+
 def test_settings_of_a_recipe_for_another_model_are_left_out():
     recipe = str(EXAMPLES / "recipes" / "quickstart.yaml")
     kinds = tasks.CLASSIFICATION_ARGUMENTS
@@ -180,7 +198,10 @@ def test_settings_of_a_recipe_for_another_model_are_left_out():
     model, same_data, _, adapter, training = parse_arguments(kinds, [recipe, "--model_type", "pointnet"])
     assert (model.model_type, model.model_config, model.num_layers, adapter.peft) == ("pointnet", {}, None, None)
     assert same_data == data and training.learning_rate == 2e-3
-    model, _, _, adapter, _ = parse_arguments(kinds, [recipe, "--encoder_weights", "none"])
-    assert model.model_config == plain.model_config and (adapter.peft, adapter.peft_config) == (None, {})
-    model, _, _, adapter, _ = parse_arguments(kinds, [recipe, "--encoder_weights", "random"])
-    assert (model.encoder_weights, adapter.peft) == ("random", "guided_adapter")
+    for words in (["--encoder_weights", "none"], ["--no_encoder"]):
+        model, _, _, adapter, _ = parse_arguments(kinds, [recipe, *words])
+        assert model.model_config == plain.model_config and model.encoder_weights == "none"
+        assert (adapter.peft, adapter.peft_config) == (None, {})
+    for words in (["--encoder_weights", "random"], ["--random_encoder"]):
+        model, _, _, adapter, _ = parse_arguments(kinds, [recipe, *words])
+        assert (model.encoder_weights, adapter.peft) == ("random", "guided_adapter")

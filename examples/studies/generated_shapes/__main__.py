@@ -15,9 +15,9 @@ def draw_picture(path: Path, shown: int = 2) -> Path:
     for name in CLASSES:
         for index in range(shown):
             clouds.append(draw_shape(name, 0, index, num_points=256, damage=NONE if index < shown // 2 else DAMAGED))
-            titles.append(name if index == 0 else "")
+            titles.append(name.replace("_", " ") if index == 0 else "")
     heading = "Generated shapes: a complete object of each class, and one as it is learned"
-    return plot_point_clouds(clouds, path, titles=titles, heading=heading, columns=12, cell=0.72, elevation=15)
+    return plot_point_clouds(clouds, path, titles=titles, heading=heading, columns=12, cell=0.84, elevation=15)
 
 
 def main(arguments: list[str] | None = None) -> None:
