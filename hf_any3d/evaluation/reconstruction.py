@@ -68,7 +68,7 @@ class ComputeReconstructionMetrics:
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
         """Return `METRICS` and `CODE_METRICS` of all rows."""
-        predictions: Any = eval_prediction.predictions  # declared as an array or arrays, however many
+        predictions: Any = eval_prediction.predictions
         measured, token_ids = predictions
         by_category = category_means(np.asarray(measured), self.categories)
         means = np.mean(list(by_category.values()), axis=0)

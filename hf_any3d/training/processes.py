@@ -163,14 +163,14 @@ def check_no_scalars(model: nn.Module) -> None:
 
 
 def check_replaced_codes(model: nn.Module) -> None:
-    """Check that no parameters are replaced in the forward pass, where FSDP and DeepSpeed have copies of them.
+    """Check that no codebook changes its codes by what one process sees, before training in several.
 
     Raises:
-        ValueError: If codes of a codebook are restarted; moving averages are buffers, which all processes have whole.
+        ValueError: If codes are moving averages or restart.
     """
     for module in model.modules():
-        if isinstance(module, Codebook) and module.restart_share and module.ema_decay is None:
+        if isinstance(module, Codebook) and module.updates_itself:
             raise ValueError(
-                f"code_restart_share={module.restart_share} with FSDP or DeepSpeed, which would lose restarted codes; "
-                "expected DDP, or a code_ema_decay"
+                f"code_ema_decay={module.ema_decay} and code_restart_share={module.restart_share} in several "
+                "processes, whose codes would differ; expected one process, or None and 0"
             )

@@ -245,12 +245,12 @@ class PointTrainer(Trainer):
 
     def _wrap_model(self, model: nn.Module, training: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
         is_ddp = self.args.world_size > 1 and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        if training and (is_ddp or self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            check_replaced_codes(model)
         if training and model is self.model and is_ddp:
             check_same_weights(model, keep_out_of_ddp(model))
         if training and self.is_fsdp_enabled:
             check_no_scalars(model)
-        if training and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            check_replaced_codes(model)
         return super()._wrap_model(model, training, *args, **kwargs)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:

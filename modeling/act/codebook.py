@@ -3,10 +3,9 @@
 import math
 
 import torch
-from torch import distributed, nn
+from torch import nn
 
 from hf_any3d.modeling import kernels
-from hf_any3d.modeling.kernels.joined_batches import summed_over_processes
 
 COUNT_DECAY = 0.99
 """Decay per step of the counts of patches per code, if the code vectors are no moving averages."""
@@ -78,6 +77,9 @@ class Codebook(nn.Module):
             the batch (Jukebox, arXiv 2005.00341, Sec. 3.1), in the first step all of them; 0 for no restarts.
     """
 
+    counts: torch.Tensor
+    sums: torch.Tensor
+
     def __init__(
         self,
         num_codes: int,
@@ -128,8 +130,7 @@ class Codebook(nn.Module):
     def restart(self, tokens: torch.Tensor) -> torch.Tensor:
         """Replace codes that are hardly used by random tokens of a training step.
 
-        Call it before the codes are looked up, which saves their vectors for the backward pass. With several processes
-        all of them take tokens of the first one.
+        Call it before the codes are looked up, which saves their vectors for the backward pass.
 
         Args:
             tokens: `(batch, groups, width)`.
@@ -138,13 +139,10 @@ class Codebook(nn.Module):
             `(codes,)`, True for replaced codes.
         """
         rows = self._on_sphere(tokens.detach()).flatten(0, 1).to(self.weight.dtype)  # (tokens, width)
-        expected = len(rows) * _processes() / len(self.weight)
+        expected = len(rows) / len(self.weight)
         dead = self.counts < self.restart_share * expected
         order = torch.randperm(len(rows), device=rows.device)
         drawn = rows[order[torch.arange(len(self.weight), device=rows.device) % len(rows)]]  # (codes, width)
-        if _processes() > 1:
-            # Random numbers differ between processes.
-            distributed.broadcast(drawn, src=0)
         self.weight.copy_(torch.where(dead.unsqueeze(1), drawn, self.weight))
         self.counts.masked_fill_(dead, expected)
         if self.ema_decay is not None:
@@ -154,8 +152,6 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def update(self, tokens: torch.Tensor, token_ids: torch.Tensor) -> None:
         """Count the tokens of a training step by their codes, and move codes that are moving averages.
-
-        In several processes the tokens of all count.
 
         Args:
             tokens: `(batch, groups, width)`.
@@ -172,13 +168,11 @@ class Codebook(nn.Module):
         decay = COUNT_DECAY if self.ema_decay is None else self.ema_decay
         index = token_ids.flatten()
         counts = torch.zeros_like(self.counts).index_add_(0, index, self.counts.new_ones(len(index)))
-        counts = counts if _processes() == 1 else summed_over_processes(counts)
         self.counts.lerp_(counts, 1 - decay)
         if self.ema_decay is None:
             return
         rows = self._on_sphere(tokens.detach()).flatten(0, 1).to(self.sums.dtype)
         sums = torch.zeros_like(self.sums).index_add_(0, index, rows)
-        sums = sums if _processes() == 1 else summed_over_processes(sums)
         self.sums.lerp_(sums, 1 - decay)
         # A code without tokens keeps its vector: sum and count have decayed alike, perhaps to zero.
         means = self.sums / self.counts.clamp(min=torch.finfo(self.counts.dtype).tiny).unsqueeze(1)
@@ -232,10 +226,6 @@ class Codebook(nn.Module):
             one_hot = torch.zeros_like(probabilities).scatter_(-1, token_ids.unsqueeze(-1), 1.0)
             probabilities = one_hot + (probabilities - probabilities.detach())
         return probabilities.to(self.weight.dtype) @ self.vectors, token_ids
-
-
-def _processes() -> int:
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def gumbel_noise(like: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:

@@ -218,7 +218,8 @@ def test_steps_keep_their_number_of_rows(tmp_path):
     check_rows_per_step(tmp_path / "of another trainer", 8)
 
 
-def test_restarted_codes_need_whole_parameters():
-    check_replaced_codes(nn.Sequential(Codebook(4, 2, "distance", ema_decay=0.9, restart_share=0.1)))
-    with pytest.raises(ValueError, match="code_restart_share=0.1 with FSDP or DeepSpeed.*expected DDP"):
-        check_replaced_codes(nn.Sequential(Codebook(4, 2, "distance", restart_share=0.1)))
+@pytest.mark.parametrize("options", [{"ema_decay": 0.9}, {"restart_share": 0.1}])
+def test_codes_that_change_by_themselves_are_for_one_process(options):
+    check_replaced_codes(nn.Sequential(Codebook(4, 2, "distance")))
+    with pytest.raises(ValueError, match="in several processes, whose codes would differ; expected one process"):
+        check_replaced_codes(nn.Sequential(Codebook(4, 2, "distance", **options)))

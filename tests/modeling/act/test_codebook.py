@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from hf_any3d.modeling.act import codebook as codebook_module
 from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise, uniform_code_loss
 from tests.closeness import assert_nearly_equal
 
@@ -162,14 +161,3 @@ def test_dead_codes_become_tokens_of_the_batch(ema_decay):
     assert book.counts[dead].tolist() == [2.0, 2.0]
     if ema_decay is not None:
         torch.testing.assert_close(book.sums[dead], 2 * book.weight[dead])
-
-
-def test_several_processes_restart_with_the_tokens_of_the_first(monkeypatch):
-    book = Codebook(4, 2, scores="distance", restart_share=0.5)
-    monkeypatch.setattr(codebook_module, "_processes", lambda: 2)
-    sent = []
-    monkeypatch.setattr(codebook_module.distributed, "broadcast", lambda tensor, src: sent.append(tensor.fill_(7)))
-    book.restart(torch.zeros(1, 4, 2))
-    assert (book.weight == 7).all() and sent
-    # The tokens of both count.
-    assert book.counts.tolist() == [2.0] * 4
