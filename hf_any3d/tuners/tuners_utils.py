@@ -94,7 +94,7 @@ class WrappedModule(nn.Module, BaseTunerLayer):
     """
 
     merge_error: ClassVar[str | None] = None
-    """Return why adapters cannot be merged into the module; None if they can."""
+    """Reason why adapters cannot be merged into the module; None if they can."""
 
     def __init__(self, base_layer: nn.Module):
         super().__init__()
