@@ -17,17 +17,31 @@ class ConfigFields(griffe.Extension):
 
     def on_class(self, *, cls: griffe.Class, **kwargs: Any) -> None:
         """Complete the fields of one class."""
-        fields = [member for member in cls.members.values() if member.is_attribute and is_field(member)]
-        for field in fields:
+        for field in own_fields(cls):
             read_metadata(field)
         if cls.docstring and "Args:" in cls.docstring.value and "__init__" not in cls.members:
             keyword = griffe.ParameterKind.keyword_only
             parameters = [
                 griffe.Parameter(field.name, annotation=field.annotation, kind=keyword, default=field.value)
-                for field in fields
+                for field in all_fields(cls)
             ]
             made = griffe.Function("__init__", parameters=griffe.Parameters(*parameters), lineno=0, endlineno=0)
             cls.set_member("__init__", made)
+
+
+def own_fields(cls: griffe.Class) -> list[griffe.Attribute]:
+    """Return the fields that a class declares itself."""
+    return [member for member in cls.members.values() if isinstance(member, griffe.Attribute) and is_field(member)]
+
+
+def all_fields(cls: griffe.Class) -> list[griffe.Attribute]:
+    """Return the fields of a class and of its bases in the same module, in the order of a dataclass."""
+    fields: dict[str, griffe.Attribute] = {}
+    for name in reversed(cls.bases):
+        base = cls.parent.members.get(str(name)) if cls.parent else None
+        if isinstance(base, griffe.Class):
+            fields |= {field.name: field for field in all_fields(base)}
+    return list((fields | {field.name: field for field in own_fields(cls)}).values())
 
 
 def is_field(member: Any) -> bool:

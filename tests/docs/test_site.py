@@ -35,6 +35,18 @@ class Config:
     ranges: ClassVar[dict] = {}
     width: int = 3
     scale: float = field(default=0.5, metadata={"help": "How large."})
+
+
+class LongerConfig(Config):
+    """A config with more fields.
+
+    Args:
+        width: How wide.
+        depth: How deep.
+    """
+
+    depth: int = 2
+    width: int = 5
 '''
 
 
@@ -92,3 +104,7 @@ def test_fields_of_configs_are_documented_with_types_defaults_and_help():
         assert [parameter.name for parameter in config.parameters if parameter.name != "self"] == ["width", "scale"]
         assert str(config.parameters["width"].annotation) == "int" and str(config.parameters["width"].default) == "3"
         assert config["scale"].value == "0.5" and config["scale"].docstring.value == "How large."
+        longer = module["LongerConfig"]
+        ConfigFields().on_class(cls=longer)
+        assert [parameter.name for parameter in longer.parameters][-3:] == ["width", "scale", "depth"]
+        assert str(longer.parameters["width"].default) == "5"
