@@ -79,16 +79,12 @@ def draw_classes(names: list[str], number: int, validation: bool = False) -> lis
 def settings_of(number: int, held_out: list[str], validation: bool) -> dict[str, Any]:
     """Collect everything that affects a run, as arguments of `run_zero_shot.py`."""
     model = {**MODEL, **MODEL_CHANGES}
-    augment = [
-        f"{name}:{','.join(f'{key}={value}' for key, value in settings.items())}" if settings else name
-        for name, settings in AUGMENTATION.items()
-    ]
     return {
         "encoder_name_or_path": ENCODER,
         "num_layers": model.pop("num_layers"),
         "model_config": model,
         "peft_config": ADAPTER,
-        "augment": augment,
+        "augment": AUGMENTATION,
         "held_out_classes": held_out,
         "judged_splits": ["held_out"] if validation else ["test", "held_out"],
         "seed": number,

@@ -114,8 +114,9 @@ def test_hidden_states_are_the_inputs_and_outputs_of_layers(case):
     output = model(**case.batch(), output_hidden_states=True)
     depth = _depth(model)
     assert len(output.hidden_states) == depth + 1
-    # Layers of a PointNet have different widths.
-    stages = depth + 1 if hasattr(model.config, "hidden_sizes") else len(getattr(model.config, "depths", (depth,)))
+    stages = len(getattr(model.config, "depths", (depth,)))
+    if model.config.model_type.startswith("pointnet"):  # whose layers have different widths
+        stages = depth + 1
     assert len({state.shape for state in output.hidden_states}) == stages
     for before, after in zip(output.hidden_states, output.hidden_states[1:], strict=False):
         assert before.shape != after.shape or relative_difference(after, before) > 1e-2

@@ -197,8 +197,9 @@ def test_late_requests_get_504_and_are_not_begun(client):
     service = client(limits=replace(LIMITS, seconds=0.3, wait=0))
     with held(service.service) as sizes:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            late = [pool.submit(service.post, "/v1/classify", **files(seed)) for seed in range(2)]
-            answers = [one.result() for one in late]
+            first = pool.submit(service.post, "/v1/classify", **files(0))
+            wait_until(lambda: sizes == [1])
+            answers = [service.post("/v1/classify", **files(1)), first.result()]
         assert [answer.status_code for answer in answers] == [504, 504]
         assert error_of(answers[0]) == "no answer within 0.3 s, the limit of this server"
     wait_until(lambda: not len(service.service.batcher))

@@ -75,9 +75,9 @@ def test_conversations_that_arrive_together_get_the_answers_of_single_ones(clien
     requests = [asked("Hi"), asked("What is this thing made of?", seed=1, max_tokens=3), asked("A", "B", stream=True)]
     alone = [service.post(URL, json=one) for one in requests]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        with held(service.service):
+        with held(service.service) as sizes:
             first = pool.submit(service.post, URL, json=asked("First", seed=2))
-            wait_until(lambda: service.service.in_flight == 1 and not len(service.service.batcher))
+            wait_until(lambda: sizes == [1])
             together = [pool.submit(service.post, URL, json=one) for one in requests]
             wait_until(lambda: len(service.service.batcher) == 3)
         assert first.result().status_code == 200
