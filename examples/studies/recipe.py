@@ -24,7 +24,6 @@ import torch
 import transformers
 from peft import PeftModel
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -92,13 +91,17 @@ def build_model(settings: Mapping[str, Any], seed: int, names: list[str]) -> Pef
 class MovingAverage(TrainerCallback):
     """Average the weights and buffers of a model over the steps, the last ones most.
 
+    `torch.optim.swa_utils.AveragedModel` averages buffers of integers too, and rounds them down: a text encoder's
+    positions would change.
+
     Args:
-        model: The model that is trained.
         decay: Share of the average that remains at each step.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    def __init__(self, decay: float):
+        self.decay = decay
+        self.weights: dict[str, torch.Tensor] = {}
+        """Averaged weights and buffers; what is not of floats is that of the last step."""
 
     def on_step_end(
         self,
@@ -110,11 +113,11 @@ class MovingAverage(TrainerCallback):
     ) -> None:
         """Add the weights of this step."""
         assert model is not None
-        self.average.update_parameters(model)
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        """Return the averaged weights and buffers, as `load_state_dict` takes them."""
-        return self.average.module.state_dict()
+        for name, value in model.state_dict().items():
+            if name in self.weights and value.is_floating_point():
+                self.weights[name].lerp_(value, 1 - self.decay)
+            else:
+                self.weights[name] = value.clone()
 
 
 def train_once(arm: str, seed: int, output_dir: Path) -> dict[str, Any]:
@@ -127,7 +130,7 @@ def train_once(arm: str, seed: int, output_dir: Path) -> dict[str, Any]:
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
         return quickstart.smoothed_loss(outputs, labels, num_items_in_batch, smoothing=settings["smoothing"])
 
-    average = MovingAverage(model, DECAY)
+    average = MovingAverage(DECAY)
     trainer = Trainer(
         model,
         quickstart.training_arguments(output_dir / "trainer", seed, **settings["training"]),
@@ -143,7 +146,7 @@ def train_once(arm: str, seed: int, output_dir: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for one, many in (("last", "votes"), ("averaged", "both")):
         if one == "averaged":
-            model.load_state_dict(average.weights())
+            model.load_state_dict(average.weights)
         plain = trainer.predict(quickstart.plain_rows(parts["validation"]))
         figures[one] = scores(plain.predictions, plain.label_ids)
         copies = AugmentedDataset(parts["validation"], build_transform(VOTING))

@@ -19,11 +19,13 @@ def test_an_arm_changes_what_it_names_and_nothing_else():
 
 def test_the_average_is_that_of_all_steps():
     model = nn.Linear(1, 1, bias=False)
-    average = recipe.MovingAverage(model, decay=0.5)
+    model.register_buffer("positions", torch.arange(512))
+    average = recipe.MovingAverage(decay=0.99)
     for value in (1.0, 3.0, 5.0):
         nn.init.constant_(model.weight, value)
         average.on_step_end(None, None, None, model=model)
-    assert average.weights()["weight"].item() == pytest.approx(0.5 * (0.5 * 1 + 0.5 * 3) + 0.5 * 5)
+    assert average.weights["weight"].item() == pytest.approx(0.99 * (0.99 * 1 + 0.01 * 3) + 0.01 * 5)
+    assert torch.equal(average.weights["positions"], torch.arange(512))
     assert model.weight.item() == 5
 
 
