@@ -89,10 +89,11 @@ def build_model(settings: Mapping[str, Any], seed: int, names: list[str]) -> Pef
 
 
 class MovingAverage(TrainerCallback):
-    """Average the weights and buffers of a model over the steps, the last ones most.
+    """Average the trained weights of a model over the steps, the last ones most.
 
-    `torch.optim.swa_utils.AveragedModel` averages buffers of integers too, and rounds them down: a text encoder's
-    positions would change.
+    Buffers are those of the last step: running variances of small numbers start a thousand times too large, and an
+    average would remember that. `torch.optim.swa_utils.AveragedModel` with buffers averages integers too, and rounds
+    them down: a text encoder's positions would change.
 
     Args:
         decay: Share of the average that remains at each step.
@@ -101,7 +102,7 @@ class MovingAverage(TrainerCallback):
     def __init__(self, decay: float):
         self.decay = decay
         self.weights: dict[str, torch.Tensor] = {}
-        """Averaged weights and buffers; what is not of floats is that of the last step."""
+        """Averaged weights, and all other tensors of the last step, as `load_state_dict` takes them."""
 
     def on_step_end(
         self,
@@ -113,8 +114,9 @@ class MovingAverage(TrainerCallback):
     ) -> None:
         """Add the weights of this step."""
         assert model is not None
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         for name, value in model.state_dict().items():
-            if name in self.weights and value.is_floating_point():
+            if name in self.weights and name in trained:
                 self.weights[name].lerp_(value, 1 - self.decay)
             else:
                 self.weights[name] = value.clone()
