@@ -91,7 +91,7 @@ class Conversation:
 
     @property
     def was_stopped(self) -> bool:
-        """Whether the last answer was stopped."""
+        """True if the last answer was stopped."""
         return self._stopped.is_set()
 
     def make_room(self, question: str, max_new_tokens: int) -> int:

@@ -107,7 +107,7 @@ class Subject:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the training run is known."""
+        """True if the training run is known."""
         return self.report is not None
 
     @property

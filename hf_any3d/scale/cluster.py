@@ -53,7 +53,7 @@ class Attempts:
         if known["now"] is not None:
             self.ended[known["now"]] = self.ended.get(known["now"], 0) + 1
         self.is_careful = known["started"]
-        """Whether files must be processed one at a time, each after a call of `begin`."""
+        """True if files must be processed one at a time, each after a call of `begin`."""
         self._note(None)
 
     def begin(self, file: str) -> str | None:

@@ -187,7 +187,7 @@ class Task:
 
     @property
     def has_parts(self) -> bool:
-        """Whether the task is parts of objects, not objects of scenes."""
+        """True if the task is parts of objects, not objects of scenes."""
         return self.category_parts is not None
 
 

@@ -103,7 +103,7 @@ class Codebook(nn.Module):
 
     @property
     def updates_itself(self) -> bool:
-        """Whether training changes the code vectors by other means than gradients."""
+        """True if training changes the code vectors by other means than gradients."""
         return self.ema_decay is not None or self.restart_share > 0
 
     @property

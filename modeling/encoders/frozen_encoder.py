@@ -237,12 +237,12 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
 
     @property
     def is_loaded_in_8bit(self) -> bool:
-        """Whether the encoder is loaded in 8 bits; PEFT reads this from the full model to choose its layers."""
+        """True if the encoder is loaded in 8 bits; PEFT reads this from the full model to choose its layers."""
         return getattr(frozen_encoder_of(self), "is_loaded_in_8bit", False)
 
     @property
     def is_loaded_in_4bit(self) -> bool:
-        """Whether the encoder is loaded in 4 bits."""
+        """True if the encoder is loaded in 4 bits."""
         return getattr(frozen_encoder_of(self), "is_loaded_in_4bit", False)
 
     def warn_if_encoder_is_random(self) -> None:

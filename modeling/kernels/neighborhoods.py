@@ -91,7 +91,7 @@ class Neighborhoods:
 
     @property
     def uses_table(self) -> bool:
-        """Whether the encoding is read from a table.
+        """True if the encoding is read from a table.
 
         An accelerator computes the functions as fast, and would wait for the size of the table.
         """

@@ -232,7 +232,7 @@ class PointTransformerV3Config(NamesPackageMixin, PartsConfigMixin, PreTrainedCo
 
     @property
     def flat_tokens(self) -> bool:
-        """Whether tokens of a batch are flat, those of one cloud after the other, with offsets."""
+        """True if tokens of a batch are flat, those of one cloud after the other, with offsets."""
         return True
 
     @property

@@ -407,7 +407,7 @@ class PointTransformerV3PreTrainedModel(CardMixin, PretrainedBaseMixin, PointTok
 
     @property
     def reads_stages(self) -> bool:
-        """Whether outputs depend on the features of all stages, not only through the last one."""
+        """True if outputs depend on the features of all stages, not only through the last one."""
         return True
 
     @classmethod
@@ -768,7 +768,7 @@ class PointTransformerV3ForPointCloudClassification(PointTransformerV3PreTrained
 
     @property
     def reads_stages(self) -> bool:
-        """Whether outputs depend on the features of all stages, not only through the last one: with a decoder."""
+        """True if outputs depend on the features of all stages, not only through the last one: with a decoder."""
         return self.config.use_decoder
 
     @honours_contract

@@ -49,7 +49,7 @@ class PretrainedPart:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether the weights have to be fetched from `name_or_path`."""
+        """True if the weights have to be fetched from `name_or_path`."""
         return self.name_or_path is not None and not self.stored
 
 

@@ -83,7 +83,7 @@ class PublishedDataset:
         return root
 
     def require(self, paths: Iterable[Path], root: Path) -> None:
-        """Raise FileNotFoundError, which says where to get the files, unless all `paths` exist."""
+        """Check that all `paths` exist; the FileNotFoundError says where to get them."""
         missing = [path for path in paths if not path.is_file()]
         if missing:
             names = ", ".join(path.relative_to(root).as_posix() for path in missing[:5])

@@ -149,7 +149,7 @@ class Element:
 
     @property
     def has_lists(self) -> bool:
-        """Whether rows may differ in size."""
+        """True if rows may differ in size."""
         return any(length for _, _, length in self.properties)
 
     def row(self, order: str, lengths: list[int]) -> np.dtype:

@@ -85,7 +85,7 @@ class PointCloudData:
 
     @property
     def is_mesh(self) -> bool:
-        """Whether the points are the vertices of at least one triangle."""
+        """True if the points are the vertices of at least one triangle."""
         return self.faces is not None and len(self.faces) > 0
 
     def _leave_out_invalid(self, left_out: list[tuple[int, int]]) -> None:
