@@ -34,6 +34,8 @@ LANGUAGE: dict[str, Any] = {
 }
 """For `NormedPhiConfig`."""
 
+WITHOUT_WORDS = 0.2
+"""Share of the conversations with nothing in place of the cloud."""
 TRAINING: dict[str, Any] = {"vocabulary": 600, "steps": 600, "batch_size": 32, "learning_rate": 3e-3}
 
 
@@ -74,6 +76,16 @@ def conversations(facts: Sequence[ShapeFacts], seed: int) -> Iterator[tuple[Shap
         yield one, random.choice(conversations_about(one, random))
 
 
+def described_in_words(facts: ShapeFacts, random: Random) -> str:
+    """Write all facts in a few words, in random order."""
+    words = [
+        facts.label, facts.proportion, " ".join(f"{part.color} {round(10 * part.share)}" for part in facts.parts),
+        f"upper {facts.upper}", f"lower {facts.lower}",
+    ]  # fmt: skip
+    random.shuffle(words)
+    return " ".join(words)
+
+
 class WordsForClouds:
     """Batches of prompts with a description of the shape, or nothing, in place of the cloud.
 
@@ -106,7 +118,8 @@ class WordsForClouds:
         place = full.input_ids.index(self.processor.point_token_id)
         prompt = Prompt()
         prompt.add(full.input_ids[:place])
-        prompt.add(self._ids(self._description(facts)))
+        if self.random.random() >= WITHOUT_WORDS:
+            prompt.add(self._ids(described_in_words(facts, self.random)))
         prompt.input_ids += full.input_ids[place + 1 :]
         prompt.attention_mask += full.attention_mask[place + 1 :]
         prompt.labels += full.labels[place + 1 :]
@@ -114,16 +127,6 @@ class WordsForClouds:
 
     def _ids(self, text: str) -> list[int]:
         return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def _description(self, facts: ShapeFacts) -> str:
-        if self.random.random() < 0.2:
-            return ""
-        words = [
-            facts.label, facts.proportion, " ".join(f"{part.color} {round(10 * part.share)}" for part in facts.parts),
-            f"upper {facts.upper}", f"lower {facts.lower}",
-        ]  # fmt: skip
-        self.random.shuffle(words)
-        return " ".join(words)
 
 
 def texts_for_tokenizer(facts: Sequence[ShapeFacts], seed: int, count: int = 2000) -> list[str]:
