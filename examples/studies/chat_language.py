@@ -15,7 +15,7 @@ from tqdm.auto import trange
 from transformers import PreTrainedTokenizerFast, set_seed
 
 from examples.studies.shape_conversations import BRIEF_QUESTIONS, Conversation, annotation, conversations_about
-from examples.studies.shape_facts import COLORS, ShapeFacts
+from examples.studies.shape_facts import COLORS, PROPORTIONS, ShapeFacts
 from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor
 from hf_any3d.chat import END_MARK, Prompt, training_messages
 from hf_any3d.modeling.minigpt3d import NormedPhiConfig, NormedPhiForCausalLM
@@ -36,7 +36,7 @@ LANGUAGE: dict[str, Any] = {
 
 WITHOUT_WORDS = 0.2
 """Share of the conversations with nothing in place of the cloud."""
-TRAINING: dict[str, Any] = {"vocabulary": 600, "steps": 600, "batch_size": 32, "learning_rate": 3e-3}
+TRAINING: dict[str, Any] = {"vocabulary": 600, "steps": 900, "batch_size": 32, "learning_rate": 3e-3}
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -53,18 +53,18 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def invented_facts(facts: Sequence[ShapeFacts], random: Random) -> ShapeFacts:
-    """Combine class, proportions and part sizes of different shapes with any colors.
+    """Combine class and part sizes of different shapes with any colors and proportions.
 
-    With real shapes a model could guess colors without reading them: nearly everything is gray.
+    With real shapes a model could guess them without reading: nearly everything is gray, and much is compact.
     """
-    label, sizes, proportion = (random.choice(facts) for _ in range(3))
+    label, sizes = (random.choice(facts) for _ in range(2))
     colors = random.sample(COLORS, len(sizes.parts))
     return ShapeFacts(
         label=label.label,
         parts=tuple(replace(part, color=color) for part, color in zip(sizes.parts, colors, strict=True)),
         upper=random.choice(colors),
         lower=random.choice(colors),
-        proportion=proportion.proportion,
+        proportion=random.choice(PROPORTIONS),
     )
 
 
