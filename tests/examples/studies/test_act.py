@@ -81,19 +81,15 @@ def test_arms_change_only_what_their_titles_name(recipes):
     assert config == {**STUDENT["model_config"], "target_layer": "teacher"}
 
 
-def test_generated_shapes_are_learned_from_and_not_evaluated(recipes, monkeypatch):
+def test_generated_shapes_are_learned_from_and_not_evaluated(tmp_path):
+    own = {"dataset_name": "shapes", "validation_fraction": 0}
     changes = {"more_shapes": {"per_class": 1, "classes": ["mug", "chair"]}}
-    found = act_stages.with_more_shapes(act_stages.recipe_of("autoencoder"), recipes / "none-1", changes)
-    cut, plain = (
-        act_stages.PretrainingDataArguments(**own)
-        for own in (
-            {"train_file": found["train_file"], "test_file": found["test_file"], "validation_fraction": 0},
-            {"dataset_name": "shapes", "validation_fraction": 0},
-        )
+    more = act_stages.with_more_shapes(own, tmp_path, changes)
+    before, after = (
+        act_stages.load_splits(act_stages.PretrainingDataArguments(**settings))[0] for settings in (own, more)
     )
-    splits, own = (act_stages.load_splits(one)[0] for one in (cut, plain))
-    assert len(splits["train"]) == len(own["train"]) + 2 and len(splits["test"]) == len(own["test"])
-    assert act_stages.with_more_shapes({"a": 1}, recipes, {}) == {"a": 1}
+    assert len(after["train"]) == len(before["train"]) + 2 and len(after["test"]) == len(before["test"])
+    assert act_stages.with_more_shapes(own, tmp_path, {}) == own
 
 
 def test_changed_recipe_of_the_first_stage_affects_all_arms_with_pretraining(recipes):
