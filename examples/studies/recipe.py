@@ -1,12 +1,13 @@
 """Search for a better recipe of the quickstart on validation parts of the training shapes.
 
     python -m examples.studies.recipe --threads 1
-    python -m examples.studies.recipe --runs 0 5 10 15
+    python -m examples.studies.recipe --round 2 --runs 0 5 10 15
 
 Eight changes of the recipe are tried together in 16 runs, a fractional factorial design of resolution IV: each change
 is made in one half of the runs, and each pair of changes in a quarter of them. So the effect of a change is a
 difference of means over eight runs, which as many runs of one change at a time would estimate with four to five times
-the variance; what it does not show is which pairs of changes help or hinder each other.
+the variance; what it does not show is which pairs of changes help or hinder each other. There are two such rounds; the
+second starts from what the first has chosen.
 
 A seed draws the validation part, a quarter of the training shapes in whole groups of near-duplicates, as well as
 weights, row order and augmentation. Four runs share a seed, and no effect depends on the differences between seeds.
@@ -38,6 +39,7 @@ from examples.studies.runs import kept_run, machine, percent, stopwatch, use_thr
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform, load_point_dataset, validation_split
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
+from hf_any3d.training.arguments import merge
 
 FRACTION = 0.25
 DECAY = 0.99
@@ -47,64 +49,138 @@ VOTING = ["shuffle", "scale:low=0.8,high=1.25,per_axis=true"]
 """Transforms of the copies that vote."""
 WAYS = {"last": "last weights", "averaged": "averaged weights", "votes": "ten votes", "both": "averaged, ten votes"}
 FIGURES = ("accuracy", "mean_class_accuracy", "loss")
+Run = tuple[tuple[str, ...], int]
+"""Changes and seed of a run."""
 
-FACTORS: dict[str, tuple[str, dict[str, Any]]] = {
-    "epochs": ("60 epochs instead of 30", {"training": {"num_train_epochs": 60}}),
-    "tokens": ("64 tokens instead of 32", {"model": {"num_tokens": 64}}),
-    "layers": ("four encoder layers instead of two", {"model": {"num_layers": 4}}),
-    "gate": ("gates from 0.5 instead of 0.2", {"adapter": {"gate": 0.5}}),
-    "rate": ("learning rate 1e-3 instead of 2e-3", {"training": {"learning_rate": 1e-3}}),
-    "mild": (
-        "milder scaling, 0.8 to 1.25 instead of 0.67 to 1.5",
-        {"augmentation": ["shuffle", "scale:low=0.8,high=1.25,per_axis=true", "shift:limit=0.1", "jitter"]},
-    ),
-    "width": ("tokenizer of width 64 instead of 96", {"model": {"tokenizer_width": 64}}),
-    "smoothing": ("label smoothing 0.2 instead of 0.1", {"smoothing": 0.2}),
+BASE: dict[str, Any] = {
+    "model": {
+        "num_layers": 2,
+        "num_tokens": 32,
+        "tokenizer_neighbors": 32,
+        "tokenizer": "patch",
+        "tokenizer_width": 96,
+        "token_scale": 1.5,
+        "line_cells": 8.0,
+        "pooling": ["max", "mean", "cls"],
+        "head_widths": [256],
+        "head_dropout": 0.3,
+    },
+    "adapter": {"gate": 0.2, "voxel_size": 0.5},
+    "augmentation": ["shuffle", "scale:low=0.67,high=1.5,per_axis=true", "shift:limit=0.1", "jitter"],
+    "training": {
+        "num_train_epochs": 30,
+        "per_device_train_batch_size": 16,
+        "per_device_eval_batch_size": 32,
+        "learning_rate": 2e-3,
+        "weight_decay": 0.05,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "max_grad_norm": 5.0,
+        "dataloader_drop_last": True,
+    },
+    "smoothing": 0.1,
+    "evaluation": {"fraction": FRACTION, "decay": DECAY, "votes": VOTES, "voting": VOTING},
 }
-"""Title and settings of each change; mappings are merged with the recipe's, other values replace them."""
+"""The recipe before the search."""
+
+_MILD = ["shuffle", "scale:low=0.8,high=1.25,per_axis=true", "shift:limit=0.1", "jitter"]
+
+Factors = dict[str, tuple[str, dict[str, Any]]]
+ROUNDS: tuple[Factors, ...] = (
+    {
+        "epochs": ("60 epochs instead of 30", {"training": {"num_train_epochs": 60}}),
+        "tokens": ("64 tokens instead of 32", {"model": {"num_tokens": 64}}),
+        "layers": ("four encoder layers instead of two", {"model": {"num_layers": 4}}),
+        "gate": ("gates from 0.5 instead of 0.2", {"adapter": {"gate": 0.5}}),
+        "rate": ("learning rate 1e-3 instead of 2e-3", {"training": {"learning_rate": 1e-3}}),
+        "mild": ("milder scaling, 0.8 to 1.25 instead of 0.67 to 1.5", {"augmentation": _MILD}),
+        "width": ("tokenizer of width 64 instead of 96", {"model": {"tokenizer_width": 64}}),
+        "smoothing": ("label smoothing 0.2 instead of 0.1", {"smoothing": 0.2}),
+    },
+    {
+        "mix": ("half of the batches mixed from two shapes each", {"mixed_share": 0.5}),
+        "turned": ("turned by up to 15 degrees", {"more_augmentation": ["rotate:axis=y,limit=0.26"]}),
+        "dropped": ("up to half of the points dropped", {"more_augmentation": ["dropout:max_ratio=0.5"]}),
+        "dropout": ("dropout of 0.5 in the head instead of 0.3", {"model": {"head_dropout": 0.5}}),
+        "decay": ("weight decay 0.2 instead of 0.05", {"training": {"weight_decay": 0.2}}),
+        "fast": ("learning rate 4e-3 instead of 2e-3", {"training": {"learning_rate": 4e-3}}),
+        "layer": ("one encoder layer instead of two", {"model": {"num_layers": 1}}),
+        "neighbors": ("16 neighbors in a patch instead of 32", {"model": {"tokenizer_neighbors": 16}}),
+    },
+)
+"""Title and settings of each change, by round; mappings are merged, lists of `more_augmentation` added, other values
+replaced."""
+
+ADOPTED: tuple[str, ...] = ()
+"""Changes that all runs of the second round have."""
 
 _BITS = ((0,), (1,), (2,), (3,), (0, 1, 2), (0, 1, 3), (0, 2, 3), (1, 2, 3))
 """Bits of a run's number whose parity decides about each change: odd sets, so that no effect is that of a pair."""
 
 
-def design(replicates: int = 1) -> list[tuple[tuple[str, ...], int]]:
-    """List the changes and the seed of each run.
+def design(factors: Iterable[str], first_seed: int = 0) -> list[Run]:
+    """List the changes and the seed of each of 16 runs.
 
     Args:
-        replicates: How often all 16 runs are done, each time with four other seeds.
+        factors: Names of eight changes.
+        first_seed: First of four seeds.
     """
+    factors = list(factors)
 
     def parity(number: int, bits: tuple[int, ...]) -> int:
         return sum(number >> bit & 1 for bit in bits) % 2
 
-    runs = []
-    for replicate in range(replicates):
-        for number in range(16):
-            changes = tuple(name for name, bits in zip(FACTORS, _BITS, strict=True) if parity(number, bits))
-            runs.append((changes, 4 * replicate + 2 * parity(number, (0, 1)) + parity(number, (2, 3))))
-    return runs
+    return [
+        (
+            tuple(name for name, bits in zip(factors, _BITS, strict=True) if parity(number, bits)),
+            first_seed + 2 * parity(number, (0, 1)) + parity(number, (2, 3)),
+        )
+        for number in range(16)
+    ]
 
 
 def settings_of(changes: Iterable[str]) -> dict[str, Any]:
-    """Collect everything but the seed that affects the result of a run with some of `FACTORS`, as JSON reads it."""
-    base: dict[str, Any] = {
-        "model": quickstart.MODEL,
-        "adapter": quickstart.ADAPTER,
-        "augmentation": quickstart.AUGMENTATION,
-        "training": quickstart.TRAINING,
-        "smoothing": quickstart.LABEL_SMOOTHING,
-        "evaluation": {"fraction": FRACTION, "decay": DECAY, "votes": VOTES, "voting": VOTING},
-    }
-    for factor in changes:
-        for name, change in FACTORS[factor][1].items():
-            base[name] = {**base[name], **change} if isinstance(change, dict) else change
-    return json.loads(json.dumps(base))
+    """Collect everything but the seed that affects the result of a run with some changes, as JSON reads it back."""
+    settings = BASE
+    for change in changes:
+        (own,) = (factors[change][1] for factors in ROUNDS if change in factors)
+        more = settings.get("more_augmentation", []) + own.get("more_augmentation", [])
+        settings = merge(settings, own) | ({"more_augmentation": more} if more else {})
+    return json.loads(json.dumps(settings))
 
 
 def build_model(settings: Mapping[str, Any], seed: int, names: list[str]) -> PeftModel:
     """Build the quickstart's model with changed settings."""
     wrapper: Any2PointForPointCloudClassification = quickstart.build_wrapper(seed, names, **settings["model"])
     return quickstart.add_adapter(wrapper, seed, **settings["adapter"])
+
+
+class MixedBatches:
+    """Collate a batch, and replace points of each cloud by points of another one (PointCutMix-R, arXiv 2101.01461).
+
+    Args:
+        collator: Collates rows to `points` `(batch, points, channels)` and `labels` `(batch,)`.
+        share: Share of the batches that are mixed. Of a mixed one, a share of the points of each cloud, uniform in 0
+            to 1 and the same for all, comes from another cloud; their labels are mixed accordingly.
+        num_classes: Labels of all batches become `(batch, num_classes)` probabilities.
+    """
+
+    def __init__(self, collator: PointCloudCollator, share: float, num_classes: int):
+        self.collator, self.share, self.num_classes = collator, share, num_classes
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Collate and mix rows."""
+        batch = self.collator(rows)
+        labels = nn.functional.one_hot(batch["labels"], self.num_classes).float()  # (batch, classes)
+        if torch.rand(()) < self.share:
+            points = batch["points"]
+            other = torch.randperm(len(points))
+            count = int(torch.randint(points.shape[1] + 1, ()))  # points that remain
+            # The recipe shuffles points, so that both parts are random samples of their clouds.
+            batch["points"] = torch.cat([points[:, :count], points[other, count:]], dim=1)
+            kept = count / points.shape[1]
+            labels = kept * labels + (1 - kept) * labels[other]
+        return {**batch, "labels": labels}
 
 
 class MovingAverage(TrainerCallback):
@@ -142,7 +218,7 @@ class MovingAverage(TrainerCallback):
 
 
 def train_once(changes: Iterable[str], seed: int, output_dir: Path) -> dict[str, Any]:
-    """Train with some of `FACTORS`, and evaluate in each of `WAYS`."""
+    """Train with some changes, and evaluate in each of `WAYS`."""
     settings = settings_of(changes)
     rows = load_point_dataset("shapes")["train"]
     parts = validation_split(rows, FRACTION, seed, group_column="group")
@@ -155,15 +231,20 @@ def train_once(changes: Iterable[str], seed: int, output_dir: Path) -> dict[str,
     trainer = Trainer(
         model,
         quickstart.training_arguments(output_dir / "trainer", seed, **settings["training"]),
-        train_dataset=AugmentedDataset(parts["train"], build_transform(settings["augmentation"])),
+        train_dataset=AugmentedDataset(
+            parts["train"], build_transform(settings["augmentation"] + settings.get("more_augmentation", []))
+        ),
         data_collator=PointCloudCollator(),
         compute_loss_func=loss,
         callbacks=[average],
     )
     trainer.remove_callback(PrinterCallback)
+    if share := settings.get("mixed_share"):
+        trainer.data_collator = MixedBatches(PointCloudCollator(), share, rows.features["label"].num_classes)
     with stopwatch() as spent:
         train_loss = trainer.train().training_loss
     trainer.args.dataloader_drop_last = False
+    trainer.data_collator = PointCloudCollator()
     figures: dict[str, Any] = {}
     for one, many in (("last", "votes"), ("averaged", "both")):
         if one == "averaged":
@@ -185,36 +266,37 @@ def scores(logits: Any, labels: Any) -> dict[str, float]:
     return {**found, "loss": float(loss)}
 
 
-def named(changes: tuple[str, ...]) -> str:
+def named(changes: Iterable[str]) -> str:
     """Name a run by its changes."""
     return "+".join(changes) or "recipe"
 
 
-def effects(values: np.ndarray, runs: list[tuple[tuple[str, ...], int]]) -> dict[str, tuple[float, float]]:
+def effects(values: np.ndarray, runs: list[Run], factors: Iterable[str]) -> dict[str, tuple[float, float]]:
     """Estimate the effect of each change, by least squares next to a mean for each seed.
 
     Args:
         values: `(runs,)` a figure of each run.
         runs: Changes and seed of each run, as in `design`.
+        factors: Names of the changes.
 
     Returns:
         Effect and its standard error by name; the error is NaN where there are no more runs than unknowns.
     """
-    seeds = sorted({seed for _, seed in runs})
-    columns = [[seed == own for own in seeds] + [name in changes for name in FACTORS] for changes, seed in runs]
+    factors, seeds = list(factors), sorted({seed for _, seed in runs})
+    columns = [[seed == own for own in seeds] + [name in changes for name in factors] for changes, seed in runs]
     matrix = np.array(columns, dtype=float)  # (runs, seeds + factors)
     unknowns = np.linalg.matrix_rank(matrix)
     if unknowns < matrix.shape[1]:
-        raise ValueError(f"{len(runs)} runs do not separate {matrix.shape[1]} unknowns; all 16 of a replicate do")
+        raise ValueError(f"{len(runs)} runs do not separate {matrix.shape[1]} unknowns; all 16 of a round do")
     found = np.linalg.lstsq(matrix, values, rcond=None)[0]
     free = len(runs) - unknowns
     variance = np.sum((values - matrix @ found) ** 2) / free if free else np.nan
     errors = np.sqrt(variance * np.diag(np.linalg.inv(matrix.T @ matrix)))
-    return {name: (float(found[i]), float(errors[i])) for i, name in enumerate(FACTORS, start=len(seeds))}
+    return {name: (float(found[i]), float(errors[i])) for i, name in enumerate(factors, start=len(seeds))}
 
 
-def summarize(stored: list[dict[str, Any]]) -> dict[str, Any]:
-    """Compute effects of all changes on the figures of each way, and of the ways over all runs."""
+def summarize(stored: list[dict[str, Any]], factors: Factors) -> dict[str, Any]:
+    """Compute effects of a round's changes on the figures of each way, and of the ways over all runs."""
     runs = [(tuple(run["changes"]), run["seed"]) for run in stored]
     figures = {way: {name: np.array([run[way][name] for run in stored]) for name in FIGURES} for way in WAYS}
     costs = np.array([run["cpu_seconds"] for run in stored])
@@ -226,16 +308,16 @@ def summarize(stored: list[dict[str, Any]]) -> dict[str, Any]:
             row |= {name: float(figures[way][name].mean()), f"{name}_gain": float(gains.mean())}
             row[f"{name}_gain_error"] = float(gains.std(ddof=1) / len(gains) ** 0.5)
         ways.append(row)
-    found = {way: {name: effects(figures[way][name], runs) for name in FIGURES} for way in WAYS}
-    spent = effects(costs, runs)
+    found = {way: {name: effects(figures[way][name], runs, factors) for name in FIGURES} for way in WAYS}
+    spent = effects(costs, runs, factors)
     rows = [
         {
             "change": change,
-            "title": FACTORS[change][0],
+            "title": factors[change][0],
             "cpu_seconds": spent[change][0],
             **{way: {name: found[way][name][change] for name in FIGURES} for way in WAYS},
         }
-        for change in FACTORS
+        for change in factors
     ]
     return {
         "date": date.today().isoformat(),
@@ -278,9 +360,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/recipe"), help="folder for all results")
-    parser.add_argument(
-        "--replicates", type=int, default=1, choices=(1, 2, 3, 4), help="times 16 runs, with new seeds"
-    )
+    parser.add_argument("--round", type=int, default=1, choices=(1, 2), help="which changes to try")
     parser.add_argument("--runs", nargs="+", type=int, help="only do these runs, by number from 0, without a table")
     parser.add_argument("--threads", type=int, help="threads of torch; torch's own choice by default")
     return parser.parse_args(arguments)
@@ -291,7 +371,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     use_threads(options.threads)
     transformers.logging.set_verbosity_error()
-    runs, stored = design(options.replicates), []
+    factors, stored = ROUNDS[options.round - 1], []
+    runs = [
+        ((*ADOPTED, *own) if options.round == 2 else own, seed)
+        for own, seed in design(factors, first_seed=4 * (options.round - 1))
+    ]
     for number in tqdm(range(len(runs)) if options.runs is None else options.runs, desc="runs"):
         changes, seed = runs[number]
 
@@ -305,8 +389,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"{named(changes)}, seed {seed}: {percent(last, 'accuracy')} %, {stored[-1]['cpu_seconds']:.0f} CPU s"
         )
     if options.runs is None:
-        summary = summarize(stored)
-        write_results(options.output_dir, "recipe", summary | {"all_runs": stored}, table(summary))
+        summary = summarize(stored, factors)
+        write_results(options.output_dir, f"recipe_{options.round}", summary | {"all_runs": stored}, table(summary))
 
 
 if __name__ == "__main__":

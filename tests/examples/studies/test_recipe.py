@@ -9,38 +9,53 @@ from torch import nn
 
 from examples import quickstart
 from examples.studies import recipe
+from hf_any3d.data import PointCloudCollator
+
+FACTORS = recipe.ROUNDS[0]
 
 
 def test_a_run_changes_what_it_names_and_nothing_else():
     base, changed = recipe.settings_of([]), recipe.settings_of(["tokens", "mild"])
     assert changed["model"] == {**base["model"], "num_tokens": 64}
-    assert changed["augmentation"] != base["augmentation"] == quickstart.AUGMENTATION
+    assert changed["augmentation"] != base["augmentation"]
     assert {**changed, "model": None, "augmentation": None} == {**base, "model": None, "augmentation": None}
+    both = recipe.settings_of(["turned", "dropped"])
+    assert both == {**base, "more_augmentation": ["rotate:axis=y,limit=0.26", "dropout:max_ratio=0.5"]}
 
 
-def test_the_design_separates_changes_from_each_other_from_pairs_and_from_seeds():
-    runs = recipe.design()
-    names = list(recipe.FACTORS)
-    signs = np.array([[1 if name in changes else -1 for name in names] for changes, _ in runs])
+@pytest.mark.parametrize("factors", recipe.ROUNDS)
+def test_the_design_separates_changes_from_each_other_from_pairs_and_from_seeds(factors):
+    runs = recipe.design(factors, first_seed=4)
+    signs = np.array([[1 if name in changes else -1 for name in factors] for changes, _ in runs])
     assert (signs.T @ signs == 16 * np.eye(8)).all()
     pairs = np.stack([signs[:, i] * signs[:, j] for i in range(8) for j in range(i)], axis=1)
     assert not (signs.T @ pairs).any()
     seeds = np.array([seed for _, seed in runs])
-    for seed in range(4):
+    for seed in range(4, 8):
         assert (seeds == seed).sum() == 4 and not signs[seeds == seed].sum(axis=0).any()
-    assert [seed for _, seed in recipe.design(2)[16:]] == [seed + 4 for _, seed in runs]
+
+
+def test_mixed_clouds_have_points_and_label_of_two():
+    rows = [{"points": np.full((40, 3), number, np.float32), "labels": number} for number in range(3)]
+    torch.manual_seed(0)
+    plain = recipe.MixedBatches(PointCloudCollator(), 0.0, 3)(rows)
+    assert torch.equal(plain["labels"], torch.eye(3))
+    mixed = recipe.MixedBatches(PointCloudCollator(), 1.0, 3)(rows)
+    shares = torch.stack([(mixed["points"][..., 0] == number).float().mean(dim=1) for number in range(3)], dim=1)
+    torch.testing.assert_close(mixed["labels"], shares)
+    assert ((shares > 0).sum(dim=1) == 2).any()
 
 
 def test_effects_are_found_whatever_the_seeds_are_worth():
-    runs = recipe.design()
+    runs = recipe.design(FACTORS)
     true = {"epochs": 2.0, "rate": -1.0}
     values = np.array([sum(true.get(name, 0) for name in changes) + 10.0 * seed**2 for changes, seed in runs])
-    found = recipe.effects(values, runs)
+    found = recipe.effects(values, runs, FACTORS)
     assert {name: round(effect, 9) for name, (effect, _) in found.items()} == {name: 0 for name in found} | true
     noise = np.random.default_rng(0).normal(size=16)
-    assert found["gate"][1] < 1e-9 < recipe.effects(values + noise, runs)["gate"][1]
+    assert found["gate"][1] < 1e-9 < recipe.effects(values + noise, runs, FACTORS)["gate"][1]
     with pytest.raises(ValueError, match="do not separate"):
-        recipe.effects(values[:8], runs[:8])
+        recipe.effects(values[:8], runs[:8], FACTORS)
 
 
 def test_the_average_is_that_of_all_steps():
@@ -65,11 +80,12 @@ def test_scores_are_those_of_the_logits():
 
 def test_a_search_stores_runs_and_reports_effects(tiny_encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, "ENCODER", tiny_encoder)
-    monkeypatch.setitem(quickstart.MODEL, "num_layers", None)
-    monkeypatch.setitem(quickstart.TRAINING, "max_steps", 2)
+    monkeypatch.setitem(recipe.BASE["training"], "max_steps", 2)
     monkeypatch.setattr(recipe, "VOTES", 2)
-    recipe.main(["--runs", "8", "--threads", "1", "--output-dir", str(tmp_path)])
-    changes, seed = recipe.design()[8]
+    recipe.main(["--round", "2", "--runs", "1", "--threads", "1", "--output-dir", str(tmp_path)])
+    changes, seed = recipe.design(recipe.ROUNDS[1], first_seed=4)[1]
+    assert "mix" in changes
+    changes = (*recipe.ADOPTED, *changes)
     one = json.loads((tmp_path / "runs" / f"{recipe.named(changes)}-{seed}.json").read_text())
     assert one["changes"] == list(changes) and one["settings"] == recipe.settings_of(changes)
     assert sum(one["shapes"].values()) == len(quickstart.load_point_dataset("shapes")["train"])
@@ -81,9 +97,9 @@ def test_a_search_stores_runs_and_reports_effects(tiny_encoder, tmp_path, monkey
 
     monkeypatch.setattr(recipe, "train_once", known)
     recipe.main(["--output-dir", str(tmp_path / "all")])
-    stored = json.loads((tmp_path / "all" / "recipe.json").read_text())
+    stored = json.loads((tmp_path / "all" / "recipe_1.json").read_text())
     assert stored["runs"] == 16 and stored["looks"] == 16 * len(recipe.WAYS)
     gate = next(row for row in stored["rows"] if row["change"] == "gate")
     assert gate["last"]["accuracy"][0] == pytest.approx(0.02)
     assert stored["ways"][-1]["accuracy_gain"] == pytest.approx(0.01)
-    assert "| gates from 0.5 instead of 0.2 | +2.0 ± 0.0 |" in (tmp_path / "all" / "recipe.md").read_text()
+    assert "| gates from 0.5 instead of 0.2 | +2.0 ± 0.0 |" in (tmp_path / "all" / "recipe_1.md").read_text()
