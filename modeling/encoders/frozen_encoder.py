@@ -182,12 +182,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
 
     @classmethod
     def complete_settings(cls, encoder_config: PreTrainedConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of a new model's config; a class may add its own for what the caller does not give.
-
-        Args:
-            encoder_config: Config of the encoder.
-            given: Settings of the caller.
-        """
+        """Return the settings of a new model's config: those given, and a class's own for what is not given."""
         return dict(given)
 
     def adopt_encoder(self, encoder: PreTrainedModel | None) -> None:
