@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import DatasetDict
+from datasets import DatasetDict, concatenate_datasets
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 from transformers import set_seed
 
 from examples import run_act_autoencoder, run_act_pretraining, run_few_shot, run_point_cloud_classification
+from examples.studies.generated_shapes import generate
 from examples.studies.runs import RECIPES, kept_run, reset_if_changed, stopwatch, write_arguments
 from hf_any3d import PointCloudProcessor, load_point_dataset
 from hf_any3d.model_card.run_report import RunReport, peak_memory
@@ -33,13 +34,27 @@ from hf_any3d.training.pretraining import (
 )
 from hf_any3d.training.protocol import build_processor
 
-ARMS: dict[str, tuple[str, dict[str, Any] | None]] = {
+Changes = Mapping[str, Mapping[str, Any]]
+"""Changes of the recipes: of a stage by its name, of all fine-tuning as "tuning", of few-shot stages as "few_shot", of
+every stage as "data"; mappings in them are merged. "more_shapes" has arguments of `generate`: both stages of
+pretraining also learn from these shapes."""
+NO_CHANGES: Changes = {}
+ARGUMENTS = "arguments.json"
+"""File of a run's settings, from `write_arguments`."""
+
+_NO_TEACHER = {"teacher": "none", "teacher_layers": None}
+ARMS: dict[str, tuple[str, Changes | None]] = {
     "scratch": ("from scratch", None),
-    "none": ("no teacher", {"teacher": "none", "teacher_layers": None}),
-    "random": ("random teacher", {"random_teacher": True}),
+    "none": ("no teacher", {"autoencoder": _NO_TEACHER}),
+    "random": ("random teacher", {"autoencoder": {"random_teacher": True}}),
     "pretrained": ("pretrained teacher", {}),
+    "output": (
+        "pretrained teacher, its output as targets",
+        {"pretraining": {"model_config": {"target_layer": "teacher"}}},
+    ),
+    "more": ("no teacher, 4,800 generated shapes", {"autoencoder": _NO_TEACHER, "more_shapes": {"per_class": 100}}),
 }
-"""Pretraining of a student: title, and changes of the first stage's recipe; None without pretraining."""
+"""Pretraining of a student: title, and changes of the recipes; None without pretraining."""
 WAYS = {"few_5": 5, "few_10": 10, "few_5_frozen": 5, "few_10_frozen": 10}
 """Number of classes of the few-shot stages."""
 FROZEN = dict.fromkeys(("few_5_frozen", "few_10_frozen"), {"tuning": "mlp-3", "learning_rate": 3e-3})
@@ -55,18 +70,20 @@ TARGETS = "targets"
 PARTS = ("codes", "teacher", "targets")
 """Probed features: the chosen codes, the teacher's output for them, the targets of the student."""
 TUNING = ("few_5", "few_10", "full", *FROZEN)
-Changes = Mapping[str, Mapping[str, Any]]
-"""Changes of the recipes: of a stage by its name, of all fine-tuning as "tuning", of few-shot stages as "few_shot", of
-every stage as "data"."""
-NO_CHANGES: Changes = {}
 
 
 def recipe_of(stage: str, changes: Changes = NO_CHANGES) -> dict[str, Any]:
     """Read the settings of a stage, without the teacher and the results of earlier stages."""
     settings = read_settings(RECIPES / f"shapes_act_{'few_shot' if stage in WAYS else stage}.yaml")
-    settings |= FROZEN.get(stage, {}) | changes.get("data", {})
-    settings |= changes.get("few_shot", {}) if stage in WAYS else {}
-    return settings | changes.get("tuning" if stage in TUNING else stage, {})
+    names = ["data", *(["few_shot"] if stage in WAYS else []), "tuning" if stage in TUNING else stage]
+    for own in (FROZEN.get(stage, {}), *(changes.get(name, {}) for name in names)):
+        settings = merge(settings, own)
+    return settings
+
+
+def changes_of(arm: str, changes: Changes) -> Changes:
+    """Add the changes of an arm to others."""
+    return merge(changes, ARMS[arm][1] or {})
 
 
 def write_fold(folder: Path, fold: int) -> dict[str, str]:
@@ -105,7 +122,10 @@ def settings_of(arm: str, stage: str, folds: int, changes: Changes = NO_CHANGES)
     earlier = earlier[: PRETRAINING.index(stage)] if stage in PRETRAINING else earlier
     # Targets are probed in the trained autoencoder, without further training.
     trained = PRETRAINING[:1] if stage == TARGETS else (*earlier, stage)
-    settings: dict[str, Any] = {name: recipe_of(name, changes) for name in trained} | {"changes": ARMS[arm][1]}
+    changes = changes_of(arm, changes)
+    settings: dict[str, Any] = {name: recipe_of(name, changes) for name in trained}
+    # Few-shot and full fine-tuning differ between arms by their start alone.
+    settings |= {"arm": arm if ARMS[arm][1] is None else None, "more_shapes": changes.get("more_shapes")}
     if stage in WAYS:
         settings |= {"way": WAYS[stage], "shot": SHOT, "folds": folds}
     return json.loads(json.dumps(settings))
@@ -129,6 +149,7 @@ def run_stage(
         The results, with `seconds`, `cpu_seconds` and `peak_memory` (peak bytes of the process so far).
     """
     settings, place = settings_of(arm, stage, folds, changes), folder / f"{arm}-{seed}"
+    changes = changes_of(arm, changes)
 
     def run() -> dict[str, Any]:
         reset_if_changed(place / stage, settings)
@@ -144,10 +165,11 @@ def autoencoder(
     arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES
 ) -> dict[str, Any]:
     """Run the first stage; measures how test clouds are reconstructed before and after it."""
-    file = write_arguments(place / stage, recipe_of(stage, changes) | {"seed": seed} | ARMS[arm][1])
-    teacher, data = parse_arguments((TeacherArguments, PretrainingDataArguments), [file], others_in_file=True)
-    processor = build_processor(data, data.processor_config)
-    rows = UnlabelledRows(load_splits(data)[0]["test"], processor)
+    own = with_more_shapes(recipe_of(stage, changes), place, changes)
+    file = write_arguments(place / stage, own | {"seed": seed})
+    (teacher,) = parse_arguments((TeacherArguments,), [file], others_in_file=True)
+    splits, processor = _read_data(file)
+    rows = UnlabelledRows(splits["test"], processor)
     set_seed(seed)
     before = reconstruction(build_autoencoder(teacher), rows)
     report = run_act_autoencoder.main([file])
@@ -159,11 +181,10 @@ def pretraining(
     arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES
 ) -> dict[str, Any]:
     """Run the second stage; measures a linear probe of the student's features before and after it."""
-    own = {"seed": seed, "autoencoder": str(place / "autoencoder")}
-    file = write_arguments(place / stage, recipe_of(stage, changes) | own)
-    student, data = parse_arguments((StudentArguments, PretrainingDataArguments), [file], others_in_file=True)
-    splits, processor = load_splits(data)[0], build_processor(data, data.processor_config)
-    probe = LinearProbe(DatasetDict(train=splits["train"], test=splits["test"]), processor, batch_size=64)
+    own = with_more_shapes(recipe_of(stage, changes), place, changes)
+    file = write_arguments(place / stage, own | {"seed": seed, "autoencoder": str(place / "autoencoder")})
+    (student,) = parse_arguments((StudentArguments,), [file], others_in_file=True)
+    probe = probe_of(stage, place, changes)
     set_seed(seed)
     fresh = ActForPreTraining.from_autoencoder_pretrained(student.autoencoder, **student.model_config)
     before = probe.accuracies(fresh)["test"]
@@ -175,16 +196,39 @@ def pretraining(
 def targets(arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES) -> dict[str, Any]:
     """Probe an autoencoder's inner features of whole clouds, and measure how similar its targets are."""
     model = ActAutoencoder.from_pretrained(place / "autoencoder").eval()
-    splits, processor = _read_data(place / "autoencoder")
-    probe = LinearProbe(DatasetDict(train=splits["train"], test=splits["test"]), processor, batch_size=64)
+    probe = probe_of("autoencoder", place, changes)
     found = {part: probe.accuracies(InnerFeatures(model, part))["test"] for part in PARTS}
     return {**found, "constant": spread_of_targets(place / "autoencoder", "test")}
+
+
+def with_more_shapes(settings: dict[str, Any], place: Path, changes: Changes) -> dict[str, Any]:
+    """Add generated shapes to the training rows of a program, if the changes ask for some."""
+    more = changes.get("more_shapes")
+    if not more:
+        return settings
+    folder = place / "data"
+    if not folder.is_dir():
+        splits, _ = _read_data(write_arguments(place / "own_data", settings))
+        own, test = (splits[name].select_columns("points").with_format(None) for name in ("train", "test"))
+        others = generate(**more).select_columns("points").with_format(None).cast(own.features)
+        part = folder.with_name("data.part")
+        part.mkdir(parents=True, exist_ok=True)
+        concatenate_datasets([own, others]).to_parquet(part / "train.parquet")
+        test.to_parquet(part / "test.parquet")
+        part.rename(folder)
+    return settings | {f"{split}_file": str(folder / f"{split}.parquet") for split in ("train", "test")}
+
+
+def probe_of(stage: str, place: Path, changes: Changes) -> LinearProbe:
+    """Build a probe on the labelled rows of a stage's recipe, without generated shapes."""
+    splits, processor = _read_data(write_arguments(place / "probe", recipe_of(stage, changes)))
+    return LinearProbe(DatasetDict(train=splits["train"], test=splits["test"]), processor, batch_size=64)
 
 
 @torch.no_grad()
 def spread_of_targets(folder: Path, split: str) -> float:
     """Compute the mean cosine distance of an autoencoder's targets from their mean, over all patches of a split."""
-    splits, processor = _read_data(folder)
+    splits, processor = _read_data(folder / ARGUMENTS)
     rows = UnlabelledRows(splits[split], processor)
     points = torch.from_numpy(np.stack([row["points"] for row in rows.__getitems__(list(range(len(rows))))]))
     made = ActAutoencoder.from_pretrained(folder).eval().teacher_features(points).flatten(0, 1)
@@ -267,13 +311,13 @@ def reconstruction(model: ActAutoencoder, rows: UnlabelledRows) -> dict[str, flo
 
 def draw(place: Path, path: Path, clouds: int) -> Path:
     """Draw test clouds beside their reconstructions by an autoencoder of `run_stage`."""
-    splits, processor = _read_data(place)
+    splits, processor = _read_data(place / ARGUMENTS)
     run_act_autoencoder.draw(ActAutoencoder.from_pretrained(place), splits["test"], processor, clouds, path)
     return path
 
 
-def _read_data(place: Path) -> tuple[DatasetDict, PointCloudProcessor]:
-    data = parse_arguments((PretrainingDataArguments,), [str(place / "arguments.json")], others_in_file=True)[0]
+def _read_data(arguments: str | Path) -> tuple[DatasetDict, PointCloudProcessor]:
+    data = parse_arguments((PretrainingDataArguments,), [str(arguments)], others_in_file=True)[0]
     return load_splits(data)[0], build_processor(data, data.processor_config)
 
 

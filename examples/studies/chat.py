@@ -24,7 +24,7 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
-from examples.studies.chat_evaluation import CAPTION, METRICS, PUBLISHED
+from examples.studies.chat_evaluation import ASKED, CAPTION, DESCRIBED, METRICS, PUBLISHED
 from examples.studies.chat_steps import STAGES, STEPS, prepare, recipe_of, run_step, shapes
 from examples.studies.runs import machine, over_seeds, percent, runs_parser, write_results
 from examples.studies.shape_conversations import described
@@ -32,16 +32,26 @@ from hf_any3d.evaluation import ClassNameJudge, read_results
 from hf_any3d.visualization.figures import plot_point_clouds
 
 LINE = 34
-DESCRIBED = ("proportion", "upper", "lower")
 RIGHT, WRONG = "#2a7a2a", "#b03030"
 NAMED = {
     "instruction": 'class, "What is this?"',
     "completion": 'class, "This is an object of "',
     "instruction_evaluation": "the first, released evaluation prompt",
     "completion_evaluation": "the second, that prompt",
-    "color": "main color",
+    "asked_color": "main color, asked",
+    "asked_second": "second color, asked",
+    "asked_proportion": "proportion, asked",
 }
 """Shares of right answers, and their titles."""
+FACTS = {
+    "proportion": "proportion, in a description",
+    "second": "second color, in a description",
+    "upper": "upper part, in a description",
+    "lower": "lower part, in a description",
+}
+"""Shares of right facts in detailed answers, and their titles."""
+EXPERT = {"chosen": "chosen for", "class": "class", **{what: f"{what}, asked" for what in ASKED}}
+"""Figures of a query expert, and their titles."""
 CONTROLS = {
     "greedy": "own cloud: names its class",
     "swapped_cloud": "cloud of another class: names that class",
@@ -59,7 +69,7 @@ def runs_of(runs: Runs, step: str) -> Runs:
     return sorted((run for run in runs if run["step"] == step), key=lambda run: run["seed"])
 
 
-def majority(values: Sequence[str]) -> float:
+def majority(values: Sequence[str | None]) -> float:
     """Compute the accuracy of always giving the most frequent answer."""
     return max(values.count(value) for value in values) / len(values)
 
@@ -73,7 +83,7 @@ def answers_of(folder: Path, seed: int, stage: int = STAGES[-1]) -> dict[str, li
 
 def right_in_captions(folder: Path, seed: int, stage: int) -> dict[str, float]:
     """Compute the share of detailed answers that are right about each of `DESCRIBED`."""
-    facts, captions = shapes()[1]["test"], answers_of(folder, seed, stage)[CAPTION.name]
+    facts, captions = shapes(folder)[1]["test"], answers_of(folder, seed, stage)[CAPTION.name]
     pairs = [(one, described(text)) for one, text in zip(facts, captions, strict=True)]
     return {what: float(np.mean([getattr(one, what) == found[what] for one, found in pairs])) for what in DESCRIBED}
 
@@ -88,7 +98,7 @@ def summarize(runs: Runs, folder: Path) -> dict[str, Any]:
         figures = over_seeds(trained, ("loss",)) | over_seeds(judged, JUDGED)
         figures |= over_seeds([right_in_captions(folder, run["seed"], stage) for run in judged], DESCRIBED)
         stages.append(about | figures | {"experts": [run["experts"] for run in judged]})
-    facts = shapes()[1]["test"]
+    facts = shapes(folder)[1]["test"]
     probes, alone = [run["probes"]["test"] for run in encoders], [run["alone"] for run in languages]
     return {
         "date": date.today().isoformat(),
@@ -110,16 +120,13 @@ def table(summary: Mapping[str, Any]) -> str:
     """Format the summary as Markdown."""
     stages, encoder, alone = summary["stages"], summary["encoder"], summary["language"]
     heads = [f"stage {row['stage']}" for row in stages]
-    lines = _head("unseen shapes, %", "most frequent", "no cloud", "encoder's probe", *heads)
-    for name, text in NAMED.items():
-        what = "color" if name == "color" else "label"
+    lines = _head("unseen shapes, %", "most frequent", "no cloud", "facts in words", "encoder's probe", *heads)
+    for name, text in (NAMED | FACTS).items():
+        what = name if name in FACTS else name.removeprefix("asked_") if name.startswith("asked_") else "label"
         often = f"{100 * summary['majority'][what]:.1f}"
         blind = percent(alone, name) if name in alone else "–"
-        lines.append(_line(text, often, blind, percent(encoder, what), *(percent(row, name) for row in stages)))
-    for what in DESCRIBED:
-        often = f"{100 * summary['majority'][what]:.1f}"
-        cells = (percent(encoder, what), *(percent(row, what) for row in stages))
-        lines.append(_line(f"{what}{'' if what == 'proportion' else ' part'}, in a description", often, "–", *cells))
+        words = percent(alone, f"read_{name}") if name in FACTS else "–"
+        lines.append(_line(text, often, blind, words, percent(encoder, what), *(percent(row, name) for row in stages)))
     lines += ["", *_head('"What is this?", greedy, %', *heads)]
     lines += [_line(text, *(percent(row, name) for row in stages)) for name, text in CONTROLS.items()]
     lines += ["", *_head("detailed captions, × 100", "no cloud", *heads)]
@@ -127,10 +134,10 @@ def table(summary: Mapping[str, Any]) -> str:
     lines += ["", *_head("", *heads)]
     lines.append(_line("trained parameters", *(f"{row['trained_parameters']:,}" for row in stages)))
     lines.append(_line("training loss", *(f"{row['loss']:.3f} ± {row['loss_std']:.3f}" for row in stages)))
-    experts = stages[-1]["experts"]
-    lines += ["", *_head("seed", *(f"expert {number}, % of the clouds" for number in range(len(experts[0]))))]
-    for seed, shares in zip(summary["seeds"], experts, strict=True):
-        lines.append(_line(str(seed), *(f"{100 * share:.0f}" for share in shares)))
+    lines += ["", *_head("seed", "expert", *(f"{title}, %" for title in EXPERT.values()))]
+    for seed, experts in zip(summary["seeds"], stages[-1]["experts"], strict=True):
+        for number, expert in enumerate(experts):
+            lines.append(_line(str(seed), str(number), *(f"{100 * expert[name]:.0f}" for name in EXPERT)))
     seconds = {step: cost["cpu_seconds"] for step, cost in summary["costs"].items()}
     lines += ["", *_head("CPU seconds of a seed", *(step.replace("_", " ") for step in seconds), "together")]
     lines.append(_line("", *(f"{second:.0f}" for second in [*seconds.values(), sum(seconds.values())])))
@@ -155,7 +162,7 @@ def chosen(labels: np.ndarray, count: int) -> list[int]:
 
 def draw(folder: Path, seed: int, count: int) -> Path:
     """Draw test shapes with their answers as `chat_answers.png`; green where the answer names the class."""
-    rows, answers = shapes()[0]["test"].with_format("numpy"), answers_of(folder, seed)
+    rows, answers = shapes(folder)[0]["test"].with_format("numpy"), answers_of(folder, seed)
     names = rows.features["label"].names
     judge = ClassNameJudge(names)
     clouds, titles, colors = [], [], []
@@ -172,7 +179,7 @@ def draw(folder: Path, seed: int, count: int) -> Path:
 
 def answer_table(folder: Path, seed: int, count: int) -> str:
     """Format the answers of `draw` as Markdown."""
-    splits, facts = shapes()
+    splits, facts = shapes(folder)
     answers = answers_of(folder, seed)
     labels = np.asarray(splits["test"].with_format("numpy")["label"])
     lines = ['| class | "What is this?" | "Caption this 3D model in detail." |', "|---|---|---|"]
@@ -223,6 +230,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--processes", type=positive, default=2, help="seeds to run at once")
     parser.add_argument("--threads", type=positive, default=1, help="threads of each process")
     parser.add_argument("--clouds", type=positive, default=9, help="clouds with answers in the picture")
+    parser.add_argument(
+        "--validation", action="store_true", help="evaluate on a part of the training shapes, to choose settings"
+    )
     parser.add_argument("--steps-of", type=int, metavar="SEED", help="only run the steps of this seed, here")
     return parser.parse_args(arguments)
 
@@ -236,7 +246,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.steps_of is not None:
         run_steps(options.steps_of, folder)
         return
-    prepare(folder)
+    prepare(folder, options.validation)
     run_seeds(options)
     finish(options.seeds, folder, options.clouds)
 

@@ -29,8 +29,16 @@ ENCODER: dict[str, Any] = {
 TRAINING: dict[str, Any] = {"steps": 800, "batch_size": 32, "learning_rate": 2e-3}
 BLACKENED = 0.3
 """Share of the clouds without colors, so that the class must be learned from the shape too."""
-OF_COLORS = ("color", "upper", "lower")
-WEIGHTS = {"label": 1.0, "color": 0.3, "upper": 0.3, "lower": 0.3, "proportion": 0.3}
+CLASSES: dict[str, tuple[str | None, ...]] = {
+    "color": COLORS,
+    "second": (*COLORS, None),
+    "upper": COLORS,
+    "lower": COLORS,
+    "proportion": PROPORTIONS,
+}
+"""Classes of each head but that of the labels."""
+OF_COLORS = ("color", "second", "upper", "lower")
+WEIGHTS = {"label": 1.0, "color": 0.3, "second": 0.3, "upper": 0.3, "lower": 0.3, "proportion": 0.3}
 """Weight of each head in the loss."""
 
 
@@ -55,7 +63,7 @@ class Probes(nn.Module):
 
 def targets_of(facts: Sequence[ShapeFacts], names: Sequence[str]) -> dict[str, torch.Tensor]:
     """Collect the target classes `(shapes,)` of each head."""
-    among = {"label": list(names), "color": COLORS, "upper": COLORS, "lower": COLORS, "proportion": PROPORTIONS}
+    among = {"label": tuple(names), **CLASSES}
     return {
         what: torch.tensor([among[what].index(getattr(one, what)) for one in facts], dtype=torch.long)
         for what in WEIGHTS
@@ -94,9 +102,7 @@ def train_encoder(rows: Dataset, facts: Sequence[ShapeFacts], seed: int) -> tupl
     names = rows.features["label"].names
     set_seed(seed)
     model = AutoModel.from_config(AutoConfig.for_model("act3d", **ENCODER))
-    sizes = {"label": len(names), "proportion": len(PROPORTIONS)} | dict.fromkeys(
-        ("color", "upper", "lower"), len(COLORS)
-    )
+    sizes = {"label": len(names), **{what: len(classes) for what, classes in CLASSES.items()}}
     probes = Probes(model.config.hidden_size, sizes)
     clouds, targets = clouds_of(rows), targets_of(facts, names)
     parameters = [*model.parameters(), *probes.parameters()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,15 @@ import torch
 from datasets import ClassLabel, Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
+from examples.studies.chat_language import described_in_words
 from examples.studies.shape_conversations import (
     COLOR_QUESTION,
     DETAILED_QUESTIONS,
+    PROPORTION_QUESTION,
+    SECOND_QUESTION,
+    described,
     named_color,
+    named_proportion,
     object_id,
     reference_captions,
 )
@@ -42,6 +48,14 @@ PUBLISHED = tuple(
 """The published questions with the published generation: two beams, sampling at a low temperature."""
 CAPTION = Protocol("caption", DETAILED_QUESTIONS[0], "shapes", "caption", GREEDY)
 METRICS = ("bleu-1", "bleu-4", "rouge-1", "rouge-l")
+ASKED = {
+    "color": (COLOR_QUESTION, named_color),
+    "second": (SECOND_QUESTION, named_color),
+    "proportion": (PROPORTION_QUESTION, named_proportion),
+}
+"""Facts that are asked for: the question, and the function that finds the fact in an answer."""
+DESCRIBED = ("proportion", "second", "upper", "lower")
+"""Facts that are looked for in detailed descriptions."""
 
 
 def evaluation_rows(test: Dataset, facts: Sequence[ShapeFacts]) -> Dataset:
@@ -86,8 +100,8 @@ def evaluate_stage(
 
     Returns:
         `instruction` and `completion`, also with the suffix `_evaluation`: shares of answers that name the class;
-        `color`: share that names the main color; caption metrics; the controls; `experts`: share of the clouds that
-        each is chosen for.
+        `asked_color`, `asked_second` and `asked_proportion`: shares of right answers to the questions of `ASKED`;
+        caption metrics; the controls; `experts`: see `expert_answers`, None for a model without query experts.
     """
     pipe = pipeline("point-cloud-text-to-text", model=str(model_dir), device="cpu")
     about = {"model": str(model_dir), "revision": None}
@@ -103,14 +117,25 @@ def evaluate_stage(
             scores[f"{protocol.name}{suffix}"] = right / len(rows)
     ask = answer_function(pipe, "training")
     clouds = [colored_cloud(row) for row in rows]
-    colors = [named_color(text) for text in _greedy(ask, clouds, COLOR_QUESTION)]
-    scores["color"] = _mean(color == one.color for color, one in zip(colors, facts, strict=True))
+    scores |= {f"asked_{what}": share for what, share in asked(ask, clouds, facts).items()}
     captions = answer_question(rows, CAPTION, ask, folder / "caption.json", about, None, BATCH_SIZE, seed)
     metrics = caption_metrics(captions["results"], None, None)
     scores |= {name: metrics[name]["score"] / 100 for name in METRICS}
     scores |= controls(ask, clouds, rows, judge, seed)
-    scores["experts"] = expert_use(pipe, clouds)
+    scores["experts"] = expert_answers(pipe, clouds, rows, facts, judge)
     return scores
+
+
+def asked(ask: Generate, clouds: Sequence[np.ndarray], facts: Sequence[ShapeFacts]) -> dict[str, float]:
+    """Compute the share of right answers to each question of `ASKED`, greedy.
+
+    A shape of one color has no second one: an answer is right about that if it names no color.
+    """
+    found = {what: map(find, _greedy(ask, clouds, question)) for what, (question, find) in ASKED.items()}
+    return {
+        what: _mean(one == getattr(fact, what) for one, fact in zip(named, facts, strict=True))
+        for what, named in found.items()
+    }
 
 
 def controls(
@@ -145,40 +170,74 @@ def partners_of(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 @torch.no_grad()
-def expert_use(pipe: Any, clouds: Sequence[np.ndarray]) -> list[float] | None:
-    """Compute the share of the clouds that each query expert is chosen for; None without a sparse router."""
+def expert_answers(
+    pipe: Any, clouds: Sequence[np.ndarray], rows: Dataset, facts: Sequence[ShapeFacts], judge: ClassNameJudge
+) -> list[dict[str, float]] | None:
+    """Find out what each query expert is used for, and what it answers alone.
+
+    Returns:
+        For each expert the share of the clouds that it is chosen for (`chosen`) and the shares of right greedy answers
+        with its queries alone: `class`, and those of `asked`. None for a model without a sparse router.
+    """
     model = pipe.model
     if not model.config.use_query_experts or model.config.router != "sparse":
         return None
     points = torch.from_numpy(np.stack(pipe.processor.read_points(list(clouds))))
     chosen = torch.cat([model.bridge.experts.route(model.encode(part)).index for part in points.split(BATCH_SIZE)])
     counts = torch.bincount(chosen.flatten(), minlength=model.config.num_query_experts)
-    return (counts / len(clouds)).tolist()
+    shares = (counts / len(clouds)).tolist()
+    ask, labels, queries = answer_function(pipe, "training"), np.asarray(rows["label"]), model.bridge.experts.queries
+    first = queries[0].clone()
+    model.config.use_query_experts = False  # the first set answers alone
+    experts = []
+    for share, own in zip(shares, [first, *(one.clone() for one in queries[1:])], strict=True):
+        queries[0].copy_(own)
+        named = _named(judge, _greedy(ask, clouds, CLASSIFICATION_QUESTIONS[0]))
+        experts.append({"chosen": share, "class": _mean(named == labels), **asked(ask, clouds, facts)})
+    queries[0].copy_(first)
+    model.config.use_query_experts = True
+    return experts
 
 
 @torch.no_grad()
 def evaluate_language_model(language: Path, rows: Dataset, facts: Sequence[ShapeFacts]) -> dict[str, float]:
-    """Evaluate the language model without clouds, which gives the same answer for every shape.
+    """Evaluate the language model without clouds: with nothing in their place, and with all facts in words.
 
     Returns:
-        `instruction`, `color` and caption metrics, as in `evaluate_stage`.
+        `instruction`, `asked_…` and caption metrics, as in `evaluate_stage`, with nothing in place of the cloud, where
+        it gives the same answer for every shape. `read_…`: shares of right facts in descriptions (`DESCRIBED`) with
+        the facts in place of the cloud: a limit for answers about clouds.
     """
     model, tokenizer = AutoModelForCausalLM.from_pretrained(language).eval(), AutoTokenizer.from_pretrained(language)
 
-    def answer(question: str) -> str:
-        prompt = f"{tokenizer.bos_token}[INST] <PC></PC> {clean_question(question)}  [/INST]"
-        ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        generated = model.generate(ids, attention_mask=torch.ones_like(ids), **GREEDY)
-        return released_evaluation_answer(tokenizer.decode(generated[0, ids.shape[1] :]))
+    def answers(words: Sequence[str], question: str) -> list[str]:
+        begin, end = f"{tokenizer.bos_token}[INST] <PC>", f"</PC> {clean_question(question)}  [/INST]"
+        # The parts are tokenized one by one, as in training.
+        ids = [[token for part in (begin, own, end) for token in _ids(tokenizer, part)] for own in words]
+        batch = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt")
+        generated = model.generate(**batch, pad_token_id=tokenizer.pad_token_id, **GREEDY)
+        texts = tokenizer.batch_decode(generated[:, batch["input_ids"].shape[1] :])
+        return [released_evaluation_answer(text) for text in texts]
 
-    kind = _named(ClassNameJudge(rows.features["label"].names), [answer(CLASSIFICATION_QUESTIONS[0])])
-    color, caption = named_color(answer(COLOR_QUESTION)), answer(CAPTION.question)
+    (kind_answer,), (caption,) = answers([""], CLASSIFICATION_QUESTIONS[0]), answers([""], CAPTION.question)
+    kind = _named(ClassNameJudge(rows.features["label"].names), [kind_answer])
     captions = caption_metrics([item | {"model_output": caption} for item in CAPTION.items(rows)], None, None)
+    found = {what: find(answers([""], question)[0]) for what, (question, find) in ASKED.items()}
+    random = Random(0)
+    read = [described(text) for text in answers([described_in_words(one, random) for one in facts], CAPTION.question)]
     return {
         "instruction": _mean(np.asarray(rows["label"]) == kind),
-        "color": _mean(one.color == color for one in facts),
+        **{f"asked_{what}": _mean(getattr(one, what) == named for one in facts) for what, named in found.items()},
         **{name: captions[name]["score"] / 100 for name in METRICS},
+        **{
+            f"read_{what}": _mean(one[what] == getattr(fact, what) for one, fact in zip(read, facts, strict=True))
+            for what in DESCRIBED
+        },
     }
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def _greedy(ask: Generate, clouds: Sequence[np.ndarray], question: str) -> list[str]:

@@ -15,7 +15,7 @@ from tqdm.auto import trange
 from transformers import PreTrainedTokenizerFast, set_seed
 
 from examples.studies.shape_conversations import BRIEF_QUESTIONS, Conversation, annotation, conversations_about
-from examples.studies.shape_facts import COLORS, ShapeFacts
+from examples.studies.shape_facts import COLORS, PROPORTIONS, ShapeFacts
 from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor
 from hf_any3d.chat import END_MARK, Prompt, training_messages
 from hf_any3d.modeling.minigpt3d import NormedPhiConfig, NormedPhiForCausalLM
@@ -34,7 +34,9 @@ LANGUAGE: dict[str, Any] = {
 }
 """For `NormedPhiConfig`."""
 
-TRAINING: dict[str, Any] = {"vocabulary": 600, "steps": 600, "batch_size": 32, "learning_rate": 3e-3}
+WITHOUT_WORDS = 0.2
+"""Share of the conversations with nothing in place of the cloud."""
+TRAINING: dict[str, Any] = {"vocabulary": 600, "steps": 900, "batch_size": 32, "learning_rate": 3e-3}
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -51,18 +53,18 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def invented_facts(facts: Sequence[ShapeFacts], random: Random) -> ShapeFacts:
-    """Combine class, proportions and part sizes of different shapes with any colors.
+    """Combine class and part sizes of different shapes with any colors and proportions.
 
-    With real shapes a model could guess colors without reading them: nearly everything is gray.
+    With real shapes a model could guess them without reading: nearly everything is gray, and much is compact.
     """
-    label, sizes, proportion = (random.choice(facts) for _ in range(3))
+    label, sizes = (random.choice(facts) for _ in range(2))
     colors = random.sample(COLORS, len(sizes.parts))
     return ShapeFacts(
         label=label.label,
         parts=tuple(replace(part, color=color) for part, color in zip(sizes.parts, colors, strict=True)),
         upper=random.choice(colors),
         lower=random.choice(colors),
-        proportion=proportion.proportion,
+        proportion=random.choice(PROPORTIONS),
     )
 
 
@@ -72,6 +74,16 @@ def conversations(facts: Sequence[ShapeFacts], seed: int) -> Iterator[tuple[Shap
     while True:
         one = invented_facts(facts, random)
         yield one, random.choice(conversations_about(one, random))
+
+
+def described_in_words(facts: ShapeFacts, random: Random) -> str:
+    """Write all facts in a few words, in random order."""
+    words = [
+        facts.label, facts.proportion, " ".join(f"{part.color} {round(10 * part.share)}" for part in facts.parts),
+        f"upper {facts.upper}", f"lower {facts.lower}",
+    ]  # fmt: skip
+    random.shuffle(words)
+    return " ".join(words)
 
 
 class WordsForClouds:
@@ -106,7 +118,8 @@ class WordsForClouds:
         place = full.input_ids.index(self.processor.point_token_id)
         prompt = Prompt()
         prompt.add(full.input_ids[:place])
-        prompt.add(self._ids(self._description(facts)))
+        if self.random.random() >= WITHOUT_WORDS:
+            prompt.add(self._ids(described_in_words(facts, self.random)))
         prompt.input_ids += full.input_ids[place + 1 :]
         prompt.attention_mask += full.attention_mask[place + 1 :]
         prompt.labels += full.labels[place + 1 :]
@@ -114,16 +127,6 @@ class WordsForClouds:
 
     def _ids(self, text: str) -> list[int]:
         return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def _description(self, facts: ShapeFacts) -> str:
-        if self.random.random() < 0.2:
-            return ""
-        words = [
-            facts.label, facts.proportion, " ".join(f"{part.color} {round(10 * part.share)}" for part in facts.parts),
-            f"upper {facts.upper}", f"lower {facts.lower}",
-        ]  # fmt: skip
-        self.random.shuffle(words)
-        return " ".join(words)
 
 
 def texts_for_tokenizer(facts: Sequence[ShapeFacts], seed: int, count: int = 2000) -> list[str]:

@@ -8,19 +8,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict
+from datasets import DatasetDict, load_from_disk
 
 from examples import run_minigpt3d
 from examples.studies import chat_encoder, chat_evaluation, chat_language
 from examples.studies.runs import RECIPES, kept_run, reset_if_changed, stopwatch, write_arguments
 from examples.studies.shape_conversations import write_tree
 from examples.studies.shape_facts import ShapeFacts, all_facts
-from hf_any3d.data import load_point_dataset
+from hf_any3d.atomic_files import write_text
+from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.model_card.run_report import peak_memory
 from hf_any3d.training.arguments import read_settings
 
 STAGES = (1, 2, 3, 4)
 PARTS = ("encoder", "language")
+VALIDATION = 0.2
 STEPS = (*PARTS, *(f"{what}_{stage}" for stage in STAGES for what in ("stage", "judge")))
 """The steps of a seed, in order."""
 
@@ -41,9 +43,30 @@ def settings_of(step: str) -> dict[str, Any]:
     return json.loads(json.dumps(settings))
 
 
-def prepare(folder: Path) -> None:
-    """Write the folder of conversations that all seeds share, and convert it once."""
-    splits = load_point_dataset("shapes")
+def prepare(folder: Path, validation: bool = False) -> None:
+    """Write the shapes and the conversations that all seeds share, and convert the latter once.
+
+    Args:
+        folder: Folder for the runs of all seeds.
+        validation: Evaluate on a fifth of the training shapes, whole groups of near-duplicates, instead of the test
+            shapes.
+
+    Raises:
+        ValueError: If the folder was prepared for the other shapes.
+    """
+    place, origin = folder / "shapes", {"validation": validation}
+    if not place.is_dir():
+        splits = load_point_dataset("shapes")
+        if validation:
+            parts = validation_split(splits["train"], VALIDATION, group_column="group")
+            splits = DatasetDict(train=parts["train"], test=parts["validation"])
+        part = place.with_name("shapes.part")
+        splits.save_to_disk(part)
+        write_text(part / "origin.json", json.dumps(origin))
+        part.rename(place)
+    if (stored := json.loads((place / "origin.json").read_text(encoding="utf-8"))) != origin:
+        raise ValueError(f"{folder} was prepared with {stored}; expected {origin}, or another folder")
+    splits = shapes(folder)[0]
     tree = write_tree(folder / "tree", splits["train"], splits["test"])
     for kind in {kind for stage in STAGES for kind in recipe_of(stage)["conversations"]}:
         options = recipe_of(1)["dataset_options"]
@@ -74,7 +97,7 @@ def run_step(step: str, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def _encoder(place: Path, seed: int, stage: int) -> dict[str, Any]:
-    splits, facts = shapes()
+    splits, facts = shapes(place.parent)
     model, probes = chat_encoder.train_encoder(splits["train"], facts["train"], seed)
     model.save_pretrained(place / "encoder" / "model")
     accuracies = {name: chat_encoder.probe_accuracy(model, probes, rows, facts[name]) for name, rows in splits.items()}
@@ -82,7 +105,7 @@ def _encoder(place: Path, seed: int, stage: int) -> dict[str, Any]:
 
 
 def _language(place: Path, seed: int, stage: int) -> dict[str, Any]:
-    splits, facts = shapes()
+    splits, facts = shapes(place.parent)
     folder = place / "language" / "model"
     result = chat_language.train_language(facts["train"], seed, folder)
     rows = chat_evaluation.evaluation_rows(splits["test"], facts["test"])
@@ -102,7 +125,7 @@ def _stage(place: Path, seed: int, stage: int) -> dict[str, Any]:
 
 
 def _judge(place: Path, seed: int, stage: int) -> dict[str, Any]:
-    splits, facts = shapes()
+    splits, facts = shapes(place.parent)
     rows = chat_evaluation.evaluation_rows(splits["test"], facts["test"])
     model = place / f"stage_{stage}" / "model"
     return chat_evaluation.evaluate_stage(model, rows, facts["test"], place / f"judge_{stage}", seed)
@@ -117,7 +140,8 @@ _RUN: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
 
 
 @cache
-def shapes() -> tuple[DatasetDict, dict[str, list[ShapeFacts]]]:
-    """Load the embedded shapes and the facts about each."""
-    splits = load_point_dataset("shapes")
+def shapes(folder: Path) -> tuple[DatasetDict, dict[str, list[ShapeFacts]]]:
+    """Load the shapes of a prepared folder, and the facts about each."""
+    splits = load_from_disk(folder / "shapes")
+    assert isinstance(splits, DatasetDict)
     return splits, {split: all_facts(rows) for split, rows in splits.items()}

@@ -1,20 +1,25 @@
 """Search for a better recipe of the quickstart on validation parts of the training shapes.
 
     python -m examples.studies.recipe --threads 1
-    python -m examples.studies.recipe --arms recipe more_epochs --seeds 3 4
+    python -m examples.studies.recipe --runs 0 5 10 15
 
-Each arm is the recipe with one or a few changes. A seed draws the validation part, a quarter of the training shapes in
-whole groups of near-duplicates, as well as weights, row order and augmentation; so arms are compared seed by seed. The
-same run is evaluated in three ways: the last weights, an exponential moving average of the weights, and ten votes of
-scaled clouds. The test shapes are never read. Every run is stored when it ends and is not repeated with the same
-settings.
+Eight changes of the recipe are tried together in 16 runs, a fractional factorial design of resolution IV: each change
+is made in one half of the runs, and each pair of changes in a quarter of them. So the effect of a change is a
+difference of means over eight runs, which as many runs of one change at a time would estimate with four to five times
+the variance; what it does not show is which pairs of changes help or hinder each other.
+
+A seed draws the validation part, a quarter of the training shapes in whole groups of near-duplicates, as well as
+weights, row order and augmentation. Four runs share a seed, and no effect depends on the differences between seeds.
+Each run is evaluated in four ways: the last weights or an exponential moving average of the weights, once or as ten
+votes of scaled clouds. The test shapes are never read. Every run is stored when it ends and is not repeated with the
+same settings.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -24,11 +29,12 @@ import torch
 import transformers
 from peft import PeftModel
 from torch import nn
+from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from examples import quickstart
-from examples.studies.runs import every_run, machine, percent, runs_parser, stopwatch, use_threads, write_results
+from examples.studies.runs import kept_run, machine, percent, stopwatch, use_threads, write_results
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform, load_point_dataset, validation_split
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
@@ -42,33 +48,45 @@ VOTING = ["shuffle", "scale:low=0.8,high=1.25,per_axis=true"]
 WAYS = {"last": "last weights", "averaged": "averaged weights", "votes": "ten votes", "both": "averaged, ten votes"}
 FIGURES = ("accuracy", "mean_class_accuracy", "loss")
 
-_MILD = ["shuffle", "scale:low=0.8,high=1.25,per_axis=true", "shift:limit=0.1", "jitter"]
-_TURNED = [*quickstart.AUGMENTATION, "rotate:axis=y,limit=0.26"]
-_DROPPED = [*quickstart.AUGMENTATION, "dropout:max_ratio=0.5"]
-
-ARMS: dict[str, tuple[str, dict[str, Any]]] = {
-    "recipe": ("the recipe", {}),
-    "epochs_60": ("60 epochs", {"training": {"num_train_epochs": 60}}),
-    "epochs_100": ("100 epochs", {"training": {"num_train_epochs": 100}}),
-    "tokens_64": ("64 tokens", {"model": {"num_tokens": 64}}),
-    "neighbors_64": ("64 neighbors", {"model": {"tokenizer_neighbors": 64}}),
-    "layers_1": ("one encoder layer", {"model": {"num_layers": 1}}),
-    "layers_4": ("four encoder layers", {"model": {"num_layers": 4}}),
-    "gate_0.1": ("gates from 0.1", {"adapter": {"gate": 0.1}}),
-    "gate_0.5": ("gates from 0.5", {"adapter": {"gate": 0.5}}),
-    "width_64": ("lighter tokenizer, width 64", {"model": {"tokenizer_width": 64}}),
-    "rate_1e-3": ("learning rate 1e-3", {"training": {"learning_rate": 1e-3}}),
-    "rate_4e-3": ("learning rate 4e-3", {"training": {"learning_rate": 4e-3}}),
-    "mild": ("milder scaling, 0.8 to 1.25", {"augmentation": _MILD}),
-    "turned": ("turned by up to 15 degrees", {"augmentation": _TURNED}),
-    "dropped": ("up to half of the points dropped", {"augmentation": _DROPPED}),
-    "smoothing_0.2": ("label smoothing 0.2", {"smoothing": 0.2}),
+FACTORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "epochs": ("60 epochs instead of 30", {"training": {"num_train_epochs": 60}}),
+    "tokens": ("64 tokens instead of 32", {"model": {"num_tokens": 64}}),
+    "layers": ("four encoder layers instead of two", {"model": {"num_layers": 4}}),
+    "gate": ("gates from 0.5 instead of 0.2", {"adapter": {"gate": 0.5}}),
+    "rate": ("learning rate 1e-3 instead of 2e-3", {"training": {"learning_rate": 1e-3}}),
+    "mild": (
+        "milder scaling, 0.8 to 1.25 instead of 0.67 to 1.5",
+        {"augmentation": ["shuffle", "scale:low=0.8,high=1.25,per_axis=true", "shift:limit=0.1", "jitter"]},
+    ),
+    "width": ("tokenizer of width 64 instead of 96", {"model": {"tokenizer_width": 64}}),
+    "smoothing": ("label smoothing 0.2 instead of 0.1", {"smoothing": 0.2}),
 }
-"""Title and changes of each arm; mappings are merged with the recipe's, other values replace them."""
+"""Title and settings of each change; mappings are merged with the recipe's, other values replace them."""
+
+_BITS = ((0,), (1,), (2,), (3,), (0, 1, 2), (0, 1, 3), (0, 2, 3), (1, 2, 3))
+"""Bits of a run's number whose parity decides about each change: odd sets, so that no effect is that of a pair."""
 
 
-def settings_of(arm: str) -> dict[str, Any]:
-    """Collect everything but the seed that affects the result of an arm, as JSON reads it back."""
+def design(replicates: int = 1) -> list[tuple[tuple[str, ...], int]]:
+    """List the changes and the seed of each run.
+
+    Args:
+        replicates: How often all 16 runs are done, each time with four other seeds.
+    """
+
+    def parity(number: int, bits: tuple[int, ...]) -> int:
+        return sum(number >> bit & 1 for bit in bits) % 2
+
+    runs = []
+    for replicate in range(replicates):
+        for number in range(16):
+            changes = tuple(name for name, bits in zip(FACTORS, _BITS, strict=True) if parity(number, bits))
+            runs.append((changes, 4 * replicate + 2 * parity(number, (0, 1)) + parity(number, (2, 3))))
+    return runs
+
+
+def settings_of(changes: Iterable[str]) -> dict[str, Any]:
+    """Collect everything but the seed that affects the result of a run with some of `FACTORS`, as JSON reads it."""
     base: dict[str, Any] = {
         "model": quickstart.MODEL,
         "adapter": quickstart.ADAPTER,
@@ -77,8 +95,9 @@ def settings_of(arm: str) -> dict[str, Any]:
         "smoothing": quickstart.LABEL_SMOOTHING,
         "evaluation": {"fraction": FRACTION, "decay": DECAY, "votes": VOTES, "voting": VOTING},
     }
-    for name, change in ARMS[arm][1].items():
-        base[name] = {**base[name], **change} if isinstance(change, dict) else change
+    for factor in changes:
+        for name, change in FACTORS[factor][1].items():
+            base[name] = {**base[name], **change} if isinstance(change, dict) else change
     return json.loads(json.dumps(base))
 
 
@@ -122,9 +141,9 @@ class MovingAverage(TrainerCallback):
                 self.weights[name] = value.clone()
 
 
-def train_once(arm: str, seed: int, output_dir: Path) -> dict[str, Any]:
-    """Train one arm with one seed, and evaluate it in each of `WAYS`."""
-    settings = settings_of(arm)
+def train_once(changes: Iterable[str], seed: int, output_dir: Path) -> dict[str, Any]:
+    """Train with some of `FACTORS`, and evaluate in each of `WAYS`."""
+    settings = settings_of(changes)
     rows = load_point_dataset("shapes")["train"]
     parts = validation_split(rows, FRACTION, seed, group_column="group")
     model = build_model(settings, seed, rows.features["label"].names)
@@ -166,46 +185,105 @@ def scores(logits: Any, labels: Any) -> dict[str, float]:
     return {**found, "loss": float(loss)}
 
 
-def summarize(runs: list[dict[str, Any]], arms: list[str], seeds: list[int]) -> dict[str, Any]:
-    """Compute means over the seeds for each arm and way, and differences from the recipe's last weights by seed."""
-    by_run = {(run["arm"], run["seed"]): run for run in runs}
-    rows = []
-    for arm in arms:
-        row: dict[str, Any] = {"arm": arm, "title": ARMS[arm][0]}
-        row["cpu_seconds"] = float(np.mean([by_run[arm, seed]["cpu_seconds"] for seed in seeds]))
-        for way in WAYS:
-            row[way] = {name: float(np.mean([by_run[arm, seed][way][name] for seed in seeds])) for name in FIGURES}
-            for name in FIGURES:
-                gains = [
-                    by_run[arm, seed][way][name] - by_run["recipe", seed]["last"][name]
-                    for seed in seeds
-                    if ("recipe", seed) in by_run
-                ]
-                row[way] |= {f"{name}_gain": float(np.mean(gains))} if gains else {}
-                row[way] |= {f"{name}_gain_std": float(np.std(gains, ddof=1))} if len(gains) > 1 else {}
-        rows.append(row)
-    looks = len(runs) * len(WAYS)
-    return {"date": date.today().isoformat(), "machine": machine(), "seeds": seeds, "looks": looks, "rows": rows}
+def named(changes: tuple[str, ...]) -> str:
+    """Name a run by its changes."""
+    return "+".join(changes) or "recipe"
+
+
+def effects(values: np.ndarray, runs: list[tuple[tuple[str, ...], int]]) -> dict[str, tuple[float, float]]:
+    """Estimate the effect of each change, by least squares next to a mean for each seed.
+
+    Args:
+        values: `(runs,)` a figure of each run.
+        runs: Changes and seed of each run, as in `design`.
+
+    Returns:
+        Effect and its standard error by name; the error is NaN where there are no more runs than unknowns.
+    """
+    seeds = sorted({seed for _, seed in runs})
+    columns = [[seed == own for own in seeds] + [name in changes for name in FACTORS] for changes, seed in runs]
+    matrix = np.array(columns, dtype=float)  # (runs, seeds + factors)
+    unknowns = np.linalg.matrix_rank(matrix)
+    if unknowns < matrix.shape[1]:
+        raise ValueError(f"{len(runs)} runs do not separate {matrix.shape[1]} unknowns; all 16 of a replicate do")
+    found = np.linalg.lstsq(matrix, values, rcond=None)[0]
+    free = len(runs) - unknowns
+    variance = np.sum((values - matrix @ found) ** 2) / free if free else np.nan
+    errors = np.sqrt(variance * np.diag(np.linalg.inv(matrix.T @ matrix)))
+    return {name: (float(found[i]), float(errors[i])) for i, name in enumerate(FACTORS, start=len(seeds))}
+
+
+def summarize(stored: list[dict[str, Any]]) -> dict[str, Any]:
+    """Compute effects of all changes on the figures of each way, and of the ways over all runs."""
+    runs = [(tuple(run["changes"]), run["seed"]) for run in stored]
+    figures = {way: {name: np.array([run[way][name] for run in stored]) for name in FIGURES} for way in WAYS}
+    costs = np.array([run["cpu_seconds"] for run in stored])
+    ways = []
+    for way, title in WAYS.items():
+        row: dict[str, Any] = {"way": way, "title": title}
+        for name in FIGURES:
+            gains = figures[way][name] - figures["last"][name]
+            row |= {name: float(figures[way][name].mean()), f"{name}_gain": float(gains.mean())}
+            row[f"{name}_gain_error"] = float(gains.std(ddof=1) / len(gains) ** 0.5)
+        ways.append(row)
+    found = {way: {name: effects(figures[way][name], runs) for name in FIGURES} for way in WAYS}
+    spent = effects(costs, runs)
+    rows = [
+        {
+            "change": change,
+            "title": FACTORS[change][0],
+            "cpu_seconds": spent[change][0],
+            **{way: {name: found[way][name][change] for name in FIGURES} for way in WAYS},
+        }
+        for change in FACTORS
+    ]
+    return {
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "runs": len(stored),
+        "looks": len(stored) * len(WAYS),
+        "mean_cpu_seconds": float(costs.mean()),
+        "ways": ways,
+        "rows": rows,
+    }
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """Format the summary as Markdown: accuracy and cross-entropy of each way, and the gain of the best of them."""
-    head = ["change", *(f"{title}, % (cross-entropy)" for title in WAYS.values()), "gain, points", "CPU seconds"]
+    """Format the summary as Markdown: effects of the changes, then of the ways, each ± its standard error."""
+
+    def cell(found: tuple[float, float], unit: float, digits: int) -> str:
+        return f"{unit * found[0]:+.{digits}f} ± {unit * found[1]:.{digits}f}"
+
+    titles = [f"{WAYS[way]}: {text}" for way in ("last", "both") for text in ("accuracy, points", "cross-entropy")]
+    head = ["change", *titles, "CPU seconds of a run"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in summary["rows"]:
-        cells = [f"{percent(row[way], 'accuracy')} ({row[way]['loss']:.3f})" for way in WAYS]
-        last = row["last"]
-        gain = f"{100 * last['accuracy_gain']:+.1f}" if "accuracy_gain" in last else "–"
-        gain += f" ± {100 * last['accuracy_gain_std']:.1f}" if "accuracy_gain_std" in last else ""
-        lines.append(f"| {' | '.join([row['title'], *cells, gain, format(row['cpu_seconds'], '.0f')])} |")
-    seeds = ", ".join(map(str, summary["seeds"]))
-    lines += ["", f"Seeds {seeds}. Validation parts were looked at {summary['looks']} times."]
+        cells = [
+            cell(row[way][name], *style)
+            for way in ("last", "both")
+            for name, style in (("accuracy", (100, 1)), ("loss", (1, 3)))
+        ]
+        lines.append(f"| {' | '.join([row['title'], *cells, format(row['cpu_seconds'], '+.0f')])} |")
+    head = ["way", "accuracy, %", "gain, points", "cross-entropy", "gain"]
+    lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in summary["ways"]:
+        gains = [(row[f"{name}_gain"], row[f"{name}_gain_error"]) for name in ("accuracy", "loss")]
+        cells = [percent(row, "accuracy"), cell(gains[0], 100, 1), f"{row['loss']:.3f}", cell(gains[1], 1, 3)]
+        lines.append(f"| {' | '.join([row['title'], *cells])} |")
+    lines += ["", f"{summary['runs']} runs; validation parts were looked at {summary['looks']} times."]
     return "\n".join(lines) + "\n"
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    return runs_parser(__doc__, "outputs/recipe", ARMS).parse_args(arguments)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/recipe"), help="folder for all results")
+    parser.add_argument(
+        "--replicates", type=int, default=1, choices=(1, 2, 3, 4), help="times 16 runs, with new seeds"
+    )
+    parser.add_argument("--runs", nargs="+", type=int, help="only do these runs, by number from 0, without a table")
+    parser.add_argument("--threads", type=int, help="threads of torch; torch's own choice by default")
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -213,15 +291,22 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     use_threads(options.threads)
     transformers.logging.set_verbosity_error()
-    runs = every_run(
-        options.arms,
-        options.seeds,
-        options.output_dir / "runs",
-        settings_of,
-        lambda arm, seed: train_once(arm, seed, options.output_dir),
-    )
-    summary = summarize(runs, options.arms, options.seeds)
-    write_results(options.output_dir, "recipe", summary | {"runs": runs}, table(summary))
+    runs, stored = design(options.replicates), []
+    for number in tqdm(range(len(runs)) if options.runs is None else options.runs, desc="runs"):
+        changes, seed = runs[number]
+
+        def run(changes: tuple[str, ...] = changes, seed: int = seed) -> dict[str, Any]:
+            return {"changes": changes, "seed": seed, **train_once(changes, seed, options.output_dir)}
+
+        path = options.output_dir / "runs" / f"{named(changes)}-{seed}.json"
+        stored.append(kept_run(path, settings_of(changes), run))
+        last = stored[-1]["last"]
+        tqdm.write(
+            f"{named(changes)}, seed {seed}: {percent(last, 'accuracy')} %, {stored[-1]['cpu_seconds']:.0f} CPU s"
+        )
+    if options.runs is None:
+        summary = summarize(stored)
+        write_results(options.output_dir, "recipe", summary | {"all_runs": stored}, table(summary))
 
 
 if __name__ == "__main__":

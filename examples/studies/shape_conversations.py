@@ -36,8 +36,10 @@ DETAILED_QUESTIONS = ("Caption this 3D model in detail.", "Describe this object 
 """The first is the question of the published protocol."""
 
 COLOR_QUESTION = "What is its main color?"
+SECOND_QUESTION = "What is its second color?"
+PROPORTION_QUESTION = "Is it tall, flat, thin, long or compact?"
 
-BRIEF_OF_A_SHAPE, DETAILED_OF_A_SHAPE, SINGLE_OF_A_SHAPE, MULTI_OF_A_SHAPE = 2, 1, 3, 1
+BRIEF_OF_A_SHAPE, DETAILED_OF_A_SHAPE, SINGLE_OF_A_SHAPE, MULTI_OF_A_SHAPE = 2, 1, 5, 1
 """Number of conversations of each kind per training shape."""
 
 _SHARES = ((0.9, "nearly all"), (0.6, "most"), (0.4, "about half"), (0.2, "about a third"), (0.0, "a small part"))
@@ -46,6 +48,7 @@ _SHARE_IN_BRIEF = 0.2
 _A_COLOR = re.compile(rf"\b(?:{'|'.join(COLORS)})\b")
 _A_PROPORTION = re.compile(rf"\b({'|'.join(PROPORTIONS)})\b")
 _BOTH_ENDS = re.compile(r"the upper and the lower part are (\w+)")
+_A_PART = re.compile(r"\bof it is (\w+)")
 _ENDS = {end: re.compile(rf"\b{end} part is (\w+)") for end in ("upper", "lower")}
 
 Turn = tuple[str, str]
@@ -112,12 +115,19 @@ def named_color(answer: str) -> str | None:
 
 
 def described(answer: str) -> dict[str, str | None]:
-    """Find `proportion`, `upper` and `lower` in a detailed answer; None where it does not mention them."""
+    """Find `proportion`, `second`, `upper` and `lower` in a detailed answer; None where it does not mention them."""
     text = answer.lower()
     both = _BOTH_ENDS.search(text)
     ends = {end: both or pattern.search(text) for end, pattern in _ENDS.items()}
-    found = {"proportion": _A_PROPORTION.search(text), **ends}
-    return {what: None if match is None else match.group(1) for what, match in found.items()}
+    parts = list(_A_PART.finditer(text))
+    found = {"proportion": named_proportion(text), "second": parts[1].group(1) if len(parts) > 1 else None}
+    return found | {end: None if match is None else match.group(1) for end, match in ends.items()}
+
+
+def named_proportion(answer: str) -> str | None:
+    """Find the proportion that an answer names first; None if it names none."""
+    found = _A_PROPORTION.search(answer.lower())
+    return None if found is None else found.group(1)
 
 
 def object_id(split: str, number: int) -> str:
@@ -229,6 +239,19 @@ def _color_count(facts: ShapeFacts, random: Random) -> Turn:
     return question, f"{_COUNTS[min(len(facts.parts), 5)].capitalize()}, a {_listed_parts(facts)} one."
 
 
+def _second_color(facts: ShapeFacts, random: Random) -> Turn:
+    question = random.choice((SECOND_QUESTION, "Which other color does it have?"))
+    if facts.second is None:
+        return question, "It has only one."
+    return question, f"The second color is {facts.second}."
+
+
+def _confirmed_color(facts: ShapeFacts, random: Random) -> Turn:
+    asked = random.choice((facts.color, random.choice(COLORS)))
+    answer = "Yes" if asked == facts.color else "No"
+    return f"Is it mostly {asked}?", f"{answer}, it is mostly {facts.color}."
+
+
 def _upper(facts: ShapeFacts, random: Random) -> Turn:
     question = random.choice(("What color is its upper part?", "What color is it at the top?"))
     return question, f"The upper part is {facts.upper}."
@@ -240,7 +263,9 @@ def _lower(facts: ShapeFacts, random: Random) -> Turn:
 
 
 def _proportion(facts: ShapeFacts, random: Random) -> Turn:
-    question = random.choice(("What are its proportions?", "Is it tall, flat, thin, long or compact?"))
+    other = random.choice([word for word in PROPORTIONS if word != facts.proportion])
+    either = " or ".join(random.sample((facts.proportion, other), 2))
+    question = random.choice(("What are its proportions?", PROPORTION_QUESTION, f"Is it {either}?"))
     return question, f"It is {facts.proportion}."
 
 
@@ -252,6 +277,8 @@ def _share_of_color(facts: ShapeFacts, random: Random) -> Turn:
 TOPICS: Mapping[str, Callable[[ShapeFacts, Random], Turn]] = {
     "kind": _kind,
     "color": _main_color,
+    "second": _second_color,
+    "confirmed": _confirmed_color,
     "count": _color_count,
     "upper": _upper,
     "lower": _lower,

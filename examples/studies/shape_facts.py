@@ -65,6 +65,11 @@ class ShapeFacts:
         """The most frequent color."""
         return self.parts[0].color
 
+    @property
+    def second(self) -> str | None:
+        """The second most frequent color; None for a shape of one color."""
+        return self.parts[1].color if len(self.parts) > 1 else None
+
 
 def facts_of(points: np.ndarray, colors: np.ndarray, label: str) -> ShapeFacts:
     """Compute the facts about a cloud.

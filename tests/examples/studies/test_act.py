@@ -69,6 +69,29 @@ def test_random_teacher_has_the_shape_and_other_weights(recipes, tiny_encoder):
     assert torch.equal(found[0], pretrained) and not torch.equal(found[1], pretrained)
 
 
+def test_arms_change_only_what_their_titles_name(recipes):
+    def changed(arm, other, stage):
+        first, second = (act_stages.settings_of(one, stage, 2) for one in (arm, other))
+        return {name for name in first if first[name] != second[name]}
+
+    assert changed("output", "pretrained", "full") == {"pretraining"}
+    assert changed("more", "none", "full") == {"more_shapes"}
+    assert changed("random", "pretrained", "full") == {"autoencoder"}
+    config = act_stages.recipe_of("pretraining", act_stages.changes_of("output", {}))["model_config"]
+    assert config == {**STUDENT["model_config"], "target_layer": "teacher"}
+
+
+def test_generated_shapes_are_learned_from_and_not_evaluated(tmp_path):
+    own = {"dataset_name": "shapes", "validation_fraction": 0}
+    changes = {"more_shapes": {"per_class": 1, "classes": ["mug", "chair"]}}
+    more = act_stages.with_more_shapes(own, tmp_path, changes)
+    before, after = (
+        act_stages.load_splits(act_stages.PretrainingDataArguments(**settings))[0] for settings in (own, more)
+    )
+    assert len(after["train"]) == len(before["train"]) + 2 and len(after["test"]) == len(before["test"])
+    assert act_stages.with_more_shapes(own, tmp_path, {}) == own
+
+
 def test_changed_recipe_of_the_first_stage_affects_all_arms_with_pretraining(recipes):
     before = {arm: act_stages.settings_of(arm, "full", 2) for arm in act_stages.ARMS}
     path = recipes / "shapes_act_autoencoder.yaml"

@@ -66,7 +66,7 @@ def test_every_step_of_a_seed_is_run_once_with_table_and_picture(tiny, monkeypat
         (judged,) = chat.runs_of(runs, f"judge_{stage}")
         assert all(0 <= judged[name] <= 1 for name in chat.JUDGED)
         assert (judged["experts"] is not None) == (stage == 4)
-    assert sum(judged["experts"]) == pytest.approx(2)
+    assert sum(expert["chosen"] for expert in judged["experts"]) == pytest.approx(2)
     chat.finish([1], tiny, clouds=2)
     summary = json.loads((tiny / "chat_shapes.json").read_text())
     assert summary["seeds"] == [1] and len(summary["stages"]) == 4
@@ -74,6 +74,19 @@ def test_every_step_of_a_seed_is_run_once_with_table_and_picture(tiny, monkeypat
     assert (tiny / "chat_answers.png").stat().st_size
     monkeypatch.setattr(chat_steps, "_RUN", {})
     assert chat.run_steps(1, tiny) == runs
+    with pytest.raises(ValueError, match="was prepared with .*'validation': False.*; expected .*True"):
+        chat_steps.prepare(tiny, validation=True)
+
+
+def test_settings_are_chosen_on_training_shapes(few_shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        chat_steps, "load_point_dataset", lambda name, **rest: few_shapes if name == "shapes" else None
+    )
+    chat_steps.prepare(tmp_path / "out", validation=True)
+    parts, facts = chat_steps.shapes(tmp_path / "out")
+    names = {split: set(rows["name"]) for split, rows in parts.items()}
+    assert names["train"] | names["test"] == set(few_shapes["train"]["name"]) and not names["train"] & names["test"]
+    assert len(facts["test"]) == len(parts["test"]) > 0
 
 
 @pytest.mark.parametrize("option", ["--processes", "--threads", "--clouds"])

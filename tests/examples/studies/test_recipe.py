@@ -1,7 +1,8 @@
-"""The search for a recipe: its arms, the average of weights, and figures compared seed by seed."""
+"""The search for a recipe: its design, the average of weights, and estimated effects."""
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,11 +11,36 @@ from examples import quickstart
 from examples.studies import recipe
 
 
-def test_an_arm_changes_what_it_names_and_nothing_else():
-    base, changed = recipe.settings_of("recipe"), recipe.settings_of("tokens_64")
+def test_a_run_changes_what_it_names_and_nothing_else():
+    base, changed = recipe.settings_of([]), recipe.settings_of(["tokens", "mild"])
     assert changed["model"] == {**base["model"], "num_tokens": 64}
-    assert {**changed, "model": None} == {**base, "model": None}
-    assert recipe.settings_of("mild")["augmentation"] != base["augmentation"] == quickstart.AUGMENTATION
+    assert changed["augmentation"] != base["augmentation"] == quickstart.AUGMENTATION
+    assert {**changed, "model": None, "augmentation": None} == {**base, "model": None, "augmentation": None}
+
+
+def test_the_design_separates_changes_from_each_other_from_pairs_and_from_seeds():
+    runs = recipe.design()
+    names = list(recipe.FACTORS)
+    signs = np.array([[1 if name in changes else -1 for name in names] for changes, _ in runs])
+    assert (signs.T @ signs == 16 * np.eye(8)).all()
+    pairs = np.stack([signs[:, i] * signs[:, j] for i in range(8) for j in range(i)], axis=1)
+    assert not (signs.T @ pairs).any()
+    seeds = np.array([seed for _, seed in runs])
+    for seed in range(4):
+        assert (seeds == seed).sum() == 4 and not signs[seeds == seed].sum(axis=0).any()
+    assert [seed for _, seed in recipe.design(2)[16:]] == [seed + 4 for _, seed in runs]
+
+
+def test_effects_are_found_whatever_the_seeds_are_worth():
+    runs = recipe.design()
+    true = {"epochs": 2.0, "rate": -1.0}
+    values = np.array([sum(true.get(name, 0) for name in changes) + 10.0 * seed**2 for changes, seed in runs])
+    found = recipe.effects(values, runs)
+    assert {name: round(effect, 9) for name, (effect, _) in found.items()} == {name: 0 for name in found} | true
+    noise = np.random.default_rng(0).normal(size=16)
+    assert found["gate"][1] < 1e-9 < recipe.effects(values + noise, runs)["gate"][1]
+    with pytest.raises(ValueError, match="do not separate"):
+        recipe.effects(values[:8], runs[:8])
 
 
 def test_the_average_is_that_of_all_steps():
@@ -37,25 +63,27 @@ def test_scores_are_those_of_the_logits():
     assert found["loss"] == pytest.approx(float(expected))
 
 
-@pytest.fixture
-def runs(tiny_encoder, tmp_path, monkeypatch):
-    """Results of two arms after two steps."""
+def test_a_search_stores_runs_and_reports_effects(tiny_encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, "ENCODER", tiny_encoder)
     monkeypatch.setitem(quickstart.MODEL, "num_layers", None)
     monkeypatch.setitem(quickstart.TRAINING, "max_steps", 2)
     monkeypatch.setattr(recipe, "VOTES", 2)
-    recipe.main(["--arms", "recipe", "smoothing_0.2", "--seeds", "3", "--threads", "1", "--output-dir", str(tmp_path)])
-    return tmp_path
+    recipe.main(["--runs", "8", "--threads", "1", "--output-dir", str(tmp_path)])
+    changes, seed = recipe.design()[8]
+    one = json.loads((tmp_path / "runs" / f"{recipe.named(changes)}-{seed}.json").read_text())
+    assert one["changes"] == list(changes) and one["settings"] == recipe.settings_of(changes)
+    assert sum(one["shapes"].values()) == len(quickstart.load_point_dataset("shapes")["train"])
 
+    def known(changes, seed, output_dir):
+        figures = {"accuracy": 0.7 + 0.02 * ("gate" in changes), "mean_class_accuracy": 0.7, "loss": 1.0}
+        better = {**figures, "accuracy": figures["accuracy"] + 0.01}
+        return {"last": figures, "averaged": figures, "votes": figures, "both": better, "cpu_seconds": 1.0}
 
-def test_a_search_compares_validation_shapes_in_every_way(runs):
-    stored = json.loads((runs / "recipe.json").read_text())
-    assert stored["looks"] == 2 * len(recipe.WAYS)
-    first, second = stored["rows"]
-    assert first["last"]["accuracy_gain"] == 0
-    for name in recipe.FIGURES:
-        gain = second["votes"][name] - first["last"][name]
-        assert second["votes"][f"{name}_gain"] == pytest.approx(gain)
-    shapes = len(quickstart.load_point_dataset("shapes")["train"])
-    assert all(sum(run["shapes"].values()) == shapes for run in stored["runs"])
-    assert "| label smoothing 0.2 |" in (runs / "recipe.md").read_text()
+    monkeypatch.setattr(recipe, "train_once", known)
+    recipe.main(["--output-dir", str(tmp_path / "all")])
+    stored = json.loads((tmp_path / "all" / "recipe.json").read_text())
+    assert stored["runs"] == 16 and stored["looks"] == 16 * len(recipe.WAYS)
+    gate = next(row for row in stored["rows"] if row["change"] == "gate")
+    assert gate["last"]["accuracy"][0] == pytest.approx(0.02)
+    assert stored["ways"][-1]["accuracy_gain"] == pytest.approx(0.01)
+    assert "| gates from 0.5 instead of 0.2 | +2.0 ± 0.0 |" in (tmp_path / "all" / "recipe.md").read_text()

@@ -109,18 +109,25 @@ def test_description_has_every_fact(lamp):
         ("upper", {"The upper part is white."}),
         ("lower", {"The lower part is black."}),
         ("proportion", {"It is tall."}),
+        ("second", {"The second color is black."}),
+        ("confirmed", {"Yes, it is mostly white.", "No, it is mostly white."}),
         ("share", {"About half of it."}),
     ],
 )
 def test_single_questions_are_answered_by_the_facts(lamp, topic, answers):
     found = {conversations.single_round(lamp, Random(seed), topic).turns[0][1] for seed in range(20)}
     assert found == answers
-    assert set(conversations.TOPICS) == {"kind", "color", "count", "upper", "lower", "proportion", "share"}
+
+
+def test_every_topic_is_tested():
+    (marks,) = test_single_questions_are_answered_by_the_facts.pytestmark
+    assert set(conversations.TOPICS) == {topic for topic, _ in marks.args[1]}
 
 
 def test_shape_of_one_color_and_the_article_before_a_vowel():
     orange = shape_facts.ShapeFacts("appliance", (shape_facts.Part("orange", 1.0),), "orange", "orange", "compact")
     assert conversations.single_round(orange, Random(0), "count").turns[0][1] == "One, it is orange throughout."
+    assert conversations.single_round(orange, Random(0), "second").turns[0][1] == "It has only one."
     assert conversations.reference_captions(orange)["simple_description"] == "An orange appliance."
     assert (
         "Nearly all of it is orange. The upper and the lower part are orange."
@@ -139,7 +146,7 @@ def test_descriptions_are_parsed_back_to_facts(lamp, ends):
     facts = replace(lamp, upper=ends[0], lower=ends[1])
     for seed in range(5):
         parsed = conversations.described(conversations.detailed(facts, Random(seed)).turns[0][1])
-        assert parsed == {"proportion": "tall", "upper": ends[0], "lower": ends[1]}
+        assert parsed == {"proportion": "tall", "second": "black", "upper": ends[0], "lower": ends[1]}
     assert set(conversations.described("no idea").values()) == {None}
 
 
