@@ -42,6 +42,7 @@ from hf_any3d import (
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.model_card.run_report import count_parameters
+from hf_any3d.modeling.any2point.light_settings import LIGHT, LIGHT_ADAPTER
 from hf_any3d.training.arguments import read_settings
 from hf_any3d.visualization.figures import plot_point_clouds
 
@@ -63,17 +64,14 @@ RECIPE = read_settings(HERE / "recipes" / "quickstart.yaml")
 
 ENCODER: str = RECIPE["encoder_name_or_path"]
 
-MODEL: dict[str, Any] = {
-    **{name: RECIPE[name] for name in ("num_layers", "num_tokens", "tokenizer_neighbors")},
-    **RECIPE["model_config"],
-}
-"""For `from_encoder_pretrained`."""
+MODEL: dict[str, Any] = {"num_layers": RECIPE["num_layers"], **LIGHT}
+"""For `from_encoder_pretrained`, which would fill in all but the number of layers."""
 
 POINTNET: dict[str, Any] = {"hidden_sizes": [64, 128, 256], "head_widths": [128], "head_dropout": 0.3}
 """For `PointNetConfig`."""
 
-ADAPTER: dict[str, Any] = RECIPE["peft_config"]
-"""For `GuidedAdapterConfig`."""
+ADAPTER: dict[str, Any] = dict(LIGHT_ADAPTER)
+"""For `GuidedAdapterConfig`, as `GuidedAdapterConfig.light` fills them in."""
 
 AUGMENTATION: list[str] = RECIPE["augment"]
 """For `build_transform`."""

@@ -13,11 +13,13 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.any2point import (
+    Any2PointConfig,
     Any2PointForPartSegmentation,
     Any2PointForPointCloudClassification,
     Any2PointForSemanticSegmentation,
     Any2PointPreTrainedModel,
 )
+from hf_any3d.modeling.any2point.light_settings import LIGHT_SEGMENTATION
 from hf_any3d.modeling.encoders import build_encoder, composite_checkpoints
 from hf_any3d.tuners import GuidedAdapterConfig
 
@@ -130,8 +132,10 @@ _OWN_SIZES = {
     "wavlm": _SPEECH | {"num_buckets": 16, "max_bucket_distance": 40},
 }
 HEADS = ("classifier", "propagation", "segmenter", "category_embedding")
+# The config's own defaults, instead of those for little data.
+PAPER = {name: getattr(Any2PointConfig(), name) for name in LIGHT_SEGMENTATION}
 # The smallest model with all parts: three stages, several tokens per cell, a hidden layer in the head.
-SMALL = {"num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer_blocks": (1, 1, 1), "head_widths": (16,)}
+SMALL = PAPER | {"num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer_blocks": (1, 1, 1), "head_widths": (16,)}
 
 
 def tiny_config(model_type: str, **changes: Any) -> PreTrainedConfig:

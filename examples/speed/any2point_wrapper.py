@@ -39,17 +39,19 @@ from hf_any3d import (
 from hf_any3d.atomic_files import write_json
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.modeling.any2point import PointIndexer
+from hf_any3d.modeling.any2point.light_settings import LIGHT, LIGHT_ADAPTER
 from hf_any3d.modeling.encoders import freeze
 from hf_any3d.pipelines import PointCloudClassificationPipeline
 
 CLIP_SCAN = VARIANTS["clip-scan"]
 TRANSCRIBED = "clip-scan"
-# Encoder, model, adapter.
+# Encoder, model, adapter. "minilm" is what `from_encoder_pretrained` makes of an encoder, "clip-text" the config's own
+# defaults.
 PRESETS: dict[str, tuple[dict, dict, dict]] = {
     "minilm": (
         dict(model_type="bert", hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
-        dict(num_labels=18),
-        {},
+        LIGHT | dict(num_labels=18),
+        LIGHT_ADAPTER,
     ),
     "clip-text": (CLIP_SCAN.encoder, dict(num_labels=18), {}),
     # The released configuration with its accidents: the frozen layers attend over the clouds of the batch.
@@ -58,7 +60,13 @@ PRESETS: dict[str, tuple[dict, dict, dict]] = {
 
 
 def measure(
-    preset: str, batch: int, points: int, tokens: int, neighbors: int | None, repeats: int, bfloat16: bool = False
+    preset: str,
+    batch: int,
+    points: int,
+    tokens: int | None,
+    neighbors: int | None,
+    repeats: int,
+    bfloat16: bool = False,
 ) -> dict:
     """Measure the bare layers, the tokenizer alone and the whole model."""
     torch.manual_seed(0)
@@ -68,8 +76,10 @@ def measure(
     encoder = AutoModel.from_config(config)
     # As transformers builds it: the model fuses activations, and a config inside another one loses its attention.
     bare_encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
-    chosen = dict(model_settings) | ({} if neighbors is None else {"tokenizer_neighbors": neighbors})
-    config = Any2PointConfig(encoder_config=encoder.config, num_tokens=tokens, **chosen)
+    chosen = {"num_tokens": tokens, "tokenizer_neighbors": neighbors}
+    chosen = dict(model_settings) | {name: number for name, number in chosen.items() if number is not None}
+    config = Any2PointConfig(encoder_config=encoder.config, **chosen)
+    tokens = config.num_tokens
     model = Any2PointForPointCloudClassification(config, freeze(encoder))
     base = model.any2point
     layers = list(base.family.layers_of(bare_encoder))
@@ -215,7 +225,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="clip-scan")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--points", type=int, default=1024)
-    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--tokens", type=int, help="tokens of a cloud; by default as in the preset")
     parser.add_argument("--neighbors", type=int, help="points per neighborhood; by default as in the preset")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)

@@ -18,10 +18,12 @@ from transformers import PreTrainedModel
 
 from hf_any3d.modeling.any2point import (
     Any2PointConfig,
+    Any2PointForPointCloudClassification,
     Any2PointPreTrainedModel,
     PointTokenizerConfig,
     PointTokenizerForPointCloudClassification,
 )
+from hf_any3d.modeling.any2point.light_settings import LIGHT_ADAPTER
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.encoders.loading import encoder_settings
 from hf_any3d.modeling.patchalign3d import PatchAlign3DPreTrainedModel
@@ -215,6 +217,8 @@ def _build_without_encoder(
     # The encoder gives the tokens their width.
     encoder = encoder_settings(arguments.encoder_name_or_path, arguments.tower, arguments.encoder_revision)
     settings = {**_label_settings(labels), **config, **arguments.model_config}
+    # The same as with the encoder.
+    settings = Any2PointForPointCloudClassification.complete_settings(encoder["encoder_config"], settings)
     complete = Any2PointConfig(encoder_config=encoder["encoder_config"], **settings)
     return PointTokenizerForPointCloudClassification(PointTokenizerConfig.without_encoder(complete))
 
@@ -289,7 +293,10 @@ def build_adapted_model(
         model.unfreeze_encoder()
     if peft in ("none", "full"):
         return model
-    adapted = get_peft_model(model, build_peft_config(peft, model, adapter.peft_config))
+    settings = adapter.peft_config
+    if peft == "guided_adapter":
+        settings = {**LIGHT_ADAPTER, **settings}  # with which the model's own light settings were found
+    adapted = get_peft_model(model, build_peft_config(peft, model, settings))
     half = [name for name, weight in adapted.named_parameters() if weight.requires_grad and weight.itemsize < 4]
     if half:
         raise ValueError(

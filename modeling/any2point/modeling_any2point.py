@@ -23,15 +23,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, initialization as init
+from transformers import PreTrainedConfig, PreTrainedModel, initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
+from hf_any3d.modeling.any2point.light_settings import LIGHT, LIGHT_SEGMENTATION, fill_in
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
 from hf_any3d.modeling.any2point.virtual_projection import Projection, project
 from hf_any3d.modeling.card_info import (
@@ -99,7 +100,23 @@ class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, 
     config_class = Any2PointConfig
     config: Any2PointConfig
     base_model_prefix = "any2point"
+    light_settings: ClassVar[Mapping[str, Any]] = LIGHT
     _supports_flex_attn = True
+
+    @classmethod
+    def complete_settings(cls, encoder_config: PreTrainedConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the given settings of a new model, and the light ones of `light_settings.py` for all others.
+
+        They suit some hundred clouds, as chosen around a text encoder. Vision and audio encoders get the same: what
+        they improve, tokenizer, scale of the tokens and head, is outside of the encoder. That is not measured. All
+        layers of the encoder are used unless `num_layers` is given. For the paper's settings give `tokenizer=
+        "point_pn"` and the fields of `Any2PointConfig()` that differ, or a complete `config`.
+
+        Args:
+            encoder_config: Config of the encoder.
+            given: Settings of the caller.
+        """
+        return fill_in(cls.light_settings, encoder_config, given)
 
     def unfreeze_encoder(self) -> list[str]:
         """Train the encoder too (full fine-tuning), and store it with the model from now on.
@@ -433,6 +450,8 @@ class PointPropagation(nn.Module):
 
 class Any2PointSegmenter(_Any2PointWithHead):
     """Base class for segmentation: the model, propagation to every point, and a head for each point."""
+
+    light_settings = LIGHT_SEGMENTATION
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -148,7 +148,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             quantization_config: Quantization of the frozen encoder's weights, such as `BitsAndBytesConfig(…)` for 8 or
                 4 bits.
             **config_kwargs: Any field of the class's `config_class`, such as `Any2PointConfig`: `num_labels`,
-                `id2label`, …
+                `id2label`, … Fields that are not given follow `complete_settings`.
 
         Raises:
             UnsupportedEncoder: If the encoder's family or tower is not supported.
@@ -166,6 +166,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             )
         if config is None:
             settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
+            config_kwargs = cls.complete_settings(settings["encoder_config"], config_kwargs)
             config = cls.config_class(**settings, **config_kwargs, attn_implementation=attn_implementation)
         elif attn_implementation is not None:
             config.encoder_config._attn_implementation = attn_implementation
@@ -178,6 +179,11 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             config.change_part("encoder", stored=True, checksum=None, subfolder=None)
         model = cls(config, encoder=encoder).eval()
         return model if device_map is None else model.to(encoder.device)
+
+    @classmethod
+    def complete_settings(cls, encoder_config: PreTrainedConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of a new model's config: those given, and a class's own for what is not given."""
+        return dict(given)
 
     def adopt_encoder(self, encoder: PreTrainedModel | None) -> None:
         """Set the encoder; called in the `__init__` of the model that owns it, before `post_init`.

@@ -17,12 +17,14 @@ from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.data import catalog
 from hf_any3d.data.transforms import build_transform
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
+from hf_any3d.modeling.any2point.light_settings import LIGHT, LIGHT_ADAPTER, LIGHT_SEGMENTATION
 from hf_any3d.training.arguments import (
     AdapterArguments,
     DataArguments,
     ModelArguments,
     PointTrainingArguments,
     parse_arguments,
+    read_settings,
 )
 from hf_any3d.training.protocol import ProtocolArguments
 from hf_any3d.tuners import GuidedAdapterConfig
@@ -79,6 +81,12 @@ def test_recipe_has_the_published_values_of_its_program(recipe):
     encoder, dataset = kind_of(recipe)
     neighbours, place, cell, voxel, aggregation, bottleneck, width, pooling = PUBLISHED[encoder, dataset]
     settings = Any2PointConfig(**model.model_config)
+    # Otherwise these would be those of any new model.
+    assert (
+        LIGHT_SEGMENTATION.keys() <= model.model_config.keys() and LIGHT_ADAPTER.keys() <= adapter.peft_config.keys()
+    )
+    assert (settings.tokenizer, settings.tokenizer_width, settings.token_scale) == ("point_pn", None, None)
+    assert (settings.line_cells, set(settings.pooling)) == (38.5, {"max", "cls"})
     assert (settings.num_tokens, settings.tokenizer_neighbors, settings.num_views) == (128, neighbours, 6)
     assert (settings.line_direction if encoder == "clip" else settings.plane_distance) == place
     assert settings.head_widths == [256, 256] and settings.head_dropout == 0.5
@@ -254,11 +262,20 @@ def test_recipe_has_its_own_command(recipe):
     assert yaml.safe_load(text)["output_dir"] == f"outputs/recipes/{recipe}"
 
 
+@pytest.mark.parametrize("recipe", ["parts", "rooms"])
+def test_recipes_of_segmentation_are_what_a_new_model_has(recipe):
+    settings = read_settings(FOLDER / f"{recipe}.yaml")
+    found = settings | settings["model_config"]
+    assert {name: found[name] for name in LIGHT_SEGMENTATION} == LIGHT_SEGMENTATION
+    assert settings["peft_config"] == LIGHT_ADAPTER
+
+
 def test_the_quickstart_and_the_program_read_the_same_recipe():
     model, data, protocol, adapter, training = parsed("quickstart")
     assert (model.num_layers, model.encoder_name_or_path) == (quickstart.MODEL["num_layers"], quickstart.ENCODER)
-    assert model.model_config == {name: value for name, value in quickstart.MODEL.items() if name != "num_layers"}
-    assert GuidedAdapterConfig(**adapter.peft_config) == GuidedAdapterConfig(**quickstart.ADAPTER)
+    own = {name: value for name, value in quickstart.MODEL.items() if name != "num_layers"}
+    assert LIGHT | model.model_config == own
+    assert GuidedAdapterConfig.light(**adapter.peft_config) == GuidedAdapterConfig(**quickstart.ADAPTER)
     assert data.augment == quickstart.AUGMENTATION and len(build_transform(data.augment).transforms) == 4
     own = quickstart.training_arguments(training.output_dir, seed=training.seed)
     for name in quickstart.TRAINING:

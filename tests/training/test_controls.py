@@ -12,11 +12,13 @@ from hf_any3d import (
     Any2PointForPointCloudClassification,
     Any2PointForZeroShotPointCloudClassification,
     AutoModelForPointCloudClassification,
+    GuidedAdapterConfig,
     PointNetConfig,
     PointNetForPointCloudClassification,
     PointTokenizerConfig,
 )
 from hf_any3d.modeling.any2point import Any2PointConfig
+from hf_any3d.modeling.any2point.light_settings import LIGHT, LIGHT_ADAPTER
 from hf_any3d.training import tasks
 from hf_any3d.training.arguments import AdapterArguments, parse_arguments
 from hf_any3d.training.checkpoints import check_model
@@ -125,7 +127,7 @@ def test_random_and_shuffled_encoders_leave_all_other_weights_as_they_are(encode
     for weights in ("pretrained", "random", "shuffled"):
         set_seed(5)
         model = Any2PointForPointCloudClassification.from_encoder_pretrained(
-            encoder, encoder_weights=weights, num_labels=3, tokenizer="patch", num_tokens=8, tokenizer_neighbors=4
+            encoder, encoder_weights=weights, num_labels=3, num_tokens=8, tokenizer_neighbors=4, token_scale=None
         )
         states[weights] = model.state_dict()
         assert not any(parameter.requires_grad for parameter in model.any2point.encoder.parameters())
@@ -176,6 +178,23 @@ def test_models_without_an_encoder_refuse_what_needs_one(encoder):
     config = Any2PointConfig(encoder_config=tiny_config("bert"), pooling=("cls",))
     with pytest.raises(ValueError, match="expected some of 'max', 'mean': there is no class token"):
         PointTokenizerConfig.without_encoder(config)
+
+
+def test_programs_fill_in_light_settings_with_and_without_the_encoder(encoder):
+    def build(weights, **adapter):
+        arguments = PointModelArguments(encoder_name_or_path=encoder, encoder_weights=weights, num_tokens=8)
+        return build_model(CLASSES, arguments, AdapterArguments(**adapter), ["chair", "lamp"])
+
+    adapted, alone = build("pretrained", peft_config={"voxel_size": 0.3}), build("none")
+    expected = LIGHT | {"num_tokens": 8}
+    assert {name: getattr(adapted.config, name) for name in LIGHT} == expected
+    assert {name: getattr(alone.config, name, "no") for name in LIGHT} == expected | {
+        "line_cells": "no",
+        "pooling": ("max", "mean"),
+    }
+    adapter = adapted.peft_config["default"]
+    assert (adapter.gate, adapter.voxel_size) == (LIGHT_ADAPTER["gate"], 0.3)
+    assert {name: getattr(GuidedAdapterConfig.light(r=4), name) for name in LIGHT_ADAPTER} == LIGHT_ADAPTER
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, encoder):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from hf_any3d.modeling.any2point.light_settings import LIGHT_ADAPTER
 from hf_any3d.modeling.config_checks import HEADS, SHARE, Ranges
 from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type
 
@@ -18,6 +19,7 @@ class GuidedAdapterConfig(EncoderLayersConfig):
     It adds a bottleneck to each feed-forward branch and aggregates the features of neighbouring tokens in the virtual
     views. Applies to models with an encoder of `hf_any3d.modeling.encoders`, and to point transformers, whose views
     are shifted grids in space; by default tokenizer, class token, output norm and head are trained and saved with it.
+    The defaults are the paper's; `light()` returns those for little data.
     """
 
     ranges: ClassVar[Ranges] = {
@@ -77,3 +79,14 @@ class GuidedAdapterConfig(EncoderLayersConfig):
             raise ValueError(
                 f"attention_width={self.attention_width} is not a multiple of attention_heads={self.attention_heads}"
             )
+
+    @classmethod
+    def light(cls, **settings: Any) -> GuidedAdapterConfig:
+        """Return the config for little data, which goes with the settings that `from_encoder_pretrained` fills in.
+
+        Gates that start near the layer's input, and voxels that hold several of few tokens.
+
+        Args:
+            **settings: Fields of the config; they override these values.
+        """
+        return cls(**{**LIGHT_ADAPTER, **settings})

@@ -1,0 +1,41 @@
+"""Settings that a new model has where none are given."""
+
+import pytest
+
+from hf_any3d.modeling.any2point import (
+    Any2PointConfig,
+    Any2PointForPointCloudClassification,
+    Any2PointForSemanticSegmentation,
+)
+from hf_any3d.modeling.any2point.light_settings import LIGHT, LIGHT_SEGMENTATION
+from tests.tiny_encoders import saved_encoder, tiny_config
+
+
+def test_a_new_model_has_them_unless_others_are_given():
+    for model_class, light in (
+        (Any2PointForPointCloudClassification, LIGHT),
+        (Any2PointForSemanticSegmentation, LIGHT_SEGMENTATION),
+    ):
+        config = model_class.from_encoder_pretrained(saved_encoder("bert"), num_tokens=8, token_scale=None).config
+        found = {name: getattr(config, name) for name in light}
+        assert found == light | {"num_tokens": 8, "token_scale": None}
+
+
+def test_a_complete_config_stays_as_it_is():
+    saved = Any2PointForPointCloudClassification.from_encoder_pretrained(saved_encoder("bert"), num_tokens=8).config
+    config = Any2PointConfig(encoder_config=saved.encoder_config, parts=saved.parts, num_tokens=8)
+    model = Any2PointForPointCloudClassification.from_encoder_pretrained(config=config)
+    plain = Any2PointConfig(num_tokens=8)
+    assert {name: getattr(model.config, name) for name in LIGHT} == {name: getattr(plain, name) for name in LIGHT}
+
+
+@pytest.mark.parametrize("encoder", ["llama", "vit", "wav2vec2"])
+def test_tokens_are_scaled_only_to_learned_positions(encoder):
+    settings = Any2PointForPointCloudClassification.complete_settings(tiny_config(encoder), {})
+    assert settings == (LIGHT if encoder == "vit" else {name: LIGHT[name] for name in LIGHT if name != "token_scale"})
+
+
+def test_the_width_is_that_of_the_patch_tokenizer():
+    complete = Any2PointForPointCloudClassification.complete_settings
+    assert "tokenizer_width" not in complete(tiny_config("bert"), {"tokenizer": "point_pn"})
+    assert complete(tiny_config("bert"), {"tokenizer": "point_pn", "tokenizer_width": 48})["tokenizer_width"] == 48
