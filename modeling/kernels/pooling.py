@@ -222,10 +222,9 @@ class _MaxMeanPool(torch.autograd.Function):
         links, shared = ctx.voxels.links, ctx.voxels.shared_cells
         grad_tokens = sum_over_views(gradient, links, links.shares + (links.shares == 1))  # (tokens, hidden)
         if len(shared.tokens):
-            rows, largest = _maxima(tokens, shared)
-            grad_rows = torch.ops.aten._segment_reduce_backward(
-                gradient.index_select(0, shared.rows), largest, rows, "max", lengths=shared.counts, axis=0
-            )
+            with torch.enable_grad():
+                rows, largest = _maxima(tokens.detach().requires_grad_(), shared)
+            (grad_rows,) = torch.autograd.grad(largest, rows, gradient.index_select(0, shared.rows))
             grad_tokens.index_add_(0, shared.tokens, grad_rows)
         return grad_tokens.view_as(tokens), None
 
