@@ -36,6 +36,7 @@ from hf_any3d.atomic_files import write_json
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.modeling.encoders import freeze
 from hf_any3d.modeling.kernels import TABLE, Kernel
+from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm
 
 _UNREAD = {"vocab_size": 8, "image_size": 32, "eos_token_id": 2}
 _TINY = dict(num_hidden_layers=2, num_attention_heads=2, hidden_size=48, intermediate_size=64)
@@ -92,6 +93,8 @@ def _detached(value: Any) -> Any:
         return value.detach().clone().requires_grad_(value.requires_grad)
     if hasattr(value, "features"):  # neighbourhoods
         return dataclasses.replace(value, features=_detached(value.features))
+    if isinstance(value, BatchNorm):
+        return BatchNorm(*map(_detached, value))
     return value
 
 

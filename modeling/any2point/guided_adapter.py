@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels.cells import FlatCells, Membership, mean_in_cells
 from hf_any3d.modeling.kernels.joined_batches import joined_norm, summed_over_processes
-from hf_any3d.modeling.layers.forward_contract import is_unmodified
+from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm
+from hf_any3d.modeling.layers.forward_contract import has_no_hooks, is_unmodified
 from hf_any3d.modeling.point_ops import scatter_max, scatter_mean
 from hf_any3d.modeling.point_ops.geometry import Geometry
 
@@ -64,7 +65,7 @@ class LayerGate(nn.Module):
 
     def forward(self, inputs: Tensor, outputs: Tensor) -> Tensor:
         """Interpolate between two `(..., hidden)` tensors."""
-        return torch.lerp(inputs, outputs, self.weight.to(outputs.dtype))
+        return kernels.layer_gate(inputs, outputs, self.weight.to(outputs.dtype))
 
 
 class CellNorm(nn.Module):
@@ -102,35 +103,45 @@ class CellNorm(nn.Module):
             return nn.functional.gelu(normed) if gelu else normed
         # Half precision cannot represent counts and sums of many rows.
         rows = rows.to(torch.promote_types(own, torch.float32))
+        normed, mean, variance, total = self._normalize(rows, self.of_batch(rows, members), gelu)
+        self.update_statistics(mean, variance, total, members)
+        return normed.to(own)
+
+    def of_batch(self, rows: Tensor, members: Membership | FlatCells) -> BatchNorm:
+        """Return the norm of the rows `(batch, views, rows, hidden)` of a batch for `kernels`."""
         occupied = members.occupied.to(rows.dtype)  # (batch, views, rows)
         count = occupied.sum(dim=(0, 2)).unsqueeze(-1)  # (views, 1)
         # A copy: compiled graphs do not support the same tensor as two arguments.
         total = torch.full_like(count, len(rows) * members.cells) if self.count_empty else count.clone()
-        normed, mean, variance, total = self._normalize(rows, occupied, count, total, gelu)
-        if members.first_visit(self):
-            with torch.no_grad():
-                unbiased = variance * (total / (total - 1).clamp_min(1))
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-        return normed.to(own)
+        return BatchNorm(occupied, self.weight.to(rows.dtype), self.bias.to(rows.dtype), count, total, self.eps)
 
-    def _normalize(
-        self, rows: Tensor, occupied: Tensor, count: Tensor, total: Tensor, gelu: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def update_statistics(
+        self, mean: Tensor, variance: Tensor, total: Tensor, members: Membership | FlatCells
+    ) -> None:
+        """Update the running statistics by mean and variance `(views, hidden)` of `total` rows, once for a batch."""
+        if not members.first_visit(self):
+            return
+        with torch.no_grad():
+            unbiased = variance * (total / (total - 1).clamp_min(1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+
+    def can_be_fused(self) -> bool:
+        """Return whether another operation may compute this norm, by the batch statistics of this process alone."""
+        return self.training and type(self) is CellNorm and self.weight.itemsize >= 4 and has_no_hooks(self)
+
+    def _normalize(self, rows: Tensor, norm: BatchNorm, gelu: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the normalised rows, mean and variance of the batch, and the number of rows that they are of."""
-        weight, bias = self.weight.to(rows.dtype), self.bias.to(rows.dtype)
-        return (*kernels.cell_norm(rows, occupied, weight, bias, count, total, self.eps, gelu), total)
+        return (*kernels.cell_norm(rows, *norm, gelu), norm.total)
 
 
 class JoinedCellNorm(CellNorm):
     """`CellNorm` whose batch statistics are those of all processes; see `joined_batches`."""
 
-    def _normalize(
-        self, rows: Tensor, occupied: Tensor, count: Tensor, total: Tensor, gelu: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        count, total = summed_over_processes(torch.stack([count, total]))
+    def _normalize(self, rows: Tensor, norm: BatchNorm, gelu: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        count, total = summed_over_processes(torch.stack([norm.count, norm.total]))
         table = rows.transpose(0, 1).flatten(1, 2)  # (views, batch * rows, hidden)
-        inside = occupied.transpose(0, 1).flatten(1)
+        inside = norm.occupied.transpose(0, 1).flatten(1)
         normed, mean, variance = joined_norm(table, inside, self.weight, self.bias, count, total, self.eps)
         normed = normed.unflatten(1, (len(rows), -1)).transpose(0, 1)
         return nn.functional.gelu(normed) if gelu else normed, mean, variance, total
@@ -183,14 +194,7 @@ class CellAttention(nn.Module):
 
     def _project(self, tokens: Tensor) -> Tensor:
         """Return queries, keys and values of each view, `(..., views, 3 * width)`."""
-        views, triple, hidden_size = self.qkv_weight.shape
-        # The norms of all views share their statistics; gains and shifts are folded into one projection.
-        normed = nn.functional.layer_norm(tokens, (hidden_size,), eps=1e-5)
-        weight = self.qkv_weight * self.norm_weight.unsqueeze(1)
-        # A sum is faster than such a small product.
-        bias = (self.qkv_weight * self.norm_bias.unsqueeze(1)).sum(dim=-1) + self.qkv_bias
-        qkv = nn.functional.linear(normed, weight.flatten(0, 1), bias.flatten())
-        return qkv.unflatten(-1, (views, triple))
+        return kernels.cell_projection(tokens, self.norm_weight, self.norm_bias, self.qkv_weight, self.qkv_bias)
 
 
 def guided_aggregation(
@@ -218,10 +222,20 @@ def guided_aggregation(
     members = geometry.view_cells(guidance.cell_size)
     voxels = geometry.voxels(guidance.voxel_size)
     view_rows = pool_views(tokens, attention, members, guidance.pooling)
-    view_rows = view_norm(view_rows, members, gelu=True)  # (batch, views, cells, hidden)
-    voxel_rows = kernels.max_mean_pool(tokens, voxels)
-    voxel_rows = voxel_norm(voxel_rows, voxels, gelu=True).squeeze(1)  # (batch, voxels, hidden)
-    added = kernels.view_ensemble(view_rows, voxel_rows, members, voxels, guidance.scale, geometry.special_tokens)
+    voxel_rows = kernels.max_mean_pool(tokens, voxels)  # (batch, 1, voxels, hidden)
+    cells = members, voxels, guidance.scale, geometry.special_tokens
+    if view_norm.can_be_fused() and voxel_norm.can_be_fused():
+        view_rows, voxel_rows = view_rows.to(tokens.dtype), voxel_rows.to(tokens.dtype)
+        norms = view_norm.of_batch(view_rows, members), voxel_norm.of_batch(voxel_rows, voxels)
+        added, mean, variance, voxel_mean, voxel_variance = kernels.normed_ensemble(
+            view_rows, voxel_rows, *norms, *cells
+        )
+        view_norm.update_statistics(mean, variance, norms[0].total, members)
+        voxel_norm.update_statistics(voxel_mean, voxel_variance, norms[1].total, voxels)
+    else:
+        view_rows = view_norm(view_rows, members, gelu=True)  # (batch, views, cells, hidden)
+        voxel_rows = voxel_norm(voxel_rows, voxels, gelu=True).squeeze(1)  # (batch, voxels, hidden)
+        added = kernels.view_ensemble(view_rows, voxel_rows, *cells)
     return (hidden_states + added).to(hidden_states.dtype)
 
 

@@ -15,6 +15,7 @@ from hf_any3d.modeling.kernels.cell_attention import (
     pair_attention_plain,
 )
 from hf_any3d.modeling.kernels.cell_norm import cell_norm_fused, cell_norm_plain
+from hf_any3d.modeling.kernels.cell_projection import cell_projection_fused, cell_projection_plain
 from hf_any3d.modeling.kernels.chamfer import chamfer_fused, chamfer_plain
 from hf_any3d.modeling.kernels.dispatch import Kernel, set_kernels
 from hf_any3d.modeling.kernels.farthest_point_sample import (
@@ -30,7 +31,13 @@ from hf_any3d.modeling.kernels.group_norms import (
     normed_tokens_plain,
 )
 from hf_any3d.modeling.kernels.knn import has_many_points, knn_fused, knn_plain, knn_traced
+from hf_any3d.modeling.kernels.layer_gate import layer_gate_fused, layer_gate_plain
 from hf_any3d.modeling.kernels.mean_posterior import mean_posterior_fused, mean_posterior_plain
+from hf_any3d.modeling.kernels.normed_ensemble import (
+    normed_ensemble_fused,
+    normed_ensemble_plain,
+    normed_ensemble_traced,
+)
 from hf_any3d.modeling.kernels.normed_linear import is_plain, normed_linear_fused, normed_linear_plain
 from hf_any3d.modeling.kernels.pooled_blocks import pooled_blocks_plain
 from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain, pooled_patches_fused, pooled_patches_plain
@@ -59,12 +66,15 @@ __all__ = [
     "Kernel",
     "cell_attention",
     "cell_norm",
+    "cell_projection",
     "chamfer",
     "edge_maximum",
     "farthest_point_sample",
     "knn",
+    "layer_gate",
     "max_mean_pool",
     "mean_posterior",
+    "normed_ensemble",
     "normed_linear",
     "normed_tokens",
     "pair_attention",
@@ -110,6 +120,19 @@ max_mean_pool = Kernel(
     devices=("cpu",),
     compiles=False,
 )
+cell_projection = Kernel(
+    cell_projection_plain,
+    cell_projection_fused,
+    "Not in compiled code: compilers choose themselves what is computed again.",
+    compiles=False,
+    result_in_autocast=True,
+)
+layer_gate = Kernel(
+    layer_gate_plain,
+    layer_gate_fused,
+    "Not in compiled code: compilers choose themselves what is computed again.",
+    compiles=False,
+)
 cell_norm = Kernel(cell_norm_plain, cell_norm_fused, "Always used in training.")
 view_ensemble = Kernel(
     view_ensemble_plain,
@@ -117,6 +140,14 @@ view_ensemble = Kernel(
     "Not in compiled code: compilers and exporters support the matrix products of the plain one better than sums "
     "by index.",
     compiles=False,
+)
+
+normed_ensemble = Kernel(
+    normed_ensemble_plain,
+    normed_ensemble_fused,
+    "In training instead of `cell_norm` and `view_ensemble`; not with statistics of several processes, hooks or half "
+    "precision weights. Compilers get the fused `cell_norm` and the plain `view_ensemble`.",
+    traced=normed_ensemble_traced,
 )
 
 # Frozen encoders
@@ -184,8 +215,11 @@ TABLE: dict[str, Kernel] = {
     "cell_attention": cell_attention,
     "pair_attention": pair_attention,
     "max_mean_pool": max_mean_pool,
+    "cell_projection": cell_projection,
+    "layer_gate": layer_gate,
     "cell_norm": cell_norm,
     "view_ensemble": view_ensemble,
+    "normed_ensemble": normed_ensemble,
     "quick_gelu": quick_gelu,
     "pooled_patches": pooled_patches,
     "edge_maximum": edge_maximum,

@@ -54,50 +54,76 @@ class _CellNorm(torch.autograd.Function):
         eps: float,
         gelu: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        table, inside = _by_view(rows), _by_view(occupied)
-        mean = _sum_rows(inside, table) / total  # (views, hidden)
-        centered = table - mean.unsqueeze(1)
-        squares = _sum_rows(inside, centered.square()) + (total - count) * mean.square()
-        variance = squares / total
-        scale = weight * (variance + eps).rsqrt()
-        normed = torch.addcmul(bias.unsqueeze(1), centered, scale.unsqueeze(1), out=centered)
+        normed, mean, variance = normalize(by_view(rows), by_view(occupied), weight, bias, count, total, eps)
         if gelu:
             normed = nn.functional.gelu(normed)
         ctx.save_for_backward(rows, occupied, weight, bias, mean, (variance + eps).rsqrt(), total)
         ctx.gelu = gelu
         ctx.mark_non_differentiable(mean, variance)
-        return _by_cloud(normed, rows), mean, variance
+        return by_cloud(normed, rows), mean, variance
 
     @staticmethod
     @without_autocast
     def backward(ctx: Any, gradient: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
         rows, occupied, weight, bias, mean, deviation, total = ctx.saved_tensors
-        table, inside, grad_normed = _by_view(rows), _by_view(occupied), _by_view(gradient)
-        scale = weight * deviation
-        centered = table - mean.unsqueeze(1)
+        table, grad_normed = by_view(rows), by_view(gradient)
         if ctx.gelu:
-            normed = torch.addcmul(bias.unsqueeze(1), centered, scale.unsqueeze(1))
+            centered, normed = normalize_again(table, weight, bias, mean, deviation)
             grad_normed = torch.ops.aten.gelu_backward(grad_normed, normed)
-        grad_bias = _sum_rows(inside, grad_normed)
-        grad_weight = _sum_rows(inside, grad_normed * centered) * deviation
-        # In training, mean and variance depend on every occupied row.
-        share = scale / -total
-        grad_mean, grad_centered = (grad_bias * share).unsqueeze(1), (grad_weight * deviation * share).unsqueeze(1)
-        grad_rows = torch.addcmul(grad_mean, centered, grad_centered, out=centered)
-        grad_rows.addcmul_(grad_normed, scale.unsqueeze(1)).mul_(inside.unsqueeze(-1))
-        return _by_cloud(grad_rows, rows), None, grad_weight, grad_bias, None, None, None, None
+        else:
+            centered = table - mean.unsqueeze(1)
+        grads = norm_gradients(grad_normed, centered, by_view(occupied), weight, deviation, total)
+        return by_cloud(grads[0], rows), None, *grads[1:], None, None, None, None
 
 
 cell_norm_fused = _CellNorm.apply
 
 
-def _by_view(rows: Tensor) -> Tensor:
+def normalize(
+    table: Tensor, inside: Tensor, weight: Tensor, bias: Tensor, count: Tensor, total: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the normed rows of a table `(views, rows, hidden)`, and mean and variance `(views, hidden)`.
+
+    `inside` is `(views, rows)`; the other arguments are those of `cell_norm_plain`.
+    """
+    mean = _sum_rows(inside, table) / total  # (views, hidden)
+    centered = table - mean.unsqueeze(1)
+    squares = _sum_rows(inside, centered.square()) + (total - count) * mean.square()
+    variance = squares / total
+    scale = weight * (variance + eps).rsqrt()
+    return torch.addcmul(bias.unsqueeze(1), centered, scale.unsqueeze(1), out=centered), mean, variance
+
+
+def normalize_again(
+    table: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, deviation: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the centered and the normed rows of a table, given the inverse of the standard deviation."""
+    centered = table - mean.unsqueeze(1)
+    return centered, torch.addcmul(bias.unsqueeze(1), centered, (weight * deviation).unsqueeze(1))
+
+
+def norm_gradients(
+    grad_normed: Tensor, centered: Tensor, inside: Tensor, weight: Tensor, deviation: Tensor, total: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of a table, of gain and of shift; overwrites `centered`."""
+    scale = weight * deviation
+    grad_bias = _sum_rows(inside, grad_normed)
+    grad_weight = _sum_rows(inside, grad_normed * centered) * deviation
+    # In training, mean and variance depend on every occupied row.
+    share = scale / -total
+    grad_mean, grad_centered = (grad_bias * share).unsqueeze(1), (grad_weight * deviation * share).unsqueeze(1)
+    grad_table = torch.addcmul(grad_mean, centered, grad_centered, out=centered)
+    grad_table.addcmul_(grad_normed, scale.unsqueeze(1)).mul_(inside.unsqueeze(-1))
+    return grad_table, grad_weight, grad_bias
+
+
+def by_view(rows: Tensor) -> Tensor:
     """Reshape `(batch, views, rows, ...)` to `(views, batch * rows, ...)`; a copy unless views are contiguous."""
     return rows.transpose(0, 1).flatten(1, 2)
 
 
-def _by_cloud(table: Tensor, like: Tensor) -> Tensor:
-    """Invert `_by_view` for tensors with the shape of `like`."""
+def by_cloud(table: Tensor, like: Tensor) -> Tensor:
+    """Invert `by_view` for tensors with the shape of `like`."""
     return table.unflatten(1, (len(like), -1)).transpose(0, 1)
 
 

@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_any3d.modeling.kernels.cells import Links, Membership, from_table, mean_in_cells, sum_in_cells, sum_over_views
+from hf_any3d.modeling.kernels.cells import (
+    Membership,
+    SharedCells,
+    from_table,
+    mean_in_cells,
+    sum_in_cells,
+    sum_over_views,
+)
 from hf_any3d.modeling.kernels.dispatch import without_autocast
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
@@ -191,26 +198,38 @@ def max_mean_pool_fused(tokens: Tensor, voxels: Membership) -> Tensor:
 
     Tokens sampled far apart are nearly all alone in their voxels; there, maximum and mean are the token.
     """
-    table = _MeanPlusAlone.apply(tokens, voxels.links)
-    shared = voxels.shared_cells
-    if len(shared.tokens):
-        rows = tokens.flatten(0, 1).index_select(0, shared.tokens)
-        maximum = torch.segment_reduce(rows, "max", lengths=shared.counts, axis=0, unsafe=True)
-        table = table.index_add(0, shared.rows, maximum)
-    return from_table(table, voxels)
+    return from_table(_MaxMeanPool.apply(tokens, voxels), voxels)
 
 
-class _MeanPlusAlone(torch.autograd.Function):
-    """Mean of each voxel, plus the token if it is alone: `(voxels, hidden)`, all clouds concatenated."""
+class _MaxMeanPool(torch.autograd.Function):
+    """Maximum plus mean of each voxel, `(voxels, hidden)`, all clouds concatenated; saves only the tokens."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, links: Links) -> Tensor:
-        ctx.links, ctx.shape = links, tokens.shape
-        return sum_in_cells(tokens, links, links.shares + (links.shares == 1))
+    def forward(ctx: Any, tokens: Tensor, voxels: Membership) -> Tensor:
+        ctx.voxels = voxels
+        ctx.save_for_backward(tokens)
+        links, shared = voxels.links, voxels.shared_cells
+        table = sum_in_cells(tokens, links, links.shares + (links.shares == 1))  # a token alone is both
+        if len(shared.tokens):
+            table.index_add_(0, shared.rows, _maxima(tokens, shared)[1])
+        return table
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     @without_autocast
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        links = ctx.links
-        return sum_over_views(gradient, links, links.shares + (links.shares == 1)).view(ctx.shape), None
+        (tokens,) = ctx.saved_tensors
+        links, shared = ctx.voxels.links, ctx.voxels.shared_cells
+        grad_tokens = sum_over_views(gradient, links, links.shares + (links.shares == 1))  # (tokens, hidden)
+        if len(shared.tokens):
+            with torch.enable_grad():
+                rows, largest = _maxima(tokens.detach().requires_grad_(), shared)
+            (grad_rows,) = torch.autograd.grad(largest, rows, gradient.index_select(0, shared.rows))
+            grad_tokens.index_add_(0, shared.tokens, grad_rows)
+        return grad_tokens.view_as(tokens), None
+
+
+def _maxima(tokens: Tensor, shared: SharedCells) -> tuple[Tensor, Tensor]:
+    """Return the tokens in cells with several, `(entries, hidden)`, and their maxima `(cells, hidden)`."""
+    rows = tokens.flatten(0, 1).index_select(0, shared.tokens)
+    return rows, torch.segment_reduce(rows, "max", lengths=shared.counts, axis=0, unsafe=True)

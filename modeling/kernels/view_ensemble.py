@@ -67,62 +67,100 @@ class _ViewEnsemble(torch.autograd.Function):
         scale: float,
         special: int,
     ) -> Tensor:
-        batch, tokens = len(view_rows), members.row.shape[-1]
-        row, voxel = members.links.rows, voxels.links.rows  # (tokens, views), (tokens, 1)
-        table, voxel_table = as_table(view_rows), voxel_rows.flatten(0, 1)
-        length, voxel_length = torch.linalg.vector_norm(table, dim=1), torch.linalg.vector_norm(voxel_table, dim=1)
-        lengths = (length[row] * voxel_length[voxel]).clamp_min_(_SHORTEST)  # (tokens, views)
-        cosine = _products(voxel_table.index_select(0, voxel.squeeze(1)), table, row) / lengths
-        agreement = (1 + cosine).div_(2)
-        total = agreement.sum(dim=1, keepdim=True)
-        weights = agreement.div_(total / scale)
-        # The special tokens are empty sums.
-        places = torch.arange(-special, tokens, device=row.device).clamp_min_(0)
-        starts = places + torch.arange(batch, device=row.device).unsqueeze(1) * tokens  # (batch, special + tokens)
-        added = nn.functional.embedding_bag(
-            row.flatten(), table, starts.flatten() * row.shape[1], mode="sum", per_sample_weights=weights.flatten()
-        )
-        ctx.save_for_backward(view_rows, voxel_rows, length, voxel_length, lengths, cosine, weights, total)
+        tables = as_table(view_rows), voxel_rows.flatten(0, 1)
+        added, agreement = ensemble(*tables, members, voxels, scale, special)
+        ctx.save_for_backward(view_rows, voxel_rows, *agreement)
         ctx.members, ctx.voxels, ctx.scale, ctx.special = members, voxels, scale, special
-        return added.view(batch, special + tokens, -1)
+        return added
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     @without_autocast
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        view_rows, voxel_rows, length, voxel_length, lengths, cosine, weights, total = ctx.saved_tensors
-        cells, voxels = ctx.members.links, ctx.voxels.links
-        (tokens, views), table = cells.rows.shape, as_table(view_rows)
-        # The tokens' gradient, then the voxels' rows: the gradient of a cell is a sum of rows of both.
-        both = table.new_empty(tokens + len(voxel_length), table.shape[1])
-        grad_tokens, voxel_table = both[:tokens], both[tokens:]
-        grad_tokens.view(len(gradient), -1, table.shape[1]).copy_(gradient[:, ctx.special :])
-        voxel_table.view_as(voxel_rows).copy_(voxel_rows)
-
-        grad_weights = _products(grad_tokens, table, cells.rows)  # (tokens, views)
-        # The weights of a token sum to a constant, so the part common to all of them is subtracted.
-        common = (grad_weights * weights).sum(dim=1, keepdim=True)
-        grad_cosine = (grad_weights * ctx.scale).sub_(common).div_(2 * total)
-        grad_product = grad_cosine / lengths
-        grad_lengths = (grad_product * cosine).mul_(lengths > _SHORTEST).neg_()
-
-        token = cells.order // views
-        index = torch.stack([token, voxels.rows.flatten().index_select(0, token) + tokens], dim=1)
-        factors = torch.stack([weights.flatten(), grad_product.flatten()], dim=1).index_select(0, cells.order)
-        grad_table = nn.functional.embedding_bag(
-            index.flatten(), both, cells.starts * 2, mode="sum", per_sample_weights=factors.flatten()
-        )
-        _add_through_length(grad_table, table, length, cells.rows, grad_lengths * voxel_length[voxels.rows])
-        index, factors = cells.rows.index_select(0, voxels.order), grad_product.index_select(0, voxels.order)
-        grad_voxels = nn.functional.embedding_bag(
-            index.flatten(), table, voxels.starts * views, mode="sum", per_sample_weights=factors.flatten()
-        )
-        grad_voxel_length = (grad_lengths * length[cells.rows]).sum(dim=1)
-        _add_through_length(grad_voxels, voxel_table, voxel_length, voxels.rows, grad_voxel_length)
-        return from_table(grad_table, ctx.members), grad_voxels.view_as(voxel_rows), None, None, None, None
+        view_rows, voxel_rows, *agreement = ctx.saved_tensors
+        tables = as_table(view_rows), voxel_rows.flatten(0, 1)
+        grads = ensemble_gradients(gradient, *tables, *agreement, ctx.members, ctx.voxels, ctx.scale, ctx.special)
+        return from_table(grads[0], ctx.members), grads[1].view_as(voxel_rows), None, None, None, None
 
 
 view_ensemble_fused = _ViewEnsemble.apply
+
+
+def ensemble(
+    table: Tensor, voxel_table: Tensor, members: Membership, voxels: Membership, scale: float, special: int
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the sum `(batch, special + tokens, hidden)` of the rows of each token's cells, and what is saved.
+
+    Args:
+        table: `(cells, hidden)`, the rows of all views and clouds as numbered by `Links`.
+        voxel_table: `(voxels, hidden)`, the same of the voxels.
+        members: Cells of the tokens.
+        voxels: Voxels of the tokens.
+        scale: Factor of the sum.
+        special: Number of leading tokens that get zeros.
+    """
+    batch, tokens = len(members.row), members.row.shape[-1]
+    row, voxel = members.links.rows, voxels.links.rows  # (tokens, views), (tokens, 1)
+    length, voxel_length = torch.linalg.vector_norm(table, dim=1), torch.linalg.vector_norm(voxel_table, dim=1)
+    lengths = (length[row] * voxel_length[voxel]).clamp_min_(_SHORTEST)  # (tokens, views)
+    cosine = _products(voxel_table.index_select(0, voxel.squeeze(1)), table, row) / lengths
+    agreement = (1 + cosine).div_(2)
+    total = agreement.sum(dim=1, keepdim=True)
+    weights = agreement.div_(total / scale)
+    # The special tokens are empty sums.
+    places = torch.arange(-special, tokens, device=row.device).clamp_min_(0)
+    starts = places + torch.arange(batch, device=row.device).unsqueeze(1) * tokens  # (batch, special + tokens)
+    added = nn.functional.embedding_bag(
+        row.flatten(), table, starts.flatten() * row.shape[1], mode="sum", per_sample_weights=weights.flatten()
+    )
+    return added.view(batch, special + tokens, -1), (length, voxel_length, lengths, cosine, weights, total)
+
+
+def ensemble_gradients(
+    gradient: Tensor,
+    table: Tensor,
+    voxel_table: Tensor,
+    length: Tensor,
+    voxel_length: Tensor,
+    lengths: Tensor,
+    cosine: Tensor,
+    weights: Tensor,
+    total: Tensor,
+    members: Membership,
+    voxels: Membership,
+    scale: float,
+    special: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of both tables of `ensemble`, given that of the sum and what it returned."""
+    cells, own = members.links, voxels.links
+    tokens, views = cells.rows.shape
+    # The tokens' gradient, then the voxels' rows: the gradient of a cell is a sum of rows of both.
+    both = table.new_empty(tokens + len(voxel_length), table.shape[1])
+    grad_tokens = both[:tokens]
+    grad_tokens.view(len(gradient), -1, table.shape[1]).copy_(gradient[:, special:])
+    both[tokens:].copy_(voxel_table)
+
+    grad_weights = _products(grad_tokens, table, cells.rows)  # (tokens, views)
+    # The weights of a token sum to a constant, so the part common to all of them is subtracted.
+    common = (grad_weights * weights).sum(dim=1, keepdim=True)
+    grad_cosine = (grad_weights * scale).sub_(common).div_(2 * total)
+    grad_product = grad_cosine / lengths
+    grad_lengths = (grad_product * cosine).mul_(lengths > _SHORTEST).neg_()
+
+    token = cells.order // views
+    index = torch.stack([token, own.rows.flatten().index_select(0, token) + tokens], dim=1)
+    factors = torch.stack([weights.flatten(), grad_product.flatten()], dim=1).index_select(0, cells.order)
+    grad_table = nn.functional.embedding_bag(
+        index.flatten(), both, cells.starts * 2, mode="sum", per_sample_weights=factors.flatten()
+    )
+    _add_through_length(grad_table, table, length, cells.rows, grad_lengths * voxel_length[own.rows])
+    index, factors = cells.rows.index_select(0, own.order), grad_product.index_select(0, own.order)
+    grad_voxels = nn.functional.embedding_bag(
+        index.flatten(), table, own.starts * views, mode="sum", per_sample_weights=factors.flatten()
+    )
+    grad_voxel_length = (grad_lengths * length[cells.rows]).sum(dim=1)
+    _add_through_length(grad_voxels, voxel_table, voxel_length, own.rows, grad_voxel_length)
+    return grad_table, grad_voxels
 
 
 def _products(one: Tensor, table: Tensor, row: Tensor) -> Tensor:

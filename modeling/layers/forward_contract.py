@@ -355,10 +355,9 @@ def is_unmodified(*modules: nn.Module) -> bool:
     False if an adapter replaces one of them, if hooks are registered, or if accelerate loads weights at each call:
     then they must be called.
     """
-    return all(
-        type(module) in _PLAIN
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
-        and "forward" not in vars(module)
-        for module in modules
-    )
+    return all(type(module) in _PLAIN and has_no_hooks(module) for module in modules)
+
+
+def has_no_hooks(module: nn.Module) -> bool:
+    """Return whether nothing else runs when a module is called."""
+    return not module._forward_hooks and not module._forward_pre_hooks and "forward" not in vars(module)

@@ -14,6 +14,7 @@ from hf_any3d.modeling.any2point.point_tokenizer import ResidualBlock
 from hf_any3d.modeling.kernels import dispatch
 from hf_any3d.modeling.kernels.cells import FlatCells, membership
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
+from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm
 from hf_any3d.modeling.point_ops import neighbor_table
 from hf_any3d.modeling.point_transformer import PatchEncoder
 from tests.tiny_encoders import adapted_model, clouds
@@ -34,6 +35,8 @@ MEMBERS, VOXELS = membership(randint(CELLS, CLOUDS, VIEWS, TOKENS), CELLS), memb
 OCCUPIED = MEMBERS.occupied.double()
 FLAT = FlatCells(torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0, 0, 4], [1, 1, 0, 2, 0, 1, 1, 3, 2, 2]]))
 COUNT = OCCUPIED.sum(dim=(0, 2)).unsqueeze(-1)
+OWN_OCCUPIED = VOXELS.occupied.double()
+OWN_COUNT = OWN_OCCUPIED.sum(dim=(0, 2)).unsqueeze(-1)
 NORM, LINEAR = nn.BatchNorm1d(6).double(), nn.Linear(6, 3).double()
 BLOCKS = nn.ModuleList(ResidualBlock(12, 5) for _ in range(2)).double()
 PATCH_ENCODER = PatchEncoder(3, 6, (4, 6, 8)).double()
@@ -63,6 +66,31 @@ CASES = {
         (randn(CLOUDS, VIEWS, CELLS, HIDDEN), randn(CLOUDS, TOKENS, HIDDEN)),
         lambda rows, others: (rows, others, MEMBERS, VOXELS, 0.3, 1),
     ),
+    "normed_ensemble": (
+        (
+            randn(CLOUDS, VIEWS, CELLS, HIDDEN),
+            randn(CLOUDS, 1, TOKENS, HIDDEN),
+            randn(VIEWS, HIDDEN),
+            randn(VIEWS, HIDDEN),
+            randn(1, HIDDEN),
+            randn(1, HIDDEN),
+        ),
+        lambda rows, others, weight, bias, own_weight, own_bias: (
+            rows,
+            others,
+            BatchNorm(OCCUPIED, weight, bias, COUNT, COUNT + 1, 1e-5),
+            BatchNorm(OWN_OCCUPIED, own_weight, own_bias, OWN_COUNT, OWN_COUNT.clone(), 1e-5),
+            MEMBERS,
+            VOXELS,
+            0.3,
+            1,
+        ),
+    ),
+    "cell_projection": (
+        (randn(2, 5, HIDDEN), randn(VIEWS, HIDDEN), randn(VIEWS, HIDDEN), randn(VIEWS, 6, HIDDEN), randn(VIEWS, 6)),
+        lambda *tensors: tensors,
+    ),
+    "layer_gate": ((randn(5, 2, 4), randn(5, 2, 4) + 1, randn(4)), lambda *tensors: tensors),
     "quick_gelu": ((randn(5, 7),), lambda values: (values,)),
     "pooled_patches": ((), lambda: (randn(2, 5, 6, 3).detach(), PATCH_ENCODER)),
     "edge_maximum": (
@@ -140,6 +168,8 @@ def test_gradients_equal_finite_differences(name):
 def _first(name: str, outputs: torch.Tensor | tuple) -> torch.Tensor:
     if name == "cell_norm":
         return outputs[0] * OCCUPIED.unsqueeze(-1)
+    if name == "normed_ensemble":
+        return outputs[0]
     return outputs[1] if isinstance(outputs, tuple) else outputs
 
 
