@@ -1,19 +1,25 @@
 """Search for a better recipe of the quickstart on validation parts of the training shapes.
 
     python -m examples.studies.recipe --threads 1
-    python -m examples.studies.recipe --round 2 --runs 0 5 10 15
+    python -m examples.studies.recipe --round 2
+    python -m examples.studies.recipe --test
 
 Eight changes of the recipe are tried together in 16 runs, a fractional factorial design of resolution IV: each change
 is made in one half of the runs, and each pair of changes in a quarter of them. So the effect of a change is a
 difference of means over eight runs, which as many runs of one change at a time would estimate with four to five times
-the variance; what it does not show is which pairs of changes help or hinder each other. There are two such rounds; the
-second starts from what the first has chosen.
+the variance; what it does not show is which pairs of changes help or hinder each other. There are two such rounds, each
+with eight changes of the same recipe.
+
+The rule: a change is adopted if it lowers the cross-entropy of averaged weights with ten votes by more than its
+standard error and does not lower the accuracy; one that makes runs longer by more than a quarter must also raise the
+accuracy by a point. `--test` then trains with the recipe before the search and with all adopted changes, and evaluates
+both on the test shapes, with five seeds that chose nothing.
 
 A seed draws the validation part, a quarter of the training shapes in whole groups of near-duplicates, as well as
 weights, row order and augmentation. Four runs share a seed, and no effect depends on the differences between seeds.
 Each run is evaluated in four ways: the last weights or an exponential moving average of the weights, once or as ten
-votes of scaled clouds. The test shapes are never read. Every run is stored when it ends and is not repeated with the
-same settings.
+votes of scaled clouds. The search never reads the test shapes. Every run is stored when it ends and is not repeated
+with the same settings.
 """
 
 from __future__ import annotations
@@ -35,7 +41,7 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerContro
 from transformers.trainer_callback import PrinterCallback
 
 from examples import quickstart
-from examples.studies.runs import kept_run, machine, percent, stopwatch, use_threads, write_results
+from examples.studies.runs import kept_run, machine, over_seeds, percent, stopwatch, use_threads, write_results
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform, load_point_dataset, validation_split
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
@@ -111,8 +117,9 @@ ROUNDS: tuple[Factors, ...] = (
 """Title and settings of each change, by round; mappings are merged, lists of `more_augmentation` added, other values
 replaced."""
 
-ADOPTED: tuple[str, ...] = ()
-"""Changes that all runs of the second round have."""
+ADOPTED: tuple[str, ...] = ("epochs", "tokens")
+"""Changes that the rule has chosen."""
+TEST_SEEDS = range(20, 25)
 
 _BITS = ((0,), (1,), (2,), (3,), (0, 1, 2), (0, 1, 3), (0, 2, 3), (1, 2, 3))
 """Bits of a run's number whose parity decides about each change: odd sets, so that no effect is that of a pair."""
@@ -217,11 +224,13 @@ class MovingAverage(TrainerCallback):
                 self.weights[name] = value.clone()
 
 
-def train_once(changes: Iterable[str], seed: int, output_dir: Path) -> dict[str, Any]:
-    """Train with some changes, and evaluate in each of `WAYS`."""
+def train_once(changes: Iterable[str], seed: int, output_dir: Path, split: str = "validation") -> dict[str, Any]:
+    """Train with some changes, and evaluate in each of `WAYS` on a validation part or on the test shapes."""
     settings = settings_of(changes)
-    rows = load_point_dataset("shapes")["train"]
-    parts = validation_split(rows, FRACTION, seed, group_column="group")
+    parts = load_point_dataset("shapes")
+    rows = parts["train"]
+    if split == "validation":
+        parts = validation_split(rows, FRACTION, seed, group_column="group")
     model = build_model(settings, seed, rows.features["label"].names)
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
@@ -249,13 +258,13 @@ def train_once(changes: Iterable[str], seed: int, output_dir: Path) -> dict[str,
     for one, many in (("last", "votes"), ("averaged", "both")):
         if one == "averaged":
             model.load_state_dict(average.weights)
-        plain = trainer.predict(quickstart.plain_rows(parts["validation"]))
+        plain = trainer.predict(quickstart.plain_rows(parts[split]))
         figures[one] = scores(plain.predictions, plain.label_ids)
-        copies = AugmentedDataset(parts["validation"], build_transform(VOTING))
+        copies = AugmentedDataset(parts[split], build_transform(VOTING))
         torch.manual_seed(seed)  # of the copies, which are the same for both weights
         votes = [trainer.predict(copies).predictions for _ in range(VOTES)]
         figures[many] = scores(np.mean(votes, axis=0), plain.label_ids)
-    shapes = {split: len(part) for split, part in parts.items()}
+    shapes = {name: len(parts[name]) for name in ("train", split)}
     return {**figures, "accuracy": figures["last"]["accuracy"], "train_loss": train_loss, "shapes": shapes, **spent}
 
 
@@ -356,11 +365,47 @@ def table(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def compare(stored: list[dict[str, Any]]) -> dict[str, Any]:
+    """Compute figures on the test shapes, and differences from the recipe before the search, seed by seed."""
+    recipes = [[run for run in stored if bool(run["changes"]) == changed] for changed in (False, True)]
+    rows = []
+    for title, runs in zip(("before the search", "adopted changes"), recipes, strict=True):
+        for way, way_title in WAYS.items():
+            gains = [
+                run[way]["accuracy"] - first["last"]["accuracy"] for run, first in zip(runs, recipes[0], strict=True)
+            ]
+            figures = over_seeds([run[way] for run in runs], FIGURES)
+            gain = {"gain": float(np.mean(gains)), "gain_std": float(np.std(gains, ddof=1))}
+            rows.append({"title": f"{title}, {way_title}", "gains": gains, **figures, **gain})
+    seconds = [float(np.mean([run["cpu_seconds"] for run in runs])) for runs in recipes]
+    about = {"date": date.today().isoformat(), "machine": machine(), "seeds": [run["seed"] for run in recipes[0]]}
+    return {**about, "adopted": ADOPTED, "cpu_seconds": seconds, "rows": rows}
+
+
+def comparison(summary: Mapping[str, Any]) -> str:
+    """Format figures on the test shapes as Markdown."""
+    lines = ["| recipe | accuracy, % | class accuracy, % | cross-entropy | gain, points |", "|---" * 5 + "|"]
+    for row in summary["rows"]:
+        cells = [percent(row, "accuracy"), percent(row, "mean_class_accuracy")]
+        cells += [
+            f"{row['loss']:.3f} ± {row['loss_std']:.3f}",
+            f"{100 * row['gain']:+.1f} ± {100 * row['gain_std']:.1f}",
+        ]
+        lines.append(f"| {row['title']} | {' | '.join(cells)} |")
+    seeds, seconds = (
+        ", ".join(map(str, summary["seeds"])),
+        " and ".join(f"{one:.0f}" for one in summary["cpu_seconds"]),
+    )
+    lines += ["", f"Seeds {seeds}; {seconds} CPU seconds of training a run."]
+    return "\n".join(lines) + "\n"
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/recipe"), help="folder for all results")
     parser.add_argument("--round", type=int, default=1, choices=(1, 2), help="which changes to try")
+    parser.add_argument("--test", action="store_true", help="compare the recipes before and after on the test shapes")
     parser.add_argument("--runs", nargs="+", type=int, help="only do these runs, by number from 0, without a table")
     parser.add_argument("--threads", type=int, help="threads of torch; torch's own choice by default")
     return parser.parse_args(arguments)
@@ -372,25 +417,30 @@ def main(arguments: list[str] | None = None) -> None:
     use_threads(options.threads)
     transformers.logging.set_verbosity_error()
     factors, stored = ROUNDS[options.round - 1], []
-    runs = [
-        ((*ADOPTED, *own) if options.round == 2 else own, seed)
-        for own, seed in design(factors, first_seed=4 * (options.round - 1))
-    ]
+    runs = design(factors, first_seed=4 * (options.round - 1))
+    folder, split = options.output_dir / "runs", "validation"
+    if options.test:
+        runs = [(changes, seed) for seed in TEST_SEEDS for changes in ((), ADOPTED)]
+        folder, split = options.output_dir / "test_runs", "test"
     for number in tqdm(range(len(runs)) if options.runs is None else options.runs, desc="runs"):
         changes, seed = runs[number]
 
         def run(changes: tuple[str, ...] = changes, seed: int = seed) -> dict[str, Any]:
-            return {"changes": changes, "seed": seed, **train_once(changes, seed, options.output_dir)}
+            return {"changes": changes, "seed": seed, **train_once(changes, seed, options.output_dir, split)}
 
-        path = options.output_dir / "runs" / f"{named(changes)}-{seed}.json"
-        stored.append(kept_run(path, settings_of(changes), run))
+        stored.append(kept_run(folder / f"{named(changes)}-{seed}.json", settings_of(changes), run))
         last = stored[-1]["last"]
         tqdm.write(
             f"{named(changes)}, seed {seed}: {percent(last, 'accuracy')} %, {stored[-1]['cpu_seconds']:.0f} CPU s"
         )
-    if options.runs is None:
-        summary = summarize(stored, factors)
-        write_results(options.output_dir, f"recipe_{options.round}", summary | {"all_runs": stored}, table(summary))
+    if options.runs is not None:
+        return
+    if options.test:
+        summary = compare(stored)
+        write_results(options.output_dir, "recipe_test", summary | {"runs": stored}, comparison(summary))
+        return
+    summary = summarize(stored, factors)
+    write_results(options.output_dir, f"recipe_{options.round}", summary | {"all_runs": stored}, table(summary))
 
 
 if __name__ == "__main__":

@@ -85,12 +85,11 @@ def test_a_search_stores_runs_and_reports_effects(tiny_encoder, tmp_path, monkey
     recipe.main(["--round", "2", "--runs", "1", "--threads", "1", "--output-dir", str(tmp_path)])
     changes, seed = recipe.design(recipe.ROUNDS[1], first_seed=4)[1]
     assert "mix" in changes
-    changes = (*recipe.ADOPTED, *changes)
     one = json.loads((tmp_path / "runs" / f"{recipe.named(changes)}-{seed}.json").read_text())
     assert one["changes"] == list(changes) and one["settings"] == recipe.settings_of(changes)
     assert sum(one["shapes"].values()) == len(quickstart.load_point_dataset("shapes")["train"])
 
-    def known(changes, seed, output_dir):
+    def known(changes, seed, output_dir, split):
         figures = {"accuracy": 0.7 + 0.02 * ("gate" in changes), "mean_class_accuracy": 0.7, "loss": 1.0}
         better = {**figures, "accuracy": figures["accuracy"] + 0.01}
         return {"last": figures, "averaged": figures, "votes": figures, "both": better, "cpu_seconds": 1.0}
@@ -103,3 +102,8 @@ def test_a_search_stores_runs_and_reports_effects(tiny_encoder, tmp_path, monkey
     assert gate["last"]["accuracy"][0] == pytest.approx(0.02)
     assert stored["ways"][-1]["accuracy_gain"] == pytest.approx(0.01)
     assert "| gates from 0.5 instead of 0.2 | +2.0 ± 0.0 |" in (tmp_path / "all" / "recipe_1.md").read_text()
+    recipe.main(["--test", "--output-dir", str(tmp_path / "all")])
+    rows = json.loads((tmp_path / "all" / "recipe_test.json").read_text())["rows"]
+    assert len(rows) == 2 * len(recipe.WAYS) and len(rows[0]["gains"]) == 5
+    assert rows[3]["gain"] == pytest.approx(0.01)
+    assert "| adopted changes, ten votes |" in (tmp_path / "all" / "recipe_test.md").read_text()
