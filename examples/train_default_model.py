@@ -24,6 +24,7 @@ from torch import nn
 from transformers import Trainer, set_seed
 
 from examples import quickstart
+from examples.studies import earlier_recipe
 from hf_any3d import ActConfig, ActForPointCloudClassification, PointCloudProcessor, load_point_dataset
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform, validation_split
 from hf_any3d.data.point_arrays import turn_up_axis
@@ -112,7 +113,7 @@ UPRIGHT = (
 def build_model(candidate: dict[str, Any], names: list[str], seed: int) -> nn.Module:
     """Build an untrained model, with its adapter if it has one."""
     if "any2point" in candidate:
-        return quickstart.add_adapter(quickstart.build_wrapper(seed, names, **candidate["any2point"]), seed)
+        return earlier_recipe.add_adapter(earlier_recipe.build_wrapper(seed, names, **candidate["any2point"]), seed)
     set_seed(seed)
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     return ActForPointCloudClassification(ActConfig(**candidate["act"], **labels))
@@ -129,7 +130,7 @@ def train(candidate: dict[str, Any], names: list[str], rows: Dataset, options: a
         changes = {**stage["training"], "max_steps": options.max_steps, "disable_tqdm": False}
         trainer = Trainer(
             model,
-            quickstart.training_arguments(options.output_dir.with_name("trainer"), SEED, **changes),
+            earlier_recipe.training_arguments(options.output_dir.with_name("trainer"), SEED, **changes),
             train_dataset=AugmentedDataset(rows, build_transform(stage["augmentation"])),
             data_collator=PointCloudCollator(),
             compute_metrics=compute_classification_metrics,
@@ -232,7 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
     metrics |= turned_accuracies(trainer.model, splits["test"], "test")
     report = report_of_trainer(trainer, ["the embedded shapes, without the example files"])
     # The trainer doesn't know of its loss function and of what the rows do.
-    smoothing = {"label_smoothing": quickstart.LABEL_SMOOTHING}
+    smoothing = {"label_smoothing": earlier_recipe.LABEL_SMOOTHING}
     report = replace(
         report,
         data={**report.data, "augmentation": CANDIDATES[CHOSEN]["stages"][-1]["augmentation"]},

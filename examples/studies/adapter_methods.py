@@ -16,7 +16,7 @@ from peft import get_peft_model
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel, set_seed
 
-from examples import quickstart
+from examples.studies import earlier_recipe
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 from hf_any3d.training.models import CLASSES, build_peft_config, find_model_class
 from hf_any3d.training.protocol import set_trainable
@@ -39,7 +39,7 @@ class Method:
     about: str
     adapt: Callable[[Any2PointForPointCloudClassification], nn.Module]
     model: dict[str, Any] = field(default_factory=dict)
-    rate: float = quickstart.TRAINING["learning_rate"]
+    rate: float = earlier_recipe.TRAINING["learning_rate"]
     own: bool = True
 
 
@@ -65,7 +65,7 @@ GUIDED = Method(
     "guided adapter",
     "a bottleneck (r = 16) beside each layer's feed-forward branch, attention among the tokens of a virtual cell, an "
     "ensemble over six views, gates that start at 0.2",
-    peft("guided_adapter", **quickstart.ADAPTER),
+    peft("guided_adapter", **earlier_recipe.ADAPTER),
 )
 
 METHODS: dict[str, Method] = {
@@ -107,7 +107,7 @@ METHODS: dict[str, Method] = {
         "everything that a point cloud meets: layers, norms and positions of the encoder too; dropout in the encoder "
         "is on",
         train_everything,
-        rate=quickstart.TRAINING["learning_rate"] / 10,
+        rate=earlier_recipe.TRAINING["learning_rate"] / 10,
     ),
 }
 
@@ -128,13 +128,13 @@ ABLATIONS: dict[str, Method] = {
         GUIDED,
         title="without guidance",
         about="bottlenecks and gates stay, no cells",
-        adapt=peft("guided_adapter", **quickstart.ADAPTER, guidance=False),
+        adapt=peft("guided_adapter", **earlier_recipe.ADAPTER, guidance=False),
     ),
     "no_gate": replace(
         GUIDED,
         title="without gates",
         about="as in the paper: layers count in full from the start",
-        adapt=peft("guided_adapter", **(quickstart.ADAPTER | {"gate": None})),
+        adapt=peft("guided_adapter", **(earlier_recipe.ADAPTER | {"gate": None})),
     ),
     "random_encoder": replace(
         GUIDED,
@@ -169,12 +169,12 @@ def build_adapted(name: str, seed: int, names: list[str], encoder: str, model_se
         model_settings: Changes of the quickstart's model for all methods.
     """
     method = find_method(name)
-    wrapper = quickstart.build_wrapper(seed, names, encoder, **{**model_settings, **method.model})
+    wrapper = earlier_recipe.build_wrapper(seed, names, encoder, **{**model_settings, **method.model})
     set_seed(seed)
     return method.adapt(wrapper)
 
 
-HEAD = {name: quickstart.MODEL[name] for name in ("head_widths", "head_dropout", "pooling")}
+HEAD = {name: earlier_recipe.MODEL[name] for name in ("head_widths", "head_dropout", "pooling")}
 """Settings that the quickstart's model has too; encoders that are aligned with texts have no choice of pooling."""
 
 

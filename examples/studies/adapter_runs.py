@@ -30,6 +30,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from examples import quickstart
 from examples.speed._measure import saved_bytes, storages
+from examples.studies import earlier_recipe
 from examples.studies.adapter_methods import build_adapted, build_adapted_point_encoder
 from examples.studies.runs import evaluate, stopwatch
 from hf_any3d.data import PointCloudCollator, load_point_dataset, validation_split
@@ -201,8 +202,8 @@ def own_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def make_trainer(run: Run, model: nn.Module, splits: DatasetDict, directory: Path) -> Trainer:
     """Build the quickstart's `Trainer` with another learning rate inside the encoder."""
-    arguments = quickstart.training_arguments(directory, run.seed, disable_tqdm=True, **run.training)
-    trainer = quickstart.build_trainer(model, arguments, splits["train"])
+    arguments = earlier_recipe.training_arguments(directory, run.seed, disable_tqdm=True, **run.training)
+    trainer = earlier_recipe.build_trainer(model, arguments, splits["train"])
     trainer.remove_callback(PrinterCallback)
     own = {name for name, _ in own_parameters(model)}
     if run.method in ("linear", "probe"):

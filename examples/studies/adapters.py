@@ -31,7 +31,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
-from examples import quickstart
+from examples.studies import earlier_recipe
 from examples.studies.adapter_methods import ABLATIONS, HEAD, METHODS, POINT_METHODS, find_method
 from examples.studies.adapter_runs import Run, in_fresh_process
 from examples.studies.runs import kept_run, machine, runs_parser, write_results
@@ -123,10 +123,10 @@ def run_all(options: argparse.Namespace, work: Callable[[Run], dict[str, Any]]) 
         "search": search,
         "runs": runs,
         "settings": {
-            "model": (quickstart.MODEL if options.base is None else HEAD) | model_settings(options),
-            "training": quickstart.TRAINING | make_run("head", 0, 0.0, options).training,
-            "augmentation": quickstart.AUGMENTATION,
-            "label_smoothing": quickstart.LABEL_SMOOTHING,
+            "model": (earlier_recipe.MODEL if options.base is None else HEAD) | model_settings(options),
+            "training": earlier_recipe.TRAINING | make_run("head", 0, 0.0, options).training,
+            "augmentation": earlier_recipe.AUGMENTATION,
+            "label_smoothing": earlier_recipe.LABEL_SMOOTHING,
             **({"encoder": options.encoder} if options.base is None else {"base": options.base}),
             "dataset": options.dataset,
         },
@@ -247,7 +247,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--max-steps", type=int, help="instead of epochs")
     parser.add_argument("--dataset", default="shapes", help="name for load_point_dataset; with columns points, label")
-    parser.add_argument("--encoder", default=quickstart.ENCODER,
+    parser.add_argument("--encoder", default=earlier_recipe.ENCODER,
                         help="name or directory of a pretrained encoder, also one of points")  # fmt: skip
     parser.add_argument("--model", type=json.loads, default={}, help="JSON: further settings of the model's config")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch in a run")
@@ -269,7 +269,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def reads_points(encoder: str) -> bool:
     """Return whether an encoder is a registered one of points with a classifier, not one of another modality."""
-    if encoder == quickstart.ENCODER:
+    if encoder == earlier_recipe.ENCODER:
         return False
     model_type = AutoConfig.from_pretrained(encoder).model_type
     return model_type in MODEL_TYPES and model_type != Any2PointConfig.model_type

@@ -23,6 +23,7 @@ from datasets import DatasetDict
 from torch import nn
 
 from examples import quickstart
+from examples.studies import earlier_recipe
 from examples.studies.runs import (
     arm_rows,
     evaluate,
@@ -61,7 +62,7 @@ def wrap_with(weights: str) -> Callable[[int, list[str]], nn.Module]:
     """Return a builder of the quickstart's model around a control of its encoder: "random" or "shuffled" weights."""
 
     def build(seed: int, names: list[str]) -> nn.Module:
-        return quickstart.add_adapter(quickstart.build_wrapper(seed, names, encoder_weights=weights), seed)
+        return earlier_recipe.add_adapter(earlier_recipe.build_wrapper(seed, names, encoder_weights=weights), seed)
 
     return build
 
@@ -70,11 +71,11 @@ ARMS: dict[str, tuple[str, Callable[[int, list[str]], nn.Module]]] = {
     "pointnet": ("PointNet from scratch", quickstart.build_pointnet),
     "tokenizer": (
         "tokenizer and head, no encoder",
-        lambda seed, names: tokenizer_alone(quickstart.build_wrapper(seed, names)),
+        lambda seed, names: tokenizer_alone(earlier_recipe.build_wrapper(seed, names)),
     ),
     "random": ("wrap, random encoder", wrap_with("random")),
     "shuffled": ("wrap, shuffled pretrained encoder", wrap_with("shuffled")),
-    "pretrained": ("wrap, pretrained encoder", quickstart.build_model),
+    "pretrained": ("wrap, pretrained encoder", earlier_recipe.build_model),
 }
 """Title and builder of each trained model."""
 
@@ -97,9 +98,9 @@ def few_shapes(dataset: DatasetDict, shots: int, seed: int) -> DatasetDict:
 def settings_of(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     """Collect everything but the seed that affects the result of an arm."""
     settings: dict[str, Any] = {"shots": options.shots, "validation": options.validation}
-    settings["model"] = quickstart.POINTNET if arm == "pointnet" else quickstart.MODEL
+    settings["model"] = quickstart.POINTNET if arm == "pointnet" else earlier_recipe.MODEL
     if arm not in ("pointnet", "tokenizer"):
-        settings["adapter"] = quickstart.ADAPTER
+        settings["adapter"] = earlier_recipe.ADAPTER
     return training_settings(**settings)
 
 

@@ -20,7 +20,7 @@ import torch
 import transformers
 from datasets import Dataset
 
-from examples.quickstart import ENCODER
+from examples.studies.earlier_recipe import ENCODER
 from examples.studies.runs import kept_run, machine, stopwatch, use_threads, write_results
 from hf_any3d import PatchAlign3DConfig, PatchAlign3DForZeroShotPointCloudSegmentation, load_point_dataset
 from hf_any3d.evaluation.part_names import named_part_iou

@@ -7,8 +7,8 @@
 Eight changes of the recipe are tried together in 16 runs, a fractional factorial design of resolution IV: each change
 is made in one half of the runs, and each pair of changes in a quarter of them. So the effect of a change is a
 difference of means over eight runs, which as many runs of one change at a time would estimate with four to five times
-the variance; what it does not show is which pairs of changes help or hinder each other. There are two such rounds, each
-with eight changes of the same recipe.
+the variance; what it does not show is which pairs of changes help or hinder each other. There are two such rounds,
+with eight changes of the same recipe each.
 
 The rule: a change is adopted if it lowers the cross-entropy of averaged weights with ten votes by more than its
 standard error and does not lower the accuracy; one that makes runs longer by more than a quarter must also raise the
@@ -41,6 +41,7 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerContro
 from transformers.trainer_callback import PrinterCallback
 
 from examples import quickstart
+from examples.studies import earlier_recipe
 from examples.studies.runs import kept_run, machine, over_seeds, percent, stopwatch, use_threads, write_results
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform, load_point_dataset, validation_split
 from hf_any3d.evaluation.classification import compute_classification_metrics
@@ -59,32 +60,11 @@ Run = tuple[tuple[str, ...], int]
 """Changes and seed of a run."""
 
 BASE: dict[str, Any] = {
-    "model": {
-        "num_layers": 2,
-        "num_tokens": 32,
-        "tokenizer_neighbors": 32,
-        "tokenizer": "patch",
-        "tokenizer_width": 96,
-        "token_scale": 1.5,
-        "line_cells": 8.0,
-        "pooling": ["max", "mean", "cls"],
-        "head_widths": [256],
-        "head_dropout": 0.3,
-    },
-    "adapter": {"gate": 0.2, "voxel_size": 0.5},
-    "augmentation": ["shuffle", "scale:low=0.67,high=1.5,per_axis=true", "shift:limit=0.1", "jitter"],
-    "training": {
-        "num_train_epochs": 30,
-        "per_device_train_batch_size": 16,
-        "per_device_eval_batch_size": 32,
-        "learning_rate": 2e-3,
-        "weight_decay": 0.05,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.1,
-        "max_grad_norm": 5.0,
-        "dataloader_drop_last": True,
-    },
-    "smoothing": 0.1,
+    "model": earlier_recipe.MODEL,
+    "adapter": earlier_recipe.ADAPTER,
+    "augmentation": earlier_recipe.AUGMENTATION,
+    "training": earlier_recipe.TRAINING,
+    "smoothing": earlier_recipe.LABEL_SMOOTHING,
     "evaluation": {"fraction": FRACTION, "decay": DECAY, "votes": VOTES, "voting": VOTING},
 }
 """The recipe before the search."""

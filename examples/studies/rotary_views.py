@@ -26,7 +26,7 @@ from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
-from examples import quickstart
+from examples.studies import earlier_recipe
 from examples.studies.rotary_pretraining import PRETRAINING, pretrained_encoder
 from examples.studies.runs import (
     arm_rows,
@@ -112,13 +112,15 @@ def at_one_place(call: LayerPass) -> Iterator[dict[str, Any]]:
 def build(arm: Arm, seed: int, names: list[str], encoder: Path) -> nn.Module:
     """Build the quickstart's model around the small rotary encoder, changed by the arm."""
     weights = "pretrained" if arm.pretrained else "random"
-    wrapper = quickstart.build_wrapper(seed, names, encoder, **MODEL, rotary_views=arm.rule, encoder_weights=weights)
+    wrapper = earlier_recipe.build_wrapper(
+        seed, names, encoder, **MODEL, rotary_views=arm.rule, encoder_weights=weights
+    )
     model = wrapper.any2point
     if not arm.turned:
         model.family = dataclasses.replace(model.family, layer_inputs=at_one_place)
     if arm.blind:
         model.point_tokenizer.place[-1] = NoPlace(model.config.encoder_config.hidden_size)
-    return quickstart.add_adapter(wrapper, seed, **adapter_of(arm))
+    return earlier_recipe.add_adapter(wrapper, seed, **adapter_of(arm))
 
 
 def adapter_of(arm: Arm) -> dict[str, Any]:
@@ -167,8 +169,8 @@ def settings_of(name: str, options: argparse.Namespace, stamp: dict[str, Any]) -
     arm = ARMS[name]
     return training_settings(
         {"num_train_epochs": options.epochs},
-        model={**quickstart.MODEL, **MODEL},
-        adapter={**quickstart.ADAPTER, **adapter_of(arm)},
+        model={**earlier_recipe.MODEL, **MODEL},
+        adapter={**earlier_recipe.ADAPTER, **adapter_of(arm)},
         arm=dataclasses.asdict(arm),
         encoder=stamp,
     )
@@ -242,7 +244,7 @@ def main(arguments: list[str] | None = None) -> None:
     about = {"seeds": options.seeds, "date": date.today().isoformat(), "machine": machine(), "pretraining": made}
     encoder = AutoModel.from_pretrained(options.output_dir / "encoder")
     rules = dict.fromkeys(arm.rule for arm in ARMS.values())
-    tokens = quickstart.MODEL["num_tokens"]
+    tokens = earlier_recipe.MODEL["num_tokens"]
     about["recovered_offsets"] = {rule: recovered_offsets(encoder, rule, splits["test"], tokens) for rule in rules}
     summary = {**about, "rows": rows, "runs": runs}
     write_results(options.output_dir, "rotary_views", summary, report(summary))

@@ -22,6 +22,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from examples import quickstart
+from examples.studies import earlier_recipe
 from hf_any3d.atomic_files import write_text
 from hf_any3d.model_card.run_report import count_parameters
 
@@ -40,7 +41,7 @@ def stopwatch() -> Iterator[dict[str, float]]:
 def fit(
     model: nn.Module, seed: int, train: Dataset, output_dir: str | os.PathLike, **changes: Any
 ) -> tuple[Trainer, dict[str, float]]:
-    """Train a model with the quickstart's settings and measure the cost.
+    """Train a model with the settings of `earlier_recipe` and measure the cost.
 
     Args:
         model: Any point cloud classifier.
@@ -53,7 +54,8 @@ def fit(
         The trainer with the last epoch's model, and `train_loss`, `trained_parameters`, `seconds`, `cpu_seconds` and
         `train_rows` of the training alone.
     """
-    trainer = quickstart.build_trainer(model, quickstart.training_arguments(output_dir, seed, **changes), train)
+    arguments = earlier_recipe.training_arguments(output_dir, seed, **changes)
+    trainer = earlier_recipe.build_trainer(model, arguments, train)
     trainer.remove_callback(PrinterCallback)
     with stopwatch() as spent:
         loss = trainer.train().training_loss
@@ -119,10 +121,10 @@ def training_settings(changes: dict[str, Any] | None = None, **more: Any) -> dic
         **more: Further settings, such as those of the model.
     """
     settings = {
-        "training": {**quickstart.TRAINING, **(changes or {})},
-        "augmentation": quickstart.AUGMENTATION,
+        "training": {**earlier_recipe.TRAINING, **(changes or {})},
+        "augmentation": earlier_recipe.AUGMENTATION,
         **more,
-        "label_smoothing": quickstart.LABEL_SMOOTHING,
+        "label_smoothing": earlier_recipe.LABEL_SMOOTHING,
     }
     return json.loads(json.dumps(settings))
 

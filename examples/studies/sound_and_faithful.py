@@ -23,6 +23,7 @@ from datasets import DatasetDict
 from torch import nn
 
 from examples import quickstart
+from examples.studies import earlier_recipe
 from examples.studies.runs import (
     arm_rows,
     every_run,
@@ -77,8 +78,8 @@ CHANGES = ("sorted_shuffled", "sorted_single", "shuffled_shuffled")
 def build(arm: str, seed: int, names: list[str], encoder: str) -> nn.Module:
     """Build the model of an arm with adapters without gates, as published."""
     _, model, adapter = ARMS[arm]
-    wrapper = quickstart.build_wrapper(seed, names, encoder, **PUBLISHED, **model)
-    return quickstart.add_adapter(wrapper, seed, **NO_GATE, **adapter)
+    wrapper = earlier_recipe.build_wrapper(seed, names, encoder, **PUBLISHED, **model)
+    return earlier_recipe.add_adapter(wrapper, seed, **NO_GATE, **adapter)
 
 
 @torch.no_grad()
@@ -141,8 +142,8 @@ def settings_of(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     _, model, adapter = ARMS[arm]
     return training_settings(
         {"num_train_epochs": options.epochs},
-        model={**quickstart.MODEL, **PUBLISHED, **model},
-        adapter={**quickstart.ADAPTER, **NO_GATE, **adapter},
+        model={**earlier_recipe.MODEL, **PUBLISHED, **model},
+        adapter={**earlier_recipe.ADAPTER, **NO_GATE, **adapter},
         encoder=options.encoder,
         test={"batch_size": options.batch_size, "shuffles": SHUFFLES},
     )
@@ -164,7 +165,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = runs_parser(__doc__, "outputs/sound_and_faithful", ARMS)
-    parser.add_argument("--encoder", default=quickstart.ENCODER, help="a text encoder with a table of positions")
+    parser.add_argument("--encoder", default=earlier_recipe.ENCODER, help="a text encoder with a table of positions")
     parser.add_argument("--epochs", type=float, default=12.0)
     parser.add_argument("--batch-size", type=int, default=16, help="clouds of a test batch; as in training by default")
     return parser.parse_args(arguments)

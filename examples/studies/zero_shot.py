@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from examples import run_zero_shot
-from examples.quickstart import ADAPTER, AUGMENTATION, ENCODER, MODEL
+from examples.studies.earlier_recipe import ADAPTER, AUGMENTATION, ENCODER, MODEL
 from examples.studies.runs import kept_run, machine, stopwatch, use_threads, write_arguments, write_results
 from hf_any3d import load_point_dataset
 

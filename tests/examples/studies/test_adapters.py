@@ -10,8 +10,7 @@ import pytest
 import torch
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Value
 
-from examples import quickstart
-from examples.studies import adapter_methods, adapter_runs, adapters
+from examples.studies import adapter_methods, adapter_runs, adapters, earlier_recipe
 from hf_any3d import ActModel, OpenShapeModel, PointTransformerV3Model, PointTransformerV3Processor, Uni3DModel
 from tests.tiny_act import tiny_act
 from tests.tiny_aligned import tiny_aligned
@@ -36,7 +35,7 @@ def shapes(monkeypatch):
 
     made = DatasetDict(train=rows(8), test=rows(4))
     monkeypatch.setattr(adapter_runs, "load_point_dataset", lambda name: made)
-    monkeypatch.setitem(quickstart.TRAINING, "per_device_train_batch_size", 4)
+    monkeypatch.setitem(earlier_recipe.TRAINING, "per_device_train_batch_size", 4)
     return made
 
 

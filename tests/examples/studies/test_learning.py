@@ -9,7 +9,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from examples import quickstart
-from examples.studies import learning
+from examples.studies import earlier_recipe, learning
 
 
 def test_few_shapes_keeps_at_most_that_many_of_each_class():
@@ -47,7 +47,7 @@ def test_stored_run_is_not_repeated_unless_settings_changed(tmp_path, monkeypatc
     assert len(calls) == 4
     learning.main(options)
     assert len(calls) == 4
-    monkeypatch.setitem(quickstart.TRAINING, "learning_rate", 1.0)
+    monkeypatch.setitem(earlier_recipe.TRAINING, "learning_rate", 1.0)
     learning.main(options)
     assert len(calls) == 8
     summary = json.loads((tmp_path / "learning.json").read_text())

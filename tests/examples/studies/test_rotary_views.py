@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from examples import quickstart
-from examples.studies import rotary_pretraining, rotary_views
+from examples.studies import earlier_recipe, rotary_pretraining, rotary_views
 from hf_any3d.modeling.encoders import LayerPass, TokenPlaces
 from tests.examples.conftest import tiny_shapes
 
@@ -98,7 +97,7 @@ def test_only_rules_that_separate_views_recover_offsets():
 def test_study_pretrains_trains_and_does_not_repeat_runs(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rotary_views, "PRETRAINING", tiny)
     monkeypatch.setattr(rotary_views, "load_point_dataset", lambda name: tiny_shapes())
-    monkeypatch.setitem(quickstart.TRAINING, "per_device_train_batch_size", 4)
+    monkeypatch.setitem(earlier_recipe.TRAINING, "per_device_train_batch_size", 4)
     arms = ["split_frequencies", "split_heads", "random", "blind_mean_angle", "blind_unturned"]
     options = ["--output-dir", str(tmp_path), "--epochs", "1", "--seeds", "0", "--pretraining-steps", "2"]
     options += ["--arms", *arms]

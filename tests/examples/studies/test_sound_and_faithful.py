@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from examples import quickstart
-from examples.studies import sound_and_faithful
+from examples.studies import earlier_recipe, sound_and_faithful
 from tests.examples.conftest import tiny_shapes
 
 
@@ -65,7 +64,7 @@ def test_only_the_faithful_model_has_the_accidents():
 
 def test_study_trains_tests_and_does_not_repeat_runs(tiny_encoder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sound_and_faithful, "load_point_dataset", lambda name: tiny_shapes())
-    monkeypatch.setitem(quickstart.TRAINING, "per_device_train_batch_size", 4)
+    monkeypatch.setitem(earlier_recipe.TRAINING, "per_device_train_batch_size", 4)
     options = ["--output-dir", str(tmp_path), "--encoder", tiny_encoder, "--epochs", "1", "--seeds", "0"]
     options += ["--arms", "sound", "faithful", "--batch-size", "3"]
     with pytest.warns(UserWarning, match="depend on the other clouds of a batch"):
