@@ -68,12 +68,12 @@ CASES = {
     ),
     "normed_ensemble": (
         (
-            randn(CLOUDS, VIEWS, CELLS, HIDDEN),
-            randn(CLOUDS, 1, TOKENS, HIDDEN),
-            randn(VIEWS, HIDDEN),
-            randn(VIEWS, HIDDEN),
-            randn(1, HIDDEN),
-            randn(1, HIDDEN),
+            randn(CLOUDS, VIEWS, CELLS, 3),
+            randn(CLOUDS, 1, TOKENS, 3),
+            randn(VIEWS, 3),
+            randn(VIEWS, 3),
+            randn(1, 3),
+            randn(1, 3),
         ),
         lambda rows, others, weight, bias, own_weight, own_bias: (
             rows,
