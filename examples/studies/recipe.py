@@ -52,8 +52,6 @@ FRACTION = 0.25
 DECAY = 0.99
 """Of the moving average, for each step."""
 VOTES = 10
-VOTING = ["shuffle", "scale:low=0.8,high=1.25,per_axis=true"]
-"""Transforms of the copies that vote."""
 WAYS = {"last": "last weights", "averaged": "averaged weights", "votes": "ten votes", "both": "averaged, ten votes"}
 FIGURES = ("accuracy", "mean_class_accuracy", "loss")
 Run = tuple[tuple[str, ...], int]
@@ -65,7 +63,7 @@ BASE: dict[str, Any] = {
     "augmentation": earlier_recipe.AUGMENTATION,
     "training": earlier_recipe.TRAINING,
     "smoothing": earlier_recipe.LABEL_SMOOTHING,
-    "evaluation": {"fraction": FRACTION, "decay": DECAY, "votes": VOTES, "voting": VOTING},
+    "evaluation": {"fraction": FRACTION, "decay": DECAY, "votes": VOTES, "voting": quickstart.VOTE_AUGMENTATION},
 }
 """The recipe before the search."""
 
@@ -240,10 +238,8 @@ def train_once(changes: Iterable[str], seed: int, output_dir: Path, split: str =
             model.load_state_dict(average.weights)
         plain = trainer.predict(quickstart.plain_rows(parts[split]))
         figures[one] = scores(plain.predictions, plain.label_ids)
-        copies = AugmentedDataset(parts[split], build_transform(VOTING))
-        torch.manual_seed(seed)  # of the copies, which are the same for both weights
-        votes = [trainer.predict(copies).predictions for _ in range(VOTES)]
-        figures[many] = scores(np.mean(votes, axis=0), plain.label_ids)
+        # The copies are the same for both weights.
+        figures[many] = scores(quickstart.vote(trainer, parts[split], seed, VOTES), plain.label_ids)
     shapes = {name: len(parts[name]) for name in ("train", split)}
     return {**figures, "accuracy": figures["last"]["accuracy"], "train_loss": train_loss, "shapes": shapes, **spent}
 

@@ -1,8 +1,9 @@
 """Settings of a new model for little data: what `from_encoder_pretrained` fills in where the caller gives nothing.
 
 They are the best that this project measured on some hundred shapes and objects, around the sentence encoder
-all-MiniLM-L6-v2 (`examples/studies/results/learning.md`, `segmentation.md`), and cost less than the paper's. The
-defaults of `Any2PointConfig` and `GuidedAdapterConfig` are the paper's and must stay: saved configs leave them out.
+all-MiniLM-L6-v2 (`recipe.md`, `learning.md` and `segmentation.md` in `examples/studies/results`), and cost less than
+the paper's. The defaults of `Any2PointConfig` and `GuidedAdapterConfig` are the paper's and must stay: saved configs
+leave them out.
 
 The training programs fill in these settings, too, and the adapter's with the method "guided_adapter"; recipes of
 published models give all of them. `GuidedAdapterConfig.light()` is the adapter for Python.
@@ -18,7 +19,7 @@ from hf_any3d.modeling.encoders.loading import build_encoder
 from hf_any3d.modeling.encoders.registry import find_family
 
 LIGHT: dict[str, Any] = {
-    "num_tokens": 32,
+    "num_tokens": 64,
     "tokenizer": "patch",
     "tokenizer_width": 96,
     "tokenizer_neighbors": 32,
@@ -31,7 +32,6 @@ LIGHT: dict[str, Any] = {
 """For `Any2PointConfig`: classification, features and zero-shot."""
 
 LIGHT_SEGMENTATION: dict[str, Any] = LIGHT | {
-    "num_tokens": 64,
     "tokenizer_width": 64,
     "tokenizer_neighbors": 24,
     "pooling": ["max", "mean"],

@@ -20,6 +20,7 @@ def run(tiny_encoder, tmp_path, monkeypatch, capsys):
     """Output and folder of a short run."""
     monkeypatch.setattr(quickstart, "ENCODER", tiny_encoder)
     monkeypatch.setitem(quickstart.MODEL, "num_layers", None)
+    monkeypatch.setattr(quickstart, "VOTES", 2)
     quickstart.main(["--output-dir", str(tmp_path), "--max-steps", "2", "--threads", "1"])
     return capsys.readouterr().out, tmp_path
 
