@@ -60,6 +60,12 @@ def wrapper_ratios(result: Any) -> dict[str, float]:
         "saved bytes / bare layers": whole["times_bare_memory"],
         "pipeline / bare layers": inference["pipeline"]["times_bare_time"],
     }
+    half = {
+        "frozen layers in bfloat16": rows.get("frozen layers in bfloat16, indexed before"),
+        "the same under autocast": rows.get("the same under autocast"),
+        "pipeline in bfloat16": inference.get("pipeline, whole model in bfloat16"),
+    }
+    found |= {f"{name} / bare layers": row["times_bare_time"] for name, row in half.items() if row is not None}
     if (written := rows.get("transcription")) is not None:
         found["transcription / ours, time"] = written["times_bare_time"] / whole["times_bare_time"]
         found["transcription / ours, saved bytes"] = written["times_bare_memory"] / whole["times_bare_memory"]
@@ -122,9 +128,9 @@ def export_ratios(result: Any) -> dict[str, float]:
 
 
 BENCHMARKS = {
-    "any2point": Benchmark("any2point_wrapper --preset clip-scan", wrapper_ratios),
-    "any2point-defaults": Benchmark("any2point_wrapper --preset clip-text", wrapper_ratios),
-    "any2point-minilm": Benchmark("any2point_wrapper --preset minilm", wrapper_ratios),
+    "any2point": Benchmark("any2point_wrapper --preset clip-scan --bfloat16", wrapper_ratios),
+    "any2point-defaults": Benchmark("any2point_wrapper --preset clip-text --bfloat16", wrapper_ratios),
+    "any2point-minilm": Benchmark("any2point_wrapper --preset minilm --bfloat16 --repeats 7", wrapper_ratios),
     "act": Benchmark("act_pretraining", pretraining_ratios),
     "aligned": Benchmark("aligned_encoders --presets openshape uni3d-base", aligned_ratios),
     "voxels": Benchmark("point_transformer_v3 --size concerto_small --voxels 30000", voxel_ratios),
