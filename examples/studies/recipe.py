@@ -95,7 +95,7 @@ ROUNDS: tuple[Factors, ...] = (
 """Title and settings of each change, by round; mappings are merged, lists of `more_augmentation` added, other values
 replaced."""
 
-ADOPTED: tuple[str, ...] = ("epochs", "tokens")
+ADOPTED: tuple[str, ...] = ("epochs", "tokens", "fast", "layer")
 """Changes that the rule has chosen."""
 TEST_SEEDS = range(20, 25)
 
