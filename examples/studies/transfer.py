@@ -48,7 +48,7 @@ from tqdm.auto import tqdm
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from examples.studies import transfer_report
+from examples.studies import earlier_recipe, transfer_report
 from examples.studies.generated_shapes import DAMAGED, generate
 from examples.studies.learning import tokenizer_alone
 from examples.studies.runs import kept_run, runs_parser, stopwatch, use_threads
@@ -70,19 +70,9 @@ from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.model_card.run_report import count_parameters
 
 SETTINGS: dict[str, Any] = {
-    "encoder": "sentence-transformers/all-MiniLM-L6-v2",
-    "model": {
-        "tokenizer": "patch",
-        "num_tokens": 32,
-        "tokenizer_neighbors": 32,
-        "tokenizer_width": 96,
-        "token_scale": 1.5,
-        "line_cells": 8.0,
-        "pooling": ["max", "mean", "cls"],
-        "head_widths": [256],
-        "head_dropout": 0.3,
-    },
-    "adapter": {"gate": 0.2, "voxel_size": 0.5},
+    "encoder": earlier_recipe.ENCODER,
+    "model": {name: value for name, value in earlier_recipe.MODEL.items() if name != "num_layers"},
+    "adapter": earlier_recipe.ADAPTER,
     "from_scratch": {
         "pointnet": {"hidden_sizes": [64, 128, 256], "head_widths": [128], "head_dropout": 0.3},
         "pointnet2": {

@@ -23,6 +23,13 @@ def test_a_run_changes_what_it_names_and_nothing_else():
     assert both == {**base, "more_augmentation": ["rotate:axis=y,limit=0.26", "dropout:max_ratio=0.5"]}
 
 
+def test_the_quickstart_has_what_was_adopted():
+    chosen = recipe.settings_of(recipe.ADOPTED)
+    assert chosen["model"] == quickstart.MODEL and chosen["adapter"] == quickstart.ADAPTER
+    assert chosen["training"] == quickstart.TRAINING and chosen["augmentation"] == quickstart.AUGMENTATION
+    assert chosen["smoothing"] == quickstart.LABEL_SMOOTHING and recipe.VOTES == quickstart.VOTES
+
+
 @pytest.mark.parametrize("factors", recipe.ROUNDS)
 def test_the_design_separates_changes_from_each_other_from_pairs_and_from_seeds(factors):
     runs = recipe.design(factors, first_seed=4)
