@@ -368,10 +368,8 @@ def comparison(summary: Mapping[str, Any]) -> str:
             f"{100 * row['gain']:+.1f} ± {100 * row['gain_std']:.1f}",
         ]
         lines.append(f"| {row['title']} | {' | '.join(cells)} |")
-    seeds, seconds = (
-        ", ".join(map(str, summary["seeds"])),
-        " and ".join(f"{one:.0f}" for one in summary["cpu_seconds"]),
-    )
+    seeds = ", ".join(map(str, summary["seeds"]))
+    seconds = " and ".join(f"{one:.0f}" for one in summary["cpu_seconds"])
     lines += ["", f"Seeds {seeds}; {seconds} CPU seconds of training a run."]
     return "\n".join(lines) + "\n"
 
