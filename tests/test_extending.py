@@ -272,7 +272,7 @@ def test_a_dataset_is_a_file_and_a_line(copy):
 
 
 def test_an_encoder_family_is_a_call(copy):
-    assert copy.printed("encoder_family").strip() == "(2, 48)"
+    assert copy.printed("encoder_family").strip() == "(2, 72)"
 
 
 def test_a_head_is_in_four_files(copy):

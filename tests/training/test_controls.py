@@ -216,7 +216,7 @@ def test_settings_of_a_recipe_for_another_model_are_left_out():
     plain, data, *_ = parse_arguments(kinds, [recipe])
     model, same_data, _, adapter, training = parse_arguments(kinds, [recipe, "--model_type", "pointnet"])
     assert (model.model_type, model.model_config, model.num_layers, adapter.peft) == ("pointnet", {}, None, None)
-    assert same_data == data and training.learning_rate == 2e-3
+    assert same_data == data and training.learning_rate == 4e-3
     for words in (["--encoder_weights", "none"], ["--no_encoder"]):
         model, _, _, adapter, _ = parse_arguments(kinds, [recipe, *words])
         assert model.model_config == plain.model_config and model.encoder_weights == "none"

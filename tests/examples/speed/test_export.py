@@ -8,7 +8,7 @@ from examples.speed import export
 def test_model_is_like_the_quickstarts():
     model = export.build_quickstart_like()
     config = model.get_base_model().config
-    assert (config.tokenizer, config.num_tokens, config.encoder_config.num_hidden_layers) == ("patch", 32, 2)
+    assert (config.tokenizer, config.num_tokens, config.encoder_config.num_hidden_layers) == ("patch", 64, 1)
     with torch.no_grad():
         assert model(points=torch.rand(1, 64, 3)).logits.shape == (1, 18)
 
