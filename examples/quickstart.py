@@ -15,6 +15,7 @@ import argparse
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,18 +167,21 @@ def training_arguments(output_dir: str | os.PathLike, seed: int, **changes: Any)
     return TrainingArguments(output_dir=os.fspath(output_dir), seed=seed, **settings)
 
 
-def build_trainer(model: nn.Module, arguments: TrainingArguments, train: Dataset) -> Trainer:
+def build_trainer(
+    model: nn.Module, arguments: TrainingArguments, train: Dataset, augmentation: Sequence[str] = AUGMENTATION
+) -> Trainer:
     """Build a stock `Trainer` that augments the training rows and computes accuracy and mean class accuracy.
 
     Args:
         model: Any point cloud classifier.
         arguments: See `training_arguments`.
         train: Training rows with `points` and `label`.
+        augmentation: Transforms of the training rows, as `build_transform` takes them.
     """
     return Trainer(
         model,
         arguments,
-        train_dataset=AugmentedDataset(train, build_transform(AUGMENTATION)),
+        train_dataset=AugmentedDataset(train, build_transform(augmentation)),
         data_collator=PointCloudCollator(),
         compute_metrics=compute_classification_metrics,
         compute_loss_func=smoothed_loss,

@@ -68,6 +68,10 @@ def wrapper_ratios(result: Any) -> dict[str, float]:
     found |= {f"{name} / bare layers": row["times_bare_time"] for name, row in half.items() if row is not None}
     if (written := rows.get("transcription")) is not None:
         found["transcription / ours, time"] = written["times_bare_time"] / whole["times_bare_time"]
+        if (mixed := half["the same under autocast"]) is not None:
+            found["transcription in float32 / ours under autocast, time"] = (
+                written["times_bare_time"] / mixed["times_bare_time"]
+            )
         found["transcription / ours, saved bytes"] = written["times_bare_memory"] / whole["times_bare_memory"]
     return found
 

@@ -125,7 +125,7 @@ def settings_of(arm: str, stage: str, folds: int, changes: Changes = NO_CHANGES)
     changes = changes_of(arm, changes)
     settings: dict[str, Any] = {name: recipe_of(name, changes) for name in trained}
     # Few-shot and full fine-tuning differ between arms by their start alone.
-    settings |= {"arm": arm if ARMS[arm][1] is None else None, "more_shapes": changes.get("more_shapes")}
+    settings["more_shapes"] = changes.get("more_shapes")
     if stage in WAYS:
         settings |= {"way": WAYS[stage], "shot": SHOT, "folds": folds}
     return json.loads(json.dumps(settings))
@@ -165,7 +165,7 @@ def autoencoder(
     arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES
 ) -> dict[str, Any]:
     """Run the first stage; measures how test clouds are reconstructed before and after it."""
-    own = with_more_shapes(recipe_of(stage, changes), place, changes)
+    own = with_more_shapes(recipe_of(stage, changes), place / stage, changes)
     file = write_arguments(place / stage, own | {"seed": seed})
     (teacher,) = parse_arguments((TeacherArguments,), [file], others_in_file=True)
     splits, processor = _read_data(file)
@@ -181,7 +181,7 @@ def pretraining(
     arm: str, stage: str, seed: int, place: Path, folds: int, changes: Changes = NO_CHANGES
 ) -> dict[str, Any]:
     """Run the second stage; measures a linear probe of the student's features before and after it."""
-    own = with_more_shapes(recipe_of(stage, changes), place, changes)
+    own = with_more_shapes(recipe_of(stage, changes), place / stage, changes)
     file = write_arguments(place / stage, own | {"seed": seed, "autoencoder": str(place / "autoencoder")})
     (student,) = parse_arguments((StudentArguments,), [file], others_in_file=True)
     probe = probe_of(stage, place, changes)
@@ -202,7 +202,13 @@ def targets(arm: str, stage: str, seed: int, place: Path, folds: int, changes: C
 
 
 def with_more_shapes(settings: dict[str, Any], place: Path, changes: Changes) -> dict[str, Any]:
-    """Add generated shapes to the training rows of a program, if the changes ask for some."""
+    """Add generated shapes to the training rows of a program, if the changes ask for some.
+
+    Args:
+        settings: Settings of the program.
+        place: Folder of the stage; the rows are kept there, and removed with it when its settings change.
+        changes: Changes of the recipes.
+    """
     more = changes.get("more_shapes")
     if not more:
         return settings

@@ -15,7 +15,6 @@ from transformers import Trainer, TrainingArguments
 
 from examples import quickstart
 from hf_any3d import Any2PointForPointCloudClassification
-from hf_any3d.data import AugmentedDataset, build_transform
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 MODEL: dict[str, Any] = {
@@ -70,6 +69,4 @@ def training_arguments(output_dir: str | os.PathLike, seed: int, **changes: Any)
 
 def build_trainer(model: nn.Module, arguments: TrainingArguments, train: Dataset) -> Trainer:
     """Build a trainer that augments the training rows; see `quickstart.build_trainer`."""
-    trainer = quickstart.build_trainer(model, arguments, train)
-    trainer.train_dataset = AugmentedDataset(train, build_transform(AUGMENTATION))
-    return trainer
+    return quickstart.build_trainer(model, arguments, train, AUGMENTATION)

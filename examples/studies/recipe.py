@@ -37,13 +37,13 @@ import transformers
 from peft import PeftModel
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from examples import quickstart
 from examples.studies import earlier_recipe
 from examples.studies.runs import kept_run, machine, over_seeds, percent, stopwatch, use_threads, write_results
-from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform, load_point_dataset, validation_split
+from hf_any3d.data import PointCloudCollator, load_point_dataset, validation_split
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 from hf_any3d.training.arguments import merge
@@ -215,16 +215,14 @@ def train_once(changes: Iterable[str], seed: int, output_dir: Path, split: str =
         return quickstart.smoothed_loss(outputs, labels, num_items_in_batch, smoothing=settings["smoothing"])
 
     average = MovingAverage(DECAY)
-    trainer = Trainer(
+    trainer = quickstart.build_trainer(
         model,
         quickstart.training_arguments(output_dir / "trainer", seed, **settings["training"]),
-        train_dataset=AugmentedDataset(
-            parts["train"], build_transform(settings["augmentation"] + settings.get("more_augmentation", []))
-        ),
-        data_collator=PointCloudCollator(),
-        compute_loss_func=loss,
-        callbacks=[average],
+        parts["train"],
+        settings["augmentation"] + settings.get("more_augmentation", []),
     )
+    trainer.compute_loss_func = loss
+    trainer.add_callback(average)
     trainer.remove_callback(PrinterCallback)
     if share := settings.get("mixed_share"):
         trainer.data_collator = MixedBatches(PointCloudCollator(), share, rows.features["label"].num_classes)

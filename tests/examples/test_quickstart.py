@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -84,3 +85,28 @@ def test_the_time_of_a_training_is_estimated_from_its_first_steps(monkeypatch, c
         state.global_step = step
         estimate.on_step_end(None, state, None)
     assert capsys.readouterr().out == "97 steps of 2.00 s: about 3 minutes to go\n"
+
+
+def test_votes_are_the_mean_logits_of_augmented_copies():
+    rows = quickstart.load_point_dataset("shapes")["test"].select(range(6))
+    seen = []
+
+    class Classifier:
+        """Stands in for a trainer; logits are the extents of the clouds."""
+
+        args = SimpleNamespace(dataloader_drop_last=True)
+
+        def predict(self, copies):
+            seen.append(np.stack([np.asarray(copies[row]["points"])[:, :3] for row in range(len(copies))]))
+            return SimpleNamespace(predictions=np.ptp(seen[-1], axis=1))
+
+    first = quickstart.vote(Classifier(), rows, seed=1, votes=3)
+    assert not Classifier.args.dataloader_drop_last
+    np.testing.assert_allclose(first, np.mean([np.ptp(copies, axis=1) for copies in seen], axis=0))
+    plain = np.ptp(np.asarray(rows["points"])[..., :3], axis=1)
+    ratios = np.stack([np.ptp(copies, axis=1) / plain for copies in seen])  # (votes, rows, axes)
+    assert ratios.min() >= 0.8 - 1e-5 and ratios.max() <= 1.25 + 1e-5 and ratios.std(axis=0).min() > 1e-3
+    np.testing.assert_array_equal(quickstart.vote(Classifier(), rows, seed=1, votes=3), first)
+    assert len(seen) == 6 and len(np.asarray(rows["points"])) == 6
+    quickstart.vote(Classifier(), rows, seed=1)
+    assert len(seen) == 6 + quickstart.VOTES
