@@ -6,7 +6,8 @@ are listed in tests/common/refusals.py; then the error is tested.
 
 import copy
 import functools
-import os
+from collections.abc import Sequence
+from typing import Any
 
 import accelerate
 import pytest
@@ -26,11 +27,19 @@ from tests.common.built import (
 )
 from tests.common.models import CASES, Case, case_of, registered_classes, relative_difference
 from tests.common.refusals import check_refusal
+from tests.turns import by_turns
 
 HALVES = (torch.bfloat16, torch.float16)
 IN_HALF = {torch.bfloat16: 0.1, torch.float16: 0.02}
 """Allowed RMS error of half precision, in standard deviations of the outputs."""
+_FIRST = list({case.model_class.config_class: case for case in reversed(CASES)}.values())
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+
+
+def some_cases(name: str, values: Sequence[Any]) -> pytest.MarkDecorator:
+    """Parametrize: all values for one class of each config, which share layers, by turns for its other classes."""
+    pairs = by_turns(CASES, values, whole=_FIRST)
+    return pytest.mark.parametrize(("case", name), pairs, ids=[f"{case.name}-{value}" for case, value in pairs])
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +95,7 @@ def test_a_saved_model_is_loaded_bit_for_bit(case, saved):
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
-@over_cases
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@some_cases("dtype", HALVES)
 def test_a_model_runs_saves_and_loads_in_half_precision(case, dtype, saved, tmp_path):
     opened = case.model_class.from_pretrained(saved(case), dtype=dtype)
     made = answer(case, opened)
@@ -210,18 +218,7 @@ def answer_with(case: Case, more: dict) -> torch.Tensor:
         return case.answer_of(fresh(case)(**case.batch(), **more))
 
 
-_PLACES = ("cpu", "disk", "map")
-# All of them for one class of each config, which share their layers, and one by turns for its other classes.
-_FIRST = {case.model_class.config_class: case for case in reversed(CASES)}.values()
-OFFLOADED = [
-    pytest.param(case, where, id=f"{case.name}-{where}")
-    for number, case in enumerate(CASES)
-    for turn, where in enumerate(_PLACES)
-    if case in _FIRST or number % len(_PLACES) == turn or os.environ.get("ANY3D_ALL_PAIRS") == "1"
-]
-
-
-@pytest.mark.parametrize(("case", "where"), OFFLOADED)
+@some_cases("where", ("cpu", "disk", "map"))
 def test_offloaded_weights_give_the_same_output(case, where, tmp_path):
     model = fresh(case)
     cpu = torch.device("cpu")

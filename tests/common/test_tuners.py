@@ -46,6 +46,7 @@ from tests.common.tuners import (
     step,
     trained,
 )
+from tests.turns import by_turns
 
 ADAPT = feature("adapt", "train an adapter with its default config, save it and load it")
 OPEN = feature("open", "load the directory of an adapter as a model")
@@ -60,6 +61,11 @@ SEQUENCE = [case_of(Any2PointForPointCloudClassification), case_of(ActForPointCl
 ON_SEQUENCE = pytest.mark.parametrize("case", SEQUENCE, ids=lambda case: case.name)
 BY_OWN_AND_LORA = pytest.mark.parametrize("method", [*OWN, "LORA"])
 BY_ALL = pytest.mark.parametrize("method", METHODS)
+STOCK_BY_TURNS = pytest.mark.parametrize(
+    ("method", "case"),
+    by_turns(METHODS, SEQUENCE, whole=(*OWN, "LORA")),
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
 PAIRS = pairs(*SEQUENCE)
 
 
@@ -154,8 +160,7 @@ def test_unloading_restores_the_base_model(case, method):
     same(answer_of(case, unloaded), answer_of(case, base_of(case)))
 
 
-@ON_SEQUENCE
-@BY_ALL
+@STOCK_BY_TURNS
 def test_several_adapters_coexist(case, method, tmp_path):
     first, second = trained(case, method, seed=1), trained(case, method, seed=5)
     answers = [answer_of(case, model) for model in (first, second)]
@@ -185,8 +190,7 @@ def test_several_adapters_coexist(case, method, tmp_path):
     same(answer_of(case, model), answers[1])
 
 
-@ON_SEQUENCE
-@BY_ALL
+@STOCK_BY_TURNS
 def test_merging_keeps_the_outputs(case, method):
     # Only some methods merge modules that are trained in full, see UNLOAD.
     full = {} if refusal_of(UNLOAD, method) is None else {"modules_to_save": None}
@@ -411,8 +415,14 @@ def test_modules_to_save_are_the_users_choice(method, tmp_path):
     same(answer_of(case, PeftModel.from_pretrained(base, tmp_path)), expected)
 
 
-@pytest.mark.parametrize("task_type", ["FEATURE_EXTRACTION", "SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM"])
-@pytest.mark.parametrize("case", ADAPTED, ids=lambda case: case.name)
+TASK_TYPES = ["FEATURE_EXTRACTION", "SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM"]
+
+
+@pytest.mark.parametrize(
+    ("case", "task_type"),
+    by_turns(ADAPTED, TASK_TYPES, whole=[*SEQUENCE, *(case for case in ADAPTED if "input_ids" in case.batch())]),
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
 def test_models_of_a_task_type_equal_those_without(case, task_type, tmp_path):
     with check_refusal(TASK, f"{task_type} on {case.name}") as is_supported:
         base = base_of(case)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,6 +26,7 @@ from transformers import PreTrainedModel
 from hf_any3d import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig, SideTuningConfig, trainable_module_names
 from hf_any3d.tuners.targets import layer_stack
 from tests.common.models import CASES, Case
+from tests.turns import ALL_PAIRS
 
 ADAPTED = [case for case in CASES if case.is_adapted]
 OWN: dict[str, Callable[..., PeftConfig]] = {
@@ -119,12 +119,11 @@ def pairs(*preferred: Case) -> list[tuple[Case, str]]:
     layers, which models of the same config have in common. Further models differ in the modules that are trained in
     full; they get two by turns of our methods and LoRA.
     """
-    everything = os.environ.get("ANY3D_ALL_PAIRS") == "1"
     first = {case.model_class.config_class: case for case in reversed((*preferred, *CASES))}
     turns = (*OWN, "LORA")
     chosen = []
     for number, case in enumerate(CASES):
-        whole = everything or case is first[case.model_class.config_class]
+        whole = ALL_PAIRS or case is first[case.model_class.config_class]
         some = {turns[(2 * number + further) % len(turns)] for further in range(2)}
         methods = METHODS if case.is_adapted else OWN
         chosen += [(case, method) for method in methods if whole or method in some]

@@ -14,9 +14,17 @@ from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.model_facts import model_facts
 from tests.conversions.originals import write
 from tests.modeling.any2point.reference_case import ReferenceCase
+from tests.turns import by_turns
+
+# The programs for the two datasets have the same layers; tests/modeling/any2point compares the models of all.
+PROGRAMS = ["-".join(pair) for pair in by_turns(("clip", "dinov2", "imagebind"), ("scan", "modelnet"))]
 
 
-@pytest.fixture(scope="module", params=list(VARIANTS))
+def test_programs_are_those_that_can_be_converted():
+    assert set(PROGRAMS) <= set(VARIANTS)
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
 def converted(request, tmp_path_factory):
     """A converted checkpoint: case, directory."""
     case = ReferenceCase("any2point_" + request.param.replace("-", "_"))

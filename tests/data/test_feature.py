@@ -374,8 +374,13 @@ def test_files_of_a_repository_are_read_in_place(hub):
 @pytest.mark.parametrize("datasets_first", [False, True])
 def test_importing_the_package_before_or_after_datasets_is_enough_to_open_such_data(datasets_first, tmp_path):
     rows_of(points()).save_to_disk(tmp_path / "saved")
+    row = "{'points': [[0, 0, 0], [1, 1, 1]]}"
     lines = {
-        False: "import hf_any3d; assert not {'datasets', 'pyarrow'} & set(sys.modules)",
+        False: f"""
+from hf_any3d.data import PointCloudCollator, build_transform
+PointCloudCollator(4, build_transform(['jitter']))([{row}])
+assert not {{'datasets', 'pyarrow'}} & set(sys.modules), 'transforms and collator do not need them'
+""",
         True: "import datasets; assert 'PointCloud' not in datasets.features.features._FEATURE_TYPES; import hf_any3d",
     }
     opening = f"print(len(load_from_disk({str(tmp_path / 'saved')!r})[0]['cloud']['points']))"

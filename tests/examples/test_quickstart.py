@@ -79,7 +79,7 @@ def test_quickstart_shows_an_answer_before_it_trains_or_downloads():
 
 def test_the_time_of_a_training_is_estimated_from_its_first_steps(monkeypatch, capsys):
     seconds = iter([10.0, 20.0])
-    monkeypatch.setattr(quickstart.time, "perf_counter", lambda: next(seconds))
+    monkeypatch.setattr(quickstart, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
     estimate, state = quickstart.TimeEstimate(), TrainerState(max_steps=97)
     for step in range(1, 20):
         state.global_step = step

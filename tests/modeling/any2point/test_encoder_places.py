@@ -6,6 +6,7 @@ import torch
 from hf_any3d.modeling.any2point.point_tokenizer import PointTokens
 from hf_any3d.modeling.encoders import encoder_families
 from tests.tiny_encoders import HIDDEN, tiny_model
+from tests.turns import by_turns
 
 TOKENS = 8
 every_family = pytest.mark.parametrize("family", list(encoder_families()))
@@ -39,8 +40,7 @@ def content():
     return tokens, torch.rand(2, TOKENS, 3, generator=generator) * 2 - 1
 
 
-@every_family
-@pytest.mark.parametrize("changed", [0, TOKENS - 1])
+@pytest.mark.parametrize(("family", "changed"), by_turns(encoder_families(), [0, TOKENS - 1]))
 def test_every_token_attends_to_every_other(family, changed):
     core = tiny_model(family).any2point
     tokens, centers = content()

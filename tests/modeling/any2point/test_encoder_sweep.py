@@ -1,7 +1,6 @@
 """The contract of Any2Point models for every registered encoder family."""
 
 import copy
-import os
 import pickle
 
 import accelerate
@@ -24,6 +23,7 @@ from tests.tiny_encoders import (
     tiny_model,
     train_step,
 )
+from tests.turns import ALL_PAIRS, by_turns
 
 TOKENS = SMALL["num_tokens"]
 # The scope orders tests by family, so that a model is built once for all of them.
@@ -34,18 +34,11 @@ SOME = (
     *("vit", "dinov2", "dinov3_vit", "beit", "audio-spectrogram-transformer", "whisper", "wav2vec2", "wavlm"),
 )
 some_families = pytest.mark.parametrize("family", SOME, scope="module")
-ALL_PAIRS = os.environ.get("ANY3D_ALL_PAIRS") == "1"
 
 
-def by_turns(name, values):
-    """Parametrize with a family of `SOME` and one of some values by turns, or all of them with ANY3D_ALL_PAIRS=1."""
-    pairs = [
-        (family, value)
-        for number, family in enumerate(SOME)
-        for turn, value in enumerate(values)
-        if ALL_PAIRS or number % len(values) == turn
-    ]
-    return pytest.mark.parametrize(("family", name), pairs, scope="module")
+def some_by_turns(name, values):
+    """Parametrize with a family of `SOME` and one of some values by turns."""
+    return pytest.mark.parametrize(("family", name), by_turns(SOME, values), scope="module")
 
 
 def core_of(model):
@@ -112,7 +105,7 @@ def test_encoder_stays_in_eval_mode_while_adapters_follow(family):
 
 
 @every_family
-def test_reloaded_model_is_equal_without_the_encoder_in_its_file_and_opens_in_half_precision(family, tmp_path):
+def test_reloaded_model_is_equal_without_the_encoder_in_its_file(family, tmp_path):
     model = tiny_model(family, large_logits=True)
     model.save_pretrained(tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
@@ -122,33 +115,27 @@ def test_reloaded_model_is_equal_without_the_encoder_in_its_file_and_opens_in_ha
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     with torch.no_grad():
-        expected = model(clouds()).logits
-        assert torch.equal(loaded(clouds()).logits, expected)
+        assert torch.equal(loaded(clouds()).logits, model(clouds()).logits)
     assert not any(parameter.requires_grad for parameter in loaded.any2point.encoder.parameters())
-    half = Any2PointForPointCloudClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    _assert_runs_in(torch.bfloat16, half, expected)
 
 
-def _assert_runs_in(dtype, half, expected):
-    assert {half.any2point.output_norm.weight.dtype, half.classifier.out.weight.dtype} == {dtype}
-    with torch.no_grad():
-        logits = half(clouds()).logits
-    assert logits.dtype == dtype
-    assert_nearly_equal(logits, expected, 0.1)
-
-
-@some_families
-def test_model_saved_in_half_precision_opens_in_it(family, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    by_turns(encoder_families() if ALL_PAIRS else SOME, [torch.bfloat16, torch.float16]),
+    scope="module",
+)
+def test_model_opens_in_half_precision_and_opens_in_it_again(family, dtype, tmp_path):
     model = tiny_model(family, large_logits=True)
     model.save_pretrained(tmp_path / "full")
+    opened = Any2PointForPointCloudClassification.from_pretrained(tmp_path / "full", dtype=dtype)
+    opened.save_pretrained(tmp_path / "half")
+    again = Any2PointForPointCloudClassification.from_pretrained(tmp_path / "half")
     with torch.no_grad():
-        expected = model(clouds()).logits
-    for dtype in (torch.bfloat16, torch.float16):
-        opened = Any2PointForPointCloudClassification.from_pretrained(tmp_path / "full", dtype=dtype)
-        opened.save_pretrained(tmp_path / "half")
-        again = Any2PointForPointCloudClassification.from_pretrained(tmp_path / "half")
         for half in (opened, again):
-            _assert_runs_in(dtype, half, expected)
+            assert {half.any2point.output_norm.weight.dtype, half.classifier.out.weight.dtype} == {dtype}
+            logits = half(clouds()).logits
+            assert logits.dtype == dtype
+            assert_nearly_equal(logits, model(clouds()).logits, 0.1)
 
 
 @(every_family if ALL_PAIRS else some_families)
@@ -258,7 +245,7 @@ def gradients(model):
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-@by_turns("reentrant", [False, True])
+@some_by_turns("reentrant", [False, True])
 def test_gradient_checkpointing_recomputes_layers_and_changes_no_result(family, reentrant):
     plain, recomputing = adapted_model(family, large_logits=True), adapted_model(family, large_logits=True)
     recomputing.activation_checkpointing_enable({"use_reentrant": reentrant})
@@ -276,7 +263,7 @@ def test_gradient_checkpointing_recomputes_layers_and_changes_no_result(family, 
     assert len(runs) == 3
 
 
-@by_turns("how", ["deepcopy", "pickle"])
+@some_by_turns("how", ["deepcopy", "pickle"])
 def test_copies_are_equal_and_independent(family, how):
     model = adapted_model(family, large_logits=True)
     with torch.no_grad():
