@@ -27,13 +27,17 @@ from tests.common.built import (
 )
 from tests.common.models import CASES, Case, case_of, registered_classes, relative_difference
 from tests.common.refusals import check_refusal
-from tests.turns import by_turns
+from tests.turns import ALL_PAIRS, by_turns
 
 HALVES = (torch.bfloat16, torch.float16)
 IN_HALF = {torch.bfloat16: 0.1, torch.float16: 0.02}
 """Allowed RMS error of half precision, in standard deviations of the outputs."""
 _FIRST = list({case.model_class.config_class: case for case in reversed(CASES)}.values())
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+
+
+over_configs = pytest.mark.parametrize("case", CASES if ALL_PAIRS else _FIRST, ids=lambda case: case.name)
+"""One class of each config, for what does not depend on heads."""
 
 
 def some_cases(name: str, values: Sequence[Any]) -> pytest.MarkDecorator:
@@ -108,7 +112,7 @@ def test_a_model_runs_saves_and_loads_in_half_precision(case, dtype, saved, tmp_
     assert torch.equal(answer(case, again), made)
 
 
-@over_cases
+@over_configs
 def test_sharded_models_load(case, tmp_path):
     fresh(case).save_pretrained(tmp_path, max_shard_size="9KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
@@ -237,13 +241,13 @@ def test_offloaded_weights_give_the_same_output(case, where, tmp_path):
     assert where == "map" or all(parameter.is_meta for parameter in model.parameters())
 
 
-@over_cases
+@over_configs
 def test_a_model_loads_on_the_given_device(case, saved):
     opened = case.model_class.from_pretrained(saved(case), device_map="cpu")
     assert torch.equal(answer(case, opened), expected_of(case))
 
 
-@over_cases
+@over_configs
 def test_a_model_loads_with_some_weights_offloaded_to_disk(case, saved, tmp_path):
     children = [name for name, child in fresh(case).named_children() if list(child.parameters())]
     places = {name: "cpu" if number % 2 else "disk" for number, name in enumerate(children)}

@@ -41,6 +41,7 @@ from tests.common.tuners import (
     answer_of,
     base_of,
     config_of,
+    name_of,
     pairs,
     registered_here,
     step,
@@ -59,13 +60,11 @@ MIXED = feature("adapter_names", "run different adapters on the rows of a batch"
 SEQUENCE = [case_of(Any2PointForPointCloudClassification), case_of(ActForPointCloudClassification)]
 """Models for tests that depend mostly on the method: with a frozen encoder, and a point transformer."""
 ON_SEQUENCE = pytest.mark.parametrize("case", SEQUENCE, ids=lambda case: case.name)
+WITH_WORDS = [case for case in ADAPTED if "input_ids" in case.batch()]
 BY_OWN_AND_LORA = pytest.mark.parametrize("method", [*OWN, "LORA"])
 BY_ALL = pytest.mark.parametrize("method", METHODS)
-STOCK_BY_TURNS = pytest.mark.parametrize(
-    ("method", "case"),
-    by_turns(METHODS, SEQUENCE, whole=(*OWN, "LORA")),
-    ids=lambda value: value if isinstance(value, str) else value.name,
-)
+STOCK_BY_TURNS = pytest.mark.parametrize(("method", "case"), by_turns(METHODS, SEQUENCE, (*OWN, "LORA")), ids=name_of)
+TASK_TYPES = ["FEATURE_EXTRACTION", "SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM"]
 PAIRS = pairs(*SEQUENCE)
 
 
@@ -415,14 +414,7 @@ def test_modules_to_save_are_the_users_choice(method, tmp_path):
     same(answer_of(case, PeftModel.from_pretrained(base, tmp_path)), expected)
 
 
-TASK_TYPES = ["FEATURE_EXTRACTION", "SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM"]
-
-
-@pytest.mark.parametrize(
-    ("case", "task_type"),
-    by_turns(ADAPTED, TASK_TYPES, whole=[*SEQUENCE, *(case for case in ADAPTED if "input_ids" in case.batch())]),
-    ids=lambda value: value if isinstance(value, str) else value.name,
-)
+@pytest.mark.parametrize(("case", "task_type"), by_turns(ADAPTED, TASK_TYPES, [*SEQUENCE, *WITH_WORDS]), ids=name_of)
 def test_models_of_a_task_type_equal_those_without(case, task_type, tmp_path):
     with check_refusal(TASK, f"{task_type} on {case.name}") as is_supported:
         base = base_of(case)

@@ -130,6 +130,11 @@ def pairs(*preferred: Case) -> list[tuple[Case, str]]:
     return chosen
 
 
+def name_of(value: Case | str) -> str:
+    """Return the name of a model, or a method or task as it is, for the names of tests."""
+    return value if isinstance(value, str) else value.name
+
+
 def config_of(method: str, model: PreTrainedModel, **settings: Any) -> PeftConfig:
     """Return a config of a method for a model."""
     return OWN[method](**settings) if method in OWN else STOCK[method](model, **settings)

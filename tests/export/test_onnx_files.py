@@ -16,8 +16,8 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 
-# Rotary positions are one more kind of graph, and an export takes many seconds.
-@pytest.fixture(scope="module", params=some(CASES, left_out=["rotary_with_lora"]))
+# An export takes many seconds; test_programs.py has the text encoder's graph.
+@pytest.fixture(scope="module", params=some(CASES, left_out=["text_with_point_tokenizer", "rotary_with_lora"]))
 def exported(request, tmp_path_factory):
     """A model and the path of its file."""
     model = trained(request.param).train()

@@ -19,6 +19,7 @@ from hf_any3d.tuners.tuners_utils import WrappedModule
 from tests.closeness import assert_nearly_equal, assert_same_gradients
 from tests.test_entry_points import check_entry_points
 from tests.tiny_encoders import LAYERS, clouds, random_encoder, tiny_config, tiny_model, train_step
+from tests.turns import by_turns
 
 CONFIGS = {
     "bitfit": BitFitConfig,
@@ -28,14 +29,20 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(params=["bert", "clip_vision_model"])
-def encoder(request):
+@pytest.fixture(params=by_turns(sorted(CONFIGS), ["bert", "clip_vision_model"]), ids="-".join)
+def pair(request):
+    """A method and an encoder."""
     return request.param
 
 
-@pytest.fixture(params=sorted(CONFIGS))
-def config(request):
-    return CONFIGS[request.param]
+@pytest.fixture
+def encoder(pair):
+    return pair[1]
+
+
+@pytest.fixture
+def config(pair):
+    return CONFIGS[pair[0]]
 
 
 @torch.no_grad()

@@ -164,7 +164,7 @@ def test_reloaded_adapter_is_equal(family, tmp_path):
         assert torch.equal(features(clouds()).last_hidden_state, expected)
 
 
-@every_family
+@(every_family if ALL_PAIRS else some_families)
 def test_logits_of_a_cloud_are_the_same_alone_and_in_a_batch(family):
     model = adapted_model(family, large_logits=True)
     points = clouds(4)
@@ -175,7 +175,7 @@ def test_logits_of_a_cloud_are_the_same_alone_and_in_a_batch(family):
     torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
 
 
-@every_family
+@(every_family if ALL_PAIRS else some_families)
 def test_attention_implementations_agree(family):
     model = tiny_model(family, large_logits=True)
     if not model.any2point.encoder._supports_sdpa:
