@@ -140,12 +140,19 @@ def hub() -> LocalHub:
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory):
-    """A headless browser; tests that need it are skipped if there is none."""
+def started_browser(tmp_path_factory):
+    """A headless browser for all tests of this process."""
     from tests.visualization.browser import headless_browser
 
     with headless_browser(tmp_path_factory.mktemp("browser")) as browser:
         yield browser
+
+
+@pytest.fixture(scope="module")
+def browser(started_browser):
+    """A headless browser; tests that need it are skipped if there is none."""
+    yield started_browser
+    started_browser.open("about:blank")  # the last page would keep a processor busy until all tests have ended
 
 
 @pytest.fixture

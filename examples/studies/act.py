@@ -41,6 +41,7 @@ from examples.studies.act_stages import (
     WAYS,
     Changes,
     draw,
+    first_stage_of,
     recipe_of,
     run_stage,
     stages_of,
@@ -268,7 +269,8 @@ def main(arguments: list[str] | None = None) -> None:
     summary = summarize(runs, options.arms, options.folds)
     write_results(folder, name, summary, table(summary))
     for run in [run for run in runs if run["stage"] == "autoencoder"][:1]:
-        place = folder / f"{run['arm']}-{run['seed']}" / "autoencoder"
+        first = first_stage_of(run["arm"], options.folds, changes[run["seed"]])
+        place = folder / f"{first}-{run['seed']}" / "autoencoder"
         draw(place, folder / "act_reconstructions.png", options.clouds)
 
 

@@ -131,6 +131,13 @@ def settings_of(arm: str, stage: str, folds: int, changes: Changes = NO_CHANGES)
     return json.loads(json.dumps(settings))
 
 
+def first_stage_of(arm: str, folds: int, changes: Changes = NO_CHANGES) -> str:
+    """Return the first arm whose autoencoder has the same settings as that of this arm; one serves both."""
+    wanted = settings_of(arm, PRETRAINING[0], folds, changes)
+    others = (other for other, (_, own) in ARMS.items() if own is not None)
+    return next(other for other in others if settings_of(other, PRETRAINING[0], folds, changes) == wanted)
+
+
 def run_stage(
     arm: str, stage: str, seed: int, folder: Path, folds: int, changes: Changes = NO_CHANGES, name: str = ""
 ) -> dict[str, Any]:
@@ -148,17 +155,20 @@ def run_stage(
     Returns:
         The results, with `seconds`, `cpu_seconds` and `peak_memory` (peak bytes of the process so far).
     """
-    settings, place = settings_of(arm, stage, folds, changes), folder / f"{arm}-{seed}"
-    changes = changes_of(arm, changes)
+    settings, place, own = settings_of(arm, stage, folds, changes), folder / f"{arm}-{seed}", changes_of(arm, changes)
+    if ARMS[arm][1] is not None:
+        first = folder / f"{first_stage_of(arm, folds, changes)}-{seed}"
+        own = merge(own, {PRETRAINING[1]: {"autoencoder": str(first / PRETRAINING[0])}})
+        place = first if stage in (PRETRAINING[0], TARGETS) else place
 
     def run() -> dict[str, Any]:
         reset_if_changed(place / stage, settings)
         with stopwatch() as spent:
-            result = _RUN.get(stage, few_shot)(arm, stage, seed, place, folds, changes)
-        about = {"arm": arm, "stage": stage, "seed": seed}
+            result = _RUN.get(stage, few_shot)(arm, stage, seed, place, folds, own)
+        about = {"stage": stage, "seed": seed}
         return {**about, **result, **spent, "peak_memory": peak_memory().get("process")}
 
-    return kept_run(folder / "runs" / f"{arm}-{seed}-{stage}{name}.json", settings, run)
+    return {"arm": arm, **kept_run(folder / "runs" / f"{place.name}-{stage}{name}.json", settings, run)}
 
 
 def autoencoder(
@@ -182,7 +192,7 @@ def pretraining(
 ) -> dict[str, Any]:
     """Run the second stage; measures a linear probe of the student's features before and after it."""
     own = with_more_shapes(recipe_of(stage, changes), place / stage, changes)
-    file = write_arguments(place / stage, own | {"seed": seed, "autoencoder": str(place / "autoencoder")})
+    file = write_arguments(place / stage, own | {"seed": seed})
     (student,) = parse_arguments((StudentArguments,), [file], others_in_file=True)
     probe = probe_of(stage, place, changes)
     set_seed(seed)

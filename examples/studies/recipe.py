@@ -2,13 +2,14 @@
 
     python -m examples.studies.recipe --threads 1
     python -m examples.studies.recipe --round 2
+    python -m examples.studies.recipe --round 3
     python -m examples.studies.recipe --test
 
 Eight changes of the recipe are tried together in 16 runs, a fractional factorial design of resolution IV: each change
 is made in one half of the runs, and each pair of changes in a quarter of them. So the effect of a change is a
 difference of means over eight runs, which as many runs of one change at a time would estimate with four to five times
 the variance; what it does not show is which pairs of changes help or hinder each other. There are two such rounds,
-with eight changes of the same recipe each.
+with eight changes of the same recipe each. The third has four changes of what they have chosen, in eight runs.
 
 The rule: a change is adopted if it lowers the cross-entropy of averaged weights with ten votes by more than its
 standard error and does not lower the accuracy; one that makes runs longer by more than a quarter must also raise the
@@ -29,7 +30,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,65 +71,88 @@ BASE: dict[str, Any] = {
 _MILD = ["shuffle", "scale:low=0.8,high=1.25,per_axis=true", "shift:limit=0.1", "jitter"]
 
 Factors = dict[str, tuple[str, dict[str, Any]]]
-ROUNDS: tuple[Factors, ...] = (
-    {
-        "epochs": ("60 epochs instead of 30", {"training": {"num_train_epochs": 60}}),
-        "tokens": ("64 tokens instead of 32", {"model": {"num_tokens": 64}}),
-        "layers": ("four encoder layers instead of two", {"model": {"num_layers": 4}}),
-        "gate": ("gates from 0.5 instead of 0.2", {"adapter": {"gate": 0.5}}),
-        "rate": ("learning rate 1e-3 instead of 2e-3", {"training": {"learning_rate": 1e-3}}),
-        "mild": ("milder scaling, 0.8 to 1.25 instead of 0.67 to 1.5", {"augmentation": _MILD}),
-        "width": ("tokenizer of width 64 instead of 96", {"model": {"tokenizer_width": 64}}),
-        "smoothing": ("label smoothing 0.2 instead of 0.1", {"smoothing": 0.2}),
-    },
-    {
-        "mix": ("half of the batches mixed from two shapes each", {"mixed_share": 0.5}),
-        "turned": ("turned by up to 15 degrees", {"more_augmentation": ["rotate:axis=y,limit=0.26"]}),
-        "dropped": ("up to half of the points dropped", {"more_augmentation": ["dropout:max_ratio=0.5"]}),
-        "dropout": ("dropout of 0.5 in the head instead of 0.3", {"model": {"head_dropout": 0.5}}),
-        "decay": ("weight decay 0.2 instead of 0.05", {"training": {"weight_decay": 0.2}}),
-        "fast": ("learning rate 4e-3 instead of 2e-3", {"training": {"learning_rate": 4e-3}}),
-        "layer": ("one encoder layer instead of two", {"model": {"num_layers": 1}}),
-        "neighbors": ("16 neighbors in a patch instead of 32", {"model": {"tokenizer_neighbors": 16}}),
-    },
+
+
+class Round(NamedTuple):
+    """A part of the search.
+
+    Attributes:
+        factors: Title and settings of each change; mappings are merged, lists of `more_augmentation` added, other
+            values replaced.
+        first_seed: First of the seeds.
+        start: Changes that all runs have, chosen by earlier rounds.
+    """
+
+    factors: Factors
+    first_seed: int
+    start: tuple[str, ...] = ()
+
+
+_FIRST: Factors = {
+    "epochs": ("60 epochs instead of 30", {"training": {"num_train_epochs": 60}}),
+    "tokens": ("64 tokens instead of 32", {"model": {"num_tokens": 64}}),
+    "layers": ("four encoder layers instead of two", {"model": {"num_layers": 4}}),
+    "gate": ("gates from 0.5 instead of 0.2", {"adapter": {"gate": 0.5}}),
+    "rate": ("learning rate 1e-3 instead of 2e-3", {"training": {"learning_rate": 1e-3}}),
+    "mild": ("milder scaling, 0.8 to 1.25 instead of 0.67 to 1.5", {"augmentation": _MILD}),
+    "width": ("tokenizer of width 64 instead of 96", {"model": {"tokenizer_width": 64}}),
+    "smoothing": ("label smoothing 0.2 instead of 0.1", {"smoothing": 0.2}),
+}
+_SECOND: Factors = {
+    "mix": ("half of the batches mixed from two shapes each", {"mixed_share": 0.5}),
+    "turned": ("turned by up to 15 degrees", {"more_augmentation": ["rotate:axis=y,limit=0.26"]}),
+    "dropped": ("up to half of the points dropped", {"more_augmentation": ["dropout:max_ratio=0.5"]}),
+    "dropout": ("dropout of 0.5 in the head instead of 0.3", {"model": {"head_dropout": 0.5}}),
+    "decay": ("weight decay 0.2 instead of 0.05", {"training": {"weight_decay": 0.2}}),
+    "fast": ("learning rate 4e-3 instead of 2e-3", {"training": {"learning_rate": 4e-3}}),
+    "layer": ("one encoder layer instead of two", {"model": {"num_layers": 1}}),
+    "neighbors": ("16 neighbors in a patch instead of 32", {"model": {"tokenizer_neighbors": 16}}),
+}
+_THIRD: Factors = {
+    "longer": ("100 epochs instead of 60", {"training": {"num_train_epochs": 100}}),
+    "slow": ("learning rate 2e-3 instead of 4e-3", {"training": {"learning_rate": 2e-3}}),
+    "two": ("two encoder layers instead of one", {"model": {"num_layers": 2}}),
+    "tilted": ("turned by up to 15 degrees", {"more_augmentation": ["rotate:axis=y,limit=0.26"]}),
+}
+ROUNDS = (
+    Round(_FIRST, first_seed=0),
+    Round(_SECOND, first_seed=4),
+    Round(_THIRD, first_seed=8, start=("epochs", "tokens", "fast", "layer")),
 )
-"""Title and settings of each change, by round; mappings are merged, lists of `more_augmentation` added, other values
-replaced."""
 
 ADOPTED: tuple[str, ...] = ("epochs", "tokens", "fast", "layer")
 """Changes that the rule has chosen."""
 TEST_SEEDS = range(20, 25)
 
-_BITS = ((0,), (1,), (2,), (3,), (0, 1, 2), (0, 1, 3), (0, 2, 3), (1, 2, 3))
-"""Bits of a run's number whose parity decides about each change: odd sets, so that no effect is that of a pair."""
+_BITS = {
+    4: ((0,), (1,), (2,), (0, 1, 2)),
+    8: ((0,), (1,), (2,), (3,), (0, 1, 2), (0, 1, 3), (0, 2, 3), (1, 2, 3)),
+}
+"""Bits of a run's number whose parity decides about each of four or eight changes: odd sets, so that no effect is that
+of a pair."""
+_SEED_BITS = {4: ((0, 1),), 8: ((2, 3), (0, 1))}
+"""The same for the seed's bits, from the lowest: pairs, so that no effect is a difference between seeds."""
 
 
-def design(factors: Iterable[str], first_seed: int = 0) -> list[Run]:
-    """List the changes and the seed of each of 16 runs.
-
-    Args:
-        factors: Names of eight changes.
-        first_seed: First of four seeds.
-    """
-    factors = list(factors)
+def design(search: Round) -> list[Run]:
+    """List the changes and the seed of each run of a round, twice as many runs as changes."""
+    names, runs = list(search.factors), []
 
     def parity(number: int, bits: tuple[int, ...]) -> int:
         return sum(number >> bit & 1 for bit in bits) % 2
 
-    return [
-        (
-            tuple(name for name, bits in zip(factors, _BITS, strict=True) if parity(number, bits)),
-            first_seed + 2 * parity(number, (0, 1)) + parity(number, (2, 3)),
-        )
-        for number in range(16)
-    ]
+    for number in range(2 * len(names)):
+        own = (name for name, bits in zip(names, _BITS[len(names)], strict=True) if parity(number, bits))
+        seed = sum(parity(number, bits) << place for place, bits in enumerate(_SEED_BITS[len(names)]))
+        runs.append(((*search.start, *own), search.first_seed + seed))
+    return runs
 
 
 def settings_of(changes: Iterable[str]) -> dict[str, Any]:
     """Collect everything but the seed that affects the result of a run with some changes, as JSON reads it back."""
     settings = BASE
     for change in changes:
-        (own,) = (factors[change][1] for factors in ROUNDS if change in factors)
+        (own,) = (search.factors[change][1] for search in ROUNDS if change in search.factors)
         more = settings.get("more_augmentation", []) + own.get("more_augmentation", [])
         settings = merge(settings, own) | ({"more_augmentation": more} if more else {})
     return json.loads(json.dumps(settings))
@@ -270,7 +294,7 @@ def effects(values: np.ndarray, runs: list[Run], factors: Iterable[str]) -> dict
     matrix = np.array(columns, dtype=float)  # (runs, seeds + factors)
     unknowns = np.linalg.matrix_rank(matrix)
     if unknowns < matrix.shape[1]:
-        raise ValueError(f"{len(runs)} runs do not separate {matrix.shape[1]} unknowns; all 16 of a round do")
+        raise ValueError(f"{len(runs)} runs do not separate {matrix.shape[1]} unknowns; all of a round do")
     found = np.linalg.lstsq(matrix, values, rcond=None)[0]
     free = len(runs) - unknowns
     variance = np.sum((values - matrix @ found) ** 2) / free if free else np.nan
@@ -376,7 +400,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/recipe"), help="folder for all results")
-    parser.add_argument("--round", type=int, default=1, choices=(1, 2), help="which changes to try")
+    parser.add_argument("--round", type=int, default=1, choices=(1, 2, 3), help="which changes to try")
     parser.add_argument("--test", action="store_true", help="compare the recipes before and after on the test shapes")
     parser.add_argument("--runs", nargs="+", type=int, help="only do these runs, by number from 0, without a table")
     parser.add_argument("--threads", type=int, help="threads of torch; torch's own choice by default")
@@ -388,8 +412,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     use_threads(options.threads)
     transformers.logging.set_verbosity_error()
-    factors, stored = ROUNDS[options.round - 1], []
-    runs = design(factors, first_seed=4 * (options.round - 1))
+    search, stored = ROUNDS[options.round - 1], []
+    runs = design(search)
     folder, split = options.output_dir / "runs", "validation"
     if options.test:
         runs = [(changes, seed) for seed in TEST_SEEDS for changes in ((), ADOPTED)]
@@ -411,7 +435,7 @@ def main(arguments: list[str] | None = None) -> None:
         summary = compare(stored)
         write_results(options.output_dir, "recipe_test", summary | {"runs": stored}, comparison(summary))
         return
-    summary = summarize(stored, factors)
+    summary = summarize(stored, search.factors)
     write_results(options.output_dir, f"recipe_{options.round}", summary | {"all_runs": stored}, table(summary))
 
 

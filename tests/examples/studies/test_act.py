@@ -69,6 +69,27 @@ def test_random_teacher_has_the_shape_and_other_weights(recipes, tiny_encoder):
     assert torch.equal(found[0], pretrained) and not torch.equal(found[1], pretrained)
 
 
+def test_arms_with_the_same_first_stage_share_its_autoencoder(recipes, monkeypatch):
+    firsts = {arm: act_stages.first_stage_of(arm, 2) for arm in act_stages.ARMS if arm != "scratch"}
+    assert firsts == {arm: arm for arm in firsts} | {"output": "pretrained"}
+    calls = []
+
+    def stage(arm, stage, seed, place, folds, changes):
+        calls.append((arm, stage, place.name, changes["pretraining"]["autoencoder"]))
+        return {}
+
+    monkeypatch.setattr(act_stages, "_RUN", dict.fromkeys(act_stages.PRETRAINING, stage))
+    for arm in ("pretrained", "output"):
+        for name in act_stages.PRETRAINING:
+            assert act_stages.run_stage(arm, name, 0, recipes / "out", 1)["arm"] == arm
+    trained = str(recipes / "out" / "pretrained-0" / "autoencoder")
+    assert calls == [
+        ("pretrained", "autoencoder", "pretrained-0", trained),
+        ("pretrained", "pretraining", "pretrained-0", trained),
+        ("output", "pretraining", "output-0", trained),
+    ]
+
+
 def test_arms_change_only_what_their_titles_name(recipes):
     def changed(arm, other, stage):
         first, second = (act_stages.settings_of(one, stage, 2) for one in (arm, other))

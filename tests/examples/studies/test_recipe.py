@@ -11,7 +11,7 @@ from examples import quickstart
 from examples.studies import recipe
 from hf_any3d.data import PointCloudCollator
 
-FACTORS = recipe.ROUNDS[0]
+FIRST = recipe.ROUNDS[0]
 
 
 def test_a_run_changes_what_it_names_and_nothing_else():
@@ -30,16 +30,26 @@ def test_the_quickstart_has_what_was_adopted():
     assert chosen["smoothing"] == quickstart.LABEL_SMOOTHING and recipe.VOTES == quickstart.VOTES
 
 
-@pytest.mark.parametrize("factors", recipe.ROUNDS)
-def test_the_design_separates_changes_from_each_other_from_pairs_and_from_seeds(factors):
-    runs = recipe.design(factors, first_seed=4)
-    signs = np.array([[1 if name in changes else -1 for name in factors] for changes, _ in runs])
-    assert (signs.T @ signs == 16 * np.eye(8)).all()
-    pairs = np.stack([signs[:, i] * signs[:, j] for i in range(8) for j in range(i)], axis=1)
+@pytest.mark.parametrize(("search", "seeds"), zip(recipe.ROUNDS, (range(4), range(4, 8), (8, 9)), strict=True))
+def test_the_design_separates_changes_from_each_other_from_pairs_and_from_seeds(search, seeds):
+    runs, count = recipe.design(search), len(search.factors)
+    assert all(changes[: len(search.start)] == search.start for changes, _ in runs)
+    signs = np.array([[1 if name in changes else -1 for name in search.factors] for changes, _ in runs])
+    assert (signs.T @ signs == 2 * count * np.eye(count)).all()
+    pairs = np.stack([signs[:, i] * signs[:, j] for i in range(count) for j in range(i)], axis=1)
     assert not (signs.T @ pairs).any()
-    seeds = np.array([seed for _, seed in runs])
-    for seed in range(4, 8):
-        assert (seeds == seed).sum() == 4 and not signs[seeds == seed].sum(axis=0).any()
+    drawn = np.array([seed for _, seed in runs])
+    assert set(drawn) == set(seeds)
+    for seed in seeds:
+        assert (drawn == seed).sum() == 4 and not signs[drawn == seed].sum(axis=0).any()
+
+
+def test_the_third_round_changes_what_the_first_two_have_chosen():
+    start = recipe.settings_of(recipe.ROUNDS[2].start)
+    slow = recipe.settings_of([*recipe.ROUNDS[2].start, "slow", "two"])
+    assert start["training"]["learning_rate"] == 4e-3 and slow["training"]["learning_rate"] == 2e-3
+    assert (start["model"]["num_layers"], slow["model"]["num_layers"]) == (1, 2)
+    assert slow["model"]["num_tokens"] == start["model"]["num_tokens"] == 64
 
 
 def test_mixed_clouds_have_points_and_label_of_two():
@@ -54,15 +64,15 @@ def test_mixed_clouds_have_points_and_label_of_two():
 
 
 def test_effects_are_found_whatever_the_seeds_are_worth():
-    runs = recipe.design(FACTORS)
+    runs = recipe.design(FIRST)
     true = {"epochs": 2.0, "rate": -1.0}
     values = np.array([sum(true.get(name, 0) for name in changes) + 10.0 * seed**2 for changes, seed in runs])
-    found = recipe.effects(values, runs, FACTORS)
+    found = recipe.effects(values, runs, FIRST.factors)
     assert {name: round(effect, 9) for name, (effect, _) in found.items()} == {name: 0 for name in found} | true
     noise = np.random.default_rng(0).normal(size=16)
-    assert found["gate"][1] < 1e-9 < recipe.effects(values + noise, runs, FACTORS)["gate"][1]
+    assert found["gate"][1] < 1e-9 < recipe.effects(values + noise, runs, FIRST.factors)["gate"][1]
     with pytest.raises(ValueError, match="do not separate"):
-        recipe.effects(values[:8], runs[:8], FACTORS)
+        recipe.effects(values[:8], runs[:8], FIRST.factors)
 
 
 def test_the_average_is_that_of_all_steps():
@@ -90,7 +100,7 @@ def test_a_search_stores_runs_and_reports_effects(tiny_encoder, tmp_path, monkey
     monkeypatch.setitem(recipe.BASE["training"], "max_steps", 2)
     monkeypatch.setattr(recipe, "VOTES", 2)
     recipe.main(["--round", "2", "--runs", "1", "--threads", "1", "--output-dir", str(tmp_path)])
-    changes, seed = recipe.design(recipe.ROUNDS[1], first_seed=4)[1]
+    changes, seed = recipe.design(recipe.ROUNDS[1])[1]
     assert "mix" in changes
     one = json.loads((tmp_path / "runs" / f"{recipe.named(changes)}-{seed}.json").read_text())
     assert one["changes"] == list(changes) and one["settings"] == recipe.settings_of(changes)
