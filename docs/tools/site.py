@@ -23,7 +23,7 @@ OUTSIDE = (
     "examples/data/README.md",
     "examples/notebooks/*.ipynb",
     "examples/speed/results/*",
-    "examples/studies/results/*",
+    "examples/studies/results/*.*",
     "examples/vllm_plugin/README.md",
     "hf_any3d/default_model/README.md",
 )
