@@ -259,7 +259,7 @@ def _skip_hub_if_offline() -> None:
 
 
 def kind_of_model(config: dict[str, Any]) -> tuple[str, str] | None:
-    """Return what a model is and the command for it, or None if it is not of this package or says nothing."""
+    """Return the kind of a model and the command for it, or None if its config names no model of this package."""
     if config.get("model_type") not in _OUR_TYPES:
         return None
     architecture = str((config.get("architectures") or [""])[0])

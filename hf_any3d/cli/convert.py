@@ -95,6 +95,9 @@ def _report_imagebind_audio(facts: dict[str, Any]) -> Iterator[str]:
     yield f"{facts['output']}: {facts['parameters']:,} parameters"
 
 
+# The commands: signature and help alone, `_command` makes the function that runs.
+
+
 @_command(_report_any2point)
 def any2point(
     checkpoint: Checkpoint,

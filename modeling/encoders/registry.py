@@ -20,7 +20,7 @@ Path = str | Callable[[PreTrainedConfig], str | None] | None
 
 
 class UnsupportedEncoder(ValueError):
-    """An encoder that cannot encode point tokens; the message says why and what is supported."""
+    """Raised for an encoder that cannot encode point tokens; the message gives the reason and the supported ones."""
 
 
 @dataclass(frozen=True)

@@ -138,5 +138,6 @@ class EncoderConfigMixin(PartsConfigMixin):
 
     @encoder_trained_from.setter
     def encoder_trained_from(self, value: str | None) -> None:
+        """Mark the encoder as changed and stored with the model, with its original source."""
         if value is not None:
             self.change_part("encoder", name_or_path=os.fspath(value), stored=True)

@@ -31,7 +31,7 @@ from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 from hf_any3d.modeling.pretrained_parts import own_modules
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
-from tests.common.models import Case, case_of, relative_difference
+from tests.common.models import Case, case_of
 from tests.common.refusals import check_refusal, feature, refusal_of
 from tests.common.tuners import (
     ADAPTED,
@@ -39,6 +39,8 @@ from tests.common.tuners import (
     OWN,
     adapted,
     answer_of,
+    assert_apart,
+    assert_same,
     base_of,
     config_of,
     name_of,
@@ -76,14 +78,6 @@ def pair(case: Case, method: str) -> str:
 def fits(case: Case, method: str) -> bool:
     """Return whether a method can adapt a model."""
     return refusal_of(ADAPT, pair(case, method)) is None
-
-
-def same(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
-    assert relative_difference(found, expected) < tolerance
-
-
-def apart(found: torch.Tensor, expected: torch.Tensor, least: float = 5e-3) -> None:
-    assert relative_difference(found, expected) > least
 
 
 def state_of(model: PeftModel) -> dict[str, torch.Tensor]:
@@ -125,13 +119,13 @@ def test_only_the_adapter_trains_and_its_directory_loads_equal(case, method, tmp
         path, _, leaf = name.rpartition(".")
         assert torch.equal(getattr(originals[path], leaf), tensor), name
     expected = answer_of(case, model)
-    apart(expected, bare)
+    assert_apart(expected, bare)
     with model.disable_adapter():
-        same(answer_of(case, model), bare)
+        assert_same(answer_of(case, model), bare)
     model.save_pretrained(tmp_path)
     for low_memory in (False, True):
         opened = PeftModel.from_pretrained(base_of(case), tmp_path, low_cpu_mem_usage=low_memory)
-        same(answer_of(case, opened), expected)
+        assert_same(answer_of(case, opened), expected)
     assert not any(tensor.is_meta for tensor in opened.state_dict().values())
     assert not [name for name, p in opened.named_parameters() if p.requires_grad]
     if method not in (*OWN, "LORA") or not fits(case, "BITFIT"):
@@ -140,8 +134,8 @@ def test_only_the_adapter_trains_and_its_directory_loads_equal(case, method, tmp
     with check_refusal(OPEN, case.name) as is_supported:
         opened = case.model_class.from_pretrained(tmp_path)
     if is_supported:
-        same(answer_of(case, opened), expected)
-        same(answer_of(case, AutoPeftModel.from_pretrained(tmp_path)), expected)
+        assert_same(answer_of(case, opened), expected)
+        assert_same(answer_of(case, AutoPeftModel.from_pretrained(tmp_path)), expected)
 
 
 @ON_SEQUENCE
@@ -156,21 +150,21 @@ def test_unloading_restores_the_base_model(case, method):
     assert not [name for name, module in unloaded.named_modules() if isinstance(module, BaseTunerLayer)]
     if method != "LN_TUNING":  # which leaves PEFT's wrappers around modules_to_save
         assert unloaded.state_dict().keys() == base_of(case).state_dict().keys()
-    same(answer_of(case, unloaded), answer_of(case, base_of(case)))
+    assert_same(answer_of(case, unloaded), answer_of(case, base_of(case)))
 
 
 @STOCK_BY_TURNS
 def test_several_adapters_coexist(case, method, tmp_path):
     first, second = trained(case, method, seed=1), trained(case, method, seed=5)
     answers = [answer_of(case, model) for model in (first, second)]
-    apart(*answers)
+    assert_apart(*answers)
     second.save_pretrained(tmp_path / "second")
     model = first
     model.load_adapter(tmp_path / "second", adapter_name="second")
-    same(answer_of(case, model), answers[0])
+    assert_same(answer_of(case, model), answers[0])
     for name, expected in (("second", answers[1]), ("default", answers[0])):
         model.set_adapter(name)
-        same(answer_of(case, model), expected)
+        assert_same(answer_of(case, model), expected)
         assert {n for n, p in model.named_parameters() if p.requires_grad} <= {
             n for n in own_names(model) if name in n
         }
@@ -178,15 +172,15 @@ def test_several_adapters_coexist(case, method, tmp_path):
     model.save_pretrained(tmp_path / "one", selected_adapters=["second"])
     assert [path.name for path in (tmp_path / "one").iterdir() if path.is_dir()] == ["second"]
     assert not (tmp_path / "one" / "adapter_config.json").exists()
-    same(answer_of(case, PeftModel.from_pretrained(base_of(case), tmp_path / "one" / "second")), answers[1])
+    assert_same(answer_of(case, PeftModel.from_pretrained(base_of(case), tmp_path / "one" / "second")), answers[1])
     model.delete_adapter("second")
     assert list(model.peft_config) == ["default"]
     assert not [name for name in model.state_dict() if "second" in name.split(".")]
-    same(answer_of(case, model), answers[0])
+    assert_same(answer_of(case, model), answers[0])
     model.load_adapter(tmp_path / "second", adapter_name="second")
     model.delete_adapter("default")
     assert model.active_adapters == ["second"]
-    same(answer_of(case, model), answers[1])
+    assert_same(answer_of(case, model), answers[1])
 
 
 @STOCK_BY_TURNS
@@ -200,15 +194,15 @@ def test_merging_keeps_the_outputs(case, method):
     if not is_supported:
         with check_refusal(MERGE, method):
             model.merge_and_unload()
-        same(answer_of(case, model), expected)
+        assert_same(answer_of(case, model), expected)
         return
-    same(answer_of(case, model), expected, 1e-3)
+    assert_same(answer_of(case, model), expected, 1e-3)
     model.unmerge_adapter()
-    same(answer_of(case, model), expected, 1e-3)
+    assert_same(answer_of(case, model), expected, 1e-3)
     merged = model.merge_and_unload(safe_merge=True)
     assert type(merged) is case.model_class
     assert not [name for name, module in merged.named_modules() if isinstance(module, BaseTunerLayer)]
-    same(answer_of(case, merged), expected, 1e-3)
+    assert_same(answer_of(case, merged), expected, 1e-3)
 
 
 @BY_ALL
@@ -270,7 +264,7 @@ def test_half_precision_models_take_adapters_in_either_precision(case, method, d
         model = get_peft_model(base, config_of(method, base), autocast_adapter_dtype=lifted)
         prefix = model.base_model.prefix
         assert {p.dtype for name, p in model.named_parameters() if prefix in name} == {own}
-        same(answer_of(case, model), expected, 0.25)
+        assert_same(answer_of(case, model), expected, 0.25)
         model.train()
         loss = case.loss_of(model)
         loss.backward()
@@ -289,7 +283,7 @@ def test_adapters_are_injected_by_config_and_by_state(case, method):
         assert type(base) is case.model_class
         report = set_peft_model_state_dict(base, state)
         assert not report.unexpected_keys
-        same(answer_of(case, base), expected)
+        assert_same(answer_of(case, base), expected)
 
 
 @BY_OWN_AND_LORA
@@ -317,15 +311,15 @@ def test_adapter_methods_of_transformers_work(case, method, tmp_path):
     model.save_pretrained(tmp_path)
     base = base_of(case)
     base.load_adapter(tmp_path, adapter_name="default")
-    same(answer_of(case, base), expected)
+    assert_same(answer_of(case, base), expected)
     base.disable_adapters()
-    same(answer_of(case, base), bare)
+    assert_same(answer_of(case, base), bare)
     base.enable_adapters()
-    same(answer_of(case, base), expected)
+    assert_same(answer_of(case, base), expected)
     base.add_adapter(config_of(method, base_of(case)), adapter_name="fresh")
     assert base.active_adapters() == ["fresh"]
     base.set_adapter("default")
-    same(answer_of(case, base), expected)
+    assert_same(answer_of(case, base), expected)
     base.delete_adapter("fresh")
     assert list(base.peft_config) == ["default"]
 
@@ -358,10 +352,10 @@ def test_copies_are_independent(method):
     model = trained(case, method)
     expected = answer_of(case, model)
     copied = copy.deepcopy(model)
-    same(answer_of(case, copied), expected)
+    assert_same(answer_of(case, copied), expected)
     step(case, copied)
-    apart(answer_of(case, copied), expected, 1e-3)
-    same(answer_of(case, model), expected)
+    assert_apart(answer_of(case, copied), expected, 1e-3)
+    assert_same(answer_of(case, model), expected)
 
 
 @BY_OWN_AND_LORA
@@ -389,8 +383,8 @@ def test_one_adapter_runs_for_the_full_batch(method):
     with check_refusal(MIXED, method) as is_supported, torch.no_grad():
         rows = model(**case.batch(), adapter_names=["default", "__base__", "default"]).logits
     if is_supported:
-        same(rows[[0, 2]], answer_of(case, model)[[0, 2]])
-        same(rows[[1]], answer_of(case, base_of(case))[[1]])
+        assert_same(rows[[0, 2]], answer_of(case, model)[[0, 2]])
+        assert_same(rows[[1]], answer_of(case, base_of(case))[[1]])
 
 
 @BY_OWN_AND_LORA
@@ -411,7 +405,7 @@ def test_modules_to_save_are_the_users_choice(method, tmp_path):
     base = base_of(case)
     measured = {name: t for name, t in model.get_base_model().state_dict().items() if name in base.state_dict()}
     base.load_state_dict(measured | {n: t for n, t in base.state_dict().items() if n not in measured})
-    same(answer_of(case, PeftModel.from_pretrained(base, tmp_path)), expected)
+    assert_same(answer_of(case, PeftModel.from_pretrained(base, tmp_path)), expected)
 
 
 @pytest.mark.parametrize(("case", "task_type"), by_turns(ADAPTED, TASK_TYPES, [*SEQUENCE, *WITH_WORDS]), ids=name_of)
@@ -424,7 +418,7 @@ def test_models_of_a_task_type_equal_those_without(case, task_type, tmp_path):
         found = answer_of(case, model)
     if not is_supported:
         return
-    same(found, _answer_without_task_type(case))
+    assert_same(found, _answer_without_task_type(case))
     if case.labels is not None:
         assert case.loss_of(model).isfinite()
 
@@ -454,14 +448,14 @@ def test_prompt_methods_train_or_are_refused(case, method):
         return
     length = case.batch()["input_ids"].shape[1]
     bare = answer_of(case, base_of(case))
-    apart(found[:, -length:].detach(), bare)
+    assert_apart(found[:, -length:].detach(), bare)
     found.square().mean().backward()
     gradients = [p.grad for p in model.parameters() if p.requires_grad]
     assert gradients and all(g is not None and g.isfinite().all() for g in gradients)
     assert any(g.abs().max() > 1e-5 for g in gradients)
     if task_type == "CAUSAL_LM":  # other models lack what PEFT needs here
         with model.disable_adapter(), torch.no_grad():
-            same(case.answer_of(model(**inputs)), bare)
+            assert_same(case.answer_of(model(**inputs)), bare)
 
 
 WITHOUT_EFFECT = {

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from hf_any3d import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig, SideTuningConfig, trainable_module_names
 from hf_any3d.tuners.targets import layer_stack
-from tests.common.models import CASES, Case
+from tests.common.models import CASES, Case, relative_difference
 from tests.turns import ALL_PAIRS
 
 ADAPTED = [case for case in CASES if case.is_adapted]
@@ -128,6 +128,16 @@ def pairs(*preferred: Case) -> list[tuple[Case, str]]:
         methods = METHODS if case.is_adapted else OWN
         chosen += [(case, method) for method in methods if whole or method in some]
     return chosen
+
+
+def assert_same(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
+    """Check that outputs differ by less than a tolerance, in standard deviations of the expected ones."""
+    assert relative_difference(found, expected) < tolerance
+
+
+def assert_apart(found: torch.Tensor, expected: torch.Tensor, least: float = 5e-3) -> None:
+    """Check that outputs differ by more than that."""
+    assert relative_difference(found, expected) > least
 
 
 def name_of(value: Case | str) -> str:

@@ -69,7 +69,7 @@ def test_runs_without_evaluation_have_a_card(metrics):
 
 
 def test_scores_are_listed_under_the_evaluated_file_without_its_path():
-    files = {"train": "/home/me/scans/train.parquet", "test": "/home/me/scans/held_out.parquet"}
+    files = {"train": "/private/me/scans/train.parquet", "test": "/private/me/scans/held_out.parquet"}
     data = {"name": "train.parquet", "files": files, "on_hub": False, "hub_type": "custom"}
     metrics = {"validation": {"accuracy": 0.75}, "test": {"accuracy": 0.5}}
     made = card(replace(REPORT, data=data, metrics=metrics))
@@ -79,7 +79,7 @@ def test_scores_are_listed_under_the_evaluated_file_without_its_path():
         "test": ("custom", "held_out.parquet", 0.5),
     }
     assert "| test file | held_out.parquet |" in made.text
-    assert "/home/me" not in str(made)
+    assert "/private/me" not in str(made)
 
 
 def test_scores_on_a_known_dataset_are_listed_under_its_name():

@@ -313,7 +313,7 @@ def test_untrusted_names_are_escaped(encoder, tmp_path):
         REPORT,
         data={
             "name": MALICIOUS[2],
-            "files": {"test": "/home/me/<b>.parquet"},
+            "files": {"test": "/private/me/<b>.parquet"},
             "augmentation": MALICIOUS,
             "on_hub": False,
         },
@@ -328,7 +328,7 @@ def test_untrusted_names_are_escaped(encoder, tmp_path):
     body = read.text
     prose = re.sub(r"```python\n.*?```", "", body, flags=re.DOTALL)
     assert "<img" not in prose and "](javascript" not in prose.replace("\\]", "") and "\x1b" not in text
-    assert not any(mark in text for mark in ("\u202e", "\ud800")) and "/home/me" not in text
+    assert not any(mark in text for mark in ("\u202e", "\ud800")) and "/private/me" not in text
     assert [line for line in prose.split("\n") if line.startswith("# ")] == [body.strip().split("\n")[0]]
     for line in body.split("\n"):
         if line.startswith("| "):

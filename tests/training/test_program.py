@@ -69,10 +69,10 @@ def test_other_number_of_processes_than_requested_is_an_error(processes, environ
     ("given", "expected"),
     [
         (
-            {"train_file": "/home/me/train.parquet", "test_file": "/home/me/other/test.parquet"},
+            {"train_file": "/private/me/train.parquet", "test_file": "/private/me/other/test.parquet"},
             {
                 "name": "train.parquet",
-                "files": {"train": "/home/me/train.parquet", "test": "/home/me/other/test.parquet"},
+                "files": {"train": "/private/me/train.parquet", "test": "/private/me/other/test.parquet"},
                 "on_hub": False,
                 "hub_type": "custom",
             },
@@ -80,7 +80,7 @@ def test_other_number_of_processes_than_requested_is_an_error(processes, environ
         ({"dataset_name": "shapes"}, {"name": "shapes", "files": {}, "on_hub": False, "hub_type": "shapes"}),
         ({"dataset_name": "me/scans"}, {"name": "me/scans", "files": {}, "on_hub": True, "hub_type": "me/scans"}),
         (
-            {"dataset_name": "folder", "data_dir": "/home/me/scans/"},
+            {"dataset_name": "folder", "data_dir": "/private/me/scans/"},
             {"name": "scans", "files": {}, "on_hub": False, "hub_type": "custom"},
         ),
     ],

@@ -88,7 +88,7 @@ def logits_of(model, **inputs):
     return model.eval()(points=clouds(), **inputs).logits
 
 
-def same(found, expected):
+def assert_same(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
@@ -121,15 +121,15 @@ def test_saved_adapter_is_small_and_gives_equal_logits_in_every_entry_point(stud
     assert config["parts"]["base"]["checksum"].startswith("tensors-sha256:")
     assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == str(student)
     expected = logits_of(model)
-    same(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path)), expected)
-    same(logits_of(PeftModel.from_pretrained(base_of(student), tmp_path)), expected)
+    assert_same(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path)), expected)
+    assert_same(logits_of(PeftModel.from_pretrained(base_of(student), tmp_path)), expected)
     answers = pipeline("point-cloud-classification", model=str(tmp_path))(list(clouds().numpy()), top_k=3)
     shares = [[answer["score"] for answer in sorted(cloud, key=lambda a: a["label"])] for cloud in answers]
-    same(torch.tensor(shares), expected.softmax(dim=-1))
+    assert_same(torch.tensor(shares), expected.softmax(dim=-1))
     features = AutoModel.from_pretrained(tmp_path)
     assert isinstance(features, ActModel)
     with torch.no_grad():
-        same(features.eval()(clouds()).pooler_output, model.get_base_model().act(clouds()).pooler_output)
+        assert_same(features.eval()(clouds()).pooler_output, model.get_base_model().act(clouds()).pooler_output)
 
 
 @METHODS
@@ -137,7 +137,7 @@ def test_disabled_adapter_is_the_base_model(student, method):
     model = trained(student, method)
     adapted = logits_of(model)
     with model.disable_adapter():
-        same(logits_of(model), logits_of(base_of(student)))
+        assert_same(logits_of(model), logits_of(base_of(student)))
     assert torch.equal(logits_of(model), adapted)
     assert not torch.allclose(adapted, logits_of(base_of(student)), atol=1e-4)
 
@@ -156,7 +156,7 @@ def test_two_adapters_can_be_switched(student, method, tmp_path):
     model.load_adapter(tmp_path / "second", adapter_name="second")
     for name, expected in (("second", second), ("first", first)):
         model.set_adapter(name)
-        same(logits_of(model), expected)
+        assert_same(logits_of(model), expected)
 
 
 @pytest.mark.parametrize("method", ["guided", "bitfit", "prompts"])
@@ -174,7 +174,7 @@ def test_segmentation_supports_the_same_adapters(student, method, model_class, t
     assert not (tmp_path / "base").exists()
     found = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path)
     assert type(found) is model_class
-    same(logits_of(found, **inputs), expected)
+    assert_same(logits_of(found, **inputs), expected)
 
 
 def test_headless_model_can_be_adapted(student, tmp_path):
@@ -182,7 +182,7 @@ def test_headless_model_can_be_adapted(student, tmp_path):
     model = get_peft_model(ActModel.from_pretrained(student), GuidedAdapterConfig(init_weights=False)).eval()
     model.save_pretrained(tmp_path)
     with torch.no_grad():
-        same(AutoModel.from_pretrained(tmp_path)(clouds()).pooler_output, model(points=clouds()).pooler_output)
+        assert_same(AutoModel.from_pretrained(tmp_path)(clouds()).pooler_output, model(points=clouds()).pooler_output)
 
 
 def test_changed_base_weights_are_stored_with_the_adapter(student, tmp_path):
@@ -195,12 +195,12 @@ def test_changed_base_weights_are_stored_with_the_adapter(student, tmp_path):
     assert json.loads((tmp_path / "made" / "config.json").read_text())["parts"]["base"].get("name_or_path") is None
     shutil.move(tmp_path / "made", tmp_path / "moved")
     opened = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "moved")
-    same(logits_of(opened), expected)
+    assert_same(logits_of(opened), expected)
     opened.save_pretrained(tmp_path / "again")
-    same(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "again")), expected)
+    assert_same(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "again")), expected)
     fresh = get_peft_model(ActForPointCloudClassification(base.config), BitFitConfig()).eval()
     fresh.save_pretrained(tmp_path / "fresh")
-    same(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "fresh")), logits_of(fresh))
+    assert_same(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "fresh")), logits_of(fresh))
 
 
 def test_opened_adapter_keeps_the_name_of_its_base_when_saved(student, tmp_path):
@@ -210,7 +210,7 @@ def test_opened_adapter_keeps_the_name_of_its_base_when_saved(student, tmp_path)
     assert not (tmp_path / "two" / "base").exists()
     again = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "two")
     assert again.config.base_name_or_path == str(student)
-    same(logits_of(again), expected)
+    assert_same(logits_of(again), expected)
 
 
 def test_changed_weights_of_the_recorded_base_are_refused(student, tmp_path):
@@ -225,7 +225,7 @@ def test_changed_weights_of_the_recorded_base_are_refused(student, tmp_path):
         AutoModelForPointCloudClassification.from_pretrained(tmp_path / "adapter")
     with pytest.raises(EncoderMismatchError, match="Other weights would change results silently"):
         PeftModel.from_pretrained(base_of(place), tmp_path / "adapter")
-    same(
+    assert_same(
         logits_of(PeftModel.from_pretrained(base_of(student), tmp_path / "adapter")),
         logits_of(trained(student, "lora")),
     )
@@ -244,7 +244,7 @@ def test_base_on_the_hub_is_recorded_with_its_commit(student, hub, tmp_path):
     assert hub.commits("me/student")[-1] != commit
     opened = AutoModelForPointCloudClassification.from_pretrained("me/student-adapter")
     assert (opened.config.base_name_or_path, opened.config.base_revision) == ("me/student", commit)
-    same(logits_of(opened), logits_of(model))
+    assert_same(logits_of(opened), logits_of(model))
 
 
 def test_dtype_can_be_chosen_in_from_pretrained(student, tmp_path):
@@ -261,7 +261,7 @@ def test_device_map_places_pretrained_part_adapter_and_head(student, device_map,
     expected_device = torch.accelerator.current_accelerator() if device_map == "auto" else None
     kinds = {tensor.device.type for tensor in (*opened.parameters(), *opened.buffers())}
     assert kinds == {"cpu" if expected_device is None else expected_device.type}
-    same(logits_of(opened.cpu()), expected)
+    assert_same(logits_of(opened.cpu()), expected)
 
 
 def test_maps_of_several_devices_are_refused(student, tmp_path):

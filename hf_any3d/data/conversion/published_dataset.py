@@ -83,7 +83,11 @@ class PublishedDataset:
         return root
 
     def require(self, paths: Iterable[Path], root: Path) -> None:
-        """Check that all `paths` exist; the FileNotFoundError says where to get them."""
+        """Check that all `paths` exist.
+
+        Raises:
+            FileNotFoundError: Some are missing; the message says where to get them.
+        """
         missing = [path for path in paths if not path.is_file()]
         if missing:
             names = ", ".join(path.relative_to(root).as_posix() for path in missing[:5])

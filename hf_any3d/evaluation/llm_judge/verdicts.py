@@ -103,7 +103,7 @@ def fill_prompt(prompt: str, entry: Mapping[str, object], classes: list[str] | N
 
 
 def prompt_checksum(prompt: str) -> str:
-    """Return `sha256:…` of a prompt, so that figures of different wordings can be told apart."""
+    """Return `sha256:…` of a prompt, which distinguishes results of different wordings."""
     return f"sha256:{hashlib.sha256(prompt.encode()).hexdigest()}"
 
 

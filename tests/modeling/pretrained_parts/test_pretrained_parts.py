@@ -63,7 +63,7 @@ def answers(model):
     return output.point_embeds if hasattr(output, "point_embeds") else output.logits
 
 
-def same(found, expected):
+def assert_same(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
@@ -106,7 +106,7 @@ def test_changed_encoder_is_saved_with_the_model(encoder, change, tmp_path):
     expected = answers(model)
     assert (expected - answers(tiny_model(encoder))).abs().max() > 1e-3 * expected.abs().max()
     model.save_pretrained(tmp_path)
-    same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path)), expected)
+    assert_same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path)), expected)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -118,12 +118,12 @@ def test_changed_encoder_of_every_kind_of_model_is_saved_with_it(kind, tmp_path)
         model.save_pretrained(tmp_path / "first")
     assert model.config.encoder_name_or_path is None and model.config.encoder_trained_from is not None
     first = type(model).from_pretrained(tmp_path / "first")
-    same(answers(first), expected)
+    assert_same(answers(first), expected)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         first.save_pretrained(tmp_path / "second", max_shard_size="40KB")
     assert len(list((tmp_path / "second").glob("model-*.safetensors"))) > 1
-    same(answers(type(model).from_pretrained(tmp_path / "second")), expected)
+    assert_same(answers(type(model).from_pretrained(tmp_path / "second")), expected)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -137,7 +137,7 @@ def test_encoder_that_did_not_change_is_left_out(kind, tmp_path):
     for folder in ("full", "half"):
         stored = load_file(tmp_path / folder / "model.safetensors")
         assert stored and not [name for name in stored if "encoder.encoder.layer" in name or ".encoder.layer" in name]
-    same(answers(type(model).from_pretrained(tmp_path / "full")), expected)
+    assert_same(answers(type(model).from_pretrained(tmp_path / "full")), expected)
 
 
 def test_encoder_in_other_precision_that_cannot_be_compared_is_saved(tmp_path):
@@ -153,7 +153,7 @@ def test_encoder_in_other_precision_that_cannot_be_compared_is_saved(tmp_path):
         UserWarning, match=r"weights of the encoder are no longer those .* and \d+ more\); they are stored"
     ):
         model.save_pretrained(tmp_path / "model")
-    same(answers(type(model).from_pretrained(tmp_path / "model", dtype=torch.float32)), expected)
+    assert_same(answers(type(model).from_pretrained(tmp_path / "model", dtype=torch.float32)), expected)
 
 
 def test_encoder_inside_a_teacher_inside_a_student_is_saved_when_it_changed(tmp_path):
@@ -162,7 +162,7 @@ def test_encoder_inside_a_teacher_inside_a_student_is_saved_when_it_changed(tmp_
     student = ActForPreTraining.from_autoencoder_pretrained(teacher, **{k: tiny_act.SMALL[k] for k in SIZES})
     expected = answers(student)
     student.save_pretrained(tmp_path)
-    same(answers(ActForPreTraining.from_pretrained(tmp_path)), expected)
+    assert_same(answers(ActForPreTraining.from_pretrained(tmp_path)), expected)
 
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio")
@@ -181,7 +181,7 @@ def test_trainer_saves_an_encoder_that_trains(tmp_path):
     trainer.save_model(tmp_path / "saved")
     expected = answers(model)
     for folder in (tmp_path / "saved", tmp_path / "run" / "checkpoint-2"):
-        same(answers(AutoModelForPointCloudClassification.from_pretrained(folder)), expected)
+        assert_same(answers(AutoModelForPointCloudClassification.from_pretrained(folder)), expected)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -195,10 +195,10 @@ def test_adapter_on_a_changed_encoder_is_saved_with_the_encoder(change, entry_po
     if entry_point == "auto":
         opened.save_pretrained(tmp_path / "again")
         opened = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "again")
-    same(answers(opened), expected)
+    assert_same(answers(opened), expected)
     with pytest.raises(EncoderMismatchError, match="Other weights would change results silently"):
         PeftModel.from_pretrained(tiny_model("bert"), tmp_path)
-    same(answers(PeftModel.from_pretrained(base, tmp_path).get_base_model()), expected)
+    assert_same(answers(PeftModel.from_pretrained(base, tmp_path).get_base_model()), expected)
 
 
 def test_adapter_is_refused_by_a_base_whose_encoder_changed(tmp_path):
@@ -229,7 +229,7 @@ def test_temporarily_merged_adapter_is_not_saved_twice(tmp_path):
     assert not (tmp_path / "merged").exists()
     adapted.unmerge_adapter()
     adapted.save_pretrained(tmp_path / "adapter")
-    same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "adapter")), expected)
+    assert_same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "adapter")), expected)
 
 
 def test_changed_part_of_a_chat_model_is_saved_with_it(chat_parts, tmp_path):  # noqa: F811
@@ -246,7 +246,7 @@ def test_changed_part_of_a_chat_model_is_saved_with_it(chat_parts, tmp_path):  #
     stored = load_file(tmp_path / "model.safetensors")
     assert [name for name in stored if name.startswith("language_model.model.layers.0.mlp")]
     assert not [name for name in stored if name.startswith("point_encoder.")]
-    same(answers(AutoModelForPointCloudTextToText.from_pretrained(tmp_path)), expected)
+    assert_same(answers(AutoModelForPointCloudTextToText.from_pretrained(tmp_path)), expected)
 
 
 def test_changed_part_that_is_quantized_is_refused(tmp_path):
@@ -264,7 +264,7 @@ def test_zero_shot_model_finds_its_text_tower_after_its_encoder_changed(tmp_path
     model = merged_lora(tiny_zero_shot_model())
     expected = model.encode_labels(["chair", "lamp"])
     model.save_pretrained(tmp_path)
-    same(type(model).from_pretrained(tmp_path).encode_labels(["chair", "lamp"]), expected)
+    assert_same(type(model).from_pretrained(tmp_path).encode_labels(["chair", "lamp"]), expected)
 
 
 # Where parts are found.
@@ -279,7 +279,7 @@ def test_relative_path_of_an_encoder_is_recorded_as_absolute(tmp_path, monkeypat
     model.save_pretrained("model")
     expected = answers(model)
     monkeypatch.chdir(tmp_path / "there")
-    same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "here" / "model")), expected)
+    assert_same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "here" / "model")), expected)
 
 
 def test_recorded_relative_path_is_also_resolved_from_the_model(tmp_path, monkeypatch):
@@ -287,7 +287,7 @@ def test_recorded_relative_path_is_also_resolved_from_the_model(tmp_path, monkey
     model = tiny_model("bert")
     model.config.encoder_name_or_path = "parts/bert"
     model.save_pretrained(tmp_path / "model")
-    same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "model")), answers(model))
+    assert_same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "model")), answers(model))
     shutil.rmtree(tmp_path / "model" / "parts")
     with pytest.raises(
         EncoderUnavailableError, match="'parts/bert', which the config of the model in .* no directory"
