@@ -58,7 +58,6 @@ CANDIDATES: dict[str, Changes] = {
     "fine-tuning: turned about the vertical": {"tuning": _TURNED},
     "fine-tuning: half the learning rate": {"tuning": {"learning_rate": 1e-3}},
     "fine-tuning: turned, half the learning rate": {"tuning": _TURNED | {"learning_rate": 1e-3}},
-    "first stage: a KL term of 0.05": {"autoencoder": {"kl_weight_end": 0.05}},
 }
 """Settings that `--choose` compares."""
 Runs = list[dict[str, Any]]

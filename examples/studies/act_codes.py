@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,16 @@ from hf_any3d.training.arguments import merge
 EVERY = 25
 """Least number of steps between evaluations."""
 PLAIN = {"teacher": "none", "teacher_layers": None}
+COMMON = {
+    "learning_rate": 4e-3,
+    "temperature_start": 1.0,
+    "temperature_end": 0.0625,
+    "temperature_steps": 1280,
+    "kl_weight_delay": 0,
+    "kl_weight_steps": 0,
+    "kl_weight_end": 0.0,
+}
+"""Settings of the first stage where a setting has no others; the nearest code has no temperature."""
 PUBLISHED = {
     "code_scores": "projection",
     "code_width": None,
@@ -55,46 +66,38 @@ _ALL = _NEAREST | {"code_ema_decay": 0.97, "code_restart_share": 0.1}
 _SOFT = PUBLISHED | {"code_scores": "distance", "code_scale": 10.0, "code_norm": True, "code_restart_share": 0.1}
 _COSINE = PUBLISHED | {"code_scores": "cosine", "code_scale": 20.0, "code_norm": True, "code_restart_share": 0.1}
 _NARROW = {"code_width": 8}
-_LONG = {"max_steps": 1600, "temperature_steps": 1280, "warmup_steps": 80}
-_LONGER = {"max_steps": 3200, "temperature_steps": 2560, "warmup_steps": 160}
+_SHORT = {"max_steps": 400, "temperature_steps": 320, "warmup_steps": 20}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "published": {"model_config": PUBLISHED},
-    "published, KL term of 0.05": {"model_config": PUBLISHED, "kl_weight_end": 0.05},
-    "normed scores": {"model_config": PUBLISHED | {"code_norm": True, "code_scale": 3.0}},
-    "cosine, restarts": {"model_config": _COSINE},
-    "distance, 8 channels, restarts": {"model_config": _SOFT | _NARROW},
-    "nearest": {"model_config": _NEAREST},
-    "nearest, restarts": {"model_config": _NEAREST | {"code_restart_share": 0.1}},
-    "nearest, averages": {"model_config": _NEAREST | {"code_ema_decay": 0.97}},
-    "nearest, averages, restarts": {"model_config": _ALL},
-    "nearest, averages, restarts, 8 channels": {"model_config": _ALL | _NARROW},
-    "nearest, averages, restarts, 16 channels": {"model_config": _ALL | {"code_width": 16}},
-    "published, 1,600 steps": {"model_config": PUBLISHED} | _LONG,
-    "distance, 8 channels, restarts, 1,600 steps": {"model_config": _SOFT | _NARROW} | _LONG,
-    "nearest, averages, restarts, 8 channels, 1,600 steps": {"model_config": _ALL | _NARROW} | _LONG,
-    "published, 3,200 steps": {"model_config": PUBLISHED} | _LONGER,
-    "nearest, averages, restarts, 8 channels, 3,200 steps": {"model_config": _ALL | _NARROW} | _LONGER,
-    "published, 1,600 steps, rate 1e-3": {"model_config": PUBLISHED, "learning_rate": 1e-3} | _LONG,
+    "published": {"model_config": PUBLISHED} | _SHORT,
+    "published, KL term of 0.05": {"model_config": PUBLISHED, "kl_weight_end": 0.05} | _SHORT,
+    "cosine, restarts": {"model_config": _COSINE} | _SHORT,
+    "distance, 8 channels, restarts": {"model_config": _SOFT | _NARROW} | _SHORT,
+    "nearest": {"model_config": _NEAREST} | _SHORT,
+    "nearest, averages": {"model_config": _NEAREST | {"code_ema_decay": 0.97}} | _SHORT,
+    "nearest, averages, restarts": {"model_config": _ALL} | _SHORT,
+    "nearest, averages, restarts, 8 channels": {"model_config": _ALL | _NARROW} | _SHORT,
+    "published, 1,600 steps": {"model_config": PUBLISHED},
+    "distance, 8 channels, restarts, 1,600 steps": {"model_config": _SOFT | _NARROW},
+    "nearest, averages, restarts, 8 channels, 1,600 steps": {"model_config": _ALL | _NARROW},
     "nearest, averages, restarts, 8 channels, 1,600 steps, rate 1e-3": {
         "model_config": _ALL | _NARROW,
         "learning_rate": 1e-3,
-    }
-    | _LONG,
+    },
 }
-"""Settings of the first stage, relative to its recipe."""
+"""Settings of the first stage, relative to its recipe, which has 1,600 steps."""
 CURVES = {"codes_used": "codes in use", "code_perplexity": "perplexity of codes", "loss": "error of patches"}
 FIGURES = (*CURVES, "targets", "student_first", "student_last", "cpu_seconds")
 
 
 def settings_of(name: str) -> dict[str, Any]:
     """Collect everything but the seed that affects the result of a setting, as JSON reads it back."""
-    first = merge(recipe_of("autoencoder") | PLAIN, SETTINGS[name])
+    first = merge(recipe_of("autoencoder") | PLAIN | COMMON, SETTINGS[name])
     return json.loads(json.dumps({"autoencoder": first, "pretraining": recipe_of("pretraining"), "every": EVERY}))
 
 
 def run(name: str, seed: int, folder: Path, data: dict[str, str]) -> dict[str, Any]:
     """Train an autoencoder and a student; returns their curves and figures, stored in `folder/runs`."""
-    settings, place = settings_of(name), folder / f"{list(SETTINGS).index(name)}-{seed}"
+    settings, place = settings_of(name), folder / f"{re.sub('[^A-Za-z0-9]+', '-', name)}-{seed}"
 
     def train() -> dict[str, Any]:
         reset_if_changed(place, settings)
