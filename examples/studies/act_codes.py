@@ -150,7 +150,11 @@ def table(rows: list[dict[str, Any]], codes: int) -> str:
     ]
     forms = dict(zip(FIGURES, (".0f", ".0f", ".4f", ".3f", ".2f", ".2f", ".0f"), strict=True))
     for row in rows:
-        cells = [f"{row[key]:{form}} ± {row[f'{key}_std']:{form}}" for key, form in forms.items()]
+        cells = [f"{row[key]:{form}}" for key, form in forms.items()]
+        if row["runs"] > 1:
+            cells = [
+                f"{cell} ± {row[f'{key}_std']:{form}}" for cell, (key, form) in zip(cells, forms.items(), strict=True)
+            ]
         lines.append(f"| {row['setting']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -201,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     for name in options.arms:
         own = [one for one in runs if one["setting"] == name]
-        rows.append({"setting": name, **over_seeds(own, FIGURES)})
+        rows.append({"setting": name, "runs": len(own), **over_seeds(own, FIGURES)})
     codes = int(np.max([settings_of(name)["autoencoder"]["model_config"]["num_codes"] for name in options.arms]))
     summary = {"machine": machine(), "seeds": options.seeds, "rows": rows, "runs": runs}
     write_results(folder, "act_codes", summary, table(rows, codes))

@@ -46,10 +46,11 @@ def test_the_design_separates_changes_from_each_other_from_pairs_and_from_seeds(
 
 def test_the_third_round_changes_what_the_first_two_have_chosen():
     start = recipe.settings_of(recipe.ROUNDS[2].start)
-    slow = recipe.settings_of([*recipe.ROUNDS[2].start, "slow", "two"])
-    assert start["training"]["learning_rate"] == 4e-3 and slow["training"]["learning_rate"] == 2e-3
-    assert (start["model"]["num_layers"], slow["model"]["num_layers"]) == (1, 2)
-    assert slow["model"]["num_tokens"] == start["model"]["num_tokens"] == 64
+    changed = recipe.settings_of([*recipe.ROUNDS[2].start, "sharp", "wide"])
+    assert start["training"]["learning_rate"] == changed["training"]["learning_rate"] == 4e-3
+    assert changed["model"]["num_layers"] == 1 and changed["model"]["num_tokens"] == 64
+    assert (start["model"]["tokenizer_width"], changed["model"]["tokenizer_width"]) == (96, 128)
+    assert (start["smoothing"], changed["smoothing"]) == (0.1, 0.05)
 
 
 def test_mixed_clouds_have_points_and_label_of_two():
