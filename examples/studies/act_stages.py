@@ -232,7 +232,8 @@ def with_more_shapes(settings: dict[str, Any], place: Path, changes: Changes) ->
         concatenate_datasets([own, others]).to_parquet(part / "train.parquet")
         test.to_parquet(part / "test.parquet")
         part.rename(folder)
-    return settings | {f"{split}_file": str(folder / f"{split}.parquet") for split in ("train", "test")}
+    files = {f"{split}_file": str(folder / f"{split}.parquet") for split in ("train", "test")}
+    return {name: value for name, value in settings.items() if name != "data_dir"} | files
 
 
 def probe_of(stage: str, place: Path, changes: Changes) -> LinearProbe:

@@ -102,8 +102,10 @@ def test_arms_change_only_what_their_titles_name(recipes):
     assert config == {**STUDENT["model_config"], "target_layer": "teacher"}
 
 
-def test_generated_shapes_are_learned_from_and_not_evaluated(tmp_path):
-    own = {"dataset_name": "shapes", "validation_fraction": 0}
+@pytest.mark.parametrize("of_a_fold", [False, True])
+def test_generated_shapes_are_learned_from_and_not_evaluated(of_a_fold, tmp_path):
+    data = act_stages.write_fold(tmp_path / "fold", 0) if of_a_fold else {"dataset_name": "shapes"}
+    own = {**data, "validation_fraction": 0}
     changes = {"more_shapes": {"per_class": 1, "classes": ["mug", "chair"]}}
     more = act_stages.with_more_shapes(own, tmp_path, changes)
     before, after = (
