@@ -227,14 +227,33 @@ class MovingAverage(TrainerCallback):
                 self.weights[name] = value.clone()
 
 
-def train_once(changes: Iterable[str], seed: int, output_dir: Path, split: str = "validation") -> dict[str, Any]:
-    """Train with some changes, and evaluate in each of `WAYS` on a validation part or on the test shapes."""
+def train_once(
+    changes: Iterable[str],
+    seed: int,
+    output_dir: Path,
+    split: str = "validation",
+    start: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, Any]:
+    """Train with some changes, and evaluate in each of `WAYS` on a validation part or on the test shapes.
+
+    Args:
+        changes: Names of the changes.
+        seed: Seed of everything.
+        output_dir: Where `Trainer` may write.
+        split: "validation" or "test".
+        start: Tensors of the model to start from instead of random ones, by name.
+
+    Raises:
+        ValueError: If the model has no tensor of such a name.
+    """
     settings = settings_of(changes)
     parts = load_point_dataset("shapes")
     rows = parts["train"]
     if split == "validation":
         parts = validation_split(rows, FRACTION, seed, group_column="group")
     model = build_model(settings, seed, rows.features["label"].names)
+    if unknown := model.load_state_dict(start or {}, strict=False).unexpected_keys:
+        raise ValueError(f"start: the model has no tensor {unknown[0]!r}")
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
         return quickstart.smoothed_loss(outputs, labels, num_items_in_batch, smoothing=settings["smoothing"])

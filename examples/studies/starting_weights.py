@@ -1,0 +1,188 @@
+"""What do weights learned on generated shapes bring to the training on few real ones?
+
+    python -m examples.studies.starting_weights --threads 1
+
+The quickstart's model first learns the 48 classes of generated shapes (`generated_shapes`). A new model then learns
+the embedded shapes with the quickstart's recipe, and starts from a part of those weights (`ARMS`). Arms with the same
+seed have the same validation part of the training shapes, row order and augmentation; the test shapes are never read.
+
+The first stage and every run are stored when they end and are not repeated with the same settings; a first stage that
+was interrupted continues with the epoch in which it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from examples import quickstart
+from examples.studies import recipe
+from examples.studies.generated_shapes import generate
+from examples.studies.runs import (
+    evaluate,
+    every_run,
+    kept_run,
+    machine,
+    over_seeds,
+    percent,
+    runs_parser,
+    stopwatch,
+    use_threads,
+    write_results,
+)
+from hf_any3d.atomic_files import atomic_write
+
+FIRST_STAGE: dict[str, Any] = {"per_class": 400, "seed": 0, "epochs": 10, "points": 1024}
+FRESH: dict[str, Any] = {"per_class": 10, "seed": 1}
+"""Shapes on which the first stage is evaluated."""
+_TOKENIZER = r"\.point_tokenizer\.modules_to_save\.default\."
+ARMS: dict[str, tuple[str, str | None]] = {
+    "random": ("random weights", None),
+    "inner": ("the tokenizer's layers before the encoder's width", _TOKENIZER + r"local\.(lift|widen|join)"),
+    "tokenizer": ("the tokenizer", _TOKENIZER),
+    "all": ("all that was trained, but for the last layer", r"^(?!.*\.classifier\.modules_to_save\.default\.out\.)"),
+}
+"""Title of each arm, and which tensors of the first stage it starts from, by name in the model with its adapter."""
+WAYS = ("last", "votes")
+FIGURES = ("accuracy", "loss")
+
+
+def first_settings() -> dict[str, Any]:
+    """Collect everything that affects the result of the first stage."""
+    return {**recipe.settings_of(recipe.ADOPTED), "first_stage": FIRST_STAGE, "fresh": FRESH}
+
+
+def learn_generated(folder: Path) -> dict[str, Any]:
+    """Train the quickstart's model on generated shapes, and write what was trained to `first_stage.safetensors`.
+
+    Returns:
+        Figures on fresh generated shapes, `train_loss` and the time.
+    """
+    settings, points, output_dir = recipe.settings_of(recipe.ADOPTED), FIRST_STAGE["points"], folder / "first_stage"
+    rows = generate(FIRST_STAGE["per_class"], FIRST_STAGE["seed"], points)
+    model = recipe.build_model(settings, FIRST_STAGE["seed"], rows.features["label"].names)
+    arguments = quickstart.training_arguments(
+        output_dir,
+        FIRST_STAGE["seed"],
+        **settings["training"] | {"num_train_epochs": FIRST_STAGE["epochs"]},
+        save_strategy="epoch",
+        save_total_limit=1,
+    )
+    trainer = quickstart.build_trainer(model, arguments, quickstart.plain_rows(rows), settings["augmentation"])
+    trainer.remove_callback(PrinterCallback)
+    with stopwatch() as spent:
+        loss = trainer.train(get_last_checkpoint(output_dir) if output_dir.is_dir() else None).training_loss
+    fresh = evaluate(trainer, generate(FRESH["per_class"], FRESH["seed"], points))
+    trained = {
+        name: tensor.contiguous()
+        for name, tensor in model.state_dict().items()
+        if ".modules_to_save." in name or ".guided_adapter_" in name
+    }
+    with atomic_write(folder / "first_stage.safetensors") as unfinished:
+        save_file(trained, unfinished)
+    return {**fresh, "train_loss": loss, "shapes": len(rows), **spent}
+
+
+def first_stage(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors that the first stage has learned; trains it if that has not been done."""
+    report, tensors = folder / "first_stage.json", folder / "first_stage.safetensors"
+    if not tensors.is_file():
+        report.unlink(missing_ok=True)
+    kept_run(report, first_settings(), partial(learn_generated, folder))
+    return load_file(tensors)
+
+
+def run_once(arm: str, seed: int, folder: Path) -> dict[str, Any]:
+    """Train on the embedded shapes from the weights of an arm, and evaluate on a validation part."""
+    pattern = ARMS[arm][1]
+    start = {} if pattern is None else first_stage(folder)
+    kept = {name: tensor for name, tensor in start.items() if pattern is not None and re.search(pattern, name)}
+    return {**recipe.train_once(recipe.ADOPTED, seed, folder, start=kept), "tensors": sorted(kept)}
+
+
+def run_settings(arm: str) -> dict[str, Any]:
+    """Collect everything but the seed that affects the result of an arm."""
+    pattern = ARMS[arm][1]
+    if pattern is None:
+        return recipe.settings_of(recipe.ADOPTED)
+    return {**first_settings(), "tensors": pattern}
+
+
+def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Compute the figures of each arm over its seeds, and its gains over random weights, seed by seed."""
+    control = {run["seed"]: run for run in runs if run["arm"] == "random"}
+    rows = []
+    for arm, (title, _) in ARMS.items():
+        own = [run for run in runs if run["arm"] == arm]
+        if not own:
+            continue
+        row: dict[str, Any] = {"arm": arm, "title": title, "seeds": [run["seed"] for run in own]}
+        for way in WAYS:
+            row[way] = over_seeds([run[way] for run in own], FIGURES)
+            for name in FIGURES:
+                gains = [run[way][name] - control[run["seed"]][way][name] for run in own if run["seed"] in control]
+                row[way][f"{name}_gains"] = gains
+        row["cpu_seconds"] = float(np.mean([run["cpu_seconds"] for run in own]))
+        rows.append(row)
+    return {"machine": machine(), "looks": len(runs) * len(recipe.WAYS), "rows": rows}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Format the summary as Markdown; gains are means over the seeds ± their standard errors."""
+
+    def gain(values: list[float], unit: float, digits: int) -> str:
+        if len(values) < 2:
+            return "–" if not values else f"{unit * values[0]:+.{digits}f}"
+        error = np.std(values, ddof=1) / len(values) ** 0.5
+        return f"{unit * np.mean(values):+.{digits}f} ± {unit * error:.{digits}f}"
+
+    head = ["start", "seeds"]
+    for way in WAYS:
+        title = recipe.WAYS[way]
+        head += [f"{title}: accuracy, %", "gain, points", f"{title}: cross-entropy", "gain"]
+    lines = [f"| {' | '.join([*head, 'CPU s a run'])} |", "|---" * (len(head) + 1) + "|"]
+    for row in summary["rows"]:
+        cells = [row["title"], str(len(row["seeds"]))]
+        for way in WAYS:
+            own, is_control = row[way], row["arm"] == "random"
+            cells += [percent(own, "accuracy"), "–" if is_control else gain(own["accuracy_gains"], 100, 1)]
+            cells += [f"{own['loss']:.3f}", "–" if is_control else gain(own["loss_gains"], 1, 3)]
+        lines.append(f"| {' | '.join([*cells, format(row['cpu_seconds'], '.0f')])} |")
+    return "\n".join([*lines, "", f"Validation parts were looked at {summary['looks']} times."]) + "\n"
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = runs_parser(__doc__ or "", "outputs/starting_weights", ARMS)
+    parser.set_defaults(seeds=[8, 9, 10, 11])
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the study; print and store its table."""
+    options = parse(arguments)
+    use_threads(options.threads)
+    transformers.logging.set_verbosity_error()
+    folder = options.output_dir
+    runs = every_run(
+        options.arms, options.seeds, folder / "runs", run_settings, lambda arm, seed: run_once(arm, seed, folder)
+    )
+    first = folder / "first_stage.json"
+    about = {"first_stage": json.loads(first.read_text(encoding="utf-8"))} if first.is_file() else {}
+    summary = summarize(runs)
+    write_results(folder, "starting_weights", {**about, **summary, "runs": runs}, table(summary))
+
+
+if __name__ == "__main__":
+    main()
