@@ -36,6 +36,7 @@ from examples.studies.runs import (
     machine,
     over_seeds,
     percent,
+    reset_if_changed,
     runs_parser,
     stopwatch,
     use_threads,
@@ -81,8 +82,10 @@ def learn_generated(folder: Path) -> dict[str, Any]:
     )
     trainer = quickstart.build_trainer(model, arguments, quickstart.plain_rows(rows), settings["augmentation"])
     trainer.remove_callback(PrinterCallback)
+    # Checkpoints of other settings must not be continued.
+    reset_if_changed(output_dir, first_settings())
     with stopwatch() as spent:
-        loss = trainer.train(get_last_checkpoint(output_dir) if output_dir.is_dir() else None).training_loss
+        loss = trainer.train(get_last_checkpoint(output_dir)).training_loss
     fresh = evaluate(trainer, generate(FRESH["per_class"], FRESH["seed"], points))
     trained = {
         name: tensor.contiguous()
@@ -105,10 +108,10 @@ def first_stage(folder: Path) -> dict[str, torch.Tensor]:
 
 def run_once(arm: str, seed: int, folder: Path) -> dict[str, Any]:
     """Train on the embedded shapes from the weights of an arm, and evaluate on a validation part."""
-    pattern = ARMS[arm][1]
-    start = {} if pattern is None else first_stage(folder)
-    kept = {name: tensor for name, tensor in start.items() if pattern is not None and re.search(pattern, name)}
-    return {**recipe.train_once(recipe.ADOPTED, seed, folder, start=kept), "tensors": sorted(kept)}
+    start, pattern = {}, ARMS[arm][1]
+    if pattern is not None:
+        start = {name: tensor for name, tensor in first_stage(folder).items() if re.search(pattern, name)}
+    return {**recipe.train_once(recipe.ADOPTED, seed, folder, start=start), "tensors": sorted(start)}
 
 
 def run_settings(arm: str) -> dict[str, Any]:

@@ -47,6 +47,10 @@ def test_an_interrupted_first_stage_continues_to_the_same_weights(small, tmp_pat
     assert continued.keys() == whole.keys()
     for name, tensor in whole.items():
         torch.testing.assert_close(continued[name], tensor, rtol=1e-4, atol=1e-5)
+    # Other settings begin anew.
+    monkeypatch.setitem(starting_weights.FIRST_STAGE, "epochs", 1)
+    starting_weights.first_stage(tmp_path / "parts")
+    assert begun == [0, 1, 0, 1, 1, 0]
 
 
 def test_arms_start_from_their_part_of_the_first_stage(small, tmp_path, monkeypatch):
