@@ -2,15 +2,16 @@
 
     python -m examples.studies.starting_weights --threads 1
 
-The quickstart's model first learns the 48 classes of generated shapes (`generated_shapes`). A new model then learns
-the embedded shapes with the quickstart's recipe, and starts from a part of those weights (`ARMS`). Arms with the same
-seed have the same validation part of the training shapes, row order and augmentation; the test shapes are never read.
+The quickstart's model first learns the 48 classes of generated shapes (`generated_shapes`), a few or many of them. A
+new model then learns the embedded shapes with the quickstart's recipe, and starts from a part of those weights
+(`ARMS`). Arms with the same seed have the same validation part of the training shapes, row order and augmentation; the
+test shapes are never read.
 
-The rule, written before these runs: the tokenizer's weights become those of the quickstart's model if over four seeds
-they lower the cross-entropy with ten votes by more than its standard error, and do not lower the accuracy.
+The rule, written before these runs: such weights become those of the quickstart's model if over four seeds they lower
+the cross-entropy with ten votes by more than its standard error, and do not lower the accuracy.
 
-The first stage and every run are stored when they end and are not repeated with the same settings; a first stage that
-was interrupted continues with the epoch in which it was.
+First stages and runs are stored when they end and are not repeated with the same settings; a first stage that was
+interrupted continues with the epoch in which it was.
 """
 
 from __future__ import annotations
@@ -47,89 +48,95 @@ from examples.studies.runs import (
 )
 from hf_any3d.atomic_files import atomic_write
 
-FIRST_STAGE: dict[str, Any] = {"per_class": 400, "seed": 0, "epochs": 10, "points": 1024}
-FRESH: dict[str, Any] = {"per_class": 10, "seed": 1}
-"""Shapes on which the first stage is evaluated."""
-_TOKENIZER = r"\.point_tokenizer\.modules_to_save\.default\."
-ARMS: dict[str, tuple[str, str | None]] = {
-    "random": ("random weights", None),
-    "inner": ("the tokenizer's layers before the encoder's width", _TOKENIZER + r"local\.(lift|widen|join)"),
-    "tokenizer": ("the tokenizer", _TOKENIZER),
-    "all": ("all that was trained, but for the last layer", r"^(?!.*\.classifier\.modules_to_save\.default\.out\.)"),
+FIRST_STAGES: dict[str, dict[str, Any]] = {
+    "short": {"per_class": 100, "seed": 0, "epochs": 8, "points": 1024},
+    "long": {"per_class": 400, "seed": 0, "epochs": 10, "points": 1024},
 }
-"""Title of each arm, and which tensors of the first stage it starts from, by name in the model with its adapter."""
+FRESH: dict[str, Any] = {"per_class": 10, "seed": 1}
+"""Shapes on which a first stage is evaluated."""
+_TOKENIZER = r"\.point_tokenizer\.modules_to_save\.default\."
+_ALL = r"^(?!.*\.classifier\.modules_to_save\.default\.out\.)"
+ARMS: dict[str, tuple[str, str | None, str]] = {
+    "random": ("random weights", None, ""),
+    "inner": ("the tokenizer's layers before the encoder's width", "short", _TOKENIZER + r"local\.(lift|widen|join)"),
+    "tokenizer": ("the tokenizer", "short", _TOKENIZER),
+    "unadapted": ("all but the adapters and the last layer", "short", r"\.modules_to_save\.default\.(?!out\.)"),
+    "all": ("all but the last layer", "short", _ALL),
+    "tokenizer-long": ("the tokenizer, after the long first stage", "long", _TOKENIZER),
+}
+"""Title of each arm, its first stage, and which tensors it takes from there, by name in the model with its adapter."""
 WAYS = ("last", "votes")
 FIGURES = ("accuracy", "loss")
 
 
-def first_settings() -> dict[str, Any]:
-    """Collect everything that affects the result of the first stage."""
-    return {**recipe.settings_of(recipe.ADOPTED), "first_stage": FIRST_STAGE, "fresh": FRESH}
+def first_settings(stage: str) -> dict[str, Any]:
+    """Collect everything that affects the result of a first stage."""
+    return {**recipe.settings_of(recipe.ADOPTED), "first_stage": FIRST_STAGES[stage], "fresh": FRESH}
 
 
-def learn_generated(folder: Path) -> dict[str, Any]:
-    """Train the quickstart's model on generated shapes, and write what was trained to `first_stage.safetensors`.
+def learn_generated(stage: str, folder: Path) -> dict[str, Any]:
+    """Train the quickstart's model on generated shapes, and write what was trained to `STAGE.safetensors`.
 
     Returns:
         Figures on fresh generated shapes, `train_loss` and the time.
     """
-    settings, points, output_dir = recipe.settings_of(recipe.ADOPTED), FIRST_STAGE["points"], folder / "first_stage"
-    rows = generate(FIRST_STAGE["per_class"], FIRST_STAGE["seed"], points)
-    model = recipe.build_model(settings, FIRST_STAGE["seed"], rows.features["label"].names)
+    settings, first, output_dir = recipe.settings_of(recipe.ADOPTED), FIRST_STAGES[stage], folder / stage
+    rows = generate(first["per_class"], first["seed"], first["points"])
+    model = recipe.build_model(settings, first["seed"], rows.features["label"].names)
     arguments = quickstart.training_arguments(
         output_dir,
-        FIRST_STAGE["seed"],
-        **settings["training"] | {"num_train_epochs": FIRST_STAGE["epochs"]},
+        first["seed"],
+        **settings["training"] | {"num_train_epochs": first["epochs"]},
         save_strategy="epoch",
         save_total_limit=1,
     )
     trainer = quickstart.build_trainer(model, arguments, quickstart.plain_rows(rows), settings["augmentation"])
     trainer.remove_callback(PrinterCallback)
     # Checkpoints of other settings must not be continued.
-    reset_if_changed(output_dir, first_settings())
+    reset_if_changed(output_dir, first_settings(stage))
     with stopwatch() as spent:
         loss = trainer.train(get_last_checkpoint(output_dir)).training_loss
-    fresh = evaluate(trainer, generate(FRESH["per_class"], FRESH["seed"], points))
+    fresh = evaluate(trainer, generate(FRESH["per_class"], FRESH["seed"], first["points"]))
     trained = {
         name: tensor.contiguous()
         for name, tensor in model.state_dict().items()
         if ".modules_to_save." in name or ".guided_adapter_" in name
     }
-    with atomic_write(folder / "first_stage.safetensors") as unfinished:
+    with atomic_write(folder / f"{stage}.safetensors") as unfinished:
         save_file(trained, unfinished)
     return {**fresh, "train_loss": loss, "shapes": len(rows), **spent}
 
 
-def first_stage(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors that the first stage has learned; trains it if that has not been done."""
-    report, tensors = folder / "first_stage.json", folder / "first_stage.safetensors"
+def first_stage(stage: str, folder: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors that a first stage has learned; trains it if that has not been done."""
+    report, tensors = folder / f"{stage}.json", folder / f"{stage}.safetensors"
     if not tensors.is_file():
         report.unlink(missing_ok=True)
-    kept_run(report, first_settings(), partial(learn_generated, folder))
+    kept_run(report, first_settings(stage), partial(learn_generated, stage, folder))
     return load_file(tensors)
 
 
 def run_once(arm: str, seed: int, folder: Path) -> dict[str, Any]:
     """Train on the embedded shapes from the weights of an arm, and evaluate on a validation part."""
-    start, pattern = {}, ARMS[arm][1]
-    if pattern is not None:
-        start = {name: tensor for name, tensor in first_stage(folder).items() if re.search(pattern, name)}
+    _, stage, pattern = ARMS[arm]
+    learned = {} if stage is None else first_stage(stage, folder)
+    start = {name: tensor for name, tensor in learned.items() if re.search(pattern, name)}
     return {**recipe.train_once(recipe.ADOPTED, seed, folder, start=start), "tensors": sorted(start)}
 
 
 def run_settings(arm: str) -> dict[str, Any]:
     """Collect everything but the seed that affects the result of an arm."""
-    pattern = ARMS[arm][1]
-    if pattern is None:
+    _, stage, pattern = ARMS[arm]
+    if stage is None:
         return recipe.settings_of(recipe.ADOPTED)
-    return {**first_settings(), "tensors": pattern}
+    return {**first_settings(stage), "tensors": pattern}
 
 
 def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Compute the figures of each arm over its seeds, and its gains over random weights, seed by seed."""
     control = {run["seed"]: run for run in runs if run["arm"] == "random"}
     rows = []
-    for arm, (title, _) in ARMS.items():
+    for arm, (title, *_) in ARMS.items():
         own = [run for run in runs if run["arm"] == arm]
         if not own:
             continue
@@ -184,10 +191,10 @@ def main(arguments: list[str] | None = None) -> None:
     runs = every_run(
         options.arms, options.seeds, folder / "runs", run_settings, lambda arm, seed: run_once(arm, seed, folder)
     )
-    first = folder / "first_stage.json"
-    about = {"first_stage": json.loads(first.read_text(encoding="utf-8"))} if first.is_file() else {}
+    files = {stage: folder / f"{stage}.json" for stage in FIRST_STAGES}
+    about = {stage: json.loads(file.read_text(encoding="utf-8")) for stage, file in files.items() if file.is_file()}
     summary = summarize(runs)
-    write_results(folder, "starting_weights", {**about, **summary, "runs": runs}, table(summary))
+    write_results(folder, "starting_weights", {"first_stages": about, **summary, "runs": runs}, table(summary))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ def small(tiny_encoder, monkeypatch):
     monkeypatch.setattr(quickstart, "ENCODER", tiny_encoder)
     monkeypatch.setitem(recipe.BASE["training"], "per_device_train_batch_size", 8)
     monkeypatch.setattr(recipe, "VOTES", 2)
-    first = {"per_class": 1, "epochs": 2, "points": 128, "seed": 0}
-    monkeypatch.setattr(starting_weights, "FIRST_STAGE", first)
+    for stage, seed in (("short", 0), ("long", 1)):
+        first = {"per_class": 1, "epochs": 2, "points": 128, "seed": seed}
+        monkeypatch.setitem(starting_weights.FIRST_STAGES, stage, first)
     monkeypatch.setattr(starting_weights, "FRESH", {"per_class": 1, "seed": 1})
 
 
@@ -38,18 +39,18 @@ def test_an_interrupted_first_stage_continues_to_the_same_weights(small, tmp_pat
         return trainer
 
     monkeypatch.setattr(quickstart, "build_trainer", watched)
-    whole = starting_weights.first_stage(tmp_path / "whole")
+    whole = starting_weights.first_stage("long", tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        starting_weights.first_stage(tmp_path / "parts")
-    assert not (tmp_path / "parts" / "first_stage.safetensors").exists()
-    continued = starting_weights.first_stage(tmp_path / "parts")
+        starting_weights.first_stage("long", tmp_path / "parts")
+    assert not (tmp_path / "parts" / "long.safetensors").exists()
+    continued = starting_weights.first_stage("long", tmp_path / "parts")
     assert begun == [0, 1, 0, 1, 1]
     assert continued.keys() == whole.keys()
     for name, tensor in whole.items():
         torch.testing.assert_close(continued[name], tensor, rtol=1e-4, atol=1e-5)
     # Other settings begin anew.
-    monkeypatch.setitem(starting_weights.FIRST_STAGE, "epochs", 1)
-    starting_weights.first_stage(tmp_path / "parts")
+    monkeypatch.setitem(starting_weights.FIRST_STAGES["long"], "epochs", 1)
+    starting_weights.first_stage("long", tmp_path / "parts")
     assert begun == [0, 1, 0, 1, 1, 0]
 
 
@@ -63,20 +64,23 @@ def test_arms_start_from_their_part_of_the_first_stage(small, tmp_path, monkeypa
 
     monkeypatch.setattr(recipe, "train_once", known)
     starting_weights.main(["--seeds", "3", "4", "--output-dir", str(tmp_path)])
-    learned = load_file(tmp_path / "first_stage.safetensors")
-    none, inner, tokenizer, everything = (set(started[number]) for number in range(4))
-    assert not none and inner < tokenizer < everything < set(learned)
+    learned = load_file(tmp_path / "short.safetensors")
+    none, inner, tokenizer, unadapted, everything, longer = (set(started[number]) for number in range(6))
+    assert longer == tokenizer
+    assert not none and inner < tokenizer < unadapted < everything < set(learned)
+    assert all("guided_adapter" in name for name in everything - unadapted)
     assert {name.rpartition(".")[0].rpartition(".")[2] for name in inner} == {
         "lift", "lift_norm", "widen", "join", "join_norm"
     }  # fmt: skip
     assert all("point_tokenizer" in name for name in tokenizer)
     assert {name.rpartition(".default.")[2] for name in set(learned) - everything} == {"out.weight", "out.bias"}
     assert torch.equal(started[1][min(inner)], learned[min(inner)])
+    assert torch.equal(started[5][min(inner)], load_file(tmp_path / "long.safetensors")[min(inner)])
     stored = json.loads((tmp_path / "starting_weights.json").read_text())
     assert [row["arm"] for row in stored["rows"]] == list(starting_weights.ARMS)
     gains = stored["rows"][1]["votes"]["accuracy_gains"]
     assert gains == pytest.approx([1e-4 * len(inner)] * 2)
-    assert 0 <= stored["first_stage"]["accuracy"] <= 1
+    assert 0 <= stored["first_stages"]["long"]["accuracy"] <= 1
     assert (
         f"| the tokenizer | 2 | {100 * (0.735 + 1e-4 * len(tokenizer)):.1f} ± 0.7 | +"
         in (tmp_path / "starting_weights.md").read_text()
