@@ -38,6 +38,7 @@ SHIPPED = (
     "hf_any3d/default_model/model.safetensors",
     "hf_any3d/default_model/preprocessor_config.json",
     "hf_any3d/default_model/recipe.json",
+    "hf_any3d/modeling/any2point/tokenizer_generated_shapes.safetensors",
 )
 """Files of the wheel that are not modules."""
 LARGEST = 20_000_000

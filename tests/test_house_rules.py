@@ -15,6 +15,7 @@ _FOR_MODELS = {"torch", "transformers", "peft", "numpy", "scipy"}
 _EXCEPTIONS = {
     "modeling/hub_names.py": {"huggingface_hub"},
     "modeling/pretrained_parts/sources.py": {"huggingface_hub"},
+    "modeling/any2point/starting_weights.py": {"safetensors"},
     "modeling/pretrained_parts/loading.py": {"safetensors"},
     "modeling/pretrained_parts/tensors.py": {"xxhash"},
 } | {

@@ -23,6 +23,7 @@ MODEL: dict[str, Any] = {
     "tokenizer_neighbors": 32,
     "tokenizer": "patch",
     "tokenizer_width": 96,
+    "tokenizer_weights": "random",
     "token_scale": 1.5,
     "line_cells": 8.0,
     "pooling": ["max", "mean", "cls"],

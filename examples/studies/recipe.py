@@ -14,8 +14,9 @@ opposites were harmful, in eight runs.
 
 The rule: a change is adopted if it lowers the cross-entropy of averaged weights with ten votes by more than its
 standard error and does not lower the accuracy; one that makes runs longer by more than a quarter must also raise the
-accuracy by a point. `--test` then trains with the recipe before the search and with all adopted changes, and evaluates
-both on the test shapes, with five seeds that chose nothing.
+accuracy by a point. `--test` then trains with the recipe before the search, with all adopted changes, and with these
+and the starting weights that another study has chosen (`starting_weights`); it evaluates all three on the test shapes,
+with five seeds that chose nothing.
 
 A seed draws the validation part, a quarter of the training shapes in whole groups of near-duplicates, as well as
 weights, row order and augmentation. Four runs share a seed, and no effect depends on the differences between seeds.
@@ -123,6 +124,19 @@ ROUNDS = (
 
 ADOPTED: tuple[str, ...] = ("epochs", "tokens", "fast", "layer")
 """Changes that the rule has chosen."""
+_STARTING: Factors = {
+    "weights": (
+        "tokenizer weights learned on generated shapes",
+        {"model": {"tokenizer_weights": "generated_shapes"}},
+    )
+}
+"""Chosen by another study, `starting_weights`."""
+RECIPES: dict[str, tuple[str, ...]] = {
+    "before the search": (),
+    "adopted changes": ADOPTED,
+    "adopted changes and starting weights": (*ADOPTED, "weights"),
+}
+"""What is compared on the test shapes."""
 TEST_SEEDS = range(20, 25)
 
 _BITS = {
@@ -153,7 +167,8 @@ def settings_of(changes: Iterable[str]) -> dict[str, Any]:
     """Collect everything but the seed that affects the result of a run with some changes, as JSON reads it back."""
     settings = BASE
     for change in changes:
-        (own,) = (search.factors[change][1] for search in ROUNDS if change in search.factors)
+        known = (*(search.factors for search in ROUNDS), _STARTING)
+        (own,) = (factors[change][1] for factors in known if change in factors)
         more = settings.get("more_augmentation", []) + own.get("more_augmentation", [])
         settings = merge(settings, own) | ({"more_augmentation": more} if more else {})
     return json.loads(json.dumps(settings))
@@ -385,9 +400,9 @@ def table(summary: Mapping[str, Any]) -> str:
 
 def compare(stored: list[dict[str, Any]]) -> dict[str, Any]:
     """Compute figures on the test shapes, and differences from the recipe before the search, seed by seed."""
-    recipes = [[run for run in stored if bool(run["changes"]) == changed] for changed in (False, True)]
+    recipes = [[run for run in stored if tuple(run["changes"]) == changes] for changes in RECIPES.values()]
     rows = []
-    for title, runs in zip(("before the search", "adopted changes"), recipes, strict=True):
+    for title, runs in zip(RECIPES, recipes, strict=True):
         for way, way_title in WAYS.items():
             gains = [
                 run[way]["accuracy"] - first["last"]["accuracy"] for run, first in zip(runs, recipes[0], strict=True)
@@ -397,7 +412,7 @@ def compare(stored: list[dict[str, Any]]) -> dict[str, Any]:
             rows.append({"title": f"{title}, {way_title}", "gains": gains, **figures, **gain})
     seconds = [float(np.mean([run["cpu_seconds"] for run in runs])) for runs in recipes]
     about = {"date": date.today().isoformat(), "machine": machine(), "seeds": [run["seed"] for run in recipes[0]]}
-    return {**about, "adopted": ADOPTED, "cpu_seconds": seconds, "rows": rows}
+    return {**about, "recipes": RECIPES, "cpu_seconds": seconds, "rows": rows}
 
 
 def comparison(summary: Mapping[str, Any]) -> str:
@@ -411,7 +426,7 @@ def comparison(summary: Mapping[str, Any]) -> str:
         ]
         lines.append(f"| {row['title']} | {' | '.join(cells)} |")
     seeds = ", ".join(map(str, summary["seeds"]))
-    seconds = " and ".join(f"{one:.0f}" for one in summary["cpu_seconds"])
+    seconds = ", ".join(f"{one:.0f}" for one in summary["cpu_seconds"])
     lines += ["", f"Seeds {seeds}; {seconds} CPU seconds of training a run."]
     return "\n".join(lines) + "\n"
 
@@ -421,7 +436,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/recipe"), help="folder for all results")
     parser.add_argument("--round", type=int, default=1, choices=(1, 2, 3), help="which changes to try")
-    parser.add_argument("--test", action="store_true", help="compare the recipes before and after on the test shapes")
+    parser.add_argument("--test", action="store_true", help="compare recipes on the test shapes")
     parser.add_argument("--runs", nargs="+", type=int, help="only do these runs, by number from 0, without a table")
     parser.add_argument("--threads", type=int, help="threads of torch; torch's own choice by default")
     return parser.parse_args(arguments)
@@ -436,7 +451,7 @@ def main(arguments: list[str] | None = None) -> None:
     runs = design(search)
     folder, split = options.output_dir / "runs", "validation"
     if options.test:
-        runs = [(changes, seed) for seed in TEST_SEEDS for changes in ((), ADOPTED)]
+        runs = [(changes, seed) for seed in TEST_SEEDS for changes in RECIPES.values()]
         folder, split = options.output_dir / "test_runs", "test"
     for number in tqdm(range(len(runs)) if options.runs is None else options.runs, desc="runs"):
         changes, seed = runs[number]

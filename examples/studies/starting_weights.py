@@ -1,6 +1,7 @@
 """What do weights learned on generated shapes bring to the training on few real ones?
 
     python -m examples.studies.starting_weights --threads 1
+    python -m examples.studies.starting_weights --package
 
 The quickstart's model first learns the 48 classes of generated shapes (`generated_shapes`), a few or many of them. A
 new model then learns the embedded shapes with the quickstart's recipe, and starts from a part of those weights
@@ -11,7 +12,8 @@ The rule, written before these runs: such weights become those of the quickstart
 the cross-entropy with ten votes by more than its standard error, and do not lower the accuracy.
 
 First stages and runs are stored when they end and are not repeated with the same settings; a first stage that was
-interrupted continues with the epoch in which it was.
+interrupted continues with the epoch in which it was. `--package` writes the tokenizer's weights of the short first
+stage where `tokenizer_weights="generated_shapes"` reads them (`modeling/any2point/starting_weights.py`).
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ from examples.studies.runs import (
     write_results,
 )
 from hf_any3d.atomic_files import atomic_write
+from hf_any3d.modeling.any2point.starting_weights import GENERATED_SHAPES
 
 FIRST_STAGES: dict[str, dict[str, Any]] = {
     "short": {"per_class": 100, "seed": 0, "epochs": 8, "points": 1024},
@@ -54,6 +57,8 @@ FIRST_STAGES: dict[str, dict[str, Any]] = {
 }
 FRESH: dict[str, Any] = {"per_class": 10, "seed": 1}
 """Shapes on which a first stage is evaluated."""
+PACKAGED = "short"
+"""First stage whose tokenizer comes with the package."""
 _TOKENIZER = r"\.point_tokenizer\.modules_to_save\.default\."
 _ALL = r"^(?!.*\.classifier\.modules_to_save\.default\.out\.)"
 ARMS: dict[str, tuple[str, str | None, str]] = {
@@ -114,6 +119,33 @@ def first_stage(stage: str, folder: Path) -> dict[str, torch.Tensor]:
         report.unlink(missing_ok=True)
     kept_run(report, first_settings(stage), partial(learn_generated, stage, folder))
     return load_file(tensors)
+
+
+def package(folder: Path, path: Path) -> None:
+    """Write the tokenizer's weights of a first stage as the library reads them, with how they were made.
+
+    Args:
+        folder: Of the first stages.
+        path: File to write.
+    """
+    tensors = {
+        re.split(_TOKENIZER, name)[1]: tensor
+        for name, tensor in first_stage(PACKAGED, folder).items()
+        if re.search(_TOKENIZER, name)
+    }
+    names = generate(1, 0, FIRST_STAGES[PACKAGED]["points"]).features["label"].names
+    new = recipe.build_model(recipe.settings_of(recipe.ADOPTED), 0, names).state_dict()
+    (gain,) = {float(tensor[0]) for name, tensor in new.items() if name.endswith("default.token_norm.weight")}
+    for name in ("token_norm.weight", "token_norm.bias"):
+        tensors[name] = tensors[name] / gain
+    about = {
+        "format": "pt",
+        "command": "python -m examples.studies.starting_weights --package",
+        "first_stage": (folder / f"{PACKAGED}.json").read_text(encoding="utf-8"),
+    }
+    with atomic_write(path) as unfinished:
+        save_file(tensors, unfinished, about)
+    print(f"Written to {path}.")
 
 
 def run_once(arm: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -179,6 +211,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = runs_parser(__doc__ or "", "outputs/starting_weights", ARMS)
     parser.set_defaults(seeds=[8, 9, 10, 11])
+    parser.add_argument(
+        "--package",
+        type=Path,
+        nargs="?",
+        const=GENERATED_SHAPES,
+        help="only write the tokenizer's weights to this file, by default the package's",
+    )
     return parser.parse_args(arguments)
 
 
@@ -188,6 +227,9 @@ def main(arguments: list[str] | None = None) -> None:
     use_threads(options.threads)
     transformers.logging.set_verbosity_error()
     folder = options.output_dir
+    if options.package is not None:
+        package(folder, options.package)
+        return
     runs = every_run(
         options.arms, options.seeds, folder / "runs", run_settings, lambda arm, seed: run_once(arm, seed, folder)
     )

@@ -69,9 +69,14 @@ from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.model_card.run_report import count_parameters
 
+_MODEL = dict(earlier_recipe.MODEL)
+del _MODEL["num_layers"]  # that of the run
+RANDOM = {"tokenizer_weights": _MODEL.pop("tokenizer_weights")}
+"""Not among the settings, because stored runs are older than it."""
+
 SETTINGS: dict[str, Any] = {
     "encoder": earlier_recipe.ENCODER,
-    "model": {name: value for name, value in earlier_recipe.MODEL.items() if name != "num_layers"},
+    "model": _MODEL,
     "adapter": earlier_recipe.ADAPTER,
     "from_scratch": {
         "pointnet": {"hidden_sizes": [64, 128, 256], "head_widths": [128], "head_dropout": 0.3},
@@ -160,7 +165,12 @@ def build_base(
     """Build the model around the encoder with its pretrained or other weights, without adapters."""
     set_seed(seed)
     return Any2PointForPointCloudClassification.from_encoder_pretrained(
-        SETTINGS["encoder"], **labels_of(names), **SETTINGS["model"], num_layers=layers, encoder_weights=weights
+        SETTINGS["encoder"],
+        **labels_of(names),
+        **SETTINGS["model"],
+        **RANDOM,
+        num_layers=layers,
+        encoder_weights=weights,
     )
 
 

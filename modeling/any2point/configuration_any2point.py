@@ -47,6 +47,7 @@ _CHOICES = {
     "encoder_weights": ("pretrained", "random", "shuffled"),
     "encoder_dtype": (None, *ENCODER_DTYPES),
     "tokenizer": ("point_pn", "patch"),
+    "tokenizer_weights": ("random", "generated_shapes"),
     "offset_normalization": ("group_max", "cloud_std", "batch_std"),
     "attention_axis": ("tokens", "batch"),
     "line_mapping": ("stretch", "wrap"),
@@ -64,6 +65,7 @@ class TokenizerConfig(NamesPackageMixin, PreTrainedConfig):
     num_tokens: int = 128
     tokenizer: str = "point_pn"
     tokenizer_width: int | None = None
+    tokenizer_weights: str = "random"
     tokenizer_neighbors: int = 32
     tokenizer_blocks: list[int] | tuple[int, ...] = (2, 1, 1)
     tokenizer_bottlenecks: list[int | None] | tuple[int | None, ...] = (None, None, 32)
@@ -117,6 +119,7 @@ class PointTokenizerConfig(TokenizerConfig):
         num_tokens: Tokens of a cloud.
         tokenizer: "point_pn" or "patch".
         tokenizer_width: Channels inside the tokenizer.
+        tokenizer_weights: "random" or "generated_shapes", with which a new tokenizer starts.
         tokenizer_neighbors: Points in a neighbourhood.
         tokenizer_blocks: Residual blocks of each stage.
         tokenizer_bottlenecks: Hidden width of each stage's blocks.
@@ -192,6 +195,9 @@ class Any2PointConfig(CategoriesConfigMixin, EncoderConfigMixin, TokenizerConfig
             `6 * 2 ** (stages - 1)`; None for the encoder's width if it is such a multiple and at most 768, else 384.
             If it differs from the encoder's width, a linear layer follows. "patch": of the mini-PointNet; None for
             192.
+        tokenizer_weights: With which a new tokenizer starts: "random", or "generated_shapes", weights of the package
+            that were learned on shapes generated from code. Those need `tokenizer="patch"`, `tokenizer_width=96`,
+            `in_channels=3`, a `token_scale`, and an encoder of width 384.
         tokenizer_neighbors: Points in a neighbourhood (k), including the centre.
         tokenizer_blocks: Residual blocks of each stage.
         tokenizer_bottlenecks: Hidden width of each stage's blocks; None for half the stage's width.

@@ -34,6 +34,7 @@ from transformers.utils import ModelOutput
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.light_settings import LIGHT, LIGHT_SEGMENTATION, fill_in
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
+from hf_any3d.modeling.any2point.starting_weights import ORIGINS
 from hf_any3d.modeling.any2point.virtual_projection import Projection, project
 from hf_any3d.modeling.card_info import (
     BUILD_FROM_ADAPTER,
@@ -155,6 +156,8 @@ class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, 
             kind = f"{config.encoder_config.model_type if config.encoder_config else 'transformer'} encoder"
             what = f"A frozen {subject.show_name(encoder) if encoder else kind}"
         what += " reads the points" if started else " reads the points through a trained tokenizer"
+        if not started and config.tokenizer_weights != "random":
+            what += f" that started from {ORIGINS[config.tokenizer_weights]}"
         if subject.method:
             what += f", adapted by the PEFT method {subject.show_name(subject.method)}"
         elif not started:
@@ -211,6 +214,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             name = "variance_epsilon" if hasattr(self.output_norm, "variance_epsilon") else "eps"
             setattr(self.output_norm, name, config.final_norm_eps)
         self.post_init()
+        self.point_tokenizer.start()
         if encoder is not None:
             self._start_from_encoder()
 
@@ -229,7 +233,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
                     f"token_scale={self.config.token_scale}: '{self.encoder.config.model_type}' encoders have no "
                     "learned positions whose standard deviation it could scale; expected None"
                 )
-            self.point_tokenizer.token_norm.weight.fill_(self.config.token_scale * weight.float().std())
+            self.point_tokenizer.scale_tokens(self.config.token_scale * weight.float().std())
 
     @honours_contract
     def forward(

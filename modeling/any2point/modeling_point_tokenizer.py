@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_any3d.modeling.any2point.configuration_any2point import PointTokenizerConfig
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
+from hf_any3d.modeling.any2point.starting_weights import ORIGINS
 from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, honours_contract
 from hf_any3d.modeling.layers.heads import ClassificationHead, pool
@@ -31,7 +32,8 @@ class PointTokenizerPreTrainedModel(CardMixin, NoAttentionMixin, PreTrainedModel
     @classmethod
     def describe_for_card(cls, subject: CardSubject) -> CardDescription:
         """Describe what is left of the model around an encoder."""
-        start = ", started from random weights" if subject.is_trained and not subject.start else ""
+        origin = ORIGINS[subject.config.tokenizer_weights]
+        start = f", started from {origin}" if subject.is_trained and not subject.start else ""
         return CardDescription(
             what=(
                 f"A control: the tokenizer and head of an Any2Point model without its encoder{start}. "
@@ -58,8 +60,9 @@ class PointTokenizerModel(PointTokenizerPreTrainedModel):
         self.point_tokenizer = TOKENIZERS[config.tokenizer](config, config.hidden_size)
         self.input_tokens = nn.Identity()
         self.post_init()
-        if self.point_tokenizer.token_norm is not None:
-            nn.init.constant_(self.point_tokenizer.token_norm.weight, config.token_scale)
+        self.point_tokenizer.start()
+        if config.token_scale is not None:
+            self.point_tokenizer.scale_tokens(config.token_scale)
 
     @honours_contract
     def forward(

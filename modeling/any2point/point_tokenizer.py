@@ -10,6 +10,7 @@ from torch import nn
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.any2point.configuration_any2point import TokenizerConfig
 from hf_any3d.modeling.any2point.point_index import check_point_index, nearest, sample_centers
+from hf_any3d.modeling.any2point.starting_weights import misfit, read_weights
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
 from hf_any3d.modeling.point_ops import gather_points, group, scatter_mean
 from hf_any3d.modeling.point_ops.grouping import check_channels, flatten_index
@@ -55,6 +56,9 @@ class Tokenizer(nn.Module):
 
     Attributes:
         level_widths: Channels of each of `PointTokens.levels`.
+
+    Raises:
+        ValueError: If `config.tokenizer_weights` names weights that do not fit.
     """
 
     level_widths: tuple[int, ...] = ()
@@ -62,9 +66,28 @@ class Tokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig, hidden_size: int):
         super().__init__()
         self.config = config
+        if config.tokenizer_weights != "random" and (reason := misfit(vars(config), hidden_size)):
+            raise ValueError(f"tokenizer_weights={config.tokenizer_weights!r} does not fit {reason}")
         # Max-pooled tokens have a large common mean and differ little from it, but an encoder expects a spread around
         # zero as of words or patches. A norm over tokens removes that mean, a norm over channels would not.
         self.token_norm = None if config.token_scale is None else nn.BatchNorm1d(hidden_size)
+
+    def start(self) -> None:
+        """Copy the weights that `config.tokenizer_weights` names; random ones stay as they are.
+
+        For constructors of models, after `post_init`: transformers passes no module without tensors of its own to
+        `_init_weights`. While a checkpoint is opened, nothing is copied, because tensors are on the meta device.
+        """
+        name = self.config.tokenizer_weights
+        if name != "random" and not next(self.parameters()).is_meta:
+            self.load_state_dict(read_weights(name))
+
+    @torch.no_grad()
+    def scale_tokens(self, gain: float | torch.Tensor) -> None:
+        """Multiply the spread of new tokens, whose norm starts with a gain of 1 (`config.token_scale`)."""
+        if self.token_norm is not None:
+            self.token_norm.weight.mul_(gain)
+            self.token_norm.bias.mul_(gain)
 
     def tokenize(
         self, points: torch.Tensor, with_levels: bool, point_index: Mapping[str, Any] | None = None

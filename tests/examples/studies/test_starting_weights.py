@@ -85,6 +85,17 @@ def test_arms_start_from_their_part_of_the_first_stage(small, tmp_path, monkeypa
         f"| the tokenizer | 2 | {100 * (0.735 + 1e-4 * len(tokenizer)):.1f} ± 0.7 | +"
         in (tmp_path / "starting_weights.md").read_text()
     )
+    # Written for the package: the same tensors, but with the gain of the tokens' norm in units of the initial one.
+    starting_weights.main(["--package", str(tmp_path / "package.safetensors"), "--output-dir", str(tmp_path)])
+    packaged = load_file(tmp_path / "package.safetensors")
+    assert {name.partition(".modules_to_save.default.")[2] for name in tokenizer} == set(packaged)
+    for name in tokenizer:
+        own = packaged[name.partition(".modules_to_save.default.")[2]]
+        if name.endswith("token_norm.weight"):
+            ratio = learned[name] / own
+            assert ratio.max() / ratio.min() - 1 < 1e-5 and ratio.mean() != pytest.approx(1)
+        elif "token_norm.bias" not in name:
+            assert torch.equal(own, learned[name])
 
 
 def test_a_run_starts_from_given_tensors_and_refuses_unknown_ones(small, tmp_path, monkeypatch):

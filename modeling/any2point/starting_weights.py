@@ -1,0 +1,46 @@
+"""Weights from which a new tokenizer can start instead of random ones (`tokenizer_weights` of a config).
+
+They come with the package. A file holds the state of a tokenizer whose norm of tokens has the initial gain 1, and says
+in its metadata how it was made.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+GENERATED_SHAPES = Path(__file__).with_name("tokenizer_generated_shapes.safetensors")
+"""Learned on shapes generated from code, around the first layer of all-MiniLM-L6-v2, by `python -m
+examples.studies.starting_weights`."""
+
+FILES: dict[str, Path] = {"generated_shapes": GENERATED_SHAPES}
+"""By `config.tokenizer_weights`."""
+
+ORIGINS = {"random": "random weights", "generated_shapes": "weights learned on generated shapes"}
+"""What model cards say of them, by `config.tokenizer_weights`."""
+
+FITS: dict[str, Any] = {"tokenizer": "patch", "in_channels": 3, "tokenizer_width": 96, "hidden_size": 384}
+"""Settings of the tokenizers that they fit; these also need a `token_scale`."""
+
+
+def misfit(settings: Mapping[str, Any], hidden_size: int) -> str | None:
+    """Say why the weights do not fit a tokenizer; None if they do.
+
+    Args:
+        settings: Of the tokenizer, by their names in `TokenizerConfig`.
+        hidden_size: Channels of a token.
+    """
+    found = {**settings, "hidden_size": hidden_size}
+    for name, needed in FITS.items():
+        if found[name] != needed:
+            return f"{name}={found[name]!r}; expected {needed!r}"
+    return "token_scale=None; expected a number" if found["token_scale"] is None else None
+
+
+@cache
+def read_weights(name: str) -> dict[str, torch.Tensor]:
+    """Read weights of the package, by their names in the tokenizer; `name` is a key of `FILES`."""
+    return load_file(FILES[name])
