@@ -27,6 +27,8 @@ def test_the_quickstart_has_what_was_adopted():
     chosen = recipe.settings_of(recipe.ADOPTED)
     assert chosen["model"] == {**quickstart.MODEL, "tokenizer_weights": "random"}
     assert chosen["adapter"] == quickstart.ADAPTER
+    started = recipe.settings_of(recipe.RECIPES["adopted changes and starting weights"])
+    assert started == chosen | {"model": chosen["model"] | {"tokenizer_weights": "generated_shapes"}}
     assert chosen["training"] == quickstart.TRAINING and chosen["augmentation"] == quickstart.AUGMENTATION
     assert chosen["smoothing"] == quickstart.LABEL_SMOOTHING and recipe.VOTES == quickstart.VOTES
 

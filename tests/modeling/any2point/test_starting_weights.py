@@ -80,10 +80,13 @@ def test_trained_weights_are_not_replaced_by_them(kind, encoder, tmp_path):
 
 
 def test_by_default_weights_are_random(encoder):
-    assert Any2PointConfig().tokenizer_weights == "random"
-    first, second = build(encoder, tokenizer_weights="random"), build(encoder, seed=1, tokenizer_weights="random")
-    name = "local.lift.weight"
-    assert not torch.equal(tokenizer_state(first)[name], tokenizer_state(second)[name])
+    drawn = []
+    for seed in (0, 1):
+        set_seed(seed)
+        model = Any2PointForPointCloudClassification.from_encoder_pretrained(encoder, num_tokens=8)
+        assert model.config.tokenizer_weights == "random"
+        drawn.append(tokenizer_state(model)["local.lift.weight"])
+    assert not torch.equal(*drawn)
 
 
 @pytest.mark.parametrize(
