@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard
 from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport
+from hf_any3d.modeling.any2point import PointTokenizerConfig, PointTokenizerForPointCloudClassification
 
 REPORT = RunReport(
     data={"name": "me/scans", "rows": {"train": 10, "validation": 3}, "augmentation": [], "on_hub": True},
@@ -52,6 +53,17 @@ def test_text_lists_costs_results_and_classes():
         assert fact in text, fact
     assert "Classes: chair, lamp." in text and "512 points" in text and "step 30" in text
     assert "PeftModel" not in text and "on hub" not in text and "augmentation" not in text
+
+
+def test_a_tokenizer_that_started_from_weights_of_the_package_is_named():
+    started = "that started from weights learned on generated shapes"
+    assert f"reads the points through a trained tokenizer {started}" in card(tokenizer_weights="generated_shapes").text
+    assert "started from" not in card().text
+    for weights, origin in (("generated_shapes", "weights learned on generated shapes"), ("random", "random weights")):
+        report = replace(REPORT, encoder={}, start={})
+        config = PointTokenizerConfig(id2label={0: "chair", 1: "lamp"}, tokenizer_weights=weights)
+        subject = Subject(PointTokenizerForPointCloudClassification, config, {}, report=report, num_points=512)
+        assert f"without its encoder, started from {origin}." in build_model_card(subject, "me/model").text
 
 
 def test_batch_dependent_models_have_a_warning():
