@@ -41,7 +41,7 @@ from hf_any3d import (
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.model_card.run_report import count_parameters
-from hf_any3d.modeling.any2point.light_settings import LIGHT, LIGHT_ADAPTER
+from hf_any3d.modeling.any2point.light_settings import LIGHT_ADAPTER
 from hf_any3d.training.arguments import read_settings
 from hf_any3d.visualization.figures import plot_point_clouds
 
@@ -62,8 +62,8 @@ RECIPE = read_settings(HERE / "recipes" / "quickstart.yaml")
 
 ENCODER: str = RECIPE["encoder_name_or_path"]
 
-MODEL: dict[str, Any] = {"num_layers": RECIPE["num_layers"], **LIGHT}
-"""For `from_encoder_pretrained`, which would fill in all but the number of layers."""
+MODEL: dict[str, Any] = {"num_layers": RECIPE["num_layers"]}
+"""For `from_encoder_pretrained`, which fills in the other settings (`light_settings.LIGHT`)."""
 
 POINTNET: dict[str, Any] = {"hidden_sizes": [64, 128, 256], "head_widths": [128], "head_dropout": 0.3}
 """For `PointNetConfig`."""
@@ -100,7 +100,7 @@ VOTE_AUGMENTATION: list[str] = RECIPE["vote_augment"]
 
 
 def build_model(seed: int, names: list[str]) -> PeftModel:
-    """Build a frozen pretrained encoder with an untrained tokenizer, guided adapters and head around it.
+    """Build a frozen pretrained encoder with a new tokenizer, guided adapters and head around it.
 
     Args:
         seed: Seed of all random weights.

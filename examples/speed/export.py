@@ -31,6 +31,7 @@ from hf_any3d import (
 )
 from hf_any3d.atomic_files import write_json
 from hf_any3d.export import FORMATS, export_file
+from hf_any3d.modeling.any2point.light_settings import LIGHT
 
 CLASSES = 18
 POINTS = 1024
@@ -40,11 +41,10 @@ Side = Callable[[Tensor], Tensor]
 
 def build_quickstart_like() -> nn.Module:
     """Build the quickstart's model with random weights, without downloads."""
-    settings = dict(MODEL)
     size = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536, "vocab_size": 8}
     torch.manual_seed(0)
-    encoder = BertModel(BertConfig(num_hidden_layers=settings.pop("num_layers"), **size))
-    config = Any2PointConfig(encoder_config=encoder.config, num_labels=CLASSES, **settings)
+    encoder = BertModel(BertConfig(num_hidden_layers=MODEL["num_layers"], **size))
+    config = Any2PointConfig(encoder_config=encoder.config, num_labels=CLASSES, **LIGHT)
     model = Any2PointForPointCloudClassification(config, encoder)
     return get_peft_model(model, GuidedAdapterConfig(**ADAPTER)).eval()
 

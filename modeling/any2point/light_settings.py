@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from hf_any3d.modeling.any2point.configuration_any2point import TokenizerConfig
+from hf_any3d.modeling.any2point.starting_weights import misfit
 from hf_any3d.modeling.encoders.loading import build_encoder
 from hf_any3d.modeling.encoders.registry import find_family
 
@@ -22,6 +24,7 @@ LIGHT: dict[str, Any] = {
     "num_tokens": 64,
     "tokenizer": "patch",
     "tokenizer_width": 96,
+    "tokenizer_weights": "generated_shapes",
     "tokenizer_neighbors": 32,
     "token_scale": 1.5,
     "line_cells": 8.0,
@@ -33,6 +36,7 @@ LIGHT: dict[str, Any] = {
 
 LIGHT_SEGMENTATION: dict[str, Any] = LIGHT | {
     "tokenizer_width": 64,
+    "tokenizer_weights": "random",
     "tokenizer_neighbors": 24,
     "pooling": ["max", "mean"],
     "head_widths": [128],
@@ -48,7 +52,8 @@ def fill_in(light: Mapping[str, Any], encoder_config: PreTrainedConfig, given: M
     """Return given settings of an `Any2PointConfig`, and light ones for what is not given.
 
     The width is left to the config with another tokenizer than "patch", and so is `token_scale` around an encoder
-    without learned positions, whose spread it needs.
+    without learned positions, whose spread it needs. The tokenizer starts with random weights where those of the
+    package do not fit.
 
     Args:
         light: `LIGHT` or `LIGHT_SEGMENTATION`.
@@ -63,6 +68,10 @@ def fill_in(light: Mapping[str, Any], encoder_config: PreTrainedConfig, given: M
         del filled["tokenizer_width"]
     if "token_scale" not in given and not _has_learned_positions(encoder_config):
         del filled["token_scale"]
+    if "tokenizer_weights" not in given:
+        complete = {"in_channels": TokenizerConfig.in_channels, "tokenizer_width": None, "token_scale": None, **filled}
+        if misfit(complete, encoder_config.hidden_size):
+            filled["tokenizer_weights"] = "random"
     return filled
 
 

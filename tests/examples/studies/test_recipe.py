@@ -10,6 +10,7 @@ from torch import nn
 from examples import quickstart
 from examples.studies import recipe
 from hf_any3d.data import PointCloudCollator
+from hf_any3d.modeling.any2point.light_settings import LIGHT
 
 FIRST = recipe.ROUNDS[0]
 
@@ -24,11 +25,10 @@ def test_a_run_changes_what_it_names_and_nothing_else():
 
 
 def test_the_quickstart_has_what_was_adopted():
-    chosen = recipe.settings_of(recipe.ADOPTED)
-    assert chosen["model"] == {**quickstart.MODEL, "tokenizer_weights": "random"}
-    assert chosen["adapter"] == quickstart.ADAPTER
-    started = recipe.settings_of(recipe.RECIPES["adopted changes and starting weights"])
-    assert started == chosen | {"model": chosen["model"] | {"tokenizer_weights": "generated_shapes"}}
+    adopted = recipe.settings_of(recipe.ADOPTED)
+    chosen = recipe.settings_of(recipe.RECIPES["adopted changes and starting weights"])
+    assert chosen == adopted | {"model": adopted["model"] | {"tokenizer_weights": "generated_shapes"}}
+    assert chosen["model"] == {**LIGHT, **quickstart.MODEL} and chosen["adapter"] == quickstart.ADAPTER
     assert chosen["training"] == quickstart.TRAINING and chosen["augmentation"] == quickstart.AUGMENTATION
     assert chosen["smoothing"] == quickstart.LABEL_SMOOTHING and recipe.VOTES == quickstart.VOTES
 

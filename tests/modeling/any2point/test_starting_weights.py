@@ -79,32 +79,39 @@ def test_trained_weights_are_not_replaced_by_them(kind, encoder, tmp_path):
     torch.testing.assert_close(again.eval()(points).logits, model.eval()(points).logits)
 
 
-def test_by_default_weights_are_random(encoder):
+def test_new_models_have_them_by_default_and_configs_do_not(encoder):
+    model = Any2PointForPointCloudClassification.from_encoder_pretrained(encoder, num_tokens=8)
+    assert model.config.tokenizer_weights == "generated_shapes"
+    assert Any2PointConfig(encoder_config=model.config.encoder_config).tokenizer_weights == "random"
+
+
+MISFITS = [
+    ({"in_channels": 6}, "in_channels=6; expected 3"),
+    ({"tokenizer_width": 64}, "tokenizer_width=64; expected 96"),
+    ({"tokenizer": "point_pn"}, "tokenizer='point_pn'; expected 'patch'"),
+    ({"token_scale": None}, "token_scale=None; expected a number"),
+]
+
+
+@pytest.mark.parametrize("changes", [changes for changes, _ in MISFITS])
+def test_new_models_start_from_random_weights_where_they_do_not_fit(changes, encoder):
     drawn = []
     for seed in (0, 1):
         set_seed(seed)
-        model = Any2PointForPointCloudClassification.from_encoder_pretrained(encoder, num_tokens=8)
+        model = Any2PointForPointCloudClassification.from_encoder_pretrained(encoder, num_tokens=8, **changes)
         assert model.config.tokenizer_weights == "random"
-        drawn.append(tokenizer_state(model)["local.lift.weight"])
+        drawn.append(nn.utils.parameters_to_vector(model.any2point.point_tokenizer.parameters()))
     assert not torch.equal(*drawn)
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"in_channels": 6}, "in_channels=6; expected 3"),
-        ({"tokenizer_width": 64}, "tokenizer_width=64; expected 96"),
-        ({"tokenizer": "point_pn"}, "tokenizer='point_pn'; expected 'patch'"),
-        ({"token_scale": None}, "token_scale=None; expected a number"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "reason"), MISFITS)
 def test_a_tokenizer_that_they_do_not_fit_is_refused(changes, reason, encoder):
     with pytest.raises(ValueError, match=f"tokenizer_weights='generated_shapes' does not fit {reason}"):
         build(encoder, **changes)
 
 
 def test_an_encoder_of_another_width_is_refused_by_name_and_unknown_weights_too(bert):
-    config = Any2PointConfig(encoder_config=bert.config, tokenizer_weights="generated_shapes", **LIGHT)
+    config = Any2PointConfig(encoder_config=bert.config, **LIGHT)
     with pytest.raises(ValueError, match="does not fit hidden_size=48; expected 384"):
         Any2PointForPointCloudClassification(config)
     with pytest.raises(ValueError, match="tokenizer_weights='other'; expected one of 'random', 'generated_shapes'"):
