@@ -38,11 +38,13 @@ from hf_any3d import (
     PointNetForPointCloudClassification,
     load_point_dataset,
 )
-from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform
+from hf_any3d.data import AugmentedDataset, PointCloudCollator
+from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.modeling.any2point.light_settings import LIGHT_ADAPTER
 from hf_any3d.training.arguments import read_settings
+from hf_any3d.training.rows import training_transform
 from hf_any3d.visualization.figures import plot_point_clouds
 
 HERE = Path(__file__).resolve().parent
@@ -62,8 +64,14 @@ RECIPE = read_settings(HERE / "recipes" / "quickstart.yaml")
 
 ENCODER: str = RECIPE["encoder_name_or_path"]
 
-MODEL: dict[str, Any] = {"num_layers": RECIPE["num_layers"]}
+
+FEATURES: list[str] = RECIPE.get("features", ["xyz"])
+"""Channels of a point, as `PointCloudProcessor` takes them."""
+
+MODEL: dict[str, Any] = {"num_layers": RECIPE["num_layers"], "in_channels": 3 * len(FEATURES)}
 """For `from_encoder_pretrained`, which fills in the other settings (`light_settings.LIGHT`)."""
+
+POINTS_ALONE = ("xyz",)
 
 POINTNET: dict[str, Any] = {"hidden_sizes": [64, 128, 256], "head_widths": [128], "head_dropout": 0.3}
 """For `PointNetConfig`."""
@@ -137,15 +145,19 @@ def add_adapter(model: Any2PointForPointCloudClassification, seed: int, **change
     return get_peft_model(model, GuidedAdapterConfig(**{**ADAPTER, **changes}))
 
 
-def build_pointnet(seed: int, names: list[str]) -> PointNetForPointCloudClassification:
+def build_pointnet(
+    seed: int, names: list[str], features: Sequence[str] = POINTS_ALONE
+) -> PointNetForPointCloudClassification:
     """Build the baseline with weights drawn by `seed`, a small PointNet.
 
     Args:
         seed: Seed of all random weights.
         names: See `build_model`.
+        features: Channels of a point, see `FEATURES`.
     """
     set_seed(seed)
-    return PointNetForPointCloudClassification(PointNetConfig(**label_names(names), **POINTNET))
+    sizes = {"in_channels": 3 * len(features), **POINTNET}
+    return PointNetForPointCloudClassification(PointNetConfig(**label_names(names), **sizes))
 
 
 def training_arguments(output_dir: str | os.PathLike, seed: int, **changes: Any) -> TrainingArguments:
@@ -168,24 +180,41 @@ def training_arguments(output_dir: str | os.PathLike, seed: int, **changes: Any)
 
 
 def build_trainer(
-    model: nn.Module, arguments: TrainingArguments, train: Dataset, augmentation: Sequence[str] = AUGMENTATION
+    model: nn.Module,
+    arguments: TrainingArguments,
+    train: Dataset,
+    augmentation: Sequence[str] = AUGMENTATION,
+    features: Sequence[str] = POINTS_ALONE,
 ) -> Trainer:
     """Build a stock `Trainer` that augments the training rows and computes accuracy and mean class accuracy.
 
     Args:
         model: Any point cloud classifier.
         arguments: See `training_arguments`.
-        train: Training rows with `points` and `label`.
+        train: Training rows with `points`, the columns of the features, and `label`.
         augmentation: Transforms of the training rows, as `build_transform` takes them.
+        features: Channels of a point, see `FEATURES`.
     """
     return Trainer(
         model,
         arguments,
-        train_dataset=AugmentedDataset(train, build_transform(augmentation)),
-        data_collator=PointCloudCollator(),
+        train_dataset=augmented_rows(train, augmentation, features),
+        data_collator=PointCloudCollator(extra_columns=columns_of(features)),
         compute_metrics=compute_classification_metrics,
         compute_loss_func=smoothed_loss,
     )
+
+
+def columns_of(features: Sequence[str]) -> list[str]:
+    """Return the dataset's columns of the features other than the points."""
+    return [ATTRIBUTES[name] for name in features[1:]]
+
+
+def augmented_rows(rows: Dataset, augmentation: Sequence[str], features: Sequence[str]) -> AugmentedDataset:
+    """Augment rows; normals among the features are scaled and turned with the points."""
+    transform = training_transform(PointCloudProcessor(features=features), augmentation)
+    assert transform is not None
+    return AugmentedDataset(rows, transform, columns_of(features))
 
 
 def smoothed_loss(
@@ -223,31 +252,34 @@ class TimeEstimate(TrainerCallback):
             tqdm.write(f"{state.max_steps} steps of {seconds:.2f} s: about {about} to go")
 
 
-def evaluate(trainer: Trainer, rows: Dataset) -> dict[str, float]:
+def evaluate(trainer: Trainer, rows: Dataset, features: Sequence[str] = POINTS_ALONE) -> dict[str, float]:
     """Compute accuracy, mean class accuracy and loss on all rows of a split."""
     # Training drops an incomplete last batch; here that would leave rows out of the metrics.
     trainer.args.dataloader_drop_last = False
-    return trainer.predict(plain_rows(rows), metric_key_prefix="eval").metrics
+    return trainer.predict(plain_rows(rows, features), metric_key_prefix="eval").metrics
 
 
-def vote(trainer: Trainer, rows: Dataset, seed: int, votes: int | None = None) -> np.ndarray:
+def vote(
+    trainer: Trainer, rows: Dataset, seed: int, votes: int | None = None, features: Sequence[str] = POINTS_ALONE
+) -> np.ndarray:
     """Compute the mean logits `(rows, classes)` of augmented copies of all rows of a split.
 
     Args:
         trainer: Holds the model.
-        rows: Rows with `points` and `label`.
+        rows: Rows with `points`, the columns of the features, and `label`.
         seed: Seed of the copies.
         votes: Number of copies; None for `VOTES`.
+        features: Channels of a point, see `FEATURES`.
     """
     trainer.args.dataloader_drop_last = False
-    copies = AugmentedDataset(rows, build_transform(VOTE_AUGMENTATION))
+    copies = augmented_rows(rows, VOTE_AUGMENTATION, features)
     torch.manual_seed(seed)
     return np.mean([trainer.predict(copies).predictions for _ in range(votes or VOTES)], axis=0)
 
 
-def plain_rows(rows: Dataset) -> Dataset:
-    """Return rows for evaluation: points and label, without augmentation."""
-    return rows.select_columns(["points", "label"]).with_format("numpy")
+def plain_rows(rows: Dataset, features: Sequence[str] = POINTS_ALONE) -> Dataset:
+    """Return rows for evaluation: points, the columns of the features, and label, without augmentation."""
+    return rows.select_columns(["points", *columns_of(features), "label"]).with_format("numpy")
 
 
 def majority(splits: DatasetDict, split: str = "test") -> dict[str, float]:
@@ -276,13 +308,13 @@ def train(
         logging_strategy="no",
         disable_tqdm=False,
     )
-    trainer = build_trainer(model, arguments, splits["train"])
+    trainer = build_trainer(model, arguments, splits["train"], features=FEATURES)
     trainer.add_callback(TimeEstimate())
     start = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - start
-    metrics = evaluate(trainer, splits["test"])
-    voted = vote(trainer, splits["test"], options.seed).argmax(axis=-1)
+    metrics = evaluate(trainer, splits["test"], FEATURES)
+    voted = vote(trainer, splits["test"], options.seed, features=FEATURES).argmax(axis=-1)
     row = {
         "title": title,
         "trained_parameters": parameters,
@@ -331,7 +363,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def draw(test: Dataset, classify: Any, names: list[str], path: Path, count: int = 18) -> Path:
     """Draw test shapes with their predicted classes; green is right, red is wrong."""
     shown = [test[int(number)] for number in np.linspace(0, len(test) - 1, count)]
-    answers = classify([row["points"] for row in shown], batch_size=count)
+    inputs = [{name: row[name] for name in ("points", *columns_of(FEATURES))} for row in shown]
+    answers = classify(inputs, batch_size=count)
     titles, colors = [], []
     for row, (best, *_) in zip(shown, answers, strict=True):
         right = names[row["label"]] == best["label"]
@@ -366,7 +399,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{len(splits['train'])} training and {len(splits['test'])} test shapes in {len(names)} classes")
 
     rows = [{"title": "majority class", **majority(splits)}]
-    row, _ = train("PointNet from scratch", build_pointnet(options.seed, names), splits, options)
+    row, _ = train("PointNet from scratch", build_pointnet(options.seed, names, FEATURES), splits, options)
     rows.append(row)
     row, trainer = train("wrap, pretrained encoder", build_model(options.seed, names), splits, options)
     rows.append(row)
@@ -374,7 +407,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     model_dir = options.output_dir / "model"
     trainer.save_model(model_dir)
-    PointCloudProcessor(num_points=splits["test"].features["points"].shape[0]).save_pretrained(model_dir)
+    num_points = splits["test"].features["points"].shape[0]
+    PointCloudProcessor(num_points=num_points, features=FEATURES).save_pretrained(model_dir)
     stored = sum(file.stat().st_size for file in model_dir.iterdir())
     classify = pipeline("point-cloud-classification", model=str(model_dir))
     picture = draw(splits["test"], classify, names, options.output_dir / "shapes.png")

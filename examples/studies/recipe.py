@@ -3,6 +3,7 @@
     python -m examples.studies.recipe --threads 1
     python -m examples.studies.recipe --round 2
     python -m examples.studies.recipe --round 3
+    python -m examples.studies.recipe --round 4
     python -m examples.studies.recipe --test
 
 Eight changes of the recipe are tried together in 16 runs, a fractional factorial design of resolution IV: each change
@@ -10,13 +11,13 @@ is made in one half of the runs, and each pair of changes in a quarter of them. 
 difference of means over eight runs, which as many runs of one change at a time would estimate with four to five times
 the variance; what it does not show is which pairs of changes help or hinder each other. There are two such rounds,
 with eight changes of the same recipe each. The third starts from what they have chosen, and makes four changes whose
-opposites were harmful, in eight runs.
+opposites were harmful, in eight runs. The fourth adds the points' normals to what they have chosen and to the starting
+weights that another study has chosen (`starting_weights`), in four pairs of runs.
 
 The rule: a change is adopted if it lowers the cross-entropy of averaged weights with ten votes by more than its
 standard error and does not lower the accuracy; one that makes runs longer by more than a quarter must also raise the
 accuracy by a point. `--test` then trains with the recipe before the search, with all adopted changes, and with these
-and the starting weights that another study has chosen (`starting_weights`); it evaluates all three on the test shapes,
-with five seeds that chose nothing.
+and the starting weights; it evaluates all three on the test shapes, with five seeds that chose nothing.
 
 A seed draws the validation part, a quarter of the training shapes in whole groups of near-duplicates, as well as
 weights, row order and augmentation. Four runs share a seed, and no effect depends on the differences between seeds.
@@ -116,12 +117,6 @@ _THIRD: Factors = {
     "large": ("48 neighbors in a patch instead of 32", {"model": {"tokenizer_neighbors": 48}}),
     "certain": ("dropout of 0.1 in the head instead of 0.3", {"model": {"head_dropout": 0.1}}),
 }
-ROUNDS = (
-    Round(_FIRST, first_seed=0),
-    Round(_SECOND, first_seed=4),
-    Round(_THIRD, first_seed=8, start=("epochs", "tokens", "fast", "layer")),
-)
-
 ADOPTED: tuple[str, ...] = ("epochs", "tokens", "fast", "layer")
 """Changes that the rule has chosen."""
 _STARTING: Factors = {
@@ -131,6 +126,15 @@ _STARTING: Factors = {
     )
 }
 """Chosen by another study, `starting_weights`."""
+_NORMALS: Factors = {
+    "normals": ("normals of the points", {"features": ["xyz", "normals"], "model": {"in_channels": 6}}),
+}
+ROUNDS = (
+    Round(_FIRST, first_seed=0),
+    Round(_SECOND, first_seed=4),
+    Round(_THIRD, first_seed=8, start=ADOPTED),
+    Round(_NORMALS, first_seed=12, start=(*ADOPTED, "weights")),
+)
 RECIPES: dict[str, tuple[str, ...]] = {
     "before the search": (),
     "adopted changes": ADOPTED,
@@ -140,23 +144,25 @@ RECIPES: dict[str, tuple[str, ...]] = {
 TEST_SEEDS = range(20, 25)
 
 _BITS = {
+    1: ((0,),),
     4: ((0,), (1,), (2,), (0, 1, 2)),
     8: ((0,), (1,), (2,), (3,), (0, 1, 2), (0, 1, 3), (0, 2, 3), (1, 2, 3)),
 }
-"""Bits of a run's number whose parity decides about each of four or eight changes: odd sets, so that no effect is that
-of a pair."""
-_SEED_BITS = {4: ((0, 1),), 8: ((2, 3), (0, 1))}
-"""The same for the seed's bits, from the lowest: pairs, so that no effect is a difference between seeds."""
+"""Bits of a run's number whose parity decides about each of one, four or eight changes: odd sets, so that no effect is
+that of a pair."""
+_SEED_BITS = {1: ((1,), (2,)), 4: ((0, 1),), 8: ((2, 3), (0, 1))}
+"""The same for the seed's bits, from the lowest: other sets, so that no effect is a difference between seeds."""
 
 
 def design(search: Round) -> list[Run]:
-    """List the changes and the seed of each run of a round, twice as many runs as changes."""
+    """List the changes and the seed of each run of a round, eight runs or 16."""
     names, runs = list(search.factors), []
 
     def parity(number: int, bits: tuple[int, ...]) -> int:
         return sum(number >> bit & 1 for bit in bits) % 2
 
-    for number in range(2 * len(names)):
+    bits_used = {bit for bits in (*_BITS[len(names)], *_SEED_BITS[len(names)]) for bit in bits}
+    for number in range(2 ** len(bits_used)):
         own = (name for name, bits in zip(names, _BITS[len(names)], strict=True) if parity(number, bits))
         seed = sum(parity(number, bits) << place for place, bits in enumerate(_SEED_BITS[len(names)]))
         runs.append(((*search.start, *own), search.first_seed + seed))
@@ -266,6 +272,7 @@ def train_once(
     rows = parts["train"]
     if split == "validation":
         parts = validation_split(rows, FRACTION, seed, group_column="group")
+    features = settings.get("features", quickstart.POINTS_ALONE)
     model = build_model(settings, seed, rows.features["label"].names)
     if unknown := model.load_state_dict(start or {}, strict=False).unexpected_keys:
         raise ValueError(f"start: the model has no tensor {unknown[0]!r}")
@@ -279,24 +286,26 @@ def train_once(
         quickstart.training_arguments(output_dir / "trainer", seed, **settings["training"]),
         parts["train"],
         settings["augmentation"] + settings.get("more_augmentation", []),
+        features,
     )
     trainer.compute_loss_func = loss
     trainer.add_callback(average)
     trainer.remove_callback(PrinterCallback)
+    collator = PointCloudCollator(extra_columns=quickstart.columns_of(features))
     if share := settings.get("mixed_share"):
-        trainer.data_collator = MixedBatches(PointCloudCollator(), share, rows.features["label"].num_classes)
+        trainer.data_collator = MixedBatches(collator, share, rows.features["label"].num_classes)
     with stopwatch() as spent:
         train_loss = trainer.train().training_loss
     trainer.args.dataloader_drop_last = False
-    trainer.data_collator = PointCloudCollator()
+    trainer.data_collator = collator
     figures: dict[str, Any] = {}
     for one, many in (("last", "votes"), ("averaged", "both")):
         if one == "averaged":
             model.load_state_dict(average.weights)
-        plain = trainer.predict(quickstart.plain_rows(parts[split]))
+        plain = trainer.predict(quickstart.plain_rows(parts[split], features))
         figures[one] = scores(plain.predictions, plain.label_ids)
         # The copies are the same for both weights.
-        figures[many] = scores(quickstart.vote(trainer, parts[split], seed, VOTES), plain.label_ids)
+        figures[many] = scores(quickstart.vote(trainer, parts[split], seed, VOTES, features), plain.label_ids)
     shapes = {name: len(parts[name]) for name in ("train", split)}
     return {**figures, "accuracy": figures["last"]["accuracy"], "train_loss": train_loss, "shapes": shapes, **spent}
 
@@ -435,7 +444,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/recipe"), help="folder for all results")
-    parser.add_argument("--round", type=int, default=1, choices=(1, 2, 3), help="which changes to try")
+    parser.add_argument("--round", type=int, default=1, choices=range(1, len(ROUNDS) + 1), help="which changes to try")
     parser.add_argument("--test", action="store_true", help="compare recipes on the test shapes")
     parser.add_argument("--runs", nargs="+", type=int, help="only do these runs, by number from 0, without a table")
     parser.add_argument("--threads", type=int, help="threads of torch; torch's own choice by default")

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from hf_any3d.modeling.any2point.configuration_any2point import TokenizerConfig
 from hf_any3d.modeling.any2point.starting_weights import misfit
 from hf_any3d.modeling.encoders.loading import build_encoder
 from hf_any3d.modeling.encoders.registry import find_family
@@ -69,7 +68,7 @@ def fill_in(light: Mapping[str, Any], encoder_config: PreTrainedConfig, given: M
     if "token_scale" not in given and not _has_learned_positions(encoder_config):
         del filled["token_scale"]
     if "tokenizer_weights" not in given:
-        complete = {"in_channels": TokenizerConfig.in_channels, "tokenizer_width": None, "token_scale": None, **filled}
+        complete = {"tokenizer_width": None, "token_scale": None, **filled}
         if misfit(complete, encoder_config.hidden_size):
             filled["tokenizer_weights"] = "random"
     return filled

@@ -80,7 +80,7 @@ class Tokenizer(nn.Module):
         """
         name = self.config.tokenizer_weights
         if name != "random" and not next(self.parameters()).is_meta:
-            self.load_state_dict(read_weights(name))
+            self.load_state_dict(read_weights(name, self.config.in_channels))
 
     @torch.no_grad()
     def scale_tokens(self, gain: float | torch.Tensor) -> None:

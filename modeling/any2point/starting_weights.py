@@ -1,7 +1,8 @@
 """Weights from which a new tokenizer can start instead of random ones (`tokenizer_weights` of a config).
 
-They come with the package. A file holds the state of a tokenizer whose norm of tokens has the initial gain 1, and says
-in its metadata how it was made.
+They come with the package. A file holds the state of a tokenizer of coordinates whose norm of tokens has the initial
+gain 1, and says in its metadata how it was made. Further channels of a point, such as normals, start without
+influence.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 GENERATED_SHAPES = Path(__file__).with_name("tokenizer_generated_shapes.safetensors")
 """Learned on shapes generated from code, around the first layer of all-MiniLM-L6-v2, by `python -m
@@ -22,7 +24,7 @@ FILES: dict[str, Path] = {"generated_shapes": GENERATED_SHAPES}
 ORIGINS = {"random": "random weights", "generated_shapes": "weights learned on generated shapes"}
 """What model cards say of them, by `config.tokenizer_weights`."""
 
-FITS: dict[str, Any] = {"tokenizer": "patch", "in_channels": 3, "tokenizer_width": 96, "hidden_size": 384}
+FITS: dict[str, Any] = {"tokenizer": "patch", "tokenizer_width": 96, "hidden_size": 384}
 """Settings of the tokenizers that they fit; these also need a `token_scale`."""
 
 
@@ -41,6 +43,14 @@ def misfit(settings: Mapping[str, Any], hidden_size: int) -> str | None:
 
 
 @cache
-def read_weights(name: str) -> dict[str, torch.Tensor]:
-    """Read weights of the package, by their names in the tokenizer; `name` is a key of `FILES`."""
-    return load_file(FILES[name])
+def read_weights(name: str, in_channels: int = 3) -> dict[str, torch.Tensor]:
+    """Read weights of the package, by their names in the tokenizer.
+
+    Args:
+        name: A key of `FILES`.
+        in_channels: Channels of a point; weights of those after xyz are zero.
+    """
+    weights = load_file(FILES[name])
+    first = weights["local.lift.weight"]  # (width, 3)
+    weights["local.lift.weight"] = nn.functional.pad(first, (0, in_channels - first.shape[1]))
+    return weights

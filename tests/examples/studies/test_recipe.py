@@ -1,5 +1,6 @@
 """The search for a recipe: its design, the average of weights, and estimated effects."""
 
+import itertools
 import json
 
 import numpy as np
@@ -28,23 +29,28 @@ def test_the_quickstart_has_what_was_adopted():
     adopted = recipe.settings_of(recipe.ADOPTED)
     chosen = recipe.settings_of(recipe.RECIPES["adopted changes and starting weights"])
     assert chosen == adopted | {"model": adopted["model"] | {"tokenizer_weights": "generated_shapes"}}
-    assert chosen["model"] == {**LIGHT, **quickstart.MODEL} and chosen["adapter"] == quickstart.ADAPTER
+    assert (
+        chosen["model"] | {"in_channels": 3} == {**LIGHT, **quickstart.MODEL}
+        and chosen["adapter"] == quickstart.ADAPTER
+    )
     assert chosen["training"] == quickstart.TRAINING and chosen["augmentation"] == quickstart.AUGMENTATION
     assert chosen["smoothing"] == quickstart.LABEL_SMOOTHING and recipe.VOTES == quickstart.VOTES
 
 
-@pytest.mark.parametrize(("search", "seeds"), zip(recipe.ROUNDS, (range(4), range(4, 8), (8, 9)), strict=True))
+@pytest.mark.parametrize(
+    ("search", "seeds"), zip(recipe.ROUNDS, (range(4), range(4, 8), (8, 9), range(12, 16)), strict=True)
+)
 def test_the_design_separates_changes_from_each_other_from_pairs_and_from_seeds(search, seeds):
     runs, count = recipe.design(search), len(search.factors)
     assert all(changes[: len(search.start)] == search.start for changes, _ in runs)
     signs = np.array([[1 if name in changes else -1 for name in search.factors] for changes, _ in runs])
-    assert (signs.T @ signs == 2 * count * np.eye(count)).all()
-    pairs = np.stack([signs[:, i] * signs[:, j] for i in range(count) for j in range(i)], axis=1)
-    assert not (signs.T @ pairs).any()
+    assert (signs.T @ signs == len(runs) * np.eye(count)).all()
+    for i, j in itertools.combinations(range(count), 2):
+        assert not (signs.T @ (signs[:, i] * signs[:, j])).any()
     drawn = np.array([seed for _, seed in runs])
     assert set(drawn) == set(seeds)
     for seed in seeds:
-        assert (drawn == seed).sum() == 4 and not signs[drawn == seed].sum(axis=0).any()
+        assert (drawn == seed).sum() == len(runs) / len(seeds) and not signs[drawn == seed].sum(axis=0).any()
 
 
 def test_the_third_round_changes_what_the_first_two_have_chosen():
@@ -54,6 +60,28 @@ def test_the_third_round_changes_what_the_first_two_have_chosen():
     assert changed["model"]["num_layers"] == 1 and changed["model"]["num_tokens"] == 64
     assert (start["model"]["tokenizer_width"], changed["model"]["tokenizer_width"]) == (96, 128)
     assert (start["smoothing"], changed["smoothing"]) == (0.1, 0.05)
+
+
+def test_the_fourth_round_gives_the_model_normals_and_turns_them_with_the_points(tiny_encoder, tmp_path, monkeypatch):
+    search, seen = recipe.ROUNDS[3], []
+    changed, start = recipe.settings_of((*search.start, "normals")), recipe.settings_of(search.start)
+    assert changed == start | {"features": ["xyz", "normals"], "model": start["model"] | {"in_channels": 6}}
+    monkeypatch.setattr(quickstart, "ENCODER", tiny_encoder)
+    monkeypatch.setitem(recipe.BASE["training"], "max_steps", 1)
+    monkeypatch.setattr(recipe, "VOTES", 1)
+    build = quickstart.build_trainer
+
+    def watch(*arguments):
+        trainer = build(*arguments)
+        seen.append(trainer.data_collator([trainer.train_dataset[0]])["points"])
+        seen.append([part.normals_columns for part in trainer.train_dataset.transform.transforms[1:2]])
+        return trainer
+
+    monkeypatch.setattr(quickstart, "build_trainer", watch)
+    recipe.train_once((*recipe.ADOPTED, "normals"), 0, tmp_path)
+    points, columns = seen
+    assert points.shape == (1, 1024, 6) and columns == [(3, 4, 5)]
+    torch.testing.assert_close(points[..., 3:].norm(dim=-1), torch.ones(1, 1024), rtol=0, atol=0.01)
 
 
 def test_mixed_clouds_have_points_and_label_of_two():

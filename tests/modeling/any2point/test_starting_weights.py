@@ -63,6 +63,16 @@ def test_the_control_without_encoder_starts_from_the_same(encoder):
     )
 
 
+def test_further_channels_start_without_influence(encoder):
+    points = torch.rand(2, 64, 6, generator=torch.Generator().manual_seed(0)) - 0.5
+    wide, narrow = build(encoder, in_channels=6).eval(), build(encoder).eval()
+    tokens = wide.any2point.point_tokenizer(points).tokens
+    assert torch.equal(tokens, narrow.any2point.point_tokenizer(points[..., :3].contiguous()).tokens)
+    tokens.square().sum().backward()
+    gradient = wide.any2point.point_tokenizer.local.lift.weight.grad  # (width, channels)
+    assert (gradient[:, 3:].abs().sum(dim=0) > 0).all()
+
+
 @pytest.mark.parametrize("kind", ["whole", "alone"])
 def test_trained_weights_are_not_replaced_by_them(kind, encoder, tmp_path):
     model: nn.Module = build(encoder)
@@ -86,7 +96,6 @@ def test_new_models_have_them_by_default_and_configs_do_not(encoder):
 
 
 MISFITS = [
-    ({"in_channels": 6}, "in_channels=6; expected 3"),
     ({"tokenizer_width": 64}, "tokenizer_width=64; expected 96"),
     ({"tokenizer": "point_pn"}, "tokenizer='point_pn'; expected 'patch'"),
     ({"token_scale": None}, "token_scale=None; expected a number"),
