@@ -68,7 +68,7 @@ ENCODER: str = RECIPE["encoder_name_or_path"]
 FEATURES: list[str] = RECIPE.get("features", ["xyz"])
 """Channels of a point, as `PointCloudProcessor` takes them."""
 
-MODEL: dict[str, Any] = {"num_layers": RECIPE["num_layers"], "in_channels": 3 * len(FEATURES)}
+MODEL: dict[str, Any] = {"num_layers": RECIPE["num_layers"]}
 """For `from_encoder_pretrained`, which fills in the other settings (`light_settings.LIGHT`)."""
 
 POINTS_ALONE = ("xyz",)
@@ -114,11 +114,15 @@ def build_model(seed: int, names: list[str]) -> PeftModel:
         seed: Seed of all random weights.
         names: Names of the classes, in the order of their numbers.
     """
-    return add_adapter(build_wrapper(seed, names), seed)
+    return add_adapter(build_wrapper(seed, names, features=FEATURES), seed)
 
 
 def build_wrapper(
-    seed: int, names: list[str], encoder: str | os.PathLike | None = None, **changes: Any
+    seed: int,
+    names: list[str],
+    encoder: str | os.PathLike | None = None,
+    features: Sequence[str] = POINTS_ALONE,
+    **changes: Any,
 ) -> Any2PointForPointCloudClassification:
     """Build the model of `build_model` without its adapters.
 
@@ -126,11 +130,13 @@ def build_wrapper(
         seed: See `build_model`.
         names: See `build_model`.
         encoder: Hub name or directory of another encoder than `ENCODER`.
+        features: Channels of a point, see `FEATURES`.
         **changes: Changes of `MODEL`, or further settings of `Any2PointConfig`.
     """
     set_seed(seed)
+    settings = {**MODEL, "in_channels": 3 * len(features), **changes}
     return Any2PointForPointCloudClassification.from_encoder_pretrained(
-        encoder or ENCODER, **label_names(names), **{**MODEL, **changes}
+        encoder or ENCODER, **label_names(names), **settings
     )
 
 

@@ -273,7 +273,7 @@ def test_recipes_of_segmentation_are_what_a_new_model_has(recipe):
 def test_the_quickstart_and_the_program_read_the_same_recipe():
     model, data, protocol, adapter, training = parsed("quickstart")
     assert (model.num_layers, model.encoder_name_or_path) == (quickstart.MODEL["num_layers"], quickstart.ENCODER)
-    assert not model.model_config and set(quickstart.MODEL) == {"num_layers", "in_channels"}
+    assert not model.model_config and set(quickstart.MODEL) == {"num_layers"}
     assert GuidedAdapterConfig.light(**adapter.peft_config) == GuidedAdapterConfig(**quickstart.ADAPTER)
     assert data.augment == quickstart.AUGMENTATION and len(build_transform(data.augment).transforms) == 4
     own = quickstart.training_arguments(training.output_dir, seed=training.seed)
