@@ -30,6 +30,7 @@ def test_another_step_is_refused(monkeypatch):
 
 def test_other_presets_have_no_transcription(monkeypatch):
     encoder, model, adapter = benchmark.PRESETS["minilm"]
-    monkeypatch.setitem(benchmark.PRESETS, "minilm", (encoder | SMALL, model | {"tokenizer_width": 48}, adapter))
+    narrow = {"tokenizer_width": 48, "tokenizer_weights": "random"}
+    monkeypatch.setitem(benchmark.PRESETS, "minilm", (encoder | SMALL, model | narrow, adapter))
     result = benchmark.measure("minilm", batch=2, points=96, tokens=16, neighbors=8, repeats=1)
     assert result["difference"] is None and "transcription" not in result["rows"]
