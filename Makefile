@@ -18,7 +18,7 @@ GPU_ARGS ?=
 # Processes for tests, by default one more than there are cores, since some tests wait for processes of their own; all
 # tests of a file run in one process. Files come in the order of their names: by their numbers of tests, as is the
 # default, long trainings would be the last, one after the other.
-PYTEST_WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PYTEST_WORKERS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 BIN := $(VENV)/bin
