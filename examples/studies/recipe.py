@@ -4,6 +4,7 @@
     python -m examples.studies.recipe --round 2
     python -m examples.studies.recipe --round 3
     python -m examples.studies.recipe --round 4
+    python -m examples.studies.recipe --round 5
     python -m examples.studies.recipe --test
 
 Eight changes of the recipe are tried together in 16 runs, a fractional factorial design of resolution IV: each change
@@ -12,12 +13,15 @@ difference of means over eight runs, which as many runs of one change at a time 
 the variance; what it does not show is which pairs of changes help or hinder each other. There are two such rounds,
 with eight changes of the same recipe each. The third starts from what they have chosen, and makes four changes whose
 opposites were harmful, in eight runs. The fourth adds the points' normals to what they have chosen and to the starting
-weights that another study has chosen (`starting_weights`), in four pairs of runs.
+weights that another study has chosen (`starting_weights`), in four pairs of runs. The fifth makes four changes around
+these weights, in eight runs, and also tries other votes: copies scaled more, or augmented as in training, ten and 30.
 
 The rule: a change is adopted if it lowers the cross-entropy of averaged weights with ten votes by more than its
 standard error and does not lower the accuracy; one that makes runs longer by more than a quarter must also raise the
-accuracy by a point. `--test` then trains with the recipe before the search, with all adopted changes, and with these
-and the starting weights; it evaluates all three on the test shapes, with five seeds that chose nothing.
+accuracy by a point. Other votes are adopted if over the runs of the fifth round they lower the cross-entropy of the
+last weights by more than its standard error against ten votes, and do not lower the accuracy. `--test` then trains
+with the recipe before the search, with all adopted changes, and with these and the starting weights; it evaluates all
+three on the test shapes, with five seeds that chose nothing.
 
 A seed draws the validation part, a quarter of the training shapes in whole groups of near-duplicates, as well as
 weights, row order and augmentation. Four runs share a seed, and no effect depends on the differences between seeds.
@@ -30,23 +34,24 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
-from datetime import date
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import transformers
+from datasets import Dataset
 from peft import PeftModel
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import EvalPrediction, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from examples import quickstart
-from examples.studies import earlier_recipe
-from examples.studies.runs import kept_run, machine, over_seeds, percent, stopwatch, use_threads, write_results
+from examples.studies import earlier_recipe, recipe_report
+from examples.studies.recipe_report import Factors, Run
+from examples.studies.runs import kept_run, percent, stopwatch, use_threads, write_results
 from hf_any3d.data import PointCloudCollator, load_point_dataset, validation_split
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
@@ -56,10 +61,6 @@ FRACTION = 0.25
 DECAY = 0.99
 """Of the moving average, for each step."""
 VOTES = 10
-WAYS = {"last": "last weights", "averaged": "averaged weights", "votes": "ten votes", "both": "averaged, ten votes"}
-FIGURES = ("accuracy", "mean_class_accuracy", "loss")
-Run = tuple[tuple[str, ...], int]
-"""Changes and seed of a run."""
 
 BASE: dict[str, Any] = {
     "model": earlier_recipe.MODEL,
@@ -72,8 +73,6 @@ BASE: dict[str, Any] = {
 """The recipe before the search."""
 
 _MILD = ["shuffle", "scale:low=0.8,high=1.25,per_axis=true", "shift:limit=0.1", "jitter"]
-
-Factors = dict[str, tuple[str, dict[str, Any]]]
 
 
 class Round(NamedTuple):
@@ -126,15 +125,46 @@ _STARTING: Factors = {
     )
 }
 """Chosen by another study, `starting_weights`."""
+_OTHER_VOTES: Factors = {
+    "other-votes": (
+        "other votes, of the last weights",
+        {
+            "evaluation": {
+                "other_votes": {
+                    "scaled more": ["shuffle", "scale:low=0.67,high=1.5,per_axis=true"],
+                    "as in training": earlier_recipe.AUGMENTATION,
+                },
+                "more_votes": 30,
+            }
+        },
+    )
+}
+"""Changes only how runs are evaluated."""
 _NORMALS: Factors = {
     "normals": ("normals of the points", {"features": ["xyz", "normals"], "model": {"in_channels": 6}}),
+}
+_FIFTH: Factors = {
+    "slow": ("learning rate 2e-3 instead of 4e-3", {"training": {"learning_rate": 2e-3}}),
+    "dense": ("128 tokens instead of 64", {"model": {"num_tokens": 128}}),
+    "stretched": (
+        "stronger scaling, 0.5 to 2 instead of 0.67 to 1.5",
+        {"augmentation": ["shuffle", "scale:low=0.5,high=2,per_axis=true", "shift:limit=0.1", "jitter"]},
+    ),
+    "turned": _SECOND["turned"],
 }
 ROUNDS = (
     Round(_FIRST, first_seed=0),
     Round(_SECOND, first_seed=4),
     Round(_THIRD, first_seed=8, start=ADOPTED),
     Round(_NORMALS, first_seed=12, start=(*ADOPTED, "weights")),
+    Round(_FIFTH, first_seed=16, start=(*ADOPTED, "weights", "other-votes")),
 )
+_CHANGES = {
+    name: own
+    for factors in (*(search.factors for search in ROUNDS), _STARTING, _OTHER_VOTES)
+    for name, (_, own) in factors.items()
+}
+"""Settings of every change."""
 RECIPES: dict[str, tuple[str, ...]] = {
     "before the search": (),
     "adopted changes": ADOPTED,
@@ -173,8 +203,7 @@ def settings_of(changes: Iterable[str]) -> dict[str, Any]:
     """Collect everything but the seed that affects the result of a run with some changes, as JSON reads it back."""
     settings = BASE
     for change in changes:
-        known = (*(search.factors for search in ROUNDS), _STARTING)
-        (own,) = (factors[change][1] for factors in known if change in factors)
+        own = _CHANGES[change]
         more = settings.get("more_augmentation", []) + own.get("more_augmentation", [])
         settings = merge(settings, own) | ({"more_augmentation": more} if more else {})
     return json.loads(json.dumps(settings))
@@ -255,7 +284,7 @@ def train_once(
     split: str = "validation",
     start: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, Any]:
-    """Train with some changes, and evaluate in each of `WAYS` on a validation part or on the test shapes.
+    """Train with some changes, and evaluate on a validation part or on the test shapes.
 
     Args:
         changes: Names of the changes.
@@ -263,6 +292,9 @@ def train_once(
         output_dir: Where `Trainer` may write.
         split: "validation" or "test".
         start: Tensors of the model to start from instead of random ones, by name.
+
+    Returns:
+        Figures of each of `recipe_report.WAYS`, those of other votes if the settings name some, loss and time.
 
     Raises:
         ValueError: If the model has no tensor of such a name.
@@ -306,12 +338,39 @@ def train_once(
         figures[one] = scores(plain.predictions, plain.label_ids)
         # The copies are the same for both weights.
         figures[many] = scores(quickstart.vote(trainer, parts[split], seed, VOTES, features), plain.label_ids)
+        if one == "last" and "other_votes" in settings["evaluation"]:
+            figures["other_votes"] = try_votes(trainer, parts[split], seed, settings["evaluation"], features)
     shapes = {name: len(parts[name]) for name in ("train", split)}
     return {**figures, "accuracy": figures["last"]["accuracy"], "train_loss": train_loss, "shapes": shapes, **spent}
 
 
+def try_votes(
+    trainer: Trainer, rows: Dataset, seed: int, evaluation: Mapping[str, Any], features: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Compute `recipe_report.FIGURES` of other kinds and numbers of votes than the quickstart's.
+
+    Args:
+        trainer: Holds the model.
+        rows: Rows of a split.
+        seed: Seed of the copies.
+        evaluation: `votes`, the usual number, and `more_votes`; `voting`, transforms of the usual copies, and
+            `other_votes`, those of other ones by name.
+        features: Channels of a point.
+    """
+    usual, more = evaluation["votes"], evaluation["more_votes"]
+    found = {}
+    for name, augmentation in {"scaled": evaluation["voting"], **evaluation["other_votes"]}.items():
+        copies = quickstart.augmented_rows(rows, augmentation, features)
+        torch.manual_seed(seed)
+        answers = [trainer.predict(copies) for _ in range(more)]
+        logits = np.stack([answer.predictions for answer in answers])  # (votes, rows, classes)
+        for count in (usual, more):
+            found[f"{name}, {count}"] = scores(logits[:count].mean(axis=0), answers[0].label_ids)
+    return found
+
+
 def scores(logits: Any, labels: Any) -> dict[str, float]:
-    """Compute `FIGURES` of logits `(shapes, classes)`."""
+    """Compute `recipe_report.FIGURES` of logits `(shapes, classes)`."""
     found = compute_classification_metrics(EvalPrediction(logits, labels))
     loss = nn.functional.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels))
     return {**found, "loss": float(loss)}
@@ -320,124 +379,6 @@ def scores(logits: Any, labels: Any) -> dict[str, float]:
 def named(changes: Iterable[str]) -> str:
     """Name a run by its changes."""
     return "+".join(changes) or "recipe"
-
-
-def effects(values: np.ndarray, runs: list[Run], factors: Iterable[str]) -> dict[str, tuple[float, float]]:
-    """Estimate the effect of each change, by least squares next to a mean for each seed.
-
-    Args:
-        values: `(runs,)` a figure of each run.
-        runs: Changes and seed of each run, as in `design`.
-        factors: Names of the changes.
-
-    Returns:
-        Effect and its standard error by name; the error is NaN where there are no more runs than unknowns.
-    """
-    factors, seeds = list(factors), sorted({seed for _, seed in runs})
-    columns = [[seed == own for own in seeds] + [name in changes for name in factors] for changes, seed in runs]
-    matrix = np.array(columns, dtype=float)  # (runs, seeds + factors)
-    unknowns = np.linalg.matrix_rank(matrix)
-    if unknowns < matrix.shape[1]:
-        raise ValueError(f"{len(runs)} runs do not separate {matrix.shape[1]} unknowns; all of a round do")
-    found = np.linalg.lstsq(matrix, values, rcond=None)[0]
-    free = len(runs) - unknowns
-    variance = np.sum((values - matrix @ found) ** 2) / free if free else np.nan
-    errors = np.sqrt(variance * np.diag(np.linalg.inv(matrix.T @ matrix)))
-    return {name: (float(found[i]), float(errors[i])) for i, name in enumerate(factors, start=len(seeds))}
-
-
-def summarize(stored: list[dict[str, Any]], factors: Factors) -> dict[str, Any]:
-    """Compute effects of a round's changes on the figures of each way, and of the ways over all runs."""
-    runs = [(tuple(run["changes"]), run["seed"]) for run in stored]
-    figures = {way: {name: np.array([run[way][name] for run in stored]) for name in FIGURES} for way in WAYS}
-    costs = np.array([run["cpu_seconds"] for run in stored])
-    ways = []
-    for way, title in WAYS.items():
-        row: dict[str, Any] = {"way": way, "title": title}
-        for name in FIGURES:
-            gains = figures[way][name] - figures["last"][name]
-            row |= {name: float(figures[way][name].mean()), f"{name}_gain": float(gains.mean())}
-            row[f"{name}_gain_error"] = float(gains.std(ddof=1) / len(gains) ** 0.5)
-        ways.append(row)
-    found = {way: {name: effects(figures[way][name], runs, factors) for name in FIGURES} for way in WAYS}
-    spent = effects(costs, runs, factors)
-    rows = [
-        {
-            "change": change,
-            "title": factors[change][0],
-            "cpu_seconds": spent[change][0],
-            **{way: {name: found[way][name][change] for name in FIGURES} for way in WAYS},
-        }
-        for change in factors
-    ]
-    return {
-        "date": date.today().isoformat(),
-        "machine": machine(),
-        "runs": len(stored),
-        "looks": len(stored) * len(WAYS),
-        "mean_cpu_seconds": float(costs.mean()),
-        "ways": ways,
-        "rows": rows,
-    }
-
-
-def table(summary: Mapping[str, Any]) -> str:
-    """Format the summary as Markdown: effects of the changes, then of the ways, each ± its standard error."""
-
-    def cell(found: tuple[float, float], unit: float, digits: int) -> str:
-        return f"{unit * found[0]:+.{digits}f} ± {unit * found[1]:.{digits}f}"
-
-    titles = [f"{WAYS[way]}: {text}" for way in ("last", "both") for text in ("accuracy, points", "cross-entropy")]
-    head = ["change", *titles, "CPU seconds of a run"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for row in summary["rows"]:
-        cells = [
-            cell(row[way][name], *style)
-            for way in ("last", "both")
-            for name, style in (("accuracy", (100, 1)), ("loss", (1, 3)))
-        ]
-        lines.append(f"| {' | '.join([row['title'], *cells, format(row['cpu_seconds'], '+.0f')])} |")
-    head = ["way", "accuracy, %", "gain, points", "cross-entropy", "gain"]
-    lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for row in summary["ways"]:
-        gains = [(row[f"{name}_gain"], row[f"{name}_gain_error"]) for name in ("accuracy", "loss")]
-        cells = [percent(row, "accuracy"), cell(gains[0], 100, 1), f"{row['loss']:.3f}", cell(gains[1], 1, 3)]
-        lines.append(f"| {' | '.join([row['title'], *cells])} |")
-    lines += ["", f"{summary['runs']} runs; validation parts were looked at {summary['looks']} times."]
-    return "\n".join(lines) + "\n"
-
-
-def compare(stored: list[dict[str, Any]]) -> dict[str, Any]:
-    """Compute figures on the test shapes, and differences from the recipe before the search, seed by seed."""
-    recipes = [[run for run in stored if tuple(run["changes"]) == changes] for changes in RECIPES.values()]
-    rows = []
-    for title, runs in zip(RECIPES, recipes, strict=True):
-        for way, way_title in WAYS.items():
-            gains = [
-                run[way]["accuracy"] - first["last"]["accuracy"] for run, first in zip(runs, recipes[0], strict=True)
-            ]
-            figures = over_seeds([run[way] for run in runs], FIGURES)
-            gain = {"gain": float(np.mean(gains)), "gain_std": float(np.std(gains, ddof=1))}
-            rows.append({"title": f"{title}, {way_title}", "gains": gains, **figures, **gain})
-    seconds = [float(np.mean([run["cpu_seconds"] for run in runs])) for runs in recipes]
-    about = {"date": date.today().isoformat(), "machine": machine(), "seeds": [run["seed"] for run in recipes[0]]}
-    return {**about, "recipes": RECIPES, "cpu_seconds": seconds, "rows": rows}
-
-
-def comparison(summary: Mapping[str, Any]) -> str:
-    """Format figures on the test shapes as Markdown."""
-    lines = ["| recipe | accuracy, % | class accuracy, % | cross-entropy | gain, points |", "|---" * 5 + "|"]
-    for row in summary["rows"]:
-        cells = [percent(row, "accuracy"), percent(row, "mean_class_accuracy")]
-        cells += [
-            f"{row['loss']:.3f} ± {row['loss_std']:.3f}",
-            f"{100 * row['gain']:+.1f} ± {100 * row['gain_std']:.1f}",
-        ]
-        lines.append(f"| {row['title']} | {' | '.join(cells)} |")
-    seeds = ", ".join(map(str, summary["seeds"]))
-    seconds = ", ".join(f"{one:.0f}" for one in summary["cpu_seconds"])
-    lines += ["", f"Seeds {seeds}; {seconds} CPU seconds of training a run."]
-    return "\n".join(lines) + "\n"
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -476,11 +417,13 @@ def main(arguments: list[str] | None = None) -> None:
     if options.runs is not None:
         return
     if options.test:
-        summary = compare(stored)
-        write_results(options.output_dir, "recipe_test", summary | {"runs": stored}, comparison(summary))
+        summary = recipe_report.compare(stored, RECIPES)
+        write_results(options.output_dir, "recipe_test", summary | {"runs": stored}, recipe_report.comparison(summary))
         return
-    summary = summarize(stored, search.factors)
-    write_results(options.output_dir, f"recipe_{options.round}", summary | {"all_runs": stored}, table(summary))
+    summary = recipe_report.summarize(stored, search.factors)
+    write_results(
+        options.output_dir, f"recipe_{options.round}", summary | {"all_runs": stored}, recipe_report.table(summary)
+    )
 
 
 if __name__ == "__main__":

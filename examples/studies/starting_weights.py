@@ -33,7 +33,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from examples import quickstart
-from examples.studies import recipe
+from examples.studies import recipe, recipe_report
 from examples.studies.generated_shapes import generate
 from examples.studies.runs import (
     evaluate,
@@ -180,7 +180,7 @@ def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
                 row[way][f"{name}_gains"] = gains
         row["cpu_seconds"] = float(np.mean([run["cpu_seconds"] for run in own]))
         rows.append(row)
-    return {"machine": machine(), "looks": len(runs) * len(recipe.WAYS), "rows": rows}
+    return {"machine": machine(), "looks": len(runs) * len(recipe_report.WAYS), "rows": rows}
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -194,7 +194,7 @@ def table(summary: dict[str, Any]) -> str:
 
     head = ["start", "seeds"]
     for way in WAYS:
-        title = recipe.WAYS[way]
+        title = recipe_report.WAYS[way]
         head += [f"{title}: accuracy, %", "gain, points", f"{title}: cross-entropy", "gain"]
     lines = [f"| {' | '.join([*head, 'CPU s a run'])} |", "|---" * (len(head) + 1) + "|"]
     for row in summary["rows"]:

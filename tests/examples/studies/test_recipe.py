@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from examples import quickstart
-from examples.studies import recipe
+from examples.studies import recipe, recipe_report
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.modeling.any2point.light_settings import LIGHT
 
@@ -35,7 +35,7 @@ def test_the_quickstart_has_what_was_adopted():
 
 
 @pytest.mark.parametrize(
-    ("search", "seeds"), zip(recipe.ROUNDS, (range(4), range(4, 8), (8, 9), range(12, 16)), strict=True)
+    ("search", "seeds"), zip(recipe.ROUNDS, (range(4), range(4, 8), (8, 9), range(12, 16), (16, 17)), strict=True)
 )
 def test_the_design_separates_changes_from_each_other_from_pairs_and_from_seeds(search, seeds):
     runs, count = recipe.design(search), len(search.factors)
@@ -81,6 +81,30 @@ def test_the_fourth_round_gives_the_model_normals_and_turns_them_with_the_points
     torch.testing.assert_close(points[..., 3:].norm(dim=-1), torch.ones(1, 1024), rtol=0, atol=0.01)
 
 
+def test_the_fifth_round_tries_other_votes_after_each_run(tiny_encoder, tmp_path, monkeypatch):
+    start = recipe.ROUNDS[4].start
+    assert recipe.settings_of(start[:-1])["training"]["learning_rate"] == 4e-3
+    assert recipe.settings_of((*start, "slow"))["training"]["learning_rate"] == 2e-3
+    monkeypatch.setattr(quickstart, "ENCODER", tiny_encoder)
+    monkeypatch.setitem(recipe.BASE["training"], "max_steps", 1)
+    monkeypatch.setattr(recipe, "VOTES", 2)
+    monkeypatch.setitem(recipe.BASE["evaluation"], "votes", 2)
+    settings = recipe.settings_of(("other-votes",))
+    monkeypatch.setitem(settings["evaluation"], "more_votes", 3)
+    monkeypatch.setattr(recipe, "settings_of", lambda changes: settings)
+    run = recipe.train_once(("other-votes",), 0, tmp_path)
+    kinds = ("scaled", "scaled more", "as in training")
+    assert list(run["other_votes"]) == [f"{kind}, {count}" for kind in kinds for count in (2, 3)]
+    assert run["other_votes"]["scaled, 2"] == run["votes"] != run["other_votes"]["scaled, 3"]
+    summary = recipe_report.summarize(
+        [run | {"changes": change, "seed": seed} for change in ((), ("slow",)) for seed in (0, 1)],
+        {"slow": ("slower", {})},
+    )
+    assert summary["looks"] == 4 * (4 + 6)
+    assert [row["loss_gain"] for row in summary["other_votes"]][0] == 0
+    assert "| scaled more, 3 |" in recipe_report.table(summary | {"ways": []})
+
+
 def test_mixed_clouds_have_points_and_label_of_two():
     rows = [{"points": np.full((40, 3), number, np.float32), "labels": number} for number in range(3)]
     torch.manual_seed(0)
@@ -96,12 +120,12 @@ def test_effects_are_found_whatever_the_seeds_are_worth():
     runs = recipe.design(FIRST)
     true = {"epochs": 2.0, "rate": -1.0}
     values = np.array([sum(true.get(name, 0) for name in changes) + 10.0 * seed**2 for changes, seed in runs])
-    found = recipe.effects(values, runs, FIRST.factors)
+    found = recipe_report.effects(values, runs, FIRST.factors)
     assert {name: round(effect, 9) for name, (effect, _) in found.items()} == {name: 0 for name in found} | true
     noise = np.random.default_rng(0).normal(size=16)
-    assert found["gate"][1] < 1e-9 < recipe.effects(values + noise, runs, FIRST.factors)["gate"][1]
+    assert found["gate"][1] < 1e-9 < recipe_report.effects(values + noise, runs, FIRST.factors)["gate"][1]
     with pytest.raises(ValueError, match="do not separate"):
-        recipe.effects(values[:8], runs[:8], FIRST.factors)
+        recipe_report.effects(values[:8], runs[:8], FIRST.factors)
 
 
 def test_the_average_is_that_of_all_steps():
@@ -143,13 +167,13 @@ def test_a_search_stores_runs_and_reports_effects(tiny_encoder, tmp_path, monkey
     monkeypatch.setattr(recipe, "train_once", known)
     recipe.main(["--output-dir", str(tmp_path / "all")])
     stored = json.loads((tmp_path / "all" / "recipe_1.json").read_text())
-    assert stored["runs"] == 16 and stored["looks"] == 16 * len(recipe.WAYS)
+    assert stored["runs"] == 16 and stored["looks"] == 16 * len(recipe_report.WAYS)
     gate = next(row for row in stored["rows"] if row["change"] == "gate")
     assert gate["last"]["accuracy"][0] == pytest.approx(0.02)
     assert stored["ways"][-1]["accuracy_gain"] == pytest.approx(0.01)
     assert "| gates from 0.5 instead of 0.2 | +2.0 ± 0.0 |" in (tmp_path / "all" / "recipe_1.md").read_text()
     recipe.main(["--test", "--output-dir", str(tmp_path / "all")])
     rows = json.loads((tmp_path / "all" / "recipe_test.json").read_text())["rows"]
-    assert len(rows) == 3 * len(recipe.WAYS) and len(rows[0]["gains"]) == 5
+    assert len(rows) == 3 * len(recipe_report.WAYS) and len(rows[0]["gains"]) == 5
     assert rows[3]["gain"] == pytest.approx(0.01)
     assert "| adopted changes, ten votes |" in (tmp_path / "all" / "recipe_test.md").read_text()
