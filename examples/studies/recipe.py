@@ -20,8 +20,8 @@ The rule: a change is adopted if it lowers the cross-entropy of averaged weights
 standard error and does not lower the accuracy; one that makes runs longer by more than a quarter must also raise the
 accuracy by a point. Other votes are adopted if over the runs of the fifth round they lower the cross-entropy of the
 last weights by more than its standard error against ten votes, and do not lower the accuracy. `--test` then trains
-with the recipe before the search, with all adopted changes, and with these and the starting weights; it evaluates all
-three on the test shapes, with five seeds that chose nothing.
+with the recipe before the search and those that were adopted since (`RECIPES`); it evaluates all of them on the test
+shapes, with five seeds that chose nothing.
 
 A seed draws the validation part, a quarter of the training shapes in whole groups of near-duplicates, as well as
 weights, row order and augmentation. Four runs share a seed, and no effect depends on the differences between seeds.
@@ -117,7 +117,7 @@ _THIRD: Factors = {
     "certain": ("dropout of 0.1 in the head instead of 0.3", {"model": {"head_dropout": 0.1}}),
 }
 ADOPTED: tuple[str, ...] = ("epochs", "tokens", "fast", "layer")
-"""Changes that the rule has chosen."""
+"""Changes that the rule chose in the first two rounds."""
 _STARTING: Factors = {
     "weights": (
         "tokenizer weights learned on generated shapes",
@@ -169,8 +169,9 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "before the search": (),
     "adopted changes": ADOPTED,
     "adopted changes and starting weights": (*ADOPTED, "weights"),
+    "adopted changes, starting weights and stronger scaling": (*ADOPTED, "weights", "stretched"),
 }
-"""What is compared on the test shapes."""
+"""What is compared on the test shapes; the last one is the quickstart's."""
 TEST_SEEDS = range(20, 25)
 
 _BITS = {

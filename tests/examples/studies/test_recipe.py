@@ -27,8 +27,12 @@ def test_a_run_changes_what_it_names_and_nothing_else():
 
 def test_the_quickstart_has_what_was_adopted():
     adopted = recipe.settings_of(recipe.ADOPTED)
-    chosen = recipe.settings_of(recipe.RECIPES["adopted changes and starting weights"])
-    assert chosen == adopted | {"model": adopted["model"] | {"tokenizer_weights": "generated_shapes"}}
+    *_, before, last = recipe.RECIPES.values()
+    assert recipe.settings_of(before) == adopted | {
+        "model": adopted["model"] | {"tokenizer_weights": "generated_shapes"}
+    }
+    chosen = recipe.settings_of(last)
+    assert chosen["augmentation"] != adopted["augmentation"]
     assert chosen["model"] == {**LIGHT, **quickstart.MODEL} and chosen["adapter"] == quickstart.ADAPTER
     assert chosen["training"] == quickstart.TRAINING and chosen["augmentation"] == quickstart.AUGMENTATION
     assert chosen["smoothing"] == quickstart.LABEL_SMOOTHING and recipe.VOTES == quickstart.VOTES
@@ -174,6 +178,6 @@ def test_a_search_stores_runs_and_reports_effects(tiny_encoder, tmp_path, monkey
     assert "| gates from 0.5 instead of 0.2 | +2.0 ± 0.0 |" in (tmp_path / "all" / "recipe_1.md").read_text()
     recipe.main(["--test", "--output-dir", str(tmp_path / "all")])
     rows = json.loads((tmp_path / "all" / "recipe_test.json").read_text())["rows"]
-    assert len(rows) == 3 * len(recipe_report.WAYS) and len(rows[0]["gains"]) == 5
+    assert len(rows) == len(recipe.RECIPES) * len(recipe_report.WAYS) and len(rows[0]["gains"]) == 5
     assert rows[3]["gain"] == pytest.approx(0.01)
     assert "| adopted changes, ten votes |" in (tmp_path / "all" / "recipe_test.md").read_text()
