@@ -24,10 +24,10 @@ with the recipe before the search and those that were adopted since (`RECIPES`);
 shapes, with five seeds that chose nothing.
 
 A seed draws the validation part, a quarter of the training shapes in whole groups of near-duplicates, as well as
-weights, row order and augmentation. Four runs share a seed, and no effect depends on the differences between seeds.
-Each run is evaluated in four ways: the last weights or an exponential moving average of the weights, once or as ten
-votes of scaled clouds. The search never reads the test shapes. Every run is stored when it ends and is not repeated
-with the same settings.
+weights, row order and augmentation. Two or four runs share a seed, and no effect depends on the differences between
+seeds. Each run is evaluated in four ways: the last weights or an exponential moving average of the weights, once or as
+ten votes of scaled clouds. The search never reads the test shapes. Every run is stored when it ends and is not
+repeated with the same settings.
 """
 
 from __future__ import annotations

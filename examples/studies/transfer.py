@@ -462,7 +462,7 @@ def write_report(folder: Path) -> dict[str, Any]:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = runs_parser(__doc__ or "", "outputs/transfer")
+    parser = runs_parser(__doc__ or "", "outputs/transfer", TITLES)
     parser.set_defaults(seeds=None)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS), help="what to run")
     parser.add_argument("--report", action="store_true", help="run nothing; write the table of what is stored")
@@ -474,7 +474,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     use_threads(options.threads)
     transformers.logging.set_verbosity_error()
-    runs = [run for part in options.parts for run in PARTS[part] if options.seeds is None or run.seed in options.seeds]
+    runs = [run for part in options.parts for run in PARTS[part] if run.arm in options.arms]
+    if options.seeds is not None:
+        runs = [run for run in runs if run.seed in options.seeds]
     if not options.report:
         run_all(runs, options.output_dir)
     write_report(options.output_dir)

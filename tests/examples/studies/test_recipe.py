@@ -25,6 +25,15 @@ def test_a_run_changes_what_it_names_and_nothing_else():
     assert both == {**base, "more_augmentation": ["rotate:axis=y,limit=0.26", "dropout:max_ratio=0.5"]}
 
 
+def test_a_name_means_the_same_change_in_every_round():
+    base = recipe.settings_of([])
+    for search in recipe.ROUNDS:
+        for name, (_, own) in search.factors.items():
+            more = own.get("more_augmentation")
+            expected = recipe.merge(base, own) | ({"more_augmentation": more} if more else {})
+            assert recipe.settings_of([name]) == json.loads(json.dumps(expected))
+
+
 def test_the_quickstart_has_what_was_adopted():
     adopted = recipe.settings_of(recipe.ADOPTED)
     *_, before, last = recipe.RECIPES.values()
