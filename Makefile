@@ -20,6 +20,8 @@ GPU_ARGS ?=
 # default, long trainings would be the last, one after the other.
 PYTEST_WORKERS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
+# Tests of what is run now and then: fuzzing, interruptions, mutation, releases, benchmarks, studies.
+TOOL_TESTS := $(addprefix tests/,fuzz faults scale test_mutation.py test_packaging.py examples/speed examples/studies)
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -28,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install doctor browser encoder quickstart release-check demo test test-fast gpu-check fuzz faults mutate lint format docs bench bench-learn clean
+.PHONY: help install doctor browser encoder quickstart release-check demo test test-fast test-tools gpu-check fuzz faults mutate lint format docs bench bench-learn clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,8 +74,11 @@ demo: $(INSTALLED) ## Chat about shapes with MODEL, a directory or hub name, in 
 	@test -n "$(MODEL)" || { echo "make demo MODEL=directory or hub name of a point cloud language model" >&2; exit 1; }
 	$(BIN)/hf-any3d demo $(MODEL) $(DEMO_ARGS)
 
-test: $(INSTALLED) ## Run all tests (PYTEST_ARGS)
-	@$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
+test: $(INSTALLED) ## Run all tests of the library and its programs (PYTEST_ARGS)
+	@$(BIN)/python $(PYTEST) $(TOOL_TESTS:%=--ignore=%) $(PYTEST_ARGS)
+
+test-tools: $(INSTALLED) ## Run the tests of fuzzing, interruptions, releases, benchmarks and studies (PYTEST_ARGS)
+	@$(BIN)/python $(PYTEST) $(TOOL_TESTS) $(PYTEST_ARGS)
 
 test-fast: $(INSTALLED) ## Run all tests but those of tests/slow.txt, in two minutes (PYTEST_ARGS)
 	@$(BIN)/python $(PYTEST) -m "not slow" $(PYTEST_ARGS)

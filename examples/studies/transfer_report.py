@@ -159,7 +159,7 @@ def compare(first: Mapping[tuple[int, int], Any], second: Mapping[tuple[int, int
     pairs = sorted(first.keys() & second.keys())
     if not pairs:
         return None
-    accuracy, loss, right = [], [], []
+    accuracy, loss, right, totals = [], [], [], np.zeros(2)
     for fold in sorted({fold for _, fold in pairs}):
         seeds = [seed for seed, own in pairs if own == fold]
         runs = [[cell[seed, fold] for seed in seeds] for cell in (first, second)]
@@ -169,14 +169,17 @@ def compare(first: Mapping[tuple[int, int], Any], second: Mapping[tuple[int, int
         answers = [np.array([run["predictions"] for run in own]) for own in runs]  # (seeds, shapes) each
         losses = [np.array([run["losses"] for run in own]) for own in runs]
         hits = [(own == labels).astype(float) for own in answers]
+        totals += [own.mean(axis=0).sum() for own in hits]
         accuracy.append(fold_difference(hits[0] - hits[1], groups))
         loss.append(fold_difference(losses[0] - losses[1], groups))
         right.append([majority_vote(own) == labels for own in answers])
     first_right, second_right = np.concatenate(right, axis=1)
     only_first, only_second, p = mcnemar(first_right, second_right)
+    shapes = int(sum(fold.sizes.sum() for fold in accuracy))
     return {
         "pairs": len(pairs),
-        "shapes": int(sum(fold.sizes.sum() for fold in accuracy)),
+        "shapes": shapes,
+        "accuracies": (totals / shapes).tolist(),
         "effect": effect(accuracy),
         "interval": interval(accuracy),
         "bootstrap_interval": bootstrap_interval(accuracy),
@@ -236,19 +239,20 @@ def cells_table(rows: Iterable[Mapping[str, Any]], titles: Mapping[str, str]) ->
 def comparisons_table(rows: Iterable[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
     """Format comparisons as Markdown."""
     lines = [
-        "| set | budget | layers | compared | pairs | effect, points | 95 % interval | bootstrap "
+        "| set | budget | layers | compared | pairs | accuracies, % | effect, points | 95 % interval | bootstrap "
         "| McNemar, votes | cross-entropy |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         cell = cell_named(row)
         start = f"| {cell.data} | {cell.budget} | {cell.layers} | {titles[cell.arm]} − {titles[row['against']]} "
         found = row["found"]
         if found is None:
-            lines.append(f"{start}| 0 of {row['planned']} | not run yet | | | | |")
+            lines.append(f"{start}| 0 of {row['planned']} | not run yet | | | | | |")
             continue
         lines.append(
-            f"{start}| {found['pairs']} of {row['planned']} | {percent(found['effect'], '+')} "
+            f"{start}| {found['pairs']} of {row['planned']} "
+            f"| {', '.join(map(percent, found['accuracies']))} | {percent(found['effect'], '+')} "
             f"| {limits(found['interval'])} | {limits(found['bootstrap_interval'])} "
             f"| {found['only_first']} : {found['only_second']}, p = {found['mcnemar_p']:.2g} "
             f"| {found['loss_effect']:+.3f} [{found['loss_interval'][0]:+.3f}, {found['loss_interval'][1]:+.3f}] |"

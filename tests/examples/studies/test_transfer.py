@@ -144,9 +144,11 @@ def test_an_unfinished_study_is_reported_as_such():
     (main,) = summary["main"]
     assert main["found"]["pairs"] == 1
     assert main["found"]["effect"] == 0.5
+    assert main["found"]["accuracies"] == [1.0, 0.5]
     text = report.markdown(summary, {"pretrained": "P", "random": "R", "shuffled": "S"})
     assert "unfinished, 1 of 4 pairs" in text
     assert "| embedded | all shapes, 30 epochs | P | 2 | 2 of 4 | 100.0 | 0.500 | 2 |" in text
+    assert "| P − R | 1 of 4 | 100.0, 50.0 | +50.0 |" in text
     assert "| embedded | all shapes, 30 epochs | S | 2 | 0 of 4 | not run yet | | |" in text
     finished = report.summarize(dict.fromkeys(cells, 1), results, cells[:2])
     assert "pretraining neither helps nor harms measurably: +50.0 points" in report.verdict(finished["main"][0])
@@ -206,6 +208,8 @@ def test_the_study_in_miniature_runs_once_and_reports(miniature, tmp_path, monke
     run_once = transfer.run_once
     monkeypatch.setattr(transfer, "run_once", lambda run, folder: done.append(run) or run_once(run, folder))
     monkeypatch.setitem(transfer.PARTS, "rest", [run for run in miniature if run.fold == 0])
+    transfer.main([*words, "rest", "main-generated", "--arms", "pointnet", "pretrained"])
+    assert [run.arm for run in done] == ["pointnet"]
     transfer.main([*words, "rest", "main-generated"])
     assert {run.arm for run in done} == set(transfer.OTHERS)
     assert len(done) == len(transfer.OTHERS)
