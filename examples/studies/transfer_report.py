@@ -334,26 +334,23 @@ def markdown(summary: Mapping[str, Any], titles: Mapping[str, str]) -> str:
 
 
 def plot(summary: Mapping[str, Any], path: Path) -> None:
-    """Plot the effect of the pretrained against the random encoder with its interval, for each set and budget."""
+    """Plot the effect of the pretrained against the random encoder with its interval, for budgets that have runs."""
     from matplotlib.figure import Figure
 
-    rows = [row for row in summary["comparisons"] if row["against"] == "random"]
+    rows = [row for row in summary["comparisons"] if row["against"] == "random" and row["found"]]
     figure = Figure(figsize=(8, 1 + 0.36 * len(rows)), dpi=120)
     axes = figure.add_subplot()
     names = []
     for place, row in enumerate(rows):
         cell, found = cell_named(row), row["found"]
-        done = 0 if found is None else found["pairs"]
+        done = found["pairs"]
         names.append(f"{cell.data}, {cell.budget}, {cell.layers} layers ({done} of {row['planned']} pairs)")
-        if found is None:
-            axes.text(0, place, "not run yet", ha="center", va="center", fontsize=8, color="gray")
-            continue
         middle, (low, high) = 100 * found["effect"], (100 * limit for limit in found["interval"])
         color = "tab:blue" if done == row["planned"] else "tab:gray"
         axes.errorbar(middle, place, xerr=[[middle - low], [high - middle]], fmt="o", capsize=3, color=color)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), names, fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("accuracy, pretrained minus random encoder, points (95 % interval; gray: unfinished)")
     axes.grid(axis="x", alpha=0.3)
     with atomic_write(path) as unfinished:
