@@ -1,8 +1,12 @@
 """Audio encoders: convolutional positions of waveforms, tables of spectrogram patches and frames."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
+import torch
+from torch import nn
+from torch.func import functional_call
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.encoders.positions import (
@@ -26,6 +30,23 @@ _REACHED = "the encoder's convolution along each view's line, mean over the view
 
 def _is_stable(config: PreTrainedConfig) -> bool:
     return getattr(config, "do_stable_layer_norm", False)
+
+
+def _convolve_positions(model: PreTrainedModel, frames: torch.Tensor) -> torch.Tensor:
+    """Compute convolutional positions of frames, both `(batch, length, hidden)`.
+
+    Groups of fewer than 16 channels are computed in full precision on CPUs: in bfloat16, torch 2.13 returns wrong
+    numbers for them on CPUs with AMX. No published encoder has such narrow groups.
+    """
+    module = model.encoder.pos_conv_embed
+    half = frames.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
+    convolutions = [part for part in module.modules() if isinstance(part, nn.Conv1d)]
+    if frames.device.type != "cpu" or not half or all(part.in_channels // part.groups >= 16 for part in convolutions):
+        return module(frames)
+    tensors = chain(module.named_parameters(), module.named_buffers())
+    full = {name: tensor.float() for name, tensor in tensors if tensor.is_floating_point()}
+    with torch.autocast("cpu", enabled=False):
+        return functional_call(module, full, (frames.float(),)).to(frames.dtype)
 
 
 def _wavlm_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
@@ -61,7 +82,7 @@ for name, model_type in (
             final_norm=lambda config: "encoder.layer_norm" if _is_stable(config) else None,
             input_norm=lambda config: None if _is_stable(config) else "encoder.layer_norm",
             layer_inputs=_wavlm_inputs if gated else bidirectional_inputs,
-            line_convolution=lambda model, frames: model.encoder.pos_conv_embed(frames),
+            line_convolution=_convolve_positions,
         )
     )
 

@@ -144,6 +144,21 @@ def test_convolution_is_that_of_the_encoder_at_integer_coordinates(model_type):
     torch.testing.assert_close(found, own[:, order], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_convolution_of_narrow_groups_is_right_in_bfloat16(groups, autocast):
+    # torch returns wrong numbers for such groups on CPUs with AMX.
+    sizes = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": groups}
+    encoder, family = random_encoder(tiny_config("wav2vec2", **sizes)), encoder_families()["wav2vec2"]
+    frames = torch.randn(2, 9, HIDDEN)
+    with torch.no_grad():
+        right = family.line_convolution(encoder, frames)
+        with torch.autocast("cpu", enabled=autocast):
+            dtype = torch.float32 if autocast else torch.bfloat16
+            found = family.line_convolution(encoder.to(dtype), frames.to(dtype))
+    torch.testing.assert_close(found.float() / right.std(), right / right.std(), rtol=0, atol=0.1)
+
+
 def test_convolution_is_continuous_in_the_coordinates():
     convolution = nn.Conv1d(4, 4, 3, padding=1)
 
