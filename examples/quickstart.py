@@ -398,6 +398,8 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning)  # raised by peft about transformers
+    # Without a network, peft cannot look up whether the encoder's vocabulary has changed; here it never does.
+    warnings.filterwarnings("ignore", message="Unable to fetch remote file|Could not find a config file")
     print(f"hf_any3d {hf_any3d.__version__}: a frozen text transformer learns 3D shapes")
     splits = load_point_dataset("shapes")
     splits["train"] = without_files(splits["train"])
