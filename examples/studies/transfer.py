@@ -243,7 +243,7 @@ PARTS: dict[str, list[Run]] = {
     "short-generated": runs_of("generated", (*BOTH, "shuffled"), epochs=8, shots=20),
     "four-embedded": runs_of("embedded", BOTH, layers=4),
     "six-embedded": runs_of("embedded", BOTH, layers=6),
-    "long-embedded": runs_of("embedded", ("pretrained", "random", "tokenizer", "pointnet"), epochs=100),
+    "long-embedded": runs_of("embedded", ("pretrained", "random", "tokenizer", "pointnet", "pointnet2"), epochs=100),
     "four-generated": runs_of("generated", BOTH, layers=4, shots=20, seeds=1),
     "six-generated": runs_of("generated", BOTH, layers=6, shots=20, seeds=1),
     "all-generated": runs_of("generated", ("pretrained", "random", "tokenizer", "pointnet"), seeds=1),
