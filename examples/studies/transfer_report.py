@@ -346,12 +346,12 @@ def plot(summary: Mapping[str, Any], path: Path) -> None:
         done = found["pairs"]
         names.append(f"{cell.data}, {cell.budget}, {cell.layers} layers ({done} of {row['planned']} pairs)")
         middle, (low, high) = 100 * found["effect"], (100 * limit for limit in found["interval"])
-        color = "tab:blue" if row in summary["main"] else "tab:gray"
+        color = "tab:blue" if row in summary["main"] and done == row["planned"] else "tab:gray"
         axes.errorbar(middle, place, xerr=[[middle - low], [high - middle]], fmt="o", capsize=3, color=color)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("accuracy, pretrained minus random encoder, points (95 % interval; gray: exploratory)")
+    axes.set_xlabel("accuracy, pretrained minus random, points (95 % interval; gray: exploratory or unfinished)")
     axes.grid(axis="x", alpha=0.3)
     with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format="png", bbox_inches="tight")

@@ -154,6 +154,20 @@ def test_an_unfinished_study_is_reported_as_such():
     assert "pretraining neither helps nor harms measurably: +50.0 points" in report.verdict(finished["main"][0])
 
 
+def test_the_plot_is_blue_for_a_finished_main_comparison_alone(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    colors: list[str] = []
+    monkeypatch.setattr(Axes, "errorbar", lambda *_, color, **__: colors.append(color))
+    cells = [Cell("embedded", arm, layers, 30, None) for layers in (2, 4) for arm in ("pretrained", "random")]
+    one = stored([0, 1, 1, 0], [0, 1, 1, 0], [3, 5, 6, 8])
+    results = {cell: {(0, 0): one, (1, 0): one} for cell in cells}
+    for planned, expected in ((2, ["tab:blue", "tab:gray"]), (3, ["tab:gray", "tab:gray"])):
+        colors.clear()
+        report.plot(report.summarize(dict.fromkeys(cells, planned), results, cells[:2]), tmp_path / "transfer.png")
+        assert colors == expected
+
+
 def test_runs_on_different_shapes_are_not_compared():
     first, second = stored([0] * 4, [0] * 4, [0, 1, 2, 3]), stored([0] * 4, [0] * 4, [0, 1, 2, 4])
     with pytest.raises(ValueError, match="fold 2: runs were tested on different shapes"):
