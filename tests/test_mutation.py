@@ -4,11 +4,12 @@ import ast
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.mutation.mutants import ROOT, Mutant, draw, find_mutants
+from tests.mutation.mutants import ROOT, Mutant, draw, find_mutants, package_of, source_files
 from tests.mutation.running import choose_tests, read_recording, summarize
 
 SOURCE = '''"""Docstring."""
@@ -66,11 +67,51 @@ def test_a_change_alters_one_place_and_parses(mutants):
         assert changed != SOURCE and changed.count("\n") == SOURCE.count("\n")
 
 
-def test_the_sample_is_the_same_for_a_seed_and_reaches_all_folders():
+TENSORS = """
+def pool(tokens, centers, cache, x, y):
+    key = (x, y)
+    cache[x, y] = tokens[x, y]
+    total = tokens.detach() - centers
+    near = distances(tokens, centers)
+    return {"tokens": total.transpose(1, 2).sum(dim=-1), "near": near.amax(dim=0)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "text"),
+    [
+        ("drop key x", "(x, y)", "((y,))"),
+        ("drop key y", "(x, y)", "((x,))"),
+        ("drop detach", "tokens.detach()", "(tokens)"),
+        ("swap operands", "tokens.detach() - centers", "(centers - tokens.detach())"),
+        ("swap operands", "distances(tokens, centers)", "(distances(centers, tokens))"),
+        ("drop transpose", "total.transpose(1, 2)", "(total)"),
+        ("wrong axis", "-1", "-2"),
+        ("wrong axis", "0", "1"),
+        ("drop key 'near'", None, "({'tokens': total.transpose(1, 2).sum(dim=-1)})"),
+    ],
+)
+def test_mistakes_with_tensors_and_keys_are_among_the_changes(tmp_path, kind, before, text):
+    (tmp_path / "file.py").write_text(TENSORS, encoding="utf-8")
+    found = [m for m in find_mutants(tmp_path / "file.py", tmp_path) if m.kind == kind and m.text == text]
+    assert len(found) == 1 and before in (found[0].before, None)
+
+
+def test_a_tuple_that_indexes_a_tensor_is_no_key(tmp_path):
+    (tmp_path / "file.py").write_text("def first(tokens):\n    return tokens[0, 1]\n", encoding="utf-8")
+    assert not [m for m in find_mutants(tmp_path / "file.py", tmp_path) if m.kind.startswith("drop key")]
+
+
+def test_the_sample_is_the_same_for_a_seed_and_every_package_has_its_share():
     first, again, other = draw(300, 0), draw(300, 0), draw(300, 1)
-    assert first == again and first != other
-    folders = {tuple(mutant.path.split("/")[:2]) for mutant in first}
-    assert {("modeling", "any2point"), ("modeling", "act"), ("hf_any3d", "training")} <= folders
+    assert first == again and first != other and len(first) == len(other) == 300
+    files = [path.relative_to(ROOT).as_posix() for path in source_files()]
+    lines = Counter()
+    for file in files:
+        lines[package_of(file)] += len((ROOT / file).read_text(encoding="utf-8").splitlines())
+    drawn = Counter(package_of(mutant.path) for mutant in first)
+    for package, number in lines.items():
+        assert abs(drawn[package] - 300 * number / sum(lines.values())) < 2, package
     for mutant in first[:20]:
         assert mutant.before == " ".join(
             (ROOT / mutant.path).read_text(encoding="utf-8")[mutant.start : mutant.end].split()

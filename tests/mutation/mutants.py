@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections import Counter
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("modeling", "conversions", "hf_any3d/tuners", "hf_any3d/training")
+FOLDERS = ("modeling", "conversions", "hf_any3d")
 
 _COMPARISONS = {
     ast.Lt: ast.LtE,
@@ -24,6 +26,11 @@ _COMPARISONS = {
     ast.NotIn: ast.In,
 }
 _ARITHMETIC = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult}
+# Operators whose operands change the result when they are swapped.
+_ORDERED = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult)
+_AXES = ("dim", "axis", "start_dim", "end_dim")
+# Names of values by which something is looked up again: a part that is left out makes different things equal.
+_KEYS = ("key", "identity", "stamp", "fingerprint", "signature")
 # What only words an error, a warning or a log line is not worth a test of its own.
 _REPORTING = ("warn", "warning", "warning_once", "info", "debug", "error", "register", "field", "typer.Option")
 # Where there is one device, leaving one out changes nothing.
@@ -68,8 +75,20 @@ class Mutant:
 
 
 def source_files(root: Path = ROOT) -> list[Path]:
-    """All source files that are mutated."""
-    return sorted(file for folder in FOLDERS for file in (root / folder).rglob("*.py"))
+    """All source files that are mutated; links inside `hf_any3d` to folders of the root are not followed."""
+    return sorted(
+        Path(folder, name)
+        for top in FOLDERS
+        for folder, _, names in os.walk(root / top)
+        for name in names
+        if name.endswith(".py")
+    )
+
+
+def package_of(path: str) -> str:
+    """The package that a file counts for: two levels of folders, such as `modeling/act` or `hf_any3d/cli`."""
+    folders = path.split("/")[:-1]
+    return "/".join(folders[:2])
 
 
 def find_mutants(path: Path, root: Path = ROOT) -> list[Mutant]:
@@ -78,22 +97,43 @@ def find_mutants(path: Path, root: Path = ROOT) -> list[Mutant]:
 
 
 def draw(count: int, seed: int, root: Path = ROOT) -> list[Mutant]:
-    """Draw changes evenly from all files, at most one a line.
+    """Draw changes from every package in proportion to its lines, at most one a line.
 
-    The order follows from the names of the changes, so that the sample stays nearly the same when sources change.
+    Within a package the order follows from the names of the changes, so that the sample stays nearly the same when
+    sources change.
     """
 
     def order(mutant: Mutant) -> bytes:
         return hashlib.sha256(f"{seed} {mutant.name}".encode()).digest()
 
-    mutants = sorted((mutant for path in source_files(root) for mutant in _places(path, root)), key=order)
+    places: dict[str, list[Mutant]] = defaultdict(list)
+    lines: Counter[str] = Counter()
+    for path in source_files(root):
+        found = _places(path, root)
+        if found:
+            package = package_of(found[0].path)
+            places[package] += found
+            lines[package] += len(path.read_text(encoding="utf-8").splitlines())
     chosen: dict[tuple[str, int], Mutant] = {}
-    for mutant in mutants:
-        if len(chosen) == count:
-            break
-        if (mutant.path, mutant.line) not in chosen and _compiles(mutant, root):
-            chosen[mutant.path, mutant.line] = mutant
+    for package, share in _shares(lines, count).items():
+        before = len(chosen)
+        for mutant in sorted(places[package], key=order):
+            if len(chosen) - before == share:
+                break
+            if (mutant.path, mutant.line) not in chosen and _compiles(mutant, root):
+                chosen[mutant.path, mutant.line] = mutant
     return list(chosen.values())
+
+
+def _shares(lines: Mapping[str, int], count: int) -> dict[str, int]:
+    """Divide `count` in proportion to `lines`; what rounding leaves goes to the largest remainders."""
+    total = sum(lines.values())
+    exact = {package: count * number / total for package, number in lines.items()}
+    shares = {package: int(share) for package, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda package: shares[package] - exact[package])
+    for package in by_remainder[: count - sum(shares.values())]:
+        shares[package] += 1
+    return shares
 
 
 def _places(path: Path, root: Path) -> list[Mutant]:
@@ -196,6 +236,8 @@ class _Finder(ast.NodeVisitor):
     def visit_Assign(self, node: ast.Assign) -> None:
         if self.depth and all(isinstance(target, (ast.Attribute, ast.Subscript)) for target in node.targets):
             self._add(node, "drop statement", "pass")
+        if isinstance(node.value, ast.Tuple) and any(_is_key(target) for target in node.targets):
+            self._drop_elements(node.value)
         self.visit(node.value)
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
@@ -233,6 +275,8 @@ class _Finder(ast.NodeVisitor):
         other = _ARITHMETIC.get(type(node.op))
         if other is not None and not (_is_text(node.left) or _is_text(node.right)):
             self._add(node, "arithmetic", ast.BinOp(node.left, other(), node.right))
+        if isinstance(node.op, _ORDERED) and not _is_text(node.left):
+            self._add(node, "swap operands", ast.BinOp(node.right, node.op, node.left))
         self.generic_visit(node)
 
     def visit_BoolOp(self, node: ast.BoolOp) -> None:
@@ -259,12 +303,61 @@ class _Finder(ast.NodeVisitor):
             if keyword.arg not in (None, *_UNSEEN) and self.depth:
                 kept = [other for other in node.keywords if other is not keyword]
                 self._add(node, f"drop {keyword.arg}=", ast.Call(node.func, node.args, kept))
+                self._turn_axis(keyword)
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if method == "detach" and not node.args:
+            self._add(node, "drop detach", node.func.value)
+        if method in ("transpose", "movedim", "permute") and self.depth:
+            self._add(node, "drop transpose", node.func.value)
+        # Swapping those of `isinstance` raises an error at once, which says nothing about the tests.
+        swaps = ast.unparse(node.func) not in ("isinstance", "issubclass")
+        if swaps and len(node.args) == 2 and all(isinstance(argument, ast.Name) for argument in node.args):
+            self._add(node, "swap operands", ast.Call(node.func, node.args[::-1], node.keywords))
         self.generic_visit(node)
+
+    def visit_Dict(self, node: ast.Dict) -> None:
+        if self.depth:
+            for number, key in enumerate(node.keys):
+                if key is not None:
+                    keys, values = list(node.keys), list(node.values)
+                    del keys[number], values[number]
+                    self._add(node, f"drop key {ast.unparse(key)}", ast.Dict(keys, values))
+        self.generic_visit(node)
+
+    def visit_Subscript(self, node: ast.Subscript) -> None:
+        # What a value is stored under; a tuple that indexes an array is not one.
+        if isinstance(node.slice, ast.Tuple) and _is_store(node.value):
+            self._drop_elements(node.slice)
+        self.generic_visit(node)
+
+    def _turn_axis(self, keyword: ast.keyword) -> None:
+        try:
+            axis = ast.literal_eval(keyword.value) if keyword.arg in _AXES else None
+        except ValueError:
+            return
+        if isinstance(axis, int):
+            # The neighboring axis: from the front where it is counted from the front.
+            self._add(keyword.value, "wrong axis", repr(axis - 1 if axis else 1))
+
+    def _drop_elements(self, node: ast.Tuple) -> None:
+        for number in range(len(node.elts)):
+            kept = [element for other, element in enumerate(node.elts) if other != number]
+            self._add(node, f"drop key {ast.unparse(node.elts[number])}", ast.Tuple(kept, ast.Load()))
 
 
 def _reports(call: ast.Call) -> bool:
     name = ast.unparse(call.func)
     return name in _REPORTING or name.rpartition(".")[2] in _REPORTING
+
+
+def _is_key(target: ast.expr) -> bool:
+    name = target.id if isinstance(target, ast.Name) else target.attr if isinstance(target, ast.Attribute) else ""
+    return name.strip("_").split("_")[-1] in _KEYS
+
+
+def _is_store(node: ast.expr) -> bool:
+    name = ast.unparse(node).lower()
+    return any(word in name for word in ("cache", "memo", "known", "seen", "stored"))
 
 
 def _is_text(node: ast.AST) -> bool:
