@@ -25,11 +25,10 @@ def set_kernels(setting: str) -> str:
     """Choose how operations are computed in this process; the environment variable HF_ANY3D_KERNELS does the same.
 
     Args:
-        setting: "auto" uses a Triton implementation on GPUs and a fused one elsewhere, wherever the table of
-            `hf_any3d.modeling.kernels` allows it; "torch" the plain ones everywhere, for instance to find out whether
-            another one causes a problem; "triton" is "auto", but an error without triton, and runs Triton's
-            implementations on the CPU too if its interpreter is enabled. Code that `torch.compile` has traced keeps
-            what it was traced with.
+        setting: "auto" uses fused implementations wherever the table of `hf_any3d.modeling.kernels` allows it;
+            "torch" the plain ones everywhere, for instance to find out whether a fused one causes a problem; "triton"
+            uses Triton's on GPUs, otherwise does as "auto", and runs Triton's on the CPU too if its interpreter is
+            enabled. Code that `torch.compile` has traced keeps what it was traced with.
 
     Returns:
         The previous setting.
@@ -112,10 +111,11 @@ def without_autocast(backward: Callable[..., R]) -> Callable[..., R]:
 
 
 def _runs_triton(device: torch.device) -> bool:
-    if not _HAS_TRITON:
+    # Only where it was asked for: the kernels were compared with their twins in Triton's interpreter, not on a GPU.
+    if _setting != "triton":
         return False
     if _INTERPRETED:
-        return _setting == "triton"
+        return True
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _CAPABILITY
 
 
@@ -155,7 +155,7 @@ class Kernel(Generic[P, R]):
 
     def uses_triton(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Return whether a call with these arguments runs the Triton implementation."""
-        if self.triton is None or _setting == "torch" or not _runs_triton(args[0].device):
+        if self.triton is None or not _runs_triton(args[0].device):
             return False
         return self.triton_condition is None or self.triton_condition(*args, **kwargs)
 

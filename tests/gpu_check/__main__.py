@@ -109,6 +109,7 @@ def passed(section: dict[str, Any] | None) -> bool:
 def run_here(section: str, device: torch.device, small: bool) -> dict[str, Any]:
     """Run a section in this process."""
     # Imported here, so that a missing GPU is reported at once.
+    from hf_any3d.modeling.kernels import set_kernels
     from tests.gpu_check import kernels, models
     from tests.gpu_check.run import Run
 
@@ -116,6 +117,8 @@ def run_here(section: str, device: torch.device, small: bool) -> dict[str, Any]:
     by_name = {function.__name__: function for function in (*functions, models.steps, models.devices)}
     run = Run(device, small, BUDGETS[section])
     try:
+        if run.on_gpu:
+            set_kernels("triton")
         by_name[section](run)
     except Exception as error:  # while the checks are prepared
         run.rows.append({"name": "section", "ok": False, "note": f"{type(error).__name__}: {error}"})

@@ -194,7 +194,7 @@ def _timed(
         model.zero_grad(set_to_none=True)
 
     row: Row = {}
-    for column, setting in (("ours", "auto"), ("plain", "torch")):
+    for column, setting in (("ours", "triton" if run.on_gpu else "auto"), ("plain", "torch")):
         before = set_kernels(setting)
         try:
             row[f"ms {column}"] = run.milliseconds(step, 5)

@@ -7,6 +7,7 @@ from peft import get_peft_model
 from examples.speed._measure import saved_bytes, storages
 from hf_any3d import BitFitConfig, OpenShapeForPointCloudClassification, SideTuningConfig
 from hf_any3d.modeling.encoders import hidden_of
+from hf_any3d.tuners.side_tuning.layer import SideTuningLayer
 from hf_any3d.tuners.targets import layer_stack
 from tests.common.case import varied_clouds
 from tests.tiny_aligned import tiny_aligned
@@ -41,6 +42,22 @@ def test_an_untrained_side_network_changes_nothing():
     with torch.no_grad():
         expected = plain(points).logits
         assert torch.equal(get_peft_model(plain, SideTuningConfig(r=8)).eval()(points).logits, expected)
+
+
+@pytest.mark.parametrize("gate, source", [(50.0, "side_tuning_entry"), (-50.0, "side_tuning_down")])
+def test_an_open_gate_keeps_the_state_and_a_closed_one_takes_the_layers_output(gate, source):
+    torch.manual_seed(0)
+    layer = SideTuningLayer(torch.nn.Linear(6, 6), 6, is_last=False, ends_stage=True)
+    layer.update_layer("default", SideTuningConfig(r=4, init_weights=False), None)
+    with torch.no_grad():
+        layer.side_tuning_gate["default"].fill_(gate)
+        layer.side_tuning_fc2["default"].weight.zero_()
+        layer.side_tuning_fc2["default"].bias.zero_()
+        tokens = torch.randn(2, 5, 6)
+        output = layer(tokens)
+        state = getattr(layer, source)["default"](tokens if gate > 0 else output)
+        expected = output + layer.side_tuning_up["default"](state)
+    torch.testing.assert_close(layer.stage_output(output), expected)
 
 
 def test_layers_without_the_last_one_are_refused():

@@ -198,6 +198,12 @@ def test_the_kl_term_trains_only_where_it_has_weight():
     assert model(clouds(), return_loss=False).loss is None
 
 
+def test_full_clouds_have_no_gradient_but_patches_have_theirs():
+    output = tiny_autoencoder(None).train()(clouds())
+    assert output.fine.requires_grad and output.coarse.requires_grad
+    assert not output.whole_fine.requires_grad and not output.whole_coarse.requires_grad
+
+
 NEAREST = {"code_scores": "distance", "quantizer": "nearest", "code_norm": True, "code_restart_share": 0.1}
 
 

@@ -99,6 +99,18 @@ def test_list_and_table_of_neighbors_are_made_from_each_other(monkeypatch):
         assert row.tolist() == [int(found[0]) if len(found) else -1 for found in wanted]
 
 
+def test_a_gpu_runs_triton_only_where_it_was_asked_for(monkeypatch, use_kernels):
+    class OnGpu(torch.Tensor):
+        device = torch.device("cuda")
+
+    monkeypatch.setattr(dispatch, "_INTERPRETED", False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    points = torch.zeros(1, 8, 3).as_subclass(OnGpu)
+    for setting, expected in (("auto", False), ("torch", False), ("triton", True)):
+        use_kernels(setting)
+        assert kernels.knn.uses_triton(points, points, 3, "auto") is expected
+
+
 def test_setting_without_triton_is_refused(monkeypatch):
     monkeypatch.setattr(dispatch, "_HAS_TRITON", False)
     with pytest.raises(ImportError, match="triton is not installed"):

@@ -112,6 +112,20 @@ def test_convolution_in_half_precision_sums_in_float32_and_follows_autocast():
     assert leaf.grad.dtype == torch.float32
 
 
+def test_small_terms_are_not_lost_in_half_precision_sums():
+    # In bfloat16, 256 + 1 is 256: summed there, one after the other, the 26 neighbors of a full block would not count.
+    grid = torch.cartesian_prod(*[torch.arange(3)] * 3)
+    table = neighbor_table(grid, torch.zeros(27, dtype=torch.long), 1)
+    center = int((grid == 1).all(dim=1).nonzero())
+    weight = torch.ones(1, 3, 3, 3, 1, dtype=torch.bfloat16)
+    weight[:, 1, 1, 1] = 256
+    values = torch.ones(27, 1, dtype=torch.bfloat16, requires_grad=True)
+    out = submanifold_convolution(values, weight, None, table)
+    out.backward(torch.ones_like(out))
+    assert out.dtype == values.grad.dtype == torch.bfloat16
+    assert out[center].item() == values.grad[center].item() == 256 + 26
+
+
 def test_each_cell_keeps_the_point_nearest_to_its_centre():
     generator = torch.Generator().manual_seed(3)
     coord = torch.rand(400, 3, generator=generator) - 0.5
