@@ -21,11 +21,11 @@ GPU_ARGS ?=
 PYTEST_WORKERS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 # Tests of what is run now and then: fuzzing, interruptions, mutation, releases, benchmarks, studies.
-TOOL_TESTS := $(addprefix tests/,fuzz faults scale test_mutation.py test_packaging.py examples/speed examples/studies)
+TOOL_TESTS := $(addprefix tests/,fuzz faults scale test_mutation.py test_packaging.py studies)
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := conversions docs examples hf_any3d modeling tests
+SOURCES := conversions docs examples hf_any3d modeling studies tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -113,10 +113,10 @@ docs: $(INSTALLED) ## Build the documentation in build/site; a warning is an err
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(INSTALLED) ## Time operations and models against plain forms; compare with the last figures (BENCH_ARGS)
-	@$(BIN)/python -m examples.speed.bench $(BENCH_ARGS)
+	@$(BIN)/python -m studies.speed.bench $(BENCH_ARGS)
 
 bench-learn: $(INSTALLED) ## Train all arms of the study of learning and print its table (BENCH_ARGS)
-	$(BIN)/python -m examples.studies.learning $(BENCH_ARGS)
+	$(BIN)/python -m studies.learning $(BENCH_ARGS)
 
 clean: ## Remove files of builds and tools; VENV stays
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -24,7 +24,6 @@ from torch import nn
 from transformers import Trainer, set_seed
 
 from examples import quickstart
-from examples.studies import earlier_recipe
 from hf_any3d import ActConfig, ActForPointCloudClassification, PointCloudProcessor, load_point_dataset
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform, validation_split
 from hf_any3d.data.point_arrays import turn_up_axis
@@ -34,6 +33,7 @@ from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.model_card.saving import report_of_trainer, save_card
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.pipelines import default_model
+from studies import earlier_recipe
 
 SEED = 0
 CHOSEN = "act-turned"

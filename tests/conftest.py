@@ -142,6 +142,31 @@ def hub() -> LocalHub:
 
 
 @pytest.fixture(scope="session")
+def tiny_encoder(hub) -> str:
+    """Name of a random two-layer BERT on the local hub."""
+    from tests.tiny_encoders import random_encoder, tiny_config
+
+    random_encoder(tiny_config("bert")).push_to_hub("me/tiny-bert")
+    return "me/tiny-bert"
+
+
+@pytest.fixture(scope="session")
+def sentence_encoder(hub, tmp_path_factory) -> str:
+    """Name of a random sentence encoder on the local hub."""
+    from huggingface_hub import HfApi
+    from transformers import AutoModel
+
+    from tests.tiny_encoders import saved_encoder
+    from tests.tiny_text_towers import write_text_files
+
+    directory = write_text_files(tmp_path_factory.mktemp("sentences"), is_sentence_encoder=True)
+    AutoModel.from_pretrained(saved_encoder("bert")).save_pretrained(directory)
+    HfApi().create_repo("me/tiny-sentence-bert")
+    HfApi().upload_folder(repo_id="me/tiny-sentence-bert", folder_path=directory)
+    return "me/tiny-sentence-bert"
+
+
+@pytest.fixture(scope="session")
 def started_browser(tmp_path_factory):
     """A headless browser for all tests of this process."""
     from tests.visualization.browser import headless_browser

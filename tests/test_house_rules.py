@@ -79,7 +79,7 @@ def test_models_import_only_the_base_and_themselves(file):
     assert strangers(file.read_text(encoding="utf-8"), packages, ("hf_any3d.modeling",)) == []
 
 
-@pytest.mark.parametrize("file", files_of("hf_any3d", "modeling", "conversions", "examples"), ids=relative)
+@pytest.mark.parametrize("file", files_of("hf_any3d", "modeling", "conversions", "examples", "studies"), ids=relative)
 def test_nothing_is_unpickled(file):
     assert unsafe_calls(file.read_text(encoding="utf-8")) == []
 
@@ -87,7 +87,7 @@ def test_nothing_is_unpickled(file):
 def test_no_file_is_too_long_to_read():
     lengths = {
         relative(file): len(file.read_text(encoding="utf-8").splitlines())
-        for file in files_of("hf_any3d", "modeling", "conversions", "examples", "tests")
+        for file in files_of("hf_any3d", "modeling", "conversions", "examples", "studies", "tests")
     }
     # A model reads best as a whole, as in transformers.
     models = {name for name in lengths if name.startswith("modeling/") and "/modeling_" in name}

@@ -38,7 +38,10 @@ def test_every_patch_is_applied_once_keeps_the_signature_and_has_its_reason(patc
     wrapper = inspect.getattr_static(owner, name)
     wrapper = getattr(wrapper, "__func__", wrapper)
     assert wrapper._patched_by_hf_any3d and not hasattr(wrapper.__wrapped__, "_patched_by_hf_any3d")
-    assert inspect.signature(wrapper) == inspect.signature(wrapper.__wrapped__) and wrapper.__doc__ == wrapper.__wrapped__.__doc__
+    assert (
+        inspect.signature(wrapper) == inspect.signature(wrapper.__wrapped__)
+        and wrapper.__doc__ == wrapper.__wrapped__.__doc__
+    )
     assert patch.reason
     patch.apply()
     again = inspect.getattr_static(owner, name)

@@ -22,10 +22,11 @@ OUTSIDE = (
     "examples/README.md",
     "examples/data/README.md",
     "examples/notebooks/*.ipynb",
-    "examples/speed/results/*",
-    "examples/studies/results/*.*",
     "examples/vllm_plugin/README.md",
     "hf_any3d/default_model/README.md",
+    "studies/README.md",
+    "studies/results/*.*",
+    "studies/speed/results/*",
 )
 """Files outside `docs` that the site has, at their paths in the repository."""
 

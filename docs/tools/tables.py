@@ -30,7 +30,7 @@ _POSITIONS = """## Positions at continuous coordinates
   `split_frequencies` (default; each frequency belongs to one view, so that every head depends on all views),
   `split_heads`, `mean_angle` (on a line, the mean coordinate is a projection onto one direction) or `first_view`.
   The first two preserve places completely; in accuracy the four did not differ beyond noise
-  ([study](../examples/studies/results/rotary_views.md)).
+  ([study](../studies/results/rotary_views.md)).
 - **Convolutions** run along the line of each view: tokens are distributed to integer positions, convolved with the
   encoder's weights, and interpolated at their coordinates.
 - Encoders without a table have a line of length `line_length`, by default `num_tokens`.

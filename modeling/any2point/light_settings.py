@@ -1,7 +1,7 @@
 """Settings of a new model for little data: what `from_encoder_pretrained` fills in where the caller gives nothing.
 
 They are the best that this project measured on some hundred shapes and objects, around the sentence encoder
-all-MiniLM-L6-v2 (`recipe.md`, `learning.md` and `segmentation.md` in `examples/studies/results`), and cost less than
+all-MiniLM-L6-v2 (`recipe.md`, `learning.md` and `segmentation.md` in `studies/results`), and cost less than
 the paper's. The defaults of `Any2PointConfig` and `GuidedAdapterConfig` are the paper's and must stay: saved configs
 leave them out.
 

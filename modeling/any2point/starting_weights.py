@@ -16,7 +16,7 @@ from torch import nn
 
 GENERATED_SHAPES = Path(__file__).with_name("tokenizer_generated_shapes.safetensors")
 """Learned on shapes generated from code, around the first layer of all-MiniLM-L6-v2, by `python -m
-examples.studies.starting_weights`."""
+studies.starting_weights`."""
 
 FILES: dict[str, Path] = {"generated_shapes": GENERATED_SHAPES}
 """By `config.tokenizer_weights`."""

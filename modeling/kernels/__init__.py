@@ -1,9 +1,10 @@
 """Operations with a plain implementation and faster ones, and the table that chooses between them.
 
 Models and point operations call `kernels.knn(...)` and so on. Each operation has a file with a fused and a plain
-implementation, forward and backward; the plain one documents the arguments. Some have one for GPUs in `triton/`, which
-runs only after `set_kernels("triton")` or with HF_ANY3D_KERNELS=triton. `set_kernels("torch")` or
-HF_ANY3D_KERNELS=torch selects the plain ones everywhere. All autograd functions and operators of this package are here.
+implementation, forward and backward; the plain one documents the arguments. Some have one for GPUs in `triton/`,
+which runs after `set_kernels("triton")` or with HF_ANY3D_KERNELS=triton. `set_kernels("torch")`, or
+HF_ANY3D_KERNELS=torch, selects the plain ones everywhere. All autograd functions and operators of this package are
+here.
 """
 
 from hf_any3d.modeling.kernels.cell_attention import (

@@ -16,8 +16,15 @@ from hf_any3d.cli import app
 from hf_any3d.training.tasks import CLASSIFICATION_ARGUMENTS
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-LINKED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md", *PAGES]
-SHOWN_ELSEWHERE = ("examples/", "CHANGELOG.md", "CONTRIBUTING.md")
+LINKED = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "examples" / "README.md",
+    ROOT / "studies" / "README.md",
+    *PAGES,
+]
+SHOWN_ELSEWHERE = ("examples/", "studies/", "CHANGELOG.md", "CONTRIBUTING.md")
 COMMAND = re.compile(r"^(hf-any3d (?:.*\\\n)*.*)$", flags=re.MULTILINE)
 MESSAGE = re.compile(r"`([^`]+)`")
 

@@ -64,9 +64,9 @@ def test_most_guides_have_programs():
 @pytest.mark.parametrize(
     ("page", "markdown", "expected"),
     [
-        ("chat.md", "[x](../examples/speed/results/chat.md#top)", "[x](examples/speed/results/chat.md#top)"),
+        ("chat.md", "[x](../studies/speed/results/chat.md#top)", "[x](studies/speed/results/chat.md#top)"),
         ("api/models.md", "[x](../chat.md)", "[x](../chat.md)"),
-        ("examples/speed/results/chat.md", "![x](../../../docs/shapes.png)", "![x](../../../shapes.png)"),
+        ("studies/speed/results/chat.md", "![x](../../../docs/shapes.png)", "![x](../../../shapes.png)"),
         ("chat.md", "[x](../examples/notebooks/a.ipynb)", "[x](examples/notebooks/a.md)"),
         ("examples/notebooks/a.md", "[x](../../docs/chat.md)", "[x](../../chat.md)"),
         ("chat.md", "[x](../modeling/act)", "x"),
@@ -75,7 +75,7 @@ def test_most_guides_have_programs():
     ],
 )
 def test_links_between_files_of_the_repository_become_links_between_pages(page, markdown, expected):
-    pages = {"chat.md", "api/models.md", "examples/speed/results/chat.md", "examples/notebooks/a.md", "shapes.png"}
+    pages = {"chat.md", "api/models.md", "studies/speed/results/chat.md", "examples/notebooks/a.md", "shapes.png"}
     assert rewrite_links(markdown, page, pages) == expected
 
 

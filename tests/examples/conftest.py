@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
-from huggingface_hub import HfApi
-from transformers import AutoModel
-
-from tests.tiny_encoders import random_encoder, saved_encoder, tiny_config
-from tests.tiny_text_towers import write_text_files
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -56,20 +50,3 @@ def tiny_shapes(classes: int = 2, rows: int = 8, points: int = 160) -> DatasetDi
     one = Dataset.from_dict({"points": clouds.astype(np.float32), "label": labels}, features=features)
     one = one.with_format("numpy")
     return DatasetDict(train=one, test=one)
-
-
-@pytest.fixture(scope="session")
-def tiny_encoder(hub) -> str:
-    """Name of a random two-layer BERT on the local hub."""
-    random_encoder(tiny_config("bert")).push_to_hub("me/tiny-bert")
-    return "me/tiny-bert"
-
-
-@pytest.fixture(scope="session")
-def sentence_encoder(hub, tmp_path_factory) -> str:
-    """Name of a random sentence encoder on the local hub."""
-    directory = write_text_files(tmp_path_factory.mktemp("sentences"), is_sentence_encoder=True)
-    AutoModel.from_pretrained(saved_encoder("bert")).save_pretrained(directory)
-    HfApi().create_repo("me/tiny-sentence-bert")
-    HfApi().upload_folder(repo_id="me/tiny-sentence-bert", folder_path=directory)
-    return "me/tiny-sentence-bert"

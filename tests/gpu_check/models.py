@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModel
 
-from examples.speed.kernels import STEPS
-from examples.speed.point_transformer_v3 import room
 from hf_any3d.conversions.uni3d.names import LOGIT_SCALE, convert_uni3d_state_dict, uni3d_sizes
 from hf_any3d.modeling.kernels import set_kernels
 from hf_any3d.modeling.point_ops import farthest_point_sample, neighbor_table, serialize
 from hf_any3d.modeling.point_transformer_v3 import PRESETS, PointTransformerV3Config, PointTransformerV3Model
 from hf_any3d.modeling.uni3d import Uni3DConfig, Uni3DModel
+from studies.speed.kernels import STEPS
+from studies.speed.point_transformer_v3 import room
 from tests.common.models import CASES, Case
 from tests.common.refusals import refusal_of
 from tests.gpu_check.run import Row, Run, relative_error

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
-from examples.speed import many_files
 from hf_any3d import read_point_cloud, scale
 from hf_any3d.cli.batch import Job, _FilesWork
 from hf_any3d.data.files import PointCloudFileError
@@ -25,6 +24,7 @@ from hf_any3d.scale import parquet
 from hf_any3d.scale.cluster import Attempts, Workers, _Process, described_error, restored_error
 from hf_any3d.scale.files import list_files, read_file
 from hf_any3d.scale.parquet import Parts, PartWriter
+from studies.speed import many_files
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.cli.conftest import run
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from examples.speed._measure import saved_bytes, storages
 from hf_any3d import BitFitConfig, OpenShapeForPointCloudClassification, SideTuningConfig
 from hf_any3d.modeling.encoders import hidden_of
 from hf_any3d.tuners.side_tuning.layer import SideTuningLayer
 from hf_any3d.tuners.targets import layer_stack
+from studies.speed._measure import saved_bytes, storages
 from tests.common.case import varied_clouds
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_encoders import clouds, tiny_model

@@ -136,5 +136,5 @@ def test_the_file_says_how_it_was_made():
     with safe_open(FILES["generated_shapes"], "pt") as file:
         about = file.metadata()
     first = json.loads(about["first_stage"])
-    assert about["command"] == "python -m examples.studies.starting_weights --package"
+    assert about["command"] == "python -m studies.starting_weights --package"
     assert first["settings"]["model"]["tokenizer"] == "patch" and 0.5 < first["accuracy"] <= 1

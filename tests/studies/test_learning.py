@@ -1,0 +1,64 @@
+"""The study of learning: its arms, and that stored runs are not repeated."""
+
+import json
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from examples import quickstart
+from studies import earlier_recipe, learning
+from studies.tables import read_table
+
+
+def test_few_shapes_keeps_at_most_that_many_of_each_class():
+    labels = [0] * 5 + [1] * 2
+    rows = Dataset.from_dict({"label": labels}, features=Features({"label": ClassLabel(names=["a", "b"])}))
+    few = learning.few_shapes(DatasetDict(train=rows, test=rows), 3, seed=0)
+    assert np.bincount(few["train"]["label"]).tolist() == [3, 2]
+    assert len(few["test"]) == 7
+
+
+def test_pointnet_does_not_depend_on_the_order_of_points():
+    model = quickstart.build_pointnet(0, ["chair", "lamp"]).eval()
+    points = torch.rand(2, 16, 3)
+    torch.testing.assert_close(model(points).logits, model(points.flip(1)).logits)
+
+
+def test_stored_run_is_not_repeated_unless_settings_changed(tmp_path, monkeypatch):
+    calls = []
+
+    def train_once(arm, seed, splits, split, output_dir):
+        calls.append((arm, seed))
+        return {
+            "accuracy": 0.5,
+            "mean_class_accuracy": 0.5,
+            "seconds": 1.0,
+            "cpu_seconds": 1.0,
+            "trained_parameters": 3,
+        }
+
+    rows = Dataset.from_dict({"label": [0, 1, 1]}, features=Features({"label": Value("int64")}))
+    monkeypatch.setattr(learning, "load_point_dataset", lambda name: DatasetDict(train=rows, test=rows))
+    monkeypatch.setattr(learning, "train_once", train_once)
+    options = ["--output-dir", str(tmp_path), "--arms", "pointnet", "tokenizer", "--seeds", "0", "1"]
+    learning.main(options)
+    assert len(calls) == 4
+    learning.main(options)
+    assert len(calls) == 4
+    monkeypatch.setitem(earlier_recipe.TRAINING, "learning_rate", 1.0)
+    learning.main(options)
+    assert len(calls) == 8
+    summary = read_table(tmp_path / "learning.parquet")
+    assert [row["arm"] for row in summary["rows"]] == ["majority", "pointnet", "tokenizer"]
+    assert summary["rows"][0]["accuracy"] == pytest.approx(2 / 3)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_settings_of_a_run_survive_json():
+    options = Namespace(shots=None, validation=None)
+    settings = learning.settings_of("pretrained", options)
+    assert json.loads(json.dumps(settings)) == settings
+    assert "adapter" not in learning.settings_of("tokenizer", options)

@@ -1,0 +1,193 @@
+"""The search for a recipe: its design, the average of weights, and estimated effects."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from examples import quickstart
+from hf_any3d.data import PointCloudCollator
+from hf_any3d.modeling.any2point.light_settings import LIGHT
+from studies import recipe, recipe_report
+from studies.tables import read_table
+
+FIRST = recipe.ROUNDS[0]
+
+
+def test_a_run_changes_what_it_names_and_nothing_else():
+    base, changed = recipe.settings_of([]), recipe.settings_of(["tokens", "mild"])
+    assert changed["model"] == {**base["model"], "num_tokens": 64}
+    assert changed["augmentation"] != base["augmentation"]
+    assert {**changed, "model": None, "augmentation": None} == {**base, "model": None, "augmentation": None}
+    both = recipe.settings_of(["turned", "dropped"])
+    assert both == {**base, "more_augmentation": ["rotate:axis=y,limit=0.26", "dropout:max_ratio=0.5"]}
+
+
+def test_a_name_means_the_same_change_in_every_round():
+    base = recipe.settings_of([])
+    for search in recipe.ROUNDS:
+        for name, (_, own) in search.factors.items():
+            more = own.get("more_augmentation")
+            expected = recipe.merge(base, own) | ({"more_augmentation": more} if more else {})
+            assert recipe.settings_of([name]) == json.loads(json.dumps(expected))
+
+
+def test_the_quickstart_has_what_was_adopted():
+    adopted = recipe.settings_of(recipe.ADOPTED)
+    *_, before, last = recipe.RECIPES.values()
+    assert recipe.settings_of(before) == adopted | {
+        "model": adopted["model"] | {"tokenizer_weights": "generated_shapes"}
+    }
+    chosen = recipe.settings_of(last)
+    assert chosen["augmentation"] != adopted["augmentation"]
+    assert chosen["model"] == {**LIGHT, **quickstart.MODEL} and chosen["adapter"] == quickstart.ADAPTER
+    assert chosen["training"] == quickstart.TRAINING and chosen["augmentation"] == quickstart.AUGMENTATION
+    assert chosen["smoothing"] == quickstart.LABEL_SMOOTHING and recipe.VOTES == quickstart.VOTES
+
+
+@pytest.mark.parametrize(
+    ("search", "seeds"), zip(recipe.ROUNDS, (range(4), range(4, 8), (8, 9), range(12, 16), (16, 17)), strict=True)
+)
+def test_the_design_separates_changes_from_each_other_from_pairs_and_from_seeds(search, seeds):
+    runs, count = recipe.design(search), len(search.factors)
+    assert all(changes[: len(search.start)] == search.start for changes, _ in runs)
+    signs = np.array([[1 if name in changes else -1 for name in search.factors] for changes, _ in runs])
+    assert (signs.T @ signs == len(runs) * np.eye(count)).all()
+    for i, j in itertools.combinations(range(count), 2):
+        assert not (signs.T @ (signs[:, i] * signs[:, j])).any()
+    drawn = np.array([seed for _, seed in runs])
+    assert set(drawn) == set(seeds)
+    for seed in seeds:
+        assert (drawn == seed).sum() == len(runs) / len(seeds) and not signs[drawn == seed].sum(axis=0).any()
+
+
+def test_the_third_round_changes_what_the_first_two_have_chosen():
+    start = recipe.settings_of(recipe.ROUNDS[2].start)
+    changed = recipe.settings_of([*recipe.ROUNDS[2].start, "sharp", "wide"])
+    assert start["training"]["learning_rate"] == changed["training"]["learning_rate"] == 4e-3
+    assert changed["model"]["num_layers"] == 1 and changed["model"]["num_tokens"] == 64
+    assert (start["model"]["tokenizer_width"], changed["model"]["tokenizer_width"]) == (96, 128)
+    assert (start["smoothing"], changed["smoothing"]) == (0.1, 0.05)
+
+
+def test_the_fourth_round_gives_the_model_normals_and_turns_them_with_the_points(tiny_encoder, tmp_path, monkeypatch):
+    search, seen = recipe.ROUNDS[3], []
+    changed, start = recipe.settings_of((*search.start, "normals")), recipe.settings_of(search.start)
+    assert changed == start | {"features": ["xyz", "normals"], "model": start["model"] | {"in_channels": 6}}
+    monkeypatch.setattr(quickstart, "ENCODER", tiny_encoder)
+    monkeypatch.setitem(recipe.BASE["training"], "max_steps", 1)
+    monkeypatch.setattr(recipe, "VOTES", 1)
+    build = quickstart.build_trainer
+
+    def watch(*arguments):
+        trainer = build(*arguments)
+        seen.append(trainer.data_collator([trainer.train_dataset[0]])["points"])
+        seen.append([part.normals_columns for part in trainer.train_dataset.transform.transforms[1:2]])
+        return trainer
+
+    monkeypatch.setattr(quickstart, "build_trainer", watch)
+    recipe.train_once((*recipe.ADOPTED, "normals"), 0, tmp_path)
+    points, columns = seen
+    assert points.shape == (1, 1024, 6) and columns == [(3, 4, 5)]
+    torch.testing.assert_close(points[..., 3:].norm(dim=-1), torch.ones(1, 1024), rtol=0, atol=0.01)
+
+
+def test_the_fifth_round_tries_other_votes_after_each_run(tiny_encoder, tmp_path, monkeypatch):
+    start = recipe.ROUNDS[4].start
+    assert recipe.settings_of(start[:-1])["training"]["learning_rate"] == 4e-3
+    assert recipe.settings_of((*start, "slow"))["training"]["learning_rate"] == 2e-3
+    monkeypatch.setattr(quickstart, "ENCODER", tiny_encoder)
+    monkeypatch.setitem(recipe.BASE["training"], "max_steps", 1)
+    monkeypatch.setattr(recipe, "VOTES", 2)
+    monkeypatch.setitem(recipe.BASE["evaluation"], "votes", 2)
+    settings = recipe.settings_of(("other-votes",))
+    monkeypatch.setitem(settings["evaluation"], "more_votes", 3)
+    monkeypatch.setattr(recipe, "settings_of", lambda changes: settings)
+    run = recipe.train_once(("other-votes",), 0, tmp_path)
+    kinds = ("scaled", "scaled more", "as in training")
+    assert list(run["other_votes"]) == [f"{kind}, {count}" for kind in kinds for count in (2, 3)]
+    assert run["other_votes"]["scaled, 2"] == run["votes"] != run["other_votes"]["scaled, 3"]
+    summary = recipe_report.summarize(
+        [run | {"changes": change, "seed": seed} for change in ((), ("slow",)) for seed in (0, 1)],
+        {"slow": ("slower", {})},
+    )
+    assert summary["looks"] == 4 * (4 + 6)
+    assert [row["loss_gain"] for row in summary["other_votes"]][0] == 0
+    assert "| scaled more, 3 |" in recipe_report.table(summary | {"ways": []})
+
+
+def test_mixed_clouds_have_points_and_label_of_two():
+    rows = [{"points": np.full((40, 3), number, np.float32), "labels": number} for number in range(3)]
+    torch.manual_seed(0)
+    plain = recipe.MixedBatches(PointCloudCollator(), 0.0, 3)(rows)
+    assert torch.equal(plain["labels"], torch.eye(3))
+    mixed = recipe.MixedBatches(PointCloudCollator(), 1.0, 3)(rows)
+    shares = torch.stack([(mixed["points"][..., 0] == number).float().mean(dim=1) for number in range(3)], dim=1)
+    torch.testing.assert_close(mixed["labels"], shares)
+    assert ((shares > 0).sum(dim=1) == 2).any()
+
+
+def test_effects_are_found_whatever_the_seeds_are_worth():
+    runs = recipe.design(FIRST)
+    true = {"epochs": 2.0, "rate": -1.0}
+    values = np.array([sum(true.get(name, 0) for name in changes) + 10.0 * seed**2 for changes, seed in runs])
+    found = recipe_report.effects(values, runs, FIRST.factors)
+    assert {name: round(effect, 9) for name, (effect, _) in found.items()} == {name: 0 for name in found} | true
+    noise = np.random.default_rng(0).normal(size=16)
+    assert found["gate"][1] < 1e-9 < recipe_report.effects(values + noise, runs, FIRST.factors)["gate"][1]
+    with pytest.raises(ValueError, match="do not separate"):
+        recipe_report.effects(values[:8], runs[:8], FIRST.factors)
+
+
+def test_the_average_is_that_of_all_steps():
+    model = nn.Linear(1, 1, bias=False)
+    model.register_buffer("variance", torch.ones(1))
+    average = recipe.MovingAverage(decay=0.99)
+    for value in (1.0, 3.0, 5.0):
+        nn.init.constant_(model.weight, value)
+        model.variance.fill_(value)
+        average.on_step_end(None, None, None, model=model)
+    assert average.weights["weight"].item() == pytest.approx(0.99 * (0.99 * 1 + 0.01 * 3) + 0.01 * 5)
+    assert average.weights["variance"].item() == model.weight.item() == 5
+
+
+def test_scores_are_those_of_the_logits():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]]).numpy()
+    found = recipe.scores(logits, torch.tensor([0, 0, 1]).numpy())
+    assert found["accuracy"] == pytest.approx(1 / 3) and found["mean_class_accuracy"] == pytest.approx(1 / 4)
+    expected = nn.functional.cross_entropy(torch.tensor(logits), torch.tensor([0, 0, 1]))
+    assert found["loss"] == pytest.approx(float(expected))
+
+
+def test_a_search_stores_runs_and_reports_effects(tiny_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart, "ENCODER", tiny_encoder)
+    monkeypatch.setitem(recipe.BASE["training"], "max_steps", 2)
+    monkeypatch.setattr(recipe, "VOTES", 2)
+    recipe.main(["--round", "2", "--runs", "1", "--threads", "1", "--output-dir", str(tmp_path)])
+    changes, seed = recipe.design(recipe.ROUNDS[1])[1]
+    assert "mix" in changes
+    one = json.loads((tmp_path / "runs" / f"{recipe.named(changes)}-{seed}.json").read_text())
+    assert one["changes"] == list(changes) and one["settings"] == recipe.settings_of(changes)
+    assert sum(one["shapes"].values()) == len(quickstart.load_point_dataset("shapes")["train"])
+
+    def known(changes, seed, output_dir, split):
+        figures = {"accuracy": 0.7 + 0.02 * ("gate" in changes), "mean_class_accuracy": 0.7, "loss": 1.0}
+        better = {**figures, "accuracy": figures["accuracy"] + 0.01}
+        return {"last": figures, "averaged": figures, "votes": figures, "both": better, "cpu_seconds": 1.0}
+
+    monkeypatch.setattr(recipe, "train_once", known)
+    recipe.main(["--output-dir", str(tmp_path / "all")])
+    stored = read_table(tmp_path / "all" / "recipe_1.parquet")
+    assert stored["runs"] == 16 and stored["looks"] == 16 * len(recipe_report.WAYS)
+    gate = next(row for row in stored["rows"] if row["change"] == "gate")
+    assert gate["last"]["accuracy"][0] == pytest.approx(0.02)
+    assert stored["ways"][-1]["accuracy_gain"] == pytest.approx(0.01)
+    assert "| gates from 0.5 instead of 0.2 | +2.0 ± 0.0 |" in (tmp_path / "all" / "recipe_1.md").read_text()
+    recipe.main(["--test", "--output-dir", str(tmp_path / "all")])
+    rows = read_table(tmp_path / "all" / "recipe_test.parquet")["rows"]
+    assert len(rows) == len(recipe.RECIPES) * len(recipe_report.WAYS) and len(rows[0]["gains"]) == 5
+    assert rows[3]["gain"] == pytest.approx(0.01)
+    assert "| adopted changes, ten votes |" in (tmp_path / "all" / "recipe_test.md").read_text()

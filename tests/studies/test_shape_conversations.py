@@ -1,0 +1,230 @@
+"""Facts and conversations about shapes, and the folder that the published dataset's loader reads."""
+
+import json
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pytest
+from datasets import Array2D, ClassLabel, Dataset, Features, Value
+
+from hf_any3d.data import load_point_dataset
+from hf_any3d.data.catalog.objaverse_captions import COMPLEX, FILTERED, TEST
+from hf_any3d.evaluation import ClassNameJudge
+from studies import shape_conversations as conversations, shape_facts
+
+RED, WHITE, GREEN, BROWN = (200, 30, 30), (245, 245, 245), (60, 125, 50), (110, 70, 45)
+
+
+def box(width: float, height: float, depth: float, count: int = 512) -> np.ndarray:
+    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+    inside = np.random.default_rng(0).random((count - 8, 3))
+    return np.concatenate([corners, inside]) * (width, height, depth)
+
+
+def plain(color, count: int = 512) -> np.ndarray:
+    return np.tile(np.array(color, np.uint8), (count, 1))
+
+
+@pytest.mark.parametrize(
+    ("extents", "word"),
+    [
+        ((1, 1, 1), "compact"),
+        ((1, 1.7, 1), "tall"),
+        ((1, 1.5, 1), "compact"),
+        ((1, 1, 1.7), "long"),
+        ((1.7, 0.9, 1), "long"),
+        ((1, 0.2, 1), "flat"),
+        ((1, 1, 0.2), "thin"),
+        ((0.2, 2, 1), "thin"),
+        ((2, 0.1, 1), "flat"),
+        ((0.2, 2, 0.2), "tall"),
+    ],
+)
+def test_proportion_of_extents(extents, word):
+    assert shape_facts.proportion_of(box(*extents)) == word
+
+
+@pytest.mark.parametrize(
+    ("color", "name"),
+    [
+        ((0, 0, 0), "black"), ((255, 255, 255), "white"), ((128, 128, 128), "gray"), ((255, 0, 0), "red"),
+        ((0, 128, 0), "green"), ((30, 60, 200), "blue"), ((250, 220, 40), "yellow"), ((101, 67, 33), "brown"),
+        ((245, 222, 179), "beige"), ((255, 165, 0), "orange"), ((128, 0, 128), "purple"), ((255, 182, 193), "pink"),
+    ],
+)  # fmt: skip
+def test_common_colors_have_their_usual_names(color, name):
+    assert shape_facts.COLORS[shape_facts.color_names(np.array([color]))[0]] == name
+
+
+def test_parts_are_colors_and_ends_are_thirds_of_the_height():
+    points = box(1, 1, 1)
+    colors = np.where(points[:, 1:2] > 0.6, WHITE, BROWN)
+    found = shape_facts.facts_of(points, colors, "lamp")
+    assert [part.color for part in found.parts] == ["brown", "white"]
+    assert found.parts[0].share == pytest.approx((points[:, 1] <= 0.6).mean())
+    assert (found.upper, found.lower, found.color, found.label) == ("white", "brown", "brown", "lamp")
+
+
+def test_only_the_largest_color_may_be_a_small_part():
+    speckled = plain(GREEN)
+    speckled[:40] = RED
+    assert [part.color for part in shape_facts.facts_of(box(1, 1, 1), speckled, "plant").parts] == ["green"]
+    many = np.array([anchor for _, anchor in shape_facts.PALETTE] * 30)[:512]
+    assert shape_facts.facts_of(box(1, 1, 1), many, "plant").parts[0].share > 0
+
+
+def test_cloud_without_height_has_facts():
+    found = shape_facts.facts_of(box(1, 0, 1), plain(RED), "table")
+    assert (found.upper, found.lower, found.proportion) == ("red", "red", "flat")
+
+
+@pytest.fixture
+def lamp():
+    parts = (shape_facts.Part("white", 0.55), shape_facts.Part("black", 0.45))
+    return shape_facts.ShapeFacts("lamp", parts, upper="white", lower="black", proportion="tall")
+
+
+def test_captions_name_class_and_colors_in_several_wordings(lamp):
+    judge = ClassNameJudge(["chair", "lamp"])
+    answers = {conversations.brief(lamp, Random(seed)).turns[0][1] for seed in range(40)}
+    assert len(answers) == 4
+    assert all(judge(text).startswith("1#") and conversations.named_color(text) == "white" for text in answers)
+    assert conversations.reference_captions(lamp)["simple_description"] == "A white and black lamp."
+
+
+def test_description_has_every_fact(lamp):
+    text = conversations.detailed(lamp, Random(0)).turns[0][1]
+    assert "tall lamp" in text
+    assert "About half of it is white and about half of it is black." in text
+    assert "The upper part is white and the lower part is black." in text
+
+
+@pytest.mark.parametrize(
+    ("topic", "answers"),
+    [
+        ("kind", {"It is a lamp.", "A lamp."}),
+        ("color", {"It is mostly white.", "Mostly white."}),
+        ("count", {"Two, a white and a black one."}),
+        ("upper", {"The upper part is white."}),
+        ("lower", {"The lower part is black."}),
+        ("proportion", {"It is tall."}),
+        ("second", {"The second color is black."}),
+        ("confirmed", {"Yes, it is mostly white.", "No, it is mostly white."}),
+        ("share", {"About half of it."}),
+    ],
+)
+def test_single_questions_are_answered_by_the_facts(lamp, topic, answers):
+    found = {conversations.single_round(lamp, Random(seed), topic).turns[0][1] for seed in range(20)}
+    assert found == answers
+
+
+def test_every_topic_is_tested():
+    (marks,) = test_single_questions_are_answered_by_the_facts.pytestmark
+    assert set(conversations.TOPICS) == {topic for topic, _ in marks.args[1]}
+
+
+def test_shape_of_one_color_and_the_article_before_a_vowel():
+    orange = shape_facts.ShapeFacts("appliance", (shape_facts.Part("orange", 1.0),), "orange", "orange", "compact")
+    assert conversations.single_round(orange, Random(0), "count").turns[0][1] == "One, it is orange throughout."
+    assert conversations.single_round(orange, Random(0), "second").turns[0][1] == "It has only one."
+    assert conversations.reference_captions(orange)["simple_description"] == "An orange appliance."
+    assert (
+        "Nearly all of it is orange. The upper and the lower part are orange."
+        in conversations.detailed(orange, Random(0)).turns[0][1]
+    )
+
+
+def test_dialogs_begin_with_the_class_and_repeat_no_question(lamp):
+    for seed in range(20):
+        turns = conversations.multi_round(lamp, Random(seed)).turns
+        assert len(turns) == 3 and "lamp" in turns[0][1] and len({answer for _, answer in turns}) == 3
+
+
+@pytest.mark.parametrize("ends", [("white", "black"), ("gray", "gray")])
+def test_descriptions_are_parsed_back_to_facts(lamp, ends):
+    facts = replace(lamp, upper=ends[0], lower=ends[1])
+    for seed in range(5):
+        parsed = conversations.described(conversations.detailed(facts, Random(seed)).turns[0][1])
+        assert parsed == {"proportion": "tall", "second": "black", "upper": ends[0], "lower": ends[1]}
+    assert set(conversations.described("no idea").values()) == {None}
+
+
+@pytest.mark.parametrize(("text", "color"), [("mostly gray and red", "gray"), ("Scarred wood", None), ("", None)])
+def test_named_color_is_the_first_one(text, color):
+    assert conversations.named_color(text) == color
+
+
+def test_captions_name_every_class(lamp):
+    names = load_point_dataset("shapes")["train"].features["label"].names
+    judge = ClassNameJudge(names)
+    for number, name in enumerate(names):
+        caption = conversations.reference_captions(replace(lamp, label=name))["simple_description"]
+        assert judge(caption).startswith(f"{number}#"), caption
+
+
+def shapes_of(count: int, points: int = 1024, color=RED) -> Dataset:
+    cloud = box(1, 2, 1, points).astype(np.float32)
+    features = Features(
+        points=Array2D((points, 3), "float32"),
+        colors=Array2D((points, 3), "uint8"),
+        label=ClassLabel(names=["chair", "lamp"]),
+        name=Value("string"),
+    )
+    rows = {
+        "points": [cloud] * count,
+        "colors": [plain(color, points)] * count,
+        "label": [number % 2 for number in range(count)],
+        "name": [f"{color} {number}" for number in range(count)],
+    }
+    return Dataset.from_dict(rows, features=features)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return conversations.write_tree(tmp_path_factory.mktemp("chat") / "tree", shapes_of(4), shapes_of(3, color=WHITE))
+
+
+def test_dataset_loader_reads_the_folder(written, tmp_path):
+    options = {"data_dir": written, "splits": ["train", "test"], "verify": False, "cache_dir": tmp_path}
+    brief = load_point_dataset("objaverse_captions", **options)
+    assert (len(brief["train"]), len(brief["test"])) == (4 * conversations.BRIEF_OF_A_SHAPE, 3)
+    row = brief["test"].with_format("numpy")[1]
+    assert row["object_id"] == "shape-test-001" and row["caption"] == "A white lamp."
+    assert np.allclose(row["points"][:1024], box(1, 2, 1, 1024)) and np.allclose(
+        row["points"][1024:2048], row["points"][:1024]
+    )
+    assert np.allclose(row["colors"], np.array(WHITE) / 255)
+    for which, count in (
+        ("detailed", conversations.DETAILED_OF_A_SHAPE),
+        ("single_round", conversations.SINGLE_OF_A_SHAPE),
+    ):
+        assert len(load_point_dataset("objaverse_captions", which=which, **options)["train"]) == 4 * count
+
+
+def shapes_in(annotations: list[dict]) -> set[str]:
+    return {entry["object_id"] for entry in annotations}
+
+
+def test_no_training_conversation_is_about_a_test_shape(written):
+    entries = {name: json.loads((written / "anno_data" / name).read_text()) for name in (FILTERED, COMPLEX, TEST)}
+    test = shapes_in(entries[TEST])
+    assert len(test) == 3
+    for name in (FILTERED, COMPLEX):
+        assert len(shapes_in(entries[name])) == 4 and not shapes_in(entries[name]) & test
+        assert "white" not in (written / "anno_data" / name).read_text()
+
+
+def test_splits_of_the_shapes_share_no_name_and_no_group():
+    splits = load_point_dataset("shapes")
+    for column in ("name", "group"):
+        assert not set(splits["train"][column]) & set(splits["test"][column])
+
+
+def test_folder_is_written_once_and_never_incomplete(written, tmp_path):
+    before = (written / "anno_data" / FILTERED).stat().st_mtime_ns
+    assert conversations.write_tree(written, shapes_of(1), shapes_of(1)) == written
+    assert (written / "anno_data" / FILTERED).stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="shape 0 of train has 1000 points; expected a divisor of 8192"):
+        conversations.write_tree(tmp_path / "odd", shapes_of(1, points=1000), shapes_of(1))
+    assert not (tmp_path / "odd").exists()

@@ -1,0 +1,241 @@
+"""The study of transfer: folds, statistics against cases computed by hand, and the complete study in miniature."""
+
+import json
+from itertools import product
+
+import numpy as np
+import pytest
+
+from studies import transfer, transfer_report as report
+from studies.tables import read_table
+from studies.transfer_report import Cell
+
+
+def test_every_embedded_shape_is_tested_once_and_no_group_crosses():
+    rows = transfer.load_set("embedded")
+    labels, groups = np.asarray(rows["label"]), np.asarray(rows["group"])
+    folds = transfer.folds_of(labels, groups, 5, 0)
+    assert len(folds) == 574
+    assert all(len(np.unique(folds[groups == group])) == 1 for group in np.unique(groups))
+    for label in np.unique(labels):
+        # As even as the largest group of near-duplicates allows.
+        largest = np.unique(groups[labels == label], return_counts=True)[1].max()
+        assert np.ptp(np.bincount(folds[labels == label], minlength=5)) <= largest
+    assert np.ptp(np.bincount(folds)) <= 12
+    tested = []
+    for fold in range(5):
+        train, test = transfer.rows_of(transfer.Run("embedded", "random", 2, 30, None, 0, fold), labels, folds)
+        assert not set(groups[train]) & set(groups[test])
+        assert len(train) + len(test) == 574
+        tested.extend(test)
+    assert sorted(tested) == list(range(574))
+
+
+def test_few_shots_are_the_same_for_all_arms_and_differ_between_seeds():
+    labels, folds = np.repeat([0, 1], 20), np.tile([0, 1], 20)
+    runs = [transfer.Run("embedded", arm, 2, 30, 3, seed, 0) for arm, seed in (("a", 0), ("b", 0), ("a", 1))]
+    first, same, other = (transfer.rows_of(run, labels, folds)[0] for run in runs)
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)
+    assert np.bincount(labels[first]).tolist() == [3, 3]
+    assert (folds[first] == 1).all()
+
+
+def test_the_main_comparison_comes_first_and_stays_balanced():
+    names = list(transfer.PARTS)
+    assert tuple(names[:2]) == transfer.MAIN
+    for name, count in zip(transfer.MAIN, (50, 30), strict=True):
+        runs = transfer.PARTS[name]
+        assert len(runs) == len(set(runs)) == count
+        for first, second in zip(runs[::2], runs[1::2], strict=True):
+            assert {first.arm, second.arm} == {"pretrained", "random"}
+            assert (first.seed, first.fold) == (second.seed, second.fold)
+    paths = [run.path for runs in transfer.PARTS.values() for run in runs]
+    assert len(paths) == len(set(paths))
+
+
+def test_effect_is_the_mean_over_shapes_of_the_means_over_seeds():
+    # Two seeds, three shapes in two groups; then one seed, one shape.
+    large = report.fold_difference(np.array([[1.0, 0, -1], [1, 1, 0]]), np.array([7, 7, 9]))
+    small = report.fold_difference(np.array([[-1.0]]), np.array([3]))
+    assert large.sums.tolist() == [[1, -1], [2, 0]]
+    assert large.sizes.tolist() == [2, 1]
+    assert report.effect([large, small]) == pytest.approx((1.0 + 0.5 - 0.5 - 1) / 4)
+
+
+def test_interval_has_the_variances_between_groups_and_between_runs():
+    # One seed, two groups of one shape: the deviations ±0.5 have the sum of variances 2 * 0.5.
+    alone = report.fold_difference(np.array([[1.0, 0.0]]), np.array([0, 1]))
+    assert report.interval([alone]) == pytest.approx((0.5 - 1.96 / 2, 0.5 + 1.96 / 2), abs=1e-4)
+    # Groups that are equal, totals 2 and 0 of two seeds: variance 2, of which 1 is that of the groups.
+    runs = report.fold_difference(np.array([[1.0, 1.0], [0.0, 0.0]]), np.array([0, 1]))
+    half = 12.7062 * np.sqrt((2 - 1) / 2) / 2
+    assert report.interval([runs]) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-4)
+    # Both folds: the variances 1 and 0.5, four shapes, one degree of freedom.
+    low, high = report.interval([runs, alone])
+    assert (low + high) / 2 == pytest.approx(0.5)
+    assert (high - low) / 2 == pytest.approx(12.7062 * np.sqrt(1 + 0.5) / 4, abs=1e-4)
+
+
+def test_bootstrap_has_the_limits_of_all_replicates():
+    # One seed and two groups of one shape: replicates are 1, 0.5, 0.5 and 0.
+    fold = report.fold_difference(np.array([[1.0, 0.0]]), np.array([0, 1]))
+    assert report.bootstrap_interval([fold], 1000) == (0.0, 1.0)
+    # Groups that are equal leave the seeds: 0, 0.5, 0.5 and 1.
+    fold = report.fold_difference(np.array([[1.0, 1.0], [0.0, 0.0]]), np.array([0, 1]))
+    assert report.bootstrap_interval([fold], 1000) == (0.0, 1.0)
+    # No variation within folds leaves the folds.
+    folds = [report.fold_difference(np.full((2, 3), value), np.arange(3)) for value in (0.0, 1.0)]
+    assert report.bootstrap_interval(folds, 1000) == (0.0, 1.0)
+    assert report.bootstrap_interval(folds[1:], 1000) == (1.0, 1.0)
+
+
+def test_interval_contains_the_truth_in_most_simulated_studies():
+    found = report.simulate(seeds=3, shapes=100, advantage=0.0, studies=200)
+    assert 0.9 <= found["coverage"] <= 0.99
+    assert found["effect"] == 0
+    found = report.simulate(seeds=3, shapes=40, advantage=4.0, studies=5, replicates=100)
+    assert found["power"] == 1
+    assert found["bootstrap_half_width"] > found["half_width"]
+
+
+def test_groups_that_agree_widen_the_interval():
+    values = np.repeat(np.random.default_rng(0).normal(size=(1, 50)), 4, axis=1)
+    alone = report.interval([report.fold_difference(values, np.arange(200))])
+    grouped = report.interval([report.fold_difference(values, np.arange(200) // 4)])
+    assert np.ptp(grouped) == pytest.approx(2 * np.ptp(alone), rel=0.02)
+
+
+def test_mcnemar_is_the_two_sided_binomial_test_of_the_shapes_that_differ():
+    first = np.array([True] * 5 + [False] * 1 + [True] * 10)
+    second = np.array([False] * 5 + [True] * 1 + [True] * 10)
+    # Five against one: 2 * (1 + 6) / 2 ** 6.
+    assert report.mcnemar(first, second) == (5, 1, pytest.approx(14 / 64))
+    assert report.mcnemar(first, first) == (0, 0, 1.0)
+
+
+def test_majority_vote_gives_ties_to_the_first_seed():
+    answers = np.array([[2, 1, 0, 3], [1, 1, 1, 0], [1, 0, 2, 0]])
+    assert report.majority_vote(answers).tolist() == [1, 1, 0, 0]
+
+
+def test_score_is_that_of_a_softmax():
+    logits = np.log(np.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6], [0.1, 0.8, 0.1]]))
+    found = transfer.score(logits, np.array([0, 0, 1]))
+    assert found["predictions"] == [0, 2, 1]
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert found["mean_class_accuracy"] == pytest.approx(0.75)
+    assert found["losses"] == pytest.approx(-np.log([0.5, 0.2, 0.8]), abs=1e-4)
+
+
+def stored(predictions: list[int], labels: list[int], rows: list[int]) -> dict:
+    """Result of a run."""
+    fixed = {"cpu_seconds": 2.0, "seconds": 3.0, "train_rows": 4, "trained_parameters": 5}
+    return {"predictions": predictions, "labels": labels, "groups": rows, "rows": rows, "losses": [0.5] * 4, **fixed}
+
+
+def test_an_unfinished_study_is_reported_as_such():
+    cells = [Cell("embedded", arm, 2, 30, None) for arm in ("pretrained", "random", "shuffled")]
+    labels, rows = [0, 1, 1, 0], [3, 5, 6, 8]
+    results = {
+        cells[0]: {(0, 0): stored([0, 1, 1, 0], labels, rows), (0, 1): stored([0, 1, 1, 0], labels, rows)},
+        cells[1]: {(0, 0): stored([1, 1, 0, 0], labels, rows)},
+    }
+    summary = report.summarize(dict.fromkeys(cells, 4), results, cells[:2])
+    (main,) = summary["main"]
+    assert main["found"]["pairs"] == 1
+    assert main["found"]["effect"] == 0.5
+    assert main["found"]["accuracies"] == [1.0, 0.5]
+    text = report.markdown(summary, {"pretrained": "P", "random": "R", "shuffled": "S"})
+    assert "unfinished, 1 of 4 pairs" in text
+    assert "| embedded | all shapes, 30 epochs | P | 2 | 2 of 4 | 100.0 | 0.500 | 2 |" in text
+    assert "| P − R | 1 of 4 | 100.0, 50.0 | +50.0 |" in text
+    assert "| embedded | all shapes, 30 epochs | S | 2 | 0 of 4 | not run yet | | |" in text
+    finished = report.summarize(dict.fromkeys(cells, 1), results, cells[:2])
+    assert "pretraining neither helps nor harms measurably: +50.0 points" in report.verdict(finished["main"][0])
+
+
+def test_the_plot_is_blue_for_a_finished_main_comparison_alone(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    colors: list[str] = []
+    monkeypatch.setattr(Axes, "errorbar", lambda *_, color, **__: colors.append(color))
+    cells = [Cell("embedded", arm, layers, 30, None) for layers in (2, 4) for arm in ("pretrained", "random")]
+    one = stored([0, 1, 1, 0], [0, 1, 1, 0], [3, 5, 6, 8])
+    results = {cell: {(0, 0): one, (1, 0): one} for cell in cells}
+    for planned, expected in ((2, ["tab:blue", "tab:gray"]), (3, ["tab:gray", "tab:gray"])):
+        colors.clear()
+        report.plot(report.summarize(dict.fromkeys(cells, planned), results, cells[:2]), tmp_path / "transfer.png")
+        assert colors == expected
+
+
+def test_runs_on_different_shapes_are_not_compared():
+    first, second = stored([0] * 4, [0] * 4, [0, 1, 2, 3]), stored([0] * 4, [0] * 4, [0, 1, 2, 4])
+    with pytest.raises(ValueError, match="fold 2: runs were tested on different shapes"):
+        report.compare({(0, 2): first}, {(0, 2): second})
+
+
+@pytest.fixture
+def miniature(monkeypatch, tiny_encoder):
+    """The study with a tiny encoder, three classes, two folds, one epoch."""
+    small = {"num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer_width": 24}
+    settings = {
+        "encoder": tiny_encoder,
+        "model": {**transfer.SETTINGS["model"], **small},
+        "training": {**transfer.SETTINGS["training"], "per_device_train_batch_size": 4, "use_cpu": True},
+        "from_scratch": {
+            "pointnet": {"hidden_sizes": [8], "head_widths": [8]},
+            "pointnet2": {"num_centers": [8], "radii": [0.4], "num_neighbors": [4], "level_widths": [[8]],
+                          "hidden_sizes": [8]},
+            "transformer": {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "num_groups": 8,
+                            "group_size": 4},
+        },
+        "points": 64,
+        "folds": 2,
+        "generated": {"per_class": 6, "seed": 0, "classes": ["mug", "jug", "pot"]},
+    }  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setitem(transfer.SETTINGS, name, value)
+    transfer.load_set.cache_clear()
+    arms = ("pretrained", "random", *transfer.OTHERS)
+    runs = [
+        transfer.Run("generated", arm, 2 if "-" in arm else 0, 0 if arm in transfer.PROBES else 1, 2, 0, fold)
+        for fold, arm in product(range(2), arms)
+    ]
+    runs = [transfer.Run(**{**vars(run), "layers": 2 if run.arm in ENCODERS else 0}) for run in runs]
+    monkeypatch.setattr(
+        transfer, "PARTS", {"main-generated": runs[:2] + runs[len(arms) : len(arms) + 2], "rest": runs}
+    )
+    monkeypatch.setattr(transfer, "MAIN", ("main-generated",))
+    yield runs
+    transfer.load_set.cache_clear()
+
+
+ENCODERS = ("pretrained", "random", "shuffled", *transfer.PROBES)
+
+
+def test_the_study_in_miniature_runs_once_and_reports(miniature, tmp_path, monkeypatch, capsys):
+    words = ["--output-dir", str(tmp_path), "--parts"]
+    transfer.main([*words, "main-generated"])
+    assert "generated`: pretraining" in capsys.readouterr().out
+    # The main comparison is stored; what remains is one fold of the others.
+    done = []
+    run_once = transfer.run_once
+    monkeypatch.setattr(transfer, "run_once", lambda run, folder: done.append(run) or run_once(run, folder))
+    monkeypatch.setitem(transfer.PARTS, "rest", [run for run in miniature if run.fold == 0])
+    transfer.main([*words, "rest", "main-generated", "--arms", "pointnet", "pretrained"])
+    assert [run.arm for run in done] == ["pointnet"]
+    transfer.main([*words, "rest", "main-generated"])
+    assert {run.arm for run in done} == set(transfer.OTHERS)
+    assert len(done) == len(transfer.OTHERS)
+    summary = read_table(tmp_path / "transfer.parquet")
+    assert {row["arm"]: row["runs"] for row in summary["rows"]} == {
+        **dict.fromkeys(transfer.OTHERS, 1),
+        "pretrained": 2,
+        "random": 2,
+    }
+    run = json.loads((tmp_path / "runs" / miniature[0].path).read_text())
+    assert len(run["predictions"]) == len(run["losses"]) == len(run["rows"]) == 9
+    assert len(run["train_losses"]) == 1
+    assert run["train_rows"] == 6
+    assert (tmp_path / "transfer.png").stat().st_size > 1000
