@@ -71,6 +71,16 @@ def read_checkpoint(
         return without_parallel_prefix(state)
 
 
+def read_entries(path: str | os.PathLike) -> list[str]:
+    """Read the keys of a file that `torch.save` wrote, such as those beside its state dict.
+
+    Args:
+        path: A file that `read_checkpoint` takes.
+    """
+    content = _load(Path(path), "meta")
+    return [key for key in content if isinstance(key, str)] if isinstance(content, Mapping) else []
+
+
 def read_settings(path: str | os.PathLike, key: str) -> dict[str, Any]:
     """Read the settings that a file of `torch.save` holds next to its state dict, plain values only.
 

@@ -24,8 +24,6 @@ class System:
         title: Its name, for messages and tables.
         convert: Public function of `hf_any3d.conversions`, with arguments `checkpoint` and `output`.
         model_class: Public class that a converted checkpoint opens with.
-        mark: Regular expression at the start of some tensor's name in each of its files, and of none in those of other
-            systems; prefixes of parallel training are removed first.
         code_license: Licence of the authors' program.
         weights_license: Licence of the weights.
         license_source: Where the latter is stated.
@@ -36,7 +34,6 @@ class System:
     title: str
     convert: str
     model_class: str
-    mark: str
     code_license: str
     weights_license: str
     license_source: str
@@ -101,7 +98,6 @@ OPENSHAPE = System(
     title="OpenShape",
     convert="convert_openshape",
     model_class="OpenShapeForZeroShotPointCloudClassification",
-    mark=r"(pc_encoder\.)?(ppat\.)?sa\.mlp_convs\.",
     code_license="Apache-2.0",
     weights_license="MIT",
     license_source="the cards of the repositories",
@@ -111,7 +107,6 @@ UNI3D = System(
     title="Uni3D",
     convert="convert_uni3d",
     model_class="Uni3DForZeroShotPointCloudClassification",
-    mark=r"point_encoder\.visual\.",
     code_license="MIT",
     weights_license="as on the card of the repository",
     license_source="that card, which was not read here",
@@ -121,7 +116,6 @@ PATCHALIGN3D = System(
     title="PatchAlign3D",
     convert="convert_patchalign3d",
     model_class="PatchAlign3DForZeroShotPointCloudSegmentation",
-    mark=r"encoder\.first_conv\.",
     code_license="MIT",
     weights_license="as on the card of the repository",
     license_source="that card, which was not read here",
@@ -132,7 +126,6 @@ PTV3 = System(
     title="Point Transformer V3 (Sonata, Concerto, Utonia)",
     convert="convert_ptv3",
     model_class="PointTransformerV3Model",
-    mark=r"embedding\.stem\.linear\.",
     code_license="Apache-2.0",
     weights_license="CC-BY-NC-4.0",
     license_source="the README of the program; cards on the hub differ",
@@ -143,7 +136,6 @@ MINIGPT3D = System(
     title="MiniGPT-3D",
     convert="convert_minigpt3d",
     model_class="MiniGPT3DForConditionalGeneration",
-    mark=r"llama_proj\.|query_router\.",
     code_license="CC-BY-NC-SA-4.0",
     weights_license="CC-BY-NC-SA-4.0",
     license_source="the README of the program; parts have their own licences",

@@ -57,7 +57,7 @@ def convert_any2point(
     if name is None:
         raise ValueError(
             f"variant {variant}: the checkpoint lacks the encoder's table of positions, and no repository on the hub "
-            "offers this encoder; give --encoder DIR, made by `hf-any3d convert imagebind-audio imagebind_huge.pth "
+            "offers this encoder; give --encoder DIR, made by `hf-any3d convert imagebind_huge.pth "
             "--output DIR` from the authors' own file"
         )
     with new_directory(output) as directory:

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -246,6 +246,19 @@ VARIANTS = {
         accuracy=92.7,
     ),
 }
+
+
+def variant_of(names: Iterable[str]) -> str | None:
+    """Return the variant whose checkpoints have tensors of these names; None if they are not Any2Point's."""
+    plain = [name.removeprefix("encoder.") for name in names]
+
+    def has(part: str) -> bool:
+        return any(part in name for name in plain)
+
+    if not any(name.startswith("patch_embed.EncP.") for name in plain):
+        return None
+    encoder = "clip" if has(".attn.in_proj_") else "dinov2" if has(".ls1.gamma") else "imagebind"
+    return f"{encoder}-{'modelnet' if has('cls_head_finetune.') else 'scan'}"
 
 
 def convert_state_dict(

@@ -138,7 +138,7 @@ def convert_minigpt3d_parts(
     """
     torch_dtype = _torch_dtype(dtype)
     if point_encoder is None and qformer is None and language_model is None:
-        raise ValueError("no part is given; give --point-encoder, --qformer or --language-model")
+        raise ValueError("no part is given; give point_encoder, qformer or language_model")
     parameters = {}
     with new_directory(output) as directory:
 

@@ -68,14 +68,14 @@ def check_order(files: Sequence[StageFile]) -> None:
         before = [other.stage for other in files[:number]]
         if any(stage > file.stage for stage in before):
             raise ValueError(
-                f"{file.path}: holds {STAGES[file.stage]}, which comes before {STAGES[before[-1]]}; the file of the "
-                "later stage belongs after --second-checkpoint"
+                f"{file.path}: holds {STAGES[file.stage]}, which comes before {STAGES[before[-1]]}; give the "
+                "file of the later stage as second_checkpoint"
             )
         needed = _REQUIRED.get(file.stage)
         if needed is not None and needed not in before:
             raise ValueError(
                 f"{file.path}: holds {STAGES[file.stage]}, which lacks all of {STAGES[needed]}; give that file "
-                "after --checkpoint and this one after --second-checkpoint"
+                "too, as checkpoint, and this one as second_checkpoint"
             )
 
 

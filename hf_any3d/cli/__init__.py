@@ -34,13 +34,12 @@ app = typer.Typer(
     help="3D point clouds in the Hugging Face ecosystem.",
     pretty_exceptions_enable=False,
 )
-for command in (predict, zero_shot, segment, features, chat, reconstruct, show):
+for command in (predict, zero_shot, segment, features, chat, reconstruct, show, convert):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.add_typer(evaluation, name="evaluate")
 app.add_typer(batch, name="batch")
 app.add_typer(data, name="data")
-app.add_typer(convert, name="convert")
 for command in (export, push, space, info, demo, serve):
     app.command()(command)
 for command in (reproduce, sweep):

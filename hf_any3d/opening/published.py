@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from hf_any3d.atomic_files import remove_abandoned, temporary_path, write_json, write_text
-from hf_any3d.conversions.checkpoints import listed, read_checkpoint
+from hf_any3d.conversions.programs import recognize
 from hf_any3d.model_card.saving import FILE as CARD, sign_card
 from hf_any3d.modeling.hub_names import similar_path
 from hf_any3d.modeling.pretrained_parts.sources import file_digest
@@ -49,8 +49,6 @@ from hf_any3d.opening.licences import check_license, license_text, show_license
 
 # Of the converted directories; a change of what conversions write makes another folder.
 _LAYOUT = "v1"
-# Entries of the authors' files with the tensors.
-_ENTRIES = ("state_dict", "module", "model")
 # Name and revision -> directory: a load asks for a dozen files of the same one.
 _OPENED: dict[tuple[str, str | None], Path] = {}
 
@@ -228,16 +226,12 @@ def _from_file(path: Path, size: str | None, accept_license: bool, cache_dir: st
 
 
 def _system_of(path: Path) -> System:
-    """Find out by the names of its tensors which program wrote a file."""
-    names = [name.removeprefix("module.") for name in read_checkpoint(path, _ENTRIES)]
-    systems = {published.system.title: published.system for published in PUBLISHED.values()}
-    for system in systems.values():
-        if any(re.match(system.mark, name) for name in names):
-            return system
-    raise ValueError(
-        f"{path}: its tensors are not those of {', '.join(systems)}: {listed(sorted(names)[:5])}; "
-        "hf-any3d convert has commands for other programs"
-    )
+    """Return the system of published checkpoints that a file belongs to."""
+    program = recognize(path).program
+    systems = {published.system.convert: published.system for published in PUBLISHED.values()}
+    if program.convert not in systems:
+        raise ValueError(f"{path}: a file of {program.title}; convert it first: hf-any3d convert {path} --output DIR")
+    return systems[program.convert]
 
 
 # Conversion.

@@ -131,5 +131,7 @@ def write_phi(directory: Path, state: dict[str, torch.Tensor], config: dict[str,
 
 
 def options(arguments: dict[str, Any]) -> list[str]:
-    """Convert arguments to command line options."""
-    return [str(word) for name, value in arguments.items() for word in (f"--{name.replace('_', '-')}", value)]
+    """Convert arguments of a conversion to words of the command line, the files without their roles."""
+    settings = {name: value for name, value in arguments.items() if name in ("dtype", "tokenizer", "stage")}
+    files = [str(value) for name, value in arguments.items() if name not in settings]
+    return [*files, *(str(word) for name, value in settings.items() for word in (f"--{name}", value))]

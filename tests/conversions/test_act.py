@@ -53,7 +53,6 @@ class Setting:
 
     def convert(self, *arguments, kind=None, checkpoint=None):
         arguments = [
-            "act",
             checkpoint or self.checkpoint,
             "--kind",
             kind or self.kind,
@@ -455,7 +454,7 @@ def test_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_help_lists_kinds_and_options():
-    result = CliRunner().invoke(app, ["convert", "act", "--help"], terminal_width=200)
+    result = CliRunner().invoke(app, ["convert", "--help"], terminal_width=200)
     text = " ".join(result.stdout.split())
     assert result.exit_code == 0
     assert all(word in text for word in ("dvae", "pretrain", "partseg", "--teacher", "--store-encoder", "--dataset"))

@@ -24,7 +24,7 @@ def converted(request, tmp_path_factory):
     original = Original(case, small=False, variant=variant)
     directory = tmp_path_factory.mktemp(case)
     torch.save(original.content(), directory / "original.pth")
-    arguments = ["convert", "act", directory / "original.pth", "--kind", original.kind, "--output", directory / "out"]
+    arguments = ["convert", directory / "original.pth", "--output", directory / "out"]
     result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exit_code == 0, result.stderr
     yield case, variant, OPENERS[original.kind].from_pretrained(directory / "out")

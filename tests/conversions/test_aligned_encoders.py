@@ -67,7 +67,7 @@ LAYOUTS = {
 def test_every_published_layout_converts_on_the_command_line_and_opens(layout, tmp_path):
     command, options, content, expected, fields = LAYOUTS[layout]
     torch.save(content(), tmp_path / "model.pt")
-    arguments = ["convert", command, tmp_path / "model.pt", "--output", tmp_path / "out", *options]
+    arguments = ["convert", tmp_path / "model.pt", "--output", tmp_path / "out", *options]
     result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exit_code == 0, result.output
     assert "ForZeroShotPointCloudClassification" in result.output

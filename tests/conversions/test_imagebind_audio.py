@@ -92,7 +92,7 @@ def test_tensors_that_do_not_fit_are_refused(config, tmp_path, change, message):
 def test_command_lists_missing_tensors(config, tmp_path):
     state = {name: tensor for name, tensor in original(config).items() if "bias_k" not in name}
     torch.save(state, tmp_path / "imagebind.pth")
-    arguments = ["convert", "imagebind-audio", tmp_path / "imagebind.pth", "--output", tmp_path / "out"]
+    arguments = ["convert", tmp_path / "imagebind.pth", "--output", tmp_path / "out"]
     result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exit_code == 1
     assert "missing: layers.0.attention.bias_k, " in result.stderr

@@ -221,7 +221,7 @@ def test_a_full_disk_gives_a_one_line_error(folders, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
     opened = CONVERTERS["act-cls"]
     torch.save(opened.content(), tmp_path / "original.pth")
-    arguments = ["act", tmp_path / "original.pth", "--kind", "cls", "--output", tmp_path / "out"]
+    arguments = [tmp_path / "original.pth", "--kind", "cls", "--output", tmp_path / "out"]
     result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
     assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith("error: ") and "No space left on device" in result.stderr

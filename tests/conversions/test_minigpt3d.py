@@ -35,7 +35,7 @@ def arguments(originals, tmp_path_factory):
 def released(arguments, tmp_path_factory):
     """The directory of the complete model."""
     output = tmp_path_factory.mktemp("converted") / "minigpt3d"
-    result = CliRunner().invoke(app, ["convert", "minigpt3d", *options(arguments), "--output", str(output)])
+    result = CliRunner().invoke(app, ["convert", *options(arguments), "--output", str(output)])
     assert result.exit_code == 0, result.stderr
     assert "stage_3.pth: stage II or III" in result.output and "stage_4.pth: stage IV" in result.output
     assert "no file has" not in result.output
@@ -105,7 +105,7 @@ def test_further_query_sets_of_stage_three_are_those_of_blip2(originals, argumen
 @pytest.mark.parametrize("stages", [(0,), (0, 1)])
 def test_training_can_start_from_a_converted_model(originals, tmp_path, stages):
     arguments = originals.write(tmp_path / "in", *stages)
-    result = CliRunner().invoke(app, ["convert", "minigpt3d", *options(arguments), "--output", str(tmp_path / "out")])
+    result = CliRunner().invoke(app, ["convert", *options(arguments), "--output", str(tmp_path / "out")])
     assert result.exit_code == 0, result.stderr
     model, state = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out"), originals.state
     assert torch.equal(model.bridge.projector.fc1.weight, state["llama_proj.weight"])
@@ -131,7 +131,6 @@ def test_parts_open_alone_and_build_a_model(originals, arguments, tmp_path):
     given = parts_of(arguments)
     command = [
         "convert",
-        "minigpt3d-parts",
         *options(given),
         "--num-groups",
         "16",
@@ -166,7 +165,7 @@ def folders(arguments, tmp_path_factory):
 
 @pytest.mark.parametrize("store", [False, True], ids=["named", "stored"])
 def test_converted_parts_are_named_or_stored(arguments, folders, released, model, tmp_path, store):
-    command = ["convert", "minigpt3d", *options(arguments | folders), *["--store-parts"] * store]
+    command = ["convert", *options(arguments | folders), *["--store-parts"] * store]
     result = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "out")])
     assert result.exit_code == 0, result.stderr
     opened = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out")
@@ -238,6 +237,6 @@ def test_frozen_copies_in_half_precision_match_the_encoder(originals, arguments,
 
 
 def test_a_conversion_without_parts_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no part is given; give --point-encoder, --qformer or --language-model"):
+    with pytest.raises(ValueError, match="no part is given; give point_encoder, qformer or language_model"):
         convert_minigpt3d_parts(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

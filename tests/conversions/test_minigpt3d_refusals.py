@@ -30,7 +30,7 @@ def given(originals, tmp_path):
 def refused(given, tmp_path):
     """The error message of the command, which must leave no files."""
     before = sorted(path.name for path in tmp_path.iterdir())
-    result = CliRunner().invoke(app, ["convert", "minigpt3d", *options(given), "--output", str(tmp_path / "out")])
+    result = CliRunner().invoke(app, ["convert", *options(given), "--output", str(tmp_path / "out")])
     assert result.exit_code == 1 and result.stderr.startswith("error: ")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     return result.stderr
@@ -99,7 +99,8 @@ def test_a_file_of_the_starting_point_may_hold_more_of_the_model(originals, give
 
 def test_stages_must_be_in_order_and_complete(given, tmp_path):
     swapped = given | {"checkpoint": given["second_checkpoint"], "second_checkpoint": given["checkpoint"]}
-    assert "stage_4.pth: holds stage IV, which lacks all of stage II or III; give that" in refused(swapped, tmp_path)
+    with pytest.raises(ValueError, match="stage_4.pth: holds stage IV, which lacks all of stage II or III; give that"):
+        convert_minigpt3d(tmp_path / "out", **swapped)
     alone = {name: path for name, path in given.items() if name != "second_checkpoint"}
     first = tmp_path / "in" / "stage_1.pth"
     torch.save(Originals().stage(1), first)
@@ -107,7 +108,8 @@ def test_stages_must_be_in_order_and_complete(given, tmp_path):
         alone | {"checkpoint": first}, tmp_path
     )
     later = given | {"second_checkpoint": first}
-    assert "stage_1.pth: holds stage I, which comes before stage II or III" in refused(later, tmp_path)
+    with pytest.raises(ValueError, match="stage_1.pth: holds stage I, which comes before stage II or III"):
+        convert_minigpt3d(tmp_path / "out", **later)
 
 
 def test_two_files_of_one_stage_are_in_order():
@@ -116,15 +118,17 @@ def test_two_files_of_one_stage_are_in_order():
 
 
 def test_swapped_files_are_refused(given, tmp_path):
+    def message(**files):
+        with pytest.raises((ValueError, OSError)) as caught:
+            convert_minigpt3d(tmp_path / "out", **given | files)
+        return str(caught.value)
+
     for option, other in (("point_encoder", "qformer"), ("qformer", "point_encoder"), ("checkpoint", "point_encoder")):
-        assert f"{given[other]}: no state dict; expected one under" in refused(
-            given | {option: given[other]}, tmp_path
-        )
-    assert "no known part: llama_" in refused(given | {"qformer": given["checkpoint"]}, tmp_path)
-    assert "blip2.pth: the checkpoint holds tensors that belong to no known part: t5_proj" in refused(
-        given | {"checkpoint": given["qformer"]}, tmp_path
-    )
-    assert "config.json: no such file" in refused(given | {"language_model": tmp_path / "in"}, tmp_path)
+        assert f"{given[other]}: no state dict; expected one under" in message(**{option: given[other]})
+    assert "no known part: llama_" in message(qformer=given["checkpoint"])
+    unknown = "blip2.pth: the checkpoint holds tensors that belong to no known part: t5_proj"
+    assert unknown in message(checkpoint=given["qformer"])
+    assert "config.json: no such file" in message(language_model=tmp_path / "in")
 
 
 def test_files_of_parts_are_accounted_for(given, tmp_path):
@@ -193,7 +197,7 @@ def test_a_tokenizer_is_required_and_may_be_elsewhere(given, tmp_path):
     )
     character_tokenizer().save_pretrained(other)
     given = given | {"tokenizer": other}
-    result = CliRunner().invoke(app, ["convert", "minigpt3d", *options(given), "--output", str(tmp_path / "out")])
+    result = CliRunner().invoke(app, ["convert", *options(given), "--output", str(tmp_path / "out")])
     assert result.exit_code == 0, result.stderr
     assert json.loads((tmp_path / "out" / "config.json").read_text())["text_config"]["eos_token_id"] == 128
 

@@ -32,9 +32,9 @@ def folders(tmp_path_factory):
     """The conversions of stage III's file, and of stage III's with stage IV's."""
     directory = tmp_path_factory.mktemp("released")
     arguments = Originals(small=False).write(directory / "in", 3, 4, with_norms=True)
-    run("minigpt3d", *options(arguments), "--output", directory / "mqe")
+    run(*options(arguments), "--output", directory / "mqe")
     del arguments["second_checkpoint"]
-    run("minigpt3d", *options(arguments), "--output", directory / "stage3")
+    run(*options(arguments), "--output", directory / "stage3")
     yield directory
     shutil.rmtree(directory)
 
@@ -86,7 +86,7 @@ def test_opened_point_encoder_reaches_the_stored_tokens(tmp_path):
     case = ReferenceCase("encoder", prefix="point_encoder.")
     state = {name: torch.from_numpy(fill(name, *spec)) for name, spec in case.manifest["state"].items()}
     torch.save({"base_model": state}, tmp_path / "point_model.pth")
-    run("minigpt3d-parts", "--point-encoder", tmp_path / "point_model.pth", "--output", tmp_path / "parts")
+    run(tmp_path / "point_model.pth", "--output", tmp_path / "parts")
     encoder = AutoModel.from_pretrained(tmp_path / "parts" / "point_encoder")
     output = encoder(torch.from_numpy(points("minigpt3d_encoder", 2, 8192, 6)))
     assert case.difference("centers", output.centers) == 0
@@ -114,7 +114,7 @@ class BridgeOriginals(Originals):
 @torch.no_grad()
 def test_opened_bridge_reaches_the_stored_tokens(tmp_path):
     arguments = BridgeOriginals().write(tmp_path / "in", 3, 4)
-    run("minigpt3d", *options(arguments), "--output", tmp_path / "out")
+    run(*options(arguments), "--output", tmp_path / "out")
     bridge = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out").bridge
     shutil.rmtree(tmp_path / "in")
     case = ReferenceCase("bridge")

@@ -21,7 +21,7 @@ def second(tmp_path_factory):
     """A directory, converted on the command line from a file of the second stage."""
     folder = tmp_path_factory.mktemp("patchalign3d")
     torch.save(patchalign3d(), folder / "patchalign3d.pt")
-    arguments = ["convert", "patchalign3d", folder / "patchalign3d.pt", "--output", folder / "out"]
+    arguments = ["convert", folder / "patchalign3d.pt", "--output", folder / "out"]
     result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exit_code == 0, result.output
     assert "PatchAlign3DForZeroShotPointCloudSegmentation" in result.output

@@ -17,7 +17,7 @@ from tests.modeling.ptv3_case import Ptv3Case, ptv3_original
 def test_a_released_file_converts_on_the_command_line_and_computes_as_released(tmp_path):
     case = Ptv3Case("ptv3_utonia")
     torch.save(ptv3_original(), tmp_path / "utonia.pth")
-    arguments = ["convert", "ptv3", tmp_path / "utonia.pth", "--output", tmp_path / "out"]
+    arguments = ["convert", tmp_path / "utonia.pth", "--output", tmp_path / "out"]
     result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exit_code == 0, result.output
     assert "PointTransformerV3Model" in result.output and "cc-by-nc-4.0" in result.output

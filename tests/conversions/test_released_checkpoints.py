@@ -31,7 +31,7 @@ def converted(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp(request.param)
     checkpoint, encoder = write(case, directory, case.encoder())
     vars(case).pop("original")  # hundreds of megabytes
-    arguments = ["convert", "any2point", checkpoint, "--variant", request.param, "--output", directory / "out"]
+    arguments = ["convert", checkpoint, "--output", directory / "out"]
     result = CliRunner().invoke(app, [str(word) for word in (*arguments, "--encoder", encoder)])
     assert result.exit_code == 0, result.stderr
     checkpoint.unlink()

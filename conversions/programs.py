@@ -1,0 +1,195 @@
+"""Which program wrote a checkpoint: found by the names of its tensors, with the settings that they show.
+
+`hf-any3d convert` and `hf_any3d.opening` read this table. A new program is a row of `PROGRAMS`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_any3d.conversions.act.names import kind_of
+from hf_any3d.conversions.any2point.variants import variant_of
+from hf_any3d.conversions.checkpoints import listed, read_checkpoint, read_entries, read_json
+
+ENTRIES = ("state_dict", "module", "model", "base_model", "model_state_dict")
+"""Keys under which the programs store their tensors."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program whose checkpoints can be converted, or one kind of its files.
+
+    Args:
+        title: Its name, for messages.
+        convert: Public function of `hf_any3d.conversions`.
+        settings: From the names of the tensors in a file to the arguments of `convert` that they show; None if the
+            file is another program's.
+        role: Argument of `convert` that takes the file.
+        entry: Key that the file must have beside that of its tensors.
+    """
+
+    title: str
+    convert: str
+    settings: Callable[[Collection[str]], dict[str, Any] | None]
+    role: str = "checkpoint"
+    entry: str | None = None
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """A file or directory, and what it is.
+
+    Args:
+        path: The file or directory.
+        program: The program that wrote it.
+        settings: Arguments of its conversion that the tensors show.
+    """
+
+    path: Path
+    program: Program
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _marked(pattern: str) -> Callable[[Collection[str]], dict[str, Any] | None]:
+    """Accept files in which the name of some tensor begins with a regular expression."""
+    return lambda names: {} if any(re.match(pattern, name) for name in names) else None
+
+
+def _any2point(names: Collection[str]) -> dict[str, Any] | None:
+    found = variant_of(names)
+    return None if found is None else {"variant": found}
+
+
+def _act(names: Collection[str]) -> dict[str, Any] | None:
+    found = kind_of(names)
+    return None if found is None else {"kind": found.name}
+
+
+def _stage(names: Collection[str]) -> dict[str, Any] | None:
+    """Accept files of MiniGPT-3D's training; `order` is their place among each other."""
+    marks = {
+        r"query_router\.": 4,
+        r"Qformer\..*\.lora_": 3,
+        r"llama_(model|proj2?)\.": 0,
+        r"point_2_Qformer_proj\.": 1,
+    }
+    for mark, order in marks.items():
+        if any(re.match(mark, name) for name in names):
+            return {"order": order}
+    return None
+
+
+def _linear_head(names: Collection[str]) -> dict[str, Any] | None:
+    return {} if names and all(name.startswith("seg_head.") for name in names) else None
+
+
+_MINIGPT3D = ("MiniGPT-3D", "convert_minigpt3d")
+PROGRAMS = (
+    Program("Any2Point", "convert_any2point", _any2point),
+    Program("ImageBind's audio encoder", "convert_imagebind_audio", _marked(r"modality_trunks\.audio\.")),
+    Program("OpenShape", "convert_openshape", _marked(r"(pc_encoder\.)?(ppat\.)?sa\.mlp_convs\.")),
+    Program("Uni3D", "convert_uni3d", _marked(r"point_encoder\.visual\.")),
+    Program("Point Transformer V3", "convert_ptv3", _marked(r"embedding\.stem\.")),
+    Program("Point Transformer V3", "convert_ptv3", _linear_head, role="head"),
+    Program(*_MINIGPT3D, _stage),
+    # BLIP-2 has a Q-Former, but nothing that MiniGPT-3D trains.
+    Program(*_MINIGPT3D, _marked(r"Qformer\.bert\."), role="qformer"),
+    Program("ACT", "convert_act", _act),
+    # The same layers as those of MiniGPT-3D's point encoder, with a projection beside them.
+    Program("PatchAlign3D", "convert_patchalign3d", _marked(r"encoder\.first_conv\."), entry="proj"),
+    Program(*_MINIGPT3D, _marked(r"encoder\.first_conv\."), role="point_encoder"),
+)
+"""The first row that accepts a file counts."""
+
+# Directories: parts of MiniGPT-3D, as released or converted, by the model type in their config.
+_PARTS = {
+    "act3d": "point_encoder",
+    "blip-2": "qformer",
+    "phi": "language_model",
+    "phi-msft": "language_model",
+    "normed_phi": "language_model",
+}
+
+
+_PARTS_OF_A_MODEL = ("point_encoder", "qformer", "language_model")
+
+
+def recognize(path: str | os.PathLike) -> Recognized:
+    """Find out which program wrote a file or directory.
+
+    Args:
+        path: The authors' file, or the directory of a part of MiniGPT-3D.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It cannot be read, or is no known program's.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _recognize_directory(path)
+    state = read_checkpoint(path, ENTRIES)
+    for program in PROGRAMS:
+        settings = program.settings(state.keys())
+        if settings is not None and (program.entry is None or program.entry in read_entries(path)):
+            return Recognized(path, program, settings)
+    titles = dict.fromkeys(program.title for program in PROGRAMS)
+    raise ValueError(f"{path}: its tensors are those of none of {', '.join(titles)}: {listed(sorted(state)[:5])}")
+
+
+def _recognize_directory(path: Path) -> Recognized:
+    config = path / "config.json"
+    kind = read_json(config).get("model_type") if config.is_file() else None
+    if kind not in _PARTS:
+        found = "no config.json" if kind is None else f"model_type {kind!r}"
+        raise ValueError(f"{path}: a directory with {found}; expected a part of MiniGPT-3D: {', '.join(_PARTS)}")
+    return Recognized(path, Program(*_MINIGPT3D, _stage, role=_PARTS[kind]))
+
+
+def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:
+    """Choose the conversion of files that belong together.
+
+    Args:
+        paths: The authors' files, in any order, such as a model and its head.
+
+    Returns:
+        Name of a public function of `hf_any3d.conversions`, and the arguments that the files give it.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A file is no known program's, two are of different programs, or two have the same role.
+    """
+    found = [recognize(path) for path in paths]
+    first = found[0]
+    arguments: dict[str, Any] = {}
+    stages: list[tuple[int, Path]] = []
+    for one in found:
+        program = one.program
+        if program.convert != first.program.convert:
+            raise ValueError(
+                f"{one.path}: a file of {program.title}, but {first.path} is one of {first.program.title}; convert "
+                "them one after the other"
+            )
+        if program.convert == "convert_minigpt3d" and program.role == "checkpoint":
+            stages.append((one.settings["order"], one.path))
+            continue
+        if program.role in arguments:
+            raise ValueError(f"{one.path}: a second file of {program.title} as {program.role}; expected one")
+        arguments |= {program.role: one.path, **one.settings}
+    if first.program.convert != "convert_minigpt3d":
+        if "checkpoint" not in arguments:
+            raise ValueError(f"{first.path}: a head of {first.program.title} alone; give the file of its encoder too")
+        return first.program.convert, arguments
+    if not stages:
+        return "convert_minigpt3d_parts", arguments
+    if len(stages) > 2:
+        raise ValueError(f"{stages[2][1]}: a third file of a stage of MiniGPT-3D; expected at most two")
+    # Files of stages II and III look alike; they keep the order in which they were given.
+    ordered = [path for _, path in sorted(stages, key=lambda stage: stage[0])]
+    if missing := [role for role in _PARTS_OF_A_MODEL if role not in arguments]:
+        raise ValueError(f"{ordered[0]}: MiniGPT-3D lacks {' and '.join(missing)}; give these files too")
+    return "convert_minigpt3d", arguments | dict(zip(("checkpoint", "second_checkpoint"), ordered, strict=False))

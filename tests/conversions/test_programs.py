@@ -1,0 +1,106 @@
+"""The program of a checkpoint is found by its tensors, and files that belong together are given in any order."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from hf_any3d import conversions
+from hf_any3d.cli import app
+from hf_any3d.conversions.any2point import VARIANTS
+from hf_any3d.conversions.programs import PROGRAMS, plan, recognize
+from tests.conversions.act_originals import KINDS, Original
+from tests.conversions.aligned_originals import openshape_training, patchalign3d, uni3d
+from tests.conversions.minigpt3d_originals import Originals
+from tests.conversions.originals import SmallCase, content
+from tests.conversions.test_imagebind_audio import original as imagebind
+from tests.modeling.ptv3_case import ptv3_original
+from tests.tiny_encoders import tiny_config
+
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
+
+@pytest.fixture
+def recognized(tmp_path):
+    def of(stored):
+        torch.save(stored, tmp_path / "file.pth")
+        return recognize(tmp_path / "file.pth")
+
+    return of
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_any2points_variant_shows_in_the_tensors(recognized, variant):
+    found = recognized(content(SmallCase("any2point_" + variant.replace("-", "_"))))
+    assert (found.program.title, found.settings) == ("Any2Point", {"variant": variant})
+
+
+@pytest.mark.parametrize("case", KINDS)
+def test_acts_kind_shows_in_the_tensors(recognized, case):
+    original = Original(case)
+    found = recognized(original.content())
+    assert (found.program.title, found.settings) == ("ACT", {"kind": original.kind})
+
+
+@pytest.mark.parametrize(
+    ("convert", "original"),
+    [
+        ("convert_openshape", openshape_training),
+        ("convert_uni3d", lambda: uni3d("uni3d_giant_reduced")),
+        ("convert_patchalign3d", patchalign3d),
+        ("convert_ptv3", ptv3_original),
+        ("convert_imagebind_audio", lambda: imagebind(tiny_config("imagebind_audio"))),
+    ],
+)
+def test_the_program_shows_in_the_tensors(recognized, convert, original):
+    assert recognized(original()).program.convert == convert
+
+
+def test_files_of_minigpt3d_may_come_in_any_order(tmp_path):
+    arguments = Originals().write(tmp_path / "in", 3, 4)
+    assert plan(list(arguments.values())[::-1]) == ("convert_minigpt3d", arguments)
+    parts = {name: arguments[name] for name in ("qformer", "point_encoder", "language_model")}
+    assert plan(list(parts.values())) == ("convert_minigpt3d_parts", parts)
+    with pytest.raises(ValueError, match="blip2.pth: a second file of MiniGPT-3D as qformer; expected one"):
+        plan([*parts.values(), parts["qformer"]])
+    with pytest.raises(ValueError, match="stage_3.pth: MiniGPT-3D lacks qformer; give these files too"):
+        plan([path for name, path in arguments.items() if name != "qformer"])
+
+
+def test_every_program_names_a_public_conversion():
+    assert {program.convert for program in PROGRAMS} | {"convert_minigpt3d_parts"} == set(conversions.__all__)
+
+
+def convert(*words):
+    result = CliRunner().invoke(app, ["convert", *map(str, words)])
+    return result.exit_code, result.stdout + result.stderr
+
+
+def test_files_that_do_not_belong_together_are_named(tmp_path):
+    torch.save(openshape_training(), tmp_path / "one.pt")
+    torch.save(patchalign3d(), tmp_path / "other.pt")
+    code, text = convert(tmp_path / "one.pt", tmp_path / "other.pt", "--output", tmp_path / "out")
+    assert code == 1 and "other.pt: a file of PatchAlign3D, but " in text and "one.pt is one of OpenShape" in text
+    torch.save(
+        {"state_dict": {"seg_head.weight": torch.ones(2, 3), "seg_head.bias": torch.ones(2)}}, tmp_path / "h.pt"
+    )
+    code, text = convert(tmp_path / "h.pt", "--output", tmp_path / "out")
+    assert code == 1 and "h.pt: a head of Point Transformer V3 alone; give the file of its encoder too" in text
+    code, text = convert(tmp_path, "--output", tmp_path / "out")
+    assert code == 1 and "a directory with no config.json; expected a part of MiniGPT-3D" in text
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    code, text = convert(tmp_path, "--output", tmp_path / "out")
+    assert code == 1 and "a directory with model_type 'vit'; expected a part of MiniGPT-3D: act3d, blip-2, phi" in text
+
+
+def test_options_of_another_program_are_refused(tmp_path):
+    torch.save(patchalign3d(), tmp_path / "file.pt")
+    code, text = convert(tmp_path / "file.pt", "--output", tmp_path / "out", "--preset", "sonata", "--store-encoder")
+    assert code == 1 and not (tmp_path / "out").exists()
+    expected = "--preset, --store-encoder: not for a file of PatchAlign3D; expected --group-size, --num-groups"
+    assert expected in " ".join(text.split())
+    code, text = convert(tmp_path / "file.pt")
+    assert code == 1 and "file.pt: --output is missing; give the directory to create" in text
+    code, text = convert(tmp_path / "missing.pt", "--kind", "cls")
+    assert code == 1 and "missing.pt: no such file; --kind would be for a file" in text
