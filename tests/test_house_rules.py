@@ -21,7 +21,7 @@ _EXCEPTIONS = {
 } | {
     # Imported only by calls on a GPU.
     f"modeling/kernels/triton/{name}.py": {"triton"}
-    for name in ("cell_attention", "farthest_point_sample", "knn", "pooled_patches", "submanifold_convolution")
+    for name in ("farthest_point_sample", "knn", "pooled_patches", "submanifold_convolution")
 }
 
 

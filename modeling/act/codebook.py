@@ -5,8 +5,6 @@ import math
 import torch
 from torch import nn
 
-from hf_any3d.modeling import kernels
-
 COUNT_DECAY = 0.99
 """Decay per step of the counts of patches per code, if the code vectors are no moving averages."""
 
@@ -256,5 +254,6 @@ def uniform_code_loss(logits: torch.Tensor) -> torch.Tensor:
 
     Source: ACT (arXiv 2212.08320); the direction of the divergence is that of its released program.
     """
-    posterior = kernels.mean_posterior(logits)  # (batch, codes)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    posterior = wide.softmax(dim=-1).mean(dim=1)  # (batch, codes)
     return -(posterior.log().mean(dim=-1) + math.log(logits.shape[-1])).mean()

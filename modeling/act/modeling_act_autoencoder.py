@@ -101,9 +101,7 @@ class GraphConvolution(nn.Module):
             tokens = layer(tokens, neighbors)
             outputs.append(tokens)
         rows = self.output(torch.cat(outputs, dim=-1))
-        if not is_unmodified(self.norm):
-            return _normed(rows, self.norm)
-        return kernels.normed_tokens(rows, self.norm.weight, self.norm.bias, self.norm.eps)
+        return _normed(rows, self.norm)
 
 
 class EdgeLayer(nn.Module):

@@ -65,7 +65,7 @@ class LayerGate(nn.Module):
 
     def forward(self, inputs: Tensor, outputs: Tensor) -> Tensor:
         """Interpolate between two `(..., hidden)` tensors."""
-        return kernels.layer_gate(inputs, outputs, self.weight.to(outputs.dtype))
+        return torch.lerp(inputs, outputs, self.weight.to(outputs.dtype))
 
 
 class CellNorm(nn.Module):
@@ -174,7 +174,14 @@ class CellAttention(nn.Module):
     def forward(self, tokens: Tensor, members: Membership) -> Tensor:
         """Attend to the tokens of the same cell: `(batch, tokens, hidden)` to `(batch, views, tokens, width)`."""
         qkv = self._project(tokens).transpose(1, 2)  # (batch, views, tokens, 3 * width)
-        return kernels.cell_attention(qkv, members, self.heads, self._scale, self._dropped)
+        # Four axes, views and clouds in one: for more, torch has no kernel that does not keep the attention weights.
+        query, key, value = (
+            part.transpose(1, 2) for part in qkv.flatten(0, 1).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        )  # each (batch * views, heads, tokens, head width)
+        gathered = nn.functional.scaled_dot_product_attention(
+            query, key, value, members.same.flatten(0, 1), self._dropped, scale=self._scale
+        )
+        return gathered.transpose(1, 2).reshape(*qkv.shape[:3], -1)
 
     def attend_flat(self, tokens: Tensor, cells: FlatCells) -> Tensor:
         """Do the same for the tokens of all clouds in one list: `(tokens, hidden)` to `(views, tokens, width)`."""
@@ -194,7 +201,12 @@ class CellAttention(nn.Module):
 
     def _project(self, tokens: Tensor) -> Tensor:
         """Return queries, keys and values of each view, `(..., views, 3 * width)`."""
-        return kernels.cell_projection(tokens, self.norm_weight, self.norm_bias, self.qkv_weight, self.qkv_bias)
+        normed = nn.functional.layer_norm(tokens, tokens.shape[-1:])
+        # The norms of all views share their statistics; gains and shifts are folded into one projection. A sum is
+        # faster than such a small product.
+        folded = self.qkv_weight * self.norm_weight.unsqueeze(1)  # (views, 3 * width, hidden)
+        offset = (self.qkv_weight * self.norm_bias.unsqueeze(1)).sum(dim=-1) + self.qkv_bias
+        return nn.functional.linear(normed, folded.flatten(0, 1), offset.flatten()).unflatten(-1, offset.shape)
 
 
 def guided_aggregation(

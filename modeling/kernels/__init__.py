@@ -7,16 +7,7 @@ HF_ANY3D_KERNELS=torch, selects the plain ones everywhere. All autograd function
 here.
 """
 
-from hf_any3d.modeling.kernels.cell_attention import (
-    cell_attention_fused,
-    cell_attention_plain,
-    has_few_pairs,
-    has_no_dropout,
-    pair_attention_fused,
-    pair_attention_plain,
-)
 from hf_any3d.modeling.kernels.cell_norm import cell_norm_fused, cell_norm_plain
-from hf_any3d.modeling.kernels.cell_projection import cell_projection_fused, cell_projection_plain
 from hf_any3d.modeling.kernels.chamfer import chamfer_fused, chamfer_plain
 from hf_any3d.modeling.kernels.dispatch import Kernel, set_kernels
 from hf_any3d.modeling.kernels.farthest_point_sample import (
@@ -28,18 +19,19 @@ from hf_any3d.modeling.kernels.folded_blocks import stage_fused, stage_is_plain
 from hf_any3d.modeling.kernels.group_norms import (
     edge_maximum_fused,
     edge_maximum_plain,
-    normed_tokens_fused,
-    normed_tokens_plain,
 )
 from hf_any3d.modeling.kernels.knn import has_many_points, knn_fused, knn_plain, knn_traced
-from hf_any3d.modeling.kernels.layer_gate import layer_gate_fused, layer_gate_plain
-from hf_any3d.modeling.kernels.mean_posterior import mean_posterior_fused, mean_posterior_plain
 from hf_any3d.modeling.kernels.normed_ensemble import (
     normed_ensemble_fused,
     normed_ensemble_plain,
     normed_ensemble_traced,
 )
 from hf_any3d.modeling.kernels.normed_linear import is_plain, normed_linear_fused, normed_linear_plain
+from hf_any3d.modeling.kernels.pair_attention import (
+    has_no_dropout,
+    pair_attention_fused,
+    pair_attention_plain,
+)
 from hf_any3d.modeling.kernels.pooled_blocks import pooled_blocks_plain
 from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain, pooled_patches_fused, pooled_patches_plain
 from hf_any3d.modeling.kernels.pooling import max_mean_pool_fused, max_mean_pool_plain
@@ -50,12 +42,10 @@ from hf_any3d.modeling.kernels.submanifold_convolution import (
 )
 from hf_any3d.modeling.kernels.triton import (
     MOST_NEIGHBORS,
-    cell_attention_triton,
     farthest_point_sample_triton,
     knn_triton,
     pooled_patches_triton,
     submanifold_convolution_triton,
-    supports_attention,
     supports_convolution,
     supports_patches,
     supports_search,
@@ -65,19 +55,14 @@ from hf_any3d.modeling.kernels.view_ensemble import view_ensemble_fused, view_en
 __all__ = [
     "TABLE",
     "Kernel",
-    "cell_attention",
     "cell_norm",
-    "cell_projection",
     "chamfer",
     "edge_maximum",
     "farthest_point_sample",
     "knn",
-    "layer_gate",
     "max_mean_pool",
-    "mean_posterior",
     "normed_ensemble",
     "normed_linear",
-    "normed_tokens",
     "pair_attention",
     "pooled_blocks",
     "pooled_patches",
@@ -99,19 +84,6 @@ pooled_blocks = Kernel(
 )
 
 # Any2Point: the guided adapter
-cell_attention = Kernel(
-    cell_attention_plain,
-    cell_attention_fused,
-    "Not with dropout, nor if more than a sixth of all pairs share a cell: masked attention is faster. Not on other "
-    "devices than the CPU, which would wait for the number of pairs; not in compiled code, for which no size may "
-    "depend on data.",
-    devices=("cpu",),
-    compiles=False,
-    condition=has_few_pairs,
-    triton=cell_attention_triton,
-    triton_condition=supports_attention,
-    triton_reason="Not with dropout, for heads wider than 64 channels or in double precision.",
-)
 pair_attention = Kernel(pair_attention_plain, pair_attention_fused, "Not with dropout.", condition=has_no_dropout)
 max_mean_pool = Kernel(
     max_mean_pool_plain,
@@ -119,19 +91,6 @@ max_mean_pool = Kernel(
     "Not on other devices than the CPU, which would wait for the number of voxels with several tokens; not in "
     "compiled code, for which no size may depend on data.",
     devices=("cpu",),
-    compiles=False,
-)
-cell_projection = Kernel(
-    cell_projection_plain,
-    cell_projection_fused,
-    "Not in compiled code: compilers choose themselves what is computed again.",
-    compiles=False,
-    result_in_autocast=True,
-)
-layer_gate = Kernel(
-    layer_gate_plain,
-    layer_gate_fused,
-    "Not in compiled code: compilers choose themselves what is computed again.",
     compiles=False,
 )
 cell_norm = Kernel(cell_norm_plain, cell_norm_fused, "Always used in training.")
@@ -168,14 +127,12 @@ pooled_patches = Kernel(
     "than 128 points in a patch; not for layers that an adapter or a hook replaces, which must be called.",
 )
 edge_maximum = Kernel(edge_maximum_plain, edge_maximum_fused, "Always used.")
-normed_tokens = Kernel(normed_tokens_plain, normed_tokens_fused, "Always used.")
 normed_linear = Kernel(
     normed_linear_plain,
     normed_linear_fused,
     "Not for layers that an adapter or a hook replaces, which must be called.",
     condition=is_plain,
 )
-mean_posterior = Kernel(mean_posterior_plain, mean_posterior_fused, "Always used.")
 
 # Point operations
 farthest_point_sample = Kernel(
@@ -213,20 +170,15 @@ submanifold_convolution = Kernel(
 
 TABLE: dict[str, Kernel] = {
     "pooled_blocks": pooled_blocks,
-    "cell_attention": cell_attention,
     "pair_attention": pair_attention,
     "max_mean_pool": max_mean_pool,
-    "cell_projection": cell_projection,
-    "layer_gate": layer_gate,
     "cell_norm": cell_norm,
     "view_ensemble": view_ensemble,
     "normed_ensemble": normed_ensemble,
     "quick_gelu": quick_gelu,
     "pooled_patches": pooled_patches,
     "edge_maximum": edge_maximum,
-    "normed_tokens": normed_tokens,
     "normed_linear": normed_linear,
-    "mean_posterior": mean_posterior,
     "farthest_point_sample": farthest_point_sample,
     "knn": knn,
     "chamfer": chamfer,

@@ -122,16 +122,6 @@ class Membership(_Visited):
         rows, counts = self.links.rows.flatten().index_select(0, tokens).unique_consecutive(return_counts=True)
         return SharedCells(tokens, counts, rows)
 
-    @cached_property
-    def pairs(self) -> Pairs:
-        """The pairs of tokens in a cell as a list."""
-        tokens = self.same.shape[-1]
-        row, key = self.same.reshape(-1, tokens).nonzero().T.contiguous()
-        key = key + row - row % tokens
-        partners = torch.zeros(self.same.numel() // tokens, dtype=row.dtype, device=row.device)
-        partners.index_add_(0, row, torch.ones_like(row))
-        return Pairs(row, key, key.argsort(stable=True), partners.cumsum(0) - partners, partners)
-
 
 @dataclass
 class FlatCells(_Visited):

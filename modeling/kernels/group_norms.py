@@ -1,4 +1,4 @@
-"""Group norm with leaky ReLU, of tokens and of the edges of a graph between them.
+"""Group norm with leaky ReLU of the edges of a graph between tokens.
 
 An edge of a graph convolution has the value `a[neighbor] - a[token] + b[token]`. Only the maximum over a token's edges
 is needed after norm and activation. Both are monotonic (decreasing where a gain is negative), so the fused
@@ -18,7 +18,7 @@ NUM_GROUPS = 4
 SLOPE = 0.2
 
 
-def normed_tokens_plain(rows: Tensor, gain: Tensor, shift: Tensor, eps: float = 1e-5) -> Tensor:
+def normed_tokens(rows: Tensor, gain: Tensor, shift: Tensor, eps: float = 1e-5) -> Tensor:
     """Compute `leaky_relu(group_norm(rows))`, with statistics over all tokens of a cloud.
 
     Args:
@@ -52,7 +52,7 @@ def edge_maximum_plain(terms: Tensor, neighbors: Tensor, gain: Tensor, shift: Te
     given, own = terms.unflatten(-1, (-1, 2)).unbind(dim=-1)  # each (batch, tokens, channels)
     ends = neighbors.flatten(1).unsqueeze(-1).expand(-1, -1, given.shape[-1])
     edges = given.gather(1, ends).view(batch, tokens, k, -1) + (own - given).unsqueeze(2)
-    normed = normed_tokens_plain(edges.flatten(1, 2), gain, shift, eps)
+    normed = normed_tokens(edges.flatten(1, 2), gain, shift, eps)
     return normed.view(batch, tokens, k, -1).amax(dim=2)
 
 
@@ -126,45 +126,6 @@ class _EdgeMaximum(torch.autograd.Function):
 
 
 edge_maximum_fused = _EdgeMaximum.apply
-
-
-class _NormedTokens(torch.autograd.Function):
-    """Compute `normed_tokens_plain` in few passes over memory; saves only input and output."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, gain: Tensor, shift: Tensor, eps: float = 1e-5) -> Tensor:
-        tokens = rows.shape[1]
-        # Column sums are several times faster than var_mean over groups of columns.
-        mean = _group_mean(rows.sum(dim=1, keepdim=True, dtype=torch.float32)) / tokens  # (batch, groups)
-        centered = rows - _spread(mean, rows)
-        scale = (_group_mean(centered.square().sum(dim=1, keepdim=True)) / tokens + eps).rsqrt()
-        output = torch.addcmul(shift.float(), centered, _spread(scale, rows) * gain, out=centered)
-        output = torch.nn.functional.leaky_relu_(output, SLOPE).to(rows.dtype)
-        ctx.save_for_backward(rows, mean, scale, gain, output)
-        ctx.tokens = tokens
-        return output
-
-    @staticmethod
-    @once_differentiable
-    @without_autocast
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, mean, scale, gain, output = ctx.saved_tensors
-        grad_norm = _through_activation(gradient.float(), output)
-        mean, scale = _spread(mean, output), _spread(scale, output)
-        # Only sums over tokens of the normed rows are needed; they follow from the rows themselves.
-        sums = grad_norm.sum(dim=1, keepdim=True)  # (batch, 1, channels)
-        products = (grad_norm * rows).sum(dim=1, keepdim=True)
-        normed_products = (products - sums * mean) * scale
-        average = _spread(_group_mean(sums * gain) / ctx.tokens, output)
-        slope = _spread(_group_mean(normed_products * gain) / ctx.tokens, output) * scale * scale
-        grad_rows = (
-            grad_norm.mul_(scale * gain).addcmul_(rows.float(), slope, value=-1).add_(slope * mean - average * scale)
-        )
-        grad_gain, grad_shift = normed_products.sum(dim=(0, 1)), sums.sum(dim=(0, 1))
-        return grad_rows.to(rows.dtype), grad_gain.to(gain.dtype), grad_shift.to(gain.dtype), None
-
-
-normed_tokens_fused = _NormedTokens.apply
 
 
 def _through_activation(gradient: Tensor, output: Tensor) -> Tensor:

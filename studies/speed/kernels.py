@@ -2,10 +2,11 @@
 
     python -m studies.speed.kernels --output kernels.json
 
-The calls of a training step of Any2Point (CLIP, ScanObjectNN) and of ACT's autoencoder are recorded and repeated with
-both implementations, in turns, forward and backward. Times are processor times of this process. Saved bytes are what
-autograd saves for the backward pass, without parameters and inputs. Shares are what the fused implementation saves of
-the processor time and the saved bytes of a step that is plain in this operation alone.
+The calls of a training step are recorded and repeated with both implementations, in turns, forward and backward: of
+the paper's Any2Point (CLIP, ScanObjectNN), of the default one that `from_encoder_pretrained` builds around MiniLM, of
+ACT's autoencoder and student, of Uni3D and of Point Transformer V3. Times are processor times of this process. Saved
+bytes are what autograd saves for the backward pass, without parameters and inputs. Shares are what the fused
+implementation saves of the processor time and the saved bytes of a step that is plain in this operation alone.
 """
 
 from __future__ import annotations
@@ -27,18 +28,26 @@ from transformers import AutoConfig, AutoModel
 from hf_any3d import (
     ActAutoencoder,
     ActAutoencoderConfig,
+    ActConfig,
+    ActForPointCloudClassification,
     Any2PointConfig,
     Any2PointForPointCloudClassification,
     GuidedAdapterConfig,
+    PointTransformerV3Config,
+    PointTransformerV3ForPointCloudClassification,
+    Uni3DConfig,
+    Uni3DForPointCloudClassification,
 )
 from hf_any3d.atomic_files import write_json
 from hf_any3d.conversions.any2point import VARIANTS
+from hf_any3d.modeling.any2point.light_settings import LIGHT, LIGHT_ADAPTER
 from hf_any3d.modeling.encoders import freeze
 from hf_any3d.modeling.kernels import TABLE, Kernel
 from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm
 from studies.speed._measure import saved_bytes, storages
 
 _UNREAD = {"vocab_size": 8, "image_size": 32, "eos_token_id": 2}
+_MINILM = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 _TINY = dict(num_hidden_layers=2, num_attention_heads=2, hidden_size=48, intermediate_size=64)
 _VIT_BASE = dict(num_hidden_layers=12, num_attention_heads=12, hidden_size=768, intermediate_size=3072)
 
@@ -55,6 +64,37 @@ def any2point(tiny: bool) -> tuple[nn.Module, dict[str, Any], int]:
     return get_peft_model(model, GuidedAdapterConfig(**variant.adapter)).train(), {"labels": None}, 1024
 
 
+def default_model(tiny: bool) -> tuple[nn.Module, dict[str, Any], int]:
+    """Build the model that a new user gets, with random weights; returns a cloud's points."""
+    encoder = AutoModel.from_config(AutoConfig.for_model("bert", **(_UNREAD | (_TINY if tiny else _MINILM))))
+    sizes = {"num_tokens": 16, "tokenizer_neighbors": 8, "tokenizer_width": 48} if tiny else {}
+    settings = LIGHT | {"tokenizer_weights": "random", "num_labels": 18} | sizes
+    model = Any2PointForPointCloudClassification(
+        Any2PointConfig(encoder_config=encoder.config, **settings), freeze(encoder)
+    )
+    return get_peft_model(model, GuidedAdapterConfig(**LIGHT_ADAPTER)).train(), {"labels": None}, 1024
+
+
+def act_student(tiny: bool) -> tuple[nn.Module, dict[str, Any], int]:
+    """Build the released student as a classifier, with random weights; returns a cloud's points."""
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_groups": 8} if tiny else {}
+    return ActForPointCloudClassification(ActConfig(num_labels=15, **sizes)).train(), {"labels": None}, 1024
+
+
+def uni3d(tiny: bool) -> tuple[nn.Module, dict[str, Any], int]:
+    """Build Uni3D's small size as a classifier, with random weights; returns a cloud's points."""
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_groups": 8} if tiny else {}
+    sizes = sizes or {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "num_groups": 128}
+    return Uni3DForPointCloudClassification(Uni3DConfig(num_labels=15, **sizes)).train(), {"labels": None}, 1024
+
+
+def point_transformer_v3(tiny: bool) -> tuple[nn.Module, dict[str, Any], int]:
+    """Build Concerto's small size as a classifier, with random weights; returns a cloud's points."""
+    settings = {"num_labels": 15, "grid_size": 0.1 if tiny else 0.05, "in_channels": 9}
+    model = PointTransformerV3ForPointCloudClassification(PointTransformerV3Config(**settings))
+    return model.train(), {"labels": None}, 200 if tiny else 4096
+
+
 def act_autoencoder(tiny: bool) -> tuple[nn.Module, dict[str, Any], int]:
     """Build the released autoencoder with random weights; returns a cloud's points."""
     encoder = AutoConfig.for_model("vit", **(_UNREAD | (_TINY if tiny else _VIT_BASE)))
@@ -67,7 +107,11 @@ LARGEST_DIFFERENCE = 1e-3
 
 STEPS: dict[str, Callable[[bool], tuple[nn.Module, dict[str, Any], int]]] = {
     "any2point": any2point,
+    "default model": default_model,
     "act autoencoder": act_autoencoder,
+    "act student": act_student,
+    "uni3d": uni3d,
+    "point transformer v3": point_transformer_v3,
 }
 
 
@@ -140,7 +184,8 @@ def measure(step_name: str, batch: int, repeats: int, tiny: bool) -> list[dict[s
     """Measure the operations of a training step."""
     torch.manual_seed(0)
     model, inputs, points = STEPS[step_name](tiny)
-    inputs["points"] = torch.rand(batch, points, 3) - 0.5  # (batch, points, 3)
+    channels = getattr(model.config, "in_channels", 3)
+    inputs["points"] = torch.rand(batch, points, channels) - 0.5  # (batch, points, channels)
     if "labels" in inputs:
         inputs["labels"] = torch.arange(batch) % model.config.num_labels
 

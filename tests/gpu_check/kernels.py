@@ -14,7 +14,6 @@ from torch import Tensor
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels import Kernel
-from hf_any3d.modeling.kernels.cells import membership
 from hf_any3d.modeling.point_ops import neighbor_table
 from hf_any3d.modeling.point_transformer import PatchEncoder
 from tests.gpu_check.run import Row, Run, relative_error
@@ -97,16 +96,6 @@ def calls(run: Run) -> dict[str, Call]:
         arguments = values, weight, randn(size[1], dtype=dtype, grad=True), table
         name = f"submanifold_convolution {size[0]}-{size[1]} {str(dtype)[6:]}"
         made[name] = Call(kernels.submanifold_convolution, arguments)
-
-    batch, views, tokens = (2, 2, 12) if run.small else (32, 6, 129)
-    cells = torch.randint(81, (batch, views, tokens), generator=generator)
-    members = membership(cells.to(device), 81)
-    for dtype in (torch.float32, torch.bfloat16):
-        for heads, width in ((2, 8),) if run.small else ((6, 12), (4, 256)):
-            qkv = randn(batch, views, tokens, 3 * width, dtype=dtype, grad=True)
-            made[f"cell_attention {heads}x{width // heads} {str(dtype)[6:]}"] = Call(
-                kernels.cell_attention, (qkv, members, heads, width**-0.5)
-            )
 
     for groups, k, channels, width in ((4, 6, 3, 12),) if run.small else ((128, 32, 3, 384), (512, 64, 6, 512)):
         torch.manual_seed(0)

@@ -173,7 +173,7 @@ def steps(run: Run) -> None:
                 torch.manual_seed(0)
                 model, inputs, points = make(run.small)
                 batch = 2 if run.small else 32
-                cloud = torch.rand(batch, points, 3) - 0.5
+                cloud = torch.rand(batch, points, getattr(model.config, "in_channels", 3)) - 0.5
                 if "labels" in inputs:
                     inputs["labels"] = torch.arange(batch) % model.config.num_labels
                 inputs = _moved(inputs | {"points": cloud}, run.device)

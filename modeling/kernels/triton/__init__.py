@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_any3d.modeling.kernels.cells import Membership
 from hf_any3d.modeling.kernels.farthest_point_sample import sample_with
 from hf_any3d.modeling.kernels.knn import checked_search
 from hf_any3d.modeling.kernels.pooled_patches import MiniPointNet, norms_can_be_folded
@@ -19,10 +18,8 @@ from hf_any3d.modeling.kernels.triton.settings import DTYPES
 
 MOST_NEIGHBORS = 64
 """Neighbors of a query that the search keeps in registers."""
-WIDEST_HEAD = 64
-"""Channels of a head of attention, or of a point, that are in one tile."""
-MOST_POINTS, MOST_LIFTED = 128, 256
-"""Points of a patch, and channels of its first layer, that are in one tile."""
+MOST_POINTS, WIDEST_POINT, MOST_LIFTED = 128, 64, 256
+"""Points of a patch, channels of a point and of its first layer, that are in one tile."""
 
 
 def farthest_point_sample_triton(
@@ -61,18 +58,6 @@ def supports_convolution(values: Tensor, weight: Tensor, bias: Tensor | None, ta
     return values.dtype in DTYPES and weight.dtype == values.dtype and len(values) > 0
 
 
-def cell_attention_triton(qkv: Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0) -> Tensor:
-    """Compute `cell_attention_plain` without dropout; saves its input, its output and a number for each query."""
-    from hf_any3d.modeling.kernels.triton.cell_attention import attend
-
-    return attend(qkv, members.row, heads, scale)[0]
-
-
-def supports_attention(qkv: Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0) -> bool:
-    """Return whether there is no dropout and heads are narrow."""
-    return not dropout and qkv.dtype in DTYPES and qkv.shape[-1] <= 3 * heads * WIDEST_HEAD
-
-
 def pooled_patches_triton(patches: Tensor, layers: MiniPointNet) -> Tensor:
     """Compute `pooled_patches_plain` in evaluation, in two launches and a product."""
     from hf_any3d.modeling.kernels.triton.pooled_patches import encode
@@ -83,5 +68,5 @@ def pooled_patches_triton(patches: Tensor, layers: MiniPointNet) -> Tensor:
 def supports_patches(patches: Tensor, layers: MiniPointNet) -> bool:
     """Return whether norms can be folded, and patches and the first layer are small enough for one program."""
     own = layers.lift.weight
-    fits = patches.shape[2] <= MOST_POINTS and patches.shape[3] <= WIDEST_HEAD and len(own) <= MOST_LIFTED
+    fits = patches.shape[2] <= MOST_POINTS and patches.shape[3] <= WIDEST_POINT and len(own) <= MOST_LIFTED
     return fits and patches.numel() > 0 and own.dtype in DTYPES and norms_can_be_folded(patches, layers)

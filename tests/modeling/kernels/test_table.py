@@ -55,7 +55,6 @@ def blocks_on(features: torch.Tensor, offsets: torch.Tensor) -> tuple:
 # For each operation: tensors to differentiate, and the arguments made from them.
 CASES = {
     "pooled_blocks": ((randn(20, 6),), lambda features: blocks_on(features, randn(9, 6, 3).detach())),
-    "cell_attention": ((randn(CLOUDS, VIEWS, TOKENS, 3 * WIDTH),), lambda qkv: (qkv, MEMBERS, 2, 0.7)),
     "pair_attention": ((randn(TOKENS, 3 * WIDTH),), lambda qkv: (qkv, FLAT.pairs[1], 2, 0.7)),
     "max_mean_pool": ((randn(CLOUDS, TOKENS, HIDDEN),), lambda tokens: (tokens, VOXELS)),
     "cell_norm": (
@@ -86,20 +85,13 @@ CASES = {
             1,
         ),
     ),
-    "cell_projection": (
-        (randn(2, 5, HIDDEN), randn(VIEWS, HIDDEN), randn(VIEWS, HIDDEN), randn(VIEWS, 6, HIDDEN), randn(VIEWS, 6)),
-        lambda *tensors: tensors,
-    ),
-    "layer_gate": ((randn(5, 2, 4), randn(5, 2, 4) + 1, randn(4)), lambda *tensors: tensors),
     "quick_gelu": ((randn(5, 7),), lambda values: (values,)),
     "pooled_patches": ((), lambda: (randn(2, 5, 6, 3).detach(), PATCH_ENCODER)),
     "edge_maximum": (
         (randn(2, 9, 16), randn(8), randn(8)),
         lambda terms, gain, shift: (terms, randint(9, 2, 9, 4), gain, shift),
     ),
-    "normed_tokens": ((randn(2, 9, 8), randn(8), randn(8)), lambda *tensors: tensors),
     "normed_linear": ((randn(11, 6), randn(4, 6)), lambda rows, few: (rows, few, NORM, LINEAR)),
-    "mean_posterior": ((randn(2, 9, 12),), lambda logits: (logits,)),
     "farthest_point_sample": ((), lambda: (randn(2, 40, 3), 9, 3, 0.1, "cuda")),
     "knn": ((), lambda: (randn(2, 5, 3), randn(2, 70, 3), 4, "auto")),
     "chamfer": (
@@ -112,7 +104,7 @@ CASES = {
     ),
 }
 # Statistics in float32 whatever the precision of the rows.
-TOLERANCES = {"edge_maximum": 1e-4, "normed_tokens": 1e-4, "normed_linear": 1e-4, "pooled_blocks": 1e-6, "knn": 1e-6}
+TOLERANCES = {"edge_maximum": 1e-4, "normed_linear": 1e-4, "pooled_blocks": 1e-6, "knn": 1e-6}
 MODULES = [BLOCKS, PATCH_ENCODER, NORM, LINEAR]
 
 
@@ -180,7 +172,7 @@ def test_setting_and_table_choose_the_implementation(name, use_kernels):
     use_kernels("torch")
     assert not kernel.uses_fused(*arguments)
     use_kernels("auto")
-    assert kernel.uses_fused(*arguments) or name == "cell_attention", "many pairs in this case"
+    assert kernel.uses_fused(*arguments)
     assert kernel.reason.endswith(".")
 
 
@@ -195,7 +187,7 @@ def test_autocast_rounds_results_no_more_than_its_own_precision(name):
         assert kernel.uses_fused(*arguments) == is_fused
     # The gradient of a result that is rounded afterwards is rounded, too.
     rounded = kernel.result_in_autocast
-    tolerance = 1e-2 if rounded or name == "cell_attention" else 1e-6
+    tolerance = 1e-2 if rounded else 1e-6
     for one, other in list(zip(found, expected, strict=True))[: 1 if rounded else None]:
         one = [part.to(like.dtype) for part, like in zip(one, other, strict=True)]
         torch.testing.assert_close(one, list(other), rtol=tolerance, atol=tolerance)

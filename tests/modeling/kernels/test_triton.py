@@ -7,7 +7,6 @@ import torch
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels import dispatch
-from hf_any3d.modeling.kernels.cells import membership
 from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
 from hf_any3d.modeling.point_ops import neighbor_table, submanifold_convolution
 from hf_any3d.modeling.point_transformer import PatchEncoder
@@ -164,27 +163,6 @@ def test_neighbors_beyond_those_that_fit_are_searched_by_torch(use_kernels):
     assert not kernels.knn.uses_triton(points, points, 5, "matmul")
     with pytest.raises(ValueError, match="k: 71; expected 1 to 70"):
         kernels.knn(points, points, 71, "auto")
-
-
-@pytest.mark.parametrize("cells, dtype", [(9, torch.float32), (60, torch.float32), (3, torch.bfloat16)])
-def test_attention_in_cells_equals_its_twin(cells, dtype, use_kernels):
-    tokens, heads = 40, 2
-    cell = torch.randint(cells, (2, 1, tokens), generator=torch.Generator().manual_seed(5))
-    cell[0] = cell[0].sort().values  # whole tiles without a partner
-    members = membership(cell, cells)
-    qkv = (3 * randn(2, 1, tokens, 3 * 12)).to(dtype)
-
-    def call(qkv):
-        return kernels.cell_attention(qkv, members, heads, 0.7)
-
-    expected = results("torch", use_kernels, call, qkv.float())
-    found = results("triton", use_kernels, call, qkv)
-    assert kernels.cell_attention.uses_triton(qkv, members, heads, 0.7)
-    assert not kernels.cell_attention.uses_triton(qkv, members, heads, 0.7, 0.1)
-    tolerance = 2e-5 if dtype == torch.float32 else 2e-2
-    for one, other in zip(found, expected, strict=True):
-        assert one.dtype == dtype
-        torch.testing.assert_close(one.float(), other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
 
 
 @pytest.mark.parametrize("k, dtype", [(20, None), (7, torch.bfloat16)], ids=["float32", "autocast"])
