@@ -86,7 +86,10 @@ class Job:
 
     def identity(self, given: Sequence[str]) -> dict[str, Any]:
         """Return what two runs must have in common for the second one to continue the first."""
-        return {"task": self.task, "settings": self.settings, "given": list(given)}
+        from hf_any3d.identity import model_identity
+
+        same = {"task": self.task, "settings": self.settings, "given": list(given)}
+        return same | ({"model": model_identity(self.settings["model"])} if "model" in self.settings else {})
 
 
 class Engine(Protocol):
@@ -365,11 +368,12 @@ def _check_table(output: Path) -> None:
 def _run(job: Job, given: Sequence[str], inputs: Inputs, output: Path, retry: bool, engine: str) -> None:
     """Run a job on the files that have no row yet, and write the table."""
     from hf_any3d.atomic_files import claim
+    from hf_any3d.identity import input_stamp
 
     files = {file.name: file for file in inputs.files}
     with claim(output.with_name(f".{output.name}.lock"), output):
         table = _Table(output, job.identity(given))
-        stamps = {name: _stamp(file) for name, file in files.items()}
+        stamps = {name: input_stamp(name, file.data) for name, file in files.items()}
         done = table.resume(stamps, retry)
         left = [file for name, file in files.items() if name not in done]
         if left:
@@ -381,14 +385,6 @@ def _run(job: Job, given: Sequence[str], inputs: Inputs, output: Path, retry: bo
     if failed:
         print_error(f"{failed} of {len(files)} files could not be used; column error of {output} has the reasons")
         raise typer.Exit(SOME_FAILED)
-
-
-def _stamp(file: InputFile) -> str:
-    """Return what changes when a file does."""
-    if file.data is not None:
-        return str(len(file.data))
-    status = os.stat(file.name)
-    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 class _Table:
@@ -412,7 +408,7 @@ class _Table:
         known = read_json(job_file)
         exists = output.exists() or self.path.exists()
         if exists and known != json.loads(json.dumps(identity)):
-            was = f"was made by other settings or from other files ({known})" if known else "exists already"
+            was = f"was made by {_difference(known, identity)}" if known else "exists already"
             raise ValueError(f"--output: {output} {was}; expected a new name, or the same command to continue it")
         write_json(job_file, identity)
 
@@ -471,6 +467,13 @@ class _Table:
         else:
             with atomic_write(self.output) as unfinished:
                 _write_parquet(unfinished, self.identity["task"], self._rows())
+
+
+def _difference(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Describe in what a table is another one."""
+    if known.get("model") != wanted.get("model") and known.get("settings") == wanted["settings"]:
+        return f"other weights or files of the model {wanted['settings']['model']}"
+    return f"other settings or from other files ({known})"
 
 
 def _without_stamp(row: dict[str, Any]) -> dict[str, Any]:

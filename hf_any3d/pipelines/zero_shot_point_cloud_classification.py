@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_any3d.identity import weights_state
 from hf_any3d.modeling.text_towers import fill_templates
 from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown, without_none
 
@@ -106,10 +107,11 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
         return answers[:top_k]
 
     def label_embeddings(self, labels: tuple[str, ...], templates: tuple[str, ...] | None = None) -> torch.Tensor:
-        """Return unit vectors `(labels, text_width)`, cached by labels and templates."""
-        key = (labels, tuple(templates or self.model.config.hypothesis_templates))
+        """Return unit vectors `(labels, text_width)`, cached by labels, templates and the text tower's weights."""
+        texts = (labels, tuple(templates or self.model.config.hypothesis_templates))
+        key = (*texts, weights_state(self.model.text_tower.model))
         if key not in self._embeddings:
-            self._embeddings[key] = self.model.encode_labels(*key)
+            self._embeddings[key] = self.model.encode_labels(*texts)
             if len(self._embeddings) > CACHE_SIZE:
                 self._embeddings.popitem(last=False)
         self._embeddings.move_to_end(key)

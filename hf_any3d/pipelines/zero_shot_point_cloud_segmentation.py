@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hf_any3d.data.text_bank import TextBank
+from hf_any3d.identity import weights_state
 from hf_any3d.modeling.patchalign3d import clean_label
 from hf_any3d.pipelines.base import refuse_unknown
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
@@ -105,7 +106,10 @@ class ZeroShotPointCloudSegmentationPipeline(PointCloudSegmentationPipeline):
         """Return unit vectors `(labels, width)`; those of the text tower are cached."""
         if text_features is not None:
             return _given_features(labels, text_features).to(self.model.device)
+        config = self.model.config
         key = (labels, category, templates if isinstance(templates, str) else tuple(templates or ()))
+        key += (tuple(config.hypothesis_templates), tuple(config.category_templates))
+        key += weights_state(self.model.text_tower.model)
         if key not in self._embeddings:
             self._embeddings[key] = self.model.encode_labels(labels, templates, category)
             if len(self._embeddings) > CACHE_SIZE:

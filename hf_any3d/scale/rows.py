@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_any3d.data.file_conversion import CloudColumns
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.identity import model_identity
 from hf_any3d.messages import model_errors, one_line
 from hf_any3d.scale.cluster import Attempts, Workers, start
 from hf_any3d.scale.files import list_files, read_file
@@ -34,6 +35,7 @@ class Step:
         arguments: Arguments of a call.
         feature: Of a feature extraction: the feature to keep.
         batch_size: Clouds per call.
+        identity: Of the model, see `model_identity`; rows of another one are no continuation.
     """
 
     task: str
@@ -42,6 +44,7 @@ class Step:
     arguments: dict[str, Any] = field(default_factory=dict)
     feature: str = ""
     batch_size: int = 8
+    identity: str = ""
 
     def open(self, workers: Workers) -> Callable[[list[dict[str, Any]]], list[Any]]:
         """Open the model and return a function from clouds to values of the column; errors stand for bad clouds."""
@@ -356,7 +359,8 @@ def _add(rows: CloudRows, step: Step, keep_points: bool) -> CloudRows:
         raise ValueError(f"column is {step.column!r}; expected a name that no other column has")
     with model_errors(step.model):  # here, and not in each process
         AutoConfig.from_pretrained(step.model)
-    return kept
+        identified = replace(step, identity=model_identity(step.model))
+    return replace(kept, steps=(*rows.steps, identified))
 
 
 def _given(**arguments: Any) -> dict[str, Any]:

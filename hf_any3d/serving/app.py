@@ -298,7 +298,12 @@ async def acknowledged(
         raise Refused(400, "Idempotency-Key: this server keeps no journal (hf-any3d serve --journal FILE)")
     if not _KEY.fullmatch(key):
         raise Refused(400, "Idempotency-Key: expected 1 to 200 visible ASCII characters")
-    content = [request.url.path, settings.model_dump_json(), *(part for one in uploads for part in _identity(one))]
+    content = [
+        service.identity,
+        request.url.path,
+        settings.model_dump_json(),
+        *(part for one in uploads for part in _identity(one)),
+    ]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     stored = await anyio.to_thread.run_sync(journal.begin, key, digest)
     if stored is not None:

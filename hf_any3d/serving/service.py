@@ -6,8 +6,10 @@ import math
 import time
 from collections.abc import Hashable
 from concurrent.futures import Future
+from functools import cached_property
 from typing import Any
 
+from hf_any3d.identity import pipeline_identity
 from hf_any3d.serving.batching import Batcher, Work
 from hf_any3d.serving.chat_batches import answer_conversations
 from hf_any3d.serving.journal import Journal
@@ -55,6 +57,11 @@ class Service:
             self.routes = {route.path: route for route in routes_of(task, pipe)}
         self.batcher = Batcher(self._run, self.batch, self.limits.wait, self.metrics.observe_batch)
         self.metrics.queued.set_function(lambda: len(self.batcher))
+
+    @cached_property
+    def identity(self) -> str:
+        """What identifies the model: a stored answer is one of these weights and settings."""
+        return f"{pipeline_identity(self.pipe)} {self.chat_template}"
 
     @property
     def paths(self) -> list[str]:

@@ -1,0 +1,142 @@
+"""Identity of a model and of an input: what resumes, caches or stores answers compares these before it reuses one.
+
+Names do not identify a model: the weights behind a directory or a branch of the hub change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils.hub import extract_commit_hash
+
+from hf_any3d.modeling.pretrained_parts.sources import file_digest
+from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
+
+# Files of a saved model that its answers do not depend on: cards, logs and states of trainings.
+_UNREAD = re.compile(
+    r"README\.md|training_args\.bin|trainer_state\.json|optimizer\.|scheduler\.|rng_state|.*\.log|\..*"
+)
+# Folders of checkpoints of the same training, and of its events.
+_UNREAD_FOLDERS = re.compile(r"checkpoint-\d+|runs|\..*")
+
+
+def model_identity(name: str | os.PathLike, revision: str | None = None) -> str:
+    """Return a text that changes with everything in a saved model that its answers depend on.
+
+    Args:
+        name: Directory, hub name, or name of a published checkpoint.
+        revision: Branch, tag or commit on the hub.
+
+    Returns:
+        Of a directory `sha256:` and a digest of its files, of the hub `commit:` and the commit.
+
+    Raises:
+        OSError: There is no such model.
+    """
+    if os.path.isdir(name):
+        return f"sha256:{_directory_digest(Path(name))}"
+    file = cached_file(os.fspath(name), CONFIG_NAME, revision=revision)
+    if file is None:
+        raise OSError(f"{name}: no {CONFIG_NAME}")
+    # A published checkpoint is opened from the directory that it was converted to.
+    commit = extract_commit_hash(file, None)
+    return f"sha256:{_directory_digest(Path(file).parent)}" if commit is None else f"commit:{commit}"
+
+
+def pipeline_identity(pipe: Any) -> str:
+    """Return a text that changes with everything in an open pipeline that its answers depend on.
+
+    The weights are those in memory, of the text tower too if it is open, whatever they were read from.
+    """
+    model = pipe.model
+    parts: dict[str, Any] = {
+        "class": type(model).__name__,
+        "config": model.config.to_dict(),
+        "adapters": active_adapters(model),
+        "weights": tensors_checksum({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}),
+    }
+    for name in ("processor", "feature_extractor", "tokenizer"):
+        prepared = getattr(pipe, name, None)
+        parts[name] = prepared.to_dict() if hasattr(prepared, "to_dict") else repr(prepared)
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def active_adapters(model: Any) -> list[str]:
+    """Return the names of the adapters that take part in a model's answers, of PEFT or of transformers."""
+    # Of the layers; the models around them have methods of the same name.
+    layers = (module for module in model.modules() if isinstance(_attribute(module, "active_adapters"), property))
+    return sorted({str(name) for layer in layers for name in _listed(layer.active_adapters)})
+
+
+def weights_state(*modules: nn.Module) -> tuple[tuple[int, int, int], ...]:
+    """Return what changes, in this process, when a tensor of a module is replaced, moved or written to.
+
+    It costs no look at the numbers, so that every call of a pipeline can afford it.
+    """
+    tensors = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+    # Tensors of inference mode count no changes, since none can be made to them outside of it.
+    return tuple((id(one), one.data_ptr(), 0 if one.is_inference() else one._version) for one in tensors)
+
+
+def input_stamp(path: str | os.PathLike, data: bytes | None = None) -> str:
+    """Return a text that changes when an input does.
+
+    Args:
+        path: Its file.
+        data: Its bytes, where it is no file, such as standard input.
+
+    Returns:
+        A digest of the bytes; of a file, which may be large, its size and time of change, with those of the buffers
+        beside a glTF file.
+    """
+    if data is not None:
+        return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return " ".join(_file_stamp(file) for file in (Path(path), *_buffers_of(Path(path))))
+
+
+def _file_stamp(file: Path) -> str:
+    try:
+        status = file.stat()
+    except OSError:
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _buffers_of(file: Path) -> list[Path]:
+    """Return the files that hold the points of a glTF file; those of a damaged one are not looked for."""
+    if file.suffix.lower() != ".gltf":
+        return []
+    try:
+        content = json.loads(file.read_bytes())
+        names = [buffer.get("uri", "") for buffer in content.get("buffers", ())]
+    except (ValueError, OSError, AttributeError, TypeError, RecursionError):
+        return []
+    return [file.parent / name for name in names if isinstance(name, str) and not name.startswith("data:")]
+
+
+def _directory_digest(folder: Path) -> str:
+    lines = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not _UNREAD_FOLDERS.fullmatch(name))
+        for name in sorted(names):
+            file = Path(place, name)
+            if not _UNREAD.match(name) and file.is_file():
+                lines.append(f"{file.relative_to(folder).as_posix()} {file_digest(file)}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _attribute(module: nn.Module, name: str) -> Any:
+    return getattr(type(module), name, None)
+
+
+def _listed(names: str | Iterable[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
