@@ -30,10 +30,11 @@ from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
-from hf_any3d.modeling.pretrained_parts.stored_adapters import check_base
+from hf_any3d.modeling.pretrained_parts.stored_adapters import check_base, refuse_foreign_adapters, refuse_odd_weights
 from hf_any3d.modeling.published import is_published
 from hf_any3d.tuners.targets import left_out_modules
 
+_HUB_KEYS = ("cache_dir", "revision", "token", "subfolder")
 _MODELS: dict[str, tuple[type[PreTrainedModel], ...]] = {}
 """`model_type` -> our model classes of that type, the one without a head first; set by `apply_patches`."""
 
@@ -196,8 +197,10 @@ def _write_card_of_run(original: Callable) -> Callable:
 def _check_base_of_adapter(original: Callable) -> Callable:
     def load_adapter(self: PeftModel, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         model = cast(PreTrainedModel, self.get_base_model())
-        if isinstance(model, AdapterLoadingMixin) and (recorded := _our_config(model_id, kwargs)):
-            check_base(model, recorded, os.fspath(model_id))
+        if isinstance(model, AdapterLoadingMixin):
+            refuse_odd_weights(os.fspath(model_id), {key: kwargs[key] for key in _HUB_KEYS if key in kwargs})
+            if recorded := _our_config(model_id, kwargs):
+                check_base(model, recorded, os.fspath(model_id))
         return original(self, model_id, *args, **kwargs)
 
     return load_adapter
@@ -259,6 +262,7 @@ def _refuse_missing_adapters(original: Callable) -> Callable:
     def from_pretrained(cls: Any, model: Any, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         if isinstance(model, AdapterLoadingMixin):
             check_repository_name(model_id, **hub_choice(kwargs))
+            refuse_foreign_adapters(os.fspath(model_id), {key: kwargs[key] for key in _HUB_KEYS if key in kwargs})
         return original(cls, model, model_id, *args, **kwargs)
 
     return from_pretrained
@@ -346,7 +350,7 @@ def _our_config(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
-        **{key: value for key, value in kwargs.items() if key in ("cache_dir", "revision", "token", "subfolder")},
+        **{key: value for key, value in kwargs.items() if key in _HUB_KEYS},
     )
     if path is None:
         return None

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import os
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -153,6 +154,9 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
     def check_adapter_base(self, recorded: dict[str, Any], adapter: str) -> None:
         """Check that this model has the pretrained weights that an adapter was trained with.
 
+        Weights in another dtype are compared by the repository that they were opened from. Where nothing can be
+        compared, as for quantized weights without a record, a warning says so.
+
         Args:
             recorded: The config.json stored with the adapter.
             adapter: Name of the adapter's repository, for messages.
@@ -162,9 +166,20 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         """
         config = type(self.config).from_dict(recorded)
         ours, theirs = self.config.part(self._adapted_part), config.part(self._adapted_part)
-        # Quantized weights, or those in another dtype, have the checksum that their record has.
-        found = self.describe_weights(config) or ours.checksum or "unknown"
-        if theirs.checksum in (None, found):
+        if theirs.checksum is None:
+            return
+        # Quantized weights, or those in another dtype, have the checksum of their record or source.
+        found = self.describe_weights(config) or ours.checksum or self._checksum_of_source()
+        if found is None:
+            warnings.warn(
+                f"{adapter}: the base model's weights, in {self.adapted_part.dtype}, cannot be compared with those "
+                f"that the adapter was trained with ({theirs.name_or_path or 'stored with it'}); others would change "
+                "results silently",
+                UserWarning,
+                stacklevel=5,
+            )
+            return
+        if found == theirs.checksum:
             return
         source = f"the weights in {theirs.subfolder or self._adapted_part}/"
         if theirs.is_elsewhere:
@@ -175,6 +190,15 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
             f"results silently. Load the base model with revision={theirs.revision!r}, or load the adapter's "
             "repository with an auto class, which does so automatically"
         )
+
+    def _checksum_of_source(self) -> str | None:
+        """Return the checksum of the repository that has these weights, rounded to another dtype; None if none has."""
+        if is_quantized(self.adapted_part):
+            return None
+        try:
+            return self.find_source().checksum
+        except (OSError, ValueError, RuntimeError):  # gone, or it cannot be opened
+            return None
 
     def save_with_adapter(self, directory: str | os.PathLike) -> None:
         """Write the config, and the pretrained part if no repository holds its weights.

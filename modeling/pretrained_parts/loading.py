@@ -1,9 +1,10 @@
 """Arguments of `from_pretrained`, and checks of the loaded weights: missing, misshapen or not finite."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,6 +24,13 @@ _NOT_SUPPORTED = {
     *("device_mesh", "distributed_config", "fusion_config", "gguf_file", "kernel_config", "key_mapping", "max_memory"),
     *("offload_buffers", "offload_folder", "state_dict", "tp_plan", "tp_size", "use_kernels", "variant"),
 }
+
+
+FLOATS = ("BF16", "F16", "F32", "F64")
+"""Types of weights, by their names in safetensors."""
+_NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
+WEIGHT_FILES = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def apply_settings(model_class: type, config: PreTrainedConfig, arguments: dict[str, Any], what: str) -> None:
@@ -200,7 +208,68 @@ def refuse_non_finite(model: PreTrainedModel, name: str) -> None:
         ValueError: Naming the weights.
     """
     if names := not_finite(model):
-        raise ValueError(f"{name}: {listed(names)} not finite (NaN or infinity); expected finite weights")
+        raise ValueError(
+            f"{name}: {listed(names)} not finite (NaN or infinity), or a negative variance; expected finite weights"
+        )
+
+
+def refuse_other_types(place: str | os.PathLike, stored: Mapping[str, str], own: Mapping[str, torch.Tensor]) -> None:
+    """Raise an error if stored weights have a type that weights are not stored in, such as integers.
+
+    They would be converted without a word, which truncates what was trained.
+
+    Args:
+        place: Directory, repository or file, for messages.
+        stored: Name of the type of each stored tensor, see `stored_types`.
+        own: The tensors of the model, some of which are integers.
+
+    Raises:
+        ValueError: Naming the first of these weights.
+    """
+    counters = {name for name, tensor in own.items() if not tensor.is_floating_point()}
+    wrong = [
+        f"{name} as {kind}"
+        for name, kind in sorted(stored.items())
+        if kind not in FLOATS and name not in counters and not name.endswith(".num_batches_tracked")
+    ]
+    if wrong:
+        raise ValueError(f"{place}: holds {listed(wrong)}; expected one of {', '.join(sorted(FLOATS))}")
+
+
+def refuse_pipes(folder: Path) -> None:
+    """Raise an error if a weight file of a directory is no file: a pipe would be waited for without end.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    for name in (*WEIGHT_FILES, *ADAPTER_FILES):
+        for file in folder.glob(name):
+            if not file.is_file():
+                raise ValueError(f"{file}: not a regular file; expected weights")
+
+
+def stored_types(folder: Path, names: Sequence[str] = WEIGHT_FILES) -> dict[str, str]:
+    """Return the name of the type of each tensor in the weight files of a directory.
+
+    Those of a damaged file are left out: loading reports it.
+    """
+    types: dict[str, str] = {}
+    for name in names:
+        for file in sorted(folder.glob(name)):
+            with suppress(SafetensorError, OSError, RuntimeError, EOFError, UnpicklingError, ValueError, KeyError):
+                types |= _types_in(file)
+        if types:
+            break  # transformers and PEFT read the first of these kinds that there is
+    return types
+
+
+def _types_in(file: Path) -> dict[str, str]:
+    if file.suffix == ".safetensors":
+        with safe_open(file, "pt") as stored:
+            return {name: stored.get_slice(name).get_dtype() for name in stored.keys()}  # noqa: SIM118
+    content = torch.load(file, map_location="meta", weights_only=True)
+    tensors = content.items() if isinstance(content, Mapping) else ()
+    return {name: _NAMES.get(one.dtype, str(one.dtype)) for name, one in tensors if isinstance(one, torch.Tensor)}
 
 
 def listed(names: list[str], most: int = 8) -> str:

@@ -3,12 +3,14 @@
 import os
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME, cached_file
 
 from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 from hf_any3d.modeling.pretrained_parts.loading import (
@@ -17,6 +19,9 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     refuse_lost_weights,
     refuse_non_finite,
     refuse_other_shapes,
+    refuse_other_types,
+    refuse_pipes,
+    stored_types,
 )
 from hf_any3d.modeling.pretrained_parts.tensors import (
     Fingerprint,
@@ -179,13 +184,19 @@ class PretrainedPartsMixin:
         check_repository_name(name, **hub_choice(kwargs))
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         return_info = kwargs.pop("output_loading_info", False)
-        if name is not None and os.path.isdir(name):
+        folder = Path(name, hub.get("subfolder") or "") if name is not None and os.path.isdir(name) else None
+        if folder is not None:
             settings = {key: value for key, value in kwargs.items() if key not in hub}
+            refuse_pipes(folder)
             refuse_other_shapes(cls, name, hub, settings)
         model, info = cls._from_full_repository(name, *args, output_loading_info=True, **kwargs)
         if name is not None:
             refuse_lost_weights(model, os.fspath(name), info, hub)
             refuse_non_finite(model, os.fspath(name))
+            if folder is None:  # the files of a repository are known after they were fetched
+                folder = Path(cached_file(name, CONFIG_NAME, **hub)).parent
+            if not any(is_quantized(part) for part in model.modules()):
+                refuse_other_types(name, stored_types(folder), model.state_dict())
         return (model, info) if return_info else model
 
     @classmethod

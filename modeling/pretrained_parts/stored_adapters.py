@@ -2,18 +2,33 @@
 
 import dataclasses
 import json
+import os
 import re
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftModel
 from peft.utils import get_peft_model_state_dict, load_peft_weights
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import ADAPTER_CONFIG_NAME, cached_file
 
 from hf_any3d.modeling.config_checks import check_sizes
-from hf_any3d.modeling.pretrained_parts.loading import listed
+from hf_any3d.modeling.pretrained_parts.loading import (
+    ADAPTER_FILES,
+    listed,
+    refuse_other_types,
+    refuse_pipes,
+    stored_types,
+)
 
+# Of `cached_file`: a file that is not there is None.
+_QUIET = {
+    "_raise_exceptions_for_gated_repo": False,
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_connection_errors": False,
+}
 _MAX_PATTERN_LENGTH = 10_000
 _MAX_REPEATS = 4
 # Sizes of adapters, by their names in PEFT's configs.
@@ -42,6 +57,8 @@ def load_adapter_into(
         ValueError: If its settings are invalid, or tensors are missing or unexpected.
         RuntimeError: If sizes differ and `ignore_mismatched_sizes` is False.
     """
+    refuse_foreign_adapters(name, hub)
+    refuse_odd_weights(name, hub)
     config = PeftConfig.from_pretrained(name, **hub)
     check_adapter_config(config)
     config.inference_mode = True
@@ -59,6 +76,56 @@ def load_adapter_into(
         raise RuntimeError(f"{name}: {listed(sizes)}; ignore_mismatched_sizes=True initialises them")
     adapted.load_adapter(name, "default", ignore_mismatched_sizes=ignore_mismatched_sizes, **hub)
     return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
+
+
+def refuse_foreign_adapters(name: str, hub: Mapping[str, Any]) -> None:
+    """Raise an error if an adapter makes PEFT fetch others, from repositories that its settings name.
+
+    Args:
+        name: Directory or hub repository.
+        hub: `revision`, `subfolder`, `token` and the like.
+
+    Raises:
+        ValueError: It is such an adapter.
+    """
+    file = cached_file(name, ADAPTER_CONFIG_NAME, **{**_QUIET, **hub})
+    if file is None:
+        return  # PEFT says so
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: holds a {type(content).__name__}; expected the settings of an adapter by name")
+    method = content.get("peft_type")
+    if not isinstance(method, str) or method not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        known = ", ".join(sorted(str(kind.value) for kind in PEFT_TYPE_TO_CONFIG_MAPPING))
+        raise ValueError(f"{file}: peft_type is {str(method)[:100]!r}; expected one of {known}")
+    if method == "XLORA":
+        raise ValueError(f"{file}: peft_type 'XLORA' names adapters in other repositories; expected another method")
+
+
+def refuse_odd_weights(name: str, hub: Mapping[str, Any]) -> None:
+    """Raise an error if the weights of an adapter are no file, or of a type that weights are not stored in.
+
+    Args:
+        name: Directory or hub repository.
+        hub: `revision`, `subfolder`, `token` and the like.
+
+    Raises:
+        ValueError: Naming the file, or the weights and their types.
+    """
+    if os.path.isdir(name):
+        folder = Path(name, hub.get("subfolder") or "")
+        refuse_pipes(folder)
+    else:
+        found = cached_file(name, ADAPTER_CONFIG_NAME, **{**_QUIET, **hub})
+        if found is None:
+            return  # PEFT says so
+        folder = Path(found).parent
+        for file in ADAPTER_FILES:
+            cached_file(name, file, **{**_QUIET, **hub})
+    refuse_other_types(name, stored_types(folder, ADAPTER_FILES), {})
 
 
 def check_base(model: PreTrainedModel, recorded: dict[str, Any], adapter: str) -> None:

@@ -116,9 +116,11 @@ def differing(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tenso
 
 
 def not_finite(module: nn.Module) -> list[str]:
-    """Return the sorted names of weights and running statistics that contain NaN or infinity."""
-    named = [*module.named_parameters(), *((name, b) for name, b in module.named_buffers() if ".running_" in name)]
-    return sorted(name for name, tensor in named if not _is_finite(tensor.detach()))
+    """Return the sorted names of weights and running statistics with NaN, infinity or a negative variance."""
+    buffers = [(name, buffer) for name, buffer in module.named_buffers() if ".running_" in name]
+    wrong = {name for name, tensor in (*module.named_parameters(), *buffers) if not _is_finite(tensor.detach())}
+    wrong |= {name for name, b in buffers if name.endswith(".running_var") and _is_local(b) and bool((b < 0).any())}
+    return sorted(wrong)
 
 
 def _own_modules(module: nn.Module, name: str, path: str) -> Iterator[tuple[str, str, nn.Module]]:
