@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import struct
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -63,7 +64,7 @@ def read_checkpoint(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    members = _checked_members(path) if zipfile.is_zipfile(path) else None
+    members = _checked_members(path) if _is_zip(path) else None
     in_place = members is not None and _is_readable_in_place(path, members)
     state = _state_dict(path, _load(path, "cpu", in_place), keys)
     check_tensors(path, state)
@@ -95,7 +96,7 @@ def read_settings(path: str | os.PathLike, key: str) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    members = _checked_members(path) if zipfile.is_zipfile(path) else None
+    members = _checked_members(path) if _is_zip(path) else None
     content = _load(path, "cpu", members is not None and _is_readable_in_place(path, members))
     found = content.get(key) if isinstance(content, Mapping) else None
     if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
@@ -263,6 +264,13 @@ def _load(path: Path, device: str, in_place: bool = False) -> Any:
         raise ValueError(f"{path}: damaged, or no file that torch.save wrote ({_first_line(error)})") from error
 
 
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # a locator that names another disk
+        return True  # reading its members says so
+
+
 def _checked_members(path: Path) -> dict[int, zipfile.ZipInfo]:
     """Compare the checksums of all members of a zip and return the members by the offset of their content.
 
@@ -311,6 +319,8 @@ def _is_readable_in_place(path: Path, members: Mapping[int, zipfile.ZipInfo]) ->
     """
     if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
         return False
+    if not _has_byte_order_of_this_machine(path):
+        return False  # torch would swap the bytes of a mapping that cannot be written to, which ends the process
     try:
         content = _load(path, "meta")
     except ValueError:  # tensors that meta does not support; reading the file reports what is wrong with it
@@ -331,6 +341,12 @@ def _is_readable_in_place(path: Path, members: Mapping[int, zipfile.ZipInfo]) ->
                 f"{storage.nbytes():,}"
             )
     return are_all_found
+
+
+def _has_byte_order_of_this_machine(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        orders = [archive.read(name) for name in archive.namelist() if name.rpartition("/")[2] == "byteorder"]
+    return all(order == sys.byteorder.encode() for order in orders)
 
 
 def _tensors_in(content: Any) -> list[torch.Tensor]:

@@ -58,7 +58,13 @@ def convert_ptv3(
     """
     if preset is not None and preset not in VOXEL_PRESETS:
         raise ValueError(f"preset={preset!r}; expected one of {', '.join(VOXEL_PRESETS)}")
-    original, arguments = read_checkpoint(checkpoint, ("state_dict",)), read_settings(checkpoint, "config")
+    original = read_checkpoint(checkpoint, ("state_dict",))
+    if any("embedding.stem.conv." in name for name in original):
+        raise ValueError(
+            f"{checkpoint}: the original, supervised layout of Point Transformer V3, with a convolution as stem and "
+            "batch norms, which is not supported; expected a file of Sonata, Concerto or Utonia"
+        )
+    arguments = read_settings(checkpoint, "config")
     with errors_about(checkpoint):
         fields = ptv3_fields(arguments)
         state = convert_ptv3_state_dict(original, fields)

@@ -169,8 +169,13 @@ def update_running_statistics(
         bias: Bias of the preceding layer, which `mean` does not include.
         mean: `(channels,)`.
         variance: `(channels,)`, biased (divided by `rows`).
-        rows: Number of rows, at least 2.
+        rows: Number of rows.
+
+    Raises:
+        ValueError: There is a single row, which has no variance; torch's own norm says the same.
     """
+    if rows < 2:
+        raise ValueError(f"{rows} row in training; expected at least 2 points in the neighborhoods of a batch")
     norm.num_batches_tracked += 1
     norm.running_mean.lerp_(mean if bias is None else mean + bias, norm.momentum)
     norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)

@@ -1,5 +1,7 @@
 """Sample centres, find their neighbours, and select and interpolate rows of clouds by index."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -273,7 +275,7 @@ def flatten_index(name: str, index: Tensor, count: int) -> Tensor:
             raise IndexError(f"{name}: values from {low} to {high}; expected 0 to {count - 1}")
     batch = index.shape[0]
     offset = torch.arange(batch, device=index.device).mul_(count)
-    return (index.reshape(batch, -1) + offset[:, None]).reshape(-1)
+    return (index.reshape(batch, math.prod(index.shape[1:])) + offset[:, None]).reshape(-1)
 
 
 def _rows(values: Tensor, index: Tensor, expected: str) -> Tensor:

@@ -2,8 +2,12 @@
 
 import re
 import shutil
+import struct
+import subprocess
+import sys
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -45,6 +49,36 @@ def assert_same(read, path):
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED], ids=["deflated", "stored"])
 def test_repacked_checkpoints_are_read_with_their_own_numbers(saved, method):
     assert_same(read_checkpoint(repacked(saved, method)), saved)
+
+
+@pytest.mark.parametrize("order", [b"big", b"little ", b""])
+def test_files_of_another_byte_order_are_never_mapped(saved, order):
+    """Torch swaps bytes in place, which in a mapping ends the process: it is tried in another one."""
+    other = repacked(saved, zipfile.ZIP_STORED, lambda name, data: order if name.endswith("byteorder") else data)
+    program = "import sys; from hf_any3d.conversions.checkpoints import read_checkpoint; read_checkpoint(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", program, str(other)], capture_output=True, text=True, timeout=300)
+    assert done.returncode in (0, 1), done.returncode
+    if done.returncode:
+        assert "ValueError: " in done.stderr.splitlines()[-1]
+
+
+def test_swapped_numbers_are_swapped_back(saved):
+    def swap(name, data):
+        if name.endswith("byteorder"):
+            return b"big"
+        width = {"data/0": 4, "data/1": 4, "data/2": 8, "data/3": 2}.get("/".join(name.split("/")[1:]))
+        return data if width is None else np.frombuffer(data, f"<u{width}").byteswap().tobytes()
+
+    assert_same(read_checkpoint(repacked(saved, zipfile.ZIP_STORED, swap)), saved)
+
+
+def test_a_zip_that_claims_to_span_disks_is_damaged(saved):
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 9, 0, 10)
+    data = saved.read_bytes()
+    end = data.rindex(b"PK\x05\x06")
+    saved.write_bytes(data[:end] + locator + data[end:])
+    with pytest.raises(ValueError, match="checkpoint.pth: damaged, or no file that torch.save wrote"):
+        read_checkpoint(saved)
 
 
 def test_checkpoints_stored_as_torch_saves_them_are_mapped_and_others_are_not(saved, monkeypatch):

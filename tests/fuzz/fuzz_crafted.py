@@ -130,7 +130,10 @@ class WildHeaders(Crafted):
         kinds = ["'<f4'", "'|u1'", "'<U0'", "'|S0'", "'|V0'", "('<f4',(3,))", "'|O'", "[('x','<f4'),('y','<f4',(9,))]"]
         kinds += ["'<M8[s]'", "'<f16'", "[('x','<f4'),('y','<f4'),('z','<f4')]", f"'<U{self.count(generator, 3)}'"]
         head = f"{{'descr': {self.pick(generator, kinds)}, 'fortran_order': {self.pick(generator, [True, False])}, "
-        head += f"'shape': ({''.join(f'{size}, ' for size in shape)})}}\n"
+        # Any literal of Python may stand where numpy writes a number.
+        odd = ["True", "None", "1.5", "'3'", "[3]", "b'3'", "(3,)", "{3}", "-1", "0x3", "3j", "..."]
+        sizes = [self.pick(generator, odd) if generator.random() < 0.1 else str(size) for size in shape]
+        head += f"'shape': ({''.join(f'{size}, ' for size in sizes)})}}\n"
         return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + self._body(generator)
 
     def _pts(self, generator: np.random.Generator) -> bytes:

@@ -77,7 +77,8 @@ def parse_array(data: bytes) -> np.ndarray:
         raise PointCloudError(f"an array of Python objects ({dtype}); it would have to be unpickled, which is refused")
     if dtype.subdtype is not None:
         raise PointCloudError(f"an array of type {listed([str(dtype)])}; expected numbers or named columns of them")
-    if len(shape) > _MAX_DIMENSIONS or any(size < 0 for size in shape):
+    # A header may say True for 1, which numpy lets pass and cannot reshape by.
+    if len(shape) > _MAX_DIMENSIONS or any(type(size) is not int or size < 0 for size in shape):
         raise PointCloudError(f"an array of shape {listed([str(shape)])}; expected (points, 3 or more)")
     count = math.prod(map(int, shape))
     start = file.tell()

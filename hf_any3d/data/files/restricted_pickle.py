@@ -205,6 +205,16 @@ class PickleMachine:
             raise PointCloudError(f"a number of {len(raw)} bytes; expected at most 16")
         self._stack.append(int.from_bytes(raw, "little", signed=True))
 
+    def _int(self) -> None:
+        """Push a number written as text; protocol 1 writes True and False so."""
+        line = self._line().removesuffix("L")  # as Python 2 wrote long ones
+        if line in ("00", "01"):
+            self._stack.append(line == "01")
+        elif len(line) <= 40 and line.removeprefix("-").isdecimal() and line.isascii():
+            self._stack.append(int(line))
+        else:
+            raise PointCloudError(f"a number written {line[:40]!r}; expected at most 40 digits")
+
     def _push_text(self, form: str) -> None:
         try:
             self._stack.append(str(self._bytes(self._number(form)), "utf-8", "surrogatepass"))
@@ -308,6 +318,8 @@ _PLAIN: dict[str, _Machine] = {
     "\x88": lambda machine: machine._push(True),
     "\x89": lambda machine: machine._push(False),
     "\x8a": PickleMachine._long,
+    "I": PickleMachine._int,
+    "L": PickleMachine._int,
     "]": lambda machine: machine._push([]),
     "l": lambda machine: machine._push(machine._pop_marked()),
     "a": lambda machine: machine._extend(machine._pop_last(1)),

@@ -1,5 +1,6 @@
 """npy and npz."""
 
+import struct
 import zipfile
 
 import numpy as np
@@ -132,3 +133,11 @@ def test_named_columns_without_rows_are_explained():
     for shape in ((), (2, 2)):
         with pytest.raises(PointCloudFileError, match=r"named columns of shape .*; expected \(points,\)"):
             read(npy(np.broadcast_to(one, shape).copy()), "npy")
+
+
+@pytest.mark.parametrize("shape", ["(True, 3)", "(1, True)", "(1.0, 3)", "(None, 3)", "[1, 3]", "1", "('1', 3)"])
+def test_shapes_of_anything_but_whole_numbers_are_refused(shape):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    data = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(12)
+    with pytest.raises(PointCloudFileError):
+        read(data)

@@ -52,7 +52,7 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("value", VALUES, ids=["clouds", "folds", "types", "scalars", "plain", "shared"])
 def test_values_written_by_numpy_and_python_are_read_back(reading, value, protocol):
     assert_same(reading(pickle.dumps(value, protocol)), value)
@@ -248,7 +248,8 @@ def test_endless_work_is_stopped(reading):
     [
         (b"", "empty"),
         (b"\x80\x09N.", "protocol 9; expected 1 to 5"),
-        (b"I1\n.", "the instruction 'I', which is refused"),
+        (b"S'1'\n.", "the instruction 'S', which is refused"),
+        (b"Iten\n.", "a number written 'ten'"),
         (b"\x80\x02N", "cut off"),
         (b"\x80\x02.", "uses a value that does not exist"),
         (b"\x80\x02NN.", "left over"),

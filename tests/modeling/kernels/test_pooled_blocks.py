@@ -174,3 +174,12 @@ def test_autocast_does_not_round_the_fused_rows(case):
         found = kernels.pooled_blocks(hoods, blocks)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, expected.bfloat16())
+
+
+@pytest.mark.parametrize("way", [plain, fused], ids=["plain", "fused"])
+def test_a_single_row_has_no_statistics(case, way):
+    blocks, hoods = case
+    index = torch.zeros(1, 1, dtype=torch.long)
+    one = replace(hoods, neighbors=index, centers=index[0], offsets=torch.zeros(1, 1, 3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="more than 1 value per channel|1 row in training"):
+        way(one, blocks.train())

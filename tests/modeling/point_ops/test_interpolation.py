@@ -35,3 +35,8 @@ def test_gradients_are_those_of_finite_differences():
 def test_features_of_another_number_of_points_are_refused():
     with pytest.raises(ValueError, match=r"features: shape \(1, 4, 2\); expected \(1, 5, width\)"):
         three_nearest_interpolate(torch.zeros(1, 3, 3), torch.zeros(1, 5, 3), torch.zeros(1, 4, 2))
+
+
+def test_an_empty_batch_has_no_features():
+    result = three_nearest_interpolate(torch.rand(0, 4, 3), torch.rand(0, 5, 3), torch.rand(0, 5, 2))
+    assert result.shape == (0, 4, 2)
