@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, DataDir, option, status
+from hf_any3d.cli.common import AsCsv, AsJson, DataDir, option, print_note, status
 from hf_any3d.cli.inputs import Cloud, Files, FileType, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import (
     CLOUDS,
@@ -45,6 +45,8 @@ Data = Annotated[
 Options = Annotated[str | None, option('JSON object with options of the dataset, such as {"variant": "obj_bg"}.')]
 # Clouds with fewer points are reported.
 _FEW_POINTS = 64
+# Extents that are more likely millimetres than metres; scans of streets and cities are larger.
+_MILLIMETRES = (1000.0, 50_000.0)
 
 
 @dataclass(frozen=True)
@@ -208,20 +210,31 @@ def check(
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Read every file, and list those that are damaged, doubtful or equal.
+    """Read every file, and list those that are damaged, doubtful or equal, with the extent of each.
 
-    Doubtful are clouds with invalid points, few points or no extent. The exit code is 2 if a file is damaged.
+    Doubtful are clouds with invalid points, few points or no extent, those whose coordinates lost their precision, and
+    extents that are not metres if the others are. Bad are damaged files and clouds of fewer than three points, which
+    training leaves out, too; the exit code is then 2. Folders without a cloud are named.
     """
     inputs = find_inputs(files)
+    for folder in _empty_folders(files):
+        print_note(f"{folder}: no point cloud in this folder")
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     first_of: dict[str, str] = {}
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         import hashlib
 
+        from hf_any3d.data.catalog.folder import check_usable
+
         rows = []
         for cloud in clouds:
             points = cloud.data.points
+            try:
+                check_usable(cloud.data)
+            except ValueError as error:
+                rows.append({"error": f"{cloud.name}: {error}"})
+                continue
             digest = hashlib.sha256(np.ascontiguousarray(points).tobytes()).hexdigest()
             if (first := first_of.setdefault(digest, cloud.name)) != cloud.name:
                 cloud.warnings.append(f"{cloud.name}: the same points as {first}")
@@ -230,13 +243,15 @@ def check(
             extent = points.max(axis=0) - points.min(axis=0)
             if not extent.any():
                 cloud.warnings.append(f"{cloud.name}: all points are equal")
+            cloud.warnings += [f"{cloud.name}: {text}" for text in doubts_about(points)]
             has = [key for key in ("colors", "normals", "labels", "faces") if getattr(cloud.data, key) is not None]
             rows.append({"points": len(points), "extent": [round(float(size), 6) for size in extent], "has": has})
         return rows
 
     def cells(row: Row) -> Iterator[Row]:
         notes = "; ".join([*row.get("warnings", ()), *([row["error"]] if "error" in row else [])])
-        yield {"file": row["file"], "points": row.get("points"), "problems": notes}
+        extent = " x ".join(f"{size:g}" for size in row.get("extent", ()))
+        yield {"file": row["file"], "points": row.get("points"), "extent": extent, "problems": notes}
 
     inputs = Inputs(inputs.files, True)  # the summary counts a single bad file too
     done = print_rows(for_each_file(inputs, answer), lambda _: None, cells, as_json=as_json, as_csv=as_csv)
@@ -248,6 +263,42 @@ def check(
         shown = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "doubtful", "bad"))
         print_line(f"{counted(len(done), 'file')}: {shown}; {total:,} points")
     finish(done)
+
+
+def doubts_about(points: np.ndarray) -> list[str]:
+    """Describe what is doubtful about the coordinates of a cloud `(points, 3)`: their precision and their unit.
+
+    A coordinate stored in float32 far from the origin, such as one of a map projection, has steps: a cloud then
+    consists of planes. Objects and rooms in millimetres have extents of thousands.
+    """
+    found = []
+    size = float((points.max(axis=0) - points.min(axis=0)).max())
+    for axis, values in zip("xyz", points.T, strict=True):
+        extent, distinct = float(values.max() - values.min()), len(np.unique(values))
+        step = float(np.spacing(np.float32(np.abs(values).max())))
+        if len(values) >= _FEW_POINTS and extent > 0 and distinct <= len(values) / 4 and step > extent / 1000:
+            found.append(
+                f"{axis} has {distinct} different values in {len(values)} points, with steps of {step:g}: too far "
+                "from the origin for its precision; subtract an offset before it is stored"
+            )
+    if _MILLIMETRES[0] <= size <= _MILLIMETRES[1]:
+        found.append(f"the largest extent is {size:g}: millimetres, if this is an object or a room")
+    return found
+
+
+def _empty_folders(given: list[str]) -> list[Path]:
+    """Return the folders below those given that hold no readable file, at any depth."""
+    from hf_any3d.data.files import supported_file_types
+
+    types = {f".{name}" for name in supported_file_types()}
+    roots = [Path(name) for name in given if name != "-" and Path(name).is_dir()]
+    folders = [folder for root in roots for folder in sorted(root.rglob("*")) if folder.is_dir()]
+    return [
+        folder
+        for folder in folders
+        if not any(part.startswith(".") for part in folder.parts)
+        and not any(file.suffix.lower() in types for file in folder.rglob("*"))
+    ]
 
 
 def show(

@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from hf_any3d.data.files.attributes import unit_colors
+
 
 def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarray:
     """Join `points` and further columns of a row, such as colours and normals, along the channels.
 
     Args:
         row: columns as arrays, tensors or nested lists; `points` is (num_points, 3 or more).
-        extra_columns: columns (num_points, c) appended in this order; integer colours are scaled from 0..255 to
-            [0, 1].
+        extra_columns: columns (num_points, c) appended in this order; colours are scaled to [0, 1], as files' are.
 
     Returns:
         (num_points, channels) float32, xyz first.
@@ -30,8 +31,8 @@ def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarra
             raise ValueError(f"{name} has shape {values.shape}; expected (num_points >= 1, channels >= {least})")
         if columns and len(values) != len(columns[0]):
             raise ValueError(f"{name} has {len(values)} rows; points has {len(columns[0])}")
-        if name == "colors" and values.dtype.kind in "iu":
-            values = values / np.float32(255)
+        if name == "colors":
+            values = unit_colors(values)
         columns.append(values.astype(np.float32, copy=False))
     return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
 

@@ -86,3 +86,43 @@ def test_a_file_is_shown_as_points_or_picture(tmp_path):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     code, _, err = run("show", FILES / "chair.ply", "--up-axis", "w")
     assert code == 1 and err == "error: --up-axis is 'w'; expected x, y or z\n"
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A folder with two classes, a cloud of one point, an empty class and a text without points."""
+    for label, spread in (("ball", 1), ("box", 2)):
+        (tmp_path / "scans" / label).mkdir(parents=True)
+        for number in range(3):
+            points = np.random.default_rng(number).normal(size=(100, 3)) * spread
+            np.save(tmp_path / "scans" / label / f"{number}.npy", points.astype("float32"))
+    np.save(tmp_path / "scans" / "box" / "one.npy", np.ones((1, 3), "float32"))
+    (tmp_path / "scans" / "vase").mkdir()
+    return tmp_path / "scans"
+
+
+def test_clouds_without_a_shape_and_empty_classes_are_left_out_and_named_alike(mixed, tmp_path):
+    checked = run("data", "check", mixed)
+    assert checked.code == 2 and "7 files: 6 good, 0 doubtful, 1 bad" in checked.out
+    described = run("data", "describe", mixed)
+    prepared = run("data", "prepare", mixed, "--output", tmp_path / "out")
+    assert described.code == prepared.code == 2 and "train: 6 clouds" in described.out and "6 clouds" in prepared.out
+    for result in (checked, described, prepared):
+        assert "one.npy" in result.err and "vase" in result.err and "no point cloud" in result.err
+    for result in (checked, described):  # the third has the rows of the second, which were kept
+        assert "1 point; expected at least 3" in result.err
+
+
+def test_lost_precision_and_millimetres_are_doubtful(tmp_path):
+    random = np.random.default_rng(0)
+    street = random.uniform(size=(2000, 3)) * [100, 100, 10] + [500_000, 5_000_000, 0]
+    np.save(tmp_path / "street.npy", street.astype("float32"))
+    np.save(tmp_path / "room.npy", (random.uniform(size=(2000, 3)) * [4000, 5000, 2600]).astype("float32"))
+    np.save(tmp_path / "grid.npy", np.stack(np.meshgrid(*[np.arange(12.0)] * 3), -1).reshape(-1, 3))
+    np.save(tmp_path / "good.npy", random.normal(size=(2000, 3)).astype("float32"))
+    result = run("data", "check", tmp_path, "--json")
+    rows = {row["file"].rpartition("/")[2]: row for row in json.loads(result.out)}
+    assert "y has " in str(rows["street.npy"]["warnings"]) and "steps of 0.5" in str(rows["street.npy"]["warnings"])
+    assert "millimetres" in str(rows["room.npy"]["warnings"])
+    assert "warnings" not in rows["grid.npy"] and "warnings" not in rows["good.npy"]
+    assert rows["room.npy"]["extent"] == pytest.approx([4000, 5000, 2600], rel=0.01)

@@ -66,7 +66,7 @@ def change(content: dict, entry: str, name: str, value: object) -> dict:
 @pytest.mark.parametrize(
     ("entry", "name", "value", "message"),
     [
-        ("state_dict", "embedding.stem.conv.weight", torch.ones(1), "belong to no known part: embedding.stem.conv"),
+        ("state_dict", "embedding.other.weight", torch.ones(1), "belong to no known part: embedding.other"),
         ("state_dict", "enc.enc0.block0.cpe.0.bias", torch.zeros(3), "of another shape: blocks.0.positions"),
         ("state_dict", "enc.enc0.block0.attn.rope.inv_freq", torch.ones(3), "expected the frequencies of rope_base"),
         ("config", "enc_depths", (1, 5, 2, 3, 1), "missing: blocks.10"),

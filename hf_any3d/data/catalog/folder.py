@@ -35,7 +35,7 @@ from hf_any3d.data.catalog.folder_layout import (
 )
 from hf_any3d.data.feature import PointCloud
 from hf_any3d.data.file_conversion import CloudColumns
-from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud, supported_file_types
+from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors, read_point_cloud, supported_file_types
 
 
 def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
@@ -139,6 +139,8 @@ COMPANIONS = {".mtl", ".bin", ".png", ".jpg", ".jpeg", ".tga", ".txt", ".md", ".
 """Endings of files that come with models and are no clouds themselves; ignoring others logs a warning."""
 
 FILE = "file"
+LEAST_POINTS = 3
+"""Points that a cloud needs to have a shape; the processor takes no fewer."""
 _FILES_PER_SHARD = 8
 
 
@@ -208,10 +210,12 @@ def load(
     if (as_files or streaming) and (unused := set(options) - {"cache_dir"}):
         raise ValueError(f"{sorted(unused)[0]} has no use with as_files=True or streaming=True")
     root = Path(data_dir)
-    listed = list_folder(root, drop_labels=drop_labels, drop_metadata=drop_metadata, follow_links=follow_links)
+    skip = on_error == "skip"
+    listed = list_folder(
+        root, drop_labels=drop_labels, drop_metadata=drop_metadata, follow_links=follow_links, skip_empty=skip
+    )
     if as_files:
         return _files(root, listed, streaming)
-    skip = on_error == "skip"
     loaded: Any = {split: _read(root, rows, converter, skip, streaming, options) for split, rows in listed.items()}
     if skip and not streaming:
         _log_left_out(root, listed, loaded)
@@ -286,6 +290,8 @@ def _rows(
                 cloud = read_point_cloud(path)
                 with file_errors(path):
                     columns = converter.row(cloud)
+                    if skip:
+                        check_usable(cloud)
             except PointCloudError as error:
                 if not skip:
                     raise
@@ -298,12 +304,27 @@ def _rows(
         raise ValueError(f"none of the {len(files)} files of a split could be read, the first is {files[0][1]}")
 
 
+def check_usable(cloud: PointCloudData) -> None:
+    """Check that a cloud has enough points for a model, which `on_error="skip"` leaves out otherwise.
+
+    Raises:
+        PointCloudError: It has not.
+    """
+    if len(cloud) < LEAST_POINTS and not cloud.is_mesh:
+        raise PointCloudError(f"{len(cloud)} point{'s' * (len(cloud) != 1)}; expected at least {LEAST_POINTS}")
+
+
 def list_folder(
-    root: Path, *, drop_labels: bool | None = None, drop_metadata: bool | None = None, follow_links: bool = False
+    root: Path,
+    *,
+    drop_labels: bool | None = None,
+    drop_metadata: bool | None = None,
+    follow_links: bool = False,
+    skip_empty: bool = False,
 ) -> DatasetDict:
     """List the point files and meshes of a folder.
 
-    The options are those of `load`.
+    The options are those of `load`, and `skip_empty`: whether classes without files are left out with a warning.
 
     Returns:
         Splits with `label` (a ClassLabel for classes that are text or whole numbers), `file` (the path inside the
@@ -322,7 +343,9 @@ def list_folder(
             tree = walk(root, suffixes, METADATA_NAMES, follow_links=follow_links)
             splits, others = by_split(unlabelled(root, tree.found)), tree.others
         else:
-            splits, others = find_labelled_files(root, suffixes, METADATA_NAMES, follow_links=follow_links)
+            splits, others = find_labelled_files(
+                root, suffixes, METADATA_NAMES, follow_links=follow_links, skip_empty=skip_empty
+            )
         if ignored := sorted(set(others) - COMPANIONS):
             logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
     listed = DatasetDict({split: _listed_rows(root, files, split, metadata) for split, files in splits.items()})

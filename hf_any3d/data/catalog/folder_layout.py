@@ -1,6 +1,7 @@
 """Find the point clouds of a folder with their splits and classes: from folder names and from metadata files."""
 
 import json
+import logging
 import os
 import posixpath
 from collections import defaultdict
@@ -14,6 +15,9 @@ import pyarrow.parquet
 from datasets import Features
 
 from hf_any3d.data.files import ReadLimits
+
+# One log of what is left out of a folder, which the command line reads.
+logger = logging.getLogger("hf_any3d.data.catalog.folder")
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -125,11 +129,17 @@ def check_name(name: str, root: Path) -> None:
 
 
 def find_labelled_files(
-    root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow_links: bool = False
+    root: Path,
+    suffixes: set[str],
+    excluded: Sequence[str] = (),
+    *,
+    follow_links: bool = False,
+    skip_empty: bool = False,
 ) -> tuple[dict[str, list[LabelledFile]], dict[str, int]]:
     """Find the files of a folder, with splits and classes from folder names.
 
-    The folder is in one of the `LAYOUTS`; the arguments are those of `walk`.
+    The folder is in one of the `LAYOUTS`; the arguments are those of `walk`, and `skip_empty`: whether folders of
+    classes without files are left out with a warning.
 
     Returns:
         Files of each split in the order of their names, and the number of other files by ending. Files directly in
@@ -149,7 +159,9 @@ def find_labelled_files(
     empty = [parts for parts in sorted(tree.leaves - full) if len(parts) == len(found[0]) - 1]
     if empty:
         names = ", ".join("/".join(parts) for parts in empty)
-        raise ValueError(f"{root}: no point cloud in the folders {names}; remove them or add files")
+        if not skip_empty:
+            raise ValueError(f"{root}: no point cloud in the folders {names}; remove them or add files")
+        logger.warning("%s: no point cloud in the folders %s, which are left out", root, names)
     return by_split(labelled(root, found)), dict(others)
 
 

@@ -10,6 +10,8 @@ from hf_any3d.data.files.text_numbers import listed
 
 _NORMALS = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
 _COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
+_SPLATS = ("f_dc_0", "f_dc_1", "f_dc_2")
+_CONSTANT_HARMONIC = np.float32(0.28209479)  # the spherical harmonic of degree 0, 1 / (2 sqrt(pi))
 _LABELS = ("label", "class", "classification", "labels", "scalar_label", "scalar_classification")
 
 
@@ -33,6 +35,9 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]
     for key, variants, usable in (("normals", _NORMALS, usable_normals), ("colors", _COLORS, usable_colors)):
         if names := next((names for names in variants if all(name in columns for name in names)), None):
             found[key] = usable(np.stack([columns[name] for name in names], axis=1), source)
+    if "colors" not in found and all(name in columns for name in _SPLATS):
+        # Of Gaussian splats, the color seen from all sides: the constant term of their spherical harmonics.
+        found["colors"] = _splat_colors(np.stack([columns[name] for name in _SPLATS], axis=1), source)
     if name := next((name for name in _LABELS if name in columns), None):
         found["labels"] = usable_labels(columns[name], source)
     return found
@@ -122,14 +127,26 @@ def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
         return None
 
 
+def _splat_colors(terms: np.ndarray, source: Source) -> np.ndarray | None:
+    with np.errstate(invalid="ignore", over="ignore"):
+        colors = (_CONSTANT_HARMONIC * terms.astype(np.float32) + np.float32(0.5)).clip(0, 1)
+    if np.isfinite(colors).all():
+        return colors
+    source.warn("f_dc_0 to f_dc_2 have NaN values and are left out")
+    return None
+
+
 def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:
-    """Return normals as float32 if they are finite, else None with a warning."""
+    """Return normals as float32 if they are finite and have a length, else None with a warning."""
     with np.errstate(invalid="ignore", over="ignore"):
         normals = values.astype(np.float32)
-    if np.isfinite(normals).all():
-        return normals
-    source.warn("normals have NaN or infinite values and are left out")
-    return None
+    if not np.isfinite(normals).all():
+        source.warn("normals have NaN or infinite values and are left out")
+        return None
+    if len(normals) and not normals.any():
+        source.warn("normals are all zero and are left out")
+        return None
+    return normals
 
 
 def usable_labels(values: np.ndarray, source: Source, first: int | None = None) -> np.ndarray | None:

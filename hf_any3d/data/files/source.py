@@ -102,6 +102,8 @@ class ReadLimits:
 
 
 _MAX_REFERENCES = 256
+# A file is sparse if it says to be this many times larger than what is stored; file systems compress less.
+_SPARSE, _LOOKED_AT = 32, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,20 @@ def _read_object(file: BinaryIO, name: str) -> bytes:
     return bytes(data)
 
 
+def _refuse_sparse(path: Path, status: os.stat_result) -> None:
+    """Raise an error for a large file of which hardly anything is on the disk: the rest reads as zeros."""
+    stored = 512 * getattr(status, "st_blocks", status.st_size)  # Windows has none
+    if status.st_size <= FREE_BYTES or stored * _SPARSE >= status.st_size:
+        return
+    if not stored:  # some file systems do not count blocks
+        with path.open("rb") as file:
+            if any(file.read(_LOOKED_AT)):
+                return
+    raise PointCloudError(
+        f"{status.st_size} bytes, of which {stored} are on the disk; expected a file that is not sparse"
+    )
+
+
 def _read_path(path: Path, name: str, limits: ReadLimits) -> bytes:
     if "://" in name:
         raise PointCloudFileError(f"{name}: a URL; download the file and pass its path")
@@ -245,8 +261,10 @@ def _read_path(path: Path, name: str, limits: ReadLimits) -> bytes:
         # A device or pipe could be endless.
         if path.exists() and not path.is_file():
             raise PointCloudFileError(f"{name}: not a regular file")
+        status = path.stat()
         with file_errors(name):
-            limits.check(decoded=path.stat().st_size)
+            limits.check(decoded=status.st_size)
+            _refuse_sparse(path, status)
         return path.read_bytes()
     except PointCloudFileError:
         raise

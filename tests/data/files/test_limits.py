@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -308,3 +309,14 @@ def test_a_file_whose_name_is_not_utf8_is_named_in_printable_text(tmp_path):
     with pytest.raises(PointCloudFileError, match=r"\\udcff\\udce9\.ply: the header has no") as raised:
         read_point_cloud(os.fsdecode(path))
     str(raised.value).encode()
+
+
+def test_a_sparse_file_is_not_read_into_memory(tmp_path, monkeypatch):
+    for name in ("empty.ply", "begun.npy"):
+        file = tmp_path / name
+        with file.open("wb") as stream:
+            stream.write(b"ply\n" * (name == "begun.npy"))
+            stream.truncate(3 << 30)
+        monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read"))
+        with pytest.raises(PointCloudFileError, match=f"{name}: 3221225472 bytes, of which .* are on the disk"):
+            read_point_cloud(file)

@@ -105,3 +105,25 @@ def test_normals_with_nan_are_left_out_with_a_warning():
     with pytest.warns(UserWarning, match="bytes>: normals have NaN"):
         cloud = read(ply("element vertex 1\n" + names.rstrip(), b"1 2 3 nan 0 1\n", "ascii"))
     assert cloud.normals is None and cloud.points.tolist() == [[1, 2, 3]]
+
+
+def splat(**terms) -> bytes:
+    """A file of Gaussian splats, as programs for them write it."""
+    names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "f_rest_0", "opacity", "scale_0", "rot_0"]
+    rows = np.zeros((4, len(names)), "<f4")
+    rows[:, :3] = np.arange(12).reshape(4, 3)
+    for name, values in terms.items():
+        rows[:, names.index(name)] = values
+    header = "".join(f"property float {name}\n" for name in names)
+    return f"ply\nformat binary_little_endian 1.0\nelement vertex 4\n{header}end_header\n".encode() + rows.tobytes()
+
+
+def test_gaussian_splats_have_the_color_seen_from_all_sides_and_no_normals():
+    with pytest.warns(UserWarning, match="normals are all zero and are left out") as caught:
+        cloud = read_point_cloud(splat(f_dc_0=[0, 1, -9, 9], f_dc_1=0.5, f_dc_2=-1), file_type="ply")
+    assert cloud.normals is None and len(caught) == 1
+    expected = np.clip(0.5 + 0.28209479 * np.array([0, 1, -9, 9]), 0, 1)
+    np.testing.assert_allclose(cloud.colors[:, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(cloud.colors[:, 1:], [[0.641047, 0.217905]] * 4, atol=1e-6)
+    with pytest.warns(UserWarning, match="f_dc_0 to f_dc_2 have NaN values"):
+        assert read_point_cloud(splat(f_dc_0=np.nan, nz=1), file_type="ply").colors is None
