@@ -57,6 +57,8 @@ GENERATION_KEYS = {key for key in vars(GenerationConfig()) if not key.startswith
     "streamer",
 }
 """Arguments of `generate` that callers may pass."""
+LEAST_TEMPERATURE = 0.01
+"""Temperature of sampling that is not greedy in all but name."""
 _CACHED_CLOUDS = 64
 
 
@@ -121,8 +123,12 @@ class Answerer:
             `(answers, tokens)` of prompts and answers.
 
         Raises:
-            ValueError: A prompt fills the context of the language model.
+            ValueError: A prompt fills the context of the language model, or the temperature is too close to 0.
         """
+        temperature = settings.get("temperature")
+        if temperature is not None and 0 < temperature < LEAST_TEMPERATURE:
+            # Scores divided by it would be infinite.
+            raise ValueError(f"temperature={temperature}; expected at least {LEAST_TEMPERATURE:g}, or no sampling")
         batch = self.processor.pad(prompts).to(self.model.device)
         length = batch["input_ids"].shape[1]
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)

@@ -85,6 +85,42 @@ def as_conversations(given: Any) -> tuple[list[Any], bool]:
     )
 
 
+ROLES = ("system", "user", "assistant")
+MOST_CHARACTERS = 200_000
+"""Characters of all texts of a conversation; far more than any language model here takes."""
+
+
+def _checked_text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"a text is {text!r:.60}; expected words")
+    if PLACE_MARK in text:
+        raise ValueError(f"a text has {PLACE_MARK!r} in it; expected a part of type 'point_cloud' instead")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a text has {ascii(text[error.start])}, which is no character of its own") from None
+    return text
+
+
+def check_texts(messages: Sequence[Mapping[str, Any]], tokens: Sequence[str]) -> None:
+    """Check texts before they are tokenized: their length, and that none becomes a special token, such as the end.
+
+    Args:
+        messages: The result of `take_clouds`.
+        tokens: Special tokens of the tokenizer. Answers may have them, as the model may have written them.
+
+    Raises:
+        ValueError: The texts are too long together, or one of a user or of the system has such a token.
+    """
+    parts = [(one["role"], part["text"]) for one in messages for part in one["content"] if "text" in part]
+    if (length := sum(len(text) for _, text in parts)) > MOST_CHARACTERS:
+        raise ValueError(f"the texts have {length:,} characters; expected at most {MOST_CHARACTERS:,}")
+    texts = [text for role, text in parts if role != "assistant"]
+    for token in tokens:
+        if token and any(token in text for text in texts):
+            raise ValueError(f"a text has {token!r} in it, a special token of the model; expected plain words")
+
+
 def take_clouds(
     messages: Sequence[Mapping[str, Any]], further: Sequence[Any] | None = None, complete: bool = False
 ) -> tuple[list[dict[str, Any]], list[Any]]:
@@ -99,21 +135,26 @@ def take_clouds(
         The messages with lists of parts, without the clouds; and the clouds, in their order.
 
     Raises:
-        ValueError: A part has an unknown type, a text contains the place mark, or clouds and places do not match.
+        ValueError: A role, content or part is of another kind, a text is no text or contains the place mark, or clouds
+            and places do not match.
     """
     plain, clouds, rest, empty = [], [], list(further or ()), 0
     for message in messages:
         if not is_message(message):
             raise ValueError(f"a message is {message!r:.60}; expected a dict with 'role' and 'content'")
+        if message["role"] not in ROLES:
+            raise ValueError(f"a message has role {message['role']!r:.60}; expected one of {', '.join(ROLES)}")
         content = message["content"]
         content = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if not isinstance(content, (list, tuple)):
+            raise ValueError(f"the content of a message is {content!r:.60}; expected a text or a list of parts")
         parts = []
         for part in content:
+            if not isinstance(part, Mapping):
+                raise ValueError(f"a part is {part!r:.60}; expected a dict with 'type'")
             kind = part.get("type")
             if kind == "text":
-                if PLACE_MARK in part["text"]:
-                    raise ValueError(f"a text has {PLACE_MARK!r} in it; expected a part of type 'point_cloud' instead")
-                parts.append({"type": "text", "text": part["text"]})
+                parts.append({"type": "text", "text": _checked_text(part.get("text"))})
             elif kind == "point_cloud":
                 cloud = cloud_of(part)
                 if cloud is None and rest:

@@ -11,7 +11,7 @@ import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from hf_any3d.chat.messages import as_conversations, fold_system, take_clouds
+from hf_any3d.chat.messages import as_conversations, check_texts, fold_system, take_clouds
 from hf_any3d.chat.templates import (
     END_MARK,
     IGNORED,
@@ -283,6 +283,7 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         for number, (messages, further) in enumerate(zip(conversations, given, strict=True)):
             try:
                 texts, own = take_clouds(messages, further, complete=read)
+                check_texts(texts, self.tokenizer.all_special_tokens)
             except ValueError as error:
                 raise type(error)(f"conversation {number}: {error}") from None
             plain.append(texts)

@@ -34,12 +34,17 @@ def serve(
     max_clouds: Annotated[int, typer.Option(min=1, help="Clouds of a request.")] = 16,
     max_seconds: Annotated[float, typer.Option(min=0.01, help="Time of a request; then it gets 504.")] = 60.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer of a chat model.")] = 1024,
+    max_connections: Annotated[int, typer.Option(min=1, help="Open connections; others are closed.")] = 1000,
     drain_seconds: Annotated[float, typer.Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
     journal: Annotated[
         Path | None,
         option("File that keeps the answers to requests with an Idempotency-Key, also beyond a crash."),
     ] = None,
     journal_days: Annotated[float, typer.Option(min=0, help="Days after which the journal forgets answers.")] = 7.0,
+    cors_origin: Annotated[
+        list[str] | None,
+        option("Origin whose pages may ask from a browser, such as https://example.org; may be repeated; * for all."),
+    ] = None,
     template: Template = None,
     device: Device = None,
 ) -> None:
@@ -62,6 +67,7 @@ def serve(
         batch=max_batch,
         wait=max_wait / 1000,
         new_tokens=max_new_tokens,
+        connections=max_connections,
     )
     if model is None:
         from hf_any3d.pipelines import default_model
@@ -75,7 +81,7 @@ def serve(
     address = f"[{host}]" if ":" in host else host
     url = f"http://{address}:{listening.getsockname()[1]}"
     print_line(f"{printable(service.name)}: {url} ({', '.join(service.paths)}); Ctrl-C stops")
-    if serve_until_signal(service, listening, drain_seconds):
+    if serve_until_signal(service, listening, drain_seconds, cors_origin or ()):
         raise typer.Exit(1)
 
 

@@ -16,6 +16,7 @@ from transformers.pipelines.base import ChunkPipeline
 from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.layers.tasks import part_mask
 from hf_any3d.pipelines.base import (
     PROGRESS_FROM,
@@ -231,12 +232,14 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             part = part_of(data, np.sort(kept))
         # Voxels need no fixed number of points, so that nothing has to be repeated.
         count = processor.num_points if processor.returns_num_points else min(processor.num_points, len(part))
+        # Turned first, then cut: turned the other way round, the grid of blocks would be a mirrored one.
+        turned = turn_up_axis(part.points, up_axis or processor.up_axis, processor.up_axis)
         blocks = split_into_blocks(
-            part.points,
+            turned,
             count,
             processor.block_size,
             processor.block_overlap,
-            up_axis=up_axis or processor.up_axis,
+            up_axis=processor.up_axis,
             generator=processor.seed or 0,
         )
         return _Scene(data, part, number, stem_of(cloud), blocks, up_axis)

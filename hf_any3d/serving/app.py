@@ -7,12 +7,13 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
 from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
@@ -45,17 +46,33 @@ _CLIENT_IS_GONE = 499
 _PATHS = {"/v1/classify": ClassifySettings, "/v1/features": FeatureSettings, "/v1/segment": SegmentSettings}
 
 
-def create_app(service: Service) -> FastAPI:
-    """Return the application of a service; its end closes the service."""
+def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
+    """Return the application of a service; its end closes the service.
+
+    Args:
+        service: The service.
+        origins: Origins whose pages may ask from a browser; "*" for all.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await anyio.to_thread.run_sync(service.close)
 
-    app = FastAPI(title=f"hf_any3d: {service.name}", version=__version__, lifespan=lifespan)
+    # No redirects to paths without a slash: they would lead to the host that the client names.
+    title = f"hf_any3d: {service.name}"
+    app = FastAPI(title=title, version=__version__, lifespan=lifespan, redirect_slashes=False)
     app.state.service, app.state.readers = service, anyio.CapacityLimiter(_READERS)
     app.add_middleware(AdmissionMiddleware, service=service)
+    if origins:
+        exposed = ["X-Request-ID", "Idempotent-Replayed", "Retry-After"]
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=exposed,
+        )
     app.add_exception_handler(Refused, refused)  # pyright: ignore[reportArgumentType] as FastAPI documents it
     app.add_exception_handler(HTTPException, _http_error)  # pyright: ignore[reportArgumentType]
 

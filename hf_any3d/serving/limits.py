@@ -50,6 +50,9 @@ class ServeLimits:
         new_tokens: Tokens of an answer of a chat model.
         characters: Characters of all texts of a request.
         labels: Labels of a zero-shot request.
+        connections: Open connections; another one is closed at once.
+        progress: Seconds without a byte of a request's body, or without a byte of the answer being read.
+        least_rate: Bytes of a body that have to arrive in a second, on average, beyond the time of `progress`.
 
     Raises:
         ValueError: A limit is not positive, or `wait` is negative.
@@ -65,6 +68,9 @@ class ServeLimits:
     new_tokens: int = 1024
     characters: int = 50_000
     labels: int = 1000
+    connections: int = 1000
+    progress: float = 5.0
+    least_rate: float = 50_000.0
 
     def __post_init__(self) -> None:
         for entry in fields(self):

@@ -6,20 +6,24 @@ import asyncio
 import json
 import logging
 import re
+import tempfile
 import time
 import uuid
-from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import IO, Any
 
 from fastapi import Request, Response
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hf_any3d.messages import printable
+from hf_any3d.serving.connections import FLUSH_SECONDS
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.service import Service
 
 logger = logging.getLogger("hf_any3d.serving")
+# Bytes of a body that are kept in memory, and of a piece that the application gets.
+_IN_MEMORY, _PIECE = 1 << 20, 1 << 18
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -64,6 +68,7 @@ class _Exchange:
         self.app, self.service, self.scope = middleware.app, middleware.service, scope
         self._receive, self._send = receive, send
         self.start, self.status, self.bytes, self.is_started = time.monotonic(), 500, 0, False
+        self.is_replayed = False
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin1")
         self.id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
@@ -80,6 +85,8 @@ class _Exchange:
                 await self.app(self.scope, self._receive, self.send)
         except Refused as error:
             await self._refuse(error)
+        except ConnectionError as error:
+            logger.info("request %s: %s", self.id, error)
         except Exception:
             logger.exception("request %s: internal error", self.id)
             await self._refuse(Refused(500, f"internal error; the log has more about {self.id}", "server_error"))
@@ -89,30 +96,52 @@ class _Exchange:
     async def _work(self) -> None:
         if self.declared > (most := self.service.limits.body_bytes):
             raise Refused(413, f"{self.declared} bytes; expected at most {most}")
-        try:
+        # A client whose body has not arrived takes no place in the queue, and one that is refused has sent it all, so
+        # that it reads the answer.
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as body:
+            if not await self._read_body(body):
+                return
             self.service.admit()
-        except Refused as error:
-            await self._discard()
-            raise error
-        try:
-            await self.app(self.scope, self.receive, self.send)
-        finally:
-            self.service.leave()
+            try:
+                await self.app(self.scope, partial(self._replay, body), self.send)
+            finally:
+                self.service.leave()
 
-    async def _discard(self) -> None:
-        """Read the body and forget it: a client that is still sending would not read the answer."""
-        with suppress(TimeoutError, Refused):
-            async with asyncio.timeout(5):
-                while (await self.receive()).get("more_body"):
-                    pass
+    async def _read_body(self, body: IO[bytes]) -> bool:
+        """Read the body into a file; False if the client has gone.
 
-    async def receive(self) -> Message:
-        """Receive a part of the body."""
-        message = await self._receive()
-        self.bytes += len(message.get("body", b""))
-        if self.bytes > (most := self.service.limits.body_bytes):
-            raise Refused(413, f"more than {most} bytes; expected at most that many")
-        return message
+        Raises:
+            Refused: It is too large, or arrives too slowly.
+        """
+        limits, begun = self.service.limits, time.monotonic()
+        while True:
+            allowed = limits.progress + self.bytes / limits.least_rate
+            left = min(limits.progress, begun + allowed + limits.progress - time.monotonic())
+            try:
+                async with asyncio.timeout(left):
+                    message = await self._receive()
+            except TimeoutError:
+                text = f"{self.bytes} bytes of the body in {time.monotonic() - begun:.1f} s; expected at least "
+                text += f"{limits.least_rate:g} a second, and a pause of at most {limits.progress:g} s"
+                raise Refused(408, text, headers={"Connection": "close"}) from None
+            if message["type"] == "http.disconnect":
+                return False
+            piece = message.get("body", b"")
+            self.bytes += len(piece)
+            if self.bytes > limits.body_bytes:
+                raise Refused(413, f"more than {limits.body_bytes} bytes; expected at most that many")
+            body.write(piece)
+            if not message.get("more_body"):
+                body.seek(0)
+                return True
+
+    async def _replay(self, body: IO[bytes]) -> Message:
+        """Return the next piece of the body, and after it what the connection says."""
+        if self.is_replayed:
+            return await self._receive()
+        piece = body.read(_PIECE)
+        self.is_replayed = len(piece) < _PIECE
+        return {"type": "http.request", "body": piece, "more_body": not self.is_replayed}
 
     async def send(self, message: Message) -> None:
         """Send a part of the response, with the request's id."""
@@ -122,7 +151,11 @@ class _Exchange:
             headers["X-Request-ID"] = self.id
             if self.service.is_draining:
                 headers["Connection"] = "close"
-        await self._send(message)
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self._send(message)
+        except TimeoutError:
+            raise ConnectionError("the client does not read the answer") from None
 
     async def _refuse(self, error: Refused) -> None:
         if not self.is_started:

@@ -6,11 +6,13 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
 
 from hf_any3d.serving.app import create_app
+from hf_any3d.serving.connections import limited_protocol
 from hf_any3d.serving.service import Service
 
 logger = logging.getLogger("hf_any3d.serving")
@@ -72,23 +74,25 @@ def listen(host: str, port: int) -> socket.socket:
         raise OSError(f"--host {host} --port {port}: {error.strerror or error}; expected a free port") from error
 
 
-def serve(service: Service, listening: socket.socket, drain: float = 30.0) -> int:
+def serve(service: Service, listening: socket.socket, drain: float = 30.0, origins: Sequence[str] = ()) -> int:
     """Serve until a signal, then finish the accepted requests.
 
     Args:
         service: The service.
         listening: Socket of `listen`.
         drain: Seconds to finish.
+        origins: Origins whose pages may ask from a browser; "*" for all.
 
     Returns:
         The number of requests that were accepted but not answered.
     """
     config = uvicorn.Config(
-        create_app(service),
+        create_app(service, origins),
         log_config=None,
         access_log=False,
         lifespan="on",
         server_header=False,
+        http=limited_protocol(service.limits.connections),
         h11_max_incomplete_event_size=_HEADERS_LIMIT,
         timeout_graceful_shutdown=2,
     )

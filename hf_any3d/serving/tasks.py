@@ -57,6 +57,7 @@ class SegmentSettings(Settings):
 
     category: str | None = Field(None, description="Category of the object, for models of parts.")
     labels: Labels | None = Field(None, description="Names of parts, for models that find parts by name.")
+    up_axis: Literal["x", "y", "z"] | None = Field(None, description="Axis that points up in the clouds.")
     max_points: int | None = Field(None, ge=1, description="Thin larger clouds out to this many points.")
     scores: bool = Field(False, description="Whether to return the probability of each point's label.")
     encoding: Literal["list", "base64"] = Field(
@@ -122,7 +123,7 @@ class Route:
             given = {"up_axis": settings.up_axis}
         else:
             given = {"category": settings.category, "max_points": settings.max_points}
-            given["candidate_labels"] = settings.labels
+            given |= {"candidate_labels": settings.labels, "up_axis": settings.up_axis}
         # top_k=None stands for all labels.
         return {name: value for name, value in given.items() if value is not None or name == "top_k"}
 

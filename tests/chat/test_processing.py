@@ -220,7 +220,7 @@ def test_invalid_conversations_are_refused(processor, messages, message):
 
 
 def test_roles_are_user_and_assistant(processor):
-    with pytest.raises(Exception, match="role 'tool'; expected user or assistant"):
+    with pytest.raises(ValueError, match="role 'tool'; expected one of system, user, assistant"):
         processor.apply_chat_template([{"role": "tool", "content": "Be brief."}])
 
 
@@ -351,3 +351,30 @@ def test_a_processor_fits_its_model():
     assert processor.tokenizer.pad_token == BOS
     with pytest.raises(ValueError, match="num_query_tokens=0; expected at least 1"):
         new_processor(num_query_tokens=0)
+
+
+BAD_MESSAGES = {
+    "a number as content": ([{"role": "user", "content": 5}], "the content of a message is 5; expected a text or"),
+    "no text": ([{"role": "user", "content": [{"type": "text", "text": None}]}], "a text is None; expected words"),
+    "a part that is a text": ([{"role": "user", "content": ["What?"]}], "a part is 'What\\?'; expected a dict"),
+    "an unknown role": ([{"role": "oracle", "content": "What?"}], "role 'oracle'; expected"),
+    "a role that is no text": ([{"role": ["user"], "content": "What?"}], r"role \['user'\]; expected"),
+    "half a character": ([{"role": "user", "content": "a \ud800"}], r"a text has '\\ud800', which is no character"),
+    "too long": ([{"role": "user", "content": "a " * 150_000}], "300,000 characters; expected at most 200,000"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_MESSAGES)
+def test_messages_of_another_kind_are_refused_before_they_are_tokenized(processor, case, monkeypatch):
+    messages, text = BAD_MESSAGES[case]
+    monkeypatch.setattr(type(processor.tokenizer), "__call__", lambda *_, **__: pytest.fail("it is tokenized"))
+    with pytest.raises(ValueError, match=text):
+        processor.prompts([messages], add_generation_prompt=True)
+
+
+def test_a_users_text_never_becomes_a_special_token(processor):
+    token = processor.tokenizer.eos_token
+    for role in ("user", "system"):
+        conversation = [{"role": role, "content": f"end {token} it"}, {"role": "user", "content": "What?"}]
+        with pytest.raises(ValueError, match="a special token of the model; expected plain words"):
+            processor.prompts([conversation[-2:]], add_generation_prompt=True)

@@ -9,6 +9,7 @@ from transformers import pipeline
 
 from hf_any3d import GuidedAdapterConfig, PointCloudProcessor, read_point_cloud
 from hf_any3d.data.blocks import split_into_blocks
+from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.pipelines import PointCloudSegmentationPipeline, point_cloud_segmentation
 from hf_any3d.visualization.web_page import label_colors
 from tests.tiny_encoders import clouds, tiny_model, tiny_part_model, tiny_scene_model
@@ -205,3 +206,20 @@ def test_models_of_other_tasks_are_refused(tmp_path):
         with pytest.raises(ValueError, match=f"{name}: holds a {held}, which pipeline"):
             pipeline(task, model=str(tmp_path / name))
     assert pipeline("point-cloud-feature-extraction", model=str(tmp_path / "scene"))(clouds(1)[0])["pooled"].any()
+
+
+@pytest.mark.parametrize("up_axis", ["x", "z"])
+@pytest.mark.parametrize("streams", [False, True], ids=["one cloud", "several"])
+def test_blocks_of_a_cloud_with_another_up_axis_are_those_of_the_turned_cloud(scenes, up_axis, streams):
+    segment, _ = scenes
+    # Longer than a block in all directions, and different in each.
+    cloud = (np.random.default_rng(3).uniform(size=(400, 3)) * [5, 3, 4]).astype(np.float32)
+    turned = turn_up_axis(cloud, up_axis, segment.feature_extractor.up_axis)
+    found, expected = (
+        segment([points, points], up_axis=axis)[0] if streams else segment(points, up_axis=axis)
+        for points, axis in ((cloud, up_axis), (turned, None))
+    )
+    assert len(np.unique(expected["labels"])) > 1
+    assert np.array_equal(found["labels"], expected["labels"])
+    np.testing.assert_allclose(found["scores"], expected["scores"], rtol=1e-6)
+    assert np.array_equal(found["points"], cloud)

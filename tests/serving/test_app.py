@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import read_point_cloud
+from hf_any3d.data.point_arrays import turn_up_axis
 from tests.serving.conftest import CLASSIFY, LIMITS, SEGMENT, ZERO_SHOT, files, held, ply
 
 MESH = b"OFF\n4 2 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n3 0 1 3\n"
@@ -236,3 +237,35 @@ def test_the_api_describes_itself(client):
     routes = service.get("/openapi.json").json()["paths"]
     body = routes["/v1/classify"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
     assert {"point_clouds", "top_k", "labels"} <= set(body) and "/v1/segment" not in routes
+
+
+@pytest.mark.parametrize(
+    ("task", "path", "settings"),
+    [
+        (CLASSIFY, "/v1/classify", {}),
+        (CLASSIFY, "/v1/features", {}),
+        (ZERO_SHOT, "/v1/classify", {"labels": "chair, lamp"}),
+        (SEGMENT, "/v1/segment", {"category": "table", "scores": True}),
+        (SEGMENT, "/v1/features", {}),
+    ],
+)
+def test_clouds_with_another_up_axis_are_turned_on_every_route(client, task, path, settings):
+    service = client(task)
+    cloud = np.random.default_rng(0).normal(size=(60, 3)) * [1, 2, 3]
+    turned = turn_up_axis(cloud, "z", service.service.pipe.feature_extractor.up_axis)
+
+    def answer(points, **more):
+        response = service.post(path, json={"point_clouds": [{"points": points.tolist()}], **settings, **more})
+        assert response.status_code == 200, response.text
+        return response.json()["answers"][0]
+
+    def numbers(value):
+        if isinstance(value, dict):
+            return [number for name in sorted(value) for number in numbers(value[name])]
+        if isinstance(value, list):
+            return [number for one in value for number in numbers(one)]
+        return [value] if isinstance(value, float) else []
+
+    found, expected, plain = answer(cloud, up_axis="z"), answer(turned), answer(cloud)
+    assert numbers(found) == pytest.approx(numbers(expected), abs=1e-4)
+    assert numbers(plain) != pytest.approx(numbers(expected), abs=1e-4)

@@ -224,3 +224,20 @@ def test_a_client_that_leaves_ends_its_answer(client, stream):
     assert service.in_flight == 0
     (after,) = answer_conversations(service.pipe, [Conversation(service.pipe.processor.prompts([[HELLO]])[0], 1)])
     assert after.tokens == 1 and len(steps) < 300
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"messages": [{"role": "user", "content": "a \ud800"}]}, "which is no character of its own"),
+        ({"temperature": 1e-320}, "temperature: 1e-320; expected 0, which is greedy, or 0.01 to 2"),
+        ({"temperature": 0.009}, "temperature: 0.009; expected 0"),
+    ],
+)
+def test_what_would_fail_in_the_model_is_refused_before(client, change, message):
+    service = client(CHAT)
+    asked = {"model": "tiny", "max_tokens": 4, "messages": [{"role": "user", "content": "What is this?"}], **change}
+    answer = service.post(
+        "/v1/chat/completions", content=json.dumps(asked), headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 400 and message in answer.json()["error"]["message"]
