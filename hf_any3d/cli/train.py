@@ -72,7 +72,8 @@ def train(
         str | None,
         option(
             "Frozen text, vision or audio encoder, or a pretrained point transformer: directory or hub name; by "
-            "default sentence-transformers/all-MiniLM-L6-v2."
+            "default sentence-transformers/all-MiniLM-L6-v2, from the hub, its cache, or the package that "
+            "hf-any3d[offline] installs."
         ),
     ] = None,
     task: Annotated[
@@ -168,7 +169,9 @@ def _data_arguments(data: str | None, dataset: str | None) -> tuple[list[str], s
     if Path(data).suffix.lower() in _RECIPES:
         if not Path(data).is_file():
             raise FileNotFoundError(f"no file {data}{similar_path(Path(data))}")
-        return [data], ""
+        from hf_any3d.training.arguments import read_settings
+
+        return [data], str(read_settings(Path(data)).get("dataset_name", ""))
     found = find_dataset(data)
     if found.file is not None:
         return ["--train_file", str(found.file)], ""

@@ -4,13 +4,15 @@ import logging
 import os
 import sys
 import traceback
+import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import datasets
 import transformers
-from datasets import DatasetDict, concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from torch import nn
@@ -129,6 +131,14 @@ def claim_output(folder: Path) -> None:
     remove_temporaries(folder)
 
 
+FEW_CLOUDS = 50
+"""Validation clouds below which an accuracy says little."""
+
+
+def _largest_class(rows: Dataset) -> int:
+    return max(Counter(rows.with_format(None)["label"][:]).values(), default=0)
+
+
 def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
     """Load the splits of a program's arguments, with part of the training rows as validation split if there is none.
 
@@ -151,15 +161,24 @@ def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
     if "validation" not in splits and arguments.validation_fraction > 0:
         columns = splits["train"].column_names
         group_column = arguments.group_column or ("group" if "group" in columns else None)
-        splits = validation_split(
-            splits,
-            arguments.validation_fraction,
-            arguments.validation_seed,
-            group_column=group_column,
-            stratify="label" in columns,
-        )
-        origin = f"{arguments.validation_fraction:g} of the training split, seed {arguments.validation_seed}"
-        origin += f", complete groups of {group_column!r}" if group_column else ""
+        rows = len(splits["train"])
+        if group_column is None and "label" in columns and _largest_class(splits["train"]) < 2:
+            text = "one cloud a class: none is left for validation, and the weights of the last step are kept"
+            warnings.warn(text, UserWarning, stacklevel=2)
+        else:
+            splits = validation_split(
+                splits,
+                arguments.validation_fraction,
+                arguments.validation_seed,
+                group_column=group_column,
+                stratify="label" in columns,
+            )
+            taken = len(splits["validation"])
+            origin = f"{taken} of {rows} clouds of the training split, seed {arguments.validation_seed}"
+            origin += f", complete groups of {group_column!r}" if group_column else ""
+            if taken < FEW_CLOUDS:
+                text = f"validation accuracy rests on {taken} clouds: it changes in steps of {100 / taken:.0f} points"
+                warnings.warn(f"{text}, and is a rough estimate", UserWarning, stacklevel=2)
     if missing := [name for name in arguments.train_splits if name not in splits]:
         raise ValueError(f"--train_splits names {missing[0]!r}; there are {', '.join(map(str, splits))}")
     if len(arguments.train_splits) > 1:
@@ -220,6 +239,9 @@ def build_trainer(
     """
     if validation_rows is None:
         arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
+    if arguments.dataloader_drop_last and 0 < len(train_rows) < arguments.train_batch_size * arguments.world_size:
+        # All rows are one incomplete batch, without which there would be no step.
+        arguments.dataloader_drop_last = False
     return PointTrainer(
         model,
         arguments,

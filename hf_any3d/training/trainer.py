@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, TrainOutput, rotate_checkpoints
 
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.evaluation.segmentation import IGNORED
@@ -266,6 +266,25 @@ class PointTrainer(Trainer):
                 logger.warning("%s does not exist any more; the best weights are selected among later ones", own)
                 state.best_metric = state.best_global_step = None
         return trained
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Return whether the weights are the best so far; of equal ones, those with the lower loss.
+
+        With few validation clouds equal accuracies are the rule, and the first of them would be the least trained.
+        """
+        before, state = self.state.best_metric, self.state
+        is_better = super()._determine_best_metric(metrics, trial)
+        name = self.args.metric_for_best_model
+        if is_better or name is None or state.best_global_step is None:
+            return is_better
+        value, loss = metrics[name if name.startswith("eval_") else f"eval_{name}"], metrics.get("eval_loss")
+        best = [log for log in state.log_history if log.get("step") == state.best_global_step]
+        losses = [log["eval_loss"] for log in best if "eval_loss" in log]
+        if value != before or loss is None or not losses or loss >= losses[-1]:
+            return False
+        if self.args.save_strategy != SaveStrategy.NO:
+            state.best_global_step = state.global_step
+        return True
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.args.should_save:

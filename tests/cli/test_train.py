@@ -94,3 +94,53 @@ def test_datasets_of_labelled_points_are_segmented(monkeypatch):
 def test_wrong_options_are_one_line_before_the_data_are_loaded(words, text):
     code, out, err = run("train", "shapes", *words)
     assert code == 1 and out == "" and text in err and err.count("\n") == 1
+
+
+def write_clouds(folder, classes, each):
+    for label in range(classes):
+        (folder / f"class {label}").mkdir(parents=True)
+        for number in range(each):
+            points = np.random.default_rng(number).normal(size=(60, 3)) * [1, 1 + label, 1]
+            np.save(folder / f"class {label}" / f"{number}.npy", points.astype(np.float32))
+
+
+def test_one_scan_a_class_is_learned_without_validation(tmp_path):
+    write_clouds(tmp_path / "scans", 3, 1)
+    output = ("--output", tmp_path / "out", "--peft", "none", "--dataloader_drop_last", "true")
+    code, out, err = run("train", tmp_path / "scans", "--encoder", saved_encoder("bert"), *SMALL, *output)
+    assert code == 0, err
+    assert "one cloud a class: none is left for validation" in err
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["data"]["rows"] == {"train": 3}
+
+
+def test_the_report_says_on_how_many_clouds_an_accuracy_rests(tmp_path):
+    write_clouds(tmp_path / "scans", 3, 2)
+    output = ("--output", tmp_path / "out", "--peft", "none")
+    code, _, err = run("train", tmp_path / "scans", "--encoder", saved_encoder("bert"), *SMALL, *output)
+    assert code == 0 and "rests on 3 clouds: it changes in steps of 33 points" in err
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["data"]["validation"].startswith("3 of 6 clouds of the training split")
+
+
+def test_a_recipe_for_points_is_run_by_the_program_for_points(monkeypatch):
+    given = []
+    monkeypatch.setattr("hf_any3d.training.tasks.train_segmenter", lambda words: given.append(words) or 1 / 0)
+    monkeypatch.setattr("hf_any3d.training.tasks.train_classifier", lambda words: pytest.fail("classifies"))
+    run("train", "examples/recipes/rooms.yaml", "--max_steps", 1)
+    assert given[0][0] == "examples/recipes/rooms.yaml"
+
+
+def test_every_short_option_reaches_the_program(tmp_path, monkeypatch):
+    given = []
+
+    def stop(arguments):
+        given.extend(arguments)
+        raise ValueError("stopped")
+
+    monkeypatch.setattr("hf_any3d.training.tasks.train_classifier", stop)
+    values = {"learning-rate": 0.5, "epochs": 7, "batch-size": 3, "points": 99, "seed": 5, "output": tmp_path / "o"}
+    run("train", "shapes", *(word for name, value in values.items() for word in (f"--{name}", value)))
+    named = dict(zip(given, given[1:], strict=False))
+    expected = {"learning_rate": "0.5", "num_train_epochs": "7.0", "per_device_train_batch_size": "3"}
+    expected |= {"num_points": "99", "seed": "5", "output_dir": str(tmp_path / "o")}
+    assert {name: named[f"--{name}"] for name in expected} == expected

@@ -34,3 +34,30 @@ def test_evaluation_loss_is_plain_and_training_loss_smoothed(tmp_path):
     batch = {"points": clouds(6), "labels": torch.arange(6) % 3}
     trained = float(trainer.compute_loss(trainer.model.eval(), batch))
     assert trained == pytest.approx(smoothed, rel=1e-4)
+
+
+def test_of_equally_accurate_weights_those_with_the_lower_loss_are_kept(tmp_path):
+    rows = [{"points": cloud, "labels": number % 3} for number, cloud in enumerate(clouds(6))]
+    arguments = PointTrainingArguments(
+        tmp_path,
+        num_train_epochs=5,
+        per_device_train_batch_size=6,
+        save_total_limit=None,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = PointTrainer(tiny_model("bert"), arguments, train_dataset=rows, eval_dataset=rows)
+    # Accuracy and loss after each epoch: the best accuracy is reached three times.
+    measured = iter([(0.5, 1.0), (0.75, 0.9), (0.75, 0.4), (0.75, 0.6), (0.5, 0.1)])
+
+    def evaluate(*args, **kwargs):
+        accuracy, loss = next(measured)
+        metrics = {"eval_accuracy": accuracy, "eval_loss": loss}
+        trainer.log(metrics)
+        return metrics
+
+    trainer.evaluate = evaluate
+    trainer.train()
+    assert trainer.state.best_global_step == 3 and trainer.state.best_metric == 0.75
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-3")
