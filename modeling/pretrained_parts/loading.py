@@ -1,6 +1,7 @@
 """Arguments of `from_pretrained`, and checks of the loaded weights: missing, misshapen or not finite."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +30,8 @@ _NOT_SUPPORTED = {
 FLOATS = ("BF16", "F16", "F32", "F64")
 """Types of weights, by their names in safetensors."""
 _NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
+# What counts batches, or says which entries of a weight a PEFT method trains.
+_INTEGERS, _COUNTED = ("I32", "I64"), re.compile(r"num_batches_tracked$|_indices\b")
 WEIGHT_FILES = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
@@ -226,11 +229,11 @@ def refuse_other_types(place: str | os.PathLike, stored: Mapping[str, str], own:
     Raises:
         ValueError: Naming the first of these weights.
     """
-    counters = {name for name, tensor in own.items() if not tensor.is_floating_point()}
+    integers = {name for name, tensor in own.items() if not tensor.is_floating_point()}
     wrong = [
         f"{name} as {kind}"
         for name, kind in sorted(stored.items())
-        if kind not in FLOATS and name not in counters and not name.endswith(".num_batches_tracked")
+        if kind not in FLOATS and name not in integers and not (kind in _INTEGERS and _COUNTED.search(name))
     ]
     if wrong:
         raise ValueError(f"{place}: holds {listed(wrong)}; expected one of {', '.join(sorted(FLOATS))}")
