@@ -31,7 +31,7 @@ FLOATS = ("BF16", "F16", "F32", "F64")
 """Types of weights, by their names in safetensors."""
 _NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
 # What counts batches, or says which entries of a weight a PEFT method trains.
-_INTEGERS, _COUNTED = ("I32", "I64"), re.compile(r"num_batches_tracked$|_indices\b")
+_INTEGERS, _COUNTED = ("I32", "I64"), re.compile(r"num_batches_tracked$|_indices\b|\bfrod_s_")
 WEIGHT_FILES = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
