@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers.utils import CONFIG_NAME, cached_file
-from transformers.utils.hub import extract_commit_hash
+from transformers.utils import CONFIG_NAME
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from hf_any3d.modeling.pretrained_parts.sources import file_digest
 from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
@@ -64,7 +64,7 @@ def pipeline_identity(pipe: Any) -> str:
         "weights": tensors_checksum({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}),
     }
     for name in ("processor", "feature_extractor", "tokenizer"):
-        prepared = getattr(pipe, name, None)
+        prepared: Any = getattr(pipe, name, None)
         parts[name] = prepared.to_dict() if hasattr(prepared, "to_dict") else repr(prepared)
     text = json.dumps(parts, sort_keys=True, default=str)
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
