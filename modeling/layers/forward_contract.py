@@ -1,6 +1,7 @@
 """Helpers for forward passes that follow the conventions of transformers.
 
-- `honours_contract` wraps `forward`: unknown keywords raise a TypeError, `return_dict` is honoured.
+- `honours_contract` wraps `forward`: unknown keywords raise a TypeError, `return_dict` is honoured, and so are
+  hidden states of chosen layers.
   `rejects_unknown_keywords` wraps one that is inherited from transformers.
 - `requested_outputs` resolves `output_hidden_states` and `output_attentions` from the call and the config.
 - `AttentionRecorder` collects the attention weights of layers that return hidden states only.
@@ -127,13 +128,17 @@ TRANSFORMERS_KEYWORDS = frozenset(TransformersKwargs.__annotations__)
 
 
 def honours_contract(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap `forward` of a model: refuse unknown keywords, and honour `return_dict` of the call and of the config.
+    """Wrap `forward` of a model: refuse unknown keywords, and honour `return_dict` and chosen hidden states.
+
+    `output_hidden_states` may be the index of one layer's states or a list of indices, negative ones from the end;
+    the others are then None, as in transformers. Both are read from the call, else from the config.
 
     A keyword that is None counts as not given: PEFT passes `attention_mask=None` and the like to every model. A
     `forward` with `**kwargs` checks them itself, see `check_keywords`.
 
     Raises:
         TypeError: For a keyword that `forward` does not have; the message lists the supported ones.
+        ValueError: For hidden states that are no indices of this model's.
     """
     parameters = inspect.signature(forward).parameters
     known = frozenset(parameters) - {"self"}
@@ -144,12 +149,34 @@ def honours_contract(forward: Callable[..., Any]) -> Callable[..., Any]:
         return_dict = kwargs.pop("return_dict", None)
         if return_dict is None:
             return_dict = self.config.return_dict
+        # The model computes all of them, so that what it calls inside need not know of indices.
+        chosen = kwargs.get("output_hidden_states")
+        if chosen is None and (takes_any or "output_hidden_states" in known):
+            chosen = self.config.output_hidden_states
+        if choosing := chosen is not None and not isinstance(chosen, bool):
+            kwargs["output_hidden_states"] = True
         if not takes_any:
             kwargs = check_keywords(type(self).__name__, kwargs, known)
         output = forward(self, *args, **kwargs)
+        if choosing and output.get("hidden_states") is not None:
+            output["hidden_states"] = _chosen_states(output["hidden_states"], chosen)
         return output if return_dict or isinstance(output, tuple) else output.to_tuple()
 
     return wrapper
+
+
+def _chosen_states(states: tuple[torch.Tensor, ...], chosen: Any) -> tuple[torch.Tensor | None, ...]:
+    indices = [chosen] if isinstance(chosen, int) else chosen
+    count = len(states)
+    if not isinstance(indices, list | tuple) or not all(
+        isinstance(index, int) and not isinstance(index, bool) and -count <= index < count for index in indices
+    ):
+        raise ValueError(
+            f"output_hidden_states={chosen!r}; expected True, False, an index or a list of indices between {-count} "
+            f"and {count - 1}"
+        )
+    kept = {index % count for index in indices}
+    return tuple(state if index in kept else None for index, state in enumerate(states))
 
 
 def rejects_unknown_keywords(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -217,7 +244,7 @@ def requested_outputs(
     hidden_states = bool(config.output_hidden_states) if output_hidden_states is None else output_hidden_states
     attentions = config.output_attentions if output_attentions is None else output_attentions
     if not isinstance(hidden_states, bool):
-        raise ValueError(f"output_hidden_states={hidden_states!r}; expected True or False, for all or none")
+        raise ValueError(f"output_hidden_states={hidden_states!r}; expected it as a keyword, or True or False")
     if attentions and attention != "eager":
         raise ValueError(
             f"output_attentions=True with attn_implementation={attention!r}, which returns no attention weights; "

@@ -16,6 +16,7 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.integrations.neftune import activate_neftune
 from transformers.utils import ModelOutput
 
+from hf_any3d import ActModel
 from tests.common.built import (
     answer,
     built,
@@ -137,6 +138,29 @@ def test_hidden_states_are_the_inputs_and_outputs_of_layers(case):
     by_config = model(**case.batch()).hidden_states
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(by_config, output.hidden_states, strict=True))
     assert model(**case.batch(), output_hidden_states=False).get("hidden_states") is None
+
+
+@over_cases
+@torch.no_grad()
+def test_hidden_states_of_chosen_layers(case):
+    model = fresh(case)
+    states = model(**case.batch(), output_hidden_states=True).hidden_states
+    last = len(states) - 1
+    for asked, expected in (([0, -1], {0, last}), ([last], {last}), (-1, {last})):
+        output = model(**case.batch(), output_hidden_states=asked)
+        assert len(output.hidden_states) == len(states)
+        for index, (chosen, state) in enumerate(zip(output.hidden_states, states, strict=True)):
+            assert torch.equal(chosen, state) if index in expected else chosen is None
+        assert torch.equal(case.answer_of(output), expected_of(case))
+    model.config.output_hidden_states = [0]
+    assert [state is not None for state in model(**case.batch()).hidden_states] == [True] + last * [False]
+
+
+@pytest.mark.parametrize("wrong", [9, "all", [0.5], [True]])
+def test_hidden_states_that_no_layer_has_are_refused(wrong):
+    case = case_of(ActModel)
+    with pytest.raises(ValueError, match="output_hidden_states=.*an index or a list of indices between -4 and 3"):
+        fresh(case)(**case.batch(), output_hidden_states=wrong)
 
 
 def _depth(model: PreTrainedModel) -> int:
