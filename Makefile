@@ -25,7 +25,7 @@ TOOL_TESTS := $(addprefix tests/,fuzz faults scale test_mutation.py test_packagi
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := conversions docs examples hf_any3d modeling studies tests
+SOURCES := conversions docs examples hf_any3d hf_any3d_command.py modeling studies tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help

@@ -172,8 +172,5 @@ def __dir__() -> list[str]:
 
 # Registering loads torch, transformers and PEFT, which takes seconds; the command line answers --help without them,
 # and its commands register when they turn to models.
-_program = _Path(sys.argv[0] if sys.argv else "").stem
-# While Python looks for the module of `python -m hf_any3d`, the program is "-m".
-_is_command = _program == "hf-any3d" or (_program == "-m" and "hf_any3d" in sys.orig_argv)
-if not _is_command:
+if "hf_any3d_command" not in sys.modules:
     importlib.import_module(f"{__name__}.registration").register()

@@ -90,8 +90,14 @@ def read_json(path: Path) -> Any | None:
     """Read JSON; None if the file does not exist or is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; empty if the file does not exist, is damaged or holds something else."""
+    read = read_json(path)
+    return read if isinstance(read, dict) else {}
 
 
 def remove_abandoned(path: Path) -> None:

@@ -63,6 +63,6 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; the console script `hf-any3d` calls this."""
+    """Run the command line; the program `hf-any3d` calls this."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
     app(prog_name="hf-any3d")

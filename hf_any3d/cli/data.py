@@ -225,13 +225,11 @@ def check(
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         import hashlib
 
-        from hf_any3d.data.catalog.folder import check_usable
-
         rows = []
         for cloud in clouds:
             points = cloud.data.points
             try:
-                check_usable(cloud.data)
+                cloud.data.check_usable()
             except ValueError as error:
                 rows.append({"error": f"{cloud.name}: {error}"})
                 continue

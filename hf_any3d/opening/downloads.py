@@ -29,7 +29,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from hf_any3d.atomic_files import read_json, temporary_path, write_json
+from hf_any3d.atomic_files import read_json_object, temporary_path, write_json
 from hf_any3d.modeling.pretrained_parts.sources import file_digest
 from hf_any3d.modeling.published import BorrowedPart, PublishedFile
 
@@ -66,10 +66,9 @@ def find_version(
     def entry(of: str) -> Path:
         return folder / "revisions" / quote(of, safe="") / f"{size or 'model'}.json"
 
-    known = read_json(entry(revision))
-    cached = None
-    if isinstance(known, dict) and {"commit", "checksum"} <= known.keys():
-        cached = Version(known["commit"], known["checksum"])
+    known = read_json_object(entry(revision))
+    commit, checksum = (str(known.get(field)) for field in ("commit", "checksum"))
+    cached = Version(commit, checksum) if _COMMIT.fullmatch(commit) and _CHECKSUM.fullmatch(checksum) else None
     if cached is not None and cached.commit == revision:  # nothing that could have changed
         return cached
     if constants.HF_HUB_OFFLINE or hub.get("local_files_only"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hf_any3d.atomic_files import read_json, write_json
+from hf_any3d.atomic_files import read_json_object, write_json
 from hf_any3d.messages import print_line
 from hf_any3d.modeling.published import System
 
@@ -28,7 +28,7 @@ def check_license(subject: str, system: System, folder: Path, accept: bool) -> N
     if not system.non_commercial:
         return
     file = folder / "license.json"
-    known = read_json(file) or {}
+    known = read_json_object(file)
     if accept and not known.get("accepted"):
         write_json(file, {**known, "accepted": system.weights_license})
     named = {word.strip() for word in os.environ.get(ACCEPT, "").split(",")}
@@ -42,7 +42,7 @@ def check_license(subject: str, system: System, folder: Path, accept: bool) -> N
 def show_license(subject: str, system: System, folder: Path) -> None:
     """Print the licences when a repository is opened for the first time on this machine."""
     file = folder / "license.json"
-    known = read_json(file) or {}
+    known = read_json_object(file)
     if known.get("shown") != system.weights_license:
         print_line(f"{subject}: {license_text(system)}", is_error=True)
         write_json(file, {**known, "shown": system.weights_license})

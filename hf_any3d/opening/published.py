@@ -7,13 +7,15 @@ Converted models are kept in a cache:
     local/<checksum>/                                   the same, of files given by their paths
     <owner>--<name>/license.json                        that the licence was shown and, if necessary, accepted
 
-so that a file is converted once, whatever revision it comes from, and models open without a network afterwards.
+so that a file is converted once, whatever revision it comes from, and models open without a network afterwards. A
+converted model with files that are not as they were written is converted again.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -29,7 +31,7 @@ from huggingface_hub.utils import WeakFileLock
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
-from hf_any3d.atomic_files import remove_abandoned, temporary_path, write_json, write_text
+from hf_any3d.atomic_files import read_json_object, remove_abandoned, temporary_path, write_json, write_text
 from hf_any3d.conversions.programs import recognize
 from hf_any3d.model_card.saving import FILE as CARD, sign_card
 from hf_any3d.modeling.hub_names import similar_path
@@ -47,8 +49,12 @@ from hf_any3d.modeling.published import (
 from hf_any3d.opening.downloads import borrowed_part, download, fetch_part, find_version
 from hf_any3d.opening.licences import check_license, license_text, show_license
 
+logger = logging.getLogger(__name__)
+
 # Of the converted directories; a change of what conversions write makes another folder.
 _LAYOUT = "v1"
+CHECKSUMS = "checksums.json"
+"""File of a converted model with the SHA-256 of each other file that it is opened from."""
 # Name and revision -> directory: a load asks for a dozen files of the same one.
 _OPENED: dict[tuple[str, str | None], Path] = {}
 
@@ -183,7 +189,7 @@ def _from_hub(
         # A head or another part may change while the file does not.
         of_parts = f"-{version.commit[:12]}" if file.parts else ""
         directory = folder / f"{version.checksum}{of_parts}-{_LAYOUT}{_title(size)}"
-        if not directory.is_dir():
+        if not _is_whole(directory):
             hub_cache = None if cache_dir is None else Path(cache_dir) / "hub"
             fetch = partial(download, commit=version.commit, cache_dir=hub_cache, hub=hub)
             original = fetch(repository, file.path, checksum=version.checksum)
@@ -217,7 +223,7 @@ def _from_file(path: Path, size: str | None, accept_license: bool, cache_dir: st
     with _exclusively(folder):
         check_license(system.title, system, folder / system.title, accept_license)
         directory = folder / f"{file_digest(path)}-{_LAYOUT}"
-        if not directory.is_dir():
+        if not _is_whole(directory):
             _convert(path, directory, system, None, None, {"file": path.name}, {})
         if size is not None and published is not None:
             _check_config(path, directory, published, size)
@@ -256,6 +262,8 @@ def _convert(
         if published is not None:
             _check_config(original, unfinished / title, published, size)
         _record(unfinished / title, system, {**record, "sha256": file_digest(original)})
+        write_json(unfinished / title / CHECKSUMS, _checksums(unfinished / title))
+        shutil.rmtree(directory, ignore_errors=True)  # a damaged one
         os.replace(unfinished / title, directory)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -295,6 +303,24 @@ def _record(directory: Path, system: System, source: Mapping[str, Any]) -> None:
 
 
 # The cache.
+
+
+def _checksums(directory: Path) -> dict[str, str]:
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name not in (CARD, CHECKSUMS))
+    return {path.relative_to(directory).as_posix(): file_digest(path) for path in files}
+
+
+def _is_whole(directory: Path) -> bool:
+    """Return whether there is a converted model whose files are as they were written."""
+    if not directory.is_dir():
+        return False
+    if not (directory / CHECKSUMS).exists():  # converted by an earlier version
+        return True
+    known, found = read_json_object(directory / CHECKSUMS), _checksums(directory)
+    damaged = [name for name in known if found.get(name) != known[name]] if known else [CHECKSUMS]
+    if damaged:
+        logger.warning("%s: %s is damaged; the published file is converted again", directory, damaged[0])
+    return not damaged
 
 
 def _cache(cache_dir: str | os.PathLike | None) -> Path:

@@ -278,9 +278,8 @@ class PointTrainer(Trainer):
         if is_better or name is None or state.best_global_step is None:
             return is_better
         value, loss = metrics[name if name.startswith("eval_") else f"eval_{name}"], metrics.get("eval_loss")
-        best = [log for log in state.log_history if log.get("step") == state.best_global_step]
-        losses = [log["eval_loss"] for log in best if "eval_loss" in log]
-        if value != before or loss is None or not losses or loss >= losses[-1]:
+        losses = [log.get("eval_loss") for log in state.log_history if log["step"] == state.best_global_step]
+        if value != before or loss is None or not any(loss < other for other in losses if other is not None):
             return False
         if self.args.save_strategy != SaveStrategy.NO:
             state.best_global_step = state.global_step

@@ -259,6 +259,41 @@ def test_a_damaged_download_is_refused_by_its_checksum(hub, published_files):
     no_leftovers()
 
 
+@pytest.mark.parametrize("harm", ["flipped", "truncated", "gone", "config", "list"])
+def test_a_damaged_converted_model_is_converted_again(published_files, harm, caplog):
+    directory = published_directory(NAME)
+    expected = load_file(directory / "model.safetensors")
+    file = directory / {"config": "config.json", "list": "checksums.json"}.get(harm, "model.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 0x55
+    if harm == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(content[: len(content) // 2] if harm in ("truncated", "list") else content)
+    _OPENED.clear()
+    caplog.clear()
+    model = open_published(NAME)
+    assert [line for line in caplog.messages if f"{file.name} is damaged; the published file is converted" in line]
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items() if name in expected)
+    caplog.clear()
+    _OPENED.clear()
+    open_published(NAME)
+    assert not [line for line in caplog.messages if "damaged" in line]
+
+
+@pytest.mark.parametrize("content", ["[]", "{", 200_000 * "[", '{"commit": 5, "checksum": ["a"]}'])
+def test_a_damaged_record_of_a_revision_is_asked_for_again(published_files, content, monkeypatch):
+    published_directory(NAME)
+    (record,) = Path(constants.HF_HOME, "hf_any3d", "published", NAME.replace("/", "--")).glob("revisions/main/*")
+    before = record.read_text()
+    record.write_text(content)
+    with monkeypatch.context() as offline, pytest.raises(OSError, match="was never opened on this machine"):
+        offline.setattr(constants, "HF_HUB_OFFLINE", True)
+        published_directory(NAME)
+    published_directory(NAME)
+    assert record.read_text() == before
+
+
 def test_a_file_with_an_unknown_tensor_is_refused(hub, published_files):
     content = openshape_flat("vitb32") | {"pc_encoder.gamma": torch.ones(1)}
     hub.commit(NAME, {"model.pt": stored(content)}, in_lfs=True)

@@ -35,7 +35,7 @@ from hf_any3d.data.catalog.folder_layout import (
 )
 from hf_any3d.data.feature import PointCloud
 from hf_any3d.data.file_conversion import CloudColumns
-from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors, read_point_cloud, supported_file_types
+from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud, supported_file_types
 
 
 def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
@@ -139,8 +139,6 @@ COMPANIONS = {".mtl", ".bin", ".png", ".jpg", ".jpeg", ".tga", ".txt", ".md", ".
 """Endings of files that come with models and are no clouds themselves; ignoring others logs a warning."""
 
 FILE = "file"
-LEAST_POINTS = 3
-"""Points that a cloud needs to have a shape; the processor takes no fewer."""
 _FILES_PER_SHARD = 8
 
 
@@ -291,7 +289,7 @@ def _rows(
                 with file_errors(path):
                     columns = converter.row(cloud)
                     if skip:
-                        check_usable(cloud)
+                        cloud.check_usable()
             except PointCloudError as error:
                 if not skip:
                     raise
@@ -302,16 +300,6 @@ def _rows(
     if none_read and is_whole_split:
         files = shards[0]
         raise ValueError(f"none of the {len(files)} files of a split could be read, the first is {files[0][1]}")
-
-
-def check_usable(cloud: PointCloudData) -> None:
-    """Check that a cloud has enough points for a model, which `on_error="skip"` leaves out otherwise.
-
-    Raises:
-        PointCloudError: It has not.
-    """
-    if len(cloud) < LEAST_POINTS and not cloud.is_mesh:
-        raise PointCloudError(f"{len(cloud)} point{'s' * (len(cloud) != 1)}; expected at least {LEAST_POINTS}")
 
 
 def list_folder(

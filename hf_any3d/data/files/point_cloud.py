@@ -13,6 +13,8 @@ from hf_any3d.data.files.source import PointCloudError
 # float32 has 24 bits. If coordinates are this many times larger than the extent of the cloud (map projections, in
 # metres from the equator), too few bits are left for the shape, so a float64 offset is split off.
 _OFFSET_RATIO = 1000.0
+# What has a shape; the processor takes no fewer points.
+LEAST_POINTS = 3
 # Numbers of points with invalid coordinates that were left out; None while such points are errors.
 _LEFT_OUT: ContextVar[list[tuple[int, int]] | None] = ContextVar("left_out", default=None)
 
@@ -87,6 +89,15 @@ class PointCloudData:
     def is_mesh(self) -> bool:
         """True if the points are the vertices of at least one triangle."""
         return self.faces is not None and len(self.faces) > 0
+
+    def check_usable(self) -> None:
+        """Check that there are enough points for a model.
+
+        Raises:
+            PointCloudError: Fewer than 3, and no faces to draw others on.
+        """
+        if len(self) < LEAST_POINTS and not self.is_mesh:
+            raise PointCloudError(f"{len(self)} point{'s' * (len(self) != 1)}; expected at least {LEAST_POINTS}")
 
     def _leave_out_invalid(self, left_out: list[tuple[int, int]]) -> None:
         points = np.asarray(self.points)
