@@ -2,28 +2,17 @@
 
 Each system has a folder or file of its own: tables that rename its tensors, the sizes that their shapes imply, and
 `convert_…`, which writes the directory. `checkpoints.py` reads untrusted files, `renaming.py` applies tables,
-`saving.py` writes and `model_cards.py` describes the result. A new system is one such folder, a line in `_PUBLIC` and
+`saving.py` writes and `model_cards.py` describes the result. A new system is one such folder, a line here and
 a row of `PROGRAMS` in `programs.py`, by which `hf-any3d convert` recognizes its files.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hf_any3d.public_names import names_for_type_checkers
+
 if __name__ == "conversions":
     raise ImportError("this package is installed as hf_any3d.conversions; import it by that name")
-
-_PUBLIC = {
-    "convert_act": "act.convert",
-    "convert_any2point": "any2point.convert",
-    "convert_imagebind_audio": "imagebind_audio",
-    "convert_minigpt3d": "minigpt3d.convert",
-    "convert_minigpt3d_parts": "minigpt3d.convert",
-    "convert_openshape": "openshape.convert",
-    "convert_patchalign3d": "patchalign3d.convert",
-    "convert_ptv3": "point_transformer_v3.convert",
-    "convert_uni3d": "uni3d.convert",
-}
-__all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll] imported on use
 
 if TYPE_CHECKING:  # for editors and type checkers
     from hf_any3d.conversions.act.convert import convert_act as convert_act
@@ -37,6 +26,9 @@ if TYPE_CHECKING:  # for editors and type checkers
     from hf_any3d.conversions.patchalign3d.convert import convert_patchalign3d as convert_patchalign3d
     from hf_any3d.conversions.point_transformer_v3.convert import convert_ptv3 as convert_ptv3
     from hf_any3d.conversions.uni3d.convert import convert_uni3d as convert_uni3d
+
+_PUBLIC = names_for_type_checkers(__name__, __file__)
+__all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll] imported on use
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, set_stage, trained_names
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.registration import MODELS, register
+from hf_any3d.registry import check_model_type
 
 # Config fields with the number of tokens of a cloud.
 _TOKENS = ("num_query_tokens", "num_tokens", "num_groups")
@@ -37,9 +38,7 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
     """
     register()
     config = AutoConfig.from_pretrained(name_or_path, revision=revision)
-    if type(config) not in MODELS:
-        known = ", ".join(sorted(kind.model_type for kind in MODELS))
-        raise ValueError(f"{name_or_path}: model_type {config.model_type!r} is not of this package; expected {known}")
+    check_model_type(name_or_path, config.model_type)
     adapter = _adapter_config(name_or_path, revision)
     trained, total = _count(config, adapter)
     kind = (config.architectures or [type(config).__name__])[0]

@@ -1,9 +1,10 @@
-"""The tables of models, processors, pipelines and tasks, and their registration with transformers and datasets.
+"""Make the models, processors and pipelines of `hf_any3d.registry` known to transformers and datasets.
 
 Importing `hf_any3d` runs `register()`. PEFT methods register themselves in `hf_any3d.tuners`. What needs more than a
 registration is in `hf_any3d.patches`.
 """
 
+import importlib
 import itertools
 import os
 import sys
@@ -16,141 +17,55 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModel,
     AutoModelForCausalLM,
-    AutoModelForPreTraining,
     AutoProcessor,
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import auto, pipelines, tuners as _tuners  # noqa: F401  importing tuners registers our PEFT methods
-from hf_any3d.chat.processing import MiniGPT3DProcessor
-from hf_any3d.modeling import (
-    act,
-    any2point,
-    minigpt3d,
-    openshape,
-    patchalign3d,
-    point_transformer_v3,
-    pointnet,
-    uni3d,
-)
+from hf_any3d.modeling import minigpt3d
 from hf_any3d.modeling.card_info import set_card_writer
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.patches import apply_patches, when_imported
 from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.registry import FEATURES, MODEL_TYPES, TASKS, ModelType, check_model_type, task_of_class
 from hf_any3d.version import __version__
-from hf_any3d.voxel_processing import PointTransformerV3Processor
 
-# config: (base model, {auto class: models with a head}). Of several models the saved architecture decides.
-MODELS = {
-    act.ActConfig: (
-        act.ActModel,
+
+def _import(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(f"hf_any3d.{module}"), name)
+
+
+def _auto_class(task: str) -> Any:
+    name = TASKS[task].auto_class
+    return getattr(auto, name, None) or getattr(transformers, name)
+
+
+def _processor(kind: ModelType) -> Any:
+    module, _, name = kind.processor.rpartition(".")
+    return _import(module, name)
+
+
+# The classes that `hf_any3d.registry` names. Config: (base model, {auto class: models with a head}).
+MODELS: dict[Any, tuple[Any, dict[Any, tuple[Any, ...]]]] = {
+    _import(f"modeling.{kind.package}", kind.config): (
+        _import(f"modeling.{kind.package}", kind.base),
         {
-            auto.AutoModelForPointCloudClassification: (act.ActForPointCloudClassification,),
-            auto.AutoModelForPointCloudSegmentation: (act.ActForSemanticSegmentation, act.ActForPartSegmentation),
-            AutoModelForPreTraining: (act.ActForPreTraining,),
+            _auto_class(task): tuple(_import(f"modeling.{kind.package}", name) for name in names)
+            for task, names in kind.heads.items()
         },
-    ),
-    any2point.Any2PointConfig: (
-        any2point.Any2PointModel,
-        {
-            auto.AutoModelForPointCloudClassification: (any2point.Any2PointForPointCloudClassification,),
-            auto.AutoModelForPointCloudSegmentation: (
-                any2point.Any2PointForSemanticSegmentation,
-                any2point.Any2PointForPartSegmentation,
-            ),
-            auto.AutoModelForZeroShotPointCloudClassification: (
-                any2point.Any2PointForZeroShotPointCloudClassification,
-            ),
-        },
-    ),
-    any2point.PointTokenizerConfig: (
-        any2point.PointTokenizerModel,
-        {auto.AutoModelForPointCloudClassification: (any2point.PointTokenizerForPointCloudClassification,)},
-    ),
-    minigpt3d.MiniGPT3DConfig: (
-        minigpt3d.MiniGPT3DForConditionalGeneration,
-        {auto.AutoModelForPointCloudTextToText: (minigpt3d.MiniGPT3DForConditionalGeneration,)},
-    ),
-    act.ActAutoencoderConfig: (act.ActAutoencoder, {auto.AutoModelForPointCloudReconstruction: (act.ActAutoencoder,)}),
-    pointnet.PointNetConfig: (
-        pointnet.PointNetModel,
-        {auto.AutoModelForPointCloudClassification: (pointnet.PointNetForPointCloudClassification,)},
-    ),
-    pointnet.PointNet2Config: (
-        pointnet.PointNet2Model,
-        {auto.AutoModelForPointCloudClassification: (pointnet.PointNet2ForPointCloudClassification,)},
-    ),
-    openshape.OpenShapeConfig: (
-        openshape.OpenShapeModel,
-        {
-            auto.AutoModelForPointCloudClassification: (openshape.OpenShapeForPointCloudClassification,),
-            auto.AutoModelForPointCloudSegmentation: (openshape.OpenShapeForPointCloudSegmentation,),
-            auto.AutoModelForZeroShotPointCloudClassification: (
-                openshape.OpenShapeForZeroShotPointCloudClassification,
-            ),
-        },
-    ),
-    patchalign3d.PatchAlign3DConfig: (
-        patchalign3d.PatchAlign3DModel,
-        {
-            auto.AutoModelForPointCloudClassification: (patchalign3d.PatchAlign3DForPointCloudClassification,),
-            auto.AutoModelForPointCloudSegmentation: (patchalign3d.PatchAlign3DForPointCloudSegmentation,),
-            auto.AutoModelForZeroShotPointCloudSegmentation: (
-                patchalign3d.PatchAlign3DForZeroShotPointCloudSegmentation,
-            ),
-            AutoModelForPreTraining: (patchalign3d.PatchAlign3DForPreTraining,),
-        },
-    ),
-    point_transformer_v3.PointTransformerV3Config: (
-        point_transformer_v3.PointTransformerV3Model,
-        {
-            auto.AutoModelForPointCloudClassification: (
-                point_transformer_v3.PointTransformerV3ForPointCloudClassification,
-            ),
-            auto.AutoModelForPointCloudSegmentation: (
-                point_transformer_v3.PointTransformerV3ForPointCloudSegmentation,
-            ),
-        },
-    ),
-    uni3d.Uni3DConfig: (
-        uni3d.Uni3DModel,
-        {
-            auto.AutoModelForPointCloudClassification: (uni3d.Uni3DForPointCloudClassification,),
-            auto.AutoModelForPointCloudSegmentation: (uni3d.Uni3DForPointCloudSegmentation,),
-            auto.AutoModelForZeroShotPointCloudClassification: (uni3d.Uni3DForZeroShotPointCloudClassification,),
-        },
-    ),
+    )
+    for kind in MODEL_TYPES.values()
+}
+# Config: processor.
+PROCESSORS = {_import(f"modeling.{kind.package}", kind.config): _processor(kind) for kind in MODEL_TYPES.values()}
+# Task: (pipeline, auto class).
+PIPELINES = {
+    name: (getattr(pipelines, task.pipeline), _auto_class(name)) for name, task in TASKS.items() if task.pipeline
 }
 # Encoders that transformers lacks.
 ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
 # Language models that transformers lacks: config, body, body with a language modeling head.
 LANGUAGE_MODELS = ((minigpt3d.NormedPhiConfig, minigpt3d.NormedPhiModel, minigpt3d.NormedPhiForCausalLM),)
-# Processors of models that take more than points; all others have a PointCloudProcessor.
-PROCESSORS = {
-    minigpt3d.MiniGPT3DConfig: MiniGPT3DProcessor,
-    point_transformer_v3.PointTransformerV3Config: PointTransformerV3Processor,
-}
-PIPELINES = {
-    "point-cloud-classification": (
-        pipelines.PointCloudClassificationPipeline,
-        auto.AutoModelForPointCloudClassification,
-    ),
-    "point-cloud-feature-extraction": (pipelines.PointCloudFeatureExtractionPipeline, AutoModel),
-    "point-cloud-reconstruction": (
-        pipelines.PointCloudReconstructionPipeline,
-        auto.AutoModelForPointCloudReconstruction,
-    ),
-    "point-cloud-segmentation": (pipelines.PointCloudSegmentationPipeline, auto.AutoModelForPointCloudSegmentation),
-    "point-cloud-text-to-text": (pipelines.PointCloudTextToTextPipeline, auto.AutoModelForPointCloudTextToText),
-    "zero-shot-point-cloud-classification": (
-        pipelines.ZeroShotPointCloudClassificationPipeline,
-        auto.AutoModelForZeroShotPointCloudClassification,
-    ),
-    "zero-shot-point-cloud-segmentation": (
-        pipelines.ZeroShotPointCloudSegmentationPipeline,
-        auto.AutoModelForZeroShotPointCloudSegmentation,
-    ),
-}
 
 
 def register() -> None:
@@ -167,12 +82,13 @@ def register() -> None:
     for config, (base, heads) in MODELS.items():
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, base, exist_ok=True)
-        processor = PROCESSORS.get(config, PointCloudProcessor)
+        processor = PROCESSORS[config]
         extractor = processor if issubclass(processor, PointCloudProcessor) else PointCloudProcessor
         AutoFeatureExtractor.register(config, extractor, exist_ok=True)
         AutoProcessor.register(config, processor, exist_ok=True)
         for auto_class, models in heads.items():
-            auto_class.register(config, models if len(models) > 1 else models[0], exist_ok=True)
+            only = next(iter(models)) if len(models) == 1 else None
+            auto_class.register(config, only or models, exist_ok=True)
     for task, (pipeline, auto_class) in PIPELINES.items():
         # Pipelines and saved repositories look auto classes up by name in transformers, of which there can be two
         # module objects: importing peft replaces the one that was there before.
@@ -220,12 +136,6 @@ def task_of(model: str, revision: str | None = None) -> str:
     """
     register()
     config = AutoConfig.from_pretrained(model, revision=revision)
-    if type(config) not in MODELS:
-        known = ", ".join(sorted(kind.model_type for kind in MODELS))
-        raise ValueError(f"{model}: model_type {config.model_type!r} is not of this package; expected {known}")
-    saved = (config.architectures or [""])[0]
-    for auto_class, models in MODELS[type(config)][1].items():
-        if saved in {kind.__name__ for kind in models}:
-            own = (task for task, (_, opened_by) in PIPELINES.items() if opened_by is auto_class)
-            return next(own, "point-cloud-feature-extraction")
-    return "point-cloud-feature-extraction"
+    check_model_type(model, config.model_type)
+    task = task_of_class((config.architectures or [""])[0])
+    return task if task in PIPELINES else FEATURES

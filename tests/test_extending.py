@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# A training of one step.
+SMALL = ("--points", 4, "--batch-size", 2, "--max_steps", 1, "--use_cpu")
 
 
 class Copy:
@@ -23,10 +25,19 @@ class Copy:
         for name in ("hf_any3d", "modeling", "conversions"):
             # With its caches of compiled files.
             shutil.copytree(ROOT / name, folder / name, symlinks=True)
+        (folder / "examples").symlink_to(ROOT / "examples")  # hf_any3d/assets leads there
         programs = {name: add(folder) for name, add in ADDITIONS.items()}
         # The installation of the checkout would come first, where it is a finder.
         start = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in f'{f}{type(f)}'.lower()]\n"
         start += f"import hf_any3d; assert hf_any3d.__file__.startswith({str(folder)!r})\n"
+        start += """
+from typer.testing import CliRunner
+from hf_any3d.cli import app
+def command(*words):
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, f"{words}: {done.output}"
+    return done.stdout
+"""
         each = f"""
 import contextlib, io, json, traceback
 results = {{}}
@@ -34,7 +45,7 @@ for name, program in {programs!r}.items():
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
-            exec(program, {{"__name__": "__main__"}})
+            exec(program, {{"__name__": "__main__", "command": command}})
     except Exception:
         results[name] = [None, traceback.format_exc()]
     else:
@@ -82,12 +93,15 @@ def add_file_format(folder: Path) -> str:
         "def read(source):\n"
         "    return PointCloudData(np.frombuffer(source.data, '<f4').reshape(-1, 3))\n"
     )
-    add_line(folder / "hf_any3d/data/files/registry.py", "READERS = {", '    "corners": "corners",')
+    add_line(folder / "hf_any3d/registry.py", "FORMATS = {", '    "corners": "corners",')
     (folder / "cube.corners").write_bytes(bytes(range(24)) * 2)
     program = """
-import hf_any3d
+import hf_any3d, json
 print(len(hf_any3d.read_point_cloud("cube.corners")))
 print(tuple(hf_any3d.PointCloudProcessor(num_points=2)("cube.corners")["points"][0].shape))
+print(len(json.loads(command("predict", "cube.corners", "--json"))[0]["predictions"]))
+command("batch", "convert", "cube.corners", "--output", "ply")
+print(len(hf_any3d.read_point_cloud("ply/cube.corners.ply")))
 """
     return program
 
@@ -96,14 +110,36 @@ def add_dataset(folder: Path) -> str:
     (folder / "hf_any3d/data/catalog/dice.py").write_text(
         "from datasets import ClassLabel, Dataset, DatasetDict\n"
         "def load(data_dir=None, **options):\n"
-        "    rows = Dataset.from_dict({'points': [[[0.0, 0.0, n]] * 4 for n in range(6)], 'label': [0, 1] * 3})\n"
-        "    return DatasetDict(train=rows.cast_column('label', ClassLabel(names=['even', 'odd'])))\n"
+        "    points = [[[0.0, i, n] for i in range(4)] for n in range(6)]\n"
+        "    rows = Dataset.from_dict({'points': points, 'label': [0, 1] * 3})\n"
+        "    rows = rows.cast_column('label', ClassLabel(names=['even', 'odd']))\n"
+        "    return DatasetDict(train=rows, test=rows)\n"
     )
-    add_line(folder / "hf_any3d/data/catalog/__init__.py", "CATALOG: dict", '    "dice": "dice",')
-    program = (
-        "import hf_any3d; rows = hf_any3d.load_point_dataset('dice', split='train')\n"
-        "print(len(rows), rows[0]['points'].shape, rows.features['label'].names)"
+    (folder / "hf_any3d/data/catalog/halves.py").write_text(
+        "from datasets import ClassLabel, Dataset, DatasetDict, List\n"
+        "def load(data_dir=None, **options):\n"
+        "    points = [[[0.0, 0.1 * i, (-1.0) ** i * n] for i in range(8)] for n in range(1, 7)]\n"
+        "    rows = Dataset.from_dict({'points': points, 'labels': [[0, 1] * 4] * 6})\n"
+        "    rows = rows.cast_column('labels', List(ClassLabel(names=['up', 'down'])))\n"
+        "    return DatasetDict(train=rows, test=rows)\n"
     )
+    registry = folder / "hf_any3d/registry.py"
+    add_line(registry, "DATASETS: dict", '    "dice": LABELED_CLOUDS,')
+    add_line(registry, "DATASETS: dict", '    "halves": LABELED_POINTS,')
+    program = f"""
+import hf_any3d, json
+rows = hf_any3d.load_point_dataset('dice', split='train')
+print(len(rows), rows[0]['points'].shape, rows.features['label'].names)
+small = {SMALL!r}
+command("train", "dice", "--model_type", "pointnet", *small, "--output", "die")
+print(json.loads(command("info", "die", "--json"))["labels"])
+print(list(json.loads(command("evaluate", "die", "--dataset", "dice", "--json", "--cpu"))["metrics"]))
+size = json.dumps({{"num_groups": 4, "group_size": 2, "hidden_size": 12, "num_hidden_layers": 3,
+                   "num_attention_heads": 2, "segmentation_layers": [0, 1, 2]}})
+command("train", "halves", "--model_type", "act3d", "--model_config", size, *small, "--output", "half")
+print(json.loads(command("info", "half", "--json"))["class"])
+print(list(json.loads(command("evaluate", "half", "--dataset", "halves", "--json", "--cpu"))["metrics"]))
+"""
     return program
 
 
@@ -115,8 +151,10 @@ def add_encoder_family(folder: Path) -> str:
         "        positions=_grid(1), final_norm='layernorm', class_token=class_token)\n)\n",
         encoding="utf-8",
     )
-    program = """
-import hf_any3d, torch
+    program = (
+        f"SMALL = {SMALL!r}"
+        + """
+import hf_any3d, json, torch
 from transformers import AutoConfig, AutoModel, ViTConfig, ViTModel
 class OwnConfig(ViTConfig): model_type = "own_vit"
 class OwnModel(ViTModel): config_class = OwnConfig
@@ -125,7 +163,11 @@ sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 OwnModel(OwnConfig(image_size=32, patch_size=8, **sizes)).save_pretrained("own")
 model = hf_any3d.Any2PointModel.from_encoder_pretrained("own", num_tokens=16).eval()
 print(tuple(model(torch.rand(2, 64, 3)).pooler_output.shape))
+command("train", "shapes", "--encoder", "own", "--num_tokens", 4, "--tokenizer_neighbors", 4, "--max_train_samples", 8,
+        "--max_eval_samples", 4, "--peft", "scale_outputs", *SMALL, "--output", "own_shapes")
+print(json.loads(command("info", "own_shapes", "--json"))["adapter"])
 """
+    )
     return program
 
 
@@ -164,11 +206,10 @@ class {name}(Any2PointForPointCloudClassification):
     imported = folder / "modeling/any2point/__init__.py"
     add_line(imported, "modeling_any2point import (", f"    {name},")
     add_line(imported, "__all__ = [", f'    "{name}",')
-    replace(folder / "hf_any3d/__init__.py", 'PointTokenizerModel"', f'PointTokenizerModel {name}"')
-    one = "any2point.Any2PointForPointCloudClassification,"
-    replace(folder / "hf_any3d/registration.py", one, f"{one} any2point.{name}")
+    one = '"Any2PointForPointCloudClassification",'
+    replace(folder / "hf_any3d/registry.py", one, f'{one} "{name}"')
     program = f"""
-import hf_any3d, torch
+import hf_any3d, json, torch
 from transformers import ViTConfig, ViTModel, pipeline
 sizes = {{"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}}
 ViTModel(ViTConfig(image_size=32, patch_size=8, **sizes)).save_pretrained("vit")
@@ -180,6 +221,8 @@ assert "Estimates numbers" in open("numbers/README.md").read()
 opened = hf_any3d.AutoModelForPointCloudClassification.from_pretrained("numbers")
 estimate = pipeline("point-cloud-classification", model="numbers")
 print(type(opened).__name__, len(estimate(torch.rand(64, 3), top_k=None)))
+print(len(json.loads(command("predict", hf_any3d.example_file(), "--model", "numbers", "--json"))))
+print(json.loads(command("info", "numbers", "--json"))["class"])
 """
     return program
 
@@ -230,27 +273,109 @@ def add_model(folder: Path) -> str:
         "from hf_any3d.modeling.mean_point.configuration_mean_point import MeanPointConfig\n"
         f"from hf_any3d.modeling.mean_point.modeling_mean_point import {', '.join(names)}\n"
     )
-    public = f'    "modeling.mean_point": "MeanPointConfig {" ".join(names)}",'
-    add_line(folder / "hf_any3d/__init__.py", "_NAMES = {", public)
-    registration = folder / "hf_any3d/registration.py"
-    add_line(registration, "import set_card_writer", "from hf_any3d.modeling import mean_point")
-    heads = "{auto.AutoModelForPointCloudClassification: (mean_point.MeanPointForPointCloudClassification,)}"
-    add_line(registration, "MODELS = {", f"    mean_point.MeanPointConfig: (mean_point.MeanPointModel, {heads}),")
-    program = """
-import hf_any3d, torch
-from hf_any3d.model_facts import model_facts
-from hf_any3d.training.models import MODEL_TYPES
+    add_line(
+        folder / "hf_any3d/__init__.py", "# The classes of models", "    from hf_any3d.modeling.mean_point import *"
+    )
+    heads = '{"point-cloud-classification": ("MeanPointForPointCloudClassification",)}'
+    entry = f'    "mean_point": ModelType("mean_point", "MeanPointConfig", "MeanPointModel", {heads}),'
+    add_line(folder / "hf_any3d/registry.py", "MODEL_TYPES = {", entry)
+    add_conversion(folder)
+    program = f"""
+import hf_any3d, json, torch
 from transformers import AutoConfig, AutoModel, pipeline
 model = hf_any3d.AutoModelForPointCloudClassification.from_config(AutoConfig.for_model("mean_point"))
+assert isinstance(model, hf_any3d.MeanPointForPointCloudClassification)
 model.save_pretrained("mean")
 hf_any3d.PointCloudProcessor(num_points=4).save_pretrained("mean")
 assert "It reads the mean point." in open("mean/README.md").read()
 assert type(AutoModel.from_pretrained("mean")).__name__ == "MeanPointModel"
 assert len(pipeline("point-cloud-classification", model="mean")(torch.rand(4, 3), top_k=None)) == 2
-facts = model_facts("mean")
-print("mean_point" in MODEL_TYPES, facts["class"], facts["total parameters"], facts["tokens"])
+facts = json.loads(command("info", "mean", "--json"))
+print(facts["class"], facts["total parameters"], facts["tokens"])
+print(len(json.loads(command("predict", hf_any3d.example_file(), "--model", "mean", "--json"))))
+command("train", "dice", "--model_type", "mean_point", *{SMALL!r}, "--output", "mean_die")
+print(list(json.loads(command("evaluate", "mean_die", "--dataset", "dice", "--json", "--cpu"))["metrics"]))
+torch.save({{"mean.weight": torch.ones(8, 3), "mean.bias": torch.ones(8)}}, "mean.pth")
+command("convert", "mean.pth", "--output", "converted")
+print(AutoModel.from_pretrained("converted").linear.weight.sum().item())
 """
     return program
+
+
+def add_conversion(folder: Path) -> None:
+    own = folder / "conversions/mean_point"
+    own.mkdir()
+    (own / "__init__.py").write_text("")
+    (own / "convert.py").write_text(
+        "from hf_any3d.conversions.checkpoints import read_checkpoint\n"
+        "from hf_any3d.modeling.mean_point import MeanPointConfig, MeanPointModel\n"
+        "def convert_mean_point(checkpoint, output):\n"
+        "    state = read_checkpoint(checkpoint, ())\n"
+        "    model = MeanPointModel(MeanPointConfig())\n"
+        "    model.load_state_dict({name.replace('mean.', 'linear.'): state[name] for name in state})\n"
+        "    model.save_pretrained(output)\n"
+        "    return {'output': str(output)}\n"
+    )
+    names = "from hf_any3d.conversions.mean_point.convert import convert_mean_point as convert_mean_point"
+    add_line(folder / "conversions/__init__.py", "if TYPE_CHECKING", f"    {names}")
+    row = '    Program("Mean point", "convert_mean_point", _marked("mean[.]")),'
+    add_line(folder / "conversions/programs.py", "PROGRAMS = (", row)
+
+
+def add_peft_method(folder: Path) -> str:
+    own = folder / "hf_any3d/tuners/scale_outputs"
+    own.mkdir()
+    (own / "config.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type\n"
+        "SCALE_OUTPUTS = extend_peft_type('SCALE_OUTPUTS')\n"
+        "@dataclass\n"
+        "class ScaleOutputsConfig(EncoderLayersConfig):\n"
+        "    def __post_init__(self):\n"
+        "        super().__post_init__()\n"
+        "        self.peft_type = SCALE_OUTPUTS\n"
+    )
+    (own / "layer.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from hf_any3d.tuners.tuners_utils import WrappedModule\n"
+        "class ScaleOutputsLayer(WrappedModule):\n"
+        "    adapter_layer_names = ('scale_outputs_factor',)\n"
+        "    merge_error = 'it is no linear layer'\n"
+        "    def __init__(self, base_layer):\n"
+        "        super().__init__(base_layer)\n"
+        "        self.scale_outputs_factor = nn.ParameterDict()\n"
+        "    def update_layer(self, adapter_name, config):\n"
+        "        self.scale_outputs_factor[adapter_name] = nn.Parameter(torch.ones(1))\n"
+        "        self._move_adapter_to_device_of_base_layer(adapter_name)\n"
+        "        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)\n"
+        "    def forward(self, *args, **kwargs):\n"
+        "        output = self.base_layer(*args, **kwargs)\n"
+        "        for name in self._running_adapters():\n"
+        "            factor = self.scale_outputs_factor[name]\n"
+        "            scaled = output[0] if isinstance(output, tuple) else output\n"
+        "            output = (scaled * factor, *output[1:]) if isinstance(output, tuple) else scaled * factor\n"
+        "        return output\n"
+    )
+    (own / "model.py").write_text(
+        "from hf_any3d.tuners.scale_outputs.layer import ScaleOutputsLayer\n"
+        "from hf_any3d.tuners.tuners_utils import EncoderTuner\n"
+        "class ScaleOutputsModel(EncoderTuner):\n"
+        "    prefix = 'scale_outputs_'\n"
+        "    tuner_layer_cls = ScaleOutputsLayer\n"
+    )
+    (own / "__init__.py").write_text(
+        "from peft.utils import register_peft_method\n"
+        "from hf_any3d.tuners.scale_outputs.config import ScaleOutputsConfig\n"
+        "from hf_any3d.tuners.scale_outputs.model import ScaleOutputsModel\n"
+        "register_peft_method(name='scale_outputs', config_cls=ScaleOutputsConfig, model_cls=ScaleOutputsModel)\n"
+    )
+    line = "from hf_any3d.tuners.scale_outputs import ScaleOutputsConfig"
+    add_line(folder / "hf_any3d/tuners/__init__.py", "tuners.prompt_tokens import", line)
+    return """
+from hf_any3d.training.models import peft_methods
+print("scale_outputs" in peft_methods())
+"""
 
 
 ADDITIONS = {
@@ -259,25 +384,38 @@ ADDITIONS = {
     "encoder_family": add_encoder_family,
     "head": add_head,
     "model": add_model,
+    "peft_method": add_peft_method,
 }
 """Each adds something to a copy of the source and returns a program that uses it."""
 
 
 def test_a_file_format_is_a_file_and_a_line(copy):
-    assert copy.printed("file_format").split("\n")[:2] == ["4", "(2, 3)"]
+    assert copy.printed("file_format").split("\n")[:4] == ["4", "(2, 3)", "3", "4"]
 
 
 def test_a_dataset_is_a_file_and_a_line(copy):
-    assert copy.printed("dataset").strip() == "6 (4, 3) ['even', 'odd']"
+    assert copy.printed("dataset").split("\n")[:5] == [
+        "6 (4, 3) ['even', 'odd']",
+        "['even', 'odd']",
+        "['test']",
+        "ActForSemanticSegmentation",
+        "['test']",
+    ]
 
 
 def test_an_encoder_family_is_a_call(copy):
-    assert copy.printed("encoder_family").strip() == "(2, 72)"
+    assert copy.printed("encoder_family").split() == ["(2,", "72)", "scale_outputs"]
 
 
-def test_a_head_is_in_four_files(copy):
-    assert copy.printed("head").strip() == "Any2PointForPointCloudRegression 3"
+def test_a_head_is_in_three_files(copy):
+    name = "Any2PointForPointCloudRegression"
+    assert copy.printed("head").split("\n")[:3] == [f"{name} 3", "1", name]
 
 
-def test_a_model_is_its_folder_and_two_tables(copy):
-    assert copy.printed("model").strip() == "True MeanPointForPointCloudClassification 50 None"
+def test_a_model_is_its_folder_and_an_entry(copy):
+    name = "MeanPointForPointCloudClassification"
+    assert copy.printed("model").split("\n")[:4] == [f"{name} 50 None", "1", "['test']", "24.0"]
+
+
+def test_a_peft_method_is_a_folder_and_an_import(copy):
+    assert copy.printed("peft_method").strip() == "True"

@@ -1,4 +1,4 @@
-"""Packages that import their public names when these are first used list the same names for type checkers."""
+"""Packages that import their public names when these are first used."""
 
 import ast
 import importlib
@@ -6,27 +6,27 @@ from pathlib import Path
 
 import pytest
 
+from hf_any3d import registry
+
 PACKAGES = ("hf_any3d", "hf_any3d.conversions", "hf_any3d.data")
 
 
-def names_for_type_checkers(package) -> dict[str, str]:
-    """Name -> module below the package, of the imports under `if TYPE_CHECKING`."""
-    tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
-    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-    found = {}
-    for statement in block.body:
-        assert isinstance(statement, ast.ImportFrom)
-        for alias in statement.names:
-            assert alias.asname == alias.name, "type checkers take `x as x` for a public name"
-            found[alias.name] = statement.module.removeprefix(f"{package.__name__}.")
-    return found
-
-
 @pytest.mark.parametrize("name", PACKAGES)
-def test_type_checkers_see_the_names_that_are_there_at_run_time(name):
+def test_names_for_type_checkers_are_there_at_run_time(name):
     package = importlib.import_module(name)
-    assert names_for_type_checkers(package) == package._PUBLIC
-    for public in package.__all__:
-        assert getattr(package, public) is not None
+    assert len(package.__all__) > 5
+    for public, module in package._PUBLIC.items():
+        assert getattr(package, public) is getattr(importlib.import_module(f"{name}.{module}"), public)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = package.nothing
+
+
+def test_type_checkers_see_the_classes_of_every_model_type():
+    package = importlib.import_module("hf_any3d")
+    lines = ast.walk(ast.parse(Path(str(package.__file__)).read_text(encoding="utf-8")))
+    starred = {line.module for line in lines if isinstance(line, ast.ImportFrom) and line.names[0].name == "*"}
+    packages = {kind.package for kind in registry.MODEL_TYPES.values()}
+    assert starred == {f"hf_any3d.modeling.{name}" for name in packages}
+    for kind in registry.MODEL_TYPES.values():
+        module = importlib.import_module(f"hf_any3d.modeling.{kind.package}")
+        assert {kind.config, *kind.models()} <= set(module.__all__)

@@ -10,16 +10,11 @@ import torch
 
 from hf_any3d.conversions.checkpoints import check_finite
 from hf_any3d.conversions.renaming import as_linear, as_vector, check_owners, split_rows, stack
+from hf_any3d.data.catalog import modelnet40, scanobjectnn
 
 _Names = Mapping[str, str | tuple[str, ...]]
 MODEL = "any2point."
 BLOCK = r"(?:res)?blocks\.(?P<layer>\d+)\."
-SCANOBJECTNN_CLASSES = "bag bin box cabinet chair desk display door shelf table bed pillow sink sofa toilet".split()
-MODELNET40_CLASSES = (
-    "airplane bathtub bed bench bookshelf bottle bowl car chair cone cup curtain desk door dresser flower_pot "
-    "glass_box guitar keyboard lamp laptop mantel monitor night_stand person piano plant radio range_hood sink sofa "
-    "stairs stool table tent toilet tv_stand vase wardrobe xbox"
-).split()
 _CLIP = "encoder.layers.{layer}."
 _DINOV2 = "encoder.layer.{layer}."
 _IMAGEBIND = "layers.{layer}."
@@ -153,7 +148,7 @@ _IMAGEBIND_PLANE = {**_PLANE, "swapped_plane_shape": True, "plane_size": (192, 3
 _DINOV2_PLANE = {**_PLANE, "plane_size": (518, 518), "position_injection": "every_layer"}
 _SCAN = {
     **_RELEASED,
-    "id2label": dict(enumerate(SCANOBJECTNN_CLASSES)),
+    "id2label": dict(enumerate(scanobjectnn.DATASET.class_names)),
     "offset_normalization": "group_max",
     "offset_eps": 0.0,
     "pooling": ("max", "cls"),
@@ -162,7 +157,7 @@ _SCAN = {
 }
 _MODELNET = {
     **_RELEASED,
-    "id2label": dict(enumerate(MODELNET40_CLASSES)),
+    "id2label": dict(enumerate(modelnet40.CLASS_NAMES)),
     "offset_normalization": "batch_std",
     "offset_eps": 1e-5,
     "pooling": ("cls", "max"),

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from hf_any3d.data.catalog import CATALOG
 from hf_any3d.data.conversion import Licence, PublishedDataset
-from hf_any3d.data.files.registry import READERS
 from hf_any3d.modeling.encoders import composite_checkpoints, encoder_families, refused_encoders
 from hf_any3d.modeling.published import PUBLISHED, SIZE_MARK
+from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.registration import ENCODERS, MODELS, PIPELINES, PROCESSORS
+from hf_any3d.registry import DATASETS, FORMATS
 from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, EncoderTunerConfig
 
 DOCS = Path(__file__).resolve().parents[1]
@@ -103,7 +103,11 @@ def models_page() -> str:
         "Every model is also opened by its own class. `AutoModel` opens a model with a head as its base model,",
     ]
     lines += ["which the pipeline `point-cloud-feature-extraction` uses. Processors are `PointCloudProcessor`, and"]
-    lines += [f"`{PROCESSORS[config].__name__}` for `{config.model_type}`." for config in PROCESSORS]
+    lines += [
+        f"`{processor.__name__}` for `{config.model_type}`."
+        for config, processor in PROCESSORS.items()
+        if processor is not PointCloudProcessor
+    ]
     names = ", ".join(f"`{encoder.__name__}` (`{config.model_type}`)" for config, encoder in ENCODERS.items())
     lines += ["", f"Encoders that transformers lacks and this package adds: {names}.", "", "## Pipelines", ""]
     lines += markdown_table(
@@ -133,8 +137,8 @@ def licences_page() -> str:
     ]
     lines += ["counts: [published datasets](datasets.md).", ""]
     rows = []
-    for name, module in CATALOG.items():
-        described = importlib.import_module(f"hf_any3d.data.catalog.{module}")
+    for name in DATASETS:
+        described = importlib.import_module(f"hf_any3d.data.catalog.{name}")
         dataset: PublishedDataset | None = getattr(described, "DATASET", None)
         licence: Licence | None = dataset.licence if dataset else getattr(described, "LICENCE", None)
         terms = "yours"
@@ -154,13 +158,13 @@ def licences_page() -> str:
 def formats_page() -> str:
     """Return the page of file formats."""
     modules: dict[str, list[str]] = {}
-    for file_type, module in READERS.items():
+    for file_type, module in FORMATS.items():
         modules.setdefault(module, []).append(file_type)
     rows = []
     for module, file_types in modules.items():
         content = first_line(importlib.import_module(f"hf_any3d.data.files.{module}"))
         rows.append((", ".join(f"`.{name}`" for name in sorted(file_types)), content, f"`data/files/{module}.py`"))
-    lines = ["# File formats", "", _NOTE, "", f"{len(READERS)} file types, in lower or upper case:", ""]
+    lines = ["# File formats", "", _NOTE, "", f"{len(FORMATS)} file types, in lower or upper case:", ""]
     lines += markdown_table(("ending", "content", "read by"), sorted(rows))
     lines += [
         "",

@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 from hf_any3d.messages import model_errors, one_line, print_line
 from hf_any3d.modeling.hub_names import check_path
 from hf_any3d.modeling.published import find_published, is_published
+from hf_any3d.registry import MODEL_TYPES, TASKS, check_model_type, task_of_class
 
 # Exit code of a command that could not use some of its files.
 SOME_FAILED = 2
@@ -145,33 +146,6 @@ def status(text: str) -> Iterator[None]:
         timer.cancel()
 
 
-# Ending of the class of a saved model -> what it is, and the command for it.
-_KINDS = {
-    "ForZeroShotPointCloudClassification": ("a zero-shot classifier", "zero-shot"),
-    "ForZeroShotPointCloudSegmentation": ("a segmentation model for parts by name", "segment"),
-    "ForPointCloudClassification": ("a classifier", "predict"),
-    "ForPartSegmentation": ("a segmentation model", "segment"),
-    "ForPointCloudSegmentation": ("a segmentation model", "segment"),
-    "ForSemanticSegmentation": ("a segmentation model", "segment"),
-    "ForConditionalGeneration": ("a chat model", "chat"),
-    "Autoencoder": ("an autoencoder", "reconstruct"),
-    "ForPreTraining": ("a pretrained point encoder without a head", "features"),
-    "Model": ("a model without a head", "features"),
-}
-# The types of `hf_any3d.registration.MODELS`, which takes seconds to import.
-_OUR_TYPES = (
-    "act3d",
-    "act3d_autoencoder",
-    "any2point",
-    "minigpt3d",
-    "openshape",
-    "patchalign3d",
-    "point_tokenizer",
-    "point_transformer_v3",
-    "pointnet",
-    "pointnet2",
-    "uni3d",
-)
 _CONFIG = "config.json"
 
 
@@ -260,10 +234,10 @@ def _skip_hub_if_offline() -> None:
 
 def kind_of_model(config: dict[str, Any]) -> tuple[str, str] | None:
     """Return the kind of a model and the command for it, or None if its config names no model of this package."""
-    if config.get("model_type") not in _OUR_TYPES:
+    if config.get("model_type") not in MODEL_TYPES:
         return None
-    architecture = str((config.get("architectures") or [""])[0])
-    return next((kind for ending, kind in _KINDS.items() if architecture.endswith(ending)), None)
+    task = task_of_class(str((config.get("architectures") or [""])[0]))
+    return None if task is None else (TASKS[task].kind, TASKS[task].command)
 
 
 def check_model(name: str, *commands: str, revision: str | None = None) -> str:
@@ -281,9 +255,8 @@ def check_model(name: str, *commands: str, revision: str | None = None) -> str:
     kind = kind_of_model(config)
     if kind is not None and kind[1] not in commands:
         raise ValueError(f"{name}: this is {kind[0]}: hf-any3d {kind[1]}")
-    if kind is None and config.get("model_type") not in (None, *_OUR_TYPES):
-        known = ", ".join(_OUR_TYPES)
-        raise ValueError(f"{name}: model_type {config['model_type']!r} is not of this package; expected {known}")
+    if kind is None and config.get("model_type") is not None:
+        check_model_type(name, config["model_type"])
     return name
 
 

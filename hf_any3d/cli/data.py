@@ -30,6 +30,7 @@ from hf_any3d.cli.outputs import (
 )
 from hf_any3d.messages import print_json, print_line, printable
 from hf_any3d.modeling.hub_names import is_path_like, similar_path
+from hf_any3d.registry import DATASETS, LABELED_CLOUDS, LABELED_POINTS
 
 data = typer.Typer(rich_markup_mode="markdown", help="Prepare, describe and check data.", no_args_is_help=True)
 
@@ -65,6 +66,23 @@ class FoundDataset:
             return load_point_dataset("parquet", data_files={"train": str(self.file)}, **options)
         return load_point_dataset(self.name, data_dir=data_dir or self.folder, **options)
 
+    def labels(self) -> str | None:
+        """Return whether labels belong to clouds, points or texts; None for data on the hub."""
+        if self.name != "parquet":
+            return DATASETS.get(self.name)
+        import pyarrow.parquet
+        import pyarrow.types
+
+        assert self.file or self.folder
+        file = self.file or min(Path(self.folder or "").rglob("*.parquet"))
+        try:
+            columns = pyarrow.parquet.read_schema(file)
+        except pyarrow.ArrowInvalid as error:
+            raise ValueError(f"{file}: not Parquet ({error})") from None
+        place = columns.get_field_index("labels")
+        is_list = place >= 0 and pyarrow.types.is_nested(columns.field(place).type)
+        return LABELED_POINTS if is_list else LABELED_CLOUDS
+
 
 def find_dataset(name: str) -> FoundDataset:
     """Find out what a name of data is, without the hub.
@@ -81,15 +99,13 @@ def find_dataset(name: str) -> FoundDataset:
         if path.suffix.lower() != ".parquet":
             raise ValueError(f"{name}: a file of type {path.suffix!r}; expected a folder, a .parquet file or a name")
         return FoundDataset("parquet", file=path)
-    from hf_any3d.data.catalog import CATALOG
-
-    if name in CATALOG:
+    if name in DATASETS:
         return FoundDataset(name)
     if is_path_like(name, needs_owner=True):
-        similar = difflib.get_close_matches(name, CATALOG, n=1)
+        similar = difflib.get_close_matches(name, DATASETS, n=1)
         hint = similar_path(path) or (f"; did you mean {similar[0]}?" if similar else "")
         known = (
-            "" if hint or "/" in name else f"; datasets are {', '.join(sorted(CATALOG))}, and owner/name on the hub"
+            "" if hint or "/" in name else f"; datasets are {', '.join(sorted(DATASETS))}, and owner/name on the hub"
         )
         raise FileNotFoundError(f"no folder, file or dataset {name}{hint}{known}")
     return FoundDataset(name)
@@ -391,12 +407,10 @@ def _serve(inputs: Inputs) -> None:
 
 def _rows_of_dataset(what: list[str], split: str | None, data_dir: str | None) -> Any:
     """Return the rows of a split if the words name a dataset, else None."""
-    from hf_any3d.data.catalog import CATALOG
-
     name = what[0]
     path = Path(name)
     is_parquet = path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet")))
-    is_name = name in CATALOG or (name.count("/") == 1 and not Path(name.partition("/")[0]).exists())
+    is_name = name in DATASETS or (name.count("/") == 1 and not Path(name.partition("/")[0]).exists())
     if len(what) > 1 or not (is_parquet or (is_name and not path.exists() and not set("*?[") & set(name))):
         return None
     splits = _load(name, data_dir, None)

@@ -28,6 +28,7 @@ from hf_any3d.cli.common import (
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.outputs import DATA, check_output, csv_lines
 from hf_any3d.messages import model_errors, print_json, print_line
+from hf_any3d.registry import MODEL_TYPES
 
 if TYPE_CHECKING:
     from hf_any3d.evaluation import Judge
@@ -183,7 +184,8 @@ def _check_kind(model: str) -> tuple[str, str]:
     if command == "chat":
         raise ValueError(f"{model}: this is {kind}: hf-any3d evaluate minigpt3d {model}")
     if command == "features":
-        hint = f"; train one from it: hf-any3d train DATA --encoder {model}" * (config["model_type"] == "act3d")
+        starts = MODEL_TYPES[config["model_type"]].is_point_encoder
+        hint = f"; train one from it: hf-any3d train DATA --encoder {model}" if starts else ""
         raise ValueError(f"{model}: this is {kind}; expected a model with a head, whose answers have figures{hint}")
     return model, command
 

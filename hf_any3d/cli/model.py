@@ -27,23 +27,14 @@ from hf_any3d.cli.common import (
 from hf_any3d.cli.outputs import csv_lines
 from hf_any3d.messages import model_errors, print_json, print_line
 from hf_any3d.modeling.published import is_published
+from hf_any3d.registry import MODEL_TYPES, task_of_class
 
 # Files that define the facts about a model, and packages whose version may change how parameters are counted.
 _CONFIGS = ("config.json", "adapter_config.json", "preprocessor_config.json", "processor_config.json")
 _PACKAGES = ("hf-any3d", "transformers", "peft")
 _WEIGHTS = "model.safetensors"
-# Types whose weights are all in one file unless `parts` has entries other than the text tower, which is opened beside
-# the model; and fields with which predictions depend on the batch.
-_STORED_WHOLE = (
-    "act3d",
-    "openshape",
-    "uni3d",
-    "patchalign3d",
-    "point_transformer_v3",
-    "point_tokenizer",
-    "pointnet",
-    "pointnet2",
-)
+# A part that is opened beside the model; all other weights of types without pretrained parts are in one file. And
+# fields with which predictions depend on the batch.
 _BESIDE = "text_tower"
 _OF_THE_BATCH = ("depth_of_batch", "equal_patches")
 _UNNAMED = {"0": "LABEL_0", "1": "LABEL_1"}  # transformers leaves out these labels, its default
@@ -145,7 +136,8 @@ def facts_of_stored_weights(name: str) -> dict[str, Any] | None:
         return None
     config = read_model_config(name)
     architecture = str((config.get("architectures") or [""])[0])
-    is_plain = config.get("model_type") in _STORED_WHOLE and not architecture.endswith("ForPreTraining")
+    kind = MODEL_TYPES.get(str(config.get("model_type")))
+    is_plain = kind is not None and not kind.has_parts and task_of_class(architecture) != "pre-training"
     # A side network is trained beside a frozen transformer.
     is_plain = is_plain and not config.get("side_network") and not set(config.get("parts") or ()) - {_BESIDE}
     if not is_plain or "in_channels" not in config or any(map(config.get, _OF_THE_BATCH)):

@@ -36,6 +36,7 @@ from hf_any3d.cli.inputs import (
 )
 from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
 from hf_any3d.messages import model_errors, one_line, print_line, printable
+from hf_any3d.registry import FORMATS
 
 
 class Axis(StrEnum):
@@ -60,7 +61,6 @@ TextFeatures = Annotated[
         "whose text encoder cannot be opened here."
     ),
 ]
-_NAME_TYPES = (".csv", ".glb", ".gltf", ".las", ".laz", ".npy", ".npz", ".obj", ".off", ".pcd", ".ply", ".pts")
 
 
 class Feature(StrEnum):
@@ -313,7 +313,7 @@ def split_model(files: Sequence[str], model: str | None, has_default: bool = Fal
     first = Path(files[0])
     is_model = any((first / name).is_file() for name in ("config.json", "adapter_config.json"))
     is_name = files[0] != "-" and not first.exists() and not set("*?[") & set(files[0])
-    if is_model or (is_name and first.suffix.lower() not in _NAME_TYPES):
+    if is_model or (is_name and first.suffix.lower()[1:] not in FORMATS):
         if len(files) > 1:
             return files[0], files[1:]
         if is_model:

@@ -18,9 +18,8 @@ from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.messages import print_line, printable
 from hf_any3d.modeling.hub_names import similar_path
+from hf_any3d.registry import DATASETS, LABELED_POINTS, MODEL_TYPES
 
-# Datasets with a label for each point.
-_LABELLED_POINTS = ("parts", "rooms", "s3dis", "shapenetpart")
 _RECIPES = (".yaml", ".yml", ".json")
 # Option of this command -> argument of the training program.
 _ARGUMENTS = {
@@ -109,8 +108,8 @@ def train(
     if data is None and dataset is None:
         raise ValueError("DATA is missing; expected a folder, a Parquet file, a dataset's name, or a recipe")
     name = Path(data or dataset or "").stem
-    arguments, chosen = _data_arguments(data, dataset)
-    task = task or (Task.SEGMENTATION if chosen in _LABELLED_POINTS else Task.CLASSIFICATION)
+    arguments, labels = _data_arguments(data, dataset)
+    task = task or (Task.SEGMENTATION if labels == LABELED_POINTS else Task.CLASSIFICATION)
     is_recipe = bool(arguments) and not arguments[0].startswith("-")
     given: dict[str, Any] = {
         "output": output or (None if is_recipe else Path("outputs") / name),
@@ -157,30 +156,30 @@ def train(
     left_out.finish()
 
 
-def _data_arguments(data: str | None, dataset: str | None) -> tuple[list[str], str]:
-    """Return arguments of the training program for the data, and the name of the dataset."""
+def _data_arguments(data: str | None, dataset: str | None) -> tuple[list[str], str | None]:
+    """Return arguments of the training program for the data, and what their labels belong to, if that is known."""
     if dataset is not None:
         found = find_dataset(dataset)
         folder = [] if data is None else ["--data_dir", data]
         if data is not None and not Path(data).is_dir():
             raise FileNotFoundError(f"no directory {data}{similar_path(Path(data))}")
-        return ["--dataset_name", found.name, *folder], found.name
+        return ["--dataset_name", found.name, *folder], found.labels()
     assert data is not None
     if Path(data).suffix.lower() in _RECIPES:
         if not Path(data).is_file():
             raise FileNotFoundError(f"no file {data}{similar_path(Path(data))}")
         from hf_any3d.training.arguments import read_settings
 
-        return [data], str(read_settings(Path(data)).get("dataset_name", ""))
+        return [data], DATASETS.get(str(read_settings(Path(data)).get("dataset_name", "")))
     found = find_dataset(data)
     if found.file is not None:
-        return ["--train_file", str(found.file)], ""
+        return ["--train_file", str(found.file)], found.labels()
     arguments = ["--dataset_name", found.name]
     if found.folder is not None:
         arguments += ["--data_dir", str(found.folder)]
     if found.name == "folder":
         arguments += ["--dataset_options", json.dumps({"on_error": "skip"})]
-    return arguments, found.name
+    return arguments, found.labels()
 
 
 def _encoder_arguments(encoder: str | None) -> list[str]:
@@ -189,8 +188,13 @@ def _encoder_arguments(encoder: str | None) -> list[str]:
     if not Path(encoder).is_dir() and "/" not in encoder:  # an old name on the hub, without an owner
         return ["--encoder_name_or_path", encoder]
     encoder = find_model(encoder)
-    is_point_model = Path(encoder).is_dir() and read_model_config(encoder).get("model_type") == "act3d"
-    return ["--model_name_or_path" if is_point_model else "--encoder_name_or_path", encoder]
+    try:
+        model_type = str(read_model_config(encoder).get("model_type"))
+    except OSError:  # the default encoder may be in an installed package, although the hub cannot be reached
+        model_type = ""
+    if model_type in MODEL_TYPES and MODEL_TYPES[model_type].is_point_encoder:
+        return ["--model_type", model_type, "--model_name_or_path", encoder]
+    return ["--encoder_name_or_path", encoder]
 
 
 def _argument_classes(task: Task) -> tuple[type, ...]:

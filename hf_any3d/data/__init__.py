@@ -6,23 +6,7 @@ Names are imported when first used, since `datasets` takes seconds to import.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-_NAMES = {
-    "blocks": "merge_blocks split_into_blocks",
-    "catalog": "load_point_dataset",
-    "collator": "PointCloudCollator",
-    "conversion.publishing": "push_point_dataset",
-    "feature": "PointCloud",
-    "file_conversion": "add_preview embed_files files_to_points points_to_files",
-    "splits": "draw_fold validation_split",
-    "torch_datasets": "AugmentedDataset",
-    "transforms": (
-        "CenterAndScale Compose FarthestSubsample Jitter RandomDropout RandomRotation RandomScale RandomShift "
-        "RandomSubsample RandomUpAxis Shuffle build_transform"
-    ),
-}
-"""Module -> its public names."""
-_PUBLIC = {name: module for module, names in _NAMES.items() for name in names.split()}
-__all__ = sorted(_PUBLIC)
+from hf_any3d.public_names import names_for_type_checkers
 
 if TYPE_CHECKING:  # for editors and type checkers
     from hf_any3d.data.blocks import merge_blocks as merge_blocks, split_into_blocks as split_into_blocks
@@ -52,6 +36,9 @@ if TYPE_CHECKING:  # for editors and type checkers
         Shuffle as Shuffle,
         build_transform as build_transform,
     )
+
+_PUBLIC = names_for_type_checkers(__name__, __file__)
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,8 +14,9 @@ from peft import (
     get_peft_model,
 )
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_any3d import registry
 from hf_any3d.modeling.any2point import (
     Any2PointConfig,
     Any2PointForPointCloudClassification,
@@ -26,6 +27,7 @@ from hf_any3d.modeling.any2point import (
 from hf_any3d.modeling.any2point.light_settings import LIGHT_ADAPTER
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.encoders.loading import encoder_settings
+from hf_any3d.modeling.hub_names import check_repository_name
 from hf_any3d.modeling.patchalign3d import PatchAlign3DPreTrainedModel
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 from hf_any3d.modeling.text_towers import text_tower_settings
@@ -40,12 +42,13 @@ from hf_any3d.tuners.tuners_utils import EncoderTuner
 CLASSES, PARTS, SCENES = TASKS = ("classification", "part_segmentation", "semantic_segmentation")
 # Tasks of models that compare clouds, or parts of them, with texts.
 ZERO_SHOT, PARTS_BY_NAME = "zero_shot", "zero_shot_segmentation"
-# Registered model types with a head for one of `TASKS`.
+# Model types with a head that the programs train on labels, and the first of them around a frozen encoder.
 MODEL_TYPES = tuple(
-    config.model_type
-    for config, (_, heads) in MODELS.items()
-    if any(model_class.card_info.task in TASKS for model_class in itertools.chain(*heads.values()))
+    name
+    for name, kind in registry.MODEL_TYPES.items()
+    if {"point-cloud-classification", "point-cloud-segmentation"} & kind.heads.keys()
 )
+_AROUND_ENCODERS = next(name for name in MODEL_TYPES if registry.MODEL_TYPES[name].wraps_encoder)
 # Weights of the frozen encoder: those of `Any2PointConfig.encoder_weights`, and none.
 ENCODER_WEIGHTS = ("pretrained", "random", "shuffled", "none")
 # Config settings that a fine-tuning protocol requires.
@@ -64,7 +67,7 @@ class PointModelArguments(ModelArguments):
         None,
         help=f"One of {', '.join(MODEL_TYPES)}: any2point uses a frozen encoder, act3d is a point transformer, "
         "pointnet and pointnet2 are small baselines, trained from scratch. "
-        "By default act3d with --model_name_or_path, else any2point.",
+        f"By default that of --model_name_or_path, else {_AROUND_ENCODERS}.",
     )
     model_name_or_path: str | None = argument(
         None, help="Directory or hub name of a pretrained point transformer to fine-tune."
@@ -83,32 +86,42 @@ class PointModelArguments(ModelArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        self.model_type = self.model_type or ("any2point" if self.model_name_or_path is None else "act3d")
+        self.model_type = self.model_type or _default_type(self.model_name_or_path)
         if self.model_type not in MODEL_TYPES:
             raise ValueError(f"--model_type {self.model_type!r}; expected one of {', '.join(MODEL_TYPES)}")
         if self.tuning not in PROTOCOLS:
             raise ValueError(f"--tuning {self.tuning!r}; expected one of {', '.join(PROTOCOLS)}")
-        if self.model_type == "any2point" and (self.model_name_or_path or self.tuning != "full"):
-            raise ValueError("--model_name_or_path and --tuning are for --model_type act3d; any2point has --peft")
+        if self.wraps_encoder and (self.model_name_or_path or self.tuning != "full"):
+            others = ", ".join(name for name, kind in registry.MODEL_TYPES.items() if kind.is_point_encoder)
+            raise ValueError(
+                f"--model_name_or_path and --tuning are for --model_type {others}; {self.model_type} has --peft"
+            )
         self._read_short_names()
         if self.encoder_weights not in ENCODER_WEIGHTS:
             raise ValueError(
                 f"--encoder_weights {self.encoder_weights!r}; expected one of {', '.join(ENCODER_WEIGHTS)}"
             )
-        if self.encoder_weights != "pretrained" and self.model_type != "any2point":
+        if self.encoder_weights != "pretrained" and not self.wraps_encoder:
             raise ValueError(
                 f"--encoder_weights {self.encoder_weights} with --model_type {self.model_type}, which has no frozen "
-                "encoder; expected --model_type any2point"
+                f"encoder; expected --model_type {_AROUND_ENCODERS}"
             )
         if "encoder_weights" in (self.model_config or {}):
             raise ValueError("--model_config has 'encoder_weights'; expected --encoder_weights instead")
         for name in ("encoder_attention_dropout", "encoder_dtype"):
             if self.encoder_weights == "none" and getattr(self, name):
                 raise ValueError(f"--{name} {getattr(self, name)} with --encoder_weights none; expected one of them")
-        if self.model_type != "any2point" and self.encoder_dtype is not None:
-            raise ValueError(f"--encoder_dtype {self.encoder_dtype} is for --model_type any2point, the frozen encoder")
+        if self.encoder_dtype is not None and not self.wraps_encoder:
+            raise ValueError(
+                f"--encoder_dtype {self.encoder_dtype} is for --model_type {_AROUND_ENCODERS}, the frozen encoder"
+            )
         if self.model_name_or_path is None and self.tuning != "full":
             raise ValueError(f"--tuning {self.tuning} freezes untrained weights; expected --model_name_or_path too")
+
+    @property
+    def wraps_encoder(self) -> bool:
+        """Whether the model is trained around a frozen encoder of another modality."""
+        return registry.MODEL_TYPES[str(self.model_type)].wraps_encoder
 
     def _read_short_names(self) -> None:
         for name, weights in (("random_encoder", "random"), ("no_encoder", "none")):
@@ -125,7 +138,7 @@ class PointModelArguments(ModelArguments):
             file: Arguments in the file.
             given: Arguments of the command line, which override them.
         """
-        model_type = file.get("model_type") or ("act3d" if file.get("model_name_or_path") else "any2point")
+        model_type = file.get("model_type") or _default_type(file.get("model_name_or_path"))
         if given.get("model_type", model_type) != model_type:
             return {field.name for field in (*fields(PointModelArguments), *fields(AdapterArguments))}
         if given.get("encoder_weights") == "none" or given.get("no_encoder"):
@@ -136,10 +149,23 @@ class PointModelArguments(ModelArguments):
         """Return what a report lists about the start of training; empty with a frozen encoder."""
         if self.encoder_weights == "none":
             return {"model": None, "encoder weights": "none"}
-        if self.model_type == "any2point":
+        if self.wraps_encoder:
             return {}
         drift = {"drifting statistics": True} if self.drifting_statistics else {}
         return {"model": self.model_name_or_path, "tuning": self.tuning, **drift}
+
+
+def _default_type(pretrained: str | None) -> str:
+    """Return the type of a pretrained point encoder by its config, or without one the type around other encoders."""
+    if pretrained is None:
+        return _AROUND_ENCODERS
+    try:
+        check_repository_name(pretrained)
+        model_type = PreTrainedConfig.get_config_dict(pretrained)[0].get("model_type")
+    except OSError:  # which is reported when the model is opened
+        return next(name for name in MODEL_TYPES if registry.MODEL_TYPES[name].is_point_encoder)
+    registry.check_model_type(pretrained, model_type)
+    return str(model_type)
 
 
 def build_model(
@@ -163,7 +189,7 @@ def build_model(
     model_class = find_model_class(arguments.model_type, task)
     if arguments.encoder_weights == "none":
         return _build_without_encoder(task, arguments, adapter, labels, **config)
-    if arguments.model_type == "any2point":
+    if arguments.wraps_encoder:
         config["encoder_weights"] = arguments.encoder_weights
         model_class = cast(type[Any2PointPreTrainedModel], model_class)
         return build_adapted_model(model_class, arguments, adapter, labels, **config)
@@ -232,7 +258,7 @@ def text_tower_of(arguments: PointModelArguments) -> dict[str, Any]:
         UnsupportedEncoder: The encoder has no text tower.
         ValueError: The text tower pools words in another way than by their mean, which these configs cannot record.
     """
-    if arguments.model_type == "any2point" or arguments.model_name_or_path is not None:
+    if arguments.wraps_encoder or arguments.model_name_or_path is not None:
         return {}
     source = resolve_encoder(arguments.encoder_name_or_path, arguments.encoder_revision)
     tower = text_tower_settings(arguments.encoder_name_or_path, arguments.encoder_revision)

@@ -100,6 +100,8 @@ def check_category_parts(category_parts: Sequence[Sequence[int]] | None, num_lab
 class SemanticSegmentationMixin:
     """For models that predict an object class for every point of a scene or of a block of it."""
 
+    accepts_loss_kwargs = False  # the loss is a mean, which Trainer divides by the accumulation steps
+
     # (points, condition, output_hidden_states, output_attentions) -> logits (batch, points, labels), and the output of
     # the base model.
     point_logits: Callable[..., tuple[torch.Tensor, ModelOutput]]
@@ -138,6 +140,8 @@ class PartSegmentationMixin:
 
     A subclass checks `category_parts` of its config when it is built.
     """
+
+    accepts_loss_kwargs = False
 
     config: PreTrainedConfig
     # (points, condition, output_hidden_states, output_attentions) -> logits (batch, points, parts), over the parts of
@@ -213,6 +217,8 @@ def segmenter_output(logits: torch.Tensor, labels: torch.Tensor | None, output: 
 
 class PointCloudClassificationMixin:
     """For models with a `classifier` on the pooled output of their base model."""
+
+    accepts_loss_kwargs = False  # the loss is a mean, which Trainer divides by the accumulation steps
 
     config: PreTrainedConfig
     base_model: PreTrainedModel

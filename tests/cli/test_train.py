@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
+from hf_any3d.registry import MODEL_TYPES
 from tests.cli.conftest import run
 from tests.tiny_encoders import saved_encoder
 
@@ -62,7 +64,7 @@ def test_a_folder_is_learned_and_the_model_predicts(folder, tmp_path, monkeypatc
 )
 def test_data_become_arguments_of_the_program(words, expected, tmp_path, monkeypatch):
     (tmp_path / "DATA").mkdir()
-    (tmp_path / "DATA" / "a.parquet").write_bytes(b"PAR1")
+    Dataset.from_dict({"points": [[[0.0, 0.0, 1.0]]], "label": [0]}).to_parquet(tmp_path / "DATA" / "a.parquet")
     (tmp_path / "DATA" / "recipe.yaml").write_text("num_points: 64\n")
     monkeypatch.chdir(tmp_path)
     given: list[list[str]] = []
@@ -81,6 +83,29 @@ def test_datasets_of_labelled_points_are_segmented(monkeypatch):
     monkeypatch.setattr("hf_any3d.training.tasks.train_segmenter", lambda words: given.append(words) or 1 / 0)
     assert run("train", "rooms", "--augment", "scale,rotate").code == 1
     assert given[0][:2] == ["--dataset_name", "rooms"] and given[0][-3:] == ["--augment", "scale", "rotate"]
+
+
+def test_files_with_a_label_for_each_point_are_segmented(tmp_path, monkeypatch):
+    given: list[list[str]] = []
+    monkeypatch.setattr("hf_any3d.training.tasks.train_segmenter", lambda words: given.append(words) or 1 / 0)
+    Dataset.from_dict({"points": [[[0.0, 0.0, 1.0]]], "labels": [[0]]}).to_parquet(tmp_path / "a.parquet")
+    for data in (tmp_path, tmp_path / "a.parquet"):
+        assert run("train", data, "--output", tmp_path / "run").code == 1
+    assert len(given) == 2
+
+
+def test_a_damaged_table_is_named(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    assert run("train", tmp_path / "a.parquet").err.startswith(f"error: {tmp_path / 'a.parquet'}: not Parquet (")
+
+
+@pytest.mark.parametrize("model_type", [name for name, kind in MODEL_TYPES.items() if kind.is_point_encoder])
+def test_any_point_encoder_can_be_trained_further(model_type, tmp_path, monkeypatch):
+    given: list[list[str]] = []
+    monkeypatch.setattr("hf_any3d.training.tasks.train_classifier", lambda words: given.append(words) or 1 / 0)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    run("train", "shapes", "--encoder", tmp_path)
+    assert given[0][-4:] == ["--model_type", model_type, "--model_name_or_path", str(tmp_path)]
 
 
 @pytest.mark.parametrize(

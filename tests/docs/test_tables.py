@@ -3,11 +3,11 @@
 import pytest
 
 from docs.tools.tables import DOCS, PAGES, encoders_page, formats_page, licences_page, models_page
-from hf_any3d.data.catalog import CATALOG
 from hf_any3d.data.files import supported_file_types
 from hf_any3d.modeling.encoders import encoder_families, refused_encoders
 from hf_any3d.modeling.published import PUBLISHED
 from hf_any3d.registration import MODELS, PIPELINES
+from hf_any3d.registry import DATASETS
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -29,6 +29,6 @@ def test_every_model_pipeline_format_and_dataset_has_a_row():
             assert f"| `{model.__name__}` |" in models
     assert all(f"| `{task}` |" in models for task in PIPELINES)
     assert all(f"`.{name}`" in formats_page() for name in supported_file_types())
-    assert all(f"| `{name}` |" in licences_page() for name in CATALOG)
+    assert all(f"| `{name}` |" in licences_page() for name in DATASETS)
     sizes = sum(len(published.files) for published in PUBLISHED.values())
     assert sum(PAGES["published.md"]().count(f"| `{name}") for name in PUBLISHED) == sizes

@@ -7,8 +7,8 @@ import numpy as np
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, read_point_cloud
 from hf_any3d.data.files.hdf5 import open_hdf5, read_slice
-from hf_any3d.data.files.registry import READERS
 from hf_any3d.data.files.restricted_pickle import read_pickle
+from hf_any3d.registry import FORMATS
 from tests.data.files.seeds import SEEDS, Seed
 from tests.fuzz.damage import mutate
 from tests.fuzz.target import EXECUTES, Target
@@ -134,6 +134,6 @@ def tried_endings() -> set[str]:
     return {next(iter(seed)).partition(".")[2] for make in SEEDS.values() for seed in make()}
 
 
-assert tried_endings() == set(READERS) | set(OTHERS), "every reader has seeds"
+assert tried_endings() == set(FORMATS) | set(OTHERS), "every reader has seeds"
 
 TARGETS = [*(DamagedFiles(kind) for kind in SEEDS), RandomBytes()]

@@ -1,4 +1,7 @@
-"""`read_point_cloud` and the registry of its readers. A new format is a file here and a line in `READERS`."""
+"""`read_point_cloud`, and types of files by their signatures.
+
+A new format is a file in this package and a line of `hf_any3d.registry.FORMATS`.
+"""
 
 import os
 from contextlib import nullcontext
@@ -10,6 +13,7 @@ import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData, leave_out_invalid_points
 from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits, open_source
+from hf_any3d.registry import FORMATS
 
 ASSETS = Path(__file__).parents[2] / "assets"
 """Example files and embedded shapes, which come with the package; in a checkout a link to examples/data."""
@@ -47,29 +51,9 @@ def file_type_of(data: bytes) -> str | None:
     return None
 
 
-# File type -> module with `read(source: Source) -> PointCloudData`, a mesh if the file has faces, else a cloud.
-READERS = {
-    "csv": "text",
-    "glb": "gltf",
-    "gltf": "gltf",
-    "las": "las",
-    "laz": "las",
-    "npy": "npy",
-    "npz": "npy",
-    "obj": "obj",
-    "off": "off",
-    "pcd": "pcd",
-    "ply": "ply",
-    "pts": "text",
-    "stl": "stl",
-    "txt": "text",
-    "xyz": "text",
-}
-
-
 def supported_file_types() -> tuple[str, ...]:
     """Return the file types of `read_point_cloud`, without dots, in alphabetical order."""
-    return tuple(sorted(READERS))
+    return tuple(sorted(FORMATS))
 
 
 def example_file(name: str = "chair.ply") -> Path:
@@ -117,7 +101,7 @@ def read_point_cloud(
     if on_invalid not in ("raise", "drop"):
         raise ValueError(f"on_invalid is {on_invalid!r}; expected 'raise' or 'drop'")
     opened = open_source(source, file_type, supported_file_types(), limits)
-    reader = import_module(f".{READERS[opened.file_type]}", __package__)
+    reader = import_module(f".{FORMATS[opened.file_type]}", __package__)
     try:
         # PointCloudData finds overflows and NaN, so numpy need not warn of them.
         with (

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from hf_any3d import load_point_dataset
-from hf_any3d.data.catalog import CATALOG
 from hf_any3d.data.conversion.published_dataset import OPEN_LICENCES
+from hf_any3d.registry import DATASETS as NAMES
 
-MODULES = {name: import_module(f"hf_any3d.data.catalog.{module}") for name, module in CATALOG.items()}
+MODULES = {name: import_module(f"hf_any3d.data.catalog.{name}") for name in NAMES}
 DATASETS = {name: module for name, module in MODULES.items() if hasattr(module, "DATASET")}
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "datasets.md"
 

@@ -6,7 +6,7 @@ import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features, load_dataset
 
 from hf_any3d.data import load_point_dataset
-from hf_any3d.data.catalog import CATALOG
+from hf_any3d.registry import DATASETS
 
 
 def table(labels, sizes=None, names=None):
@@ -118,7 +118,7 @@ def test_a_file_without_a_split_in_its_name_among_others_is_refused(tmp_path, ca
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    known = ", ".join(sorted(CATALOG))
+    known = ", ".join(sorted(DATASETS))
     with pytest.raises(ValueError, match=f"unknown dataset 'shape'; known are {known}, or owner/name"):
         load_point_dataset("shape")
 

@@ -10,16 +10,16 @@ import pytest
 
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud
 from hf_any3d.data.files.hdf5 import open_hdf5
-from hf_any3d.data.files.registry import READERS
 from hf_any3d.data.files.restricted_pickle import read_pickle
 from hf_any3d.data.files.text_numbers import integers
+from hf_any3d.registry import FORMATS
 from tests.fuzz.damage import bounded, traced
 
 from .builders import SQUARE, gltf, gltf_square, las, npy, npz, pcd, ply, stl
 
 HUGE = 10**12
 # Imported here, so that what imports take is not counted.
-for module in set(READERS.values()):
+for module in set(FORMATS.values()):
     import_module(f"hf_any3d.data.files.{module}")
 
 

@@ -14,7 +14,7 @@ from hf_any3d.data.files import (
     read_point_cloud,
     supported_file_types,
 )
-from hf_any3d.data.files.registry import READERS
+from hf_any3d.registry import FORMATS
 from tests.data.files.conftest import FILES
 
 
@@ -80,7 +80,7 @@ def test_every_registered_type_has_a_reader_module():
     import hf_any3d.data.files as package
 
     folder = Path(package.__file__).parent
-    assert list(READERS) == sorted(READERS) and all((folder / f"{name}.py").is_file() for name in READERS.values())
+    assert list(FORMATS) == sorted(FORMATS) and all((folder / f"{name}.py").is_file() for name in FORMATS.values())
 
 
 def test_reading_does_not_change_numpys_error_state(files):

@@ -1,0 +1,26 @@
+"""Public names of packages that import them when they are first used."""
+
+import ast
+from pathlib import Path
+
+
+def names_for_type_checkers(package: str, file: str) -> dict[str, str]:
+    """Return the names that a package imports for type checkers, so that they need no second list.
+
+    Args:
+        package: Its full name.
+        file: Its `__init__.py`, whose block `if TYPE_CHECKING` has lines such as `from package.module import name as
+            name`. Lines with `import *` are left out.
+
+    Returns:
+        Name -> module below the package.
+    """
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    lines = [line for block in blocks for line in block.body if isinstance(line, ast.ImportFrom) and line.module]
+    return {
+        alias.asname: str(line.module).removeprefix(f"{package}.")
+        for line in lines
+        for alias in line.names
+        if alias.asname is not None
+    }
