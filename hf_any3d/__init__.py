@@ -8,8 +8,6 @@ import sys
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
-from hf_any3d.public_names import names_for_type_checkers as _names_for_type_checkers
-from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES
 from hf_any3d.version import __version__ as __version__
 
 _models = _Path(__file__).parent / "modeling"
@@ -18,6 +16,9 @@ if not _models.is_dir():
         f"{_models} is no link to a folder: this checkout was made without symbolic links; run `git config "
         "core.symlinks true` and check it out again (on Windows, in developer mode), or install a wheel"
     )
+
+from hf_any3d.public_names import names_for_type_checkers as _names_for_type_checkers  # noqa: E402
+from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES  # noqa: E402
 
 if TYPE_CHECKING:
     from hf_any3d.auto import (

@@ -15,7 +15,6 @@ from examples import (
     run_point_cloud_classification,
     run_point_cloud_segmentation,
 )
-from hf_any3d.data import catalog
 from hf_any3d.data.transforms import build_transform
 from hf_any3d.modeling.act import ActAutoencoderConfig, ActConfig
 from hf_any3d.training import tasks
@@ -223,9 +222,8 @@ def datasets(monkeypatch) -> None:
         return DatasetDict(**splits, **({"validation": made_up_clouds(4, 2, 300, True)} if parts else {}))
 
     module.load = load
-    monkeypatch.setitem(sys.modules, module.__name__, module)
     for name in ("scanobjectnn", "modelnet40", "modelnet40_fewshot", "shapenet55", "shapenetpart"):
-        monkeypatch.setitem(catalog.CATALOG, name, "fake")
+        monkeypatch.setitem(sys.modules, f"hf_any3d.data.catalog.{name}", module)
 
 
 SHORT = {

@@ -14,7 +14,6 @@ from transformers import AutoConfig
 
 from examples import quickstart, run_point_cloud_classification
 from hf_any3d.conversions.any2point import VARIANTS
-from hf_any3d.data import catalog
 from hf_any3d.data.transforms import build_transform
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
 from hf_any3d.modeling.any2point.light_settings import LIGHT_ADAPTER, LIGHT_SEGMENTATION
@@ -210,9 +209,8 @@ def loaded(monkeypatch) -> list[dict]:
 
     module = ModuleType("hf_any3d.data.catalog.fake")
     module.load = load
-    monkeypatch.setitem(sys.modules, module.__name__, module)
     for name in ("scanobjectnn", "modelnet40", "modelnet40_fewshot"):
-        monkeypatch.setitem(catalog.CATALOG, name, "fake")
+        monkeypatch.setitem(sys.modules, f"hf_any3d.data.catalog.{name}", module)
     return requested
 
 
