@@ -5,11 +5,15 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
-import trimesh
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 
 from hf_any3d.data.conversion.published_dataset import Licence
 from hf_any3d.data.files import PointCloudData
+
+try:
+    import trimesh
+except ImportError as error:
+    raise ImportError("objects are drawn with trimesh; pip install 'hf-any3d[meshes]'") from error
 
 # The objects are drawn by this module from boxes and solids of revolution, without a shape of anybody else, so that
 # they are under the licence of the package.

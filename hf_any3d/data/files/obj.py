@@ -10,6 +10,9 @@ from hf_any3d.data.files.point_cloud import PointCloudData, count_triangles, fan
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, reject_binary, shorten
 
+_AT_A_TIME = 2**18  # bytes of faces that are split at a time; some 40 bytes are needed for each
+_DIGITS = 18  # of a number of a corner, which fits in 64 bits
+_NONE = -1
 _GREY = [0.8, 0.8, 0.8]  # the format's default diffuse colour, for unknown materials
 
 
@@ -36,7 +39,7 @@ def read(source: Source) -> PointCloudData:
             vertices += rest + b"\n"
             polygons.vertices += 1
         elif key == b"f":
-            polygons.add(rest.split(b"#")[0].split())
+            polygons.add(rest.split(b"#")[0])
         elif key == b"vn":
             normals += rest + b"\n"
             polygons.normals += 1
@@ -51,45 +54,96 @@ def read(source: Source) -> PointCloudData:
     if table.shape[1] not in (3, 4, 6, 7):
         raise PointCloudError(f"vertices have {table.shape[1]} numbers; expected 3, or 6 with colours")
     colors = usable_colors(table[:, 3:6], source) if table.shape[1] >= 6 else None
+    faces = polygons.faces(materials, source)  # only then is it known whether their normals follow the vertices
     vertex_normals = _vertex_normals(bytes(normals), len(table), polygons, source)
-    return PointCloudData(table[:, :3], colors, vertex_normals, **polygons.faces(materials, source))
+    return PointCloudData(table[:, :3], colors, vertex_normals, **faces)
 
 
 class _Polygons:
+    """Faces of a file, split into numbers some megabytes at a time, which bounds the memory that the splitting takes."""
+
     def __init__(self):
         self.vertices = self.normals = 0
         self.material = b""
-        self.counts: list[int] = []
-        self.corners: list[int] = []
         self.materials: list[bytes] = []
         self.normals_follow_vertices = True
+        self._text = bytearray()
+        self._known: list[tuple[int, int]] = []  # vertices and normals before each face
+        self._pieces: list[tuple[np.ndarray, np.ndarray]] = []  # corners of each face, vertex of each corner
 
-    def add(self, words: list[bytes]) -> None:
-        for word in words:
-            vertex, _, rest = word.partition(b"/")
-            index = self._index(vertex, self.vertices, word)
-            self.corners.append(index)
-            normal = rest.partition(b"/")[2]
-            if normal and self.normals_follow_vertices:
-                self.normals_follow_vertices = self._index(normal, self.normals, word) == index
-        self.counts.append(len(words))
+    def add(self, corners: bytes) -> None:
+        self._text += corners + b"\n"
+        self._known.append((self.vertices, self.normals))
         self.materials.append(self.material)
+        if len(self._text) > _AT_A_TIME:
+            self._split()
 
-    @staticmethod
-    def _index(text: bytes, known: int, word: bytes) -> int:
-        if not re.fullmatch(rb"-?\d{1,18}", text) or int(text) == 0:
-            raise PointCloudError(f"a face has the corner {shorten(word)}; expected numbers from 1, or negative ones")
-        index = int(text)
-        if index < 0 and index + known < 0:
-            raise PointCloudError(f"a face refers to {index}, counted from the {known} before it")
-        return index - 1 if index > 0 else index + known
+    def _split(self) -> None:
+        letters = np.frombuffer(bytes(self._text), np.uint8)
+        slashes = letters == ord("/")
+        blank = letters <= ord(" ")
+        starts = ~blank & np.append(True, blank[:-1])
+        # Slashes before each letter of a corner: 0 in its vertex, 1 in its texture, 2 in its normal.
+        before = np.cumsum(slashes) - slashes
+        field = before - np.maximum.accumulate(np.where(starts, before, 0))
+        line = np.cumsum(letters == ord("\n"))[starts]
+        known = np.array(self._known)[line]  # (corners, 2)
+        chosen = ~blank & ~slashes
+        if (field[chosen] > 2).any():
+            raise self._error()
+        corners = self._numbers(letters, chosen & (field == 0), starts, known[:, 0])
+        if (corners == _NONE).any():
+            raise self._error()
+        if self.normals_follow_vertices:
+            normals = self._numbers(letters, chosen & (field == 2), starts, known[:, 1])
+            self.normals_follow_vertices = bool(((normals == corners) | (normals == _NONE)).all())
+        self._pieces.append((np.bincount(line, minlength=len(self._known)), corners))
+        self._text.clear()
+        self._known.clear()
+
+    def _numbers(self, letters: np.ndarray, chosen: np.ndarray, starts: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """Return a field of each corner as an index from 0, `_NONE` where it is empty; its letters are chosen."""
+        found = np.full(len(known), _NONE)
+        words = np.array(np.where(chosen, letters, ord(" ")).tobytes().split())
+        if not len(words):
+            return found
+        # Seldom is a file wrong; what is wrong in it is found again, corner by corner.
+        if words.dtype.itemsize > len(b"-") + _DIGITS or re.search(rb"[^-\d]", b"".join(words.tolist())):
+            raise self._error()
+        try:
+            values = words.astype(np.int64)
+        except ValueError:
+            raise self._error() from None
+        corner = (np.cumsum(starts) - 1)[chosen & ~np.append(False, chosen[:-1])]
+        indices = np.where(values < 0, values + known[corner], values - 1)
+        if (indices < 0).any():
+            raise self._error()
+        found[corner] = indices
+        return found
+
+    def _error(self) -> PointCloudError:
+        for line, (vertices, normals) in zip(bytes(self._text).split(b"\n"), self._known, strict=False):
+            for word in line.split():
+                vertex, _, rest = word.partition(b"/")
+                normal = rest.partition(b"/")[2]
+                for text, known in ((vertex, vertices), *([(normal, normals)] if normal else [])):
+                    if not re.fullmatch(rb"-?\d{1,%d}" % _DIGITS, text) or int(text) == 0:
+                        return PointCloudError(
+                            f"a face has the corner {shorten(word)}; expected numbers from 1, or negative ones"
+                        )
+                    if int(text) + known < 0:
+                        return PointCloudError(f"a face refers to {int(text)}, counted from the {known} before it")
+        return PointCloudError("the corners of the faces cannot be read")
 
     def faces(self, materials: dict[bytes, list[float]], source: Source) -> dict:
-        if not self.counts:
+        if self._text:
+            self._split()
+        if not self._pieces:
             return {}
-        triangles = count_triangles(np.array(self.counts))
+        counts, corners = (np.concatenate(parts) for parts in zip(*self._pieces, strict=True))
+        triangles = count_triangles(counts)
         source.check(faces=triangles, decoded=24 * triangles)
-        faces, polygon = fan_triangles(np.array(self.counts), np.array(self.corners))
+        faces, polygon = fan_triangles(counts, corners)
         names = sorted(set(self.materials))
         if not any(name in materials for name in names):
             return {"faces": faces}
