@@ -146,6 +146,20 @@ class MiniGPT3DOutput(ModelOutput):
     router_logits: torch.Tensor | None = None
 
 
+@dataclass
+class EncodedClouds(ModelOutput):
+    """Clouds that `generate` has encoded before the first step, `mm_encoder_outputs["point"]`.
+
+    Args:
+        pooler_output: `(clouds, num_query_tokens, text hidden)` of the clouds that are not in the cache, None without
+            any; with `prefill_chunk_size`, `(1, tokens, text hidden)` of the placeholders in a chunk.
+        points: The clouds, which an assistant model encodes by itself; None if only features were given.
+    """
+
+    pooler_output: torch.Tensor | None = None
+    points: Clouds | None = None
+
+
 class QueriesAndQFormer(Blip2PreTrainedModel):
     """The query tokens and Q-Former of a BLIP-2 model; other weights of its repository are ignored.
 
@@ -362,6 +376,7 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         point_features: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         output_hidden_states: bool | None = None,
@@ -379,6 +394,8 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
             inputs_embeds: `(batch, tokens, text hidden)` in place of `input_ids`, including the clouds' tokens.
             labels: `(batch, tokens)`, -100 for ignored tokens.
             point_features: Output of `get_point_features`, in place of `points`.
+            mm_encoder_outputs: The same as `generate` passes it, as in other multimodal models of transformers:
+                `pooler_output` of "point".
             use_cache: Whether to return a cache.
             logits_to_keep: Number of last tokens, or indices of tokens, whose logits are computed; 0 for all.
             output_hidden_states: Whether to return the language model's hidden states; None for the config's choice.
@@ -395,6 +412,10 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
         return_hidden, return_attentions = requested_outputs(
             self.config, output_hidden_states, output_attentions, self.language_model.config._attn_implementation
         )
+        if mm_encoder_outputs is not None and (encoded := mm_encoder_outputs.get("point")) is not None:
+            if points is not None or point_features is not None:
+                raise ValueError("points or point_features with mm_encoder_outputs['point']; expected one of them")
+            point_features = encoded.pooler_output
         if inputs_embeds is not None and (points is not None or point_features is not None):
             raise ValueError(
                 "points or point_features with inputs_embeds; expected the clouds' tokens in inputs_embeds"
@@ -441,39 +462,115 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
     def prepare_inputs_for_generation(
         self,
         input_ids: torch.LongTensor,
-        point_features: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Prepare the inputs of one step: clouds are passed with the prompt, and then are in the cache."""
+        clouds = (mm_encoder_outputs or {}).get("point")
         inputs = super().prepare_inputs_for_generation(
-            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+            input_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
         )
-        if point_features is not None and (is_first_iteration or not kwargs.get("use_cache", True)):
-            if (new_ids := inputs.get("input_ids")) is not None:
-                point_features = unread_clouds(input_ids, new_ids, point_features, self.config.point_token_id)
-            inputs["point_features"] = point_features
+        if is_first_iteration or not kwargs.get("use_cache", True):
+            return inputs if clouds is None else inputs | {"mm_encoder_outputs": mm_encoder_outputs}
+        new_ids = inputs["input_ids"]
+        if new_ids.shape[1] == 1:
+            return inputs
+        # A step of several tokens after the first: drafts to check or, in an assistant, the first step, to which
+        # transformers passes no clouds.
+        if clouds is not None and past_key_values is not None and past_key_values.get_seq_length() == 0:
+            return inputs | {"mm_encoder_outputs": {"point": self._encoded_for_drafts(clouds)}}
+        # A drafted placeholder stands for no cloud, as one that is generated alone.
+        inputs["input_ids"] = new_ids.masked_fill(new_ids == self.config.point_token_id, 0)
         return inputs
 
-    def _expand_inputs_for_generation(
+    def _encoded_for_drafts(self, clouds: EncodedClouds) -> EncodedClouds:
+        """Encode the clouds of the model that this one assists, whose features are for its own language model."""
+        if clouds.points is not None:
+            return EncodedClouds(self.get_point_features(clouds.points))
+        given, expected = clouds.pooler_output.shape[-1], self.config.text_config.hidden_size
+        if given != expected:
+            raise ValueError(
+                f"point_features with an assistant model: they have {given} channels, its language model {expected}; "
+                "expected points, which it encodes by itself"
+            )
+        return clouds
+
+    def _maybe_prepare_encoder_kwargs_for_generation(
         self,
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: torch.LongTensor | None = None,
-        points: Clouds | None = None,
-        point_features: torch.Tensor | None = None,
-        **model_kwargs: Any,
-    ) -> tuple[torch.LongTensor | None, dict[str, Any]]:
-        # Encode each cloud once, whatever the number of beams or samples of its prompt.
-        if points is not None and point_features is None:
-            point_features = self.get_point_features(points)
-        if point_features is not None and expand_size > 1:
-            point_features = repeat_by_sample(input_ids, point_features, expand_size, self.config.point_token_id)
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
-            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
+        inputs_tensor: torch.Tensor,
+        model_kwargs: dict[str, Any],
+        model_input_name: str | None,
+        generation_config: GenerationConfig,
+    ) -> dict[str, Any]:
+        """Encode clouds once, before the first step; transformers does so for images and videos."""
+        points, features = model_kwargs.pop("points", None), model_kwargs.pop("point_features", None)
+        if points is None and features is None:
+            return model_kwargs
+        if features is None:
+            features = self.get_point_features(points)
+        unread, cache = features, model_kwargs.get("past_key_values")
+        if model_input_name == "input_ids" and cache is not None:
+            mask = model_kwargs.get("attention_mask")
+            seen = getattr(generation_config, "_mask_length", -1) if mask is None else mask.shape[1]
+            if seen == inputs_tensor.shape[1]:  # the conversation from its start, see `GenerationMixin._prefill`
+                new_ids = inputs_tensor[:, cache.get_seq_length() :]
+                unread = unread_clouds(inputs_tensor, new_ids, features, self.config.point_token_id)
+        return model_kwargs | {"mm_encoder_outputs": {"point": EncodedClouds(unread, points)}}
+
+    def _get_candidate_generator(
+        self,
+        generation_config: GenerationConfig,
+        input_ids: torch.LongTensor,
+        *args: Any,
+        model_kwargs: dict[str, Any],
+        assistant_model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Check that drafts can be made and checked.
+
+        Raises:
+            ValueError: If an assistant would have to embed the placeholders of clouds and has no such token, or the
+                conversation is continued from a cache.
+        """
+        if (seen := model_kwargs["past_key_values"].get_seq_length()) > 0:
+            # transformers would read the whole prompt after what is in the cache, and answer otherwise.
+            raise ValueError(
+                f"past_key_values of {seen} tokens with assistant_model or prompt_lookup_num_tokens; expected an empty "
+                "cache, as transformers reads the prompt from its start before it checks drafts"
+            )
+        place = self.config.point_token_id
+        if assistant_model is not None and not isinstance(assistant_model, MiniGPT3DForConditionalGeneration):
+            known = assistant_model.get_input_embeddings().weight.shape[0]
+            if place >= known and (input_ids == place).any():
+                raise ValueError(
+                    f"assistant_model has {known} tokens, and the prompt has placeholders of clouds, point_token_id="
+                    f"{place}; expected a MiniGPT-3D, or a language model with that token"
+                )
+        return super()._get_candidate_generator(
+            generation_config,
+            input_ids,
+            *args,
+            model_kwargs=model_kwargs,
+            assistant_model=assistant_model,
+            **kwargs,
         )
-        return input_ids, model_kwargs | {"point_features": point_features}
+
+    def _expand_multimodal_outputs(
+        self, input_ids: torch.LongTensor, mm_encoder_output: dict[str, EncodedClouds], expand_size: int = 1, **_: Any
+    ) -> dict[str, EncodedClouds]:
+        """Repeat the clouds of each prompt, for beams and samples; transformers does so for images and videos."""
+        clouds = mm_encoder_output["point"]
+        if clouds.pooler_output is None:
+            return mm_encoder_output
+        repeated = repeat_by_sample(input_ids, clouds.pooler_output, expand_size, self.config.point_token_id)
+        return {"point": EncodedClouds(repeated)}  # no assistant model drafts more than one answer
 
     def _bridge(self, points: Clouds) -> Bridged:
         if self.config.qformer_lora_dropout_at_inference and not self.training:

@@ -212,10 +212,26 @@ feature("static cache", "a cache of fixed size")
 feature("assisted generation", "a smaller model that drafts tokens")
 refuse(
     "assisted generation",
+    ("a language model without the placeholder",),
+    ValueError,
+    "assistant_model has 24 tokens.*point_token_id=99; expected a MiniGPT-3D",
+    "it cannot embed the prompt; transformers' own multimodal models end with an IndexError of torch",
+)
+feature("drafts after a cache", "assisted generation that continues a conversation")
+refuse(
+    "drafts after a cache",
     ("MiniGPT3DForConditionalGeneration",),
     ValueError,
-    "point_features|placeholders for point tokens",
-    "transformers passes the prompt without clouds to the assistant; `prompt_lookup_num_tokens` works",
+    "past_key_values of .* tokens with assistant_model or prompt_lookup_num_tokens",
+    "transformers reads the whole prompt again after the cache; its own models then give other answers without an error",
+)
+feature("prefill in chunks", "a prompt that is read a few tokens at a time")
+refuse(
+    "prefill in chunks",
+    ("use_cache=False",),
+    ValueError,
+    "Cannot use prefill chunking without a cache",
+    "chunks are joined in the cache",
 )
 feature("prompt lookup", "draft tokens from the prompt")
 

@@ -199,8 +199,13 @@ def test_a_conversation_continues_from_its_cache(model, again):
     clouds = torch.cat([first["points"], varied_clouds(1, 20, 6, seed=8)]) if again else first["points"]
     whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "points": clouds}
     expected = answers(model, whole)
-    continued = answers(model, whole | {"past_key_values": copy.deepcopy(output.past_key_values)})
-    assert torch.equal(continued, expected)
+    for settings in ({}, {"prefill_chunk_size": 2}):
+        cached = {"past_key_values": copy.deepcopy(output.past_key_values)}
+        assert torch.equal(answers(model, whole | cached, **settings), expected)
+    for settings in ({"assistant_model": copy.deepcopy(model)}, {"prompt_lookup_num_tokens": 2}):
+        cached = {"past_key_values": copy.deepcopy(output.past_key_values)}
+        with check_refusal("drafts after a cache", "MiniGPT3DForConditionalGeneration"):
+            answers(model, whole | cached, **settings)
     logits = {}
     for name, more in (
         ("whole", {}),
@@ -236,13 +241,101 @@ def test_static_cache_gives_the_same_answer(model):
         assert torch.equal(made, answers(model, prompts()))
 
 
-@pytest.mark.parametrize("helper", ["itself", "language model"])
+class Recorded:
+    """How often a language model ran, and the most likely token after each of these runs."""
+
+    def __init__(self, language_model):
+        self.inputs, self.logits = [], []
+        language_model.register_forward_hook(self._record, with_kwargs=True)
+
+    def _record(self, module, args, kwargs, output):
+        self.inputs.append(kwargs["inputs_embeds"])
+        self.logits.append(output.logits)
+
+
+@pytest.mark.parametrize("helper", ["itself", "a copy", "smaller", "another width", "from features"])
 def test_an_assistant_model_may_draft_the_answer(model, helper):
-    drafting = copy.deepcopy(model if helper == "itself" else model.language_model)
-    with check_refusal("assisted generation", "MiniGPT3DForConditionalGeneration") as is_supported:
-        made = answers(model, prompts(1), assistant_model=drafting)
+    inputs = prompts(1)
+    expected = answers(model, inputs)
+    main, drafting = copy.deepcopy(model), model
+    if helper == "smaller":
+        drafting = minigpt3d(point_config=model.config.point_config, text_config=smaller(model, num_hidden_layers=1))
+    elif helper == "another width":
+        drafting = minigpt3d(text_config=smaller(model, hidden_size=24))
+    elif helper == "itself":
+        drafting = main
+    elif helper == "from features":
+        with torch.no_grad():
+            features = model.get_point_features(inputs.pop("points"))
+        inputs["point_features"] = features
+    drafting = copy.deepcopy(drafting).eval() if helper != "itself" else main
+    drafting.generation_config.num_assistant_tokens = 3
+    drafting.generation_config.assistant_confidence_threshold = 0
+    runs = Recorded(main.language_model)
+    assert torch.equal(answers(main, inputs, assistant_model=drafting), expected)
+    if helper in ("a copy", "from features"):
+        # Drafts are right, so that main runs once for four tokens: the assistant has seen the cloud.
+        assert len(runs.logits) == 2
+
+
+def smaller(model, **changes):
+    return model.config.text_config.to_dict() | changes
+
+
+def test_features_do_not_fit_an_assistant_of_another_width(model):
+    inputs = prompts(1)
+    with torch.no_grad():
+        inputs["point_features"] = model.get_point_features(inputs.pop("points"))
+    drafting = minigpt3d(text_config=smaller(model, hidden_size=24)).eval()
+    with pytest.raises(ValueError, match="point_features with an assistant model: they have 16 channels.*24"):
+        answers(model, inputs, assistant_model=drafting)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_language_model_may_draft_the_answer(model, known):
+    main = copy.deepcopy(model)
+    place = 23 if known else POINT_TOKEN
+    main.config.point_token_id = place
+    inputs = prompts(1)
+    inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["input_ids"] == POINT_TOKEN, place)
+    inputs["input_ids"][0, :2] = 5  # 23 only where the cloud is
+    inputs["input_ids"][0, -4:] = torch.tensor([6, 7, 8, 9])
+    expected = answers(main, inputs)
+    subject = "a language model" if known else "a language model without the placeholder"
+    with check_refusal("assisted generation", subject) as is_supported:
+        made = answers(main, inputs, assistant_model=copy.deepcopy(model.language_model))
     if is_supported:
-        assert torch.equal(made, answers(model, prompts(1)))
+        assert torch.equal(made, expected)
+
+
+def test_a_placeholder_that_is_drafted_is_read_like_one_that_is_generated(model):
+    main = copy.deepcopy(model)
+    inputs = prompts(1)
+    place = int(answers(main, inputs)[0, -3])  # a token that the answer has
+    ids = inputs["input_ids"].masked_fill(inputs["input_ids"] == place, (place + 1) % 22 + 2)
+    inputs["input_ids"] = ids.masked_fill(ids == POINT_TOKEN, place)
+    main.config.point_token_id = place
+    expected = answers(main, inputs)
+    assert torch.equal(answers(main, inputs, assistant_model=copy.deepcopy(main)), expected)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 2}, {"cache_implementation": "static"}], ids=str)
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_a_prompt_may_be_read_in_chunks(model, size, settings):
+    # With padding, and clouds at other places of the rows.
+    rows = [prompts(1, seed) for seed in (1, 2)]
+    rows[1] = {name: value[:, 1:] if name != "points" else value for name, value in rows[1].items()}
+    inputs = padded(rows)
+    expected = answers(model, inputs, **settings)
+    whole = copy.deepcopy(model)
+    runs = Recorded(whole.language_model)
+    assert torch.equal(answers(whole, inputs, prefill_chunk_size=size, **settings), expected)
+    assert runs.inputs[0].shape[1] == min(size, inputs["input_ids"].shape[1])
+
+
+def test_chunks_are_joined_in_the_cache(model):
+    with check_refusal("prefill in chunks", "use_cache=False"):
+        answers(model, prompts(), prefill_chunk_size=3, use_cache=False)
 
 
 def test_prompt_lookup_may_draft_the_answer(model):
