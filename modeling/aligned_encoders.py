@@ -201,7 +201,6 @@ class AlignedPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, P
     """Base class of the aligned encoders and the models around them: initialisation and model card."""
 
     _no_split_modules = ["PointBlock"]
-    _supports_flex_attn = True
     # Only the model that compares clouds with texts has it.
     _keys_to_ignore_on_load_unexpected = [r"^alignment\."]
     # Name of the method and its paper, for model cards.

@@ -173,6 +173,9 @@ class ChatSession:
         for name in ("num_beams", "num_return_sequences"):
             if (settings.get(name) or getattr(config, name, None) or 1) > 1:
                 return None
+        for name in ("assistant_model", "prompt_lookup_num_tokens"):  # drafts are checked from an empty cache on
+            if settings.get(name) is not None or getattr(config, name, None) is not None:
+                return None
         shared = 0
         while shared < min(len(held), len(input_ids) - 1) and held[shared] == input_ids[shared]:
             shared += 1

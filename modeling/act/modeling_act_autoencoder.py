@@ -383,7 +383,6 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
     config_class = ActAutoencoderConfig
     config: ActAutoencoderConfig
     base_model_prefix = "autoencoder"
-    _supports_flex_attn = True
 
     def __init__(self, config: ActAutoencoderConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)

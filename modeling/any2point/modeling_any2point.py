@@ -102,7 +102,6 @@ class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, 
     config: Any2PointConfig
     base_model_prefix = "any2point"
     light_settings: ClassVar[Mapping[str, Any]] = LIGHT
-    _supports_flex_attn = True
 
     @classmethod
     def complete_settings(cls, encoder_config: PreTrainedConfig, given: Mapping[str, Any]) -> dict[str, Any]:

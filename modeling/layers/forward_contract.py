@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.utils import ModelOutput, TransformersKwargs
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class PointTokensMixin:
     accepts_loss_kwargs = False
     _supports_sdpa = True
     _supports_flash_attn = True
+    _supports_flex_attn = True
     _supports_attention_backend = True
     _input_embed_layer = "input_tokens"
 
@@ -106,6 +108,7 @@ class NoAttentionMixin(PointTokensMixin):
     supports_gradient_checkpointing = False
     _supports_sdpa = False
     _supports_flash_attn = False
+    _supports_flex_attn = False
     _supports_attention_backend = False
 
     def returns_states(self, output_hidden_states: bool | None, output_attentions: bool | None) -> bool:
@@ -125,6 +128,8 @@ def _require_gradients(module: nn.Module, args: tuple, output: torch.Tensor) -> 
 
 TRANSFORMERS_KEYWORDS = frozenset(TransformersKwargs.__annotations__)
 """Keywords that transformers may pass to any of its models; each layer uses those it supports."""
+LOSS_KEYWORDS = frozenset(inspect.signature(ForCausalLMLoss).parameters) - {"logits", "labels", "vocab_size", "kwargs"}
+"""Keywords that language models pass on to their loss, such as `shift_labels`."""
 
 
 def honours_contract(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -186,11 +191,15 @@ def rejects_unknown_keywords(forward: Callable[..., Any]) -> Callable[..., Any]:
         TypeError: For a keyword that neither `forward` nor transformers supports.
         ValueError: If attention weights are requested from an implementation that does not return them.
     """
-    known = _named_parameters(forward) | TRANSFORMERS_KEYWORDS | {"return_dict"}
+    # Language models pass the keywords of the loss to their body too.
+    known = _named_parameters(forward) | TRANSFORMERS_KEYWORDS | LOSS_KEYWORDS | {"return_dict"}
+    computes_loss = "labels" in known
 
     @functools.wraps(forward)
     def wrapper(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
         kwargs = check_keywords(type(self).__name__, kwargs, known)
+        if computes_loss and kwargs.get("labels") is None and kwargs.get("shift_labels") is not None:
+            kwargs["labels"] = kwargs["shift_labels"]  # not read, but without any there is no loss
         requested_outputs(self.config, None, kwargs.get("output_attentions"), self.config._attn_implementation)
         return forward(self, *args, **kwargs)
 
@@ -217,8 +226,9 @@ def check_keywords(name: str, given: dict[str, Any], known: frozenset[str]) -> d
 
 @functools.cache
 def forward_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
-    """Return the keywords of a transformers model's forward pass and those that it passes on to its layers."""
-    return _named_parameters(model_class.forward) | TRANSFORMERS_KEYWORDS
+    """Return the keywords of a transformers model's forward pass and those that it passes on, to layers and loss."""
+    named = _named_parameters(model_class.forward)
+    return named | TRANSFORMERS_KEYWORDS | (LOSS_KEYWORDS if "labels" in named else frozenset())
 
 
 def _named_parameters(forward: Callable[..., Any]) -> frozenset[str]:

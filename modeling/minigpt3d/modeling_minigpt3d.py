@@ -204,6 +204,7 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
+    _supports_flex_attn = True
     _supports_attention_backend = True
     _skip_keys_device_placement = ["past_key_values"]
     _part_paths = {"point_encoder": "point_encoder", "qformer": "bridge.qformer", "language_model": "language_model"}
@@ -400,7 +401,8 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
             logits_to_keep: Number of last tokens, or indices of tokens, whose logits are computed; 0 for all.
             output_hidden_states: Whether to return the language model's hidden states; None for the config's choice.
             output_attentions: The same for its attention weights, which only eager attention returns.
-            **kwargs: Passed on to the language model, if it or transformers supports them.
+            **kwargs: Passed on to the language model, if it or transformers supports them: `shift_labels`, labels that
+                are shifted already, in place of `labels`; `num_items_in_batch`.
 
         Raises:
             TypeError: For a keyword that the language model does not support.
@@ -430,6 +432,11 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
             inputs_embeds = fill_placeholders(
                 input_ids, point_features, self.get_input_embeddings(), self.config.point_token_id
             )
+        targets = kwargs.get("shift_labels")
+        if targets is not None:
+            labels = targets  # the loss reads them in place of labels, and without labels there is none
+        elif labels is not None:
+            targets = labels[:, 1:]
         output = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -447,7 +454,7 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
         if loss is not None and routing is not None and self.config.load_balancing_weight:
             share = 1.0
             if (tokens := kwargs.get("num_items_in_batch")) is not None:  # this batch is a part of a larger one
-                share = (labels[:, 1:] != -100).sum() / tokens
+                share = (targets != kwargs.get("ignore_index", -100)).sum() / tokens
             loss = loss + share * self.config.load_balancing_weight * routing.load_balancing_loss()
         return MiniGPT3DOutput(
             loss=loss,

@@ -403,7 +403,6 @@ class PointTransformerV3PreTrainedModel(CardMixin, PretrainedBaseMixin, PointTok
     config: PointTransformerV3Config
     base_model_prefix = "encoder"
     _no_split_modules = ["PointTransformerV3Block"]
-    _supports_flex_attn = True
 
     @property
     def reads_stages(self) -> bool:

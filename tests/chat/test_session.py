@@ -193,6 +193,12 @@ def test_beam_search_uses_no_cache(pipe):
         assert session.ask(text) == whole(pipe, session, num_beams=3)
 
 
+def test_drafts_change_no_answer(pipe):
+    session, drafting = ChatSession(pipe, cloud()), ChatSession(pipe, cloud(), prompt_lookup_num_tokens=2)
+    for text in ("what is it", "what is it and what color"):
+        assert drafting.ask(text) == session.ask(text)
+
+
 def test_caches_that_cannot_be_cropped_are_rebuilt(pipe, monkeypatch):
     def crop(self, tokens_to_remove):
         raise RuntimeError("no way back")

@@ -196,14 +196,39 @@ def test_eager_attention_matches_sdpa(case, saved):
     assert relative_difference(answer(case, eager), expected_of(case)) < 1e-4
 
 
-@pytest.mark.parametrize("model_type", ["openshape", "patchalign3d", "point_transformer_v3", "uni3d"])
-def test_flex_attention_matches_sdpa(model_type):
-    case = next(case for case in CASES if case.model_class.config_class.model_type == model_type)
+@over_cases
+def test_flex_attention_matches_sdpa(case):
     model = fresh(case)
-    model.set_attn_implementation("flex_attention")
-    with torch.compiler.set_stance("force_eager"):
-        made = answer(case, model)
-    assert relative_difference(made, expected_of(case)) < 1e-4
+    with check_refusal("attention", case.name) as is_supported:
+        model.set_attn_implementation("flex_attention")
+    assert case.model_class._supports_flex_attn == is_supported
+    if is_supported:
+        parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+        assert {part.config._attn_implementation for part in parts} == {"flex_attention"}
+        with torch.compiler.set_stance("force_eager"):
+            made = answer(case, model)
+        assert relative_difference(made, expected_of(case)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.model_class.can_generate()], ids=lambda case: case.name
+)
+@torch.no_grad()
+def test_labels_may_be_shifted_already(case):
+    model, labelled = fresh(case), case.labelled()
+    labels = labelled.pop("labels")
+    shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    expected = model(**labelled, labels=labels).loss
+    others = labels.roll(1, dims=1)
+    assert abs(model(**labelled, labels=others).loss - expected) > 1e-3
+    assert torch.equal(model(**labelled, shift_labels=shifted).loss, expected)
+    assert torch.equal(model(**labelled, labels=others, shift_labels=shifted).loss, expected)
+    count = (shifted != -100).sum()
+    parts = [
+        model(**labelled, **given, num_items_in_batch=2 * count).loss
+        for given in ({"labels": labels}, {"shift_labels": shifted})
+    ]
+    torch.testing.assert_close(torch.stack(parts), expected.expand(2) / 2)
 
 
 @over_cases

@@ -245,6 +245,9 @@ def test_load_balancing_loss_is_scaled_with_the_batch_share():
     labels = prompt.masked_fill(prompt == POINT_TOKEN, -100)
     full = model(prompt, points=points, labels=labels)
     parts = model(prompt, points=points, labels=labels, num_items_in_batch=torch.tensor(2 * 3))
+    shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    again = model(prompt, points=points, shift_labels=shifted, num_items_in_batch=torch.tensor(2 * 3))
+    assert torch.equal(again.loss, parts.loss)
     model.config.load_balancing_weight = 0.0
     plain = model(prompt, points=points, labels=labels)
     assert full.loss > plain.loss
