@@ -10,7 +10,7 @@ from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.model_card.run_report import count_parameters
-from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, set_stage, trained_names
+from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DPreTrainedModel, set_stage, trained_names
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.registration import MODELS, register
 from hf_any3d.registry import check_model_type
@@ -113,12 +113,12 @@ def _count(config: PreTrainedConfig, adapter: PeftConfig | None) -> tuple[int, i
     named = {model.__name__: model for model in (base, *itertools.chain(*heads.values()))}
     with torch.device("meta"):
         model = named.get((config.architectures or [""])[0], base)(config)
-        if isinstance(model, MiniGPT3DForConditionalGeneration) and config.stage:
+        if isinstance(model, MiniGPT3DPreTrainedModel) and config.stage:
             set_stage(model, config.stage)
         if adapter is not None:
             adapter.inference_mode = False
             model = get_peft_model(model, adapter)
     trained, total = count_parameters(model)
-    if isinstance(model, MiniGPT3DForConditionalGeneration):  # its stage defines the trained parameters
-        trained = sum(model.get_parameter(name).numel() for name in trained_names(model))
+    if isinstance(model, MiniGPT3DPreTrainedModel):  # its stage defines the trained parameters
+        trained = sum(model.base_model.get_parameter(name).numel() for name in trained_names(model))
     return trained, total

@@ -27,10 +27,16 @@ from transformers.utils.hub import cached_file
 
 from hf_any3d.modeling.card_info import CardMixin
 from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
-from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
+from hf_any3d.modeling.minigpt3d import MiniGPT3DPreTrainedModel
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
+from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
-from hf_any3d.modeling.pretrained_parts.stored_adapters import check_base, refuse_foreign_adapters, refuse_odd_weights
+from hf_any3d.modeling.pretrained_parts.stored_adapters import (
+    check_base,
+    refuse_foreign_adapters,
+    refuse_odd_weights,
+    use_todays_names,
+)
 from hf_any3d.modeling.published import is_published
 from hf_any3d.tuners.targets import left_out_modules
 
@@ -192,7 +198,7 @@ def _write_card_of_run(original: Callable) -> Callable:
 
 @_patch(
     "peft.peft_model:PeftModel.load_adapter",
-    "does not compare the base model with the one that the adapter was trained on",
+    "does not compare the base model with the one that the adapter was trained on, nor knows earlier names of tensors",
 )
 def _check_base_of_adapter(original: Callable) -> Callable:
     def load_adapter(self: PeftModel, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
@@ -201,9 +207,24 @@ def _check_base_of_adapter(original: Callable) -> Callable:
             refuse_odd_weights(os.fspath(model_id), {key: kwargs[key] for key in _HUB_KEYS if key in kwargs})
             if recorded := _our_config(model_id, kwargs):
                 check_base(model, recorded, os.fspath(model_id))
+        if isinstance(model, EarlierNamesMixin):
+            kwargs["key_mapping"] = model.renamings() | (kwargs.get("key_mapping") or {})
         return original(self, model_id, *args, **kwargs)
 
     return load_adapter
+
+
+@_patch(
+    "peft.tuners.tuners_utils:BaseTuner.inject_adapter",
+    "looks for the modules that an adapter names under their names of today alone",
+)
+def _find_modules_by_earlier_names(original: Callable) -> Callable:
+    def inject_adapter(self: Any, model: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(model, EarlierNamesMixin):
+            use_todays_names(self.peft_config[adapter_name], model)
+        return original(self, model, adapter_name, *args, **kwargs)
+
+    return inject_adapter
 
 
 @_patch(
@@ -325,7 +346,7 @@ def _refuse_prompt_methods(original: Callable) -> Callable:
                     f"{method.value} learns embeddings of words, and {type(model).__name__} reads none; expected "
                     "another method, such as PromptTokensConfig of hf_any3d, which adds prompts to the point tokens"
                 )
-            if isinstance(model, MiniGPT3DForConditionalGeneration) and method != PeftType.PREFIX_TUNING:
+            if isinstance(model, MiniGPT3DPreTrainedModel) and method != PeftType.PREFIX_TUNING:
                 raise ValueError(
                     f"{method.value} passes embeddings to {type(model).__name__} in place of input_ids, which mark "
                     "the places of clouds; expected PREFIX_TUNING, or a method that adapts weights such as LORA"

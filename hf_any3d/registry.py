@@ -123,7 +123,7 @@ MODEL_TYPES = {
     "minigpt3d": ModelType(
         "minigpt3d",
         "MiniGPT3DConfig",
-        "MiniGPT3DForConditionalGeneration",
+        "MiniGPT3DModel",
         {"point-cloud-text-to-text": ("MiniGPT3DForConditionalGeneration",)},
         processor="chat.processing.MiniGPT3DProcessor",
         has_parts=True,

@@ -54,7 +54,7 @@ def tokenizer_alone(wrapper: Any2PointForPointCloudClassification) -> PointToken
         features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
     )
     model = PointTokenizerForPointCloudClassification(config)
-    model.tokens.point_tokenizer, model.classifier = wrapper.any2point.point_tokenizer, head
+    model.point_tokenizer_model.point_tokenizer, model.classifier = wrapper.any2point.point_tokenizer, head
     return model
 
 

@@ -34,7 +34,8 @@ class Assembly:
         parts: Point encoder, Q-Former and language model.
         files: The checkpoints of training.
         model: The model on the meta device: names and shapes only.
-        state: Its state dict, memory-mapped where possible, without the parts named in `model.config.parts`.
+        state: The state dict of its body, memory-mapped where possible, without the parts named in
+            `model.config.parts`.
         fresh: The parts that no file has.
     """
 
@@ -86,7 +87,7 @@ def assemble(
         check_encoder(file, point_encoder)
         check_trained(file, model)
         state |= file.trained
-    own = model.state_dict()
+    own = model.base_model.state_dict()
     named = {name.replace(".base_layer.", "."): name for name in own}
     state = {named.get(name, name): tensor for name, tensor in state.items()}
     missing = {name: tensor for name, tensor in own.items() if name not in state}
@@ -97,7 +98,7 @@ def assemble(
     fresh = sorted({".".join(name.split(".")[: 3 if ".experts." in name else 2]) for name in initialized})
     if not store_parts:
         config.parts = _named_parts(parts, last.stage) or None
-        held = model.names_stored_elsewhere()
+        held = model.base_model.names_stored_elsewhere()
         state = {name: tensor for name, tensor in state.items() if name not in held}
     return Assembly(parts, tuple(files), model, state, tuple(fresh))
 

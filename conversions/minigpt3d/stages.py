@@ -104,7 +104,7 @@ def check_trained(file: StageFile, model: MiniGPT3DForConditionalGeneration) -> 
     Raises:
         ValueError: Tensors are missing, left over or of another shape.
     """
-    own = {name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items()}
+    own = {name.replace(".base_layer.", "."): tensor for name, tensor in model.base_model.state_dict().items()}
     expected = stage_names(model, file.stage or 3)
     if not file.stage:
         parts = ("language_model.", "bridge.projector.")

@@ -331,7 +331,7 @@ def warn_of_local_parts(parts: Mapping[str, Mapping[str, str | None]] | None) ->
 def trained_groups(model: MiniGPT3DForConditionalGeneration) -> dict[str, int]:
     """Count the trained parameters of each part."""
     groups: Counter[str] = Counter()
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.base_model.named_parameters():
         if parameter.requires_grad:
             first, second, *_ = name.split(".")
             part = f"{first} {second}" if first == "bridge" else first

@@ -20,14 +20,16 @@ from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFea
 from hf_any3d.modeling.layers.heads import ClassificationHead, pool
 from hf_any3d.modeling.layers.tasks import PointCloudClassificationMixin
 from hf_any3d.modeling.point_ops import in_full_precision
+from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
 
 
-class PointTokenizerPreTrainedModel(CardMixin, NoAttentionMixin, PreTrainedModel):
+class PointTokenizerPreTrainedModel(CardMixin, NoAttentionMixin, EarlierNamesMixin, PreTrainedModel):
     """Base class of tokenizers without an encoder."""
 
     config_class = PointTokenizerConfig
     config: PointTokenizerConfig
-    base_model_prefix = "tokens"
+    base_model_prefix = "point_tokenizer_model"  # the model has a module `point_tokenizer` itself
+    _earlier_names = {"tokens": "point_tokenizer_model"}
 
     @classmethod
     def describe_for_card(cls, subject: CardSubject) -> CardDescription:
@@ -105,7 +107,7 @@ class PointTokenizerForPointCloudClassification(PointCloudClassificationMixin, P
 
     def __init__(self, config: PointTokenizerConfig):
         super().__init__(config)
-        self.tokens = PointTokenizerModel(config)
+        self.point_tokenizer_model = PointTokenizerModel(config)
         self.classifier = ClassificationHead(
             len(config.pooling) * config.hidden_size,
             config.num_labels,

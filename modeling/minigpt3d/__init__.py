@@ -4,7 +4,10 @@ from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
 from hf_any3d.modeling.minigpt3d.configuration_normed_phi import NormedPhiConfig
 from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import (
     MiniGPT3DForConditionalGeneration,
+    MiniGPT3DModel,
+    MiniGPT3DModelOutput,
     MiniGPT3DOutput,
+    MiniGPT3DPreTrainedModel,
     build_from_parts,
     merge_lora,
     names_in,
@@ -26,7 +29,10 @@ __all__ = [
     "Bridge",
     "MiniGPT3DConfig",
     "MiniGPT3DForConditionalGeneration",
+    "MiniGPT3DModel",
+    "MiniGPT3DModelOutput",
     "MiniGPT3DOutput",
+    "MiniGPT3DPreTrainedModel",
     "NormedPhiConfig",
     "NormedPhiForCausalLM",
     "NormedPhiModel",

@@ -48,8 +48,8 @@ from hf_any3d.modeling.layers.forward_contract import (
     honours_contract,
     requested_outputs,
 )
-from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
-from hf_any3d.modeling.minigpt3d.query_experts import Bridge, Bridged
+from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS, MiniGPT3DConfig
+from hf_any3d.modeling.minigpt3d.query_experts import Bridge, Bridged, Routing
 from hf_any3d.modeling.minigpt3d.stages import trained_names
 from hf_any3d.modeling.pretrained_parts import (
     HUB_ARGUMENTS,
@@ -61,7 +61,7 @@ from hf_any3d.modeling.pretrained_parts import (
     set_quantization,
     single_device,
 )
-from hf_any3d.modeling.pretrained_parts.loading import apply_settings, dtype_named
+from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin, apply_settings, dtype_named
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source
 from hf_any3d.modeling.pretrained_parts.tensors import OwnTensor
 
@@ -160,6 +160,42 @@ class EncodedClouds(ModelOutput):
     points: Clouds | None = None
 
 
+@dataclass
+class MiniGPT3DModelOutput(ModelOutput):
+    """Output of MiniGPT-3D without scores of tokens.
+
+    Args:
+        last_hidden_state: `(batch, tokens, text hidden)`.
+        past_key_values: The cache.
+        hidden_states: On request, as in `MiniGPT3DOutput`.
+        attentions: The same.
+        point_features: `(clouds, num_query_tokens, text hidden)`, the tokens of the clouds.
+        router_logits: `(clouds, num_query_experts)`, if query experts are used.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    point_features: torch.Tensor | None = None
+    router_logits: torch.Tensor | None = None
+
+
+@dataclass
+class Embedded:
+    """Embedded tokens.
+
+    Args:
+        inputs_embeds: `(batch, tokens, text hidden)`.
+        point_features: `(clouds, num_query_tokens, text hidden)`, those of clouds among them; None without clouds.
+        routing: The query sets that were used; None if only the first was, or features were given.
+    """
+
+    inputs_embeds: torch.Tensor
+    point_features: torch.Tensor | None = None
+    routing: Routing | None = None
+
+
 class QueriesAndQFormer(Blip2PreTrainedModel):
     """The query tokens and Q-Former of a BLIP-2 model; other weights of its repository are ignored.
 
@@ -180,26 +216,17 @@ PART_CLASSES = {"point_encoder": AutoModel, "qformer": QueriesAndQFormer, "langu
 """Class that loads each pretrained part."""
 
 
-class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrainedModel, GenerationMixin):
-    """Point encoder, bridge and language model.
+class MiniGPT3DPreTrainedModel(CardMixin, PretrainedPartsMixin, EarlierNamesMixin, PreTrainedModel):
+    """Base class of MiniGPT-3D's models.
 
     Only trained weights are saved, 47.8 million of 2,954 million: pretrained parts are recorded in `config.parts` and
     loaded from their own repositories. Without that record, the full model is saved and loaded.
-
-    `input_ids` contain `num_query_tokens` times `point_token_id` for each cloud; clouds are matched to these
-    placeholders in order, sample by sample.
-
-    Args:
-        config: The configuration.
-        point_encoder: A model of `config.point_config`; by default a randomly initialised one.
-        qformer: The same for `config.qformer_config`.
-        language_model: The same for `config.text_config`.
     """
 
-    card_info = CardInfo("conversation", opens="MiniGPT3DForConditionalGeneration")
     config_class = MiniGPT3DConfig
     config: MiniGPT3DConfig
-    base_model_prefix = ""
+    # Not "model": transformers renames `model.language_model.model` in any checkpoint, as older models of it had it.
+    base_model_prefix = "minigpt3d"
     input_modalities = ("point_cloud", "text")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -207,27 +234,6 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
     _supports_flex_attn = True
     _supports_attention_backend = True
     _skip_keys_device_placement = ["past_key_values"]
-    _part_paths = {"point_encoder": "point_encoder", "qformer": "bridge.qformer", "language_model": "language_model"}
-
-    def __init__(
-        self,
-        config: MiniGPT3DConfig,
-        point_encoder: PreTrainedModel | None = None,
-        qformer: Blip2QFormerModel | None = None,
-        language_model: PreTrainedModel | None = None,
-    ):
-        super().__init__(config)
-        self.point_encoder = AutoModel.from_config(config.point_config) if point_encoder is None else point_encoder
-        self.bridge = Bridge(config, qformer)
-        if language_model is None:
-            language_model = AutoModelForCausalLM.from_config(config.text_config)
-        self.language_model = language_model
-        if config.qformer_lora is not None:
-            inject_adapter_in_model(LoraConfig(**config.qformer_lora), self.bridge.qformer)
-        if config.text_lora is not None:
-            inject_adapter_in_model(LoraConfig(**config.text_lora), self.language_model)
-        self.point_encoder.requires_grad_(False)
-        self.post_init()
 
     @classmethod
     def describe_for_card(cls, subject: CardSubject) -> CardDescription:
@@ -269,7 +275,176 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
         super().initialize_weights()
         reset_lora(self)
 
-    def train(self, mode: bool = True) -> MiniGPT3DForConditionalGeneration:
+    def get_input_embeddings(self) -> nn.Module:
+        """Return those of the language model."""
+        return self.base_model.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace those of the language model."""
+        self.base_model.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return those of the language model."""
+        return self.base_model.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace those of the language model."""
+        self.base_model.language_model.set_output_embeddings(value)
+
+    # Loading and saving; see `PretrainedPartsMixin`.
+
+    def store_parts(self) -> None:
+        """Store all parts with the model from now on.
+
+        Raises:
+            ValueError: If the language model was loaded in 4 or 8 bits, not with its full weights.
+        """
+        if self.config.parts and is_quantized(self.base_model.language_model):
+            raise ValueError("the language model was loaded quantized; expected full weights to store")
+        self.config.parts = None
+        self._keys_to_ignore_on_save = set()
+
+    @classmethod
+    def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+        """Load a model with its pretrained parts from their repositories.
+
+        `quantization_config` then applies to the language model, and the model is on one device.
+        """
+        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        config = kwargs.get("config")
+        if name is not None and not isinstance(config, cls.config_class):
+            config = cls.config_class.from_pretrained(name if config is None else config, **hub)
+        if config is None or not any(config.part(part).is_elsewhere for part in PARTS):
+            return super()._from_full_repository(name, *args, **kwargs)
+        config = copy.deepcopy(config)
+        others = {key: value for key, value in kwargs.items() if key not in {*HUB_ARGUMENTS, "config"}}
+        return cls._from_parts(os.fspath(name), config, hub, **others)
+
+    @classmethod
+    def _from_parts(
+        cls,
+        name: str,
+        config: MiniGPT3DConfig,
+        hub: dict[str, Any],
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        attn_implementation: str | None = None,
+        device_map: Any = None,
+        quantization_config: Any = None,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        **overrides: Any,
+    ) -> Any:
+        apply_settings(cls, config, overrides, "a model whose parts are kept elsewhere")
+        dtype = dtype_named(dtype or torch_dtype) or config.dtype or torch.float32
+        if attn_implementation is not None:
+            config._attn_implementation = attn_implementation
+        model = cls._build_around_parts(name, config, dtype, attn_implementation, device_map, quantization_config)
+        _load_stored(model, name, read_stored(name, hub))
+        model.name_or_path = config.name_or_path = name
+        if model.can_generate():
+            try:
+                model.generation_config = GenerationConfig.from_pretrained(name, **hub)
+            except OSError:
+                pass  # keep the default derived from the config
+        if device_map is not None:
+            model.to(single_device(device_map))
+        info = {key: set() for key in ("missing_keys", "unexpected_keys", "mismatched_keys")} | {"error_msgs": []}
+        return (model.eval(), info) if output_loading_info else model.eval()
+
+    @classmethod
+    def _build_around_parts(
+        cls,
+        name: str,
+        config: MiniGPT3DConfig,
+        dtype: torch.dtype,
+        attention: str | None,
+        device_map: Any,
+        quantization: Any,
+    ) -> MiniGPT3DPreTrainedModel:
+        if quantization is not None and not config.part("language_model").is_elsewhere:
+            raise ValueError(
+                "quantization_config: the language model is stored with the model; expected one kept elsewhere"
+            )
+        configs = {"point_encoder": config.point_config, "qformer": None, "language_model": config.text_config}
+        opened = {}
+        for part in filter(lambda part: config.part(part).is_elsewhere, PARTS):
+            loading = {} if attention is None else {"attn_implementation": attention}
+            if part == "language_model" and quantization is not None:
+                loading |= {"quantization_config": quantization, "device_map": device_map}
+            opened[part], _ = open_part(
+                part, config.part(part), config=configs[part], dtype=dtype, model=name, **loading
+            )
+        attention_of = {model: model.config._attn_implementation for model in opened.values()}
+        return cls._assemble(config, opened, attention_of, dtype)
+
+    @classmethod
+    def _assemble(
+        cls,
+        config: MiniGPT3DConfig,
+        opened: Mapping[str, PreTrainedModel],
+        attention_of: Mapping[PreTrainedModel, str | None],
+        dtype: torch.dtype,
+    ) -> MiniGPT3DPreTrainedModel:
+        """Build a model around loaded parts; those that are not in `opened` are randomly initialised."""
+        model = cls(config, opened.get("point_encoder"), None, opened.get("language_model"))
+        for part, implementation in attention_of.items():
+            # Nesting a config in another one resets the attention implementation that its model was built with.
+            part.config._attn_implementation = implementation
+        if "qformer" in opened:
+            adopt_qformer(model, opened["qformer"])
+        body = model.base_model
+        if is_quantized(body.language_model):
+            body.point_encoder.to(dtype)
+            body.bridge.to(dtype)
+        else:
+            model.to(dtype)
+        for name, path in body._part_paths.items():
+            if config.part(name).is_elsewhere:
+                remember_weights(body.get_submodule(path))
+        return model
+
+
+class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
+    """Point encoder, bridge and language model, without scores of tokens.
+
+    As in BLIP-2, the language model keeps its head, which is applied by `MiniGPT3DForConditionalGeneration`: some
+    language models scale or cap the scores.
+
+    `input_ids` contain `num_query_tokens` times `point_token_id` for each cloud; clouds are matched to these
+    placeholders in order, sample by sample.
+
+    Args:
+        config: The configuration.
+        point_encoder: A model of `config.point_config`; by default a randomly initialised one.
+        qformer: The same for `config.qformer_config`.
+        language_model: The same for `config.text_config`.
+    """
+
+    card_info = CardInfo("features", opens="MiniGPT3DModel")
+    _part_paths = {"point_encoder": "point_encoder", "qformer": "bridge.qformer", "language_model": "language_model"}
+
+    def __init__(
+        self,
+        config: MiniGPT3DConfig,
+        point_encoder: PreTrainedModel | None = None,
+        qformer: Blip2QFormerModel | None = None,
+        language_model: PreTrainedModel | None = None,
+    ):
+        super().__init__(config)
+        self.point_encoder = AutoModel.from_config(config.point_config) if point_encoder is None else point_encoder
+        self.bridge = Bridge(config, qformer)
+        if language_model is None:
+            language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = language_model
+        if config.qformer_lora is not None:
+            inject_adapter_in_model(LoraConfig(**config.qformer_lora), self.bridge.qformer)
+        if config.text_lora is not None:
+            inject_adapter_in_model(LoraConfig(**config.text_lora), self.language_model)
+        self.point_encoder.requires_grad_(False)
+        self.post_init()
+
+    def train(self, mode: bool = True) -> MiniGPT3DModel:
         """Set the mode; a frozen point encoder and the Q-Former, except for its LoRA, stay in eval mode."""
         super().train(mode)
         if not self._point_encoder_trains():
@@ -283,14 +458,6 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
             if ".lora_dropout." in name:
                 layer.train(dropping)
         return self
-
-    def get_output_embeddings(self) -> nn.Module:
-        """Return those of the language model."""
-        return self.language_model.get_output_embeddings()
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        """Replace those of the language model."""
-        self.language_model.set_output_embeddings(value)
 
     def encode(self, points: Clouds) -> torch.Tensor:
         """Encode clouds to tokens, `(clouds, 1 + groups, point width)`; clouds of equal size run as one batch.
@@ -332,6 +499,162 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
         """
         return self._bridge(points).tokens
 
+    def embed(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        points: Clouds | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        point_features: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
+    ) -> Embedded:
+        """Embed tokens, with those of clouds at their placeholders; arguments are those of `forward`.
+
+        Raises:
+            ValueError: If clouds and placeholders do not match; if neither ids nor embeddings are given, or clouds
+                along with embeddings or twice.
+        """
+        if mm_encoder_outputs is not None and (encoded := mm_encoder_outputs.get("point")) is not None:
+            if points is not None or point_features is not None:
+                raise ValueError("points or point_features with mm_encoder_outputs['point']; expected one of them")
+            point_features = encoded.pooler_output
+        if inputs_embeds is not None:
+            if points is not None or point_features is not None:
+                raise ValueError(
+                    "points or point_features with inputs_embeds; expected the clouds' tokens in inputs_embeds"
+                )
+            return Embedded(inputs_embeds)
+        if input_ids is None:
+            raise ValueError("input_ids and inputs_embeds are both None; expected one of them")
+        routing = None
+        if points is not None and point_features is None:
+            bridged = self._bridge(points)
+            point_features, routing = bridged.tokens, bridged.routing
+        embedded = fill_placeholders(
+            input_ids, point_features, self.get_input_embeddings(), self.config.point_token_id
+        )
+        return Embedded(embedded, point_features, routing)
+
+    @honours_contract
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        points: Clouds | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        point_features: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> MiniGPT3DModelOutput:
+        """Compute features of tokens; arguments are those of `MiniGPT3DForConditionalGeneration.forward`.
+
+        Raises:
+            TypeError: For a keyword that the language model does not support.
+            ValueError: If clouds and placeholders do not match; if neither ids nor embeddings are given, or clouds
+                along with embeddings; if attention weights are requested without eager attention.
+        """
+        text = self.language_model.base_model
+        if kwargs:
+            kwargs = check_keywords(type(self).__name__, kwargs, forward_keywords(type(text)))
+        return_hidden, return_attentions = requested_outputs(
+            self.config, output_hidden_states, output_attentions, text.config._attn_implementation
+        )
+        embedded = self.embed(input_ids, points, inputs_embeds, point_features, mm_encoder_outputs)
+        output = text(
+            inputs_embeds=embedded.inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            output_hidden_states=return_hidden,
+            output_attentions=return_attentions,
+            return_dict=True,
+            **kwargs,
+        )
+        return MiniGPT3DModelOutput(
+            last_hidden_state=output.last_hidden_state,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+            point_features=embedded.point_features,
+            router_logits=None if embedded.routing is None else embedded.routing.logits,
+        )
+
+    def _bridge(self, points: Clouds) -> Bridged:
+        if self.config.qformer_lora_dropout_at_inference and not self.training:
+            logger.warning_once(
+                "qformer_lora_dropout_at_inference=True: tokens of clouds are random, as in the released program; "
+                "set it to False for reproducible answers"
+            )
+        tokens, mask = self._encode(points)
+        return self.bridge(tokens.to(self.bridge.projector.fc1.weight.dtype), mask)
+
+    def _point_encoder_trains(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.point_encoder.parameters())
+
+    def part_tensors(self, name: str) -> list[OwnTensor]:
+        """Return a part's tensors except those that the training stages change; see `PretrainedPartsMixin`."""
+        trained, path = set(trained_names(self)), self._part_paths[name]
+        return [own for own in super().part_tensors(name) if f"{path}.{own.path}" not in trained]
+
+    def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
+        """Load the recorded weights of a part again; see `PretrainedPartsMixin`."""
+        configs = {"point_encoder": self.config.point_config, "language_model": self.config.text_config}
+        opened, _ = open_part(name, self.config.part(name), config=copy.deepcopy(configs.get(name)))
+        return own_state(opened.qformer if name == "qformer" else opened)
+
+
+class MiniGPT3DForConditionalGeneration(MiniGPT3DPreTrainedModel, GenerationMixin):
+    """`MiniGPT3DModel` with the scores of the next tokens: answers questions about clouds.
+
+    Args:
+        config: The configuration.
+        point_encoder: A model of `config.point_config`; by default a randomly initialised one.
+        qformer: The same for `config.qformer_config`.
+        language_model: The same for `config.text_config`.
+    """
+
+    card_info = CardInfo("conversation", opens="MiniGPT3DForConditionalGeneration")
+    _earlier_names = {name: f"minigpt3d.{name}" for name in ("point_encoder", "bridge", "language_model")}
+
+    def __init__(
+        self,
+        config: MiniGPT3DConfig,
+        point_encoder: PreTrainedModel | None = None,
+        qformer: Blip2QFormerModel | None = None,
+        language_model: PreTrainedModel | None = None,
+    ):
+        super().__init__(config)
+        self.minigpt3d = MiniGPT3DModel(config, point_encoder, qformer, language_model)
+        self.post_init()
+
+    @property
+    def point_encoder(self) -> PreTrainedModel:
+        """The model that reads clouds."""
+        return self.minigpt3d.point_encoder
+
+    @property
+    def bridge(self) -> Bridge:
+        """The modules between point encoder and language model."""
+        return self.minigpt3d.bridge
+
+    @property
+    def language_model(self) -> PreTrainedModel:
+        """The language model, with its head."""
+        return self.minigpt3d.language_model
+
+    def encode(self, points: Clouds) -> torch.Tensor:
+        """Encode clouds to tokens, see `MiniGPT3DModel.encode`."""
+        return self.minigpt3d.encode(points)
+
+    def get_point_features(self, points: Clouds) -> torch.Tensor:
+        """Compute the language model's tokens for clouds, see `MiniGPT3DModel.get_point_features`."""
+        return self.minigpt3d.get_point_features(points)
+
     @torch.no_grad()
     def prompt_embeddings(
         self,
@@ -357,11 +680,7 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
         Raises:
             ValueError: If clouds and placeholders do not match.
         """
-        if points is not None and point_features is None:
-            point_features = self.get_point_features(points)
-        embedded = fill_placeholders(
-            input_ids, point_features, self.get_input_embeddings(), self.config.point_token_id
-        )
+        embedded = self.minigpt3d.embed(input_ids, points, point_features=point_features).inputs_embeds
         if attention_mask is None:
             return list(embedded)
         return [row[mask.bool()] for row, mask in zip(embedded, attention_mask, strict=True)]
@@ -414,31 +733,14 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
         return_hidden, return_attentions = requested_outputs(
             self.config, output_hidden_states, output_attentions, self.language_model.config._attn_implementation
         )
-        if mm_encoder_outputs is not None and (encoded := mm_encoder_outputs.get("point")) is not None:
-            if points is not None or point_features is not None:
-                raise ValueError("points or point_features with mm_encoder_outputs['point']; expected one of them")
-            point_features = encoded.pooler_output
-        if inputs_embeds is not None and (points is not None or point_features is not None):
-            raise ValueError(
-                "points or point_features with inputs_embeds; expected the clouds' tokens in inputs_embeds"
-            )
-        routing = None
-        if points is not None and point_features is None:
-            bridged = self._bridge(points)
-            point_features, routing = bridged.tokens, bridged.routing
-        if inputs_embeds is None:
-            if input_ids is None:
-                raise ValueError("input_ids and inputs_embeds are both None; expected one of them")
-            inputs_embeds = fill_placeholders(
-                input_ids, point_features, self.get_input_embeddings(), self.config.point_token_id
-            )
+        embedded = self.minigpt3d.embed(input_ids, points, inputs_embeds, point_features, mm_encoder_outputs)
         targets = kwargs.get("shift_labels")
         if targets is not None:
             labels = targets  # the loss reads them in place of labels, and without labels there is none
         elif labels is not None:
             targets = labels[:, 1:]
         output = self.language_model(
-            inputs_embeds=inputs_embeds,
+            inputs_embeds=embedded.inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
@@ -450,7 +752,7 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
             return_dict=True,
             **kwargs,
         )
-        loss = output.loss
+        loss, routing = output.loss, embedded.routing
         if loss is not None and routing is not None and self.config.load_balancing_weight:
             share = 1.0
             if (tokens := kwargs.get("num_items_in_batch")) is not None:  # this batch is a part of a larger one
@@ -462,7 +764,7 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
             past_key_values=output.past_key_values,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
-            point_features=point_features,
+            point_features=embedded.point_features,
             router_logits=None if routing is None else routing.logits,
         )
 
@@ -549,8 +851,8 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
         if (seen := model_kwargs["past_key_values"].get_seq_length()) > 0:
             # transformers would read the whole prompt after what is in the cache, and answer otherwise.
             raise ValueError(
-                f"past_key_values of {seen} tokens with assistant_model or prompt_lookup_num_tokens; expected an empty "
-                "cache, as transformers reads the prompt from its start before it checks drafts"
+                f"past_key_values of {seen} tokens with assistant_model or prompt_lookup_num_tokens; expected an "
+                "empty cache, as transformers reads the prompt from its start before it checks drafts"
             )
         place = self.config.point_token_id
         if assistant_model is not None and not isinstance(assistant_model, MiniGPT3DForConditionalGeneration):
@@ -578,141 +880,6 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
             return mm_encoder_output
         repeated = repeat_by_sample(input_ids, clouds.pooler_output, expand_size, self.config.point_token_id)
         return {"point": EncodedClouds(repeated)}  # no assistant model drafts more than one answer
-
-    def _bridge(self, points: Clouds) -> Bridged:
-        if self.config.qformer_lora_dropout_at_inference and not self.training:
-            logger.warning_once(
-                "qformer_lora_dropout_at_inference=True: tokens of clouds are random, as in the released program; "
-                "set it to False for reproducible answers"
-            )
-        tokens, mask = self._encode(points)
-        return self.bridge(tokens.to(self.bridge.projector.fc1.weight.dtype), mask)
-
-    def _point_encoder_trains(self) -> bool:
-        return any(parameter.requires_grad for parameter in self.point_encoder.parameters())
-
-    # Loading and saving; see `PretrainedPartsMixin`.
-
-    def part_tensors(self, name: str) -> list[OwnTensor]:
-        """Return a part's tensors except those that the training stages change; see `PretrainedPartsMixin`."""
-        trained, path = set(trained_names(self)), self._part_paths[name]
-        return [own for own in super().part_tensors(name) if f"{path}.{own.path}" not in trained]
-
-    def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
-        """Load the recorded weights of a part again; see `PretrainedPartsMixin`."""
-        configs = {"point_encoder": self.config.point_config, "language_model": self.config.text_config}
-        opened, _ = open_part(name, self.config.part(name), config=copy.deepcopy(configs.get(name)))
-        return own_state(opened.qformer if name == "qformer" else opened)
-
-    def store_parts(self) -> None:
-        """Store all parts with the model from now on.
-
-        Raises:
-            ValueError: If the language model was loaded in 4 or 8 bits, not with its full weights.
-        """
-        if self.config.parts and is_quantized(self.language_model):
-            raise ValueError("the language model was loaded quantized; expected full weights to store")
-        self.config.parts = None
-        self._keys_to_ignore_on_save = set()
-
-    @classmethod
-    def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
-        """Load a model with its pretrained parts from their repositories.
-
-        `quantization_config` then applies to the language model, and the model is on one device.
-        """
-        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-        config = kwargs.get("config")
-        if name is not None and not isinstance(config, cls.config_class):
-            config = cls.config_class.from_pretrained(name if config is None else config, **hub)
-        if config is None or not any(config.part(part).is_elsewhere for part in cls._part_paths):
-            return super()._from_full_repository(name, *args, **kwargs)
-        config = copy.deepcopy(config)
-        others = {key: value for key, value in kwargs.items() if key not in {*HUB_ARGUMENTS, "config"}}
-        return cls._from_parts(os.fspath(name), config, hub, **others)
-
-    @classmethod
-    def _from_parts(
-        cls,
-        name: str,
-        config: MiniGPT3DConfig,
-        hub: dict[str, Any],
-        dtype: torch.dtype | str | None = None,
-        torch_dtype: torch.dtype | str | None = None,
-        attn_implementation: str | None = None,
-        device_map: Any = None,
-        quantization_config: Any = None,
-        output_loading_info: bool = False,
-        ignore_mismatched_sizes: bool = False,
-        **overrides: Any,
-    ) -> Any:
-        apply_settings(cls, config, overrides, "a model whose parts are kept elsewhere")
-        dtype = dtype_named(dtype or torch_dtype) or config.dtype or torch.float32
-        if attn_implementation is not None:
-            config._attn_implementation = attn_implementation
-        model = cls._build_around_parts(name, config, dtype, attn_implementation, device_map, quantization_config)
-        _load_stored(model, name, read_stored(name, hub))
-        model.name_or_path = config.name_or_path = name
-        if model.can_generate():
-            try:
-                model.generation_config = GenerationConfig.from_pretrained(name, **hub)
-            except OSError:
-                pass  # keep the default derived from the config
-        if device_map is not None:
-            model.to(single_device(device_map))
-        info = {key: set() for key in ("missing_keys", "unexpected_keys", "mismatched_keys")} | {"error_msgs": []}
-        return (model.eval(), info) if output_loading_info else model.eval()
-
-    @classmethod
-    def _build_around_parts(
-        cls,
-        name: str,
-        config: MiniGPT3DConfig,
-        dtype: torch.dtype,
-        attention: str | None,
-        device_map: Any,
-        quantization: Any,
-    ) -> MiniGPT3DForConditionalGeneration:
-        if quantization is not None and not config.part("language_model").is_elsewhere:
-            raise ValueError(
-                "quantization_config: the language model is stored with the model; expected one kept elsewhere"
-            )
-        configs = {"point_encoder": config.point_config, "qformer": None, "language_model": config.text_config}
-        opened = {}
-        for part in filter(lambda part: config.part(part).is_elsewhere, cls._part_paths):
-            loading = {} if attention is None else {"attn_implementation": attention}
-            if part == "language_model" and quantization is not None:
-                loading |= {"quantization_config": quantization, "device_map": device_map}
-            opened[part], _ = open_part(
-                part, config.part(part), config=configs[part], dtype=dtype, model=name, **loading
-            )
-        attention_of = {model: model.config._attn_implementation for model in opened.values()}
-        return cls._assemble(config, opened, attention_of, dtype)
-
-    @classmethod
-    def _assemble(
-        cls,
-        config: MiniGPT3DConfig,
-        opened: Mapping[str, PreTrainedModel],
-        attention_of: Mapping[PreTrainedModel, str | None],
-        dtype: torch.dtype,
-    ) -> MiniGPT3DForConditionalGeneration:
-        """Build a model around loaded parts; those that are not in `opened` are randomly initialised."""
-        model = cls(config, opened.get("point_encoder"), None, opened.get("language_model"))
-        for part, implementation in attention_of.items():
-            # Nesting a config in another one resets the attention implementation that its model was built with.
-            part.config._attn_implementation = implementation
-        if "qformer" in opened:
-            adopt_qformer(model, opened["qformer"])
-        if is_quantized(model.language_model):
-            model.point_encoder.to(dtype)
-            model.bridge.to(dtype)
-        else:
-            model.to(dtype)
-        for name, path in cls._part_paths.items():
-            if config.part(name).is_elsewhere:
-                remember_weights(model.get_submodule(path))
-        return model
 
 
 def build_from_parts(
@@ -814,12 +981,13 @@ def open_part(
 
 
 @torch.no_grad()
-def adopt_qformer(model: MiniGPT3DForConditionalGeneration, source: QueriesAndQFormer) -> None:
+def adopt_qformer(model: MiniGPT3DPreTrainedModel, source: QueriesAndQFormer) -> None:
     """Copy a BLIP-2 model's Q-Former into a model, and its query tokens into every query set."""
-    qformer, given = model.bridge.qformer, dict(source.qformer.named_parameters())
+    bridge = model.base_model.bridge
+    qformer, given = bridge.qformer, dict(source.qformer.named_parameters())
     for name, ours in names_in(qformer, given).items():
         qformer.get_parameter(ours).copy_(given[name])
-    for queries in model.bridge.experts.queries:
+    for queries in bridge.experts.queries:
         queries.copy_(source.query_tokens[0])
 
 
@@ -837,8 +1005,11 @@ def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {key: tensor for shard in shards for key, tensor in load_state_dict(shard).items()}
 
 
-def _load_stored(model: MiniGPT3DForConditionalGeneration, name: str, stored: dict[str, torch.Tensor]) -> None:
-    own = model.state_dict()
+def _load_stored(model: MiniGPT3DPreTrainedModel, name: str, stored: dict[str, torch.Tensor]) -> None:
+    own, prefix = model.state_dict(), f"{model.base_model_prefix}."
+    stored = {model.todays_name(key): tensor for key, tensor in stored.items()}
+    if not any(key.startswith(prefix) for key in own):  # the body alone
+        stored = {key.removeprefix(prefix): tensor for key, tensor in stored.items()}
     tied = set(model.all_tied_weights_keys)
     wrong = [f"{key} is missing" for key in own.keys() - stored.keys() - model.names_stored_elsewhere() - tied]
     wrong += [f"{key} is not the model's" for key in stored.keys() - own.keys()]

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import MiniGPT3DForConditionalGeneration
+    from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import MiniGPT3DPreTrainedModel
 
 STAGES = (1, 2, 3, 4)
 
 
-def stage_names(model: MiniGPT3DForConditionalGeneration, stage: int) -> list[str]:
-    """Return the names of the parameters that a training stage trains.
+def stage_names(model: MiniGPT3DPreTrainedModel, stage: int) -> list[str]:
+    """Return the names of the parameters that a training stage trains, in `model.base_model`.
 
     Stage 1 trains the point MLP. Stages 2 and 3 train it, the first set of queries, the projector, LoRA of Q-Former
     and language model, and the weights, not the biases, of the norms in the Q-Former's layers and of all norms in the
@@ -28,11 +28,12 @@ def stage_names(model: MiniGPT3DForConditionalGeneration, stage: int) -> list[st
     """
     if stage not in STAGES:
         raise ValueError(f"stage={stage!r}; expected one of {', '.join(map(str, STAGES))}")
-    point_mlp = _names_with_prefix(model, "bridge.point_mlp.")
+    body = model.base_model
+    point_mlp = _names_with_prefix(body, "bridge.point_mlp.")
     if stage == 1:
         return point_mlp
     if stage == 4:
-        return _names_with_prefix(model, "bridge.experts.")
+        return _names_with_prefix(body, "bridge.experts.")
     for field in ("qformer_lora", "text_lora"):
         if getattr(model.config, field) is None:
             raise ValueError(f"{field}=None, but stage {stage} trains it; expected arguments of peft.LoraConfig")
@@ -40,16 +41,16 @@ def stage_names(model: MiniGPT3DForConditionalGeneration, stage: int) -> list[st
     return [
         *point_mlp,
         "bridge.experts.queries.0",
-        *_names_with_prefix(model, "bridge.projector."),
-        *_lora(model, qformer),
-        *_norm_weights(model, qformer),
-        *_lora(model, text),
-        *_norm_weights(model, text),
+        *_names_with_prefix(body, "bridge.projector."),
+        *_lora(body, qformer),
+        *_norm_weights(body, qformer),
+        *_lora(body, text),
+        *_norm_weights(body, text),
     ]
 
 
-def trained_names(model: MiniGPT3DForConditionalGeneration) -> list[str]:
-    """Return the names of the parameters that the stages up to `config.stage` train."""
+def trained_names(model: MiniGPT3DPreTrainedModel) -> list[str]:
+    """Return the names of the parameters that the stages up to `config.stage` train, in `model.base_model`."""
     trained: dict[str, None] = {}
     for stage in range(1, (model.config.stage or 0) + 1):
         if stage in (1, 4) or None not in (model.config.qformer_lora, model.config.text_lora):
@@ -57,7 +58,7 @@ def trained_names(model: MiniGPT3DForConditionalGeneration) -> list[str]:
     return list(trained)
 
 
-def set_stage(model: MiniGPT3DForConditionalGeneration, stage: int) -> list[str]:
+def set_stage(model: MiniGPT3DPreTrainedModel, stage: int) -> list[str]:
     """Prepare a model for a training stage: freeze all other parameters, and use query experts in stage 4 only.
 
     The config records the stage.
@@ -75,7 +76,7 @@ def set_stage(model: MiniGPT3DForConditionalGeneration, stage: int) -> list[str]
     names = stage_names(model, stage)
     model.requires_grad_(False)
     for name in names:
-        model.get_parameter(name).requires_grad_(True)
+        model.base_model.get_parameter(name).requires_grad_(True)
     model.config.use_query_experts = stage == 4
     model.config.stage = stage
     return names
@@ -90,15 +91,13 @@ def weight_decay_groups(model: nn.Module, weight_decay: float = 0.05) -> list[di
     ]
 
 
-def stage_tensors(model: MiniGPT3DForConditionalGeneration, stage: int) -> dict[str, torch.Tensor]:
+def stage_tensors(model: MiniGPT3DPreTrainedModel, stage: int) -> dict[str, torch.Tensor]:
     """Return the tensors that a stage trains, by name."""
-    return {name: model.get_parameter(name).detach() for name in stage_names(model, stage)}
+    return {name: model.base_model.get_parameter(name).detach() for name in stage_names(model, stage)}
 
 
 @torch.no_grad()
-def load_stage_tensors(
-    model: MiniGPT3DForConditionalGeneration, stage: int, tensors: Mapping[str, torch.Tensor]
-) -> None:
+def load_stage_tensors(model: MiniGPT3DPreTrainedModel, stage: int, tensors: Mapping[str, torch.Tensor]) -> None:
     """Load the output of `stage_tensors` into a model with the same pretrained parts.
 
     Raises:

@@ -58,6 +58,7 @@ from hf_any3d.modeling.point_transformer import DropPath, PointMlp
 from hf_any3d.modeling.point_transformer_v3.configuration_point_transformer_v3 import PointTransformerV3Config
 from hf_any3d.modeling.point_transformer_v3.voxel_stages import Batch, Clouds, Voxels, follow, rotate, rotation_of
 from hf_any3d.modeling.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
+from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
 
 
 @dataclass
@@ -396,12 +397,15 @@ class PointTransformerV3Unpooling(nn.Module):
         return nn.functional.gelu(self.skip_norm(self.skip_projection(skipped))) + carried
 
 
-class PointTransformerV3PreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
+class PointTransformerV3PreTrainedModel(
+    CardMixin, PretrainedBaseMixin, PointTokensMixin, EarlierNamesMixin, PreTrainedModel
+):
     """Base class of all Point Transformer V3 models."""
 
     config_class = PointTransformerV3Config
     config: PointTransformerV3Config
-    base_model_prefix = "encoder"
+    base_model_prefix = "point_transformer_v3"
+    _earlier_names = {"encoder": "point_transformer_v3"}
     _no_split_modules = ["PointTransformerV3Block"]
 
     @property
@@ -759,7 +763,7 @@ class PointTransformerV3ForPointCloudClassification(PointTransformerV3PreTrained
 
     def __init__(self, config: PointTransformerV3Config):
         super().__init__(config)
-        self.encoder = PointTransformerV3Model(config)
+        self.point_transformer_v3 = PointTransformerV3Model(config)
         self.classifier = ClassificationHead(
             config.hidden_size, config.num_labels, config.head_widths, dropout=config.head_dropout
         )
@@ -799,7 +803,7 @@ class PointTransformerV3ForPointCloudClassification(PointTransformerV3PreTrained
             TypeError: For an unknown keyword.
             ValueError: As `PointTransformerV3Model` does; if labels and `config.problem_type` do not match.
         """
-        encoded = self.encoder.encode(
+        encoded = self.point_transformer_v3.encode(
             points,
             point_mask,
             grid_coord,
@@ -821,7 +825,7 @@ class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedMo
     def __init__(self, config: PointTransformerV3Config):
         super().__init__(config)
         refuse_problem_type(config)
-        self.encoder = PointTransformerV3Model(config)
+        self.point_transformer_v3 = PointTransformerV3Model(config)
         self.segmenter = ClassificationHead(
             config.point_feature_size,
             config.num_labels,
@@ -860,7 +864,7 @@ class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedMo
             TypeError: For an unknown keyword.
             ValueError: As `PointTransformerV3Model` does; if there is not one label for each point.
         """
-        encoded = self.encoder.encode(
+        encoded = self.point_transformer_v3.encode(
             points,
             point_mask,
             grid_coord,

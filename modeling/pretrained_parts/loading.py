@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.utils import logging
 
 from hf_any3d.modeling.pretrained_parts.tensors import not_finite
@@ -98,6 +99,63 @@ def single_device(device_map: Any) -> Any:
     return device_map
 
 
+class EarlierNamesMixin:
+    """For models whose modules had other names in earlier versions: their checkpoints and adapters open unchanged.
+
+    `_earlier_names` maps the beginning of an earlier name to that of today. It applies to `from_pretrained`, to
+    `load_state_dict`, as a resumed training calls it, and to adapters, see `hf_any3d.patches`.
+    """
+
+    _earlier_names: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def todays_name(cls, name: str) -> str:
+        """Return today's name of a module or tensor, for one of earlier versions or of today."""
+        for before, now in cls._earlier_names.items():
+            if name == before or name.startswith(f"{before}."):
+                return now + name.removeprefix(before)
+        return name
+
+    @classmethod
+    def earlier_name(cls, name: str) -> str:
+        """Return the name that a module of today's name had in earlier versions."""
+        for before, now in cls._earlier_names.items():
+            if name == now or name.startswith(f"{now}."):
+                return before + name.removeprefix(now)
+        return name
+
+    @classmethod
+    def renamings(cls) -> dict[str, str]:
+        """Return regular expressions of the beginnings of earlier names, and those of today, as `key_mapping`."""
+        return {rf"^{re.escape(before)}\.": f"{now}." for before, now in cls._earlier_names.items()}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            if (renamed := prefix + self.todays_name(key.removeprefix(prefix))) != key:
+                state_dict[renamed] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load a model as `PreTrainedModel.from_pretrained` does, also under the names of earlier versions."""
+        renamings = cls.renamings()
+        key_mapping = renamings | (kwargs.pop("key_mapping", None) or {})
+        opened = super().from_pretrained(pretrained_model_name_or_path, *args, key_mapping=key_mapping, **kwargs)
+        model = opened[0] if isinstance(opened, tuple) else opened
+        # Saving would reverse them.
+        conversions = getattr(model, "_weight_conversions", None) or ()
+        model._weight_conversions = [one for one in conversions if one.source_patterns[0] not in renamings]
+        return opened
+
+    def load_adapter(self, *args: Any, load_config: Any = None, **kwargs: Any) -> Any:
+        """Load an adapter as `PreTrainedModel.load_adapter` does, also under the names of earlier versions."""
+        if load_config is None:  # that of `from_pretrained` has the renamings
+            kwargs["weight_mapping"] = get_model_conversion_mapping(self, key_mapping=self.renamings())
+        return super().load_adapter(*args, load_config=load_config, **kwargs)
+
+
 @contextmanager
 def unused_weights_expected() -> Iterator[None]:
     """Suppress transformers' report of unused weights, for checkpoints of which only a part is loaded on purpose."""
@@ -162,10 +220,19 @@ def refuse_other_shapes(
         return
     with torch.device("meta"):
         expected = {name: list(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
+    prefix = f"{model_class.base_model_prefix}."
+
+    def expected_shape(name: str) -> list[int] | None:
+        if issubclass(model_class, EarlierNamesMixin):
+            name = model_class.todays_name(name)
+        # With and without a head.
+        names = (name, name.removeprefix(prefix), prefix + name)
+        return next((expected[name] for name in names if name in expected), None)
+
     mismatched = [
-        f"{name} has {shape} instead of {expected[name]}"
+        f"{name} has {shape} instead of {expected_shape(name)}"
         for name, shape in sorted(_stored_shapes(Path(folder, hub.get("subfolder") or "")))
-        if expected.get(name, shape) != shape
+        if expected_shape(name) not in (None, shape)
     ]
     if mismatched:
         raise ValueError(

@@ -11,12 +11,14 @@ from typing import Any
 
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftModel
 from peft.utils import get_peft_model_state_dict, load_peft_weights
+from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME, cached_file
 
 from hf_any3d.modeling.config_checks import check_sizes
 from hf_any3d.modeling.pretrained_parts.loading import (
     ADAPTER_FILES,
+    EarlierNamesMixin,
     listed,
     refuse_other_types,
     refuse_pipes,
@@ -63,7 +65,9 @@ def load_adapter_into(
     check_adapter_config(config)
     config.inference_mode = True
     adapted = PeftModel(model, config)
-    stored = {key: tensor.shape for key, tensor in load_peft_weights(name, device="cpu", **hub).items()}
+    renamings = model.renamings() if isinstance(model, EarlierNamesMixin) else None
+    weights = load_peft_weights(name, device="cpu", key_mapping=renamings, **hub)
+    stored = {key: tensor.shape for key, tensor in weights.items()}
     state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     expected = {key: tensor.shape for key, tensor in state.items()}
     if missing := sorted(expected.keys() - stored.keys()):
@@ -76,6 +80,24 @@ def load_adapter_into(
         raise RuntimeError(f"{name}: {listed(sizes)}; ignore_mismatched_sizes=True initialises them")
     adapted.load_adapter(name, "default", ignore_mismatched_sizes=ignore_mismatched_sizes, **hub)
     return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
+
+
+def use_todays_names(config: PeftConfig, model: EarlierNamesMixin) -> None:
+    """Change the names of modules in an adapter's settings, in place, where they are those of earlier versions."""
+    for field in ("target_modules", "exclude_modules", "modules_to_save", "target_parameters"):
+        given = getattr(config, field, None)
+        if isinstance(given, str) and given.lower() != INCLUDE_LINEAR_LAYERS_SHORTHAND:
+            # A regular expression; what it matched in earlier versions is named one by one.
+            names = [name for name, _ in model.named_modules()]
+            matched = {name for name in names if re.fullmatch(given, name)}
+            before = {name for name in names if re.fullmatch(given, model.earlier_name(name))}
+            if before - matched:
+                setattr(config, field, before | matched)
+        elif isinstance(given, list | tuple | set):
+            setattr(config, field, type(given)(map(model.todays_name, given)))
+    for field in ("rank_pattern", "alpha_pattern"):
+        if isinstance(given := getattr(config, field, None), Mapping):
+            setattr(config, field, {model.todays_name(name): value for name, value in given.items()})
 
 
 def refuse_foreign_adapters(name: str, hub: Mapping[str, Any]) -> None:

@@ -37,6 +37,7 @@ from hf_any3d.modeling.any2point import (
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioModel
 from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DForConditionalGeneration,
+    MiniGPT3DModel,
     NormedPhiConfig,
     NormedPhiForCausalLM,
     NormedPhiModel,
@@ -379,12 +380,20 @@ _BUILDERS = (
         owns_encoder=True,
     ),
     Case(
+        MiniGPT3DModel,
+        lambda **settings: minigpt3d(**settings).base_model,
+        prompts,
+        None,
+        "last_hidden_state",
+        still_settings=_MINIGPT3D_STILL,
+    ),
+    Case(
         MiniGPT3DForConditionalGeneration,
         minigpt3d,
         prompts,
         _prompt_labels,
         "logits",
-        "language_model.lm_head",
+        "minigpt3d.language_model.lm_head",
         _MINIGPT3D_STILL,
     ),
     Case(

@@ -17,6 +17,7 @@ from transformers.integrations.neftune import activate_neftune
 from transformers.utils import ModelOutput
 
 from hf_any3d import ActModel
+from hf_any3d.registration import ENCODERS, LANGUAGE_MODELS, MODELS
 from tests.common.built import (
     answer,
     built,
@@ -60,22 +61,12 @@ def saved(tmp_path_factory):
     return lambda case: save(case.name)
 
 
+_BODIES = {base for base, _ in MODELS.values()} | set(ENCODERS.values()) | {body for _, body, _ in LANGUAGE_MODELS}
+
+
 def head_of(case: Case) -> bool:
     """Return whether the class has a head on the base model of its config."""
-    return case.name.startswith(
-        (
-            "ActFor",
-            "Any2PointFor",
-            "NormedPhiFor",
-            "OpenShapeFor",
-            "PatchAlign3DFor",
-            "PointNet2For",
-            "PointNetFor",
-            "PointTokenizerFor",
-            "PointTransformerV3For",
-            "Uni3DFor",
-        )
-    )
+    return case.model_class not in _BODIES
 
 
 def test_every_registered_class_has_a_builder():

@@ -23,7 +23,7 @@ from vllm.multimodal.processing import (
 )
 
 from hf_any3d_vllm.prompts import MODALITY, dummy_clouds
-from hf_any3d_vllm.tower import PointTower, is_of_tower, text_architecture
+from hf_any3d_vllm.tower import PointTower, body_name, is_of_tower, text_architecture
 
 
 class PointCloudParser(MultiModalDataParser):
@@ -150,5 +150,6 @@ class MiniGPT3DForConditionalGeneration(nn.Module, SupportsMultiModal):
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Load a saved chat model; the loader refuses names that the model does not have."""
-        named = ((f"tower.{name}" if is_of_tower(name) else name, tensor) for name, tensor in weights)
+        own = ((body_name(name), tensor) for name, tensor in weights)
+        named = ((f"tower.{name}" if is_of_tower(name) else name, tensor) for name, tensor in own)
         return AutoWeightsLoader(self).load_weights(named)

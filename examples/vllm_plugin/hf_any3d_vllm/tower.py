@@ -47,8 +47,16 @@ def text_architecture(config: MiniGPT3DConfig) -> str:
     return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]
 
 
+def body_name(name: str) -> str:
+    """Return the name of a tensor of a saved chat model in its body, which older files have."""
+    return name.removeprefix("minigpt3d.")
+
+
 def is_of_tower(name: str) -> bool:
     """Return whether a tensor of a saved chat model belongs to the tower.
+
+    Args:
+        name: Its name in the body, see `body_name`.
 
     Raises:
         ValueError: It belongs neither to the tower nor to the language model.
