@@ -103,7 +103,7 @@ def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
 
     Args:
         model: The model.
-        names: Names of tensors of the same model, with or without LoRA.
+        names: Names of tensors of the same model, with or without LoRA, those of its body included.
 
     Returns:
         The name in `model` for each name; unknown names are unchanged.
@@ -111,6 +111,7 @@ def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     own = {*dict(model.named_parameters()), *dict(model.named_buffers())}
 
     def find(name: str) -> str:
+        name = model.todays_name(name) if isinstance(model, EarlierNamesMixin) else name
         layer, _, kind = name.rpartition(".")
         wrapped = f"{layer}.base_layer.{kind}"
         return wrapped if name not in own and wrapped in own else name

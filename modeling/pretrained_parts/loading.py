@@ -141,6 +141,8 @@ class EarlierNamesMixin:
     ) -> Any:
         """Load a model as `PreTrainedModel.from_pretrained` does, also under the names of earlier versions."""
         renamings = cls.renamings()
+        if isinstance(places := kwargs.get("device_map"), Mapping):
+            kwargs["device_map"] = {cls.todays_name(name): place for name, place in places.items()}
         key_mapping = renamings | (kwargs.pop("key_mapping", None) or {})
         opened = super().from_pretrained(pretrained_model_name_or_path, *args, key_mapping=key_mapping, **kwargs)
         model = opened[0] if isinstance(opened, tuple) else opened

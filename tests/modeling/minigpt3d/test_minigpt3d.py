@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, DynamicCache
 
-from hf_any3d import AutoModelForPointCloudTextToText, MiniGPT3DConfig, MiniGPT3DForConditionalGeneration
+from hf_any3d import AutoModelForPointCloudTextToText, MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, MiniGPT3DModel
 from hf_any3d.modeling.minigpt3d import names_in, set_stage
 from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import merge_lora
 from tests.closeness import assert_nearly_equal, assert_same_gradients
@@ -143,10 +143,16 @@ def test_saved_models_load_through_every_entry_point(tmp_path):
     prompt, points = ids([2, *CLOUD, 5]), clouds(40)
     logits = model(prompt, points=points).logits
     assert type(AutoConfig.from_pretrained(tmp_path)) is MiniGPT3DConfig
-    for model_class in (MiniGPT3DForConditionalGeneration, AutoModelForPointCloudTextToText, AutoModel):
+    for model_class in (MiniGPT3DForConditionalGeneration, AutoModelForPointCloudTextToText):
         opened, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
         assert not info["missing_keys"] and not info["unexpected_keys"]
         assert torch.equal(opened(prompt, points=points).logits, logits)
+    body, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(body) is MiniGPT3DModel and not info["missing_keys"] and not info["unexpected_keys"]
+    assert torch.equal(body.language_model.lm_head(body(prompt, points=points).last_hidden_state), logits)
+    body.save_pretrained(tmp_path / "body")
+    opened, info = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path / "body", output_loading_info=True)
+    assert not any(info.values()) and torch.equal(opened(prompt, points=points).logits, logits)
 
 
 def test_fresh_lora_has_no_effect_where_a_checkpoint_has_none():

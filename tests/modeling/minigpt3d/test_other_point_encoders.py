@@ -41,7 +41,7 @@ def trained_and_opened(model, prompts, points, folder):
     """Check that a training step reaches the bridge alone; return the model as it is saved and opened."""
     set_stage(model, 3)
     model.train()(prompts, points=points, labels=prompts.masked_fill(prompts > 90, -100)).loss.backward()
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    gradients = {name: p.grad for name, p in model.base_model.named_parameters() if p.requires_grad}
     assert gradients["bridge.point_mlp.layers.0.weight"].abs().max() > 0
     assert not any("point_encoder" in name for name in gradients)
     model.eval().save_pretrained(folder)

@@ -101,7 +101,7 @@ def test_weights_of_parts_are_not_saved_and_are_loaded_again(folder, tmp_path, s
     model.save_pretrained(tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
     assert stored.keys() == model.state_dict().keys() - model.names_stored_elsewhere()
-    assert set(trained_names(model)) <= stored.keys()
+    assert {f"minigpt3d.{name}" for name in trained_names(model)} <= stored.keys()
     opened, info = AutoModelForPointCloudTextToText.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()) and not opened.training
     for name, tensor in model.state_dict().items():
@@ -154,10 +154,10 @@ def test_parts_may_have_moved(folder, tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda stored: stored.pop("bridge.projector.fc1.bias"), "bridge.projector.fc1.bias is missing"),
+        (lambda stored: stored.pop("minigpt3d.bridge.projector.fc1.bias"), "bridge.projector.fc1.bias is missing"),
         (lambda stored: stored.update(extra=torch.zeros(1)), "extra is not the model's"),
         (
-            lambda stored: stored.update({"bridge.projector.fc1.bias": torch.zeros(3)}),
+            lambda stored: stored.update({"minigpt3d.bridge.projector.fc1.bias": torch.zeros(3)}),
             r"bridge.projector.fc1.bias has \[3\] instead of \[24\]",
         ),
     ],
@@ -207,7 +207,7 @@ def test_parts_that_are_models_are_stored(folder, tmp_path):
     assert set(model.config.parts) == {"qformer", "language_model"}
     model.save_pretrained(tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
-    assert {f"point_encoder.{name}" for name in source.point_encoder.state_dict()} <= stored.keys()
+    assert {f"minigpt3d.point_encoder.{name}" for name in source.point_encoder.state_dict()} <= stored.keys()
     assert torch.equal(answers(MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)), answers(model))
 
 

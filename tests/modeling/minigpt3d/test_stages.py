@@ -32,7 +32,8 @@ def test_stages_train_as_many_parameters_as_published(full_size):
     trained = {}
     for stage, count in PUBLISHED.items():
         set_stage(full_size, stage)
-        names = {name: parameter for name, parameter in full_size.named_parameters() if parameter.requires_grad}
+        parameters = full_size.base_model.named_parameters()
+        names = {name: parameter for name, parameter in parameters if parameter.requires_grad}
         assert sum(parameter.numel() for parameter in names.values()) == count
         assert set(names) == set(stage_names(full_size, stage))
         trained |= names
@@ -47,7 +48,7 @@ def test_a_model_of_all_stages_stores_only_trained_parameters(full_size):
     }
     stored = full_size.state_dict().keys() - full_size.names_stored_elsewhere()
     full_size.config.parts = None
-    assert stored == set(trained_names(full_size))
+    assert stored == {f"minigpt3d.{name}" for name in trained_names(full_size)}
     assert sum(full_size.get_parameter(name).numel() for name in stored) == 47_788_936
 
 
@@ -72,7 +73,7 @@ def test_first_losses_and_gradients_are_the_released_ones(stage, stored):
     set_stage(model, stage)
     decayed, others = (group["params"] for group in weight_decay_groups(model))
     recorded = case.manifest["stages"][stored]
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.base_model.named_parameters())
     for key, names, ours in (
         ("weight_decay", recorded["weight_decay"], decayed),
         ("no_weight_decay", recorded["no_weight_decay"], others),

@@ -21,7 +21,9 @@ def test_only_the_lora_of_the_q_former_has_dropout_in_training():
     }
     model = tiny_model(qformer_config=dropping, **DROPPING).train()
     active = {
-        name for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout) and module.training
+        name
+        for name, module in model.base_model.named_modules()
+        if isinstance(module, torch.nn.Dropout) and module.training
     }
     assert not any(name.startswith("point_encoder.") for name in active)
     qformer = {name for name in active if name.startswith("bridge.qformer.")}
