@@ -2,6 +2,7 @@
 
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
 from hf_any3d.modeling.minigpt3d.configuration_normed_phi import NormedPhiConfig
+from hf_any3d.modeling.minigpt3d.lora import merge_lora, names_in
 from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import (
     MiniGPT3DForConditionalGeneration,
     MiniGPT3DModel,
@@ -9,8 +10,6 @@ from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import (
     MiniGPT3DOutput,
     MiniGPT3DPreTrainedModel,
     build_from_parts,
-    merge_lora,
-    names_in,
 )
 from hf_any3d.modeling.minigpt3d.modeling_normed_phi import NormedPhiForCausalLM, NormedPhiModel
 from hf_any3d.modeling.minigpt3d.query_experts import Bridge

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import (
     AutoModel,
@@ -41,7 +40,6 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, Model
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
-from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.layers.forward_contract import (
     check_keywords,
     forward_keywords,
@@ -49,6 +47,8 @@ from hf_any3d.modeling.layers.forward_contract import (
     requested_outputs,
 )
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS, MiniGPT3DConfig
+from hf_any3d.modeling.minigpt3d.lora import names_in, reset_lora
+from hf_any3d.modeling.minigpt3d.placeholders import fill_placeholders, repeat_by_sample, unread_clouds
 from hf_any3d.modeling.minigpt3d.query_experts import Bridge, Bridged, Routing
 from hf_any3d.modeling.minigpt3d.stages import trained_names
 from hf_any3d.modeling.pretrained_parts import (
@@ -64,60 +64,6 @@ from hf_any3d.modeling.pretrained_parts import (
 from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin, apply_settings, dtype_named
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source
 from hf_any3d.modeling.pretrained_parts.tensors import OwnTensor
-
-
-def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
-    """Merge LoRA into the weights of its layers, in place: the same outputs, computed faster.
-
-    Args:
-        model: A `MiniGPT3DForConditionalGeneration`.
-
-    Returns:
-        The model. Its config has no LoRA, and it is saved with all weights, which are no longer those of its
-        pretrained parts.
-    """
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, LoraLayer):
-            layer.merge(safe_merge=True)
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, layer.get_base_layer())
-    model.store_parts()
-    model.config.text_lora = model.config.qformer_lora = None
-    return model
-
-
-def reset_lora(model: nn.Module) -> None:
-    """Initialise LoRA layers that were not loaded as PEFT does, so that they have no effect.
-
-    Language models would initialise them like their other layers, which would have an effect.
-    """
-    for name, parameter in model.named_parameters():
-        if ".lora_A." in name:
-            init.kaiming_uniform_(parameter, a=5**0.5)
-        elif ".lora_B." in name:
-            init.zeros_(parameter)
-
-
-def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
-    """Map names of tensors to those in a model with LoRA.
-
-    Args:
-        model: The model.
-        names: Names of tensors of the same model, with or without LoRA, those of its body included.
-
-    Returns:
-        The name in `model` for each name; unknown names are unchanged.
-    """
-    own = {*dict(model.named_parameters()), *dict(model.named_buffers())}
-
-    def find(name: str) -> str:
-        name = model.todays_name(name) if isinstance(model, EarlierNamesMixin) else name
-        layer, _, kind = name.rpartition(".")
-        wrapped = f"{layer}.base_layer.{kind}"
-        return wrapped if name not in own and wrapped in own else name
-
-    return {name: find(name) for name in names}
-
 
 Clouds = torch.Tensor | Sequence[torch.Tensor]
 Part = str | os.PathLike | PreTrainedModel
@@ -1040,92 +986,3 @@ def padded_tokens(output: ModelOutput) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = nn.utils.rnn.pad_sequence([torch.cat([first[None], own]) for first, own in rows], batch_first=True)
     lengths = torch.tensor(counts, device=tokens.device) + 1
     return tokens, torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-
-
-def fill_placeholders(
-    input_ids: torch.Tensor, point_features: torch.Tensor | None, embed: nn.Module, point_token_id: int
-) -> torch.Tensor:
-    """Embed tokens, with point features in place of the placeholders.
-
-    Args:
-        input_ids: `(batch, tokens)`.
-        point_features: `(clouds, num_query_tokens, hidden)`, in the order of the placeholders, or None.
-        embed: The language model's embeddings, which need no row for the placeholder.
-        point_token_id: Id of the placeholder.
-
-    Returns:
-        `(batch, tokens, hidden)`.
-
-    Raises:
-        ValueError: If the numbers of features and placeholders differ.
-    """
-    placeholders = input_ids == point_token_id
-    embedded = embed(input_ids.masked_fill(placeholders, 0))
-    if point_features is None and input_ids.shape[1] == 1:  # a generation step: avoids synchronising with the device
-        return embedded
-    given = 0 if point_features is None else point_features.shape[:2].numel()
-    expected = placeholders.sum()
-    if torch.compiler.is_compiling():
-        torch._assert_async(expected == given, "input_ids has other than the clouds' number of placeholders")
-    elif expected.device.type != "cpu":
-        refuse_later(
-            expected != given, "input_ids of an earlier batch has other than the clouds' number of placeholders"
-        )
-    elif expected != given:
-        raise ValueError(
-            f"input_ids has {expected} placeholders for point tokens (id {point_token_id}); expected {given}, "
-            "as many as the clouds have"
-        )
-    if point_features is None or not given:
-        return embedded
-    # `masked_scatter` would do the same, but its gradient waits for the number of placeholders.
-    rows = point_features.to(embedded.device, embedded.dtype).flatten(0, 1)  # (clouds * query tokens, hidden)
-    numbers = placeholders.flatten().cumsum(0).sub(1).clamp(0, given - 1)
-    filled = rows.index_select(0, numbers).view_as(embedded)
-    return torch.where(placeholders.unsqueeze(-1), filled, embedded)
-
-
-def clouds_of_samples(input_ids: torch.Tensor, num_query_tokens: int, point_token_id: int) -> list[int]:
-    """Count the clouds in each sample of `(batch, tokens)`."""
-    return ((input_ids == point_token_id).sum(dim=1) // num_query_tokens).tolist()
-
-
-def repeat_by_sample(
-    input_ids: torch.Tensor, point_features: torch.Tensor, times: int, point_token_id: int
-) -> torch.Tensor:
-    """Repeat the clouds `(clouds, num_query_tokens, hidden)` of each sample as `generate` repeats its rows."""
-    counts = clouds_of_samples(input_ids, point_features.shape[1], point_token_id)
-    return torch.cat([clouds.repeat(times, 1, 1) for clouds in point_features.split(counts)])
-
-
-def unread_clouds(
-    input_ids: torch.Tensor, new_ids: torch.Tensor, point_features: torch.Tensor, point_token_id: int
-) -> torch.Tensor | None:
-    """Remove the clouds that are already in the cache: those of earlier turns of a conversation.
-
-    Args:
-        input_ids: `(batch, tokens)` of the full conversation.
-        new_ids: `(batch, last tokens)`, the tokens that are not in the cache.
-        point_features: `(clouds, num_query_tokens, hidden)` of the full conversation, or of `new_ids` only.
-        point_token_id: Id of the placeholder.
-
-    Returns:
-        Those of `new_ids`; None if it has no placeholders.
-
-    Raises:
-        ValueError: If the numbers of placeholders and clouds in the conversation differ.
-    """
-    count = point_features.shape[1]
-    new_counts = clouds_of_samples(new_ids, count, point_token_id)
-    if sum(new_counts) == len(point_features):
-        return point_features
-    all_counts = clouds_of_samples(input_ids, count, point_token_id)
-    if sum(all_counts) != len(point_features):
-        raise ValueError(
-            f"input_ids has {sum(all_counts) * count} placeholders for point tokens (id {point_token_id}); expected "
-            f"{len(point_features) * count}, as many as the clouds have"
-        )
-    if sum(new_counts) == 0:
-        return None
-    samples = point_features.split(all_counts)
-    return torch.cat([clouds[len(clouds) - new :] for clouds, new in zip(samples, new_counts, strict=True)])

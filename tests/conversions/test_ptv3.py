@@ -52,7 +52,7 @@ def test_a_linear_head_makes_a_segmentation_model(tmp_path):
     inputs = processor({"points": raw["coord"], "colors": raw["color"] / 255, "normals": raw["normal"]})
     with torch.no_grad():
         logits = model(**inputs).logits
-        features = model.encoder(**inputs, output_point_features=True).point_features
+        features = model.point_transformer_v3(**inputs, output_point_features=True).point_features
     torch.testing.assert_close(logits, features @ head["seg_head.weight"].T + head["seg_head.bias"])
     assert logits.shape == (1, len(raw["coord"]), 20)
 

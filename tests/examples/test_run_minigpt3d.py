@@ -68,7 +68,7 @@ def test_each_stage_changes_only_what_it_trains(stages):
         after = tensors_of(stages[stage])
         model = AutoModelForPointCloudTextToText.from_pretrained(stages[stage])
         changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
-        assert changed == set(stage_names(model, stage))
+        assert changed == {f"minigpt3d.{name}" for name in stage_names(model, stage)}
         before = after
 
 
@@ -77,7 +77,7 @@ def test_only_trained_and_new_weights_are_stored(stages):
         stored = load_file(folder / "model.safetensors")
         model, info = AutoModelForPointCloudTextToText.from_pretrained(folder, output_loading_info=True)
         assert not any(info.values())
-        trained = set(trained_names(model))
+        trained = {f"minigpt3d.{name}" for name in trained_names(model)}
         assert trained <= stored.keys()
         assert all(any(part in name for part in FRESH) for name in stored.keys() - trained)
         size = 4 * sum(model.get_parameter(name).numel() for name in stored)
@@ -156,7 +156,8 @@ def test_half_precision_and_checkpointing_train(run, stages, tmp_path):
     before, after = tensors_of(stages[2]), tensors_of(tmp_path)
     assert {tensor.dtype for name, tensor in after.items() if tensor.is_floating_point()} == {torch.float32}
     model = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)
-    assert {name for name in after if not torch.equal(before[name], after[name])} == set(stage_names(model, 3))
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed == {f"minigpt3d.{name}" for name in stage_names(model, 3)}
 
 
 def test_pretrained_parts_can_be_stored_with_the_model(run, parts, tmp_path):
@@ -171,11 +172,11 @@ def test_new_q_former_is_stored(run, parts, tmp_path):
     config = CONFIG | {"qformer_config": tiny_config().qformer_config.to_dict(), "num_query_tokens": PLACES}
     run(1, tmp_path / "1", **parts | {"qformer": "none"}, model_config=config, sampling="first")
     stored = load_file(tmp_path / "1" / "model.safetensors")
-    assert any(name.startswith("bridge.qformer.encoder.") and name.endswith(".weight") for name in stored)
+    assert any(name.startswith("minigpt3d.bridge.qformer.encoder.") and name.endswith(".weight") for name in stored)
     before = tensors_of(tmp_path / "1")
     run(2, tmp_path / "2", model_name_or_path=str(tmp_path / "1"), max_steps=1)
     after = tensors_of(tmp_path / "2")
-    name = "bridge.qformer.encoder.layer.0.intermediate_query.dense.weight"
+    name = "minigpt3d.bridge.qformer.encoder.layer.0.intermediate_query.dense.weight"
     assert torch.equal(before[name], after[name])
     assert MiniGPT3DProcessor.from_pretrained(tmp_path / "2").feature_extractor.sampling == "first"
 

@@ -57,11 +57,13 @@ def test_each_cloud_is_one_placeholder_of_the_prompt():
 
 
 def test_the_tower_gives_the_tokens_of_the_merged_model():
-    from hf_any3d_vllm.tower import PointTower, is_of_tower, text_architecture
+    from hf_any3d_vllm.tower import PointTower, body_name, is_of_tower, text_architecture
 
     model = merge_lora(tiny_model("llama"))
     tower = PointTower(model.config)
-    state = {name: tensor for name, tensor in model.state_dict().items() if is_of_tower(name)}
+    own = {body_name(name): tensor for name, tensor in model.state_dict().items()}
+    assert own.keys() == model.base_model.state_dict().keys() == set(map(body_name, own))
+    state = {name: tensor for name, tensor in own.items() if is_of_tower(name)}
     tower.load_state_dict(state)  # strict: every name on both sides
     points = torch.stack(clouds(30, 30))
     with torch.no_grad():

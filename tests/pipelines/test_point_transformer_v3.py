@@ -79,7 +79,7 @@ def test_features_of_a_scene_go_to_a_file_column_by_column(tmp_path):
     processor, cloud = PointTransformerV3Processor(features=["xyz", "rgb"], grid_size=0.1), room(900)
     whole = scene_features(model, processor, cloud, tmp_path / "whole.npy")
     with torch.no_grad():
-        expected = model.encoder(**processor(cloud), output_point_features=True).point_features[0]
+        expected = model.point_transformer_v3(**processor(cloud), output_point_features=True).point_features[0]
     np.testing.assert_allclose(whole, expected, rtol=1e-4, atol=1e-5)
     # With a margin as wide as the scene, every column is the whole scene.
     wide = scene_features(model, processor, cloud, tmp_path / "wide.npy", block_size=2.0, margin=9.0)

@@ -2,9 +2,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, DynamicCache
 
-from hf_any3d import AutoModelForPointCloudTextToText, MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, MiniGPT3DModel
+from hf_any3d import (
+    AutoModelForPointCloudTextToText,
+    MiniGPT3DConfig,
+    MiniGPT3DForConditionalGeneration,
+    MiniGPT3DModel,
+)
 from hf_any3d.modeling.minigpt3d import names_in, set_stage
-from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import merge_lora
+from hf_any3d.modeling.minigpt3d.lora import merge_lora
 from tests.closeness import assert_nearly_equal, assert_same_gradients
 from tests.modeling.minigpt3d.tiny_model import PLACES, POINT_TOKEN, TEXTS, clouds, tiny_config, tiny_model
 

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Blip2Config, Blip2ForConditionalGeneration
 
 from hf_any3d import AutoModelForPointCloudTextToText, MiniGPT3DConfig, MiniGPT3DForConditionalGeneration
-from hf_any3d.modeling.minigpt3d import build_from_parts, set_stage, trained_names
-from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import QueriesAndQFormer, merge_lora
+from hf_any3d.modeling.minigpt3d import build_from_parts, merge_lora, set_stage, trained_names
+from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import QueriesAndQFormer
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids, with_lora
 from tests.modeling.minigpt3d.tiny_model import PLACES, POINT_TOKEN, clouds, tiny_config, tiny_model

@@ -105,7 +105,7 @@ def test_decoder_gives_features_of_the_finest_voxels_and_trains_alone():
     output.loss.backward()
     trained = {name.split(".")[1] for name, p in model.named_parameters() if p.grad is not None}
     assert trained == {"unpoolings", "decoder_blocks", "out"}
-    assert model.encoder(clouds).last_hidden_state.shape[1] == model.config.hidden_size == 18
+    assert model.point_transformer_v3(clouds).last_hidden_state.shape[1] == model.config.hidden_size == 18
 
 
 def test_options_compute_and_train_in_training_mode():
@@ -125,7 +125,7 @@ def test_options_compute_and_train_in_training_mode():
     output = model(clouds, labels=labels)
     output.loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    first, second = (model.encoder(clouds).pooler_output for _ in range(2))
+    first, second = (model.point_transformer_v3(clouds).pooler_output for _ in range(2))
     assert not torch.allclose(first, second)
 
 

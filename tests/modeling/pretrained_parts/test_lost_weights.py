@@ -125,14 +125,14 @@ def test_chat_model_with_missing_weights_is_refused(chat_parts, tmp_path):  # no
     model = built(chat_parts)
     model.store_parts()
     model.save_pretrained(tmp_path)
-    without(tmp_path, "point_encoder.")
-    with pytest.raises(ValueError, match=r"lacks point_encoder\."):
+    without(tmp_path, "minigpt3d.point_encoder.")
+    with pytest.raises(ValueError, match=r"lacks minigpt3d\.point_encoder\."):
         AutoModelForPointCloudTextToText.from_pretrained(tmp_path)
 
 
 def test_missing_weights_inside_wrappers_are_found(tmp_path):
     chat_model(text_lora=None, qformer_lora=None).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"lacks language_model\..*base_layer"):
+    with pytest.raises(ValueError, match=r"lacks minigpt3d\.language_model\..*base_layer"):
         AutoModelForPointCloudTextToText.from_pretrained(tmp_path, text_lora={"r": 2})
 
 

@@ -244,8 +244,8 @@ def test_changed_part_of_a_chat_model_is_saved_with_it(chat_parts, tmp_path):  #
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["parts"]["language_model"]["stored"] and not config["parts"]["qformer"].get("stored")
     stored = load_file(tmp_path / "model.safetensors")
-    assert [name for name in stored if name.startswith("language_model.model.layers.0.mlp")]
-    assert not [name for name in stored if name.startswith("point_encoder.")]
+    assert [name for name in stored if name.startswith("minigpt3d.language_model.model.layers.0.mlp")]
+    assert not [name for name in stored if name.startswith("minigpt3d.point_encoder.")]
     assert_same(answers(AutoModelForPointCloudTextToText.from_pretrained(tmp_path)), expected)
 
 

@@ -1,0 +1,62 @@
+"""LoRA of MiniGPT-3D's language model and Q-Former: initialize it, merge it, and find tensors beside it."""
+
+from collections.abc import Iterable
+
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import PreTrainedModel, initialization as init
+
+from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
+
+
+def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
+    """Merge LoRA into the weights of its layers, in place: the same outputs, computed faster.
+
+    Args:
+        model: A `MiniGPT3DForConditionalGeneration`.
+
+    Returns:
+        The model. Its config has no LoRA, and it is saved with all weights, which are no longer those of its
+        pretrained parts.
+    """
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, LoraLayer):
+            layer.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    model.store_parts()
+    model.config.text_lora = model.config.qformer_lora = None
+    return model
+
+
+def reset_lora(model: nn.Module) -> None:
+    """Initialise LoRA layers that were not loaded as PEFT does, so that they have no effect.
+
+    Language models would initialise them like their other layers, which would have an effect.
+    """
+    for name, parameter in model.named_parameters():
+        if ".lora_A." in name:
+            init.kaiming_uniform_(parameter, a=5**0.5)
+        elif ".lora_B." in name:
+            init.zeros_(parameter)
+
+
+def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Map names of tensors to those in a model with LoRA.
+
+    Args:
+        model: The model.
+        names: Names of tensors of the same model, with or without LoRA, those of its body included.
+
+    Returns:
+        The name in `model` for each name; unknown names are unchanged.
+    """
+    own = {*dict(model.named_parameters()), *dict(model.named_buffers())}
+
+    def find(name: str) -> str:
+        name = model.todays_name(name) if isinstance(model, EarlierNamesMixin) else name
+        layer, _, kind = name.rpartition(".")
+        wrapped = f"{layer}.base_layer.{kind}"
+        return wrapped if name not in own and wrapped in own else name
+
+    return {name: find(name) for name in names}
