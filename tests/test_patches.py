@@ -1,5 +1,6 @@
 """Every patch of PEFT and transformers is still needed: what the original does, and what the patched function does."""
 
+import copy
 import inspect
 from types import SimpleNamespace
 
@@ -7,13 +8,15 @@ import peft
 import pytest
 import torch
 import transformers
-from peft import AutoPeftModel, PeftModel, PromptTuningConfig, auto as peft_auto, get_peft_model
+from peft import AutoPeftModel, LoraConfig, PeftModel, PromptTuningConfig, auto as peft_auto, get_peft_model
+from peft.tuners.tuners_utils import BaseTuner
 from transformers import Trainer, TrainingArguments
 from transformers.models.auto import auto_factory
 
 import hf_any3d
 from hf_any3d.patches import PATCHES
 from tests.tiny_encoders import tiny_model
+from tests.tiny_ptv3 import tiny_ptv3
 
 NAMES = {patch.target.partition(":")[2] for patch in PATCHES}
 
@@ -127,6 +130,17 @@ def test_peft_loads_an_adapter_onto_a_base_with_other_weights(adapter):
     original(PeftModel.load_adapter)(wrapped, str(adapter), "theirs")
     with pytest.raises(ValueError, match="weights"):
         PeftModel.from_pretrained(changed(), str(adapter))
+
+
+def test_peft_finds_no_modules_by_their_earlier_names(monkeypatch):
+    config = LoraConfig(target_modules=["encoder.embeddings.projection"])
+    model = tiny_ptv3(hf_any3d.PointTransformerV3ForPointCloudClassification)
+    with monkeypatch.context() as patched:
+        patched.setattr(BaseTuner, "inject_adapter", original(BaseTuner.inject_adapter))
+        with pytest.raises(ValueError, match="encoder.embeddings.projection.* not found"):
+            get_peft_model(copy.deepcopy(model), copy.deepcopy(config))
+    adapted = get_peft_model(model, config)
+    assert adapted.targeted_module_names == ["point_transformer_v3.embeddings.projection"]
 
 
 def test_pipelines_look_for_missing_paths_on_the_hub(hub, monkeypatch):

@@ -271,6 +271,7 @@ _PTV3 = (
     "PointTransformerV3ForPointCloudClassification",
     "PointTransformerV3ForPointCloudSegmentation",
 )
+_CHAT = ("MiniGPT3DModel", "MiniGPT3DForConditionalGeneration")
 _NO_POINT_TOKENS = ("ImageBindAudioModel", "NormedPhiModel", "NormedPhiForCausalLM")
 
 
@@ -287,7 +288,7 @@ refuse(
 )
 refuse(
     "adapt",
-    _pairs(_OWN, ("MiniGPT3DForConditionalGeneration",)),
+    _pairs(_OWN, _CHAT),
     ValueError,
     "has several pretrained parts",
     "modules_to_save has no default if all parts are pretrained; it works with a given one",
@@ -331,7 +332,10 @@ refuse(
     "task_type",
     _pairs(
         ("CAUSAL_LM",),
-        (*_ANY2POINT, *_ACT, *_ALIGNED, *_PTV3, "ActAutoencoder", "ImageBindAudioModel", "NormedPhiModel"),
+        (
+            *(*_ANY2POINT, *_ACT, *_ALIGNED, *_PTV3),
+            *("ActAutoencoder", "ImageBindAudioModel", "MiniGPT3DModel", "NormedPhiModel"),
+        ),
     ),
     AttributeError,
     "has no attribute 'prepare_inputs_for_generation'",
@@ -346,7 +350,7 @@ refuse(
 )
 refuse(
     "prompts",
-    _pairs(("PROMPT_TUNING", "P_TUNING"), ("MiniGPT3DForConditionalGeneration",)),
+    _pairs(("PROMPT_TUNING", "P_TUNING"), _CHAT),
     ValueError,
     "in place of input_ids, which mark the places of clouds",
     "PEFT passes embeddings without input_ids, so clouds would be ignored silently",
