@@ -1,12 +1,14 @@
 """data prepare, data describe, data check and show."""
 
 import json
+from importlib import import_module
 
 import numpy as np
 import pytest
 
 from hf_any3d import load_point_dataset, read_point_cloud
 from tests.cli.conftest import FILES, run
+from tests.data.files.builders import las
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
@@ -76,6 +78,28 @@ def test_a_dataset_is_shown_with_its_labels(classes, tmp_path):
     page = (tmp_path / "a.html").read_text()
     assert code == 0 and "4 of 6 clouds" in page and "ball" in page and "stick" in page
     assert "--split is 'test'; " in run("show", tmp_path / "prepared", "--split", "test").err
+
+
+def test_aerial_scans_and_rooms_are_shown_upright(tmp_path, monkeypatch):
+    (tmp_path / "scan.las").write_bytes(las(False)[1])
+    ups = {}
+
+    def write(path, views, **settings):
+        ups[path.name] = [view.up_axis for view in views]
+
+    monkeypatch.setattr("hf_any3d.visualization.show.write_views", write)
+    run("show", tmp_path / "scan.las", FILES / "chair.ply", "--output", tmp_path / "mixed.html")
+    run("show", tmp_path / "scan.las", "--up-axis", "x", "--output", tmp_path / "given.html")
+    rows = load_point_dataset("shapes", split="test").select(range(2))
+    monkeypatch.setattr(import_module("hf_any3d.cli.data"), "_rows_of_dataset", lambda *_: rows)
+    run("show", "s3dis", "--output", tmp_path / "rooms.html")
+    run("show", "shapes", "--output", tmp_path / "shapes.html")
+    assert ups == {
+        "mixed.html": ["z", None],
+        "given.html": ["x"],
+        "rooms.html": ["z", "z"],
+        "shapes.html": [None, None],
+    }
 
 
 def test_a_file_is_shown_as_points_or_picture(tmp_path):
