@@ -60,7 +60,7 @@ def copy_checkout(target: Path) -> Path:
     for folder in ("hf_any3d", *LINKED):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / folder, target / folder, symlinks=True, ignore=ignored)
-    for file in ("hf_any3d_command.py", "setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
+    for file in ("hf_any3d_command.py", "setup.py", "setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / file, target)
     return target
 
