@@ -27,6 +27,4 @@ if __name__ == "__main__":
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     addresses = dict(re.findall(r"(\S+) = (\S+)", config["metadata"]["project_urls"]))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    setup(
-        long_description=with_addresses(readme, addresses["Source"]), long_description_content_type="text/markdown"
-    )
+    setup(long_description=with_addresses(readme, addresses["Source"]), long_description_content_type="text/markdown")

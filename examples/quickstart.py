@@ -398,7 +398,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def draw(test: Dataset, classify: Any, names: list[str], path: Path, count: int = 18) -> Path:
+def draw(test: Dataset, classify: Any, names: list[str], path: Path, count: int = 12) -> Path:
     """Draw test shapes with their predicted classes; green is right, red is wrong."""
     shown = [test[int(number)] for number in np.linspace(0, len(test) - 1, count)]
     inputs = [{name: row[name] for name in ("points", *columns_of(FEATURES))} for row in shown]
@@ -410,7 +410,8 @@ def draw(test: Dataset, classify: Any, names: list[str], path: Path, count: int 
         colors.append("#1a7f37" if right else "#cf222e")
     clouds = [np.concatenate([row["points"], np.asarray(row["colors"]) / 255], axis=1) for row in shown]
     heading = "Unseen test shapes, classified by a frozen sentence encoder with adapters"
-    return plot_point_clouds(clouds, path, titles=titles, title_colors=colors, heading=heading)
+    # Small cells, so that titles can be read at the width of a page.
+    return plot_point_clouds(clouds, path, titles=titles, title_colors=colors, heading=heading, cell=1.3)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

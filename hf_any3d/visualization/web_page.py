@@ -106,8 +106,9 @@ def viewer_page(
 
     Points are colored by label, by value, by their own colors or by height, whichever all clouds have; a list on the
     page switches between them, and a button turns another axis up. A click on a label hides its points, a click on a
-    category its clouds. The page follows the dark or light setting of the device and fits phones. All texts are escaped. Beyond 200,000 points in
-    all, each cloud is represented by a random sample, and the page states how many points are shown.
+    category its clouds. The page follows the dark or light setting of the device and fits phones. All texts are
+    escaped. Beyond 200,000 points in all, each cloud is represented by a random sample, and the page states how many
+    points are shown.
 
     Args:
         clouds: The clouds.

@@ -122,6 +122,7 @@ def mixed(tmp_path):
             np.save(tmp_path / "scans" / label / f"{number}.npy", points.astype("float32"))
     np.save(tmp_path / "scans" / "box" / "one.npy", np.ones((1, 3), "float32"))
     (tmp_path / "scans" / "vase").mkdir()
+    (tmp_path / "scans" / "box" / "notes.txt").write_text("Scanned on a cloudy day.\nWith the old scanner.\n")
     return tmp_path / "scans"
 
 
@@ -133,6 +134,7 @@ def test_clouds_without_a_shape_and_empty_classes_are_left_out_and_named_alike(m
     assert described.code == prepared.code == 2 and "train: 6 clouds" in described.out and "6 clouds" in prepared.out
     for result in (checked, described, prepared):
         assert "one.npy" in result.err and "vase" in result.err and "no point cloud" in result.err
+        assert "notes.txt: text without points" in result.err and "1 of 7 files could not be used" in result.err
     for result in (checked, described):  # the third has the rows of the second, which were kept
         assert "1 point; expected at least 3" in result.err
 
