@@ -258,7 +258,7 @@ def _evaluate(
         if split is None and "test" not in splits and len(splits) == 1:
             (split,) = map(str, splits)
             count = counted(len(splits[split]), "cloud")
-            print_note(f"no split test; evaluated on all, {count}: no test of a model that was trained on them")
+            print_note(f"warning: no split test; evaluated on all, {count}: no test of a model trained on them")
         split = split or "test"
         if split not in splits:
             source = arguments[0] if is_recipe else data.train_file or data.data_dir
