@@ -150,14 +150,10 @@ def evaluate(
         raise ValueError(f"{given}: {model} is no classifier; {given} is for classifiers alone")
     quiet_libraries()
     arguments = [str(recipe)] if recipe is not None else data_arguments(data, dataset)[0]
-    arguments += _as_arguments(
-        data_dir=data_dir, dataset_options=options, voting=voting, vote_augment=vote_augment
-    )
+    arguments += _as_arguments(data_dir=data_dir, dataset_options=options, voting=voting, vote_augment=vote_augment)
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
     with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
-        metrics, by_class, judge = _evaluate(
-            model, command, arguments, split, batch_size, max_samples, seed, cpu
-        )
+        metrics, by_class, judge = _evaluate(model, command, arguments, split, batch_size, max_samples, seed, cpu)
         folder = output_dir or (Path(model) if Path(model).is_dir() else Path("robustness"))
         report = judge(folder) if robustness else None
     score = _SCORES[command]

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def up_axis_of(name: str) -> str | None:
-    """Return the axis that points up in a dataset of `CATALOG` whose module says so, else None."""
-    return getattr(import_module(f".{CATALOG[name]}", __package__), "UP_AXIS", None) if name in CATALOG else None
+    """Return the axis that points up in a dataset of the registry whose module says so, else None."""
+    return getattr(import_module(f".{name}", __package__), "UP_AXIS", None) if name in DATASETS else None
 
 
 @overload

@@ -7,7 +7,6 @@ import numpy as np
 
 from hf_any3d.data.files.attributes import by_name, by_number
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.registry import READERS
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import (
     first_data_line,
@@ -16,6 +15,7 @@ from hf_any3d.data.files.text_numbers import (
     reject_binary,
     with_decimal_points,
 )
+from hf_any3d.registry import FORMATS
 
 _NUMBER = re.compile(rb"[-+]?(\d|\.\d|nan|inf)", re.IGNORECASE)
 _WHOLE_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf)", re.IGNORECASE)
@@ -23,7 +23,7 @@ _WHOLE_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf
 
 def is_prose(path: Path) -> bool:
     """Return whether a file with an ending of text formats has words where a cloud has rows of numbers."""
-    if READERS.get(path.suffix[1:].lower()) != "text" or not path.is_file():
+    if FORMATS.get(path.suffix[1:].lower()) != "text" or not path.is_file():
         return False
     try:
         with open(path, "rb") as file:
