@@ -44,11 +44,20 @@ def test_quickstart_trains_draws_saves_and_classifies(run):
     assert {"adapter_model.safetensors", "adapter_config.json", "config.json", "preprocessor_config.json"} <= stored
 
 
-def test_a_pointnet_is_compared_on_request(run, monkeypatch):
-    monkeypatch.setattr(quickstart, "classify_files", lambda _: "")
-    printed, _ = run("--compare")
-    rows = re.findall(r"^(PointNet from scratch|wrap, pretrained encoder) .*%$", printed, re.MULTILINE)
-    assert rows == ["PointNet from scratch", "wrap, pretrained encoder"]
+@pytest.mark.parametrize("options", [[], ["--compare"]])
+def test_a_pointnet_is_trained_on_request(options, run, monkeypatch):
+    titles = []
+
+    def train(title, model, splits, given):
+        titles.append(title)
+        if title.startswith("wrap"):
+            raise InterruptedError
+        return {}, None
+
+    monkeypatch.setattr(quickstart, "train", train)
+    with pytest.raises(InterruptedError):
+        run(*options)
+    assert titles == ["PointNet from scratch"][: len(options)] + ["wrap, pretrained encoder"]
 
 
 def test_answers_come_evenly_and_are_those_of_the_model_by_then(capsys, monkeypatch):
