@@ -15,7 +15,7 @@ from hf_any3d.modeling.published import is_published
 
 # Folders that programs write to; names on the hub do not start with them.
 _LOCAL_FOLDERS = ("checkpoints", "output", "outputs", "runs")
-FILE_ENDINGS = set("bin ckpt h5 hdf5 json jsonl onnx parquet pkl pt pth safetensors yaml yml zip".split())
+FILE_ENDINGS: set[str] = set("bin ckpt h5 hdf5 json jsonl onnx parquet pkl pt pth safetensors yaml yml zip".split())
 """Endings, without dots, of what is a file and no name on the hub; the registry of readers adds those of clouds."""
 
 
