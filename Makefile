@@ -25,7 +25,7 @@ TOOL_TESTS := $(addprefix tests/,fuzz faults scale test_mutation.py test_packagi
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := conversions docs examples hf_any3d hf_any3d_command.py modeling studies tests
+SOURCES := conversions docs examples hf_any3d hf_any3d_command.py modeling setup.py studies tests
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -38,7 +38,7 @@ help: ## List the targets
 install: $(INSTALLED) ## Make VENV (.venv) with PYTHON (python3) and install the package and its tools there
 	@echo "$(BIN) is ready"
 
-$(INSTALLED): setup.cfg pyproject.toml
+$(INSTALLED): setup.cfg setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		f"Python {sys.version.split()[0]} is too old; 3.11 or newer is needed: make install PYTHON=...")'
 	@test -x $(BIN)/python || { echo "1/3 making the environment $(VENV)"; $(PYTHON) -m venv $(VENV); }

@@ -7,13 +7,16 @@ printed here.
 import json
 import re
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 _MAX_REASON = 500
 _MAX_MESSAGE = 1200
+_WIDTH = 100
 # Marks that change the text direction, so that a text is displayed differently from what it contains.
 _DIRECTION_MARKS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -33,6 +36,15 @@ def one_line(error: object) -> str:
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     text = text if len(text) <= _MAX_MESSAGE else f"{text[: _MAX_MESSAGE // 2]} … {text[-_MAX_MESSAGE // 2 :]}"
     return printable(text) or type(error).__name__
+
+
+def error_lines(error: object) -> list[str]:
+    """Return the message of an error in one line, and below it, indented and wrapped, the lines of its notes."""
+    notes = [line for note in getattr(error, "__notes__", ()) for line in str(note).splitlines()]
+    wrap = partial(textwrap.wrap, width=_WIDTH, break_long_words=False, break_on_hyphens=False)
+    # A line that fits keeps its columns.
+    below = [piece for line in notes for piece in ([line] if len(line) <= _WIDTH else wrap(line))]
+    return [one_line(error), *(f"  {printable(line)}" for line in below)]
 
 
 def print_line(text: object = "", is_error: bool = False) -> None:

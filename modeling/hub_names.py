@@ -15,11 +15,8 @@ from hf_any3d.modeling.published import is_published
 
 # Folders that programs write to; names on the hub do not start with them.
 _LOCAL_FOLDERS = ("checkpoints", "output", "outputs", "runs")
-_FILE_ENDING = re.compile(
-    r"\.(bin|ckpt|csv|glb|gltf|h5|hdf5|json|jsonl|las|laz|npy|npz|obj|off|onnx|parquet|pcd|pkl|ply|pt|pth|pts|"
-    r"safetensors|stl|txt|xyz|ya?ml|zip)$",
-    re.IGNORECASE,
-)
+FILE_ENDINGS: set[str] = set("bin ckpt h5 hdf5 json jsonl onnx parquet pkl pt pth safetensors yaml yml zip".split())
+"""Endings, without dots, of what is a file and no name on the hub; the registry of readers adds those of clouds."""
 
 
 def check_repository_name(
@@ -110,7 +107,7 @@ def is_path_like(name: str, needs_owner: bool = False) -> bool:
     """
     if not _is_owner_and_name(name):
         has_marks = "/" in name or "\\" in name or name.startswith((".", "~"))
-        return needs_owner or has_marks or bool(_FILE_ENDING.search(name))
+        return needs_owner or has_marks or _is_file_name(name)
     # A folder here may have the name of an owner on the hub, but hardly hold something with nearly the same name.
     return bool(similar_path(name))
 
@@ -121,8 +118,12 @@ def _is_owner_and_name(name: str) -> bool:
     return (
         re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) is not None
         and owner not in _LOCAL_FOLDERS
-        and not _FILE_ENDING.search(rest)
+        and not _is_file_name(rest)
     )
+
+
+def _is_file_name(name: str) -> bool:
+    return Path(name).suffix[1:].lower() in FILE_ENDINGS
 
 
 def similar_path(name: str | os.PathLike) -> str:

@@ -1,8 +1,9 @@
 """Check that the package is ready for the package index: `make release-check`.
 
 Builds sdist and wheel, checks their descriptions with twine, installs the wheel in a new environment outside of the
-checkout, and runs there what a new user runs first, without network: `hf-any3d predict` on the example chair,
-`pipeline("point-cloud-classification")` without a model name, and the README's blocks that need nothing else.
+checkout, and runs there what a new user runs first: without network `hf-any3d predict` on the example chair and
+`pipeline("point-cloud-classification")` without a model name, then all blocks of the README in an empty folder, with a
+stand-in for the hub that has small models under the names of the real ones.
 
 By default the dependencies come from the environment that runs the check, so that only our own files are new;
 `--fresh` installs them from the package index, as a user would.
@@ -11,6 +12,7 @@ By default the dependencies come from the environment that runs the check, so th
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import shutil
@@ -21,7 +23,15 @@ import time
 import venv
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
+
+from tests.conversions.aligned_originals import openshape_flat, patchalign3d
+from tests.conversions.minigpt3d_originals import Originals
+from tests.hub import LocalHub
+from tests.tiny_text_towers import saved_text_tower, tiny_clip_files
 
 ROOT = Path(__file__).resolve().parents[1]
 LINKED = ("conversions", "modeling", "examples/data")
@@ -43,8 +53,6 @@ SHIPPED = (
 """Files of the wheel that are not modules."""
 LARGEST = 20_000_000
 """Bytes of the wheel; the package index refuses more than 100 MB."""
-# What a block of the README must not mention to run without network and without the files of other blocks.
-_NEEDS_MORE = re.compile(r"sentence-transformers/|OpenShape/|outputs/|examples/|\bme/|push_to_hub")
 FIRST_ANSWER = """
 import hf_any3d
 from transformers import pipeline
@@ -60,7 +68,7 @@ def copy_checkout(target: Path) -> Path:
     for folder in ("hf_any3d", *LINKED):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / folder, target / folder, symlinks=True, ignore=ignored)
-    for file in ("hf_any3d_command.py", "setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
+    for file in ("hf_any3d_command.py", "setup.py", "setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / file, target)
     return target
 
@@ -103,45 +111,90 @@ def install(python: Path, *what: str, fresh: bool = False) -> None:
     run(str(python), "-m", "pip", "install", "--quiet", *options, *what, cwd=python.parent)
 
 
-def run(*command: str, cwd: Path, offline: bool = False) -> str:
-    """Run a command and return what it printed.
+def run(*command: str, cwd: Path, **environment: str) -> str:
+    """Run a command, with changes of its environment, and return what it printed.
 
     Raises:
         RuntimeError: It failed; the message has the end of its output.
     """
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    if offline:
-        environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cwd / "home"), "NO_COLOR": "1"}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=cwd, env={**inherited, **environment}, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)[:200]}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     return done.stdout
 
 
-def readme_blocks(readme: str) -> Iterator[tuple[str, bool]]:
-    """Yield the Python blocks of the README, and whether each runs without network and other blocks' files."""
-    for block in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL):
-        yield block, not _NEEDS_MORE.search(block)
+def readme_program(readme: str) -> str:
+    """Return all blocks of a README as one Python program; commands run in a shell, but for installations."""
+    blocks: list[str] = []
+    for fence, block in re.findall(r"^```(python|bash)\n(.*?)^```$", readme, flags=re.DOTALL | re.MULTILINE):
+        if fence == "bash":
+            commands = [line for line in block.splitlines() if not line.startswith("pip install ")]
+            block = f"import subprocess\nsubprocess.run(['bash', '-ec', {chr(10).join(commands)!r}], check=True)\n"
+        blocks.append(block)
+    return "\n".join(blocks)
+
+
+@contextmanager
+def named_models(folder: Path) -> Iterator[str]:
+    """Start a stand-in for the hub with small models under names that README and pages open; yields its address.
+
+    Args:
+        folder: New folder for their files.
+    """
+    folder.mkdir()
+    hub = LocalHub()
+    try:
+        tower = Path(saved_text_tower("bert"))
+        encoder = {
+            path.relative_to(tower).as_posix(): path.read_bytes() for path in tower.rglob("*") if path.is_file()
+        }
+        hub.commit("sentence-transformers/all-MiniLM-L6-v2", encoder)
+        for name, file, tensors in (
+            ("OpenShape/openshape-pointbert-vitb32-rgb", "model.pt", openshape_flat("vitb32")),
+            ("patchalign3d/patchalign3d-encoder", "patchalign3d.pt", patchalign3d()),
+        ):
+            published = io.BytesIO()
+            torch.save(tensors, published)
+            hub.commit(name, {file: published.getvalue()}, in_lfs=True)
+        hub.commit("openai/clip-vit-base-patch32", tiny_clip_files(folder / "clip", 512))
+        hub.commit("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", tiny_clip_files(folder / "clip-1280", 1280))
+        Originals().publish(hub, folder / "minigpt3d")
+        yield hub.url
+    finally:
+        hub.close()
 
 
 def first_steps(python: Path, folder: Path) -> Iterator[tuple[str, str, float]]:
-    """Run what a new user runs first; yields what it was, its last line of output and its seconds."""
+    """Run what a new user runs first; yields what it was, its first line of output and its seconds."""
     command = str(python.with_name("hf-any3d"))
-    chair = folder / "chair.ply"
     package = "from importlib.util import find_spec; print(find_spec('hf_any3d').origin)"  # without importing it
     origin = run(str(python), "-c", package, cwd=folder).strip()
-    shutil.copy(Path(origin).with_name("assets") / "chair.ply", chair)
-    steps = [
+    shutil.copy(Path(origin).with_name("assets") / "chair.ply", folder)
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home"), "NO_COLOR": "1"}
+    for title, step in (
         ("hf-any3d predict chair.ply", (command, "predict", "chair.ply")),
         ("pipeline without a model name", (str(python), "-c", FIRST_ANSWER)),
-    ]
-    for number, (block, alone) in enumerate(readme_blocks((ROOT / "README.md").read_text(encoding="utf-8")), 1):
-        if alone:
-            steps.append((f"README, Python block {number}", (str(python), "-c", block)))
-    for title, step in steps:
+    ):
         start = time.perf_counter()
-        printed = run(*step, cwd=folder, offline=True)
+        printed = run(*step, cwd=folder, **offline)
         yield title, printed.strip().partition("\n")[0], time.perf_counter() - start
+
+
+def run_readme(python: Path, folder: Path) -> str:
+    """Run all blocks of the README in an empty folder, in order; returns what they printed.
+
+    Args:
+        python: Python of an environment in which the package is installed.
+        folder: New folder, for the empty one, the models and the caches.
+    """
+    empty = folder / "empty"
+    empty.mkdir(parents=True)
+    program = readme_program((ROOT / "README.md").read_text(encoding="utf-8"))
+    path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    with named_models(folder / "models") as address:
+        environment = {"HF_ENDPOINT": address, "HF_HOME": str(folder / "home"), "PATH": path, "NO_COLOR": "1"}
+        return run(str(python), "-u", "-c", program, cwd=empty, **environment)
 
 
 def main() -> int:
@@ -185,6 +238,11 @@ def check(scratch: Path, options: argparse.Namespace) -> None:
     folder.mkdir()
     for title, line, seconds in first_steps(python, folder):
         print(f"{title}: {line[:90]} ({seconds:.1f} s)", flush=True)
+    (scratch / "drawn").mkdir()
+    os.environ.setdefault("HF_HOME", str(scratch / "drawn"))  # of the numbers of the small models
+    start = time.perf_counter()
+    run_readme(python, scratch / "readme")
+    print(f"all blocks of the README, with small models: {time.perf_counter() - start:.0f} s", flush=True)
     options.output.mkdir(exist_ok=True)
     for file in files.values():
         shutil.copy(file, options.output)

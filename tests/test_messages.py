@@ -7,7 +7,7 @@ import sys
 import pytest
 from safetensors import SafetensorError
 
-from hf_any3d.messages import model_errors, one_line, print_json, print_line, printable
+from hf_any3d.messages import error_lines, model_errors, one_line, print_json, print_line, printable
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,16 @@ from hf_any3d.messages import model_errors, one_line, print_json, print_line, pr
 )
 def test_control_characters_are_escaped(text, shown):
     assert printable(text) == shown
+
+
+def test_notes_of_an_error_are_wrapped_below_its_line():
+    error = ValueError("no data\nhere")
+    error.add_note("Get it from " + 20 * "https://example.org/data " + "\x1b[2J")
+    error.add_note("folder/          layout a\nother/file.txt   layout b")
+    first, *below = error_lines(error)
+    assert first == "no data here" and below[-2:] == ["  folder/          layout a", "  other/file.txt   layout b"]
+    assert len(below) > 5 and max(map(len, below)) <= 102 and below[-3].endswith("\\u001b[2J")
+    assert error_lines(ValueError("alone")) == ["alone"]
 
 
 def test_line_breaks_are_kept_on_request():

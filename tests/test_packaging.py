@@ -1,7 +1,7 @@
 """Tests of the installed packages: all of them, however they are installed, and nothing besides."""
 
 import configparser
-import itertools
+import email
 import os
 import re
 import shutil
@@ -114,10 +114,39 @@ def test_a_wheel_answers_without_checkout_and_network(distributions, tmp_path):
     python = release.new_environment(tmp_path / "venv")
     release.install(python, str(distributions["wheel"]))
     (tmp_path / "elsewhere").mkdir()
-    steps = list(itertools.islice(release.first_steps(python, tmp_path / "elsewhere"), 2))
+    steps = list(release.first_steps(python, tmp_path / "elsewhere"))
     assert [title for title, _, _ in steps] == ["hf-any3d predict chair.ply", "pipeline without a model name"]
     for title, line, _ in steps:
         assert "chair" in line.partition("%")[0].removeprefix("chair.ply"), f"{title}: {line}"
+
+
+@pytest.mark.slow
+def test_all_blocks_of_the_readme_run_after_an_installation_in_an_empty_folder(distributions, tmp_path):
+    python = release.new_environment(tmp_path / "venv")
+    release.install(python, str(distributions["wheel"]))
+    printed = release.run_readme(python, tmp_path / "readme")
+    for text in ("chair.ply", "'label'", "trainable params", "['ball', 'box']", "outputs/scans", "scans.html"):
+        assert text in printed, text
+    made = {path.name for path in (tmp_path / "readme" / "empty").iterdir()}
+    assert made == {"chair.ply", "chair.html", "outputs", "scans", "scans.html"}
+
+
+def test_the_description_on_the_index_is_complete(distributions, setup):
+    with zipfile.ZipFile(distributions["wheel"]) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith("METADATA"))
+        metadata = email.message_from_bytes(wheel.read(name))
+    source = dict(re.findall(r"(\S+) = (\S+)", setup["metadata"]["project_urls"]))["Source"]
+    assert metadata["Author"] and f"Source, {source}" in metadata.get_all("Project-URL")
+    page, readme = metadata.get_payload(), (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", page)
+    assert len(links) > 40 and all(address.startswith("https://") for _, address in links)
+    for is_picture, address in links:
+        path = address.removeprefix(f"{source}/{'raw' if is_picture else 'blob'}/main/").partition("#")[0]
+        assert (ROOT / path).exists(), address
+    assert re.findall(r"```.*?```", page, flags=re.DOTALL) == re.findall(r"```.*?```", readme, flags=re.DOTALL)
+    release.run(
+        sys.executable, "-m", "twine", "check", "--strict", *map(str, distributions.values()), cwd=ROOT, NO_COLOR="1"
+    )
 
 
 def test_a_wheel_without_a_file_that_should_come_with_it_is_found(tmp_path):
@@ -128,22 +157,31 @@ def test_a_wheel_without_a_file_that_should_come_with_it_is_found(tmp_path):
     assert release.missing_files(wheel) == [release.SHIPPED[0]]
 
 
-def test_blocks_of_a_readme_that_need_more_than_the_package_are_left_out():
+def test_blocks_of_a_readme_are_one_program_with_its_commands(capfd):
     readme = """
-```python
-load_point_dataset("shapes")
-```
 ```bash
 pip install hf-any3d
+echo first
 ```
 ```python
-Model.from_encoder_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+number = 1
+```
+```yaml
+left: out
+```
+```bash
+echo second &&
+    false
 ```
 ```python
-pipeline("point-cloud-classification", model="outputs/mine")
+number += 1
 ```
 """
-    assert [alone for _, alone in release.readme_blocks(readme)] == [True, False, False]
+    program = release.readme_program(readme)
+    with pytest.raises(subprocess.CalledProcessError):
+        exec(program, names := {})
+    assert capfd.readouterr().out == "first\nsecond\n" and names["number"] == 1
+    assert program.endswith("number += 1\n") and "left" not in program
 
 
 def test_the_installation_installs_torch_for_cpu_first():

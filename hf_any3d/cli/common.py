@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 import typer
 from typer.core import TyperGroup
 
-from hf_any3d.messages import model_errors, one_line, print_line
-from hf_any3d.modeling.hub_names import check_path
+from hf_any3d.messages import error_lines, model_errors, one_line, print_line
+from hf_any3d.modeling.hub_names import check_path, similar_path
 from hf_any3d.modeling.published import find_published, is_published
-from hf_any3d.registry import MODEL_TYPES, TASKS, check_model_type, task_of_class
+from hf_any3d.registry import FORMATS, MODEL_TYPES, TASKS, check_model_type, task_of_class
 
 # Exit code of a command that could not use some of its files.
 SOME_FAILED = 2
@@ -103,8 +103,10 @@ def one_line_errors() -> Iterator[None]:
 
 
 def print_error(error: Exception | str) -> None:
-    """Print an error on stderr."""
-    print_line(f"error: {one_line(error)}", is_error=True)
+    """Print an error on stderr, and below it its notes, if it has any."""
+    first, *notes = error_lines(error)
+    for line in (f"error: {first}", *notes):
+        print_line(line, is_error=True)
 
 
 def print_note(text: object) -> None:
@@ -170,6 +172,8 @@ def find_model(name: str, revision: str | None = None) -> str:
         return str(path)
     if path.exists():
         raise ValueError(f"{name}: a file; expected the directory or hub name of a model")
+    if path.suffix[1:].lower() in FORMATS:
+        raise FileNotFoundError(f"no file {name}{similar_path(path)}; expected the directory or hub name of a model")
     check_path(name, revision, needs_owner=True)
     return name
 

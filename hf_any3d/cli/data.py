@@ -334,7 +334,9 @@ def show(
     most: Annotated[int, typer.Option("--most", min=1, max=60, help="Clouds to show, spread over the data.")] = 24,
     split: Annotated[str | None, option("Split of a dataset; by default its first.")] = None,
     columns: Annotated[int, typer.Option(min=1, help="Clouds in a row.")] = 4,
-    up_axis: Annotated[str, typer.Option(help="Axis that points up: x, y or z.")] = "y",
+    up_axis: Annotated[
+        str | None, option("Axis that points up: x, y or z; by default z for LAS, LAZ and S3DIS, else y.")
+    ] = None,
     browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     serve: Annotated[
         bool, typer.Option("--serve", help="Serve all points of one large file in 3D instead, until Ctrl-C.")
@@ -346,7 +348,7 @@ def show(
 
     The page is one file that works without the network, and colors points by label, as in the file, or by height.
     """
-    if up_axis not in ("x", "y", "z"):
+    if up_axis not in (None, "x", "y", "z"):
         raise ValueError(f"--up-axis is {up_axis!r}; expected x, y or z")
     target = output or Path("show.html")
     rows = None if serve else _rows_of_dataset(what, split, data_dir)
@@ -361,7 +363,10 @@ def show(
     settings: dict[str, Any] = {}
     views, done = [], []
     if rows is not None:
+        from hf_any3d.data.catalog import up_axis_of
+
         views, settings = views_of_rows(rows, most)
+        up_axis = up_axis or up_axis_of(what[0])
     else:
         chosen = np.unique(np.linspace(0, len(inputs) - 1, min(most, len(inputs))).astype(int))
         names: list[str] = []
@@ -386,7 +391,10 @@ def show(
                 view.labels = None
         settings = {"names": names, "note": counted(len(views), "cloud")}
     if views:
-        write_views(target, views, title=", ".join(what), columns=columns, up_axis=up_axis, **settings)
+        if up_axis is not None:
+            for view in views:
+                view.up_axis = up_axis
+        write_views(target, views, title=", ".join(what), columns=columns, **settings)
     if views or suffix in CLOUDS:
         print_line(target)
         if browser:

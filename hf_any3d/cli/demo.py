@@ -78,12 +78,14 @@ def _check_port(host: str, port: int) -> None:
 def _page(task: str, model: str, shapes: Any, pipe: Any, template: str | None, context: int) -> Any:
     from hf_any3d.demo.task_pages import CHAT, TaskAnswers, TaskPage
 
+    # Visitors are told the name of a directory, not where it is.
+    name = Path(model).resolve().name if Path(model).is_dir() else model
     if task != CHAT:
-        return TaskPage(model, shapes, TaskAnswers(task, pipe, shapes))
+        return TaskPage(name, shapes, TaskAnswers(task, pipe, shapes))
     from hf_any3d.demo.conversation import Conversation
     from hf_any3d.demo.page import DemoPage
 
-    return DemoPage(model, shapes, partial(Conversation, pipe, template, context))
+    return DemoPage(name, shapes, partial(Conversation, pipe, template, context))
 
 
 def _open(task: str, model: str, device: str | None, template: str | None) -> Any:

@@ -22,11 +22,13 @@ from hf_any3d.cli.common import (
     check_model,
     kind_of_model,
     option,
+    print_note,
     quiet_libraries,
     read_model_config,
 )
 from hf_any3d.cli.inputs import LeftOutFiles
-from hf_any3d.cli.outputs import DATA, check_output, csv_lines
+from hf_any3d.cli.outputs import DATA, check_output, counted, csv_lines
+from hf_any3d.cli.train import data_arguments
 from hf_any3d.messages import model_errors, print_json, print_line
 from hf_any3d.registry import MODEL_TYPES
 
@@ -77,7 +79,18 @@ evaluation = typer.Typer(
 @evaluation.command(_DEFAULT)
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub name of a model.")],
-    dataset: Annotated[str | None, option("Name in the catalogue, or of a hub repository (owner/name).")] = None,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DATA]",
+            help="As for train: a folder with a folder of files for each class, a Parquet file or folder of them, or "
+            "the name of a dataset in the catalogue or on the hub (owner/name).",
+            show_default=False,
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, option("Name of the dataset in the catalogue or on the hub; DATA is then the folder of its files.")
+    ] = None,
     recipe: Annotated[
         Path | None,
         typer.Option(
@@ -89,7 +102,9 @@ def evaluate(
     options: Annotated[
         str | None, typer.Option(help="JSON object with options of the dataset, such as a variant.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Split to evaluate on.")] = "test",
+    split: Annotated[
+        str | None, option("Split to evaluate on; by default test, or the only one of a folder or file.")
+    ] = None,
     voting: Annotated[
         int | None, typer.Option(min=0, help="Also evaluate the mean logits of this many augmented copies.")
     ] = None,
@@ -125,26 +140,20 @@ def evaluate(
     of classes, autoencoders Chamfer distances. Figures of classifiers with voting are listed apart from those without.
     Files of a folder that cannot be read are left out, and the exit code is then 2.
     """
-    if (dataset is None) == (recipe is None):
-        raise ValueError("give either --dataset or --recipe, which names one")
+    if (data is None and dataset is None) == (recipe is None):
+        raise ValueError("give either DATA or --recipe, which names its data")
+    if data is not None and data_dir is not None:
+        raise ValueError(f"DATA is {data!r} and --data-dir {data_dir!r}; expected one of them")
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     model, command = _check_kind(model)
     if command != "predict" and (given := "--robustness" if robustness else "--voting" if voting else None):
         raise ValueError(f"{given}: {model} is no classifier; {given} is for classifiers alone")
     quiet_libraries()
-    arguments = [] if recipe is None else [str(recipe)]
-    arguments += _as_arguments(
-        dataset_name=dataset,
-        data_dir=data_dir,
-        dataset_options=options,
-        voting=voting,
-        vote_augment=vote_augment,
-    )
+    arguments = [str(recipe)] if recipe is not None else data_arguments(data, dataset)[0]
+    arguments += _as_arguments(data_dir=data_dir, dataset_options=options, voting=voting, vote_augment=vote_augment)
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
     with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
-        metrics, by_class, judge = _evaluate(
-            model, command, recipe, arguments, split, batch_size, max_samples, seed, cpu
-        )
+        metrics, by_class, judge = _evaluate(model, command, arguments, split, batch_size, max_samples, seed, cpu)
         folder = output_dir or (Path(model) if Path(model).is_dir() else Path("robustness"))
         report = judge(folder) if robustness else None
     score = _SCORES[command]
@@ -218,9 +227,8 @@ def _as_arguments(**given: str | int | list[str] | None) -> list[str]:
 def _evaluate(
     model: str,
     command: str,
-    recipe: Path | None,
     arguments: list[str],
-    split: str,
+    split: str | None,
     batch_size: int | None,
     max_samples: int | None,
     seed: int,
@@ -238,13 +246,23 @@ def _evaluate(
     data, protocol = parse_arguments((DataArguments, ProtocolArguments), arguments, others_in_file=True)
     if data.dataset_name == "folder":
         data.dataset_options = {"on_error": "skip", **data.dataset_options}
-    if recipe is None:
-        rows = load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **data.dataset_options)
-    else:
+    is_recipe = not arguments[0].startswith("-")
+    if is_recipe or data.train_file is not None or data.dataset_name in ("folder", "parquet"):
+        if not is_recipe:
+            data.validation_fraction = 0  # of what the user gives, all is evaluated
         splits, _ = apply_protocol(*load_splits(data), protocol)
+        if split is None and "test" not in splits and len(splits) == 1:
+            (split,) = map(str, splits)
+            count = counted(len(splits[split]), "cloud")
+            print_note(f"warning: no split test; evaluated on all, {count}: no test of a model trained on them")
+        split = split or "test"
         if split not in splits:
-            raise ValueError(f"{recipe}: its data has no split {split!r}; there are {', '.join(map(str, splits))}")
+            source = arguments[0] if is_recipe else data.train_file or data.data_dir
+            raise ValueError(f"{source}: its data has no split {split!r}; there are {', '.join(map(str, splits))}")
         rows = splits[split]
+    else:
+        split = split or "test"
+        rows = load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **data.dataset_options)
     if max_samples is not None:
         rows = rows.select(range(min(max_samples, len(rows))))
     settings = EvaluationSettings(data, protocol, batch_size, seed, cpu)

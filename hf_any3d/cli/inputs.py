@@ -6,7 +6,6 @@ import glob
 import io
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -35,8 +34,6 @@ Files = Annotated[
 FileType = Annotated[str | None, option("Type of the data on standard input, such as ply; by default it is detected.")]
 # Errors of a file, after which the next one is read.
 FILE_ERRORS = (ValueError, OSError, ImportError)
-_TEXT_TYPES = (".csv", ".pts", ".txt", ".xyz")
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf)", re.IGNORECASE)
 _METADATA = ("metadata.csv",)
 _STDIN = "<stdin>"
 
@@ -152,6 +149,7 @@ def files_of_folder(folder: Path) -> list[Path]:
         FileNotFoundError: There is none.
     """
     from hf_any3d.data.files import supported_file_types
+    from hf_any3d.data.files.text import is_prose
 
     types = {f".{name}" for name in supported_file_types()}
     found, prose = [], []
@@ -165,28 +163,6 @@ def files_of_folder(folder: Path) -> list[Path]:
     if not found:
         raise FileNotFoundError(f"{folder}: no point cloud in this folder; readable are {', '.join(sorted(types))}")
     return found
-
-
-def is_prose(path: Path) -> bool:
-    """Return whether a file with an ending of text formats has words where a cloud has rows of numbers."""
-    if path.suffix.lower() not in _TEXT_TYPES:
-        return False
-    try:
-        with open(path, "rb") as file:
-            start = file.read(8192)
-    except OSError:
-        return False
-    if b"\0" in start:
-        return False
-    lines = [re.split(r"[\s,;]+", line.strip()) for line in start.decode("latin1").splitlines() if line.strip()]
-    if len(start) == 8192 and len(lines) > 1:
-        lines.pop()  # cut off
-    head = {word.lower().lstrip("/#") for word in lines[0]} if lines else set()
-    rows = [words for words in lines if not words[0].startswith(("#", "//"))][:50]
-    if not rows or {"x", "y", "z"} <= head:
-        return bool(lines) and not rows  # comments alone
-    numeric = sum(all(_NUMBER.fullmatch(word) for word in words if word) for words in rows)
-    return 2 * numeric < len(rows)
 
 
 def _read_stdin(file_type: str | None) -> list[InputFile]:

@@ -25,7 +25,7 @@ from hf_any3d.cli.common import (
     status,
 )
 from hf_any3d.cli.outputs import csv_lines
-from hf_any3d.messages import model_errors, print_json, print_line
+from hf_any3d.messages import model_errors, one_line, print_json, print_line
 from hf_any3d.modeling.published import is_published
 from hf_any3d.registry import MODEL_TYPES, task_of_class
 
@@ -250,8 +250,9 @@ def push(
     if not is_dataset:
         folder = Path(find_model(f"{folder}/"))
         read_model_config(str(folder))
+    import httpx
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     kind = "dataset" if is_dataset else "model"
     api = huggingface_hub.HfApi()
@@ -270,6 +271,9 @@ def push(
             )
     except errors.LocalTokenNotFoundError:
         raise ValueError("pushing needs a login: hf auth login") from None
+    except (httpx.TransportError, errors.OfflineModeIsEnabled) as error:
+        reason = "HF_HUB_OFFLINE is set" if isinstance(error, errors.OfflineModeIsEnabled) else one_line(error)
+        raise OSError(f"{repository}: {constants.ENDPOINT} cannot be reached ({reason})") from None
     except errors.HfHubHTTPError as error:
         reason = "not allowed; check the login with hf auth whoami" if _status_of(error) in (401, 403) else str(error)
         raise ValueError(f"{repository}: {reason}") from None

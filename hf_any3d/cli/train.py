@@ -108,7 +108,7 @@ def train(
     if data is None and dataset is None:
         raise ValueError("DATA is missing; expected a folder, a Parquet file, a dataset's name, or a recipe")
     name = Path(data or dataset or "").stem
-    arguments, labels = _data_arguments(data, dataset)
+    arguments, labels = data_arguments(data, dataset)
     task = task or (Task.SEGMENTATION if labels == LABELED_POINTS else Task.CLASSIFICATION)
     is_recipe = bool(arguments) and not arguments[0].startswith("-")
     given: dict[str, Any] = {
@@ -156,7 +156,7 @@ def train(
     left_out.finish()
 
 
-def _data_arguments(data: str | None, dataset: str | None) -> tuple[list[str], str | None]:
+def data_arguments(data: str | None, dataset: str | None) -> tuple[list[str], str | None]:
     """Return arguments of the training program for the data, and what their labels belong to, if that is known."""
     if dataset is not None:
         found = find_dataset(dataset)

@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 from hf_any3d.atomic_files import claim, release_claims, remove_temporaries
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.evaluation.classification import Judgement
-from hf_any3d.messages import one_line
+from hf_any3d.messages import error_lines
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, best_step, peak_memory, training_facts
 from hf_any3d.model_card.subject import adapter_facts, hub_name
@@ -43,15 +43,15 @@ _LAUNCHER = "python -m torch.distributed.run --nproc_per_node N PROGRAM"
 def run_program(main: Callable[[], Any]) -> None:
     """Run a training program from the command line.
 
-    Errors of arguments, files or the disk are printed as one line on stderr, with exit code 1; with ANY3D_TRACEBACK=1
-    as a traceback.
+    Errors of arguments, files or the disk are printed as one line on stderr, with their notes below, and exit code 1;
+    with ANY3D_TRACEBACK=1 as a traceback.
     """
     try:
         main()
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("ANY3D_TRACEBACK", "") not in ("", "0"):
             traceback.print_exc()
-        sys.exit(f"error: {one_line(error)}")
+        sys.exit("error: " + "\n".join(error_lines(error)))
     finally:
         release_claims()
 

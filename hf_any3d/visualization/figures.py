@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.atomic_files import atomic_write
-from hf_any3d.visualization.web_page import CloudView, check_views, height_colors, hex_color, label_colors, thin_views
+from hf_any3d.visualization.web_page import (
+    CloudView,
+    check_views,
+    height_colors,
+    hex_color,
+    in_space,
+    label_colors,
+    thin_views,
+)
 
 _DOTS = 110  # per inch of the picture; clouds are drawn with twice as many
 _STATUS_COLORS = {"": "#5c6670", "right": "#1a7f37", "wrong": "#b42318"}
@@ -201,12 +209,12 @@ def _render(
 ) -> np.ndarray:
     """Draw a cloud as discs with depth, and darken what nearer points cover: (side, side, 3) in [0, 1]."""
     is_flat = cloud.points.shape[1] == 2
-    order = [0, 1] if is_flat else {"x": [1, 0, 2], "y": [0, 1, 2], "z": [1, 2, 0]}[up_axis]
-    together = np.concatenate([each.points[:, order] for each in row])
+    own, *placed = (in_space(each, up_axis)[:, : cloud.points.shape[1]] for each in (cloud, *row))
+    together = np.concatenate(placed)
     low, high = together.min(axis=0), together.max(axis=0)
     center = (low + high) / 2
     reach = np.abs(together - center) if is_flat else np.linalg.norm(together - center, axis=1)
-    points = (cloud.points[:, order] - center) / max(float(reach.max()), np.finfo(np.float32).tiny)
+    points = (own - center) / max(float(reach.max()), np.finfo(np.float32).tiny)
     background = np.ones(3)
     if cloud.labels is not None:
         colors = label_colors(int(cloud.labels.max()) + 1)[cloud.labels]
@@ -215,7 +223,7 @@ def _render(
     elif cloud.colors is not None:
         colors, background = cloud.colors.clip(0, 1), _STAGE
     else:
-        colors = height_colors(cloud.points[:, order][:, 1], low[1], high[1])
+        colors = height_colors(own[:, 1], low[1], high[1])
     scale = 0.48 * side * zoom
     if is_flat:
         across, up, depth = *points.T, np.zeros(len(points))

@@ -212,8 +212,9 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
         names: Names of labels; by default their numbers.
 
     Returns:
-        The view, with colors and labels where the cloud has them, and as many names as there are labels. On meshes,
-        20,000 points are sampled.
+        The view, with its extents along x, y and z and in the units of the file, with colors and labels where the
+        cloud has them, and as many names as there are labels. Labels that are all equal are named, not shown. On
+        meshes, 20,000 points are sampled.
 
     Raises:
         ValueError: It cannot be read, or a label has no name.
@@ -222,15 +223,21 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
         title = Path(cloud).name
     data = to_cloud(cloud)
     note = f"{len(data):,} points"
+    extents = (data.points.max(axis=0) - data.points.min(axis=0)).tolist()
     if data.is_mesh and data.faces is not None:
         note += f", {len(data.faces):,} faces"
         data = data.sample_surface(MESH_POINTS, np.random.default_rng(0))
+    note += f" · extent {' × '.join(f'{extent:.3g}' for extent in extents)}"
     labels = data.labels
+    if labels is not None and (labels == labels[0]).all():
+        note += f" · all with label {labels[0] if names is None or labels[0] < 0 else names[labels[0]]}"
+        labels, names = None, []
     if labels is not None and labels.min() < 0:  # points without a label
         labels, names = labels + 1, ["no label", *(names or map(str, range(int(labels.max()) + 1)))]
     if labels is not None and names is None:
         names = [str(number) for number in range(int(labels.max()) + 1)]
-    return CloudView(data.points, colors=data.colors, labels=labels, title=title, note=note), list(names or ())
+    view = CloudView(data.points, data.colors, labels, title=title, note=note, up_axis=data.up_axis)
+    return view, list(names or ())
 
 
 def views_of_rows(

@@ -73,6 +73,7 @@ class CloudView:
         status: "right" and "wrong" print the note in green and red.
         category: Class number of the whole cloud, by which a grid can be filtered.
         texts: A name for each point, shown under the pointer.
+        up_axis: "x", "y" or "z" for a cloud with another axis up than the others; None for that of the page.
     """
 
     points: np.ndarray
@@ -84,6 +85,7 @@ class CloudView:
     status: str = ""
     category: int | None = None
     texts: Sequence[str] | None = None
+    up_axis: str | None = None
 
 
 def viewer_page(
@@ -103,9 +105,10 @@ def viewer_page(
     """Return the text of a self-contained page that shows clouds next to each other and turns them together.
 
     Points are colored by label, by value, by their own colors or by height, whichever all clouds have; a list on the
-    page switches between them. A click on a label hides its points, a click on a category its clouds. The page
-    follows the dark or light setting of the device and fits phones. All texts are escaped. Beyond 200,000 points in
-    all, each cloud is represented by a random sample, and the page states how many points are shown.
+    page switches between them, and a button turns another axis up. A click on a label hides its points, a click on a
+    category its clouds. The page follows the dark or light setting of the device and fits phones. All texts are
+    escaped. Beyond 200,000 points in all, each cloud is represented by a random sample, and the page states how many
+    points are shown.
 
     Args:
         clouds: The clouds.
@@ -299,10 +302,9 @@ def _checked(cloud: CloudView, number: int, names: Sequence[str], categories: Se
 
 def _panels(clouds: Sequence[CloudView], columns: int, up_axis: str) -> tuple[list[dict[str, Any]], str]:
     """Return what is drawn where, and all points in units of a ball around each row of clouds, 16 bits each."""
-    order = {"x": (1, 0, 2), "y": (0, 1, 2), "z": (1, 2, 0)}[up_axis]
     panels, shown, start = [], [], 0
     for first in range(0, len(clouds), columns):
-        row = [_in_space(cloud.points, order) for cloud in clouds[first : first + columns]]
+        row = [in_space(cloud, up_axis) for cloud in clouds[first : first + columns]]
         together = np.concatenate(row)
         low, high = together.min(axis=0), together.max(axis=0)
         center = (low + high) / 2
@@ -316,6 +318,7 @@ def _panels(clouds: Sequence[CloudView], columns: int, up_axis: str) -> tuple[li
         fit = [round(float(sidewards.max() / radius), 4), round(float((high - low)[1] / 2 / radius), 4)]
         for cloud, points in zip(clouds[first : first + columns], row, strict=True):
             panel = {"start": start, "count": len(points), "title": cloud.title, "note": cloud.note}
+            panel["up"] = cloud.up_axis or up_axis
             panel |= {"low": round((low[1] - center[1]) / radius, 4), "high": round((high[1] - center[1]) / radius, 4)}
             panel["fit"] = fit
             optional = {
@@ -337,9 +340,12 @@ def _panels(clouds: Sequence[CloudView], columns: int, up_axis: str) -> tuple[li
     return panels, _base64(np.rint(32767 * np.concatenate(shown)), "<i2")
 
 
-def _in_space(points: np.ndarray, order: Sequence[int]) -> np.ndarray:
-    """Return points as (right, up, towards the viewer)."""
-    return points[:, list(order)] if points.shape[1] == 3 else np.pad(points, ((0, 0), (0, 1)))
+def in_space(cloud: CloudView, up_axis: str) -> np.ndarray:
+    """Return points as (right, up, towards the viewer); a cloud's own `up_axis` comes before that of the page."""
+    if cloud.points.shape[1] == 2:
+        return np.pad(cloud.points, ((0, 0), (0, 1)))
+    # Axes change places in a circle, since a cloud must not be mirrored.
+    return np.roll(cloud.points, "yxz".index(cloud.up_axis or up_axis), axis=1)
 
 
 def _colorings(

@@ -1,12 +1,14 @@
 """data prepare, data describe, data check and show."""
 
 import json
+from importlib import import_module
 
 import numpy as np
 import pytest
 
 from hf_any3d import load_point_dataset, read_point_cloud
 from tests.cli.conftest import FILES, run
+from tests.data.files.builders import las
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
@@ -78,6 +80,28 @@ def test_a_dataset_is_shown_with_its_labels(classes, tmp_path):
     assert "--split is 'test'; " in run("show", tmp_path / "prepared", "--split", "test").err
 
 
+def test_aerial_scans_and_rooms_are_shown_upright(tmp_path, monkeypatch):
+    (tmp_path / "scan.las").write_bytes(las(False)[1])
+    ups = {}
+
+    def write(path, views, **settings):
+        ups[path.name] = [view.up_axis for view in views]
+
+    monkeypatch.setattr("hf_any3d.visualization.show.write_views", write)
+    run("show", tmp_path / "scan.las", FILES / "chair.ply", "--output", tmp_path / "mixed.html")
+    run("show", tmp_path / "scan.las", "--up-axis", "x", "--output", tmp_path / "given.html")
+    rows = load_point_dataset("shapes", split="test").select(range(2))
+    monkeypatch.setattr(import_module("hf_any3d.cli.data"), "_rows_of_dataset", lambda *_: rows)
+    run("show", "s3dis", "--output", tmp_path / "rooms.html")
+    run("show", "shapes", "--output", tmp_path / "shapes.html")
+    assert ups == {
+        "mixed.html": ["z", None],
+        "given.html": ["x"],
+        "rooms.html": ["z", "z"],
+        "shapes.html": [None, None],
+    }
+
+
 def test_a_file_is_shown_as_points_or_picture(tmp_path):
     assert run("show", FILES / "chair_points.ply", "--output", tmp_path / "a.npz").code == 0
     cloud = read_point_cloud(FILES / "chair_points.ply")
@@ -98,6 +122,7 @@ def mixed(tmp_path):
             np.save(tmp_path / "scans" / label / f"{number}.npy", points.astype("float32"))
     np.save(tmp_path / "scans" / "box" / "one.npy", np.ones((1, 3), "float32"))
     (tmp_path / "scans" / "vase").mkdir()
+    (tmp_path / "scans" / "box" / "notes.txt").write_text("Scanned on a cloudy day.\nWith the old scanner.\n")
     return tmp_path / "scans"
 
 
@@ -109,6 +134,7 @@ def test_clouds_without_a_shape_and_empty_classes_are_left_out_and_named_alike(m
     assert described.code == prepared.code == 2 and "train: 6 clouds" in described.out and "6 clouds" in prepared.out
     for result in (checked, described, prepared):
         assert "one.npy" in result.err and "vase" in result.err and "no point cloud" in result.err
+        assert "notes.txt: text without points" in result.err and "1 of 7 files could not be used" in result.err
     for result in (checked, described):  # the third has the rows of the second, which were kept
         assert "1 point; expected at least 3" in result.err
 

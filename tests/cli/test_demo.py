@@ -2,6 +2,8 @@
 
 import socket
 import sys
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -35,6 +37,20 @@ def test_without_a_model_the_one_of_the_package_is_opened(monkeypatch):
 
 def test_a_folder_without_shapes_is_refused_before_the_model_is_loaded(tmp_path):
     assert "no point cloud in this folder" in refused("--examples", str(tmp_path))
+
+
+@pytest.mark.parametrize("task", ["point-cloud-classification", "point-cloud-text-to-text"])
+def test_visitors_do_not_see_where_a_model_lies(task, tmp_path, monkeypatch):
+    pytest.importorskip("gradio")
+    (tmp_path / "chairs").mkdir()
+    shapes, named = SimpleNamespace(names=[]), []
+    monkeypatch.setattr("hf_any3d.demo.task_pages.TaskPage", lambda name, *_: named.append(name))
+    monkeypatch.setattr("hf_any3d.demo.page.DemoPage", lambda name, *_: named.append(name))
+    monkeypatch.setattr("hf_any3d.demo.task_pages.TaskAnswers", lambda *_: None)
+    page = import_module("hf_any3d.cli.demo")._page
+    for model in (str(tmp_path / "chairs"), f"{tmp_path}/chairs/", "me/chairs"):
+        page(task, model, shapes, None, None, 400)
+    assert named == ["chairs", "chairs", "me/chairs"]
 
 
 def test_without_gradio_the_error_names_the_extra(monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import hf_any3d
+from hf_any3d.data.files import supported_file_types
 from hf_any3d.registration import MODELS
 from tests.cli.conftest import FILES, run
 
@@ -64,6 +65,13 @@ def test_a_name_that_looks_like_a_path_never_reaches_the_hub(outputs, words, hub
 )
 def test_names_that_cannot_be_on_the_hub_are_not_looked_up(outputs, name):
     assert error_of("info", name) == f"no directory {name}"
+
+
+@pytest.mark.parametrize("file_type", supported_file_types())
+def test_a_missing_file_of_any_type_is_named(outputs, file_type):
+    name = f"nothere.{file_type}"
+    assert error_of("predict", name, "x") == f"{name}: no such file or folder"
+    assert error_of("predict", FILES / "chair.ply", "--model", name).startswith(f"no file {name}")
 
 
 def test_the_command_line_knows_every_registered_type():

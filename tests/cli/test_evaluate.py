@@ -96,6 +96,33 @@ def test_bad_files_of_a_folder_are_reported_and_left_out(models, tmp_path):
     assert code == 1 and not out and "torn.ply" in err
 
 
+def test_data_are_named_as_for_a_training(models, data, tmp_path):
+    for number, label in enumerate(LABELS):
+        for split, count in (("train", 2), ("test", 1)):
+            (tmp_path / "scans" / split / label).mkdir(parents=True)
+            for cloud in range(count):
+                points = np.random.default_rng([number, cloud]).uniform(-1, 1, (48, 3))
+                np.save(tmp_path / "scans" / split / label / f"{cloud}.npy", points)
+    model, scans = models("classifier"), tmp_path / "scans"
+    (code, out, err), long = run("evaluate", model, scans, "--cpu"), ("--dataset", "folder", "--data-dir", scans)
+    assert code == 0 and out.startswith("test ") and "no split" not in err
+    assert run("evaluate", model, *long, "--cpu").out == out
+    train = run("evaluate", model, scans, "--split", "train", "--cpu").out
+    assert train.startswith("train ") and train != out
+    code, out, err = run("evaluate", model, scans / "train", "--cpu")
+    assert code == 0 and out == train and f"no split test; evaluated on all, {2 * len(LABELS)} clouds" in err
+    file = data(CATEGORIES, ["LABEL_0", "LABEL_1", "LABEL_2"]) / "train.parquet"
+    assert run("evaluate", models("scenes"), file, "--cpu").out.startswith("train ")
+    for words, text in (
+        ((), "give either DATA or --recipe"),
+        ((scans, "--data-dir", scans), "expected one of them"),
+        ((scans, "--split", "validation"), f"{scans}: its data has no split 'validation'; there are test, train"),
+        ((tmp_path / "scnas",), f"did you mean {scans}?"),
+    ):
+        code, out, err = run("evaluate", model, *words, "--cpu")
+        assert code == 1 and out == "" and text in err, err
+
+
 def test_what_does_not_fit_is_one_line(models, data, tmp_path):
     folder = data(CATEGORIES, ["top", "leg", "foot", "pole", "shade"])
     tiny_act(ActModel).save_pretrained(tmp_path / "encoder")

@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from hf_any3d.cli.inputs import find_inputs, is_prose
+from hf_any3d.cli.inputs import find_inputs
+from hf_any3d.data.files.text import is_prose
 from tests.cli.conftest import FILES, run
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")

@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
+from huggingface_hub import constants
 
 from hf_any3d import AutoModelForPointCloudClassification
 from tests.cli.conftest import run
@@ -69,6 +71,24 @@ def test_only_models_and_prepared_data_are_pushed(tmp_path, hub):
     assert list(hub.files("me/prepared-data", kind="dataset")) and "data/train.parquet" in hub.files(
         "me/prepared-data", kind="dataset"
     )
+
+
+def test_a_hub_that_cannot_be_reached_is_named(trained, monkeypatch):
+    import httpx
+
+    def unreachable(*_, **__):
+        raise httpx.ConnectError("[Errno -2] Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", unreachable)
+    code, out, err = run("push", trained, "me/offline")
+    reason = "cannot be reached ([Errno -2] Name or service not known)"
+    assert code == 1 and out == "" and err == f"error: me/offline: {constants.ENDPOINT} {reason}\n"
+
+
+def test_a_private_repository_is_private(trained, hub):
+    assert run("push", trained, "me/for-all").code == run("push", trained, "me/for-few", "--private").code == 0
+    api = huggingface_hub.HfApi()
+    assert [api.model_info(name).private for name in ("me/for-all", "me/for-few")] == [False, True]
 
 
 def test_a_space_has_a_program_requirements_and_a_card(trained, tmp_path, hub):

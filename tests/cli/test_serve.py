@@ -26,6 +26,24 @@ def test_defaults_are_those_of_the_limits():
     assert options["max_megabytes"] * 2**20 == limits.body_bytes and options["max_wait"] / 1000 == limits.wait
 
 
+def test_every_limit_reaches_the_service(models, monkeypatch):
+    served = []
+    monkeypatch.setattr("hf_any3d.serving.server.serve", lambda *given: served.append(given))
+    given = {"batch": 3, "wait": 7, "queue": 11, "megabytes": 2, "points": 99, "clouds": 5, "seconds": 13}
+    given |= {"new-tokens": 17, "connections": 19}
+    words = [word for name, value in given.items() for word in (f"--max-{name}", value)]
+    origin = "https://example.org"
+    result = run("serve", models("classifier"), "--port", 0, *words, "--drain-seconds", 23, "--cors-origin", origin)
+    assert result.code == 0, result.err
+    ((service, listening, drain_seconds, origins),) = served
+    listening.close()
+    expected = ServeLimits(
+        body_bytes=2 * 2**20, points=99, clouds=5, seconds=13, queue=11, batch=3, wait=0.007, new_tokens=17,
+        connections=19,
+    )  # fmt: skip
+    assert service.limits == expected and drain_seconds == 23 and list(origins) == [origin]
+
+
 def test_what_is_missing_or_in_use_is_refused_before_a_model_is_loaded(monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])

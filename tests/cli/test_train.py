@@ -140,10 +140,15 @@ def test_one_scan_a_class_is_learned_without_validation(tmp_path):
 
 def test_the_report_says_on_how_many_clouds_an_accuracy_rests(tmp_path):
     write_clouds(tmp_path / "scans", 3, 2)
+    # What is no cloud is left out before the training.
+    np.save(tmp_path / "scans" / "class 1" / "point.npy", np.ones((1, 3), np.float32))
+    (tmp_path / "scans" / "class 1" / "notes.txt").write_text("Scanned on a cloudy day.")
+    (tmp_path / "scans" / "nothing").mkdir()
     output = ("--output", tmp_path / "out", "--peft", "none")
     with pytest.warns(UserWarning, match="rests on 3 clouds: it changes in steps of 33 points"):
         code, _, err = run("train", tmp_path / "scans", "--encoder", saved_encoder("bert"), *SMALL, *output)
-    assert code == 0, err
+    assert code == 2 and "1 of 7 files could not be used" in err and "point.npy" in err, err
+    assert "notes.txt: text without points" in err and "no point cloud in the folders nothing" in err
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["data"]["validation"].startswith("3 of 6 clouds of the training split")
 

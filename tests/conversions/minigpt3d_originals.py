@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save, save_file
 
+from hf_any3d.conversions.minigpt3d.parts import read_qformer
 from tests.chat.tiny_tokenizers import character_tokenizer
+from tests.hub import LocalHub
 from tests.reference.fill import fill
 
 FOLDER = Path(__file__).parents[1] / "reference"
@@ -111,6 +113,31 @@ class Originals:
             arguments[option] = directory / f"stage_{number}.pth"
             torch.save(self.stage(number), arguments[option])
         return arguments
+
+    def publish(self, hub: LocalHub, directory: Path) -> tuple[tuple[str, str], dict[str, Path]]:
+        """Commit the files as they are published, BLIP-2's Q-Former in a repository of its own.
+
+        Returns:
+            The names of the repositories, and the arguments of `convert_minigpt3d` for the same files.
+        """
+        names = ("YuanTang96/MiniGPT-3D", "Salesforce/blip2-flan-t5-xxl")
+        paths = self.write(directory, 3, 4)
+        files = {f"params_weight/Phi_2/{file.name}": file.read_bytes() for file in paths["language_model"].iterdir()}
+        files["params_weight/Phi_2/pytorch_model.bin"] = b"the same again, which is not fetched"
+        files["params_weight/pc_encoder/point_model.pth"] = paths["point_encoder"].read_bytes()
+        for stage, option in ((3, "checkpoint"), (4, "second_checkpoint")):
+            file = f"MiniGPT_3D_stage_{stage}"
+            files[f"params_weight/{file}/{file}.pth"] = paths[option].read_bytes()
+        hub.commit(names[0], files, in_lfs=True)
+        blip2 = directory / "blip2"
+        read_qformer(paths["qformer"]).save(blip2, torch.float32)
+        weights = {"model-1.safetensors": {"vision_model.bias": torch.ones(2)}, "model-2.safetensors": {}}
+        weights["model-2.safetensors"] = load_file(blip2 / "model.safetensors")
+        index = {"weight_map": {key: file for file, tensors in weights.items() for key in tensors}}
+        others = {file: save(tensors) for file, tensors in weights.items()}
+        others |= {"model.safetensors.index.json": json.dumps(index).encode()}
+        hub.commit(names[1], others | {"config.json": (blip2 / "config.json").read_bytes()}, in_lfs=True)
+        return names, paths
 
     def _below(self, prefix: str) -> dict[str, torch.Tensor]:
         return {name.removeprefix(prefix): t for name, t in self.state.items() if name.startswith(prefix)}

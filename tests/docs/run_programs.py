@@ -50,7 +50,6 @@ def write_models() -> None:
     chat.model.generation_config.max_new_tokens = 6
     chat.save_pretrained("outputs/chat_shapes/seed-0/stage_4/model")
     # Folders with the names of repositories.
-    shutil.copytree("outputs/chat_shapes/seed-0/stage_4/model", "me/minigpt3d")
     shutil.copytree("outputs/teacher", "me/act-autoencoder")
 
 

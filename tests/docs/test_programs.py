@@ -6,14 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 from docs.tools.snippets import ROOT, notebooks, programs
-from tests.hub import LocalHub
-from tests.tiny_text_towers import saved_text_tower
+from hf_any3d.opening.licences import ACCEPT
+from tests.release import named_models
 
 NOT_RUN_HERE = {
-    "README.md": "tests/test_readme.py runs it",
+    "README.md": "tests/test_packaging.py runs it",
     "docs/data.md": "tests/data/test_data_docs.py runs it and compares what it prints",
     "docs/export.md": "opens exported files; tests/export does so",
     "docs/datasets.md": "describes a dataset that does not exist",
@@ -29,16 +28,11 @@ def test_all_blocks_and_notebooks_run(tmp_path):
     assert len(run) > 15
     (tmp_path / "programs.json").write_text(json.dumps(run))
 
-    hub = LocalHub()
-    encoder = Path(saved_text_tower("bert"))
-    files = {file.relative_to(encoder).as_posix(): file.read_bytes() for file in encoder.rglob("*") if file.is_file()}
-    hub.commit("sentence-transformers/all-MiniLM-L6-v2", files)
-    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.docs.run_programs", "programs.json"]
-    try:
+    with named_models(tmp_path / "named") as address:
+        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), ACCEPT: "all"}
+        environment["PYTHONPATH"] = str(ROOT)
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
-    finally:
-        hub.close()
     failed = "\n".join(re.findall(r"^\S+ FAILED\n(?:.*\n)*?(?=^\S+: [\d.]+ s$|\Z)", done.stdout, flags=re.MULTILINE))
     assert done.returncode == 0, f"{failed}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from hf_any3d.cli import inputs
+from hf_any3d.data.files.text import is_prose
 from tests import first_walk
 from tests.cli.conftest import run
 from tests.tiny_encoders import saved_encoder
@@ -24,7 +24,7 @@ def test_the_walk_trains_pushes_and_loads_the_same_model_elsewhere(hub, tmp_path
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     elsewhere.mkdir()
     scan = first_walk.write_scans(here / "scans", count=2)
-    assert len(list((here / "scans").glob("*/*.ply"))) == 8 and not inputs.is_prose(scan)
+    assert len(list((here / "scans").glob("*/*.ply"))) == 8 and not is_prose(scan)
     shutil.copy(scan, elsewhere / "scan.ply")
     options = ["--encoder", saved_encoder("bert"), *SMALL.split()]
     steps = list(first_walk.walk(command, here, elsewhere, "me/first-walk", options))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.spatial import KDTree
 from transformers import TrainerState
@@ -22,14 +23,18 @@ def run(tiny_encoder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(quickstart, "ENCODER", tiny_encoder)
     monkeypatch.setitem(quickstart.MODEL, "num_layers", None)
     monkeypatch.setattr(quickstart, "VOTES", 2)
-    quickstart.main(["--output-dir", str(tmp_path), "--max-steps", "2", "--threads", "1"])
-    return capsys.readouterr().out, tmp_path
+
+    def start(*options):
+        quickstart.main(["--output-dir", str(tmp_path), "--max-steps", "2", "--threads", "1", *options])
+        return capsys.readouterr().out, tmp_path
+
+    return start
 
 
-def test_quickstart_compares_draws_saves_and_classifies(run):
-    printed, folder = run
-    for row in ("majority class", "PointNet from scratch", "wrap, pretrained encoder"):
-        assert row in printed
+def test_quickstart_trains_draws_saves_and_classifies(run):
+    printed, folder = run()
+    assert "majority class" in printed and "wrap, pretrained encoder" in printed and "PointNet" not in printed
+    assert len(re.findall(r"^epoch \d+: chair.ply is a \w+ \d+ %, then \w+ \d+ %$", printed, re.MULTILINE)) == 2
     for file in quickstart.FILES:
         assert re.search(rf"{file} +\w+ +\d+\.\d %   (right|WRONG)", printed)
     assert re.search(r"\d of 6 right", printed) and "Try next" in printed
@@ -37,6 +42,45 @@ def test_quickstart_compares_draws_saves_and_classifies(run):
         assert picture.width > 800
     stored = {file.name for file in (folder / "model").iterdir()}
     assert {"adapter_model.safetensors", "adapter_config.json", "config.json", "preprocessor_config.json"} <= stored
+
+
+@pytest.mark.parametrize("options", [[], ["--compare"]])
+def test_a_pointnet_is_trained_on_request(options, run, monkeypatch):
+    titles = []
+
+    def train(title, model, splits, given):
+        titles.append(title)
+        if title.startswith("wrap"):
+            raise InterruptedError
+        return {}, None
+
+    monkeypatch.setattr(quickstart, "train", train)
+    with pytest.raises(InterruptedError):
+        run(*options)
+    assert titles == ["PointNet from scratch"][: len(options)] + ["wrap, pretrained encoder"]
+
+
+def test_answers_come_evenly_and_are_those_of_the_model_by_then(capsys, monkeypatch):
+    answers = iter(range(10))
+
+    class Classify:
+        """Stands in for the pipeline; the score counts the questions."""
+
+        model = torch.nn.Linear(1, 1)
+
+        def __call__(self, clouds, top_k):
+            assert not self.model.training and len(clouds) == 1 and top_k == 2
+            return [[{"label": "chair", "score": next(answers) / 10}, {"label": "bed", "score": 0.0}]]
+
+    monkeypatch.setattr(quickstart, "pipeline", lambda *_, **__: Classify())
+    callback, state = quickstart.Answers(Classify.model), TrainerState(max_steps=12)
+    for step in range(1, 13):
+        Classify.model.train()
+        state.global_step, state.epoch = step, step / 2
+        callback.on_step_end(None, state, None)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "epoch 1: chair.ply is a chair 0 %, then bed 0 %" and len(lines) == 6
+    assert lines[-1] == "epoch 6: chair.ply is a chair 50 %, then bed 0 %"
 
 
 def test_files_and_their_near_duplicates_are_not_in_training():

@@ -14,6 +14,7 @@ from hf_any3d import (
     PointCloudProcessor,
     load_point_dataset,
 )
+from hf_any3d.data.files import supported_file_types
 from hf_any3d.modeling.hub_names import check_repository_name, is_path_like, similar_path
 from tests.tiny_encoders import random_encoder, tiny_config, tiny_model
 
@@ -60,6 +61,12 @@ def test_the_error_names_a_similar_directory(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", PATHS)
 def test_paths_are_told_from_names_on_the_hub(path):
     assert is_path_like(path)
+
+
+@pytest.mark.parametrize("file_type", supported_file_types())
+def test_every_type_of_cloud_is_a_file_and_no_name(file_type, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_path_like(f"scans/chair.{file_type.upper()}") and is_path_like(f"chair.{file_type}")
 
 
 @pytest.mark.parametrize("name", ["bert-base-uncased", "facebook/dinov2-base", "me/v1.5", "me/model.v2", "a_b/c--d"])

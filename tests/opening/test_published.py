@@ -14,12 +14,11 @@ import pytest
 import torch
 from huggingface_hub import constants, file_download
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 
 import hf_any3d
 from hf_any3d import AutoModelForZeroShotPointCloudClassification, conversions
-from hf_any3d.conversions.minigpt3d.parts import read_qformer
 from hf_any3d.modeling import published
 from hf_any3d.modeling.published import PUBLISHED, SIZE_MARK, Published, PublishedFile
 from hf_any3d.opening import open_published, opened_directory, published_directory
@@ -397,22 +396,7 @@ def test_a_head_is_a_checkpoint_of_its_own(hub, monkeypatch):
 
 
 def test_minigpt3d_opens_by_its_name_with_parts_of_two_repositories(hub, tmp_path, libraries_as_they_were):
-    name, blip2 = "YuanTang96/MiniGPT-3D", "Salesforce/blip2-flan-t5-xxl"
-    paths = Originals().write(tmp_path / "originals", 3, 4)
-    files = {f"params_weight/Phi_2/{file.name}": file.read_bytes() for file in paths["language_model"].iterdir()}
-    files["params_weight/Phi_2/pytorch_model.bin"] = b"the same again, which is not fetched"
-    files["params_weight/pc_encoder/point_model.pth"] = paths["point_encoder"].read_bytes()
-    for stage, option in ((3, "checkpoint"), (4, "second_checkpoint")):
-        file = f"MiniGPT_3D_stage_{stage}"
-        files[f"params_weight/{file}/{file}.pth"] = paths[option].read_bytes()
-    hub.commit(name, files, in_lfs=True)
-    read_qformer(paths["qformer"]).save(tmp_path / "blip2", torch.float32)
-    weights = {"model-1.safetensors": {"vision_model.bias": torch.ones(2)}, "model-2.safetensors": {}}
-    weights["model-2.safetensors"] = load_file(tmp_path / "blip2" / "model.safetensors")
-    index = {"weight_map": {key: file for file, tensors in weights.items() for key in tensors}}
-    others = {file: save(tensors) for file, tensors in weights.items()}
-    others |= {"model.safetensors.index.json": json.dumps(index).encode()}
-    hub.commit(blip2, others | {"config.json": (tmp_path / "blip2" / "config.json").read_bytes()}, in_lfs=True)
+    (name, blip2), paths = Originals().publish(hub, tmp_path / "originals")
     before = len(hub.requests)
     try:
         pipe = pipeline("point-cloud-text-to-text", model=str(published_directory(name, accept_license=True)))

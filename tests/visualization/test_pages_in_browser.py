@@ -66,6 +66,26 @@ def test_labelled_clouds_turn_and_their_labels_are_hidden(browser, points, tmp_p
     assert browser.driver.execute_script("return [...hidden]") == [1] and browser.errors() == []
 
 
+def test_another_axis_is_turned_up_by_a_button(browser, points, tmp_path):
+    flat = points * [1, 0.1, 0.5]  # as wide as before, low in Y
+    browser.open(write_clouds_page(tmp_path / "page.html", [flat, points], columns=2, up_axis="z"))
+    painted(browser)
+    seen = []
+    for _ in range(4):
+        button = browser.all("#up")[0]
+        heights = browser.driver.execute_script("return panels.map(panel => panel.high - panel.low)")
+        own = browser.driver.execute_script("return [...points.slice(0, 3 * panels[0].count)]")
+        seen.append((button.text, np.reshape(own, (-1, 3)), heights))
+        button.click()
+    assert [text for text, _, _ in seen] == ["Z up", "X up", "Y up", "Z up"]
+    for (_, before, _), (_, after, _) in zip(seen, seen[1:], strict=False):
+        assert np.array_equal(np.roll(before, -1, axis=1), after)  # turned, not mirrored
+    extents = [np.ptp(np.concatenate([flat, points])[:, axis]) for axis in (2, 0, 1)]
+    found = [heights[0] for _, _, heights in seen[:3]]
+    np.testing.assert_allclose(np.divide(found, found[0]), np.divide(extents, extents[0]), rtol=1e-3)
+    assert all(heights[0] == pytest.approx(heights[1]) for _, _, heights in seen) and browser.errors() == []
+
+
 def test_pages_follow_a_dark_device_and_can_be_switched(browser, points, tmp_path):
     page = write_clouds_page(tmp_path / "page.html", [points])
     background = "return getComputedStyle(document.body).backgroundColor"

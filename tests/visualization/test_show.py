@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.visualization import show
-from hf_any3d.visualization.web_page import CloudView
+from hf_any3d.visualization.web_page import CloudView, in_space
 from tests.tiny_encoders import clouds, tiny_model
 from tests.visualization.test_web_page import content
 
@@ -26,10 +26,11 @@ def dataset(count=8, **columns):
 
 def test_page_and_picture_of_a_file_show_its_colors_and_labels(tmp_path):
     points = np.random.default_rng(0).normal(size=(50, 3))
+    points[:2] = [[-8, -4, -4], [8, 4, 4.25]]
     cloud = PointCloudData(points, np.full((50, 3), 0.5), labels=np.arange(50) % 3)
     write_point_cloud(tmp_path / "scan.ply", cloud)
     view, names = show.view_of_cloud(tmp_path / "scan.ply")
-    assert view.title == "scan.ply" and view.note == "50 points" and names == ["0", "1", "2"]
+    assert view.title == "scan.ply" and view.note == "50 points · extent 16 × 8 × 8.25" and names == ["0", "1", "2"]
     page = show.write_views(tmp_path / "a.html", [view], names=names, title="scan")
     assert [one["name"] for one in content(page.read_text())[0]["colorings"]] == ["label", "color", "height"]
     assert show.write_views(tmp_path / "a.png", [view], names=names).read_bytes().startswith(b"\x89PNG")
@@ -40,9 +41,26 @@ def test_page_and_picture_of_a_file_show_its_colors_and_labels(tmp_path):
 def test_meshes_are_shown_by_their_surface_and_points_without_a_label_have_a_name():
     corners = [[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]
     view, names = show.view_of_cloud(PointCloudData(np.array(corners), faces=np.array([[0, 1, 2]])))
-    assert len(view.points) == show.MESH_POINTS and view.note == "3 points, 1 faces" and names == []
+    assert len(view.points) == show.MESH_POINTS and view.note == "3 points, 1 faces · extent 1 × 1 × 0" and names == []
     view, names = show.view_of_cloud(PointCloudData(np.array(corners), labels=np.array([-1, 0, 1])), names=["a", "b"])
     assert names == ["no label", "a", "b"] and view.labels.tolist() == [0, 1, 2]
+
+
+def test_a_scan_of_one_class_is_shown_by_height_with_its_up_axis(tmp_path):
+    points = np.random.default_rng(0).uniform(size=(50, 3)) * [40, 30, 5]
+    view, names = show.view_of_cloud(PointCloudData(points, labels=np.full(50, 2), up_axis="z"))
+    assert view.labels is None and names == [] and view.note.endswith(" · all with label 2")
+    data, _ = content(show.write_views(tmp_path / "a.html", [view]).read_text())
+    assert [one["name"] for one in data["colorings"]] == ["height"] and data["panels"][0]["up"] == "z"
+    unlabelled, _ = show.view_of_cloud(PointCloudData(points, labels=np.full(50, -1)), names=["tree"])
+    assert unlabelled.note.endswith(" · all with label -1")
+
+
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+def test_an_axis_that_is_up_is_drawn_upwards_and_mirrors_nothing(axis):
+    right, up, near = in_space(CloudView(np.eye(3), up_axis=axis), "y").T
+    assert up.tolist() == np.eye(3)["xyz".index(axis)].tolist()
+    assert np.linalg.det([right, up, near]) == pytest.approx(1)
 
 
 def test_rows_of_a_dataset_are_a_grid_with_their_classes():

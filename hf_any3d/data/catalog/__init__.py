@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
 
 
+def up_axis_of(name: str) -> str | None:
+    """Return the axis that points up in a dataset of the registry whose module says so, else None."""
+    return getattr(import_module(f".{name}", __package__), "UP_AXIS", None) if name in DATASETS else None
+
+
 @overload
 def load_point_dataset(
     name: str, *, data_dir: str | os.PathLike | None = None, split: None = None, **options: Any

@@ -15,6 +15,7 @@ import pyarrow.parquet
 from datasets import Features
 
 from hf_any3d.data.files import ReadLimits
+from hf_any3d.data.files.text import is_prose
 
 # One log of what is left out of a folder, which the command line reads.
 logger = logging.getLogger("hf_any3d.data.catalog.folder")
@@ -76,7 +77,7 @@ def check_link(path: Path, root: Path) -> None:
 
 
 def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow_links: bool = False) -> Tree:
-    """Find files; hidden files and folders are ignored.
+    """Find files; hidden files and folders are ignored, and text without points is left out with a warning.
 
     Args:
         root: the folder.
@@ -93,6 +94,7 @@ def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow
     found: list[Parts] = []
     others: dict[str, int] = defaultdict(int)
     leaves: set[Parts] = set()
+    prose: list[str] = []
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         parts = Path(folder).relative_to(root).parts
@@ -112,9 +114,16 @@ def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow
                 check_name(name, root)
                 if not follow_links:
                     check_link(Path(folder, name), root)
-                found.append((*parts, name))
+                if is_prose(Path(folder, name)):
+                    prose.append("/".join((*parts, name)))
+                    others[suffix] += 1
+                else:
+                    found.append((*parts, name))
             else:
                 others[suffix] += 1
+    if prose:
+        more = f" and {len(prose) - 5} more" if len(prose) > 5 else ""
+        logger.warning("%s: left out %s%s: text without points", root, ", ".join(prose[:5]), more)
     if not found:
         raise FileNotFoundError(f"{root}: no point cloud in this folder; readable are {', '.join(sorted(suffixes))}")
     return Tree(found, dict(others), leaves)

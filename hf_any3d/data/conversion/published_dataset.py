@@ -4,9 +4,11 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import ClassLabel
+
+_Error = TypeVar("_Error", bound=Exception)
 
 OPEN_LICENCES = frozenset(
     "apache-2.0 bsd-2-clause bsd-3-clause cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0 cc-by-sa-3.0 "
@@ -70,13 +72,11 @@ class PublishedDataset:
         """Check that the data folder exists.
 
         Raises:
-            ValueError: `data_dir` is None; the message says where to get the files.
+            ValueError: `data_dir` is None; its notes say where to get the files.
             FileNotFoundError: no such folder.
         """
         if data_dir is None:
-            raise ValueError(
-                f"data_dir is None; expected the folder with the files of {self.name}. {self.how_to_get()}"
-            )
+            raise self._explained(ValueError(f"data_dir is None; expected the folder with the files of {self.name}"))
         root = Path(data_dir)
         if not root.is_dir():
             raise self.not_found(f"{root}: no such folder")
@@ -86,7 +86,7 @@ class PublishedDataset:
         """Check that all `paths` exist.
 
         Raises:
-            FileNotFoundError: Some are missing; the message says where to get them.
+            FileNotFoundError: Some are missing; its notes say where to get them.
         """
         missing = [path for path in paths if not path.is_file()]
         if missing:
@@ -95,12 +95,13 @@ class PublishedDataset:
             raise self.not_found(f"{root}: missing {names}{rest}")
 
     def not_found(self, what: str) -> FileNotFoundError:
-        """Return an error that names what is missing, where to get it and where it is expected."""
-        return FileNotFoundError(f"{what}. {self.how_to_get()}")
+        """Return an error that names what is missing; its notes say where to get it and where it is expected."""
+        return self._explained(FileNotFoundError(what))
 
-    def how_to_get(self) -> str:
-        """Describe where to get the files and how to arrange them."""
-        return f"{self.origin}\nExpected files of {self.name}:\n{self.layout}"
+    def _explained(self, error: _Error) -> _Error:
+        for note in (self.origin, f"Expected files of {self.name}:", self.layout):
+            error.add_note(note)
+        return error
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,9 @@ def read(source: Source) -> PointCloudData:
         if colors is not None:
             colors[rows] = block["rgb"]
         at += len(block)
-    return PointCloudData(points, None if colors is None else usable_colors(colors, source), labels=labels)
+    usable = None if colors is None else usable_colors(colors, source)
+    # Z is the elevation in LAS.
+    return PointCloudData(points, usable, labels=labels, up_axis="z")
 
 
 def _row_type(kind: int, size: int) -> np.dtype:

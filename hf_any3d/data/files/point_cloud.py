@@ -47,6 +47,7 @@ class PointCloudData:
         face_colors: (faces, 3) float32 in [0, 1], or None.
         offset: (3,) float64 to be added to `points` to get the coordinates of the file, or None. Readers set it only
             for clouds so far from the origin that float32 would distort their shape.
+        up_axis: "x", "y" or "z" where the format of the file says which axis points up, else None.
 
     Raises:
         PointCloudError: a wrong shape, no points, a NaN or infinite coordinate, a colour outside [0, 1] or a face that
@@ -60,6 +61,7 @@ class PointCloudData:
     faces: np.ndarray | None = None
     face_colors: np.ndarray | None = None
     offset: np.ndarray | None = None
+    up_axis: str | None = None
 
     def __post_init__(self):
         if (left_out := _LEFT_OUT.get()) is not None:
@@ -150,7 +152,7 @@ class PointCloudData:
             colors = np.einsum("nk,nkc->nc", weights, self.colors[corners]).clip(0, 1)
         if self.labels is not None:
             labels = self.labels[corners[np.arange(n), weights.argmax(1)]]
-        return PointCloudData(points, colors, normals, labels, offset=self.offset)
+        return PointCloudData(points, colors, normals, labels, offset=self.offset, up_axis=self.up_axis)
 
 
 def _rows(name: str, values: ArrayLike, count: int, dtype: DTypeLike = np.float32) -> np.ndarray:

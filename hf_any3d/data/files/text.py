@@ -1,19 +1,52 @@
 """Rows of numbers as text: .xyz, .txt, .pts, .csv."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 
 from hf_any3d.data.files.attributes import by_name, by_number
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
-from hf_any3d.data.files.text_numbers import first_data_line, normalized_lines, numbers, reject_binary
+from hf_any3d.data.files.text_numbers import (
+    first_data_line,
+    normalized_lines,
+    numbers,
+    reject_binary,
+    with_decimal_points,
+)
+from hf_any3d.registry import FORMATS
 
 _NUMBER = re.compile(rb"[-+]?(\d|\.\d|nan|inf)", re.IGNORECASE)
+_WHOLE_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf)", re.IGNORECASE)
+
+
+def is_prose(path: Path) -> bool:
+    """Return whether a file with an ending of text formats has words where a cloud has rows of numbers."""
+    if FORMATS.get(path.suffix[1:].lower()) != "text" or not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8192)
+    except OSError:
+        return False
+    if b"\0" in start:
+        return False
+    lines = [re.split(r"[\s,;]+", line.strip()) for line in start.decode("latin1").splitlines() if line.strip()]
+    if len(start) == 8192 and len(lines) > 1:
+        lines.pop()  # cut off
+    head = {word.lower().lstrip("/#") for word in lines[0]} if lines else set()
+    rows = [words for words in lines if not words[0].startswith(("#", "//"))][:50]
+    if not rows or {"x", "y", "z"} <= head:
+        return bool(lines) and not rows  # comments alone
+    numeric = sum(all(_WHOLE_NUMBER.fullmatch(word) for word in words if word) for words in rows)
+    return 2 * numeric < len(rows)
 
 
 def read(source: Source) -> PointCloudData:
     """Read one point per line, its numbers separated by spaces, tabs, commas or semicolons.
+
+    Where semicolons, tabs or spaces separate them, numbers may have decimal commas instead of points.
 
     Comments start with # or //. A first line with x, y and z (also after # or //) names the columns, such as
     `x y z red green blue nx ny nz label`; without it, see `attributes.by_number`. A first line with a single whole
@@ -24,7 +57,7 @@ def read(source: Source) -> PointCloudData:
             the first line declares.
     """
     reject_binary(source.data)
-    text = normalized_lines(source.data)
+    text = normalized_lines(with_decimal_points(source.data) if b"," in source.data else source.data)
     line = 1
     head, _, rest = text.partition(b"\n")
     names = [name.decode("latin1").lower() for name in head.replace(b"//", b" ").replace(b"#", b" ").split()]

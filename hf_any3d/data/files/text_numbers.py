@@ -9,6 +9,8 @@ import numpy as np
 from hf_any3d.data.files.source import PointCloudError
 
 _DELIMITERS = bytes.maketrans(b",;\t", b"   ")
+# A comma that is not the only one within the digits of a number.
+_LIST_COMMA = re.compile(rb",[^;\s]*,|,(?!\d)|(?<!\d),")
 _FIRST_DATA_LINE = re.compile(rb"(?m)^[ ]*[^#\s].*$")
 
 
@@ -17,6 +19,29 @@ def normalized_lines(text: bytes) -> bytes:
     if b"\r" in text:
         text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return text.removeprefix(b"\xef\xbb\xbf").translate(_DELIMITERS)
+
+
+def with_decimal_points(text: bytes) -> bytes:
+    """Replace decimal commas, as in `1,5;2,25;0`, by points.
+
+    A comma is a decimal one if semicolons, tabs or spaces separate three numbers or more, and none of these numbers
+    has more than one comma.
+
+    Raises:
+        PointCloudError: such numbers have points, too.
+    """
+    plain = re.sub(rb"(#|//)[^\n]*", b"", text)
+    first = re.search(rb"(?m)^.*\d[,; \t].*$", plain)
+    if first is None or len(re.split(rb"[;\s]+", first.group().strip(b"; \t\r"))) < 3 or _LIST_COMMA.search(plain):
+        return text
+    if b"," in plain and b"." in plain:
+        number = re.search(rb"[^;\s]*,[^;\s]*", plain)
+        assert number is not None
+        raise PointCloudError(
+            f"there are numbers with decimal commas, such as {shorten(number.group())}, and numbers with points; "
+            "expected one of them"
+        )
+    return re.sub(rb"(#|//)[^\n]*|,", lambda found: b"." if found.group() == b"," else found.group(), text)
 
 
 def reject_binary(text: bytes) -> None:

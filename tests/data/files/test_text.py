@@ -30,6 +30,27 @@ def test_delimiters_comments_headers_and_counts_are_read(text):
     assert read(text).points.tolist() == XYZ
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,0;2;3\n4;5;6,5\n",
+        "x;y;z\r\n1,0;2,0;3,0\r\n4,0;5,0;6,5\r\n",
+        "#X Y Z\n1,0\t2,0\t3,0\n4,0\t5,0\t6,5 // a, b.\n",
+        "2\n1,0 2,0 3,0\n4,0 5,0 6,5\n",
+        "1; 2; 3\n4; 5; 0,65e1;\n",
+    ],
+)
+def test_decimal_commas_are_read_where_they_do_not_separate(text):
+    assert read(text, "csv").points.tolist() == XYZ
+
+
+def test_decimal_commas_and_points_in_one_file_are_refused():
+    with pytest.raises(PointCloudFileError, match="decimal commas, such as '1.234,5', and numbers with points"):
+        read("1.234,5;2,5;3,5\n1,5;2,5;3,5\n", "csv")
+    assert read("0.1,0.2,0.3;255,0,9\n").points.shape == (1, 3)  # a list within a list
+    assert read("1, 2, 3\n4, 5, 6.5\n").points.tolist() == XYZ
+
+
 def rows(*columns):
     return "\n".join(" ".join(map(str, row)) for row in np.column_stack(columns))
 
