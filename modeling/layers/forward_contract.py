@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,6 +113,15 @@ class NoAttentionMixin(PointTokensMixin):
     _supports_sdpa = False
     _supports_flash_attn = False
     _supports_attention_backend = False
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save as `PreTrainedModel.save_pretrained` does.
+
+        Raises:
+            ValueError: If the model was quantized by torch, which cannot be stored.
+        """
+        refuse_unsaveable(self)
+        super().save_pretrained(save_directory, **kwargs)
 
     def returns_states(self, output_hidden_states: bool | None, output_attentions: bool | None) -> bool:
         """Return whether to return hidden states; the call overrides the config.
@@ -400,6 +410,19 @@ def keep_unpacked(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def refuse_unsaveable(model: nn.Module) -> None:
+    """Raise an error if layers were quantized by torch's `quantize_dynamic`, which safetensors cannot store.
+
+    Raises:
+        ValueError: Saying so.
+    """
+    if any("_packed_params" in module._modules for module in model.modules()):
+        raise ValueError(
+            "layers that torch.ao.quantization.quantize_dynamic made cannot be saved; expected the model before it: "
+            "quantize again after loading, or load with a quantization_config, which is saved"
+        )
 
 
 def _is_packed(module: nn.Module) -> bool:

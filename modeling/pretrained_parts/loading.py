@@ -136,19 +136,6 @@ def keep_in_full(arguments: dict[str, Any], *patterns: str) -> dict[str, Any]:
     return arguments | {"quantization_config": given}
 
 
-def refuse_unsaveable(model: PreTrainedModel) -> None:
-    """Raise an error if layers were quantized by torch's `quantize_dynamic`, which safetensors cannot store.
-
-    Raises:
-        ValueError: Saying so.
-    """
-    if any("_packed_params" in module._modules for module in model.modules()):
-        raise ValueError(
-            "layers that torch.ao.quantization.quantize_dynamic made cannot be saved; expected the model before it: "
-            "quantize again after loading, or load with a quantization_config, which is saved"
-        )
-
-
 def set_quantization(part: PreTrainedModel, stored_quantized: bool = False) -> None:
     """Let a quantized part pass on gradients, and remove the quantization from its config.
 

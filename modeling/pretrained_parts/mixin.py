@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
 
 from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
+from hf_any3d.modeling.layers.forward_contract import refuse_unsaveable
 from hf_any3d.modeling.pretrained_parts.loading import (
     is_quantized,
     listed,
@@ -21,7 +22,6 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     refuse_other_shapes,
     refuse_other_types,
     refuse_pipes,
-    refuse_unsaveable,
     stored_types,
 )
 from hf_any3d.modeling.pretrained_parts.tensors import (
