@@ -54,7 +54,14 @@ from hf_any3d.modeling.encoders import (
     unfreeze,
 )
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, honours_contract, requested_outputs
-from hf_any3d.modeling.layers.heads import ClassificationHead, ClassToken, HeadNorm, in_precision_of, pool, precision_of
+from hf_any3d.modeling.layers.heads import (
+    ClassificationHead,
+    ClassToken,
+    HeadNorm,
+    in_precision_of,
+    pool,
+    precision_of,
+)
 from hf_any3d.modeling.layers.tasks import (
     PartSegmentationMixin,
     PointCloudClassificationMixin,

@@ -22,6 +22,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 from hf_any3d import GuidedAdapterConfig
 from hf_any3d.modeling.minigpt3d import merge_lora
 from hf_any3d.modeling.pretrained_parts import is_quantized
+from tests.closeness import assert_nearly_equal
 from tests.common.built import answer, built, expected_of, forget_models, fresh, over_cases  # noqa: F401
 from tests.common.models import CASES, Case, relative_difference
 from tests.common.refusals import check_refusal, refusal_of
@@ -34,7 +35,7 @@ ON_LOADING: dict[str, Callable[[], Any]] = {
     "torchao": lambda: TorchAoConfig(Int8WeightOnlyConfig()),
 }
 WAYS = (*ON_LOADING, "quantize_dynamic")
-# Root mean square of the differences, in standard deviations of the expected output. quantize_dynamic rounds the
+# As fractions of the spread of the outputs, see `assert_nearly_equal`. quantize_dynamic rounds the
 # activations of a whole batch to 128 steps, and the codes of an autoencoder are chosen by them.
 FROM_ROUNDED = {"8 bit": 0.15, "4 bit": 1e-4, "torchao": 1e-4, "quantize_dynamic": 0.5}
 FROM_FULL = {"8 bit": 0.3, "torchao": 0.3, "quantize_dynamic": 0.5}
@@ -44,7 +45,7 @@ WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "
 
 @pytest.fixture(autouse=True)
 def without_compiler():
-    """bitsandbytes compiles its operations for each shape, which takes longer than all tests here."""
+    """Bitsandbytes compiles its operations for each shape, which takes longer than all tests here."""
     torch.compiler.set_stance("force_eager")
     yield
     torch.compiler.set_stance("default")
@@ -85,12 +86,6 @@ def with_rounded_weights(model: PreTrainedModel, source: PreTrainedModel) -> Pre
     return model
 
 
-def rms_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the root mean square of the differences, in standard deviations of the expected values."""
-    relative_difference(found, expected)  # shapes and spread
-    return float((found.double() - expected.double()).square().mean().sqrt() / expected.double().std())
-
-
 @over_cases
 @pytest.mark.parametrize("way", WAYS)
 def test_quantized_models_compute_what_their_rounded_weights_say(case, way, tmp_path):
@@ -110,8 +105,9 @@ def test_quantized_models_compute_what_their_rounded_weights_say(case, way, tmp_
     found = answer(case, small)
     # Packed weights are multiplied in bfloat16.
     tolerance = 0.05 if is_plain_text and way == "4 bit" else FROM_ROUNDED[way]
-    assert rms_difference(found, answer(case, rounded)) < tolerance
-    assert rms_difference(found, expected) < FROM_FULL.get(way, torch.inf)
+    assert_nearly_equal(found, answer(case, rounded), tolerance)
+    if way in FROM_FULL:
+        assert_nearly_equal(found, expected, FROM_FULL[way])
     assert relative_difference(found, expected) > 1e-3
 
 
