@@ -1,4 +1,4 @@
-"""Time, memory and accuracy of quantized models on a CPU: a chat model, an encoder with a head, the packaged classifier.
+"""Time, memory and accuracy of quantized models on a CPU: a chat model, an encoder, the packaged classifier.
 
     python -m studies.speed.quantization --output quantization.parquet
 
@@ -6,7 +6,7 @@ The chat model has Phi-2's width and few layers, a small vocabulary and the rele
 the encoder, Uni3D-base, have random weights, so only times and memory are measured with them. The accuracy is that of
 the packaged classifier on the test split of the embedded shapes. Each form of each model is opened in a process of its
 own, one thread; times are processor times, medians over rounds. Memory is above that of the process before the model
-is opened: what it holds after answering, without mapped files, and the peak, with them.
+is opened, at its peak; the file of float32 weights, which is mapped, is a part of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 
 from hf_any3d import AutoModelForPointCloudClassification, PointCloudProcessor, load_point_dataset
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration
+from hf_any3d.modeling.pretrained_parts.tensors import inner_tensors
 from hf_any3d.modeling.uni3d import Uni3DConfig, Uni3DForPointCloudClassification
 from hf_any3d.pipelines import default_model
 from studies.speed._measure import timed
@@ -86,10 +86,18 @@ def open_form(model: str, folder: str, form: str) -> PreTrainedModel:
     return opened
 
 
-def resident() -> int:
-    """Return the bytes of memory that this process holds, without mapped files."""
+def resident(which: str) -> float:
+    """Return the MB of memory that this process holds ("VmRSS") or held at most ("VmHWM"), mapped weights included."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+    return 1.024e-3 * next(int(line.split()[1]) for line in lines if line.startswith(which))
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Return the bytes of a model's weights, quantized ones with their scales."""
+    tensors = [*model.parameters(), *model.buffers()]
+    count = sum(part.nbytes for tensor in tensors for part in inner_tensors(tensor) or [tensor])
+    packed = [layer.weight() for layer in model.modules() if isinstance(layer, torch.ao.nn.quantized.dynamic.Linear)]
+    return count + sum(weight.numel() * weight.element_size() for weight in packed)
 
 
 @torch.no_grad()
@@ -142,13 +150,14 @@ def measure_classifier(model: PreTrainedModel, rounds: int) -> dict[str, Any]:
 
 def measure(model: str, folder: str, form: str, rounds: int) -> dict[str, Any]:
     """Open a form of a model in this process, and measure it."""
-    held, most = resident(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = resident("VmRSS")
     begin = time.process_time()
     opened = open_form(model, folder, form)
     row: dict[str, Any] = {"model": model, "form": form, "open_cpu_s": time.process_time() - begin}
     row |= {"chat": measure_chat, "encoder": measure_encoder, "classifier": measure_classifier}[model](opened, rounds)
-    row |= {"held_MB": (resident() - held) / 1e6}
-    return row | {"peak_MB": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - most) / 1e6}
+    if model == "classifier":  # too small, and beside a full one
+        return row
+    return row | {"weights_MB": weight_bytes(opened) / 1e6, "peak_MB": resident("VmHWM") - before}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -159,15 +168,18 @@ def table(rows: list[dict[str, Any]]) -> str:
         "clouds_per_s": ("clouds / s", ".2f"),
         "accuracy": ("accuracy", ".3f"),
         "other_labels": ("other labels than float32", "d"),
-        "held_MB": ("held, MB", ".0f"),
+        "weights_MB": ("weights, MB", ".0f"),
         "peak_MB": ("peak, MB", ".0f"),
     }
     lines = []
     for model in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == model]
         shown = {key: value for key, value in columns.items() if key in own[0]}
-        lines += ["", f"| {model} | " + " | ".join(title for title, _ in shown.values()) + " |", "|---" * (len(shown) + 1) + "|"]
-        lines += [f"| {row['form']} | " + " | ".join(f"{row[key]:{how}}" for key, (_, how) in shown.items()) + " |" for row in own]
+        heads = " | ".join(title for title, _ in shown.values())
+        lines += ["", f"| {model} | {heads} |", "|---" * (len(shown) + 1) + "|"]
+        for row in own:
+            figures = " | ".join(f"{row[key]:{how}}" for key, (_, how) in shown.items())
+            lines.append(f"| {row['form']} | {figures} |")
     return "\n".join(lines[1:])
 
 
