@@ -169,7 +169,7 @@ class PatchEncoder(nn.Module):
     def point_features(self, neighborhoods: torch.Tensor) -> torch.Tensor:
         """Compute features of every point in its patch, `(batch, groups, neighbors, hidden_widths[-1])`."""
         batch, groups, k, channels = neighborhoods.shape
-        rows = neighborhoods.reshape(-1, channels).to(self.lift.weight.dtype)  # (batch * groups * k, channels)
+        rows = in_precision_of(self, neighborhoods.reshape(-1, channels))  # (batch * groups * k, channels)
         rows = self.widen(self.lift_norm(self.lift(rows)).relu_())
         patch_max = rows.view(-1, k, rows.shape[-1]).amax(dim=1)  # (batch * groups, own)
         if not is_unmodified(self.join):
@@ -183,8 +183,9 @@ class PatchEncoder(nn.Module):
 
     def pool(self, rows: torch.Tensor) -> torch.Tensor:
         """Pool the output of `point_features` into patch tokens `(batch, groups, width)`."""
-        # Unlike amax, max does not keep the rows for the backward pass.
-        return self._project(self.out(rows).max(dim=2).values)
+        # Quantized layers take at most three axes. Unlike amax, max does not keep the rows for the backward pass.
+        pooled = self.out(rows.flatten(0, 1)).max(dim=1).values  # (batch * groups, pooled_width)
+        return self._project(pooled.unflatten(0, rows.shape[:2]))
 
     def _project(self, pooled: torch.Tensor) -> torch.Tensor:
         return pooled if self.project is None else self.project(pooled)
@@ -427,7 +428,7 @@ class TokenPropagation(nn.Module):
         Returns:
             `(batch, points, widths[1])`.
         """
-        tokens = self.from_tokens(in_precision_of(self.from_tokens, tokens))
+        tokens = self.from_tokens(in_precision_of(self, tokens))
         near = three_nearest_interpolate(xyz, centers, tokens)  # (batch, points, mixed)
         mixed = near + self.from_points(xyz.to(near.dtype))
         rows = torch.relu(self.mixed_norm(mixed.flatten(0, 1)))  # (batch * points, mixed)

@@ -18,11 +18,15 @@ from hf_any3d.modeling.pretrained_parts import (
     AdapterLoadingMixin,
     PretrainedPart,
     absolute_name,
+    is_quantized,
     own_modules,
     own_state,
+    remember_weights,
     tensors_checksum,
     unused_weights_expected,
 )
+from hf_any3d.modeling.pretrained_parts.loading import keep_in_full
+from hf_any3d.modeling.pretrained_parts.mixin import is_unchanged
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_in_cache
 from hf_any3d.modeling.pretrained_parts.tensors import differing
 from hf_any3d.modeling.published import RECORD, is_published
@@ -64,8 +68,12 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
 
     @classmethod
     def open_part(cls, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any) -> PreTrainedModel:
-        """Load the point transformer that the config names, in full precision, and check its weights."""
+        """Load the point transformer that the config names, in full precision, and check its weights.
+
+        With a `quantization_config`, it is loaded again after they were checked.
+        """
         part = config.part("base")
+        quantization = loading.pop("quantization_config", None)
         pinned = {} if part.revision is None else {"revision": part.revision}
         base = cls.open_stored_part(part.name_or_path, config, hub | pinned, **loading)
         if part.checksum is not None and (checksum := tensors_checksum(own_state(base))) != part.checksum:
@@ -73,7 +81,10 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
                 f"{part.name_or_path}: the pretrained weights have checksum {checksum}; expected {part.checksum}, "
                 "that of the weights that the adapter was trained with"
             )
-        return base
+        if quantization is None:
+            return base
+        loading["quantization_config"] = quantization
+        return cls.open_stored_part(part.name_or_path, config, hub | pinned, **loading)
 
     @classmethod
     def open_stored_part(
@@ -85,16 +96,11 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
         quantization_config: Any = None,
         **_: Any,
     ) -> PreTrainedModel:
-        """Load a point transformer from any checkpoint that contains one, in full precision.
+        """Load a point transformer from any checkpoint that contains one, in full precision or quantized.
 
         Raises:
-            ValueError: If the checkpoint lacks weights of it, or also holds an adapter; if it should be quantized.
+            ValueError: If the checkpoint lacks weights of it, or also holds an adapter.
         """
-        if quantization_config is not None:
-            raise ValueError(
-                f"quantization_config: not supported for {cls.__name__}; only frozen encoders of other modalities can "
-                "be quantized"
-            )
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
         if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}):
@@ -102,12 +108,13 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
                 f"{name}: holds an adapter (adapter_config.json) with the pretrained weights; expected weights only"
             )
         config = cls.config_of_base(config)
+        quantized = {} if quantization_config is None else {"quantization_config": quantization_config}
         bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         try:
             with unused_weights_expected():  # heads, a decoder or a class token
                 base, report = cls.base_class().from_pretrained(
-                    name, config=config, dtype=torch.float32, output_loading_info=True, **hub
+                    name, config=config, dtype=torch.float32, output_loading_info=True, **quantized, **hub
                 )
         finally:
             if bars:
@@ -123,11 +130,16 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
             return part
         model = cls(config)
         setattr(model, model.base_model_prefix, part)
+        # PEFT chooses its layers by these, which it reads from the full model.
+        for name in ("hf_quantizer", "is_loaded_in_8bit", "is_loaded_in_4bit", "is_quantized", "quantization_method"):
+            if name in vars(part):
+                setattr(model, name, getattr(part, name))
         return model
 
     def find_source(self) -> PretrainedPart:
         """Return the record of a repository or directory with the weights of this model; an empty one if none has."""
-        ours = own_state(self.adapted_part)
+        adapted = self.adapted_part
+        ours = own_state(adapted)
         recorded = replace(self.config.part("base"), checksum=None)
         opened = [model._opened_from for model in (self, self.adapted_part) if "_opened_from" in vars(model)]
         for part in (recorded, *opened):
@@ -139,7 +151,11 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
                 stored = own_state(self.open_part(config, {}))
             except (OSError, ValueError, RuntimeError):
                 continue  # gone, or another model
-            if ours.keys() == stored.keys() and not differing(ours, stored):
+            if is_quantized(adapted):
+                found = is_unchanged(adapted)
+            else:
+                found = ours.keys() == stored.keys() and not differing(ours, stored)
+            if found:
                 return replace(part, checksum=tensors_checksum(stored))
         return PretrainedPart()
 
@@ -153,9 +169,14 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
 
     @classmethod
     def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+        if not issubclass(cls, cls.base_class()):
+            # What is trained together with an adapter stays in full precision: integers have no gradient.
+            kwargs = keep_in_full(kwargs, rf"(?!{cls.base_model_prefix}\.).*")
         opened = super()._from_full_repository(name, *args, **kwargs)
+        model = opened[0] if isinstance(opened, tuple) else opened
+        if is_quantized(model):
+            remember_weights(model.base_model)
         if name is not None and not kwargs.get("subfolder"):
-            model = opened[0] if isinstance(opened, tuple) else opened
             if is_published(name):  # the hub's cache has the file of the authors
                 commit = (getattr(model.config, RECORD, None) or {}).get("revision")
             else:

@@ -122,6 +122,7 @@ def models_page() -> str:
     lines += [
         "",
         "Stock LoRA, DoRA, IA3, VeRA, BOFT, OFT and LN tuning work on the same models: [adapters](adapters.md).",
+        "All classes run [in 8 and 4 bits](quantization.md), except that `ActForPreTraining` trains full weights.",
     ]
     return "\n".join(lines) + "\n"
 

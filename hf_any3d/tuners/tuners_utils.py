@@ -187,7 +187,16 @@ class EncoderTuner(BaseTuner):
         return {}
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Add an adapter to the model; the user's config is not changed, so that it can be used for other models."""
+        """Add an adapter to the model; the user's config is not changed, so that it can be used for other models.
+
+        Raises:
+            ValueError: If the model was quantized by torch's `quantize_dynamic`.
+        """
+        if any("_packed_params" in module._modules for module in model.modules()):
+            raise ValueError(
+                "layers that torch.ao.quantization.quantize_dynamic made pass no gradient to an adapter; expected the "
+                "model before it: train and save the adapter first, quantize last"
+            )
         self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 

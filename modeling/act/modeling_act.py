@@ -49,7 +49,7 @@ from hf_any3d.modeling.layers.forward_contract import (
     honours_contract,
     requested_outputs,
 )
-from hf_any3d.modeling.layers.heads import ClassificationHead, ClassToken, HeadNorm, pool
+from hf_any3d.modeling.layers.heads import ClassificationHead, ClassToken, HeadNorm, in_precision_of, pool
 from hf_any3d.modeling.layers.tasks import (
     PartSegmentationMixin,
     PointCloudClassificationMixin,
@@ -315,7 +315,7 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         return_hidden, return_attentions = requested_outputs(
             config, output_hidden_states, output_attentions, config._attn_implementation
         )
-        positions = self.position_embed(centers.to(self.position_embed[0].weight.dtype))
+        positions = self.position_embed(in_precision_of(self.position_embed, centers))
         if self.class_token is not None:
             tokens, positions = self.class_token(tokens, positions)
         tokens = self.input_tokens(tokens)
@@ -592,6 +592,17 @@ class ActForPreTraining(ActPreTrainedModel):
                 "token"
             )
         return student
+
+    @classmethod
+    def _from_full_repository(
+        cls, name: str | os.PathLike | None, *args: Any, quantization_config: Any = None, **kwargs: Any
+    ) -> Any:
+        if quantization_config is not None:
+            raise ValueError(
+                f"quantization_config: {cls.__name__} trains the student's weights, which must be full; expected "
+                "none. Quantize a trained ActModel, or pass a quantized ActAutoencoder to from_autoencoder_pretrained"
+            )
+        return super()._from_full_repository(name, *args, **kwargs)
 
     @classmethod
     def from_autoencoder_pretrained(

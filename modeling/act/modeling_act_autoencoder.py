@@ -127,7 +127,9 @@ class EdgeLayer(nn.Module):
         if not is_unmodified(self.linear, self.norm):
             ends = group(tokens, neighbors)  # (batch, tokens, k, in_channels)
             starts = tokens.unsqueeze(2).expand_as(ends)
-            edges = self.linear(torch.cat([ends - starts, starts], dim=-1))  # (batch, tokens, k, out_channels)
+            edges = torch.cat([ends - starts, starts], dim=-1)
+            # Quantized layers take at most three axes.
+            edges = self.linear(edges.flatten(0, 1)).unflatten(0, ends.shape[:2])  # (batch, tokens, k, out_channels)
             return _normed(edges, self.norm).amax(dim=2)
         # Linear in both tokens of an edge: W [f_j - f_i; f_i] = W_a f_j + (W_b - W_a) f_i, computed once per token.
         # Viewed as rows of `in_channels`, the weight yields W_a f and W_b f of every channel side by side, uncopied.

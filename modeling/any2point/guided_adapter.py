@@ -14,6 +14,7 @@ from hf_any3d.modeling.kernels.cells import FlatCells, Membership, mean_in_cells
 from hf_any3d.modeling.kernels.joined_batches import joined_norm, summed_over_processes
 from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm
 from hf_any3d.modeling.layers.forward_contract import has_no_hooks, is_unmodified
+from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.point_ops import scatter_max, scatter_mean
 from hf_any3d.modeling.point_ops.geometry import Geometry
 
@@ -43,7 +44,7 @@ class Guidance:
 
 def bottleneck(branch: Tensor, down: nn.Linear, up: nn.Linear, dropout: nn.Module, scale: float) -> Tensor:
     """Return what a bottleneck adds to the output `(..., hidden)` of the feed-forward branch."""
-    hidden = down(branch.to(down.weight.dtype))
+    hidden = down(in_precision_of(down, branch))
     hidden = dropout(kernels.quick_gelu(hidden))
     if not is_unmodified(up):
         return (up(hidden) * scale).to(branch.dtype)

@@ -54,7 +54,14 @@ from hf_any3d.modeling.encoders import (
     unfreeze,
 )
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, honours_contract, requested_outputs
-from hf_any3d.modeling.layers.heads import ClassificationHead, ClassToken, HeadNorm, pool
+from hf_any3d.modeling.layers.heads import (
+    ClassificationHead,
+    ClassToken,
+    HeadNorm,
+    in_precision_of,
+    pool,
+    precision_of,
+)
 from hf_any3d.modeling.layers.tasks import (
     PartSegmentationMixin,
     PointCloudClassificationMixin,
@@ -265,7 +272,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         )
         self.warn_if_encoder_is_random()
         self.warn_about_batch_dependence()
-        points = in_full_precision(points, next(self.point_tokenizer.parameters()).dtype)
+        points = in_full_precision(points, precision_of(self.point_tokenizer))
         # A custom tokenizer may have no levels.
         wanted: dict[str, Any] = {"with_levels": True} if output_levels else {}
         if point_index is not None:
@@ -428,7 +435,7 @@ class PointPropagation(nn.Module):
         Returns:
             `(batch, points, width)`.
         """
-        dtype = self.from_tokens.weight.dtype
+        dtype = precision_of(self)
         # Coordinates stay in full precision in a half precision model.
         points = points.to(torch.promote_types(dtype, torch.float32))
         tokens = self.from_tokens(features.last_hidden_state[:, 1:].to(dtype))  # (batch, tokens, width)
@@ -540,7 +547,7 @@ class PointTextAlignment(nn.Module):
 
     def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return unit vectors `(clouds, text_width)` of pooled features, and the scale of the cosines."""
-        projected = self.projection(pooled.to(self.projection.weight.dtype)).float()
+        projected = self.projection(in_precision_of(self.projection, pooled)).float()
         scale = self.logit_scale.float().exp().clamp(max=LARGEST_SCALE)
         return nn.functional.normalize(projected, dim=-1), scale
 

@@ -12,6 +12,7 @@ from hf_any3d.modeling.any2point.configuration_any2point import TokenizerConfig
 from hf_any3d.modeling.any2point.point_index import check_point_index, nearest, sample_centers
 from hf_any3d.modeling.any2point.starting_weights import misfit, read_weights
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
+from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.point_ops import gather_points, group, scatter_mean
 from hf_any3d.modeling.point_ops.grouping import check_channels, flatten_index
 from hf_any3d.modeling.point_transformer import PatchEncoder
@@ -152,7 +153,7 @@ class PointTokenizer(Tokenizer):
         xyz = points[..., :3].contiguous()
         index = sample_centers(xyz, config) if point_index is None else point_index["centers"].long()
         count = index.shape[1]
-        rows = self.embed(points.to(self.embed.weight.dtype).flatten(0, 1))
+        rows = self.embed(in_precision_of(self, points).flatten(0, 1))
         features = self.embed_norm(rows).relu_().view(*points.shape[:2], -1)  # (batch, points, width / 8)
         levels: list[PointLevel] = []
         centers_index = index
@@ -252,7 +253,7 @@ class PatchTokenizer(Tokenizer):
         neighbors = group(points, near)  # (batch, tokens, k, channels)
         offsets = neighbors[..., :3] - centers.unsqueeze(2)
         patches = torch.cat([offsets, neighbors[..., 3:]], dim=-1)
-        place = self.place(centers.to(self.place[0].weight.dtype))
+        place = self.place(in_precision_of(self.place, centers))
         if not with_levels:
             return PointTokens(self.local(patches) + place, centers, index)
         point_features = self.local.point_features(patches)  # (batch, tokens, k, width)

@@ -33,8 +33,8 @@ def stage_is_plain(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> boo
     )
     # Other devices compute all of it in half precision.
     precise = (torch.float32, torch.float64, *([torch.bfloat16] if hoods.device.type == "cpu" else []))
-    is_precise = all(block.reduce.weight.dtype in precise for block in blocks)
-    is_plain = is_precise and has_statistics and is_unmodified(*layers)
+    is_plain = is_unmodified(*layers) and all(block.reduce.weight.dtype in precise for block in blocks)
+    is_plain = is_plain and has_statistics
     return is_plain and not needs_gradient and not torch.compiler.is_compiling()
 
 

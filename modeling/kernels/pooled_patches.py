@@ -60,8 +60,9 @@ def pooled_patches_plain(patches: Tensor, layers: MiniPointNet) -> Tensor:
 
     Source: Point-BERT, Sec. 3.1.
     """
-    # Unlike amax, max does not save the rows for the backward pass.
-    return layers.out(layers.point_features(patches)).max(dim=2).values
+    # Quantized layers take at most three axes. Unlike amax, max does not save the rows for the backward pass.
+    rows = layers.out(layers.point_features(patches).flatten(0, 1))  # (batch * groups, k, width)
+    return rows.max(dim=1).values.unflatten(0, patches.shape[:2])
 
 
 def layers_are_plain(patches: Tensor, layers: MiniPointNet) -> bool:
@@ -73,7 +74,7 @@ def layers_are_plain(patches: Tensor, layers: MiniPointNet) -> bool:
         return False
     if layers.lift_norm.training or layers.join_norm.training:
         return is_plain_training(layers.lift, layers.lift_norm) and is_plain_training(layers.join, layers.join_norm)
-    return layers.lift.weight.dtype == torch.float32 and norms_can_be_folded(patches, layers)
+    return norms_can_be_folded(patches, layers) and layers.lift.weight.dtype == torch.float32
 
 
 def norms_can_be_folded(patches: Tensor, layers: MiniPointNet) -> bool:

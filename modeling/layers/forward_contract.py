@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,6 +57,11 @@ class PointTokensMixin:
         raise ValueError(
             f"{type(self).__name__} has no token embeddings to resize; its tokens are computed from its inputs"
         )
+
+    def _initialize_missing_keys(self, is_quantized: bool) -> None:
+        super()._initialize_missing_keys(is_quantized)
+        if is_quantized:
+            keep_unpacked(self)
 
     def enable_input_require_grads(self) -> None:
         """Make the tokens that enter the first layer require gradients, even if nothing before it is trained."""
@@ -110,6 +116,15 @@ class NoAttentionMixin(PointTokensMixin):
     _supports_flash_attn = False
     _supports_flex_attn = False
     _supports_attention_backend = False
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save as `PreTrainedModel.save_pretrained` does.
+
+        Raises:
+            ValueError: If the model was quantized by torch, which cannot be stored.
+        """
+        refuse_unsaveable(self)
+        super().save_pretrained(save_directory, **kwargs)
 
     def returns_states(self, output_hidden_states: bool | None, output_attentions: bool | None) -> bool:
         """Return whether to return hidden states; the call overrides the config.
@@ -389,10 +404,40 @@ _PLAIN = (nn.Linear, nn.BatchNorm1d, nn.GroupNorm)
 def is_unmodified(*modules: nn.Module) -> bool:
     """Return whether a parent may read the weights of these layers and norms instead of calling them.
 
-    False if an adapter replaces one of them, if hooks are registered, or if accelerate loads weights at each call:
-    then they must be called.
+    False if an adapter or a quantized layer replaces one of them, if its weight is quantized, if hooks are registered,
+    or if accelerate loads weights at each call: then they must be called.
     """
-    return all(type(module) in _PLAIN and has_no_hooks(module) for module in modules)
+    return all(type(module) in _PLAIN and has_no_hooks(module) and not _is_packed(module) for module in modules)
+
+
+def keep_unpacked(model: nn.Module) -> None:
+    """Let the 4-bit layers of bitsandbytes inside a model keep the form of their weights that they are loaded in.
+
+    On some CPUs they pack them at the first call in eval mode. Packed layers pass no gradient, although frozen layers
+    may be in eval mode while layers before them are trained; and they refuse the widths of layers that read points,
+    such as three inputs.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def refuse_unsaveable(model: nn.Module) -> None:
+    """Raise an error if layers were quantized by torch's `quantize_dynamic`, which safetensors cannot store.
+
+    Raises:
+        ValueError: Saying so.
+    """
+    if any("_packed_params" in module._modules for module in model.modules()):
+        raise ValueError(
+            "layers that torch.ao.quantization.quantize_dynamic made cannot be saved; expected the model before it: "
+            "quantize again after loading, or load with a quantization_config, which is saved"
+        )
+
+
+def _is_packed(module: nn.Module) -> bool:
+    # torchao leaves the layer as it is; its weight is a tensor that holds others.
+    return any(hasattr(weight, "__tensor_flatten__") for weight in module._parameters.values())
 
 
 def has_no_hooks(module: nn.Module) -> bool:

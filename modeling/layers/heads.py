@@ -82,8 +82,19 @@ def in_precision_of(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
 
     An encoder may be kept in half precision under a head that trains in full precision, and the other way round.
     """
-    own = next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), values.dtype)
-    return values.to(own)
+    return values.to(precision_of(module, values.dtype))
+
+
+def precision_of(module: nn.Module, otherwise: torch.dtype = torch.float32) -> torch.dtype:
+    """Return the dtype that a module computes in, that of its floating point weights.
+
+    The weight of a single linear layer does not tell: quantized layers keep integers, or have no weight at all.
+
+    Args:
+        module: A layer, or better a module with norms, which quantization leaves as they are.
+        otherwise: Returned if it has no floating point weights. Then the quantized layers take any dtype, or float32.
+    """
+    return next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), otherwise)
 
 
 def pool(hidden_states: torch.Tensor, how: Sequence[str], class_tokens: int = 1) -> torch.Tensor:

@@ -6,6 +6,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel, initialization as init
 
+from hf_any3d.modeling.pretrained_parts import is_quantized
 from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
 
 
@@ -18,7 +19,12 @@ def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
     Returns:
         The model. Its config has no LoRA, and it is saved with all weights, which are no longer those of its
         pretrained parts.
+
+    Raises:
+        ValueError: If the model is quantized.
     """
+    if is_quantized(model):
+        raise ValueError("the model was loaded quantized; expected full weights to merge LoRA into")
     for name, layer in list(model.named_modules()):
         if isinstance(layer, LoraLayer):
             layer.merge(safe_merge=True)

@@ -44,8 +44,10 @@ from hf_any3d.modeling.layers.forward_contract import (
     check_keywords,
     forward_keywords,
     honours_contract,
+    keep_unpacked,
     requested_outputs,
 )
+from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS, MiniGPT3DConfig
 from hf_any3d.modeling.minigpt3d.lora import names_in, reset_lora
 from hf_any3d.modeling.minigpt3d.placeholders import fill_placeholders, repeat_by_sample, unread_clouds
@@ -61,7 +63,7 @@ from hf_any3d.modeling.pretrained_parts import (
     set_quantization,
     single_device,
 )
-from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin, apply_settings, dtype_named
+from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin, apply_settings, dtype_named, keep_in_full
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source
 from hf_any3d.modeling.pretrained_parts.tensors import OwnTensor
 
@@ -222,6 +224,11 @@ class MiniGPT3DPreTrainedModel(CardMixin, PretrainedPartsMixin, EarlierNamesMixi
         super().initialize_weights()
         reset_lora(self)
 
+    def _initialize_missing_keys(self, is_quantized: bool) -> None:
+        super()._initialize_missing_keys(is_quantized)
+        if is_quantized:
+            keep_unpacked(self)
+
     def get_input_embeddings(self) -> nn.Module:
         """Return those of the language model."""
         return self.base_model.language_model.get_input_embeddings()
@@ -255,13 +262,16 @@ class MiniGPT3DPreTrainedModel(CardMixin, PretrainedPartsMixin, EarlierNamesMixi
     def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
         """Load a model with its pretrained parts from their repositories.
 
-        `quantization_config` then applies to the language model, and the model is on one device.
+        `quantization_config` then applies to the language model, and the model is on one device. That of a model which
+        is stored whole applies to all linear layers except LoRA's and the last one.
         """
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         config = kwargs.get("config")
         if name is not None and not isinstance(config, cls.config_class):
             config = cls.config_class.from_pretrained(name if config is None else config, **hub)
         if config is None or not any(config.part(part).is_elsewhere for part in PARTS):
+            # LoRA is trained, and PEFT computes in the dtype of its matrices. Logits are sensitive.
+            kwargs = keep_in_full(kwargs, r".*\.lora_[AB]\.default", r".*language_model\.lm_head")
             return super()._from_full_repository(name, *args, **kwargs)
         config = copy.deepcopy(config)
         others = {key: value for key, value in kwargs.items() if key not in {*HUB_ARGUMENTS, "config"}}
@@ -390,6 +400,10 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
             inject_adapter_in_model(LoraConfig(**config.text_lora), self.language_model)
         self.point_encoder.requires_grad_(False)
         self.post_init()
+        for path, layer in self.named_modules():
+            if path.endswith((".lora_A.default", ".lora_B.default")):
+                # torch's quantize_dynamic leaves these as they are: PEFT reads their weights.
+                layer.qconfig = None  # pyright: ignore[reportAttributeAccessIssue]
 
     def train(self, mode: bool = True) -> MiniGPT3DModel:
         """Set the mode; a frozen point encoder and the Q-Former, except for its LoRA, stay in eval mode."""
@@ -538,7 +552,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
                 "set it to False for reproducible answers"
             )
         tokens, mask = self._encode(points)
-        return self.bridge(tokens.to(self.bridge.projector.fc1.weight.dtype), mask)
+        return self.bridge(in_precision_of(self.bridge.projector, tokens), mask)
 
     def _point_encoder_trains(self) -> bool:
         return any(parameter.requires_grad for parameter in self.point_encoder.parameters())

@@ -13,6 +13,7 @@ from hf_any3d.modeling.aligned_encoders import (
 )
 from hf_any3d.modeling.card_info import CardInfo
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
+from hf_any3d.modeling.layers.heads import in_precision_of, precision_of
 from hf_any3d.modeling.openshape.configuration_openshape import OpenShapeConfig
 from hf_any3d.modeling.point_ops import ball_query, farthest_point_sample, gather_points, group, in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
@@ -68,7 +69,7 @@ class BallPatchEncoder(nn.Module):
 
     def forward(self, neighborhoods: torch.Tensor) -> torch.Tensor:
         """Encode patches; see the class."""
-        rows = neighborhoods.flatten(0, 2).to(self.layers[0].weight.dtype)  # (batch * groups * neighbors, channels)
+        rows = in_precision_of(self, neighborhoods.flatten(0, 2))  # (batch * groups * neighbors, channels)
         last = len(self.layers) - 1
         for number, (linear, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
             if self._is_affine(linear, norm):
@@ -88,8 +89,9 @@ class BallPatchEncoder(nn.Module):
 
     def _is_affine(self, linear: nn.Module, norm: nn.Module) -> bool:
         # Half precision would round the product of both weights.
-        is_full = linear.weight.dtype in (torch.float32, torch.float64)
-        return is_full and not (norm.training or torch.is_grad_enabled()) and is_unmodified(linear, norm)
+        if norm.training or torch.is_grad_enabled() or not is_unmodified(linear, norm):
+            return False
+        return linear.weight.dtype in (torch.float32, torch.float64)
 
 
 class OpenShapePreTrainedModel(AlignedPreTrainedModel):
@@ -137,7 +139,7 @@ class OpenShapeModel(OpenShapePreTrainedModel, AlignedEncoder):
         """
         config = self.config
         check_channels(points, config.in_channels)
-        points = in_full_precision(points, self.lift.weight.dtype)
+        points = in_full_precision(points, precision_of(self.lift))
         return ball_patches(points, config.num_groups, config.group_size, config.group_radius)
 
     def embed(self, patches: Patches) -> Tokens:

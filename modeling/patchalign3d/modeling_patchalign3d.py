@@ -23,7 +23,7 @@ from hf_any3d.modeling.aligned_encoders import (
 from hf_any3d.modeling.card_info import CardInfo, CardTask
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import honours_contract
-from hf_any3d.modeling.layers.heads import ClassToken
+from hf_any3d.modeling.layers.heads import ClassToken, in_precision_of
 from hf_any3d.modeling.patchalign3d.configuration_patchalign3d import ASSIGNMENTS, PatchAlign3DConfig
 from hf_any3d.modeling.patchalign3d.part_texts import part_prompts
 from hf_any3d.modeling.patchalign3d.patch_targets import (
@@ -185,7 +185,7 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
     def embed(self, patches: Patches) -> Tokens:
         """Turn patches, all or some of each cloud, into the input of the first block."""
         tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
-        positions = self.position_embed(patches.centers.to(self.position_embed[0].weight.dtype))
+        positions = self.position_embed(in_precision_of(self.position_embed, patches.centers))
         tokens, positions = self.class_token(tokens, positions)  # (batch, 1 + groups, hidden) each
         centers = self._exchange(patches.centers)
         return Tokens(tokens, centers, patches.center_index, positions, patches.neighbor_index)

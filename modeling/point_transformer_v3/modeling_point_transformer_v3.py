@@ -42,7 +42,7 @@ from hf_any3d.modeling.layers.forward_contract import (
     honours_contract,
     requested_outputs,
 )
-from hf_any3d.modeling.layers.heads import ClassificationHead
+from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of, precision_of
 from hf_any3d.modeling.layers.tasks import classifier_output, refuse_problem_type, segmenter_output
 from hf_any3d.modeling.point_ops import (
     grid_sample,
@@ -104,7 +104,7 @@ class PointTransformerV3Embeddings(nn.Module):
         Raises:
             ValueError: If voxels are masked and the model has no mask token.
         """
-        hidden_states = nn.functional.gelu(self.norm(self.projection(points.to(self.projection.weight.dtype))))
+        hidden_states = nn.functional.gelu(self.norm(self.projection(in_precision_of(self, points))))
         if is_masked is None:
             return hidden_states
         if self.mask_token is None:
@@ -718,7 +718,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         bool_masked_pos: torch.Tensor | None,
     ) -> tuple[torch.Tensor, Voxels, Batch, torch.Tensor, torch.Tensor | None]:
         """Return the channels of voxels, their places, the clouds, the voxel of each point, and masked voxels."""
-        config, dtype = self.config, self.embeddings.projection.weight.dtype
+        config, dtype = self.config, precision_of(self.embeddings)
         if isinstance(points, torch.Tensor):
             check_channels(points, config.in_channels)
             if point_mask is not None and point_mask.shape == points.shape[:2]:

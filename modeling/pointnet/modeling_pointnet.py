@@ -73,7 +73,7 @@ class PointNetLayer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Transform features `(..., inputs)` of points to `(..., outputs)`."""
-        rows = self.linear(hidden_states).flatten(0, -2)  # (rows, outputs)
+        rows = self.linear(hidden_states.flatten(0, -2))  # (rows, outputs)
         return torch.relu(self.norm(rows)).view(*hidden_states.shape[:-1], -1)
 
 

@@ -96,7 +96,11 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
 
     def config_to_store(self) -> PreTrainedConfig:
         """Return a copy of the config to store with an adapter."""
-        return copy.deepcopy(self.config)
+        config = copy.deepcopy(self.config)
+        quantizer = getattr(self, "hf_quantizer", None)
+        if quantizer is not None and not quantizer.pre_quantized:
+            del config.quantization_config  # a loading option, not a property of the weights
+        return config
 
     # What all share.
 
@@ -193,8 +197,6 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
 
     def _checksum_of_source(self) -> str | None:
         """Return the checksum of the repository that has these weights, rounded to another dtype; None if none has."""
-        if is_quantized(self.adapted_part):
-            return None
         try:
             return self.find_source().checksum
         except (OSError, ValueError, RuntimeError):  # gone, or it cannot be opened
@@ -213,7 +215,8 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         if not source.is_elsewhere:
             if is_quantized(part):
                 raise ValueError(
-                    f"the {name} was loaded quantized; expected full weights to store next to the adapter"
+                    f"the weights of the quantized {name} are in no repository; expected a model that was opened with "
+                    "a quantization_config, or full weights to store next to the adapter"
                 )
             state = own_state(part)
             self.save_part(state, Path(directory) / name)

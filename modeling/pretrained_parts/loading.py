@@ -1,5 +1,6 @@
 """Arguments of `from_pretrained`, and checks of the loaded weights: missing, misshapen or not finite."""
 
+import copy
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.utils import logging
 
-from hf_any3d.modeling.pretrained_parts.tensors import not_finite
+from hf_any3d.modeling.layers.forward_contract import keep_unpacked
+from hf_any3d.modeling.pretrained_parts.tensors import inner_tensors, not_finite, own_tensors
 
 # Arguments that auto classes and pipelines pass on, or that have no effect here.
 _WITHOUT_EFFECT = {
@@ -170,8 +172,28 @@ def unused_weights_expected() -> Iterator[None]:
 
 
 def is_quantized(part: PreTrainedModel) -> bool:
-    """Return whether a pretrained part was loaded quantized."""
-    return getattr(part, "hf_quantizer", None) is not None
+    """Return whether a model or a part of it has quantized weights, however they came to be so."""
+    if any(vars(own).get("hf_quantizer") is not None or "_packed_params" in own._modules for own in part.modules()):
+        return True
+    weights = (own.tensor for own in own_tensors(part) if own.name.endswith("weight"))
+    return any(not weight.is_floating_point() or bool(inner_tensors(weight)) for weight in weights)
+
+
+def keep_in_full(arguments: dict[str, Any], *patterns: str) -> dict[str, Any]:
+    """Return arguments of `from_pretrained` whose quantization leaves some modules in full precision.
+
+    Args:
+        arguments: Its keyword arguments. A `quantization_config` that itself says what to leave is not changed.
+        *patterns: Regular expressions of the modules' paths.
+    """
+    given = arguments.get("quantization_config")
+    fields = ("llm_int8_skip_modules", "modules_to_not_convert", "skip_modules")
+    field = next((name for name in fields if hasattr(given, name)), None)
+    if field is None or getattr(given, field) is not None:
+        return arguments
+    given = copy.deepcopy(given)
+    setattr(given, field, list(patterns))
+    return arguments | {"quantization_config": given}
 
 
 def set_quantization(part: PreTrainedModel, stored_quantized: bool = False) -> None:
@@ -186,11 +208,7 @@ def set_quantization(part: PreTrainedModel, stored_quantized: bool = False) -> N
     if not stored_quantized:
         # A loading option, not a property of the weights: the stored ones are not quantized.
         del part.config.quantization_config
-    for module in part.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            # In eval mode on a CPU, 4-bit layers of bitsandbytes pack their weights and then pass no gradient. Frozen
-            # layers may be in eval mode while layers before them are trained.
-            module.support_avx512bf16_for_cpu = False
+    keep_unpacked(part)
 
 
 def class_of_saved(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> type[PreTrainedModel]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
 
 from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
+from hf_any3d.modeling.layers.forward_contract import refuse_unsaveable
 from hf_any3d.modeling.pretrained_parts.loading import (
     is_quantized,
     listed,
@@ -40,6 +41,12 @@ _FINGERPRINT = "_opened_with"
 def remember_weights(part: nn.Module) -> None:
     """Remember the weights that a part was loaded with, to detect changes when it is saved."""
     vars(part)[_FINGERPRINT] = Fingerprint.of(own_state(part))
+
+
+def is_unchanged(part: nn.Module) -> bool:
+    """Return whether a part has the weights that `remember_weights` saw; False if it saw none."""
+    remembered: Fingerprint | None = vars(part).get(_FINGERPRINT)
+    return remembered is not None and not remembered.changed(own_state(part))
 
 
 def refuse_merged_adapters(model: nn.Module) -> None:
@@ -150,8 +157,9 @@ class PretrainedPartsMixin:
         """Save as `PreTrainedModel.save_pretrained` does, without parts that are kept elsewhere and did not change.
 
         Raises:
-            ValueError: If a quantized part changed, which cannot be stored.
+            ValueError: If a quantized part changed, or the model was quantized by torch, which cannot be stored.
         """
+        refuse_unsaveable(self)
         owners = [module for module in self.modules() if isinstance(module, PretrainedPartsMixin)]
         for owner in owners if kwargs.get("is_main_process", True) else ():
             if any(owner.owns_part(name) for name in owner._part_paths):
@@ -195,7 +203,7 @@ class PretrainedPartsMixin:
             refuse_non_finite(model, os.fspath(name))
             if folder is None:  # the files of a repository are known after they were fetched
                 folder = Path(cached_file(name, CONFIG_NAME, **hub)).parent
-            if not any(is_quantized(part) for part in model.modules()):
+            if not is_quantized(model):
                 refuse_other_types(name, stored_types(folder), model.state_dict())
         return (model, info) if return_info else model
 

@@ -10,6 +10,8 @@ import torch
 import xxhash
 from torch import nn
 
+from hf_any3d.modeling.layers.forward_contract import is_sharded
+
 CHECKSUM_PREFIX = "tensors-sha256:"
 
 
@@ -70,7 +72,8 @@ def tensors_checksum(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(_bytes(tensor))
+        for each in inner_tensors(tensor) or [tensor]:
+            digest.update(_bytes(each))
     return f"{CHECKSUM_PREFIX}{digest.hexdigest()}"
 
 
@@ -136,9 +139,19 @@ def _own_modules(module: nn.Module, name: str, path: str) -> Iterator[tuple[str,
         )
 
 
+def inner_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return the tensors that a quantized weight of torchao holds, such as bits and scales; none for any other."""
+    if is_sharded(tensor) or not hasattr(tensor, "__tensor_flatten__"):
+        return []
+    inner = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
+    return [each for each in inner if isinstance(each, torch.Tensor)]
+
+
 def _is_finite(tensor: torch.Tensor) -> bool:
     if not tensor.is_floating_point() or not _is_local(tensor):
         return True
+    if inner := inner_tensors(tensor):
+        return all(map(_is_finite, inner))
     # A finite sum has finite terms and takes one pass; an infinite sum may be an overflow.
     return bool(tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)).isfinite()) or bool(
         tensor.isfinite().all()
@@ -151,9 +164,8 @@ def _is_local(tensor: torch.Tensor) -> bool:
 
 
 def _fast_hash(tensor: torch.Tensor) -> str:
-    if hasattr(tensor, "__tensor_flatten__"):  # a quantized subclass that keeps bits and scales in inner tensors
-        names, _ = tensor.__tensor_flatten__()
-        return " ".join(_fast_hash(getattr(tensor, name)) for name in names)
+    if inner := inner_tensors(tensor):
+        return " ".join(map(_fast_hash, inner))
     digest = xxhash.xxh3_128(f"{tuple(tensor.shape)}".encode())
     digest.update(_bytes(tensor))
     return digest.hexdigest()

@@ -12,7 +12,7 @@ from hf_any3d.modeling.aligned_encoders import (
     Tokens,
 )
 from hf_any3d.modeling.card_info import CardInfo
-from hf_any3d.modeling.layers.heads import ClassToken
+from hf_any3d.modeling.layers.heads import ClassToken, in_precision_of, precision_of
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, cut_patches
 from hf_any3d.modeling.uni3d.configuration_uni3d import Uni3DConfig
 from hf_any3d.modeling.zero_shot import LARGEST_SCALE
@@ -63,12 +63,12 @@ class Uni3DModel(Uni3DPreTrainedModel, AlignedEncoder):
             ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN,
                 infinite or too large.
         """
-        return cut_patches(points, self.config, self.position_embed[0].weight.dtype)
+        return cut_patches(points, self.config, precision_of(self.position_embed))
 
     def embed(self, patches: Patches) -> Tokens:
         """Turn patches, all or some of each cloud, into the input of the first block."""
         tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
-        positions = self.position_embed(patches.centers.to(self.position_embed[0].weight.dtype))
+        positions = self.position_embed(in_precision_of(self.position_embed, patches.centers))
         tokens, positions = self.class_token(tokens, positions)  # (batch, 1 + groups, hidden) each
         return Tokens(tokens + positions, patches.centers, patches.center_index)
 

@@ -207,6 +207,36 @@ refuse(
     "the number of voxels depends on the points; it compiles with graph breaks",
 )
 
+# Quantization (tests/common/test_quantization.py)
+feature("8 bit", "`from_pretrained` with 8 bits of bitsandbytes")
+feature("4 bit", "`from_pretrained` with 4 bits of bitsandbytes")
+feature("torchao", "`from_pretrained` with 8-bit weights of torchao")
+feature("quantize_dynamic", "torch's dynamic quantization of a model in memory")
+for _way in ("8 bit", "4 bit", "torchao"):
+    refuse(
+        _way,
+        ("ActForPreTraining",),
+        ValueError,
+        "trains the student's weights, which must be full",
+        "integers have no gradient; its teacher may be a quantized ActAutoencoder",
+    )
+feature("save quantize_dynamic", "saving a model after torch's dynamic quantization")
+_OF_TRANSFORMERS = ("ImageBindAudioModel", "NormedPhiModel", "NormedPhiForCausalLM")
+refuse(
+    "save quantize_dynamic",
+    (*(name for name in _POINT_MODELS if name not in _OF_TRANSFORMERS), "MiniGPT3DForConditionalGeneration"),
+    ValueError,
+    "quantize_dynamic made cannot be saved",
+    "safetensors cannot store torch's packed layers",
+)
+refuse(
+    "save quantize_dynamic",
+    _OF_TRANSFORMERS,
+    AttributeError,
+    "'torch.dtype' object has no attribute 'data_ptr'",
+    "safetensors cannot store torch's packed layers; transformers' own encoders and language models raise the same",
+)
+
 # Generation (tests/common/test_generation.py)
 feature("static cache", "a cache of fixed size")
 feature("assisted generation", "a smaller model that drafts tokens")

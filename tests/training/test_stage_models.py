@@ -7,6 +7,7 @@ from transformers import BitsAndBytesConfig
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, set_stage
 from hf_any3d.training.minigpt3d_stages import StageArguments, halve_frozen, open_for_stage, trained_groups
 from tests.closeness import assert_nearly_equal
+from tests.common.test_quantization import with_rounded_weights
 from tests.examples.minigpt3d_runs import CONFIG, tiny_text, write_parts
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
 from tests.modeling.minigpt3d.tiny_model import clouds, tiny_model
@@ -35,13 +36,14 @@ def kinds_of_linear(model) -> set[str]:
 
 @pytest.mark.parametrize("bits", [{"load_in_8bit": True}, {"load_in_4bit": True}])
 def test_quantized_language_model_trains_its_lora(parts, bits, tmp_path):
-    pytest.importorskip("bitsandbytes")
     plain, model = opened(parts), opened(parts, quantization_config=bits)
     assert len(kinds_of_linear(model.language_model)) > 1 and kinds_of_linear(model.bridge) == {"Linear"}
     points = clouds(40)
     with torch.no_grad():
-        found, expected = (each.eval()(prompt(model), points=points).logits for each in (model, plain))
-    assert_nearly_equal(found, expected, 0.3)
+        rounded = with_rounded_weights(plain, model)
+        found, expected = (each.eval()(prompt(model), points=points).logits for each in (model, rounded))
+    # In 4 bits, random weights are so coarse that outputs say nothing; the rounded weights do.
+    assert_nearly_equal(found, expected, 0.3 if "load_in_8bit" in bits else 1e-3)
     model.train()
     labels = prompt(model).masked_fill(prompt(model) == model.config.point_token_id, -100)
     model(prompt(model), points=points, labels=labels).loss.backward()

@@ -67,6 +67,8 @@ def pooled_patches_triton(patches: Tensor, layers: MiniPointNet) -> Tensor:
 
 def supports_patches(patches: Tensor, layers: MiniPointNet) -> bool:
     """Return whether norms can be folded, and patches and the first layer are small enough for one program."""
+    if not norms_can_be_folded(patches, layers):
+        return False
     own = layers.lift.weight
     fits = patches.shape[2] <= MOST_POINTS and patches.shape[3] <= WIDEST_POINT and len(own) <= MOST_LIFTED
-    return fits and patches.numel() > 0 and own.dtype in DTYPES and norms_can_be_folded(patches, layers)
+    return fits and patches.numel() > 0 and own.dtype in DTYPES

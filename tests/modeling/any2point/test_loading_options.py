@@ -1,27 +1,22 @@
 """Precision, attention, device and quantization of the encoder, at every entry point."""
 
-import json
-
 import pytest
 import torch
-from peft import AutoPeftModel, LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModel, PeftModel, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
 
 from hf_any3d import (
     Any2PointForPointCloudClassification,
-    Any2PointForSemanticSegmentation,
     AutoModelForPointCloudClassification,
     GuidedAdapterConfig,
 )
 from hf_any3d.modeling.kernels import Kernel
 from hf_any3d.modeling.pretrained_parts import encoder_loading
 from hf_any3d.modeling.pretrained_parts.tensors import own_tensors
-from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from tests.closeness import assert_nearly_equal, assert_same_gradients
 from tests.tiny_encoders import (
-    LAYERS,
     adapted_model,
     clouds,
     random_encoder,
@@ -30,7 +25,6 @@ from tests.tiny_encoders import (
     tiny_part_model,
     tiny_scene_model,
     train_step,
-    with_large_logits,
 )
 
 KINDS = [tiny_model, tiny_scene_model, tiny_part_model]
@@ -247,72 +241,6 @@ def test_only_the_encoder_gets_the_quantization_config(monkeypatch):
     monkeypatch.setattr(frozen_encoder, "load_encoder", note)
     tiny_model(quantization_config=wanted)
     assert seen == [{"quantization_config": wanted}]
-
-
-BITS = {
-    "8 bit": lambda: BitsAndBytesConfig(load_in_8bit=True),
-    "4 bit": lambda: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32),
-}
-
-
-@pytest.fixture(params=BITS)
-def bits(request):
-    pytest.importorskip("bitsandbytes")
-    return BITS[request.param]()
-
-
-def kinds_of_linear(model):
-    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
-    return {type(module).__name__ for module in linear}
-
-
-@pytest.mark.parametrize("model_class", [Any2PointForPointCloudClassification, Any2PointForSemanticSegmentation])
-def test_quantized_encoder_is_small_and_trains_adapters_in_full_precision(bits, wide, model_class):
-    settings = {"num_labels": 3, "num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer": "patch"}
-    torch.manual_seed(0)
-    plain = with_large_logits(model_class.from_encoder_pretrained(wide, **settings))
-    torch.manual_seed(0)
-    model = with_large_logits(model_class.from_encoder_pretrained(wide, quantization_config=bits, **settings))
-    assert any(name.startswith("Linear") and name != "Linear" for name in kinds_of_linear(model.any2point.encoder))
-    assert kinds_of_linear(model.any2point.point_tokenizer) == {"Linear"}
-    with torch.no_grad():
-        assert_nearly_equal(logits(model), logits(plain), 0.3)
-    adapted = get_peft_model(model, GuidedAdapterConfig(r=4)).train()
-    shape = adapted(points=clouds()).logits.shape[:-1]
-    adapted(points=clouds(), labels=torch.zeros(shape, dtype=torch.long)).loss.backward()
-    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    assert {parameter.dtype for parameter in trained} == {torch.float32}
-    assert sum(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in trained) > 10
-
-
-def test_lora_targets_the_layers_of_the_quantized_encoder(bits, wide):
-    model = tiny_model(wide, quantization_config=bits, large_logits=True)
-    lora = LoraConfig(r=4, target_modules=encoder_linear_pattern(model), modules_to_save=trainable_module_names(model))
-    adapted = get_peft_model(model, lora).train()
-    assert any("bit" in type(module).__name__ and "peft" in type(module).__module__ for module in adapted.modules())
-    adapted(points=clouds(), labels=torch.arange(3)).loss.backward()
-    # LoRA's A matrices have no gradient while its B matrices are zero.
-    second = {name: p.grad for name, p in adapted.named_parameters() if "lora_B" in name}
-    assert len(second) >= 2 * LAYERS
-    assert [name for name, gradient in second.items() if gradient is None or not gradient.abs().max() > 1e-6] == []
-    rest = [p.grad for name, p in adapted.named_parameters() if p.requires_grad and "lora_" not in name]
-    assert rest and all(gradient is not None and gradient.isfinite().all() for gradient in rest)
-
-
-def test_saved_models_load_with_a_quantized_encoder_and_do_not_store_the_setting(bits, saved, tmp_path_factory):
-    path, model = saved
-    with torch.no_grad():
-        expected = logits(model)
-        opened = AutoModelForPointCloudClassification.from_pretrained(path, quantization_config=bits)
-        assert_nearly_equal(logits(opened), expected, 0.3)
-    assert kinds_of_linear(opened.any2point.encoder) != {"Linear"}
-    again = tmp_path_factory.mktemp("again")
-    opened.save_pretrained(again)
-    assert "quantization" not in json.dumps(json.loads((again / "config.json").read_text()))
-    plain = AutoModelForPointCloudClassification.from_pretrained(again)
-    assert kinds_of_linear(plain.any2point.encoder) == {"Linear"}
-    with torch.no_grad():
-        torch.testing.assert_close(logits(plain), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_encoder_among_the_models_own_weights_is_not_quantized_silently(tmp_path):

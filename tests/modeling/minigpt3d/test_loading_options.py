@@ -7,6 +7,7 @@ from transformers import BitsAndBytesConfig
 from hf_any3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.minigpt3d import build_from_parts, set_stage
 from tests.closeness import assert_nearly_equal
+from tests.common.test_quantization import with_rounded_weights
 from tests.modeling.minigpt3d.tiny_model import PLACES, POINT_TOKEN, clouds, tiny_config, tiny_model
 
 CLOUD = [POINT_TOKEN] * PLACES
@@ -114,7 +115,6 @@ def parts(tmp_path_factory) -> dict[str, str]:
 
 @pytest.mark.parametrize("bits", BITS)
 def test_quantized_language_model_generates_and_trains(parts, bits, tmp_path):
-    pytest.importorskip("bitsandbytes")
     config = tiny_config().to_dict()
     others = {name: config[name] for name in ("qformer_config", "text_lora", "qformer_lora", "point_token_id")}
     settings = others | {"num_query_tokens": PLACES, "num_query_experts": 4, "projector_width": 24}
@@ -125,7 +125,8 @@ def test_quantized_language_model_generates_and_trains(parts, bits, tmp_path):
     kinds = {type(module).__name__ for module in small.language_model.modules()}
     assert kinds & {"Linear8bitLt", "Linear4bit"}
     assert not {type(module).__name__ for module in small.bridge.modules()} & {"Linear8bitLt", "Linear4bit"}
-    assert_nearly_equal(logits(small), logits(plain), 0.3)
+    # In 4 bits, random weights are so coarse that outputs say nothing; the rounded weights do.
+    assert_nearly_equal(logits(small), logits(with_rounded_weights(plain, small)), 0.3 if bits == "8 bit" else 1e-3)
     assert answers(small).shape == (2, 6)
     names = set_stage(small, 2)
     small.train()

@@ -1,0 +1,229 @@
+"""Quantized models: every class computes what its rounded weights say, is saved and loaded, and takes adapters.
+
+Each class is quantized in four ways: 8 and 4 bits of bitsandbytes and 8 bits of torchao when it is loaded, and torch's
+`quantize_dynamic` afterwards. The outputs of a quantized tiny model with random weights differ from those of the full
+one by up to several standard deviations in 4 bits; a trained model of full size would not, so this says nothing. But a
+full model with the rounded weights must compute the same: exactly, if only weights are rounded; up to the rounding of
+activations to 8 bits otherwise.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import bitsandbytes
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+from torchao.quantization import Int8WeightOnlyConfig
+from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
+
+from hf_any3d import GuidedAdapterConfig
+from hf_any3d.modeling.minigpt3d import merge_lora
+from hf_any3d.modeling.pretrained_parts import is_quantized
+from tests.closeness import assert_nearly_equal
+from tests.common.built import answer, built, expected_of, forget_models, fresh, over_cases  # noqa: F401
+from tests.common.models import CASES, Case, relative_difference
+from tests.common.refusals import check_refusal, refusal_of
+from tests.common.test_tuners import ADAPT, pair
+from tests.common.tuners import answer_of, assert_apart, assert_same, base_of, config_of, step
+
+ON_LOADING: dict[str, Callable[[], Any]] = {
+    "8 bit": lambda: BitsAndBytesConfig(load_in_8bit=True),
+    "4 bit": lambda: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32),
+    "torchao": lambda: TorchAoConfig(Int8WeightOnlyConfig()),
+}
+WAYS = (*ON_LOADING, "quantize_dynamic")
+# As fractions of the spread of the outputs, see `assert_nearly_equal`. quantize_dynamic rounds the
+# activations of a whole batch to 128 steps, and the codes of an autoencoder are chosen by them.
+FROM_ROUNDED = {"8 bit": 0.15, "4 bit": 1e-4, "torchao": 1e-4, "quantize_dynamic": 0.5}
+FROM_FULL = {"8 bit": 0.3, "torchao": 0.3, "quantize_dynamic": 0.5}
+# bitsandbytes packs the weights of plain language models for some CPUs, in blocks of 32 x 64.
+WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 2}
+
+
+@pytest.fixture(autouse=True)
+def without_compiler():
+    """Bitsandbytes compiles its operations for each shape, which takes longer than all tests here."""
+    torch.compiler.set_stance("force_eager")
+    yield
+    torch.compiler.set_stance("default")
+
+
+def quantized(model: PreTrainedModel, way: str, folder: str) -> PreTrainedModel:
+    """Return a model quantized in one of the ways; it is saved for those that quantize when it is loaded."""
+    if way == "quantize_dynamic":
+        return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    return type(model).from_pretrained(folder, quantization_config=ON_LOADING[way]())
+
+
+def rounded_weight(layer: nn.Module) -> torch.Tensor | None:
+    """Return the weight that a quantized layer stands for, None if it is none."""
+    if isinstance(layer, torch.ao.nn.quantized.dynamic.Linear):
+        return layer.weight().dequantize()
+    if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+        bits = layer.weight.data if layer.state.CB is None else layer.state.CB
+        scale = layer.weight.SCB if layer.state.SCB is None else layer.state.SCB
+        return bits.float() * scale.unsqueeze(1) / 127
+    if isinstance(layer, bitsandbytes.nn.Linear4bit):
+        return bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    if type(layer) is nn.Linear and type(layer.weight).__module__.startswith("torchao."):
+        return layer.weight.dequantize()
+    return None
+
+
+@torch.no_grad()
+def with_rounded_weights(model: PreTrainedModel, source: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of a full model with the weights that the quantized `source` stands for."""
+    model = copy.deepcopy(model)
+    count = 0
+    for name, layer in source.named_modules():
+        if (weight := rounded_weight(layer)) is not None:
+            model.get_submodule(name).weight.copy_(weight)
+            count += 1
+    assert count > 2
+    return model
+
+
+@over_cases
+@pytest.mark.parametrize("way", WAYS)
+def test_quantized_models_compute_what_their_rounded_weights_say(case, way, tmp_path):
+    is_plain_text = case.name.startswith("NormedPhi")
+    model = case.still(**WIDE) if is_plain_text and way == "4 bit" else fresh(case)
+    expected = answer(case, model)
+    model.save_pretrained(tmp_path)
+    with check_refusal(way, case.name) as supported:
+        small = quantized(model, way, tmp_path)
+    if not supported:
+        return
+    assert is_quantized(small) and not is_quantized(model)
+    if case.owns_encoder and way in ON_LOADING:
+        names = [name for name, layer in small.named_modules() if rounded_weight(layer) is not None]
+        assert all(name.startswith("encoder.") or ".encoder." in name for name in names)
+    rounded = with_rounded_weights(model, small)  # before a call, which may pack them
+    found = answer(case, small)
+    # Packed weights are multiplied in bfloat16.
+    tolerance = 0.05 if is_plain_text and way == "4 bit" else FROM_ROUNDED[way]
+    assert_nearly_equal(found, answer(case, rounded), tolerance)
+    if way in FROM_FULL:
+        assert_nearly_equal(found, expected, FROM_FULL[way])
+    assert relative_difference(found, expected) > 1e-3
+
+
+SOME = [case for case in CASES if case.name in (
+    "ActForPointCloudClassification",
+    "Any2PointForPointCloudClassification",
+    "MiniGPT3DForConditionalGeneration",
+    "PointNet2ForPointCloudClassification",
+    "PointTransformerV3ForPointCloudClassification",
+)]  # fmt: skip
+on_some = pytest.mark.parametrize("case", SOME, ids=lambda case: case.name)
+loaded = pytest.mark.parametrize("way", ON_LOADING)
+
+
+@on_some
+@loaded
+def test_quantized_models_are_saved_and_loaded(case, way, tmp_path):
+    model = fresh(case)
+    model.save_pretrained(tmp_path / "full")
+    small = quantized(model, way, tmp_path / "full")
+    small.save_pretrained(tmp_path / "small")
+    if case.owns_encoder:  # which stays where it was published, in full precision
+        again = type(model).from_pretrained(tmp_path / "small")
+        assert not is_quantized(again)
+        assert_same(answer(case, again), expected_of(case))
+        return
+    again = type(model).from_pretrained(tmp_path / "small")
+    assert is_quantized(again)
+    assert_same(answer(case, again), answer(case, small), 1e-5)
+    full, bits = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "small"))
+    assert bits < full
+
+
+@over_cases
+def test_models_quantized_by_torch_are_not_saved(case, tmp_path):
+    small = quantized(fresh(case), "quantize_dynamic", tmp_path)
+    with check_refusal("save quantize_dynamic", case.name):
+        small.save_pretrained(tmp_path)
+
+
+def bases(case: Case, way: str, folder) -> tuple[Callable[[], PreTrainedModel], Callable[[], PreTrainedModel]]:
+    """Save a base without adapters; returns functions that open it quantized and full."""
+    base = base_of(case)
+    base.save_pretrained(folder)
+    return lambda: quantized(base, way, folder), lambda: type(base).from_pretrained(folder)
+
+
+ADAPTED = [
+    (case, method)
+    for case in SOME
+    for method in ("LORA", "GUIDED_ADAPTER")
+    if case.is_adapted and refusal_of(ADAPT, pair(case, method)) is None
+]
+
+
+@pytest.mark.parametrize("case, method", ADAPTED, ids=lambda value: getattr(value, "name", value))
+@loaded
+def test_adapters_of_quantized_bases_are_trained_saved_and_opened(case, method, way, tmp_path):
+    open_small, open_full = bases(case, way, tmp_path / "base")
+    small = open_small()
+    untrained = answer_of(case, small)
+    torch.manual_seed(1)
+    model = get_peft_model(small, config_of(method, small))
+    step(case, model)
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters() if parameter.requires_grad)
+    expected = answer_of(case, model)
+    assert_apart(expected, untrained)
+    model.save_pretrained(tmp_path / "adapter")
+    assert_same(answer_of(case, PeftModel.from_pretrained(open_small(), tmp_path / "adapter")), expected)
+    # The same weights in full precision, of which the quantized ones are known to come.
+    assert answer_of(case, PeftModel.from_pretrained(open_full(), tmp_path / "adapter")).isfinite().all()
+    if case.name.startswith("MiniGPT3D"):
+        return
+    opened = type(small).from_pretrained(tmp_path / "adapter", quantization_config=ON_LOADING[way]())
+    assert_same(answer_of(case, opened), expected)
+    assert not is_quantized(type(small).from_pretrained(tmp_path / "adapter"))
+
+
+@loaded
+def test_adapters_of_other_weights_are_refused_on_quantized_bases(way, tmp_path):
+    case = next(case for case in SOME if case.name.startswith("ActFor"))
+    open_small, open_full = bases(case, way, tmp_path / "base")
+    adapted = get_peft_model(open_full(), config_of("LORA", open_full()))
+    adapted.save_pretrained(tmp_path / "adapter")
+    PeftModel.from_pretrained(open_small(), tmp_path / "adapter")
+    other = open_full()
+    with torch.no_grad():
+        next(other.base_model.parameters()).add_(1)
+    other.save_pretrained(tmp_path / "base")
+    with pytest.raises(ValueError, match="Other weights would change results|have checksum"):
+        PeftModel.from_pretrained(open_small(), tmp_path / "adapter")
+
+
+def test_adapters_are_refused_where_no_gradient_would_reach_them(tmp_path):
+    case = next(case for case in SOME if case.name.startswith("ActFor"))
+    with pytest.raises(ValueError, match="pass no gradient to an adapter"):
+        get_peft_model(quantized(fresh(case), "quantize_dynamic", tmp_path), GuidedAdapterConfig())
+
+
+@loaded
+def test_lora_of_a_chat_model_is_neither_rounded_nor_merged(way, tmp_path):
+    case = next(case for case in SOME if case.name.startswith("MiniGPT3D"))
+    fresh(case).save_pretrained(tmp_path)
+    small = quantized(fresh(case), way, tmp_path)
+    full = dict(fresh(case).named_parameters())
+    own = {name: each for name, each in small.named_parameters() if ".lora_" in name or ".lm_head." in name}
+    assert own and all(torch.equal(each, full[name]) for name, each in own.items())
+    with pytest.raises(ValueError, match="expected full weights to merge LoRA into"):
+        merge_lora(small)
+
+
+def test_modules_that_the_user_leaves_out_stay_as_they_are(tmp_path):
+    case = next(case for case in SOME if case.name.startswith("ActFor"))
+    fresh(case).save_pretrained(tmp_path)
+    chosen = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["act.patch_encoder"])
+    small = type(fresh(case)).from_pretrained(tmp_path, quantization_config=chosen)
+    assert chosen.llm_int8_skip_modules == ["act.patch_encoder"]
+    assert type(small.act.patch_encoder.out) is nn.Linear
+    assert type(small.classifier.out) is type(small.act.blocks.layers[0].attention.qkv) is not nn.Linear
