@@ -3,6 +3,7 @@
 A run is complete when its folder has metrics.json, and is not repeated; tables are written after each run.
 """
 
+import hashlib
 import itertools
 import json
 import os
@@ -19,11 +20,12 @@ import yaml
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
-from hf_any3d.atomic_files import write_json, write_text
+from hf_any3d.atomic_files import read_json, write_json, write_text
+from hf_any3d.identity import is_saved_model, path_identity
 from hf_any3d.markdown import inline
 from hf_any3d.messages import one_line
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.training.arguments import DataArguments, parse_arguments, read_settings
+from hf_any3d.training.arguments import FILE_TYPES, DataArguments, parse_arguments, read_settings
 from hf_any3d.training.program import load_splits
 
 SUMMARY = "few_shot.json"
@@ -31,8 +33,9 @@ SWEEP = "sweep"
 """Name of the files with the table of a sweep."""
 PUBLISHED = "published.yaml"
 PROGRAM = "run_point_cloud_classification.py"
-_WORDS = "arguments.json"
+_WORDS, _INPUTS = "arguments.json", "inputs.json"
 _STARTS = ("model_name_or_path", "encoder_name_or_path")
+_DATA = ("data_dir", "train_file", "validation_file", "test_file")
 # Endings of metrics that are shares, shown in percent.
 _SHARES = ("accuracy", "iou", "miou")
 _LATEX = {
@@ -484,8 +487,8 @@ def _folder_name(settings: Mapping[str, str]) -> str:
 
 
 def _check_arguments(folder: Path, words: list[str]) -> None:
-    """Store the arguments of a run, and refuse the directory of another run."""
-    path = folder / _WORDS
+    """Store the arguments of a run and what they name, and refuse the directory of another run."""
+    path, inputs = folder / _WORDS, _inputs(words)
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored != words:
@@ -493,5 +496,25 @@ def _check_arguments(folder: Path, words: list[str]) -> None:
                 f"{folder}: was run with {' '.join(stored)}, not {' '.join(words)}; expected the same or "
                 "another --output_dir"
             )
+        known = read_json(folder / _INPUTS) or {}
+        if changed := [name for name, identity in inputs.items() if known.get(name) != identity]:
+            raise ValueError(
+                f"{folder}: was run with another content of {changed[0]}; expected the same or another --output_dir"
+            )
         return
+    write_json(folder / _INPUTS, inputs)
     write_json(path, words)
+
+
+def _inputs(words: Sequence[str]) -> dict[str, str]:
+    """Return what identifies the recipe, models and data that arguments name, by their names."""
+    found, settings = {}, {}
+    if words and words[0].endswith(FILE_TYPES):
+        settings = read_settings(Path(words[0]))
+        found[words[0]] = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+    for name in (*_STARTS, *_DATA):
+        given = _words_of(words, [name])
+        value = (given[-1].rpartition("=")[2] if given else None) or settings.get(name)
+        if value and os.path.exists(str(value)) and (name in _DATA or is_saved_model(str(value))):
+            found[str(value)] = path_identity(str(value))
+    return found
