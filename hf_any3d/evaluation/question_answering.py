@@ -17,6 +17,7 @@ from hf_any3d.atomic_files import write_json
 from hf_any3d.chat.generation import PUBLISHED_GENERATION
 from hf_any3d.chat.messages import released_answer, released_evaluation_answer
 from hf_any3d.data.catalog.pointllm_annotations import CAPTION_QUESTION, CLASSIFICATION_QUESTIONS
+from hf_any3d.data.files.attributes import unit_colors
 
 KINDS = ("class", "same", "caption")
 _CLOUD = "cloud_sha256"
@@ -225,5 +226,5 @@ def _digest(cloud: np.ndarray) -> str:
 def colored_cloud(row: Mapping[str, Any]) -> np.ndarray:
     """Return a row as one array (points, 6), neither centred nor scaled; black if it has no colors."""
     points = np.asarray(row["points"], np.float32)
-    colors = np.zeros_like(points) if row.get("colors") is None else np.asarray(row["colors"], np.float32)
+    colors = np.zeros_like(points) if row.get("colors") is None else unit_colors(np.asarray(row["colors"]))
     return np.concatenate([points[:, :3], colors], axis=1)

@@ -194,18 +194,16 @@ class Parts:
     def drop(self, files: Collection[str], failed: bool) -> None:
         """Write parts again without the rows of some files, and without failed rows."""
         import pyarrow as pa
-        import pyarrow.compute
         import pyarrow.parquet as parquet
 
         for name, table in list(self._columns("path", "error")):
-            kept = pa.compute.invert(pa.compute.is_in(table["path"], pa.array(list(files), pa.string())))
-            if failed:
-                kept = pa.compute.and_(kept, table["error"].is_null())
-            if not pa.compute.all(kept, min_count=0).as_py():
+            rows = zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True)
+            kept = [path not in files and not (failed and error is not None) for path, error in rows]
+            if not all(kept):
                 with self.system.open(name, "rb") as file:
                     complete = parquet.read_table(file)
                 with self.writing(os.path.basename(name)) as unfinished:
-                    parquet.write_table(complete.filter(kept), unfinished)
+                    parquet.write_table(complete.filter(pa.array(kept)), unfinished)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[str]:
