@@ -132,11 +132,15 @@ def test_tests_of_the_mirrored_folder_come_first_then_others_that_enter_the_func
     file = tmp_path / "recording.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     mutant = Mutant("modeling/f.py", "shrink", 1, "constant", 0, 1, "2", "1")
-    assert choose_tests(mutant, read_recording(file)) == [(["tests/a.py::quick", "tests/a.py::slow"], 6.0)]
+    tests = ["tests/a.py::quick", "tests/a.py::slow", "tests/a.py::other"]
+    assert choose_tests(mutant, read_recording(file)) == [(tests, pytest.approx(6.1))]
     rows += [{**rows[1], "test": "tests/modeling/test_f.py::near"}, {**rows[3], "test": "tests/modeling/test_f.py::x"}]
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     near = ["tests/modeling/test_f.py::near", "tests/modeling/test_f.py::x"]
     assert choose_tests(mutant, read_recording(file))[0] == (near, pytest.approx(1.1))
+    below = Mutant("modeling/g/f.py", "shrink", 1, "constant", 0, 1, "2", "1")
+    file.write_text(file.read_text().replace("modeling/f.py", "modeling/g/f.py"), encoding="utf-8")
+    assert choose_tests(below, read_recording(file))[0] == (near, pytest.approx(1.1))
 
 
 def test_a_recording_holds_as_long_as_the_file_of_the_test_is_the_same(tmp_path):

@@ -51,12 +51,22 @@ def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> list[tuple[list[
     files = {row["test"].partition("::")[0] for row in hits}
     hit = {row["test"] for row in hits}
     others = [row for row in rows if row["test"].partition("::")[0] in files and row["test"] not in hit]
-    mirror = f"tests/{Path(mutant.path).parent.as_posix().removeprefix('hf_any3d/')}".removesuffix("/hf_any3d")
-    near = [row for row in (*hits, *others) if Path(row["test"].partition("::")[0]).parent.as_posix() == mirror]
+    near = _mirrored(mutant, [*hits, *others])
     places = {row["test"] for row in near}
     far = [row for row in hits if row["test"] not in places]
     rounds = (_within(near, SECONDS_NEAR), _within(far, SECONDS_ELSEWHERE))
     return [chosen for chosen in rounds if chosen[0]]
+
+
+def _mirrored(mutant: Mutant, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those tests that are in the folder that mirrors the source's, or the next one above it that has some."""
+    folder = Path("tests") / mutant.path.removeprefix("hf_any3d/")
+    while folder.parts[1:]:
+        folder = folder.parent
+        near = [row for row in rows if Path(row["test"].partition("::")[0]).parent == folder]
+        if near:
+            return near
+    return []
 
 
 def _within(rows: list[dict[str, Any]], most: float) -> tuple[list[str], float]:
