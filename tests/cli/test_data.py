@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from hf_any3d import load_point_dataset, read_point_cloud
+from hf_any3d.data.files import PointCloudData, write_point_cloud
 from tests.cli.conftest import FILES, run
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
@@ -50,6 +52,13 @@ def test_description_counts_clouds_points_and_classes(classes):
     assert code == 2 and err == BAD.format(classes) + "\n" and out == "split,clouds,ball,stick\ntrain,6,3,3\n"
 
 
+def test_clouds_without_classes_are_described_too(tmp_path):
+    rows = Dataset.from_dict({"points": [[[0.0, 0, 0], [1, 2, 3]]] * 3})
+    rows.to_parquet(tmp_path / "train.parquet")
+    code, out, _ = run("data", "describe", tmp_path)
+    assert code == 0 and out.splitlines()[0] == "train: 3 clouds; columns points" and len(out.splitlines()) == 2
+
+
 def test_check_lists_bad_doubtful_and_equal_files(scans):
     np.save(scans / "same.npy", read_point_cloud(scans / "chair.ply").points)
     np.save(scans / "few.npy", np.eye(3))
@@ -76,6 +85,14 @@ def test_a_dataset_is_shown_with_its_labels(classes, tmp_path):
     page = (tmp_path / "a.html").read_text()
     assert code == 0 and "4 of 6 clouds" in page and "ball" in page and "stick" in page
     assert "--split is 'test'; " in run("show", tmp_path / "prepared", "--split", "test").err
+
+
+def test_files_are_shown_with_as_many_labels_as_any_of_them_has(tmp_path):
+    for name, most in (("a", 3), ("b", 5), ("c", 2)):
+        labels = np.arange(30) % most
+        write_point_cloud(tmp_path / f"{name}.ply", PointCloudData(np.random.rand(30, 3), labels=labels))
+    assert run("show", tmp_path, "--output", tmp_path / "page.html").code == 0
+    assert json.dumps(list("01234")) in (tmp_path / "page.html").read_text()
 
 
 def test_a_file_is_shown_as_points_or_picture(tmp_path):
