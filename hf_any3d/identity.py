@@ -85,7 +85,9 @@ def active_adapters(model: Any) -> list[str]:
     """Return the names of the adapters that take part in a model's answers, of PEFT or of transformers."""
     # Of the layers; the models around them have methods of the same name.
     layers = (module for module in model.modules() if isinstance(_attribute(module, "active_adapters"), property))
-    return sorted({str(name) for layer in layers for name in _listed(layer.active_adapters)})
+    # They can be disabled for a while.
+    enabled = (layer for layer in layers if not getattr(layer, "disable_adapters", False))
+    return sorted({str(name) for layer in enabled for name in _listed(layer.active_adapters)})
 
 
 def weights_state(*modules: nn.Module) -> tuple[tuple[int, int, int], ...]:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
-from hf_any3d import GuidedAdapterConfig, PointCloudProcessor, load_point_dataset, scale
+from hf_any3d import ChatSession, GuidedAdapterConfig, PointCloudProcessor, load_point_dataset, scale
 from hf_any3d.data.files import PointCloudData, point_cloud_bytes
 from hf_any3d.evaluation import PROTOCOLS, ClassNameJudge, LanguageModelJudge, answer_question, judge_answers
 from hf_any3d.evaluation.chat_evaluation import open_model
@@ -26,7 +26,7 @@ from hf_any3d.identity import (
 from hf_any3d.serving.journal import Journal
 from hf_any3d.training.frozen_features import frozen_features
 from hf_any3d.training.series import run_once
-from tests.chat.tiny_chat_model import tiny_chat_pipeline
+from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.cli.conftest import FILES, run
 from tests.evaluation.llm_judge.test_judges import saved_judge
 from tests.model_card.test_building import REPORT
@@ -203,11 +203,11 @@ def test_a_batch_knows_standard_input_by_its_bytes(saved, tmp_path):
 
 @pytest.mark.parametrize("task", ["predict", "embed"])
 def test_a_batch_reads_a_file_of_equal_size_and_time_again(saved, tmp_path, task):
-    cloud = tmp_path / "cloud.ply"
-    cloud.write_bytes(point_cloud_bytes(PointCloudData(np.random.default_rng(0).normal(size=(40, 3))), "ply"))
-    words = ("batch", task, cloud, "--model", saved, "--output", tmp_path / "t.jsonl")
+    file = tmp_path / "cloud.ply"
+    file.write_bytes(point_cloud_bytes(PointCloudData(np.random.default_rng(0).normal(size=(40, 3))), "ply"))
+    words = ("batch", task, file, "--model", saved, "--output", tmp_path / "t.jsonl")
     assert run(*words).code == 0 and "1 of them before" in run(*words).out
-    other_content(cloud, cloud.read_bytes()[-24:], b"\0\0\x80\x3f" * 6)
+    other_content(file, file.read_bytes()[-24:], b"\0\0\x80\x3f" * 6)
     assert "of them before" not in run(*words).out
     for more in (("--top-k", 2) if task == "predict" else ("--feature", "tokens"), ("--up-axis", "z")):
         assert "was made by other settings" in run(*words, *more).err
@@ -350,6 +350,38 @@ def test_answers_about_clouds_are_of_the_model_and_of_the_clouds(tmp_path):
     answers = json.loads((tmp_path / "a.json").read_text())
     with pytest.raises(ValueError, match="judge"):
         judge_answers(answers, "class", ClassNameJudge(["car", "box"]), tmp_path / "judged.json", ["car", "box"])
+
+
+def test_a_conversation_goes_on_with_the_weights_and_adapters_that_the_model_has_now():
+    pipe = tiny_chat_pipeline()
+    session = ChatSession(pipe, cloud(), max_new_tokens=6)
+    session.ask("What is this?")
+
+    def whole():
+        return pipe(session.messages[:-1], max_new_tokens=6)[0]["generated_text"][-1]["content"]
+
+    features = pipe.answerer.features([cloud()])
+    with torch.no_grad():
+        for parameter in pipe.model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    assert not torch.equal(pipe.answerer.features([cloud()]), features)
+    answer = session.ask("And now?")
+    fresh = ChatSession(pipe, cloud(), max_new_tokens=6)
+    fresh.messages, fresh._features = session.messages[:2], [pipe.answerer.features([cloud()])[0]]
+    fresh._waiting = []
+    assert answer == fresh.ask("And now?") == whole()
+    assert session._cached_tokens
+    with torch.no_grad():
+        next(pipe.model.language_model.parameters()).add_(1)
+    session._with_question("More?", None)
+    assert not session._cached_tokens
+
+
+def test_adapters_that_are_disabled_take_no_part():
+    wrapped = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules="all-linear"))
+    assert active_adapters(wrapped) == ["default"]
+    with wrapped.disable_adapter():
+        assert active_adapters(wrapped) == []
 
 
 def test_verdicts_are_of_the_weights_of_the_judge(tmp_path):
