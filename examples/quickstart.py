@@ -43,6 +43,7 @@ from hf_any3d import (
 )
 from hf_any3d.data import AugmentedDataset, PointCloudCollator
 from hf_any3d.data.inputs import ATTRIBUTES
+from hf_any3d.data.point_arrays import stack_channels
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.modeling.any2point.light_settings import LIGHT_ADAPTER
@@ -408,7 +409,7 @@ def draw(test: Dataset, classify: Any, names: list[str], path: Path, count: int 
         right = names[row["label"]] == best["label"]
         titles.append(best["label"] if right else f"{best['label']} (is {names[row['label']]})")
         colors.append("#1a7f37" if right else "#cf222e")
-    clouds = [np.concatenate([row["points"], np.asarray(row["colors"]) / 255], axis=1) for row in shown]
+    clouds = [stack_channels(row, ["colors"]) for row in shown]
     heading = "Unseen test shapes, classified by a frozen sentence encoder with adapters"
     # Small cells, so that titles can be read at the width of a page.
     return plot_point_clouds(clouds, path, titles=titles, title_colors=colors, heading=heading, cell=1.3)

@@ -17,7 +17,8 @@ from torch import nn
 from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from hf_any3d.modeling.pretrained_parts.sources import file_digest
+from hf_any3d.modeling.file_stamps import file_stamp
+from hf_any3d.modeling.pretrained_parts.sources import ADAPTER_CONFIG_NAME, file_digest
 from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
 
 # Files of a saved model that its answers do not depend on: cards, logs and states of trainings.
@@ -54,15 +55,21 @@ def model_identity(name: str | os.PathLike, revision: str | None = None) -> str:
 def pipeline_identity(pipe: Any) -> str:
     """Return a text that changes with everything in an open pipeline that its answers depend on.
 
-    The weights are those in memory, of the text tower too if it is open, whatever they were read from.
+    The weights are those in memory, whatever they were read from; the text tower, if there is one, is opened.
     """
     model = pipe.model
     parts: dict[str, Any] = {
         "class": type(model).__name__,
         "config": model.config.to_dict(),
         "adapters": active_adapters(model),
-        "weights": tensors_checksum({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}),
+        "weights": _weights(model),
     }
+    try:
+        tower = getattr(model, "text_tower", None)
+    except (ValueError, OSError, ImportError):  # none that can be opened: vectors of texts come with requests
+        tower = None
+    if tower is not None:
+        parts["texts"] = [_weights(tower.model), repr(tower.tokenizer), tower.pooling]
     for name in ("processor", "feature_extractor", "tokenizer"):
         prepared: Any = getattr(pipe, name, None)
         parts[name] = prepared.to_dict() if hasattr(prepared, "to_dict") else repr(prepared)
@@ -70,11 +77,17 @@ def pipeline_identity(pipe: Any) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
+def _weights(model: nn.Module) -> str:
+    return tensors_checksum({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+
+
 def active_adapters(model: Any) -> list[str]:
     """Return the names of the adapters that take part in a model's answers, of PEFT or of transformers."""
     # Of the layers; the models around them have methods of the same name.
     layers = (module for module in model.modules() if isinstance(_attribute(module, "active_adapters"), property))
-    return sorted({str(name) for layer in layers for name in _listed(layer.active_adapters)})
+    # They can be disabled for a while.
+    enabled = (layer for layer in layers if not getattr(layer, "disable_adapters", False))
+    return sorted({str(name) for layer in enabled for name in _listed(layer.active_adapters)})
 
 
 def weights_state(*modules: nn.Module) -> tuple[tuple[int, int, int], ...]:
@@ -95,20 +108,40 @@ def input_stamp(path: str | os.PathLike, data: bytes | None = None) -> str:
         data: Its bytes, where it is no file, such as standard input.
 
     Returns:
-        A digest of the bytes; of a file, which may be large, its size and time of change, with those of the buffers
-        beside a glTF file.
+        A digest of the bytes; of a file, which may be large, its `file_stamp`, with those of the buffers beside a
+        glTF file.
     """
     if data is not None:
         return f"sha256:{hashlib.sha256(data).hexdigest()}"
     return " ".join(_file_stamp(file) for file in (Path(path), *_buffers_of(Path(path))))
 
 
+def is_saved_model(path: str | os.PathLike) -> bool:
+    """Return whether a directory holds a model or an adapter."""
+    return any(os.path.isfile(os.path.join(path, name)) for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME))
+
+
+def path_identity(path: str | os.PathLike) -> str:
+    """Return a text that changes with what a path names: a saved model, a file, or a folder of data.
+
+    Raises:
+        OSError: Nothing is there.
+    """
+    if os.path.isfile(path):
+        return f"sha256:{file_digest(Path(path))}"
+    if is_saved_model(path):
+        return model_identity(path)
+    # Data may be large.
+    files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+    lines = "".join(f"{file.relative_to(path).as_posix()} {_file_stamp(file)}\n" for file in files)
+    return f"stamps-sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
 def _file_stamp(file: Path) -> str:
     try:
-        status = file.stat()
+        return " ".join(map(str, file_stamp(file)))
     except OSError:
         return "missing"
-    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _buffers_of(file: Path) -> list[Path]:

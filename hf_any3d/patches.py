@@ -1,8 +1,13 @@
-"""Every change that `import hf_any3d` makes to functions of PEFT and transformers, each with its reason.
+"""Every change that `import hf_any3d` makes to other libraries, beyond what they offer for it, each with its reason.
 
-These libraries offer no subclass, registration or hook for what is changed here. Each wrapper acts on our models only
-and calls the original for all others. `tests/test_patches.py` shows for each that the original still does what its
-reason says: where that test fails, a release has made the patch unnecessary.
+- Functions of PEFT and transformers are wrapped, see `PATCHES`. Each wrapper acts on our models only and calls the
+  original for all others. `tests/test_patches.py` shows for each that the original still does what its reason says:
+  where that test fails, a release has made the patch unnecessary.
+- `add_entries` writes to tables of theirs that have no function for it.
+- `PeftType` gets a member for each of our methods, as PEFT refuses others. That alone is elsewhere, in
+  `extend_peft_type` of `hf_any3d.tuners.tuners_utils`, since methods register while they are imported.
+
+The test holds all other modules to it.
 """
 
 import functools
@@ -11,7 +16,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -21,7 +26,9 @@ from types import ModuleType
 from typing import Any, cast
 
 import torch
+import transformers
 from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
@@ -72,6 +79,7 @@ class Patch:
     def apply(self) -> None:
         """Replace the function by its wrapper, once."""
         owner, name = self.owner_and_name()
+        getattr(owner, name)  # transformers looks up what is in it only when it is asked for
         found = getattr_static(owner, name)
         original = found.__func__ if isinstance(found, classmethod) else found
         if getattr(original, "_patched_by_hf_any3d", False):
@@ -82,6 +90,21 @@ class Patch:
 
 
 PATCHES: list[Patch] = []
+
+
+def add_entries(auto_classes: Iterable[type], lora_targets: Mapping[str, list[str]]) -> None:
+    """Add to tables of the libraries what they look up there.
+
+    Args:
+        auto_classes: Auto classes of our tasks, which pipelines and saved repositories look up by name in
+            transformers.
+        lora_targets: `model_type` of our language models -> the modules that LoRA adapts by default.
+    """
+    # There can be two module objects of transformers: importing peft replaces the one that was there before.
+    for module in (transformers, sys.modules["transformers"], transformers.models.auto):
+        for auto_class in auto_classes:
+            setattr(module, auto_class.__name__, auto_class)
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.update(lora_targets)
 
 
 def apply_patches(models: Mapping[str, tuple[type[PreTrainedModel], ...]]) -> None:
@@ -240,22 +263,20 @@ def _open_adapter_repository_by_its_config(original: Callable) -> Callable:
     return find_adapter_config_file
 
 
+# Twice, since the package keeps the function once somebody has asked for it there; decorators apply from below.
+@_patch("transformers:pipeline", "the same, under its other name")
 @_patch(
-    "transformers.pipelines:resolve_revision",
+    "transformers.pipelines:pipeline",
     "looks a path that does not exist up on the hub, with retries for a minute",
 )
 def _refuse_missing_paths(original: Callable) -> Callable:
-    def resolve_revision(name: str, *args: Any, **kwargs: Any) -> Any:
-        # `pipeline` itself may have been imported by name before this package. It calls this function first.
-        caller = sys._getframe(1)
-        task = caller.f_locals.get("task")
+    def pipeline(task: str | None = None, model: Any = None, *args: Any, **kwargs: Any) -> Any:
         # Without a task, the hub would be asked for it.
-        if caller.f_code.co_name == "pipeline" and (task is None or "point-cloud" in str(task)):
-            revision = {"revision": args[0]} if args else {}
-            check_repository_name(name, **hub_choice(revision | kwargs))
-        return original(name, *args, **kwargs)
+        if task is None or "point-cloud" in str(task):
+            check_repository_name(model, **hub_choice(kwargs.get("model_kwargs") or {}), **hub_choice(kwargs))
+        return original(task, model, *args, **kwargs)
 
-    return resolve_revision
+    return pipeline
 
 
 @_patch(

@@ -7,11 +7,9 @@ registration is in `hf_any3d.patches`.
 import importlib
 import itertools
 import os
-import sys
 from typing import Any
 
 import transformers
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -25,7 +23,7 @@ from hf_any3d import auto, pipelines, tuners as _tuners  # noqa: F401  importing
 from hf_any3d.modeling import minigpt3d
 from hf_any3d.modeling.card_info import set_card_writer
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
-from hf_any3d.patches import apply_patches, when_imported
+from hf_any3d.patches import add_entries, apply_patches, when_imported
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.registry import FEATURES, MODEL_TYPES, TASKS, ModelType, check_model_type, task_of_class
 from hf_any3d.version import __version__
@@ -66,12 +64,12 @@ PIPELINES = {
 ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
 # Language models that transformers lacks: config, body, body with a language modeling head.
 LANGUAGE_MODELS = ((minigpt3d.NormedPhiConfig, minigpt3d.NormedPhiModel, minigpt3d.NormedPhiForCausalLM),)
+# What LoRA adapts in them by default.
+LORA_TARGETS = {minigpt3d.NormedPhiConfig.model_type: ["query_key_value", "dense"]}
 
 
 def register() -> None:
     """Register configs, models, processors, auto classes and pipelines; calling it again changes nothing."""
-    normed_phi = minigpt3d.NormedPhiConfig.model_type
-    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING[normed_phi] = ["query_key_value", "dense"]
     for config, encoder in ENCODERS.items():
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, encoder, exist_ok=True)
@@ -90,10 +88,6 @@ def register() -> None:
             only = next(iter(models)) if len(models) == 1 else None
             auto_class.register(config, only or models, exist_ok=True)
     for task, (pipeline, auto_class) in PIPELINES.items():
-        # Pipelines and saved repositories look auto classes up by name in transformers, of which there can be two
-        # module objects: importing peft replaces the one that was there before.
-        for module in (transformers, sys.modules["transformers"], transformers.models.auto):
-            setattr(module, auto_class.__name__, auto_class)
         if task not in PIPELINE_REGISTRY.get_supported_tasks():
             defaults = pipelines.DEFAULT_MODELS
             # A default is a name and a revision: here the version of the package that the model came with.
@@ -101,6 +95,7 @@ def register() -> None:
             PIPELINE_REGISTRY.register_pipeline(
                 task, pipeline_class=pipeline, pt_model=auto_class, default=default, type="multimodal"
             )
+    add_entries({auto_class for _, auto_class in PIPELINES.values()} - {AutoModel}, LORA_TARGETS)
     set_card_writer(write_card)
     apply_patches(
         {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()}

@@ -6,14 +6,30 @@ import os
 import numpy as np
 import pytest
 import torch
-from peft import get_peft_model
+from datasets import ClassLabel, Dataset
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
-from hf_any3d import GuidedAdapterConfig, PointCloudProcessor, scale
-from hf_any3d.identity import active_adapters, input_stamp, model_identity, pipeline_identity, weights_state
+from hf_any3d import ChatSession, GuidedAdapterConfig, PointCloudProcessor, load_point_dataset, scale
+from hf_any3d.data.files import PointCloudData, point_cloud_bytes
+from hf_any3d.evaluation import PROTOCOLS, ClassNameJudge, LanguageModelJudge, answer_question, judge_answers
+from hf_any3d.evaluation.chat_evaluation import open_model
+from hf_any3d.identity import (
+    active_adapters,
+    input_stamp,
+    model_identity,
+    path_identity,
+    pipeline_identity,
+    weights_state,
+)
 from hf_any3d.serving.journal import Journal
+from hf_any3d.training.frozen_features import frozen_features
+from hf_any3d.training.series import run_once
+from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.cli.conftest import FILES, run
+from tests.evaluation.llm_judge.test_judges import saved_judge
+from tests.model_card.test_building import REPORT
 from tests.serving.conftest import client, files, pipes  # noqa: F401  fixtures
 from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_encoders import tiny_model
@@ -46,6 +62,20 @@ def change_json(name, **values):
         (folder / name).write_text(json.dumps(content | values))
 
     return change
+
+
+def zero_shot_pipeline():
+    return pipeline(
+        "zero-shot-point-cloud-classification",
+        model=tiny_zero_shot_model(),
+        feature_extractor=PointCloudProcessor(num_points=32),
+    )
+
+
+def change_text_tower(pipe):
+    with torch.no_grad():
+        for parameter in pipe.model.text_tower.model.parameters():
+            parameter.add_(torch.randn_like(parameter))
 
 
 CHANGES = {
@@ -92,6 +122,10 @@ def test_an_open_pipeline_is_known_by_weights_settings_and_active_adapters(saved
     wrapped.set_adapter("other")
     assert active_adapters(wrapped) == ["other"]
     assert len(set(seen)) == len(seen)
+    zero_shot = zero_shot_pipeline()
+    before = pipeline_identity(zero_shot)
+    change_text_tower(zero_shot)
+    assert pipeline_identity(zero_shot) != before
 
 
 def test_weights_in_memory_are_others_when_written_replaced_or_cast():
@@ -106,6 +140,27 @@ def test_weights_in_memory_are_others_when_written_replaced_or_cast():
     layer.half()
     seen.append(weights_state(layer))
     assert len(set(seen)) == len(seen)
+
+
+def other_content(file, old, new):
+    """Change a file so that its size and its time of modification stay as they are."""
+    status = file.stat()
+    content = file.read_bytes()
+    changed = content.replace(old, new, 1)
+    assert len(changed) == len(content) and changed != content
+    file.write_bytes(changed)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_path_is_known_by_the_model_file_or_folder_there(saved, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.xyz").write_text("1 2 3")
+    before = [path_identity(path) for path in (saved, data, data / "a.xyz")]
+    assert before[0] == model_identity(saved) and len(set(before)) == 3
+    assert [path_identity(path) for path in (saved, data, data / "a.xyz")] == before
+    other_content(data / "a.xyz", b"3", b"4")
+    assert path_identity(data) != before[1] and path_identity(data / "a.xyz") != before[2]
 
 
 def test_an_input_is_known_by_its_bytes_and_a_file_by_its_buffers(tmp_path):
@@ -146,6 +201,18 @@ def test_a_batch_knows_standard_input_by_its_bytes(saved, tmp_path):
     assert "of them before" not in run(*words, stdin=second).out
 
 
+@pytest.mark.parametrize("task", ["predict", "embed"])
+def test_a_batch_reads_a_file_of_equal_size_and_time_again(saved, tmp_path, task):
+    file = tmp_path / "cloud.ply"
+    file.write_bytes(point_cloud_bytes(PointCloudData(np.random.default_rng(0).normal(size=(40, 3))), "ply"))
+    words = ("batch", task, file, "--model", saved, "--output", tmp_path / "t.jsonl")
+    assert run(*words).code == 0 and "1 of them before" in run(*words).out
+    other_content(file, file.read_bytes()[-24:], b"\0\0\x80\x3f" * 6)
+    assert "of them before" not in run(*words).out
+    for more in (("--top-k", 2) if task == "predict" else ("--feature", "tokens"), ("--up-axis", "z")):
+        assert "was made by other settings" in run(*words, *more).err
+
+
 def test_rows_of_many_files_are_those_of_the_weights(saved):
     rows = scale.read_point_clouds(FILES / "chair.ply")
     settings = [step(rows, saved).settings for step in (scale.classify, scale.embed)]
@@ -158,16 +225,10 @@ def test_rows_of_many_files_are_those_of_the_weights(saved):
 
 
 def test_a_zero_shot_pipeline_embeds_its_labels_again_after_its_text_tower_changed():
-    classify = pipeline(
-        "zero-shot-point-cloud-classification",
-        model=tiny_zero_shot_model(),
-        feature_extractor=PointCloudProcessor(num_points=32),
-    )
+    classify = zero_shot_pipeline()
     before = classify.label_embeddings(tuple(LABELS))
     assert classify.label_embeddings(tuple(LABELS)) is before
-    with torch.no_grad():
-        for parameter in classify.model.text_tower.model.parameters():
-            parameter.add_(torch.randn_like(parameter))
+    change_text_tower(classify)
     after = classify.label_embeddings(tuple(LABELS))
     assert torch.equal(after, classify.model.encode_labels(LABELS)) and not torch.allclose(after, before)
     classify.model.config.hypothesis_templates = ["no {} at all"]
@@ -183,9 +244,7 @@ def test_parts_by_name_are_embedded_for_each_category_and_text_tower():
     chair, table = (segment.label_embeddings(("leg", "top"), category=name) for name in ("chair", "table"))
     assert not torch.allclose(chair, table)
     assert segment.label_embeddings(("leg", "top"), category="chair") is chair
-    with torch.no_grad():
-        for parameter in segment.model.text_tower.model.parameters():
-            parameter.add_(torch.randn_like(parameter))
+    change_text_tower(segment)
     assert not torch.allclose(segment.label_embeddings(("leg", "top"), category="chair"), chair)
 
 
@@ -203,3 +262,138 @@ def test_a_journal_does_not_answer_with_what_other_weights_said(client, tmp_path
     finally:
         with torch.no_grad():
             weight.neg_()
+
+
+def test_a_folder_of_clouds_is_read_again_when_a_file_changed(tmp_path):
+    (tmp_path / "scans" / "ball").mkdir(parents=True)
+    file = tmp_path / "scans" / "ball" / "1.xyz"
+    file.write_text("1 2 3\n4 5 6\n7 8 9\n")
+
+    def points():
+        rows = load_point_dataset("folder", data_dir=str(tmp_path / "scans"), cache_dir=str(tmp_path / "cache"))
+        return np.asarray(rows["train"].with_format("numpy")[0]["points"])
+
+    assert points()[0, 0] == 1
+    other_content(file, b"1 2", b"9 2")
+    assert points()[0, 0] == 9
+
+
+def test_features_are_those_of_the_weights_rows_and_settings(tmp_path):
+    torch.manual_seed(0)
+    model, seen = tiny_model(), []
+    model.base_model.register_forward_hook(lambda *_: seen.append(1))
+    clouds = np.random.default_rng(0).normal(size=(2, 40, 3)).astype("float32")
+
+    def computed(clouds=clouds, **settings):
+        seen.clear()
+        rows = Dataset.from_dict({"points": clouds.tolist(), "label": [0, 1]})
+        frozen_features(model, rows, PointCloudProcessor(num_points=32, **settings), cache_dir=tmp_path)
+        return bool(seen)
+
+    assert computed() and not computed()
+    assert computed(clouds + 1) and computed(up_axis="z") and computed(seed=1)
+    model.config.pooling = ["max"]
+    assert computed() and not computed()
+    model.to(torch.bfloat16)
+    assert computed() and not computed()
+
+
+def test_a_run_of_a_series_is_of_the_recipe_weights_and_data_that_it_names(saved, tmp_path):
+    (tmp_path / "base.yaml").write_text("learning_rate: 0.1\n")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"extends: base.yaml\nencoder_name_or_path: {saved}\n")
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "cloud.xyz").write_text("1 2 3")
+    ran = []
+
+    def learn(words):
+        ran.append(words)
+        REPORT.save(f"{words[-1]}/metrics.json")
+
+    def again():
+        run_once(learn, [str(recipe), "--data_dir", str(data)], tmp_path / "out" / str(len(changes)))
+
+    changes = [
+        lambda: (tmp_path / "base.yaml").write_text("learning_rate: 0.2\n"),
+        lambda: change_weights(saved),
+        lambda: other_content(data / "cloud.xyz", b"3", b"4"),
+    ]
+    while changes:
+        again()
+        again()
+        changes[-1]()
+        with pytest.raises(ValueError, match="was run with another content of"):
+            again()
+        changes.pop()
+    assert len(ran) == 3
+
+
+def test_answers_about_clouds_are_of_the_model_and_of_the_clouds(tmp_path):
+    tiny_chat_pipeline().save_pretrained(tmp_path / "chat")
+    before = open_model(str(tmp_path / "chat"), device="cpu")[1]
+    change_json("config.json", note="another")(tmp_path / "chat")
+    assert open_model(str(tmp_path / "chat"), device="cpu")[1] != before
+    protocol = PROTOCOLS["modelnet40-completion"]
+
+    def asked(height=0.0, names=("box", "car"), **settings):
+        rows = Dataset.from_dict({"points": [[[0, 0, height]], [[1, 1, 1]]], "label": [0, 1], "object_id": ["a", "b"]})
+        rows = rows.cast_column("label", ClassLabel(names=list(names))).with_format("numpy")
+        answers = answer_question(rows, protocol, lambda *_: ["a box", "a car"], tmp_path / "a.json", before, settings)
+        return judge_answers(answers, "class", ClassNameJudge(list(names)), tmp_path / "judged.json", names)
+
+    assert asked()["figures"]["correct"] == 2 and asked()["figures"]["correct"] == 2
+    with pytest.raises(ValueError, match="the answer about 'a' is about another cloud of that name"):
+        asked(height=1.0)
+    with pytest.raises(ValueError, match="settings"):
+        asked(num_beams=3)
+    answers = json.loads((tmp_path / "a.json").read_text())
+    with pytest.raises(ValueError, match="judge"):
+        judge_answers(answers, "class", ClassNameJudge(["car", "box"]), tmp_path / "judged.json", ["car", "box"])
+
+
+def test_a_conversation_goes_on_with_the_weights_and_adapters_that_the_model_has_now():
+    pipe = tiny_chat_pipeline()
+    session = ChatSession(pipe, cloud(), max_new_tokens=6)
+    session.ask("What is this?")
+
+    def whole():
+        return pipe(session.messages[:-1], max_new_tokens=6)[0]["generated_text"][-1]["content"]
+
+    features = pipe.answerer.features([cloud()])
+    with torch.no_grad():
+        for parameter in pipe.model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    assert not torch.equal(pipe.answerer.features([cloud()]), features)
+    answer = session.ask("And now?")
+    fresh = ChatSession(pipe, cloud(), max_new_tokens=6)
+    fresh.messages, fresh._features = session.messages[:2], [pipe.answerer.features([cloud()])[0]]
+    fresh._waiting = []
+    assert answer == fresh.ask("And now?") == whole()
+    assert session._cached_tokens
+    with torch.no_grad():
+        next(pipe.model.language_model.parameters()).add_(1)
+    session._with_question("More?", None)
+    assert not session._cached_tokens
+
+
+def test_adapters_that_are_disabled_take_no_part():
+    wrapped = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules="all-linear"))
+    assert active_adapters(wrapped) == ["default"]
+    with wrapped.disable_adapter():
+        assert active_adapters(wrapped) == []
+
+
+def test_verdicts_are_of_the_weights_of_the_judge(tmp_path):
+    answers = {"prompt": "?", "results": [{"object_id": 1, "ground_truth": "a car", "model_output": "car"}]}
+
+    def judged():
+        judge = LanguageModelJudge(saved_judge(tmp_path / "judge"), settings={"max_new_tokens": 2}, device="cpu")
+        return judge_answers(answers, "same", judge, tmp_path / "judged.json")
+
+    judged()
+    weights = tmp_path / "judge" / "model.safetensors"
+    save_file({name: -tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    judge = LanguageModelJudge(str(tmp_path / "judge"), settings={"max_new_tokens": 2}, device="cpu")
+    with pytest.raises(ValueError, match="was made with judge"):
+        judge_answers(answers, "same", judge, tmp_path / "judged.json")

@@ -1,6 +1,7 @@
 """The mutation run itself: it finds the changes it should, and tells noticed ones from survivors."""
 
 import ast
+import hashlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutation.mutants import ROOT, Mutant, draw, find_mutants, package_of, source_files
+from tests.mutation.recording import known_rows
 from tests.mutation.running import choose_tests, read_recording, summarize
 
 SOURCE = '''"""Docstring."""
@@ -118,7 +120,7 @@ def test_the_sample_is_the_same_for_a_seed_and_every_package_has_its_share():
         )
 
 
-def test_tests_that_enter_the_function_come_first_then_the_rest_of_their_files(tmp_path):
+def test_tests_of_the_mirrored_folder_come_first_then_others_that_enter_the_function(tmp_path):
     rows = [
         {"test": "tests/a.py::slow", "seconds": 5.0, "passed": True, "entered": ["modeling/f.py::shrink"]},
         {"test": "tests/a.py::quick", "seconds": 1.0, "passed": True, "entered": ["modeling/f.py::shrink"]},
@@ -130,9 +132,25 @@ def test_tests_that_enter_the_function_come_first_then_the_rest_of_their_files(t
     file = tmp_path / "recording.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     mutant = Mutant("modeling/f.py", "shrink", 1, "constant", 0, 1, "2", "1")
-    tests, seconds = choose_tests(mutant, read_recording(file))
-    assert tests == ["tests/a.py::quick", "tests/a.py::slow", "tests/a.py::other"]
-    assert seconds == pytest.approx(6.1)
+    tests = ["tests/a.py::quick", "tests/a.py::slow", "tests/a.py::other"]
+    assert choose_tests(mutant, read_recording(file)) == [(tests, pytest.approx(6.1))]
+    rows += [{**rows[1], "test": "tests/modeling/test_f.py::near"}, {**rows[3], "test": "tests/modeling/test_f.py::x"}]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    near = ["tests/modeling/test_f.py::near", "tests/modeling/test_f.py::x"]
+    assert choose_tests(mutant, read_recording(file))[0] == (near, pytest.approx(1.1))
+    below = Mutant("modeling/g/f.py", "shrink", 1, "constant", 0, 1, "2", "1")
+    file.write_text(file.read_text().replace("modeling/f.py", "modeling/g/f.py"), encoding="utf-8")
+    assert choose_tests(below, read_recording(file))[0] == (near, pytest.approx(1.1))
+
+
+def test_a_recording_holds_as_long_as_the_file_of_the_test_is_the_same(tmp_path):
+    test = "tests/test_mutation.py"
+    digest = hashlib.sha256((ROOT / test).read_bytes()).hexdigest()[:16]
+    rows = [{"test": f"{test}::{n}", "file": file, "entered": []} for n, file in enumerate((digest, "another"))]
+    rows.append({"test": "tests/test_that_is_gone.py::one", "file": digest, "entered": []})
+    (tmp_path / "recording.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert known_rows(tmp_path / "recording.jsonl") == rows[:1]
+    assert known_rows(tmp_path / "none.jsonl") == []
 
 
 def test_a_change_that_a_test_notices_is_killed_and_one_that_none_enters_is_untested(tmp_path):

@@ -1,5 +1,6 @@
 """Every patch of PEFT and transformers is still needed: what the original does, and what the patched function does."""
 
+import ast
 import copy
 import inspect
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from transformers.models.auto import auto_factory
 
 import hf_any3d
 from hf_any3d.patches import PATCHES
+from tests.mutation.mutants import ROOT, source_files
 from tests.tiny_encoders import tiny_model
 from tests.tiny_ptv3 import tiny_ptv3
 
@@ -51,11 +53,51 @@ def test_every_patch_is_applied_once_keeps_the_signature_and_has_its_reason(patc
     assert getattr(again, "__func__", again) is wrapper
 
 
+def changed_in(path):
+    """Targets of assignments in a file that are attributes or entries of something imported from other libraries."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    foreign = {
+        (name.asname or name.name).partition(".")[0]
+        for node in imports
+        for name in node.names
+        if (getattr(node, "module", None) or name.name).partition(".")[0]
+        in ("datasets", "huggingface_hub", "peft", "torch", "transformers")
+    }
+    for node in ast.walk(tree):
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "type.__setattr__"):
+            targets = [node.args[0]]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            changes = node.func.attr in ("update", "append", "setdefault", "__setitem__", "insert")
+            targets = [node.func.value] if changes else []
+        for target in targets:
+            text = ast.unparse(target)
+            root = text.partition(".")[0].partition("[")[0]
+            if root in foreign and (text != root or isinstance(node, ast.Call)):
+                yield text
+
+
+def test_other_libraries_are_changed_in_one_place():
+    found = {
+        path.relative_to(ROOT).as_posix(): sorted(set(changed_in(path)))
+        for path in source_files()
+        if any(changed_in(path))
+    }
+    assert found.pop("hf_any3d/patches.py") == ["TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING"]
+    assert set(found) == {"hf_any3d/tuners/tuners_utils.py"}, found
+    assert {text.partition(".")[0] for text in found["hf_any3d/tuners/tuners_utils.py"]} == {"PeftType"}
+
+
+def test_no_patch_reads_the_variables_of_its_caller():
+    for path in source_files():
+        assert "_getframe" not in path.read_text(encoding="utf-8"), path
+
+
 def test_libraries_still_call_the_functions_where_they_are_patched():
     for module, call in (
         (auto_factory, "= find_adapter_config_file("),
         (transformers.pipelines, "= find_adapter_config_file("),
-        (transformers.pipelines, 'hub_kwargs["revision"] = resolve_revision('),
         (peft.peft_model, "= model.load_adapter("),
         (peft.peft_model, "self.create_or_update_model_card("),
         (transformers.utils.hub, "self._upload_modified_files("),
@@ -143,16 +185,16 @@ def test_peft_finds_no_modules_by_their_earlier_names(monkeypatch):
     assert adapted.targeted_module_names == ["point_transformer_v3.embeddings.projection"]
 
 
-def test_pipelines_look_for_missing_paths_on_the_hub(hub, monkeypatch):
+def test_pipelines_look_for_missing_paths_on_the_hub(hub):
     before = len(hub.requests)
-    monkeypatch.setattr(transformers.pipelines, "resolve_revision", original(transformers.pipelines.resolve_revision))
+    assert transformers.pipeline is transformers.pipelines.pipeline
     with pytest.raises(OSError):
-        transformers.pipeline("point-cloud-classification", model="outputs/no-such-model")
+        original(transformers.pipeline)("point-cloud-classification", model="outputs/no-such-model")
     asked = len(hub.requests)
     assert asked > before
-    monkeypatch.undo()
-    with pytest.raises(FileNotFoundError, match="^no directory outputs/no-such-model"):
-        transformers.pipeline("point-cloud-classification", model="outputs/no-such-model")
+    for task in ("point-cloud-classification", None):
+        with pytest.raises(FileNotFoundError, match="^no directory outputs/no-such-model"):
+            transformers.pipeline(task, "outputs/no-such-model")
     assert len(hub.requests) == asked
 
 

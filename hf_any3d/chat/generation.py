@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from threading import Event
 from typing import Any
 
@@ -23,6 +23,7 @@ from transformers.generation.logits_process import RepetitionPenaltyLogitsProces
 
 from hf_any3d.chat.processing import MiniGPT3DProcessor
 from hf_any3d.chat.templates import Prompt
+from hf_any3d.identity import active_adapters, weights_state
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 
 # The released programs require 10 tokens including an invisible start token, so 9 here. They do not set top_k, whose
@@ -73,6 +74,11 @@ class Answerer:
     def __init__(self, model: MiniGPT3DForConditionalGeneration, processor: MiniGPT3DProcessor):
         self.model, self.processor = model, processor
         self._cached: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self._state = self.state()
+
+    def state(self) -> Hashable:
+        """Return what changes with the model's weights in memory and with its active adapters."""
+        return weights_state(self.model), tuple(active_adapters(self.model))
 
     @torch.no_grad()
     def features(self, clouds: Iterable[np.ndarray]) -> torch.Tensor | None:
@@ -84,6 +90,9 @@ class Answerer:
         Returns:
             `(clouds, num_query_tokens, text hidden)`; None for no clouds.
         """
+        if (state := self.state()) != self._state:
+            self.forget()
+            self._state = state
         arrays = [np.ascontiguousarray(cloud) for cloud in clouds]
         keys = [hashlib.blake2b(cloud.data, digest_size=20).digest() for cloud in arrays]
         found = {key: self._cached[key] for key in keys if key in self._cached}
@@ -99,7 +108,7 @@ class Answerer:
         return torch.stack([found[key] for key in keys]) if keys else None
 
     def forget(self) -> None:
-        """Clear the cache of clouds; required after a change of the model."""
+        """Clear the cache of clouds."""
         self._cached.clear()
 
     @torch.no_grad()

@@ -40,6 +40,7 @@ class ChatSession:
         self.pipe, self.chat_template, self.generation = pipe, chat_template, generation
         self.answerer: Answerer = pipe.answerer
         self._cloud: tuple[Any, torch.Tensor] | None = None
+        self._state = self.answerer.state()
         self.restart(cloud)
 
     def restart(self, cloud: Any = None) -> None:
@@ -129,7 +130,18 @@ class ChatSession:
         assert features is not None
         return features[0]
 
+    def _encode_again(self) -> None:
+        """Encode all clouds, and read the conversation, with a model that has changed since."""
+        parts = [part for message in self.messages for part in message["content"] if part["type"] == "point_cloud"]
+        self._features = [self._encode(part["point_cloud"]) for part in parts]
+        self._waiting = [(cloud, self._encode(cloud)) for cloud, _ in self._waiting]
+        self._cloud = None if self._cloud is None else (self._cloud[0], self._encode(self._cloud[0]))
+        self._clear_cache()
+
     def _with_question(self, text: str, cloud: Any) -> tuple[list[dict[str, Any]], list[torch.Tensor]]:
+        if (state := self.answerer.state()) != self._state:
+            self._encode_again()
+            self._state = state
         clouds = list(self._waiting)
         if cloud is not None:
             clouds.append((cloud, self._encode(cloud)))

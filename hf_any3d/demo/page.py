@@ -16,6 +16,7 @@ from gradio.themes import Default as DefaultTheme
 
 from hf_any3d.chat import PUBLISHED_GENERATION
 from hf_any3d.data.files import ASSETS, PointCloudData, supported_file_types
+from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
 from hf_any3d.demo.uploads import AT_ONCE, LARGEST_UPLOAD, warm_up
 from hf_any3d.visualization.web_page import clouds_page
@@ -38,7 +39,7 @@ def embedded_shapes() -> dict[str, Path | PointCloudData]:
         rows = pyarrow.parquet.read_table(table, columns=_COLUMNS)
         _, first = np.unique(rows["label"], return_index=True)
         for row in rows.take(sorted(first)).to_pylist():
-            colors = np.asarray(row["colors"], dtype=np.float32) / 255  # (1024, 3)
+            colors = unit_colors(np.asarray(row["colors"]))  # (1024, 3)
             name = f"{row['name']} by {row['creator']}, {row['license']}"
             shapes[name] = PointCloudData(np.asarray(row["points"]), colors)
     return shapes

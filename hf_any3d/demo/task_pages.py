@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -41,6 +42,8 @@ SECONDS = 120.0
 MOST_SHOWN = 8
 LONGEST_WORDS, MOST_WORDS = 1000, 50
 """Characters and labels of a zero-shot question."""
+Pipe = Callable[..., Any]
+"""A pipeline, or one with arguments."""
 _TITLES = {
     "point-cloud-classification": ("What is this?", "Classes"),
     "zero-shot-point-cloud-classification": ("Which of your words fits best?", "Words"),
@@ -90,13 +93,21 @@ class TaskAnswers:
         several = self.task == "point-cloud-segmentation" and getattr(config, "num_categories", 0)
         return list(config.category_names or map(str, range(several))) if several else []
 
-    def ask(self, cloud: PointCloudData, words: str = "", category: str | None = None) -> Answer:
+    @property
+    def turns(self) -> bool:
+        """Whether the pipeline turns clouds with another axis that points up."""
+        return self.task != "point-cloud-reconstruction"
+
+    def ask(
+        self, cloud: PointCloudData, words: str = "", category: str | None = None, up_axis: str | None = None
+    ) -> Answer:
         """Answer for a cloud.
 
         Args:
             cloud: The cloud or mesh.
             words: Labels separated by commas, for zero-shot classification.
             category: Category of the object, for part segmentation.
+            up_axis: Axis that points up in the cloud, "x", "y" or "z"; by default that of the model.
 
         Raises:
             ValueError: The words or the category are missing or too many, or the answer takes too long.
@@ -107,8 +118,9 @@ class TaskAnswers:
             note = f"{MOST_POINTS:,} of {note}, drawn at random"
         elif cloud.is_mesh and cloud.faces is not None:
             note = f"a mesh of {len(cloud.faces):,} faces, sampled on its surface"
+        pipe = partial(self.pipe, up_axis=up_axis) if up_axis else self.pipe
         with self._deadline():
-            return getattr(self, f"_{self.task.replace('-', '_')}")(cloud, words, category, note)
+            return getattr(self, f"_{self.task.replace('-', '_')}")(pipe, cloud, words, category, note)
 
     @contextmanager
     def _deadline(self) -> Iterator[None]:
@@ -130,29 +142,33 @@ class TaskAnswers:
         view.labels, view.note = None, ""  # labels of the file are not the model's
         return [view]
 
-    def _point_cloud_classification(self, cloud: PointCloudData, _words: str, _category: Any, note: str) -> Answer:
-        found = self.pipe(cloud, top_k=MOST_SHOWN)
+    def _point_cloud_classification(
+        self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
+    ) -> Answer:
+        found = pipe(cloud, top_k=MOST_SHOWN)
         return Answer(self._view(cloud), {}, [(one["label"], one["score"]) for one in found], note)
 
     def _zero_shot_point_cloud_classification(
-        self, cloud: PointCloudData, words: str, _category: Any, note: str
+        self, pipe: Pipe, cloud: PointCloudData, words: str, _category: Any, note: str
     ) -> Answer:
-        found = self.pipe(cloud, candidate_labels=_labels(words))
+        found = pipe(cloud, candidate_labels=_labels(words))
         return Answer(self._view(cloud), {}, [(one["label"], one["score"]) for one in found], note)
 
-    def _point_cloud_segmentation(self, cloud: PointCloudData, _words: str, category: Any, note: str) -> Answer:
+    def _point_cloud_segmentation(
+        self, pipe: Pipe, cloud: PointCloudData, _words: str, category: Any, note: str
+    ) -> Answer:
         if self.categories and category not in self.categories:
             raise ValueError("choose what kind of object it is; the possible parts depend on it")
         config = self.pipe.model.config
         names = [str(config.id2label[number]) for number in range(config.num_labels)]
-        found = self.pipe(cloud, **({"category": category} if self.categories else {}))
+        found = pipe(cloud, **({"category": category} if self.categories else {}))
         return self._parts(cloud, found, names, note)
 
     def _zero_shot_point_cloud_segmentation(
-        self, cloud: PointCloudData, words: str, _category: Any, note: str
+        self, pipe: Pipe, cloud: PointCloudData, words: str, _category: Any, note: str
     ) -> Answer:
         names = _labels(words)
-        return self._parts(cloud, self.pipe(cloud, candidate_labels=names), names, note)
+        return self._parts(cloud, pipe(cloud, candidate_labels=names), names, note)
 
     def _parts(self, cloud: PointCloudData, found: dict[str, Any], names: list[str], note: str) -> Answer:
         labels = found["labels"]
@@ -162,8 +178,10 @@ class TaskAnswers:
         palette = {name: hex_color(color) for name, color in zip(names, label_colors(len(names)), strict=True)}
         return Answer([view], {"names": names, "label_name": "part"}, rows, note, palette)
 
-    def _point_cloud_reconstruction(self, cloud: PointCloudData, _words: str, _category: Any, note: str) -> Answer:
-        found = self.pipe(cloud)
+    def _point_cloud_reconstruction(
+        self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
+    ) -> Answer:
+        found = pipe(cloud)
         clouds = [
             CloudView(found[key], title=title)
             for key, title in (("points", "input"), ("reconstruction", "reconstruction"))
@@ -173,8 +191,10 @@ class TaskAnswers:
         note = f"{note}; {scores}; {codes} different codes of {len(found['token_ids'])} patches"
         return Answer(clouds, {"columns": 2, "rows_share_frame": True}, [], note)
 
-    def _point_cloud_feature_extraction(self, cloud: PointCloudData, _words: str, _category: Any, note: str) -> Answer:
-        own = _unit(self.pipe(cloud)["pooled"])
+    def _point_cloud_feature_extraction(
+        self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
+    ) -> Answer:
+        own = _unit(pipe(cloud)["pooled"])
         for name in self.examples.names[:40]:
             if name not in self._features:
                 self._features[name] = _unit(self.pipe(self.examples.get(name))["pooled"])
@@ -256,6 +276,13 @@ class TaskPage:
                         visible=bool(self.answers.categories),
                         elem_id="category",
                     )
+                    up_axis = gr.Dropdown(
+                        [(f"{self.answers.pipe.feature_extractor.up_axis}, as in the model's training", ""), *"xyz"],
+                        value="",
+                        label="Axis that points up in the file",
+                        visible=self.answers.turns,
+                        elem_id="up_axis",
+                    )
                     again = gr.Button(
                         "Compare",
                         variant="primary",
@@ -269,14 +296,14 @@ class TaskPage:
             # Requests to the model share one queue; files are read in another one, so that slow ones delay nobody.
             in_turn = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
             files = {"concurrency_id": "files", "concurrency_limit": AT_ONCE, "api_visibility": "private"}
-            asked, shown = [words, category], [view, note, answer]
+            asked, shown = [words, category, up_axis], [view, note, answer]
             page.load(self._begin, asked, [visit, *shown], show_progress="hidden", **in_turn)
             example.input(self._open_example, [visit, example, *asked], shown, show_progress_on=view, **in_turn)
             file.upload(_read, [visit, file], show_progress_on=view, **files).then(
                 self._open_upload, [visit, file, *asked], [example, *shown], show_progress_on=view, **in_turn
             )
             gr.on(
-                [words.submit, again.click, category.input],
+                [words.submit, again.click, category.input, up_axis.input],
                 self._answer,
                 [visit, *asked],
                 shown,
@@ -290,40 +317,42 @@ class TaskPage:
         """Serve the page from a thread; arguments and result are those of `DemoPage.open`."""
         return serve(self.build(), host, port, share)
 
-    def _begin(self, words: str, category: str | None) -> tuple[Any, ...]:
+    def _begin(self, *asked: str | None) -> tuple[Any, ...]:
         visit = Visit()
         if not self.examples.names:
             return visit, "", error_or_note("Upload a file to start."), ""
-        return visit, *self._open_example(visit, self.examples.names[0], words, category)
+        return visit, *self._open_example(visit, self.examples.names[0], *asked)
 
-    def _open_example(self, visit: Visit, name: str | None, words: str, category: str | None) -> tuple[Any, ...]:
-        return self._open(visit, lambda: self.examples.get(name or ""), words, category)
+    def _open_example(self, visit: Visit, name: str | None, *asked: str | None) -> tuple[Any, ...]:
+        return self._open(visit, lambda: self.examples.get(name or ""), *asked)
 
-    def _open_upload(self, visit: Visit, path: str, words: str, category: str | None) -> tuple[Any, ...]:
+    def _open_upload(self, visit: Visit, path: str, *asked: str | None) -> tuple[Any, ...]:
         # The selection of the example is cleared, so that each can be chosen again.
-        return None, *self._open(visit, lambda: path, words, category)
+        return None, *self._open(visit, lambda: path, *asked)
 
-    def _open(self, visit: Visit, source: Callable[[], Any], words: str, category: str | None) -> tuple[Any, ...]:
+    def _open(self, visit: Visit, source: Callable[[], Any], *asked: str | None) -> tuple[Any, ...]:
         try:
             visit.open(source())
         except (ValueError, OSError, ImportError) as error:
             return gr.skip(), error_or_note(str(error), is_error=True), gr.skip()
-        return self._answer(visit, words, category)
+        return self._answer(visit, *asked)
 
-    def _answer(self, visit: Visit, words: str, category: str | None) -> tuple[Any, ...]:
+    def _answer(
+        self, visit: Visit, words: str | None, category: str | None = None, up_axis: str | None = None
+    ) -> tuple[Any, ...]:
         """Return updates of the view, the line below it and the answer."""
         if visit.cloud is None:
             return gr.skip(), error_or_note("Choose a shape first.", is_error=True), gr.skip()
-        up_axis = self.answers.pipe.feature_extractor.up_axis
+        shown_up = up_axis or self.answers.pipe.feature_extractor.up_axis
         try:
-            found = self.answers.ask(visit.cloud, words or "", category)
+            found = self.answers.ask(visit.cloud, words or "", category, up_axis)
         except (ValueError, OSError) as error:
             view, _ = view_of_cloud(visit.cloud)
             page = viewer_page(
-                [view], title="shape", names=[str(n) for n in range(_most_labels(view))], up_axis=up_axis
+                [view], title="shape", names=[str(n) for n in range(_most_labels(view))], up_axis=shown_up
             )
             return view_frame(page), error_or_note(str(error), is_error=True), ""
-        page = viewer_page(found.clouds, title="shape", up_axis=up_axis, **found.settings)
+        page = viewer_page(found.clouds, title="shape", up_axis=shown_up, **found.settings)
         heading = _TITLES[self.answers.task][1]
         return (
             view_frame(page),

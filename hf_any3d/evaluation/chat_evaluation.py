@@ -20,7 +20,7 @@ from hf_any3d.evaluation.question_answering import (
     answer_question,
     read_results,
 )
-from hf_any3d.modeling.pretrained_parts.sources import weights_checksum
+from hf_any3d.identity import model_identity
 
 TASK, TEMPLATE = "point-cloud-text-to-text", "evaluation"
 
@@ -34,7 +34,7 @@ def open_model(name: str, revision: str | None = None, device: Any = None) -> tu
         device: Device to run on; by default the fastest available.
 
     Returns:
-        The function, and `model` and `revision`: the commit, or the checksum of a directory's weights.
+        The function, and `model` and `revision`: the commit, or a digest of a directory's files.
 
     Raises:
         OSError: It cannot be loaded.
@@ -52,7 +52,7 @@ def open_model(name: str, revision: str | None = None, device: Any = None) -> tu
         return [texts[0]["generated_text"] for texts in answers]
 
     commit = getattr(pipe.model.config, "_commit_hash", None)
-    return generate, {"model": name, "revision": commit or weights_checksum(Path(name))}
+    return generate, {"model": name, "revision": commit or model_identity(name)}
 
 
 def answer_protocols(

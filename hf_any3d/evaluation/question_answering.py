@@ -1,5 +1,6 @@
 """Ask a model the published questions about clouds, and keep its answers in a file."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,10 @@ from hf_any3d.atomic_files import write_json
 from hf_any3d.chat.generation import PUBLISHED_GENERATION
 from hf_any3d.chat.messages import released_answer, released_evaluation_answer
 from hf_any3d.data.catalog.pointllm_annotations import CAPTION_QUESTION, CLASSIFICATION_QUESTIONS
+from hf_any3d.data.files.attributes import unit_colors
 
 KINDS = ("class", "same", "caption")
+_CLOUD = "cloud_sha256"
 BATCH_SIZE = 15
 """Clouds per batch in the published programs."""
 _MODELNET = MappingProxyType(PUBLISHED_GENERATION["modelnet40"])
@@ -136,11 +139,12 @@ def answer_question(
         seed: Random seed of sampled answers.
 
     Returns:
-        The content of the file: `prompt`, the question; `results` with `object_id`, `ground_truth`, `model_output`
-        and, for classes, `label_name`; `protocol`, `settings` and all of `about`.
+        The content of the file: `prompt`, the question; `results` with `object_id`, `ground_truth`, `model_output`,
+        `cloud_sha256`, the beginning of a digest of the cloud, and, for classes, `label_name`; `protocol`, `settings`
+        and all of `about`.
 
     Raises:
-        ValueError: The file holds answers of another model or about other rows, or the model skips a cloud.
+        ValueError: The file holds answers of another model or about other clouds, or the model skips a cloud.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1")
@@ -151,6 +155,12 @@ def answer_question(
     results = read_earlier_results(path, header)
     if [entry["object_id"] for entry in results] != [item["object_id"] for item in items[: len(results)]]:
         raise ValueError(f"{path}: has answers about other objects; expected those asked about now, or another folder")
+    for place, entry in enumerate(results):
+        if entry.get(_CLOUD, seen := _digest(colored_cloud(rows[place]))) != seen:
+            raise ValueError(
+                f"{path}: the answer about {entry['object_id']!r} is about another cloud of that name; expected the "
+                "same data, or another folder"
+            )
     stored = header | {"results": results}
     starts = range(len(results), len(items), batch_size)
     for start in tqdm(starts, desc=protocol.name, unit="batch", disable=not starts):
@@ -162,7 +172,10 @@ def answer_question(
             raise ValueError(f"{protocol.name}: {len(batch)} clouds have {len(texts)} answers; expected one each")
         # As the published programs store them: in lower case, up to the end mark.
         texts = [released_evaluation_answer(released_answer(text)) for text in texts]
-        results += [item | {"model_output": text} for item, text in zip(batch, texts, strict=True)]
+        results += [
+            item | {"model_output": text, _CLOUD: _digest(cloud)}
+            for item, text, cloud in zip(batch, texts, clouds, strict=True)
+        ]
         write_json(path, stored)
     return stored
 
@@ -206,8 +219,12 @@ def read_earlier_results(path: Path, header: Mapping[str, Any]) -> list[dict[str
     return stored["results"]
 
 
+def _digest(cloud: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(cloud).data).hexdigest()[:16]
+
+
 def colored_cloud(row: Mapping[str, Any]) -> np.ndarray:
     """Return a row as one array (points, 6), neither centred nor scaled; black if it has no colors."""
     points = np.asarray(row["points"], np.float32)
-    colors = np.zeros_like(points) if row.get("colors") is None else np.asarray(row["colors"], np.float32)
+    colors = np.zeros_like(points) if row.get("colors") is None else unit_colors(np.asarray(row["colors"]))
     return np.concatenate([points[:, :3], colors], axis=1)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from hf_any3d.data.feature import fetch, local_path
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_cloud, supported_file_types
+from hf_any3d.identity import input_stamp
 
 _METADATA = ("metadata.csv",)
 
@@ -54,6 +55,20 @@ def _files_of(path: str) -> Iterator[str]:
     if not count:
         what = "no point cloud in this folder" if system.exists(inner) else "no such file or folder"
         raise FileNotFoundError(f"{path}: {what}; readable are {', '.join(types)}")
+
+
+def stamp_of(path: str) -> str:
+    """Return a text that changes when a file of this machine or a bucket does, without reading it."""
+    from fsspec.core import url_to_fs
+
+    local = local_path(path)
+    if local is not None:
+        return input_stamp(local)
+    system, inner = url_to_fs(path)
+    try:
+        return system.ukey(inner)  # of all that the file system says about it, such as an ETag
+    except OSError:
+        return "missing"
 
 
 def read_file(path: str, on_invalid: str) -> PointCloudData:

@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from hf_any3d.atomic_files import atomic_write, claim, remove_temporaries
 from hf_any3d.data.feature import local_path
 from hf_any3d.model_card.run_report import peak_memory
 from hf_any3d.scale.cluster import Attempts, Workers, distribute, import_ray
+from hf_any3d.scale.files import stamp_of
 from hf_any3d.scale.rows import CloudRows
 
 MANIFEST = ".manifest.json"
@@ -62,7 +63,7 @@ def to_parquet(
 
     The folder gets `part-00000.parquet`, …, each written whole or not at all, with one row for each of
     `files_per_part` files. A process that dies is replaced, and its part is done again. The next call skips all files
-    that have a row, and computes those of new files. A file that changed after it was read keeps its row.
+    that have a row, and computes those of new and of changed files.
 
     `datasets.load_dataset("parquet", data_files=f"{folder}/*.parquet")` and `ray.data.read_parquet(folder)` open it.
 
@@ -94,8 +95,8 @@ def to_parquet(
             stack.enter_context(claim(parts.local / ".lock", parts.local))
             remove_temporaries(parts.local)
         parts.begin(rows.settings)
-        if retry:
-            parts.drop_failed()
+        stamps = parts.stamps()
+        parts.drop({file for file in rows.files if stamp_of(file) != stamps.get(file)}, failed=retry)
         done = parts.files()
         left = [file for file in rows.files if file not in done]
         first = 1 + max(parts.numbers(), default=-1)
@@ -142,7 +143,7 @@ class Parts:
         Raises:
             ValueError: Those in the folder have others, or it has other files.
         """
-        settings, path = {"format": 1, **settings}, f"{self.root}/{MANIFEST}"
+        settings, path = {"format": 2, **settings}, f"{self.root}/{MANIFEST}"
         if self.system.exists(path):
             known = json.loads(self.system.cat_file(path))
             if known != settings:
@@ -176,16 +177,33 @@ class Parts:
         """Count the rows with an error."""
         return sum(len(table) - table["error"].null_count for _, table in self._columns("error"))
 
-    def drop_failed(self) -> None:
-        """Write parts with failed rows again without them."""
+    def stamps(self) -> dict[str, str]:
+        """Return the stamp that each file had when its row was computed."""
+        found: dict[str, str] = {}
+        for name in self.names():
+            found |= json.loads(self.system.cat_file(self._stamps_of(os.path.basename(name))))
+        return found
+
+    def store_stamps(self, part: str, stamps: Mapping[str, str]) -> None:
+        """Write the stamps of the files of a part; before the part, which says that they count."""
+        self.system.pipe_file(self._stamps_of(part), json.dumps(stamps).encode())
+
+    def _stamps_of(self, part: str) -> str:
+        return f"{self.root}/.{part}.stamps.json"
+
+    def drop(self, files: Collection[str], failed: bool) -> None:
+        """Write parts again without the rows of some files, and without failed rows."""
+        import pyarrow as pa
         import pyarrow.parquet as parquet
 
-        for name, table in list(self._columns("error")):
-            if len(table) > table["error"].null_count:
+        for name, table in list(self._columns("path", "error")):
+            rows = zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True)
+            kept = [path not in files and not (failed and error is not None) for path, error in rows]
+            if not all(kept):
                 with self.system.open(name, "rb") as file:
                     complete = parquet.read_table(file)
                 with self.writing(os.path.basename(name)) as unfinished:
-                    parquet.write_table(complete.filter(complete["error"].is_null()), unfinished)
+                    parquet.write_table(complete.filter(pa.array(kept)), unfinished)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[str]:
@@ -199,12 +217,12 @@ class Parts:
             yield path
             self.system.put_file(path, f"{self.root}/{name}")
 
-    def _columns(self, column: str) -> Iterator[tuple[str, Any]]:
+    def _columns(self, *columns: str) -> Iterator[tuple[str, Any]]:
         import pyarrow.parquet as parquet
 
         for name in self.names():
             with self.system.open(name, "rb") as file:
-                yield name, parquet.read_table(file, columns=[column])
+                yield name, parquet.read_table(file, columns=list(columns))
 
 
 @dataclass(frozen=True)
@@ -226,6 +244,7 @@ class PartWriter:
         def write(shard: Mapping[str, Any], attempts: Attempts) -> dict[str, Any]:
             name, failed, buffered = f"part-{shard['part']:05d}.parquet", 0, 0
             wall, cpu = time.perf_counter(), time.process_time()
+            parts.store_stamps(name, {file: stamp_of(file) for file in shard["files"]})
             with parts.writing(name) as unfinished, ParquetWriter(path=unfinished, features=features) as writer:
                 for row in compute(shard["files"], attempts):
                     writer.write(row)

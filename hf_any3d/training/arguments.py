@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -15,6 +17,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import HfArg
 
+from hf_any3d.identity import is_saved_model, path_identity
 from hf_any3d.training.processes import check_restarts
 from hf_any3d.training.schedules import EpochCosine
 
@@ -22,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 DECAY_RULES = ("trainer", "matrices")
 FILE_TYPES = (".json", ".yaml", ".yml")
+STARTS = ("model_name_or_path", "encoder_name_or_path")
+"""Arguments that name the models that a training starts from."""
+_DATA = ("data_dir", "train_file", "validation_file", "test_file")
 BASES = "extends"
 # YAML 1.1 reads 1e-3, which has no dot, as text.
 _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
@@ -367,3 +373,26 @@ def _override(values: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any
 def _text_fields(kind: type) -> list[str]:
     hints = get_type_hints(kind)
     return [field.name for field in fields(kind) if str in (hints[field.name], *get_args(hints[field.name]))]
+
+
+def words_of(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return those words of a command line that set arguments of these names."""
+    found, keep = [], False
+    for word in words:
+        keep = word[2:].partition("=")[0] in names if word.startswith("--") else keep
+        found += [word] if keep else []
+    return found
+
+
+def identities_of_inputs(words: Sequence[str]) -> dict[str, str]:
+    """Return what identifies the recipe, models and data that arguments name, by their names."""
+    found, settings = {}, {}
+    if words and words[0].endswith(FILE_TYPES):
+        settings = read_settings(Path(words[0]))
+        found[words[0]] = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+    for name in (*STARTS, *_DATA):
+        given = words_of(words, [name])
+        value = (given[-1].rpartition("=")[2] if given else None) or settings.get(name)
+        if value and os.path.exists(str(value)) and (name in _DATA or is_saved_model(str(value))):
+            found[str(value)] = path_identity(str(value))
+    return found

@@ -12,15 +12,16 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Sequence, Value, config
 from datasets.fingerprint import Hasher
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
-from hf_any3d.modeling.layers.tasks import classification_loss
+from hf_any3d.modeling.layers.tasks import classifier_output
 from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
 from hf_any3d.processing import PointCloudProcessor
 
-# Settings of a config without effect on the features of the base model, that differ between training runs.
-_OF_HEADS = ("id2label", "label2id", "problem_type", "head_widths", "head_dropout", "parts", "architectures", "dtype")
+# Settings without effect on the features: labels and forms of outputs, which all configs have, and where weights,
+# which are compared themselves, came from.
+_OF_NO_EFFECT = {*PreTrainedConfig().to_dict(), "parts"}
 
 
 def frozen_features(
@@ -87,7 +88,7 @@ def frozen_features(
 
 def features_fingerprint(encoder: PreTrainedModel, rows: Dataset, processor: PointCloudProcessor | None) -> str:
     """Return a name of the features that an encoder computes for the rows: equal only if all of it is equal."""
-    settings = {name: value for name, value in encoder.config.to_dict().items() if name not in _OF_HEADS}
+    settings = {name: value for name, value in encoder.config.to_dict().items() if name not in _OF_NO_EFFECT}
     weights = {name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()}
     prepared = None if processor is None else processor.to_dict()
     key = [
@@ -116,10 +117,8 @@ class HeadOnFeatures(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.classifier = model.get_submodule("classifier")
-        self.problem_type = model.config.problem_type
+        self.config = model.config
 
     def forward(self, features: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
         """Classify clouds by features `(batch, features)`; with labels the loss is returned too."""
-        logits = self.classifier(features)
-        loss = None if labels is None else classification_loss(logits, labels, self.problem_type)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return classifier_output(self.classifier(features), labels, self.config, BaseModelOutput())

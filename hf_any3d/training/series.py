@@ -19,11 +19,18 @@ import yaml
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
-from hf_any3d.atomic_files import write_json, write_text
+from hf_any3d.atomic_files import read_json, write_json, write_text
 from hf_any3d.markdown import inline
 from hf_any3d.messages import one_line
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.training.arguments import DataArguments, parse_arguments, read_settings
+from hf_any3d.training.arguments import (
+    STARTS,
+    DataArguments,
+    identities_of_inputs,
+    parse_arguments,
+    read_settings,
+    words_of,
+)
 from hf_any3d.training.program import load_splits
 
 SUMMARY = "few_shot.json"
@@ -31,8 +38,7 @@ SWEEP = "sweep"
 """Name of the files with the table of a sweep."""
 PUBLISHED = "published.yaml"
 PROGRAM = "run_point_cloud_classification.py"
-_WORDS = "arguments.json"
-_STARTS = ("model_name_or_path", "encoder_name_or_path")
+_WORDS, _INPUTS = "arguments.json", "inputs.json"
 # Endings of metrics that are shares, shown in percent.
 _SHARES = ("accuracy", "iou", "miou")
 _LATEX = {
@@ -391,9 +397,9 @@ def _check_rows(rows: Mapping[str, PublishedRow], recipes: Mapping[str, str], wo
     problems: dict[str, list[str]] = {}
     for name, row in rows.items():
         settings = read_settings(Path(recipes[name]))
-        settings |= {key: words[words.index(f"--{key}") + 1] for key in _STARTS if f"--{key}" in words}
+        settings |= {key: words[words.index(f"--{key}") + 1] for key in STARTS if f"--{key}" in words}
         found = [_data_problem(row, recipes[name], words)]
-        found += [_start_problem(str(settings[key]), row.needs) for key in _STARTS if settings.get(key)]
+        found += [_start_problem(str(settings[key]), row.needs) for key in STARTS if settings.get(key)]
         for problem in filter(None, found):
             problems.setdefault(problem, []).append(name)
     if problems:
@@ -416,7 +422,7 @@ def _start_problem(name: str, needs: str) -> str | None:
 
 def _data_problem(row: PublishedRow, recipe: str, words: Sequence[str]) -> str | None:
     """Load the data, which converts and checks them once, and return what is wrong with them, or None."""
-    words = _words_of(words, [field.name for field in fields(DataArguments)])
+    words = words_of(words, [field.name for field in fields(DataArguments)])
     words += [] if row.way is None else _fold_words({"way": row.way, "shot": row.shot}, 0)
     try:
         (data,) = parse_arguments((DataArguments,), [recipe, *words], others_in_file=True)
@@ -424,15 +430,6 @@ def _data_problem(row: PublishedRow, recipe: str, words: Sequence[str]) -> str |
     except (ValueError, OSError, ImportError) as error:
         return one_line(error)
     return None
-
-
-def _words_of(words: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return those words of a command line that set arguments of these names."""
-    found, keep = [], False
-    for word in words:
-        keep = word[2:].partition("=")[0] in names if word.startswith("--") else keep
-        found += [word] if keep else []
-    return found
 
 
 def _fold_words(few_shot: Mapping[str, Any], fold: int) -> list[str]:
@@ -484,8 +481,8 @@ def _folder_name(settings: Mapping[str, str]) -> str:
 
 
 def _check_arguments(folder: Path, words: list[str]) -> None:
-    """Store the arguments of a run, and refuse the directory of another run."""
-    path = folder / _WORDS
+    """Store the arguments of a run and what they name, and refuse the directory of another run."""
+    path, inputs = folder / _WORDS, identities_of_inputs(words)
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored != words:
@@ -493,5 +490,11 @@ def _check_arguments(folder: Path, words: list[str]) -> None:
                 f"{folder}: was run with {' '.join(stored)}, not {' '.join(words)}; expected the same or "
                 "another --output_dir"
             )
+        known = read_json(folder / _INPUTS) or {}
+        if changed := [name for name, identity in inputs.items() if known.get(name) != identity]:
+            raise ValueError(
+                f"{folder}: was run with another content of {changed[0]}; expected the same or another --output_dir"
+            )
         return
+    write_json(folder / _INPUTS, inputs)
     write_json(path, words)

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 )
 from transformers.modeling_utils import load_state_dict
 
+from hf_any3d.modeling.file_stamps import file_stamp
 from hf_any3d.modeling.hub_names import check_repository_name, is_path_like
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, tensors_checksum
@@ -67,7 +68,7 @@ class EncoderSource:
         """`"tensors-sha256:…"` of all tensors, see `tensors_checksum`."""
         # Not resolved: the targets of links in the hub's cache have no file extensions.
         files = weight_files(self.path.absolute())
-        return _tensors_checksum_of(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+        return _tensors_checksum_of(tuple((file, file_stamp(file)) for file in files))
 
     @property
     def file_checksum(self) -> str:
@@ -289,10 +290,10 @@ def weights_checksum(directory: str | Path) -> str:
 
 
 @lru_cache(maxsize=256)
-def _tensors_checksum_of(files: tuple[tuple[Path, int, int], ...]) -> str:
-    # Size and modification time are part of the key, so that a changed file is read again.
+def _tensors_checksum_of(files: tuple[tuple[Path, tuple[int, ...]], ...]) -> str:
+    # The stamps are part of the key, so that a changed file is read again.
     tensors = {}
-    for file, _, _ in files:
+    for file, _ in files:
         tensors |= load_state_dict(str(file), map_location="cpu")
     return tensors_checksum(tensors)
 
@@ -301,12 +302,11 @@ def file_digest(file: Path) -> str:
     """Compute the SHA-256 of a file; that of an unchanged file is remembered."""
     # The real path: snapshots in the hub's cache are links to blobs that several revisions share.
     real = file.resolve()
-    state = real.stat()
-    return _digest_of(real, state.st_size, state.st_mtime_ns)
+    return _digest_of(real, file_stamp(real))
 
 
 @lru_cache(maxsize=256)
-def _digest_of(file: Path, size: int, modified: int) -> str:
+def _digest_of(file: Path, stamp: tuple[int, ...]) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while chunk := stream.read(1 << 20):

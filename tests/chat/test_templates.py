@@ -14,6 +14,7 @@ LOOP = "{% for message in messages %}{{ message.content }}{% endfor %}"
         LOOP,
         "{% set said = messages[1:] %}{% for m in said %}{% if loop.index0 % 2 %}{{ m.content | trim }}{% endif %}"
         "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
+        "{% for m in messages %}{% set role, said = m.role, m.content %}{{ role }}{{ said }}{% endfor %}",
         "{% set ns = namespace(text='') %}{% for m in messages %}{% set ns.text = ns.text ~ m.content %}{% endfor %}",
         "{% macro tag(role) %}<|{{ role }}|>{% endmacro %}{% for m in messages %}{{ tag(m.role) }}{% endfor %}",
         "{% for m in messages %}{%- generation -%}{{ m.content }}{%- endgeneration -%}{% endfor %}",

@@ -5,8 +5,10 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from hf_any3d import load_point_dataset, read_point_cloud
+from hf_any3d.data.files import PointCloudData, write_point_cloud
 from tests.cli.conftest import FILES, run
 from tests.data.files.builders import las
 
@@ -50,6 +52,13 @@ def test_description_counts_clouds_points_and_classes(classes):
     # Read from the cache by now, where no error is raised.
     code, out, err = run("data", "describe", classes, "--csv")
     assert code == 2 and err == BAD.format(classes) + "\n" and out == "split,clouds,ball,stick\ntrain,6,3,3\n"
+
+
+def test_clouds_without_classes_are_described_too(tmp_path):
+    rows = Dataset.from_dict({"points": [[[0.0, 0, 0], [1, 2, 3]]] * 3})
+    rows.to_parquet(tmp_path / "train.parquet")
+    code, out, _ = run("data", "describe", tmp_path)
+    assert code == 0 and out.splitlines()[0] == "train: 3 clouds; columns points" and len(out.splitlines()) == 2
 
 
 def test_check_lists_bad_doubtful_and_equal_files(scans):
@@ -100,6 +109,14 @@ def test_aerial_scans_and_rooms_are_shown_upright(tmp_path, monkeypatch):
         "rooms.html": ["z", "z"],
         "shapes.html": [None, None],
     }
+
+
+def test_files_are_shown_with_as_many_labels_as_any_of_them_has(tmp_path):
+    for name, most in (("a", 3), ("b", 5), ("c", 2)):
+        labels = np.arange(30) % most
+        write_point_cloud(tmp_path / f"{name}.ply", PointCloudData(np.random.rand(30, 3), labels=labels))
+    assert run("show", tmp_path, "--output", tmp_path / "page.html").code == 0
+    assert json.dumps(list("01234")) in (tmp_path / "page.html").read_text()
 
 
 def test_a_file_is_shown_as_points_or_picture(tmp_path):

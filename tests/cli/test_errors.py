@@ -126,6 +126,8 @@ def test_a_model_of_another_kind_is_named_with_its_command(models, kind, words, 
             "a file; expected the directory or hub name",
         ),
         (("predict", FILES / "chair.ply", "--model", "me/x", "--output", "a.gif"), "a.gif has type '.gif'; expected"),
+        (("predict", FILES / "chair.ply", "--model", "me/x", "--output", "folder"), "folder has type ''; expected"),
+        (("predict", MODEL), "default_model is a model; expected files too"),
         (("predict", FILES / "chair.ply", "--model", "me/x", "--json", "--csv"), "--json and --csv; expected one"),
     ],
 )

@@ -69,6 +69,7 @@ class Setting:
         """Convert the checkpoint and open the model."""
         code, out, err = self.convert(*arguments)
         assert code == 0, err
+        assert "None" not in (self.output / "README.md").read_text()
         return OPENERS[self.kind].from_pretrained(self.output)
 
     def processor(self):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hf_any3d.conversions.act import KINDS, convert_act_state_dict, kind_of, teacher_of
+from hf_any3d.conversions.act.names import student_sizes
 
 FOLDER = Path(__file__).parents[1] / "reference"
 CASES = {
@@ -41,6 +42,16 @@ def test_every_tensor_of_a_released_state_dict_is_converted_once(case):
     left_out = sum(tensor.numel() for name, tensor in original.items() if "lm_head" in name)
     assert sum(t.numel() for t in converted.values()) + left_out == sum(t.numel() for t in original.values())
     assert not [name for name, tensor in converted.items() if name.endswith("weight") and tensor.ndim > 2]
+
+
+def test_sizes_of_a_student_are_read_from_its_tensors():
+    state = convert_act_state_dict("cls", names_of("cls"))
+    found = student_sizes(state)
+    names = {"in_channels", "hidden_size", "num_hidden_layers", "mlp_ratio", "qkv_bias", "use_class_token"}
+    assert found.keys() == {*names, "side_network"}
+    assert found["in_channels"] == 3 and found["mlp_ratio"] == 4 and found["use_class_token"]
+    assert not found["side_network"]
+    assert student_sizes(state | {"act.side_alpha": torch.empty(1, device="meta")})["side_network"]
 
 
 def test_prefixes_of_data_parallel_training_are_removed():

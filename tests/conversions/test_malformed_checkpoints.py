@@ -1,5 +1,6 @@
 """Checkpoints that were repacked, damaged or malformed, in every converter."""
 
+import json
 import re
 import shutil
 import struct
@@ -10,10 +11,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from hf_any3d.cli import app
-from hf_any3d.conversions.checkpoints import check_finite, listed, read_checkpoint
+from hf_any3d.conversions.checkpoints import check_finite, listed, read_checkpoint, read_weights
 from tests.conversions.converters import CONVERTERS
 
 pytestmark = [
@@ -193,6 +195,15 @@ def folders(tmp_path_factory):
         return made[name]
 
     return get
+
+
+def test_a_tensor_in_two_files_of_a_checkpoint_is_refused(tmp_path):
+    for name, tensors in (("a", ("one", "both")), ("b", ("two", "both"))):
+        save_file({tensor: torch.ones(2) for tensor in tensors}, tmp_path / f"{name}.safetensors")
+    places = {"one": "a.safetensors", "both": "a.safetensors", "two": "b.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(ValueError, match="b.safetensors: holds tensors that another file holds too: both$"):
+        read_weights(tmp_path)
 
 
 @pytest.mark.parametrize("converter", CONVERTERS)

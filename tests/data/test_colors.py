@@ -1,4 +1,4 @@
-"""One scale of colors, whatever the door: files, rows, arrays, the collator, the processor."""
+"""One scale of colors, whatever the door: files, rows, arrays, the collator, the processor, questions."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.attributes import unit_colors
+from hf_any3d.evaluation.question_answering import colored_cloud
 
 POINTS = np.random.default_rng(0).normal(size=(3, 3)).astype("float32")
 UNIT = np.array([[0, 0.2, 1.0], [0.4, 0.6, 0.8], [1.0, 0, 0.2]])
@@ -30,7 +31,8 @@ def test_every_door_gives_colors_from_0_to_1(kind):
     row = {"points": POINTS, "colors": colors, "label": 0}
     collated = PointCloudCollator(extra_columns=("colors",))([row])["points"][0, :, 3:]
     loaded = unit_colors(colors)
-    for found in (prepared, collated, torch.from_numpy(loaded)):
+    asked = colored_cloud(row)[:, 3:]
+    for found in (prepared, collated, torch.from_numpy(loaded), torch.from_numpy(asked)):
         torch.testing.assert_close(found.float(), torch.from_numpy(UNIT).float(), atol=2e-5, rtol=0)
 
 

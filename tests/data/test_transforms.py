@@ -151,16 +151,19 @@ def test_jitter_is_clipped_and_different_for_every_point(cloud):
 
 
 def test_dropout_replaces_dropped_points_by_the_first_kept_one(cloud):
-    shares = []
+    shares, first = [], []
     for seed in range(40):
         thinned = RandomDropout(0.6)(cloud, rng(seed))
         changed = (thinned != cloud).any(axis=1)
         shares.append(changed.mean())
+        first.append(changed[0])
         kept = np.flatnonzero(~changed)
         # The stand-in itself counts as unchanged, and every changed row equals it.
         assert len(thinned) == len(cloud)
         assert (thinned[changed] == cloud[kept[0]]).all()
     assert max(shares) > 0.4 and max(shares) < 0.7 and min(shares) < 0.1
+    # The first point is dropped like all others, and then the stand-in is a later one.
+    assert 0.1 < np.mean(first) < 0.6
 
 
 def test_shuffle_keeps_all_points(cloud):

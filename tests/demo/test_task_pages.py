@@ -12,6 +12,7 @@ from transformers import pipeline
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.demo import task_pages
 from hf_any3d.demo.page import ExampleShapes
 from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit
@@ -121,6 +122,26 @@ def test_parts_are_found_by_the_words(answers):
 def test_reconstructions_are_shown_next_to_their_input(answers):
     found = answers("point-cloud-reconstruction").ask(cloud())
     assert [view.title for view in found.clouds] == ["input", "reconstruction"] and "Chamfer distance" in found.note
+
+
+@pytest.mark.parametrize("task", [task for task in MODELS if "reconstruction" not in task])
+def test_clouds_with_another_up_axis_are_turned(answers, task):
+    of, shape = answers(task), cloud()
+    turned = PointCloudData(turn_up_axis(shape.points, "z", of.pipe.feature_extractor.up_axis))
+    words = {"words": "chair, lamp", "category": next(iter(of.categories), None)}
+    found, expected, plain = of.ask(shape, **words, up_axis="z"), of.ask(turned, **words), of.ask(shape, **words)
+
+    def values(answer):
+        labels = answer.clouds[0].labels
+        return dict(answer.rows), None if labels is None else labels.tolist()
+
+    assert values(found)[0] == pytest.approx(values(expected)[0], abs=1e-5) and values(found)[1] == values(expected)[1]
+    assert values(found) != values(plain)
+    visit = Visit()
+    visit.open(shape)
+    page = TaskPage("tiny", ExampleShapes(), of)
+    shown = [page._answer(visit, words["words"], words["category"], axis)[0] for axis in ("z", "")]
+    assert shown[0] != shown[1] and of.turns
 
 
 def test_similar_examples_are_found_by_their_features(answers):

@@ -25,6 +25,16 @@ def test_stored_answers_are_judged_by_the_command(tmp_path):
     assert second.startswith("  accuracy 50.00   clean_accuracy 50.00") and second.endswith("judge class names (1)")
 
 
+def test_metrics_that_are_not_available_are_named_with_their_reason(tmp_path):
+    results = [{"object_id": "a", "ground_truth": "a red chair", "model_output": "a chair"}]
+    file = tmp_path / "objaverse-caption.json"
+    file.write_text(json.dumps({"prompt": "?", "model": "m", "revision": None, "results": results}))
+    lines = run("minigpt3d", "--protocol", "objaverse-caption", "--output-dir", tmp_path).stdout.splitlines()
+    assert lines[0] == "objaverse-caption: 1 answers of m"
+    assert any(line.startswith("  bleu-1 ") and "words between blanks" in line for line in lines)
+    assert any(line.startswith("  sentence-bert: ") for line in lines)
+
+
 def test_wrong_arguments_give_one_line_errors(tmp_path):
     result = run("minigpt3d", "--output-dir", tmp_path, "--judge", "endpoint")
     assert result.exit_code == 1 and "--judge-model is None" in result.stderr

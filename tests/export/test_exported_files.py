@@ -42,6 +42,15 @@ def test_a_file_that_disagrees_is_not_kept(monkeypatch, saved, tmp_path, earlier
     assert earlier is None or output.read_text() == earlier
 
 
+def test_labels_are_stored_in_the_order_of_the_logits(monkeypatch, tmp_path):
+    # As a config of eleven labels and more is read: its keys are texts, in the order of the alphabet.
+    model = tiny_model(id2label={2: "lamp", 0: "bottle", 1: "chair"}).eval()
+    write = Format(lambda model, path: path.write_text("graph"), lambda path: lambda points: model(points).logits)
+    monkeypatch.setitem(FORMATS, "onnx", write)
+    export_file(model, tmp_path / "model.onnx", "onnx")
+    assert json.loads((tmp_path / "model.json").read_text())["labels"] == ["bottle", "chair", "lamp"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

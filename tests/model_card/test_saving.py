@@ -266,6 +266,15 @@ def test_card_written_by_a_user_is_kept(make, encoder, hub, tmp_path):
     assert "I wrote this." in hub.content(name, "README.md").decode()
 
 
+def test_the_card_of_a_run_has_the_licence_and_language_that_are_given(encoder, tmp_path):
+    run = trainer(tiny_model(encoder), tmp_path)
+    run.state.log_history = [{"step": 0, "eval_accuracy": 0.5, "eval_loss": 1.25}]
+    run.create_model_card(license="mit\nmore", language="en")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.license == "mit more" and card.data.language == "en"
+    assert "1.25" in card.text and "evaluation" in card.text
+
+
 def test_generated_card_is_replaced_until_it_is_edited(encoder, tmp_path):
     model, path = tiny_model(encoder), tmp_path / "README.md"
     model.save_pretrained(tmp_path)

@@ -27,7 +27,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--only", default="", help="try only changes whose name contains this text")
     parser.add_argument("--again", action="store_true", help="try changes that survived in an earlier run once more")
-    parser.add_argument("--record", action="store_true", help="record the suite anew, and do no more")
+    parser.add_argument("--record", action="store_true", help="record all tests anew, and do no more")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -37,8 +37,8 @@ def main() -> None:
     options = parse()
     options.output = options.output.resolve()
     recording = options.output / "recording.jsonl"
-    if options.record or not recording.is_file():
-        record(recording, options.workers, [])
+    if options.worker is None:
+        record(recording, options.workers, afresh=options.record)
         if options.record:
             return
     mutants = [mutant for mutant in draw(options.count, options.seed) if options.only in mutant.name]

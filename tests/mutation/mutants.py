@@ -28,6 +28,8 @@ _COMPARISONS = {
 _ARITHMETIC = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult}
 # Operators whose operands change the result when they are swapped.
 _ORDERED = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult)
+# Those of `isinstance` raise an error at once, which says nothing about the tests; the others mean the same swapped.
+_UNORDERED = ("isinstance", "issubclass", "contextlib.suppress", "suppress", "max", "min")
 _AXES = ("dim", "axis", "start_dim", "end_dim")
 # Names of values by which something is looked up again: a part that is left out makes different things equal.
 _KEYS = ("key", "identity", "stamp", "fingerprint", "signature")
@@ -309,8 +311,7 @@ class _Finder(ast.NodeVisitor):
             self._add(node, "drop detach", node.func.value)
         if method in ("transpose", "movedim", "permute") and self.depth:
             self._add(node, "drop transpose", node.func.value)
-        # Swapping those of `isinstance` raises an error at once, which says nothing about the tests.
-        swaps = ast.unparse(node.func) not in ("isinstance", "issubclass")
+        swaps = ast.unparse(node.func) not in _UNORDERED
         if swaps and len(node.args) == 2 and all(isinstance(argument, ast.Name) for argument in node.args):
             self._add(node, "swap operands", ast.Call(node.func, node.args[::-1], node.keywords))
         self.generic_visit(node)

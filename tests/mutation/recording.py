@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
+import hashlib
 import json
 import os
 import subprocess
@@ -25,6 +27,8 @@ from tests.mutation.mutants import FOLDERS, ROOT
 
 _ENTERED: set[str] = set()
 _DIRECTORY = "ANY3D_RECORDING"
+# Their tests run programs for minutes, or the tests themselves.
+_TOOLS = tuple(f"tests/{name}" for name in ("fuzz", "faults", "studies", "test_mutation", "test_packaging"))
 _PREFIXES = tuple(f"{ROOT / folder}{os.sep}" for folder in FOLDERS)
 
 
@@ -75,20 +79,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Recorder:
-    """Writes a line for each test: its name, seconds, whether it passed, and the functions that were entered."""
+    """Writes a line for each test: its name, seconds, whether it passed, and the functions that were entered.
+
+    The seconds are those of a processor, of this process and of those that it waited for; a digest of the test's file
+    says whether the line still holds.
+    """
 
     def __init__(self, directory: Path):
         self.file = (directory / f"{os.getpid()}.jsonl").open("a", encoding="utf-8")
-        self.seconds, self.passed = 0.0, True
+        self.begun, self.passed = 0.0, True
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        self.seconds, self.passed = 0.0, True
+        self.begun, self.passed = _processor_seconds(), True
         _ENTERED.clear()
         yield
         row = {
             "test": item.nodeid,
-            "seconds": round(self.seconds, 3),
+            "file": _digest(item.nodeid),
+            "seconds": round(_processor_seconds() - self.begun, 3),
             "passed": self.passed,
             "entered": sorted(_ENTERED),
         }
@@ -96,18 +105,48 @@ class _Recorder:
         self.file.flush()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.seconds += report.duration
         self.passed = self.passed and report.outcome == "passed"
 
 
-def record(output: Path, workers: int, arguments: list[str]) -> None:
-    """Run the suite and write what was recorded, a line a test.
+def _processor_seconds() -> float:
+    return sum(os.times()[:4])
+
+
+@functools.cache
+def _digest_of_file(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _digest(test: str) -> str:
+    return _digest_of_file(ROOT / test.partition("::")[0])
+
+
+def known_rows(output: Path) -> list[dict[str, Any]]:
+    """Return the lines of a recording whose test files are as they were."""
+    if not output.is_file():
+        return []
+    rows = map(json.loads, filter(None, output.read_text(encoding="utf-8").splitlines()))
+    return [
+        row
+        for row in rows
+        if (ROOT / row["test"].partition("::")[0]).is_file() and row["file"] == _digest(row["test"])
+    ]
+
+
+def record(output: Path, workers: int, afresh: bool = False) -> None:
+    """Run the tests that are not recorded yet, and write what was recorded, a line a test.
 
     Args:
         output: File to write.
         workers: Processes.
-        arguments: Further arguments of pytest.
+        afresh: Record all tests, as after changes of the sources that let tests enter other functions.
     """
+    known = [] if afresh else known_rows(output)
+    files = {row["test"].partition("::")[0] for row in known}
+    found = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py"))
+    arguments = [file for file in found if file not in files and not file.startswith(_TOOLS)]
+    if not arguments:
+        return
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows"
         rows.mkdir()
@@ -116,6 +155,7 @@ def record(output: Path, workers: int, arguments: list[str]) -> None:
         command += ["-n", str(workers), "--dist", "loadfile", "--durations=0", "--durations-min=1000", *arguments]
         subprocess.run(command, cwd=ROOT, env=environment, check=False)
         lines = [line for file in sorted(rows.iterdir()) for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = [*map(json.dumps, known), *lines]
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{len(lines)} tests recorded in {output}")

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,10 +20,14 @@ from typing import Any
 
 from tests.mutation.mutants import ROOT, Mutant
 
-# Tests that enter the function are run from the quickest on, for so many recorded seconds.
-SECONDS_OF_TESTS = 60.0
-# A change may make a loop endless: a run is given this many times its recorded seconds, and a start.
-SLOWER, START = 5.0, 60.0
+# Tests that enter the function are run from the quickest on, for so many recorded seconds: first those of the folder
+# that mirrors the source, which notice most, then others.
+SECONDS_NEAR, SECONDS_ELSEWHERE = 12.0, 8.0
+# Reading a test file takes about half a second.
+FILES_AT_MOST = 12
+# A change may make a loop endless: a run is given this many times its recorded seconds, and a start. Both are seconds
+# of a processor, so that a busy machine ends no run; for one that sleeps, so many times as many by the clock.
+SLOWER, START, BY_THE_CLOCK = 4.0, 20.0, 20.0
 
 
 def read_recording(file: Path) -> list[dict[str, Any]]:
@@ -31,23 +36,48 @@ def read_recording(file: Path) -> list[dict[str, Any]]:
     return sorted((row for row in rows if row["passed"]), key=lambda row: row["seconds"])
 
 
-def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> tuple[list[str], float]:
-    """Tests to try a change on, in the order to run them, and the seconds that they took when they were recorded.
+def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> list[tuple[list[str], float]]:
+    """Tests to try a change on, in two rounds, each with the seconds that they took when they were recorded.
 
-    What a fixture of a whole file enters is recorded with the first test only, so the other tests of the files that
-    enter the function follow. Code outside of functions, and functions that are entered on import alone, are tried on
-    the tests that enter any function of their file, else of their folder.
+    The first round has the tests of the folder that mirrors the source, the second one others. What a fixture of a
+    whole file enters is recorded with the first test only, so the other tests of the files that enter the function
+    follow. Code outside of functions, and functions that are entered on import alone, are tried on the tests that
+    enter any function of their file, else of their folder.
     """
     mark = f"{mutant.path}::{mutant.function}"
     hits = [row for row in rows if any(_is_within(name, mark, mutant) for name in row["entered"])]
     for place in (f"{mutant.path}::", f"{Path(mutant.path).parent.as_posix()}/"):
         hits = hits or [row for row in rows if any(name.startswith(place) for name in row["entered"])]
     files = {row["test"].partition("::")[0] for row in hits}
-    others = [row for row in rows if row["test"].partition("::")[0] in files and row not in hits]
-    chosen, seconds = [], 0.0
-    for row in (*hits, *others):
-        if seconds + row["seconds"] <= SECONDS_OF_TESTS:
+    hit = {row["test"] for row in hits}
+    others = [row for row in rows if row["test"].partition("::")[0] in files and row["test"] not in hit]
+    near = _mirrored(mutant, [*hits, *others])
+    places = {row["test"] for row in near}
+    far = [row for row in hits if row["test"] not in places]
+    rounds = (_within(near, SECONDS_NEAR), _within(far, SECONDS_ELSEWHERE))
+    return [chosen for chosen in rounds if chosen[0]]
+
+
+def _mirrored(mutant: Mutant, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those tests that are in the folder that mirrors the source's, or the next one above it that has some."""
+    folder = Path("tests") / mutant.path.removeprefix("hf_any3d/")
+    while folder.parts[1:]:
+        folder = folder.parent
+        near = [row for row in rows if Path(row["test"].partition("::")[0]).parent == folder]
+        if near:
+            return near
+    return []
+
+
+def _within(rows: list[dict[str, Any]], most: float) -> tuple[list[str], float]:
+    """The first of some tests that together take a time, from a number of files, and that time."""
+    chosen, seconds, files = [], 0.0, set()
+    for row in rows:
+        file = row["test"].partition("::")[0]
+        fits = seconds + row["seconds"] <= most or not chosen  # one at least, however long it takes
+        if fits and (file in files or len(files) < FILES_AT_MOST):
             chosen.append(row["test"])
+            files.add(file)
             seconds += row["seconds"]
     return chosen, seconds
 
@@ -73,24 +103,26 @@ def try_mutants(mutants: list[Mutant], rows: list[dict[str, Any]], number: int) 
     with _copy_of_checkout(number) as copy:
         hub, port = _warm_up(copy)
         for mutant in mutants:
-            tests, seconds = choose_tests(mutant, rows)
+            rounds = choose_tests(mutant, rows)
             start = time.monotonic()
             outcome, test = ("untested", None)
-            if tests:
-                file = copy / mutant.path
-                source = file.read_text(encoding="utf-8")
-                file.write_text(mutant.apply(source), encoding="utf-8")
-                try:
+            file = copy / mutant.path
+            source = file.read_text(encoding="utf-8")
+            file.write_text(mutant.apply(source), encoding="utf-8")
+            try:
+                for tests, seconds in rounds:
                     outcome, test = _run_forked(tests, START + SLOWER * seconds, hub, port)
-                finally:
-                    file.write_text(source, encoding="utf-8")
+                    if outcome != "survived":
+                        break
+            finally:
+                file.write_text(source, encoding="utf-8")
             yield {
                 "mutant": mutant.name,
                 "line": mutant.line,
                 "kind": mutant.kind,
                 "outcome": outcome,
                 "test": test,
-                "tests": len(tests),
+                "tests": sum(len(tests) for tests, _ in rounds),
                 "seconds": round(time.monotonic() - start, 1),
             }
 
@@ -140,12 +172,14 @@ def _run_forked(tests: list[str], limit: float, hub: Any, port: int) -> tuple[st
     if child == 0:
         os.close(reading)
         os.setsid()
+        spent = sum(os.times()[:2])
+        resource.setrlimit(resource.RLIMIT_CPU, (int(spent + limit) + 1, resource.RLIM_INFINITY))
         try:
             _run_tests(tests, writing, hub, port)
         finally:
             os._exit(1)
     os.close(writing)
-    ended = _wait(child, limit)
+    ended = _wait(child, BY_THE_CLOCK * limit)
     with open(reading, encoding="utf-8") as pipe:
         told = pipe.read()
     if not ended:
@@ -158,8 +192,9 @@ def _wait(child: int, limit: float) -> bool:
     """Wait for a process; end it, and all that it started, after `limit` seconds. Whether it ended by itself."""
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return True
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU)
         time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)

@@ -22,7 +22,7 @@ from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.pipelines import default_model
 from hf_any3d.scale import parquet
 from hf_any3d.scale.cluster import Attempts, Workers, _Process, described_error, restored_error
-from hf_any3d.scale.files import list_files, read_file
+from hf_any3d.scale.files import list_files, read_file, stamp_of
 from hf_any3d.scale.parquet import Parts, PartWriter
 from studies.speed import many_files
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
@@ -217,6 +217,15 @@ def test_runs_resume_with_new_files_and_failed_ones(scans, tmp_path):
     assert sum(path.stat().st_mtime_ns == time for path, time in before.items()) == len(before) - 1
     assert sorted(opened(out)["path"]) == sorted(more.files)
     assert scale.to_parquet(more, out).processes == ()
+    # Another cloud in a file of equal size and time of modification.
+    changed = folder / "003.npy"
+    status = changed.stat()
+    changed.write_bytes((lambda data: data[:-4] + b"\0\0\x80?")(changed.read_bytes()))
+    os.utime(changed, ns=(status.st_atime_ns, status.st_mtime_ns))
+    old = opened(out).filter(lambda row: row["path"] == str(changed))[0]
+    assert scale.to_parquet(more, out).before == 61
+    new = opened(out).filter(lambda row: row["path"] == str(changed))
+    assert len(new) == 1 and not np.array_equal(new[0]["points"], old["points"])
 
 
 def test_folders_of_other_rows_are_refused_and_kept(scans, tmp_path):
@@ -278,7 +287,11 @@ def test_buckets_are_read_and_written(scans, tmp_path):
     assert (part["rows"], part["failed"]) == (3, 1)
     parts = Parts("memory://out")
     assert parts.files().total() == 3 and parts.failed() == 1 and parts.numbers() == [0]
-    parts.drop_failed()
+    chair = memory.cat_file("/scans/inner/chair.ply")
+    assert stamp_of(rows.files[2]) == parts.stamps()[rows.files[2]]
+    memory.pipe_file("/scans/inner/chair.ply", chair)
+    assert stamp_of(rows.files[2]) != parts.stamps()[rows.files[2]] and stamp_of("memory://scans/none") == "missing"
+    parts.drop(set(), failed=True)
     assert sorted(parts.files()) == [rows.files[0], rows.files[2]] and parts.failed() == 0
     with pytest.raises(ValueError, match="other settings"):
         parts.begin(scale.read_point_clouds("memory://scans", num_points=3).settings)

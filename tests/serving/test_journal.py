@@ -55,7 +55,12 @@ def test_old_answers_are_forgotten_and_other_files_refused(tmp_path):
     journal.begin("k", "d")
     journal.store("k", "d", b"answer")
     journal.close()
-    assert len(Journal(path, days=1)) == 1 and len(Journal(path, days=0)) == 0
+    assert len(Journal(path, days=1)) == 1
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("UPDATE answers SET time = time - 2 * 86400")
+    database.close()
+    assert len(Journal(path, days=3)) == 1 and len(Journal(path)) == 1 and len(Journal(path, days=1)) == 0
     (tmp_path / "notes.txt").write_text("These are notes. " * 100)
     with pytest.raises(ValueError, match="notes.txt: cannot be used as journal"):
         Journal(tmp_path / "notes.txt")

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from hf_any3d.training.arguments import PointTrainingArguments
-from hf_any3d.training.checkpoints import checkpoint_to_resume, find_problem, list_files, remove_incomplete
+from hf_any3d.training.checkpoints import (
+    check_model,
+    checkpoint_to_resume,
+    find_problem,
+    list_files,
+    remove_incomplete,
+)
 from hf_any3d.training.trainer import PointTrainer
 from tests.tiny_encoders import clouds, tiny_model
 
@@ -163,3 +169,11 @@ def test_failed_save_leaves_no_model_of_an_earlier_run(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="could not be saved .No space left on device.; with enough disk space"):
         run.save_model()
     assert not (tmp_path / "model.safetensors").exists() and not (tmp_path / "config.json").exists()
+
+
+def test_a_checkpoint_without_a_config_and_a_model_without_one_are_not_compared(tmp_path):
+    check_model(tmp_path, tiny_model())
+    (tmp_path / "config.json").write_text('{"model_type": "act3d"}')
+    check_model(tmp_path, torch.nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="has model_type 'act3d', the model of this run 'any2point'"):
+        check_model(tmp_path, tiny_model())

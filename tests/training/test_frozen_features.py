@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import Array2D, ClassLabel, Dataset, Features
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_any3d import PointCloudProcessor, Uni3DForPointCloudClassification
+from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.training.frozen_features import HeadOnFeatures, frozen_features
 from tests.tiny_aligned import FEATURES, tiny_aligned
 
@@ -37,6 +39,18 @@ def test_they_are_the_features_that_the_head_reads(model, rows, tmp_path):
     assert features.shape == (5, FEATURES)
     torch.testing.assert_close(again.logits, output.logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(again.loss, output.loss, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression"])
+def test_the_loss_of_the_head_is_that_of_the_model_whatever_its_config_says(model, problem):
+    head, features = HeadOnFeatures(model), torch.randn(5, FEATURES)
+    model.config.problem_type = problem
+    labels = torch.rand(5, 2)
+    model.base_model.forward = lambda points, **settings: BaseModelOutputWithPooling(pooler_output=points)
+    torch.testing.assert_close(head(features, labels).loss, model(features, labels=labels).loss)
+    assert len({float(classification_loss(head(features).logits, labels, name)) for name in (problem, None)}) == (
+        1 if problem == "single_label_classification" else 2
+    )
 
 
 def test_they_are_computed_again_only_if_weights_clouds_or_processor_changed(model, rows, tmp_path):

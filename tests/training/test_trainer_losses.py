@@ -1,9 +1,10 @@
-"""Evaluation losses have no label smoothing."""
+"""Losses of training and evaluation: label smoothing, shares of accumulated batches, the best epoch."""
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from hf_any3d.modeling.layers.tasks import point_loss
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
 from tests.tiny_encoders import clouds, tiny_model
@@ -34,6 +35,52 @@ def test_evaluation_loss_is_plain_and_training_loss_smoothed(tmp_path):
     batch = {"points": clouds(6), "labels": torch.arange(6) % 3}
     trained = float(trainer.compute_loss(trainer.model.eval(), batch))
     assert trained == pytest.approx(smoothed, rel=1e-4)
+
+
+class PointLabels(torch.nn.Module):
+    """A label for every point, of its coordinates alone."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = torch.nn.Linear(3, 2)
+
+    def forward(self, points, labels):
+        logits = self.head(points)
+        return {"loss": point_loss(logits, labels), "logits": logits}
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_accumulated_batches_count_by_their_labelled_points(tmp_path, steps):
+    rows = [{"points": cloud, "labels": torch.arange(len(cloud)) % 2} for cloud in torch.randn(4, 20, 3).unbind()]
+    for row, count in zip(rows, (20, 1, 7, 0), strict=True):
+        row["labels"][count:] = -100
+
+    def weight_after(steps):
+        arguments = PointTrainingArguments(
+            tmp_path,
+            max_steps=1,
+            per_device_train_batch_size=4 // steps,
+            gradient_accumulation_steps=steps,
+            train_sampling_strategy="sequential",
+            learning_rate=1.0,
+            lr_scheduler_type="constant",
+            warmup_steps=0,
+            max_grad_norm=0.0,
+            weight_decay=0.0,
+            eval_strategy="no",
+            save_strategy="no",
+            load_best_model_at_end=False,
+            report_to="none",
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        model = PointLabels()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        PointTrainer(model, arguments, train_dataset=rows, optimizers=(optimizer, None)).train()
+        return model.head.weight.detach()
+
+    torch.testing.assert_close(weight_after(steps), weight_after(1))
 
 
 def test_of_equally_accurate_weights_those_with_the_lower_loss_are_kept(tmp_path):

@@ -22,6 +22,7 @@ def test_member_behaves_like_a_member_of_peft():
     assert PeftType.GUIDED_ADAPTER is PeftType["GUIDED_ADAPTER"] is PeftType("GUIDED_ADAPTER") is GUIDED_ADAPTER
     assert GUIDED_ADAPTER in PeftType and GUIDED_ADAPTER in list(PeftType)
     assert PeftType.__members__["GUIDED_ADAPTER"] is GUIDED_ADAPTER
+    assert vars(PeftType)["GUIDED_ADAPTER"] is GUIDED_ADAPTER  # where later releases of Python look
     assert isinstance(GUIDED_ADAPTER, PeftType) and isinstance(GUIDED_ADAPTER, enum.Enum)
     assert (GUIDED_ADAPTER.name, GUIDED_ADAPTER.value) == ("GUIDED_ADAPTER", "GUIDED_ADAPTER")
     assert GUIDED_ADAPTER == "GUIDED_ADAPTER" and hash(GUIDED_ADAPTER) == hash(PeftType("GUIDED_ADAPTER"))

@@ -18,6 +18,7 @@ from hf_any3d.data.conversion.reading import find_folder, read_lines
 from hf_any3d.data.conversion.shards import checked_row
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.files.npy import parse_array
+from hf_any3d.modeling.file_stamps import file_stamp
 
 logger = logging.getLogger(__name__)
 
@@ -395,8 +396,7 @@ def stamp_clouds(folder: Path, object_ids: Iterable[str]) -> tuple[str, list[Pat
     digest, missing = hashlib.sha256(), []
     for object_id in object_ids:
         try:
-            status = os.stat(f"{folder}/{object_id}{SUFFIX}")
-            digest.update(f"{object_id} {status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(f"{object_id} {file_stamp(f'{folder}/{object_id}{SUFFIX}')}\n".encode())
         except FileNotFoundError:
             missing.append(cloud_path(folder, object_id))
     return digest.hexdigest(), missing

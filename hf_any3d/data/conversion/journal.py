@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import read_json, write_json
 from hf_any3d.data.conversion.reading import read_lines
+from hf_any3d.modeling.file_stamps import file_stamp
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class ShardChecks:
         """Return whether the file of a record is as it was written; logs a warning if not."""
         file = self.folder / "data" / record.file
         try:
-            stamp = _stamp(file)
+            stamp = file_stamp(file)
         except OSError:
             return False
         if stamp[0] != record.size:
@@ -120,7 +120,7 @@ class ShardChecks:
 
     def note(self, record: ShardRecord) -> None:
         """Remember that the file of a record is intact as it is now."""
-        stamp = [*_stamp(self.folder / "data" / record.file), record.sha256]
+        stamp = [*file_stamp(self.folder / "data" / record.file), record.sha256]
         self._changed |= self._known.get(record.file) != stamp
         self._known[record.file] = stamp
 
@@ -148,8 +148,3 @@ def finished_shards(folder: Path, split: str, num_units: int, checks: ShardCheck
         if not follows or not checks.is_intact(record):
             return records
         records.append(record)
-
-
-def _stamp(file: Path) -> list[int]:
-    status = os.stat(file)
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]

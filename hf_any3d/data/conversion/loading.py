@@ -16,6 +16,7 @@ from hf_any3d.atomic_files import read_json, remove_temporaries, write_error, wr
 from hf_any3d.data.conversion.journal import ShardChecks, ShardRecord, verify_checksums
 from hf_any3d.data.conversion.published_dataset import PublishedDataset, SplitSource
 from hf_any3d.data.conversion.shards import SplitStatistics, convert_split
+from hf_any3d.modeling.file_stamps import file_stamp
 
 logger = logging.getLogger(__name__)
 
@@ -115,10 +116,9 @@ def load_published(
     return splits
 
 
-def _file_stamps(files: Iterable[Path], root: Path) -> list[tuple[str, int, int]]:
-    """Return name, size and time of files."""
-    statuses = [(file, os.stat(file)) for file in files]
-    return [(os.path.relpath(file, root), status.st_size, status.st_mtime_ns) for file, status in statuses]
+def _file_stamps(files: Iterable[Path], root: Path) -> list[tuple]:
+    """Return name, size and times of files."""
+    return [(os.path.relpath(file, root), *file_stamp(file)) for file in files]
 
 
 def _check_count(what: str, split: str, found: int, expected: int | None, root: Path) -> None:

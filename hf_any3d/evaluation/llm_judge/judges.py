@@ -14,14 +14,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from huggingface_hub import InferenceClient
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_any3d.modeling.pretrained_parts.sources import weights_checksum
+from hf_any3d.identity import model_identity
 
 _CLASS_NAMES_VERSION = "1"
 _LOCAL_SETTINGS = {"max_new_tokens": 256, "do_sample": False}
@@ -94,7 +93,7 @@ class ClassNameJudge:
         longest_first = sorted(names, key=len, reverse=True)
         patterns = [r"[\s_-]+".join(map(re.escape, name.split())) for name in longest_first]
         self.pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(patterns)})(?![^\W_])", re.IGNORECASE)
-        self.settings: Mapping[str, Any] = {"classes": len(names)}
+        self.settings: Mapping[str, Any] = {"classes": len(names), "version": _CLASS_NAMES_VERSION}
         self.revisions = {_CLASS_NAMES_VERSION}
 
     def __call__(self, text: str) -> str:
@@ -137,10 +136,10 @@ class LanguageModelJudge:
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self.model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype).eval()
         self.model.to(device or torch.accelerator.current_accelerator() or "cpu")
-        own = {"dtype": str(self.model.dtype), "seed": seed}
-        self.settings: Mapping[str, Any] = {**_LOCAL_SETTINGS, **own, **(settings or {})}
-        commit = getattr(self.model.config, "_commit_hash", None)
-        self.revisions = {commit or weights_checksum(Path(name))}
+        found = getattr(self.model.config, "_commit_hash", None) or model_identity(name)
+        own = {"dtype": str(self.model.dtype), "seed": seed, "revision": found}
+        self.settings: Mapping[str, Any] = {**_LOCAL_SETTINGS, **(settings or {}), **own}
+        self.revisions = {found}
 
     @torch.no_grad()
     def __call__(self, text: str) -> str:
@@ -163,7 +162,7 @@ class LanguageModelJudge:
                 f"expected at most {longest} together"
             )
         torch.manual_seed(self.seed)
-        settings = {key: value for key, value in self.settings.items() if key not in ("dtype", "seed")}
+        settings = {key: value for key, value in self.settings.items() if key not in ("dtype", "seed", "revision")}
         batch = {key: inputs[key].to(self.model.device) for key in ("input_ids", "attention_mask")}
         pad = self.tokenizer.pad_token_id
         pad = self.tokenizer.eos_token_id if pad is None else pad

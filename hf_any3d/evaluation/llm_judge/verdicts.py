@@ -103,7 +103,7 @@ def fill_prompt(prompt: str, entry: Mapping[str, object], classes: list[str] | N
 
 
 def prompt_checksum(prompt: str) -> str:
-    """Return `sha256:…` of a prompt, which distinguishes results of different wordings."""
+    """Return `sha256:…` of a prompt or list, which distinguishes results of different wordings."""
     return f"sha256:{hashlib.sha256(prompt.encode()).hexdigest()}"
 
 
@@ -140,7 +140,8 @@ def judge_answers(
 
     Returns:
         The content of the file: everything in `answers`, with `judge_reply` and the verdict in each result; `judge`
-        with `name`, `settings`, `seed` and `prompt_sha256`; `judge_revisions`; and `figures`, once all are judged.
+        with `name`, `settings`, `seed`, `prompt_sha256` and, for "class", `classes_sha256`; `judge_revisions`; and
+        `figures`, once all are judged.
 
     Raises:
         ValueError: The judge cannot judge this kind, or the file is of other answers or another judge.
@@ -154,6 +155,8 @@ def judge_answers(
     template = check_prompt(JUDGE_PROMPTS[kind] if prompt is None else prompt, kind) if judge.reads_prompt else None
     if template is not None:
         about["prompt_sha256"] = prompt_checksum(template)
+    if kind == "class":
+        about["classes_sha256"] = prompt_checksum("\n".join(classes or ()))
     header = {key: value for key, value in answers.items() if key != "results"}
     earlier = {entry["object_id"]: entry for entry in read_earlier_results(path, header | {"judge": about})}
     earlier_revisions = set(read_results(path).get("judge_revisions", [])) if earlier else set()

@@ -76,6 +76,14 @@ def test_columns_without_names_are_interpreted_by_their_values(extra, kind, expe
     assert present == expected and cloud.points.tolist() == XYZ
 
 
+@pytest.mark.parametrize("normals_first", [False, True])
+def test_of_nine_columns_colors_and_normals_are_told_apart_in_both_orders(normals_first):
+    colors, normals = [[0, 51, 255], [255, 0, 51]], [[0.0, 0.6, 0.8], [1.0, 0.0, 0.0]]
+    cloud = read(rows(XYZ, *((normals, colors) if normals_first else (colors, normals))))
+    np.testing.assert_allclose(cloud.normals, normals)
+    np.testing.assert_allclose(cloud.colors, np.divide(colors, 255), atol=1e-6)
+
+
 def test_intensity_before_colours_is_ignored_in_pts_files():
     colors = read("1\n1 2 3 100 255 0 51\n", "pts").colors
     np.testing.assert_allclose(colors, [[1, 0, 0.2]], atol=1e-6)

@@ -62,14 +62,17 @@ def test_changed_file_is_read_again(tmp_path):
     assert weights_checksum(tmp_path) != first
 
 
-def test_unchanged_file_is_not_read_again(tmp_path):
+def test_unchanged_file_is_not_read_again_and_one_of_equal_size_and_time_is(tmp_path, monkeypatch):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"before")
     os.utime(weights, ns=(1, 1))
     first = weights_checksum(tmp_path)
-    weights.write_bytes(b"after!")  # same size and modification time
+    with monkeypatch.context() as patch:
+        patch.setattr(type(weights), "open", lambda *_: pytest.fail("read again"))
+        assert weights_checksum(tmp_path) == first
+    weights.write_bytes(b"after!")
     os.utime(weights, ns=(1, 1))
-    assert weights_checksum(tmp_path) == first
+    assert weights_checksum(tmp_path) != first
 
 
 def test_error_for_missing_weights_names_the_directory(tmp_path):

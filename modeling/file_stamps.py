@@ -1,0 +1,16 @@
+"""Whether a file is the one that it was, without reading it: for all caches of what was read."""
+
+import os
+
+
+def file_stamp(file: str | os.PathLike) -> tuple[int, int, int]:
+    """Return numbers that change when a file does: its size, its time of modification and that of its inode.
+
+    The first two alone can be equal for other content: archives and copying programs set the time of modification.
+    The third is set by the system, with every writing, renaming and change of times.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    status = os.stat(file)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
