@@ -123,14 +123,6 @@ refuse(
     "has no token embeddings to resize",
     "tokens are computed from points or audio",
 )
-feature("device_map with disk", "loading a model with weights offloaded to disk")
-refuse(
-    "device_map with disk",
-    _ANY2POINT,
-    ValueError,
-    "the encoder comes from another repository",
-    "transformers looks for them only in the loaded repository; accelerate.disk_offload works for a loaded model",
-)
 feature("return_dict", "tuples if the config has `return_dict=False`")
 refuse(
     "return_dict",
@@ -262,7 +254,8 @@ refuse(
     ("IA3", "VERA", "BOFT", "OFT"),
     AttributeError,
     "object has no attribute 'weight'",
-    "PEFT 0.21.2 expects a weight in each of modules_to_save; LoRA, LN tuning and this package's methods do not",
+    "PEFT 0.21.2 copies a weight into each of modules_to_save, which heads of several layers lack; its own error for "
+    "models of transformers too, see docs/upstream.md. LoRA, LN tuning and this package's methods do not",
 )
 refuse(
     "adapter_names",

@@ -267,11 +267,21 @@ def test_a_model_loads_with_some_weights_offloaded_to_disk(case, saved, tmp_path
     children = [name for name, child in fresh(case).named_children() if list(child.parameters())]
     places = {name: "cpu" if number % 2 else "disk" for number, name in enumerate(children)}
     places |= {name: "cpu" for name, _ in fresh(case).named_parameters(recurse=False)}
-    with check_refusal("device_map with disk", case.name) as is_supported:
-        opened = case.model_class.from_pretrained(saved(case), device_map=places, offload_folder=str(tmp_path))
-    if is_supported:
-        assert any(parameter.is_meta for parameter in opened.parameters())
-        assert relative_difference(answer(case, opened), expected_of(case)) < 1e-4
+    opened = case.model_class.from_pretrained(saved(case), device_map=places, offload_folder=str(tmp_path))
+    assert any(parameter.is_meta for parameter in opened.parameters())
+    assert relative_difference(answer(case, opened), expected_of(case)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("case", "share"), by_turns(CASES, (0.4, 0.8)), ids=lambda value: getattr(value, "name", None)
+)
+def test_what_memory_does_not_hold_is_left_on_disk(case, share, saved, tmp_path):
+    memory = {"cpu": int(share * sum(parameter.nbytes for parameter in built(case.name)[0].parameters()))}
+    given = {"device_map": "auto", "max_memory": memory, "offload_folder": str(tmp_path)}
+    opened = case.model_class.from_pretrained(saved(case), **given)
+    held = [parameter for parameter in opened.parameters() if not parameter.is_meta]
+    assert "disk" in opened.hf_device_map.values() and sum(each.nbytes for each in held) <= memory["cpu"]
+    assert relative_difference(answer(case, opened), expected_of(case)) < 1e-4
 
 
 @over_cases
