@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import pytest
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.auto import AutoModelForPointCloudSegmentation
+from hf_any3d.auto import AutoModelForPointCloudSegmentation, AutoModelForZeroShotPointCloudClassification
 from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining
 from hf_any3d.modeling.any2point import Any2PointConfig, PointTokenizerConfig
 from hf_any3d.modeling.minigpt3d import (
@@ -190,6 +190,31 @@ refuse(
     RuntimeError,
     "data-dependent",
     "the number of voxels depends on the points; it compiles with graph breaks",
+)
+
+# Training (tests/common/test_training_arguments.py)
+refuse(
+    "label smoothing",
+    (kind for _, heads in MODELS.values() for kind in heads.get(AutoModelForZeroShotPointCloudClassification, ())),
+    KeyError,
+    "logits",
+    "the Trainer smooths an output named `logits`, which zero-shot models do not have; nor has CLIP",
+)
+
+# Export (tests/common/test_export.py)
+refuse(
+    "torch.export",
+    _PTV3,
+    RuntimeError,
+    "data-dependent",
+    "the number of voxels depends on the points",
+)
+refuse(
+    "torch.export",
+    (ActForPreTraining,),
+    TypeError,
+    "unhashable type: non-nested SymInt",
+    "the number of hidden patches depends on the mask; the student is exported as ActModel",
 )
 
 # Generation (tests/common/test_generation.py)

@@ -13,15 +13,17 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.hotswap import hotswap_adapter, prepare_model_for_compiled_hotswap
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Trainer
 
 from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.common.models import Case, case_of
-from tests.common.test_tuners import PAIRS, fits, pair
+from tests.common.test_training_arguments import losses, trainer_of
+from tests.common.test_tuners import PAIRS, SEQUENCE, fits, pair
 from tests.common.tuners import (
     ADAPTED,
+    METHODS,
     adapted,
     answer_of,
     assert_apart,
@@ -34,6 +36,7 @@ from tests.common.tuners import (
 from tests.turns import by_turns
 
 FITTING = [case for case in ADAPTED if fits(case, "LORA")]
+FIRST = list({case.model_class.config_class: case for case in reversed(FITTING)}.values())
 ON_ALL = pytest.mark.parametrize("case", FITTING, ids=name_of)
 HALF = 0.25  # of the spread of the outputs, as of half precision itself
 UNKNOWN = "cannot be compared"
@@ -49,15 +52,17 @@ class Stored:
     adapter: str
 
     @classmethod
-    def of(cls, case: Case, method: str, folder: Path, **opening: Any) -> Stored:
-        """Store a base, train an adapter on it and store that too."""
-        base_of(case).save_pretrained(folder / "base")
-        base = case.model_class.from_pretrained(folder / "base", **opening)
+    def of(cls, case: Case, method: str, folder: Path, base: str | None = None, **opening: Any) -> Stored:
+        """Store a base unless it is one on the hub, train an adapter on it and store that too."""
+        if base is None:
+            base = str(folder / "base")
+            base_of(case).save_pretrained(base)
+        opened = case.model_class.from_pretrained(base, **opening)
         torch.manual_seed(1)
-        model = get_peft_model(base, config_of(method, base))
+        model = get_peft_model(opened, config_of(method, opened))
         step(case, model)
         model.save_pretrained(folder / "adapter")
-        return cls(case, model, str(folder / "base"), str(folder / "adapter"))
+        return cls(case, model, base, str(folder / "adapter"))
 
     def open(self, **opening: Any) -> PreTrainedModel:
         """Open the base."""
@@ -114,8 +119,8 @@ def test_adapters_are_loaded_before_weights_are_offloaded(case, place, tmp_path)
     with pytest.raises(
         ValueError, match=r"adapter: the base model's weights are offloaded \(.*; expected a base model"
     ):
-        PeftModel.from_pretrained(OFFLOADING[place](stored.open(), str(tmp_path)), stored.adapter)
-    opened = OFFLOADING[place](PeftModel.from_pretrained(stored.open(), stored.adapter), str(tmp_path))
+        PeftModel.from_pretrained(OFFLOADING[place](stored.open(), str(tmp_path / "bare")), stored.adapter)
+    opened = OFFLOADING[place](PeftModel.from_pretrained(stored.open(), stored.adapter), str(tmp_path / "both"))
     assert_same(answer_of(case, opened), answer_of(case, stored.model))
 
 
@@ -126,6 +131,52 @@ def test_an_adapter_trained_in_half_precision_opens_on_half_and_full_bases(case,
     assert_same(answer_of(case, low), answer_of(case, stored.model))
     full = PeftModel.from_pretrained(stored.open(), stored.adapter)
     assert_same(answer_of(case, full), answer_of(case, stored.model.float()), HALF)
+
+
+@pytest.mark.parametrize("case", FIRST, ids=name_of)
+def test_an_adapter_knows_its_base_on_the_hub_in_any_dtype(case, hub, tmp_path):
+    name = f"me/dtypes-{case.name.lower()}"
+    base_of(case).push_to_hub(name)
+    commit = hub.commits(name)[-1]
+    stored = Stored.of(case, "LORA", tmp_path, base=name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=f".*{UNKNOWN}")
+        opened = PeftModel.from_pretrained(stored.open(dtype=torch.bfloat16), stored.adapter)
+    assert_same(answer_of(case, opened), answer_of(case, stored.model.to(torch.bfloat16)), HALF)
+    expected = answer_of(case, opened)
+    changed = base_of(case)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.mul_(1.5)
+    changed.push_to_hub(name)
+    pinned = stored.open(dtype=torch.bfloat16, revision=commit)
+    assert_same(answer_of(case, PeftModel.from_pretrained(pinned, stored.adapter)), expected)
+
+
+DTYPES = (torch.float32, torch.bfloat16)
+WITH_LOSS = [case for case in FITTING if case.labels is not None]
+TRAINED = by_turns([both for both in by_turns(WITH_LOSS, METHODS, SEQUENCE[1:]) if fits(*both)], DTYPES)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("both", "dtype"), TRAINED, ids=[f"{pair(*both)}-{dtype}" for both, dtype in TRAINED])
+def test_a_training_ends_with_its_best_adapter_and_resumes(both, dtype, tmp_path):
+    case, method = both
+    base_of(case).save_pretrained(tmp_path / "base")
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+
+    def training(steps: int, **more: Any) -> Trainer:
+        base = case.model_class.from_pretrained(tmp_path / "base", dtype=dtype)
+        torch.manual_seed(1)
+        model = get_peft_model(base, config_of(method, base))
+        return trainer_of(case, tmp_path / "run", model=model, max_steps=steps, **(settings | more))
+
+    trainer = training(2, load_best_model_at_end=True, greater_is_better=False)
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses(trainer, "eval_loss")), rel=1e-3)
+    resumed = training(3)
+    resumed.train(resume_from_checkpoint=True)
+    assert losses(resumed)[:2] == losses(trainer) and len(losses(resumed)) == 3
 
 
 def test_other_weights_in_another_dtype_are_still_refused(tmp_path):
