@@ -3,17 +3,18 @@
 import inspect
 from types import SimpleNamespace
 
+import accelerate
 import peft
 import pytest
 import torch
 import transformers
-from peft import AutoPeftModel, PeftModel, PromptTuningConfig, auto as peft_auto, get_peft_model
+from peft import AutoPeftModel, LoraConfig, PeftModel, PromptTuningConfig, auto as peft_auto, get_peft_model
 from transformers import Trainer, TrainingArguments
 from transformers.models.auto import auto_factory
 
 import hf_any3d
 from hf_any3d.patches import PATCHES
-from tests.tiny_encoders import tiny_model
+from tests.tiny_encoders import clouds, tiny_model
 
 NAMES = {patch.target.partition(":")[2] for patch in PATCHES}
 
@@ -127,6 +128,25 @@ def test_peft_loads_an_adapter_onto_a_base_with_other_weights(adapter):
     original(PeftModel.load_adapter)(wrapped, str(adapter), "theirs")
     with pytest.raises(ValueError, match="weights"):
         PeftModel.from_pretrained(changed(), str(adapter))
+
+
+def test_peft_loses_the_weights_of_an_adapter_on_an_offloaded_model(tmp_path):
+    config = LoraConfig(target_modules=["query"], modules_to_save=["classifier"])
+    model = get_peft_model(tiny_model("bert"), config)
+    with torch.no_grad():
+        model.base_model.model.classifier.modules_to_save["default"].out.bias.fill_(5)
+    model.save_pretrained(tmp_path)
+    expected = model.eval()(clouds(2)).logits
+
+    def offloaded():
+        return accelerate.cpu_offload(tiny_model("bert"), execution_device=torch.device("cpu"))
+
+    wrapped = get_peft_model(offloaded(), config)
+    original(PeftModel.load_adapter)(wrapped, str(tmp_path), "theirs")
+    wrapped.set_adapter("theirs")
+    assert (wrapped.eval()(clouds(2)).logits - expected).abs().max() > 1
+    with pytest.raises(ValueError, match="the base model's weights are offloaded"):
+        PeftModel.from_pretrained(offloaded(), str(tmp_path))
 
 
 def test_pipelines_look_for_missing_paths_on_the_hub(hub, monkeypatch):
