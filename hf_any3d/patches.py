@@ -42,6 +42,7 @@ from hf_any3d.modeling.pretrained_parts.stored_adapters import (
     check_base,
     refuse_foreign_adapters,
     refuse_odd_weights,
+    refuse_offloaded_base,
     use_todays_names,
 )
 from hf_any3d.modeling.published import is_published
@@ -221,11 +222,14 @@ def _write_card_of_run(original: Callable) -> Callable:
 
 @_patch(
     "peft.peft_model:PeftModel.load_adapter",
-    "does not compare the base model with the one that the adapter was trained on, nor knows earlier names of tensors",
+    "does not compare the base model with the one that the adapter was trained on, knows no earlier names of tensors, "
+    "and loses an adapter's weights on an offloaded base",
 )
 def _check_base_of_adapter(original: Callable) -> Callable:
     def load_adapter(self: PeftModel, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         model = cast(PreTrainedModel, self.get_base_model())
+        if type(model).__module__.startswith("hf_any3d."):
+            refuse_offloaded_base(model, os.fspath(model_id))
         if isinstance(model, AdapterLoadingMixin):
             refuse_odd_weights(os.fspath(model_id), {key: kwargs[key] for key in _HUB_KEYS if key in kwargs})
             if recorded := _our_config(model_id, kwargs):

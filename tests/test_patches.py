@@ -5,6 +5,7 @@ import copy
 import inspect
 from types import SimpleNamespace
 
+import accelerate
 import peft
 import pytest
 import torch
@@ -17,7 +18,7 @@ from transformers.models.auto import auto_factory
 import hf_any3d
 from hf_any3d.patches import PATCHES
 from tests.mutation.mutants import ROOT, source_files
-from tests.tiny_encoders import tiny_model
+from tests.tiny_encoders import clouds, tiny_model
 from tests.tiny_ptv3 import tiny_ptv3
 
 NAMES = {patch.target.partition(":")[2] for patch in PATCHES}
@@ -183,6 +184,25 @@ def test_peft_finds_no_modules_by_their_earlier_names(monkeypatch):
             get_peft_model(copy.deepcopy(model), copy.deepcopy(config))
     adapted = get_peft_model(model, config)
     assert adapted.targeted_module_names == ["point_transformer_v3.embeddings.projection"]
+
+
+def test_peft_loses_the_weights_of_an_adapter_on_an_offloaded_model(tmp_path):
+    config = LoraConfig(target_modules=["query"], modules_to_save=["classifier"])
+    model = get_peft_model(tiny_model("bert"), config)
+    with torch.no_grad():
+        model.base_model.model.classifier.modules_to_save["default"].out.bias.fill_(5)
+    model.save_pretrained(tmp_path)
+    expected = model.eval()(clouds(2)).logits
+
+    def offloaded():
+        return accelerate.cpu_offload(tiny_model("bert"), execution_device=torch.device("cpu"))
+
+    wrapped = get_peft_model(offloaded(), config)
+    original(PeftModel.load_adapter)(wrapped, str(tmp_path), "theirs")
+    wrapped.set_adapter("theirs")
+    assert (wrapped.eval()(clouds(2)).logits - expected).abs().max() > 1
+    with pytest.raises(ValueError, match="the base model's weights are offloaded"):
+        PeftModel.from_pretrained(offloaded(), str(tmp_path))
 
 
 def test_pipelines_look_for_missing_paths_on_the_hub(hub):

@@ -830,6 +830,8 @@ class ActForPreTraining(ActPreTrainedModel):
             self.autoencoder.encoder.to(getattr(torch, self.config.teacher_dtype))
         self.autoencoder.train(self.training and self.config.teacher_in_training_mode)
 
+    _load_pretrained_model = staticmethod(ActAutoencoder._load_pretrained_model)
+
     def _initialize_missing_keys(self, is_quantized: bool) -> None:
         # First, as it loads the frozen encoder, which is in no checkpoint.
         self.autoencoder._initialize_missing_keys(is_quantized)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.integrations.accelerate import expand_device_map, offload_weight
 
 from hf_any3d.modeling.encoders.loading import (
     FROZEN,
@@ -363,7 +364,6 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
     ) -> Any:
         opened = super()._from_full_repository(name, *args, **kwargs)
         model = opened[0] if isinstance(opened, tuple) else opened
-        _refuse_encoder_on_disk(model)
         if quantization_config is None:
             return opened
         # Trained weights stay in full precision; only the encoder is loaded again.
@@ -378,6 +378,16 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         owner._encoder_is_random = False
         return opened
 
+    @staticmethod
+    def _load_pretrained_model(
+        model: Any, state_dict: Any, checkpoint_files: Any, load_config: Any, **kwargs: Any
+    ) -> Any:
+        done = PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, **kwargs)
+        if done[1] is not None:  # `_initialize_missing_keys`, which follows, adds the encoder
+            name, owner = next((n, each) for n, each in model.named_modules() if isinstance(each, FrozenEncoderMixin))
+            owner._on_disk = (load_config, done[1], f"{name}." if name else "")
+        return done
+
     def _move_missing_keys_from_meta_to_device(self, missing_keys: Any, *args: Any, **kwargs: Any) -> None:
         # The only call that passes a model the weights that its files lack; offloaded weights are not among them,
         # although they have no memory either.
@@ -385,7 +395,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         super()._move_missing_keys_from_meta_to_device(missing_keys, *args, **kwargs)
 
     def _initialize_missing_keys(self, is_quantized: bool) -> None:
-        owner = self._encoder_owner
+        owner, (plan, on_disk, path) = self._encoder_owner, vars(self).pop("_on_disk", (None, None, ""))
         encoder, owner._encoder_is_random = owner.encoder, False
         if encoder is None:  # an autoencoder without a teacher
             super()._initialize_missing_keys(is_quantized)
@@ -408,6 +418,12 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             for tensor in (*encoder.parameters(), *encoder.buffers()):
                 tensor._is_hf_initialized = True
             remember_weights(encoder)
+            path += next(f"{name}." for name, module in self.named_modules() if module is encoder)
+            weights = {path + name: weight.detach() for name, weight in encoder.named_parameters()}
+            places = {} if on_disk is None else expand_device_map(plan.device_map, weights)
+            for name in (name for name, place in places.items() if place == "disk"):
+                # Otherwise transformers would look for it among the files of the loaded repository.
+                offload_weight(weights[name].contiguous(), name, plan.disk_offload_folder, on_disk)
         # Loading replaces parameters with new ones, which would be trained.
         freeze(encoder)
         super()._initialize_missing_keys(is_quantized)
@@ -434,23 +450,6 @@ def _encoder_arguments(
     if attn_implementation is not None:
         config.encoder_config._attn_implementation = attn_implementation
     return {"dtype": encoder_dtype(config, dtype), **encoder_loading(device_map, quantization_config)}
-
-
-def _refuse_encoder_on_disk(model: PreTrainedModel) -> None:
-    """Refuse to leave any of an encoder from another repository on disk.
-
-    transformers looks for offloaded weights among the files of the loaded repository only.
-    """
-    owner = model._encoder_owner
-    if owner.encoder is None or not model.config.part("encoder").is_elsewhere:
-        return
-    path = "encoder." if owner is model else f"{model.base_model_prefix}.encoder."
-    for name, place in (getattr(model, "hf_device_map", None) or {}).items():
-        if place == "disk" and (not name or path.startswith(f"{name}.") or name.startswith(path)):
-            raise ValueError(
-                f"device_map leaves '{name}' on disk, but the encoder comes from another repository; load the model "
-                "on a device, then accelerate.disk_offload(model, …)"
-            )
 
 
 def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[str]:

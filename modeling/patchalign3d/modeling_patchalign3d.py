@@ -259,6 +259,7 @@ class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
         points: torch.Tensor,
         target_features: torch.Tensor | None = None,
         target_centers: torch.Tensor | None = None,
+        return_loss: bool = True,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> PatchDistillationOutput:
@@ -270,6 +271,7 @@ class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
                 is compared with the target whose centre is nearest to its own.
             target_centers: `(batch, targets, 3)`, in the units and axes of the points; with `exchange_axes`, files of
                 the released program hold them with y and z exchanged.
+            return_loss: Whether to compute the loss, if there are targets; the Trainer looks for this argument.
             output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
             output_attentions: The same for its attention weights, which only eager attention returns.
 
@@ -285,7 +287,7 @@ class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
         )
         predictions = self.base_model.projection(output.last_hidden_state[:, 1:])
         loss = distance = None
-        if target_features is not None and target_centers is not None:
+        if return_loss and target_features is not None and target_centers is not None:
             if target_features.shape[-1] != predictions.shape[-1]:
                 raise ValueError(
                     f"target_features has shape {tuple(target_features.shape)}; expected (batch, targets, "

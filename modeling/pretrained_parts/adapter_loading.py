@@ -30,7 +30,7 @@ from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPa
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.modeling.pretrained_parts.stored_adapters import load_adapter_into
-from hf_any3d.modeling.pretrained_parts.tensors import own_state, tensors_checksum
+from hf_any3d.modeling.pretrained_parts.tensors import is_local, own_state, tensors_checksum
 
 
 class AdapterLoadingMixin(PretrainedPartsMixin):
@@ -140,9 +140,12 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         return model
 
     def checksum_in_memory(self, dtype: torch.dtype) -> str | None:
-        """Return the checksum of the part's tensors; None if it was loaded quantized or in another dtype."""
+        """Return the checksum of the part's tensors; None if it is quantized, sharded or in another dtype."""
         part = self.adapted_part
-        return None if is_quantized(part) or part.dtype != dtype else tensors_checksum(own_state(part))
+        if is_quantized(part) or part.dtype != dtype:
+            return None
+        state = own_state(part)
+        return tensors_checksum(state) if all(map(is_local, state.values())) else None
 
     def describe_weights(self, config: PreTrainedConfig) -> str | None:
         """Return the checksum of the pretrained part in the kind that a config has; another text if they differ.
@@ -158,8 +161,8 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
     def check_adapter_base(self, recorded: dict[str, Any], adapter: str) -> None:
         """Check that this model has the pretrained weights that an adapter was trained with.
 
-        Weights in another dtype are compared by the repository that they were opened from. Where nothing can be
-        compared, as for quantized weights without a record, a warning says so.
+        Weights in another dtype, or sharded, are compared by the repository that they were opened from. Where nothing
+        can be compared, as for quantized weights without a record, a warning says so.
 
         Args:
             recorded: The config.json stored with the adapter.
@@ -172,7 +175,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         ours, theirs = self.config.part(self._adapted_part), config.part(self._adapted_part)
         if theirs.checksum is None:
             return
-        # Quantized weights, or those in another dtype, have the checksum of their record or source.
+        # Quantized or sharded weights, or those in another dtype, have the checksum of their record or source.
         found = self.describe_weights(config) or ours.checksum or self._checksum_of_source()
         if found is None:
             warnings.warn(

@@ -12,6 +12,7 @@ from typing import Any
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftModel
 from peft.utils import get_peft_model_state_dict, load_peft_weights
 from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME, cached_file
 
@@ -148,6 +149,32 @@ def refuse_odd_weights(name: str, hub: Mapping[str, Any]) -> None:
         for file in ADAPTER_FILES:
             cached_file(name, file, **{**_QUIET, **hub})
     refuse_other_types(name, stored_types(folder, ADAPTER_FILES), {})
+
+
+def refuse_offloaded_base(model: nn.Module, adapter: str) -> None:
+    """Refuse to load an adapter onto weights that accelerate keeps elsewhere, from where it would overwrite them.
+
+    PEFT 0.21 does not say so: modules that it copies to train them get their old weights back in every call.
+
+    Args:
+        model: The base model.
+        adapter: Name of the adapter's repository, for the message.
+
+    Raises:
+        ValueError: Naming the first such weights.
+    """
+    offloaded = [
+        f"{name}.{weight}" if name else weight
+        for name, module in model.named_modules()
+        if hasattr(module, "_hf_hook")
+        for weight, value in module.named_parameters(recurse=False)
+        if value.is_meta
+    ]
+    if offloaded:
+        raise ValueError(
+            f"{adapter}: the base model's weights are offloaded ({listed(offloaded, 3)}); expected a base model in "
+            "memory, from which accelerate.cpu_offload or disk_offload can remove them after the adapter was loaded"
+        )
 
 
 def check_base(model: PreTrainedModel, recorded: dict[str, Any], adapter: str) -> None:

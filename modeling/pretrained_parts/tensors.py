@@ -92,7 +92,7 @@ class Fingerprint:
     @classmethod
     def of(cls, tensors: Mapping[str, torch.Tensor]) -> Fingerprint:
         """Hash tensors; those that are not available locally (offloaded, sharded) are skipped."""
-        return cls({name: (tensor.dtype, _fast_hash(tensor)) for name, tensor in tensors.items() if _is_local(tensor)})
+        return cls({name: (tensor.dtype, _fast_hash(tensor)) for name, tensor in tensors.items() if is_local(tensor)})
 
     def is_in_other_precision(self, tensors: Mapping[str, torch.Tensor]) -> bool:
         """Return whether a tensor has another dtype than when it was loaded, so that hashes cannot be compared."""
@@ -103,8 +103,13 @@ class Fingerprint:
         return sorted(
             name
             for name, tensor in tensors.items()
-            if _is_local(tensor) and self.digests.get(name) != (tensor.dtype, _fast_hash(tensor))
+            if is_local(tensor) and self.digests.get(name) != (tensor.dtype, _fast_hash(tensor))
         )
+
+
+def is_local(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor has values here: it is not offloaded, no shard of a DTensor, not DeepSpeed's."""
+    return tensor.device.type != "meta" and not hasattr(tensor, "full_tensor") and not hasattr(tensor, "ds_id")
 
 
 def differing(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> list[str]:
@@ -113,7 +118,7 @@ def differing(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tenso
         name
         for name, tensor in ours.items()
         if name not in theirs
-        or _is_local(tensor)
+        or is_local(tensor)
         and not torch.equal(theirs[name].to(tensor.device, tensor.dtype), tensor)
     )
 
@@ -122,7 +127,7 @@ def not_finite(module: nn.Module) -> list[str]:
     """Return the sorted names of weights and running statistics with NaN, infinity or a negative variance."""
     buffers = [(name, buffer) for name, buffer in module.named_buffers() if ".running_" in name]
     wrong = {name for name, tensor in (*module.named_parameters(), *buffers) if not _is_finite(tensor.detach())}
-    wrong |= {name for name, b in buffers if name.endswith(".running_var") and _is_local(b) and bool((b < 0).any())}
+    wrong |= {name for name, b in buffers if name.endswith(".running_var") and is_local(b) and bool((b < 0).any())}
     return sorted(wrong)
 
 
@@ -148,7 +153,7 @@ def inner_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    if not tensor.is_floating_point() or not _is_local(tensor):
+    if not tensor.is_floating_point() or not is_local(tensor):
         return True
     if inner := inner_tensors(tensor):
         return all(map(_is_finite, inner))
@@ -156,11 +161,6 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return bool(tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)).isfinite()) or bool(
         tensor.isfinite().all()
     )
-
-
-def _is_local(tensor: torch.Tensor) -> bool:
-    # Neither offloaded, nor a shard of a DTensor, nor partitioned by DeepSpeed.
-    return tensor.device.type != "meta" and not hasattr(tensor, "full_tensor") and not hasattr(tensor, "ds_id")
 
 
 def _fast_hash(tensor: torch.Tensor) -> str:

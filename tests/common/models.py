@@ -72,7 +72,6 @@ from hf_any3d.modeling.uni3d import (
     Uni3DForZeroShotPointCloudClassification,
     Uni3DModel,
 )
-from hf_any3d.registration import ENCODERS, LANGUAGE_MODELS, MODELS
 from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_baselines, tiny_encoders, tiny_ptv3, tiny_text_towers
 from tests.common.case import (
     POINTS,
@@ -82,6 +81,7 @@ from tests.common.case import (
     spread_weights,
     varied_clouds,
 )
+from tests.common.refusals import registered_classes
 from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
 
 ENCODER = "vit"
@@ -470,17 +470,6 @@ _BUILDERS = (
     Case(NormedPhiModel, _phi(NormedPhiModel), _tokens, None, "last_hidden_state", still_settings=_PHI_STILL),
     Case(NormedPhiForCausalLM, _phi(NormedPhiForCausalLM), _tokens, _token_labels, "logits", "lm_head", _PHI_STILL),
 )
-
-
-def registered_classes() -> tuple[type[PreTrainedModel], ...]:
-    """Return every model class of `hf_any3d.registration`, in order."""
-    classes = [
-        model_class
-        for base, heads in MODELS.values()
-        for model_class in (base, *(model for models in heads.values() for model in models))
-    ]
-    classes += [*ENCODERS.values(), *(model for _, *models in LANGUAGE_MODELS for model in models)]
-    return tuple(dict.fromkeys(classes))
 
 
 def case_of(model_class: type[PreTrainedModel]) -> Case:

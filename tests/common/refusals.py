@@ -10,11 +10,24 @@ fails its test, and no test is skipped silently.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+
+from hf_any3d.auto import AutoModelForPointCloudSegmentation, AutoModelForZeroShotPointCloudClassification
+from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining
+from hf_any3d.modeling.any2point import Any2PointConfig, PointTokenizerConfig
+from hf_any3d.modeling.minigpt3d import (
+    MiniGPT3DConfig,
+    MiniGPT3DForConditionalGeneration,
+    NormedPhiForCausalLM,
+)
+from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Config, PointTransformerV3Model
+from hf_any3d.modeling.pointnet import PointNet2Config, PointNetConfig
+from hf_any3d.registration import ENCODERS, LANGUAGE_MODELS, MODELS
 
 
 @dataclass(frozen=True)
@@ -44,10 +57,20 @@ def feature(name: str, description: str) -> str:
     return name
 
 
-def refuse(name: str, subjects: tuple[str, ...], error: type[Exception], match: str, reason: str) -> None:
-    """Register subjects that refuse a feature for one reason."""
+def refuse(name: str, subjects: Iterable[str | type], error: type[Exception], match: str, reason: str) -> None:
+    """Register subjects, model classes or names, that refuse a feature for one reason."""
     for subject in subjects:
-        REFUSALS[name, subject] = Refusal(error, match, reason)
+        REFUSALS[name, subject if isinstance(subject, str) else subject.__name__] = Refusal(error, match, reason)
+
+
+def registered_classes(*configs: type[PreTrainedConfig]) -> tuple[type[PreTrainedModel], ...]:
+    """Return every model class of `hf_any3d.registration`, in order, or those of the given configs."""
+    heads = {
+        config: (base, *(model for some in of.values() for model in some)) for config, (base, of) in MODELS.items()
+    }
+    encoders = {config: (encoder,) for config, encoder in ENCODERS.items()}
+    families = heads | encoders | {config: models for config, *models in LANGUAGE_MODELS}
+    return tuple(dict.fromkeys(model for config in configs or families for model in families[config]))
 
 
 def refusal_of(name: str, subject: str) -> Refusal | None:
@@ -88,69 +111,22 @@ def table() -> str:
 
 
 # Models (tests/common/test_models.py)
-_POINT_MODELS = (
-    "ActModel",
-    "ActForPointCloudClassification",
-    "ActForSemanticSegmentation",
-    "ActForPartSegmentation",
-    "ActForPreTraining",
-    "Any2PointModel",
-    "Any2PointForPointCloudClassification",
-    "Any2PointForSemanticSegmentation",
-    "Any2PointForPartSegmentation",
-    "Any2PointForZeroShotPointCloudClassification",
-    "ActAutoencoder",
-    "ImageBindAudioModel",
-    "OpenShapeModel",
-    "OpenShapeForPointCloudClassification",
-    "OpenShapeForPointCloudSegmentation",
-    "OpenShapeForZeroShotPointCloudClassification",
-    "PatchAlign3DModel",
-    "PatchAlign3DForPointCloudClassification",
-    "PatchAlign3DForPointCloudSegmentation",
-    "PatchAlign3DForPreTraining",
-    "PatchAlign3DForZeroShotPointCloudSegmentation",
-    "Uni3DModel",
-    "Uni3DForPointCloudClassification",
-    "Uni3DForPointCloudSegmentation",
-    "Uni3DForZeroShotPointCloudClassification",
-    "PointTokenizerModel",
-    "PointTokenizerForPointCloudClassification",
-    "PointNetModel",
-    "PointNetForPointCloudClassification",
-    "PointNet2Model",
-    "PointNet2ForPointCloudClassification",
-    "PointTransformerV3Model",
-    "PointTransformerV3ForPointCloudClassification",
-    "PointTransformerV3ForPointCloudSegmentation",
-)
-_BASELINES = tuple(name for name in _POINT_MODELS if name.startswith(("PointNet", "PointTokenizer")))
+_BASELINES = registered_classes(PointNetConfig, PointNet2Config, PointTokenizerConfig)
+_ANY2POINT = registered_classes(Any2PointConfig)
+_PTV3 = registered_classes(PointTransformerV3Config)
+_WITHOUT_WORDS = tuple(kind for kind in registered_classes() if kind.main_input_name != "input_ids")
 feature("resize_token_embeddings", "a vocabulary of another size")
 refuse(
     "resize_token_embeddings",
-    _POINT_MODELS,
+    _WITHOUT_WORDS,
     ValueError,
     "has no token embeddings to resize",
     "tokens are computed from points or audio",
 )
-feature("device_map with disk", "loading a model with weights offloaded to disk")
-refuse(
-    "device_map with disk",
-    (
-        "Any2PointModel",
-        "Any2PointForPointCloudClassification",
-        "Any2PointForSemanticSegmentation",
-        "Any2PointForPartSegmentation",
-        "Any2PointForZeroShotPointCloudClassification",
-    ),
-    ValueError,
-    "the encoder comes from another repository",
-    "transformers looks for them only in the loaded repository; accelerate.disk_offload works for a loaded model",
-)
 feature("return_dict", "tuples if the config has `return_dict=False`")
 refuse(
     "return_dict",
-    ("NormedPhiForCausalLM",),
+    (NormedPhiForCausalLM,),
     AttributeError,
     "last_hidden_state",
     "transformers' own language models do not run with this config; `return_dict=False` in the call is honoured",
@@ -158,16 +134,7 @@ refuse(
 feature("problem_type", "several labels per point, or regression")
 refuse(
     "problem_type",
-    (
-        "ActForSemanticSegmentation",
-        "ActForPartSegmentation",
-        "Any2PointForSemanticSegmentation",
-        "Any2PointForPartSegmentation",
-        "OpenShapeForPointCloudSegmentation",
-        "PatchAlign3DForPointCloudSegmentation",
-        "Uni3DForPointCloudSegmentation",
-        "PointTransformerV3ForPointCloudSegmentation",
-    ),
+    (kind for _, heads in MODELS.values() for kind in heads.get(AutoModelForPointCloudSegmentation, ())),
     ValueError,
     "every point has one label",
     "segmentation is single-label classification of points",
@@ -185,7 +152,7 @@ refuse(
 feature("no waiting", "training steps in which neither accelerator nor host waits for the other")
 refuse(
     "no waiting",
-    _POINT_MODELS[-3:],
+    _PTV3,
     RuntimeError,
     "meta",
     "the numbers of voxels and of their neighbors must be known on the host",
@@ -193,7 +160,7 @@ refuse(
 feature("largest coordinates", "clouds of the largest numbers that the precision allows")
 refuse(
     "largest coordinates",
-    _POINT_MODELS[-3:],
+    _PTV3,
     ValueError,
     "expected fewer than 1,048,576; use a larger grid_size|expected 0 to 65534 along each axis",
     "their cells must be numbered",
@@ -201,7 +168,7 @@ refuse(
 feature("torch.compile", "compilation without graph breaks")
 refuse(
     "torch.compile",
-    ("PointTransformerV3Model",),
+    (PointTransformerV3Model,),
     RuntimeError,
     "data-dependent",
     "the number of voxels depends on the points; it compiles with graph breaks",
@@ -215,16 +182,16 @@ feature("quantize_dynamic", "torch's dynamic quantization of a model in memory")
 for _way in ("8 bit", "4 bit", "torchao"):
     refuse(
         _way,
-        ("ActForPreTraining",),
+        (ActForPreTraining,),
         ValueError,
         "trains the student's weights, which must be full",
         "integers have no gradient; its teacher may be a quantized ActAutoencoder",
     )
 feature("save quantize_dynamic", "saving a model after torch's dynamic quantization")
-_OF_TRANSFORMERS = ("ImageBindAudioModel", "NormedPhiModel", "NormedPhiForCausalLM")
+_OF_TRANSFORMERS = registered_classes(*ENCODERS, *(config for config, *_ in LANGUAGE_MODELS))
 refuse(
     "save quantize_dynamic",
-    (*(name for name in _POINT_MODELS if name not in _OF_TRANSFORMERS), "MiniGPT3DForConditionalGeneration"),
+    (kind for kind in registered_classes() if kind not in _OF_TRANSFORMERS),
     ValueError,
     "quantize_dynamic made cannot be saved",
     "safetensors cannot store torch's packed layers",
@@ -235,6 +202,31 @@ refuse(
     AttributeError,
     "'torch.dtype' object has no attribute 'data_ptr'",
     "safetensors cannot store torch's packed layers; transformers' own encoders and language models raise the same",
+)
+
+# Training (tests/common/test_training_arguments.py)
+refuse(
+    "label smoothing",
+    (kind for _, heads in MODELS.values() for kind in heads.get(AutoModelForZeroShotPointCloudClassification, ())),
+    KeyError,
+    "logits",
+    "the Trainer smooths an output named `logits`, which zero-shot models do not have; nor has CLIP",
+)
+
+# Export (tests/common/test_export.py)
+refuse(
+    "torch.export",
+    _PTV3,
+    RuntimeError,
+    "data-dependent",
+    "the number of voxels depends on the points",
+)
+refuse(
+    "torch.export",
+    (ActForPreTraining,),
+    TypeError,
+    "unhashable type: non-nested SymInt",
+    "the number of hidden patches depends on the mask; the student is exported as ActModel",
 )
 
 # Generation (tests/common/test_generation.py)
@@ -250,7 +242,7 @@ refuse(
 feature("drafts after a cache", "assisted generation that continues a conversation")
 refuse(
     "drafts after a cache",
-    ("MiniGPT3DForConditionalGeneration",),
+    (MiniGPT3DForConditionalGeneration,),
     ValueError,
     "past_key_values of .* tokens with assistant_model or prompt_lookup_num_tokens",
     "transformers reads the whole prompt after the cache; its own models then answer otherwise without an error",
@@ -267,72 +259,38 @@ feature("prompt lookup", "draft tokens from the prompt")
 
 # Adapters (tests/common/test_tuners.py)
 _OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS", "SIDE_TUNING")
-_ANY2POINT = (
-    "Any2PointModel",
-    "Any2PointForPointCloudClassification",
-    "Any2PointForSemanticSegmentation",
-    "Any2PointForPartSegmentation",
-    "Any2PointForZeroShotPointCloudClassification",
-)
-_ACT = (
-    "ActModel",
-    "ActForPointCloudClassification",
-    "ActForSemanticSegmentation",
-    "ActForPartSegmentation",
-    "ActForPreTraining",
-)
-_ALIGNED = (
-    "OpenShapeModel",
-    "OpenShapeForPointCloudClassification",
-    "OpenShapeForPointCloudSegmentation",
-    "OpenShapeForZeroShotPointCloudClassification",
-    "PatchAlign3DModel",
-    "PatchAlign3DForPointCloudClassification",
-    "PatchAlign3DForPointCloudSegmentation",
-    "PatchAlign3DForPreTraining",
-    "PatchAlign3DForZeroShotPointCloudSegmentation",
-    "Uni3DModel",
-    "Uni3DForPointCloudClassification",
-    "Uni3DForPointCloudSegmentation",
-    "Uni3DForZeroShotPointCloudClassification",
-)
-_PTV3 = (
-    "PointTransformerV3Model",
-    "PointTransformerV3ForPointCloudClassification",
-    "PointTransformerV3ForPointCloudSegmentation",
-)
-_CHAT = ("MiniGPT3DModel", "MiniGPT3DForConditionalGeneration")
-_NO_POINT_TOKENS = ("ImageBindAudioModel", "NormedPhiModel", "NormedPhiForCausalLM")
+_ADAPTED = tuple(kind for kind in registered_classes() if kind not in _BASELINES)
+_NO_POINT_TOKENS = (*registered_classes(*ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)), *_BASELINES)
 
 
-def _pairs(methods: tuple[str, ...], models: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{method} on {model}" for method in methods for model in models)
+def _pairs(methods: Iterable[str], models: Collection[type[PreTrainedModel]]) -> tuple[str, ...]:
+    return tuple(f"{method} on {model.__name__}" for method in methods for model in models)
 
 
 refuse(
     "adapt",
-    _pairs(_OWN, (*_NO_POINT_TOKENS, *_BASELINES)),
+    _pairs(_OWN, _NO_POINT_TOKENS),
     ValueError,
     "has no frozen encoder for point tokens",
     "these methods adapt layers for point tokens; submodels can use PEFT's own methods",
 )
 refuse(
     "adapt",
-    _pairs(_OWN, _CHAT),
+    _pairs(_OWN, registered_classes(MiniGPT3DConfig)),
     ValueError,
     "has several pretrained parts",
     "modules_to_save has no default if all parts are pretrained; it works with a given one",
 )
 refuse(
     "adapt",
-    ("GUIDED_ADAPTER on ActAutoencoder",),
+    _pairs(("GUIDED_ADAPTER",), (ActAutoencoder,)),
     ValueError,
     "do not get the positions of tokens",
     "the teacher of an autoencoder gets no token positions, which guidance requires",
 )
 refuse(
     "open",
-    ("ActForPreTraining",),
+    (ActForPreTraining,),
     ValueError,
     "autoencoder_config is missing; build the model with from_autoencoder_pretrained",
     "the directory of an adapter contains only the student; pretraining resumes from a complete checkpoint",
@@ -349,7 +307,8 @@ refuse(
     ("IA3", "VERA", "BOFT", "OFT"),
     AttributeError,
     "object has no attribute 'weight'",
-    "PEFT 0.21.2 expects a weight in each of modules_to_save; LoRA, LN tuning and this package's methods do not",
+    "PEFT 0.21.2 copies a weight into each of modules_to_save, which heads of several layers lack; its own error for "
+    "models of transformers too, see docs/upstream.md. LoRA, LN tuning and this package's methods do not",
 )
 refuse(
     "adapter_names",
@@ -360,34 +319,31 @@ refuse(
 )
 refuse(
     "task_type",
-    _pairs(
-        ("CAUSAL_LM",),
-        (
-            *(*_ANY2POINT, *_ACT, *_ALIGNED, *_PTV3),
-            *("ActAutoencoder", "ImageBindAudioModel", "MiniGPT3DModel", "NormedPhiModel"),
-        ),
-    ),
+    _pairs(("CAUSAL_LM",), [kind for kind in _ADAPTED if not issubclass(kind, GenerationMixin)]),
     AttributeError,
     "has no attribute 'prepare_inputs_for_generation'",
     "models that do not generate text; transformers' own encoders raise the same error",
 )
 refuse(
     "prompts",
-    _pairs(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"), (*_ANY2POINT, *_ACT, *_ALIGNED, *_PTV3, "ActAutoencoder")),
+    _pairs(
+        ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
+        [kind for kind in _ADAPTED if kind in _WITHOUT_WORDS and kind not in _NO_POINT_TOKENS],
+    ),
     ValueError,
     "learns embeddings of words, and .* reads none",
     "PEFT prepends prompts to embedded words; PROMPT_TOKENS appends them to point tokens",
 )
 refuse(
     "prompts",
-    _pairs(("PROMPT_TUNING", "P_TUNING"), _CHAT),
+    _pairs(("PROMPT_TUNING", "P_TUNING"), registered_classes(MiniGPT3DConfig)),
     ValueError,
     "in place of input_ids, which mark the places of clouds",
     "PEFT passes embeddings without input_ids, so clouds would be ignored silently",
 )
 refuse(
     "prompts",
-    _pairs(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"), ("ImageBindAudioModel",)),
+    _pairs(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"), registered_classes(*ENCODERS)),
     AttributeError,
     "has no attribute 'vocab_size'",
     "an encoder of spectrograms; transformers' own audio and vision encoders raise the same error",

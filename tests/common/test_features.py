@@ -201,14 +201,13 @@ def test_every_format_gives_rows_batches_and_columns(form):
     row, batch = rows[0], rows[:]
     if form == "arrow":
         assert isinstance(row, pa.Table) and row["cloud"][0]["bytes"].is_valid
-        return
-    if form == "pandas":
+    elif form == "pandas":
         assert isinstance(batch, pd.DataFrame)
         assert_same(batch["cloud"][1], triangle())
-        return
-    assert_same(row["cloud"], triangle())
-    assert_same(batch["cloud"][1], triangle())
-    assert_same(rows["cloud"][1], triangle())
+    else:
+        assert_same(row["cloud"], triangle())
+        assert_same(batch["cloud"][1], triangle())
+        assert_same(rows["cloud"][1], triangle())
     rows.reset_format()
     assert rows.format["type"] is None
 

@@ -17,7 +17,6 @@ from transformers.integrations.neftune import activate_neftune
 from transformers.utils import ModelOutput
 
 from hf_any3d import ActModel
-from hf_any3d.registration import ENCODERS, LANGUAGE_MODELS, MODELS
 from tests.common.built import (
     answer,
     built,
@@ -61,12 +60,13 @@ def saved(tmp_path_factory):
     return lambda case: save(case.name)
 
 
-_BODIES = {base for base, _ in MODELS.values()} | set(ENCODERS.values()) | {body for _, body, _ in LANGUAGE_MODELS}
+def body_of(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """Return the registered class without a head for the config of a class; that class itself if it is one."""
+    return registered_classes(model_class.config_class)[0]
 
 
-def head_of(case: Case) -> bool:
-    """Return whether the class has a head on the base model of its config."""
-    return case.model_class not in _BODIES
+WITH_HEAD = [case for case in CASES if body_of(case.model_class) is not case.model_class]
+WITH_CLASSES = [case for case in WITH_HEAD if (case.last_layer or "").startswith(("classifier", "segmenter"))]
 
 
 def test_every_registered_class_has_a_builder():
@@ -292,11 +292,21 @@ def test_a_model_loads_with_some_weights_offloaded_to_disk(case, saved, tmp_path
     children = [name for name, child in fresh(case).named_children() if list(child.parameters())]
     places = {name: "cpu" if number % 2 else "disk" for number, name in enumerate(children)}
     places |= {name: "cpu" for name, _ in fresh(case).named_parameters(recurse=False)}
-    with check_refusal("device_map with disk", case.name) as is_supported:
-        opened = case.model_class.from_pretrained(saved(case), device_map=places, offload_folder=str(tmp_path))
-    if is_supported:
-        assert any(parameter.is_meta for parameter in opened.parameters())
-        assert relative_difference(answer(case, opened), expected_of(case)) < 1e-4
+    opened = case.model_class.from_pretrained(saved(case), device_map=places, offload_folder=str(tmp_path))
+    assert any(parameter.is_meta for parameter in opened.parameters())
+    assert relative_difference(answer(case, opened), expected_of(case)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("case", "share"), by_turns(CASES, (0.4, 0.8)), ids=lambda value: getattr(value, "name", None)
+)
+def test_what_memory_does_not_hold_is_left_on_disk(case, share, saved, tmp_path):
+    memory = {"cpu": int(share * sum(parameter.nbytes for parameter in built(case.name)[0].parameters()))}
+    given = {"device_map": "auto", "max_memory": memory, "offload_folder": str(tmp_path)}
+    opened = case.model_class.from_pretrained(saved(case), **given)
+    held = [parameter for parameter in opened.parameters() if not parameter.is_meta]
+    assert "disk" in opened.hf_device_map.values() and sum(each.nbytes for each in held) <= memory["cpu"]
+    assert relative_difference(answer(case, opened), expected_of(case)) < 1e-4
 
 
 @over_cases
@@ -367,10 +377,8 @@ def test_the_vocabulary_of_language_models_can_be_resized(case):
         assert relative_difference(known, expected_of(case)) < 1e-5
 
 
-@over_cases
+@pytest.mark.parametrize("case", WITH_CLASSES, ids=lambda case: case.name)
 def test_other_labels_get_a_new_head_and_keep_other_weights(case, saved):
-    if not hasattr(built(case.name)[0], "classifier") and not hasattr(built(case.name)[0], "segmenter"):
-        return
     more = {"num_labels": 7}
     with pytest.raises((RuntimeError, ValueError), match="(?i)mismatch|size"):
         case.model_class.from_pretrained(saved(case), **more)
@@ -389,13 +397,12 @@ def test_other_labels_get_a_new_head_and_keep_other_weights(case, saved):
     assert changed == {f"{case.last_layer}.weight", f"{case.last_layer}.bias"}
 
 
-@over_cases
+@pytest.mark.parametrize("case", WITH_HEAD, ids=lambda case: case.name)
 def test_weights_load_with_and_without_a_head(case, saved):
     model = built(case.name)[0]
-    if not head_of(case):
-        return
     prefix = case.model_class.base_model_prefix
-    base_class = type(getattr(model, prefix))
+    base_class = body_of(case.model_class)
+    assert type(getattr(model, prefix)) is base_class
     base, report = base_class.from_pretrained(saved(case), output_loading_info=True)
     assert not report["missing_keys"]
     own = getattr(model, prefix).state_dict()
@@ -430,7 +437,7 @@ def test_inputs_of_frozen_models_can_require_gradients(case):
     assert not case.answer_of(model(**case.batch())).requires_grad
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not head_of(case)], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in CASES if case not in WITH_HEAD], ids=lambda case: case.name)
 def test_a_base_model_compiles(case):
     torch.compiler.reset()
     model = fresh(case)

@@ -60,7 +60,7 @@ def read(source: Source) -> PointCloudData:
 
 
 class _Polygons:
-    """Faces of a file, split into numbers some megabytes at a time, which bounds the memory that the splitting takes."""
+    """Faces of a file, split into numbers piece by piece, which bounds the memory that this takes."""
 
     def __init__(self):
         self.vertices = self.normals = 0
