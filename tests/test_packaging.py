@@ -137,7 +137,7 @@ def test_the_description_on_the_index_is_complete(distributions, setup):
         metadata = email.message_from_bytes(wheel.read(name))
     source = dict(re.findall(r"(\S+) = (\S+)", setup["metadata"]["project_urls"]))["Source"]
     assert metadata["Author"] and f"Source, {source}" in metadata.get_all("Project-URL")
-    page, readme = metadata.get_payload(), (ROOT / "README.md").read_text(encoding="utf-8")
+    page, readme = metadata.get_payload(decode=True).decode(), (ROOT / "README.md").read_text(encoding="utf-8")
     links = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", page)
     assert len(links) > 40 and all(address.startswith("https://") for _, address in links)
     for is_picture, address in links:
