@@ -385,7 +385,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         done = PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, **kwargs)
         if done[1] is not None:  # `_initialize_missing_keys`, which follows, adds the encoder
             name, owner = next((n, each) for n, each in model.named_modules() if isinstance(each, FrozenEncoderMixin))
-            owner._on_disk = (load_config, done[1], f"{name}." if name else "")
+            vars(owner)["_on_disk"] = (load_config, done[1], f"{name}." if name else "")
         return done
 
     def _move_missing_keys_from_meta_to_device(self, missing_keys: Any, *args: Any, **kwargs: Any) -> None:
@@ -420,7 +420,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             remember_weights(encoder)
             path += next(f"{name}." for name, module in self.named_modules() if module is encoder)
             weights = {path + name: weight.detach() for name, weight in encoder.named_parameters()}
-            places = {} if on_disk is None else expand_device_map(plan.device_map, weights)
+            places = {} if on_disk is None else expand_device_map(plan.device_map, list(weights))
             for name in (name for name, place in places.items() if place == "disk"):
                 # Otherwise transformers would look for it among the files of the loaded repository.
                 offload_weight(weights[name].contiguous(), name, plan.disk_offload_folder, on_disk)
