@@ -47,6 +47,13 @@ def reset_lora(model: nn.Module) -> None:
             init.zeros_(parameter)
 
 
+def leave_unquantized(model: nn.Module) -> None:
+    """Keep torch's `quantize_dynamic` from LoRA's matrices, whose weights PEFT reads."""
+    for path, layer in model.named_modules():
+        if path.endswith((".lora_A.default", ".lora_B.default")):
+            layer.qconfig = None  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     """Map names of tensors to those in a model with LoRA.
 

@@ -49,7 +49,7 @@ from hf_any3d.modeling.layers.forward_contract import (
 )
 from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS, MiniGPT3DConfig
-from hf_any3d.modeling.minigpt3d.lora import names_in, reset_lora
+from hf_any3d.modeling.minigpt3d.lora import leave_unquantized, names_in, reset_lora
 from hf_any3d.modeling.minigpt3d.placeholders import fill_placeholders, repeat_by_sample, unread_clouds
 from hf_any3d.modeling.minigpt3d.query_experts import Bridge, Bridged, Routing
 from hf_any3d.modeling.minigpt3d.stages import trained_names
@@ -400,10 +400,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
             inject_adapter_in_model(LoraConfig(**config.text_lora), self.language_model)
         self.point_encoder.requires_grad_(False)
         self.post_init()
-        for path, layer in self.named_modules():
-            if path.endswith((".lora_A.default", ".lora_B.default")):
-                # torch's quantize_dynamic leaves these as they are: PEFT reads their weights.
-                layer.qconfig = None  # pyright: ignore[reportAttributeAccessIssue]
+        leave_unquantized(self)
 
     def train(self, mode: bool = True) -> MiniGPT3DModel:
         """Set the mode; a frozen point encoder and the Q-Former, except for its LoRA, stay in eval mode."""
