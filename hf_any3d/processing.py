@@ -319,6 +319,8 @@ def checked_choice(name: str, value: Any, allowed: tuple) -> Any:
 
 
 def _features(names: Any) -> list[str]:
+    if not isinstance(names, (str, list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"features: {names!r:.80}; expected a list of names")
     names = [names] if isinstance(names, str) else list(names)
     if names[:1] != ["xyz"] or len(set(names)) != len(names) or not set(names) <= set(FEATURES):
         raise ValueError(f"features: {names}; expected 'xyz', then any of {', '.join(map(repr, FEATURES[1:]))}")
