@@ -4,11 +4,14 @@ Class names, file names, model answers and error messages are untrusted. All out
 printed here.
 """
 
+import csv
+import io
 import json
+import numbers
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +36,24 @@ def one_line(error: object) -> str:
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     text = text if len(text) <= _MAX_MESSAGE else f"{text[: _MAX_MESSAGE // 2]} … {text[-_MAX_MESSAGE // 2 :]}"
     return printable(text) or type(error).__name__
+
+
+def csv_text(table: Iterable[Sequence[object]]) -> str:
+    """Return the text of a CSV file: control characters escaped, and nothing that a spreadsheet takes for a formula.
+
+    Args:
+        table: Rows of cells. Texts that begin with =, +, - or @ get an apostrophe, as OWASP advises; numbers do not,
+            and None is empty.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([[_cell(value) for value in row] for row in table])
+    return text.getvalue()
+
+
+def _cell(value: object) -> str:
+    text = "" if value is None else printable(value)
+    is_formula = text.lstrip().startswith(("=", "+", "-", "@")) and not isinstance(value, numbers.Number)
+    return f"'{text}" if is_formula else text
 
 
 def print_line(text: object = "", is_error: bool = False) -> None:

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any, cast
 
 import torch
+from huggingface_hub import model_info
 from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
 from transformers import PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, FEATURE_EXTRACTOR_NAME as PREPROCESSOR
@@ -110,7 +111,8 @@ def _patch(target: str, reason: str) -> Callable[[Callable], Callable]:
 
 @_patch(
     "peft.peft_model:PeftModel.save_pretrained",
-    "writes the adapter without the config of the model around it, so the directory does not open as a model",
+    "writes the adapter without the config of the model around it, so the directory does not open as a model, and "
+    "asks the hub for the vocabulary of models that read no words",
 )
 def _save_config_with_adapter(original: Callable) -> Callable:
     def save_pretrained(self: PeftModel, save_directory: str, *args: Any, **kwargs: Any) -> None:
@@ -122,6 +124,11 @@ def _save_config_with_adapter(original: Callable) -> Callable:
                 config.revision = config.revision or model.config.encoder_revision
         if isinstance(model, AdapterLoadingMixin):
             refuse_merged_adapters(model)  # before anything is written
+            # PEFT would ask the hub whether the base model has another vocabulary, and warn without a network: these
+            # models read no words, and an adapter with embeddings would not open.
+            asked = signature(original).bind_partial(self, save_directory, *args, **kwargs).arguments
+            if "save_embedding_layers" not in asked:
+                kwargs["save_embedding_layers"] = False
         original(self, save_directory, *args, **kwargs)
         if not isinstance(model, AdapterLoadingMixin) or not kwargs.get("is_main_process", True):
             return
@@ -270,6 +277,25 @@ def _open_published_checkpoints(original: Callable) -> Callable:
         return original(path_or_repo_id, filenames, *args, **kwargs)
 
     return cached_files
+
+
+@_patch(
+    "transformers.pipelines:get_task",
+    "refuses a repository whose library is PEFT, although pipelines open those of our adapters",
+)
+def _find_task_of_adapter(original: Callable) -> Callable:
+    def get_task(model: str, token: str | None = None, **deprecated_kwargs: Any) -> str:
+        try:
+            return original(model, token, **deprecated_kwargs)
+        except RuntimeError as error:
+            if "is meant to be used with peft" not in str(error):
+                raise
+            info = model_info(model, token=token)
+            if _PACKAGE not in (info.tags or ()):
+                raise
+            return str(info.pipeline_tag)
+
+    return get_task
 
 
 @_patch(

@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from hf_any3d.modeling.config_checks import check_settings_files, check_stored_fields, stored_settings
+from hf_any3d.modeling.config_checks import (
+    check_settings_files,
+    check_stored_fields,
+    read_settings,
+    stored_settings,
+)
 from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 
 if TYPE_CHECKING:
@@ -216,6 +221,16 @@ class NamesPackageMixin:
         check_settings_files(Path(name, kwargs.get("subfolder") or ""))
         with stored_settings(name):
             return super().from_pretrained(name, *args, **kwargs)
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike) -> Any:
+        """Build from a file that `to_json_file` wrote; equal to what was written.
+
+        Raises:
+            ValueError: If it is damaged, or a setting is impossible; names the file.
+        """
+        with stored_settings(json_file):
+            return cls.from_dict(read_settings(json_file))
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -214,6 +214,11 @@ class MiniGPT3DForConditionalGeneration(CardMixin, PretrainedPartsMixin, PreTrai
         self.point_encoder.requires_grad_(False)
         self.post_init()
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether layers run again in the backward pass; see `PointTokensMixin`."""
+        return self.is_activation_checkpointing
+
     @classmethod
     def describe_for_card(cls, subject: CardSubject) -> CardDescription:
         """Describe the pretrained parts, where they are stored, and the training stage."""

@@ -137,8 +137,8 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
             checksum = model.checksum_in_memory(stored_dtype)
             if recorded.checksum is not None and checksum not in (None, recorded.checksum):
                 raise EncoderMismatchError(
-                    f"{name}: the pretrained weights in {folder}/ have checksum {checksum}; expected {recorded.checksum}, "
-                    "that of the weights that the adapter was trained with"
+                    f"{name}: the pretrained weights in {folder}/ have checksum {checksum}; expected "
+                    f"{recorded.checksum}, that of the weights that the adapter was trained with"
                 )
             return model
 
