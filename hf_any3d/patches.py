@@ -25,8 +25,9 @@ import torch
 from huggingface_hub import model_info
 from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
 from transformers import PreTrainedModel
-from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, FEATURE_EXTRACTOR_NAME as PREPROCESSOR
+from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME as PREPROCESSOR
 from transformers.utils.hub import cached_file
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.modeling.card_info import CardMixin
 from hf_any3d.modeling.config_checks import check_settings_files, check_stored_fields, stored_settings
@@ -354,11 +355,11 @@ def _open_adapter_repository_as_peft_model(original: Callable) -> Callable:
             dtype = None if dtype == "auto" else getattr(torch, dtype)
         loading = {name: kwargs.pop(name, None) for name in ("attn_implementation", "quantization_config")}
         model_class = _saved_class(recorded)
-        config = model_class.config_class.from_pretrained(pretrained_model_name_or_path, **hub)
-        built_on_meta(model_class, config, pretrained_model_name_or_path)
+        own_config: Any = model_class.config_class.from_pretrained(pretrained_model_name_or_path, **hub)
+        built_on_meta(model_class, own_config, pretrained_model_name_or_path)
         base = model_class.build_for_adapter(
             os.fspath(pretrained_model_name_or_path),
-            config,
+            own_config,
             hub,
             dtype=dtype,
             device_map=kwargs.get("device_map"),
