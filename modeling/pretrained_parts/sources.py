@@ -36,7 +36,7 @@ WEIGHT_ENTRIES = (
     "pytorch_model.bin.index.json",
 )
 _INDEX_SUFFIX = ".index.json"
-_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_HUB_NAME = re.compile(r"(?=.{1,96}$)\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_SECONDS = 10.0
 
