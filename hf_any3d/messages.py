@@ -4,12 +4,15 @@ Class names, file names, model answers and error messages are untrusted. All out
 printed here.
 """
 
+import csv
+import io
 import json
+import numbers
 import re
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -45,6 +48,24 @@ def error_lines(error: object) -> list[str]:
     # A line that fits keeps its columns.
     below = [piece for line in notes for piece in ([line] if len(line) <= _WIDTH else wrap(line))]
     return [one_line(error), *(f"  {printable(line)}" for line in below)]
+
+
+def csv_text(table: Iterable[Sequence[object]]) -> str:
+    """Return the text of a CSV file: control characters escaped, and nothing that a spreadsheet takes for a formula.
+
+    Args:
+        table: Rows of cells. Texts that begin with =, +, - or @ get an apostrophe, as OWASP advises; numbers do not,
+            and None is empty.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([[_cell(value) for value in row] for row in table])
+    return text.getvalue()
+
+
+def _cell(value: object) -> str:
+    text = "" if value is None else printable(value)
+    is_formula = text.lstrip().startswith(("=", "+", "-", "@")) and not isinstance(value, numbers.Number)
+    return f"'{text}" if is_formula else text
 
 
 def print_line(text: object = "", is_error: bool = False) -> None:

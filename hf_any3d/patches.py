@@ -17,6 +17,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -27,18 +28,23 @@ from typing import Any, cast
 
 import torch
 import transformers
+from huggingface_hub import model_info
 from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME as PREPROCESSOR
 from transformers.utils.hub import cached_file
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.modeling.card_info import CardMixin
+from hf_any3d.modeling.config_checks import check_settings_files, check_stored_fields, stored_settings
 from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 from hf_any3d.modeling.minigpt3d import MiniGPT3DPreTrainedModel
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
-from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
+from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin, built_on_meta, refuse_non_finite
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
 from hf_any3d.modeling.pretrained_parts.stored_adapters import (
+    check_adapter_config,
     check_base,
     refuse_foreign_adapters,
     refuse_odd_weights,
@@ -46,8 +52,10 @@ from hf_any3d.modeling.pretrained_parts.stored_adapters import (
     use_todays_names,
 )
 from hf_any3d.modeling.published import is_published
+from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.tuners.targets import left_out_modules
 
+_PACKAGE = __name__.partition(".")[0]
 _HUB_KEYS = ("cache_dir", "revision", "token", "subfolder")
 _MODELS: dict[str, tuple[type[PreTrainedModel], ...]] = {}
 """`model_type` -> our model classes of that type, the one without a head first; set by `apply_patches`."""
@@ -129,7 +137,8 @@ def _patch(target: str, reason: str) -> Callable[[Callable], Callable]:
 
 @_patch(
     "peft.peft_model:PeftModel.save_pretrained",
-    "writes the adapter without the config of the model around it, so the directory does not open as a model",
+    "writes the adapter without the config of the model around it, so the directory does not open as a model, and "
+    "asks the hub for the vocabulary of models that read no words",
 )
 def _save_config_with_adapter(original: Callable) -> Callable:
     def save_pretrained(self: PeftModel, save_directory: str, *args: Any, **kwargs: Any) -> None:
@@ -141,6 +150,11 @@ def _save_config_with_adapter(original: Callable) -> Callable:
                 config.revision = config.revision or model.config.encoder_revision
         if isinstance(model, AdapterLoadingMixin):
             refuse_merged_adapters(model)  # before anything is written
+            # PEFT would ask the hub whether the base model has another vocabulary, and warn without a network: these
+            # models read no words, and an adapter with embeddings would not open.
+            asked = signature(original).bind_partial(self, save_directory, *args, **kwargs).arguments
+            if "save_embedding_layers" not in asked:
+                kwargs["save_embedding_layers"] = False
         original(self, save_directory, *args, **kwargs)
         if not isinstance(model, AdapterLoadingMixin) or not kwargs.get("is_main_process", True):
             return
@@ -223,7 +237,7 @@ def _write_card_of_run(original: Callable) -> Callable:
 @_patch(
     "peft.peft_model:PeftModel.load_adapter",
     "does not compare the base model with the one that the adapter was trained on, knows no earlier names of tensors, "
-    "and loses an adapter's weights on an offloaded base",
+    "takes NaN for weights, and loses an adapter's weights on an offloaded base",
 )
 def _check_base_of_adapter(original: Callable) -> Callable:
     def load_adapter(self: PeftModel, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
@@ -236,7 +250,10 @@ def _check_base_of_adapter(original: Callable) -> Callable:
                 check_base(model, recorded, os.fspath(model_id))
         if isinstance(model, EarlierNamesMixin):
             kwargs["key_mapping"] = model.renamings() | (kwargs.get("key_mapping") or {})
-        return original(self, model_id, *args, **kwargs)
+        loaded = original(self, model_id, *args, **kwargs)
+        if isinstance(model, AdapterLoadingMixin):
+            refuse_non_finite(model, os.fspath(model_id))
+        return loaded
 
     return load_adapter
 
@@ -262,7 +279,8 @@ def _find_modules_by_earlier_names(original: Callable) -> Callable:
 def _open_adapter_repository_by_its_config(original: Callable) -> Callable:
     def find_adapter_config_file(model_id: str, **kwargs: Any) -> str | None:
         found = original(model_id, **kwargs)
-        return None if found is not None and _our_config(model_id, kwargs) else found
+        ours = _our_config(model_id, kwargs) if found is not None or os.path.isdir(model_id) else None
+        return None if ours else found
 
     return find_adapter_config_file
 
@@ -271,13 +289,16 @@ def _open_adapter_repository_by_its_config(original: Callable) -> Callable:
 @_patch("transformers:pipeline", "the same, under its other name")
 @_patch(
     "transformers.pipelines:pipeline",
-    "looks a path that does not exist up on the hub, with retries for a minute",
+    "looks a path that does not exist up on the hub, with retries for a minute; reads damaged settings",
 )
 def _refuse_missing_paths(original: Callable) -> Callable:
     def pipeline(task: str | None = None, model: Any = None, *args: Any, **kwargs: Any) -> Any:
         # Without a task, the hub would be asked for it.
-        if task is None or "point-cloud" in str(task):
+        if isinstance(model, (str, os.PathLike)) and (task is None or "point-cloud" in str(task)):
             check_repository_name(model, **hub_choice(kwargs.get("model_kwargs") or {}), **hub_choice(kwargs))
+            check_settings_files(os.fspath(model))
+            if Path(model, PREPROCESSOR).is_file():
+                PointCloudProcessor.from_pretrained(model)  # auto classes do not say which file they read
         return original(task, model, *args, **kwargs)
 
     return pipeline
@@ -301,14 +322,38 @@ def _open_published_checkpoints(original: Callable) -> Callable:
 
 
 @_patch(
+    "transformers.pipelines:get_task",
+    "refuses a repository whose library is PEFT, although pipelines open those of our adapters",
+)
+def _find_task_of_adapter(original: Callable) -> Callable:
+    def get_task(model: str, token: str | None = None, **deprecated_kwargs: Any) -> str:
+        try:
+            return original(model, token, **deprecated_kwargs)
+        except RuntimeError as error:
+            if "is meant to be used with peft" not in str(error):
+                raise
+            info = model_info(model, token=token)
+            if _PACKAGE not in (info.tags or ()):
+                raise
+            return str(info.pipeline_tag)
+
+    return get_task
+
+
+@_patch(
     "peft.peft_model:PeftModel.from_pretrained",
-    "looks a path that does not exist up on the hub, and names a missing file of the adapter",
+    "looks a path that does not exist up on the hub, and says neither which adapter nor which file is damaged",
 )
 def _refuse_missing_adapters(original: Callable) -> Callable:
     def from_pretrained(cls: Any, model: Any, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         if isinstance(model, AdapterLoadingMixin):
             check_repository_name(model_id, **hub_choice(kwargs))
-            refuse_foreign_adapters(os.fspath(model_id), {key: kwargs[key] for key in _HUB_KEYS if key in kwargs})
+            hub = {key: kwargs[key] for key in _HUB_KEYS if key in kwargs}
+            refuse_foreign_adapters(os.fspath(model_id), hub)
+            check_settings_files(Path(model_id, hub.get("subfolder") or ""))
+            with stored_settings(model_id):
+                check_adapter_config(PeftConfig.from_pretrained(os.fspath(model_id), **hub))
+                return original(cls, model, model_id, *args, **kwargs)
         return original(cls, model, model_id, *args, **kwargs)
 
     return from_pretrained
@@ -316,7 +361,7 @@ def _refuse_missing_adapters(original: Callable) -> Callable:
 
 @_patch(
     "peft.auto:_BaseAutoPeftModel.from_pretrained",
-    "opens the base model by a class of a library that it knows, with that class's defaults, not by the config",
+    "opens the base model by a class of a library that it knows, which this is not, and not by the config",
 )
 def _open_adapter_repository_as_peft_model(original: Callable) -> Callable:
     def from_pretrained(
@@ -331,22 +376,31 @@ def _open_adapter_repository_as_peft_model(original: Callable) -> Callable:
     ) -> PeftModel:
         hub = {name: kwargs[name] for name in ("cache_dir", "subfolder", "token") if name in kwargs}
         hub |= {} if revision is None else {"revision": revision}
+        is_ours = _is_our_adapter(pretrained_model_name_or_path, hub)
+        if is_ours:
+            check_settings_files(Path(pretrained_model_name_or_path, hub.get("subfolder") or ""))
+            refuse_foreign_adapters(os.fspath(pretrained_model_name_or_path), hub)
         recorded = _our_config(pretrained_model_name_or_path, hub)
-        task_type = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub).task_type
+        with stored_settings(pretrained_model_name_or_path) if is_ours else nullcontext():
+            task_type = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub).task_type
         expected = PeftModel if task_type is None else peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING[task_type]
         adapter: dict[str, Any] = {"adapter_name": adapter_name, "is_trainable": is_trainable}
         adapter |= {"config": config, "revision": revision}
         # For another task type the original names the class to use.
         if recorded is None or cls._target_peft_class is not expected:
-            return original(cls, pretrained_model_name_or_path, import_allowlist=import_allowlist, **adapter, **kwargs)
+            allowed = import_allowlist or [*peft_auto.get_default_import_allowlist(), _PACKAGE]
+            with stored_settings(pretrained_model_name_or_path) if is_ours else nullcontext():
+                return original(cls, pretrained_model_name_or_path, import_allowlist=allowed, **adapter, **kwargs)
         dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
         if isinstance(dtype, str):
             dtype = None if dtype == "auto" else getattr(torch, dtype)
         loading = {name: kwargs.pop(name, None) for name in ("attn_implementation", "quantization_config")}
         model_class = _saved_class(recorded)
+        own_config: Any = model_class.config_class.from_pretrained(pretrained_model_name_or_path, **hub)
+        built_on_meta(model_class, own_config, pretrained_model_name_or_path)
         base = model_class.build_for_adapter(
             os.fspath(pretrained_model_name_or_path),
-            model_class.config_class.from_pretrained(pretrained_model_name_or_path, **hub),
+            own_config,
             hub,
             dtype=dtype,
             device_map=kwargs.get("device_map"),
@@ -390,19 +444,38 @@ def _saved_class(config: Mapping[str, Any]) -> Any:
 
 def _our_config(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the contents of a repository's config.json if it belongs to one of our models."""
+    path, config = _settings_in(model_id, CONFIG_NAME, kwargs)
+    if str(config.get("model_type")) not in _MODELS:
+        return None
+    with stored_settings(path):
+        check_stored_fields(config)
+    return config
+
+
+def _is_our_adapter(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> bool:
+    """Return whether an adapter was trained on one of our models, by what it records or by the config beside it."""
+    mapping = _settings_in(model_id, ADAPTER_CONFIG_NAME, kwargs)[1].get("auto_mapping")
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else None
+    return str(library).startswith(f"{_PACKAGE}.") or _our_config(model_id, kwargs) is not None
+
+
+def _settings_in(
+    model_id: str | os.PathLike, name: str, kwargs: Mapping[str, Any]
+) -> tuple[str | None, dict[str, Any]]:
+    """Return the path of a repository's file of settings and its contents; nothing if it is missing or damaged."""
     path = cached_file(
         model_id,
-        "config.json",
+        name,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
         **{key: value for key, value in kwargs.items() if key in _HUB_KEYS},
     )
-    if path is None:
-        return None
-    with open(path, encoding="utf-8") as file:
-        config = json.load(file)
-    return config if config.get("model_type") in _MODELS else None
+    try:
+        content = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # that of any model; who opens it says so
+        content = {}
+    return path, content if isinstance(content, dict) else {}
 
 
 def when_imported(name: str, call: Callable[[], None]) -> None:

@@ -103,7 +103,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         self.sampling = checked_choice("sampling", sampling, SAMPLINGS)
         self.extent = checked_choice("extent", extent, EXTENTS)
         self.axes = checked_choice("axes", axes, AXES)
-        if min_squared_norm is not None and not min_squared_norm >= 0:
+        if min_squared_norm is not None and not (_is_number(min_squared_norm) and min_squared_norm >= 0):
             raise ValueError(f"min_squared_norm: {min_squared_norm!r}; expected 0 or more, or None")
         self.min_squared_norm = min_squared_norm
         self.features = _features(features)
@@ -111,9 +111,9 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         self.min_points = checked_integer("min_points", min_points, 1, MOST_POINTS)
         self.seed = None if seed is None else checked_integer("seed", seed, 0)
         self.up_axis = checked_choice("up_axis", up_axis, UP_AXES)
-        if block_size is not None and not block_size > 0:
+        if block_size is not None and not (_is_number(block_size) and block_size > 0):
             raise ValueError(f"block_size: {block_size!r}; expected more than 0, or None")
-        if not 0 <= block_overlap < 1:
+        if not (_is_number(block_overlap) and 0 <= block_overlap < 1):
             raise ValueError(f"block_overlap: {block_overlap!r}; expected at least 0 and less than 1")
         self.block_size, self.block_overlap = block_size, block_overlap
 
@@ -304,6 +304,10 @@ def checked_integer(name: str, value: Any, least: int, most: int = 2**63 - 1) ->
     return int(value)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
 def _rgb(values: Sequence[float]) -> list[float]:
     color = [float(value) for value in values]
     if len(color) != 3 or not all(0 <= value <= 1 for value in color):
@@ -319,6 +323,8 @@ def checked_choice(name: str, value: Any, allowed: tuple) -> Any:
 
 
 def _features(names: Any) -> list[str]:
+    if not isinstance(names, (str, list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"features: {names!r:.80}; expected a list of names")
     names = [names] if isinstance(names, str) else list(names)
     if names[:1] != ["xyz"] or len(set(names)) != len(names) or not set(names) <= set(FEATURES):
         raise ValueError(f"features: {names}; expected 'xyz', then any of {', '.join(map(repr, FEATURES[1:]))}")

@@ -5,8 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from hf_any3d.modeling.config_checks import (
+    check_settings_files,
+    check_stored_fields,
+    read_settings,
+    stored_settings,
+)
 from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 
 if TYPE_CHECKING:
@@ -207,11 +214,32 @@ class NamesPackageMixin:
         Raises:
             FileNotFoundError: If the name looks like a path, and nothing is there.
             OSError: If the hub may not be used, and the repository is not in its cache.
+            ValueError: If stored settings are damaged or impossible; names the directory, and the file and field.
         """
-        check_repository_name(pretrained_model_name_or_path, **hub_choice(kwargs))
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        name = pretrained_model_name_or_path
+        check_repository_name(name, **hub_choice(kwargs))
+        check_settings_files(Path(name, kwargs.get("subfolder") or ""))
+        with stored_settings(name):
+            return super().from_pretrained(name, *args, **kwargs)
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike) -> Any:
+        """Build from a file that `to_json_file` wrote; equal to what was written.
+
+        Raises:
+            ValueError: If it is damaged, or a setting is impossible; names the file.
+        """
+        with stored_settings(json_file):
+            return cls.from_dict(read_settings(json_file))
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build from the contents of such a file, without the installation hint."""
-        return super().from_dict({name: value for name, value in config_dict.items() if name != "auto_map"}, **kwargs)
+        """Build from the contents of such a file, without the installation hint.
+
+        Raises:
+            ValueError: If a setting is impossible.
+        """
+        settings = {name: value for name, value in config_dict.items() if name != "auto_map"}
+        with stored_settings(kwargs.get("name_or_path")):  # that of an auto class
+            check_stored_fields(settings)
+            return super().from_dict(settings, **kwargs)

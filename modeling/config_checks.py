@@ -1,16 +1,21 @@
-"""Allowed ranges of the numbers in a configuration, and their check.
+"""Checks of settings: stored files of them, types, and allowed ranges of numbers.
 
-Configs may come from untrusted repositories. Sizes are bounded, far above any published model, so that no model is
+Settings may come from untrusted repositories. Sizes are bounded, far above any published model, so that no model is
 built that fits on no computer; NaN and infinity are rejected.
 """
 
 import dataclasses
+import json
 import math
 import numbers
+import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -24,6 +29,8 @@ SHARE = (0, 1)
 EPSILON = (0, 1)
 SPREAD = (0, 10)
 _LARGEST = 2**38
+_PLAIN_KINDS = {"bool": bool, "str": str, "bool | None": (bool, type(None)), "str | None": (str, type(None))}
+_PLAIN_NAMES = {"bool": "True or False", "str": "a text"}
 _LONGEST = 1_000
 _DEEPEST = 8
 
@@ -46,13 +53,113 @@ SIZES: Ranges = {
     **dict.fromkeys(("num_query_tokens",), TOKENS),
 }
 
+SETTINGS_FILES = (
+    *("config.json", "generation_config.json", "adapter_config.json"),
+    *("preprocessor_config.json", "processor_config.json", "tokenizer_config.json"),
+)
+"""Files of settings in the directory of a saved model."""
+# What transformers reads before a class of ours does, in any of these files.
+_STORED_KINDS: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(("auto_map", "custom_pipelines", "parts"), (Mapping, "an object")),
+    **dict.fromkeys(("id2label", "label2id", "quantization_config"), (Mapping, "an object")),
+    **dict.fromkeys(("encoder_config", "text_config"), ((Mapping, PreTrainedConfig), "an object")),
+    **dict.fromkeys(("model_type", "processor_class", "feature_extractor_type", "tokenizer_class"), (str, "a text")),
+    **dict.fromkeys(("base_model_name_or_path", "revision"), (str, "a text")),
+    "architectures": ((list, tuple), "a list"),
+    **dict.fromkeys(("dtype", "torch_dtype"), ((str, Mapping, torch.dtype), "a type of torch, such as 'float32'")),
+}
+_TOKENS = ("suppress_tokens", "begin_suppress_tokens", "eos_token_id", "bos_token_id", "pad_token_id")
 
-def check_numbers(config: Any, ranges: Ranges, others: Mapping[str, Any] | None = None) -> None:
-    """Check that the numeric fields of a configuration are finite numbers within their ranges.
+
+def read_settings(file: str | os.PathLike) -> dict[str, Any]:
+    """Read a file of settings, and check what libraries read in it before a class of ours does.
+
+    Raises:
+        ValueError: It is not JSON, holds no object, or a field of another type; names the file and the field.
+    """
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: holds {_shown(content)}; expected settings by name")
+    with stored_settings(file):
+        check_stored_fields(content)
+    return content
+
+
+def check_stored_fields(content: Mapping[str, Any]) -> None:
+    """Check the fields of stored settings that belong to transformers and PEFT.
+
+    Raises:
+        ValueError: Naming the field, its value and what is allowed.
+    """
+    for name, (kind, expected) in _STORED_KINDS.items():
+        value = content.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{name}={_shown(value)}; expected {expected}")
+    for name in ("dtype", "torch_dtype"):
+        value = content.get(name)
+        if isinstance(value, str) and value != "auto" and not isinstance(getattr(torch, value, None), torch.dtype):
+            raise ValueError(f"{name}={_shown(value)}; expected a type of torch, such as 'float32'")
+    for number, label in (content.get("id2label") or {}).items():
+        if not str(number).isdecimal() or not isinstance(label, str):
+            raise ValueError(f"id2label has {_shown({number: label})}; expected numbers with names of classes")
+    for name, place in (content.get("auto_map") or {}).items():
+        if not isinstance(place, (str, list)):
+            raise ValueError(f"auto_map has {_shown({name: place})}; expected names of classes")
+    for name in _TOKENS:
+        value = content.get(name)
+        if not all(isinstance(token, int) for token in (value if isinstance(value, (list, tuple)) else [value or 0])):
+            raise ValueError(f"{name}={_shown(value)}; expected numbers of tokens")
+    if unnamed := [value for value in content.get("architectures") or () if not isinstance(value, str)]:
+        raise ValueError(f"architectures has {_shown(unnamed[0])}; expected names of classes")
+
+
+def check_settings_files(folder: str | os.PathLike) -> None:
+    """Check all files of settings in a directory, see `read_settings`; does nothing for a name on the hub.
+
+    Raises:
+        ValueError: Naming the file and the field.
+    """
+    for name in SETTINGS_FILES:
+        if (file := Path(folder, name)).is_file():
+            read_settings(file)
+
+
+@contextmanager
+def stored_settings(place: object = None) -> Iterator[None]:
+    """Name the place of stored settings in errors of what is built from them.
+
+    Settings of an unexpected type fail anywhere and with any error, as do those of an encoder, whose class is not of
+    this package.
 
     Args:
-        config: A dataclass, such as a config of transformers or PEFT. Numeric fields
-            are found by their annotations: `int`, `float` and lists of them.
+        place: File, directory or hub name; None leaves naming it to an enclosing call.
+
+    Raises:
+        ValueError: In place of errors that do not say that stored settings are wrong.
+    """
+    before = "" if place is None else f"{place}: "
+    try:
+        yield
+    except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except ValueError as error:
+        if type(error) is not ValueError or str(place) in str(error):
+            raise
+        raise ValueError(f"{before}{error}") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{before}cannot be used ({type(error).__name__}: {reason})") from error
+
+
+def check_numbers(config: Any, ranges: Ranges, others: Mapping[str, Any] | None = None) -> None:
+    """Check that the fields of a configuration have their types, and that numbers are finite and within their ranges.
+
+    Args:
+        config: A dataclass, such as a config of transformers or PEFT. Fields are found by their annotations: `int`,
+            `float` and lists of them, `bool` and `str`.
         ranges: Ranges by field; a field without a range only has to be finite.
         others: Further keyword arguments, such as settings of transformers.
 
@@ -64,6 +171,8 @@ def check_numbers(config: Any, ranges: Ranges, others: Mapping[str, Any] | None 
         value = getattr(config, field.name, None)
         if field.name in ranges or kind.startswith(("int", "float", "list[int", "list[float")):
             _check_field(field.name, kind, value, ranges.get(field.name, (-_LARGEST, _LARGEST)))
+        elif kind in _PLAIN_KINDS and not isinstance(value, _PLAIN_KINDS[kind]):
+            raise ValueError(f"{field.name}={_shown(value)}; expected {_PLAIN_NAMES[kind.partition(' ')[0]]}")
         elif isinstance(value, (Mapping, PreTrainedConfig)):
             check_sizes(value, f"{field.name}.")
     check_sizes(others or {})

@@ -1,5 +1,6 @@
 """Terminal output of untrusted text."""
 
+import csv
 import io
 import json
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 from safetensors import SafetensorError
 
-from hf_any3d.messages import error_lines, model_errors, one_line, print_json, print_line, printable
+from hf_any3d.messages import csv_text, error_lines, model_errors, one_line, print_json, print_line, printable
 
 
 @pytest.mark.parametrize(
@@ -100,3 +101,23 @@ def test_very_long_messages_are_cut():
     line = one_line(ValueError("no such model: " + "9" * 5000 + "; expected a directory"))
     assert line.startswith("no such model: 9") and line.endswith("9; expected a directory") and len(line) < 1300
     assert one_line(ValueError("short")) == "short"
+
+
+def test_csv_holds_no_formulas_and_keeps_numbers():
+    table = [
+        ["file", "=SUM(A1)"],
+        ["=cmd|' /C calc'!A0.ply", -0.5],
+        ["+1", None],
+        ["-x", 3],
+        ["@a", "\t=1"],
+        [" =1", "a=b"],
+    ]
+    text = csv_text(table)
+    assert list(csv.reader(io.StringIO(text))) == [
+        ["file", "'=SUM(A1)"],
+        ["'=cmd|' /C calc'!A0.ply", "-0.5"],
+        ["'+1", ""],
+        ["'-x", "3"],
+        ["'@a", "\\u0009=1"],
+        ["' =1", "a=b"],
+    ]

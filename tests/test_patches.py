@@ -104,6 +104,7 @@ def test_libraries_still_call_the_functions_where_they_are_patched():
         (transformers.utils.hub, "self._upload_modified_files("),
         (transformers.utils.hub, "file = cached_files("),
         (transformers.trainer, "self.create_model_card("),
+        (transformers.pipelines, "= get_task("),
     ):
         assert call in inspect.getsource(module), module.__name__
 
@@ -216,6 +217,17 @@ def test_pipelines_look_for_missing_paths_on_the_hub(hub):
         with pytest.raises(FileNotFoundError, match="^no directory outputs/no-such-model"):
             transformers.pipeline(task, "outputs/no-such-model")
     assert len(hub.requests) == asked
+
+
+def test_transformers_refuses_the_library_of_adapters(hub, adapter):
+    hub.commit("me/of-peft", {"README.md": b"---\nlibrary_name: peft\npipeline_tag: text-generation\n---\n"})
+    hub.commit("me/of-ours", {"README.md": (adapter / "README.md").read_bytes()})
+    for name in ("me/of-peft", "me/of-ours"):
+        with pytest.raises(RuntimeError, match="is meant to be used with peft"):
+            original(transformers.pipelines.get_task)(name)
+    with pytest.raises(RuntimeError, match="is meant to be used with peft"):
+        transformers.pipelines.get_task("me/of-peft")
+    assert transformers.pipelines.get_task("me/of-ours") == "point-cloud-classification"
 
 
 def test_peft_looks_for_missing_adapters_on_the_hub(hub):

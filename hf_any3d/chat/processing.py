@@ -22,6 +22,7 @@ from hf_any3d.chat.templates import (
     published_templates,
 )
 from hf_any3d.modeling.card_info import NamesPackageMixin
+from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.processing import PointCloudProcessor
 
@@ -395,9 +396,10 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
             conversations = [fold_system(messages) for messages in conversations]
         marked = with_answers and self._marks_answers(chat_template)
         variables = {**self.tokenizer.special_tokens_map, **options}
-        rendered: Any = render_jinja_template(
-            conversations=conversations, chat_template=template, return_assistant_tokens_mask=marked, **variables
-        )
+        with stored_settings("chat template"):  # as untrusted as the rest of the model
+            rendered: Any = render_jinja_template(
+                conversations=conversations, chat_template=template, return_assistant_tokens_mask=marked, **variables
+            )
         texts, answers = rendered
         return texts, answers if marked else [[] for _ in texts]
 

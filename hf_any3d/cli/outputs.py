@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_any3d.cli.common import print_note
-from hf_any3d.messages import print_json, print_line, printable
+from hf_any3d.messages import csv_text, print_json, print_line
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
@@ -123,14 +121,9 @@ def counted(number: int, what: str) -> str:
 
 
 def csv_lines(rows: Sequence[Row]) -> list[str]:
-    """Return lines of CSV with a header of all keys, errors last; control characters are escaped."""
+    """Return lines of CSV with a header of all keys, errors last; see `csv_text`."""
     names = sorted(dict.fromkeys(name for row in rows for name in row), key=lambda name: name == "error")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: "" if value is None else printable(value) for name, value in row.items()})
-    return text.getvalue().splitlines()
+    return csv_text([names, *([row.get(name) for name in names] for row in rows)]).splitlines()
 
 
 def _plain(row: Row, hidden: Sequence[str]) -> dict[str, Any]:

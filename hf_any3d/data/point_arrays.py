@@ -26,6 +26,11 @@ def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarra
         if name not in row:
             raise ValueError(f"no column {name!r}; there are {', '.join(map(str, row)) or 'none'}")
         values = np.asarray(row[name])
+        if values.dtype.kind not in "iufb":  # meshes of a `Mesh` column, paths, dicts of a `PointCloud` column
+            raise ValueError(
+                f"{name} is a {type(row[name]).__name__}; expected numbers, which "
+                f"hf_any3d.data.files_to_points makes of dataset.cast_column({name!r}, PointCloud())"
+            )
         least = 3 if name == "points" else 1
         if values.ndim != 2 or values.shape[1] < least or len(values) == 0:
             raise ValueError(f"{name} has shape {values.shape}; expected (num_points >= 1, channels >= {least})")

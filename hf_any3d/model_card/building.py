@@ -189,8 +189,12 @@ def _metadata(
     base_model = hub_name(base_model) or hub_name(description.base_model)
     data = report.data if report else {}
     dataset = hub_name(data.get("name")) if data.get("on_hub") else None
+    adapter_tags = []
+    if subject.method:  # as PEFT tags its adapters
+        adapter_tags = [subject.method, "transformers", *([f"base_model:adapter:{base_model}"] if base_model else [])]
     return ModelCardData(
-        library_name="transformers",
+        # Of an adapter, that of PEFT, as PEFT's own cards have it.
+        library_name="peft" if subject.method else "transformers",
         license=one_line(license) if license else None,
         language=language,
         # Pipelines cannot load an incomplete adapter.
@@ -199,7 +203,7 @@ def _metadata(
         base_model_relation=description.relation if base_model else None,
         datasets=[dataset] if dataset else None,
         metrics=[next(iter(task.metrics))] if report else None,
-        tags=["hf_any3d", *description.tags, "point-cloud", "3d", *([subject.method] if subject.method else [])],
+        tags=["hf_any3d", *description.tags, "point-cloud", "3d", *adapter_tags],
         model_name=_title(name),
         eval_results=(_eval_results(report, task) or None) if report else None,
     )

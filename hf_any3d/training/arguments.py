@@ -13,6 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import HfArg
@@ -200,6 +201,8 @@ class PointTrainingArguments(TrainingArguments):
                 logger.warning("--%s no: no checkpoint can be selected; the weights of the last step are kept", name)
                 self.load_best_model_at_end = False
         super().__post_init__()
+        # Torch pins memory for accelerators, and warns in every epoch where there is none.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         self.epoch_cosine = json_mapping(self.epoch_cosine, "epoch_cosine") or None
         if self.weight_decay_on not in DECAY_RULES:
             raise ValueError(f"--weight_decay_on {self.weight_decay_on!r}; expected one of {', '.join(DECAY_RULES)}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_any3d.atomic_files import atomic_write, write_text
+from hf_any3d.messages import csv_text
 from hf_any3d.visualization.web_page import hex_color, label_colors
 
 if TYPE_CHECKING:
@@ -91,9 +90,7 @@ def write_run_results(
     table = class_table(class_scores, confusions)
     written = [write_text(folder / PAGE, _page(title, curves, metrics, table, confusions))]
     if len(table) > 1:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(table)
-        written.append(write_text(folder / TABLE, text.getvalue()))
+        written.append(write_text(folder / TABLE, csv_text(table)))
     if (curves or confusions) and find_spec("matplotlib") is not None:
         with atomic_write(folder / PICTURE) as unfinished:
             _picture(title, curves, confusions).savefig(unfinished, format="png")

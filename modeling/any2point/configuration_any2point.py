@@ -52,6 +52,7 @@ _CHOICES = {
     "attention_axis": ("tokens", "batch"),
     "line_mapping": ("stretch", "wrap"),
     "plane_mapping": ("clamp", "wrap"),
+    "sampling_tie_rule": ("first", "cuda"),
     "token_places": ("projected", "order", "random"),
     "position_injection": ("input", "every_layer", "input_and_every_layer"),
     "rotary_views": ("split_frequencies", "split_heads", "mean_angle", "first_view"),
@@ -299,3 +300,5 @@ class Any2PointConfig(CategoriesConfigMixin, EncoderConfigMixin, TokenizerConfig
         super().__post_init__(**kwargs)
         self.check_heads()
         self.check_parts(("encoder",))
+        if len(self.line_direction) != 3 or not any(self.line_direction):
+            raise ValueError(f"line_direction={list(self.line_direction)}; expected three numbers, not all 0")

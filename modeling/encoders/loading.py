@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.activations import QuickGELUActivation
 
 from hf_any3d.modeling import kernels
+from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
 from hf_any3d.modeling.pretrained_parts import (
     is_quantized,
@@ -78,8 +79,9 @@ def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None, **l
         raise ValueError(
             "the config names no encoder: it is stored with the model; load the model with from_pretrained(…)"
         )
-    source = open_recorded(part, config.name_or_path)
-    encoder, missing = open_encoder(source.path, config.encoder_config, dtype, **loading)
+    with stored_settings(config.name_or_path or None):
+        source = open_recorded(part, config.name_or_path)
+        encoder, missing = open_encoder(source.path, config.encoder_config, dtype, **loading)
     if missing:
         raise ValueError(f"encoder {source.name!r} lacks weights that its config requires: {', '.join(missing[:8])}")
     remember_weights(encoder)
@@ -140,7 +142,8 @@ def open_encoder(
         UnsupportedEncoder: If the encoder is not supported.
     """
     family = find_family(config)
-    with unused_weights_expected():  # heads, other towers and further layers
+    # Weights unused: heads, other towers and further layers.
+    with stored_settings(name_or_path), unused_weights_expected():
         encoder, report = _class_of(family).from_pretrained(
             name_or_path,
             config=config,

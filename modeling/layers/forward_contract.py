@@ -48,6 +48,11 @@ class PointTokensMixin:
     _supports_attention_backend = True
     _input_embed_layer = "input_tokens"
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether layers run again in the backward pass; PEFT asks by this name, which transformers deprecates."""
+        return self.is_activation_checkpointing
+
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Raise an error: these tokens have no vocabulary.
 

@@ -184,6 +184,11 @@ class MiniGPT3DPreTrainedModel(CardMixin, PretrainedPartsMixin, EarlierNamesMixi
     _supports_attention_backend = True
     _skip_keys_device_placement = ["past_key_values"]
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether layers run again in the backward pass; see `PointTokensMixin`."""
+        return self.is_activation_checkpointing
+
     @classmethod
     def describe_for_card(cls, subject: CardSubject) -> CardDescription:
         """Describe the pretrained parts, where they are stored, and the training stage."""

@@ -17,9 +17,11 @@ from transformers.utils import (
     find_adapter_config_file,
 )
 
+from hf_any3d.modeling.config_checks import read_settings, stored_settings
 from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 from hf_any3d.modeling.pretrained_parts.loading import (
     apply_settings,
+    built_on_meta,
     class_of_saved,
     dtype_named,
     is_quantized,
@@ -29,7 +31,11 @@ from hf_any3d.modeling.pretrained_parts.loading import (
 from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPartsMixin, refuse_merged_adapters
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
-from hf_any3d.modeling.pretrained_parts.stored_adapters import load_adapter_into
+from hf_any3d.modeling.pretrained_parts.stored_adapters import (
+    load_adapter_into,
+    refuse_foreign_adapters,
+    refuse_odd_weights,
+)
 from hf_any3d.modeling.pretrained_parts.tensors import is_local, own_state, tensors_checksum
 
 
@@ -123,21 +129,22 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         Raises:
             EncoderMismatchError: If the pretrained weights differ from those that the adapter was trained with.
         """
-        recorded = config.part(cls._adapted_part)
-        if recorded.is_elsewhere:
-            hub = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
-            return cls.build_around(cls.open_part(config, hub, **loading), config)
-        folder = recorded.subfolder or cls._adapted_part
-        place, found = adapter_subfolder(name, hub, folder)
-        stored_dtype = cls.stored_dtype(config)  # loading may change the config
-        model = cls.build_around(cls.open_stored_part(place, config, found, **loading), config)
-        checksum = model.checksum_in_memory(stored_dtype)
-        if recorded.checksum is not None and checksum not in (None, recorded.checksum):
-            raise EncoderMismatchError(
-                f"{name}: the pretrained weights in {folder}/ have checksum {checksum}; expected {recorded.checksum}, "
-                "that of the weights that the adapter was trained with"
-            )
-        return model
+        with stored_settings(name):
+            recorded = config.part(cls._adapted_part)
+            if recorded.is_elsewhere:
+                hub = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
+                return cls.build_around(cls.open_part(config, hub, **loading), config)
+            folder = recorded.subfolder or cls._adapted_part
+            place, found = adapter_subfolder(name, hub, folder)
+            stored_dtype = cls.stored_dtype(config)  # loading may change the config
+            model = cls.build_around(cls.open_stored_part(place, config, found, **loading), config)
+            checksum = model.checksum_in_memory(stored_dtype)
+            if recorded.checksum is not None and checksum not in (None, recorded.checksum):
+                raise EncoderMismatchError(
+                    f"{name}: the pretrained weights in {folder}/ have checksum {checksum}; expected "
+                    f"{recorded.checksum}, that of the weights that the adapter was trained with"
+                )
+            return model
 
     def checksum_in_memory(self, dtype: torch.dtype) -> str | None:
         """Return the checksum of the part's tensors; None if it is quantized, sharded or in another dtype."""
@@ -241,12 +248,54 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
             ValueError: If weights of the saved model are missing or not finite; the message names them.
             TypeError: If an argument is unknown.
         """
-        check_repository_name(pretrained_model_name_or_path, **hub_choice(kwargs))
+        name = pretrained_model_name_or_path
+        check_repository_name(name, **hub_choice(kwargs))
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-        if pretrained_model_name_or_path is None or not _is_adapter_repository(pretrained_model_name_or_path, hub):
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        given = {key: value for key, value in hub.items() if value is not None}
+        adapter = None if name is None else find_adapter_config_file(name, **given)
         rest = {key: value for key, value in kwargs.items() if key not in hub}
-        return cls._from_adapter_repository(os.fspath(pretrained_model_name_or_path), hub, **rest)
+        if adapter is not None and not _contains(name, CONFIG_NAME, hub):
+            return cls._from_base_of_adapter(os.fspath(name), adapter, given, *args, **rest)
+        if adapter is None or any(_contains(name, file, hub) for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
+            return super().from_pretrained(name, *args, **kwargs)
+        return cls._from_adapter_repository(os.fspath(name), hub, **rest)
+
+    @classmethod
+    def _from_base_of_adapter(
+        cls, name: str, adapter: str, hub: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> PreTrainedModel:
+        """Load the model that an adapter without a config names as its base, and the adapter into it."""
+        refuse_foreign_adapters(name, hub)
+        settings = read_settings(adapter)
+        base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+        around = {key: hub[key] for key in ("cache_dir", "force_download", "local_files_only", "token") if key in hub}
+        around |= {} if revision is None else {"revision": revision}
+        kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type") if base else None
+        if kind != cls.config_class.model_type:
+            raise ValueError(
+                f"{adapter}: names {base!r} as its base model{f', a {kind}' if kind else ''}, and not the "
+                f"{cls.__name__} that it was trained on; build that again and open the adapter with "
+                "PeftModel.from_pretrained(model, …), or save it with modules_to_save=trainable_module_names(model)"
+            )
+        adapter_kwargs = {"_adapter_model_path": name} | {k: hub[k] for k in hub if k in ("revision", "subfolder")}
+        return cls.from_pretrained(base, *args, adapter_kwargs=adapter_kwargs, **around, **kwargs)
+
+    def load_adapter(self, peft_model_id: str | os.PathLike | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Load an adapter as transformers does, after checks of its settings and weights.
+
+        Raises:
+            ValueError: If they are damaged or not finite, or it makes PEFT fetch others.
+        """
+        if peft_model_id is None:
+            return super().load_adapter(peft_model_id, *args, **kwargs)
+        given = kwargs.get("adapter_kwargs") or {}
+        hub = {key: given[key] for key in HUB_ARGUMENTS if given.get(key) is not None}
+        refuse_foreign_adapters(os.fspath(peft_model_id), hub)
+        refuse_odd_weights(os.fspath(peft_model_id), hub)
+        with stored_settings(peft_model_id):
+            loaded = super().load_adapter(peft_model_id, *args, **kwargs)
+        refuse_non_finite(self, os.fspath(peft_model_id))
+        return loaded
 
     @classmethod
     def _from_adapter_repository(
@@ -268,6 +317,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         config = copy.deepcopy(config)
         apply_settings(cls, config, overrides, "a repository that holds an adapter")
         dtype = dtype_named(dtype or torch_dtype)
+        built_on_meta(class_of_saved(cls, config), config, name)
         model = class_of_saved(cls, config).build_for_adapter(
             name,
             config,
@@ -326,21 +376,14 @@ def adapter_subfolder(name: str, hub: dict[str, Any], folder: str) -> tuple[str,
     return os.path.join(name, path), {key: value for key, value in hub.items() if key != "subfolder"}
 
 
-def _is_adapter_repository(name: str | os.PathLike, hub: dict[str, Any]) -> bool:
-    """Return whether a directory or hub repository has an adapter and a config, but no full model weights."""
-    if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}) is None:
-        return False
-
-    def contains(file: str) -> bool:
-        found = cached_file(
-            name,
-            file,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            **hub,
-        )
-        return found is not None
-
-    # An adapter without a config belongs to a model in another repository; transformers loads it.
-    return contains(CONFIG_NAME) and not contains(SAFE_WEIGHTS_NAME) and not contains(SAFE_WEIGHTS_INDEX_NAME)
+def _contains(name: str | os.PathLike, file: str, hub: dict[str, Any]) -> bool:
+    """Return whether a directory or hub repository has a file."""
+    found = cached_file(
+        name,
+        file,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **hub,
+    )
+    return found is not None

@@ -4,7 +4,7 @@ import copy
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.utils import logging
 
+from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.layers.forward_contract import keep_unpacked
 from hf_any3d.modeling.pretrained_parts.tensors import inner_tensors, not_finite, own_tensors
 
@@ -238,8 +239,7 @@ def refuse_other_shapes(
         config = model_class.config_class.from_pretrained(folder, **hub, **given)
     if any(getattr(part, "quantization_config", None) for part in _configs(config)):
         return
-    with torch.device("meta"):
-        expected = {name: list(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
+    expected = {name: list(tensor.shape) for name, tensor in built_on_meta(model_class, config, folder).items()}
     prefix = f"{model_class.base_model_prefix}."
 
     def expected_shape(name: str) -> list[int] | None:
@@ -261,6 +261,18 @@ def refuse_other_shapes(
         )
 
 
+def built_on_meta(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, place: str | os.PathLike
+) -> dict[str, torch.Tensor]:
+    """Return the state dict of a model without memory for it, which needs consistent settings.
+
+    Raises:
+        ValueError: If the model cannot be built from its config; names `place`, where the config is from.
+    """
+    with stored_settings(place), torch.device("meta"):
+        return model_class(copy.deepcopy(config)).state_dict()
+
+
 def refuse_lost_weights(model: PreTrainedModel, name: str, info: dict[str, Any], hub: dict[str, Any]) -> None:
     """Raise an error if a saved model lacks weights that it had when it was saved.
 
@@ -275,15 +287,14 @@ def refuse_lost_weights(model: PreTrainedModel, name: str, info: dict[str, Any],
         return
     config = type(model).config_class.from_pretrained(name, **hub)
     saved_class = class_of_saved(type(model), config)
-    with torch.device("meta"):
-        saved = saved_class(config)
+    saved = built_on_meta(saved_class, config, name)
     prefix = f"{type(model).base_model_prefix}."
 
     def base_name(key: str) -> str:
         # The name in a base model, without wrappers that a config puts around layers.
         return key.removeprefix(prefix).replace(".base_layer.", ".")
 
-    had = {base_name(key) for key in saved.state_dict()}
+    had = {base_name(key) for key in saved}
     if lost := sorted(key for key in missing if base_name(key) in had):
         raise ValueError(
             f"{name}: the saved {saved_class.__name__} lacks {listed(lost)}; without them its predictions would "
@@ -341,16 +352,30 @@ def refuse_pipes(folder: Path) -> None:
 def stored_types(folder: Path, names: Sequence[str] = WEIGHT_FILES) -> dict[str, str]:
     """Return the name of the type of each tensor in the weight files of a directory.
 
-    Those of a damaged file are left out: loading reports it.
+    Raises:
+        ValueError: If a file is damaged.
     """
     types: dict[str, str] = {}
     for name in names:
         for file in sorted(folder.glob(name)):
-            with suppress(SafetensorError, OSError, RuntimeError, EOFError, UnpicklingError, ValueError, KeyError):
+            with weights_of(file):
                 types |= _types_in(file)
         if types:
             break  # transformers and PEFT read the first of these kinds that there is
     return types
+
+
+@contextmanager
+def weights_of(file: str | os.PathLike) -> Iterator[None]:
+    """Name a file of weights in errors of reading it.
+
+    Raises:
+        ValueError: If it is damaged: cut, or no file of weights.
+    """
+    try:
+        yield
+    except (SafetensorError, RuntimeError, EOFError, UnpicklingError, KeyError) as error:
+        raise ValueError(f"{file}: damaged weights ({type(error).__name__}: {error})") from error
 
 
 def _types_in(file: Path) -> dict[str, str]:
@@ -388,9 +413,5 @@ def _stored_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
     if not files[0].is_file():
         files = sorted(folder.glob("model-*-of-*.safetensors"))
     for file in files:
-        try:
-            with safe_open(file, "pt") as stored:
-                names = stored.keys()
-                yield from [(name, stored.get_slice(name).get_shape()) for name in names]
-        except SafetensorError:  # transformers reports what is wrong with the file
-            return
+        with weights_of(file), safe_open(file, "pt") as stored:
+            yield from [(name, stored.get_slice(name).get_shape()) for name in stored.keys()]  # noqa: SIM118

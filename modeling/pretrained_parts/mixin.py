@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
 
+from hf_any3d.modeling.config_checks import check_settings_files
 from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 from hf_any3d.modeling.layers.forward_contract import refuse_unsaveable
 from hf_any3d.modeling.pretrained_parts.loading import (
@@ -196,6 +197,7 @@ class PretrainedPartsMixin:
         if folder is not None:
             settings = {key: value for key, value in kwargs.items() if key not in hub}
             refuse_pipes(folder)
+            check_settings_files(folder)
             refuse_other_shapes(cls, name, hub, settings)
         model, info = cls._from_full_repository(name, *args, output_loading_info=True, **kwargs)
         if name is not None:

@@ -33,14 +33,20 @@ class PretrainedPart:
         """Read a record of this or an earlier version.
 
         Raises:
-            ValueError: If it has unknown fields.
+            ValueError: If it has unknown fields, or fields of another type.
         """
+        if not isinstance(recorded, Mapping):
+            raise ValueError(f"a part is recorded as {recorded!r:.80}; expected an object")
         recorded = dict(recorded)
         if "name" in recorded:
             recorded["name_or_path"] = recorded.pop("name")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(recorded.keys() - known):
             raise ValueError(f"a part has {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
+        for name, value in recorded.items():
+            if not (isinstance(value, bool) if name == "stored" else value is None or isinstance(value, str)):
+                expected = "True or False" if name == "stored" else "a text"
+                raise ValueError(f"a part has {name}={value!r:.80}; expected {expected}")
         return cls(**recorded)
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,8 +87,10 @@ class PartsConfigMixin:
         """Convert records of earlier versions to the current form; called in `__post_init__`.
 
         Raises:
-            ValueError: If there are unknown parts or fields.
+            ValueError: If there are unknown parts or fields, or fields of another type.
         """
+        if not isinstance(self.parts, Mapping | None):
+            raise ValueError(f"parts={self.parts!r:.80}; expected an object")
         if unknown := sorted(set(self.parts or {}) - set(allowed)):
             raise ValueError(f"parts has {unknown[0]!r}; expected some of {', '.join(map(repr, allowed))}")
         if self.parts is not None:

@@ -23,6 +23,7 @@ from transformers.modeling_utils import load_state_dict
 
 from hf_any3d.modeling.file_stamps import file_stamp
 from hf_any3d.modeling.hub_names import check_repository_name, is_path_like
+from hf_any3d.modeling.pretrained_parts.loading import weights_of
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, tensors_checksum
 
@@ -36,7 +37,7 @@ WEIGHT_ENTRIES = (
     "pytorch_model.bin.index.json",
 )
 _INDEX_SUFFIX = ".index.json"
-_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_HUB_NAME = re.compile(r"(?=.{1,96}$)\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_SECONDS = 10.0
 
@@ -123,7 +124,7 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
         RevisionNotFoundError: If the repository has no such revision.
     """
     name = str(name_or_path)
-    if name and Path(name).is_dir():
+    if name and os.path.isdir(name):
         return _from_directory(name, Path(name), None)
     if not _HUB_NAME.fullmatch(name):
         raise ValueError(f"encoder {name!r} is neither a directory nor a name on the hub such as 'owner/model'")
@@ -166,14 +167,14 @@ def open_recorded(part: PretrainedPart, model: str | Path | None = None) -> Enco
         Errors of `resolve_encoder`.
     """
     name = part.name_or_path
-    if model and not Path(name).is_dir() and Path(model, name).is_dir():
+    if model and not os.path.isdir(name) and os.path.isdir(Path(model, name)):
         name = str(Path(model, name))
     lost = (
         f"{name!r}, which the config{f' of the model in {model}' if model else ''} names as the source of its "
         f"pretrained weights, is no directory here (relative to {Path.cwd()})"
     )
     help_text = "If it was moved, give its location as encoder_name_or_path=…, or change it in the config's parts"
-    if not Path(name).is_dir() and not _HUB_NAME.fullmatch(name):
+    if not os.path.isdir(name) and not _HUB_NAME.fullmatch(name):
         raise ValueError(f"{lost}. {help_text}")
     try:
         source = resolve_encoder(name, part.revision)
@@ -294,7 +295,8 @@ def _tensors_checksum_of(files: tuple[tuple[Path, tuple[int, ...]], ...]) -> str
     # The stamps are part of the key, so that a changed file is read again.
     tensors = {}
     for file, _ in files:
-        tensors |= load_state_dict(str(file), map_location="cpu")
+        with weights_of(file):
+            tensors |= load_state_dict(str(file), map_location="cpu")
     return tensors_checksum(tensors)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME, cached_file
 
-from hf_any3d.modeling.config_checks import check_sizes
+from hf_any3d.modeling.config_checks import check_sizes, read_settings, stored_settings
 from hf_any3d.modeling.pretrained_parts.loading import (
     ADAPTER_FILES,
     EarlierNamesMixin,
@@ -57,15 +57,16 @@ def load_adapter_into(
         returns them; only the last may be non-empty.
 
     Raises:
-        ValueError: If its settings are invalid, or tensors are missing or unexpected.
-        RuntimeError: If sizes differ and `ignore_mismatched_sizes` is False.
+        ValueError: If its settings are invalid, tensors are missing or unexpected, or sizes differ and
+            `ignore_mismatched_sizes` is False.
     """
     refuse_foreign_adapters(name, hub)
     refuse_odd_weights(name, hub)
-    config = PeftConfig.from_pretrained(name, **hub)
-    check_adapter_config(config)
-    config.inference_mode = True
-    adapted = PeftModel(model, config)
+    with stored_settings(name):
+        config = PeftConfig.from_pretrained(name, **hub)
+        check_adapter_config(config)
+        config.inference_mode = True
+        adapted = PeftModel(model, config)
     renamings = model.renamings() if isinstance(model, EarlierNamesMixin) else None
     weights = load_peft_weights(name, device="cpu", key_mapping=renamings, **hub)
     stored = {key: tensor.shape for key, tensor in weights.items()}
@@ -78,7 +79,7 @@ def load_adapter_into(
     mismatched = sorted((key, shape, expected[key]) for key, shape in stored.items() if shape != expected[key])
     if mismatched and not ignore_mismatched_sizes:
         sizes = [f"{key} has shape {tuple(theirs)}, expected {tuple(ours)}" for key, theirs, ours in mismatched]
-        raise RuntimeError(f"{name}: {listed(sizes)}; ignore_mismatched_sizes=True initialises them")
+        raise ValueError(f"{name}: {listed(sizes)}; ignore_mismatched_sizes=True initialises them")
     adapted.load_adapter(name, "default", ignore_mismatched_sizes=ignore_mismatched_sizes, **hub)
     return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
 
@@ -114,13 +115,7 @@ def refuse_foreign_adapters(name: str, hub: Mapping[str, Any]) -> None:
     file = cached_file(name, ADAPTER_CONFIG_NAME, **{**_QUIET, **hub})
     if file is None:
         return  # PEFT says so
-    try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: holds a {type(content).__name__}; expected the settings of an adapter by name")
-    method = content.get("peft_type")
+    method = read_settings(file).get("peft_type")
     if not isinstance(method, str) or method not in PEFT_TYPE_TO_CONFIG_MAPPING:
         known = ", ".join(sorted(str(kind.value) for kind in PEFT_TYPE_TO_CONFIG_MAPPING))
         raise ValueError(f"{file}: peft_type is {str(method)[:100]!r}; expected one of {known}")

@@ -15,8 +15,9 @@ import torch
 import trimesh
 from datasets import Array2D, Dataset, Features, List, Mesh, Value, load_dataset, load_from_disk
 
-from hf_any3d.data import PointCloud, embed_files
+from hf_any3d.data import PointCloud, PointCloudCollator, embed_files, files_to_points
 from hf_any3d.data.files import PointCloudData, point_cloud_bytes, read_point_cloud
+from hf_any3d.data.files.writer import write_point_cloud
 from hf_any3d.data.inputs import to_cloud
 from tests.data.clouds import FIELDS, FILES, assert_same, full_cloud, points, triangle
 
@@ -214,6 +215,27 @@ def test_columns_of_points_become_clouds(feature):
 def test_columns_of_meshes_become_clouds():
     meshes = Dataset.from_dict({"cloud": [str(FILES / "chair.ply")]}, features=Features({"cloud": Mesh()}))
     assert len(meshes.cast_column("cloud", PointCloud())[0]["cloud"]["points"]) == 1742
+
+
+def test_batches_of_meshes_and_files_say_how_to_read_them():
+    meshes = Dataset.from_dict({"points": [str(FILES / "chair.ply")]}, features=Features({"points": Mesh()}))
+    clouds = meshes.cast_column("points", PointCloud())
+    for rows in (meshes, clouds, meshes.cast_column("points", Mesh(decode=False))):
+        with pytest.raises(
+            ValueError, match=r"points is a .*files_to_points .*cast_column\('points', PointCloud\(\)\)"
+        ):
+            PointCloudCollator(num_points=8)([rows[0]])
+    read = files_to_points(clouds, num_points=8)
+    assert PointCloudCollator()([read[0]])["points"].shape == (1, 8, 3)
+
+
+def test_face_less_files_of_a_mesh_column_have_points_and_colors(tmp_path):
+    # As docs/upstream.md says; `Mesh` does not store what it decodes.
+    write_point_cloud(tmp_path / "cloud.ply", PointCloudData(points(5), colors=np.full((5, 3), 0.5, np.float32)))
+    decoded = Mesh().decode_example({"path": str(tmp_path / "cloud.ply"), "bytes": None})
+    assert type(decoded).__name__ == "PointCloud" and decoded.vertices.shape == (5, 3) and len(decoded.colors) == 5
+    with pytest.raises(ValueError, match="should have one of 'path' or 'bytes'"):
+        Mesh().encode_example(decoded)
 
 
 def test_columns_of_other_types_are_refused():

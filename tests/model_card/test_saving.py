@@ -50,7 +50,10 @@ def encoder(hub):
 def check(card: ModelCard, task: str = "point-cloud-classification", base_model: str | None = None) -> None:
     """Check what every card of this package contains."""
     data = card.data
-    assert (data.library_name, data.pipeline_tag, data.get("base_model")) == ("transformers", task, base_model)
+    is_adapter = "PeftModel" in card.text
+    library = "peft" if is_adapter else "transformers"
+    assert (data.library_name, data.pipeline_tag, data.get("base_model")) == (library, task, base_model)
+    assert (f"base_model:adapter:{base_model}" in data.tags) == (is_adapter and base_model is not None)
     assert {"hf_any3d", "point-cloud"} <= set(data.tags)
     assert "import hf_any3d" in card.text and "pip install hf-any3d" in card.text and EMPTY not in card.text
     assert f'pipeline("{task}"' in card.text and "base_model: ''" not in str(card)

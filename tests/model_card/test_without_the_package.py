@@ -91,3 +91,10 @@ def test_saving_leaves_the_config_as_it_was(tmp_path):
     model.config.save_pretrained(tmp_path)
     assert model.config.to_dict() == before and "auto_map" not in before
     assert not hasattr(AutoConfig.from_pretrained(tmp_path), "auto_map")
+
+
+def test_settings_survive_a_json_file(tmp_path):
+    for written in (tiny_model("bert").config, PointCloudProcessor(num_points=48), minigpt3d().config):
+        written.to_json_file(tmp_path / "settings.json")
+        read = type(written).from_json_file(tmp_path / "settings.json")
+        assert read.to_dict() == written.to_dict() and not hasattr(read, "auto_map")

@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from examples import quickstart, train_default_model
 from hf_any3d import example_file, load_point_dataset, read_point_cloud
+from hf_any3d.evaluation.classification import judge_splits
 from hf_any3d.pipelines import DEFAULT_MODELS, default_model
 
 FOLDER = Path(default_model())
@@ -66,11 +67,16 @@ def test_its_test_accuracy_is_that_of_its_card(classify):
     rows = quickstart.plain_rows(load_point_dataset("shapes")["test"])
     points, labels = torch.from_numpy(rows["points"][:]), torch.from_numpy(np.asarray(rows["label"][:]))
     with torch.no_grad():
-        answers = torch.cat([classify.model(points=part).logits.argmax(-1) for part in points.split(32)])
-    accuracy = (answers == labels).float().mean().item()
+        logits = torch.cat([classify.model(points=part).logits for part in points.split(32)])
+    accuracy = (logits.argmax(-1) == labels).float().mean().item()
+    loss = torch.nn.functional.cross_entropy(logits, labels).item()  # training smooths labels, an evaluation does not
+    assert loss == pytest.approx(METRICS["metrics"]["test"]["loss"], abs=0.005)
     assert accuracy == pytest.approx(METRICS["metrics"]["test"]["accuracy"], abs=0.008)  # one shape
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert f"| test | {100 * METRICS['metrics']['test']['accuracy']:.1f} %" in card
+    assert (
+        f"| test | {100 * METRICS['metrics']['test']['accuracy']:.1f} %" in card
+        and f"| {METRICS['metrics']['test']['loss']:.4g} |" in card
+    )
     assert train_default_model.CHOICE.strip() in card and train_default_model.UPRIGHT in card
 
 
@@ -89,8 +95,14 @@ def test_every_path_in_it_is_of_the_package():
 
 
 @pytest.mark.slow
-def test_it_is_made_by_one_command(tmp_path):
+def test_it_is_made_by_one_command(tmp_path, monkeypatch):
     folder = tmp_path / "default_model"
+
+    def judge(trainer, *args):
+        assert trainer.compute_loss_func is None  # the model's own loss, not the smoothed one of training
+        return judge_splits(trainer, *args)
+
+    monkeypatch.setattr(train_default_model, "judge_splits", judge)
     train_default_model.main(["--max-steps", "2", "--output-dir", str(folder)])
     assert {file.name for file in folder.iterdir()} == {file.name for file in FOLDER.iterdir()}
     assert json.loads((folder / "metrics.json").read_text())["training"]["steps"] == 2

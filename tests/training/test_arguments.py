@@ -4,8 +4,9 @@ import json
 from dataclasses import dataclass, field
 
 import pytest
+import torch
 
-from hf_any3d.training.arguments import json_mapping, parse_arguments
+from hf_any3d.training.arguments import PointTrainingArguments, json_mapping, parse_arguments
 
 
 @dataclass
@@ -87,3 +88,8 @@ def test_mappings_may_be_json_mapping_or_none():
     for wrong in ("{a: 1}", "[1]", "3"):
         with pytest.raises(ValueError, match="--x "):
             json_mapping(wrong, "x")
+
+
+def test_memory_is_pinned_for_accelerators_alone(tmp_path):
+    assert PointTrainingArguments(str(tmp_path)).dataloader_pin_memory == torch.accelerator.is_available()
+    assert not PointTrainingArguments(str(tmp_path), dataloader_pin_memory=False).dataloader_pin_memory

@@ -1,7 +1,9 @@
 """AutoPeftModel opens adapters of this package's models; adapter_config.json names their base."""
 
 import json
+import warnings
 
+import huggingface_hub.constants
 import pytest
 import torch
 from peft import (
@@ -23,9 +25,9 @@ from hf_any3d import (
     encoder_linear_pattern,
     trainable_module_names,
 )
-from tests.common.models import case_of
+from tests.common.models import CASES as ALL, case_of
 from tests.tiny_act import tiny_act
-from tests.tiny_encoders import saved_encoder
+from tests.tiny_encoders import random_encoder, saved_encoder, tiny_config
 
 CASES = [case_of(Any2PointForPointCloudClassification), case_of(Any2PointForPartSegmentation)]
 METHODS = {
@@ -111,7 +113,35 @@ def test_adapter_on_a_saved_model_names_that_model(tmp_path):
         model.save_pretrained(tmp_path / "adapter")
     stored = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert stored["base_model_name_or_path"] == str(tmp_path / "complete")
-    with pytest.raises(ValueError, match="import_allowlist="):
-        AutoPeftModel.from_pretrained(tmp_path / "adapter")
-    opened = AutoPeftModel.from_pretrained(tmp_path / "adapter", import_allowlist=["hf_any3d"])
-    assert torch.equal(answer(case, opened), expected)
+    for allowed in (None, ["hf_any3d"]):
+        opened = AutoPeftModel.from_pretrained(tmp_path / "adapter", import_allowlist=allowed)
+        assert torch.equal(answer(case, opened), expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_adapters_around_an_encoder_of_the_hub_are_saved_without_warnings_or_requests(
+    method, hub, tmp_path, monkeypatch
+):
+    random_encoder(tiny_config("bert")).push_to_hub("me/quiet-encoder")
+    model = Any2PointForPointCloudClassification.from_encoder_pretrained("me/quiet-encoder")
+    asked = len(hub.requests)
+    for is_offline in (False, True):
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", is_offline)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            adapted = get_peft_model(model, METHODS[method](model))
+            adapted.save_pretrained(tmp_path)
+        assert len(hub.requests) == asked
+        model = adapted.unload()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in ALL if "Phi" not in case.name],
+    ids=lambda case: case.name,  # that is transformers' own
+)
+def test_peft_asks_every_model_for_checkpointing_without_a_warning(case):
+    model = case.build()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model.is_gradient_checkpointing is False

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData, leave_out_invalid_points
-from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits, open_source
+from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits, file_error, open_source
 from hf_any3d.modeling.hub_names import FILE_ENDINGS
 from hf_any3d.registry import FORMATS
 
@@ -116,6 +116,6 @@ def read_point_cloud(
         opened.limits.check(points=len(cloud), faces=len(cloud.faces) if cloud.is_mesh else 0)
         return cloud
     except PointCloudError as error:
-        raise PointCloudFileError(f"{opened.name}: {error}") from error.__cause__
+        raise file_error(opened.name, error) from error.__cause__
     except MemoryError:
         raise PointCloudFileError(f"{opened.name}: needs more memory than there is") from None

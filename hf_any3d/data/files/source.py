@@ -25,9 +25,18 @@ def file_errors(name: object) -> Iterator[None]:
     except PointCloudFileError:
         raise
     except PointCloudError as error:
-        raise PointCloudFileError(f"{name}: {error}") from None
+        raise file_error(name, error) from None
 
 
+def file_error(name: object, error: PointCloudError) -> PointCloudFileError:
+    """Return the error of a file's content with the file's name; long values that it quotes are cut in the middle."""
+    reason = str(error)
+    if len(reason) > 2 * _QUOTED:
+        reason = f"{reason[:_QUOTED]} … {reason[-_QUOTED:]}"
+    return PointCloudFileError(f"{name}: {reason}")
+
+
+_QUOTED = 200
 VARIABLE = "ANY3D_READ_LIMITS"
 """Environment variable with limits for all readers, such as `points=300000000,expansion=100`."""
 

@@ -36,6 +36,16 @@ def test_meshes_of_a_scene_are_joined_with_their_transforms():
     assert cloud.sample_surface(500, 0).points.shape == (500, 3)
 
 
+@pytest.mark.parametrize("value", ["x" * 3000, ["9" * 3000 + "x"] * 4, {"a": "b" * 3000}])
+def test_long_values_are_not_quoted_whole(value):
+    document, chunk = gltf_square()
+    for name in ("rotation", "translation", "scale", "matrix"):
+        nodes = [{"mesh": 0, name: value}]
+        with pytest.raises(PointCloudFileError, match="violates the glTF specification") as error:
+            read(gltf({**document, "nodes": nodes}, chunk))
+        assert len(str(error.value)) < 600
+
+
 def test_translation_rotation_and_scale_move_a_node():
     half = float(np.sqrt(0.5))
     node = {"mesh": 0, "translation": [10, 0, 0], "rotation": [0, 0, half, half], "scale": [2, 2, 2]}

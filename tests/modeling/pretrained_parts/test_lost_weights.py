@@ -199,7 +199,7 @@ def test_configs_refuse_numbers_that_are_not_finite(value, saved, tmp_path):
 
 def test_adapter_can_be_loaded_with_new_labels(saved):
     load = AutoModelForPointCloudClassification.from_pretrained
-    with pytest.raises(RuntimeError, match=r"has shape \(3, 16\), expected \(7, 16\).*ignore_mismatched_sizes=True"):
+    with pytest.raises(ValueError, match=r"has shape \(3, 16\), expected \(7, 16\).*ignore_mismatched_sizes=True"):
         load(saved / "adapter", num_labels=7)
     opened, info = load(saved / "adapter", num_labels=7, ignore_mismatched_sizes=True, output_loading_info=True)
     assert answers(opened).shape == (3, 7) and opened.config.num_labels == 7

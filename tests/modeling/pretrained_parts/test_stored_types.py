@@ -99,7 +99,7 @@ def test_pipes_in_place_of_weights_are_refused(adapter):
 
 SETTINGS = {
     '{"peft_type": "XLORA", "hidden_size": 8, "adapters": {"a": "somebody/elses"}}': "'XLORA' names adapters in other",
-    "[]": "holds a list; expected the settings of an adapter by name",
+    "[]": r"holds \[\]; expected settings by name",
     '{"peft_type": "NOTHING"}': "peft_type is 'NOTHING'; expected one of ",
     '{"peft_type": ["LORA"]}': r"peft_type is .*LORA.*; expected one of ",
     "{": "adapter_config.json: not JSON",
