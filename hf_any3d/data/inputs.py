@@ -98,7 +98,7 @@ def _from_row(row: Mapping, features: Sequence[str]) -> PointCloudData:
     return PointCloudData(**cloud)
 
 
-def _from_array(array: np.ndarray, features: Sequence[str]) -> dict[str, np.ndarray]:
+def _from_array(array: np.ndarray, features: Sequence[str]) -> dict[str, Any]:
     if array.ndim != 2 or array.shape[1] < 3:
         raise PointCloudError(f"points have shape {array.shape}; expected (points, 3 or more)")
     cloud, start = {"points": array[:, :3]}, 3
@@ -139,7 +139,8 @@ def _joined(parts: list[PointCloudData]) -> PointCloudData:
     # As in one file: a scene with any mesh is a mesh, and points without faces are not sampled.
     starts = np.cumsum([0] + [len(part) for part in parts])
     faces = [part.faces + start for part, start in zip(parts, starts, strict=False) if part.is_mesh]
-    joined = {"points": np.concatenate([part.points + (0 if part.offset is None else part.offset) for part in parts])}
+    moved = [part.points + (0 if part.offset is None else part.offset) for part in parts]
+    joined: dict[str, Any] = {"points": np.concatenate(moved)}
     colors = [part.colors for part in parts if part.colors is not None]
     if len(colors) == len(parts):
         joined["colors"] = np.concatenate(colors)

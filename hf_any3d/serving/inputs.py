@@ -46,7 +46,7 @@ class Upload:
         file_type: Its type; by default that of the name's ending or of the bytes' signature.
     """
 
-    def __init__(self, name: str, content: bytes | Mapping[str, np.ndarray], file_type: str | None = None):
+    def __init__(self, name: str, content: bytes | Mapping[str, Any], file_type: str | None = None):
         self.name, self.content, self.file_type = name, content, file_type
 
     def digest(self) -> str:
