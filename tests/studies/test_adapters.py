@@ -172,7 +172,7 @@ def point_encoders(tmp_path_factory):
     return directories
 
 
-@pytest.mark.parametrize("prefix", ["act", "encoder", "openshape", "uni3d"])
+@pytest.mark.parametrize("prefix", ["act", "point_transformer_v3", "openshape", "uni3d"])
 @pytest.mark.parametrize(
     ("method", "mark"),
     [
@@ -202,7 +202,7 @@ def test_methods_train_the_head_and_their_own_inside_a_point_encoder(point_encod
         assert all(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("prefix", ["act", "encoder", "uni3d"])
+@pytest.mark.parametrize("prefix", ["act", "point_transformer_v3", "uni3d"])
 def test_run_on_a_point_encoder_is_in_the_table(shapes, point_encoders, prefix, tmp_path, monkeypatch):
     encoder = point_encoders[prefix]
     work = adapter_runs.train_and_measure
@@ -222,7 +222,7 @@ def test_points_for_an_encoder_of_voxels_are_those_of_its_processor(shapes, poin
     PointTransformerV3Processor(grid_size=SMALL["grid_size"], scale="unit_sphere").save_pretrained(tmp_path)
     prepared = np.asarray(adapter_runs.with_channels(shapes, str(tmp_path))["test"]["points"])
     assert prepared.shape == (4, 32, 9)
-    kept = np.asarray(adapter_runs.with_channels(shapes, point_encoders["encoder"])["test"]["points"])
+    kept = np.asarray(adapter_runs.with_channels(shapes, point_encoders["point_transformer_v3"])["test"]["points"])
     assert kept.shape == (4, 32, 6) and (kept[..., 3:] == np.float32(0.4)).all()
 
 

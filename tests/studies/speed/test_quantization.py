@@ -11,11 +11,12 @@ from tests.tiny_aligned import tiny_aligned
 
 @pytest.mark.parametrize("form", ["bfloat16", "torchao, bfloat16", "quantize_dynamic, float32"])
 def test_forms_are_opened_and_measured(form, tmp_path):
-    tiny_aligned(Uni3DForPointCloudClassification).save_pretrained(tmp_path)
+    float_model = tiny_aligned(Uni3DForPointCloudClassification)
+    float_model.save_pretrained(tmp_path)
     opened = quantization.open_form("encoder", str(tmp_path), form)
     assert is_quantized(opened) == (form != "bfloat16")
     assert (opened.dtype == torch.bfloat16) == form.endswith("bfloat16")
-    full = sum(each.numel() for each in opened.parameters()) * (2 if form.endswith("bfloat16") else 4)
+    full = sum(each.numel() for each in float_model.parameters()) * (2 if form.endswith("bfloat16") else 4)
     assert (quantization.weight_bytes(opened) < 0.95 * full) == (form != "bfloat16")
     row = quantization.measure("encoder", str(tmp_path), form, rounds=1)
     assert row["form"] == form and row["clouds_per_s"] > 0 and row["peak_MB"] >= 0
