@@ -68,12 +68,11 @@ class FoundDataset:
 
     def labels(self) -> str | None:
         """Return whether labels belong to clouds, points or texts; None for data on the hub."""
-        if self.name != "parquet":
+        if self.name != "parquet" or not (self.file or self.folder):
             return DATASETS.get(self.name)
         import pyarrow.parquet
         import pyarrow.types
 
-        assert self.file or self.folder
         file = self.file or min(Path(self.folder or "").rglob("*.parquet"))
         try:
             columns = pyarrow.parquet.read_schema(file)

@@ -247,7 +247,8 @@ def _evaluate(
     if data.dataset_name == "folder":
         data.dataset_options = {"on_error": "skip", **data.dataset_options}
     is_recipe = not arguments[0].startswith("-")
-    if is_recipe or data.train_file is not None or data.dataset_name in ("folder", "parquet"):
+    is_folder = data.dataset_name in ("folder", "parquet") and data.data_dir is not None
+    if is_recipe or data.train_file is not None or is_folder:
         if not is_recipe:
             data.validation_fraction = 0  # of what the user gives, all is evaluated
         splits, _ = apply_protocol(*load_splits(data), protocol)

@@ -125,7 +125,7 @@ class PointCloud:
             value = {"bytes": None, "path": value}
         if not isinstance(value, Mapping) or "points" in value:
             return value
-        return dict(vars(read_stored(value["path"], value["bytes"], token_per_repo_id)))
+        return read_stored(value["path"], value["bytes"], token_per_repo_id).arrays()
 
     def flatten(self) -> "PointCloud | dict[str, FeatureType]":
         """Return the columns of the stored struct if decoding is switched off, else the feature itself."""

@@ -21,7 +21,7 @@ from transformers import AutoConfig
 
 from hf_any3d.atomic_files import read_json, write_json, write_text
 from hf_any3d.markdown import inline
-from hf_any3d.messages import one_line
+from hf_any3d.messages import error_lines
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.training.arguments import (
     STARTS,
@@ -428,7 +428,7 @@ def _data_problem(row: PublishedRow, recipe: str, words: Sequence[str]) -> str |
         (data,) = parse_arguments((DataArguments,), [recipe, *words], others_in_file=True)
         load_splits(data)
     except (ValueError, OSError, ImportError) as error:
-        return one_line(error)
+        return "; ".join(error_lines(error)[:2])  # and where to get what is missing
     return None
 
 

@@ -168,8 +168,8 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
     attention_axis: str = "tokens"
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self, _AUTOENCODER_RANGES, kwargs)
         check_choices(self, _AUTOENCODER_CHOICES)
+        check_numbers(self, _AUTOENCODER_RANGES, kwargs)
         multiples = {"group_size": POINTS_PER_COARSE_POINT, "hidden_size": NUM_GROUPS, "num_codes": NUM_GROUPS}
         for name, factor in multiples.items():
             if getattr(self, name) % factor or not getattr(self, name):
@@ -382,13 +382,13 @@ class ActConfig(NamesPackageMixin, CategoriesConfigMixin, PartsConfigMixin, PreT
     teacher_in_training_mode: bool = False
 
     def __post_init__(self, **kwargs: Any):
+        check_choices(self, _CHOICES)
         check_numbers(self, _RANGES, kwargs)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads}; expected a divisor of hidden_size={self.hidden_size}"
             )
         self.check_heads()
-        check_choices(self, _CHOICES)
         if not 0 <= self.mask_ratio < 1:
             raise ValueError(f"mask_ratio={self.mask_ratio}; expected at least 0 and below 1")
         if self.class_token_loss and not self.use_class_token:

@@ -85,8 +85,8 @@ class TokenizerConfig(NamesPackageMixin, PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self, _RANGES, kwargs)
         check_choices(self, {name: allowed for name, allowed in _CHOICES.items() if hasattr(self, name)})
+        check_numbers(self, _RANGES, kwargs)
         if len(self.tokenizer_blocks) != len(self.tokenizer_bottlenecks):
             raise ValueError(
                 f"tokenizer_blocks={self.tokenizer_blocks} and tokenizer_bottlenecks={self.tokenizer_bottlenecks} "

@@ -108,8 +108,8 @@ class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
     qformer_lora_dropout_at_inference: bool = False
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self, _RANGES, kwargs)
         check_choices(self, {"router": ROUTERS})
+        check_numbers(self, _RANGES, kwargs)
         if not 1 <= self.router_top_k <= self.num_query_experts:
             raise ValueError(
                 f"router_top_k={self.router_top_k}; expected 1 to num_query_experts={self.num_query_experts}"

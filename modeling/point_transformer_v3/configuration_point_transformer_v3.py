@@ -179,8 +179,8 @@ class PointTransformerV3Config(NamesPackageMixin, PartsConfigMixin, PreTrainedCo
     base_checksum = part_property("base", "checksum", "Checksum of these weights.")
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self, _RANGES, kwargs)
         check_choices(self, {"shuffle_curves": _SHUFFLING})
+        check_numbers(self, _RANGES, kwargs)
         if unknown := [curve for curve in self.curves if curve not in CURVES]:
             raise ValueError(f"curves has {unknown[0]!r}; expected some of {', '.join(map(repr, CURVES))}")
         if not self.curves:

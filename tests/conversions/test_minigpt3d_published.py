@@ -119,7 +119,7 @@ def test_files_of_stages_have_the_published_entries(files, stage):
 def test_every_tensor_of_a_model_is_converted(files, parts, stages):
     whole = assemble(*parts, [read_stage(files / f"{stage}.pth") for stage in stages])
     assert whole.model.num_parameters() == 2_954_367_240
-    assert whole.state.keys() == whole.model.state_dict().keys()
+    assert whole.state.keys() == whole.model.base_model.state_dict().keys()
     assert bool(whole.fresh) == (stages[-1] != 4)
     counts = {
         stage: sum(whole.model.get_parameter(name).numel() for name in stage_names(whole.model, stage))

@@ -18,7 +18,11 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 
 import hf_any3d
-from hf_any3d import AutoModelForZeroShotPointCloudClassification, conversions
+from hf_any3d import (
+    AutoModelForZeroShotPointCloudClassification,
+    MiniGPT3DForConditionalGeneration,
+    conversions,
+)
 from hf_any3d.modeling import published
 from hf_any3d.modeling.published import PUBLISHED, SIZE_MARK, Published, PublishedFile
 from hf_any3d.opening import open_published, opened_directory, published_directory
@@ -405,7 +409,7 @@ def test_minigpt3d_opens_by_its_name_with_parts_of_two_repositories(hub, tmp_pat
         assert not [path for path in fetched if path.endswith(("model-1.safetensors", "pytorch_model.bin"))]
         expected = tmp_path / "converted"
         conversions.convert_minigpt3d(expected, **paths)
-        other = AutoModel.from_pretrained(expected).state_dict()
+        other = MiniGPT3DForConditionalGeneration.from_pretrained(expected).state_dict()
         assert other.keys() == pipe.model.state_dict().keys()
         assert all(torch.equal(tensor, other[key]) for key, tensor in pipe.model.state_dict().items())
         _OPENED.clear()

@@ -123,6 +123,10 @@ class PointCloudData:
             self.faces = (valid.cumsum() - 1)[faces[kept]]
         left_out.append((int((~valid).sum()), len(points)))
 
+    def arrays(self) -> dict[str, np.ndarray | None]:
+        """Return its arrays by name, None for those that it has not; what the format says of axes is left out."""
+        return {name: value for name, value in vars(self).items() if name != "up_axis"}
+
     def sample_surface(self, n: int, generator: np.random.Generator | int = 0) -> "PointCloudData":
         """Draw points evenly from the surface of a mesh.
 

@@ -53,7 +53,7 @@ def point_cloud_bytes(data: PointCloudData, file_type: str = "ply") -> bytes:
 
 
 def _write_npz(file: BinaryIO, data: PointCloudData) -> None:
-    arrays = {name: value for name, value in vars(data).items() if value is not None}
+    arrays = {name: value for name, value in data.arrays().items() if value is not None}
     np.savez_compressed(file, **arrays)
 
 

@@ -54,7 +54,7 @@ def test_without_its_files_the_error_says_where_to_get_them(name, tmp_path, cach
     for data_dir, kind in ((None, ValueError), (tmp_path, FileNotFoundError), (tmp_path / "no", FileNotFoundError)):
         with pytest.raises(kind) as error:
             load_point_dataset(name, data_dir=data_dir, cache_dir=cache_dir)
-        assert described.origin in str(error.value) and described.layout in str(error.value)
+        assert {described.origin, described.layout} <= set(error.value.__notes__)
 
 
 def test_the_example_of_how_to_add_one_works(tmp_path, cache_dir):

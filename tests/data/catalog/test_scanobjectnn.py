@@ -98,10 +98,10 @@ def test_missing_files_are_named_with_where_to_get_them(tree, cache_dir):
     (tree / "h5_files" / "main_split" / "test_objectdataset.h5").unlink()
     with pytest.raises(FileNotFoundError) as error:
         load_point_dataset("scanobjectnn", data_dir=tree, variant="obj_bg", cache_dir=cache_dir)
-    text = str(error.value)
+    text = "\n".join([str(error.value), *error.value.__notes__])
     assert "missing h5_files/main_split/test_objectdataset.h5" in text
     assert "https://hkust-vgd.github.io/scanobjectnn/" in text and "h5_files.zip" in text
-    with pytest.raises(ValueError, match="data_dir is None; .* terms of use"):
+    with pytest.raises(ValueError, match="data_dir is None; (?s:.*) terms of use"):
         load_point_dataset("scanobjectnn")
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         load_point_dataset("scanobjectnn", data_dir=tree / "nowhere")

@@ -69,7 +69,7 @@ def test_published_numbers_are_checked(load, split_set, message):
 
 def test_missing_clouds_and_lists_are_named_or_left_out(load, folder):
     (folder / "shapenet_pc" / f"{MODELS['train'][0]}.npy").unlink()
-    with pytest.raises(FileNotFoundError, match=r"missing shapenet_pc/02691156-1a04e3.*npy\. Agree to ShapeNet's"):
+    with pytest.raises(FileNotFoundError, match=r"missing shapenet_pc/02691156-1a04e3.*npy\nAgree to ShapeNet's"):
         load()
     assert load(on_error="skip").num_rows == {"train": 1, "test": 1}
     (folder / "ShapeNet-Unseen21" / "test.txt").unlink()

@@ -36,7 +36,7 @@ def build(encoder: str, seed: int = 0, **changes) -> Any2PointForPointCloudClass
 
 
 def tokenizer_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    base = model.any2point if hasattr(model, "any2point") else model.tokens
+    base = model.any2point if hasattr(model, "any2point") else model.point_tokenizer_model
     return base.point_tokenizer.state_dict()
 
 

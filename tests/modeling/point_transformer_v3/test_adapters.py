@@ -146,7 +146,7 @@ def test_nothing_is_propagated_back_through_the_stages(model_class, labels, stag
 @torch.no_grad()
 def test_the_next_stage_does_not_read_what_the_side_network_adds():
     model = adapted(CONFIGS["side"])
-    encoder, points = model.get_base_model().encoder, varied_clouds(2, channels=6)
+    encoder, points = model.get_base_model().base_model, varied_clouds(2, channels=6)
     states = model(points=points, output_hidden_states=True).hidden_states
     with model.disable_adapter():
         plain = model(points=points, output_hidden_states=True).hidden_states
