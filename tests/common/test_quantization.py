@@ -178,11 +178,11 @@ def test_adapters_of_quantized_bases_are_trained_saved_and_opened(case, method, 
     assert_same(answer_of(case, PeftModel.from_pretrained(open_small(), tmp_path / "adapter")), expected)
     # The same weights in full precision, of which the quantized ones are known to come.
     assert answer_of(case, PeftModel.from_pretrained(open_full(), tmp_path / "adapter")).isfinite().all()
-    if case.name.startswith("MiniGPT3D"):
-        return
-    opened = type(small).from_pretrained(tmp_path / "adapter", quantization_config=ON_LOADING[way]())
-    assert_same(answer_of(case, opened), expected)
-    assert not is_quantized(type(small).from_pretrained(tmp_path / "adapter"))
+    # A chat model's directory of an adapter is PEFT's alone.
+    if not case.name.startswith("MiniGPT3D"):
+        opened = type(small).from_pretrained(tmp_path / "adapter", quantization_config=ON_LOADING[way]())
+        assert_same(answer_of(case, opened), expected)
+        assert not is_quantized(type(small).from_pretrained(tmp_path / "adapter"))
 
 
 @loaded
