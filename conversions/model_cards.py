@@ -245,7 +245,6 @@ def write_voxel_card(
     title: str,
     checkpoints: Sequence[Path],
     model: PreTrainedModel,
-    license: str,
     remarks: Mapping[str, str],
 ) -> None:
     """Write the card of a converted Point Transformer V3.
@@ -254,15 +253,13 @@ def write_voxel_card(
         directory: Existing directory to write to.
         title: Name of the repository.
         checkpoints: The authors' files: of the encoder, and perhaps of a head.
-        model: The model, perhaps without weights.
-        license: Licence of the weights, as the hub writes it.
+        model: The model, perhaps without weights; its config records the licence.
         remarks: Further sections, title to text.
     """
     files = "\n".join(_source(what, [file]) for what, file in zip(("Encoder", "Head"), checkpoints, strict=False))
     card = build_model_card(
         Subject.from_model(model, num_points=None),
         title,
-        license=license,
         remark=f"These are weights of the authors, converted by hf_any3d {__version__}. It takes "
         f"{model.config.in_channels} channels per point: coordinates, colors from 0 to 1, then normals.",
         sections={

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutation.mutants import ROOT, Mutant, draw, find_mutants, package_of, source_files
+from tests.mutation.mutants import ROOT, Mutant, _places, draw, find_mutants, package_of, source_files
 from tests.mutation.recording import known_rows
 from tests.mutation.running import choose_tests, read_recording, summarize
 
 SOURCE = '''"""Docstring."""
 from dataclasses import dataclass
 
-LIMIT = 3
+BORDER = 3
 
 
 def shrink(value: int, factor: float = 0.5) -> float:
     """Docstring."""
-    if value > LIMIT and not isinstance(value, str):
+    if value > BORDER and not isinstance(value, str):
         value -= 1
     elif value < 0:
         raise ValueError(f"value={value + 1}; expected at least {0}")
@@ -43,9 +43,13 @@ def test_every_kind_of_change_is_found_once(mutants):
     assert [(m.line, m.before, m.text) for m in mutants] == [
         (4, "3", "4"),
         (7, "0.5", "1.5"),
-        (9, "value > LIMIT and not isinstance(value, str)", "(not (value > LIMIT and (not isinstance(value, str))))"),
-        (9, "value > LIMIT and not isinstance(value, str)", "(value > LIMIT or not isinstance(value, str))"),
-        (9, "value > LIMIT", "(value >= LIMIT)"),
+        (
+            9,
+            "value > BORDER and not isinstance(value, str)",
+            "(not (value > BORDER and (not isinstance(value, str))))",
+        ),
+        (9, "value > BORDER and not isinstance(value, str)", "(value > BORDER or not isinstance(value, str))"),
+        (9, "value > BORDER", "(value >= BORDER)"),
         (9, "not isinstance(value, str)", "(isinstance(value, str))"),
         (10, "value -= 1", "pass"),
         (10, "1", "2"),
@@ -58,7 +62,7 @@ def test_every_kind_of_change_is_found_once(mutants):
         (14, "return min(value * factor, 10, key=abs)", "return None"),
         (14, "min(value * factor, 10, key=abs)", "(min(value * factor, 10))"),
         (14, "value * factor", "(value / factor)"),
-        (14, "10", "11"),
+        (14, "10", "20"),
     ]
 
 
@@ -102,6 +106,47 @@ def test_mistakes_with_tensors_and_keys_are_among_the_changes(tmp_path, kind, be
 def test_a_tuple_that_indexes_a_tensor_is_no_key(tmp_path):
     (tmp_path / "file.py").write_text("def first(tokens):\n    return tokens[0, 1]\n", encoding="utf-8")
     assert not [m for m in find_mutants(tmp_path / "file.py", tmp_path) if m.kind.startswith("drop key")]
+
+
+PAGES = """
+LONGEST_NAME, MOST_POINTS = 50, 1_000
+STEPS = 12
+
+
+def page(names, points, panels, wide=False):
+    if len(names) > LONGEST_NAME:
+        raise ValueError(names)
+    panels[-1].plot(points * 2, marker="o", markersize=4)
+    with gr.Row(elem_id="ask", scale=6, visible=wide):
+        for name in tqdm(names[3:], desc="names", leave=False):
+            bar.update(5)
+    return names.plot(leave=9)
+"""
+
+
+def test_numbers_of_limits_layout_and_progress_bars_are_left_alone(tmp_path):
+    (tmp_path / "file.py").write_text(PAGES, encoding="utf-8")
+    assert [(m.line, m.before, m.text) for m in find_mutants(tmp_path / "file.py", tmp_path)] == [
+        (3, "12", "24"),
+        (6, "False", "True"),
+        (7, "len(names) > LONGEST_NAME", "(not len(names) > LONGEST_NAME)"),
+        (8, "raise ValueError(names)", "pass"),
+        (9, "points * 2", "(points / 2)"),
+        (9, "2", "3"),
+        (10, 'gr.Row(elem_id="ask", scale=6, visible=wide)', "(gr.Row(elem_id='ask', scale=6))"),
+        (11, "3", "4"),
+        (13, "return names.plot(leave=9)", "return None"),
+        (13, "names.plot(leave=9)", "(names.plot())"),
+        (13, "9", "18"),
+    ]
+
+
+def test_accepted_changes_exist():
+    accepted = json.loads((ROOT / "tests/mutation/accepted.json").read_text(encoding="utf-8"))
+    paths = {name.partition("::")[0] for name in accepted}
+    # Compiling every change would take long.
+    assert accepted.keys() <= {mutant.name for path in paths for mutant in _places(ROOT / path, ROOT)}
+    assert all(reason.endswith(".") for reason in accepted.values())
 
 
 def test_the_sample_is_the_same_for_a_seed_and_every_package_has_its_share():

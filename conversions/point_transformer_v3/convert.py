@@ -89,7 +89,7 @@ def convert_ptv3(
         save_weights(directory, model_class.__name__, config, state, torch.float32)
         processor.save_pretrained(directory)
         remarks = {"What it computes": _COMPUTES, "Licence": _LICENCE}
-        write_voxel_card(directory, Path(output).name, files, model, LICENSE, remarks)
+        write_voxel_card(directory, Path(output).name, files, model, remarks)
     return {
         "output": os.fspath(output),
         "model": model_class.__name__,

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from hf_any3d import read_point_cloud
-from hf_any3d.cli.batch import ENGINES, LocalEngine
+from hf_any3d.cli.batch import ENGINES, Job, LocalEngine, _FilesWork
 from tests.cli.conftest import run
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
@@ -159,6 +159,17 @@ def test_several_processes_have_the_rows_of_one(scans, tmp_path, monkeypatch):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
     code, _, err = run("batch", "convert", "-", "--output", tmp_path / "c", "--workers", 2, stdin=b"1 2 3\n4 5 6\n")
     assert code == 1 and "--workers 2 reads files, not standard input" in err
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(None, [8]), (3, [2]), (20, [1])])
+def test_several_processes_share_the_processors(workers, threads, monkeypatch):
+    seen = []
+    monkeypatch.setattr("torch.set_num_threads", seen.append)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    _FilesWork(Job("convert", workers=workers), "").share_processors()  # needs no torch
+    assert not seen
+    _FilesWork(Job("predict", workers=workers), "").share_processors()
+    assert seen == threads
 
 
 def test_a_killed_process_ends_the_run_with_one_line(scans, tmp_path, monkeypatch):

@@ -36,6 +36,7 @@ def test_help_shows_ten_options_and_help_all_the_others():
     assert short.code == long.code == 0 and "--lr_scheduler_type" not in short.out
     for name in ("--lr_scheduler_type", "--peft", "--voting", "--gradient_accumulation_steps"):
         assert name in long.out
+    assert "--help" not in long.out.partition("All other options")[2]
     assert "--scene_votes" in run("train", "--task", "segmentation", "--help-all").out
 
 

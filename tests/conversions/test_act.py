@@ -111,6 +111,10 @@ def test_converted_checkpoint_opens_with_every_tensor_of_the_file(case, tmp_path
         "model.safetensors",
         "preprocessor_config.json",
     ]
+    card = (setting.output / "README.md").read_text()
+    stored = "; its layers are stored here, without its embeddings, which nothing reads."
+    assert (stored in card) == (case not in ("dvae_plain", "cls", "cls_modelnet", "partseg", "semseg"))
+    assert ("It has no teacher." in card) == (case == "dvae_plain")
 
 
 @pytest.mark.parametrize("variant", ["linear", "side"])
@@ -131,6 +135,8 @@ def test_named_teacher_is_compared_and_left_out(case, tmp_path):
     model = setting.opened(*setting.with_teacher())
     assert not differing(model, setting.original.converted)
     config = config_of(model)
+    card = (setting.output / "README.md").read_text()
+    assert f"Its frozen teacher is a `{config.encoder_config.model_type}` encoder." in card
     assert config.encoder_name_or_path == str(tmp_path / "teacher") and config.encoder_checksum.startswith(
         "tensors-sha256:"
     )

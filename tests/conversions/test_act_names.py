@@ -50,6 +50,7 @@ def test_sizes_of_a_student_are_read_from_its_tensors():
     names = {"in_channels", "hidden_size", "num_hidden_layers", "mlp_ratio", "qkv_bias", "use_class_token"}
     assert found.keys() == {*names, "side_network"}
     assert found["in_channels"] == 3 and found["mlp_ratio"] == 4 and found["use_class_token"]
+    assert (found["hidden_size"], found["num_hidden_layers"]) == (384, 12)
     assert not found["side_network"]
     assert student_sizes(state | {"act.side_alpha": torch.empty(1, device="meta")})["side_network"]
 

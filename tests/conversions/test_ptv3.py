@@ -35,6 +35,7 @@ def test_a_released_file_converts_on_the_command_line_and_computes_as_released(t
     assert case.error("flash.upcast_all", features) <= case.manifest["tolerance"]["features"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "license: cc-by-nc-4.0" in card and "not evaluated" in card and card.count("## Licence") == 1
+    assert "9 channels per point: coordinates, colors" in card and "Every tensor of them is accounted for." in card
     assert model.config.published["non_commercial"] is True
 
 
@@ -70,6 +71,7 @@ def change(content: dict, entry: str, name: str, value: object) -> dict:
         ("state_dict", "enc.enc0.block0.cpe.0.bias", torch.zeros(3), "of another shape: blocks.0.positions"),
         ("state_dict", "enc.enc0.block0.attn.rope.inv_freq", torch.ones(3), "expected the frequencies of rope_base"),
         ("config", "enc_depths", (1, 5, 2, 3, 1), "missing: blocks.10"),
+        ("config", "enc_depths", (1, 1, 1, 1, 1), "has a block 1 of stage 1; expected those of depths"),
         ("config", "enc_channels", (18, 36, 54, 72), "hidden_sizes=.*; expected 5 entries"),
         ("config", "stem", "conv", "config has 'stem'; expected some of"),
     ],

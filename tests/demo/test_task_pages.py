@@ -15,10 +15,11 @@ from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.demo import task_pages
 from hf_any3d.demo.page import ExampleShapes
-from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit
+from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit, _most_labels
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.modeling.any2point import Any2PointModel
 from hf_any3d.registration import task_of
+from hf_any3d.visualization.web_page import CloudView
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_autoencoders import tiny_autoencoder
@@ -186,6 +187,12 @@ def test_labels_are_escaped_and_the_answer_of_an_error_is_the_error(answers):
     parts = TaskPage("me/parts", ExampleShapes(), answers("point-cloud-segmentation"))
     view, note, answer = parts._open(Visit(), lambda: cloud(), "", "ship")
     assert 'class="error"' in note and "choose what kind" in note and answer == "" and "iframe" in view
+
+
+def test_a_shape_is_shown_with_the_names_that_its_labels_need():
+    points = np.zeros((3, 3))
+    assert _most_labels(CloudView(points)) == 0
+    assert _most_labels(CloudView(points, labels=np.array([0, 4, 1]))) == 5
 
 
 def test_files_are_read_in_another_queue_than_answers(answers):

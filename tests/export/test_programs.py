@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from hf_any3d import PointCloudProcessor, PointNetForPointCloudClassification
 from hf_any3d.cli import app
 from hf_any3d.export import export_program
+from hf_any3d.export.programs import _nearest
+from hf_any3d.modeling import kernels
 from tests.export.cases import other_clouds, trained
 from tests.tiny_baselines import tiny_baseline
 
@@ -76,3 +78,12 @@ def test_the_program_of_a_pointnet_gives_its_logits():
     module = export_program(model).module()
     for points in other_clouds(3):
         torch.testing.assert_close(module(points), model(points).logits)
+
+
+@pytest.mark.parametrize("channels", [3, 6])
+def test_neighbors_are_those_of_the_coordinates_alone(channels):
+    generator = torch.Generator().manual_seed(0)
+    query, points = (torch.randn(2, count, channels, generator=generator) for count in (5, 40))
+    found, expected = _nearest(query, points, 4, "exact"), kernels.knn.plain(query, points, 4, "exact")
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1])

@@ -22,7 +22,7 @@ from hf_any3d import (
     encoder_linear_pattern,
 )
 from hf_any3d.model_card import TASKS, Subject, build_model_card
-from hf_any3d.model_card.saving import may_be_replaced
+from hf_any3d.model_card.saving import may_be_replaced, report_of_trainer
 from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.registration import MODELS
 from tests.common.models import CASES
@@ -276,6 +276,7 @@ def test_the_card_of_a_run_has_the_licence_and_language_that_are_given(encoder, 
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.license == "mit more" and card.data.language == "en"
     assert "1.25" in card.text and "evaluation" in card.text
+    assert report_of_trainer(run).data["rows"] == {"train": len(ROWS), "evaluation": 4}
 
 
 def test_generated_card_is_replaced_until_it_is_edited(encoder, tmp_path):

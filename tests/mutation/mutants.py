@@ -37,6 +37,29 @@ _KEYS = ("key", "identity", "stamp", "fingerprint", "signature")
 _REPORTING = ("warn", "warning", "warning_once", "info", "debug", "error", "register", "field", "typer.Option")
 # Where there is one device, leaving one out changes nothing.
 _UNSEEN = ("device",)
+# How much is allowed, shown or waited for is a choice: another number of a constant of such a name is as good, and so
+# is whether exactly that much is still allowed. That there is a limit is not: its condition is negated all the same.
+_LIMITS = {"MOST", "MAX", "LONGEST", "LARGEST", "DEEPEST", "SHORTEST", "SHOWN", "SECONDS", "TIMEOUT", "LIMIT"}
+# Pictures, the layout of pages and progress bars are looked at, not computed with. What they are given is computed.
+_BARS = ("tqdm", "bar.update", "bar.set_postfix")
+_CANVASES = ("axes", "figure", "panel", "panels")
+_DRAWING = (
+    "add_gridspec",
+    "add_subplot",
+    "axhline",
+    "axvline",
+    "barh",
+    "colorbar",
+    "grid",
+    "imshow",
+    "legend",
+    "plot",
+)
+_DRAWING += ("scatter", "set", "set_aspect", "set_axis_off", "set_title", "set_xlabel", "set_xticks", "set_yticks")
+_DRAWING += ("subplots", "suptitle", "text")
+_LAYOUT = ("container", "elem_id", "height", "min_width", "placeholder", "scale", "show_label", "size", "variant")
+# One more is much for a number below it, which may be an axis or an index, and next to nothing for one above it.
+_SMALL = 8
 
 
 @dataclass(frozen=True)
@@ -231,11 +254,13 @@ class _Finder(ast.NodeVisitor):
     # Statements.
 
     def visit_Expr(self, node: ast.Expr) -> None:
-        if isinstance(node.value, ast.Call) and self.depth and not _reports(node.value):
+        if isinstance(node.value, ast.Call) and self.depth and not _reports(node.value) and not _draws(node.value):
             self._add(node, "drop statement", "pass")
         self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> None:
+        if not self.depth and all(_is_limit(target) for target in node.targets):
+            return
         if self.depth and all(isinstance(target, (ast.Attribute, ast.Subscript)) for target in node.targets):
             self._add(node, "drop statement", "pass")
         if isinstance(node.value, ast.Tuple) and any(_is_key(target) for target in node.targets):
@@ -270,7 +295,9 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Compare(self, node: ast.Compare) -> None:
         other = _COMPARISONS[type(node.ops[0])]()
-        self._add(node, "comparison", ast.Compare(node.left, [other, *node.ops[1:]], node.comparators))
+        is_order = isinstance(node.ops[0], (ast.Lt, ast.LtE, ast.Gt, ast.GtE))
+        if not (is_order and any(map(_is_limit, (node.left, *node.comparators)))):
+            self._add(node, "comparison", ast.Compare(node.left, [other, *node.ops[1:]], node.comparators))
         self.generic_visit(node)
 
     def visit_BinOp(self, node: ast.BinOp) -> None:
@@ -296,13 +323,19 @@ class _Finder(ast.NodeVisitor):
         if isinstance(value, bool):
             self._add(node, "constant", repr(not value))
         elif isinstance(value, (int, float)):
-            self._add(node, "constant", repr(value + 1))
+            self._add(node, "constant", repr(value + 1 if value < _SMALL else 2 * value))
 
     def visit_Call(self, node: ast.Call) -> None:
         if _reports(node):
             return
+        if _draws(node):
+            for argument in node.args:
+                if not isinstance(argument, ast.Constant):
+                    self.visit(argument)
+            return
+        layout = _LAYOUT if _is_component(node) else ()
         for keyword in node.keywords:
-            if keyword.arg not in (None, *_UNSEEN) and self.depth:
+            if keyword.arg not in (None, *_UNSEEN, *layout) and self.depth:
                 kept = [other for other in node.keywords if other is not keyword]
                 self._add(node, f"drop {keyword.arg}=", ast.Call(node.func, node.args, kept))
                 self._turn_axis(keyword)
@@ -314,7 +347,8 @@ class _Finder(ast.NodeVisitor):
         swaps = ast.unparse(node.func) not in _UNORDERED
         if swaps and len(node.args) == 2 and all(isinstance(argument, ast.Name) for argument in node.args):
             self._add(node, "swap operands", ast.Call(node.func, node.args[::-1], node.keywords))
-        self.generic_visit(node)
+        for part in (node.func, *node.args, *(keyword for keyword in node.keywords if keyword.arg not in layout)):
+            self.visit(part)
 
     def visit_Dict(self, node: ast.Dict) -> None:
         if self.depth:
@@ -349,6 +383,28 @@ class _Finder(ast.NodeVisitor):
 def _reports(call: ast.Call) -> bool:
     name = ast.unparse(call.func)
     return name in _REPORTING or name.rpartition(".")[2] in _REPORTING
+
+
+def _draws(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    if name in _BARS or name.rpartition(".")[2] == "tqdm":
+        return True
+    root = call.func
+    while isinstance(root, (ast.Attribute, ast.Subscript)):
+        root = root.value
+    return isinstance(root, ast.Name) and root.id in _CANVASES and name.rpartition(".")[2] in _DRAWING
+
+
+def _is_component(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    return name.startswith("gr.") and name[3].isupper()
+
+
+def _is_limit(node: ast.AST) -> bool:
+    if isinstance(node, ast.Tuple):
+        return all(map(_is_limit, node.elts))
+    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+    return name.isupper() and not _LIMITS.isdisjoint(name.split("_"))
 
 
 def _is_key(target: ast.expr) -> bool:

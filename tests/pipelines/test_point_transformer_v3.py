@@ -93,4 +93,8 @@ def test_features_of_a_scene_go_to_a_file_column_by_column(tmp_path):
         small = PointTransformerV3Processor(features=["xyz", "rgb"], grid_size=0.1, num_points=50)
         with pytest.raises(ValueError, match=message):
             scene_features(model, small, cloud, tmp_path / "none.npy", **settings)
+    scaled = PointTransformerV3Processor(features=["xyz", "rgb"], grid_size=0.1, scale="unit_sphere")
+    with pytest.raises(ValueError, match="scale='unit_sphere', which would differ from column to column"):
+        scene_features(model, scaled, cloud, tmp_path / "none.npy", block_size=2.0)
+    assert scene_features(model, scaled, cloud, tmp_path / "whole.npy").shape == whole.shape
     assert sorted(file.name for file in tmp_path.iterdir()) == ["parts.npy", "whole.npy", "wide.npy"]

@@ -8,7 +8,15 @@ from datasets import DatasetDict, Value
 from torch import nn
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.training.pretraining import LinearProbe, ProbeCallback
+from hf_any3d.training import program
+from hf_any3d.training.arguments import DataArguments
+from hf_any3d.training.pretraining import (
+    LinearProbe,
+    PretrainingDataArguments,
+    ProbeArguments,
+    ProbeCallback,
+    build_probe,
+)
 from tests.examples.conftest import tiny_shapes
 
 
@@ -61,3 +69,40 @@ def test_error_names_missing_scikit_learn(splits, processor, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
     with pytest.raises(ImportError, match="pip install scikit-learn"):
         LinearProbe(splits, processor)
+
+
+def test_a_probe_is_built_of_the_named_dataset_and_split_as_the_pretraining_data(splits, processor, monkeypatch):
+    asked = []
+    monkeypatch.setattr(program, "load_splits", lambda data: asked.append(data) or (splits, "given"))
+    assert build_probe(ProbeArguments(), PretrainingDataArguments(), splits, processor, 4) is None and not asked
+    named = ProbeArguments(
+        probe_every=2, probe_dataset="folder", probe_data_dir="a", probe_dataset_options={"format": "ply"}
+    )
+    data = PretrainingDataArguments(data_dir="b", validation_fraction=0.4, validation_seed=3, group_column="object")
+    probe = build_probe(named, data, DatasetDict(), processor, 4)
+    assert isinstance(probe, LinearProbe) and asked == [
+        DataArguments(
+            "folder",
+            "a",
+            dataset_options={"format": "ply"},
+            validation_fraction=0.4,
+            validation_seed=3,
+            group_column="object",
+        )
+    ]
+    whole = PretrainingDataArguments(data_dir="b", validation_fraction=0.0)  # of pretraining, which needs no split
+    build_probe(ProbeArguments(probe_every=2, probe_dataset="folder"), whole, DatasetDict(), processor, 4)
+    assert asked[1] == DataArguments("folder", "b")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda splits: splits.pop("validation"), "without a validation split; expected --validation_fraction"),
+        (lambda splits: splits.update(train=splits["train"].remove_columns("label")), "on clouds without classes"),
+    ],
+)
+def test_data_that_cannot_be_probed_are_refused(splits, processor, change, message):
+    change(splits)
+    with pytest.raises(ValueError, match=f"--probe_every {message}"):
+        build_probe(ProbeArguments(probe_every=1), PretrainingDataArguments(), splits, processor, 4)

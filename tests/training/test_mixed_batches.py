@@ -64,6 +64,7 @@ def test_processes_read_the_files_of_their_own_batches_alone(tmp_path, monkeypat
     copied, left = (load_point_dataset("objaverse_captions", copy_clouds=copy, **options) for copy in (True, False))
     processor = MiniGPT3DProcessor(PointCloudProcessor(num_points=8192, features=["xyz", "rgb"]), byte_tokenizer())
     copies, rows = (ConversationRows(splits["train"], processor) for splits in (copied, left))
+    assert len(copies) == len(rows) == 3
     files = []
     for rank in (0, 1):
         read.clear()

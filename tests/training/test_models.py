@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 
+from hf_any3d.modeling.patchalign3d import PatchAlign3DForPointCloudClassification
 from hf_any3d.training.arguments import AdapterArguments
 from hf_any3d.training.models import (
     CLASSES,
@@ -20,6 +21,7 @@ from hf_any3d.training.models import (
     peft_methods,
 )
 from hf_any3d.tuners import GuidedAdapterConfig, encoder_linear_pattern, trainable_module_names
+from tests.tiny_aligned import tiny_aligned
 from tests.tiny_encoders import LAYERS, clouds, saved_encoder, tiny_model, train_step
 
 
@@ -63,6 +65,19 @@ def test_half_precision_is_for_frozen_weights_and_models_around_an_encoder():
         build(adapter=AdapterArguments(peft="full"))
     with pytest.raises(ValueError, match="--encoder_dtype bfloat16 is for --model_type any2point"):
         PointModelArguments(model_type="act3d", encoder_dtype="bfloat16")
+
+
+@pytest.mark.parametrize(("tuning", "trains"), [("full", True), ("head", False)])
+def test_the_config_of_patchalign3d_says_what_complete_training_changes(tuning, trains, tmp_path):
+    tiny_aligned(PatchAlign3DForPointCloudClassification, trained="projection").save_pretrained(tmp_path)
+    arguments = PointModelArguments(model_type="patchalign3d", tuning=tuning, model_name_or_path=str(tmp_path))
+    model = build_model(CLASSES, arguments, AdapterArguments(), ["a", "b", "c"])
+    names = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    expected = (
+        {f"projection.{name}" for name, _ in model.base_model.projection.named_parameters()} if trains else set()
+    )
+    assert {name.removeprefix("patchalign3d.") for name in names if name.startswith("patchalign3d.")} == expected
+    assert any(not name.startswith("patchalign3d.") for name in names)
 
 
 def test_shares_out_of_range_are_refused():

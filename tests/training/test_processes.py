@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import distributed, nn
 from torch.distributed.launcher import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
+from transformers import Trainer
 
 from hf_any3d import Any2PointForPointCloudClassification, GuidedAdapterConfig
 from hf_any3d.modeling.act.codebook import Codebook
@@ -33,7 +34,9 @@ from hf_any3d.training.processes import (
     joining_norms,
     keep_out_of_ddp,
 )
+from hf_any3d.training.trainer import PointTrainer
 from tests.common.models import case_of
+from tests.tiny_encoders import tiny_model
 from tests.training.program_runs import PROGRAMS, drawing_for_all_processes, prepare, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -223,3 +226,29 @@ def test_codes_that_change_by_themselves_are_for_one_process(options):
     check_replaced_codes(nn.Sequential(Codebook(4, 2, "distance")))
     with pytest.raises(ValueError, match="in several processes, whose codes would differ; expected one process"):
         check_replaced_codes(nn.Sequential(Codebook(4, 2, "distance", **options)))
+
+
+@pytest.mark.parametrize(
+    ("processes", "engine", "training", "checks"),
+    [
+        (1, None, True, []),
+        (2, None, False, []),
+        (2, None, True, ["codes", "same weights"]),
+        (2, "fsdp", True, ["codes", "scalars"]),
+        (2, "deepspeed", True, ["codes"]),
+    ],
+)
+def test_models_are_checked_for_how_they_are_distributed(processes, engine, training, checks, tmp_path, monkeypatch):
+    module, done = "hf_any3d.training.trainer", []
+    monkeypatch.setattr(f"{module}.check_replaced_codes", lambda model: done.append("codes"))
+    monkeypatch.setattr(f"{module}.check_same_weights", lambda model, names: done.append("same weights"))
+    monkeypatch.setattr(f"{module}.check_no_scalars", lambda model: done.append("scalars"))
+    monkeypatch.setattr(Trainer, "_wrap_model", lambda self, model, *args, **kwargs: model)
+    arguments = PointTrainingArguments(
+        str(tmp_path), eval_strategy="no", load_best_model_at_end=False, use_cpu=True, report_to="none"
+    )
+    trainer = PointTrainer(tiny_model(), arguments, train_dataset=[])
+    monkeypatch.setattr(PointTrainingArguments, "world_size", processes)
+    trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled = engine == "fsdp", engine == "deepspeed"
+    assert trainer._wrap_model(trainer.model, training) is trainer.model
+    assert done == checks

@@ -7,10 +7,19 @@ from pathlib import Path
 import pytest
 from datasets import DatasetDict
 
+from hf_any3d import PointCloudProcessor
 from hf_any3d.atomic_files import release_claims
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
-from hf_any3d.training.program import check_processes, claim_output, data_facts, run_program, start_run
+from hf_any3d.training.program import (
+    build_trainer,
+    check_processes,
+    claim_output,
+    data_facts,
+    run_program,
+    start_run,
+)
 from tests.faults.killing import held_by_another
+from tests.tiny_encoders import clouds, tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,3 +134,16 @@ def test_the_number_of_processes_is_logged(tmp_path, caplog):
         start_run(arguments, logging.getLogger("test"))
     release_claims()
     assert "Training with 1 process on cpu" in caplog.text
+
+
+@pytest.mark.parametrize(("count", "drops"), [(1, False), (3, False), (4, True)])
+def test_a_batch_is_not_dropped_if_it_is_the_only_one(count, drops, tmp_path):
+    arguments = PointTrainingArguments(
+        str(tmp_path), per_device_train_batch_size=4, dataloader_drop_last=True, use_cpu=True, report_to="none"
+    )
+    rows = [{"points": cloud, "labels": 0} for cloud in clouds(count)]
+    trainer = build_trainer(tiny_model(), arguments, rows, None, PointCloudProcessor())
+    assert trainer.args.dataloader_drop_last is drops
+    assert len(trainer.get_train_dataloader()) == 1
+    # Without rows to judge it by, the last weights are kept.
+    assert trainer.args.eval_strategy == "no" and not trainer.args.load_best_model_at_end

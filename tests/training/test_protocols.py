@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_any3d.modeling.act import ActConfig, ActForPartSegmentation, ActForPointCloudClassification, ActModel
-from hf_any3d.training.protocol import PROTOCOLS, set_trainable
+from hf_any3d.training.protocol import PROTOCOLS, ProtocolArguments, protocol_facts, set_trainable
 from hf_any3d.training.trainer import decaying_parameters
 from tests.modeling.act.reference_case import ReferenceCase
 from tests.tiny_act import clouds, tiny_act
@@ -116,3 +116,17 @@ def test_a_protocol_that_does_not_fit_is_refused(protocol, changes, message):
 def test_a_model_without_head_is_refused():
     with pytest.raises(ValueError, match="ActModel has no head"):
         set_trainable(tiny_act(ActModel), "full")
+
+
+def test_reports_list_what_differs_from_the_default_protocol():
+    assert protocol_facts(ProtocolArguments(vote_augment=["jitter"])) == {}  # without votes there are no copies
+    few = {"way": 5, "shot": 10, "fold": 0}
+    arguments = ProtocolArguments({"scale": None}, True, few, voting=10, vote_augment=["jitter"])
+    assert protocol_facts(arguments) == {
+        "processor": {"scale": None},
+        "augmentation_of_whole_clouds": True,
+        "few_shot": few,
+        "votes": 10,
+        "augmentation_of_votes": ["jitter"],
+    }
+    assert protocol_facts(ProtocolArguments(voting=10)) == {"votes": 10}

@@ -45,6 +45,8 @@ def test_extending_again_changes_nothing():
     before = list(PeftType)
     assert extend_peft_type("GUIDED_ADAPTER") is GUIDED_ADAPTER
     assert extend_peft_type("LORA") is PeftType.LORA
+    for found in (PeftType.GUIDED_ADAPTER, PeftType["GUIDED_ADAPTER"], PeftType("GUIDED_ADAPTER")):
+        assert found is GUIDED_ADAPTER
     assert list(PeftType) == before
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.image import imread
 
-from hf_any3d.visualization.figures import plot_point_clouds
+from hf_any3d.visualization.figures import _cut, plot_point_clouds
 
 
 def painted_columns(path, share):
@@ -17,3 +17,9 @@ def painted_columns(path, share):
 def test_in_a_shared_frame_a_small_cloud_is_drawn_small(tmp_path):
     alone, shared = (painted_columns(tmp_path / f"{share}.png", share) for share in (False, True))
     assert shared < 0.5 * alone
+
+
+def test_titles_are_cut_to_the_width_of_their_cell():
+    assert _cut("chair", cell=2.0) == "chair" and _cut("a" * 27, cell=2.0) == "a" * 27
+    assert _cut("a" * 28, cell=2.0) == "a" * 26 + "…" and _cut("a" * 9, cell=0.1) == "a" * 7 + "…"
+    assert _cut("$5", cell=2.0) == r"\$5"  # no mathematics

@@ -95,6 +95,7 @@ def test_attention_of_each_layer_is_relative_to_a_uniform_one():
     views, settings = show.views_of_attention(model, points)
     assert len(views) == model.config.encoder_config.num_hidden_layers and settings["value_name"] == "attention"
     assert all(0 < view.values.mean() < 2 for view in views)
+    assert [view.title for view in views] == [f"layer {number}" for number in range(1, len(views) + 1)]
 
 
 def test_large_scenes_name_the_extra_that_serves_them(monkeypatch):

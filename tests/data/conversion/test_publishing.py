@@ -6,7 +6,7 @@ import yaml
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Mesh, Value, load_dataset
 
 from hf_any3d.data import add_preview, load_point_dataset, push_point_dataset
-from hf_any3d.data.conversion.publishing import card_metadata, card_text
+from hf_any3d.data.conversion.publishing import _size_category, card_metadata, card_text
 from hf_any3d.data.conversion.shards import SplitStatistics
 from tests.data.conversion.toy import COUNTS, cloud, load_toy, write_tree
 
@@ -142,3 +142,20 @@ def test_untrusted_names_are_escaped_in_the_card():
     for line in text.split("\n"):
         if line.startswith("| "):
             assert line.replace("\\|", "").count("|") in (3, 4, 6), line
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "category"),
+    [
+        (0, "n<1K"),
+        (999, "n<1K"),
+        (1_000, "1K<n<10K"),
+        (9_999, "1K<n<10K"),
+        (10_000, "10K<n<100K"),
+        (100_000, "100K<n<1M"),
+        (1_000_000, "1M<n<10M"),
+        (10_000_000, "n>10M"),
+    ],
+)
+def test_sizes_have_the_categories_of_the_hub(num_rows, category):
+    assert _size_category(num_rows) == category

@@ -150,7 +150,7 @@ def test_busy_endpoints_and_garbage_replies_are_retried():
     assert all(2**n <= wait <= 1.25 * 2**n for n, wait in enumerate(waits) if n)
 
 
-@pytest.mark.parametrize(("status", "count"), [(401, 1), (400, 1), (302, 1), (500, 3)])
+@pytest.mark.parametrize(("status", "count"), [(401, 1), (400, 1), (302, 1), (500, 3), (408, 3), (529, 3)])
 def test_refusals_of_the_endpoint_are_reported(status, count):
     with LocalEndpoint((status, b"no such model")) as endpoint:
         judge, _ = asked(endpoint.url, attempts=3)

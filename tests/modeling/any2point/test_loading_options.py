@@ -243,6 +243,13 @@ def test_only_the_encoder_gets_the_quantization_config(monkeypatch):
     assert seen == [{"quantization_config": wanted}]
 
 
+def test_a_quantized_encoder_cannot_be_a_control(monkeypatch):
+    """Weights of a control replace the encoder's, which would no longer be quantized."""
+    monkeypatch.setattr("hf_any3d.modeling.encoders.frozen_encoder.is_quantized", lambda encoder: True)
+    with pytest.raises(ValueError, match="encoder_weights='random' with quantization_config; expected one of them"):
+        tiny_model(encoder_weights="random")
+
+
 def test_encoder_among_the_models_own_weights_is_not_quantized_silently(tmp_path):
     model = tiny_model("bert")
     model.config.encoder_name_or_path = None

@@ -1,5 +1,7 @@
 """Loading options: precision, attention, devices and quantization."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import BitsAndBytesConfig
@@ -113,11 +115,24 @@ def parts(tmp_path_factory) -> dict[str, str]:
     return {"point_encoder": str(folder / "eyes"), "language_model": str(folder / "words")}
 
 
-@pytest.mark.parametrize("bits", BITS)
-def test_quantized_language_model_generates_and_trains(parts, bits, tmp_path):
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    """Settings of a model around these parts."""
     config = tiny_config().to_dict()
     others = {name: config[name] for name in ("qformer_config", "text_lora", "qformer_lora", "point_token_id")}
-    settings = others | {"num_query_tokens": PLACES, "num_query_experts": 4, "projector_width": 24}
+    return others | {"num_query_tokens": PLACES, "num_query_experts": 4, "projector_width": 24}
+
+
+def test_stored_settings_of_generation_are_kept(parts, settings, tmp_path):
+    model = build_from_parts(qformer=None, **parts, **settings)
+    model.generation_config.update(max_new_tokens=7, repetition_penalty=1.5)
+    model.save_pretrained(tmp_path)
+    opened = MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path).generation_config
+    assert (opened.max_new_tokens, opened.repetition_penalty) == (7, 1.5)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_quantized_language_model_generates_and_trains(parts, settings, bits, tmp_path):
     torch.manual_seed(0)
     plain = build_from_parts(qformer=None, **parts, **settings)
     torch.manual_seed(0)

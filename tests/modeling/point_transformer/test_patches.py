@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.point_transformer import group_patches
+from hf_any3d.modeling.point_transformer import Patches, group_patches
 
 
 def clouds(channels: int = 3) -> torch.Tensor:
@@ -28,6 +28,16 @@ def test_further_channels_are_unchanged():
     assert torch.equal(patches.neighborhoods[..., :3], group_patches(points[..., :3], 8, 5).neighborhoods)
     own = torch.stack([cloud[index] for cloud, index in zip(points, patches.center_index, strict=True)])
     assert torch.equal(patches.neighborhoods[:, :, 0, 3:], own[..., 3:])
+
+
+def test_selected_patches_keep_all_that_belongs_to_them():
+    patches = group_patches(clouds(6), 8, 5)
+    chosen = patches.select(torch.tensor([[7, 0], [3, 3]]))
+    for name in ("neighborhoods", "centers", "center_index"):
+        whole, some = getattr(patches, name), getattr(chosen, name)
+        assert torch.equal(some, torch.stack([whole[0, [7, 0]], whole[1, [3, 3]]])), name
+    kept = Patches(patches.neighborhoods, patches.centers, patches.center_index)  # without indices of the neighbors
+    assert kept.select(torch.tensor([[7, 0], [3, 3]])).neighbor_index is None
 
 
 def test_points_near_the_origin_are_skipped_on_request_only():
