@@ -51,8 +51,8 @@ from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
-    honours_contract,
     requested_outputs,
+    strict_forward,
 )
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.tasks import (
@@ -291,7 +291,7 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
         """
         return nn.functional.normalize(self(points, return_dict=True).pooler_output.float(), dim=-1)
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor | None = None,

@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.kernels.joined_batches import gather_rows, is_joined
-from hf_any3d.modeling.layers.forward_contract import honours_contract
+from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.text_towers import TextTower, embed_labels
 
 # A scale beyond this lets only the hardest pair of a batch count (CLIP, Sec. 2.5).
@@ -101,7 +101,7 @@ class ZeroShotMixin(TextFeaturesMixin):
         """Return unit vectors `(clouds, text_width)` of clouds `(clouds, points, in_channels)`."""
         return self.align(self.base_model(points, return_dict=True).pooler_output)[0]
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,

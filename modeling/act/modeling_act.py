@@ -46,8 +46,8 @@ from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
-    honours_contract,
     requested_outputs,
+    strict_forward,
 )
 from hf_any3d.modeling.layers.heads import ClassificationHead, ClassToken, HeadNorm, in_precision_of, pool
 from hf_any3d.modeling.layers.tasks import (
@@ -248,7 +248,7 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
             pretrained=tuple(self._modules),
         )
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,
@@ -637,7 +637,7 @@ class ActForPreTraining(ActPreTrainedModel):
         settings = {name: getattr(teacher, name) for name in patch_fields} | config
         return cls(ActConfig(autoencoder_config=teacher, **settings), autoencoder).eval()
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,

@@ -53,7 +53,7 @@ from hf_any3d.modeling.encoders import (
     hidden_of,
     unfreeze,
 )
-from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, honours_contract, requested_outputs
+from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
 from hf_any3d.modeling.layers.heads import (
     ClassificationHead,
     ClassToken,
@@ -241,7 +241,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
                 )
             self.point_tokenizer.scale_tokens(self.config.token_scale * weight.float().std())
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,

@@ -16,7 +16,7 @@ from hf_any3d.modeling.any2point.configuration_any2point import PointTokenizerCo
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
 from hf_any3d.modeling.any2point.starting_weights import ORIGINS
 from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
-from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, honours_contract
+from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, pool
 from hf_any3d.modeling.layers.tasks import PointCloudClassificationMixin
 from hf_any3d.modeling.point_ops import in_full_precision
@@ -66,7 +66,7 @@ class PointTokenizerModel(PointTokenizerPreTrainedModel):
         if config.token_scale is not None:
             self.point_tokenizer.scale_tokens(config.token_scale)
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils import ModelOutput
 
-from hf_any3d.modeling.layers.forward_contract import check_keywords, honours_contract
+from hf_any3d.modeling.layers.forward_contract import check_keywords, strict_forward
 
 IGNORED = -100
 _CLASSIFIER_KEYWORDS = frozenset(("points", "labels", "output_hidden_states", "output_attentions", "return_dict"))
@@ -106,7 +106,7 @@ class SemanticSegmentationMixin:
     # the base model.
     point_logits: Callable[..., tuple[torch.Tensor, ModelOutput]]
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,
@@ -150,7 +150,7 @@ class PartSegmentationMixin:
     # Categories (batch,) -> their features (batch, width), the condition of the head.
     category_features: Callable[[torch.Tensor], torch.Tensor]
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,
@@ -226,7 +226,7 @@ class PointCloudClassificationMixin:
     # Further keywords of the base model's forward pass.
     base_keywords: frozenset[str] = frozenset()
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,

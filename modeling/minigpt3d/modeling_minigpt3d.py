@@ -43,9 +43,9 @@ from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, 
 from hf_any3d.modeling.layers.forward_contract import (
     check_keywords,
     forward_keywords,
-    honours_contract,
     keep_unpacked,
     requested_outputs,
+    strict_forward,
 )
 from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS, MiniGPT3DConfig
@@ -497,7 +497,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         )
         return Embedded(embedded, point_features, routing)
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -648,7 +648,7 @@ class MiniGPT3DForConditionalGeneration(MiniGPT3DPreTrainedModel, GenerationMixi
             return list(embedded)
         return [row[mask.bool()] for row, mask in zip(embedded, attention_mask, strict=True)]
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,

@@ -22,7 +22,7 @@ from hf_any3d.modeling.aligned_encoders import (
 )
 from hf_any3d.modeling.card_info import CardInfo, CardTask
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
-from hf_any3d.modeling.layers.forward_contract import honours_contract
+from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import ClassToken, in_precision_of
 from hf_any3d.modeling.patchalign3d.configuration_patchalign3d import ASSIGNMENTS, PatchAlign3DConfig
 from hf_any3d.modeling.patchalign3d.part_texts import part_prompts
@@ -253,7 +253,7 @@ class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
         self.post_init()
         self.freeze_untrained()
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,
@@ -339,7 +339,7 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(AlignedTextsMixin, PatchAlig
         """Return unit vectors `(batch, groups, feature_size)` of patches; see `PatchAlign3DModel`."""
         return self.base_model.get_patch_features(points)
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,

@@ -39,8 +39,8 @@ from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
-    honours_contract,
     requested_outputs,
+    strict_forward,
 )
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of, precision_of
 from hf_any3d.modeling.layers.tasks import classifier_output, refuse_problem_type, segmenter_output
@@ -588,7 +588,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             stages=tuple(zip(self.config.depths, self.config.hidden_sizes, strict=True)),
         )
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: Clouds,
@@ -774,7 +774,7 @@ class PointTransformerV3ForPointCloudClassification(PointTransformerV3PreTrained
         """True if outputs depend on the features of all stages, not only through the last one: with a decoder."""
         return self.config.use_decoder
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: Clouds,
@@ -834,7 +834,7 @@ class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedMo
         )
         self.post_init()
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: Clouds,

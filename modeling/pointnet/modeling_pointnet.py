@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel, initialization as init
 
 from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
-from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, honours_contract
+from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.tasks import PointCloudClassificationMixin
 from hf_any3d.modeling.point_ops import ball_query, farthest_point_sample, gather_points, group, in_full_precision
@@ -90,7 +90,7 @@ class PointFeatures(nn.Module):
     encode: Callable[[torch.Tensor], tuple[list[torch.Tensor], torch.Tensor]]
     returns_states: Callable[[bool | None, bool | None], bool]
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,
