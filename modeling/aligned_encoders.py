@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, initialization as init
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.card_info import (
@@ -56,8 +57,8 @@ from hf_any3d.modeling.layers.forward_contract import (
 )
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.tasks import (
-    PointCloudClassificationMixin,
-    SemanticSegmentationMixin,
+    classification_loss,
+    point_loss,
     refuse_problem_type,
 )
 from hf_any3d.modeling.point_transformer import (
@@ -72,7 +73,13 @@ from hf_any3d.modeling.point_transformer import (
 from hf_any3d.modeling.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
 from hf_any3d.modeling.text_towers import TextTower, open_text_tower
-from hf_any3d.modeling.zero_shot import TextFeaturesMixin, ZeroShotMixin
+from hf_any3d.modeling.zero_shot import (
+    TextFeaturesMixin,
+    ZeroShotOutput,
+    pair_loss,
+    scaled_cosines,
+    unit_vectors_like,
+)
 
 _RANGES: Ranges = {
     **dict.fromkeys(("num_groups", "group_size"), TOKENS),
@@ -346,7 +353,7 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
         )
 
 
-class AlignedClassifier(PointCloudClassificationMixin, AlignedPreTrainedModel):
+class AlignedClassifier(AlignedPreTrainedModel):
     """Base class of classifiers: a head on the feature in the space of texts."""
 
     def __init__(self, config: AlignedEncoderConfig, encoder: type[AlignedEncoder]):
@@ -357,8 +364,47 @@ class AlignedClassifier(PointCloudClassificationMixin, AlignedPreTrainedModel):
         )
         self.post_init()
 
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> SequenceClassifierOutput:
+        """Classify point clouds.
 
-class AlignedSegmenter(SemanticSegmentationMixin, AlignedPreTrainedModel):
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            labels: `(batch,)` class numbers, -100 for ignored clouds, or what `classification_loss` takes for the
+                config's `problem_type`; with them `loss` is returned.
+            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
+            output_attentions: The same for attention weights, which only eager attention returns.
+
+        Returns:
+            `logits (batch, labels)`.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If labels and `config.problem_type` do not match; if attention weights are requested without
+                eager attention.
+        """
+        output = self.base_model(
+            points,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        logits = self.classifier(output.pooler_output)  # (batch, labels)
+        return SequenceClassifierOutput(
+            loss=classification_loss(logits, labels, self.config),
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+
+class AlignedSegmenter(AlignedPreTrainedModel):
     """Base class of segmentation models: propagation of some blocks' tokens to the points, and a head for each point.
 
     Raises:
@@ -382,20 +428,30 @@ class AlignedSegmenter(SemanticSegmentationMixin, AlignedPreTrainedModel):
         self.segmenter = PointHead(config.propagation_widths[-1], 2 * token_width + config.feature_size, config)
         self.post_init()
 
-    def point_logits(
+    @strict_forward
+    def forward(
         self,
         points: torch.Tensor,
-        condition: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-    ) -> tuple[torch.Tensor, AlignedEncoderOutput]:
-        """Compute logits `(batch, points, labels)`, and return the encoder's output too; see `forward`.
+    ) -> TokenClassifierOutput:
+        """Segment scenes.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
-            condition: Must be None.
-            output_hidden_states: As in `forward`.
-            output_attentions: As in `forward`.
+            labels: `(batch, points)` class numbers, -100 for ignored points; with them the mean cross-entropy over
+                points is returned as `loss`.
+            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
+            output_attentions: The same for attention weights, which only eager attention returns.
+
+        Returns:
+            `logits (batch, points, labels)`.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If there is not one label for each point; if attention weights are requested without eager
+                attention.
         """
         output = self.base_model(
             points,
@@ -404,12 +460,18 @@ class AlignedSegmenter(SemanticSegmentationMixin, AlignedPreTrainedModel):
             output_attentions=output_attentions,
             return_dict=True,
         )
-        # All layers share the final norm. The class token is no place in the cloud.
+        # All layers share the final norm. The class token has no position to propagate from.
         tokens = torch.cat([self.base_model.norm(layer)[:, 1:] for layer in output.layer_outputs], dim=-1)
         xyz = points[..., :3].to(output.centers.dtype)
         features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
         clouds = torch.cat([tokens.amax(dim=1), tokens.mean(dim=1), output.pooler_output], dim=-1)
-        return self.segmenter(features, clouds), output
+        logits = self.segmenter(features, clouds)  # (batch, points, labels)
+        return TokenClassifierOutput(
+            loss=point_loss(logits, labels),
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
 
 class TextAlignment(nn.Module):
@@ -457,7 +519,7 @@ class AlignedTextsMixin(TextFeaturesMixin):
         return self._text_tower
 
 
-class AlignedZeroShotClassifier(AlignedTextsMixin, ZeroShotMixin, AlignedPreTrainedModel):
+class AlignedZeroShotClassifier(AlignedTextsMixin, AlignedPreTrainedModel):
     """Base class of models that compare clouds with texts, as `CLIPModel` compares images with texts."""
 
     card_info = ZERO_SHOT_CARD
@@ -471,6 +533,59 @@ class AlignedZeroShotClassifier(AlignedTextsMixin, ZeroShotMixin, AlignedPreTrai
         self.alignment = TextAlignment(config.temperature, self._largest_scale)
         self.post_init()
 
-    def align(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return unit vectors `(clouds, feature_size)` of the encoder's features, and the scale of cosines."""
-        return self.alignment(pooled)
+    def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors `(clouds, feature_size)` of clouds `(clouds, points, in_channels)`."""
+        return self.alignment(self.base_model(points, return_dict=True).pooler_output)[0]
+
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        text_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        text_labels: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> ZeroShotOutput:
+        """Compare clouds with texts.
+
+        Args:
+            points: `(clouds, points, in_channels)`, xyz first.
+            input_ids: `(texts, words)`, from `text_tower.tokenize`.
+            attention_mask: `(texts, words)`, 0 for padding.
+            text_embeds: `(texts, feature_size)`, embedded texts instead of both.
+            labels: `(clouds,)`, labels of the clouds; with them, or with `return_loss`, the contrastive loss is
+                returned. By default the n-th cloud and the n-th text are a pair, with a label of its own.
+            text_labels: `(texts,)`, labels of the texts; by default the n-th text has the label of the n-th cloud.
+            return_loss: Whether to return the loss.
+            output_hidden_states: Whether to return the hidden states of clouds; None for the config's choice.
+            output_attentions: The same for attention weights, which only eager attention returns.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If the texts are given twice or their features have another width, or texts and clouds form no
+                pairs; if attention weights are requested without eager attention.
+        """
+        text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
+        output = self.base_model(
+            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
+        )
+        point_embeds, scale = self.alignment(output.pooler_output)  # (clouds, feature_size)
+        logits = loss = None
+        if text_embeds is not None:
+            text_embeds = unit_vectors_like(point_embeds, text_embeds)  # (texts, feature_size)
+            logits = scaled_cosines(scale, point_embeds, text_embeds)  # (clouds, texts)
+        if return_loss or (return_loss is None and labels is not None):
+            loss = pair_loss(scale, point_embeds, text_embeds, labels, text_labels)
+        return ZeroShotOutput(
+            loss=loss,
+            logits_per_point_cloud=logits,
+            logits_per_text=None if logits is None else logits.T,
+            point_embeds=point_embeds,
+            text_embeds=text_embeds,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )

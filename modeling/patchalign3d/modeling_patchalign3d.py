@@ -373,18 +373,15 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(AlignedTextsMixin, PatchAlig
             ValueError: If texts are given twice, are missing for labels or have another shape; if labels have another
                 shape or number no text; if attention weights are requested without eager attention.
         """
-        if input_ids is not None and text_embeds is not None:
-            raise ValueError("both input_ids and text_embeds are given; expected one of them")
         how = self.config.patch_to_point if patch_to_point is None else patch_to_point
         if how not in ASSIGNMENTS:
             raise ValueError(f"patch_to_point={how!r}; expected one of {', '.join(map(repr, ASSIGNMENTS))}")
+        text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
         output: AlignedEncoderOutput = self.base_model(
             points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
         )
         requested = {"hidden_states": output.hidden_states, "attentions": output.attentions}
         patch_embeds, scale = self.alignment(self.base_model.projection(output.last_hidden_state[:, 1:]))
-        if input_ids is not None:
-            text_embeds = self.get_text_features(input_ids, attention_mask)
         if text_embeds is None:
             if labels is not None:
                 raise ValueError("the loss compares patches with texts; expected input_ids or text_embeds")

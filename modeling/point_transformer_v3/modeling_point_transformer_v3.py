@@ -43,7 +43,7 @@ from hf_any3d.modeling.layers.forward_contract import (
     strict_forward,
 )
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of, precision_of
-from hf_any3d.modeling.layers.tasks import classifier_output, refuse_problem_type, segmenter_output
+from hf_any3d.modeling.layers.tasks import classification_loss, point_loss, refuse_problem_type
 from hf_any3d.modeling.point_ops import (
     grid_sample,
     has_duplicates,
@@ -810,7 +810,13 @@ class PointTransformerV3ForPointCloudClassification(PointTransformerV3PreTrained
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        return classifier_output(self.classifier(encoded.pooled()), labels, self.config, encoded)
+        logits = self.classifier(encoded.pooled())  # (batch, labels)
+        return SequenceClassifierOutput(
+            loss=classification_loss(logits, labels, self.config),
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
 
 
 class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedModel):
@@ -873,4 +879,9 @@ class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedMo
             output_attentions=output_attentions,
         )
         logits = encoded.carry_up(self.segmenter(encoded.voxel_features()))
-        return segmenter_output(logits, labels, encoded)
+        return TokenClassifierOutput(
+            loss=point_loss(logits, labels),
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
