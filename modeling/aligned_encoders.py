@@ -71,8 +71,8 @@ from hf_any3d.modeling.point_transformer import (
     TokenPropagation,
 )
 from hf_any3d.modeling.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
-from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
-from hf_any3d.modeling.text_towers import TextTower, open_text_tower
+from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, part_property, source_property
+from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES, TextTower, open_text_tower
 from hf_any3d.modeling.zero_shot import (
     TextFeaturesMixin,
     ZeroShotOutput,
@@ -120,7 +120,49 @@ TEXT_TOWER = "text_tower"
 
 
 class AlignedEncoderConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
-    """Checks and properties that the configurations of aligned encoders have in common; each has fields of its own."""
+    """Fields and checks that the configurations of OpenShape, Uni3D and PatchAlign3D have in common.
+
+    Each adds its patches and its transformer.
+
+    Args:
+        initializer_range: Standard deviation of initial weights.
+
+    Args: Texts
+        aligned_with: Name of the model whose texts and images share the space, for messages.
+        parts: Sources of weights, see `PretrainedPart`: of its text tower, "text_tower", if transformers has a class
+            for it (without, features of texts that were computed elsewhere can be given), and of the pretrained
+            encoder, "base", that an adapter was trained with.
+        hypothesis_templates: Texts with `{}` in place of a label, whose vectors are averaged.
+        temperature: Initial temperature of the contrastive loss; the scale of cosines is its inverse.
+
+    Args: Classification head
+        head_widths: Widths of the head's hidden layers; empty for a linear head.
+        head_dropout: Dropout after each hidden layer of the head.
+
+    Args: Segmentation
+        segmentation_layers: Blocks, from 0, whose outputs are propagated to points.
+        propagation_widths: Channels of the two layers that propagate tokens to points.
+        segmentation_head_widths: Widths of the head's hidden layers.
+        segmentation_head_dropout: Dropout after each hidden layer.
+    """
+
+    initializer_range: float = 0.02
+
+    aligned_with: str | None = None
+    parts: dict[str, Any] | None = None
+    base_name_or_path = source_property("base", "Source of the weights under an adapter; None if stored with it.")
+    base_revision = part_property("base", "revision", "Pinned commit of the repository of these weights.")
+    base_checksum = part_property("base", "checksum", "Checksum of these weights.")
+    hypothesis_templates: list[str] | tuple[str, ...] = HYPOTHESIS_TEMPLATES
+    temperature: float = 0.07
+
+    head_widths: list[int] | tuple[int, ...] = ()
+    head_dropout: float = 0.0
+
+    segmentation_layers: list[int] | tuple[int, ...] = (3, 7, 11)
+    propagation_widths: list[int] | tuple[int, int] = (1536, 1024)
+    segmentation_head_widths: list[int] | tuple[int, ...] = (512, 256)
+    segmentation_head_dropout: list[float] | tuple[float, ...] = (0.5, 0.0)
 
     def check(self, ranges: Ranges, others: dict[str, Any]) -> None:
         """Check the fields; called in `__post_init__`.
