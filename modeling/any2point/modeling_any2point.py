@@ -296,6 +296,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             projection.cell_size,
             batch_second=config.attention_axis == "batch",
         )
+        # Encoders with relative or rotary positions get them in their layers; here they add zeros.
         embedding = self._positions(tokens.tokens, projection).to(tokens.tokens.dtype)
         hidden_states, positions = self.class_token(tokens.tokens, embedding)
         hidden_states = self.input_tokens(hidden_states)
@@ -306,6 +307,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             states = [] if return_hidden else None
             hidden_states = self._run_layers(hidden_states, positions, geometry, projection.places, states)
             attentions = recorder.weights if return_attentions else None
+        # Trained parts run in their own precision, whatever that of the frozen encoder.
         hidden_states = self.output_norm(hidden_states.to(self.output_norm.weight.dtype))
         levels = tuple((level.features, level.centers) for level in tokens.levels) if output_levels else None
         return Any2PointOutput(

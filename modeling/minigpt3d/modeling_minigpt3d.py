@@ -235,19 +235,19 @@ class MiniGPT3DPreTrainedModel(CardMixin, PretrainedPartsMixin, EarlierNamesMixi
             keep_unpacked(self)
 
     def get_input_embeddings(self) -> nn.Module:
-        """Return those of the language model."""
+        """Return the language model's input embeddings."""
         return self.base_model.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace those of the language model."""
+        """Replace the language model's input embeddings."""
         self.base_model.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
-        """Return those of the language model."""
+        """Return the language model's output embeddings."""
         return self.base_model.language_model.get_output_embeddings()
 
     def set_output_embeddings(self, value: nn.Module) -> None:
-        """Replace those of the language model."""
+        """Replace the language model's output embeddings."""
         self.base_model.language_model.set_output_embeddings(value)
 
     # Loading and saving; see `PretrainedPartsMixin`.

@@ -124,7 +124,7 @@ class SubmanifoldConvolution(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weights as a linear layer of as many inputs does."""
+        """Initialize like `nn.Linear` with the same fan-in."""
         bound = (27 * self.weight.shape[-1]) ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
