@@ -40,7 +40,7 @@ class Patches:
             further channels unchanged; the nearest point, the centre itself, comes first.
         centers: `(batch, groups, 3)`, in the order in which they were sampled.
         center_index: `(batch, groups)`, the indices of the centres among the input points.
-        neighbor_index: `(batch, groups, neighbors)`, the indices of the neighbourhoods' points; None if not kept.
+        neighbor_index: `(batch, groups, neighbors)`, the indices of the neighborhoods' points; None if not kept.
     """
 
     neighborhoods: torch.Tensor
@@ -50,7 +50,7 @@ class Patches:
 
     @property
     def points(self) -> torch.Tensor:
-        """Coordinates of the neighbourhoods' points in the cloud, `(batch, groups, neighbors, 3)`."""
+        """Coordinates of the neighborhoods' points in the cloud, `(batch, groups, neighbors, 3)`."""
         return self.neighborhoods[..., :3] + self.centers.unsqueeze(2)
 
     def select(self, index: torch.Tensor) -> "Patches":

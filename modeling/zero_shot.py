@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import distributed, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.kernels.joined_batches import gather_rows, is_joined
-from hf_any3d.modeling.layers.forward_contract import honours_contract
 from hf_any3d.modeling.text_towers import TextTower, embed_labels
 
 # A scale beyond this lets only the hardest pair of a batch count (CLIP, Sec. 2.5).
@@ -78,6 +77,28 @@ class TextFeaturesMixin:
             raise ValueError("token_type_ids contains numbers other than 0; expected texts of one sentence")
         return self.text_tower.features(input_ids, attention_mask)
 
+    def embed_texts(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        text_embeds: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """Return the vectors of the texts in a call of `forward`, which are tokenized or embedded; None without any.
+
+        Args:
+            input_ids: `(texts, words)`, from `text_tower.tokenize`, or None.
+            attention_mask: `(texts, words)`, 0 for padding, or None.
+            text_embeds: Embedded texts, which are returned as they are, or None.
+
+        Raises:
+            ValueError: If texts are given in both ways.
+        """
+        if input_ids is None:
+            return text_embeds
+        if text_embeds is not None:
+            raise ValueError("both input_ids and text_embeds are given; expected one of them")
+        return self.get_text_features(input_ids, attention_mask)
+
     def encode_labels(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
         """Return unit vectors `(labels, text_width)` of class names, for `text_embeds`.
 
@@ -88,103 +109,71 @@ class TextFeaturesMixin:
         return embed_labels(self.text_tower, labels, templates or self.config.hypothesis_templates, self.device)
 
 
-class ZeroShotMixin(TextFeaturesMixin):
-    """For models that compare clouds with texts. A subclass has a `text_tower` and `align`."""
+def unit_vectors_like(point_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+    """Return embedded texts `(texts, text_width)` as unit vectors, in the dtype and on the device of `point_embeds`.
 
-    base_model: PreTrainedModel
+    Args:
+        point_embeds: `(clouds, text_width)`.
+        text_embeds: `(texts, text_width)`, of any length.
 
-    def align(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return unit vectors `(clouds, text_width)` of the base model's `pooler_output`, and the scale of cosines."""
-        raise NotImplementedError(f"{type(self).__name__} must define align")
-
-    def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
-        """Return unit vectors `(clouds, text_width)` of clouds `(clouds, points, in_channels)`."""
-        return self.align(self.base_model(points, return_dict=True).pooler_output)[0]
-
-    @honours_contract
-    def forward(
-        self,
-        points: torch.Tensor,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        text_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        text_labels: torch.Tensor | None = None,
-        return_loss: bool | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> ZeroShotOutput:
-        """Compare clouds with texts.
-
-        Args:
-            points: `(clouds, points, in_channels)`, xyz first.
-            input_ids: `(texts, words)`, from `text_tower.tokenize`.
-            attention_mask: `(texts, words)`.
-            text_embeds: `(texts, text_width)`, embedded texts instead of both.
-            labels: `(clouds,)`, labels of the clouds; with them, or with `return_loss`, the contrastive loss is
-                returned. By default the n-th cloud and the n-th text are a pair, with a label of its own.
-            text_labels: `(texts,)`, labels of the texts; by default the n-th text has the label of the n-th cloud.
-            return_loss: Whether to return the loss.
-            output_hidden_states: Whether to return the hidden states of clouds; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the texts are given twice or their features have another width, or texts and clouds form no
-                pairs; if attention weights are requested without eager attention.
-        """
-        if input_ids is not None and text_embeds is not None:
-            raise ValueError("both input_ids and text_embeds are given; expected one of them")
-        features = self.base_model(
-            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
+    Raises:
+        ValueError: If the texts have another width.
+    """
+    if text_embeds.ndim != 2 or text_embeds.shape[1] != point_embeds.shape[1]:
+        raise ValueError(
+            f"text_embeds has shape {tuple(text_embeds.shape)}; expected (texts, {point_embeds.shape[1]}), "
+            "features of the text tower that the encoder is aligned with"
         )
-        requested = {"hidden_states": features.hidden_states, "attentions": features.attentions}
-        point_embeds, scale = self.align(features.pooler_output)
-        if input_ids is not None:
-            text_embeds = self.get_text_features(input_ids, attention_mask)
-        return_loss = labels is not None if return_loss is None else return_loss
-        if text_embeds is None:
-            if return_loss:
-                raise ValueError("the loss compares clouds with texts; expected input_ids or text_embeds")
-            return ZeroShotOutput(point_embeds=point_embeds, **requested)
-        if text_embeds.ndim != 2 or text_embeds.shape[1] != point_embeds.shape[1]:
-            raise ValueError(
-                f"text_embeds has shape {tuple(text_embeds.shape)}; expected (texts, {point_embeds.shape[1]}), "
-                "features of the text tower that the encoder is aligned with"
-            )
-        text_embeds = nn.functional.normalize(text_embeds.to(point_embeds), dim=-1)
-        # Cosines times a hundred: autocast would round away the difference between the best labels.
-        with autocast_disabled(point_embeds.device):
-            logits, loss = scale * point_embeds @ text_embeds.T, None  # (clouds, texts)
-        if return_loss:
-            own = _pair_labels(logits, labels, text_labels)
-            loss = _joined_loss(scale, point_embeds, text_embeds, *own) if is_joined() else _loss(logits, *own)
-        return ZeroShotOutput(loss, logits, logits.T, point_embeds, text_embeds, **requested)
+    return nn.functional.normalize(text_embeds.to(point_embeds), dim=-1)
 
 
-def _loss(logits: torch.Tensor, labels: torch.Tensor, text_labels: torch.Tensor) -> torch.Tensor:
-    return contrastive_loss(logits, matching_pairs(labels, text_labels))
+def scaled_cosines(scale: torch.Tensor, point_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+    """Return cosines of unit vectors of clouds and texts times the scale, `(clouds, texts)`."""
+    # Cosines times a hundred: autocast would round away the difference between the best labels.
+    with autocast_disabled(point_embeds.device):
+        return scale * point_embeds @ text_embeds.T
 
 
-def _joined_loss(
+def pair_loss(
     scale: torch.Tensor,
     point_embeds: torch.Tensor,
-    text_embeds: torch.Tensor,
-    labels: torch.Tensor,
-    text_labels: torch.Tensor,
+    text_embeds: torch.Tensor | None,
+    labels: torch.Tensor | None = None,
+    text_labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Compare the clouds and texts of all processes; the loss is the same in each."""
-    with autocast_disabled(point_embeds.device):
-        logits = scale * gather_rows(point_embeds) @ gather_rows(text_embeds).T
-        return _loss(logits, gather_rows(labels), gather_rows(text_labels))
+    """Compute the contrastive loss of clouds and texts.
+
+    Args:
+        scale: Scale of the cosines.
+        point_embeds: `(clouds, text_width)`, unit vectors.
+        text_embeds: `(texts, text_width)`, unit vectors.
+        labels: `(clouds,)`; by default every cloud has a label of its own.
+        text_labels: `(texts,)`; by default the n-th text has the label of the n-th cloud.
+
+    Raises:
+        ValueError: If there are no texts, or texts and clouds form no pairs.
+    """
+    if text_embeds is None:
+        raise ValueError("the loss compares clouds with texts; expected input_ids or text_embeds")
+    labels, text_labels = _pair_labels(point_embeds, text_embeds, labels, text_labels)
+    # Every process compares the clouds and texts of all processes, so that the loss is that of one large batch.
+    if is_joined():
+        point_embeds, text_embeds = gather_rows(point_embeds), gather_rows(text_embeds)
+        labels, text_labels = gather_rows(labels), gather_rows(text_labels)
+    return contrastive_loss(scaled_cosines(scale, point_embeds, text_embeds), matching_pairs(labels, text_labels))
 
 
 def _pair_labels(
-    logits: torch.Tensor, labels: torch.Tensor | None, text_labels: torch.Tensor | None
+    point_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    labels: torch.Tensor | None,
+    text_labels: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    clouds, texts = logits.shape
+    clouds, texts = len(point_embeds), len(text_embeds)
     if labels is None:
-        labels = torch.arange(clouds, device=logits.device) + (distributed.get_rank() * clouds if is_joined() else 0)
+        labels = torch.arange(clouds, device=point_embeds.device) + (
+            distributed.get_rank() * clouds if is_joined() else 0
+        )
     if text_labels is None:
         if clouds != texts:
             raise ValueError(f"{clouds} clouds and {texts} texts; expected as many of both, or text_labels")

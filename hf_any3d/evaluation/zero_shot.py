@@ -126,7 +126,7 @@ def judge_class_names(
     """Evaluate a model that compares clouds with texts, on the names of all classes.
 
     Args:
-        model: Has `encode_labels` and `get_point_features`, see `ZeroShotMixin`; in evaluation mode.
+        model: Has `encode_labels` and `get_point_features`, see `AlignedZeroShotClassifier`; in evaluation mode.
         rows: Evaluation rows, dictionaries with `points` and `label`.
         names: Name of each class, as words.
         templates: Texts with `{}` for the name; by default those of the model's config.

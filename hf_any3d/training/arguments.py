@@ -60,7 +60,7 @@ class ModelArguments:
         0.0, help="Dropout of the frozen encoder's attention weights in training."
     )
     num_tokens: int | None = argument(None, help="Tokens per cloud.")
-    tokenizer_neighbors: int | None = argument(None, help="Points per neighbourhood.")
+    tokenizer_neighbors: int | None = argument(None, help="Points per neighborhood.")
     model_config: dict | str | None = argument(
         None, help="JSON object with any further settings of the model's config."
     )

@@ -13,9 +13,9 @@ from datasets import ClassLabel, Dataset, Features, Sequence, Value, config
 from datasets.fingerprint import Hasher
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_any3d.modeling.layers.tasks import classifier_output
+from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
 from hf_any3d.processing import PointCloudProcessor
 
@@ -121,4 +121,5 @@ class HeadOnFeatures(nn.Module):
 
     def forward(self, features: torch.Tensor, labels: torch.Tensor | None = None) -> SequenceClassifierOutput:
         """Classify clouds by features `(batch, features)`; with labels the loss is returned too."""
-        return classifier_output(self.classifier(features), labels, self.config, BaseModelOutput())
+        logits = self.classifier(features)  # (batch, labels)
+        return SequenceClassifierOutput(loss=classification_loss(logits, labels, self.config), logits=logits)

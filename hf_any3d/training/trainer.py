@@ -1,5 +1,6 @@
 """The trainer of all programs: stock Trainer plus optimiser settings of released programs and complete checkpoints."""
 
+import inspect
 import logging
 import os
 import re
@@ -493,7 +494,7 @@ def _indexing(collator: Any, model: nn.Module) -> PointCloudCollator:
         ValueError: If the model takes no `point_index`, or the collator cannot add it.
     """
     core = model.get_base_model() if isinstance(model, PeftModel) else model
-    if "point_index" not in getattr(core, "base_keywords", ()):
+    if "point_index" not in inspect.signature(core.forward).parameters:
         raise ValueError(f"--index_in_workers: {type(core).__name__} takes no point_index; leave it out")
     if not isinstance(collator, PointCloudCollator):
         raise ValueError(f"--index_in_workers with {type(collator).__name__}; expected a PointCloudCollator")

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization as init
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.act.codebook import gumbel_noise
@@ -46,16 +47,17 @@ from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
-    honours_contract,
     requested_outputs,
+    strict_forward,
 )
 from hf_any3d.modeling.layers.heads import ClassificationHead, ClassToken, HeadNorm, in_precision_of, pool
 from hf_any3d.modeling.layers.tasks import (
-    PartSegmentationMixin,
-    PointCloudClassificationMixin,
-    SemanticSegmentationMixin,
     check_category_parts,
+    checked_category,
+    classification_loss,
+    point_loss,
     refuse_problem_type,
+    restrict_to_parts,
 )
 from hf_any3d.modeling.point_ops import gather_points, in_full_precision
 from hf_any3d.modeling.point_transformer import (
@@ -248,7 +250,7 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
             pretrained=tuple(self._modules),
         )
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,
@@ -350,7 +352,7 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         return pool(hidden_states, how or ["max"], class_tokens=0)
 
 
-class ActForPointCloudClassification(PointCloudClassificationMixin, ActPreTrainedModel):
+class ActForPointCloudClassification(ActPreTrainedModel):
     """`ActModel` with a classification head."""
 
     card_info = CardInfo("classification")
@@ -376,6 +378,45 @@ class ActForPointCloudClassification(PointCloudClassificationMixin, ActPreTraine
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 init.uniform_(module.bias, -bound, bound)
+
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> SequenceClassifierOutput:
+        """Classify point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            labels: `(batch,)` class numbers, -100 for ignored clouds, or what `classification_loss` takes for the
+                config's `problem_type`; with them `loss` is returned.
+            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
+            output_attentions: The same for attention weights, which only eager attention returns.
+
+        Returns:
+            `logits (batch, labels)`.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If labels and `config.problem_type` do not match; if attention weights are requested without
+                eager attention.
+        """
+        output = self.act(
+            points,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        logits = self.classifier(output.pooler_output)  # (batch, labels)
+        return SequenceClassifierOutput(
+            loss=classification_loss(logits, labels, self.config),
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
 
 class ActSegmenter(ActPreTrainedModel):
@@ -440,7 +481,7 @@ class ActSegmenter(ActPreTrainedModel):
         return self.segmenter(features, torch.cat(cloud_features, dim=-1)), output
 
 
-class ActForSemanticSegmentation(SemanticSegmentationMixin, ActSegmenter):
+class ActForSemanticSegmentation(ActSegmenter):
     """ACT model that predicts an object class for every point of a scene or of a block of it."""
 
     card_info = CardInfo("semantic_segmentation")
@@ -449,8 +490,43 @@ class ActForSemanticSegmentation(SemanticSegmentationMixin, ActSegmenter):
         super().__init__(config)
         self.post_init()
 
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> TokenClassifierOutput:
+        """Segment scenes.
 
-class ActForPartSegmentation(PartSegmentationMixin, ActSegmenter):
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            labels: `(batch, points)` class numbers, -100 for ignored points; with them the mean cross-entropy over
+                points is returned as `loss`.
+            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
+            output_attentions: The same for attention weights, which only eager attention returns.
+
+        Returns:
+            `logits (batch, points, labels)`.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If there is not one label for each point; if attention weights are requested without eager
+                attention.
+        """
+        logits, output = self.point_logits(
+            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
+        return TokenClassifierOutput(
+            loss=point_loss(logits, labels),
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+
+class ActForPartSegmentation(ActSegmenter):
     """ACT model that predicts a part for every point of an object, given the object's category.
 
     Args:
@@ -469,9 +545,46 @@ class ActForPartSegmentation(PartSegmentationMixin, ActSegmenter):
         self.category_norm = HeadNorm(config.category_width)
         self.post_init()
 
-    def category_features(self, category: torch.Tensor) -> torch.Tensor:
-        """Embed categories `(batch,)` for the head: `(batch, category_width)`."""
-        return nn.functional.leaky_relu(self.category_norm(self.category_embedding(category)), 0.2)
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        category: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> TokenClassifierOutput:
+        """Segment objects.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            category: `(batch,)` category numbers; may be left out if the model has only one category.
+            labels: `(batch, points)` part numbers, -100 for ignored points; with them the mean cross-entropy over
+                points is returned as `loss`.
+            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
+            output_attentions: The same for attention weights, which only eager attention returns.
+
+        Returns:
+            `logits (batch, points, parts)`, over the parts of all categories; with `restrict_to_category_parts` those
+            of other categories have the lowest value of their dtype.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If the category is missing or has another shape; if there is not one label for each point; if
+                attention weights are requested without eager attention.
+        """
+        category = checked_category(category, points, self.config.num_categories)
+        embedded = self.category_norm(self.category_embedding(category))
+        condition = nn.functional.leaky_relu(embedded, 0.2)  # (batch, category_width)
+        logits, output = self.point_logits(points, condition, output_hidden_states, output_attentions)
+        if self.config.restrict_to_category_parts:
+            logits = restrict_to_parts(logits, self.config.category_parts, category)
+        return TokenClassifierOutput(
+            loss=point_loss(logits, labels),
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
 
 @dataclass
@@ -637,7 +750,7 @@ class ActForPreTraining(ActPreTrainedModel):
         settings = {name: getattr(teacher, name) for name in patch_fields} | config
         return cls(ActConfig(autoencoder_config=teacher, **settings), autoencoder).eval()
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,

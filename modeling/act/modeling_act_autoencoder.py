@@ -43,9 +43,9 @@ from hf_any3d.modeling.encoders import (
 from hf_any3d.modeling.kernels.group_norms import NUM_GROUPS, SLOPE
 from hf_any3d.modeling.layers.forward_contract import (
     PointTokensMixin,
-    honours_contract,
     is_unmodified,
     requested_outputs,
+    strict_forward,
 )
 from hf_any3d.modeling.point_ops import chamfer_distance, group, knn
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, cut_patches
@@ -474,7 +474,7 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
             relation="adapter",
         )
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,

@@ -121,7 +121,7 @@ class PointTokenizerConfig(TokenizerConfig):
         tokenizer: "point_pn" or "patch".
         tokenizer_width: Channels inside the tokenizer.
         tokenizer_weights: "random" or "generated_shapes", with which a new tokenizer starts.
-        tokenizer_neighbors: Points in a neighbourhood.
+        tokenizer_neighbors: Points in a neighborhood.
         tokenizer_blocks: Residual blocks of each stage.
         tokenizer_bottlenecks: Hidden width of each stage's blocks.
         tokenizer_alpha: Base of the frequencies of the offsets' sinusoid.
@@ -199,7 +199,7 @@ class Any2PointConfig(CategoriesConfigMixin, EncoderConfigMixin, TokenizerConfig
         tokenizer_weights: With which a new tokenizer starts: "random", or "generated_shapes", weights of the package
             that were learned on shapes generated from code. Those need `tokenizer="patch"`, `tokenizer_width=96`,
             `in_channels=3`, a `token_scale`, and an encoder of width 384.
-        tokenizer_neighbors: Points in a neighbourhood (k), including the centre.
+        tokenizer_neighbors: Points in a neighborhood (k), including the centre.
         tokenizer_blocks: Residual blocks of each stage.
         tokenizer_bottlenecks: Hidden width of each stage's blocks; None for half the stage's width.
         tokenizer_alpha: Base of the frequencies of the offsets' sinusoid.

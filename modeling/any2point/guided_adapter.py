@@ -97,6 +97,7 @@ class CellNorm(nn.Module):
         """Normalise `(batch, views, rows, hidden)`, with GELU if requested; rows of empty cells are undefined."""
         own = self.weight.dtype
         if not self.training:
+            # In evaluation the norm is one multiplication and one addition for each channel.
             scale = (self.weight * (self.running_var + self.eps).rsqrt()).unsqueeze(1)
             normed = torch.addcmul(
                 self.bias.unsqueeze(1) - self.running_mean.unsqueeze(1) * scale, rows.to(own), scale
@@ -123,6 +124,7 @@ class CellNorm(nn.Module):
         if not members.first_visit(self):
             return
         with torch.no_grad():
+            # Running variances are unbiased, as those of `nn.BatchNorm1d`.
             unbiased = variance * (total / (total - 1).clamp_min(1))
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
@@ -185,7 +187,7 @@ class CellAttention(nn.Module):
         return gathered.transpose(1, 2).reshape(*qkv.shape[:3], -1)
 
     def attend_flat(self, tokens: Tensor, cells: FlatCells) -> Tensor:
-        """Do the same for the tokens of all clouds in one list: `(tokens, hidden)` to `(views, tokens, width)`."""
+        """Attend within cells for tokens of all clouds in one list: `(tokens, hidden)` to `(views, tokens, width)`."""
         qkv = self._project(tokens)  # (tokens, views, 3 * width)
         views = zip(qkv.unbind(dim=1), cells.pairs, strict=True)
         # One view at a time: the rows of all pairs are gathered.
@@ -261,7 +263,7 @@ def guided_aggregation_flat(
     voxels: FlatCells,
     guidance: Guidance,
 ) -> Tensor:
-    """Do the same as `guided_aggregation` for the tokens of all clouds in one list, without matrices of all pairs.
+    """Compute `guided_aggregation` for the tokens of all clouds in one list, without matrices of all pairs.
 
     Args:
         hidden_states: `(tokens, hidden)`.
@@ -292,6 +294,7 @@ def guided_aggregation_flat(
     first = torch.arange(len(members.row), device=tokens.device)[:, None] * rows
     seen = view_rows.flatten(0, 1)[members.row + first]  # (views, tokens, hidden)
     own = voxel_rows[voxels.row[0]]  # (tokens, hidden)
+    # Views whose cell resembles the token's voxel count more; the weights of a token sum to `scale`.
     agreement = (1 + nn.functional.cosine_similarity(seen, own[None], dim=-1)) / 2  # (views, tokens)
     weights = agreement / agreement.sum(dim=0) * guidance.scale
     return (hidden_states + (weights.unsqueeze(-1) * seen).sum(dim=0)).to(hidden_states.dtype)

@@ -29,6 +29,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, initialization as init
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
@@ -53,7 +54,7 @@ from hf_any3d.modeling.encoders import (
     hidden_of,
     unfreeze,
 )
-from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, honours_contract, requested_outputs
+from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
 from hf_any3d.modeling.layers.heads import (
     ClassificationHead,
     ClassToken,
@@ -63,16 +64,24 @@ from hf_any3d.modeling.layers.heads import (
     precision_of,
 )
 from hf_any3d.modeling.layers.tasks import (
-    PartSegmentationMixin,
-    PointCloudClassificationMixin,
-    SemanticSegmentationMixin,
     check_category_parts,
+    checked_category,
+    classification_loss,
+    point_loss,
     refuse_problem_type,
+    restrict_to_parts,
 )
 from hf_any3d.modeling.point_ops import in_full_precision, three_nearest_interpolate
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
 from hf_any3d.modeling.text_towers import TextTower, open_text_tower, own_projection, text_tower_settings
-from hf_any3d.modeling.zero_shot import LARGEST_SCALE, ZeroShotMixin
+from hf_any3d.modeling.zero_shot import (
+    LARGEST_SCALE,
+    TextFeaturesMixin,
+    ZeroShotOutput,
+    pair_loss,
+    scaled_cosines,
+    unit_vectors_like,
+)
 
 
 @dataclass
@@ -241,7 +250,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
                 )
             self.point_tokenizer.scale_tokens(self.config.token_scale * weight.float().std())
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,
@@ -287,6 +296,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             projection.cell_size,
             batch_second=config.attention_axis == "batch",
         )
+        # Encoders with relative or rotary positions get them in their layers; here they add zeros.
         embedding = self._positions(tokens.tokens, projection).to(tokens.tokens.dtype)
         hidden_states, positions = self.class_token(tokens.tokens, embedding)
         hidden_states = self.input_tokens(hidden_states)
@@ -297,6 +307,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             states = [] if return_hidden else None
             hidden_states = self._run_layers(hidden_states, positions, geometry, projection.places, states)
             attentions = recorder.weights if return_attentions else None
+        # Trained parts run in their own precision, whatever that of the frozen encoder.
         hidden_states = self.output_norm(hidden_states.to(self.output_norm.weight.dtype))
         levels = tuple((level.features, level.centers) for level in tokens.levels) if output_levels else None
         return Any2PointOutput(
@@ -384,11 +395,10 @@ class _Any2PointWithHead(Any2PointPreTrainedModel):
         self.any2point = Any2PointModel(config, encoder)
 
 
-class Any2PointForPointCloudClassification(PointCloudClassificationMixin, _Any2PointWithHead):
+class Any2PointForPointCloudClassification(_Any2PointWithHead):
     """`Any2PointModel` with a classification head."""
 
     card_info = CardInfo("classification")
-    base_keywords = frozenset(("point_index",))
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
@@ -397,6 +407,48 @@ class Any2PointForPointCloudClassification(PointCloudClassificationMixin, _Any2P
             features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
         )
         self.post_init()
+
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        point_index: Mapping[str, Any] | None = None,
+    ) -> SequenceClassifierOutput:
+        """Classify point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            labels: `(batch,)` class numbers, -100 for ignored clouds, or what `classification_loss` takes for the
+                config's `problem_type`; with them `loss` is returned.
+            output_hidden_states: Whether to return the layers' hidden states; None for the config's choice.
+            output_attentions: The same for attention weights, which only eager attention returns.
+            point_index: As in `Any2PointModel.forward`.
+
+        Returns:
+            `logits (batch, labels)`.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If labels and `config.problem_type` do not match; if attention weights are requested without
+                eager attention.
+        """
+        output = self.any2point(
+            points,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            point_index=point_index,
+            return_dict=True,
+        )
+        logits = self.classifier(output.pooler_output)  # (batch, labels)
+        return SequenceClassifierOutput(
+            loss=classification_loss(logits, labels, self.config),
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
 
 class PointPropagation(nn.Module):
@@ -502,7 +554,7 @@ class Any2PointSegmenter(_Any2PointWithHead):
         return self.segmenter(point_features.flatten(0, 1)).unflatten(0, points.shape[:2]), features
 
 
-class Any2PointForSemanticSegmentation(SemanticSegmentationMixin, Any2PointSegmenter):
+class Any2PointForSemanticSegmentation(Any2PointSegmenter):
     """Predicts the object class of every point of a scene, or of a block of it."""
 
     card_info = CardInfo("semantic_segmentation")
@@ -511,8 +563,43 @@ class Any2PointForSemanticSegmentation(SemanticSegmentationMixin, Any2PointSegme
         super().__init__(config, encoder)
         self.post_init()
 
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> TokenClassifierOutput:
+        """Segment scenes.
 
-class Any2PointForPartSegmentation(PartSegmentationMixin, Any2PointSegmenter):
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            labels: `(batch, points)` class numbers, -100 for ignored points; with them the mean cross-entropy over
+                points is returned as `loss`.
+            output_hidden_states: Whether to return the layers' hidden states; None for the config's choice.
+            output_attentions: The same for attention weights, which only eager attention returns.
+
+        Returns:
+            `logits (batch, points, labels)`.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If there is not one label for each point; if attention weights are requested without eager
+                attention.
+        """
+        logits, output = self.point_logits(
+            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
+        return TokenClassifierOutput(
+            loss=point_loss(logits, labels),
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+
+class Any2PointForPartSegmentation(Any2PointSegmenter):
     """Predicts the part of every point of an object, given the object's category.
 
     Args:
@@ -531,9 +618,45 @@ class Any2PointForPartSegmentation(PartSegmentationMixin, Any2PointSegmenter):
         self.category_embedding = nn.Embedding(config.num_categories, config.propagation_width)
         self.post_init()
 
-    def category_features(self, category: torch.Tensor) -> torch.Tensor:
-        """Return the features of categories `(batch,)` to add to points: `(batch, propagation_width)`."""
-        return self.category_embedding(category)
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        category: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> TokenClassifierOutput:
+        """Segment objects.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            category: `(batch,)` category numbers; may be left out if the model has only one category.
+            labels: `(batch, points)` part numbers, -100 for ignored points; with them the mean cross-entropy over
+                points is returned as `loss`.
+            output_hidden_states: Whether to return the layers' hidden states; None for the config's choice.
+            output_attentions: The same for attention weights, which only eager attention returns.
+
+        Returns:
+            `logits (batch, points, parts)`, over the parts of all categories; with `restrict_to_category_parts` those
+            of other categories have the lowest value of their dtype.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If the category is missing or has another shape; if there is not one label for each point; if
+                attention weights are requested without eager attention.
+        """
+        category = checked_category(category, points, self.config.num_categories)
+        condition = self.category_embedding(category)  # (batch, propagation_width)
+        logits, output = self.point_logits(points, condition, output_hidden_states, output_attentions)
+        if self.config.restrict_to_category_parts:
+            logits = restrict_to_parts(logits, self.config.category_parts, category)
+        return TokenClassifierOutput(
+            loss=point_loss(logits, labels),
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
 
 class PointTextAlignment(nn.Module):
@@ -559,7 +682,7 @@ class PointTextAlignment(nn.Module):
         self.projection.bias.zero_()
 
 
-class Any2PointForZeroShotPointCloudClassification(ZeroShotMixin, Any2PointPreTrainedModel):
+class Any2PointForZeroShotPointCloudClassification(TextFeaturesMixin, Any2PointPreTrainedModel):
     """`Any2PointModel` that compares clouds with texts, as `CLIPModel` compares images with texts.
 
     The texts are encoded by the frozen text tower of the encoder's checkpoint. It is loaded when first needed, by the
@@ -638,6 +761,59 @@ class Any2PointForZeroShotPointCloudClassification(ZeroShotMixin, Any2PointPreTr
             self._text_tower = open_text_tower(self.config)
         return self._text_tower
 
-    def align(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return unit vectors `(clouds, text_width)` of pooled features, and the scale of the cosines."""
-        return self.alignment(pooled)
+    def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors `(clouds, text_width)` of clouds `(clouds, points, in_channels)`."""
+        return self.alignment(self.any2point(points, return_dict=True).pooler_output)[0]
+
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        text_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        text_labels: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> ZeroShotOutput:
+        """Compare clouds with texts.
+
+        Args:
+            points: `(clouds, points, in_channels)`, xyz first.
+            input_ids: `(texts, words)`, from `text_tower.tokenize`.
+            attention_mask: `(texts, words)`, 0 for padding.
+            text_embeds: `(texts, text_width)`, embedded texts instead of both.
+            labels: `(clouds,)`, labels of the clouds; with them, or with `return_loss`, the contrastive loss is
+                returned. By default the n-th cloud and the n-th text are a pair, with a label of its own.
+            text_labels: `(texts,)`, labels of the texts; by default the n-th text has the label of the n-th cloud.
+            return_loss: Whether to return the loss.
+            output_hidden_states: Whether to return the hidden states of clouds; None for the config's choice.
+            output_attentions: The same for attention weights, which only eager attention returns.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If the texts are given twice or their features have another width, or texts and clouds form no
+                pairs; if attention weights are requested without eager attention.
+        """
+        text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
+        output = self.any2point(
+            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
+        )
+        point_embeds, scale = self.alignment(output.pooler_output)  # (clouds, text_width)
+        logits = loss = None
+        if text_embeds is not None:
+            text_embeds = unit_vectors_like(point_embeds, text_embeds)  # (texts, text_width)
+            logits = scaled_cosines(scale, point_embeds, text_embeds)  # (clouds, texts)
+        if return_loss or (return_loss is None and labels is not None):
+            loss = pair_loss(scale, point_embeds, text_embeds, labels, text_labels)
+        return ZeroShotOutput(
+            loss=loss,
+            logits_per_point_cloud=logits,
+            logits_per_text=None if logits is None else logits.T,
+            point_embeds=point_embeds,
+            text_embeds=text_embeds,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )

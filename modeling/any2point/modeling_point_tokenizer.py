@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import PointTokenizerConfig
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
 from hf_any3d.modeling.any2point.starting_weights import ORIGINS
 from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
-from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, honours_contract
+from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, pool
-from hf_any3d.modeling.layers.tasks import PointCloudClassificationMixin
+from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
 
@@ -66,7 +67,7 @@ class PointTokenizerModel(PointTokenizerPreTrainedModel):
         if config.token_scale is not None:
             self.point_tokenizer.scale_tokens(config.token_scale)
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,
@@ -99,11 +100,10 @@ class PointTokenizerModel(PointTokenizerPreTrainedModel):
         return PointFeaturesOutput(hidden_states, pooled, tokens.centers, (hidden_states,) if with_states else None)
 
 
-class PointTokenizerForPointCloudClassification(PointCloudClassificationMixin, PointTokenizerPreTrainedModel):
+class PointTokenizerForPointCloudClassification(PointTokenizerPreTrainedModel):
     """`PointTokenizerModel` with a classification head: the control "no encoder" of Any2Point."""
 
     card_info = CardInfo("classification")
-    base_keywords = frozenset(("point_index",))
 
     def __init__(self, config: PointTokenizerConfig):
         super().__init__(config)
@@ -116,3 +116,44 @@ class PointTokenizerForPointCloudClassification(PointCloudClassificationMixin, P
             dropout=config.head_dropout,
         )
         self.post_init()
+
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        point_index: Mapping[str, Any] | None = None,
+    ) -> SequenceClassifierOutput:
+        """Classify point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            labels: `(batch,)` class numbers, -100 for ignored clouds, or what `classification_loss` takes for the
+                config's `problem_type`; with them `loss` is returned.
+            output_hidden_states: Whether to return the model's hidden states; None for the config's choice.
+            output_attentions: Not supported: there is no attention.
+            point_index: As in `Any2PointModel.forward`.
+
+        Returns:
+            `logits (batch, labels)`.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If labels and `config.problem_type` do not match; if attention weights are requested.
+        """
+        output = self.point_tokenizer_model(
+            points,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            point_index=point_index,
+            return_dict=True,
+        )
+        logits = self.classifier(output.pooler_output)  # (batch, labels)
+        return SequenceClassifierOutput(
+            loss=classification_loss(logits, labels, self.config),
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )

@@ -196,14 +196,14 @@ class TokenizerStage(nn.Module):
         offsets = group(xyz, neighbors) - centers.unsqueeze(2)  # (batch, centers, k, 3)
         offsets = normalize_offsets(offsets, config.offset_normalization, config.offset_eps)
         points = xyz.shape[1]
-        hoods = Neighborhoods(
+        neighborhoods = Neighborhoods(
             features.flatten(0, 1),
             flatten_index("neighbors", neighbors, points).view(-1, k),
             flatten_index("centers", centers_index, points),
             offsets.flatten(0, 1),
             offset_frequencies(self.width, config.tokenizer_alpha, config.tokenizer_beta, xyz.device),
         )
-        return kernels.pooled_blocks(hoods, self.blocks).view(*centers.shape[:2], self.width)
+        return kernels.pooled_blocks(neighborhoods, self.blocks).view(*centers.shape[:2], self.width)
 
 
 class ResidualBlock(nn.Module):

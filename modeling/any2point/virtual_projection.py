@@ -53,6 +53,7 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
     centers = centers.detach()
     rotated = rotate_into_views(centers.float(), config.num_views)  # (batch, views, tokens, 3)
     if table.kind == "line":
+        # Encoders without a position table can have a line of any length.
         columns = table.columns or config.line_length or config.num_tokens
         extent: tuple[float, ...] = (float(columns),)
         if config.token_places == "projected":
@@ -73,6 +74,7 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
             place = plane_positions(rotated, config.plane_distance, extent, config.plane_mapping)
         else:
             place = places_without_projection(rotated, extent, config)
+        # The first and the last pixel are the first and the last patch of the encoder.
         scale = [(columns - 1) / (extent[0] - 1), (table.rows - 1) / (extent[1] - 1)]
         entry = place * torch.tensor(scale, device=place.device)
         vectors = _read_plane(table, entry, config) if table.weight is not None else None
@@ -102,6 +104,7 @@ def places_without_projection(rotated: torch.Tensor, extent: Sequence[float], co
     views, tokens = rotated.shape[1:3]
     if config.token_places == "random":
         generator = torch.Generator().manual_seed(config.random_places_seed)
+        # The generator is on the CPU, so that places are the same on every device.
         fraction = torch.rand(views, tokens, len(extent), generator=generator)
     else:
         number = torch.arange(tokens)
@@ -131,6 +134,7 @@ def line_positions(rotated: torch.Tensor, direction: Sequence[float], length: in
     """
     unit = torch.tensor(direction, dtype=torch.float32, device=rotated.device)
     unit = unit / unit.norm()
+    # Coordinates along the line's direction, from the mean of the cloud.
     along = ((rotated - rotated.mean(dim=2, keepdim=True)) * unit).sum(dim=-1)  # (batch, views, tokens)
     low, high = along.amin(dim=2, keepdim=True), along.amax(dim=2, keepdim=True)
     if mapping == "wrap":
@@ -152,6 +156,7 @@ def plane_positions(rotated: torch.Tensor, distance: float, extent: Sequence[flo
         x = ((slope[..., 0] + 1) * width / 2 - 0.5).remainder(width)
         y = ((slope[..., 1] * (height / width) + 1) * height / 2 - 0.5).remainder(height)
         return torch.stack([x, y], dim=-1)
+    # Slope ±1 is a viewing angle of 45°, the border of the image.
     slope = rotated[..., :2] / depth.clamp_min(1e-3).unsqueeze(-1)
     size = torch.tensor([width - 1, height - 1], device=rotated.device)
     return (slope.clamp(-1, 1) + 1) / 2 * size

@@ -134,6 +134,7 @@ class PositionTable:
             `(..., hidden)` in the table's dtype.
         """
         column, row = position[..., 0], position[..., 1] if self.kind == "plane" else None
+        # Bilinear on a plane: along the columns of the rows above and below, then between these.
         left, right, along = _neighbors(column, self.columns)
         if row is None:
             return _lerp(self.weight[left], self.weight[right], along)
@@ -167,6 +168,7 @@ def line_bias(
         `(batch, heads, queries, keys)` in the dtype of the biases.
     """
     reach = places.columns - 1
+    # One row for each integer distance; distances between continuous places are interpolated in this table.
     distances = torch.arange(-reach, reach + 1, device=places.entry.device)
     table = PositionTable("line", biases(bucket(distances)), 1, len(distances))
     total = 0
@@ -195,6 +197,7 @@ def plane_bias(places: TokenPlaces, biases: torch.Tensor) -> torch.Tensor:
         return (total / places.entry.shape[1]).permute(0, 3, 1, 2)
     batch, tokens = places.entry.shape[0], places.entry.shape[2]
     bias = biases.new_empty(batch, tokens, tokens, biases.shape[1])
+    # The class token has no position; its pairs have learned biases of their own.
     bias[:, 1:, 1:] = total / places.entry.shape[1]
     bias[:, 0], bias[:, :, 0], bias[:, 0, 0] = biases[-3], biases[-2], biases[-1]
     return bias.permute(0, 3, 1, 2)

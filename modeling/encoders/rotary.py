@@ -69,6 +69,7 @@ def combine_views(angles: torch.Tensor, rule: str, key_heads: int) -> torch.Tens
             f"rotary_views={rule!r}: the encoder has {shares} {what} for num_views={views}; "
             "use fewer views, or another rule"
         )
+    # Deal heads or frequencies out to the views in turn: 0, 1, 2, 0, 1, 2, …
     owner = torch.arange(shares, device=angles.device) % views
     if rule == "split_heads":
         return angles[:, owner]
@@ -89,9 +90,11 @@ def rotation(
     """
     config = call.encoder.config
     key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    # Angles reach hundreds of radians, where bfloat16 has steps of a radian or more.
     with autocast_disabled(coordinates.device):
         angles = coordinates.float().unsqueeze(-1) * frequencies.float()
         angles = combine_views(angles, call.rotary_views, key_heads).flatten(3)
+        # transformers rotates channel n with channel n + half, both by the same angle.
         angles = torch.cat([angles, angles], dim=-1)
         dtype = call.hidden_states.dtype
         return (angles.cos() * scaling).to(dtype), (angles.sin() * scaling).to(dtype)
@@ -127,6 +130,7 @@ def masked_rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
             "tokens; expected 'sdpa' or 'eager'"
         )
     tokens = call.hidden_states.shape[1]
+    # Any explicit mask keeps these layers from making a causal one.
     mask = call.hidden_states.new_zeros(1, 1, tokens, tokens) if call.mask is None else call.mask
     yield from rotary_line_inputs(replace(call, mask=mask))
 

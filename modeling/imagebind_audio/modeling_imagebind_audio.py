@@ -22,8 +22,8 @@ from hf_any3d.modeling.imagebind_audio.configuration_imagebind_audio import Imag
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
-    honours_contract,
     requested_outputs,
+    strict_forward,
 )
 
 
@@ -166,7 +166,7 @@ class ImageBindAudioModel(ImageBindAudioPreTrainedModel):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         input_values: torch.Tensor,

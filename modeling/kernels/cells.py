@@ -107,10 +107,12 @@ class Membership(_Visited):
     def links(self) -> Links:
         """The cells as a list."""
         batch, views, count, _ = self.pool.shape
+        # Number the rows of all views and clouds through, view by view: (batch, views, 1) first numbers.
         first = torch.arange(batch * views, device=self.row.device).view(views, batch, 1).transpose(0, 1) * count
         rows = (self.row + first).transpose(1, 2).flatten(0, 1).contiguous()  # (batch * tokens, views)
         ordered, order = rows.flatten().sort()
         starts = torch.searchsorted(ordered, torch.arange(batch * views * count, device=rows.device))
+        # `pool` has the same value for all tokens of a cell, so its maximum is that value.
         shares = self.pool.amax(dim=-1).transpose(0, 1).flatten()[rows]
         return Links(rows, order, starts, shares)
 
@@ -118,6 +120,7 @@ class Membership(_Visited):
     def shared_cells(self) -> SharedCells:
         """The cells with more than one token as a list."""
         order = self.links.order
+        # A token that is alone in its cell has share 1.
         tokens = order[self.links.shares.flatten().index_select(0, order) < 1]
         rows, counts = self.links.rows.flatten().index_select(0, tokens).unique_consecutive(return_counts=True)
         return SharedCells(tokens, counts, rows)
@@ -164,6 +167,7 @@ def _pairs_of(row: Tensor, counts: Tensor) -> Pairs:
     place = torch.empty_like(order).scatter_(0, order, tokens - first[row[order]])  # of a token within its cell
     partners = counts[row]
     starts = partners.cumsum(0) - partners
+    # Repeat each token once for each partner; the n-th repetition gets the n-th token of the cell as key.
     query = tokens.repeat_interleave(partners)
     key = order[first[row][query] + torch.arange(len(query), device=row.device) - starts[query]]
     return Pairs(query, key, starts[key] + place[query], starts, partners)
@@ -173,6 +177,7 @@ def membership(cell: Tensor, cells: int) -> Membership:
     """Return the membership of tokens in cells `(batch, views, tokens)`, numbered from 0 to `cells` - 1."""
     same = cell.unsqueeze(-1) == cell.unsqueeze(-2)  # (batch, views, tokens, tokens)
     tokens = cell.shape[-1]
+    # With more cells than tokens, a cell is named after its first token, so that there are as many rows as tokens.
     rows, row = (cells, cell) if cells <= tokens else (tokens, same.to(torch.uint8).argmax(dim=-1))
     member = (row.unsqueeze(-2) == torch.arange(rows, device=cell.device).unsqueeze(-1)).float()
     count = member.sum(dim=-1, keepdim=True)  # (batch, views, rows, 1)

@@ -42,7 +42,7 @@ def encode_offsets(offsets: Tensor, frequencies: Tensor) -> Tensor:
 
 @dataclass
 class Neighborhoods:
-    """Neighbourhoods of all clouds of a batch, concatenated.
+    """Neighborhoods of all clouds of a batch, concatenated.
 
     Args:
         features: `(points, width / 2)`.
@@ -205,7 +205,7 @@ class WaveTable:
 
     def __init__(self, numbers: Tensor, frequencies: Tensor, dtype: torch.dtype):
         self.step = _RADIANS / float(frequencies[0])
-        # NaN, as of offsets in a flat neighbourhood divided by its height, stays NaN but needs a place.
+        # NaN, as of offsets in a flat neighborhood divided by its height, stays NaN but needs a place.
         reach = float(numbers.nan_to_num(0, 0, 0).abs().amax())
         self.first = -reach - (_TAPS // 2 - 1) * self.step
         nodes = math.ceil(2 * reach / self.step) + _TAPS

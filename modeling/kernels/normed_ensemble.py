@@ -49,7 +49,7 @@ def normed_ensemble_plain(
         view_rows: `(batch, views, rows, hidden)`, float32 or float64.
         voxel_rows: `(batch, 1, voxels, hidden)`.
         view_norm: Norm of the cells.
-        voxel_norm: Norm of the voxels, as of a single view.
+        voxel_norm: Norm of the voxels; `(1, …)`, as voxels have one view.
         members: Cells of the tokens.
         voxels: Voxels of the tokens.
         scale: Factor of the sum.
@@ -104,6 +104,7 @@ class _NormedEnsemble(torch.autograd.Function):
         tables, statistics, norms = [], [], []
         for rows, norm in ((view_rows, view_norm), (voxel_rows, voxel_norm)):
             inside = by_view(norm.occupied)
+            # The same for cells and for voxels, which are cells of one view.
             normed, mean, variance = normalize(by_view(rows), inside, *norm[1:])
             deviation = (variance + norm.eps).rsqrt()
             tables.append(nn.functional.gelu(normed).flatten(0, 1))
@@ -119,6 +120,7 @@ class _NormedEnsemble(torch.autograd.Function):
     @without_autocast
     def backward(ctx: Any, gradient: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
+        # Normed rows are as large as their inputs, so they are computed again rather than kept.
         norms, again = (saved[:7], saved[7:14]), []
         for rows, _, weight, bias, mean, deviation, _ in norms:
             again.append(normalize_again(by_view(rows), weight, bias, mean, deviation))
@@ -129,6 +131,7 @@ class _NormedEnsemble(torch.autograd.Function):
         grad_rows, grad_norms = [], []
         for norm, (centered, normed), grad in zip(norms, again, grad_tables, strict=True):
             rows, occupied, weight, _, _, deviation, total = norm
+            # Backwards through GELU, then through the norm with its batch statistics.
             grad_normed = torch.ops.aten.gelu_backward(grad.view_as(normed), normed)
             grads = norm_gradients(grad_normed, centered, by_view(occupied), weight, deviation, total)
             grad_rows.append(by_cloud(grads[0], rows))

@@ -51,50 +51,57 @@ class ResidualBlock(Protocol):
         """Map `(rows, width)` to `(rows, width)`."""
 
 
-def pooled_blocks_plain(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> Tensor:
-    """Apply residual blocks to the rows of all neighbourhoods and take the maximum of each neighbourhood.
+def pooled_blocks_plain(neighborhoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> Tensor:
+    """Apply residual blocks to the rows of all neighborhoods and take the maximum of each neighborhood.
 
     In training, the norms update their running statistics.
 
     Args:
-        hoods: The neighbourhoods.
+        neighborhoods: The neighborhoods.
         blocks: The blocks.
 
     Returns:
         `(centers, width)`.
     """
-    rows = hoods.all_rows()
+    rows = neighborhoods.all_rows()
     for block in blocks:
         rows = block(rows)
-    return rows.view(*hoods.neighbors.shape, -1).amax(dim=1)
+    return rows.view(*neighborhoods.neighbors.shape, -1).amax(dim=1)
 
 
-def blocks_are_plain(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> bool:
+def blocks_are_plain(neighborhoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> bool:
     """Return whether there are blocks, unchanged and training in full precision, and offsets need no gradient."""
     pairs = [pair for block in blocks for pair in _layers(block)]
-    return bool(pairs) and not hoods.offsets.requires_grad and all(is_plain_training(*pair) for pair in pairs)
+    return bool(pairs) and not neighborhoods.offsets.requires_grad and all(is_plain_training(*pair) for pair in pairs)
 
 
 def _layers(block: ResidualBlock) -> tuple[tuple[nn.Linear, nn.BatchNorm1d], ...]:
     return (block.reduce, block.reduce_norm), (block.expand, block.expand_norm)
 
 
-def pooled_blocks_fused(hoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> Tensor:
+def pooled_blocks_fused(neighborhoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> Tensor:
     """Compute `pooled_blocks_plain` in training; see the module."""
     weights, eps = [], []
     for block in blocks:
         for linear, norm in _layers(block):
             weights += [linear.weight, linear.bias, norm.weight, norm.bias]
             eps.append(norm.eps)
-    features = hoods.features.to(weights[0].dtype)  # half precision under autocast
-    rounded = hoods.features.dtype == torch.bfloat16
+    features = neighborhoods.features.to(weights[0].dtype)  # half precision under autocast
+    rounded = neighborhoods.features.dtype == torch.bfloat16
     pooled, _, *rest = pooled_blocks(
-        features, hoods.neighbors, hoods.centers, hoods.offsets, hoods.frequencies, weights, eps, rounded
+        features,
+        neighborhoods.neighbors,
+        neighborhoods.centers,
+        neighborhoods.offsets,
+        neighborhoods.frequencies,
+        weights,
+        eps,
+        rounded,
     )
-    for block, saved in zip(blocks, Saved.unpack(rest, len(blocks), len(hoods.parts())), strict=True):
+    for block, saved in zip(blocks, Saved.unpack(rest, len(blocks), len(neighborhoods.parts())), strict=True):
         statistics = (saved.reduce_mean, saved.reduce_variance), (saved.expand_mean, saved.expand_variance)
         for (linear, norm), (mean, variance) in zip(_layers(block), statistics, strict=True):
-            update_running_statistics(norm, linear.bias, mean, variance, hoods.count)
+            update_running_statistics(norm, linear.bias, mean, variance, neighborhoods.count)
     return pooled
 
 
@@ -109,7 +116,7 @@ def pooled_blocks(
     eps: list[float],
     rounded: bool,
 ) -> list[Tensor]:
-    """Apply residual blocks with batch statistics, then take the maximum of each neighbourhood.
+    """Apply residual blocks with batch statistics, then take the maximum of each neighborhood.
 
     Args:
         features: See `Neighborhoods`, as the next four.
@@ -125,20 +132,20 @@ def pooled_blocks(
         The pooled features `(centers, width)`, the neighbours `(centers, width)` that have the maximum, as numbers in
         [0, k), then the tensors that `Saved.unpack` reads.
     """
-    hoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
-    parts = hoods.parts()
+    neighborhoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
+    parts = neighborhoods.parts()
     first, *others = Block.unpack(weights, eps)
-    saved = [_first_half(hoods, first, hoods.reduced_rows(first.reduce), [])]
+    saved = [_first_half(neighborhoods, first, neighborhoods.reduced_rows(first.reduce), [])]
     # The input of the first block is computed only here, one part at a time, and overwritten.
-    sums, shift = _second_half(first, saved[0], map(hoods.rows, parts), rounded)
+    sums, shift = _second_half(first, saved[0], map(neighborhoods.rows, parts), rounded)
     for number, block in enumerate(others, start=1):
         inputs: list[Tensor] = []
-        saved.append(_first_half(hoods, block, _next_rows(block, sums, shift, inputs, rounded), inputs))
+        saved.append(_first_half(neighborhoods, block, _next_rows(block, sums, shift, inputs, rounded), inputs))
         sums, shift = _second_half(block, saved[-1], map(torch.clone, inputs) if number > 1 else inputs, rounded)
-    pooled = features.new_empty(len(neighbors), hoods.width)
+    pooled = features.new_empty(len(neighbors), neighborhoods.width)
     winners = neighbors.new_empty(pooled.shape)
     for part, rows in zip(parts, sums, strict=True):
-        pooled[part], winners[part] = largest(rows.view(-1, neighbors.shape[1], hoods.width))
+        pooled[part], winners[part] = largest(rows.view(-1, neighbors.shape[1], neighborhoods.width))
     # The shift is the same for all neighbours and the ReLU monotonic: both are applied after the maximum.
     return [
         pooled.add_(shift).relu_(),
@@ -156,14 +163,14 @@ def _next_rows(
         yield multiply(rows, block.reduce.T, rounded)
 
 
-def _first_half(hoods: Neighborhoods, block: Block, parts: Iterable[Tensor], inputs: list[Tensor]) -> Saved:
+def _first_half(neighborhoods: Neighborhoods, block: Block, parts: Iterable[Tensor], inputs: list[Tensor]) -> Saved:
     """Compute the statistics of both norms from the output of the first linear layer, given in parts."""
     reduced, statistics = [], []
     for rows in parts:
         reduced.append(rows)
         statistics.append(torch.batch_norm_update_stats(rows, None, None, momentum=0.0))
     dtype, wide = block.reduce.dtype, statistics_dtype(block.reduce)
-    mean, variance = pool_statistics(statistics, [len(rows) / hoods.count for rows in reduced], wide)
+    mean, variance = pool_statistics(statistics, [len(rows) / neighborhoods.count for rows in reduced], wide)
     saved = Saved(mean.to(dtype), variance.to(dtype), *[mean] * 4, reduced, inputs)
     total = torch.zeros_like(mean)
     products = total.new_zeros(len(total), len(total))
@@ -174,8 +181,8 @@ def _first_half(hoods: Neighborhoods, block: Block, parts: Iterable[Tensor], inp
         products[:half] += hidden[:, :half].T @ hidden
         products[half:, half:] += hidden[:, half:].T @ hidden[:, half:]
     products[half:, :half] = products[:half, half:].T
-    mean = total / hoods.count
-    covariance = products / hoods.count - mean.outer(mean)
+    mean = total / neighborhoods.count
+    covariance = products / neighborhoods.count - mean.outer(mean)
     expand = block.expand.to(wide)
     variance = ((expand @ covariance) * expand).sum(dim=1).clamp_min_(0)
     saved.hidden_mean, saved.hidden_covariance = mean.to(dtype), covariance.to(dtype)
@@ -195,11 +202,13 @@ def _second_half(
     return (add_product(rows, hidden, weight, rounded) for rows, hidden in pairs), shift
 
 
-def _second_inputs(hoods: Neighborhoods, first: Block, saved: Saved, rounded: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def _second_inputs(
+    neighborhoods: Neighborhoods, first: Block, saved: Saved, rounded: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Compute the input of the second block again, with the first one's input of its second layer, part by part."""
     weight, shift = saved.expansion(first)
-    for part, hidden in zip(hoods.parts(), saved.hidden(first), strict=True):
-        yield add_product(hoods.rows(part), hidden, weight, rounded).add_(shift).relu_(), hidden
+    for part, hidden in zip(neighborhoods.parts(), saved.hidden(first), strict=True):
+        yield add_product(neighborhoods.rows(part), hidden, weight, rounded).add_(shift).relu_(), hidden
 
 
 @torch.library.impl("hf_any3d::pooled_blocks", "Meta")
@@ -213,9 +222,9 @@ def _result_shapes(
     eps: list[float],
     rounded: bool,
 ) -> list[torch.Tensor]:
-    hoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
-    pooled = features.new_empty(len(neighbors), hoods.width)
-    sizes = [(part.stop - part.start) * neighbors.shape[1] for part in hoods.parts()]
+    neighborhoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
+    pooled = features.new_empty(len(neighbors), neighborhoods.width)
+    sizes = [(part.stop - part.start) * neighbors.shape[1] for part in neighborhoods.parts()]
     results = [pooled, neighbors.new_empty(pooled.shape)]
     for number, block in enumerate(Block.unpack(weights, eps)):
         width, hidden = block.expand.shape
@@ -234,11 +243,11 @@ class _PooledGradient(PooledGradient):
         """Add the product of a part with `weight` `(width, hidden)` to `out` `(rows, hidden)`."""
         return out.add_(self.times(weight, number))
 
-    def add_to_features(self, out: Tensor, hoods: Neighborhoods) -> None:
+    def add_to_features(self, out: Tensor, neighborhoods: Neighborhoods) -> None:
         """Add the gradient of all rows to that of the features, `(points, width / 2)`."""
         half = out.shape[1]
-        out.scatter_add_(0, hoods.neighbors.gather(1, self.winners[:, :half]), self.values[:, :half])
-        out.index_add_(0, hoods.centers, self.values[:, half:])
+        out.scatter_add_(0, neighborhoods.neighbors.gather(1, self.winners[:, :half]), self.values[:, :half])
+        out.index_add_(0, neighborhoods.centers, self.values[:, half:])
 
 
 @dataclass
@@ -274,7 +283,7 @@ class _RowsGradient:
         """Add the gradient of a part to its rows `out` `(rows, width)`."""
         return out.add_(self.parts[number])
 
-    def add_to_features(self, out: Tensor, hoods: Neighborhoods) -> None:
+    def add_to_features(self, out: Tensor, neighborhoods: Neighborhoods) -> None:
         """Add the gradient of all rows to that of the features, `(points, width / 2)`."""
         out.add_(self.grad_features)
 
@@ -297,30 +306,30 @@ def pooled_blocks_backward(
     Takes the gradient of the pooled features, the arguments and the results of the forward pass; returns the gradient
     of `features`, then those of `weights`.
     """
-    hoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
+    neighborhoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
     blocks = Block.unpack(weights, eps)
     pooled, winners, *rest = results
-    parts = hoods.parts()
+    parts = neighborhoods.parts()
     saved = Saved.unpack(rest, len(blocks), len(parts))
-    saved[0].reduced = list(hoods.reduced_rows(blocks[0].reduce))
+    saved[0].reduced = list(neighborhoods.reduced_rows(blocks[0].reduce))
     grad_output: _PooledGradient | _RowsGradient
     grad_output = _PooledGradient(gradient.where(pooled > 0, 0), winners, neighbors.shape[1], parts)
     gradients: list[Tensor] = []
     for number in reversed(range(len(blocks))):
         block, own = blocks[number], saved[number]
-        grad_reduced, grad_norm, grad_expand = _through_expand(hoods, block, own, grad_output, rounded)
+        grad_reduced, grad_norm, grad_expand = _through_expand(neighborhoods, block, own, grad_output, rounded)
         if number:
             inputs = (
-                _second_inputs(hoods, blocks[0], saved[0], rounded)
+                _second_inputs(neighborhoods, blocks[0], saved[0], rounded)
                 if number == 1
                 else zip(own.inputs, saved[number - 1].hidden(blocks[number - 1]), strict=True)
             )
             grad_output, grad_reduce = _to_rows(
-                hoods, block, inputs, grad_reduced, grad_output, rounded, first=number == 1
+                neighborhoods, block, inputs, grad_reduced, grad_output, rounded, first=number == 1
             )
         else:
-            grad_features, grad_reduce = hoods.reduced_gradient(block.reduce, grad_reduced.rows)
-            grad_output.add_to_features(grad_features, hoods)
+            grad_features, grad_reduce = neighborhoods.reduced_gradient(block.reduce, grad_reduced.rows)
+            grad_output.add_to_features(grad_features, neighborhoods)
         grad_biases = torch.zeros_like(block.reduce_bias), torch.zeros_like(block.expand_bias)
         own_gradients = [grad_reduce, grad_biases[0], *grad_norm, grad_expand[0], grad_biases[1], *grad_expand[1:]]
         gradients = own_gradients + gradients
@@ -356,7 +365,11 @@ class _ReducedGradient:
 
 
 def _through_expand(
-    hoods: Neighborhoods, block: Block, saved: Saved, grad_output: _PooledGradient | _RowsGradient, rounded: bool
+    neighborhoods: Neighborhoods,
+    block: Block,
+    saved: Saved,
+    grad_output: _PooledGradient | _RowsGradient,
+    rounded: bool,
 ) -> tuple[_ReducedGradient, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Return gradients of the first layer's output, of its norm, and of the second layer with its norm."""
     product = grad_output.product(saved.hidden(block))  # (width, hidden)
@@ -369,8 +382,8 @@ def _through_expand(
     share = (gain * deviation * grad_gain).unsqueeze(1) * block.expand  # (width, hidden)
     grad_weight = gain.unsqueeze(1) * (product - grad_shift.outer(saved.hidden_mean)) - share @ saved.hidden_covariance
     weight = gain.unsqueeze(1) * block.expand
-    spread = block.expand.T @ share / -hoods.count  # (hidden, hidden)
-    constant = saved.hidden_mean @ -spread - grad_shift @ weight / hoods.count
+    spread = block.expand.T @ share / -neighborhoods.count  # (hidden, hidden)
+    constant = saved.hidden_mean @ -spread - grad_shift @ weight / neighborhoods.count
     # In parts: small blocks of memory are reused, a large one would be allocated at every step.
     grad_hidden: list[Tensor] = []
     total, moment = torch.zeros_like(block.reduce_gain), torch.zeros_like(block.reduce_gain)
@@ -383,14 +396,14 @@ def _through_expand(
         moment += torch.sub(reduced, saved.reduce_mean, out=hidden).mul_(rows).sum(dim=0)
     deviation = (saved.reduce_variance + block.reduce_eps).rsqrt()
     gain = block.reduce_gain * deviation
-    slope = gain * deviation.square() * moment / -hoods.count
-    constant = -saved.reduce_mean * slope - gain * total / hoods.count
+    slope = gain * deviation.square() * moment / -neighborhoods.count
+    constant = -saved.reduce_mean * slope - gain * total / neighborhoods.count
     grad_reduced = _ReducedGradient(grad_hidden, saved.reduced, gain, slope, constant)
     return grad_reduced, (moment * deviation, total), (grad_weight, grad_gain, grad_shift)
 
 
 def _to_rows(
-    hoods: Neighborhoods,
+    neighborhoods: Neighborhoods,
     block: Block,
     inputs: Iterable[tuple[Tensor, Tensor]],
     grad_reduced: _ReducedGradient,
@@ -404,9 +417,9 @@ def _to_rows(
     """
     grad_weight = torch.zeros_like(block.reduce)
     width = block.reduce.shape[1]
-    grad_features = torch.zeros_like(hoods.features)
+    grad_features = torch.zeros_like(neighborhoods.features)
     gradient = _RowsGradient([], block.reduce.new_zeros(width), torch.zeros_like(block.expand), grad_features)
-    for number, (part, (entered, hidden)) in enumerate(zip(hoods.parts(), inputs, strict=True)):
+    for number, (part, (entered, hidden)) in enumerate(zip(neighborhoods.parts(), inputs, strict=True)):
         reduced = grad_reduced.rows(slice(number, number + 1))
         half = reduced.bfloat16() if rounded else reduced  # rounded once for both products
         add_product(grad_weight, half.T, entered, rounded)
@@ -417,7 +430,7 @@ def _to_rows(
         half = rows.bfloat16() if rounded else rows
         add_product(gradient.times_hidden, half.T, hidden, rounded)
         if first:
-            hoods.add_to_features(grad_features, part, rows)
+            neighborhoods.add_to_features(grad_features, part, rows)
         gradient.parts.append(half)
     return gradient, grad_weight
 

@@ -78,7 +78,7 @@ def layers_are_plain(patches: Tensor, layers: MiniPointNet) -> bool:
 
 
 def norms_can_be_folded(patches: Tensor, layers: MiniPointNet) -> bool:
-    """Return whether norms in evaluation can become part of unchanged layers, as nothing needs a gradient."""
+    """Return whether batch norms can be folded into the layers before them: in evaluation, without gradients."""
     modules = (layers.lift, layers.lift_norm, layers.widen, layers.join, layers.join_norm, layers.out)
     if patches.requires_grad or layers.lift_norm.training or layers.join_norm.training:
         return False

@@ -72,6 +72,7 @@ class Saved:
 
     def hidden(self, block: Block) -> Iterator[Tensor]:
         """Compute the input `(rows, hidden)` of the second linear layer part by part, each overwriting the last."""
+        # The first norm as gain and shift of each channel, so that a part needs a single pass.
         gain = block.reduce_gain * (self.reduce_variance + block.reduce_eps).rsqrt()
         shift = block.reduce_shift - self.reduce_mean * gain
         buffer = torch.empty_like(self.reduced[0])
@@ -79,11 +80,13 @@ class Saved:
 
     def expansion(self, block: Block) -> tuple[Tensor, Tensor]:
         """Return the second linear layer with its norm: weight `(hidden, width)` and shift `(width,)`."""
+        # The second norm becomes part of the linear layer before it, which then needs no pass of its own.
         gain = block.expand_gain * (self.expand_variance + block.expand_eps).rsqrt()
         return (block.expand * gain.unsqueeze(1)).T, block.expand_shift - self.expand_mean * gain
 
     def pack(self, number: int) -> list[Tensor]:
         """Return the tensors to save of the block with this number in order."""
+        # What the first blocks read is computed again from the neighborhoods in the backward pass, to save memory.
         *statistics, reduced, inputs = vars(self).values()
         return [*statistics, *(reduced if number > 0 else []), *(inputs if number > 1 else [])]
 

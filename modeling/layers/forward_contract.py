@@ -1,7 +1,7 @@
 """Helpers for forward passes that follow the conventions of transformers.
 
-- `honours_contract` wraps `forward`: unknown keywords raise a TypeError, `return_dict` is honoured, and so are
-  hidden states of chosen layers.
+- `strict_forward` wraps `forward`: unknown keywords raise a TypeError; `return_dict` and hidden states of chosen
+  layers work as in transformers.
   `rejects_unknown_keywords` wraps one that is inherited from transformers.
 - `requested_outputs` resolves `output_hidden_states` and `output_attentions` from the call and the config.
 - `AttentionRecorder` collects the attention weights of layers that return hidden states only.
@@ -152,8 +152,8 @@ LOSS_KEYWORDS = frozenset(inspect.signature(ForCausalLMLoss).parameters) - {"log
 """Keywords that language models pass on to their loss, such as `shift_labels`."""
 
 
-def honours_contract(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap `forward` of a model: refuse unknown keywords, and honour `return_dict` and chosen hidden states.
+def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Make `forward` refuse unknown keywords and follow `return_dict` and `output_hidden_states` as in transformers.
 
     `output_hidden_states` may be the index of one layer's states or a list of indices, negative ones from the end;
     the others are then None, as in transformers. Both are read from the call, else from the config.

@@ -30,6 +30,7 @@ class HeadNorm(nn.BatchNorm1d):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Normalise `(batch, channels)`."""
         if self.training and len(rows) == 1:
+            # The variance of a single row is undefined.
             return nn.functional.batch_norm(
                 rows, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
@@ -108,6 +109,7 @@ def pool(hidden_states: torch.Tensor, how: Sequence[str], class_tokens: int = 1)
     Returns:
         `(batch, len(how) * hidden)`, in the order of `how`.
     """
+    # Functions, so that only the requested poolings are computed.
     pools = {
         "cls": lambda: hidden_states[:, 0],
         "max": lambda: hidden_states[:, class_tokens:].amax(dim=1),

@@ -1,18 +1,12 @@
-"""Forward passes and losses of the tasks: classification, part segmentation, semantic segmentation."""
+"""Losses of classification and segmentation heads, and checks of their categories and settings."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
-from transformers.utils import ModelOutput
-
-from hf_any3d.modeling.layers.forward_contract import check_keywords, honours_contract
+from transformers import PreTrainedConfig
 
 IGNORED = -100
-_CLASSIFIER_KEYWORDS = frozenset(("points", "labels", "output_hidden_states", "output_attentions", "return_dict"))
 
 
 def point_loss(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
@@ -97,95 +91,6 @@ def check_category_parts(category_parts: Sequence[Sequence[int]] | None, num_lab
         raise ValueError(f"category_parts names part {unknown[0]}; expected 0 to {num_labels - 1}")
 
 
-class SemanticSegmentationMixin:
-    """For models that predict an object class for every point of a scene or of a block of it."""
-
-    accepts_loss_kwargs = False  # the loss is a mean, which Trainer divides by the accumulation steps
-
-    # (points, condition, output_hidden_states, output_attentions) -> logits (batch, points, labels), and the output of
-    # the base model.
-    point_logits: Callable[..., tuple[torch.Tensor, ModelOutput]]
-
-    @honours_contract
-    def forward(
-        self,
-        points: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> TokenClassifierOutput:
-        """Segment scenes.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch, points)` class numbers, -100 for ignored points; with them the mean
-                cross-entropy over points is returned as `loss`.
-            output_hidden_states: Whether to return the base model's hidden states; None for the config's choice.
-            output_attentions: The same for its attention weights, which only eager attention returns.
-
-        Returns:
-            `logits (batch, points, labels)`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If there is not one label for each point; if attention weights are requested without eager
-                attention.
-        """
-        logits, output = self.point_logits(points, None, output_hidden_states, output_attentions)
-        return segmenter_output(logits, labels, output)
-
-
-class PartSegmentationMixin:
-    """For models that predict a part for every point of an object, given the object's category.
-
-    A subclass checks `category_parts` of its config when it is built.
-    """
-
-    accepts_loss_kwargs = False
-
-    config: PreTrainedConfig
-    # (points, condition, output_hidden_states, output_attentions) -> logits (batch, points, parts), over the parts of
-    # all categories, and the output of the base model.
-    point_logits: Callable[..., tuple[torch.Tensor, ModelOutput]]
-    # Categories (batch,) -> their features (batch, width), the condition of the head.
-    category_features: Callable[[torch.Tensor], torch.Tensor]
-
-    @honours_contract
-    def forward(
-        self,
-        points: torch.Tensor,
-        category: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> TokenClassifierOutput:
-        """Segment objects.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            category: `(batch,)` category numbers; may be left out if the model has only one category.
-            labels: `(batch, points)` part numbers, -100 for ignored points; with them the mean
-                cross-entropy over points is returned as `loss`.
-            output_hidden_states: Whether to return the base model's hidden states; None for the config's choice.
-            output_attentions: The same for its attention weights, which only eager attention returns.
-
-        Returns:
-            `logits (batch, points, parts)`, over the parts of all categories; with `restrict_to_category_parts` those
-            of other categories have the lowest value of their dtype.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the category is missing or has another shape; if attention weights are requested without
-                eager attention.
-        """
-        category = checked_category(category, points, self.config.num_categories)
-        condition = self.category_features(category)
-        logits, output = self.point_logits(points, condition, output_hidden_states, output_attentions)
-        if self.config.restrict_to_category_parts:
-            logits = restrict_to_parts(logits, self.config.category_parts, category)
-        return segmenter_output(logits, labels, output)
-
-
 def refuse_problem_type(config: PreTrainedConfig) -> None:
     """Reject a `problem_type` that models with one label per point do not support.
 
@@ -199,90 +104,10 @@ def refuse_problem_type(config: PreTrainedConfig) -> None:
         )
 
 
-def segmenter_output(logits: torch.Tensor, labels: torch.Tensor | None, output: Any) -> TokenClassifierOutput:
-    """Return the output of a segmentation model, with the loss if there are labels.
-
-    Args:
-        logits: `(batch, points, labels)`.
-        labels: `(batch, points)` class numbers, -100 for ignored points, or None.
-        output: Has the `hidden_states` and `attentions` of the base model.
-    """
-    return TokenClassifierOutput(
-        loss=point_loss(logits, labels),
-        logits=logits,
-        hidden_states=output.hidden_states,
-        attentions=output.attentions,
-    )
-
-
-class PointCloudClassificationMixin:
-    """For models with a `classifier` on the pooled output of their base model."""
-
-    accepts_loss_kwargs = False  # the loss is a mean, which Trainer divides by the accumulation steps
-
-    config: PreTrainedConfig
-    base_model: PreTrainedModel
-    classifier: nn.Module
-    # Further keywords of the base model's forward pass.
-    base_keywords: frozenset[str] = frozenset()
-
-    @honours_contract
-    def forward(
-        self,
-        points: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        **base_kwargs: Any,
-    ) -> SequenceClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: As `classification_loss` takes them; with them `loss` is returned.
-            output_hidden_states: Whether to return the base model's hidden states; None for the config's choice.
-            output_attentions: The same for its attention weights, which only eager attention returns.
-            **base_kwargs: Some of `base_keywords`, as the base model takes them.
-
-        Returns:
-            `logits (batch, labels)`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If labels and `config.problem_type` do not match; if attention weights are requested without
-                eager attention.
-        """
-        output = self.base_model(
-            points,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-            **check_keywords(type(self).__name__, base_kwargs, _CLASSIFIER_KEYWORDS | self.base_keywords),
-        )
-        return classifier_output(self.classifier(output.pooler_output), labels, self.config, output)
-
-
-def classifier_output(
-    logits: torch.Tensor, labels: torch.Tensor | None, config: PreTrainedConfig, output: Any
-) -> SequenceClassifierOutput:
-    """Return the output of a classifier, with the loss if there are labels.
-
-    Args:
-        logits: `(batch, labels)`.
-        labels: As `classification_loss` takes them, or None.
-        config: Config with `problem_type`.
-        output: Has the `hidden_states` and `attentions` of the base model.
-    """
-    if labels is not None and logits.shape[-1] == 1 and config.problem_type is None:
-        config.problem_type = "regression"  # recorded in the config, as transformers does
-    loss = None if labels is None else classification_loss(logits, labels, config.problem_type)
-    return SequenceClassifierOutput(
-        loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
-    )
-
-
-def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | None) -> torch.Tensor:
-    """Compute the loss for a problem type, in full precision.
+def classification_loss(
+    logits: torch.Tensor, labels: torch.Tensor | None, config: PreTrainedConfig
+) -> torch.Tensor | None:
+    """Compute the loss of a classifier for the config's `problem_type`, in full precision; None without labels.
 
     Args:
         logits: `(batch, labels)`.
@@ -290,15 +115,20 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type
             `(batch, labels)`, as of mixed clouds, for cross-entropy. "multi_label_classification": 1 for each class
             that applies and 0 for the others `(batch, labels)`, for binary cross-entropy. "regression": numbers
             `(batch, labels)`, or `(batch,)` for a single one, for the mean squared error. Clouds of class -100 are
-            ignored; if all are, the loss is 0.
-        problem_type: `problem_type` of the config. None is regression for one label, else single label
-            classification; soft labels are therefore only treated as multi-label if the config says so.
+            ignored; if all are, the loss is 0. None for no loss.
+        config: The model's configuration. If its `problem_type` is None, this is regression for one label, which is
+            recorded in it, else single label classification; soft labels are therefore only treated as multi-label
+            if the config says so.
 
     Raises:
         ValueError: If the labels have another shape or type.
     """
+    if labels is None:
+        return None
     count = logits.shape[-1]
-    problem_type = problem_type or ("regression" if count == 1 else "single_label_classification")
+    if count == 1 and config.problem_type is None:
+        config.problem_type = "regression"  # kept in the config, as transformers does
+    problem_type = config.problem_type or "single_label_classification"
     numbers = problem_type == "single_label_classification" and labels.ndim == 1
     squeezed = problem_type == "regression" and count == 1 and labels.shape == logits.shape[:1]
     expected = logits.shape[:1] if numbers or squeezed else logits.shape

@@ -43,9 +43,9 @@ from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, 
 from hf_any3d.modeling.layers.forward_contract import (
     check_keywords,
     forward_keywords,
-    honours_contract,
     keep_unpacked,
     requested_outputs,
+    strict_forward,
 )
 from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS, MiniGPT3DConfig
@@ -235,19 +235,19 @@ class MiniGPT3DPreTrainedModel(CardMixin, PretrainedPartsMixin, EarlierNamesMixi
             keep_unpacked(self)
 
     def get_input_embeddings(self) -> nn.Module:
-        """Return those of the language model."""
+        """Return the language model's input embeddings."""
         return self.base_model.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace those of the language model."""
+        """Replace the language model's input embeddings."""
         self.base_model.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
-        """Return those of the language model."""
+        """Return the language model's output embeddings."""
         return self.base_model.language_model.get_output_embeddings()
 
     def set_output_embeddings(self, value: nn.Module) -> None:
-        """Replace those of the language model."""
+        """Replace the language model's output embeddings."""
         self.base_model.language_model.set_output_embeddings(value)
 
     # Loading and saving; see `PretrainedPartsMixin`.
@@ -497,7 +497,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         )
         return Embedded(embedded, point_features, routing)
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -648,7 +648,7 @@ class MiniGPT3DForConditionalGeneration(MiniGPT3DPreTrainedModel, GenerationMixi
             return list(embedded)
         return [row[mask.bool()] for row, mask in zip(embedded, attention_mask, strict=True)]
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,

@@ -3,16 +3,15 @@
 from typing import Any
 
 from hf_any3d.modeling.aligned_encoders import AlignedEncoderConfig
-from hf_any3d.modeling.pretrained_parts import part_property, source_property
-from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES
 
 
 class OpenShapeConfig(AlignedEncoderConfig):
     r"""Configuration of an OpenShape point encoder and its heads (arXiv 2305.10764).
 
-    The defaults are the sizes of OpenShape/openshape-pointbert-vitg14-rgb.
+    The defaults are the sizes of OpenShape/openshape-pointbert-vitg14-rgb. `AlignedEncoderConfig` has the fields of
+    texts and heads.
 
-    Args: Patches and transformer
+    Args:
         in_channels: Channels of a point: 6 for xyz and colours.
         num_groups: Patches, and therefore tokens, per cloud.
         group_size: Points per patch, including the centre.
@@ -25,26 +24,7 @@ class OpenShapeConfig(AlignedEncoderConfig):
         qkv_bias: Whether queries, keys and values have a bias.
         layer_norm_eps: Epsilon of the layer norms.
         drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
-        initializer_range: Standard deviation of initial weights.
         projection_dim: Channels of the feature in the space of texts and images; None for the class token itself.
-
-    Args: Texts
-        aligned_with: Name of the model whose texts and images share the space, for messages.
-        parts: Sources of weights, see `PretrainedPart`: of its text tower, "text_tower", if transformers has a class
-            for it (without, features of texts that were computed elsewhere can be given), and of the pretrained
-            encoder, "base", that an adapter was trained with.
-        hypothesis_templates: Texts with `{}` in place of a label, whose vectors are averaged.
-        temperature: Initial temperature of the contrastive loss; the scale of cosines is its inverse.
-
-    Args: Classification head
-        head_widths: Widths of the head's hidden layers; empty for a linear head.
-        head_dropout: Dropout after each hidden layer of the head.
-
-    Args: Segmentation
-        segmentation_layers: Blocks, from 0, whose outputs are propagated to points.
-        propagation_widths: Channels of the two layers that propagate tokens to points.
-        segmentation_head_widths: Widths of the head's hidden layers.
-        segmentation_head_dropout: Dropout after each hidden layer.
     """
 
     model_type = "openshape"
@@ -61,24 +41,7 @@ class OpenShapeConfig(AlignedEncoderConfig):
     qkv_bias: bool = False
     layer_norm_eps: float = 1e-5
     drop_path_rate: float = 0.0
-    initializer_range: float = 0.02
     projection_dim: int | None = 1280
-
-    aligned_with: str | None = None
-    parts: dict[str, Any] | None = None
-    base_name_or_path = source_property("base", "Source of the weights under an adapter; None if stored with it.")
-    base_revision = part_property("base", "revision", "Pinned commit of the repository of these weights.")
-    base_checksum = part_property("base", "checksum", "Checksum of these weights.")
-    hypothesis_templates: list[str] | tuple[str, ...] = HYPOTHESIS_TEMPLATES
-    temperature: float = 0.07
-
-    head_widths: list[int] | tuple[int, ...] = ()
-    head_dropout: float = 0.0
-
-    segmentation_layers: list[int] | tuple[int, ...] = (3, 7, 11)
-    propagation_widths: list[int] | tuple[int, int] = (1536, 1024)
-    segmentation_head_widths: list[int] | tuple[int, ...] = (512, 256)
-    segmentation_head_dropout: list[float] | tuple[float, ...] = (0.5, 0.0)
 
     def __post_init__(self, **kwargs: Any):
         self.check({"group_radius": (1e-6, 1e6)}, kwargs)

@@ -32,7 +32,7 @@ def ball_patches(points: torch.Tensor, num_groups: int, group_size: int, radius:
         radius: Radius of a ball.
 
     Returns:
-        Patches whose neighbourhoods have the channels xyz relative to the centre, followed by all channels of the
+        Patches whose neighborhoods have the channels xyz relative to the centre, followed by all channels of the
         points.
 
     Raises:

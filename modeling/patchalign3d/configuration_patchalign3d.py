@@ -5,7 +5,6 @@ from typing import Any
 from hf_any3d.modeling.aligned_encoders import AlignedEncoderConfig
 from hf_any3d.modeling.config_checks import CHANNELS, check_choices
 from hf_any3d.modeling.patchalign3d.part_texts import CATEGORY_TEMPLATES, PART_TEMPLATES, check_part_templates
-from hf_any3d.modeling.pretrained_parts import part_property, source_property
 
 ASSIGNMENTS = ("nearest", "membership")
 """Ways to give points the scores of patches."""
@@ -17,7 +16,7 @@ class PatchAlign3DConfig(AlignedEncoderConfig):
     r"""Configuration of a PatchAlign3D point encoder and its heads (arXiv 2601.02457).
 
     The defaults are the sizes of the published encoder with sound behaviour; converted checkpoints switch on a
-    deviation of their program.
+    deviation of their program. `AlignedEncoderConfig` has the fields of heads and of the text tower.
 
     Args: Patches and transformer
         in_channels: Channels of a point: 3 for xyz.
@@ -34,16 +33,11 @@ class PatchAlign3DConfig(AlignedEncoderConfig):
         qkv_bias: Whether queries, keys and values have a bias.
         layer_norm_eps: Epsilon of the layer norms.
         drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
-        initializer_range: Standard deviation of initial weights.
         projection_dim: Channels of a patch's feature in the space of texts; None for the token itself.
         sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
             1e-3, from their CUDA kernel).
 
     Args: Texts
-        aligned_with: Name of the model whose texts share the space, for messages.
-        parts: Sources of weights, see `PretrainedPart`: of its text tower, "text_tower", if transformers has a class
-            for it (without, features of texts that were computed elsewhere can be given), and of the pretrained
-            encoder, "base", that an adapter was trained with.
         hypothesis_templates: Texts with `{}` for the name of a part, whose vectors are averaged.
         category_templates: Texts with `{}` for the part and `{}` for the object's category, used if it is given.
         temperature: Scores of parts are cosines divided by it. In training, the scale of cosines starts at its
@@ -55,16 +49,6 @@ class PatchAlign3DConfig(AlignedEncoderConfig):
         trained: What is trained: "all"; "last_block", the last block, the final norm, the last layer of the patch
             encoder, the class token, projection and scale, as in the published second stage; "projection", this and
             the scale.
-
-    Args: Classification head
-        head_widths: Widths of the head's hidden layers; empty for a linear head.
-        head_dropout: Dropout after each hidden layer of the head.
-
-    Args: Segmentation
-        segmentation_layers: Blocks, from 0, whose outputs are propagated to points.
-        propagation_widths: Channels of the two layers that propagate tokens to points.
-        segmentation_head_widths: Widths of the head's hidden layers.
-        segmentation_head_dropout: Dropout after each hidden layer.
     """
 
     model_type = "patchalign3d"
@@ -82,29 +66,15 @@ class PatchAlign3DConfig(AlignedEncoderConfig):
     qkv_bias: bool = False
     layer_norm_eps: float = 1e-5
     drop_path_rate: float = 0.1
-    initializer_range: float = 0.02
     projection_dim: int | None = 1280
     sampling_min_squared_norm: float | None = None
 
-    aligned_with: str | None = None
-    parts: dict[str, Any] | None = None
-    base_name_or_path = source_property("base", "Source of the weights under an adapter; None if stored with it.")
-    base_revision = part_property("base", "revision", "Pinned commit of the repository of these weights.")
-    base_checksum = part_property("base", "checksum", "Checksum of these weights.")
     hypothesis_templates: list[str] | tuple[str, ...] = PART_TEMPLATES
     category_templates: list[str] | tuple[str, ...] = CATEGORY_TEMPLATES
     temperature: float = 0.07
     patch_to_point: str = "nearest"
 
     trained: str = "all"
-
-    head_widths: list[int] | tuple[int, ...] = ()
-    head_dropout: float = 0.0
-
-    segmentation_layers: list[int] | tuple[int, ...] = (3, 7, 11)
-    propagation_widths: list[int] | tuple[int, int] = (1536, 1024)
-    segmentation_head_widths: list[int] | tuple[int, ...] = (512, 256)
-    segmentation_head_dropout: list[float] | tuple[float, ...] = (0.5, 0.0)
 
     def __post_init__(self, **kwargs: Any):
         self.check({"patch_pooled_width": CHANNELS}, kwargs)

@@ -22,7 +22,7 @@ from hf_any3d.modeling.aligned_encoders import (
 )
 from hf_any3d.modeling.card_info import CardInfo, CardTask
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
-from hf_any3d.modeling.layers.forward_contract import honours_contract
+from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import ClassToken, in_precision_of
 from hf_any3d.modeling.patchalign3d.configuration_patchalign3d import ASSIGNMENTS, PatchAlign3DConfig
 from hf_any3d.modeling.patchalign3d.part_texts import part_prompts
@@ -253,7 +253,7 @@ class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
         self.post_init()
         self.freeze_untrained()
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,
@@ -339,7 +339,7 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(AlignedTextsMixin, PatchAlig
         """Return unit vectors `(batch, groups, feature_size)` of patches; see `PatchAlign3DModel`."""
         return self.base_model.get_patch_features(points)
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,
@@ -373,18 +373,15 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(AlignedTextsMixin, PatchAlig
             ValueError: If texts are given twice, are missing for labels or have another shape; if labels have another
                 shape or number no text; if attention weights are requested without eager attention.
         """
-        if input_ids is not None and text_embeds is not None:
-            raise ValueError("both input_ids and text_embeds are given; expected one of them")
         how = self.config.patch_to_point if patch_to_point is None else patch_to_point
         if how not in ASSIGNMENTS:
             raise ValueError(f"patch_to_point={how!r}; expected one of {', '.join(map(repr, ASSIGNMENTS))}")
+        text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
         output: AlignedEncoderOutput = self.base_model(
             points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
         )
         requested = {"hidden_states": output.hidden_states, "attentions": output.attentions}
         patch_embeds, scale = self.alignment(self.base_model.projection(output.last_hidden_state[:, 1:]))
-        if input_ids is not None:
-            text_embeds = self.get_text_features(input_ids, attention_mask)
         if text_embeds is None:
             if labels is not None:
                 raise ValueError("the loss compares patches with texts; expected input_ids or text_embeds")

@@ -57,6 +57,7 @@ def chamfer_distance(
     x, y, x_mask, y_mask = _prepare(x, y, x_mask, y_mask, drop_zero_sums, max_pairs)
     there, back = kernels.chamfer(x, y, norm, x_mask, y_mask, max_pairs)
     total = _mean(there, x_mask) + _mean(back, y_mask)  # (batch,)
+    # The two halves of "l1" are averaged, as in PCN; those of "l2" are added.
     total = total / 2 if norm == "l1" else total
     return total.mean() if reduction == "mean" else total
 
@@ -134,12 +135,14 @@ def reconstruction_scores(
     for name, value in (("x", x), ("y", y)):
         if value.isnan().any():
             raise ValueError(f"{name}: found NaN coordinates; expected numbers")
+    # One search answers all three: roots and thresholds are taken of the same squared distances.
     squares = kernels.chamfer(x, y, "l2", x_mask, y_mask, max_pairs)
     there, back = (
         (_mean(d, mask), _mean(d.sqrt(), mask), _mean((d.sqrt() < threshold).to(d.dtype), mask))
         for d, mask in zip(squares, (x_mask, y_mask), strict=True)
     )
     precision, recall = there[2], back[2]
+    # The smallest positive number in place of 0: without any hit the score is 0, not NaN.
     f_score = 2 * precision * recall / (precision + recall).clamp(min=torch.finfo(x.dtype).tiny)
     return {"chamfer_l1": (there[1] + back[1]) / 2, "chamfer_l2": there[0] + back[0], "f_score": f_score}
 
@@ -163,6 +166,7 @@ def _prepare(
         raise ValueError(f"y: batch of {y.shape[0]}; expected {x.shape[0]}, the batch of x")
     if x.device != y.device:
         raise ValueError(f"y: on device {y.device}; expected {x.device}, the device of x")
+    # Squares of distances beyond 256 units would overflow float16.
     wide = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     x, y = x.to(wide), y.to(wide)
     masks = []

@@ -87,6 +87,7 @@ def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
     _check_positive("edge", edge)
     if not 0 <= shift < 1:
         raise ValueError(f"shift: {shift}; expected at least 0 and less than 1")
+    # Pack the three steps of a point into one integer, so that points of a voxel are those with equal numbers.
     corner = xyz.amin(dim=1, keepdim=True)
     step = ((xyz - corner) / edge + shift).long().clamp(max=(1 << _AXIS_BITS) - 1)  # (batch, points, 3)
     voxel = (step[..., 0] << 2 * _AXIS_BITS) | (step[..., 1] << _AXIS_BITS) | step[..., 2]
@@ -98,6 +99,7 @@ def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
     place = torch.arange(voxel.shape[1], device=voxel.device).expand_as(voxel)
     follows = torch.zeros_like(voxel, dtype=torch.bool)
     follows[:, 1:] = voxel[:, 1:] == voxel[:, :-1]
+    # The front of each run of equal voxels, carried forward along the run; sorted back into the order of the points.
     front = place.masked_fill(follows, 0).cummax(dim=1).values
     return torch.empty_like(order).scatter_(1, order, order.gather(1, front))
 

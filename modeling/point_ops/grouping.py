@@ -173,7 +173,7 @@ def _in_balls(query: Tensor, axes: Tensor, radius: float, k: int) -> tuple[Tenso
 def _first_inside(inside: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Find the first k places of each row of booleans `(batch, queries, points)`, by listing those that are True.
 
-    Equal to the passes over all pairs in `_in_balls`, which suit a GPU; few pairs are inside a ball.
+    Few pairs lie inside a ball, so on the CPU listing them is cheaper than the passes over all pairs in `_in_balls`.
     """
     counts = inside.sum(dim=2)  # (batch, queries)
     own = counts.view(-1, 1)

@@ -75,6 +75,7 @@ def _interleave(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
 
 def _spread(value: Tensor) -> Tensor:
     """Put two zeros between the bits of numbers of up to 21 bits."""
+    # From coarse to fine: each step moves the upper half of every group of bits up, and the mask drops the copies.
     for shift, mask in (
         (32, 0x1F00000000FFFF),
         (16, 0x1F0000FF0000FF),
@@ -137,6 +138,7 @@ def serialize(
     depths = curve_depths(grid_coord, cloud, num_clouds, depth_of_batch)
     deepest = int(depths.max())
     equal = bool((depths == deepest).all())
+    # One number is faster than a tensor. The cloud goes above the bits of the deepest curve, so clouds stay apart.
     depth = deepest if equal else depths[cloud]
     code = torch.stack([curve_codes(grid_coord, curve, depth) for curve in curves]) | (cloud << 3 * deepest)
     order = code.argsort(dim=1)
@@ -170,6 +172,7 @@ def patch_table(counts: Sequence[int], patch_size: int) -> tuple[Tensor, Tensor,
         unpad.append(places + own)
         total = count + len(borrowed)
         size = min(patch_size, total)
+        # All patches of a cloud are equally long, thanks to the borrowed voxels.
         starts += range(places + size, places + total + 1, size) if total else []
         first, places = first + count, places + total
     return torch.cat(pad), torch.cat(unpad), torch.tensor(starts, dtype=torch.int32)
@@ -227,6 +230,7 @@ class PatchGroups:
             elif count:
                 small.append((places, places))
             first += count
+        # Recorded attention weights are a single tensor, so all patches get the shape of the largest.
         if as_one:
             tails = [(patch, patch) for places in full for patch in places.split(patch_size)] + tails
             small, tails, full = [*tails, *small], [], []

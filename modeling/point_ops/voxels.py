@@ -60,6 +60,7 @@ def grid_sample(coord: Tensor, grid_size: float, cloud: Tensor | None = None, nu
             "use a larger grid_size, or scale the cloud down"
         )
     grid_coord = cells.long()
+    # Two stable sorts: by distance to the centre, then by cell. The first point of each run of a cell is its nearest.
     nearest_first = distance.argsort(stable=True)
     key, by_key = _cell_keys(grid_coord, cloud, num_clouds)[nearest_first].sort(stable=True)
     order = nearest_first[by_key]
@@ -97,6 +98,7 @@ def grid_pool(grid_coord: Tensor, cloud: Tensor, num_clouds: int, stride: int) -
     extent = [int(size) + 1 for size in cells.amax(dim=0)]
     unique, inverse = _cell_keys(cells, cloud, num_clouds).unique(return_inverse=True)
     columns = []
+    # Undo the numbering of `_cell_keys`, whose last axis varies fastest; what remains is the cloud.
     for size in reversed(extent):
         columns.append(unique % size)
         unique = unique.div(size, rounding_mode="floor")
@@ -141,6 +143,7 @@ def neighbor_table(grid_coord: Tensor, cloud: Tensor, num_clouds: int) -> Neighb
     y, z = (int(grid_coord[:, axis].amax()) + 3 for axis in (1, 2))
     if keys.device.type == "cpu":
         pairs = []
+        # Half of the 26 directions: a pair of touching voxels is found once, and used both ways.
         for position in range(CENTER):
             a, b, c = position // 9 - 1, position // 3 % 3 - 1, position % 3 - 1
             wanted = keys + ((a * y + b) * z + c)

@@ -39,11 +39,11 @@ from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
-    honours_contract,
     requested_outputs,
+    strict_forward,
 )
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of, precision_of
-from hf_any3d.modeling.layers.tasks import classifier_output, refuse_problem_type, segmenter_output
+from hf_any3d.modeling.layers.tasks import classification_loss, point_loss, refuse_problem_type
 from hf_any3d.modeling.point_ops import (
     grid_sample,
     has_duplicates,
@@ -124,7 +124,7 @@ class SubmanifoldConvolution(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weights as a linear layer of as many inputs does."""
+        """Initialize like `nn.Linear` with the same fan-in."""
         bound = (27 * self.weight.shape[-1]) ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
@@ -588,7 +588,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             stages=tuple(zip(self.config.depths, self.config.hidden_sizes, strict=True)),
         )
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: Clouds,
@@ -774,7 +774,7 @@ class PointTransformerV3ForPointCloudClassification(PointTransformerV3PreTrained
         """True if outputs depend on the features of all stages, not only through the last one: with a decoder."""
         return self.config.use_decoder
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: Clouds,
@@ -810,7 +810,13 @@ class PointTransformerV3ForPointCloudClassification(PointTransformerV3PreTrained
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        return classifier_output(self.classifier(encoded.pooled()), labels, self.config, encoded)
+        logits = self.classifier(encoded.pooled())  # (batch, labels)
+        return SequenceClassifierOutput(
+            loss=classification_loss(logits, labels, self.config),
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
 
 
 class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedModel):
@@ -834,7 +840,7 @@ class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedMo
         )
         self.post_init()
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: Clouds,
@@ -873,4 +879,9 @@ class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedMo
             output_attentions=output_attentions,
         )
         logits = encoded.carry_up(self.segmenter(encoded.voxel_features()))
-        return segmenter_output(logits, labels, encoded)
+        return TokenClassifierOutput(
+            loss=point_loss(logits, labels),
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )

@@ -114,6 +114,7 @@ class Voxels:
 
     def groups(self, as_one: bool) -> PatchGroups:
         """Patches as groups of equal shape, or as one group."""
+        # Blocks of a stage share their patches and curves, which are computed once.
         if ("groups", as_one) not in self._made:
             self._made["groups", as_one] = PatchGroups(self.counts, self.patch_size, self.coord.device, as_one)
         return self._made["groups", as_one]
@@ -149,12 +150,14 @@ class Voxels:
     def _varlen(self, prompts: int) -> dict[str, Any]:
         pad, _, starts = patch_table(self.counts, self.patch_size)
         if prompts:
+            # Prompts follow the voxels among the keys; every patch reads all of them.
             extra = sum(self.counts) + torch.arange(prompts)
             sizes = starts.diff()
             pad = torch.cat([part for own in pad.split(sizes.tolist()) for part in (own, extra)])
             starts = torch.cat([starts[:1], (sizes + prompts).cumsum(0).to(starts.dtype)])
         ends, first = [0], 0
         for count in self.counts:
+            # Queries are voxels without borrowed copies, so the last patch of a cloud has fewer queries than keys.
             ends += [
                 first + min(place, count) for place in range(self.patch_size, count + self.patch_size, self.patch_size)
             ]
@@ -224,5 +227,6 @@ def follow(inverse: torch.Tensor, batch: Batch, of_point: torch.Tensor) -> tuple
             f"({len(counts)}, original points) with numbers below those of the points, {batch.counts}"
         )
     original = Batch(inverse, inverse >= 0)
+    # Numbers of points start at 0 in each cloud; `of_point` has those of all clouds in one list.
     first = counts.cumsum(0) - counts
     return original, of_point[original.flatten(inverse + first[:, None], "inverse")]

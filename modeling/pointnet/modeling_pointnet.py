@@ -13,11 +13,12 @@ from itertools import pairwise
 import torch
 from torch import nn
 from transformers import PreTrainedModel, initialization as init
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
-from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, honours_contract
+from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead
-from hf_any3d.modeling.layers.tasks import PointCloudClassificationMixin
+from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.modeling.point_ops import ball_query, farthest_point_sample, gather_points, group, in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.pointnet.configuration_pointnet import BaselineConfig, PointNet2Config, PointNetConfig
@@ -90,7 +91,7 @@ class PointFeatures(nn.Module):
     encode: Callable[[torch.Tensor], tuple[list[torch.Tensor], torch.Tensor]]
     returns_states: Callable[[bool | None, bool | None], bool]
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor,
@@ -149,7 +150,7 @@ class PointNetModel(PointFeatures, PointNetPreTrainedModel):
         return states, points[..., :3]
 
 
-class PointNetForPointCloudClassification(PointCloudClassificationMixin, PointNetPreTrainedModel):
+class PointNetForPointCloudClassification(PointNetPreTrainedModel):
     """`PointNetModel` with a classification head."""
 
     card_info = CardInfo("classification")
@@ -159,6 +160,44 @@ class PointNetForPointCloudClassification(PointCloudClassificationMixin, PointNe
         self.pointnet = PointNetModel(config)
         self.classifier = _head(config)
         self.post_init()
+
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> SequenceClassifierOutput:
+        """Classify point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            labels: `(batch,)` class numbers, -100 for ignored clouds, or what `classification_loss` takes for the
+                config's `problem_type`; with them `loss` is returned.
+            output_hidden_states: Whether to return the layers' hidden states; None for the config's choice.
+            output_attentions: Not supported: there is no attention.
+
+        Returns:
+            `logits (batch, labels)`.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If labels and `config.problem_type` do not match; if attention weights are requested.
+        """
+        output = self.pointnet(
+            points,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        logits = self.classifier(output.pooler_output)  # (batch, labels)
+        return SequenceClassifierOutput(
+            loss=classification_loss(logits, labels, self.config),
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
 
 class PointNet2PreTrainedModel(PointNetPreTrainedModel):
@@ -257,7 +296,7 @@ class PointNet2Model(PointFeatures, PointNet2PreTrainedModel):
         return [*states, hidden_states], xyz
 
 
-class PointNet2ForPointCloudClassification(PointCloudClassificationMixin, PointNet2PreTrainedModel):
+class PointNet2ForPointCloudClassification(PointNet2PreTrainedModel):
     """`PointNet2Model` with a classification head."""
 
     card_info = CardInfo("classification")
@@ -267,6 +306,44 @@ class PointNet2ForPointCloudClassification(PointCloudClassificationMixin, PointN
         self.pointnet2 = PointNet2Model(config)
         self.classifier = _head(config)
         self.post_init()
+
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> SequenceClassifierOutput:
+        """Classify point clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first, in the unit of `config.radii`.
+            labels: `(batch,)` class numbers, -100 for ignored clouds, or what `classification_loss` takes for the
+                config's `problem_type`; with them `loss` is returned.
+            output_hidden_states: Whether to return the levels' hidden states; None for the config's choice.
+            output_attentions: Not supported: there is no attention.
+
+        Returns:
+            `logits (batch, labels)`.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If labels and `config.problem_type` do not match; if attention weights are requested.
+        """
+        output = self.pointnet2(
+            points,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        logits = self.classifier(output.pooler_output)  # (batch, labels)
+        return SequenceClassifierOutput(
+            loss=classification_loss(logits, labels, self.config),
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
 
 def _head(config: BaselineConfig) -> ClassificationHead:

@@ -135,7 +135,7 @@ def recorded_calls() -> Iterator[list[tuple[Kernel, tuple]]]:
 def _detached(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().clone().requires_grad_(value.requires_grad)
-    if hasattr(value, "features"):  # neighbourhoods
+    if hasattr(value, "features"):  # neighborhoods
         return dataclasses.replace(value, features=_detached(value.features))
     if isinstance(value, BatchNorm):
         return BatchNorm(*map(_detached, value))

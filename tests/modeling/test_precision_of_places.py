@@ -67,16 +67,18 @@ def edge_statistics():
 def encoded_offsets():
     """Waves of offsets as training reads them, from a table with fewer nodes than offsets."""
     offsets = clouds(1, 400).view(50, 8, 3)
-    hoods = Neighborhoods(
+    neighborhoods = Neighborhoods(
         torch.zeros(4, 6),
         torch.zeros(50, 8, dtype=torch.long),
         torch.zeros(50, dtype=torch.long),
         offsets,
         offset_frequencies(12, 1000.0, 20.0),
     )
-    assert not hoods.table.exact
-    rows = hoods.rows(slice(0, 50))
-    torch.testing.assert_close(rows, encode_offsets(offsets, hoods.frequencies).flatten(0, 1), rtol=0, atol=1e-4)
+    assert not neighborhoods.table.exact
+    rows = neighborhoods.rows(slice(0, 50))
+    torch.testing.assert_close(
+        rows, encode_offsets(offsets, neighborhoods.frequencies).flatten(0, 1), rtol=0, atol=1e-4
+    )
     return rows
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Array2D, ClassLabel, Dataset, Features
+from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hf_any3d import PointCloudProcessor, Uni3DForPointCloudClassification
@@ -48,9 +49,9 @@ def test_the_loss_of_the_head_is_that_of_the_model_whatever_its_config_says(mode
     labels = torch.rand(5, 2)
     model.base_model.forward = lambda points, **settings: BaseModelOutputWithPooling(pooler_output=points)
     torch.testing.assert_close(head(features, labels).loss, model(features, labels=labels).loss)
-    assert len({float(classification_loss(head(features).logits, labels, name)) for name in (problem, None)}) == (
-        1 if problem == "single_label_classification" else 2
-    )
+    logits, configs = head(features).logits, [PreTrainedConfig(problem_type=name) for name in (problem, None)]
+    losses = {classification_loss(logits, labels, config).item() for config in configs}
+    assert len(losses) == (1 if problem == "single_label_classification" else 2)
 
 
 def test_they_are_computed_again_only_if_weights_clouds_or_processor_changed(model, rows, tmp_path):

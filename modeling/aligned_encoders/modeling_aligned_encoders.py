@@ -19,13 +19,15 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, initialization as init
+from transformers import PreTrainedModel, initialization as init
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils import ModelOutput
 
+from hf_any3d.modeling.aligned_encoders.configuration_aligned_encoders import TEXT_TOWER, AlignedEncoderConfig
 from hf_any3d.modeling.card_info import (
     BUILD_FROM_ADAPTER,
     STORED_HERE,
@@ -34,30 +36,18 @@ from hf_any3d.modeling.card_info import (
     CardMixin,
     CardSubject,
     CardTask,
-    NamesPackageMixin,
-)
-from hf_any3d.modeling.config_checks import (
-    CHANNELS,
-    EPSILON,
-    HEADS,
-    LAYERS,
-    SHARE,
-    SPREAD,
-    TOKENS,
-    Ranges,
-    check_numbers,
 )
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
-    honours_contract,
     requested_outputs,
+    strict_forward,
 )
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.tasks import (
-    PointCloudClassificationMixin,
-    SemanticSegmentationMixin,
+    classification_loss,
+    point_loss,
     refuse_problem_type,
 )
 from hf_any3d.modeling.point_transformer import (
@@ -70,24 +60,15 @@ from hf_any3d.modeling.point_transformer import (
     TokenPropagation,
 )
 from hf_any3d.modeling.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
-from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
 from hf_any3d.modeling.text_towers import TextTower, open_text_tower
-from hf_any3d.modeling.zero_shot import TextFeaturesMixin, ZeroShotMixin
+from hf_any3d.modeling.zero_shot import (
+    TextFeaturesMixin,
+    ZeroShotOutput,
+    pair_loss,
+    scaled_cosines,
+    unit_vectors_like,
+)
 
-_RANGES: Ranges = {
-    **dict.fromkeys(("num_groups", "group_size"), TOKENS),
-    **dict.fromkeys(("patch_widths", "hidden_size", "intermediate_size", "projection_dim"), CHANNELS),
-    **dict.fromkeys(("head_widths", "propagation_widths", "segmentation_head_widths"), CHANNELS),
-    **dict.fromkeys(("drop_path_rate", "head_dropout", "segmentation_head_dropout"), SHARE),
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "in_channels": (3, 4096),
-    "layer_norm_eps": EPSILON,
-    "initializer_range": SPREAD,
-    "segmentation_layers": (0, LAYERS[1]),
-    "sampling_min_squared_norm": (0, 1e6),
-    "temperature": (1e-3, 1e3),
-}
 ZERO_SHOT_CARD = CardInfo(
     "zero_shot",
     text=CardTask(
@@ -108,46 +89,6 @@ Scores are shares among the labels given, not probabilities that a label is corr
     ),
 )
 """Text of the cards of models that compare clouds with texts."""
-# Name of the part of the config that holds the text tower.
-TEXT_TOWER = "text_tower"
-
-
-class AlignedEncoderConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
-    """Checks and properties that the configurations of aligned encoders have in common; each has fields of its own."""
-
-    def check(self, ranges: Ranges, others: dict[str, Any]) -> None:
-        """Check the fields; called in `__post_init__`.
-
-        Args:
-            ranges: Allowed values of the numbers that only this encoder has.
-            others: Further keyword arguments, such as settings of transformers.
-
-        Raises:
-            ValueError: Names the field, its value and what is allowed.
-        """
-        check_numbers(self, {**_RANGES, **ranges}, others)
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"num_attention_heads={self.num_attention_heads}; expected a divisor of hidden_size={self.hidden_size}"
-            )
-        if not self.hypothesis_templates:
-            raise ValueError(f"hypothesis_templates={self.hypothesis_templates}; expected one template or more")
-        self.check_parts((TEXT_TOWER, "base"))
-
-    @property
-    def feature_size(self) -> int:
-        """Channels of a cloud's feature in the space of texts."""
-        return self.hidden_size if self.projection_dim is None else self.projection_dim
-
-    @property
-    def batch_dependent_flags(self) -> list[str]:
-        """Enabled flags that make predictions depend on the other clouds of a batch: always empty."""
-        return []
-
-    @property
-    def min_points(self) -> int:
-        """Minimum number of points per cloud."""
-        return max(self.num_groups, self.group_size)
 
 
 @dataclass
@@ -291,7 +232,7 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
         """
         return nn.functional.normalize(self(points, return_dict=True).pooler_output.float(), dim=-1)
 
-    @honours_contract
+    @strict_forward
     def forward(
         self,
         points: torch.Tensor | None = None,
@@ -346,7 +287,7 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
         )
 
 
-class AlignedClassifier(PointCloudClassificationMixin, AlignedPreTrainedModel):
+class AlignedClassifier(AlignedPreTrainedModel):
     """Base class of classifiers: a head on the feature in the space of texts."""
 
     def __init__(self, config: AlignedEncoderConfig, encoder: type[AlignedEncoder]):
@@ -357,8 +298,47 @@ class AlignedClassifier(PointCloudClassificationMixin, AlignedPreTrainedModel):
         )
         self.post_init()
 
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> SequenceClassifierOutput:
+        """Classify point clouds.
 
-class AlignedSegmenter(SemanticSegmentationMixin, AlignedPreTrainedModel):
+        Args:
+            points: `(batch, points, in_channels)`, xyz first.
+            labels: `(batch,)` class numbers, -100 for ignored clouds, or what `classification_loss` takes for the
+                config's `problem_type`; with them `loss` is returned.
+            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
+            output_attentions: The same for attention weights, which only eager attention returns.
+
+        Returns:
+            `logits (batch, labels)`.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If labels and `config.problem_type` do not match; if attention weights are requested without
+                eager attention.
+        """
+        output = self.base_model(
+            points,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        logits = self.classifier(output.pooler_output)  # (batch, labels)
+        return SequenceClassifierOutput(
+            loss=classification_loss(logits, labels, self.config),
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+
+class AlignedSegmenter(AlignedPreTrainedModel):
     """Base class of segmentation models: propagation of some blocks' tokens to the points, and a head for each point.
 
     Raises:
@@ -382,20 +362,30 @@ class AlignedSegmenter(SemanticSegmentationMixin, AlignedPreTrainedModel):
         self.segmenter = PointHead(config.propagation_widths[-1], 2 * token_width + config.feature_size, config)
         self.post_init()
 
-    def point_logits(
+    @strict_forward
+    def forward(
         self,
         points: torch.Tensor,
-        condition: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-    ) -> tuple[torch.Tensor, AlignedEncoderOutput]:
-        """Compute logits `(batch, points, labels)`, and return the encoder's output too; see `forward`.
+    ) -> TokenClassifierOutput:
+        """Segment scenes.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
-            condition: Must be None.
-            output_hidden_states: As in `forward`.
-            output_attentions: As in `forward`.
+            labels: `(batch, points)` class numbers, -100 for ignored points; with them the mean cross-entropy over
+                points is returned as `loss`.
+            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
+            output_attentions: The same for attention weights, which only eager attention returns.
+
+        Returns:
+            `logits (batch, points, labels)`.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If there is not one label for each point; if attention weights are requested without eager
+                attention.
         """
         output = self.base_model(
             points,
@@ -404,12 +394,18 @@ class AlignedSegmenter(SemanticSegmentationMixin, AlignedPreTrainedModel):
             output_attentions=output_attentions,
             return_dict=True,
         )
-        # All layers share the final norm. The class token is no place in the cloud.
+        # All layers share the final norm. The class token has no position to propagate from.
         tokens = torch.cat([self.base_model.norm(layer)[:, 1:] for layer in output.layer_outputs], dim=-1)
         xyz = points[..., :3].to(output.centers.dtype)
         features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
         clouds = torch.cat([tokens.amax(dim=1), tokens.mean(dim=1), output.pooler_output], dim=-1)
-        return self.segmenter(features, clouds), output
+        logits = self.segmenter(features, clouds)  # (batch, points, labels)
+        return TokenClassifierOutput(
+            loss=point_loss(logits, labels),
+            logits=logits,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
 
 class TextAlignment(nn.Module):
@@ -457,7 +453,7 @@ class AlignedTextsMixin(TextFeaturesMixin):
         return self._text_tower
 
 
-class AlignedZeroShotClassifier(AlignedTextsMixin, ZeroShotMixin, AlignedPreTrainedModel):
+class AlignedZeroShotClassifier(AlignedTextsMixin, AlignedPreTrainedModel):
     """Base class of models that compare clouds with texts, as `CLIPModel` compares images with texts."""
 
     card_info = ZERO_SHOT_CARD
@@ -471,6 +467,59 @@ class AlignedZeroShotClassifier(AlignedTextsMixin, ZeroShotMixin, AlignedPreTrai
         self.alignment = TextAlignment(config.temperature, self._largest_scale)
         self.post_init()
 
-    def align(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return unit vectors `(clouds, feature_size)` of the encoder's features, and the scale of cosines."""
-        return self.alignment(pooled)
+    def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors `(clouds, feature_size)` of clouds `(clouds, points, in_channels)`."""
+        return self.alignment(self.base_model(points, return_dict=True).pooler_output)[0]
+
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        text_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        text_labels: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> ZeroShotOutput:
+        """Compare clouds with texts.
+
+        Args:
+            points: `(clouds, points, in_channels)`, xyz first.
+            input_ids: `(texts, words)`, from `text_tower.tokenize`.
+            attention_mask: `(texts, words)`, 0 for padding.
+            text_embeds: `(texts, feature_size)`, embedded texts instead of both.
+            labels: `(clouds,)`, labels of the clouds; with them, or with `return_loss`, the contrastive loss is
+                returned. By default the n-th cloud and the n-th text are a pair, with a label of its own.
+            text_labels: `(texts,)`, labels of the texts; by default the n-th text has the label of the n-th cloud.
+            return_loss: Whether to return the loss.
+            output_hidden_states: Whether to return the hidden states of clouds; None for the config's choice.
+            output_attentions: The same for attention weights, which only eager attention returns.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If the texts are given twice or their features have another width, or texts and clouds form no
+                pairs; if attention weights are requested without eager attention.
+        """
+        text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
+        output = self.base_model(
+            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
+        )
+        point_embeds, scale = self.alignment(output.pooler_output)  # (clouds, feature_size)
+        logits = loss = None
+        if text_embeds is not None:
+            text_embeds = unit_vectors_like(point_embeds, text_embeds)  # (texts, feature_size)
+            logits = scaled_cosines(scale, point_embeds, text_embeds)  # (clouds, texts)
+        if return_loss or (return_loss is None and labels is not None):
+            loss = pair_loss(scale, point_embeds, text_embeds, labels, text_labels)
+        return ZeroShotOutput(
+            loss=loss,
+            logits_per_point_cloud=logits,
+            logits_per_text=None if logits is None else logits.T,
+            point_embeds=point_embeds,
+            text_embeds=text_embeds,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )

@@ -1,0 +1,117 @@
+"""Configuration that point encoders in a space of texts share."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from hf_any3d.modeling.card_info import NamesPackageMixin
+from hf_any3d.modeling.config_checks import (
+    CHANNELS,
+    EPSILON,
+    HEADS,
+    LAYERS,
+    SHARE,
+    SPREAD,
+    TOKENS,
+    Ranges,
+    check_numbers,
+)
+from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, part_property, source_property
+from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES
+
+_RANGES: Ranges = {
+    **dict.fromkeys(("num_groups", "group_size"), TOKENS),
+    **dict.fromkeys(("patch_widths", "hidden_size", "intermediate_size", "projection_dim"), CHANNELS),
+    **dict.fromkeys(("head_widths", "propagation_widths", "segmentation_head_widths"), CHANNELS),
+    **dict.fromkeys(("drop_path_rate", "head_dropout", "segmentation_head_dropout"), SHARE),
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "in_channels": (3, 4096),
+    "layer_norm_eps": EPSILON,
+    "initializer_range": SPREAD,
+    "segmentation_layers": (0, LAYERS[1]),
+    "sampling_min_squared_norm": (0, 1e6),
+    "temperature": (1e-3, 1e3),
+}
+# Name of the part of the config that holds the text tower.
+TEXT_TOWER = "text_tower"
+
+
+class AlignedEncoderConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
+    """Fields and checks that the configurations of OpenShape, Uni3D and PatchAlign3D have in common.
+
+    Each adds its patches and its transformer.
+
+    Args:
+        initializer_range: Standard deviation of initial weights.
+
+    Args: Texts
+        aligned_with: Name of the model whose texts and images share the space, for messages.
+        parts: Sources of weights, see `PretrainedPart`: of its text tower, "text_tower", if transformers has a class
+            for it (without, features of texts that were computed elsewhere can be given), and of the pretrained
+            encoder, "base", that an adapter was trained with.
+        hypothesis_templates: Texts with `{}` in place of a label, whose vectors are averaged.
+        temperature: Initial temperature of the contrastive loss; the scale of cosines is its inverse.
+
+    Args: Classification head
+        head_widths: Widths of the head's hidden layers; empty for a linear head.
+        head_dropout: Dropout after each hidden layer of the head.
+
+    Args: Segmentation
+        segmentation_layers: Blocks, from 0, whose outputs are propagated to points.
+        propagation_widths: Channels of the two layers that propagate tokens to points.
+        segmentation_head_widths: Widths of the head's hidden layers.
+        segmentation_head_dropout: Dropout after each hidden layer.
+    """
+
+    initializer_range: float = 0.02
+
+    aligned_with: str | None = None
+    parts: dict[str, Any] | None = None
+    base_name_or_path = source_property("base", "Source of the weights under an adapter; None if stored with it.")
+    base_revision = part_property("base", "revision", "Pinned commit of the repository of these weights.")
+    base_checksum = part_property("base", "checksum", "Checksum of these weights.")
+    hypothesis_templates: list[str] | tuple[str, ...] = HYPOTHESIS_TEMPLATES
+    temperature: float = 0.07
+
+    head_widths: list[int] | tuple[int, ...] = ()
+    head_dropout: float = 0.0
+
+    segmentation_layers: list[int] | tuple[int, ...] = (3, 7, 11)
+    propagation_widths: list[int] | tuple[int, int] = (1536, 1024)
+    segmentation_head_widths: list[int] | tuple[int, ...] = (512, 256)
+    segmentation_head_dropout: list[float] | tuple[float, ...] = (0.5, 0.0)
+
+    def check(self, ranges: Ranges, others: dict[str, Any]) -> None:
+        """Check the fields; called in `__post_init__`.
+
+        Args:
+            ranges: Allowed values of the numbers that only this encoder has.
+            others: Further keyword arguments, such as settings of transformers.
+
+        Raises:
+            ValueError: Names the field, its value and what is allowed.
+        """
+        check_numbers(self, {**_RANGES, **ranges}, others)
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads}; expected a divisor of hidden_size={self.hidden_size}"
+            )
+        if not self.hypothesis_templates:
+            raise ValueError(f"hypothesis_templates={self.hypothesis_templates}; expected one template or more")
+        self.check_parts((TEXT_TOWER, "base"))
+
+    @property
+    def feature_size(self) -> int:
+        """Channels of a cloud's feature in the space of texts."""
+        return self.hidden_size if self.projection_dim is None else self.projection_dim
+
+    @property
+    def batch_dependent_flags(self) -> list[str]:
+        """Enabled flags that make predictions depend on the other clouds of a batch: always empty."""
+        return []
+
+    @property
+    def min_points(self) -> int:
+        """Minimum number of points per cloud."""
+        return max(self.num_groups, self.group_size)
