@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel
 
-from tests.common.models import CASES, relative_difference
-from tests.common.test_models import head_of
+from tests.common.models import relative_difference
+from tests.common.test_models import WITH_HEAD
 
 RENAMED = pytest.mark.parametrize(
     "case",
-    [case for case in CASES if head_of(case) and getattr(case.model_class, "_earlier_names", {})],
+    [case for case in WITH_HEAD if getattr(case.model_class, "_earlier_names", {})],
     ids=lambda case: case.name,
 )
 
