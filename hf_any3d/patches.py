@@ -3,9 +3,12 @@
 - Functions of PEFT and transformers are wrapped, see `PATCHES`. Each wrapper acts on our models only and calls the
   original for all others. `tests/test_patches.py` shows for each that the original still does what its reason says:
   where that test fails, a release has made the patch unnecessary.
-- `add_entries` writes to tables of theirs that have no function for it.
-- `PeftType` gets a member for each of our methods, as PEFT refuses others. That alone is elsewhere, in
-  `extend_peft_type` of `hf_any3d.tuners.tuners_utils`, since methods register while they are imported.
+- `add_entries` writes to tables of theirs that have no function for it: our auto classes become attributes of
+  `transformers` and `transformers.models.auto`, and our language models get entries in PEFT's table of what LoRA
+  adapts by default.
+- `PeftType` gets a member for each of our methods in its tables of names and values, as PEFT refuses others. That
+  alone is elsewhere, in `extend_peft_type` of `hf_any3d.tuners.tuners_utils`, since methods register while they are
+  imported.
 
 The test holds all other modules to it.
 """
@@ -28,10 +31,9 @@ from typing import Any, cast
 
 import torch
 import transformers
-from huggingface_hub import model_info
 from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME as PREPROCESSOR
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
@@ -49,10 +51,10 @@ from hf_any3d.modeling.pretrained_parts.stored_adapters import (
     refuse_foreign_adapters,
     refuse_odd_weights,
     refuse_offloaded_base,
-    use_todays_names,
 )
 from hf_any3d.modeling.published import is_published
 from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.registry import pipeline_task
 from hf_any3d.tuners.targets import left_out_modules
 
 _PACKAGE = __name__.partition(".")[0]
@@ -135,13 +137,28 @@ def _patch(target: str, reason: str) -> Callable[[Callable], Callable]:
     return enter
 
 
-@_patch(
-    "peft.peft_model:PeftModel.save_pretrained",
-    "writes the adapter without the config of the model around it, so the directory does not open as a model, and "
-    "asks the hub for the vocabulary of models that read no words",
-)
-def _save_config_with_adapter(original: Callable) -> Callable:
-    def save_pretrained(self: PeftModel, save_directory: str, *args: Any, **kwargs: Any) -> None:
+class PointCloudPeftModel(PeftModel):
+    """A `PeftModel` around one of our models: it saves what the model needs, and checks what it loads.
+
+    PEFT chooses the class by the task type, so a model around one of ours becomes one of these while it is built; see
+    `adapted_class`.
+    """
+
+    def save_pretrained(
+        self,
+        save_directory: str,
+        safe_serialization: bool = True,
+        selected_adapters: list[str] | None = None,
+        save_embedding_layers: str | bool = "auto",
+        is_main_process: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Save as PEFT does, with the config of the model, without which the directory does not open, and cards.
+
+        Raises:
+            ValueError: If an adapter is merged into the weights, or a part to store was loaded quantized.
+        """
         model = cast(PreTrainedModel, self.get_base_model())
         for config in self.peft_config.values():
             if config.base_model_name_or_path is None and getattr(model.config, "encoder_name_or_path", None):
@@ -152,14 +169,20 @@ def _save_config_with_adapter(original: Callable) -> Callable:
             refuse_merged_adapters(model)  # before anything is written
             # PEFT would ask the hub whether the base model has another vocabulary, and warn without a network: these
             # models read no words, and an adapter with embeddings would not open.
-            asked = signature(original).bind_partial(self, save_directory, *args, **kwargs).arguments
-            if "save_embedding_layers" not in asked:
-                kwargs["save_embedding_layers"] = False
-        original(self, save_directory, *args, **kwargs)
-        if not isinstance(model, AdapterLoadingMixin) or not kwargs.get("is_main_process", True):
+            save_embedding_layers = False if save_embedding_layers == "auto" else save_embedding_layers
+        super().save_pretrained(
+            save_directory,
+            safe_serialization,
+            selected_adapters,
+            save_embedding_layers,
+            is_main_process,
+            *args,
+            **kwargs,
+        )
+        if not isinstance(model, AdapterLoadingMixin) or not is_main_process:
             return
         model.config.architectures = [type(model).__name__]
-        for name in kwargs.get("selected_adapters") or self.peft_config:
+        for name in selected_adapters or self.peft_config:
             if missing := left_out_modules(self, name):
                 warnings.warn(
                     f"this adapter leaves out {', '.join(missing)}; it opens only with the base model as it is now, "
@@ -172,110 +195,127 @@ def _save_config_with_adapter(original: Callable) -> Callable:
                 model.save_with_adapter(directory)
         if isinstance(model, CardMixin):
             # Again: saving may have found that a pretrained part has changed, and stored it.
-            _write_adapter_cards(self, save_directory, kwargs.get("selected_adapters"))
+            self._write_adapter_cards(save_directory, selected_adapters)
 
-    return save_pretrained
+    def _write_adapter_cards(self, directory: str | os.PathLike, selected: Sequence[str] | None) -> None:
+        """Write each saved adapter's card where it is; without a default adapter, that of the active one on top."""
+        model, active = cast(CardMixin, self.get_base_model()), self.active_adapter
+        saved = list(selected or self.peft_config)
+        if "default" not in saved:
+            model.write_card(directory, wrapper=self)
+        try:
+            for name in saved:
+                self.active_adapter = name  # the one that is described; nothing is switched
+                model.write_card(directory if name == "default" else Path(directory, name), wrapper=self)
+        finally:
+            self.active_adapter = active
 
-
-def _write_adapter_cards(wrapper: PeftModel, directory: str | os.PathLike, selected: Sequence[str] | None) -> None:
-    """Write the card of each saved adapter where it is; without a default adapter, that of the active one on top."""
-    model, active = cast(CardMixin, wrapper.get_base_model()), wrapper.active_adapter
-    saved = list(selected or wrapper.peft_config)
-    if "default" not in saved:
-        model.write_card(directory, wrapper=wrapper)
-    try:
-        for name in saved:
-            wrapper.active_adapter = name  # the one that is described; nothing is switched
-            model.write_card(directory if name == "default" else Path(directory, name), wrapper=wrapper)
-    finally:
-        wrapper.active_adapter = active
-
-
-@_patch(
-    "peft.peft_model:PeftModel.create_or_update_model_card",
-    "writes PEFT's template instead of a card that describes the model",
-)
-def _write_card_of_adapter(original: Callable) -> Callable:
-    def create_or_update_model_card(self: PeftModel, output_dir: str) -> None:
-        model = self.get_base_model()
-        if isinstance(model, CardMixin):
+    def create_or_update_model_card(self, output_dir: str) -> None:
+        """Write a card that describes the model instead of PEFT's template."""
+        if isinstance(model := self.get_base_model(), CardMixin):
             model.write_card(output_dir, wrapper=self)
         else:
-            original(self, output_dir)
+            super().create_or_update_model_card(output_dir)
 
-    return create_or_update_model_card
-
-
-@_patch("peft.peft_model:PeftModel._upload_modified_files", "a push puts transformers' template over the card")
-def _write_card_of_pushed_adapter(original: Callable) -> Callable:
-    def _upload_modified_files(self: PeftModel, working_dir: str, repo_id: str, *args: Any, **kwargs: Any) -> Any:
-        model = self.get_base_model()
-        if isinstance(model, CardMixin):
+    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        # transformers has just put its template over the card.
+        if isinstance(model := self.get_base_model(), CardMixin):
             model.write_card(working_dir, repo_id, wrapper=self)
             for name in self.peft_config:  # their examples open directories, not subfolders of a repository
                 Path(working_dir, name, "README.md").unlink(missing_ok=True)
-        return original(self, working_dir, repo_id, *args, **kwargs)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
-    return _upload_modified_files
+    def load_adapter(
+        self,
+        model_id: str | os.PathLike,
+        *args: Any,
+        key_mapping: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load an adapter as PEFT does, also under earlier names of tensors.
 
-
-@_patch("transformers.trainer:Trainer.create_model_card", "writes a card of the run without the model's own")
-def _write_card_of_run(original: Callable) -> Callable:
-    def create_model_card(self: Any, *args: Any, **kwargs: Any) -> None:
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if not isinstance(model.get_base_model() if isinstance(model, PeftModel) else model, CardMixin):
-            original(self, *args, **kwargs)
-            return
-        from hf_any3d.model_card.saving import write_trainer_card
-
-        given = signature(original).bind(self, *args, **kwargs).arguments
-        write_trainer_card(**{"trainer" if name == "self" else name: value for name, value in given.items()})
-
-    return create_model_card
-
-
-@_patch(
-    "peft.peft_model:PeftModel.load_adapter",
-    "does not compare the base model with the one that the adapter was trained on, knows no earlier names of tensors, "
-    "takes NaN for weights, and loses an adapter's weights on an offloaded base",
-)
-def _check_base_of_adapter(original: Callable) -> Callable:
-    def load_adapter(self: PeftModel, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        Raises:
+            EncoderMismatchError: If it was trained on other pretrained weights than this model has.
+            ValueError: If its weights are damaged or not finite, or those of the base model are offloaded: PEFT would
+                lose the adapter's.
+        """
         model = cast(PreTrainedModel, self.get_base_model())
-        if type(model).__module__.startswith("hf_any3d."):
-            refuse_offloaded_base(model, os.fspath(model_id))
+        refuse_offloaded_base(model, os.fspath(model_id))
         if isinstance(model, AdapterLoadingMixin):
             refuse_odd_weights(os.fspath(model_id), {key: kwargs[key] for key in _HUB_KEYS if key in kwargs})
             if recorded := _our_config(model_id, kwargs):
                 check_base(model, recorded, os.fspath(model_id))
         if isinstance(model, EarlierNamesMixin):
-            kwargs["key_mapping"] = model.renamings() | (kwargs.get("key_mapping") or {})
-        loaded = original(self, model_id, *args, **kwargs)
+            key_mapping = model.renamings() | (key_mapping or {})
+        loaded = super().load_adapter(cast(str, model_id), *args, key_mapping=key_mapping, **kwargs)
         if isinstance(model, AdapterLoadingMixin):
             refuse_non_finite(model, os.fspath(model_id))
         return loaded
 
-    return load_adapter
+    def add_adapter(self, adapter_name: str, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
+        """Add an adapter as PEFT does, also to modules by their earlier names.
+
+        Raises:
+            ValueError: If it is of a prompt method, and the model reads no words. PEFT fails with an unrelated error,
+                or only at the first call.
+        """
+        if peft_config.is_prompt_learning:
+            model, method = self.base_model, PeftType(peft_config.peft_type)
+            if isinstance(model, AdapterLoadingMixin):
+                raise ValueError(
+                    f"{method.value} learns embeddings of words, and {type(model).__name__} reads none; expected "
+                    "another method, such as PromptTokensConfig of hf_any3d, which adds prompts to the point tokens"
+                )
+            if isinstance(model, MiniGPT3DPreTrainedModel) and method != PeftType.PREFIX_TUNING:
+                raise ValueError(
+                    f"{method.value} passes embeddings to {type(model).__name__} in place of input_ids, which mark "
+                    "the places of clouds; expected PREFIX_TUNING, or a method that adapts weights such as LORA"
+                )
+        elif isinstance(model := self.get_base_model(), EarlierNamesMixin):
+            model.use_todays_names(peft_config)
+        super().add_adapter(adapter_name, peft_config, *args, **kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Copy and pickle by the class of PEFT, as this one has no name that it could be imported by."""
+        return _restore, (type(self).__bases__[1],), self.__dict__
+
+
+@functools.cache
+def adapted_class(peft_class: type[PeftModel]) -> type[PointCloudPeftModel]:
+    """Return a subclass of a class of PEFT with the methods of `PointCloudPeftModel`, of the same name."""
+    members = {"__module__": __name__, "__doc__": peft_class.__doc__}
+    return type(peft_class.__name__, (PointCloudPeftModel, peft_class), members)
+
+
+def _restore(peft_class: type[PeftModel]) -> PointCloudPeftModel:
+    adapted = adapted_class(peft_class)
+    return adapted.__new__(adapted)
+
+
+def _is_ours(model: Any) -> bool:
+    return isinstance(model, CardMixin) or type(model).__module__.startswith(f"{_PACKAGE}.")
 
 
 @_patch(
-    "peft.tuners.tuners_utils:BaseTuner.inject_adapter",
-    "looks for the modules that an adapter names under their names of today alone",
+    "peft.peft_model:PeftModel.__init__",
+    "chooses the class by the task type alone; its methods save adapters without the config of the model around them, "
+    "write templates as cards, load adapters onto a base with other weights, and know no earlier names of modules",
 )
-def _find_modules_by_earlier_names(original: Callable) -> Callable:
-    def inject_adapter(self: Any, model: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+def _become_ours(original: Callable) -> Callable:
+    def __init__(self: PeftModel, model: torch.nn.Module, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
+        if _is_ours(model) and not isinstance(self, PointCloudPeftModel):
+            self.__class__ = adapted_class(type(self))
         if isinstance(model, EarlierNamesMixin):
-            use_todays_names(self.peft_config[adapter_name], model)
-        return original(self, model, adapter_name, *args, **kwargs)
+            model.use_todays_names(peft_config)
+        original(self, model, peft_config, *args, **kwargs)
 
-    return inject_adapter
+    return __init__
 
 
 @_patch(
     "transformers.models.auto.auto_factory:find_adapter_config_file",
     "turns from the repository of an adapter to that of its base model; ours hold the config of the model themselves",
 )
-@_patch("transformers.pipelines:find_adapter_config_file", "the same, for pipelines")
 def _open_adapter_repository_by_its_config(original: Callable) -> Callable:
     def find_adapter_config_file(model_id: str, **kwargs: Any) -> str | None:
         found = original(model_id, **kwargs)
@@ -285,21 +325,34 @@ def _open_adapter_repository_by_its_config(original: Callable) -> Callable:
     return find_adapter_config_file
 
 
-# Twice, since the package keeps the function once somebody has asked for it there; decorators apply from below.
-@_patch("transformers:pipeline", "the same, under its other name")
 @_patch(
     "transformers.pipelines:pipeline",
-    "looks a path that does not exist up on the hub, with retries for a minute; reads damaged settings",
+    "looks a path that does not exist up on the hub, with retries for a minute; reads damaged settings; turns from "
+    "the repository of an adapter to that of its base model, and finds no task there or without the hub",
 )
-def _refuse_missing_paths(original: Callable) -> Callable:
-    def pipeline(task: str | None = None, model: Any = None, *args: Any, **kwargs: Any) -> Any:
-        # Without a task, the hub would be asked for it.
-        if isinstance(model, (str, os.PathLike)) and (task is None or "point-cloud" in str(task)):
-            check_repository_name(model, **hub_choice(kwargs.get("model_kwargs") or {}), **hub_choice(kwargs))
-            check_settings_files(os.fspath(model))
-            if Path(model, PREPROCESSOR).is_file():
-                PointCloudProcessor.from_pretrained(model)  # auto classes do not say which file they read
-        return original(task, model, *args, **kwargs)
+def _open_pipeline(original: Callable) -> Callable:
+    def pipeline(*args: Any, **kwargs: Any) -> Any:
+        call = signature(original).bind(*args, **kwargs)
+        given = call.arguments
+        model, options = given.get("model"), given.get("model_kwargs") or {}
+        named = {**given.get("kwargs", {}), **given, **options}
+        hub = {name: named[name] for name in (*_HUB_KEYS, "local_files_only") if named.get(name) is not None}
+        if not isinstance(model, (str, os.PathLike)):
+            return original(*args, **kwargs)
+        if given.get("task") is None:  # nothing but its config says that a model is ours
+            if (config := _our_config(model, hub)) is None:
+                return original(*args, **kwargs)
+            given["task"] = pipeline_task(config.get("architectures"))
+        elif "point-cloud" not in str(given["task"]):
+            return original(*args, **kwargs)
+        check_repository_name(model, **hub_choice(hub))
+        check_settings_files(os.fspath(model))
+        if Path(model, PREPROCESSOR).is_file():
+            PointCloudProcessor.from_pretrained(model)  # auto classes do not say which file they read
+        if not os.path.isdir(model) and given.get("config") is None and _is_our_adapter(model, hub):
+            # With a config at hand, it does not look for a base model.
+            given["config"] = AutoConfig.from_pretrained(model, _from_pipeline=given["task"], **{**hub, **options})
+        return original(*call.args, **call.kwargs)
 
     return pipeline
 
@@ -319,25 +372,6 @@ def _open_published_checkpoints(original: Callable) -> Callable:
         return original(path_or_repo_id, filenames, *args, **kwargs)
 
     return cached_files
-
-
-@_patch(
-    "transformers.pipelines:get_task",
-    "refuses a repository whose library is PEFT, although pipelines open those of our adapters",
-)
-def _find_task_of_adapter(original: Callable) -> Callable:
-    def get_task(model: str, token: str | None = None, **deprecated_kwargs: Any) -> str:
-        try:
-            return original(model, token, **deprecated_kwargs)
-        except RuntimeError as error:
-            if "is meant to be used with peft" not in str(error):
-                raise
-            info = model_info(model, token=token)
-            if _PACKAGE not in (info.tags or ()):
-                raise
-            return str(info.pipeline_tag)
-
-    return get_task
 
 
 @_patch(
@@ -410,29 +444,6 @@ def _open_adapter_repository_as_peft_model(original: Callable) -> Callable:
         return model.to(dtype) if model_class._has_single_dtype and dtype is not None else model
 
     return from_pretrained
-
-
-@_patch(
-    "peft.peft_model:PeftModel.add_adapter",
-    "fails with prompt methods on models that read no words, with an unrelated error or only at the first call",
-)
-def _refuse_prompt_methods(original: Callable) -> Callable:
-    def add_adapter(self: PeftModel, adapter_name: str, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
-        if peft_config.is_prompt_learning:
-            model, method = self.base_model, PeftType(peft_config.peft_type)
-            if isinstance(model, AdapterLoadingMixin):
-                raise ValueError(
-                    f"{method.value} learns embeddings of words, and {type(model).__name__} reads none; expected "
-                    "another method, such as PromptTokensConfig of hf_any3d, which adds prompts to the point tokens"
-                )
-            if isinstance(model, MiniGPT3DPreTrainedModel) and method != PeftType.PREFIX_TUNING:
-                raise ValueError(
-                    f"{method.value} passes embeddings to {type(model).__name__} in place of input_ids, which mark "
-                    "the places of clouds; expected PREFIX_TUNING, or a method that adapts weights such as LORA"
-                )
-        original(self, adapter_name, peft_config, *args, **kwargs)
-
-    return add_adapter
 
 
 def _saved_class(config: Mapping[str, Any]) -> Any:

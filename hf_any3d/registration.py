@@ -25,7 +25,7 @@ from hf_any3d.modeling.card_info import set_card_writer
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.patches import add_entries, apply_patches, when_imported
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.registry import FEATURES, MODEL_TYPES, TASKS, ModelType, check_model_type, task_of_class
+from hf_any3d.registry import MODEL_TYPES, TASKS, ModelType, check_model_type, pipeline_task
 from hf_any3d.version import __version__
 
 
@@ -132,5 +132,4 @@ def task_of(model: str, revision: str | None = None) -> str:
     register()
     config = AutoConfig.from_pretrained(model, revision=revision)
     check_model_type(model, config.model_type)
-    task = task_of_class((config.architectures or [""])[0])
-    return task if task in PIPELINES else FEATURES
+    return pipeline_task(config.architectures)

@@ -4,7 +4,7 @@ Everything reads it: registration with transformers, the command line, training 
 imports nothing, so that a command answers before torch is loaded, and classes and modules are given by their names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -237,6 +237,16 @@ FORMATS = {
 def task_of_class(name: str) -> str | None:
     """Return the task of a model class of this package, or None for other classes."""
     return next((models[name] for kind in MODEL_TYPES.values() if name in (models := kind.models())), None)
+
+
+def pipeline_task(architectures: Sequence[str] | None) -> str:
+    """Return the task of the pipeline for a saved model; feature extraction for models without a head.
+
+    Args:
+        architectures: Names of classes, as in its config.
+    """
+    task = task_of_class((architectures or [""])[0])
+    return task if task is not None and TASKS[task].pipeline else FEATURES
 
 
 def check_model_type(where: object, model_type: object) -> None:

@@ -3,25 +3,30 @@
 import ast
 import copy
 import inspect
-from types import SimpleNamespace
+import pickle
 
 import accelerate
 import peft
 import pytest
 import torch
 import transformers
-from peft import AutoPeftModel, LoraConfig, PeftModel, PromptTuningConfig, auto as peft_auto, get_peft_model
-from peft.tuners.tuners_utils import BaseTuner
-from transformers import Trainer, TrainingArguments
+from peft import (
+    AutoPeftModel,
+    LoraConfig,
+    PeftModel,
+    PeftModelForFeatureExtraction,
+    PromptTuningConfig,
+    auto as peft_auto,
+    get_peft_model,
+)
+from transformers import BertModel
 from transformers.models.auto import auto_factory
 
 import hf_any3d
-from hf_any3d.patches import PATCHES
+from hf_any3d.patches import PATCHES, adapted_class
 from tests.mutation.mutants import ROOT, source_files
-from tests.tiny_encoders import clouds, tiny_model
+from tests.tiny_encoders import clouds, tiny_config, tiny_model
 from tests.tiny_ptv3 import tiny_ptv3
-
-NAMES = {patch.target.partition(":")[2] for patch in PATCHES}
 
 
 def original(function):
@@ -90,23 +95,36 @@ def test_other_libraries_are_changed_in_one_place():
     assert {text.partition(".")[0] for text in found["hf_any3d/tuners/tuners_utils.py"]} == {"PeftType"}
 
 
-def test_no_patch_reads_the_variables_of_its_caller():
+def test_patches_are_few_and_read_nothing_of_their_callers():
     for path in source_files():
-        assert "_getframe" not in path.read_text(encoding="utf-8"), path
+        text = path.read_text(encoding="utf-8")
+        assert not any(name in text for name in ("_getframe", "currentframe", "inspect.stack")), path
+    patches = (ROOT / "hf_any3d" / "patches.py").read_text(encoding="utf-8")
+    assert "argv" not in patches and len(PATCHES) <= 6
 
 
 def test_libraries_still_call_the_functions_where_they_are_patched():
     for module, call in (
         (auto_factory, "= find_adapter_config_file("),
-        (transformers.pipelines, "= find_adapter_config_file("),
         (peft.peft_model, "= model.load_adapter("),
         (peft.peft_model, "self.create_or_update_model_card("),
+        (peft.peft_model, "self.add_adapter("),
         (transformers.utils.hub, "self._upload_modified_files("),
         (transformers.utils.hub, "file = cached_files("),
-        (transformers.trainer, "self.create_model_card("),
-        (transformers.pipelines, "= get_task("),
     ):
         assert call in inspect.getsource(module), module.__name__
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Make models of PEFT as it would without this package."""
+
+    def make(model, config):
+        with monkeypatch.context() as patched:
+            patched.setattr(PeftModel, "__init__", original(PeftModel.__init__))
+            return get_peft_model(model, config)
+
+    return make
 
 
 def test_transformers_finds_no_files_that_it_knows_in_the_repository_of_the_authors(hub):
@@ -120,74 +138,73 @@ def test_transformers_finds_no_files_that_it_knows_in_the_repository_of_the_auth
         transformers.utils.hub.cached_files("OpenShape/openshape-pointbert-no-lvis", ["preprocessor_config.json"])
 
 
-def test_peft_saves_an_adapter_without_the_config_of_its_model(tmp_path):
-    model = get_peft_model(tiny_model(), hf_any3d.GuidedAdapterConfig())
-    original(PeftModel.save_pretrained)(model, str(tmp_path / "theirs"))
+def test_models_around_ours_are_of_a_subclass_that_copies_and_pickles(plain, tmp_path):
+    for task, kind in ((None, PeftModel), ("FEATURE_EXTRACTION", PeftModelForFeatureExtraction)):
+        config = LoraConfig(task_type=task, target_modules=["query"])
+        assert type(plain(tiny_model("bert"), config)) is kind
+        bert = BertModel(tiny_config("bert"))
+        assert type(get_peft_model(bert, LoraConfig(task_type=task, target_modules=["query"]))) is kind
+        model = get_peft_model(tiny_model("bert"), config)
+        assert type(model) is adapted_class(kind) and isinstance(model, kind)
+        assert repr(model).startswith(f"{kind.__name__}(")
+        torch.save(model, tmp_path / "model.pt")
+        stored = torch.load(tmp_path / "model.pt", weights_only=False)
+        for again in (copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model)), stored):
+            assert type(again) is type(model)
+            assert torch.equal(again.eval()(points=clouds(2))[0], model.eval()(points=clouds(2))[0])
+
+
+def test_peft_saves_an_adapter_without_the_config_of_its_model(plain, tmp_path):
+    for name, make in (("theirs", plain), ("ours", get_peft_model)):
+        make(tiny_model(), hf_any3d.GuidedAdapterConfig()).save_pretrained(tmp_path / name)
     assert not (tmp_path / "theirs" / "config.json").exists()
-    model.save_pretrained(tmp_path / "ours")
     assert (tmp_path / "ours" / "config.json").exists()
 
 
-def test_peft_writes_its_template_as_card(tmp_path):
-    model = get_peft_model(tiny_model(), hf_any3d.GuidedAdapterConfig())
-    for name, write in (
-        ("theirs", original(PeftModel.create_or_update_model_card)),
-        ("ours", PeftModel.create_or_update_model_card),
-    ):
+def test_peft_writes_its_template_as_card(plain, tmp_path):
+    for name, make in (("theirs", plain), ("ours", get_peft_model)):
         (tmp_path / name).mkdir()
-        write(model, str(tmp_path / name))
+        make(tiny_model(), hf_any3d.GuidedAdapterConfig()).create_or_update_model_card(str(tmp_path / name))
     assert "[More Information Needed]" in (tmp_path / "theirs" / "README.md").read_text()
     assert "[More Information Needed]" not in (tmp_path / "ours" / "README.md").read_text()
 
 
-def test_a_push_puts_a_template_over_the_card(hub):
-    model = get_peft_model(tiny_model(), hf_any3d.GuidedAdapterConfig())
-    model.push_to_hub("me/adapter")
+def test_a_push_puts_a_template_over_the_card(hub, plain):
+    get_peft_model(tiny_model(), hf_any3d.GuidedAdapterConfig()).push_to_hub("me/adapter")
     assert "hf_any3d" in hub.content("me/adapter", "README.md").decode()
-    patched, PeftModel._upload_modified_files = (
-        PeftModel._upload_modified_files,
-        original(PeftModel._upload_modified_files),
-    )
-    try:
-        model.push_to_hub("me/other")
-    finally:
-        PeftModel._upload_modified_files = patched
+    plain(tiny_model(), hf_any3d.GuidedAdapterConfig()).push_to_hub("me/other")
     assert "hf_any3d" not in hub.content("me/other", "README.md").decode()
 
 
-def test_the_trainer_writes_a_card_without_what_the_model_says_of_itself(tmp_path):
-    trainer = Trainer(tiny_model(), TrainingArguments(str(tmp_path), report_to="none", use_cpu=True))
-    original(Trainer.create_model_card)(trainer, model_name="chairs")
-    assert "Any2Point" not in (tmp_path / "README.md").read_text().replace("Any2PointFor", "")
-    trainer.create_model_card(model_name="chairs")
-    assert "Any2Point" in (tmp_path / "README.md").read_text().replace("Any2PointFor", "")
-
-
-def test_peft_loads_an_adapter_onto_a_base_with_other_weights(adapter):
+def test_peft_loads_an_adapter_onto_a_base_with_other_weights(adapter, plain):
     def changed():
         model = tiny_model()
         with torch.no_grad():
             next(model.any2point.encoder.parameters()).add_(1)
         return model
 
-    wrapped = get_peft_model(changed(), hf_any3d.GuidedAdapterConfig())
-    original(PeftModel.load_adapter)(wrapped, str(adapter), "theirs")
+    plain(changed(), hf_any3d.GuidedAdapterConfig()).load_adapter(str(adapter), "theirs")
     with pytest.raises(ValueError, match="weights"):
         PeftModel.from_pretrained(changed(), str(adapter))
 
 
-def test_peft_finds_no_modules_by_their_earlier_names(monkeypatch):
-    config = LoraConfig(target_modules=["encoder.embeddings.projection"])
+def test_peft_finds_no_modules_by_their_earlier_names(plain):
+    def config(name):
+        return LoraConfig(target_modules=[f"encoder.embeddings.{name}"])
+
     model = tiny_ptv3(hf_any3d.PointTransformerV3ForPointCloudClassification)
-    with monkeypatch.context() as patched:
-        patched.setattr(BaseTuner, "inject_adapter", original(BaseTuner.inject_adapter))
-        with pytest.raises(ValueError, match="encoder.embeddings.projection.* not found"):
-            get_peft_model(copy.deepcopy(model), copy.deepcopy(config))
-    adapted = get_peft_model(model, config)
-    assert adapted.targeted_module_names == ["point_transformer_v3.embeddings.projection"]
+    with pytest.raises(ValueError, match="encoder.embeddings.projection.* not found"):
+        plain(copy.deepcopy(model), config("projection"))
+    today = "point_transformer_v3.embeddings.projection"
+    adapted = get_peft_model(copy.deepcopy(model), config("projection"))
+    assert adapted.targeted_module_names == [today]
+    adapted.add_adapter("second", config("projection"))
+    assert set(adapted.peft_config["second"].target_modules) == {today}
+    model.add_adapter(config("projection"))
+    assert set(model.peft_config["default"].target_modules) == {today}
 
 
-def test_peft_loses_the_weights_of_an_adapter_on_an_offloaded_model(tmp_path):
+def test_peft_loses_the_weights_of_an_adapter_on_an_offloaded_model(plain, tmp_path):
     config = LoraConfig(target_modules=["query"], modules_to_save=["classifier"])
     model = get_peft_model(tiny_model("bert"), config)
     with torch.no_grad():
@@ -198,8 +215,8 @@ def test_peft_loses_the_weights_of_an_adapter_on_an_offloaded_model(tmp_path):
     def offloaded():
         return accelerate.cpu_offload(tiny_model("bert"), execution_device=torch.device("cpu"))
 
-    wrapped = get_peft_model(offloaded(), config)
-    original(PeftModel.load_adapter)(wrapped, str(tmp_path), "theirs")
+    wrapped = plain(offloaded(), config)
+    wrapped.load_adapter(str(tmp_path), "theirs")
     wrapped.set_adapter("theirs")
     assert (wrapped.eval()(clouds(2)).logits - expected).abs().max() > 1
     with pytest.raises(ValueError, match="the base model's weights are offloaded"):
@@ -213,21 +230,35 @@ def test_pipelines_look_for_missing_paths_on_the_hub(hub):
         original(transformers.pipeline)("point-cloud-classification", model="outputs/no-such-model")
     asked = len(hub.requests)
     assert asked > before
-    for task in ("point-cloud-classification", None):
-        with pytest.raises(FileNotFoundError, match="^no directory outputs/no-such-model"):
-            transformers.pipeline(task, "outputs/no-such-model")
+    with pytest.raises(FileNotFoundError, match="^no directory outputs/no-such-model"):
+        transformers.pipeline("point-cloud-classification", "outputs/no-such-model")
     assert len(hub.requests) == asked
+    with pytest.raises(OSError, match="outputs/no-such-model"):  # may be a model of others
+        transformers.pipeline(model="outputs/no-such-model")
+    assert len(hub.requests) > asked
 
 
-def test_transformers_refuses_the_library_of_adapters(hub, adapter):
+def test_pipelines_find_no_task_of_adapters_and_directories(hub, adapter):
+    get_peft_model(tiny_model(), hf_any3d.GuidedAdapterConfig()).push_to_hub("me/task-of-adapter")
+    hf_any3d.PointCloudProcessor(num_points=48).push_to_hub("me/task-of-adapter")
+    hf_any3d.PointCloudProcessor(num_points=48).save_pretrained(adapter)
+    for name in ("me/task-of-adapter", str(adapter)):
+        with pytest.raises((RuntimeError, ValueError)):
+            original(transformers.pipeline)(model=name)
+        assert transformers.pipeline(model=name).task == "point-cloud-classification"
     hub.commit("me/of-peft", {"README.md": b"---\nlibrary_name: peft\npipeline_tag: text-generation\n---\n"})
-    hub.commit("me/of-ours", {"README.md": (adapter / "README.md").read_bytes()})
-    for name in ("me/of-peft", "me/of-ours"):
-        with pytest.raises(RuntimeError, match="is meant to be used with peft"):
-            original(transformers.pipelines.get_task)(name)
     with pytest.raises(RuntimeError, match="is meant to be used with peft"):
         transformers.pipelines.get_task("me/of-peft")
-    assert transformers.pipelines.get_task("me/of-ours") == "point-cloud-classification"
+
+
+def test_pipelines_turn_from_an_adapter_repository_to_its_base(hub):
+    name = "me/piped-adapter"
+    get_peft_model(tiny_model(), hf_any3d.GuidedAdapterConfig()).push_to_hub(name)
+    hf_any3d.PointCloudProcessor(num_points=48).push_to_hub(name)
+    with pytest.raises(OSError, match="Can't load feature extractor for '.*/bert'"):
+        original(transformers.pipeline)("point-cloud-classification", model=name)
+    pipe = transformers.pipeline("point-cloud-classification", model=name)
+    assert type(pipe.model) is hf_any3d.Any2PointForPointCloudClassification
 
 
 def test_peft_looks_for_missing_adapters_on_the_hub(hub):
@@ -242,9 +273,8 @@ def test_peft_looks_for_missing_adapters_on_the_hub(hub):
 
 
 def test_transformers_turns_from_an_adapter_repository_to_its_base(adapter):
-    for module in (auto_factory, transformers.pipelines):
-        assert original(module.find_adapter_config_file)(str(adapter)) is not None
-        assert module.find_adapter_config_file(str(adapter)) is None
+    assert original(auto_factory.find_adapter_config_file)(str(adapter)) is not None
+    assert auto_factory.find_adapter_config_file(str(adapter)) is None
 
 
 def test_auto_peft_model_does_not_open_by_the_config(adapter):
@@ -255,11 +285,10 @@ def test_auto_peft_model_does_not_open_by_the_config(adapter):
     )
 
 
-def test_prompt_methods_are_not_refused_by_peft_in_words_that_help():
+def test_prompt_methods_are_not_refused_by_peft_in_words_that_help(plain):
     config = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
-    wrapped = SimpleNamespace(base_model=tiny_model(), prompt_encoder=torch.nn.ModuleDict(), peft_config={})
     with pytest.raises(Exception) as theirs:  # noqa: B017, PT011
-        original(PeftModel.add_adapter)(wrapped, "default", config)
+        plain(tiny_model(), config)
     assert "reads none" not in str(theirs.value)
     with pytest.raises(ValueError, match="learns embeddings of words, and .* reads none"):
-        PeftModel.add_adapter(wrapped, "default", config)
+        get_peft_model(tiny_model(), config)

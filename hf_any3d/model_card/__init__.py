@@ -1,9 +1,9 @@
 """Model cards: the README.md that is written whenever a model is saved or pushed."""
 
 from hf_any3d.model_card.building import build_model_card
-from hf_any3d.model_card.saving import write_model_card
+from hf_any3d.model_card.saving import write_model_card, write_trainer_card
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.model_card.tasks import TASKS
 from hf_any3d.modeling.card_info import CardTask
 
-__all__ = ["TASKS", "CardTask", "Subject", "build_model_card", "write_model_card"]
+__all__ = ["TASKS", "CardTask", "Subject", "build_model_card", "write_model_card", "write_trainer_card"]

@@ -23,9 +23,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, Trai
 
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.evaluation.segmentation import IGNORED
+from hf_any3d.model_card import write_trainer_card
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.any2point import PointIndexer
 from hf_any3d.modeling.any2point.guided_adapter import CellNorm
+from hf_any3d.modeling.card_info import CardMixin
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.kernels.joined_batches import joined_batches
 from hf_any3d.modeling.layers.heads import ClassToken
@@ -208,6 +210,14 @@ class PointTrainer(Trainer):
         self.add_callback(OwnNoise())
         if getattr(self.args, "index_in_workers", False):
             self.data_collator = _indexing(self.data_collator, self.model)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the card of the model and its run, unless the model is of another library; see Trainer."""
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if isinstance(model.get_base_model() if isinstance(model, PeftModel) else model, CardMixin):
+            write_trainer_card(self, *args, **kwargs)
+        else:
+            super().create_model_card(*args, **kwargs)
 
     def create_accelerator_and_postprocess(self) -> None:
         """Create the accelerator; see Trainer."""

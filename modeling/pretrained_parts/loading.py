@@ -10,6 +10,8 @@ from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import torch
+from peft import PeftConfig
+from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -106,7 +108,7 @@ class EarlierNamesMixin:
     """For models whose modules had other names in earlier versions: their checkpoints and adapters open unchanged.
 
     `_earlier_names` maps the beginning of an earlier name to that of today. It applies to `from_pretrained`, to
-    `load_state_dict`, as a resumed training calls it, and to adapters, see `hf_any3d.patches`.
+    `load_state_dict`, as a resumed training calls it, and to adapters; for PEFT's models see `hf_any3d.patches`.
     """
 
     _earlier_names: ClassVar[Mapping[str, str]] = {}
@@ -132,6 +134,23 @@ class EarlierNamesMixin:
         """Return regular expressions of the beginnings of earlier names, and those of today, as `key_mapping`."""
         return {rf"^{re.escape(before)}\.": f"{now}." for before, now in cls._earlier_names.items()}
 
+    def use_todays_names(self, config: PeftConfig) -> None:
+        """Change the names of modules in an adapter's settings, in place, where they are those of earlier versions."""
+        for field in ("target_modules", "exclude_modules", "modules_to_save", "target_parameters"):
+            given = getattr(config, field, None)
+            if isinstance(given, str) and given.lower() != INCLUDE_LINEAR_LAYERS_SHORTHAND:
+                # A regular expression; what it matched in earlier versions is named one by one.
+                names = [name for name, _ in self.named_modules()]
+                matched = {name for name in names if re.fullmatch(given, name)}
+                before = {name for name in names if re.fullmatch(given, self.earlier_name(name))}
+                if before - matched:
+                    setattr(config, field, before | matched)
+            elif isinstance(given, list | tuple | set):
+                setattr(config, field, type(given)(map(self.todays_name, given)))
+        for field in ("rank_pattern", "alpha_pattern"):
+            if isinstance(given := getattr(config, field, None), Mapping):
+                setattr(config, field, {self.todays_name(name): value for name, value in given.items()})
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for key in [key for key in state_dict if key.startswith(prefix)]:
             if (renamed := prefix + self.todays_name(key.removeprefix(prefix))) != key:
@@ -154,11 +173,33 @@ class EarlierNamesMixin:
         model._weight_conversions = [one for one in conversions if one.source_patterns[0] not in renamings]
         return opened
 
-    def load_adapter(self, *args: Any, load_config: Any = None, **kwargs: Any) -> Any:
+    def add_adapter(self, adapter_config: PeftConfig, adapter_name: str | None = None) -> None:
+        """Add an adapter as `PreTrainedModel.add_adapter` does, also to modules by their earlier names."""
+        self.use_todays_names(adapter_config)
+        super().add_adapter(adapter_config, adapter_name)
+
+    def load_adapter(
+        self,
+        peft_model_id: str | os.PathLike | None = None,
+        adapter_name: str | None = None,
+        peft_config: Any = None,
+        *args: Any,
+        adapter_kwargs: dict[str, Any] | None = None,
+        load_config: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         """Load an adapter as `PreTrainedModel.load_adapter` does, also under the names of earlier versions."""
         if load_config is None:  # that of `from_pretrained` has the renamings
             kwargs["weight_mapping"] = get_model_conversion_mapping(self, key_mapping=self.renamings())
-        return super().load_adapter(*args, load_config=load_config, **kwargs)
+        if peft_config is None and peft_model_id is not None:
+            # Read here: transformers adds the adapter as soon as it has read its settings.
+            place = {**(getattr(load_config, "download_kwargs", None) or {}), **(adapter_kwargs or {})}
+            peft_config = PeftConfig.from_pretrained(peft_model_id, **place)
+            kwargs["download_kwargs"] = place
+        if peft_config is not None:
+            self.use_todays_names(peft_config)
+        given = {"adapter_kwargs": adapter_kwargs, "load_config": load_config}
+        return super().load_adapter(peft_model_id, adapter_name, peft_config, *args, **given, **kwargs)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from typing import Any
 
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftModel
 from peft.utils import get_peft_model_state_dict, load_peft_weights
-from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME, cached_file
@@ -82,24 +81,6 @@ def load_adapter_into(
         raise ValueError(f"{name}: {listed(sizes)}; ignore_mismatched_sizes=True initialises them")
     adapted.load_adapter(name, "default", ignore_mismatched_sizes=ignore_mismatched_sizes, **hub)
     return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
-
-
-def use_todays_names(config: PeftConfig, model: EarlierNamesMixin) -> None:
-    """Change the names of modules in an adapter's settings, in place, where they are those of earlier versions."""
-    for field in ("target_modules", "exclude_modules", "modules_to_save", "target_parameters"):
-        given = getattr(config, field, None)
-        if isinstance(given, str) and given.lower() != INCLUDE_LINEAR_LAYERS_SHORTHAND:
-            # A regular expression; what it matched in earlier versions is named one by one.
-            names = [name for name, _ in model.named_modules()]
-            matched = {name for name in names if re.fullmatch(given, name)}
-            before = {name for name in names if re.fullmatch(given, model.earlier_name(name))}
-            if before - matched:
-                setattr(config, field, before | matched)
-        elif isinstance(given, list | tuple | set):
-            setattr(config, field, type(given)(map(model.todays_name, given)))
-    for field in ("rank_pattern", "alpha_pattern"):
-        if isinstance(given := getattr(config, field, None), Mapping):
-            setattr(config, field, {model.todays_name(name): value for name, value in given.items()})
 
 
 def refuse_foreign_adapters(name: str, hub: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from hf_any3d import (
     Uni3DConfig,
     encoder_linear_pattern,
 )
-from hf_any3d.model_card import TASKS, Subject, build_model_card
+from hf_any3d.model_card import TASKS, Subject, build_model_card, write_trainer_card
 from hf_any3d.model_card.saving import may_be_replaced, report_of_trainer
 from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.registration import MODELS
@@ -59,7 +59,13 @@ def check(card: ModelCard, task: str = "point-cloud-classification", base_model:
     assert f'pipeline("{task}"' in card.text and "base_model: ''" not in str(card)
 
 
-def trainer(model, directory, **settings) -> Trainer:
+class CardTrainer(Trainer):
+    """Stock Trainer with the cards of this package."""
+
+    create_model_card = write_trainer_card  # pyright: ignore[reportAssignmentType]
+
+
+def trainer(model, directory, kind=CardTrainer, **settings) -> Trainer:
     arguments = TrainingArguments(
         str(directory),
         max_steps=2,
@@ -72,7 +78,7 @@ def trainer(model, directory, **settings) -> Trainer:
         seed=7,
         **settings,
     )
-    return Trainer(model, arguments, train_dataset=ROWS, eval_dataset=ROWS[:4], processing_class=PROCESSOR)
+    return kind(model, arguments, train_dataset=ROWS, eval_dataset=ROWS[:4], processing_class=PROCESSOR)
 
 
 @pytest.mark.parametrize("make", [tiny_model, adapted_model, lora_model])
@@ -110,7 +116,7 @@ def test_push_to_hub_while_saving_uploads_the_card(make, encoder, hub, tmp_path)
 
 
 @pytest.mark.parametrize("make", [tiny_model, adapted_model])
-def test_stock_trainer_pushes_a_card_of_its_run(make, encoder, hub, tmp_path):
+def test_trainer_pushes_a_card_of_its_run(make, encoder, hub, tmp_path):
     name = f"me/trained-{make.__name__.replace('_', '-')}"
     run = trainer(
         make(encoder),
@@ -134,6 +140,17 @@ def test_stock_trainer_pushes_a_card_of_its_run(make, encoder, hub, tmp_path):
     assert "| seed | 7 |" in card.text and "| steps | 2 |" in card.text and "my shapes" in card.text
     (answer,) = pipeline(model=name)(clouds()[0])
     assert answer["label"].startswith("LABEL_")
+
+
+@pytest.mark.parametrize("make", [tiny_model, adapted_model])
+def test_stock_trainer_writes_its_own_card_of_a_run_unless_the_model_is_adapted(make, encoder, tmp_path):
+    run = trainer(make(encoder), tmp_path, Trainer)
+    run.save_model()
+    run.create_model_card()
+    text = (tmp_path / "README.md").read_text()
+    assert ("the information the Trainer had access to" in text) == (make is tiny_model)
+    run.save_model()
+    check(ModelCard.load(tmp_path / "README.md"), base_model=encoder)
 
 
 def test_saving_by_the_trainer_alone_writes_the_card(encoder, tmp_path):

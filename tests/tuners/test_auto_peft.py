@@ -94,7 +94,7 @@ def test_task_type_selects_the_auto_class(tmp_path):
     expected = answer(case, model)
     model.save_pretrained(tmp_path)
     opened = AutoPeftModelForFeatureExtraction.from_pretrained(tmp_path)
-    assert type(opened) is PeftModelForFeatureExtraction and torch.equal(answer(case, opened), expected)
+    assert isinstance(opened, PeftModelForFeatureExtraction) and torch.equal(answer(case, opened), expected)
     with pytest.raises(ValueError, match="Cannot use `AutoPeftModel` with a task type"):
         AutoPeftModel.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="Expected target PEFT class: PeftModelForFeatureExtraction"):
