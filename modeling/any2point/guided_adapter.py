@@ -177,14 +177,7 @@ class CellAttention(nn.Module):
     def forward(self, tokens: Tensor, members: Membership) -> Tensor:
         """Attend to the tokens of the same cell: `(batch, tokens, hidden)` to `(batch, views, tokens, width)`."""
         qkv = self._project(tokens).transpose(1, 2)  # (batch, views, tokens, 3 * width)
-        # Four axes, views and clouds in one: for more, torch has no kernel that does not keep the attention weights.
-        query, key, value = (
-            part.transpose(1, 2) for part in qkv.flatten(0, 1).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        )  # each (batch * views, heads, tokens, head width)
-        gathered = nn.functional.scaled_dot_product_attention(
-            query, key, value, members.same.flatten(0, 1), self._dropped, scale=self._scale
-        )
-        return gathered.transpose(1, 2).reshape(*qkv.shape[:3], -1)
+        return kernels.cell_attention(qkv, members, self.heads, self._scale, self._dropped)
 
     def attend_flat(self, tokens: Tensor, cells: FlatCells) -> Tensor:
         """Attend within cells for tokens of all clouds in one list: `(tokens, hidden)` to `(views, tokens, width)`."""

@@ -28,6 +28,9 @@ from hf_any3d.modeling.kernels.normed_ensemble import (
 )
 from hf_any3d.modeling.kernels.normed_linear import is_plain, normed_linear_fused, normed_linear_plain
 from hf_any3d.modeling.kernels.pair_attention import (
+    cell_attention_fused,
+    cell_attention_plain,
+    has_few_pairs,
     has_no_dropout,
     pair_attention_fused,
     pair_attention_plain,
@@ -55,6 +58,7 @@ from hf_any3d.modeling.kernels.view_ensemble import view_ensemble_fused, view_en
 __all__ = [
     "TABLE",
     "Kernel",
+    "cell_attention",
     "cell_norm",
     "chamfer",
     "edge_maximum",
@@ -84,6 +88,16 @@ pooled_blocks = Kernel(
 )
 
 # Any2Point: the guided adapter
+cell_attention = Kernel(
+    cell_attention_plain,
+    cell_attention_fused,
+    "Not with dropout, nor if more than a quarter of all pairs share a cell: masked attention is faster. Not on other "
+    "devices than the CPU, which would wait for the number of pairs; not in compiled code, for which no size may "
+    "depend on data.",
+    devices=("cpu",),
+    compiles=False,
+    condition=has_few_pairs,
+)
 pair_attention = Kernel(pair_attention_plain, pair_attention_fused, "Not with dropout.", condition=has_no_dropout)
 max_mean_pool = Kernel(
     max_mean_pool_plain,
@@ -170,6 +184,7 @@ submanifold_convolution = Kernel(
 
 TABLE: dict[str, Kernel] = {
     "pooled_blocks": pooled_blocks,
+    "cell_attention": cell_attention,
     "pair_attention": pair_attention,
     "max_mean_pool": max_mean_pool,
     "cell_norm": cell_norm,

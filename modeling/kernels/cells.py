@@ -125,6 +125,15 @@ class Membership(_Visited):
         rows, counts = self.links.rows.flatten().index_select(0, tokens).unique_consecutive(return_counts=True)
         return SharedCells(tokens, counts, rows)
 
+    @cached_property
+    def pairs(self) -> Pairs:
+        """The pairs of tokens in a cell as a list."""
+        tokens = self.same.shape[-1]
+        query, key = self.same.reshape(-1, tokens).nonzero().unbind(1)
+        key = key + query - query % tokens
+        partners = self.same.sum(dim=-1).flatten()
+        return Pairs(query, key, key.argsort(stable=True), partners.cumsum(0) - partners, partners)
+
 
 @dataclass
 class FlatCells(_Visited):

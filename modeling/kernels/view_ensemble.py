@@ -9,8 +9,8 @@ from hf_any3d.modeling.kernels.cells import Membership, as_table, from_table
 from hf_any3d.modeling.kernels.dispatch import without_autocast
 
 _SHORTEST = 1e-8
-# Numbers gathered at a time: on the CPU as many as fit into the last cache, elsewhere 64 MiB.
-_PART_CPU, _PART = 1 << 20, 1 << 24
+# Numbers gathered at a time: on the CPU as many as fit into the core's cache, elsewhere 64 MiB.
+_PART_CPU, _PART = 1 << 18, 1 << 24
 
 
 def view_ensemble_plain(

@@ -55,6 +55,7 @@ def blocks_on(features: torch.Tensor, offsets: torch.Tensor) -> tuple:
 # For each operation: tensors to differentiate, and the arguments made from them.
 CASES = {
     "pooled_blocks": ((randn(20, 6),), lambda features: blocks_on(features, randn(9, 6, 3).detach())),
+    "cell_attention": ((randn(CLOUDS, VIEWS, TOKENS, 3 * WIDTH),), lambda qkv: (qkv, MEMBERS, 2, 0.7)),
     "pair_attention": ((randn(TOKENS, 3 * WIDTH),), lambda qkv: (qkv, FLAT.pairs[1], 2, 0.7)),
     "max_mean_pool": ((randn(CLOUDS, TOKENS, HIDDEN),), lambda tokens: (tokens, VOXELS)),
     "cell_norm": (
