@@ -26,16 +26,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, initialization as init
 from transformers.utils import ModelOutput
 
-from hf_any3d.modeling.card_info import (
-    BUILD_FROM_ADAPTER,
-    STORED_HERE,
-    CardDescription,
-    CardInfo,
-    CardMixin,
-    CardSubject,
-    CardTask,
-    NamesPackageMixin,
-)
+from hf_any3d.modeling.card_info import CardInfo, CardMixin, NamesPackageMixin
 from hf_any3d.modeling.config_checks import (
     CHANNELS,
     EPSILON,
@@ -88,26 +79,6 @@ _RANGES: Ranges = {
     "sampling_min_squared_norm": (0, 1e6),
     "temperature": (1e-3, 1e3),
 }
-ZERO_SHOT_CARD = CardInfo(
-    "zero_shot",
-    text=CardTask(
-        task="zero-shot-point-cloud-classification",
-        task_name="Zero-shot point cloud classification",
-        intro="Scores how well labels, given as text, fit a 3D point cloud.",
-        use='classify("chair.ply", candidate_labels=["chair", "lamp", "car"])',
-        logits="""texts = model.encode_labels(["chair", "lamp", "car"])
-logits = model(**processor("chair.ply", return_tensors="pt"), text_embeds=texts).logits_per_point_cloud  # (1, 3)""",
-        verb="classify",
-        metrics={"accuracy": "Accuracy"},
-        limits="""
-## Limits
-
-Scores are shares among the labels given, not probabilities that a label is correct.
-""",
-        has_classes=False,
-    ),
-)
-"""Text of the cards of models that compare clouds with texts."""
 # Name of the part of the config that holds the text tower.
 TEXT_TOWER = "text_tower"
 
@@ -203,8 +174,6 @@ class AlignedPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, P
     _no_split_modules = ["PointBlock"]
     # Only the model that compares clouds with texts has it.
     _keys_to_ignore_on_load_unexpected = [r"^alignment\."]
-    # Name of the method and its paper, for model cards.
-    _method: str
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -218,27 +187,6 @@ class AlignedPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, P
         for name, parameter in module.named_parameters(recurse=False):
             if name in ("token", "position", "class_token"):
                 init.trunc_normal_(parameter, std=std)
-
-    @classmethod
-    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
-        """Describe the encoder, what it started from, and its adapter."""
-        start, stored = subject.start, STORED_HERE
-        what = f"A point transformer of {subject.config.num_hidden_layers} blocks reads patches of points"
-        if start:
-            what += f", started from {subject.show_name(start)}"
-        elif subject.is_trained:
-            what += ", started from random weights"
-        if subject.method:
-            what += f", adapted by the PEFT method {subject.show_name(subject.method)}"
-            stored = "The frozen ones are loaded from the source in the config and verified with a checksum."
-        return CardDescription(
-            what=f"{what}. Method: {cls._method}.",
-            stored=stored,
-            tags=(subject.config.model_type,),
-            base_model=start,
-            relation="adapter" if subject.method else "finetune",
-            base_program=BUILD_FROM_ADAPTER,
-        )
 
 
 class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
@@ -460,7 +408,7 @@ class AlignedTextsMixin(TextFeaturesMixin):
 class AlignedZeroShotClassifier(AlignedTextsMixin, ZeroShotMixin, AlignedPreTrainedModel):
     """Base class of models that compare clouds with texts, as `CLIPModel` compares images with texts."""
 
-    card_info = ZERO_SHOT_CARD
+    card_info = CardInfo("zero_shot", text="zero_shot_pretrained")
     input_modalities = ("point_cloud", "text")
     # Largest scale of cosines; None for any.
     _largest_scale: float | None = None
