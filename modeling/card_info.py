@@ -1,12 +1,12 @@
-"""Parts of model cards that come from the model classes, and a pointer to this package in saved configs."""
+"""What model classes state for their model cards, and a pointer to this package in saved configs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_any3d.modeling.config_checks import (
     check_settings_files,
@@ -21,69 +21,39 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CardTask:
-    """Text of a model card that depends on the task.
-
-    Args:
-        task: Name of the pipeline and of the hub's `pipeline_tag`.
-        task_name: Readable name.
-        intro: What the model does; `{count}` is the number of classes.
-        use: Example with the pipeline; `{category}` is a quoted string.
-        logits: Example with `model` and `processor`; `{count}` is the number of classes.
-        verb: Variable name of the pipeline in the example.
-        metrics: Metrics in the order of the table, by their keys in the report; the first is the main one.
-        portions: How clouds are read; `{points}` such as "1024 points".
-        class_score: Description of the score of each class.
-        limits: Known limits.
-        has_classes: Whether the model predicts classes.
-        factors: Factors of metrics that are not shares.
-        class_factor: Factor of the score of each class; None for a share.
-        processor: Class of the processor.
-    """
-
-    task: str
-    task_name: str
-    intro: str
-    use: str
-    logits: str
-    verb: str
-    metrics: dict[str, str]
-    portions: str = "clouds are sampled to {points} in the unit sphere."
-    class_score: str = "accuracy by class"
-    limits: str = ""
-    has_classes: bool = True
-    factors: Mapping[str, float] = field(default_factory=dict)
-    class_factor: float | None = None
-    processor: str = "PointCloudProcessor"
-
-    @property
-    def auto_class(self) -> str:
-        """Name of the task's auto class."""
-        return "AutoModelFor" + self.task.title().replace("-", "")
-
-    def format_metric(self, metric: str, value: float) -> str:
-        """Format a metric."""
-        return f"{self.factors[metric] * value:.2f}" if metric in self.factors else f"{100 * value:.1f} %"
-
-    def format_class_score(self, value: float) -> str:
-        """Format the score of a class."""
-        return f"{100 * value:.0f} %" if self.class_factor is None else f"{self.class_factor * value:.1f}"
-
-
-@dataclass(frozen=True)
 class CardInfo:
-    """Model card metadata of a model class.
+    """Task of a model class, for its model card.
 
     Args:
-        task: Task of the class; a key of `hf_any3d.model_card.tasks.TASKS` unless `text` is given.
+        task: Task of the class.
         opens: Class or auto class that loads a saved model in the card's example; None for the auto class of the task.
-        text: Text of the card, for a task that is not in `TASKS`.
+        text: Key of `hf_any3d.model_card.TASKS` with the task's text, if it is not `task`.
     """
 
     task: str
     opens: str | None = None
-    text: CardTask | None = None
+    text: str | None = None
 
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """Published method that a family of model classes implements, for their model cards.
+
+    Args:
+        name: Name of the method.
+        paper: Number of its paper on arXiv; None without one.
+        tags: Tags of repositories.
+        reads: How the model reads a cloud; `{config.num_hidden_layers}` is a setting. Empty if it depends on more.
+    """
+
+    name: str
+    paper: str | None
+    tags: tuple[str, ...]
+    reads: str = ""
+
+
+READS_PATCHES = "A point transformer of {config.num_hidden_layers} blocks reads patches of points"
+"""How ACT's student and the aligned encoders read a cloud."""
 
 _card_writers: list[Callable[[Any, str | os.PathLike, str | None], None]] = []
 
@@ -96,59 +66,14 @@ def set_card_writer(writer: Callable[[Any, str | os.PathLike, str | None], None]
     _card_writers[:] = [writer]
 
 
-@dataclass(frozen=True)
-class CardDescription:
-    """Sentences and metadata that a model class contributes to the card of a model. All text is Markdown.
-
-    Args:
-        what: What processes the points, and where the method is described.
-        stored: Which parameters are in the repository, and where the others are loaded from.
-        tags: Tags of the repository.
-        base_model: Repository that the model was made from; paths are dropped.
-        relation: How it was made from that: "adapter" or "finetune".
-        base_program: Call that builds the base of an adapter from `config`; `{name}` is the repository, quoted.
-    """
-
-    what: str
-    stored: str
-    tags: tuple[str, ...]
-    base_model: str | None = None
-    relation: str | None = None
-    base_program: str = "from_encoder_pretrained(config=config)"
-
-
-BUILD_FROM_ADAPTER = "build_for_adapter({name}, config, {{}})"
-"""`base_program` of models whose adapter repository also holds the rest of the model."""
-STORED_HERE = "all of them are stored in this repository."
-
-
-class CardSubject(Protocol):
-    """The model whose card is written, as `CardMixin.describe_for_card` gets it: `hf_any3d.model_card.Subject`.
-
-    `encoder` is the frozen encoder or teacher, `start` the model that training started from, `method` the PEFT method
-    of the adapter; each None where there is none. `is_trained` is True where the training is known.
-    """
-
-    config: Any
-    encoder: str | None
-    start: str | None
-    method: str | None
-    is_trained: bool
-
-    def show_name(self, name: str) -> str:
-        """Format a repository, or the last part of a path, as inline code."""
-
-    def locate_encoder(self, name: str | None) -> str:
-        """Return a sentence on where an encoder's weights are, starting with "encoder is"."""
-
-
 class CardMixin:
     """Write a model card whenever the model is saved or pushed.
 
-    Subclasses set `card_info` and implement `describe_for_card`.
+    Subclasses set `card_info`, and their common base class `method_info`.
     """
 
     card_info: ClassVar[CardInfo]
+    method_info: ClassVar[MethodInfo]
 
     def write_card(
         self, directory: str | os.PathLike, repository: str | None = None, wrapper: PeftModel | None = None
@@ -162,15 +87,6 @@ class CardMixin:
         """
         if _card_writers:
             _card_writers[-1](self if wrapper is None else wrapper, directory, repository)
-
-    @classmethod
-    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
-        """Describe a model of this class for its card.
-
-        Raises:
-            ValueError: If the class does not implement it.
-        """
-        raise ValueError(f"{cls.__name__} does not implement describe_for_card, which its model card needs")
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, with a model card (`README.md`) next to the weights."""

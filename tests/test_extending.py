@@ -174,28 +174,12 @@ print(json.loads(command("info", "own_shapes", "--json"))["adapter"])
 def add_head(folder: Path) -> str:
     name = "Any2PointForPointCloudRegression"
     file = folder / "modeling/any2point/modeling_any2point.py"
-    add_line(file, "modeling.card_info import (", "    CardTask,")
     file.write_text(
         file.read_text(encoding="utf-8")
         + f"""
 
 class {name}(Any2PointForPointCloudClassification):
-    card_info = CardInfo(
-        "regression",
-        text=CardTask(
-            task="point-cloud-classification",
-            task_name="Point cloud regression",
-            intro="Estimates numbers from 3D point clouds.",
-            use='estimate("chair.ply", top_k=None)',
-            portions="clouds are sampled to {{points}} in the unit sphere.",
-            logits='numbers = model(**processor("chair.ply", return_tensors="pt")).logits',
-            verb="estimate",
-            metrics={{"mse": "Mean squared error"}},
-            class_score="",
-            has_classes=False,
-            factors={{"mse": 1.0}},
-        ),
-    )
+    card_info = CardInfo("regression")
 
     def __init__(self, config, encoder=None):
         config.problem_type = "regression"
@@ -203,6 +187,17 @@ class {name}(Any2PointForPointCloudClassification):
 """,
         encoding="utf-8",
     )
+    task = """    "regression": replace(
+        _CLASSIFICATION,
+        task_name="Point cloud regression",
+        intro="Estimates numbers from 3D point clouds.",
+        use='estimate("chair.ply", top_k=None)',
+        verb="estimate",
+        metrics={"mse": "Mean squared error"},
+        has_classes=False,
+        factors={"mse": 1.0},
+    ),"""
+    add_line(folder / "hf_any3d/model_card/tasks.py", "TASKS = {", task)
     imported = folder / "modeling/any2point/__init__.py"
     add_line(imported, "modeling_any2point import (", f"    {name},")
     add_line(imported, "__all__ = [", f'    "{name}",')
@@ -241,7 +236,7 @@ def add_model(folder: Path) -> str:
         "from torch import nn\n"
         "from transformers import PreTrainedModel\n"
         "from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput\n"
-        "from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin\n"
+        "from hf_any3d.modeling.card_info import CardInfo, CardMixin, MethodInfo\n"
         "from hf_any3d.modeling.layers.forward_contract import strict_forward\n"
         "from hf_any3d.modeling.layers.tasks import classification_loss\n"
         "from hf_any3d.modeling.mean_point.configuration_mean_point import MeanPointConfig\n"
@@ -250,9 +245,7 @@ def add_model(folder: Path) -> str:
         "    base_model_prefix = 'mean_point'\n"
         "    main_input_name = 'points'\n"
         "    accepts_loss_kwargs = False\n"
-        "    @classmethod\n"
-        "    def describe_for_card(cls, subject):\n"
-        "        return CardDescription(what='It reads the mean point.', stored=STORED_HERE, tags=('mean_point',))\n"
+        "    method_info = MethodInfo('Mean point', None, ('mean_point',), 'It reads the mean point')\n"
         "class MeanPointModel(MeanPointPreTrainedModel):\n"
         "    card_info = CardInfo('features', opens='MeanPointModel')\n"
         "    def __init__(self, config):\n"
@@ -294,7 +287,7 @@ model = hf_any3d.AutoModelForPointCloudClassification.from_config(AutoConfig.for
 assert isinstance(model, hf_any3d.MeanPointForPointCloudClassification)
 model.save_pretrained("mean")
 hf_any3d.PointCloudProcessor(num_points=4).save_pretrained("mean")
-assert "It reads the mean point." in open("mean/README.md").read()
+assert "It reads the mean point. Method: Mean point." in open("mean/README.md").read()
 assert type(AutoModel.from_pretrained("mean")).__name__ == "MeanPointModel"
 assert len(pipeline("point-cloud-classification", model="mean")(torch.rand(4, 3), top_k=None)) == 2
 facts = json.loads(command("info", "mean", "--json"))

@@ -76,7 +76,7 @@ def test_the_wheel_holds_every_python_file_the_licence_and_the_mark_of_types(dis
     expected = {file.as_posix() for file in python_files()} | {"hf_any3d_command.py"}
     assert expected == {name for name in names if name.endswith(".py")}
     assert any(name.endswith("licenses/LICENSE") for name in names) and "hf_any3d/py.typed" in names
-    assert "hf_any3d/visualization/viewer.html" in names
+    assert {"hf_any3d/visualization/templates/viewer.js", "hf_any3d/model_card/template.md"} <= set(names)
 
 
 @pytest.mark.parametrize("way", ["wheel", "sdist", "editable", "editable strict", "editable compat"])

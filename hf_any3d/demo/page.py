@@ -19,6 +19,7 @@ from hf_any3d.data.files import ASSETS, PointCloudData, supported_file_types
 from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
 from hf_any3d.demo.uploads import AT_ONCE, LARGEST_UPLOAD, warm_up
+from hf_any3d.visualization.html_pages import html_fragment
 from hf_any3d.visualization.web_page import clouds_page
 
 FOLDER = ASSETS
@@ -282,7 +283,7 @@ def shape_column(examples: ExampleShapes) -> tuple[gr.Dropdown, gr.UploadButton,
 
 def view_frame(page: str) -> str:
     """Return a sandboxed frame with a page of the viewer, which separates its script from the demo."""
-    return f'<iframe title="3D view" sandbox="allow-scripts" srcdoc="{html.escape(page)}"></iframe>'
+    return html_fragment("frame", page)
 
 
 def generation_settings(*values: float) -> dict[str, Any]:
@@ -400,7 +401,4 @@ def _buttons(is_answering: bool) -> tuple[Any, Any]:
 
 def error_or_note(text: str, is_error: bool = False) -> str:
     """Return a line for the page; the text is escaped."""
-    if not text:
-        return ""
-    kind = ' class="error" role="alert"' if is_error else ""
-    return f"<p{kind}>{html.escape(' '.join(text.split()))}</p>"
+    return html_fragment("line", " ".join(text.split()), is_error) if text else ""

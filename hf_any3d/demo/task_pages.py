@@ -30,6 +30,7 @@ from hf_any3d.demo.page import (
     view_frame,
 )
 from hf_any3d.demo.uploads import AT_ONCE, read_upload
+from hf_any3d.visualization.html_pages import html_fragment
 from hf_any3d.visualization.show import view_of_cloud
 from hf_any3d.visualization.web_page import CloudView, hex_color, label_colors, viewer_page
 
@@ -363,14 +364,7 @@ class TaskPage:
 
 def bars(heading: str, rows: Sequence[tuple[str, float]], colors: Mapping[str, str] | None = None) -> str:
     """Return labels with their shares as a list of bars, perhaps in the labels' colors; texts are escaped."""
-    if not rows:
-        return ""
-    items = []
-    for label, share in rows:
-        style = f"width:{100 * min(max(share, 0), 1):.1f}%"
-        style += f";background:{colors[label]}" if colors and label in colors else ""
-        items.append(f'<li><span>{html.escape(str(label))}</span><b>{share:.1%}</b><i style="{style}"></i></li>')
-    return f"<h3>{html.escape(heading)}</h3><ol>{''.join(items)}</ol>"
+    return html_fragment("bars", heading, rows, colors or {}) if rows else ""
 
 
 def thinned(cloud: PointCloudData, most: int) -> PointCloudData:

@@ -3,7 +3,6 @@
 from hf_any3d.model_card.building import build_model_card
 from hf_any3d.model_card.saving import write_model_card, write_trainer_card
 from hf_any3d.model_card.subject import Subject
-from hf_any3d.model_card.tasks import TASKS
-from hf_any3d.modeling.card_info import CardTask
+from hf_any3d.model_card.tasks import TASKS, CardTask
 
 __all__ = ["TASKS", "CardTask", "Subject", "build_model_card", "write_model_card", "write_trainer_card"]

@@ -1,73 +1,20 @@
 """Build a model card from the class and config of a model, its adapter, and the report of a run, if any."""
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import PreTrainedConfig
 
 from hf_any3d.markdown import code, inline, literal, one_line
+from hf_any3d.model_card.descriptions import Description, describe
 from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport, package_versions
 from hf_any3d.model_card.subject import Subject, hub_name
-from hf_any3d.modeling.card_info import CardDescription, CardTask
+from hf_any3d.model_card.tasks import CardTask
 from hf_any3d.modeling.published import non_commercial_record
 
-_CARD = """\
-# {title}
-
-{intro} {what} {parameters}{remark}
-
-## How to use it
-
-```bash
-pip install hf-any3d
-```
-
-```python
-import hf_any3d  # registers these models with transformers and PEFT
-from transformers import pipeline
-
-{verb} = pipeline("{task}", model={name}{options})
-{use}
-```
-
-Inputs are a path, a mesh, an array `(points, {channels})`, a list or a dataset column of them; {portions}
-{as_model}:
-
-```python
-import hf_any3d
-from hf_any3d import {auto_class}, {processor}
-
-model = {auto_class}.from_pretrained({name})
-processor = {processor}.from_pretrained({name})
-{logits}
-```
-"""
-_AS_ADAPTER = """
-As an adapter, to be switched, disabled or combined with others:
-
-```python
-import hf_any3d
-from hf_any3d import {model_class}
-from peft import PeftModel
-from transformers import AutoConfig
-
-config = AutoConfig.from_pretrained({name})
-base = {model_class}.{base_program}
-model = PeftModel.from_pretrained(base, {name}).eval()
-```
-"""
-_INCOMPLETE_ADAPTER = """\
-This adapter is not a complete model: {left_out} were left out when it was saved. It works only on the exact model
-that it was trained on:
-
-```python
-import hf_any3d  # registers these models with transformers and PEFT
-from peft import PeftModel
-
-model = PeftModel.from_pretrained(base, {name}).eval()  # base: the model that the adapter was trained on
-```
-"""
+_TEMPLATE = Path(__file__).with_name("template.md")
 # Number of class names that a card lists; the config has all of them.
 _MAX_CLASSES = 400
 # Data entries of a report that only the metadata or metrics.json use.
@@ -99,67 +46,46 @@ def build_model_card(
         base_model: What the model was made from; taken from the model by default.
 
     Raises:
-        ValueError: If the model's class has no `card_info` or no `describe_for_card`.
+        ValueError: If the model's class has no `card_info` or no `method_info`.
     """
-    task, report = subject.task, subject.report
-    describe = getattr(subject.model_class, "describe_for_card", None)
-    if describe is None:
-        raise ValueError(f"{subject.model_class.__name__} has no describe_for_card; derive it from CardMixin")
-    description: CardDescription = describe(subject)
-    text = _usage(subject, name, description, intro, remark)
-    if subject.left_out:
-        text = text.partition("```python")[0] + _INCOMPLETE_ADAPTER.format(
-            name=literal(name), left_out=", ".join(map(code, subject.left_out))
-        )
-    elif subject.method:
-        text += _AS_ADAPTER.format(
-            name=literal(name),
-            model_class=subject.model_class.__name__,
-            base_program=description.base_program.format(name=literal(name)),
-        )
-    if report:
-        text += _report_sections(report, subject.classes, task)
-    elif subject.classes:
-        text += f"\n## Classes\n\n{_class_list(subject.classes)}\n"
-    text += _limits(subject.config) + task.limits
-    if record := non_commercial_record(subject.config):
+    task, config, report, description = subject.task, subject.config, subject.report, describe(subject)
+    sections = dict(sections or {})
+    if record := non_commercial_record(config):
         terms = inline(record["weights_license"])
         license = license or record["weights_license"].lower()
         origin = code(record["name"]) if record.get("name") else "published ones"
         body = f"This model was made from weights, {origin}, under {terms}, which forbids its commercial use too."
-        sections = {"Licence": body, **(sections or {})}
-    text += "".join(f"\n## {inline(title)}\n\n{body.strip()}\n" for title, body in (sections or {}).items())
-    versions = report.versions if report else package_versions()
-    shown = ", ".join(f"{inline(package)} {inline(version)}" for package, version in versions.items())
-    text += f"\nMade with hf_any3d ({shown}).\n"
-    metadata = _metadata(subject, name, description, license, language, base_model)
-    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}")
-
-
-def _usage(subject: Subject, name: str, description: CardDescription, intro: str | None, remark: str) -> str:
-    task, config, info = subject.task, subject.config, subject.info
-    count = len(subject.classes)
+        sections = {"Licence": body, **sections}
+    count, quoted = len(subject.classes), literal(name)
     points = f"{subject.num_points} points" if subject.num_points else "the processor's number of points"
     categories = getattr(config, "category_names", None) or ["0"]
-    auto_class = info.opens or task.auto_class
-    return _CARD.format(
+    versions = report.versions if report else package_versions()
+    return ModelCard.from_template(
+        _metadata(subject, name, description, license, language, base_model),
+        os.fspath(_TEMPLATE),
         title=inline(_title(name)),
+        name=quoted,
+        task=task,
         intro=intro or task.intro.format(count=count),
         what=description.what,
         parameters=_parameters(subject, description.stored),
-        remark=f" {remark}" if remark else "",
-        verb=task.verb,
-        task=task.task,
-        name=literal(name),
+        remark=remark,
+        is_complete=subject.is_complete,
+        left_out=", ".join(map(code, subject.left_out)),
         # Predictions would depend on the other clouds of a batch.
-        options=", batch_size=1" if getattr(config, "batch_dependent_flags", ()) else "",
+        batch_flags=", ".join(map(code, getattr(config, "batch_dependent_flags", ()))),
         use=task.use.format(category=literal("Chair" if "Chair" in categories else categories[0])),
         channels=getattr(config, "point_config", config).in_channels,
         portions=task.portions.format(points=points),
-        as_model="As a model with logits" if task.has_classes else "As a model",
-        auto_class=auto_class,
-        processor=task.processor,
+        auto_class=subject.model_class.card_info.opens or task.auto_class,
         logits=task.logits.format(count=count),
+        model_class=subject.model_class.__name__,
+        base_program=description.base_program.format(name=quoted) if subject.method else "",
+        classes=_class_list(subject.classes),
+        limits=task.limits.strip(),
+        sections=[(inline(title), body.strip()) for title, body in sections.items()],
+        versions=", ".join(f"{inline(package)} {inline(version)}" for package, version in versions.items()),
+        **(_results_of_run(report, task) if report else {}),
     )
 
 
@@ -180,7 +106,7 @@ def _parameters(subject: Subject, stored: str) -> str:
 def _metadata(
     subject: Subject,
     name: str,
-    description: CardDescription,
+    description: Description,
     license: str | None,
     language: str | None,
     base_model: str | None,
@@ -189,6 +115,7 @@ def _metadata(
     base_model = hub_name(base_model) or hub_name(description.base_model)
     data = report.data if report else {}
     dataset = hub_name(data.get("name")) if data.get("on_hub") else None
+    tags = [*subject.model_class.method_info.tags, *(["control"] if description.is_control else [])]
     adapter_tags = []
     if subject.method:  # as PEFT tags its adapters
         adapter_tags = [subject.method, "transformers", *([f"base_model:adapter:{base_model}"] if base_model else [])]
@@ -198,12 +125,12 @@ def _metadata(
         license=one_line(license) if license else None,
         language=language,
         # Pipelines cannot load an incomplete adapter.
-        pipeline_tag=None if subject.left_out else task.task,
+        pipeline_tag=task.task if subject.is_complete else None,
         base_model=base_model,
         base_model_relation=description.relation if base_model else None,
         datasets=[dataset] if dataset else None,
         metrics=[next(iter(task.metrics))] if report else None,
-        tags=["hf_any3d", *description.tags, "point-cloud", "3d", *adapter_tags],
+        tags=["hf_any3d", *tags, "point-cloud", "3d", *adapter_tags],
         model_name=_title(name),
         eval_results=(_eval_results(report, task) or None) if report else None,
     )
@@ -236,22 +163,28 @@ def _eval_results(report: RunReport, task: CardTask) -> list[EvalResult]:
     return results
 
 
-def _report_sections(report: RunReport, classes: Sequence[str], task: CardTask) -> str:
-    results = _results(report.metrics, task) + _by_class(report.class_accuracy.get("test", {}), task)
-    seed = report.training.get("seed")
-    once = f" One run with seed {inline(seed)}; other seeds give other results." if seed is not None else ""
-    listed = f"\n{_class_list(classes)}\n" if classes else ""
+def _results_of_run(report: RunReport, task: CardTask) -> dict[str, Any]:
+    """Return what the template says about a run: results, data and training."""
+    scores, selection, seed = report.class_accuracy.get("test", {}), report.selection, report.training.get("seed")
     data = {key: value for key, value in report.data.items() if key not in _HIDDEN_DATA}
     for split, file in (report.data.get("files") or {}).items():
         data[f"{split} file"] = str(file).replace("\\", "/").rsplit("/", 1)[-1]
-    return (
-        f"\n## Results\n\n{results}\n\n{_selection(report)}{once}\n"
-        f"\n## Data\n\n{_facts(data)}\n{listed}"
-        f"\n## Training\n\n{_facts(_training_facts(report))}\n"
-    )
+    return {
+        "results": _results(report.metrics, task),
+        "class_scores": ", ".join(
+            f"{inline(name)} {task.format_class_score(score)}" for name, score in scores.items()
+        ),
+        "selection": {**selection, "metric": inline(selection["metric"])} if selection else None,
+        "test_chooses": report.data.get("validation") == TEST_CHOOSES,
+        "seed": None if seed is None else inline(seed),
+        "data": _facts(data),
+        "training": _facts(_training_facts(report)),
+    }
 
 
 def _class_list(classes: Sequence[str]) -> str:
+    if not classes:
+        return ""
     more = len(classes) - _MAX_CLASSES
     shown = ", ".join(inline(name) for name in classes[:_MAX_CLASSES])
     return f"Classes: {shown}{f' and {more} more' if more > 0 else ''}."
@@ -276,28 +209,13 @@ def _results(metrics: Mapping[str, Mapping[str, float]], task: CardTask) -> str:
         ]
         for split, values in judged.items()
     ]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines)
+    return _table([head, *rows])
 
 
-def _by_class(scores: Mapping[str, float], task: CardTask) -> str:
-    if not scores:
-        return ""
-    shares = ", ".join(f"{inline(name)} {task.format_class_score(score)}" for name, score in scores.items())
-    return f"\n\nTest split, {task.class_score}: {shares}."
-
-
-def _selection(report: RunReport) -> str:
-    selection = report.selection
-    if not selection:
-        return "The weights are those of the last step."
-    which = f"The weights are those of step {selection['step']}, which gave the best {inline(selection['metric'])} "
-    if report.data.get("validation") == TEST_CHOOSES:
-        return which + (
-            f"({selection['value']:.4g}) on the test split itself: these results are better than those on unseen "
-            "clouds would be."
-        )
-    return which + f"({selection['value']:.4g}) on the validation split; the test split was not used to select them."
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Format rows of Markdown, the head first."""
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
 
 
 def _training_facts(report: RunReport) -> dict[str, Any]:
@@ -316,8 +234,9 @@ def _training_facts(report: RunReport) -> dict[str, Any]:
 
 def _facts(facts: Mapping[str, Any]) -> str:
     shown = {key: value for key, value in facts.items() if value not in (None, "", [], {})}
-    rows = [f"| {inline(key.replace('_', ' '))} | {inline(_plain(value), 1000)} |" for key, value in shown.items()]
-    return "\n".join(["| | |", "|---|---|", *rows])
+    return _table(
+        [["", ""], *([inline(key.replace("_", " ")), inline(_plain(value), 1000)] for key, value in shown.items())]
+    )
 
 
 def _plain(value: Any) -> str:
@@ -328,15 +247,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _limits(config: PreTrainedConfig) -> str:
-    dependent = getattr(config, "batch_dependent_flags", ())
-    if not dependent:
-        return ""
-    flags = ", ".join(code(flag) for flag in dependent)
-    return (
-        f"\n**Predictions depend on the other clouds of a batch**: {flags} reproduce a released program. Evaluate "
-        "with batches of one cloud or with a shuffled test set, and report which: in a test set sorted by class, "
-        "other clouds of the same class make a prediction easier.\n"
-    )

@@ -8,12 +8,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import CardData, ModelCard, ModelCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.utils import logging
@@ -35,7 +36,6 @@ _TRANSFORMERS_TEMPLATE = (
     "automatically generated."
 )
 _MARK = re.compile(r"<!-- Written by hf_any3d \((\w+)\)[^>]*-->")
-_METADATA = re.compile(r"\A\s*---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 # Metadata that the hub's tools edit: they add tags and reformat scores.
 _EDITED_BY_TOOLS = ("tags", "model-index")
 
@@ -52,7 +52,7 @@ def write_model_card(model: nn.Module, directory: str | os.PathLike, name: str |
         Path of the card, or None if the user's card was kept.
 
     Raises:
-        ValueError: If the class of the model has no `card_info` or no `describe_for_card`.
+        ValueError: If the class of the model has no `card_info` or no `method_info`.
     """
     directory = Path(directory)
     shown = name or (directory.name if directory.is_absolute() else os.fspath(directory))
@@ -69,11 +69,11 @@ def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:
     """
     path = Path(path)
     if path.is_file():
-        present = path.read_text(encoding="utf-8", errors="replace")
-        if not may_be_replaced(present):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if not may_be_replaced(text):
             logger.info("%s was written or edited by hand; it is kept", path)
             return None
-        _keep_metadata(card, _split(present)[0])
+        _keep_metadata(card, _parsed(text).data)
     return write_text(path, sign_card(str(card)))
 
 
@@ -97,7 +97,21 @@ def add_section(path: str | os.PathLike, title: str, body: str) -> Path | None:
     return write_text(path, sign_card(f"{head.rstrip()}\n\n## {title}\n\n{body.strip()}\n{mark}{end}"))
 
 
-def _keep_metadata(card: ModelCard, metadata: Mapping[str, Any]) -> None:
+def _parsed(text: str) -> ModelCard:
+    """Parse a card; scores that the hub would not show are ignored.
+
+    Raises:
+        ValueError: If its metadata is no YAML, or no mapping of names.
+    """
+    if REGEX_YAML_BLOCK.search(text) is None:
+        text = f"---\n\n---\n{text}"  # ModelCard warns of cards without metadata
+    try:
+        return ModelCard(text, ignore_metadata_errors=True)
+    except (TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"the metadata of a card is damaged ({error})") from error
+
+
+def _keep_metadata(card: ModelCard, metadata: CardData) -> None:
     data, tags = cast(ModelCardData, card.data), metadata.get("tags")
     _add_tags(data, tags if isinstance(tags, list) else [])
     for key in ("license", "language", "datasets"):
@@ -113,16 +127,21 @@ def _add_tags(data: ModelCardData, tags: Sequence[Any]) -> None:
 def sign_card(text: str) -> str:
     """Append the digest by which `may_be_replaced` recognizes an unedited card."""
     text = _MARK.sub("", text).rstrip()
-    return f"{text}\n\n<!-- Written by hf_any3d ({_digest(*_split(text))}); an edited card is never overwritten. -->\n"
+    return f"{text}\n\n<!-- Written by hf_any3d ({_digest(_parsed(text))}); an edited card is never overwritten. -->\n"
 
 
 def may_be_replaced(text: str) -> bool:
     """Return whether a card is an unedited one of this package or an untouched template of another library."""
-    metadata, body = _split(text)
+    try:
+        card = _parsed(text)
+    except ValueError:  # edited, with a mistake
+        return False
+    body = card.text
     if not body.strip():
-        return not set(metadata) - {"tags", "library_name", "base_model", "pipeline_tag"}
+        return not set(card.data.to_dict()) - {"tags", "library_name", "base_model", "pipeline_tag"}
     if marked := _MARK.search(body):
-        return marked[1] == _digest(metadata, _MARK.sub("", body))
+        card.text = _MARK.sub("", body)
+        return marked[1] == _digest(card)
     if _TRAINER_TEMPLATE in " ".join(body.split()):
         return True
     return _is_template(body)
@@ -240,21 +259,9 @@ def _metrics_at(trainer: Trainer, step: int) -> dict[str, float]:
     return found
 
 
-def _split(text: str) -> tuple[dict[str, Any], str]:
-    """Split a card into metadata and body; unreadable metadata is part of the body."""
-    head = _METADATA.match(text)
-    if head is None:
-        return {}, text
-    try:
-        metadata = yaml.safe_load(head[1])
-    except yaml.YAMLError:
-        return {}, text
-    return (metadata, text[head.end() :]) if isinstance(metadata, dict) else ({}, text)
-
-
-def _digest(metadata: Mapping[str, Any], body: str) -> str:
-    kept = {key: value for key, value in metadata.items() if key not in _EDITED_BY_TOOLS}
-    whole = json.dumps([kept, "\n".join(body.split("\n")).strip().splitlines()], sort_keys=True, default=str)
+def _digest(card: ModelCard) -> str:
+    kept = {key: value for key, value in card.data.to_dict().items() if key not in _EDITED_BY_TOOLS}
+    whole = json.dumps([kept, card.text.strip().splitlines()], sort_keys=True, default=str)
     return hashlib.sha256(whole.encode("utf-8", "replace")).hexdigest()[:16]
 
 

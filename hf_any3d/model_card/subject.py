@@ -16,8 +16,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.markdown import code
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.model_card.tasks import TASKS
-from hf_any3d.modeling.card_info import CardInfo, CardTask
+from hf_any3d.model_card.tasks import TASKS, CardTask
+from hf_any3d.modeling.card_info import CardInfo
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
 from hf_any3d.tuners.targets import left_out_modules
 
@@ -30,7 +30,7 @@ class Subject:
     """A model whose card is to be written.
 
     Args:
-        model_class: Its class, with `card_info` and `describe_for_card`.
+        model_class: Its class, with `card_info` and `method_info`.
         config: Its config.
         adapter: `method` and `settings` of its PEFT adapter; empty without one.
         total_parameters: Number of parameters, including a frozen encoder's; None if unknown.
@@ -67,24 +67,19 @@ class Subject:
         )
 
     @property
-    def info(self) -> CardInfo:
-        """Model card metadata of the class.
+    def task(self) -> CardTask:
+        """Text on the task of the model.
 
         Raises:
-            ValueError: If the class has none.
+            ValueError: If the class does not state one.
         """
         info = getattr(self.model_class, "card_info", None)
-        if not isinstance(info, CardInfo) or (info.text is None and info.task not in TASKS):
+        if not isinstance(info, CardInfo) or (info.text or info.task) not in TASKS:
             raise ValueError(
                 f"{self.model_class.__name__} cannot be described in a model card: card_info is {info!r}; expected a "
-                f"CardInfo with a task of {', '.join(TASKS)}, or with a text"
+                f"CardInfo with a text or task of {', '.join(TASKS)}"
             )
-        return info
-
-    @property
-    def task(self) -> CardTask:
-        """Task of the model."""
-        return self.info.text or TASKS[self.info.task]
+        return TASKS[info.text or info.task]
 
     @property
     def encoder(self) -> str | None:
@@ -104,6 +99,11 @@ class Subject:
     def method(self) -> str | None:
         """PEFT method of the adapter."""
         return self.adapter.get("method")
+
+    @property
+    def is_complete(self) -> bool:
+        """False if an adapter is saved without all that opening it needs."""
+        return not self.left_out and (not self.method or issubclass(self.model_class, AdapterLoadingMixin))
 
     @property
     def is_trained(self) -> bool:

@@ -1,8 +1,58 @@
 """Text of model cards for each task: what the model does, how to use it, how it is evaluated."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from hf_any3d.modeling.card_info import CardTask
+
+@dataclass(frozen=True)
+class CardTask:
+    """Text of a model card that depends on the task.
+
+    Args:
+        task: Name of the pipeline and of the hub's `pipeline_tag`.
+        task_name: Readable name.
+        intro: What the model does; `{count}` is the number of classes.
+        use: Example with the pipeline; `{category}` is a quoted string.
+        logits: Example with `model` and `processor`; `{count}` is the number of classes.
+        verb: Variable name of the pipeline in the example.
+        metrics: Metrics in the order of the table, by their keys in the report; the first is the main one.
+        portions: How clouds are read; `{points}` such as "1024 points".
+        class_score: Description of the score of each class.
+        limits: Known limits.
+        has_classes: Whether the model predicts classes.
+        factors: Factors of metrics that are not shares.
+        class_factor: Factor of the score of each class; None for a share.
+        processor: Class of the processor.
+    """
+
+    task: str
+    task_name: str
+    intro: str
+    use: str
+    logits: str
+    verb: str
+    metrics: dict[str, str]
+    portions: str = "clouds are sampled to {points} in the unit sphere."
+    class_score: str = "accuracy by class"
+    limits: str = ""
+    has_classes: bool = True
+    factors: Mapping[str, float] = field(default_factory=dict)
+    class_factor: float | None = None
+    processor: str = "PointCloudProcessor"
+
+    @property
+    def auto_class(self) -> str:
+        """Name of the task's auto class."""
+        return "AutoModelFor" + self.task.title().replace("-", "")
+
+    def format_metric(self, metric: str, value: float) -> str:
+        """Format a metric."""
+        return f"{self.factors[metric] * value:.2f}" if metric in self.factors else f"{100 * value:.1f} %"
+
+    def format_class_score(self, value: float) -> str:
+        """Format the score of a class."""
+        return f"{100 * value:.0f} %" if self.class_factor is None else f"{self.class_factor * value:.1f}"
+
 
 _CLASSIFICATION = CardTask(
     task="point-cloud-classification",
@@ -56,13 +106,39 @@ logits = model(**processor("chair.ply", return_tensors="pt"), text_embeds=texts)
         "harmonic_mean": "Harmonic mean",
     },
     class_score="accuracy by class, of unseen classes among the unseen, of seen classes among the seen",
-    limits="""
-## Limits
-
+    limits="""\
 The text tower is frozen and was not trained on point clouds. How its texts relate to shapes was learned from the
 classes above alone; the metrics of unseen classes show how well that generalizes. Between seen and unseen classes the
 model is biased towards the seen. Scores are shares among the labels given, not probabilities that a label is correct.
 """,
+)
+# Of published models that compare clouds with texts.
+_ZERO_SHOT_PRETRAINED = replace(
+    _ZERO_SHOT,
+    intro="Scores how well labels, given as text, fit a 3D point cloud.",
+    metrics={"accuracy": "Accuracy"},
+    class_score="accuracy by class",
+    limits="""\
+Scores are shares among the labels given, not probabilities that a label is correct.
+""",
+    has_classes=False,
+)
+_PARTS_BY_NAME = replace(
+    _PARTS,
+    task="zero-shot-point-cloud-segmentation",
+    task_name="Zero-shot part segmentation of point clouds",
+    intro="Finds the parts of a 3D point cloud that labels, given as text, name.",
+    use="""answer = segment("chair.ply", candidate_labels=["seat", "back", "leg"], output_dir="segmented")
+answer["labels"], [segment["label"] for segment in answer["segments"]]""",
+    logits="""texts = model.encode_labels(["seat", "back", "leg"])
+logits = model(**processor("chair.ply", return_tensors="pt"), text_embeds=texts).logits  # (1, points, 3)""",
+    metrics={"instance_miou": "Instance mIoU", "accuracy": "Accuracy of points"},
+    class_score="accuracy by class",
+    limits="""\
+Every point gets one of the labels given, even if it belongs to none of them. Scores are shares among these labels, not
+probabilities that a label is correct.
+""",
+    has_classes=False,
 )
 _RECONSTRUCTION = CardTask(
     task="point-cloud-reconstruction",
@@ -81,9 +157,7 @@ outputs.token_ids, outputs.whole_fine  # (1, groups) codes, (1, points, 3) recon
         "code_perplexity": "Perplexity of codes",
     },
     class_score="CD-L1 × 1000 by category",
-    limits="""
-## Limits
-
+    limits="""\
 It is meant as a teacher: `ActForPreTraining` distils it into a point transformer. Lower Chamfer distances (CD) are
 better; distances and F-score are means over the clouds of each category, then over categories.
 """,
@@ -112,9 +186,7 @@ inputs = processor.apply_chat_template([{{"role": "user", "content": content}}],
 answer = model.generate(**inputs, max_new_tokens=60)[:, inputs["input_ids"].shape[1] :]
 processor.decode_answers(answer)""",
     metrics={"perplexity": "Perplexity of answers"},
-    limits="""
-## Limits
-
+    limits="""\
 Answers can be wrong in any detail and sound as certain as correct ones. The loss is computed on tokens of reference
 answers; it does not measure whether generated answers are true.
 """,
@@ -128,8 +200,10 @@ TASKS = {
     "semantic_segmentation": _SCENES,
     "part_segmentation": _PARTS,
     "zero_shot": _ZERO_SHOT,
+    "zero_shot_pretrained": _ZERO_SHOT_PRETRAINED,
+    "zero_shot_segmentation": _PARTS_BY_NAME,
     "reconstruction": _RECONSTRUCTION,
     "features": _FEATURES,
     "conversation": _CONVERSATION,
 }
-"""Tasks by the name that a model class gives in its `card_info`."""
+"""Text of each task, by the name that a model class gives in its `card_info`."""

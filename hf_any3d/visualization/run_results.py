@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 
 from hf_any3d.atomic_files import atomic_write, write_text
 from hf_any3d.messages import csv_text
+from hf_any3d.visualization.html_pages import html_page
 from hf_any3d.visualization.web_page import hex_color, label_colors
 
 if TYPE_CHECKING:
@@ -28,36 +28,6 @@ _DRAWN = (".png", ".svg", ".pdf")
 # Names and counts are left out of larger matrices.
 _MOST_COUNTS, _MOST_NAMES = 30, 80
 _NOT_DRAWN = ("runtime", "samples_per_second", "steps_per_second", "total_flos", "jit_compilation_time")
-_HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --text: #1c2127; --quiet: #5c6670; --line: #d5dae0; --back: #fff;
-  --bar: 47, 111, 222; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --text: #e8eaed; --quiet: #a3acb6; --line: #3a4149; --back: #16191d;
-  --bar: 96, 150, 255; }} }}
-body {{ font: 14px/1.45 system-ui, sans-serif; margin: 0 auto; padding: 16px; max-width: 1180px; color: var(--text);
-  background: var(--back); }}
-h1 {{ font-size: 20px; overflow-wrap: anywhere; }} h2 {{ font-size: 16px; margin: 28px 0 8px; }}
-p {{ color: var(--quiet); }}
-.wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 3px 10px; border-bottom: 1px solid var(--line); text-align: right; font-weight: normal; }}
-th:first-child, td.text {{ text-align: left; }} thead th {{ color: var(--quiet); }}
-.charts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 14px; }}
-svg {{ width: 100%; height: auto; max-width: 560px; }}
-svg text {{ fill: var(--quiet); font: 12px system-ui, sans-serif; }}
-svg .title {{ fill: var(--text); font-weight: 600; }} svg .grid {{ stroke: var(--line); stroke-width: 1; }}
-.matrix td {{ width: 2.3em; min-width: 2.3em; height: 2.1em; padding: 0 2px; text-align: center; font-size: 12px;
-  border: 1px solid var(--line); }}
-.matrix.small td {{ width: 9px; min-width: 9px; height: 9px; padding: 0; border: 0; }}
-.matrix th {{ padding: 0 6px; border: 0; color: var(--text); text-align: right; white-space: nowrap; }}
-.matrix thead th {{ writing-mode: vertical-rl; text-align: left; padding: 6px 0; }}
-.matrix.small th {{ font-size: 9px; line-height: 9px; }}
-.matrix td.full {{ color: #fff; }}
-</style></head><body>
-<h1>{title}</h1>
-"""
-_LEGEND = "<p>Rows: true class. Columns: predicted class. Shade: share of the row.</p>"
 
 
 def write_run_results(
@@ -189,8 +159,7 @@ def plot_confusion_matrix(
     if suffix not in (*_DRAWN, ".html"):
         raise ValueError(f"{path}: file type {path.suffix!r} is unknown; expected .html, {', '.join(_DRAWN)}")
     if suffix == ".html":
-        page = _HEAD.format(title=html.escape(title)) + _LEGEND + _matrix_table(matrix, labels) + "</body></html>\n"
-        return write_text(path, page)
+        return write_text(path, _page(title, {}, {}, [], {"": (matrix, labels)}))
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -210,64 +179,29 @@ def _page(
     table: list[list[str]],
     confusions: Mapping[str, tuple[np.ndarray, Sequence[str]]],
 ) -> str:
-    parts = [_HEAD.format(title=html.escape(title))]
-    if metrics:
-        names = list(dict.fromkeys(name for scores in metrics.values() for name in scores))
-        rows = [["split", *names]]
-        rows += [[split, *(_number(scores.get(name)) for name in names)] for split, scores in metrics.items()]
-        parts.append(f"<h2>Metrics</h2>{_table(rows)}")
-    if curves:
-        charts = "".join(_chart(name, lines) for name, lines in curves.items())
-        parts.append(f'<h2>Training</h2><div class="charts">{charts}</div>')
-    if len(table) > 1:
-        parts.append(f"<h2>Classes</h2>{_table(table)}")
-    for split, (matrix, names) in confusions.items():
-        heading = f"<h2>Confusion matrix: {html.escape(split)}</h2>"
-        parts.append(heading + _LEGEND + _matrix_table(np.asarray(matrix), names))
-    return "\n".join([*parts, "</body></html>\n"])
+    names = list(dict.fromkeys(name for scores in metrics.values() for name in scores))
+    rows = [[split, *(_number(scores.get(name)) for name in names)] for split, scores in metrics.items()]
+    return html_page(
+        "results.html",
+        title=title,
+        metrics=[["split", *names], *rows] if metrics else [],
+        charts=[_chart(name, lines) for name, lines in curves.items()],
+        classes=table,
+        matrices=[_shaded(split, np.asarray(matrix), names) for split, (matrix, names) in confusions.items()],
+    )
 
 
-def _table(rows: list[list[str]]) -> str:
-    """Return a table; scores of the classes are shown as bars too."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
-    body = []
-    for row in rows[1:]:
-        cells = [f"<th>{html.escape(row[0])}</th>"]
-        for name, cell in zip(rows[0][1:], row[1:], strict=True):
-            style, kind = "", ""
-            if name.endswith(" score") and cell:
-                share = f"{100 * min(max(float(cell), 0), 1):.1f}%"
-                style = (
-                    f' style="background: linear-gradient(90deg, rgba(var(--bar), .28) {share}, transparent {share})"'
-                )
-            elif name.endswith("taken for"):
-                kind = ' class="text"'
-            cells.append(f"<td{kind}{style}>{html.escape(cell)}</td>")
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
-
-
-def _matrix_table(matrix: np.ndarray, labels: Sequence[str]) -> str:
-    names = [html.escape(str(label)) for label in labels]
-    is_small = len(names) > _MOST_COUNTS
+def _shaded(split: str, matrix: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+    """Return what the page shows of a confusion matrix: for each class its counts, and their shares of the row."""
+    names = list(map(str, labels))
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    rows = []
-    for name, counts, row in zip(names, matrix, shares, strict=True):
-        cells = []
-        for other, count, share in zip(names, counts, row, strict=True):
-            full = ' class="full"' if share > 0.6 else ""
-            shade = f' style="background: rgba(var(--bar), {share:.3f})"' if count else ""
-            tip = f' title="{name} taken for {other}: {count:,}"' if count else ""
-            cells.append(f"<td{full}{shade}{tip}>{count if count and not is_small else ''}</td>")
-        rows.append(f"<tr><th>{name}</th>{''.join(cells)}</tr>")
-    head = "".join(f"<th>{name}</th>" for name in names)
-    kind = "matrix small" if is_small else "matrix"
-    head, body = f"<thead><tr><th></th>{head}</tr></thead>", "\n".join(rows)
-    return f'<div class="wide"><table class="{kind}">{head}<tbody>\n{body}\n</tbody></table></div>'
+    cells = [list(zip(*row, strict=True)) for row in zip(matrix.tolist(), shares.tolist(), strict=True)]
+    rows = list(zip(names, cells, strict=True))
+    return {"split": split, "names": names, "rows": rows, "is_small": len(names) > _MOST_COUNTS}
 
 
-def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> str:
-    """Draw lines over steps as SVG."""
+def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> dict[str, Any]:
+    """Return the places of lines over steps in a drawing."""
     width, height, left, right, top, bottom = 480, 270, 58, 12, 34, 30
     steps = [step for line in lines.values() for step in line[0]]
     values = [value for line in lines.values() for value in line[1]]
@@ -278,29 +212,23 @@ def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> s
         across = left + (step - x0) / (x1 - x0) * (width - left - right)
         return across, height - bottom - (value - y0) / (y1 - y0) * (height - top - bottom)
 
-    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(name)} over steps">']
-    parts.append(f'<text class="title" x="{left}" y="16">{html.escape(name)}</text>')
-    for value in _ticks(y0, y1):
-        _, y = place(x0, value)
-        parts.append(f'<path class="grid" d="M{left} {y:.1f}H{width - right}"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>')
-    for step, anchor in ((x0, "start"), (x1, "end")):
-        x, _ = place(step, y0)
-        parts.append(f'<text x="{x:.1f}" y="{height - 9}" text-anchor="{anchor}">step {step:,.0f}</text>')
-    end = width - right
-    for number, (line, (line_steps, line_values)) in enumerate(lines.items()):
+    drawn, end = [], width - right
+    for number, (line, coordinates) in enumerate(lines.items()):
+        points = [place(step, value) for step, value in zip(*coordinates, strict=True)]
+        mark = end - 7 * len(line) - 20  # left of the line's name
         color = hex_color(label_colors(number + 1)[-1])
-        points = [place(step, value) for step, value in zip(line_steps, line_values, strict=True)]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
-        if len(points) <= 40:
-            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{color}"/>' for x, y in points]
-        if len(lines) > 1:
-            parts.append(f'<text x="{end}" y="16" text-anchor="end">{html.escape(line)}</text>')
-            end -= 7 * len(line) + 8
-            parts.append(f'<path d="M{end - 12} 12h14" stroke="{color}" stroke-width="3"/>')
-            end -= 26
-    return "".join([*parts, "</svg>"])
+        drawn.append({"name": line, "color": color, "points": points, "end": end, "mark": mark})
+        end = mark - 14
+    return {
+        "name": name,
+        "width": width,
+        "height": height,
+        "left": left,
+        "right": width - right,
+        "ticks": [(place(x0, value)[1], value) for value in _ticks(y0, y1)],
+        "ends": [(place(step, y0)[0], f"{step:,.0f}", anchor) for step, anchor in ((x0, "start"), (x1, "end"))],
+        "lines": drawn,
+    }
 
 
 def _ticks(low: float, high: float) -> np.ndarray:

@@ -1,16 +1,14 @@
 """The viewer: point clouds on one HTML page that needs no network.
 
-`viewer_page` fills `viewer.html` with clouds; the other functions call it for a labelled cloud and for rows of clouds.
+`viewer_page` prepares clouds for `templates/viewer.html`; the other functions call it for a labelled cloud and for
+rows of clouds.
 """
 
 from __future__ import annotations
 
 import base64
 import colorsys
-import html
-import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.atomic_files import write_text
+from hf_any3d.visualization.html_pages import html_page
 
 # Chosen one after another, each as far as possible from all before it in OKLab, among colors that are readable on
 # white and on dark gray. The closest two of the first 24 differ three times as much as with evenly spaced hues.
@@ -55,7 +54,6 @@ def hex_color(color: Sequence[float]) -> str:
 
 MOST_POINTS = 200_000
 """Points of a page at most: more turn slowly, and a random sample looks the same."""
-_TEMPLATE = Path(__file__).with_name("viewer.html")
 _STATUSES = ("", "right", "wrong")
 
 
@@ -137,8 +135,7 @@ def viewer_page(
     data["colorings"] = _colorings(shown, names, label_name, value_name, legend)
     if any(cloud.category is not None for cloud in shown):
         data["classes"] = {"names": list(categories), "colors": list(map(hex_color, label_colors(len(categories))))}
-    parts = {"TITLE": html.escape(title), "DATA": script_value(data)}
-    return re.sub(r"\[\[(TITLE|DATA)\]\]", lambda found: parts[found[1]], _TEMPLATE.read_text(encoding="utf-8"))
+    return html_page("viewer.html", title=title, data=data)
 
 
 def write_point_cloud_page(
@@ -231,7 +228,7 @@ def clouds_page(
     return viewer_page(views, title=title, legend=legend, columns=columns, rows_share_frame=True, up_axis=up_axis)
 
 
-# Colors from low to high points, for clouds without colors: viridis, as in viewer.html.
+# Colors from low to high points, for clouds without colors: viridis, as in templates/viewer.js.
 _HEIGHTS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]) / 255
 
 
@@ -240,11 +237,6 @@ def height_colors(height: np.ndarray, low: float, high: float) -> np.ndarray:
     relative = (height - low) / max(high - low, np.finfo(np.float32).tiny)
     stops = np.linspace(0, 1, len(_HEIGHTS))
     return np.stack([np.interp(relative, stops, channel) for channel in _HEIGHTS.T], axis=1)
-
-
-def script_value(value: object) -> str:
-    """Format a value for a script such that no name or title can end the script."""
-    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
 
 
 def check_views(

@@ -34,14 +34,7 @@ from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
 from hf_any3d.modeling.aligned_encoders import AlignedEncoder, AlignedEncoderOutput
-from hf_any3d.modeling.card_info import (
-    BUILD_FROM_ADAPTER,
-    STORED_HERE,
-    CardDescription,
-    CardInfo,
-    CardMixin,
-    CardSubject,
-)
+from hf_any3d.modeling.card_info import READS_PATCHES, CardInfo, CardMixin, MethodInfo
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import (
@@ -138,6 +131,7 @@ class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTr
     config_class = ActConfig
     config: ActConfig
     base_model_prefix = "act"
+    method_info = MethodInfo("ACT", "2212.08320", ("act",), READS_PATCHES)
     # Pretraining has no use for the class token, so fine-tuning protocols train it with the head.
     _trained_with_head = ("class_token",)
     _no_split_modules = ["PointBlock"]
@@ -159,32 +153,6 @@ class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTr
         config = super().config_of_base(config)
         config.autoencoder_config = None
         return config
-
-    @classmethod
-    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
-        """Describe the point transformer, what it started from, its adapter and its teacher."""
-        start, teacher = subject.start, subject.encoder
-        what = f"A point transformer of {subject.config.num_hidden_layers} blocks reads patches of points"
-        if start:
-            what += f", started from {subject.show_name(start)}"
-        elif subject.is_trained:
-            what += ", started from random weights"
-        what += f", adapted by the PEFT method {subject.show_name(subject.method)}." if subject.method else "."
-        if teacher:
-            what += f" It learned to predict features from an autoencoder around {subject.show_name(teacher)}."
-        stored = STORED_HERE
-        if subject.method:
-            stored = "The frozen ones are loaded from the source in the config and verified with a checksum."
-        elif teacher:
-            stored = f"The teacher's {subject.locate_encoder(teacher)}"
-        return CardDescription(
-            what=f"{what} Method: [ACT](https://arxiv.org/abs/2212.08320).",
-            stored=stored,
-            tags=("act",),
-            base_model=start,
-            relation="adapter" if subject.method else "finetune",
-            base_program=BUILD_FROM_ADAPTER,
-        )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -28,7 +28,7 @@ from transformers.utils import ModelOutput
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise, uniform_code_loss
 from hf_any3d.modeling.act.configuration_act import POINTS_PER_COARSE_POINT, ActAutoencoderConfig
-from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
+from hf_any3d.modeling.card_info import CardInfo, CardMixin, MethodInfo
 from hf_any3d.modeling.encoders import (
     EncoderFamily,
     FrozenEncoderMixin,
@@ -385,6 +385,7 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
     config_class = ActAutoencoderConfig
     config: ActAutoencoderConfig
     base_model_prefix = "autoencoder"
+    method_info = MethodInfo("ACT", "2212.08320", ("act",))
 
     def __init__(self, config: ActAutoencoderConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
@@ -452,27 +453,6 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
             ValueError: If both or neither of name and config are given.
         """
         return cls.from_encoder_pretrained(encoder_name_or_path, **settings)
-
-    @classmethod
-    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
-        """Describe the codes and the teacher, if any, and where the teacher is stored."""
-        config, teacher = subject.config, subject.encoder
-        what = "Patches of points become discrete codes, and a decoder folds patches from the codes' vectors"
-        if config.encoder_config is not None:
-            kind = f"{config.encoder_config.model_type} encoder{' with random weights' if subject.is_trained else ''}"
-            what = (
-                "Patches of points become discrete codes, a frozen "
-                f"{subject.show_name(teacher) if teacher else kind} reads the codes' vectors along with learned "
-                "prompts, and a decoder folds patches from its output"
-            )
-        is_elsewhere = config.encoder_config is not None and config.encoder_name_or_path
-        return CardDescription(
-            what=f"{what}. Method: [ACT](https://arxiv.org/abs/2212.08320), first stage.",
-            stored=f"The {subject.locate_encoder(config.encoder_name_or_path)}" if is_elsewhere else STORED_HERE,
-            tags=("act",),
-            base_model=teacher,
-            relation="adapter",
-        )
 
     @strict_forward
     def forward(

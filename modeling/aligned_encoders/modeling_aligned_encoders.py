@@ -28,15 +28,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassif
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.aligned_encoders.configuration_aligned_encoders import TEXT_TOWER, AlignedEncoderConfig
-from hf_any3d.modeling.card_info import (
-    BUILD_FROM_ADAPTER,
-    STORED_HERE,
-    CardDescription,
-    CardInfo,
-    CardMixin,
-    CardSubject,
-    CardTask,
-)
+from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
@@ -68,27 +60,6 @@ from hf_any3d.modeling.zero_shot import (
     scaled_cosines,
     unit_vectors_like,
 )
-
-ZERO_SHOT_CARD = CardInfo(
-    "zero_shot",
-    text=CardTask(
-        task="zero-shot-point-cloud-classification",
-        task_name="Zero-shot point cloud classification",
-        intro="Scores how well labels, given as text, fit a 3D point cloud.",
-        use='classify("chair.ply", candidate_labels=["chair", "lamp", "car"])',
-        logits="""texts = model.encode_labels(["chair", "lamp", "car"])
-logits = model(**processor("chair.ply", return_tensors="pt"), text_embeds=texts).logits_per_point_cloud  # (1, 3)""",
-        verb="classify",
-        metrics={"accuracy": "Accuracy"},
-        limits="""
-## Limits
-
-Scores are shares among the labels given, not probabilities that a label is correct.
-""",
-        has_classes=False,
-    ),
-)
-"""Text of the cards of models that compare clouds with texts."""
 
 
 @dataclass
@@ -144,8 +115,6 @@ class AlignedPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, P
     _no_split_modules = ["PointBlock"]
     # Only the model that compares clouds with texts has it.
     _keys_to_ignore_on_load_unexpected = [r"^alignment\."]
-    # Name of the method and its paper, for model cards.
-    _method: str
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -159,27 +128,6 @@ class AlignedPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, P
         for name, parameter in module.named_parameters(recurse=False):
             if name in ("token", "position", "class_token"):
                 init.trunc_normal_(parameter, std=std)
-
-    @classmethod
-    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
-        """Describe the encoder, what it started from, and its adapter."""
-        start, stored = subject.start, STORED_HERE
-        what = f"A point transformer of {subject.config.num_hidden_layers} blocks reads patches of points"
-        if start:
-            what += f", started from {subject.show_name(start)}"
-        elif subject.is_trained:
-            what += ", started from random weights"
-        if subject.method:
-            what += f", adapted by the PEFT method {subject.show_name(subject.method)}"
-            stored = "The frozen ones are loaded from the source in the config and verified with a checksum."
-        return CardDescription(
-            what=f"{what}. Method: {cls._method}.",
-            stored=stored,
-            tags=(subject.config.model_type,),
-            base_model=start,
-            relation="adapter" if subject.method else "finetune",
-            base_program=BUILD_FROM_ADAPTER,
-        )
 
 
 class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
@@ -456,7 +404,7 @@ class AlignedTextsMixin(TextFeaturesMixin):
 class AlignedZeroShotClassifier(AlignedTextsMixin, AlignedPreTrainedModel):
     """Base class of models that compare clouds with texts, as `CLIPModel` compares images with texts."""
 
-    card_info = ZERO_SHOT_CARD
+    card_info = CardInfo("zero_shot", text="zero_shot_pretrained")
     input_modalities = ("point_cloud", "text")
     # Largest scale of cosines; None for any.
     _largest_scale: float | None = None

@@ -35,16 +35,8 @@ from transformers.utils import ModelOutput
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.light_settings import LIGHT, LIGHT_SEGMENTATION, fill_in
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
-from hf_any3d.modeling.any2point.starting_weights import ORIGINS
 from hf_any3d.modeling.any2point.virtual_projection import Projection, project
-from hf_any3d.modeling.card_info import (
-    BUILD_FROM_ADAPTER,
-    STORED_HERE,
-    CardDescription,
-    CardInfo,
-    CardMixin,
-    CardSubject,
-)
+from hf_any3d.modeling.card_info import CardInfo, CardMixin, MethodInfo
 from hf_any3d.modeling.encoders import (
     FrozenEncoderMixin,
     LayerPass,
@@ -117,6 +109,7 @@ class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, 
     config_class = Any2PointConfig
     config: Any2PointConfig
     base_model_prefix = "any2point"
+    method_info = MethodInfo("Any2Point", "2404.07989", ("any2point",))
     light_settings: ClassVar[Mapping[str, Any]] = LIGHT
 
     @classmethod
@@ -152,41 +145,6 @@ class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, 
         points = torch.rand(2, config.min_points, config.in_channels, generator=torch.Generator().manual_seed(0))
         device = next(core.point_tokenizer.parameters()).device
         return unfreeze(self, lambda: core(points.to(device)).last_hidden_state)
-
-    @classmethod
-    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
-        """Describe the encoder, where it is stored, and the adapter."""
-        config, encoder = subject.config, subject.encoder
-        is_control = config.encoder_weights != "pretrained"
-        started = None if is_control else config.encoder_trained_from
-        if is_control:
-            name = encoder or config.encoder_trained_from
-            what = (
-                f"A control: an encoder of the shape of {subject.show_name(name)}" if name else "A control: an encoder"
-            )
-            what += f" with {config.encoder_weights} weights, not the pretrained ones,"
-        elif started:
-            what = f"An encoder that started as {subject.show_name(started)} and was changed in training"
-        else:
-            kind = f"{config.encoder_config.model_type if config.encoder_config else 'transformer'} encoder"
-            what = f"A frozen {subject.show_name(encoder) if encoder else kind}"
-        what += " reads the points" if started else " reads the points through a trained tokenizer"
-        if not started and config.tokenizer_weights != "random":
-            what += f" that started from {ORIGINS[config.tokenizer_weights]}"
-        if subject.method:
-            what += f", adapted by the PEFT method {subject.show_name(subject.method)}"
-        elif not started:
-            what += ", without adapters"
-        return CardDescription(
-            what=f"{what}. Method: [Any2Point](https://arxiv.org/abs/2404.07989).",
-            stored=STORED_HERE
-            if started or is_control
-            else f"The {subject.locate_encoder(config.encoder_name_or_path)}",
-            tags=("any2point", "control") if is_control else ("any2point",),
-            base_model=None if is_control else started or encoder,
-            relation="finetune" if started else "adapter",
-            **({} if config.encoder_name_or_path else {"base_program": BUILD_FROM_ADAPTER}),
-        )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

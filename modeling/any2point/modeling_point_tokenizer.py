@@ -15,8 +15,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import PointTokenizerConfig
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
-from hf_any3d.modeling.any2point.starting_weights import ORIGINS
-from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
+from hf_any3d.modeling.card_info import CardInfo, CardMixin, MethodInfo
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, pool
 from hf_any3d.modeling.layers.tasks import classification_loss
@@ -30,23 +29,13 @@ class PointTokenizerPreTrainedModel(CardMixin, NoAttentionMixin, EarlierNamesMix
     config_class = PointTokenizerConfig
     config: PointTokenizerConfig
     base_model_prefix = "point_tokenizer_model"  # the model has a module `point_tokenizer` itself
+    method_info = MethodInfo(
+        "Any2Point",
+        "2404.07989",
+        ("any2point", "control"),
+        "A control: the tokenizer and head of an Any2Point model without its encoder",
+    )
     _earlier_names = {"tokens": "point_tokenizer_model"}
-
-    @classmethod
-    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
-        """Describe what is left of the model around an encoder."""
-        origin = ORIGINS[subject.config.tokenizer_weights]
-        start = f", started from {origin}" if subject.is_trained and not subject.start else ""
-        return CardDescription(
-            what=(
-                f"A control: the tokenizer and head of an Any2Point model without its encoder{start}. "
-                "Method of the complete model: [Any2Point](https://arxiv.org/abs/2404.07989)."
-            ),
-            stored=STORED_HERE,
-            tags=("any2point", "control"),
-            base_model=subject.start,
-            relation="finetune",
-        )
 
 
 class PointTokenizerModel(PointTokenizerPreTrainedModel):

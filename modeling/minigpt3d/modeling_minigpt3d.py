@@ -39,7 +39,7 @@ from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cached_file, logging
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
+from hf_any3d.modeling.card_info import CardInfo, CardMixin, MethodInfo
 from hf_any3d.modeling.layers.forward_contract import (
     check_keywords,
     forward_keywords,
@@ -176,6 +176,7 @@ class MiniGPT3DPreTrainedModel(CardMixin, PretrainedPartsMixin, EarlierNamesMixi
     config: MiniGPT3DConfig
     # Not "model": transformers renames `model.language_model.model` in any checkpoint, as older models of it had it.
     base_model_prefix = "minigpt3d"
+    method_info = MethodInfo("MiniGPT-3D", "2405.01413", ("minigpt3d",))
     input_modalities = ("point_cloud", "text")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -188,31 +189,6 @@ class MiniGPT3DPreTrainedModel(CardMixin, PretrainedPartsMixin, EarlierNamesMixi
     def is_gradient_checkpointing(self) -> bool:
         """Whether layers run again in the backward pass; see `PointTokensMixin`."""
         return self.is_activation_checkpointing
-
-    @classmethod
-    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
-        """Describe the pretrained parts, where they are stored, and the training stage."""
-        config = subject.config
-        recorded = {name: config.part(name) for name in config.parts or {}}
-        elsewhere = {name: part.name_or_path for name, part in recorded.items() if part.is_elsewhere}
-        kinds = {"point_encoder": config.point_config.model_type, "language_model": config.text_config.model_type}
-        encoder, language_model = (
-            subject.show_name(elsewhere[part]) if part in elsewhere else f"a {kind} model"
-            for part, kind in kinds.items()
-        )
-        stored = STORED_HERE
-        if elsewhere:
-            shown = ", ".join(map(subject.show_name, elsewhere.values()))
-            stored = f"The parts {shown} are loaded from where they are published and checked against checksums."
-        return CardDescription(
-            what=f"{encoder[0].upper()}{encoder[1:]} reads the points, a Q-Former with {config.num_query_tokens} "
-            f"queries extracts what matters, and {language_model} answers. Method: "
-            f"[MiniGPT-3D](https://arxiv.org/abs/2405.01413), after stage {config.stage} of 4 of its training.",
-            stored=stored,
-            tags=("minigpt3d",),
-            base_model=elsewhere.get("language_model"),
-            relation="adapter",
-        )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

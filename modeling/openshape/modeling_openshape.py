@@ -11,7 +11,7 @@ from hf_any3d.modeling.aligned_encoders import (
     AlignedZeroShotClassifier,
     Tokens,
 )
-from hf_any3d.modeling.card_info import CardInfo
+from hf_any3d.modeling.card_info import READS_PATCHES, CardInfo, MethodInfo
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 from hf_any3d.modeling.layers.heads import in_precision_of, precision_of
 from hf_any3d.modeling.openshape.configuration_openshape import OpenShapeConfig
@@ -100,7 +100,7 @@ class OpenShapePreTrainedModel(AlignedPreTrainedModel):
     config_class = OpenShapeConfig
     config: OpenShapeConfig
     base_model_prefix = "openshape"
-    _method = "[OpenShape](https://arxiv.org/abs/2305.10764)"
+    method_info = MethodInfo("OpenShape", "2305.10764", ("openshape",), READS_PATCHES)
 
     @classmethod
     def base_class(cls) -> "type[OpenShapeModel]":

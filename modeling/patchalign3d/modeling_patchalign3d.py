@@ -20,7 +20,7 @@ from hf_any3d.modeling.aligned_encoders import (
     TextAlignment,
     Tokens,
 )
-from hf_any3d.modeling.card_info import CardInfo, CardTask
+from hf_any3d.modeling.card_info import READS_PATCHES, CardInfo, MethodInfo
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import ClassToken, in_precision_of
@@ -39,29 +39,6 @@ from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, cut_patches
 from hf_any3d.modeling.text_towers import embed_prompts
 from hf_any3d.modeling.zero_shot import LARGEST_SCALE
-
-_PARTS_BY_NAME = CardInfo(
-    "zero_shot_segmentation",
-    text=CardTask(
-        task="zero-shot-point-cloud-segmentation",
-        task_name="Zero-shot part segmentation of point clouds",
-        intro="Finds the parts of a 3D point cloud that labels, given as text, name.",
-        use="""answer = segment("chair.ply", candidate_labels=["seat", "back", "leg"], output_dir="segmented")
-answer["labels"], [segment["label"] for segment in answer["segments"]]""",
-        logits="""texts = model.encode_labels(["seat", "back", "leg"])
-logits = model(**processor("chair.ply", return_tensors="pt"), text_embeds=texts).logits  # (1, points, 3)""",
-        verb="segment",
-        metrics={"instance_miou": "Instance mIoU", "accuracy": "Accuracy of points"},
-        portions="they are read in portions of {points}, and every point gets a label.",
-        limits="""
-## Limits
-
-Every point gets one of the labels given, even if it belongs to none of them. Scores are shares among these labels, not
-probabilities that a label is correct.
-""",
-        has_classes=False,
-    ),
-)
 
 
 @dataclass
@@ -114,7 +91,7 @@ class PatchAlign3DPreTrainedModel(AlignedPreTrainedModel):
     config_class = PatchAlign3DConfig
     config: PatchAlign3DConfig
     base_model_prefix = "patchalign3d"
-    _method = "[PatchAlign3D](https://arxiv.org/abs/2601.02457)"
+    method_info = MethodInfo("PatchAlign3D", "2601.02457", ("patchalign3d",), READS_PATCHES)
 
     @classmethod
     def base_class(cls) -> type[PatchAlign3DModel]:
@@ -310,7 +287,7 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(AlignedTextsMixin, PatchAlig
     Source: PatchAlign3D, Sec. 3.
     """
 
-    card_info = _PARTS_BY_NAME
+    card_info = CardInfo("zero_shot_segmentation")
     input_modalities = ("point_cloud", "text")
 
     def __init__(self, config: PatchAlign3DConfig):

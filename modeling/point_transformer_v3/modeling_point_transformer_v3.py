@@ -26,14 +26,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 from transformers.utils import ModelOutput
 
-from hf_any3d.modeling.card_info import (
-    BUILD_FROM_ADAPTER,
-    STORED_HERE,
-    CardDescription,
-    CardInfo,
-    CardMixin,
-    CardSubject,
-)
+from hf_any3d.modeling.card_info import CardInfo, CardMixin, MethodInfo
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
 from hf_any3d.modeling.layers.forward_contract import (
@@ -405,6 +398,12 @@ class PointTransformerV3PreTrainedModel(
     config_class = PointTransformerV3Config
     config: PointTransformerV3Config
     base_model_prefix = "point_transformer_v3"
+    method_info = MethodInfo(
+        "Point Transformer V3",
+        "2312.10035",
+        ("point_transformer_v3",),
+        "A Point Transformer V3 of {config.num_hidden_layers} blocks reads voxels of a cloud",
+    )
     _earlier_names = {"encoder": "point_transformer_v3"}
     _no_split_modules = ["PointTransformerV3Block"]
 
@@ -433,27 +432,6 @@ class PointTransformerV3PreTrainedModel(
             init.constant_(module.gamma, module.value)
         elif isinstance(module, PointTransformerV3Embeddings) and module.mask_token is not None:
             init.zeros_(module.mask_token)
-
-    @classmethod
-    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
-        """Describe the encoder, what it started from, and its adapter."""
-        start, stored = subject.start, STORED_HERE
-        what = f"A Point Transformer V3 of {subject.config.num_hidden_layers} blocks reads voxels of a cloud"
-        if start:
-            what += f", started from {subject.show_name(start)}"
-        elif subject.is_trained:
-            what += ", started from random weights"
-        if subject.method:
-            what += f", adapted by the PEFT method {subject.show_name(subject.method)}"
-            stored = "The frozen ones are loaded from the source in the config and verified with a checksum."
-        return CardDescription(
-            what=f"{what}. Method: [Point Transformer V3](https://arxiv.org/abs/2312.10035).",
-            stored=stored,
-            tags=(subject.config.model_type,),
-            base_model=start,
-            relation="adapter" if subject.method else "finetune",
-            base_program=BUILD_FROM_ADAPTER,
-        )
 
 
 @dataclass

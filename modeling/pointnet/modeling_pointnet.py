@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel, initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_any3d.modeling.card_info import STORED_HERE, CardDescription, CardInfo, CardMixin, CardSubject
+from hf_any3d.modeling.card_info import CardInfo, CardMixin, MethodInfo
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.tasks import classification_loss
@@ -30,22 +30,12 @@ class PointNetPreTrainedModel(CardMixin, NoAttentionMixin, PreTrainedModel):
     config_class = PointNetConfig
     config: PointNetConfig
     base_model_prefix = "pointnet"
-    _method = (
-        "A PointNet reads each point by itself{start}, and keeps the maximum of each feature over the cloud. "
-        "Method: [PointNet](https://arxiv.org/abs/1612.00593)."
+    method_info = MethodInfo(
+        "PointNet",
+        "1612.00593",
+        ("pointnet",),
+        "A PointNet reads each point by itself and keeps the maximum of each feature over the cloud",
     )
-
-    @classmethod
-    def describe_for_card(cls, subject: CardSubject) -> CardDescription:
-        """Describe the layers."""
-        start = ", started from random weights" if subject.is_trained and not subject.start else ""
-        return CardDescription(
-            what=cls._method.format(start=start),
-            stored=STORED_HERE,
-            tags=(cls.config_class.model_type,),
-            base_model=subject.start,
-            relation="finetune",
-        )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -206,9 +196,11 @@ class PointNet2PreTrainedModel(PointNetPreTrainedModel):
     config_class = PointNet2Config
     config: PointNet2Config
     base_model_prefix = "pointnet2"
-    _method = (
-        "A PointNet++ groups points around centers, level by level{start}, and keeps the maximum of each feature over "
-        "a group. Method: [PointNet++](https://arxiv.org/abs/1706.02413)."
+    method_info = MethodInfo(
+        "PointNet++",
+        "1706.02413",
+        ("pointnet2",),
+        "A PointNet++ groups points around centers, level by level, and keeps the maximum of each group's features",
     )
 
 

@@ -11,7 +11,7 @@ from hf_any3d.modeling.aligned_encoders import (
     AlignedZeroShotClassifier,
     Tokens,
 )
-from hf_any3d.modeling.card_info import CardInfo
+from hf_any3d.modeling.card_info import READS_PATCHES, CardInfo, MethodInfo
 from hf_any3d.modeling.layers.heads import ClassToken, in_precision_of, precision_of
 from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, cut_patches
 from hf_any3d.modeling.uni3d.configuration_uni3d import Uni3DConfig
@@ -24,7 +24,7 @@ class Uni3DPreTrainedModel(AlignedPreTrainedModel):
     config_class = Uni3DConfig
     config: Uni3DConfig
     base_model_prefix = "uni3d"
-    _method = "[Uni3D](https://arxiv.org/abs/2310.06773)"
+    method_info = MethodInfo("Uni3D", "2310.06773", ("uni3d",), READS_PATCHES)
 
     @classmethod
     def base_class(cls) -> "type[Uni3DModel]":

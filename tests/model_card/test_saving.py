@@ -17,6 +17,8 @@ from hf_any3d import (
     ActForPreTraining,
     ActModel,
     PointCloudProcessor,
+    PointNetConfig,
+    PointNetForPointCloudClassification,
     PointTransformerV3ForPointCloudClassification,
     Uni3DConfig,
     encoder_linear_pattern,
@@ -233,26 +235,22 @@ def test_act_models_describe_themselves(make, tmp_path):
 def test_every_registered_model_describes_itself():
     for config, (base, heads) in MODELS.items():
         for model in {base, *(model for models in heads.values() for model in models)}:
-            assert model.card_info.text is not None or model.card_info.task in TASKS
+            assert (model.card_info.text or model.card_info.task) in TASKS
             assert model.config_class is config
-            assert vars(CardMixin)["describe_for_card"].__func__ is not model.describe_for_card.__func__
+            assert issubclass(model, CardMixin) and model.method_info.name and model.method_info.tags
 
 
 def test_model_without_a_description_is_refused():
     class WithoutInfo(ActForPointCloudClassification):
         card_info = None
 
-    class WithoutDescription(CardMixin, BertModel):
-        card_info = CardInfo("features")
-
-    class WithoutMixin(BertModel):
+    class WithoutMethod(CardMixin, BertModel):
         card_info = CardInfo("features")
 
     config = tiny_act(ActForPointCloudClassification).config
     for model, message in (
         (WithoutInfo, "WithoutInfo cannot be described in a model card: card_info is None"),
-        (WithoutDescription, "WithoutDescription does not implement describe_for_card"),
-        (WithoutMixin, "WithoutMixin has no describe_for_card"),
+        (WithoutMethod, "WithoutMethod cannot be described in a model card: method_info is None"),
     ):
         with pytest.raises(ValueError, match=message):
             build_model_card(Subject(model, config), "me/model")
@@ -264,6 +262,24 @@ def test_models_of_other_libraries_keep_their_cards(tmp_path):
     assert not (tmp_path / "bert" / "README.md").exists()
     get_peft_model(bert, LoraConfig(target_modules=["query"])).save_pretrained(tmp_path / "adapter")
     assert EMPTY in (tmp_path / "adapter" / "README.md").read_text()
+
+
+def test_card_of_an_adapter_without_the_model_around_it_promises_no_pipeline(tmp_path):
+    base = PointNetForPointCloudClassification(PointNetConfig(hidden_sizes=[8], head_widths=[8]))
+    get_peft_model(base, LoraConfig(r=2, target_modules="all-linear")).save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "This adapter is not a complete model. It works only on the exact model" in card.text
+    assert "pipeline(" not in card.text and "only those of the adapter are stored" in card.text
+    assert card.data.pipeline_tag is None
+
+
+@pytest.mark.parametrize("metadata", ["a: [", "- a", "1: a", "ignore_metadata_errors: true"])
+def test_card_with_damaged_metadata_is_kept(metadata, tmp_path):
+    path = tmp_path / "README.md"
+    tiny_act(ActModel).save_pretrained(tmp_path)
+    path.write_text(damaged := path.read_text().replace("---\n", f"---\n{metadata}\n", 1))
+    tiny_act(ActModel).save_pretrained(tmp_path)
+    assert path.read_text() == damaged
 
 
 OWN = "---\nlicense: mit\n---\n# Mine\n\nI wrote this.\n"

@@ -119,7 +119,7 @@ def test_a_run_leaves_curves_a_table_of_classes_and_the_confusion_matrix(results
     page = (results / "results.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 3 and "0.8750" in page and "Confusion matrix: test" in page
     assert "<lamp>" not in page and "&lt;lamp&gt;" in page and "outputs/&lt;run&gt;" in page
-    assert "http" not in page and "<script" not in page
+    assert "http:" not in page and "https:" not in page and "<script" not in page and "script-src 'none'" in page
     table = (results / "class_scores.csv").read_text(encoding="utf-8").splitlines()
     assert table[0] == "class,test score,test count,test most often taken for"
     assert table[2] == "table & bench,0.7143,7,chair (29%)" and table[3] == "<lamp>,1.0000,9,"

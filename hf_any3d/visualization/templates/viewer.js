@@ -1,95 +1,3 @@
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:">
-<title>[[TITLE]]</title>
-<style>
-:root { color-scheme: light; --back: #f4f5f7; --panel: #fff; --text: #1c2127; --quiet: #5c6670; --line: #d5dae0; --accent: #1f5fd0;
-  --wrong: #b42318; --right: #1a7f37; --stage: #dde2e8; }
-@media (prefers-color-scheme: dark) { :root:not([data-theme=light]) { color-scheme: dark; --back: #15181c; --panel: #1e2227; --text: #e8eaed;
-  --quiet: #a3acb6; --line: #3a4149; --accent: #7fb0ff; --wrong: #ff8a80; --right: #6fdc8c; --stage: #4a525c; } }
-:root[data-theme=dark] { color-scheme: dark; --back: #15181c; --panel: #1e2227; --text: #e8eaed; --quiet: #a3acb6; --line: #3a4149;
-  --accent: #7fb0ff; --wrong: #ff8a80; --right: #6fdc8c; --stage: #4a525c; }
-* { box-sizing: border-box; }
-html, body { height: 100%; margin: 0; }
-body { display: grid; grid-template: auto minmax(0, 1fr) / minmax(0, 1fr) auto; grid-template-areas: "head head" "main side"; background: var(--back);
-  color: var(--text); font: 14px/1.4 system-ui, sans-serif; }
-header { grid-area: head; display: flex; flex-wrap: wrap; align-items: center; gap: 6px 14px; padding: 8px 14px; border-bottom: 1px solid var(--line);
-  background: var(--panel); }
-h1 { font-size: 15px; font-weight: 600; margin: 0; overflow-wrap: anywhere; }
-#about:empty { display: none; } #about { color: var(--quiet); font-size: 13px; overflow-wrap: anywhere; }
-#tools { margin-left: auto; display: flex; flex-wrap: wrap; align-items: center; gap: 6px; }
-button, select, input { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--line); border-radius: 6px; padding: 3px 9px;
-  min-height: 30px; }
-button { cursor: pointer; } button:hover { border-color: var(--accent); }
-button[aria-pressed=true] { border-color: var(--accent); color: var(--accent); }
-:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
-label { color: var(--quiet); font-size: 13px; display: inline-flex; align-items: center; gap: 5px; }
-label select { color: var(--text); max-width: 46vw; }
-#size { width: 80px; padding: 0; min-height: 0; accent-color: var(--accent); }
-main { grid-area: main; overflow: auto; padding: 10px; display: grid; gap: 10px; align-content: start; min-width: 0; }
-main.line { align-content: stretch; grid-auto-rows: minmax(160px, 1fr); }
-main.one { padding: 0; overflow: hidden; align-content: stretch; grid-template-rows: minmax(0, 1fr); }
-figure { margin: 0; background: var(--panel); border: 1px solid var(--line); border-radius: 8px; display: flex; flex-direction: column; min-width: 0;
-  position: relative; }
-main.one figure { border: 0; border-radius: 0; }
-canvas { display: block; width: 100%; aspect-ratio: 1; cursor: grab; touch-action: pan-y; border-radius: 8px; }
-canvas:active { cursor: grabbing; }
-body.own canvas { background: var(--stage); } /* clouds in their own colors have black and white points */
-main.one canvas, main.line canvas, figure.large canvas { aspect-ratio: auto; flex: 1; min-height: 0; height: 0; touch-action: none; }
-figcaption { padding: 6px 10px; overflow-wrap: anywhere; }
-figcaption b { font-weight: 600; } figcaption div { color: var(--quiet); font-size: 12.5px; }
-figcaption .dot { display: inline-block; width: 9px; height: 9px; border-radius: 5px; margin-right: 6px; }
-figcaption .right { color: var(--right); } figcaption .wrong { color: var(--wrong); }
-figure.large { position: fixed; inset: 0; z-index: 5; border-radius: 0; }
-figure > button { position: absolute; right: 4px; top: 4px; min-height: 24px; padding: 0 5px; opacity: 0; }
-figure:hover > button, figure > button:focus-visible, figure.large > button { opacity: 1; }
-@media (hover: none) { figure > button { opacity: 0.6; border-color: transparent; background: none; } }
-main.one figure > button { display: none; }
-aside { grid-area: side; width: 236px; border-left: 1px solid var(--line); background: var(--panel); min-height: 0; overflow: auto; }
-aside[hidden] { display: none; }
-aside summary { list-style: none; padding: 9px 12px; font-weight: 600; position: sticky; top: 0; z-index: 1; background: var(--panel); } aside summary::-webkit-details-marker { display: none; }
-#body { padding: 0 8px 10px; }
-#keys { display: flex; flex-wrap: wrap; gap: 6px; padding: 0 4px 8px; } #keys input { width: 100%; }
-ul { list-style: none; margin: 0; padding: 0; }
-li button { display: grid; grid-template-columns: 16px 1fr auto; align-items: center; gap: 8px; width: 100%; text-align: left; border-color: transparent;
-  min-height: 26px; padding: 2px 6px; color: var(--text) !important; }
-li button span { overflow-wrap: anywhere; } li small { color: var(--quiet); font-variant-numeric: tabular-nums; }
-li svg { width: 14px; height: 14px; display: block; }
-li button[aria-pressed=true] { border-color: transparent; } li button:hover { background: var(--back); }
-li button[aria-pressed=false] { opacity: 0.42; } li button[aria-pressed=false] span { text-decoration: line-through; }
-.fixed button { cursor: default; }
-#scale { padding: 0 4px 8px; } #scale i { display: block; height: 12px; border-radius: 3px; border: 1px solid var(--line); }
-#scale div { display: flex; justify-content: space-between; font-size: 12.5px; color: var(--quiet); font-variant-numeric: tabular-nums; }
-#tip { position: fixed; z-index: 9; pointer-events: none; background: #1c2127; color: #fff; padding: 3px 8px; border: 1px solid var(--line); border-radius: 5px; font-size: 13px;
-  max-width: min(300px, 80vw); overflow-wrap: anywhere; visibility: hidden; left: 0; top: 0; }
-body.frame header { padding: 5px 8px; } body.frame h1, body.frame #save, body.frame #theme { display: none; }
-@media (max-width: 720px) {
-  body { grid-template: auto minmax(0, 1fr) auto / 100%; grid-template-areas: "head" "main" "side"; }
-  header { padding: 6px 10px; } #tools { margin-left: 0; }
-  aside { width: auto; border: 0; border-top: 1px solid var(--line); max-height: 45vh; }
-  aside summary { cursor: pointer; } aside summary::after { content: " ▴"; } aside details[open] summary::after { content: " ▾"; }
-  ul { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); } li button { min-height: 34px; }
-  .wide { display: none; }
-}
-@media (min-width: 721px) { aside summary { pointer-events: none; } }
-@media print { header, aside { break-inside: avoid; } #tools { display: none; } }
-</style>
-</head>
-<body>
-<header><h1></h1><span id="about"></span><div id="tools">
-  <label id="paint">color <select aria-label="Color by"></select></label>
-  <label class="wide">size <input id="size" type="range" min="-1.5" max="1.5" step="0.05" value="0" aria-label="Size of points"></label>
-  <button id="up" title="Turn another axis up"></button><button id="turn" aria-pressed="false">Turn</button><button id="reset">Reset</button><button id="save" class="wide">PNG</button>
-  <button id="theme" aria-label="Dark or light">◐</button>
-</div></header>
-<main></main>
-<aside hidden><details open><summary></summary><div id="body"><div id="scale"></div><div id="keys"></div><ul></ul></div></details></aside>
-<div id="tip" role="status"></div>
-<script type="application/json" id="data">[[DATA]]</script>
-<script>
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent), $ = s => document.querySelector(s);
 const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer;
@@ -395,8 +303,8 @@ $("#turn").onclick = e => {
 };
 $("#reset").onclick = () => { Object.assign(view, start); moved(); };
 $("#theme").onclick = () => {
-  const dark = getComputedStyle(document.documentElement).colorScheme === "dark";
-  document.documentElement.dataset.theme = dark ? "light" : "dark";
+  const page = document.documentElement, device = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  page.dataset.theme = (page.dataset.theme ?? device) === "dark" ? "light" : "dark";
 };
 $("#save").onclick = () => { // all visible clouds on one sheet, as they are on the page
   const box = main.getBoundingClientRect(), sheet = document.createElement("canvas"), pen = sheet.getContext("2d"), style = getComputedStyle(document.body);
@@ -413,6 +321,3 @@ $("#save").onclick = () => { // all visible clouds on one sheet, as they are on 
 if (innerWidth <= 720) $("details").open = false;
 addEventListener("resize", draw);
 choose(0);
-</script>
-</body>
-</html>

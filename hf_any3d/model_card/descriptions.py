@@ -1,0 +1,164 @@
+"""What a card says about the model itself: how it reads clouds, where its weights are, what it was made from."""
+
+from dataclasses import dataclass
+
+from hf_any3d.model_card.subject import Subject
+from hf_any3d.modeling.any2point.starting_weights import ORIGINS
+from hf_any3d.modeling.card_info import MethodInfo
+from hf_any3d.modeling.pretrained_base import PretrainedBaseMixin
+
+_STORED_HERE = "all of them are stored in this repository."
+# Of models whose adapter repository also holds the rest of the model.
+_BUILD_FROM_ADAPTER = "build_for_adapter({name}, config, {{}})"
+_BUILD_AROUND_ENCODER = "from_encoder_pretrained(config=config)"
+
+
+@dataclass
+class Description:
+    """Sentences and metadata on one model. All text is Markdown.
+
+    Args:
+        what: What processes the points.
+        stored: Which parameters are in the repository, and where the others are loaded from.
+        base_model: Repository that the model was made from; paths are dropped.
+        relation: How it was made from that: "adapter" or "finetune".
+        base_program: Call that builds the base of an adapter from `config`; `{name}` is the repository, quoted.
+        stage: Stage of the method's training, to follow its name.
+        is_control: Whether the encoder's weights are no pretrained ones on purpose.
+    """
+
+    what: str
+    stored: str = _STORED_HERE
+    base_model: str | None = None
+    relation: str = "adapter"
+    base_program: str = _BUILD_FROM_ADAPTER
+    stage: str = ""
+    is_control: bool = False
+
+
+def describe(subject: Subject) -> Description:
+    """Describe a model for its card.
+
+    Raises:
+        ValueError: If the model's class has no `method_info`.
+    """
+    method = getattr(subject.model_class, "method_info", None)
+    if not isinstance(method, MethodInfo):
+        raise ValueError(
+            f"{subject.model_class.__name__} cannot be described in a model card: method_info is {method!r}; expected "
+            "a MethodInfo"
+        )
+    found = _DESCRIBED.get(subject.config.model_type, _describe_encoder)(subject)
+    name = f"[{method.name}](https://arxiv.org/abs/{method.paper})" if method.paper else method.name
+    if not subject.is_complete and not subject.left_out:
+        found.stored = "only those of the adapter are stored in this repository."
+    found.what = f"{found.what}. Method: {name}{found.stage}."
+    return found
+
+
+def _describe_encoder(subject: Subject) -> Description:
+    """Describe a model of one encoder, which may have started from another."""
+    config, start = subject.config, subject.start
+    what, stored = subject.model_class.method_info.reads.format(config=config), _STORED_HERE
+    if start:
+        what += f", started from {subject.show_name(start)}"
+    elif subject.is_trained:
+        what += f", started from {ORIGINS[getattr(config, 'tokenizer_weights', 'random')]}"
+    what += _adapted(subject)
+    if subject.method and issubclass(subject.model_class, PretrainedBaseMixin):
+        stored = "The frozen ones are loaded from the source in the config and verified with a checksum."
+    return Description(what, stored, start, "adapter" if subject.method else "finetune")
+
+
+def _describe_student(subject: Subject) -> Description:
+    """Describe ACT's point transformer and its teacher."""
+    found = _describe_encoder(subject)
+    if subject.encoder:
+        found.what += (
+            f". It learned to predict features from an autoencoder around {subject.show_name(subject.encoder)}"
+        )
+        if not subject.method:
+            found.stored = f"The teacher's {subject.locate_encoder(subject.encoder)}"
+    return found
+
+
+def _describe_any2point(subject: Subject) -> Description:
+    """Describe a frozen encoder between tokenizer and head, where it is stored, and the adapter."""
+    config, encoder = subject.config, subject.encoder
+    is_control = config.encoder_weights != "pretrained"
+    started = None if is_control else config.encoder_trained_from
+    if is_control:
+        name = encoder or config.encoder_trained_from
+        what = f"A control: an encoder{f' of the shape of {subject.show_name(name)}' if name else ''}"
+        what += f" with {config.encoder_weights} weights, not the pretrained ones,"
+    elif started:
+        what = f"An encoder that started as {subject.show_name(started)} and was changed in training"
+    else:
+        kind = f"{config.encoder_config.model_type if config.encoder_config else 'transformer'} encoder"
+        what = f"A frozen {subject.show_name(encoder) if encoder else kind}"
+    what += " reads the points" if started else " reads the points through a trained tokenizer"
+    if not started and config.tokenizer_weights != "random":
+        what += f" that started from {ORIGINS[config.tokenizer_weights]}"
+    what += _adapted(subject) or ("" if started else ", without adapters")
+    return Description(
+        what,
+        _STORED_HERE if started or is_control else f"The {subject.locate_encoder(config.encoder_name_or_path)}",
+        None if is_control else started or encoder,
+        "finetune" if started else "adapter",
+        _BUILD_AROUND_ENCODER if config.encoder_name_or_path else _BUILD_FROM_ADAPTER,
+        is_control=is_control,
+    )
+
+
+def _describe_autoencoder(subject: Subject) -> Description:
+    """Describe the codes and the teacher, if any, and where the teacher is stored."""
+    config, teacher = subject.config, subject.encoder
+    if config.encoder_config is None:
+        what = "Patches of points become discrete codes, and a decoder folds patches from the codes' vectors"
+        return Description(what, base_model=teacher, stage=", first stage")
+    kind = f"{config.encoder_config.model_type} encoder{' with random weights' if subject.is_trained else ''}"
+    where = config.encoder_name_or_path
+    return Description(
+        "Patches of points become discrete codes, a frozen "
+        f"{subject.show_name(teacher) if teacher else kind} reads the codes' vectors along with learned prompts, and "
+        "a decoder folds patches from its output",
+        f"The {subject.locate_encoder(where)}" if where else _STORED_HERE,
+        base_model=teacher,
+        base_program=_BUILD_AROUND_ENCODER,
+        stage=", first stage",
+    )
+
+
+def _describe_chat_model(subject: Subject) -> Description:
+    """Describe the pretrained parts and where they are stored."""
+    config = subject.config
+    recorded = {name: config.part(name) for name in config.parts or {}}
+    elsewhere = {name: part.name_or_path for name, part in recorded.items() if part.is_elsewhere}
+    kinds = {"point_encoder": config.point_config.model_type, "language_model": config.text_config.model_type}
+    encoder, language_model = (
+        subject.show_name(elsewhere[part]) if part in elsewhere else f"a {kind} model" for part, kind in kinds.items()
+    )
+    stored = _STORED_HERE
+    if elsewhere:
+        shown = ", ".join(map(subject.show_name, elsewhere.values()))
+        stored = f"The parts {shown} are loaded from where they are published and checked against checksums."
+    return Description(
+        f"{encoder[0].upper()}{encoder[1:]} reads the points, a Q-Former with {config.num_query_tokens} queries "
+        f"extracts what matters, and {language_model} answers",
+        stored,
+        elsewhere.get("language_model"),
+        stage=f", after stage {config.stage} of 4 of its training",
+    )
+
+
+def _adapted(subject: Subject) -> str:
+    return f", adapted by the PEFT method {subject.show_name(subject.method)}" if subject.method else ""
+
+
+# How models of more than one part are described, by model type.
+_DESCRIBED = {
+    "act3d": _describe_student,
+    "any2point": _describe_any2point,
+    "act3d_autoencoder": _describe_autoencoder,
+    "minigpt3d": _describe_chat_model,
+}

@@ -1,0 +1,46 @@
+"""The HTML of all pages and of parts of them: templates of one document, filled in with escaped texts and data.
+
+`page.html` is the document: head, what it may load, and the colors of light and dark devices. `viewer.html` and
+`results.html` extend it; `fragments.html` holds what other programs put into pages of their own.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def html_page(template: str, **values: Any) -> str:
+    """Return the text of a page.
+
+    Args:
+        template: File in `templates`.
+        **values: What it shows; texts are escaped. `title` is that of the document, and a page with `data` may run the
+            template's own script, which reads it.
+    """
+    return _templates().get_template(template).render(values)
+
+
+def html_fragment(name: str, *values: Any) -> str:
+    """Return part of a page: a macro of `fragments.html`, with escaped texts."""
+    return str(getattr(_templates().get_template("fragments.html").module, name)(*values))
+
+
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    # Legends keep their order. What could end a script is escaped in any case.
+    templates.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
+    return templates
