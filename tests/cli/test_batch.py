@@ -5,13 +5,14 @@ import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 
 from hf_any3d import read_point_cloud
-from hf_any3d.cli.batch import ENGINES, LocalEngine
+from hf_any3d.many_files.executors import EXECUTORS, LocalExecutor
 from tests.cli.conftest import run
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
@@ -56,15 +57,15 @@ def test_files_with_another_up_axis_are_turned_as_predict_turns_them(predict, mo
     assert found != pytest.approx(plain, abs=1e-5)
 
 
-class Counting(LocalEngine):
-    """The local engine, which notes the files that it gets and can be interrupted."""
+class Counting(LocalExecutor):
+    """The local executor, which notes the files that it gets and can be interrupted."""
 
-    files: list[str] = []
-    stop_after: int | None = None
+    files: ClassVar[list[str]] = []
+    stop_after: ClassVar[int | None] = None
 
-    def run(self, job, files) -> Iterator[dict]:
-        type(self).files = [file.name for file in files]
-        for number, row in enumerate(super().run(job, files)):
+    def run(self, work, shards, *, in_order=False) -> Iterator[dict]:
+        type(self).files = [name for shard in shards for name in shard["files"]]
+        for number, row in enumerate(super().run(work, shards, in_order=in_order)):
             if number == self.stop_after:
                 raise KeyboardInterrupt
             yield row
@@ -72,7 +73,7 @@ class Counting(LocalEngine):
 
 @pytest.fixture
 def engine(monkeypatch):
-    monkeypatch.setitem(ENGINES, "local", Counting)
+    monkeypatch.setitem(EXECUTORS, "local", Counting)
     monkeypatch.setattr(Counting, "stop_after", None)
     return Counting
 
