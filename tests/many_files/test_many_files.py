@@ -1,9 +1,11 @@
 """Rows of many files: the same as those of plain calls, written once each, whatever happens to processes."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -224,6 +226,45 @@ def test_runs_resume_with_new_files_and_failed_ones(scans, tmp_path):
     assert many_files.to_parquet(more, out, engine="local").before == 61
     new = opened(out).filter(lambda row: row["path"] == str(changed))
     assert len(new) == 1 and not np.array_equal(new[0]["points"], old["points"])
+
+
+def test_several_processes_of_this_machine_write_the_parts_of_one(scans, tmp_path, monkeypatch):
+    # New ones would take seconds to import everything.
+    forks = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forks)
+    rows = many_files.read_point_clouds(scans, num_points=8)
+    one = many_files.to_parquet(rows, tmp_path / "one", engine="local", files_per_part=20)
+    two = many_files.to_parquet(rows, tmp_path / "two", engine="local", workers=2, files_per_part=20)
+    assert (two.rows, two.before, two.failed) == (one.rows, one.before, one.failed) == (NUM_CLOUDS + 1, 0, 1)
+    assert one.processes == (f"{socket.gethostname()}:{os.getpid()}",) and one.processes[0] not in two.processes
+    assert benchmark.check(tmp_path / "one", tmp_path / "two") == NUM_CLOUDS + 1
+
+
+def test_a_killed_process_of_this_machine_ends_a_run_that_goes_on_later(scans, tmp_path, monkeypatch):
+    forks = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forks)
+    rows, read = many_files.read_point_clouds(scans, num_points=8), InputFile.read
+
+    def die(file, on_invalid="drop"):
+        if file.name.endswith("055.npy"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(file, on_invalid)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InputFile, "read", die)
+        with pytest.raises(ChildProcessError, match="one of 2 processes was killed"):
+            many_files.to_parquet(rows, tmp_path / "out", engine="local", workers=2, files_per_part=10)
+    kept = len(list((tmp_path / "out").glob("*.parquet")))
+    written = many_files.to_parquet(rows, tmp_path / "out", engine="local", files_per_part=10)
+    assert kept > 0 and written.before >= 10 * kept - 9 and written.rows == NUM_CLOUDS + 1
+    assert sorted(opened(tmp_path / "out")["path"]) == sorted(rows.files)
+
+
+def test_columns_may_have_the_names_of_the_loop(scans, tmp_path):
+    rows = many_files.read_point_clouds([scans / "001.npy", scans / "bad.ply"], num_points=4)
+    write_here(many_files.classify(rows, column="file", keep_points=True), tmp_path / "out")
+    found = opened(tmp_path / "out")
+    assert found["path"] == list(rows.files) and [row["file"] is None for row in found] == [False, True]
 
 
 def test_folders_of_other_rows_are_refused_and_kept(scans, tmp_path):
