@@ -1,6 +1,8 @@
-"""Whether a file is the one that it was, without reading it: for all caches of what was read."""
+"""Whether a file is the one that it was: without reading it, for all caches of what was read, and by its content."""
 
+import hashlib
 import os
+from pathlib import Path
 
 
 def file_stamp(file: str | os.PathLike) -> tuple[int, int, int]:
@@ -14,3 +16,9 @@ def file_stamp(file: str | os.PathLike) -> tuple[int, int, int]:
     """
     status = os.stat(file)
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

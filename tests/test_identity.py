@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
-from hf_any3d import ChatSession, GuidedAdapterConfig, PointCloudProcessor, load_point_dataset, scale
+from hf_any3d import ChatSession, GuidedAdapterConfig, PointCloudProcessor, load_point_dataset, many_files
 from hf_any3d.data.files import PointCloudData, point_cloud_bytes
 from hf_any3d.evaluation import PROTOCOLS, ClassNameJudge, LanguageModelJudge, answer_question, judge_answers
 from hf_any3d.evaluation.chat_evaluation import open_model
@@ -214,13 +214,13 @@ def test_a_batch_reads_a_file_of_equal_size_and_time_again(saved, tmp_path, task
 
 
 def test_rows_of_many_files_are_those_of_the_weights(saved):
-    rows = scale.read_point_clouds(FILES / "chair.ply")
-    settings = [step(rows, saved).settings for step in (scale.classify, scale.embed)]
-    assert [step(rows, saved).settings for step in (scale.classify, scale.embed)] == settings
+    rows = many_files.read_point_clouds(FILES / "chair.ply")
+    settings = [step(rows, saved).settings for step in (many_files.classify, many_files.embed)]
+    assert [step(rows, saved).settings for step in (many_files.classify, many_files.embed)] == settings
     change_weights(saved)
     assert all(
         step(rows, saved).settings != before
-        for step, before in zip((scale.classify, scale.embed), settings, strict=True)
+        for step, before in zip((many_files.classify, many_files.embed), settings, strict=True)
     )
 
 

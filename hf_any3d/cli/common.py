@@ -266,15 +266,11 @@ def check_model(name: str, *commands: str, revision: str | None = None) -> str:
 
 def open_pipeline(task: str, model: str, device: str | None) -> Any:
     """Open a directory or hub repository as a pipeline, on the fastest device unless one is named."""
-    with status(f"loading {model}"), model_errors(model):
+    with status(f"loading {model}"):
         quiet_libraries()
-        from transformers import pipeline
+        from hf_any3d.many_files import work
 
-        from hf_any3d.registration import register
-
-        register()
-        open_task: Any = pipeline  # typed for tasks of transformers alone
-        return open_task(task, model=model, device=device, trust_remote_code=False)
+        return work.open_pipeline(task, model, device)
 
 
 def open_chat(model: str, device: str | None, template: str | None) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 import typer
 
 from hf_any3d.cli.common import AsCsv, AsJson, DataDir, option, print_note, status
-from hf_any3d.cli.inputs import Cloud, Files, FileType, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
+from hf_any3d.cli.inputs import Files, FileType, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import (
     CLOUDS,
     DATA,
@@ -28,6 +28,7 @@ from hf_any3d.cli.outputs import (
     print_rows,
     write_data,
 )
+from hf_any3d.many_files.files import Cloud
 from hf_any3d.messages import print_json, print_line, printable
 from hf_any3d.modeling.hub_names import is_path_like, similar_path
 from hf_any3d.registry import DATASETS, LABELED_CLOUDS, LABELED_POINTS

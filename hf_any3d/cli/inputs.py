@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import glob
-import io
 import logging
 import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hf_any3d.cli.common import SOME_FAILED, option, print_error, print_note, progress, status
+from hf_any3d.many_files.files import Cloud, InputFile, is_readable, readable_types
+from hf_any3d.many_files.work import Answer, answer_files
 from hf_any3d.messages import one_line
 from hf_any3d.modeling.hub_names import similar_path
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from hf_any3d.data.files import PointCloudData
 
 Files = Annotated[
     list[str],
@@ -32,50 +30,7 @@ Files = Annotated[
     ),
 ]
 FileType = Annotated[str | None, option("Type of the data on standard input, such as ply; by default it is detected.")]
-# Errors of a file, after which the next one is read.
-FILE_ERRORS = (ValueError, OSError, ImportError)
-_METADATA = ("metadata.csv",)
 _STDIN = "<stdin>"
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """A file, or the bytes from standard input, with the name that results have."""
-
-    name: str
-    data: bytes | None = None
-    file_type: str | None = None
-
-    def read(self) -> Cloud:
-        """Read the cloud; points with NaN or infinite coordinates are left out.
-
-        Raises:
-            PointCloudFileError: It cannot be read.
-        """
-        from hf_any3d.data.files import read_point_cloud
-
-        source: Any = self.name
-        if self.data is not None:
-            source = io.BytesIO(self.data)
-            source.name = self.name
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            cloud = read_point_cloud(source, file_type=self.file_type, on_invalid="drop")
-        return Cloud(self.name, cloud, [one_line(warning.message) for warning in caught])
-
-
-@dataclass
-class Cloud:
-    """A cloud that was read, with the warnings about its file."""
-
-    name: str
-    data: PointCloudData
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def row(self) -> dict[str, Any]:
-        """The cloud as input of a pipeline, with the name of its file."""
-        return {"points": self.data, "path": self.name}
 
 
 @dataclass(frozen=True)
@@ -148,20 +103,17 @@ def files_of_folder(folder: Path) -> list[Path]:
     Raises:
         FileNotFoundError: There is none.
     """
-    from hf_any3d.data.files import supported_file_types
     from hf_any3d.data.files.text import is_prose
 
-    types = {f".{name}" for name in supported_file_types()}
     found, prose = [], []
     for path in sorted(folder.rglob("*")):
-        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if is_hidden or path.name in _METADATA or path.suffix.lower() not in types or not path.is_file():
+        if not is_readable(path.relative_to(folder).as_posix()) or not path.is_file():
             continue
         (prose if is_prose(path) else found).append(path)
     if prose:
         print_note(f"left out {_listed([path.name for path in prose])}: text without points")
     if not found:
-        raise FileNotFoundError(f"{folder}: no point cloud in this folder; readable are {', '.join(sorted(types))}")
+        raise FileNotFoundError(f"{folder}: no point cloud in this folder; readable are {', '.join(readable_types())}")
     return found
 
 
@@ -181,70 +133,34 @@ def _read_stdin(file_type: str | None) -> list[InputFile]:
 
 
 def for_each_file(
-    inputs: Inputs,
-    answer: Callable[[list[Cloud]], list[dict[str, Any]]],
-    batch_size: int = 1,
-    *,
-    show: bool = True,
-    report: bool = True,
+    inputs: Inputs, answer: Answer, batch_size: int = 1, *, show: bool = True
 ) -> Iterator[dict[str, Any]]:
-    """Yield `{"file": …, **answer}` or `{"file": …, "error": …}` for each file, in their order.
-
-    Warnings about a file are in its row.
+    """Yield the rows of `answer_files`; warnings and errors are printed.
 
     Args:
         inputs: The files; the error of a single one is raised.
-        answer: Function of some clouds that returns an answer for each; an answer may be `{"error": …}`. If it
-            raises an error for several clouds, it is called for each alone.
+        answer: See `answer_files`.
         batch_size: Clouds per call.
         show: Show a progress bar on stderr if it takes more than two seconds.
-        report: Print warnings and errors.
     """
+
+    def read(file: InputFile) -> Cloud:
+        with status(f"reading {file.name}") if len(inputs) == 1 else nullcontext():
+            return file.read()
+
     with progress(len(inputs), "file", show=show and len(inputs) > 1) as bar:
-        for start in range(0, len(inputs), batch_size):
-            files = inputs.files[start : start + batch_size]
-            rows: dict[int, dict[str, Any]] = {}
-            clouds: dict[int, Cloud] = {}
-            for number, file in enumerate(files):
-                try:
-                    with status(f"reading {file.name}") if len(inputs) == 1 else nullcontext():
-                        clouds[number] = file.read()
-                except FILE_ERRORS as error:
-                    if not inputs.are_many:
-                        raise
-                    rows[number] = {"error": _with_name(file.name, error)}
-            for number, row in zip(clouds, _answer(answer, list(clouds.values()), inputs.are_many), strict=True):
-                notes = clouds[number].warnings
-                rows[number] = row | ({"warnings": notes} if notes else {})
-            for number, file in enumerate(files):
-                row = {"file": file.name, **rows[number]}
-                if report:
-                    print_problems(row)
-                yield row
-                bar.update()
+        for row in answer_files(inputs.files, answer, batch_size, read=read, raise_errors=not inputs.are_many):
+            print_problems(row)
+            yield row
+            bar.update()
 
 
 def print_problems(row: dict[str, Any]) -> None:
-    """Print the warnings and the error of a row of `for_each_file`."""
+    """Print the warnings and the error of a row of a file."""
     for text in row.get("warnings", ()):
         print_note(f"warning: {text}")
     if "error" in row:
         print_error(row["error"])
-
-
-def _answer(
-    answer: Callable[[list[Cloud]], list[dict[str, Any]]], clouds: list[Cloud], are_many: bool
-) -> list[dict[str, Any]]:
-    if not clouds:
-        return []
-    try:
-        return answer(clouds)
-    except FILE_ERRORS as error:
-        if len(clouds) > 1:
-            return [row for cloud in clouds for row in _answer(answer, [cloud], are_many)]
-        if not are_many:
-            raise
-        return [{"error": _with_name(clouds[0].name, error)}]
 
 
 def finish(rows: Sequence[dict[str, Any]]) -> None:
@@ -297,11 +213,6 @@ class LeftOutFiles(logging.Handler):
 
 def _listed(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _with_name(name: str, error: Exception) -> str:
-    text = one_line(error)
-    return text if Path(name).name in text else f"{name}: {text}"
 
 
 def read_text_features(file: Path) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -24,8 +23,6 @@ from hf_any3d.cli.common import (
     read_model_config,
 )
 from hf_any3d.cli.inputs import (
-    FILE_ERRORS,
-    Cloud,
     Files,
     FileType,
     Inputs,
@@ -35,7 +32,9 @@ from hf_any3d.cli.inputs import (
     read_text_features,
 )
 from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
-from hf_any3d.messages import model_errors, one_line, print_line, printable
+from hf_any3d.many_files.files import Cloud
+from hf_any3d.many_files.work import Answer, answerer, feature_of, usual_batch_size
+from hf_any3d.messages import print_line, printable
 from hf_any3d.registry import FORMATS
 
 
@@ -168,14 +167,13 @@ def _classify(
 ) -> None:
     up_axis = arguments["up_axis"] or pipe.feature_extractor.up_axis
     gallery = Gallery(output if _suffix(output) in VIEWS else None, len(inputs), up_axis)
-    run = answerer(pipe, model, **arguments)
+    run = prediction_answerer(answerer(pipe, model, **arguments))
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-        rows = []
-        for cloud, result in zip(clouds, run(clouds), strict=True):
-            rows.append(result if isinstance(result, dict) else {"predictions": result})
-            if not isinstance(result, dict):
-                best = f"{result[0]['label']}, {100 * result[0]['score']:.0f} %"
+        rows = run(clouds)
+        for cloud, row in zip(clouds, rows, strict=True):
+            if "error" not in row:
+                best = f"{row['predictions'][0]['label']}, {100 * row['predictions'][0]['score']:.0f} %"
                 gallery.add_file(cloud.data, f"{Path(cloud.name).name}: {best}")
         return rows
 
@@ -197,6 +195,11 @@ def _classify(
 def _labels(pipe: Any, arguments: dict[str, Any]) -> Iterable[str]:
     given = arguments.get("candidate_labels")
     return pipe.model.config.id2label.values() if given is None else [name.strip() for name in given.split(",")]
+
+
+def prediction_answerer(run: Callable[[list[Cloud]], list[Any]]) -> Answer:
+    """Return a function from clouds to rows with `predictions`, of a function of `answerer`."""
+    return lambda clouds: [one if isinstance(one, dict) else {"predictions": one} for one in run(clouds)]
 
 
 def prediction_cells(row: Row) -> Iterator[Row]:
@@ -249,9 +252,7 @@ def features(
     finish(done)
 
 
-def feature_answerer(
-    pipe: Any, model: str, feature: str, up_axis: str | None = None
-) -> Callable[[list[Cloud]], list[dict[str, Any]]]:
+def feature_answerer(pipe: Any, model: str, feature: str, up_axis: str | None = None) -> Answer:
     """Return a function from clouds to rows with `features`, a list of numbers."""
     run = answerer(pipe, model, up_axis=up_axis)
 
@@ -259,9 +260,7 @@ def feature_answerer(
         rows = []
         for result in run(clouds):
             if "error" not in result:
-                if feature not in result:
-                    raise ValueError(f"--feature {feature}: this model has none; expected pooled or tokens")
-                values = result[feature].mean(axis=0) if feature == "tokens" else result[feature]
+                values = feature_of(result, feature, "--feature")
                 result = {"features": [round(float(value), 6) for value in values]}
             rows.append(result)
         return rows
@@ -332,46 +331,6 @@ def classifier_or_default(model: str | None) -> str:
     name = default_model()
     print_note(f"no --model: using the classifier of household objects that comes with the package, {name}")
     return name
-
-
-def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], list[Any]]:
-    """Return a function that runs a pipeline on a batch of clouds.
-
-    It returns an answer for each, or `{"error": …}` where the model's output is unusable.
-    """
-    import torch
-
-    given = {name: value for name, value in arguments.items() if value is not None}
-    before, during, after = pipe._sanitize_parameters(**given)
-
-    def run(clouds: list[Cloud]) -> list[Any]:
-        inputs = []
-        for cloud in clouds:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                inputs.append(pipe.preprocess(cloud.row, **before))
-            cloud.warnings += [f"{cloud.name}: {one_line(warning.message)}" for warning in caught]
-        points = torch.cat([entry["points"] for entry in inputs])  # (files, num_points, channels)
-        stems = [entry["stem"][0] for entry in inputs]
-        with model_errors(model, "cannot answer"):
-            outputs = pipe.forward({"points": points, "stem": stems}, **during)
-        results: list[Any] = []
-        for number in range(len(clouds)):
-            one = {name: values[number : number + 1] for name, values in outputs.items()}
-            try:
-                results.append(pipe.postprocess(one, **after))
-            except FILE_ERRORS as error:
-                if len(clouds) == 1:
-                    raise
-                results.append({"error": one_line(error)})
-        return results
-
-    return run
-
-
-def usual_batch_size(pipe: Any) -> int:
-    """Return 8, or 1 for a model whose predictions depend on the other clouds of a batch."""
-    return 1 if getattr(pipe.model.config, "batch_dependent_flags", None) else 8
 
 
 def problems(row: Row) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import AsCsv, AsJson, BatchSize, Device, check_model, open_pipeline, option
-from hf_any3d.cli.inputs import Cloud, Files, FileType, find_inputs, finish, for_each_file
+from hf_any3d.cli.inputs import Files, FileType, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, print_rows, write_data
-from hf_any3d.cli.predict import Model, answerer, file_width, is_quiet, problems, split_model, usual_batch_size
+from hf_any3d.cli.predict import Model, file_width, is_quiet, problems, split_model
+from hf_any3d.many_files.files import Cloud
+from hf_any3d.many_files.work import answerer, usual_batch_size
 from hf_any3d.messages import printable
 
 

@@ -18,9 +18,11 @@ from hf_any3d.cli.common import (
     option,
     read_model_config,
 )
-from hf_any3d.cli.inputs import Cloud, Files, FileType, find_inputs, finish, for_each_file
+from hf_any3d.cli.inputs import Files, FileType, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
-from hf_any3d.cli.predict import Model, UpAxis, file_width, problems, split_model, usual_batch_size
+from hf_any3d.cli.predict import Model, UpAxis, file_width, problems, split_model
+from hf_any3d.many_files.files import Cloud
+from hf_any3d.many_files.work import usual_batch_size
 from hf_any3d.messages import model_errors, printable
 
 

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 )
 from transformers.modeling_utils import load_state_dict
 
-from hf_any3d.modeling.file_stamps import file_stamp
+from hf_any3d.modeling.file_stamps import file_stamp, sha256_of
 from hf_any3d.modeling.hub_names import check_repository_name, is_path_like
 from hf_any3d.modeling.pretrained_parts.loading import weights_of
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
@@ -309,11 +309,7 @@ def file_digest(file: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _digest_of(file: Path, stamp: tuple[int, ...]) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return sha256_of(file)
 
 
 # Places to look. transformers' `cached_file` would retry for half a minute if the hub cannot be reached, and does not

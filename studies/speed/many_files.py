@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 
-from hf_any3d import scale
+from hf_any3d import many_files
 from hf_any3d.atomic_files import write_json
 from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.many_files.executors import start
 from hf_any3d.model_card.run_report import peak_memory
-from hf_any3d.scale.cluster import Attempts, Workers, start
-from hf_any3d.scale.parquet import Parts, PartWriter
 
 DISTINCT = 32
 
@@ -43,18 +42,8 @@ def build(folder: Path, files: int, points: int) -> None:
         os.link(source, folder / f"link-{number:07d}{source.suffix}")
 
 
-def convert_here(rows: scale.CloudRows, folder: Path, files_per_part: int) -> dict[str, float]:
-    """Convert in this process; returns seconds."""
-    Parts(str(folder)).begin(rows.settings)
-    write = PartWriter(rows, str(folder), Workers()).open()
-    wall, cpu = time.perf_counter(), time.process_time()
-    for part, begin in enumerate(range(0, len(rows), files_per_part)):
-        write({"part": part, "files": rows.files[begin : begin + files_per_part]}, Attempts())
-    return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-
-
-def convert_with_ray(rows: scale.CloudRows, folder: Path, files_per_part: int, workers: int) -> dict[str, float]:
-    """Convert in processes of Ray; returns seconds, and bytes of memory."""
+def convert(rows: many_files.CloudRows, folder: Path, files_per_part: int, **options: Any) -> dict[str, float]:
+    """Convert with some options of `to_parquet`; returns seconds from the first part on, and bytes of memory."""
     cpu: dict[str, float] = defaultdict(float)
     finished: list[tuple[float, dict[str, Any]]] = []
 
@@ -63,7 +52,7 @@ def convert_with_ray(rows: scale.CloudRows, folder: Path, files_per_part: int, w
         finished.append((time.perf_counter(), part))
 
     begin = time.perf_counter()
-    scale.to_parquet(rows, folder, workers=workers, files_per_part=files_per_part, progress=note)
+    many_files.to_parquet(rows, folder, files_per_part=files_per_part, progress=note, **options)
     ready = min(when - part["wall"] for when, part in finished)
     return {
         "wall": finished[-1][0] - ready,
@@ -107,15 +96,15 @@ def main() -> None:
         clouds = Path(temporary) / "clouds"
         clouds.mkdir()
         build(clouds, arguments.files, arguments.points)
-        rows = scale.read_point_clouds(clouds, num_points=arguments.points)
+        rows = many_files.read_point_clouds(clouds, num_points=arguments.points)
         begin = time.perf_counter()
         start()
         started = time.perf_counter() - begin
         print(f"{len(rows):,} files; Ray started in {started:.1f} s, load {os.getloadavg()[0]:.1f}", flush=True)
         for number in range(arguments.rounds):
             plain, ray = Path(temporary) / f"plain-{number}", Path(temporary) / f"ray-{number}"
-            here = convert_here(rows, plain, arguments.files_per_part)
-            there = convert_with_ray(rows, ray, arguments.files_per_part, arguments.workers)
+            here = convert(rows, plain, arguments.files_per_part, engine="local")
+            there = convert(rows, ray, arguments.files_per_part, engine="ray", workers=arguments.workers)
             assert check(plain, ray) == len(rows)
             one = {
                 "plain": here,

@@ -5,13 +5,14 @@ import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 
 from hf_any3d import read_point_cloud
-from hf_any3d.cli.batch import ENGINES, Job, LocalEngine, _FilesWork
+from hf_any3d.many_files.executors import EXECUTORS, LocalExecutor
 from tests.cli.conftest import run
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
@@ -56,15 +57,15 @@ def test_files_with_another_up_axis_are_turned_as_predict_turns_them(predict, mo
     assert found != pytest.approx(plain, abs=1e-5)
 
 
-class Counting(LocalEngine):
-    """The local engine, which notes the files that it gets and can be interrupted."""
+class Counting(LocalExecutor):
+    """The local executor, which notes the files that it gets and can be interrupted."""
 
-    files: list[str] = []
-    stop_after: int | None = None
+    files: ClassVar[list[str]] = []
+    stop_after: ClassVar[int | None] = None
 
-    def run(self, job, files) -> Iterator[dict]:
-        type(self).files = [file.name for file in files]
-        for number, row in enumerate(super().run(job, files)):
+    def run(self, work, shards, *, in_order=False) -> Iterator[dict]:
+        type(self).files = [name for shard in shards for name in shard["files"]]
+        for number, row in enumerate(super().run(work, shards, in_order=in_order)):
             if number == self.stop_after:
                 raise KeyboardInterrupt
             yield row
@@ -72,7 +73,7 @@ class Counting(LocalEngine):
 
 @pytest.fixture
 def engine(monkeypatch):
-    monkeypatch.setitem(ENGINES, "local", Counting)
+    monkeypatch.setitem(EXECUTORS, "local", Counting)
     monkeypatch.setattr(Counting, "stop_after", None)
     return Counting
 
@@ -159,17 +160,6 @@ def test_several_processes_have_the_rows_of_one(scans, tmp_path, monkeypatch):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
     code, _, err = run("batch", "convert", "-", "--output", tmp_path / "c", "--workers", 2, stdin=b"1 2 3\n4 5 6\n")
     assert code == 1 and "--workers 2 reads files, not standard input" in err
-
-
-@pytest.mark.parametrize(("workers", "threads"), [(None, [8]), (3, [2]), (20, [1])])
-def test_several_processes_share_the_processors(workers, threads, monkeypatch):
-    seen = []
-    monkeypatch.setattr("torch.set_num_threads", seen.append)
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
-    _FilesWork(Job("convert", workers=workers), "").share_processors()  # needs no torch
-    assert not seen
-    _FilesWork(Job("predict", workers=workers), "").share_processors()
-    assert seen == threads
 
 
 def test_a_killed_process_ends_the_run_with_one_line(scans, tmp_path, monkeypatch):

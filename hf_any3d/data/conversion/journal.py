@@ -1,6 +1,5 @@
 """Record which shards of a conversion are complete, and check files against their checksums."""
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -11,21 +10,12 @@ from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import read_json, write_json
 from hf_any3d.data.conversion.reading import read_lines
-from hf_any3d.modeling.file_stamps import file_stamp
+from hf_any3d.modeling.file_stamps import file_stamp, sha256_of
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
-
-
-def sha256_of(file: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def verify_checksums(root: Path, files: Iterable[Path]) -> None:

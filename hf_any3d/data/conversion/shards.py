@@ -13,9 +13,10 @@ from datasets.arrow_writer import ParquetWriter
 from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import publish, temporary_path, write_error, write_json
-from hf_any3d.data.conversion.journal import ShardChecks, ShardRecord, finished_shards, record_path, sha256_of
+from hf_any3d.data.conversion.journal import ShardChecks, ShardRecord, finished_shards, record_path
 from hf_any3d.data.conversion.published_dataset import SplitSource
 from hf_any3d.data.files import PointCloudError
+from hf_any3d.modeling.file_stamps import sha256_of
 
 T = TypeVar("T")
 
@@ -26,6 +27,42 @@ SHARD_BYTES = 128 << 20
 
 BUFFER_BYTES = 16 << 20
 """Size of the rows that are passed to Parquet together; bounds the memory of a conversion."""
+
+
+class ParquetRows:
+    """A Parquet file that rows are written to one by one, for programs of any kind; a context manager that closes it.
+
+    Args:
+        path: the file.
+        features: the columns.
+
+    Attributes:
+        num_bytes: size of the rows, uncompressed.
+    """
+
+    def __init__(self, path: Path, features: Features):
+        self.num_bytes = self._buffered = 0
+        self._writer = ParquetWriter(features=features, path=str(path))
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Write one row."""
+        size = sum(_size(value) for value in row.values())
+        self.num_bytes += size
+        self._buffered += size
+        self._writer.write(dict(row))
+        if self._buffered >= BUFFER_BYTES:
+            self._writer.write_examples_on_file()
+            self._buffered = 0
+
+    def finish(self) -> None:
+        """Write what is left, and the end of the file."""
+        self._writer.finalize()
+
+    def __enter__(self) -> "ParquetRows":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._writer.close()
 
 
 def convert_split(
@@ -127,26 +164,23 @@ class ShardWriter:
         self.path = path
         self.features = features
         self.statistics = SplitStatistics()
-        self.num_bytes = 0
-        self._buffered = 0
         self._temporary = temporary_path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = self._guarded(lambda: ParquetWriter(features=features, path=str(self._temporary)))
+        self._rows = self._guarded(ParquetRows, self._temporary, features)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the rows, uncompressed."""
+        return self._rows.num_bytes
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Write one checked row."""
-        size = sum(_size(value) for value in row.values())
-        self.num_bytes += size
-        self._buffered += size
         self.statistics.add(row, self.features)
-        self._guarded(self._writer.write, dict(row))
-        if self._buffered >= BUFFER_BYTES:
-            self._guarded(self._writer.write_examples_on_file)
-            self._buffered = 0
+        self._guarded(self._rows.add, row)
 
     def finish(self) -> tuple[int, str]:
         """Complete the file and return its size in bytes and its SHA-256."""
-        self._guarded(self._writer.finalize)
+        self._guarded(self._rows.finish)
         size, sha256 = self._temporary.stat().st_size, sha256_of(self._temporary)
         self._guarded(publish, self._temporary, self.path)
         return size, sha256
@@ -154,7 +188,7 @@ class ShardWriter:
     def discard(self) -> None:
         """Remove the temporary file."""
         try:
-            self._writer.close()
+            self._rows.__exit__()
         except Exception:  # never opened, or removed all the same
             pass
         self._temporary.unlink(missing_ok=True)

@@ -89,7 +89,7 @@ shards.SHARD_BYTES = 300
 written = shards.ShardWriter.add
 def slow(shard, row):
     written(shard, row)
-    shard._writer.write_examples_on_file()
+    shard._rows._writer.write_examples_on_file()
     if row["file"] == "train/8.npy":
         print("here", flush=True)
         time.sleep(60)

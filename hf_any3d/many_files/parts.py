@@ -7,8 +7,8 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,17 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import atomic_write, claim, remove_temporaries
+from hf_any3d.data.conversion.shards import ParquetRows
 from hf_any3d.data.feature import local_path
+from hf_any3d.many_files.executors import Workers, executor_of
+from hf_any3d.many_files.files import InputFile
+from hf_any3d.many_files.rows import CloudRows
+from hf_any3d.many_files.runs import Done, cut, run
+from hf_any3d.many_files.work import Attempts
 from hf_any3d.model_card.run_report import peak_memory
-from hf_any3d.scale.cluster import Attempts, Workers, distribute, import_ray
-from hf_any3d.scale.files import stamp_of
-from hf_any3d.scale.rows import CloudRows
 
 MANIFEST = ".manifest.json"
 """Settings of the rows of a folder; hidden, so that it is no data."""
-
-BUFFER_BYTES = 16 << 20
-"""Size of the rows that a process writes together."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def to_parquet(
     rows: CloudRows,
     folder: str | os.PathLike,
     *,
+    engine: str = "ray",
     workers: int | None = None,
     cpus: float = 1,
     gpus: float = 0,
@@ -59,20 +60,22 @@ def to_parquet(
     retry: bool = False,
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> Written:
-    """Compute rows on all CPUs of this machine or of a Ray cluster, and write them; the same call resumes a run.
+    """Compute rows in processes of this machine or of a Ray cluster, and write them; the same call resumes a run.
 
     The folder gets `part-00000.parquet`, …, each written whole or not at all, with one row for each of
-    `files_per_part` files. A process that dies is replaced, and its part is done again. The next call skips all files
-    that have a row, and computes those of new and of changed files.
+    `files_per_part` files. A process of Ray that dies is replaced, and its part is done again. The next call skips all
+    files that have a row, and computes those of new and of changed files.
 
     `datasets.load_dataset("parquet", data_files=f"{folder}/*.parquet")` and `ray.data.read_parquet(folder)` open it.
 
     Args:
         rows: What to write.
         folder: A folder that all machines see, or a URL of fsspec.
-        workers: Processes; None for one on each CPU, or GPU where `gpus` are given.
-        cpus: CPUs of each, the threads of its model.
-        gpus: GPUs of each; 0.5 lets two processes share one.
+        engine: "ray" for a cluster of Ray, by default a new one of all CPUs of this machine; "local" for this process,
+            or `workers` others of this machine, without Ray.
+        workers: Processes; with Ray None for one on each CPU, or GPU where `gpus` are given.
+        cpus: CPUs of each, the threads of its model; this process keeps its own number.
+        gpus: GPUs of each; 0.5 lets two processes of Ray share one.
         files_per_part: Files in a part, which is what a process that dies loses.
         retry: Read files again that failed before.
         progress: Called with each part that is finished, a dict of its name `part`, `rows`, `failed`, the `process`
@@ -80,70 +83,70 @@ def to_parquet(
             where the system reports it.
 
     Raises:
-        ValueError: The folder holds rows of other settings, or other files; a model that cannot be opened.
+        ValueError: The folder holds rows of other settings, or other files; a model that cannot be opened; an option
+            out of range.
         BlockingIOError: Another process writes there.
+        ChildProcessError: A process of the local engine was killed; the same call continues the run.
         ImportError: Ray is not installed.
         RuntimeError: A file has no row, or more than one, at the end.
     """
     if files_per_part < 1:
         raise ValueError(f"files_per_part is {files_per_part}; expected at least 1")
-    options = Workers(workers, cpus, gpus)
-    import_ray()
-    with ExitStack() as stack:
-        parts = Parts(os.fspath(folder))
-        if parts.local is not None:
-            stack.enter_context(claim(parts.local / ".lock", parts.local))
-            remove_temporaries(parts.local)
-        parts.begin(rows.settings)
-        stamps = parts.stamps()
-        parts.drop({file for file in rows.files if stamp_of(file) != stamps.get(file)}, failed=retry)
-        done = parts.files()
-        left = [file for file in rows.files if file not in done]
+    executor = executor_of(engine, Workers(workers, cpus, gpus))
+    parts = Parts(folder, rows.settings)
+    processes: set[str] = set()
+
+    def execute(left: list[str]) -> Iterator[dict[str, Any]]:
         first = 1 + max(parts.numbers(), default=-1)
-        shards = [
-            {"part": first + place, "files": left[start : start + files_per_part]}
-            for place, start in enumerate(range(0, len(left), files_per_part))
-        ]
-        processes = set()
-        bar = stack.enter_context(tqdm(total=len(left), unit=" files", desc=str(folder), disable=None))
+        shards = [{"part": first + place, **shard} for place, shard in enumerate(cut(left, files_per_part))]
         # Without the names of all files, which each process would get.
-        writer = PartWriter(replace(rows, files=()), str(parts.local or folder), options)
-        for _, part in distribute(writer, shards, options):
-            processes.add(part["process"])
-            bar.update(part["rows"])
-            if progress is not None:
-                progress(part)
-        found = parts.files()
-        wanted = set(rows.files)
-        twice = [file for file, count in found.items() if count > 1]
-        for what, names in (("no row", wanted - set(found)), ("several rows", twice)):
-            if names:
-                raise RuntimeError(f"{folder}: {len(names)} files have {what}, such as {sorted(names)[0]}")
-        return Written(str(folder), len(found), len(done), parts.failed(), tuple(sorted(processes)))
+        writer = PartWriter(replace(rows, files=()), str(parts.local or folder), "cuda" if gpus else "cpu")
+        with tqdm(total=len(left), unit=" files", desc=str(folder), disable=None) as bar:
+            for part in executor.run(writer, shards):
+                processes.add(part["process"])
+                bar.update(part["rows"])
+                if progress is not None:
+                    progress(part)
+                yield part
+
+    before, done = run(parts, rows.files, lambda name: InputFile(name).stamp(), execute, retry=retry)
+    return Written(str(folder), done.rows, before, done.failed, tuple(sorted(processes)))
 
 
 class Parts:
-    """The parts in a folder of this machine or of a bucket.
+    """The parts in a folder of this machine or of a bucket, an `Output` of runs.
 
     Args:
         folder: Its path or URL.
+        settings: What determines the rows; rows of others are refused.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str | os.PathLike, settings: Mapping[str, Any]):
         from fsspec.core import url_to_fs
 
+        folder, self.settings = os.fspath(folder), {"format": 2, **settings}
         local = local_path(folder)
         self.local = None if local is None else Path(os.path.abspath(local))
         self.system, self.root = url_to_fs(folder if self.local is None else str(self.local))
         self.folder = folder
 
-    def begin(self, settings: Mapping[str, Any]) -> None:
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Lock a folder of this machine, and remove what killed processes left; see `Output`."""
+        if self.local is None:
+            yield
+            return
+        with claim(self.local / ".lock", self.local):
+            remove_temporaries(self.local)
+            yield
+
+    def begin(self) -> None:
         """Note the settings of the rows.
 
         Raises:
             ValueError: Those in the folder have others, or it has other files.
         """
-        settings, path = {"format": 2, **settings}, f"{self.root}/{MANIFEST}"
+        settings, path = self.settings, f"{self.root}/{MANIFEST}"
         if self.system.exists(path):
             known = json.loads(self.system.cat_file(path))
             if known != settings:
@@ -159,6 +162,28 @@ class Parts:
             raise ValueError(f"{self.folder}: has other files; expected a new folder, or one of an earlier call")
         self.system.makedirs(self.root, exist_ok=True)
         self.system.pipe_file(path, json.dumps(settings, indent=2).encode())
+
+    def resume(self, stamps: Mapping[str, str], retry: bool) -> set[str]:
+        """Drop the rows of files that have changed, and return the files of the others; see `Output`."""
+        known = self.stamps()
+        self.drop({file for file, stamp in stamps.items() if stamp != known.get(file)}, failed=retry)
+        return set(self.files())
+
+    def add(self, result: Mapping[str, Any], stamps: Mapping[str, str]) -> None:
+        """Do nothing: the process has written the part."""
+
+    def finish(self, files: Iterable[str]) -> Done:
+        """Check that each file has one row; see `Output`.
+
+        Raises:
+            RuntimeError: It has none, or several.
+        """
+        found = self.files()
+        twice = [file for file, count in found.items() if count > 1]
+        for what, names in (("no row", set(files) - set(found)), ("several rows", twice)):
+            if names:
+                raise RuntimeError(f"{self.folder}: {len(names)} files have {what}, such as {sorted(names)[0]}")
+        return Done(len(found), self.failed())
 
     def names(self) -> list[str]:
         """List the parts in the file system."""
@@ -206,16 +231,16 @@ class Parts:
                     parquet.write_table(complete.filter(pa.array(kept)), unfinished)
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[str]:
+    def writing(self, name: str) -> Iterator[Path]:
         """Yield a local path for a file that gets its name in the folder when it is complete."""
         if self.local is not None:
             with atomic_write(self.local / name) as unfinished:
-                yield str(unfinished)
+                yield unfinished
             return
         with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, name)
+            path = Path(folder, name)
             yield path
-            self.system.put_file(path, f"{self.root}/{name}")
+            self.system.put_file(str(path), f"{self.root}/{name}")
 
     def _columns(self, *columns: str) -> Iterator[tuple[str, Any]]:
         import pyarrow.parquet as parquet
@@ -231,30 +256,25 @@ class PartWriter:
 
     rows: CloudRows
     folder: str
-    workers: Workers
+    device: str = "cpu"
 
-    def open(self) -> Callable[[Mapping[str, Any], Attempts], dict[str, Any]]:
+    def open(self) -> Callable[[Mapping[str, Any], Attempts], Iterator[dict[str, Any]]]:
         """Open the models and return the function that writes a part and describes it."""
         import socket
 
-        from datasets.arrow_writer import ParquetWriter
+        compute, features = self.rows.open(self.device), self.rows.features
+        parts = Parts(self.folder, self.rows.settings)
 
-        compute, parts, features = self.rows.open(self.workers), Parts(self.folder), self.rows.features
-
-        def write(shard: Mapping[str, Any], attempts: Attempts) -> dict[str, Any]:
-            name, failed, buffered = f"part-{shard['part']:05d}.parquet", 0, 0
+        def write(shard: Mapping[str, Any], attempts: Attempts) -> Iterator[dict[str, Any]]:
+            name, failed = f"part-{shard['part']:05d}.parquet", 0
             wall, cpu = time.perf_counter(), time.process_time()
-            parts.store_stamps(name, {file: stamp_of(file) for file in shard["files"]})
-            with parts.writing(name) as unfinished, ParquetWriter(path=unfinished, features=features) as writer:
+            parts.store_stamps(name, {file: InputFile(file).stamp() for file in shard["files"]})
+            with parts.writing(name) as unfinished, ParquetRows(unfinished, features) as written:
                 for row in compute(shard["files"], attempts):
-                    writer.write(row)
+                    written.add(row)
                     failed += row["error"] is not None
-                    buffered += sum(getattr(value, "nbytes", 0) for value in row.values())
-                    if buffered >= BUFFER_BYTES:
-                        writer.write_examples_on_file()
-                        buffered = 0
-                writer.finalize()
-            return {
+                written.finish()
+            yield {
                 "part": name,
                 "rows": len(shard["files"]),
                 "failed": failed,

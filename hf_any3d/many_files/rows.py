@@ -8,18 +8,25 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hf_any3d.data.file_conversion import CloudColumns
-from hf_any3d.data.files import PointCloudData
 from hf_any3d.identity import model_identity
-from hf_any3d.messages import model_errors, one_line
-from hf_any3d.scale.cluster import Attempts, Workers, start
-from hf_any3d.scale.files import list_files, read_file
+from hf_any3d.many_files.executors import Workers, limit_threads, start
+from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile, list_files, with_name
+from hf_any3d.many_files.work import (
+    Answer,
+    Attempts,
+    answer_files,
+    answerer,
+    feature_of,
+    open_pipeline,
+    usual_batch_size,
+)
+from hf_any3d.messages import model_errors
 
 if TYPE_CHECKING:
     import ray.data
     from datasets import Features
 
-# Errors of a file, after which the next one is read.
-FILE_ERRORS = (ValueError, OSError, ImportError)
+_CLASSES, _CHAT = "point-cloud-classification", "point-cloud-text-to-text"
 _FEATURES = ("pooled", "class_token", "tokens")
 _FILES_AT_A_TIME = 64
 
@@ -46,54 +53,44 @@ class Step:
     batch_size: int = 8
     identity: str = ""
 
-    def open(self, workers: Workers) -> Callable[[list[dict[str, Any]]], list[Any]]:
-        """Open the model and return a function from clouds to values of the column; errors stand for bad clouds."""
-        import torch
-        from transformers import pipeline
+    def open(self, device: str) -> Answer:
+        """Open the model and return the function from clouds to rows with the column."""
+        pipe = open_pipeline(self.task, self.model, device)
+        size = usual_batch_size(pipe, self.batch_size)
+        run = self._chat(pipe) if self.task == _CHAT else answerer(pipe, self.model, **self.arguments)
 
-        from hf_any3d.registration import register
-
-        register()
-        torch.set_num_threads(max(1, int(workers.cpus)))
-        open_task: Any = pipeline  # typed for tasks of transformers alone
-        with model_errors(self.model):
-            # Without a GPU of its own, a process must not take that of another.
-            pipe = open_task(self.task, model=self.model, device=0 if workers.gpus else "cpu", trust_remote_code=False)
-        depends = getattr(pipe.model.config, "batch_dependent_flags", None)
-        size = 1 if depends else self.batch_size
-
-        def call(clouds: list[dict[str, Any]]) -> list[Any]:
-            with torch.inference_mode():
-                answers = pipe(clouds, batch_size=size, progress=False, **self.arguments)
-            return [self._value(answer) for answer in answers]
-
-        def answer(clouds: list[dict[str, Any]]) -> list[Any]:
-            try:
-                return call(clouds)
-            except FILE_ERRORS as error:
-                if len(clouds) == 1:
-                    return [error]
-                return [value for cloud in clouds for value in answer([cloud])]
+        def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+            pieces = (clouds[start : start + size] for start in range(0, len(clouds), size))
+            results = [result for piece in pieces for result in run(piece)]
+            return [
+                {"error": with_name(cloud.name, ValueError(result["error"]))}
+                if "error" in result
+                else {self.column: self._value(result)}
+                for cloud, result in zip(clouds, results, strict=True)
+            ]
 
         return answer
 
+    def _chat(self, pipe: Any) -> Callable[[list[Cloud]], list[Any]]:
+        def run(clouds: list[Cloud]) -> list[Any]:
+            rows = [cloud.row for cloud in clouds]
+            return pipe(rows, batch_size=len(rows), progress=False, **self.arguments)
+
+        return run
+
     def _value(self, answer: Any) -> Any:
-        if self.task == "point-cloud-classification":
+        if self.task == _CLASSES:
             return [{"label": one["label"], "score": float(one["score"])} for one in answer]
-        if self.task == "point-cloud-text-to-text":
-            return answer[0]["generated_text"]
-        if self.feature not in answer:
-            raise ValueError(f"{self.model}: has no feature {self.feature!r}; expected pooled or tokens")
-        return answer[self.feature].mean(axis=0) if self.feature == "tokens" else answer[self.feature]
+        return answer[0]["generated_text"] if self.task == _CHAT else feature_of(answer, self.feature)
 
     @property
     def type(self) -> Any:
         """Type of the column in `datasets`."""
         from datasets import List, Value
 
-        if self.task == "point-cloud-classification":
+        if self.task == _CLASSES:
             return List({"label": Value("string"), "score": Value("float32")})
-        return Value("string") if self.task == "point-cloud-text-to-text" else List(Value("float32"))
+        return Value("string") if self.task == _CHAT else List(Value("float32"))
 
 
 @dataclass(frozen=True)
@@ -143,30 +140,30 @@ class CloudRows:
             del step["batch_size"]
         return {"points": converter, "on_invalid": self.on_invalid, "steps": steps}
 
-    def open(self, workers: Workers | None = None) -> Callable[[Sequence[str], Attempts], Iterator[dict[str, Any]]]:
+    def open(self, device: str = "cpu") -> Callable[[Sequence[str], Attempts], Iterator[dict[str, Any]]]:
         """Open the models in this process and return a function that yields the row of each file, in their order.
 
         Args:
-            workers: What this process may use; by default one CPU.
+            device: Device of the models.
         """
-        answers = {step.column: step.open(workers or Workers()) for step in self.steps}
+        answers = [step.open(device) for step in self.steps]
+        batch_size = max([step.batch_size for step in self.steps], default=1)
         names = self.features
 
+        def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+            rows = [self._points(cloud) for cloud in clouds]
+            for add in answers:
+                good = [number for number, row in enumerate(rows) if "error" not in row]
+                added = add([clouds[number] for number in good]) if good else []
+                for number, columns in zip(good, added, strict=True):
+                    rows[number] |= columns
+            return [row if "error" in row else {"columns": row} for row in rows]
+
         def rows(files: Sequence[str], attempts: Attempts) -> Iterator[dict[str, Any]]:
-            size = 1 if attempts.is_careful else max([step.batch_size for step in self.steps], default=1)
-            for begin in range(0, len(files), size):
-                batch = [self._read(file, attempts) for file in files[begin : begin + size]]
-                for column, answer in answers.items():
-                    good = [row for row in batch if "error" not in row]
-                    clouds = [{"points": row["cloud"], "path": row["path"]} for row in good]
-                    for row, value in zip(good, answer(clouds) if clouds else [], strict=True):
-                        if isinstance(value, Exception):
-                            row["error"] = _with_name(row["path"], value)
-                        else:
-                            row[column] = value
-                for row in batch:
-                    bad = "error" in row
-                    yield {name: None if bad and name not in ("path", "error") else row.get(name) for name in names}
+            inputs = [InputFile(name) for name in files]
+            for row in answer_files(inputs, answer, batch_size, attempts=attempts, read=self._read):
+                found = {"path": row["file"], "error": row.get("error"), **row.get("columns", {})}
+                yield {name: found.get(name) for name in names}
 
         return rows
 
@@ -202,19 +199,14 @@ class CloudRows:
             num_gpus=workers.gpus,
         )
 
-    def _read(self, file: str, attempts: Attempts) -> dict[str, Any]:
-        row: dict[str, Any] = {"path": file}
-        if (error := attempts.begin(file)) is not None:
-            return {**row, "error": error}
+    def _read(self, file: InputFile) -> Cloud:
+        return file.read(self.on_invalid)
+
+    def _points(self, cloud: Cloud) -> dict[str, Any]:
         try:
-            cloud: PointCloudData = read_file(file, self.on_invalid)
-            if self.has_points:
-                row |= self.converter.row(cloud)
-            if self.steps:
-                row["cloud"] = cloud
+            return dict(self.converter.row(cloud.data)) if self.has_points else {}
         except FILE_ERRORS as error:
-            row["error"] = _with_name(file, error)
-        return row
+            return {"error": with_name(cloud.name, error)}
 
 
 def read_point_clouds(
@@ -277,7 +269,7 @@ def classify(
     check_top_k(top_k)
     name = default_model() if model is None else os.fspath(model)
     arguments = _given(top_k=top_k, up_axis=up_axis)
-    return _add(rows, Step("point-cloud-classification", name, column, arguments, "", batch_size), keep_points)
+    return _add(rows, Step(_CLASSES, name, column, arguments, "", batch_size), keep_points)
 
 
 def embed(
@@ -345,7 +337,7 @@ def caption(
 
     refuse_unknown({name: None for name in generation if name not in GENERATION_KEYS}, "arguments of generate")
     arguments = {"text": text, "max_new_tokens": max_new_tokens, **generation}
-    step = Step("point-cloud-text-to-text", os.fspath(model), column, arguments, "", batch_size)
+    step = Step(_CHAT, os.fspath(model), column, arguments, "", batch_size)
     return _add(rows, step, keep_points)
 
 
@@ -367,16 +359,12 @@ def _given(**arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def _with_name(name: str, error: Exception) -> str:
-    text = one_line(error)
-    return text if os.path.basename(name) in text else f"{name}: {text}"
-
-
 class _TableMaker:
     """Yields tables of rows, a few at a time, in a process of Ray."""
 
     def __init__(self, rows: CloudRows, workers: Workers):
-        self.features, self.run = rows.features, rows.open(workers)
+        self.features, self.run = rows.features, rows.open("cuda" if workers.gpus else "cpu")
+        limit_threads(workers.cpus)
 
     def __call__(self, batch: Mapping[str, Any]) -> Iterator[Any]:
         """Yield tables of the rows of some files."""

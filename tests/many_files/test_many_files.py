@@ -1,13 +1,16 @@
 """Rows of many files: the same as those of plain calls, written once each, whatever happens to processes."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -16,15 +19,22 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
-from hf_any3d import read_point_cloud, scale
-from hf_any3d.cli.batch import Job, _FilesWork
+from hf_any3d import many_files, read_point_cloud
+from hf_any3d.cli.batch import Job, _open
 from hf_any3d.data.files import PointCloudFileError
+from hf_any3d.many_files.executors import (
+    EXECUTORS,
+    LocalExecutor,
+    Workers,
+    _Process,
+    described_error,
+    restored_error,
+)
+from hf_any3d.many_files.files import InputFile, list_files
+from hf_any3d.many_files.parts import Parts, PartWriter
+from hf_any3d.many_files.work import Attempts, RowsWork
 from hf_any3d.pipelines import default_model
-from hf_any3d.scale import parquet
-from hf_any3d.scale.cluster import Attempts, Workers, _Process, described_error, restored_error
-from hf_any3d.scale.files import list_files, read_file, stamp_of
-from hf_any3d.scale.parquet import Parts, PartWriter
-from studies.speed import many_files
+from studies.speed import many_files as benchmark
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.cli.conftest import run
 
@@ -69,12 +79,17 @@ def ray(tmp_path_factory):
         ray.shutdown()
 
 
-def write_here(rows: scale.CloudRows, folder: Path, files_per_part: int = 100) -> None:
+def write_here(rows: many_files.CloudRows, folder: Path, files_per_part: int = 100) -> None:
     """Write rows without a cluster."""
-    Parts(str(folder)).begin(rows.settings)
-    write = PartWriter(rows, str(folder), Workers()).open()
     for part, start in enumerate(range(0, len(rows), files_per_part)):
-        write({"part": part, "files": rows.files[start : start + files_per_part]}, Attempts())
+        write_part(rows, str(folder), part, rows.files[start : start + files_per_part])
+
+
+def write_part(rows: many_files.CloudRows, folder: str, part: int, files: Sequence[str]) -> dict:
+    """Write one part without a cluster."""
+    Parts(folder, rows.settings).begin()
+    (result,) = PartWriter(rows, folder).open()({"part": part, "files": files}, Attempts())
+    return result
 
 
 def opened(folder: Path) -> datasets.Dataset:
@@ -94,7 +109,7 @@ def elsewhere_claimed(folder: Path) -> Iterator[None]:
 
 
 def test_nothing_is_lost_or_double_when_a_process_is_killed(ray, scans, tmp_path):
-    rows, killed = scale.read_point_clouds(scans), []
+    rows, killed = many_files.read_point_clouds(scans), []
 
     def kill_the_first(part):
         if not killed:
@@ -102,9 +117,8 @@ def test_nothing_is_lost_or_double_when_a_process_is_killed(ray, scans, tmp_path
             os.kill(int(part["process"].rpartition(":")[2]), signal.SIGKILL)
 
     # An earlier run wrote a part.
-    Parts(str(tmp_path / "out")).begin(rows.settings)
-    PartWriter(rows, str(tmp_path / "out"), Workers()).open()({"part": 0, "files": rows.files[10:20]}, Attempts())
-    written = scale.to_parquet(rows, tmp_path / "out", workers=2, files_per_part=3, progress=kill_the_first)
+    write_part(rows, str(tmp_path / "out"), 0, rows.files[10:20])
+    written = many_files.to_parquet(rows, tmp_path / "out", workers=2, files_per_part=3, progress=kill_the_first)
     assert (written.rows, written.before, written.failed) == (NUM_CLOUDS + 1, 10, 1)
     assert set(written.processes) - set(killed)
     found = opened(tmp_path / "out")
@@ -118,16 +132,14 @@ def test_nothing_is_lost_or_double_when_a_process_is_killed(ray, scans, tmp_path
             expected = cloud.points if not cloud.is_mesh else row["points"]
             np.testing.assert_array_equal(np.float32(row["points"]), expected)
     assert ray.data.read_parquet(str(tmp_path / "out")).count() == len(rows)
-    # Beside each part are the stamps of its files, and nothing else is left.
-    left = {path.name for path in (tmp_path / "out").glob(".part*")}
-    assert left <= {f".{path.name}.stamps.json" for path in (tmp_path / "out").glob("part*.parquet")}
+    assert list((tmp_path / "out").glob(".*.tmp")) == []
 
 
 def test_rows_with_captions_are_a_dataset_of_ray(ray, scans, tmp_path):
     chat, model = tiny_chat_pipeline(), tmp_path / "model"
     chat.save_pretrained(model)
-    rows = scale.read_point_clouds([scans / "001.npy", scans / "bad.ply"], num_points=16)
-    rows = scale.caption(rows, model, text="What?", max_new_tokens=4, do_sample=False, keep_points=True)
+    rows = many_files.read_point_clouds([scans / "001.npy", scans / "bad.ply"], num_points=16)
+    rows = many_files.caption(rows, model, text="What?", max_new_tokens=4, do_sample=False, keep_points=True)
     first, second = rows.dataset(Workers(1)).take_all()
     assert np.shape(first["points"]) == (16, 3) and first["error"] is None
     expected = chat(str(scans / "001.npy"), text="What?", max_new_tokens=4, do_sample=False)
@@ -154,12 +166,12 @@ def test_the_command_has_the_table_of_the_local_engine(scans, tmp_path, monkeypa
 def test_the_work_of_the_command_goes_on_after_files_at_which_processes_end(scans, tmp_path):
     names = [str(scans / name) for name in ("001.npy", "002.npy", "bad.ply")]
     job = Job("convert", {"output": str(tmp_path / "out"), "to": "ply", "root": str(scans), "points": None})
-    convert = _FilesWork(job, os.getcwd()).open()
-    plain = convert({"files": names}, Attempts())
+    convert = RowsWork(partial(_open, job)).open()
+    plain = list(convert({"files": names}, Attempts()))
     for _ in range(3):
         attempts = Attempts(tmp_path / "0.json")
         attempts.begin(names[0])
-    careful = convert({"files": names}, Attempts(tmp_path / "0.json"))
+    careful = list(convert({"files": names}, Attempts(tmp_path / "0.json")))
     assert [sorted(row) for row in plain] == [["file", "output", "points"]] * 2 + [["error", "file"]]
     assert careful[1:] == plain[1:] and "2 processes ended" in careful[0]["error"]
 
@@ -173,8 +185,8 @@ def test_several_processes_refuse_standard_input(tmp_path):
 
 def test_bad_files_of_models_are_rows_and_answers_those_of_plain_pipelines(scans, tmp_path):
     files = [scans / "inner" / "chair.ply", scans / "bad.ply", *sorted(scans.glob("*.npy"))[:9]]
-    rows = scale.read_point_clouds(files)
-    answers = scale.embed(scale.classify(rows, top_k=2, batch_size=4), default_model())
+    rows = many_files.read_point_clouds(files)
+    answers = many_files.embed(many_files.classify(rows, top_k=2, batch_size=4), default_model())
     write_here(answers, tmp_path / "out")
     found = opened(tmp_path / "out")
     assert found.column_names == ["path", "predictions", "features", "error"]
@@ -190,54 +202,79 @@ def test_bad_files_of_models_are_rows_and_answers_those_of_plain_pipelines(scans
         np.testing.assert_allclose(row["features"], features(row["path"])["pooled"], atol=1e-4)
 
 
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """Parts are written here; a process of Ray would take seconds to start."""
-
-    def distribute(work, shards, workers):
-        assert work.rows.files == ()  # each process gets the names of its own shards alone
-        write = work.open()
-        for number, shard in enumerate(json.loads(json.dumps(shards))):
-            yield number, json.loads(json.dumps(write(shard, Attempts())))
-
-    monkeypatch.setattr(parquet, "distribute", distribute)
-
-
-@pytest.mark.usefixtures("in_this_process")
 def test_runs_resume_with_new_files_and_failed_ones(scans, tmp_path):
     folder, out = shutil.copytree(scans, tmp_path / "scans"), tmp_path / "out"
-    rows = scale.read_point_clouds(folder, num_points=16)
+    rows = many_files.read_point_clouds(folder, num_points=16)
     write_here(rows, out, files_per_part=20)
     (out / "part-00001.parquet").unlink()
     np.save(folder / "new.npy", np.ones((9, 3)))
     shutil.copy(FILES / "chair.ply", folder / "bad.ply")
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
-    more = scale.read_point_clouds(folder, num_points=16)
-    written = scale.to_parquet(more, out, retry=True)
+    more = many_files.read_point_clouds(folder, num_points=16)
+    written = many_files.to_parquet(more, out, engine="local", retry=True)
     # A part of 20 rows is gone, one row failed, one is new.
     assert (written.rows, written.before, written.failed) == (62, 61 - 20 - 1, 0)
     assert sum(path.stat().st_mtime_ns == time for path, time in before.items()) == len(before) - 1
     assert sorted(opened(out)["path"]) == sorted(more.files)
-    assert scale.to_parquet(more, out).processes == ()
+    assert many_files.to_parquet(more, out, engine="local").processes == ()
     # Another cloud in a file of equal size and time of modification.
     changed = folder / "003.npy"
     status = changed.stat()
     changed.write_bytes((lambda data: data[:-4] + b"\0\0\x80?")(changed.read_bytes()))
     os.utime(changed, ns=(status.st_atime_ns, status.st_mtime_ns))
     old = opened(out).filter(lambda row: row["path"] == str(changed))[0]
-    assert scale.to_parquet(more, out).before == 61
+    assert many_files.to_parquet(more, out, engine="local").before == 61
     new = opened(out).filter(lambda row: row["path"] == str(changed))
     assert len(new) == 1 and not np.array_equal(new[0]["points"], old["points"])
 
 
+def test_several_processes_of_this_machine_write_the_parts_of_one(scans, tmp_path, monkeypatch):
+    # New ones would take seconds to import everything.
+    forks = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forks)
+    rows = many_files.read_point_clouds(scans, num_points=8)
+    one = many_files.to_parquet(rows, tmp_path / "one", engine="local", files_per_part=20)
+    two = many_files.to_parquet(rows, tmp_path / "two", engine="local", workers=2, files_per_part=20)
+    assert (two.rows, two.before, two.failed) == (one.rows, one.before, one.failed) == (NUM_CLOUDS + 1, 0, 1)
+    assert one.processes == (f"{socket.gethostname()}:{os.getpid()}",) and one.processes[0] not in two.processes
+    assert benchmark.check(tmp_path / "one", tmp_path / "two") == NUM_CLOUDS + 1
+
+
+def test_a_killed_process_of_this_machine_ends_a_run_that_goes_on_later(scans, tmp_path, monkeypatch):
+    forks = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forks)
+    rows, read = many_files.read_point_clouds(scans, num_points=8), InputFile.read
+
+    def die(file, on_invalid="drop"):
+        if file.name.endswith("055.npy"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(file, on_invalid)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InputFile, "read", die)
+        with pytest.raises(ChildProcessError, match="one of 2 processes was killed"):
+            many_files.to_parquet(rows, tmp_path / "out", engine="local", workers=2, files_per_part=10)
+    kept = len(list((tmp_path / "out").glob("*.parquet")))
+    written = many_files.to_parquet(rows, tmp_path / "out", engine="local", files_per_part=10)
+    assert kept > 0 and written.before >= 10 * kept - 9 and written.rows == NUM_CLOUDS + 1
+    assert sorted(opened(tmp_path / "out")["path"]) == sorted(rows.files)
+
+
+def test_columns_may_have_the_names_of_the_loop(scans, tmp_path):
+    rows = many_files.read_point_clouds([scans / "001.npy", scans / "bad.ply"], num_points=4)
+    write_here(many_files.classify(rows, column="file", keep_points=True), tmp_path / "out")
+    found = opened(tmp_path / "out")
+    assert found["path"] == list(rows.files) and [row["file"] is None for row in found] == [False, True]
+
+
 def test_folders_of_other_rows_are_refused_and_kept(scans, tmp_path):
-    write_here(scale.read_point_clouds(scans, num_points=4), tmp_path / "out")
+    write_here(many_files.read_point_clouds(scans, num_points=4), tmp_path / "out")
     with pytest.raises(ValueError, match=r"out: its rows have other settings, points \{'num_points': 4, .*; expected"):
-        scale.to_parquet(scale.read_point_clouds(scans, num_points=5), tmp_path / "out")
+        many_files.to_parquet(many_files.read_point_clouds(scans, num_points=5), tmp_path / "out")
     with pytest.raises(ValueError, match="has other files; expected a new folder"):
-        scale.to_parquet(scale.read_point_clouds(scans), scans)
+        many_files.to_parquet(many_files.read_point_clouds(scans), scans)
     with pytest.raises(BlockingIOError, match="another folder"), elsewhere_claimed(tmp_path / "out"):
-        scale.to_parquet(scale.read_point_clouds(scans, num_points=4), tmp_path / "out")
+        many_files.to_parquet(many_files.read_point_clouds(scans, num_points=4), tmp_path / "out")
     assert len(opened(tmp_path / "out")) == NUM_CLOUDS + 1
 
 
@@ -257,11 +294,10 @@ def test_a_file_that_ends_processes_is_left_out_at_last(tmp_path):
 
 
 def test_a_process_answers_with_results_or_errors(scans, tmp_path):
-    rows = scale.read_point_clouds([scans / "001.npy", scans / "bad.ply"])
-    process = _Process(PartWriter(rows, str(tmp_path), Workers()), str(tmp_path / "attempts"))
+    rows = many_files.read_point_clouds([scans / "001.npy", scans / "bad.ply"])
+    process = _Process(PartWriter(rows, str(tmp_path)), 1, str(tmp_path / "attempts"))
     shard = {"shard": [3], "value": [json.dumps({"part": 7, "files": rows.files})]}
-    assert process(shard)["shard"] == [3]
-    part = json.loads(process(shard)["answer"][0])["result"]
+    (part,) = json.loads(process(shard)["answer"][0])["results"]
     assert (part["part"], part["rows"], part["failed"]) == ("part-00007.parquet", 2, 1)
     assert part["process"].endswith(f":{os.getpid()}") and not list((tmp_path / "attempts").iterdir())
     shard["value"] = [json.dumps({"files": []})]
@@ -281,46 +317,51 @@ def test_buckets_are_read_and_written(scans, tmp_path):
     memory = fsspec.filesystem("memory")
     for name in ("inner/chair.ply", "bad.ply", "001.npy", "metadata.csv", ".hidden.ply"):
         memory.pipe_file(f"/scans/{name}", (scans / name).read_bytes())
-    rows = scale.read_point_clouds("memory://scans")
+    rows = many_files.read_point_clouds("memory://scans")
     assert rows.files == ("memory:///scans/001.npy", "memory:///scans/bad.ply", "memory:///scans/inner/chair.ply")
-    write = PartWriter(rows, "memory://out", Workers()).open()
-    Parts("memory://out").begin(rows.settings)
-    part = write({"part": 0, "files": rows.files}, Attempts())
+    part = write_part(rows, "memory://out", 0, rows.files)
     assert (part["rows"], part["failed"]) == (3, 1)
-    parts = Parts("memory://out")
+    parts = Parts("memory://out", rows.settings)
     assert parts.files().total() == 3 and parts.failed() == 1 and parts.numbers() == [0]
     chair = memory.cat_file("/scans/inner/chair.ply")
-    assert stamp_of(rows.files[2]) == parts.stamps()[rows.files[2]]
+    assert InputFile(rows.files[2]).stamp() == parts.stamps()[rows.files[2]]
     memory.pipe_file("/scans/inner/chair.ply", chair)
-    assert stamp_of(rows.files[2]) != parts.stamps()[rows.files[2]] and stamp_of("memory://scans/none") == "missing"
+    assert InputFile(rows.files[2]).stamp() != parts.stamps()[rows.files[2]]
+    assert InputFile("memory://scans/none").stamp() == "missing"
     parts.drop(set(), failed=True)
     assert sorted(parts.files()) == [rows.files[0], rows.files[2]] and parts.failed() == 0
     with pytest.raises(ValueError, match="other settings"):
-        parts.begin(scale.read_point_clouds("memory://scans", num_points=3).settings)
-    assert len(read_file(f"file://{scans}/001.npy", "drop")) == 21
+        Parts("memory://out", many_files.read_point_clouds("memory://scans", num_points=3).settings).begin()
+    assert len(InputFile(f"file://{scans}/001.npy").read().data) == 21
     assert list_files([scans / "001.npy", f"{scans}/001.npy"]) == [str(scans / "001.npy")]
 
 
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda rows: scale.read_point_clouds("nowhere"), FileNotFoundError, "nowhere: no such file or folder"),
-        (lambda rows: scale.read_point_clouds([]), FileNotFoundError, "paths is empty"),
-        (lambda rows: scale.read_point_clouds("tests", on_invalid="keep"), ValueError, "on_invalid is 'keep'"),
-        (lambda rows: scale.read_point_clouds("tests", num_points=0), ValueError, "num_points is 0"),
-        (lambda rows: scale.classify(rows, top_k=0), ValueError, "top_k=0"),
-        (lambda rows: scale.classify(rows, "outputs/typo"), Exception, "outputs/typo"),
-        (lambda rows: scale.classify(rows, column="path"), ValueError, "column is 'path'"),
-        (lambda rows: scale.embed(rows, default_model(), feature="odd"), ValueError, "feature is 'odd'"),
-        (lambda rows: scale.embed(rows, default_model(), batch_size=0), ValueError, "batch_size is 0"),
-        (lambda rows: scale.caption(rows, default_model(), odd=1), TypeError, "unknown arguments: odd"),
-        (lambda rows: scale.to_parquet(rows, "out", files_per_part=0), ValueError, "files_per_part is 0"),
-        (lambda rows: scale.to_parquet(rows, "out", workers=0), ValueError, "workers is 0"),
+        (lambda rows: many_files.read_point_clouds("nowhere"), FileNotFoundError, "nowhere: no such file or folder"),
+        (lambda rows: many_files.read_point_clouds([]), FileNotFoundError, "paths is empty"),
+        (lambda rows: many_files.read_point_clouds("tests", on_invalid="keep"), ValueError, "on_invalid is 'keep'"),
+        (lambda rows: many_files.read_point_clouds("tests", num_points=0), ValueError, "num_points is 0"),
+        (lambda rows: many_files.classify(rows, top_k=0), ValueError, "top_k=0"),
+        (lambda rows: many_files.classify(rows, "outputs/typo"), Exception, "outputs/typo"),
+        (lambda rows: many_files.classify(rows, column="path"), ValueError, "column is 'path'"),
+        (lambda rows: many_files.embed(rows, default_model(), feature="odd"), ValueError, "feature is 'odd'"),
+        (lambda rows: many_files.embed(rows, default_model(), batch_size=0), ValueError, "batch_size is 0"),
+        (lambda rows: many_files.caption(rows, default_model(), odd=1), TypeError, "unknown arguments: odd"),
+        (lambda rows: many_files.to_parquet(rows, "out", files_per_part=0), ValueError, "files_per_part is 0"),
+        (lambda rows: many_files.to_parquet(rows, "out", workers=0), ValueError, "workers is 0"),
+        (
+            lambda rows: many_files.to_parquet(rows, "out", engine="odd"),
+            ValueError,
+            "engine is 'odd'; expected one of loc",
+        ),
+        (lambda rows: LocalExecutor(Workers(2, gpus=1)), ValueError, "gpus is 1 for 2 processes of this machine"),
         (lambda rows: Workers(gpus=1).number_in({"CPU": 2}, 5), ValueError, "expected at most the 2 CPUs and 0 GPUs"),
     ],
 )
 def test_wrong_arguments_are_named(scans, tmp_path, monkeypatch, call, error, text):
-    rows = scale.read_point_clouds(scans)
+    rows = many_files.read_point_clouds(scans)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tests").mkdir()
     np.save(tmp_path / "tests" / "a.npy", np.ones((3, 3)))
@@ -332,24 +373,26 @@ def test_wrong_arguments_are_named(scans, tmp_path, monkeypatch, call, error, te
 def test_without_ray_the_error_names_the_extra(scans, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install 'hf-any3d\[ray\]'"):
-        scale.to_parquet(scale.read_point_clouds(scans), tmp_path / "out")
+        many_files.to_parquet(many_files.read_point_clouds(scans), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_the_benchmark_compares_both_sides(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(many_files, "start", lambda: None)
+    monkeypatch.setattr(benchmark, "start", lambda: None)
+    # Processes of Ray would take seconds to start.
+    monkeypatch.setitem(EXECUTORS, "ray", lambda workers: LocalExecutor())
     output = tmp_path / "figures.json"
     options = ["--files", "100", "--points", "20", "--rounds", "1", "--files-per-part", "60", "--output", str(output)]
     monkeypatch.setattr("sys.argv", ["many_files.py", *options])
-    many_files.main()
+    benchmark.main()
     report = json.loads(output.read_text())
     assert report["files"] == 100 and report["rounds"][0]["ray"]["processes"] == 1
     assert report["driver_peak"] > 0 and "faster" in capsys.readouterr().out
     first, second = tmp_path / "a", tmp_path / "b"
     for folder, points in ((first, 20), (second, 19)):
         (folder / "clouds").mkdir(parents=True)
-        many_files.build(folder / "clouds", 96, 20)
-        many_files.convert_here(scale.read_point_clouds(folder / "clouds", num_points=points), folder / "out", 96)
+        benchmark.build(folder / "clouds", 96, 20)
+        rows = many_files.read_point_clouds(folder / "clouds", num_points=points)
+        benchmark.convert(rows, folder / "out", 96, engine="local")
     with pytest.raises(AssertionError, match="part-00000.parquet differs"):
-        many_files.check(first / "out", second / "out")
+        benchmark.check(first / "out", second / "out")

@@ -1,0 +1,44 @@
+"""Many files, on this machine or a cluster: read, convert, classify, embed, caption.
+
+    from hf_any3d import many_files
+
+    clouds = many_files.read_point_clouds("scans", num_points=1024)  # or a bucket
+    many_files.to_parquet(clouds, "points", engine="local", workers=4)
+    many_files.to_parquet(many_files.classify(clouds, "me/model"), "labels")  # on Ray, of `hf-any3d[ray]`
+
+Nothing runs before rows are written. The command `hf-any3d batch` runs on the same engine:
+
+- `files`: which files, and their clouds; `work`: what a process does with them, a row for each;
+- `executors`: where it is done, in processes of this machine or of Ray;
+- `runs`: what is done already, and what is left; `table` and `parts`: the rows, in a table of lines or in Parquet.
+
+Names are imported when first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from hf_any3d.public_names import names_for_type_checkers
+
+if TYPE_CHECKING:  # for editors and type checkers
+    from hf_any3d.many_files.parts import Written as Written, to_parquet as to_parquet
+    from hf_any3d.many_files.rows import (
+        CloudRows as CloudRows,
+        caption as caption,
+        classify as classify,
+        embed as embed,
+        read_point_clouds as read_point_clouds,
+    )
+
+_PUBLIC = names_for_type_checkers(__name__, __file__)
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

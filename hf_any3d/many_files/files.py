@@ -1,0 +1,163 @@
+"""The files of a run: listed in folders and buckets, read one at a time, known by a stamp."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hf_any3d.messages import one_line
+from hf_any3d.registry import FORMATS
+
+if TYPE_CHECKING:
+    from hf_any3d.data.files import PointCloudData
+
+# Errors of a file, after which the next one is read.
+FILE_ERRORS = (ValueError, OSError, ImportError)
+_METADATA = ("metadata.csv",)
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file of this machine or a bucket, or the bytes from standard input, with the name that results have."""
+
+    name: str
+    data: bytes | None = None
+    file_type: str | None = None
+
+    def read(self, on_invalid: str = "drop") -> Cloud:
+        """Read the cloud.
+
+        Args:
+            on_invalid: "drop" leaves out points with NaN or infinite coordinates, "raise" refuses the file.
+
+        Raises:
+            PointCloudFileError: It cannot be fetched or read; names it.
+        """
+        from hf_any3d.data.files import read_point_cloud
+
+        source: Any = self._local()
+        if source is None:
+            source = io.BytesIO(self._fetch() if self.data is None else self.data)
+            source.name = self.name
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            cloud = read_point_cloud(source, file_type=self.file_type, on_invalid=on_invalid)
+        return Cloud(self.name, cloud, [one_line(warning.message) for warning in caught])
+
+    def stamp(self) -> str:
+        """Return a text that changes when the file does; it is not read, but standard input is."""
+        from hf_any3d.identity import input_stamp
+
+        local = self._local()
+        if self.data is not None or local is not None:
+            return input_stamp(local or self.name, self.data)
+        from fsspec.core import url_to_fs
+
+        system, inner = url_to_fs(self.name)
+        try:
+            return system.ukey(inner)  # of all that the file system says about it, such as an ETag
+        except OSError:
+            return "missing"
+
+    def _local(self) -> str | None:
+        if self.data is not None:
+            return None
+        if "://" not in self.name:
+            return self.name
+        from hf_any3d.data.feature import local_path
+
+        return local_path(self.name)
+
+    def _fetch(self) -> bytes:
+        from hf_any3d.data.feature import fetch
+        from hf_any3d.data.files import PointCloudFileError
+
+        try:
+            return fetch(self.name)
+        except PointCloudFileError:
+            raise
+        except Exception as error:  # each file system has errors of its own
+            what = f"{self.name}: cannot be fetched ({type(error).__name__}: {error})"
+            raise PointCloudFileError(what) from error
+
+
+@dataclass
+class Cloud:
+    """A cloud that was read, with the warnings about its file."""
+
+    name: str
+    data: PointCloudData
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The cloud as input of a pipeline, with the name of its file."""
+        return {"points": self.data, "path": self.name}
+
+
+def with_name(name: str, error: Exception) -> str:
+    """Return the error of a file as one line that names it."""
+    text = one_line(error)
+    return text if os.path.basename(name) in text else f"{name}: {text}"
+
+
+def is_readable(place: str) -> bool:
+    """Return whether a file is a point cloud or mesh by its path below a folder, `/` between its parts.
+
+    Hidden files, those in hidden folders and metadata files are none.
+    """
+    parts = place.split("/")
+    is_hidden = any(part.startswith(".") for part in parts)
+    return not is_hidden and parts[-1] not in _METADATA and place.lower().endswith(readable_types())
+
+
+def readable_types() -> tuple[str, ...]:
+    """Return the endings of files with a cloud."""
+    return tuple(f".{name}" for name in sorted(FORMATS))
+
+
+def list_files(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[str]:
+    """List point files and meshes, each once.
+
+    Args:
+        paths: A file, a folder, a URL of a file or folder that fsspec opens (s3://, gs://, hf://, …), or several. A
+            folder stands for the files of readable types in it and below; hidden ones and metadata.csv are left out.
+
+    Returns:
+        Absolute paths, and URLs, in the order given; files of a folder sorted by name.
+
+    Raises:
+        FileNotFoundError: A path does not exist, or a folder has no readable file.
+    """
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    found = [file for path in given for file in _files_of(os.fspath(path))]
+    if not found:
+        raise FileNotFoundError("paths is empty; expected files or folders")
+    return list(dict.fromkeys(found))
+
+
+def _files_of(path: str) -> Iterator[str]:
+    from fsspec.core import url_to_fs
+
+    from hf_any3d.data.feature import local_path
+
+    local = local_path(path)
+    if local is not None and os.path.isfile(local):
+        yield os.path.abspath(local)
+        return
+    system, inner = url_to_fs(path if local is None else os.path.abspath(local))
+    if system.isfile(inner):
+        yield path
+        return
+    inner, count = inner.rstrip("/"), 0
+    for name in sorted(system.find(inner)):
+        if is_readable(name.removeprefix(inner).strip("/")):
+            count += 1
+            yield name if local is not None else system.unstrip_protocol(name)
+    if not count:
+        what = "no point cloud in this folder" if system.exists(inner) else "no such file or folder"
+        raise FileNotFoundError(f"{path}: {what}; readable are {', '.join(readable_types())}")

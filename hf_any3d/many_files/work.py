@@ -1,0 +1,216 @@
+"""What a process does with files: models are opened once, and each file gets a row, with answers or its error."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from hf_any3d.atomic_files import read_json
+from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile, with_name
+from hf_any3d.messages import model_errors, one_line
+
+Answer = Callable[[list[Cloud]], list[dict[str, Any]]]
+"""Function of some clouds that returns the row of each, which may be `{"error": …}`."""
+
+_MOST_ENDED = 2
+
+
+class Work(Protocol):
+    """The work of one process; it is pickled."""
+
+    def open(self) -> Callable[[Mapping[str, Any], Attempts], Iterator[Any]]:
+        """Open models and return the function that yields the results of a shard; both are JSON."""
+        ...
+
+
+class Attempts:
+    """Record of the processes that had a shard before: a file at which two of them ended is left out.
+
+    Ray starts a process again as often as it ends, so that a file that exhausts the memory, or at which a library
+    faults, would stop a run for good. After one process has ended, the files of its shard are noted one at a time.
+
+    Args:
+        path: File with the state; None forgets it.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path = path
+        known = (None if path is None else read_json(path)) or {"started": False, "now": None, "ended": {}}
+        self.ended: dict[str, int] = known["ended"]
+        if known["now"] is not None:
+            self.ended[known["now"]] = self.ended.get(known["now"], 0) + 1
+        self.is_careful = known["started"]
+        """True if files must be processed one at a time, each after a call of `begin`."""
+        self._note(None)
+
+    def begin(self, file: str) -> str | None:
+        """Note the file that is processed next; returns the error of one that must be left out."""
+        if self.ended.get(file, 0) >= _MOST_ENDED:
+            return f"{file}: {_MOST_ENDED} processes ended while they had it; it may need more memory than there is"
+        if self.is_careful:
+            self._note(file)
+        return None
+
+    def finish(self) -> None:
+        """Forget a shard that is done."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def _note(self, file: str | None) -> None:
+        if self.path is not None:
+            # Not flushed to disk, which takes long: it must outlive the process, not the machine.
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = self.path.with_suffix(".tmp")
+            unfinished.write_text(json.dumps({"started": True, "now": file, "ended": self.ended}), encoding="utf-8")
+            os.replace(unfinished, self.path)
+
+
+def answer_files(
+    files: Sequence[InputFile],
+    answer: Answer,
+    batch_size: int = 1,
+    *,
+    attempts: Attempts | None = None,
+    read: Callable[[InputFile], Cloud] = InputFile.read,
+    raise_errors: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Yield `{"file": …, **answer}` or `{"file": …, "error": …}` for each file, in their order.
+
+    Warnings about a file are in its row.
+
+    Args:
+        files: The files.
+        answer: If it raises an error for several clouds, it is called for each alone.
+        batch_size: Clouds per call.
+        attempts: Record of the processes that had these files before.
+        read: Reads a file.
+        raise_errors: Raise the error of a file instead of going on.
+    """
+    attempts = attempts or Attempts()
+    size = 1 if attempts.is_careful else batch_size
+    for start in range(0, len(files), size):
+        batch = files[start : start + size]
+        rows: dict[int, dict[str, Any]] = {}
+        clouds: dict[int, Cloud] = {}
+        for number, file in enumerate(batch):
+            if (error := attempts.begin(file.name)) is not None:
+                rows[number] = {"error": error}
+                continue
+            try:
+                clouds[number] = read(file)
+            except FILE_ERRORS as error:
+                if raise_errors:
+                    raise
+                rows[number] = {"error": with_name(file.name, error)}
+        for number, row in zip(clouds, _answer(answer, list(clouds.values()), raise_errors), strict=True):
+            notes = clouds[number].warnings
+            rows[number] = row | ({"warnings": notes} if notes else {})
+        for number, file in enumerate(batch):
+            yield {"file": file.name, **rows[number]}
+
+
+def _answer(answer: Answer, clouds: list[Cloud], raise_errors: bool) -> list[dict[str, Any]]:
+    if not clouds:
+        return []
+    try:
+        return answer(clouds)
+    except FILE_ERRORS as error:
+        if len(clouds) > 1:
+            return [row for cloud in clouds for row in _answer(answer, [cloud], raise_errors)]
+        if raise_errors:
+            raise
+        return [{"error": with_name(clouds[0].name, error)}]
+
+
+@dataclass(frozen=True)
+class RowsWork:
+    """Work whose results are the rows of `answer_files`.
+
+    Attributes:
+        open_answer: Opens the models; returns the function of clouds and its batch size.
+        folder: Where the run was started, to which names are relative.
+        given: Files that cannot be opened by their name: standard input, which is read in one process alone.
+    """
+
+    open_answer: Callable[[], tuple[Answer, int]]
+    folder: str = field(default_factory=os.getcwd)
+    given: Mapping[str, InputFile] = field(default_factory=dict)
+
+    def open(self) -> Callable[[Mapping[str, Any], Attempts], Iterator[dict[str, Any]]]:
+        """Open the models and return the function that is called with `{"files": […]}`."""
+        os.chdir(self.folder)
+        answer, batch_size = self.open_answer()
+
+        def rows(shard: Mapping[str, Any], attempts: Attempts) -> Iterator[dict[str, Any]]:
+            files = [self.given.get(name, InputFile(name)) for name in shard["files"]]
+            return answer_files(files, answer, batch_size, attempts=attempts)
+
+        return rows
+
+
+def open_pipeline(task: str, model: str, device: Any) -> Any:
+    """Open a directory or hub repository as a pipeline, on the fastest device if `device` is None."""
+    from transformers import pipeline
+
+    from hf_any3d.registration import register
+
+    register()
+    open_task: Any = pipeline  # typed for tasks of transformers alone
+    with model_errors(model):
+        return open_task(task, model=model, device=device, trust_remote_code=False)
+
+
+def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], list[Any]]:
+    """Return a function that runs a pipeline on a batch of clouds.
+
+    It returns an answer for each, or `{"error": …}` where the model's output is unusable.
+    """
+    import torch
+
+    given = {name: value for name, value in arguments.items() if value is not None}
+    before, during, after = pipe._sanitize_parameters(**given)
+
+    def run(clouds: list[Cloud]) -> list[Any]:
+        inputs = []
+        for cloud in clouds:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                inputs.append(pipe.preprocess(cloud.row, **before))
+            cloud.warnings += [f"{cloud.name}: {one_line(warning.message)}" for warning in caught]
+        points = torch.cat([entry["points"] for entry in inputs])  # (files, num_points, channels)
+        stems = [entry["stem"][0] for entry in inputs]
+        with model_errors(model, "cannot answer"):
+            outputs = pipe.forward({"points": points, "stem": stems}, **during)
+        results: list[Any] = []
+        for number in range(len(clouds)):
+            one = {name: values[number : number + 1] for name, values in outputs.items()}
+            try:
+                results.append(pipe.postprocess(one, **after))
+            except FILE_ERRORS as error:
+                if len(clouds) == 1:
+                    raise
+                results.append({"error": one_line(error)})
+        return results
+
+    return run
+
+
+def feature_of(result: Mapping[str, Any], feature: str, what: str = "feature") -> Any:
+    """Return a vector `(features,)` of the result of a feature extraction; of its tokens their mean.
+
+    Raises:
+        ValueError: The model has no such feature; `what` names the argument.
+    """
+    if feature not in result:
+        raise ValueError(f"{what} {feature}: this model has none; expected pooled or tokens")
+    return result[feature].mean(axis=0) if feature == "tokens" else result[feature]
+
+
+def usual_batch_size(pipe: Any, wanted: int = 8) -> int:
+    """Return a batch size, or 1 for a model whose predictions depend on the other clouds of a batch."""
+    return 1 if getattr(pipe.model.config, "batch_dependent_flags", None) else wanted
