@@ -86,14 +86,14 @@ test-fast: $(INSTALLED) ## Run all tests but those of tests/slow.txt, in two min
 gpu-check: $(INSTALLED) ## Check kernels and models on this machine's GPU in under ten minutes (GPU_ARGS: --output DIR)
 	@$(BIN)/python -m tests.gpu_check $(GPU_ARGS)
 
-fuzz: $(INSTALLED) ## Read 10,000 hostile inputs of each kind under a guard (ANY3D_MUTATIONS, FUZZ_ARGS: names)
+fuzz: $(INSTALLED) ## Read 10,000 hostile inputs of each kind under a guard (HF_ANY3D_MUTATIONS, FUZZ_ARGS: names)
 	@$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 mutate: $(INSTALLED) ## Change the sources in 300 places, one at a time; the tests must notice (MUTATE_ARGS)
 	$(BIN)/python -m tests.mutation $(MUTATE_ARGS)
 
 faults: $(INSTALLED) ## Interrupt programs at everything that they write: killed, cut off, on a full disk
-	@ANY3D_FAULTS=all $(BIN)/python -m pytest --timeout 0 -s tests/faults $(PYTEST_ARGS)
+	@HF_ANY3D_FAULTS=all $(BIN)/python -m pytest --timeout 0 -s tests/faults $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## Check style, format and types, as CI does
 	$(BIN)/ruff check $(SOURCES)

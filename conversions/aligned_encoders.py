@@ -15,11 +15,11 @@ from transformers.initialization import no_init_weights
 from hf_any3d.conversions.checkpoints import account, errors_about
 from hf_any3d.conversions.model_cards import write_aligned_card
 from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
-from hf_any3d.modeling.aligned_encoders import AlignedEncoderConfig
+from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderConfig
 from hf_any3d.processing import PointCloudProcessor
 
 LOGIT_SCALE = "logit_scale"
-# Of training and evaluation of OpenShape and Uni3D; clouds without colours are grey.
+# Of training and evaluation of OpenShape and Uni3D; clouds without colors are gray.
 _PROCESSOR: dict[str, Any] = {"num_points": 10_000, "features": ("xyz", "rgb"), "default_rgb": (0.4, 0.4, 0.4)}
 # The 64 texts that ULIP published, with which these two were evaluated.
 TEMPLATES = (

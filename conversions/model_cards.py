@@ -58,8 +58,8 @@ The authors trained on objects of Objaverse: about 660,000 brief descriptions in
 detailed descriptions and conversations in stages III and IV, both published with PointLLM. Point encoder, Q-Former \
 and language model come from PointLLM, BLIP-2 and Phi-2, and the projection from the Q-Former to the language model \
 from TinyGPT-V."""
-_MINIGPT3D_LICENCE = """\
-The authors publish MiniGPT-3D under CC BY-NC-SA 4.0, which forbids commercial use. The licences of PointLLM's \
+_MINIGPT3D_LICENSE = """\
+The authors publish MiniGPT-3D under CC BY-NC-SA 4.0, which forbids commercial use. The licenses of PointLLM's \
 encoder, BLIP-2, TinyGPT-V and Phi-2 apply to their parts."""
 
 
@@ -89,7 +89,7 @@ def write_any2point_card(
         f"{__version__} (variant {code(variant)}). {trained:,} parameters were trained.",
         base_model=encoder_name if on_hub else None,
         sections={
-            "What it computes": "The released program, with the accidents that its weights were trained with: "
+            "What it computes": "The released program, with the quirks that its weights were trained with: "
             f"{flags}. The defaults of `Any2PointConfig` are the sound ones; these weights need these.",
             "Accuracy": f"The authors report {program.accuracy} % on the test set of {inline(program.dataset)}. They "
             "picked the best epoch on that test set. The converted model was not evaluated.",
@@ -123,7 +123,7 @@ def write_act_card(
     config = model.config
     autoencoder = getattr(model, "autoencoder", model if kind == "dvae" else None)
     on_hub = None if teacher is None or os.path.isdir(teacher) else os.fspath(teacher)
-    flags = ", ".join(code(text) for text in _accidents(config, autoencoder))
+    flags = ", ".join(code(text) for text in _quirks(config, autoencoder))
     labels = f"{config.num_labels} labels"
     labels += f" of {inline(trained_on.title)}" if trained_on else ", whose names are not known"
     reported = ""
@@ -141,7 +141,7 @@ def write_act_card(
         f"by hf_any3d {__version__} (kind {code(kind)}).{_teacher(autoencoder)}",
         base_model=on_hub,
         sections={
-            "What it computes": f"The released program, with the accidents that its weights were trained with: "
+            "What it computes": f"The released program, with the quirks that its weights were trained with: "
             f"{flags}. The defaults of `{type(config).__name__}` are the sound ones."
             f"{_act_remarks(trained_on, autoencoder)}",
             "Quality": f"{reported}The converted model was not evaluated.",
@@ -184,7 +184,7 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
             "Quality": "The converted model was not evaluated.",
             "Source": f"{listed}\n\nEvery tensor of them is accounted for. Left out are the parts of BLIP-2 that the "
             f"Q-Former's queries do not use, and the copies of the frozen point encoder in the checkpoints{compared}.",
-            "Licence": _MINIGPT3D_LICENCE,
+            "License": _MINIGPT3D_LICENSE,
         },
     )
     _write(card, directory)
@@ -253,7 +253,7 @@ def write_voxel_card(
         directory: Existing directory to write to.
         title: Name of the repository.
         checkpoints: The authors' files: of the encoder, and perhaps of a head.
-        model: The model, perhaps without weights; its config records the licence.
+        model: The model, perhaps without weights; its config records the license.
         remarks: Further sections, title to text.
     """
     files = "\n".join(_source(what, [file]) for what, file in zip(("Encoder", "Head"), checkpoints, strict=False))
@@ -286,7 +286,7 @@ def _teacher(autoencoder: PreTrainedModel | None) -> str:
     return f"{text}."
 
 
-def _accidents(config: PreTrainedConfig, autoencoder: PreTrainedModel | None) -> list[str]:
+def _quirks(config: PreTrainedConfig, autoencoder: PreTrainedModel | None) -> list[str]:
     configs = [config] + ([autoencoder.config] if autoencoder is not None else [])
     found: dict[str, None] = {}
     for one in configs:

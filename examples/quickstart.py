@@ -46,7 +46,7 @@ from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.point_arrays import stack_channels
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.model_card.run_report import count_parameters
-from hf_any3d.modeling.any2point.light_settings import LIGHT_ADAPTER
+from hf_any3d.modeling.any2point.small_data_defaults import LIGHT_ADAPTER
 from hf_any3d.training.arguments import read_settings
 from hf_any3d.training.rows import training_transform
 from hf_any3d.visualization.figures import plot_point_clouds
@@ -73,7 +73,7 @@ FEATURES: list[str] = RECIPE.get("features", ["xyz"])
 """Channels of a point, as `PointCloudProcessor` takes them."""
 
 MODEL: dict[str, Any] = {"num_layers": RECIPE["num_layers"]}
-"""For `from_encoder_pretrained`, which fills in the other settings (`light_settings.LIGHT`)."""
+"""For `from_encoder_pretrained`, which fills in the other settings (`small_data_defaults.LIGHT`)."""
 
 POINTS_ALONE = ("xyz",)
 

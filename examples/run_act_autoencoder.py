@@ -30,8 +30,8 @@ from hf_any3d.data import PointCloudCollator
 from hf_any3d.evaluation.reconstruction import (
     CompareWithClouds,
     ComputeReconstructionMetrics,
+    evaluate_reconstruction,
     ignored_outputs,
-    judge_reconstruction,
 )
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderOutput
@@ -41,7 +41,7 @@ from hf_any3d.training.pretraining import (
     AutoencoderTrainingArguments,
     PretrainingDataArguments,
     TeacherArguments,
-    UnlabelledRows,
+    UnlabeledRows,
     build_autoencoder,
     load_splits,
     pretraining_rows,
@@ -73,7 +73,7 @@ def build_trainer(
         model,
         arguments,
         pretraining_rows(splits["train"], processor, augment, arguments.seed),
-        None if validation is None else UnlabelledRows(validation, processor),
+        None if validation is None else UnlabeledRows(validation, processor),
         processor,
         data_collator=PointCloudCollator(),
         compute_metrics=ComputeReconstructionMetrics(None if validation is None else categories_of(validation)),
@@ -112,9 +112,9 @@ def main(argv: list[str] | None = None) -> RunReport:
     with stopwatch.part("evaluation"):
         judged = {split: splits[split] for split in data.judged_splits() if split in splits}
         label = splits["train"].features.get("label")
-        scores = judge_reconstruction(
+        scores = evaluate_reconstruction(
             trainer,
-            {split: UnlabelledRows(rows, processor) for split, rows in judged.items()},
+            {split: UnlabeledRows(rows, processor) for split, rows in judged.items()},
             {split: categories_of(rows) for split, rows in judged.items()},
             getattr(label, "names", []),
             IGNORED,

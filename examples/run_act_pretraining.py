@@ -36,9 +36,9 @@ from hf_any3d.training.pretraining import (
     ProbeArguments,
     ProbeCallback,
     StudentArguments,
-    UnlabelledRows,
+    UnlabeledRows,
     build_probe,
-    judge_pretraining,
+    evaluate_pretraining,
     load_splits,
     pretraining_rows,
 )
@@ -60,7 +60,7 @@ def build_trainer(
         model,
         arguments,
         pretraining_rows(splits["train"], processor, augment, arguments.seed),
-        UnlabelledRows(splits["validation"], processor) if "validation" in splits else None,
+        UnlabeledRows(splits["validation"], processor) if "validation" in splits else None,
         processor,
         data_collator=PointCloudCollator(),
     )
@@ -91,8 +91,8 @@ def main(argv: list[str] | None = None) -> RunReport:
     with stopwatch.part("training"):
         trainer.train(resume_from_checkpoint=checkpoint)
     with stopwatch.part("evaluation"):
-        judged = {name: UnlabelledRows(splits[name], processor) for name in data.judged_splits() if name in splits}
-        scores = judge_pretraining(trainer, judged, probe)
+        judged = {name: UnlabeledRows(splits[name], processor) for name in data.judged_splits() if name in splits}
+        scores = evaluate_pretraining(trainer, judged, probe)
     report, name = program.save_and_push(
         trainer,
         stopwatch,

@@ -25,7 +25,7 @@ from datasets import Dataset
 from transformers import default_data_collator, pipeline
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.evaluation.classification import Judgement
+from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.part_names import named_part_scores
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForZeroShotPointCloudSegmentation
@@ -60,9 +60,7 @@ class PartModelArguments(PointModelArguments):
 class PartDataArguments(DataArguments):
     """Training data and held-out categories."""
 
-    dataset_name: str = argument(
-        "parts", help="Name in the catalogue (parts, shapenetpart, …) or of a hub repository."
-    )
+    dataset_name: str = argument("parts", help="Name in the catalog (parts, shapenetpart, …) or of a hub repository.")
     # Selecting weights on trained words does not help others, so there is no validation split.
     validation_fraction: float = argument(0.0, help="Share of the training split for validation.")
     held_out_categories: list[str] = argument(
@@ -141,7 +139,7 @@ def judge(
     processor: PointCloudProcessor,
     splits: dict[str, Dataset],
     task: Task,
-) -> Judgement:
+) -> Judgment:
     """Evaluate the pipeline with the names of each object's parts.
 
     Returns:

@@ -28,9 +28,9 @@ from torch import nn
 from transformers import Trainer, default_data_collator
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.evaluation.zero_shot import CompareWithClasses, compute_zero_shot_metrics, judge_zero_shot
+from hf_any3d.evaluation.zero_shot import CompareWithClasses, compute_zero_shot_metrics, evaluate_zero_shot
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
-from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_labels
+from hf_any3d.modeling.point_encoders.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_labels
 from hf_any3d.training import program
 from hf_any3d.training.arguments import (
     AdapterArguments,
@@ -187,7 +187,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         refresh_norm_statistics(trainer)
     with stopwatch.part("evaluation"):
         judged = {s: captioned_rows(splits[s], processor, tower, data) for s in data.judged_splits if s in splits}
-        scores = judge_zero_shot(trainer, judged, classes, unseen)
+        scores = evaluate_zero_shot(trainer, judged, classes, unseen)
     facts = {
         "held-out classes": data.held_out_classes,
         "caption column": data.caption_column,

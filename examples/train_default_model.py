@@ -27,7 +27,7 @@ from examples import quickstart
 from hf_any3d import ActConfig, ActForPointCloudClassification, PointCloudProcessor, load_point_dataset
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform, validation_split
 from hf_any3d.data.point_arrays import turn_up_axis
-from hf_any3d.evaluation.classification import compute_classification_metrics, judge_splits
+from hf_any3d.evaluation.classification import compute_classification_metrics, evaluate_splits
 from hf_any3d.model_card.building import build_model_card
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.model_card.saving import report_of_trainer, save_card
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
     names, start = splits["train"].features["label"].names, time.process_time()
     trainer = train(CANDIDATES[CHOSEN], names, splits["train"], options)
     seconds = {"training (CPU)": time.process_time() - start}
-    metrics, class_accuracy = judge_splits(trainer, {"test": quickstart.plain_rows(splits["test"])}, names)
+    metrics, class_accuracy = evaluate_splits(trainer, {"test": quickstart.plain_rows(splits["test"])}, names)
     metrics |= turned_accuracies(trainer.model, splits["test"], "test")
     report = report_of_trainer(trainer, ["the embedded shapes, without the example files"])
     # The trainer doesn't know of its loss function and of what the rows do.

@@ -14,7 +14,6 @@ The test holds all other modules to it.
 """
 
 import functools
-import importlib.util
 import json
 import os
 import sys
@@ -22,11 +21,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from inspect import getattr_static, signature
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import torch
@@ -38,6 +34,7 @@ from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME as PREPROCESS
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
+from hf_any3d.import_watcher import when_imported
 from hf_any3d.modeling.card_info import CardMixin
 from hf_any3d.modeling.config_checks import check_settings_files, check_stored_fields, stored_settings
 from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
@@ -365,7 +362,7 @@ def _open_published_checkpoints(original: Callable) -> Callable:
     def cached_files(path_or_repo_id: str | os.PathLike, filenames: list[str], *args: Any, **kwargs: Any) -> Any:
         # All of transformers opens files here, so that models, configs, processors and pipelines are open alike.
         if is_published(path_or_repo_id) and kwargs.get("repo_type") in (None, "model"):
-            from hf_any3d.opening import opened_directory
+            from hf_any3d.hub import opened_directory
 
             hub = {name: kwargs.get(name) for name in ("token", "local_files_only")}
             path_or_repo_id = opened_directory(os.fspath(path_or_repo_id), kwargs.get("revision"), **hub)
@@ -487,46 +484,3 @@ def _settings_in(
     except (ValueError, RecursionError):  # that of any model; who opens it says so
         content = {}
     return path, content if isinstance(content, dict) else {}
-
-
-def when_imported(name: str, call: Callable[[], None]) -> None:
-    """Call a function as soon as a module is imported: now if it is, otherwise right after its code has run.
-
-    Args:
-        name: Full name of the module.
-        call: What to do. The packages that hold the module may still be incomplete at that time.
-    """
-    if name in sys.modules:
-        call()
-    elif (name, call) not in [(some.name, some.call) for some in sys.meta_path if isinstance(some, _ImportWatcher)]:
-        sys.meta_path.insert(0, _ImportWatcher(name, call))
-
-
-class _ImportWatcher(MetaPathFinder):
-    """Find one module as the other finders do, and add a call to the end of its loading."""
-
-    def __init__(self, name: str, call: Callable[[], None]):
-        self.name, self.call, self.is_searching = name, call, False
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != self.name or self.is_searching:
-            return None
-        self.is_searching = True
-        try:
-            spec = importlib.util.find_spec(fullname)
-        finally:
-            self.is_searching = False
-        if spec is None or spec.loader is None:
-            return None
-        load = spec.loader.exec_module
-
-        def load_and_call(module: ModuleType) -> None:
-            load(module)
-            if self in sys.meta_path:  # once, even when the module is loaded again
-                sys.meta_path.remove(self)
-                self.call()
-
-        spec.loader.exec_module = load_and_call
-        return spec

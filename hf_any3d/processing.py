@@ -50,12 +50,12 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
             Clouds are turned only if a call names another one for them.
         block_size: edge of the square columns into which training and pipelines cut scenes, in the units of the
             scene; None for models of complete clouds.
-        block_overlap: share of that edge that neighbouring columns have in common.
+        block_overlap: share of that edge that neighboring columns have in common.
         extent: the points whose mean is moved to the origin and whose radius is scaled to one: the "kept" ones, or
             "all" points of the cloud, which is then normalized before sampling.
         axes: the order in which the model takes the coordinates. "xzy" exchanges y and z of points and normals before
             all else, as some released models do, which mirrors the cloud; `up_axis` is that of the result.
-        default_rgb: the colour, each value in [0, 1], of clouds without colours; None makes them an error.
+        default_rgb: the color, each value in [0, 1], of clouds without colors; None makes them an error.
         min_squared_norm: "farthest" ignores points whose x²+y²+z² is no larger, as the CUDA kernel of many released
             programs does (there it is 1e-3); None ignores none. Measured after normalization if `extent="all"`.
 

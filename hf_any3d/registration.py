@@ -20,10 +20,11 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import auto, pipelines, tuners as _tuners  # noqa: F401  importing tuners registers our PEFT methods
+from hf_any3d.import_watcher import when_imported
 from hf_any3d.modeling import minigpt3d
 from hf_any3d.modeling.card_info import set_card_writer
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
-from hf_any3d.patches import add_entries, apply_patches, when_imported
+from hf_any3d.patches import add_entries, apply_patches
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.registry import MODEL_TYPES, TASKS, ModelType, check_model_type, pipeline_task
 from hf_any3d.version import __version__

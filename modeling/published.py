@@ -1,6 +1,6 @@
-"""The checkpoints that authors published on the hub and that open by their names: files, sizes, licences.
+"""The checkpoints that authors published on the hub and that open by their names: files, sizes, licenses.
 
-`hf_any3d.opening` fetches and converts them. To add one, add an entry to `PUBLISHED`; the program that it comes from
+`hf_any3d.hub` fetches and converts them. To add one, add an entry to `PUBLISHED`; the program that it comes from
 is a `System`, whose function in `hf_any3d.conversions` converts its files.
 """
 
@@ -13,7 +13,7 @@ SIZE_MARK = ":"
 """Between the name of a repository and a size, as in `BAAI/Uni3D:base`."""
 
 RECORD = "published"
-"""Field of a converted config: where the weights come from, and their licence."""
+"""Field of a converted config: where the weights come from, and their license."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class System:
         title: Its name, for messages and tables.
         convert: Public function of `hf_any3d.conversions`, with arguments `checkpoint` and `output`.
         model_class: Public class that a converted checkpoint opens with.
-        code_license: Licence of the authors' program.
-        weights_license: Licence of the weights.
+        code_license: License of the authors' program.
+        weights_license: License of the weights.
         license_source: Where the latter is stated.
         non_commercial: Whether it forbids commercial use, so that the user must agree first.
         page: Page of the authors' program.
@@ -138,7 +138,7 @@ MINIGPT3D = System(
     model_class="MiniGPT3DForConditionalGeneration",
     code_license="CC-BY-NC-SA-4.0",
     weights_license="CC-BY-NC-SA-4.0",
-    license_source="the README of the program; parts have their own licences",
+    license_source="the README of the program; parts have their own licenses",
     page="https://github.com/TangYuan96/MiniGPT-3D",
     non_commercial=True,
 )
@@ -253,7 +253,7 @@ PUBLISHED: dict[str, Published] = {
 
 
 def terms_of(system: System) -> dict[str, Any]:
-    """Return the part of the record in a converted config that states the licences."""
+    """Return the part of the record in a converted config that states the licenses."""
     return {
         "weights_license": system.weights_license,
         "code_license": system.code_license,

@@ -26,7 +26,7 @@ from hf_any3d.training.pretraining import (
     PretrainingDataArguments,
     StudentArguments,
     TeacherArguments,
-    UnlabelledRows,
+    UnlabeledRows,
     build_autoencoder,
     load_splits,
 )
@@ -179,7 +179,7 @@ def autoencoder(
     file = write_arguments(place / stage, own | {"seed": seed})
     (teacher,) = parse_arguments((TeacherArguments,), [file], others_in_file=True)
     splits, processor = _read_data(file)
-    rows = UnlabelledRows(splits["test"], processor)
+    rows = UnlabeledRows(splits["test"], processor)
     set_seed(seed)
     before = reconstruction(build_autoencoder(teacher), rows)
     report = run_act_autoencoder.main([file])
@@ -237,7 +237,7 @@ def with_more_shapes(settings: dict[str, Any], place: Path, changes: Changes) ->
 
 
 def probe_of(stage: str, place: Path, changes: Changes) -> LinearProbe:
-    """Build a probe on the labelled rows of a stage's recipe, without generated shapes."""
+    """Build a probe on the labeled rows of a stage's recipe, without generated shapes."""
     splits, processor = _read_data(write_arguments(place / "probe", recipe_of(stage, changes)))
     return LinearProbe(DatasetDict(train=splits["train"], test=splits["test"]), processor, batch_size=64)
 
@@ -246,7 +246,7 @@ def probe_of(stage: str, place: Path, changes: Changes) -> LinearProbe:
 def spread_of_targets(folder: Path, split: str) -> float:
     """Compute the mean cosine distance of an autoencoder's targets from their mean, over all patches of a split."""
     splits, processor = _read_data(folder / ARGUMENTS)
-    rows = UnlabelledRows(splits[split], processor)
+    rows = UnlabeledRows(splits[split], processor)
     points = torch.from_numpy(np.stack([row["points"] for row in rows.__getitems__(list(range(len(rows))))]))
     made = ActAutoencoder.from_pretrained(folder).eval().teacher_features(points).flatten(0, 1)
     return (1 - torch.cosine_similarity(made, made.mean(dim=0, keepdim=True)).mean()).item()
@@ -307,7 +307,7 @@ _RUN: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 @torch.no_grad()
-def reconstruction(model: ActAutoencoder, rows: UnlabelledRows) -> dict[str, float]:
+def reconstruction(model: ActAutoencoder, rows: UnlabeledRows) -> dict[str, float]:
     """Measure how well clouds are reconstructed from one code per patch.
 
     Returns:

@@ -16,8 +16,8 @@ import torch
 
 from hf_any3d import load_point_dataset
 from hf_any3d.modeling.act.masking import MASKS, split_by_mask
+from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder, group_patches
 from hf_any3d.modeling.point_ops import gather_points
-from hf_any3d.modeling.point_transformer import PatchEncoder, group_patches
 
 GROUPS, SIZE, RATIO = 64, 32, 0.8
 

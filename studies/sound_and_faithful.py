@@ -4,7 +4,7 @@
 
 In the released CLIP programs the frozen attention runs over the clouds of a batch, so a prediction depends on the
 other clouds; their test sets are read in order, class by class. Three models around the same encoder are trained on
-the embedded shapes: the sound one; the same with attention over the batch; and the faithful one with the accidents of
+the embedded shapes: the sound one; the same with attention over the batch; and the faithful one with the quirks of
 the released ScanObjectNN program. Each is tested on clouds sorted by class, shuffled, and one by one. Every run is
 stored when it ends and is not repeated.
 """

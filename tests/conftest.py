@@ -43,7 +43,7 @@ _held = {"teardown": 5e8, "fixture": 5e8}  # bytes used by the libraries, or aft
 _peaks: list[float] = []  # of this process and its workers
 
 
-# Test functions that `make test-fast` leaves out, as file::function. `ANY3D_TIMES=store make test-fast` adds
+# Test functions that `make test-fast` leaves out, as file::function. `HF_ANY3D_TIMES=store make test-fast` adds
 # those that took longer; shared fixtures are timed with the first test that needs them: repeat it until none is added.
 SLOW = Path(__file__).with_name("slow.txt")
 _SLOW_SECONDS = 0.3  # of all cases of a test function together, setup and teardown included
@@ -109,7 +109,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["peak_memory"] = _peak_memory()
         return
-    if os.environ.get("ANY3D_TIMES") == "store":
+    if os.environ.get("HF_ANY3D_TIMES") == "store":
         _store_times()
     _peaks.append(_peak_memory())
     if max(_peaks) > MOST_MEMORY and session.exitstatus == 0:

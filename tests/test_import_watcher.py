@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from hf_any3d.patches import when_imported
+from hf_any3d.import_watcher import when_imported
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def distributions(checkout) -> dict[str, Path]:
     return release.build(checkout)
 
 
-def test_the_wheel_holds_every_python_file_the_licence_and_the_mark_of_types(distributions):
+def test_the_wheel_holds_every_python_file_the_license_and_the_mark_of_types(distributions):
     names = zipfile.ZipFile(distributions["wheel"]).namelist()
     expected = {file.as_posix() for file in python_files()} | {"hf_any3d_command.py"}
     assert expected == {name for name in names if name.endswith(".py")}

@@ -128,7 +128,7 @@ def plain(monkeypatch):
 
 
 def test_transformers_finds_no_files_that_it_knows_in_the_repository_of_the_authors(hub):
-    # The converted files: tests/opening/test_published.py.
+    # The converted files: tests/published/test_published.py.
     hub.commit("OpenShape/openshape-pointbert-no-lvis", {"model.pt": b"not read"}, in_lfs=True)
     with pytest.raises(OSError, match="does not appear to have a file named preprocessor_config.json"):
         original(transformers.utils.hub.cached_files)(

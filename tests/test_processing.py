@@ -21,7 +21,7 @@ def cloud(count, seed=0):
 
 
 @pytest.mark.parametrize("sampling", ["random", "farthest", "first"])
-def test_points_are_centred_and_fill_the_unit_sphere(sampling):
+def test_points_are_centered_and_fill_the_unit_sphere(sampling):
     out = PointCloudProcessor(num_points=100, sampling=sampling)([cloud(500), cloud(100), cloud(1000, 1)])
     points = out["points"]
     assert points.shape == (3, 100, 3) and points.dtype == torch.float32
@@ -29,18 +29,18 @@ def test_points_are_centred_and_fill_the_unit_sphere(sampling):
     np.testing.assert_allclose(points.norm(dim=2).amax(1), 1, atol=1e-6)
 
 
-def test_without_centre_and_scale_points_stay_as_they_are():
+def test_without_center_and_scale_points_stay_as_they_are():
     processor = PointCloudProcessor(num_points=100, center=False, scale=None, sampling="first")
     assert (processor(cloud(500))["points"][0].numpy() == cloud(500)[:100]).all()
     sphere = PointCloudProcessor(num_points=100, center=False, sampling="first")(cloud(500))["points"][0].numpy()
     first = cloud(500)[:100]
     np.testing.assert_allclose(sphere, first / np.linalg.norm(first, axis=1).max(), atol=1e-6)
-    centred = PointCloudProcessor(num_points=100, scale=None, sampling="first")(cloud(500))["points"][0].numpy()
-    np.testing.assert_allclose(centred, first - first.mean(0), atol=1e-5)
+    centered = PointCloudProcessor(num_points=100, scale=None, sampling="first")(cloud(500))["points"][0].numpy()
+    np.testing.assert_allclose(centered, first - first.mean(0), atol=1e-5)
 
 
 @pytest.mark.parametrize(("up_axis", "up"), [("x", 0), ("y", 1), ("z", 2)])
-def test_centred_on_the_ground_a_cloud_keeps_its_heights(up_axis, up):
+def test_centered_on_the_ground_a_cloud_keeps_its_heights(up_axis, up):
     processor = PointCloudProcessor(num_points=500, center="ground", scale=None, up_axis=up_axis)
     points, given = processor(cloud(500))["points"][0].numpy(), cloud(500)
     expected = given - given.mean(0)
@@ -60,10 +60,10 @@ def test_farthest_sampling_takes_the_points_of_the_operation():
     assert (processor(CHAIR)["points"][0] == torch.from_numpy(CHAIR)[index]).all()
 
 
-def test_whole_clouds_can_set_centre_and_radius_before_they_are_sampled():
+def test_whole_clouds_can_set_center_and_radius_before_they_are_sampled():
     processor = PointCloudProcessor(num_points=64, sampling="farthest", extent="all", min_squared_norm=0.04)
-    centred = CHAIR.astype(np.float64) - CHAIR.mean(0, dtype=np.float64)
-    expected = torch.from_numpy(centred / np.linalg.norm(centred, axis=1).max()).float()
+    centered = CHAIR.astype(np.float64) - CHAIR.mean(0, dtype=np.float64)
+    expected = torch.from_numpy(centered / np.linalg.norm(centered, axis=1).max()).float()
     index = farthest_point_sample(expected[None], 64, min_squared_norm=0.04)[0]
     plain = farthest_point_sample(expected[None], 64)[0]
     assert not torch.equal(index, plain)

@@ -19,7 +19,7 @@ from hf_any3d.modeling.any2point import (
     Any2PointForSemanticSegmentation,
     Any2PointPreTrainedModel,
 )
-from hf_any3d.modeling.any2point.light_settings import LIGHT_SEGMENTATION
+from hf_any3d.modeling.any2point.small_data_defaults import LIGHT_SEGMENTATION
 from hf_any3d.modeling.encoders import build_encoder, composite_checkpoints
 from hf_any3d.tuners import GuidedAdapterConfig
 

@@ -1,11 +1,11 @@
-"""Combinations that tests try: with ANY3D_ALL_PAIRS=1 all of them, otherwise enough to try each value."""
+"""Combinations that tests try: with HF_ANY3D_ALL_PAIRS=1 all of them, otherwise enough to try each value."""
 
 import os
 from collections.abc import Collection, Iterable, Sequence
 from typing import TypeVar
 
 S, V = TypeVar("S"), TypeVar("V")
-ALL_PAIRS = os.environ.get("ANY3D_ALL_PAIRS") == "1"
+ALL_PAIRS = os.environ.get("HF_ANY3D_ALL_PAIRS") == "1"
 
 
 def by_turns(subjects: Iterable[S], values: Sequence[V], whole: Collection[S] = ()) -> list[tuple[S, V]]:

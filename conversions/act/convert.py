@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from hf_any3d.conversions.act import convert_act_state_dict, names as sizes, teacher_of
-from hf_any3d.conversions.act.datasets import UNLABELLED, TrainedOn, choose_dataset
+from hf_any3d.conversions.act.datasets import UNLABELED, TrainedOn, choose_dataset
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.model_cards import write_act_card
 from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes, wrong_fields
@@ -58,7 +58,7 @@ class Teacher:
         config: Required values of its config.
         layer_norm_eps: Of all its norms in the released programs.
         no_embeddings: Settings that make the embeddings, which no checkpoint holds, as small as possible.
-        released: Values of `ActAutoencoderConfig` in the released programs, accidents included.
+        released: Values of `ActAutoencoderConfig` in the released programs, quirks included.
     """
 
     description: str
@@ -138,7 +138,7 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
             model, trained_on = _build(checkpoint, kind, state, teacher, chosen)
         _load_weights(model, state, teacher_is_stored=chosen.teacher is None)
         model.save_pretrained(directory)
-        processor = dict(trained_on.processor if trained_on else UNLABELLED)
+        processor = dict(trained_on.processor if trained_on else UNLABELED)
         if chosen.num_points is not None:
             processor["num_points"] = chosen.num_points
         PointCloudProcessor(**processor).save_pretrained(directory)

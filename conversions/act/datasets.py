@@ -73,13 +73,13 @@ DATASETS = {
             num_groups=128,
             processor={"num_points": 2048, "center": "ground", "scale": None, "up_axis": "z", "block_size": 1.0},
             reported="61.2 % mIoU on area 5",
-            remark="Blocks are centred on the mean of their points and stand on their lowest one; the released "
-            "program centres them on the middle of the block and leaves heights above the floor of the room.",
+            remark="Blocks are centered on the mean of their points and stand on their lowest one; the released "
+            "program centers them on the middle of the block and leaves heights above the floor of the room.",
         ),
     )
 }
-# For models without labels: a random sample of a cloud, then centred and scaled.
-UNLABELLED = {"num_points": 1024}
+# For models without labels: a random sample of a cloud, then centered and scaled.
+UNLABELED = {"num_points": 1024}
 NONE = "none"
 
 

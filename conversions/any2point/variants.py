@@ -85,7 +85,7 @@ class Variant:
         encoder_tower: Which tower, for checkpoints with several.
         encoder_names: The original's frozen tensors under transformers' names, starting from the encoder.
         layers: Path of the encoder's layers, which get the guided adapters.
-        model: Settings of `Any2PointConfig`, the program's accidents included.
+        model: Settings of `Any2PointConfig`, the program's quirks included.
         adapter: Settings of `GuidedAdapterConfig`.
         processor: Settings of `PointCloudProcessor`.
         dataset: Name of the training dataset.

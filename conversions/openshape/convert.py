@@ -9,8 +9,8 @@ import torch
 from hf_any3d.conversions.aligned_encoders import LOGIT_SCALE, save_aligned_encoder
 from hf_any3d.conversions.checkpoints import errors_about, listed, read_checkpoint
 from hf_any3d.conversions.openshape.names import PREFIX, convert_openshape_state_dict, openshape_sizes
-from hf_any3d.modeling.aligned_encoders import TEXT_TOWER
 from hf_any3d.modeling.openshape import OpenShapeConfig, OpenShapeForZeroShotPointCloudClassification
+from hf_any3d.modeling.point_encoders.aligned_encoders import TEXT_TOWER
 
 # Channels of the feature -> the model whose texts share its space, and where transformers opens it.
 _TOWERS = {
@@ -88,7 +88,7 @@ def convert_openshape(
         up_axis="z" if is_exchanged else "y",
         remarks={
             "What it computes": start,
-            "Licence": "The cards of the published encoders name the MIT licence; the text tower has its own.",
+            "License": "The cards of the published encoders name the MIT license; the text tower has its own.",
         },
     )
     return facts | {"left_out": left_out}

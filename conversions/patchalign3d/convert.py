@@ -10,13 +10,13 @@ import torch
 from hf_any3d.conversions.aligned_encoders import save_aligned_encoder
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.patchalign3d.names import convert_patchalign3d_state_dict, patchalign3d_sizes
-from hf_any3d.modeling.aligned_encoders import TEXT_TOWER
 from hf_any3d.modeling.patchalign3d import (
     PatchAlign3DConfig,
     PatchAlign3DForPreTraining,
     PatchAlign3DForZeroShotPointCloudSegmentation,
 )
 from hf_any3d.modeling.patchalign3d.part_texts import PART_TEMPLATES
+from hf_any3d.modeling.point_encoders.aligned_encoders import TEXT_TOWER
 
 _RELEASED: dict[str, Any] = {"sampling_min_squared_norm": 1e-3}
 _LOG_SCALE = "log_scale"
@@ -88,10 +88,10 @@ def convert_patchalign3d(
         remarks={
             "What it computes": "The released program: y and z of clouds are exchanged in the model "
             "(`exchange_axes=True`), which takes clouds with y up in the unit sphere; points within 0.0316 of the "
-            "origin are never sampled as centres of patches (`sampling_min_squared_norm=1e-3`), except for the first "
+            "origin are never sampled as centers of patches (`sampling_min_squared_norm=1e-3`), except for the first "
             "point. Scores of parts are cosines divided by 0.07; the scale that training learned is kept for further "
             "training and not part of them.",
-            "Licence": "The authors publish their program under the MIT licence; the licence of these weights is on "
+            "License": "The authors publish their program under the MIT license; the license of these weights is on "
             "the card of their repository. The text tower has its own.",
         },
     )

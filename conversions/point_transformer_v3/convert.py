@@ -21,7 +21,7 @@ from hf_any3d.modeling.published import PTV3, RECORD, terms_of
 from hf_any3d.voxel_processing import VOXEL_PRESETS, PointTransformerV3Processor
 
 LICENSE = PTV3.weights_license.lower()
-_LICENCE = (
+_LICENSE = (
     "The authors of Sonata, Concerto and Utonia publish their program under Apache-2.0, and these weights under CC "
     "BY-NC 4.0, which forbids commercial use: they were trained on data that forbids it."
 )
@@ -88,7 +88,7 @@ def convert_ptv3(
     with new_directory(output) as directory, errors_about(checkpoint):
         save_weights(directory, model_class.__name__, config, state, torch.float32)
         processor.save_pretrained(directory)
-        remarks = {"What it computes": _COMPUTES, "Licence": _LICENCE}
+        remarks = {"What it computes": _COMPUTES, "License": _LICENSE}
         write_voxel_card(directory, Path(output).name, files, model, remarks)
     return {
         "output": os.fspath(output),

@@ -60,9 +60,9 @@ def convert_uni3d(
         logit_scale=state.pop(LOGIT_SCALE),
         remarks={
             "What it computes": "The released program: points within 0.0316 of the origin are never sampled as "
-            "centres of patches (`sampling_min_squared_norm=1e-3`), except for the first point. Parts of the image "
+            "centers of patches (`sampling_min_squared_norm=1e-3`), except for the first point. Parts of the image "
             "transformer that clouds do not pass are left out.",
-            "Licence": "The authors publish their program under the MIT licence; the licence of these weights is on "
+            "License": "The authors publish their program under the MIT license; the license of these weights is on "
             "the card of their repository.",
         },
     )

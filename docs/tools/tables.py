@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from hf_any3d.data.conversion import Licence, PublishedDataset
+from hf_any3d.data.parquet import License, PublishedDataset
 from hf_any3d.modeling.encoders import composite_checkpoints, encoder_families, refused_encoders
 from hf_any3d.modeling.published import PUBLISHED, SIZE_MARK
 from hf_any3d.processing import PointCloudProcessor
@@ -127,9 +127,9 @@ def models_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def licences_page() -> str:
+def licenses_page() -> str:
     """Return the page of datasets with their terms and sources."""
-    lines = ["# Datasets and their licences", "", _NOTE, ""]
+    lines = ["# Datasets and their licenses", "", _NOTE, ""]
     lines += [
         "`load_point_dataset(name)` opens these datasets. It downloads nothing, and this package contains no data"
     ]
@@ -141,10 +141,10 @@ def licences_page() -> str:
     for name in DATASETS:
         described = importlib.import_module(f"hf_any3d.data.catalog.{name}")
         dataset: PublishedDataset | None = getattr(described, "DATASET", None)
-        licence: Licence | None = dataset.licence if dataset else getattr(described, "LICENCE", None)
+        license: License | None = dataset.license if dataset else getattr(described, "LICENSE", None)
         terms = "yours"
-        if licence is not None:
-            terms = f"{licence.terms if licence.name == 'other' else licence.name} ([terms]({licence.link}))"
+        if license is not None:
+            terms = f"{license.terms if license.name == 'other' else license.name} ([terms]({license.link}))"
         content = dataset.description if dataset else first_line(described)
         rows.append((f"`{name}`", content, terms, f"[page]({dataset.homepage})" if dataset else ""))
     lines += markdown_table(("name", "content", "terms", "page of the authors"), rows)
@@ -152,7 +152,7 @@ def licences_page() -> str:
         "",
         "`push_point_dataset` puts the terms into the card of what it pushes, and pushes data without an open",
     ]
-    lines += ["licence to private repositories only, unless `rights_confirmed=True`."]
+    lines += ["license to private repositories only, unless `rights_confirmed=True`."]
     return "\n".join(lines) + "\n"
 
 
@@ -176,7 +176,7 @@ def formats_page() -> str:
 
 
 def published_page() -> str:
-    """Return the page of published checkpoints, with their licences and text towers."""
+    """Return the page of published checkpoints, with their licenses and text towers."""
     lines = ["# Published checkpoints", "", _NOTE, ""]
     lines += ["These names open with `open_published`, `from_pretrained`, pipelines and commands:"]
     lines += ["[open published encoders](open_encoders.md). No file of them was available here: names and sizes are"]
@@ -201,13 +201,13 @@ def published_page() -> str:
                 )
             )
     lines += markdown_table(("name", "files", "opens with", "texts are encoded by", "remark"), rows)
-    lines += ["", "## Licences", ""]
+    lines += ["", "## Licenses", ""]
     systems = {published.system.title: published.system for published in PUBLISHED.values()}
     lines += markdown_table(
-        ("program", "its licence", "licence of the weights", "stated by", "commercial use", "page of the authors"),
+        ("program", "its license", "license of the weights", "stated by", "commercial use", "page of the authors"),
         (
             (system.title, system.code_license, system.weights_license, system.license_source)
-            + ("no; asked for" if system.non_commercial else "see the licence", f"<{system.page}>")
+            + ("no; asked for" if system.non_commercial else "see the license", f"<{system.page}>")
             for system in systems.values()
         ),
     )
@@ -224,7 +224,7 @@ def _subclasses(of: type) -> set[type]:
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    "dataset_licences.md": licences_page,
+    "dataset_licenses.md": licenses_page,
     "encoders.md": encoders_page,
     "formats.md": formats_page,
     "models.md": models_page,

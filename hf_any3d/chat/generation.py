@@ -205,8 +205,8 @@ class EndMarkReached(StoppingCriteria):
         return torch.tensor([self.end_mark in text for text in texts], device=input_ids.device)
 
 
-class Cancelled(StoppingCriteria):
-    """Stops when the answer has been cancelled.
+class Canceled(StoppingCriteria):
+    """Stops when the answer has been canceled.
 
     Args:
         event: Set to cancel.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from hf_any3d.chat.generation import Answerer, AnswerStreamer, Cancelled
+from hf_any3d.chat.generation import Answerer, AnswerStreamer, Canceled
 from hf_any3d.chat.messages import take_clouds
 
 
@@ -101,8 +101,8 @@ class ChatSession:
         messages, features = self._with_question(text, cloud)
         processor = self.pipe.processor
         streamer = AnswerStreamer(processor.tokenizer, processor.end_mark)
-        cancelled, outcome = Event(), {}
-        stops = [*generation.get("stopping_criteria", ()), Cancelled(cancelled)]
+        canceled, outcome = Event(), {}
+        stops = [*generation.get("stopping_criteria", ()), Canceled(canceled)]
         further = {"streamer": streamer, "stopping_criteria": stops}
 
         def work() -> None:
@@ -117,7 +117,7 @@ class ChatSession:
         try:
             yield from streamer
         except BaseException:
-            cancelled.set()
+            canceled.set()
             thread.join()  # until the cache and its record of tokens agree
             raise
         thread.join()

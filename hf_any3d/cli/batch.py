@@ -273,7 +273,7 @@ def _write_table(task: str, suffix: str, path: Path, rows: Iterable[dict[str, An
 def _write_parquet(path: Path, task: str, rows: Iterable[dict[str, Any]]) -> None:
     from datasets import Features, List, Value
 
-    from hf_any3d.data.conversion.shards import ParquetRows
+    from hf_any3d.data.parquet.shards import ParquetRows
 
     best = List({"label": Value("string"), "score": Value("float32")})
     column = {"predictions": best} if task == "predict" else {"features": List(Value("float32"))}

@@ -25,7 +25,7 @@ from hf_any3d.registry import FORMATS, MODEL_TYPES, TASKS, check_model_type, tas
 
 # Exit code of a command that could not use some of its files.
 SOME_FAILED = 2
-_DEBUG = "ANY3D_TRACEBACK"
+_DEBUG = "HF_ANY3D_TRACEBACK"
 # Seconds until a bar or a message about progress appears.
 PATIENCE = 2.0
 
@@ -45,7 +45,7 @@ BatchSize = Annotated[
     int | None,
     option("Clouds per batch; by default 8, or 1 if predictions depend on the other clouds.", min=1),
 ]
-DataDir = Annotated[str | None, option("Directory with the files of a dataset of the catalogue.")]
+DataDir = Annotated[str | None, option("Directory with the files of a dataset of the catalog.")]
 
 
 class CommandLine(TyperGroup):
@@ -79,7 +79,7 @@ class CommandLine(TyperGroup):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print errors in one line on stderr and exit; with `--debug` or ANY3D_TRACEBACK=1 the traceback comes first."""
+    """Print errors in one line on stderr and exit; `--debug` or HF_ANY3D_TRACEBACK=1 puts the traceback before it."""
     try:
         yield
     except (typer.Exit, typer.Abort) as end:
@@ -193,7 +193,7 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
         _skip_hub_if_offline()
         with status(f"fetching and converting {name}"):
             quiet_libraries()
-            from hf_any3d.opening import opened_directory
+            from hf_any3d.hub import opened_directory
             from hf_any3d.registration import register
 
             register()

@@ -92,7 +92,7 @@ def convert(
     ] = None,
     accept_license: Annotated[
         bool,
-        typer.Option("--accept-license", help="Accept a licence that forbids commercial use; this is remembered."),
+        typer.Option("--accept-license", help="Accept a license that forbids commercial use; this is remembered."),
     ] = False,
 ) -> None:
     """Convert the checkpoints of original programs into directories that `from_pretrained` opens.
@@ -140,7 +140,7 @@ def _convert_files(files: list[str], output: Path | None, given: Mapping[str, An
 
 def _convert_published(name: str, output: Path | None, given: Mapping[str, Any]) -> None:
     from hf_any3d.conversions.saving import new_directory
-    from hf_any3d.opening import published_directory
+    from hf_any3d.hub import published_directory
 
     if unused := sorted(given.keys() - {"size", "revision", "accept_license"}):
         options = ", ".join(map(_option_of, unused))
@@ -192,4 +192,4 @@ def _report(facts: Mapping[str, Any]) -> Iterator[str]:
     about += [f"{part} {facts[part]}" for part in ("encoder", "teacher") if facts.get(part) is not None]
     yield f"{facts['output']}: {', '.join(about)}"
     if "license" in facts:
-        yield f"licence of the weights: {facts['license']}, not for commercial use"
+        yield f"license of the weights: {facts['license']}, not for commercial use"

@@ -40,15 +40,15 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA",
         help="A folder with a folder of files for each class, a Parquet file or folder of them, or the name of a "
-        "dataset in the catalogue or on the hub.",
+        "dataset in the catalog or on the hub.",
         show_default=False,
     ),
 ]
 Options = Annotated[str | None, option('JSON object with options of the dataset, such as {"variant": "obj_bg"}.')]
 # Clouds with fewer points are reported.
 _FEW_POINTS = 64
-# Extents that are more likely millimetres than metres; scans of streets and cities are larger.
-_MILLIMETRES = (1000.0, 50_000.0)
+# Extents that are more likely millimeters than meters; scans of streets and cities are larger.
+_MILLIMETERS = (1000.0, 50_000.0)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def prepare(
     with LeftOutFiles() as left_out:
         splits = _load(name, data_dir, options, **further)
     from hf_any3d.atomic_files import atomic_write, write_json, write_text
-    from hf_any3d.data.conversion.publishing import card_metadata, card_text, split_statistics
+    from hf_any3d.data.parquet.publishing import card_metadata, card_text, split_statistics
 
     statistics = {}
     for split, rows in splits.items():
@@ -162,9 +162,9 @@ def prepare(
         statistics[str(split)] = split_statistics(str(split), rows)
         print_line(f"{split}: {counted(len(rows), 'cloud')}")
     title = output.name
-    licence = next(iter(splits.values())).info.license or ""
-    card = card_metadata(title, licence or "unknown", sum(splits.num_rows.values())).to_yaml()
-    text = card_text(str(output), title, splits, licence, statistics)
+    license = next(iter(splits.values())).info.license or ""
+    card = card_metadata(title, license or "unknown", sum(splits.num_rows.values())).to_yaml()
+    text = card_text(str(output), title, splits, license, statistics)
     write_text(output / "README.md", f"---\n{card}\n---\n\n{text}\n")
     write_json(output / "meta" / "stats.json", {"splits": statistics})
     print_line(f"{output}: train with hf-any3d train {output}")
@@ -182,7 +182,7 @@ def describe(
     """Describe data: splits, columns, classes, points per cloud, and extent; the exit code is 2 if files are bad."""
     with LeftOutFiles() as left_out:
         splits = _load(name, data_dir, options, on_error="skip")
-    from hf_any3d.data.conversion.publishing import split_statistics
+    from hf_any3d.data.parquet.publishing import split_statistics
 
     facts = {}
     for split, rows in splits.items():
@@ -229,7 +229,7 @@ def check(
     """Read every file, and list those that are damaged, doubtful or equal, with the extent of each.
 
     Doubtful are clouds with invalid points, few points or no extent, those whose coordinates lost their precision, and
-    extents that are not metres if the others are. Bad are damaged files and clouds of fewer than three points, which
+    extents that are not meters if the others are. Bad are damaged files and clouds of fewer than three points, which
     training leaves out, too; the exit code is then 2. Folders without a cloud are named.
     """
     inputs = find_inputs(files)
@@ -283,7 +283,7 @@ def doubts_about(points: np.ndarray) -> list[str]:
     """Describe what is doubtful about the coordinates of a cloud `(points, 3)`: their precision and their unit.
 
     A coordinate stored in float32 far from the origin, such as one of a map projection, has steps: a cloud then
-    consists of planes. Objects and rooms in millimetres have extents of thousands.
+    consists of planes. Objects and rooms in millimeters have extents of thousands.
     """
     found = []
     size = float((points.max(axis=0) - points.min(axis=0)).max())
@@ -295,8 +295,8 @@ def doubts_about(points: np.ndarray) -> list[str]:
                 f"{axis} has {distinct} different values in {len(values)} points, with steps of {step:g}: too far "
                 "from the origin for its precision; subtract an offset before it is stored"
             )
-    if _MILLIMETRES[0] <= size <= _MILLIMETRES[1]:
-        found.append(f"the largest extent is {size:g}: millimetres, if this is an object or a room")
+    if _MILLIMETERS[0] <= size <= _MILLIMETERS[1]:
+        found.append(f"the largest extent is {size:g}: millimeters, if this is an object or a room")
     return found
 
 
@@ -321,7 +321,7 @@ def show(
         typer.Argument(
             metavar="FILE|DATASET",
             help="Point files, meshes, folders or globs; - for standard input; or a dataset: a Parquet file or folder "
-            "of them, or a name in the catalogue or on the hub.",
+            "of them, or a name in the catalog or on the hub.",
             show_default=False,
         ),
     ],

@@ -1,4 +1,4 @@
-"""`hf-any3d evaluate`: score a model on labelled clouds, or a MiniGPT-3D by the published protocols."""
+"""`hf-any3d evaluate`: score a model on labeled clouds, or a MiniGPT-3D by the published protocols."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def evaluate(
         typer.Argument(
             metavar="[DATA]",
             help="As for train: a folder with a folder of files for each class, a Parquet file or folder of them, or "
-            "the name of a dataset in the catalogue or on the hub (owner/name).",
+            "the name of a dataset in the catalog or on the hub (owner/name).",
             show_default=False,
         ),
     ] = None,
     dataset: Annotated[
-        str | None, option("Name of the dataset in the catalogue or on the hub; DATA is then the folder of its files.")
+        str | None, option("Name of the dataset in the catalog or on the hub; DATA is then the folder of its files.")
     ] = None,
     recipe: Annotated[
         Path | None,
@@ -134,7 +134,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the accuracy of each class.")] = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Evaluate a trained model on labelled clouds.
+    """Evaluate a trained model on labeled clouds.
 
     Classifiers get accuracies, segmentation models intersections over union, zero-shot models the accuracy on names
     of classes, autoencoders Chamfer distances. Figures of classifiers with voting are listed apart from those without.

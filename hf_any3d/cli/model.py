@@ -94,7 +94,7 @@ def _facts_file(name: str, revision: str | None) -> Path:
     for file in _CONFIGS:
         path: Any = Path(name) / file
         if is_published(name):
-            from hf_any3d.opening import opened_directory
+            from hf_any3d.hub import opened_directory
 
             path = opened_directory(name, revision) / file
         elif not Path(name).is_dir():

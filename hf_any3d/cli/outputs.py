@@ -141,8 +141,8 @@ def colors_of(labels: Any, colors: np.ndarray | None) -> np.ndarray | None:
 
     values, numbers = np.unique(np.asarray(labels), return_inverse=True)
     palette = label_colors(int(max(values.max(), 0)) + 1)
-    grey = np.full(3, 0.6, np.float32)  # of points without a class
-    return np.stack([palette[value] if value >= 0 else grey for value in values])[numbers]
+    gray = np.full(3, 0.6, np.float32)  # of points without a class
+    return np.stack([palette[value] if value >= 0 else gray for value in values])[numbers]
 
 
 class Gallery:
@@ -174,7 +174,7 @@ class Gallery:
         self.titles.append(title)
 
     def add_file(self, data: PointCloudData, title: str) -> None:
-        """Add a cloud or mesh in its own colors; labelled points are colored by label."""
+        """Add a cloud or mesh in its own colors; labeled points are colored by label."""
         if self.output is not None:
             data = data.sample_surface(self._most) if data.is_mesh else data
             self.add(data.points, colors_of(data.labels, data.colors), title)

@@ -35,7 +35,7 @@ def reproduce(
     released: Annotated[
         bool,
         typer.Option(
-            "--released", help="Repeat the accidents of the released programs, which select the epoch on the test set."
+            "--released", help="Repeat the quirks of the released programs, which select the epoch on the test set."
         ),
     ] = False,
     start: Annotated[

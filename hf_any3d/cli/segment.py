@@ -53,8 +53,8 @@ def segment(
     output: Annotated[
         Path | None,
         option(
-            "A page (.html) or picture (.png) of all clouds, the labelled points of one (.ply, .obj, .npz), a table "
-            "(.json, .csv), or a folder for labelled points and a page of each."
+            "A page (.html) or picture (.png) of all clouds, the labeled points of one (.ply, .obj, .npz), a table "
+            "(.json, .csv), or a folder for labeled points and a page of each."
         ),
     ] = None,
     batch_size: Annotated[
@@ -108,10 +108,10 @@ def segment(
             if gallery.output is not None:
                 gallery.add(cloud_frame(points), palette[labels], Path(cloud.name).name)
             if output is not None and suffix in CLOUDS:
-                _write_labelled(output, points, labels, palette)
+                _write_labeled(output, points, labels, palette)
             elif output is not None and not suffix:
                 folder = output / place[cloud.name]
-                _write_labelled(folder.with_name(folder.name + ".ply"), points, labels, palette)
+                _write_labeled(folder.with_name(folder.name + ".ply"), points, labels, palette)
                 page = Gallery(folder.with_name(folder.name + ".html"), 1, shown_up)
                 page.add(cloud_frame(points), palette[labels], folder.name)
                 page.write(folder.name, {names[n]: palette[n].tolist() for n in map(int, np.unique(labels))})
@@ -162,7 +162,7 @@ def _share(part: dict[str, Any], total: int) -> dict[str, Any]:
     return {"label": part["label"], "points": count, "share": count / total, "score": part["score"]}
 
 
-def _write_labelled(path: Path, points: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> None:
+def _write_labeled(path: Path, points: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> None:
     from hf_any3d.data.files import PointCloudData, write_point_cloud
 
     path.parent.mkdir(parents=True, exist_ok=True)

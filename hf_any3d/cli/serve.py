@@ -99,7 +99,7 @@ def _open(
     from hf_any3d.serving.service import Service
     from hf_any3d.serving.tasks import CHAT, check_task
 
-    read_model_config(model)  # fetches and converts a published checkpoint, or asks for its licence
+    read_model_config(model)  # fetches and converts a published checkpoint, or asks for its license
     with model_errors(model):
         task = task_of(model)
     check_task(task, model)

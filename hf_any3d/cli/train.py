@@ -60,12 +60,12 @@ def train(
         typer.Argument(
             metavar="DATA",
             help="A folder with a folder of files for each class, a Parquet file or folder of them, the name of a "
-            "dataset in the catalogue or on the hub (owner/name), or a recipe (.yaml).",
+            "dataset in the catalog or on the hub (owner/name), or a recipe (.yaml).",
             show_default=False,
         ),
     ] = None,
     dataset: Annotated[
-        str | None, option("Name of the dataset in the catalogue or on the hub; DATA is then the folder of its files.")
+        str | None, option("Name of the dataset in the catalog or on the hub; DATA is then the folder of its files.")
     ] = None,
     encoder: Annotated[
         str | None,

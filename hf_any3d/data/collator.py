@@ -37,7 +37,7 @@ class PointCloudCollator:
         transform: an augmentation that is applied to every cloud and must keep its number of points.
         seed: fixes the choice of points and the augmentation.
         extra_columns: columns (num_points_i, c) appended to xyz as further channels, such as "colors" or "normals";
-            integer colours are scaled to [0, 1].
+            integer colors are scaled to [0, 1].
         indexer: called with the finished points, such as a `PointIndexer` of the model's config; its result is
             `point_index` of the batch, which the model then does not compute. In the workers of a DataLoader this
             takes sampling and the search for neighbors out of the training step.

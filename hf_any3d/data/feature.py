@@ -69,7 +69,7 @@ class PointCloud:
     Args:
         decode: False returns the stored dict, `{"bytes": …, "path": …}`.
         format: file type of clouds that are stored as new files: "ply", which every program reads and which keeps
-            colours in 8 bits, or "npz", which keeps every number.
+            colors in 8 bits, or "npz", which keeps every number.
 
     Raises:
         ValueError: an unknown format.

@@ -115,10 +115,10 @@ def points_to_files(
 
     Args:
         dataset: rows or splits with `points` (points, 3), as from `load_point_dataset`.
-        format: "ply", which every program reads and which keeps colours in 8 bits, or "npz".
+        format: "ply", which every program reads and which keeps colors in 8 bits, or "npz".
         column: name of the new column.
         columns: columns to write into the files: "normals", "colors" and "labels" (one per point); None takes
-            existing normals and colours. All others stay columns.
+            existing normals and colors. All others stay columns.
         num_proc: processes that write in parallel; not for streams.
 
     Returns:

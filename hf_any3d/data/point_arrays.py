@@ -9,11 +9,11 @@ from hf_any3d.data.files.attributes import unit_colors
 
 
 def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarray:
-    """Join `points` and further columns of a row, such as colours and normals, along the channels.
+    """Join `points` and further columns of a row, such as colors and normals, along the channels.
 
     Args:
         row: columns as arrays, tensors or nested lists; `points` is (num_points, 3 or more).
-        extra_columns: columns (num_points, c) appended in this order; colours are scaled to [0, 1], as files' are.
+        extra_columns: columns (num_points, c) appended in this order; colors are scaled to [0, 1], as files' are.
 
     Returns:
         (num_points, channels) float32, xyz first.

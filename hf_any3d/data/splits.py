@@ -84,7 +84,7 @@ def draw_fold(
         test_per_class: Test rows per class, 20 in the published protocol.
 
     Returns:
-        Splits `train` (way * shot rows) and `test`, labelled from 0 to way - 1 with the names of the drawn classes.
+        Splits `train` (way * shot rows) and `test`, labeled from 0 to way - 1 with the names of the drawn classes.
 
     Raises:
         ValueError: A missing split or class column, a number below 1, or too few classes with enough rows.
@@ -114,7 +114,7 @@ def draw_fold(
     drawn = {}
     for split, number in sizes.items():
         rows = [generator.choice(np.flatnonzero(labels[split] == kind), number, replace=False) for kind in classes]
-        drawn[split] = _relabelled(splits[split].select(np.concatenate(rows)), np.arange(way).repeat(number), names)
+        drawn[split] = _relabeled(splits[split].select(np.concatenate(rows)), np.arange(way).repeat(number), names)
     return DatasetDict(drawn)
 
 
@@ -134,7 +134,7 @@ def _draw(groups: list[list[int]], fraction: float, generator: np.random.Generat
     return [index for group in taken for index in group]
 
 
-def _relabelled(rows: Dataset, labels: np.ndarray, names: list[str]) -> Dataset:
+def _relabeled(rows: Dataset, labels: np.ndarray, names: list[str]) -> Dataset:
     format_type = rows.format["type"]
     rows = rows.remove_columns("label").add_column("label", labels.tolist(), feature=ClassLabel(names=names))
     return rows.with_format(format_type)

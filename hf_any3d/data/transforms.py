@@ -251,7 +251,7 @@ class CenterAndScale(PointTransform):
     scale: bool = True
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Normalise xyz."""
+        """Normalize xyz."""
         axes = np.ascontiguousarray(points[:, :3].T)  # (3, num_points)
         axes -= mean_point(axes).astype(np.float32)
         radius = largest_norm(axes) if self.scale else 0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.chat import ChatSession
-from hf_any3d.chat.generation import Cancelled
+from hf_any3d.chat.generation import Canceled
 from hf_any3d.data.files import PointCloudData, read_point_cloud
 from hf_any3d.demo.uploads import read_upload
 from hf_any3d.processing import PointCloudProcessor
@@ -121,7 +121,7 @@ class Conversation:
             ValueError: There is no shape, or the language model's context is full.
         """
         session = self._opened()
-        generation["stopping_criteria"] = [Cancelled(self._stopped)]
+        generation["stopping_criteria"] = [Canceled(self._stopped)]
         if generation.get("num_beams", 1) > 1:
             yield session.ask(question, **generation)
             return

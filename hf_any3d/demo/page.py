@@ -30,7 +30,7 @@ def embedded_shapes() -> dict[str, Path | PointCloudData]:
     """Return a chair and the first test shape of each class of the embedded data.
 
     Returns:
-        Shapes by name, with author and licence if there is one.
+        Shapes by name, with author and license if there is one.
     """
     chair, table = FOLDER / "chair.ply", FOLDER / "test.parquet"
     shapes: dict[str, Path | PointCloudData] = {chair.name: chair} if chair.is_file() else {}
@@ -122,7 +122,7 @@ points, meshes are sampled on their surface. Shapes without colors are black.
 
 This page is for research. Answers may be wrong or offensive; do not rely on them. Questions and files are sent to the
 machine that runs this page: files are deleted within hours, conversations are not stored. Upload only what you may
-share. The weights have the licences named in their model card, the shapes those of their authors.
+share. The weights have the licenses named in their model card, the shapes those of their authors.
 """
 Chat = list[dict[str, Any]]
 # Updates of the view, the line below it, the chat and the line below that.

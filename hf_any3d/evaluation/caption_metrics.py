@@ -10,9 +10,15 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from hf_any3d.modeling.any2point import Any2PointConfig
+from hf_any3d.modeling.point_encoders.text_towers import (
+    TextTower,
+    TextTowerFamily,
+    embed_texts,
+    open_text_tower,
+    text_tower_settings,
+)
 from hf_any3d.modeling.pretrained_parts import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderSource, resolve_encoder
-from hf_any3d.modeling.text_towers import TextTower, TextTowerFamily, embed_texts, open_text_tower, text_tower_settings
 
 SENTENCE_BERT = "sentence-transformers/all-mpnet-base-v2"
 SIMCSE = "princeton-nlp/sup-simcse-roberta-large"

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer
 
-Judgement = tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]
+Judgment = tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]
 """For each split its metrics, and for each split a score of each class."""
 _KEPT = ("accuracy", "mean_class_accuracy", "loss")
 _INPUTS = """
@@ -138,7 +138,7 @@ class ConfusionMatrix(_ClassificationMetric):
         return {"confusion_matrix": confusion_matrix(predictions, references, num_classes)}
 
 
-def judge_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Sequence[str]) -> Judgement:
+def evaluate_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Sequence[str]) -> Judgment:
     """Evaluate the trainer's model on splits and print the metrics.
 
     Args:
@@ -206,9 +206,9 @@ def vote_logits(trainer: Trainer, rows: AugmentedRows, votes: int) -> tuple[np.n
     return total / votes, labels
 
 
-def judge_by_voting(
+def evaluate_by_voting(
     trainer: Trainer, splits: Mapping[str, AugmentedRows], classes: Sequence[str], votes: int
-) -> Judgement:
+) -> Judgment:
     """Evaluate the trainer's model on splits by voting and print the metrics.
 
     Results are named `{split}_voting`, so that they are not mixed with those without voting.
@@ -220,7 +220,7 @@ def judge_by_voting(
         votes: Number of copies of each cloud.
 
     Returns:
-        As `judge_splits`; the loss is that of the mean logits.
+        As `evaluate_splits`; the loss is that of the mean logits.
 
     Source: Any2Point's programs contain it but do not use it; Point-BERT, Point-MAE and ACT report it in addition to
     plain figures (10 votes).

@@ -63,7 +63,7 @@ def named_part_scores(
     templates: str | Sequence[str] | None = "part_only",
     **arguments: Any,
 ) -> dict[str, Any]:
-    """Evaluate a pipeline on labelled objects, each with the names of its category's parts.
+    """Evaluate a pipeline on labeled objects, each with the names of its category's parts.
 
     Args:
         segment: A `ZeroShotPointCloudSegmentationPipeline`.
@@ -98,7 +98,7 @@ def named_part_scores(
         iou = named_part_iou(found["labels"], references, len(names[category]), form)
         by_category.setdefault(category, []).append(iou)
     if not by_category:
-        raise ValueError("there are no rows; expected labelled objects")
+        raise ValueError("there are no rows; expected labeled objects")
     means = {category: float(np.mean(ious)) for category, ious in sorted(by_category.items())}
     return {
         "instance_miou": float(np.mean([iou for ious in by_category.values() for iou in ious])),

@@ -37,7 +37,7 @@ class Protocol:
     Args:
         name: Name in commands, files and tables.
         question: The question.
-        dataset: Name of the dataset in the catalogue.
+        dataset: Name of the dataset in the catalog.
         kind: How answers are judged: "class", which of the dataset's classes the answer means; "same", whether it
             names the same kind of object as the caption; "caption", how much of the caption it mentions.
         settings: Settings of generation.
@@ -224,7 +224,7 @@ def _digest(cloud: np.ndarray) -> str:
 
 
 def colored_cloud(row: Mapping[str, Any]) -> np.ndarray:
-    """Return a row as one array (points, 6), neither centred nor scaled; black if it has no colors."""
+    """Return a row as one array (points, 6), neither centered nor scaled; black if it has no colors."""
     points = np.asarray(row["points"], np.float32)
     colors = np.zeros_like(points) if row.get("colors") is None else unit_colors(np.asarray(row["colors"]))
     return np.concatenate([points[:, :3], colors], axis=1)

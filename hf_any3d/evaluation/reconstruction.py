@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer
 
-from hf_any3d.evaluation.classification import Judgement
+from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.modeling.point_ops import reconstruction_scores
 
 METRICS = ("chamfer_l1", "chamfer_l2", "f_score")
@@ -125,13 +125,13 @@ def category_means(measured: np.ndarray, categories: np.ndarray | None) -> dict[
     return {int(number): measured[categories == number].mean(axis=0) for number in np.unique(categories)}
 
 
-def judge_reconstruction(
+def evaluate_reconstruction(
     trainer: Trainer,
     splits: Mapping[str, Dataset],
     categories: Mapping[str, Sequence[int] | None],
     names: Sequence[str],
     ignore_keys: list[str],
-) -> Judgement:
+) -> Judgment:
     """Evaluate the trainer's model on splits and print the metrics.
 
     Args:

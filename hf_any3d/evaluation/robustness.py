@@ -1,4 +1,4 @@
-"""Robustness of classifiers: accuracy on corrupted, sparse, rotated and colorless copies of labelled clouds.
+"""Robustness of classifiers: accuracy on corrupted, sparse, rotated and colorless copies of labeled clouds.
 
 The corruptions are those of `hf_any3d.data.corruptions`. They are made from the evaluated clouds, so the figures are
 not those of ModelNet40-C's published files.
@@ -109,7 +109,7 @@ class ConditionRows(torch.utils.data.Dataset):
     missing points by repeats and reduces surplus ones. Random choices depend on seed, condition and row.
 
     Args:
-        dataset: Labelled clouds.
+        dataset: Labeled clouds.
         processor: Processor of the model.
         condition: What is done to each cloud.
         seed: Seed of all random choices.
@@ -144,7 +144,7 @@ class ConditionRows(torch.utils.data.Dataset):
         return self.processor(cloud, num_points=num_points, seed=self.seed, return_tensors="np")["points"][0]
 
 
-def judge_robustness(
+def robustness_report(
     trainer: Trainer,
     dataset: Dataset,
     processor: PointCloudProcessor,
@@ -158,7 +158,7 @@ def judge_robustness(
 
     Args:
         trainer: Has the model, and `compute_classification_metrics` as its `compute_metrics`.
-        dataset: Labelled clouds.
+        dataset: Labeled clouds.
         processor: Processor of the model.
         clean: Metrics on the unchanged clouds: accuracy, mean class accuracy and loss.
         about: Further facts of the report, such as the names of model and dataset.

@@ -12,7 +12,7 @@ from transformers import EvalPrediction, Trainer
 
 from hf_any3d.data.blocks import merge_blocks
 from hf_any3d.evaluation.classification import (
-    Judgement,
+    Judgment,
     by_name,
     confusion_matrix,
     overall_accuracy,
@@ -227,19 +227,19 @@ def _joined(clouds: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 class Blocks(Protocol):
-    """Blocks of labelled clouds: for each the number of its cloud and of its points, and the dataset of clouds."""
+    """Blocks of labeled clouds: for each the number of its cloud and of its points, and the dataset of clouds."""
 
     clouds: list[int]
     index: list[np.ndarray]
     dataset: Any
 
 
-def judge_segmentation(
+def evaluate_segmentation(
     trainer: Trainer,
     splits: Mapping[str, Blocks],
     names: Sequence[str],
     category_parts: Sequence[Sequence[int]] | None = None,
-) -> Judgement:
+) -> Judgment:
     """Evaluate the trainer's model on splits and print the metrics.
 
     Args:

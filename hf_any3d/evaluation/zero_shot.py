@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer
 
 from hf_any3d.evaluation.classification import (
-    Judgement,
+    Judgment,
     by_name,
     class_accuracies,
     confusion_matrix,
@@ -42,7 +42,7 @@ def zero_shot_scores(logits: np.ndarray, labels: np.ndarray, unseen: Sequence[in
         unseen classes may be predicted; `unseen_chance`, one over their number; `unseen_p_value`, see `p_value`;
         `unseen_among_all`, where any class may be predicted. For samples of seen classes `seen_accuracy` and
         `seen_among_all`. If there are both, `harmonic_mean` of both mean class accuracies among all, the measure of
-        generalised zero-shot learning (arXiv 1707.00600, Sec. 4.2).
+        generalized zero-shot learning (arXiv 1707.00600, Sec. 4.2).
     """
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
     classes = logits.shape[1]
@@ -120,7 +120,7 @@ def compute_zero_shot_metrics(unseen: Sequence[int]) -> Callable[[EvalPrediction
 
 
 @torch.inference_mode()
-def judge_class_names(
+def evaluate_class_names(
     model: Any, rows: Any, names: Sequence[str], templates: Sequence[str] | None = None, batch_size: int = 32
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Evaluate a model that compares clouds with texts, on the names of all classes.
@@ -151,9 +151,9 @@ def judge_class_names(
     return found, by_name(names, class_accuracies(matrix))
 
 
-def judge_zero_shot(
+def evaluate_zero_shot(
     trainer: Trainer, splits: Mapping[str, Dataset], classes: Sequence[str], unseen: Sequence[int]
-) -> Judgement:
+) -> Judgment:
     """Evaluate the trainer's model on splits and print the metrics.
 
     Args:

@@ -16,8 +16,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import atomic_write, claim, remove_temporaries
-from hf_any3d.data.conversion.shards import ParquetRows
 from hf_any3d.data.feature import local_path
+from hf_any3d.data.parquet.shards import ParquetRows
 from hf_any3d.many_files.executors import Workers, executor_of
 from hf_any3d.many_files.files import InputFile
 from hf_any3d.many_files.rows import CloudRows

@@ -37,7 +37,7 @@ def build_model_card(
     Args:
         subject: The model and what is known of it.
         name: The repository's name, or the directory, that the card's examples load.
-        license: Licence of the model, as the hub writes it. If None, that of published weights in the model which
+        license: License of the model, as the hub writes it. If None, that of published weights in the model which
             forbids commercial use; left out if there are none.
         language: Language of the model's answers, as the hub writes it.
         intro: Markdown that replaces the task's first sentence.
@@ -55,7 +55,7 @@ def build_model_card(
         license = license or record["weights_license"].lower()
         origin = code(record["name"]) if record.get("name") else "published ones"
         body = f"This model was made from weights, {origin}, under {terms}, which forbids its commercial use too."
-        sections = {"Licence": body, **sections}
+        sections = {"License": body, **sections}
     count, quoted = len(subject.classes), literal(name)
     points = f"{subject.num_points} points" if subject.num_points else "the processor's number of points"
     categories = getattr(config, "category_names", None) or ["0"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.any2point.starting_weights import ORIGINS
 from hf_any3d.modeling.card_info import MethodInfo
-from hf_any3d.modeling.pretrained_base import PretrainedBaseMixin
+from hf_any3d.modeling.point_encoders.pretrained_base import PretrainedBaseMixin
 
 _STORED_HERE = "all of them are stored in this repository."
 # Of models whose adapter repository also holds the rest of the model.

@@ -62,7 +62,7 @@ def write_model_card(model: nn.Module, directory: str | os.PathLike, name: str |
 def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:
     """Write a card, unless the file holds one that a user has written.
 
-    Tags of a replaced card are kept; so are its licence, language and datasets, unless the new card sets them.
+    Tags of a replaced card are kept; so are its license, language and datasets, unless the new card sets them.
 
     Returns:
         The path, or None if the user's card was kept.
@@ -167,7 +167,7 @@ def write_trainer_card(
     Args:
         trainer: A trainer with a model of this package.
         language: Language of the model's answers, as the hub writes it.
-        license: Licence of the model, as the hub writes it.
+        license: License of the model, as the hub writes it.
         tags: Further tags.
         model_name: Ignored: the card is named after its repository.
         finetuned_from: The base model; the one that the config names by default.
@@ -207,7 +207,7 @@ def _listed(given: str | list[str] | None) -> list[str]:
 def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Sequence[str] = ()) -> RunReport:
     """Report the run of a stock Trainer.
 
-    Evaluation losses with label smoothing, or of the user's own function, are labelled so: they are not the model's.
+    Evaluation losses with label smoothing, or of the user's own function, are labeled so: they are not the model's.
 
     Args:
         trainer: A trainer with a model of this package.

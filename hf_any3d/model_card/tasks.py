@@ -68,7 +68,7 @@ _SCENES = CardTask(
     task_name="Semantic segmentation of point clouds",
     intro="Labels each point of a scene with the object it belongs to: {count} classes.",
     verb="segment",
-    use="""answer = segment("chair.ply", output_dir="segmented")  # also writes a coloured PLY and a web page
+    use="""answer = segment("chair.ply", output_dir="segmented")  # also writes a colored PLY and a web page
 answer["labels"], [segment["label"] for segment in answer["segments"]]""",
     portions="they are read in overlapping blocks of {points}, and every point gets a label.",
     logits="""logits = model(**processor("chair.ply", return_tensors="pt")).logits  # (1, points, {count})""",
@@ -145,7 +145,7 @@ _RECONSTRUCTION = CardTask(
     task_name="Reconstruction of point clouds from discrete codes",
     intro="Encodes 3D point clouds as discrete codes and reconstructs them.",
     verb="rebuild",
-    use="""answer = rebuild("chair.ply", output_dir="rebuilt")  # also writes a coloured PLY and a web page
+    use="""answer = rebuild("chair.ply", output_dir="rebuilt")  # also writes a colored PLY and a web page
 answer["token_ids"], answer["chamfer_l1"]""",
     logits="""outputs = model(**processor("chair.ply", return_tensors="pt"))
 outputs.token_ids, outputs.whole_fine  # (1, groups) codes, (1, points, 3) reconstruction""",
@@ -178,7 +178,7 @@ _FEATURES = CardTask(
 _CONVERSATION = CardTask(
     task="point-cloud-text-to-text",
     task_name="Conversations about point clouds",
-    intro="Answers questions about coloured 3D point clouds.",
+    intro="Answers questions about colored 3D point clouds.",
     verb="chat",
     use='chat("chair.ply", text="What is this?", max_new_tokens=60)',
     logits="""content = [{{"type": "point_cloud", "path": "chair.ply"}}, {{"type": "text", "text": "What is this?"}}]

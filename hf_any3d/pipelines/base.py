@@ -39,7 +39,7 @@ class PointCloudPipeline(Pipeline):
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         saved = model.config.architectures
         if self.uses_head and saved and type(model).__name__ not in saved:
-            # Auto classes initialise a missing head at random with a warning, which is useful only for training.
+            # Auto classes initialize a missing head at random with a warning, which is useful only for training.
             raise ValueError(
                 f"{model.name_or_path}: holds a {saved[0]}, which pipeline({self.task!r}) cannot use; expected a "
                 f"{type(model).__name__}"

@@ -36,7 +36,7 @@ class PointCloudReconstructionPipeline(PointCloudPipeline):
 
     - `threshold`: distance up to which points match in the F-score; 0.01 by default.
     - `output_dir`: also write each reconstruction to this directory, named after its file, else `cloud-0`, ….
-    - `formats`: output formats. "ply", "obj" and "npz" contain the reconstruction, coloured by patch, in PLY and NPZ
+    - `formats`: output formats. "ply", "obj" and "npz" contain the reconstruction, colored by patch, in PLY and NPZ
       with the codes as labels; "html" (an interactive page that works offline) and "png" show it next to the input. By
       default "ply" and "html".
 
@@ -105,7 +105,7 @@ class PointCloudReconstructionPipeline(PointCloudPipeline):
 
 
 def colored_by_patch(answer: dict[str, Any]) -> PointCloudData:
-    """Return the reconstruction of an answer as a cloud with a colour for each patch and codes as labels."""
+    """Return the reconstruction of an answer as a cloud with a color for each patch and codes as labels."""
     points, codes = answer["reconstruction"], answer["token_ids"]
     patch = np.arange(len(points)) // (len(points) // len(codes))
     return PointCloudData(points, label_colors(len(codes))[patch], labels=codes[patch])

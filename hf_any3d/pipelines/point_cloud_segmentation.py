@@ -121,7 +121,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
       of its training. Points of the answer are those of the input.
     - `max_points`: thin larger clouds out to this many random points, whose labels and scores the others get from the
       nearest one; much faster for dense scans.
-    - `output_dir`: also write each cloud to this directory, coloured by label, named after its file or `cloud-0`, ….
+    - `output_dir`: also write each cloud to this directory, colored by label, named after its file or `cloud-0`, ….
     - `formats`: output formats: "ply", "html" (an interactive page that works offline) and "obj"; by default the first
       two.
 
@@ -349,7 +349,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
 
 
 def part_of(data: PointCloudData, index: np.ndarray) -> PointCloudData:
-    """Return some points of a cloud with their colours and normals.
+    """Return some points of a cloud with their colors and normals.
 
     Args:
         data: A cloud.

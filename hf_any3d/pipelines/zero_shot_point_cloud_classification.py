@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hf_any3d.identity import weights_state
-from hf_any3d.modeling.text_towers import fill_templates
+from hf_any3d.modeling.point_encoders.text_towers import fill_templates
 from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown, without_none
 
 # Number of label sets whose embeddings are cached.

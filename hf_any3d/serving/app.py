@@ -154,7 +154,7 @@ async def answer_chat(request: Request, service: Service) -> Response:
         try:
             (answer,) = await results(request, [submit()])
         finally:
-            conversation.cancelled.set()
+            conversation.canceled.set()
         service.metrics.new_tokens.inc(answer.tokens)
         return as_json(completion(service.name, request_id, conversation, answer))
 
@@ -189,7 +189,7 @@ class _Stream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self.conversation.cancelled.set()
+            self.conversation.canceled.set()
             self.future.cancel()
 
 
@@ -268,7 +268,7 @@ async def in_time(request: Request, service: Service, answer: Callable[[], Await
 
 
 async def results(request: Request, futures: list[Any]) -> list[Any]:
-    """Wait for results of the model; if the client leaves or the time is over, work is cancelled.
+    """Wait for results of the model; if the client leaves or the time is over, work is canceled.
 
     Raises:
         Refused: The model cannot use the input, or the client is gone.

@@ -37,7 +37,7 @@ class Batcher:
     """Runs a function on batches of work, in one thread.
 
     A batch is complete when it has `max_batch` members, or when its oldest has waited `max_wait` seconds. Only work
-    with equal keys is in a batch; the oldest work decides which key is next. Cancelled work, and work beyond its
+    with equal keys is in a batch; the oldest work decides which key is next. Canceled work, and work beyond its
     deadline, is not begun.
 
     Args:

@@ -24,7 +24,7 @@ class Conversation:
         sampling: Arguments of `generate` for sampling; empty for greedy answers.
         seed: Seed of sampling.
         listen: Called with pieces of the answer as they are generated.
-        cancelled: Set to end the answer.
+        canceled: Set to end the answer.
     """
 
     prompt: Prompt
@@ -32,7 +32,7 @@ class Conversation:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     listen: Callable[[str], None] = lambda piece: None
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    canceled: threading.Event = field(default_factory=threading.Event)
 
     @property
     def key(self) -> Any:
@@ -104,7 +104,7 @@ class _Row:
         self._streamer.put(torch.tensor([token]))
         self._pass_on()
         self.is_complete = has_mark or token in self.ends
-        is_over = self.count >= self.conversation.new_tokens or self.conversation.cancelled.is_set()
+        is_over = self.count >= self.conversation.new_tokens or self.conversation.canceled.is_set()
         self.is_done = self.is_complete or is_over
         return self.is_done
 

@@ -77,7 +77,7 @@ class DataArguments:
     """The dataset, its splits, and how clouds are prepared."""
 
     dataset_name: str = argument(
-        "shapes", help="Name in the catalogue (shapes, folder, parquet, …) or of a hub repository (owner/name)."
+        "shapes", help="Name in the catalog (shapes, folder, parquet, …) or of a hub repository (owner/name)."
     )
     data_dir: str | None = argument(None, help="Directory with the files of the dataset.")
     dataset_options: dict | str | None = argument(
@@ -144,7 +144,7 @@ class PointTrainingArguments(TrainingArguments):
 
     output_dir: str = argument("trainer_output", help="Directory to write the model and its checkpoints to.")
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
-    license: str | None = argument(None, help="Licence in the model card, as the hub writes it.")
+    license: str | None = argument(None, help="License in the model card, as the hub writes it.")
     remove_unused_columns: bool = field(default=False)
     eval_strategy: str = field(default="epoch")
     save_strategy: str = field(default="epoch")

@@ -95,9 +95,7 @@ class StageArguments:
 class ConversationArguments:
     """The conversations to train on."""
 
-    dataset_name: str = argument(
-        "objaverse_captions", help="Name in the catalogue of a dataset with an option `which`."
-    )
+    dataset_name: str = argument("objaverse_captions", help="Name in the catalog of a dataset with an option `which`.")
     data_dir: str | None = argument(None, help="Directory with the files of the dataset.")
     dataset_options: dict | str | None = argument(
         None,

@@ -24,13 +24,13 @@ from hf_any3d.modeling.any2point import (
     PointTokenizerConfig,
     PointTokenizerForPointCloudClassification,
 )
-from hf_any3d.modeling.any2point.light_settings import LIGHT_ADAPTER
+from hf_any3d.modeling.any2point.small_data_defaults import LIGHT_ADAPTER
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.encoders.loading import encoder_settings
 from hf_any3d.modeling.hub_names import check_repository_name
 from hf_any3d.modeling.patchalign3d import PatchAlign3DPreTrainedModel
+from hf_any3d.modeling.point_encoders.text_towers import text_tower_settings
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
-from hf_any3d.modeling.text_towers import text_tower_settings
 from hf_any3d.registration import MODELS
 from hf_any3d.training.arguments import AdapterArguments, ModelArguments, argument
 from hf_any3d.training.protocol import PROTOCOLS, set_trainable

@@ -112,7 +112,7 @@ class ProbeCallback(TrainerCallback):
             self.trainer.log({f"eval_{ACCURACY}": self.probe.accuracies(model)["validation"]})
 
 
-def judge_pretraining(
+def evaluate_pretraining(
     trainer: PointTrainer, splits: Mapping[str, Any], probe: LinearProbe | None
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Evaluate the trainer's model on splits, and print the results.
@@ -179,7 +179,7 @@ class PretrainingArguments(PointTrainingArguments):
     weight_decay_on: str = field(default="matrices")
 
 
-class UnlabelledRows(ProcessedDataset):
+class UnlabeledRows(ProcessedDataset):
     """Rows `{"points": (num_points, channels)}` without labels."""
 
     label_columns = ()
@@ -197,9 +197,9 @@ def load_splits(data: PretrainingDataArguments) -> tuple[DatasetDict, str]:
 
 def pretraining_rows(
     dataset: Dataset, processor: PointCloudProcessor, augment: Sequence[str], seed: int
-) -> UnlabelledRows:
+) -> UnlabeledRows:
     """Return training rows: other points of larger clouds in each epoch, and augmentation; see `training_rows`."""
-    return UnlabelledRows(dataset, processor, training_transform(processor, augment), seed)
+    return UnlabeledRows(dataset, processor, training_transform(processor, augment), seed)
 
 
 @dataclass
@@ -235,10 +235,10 @@ class AutoencoderTrainingArguments(PretrainingArguments):
     weight_decay: float = field(default=5e-4)
     temperature_start: float = argument(1.0, help="Initial temperature of the Gumbel softmax.")
     temperature_end: float = argument(0.0625, help="Final temperature.")
-    temperature_steps: int = argument(100_000, help="Optimiser steps to the final temperature.")
+    temperature_steps: int = argument(100_000, help="Optimizer steps to the final temperature.")
     kl_weight_end: float = argument(0.1, help="Final weight of the KL term; initially 0.")
-    kl_weight_delay: int = argument(10_000, help="Optimiser steps before the weight increases.")
-    kl_weight_steps: int = argument(100_000, help="Optimiser steps in which it increases.")
+    kl_weight_delay: int = argument(10_000, help="Optimizer steps before the weight increases.")
+    kl_weight_steps: int = argument(100_000, help="Optimizer steps in which it increases.")
     f_score_threshold: float = argument(
         0.01, help="Distance up to which a reconstructed point is correct, in units of the clouds."
     )
@@ -248,7 +248,7 @@ class AutoencoderTrainingArguments(PretrainingArguments):
     pictured_clouds: int = argument(6, help="Number of clouds shown with their reconstructions in a web page.")
 
     def schedules(self) -> dict[str, Callable[[int], float]]:
-        """Return temperature and weight of the KL term by optimiser step, under the autoencoder's argument names."""
+        """Return temperature and weight of the KL term by optimizer step, under the autoencoder's argument names."""
         return {
             "temperature": partial(
                 gumbel_temperature,
@@ -329,7 +329,7 @@ class ProbeArguments:
     """Evaluation of frozen features during pretraining and at its end."""
 
     probe_every: int = argument(0, help="Epochs between evaluations of the features by a linear SVM; 0 for none.")
-    probe_dataset: str | None = argument(None, help="Labelled dataset for it; by default that of pretraining.")
+    probe_dataset: str | None = argument(None, help="Labeled dataset for it; by default that of pretraining.")
     probe_data_dir: str | None = argument(None, help="Directory of its files; by default --data_dir.")
     probe_dataset_options: dict | str | None = argument(None, help="JSON object with further options of that dataset.")
     probe_cost: float = argument(0.01, help="C of the SVM.")

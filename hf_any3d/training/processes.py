@@ -20,8 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_any3d.modeling.act.codebook import Codebook
-from hf_any3d.modeling.any2point.guided_adapter import CellNorm, JoinedCellNorm
 from hf_any3d.modeling.kernels.joined_batches import JoinedBatchNorm
+from hf_any3d.tuners.guided_adapter.module import CellNorm, JoinedCellNorm
 
 
 @contextmanager

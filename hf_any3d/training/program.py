@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from hf_any3d.atomic_files import claim, release_claims, remove_temporaries
 from hf_any3d.data import load_point_dataset, validation_split
-from hf_any3d.evaluation.classification import Judgement
+from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.messages import error_lines
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, best_step, peak_memory, training_facts
@@ -44,12 +44,12 @@ def run_program(main: Callable[[], Any]) -> None:
     """Run a training program from the command line.
 
     Errors of arguments, files or the disk are printed as one line on stderr, with their notes below, and exit code 1;
-    with ANY3D_TRACEBACK=1 as a traceback.
+    with HF_ANY3D_TRACEBACK=1 as a traceback.
     """
     try:
         main()
     except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("ANY3D_TRACEBACK", "") not in ("", "0"):
+        if os.environ.get("HF_ANY3D_TRACEBACK", "") not in ("", "0"):
             traceback.print_exc()
         sys.exit("error: " + "\n".join(error_lines(error)))
     finally:
@@ -256,7 +256,7 @@ def build_trainer(
 def save_and_push(
     trainer: PointTrainer,
     stopwatch: Stopwatch,
-    scores: Judgement,
+    scores: Judgment,
     *,
     data: Mapping[str, Any],
     parameters: tuple[int, int],

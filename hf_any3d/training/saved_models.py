@@ -1,4 +1,4 @@
-"""Evaluate saved models on labelled clouds, as `hf-any3d evaluate` does."""
+"""Evaluate saved models on labeled clouds, as `hf-any3d evaluate` does."""
 
 import os
 import tempfile
@@ -18,21 +18,26 @@ from hf_any3d.auto import (
     AutoModelForZeroShotPointCloudClassification,
 )
 from hf_any3d.data import PointCloudCollator
-from hf_any3d.evaluation.classification import Judgement, compute_classification_metrics, judge_by_voting, judge_splits
+from hf_any3d.evaluation.classification import (
+    Judgment,
+    compute_classification_metrics,
+    evaluate_by_voting,
+    evaluate_splits,
+)
 from hf_any3d.evaluation.reconstruction import (
     CompareWithClouds,
     ComputeReconstructionMetrics,
+    evaluate_reconstruction,
     ignored_outputs,
-    judge_reconstruction,
 )
-from hf_any3d.evaluation.robustness import NAME, judge_robustness
-from hf_any3d.evaluation.segmentation import judge_segmentation
-from hf_any3d.evaluation.zero_shot import judge_class_names
+from hf_any3d.evaluation.robustness import NAME, robustness_report
+from hf_any3d.evaluation.segmentation import evaluate_segmentation
+from hf_any3d.evaluation.zero_shot import evaluate_class_names
 from hf_any3d.messages import model_errors
 from hf_any3d.modeling.act import ActAutoencoderOutput
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
-from hf_any3d.training.pretraining import UnlabelledRows
+from hf_any3d.training.pretraining import UnlabeledRows
 from hf_any3d.training.protocol import ProtocolArguments, voting_rows
 from hf_any3d.training.rows import evaluation_rows
 from hf_any3d.training.segmentation_rows import BlockRows
@@ -61,8 +66,8 @@ class EvaluationSettings:
 
 def evaluate_classifier(
     model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, **hub: Any
-) -> Judgement:
-    """Evaluate a saved classifier on labelled clouds, prepared by its processor.
+) -> Judgment:
+    """Evaluate a saved classifier on labeled clouds, prepared by its processor.
 
     Args:
         model_name: Directory or hub name.
@@ -79,10 +84,10 @@ def evaluate_classifier(
         ValueError: If the classes are not the model's.
     """
     with _evaluator(model_name, rows, split, settings, hub) as (trainer, processor, classes):
-        scores = judge_splits(trainer, {split: evaluation_rows(rows, processor)}, classes)
+        scores = evaluate_splits(trainer, {split: evaluation_rows(rows, processor)}, classes)
         if settings.protocol.voting:
             voters = voting_rows(rows, processor, settings.data, settings.protocol, settings.seed)
-            votes = judge_by_voting(trainer, {split: voters}, classes, settings.protocol.voting)
+            votes = evaluate_by_voting(trainer, {split: voters}, classes, settings.protocol.voting)
             scores = ({**scores[0], **votes[0]}, {**scores[1], **votes[1]})
     return scores
 
@@ -96,7 +101,7 @@ def evaluate_robustness(
     folder: str | os.PathLike,
     **hub: Any,
 ) -> dict[str, Any]:
-    """Evaluate a saved classifier on corrupted, sparse, rotated and colorless clouds; see `judge_robustness`.
+    """Evaluate a saved classifier on corrupted, sparse, rotated and colorless clouds; see `robustness_report`.
 
     Args:
         model_name: Directory or hub name.
@@ -121,12 +126,12 @@ def evaluate_robustness(
             "split": split,
         }
         path = Path(folder) / f"{NAME}.json"
-        return judge_robustness(trainer, rows, processor, clean, about=about, seed=settings.seed, path=path)
+        return robustness_report(trainer, rows, processor, clean, about=about, seed=settings.seed, path=path)
 
 
 def evaluate_segmenter(
     model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, **hub: Any
-) -> Judgement:
+) -> Judgment:
     """Evaluate a saved segmentation model on clouds with a label for each point.
 
     Args:
@@ -160,13 +165,13 @@ def evaluate_segmenter(
         data_collator=default_data_collator,
     ) as trainer:
         blocks = BlockRows(rows, processor, with_category=parts is not None)
-        return judge_segmentation(trainer, {split: blocks}, classes, parts)
+        return evaluate_segmentation(trainer, {split: blocks}, classes, parts)
 
 
 def evaluate_zero_shot(
     model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, **hub: Any
-) -> Judgement:
-    """Evaluate a saved model that compares clouds with texts, on the class names of labelled clouds.
+) -> Judgment:
+    """Evaluate a saved model that compares clouds with texts, on the class names of labeled clouds.
 
     Args:
         model_name: Directory or hub name.
@@ -186,7 +191,7 @@ def evaluate_zero_shot(
     if not isinstance(label, ClassLabel):
         raise ValueError(f"split {split} has label {label}; expected a ClassLabel, whose names the model compares")
     with _trainer(model, settings) as trainer:
-        found, by_class = judge_class_names(
+        found, by_class = evaluate_class_names(
             trainer.model.eval(),  # on the device of the trainer
             evaluation_rows(rows, processor),
             [readable(name) for name in label.names],
@@ -197,7 +202,7 @@ def evaluate_zero_shot(
 
 def evaluate_autoencoder(
     model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, **hub: Any
-) -> Judgement:
+) -> Judgment:
     """Evaluate what a saved autoencoder reconstructs.
 
     Args:
@@ -223,11 +228,11 @@ def evaluate_autoencoder(
         compute_metrics=ComputeReconstructionMetrics(),
         preprocess_logits_for_metrics=CompareWithClouds(),
     ) as trainer:
-        clouds = UnlabelledRows(rows, processor)
-        return judge_reconstruction(trainer, {split: clouds}, {split: numbers}, names, ignored)
+        clouds = UnlabeledRows(rows, processor)
+        return evaluate_reconstruction(trainer, {split: clouds}, {split: numbers}, names, ignored)
 
 
-EVALUATIONS: dict[str, Callable[..., Judgement]] = {
+EVALUATIONS: dict[str, Callable[..., Judgment]] = {
     "predict": evaluate_classifier,
     "segment": evaluate_segmenter,
     "zero-shot": evaluate_zero_shot,

@@ -52,7 +52,7 @@ class EpochCosine:
         return self.min_lr + 0.5 * (peak - self.min_lr) * (1 + math.cos(math.pi * clock / self.epochs))
 
     def scheduler(self, optimizer: Optimizer, steps_per_epoch: int) -> LambdaLR:
-        """Build the scheduler of an optimiser.
+        """Build the scheduler of an optimizer.
 
         Raises:
             ValueError: If `steps_per_epoch` is less than 1, or a peak rate is not positive.
@@ -103,7 +103,7 @@ class StepCosine:
         return (peak - self.min_lr) * 0.5 * (1 + math.cos(math.pi * clock / steps)) + self.min_lr
 
     def scheduler(self, optimizer: Optimizer) -> LambdaLR:
-        """Build the scheduler of an optimiser, whose groups have the peak rates.
+        """Build the scheduler of an optimizer, whose groups have the peak rates.
 
         Raises:
             ValueError: If a peak rate is not positive.
@@ -119,12 +119,12 @@ def _build_scheduler(optimizer: Optimizer, rate: Callable[[int, float], float]) 
 
 
 class ScheduledArguments(TrainerCallback):
-    """Pass further keyword arguments to a model in training, each a function of the optimiser step.
+    """Pass further keyword arguments to a model in training, each a function of the optimizer step.
 
     In eval mode nothing is passed, so the model uses its defaults. A resumed run continues with the right values.
 
     Args:
-        schedules: For each argument of the model's `forward`, a function from optimiser step to value.
+        schedules: For each argument of the model's `forward`, a function from optimizer step to value.
     """
 
     def __init__(self, schedules: Mapping[str, Callable[[int], float]]):

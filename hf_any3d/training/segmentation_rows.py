@@ -1,4 +1,4 @@
-"""Rows for segmentation: crops and blocks of labelled clouds as model inputs, and a class-weighted loss."""
+"""Rows for segmentation: crops and blocks of labeled clouds as model inputs, and a class-weighted loss."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -53,8 +53,8 @@ class _PointLabelRows(ProcessedDataset):
         labels = np.asarray(row["labels"])[index].astype(np.int64)
         if self.transform is not None:
             # Labels are transformed with their points, as one more channel; float32 is exact up to 2**24.
-            labelled = self.transform(np.column_stack([points, labels.astype(np.float32)]), generator)
-            points, labels = labelled[:, :-1], labelled[:, -1].astype(np.int64)
+            labeled = self.transform(np.column_stack([points, labels.astype(np.float32)]), generator)
+            points, labels = labeled[:, :-1], labeled[:, -1].astype(np.int64)
         piece = {"points": np.ascontiguousarray(points), "labels": labels}
         return {**piece, "category": int(row["label"])} if self.with_category else piece
 
@@ -199,7 +199,7 @@ class WeightedPointLoss:
         Args:
             outputs: Output of a segmentation model.
             labels: Class numbers; -100 for ignored points.
-            num_items_in_batch: Number of points that are not ignored, in all batches of the optimiser step.
+            num_items_in_batch: Number of points that are not ignored, in all batches of the optimizer step.
         """
         assert outputs.logits is not None
         logits = outputs.logits.flatten(0, 1).float()

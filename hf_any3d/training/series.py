@@ -212,7 +212,7 @@ class PublishedRow:
     Args:
         recipe: Recipe with the published settings.
         published: Published figure in percent.
-        released: The same recipe with the accidents of the released program.
+        released: The same recipe with the quirks of the released program.
         deviation: Published standard deviation in percent.
         metric: Metric of the test split.
         program: Training program.
@@ -303,7 +303,7 @@ def reproduce(
         only: Names of rows; all by default.
         seeds: Seeds of the runs; few-shot rows take the folds of the first one.
         voting: Also evaluate the mean logits of this many augmented copies, apart; 0 for none. Only for accuracies.
-        released: Use the recipes with the accidents of the released programs, which select the epoch on the test set.
+        released: Use the recipes with the quirks of the released programs, which select the epoch on the test set.
         start: Pretrained model to start from, in place of the recipe's.
         words: Further arguments of the programs, which the table lists as changes.
 

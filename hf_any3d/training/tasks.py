@@ -16,12 +16,12 @@ from transformers import default_data_collator
 
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.data.catalog.parts import parts_of_categories
-from hf_any3d.evaluation.classification import compute_classification_metrics, judge_by_voting, judge_splits
+from hf_any3d.evaluation.classification import compute_classification_metrics, evaluate_by_voting, evaluate_splits
 from hf_any3d.evaluation.segmentation import (
     ComputePartMetrics,
     LabelPoints,
     compute_semantic_metrics,
-    judge_segmentation,
+    evaluate_segmentation,
 )
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.processing import PointCloudProcessor
@@ -106,10 +106,10 @@ def train_classifier(argv: list[str] | None = None) -> RunReport:
     with stopwatch.part("evaluation"):
         own = ("test",) if protocol.select_on_test else ("validation", "test")
         judged = {split: evaluation_rows(splits[split], processor) for split in own if split in splits}
-        scores = judge_splits(trainer, judged, classes)
+        scores = evaluate_splits(trainer, judged, classes)
         if protocol.voting and "test" in splits:
             rows = voting_rows(splits["test"], processor, data, protocol, arguments.seed)
-            votes = judge_by_voting(trainer, {"test": rows}, classes, protocol.voting)
+            votes = evaluate_by_voting(trainer, {"test": rows}, classes, protocol.voting)
             scores = ({**scores[0], **votes[0]}, {**scores[1], **votes[1]})
     report, name = program.save_and_push(
         trainer,
@@ -131,7 +131,7 @@ class SegmentationDataArguments(DataArguments):
 
     dataset_name: str = field(
         default="rooms",
-        metadata={"help": "Name in the catalogue (rooms, parts, parquet, …) or of a hub repository (owner/name)."},
+        metadata={"help": "Name in the catalog (rooms, parts, parquet, …) or of a hub repository (owner/name)."},
     )
     block_size: float | None = field(
         default=None,
@@ -301,13 +301,13 @@ def build_segmentation_trainer(
 def evaluate_segmenter(
     trainer: PointTrainer, splits: DatasetDict, processor: PointCloudProcessor, task: Task, votes: int = 1
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Compute metrics and class IoUs of the validation and test splits; see `judge_segmentation`."""
+    """Compute metrics and class IoUs of the validation and test splits; see `evaluate_segmentation`."""
     judged: dict[str, Any] = {
         str(split): BlockRows(rows, processor, task.has_parts, votes)
         for split, rows in splits.items()
         if split in ("validation", "test") and "labels" in rows.column_names
     }
-    return judge_segmentation(trainer, judged, task.names, task.category_parts)
+    return evaluate_segmentation(trainer, judged, task.names, task.category_parts)
 
 
 def train_segmenter(argv: list[str] | None = None) -> RunReport:

@@ -14,7 +14,7 @@ from hf_any3d.chat.processing import MiniGPT3DProcessor
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.data.transforms import Compose
-from hf_any3d.modeling.text_towers import TextTower, embed_texts, fill_templates
+from hf_any3d.modeling.point_encoders.text_towers import TextTower, embed_texts, fill_templates
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.rows import ProcessedDataset
 

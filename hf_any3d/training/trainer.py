@@ -1,4 +1,4 @@
-"""The trainer of all programs: stock Trainer plus optimiser settings of released programs and complete checkpoints."""
+"""The trainer of all programs: stock Trainer plus optimizer settings of released programs and complete checkpoints."""
 
 import inspect
 import logging
@@ -26,7 +26,6 @@ from hf_any3d.evaluation.segmentation import IGNORED
 from hf_any3d.model_card import write_trainer_card
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.any2point import PointIndexer
-from hf_any3d.modeling.any2point.guided_adapter import CellNorm
 from hf_any3d.modeling.card_info import CardMixin
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.kernels.joined_batches import joined_batches
@@ -50,6 +49,7 @@ from hf_any3d.training.processes import (
     keep_out_of_ddp,
 )
 from hf_any3d.training.rows import StreamedRows
+from hf_any3d.tuners.guided_adapter.module import CellNorm
 
 Norm = nn.modules.batchnorm._BatchNorm | CellNorm
 
@@ -328,7 +328,7 @@ class PointTrainer(Trainer):
         return [name for name in decaying_parameters(model, class_tokens=False) if name in by_name]
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, torch.Tensor | int | None]:
-        """Return the batches of a step, see Trainer; counts their labelled points."""
+        """Return the batches of a step, see Trainer; counts their labeled points."""
         batches, items = super().get_batch_samples(*args, **kwargs)
         self._points_in_step = None
         if items is None and len(batches) * self.args.world_size > 1 and _has_point_labels(batches[0]):
@@ -342,7 +342,7 @@ class PointTrainer(Trainer):
     ) -> Any:
         """Compute the loss of a batch, see Trainer; for points its share in the mean over those of the step.
 
-        Batches have different numbers of labelled points, so the mean over batches is not that over points.
+        Batches have different numbers of labeled points, so the mean over batches is not that over points.
         """
         if not model.training or self._points_in_step is None:
             return super().compute_loss(model, inputs, return_outputs, **kwargs)

@@ -1,6 +1,6 @@
 """The viewer: point clouds on one HTML page that needs no network.
 
-`viewer_page` prepares clouds for `templates/viewer.html`; the other functions call it for a labelled cloud and for
+`viewer_page` prepares clouds for `templates/viewer.html`; the other functions call it for a labeled cloud and for
 rows of clouds.
 """
 

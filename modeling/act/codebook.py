@@ -13,8 +13,8 @@ def gumbel_temperature(iteration: int, steps: int = 100_000, start: float = 1.0,
     """Return the temperature of the Gumbel softmax: half a cosine from `start` to `end`, then `end`.
 
     Args:
-        iteration: Optimiser steps so far.
-        steps: Length of the descent in optimiser steps; 0 for `end` from the start.
+        iteration: Optimizer steps so far.
+        steps: Length of the descent in optimizer steps; 0 for `end` from the start.
         start: First value.
         end: Last value.
 
@@ -33,9 +33,9 @@ def kl_weight(iteration: int, delay: int = 10_000, steps: int = 100_000, end: fl
     """Return the weight of the KL term: 0 during `delay`, half a cosine up to `end`, then `end`.
 
     Args:
-        iteration: Optimiser steps so far.
-        delay: Optimiser steps at 0.
-        steps: Length of the ascent in optimiser steps; 0 for `end` right after the delay.
+        iteration: Optimizer steps so far.
+        delay: Optimizer steps at 0.
+        steps: Length of the ascent in optimizer steps; 0 for `end` right after the delay.
         end: Last value.
 
     Raises:

@@ -56,7 +56,7 @@ _AUTOENCODER_CHOICES = {
 class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConfig):
     r"""Configuration of a discrete autoencoder with a frozen cross-modal teacher (ACT, arXiv 2212.08320).
 
-    The defaults are the published sizes with sound behaviour; converted checkpoints switch on deviations of their
+    The defaults are the published sizes with sound behavior; converted checkpoints switch on deviations of their
     released programs (the last group).
 
     Args: Teacher
@@ -70,11 +70,11 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
     Args: Patches, codes and decoder
         in_channels: Channels of an input point; only xyz is reconstructed.
         num_groups: Patches, and therefore tokens, per cloud.
-        group_size: Points per patch, including the centre; a multiple of 4.
+        group_size: Points per patch, including the center; a multiple of 4.
         patch_widths: Output channels of the first, second and third layer of the patch encoder.
         hidden_size: Channels of a token and of the decoder's input.
         num_codes: Size of the codebook.
-        graph_neighbors: Neighbours of a token in the graph convolutions, including itself.
+        graph_neighbors: Neighbors of a token in the graph convolutions, including itself.
         graph_input_width: Output channels of the first linear layer of a graph convolution.
         graph_widths: Output channels of its edge convolutions.
         coarse_width: Hidden channels of the decoder's layers for coarse points.
@@ -101,13 +101,13 @@ class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConf
         prompt_depth: "deep": every layer of the teacher has its own prompts; "shallow": the prompts of the first layer
             pass through all layers.
         prompt_dropout: Dropout of prompts in training.
-        position_injection: Where learned positions of the centres are added: before "every_layer" or at the "input".
+        position_injection: Where learned positions of the centers are added: before "every_layer" or at the "input".
         use_input_norm: Apply the teacher's norm before its first layer, if it has one, before positions are added.
         use_final_norm: Apply the teacher's norm after its last layer, if it has one.
         initializer_range: Standard deviation of initial prompts.
 
     Args: Deviations of the released programs
-        sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
+        sampling_min_squared_norm: Points this close to the origin are never sampled as centers (released programs:
             1e-3, from their CUDA kernel).
         noise_in_eval: Draw Gumbel noise in eval mode too, as the released programs do; the codes of a cloud then vary.
         teacher_dropout: Apply the teacher's own dropout in training, as the released programs do with BERT.
@@ -250,13 +250,13 @@ def _as_tensors_checksum(value: str | None) -> str | None:
 class ActConfig(NamesPackageMixin, CategoriesConfigMixin, PartsConfigMixin, PreTrainedConfig):
     r"""Configuration of an ACT point transformer and its heads (arXiv 2212.08320).
 
-    The defaults are the published sizes with sound behaviour; converted checkpoints switch on deviations of their
+    The defaults are the published sizes with sound behavior; converted checkpoints switch on deviations of their
     released programs.
 
     Args: Patches and transformer
-        in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
+        in_channels: Channels of a point: 3 for xyz, 6 with colors or normals.
         num_groups: Patches, and therefore tokens, per cloud.
-        group_size: Points per patch, including the centre.
+        group_size: Points per patch, including the center.
         patch_widths: Output channels of the first, second and third layer of the patch encoder.
         patch_pooled_width: Channels of a pooled patch before a final linear layer (MiniGPT-3D: 256); None without that
             layer.
@@ -269,7 +269,7 @@ class ActConfig(NamesPackageMixin, CategoriesConfigMixin, PartsConfigMixin, PreT
         drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
         initializer_range: Standard deviation of initial weights.
         use_class_token: Whether a learned token precedes the patches; segmentation models have none.
-        sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
+        sampling_min_squared_norm: Points this close to the origin are never sampled as centers (released programs:
             1e-3, from their CUDA kernel).
         side_network: Whether to add a second patch encoder, mixed with the model by a learned weight (side tuning).
 
@@ -300,7 +300,7 @@ class ActConfig(NamesPackageMixin, CategoriesConfigMixin, PartsConfigMixin, PreT
             encoder of voxels does not see points of hidden patches, and a patch gets the mean of its points' features.
         mask_ratio: Share of the patches that are hidden from the student, below 1; with 0 it sees all and predicts the
             teacher's features of each, without a decoder.
-        mask_type: "random" patches, or a "block" of neighbours.
+        mask_type: "random" patches, or a "block" of neighbors.
         encode_visible_only: Encode only visible patches with the mini-PointNet. The released program encodes all and
             then drops the hidden ones; these affect only the norms' batch statistics, at five times the work.
         decoder_num_hidden_layers: Blocks of the decoder.

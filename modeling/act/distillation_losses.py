@@ -72,7 +72,7 @@ def barlow_loss(predictions: torch.Tensor, targets: torch.Tensor, off_diagonal: 
 
 
 def _standardized(tokens: torch.Tensor) -> torch.Tensor:
-    """Normalise every channel over a cloud's tokens to mean 0 and variance 1; a constant channel becomes 0."""
+    """Normalize every channel over a cloud's tokens to mean 0 and variance 1; a constant channel becomes 0."""
     centered = tokens - tokens.mean(dim=1, keepdim=True)
     variance = centered.square().sum(dim=1, keepdim=True) / (tokens.shape[1] - 1)
     # Far below any relevant variance; without it the gradient of a constant channel is NaN.

@@ -33,7 +33,6 @@ from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
-from hf_any3d.modeling.aligned_encoders import AlignedEncoder, AlignedEncoderOutput
 from hf_any3d.modeling.card_info import READS_PATCHES, CardInfo, CardMixin, MethodInfo
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
@@ -52,8 +51,8 @@ from hf_any3d.modeling.layers.tasks import (
     refuse_problem_type,
     restrict_to_parts,
 )
-from hf_any3d.modeling.point_ops import gather_points, in_full_precision
-from hf_any3d.modeling.point_transformer import (
+from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoder, AlignedEncoderOutput
+from hf_any3d.modeling.point_encoders.point_transformer import (
     GRIDS,
     PatchEncoder,
     Patches,
@@ -65,7 +64,8 @@ from hf_any3d.modeling.point_transformer import (
     cut_patches,
     patches_around,
 )
-from hf_any3d.modeling.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
+from hf_any3d.modeling.point_encoders.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
+from hf_any3d.modeling.point_ops import gather_points, in_full_precision
 
 
 def _sizes_of(student: PreTrainedConfig) -> dict[str, int]:
@@ -87,7 +87,7 @@ class ActOutput(ModelOutput):
             norm.
         pooler_output: `(batch, len(config.pooling) * hidden)`, the input of a head.
         centers: `(batch, groups, 3)`, positions of the tokens in the units of the input.
-        center_index: `(batch, groups)`, indices of the centres among the input points.
+        center_index: `(batch, groups)`, indices of the centers among the input points.
         layer_outputs: Output of each requested block, `(batch, 1 + groups, hidden)`, before any norm.
         hidden_states: On request, the input of the first block, without positions, and the output of each block,
             before any norm: `num_hidden_layers + 1` times `(batch, 1 + groups, hidden)`.
@@ -122,7 +122,7 @@ class Encoded(NamedTuple):
 
 
 class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
-    """Base class of all models with ACT's point transformer: config, initialisation, and loading under adapters.
+    """Base class of all models with ACT's point transformer: config, initialization, and loading under adapters.
 
     The config stored with an adapter names the repository or directory that the pretrained transformer, the part
     "base", was loaded from. Its checkpoint may hold more: a head, a decoder, the teacher.
@@ -340,7 +340,7 @@ class ActForPointCloudClassification(ActPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        # The released programs keep torch's default initialisation of this head.
+        # The released programs keep torch's default initialization of this head.
         if isinstance(module, nn.Linear) and any(module is own for own in self.classifier.modules()):
             bound = 1 / math.sqrt(module.in_features)
             init.uniform_(module.weight, -bound, bound)
@@ -584,17 +584,17 @@ class ActForPreTrainingOutput(ModelOutput):
 
 
 class ActForPreTraining(ActPreTrainedModel):
-    """Masked point modelling: `ActModel` sees some patches and predicts the teacher's features of the others.
+    """Masked point modeling: `ActModel` sees some patches and predicts the teacher's features of the others.
 
     The teacher is an `ActAutoencoder`, frozen, in eval mode and without noise; `config.teacher_in_training_mode` and
-    `config.noisy_targets` restore the behaviour of the released program. Checkpoints hold the student, the decoder and
+    `config.noisy_targets` restore the behavior of the released program. Checkpoints hold the student, the decoder and
     the autoencoder's own weights, so that training can resume from them; the autoencoder's frozen encoder is loaded
     from the repository that its config names, and its checksum verified.
 
     Args:
         config: The configuration, with an `autoencoder_config`.
-        autoencoder: A trained autoencoder; by default a randomly initialised one is built from the config.
-        student: An encoder of `config.student_config`; by default a randomly initialised one is built from it.
+        autoencoder: A trained autoencoder; by default a randomly initialized one is built from the config.
+        student: An encoder of `config.student_config`; by default a randomly initialized one is built from it.
 
     Raises:
         ValueError: If the config has no `autoencoder_config`, or one with other patches; if the student is no encoder
@@ -612,7 +612,7 @@ class ActForPreTraining(ActPreTrainedModel):
         teacher = config.autoencoder_config
         if teacher is None:
             raise ValueError("autoencoder_config is missing; build the model with from_autoencoder_pretrained(…)")
-        # A student of another kind has patches of its own around the same centres.
+        # A student of another kind has patches of its own around the same centers.
         for name in ("num_groups", "group_size", "in_channels") if config.student_config is None else ("num_groups",):
             ours, theirs = getattr(config, name), getattr(teacher, name)
             if ours != theirs:
@@ -832,7 +832,7 @@ class ActForPreTraining(ActPreTrainedModel):
         return self
 
     def _teacher_patches(self, points: torch.Tensor, patches: Patches) -> Patches:
-        """Return the patches that the teacher reads: the student's own, or others around the same centres."""
+        """Return the patches that the teacher reads: the student's own, or others around the same centers."""
         if self.config.student_config is None:
             return patches
         teacher = self.autoencoder.config
@@ -927,7 +927,7 @@ class ActForPreTraining(ActPreTrainedModel):
             init.trunc_normal_(module.mask_token, std=self.config.initializer_range)
             if module.decoder_class_position is not None:
                 init.trunc_normal_(module.decoder_class_position, std=self.config.initializer_range)
-            # As in the released program; this overrides the initialisation of the decoder's layers.
+            # As in the released program; this overrides the initialization of the decoder's layers.
             for linear in module.decoder.modules():
                 if isinstance(linear, nn.Linear):
                     init.xavier_uniform_(linear.weight)

@@ -47,8 +47,8 @@ from hf_any3d.modeling.layers.forward_contract import (
     requested_outputs,
     strict_forward,
 )
+from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder, Patches, cut_patches
 from hf_any3d.modeling.point_ops import chamfer_distance, group, knn
-from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, cut_patches
 
 # Corners of the grid around every coarse point, in the units of the input.
 _CORNERS = ((-0.05, -0.05), (0.05, -0.05), (-0.05, 0.05), (0.05, 0.05))
@@ -56,14 +56,14 @@ _POSITION_WIDTH = 128
 
 
 class GraphConvolution(nn.Module):
-    """Edge convolutions on one graph of nearest centres, and a layer on their concatenated outputs.
+    """Edge convolutions on one graph of nearest centers, and a layer on their concatenated outputs.
 
     Args:
         in_channels: Input channels of a token.
         out_channels: Output channels of a token.
         input_width: Output channels of the first linear layer.
         widths: Output channels of the edge convolutions.
-        num_neighbors: Neighbours of a token, including itself.
+        num_neighbors: Neighbors of a token, including itself.
 
     Source: DGCNN (arXiv 1801.07829) as Point-BERT (arXiv 2111.14819) uses it, with a fixed graph.
     """
@@ -85,7 +85,7 @@ class GraphConvolution(nn.Module):
         self.norm = nn.GroupNorm(NUM_GROUPS, out_channels)
 
     def neighbors_of(self, centers: torch.Tensor) -> torch.Tensor:
-        """Return the graph `(batch, tokens, num_neighbors)` of centres `(batch, tokens, 3)`."""
+        """Return the graph `(batch, tokens, num_neighbors)` of centers `(batch, tokens, 3)`."""
         return knn(centers, centers, self.num_neighbors)
 
     def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
@@ -105,7 +105,7 @@ class GraphConvolution(nn.Module):
 
 
 class EdgeLayer(nn.Module):
-    """Edge convolution: the maximum of `leaky_relu(norm(W [f_j - f_i; f_i]))` over the neighbours j of token i.
+    """Edge convolution: the maximum of `leaky_relu(norm(W [f_j - f_i; f_i]))` over the neighbors j of token i.
 
     Args:
         in_channels: Input channels of a token.
@@ -298,7 +298,7 @@ class FoldingDecoder(nn.Module):
         self.out = nn.Linear(folding_width, 3)
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reconstruct the points of patches, relative to their centres.
+        """Reconstruct the points of patches, relative to their centers.
 
         Args:
             tokens: `(batch, groups, width)`.
@@ -338,7 +338,7 @@ class ActAutoencoderOutput(ModelOutput):
         kl_loss: Unevenness of the codes' use, see `uniform_code_loss`.
         code_loss: With the nearest codes: mean squared difference of tokens and codes, weighted for the tokens by
             `commitment_weight`; also for the codes unless they are moving averages. Else None.
-        fine: `(batch, groups, group_size, 3)`, reconstructed points relative to the centres.
+        fine: `(batch, groups, group_size, 3)`, reconstructed points relative to the centers.
         coarse: `(batch, groups, group_size / 4, 3)`.
         whole_fine: `(batch, groups * group_size, 3)`, the full cloud, without a gradient.
         whole_coarse: `(batch, groups * group_size / 4, 3)`.
@@ -376,7 +376,7 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
 
     Args:
         config: The configuration.
-        encoder: A loaded teacher; by default a randomly initialised one is built from the config.
+        encoder: A loaded teacher; by default a randomly initialized one is built from the config.
 
     Source: ACT (arXiv 2212.08320), Sec. 3.1; Point-BERT (arXiv 2111.14819), Sec. 3.1.
     """
@@ -669,5 +669,5 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
 
 
 def _full_clouds(local: torch.Tensor, centers: torch.Tensor) -> torch.Tensor:
-    """Compute full clouds `(batch, groups * points, 3)` from points relative to the centres, without a gradient."""
+    """Compute full clouds `(batch, groups * points, 3)` from points relative to the centers, without a gradient."""
     return (local.detach() + centers.unsqueeze(2)).flatten(1, 2)

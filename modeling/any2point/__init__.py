@@ -16,7 +16,7 @@ from hf_any3d.modeling.any2point.modeling_point_tokenizer import (
     PointTokenizerPreTrainedModel,
 )
 from hf_any3d.modeling.any2point.point_index import PointIndexer
-from hf_any3d.modeling.zero_shot import ZeroShotOutput as Any2PointZeroShotOutput
+from hf_any3d.modeling.point_encoders.zero_shot import ZeroShotOutput as Any2PointZeroShotOutput
 
 __all__ = [
     "Any2PointConfig",

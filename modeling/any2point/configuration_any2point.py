@@ -101,7 +101,7 @@ class TokenizerConfig(NamesPackageMixin, PreTrainedConfig):
 
     @property
     def min_points(self) -> int:
-        """Smallest number of points of a cloud: that of the first stage's centres, at least that of neighbours."""
+        """Smallest number of points of a cloud: that of the first stage's centers, at least that of neighbors."""
         return max(self.num_tokens * 2 ** (self.num_stages - 1), self.tokenizer_neighbors)
 
     @property
@@ -126,10 +126,10 @@ class PointTokenizerConfig(TokenizerConfig):
         tokenizer_bottlenecks: Hidden width of each stage's blocks.
         tokenizer_alpha: Base of the frequencies of the offsets' sinusoid.
         tokenizer_beta: Factor of the offsets in the sinusoid.
-        offset_normalization: Divisor of neighbour offsets.
+        offset_normalization: Divisor of neighbor offsets.
         offset_eps: Added to that divisor.
-        token_scale: Normalise every channel over all tokens, with this initial gain; None for no norm.
-        sampling_min_squared_norm: Points this close to the origin are never sampled as centres.
+        token_scale: Normalize every channel over all tokens, with this initial gain; None for no norm.
+        sampling_min_squared_norm: Points this close to the origin are never sampled as centers.
         sampling_tie_rule: "first" or "cuda".
         pooling: Input of the head, in order: any of "max" and "mean"; there is no class token.
         head_widths: Widths of the head's hidden layers.
@@ -177,7 +177,7 @@ class Any2PointConfig(CategoriesConfigMixin, EncoderConfigMixin, TokenizerConfig
     r"""Configuration of an Any2Point model around a frozen pretrained encoder (arXiv 2404.07989).
 
     With the defaults, which follow the paper, predictions do not depend on the other clouds of a batch. The fields of
-    the last group reproduce accidents of the released programs; converted checkpoints set them.
+    the last group reproduce quirks of the released programs; converted checkpoints set them.
 
     Args:
         encoder_config: Config of the frozen encoder (of one tower for composite checkpoints such as CLIP).
@@ -189,8 +189,8 @@ class Any2PointConfig(CategoriesConfigMixin, EncoderConfigMixin, TokenizerConfig
             of the encoder's weights before it freezes them. Such an encoder is stored with the model.
         encoder_dtype: "bfloat16", "float16" or "float32": keeps the frozen encoder in this dtype, while everything
             that is trained stays in float32; None for the dtype of the model.
-        in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
-        num_tokens: Tokens (groups) of a cloud; each stage before the last has twice as many centres as the next.
+        in_channels: Channels of a point: 3 for xyz, 6 with colors or normals.
+        num_tokens: Tokens (groups) of a cloud; each stage before the last has twice as many centers as the next.
         tokenizer: "point_pn", the paper's, in stages, or "patch", a mini-PointNet in one step.
         tokenizer_width: Channels inside the tokenizer. "point_pn": of its last stage, a multiple of
             `6 * 2 ** (stages - 1)`; None for the encoder's width if it is such a multiple and at most 768, else 384.
@@ -199,15 +199,15 @@ class Any2PointConfig(CategoriesConfigMixin, EncoderConfigMixin, TokenizerConfig
         tokenizer_weights: With which a new tokenizer starts: "random", or "generated_shapes", weights of the package
             that were learned on shapes generated from code. Those need `tokenizer="patch"`, `tokenizer_width=96`,
             `in_channels=3`, a `token_scale`, and an encoder of width 384.
-        tokenizer_neighbors: Points in a neighborhood (k), including the centre.
+        tokenizer_neighbors: Points in a neighborhood (k), including the center.
         tokenizer_blocks: Residual blocks of each stage.
         tokenizer_bottlenecks: Hidden width of each stage's blocks; None for half the stage's width.
         tokenizer_alpha: Base of the frequencies of the offsets' sinusoid.
         tokenizer_beta: Factor of the offsets in the sinusoid.
-        offset_normalization: Divisor of neighbour offsets: "group_max" (per group and axis), "cloud_std", or
+        offset_normalization: Divisor of neighbor offsets: "group_max" (per group and axis), "cloud_std", or
             "batch_std", one for all clouds of a batch, as in the released programs for ModelNet40.
         offset_eps: Added to that divisor.
-        normalize_centers: Move and scale the centres of every cloud into the unit sphere before projection.
+        normalize_centers: Move and scale the centers of every cloud into the unit sphere before projection.
         num_views: Virtual views, at most 6.
         token_places: Places of the tokens in the views: "projected", or, to measure the effect of projection,
             independent of the coordinates: "order" spreads them evenly over the line or plane in the order of
@@ -220,12 +220,12 @@ class Any2PointConfig(CategoriesConfigMixin, EncoderConfigMixin, TokenizerConfig
             view, in turns; every head has all views), "split_heads" (each head belongs to one view, in turns),
             "mean_angle" (the mean place) or "first_view".
         line_cells: Number of cells on a line for guidance.
-        plane_distance: Distance of the virtual camera from the cloud's centre, in units of its radius.
+        plane_distance: Distance of the virtual camera from the cloud's center, in units of its radius.
         plane_size: Width and height of the virtual image in pixels; None for 16 pixels per table entry.
         plane_cells: Number of cells along the width of the image.
         position_injection: Where positions are added: "input", "every_layer" or "input_and_every_layer".
         use_input_norm: Whether to apply the encoder's norm between embeddings and first layer, if it has one.
-        token_scale: Normalise every channel over all tokens, with this multiple of the standard deviation of the
+        token_scale: Normalize every channel over all tokens, with this multiple of the standard deviation of the
             encoder's positions as initial gain; None for no norm.
         pooling: Input of the head, in order: any of "max", "mean", "cls".
         head_widths: Widths of the head's hidden layers.
@@ -243,7 +243,7 @@ class Any2PointConfig(CategoriesConfigMixin, EncoderConfigMixin, TokenizerConfig
         hypothesis_templates: Zero-shot: texts with `{}` in place of a label, whose vectors are averaged.
         temperature: Zero-shot: initial divisor of the cosines.
         final_norm_eps: Epsilon of the final norm; None for the encoder's.
-        sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
+        sampling_min_squared_norm: Points this close to the origin are never sampled as centers (released programs:
             1e-3, from their CUDA kernel).
         sampling_tie_rule: "first" or "cuda", how farthest point sampling breaks ties.
         attention_axis: "batch" runs the frozen attention over the clouds of a batch, as in the released CLIP

@@ -33,8 +33,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassif
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.light_settings import LIGHT, LIGHT_SEGMENTATION, fill_in
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
+from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_SEGMENTATION, fill_in
 from hf_any3d.modeling.any2point.virtual_projection import Projection, project
 from hf_any3d.modeling.card_info import CardInfo, CardMixin, MethodInfo
 from hf_any3d.modeling.encoders import (
@@ -63,10 +63,13 @@ from hf_any3d.modeling.layers.tasks import (
     refuse_problem_type,
     restrict_to_parts,
 )
-from hf_any3d.modeling.point_ops import in_full_precision, three_nearest_interpolate
-from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
-from hf_any3d.modeling.text_towers import TextTower, open_text_tower, own_projection, text_tower_settings
-from hf_any3d.modeling.zero_shot import (
+from hf_any3d.modeling.point_encoders.text_towers import (
+    TextTower,
+    open_text_tower,
+    own_projection,
+    text_tower_settings,
+)
+from hf_any3d.modeling.point_encoders.zero_shot import (
     LARGEST_SCALE,
     TextFeaturesMixin,
     ZeroShotOutput,
@@ -74,6 +77,8 @@ from hf_any3d.modeling.zero_shot import (
     scaled_cosines,
     unit_vectors_like,
 )
+from hf_any3d.modeling.point_ops import in_full_precision, three_nearest_interpolate
+from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
 
 
 @dataclass
@@ -84,7 +89,7 @@ class Any2PointOutput(ModelOutput):
         last_hidden_state: `(batch, 1 + tokens, hidden)`, after the final norm; the class token is first.
         pooler_output: `(batch, len(config.pooling) * hidden)`, input of the heads.
         centers: `(batch, tokens, 3)`, positions of the tokens in the units of the input.
-        center_index: `(batch, tokens)`, indices of the centres among the input points.
+        center_index: `(batch, tokens)`, indices of the centers among the input points.
         levels: On request, features of the tokenizer's stages: pairs of features `(batch, places, width)` and
             positions `(batch, places, 3)`, or None for the positions of the input points.
         hidden_states: On request, the input of the encoder's first layer and the output of each layer with its
@@ -110,11 +115,11 @@ class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, 
     config: Any2PointConfig
     base_model_prefix = "any2point"
     method_info = MethodInfo("Any2Point", "2404.07989", ("any2point",))
-    light_settings: ClassVar[Mapping[str, Any]] = LIGHT
+    small_data_defaults: ClassVar[Mapping[str, Any]] = LIGHT
 
     @classmethod
     def complete_settings(cls, encoder_config: PreTrainedConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the given settings of a new model, and the light ones of `light_settings.py` for all others.
+        """Return the given settings of a new model, and the light ones of `small_data_defaults.py` for all others.
 
         They suit some hundred clouds, as chosen around a text encoder. Vision and audio encoders get the same: what
         they improve, tokenizer, scale of the tokens and head, is outside of the encoder. That is not measured. All
@@ -125,7 +130,7 @@ class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, 
             encoder_config: Config of the encoder.
             given: Settings of the caller.
         """
-        return fill_in(cls.light_settings, encoder_config, given)
+        return fill_in(cls.small_data_defaults, encoder_config, given)
 
     def unfreeze_encoder(self) -> list[str]:
         """Train the encoder too (full fine-tuning), and store it with the model from now on.
@@ -162,7 +167,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
     Args:
         config: The configuration, with an `encoder_config`.
-        encoder: A loaded encoder; by default a randomly initialised one is built from the config.
+        encoder: A loaded encoder; by default a randomly initialized one is built from the config.
     """
 
     card_info = CardInfo("features", opens="Any2PointModel")
@@ -345,7 +350,7 @@ class _Any2PointWithHead(Any2PointPreTrainedModel):
 
     Args:
         config: The configuration, with `num_labels` or `id2label`.
-        encoder: A loaded encoder; by default a randomly initialised one is built from the config.
+        encoder: A loaded encoder; by default a randomly initialized one is built from the config.
     """
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
@@ -413,7 +418,7 @@ class PointPropagation(nn.Module):
     """Propagate the features of tokens and of the cloud to every point (after PointNet++, Sec. 3.4).
 
     The features of a point are a sum over the three nearest tokens, the cloud, the point's own channels with its
-    position relative to those tokens (without it, neighbours across an edge would look alike), and the tokenizer's
+    position relative to those tokens (without it, neighbors across an edge would look alike), and the tokenizer's
     levels at the nearest places.
 
     Args:
@@ -471,7 +476,7 @@ class PointPropagation(nn.Module):
 class Any2PointSegmenter(_Any2PointWithHead):
     """Base class for segmentation: the model, propagation to every point, and a head for each point."""
 
-    light_settings = LIGHT_SEGMENTATION
+    small_data_defaults = LIGHT_SEGMENTATION
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
@@ -562,7 +567,7 @@ class Any2PointForPartSegmentation(Any2PointSegmenter):
 
     Args:
         config: The configuration, with `id2label` (the parts of all categories) and `category_parts`.
-        encoder: A loaded encoder; by default a randomly initialised one is built from the config.
+        encoder: A loaded encoder; by default a randomly initialized one is built from the config.
 
     Raises:
         ValueError: If `category_parts` is missing or contains a part that is not a label.
@@ -634,7 +639,7 @@ class PointTextAlignment(nn.Module):
 
     @torch.no_grad()
     def start_from(self, weight: torch.Tensor) -> None:
-        """Initialise as a map `(text_width, hidden)` applied to the mean of all poolings."""
+        """Initialize as a map `(text_width, hidden)` applied to the mean of all poolings."""
         pools = self.projection.in_features // weight.shape[1]
         self.projection.weight.copy_(weight.repeat(1, pools) / pools)
         self.projection.bias.zero_()
@@ -649,7 +654,7 @@ class Any2PointForZeroShotPointCloudClassification(TextFeaturesMixin, Any2PointP
 
     Args:
         config: The configuration, with `text_width`, which `from_encoder_pretrained` sets.
-        encoder: A loaded encoder; by default a randomly initialised one is built from the config.
+        encoder: A loaded encoder; by default a randomly initialized one is built from the config.
 
     Raises:
         ValueError: If the config has no `text_width`.
@@ -680,7 +685,7 @@ class Any2PointForZeroShotPointCloudClassification(TextFeaturesMixin, Any2PointP
     ) -> Any2PointForZeroShotPointCloudClassification:
         """Build a model on an encoder with an aligned text tower; see `Any2PointModel.from_encoder_pretrained`.
 
-        The projection is initialised from the checkpoint's linear projection if there is one (CLIP, the texts of
+        The projection is initialized from the checkpoint's linear projection if there is one (CLIP, the texts of
         SigLIP), as the identity for sentence encoders, else at random.
 
         Args:

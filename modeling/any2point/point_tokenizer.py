@@ -13,9 +13,9 @@ from hf_any3d.modeling.any2point.point_index import check_point_index, nearest, 
 from hf_any3d.modeling.any2point.starting_weights import misfit, read_weights
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
 from hf_any3d.modeling.layers.heads import in_precision_of
+from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
 from hf_any3d.modeling.point_ops import gather_points, group, scatter_mean
 from hf_any3d.modeling.point_ops.grouping import check_channels, flatten_index
-from hf_any3d.modeling.point_transformer import PatchEncoder
 
 
 @dataclass
@@ -38,7 +38,7 @@ class PointTokens:
     Args:
         tokens: `(batch, tokens, hidden)`.
         centers: `(batch, tokens, 3)`, in the units of the input.
-        index: `(batch, tokens)`, indices of the centres among the input points.
+        index: `(batch, tokens)`, indices of the centers among the input points.
         levels: Features of the stages before, from fine to coarse; empty unless requested.
     """
 
@@ -121,13 +121,13 @@ class Tokenizer(nn.Module):
 
 
 class PointTokenizer(Tokenizer):
-    """Tokenize in stages: sample centres, gather neighbours, encode offsets, pool.
+    """Tokenize in stages: sample centers, gather neighbors, encode offsets, pool.
 
     Shape: points `(batch, points, in_channels)`, at least `config.min_points` points. Trained from scratch
     (Any2Point, Sec. 3.1; Point-PN in its light form).
 
     Raises:
-        ValueError: If a cloud has fewer points than the first stage takes centres or neighbours.
+        ValueError: If a cloud has fewer points than the first stage takes centers or neighbors.
     """
 
     def __init__(self, config: TokenizerConfig, hidden_size: int):
@@ -172,7 +172,7 @@ class PointTokenizer(Tokenizer):
 
 
 class TokenizerStage(nn.Module):
-    """A stage: k neighbours of every centre, encoded offsets, residual blocks, maximum over neighbours."""
+    """A stage: k neighbors of every center, encoded offsets, residual blocks, maximum over neighbors."""
 
     def __init__(self, config: TokenizerConfig, width: int, blocks: int, bottleneck: int | None):
         super().__init__()
@@ -218,19 +218,19 @@ class ResidualBlock(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Map `(rows, width)` to `(rows, width)`."""
-        # In place: there is a row for every neighbour.
+        # In place: there is a row for every neighbor.
         hidden = self.reduce_norm(self.reduce(rows)).relu_()
         return self.expand_norm(self.expand(hidden)).add_(rows).relu_()
 
 
 class PatchTokenizer(Tokenizer):
-    """Tokenize in one step: a mini-PointNet encodes the neighbours of each centre, an MLP the centre.
+    """Tokenize in one step: a mini-PointNet encodes the neighbors of each center, an MLP the center.
 
     Shape: points `(batch, points, in_channels)`, at least `config.min_points` points. Lighter than `PointTokenizer`
     and better for few shapes; not in the released Any2Point programs (Point-BERT, Sec. 3.1).
 
     Raises:
-        ValueError: If a cloud has fewer points than there are tokens or neighbours.
+        ValueError: If a cloud has fewer points than there are tokens or neighbors.
     """
 
     def __init__(self, config: TokenizerConfig, hidden_size: int):
@@ -286,7 +286,7 @@ def default_tokenizer_width(hidden_size: int, stages: int) -> int:
 
 
 def normalize_offsets(offsets: torch.Tensor, how: str, eps: float) -> torch.Tensor:
-    """Normalise the scale of neighbour offsets `(batch, centers, k, 3)` (Point-PN; see `Any2PointConfig`)."""
+    """Normalize the scale of neighbor offsets `(batch, centers, k, 3)` (Point-PN; see `Any2PointConfig`)."""
     if how == "group_max":
         return offsets / (offsets.abs().amax(dim=2, keepdim=True) + eps)
     axes = (0, 1, 2, 3) if how == "batch_std" else (1, 2, 3)

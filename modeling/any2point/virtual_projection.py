@@ -1,6 +1,6 @@
 """Virtual projection: positions of the frozen encoder for 3D tokens, and the cells that guide adapters.
 
-No image or text is rendered. Centres are rotated into six views and projected to a line or a plane; the encoder's
+No image or text is rendered. Centers are rotated into six views and projected to a line or a plane; the encoder's
 learned position table is interpolated at these places (Any2Point, Sec. 3.2).
 """
 
@@ -46,9 +46,9 @@ class Projection:
 
 
 def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig) -> Projection:
-    """Project centres `(batch, tokens, 3)` into the views and interpolate the encoder's positions there.
+    """Project centers `(batch, tokens, 3)` into the views and interpolate the encoder's positions there.
 
-    The result has no gradient with respect to the centres; positions get one if the encoder is trained.
+    The result has no gradient with respect to the centers; positions get one if the encoder is trained.
     """
     centers = centers.detach()
     rotated = rotate_into_views(centers.float(), config.num_views)  # (batch, views, tokens, 3)
@@ -84,7 +84,7 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
 
 
 def rotate_into_views(centers: torch.Tensor, num_views: int) -> torch.Tensor:
-    """Rotate centres `(batch, tokens, 3)` into the first views: `(batch, views, tokens, 3)`."""
+    """Rotate centers `(batch, tokens, 3)` into the first views: `(batch, views, tokens, 3)`."""
     rotations = torch.tensor(VIEW_ROTATIONS[:num_views], dtype=centers.dtype, device=centers.device)
     # No matrix product: autocast and TF32 would round the places, and change cells and positions.
     return (rotations.unsqueeze(1) * centers[:, None, :, None, :]).sum(dim=-1)
@@ -127,7 +127,7 @@ def _read_plane(table: PositionTable, entry: torch.Tensor, config: Any2PointConf
 
 
 def line_positions(rotated: torch.Tensor, direction: Sequence[float], length: int, mapping: str) -> torch.Tensor:
-    """Project rotated centres to places on a line of `length` entries, `(batch, views, tokens, 1)`.
+    """Project rotated centers to places on a line of `length` entries, `(batch, views, tokens, 1)`.
 
     "stretch" uses the full line for every cloud and view: the two outer tokens get the first and the last entry.
     "wrap" is the released mapping, with a shift by half a pixel and a modulo.
@@ -144,7 +144,7 @@ def line_positions(rotated: torch.Tensor, direction: Sequence[float], length: in
 
 
 def plane_positions(rotated: torch.Tensor, distance: float, extent: Sequence[float], mapping: str) -> torch.Tensor:
-    """Project rotated centres to pixels `(batch, views, tokens, 2)` of a pinhole camera at `distance` from the centre.
+    """Project rotated centers to pixels `(batch, views, tokens, 2)` of a pinhole camera at `distance` from the center.
 
     "clamp" maps slopes from -1 to 1 onto the image and clamps others. "wrap" is the released mapping: a shift by half
     a pixel, rows stretched by height / width, and a modulo.

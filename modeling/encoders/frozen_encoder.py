@@ -410,7 +410,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         if missing:
             source = load_encoder(self.config, dtype=encoder.dtype)
             encoder.load_state_dict(source.state_dict(), assign=True)
-            # Buffers outside the state dict (rotary frequencies) are uninitialised memory at this point.
+            # Buffers outside the state dict (rotary frequencies) are uninitialized memory at this point.
             for buffer, loaded in zip(encoder.buffers(), source.buffers(), strict=True):
                 buffer.data = loaded.data
             for module in encoder.modules():

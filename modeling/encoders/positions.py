@@ -253,6 +253,6 @@ def narrow_embeddings(config: PreTrainedConfig) -> str | None:
     if width == config.hidden_size:
         return None
     return (
-        f"its positions have {width} channels and are normalised before they are projected to the "
+        f"its positions have {width} channels and are normalized before they are projected to the "
         f"{config.hidden_size} of its layers, so they cannot be added to tokens of that width"
     )

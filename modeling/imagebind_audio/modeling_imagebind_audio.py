@@ -133,7 +133,7 @@ class ImageBindAudioLayer(GradientCheckpointingLayer):
 
 
 class ImageBindAudioPreTrainedModel(PointTokensMixin, PreTrainedModel):
-    """Base class: config, initialisation and supported features."""
+    """Base class: config, initialization and supported features."""
 
     config_class = ImageBindAudioConfig
     config: ImageBindAudioConfig
@@ -176,7 +176,7 @@ class ImageBindAudioModel(ImageBindAudioPreTrainedModel):
         """Encode spectrograms.
 
         Args:
-            input_values: `(batch, 1, num_mel_bins, num_frames)` log mel energies, normalised as in training.
+            input_values: `(batch, 1, num_mel_bins, num_frames)` log mel energies, normalized as in training.
             output_hidden_states: Whether to return the input of the first layer and the output of each, before the
                 final norm: layers + 1 times `(batch, 1 + patches, hidden)`; None for the config's choice.
             output_attentions: The same for the attention weights, which only eager attention returns: for each layer

@@ -161,7 +161,7 @@ farthest_point_sample = Kernel(
 knn = Kernel(
     knn_plain,
     knn_fused,
-    "Not on other devices than the CPU, where trees do not run; not for fewer than 16 points per neighbour, where a "
+    "Not on other devices than the CPU, where trees do not run; not for fewer than 16 points per neighbor, where a "
     "tree is slower. Compilers and exporters get one operator.",
     devices=("cpu",),
     condition=has_many_points,

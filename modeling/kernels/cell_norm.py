@@ -11,7 +11,7 @@ from hf_any3d.modeling.kernels.dispatch import without_autocast
 def cell_norm_plain(
     rows: Tensor, occupied: Tensor, weight: Tensor, bias: Tensor, count: Tensor, total: Tensor, eps: float, gelu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise the occupied rows of each view by their batch statistics.
+    """Normalize the occupied rows of each view by their batch statistics.
 
     Args:
         rows: `(batch, views, rows, hidden)`, float32 or float64.

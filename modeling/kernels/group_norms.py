@@ -38,7 +38,7 @@ def edge_maximum_plain(terms: Tensor, neighbors: Tensor, gain: Tensor, shift: Te
     """Compute the maximum over a token's edges of `leaky_relu(group_norm(edges))`.
 
     Args:
-        terms: `(batch, tokens, 2 * channels)`, a pair (a, b) for every channel: an edge from a token to a neighbour is
+        terms: `(batch, tokens, 2 * channels)`, a pair (a, b) for every channel: an edge from a token to a neighbor is
             `a[neighbor] - a[token] + b[token]`.
         neighbors: `(batch, tokens, k)`, indices of the tokens in which a token's edges end.
         gain: `(channels,)` of the norm.
@@ -69,7 +69,7 @@ class _EdgeMaximum(torch.autograd.Function):
         count = count.view(batch, 1, tokens)
         given, own = terms.float().unflatten(-1, (-1, 2)).unbind(dim=-1)
         own = own - given
-        # Centred before squaring: otherwise a large mean would swamp a small variance.
+        # Centered before squaring: otherwise a large mean would swamp a small variance.
         given = (given - _spread(_group_mean(_count_sum(count, given)) / (tokens * k), given)).flatten(0, 1)
         own = (own - _spread(_group_mean(own.sum(dim=1, keepdim=True)) / tokens, own)).flatten(0, 1)
         ends_by_neighbor = ends.unbind(dim=1)

@@ -71,7 +71,7 @@ class JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
         pass
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise `(rows, channels, ...)`."""
+        """Normalize `(rows, channels, ...)`."""
         if not self.training:
             return super().forward(input)
         rows = input.movedim(1, -1)
@@ -109,7 +109,7 @@ def summed_over_processes(values: Tensor) -> Tensor:
 def joined_norm(
     rows: Tensor, occupied: Tensor | None, weight: Tensor, bias: Tensor, count: Tensor, total: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise the rows of each view by the batch statistics of all processes.
+    """Normalize the rows of each view by the batch statistics of all processes.
 
     Args:
         rows: `(views, rows, channels)` of this process.

@@ -13,7 +13,7 @@ from hf_any3d.modeling.kernels.dispatch import operator
 METHODS = ("auto", "exact", "matmul", "kdtree")
 # Distances held at a time: on the CPU as many as fit into the core's cache, elsewhere 64 MiB.
 _BLOCK_CPU, _BLOCK = 1 << 17, 1 << 24
-# With fewer points per neighbour, a tree costs more than comparing with all points (measured).
+# With fewer points per neighbor, a tree costs more than comparing with all points (measured).
 _TREE_POINTS_PER_NEIGHBOR = 16
 
 
@@ -24,7 +24,7 @@ def knn_plain(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tenso
     Args:
         query: `(batch, queries, channels)`, channels >= 3.
         points: `(batch, points, channels)`, channels >= 3.
-        k: Number of neighbours, 1 to points.
+        k: Number of neighbors, 1 to points.
         method: See `hf_any3d.modeling.point_ops.knn`.
 
     Returns:
@@ -118,7 +118,7 @@ def _search_exactly(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tens
 def _search_by_product(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     # In double precision: small distances are differences of large norms. TF32 does not round it.
     query, points = query.double(), points.double()
-    # The query's norm is the same for all neighbours and does not change their order.
+    # The query's norm is the same for all neighbors and does not change their order.
     score = torch.baddbmm(points.square().sum(-1)[:, None], query, points.transpose(1, 2), alpha=-2)
     score, index = score.topk(k, dim=-1, largest=False)  # (batch, queries, k)
     return (score + query.square().sum(-1, keepdim=True)).clamp_(min=0).float(), index
@@ -127,7 +127,7 @@ def _search_by_product(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, T
 def _search_tree(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     count = len(points)
     tree = cKDTree(points.numpy(), balanced_tree=False, compact_nodes=False)
-    # One more neighbour than requested shows whether there is a tie for the last place.
+    # One more neighbor than requested shows whether there is a tie for the last place.
     ranks = np.arange(1, min(k + 1, count) + 1)
     distance, index = tree.query(query.numpy(), ranks, workers=torch.get_num_threads())
     equal = distance[:, 1:] == distance[:, :-1]

@@ -1,6 +1,6 @@
-"""Rows of a tokenizer stage, one for every neighbour of every centre, computed in parts.
+"""Rows of a tokenizer stage, one for every neighbor of every center, computed in parts.
 
-A neighbour's offset is encoded by hundreds of sines and cosines, far more values than a table of them needs nodes.
+A neighbor's offset is encoded by hundreds of sines and cosines, far more values than a table of them needs nodes.
 Interpolating between six nodes takes a third of the time of computing the functions, and linear functions of them,
 such as the first layer of a block, can be applied to the nodes instead of the rows.
 """
@@ -48,7 +48,7 @@ class Neighborhoods:
         features: `(points, width / 2)`.
         neighbors: `(centers, k)`, rows of `features`.
         centers: `(centers,)`, rows of `features`.
-        offsets: `(centers, k, 3)`, normalised positions of the neighbours relative to their centres.
+        offsets: `(centers, k, 3)`, normalized positions of the neighbors relative to their centers.
         frequencies: `(width / 6,)` of the encoding of the offsets.
     """
 
@@ -81,7 +81,7 @@ class Neighborhoods:
         return torch.cat([neighbors, centers], dim=-1).add_(encoded)
 
     def parts(self) -> list[slice]:
-        """Split the centres into parts."""
+        """Split the centers into parts."""
         centers, k = self.neighbors.shape
         # Compilers infer shapes on "meta", with tensors that know their own device.
         device = getattr(self.features, "fake_device", self.features.device)
@@ -118,7 +118,7 @@ class Neighborhoods:
         return slice(part.start * axes, part.stop * axes)
 
     def rows(self, part: slice) -> Tensor:
-        """Compute the rows of a part, `(rows, width)`: features of neighbour and centre plus the encoded offset."""
+        """Compute the rows of a part, `(rows, width)`: features of neighbor and center plus the encoded offset."""
         if self.uses_table:
             rows = self.taps[self._coordinates(part)].read(self.table.waves).view(-1, self.width)
         else:
@@ -132,7 +132,7 @@ class Neighborhoods:
     def reduced_rows(self, weight: Tensor) -> Iterator[Tensor]:
         """Multiply all rows by `weight` `(hidden, width)`, in parts `(rows, hidden)`.
 
-        There are far fewer points, centres and nodes than rows; these are multiplied, and rows are sums of products.
+        There are far fewer points, centers and nodes than rows; these are multiplied, and rows are sums of products.
         """
         if not self.uses_table:
             yield from (self.rows(part) @ weight.T for part in self.parts())

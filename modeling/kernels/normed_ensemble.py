@@ -43,7 +43,7 @@ def normed_ensemble_plain(
     scale: float,
     special: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Normalise cells and voxels by their batch statistics, apply GELU, and sum each token's cells over the views.
+    """Normalize cells and voxels by their batch statistics, apply GELU, and sum each token's cells over the views.
 
     Args:
         view_rows: `(batch, views, rows, hidden)`, float32 or float64.

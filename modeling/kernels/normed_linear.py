@@ -136,8 +136,8 @@ class _NormedLinear(torch.autograd.Function):
             middle = few.float().mean(dim=0) - mean
             grad_rows -= times * (average + slope * middle)
             grad_rows.addcmul_(rows.float(), slope * times, value=-1)
-            centre = rows.float().mean(dim=0) - mean
-            grad_few -= many * (average + slope * (few + centre))
+            center = rows.float().mean(dim=0) - mean
+            grad_few -= many * (average + slope * (few + center))
         grad_bias = gradient.sum(dim=(0, 1))
         return (
             grad_rows.to(rows.dtype),

@@ -1,6 +1,6 @@
-"""Residual blocks of a tokenizer stage and the maximum over neighbours.
+"""Residual blocks of a tokenizer stage and the maximum over neighbors.
 
-A stage has one row for every neighbour of every centre, far more rows than points or tokens, and its batch norms need
+A stage has one row for every neighbor of every center, far more rows than points or tokens, and its batch norms need
 all rows before they return the first. Run layer by layer, each layer, norm and sum reads and writes all rows through
 main memory and saves them for the backward pass. The fused implementation
 
@@ -10,7 +10,7 @@ main memory and saves them for the backward pass. The fused implementation
   part of the weights, and the residual sum part of the product;
 - saves only the narrow rows between the two layers of a block, and its input; those of the first block, sums of few
   rows of tables, and the input of the second are computed again by the backward pass;
-- multiplies the sparse gradient of the maximum, one neighbour per centre and channel, as sums of few rows; the norm's
+- multiplies the sparse gradient of the maximum, one neighbor per center and channel, as sums of few rows; the norm's
   contribution to the others is a linear function of them.
 
 Results and gradients equal those of the modules up to rounding. With features in bfloat16, as under autocast, rows are
@@ -120,16 +120,16 @@ def pooled_blocks(
 
     Args:
         features: See `Neighborhoods`, as the next four.
-        neighbors: Neighbours of the centres.
-        centers: The centres.
-        offsets: Normalised offsets.
+        neighbors: Neighbors of the centers.
+        centers: The centers.
+        offsets: Normalized offsets.
         frequencies: Frequencies of their encoding.
         weights: Eight tensors per block, in the order of `Block`.
         eps: Two numbers per block, in the order of `Block`.
         rounded: Whether products are computed in bfloat16.
 
     Returns:
-        The pooled features `(centers, width)`, the neighbours `(centers, width)` that have the maximum, as numbers in
+        The pooled features `(centers, width)`, the neighbors `(centers, width)` that have the maximum, as numbers in
         [0, k), then the tensors that `Saved.unpack` reads.
     """
     neighborhoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
@@ -146,7 +146,7 @@ def pooled_blocks(
     winners = neighbors.new_empty(pooled.shape)
     for part, rows in zip(parts, sums, strict=True):
         pooled[part], winners[part] = largest(rows.view(-1, neighbors.shape[1], neighborhoods.width))
-    # The shift is the same for all neighbours and the ReLU monotonic: both are applied after the maximum.
+    # The shift is the same for all neighbors and the ReLU monotonic: both are applied after the maximum.
     return [
         pooled.add_(shift).relu_(),
         winners,

@@ -140,8 +140,8 @@ def pooled_patches_fused(patches: Tensor, layers: MiniPointNet) -> Tensor:
     update_running_statistics(layers.join_norm, shift, results.joined_mean, results.joined_variance, rows)
     # Biases that a norm cancels get their true gradient, which is zero.
     biases = (layers.lift.bias, layers.widen.bias, layers.join.bias)
-    cancelled = sum(bias.sum() for bias in biases if bias is not None)
-    return results.tokens.add(cancelled, alpha=0).unflatten(0, patches.shape[:2])
+    canceled = sum(bias.sum() for bias in biases if bias is not None)
+    return results.tokens.add(canceled, alpha=0).unflatten(0, patches.shape[:2])
 
 
 @dataclass
@@ -333,7 +333,7 @@ def _through_out(
     patches: _Patches, results: Results, pooled: PooledGradient
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
     """Return gradients of the last weight and, in parts, of the second norm's output; the sum of the latter, and that
-    of its product with the norm's centred input.
+    of its product with the norm's centered input.
     """
     own = patches.weights
     gain = own.join_gain * (results.joined_variance + patches.join_eps).rsqrt()

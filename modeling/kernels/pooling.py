@@ -1,4 +1,4 @@
-"""Maxima over neighbours and cells, products with their sparse gradients, and batch norms fused with linear layers."""
+"""Maxima over neighbors and cells, products with their sparse gradients, and batch norms fused with linear layers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
 
 def largest(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the maximum over the neighbours of `(centers, k, width)` and its first index; overwrites `rows`."""
+    """Return the maximum over the neighbors of `(centers, k, width)` and its first index; overwrites `rows`."""
     k = rows.shape[1]
     largest = rows.amax(dim=1)
     # Several times faster than a maximum with indices: all but the maxima become hugely negative.
@@ -33,13 +33,13 @@ def largest(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class PooledGradient:
-    """Gradient with respect to the input of the maximum: one value per centre and channel, zero elsewhere.
+    """Gradient with respect to the input of the maximum: one value per center and channel, zero elsewhere.
 
     Args:
         values: `(centers, width)`.
-        winners: `(centers, width)`, the neighbour that each value belongs to.
-        k: Neighbours per centre.
-        parts: Parts of the centres.
+        winners: `(centers, width)`, the neighbor that each value belongs to.
+        k: Neighbors per center.
+        parts: Parts of the centers.
     """
 
     values: Tensor
@@ -151,7 +151,7 @@ def segment_maximum(rows: Tensor, index: Tensor, count: int) -> Tensor:
 def is_plain_training(linear: nn.Module, norm: nn.Module) -> bool:
     """Return whether a linear layer and its norm are unchanged modules of torch, in training and in full precision.
 
-    Synchronised norms, adapters and observers replace these modules with other types or add hooks to them.
+    Synchronized norms, adapters and observers replace these modules with other types or add hooks to them.
     """
     if not is_unmodified(linear, norm) or not norm.training:
         return False

@@ -28,7 +28,7 @@ class HeadNorm(nn.BatchNorm1d):
     """
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Normalise `(batch, channels)`."""
+        """Normalize `(batch, channels)`."""
         if self.training and len(rows) == 1:
             # The variance of a single row is undefined.
             return nn.functional.batch_norm(

@@ -12,7 +12,7 @@ IGNORED = -100
 def point_loss(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
     """Mean cross-entropy of `(batch, points, labels)` logits over all points whose label is not -100.
 
-    If all labels are -100, as in an unlabelled block of a scene, the loss and its gradient are 0.
+    If all labels are -100, as in an unlabeled block of a scene, the loss and its gradient are 0.
 
     Raises:
         ValueError: If there is not one label for each point.

@@ -50,7 +50,7 @@ class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
             them with equal weights.
         router_top_k: Number of sets that a sparse router selects.
         router_width: Hidden width of the router.
-        normalize_router_weights: Whether the weights of the sets that a sparse router selects are normalised to sum
+        normalize_router_weights: Whether the weights of the sets that a sparse router selects are normalized to sum
             to 1; they are not in the released model.
         load_balancing_weight: Weight of a loss that balances clouds over sets; 0 in the released model.
         projector_width: Width between the two layers of the projector.
@@ -63,7 +63,7 @@ class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
         initializer_range: Standard deviation of initial weights of the modules between the two models.
         stage: The last training stage of the model; None if not recorded.
         qformer_lora_dropout_at_inference: Whether the dropout of the Q-Former's LoRA stays on at inference, as in the
-            released program by accident; answers are then random.
+            released program by quirk; answers are then random.
 
     Raises:
         ValueError: If the router is unknown, selects more sets than there are, or is constant but to be balanced; if

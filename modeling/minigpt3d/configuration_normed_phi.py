@@ -18,7 +18,7 @@ _RANGES: Ranges = {
 
 
 class NormedPhiConfig(NamesPackageMixin, PhiConfig):
-    r"""Phi with normalised queries and keys, a norm after the attention, and one layer for queries, keys and values.
+    r"""Phi with normalized queries and keys, a norm after the attention, and one layer for queries, keys and values.
 
     Fields are those of `PhiConfig`; the defaults are the sizes of Phi-2, which MiniGPT-3D starts from.
 

@@ -36,9 +36,9 @@ def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def reset_lora(model: nn.Module) -> None:
-    """Initialise LoRA layers that were not loaded as PEFT does, so that they have no effect.
+    """Initialize LoRA layers that were not loaded as PEFT does, so that they have no effect.
 
-    Language models would initialise them like their other layers, which would have an effect.
+    Language models would initialize them like their other layers, which would have an effect.
     """
     for name, parameter in model.named_parameters():
         if ".lora_A." in name:

@@ -201,7 +201,7 @@ class MiniGPT3DPreTrainedModel(CardMixin, PretrainedPartsMixin, EarlierNamesMixi
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Initialise weights that were not loaded, LoRA last, as language models initialise it like other layers."""
+        """Initialize weights that were not loaded, LoRA last, as language models initialize it like other layers."""
         super().initialize_weights()
         reset_lora(self)
 
@@ -324,7 +324,7 @@ class MiniGPT3DPreTrainedModel(CardMixin, PretrainedPartsMixin, EarlierNamesMixi
         attention_of: Mapping[PreTrainedModel, str | None],
         dtype: torch.dtype,
     ) -> MiniGPT3DPreTrainedModel:
-        """Build a model around loaded parts; those that are not in `opened` are randomly initialised."""
+        """Build a model around loaded parts; those that are not in `opened` are randomly initialized."""
         model = cls(config, opened.get("point_encoder"), None, opened.get("language_model"))
         for part, implementation in attention_of.items():
             # Nesting a config in another one resets the attention implementation that its model was built with.
@@ -354,7 +354,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
 
     Args:
         config: The configuration.
-        point_encoder: A model of `config.point_config`; by default a randomly initialised one.
+        point_encoder: A model of `config.point_config`; by default a randomly initialized one.
         qformer: The same for `config.qformer_config`.
         language_model: The same for `config.text_config`.
     """
@@ -552,7 +552,7 @@ class MiniGPT3DForConditionalGeneration(MiniGPT3DPreTrainedModel, GenerationMixi
 
     Args:
         config: The configuration.
-        point_encoder: A model of `config.point_config`; by default a randomly initialised one.
+        point_encoder: A model of `config.point_config`; by default a randomly initialized one.
         qformer: The same for `config.qformer_config`.
         language_model: The same for `config.text_config`.
     """
@@ -831,15 +831,15 @@ def build_from_parts(
     quantization_config: Any = None,
     **config: Any,
 ) -> MiniGPT3DForConditionalGeneration:
-    """Build a model from pretrained parts, with randomly initialised modules between them.
+    """Build a model from pretrained parts, with randomly initialized modules between them.
 
     Parts given by name are recorded in `config.parts`, with commit and checksum: the model is saved without them,
     unless `store_parts()` is called.
 
     Args:
         point_encoder: A model that `AutoModel` loads, or its name or folder.
-        qformer: A BLIP-2 model, whose query tokens initialise every query set, or its name or folder; None for a
-            randomly initialised Q-Former.
+        qformer: A BLIP-2 model, whose query tokens initialize every query set, or its name or folder; None for a
+            randomly initialized Q-Former.
         language_model: A model that `AutoModelForCausalLM` loads, or its name or folder.
         dtype: Dtype of the full model; by default that of the language model.
         revisions: Branch, tag or commit of parts given by name, with keys such as "point_encoder".

@@ -122,7 +122,7 @@ class NormedPhiModel(NormedPhiPreTrainedModel, PhiModel):
 
 
 class NormedPhiForCausalLM(NormedPhiPreTrainedModel, PhiForCausalLM):
-    """The model with a language modelling head."""
+    """The model with a language modeling head."""
 
     def __init__(self, config: NormedPhiConfig):
         # Skips PhiForCausalLM, which would build its own model.

@@ -25,7 +25,7 @@ def fill_placeholders(
     """
     placeholders = input_ids == point_token_id
     embedded = embed(input_ids.masked_fill(placeholders, 0))
-    if point_features is None and input_ids.shape[1] == 1:  # a generation step: avoids synchronising with the device
+    if point_features is None and input_ids.shape[1] == 1:  # a generation step: avoids synchronizing with the device
         return embedded
     given = 0 if point_features is None else point_features.shape[:2].numel()
     expected = placeholders.sum()

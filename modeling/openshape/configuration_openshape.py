@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hf_any3d.modeling.aligned_encoders import AlignedEncoderConfig
+from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderConfig
 
 
 class OpenShapeConfig(AlignedEncoderConfig):
@@ -12,9 +12,9 @@ class OpenShapeConfig(AlignedEncoderConfig):
     texts and heads.
 
     Args:
-        in_channels: Channels of a point: 6 for xyz and colours.
+        in_channels: Channels of a point: 6 for xyz and colors.
         num_groups: Patches, and therefore tokens, per cloud.
-        group_size: Points per patch, including the centre.
+        group_size: Points per patch, including the center.
         group_radius: Radius of a patch; of more points inside, the first ones of the cloud are kept.
         patch_widths: Output channels of the layers of the patch encoder.
         hidden_size: Channels of a token.

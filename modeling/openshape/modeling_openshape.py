@@ -3,7 +3,11 @@
 import torch
 from torch import nn
 
-from hf_any3d.modeling.aligned_encoders import (
+from hf_any3d.modeling.card_info import READS_PATCHES, CardInfo, MethodInfo
+from hf_any3d.modeling.layers.forward_contract import is_unmodified
+from hf_any3d.modeling.layers.heads import in_precision_of, precision_of
+from hf_any3d.modeling.openshape.configuration_openshape import OpenShapeConfig
+from hf_any3d.modeling.point_encoders.aligned_encoders import (
     AlignedClassifier,
     AlignedEncoder,
     AlignedPreTrainedModel,
@@ -11,17 +15,13 @@ from hf_any3d.modeling.aligned_encoders import (
     AlignedZeroShotClassifier,
     Tokens,
 )
-from hf_any3d.modeling.card_info import READS_PATCHES, CardInfo, MethodInfo
-from hf_any3d.modeling.layers.forward_contract import is_unmodified
-from hf_any3d.modeling.layers.heads import in_precision_of, precision_of
-from hf_any3d.modeling.openshape.configuration_openshape import OpenShapeConfig
+from hf_any3d.modeling.point_encoders.point_transformer import Patches
 from hf_any3d.modeling.point_ops import ball_query, farthest_point_sample, gather_points, group, in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
-from hf_any3d.modeling.point_transformer import Patches
 
 
 def ball_patches(points: torch.Tensor, num_groups: int, group_size: int, radius: float) -> Patches:
-    """Group clouds into balls around centres from farthest point sampling, which starts at the first point.
+    """Group clouds into balls around centers from farthest point sampling, which starts at the first point.
 
     The released program starts at a random point, so that its features vary from call to call.
 
@@ -32,7 +32,7 @@ def ball_patches(points: torch.Tensor, num_groups: int, group_size: int, radius:
         radius: Radius of a ball.
 
     Returns:
-        Patches whose neighborhoods have the channels xyz relative to the centre, followed by all channels of the
+        Patches whose neighborhoods have the channels xyz relative to the center, followed by all channels of the
         points.
 
     Raises:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from hf_any3d.modeling.aligned_encoders import AlignedEncoderConfig
 from hf_any3d.modeling.config_checks import CHANNELS, check_choices
 from hf_any3d.modeling.patchalign3d.part_texts import CATEGORY_TEMPLATES, PART_TEMPLATES, check_part_templates
+from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderConfig
 
 ASSIGNMENTS = ("nearest", "membership")
 """Ways to give points the scores of patches."""
@@ -15,13 +15,13 @@ TRAINED = ("all", "last_block", "projection")
 class PatchAlign3DConfig(AlignedEncoderConfig):
     r"""Configuration of a PatchAlign3D point encoder and its heads (arXiv 2601.02457).
 
-    The defaults are the sizes of the published encoder with sound behaviour; converted checkpoints switch on a
+    The defaults are the sizes of the published encoder with sound behavior; converted checkpoints switch on a
     deviation of their program. `AlignedEncoderConfig` has the fields of heads and of the text tower.
 
     Args: Patches and transformer
         in_channels: Channels of a point: 3 for xyz.
         num_groups: Patches, and therefore tokens, per cloud.
-        group_size: Points per patch, including the centre.
+        group_size: Points per patch, including the center.
         exchange_axes: Whether the model exchanges y and z of the clouds that it is given, as the published one, which
             takes clouds with y up. Positions that it returns are those of the input.
         patch_widths: Output channels of the first, second and third layer of the patch encoder.
@@ -34,7 +34,7 @@ class PatchAlign3DConfig(AlignedEncoderConfig):
         layer_norm_eps: Epsilon of the layer norms.
         drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
         projection_dim: Channels of a patch's feature in the space of texts; None for the token itself.
-        sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
+        sampling_min_squared_norm: Points this close to the origin are never sampled as centers (released programs:
             1e-3, from their CUDA kernel).
 
     Args: Texts
@@ -42,7 +42,7 @@ class PatchAlign3DConfig(AlignedEncoderConfig):
         category_templates: Texts with `{}` for the part and `{}` for the object's category, used if it is given.
         temperature: Scores of parts are cosines divided by it. In training, the scale of cosines starts at its
             inverse and is learned; as in the released program, the learned scale is only part of the loss.
-        patch_to_point: How points get the scores of patches: "nearest", those of the patch with the nearest centre;
+        patch_to_point: How points get the scores of patches: "nearest", those of the patch with the nearest center;
             "membership", the mean over all patches that they are in, 0 for points in none.
 
     Args: Training

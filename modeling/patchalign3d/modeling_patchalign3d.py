@@ -10,16 +10,6 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from hf_any3d.modeling.aligned_encoders import (
-    AlignedClassifier,
-    AlignedEncoder,
-    AlignedEncoderOutput,
-    AlignedPreTrainedModel,
-    AlignedSegmenter,
-    AlignedTextsMixin,
-    TextAlignment,
-    Tokens,
-)
 from hf_any3d.modeling.card_info import READS_PATCHES, CardInfo, MethodInfo
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import strict_forward
@@ -35,10 +25,20 @@ from hf_any3d.modeling.patchalign3d.patch_targets import (
     patch_majorities,
     patch_shares,
 )
+from hf_any3d.modeling.point_encoders.aligned_encoders import (
+    AlignedClassifier,
+    AlignedEncoder,
+    AlignedEncoderOutput,
+    AlignedPreTrainedModel,
+    AlignedSegmenter,
+    AlignedTextsMixin,
+    TextAlignment,
+    Tokens,
+)
+from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder, Patches, cut_patches
+from hf_any3d.modeling.point_encoders.text_towers import embed_prompts
+from hf_any3d.modeling.point_encoders.zero_shot import LARGEST_SCALE
 from hf_any3d.modeling.point_ops.grouping import check_channels
-from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, cut_patches
-from hf_any3d.modeling.text_towers import embed_prompts
-from hf_any3d.modeling.zero_shot import LARGEST_SCALE
 
 
 @dataclass
@@ -72,7 +72,7 @@ class PatchDistillationOutput(ModelOutput):
 
     Args:
         loss: With targets, the mean of one minus the cosine.
-        predictions: `(batch, groups, feature_size)`, features of patches, not normalised.
+        predictions: `(batch, groups, feature_size)`, features of patches, not normalized.
         center_distance: With targets, mean distance between a patch and its target.
         hidden_states: On request, those of the encoder.
         attentions: On request, those of the encoder.
@@ -126,7 +126,7 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
     """PatchAlign3D's point encoder: patches, mini-PointNet, blocks, norm, and a projection of each patch.
 
     Positions are added before every block. The features of patches lie in the space of texts; that of a cloud,
-    `pooler_output`, is their mean before they are normalised, for which the published encoder was not trained.
+    `pooler_output`, is their mean before they are normalized, for which the published encoder was not trained.
 
     Args:
         config: The configuration.
@@ -175,7 +175,7 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
         """Return features of patches as unit vectors `(batch, groups, feature_size)`.
 
         Their cosine similarity with features of texts of the tower that this encoder is aligned with, is their
-        product. Centres of the patches are in the output of `forward`.
+        product. Centers of the patches are in the output of `forward`.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
@@ -245,7 +245,7 @@ class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
         Args:
             points: `(batch, points, in_channels)`, xyz first.
             target_features: `(batch, targets, feature_size)`, features of the image encoder, of any length. A patch
-                is compared with the target whose centre is nearest to its own.
+                is compared with the target whose center is nearest to its own.
             target_centers: `(batch, targets, 3)`, in the units and axes of the points; with `exchange_axes`, files of
                 the released program hold them with y and z exchanged.
             return_loss: Whether to compute the loss, if there are targets; the Trainer looks for this argument.
@@ -254,7 +254,7 @@ class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
 
         Raises:
             TypeError: For an unknown keyword.
-            ValueError: If features and centres of targets are not given together or have other shapes; if attention
+            ValueError: If features and centers of targets are not given together or have other shapes; if attention
                 weights are requested without eager attention.
         """
         if (target_features is None) != (target_centers is None):

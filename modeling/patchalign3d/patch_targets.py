@@ -8,8 +8,8 @@ from torch import nn
 from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.point_ops import gather_points, group, knn, scatter_mean
 
-UNLABELLED = -1
-"""Majority of a patch without labelled points."""
+UNLABELED = -1
+"""Majority of a patch without labeled points."""
 _IGNORED = -100
 
 
@@ -23,7 +23,7 @@ def carry_to_points(
         points: `(batch, points, channels)`, xyz first.
         centers: `(batch, groups, 3)`, in the same units and axes.
         patch_index: `(batch, groups, group_size)`, the points of each patch.
-        how: "nearest" for the scores of the patch with the nearest centre, of equally near ones the first;
+        how: "nearest" for the scores of the patch with the nearest center, of equally near ones the first;
             "membership" for the mean over all patches that a point is in, 0 for points in none.
 
     Returns:
@@ -84,7 +84,7 @@ def patch_majorities(masks: torch.Tensor, patch_index: torch.Tensor) -> torch.Te
     votes = group(own, patch_index).sum(dim=2)  # (batch, groups, labels)
     # argmax may return any of several maxima, on a GPU in particular.
     first = torch.where(votes == votes.amax(dim=-1, keepdim=True), numbers.view(1, 1, -1), count + 1).amin(dim=-1) - 1
-    return torch.where(votes.amax(dim=-1) > 0, first, UNLABELLED)
+    return torch.where(votes.amax(dim=-1) > 0, first, UNLABELED)
 
 
 def part_loss(scores: torch.Tensor, shares: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
@@ -129,7 +129,7 @@ def patch_accuracy(scores: torch.Tensor, majorities: torch.Tensor, counted: torc
 def nearest_targets(
     centers: torch.Tensor, target_centers: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the target whose centre is nearest to each patch.
+    """Return the target whose center is nearest to each patch.
 
     Args:
         centers: `(batch, groups, 3)`.
@@ -140,7 +140,7 @@ def nearest_targets(
         `(batch, groups, channels)`, and the distances `(batch, groups)`.
 
     Raises:
-        ValueError: If there is not one centre for each target, or one set of targets for each cloud.
+        ValueError: If there is not one center for each target, or one set of targets for each cloud.
     """
     if target_centers.ndim != 3 or targets.ndim != 3 or targets.shape[:2] != target_centers.shape[:2]:
         raise ValueError(

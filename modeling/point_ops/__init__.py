@@ -1,4 +1,4 @@
-"""Point operations without compiled extensions: sampling, neighbours, grouping, cells, interpolation, distances."""
+"""Point operations without compiled extensions: sampling, neighbors, grouping, cells, interpolation, distances."""
 
 from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE, refuse_out_of_range
 from hf_any3d.modeling.point_ops.chamfer import chamfer_distance, f_score, reconstruction_scores

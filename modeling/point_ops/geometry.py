@@ -211,7 +211,7 @@ def _flatten(values: Tensor, cell: Tensor, num_cells: int) -> tuple[Tensor, Tens
 
 
 def normalize_centers(centers: torch.Tensor) -> torch.Tensor:
-    """Move and scale the centres `(batch, tokens, 3)` of every cloud into the unit sphere, mean at the origin."""
+    """Move and scale the centers `(batch, tokens, 3)` of every cloud into the unit sphere, mean at the origin."""
     centers = centers - centers.mean(dim=1, keepdim=True)
     radius = centers.norm(dim=-1).amax(dim=1)[:, None, None]
     return centers / radius.clamp_min(torch.finfo(centers.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Sample centres, find their neighbours, and select and interpolate rows of clouds by index."""
+"""Sample centers, find their neighbors, and select and interpolate rows of clouds by index."""
 
 import math
 
@@ -28,7 +28,7 @@ def check_channels(points: Tensor, in_channels: int) -> None:
 def in_full_precision(points: Tensor, dtype: torch.dtype) -> Tensor:
     """Check the clouds that a model is given, and cast them to full precision.
 
-    Coordinates stay in full precision in a half precision model: rounded points have other centres and neighbours.
+    Coordinates stay in full precision in a half precision model: rounded points have other centers and neighbors.
 
     Args:
         points: `(batch, points, channels)`.
@@ -40,7 +40,7 @@ def in_full_precision(points: Tensor, dtype: torch.dtype) -> Tensor:
     Raises:
         ValueError: If there is no cloud, or a number is NaN, infinite or too large.
     """
-    if not torch.compiler.is_compiling():  # in compiled code, the operator that samples centres checks coordinates
+    if not torch.compiler.is_compiling():  # in compiled code, the operator that samples centers checks coordinates
         if points.ndim and not len(points):
             raise ValueError(f"points has shape {tuple(points.shape)}; expected at least one cloud")
         if points.is_floating_point():
@@ -95,10 +95,10 @@ def knn(
         query: `(batch, queries, channels)`, channels >= 3; only x, y, z are used. Other precisions are read as
             float32.
         points: `(batch, points, channels)`, channels >= 3.
-        k: Number of neighbours, 1 to points. A query that is one of the points is its own first neighbour.
+        k: Number of neighbors, 1 to points. A query that is one of the points is its own first neighbor.
         method: "exact" squares the coordinate differences; "matmul" expands the square into a matrix product, which
-            may swap neighbours at nearly equal distances; "kdtree" searches a tree, on the CPU only; "auto" uses the
-            tree on the CPU if there are many points per neighbour, else "exact".
+            may swap neighbors at nearly equal distances; "kdtree" searches a tree, on the CPU only; "auto" uses the
+            tree on the CPU if there are many points per neighbor, else "exact".
         return_distances: Whether to also return the squared distances.
 
     Returns:
@@ -203,7 +203,7 @@ def gather_points(values: Tensor, index: Tensor) -> Tensor:
 
 
 def group(values: Tensor, index: Tensor) -> Tensor:
-    """Select the rows of the neighbours of every query.
+    """Select the rows of the neighbors of every query.
 
     Args:
         values: `(batch, points, channels)` floats of any kind.
@@ -222,7 +222,7 @@ def group(values: Tensor, index: Tensor) -> Tensor:
 def three_nearest_interpolate(query: Tensor, points: Tensor, features: Tensor, eps: float = 1e-8) -> Tensor:
     """Interpolate the features of the three nearest points at every query.
 
-    The weights are the inverse squared distances, normalised to sum 1; they have no gradient. In clouds of fewer than
+    The weights are the inverse squared distances, normalized to sum 1; they have no gradient. In clouds of fewer than
     three points, all points are used. Sums are computed in float32 or better, under autocast too.
 
     Args:

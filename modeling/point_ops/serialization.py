@@ -147,7 +147,7 @@ def serialize(
 
 
 def patch_table(counts: Sequence[int], patch_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut the serialised voxels of clouds into patches; the last patch of a cloud borrows from the one before.
+    """Cut the serialized voxels of clouds into patches; the last patch of a cloud borrows from the one before.
 
     A cloud of at most `patch_size` voxels is one patch. Of a larger one, the last patch holds the remaining voxels and
     then the last ones of the previous patch, up to `patch_size`.
@@ -241,7 +241,7 @@ class PatchGroups:
             self.groups.append(PatchGroup(slice(0, sum(map(len, full))), None, patch_size))
         self.groups += [_stack(patches, place_of, device) for patches in (tails, small) if patches]
         self.arranged = arranged.to(device)
-        """`(voxels,)`, the serialised place of each arranged voxel."""
+        """`(voxels,)`, the serialized place of each arranged voxel."""
 
 
 def _stack(patches: list[tuple[Tensor, Tensor]], place_of: Tensor, device: torch.device) -> PatchGroup:

@@ -34,7 +34,7 @@ class GridSample:
 
 
 def grid_sample(coord: Tensor, grid_size: float, cloud: Tensor | None = None, num_clouds: int = 1) -> GridSample:
-    """Keep the point of each grid cell that is nearest to the cell's centre, whatever the order of the points.
+    """Keep the point of each grid cell that is nearest to the cell's center, whatever the order of the points.
 
     Args:
         coord: `(points, 3)`.
@@ -60,7 +60,7 @@ def grid_sample(coord: Tensor, grid_size: float, cloud: Tensor | None = None, nu
             "use a larger grid_size, or scale the cloud down"
         )
     grid_coord = cells.long()
-    # Two stable sorts: by distance to the centre, then by cell. The first point of each run of a cell is its nearest.
+    # Two stable sorts: by distance to the center, then by cell. The first point of each run of a cell is its nearest.
     nearest_first = distance.argsort(stable=True)
     key, by_key = _cell_keys(grid_coord, cloud, num_clouds)[nearest_first].sort(stable=True)
     order = nearest_first[by_key]

@@ -37,6 +37,8 @@ from hf_any3d.modeling.layers.forward_contract import (
 )
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of, precision_of
 from hf_any3d.modeling.layers.tasks import classification_loss, point_loss, refuse_problem_type
+from hf_any3d.modeling.point_encoders.point_transformer import DropPath, PointMlp
+from hf_any3d.modeling.point_encoders.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
 from hf_any3d.modeling.point_ops import (
     grid_sample,
     has_duplicates,
@@ -47,10 +49,8 @@ from hf_any3d.modeling.point_ops import (
 )
 from hf_any3d.modeling.point_ops.geometry import GRIDS
 from hf_any3d.modeling.point_ops.grouping import check_channels
-from hf_any3d.modeling.point_transformer import DropPath, PointMlp
 from hf_any3d.modeling.point_transformer_v3.configuration_point_transformer_v3 import PointTransformerV3Config
 from hf_any3d.modeling.point_transformer_v3.voxel_stages import Batch, Clouds, Voxels, follow, rotate, rotation_of
-from hf_any3d.modeling.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
 from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
 
 

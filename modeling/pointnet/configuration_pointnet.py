@@ -50,7 +50,7 @@ class PointNetConfig(BaselineConfig):
     `hidden_sizes=(64, 64, 64, 128, 1024)` and `head_widths=(512, 256)`.
 
     Args:
-        in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
+        in_channels: Channels of a point: 3 for xyz, 6 with colors or normals.
         hidden_sizes: Channels of the layers that each point goes through.
         head_widths: Widths of the head's hidden layers; empty for a linear head.
         head_dropout: Dropout after each hidden layer of the head.
@@ -79,7 +79,7 @@ class PointNet2Config(BaselineConfig):
     `head_widths=(512, 256)` and `head_dropout=0.5`.
 
     Args:
-        in_channels: Channels of a point: 3 for xyz, 6 with colours or normals.
+        in_channels: Channels of a point: 3 for xyz, 6 with colors or normals.
         num_centers: Centers that each level samples from the points or centers before it.
         radii: Radius of the ball around each center of a level.
         num_neighbors: Points of a ball that a level reads; of more, the first ones of the cloud are kept.

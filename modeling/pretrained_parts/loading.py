@@ -317,7 +317,7 @@ def built_on_meta(
 def refuse_lost_weights(model: PreTrainedModel, name: str, info: dict[str, Any], hub: dict[str, Any]) -> None:
     """Raise an error if a saved model lacks weights that it had when it was saved.
 
-    A new head on a pretrained model, or a module that was switched on by an argument, is newly initialised as in
+    A new head on a pretrained model, or a module that was switched on by an argument, is newly initialized as in
     transformers: the saved model never had it. `info` is the result of `output_loading_info`.
 
     Raises:

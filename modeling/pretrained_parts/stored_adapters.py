@@ -78,7 +78,7 @@ def load_adapter_into(
     mismatched = sorted((key, shape, expected[key]) for key, shape in stored.items() if shape != expected[key])
     if mismatched and not ignore_mismatched_sizes:
         sizes = [f"{key} has shape {tuple(theirs)}, expected {tuple(ours)}" for key, theirs, ours in mismatched]
-        raise ValueError(f"{name}: {listed(sizes)}; ignore_mismatched_sizes=True initialises them")
+        raise ValueError(f"{name}: {listed(sizes)}; ignore_mismatched_sizes=True initializes them")
     adapted.load_adapter(name, "default", ignore_mismatched_sizes=ignore_mismatched_sizes, **hub)
     return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
 

@@ -2,20 +2,20 @@
 
 from typing import Any
 
-from hf_any3d.modeling.aligned_encoders import AlignedEncoderConfig
 from hf_any3d.modeling.config_checks import CHANNELS
+from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderConfig
 
 
 class Uni3DConfig(AlignedEncoderConfig):
     r"""Configuration of a Uni3D point encoder and its heads (arXiv 2310.06773).
 
-    The defaults are the sizes of Uni3D-base with sound behaviour; converted checkpoints switch on a deviation of their
+    The defaults are the sizes of Uni3D-base with sound behavior; converted checkpoints switch on a deviation of their
     program. `AlignedEncoderConfig` has the fields of texts and heads.
 
     Args:
-        in_channels: Channels of a point: 6 for xyz and colours.
+        in_channels: Channels of a point: 6 for xyz and colors.
         num_groups: Patches, and therefore tokens, per cloud.
-        group_size: Points per patch, including the centre.
+        group_size: Points per patch, including the center.
         patch_widths: Output channels of the first, second and third layer of the patch encoder.
         patch_pooled_width: Channels of a pooled patch before the linear layer that makes it a token.
         hidden_size: Channels of a token.
@@ -29,7 +29,7 @@ class Uni3DConfig(AlignedEncoderConfig):
         layer_norm_eps: Epsilon of the layer norms.
         drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
         projection_dim: Channels of the feature in the space of texts and images; None for the class token itself.
-        sampling_min_squared_norm: Points this close to the origin are never sampled as centres (released programs:
+        sampling_min_squared_norm: Points this close to the origin are never sampled as centers (released programs:
             1e-3, from their CUDA kernel).
     """
 

@@ -3,7 +3,9 @@
 import torch
 from torch import nn
 
-from hf_any3d.modeling.aligned_encoders import (
+from hf_any3d.modeling.card_info import READS_PATCHES, CardInfo, MethodInfo
+from hf_any3d.modeling.layers.heads import ClassToken, in_precision_of, precision_of
+from hf_any3d.modeling.point_encoders.aligned_encoders import (
     AlignedClassifier,
     AlignedEncoder,
     AlignedPreTrainedModel,
@@ -11,11 +13,9 @@ from hf_any3d.modeling.aligned_encoders import (
     AlignedZeroShotClassifier,
     Tokens,
 )
-from hf_any3d.modeling.card_info import READS_PATCHES, CardInfo, MethodInfo
-from hf_any3d.modeling.layers.heads import ClassToken, in_precision_of, precision_of
-from hf_any3d.modeling.point_transformer import PatchEncoder, Patches, cut_patches
+from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder, Patches, cut_patches
+from hf_any3d.modeling.point_encoders.zero_shot import LARGEST_SCALE
 from hf_any3d.modeling.uni3d.configuration_uni3d import Uni3DConfig
-from hf_any3d.modeling.zero_shot import LARGEST_SCALE
 
 
 class Uni3DPreTrainedModel(AlignedPreTrainedModel):

@@ -37,7 +37,7 @@ from hf_any3d import (
 from hf_any3d.atomic_files import write_json
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.modeling.any2point import PointIndexer
-from hf_any3d.modeling.any2point.light_settings import LIGHT, LIGHT_ADAPTER
+from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_ADAPTER
 from hf_any3d.modeling.encoders import freeze
 from hf_any3d.pipelines import PointCloudClassificationPipeline
 from studies.speed._any2point_transcription import training_loss
@@ -54,7 +54,7 @@ PRESETS: dict[str, tuple[dict, dict, dict]] = {
         LIGHT_ADAPTER,
     ),
     "clip-text": (CLIP_SCAN.encoder, dict(num_labels=18), {}),
-    # The released configuration with its accidents: the frozen layers attend over the clouds of the batch.
+    # The released configuration with its quirks: the frozen layers attend over the clouds of the batch.
     "clip-scan": (CLIP_SCAN.encoder, CLIP_SCAN.model, CLIP_SCAN.adapter),
 }
 

@@ -40,7 +40,7 @@ from hf_any3d import (
 )
 from hf_any3d.atomic_files import write_json
 from hf_any3d.conversions.any2point import VARIANTS
-from hf_any3d.modeling.any2point.light_settings import LIGHT, LIGHT_ADAPTER
+from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_ADAPTER
 from hf_any3d.modeling.encoders import freeze
 from hf_any3d.modeling.kernels import TABLE, Kernel
 from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm

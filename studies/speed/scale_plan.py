@@ -31,7 +31,7 @@ from hf_any3d import (
     Any2PointForPointCloudClassification,
     GuidedAdapterConfig,
 )
-from hf_any3d.modeling.any2point.guided_adapter import CellNorm
+from hf_any3d.tuners.guided_adapter.module import CellNorm
 
 _VIT = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 BUCKET = 25 * 2**20

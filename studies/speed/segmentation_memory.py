@@ -3,7 +3,7 @@
     python -m studies.speed.segmentation_memory
     python -m studies.speed.segmentation_memory --points 200000 1000000 --output memory.json
 
-The model is small and has random weights: the answers mean nothing. Each scene is a file of its own and labelled by a
+The model is small and has random weights: the answers mean nothing. Each scene is a file of its own and labeled by a
 process of its own, whose peak of resident memory the system reports; the smallest scene, of as many points as one
 block, shows what Python, its libraries and the model need alone.
 """

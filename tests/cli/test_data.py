@@ -156,7 +156,7 @@ def test_clouds_without_a_shape_and_empty_classes_are_left_out_and_named_alike(m
         assert "1 point; expected at least 3" in result.err
 
 
-def test_lost_precision_and_millimetres_are_doubtful(tmp_path):
+def test_lost_precision_and_millimeters_are_doubtful(tmp_path):
     random = np.random.default_rng(0)
     street = random.uniform(size=(2000, 3)) * [100, 100, 10] + [500_000, 5_000_000, 0]
     np.save(tmp_path / "street.npy", street.astype("float32"))
@@ -166,6 +166,6 @@ def test_lost_precision_and_millimetres_are_doubtful(tmp_path):
     result = run("data", "check", tmp_path, "--json")
     rows = {row["file"].rpartition("/")[2]: row for row in json.loads(result.out)}
     assert "y has " in str(rows["street.npy"]["warnings"]) and "steps of 0.5" in str(rows["street.npy"]["warnings"])
-    assert "millimetres" in str(rows["room.npy"]["warnings"])
+    assert "millimeters" in str(rows["room.npy"]["warnings"])
     assert "warnings" not in rows["grid.npy"] and "warnings" not in rows["good.npy"]
     assert rows["room.npy"]["extent"] == pytest.approx([4000, 5000, 2600], rel=0.01)

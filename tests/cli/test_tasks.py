@@ -123,7 +123,7 @@ def test_a_missing_category_is_an_error_that_names_the_choices(models):
 
 
 @pytest.mark.parametrize("name", ["a.ply", "a.html", "a.png", "a.csv", "a.json"])
-def test_labelled_points_are_written(models, tmp_path, name):
+def test_labeled_points_are_written(models, tmp_path, name):
     path = tmp_path / name
     words = ("segment", FILES / "chair.npy", "--model", models("scenes"), "--output", path)
     code, out, _ = run(*words)

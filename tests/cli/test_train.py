@@ -79,7 +79,7 @@ def test_data_become_arguments_of_the_program(words, expected, tmp_path, monkeyp
     assert given[0][: len(expected)] == expected and given[0][-4:] == ["--seed", "3", "--max_steps", "5"]
 
 
-def test_datasets_of_labelled_points_are_segmented(monkeypatch):
+def test_datasets_of_labeled_points_are_segmented(monkeypatch):
     given: list[list[str]] = []
     monkeypatch.setattr("hf_any3d.training.tasks.train_segmenter", lambda words: given.append(words) or 1 / 0)
     assert run("train", "rooms", "--augment", "scale,rotate").code == 1

@@ -67,7 +67,7 @@ class Case:
         """Inputs without labels."""
         return self.inputs(rows, seed)
 
-    def labelled(self, rows: int = 3, seed: int = 2) -> dict[str, Any]:
+    def labeled(self, rows: int = 3, seed: int = 2) -> dict[str, Any]:
         """Inputs with all arguments for a loss.
 
         Raises:
@@ -84,7 +84,7 @@ class Case:
     def loss_of(self, model: PreTrainedModel, rows: int = 3, seed: int = 2) -> torch.Tensor:
         """A scalar to differentiate: the model's loss, or a fixed random projection of its output."""
         if self.labels is not None:
-            return model(**self.labelled(rows, seed)).loss
+            return model(**self.labeled(rows, seed)).loss
         answer = self.answer_of(model(**self.batch(rows, seed))).float()
         weights = torch.randn(answer.shape, generator=torch.Generator().manual_seed(7))
         return (answer * weights.to(answer.device)).sum() / len(answer)

@@ -129,7 +129,7 @@ refuse(
     (NormedPhiForCausalLM,),
     AttributeError,
     "last_hidden_state",
-    "transformers' own language models do not run with this config; `return_dict=False` in the call is honoured",
+    "transformers' own language models do not run with this config; `return_dict=False` in the call is honored",
 )
 feature("problem_type", "several labels per point, or regression")
 refuse(

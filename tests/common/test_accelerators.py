@@ -92,7 +92,7 @@ def test_the_watch_finds_what_waits():
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_training_step_never_waits(case: Case):
     model = case.build().to("meta").train()
-    inputs = case.labelled() if case.labels else case.batch()
+    inputs = case.labeled() if case.labels else case.batch()
     inputs = {name: tensor.to("meta") for name, tensor in inputs.items() if name not in READ_ON_PURPOSE}
     watch = Watch()
     with check_refusal("no waiting", case.name) as is_supported:

@@ -1,4 +1,4 @@
-"""Behaviour of `generate` that users of transformers rely on, for MiniGPT-3D."""
+"""Behavior of `generate` that users of transformers rely on, for MiniGPT-3D."""
 
 import copy
 
@@ -115,7 +115,7 @@ def padded(rows: list[dict]) -> dict:
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_padding_on_the_left_and_neighbours_change_no_answer(model, beams):
+def test_padding_on_the_left_and_neighbors_change_no_answer(model, beams):
     rows = [prompts(1, seed) for seed in (1, 2, 3)]
     for row, cut in zip(rows, (0, 1, 2), strict=True):
         row["input_ids"], row["attention_mask"] = (row[name][:, cut:] for name in ("input_ids", "attention_mask"))

@@ -1,4 +1,4 @@
-"""Behaviour that users of transformers expect, tested for every registered model class.
+"""Behavior that users of transformers expect, tested for every registered model class.
 
 Each test runs over all of `CASES`, so that a new model is covered once it is registered. Features that a class refuses
 are listed in tests/common/refusals.py; then the error is tested.
@@ -206,17 +206,17 @@ def test_flex_attention_matches_sdpa(case):
 )
 @torch.no_grad()
 def test_labels_may_be_shifted_already(case):
-    model, labelled = fresh(case), case.labelled()
-    labels = labelled.pop("labels")
+    model, labeled = fresh(case), case.labeled()
+    labels = labeled.pop("labels")
     shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-    expected = model(**labelled, labels=labels).loss
+    expected = model(**labeled, labels=labels).loss
     others = labels.roll(1, dims=1)
-    assert abs(model(**labelled, labels=others).loss - expected) > 1e-3
-    assert torch.equal(model(**labelled, shift_labels=shifted).loss, expected)
-    assert torch.equal(model(**labelled, labels=others, shift_labels=shifted).loss, expected)
+    assert abs(model(**labeled, labels=others).loss - expected) > 1e-3
+    assert torch.equal(model(**labeled, shift_labels=shifted).loss, expected)
+    assert torch.equal(model(**labeled, labels=others, shift_labels=shifted).loss, expected)
     count = (shifted != -100).sum()
     parts = [
-        model(**labelled, **given, num_items_in_batch=2 * count).loss
+        model(**labeled, **given, num_items_in_batch=2 * count).loss
         for given in ({"labels": labels}, {"shift_labels": shifted})
     ]
     torch.testing.assert_close(torch.stack(parts), expected.expand(2) / 2)
@@ -225,7 +225,7 @@ def test_labels_may_be_shifted_already(case):
 @over_cases
 def test_return_dict_false_returns_a_tuple(case):
     model = fresh(case)
-    inputs = case.batch() if case.labels is None else case.labelled()
+    inputs = case.batch() if case.labels is None else case.labeled()
     whole = model(**inputs)
     made = model(**inputs, return_dict=False)
     assert isinstance(whole, ModelOutput) and isinstance(made, tuple)

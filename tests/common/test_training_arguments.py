@@ -40,7 +40,7 @@ def trainer_of(
     case: Case, folder: Path, kind: type[Trainer] = Trainer, metrics: Any = None, model: Any = None, **settings: Any
 ) -> Trainer:
     """Return a trainer of a tiny model on six rows."""
-    batch = case.labelled(ROWS)
+    batch = case.labeled(ROWS)
     rows = [{name: value if name in SHARED else value[row] for name, value in batch.items()} for row in range(ROWS)]
     given: dict[str, Any] = {
         "output_dir": str(folder),
@@ -239,7 +239,7 @@ WHOLE = (ACT, case_of(PatchAlign3DForPreTraining), case_of(MiniGPT3DForCondition
 TRIED = [(case, Trainer, name) for case, name in by_turns(WITH_LOSS, list(SETTINGS), WHOLE)]
 TRIED += [(ACT, PointTrainer, name) for name in SETTINGS]
 # The Trainer ignores the argument for models that have no labels.
-TRIED = [each for each in TRIED if each[2] != "label_smoothing_factor" or "labels" in each[0].labelled(1)]
+TRIED = [each for each in TRIED if each[2] != "label_smoothing_factor" or "labels" in each[0].labeled(1)]
 
 
 @pytest.fixture(autouse=True)

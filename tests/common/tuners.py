@@ -113,7 +113,7 @@ METHODS = (*OWN, *STOCK)
 
 
 def pairs(*preferred: Case) -> list[tuple[Case, str]]:
-    """Return the models and methods to try together: all of them with ANY3D_ALL_PAIRS=1.
+    """Return the models and methods to try together: all of them with HF_ANY3D_ALL_PAIRS=1.
 
     Otherwise all methods on one model for each config, preferably on the given ones: methods depend only on the
     layers, which models of the same config have in common. Further models differ in the modules that are trained in

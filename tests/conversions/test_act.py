@@ -201,8 +201,8 @@ def test_accidents_of_the_program_are_switched_on_and_documented(case, flags, tm
     card = (setting.output / "README.md").read_text()
     sound = act.ActAutoencoderConfig()
     sizes = ("prompt_depth", "num_prompts", "encoder_config", "group_size")
-    accidents = {n: v for n, v in flags.items() if n not in sizes and v != getattr(sound, n)}
-    assert all(f"`{name}={value!r}`" in card for name, value in accidents.items())
+    quirks = {n: v for n, v in flags.items() if n not in sizes and v != getattr(sound, n)}
+    assert all(f"`{name}={value!r}`" in card for name, value in quirks.items())
     assert ("depend on the other clouds" in card) == (case == "dvae_clip_deep")
     if teacher := config.encoder_config:
         assert (teacher.hidden_size, teacher.num_attention_heads) == (TEACHER_WIDTH, 2)

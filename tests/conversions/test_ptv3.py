@@ -34,7 +34,7 @@ def test_a_released_file_converts_on_the_command_line_and_computes_as_released(t
     )
     assert case.error("flash.upcast_all", features) <= case.manifest["tolerance"]["features"]
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "license: cc-by-nc-4.0" in card and "not evaluated" in card and card.count("## Licence") == 1
+    assert "license: cc-by-nc-4.0" in card and "not evaluated" in card and card.count("## License") == 1
     assert "9 channels per point: coordinates, colors" in card and "Every tensor of them is accounted for." in card
     assert model.config.published["non_commercial"] is True
 
@@ -94,7 +94,7 @@ def test_files_without_settings_and_unknown_presets_are_refused(tmp_path):
         convert_ptv3(tmp_path / "none.pth", tmp_path / "out")
 
 
-def test_a_converted_config_has_the_released_sizes_and_sound_behaviour(tmp_path):
+def test_a_converted_config_has_the_released_sizes_and_sound_behavior(tmp_path):
     torch.save(ptv3_original("concerto"), tmp_path / "concerto.pth")
     convert_ptv3(tmp_path / "concerto.pth", tmp_path / "out", preset="concerto_outdoor")
     stored = json.loads((tmp_path / "out" / "config.json").read_text())

@@ -15,7 +15,7 @@ def points(count: int = 8, seed: int = 0) -> np.ndarray:
 
 
 def full_cloud(count: int = 8) -> PointCloudData:
-    """A cloud with all attributes of points; its colours are exact in eight bits."""
+    """A cloud with all attributes of points; its colors are exact in eight bits."""
     colors = np.random.default_rng(1).integers(0, 256, (count, 3)) / 255
     normals = np.tile(np.float32([0, 0, 1]), (count, 1))
     return PointCloudData(points(count), colors, normals, np.arange(count))

@@ -66,7 +66,7 @@ def test_training_samples_and_transforms_follow_torch_seed():
     assert not torch.equal(first, second)
 
 
-def test_extra_columns_become_channels_and_integer_colours_are_scaled_to_0_to_1():
+def test_extra_columns_become_channels_and_integer_colors_are_scaled_to_0_to_1():
     row = {"points": cloud(8), "normals": cloud(8, seed=1), "colors": np.full((8, 3), 255, np.uint8)}
     points = PointCloudCollator(extra_columns=("normals", "colors"))([row])["points"]
     assert points.shape == (1, 8, 9)

@@ -45,7 +45,7 @@ def test_colors_of_16_bits_are_known_by_one_that_8_bits_cannot_hold():
 
 @pytest.mark.parametrize("colors", [np.full((3, 3), -1.0), np.full((3, 3), 300.0), np.full((3, 3), np.nan)])
 def test_numbers_that_are_no_colors_are_refused_by_rows_as_by_files(colors):
-    with pytest.raises(ValueError, match="colours"):
+    with pytest.raises(ValueError, match="colors"):
         PointCloudCollator(extra_columns=("colors",))([{"points": POINTS, "colors": colors, "label": 0}])
 
 

@@ -88,7 +88,7 @@ def test_trimesh_objects_become_meshes_and_clouds():
     assert_same(of_scene, triangle())
 
 
-def test_npz_keeps_every_number_and_ply_colours_in_eight_bits():
+def test_npz_keeps_every_number_and_ply_colors_in_eight_bits():
     cloud = PointCloudData(points(), colors=np.full((8, 3), 0.123))
     in_ply, in_npz = (rows_of(cloud, feature=PointCloud(format=form))[0]["cloud"] for form in ("ply", "npz"))
     assert_same(in_npz, cloud)
@@ -306,7 +306,7 @@ def test_embedded_files_include_the_files_they_refer_to(tmp_path):
     assert stored[2]["bytes"] == (FILES / "lamp.off").read_bytes()
     before, after = rows[0]["cloud"], embedded[0]["cloud"]
     np.testing.assert_array_equal(after["faces"], before["faces"])
-    # The colours come from the material file.
+    # The colors come from the material file.
     np.testing.assert_allclose(after["face_colors"], before["face_colors"], atol=0.5 / 255)
     embedded.to_parquet(tmp_path / "clouds.parquet")
     assert str(FILES).encode() not in (tmp_path / "clouds.parquet").read_bytes()

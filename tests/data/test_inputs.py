@@ -90,14 +90,14 @@ def test_columns_of_an_array_are_those_of_the_features():
     assert (row.colors == 0.5).all() and (row.normals == XYZ).all()
 
 
-def test_colours_range_to_one_or_to_255():
+def test_colors_range_to_one_or_to_255():
     for colors in (np.full((5, 3), 51, np.uint8), np.full((5, 3), 51.0), np.full((5, 3), 0.2), [[51] * 3] * 5):
         np.testing.assert_allclose(to_cloud({"points": XYZ, "colors": colors}).colors, 0.2, atol=1e-6)
-    with pytest.raises(PointCloudError, match="colours range from -1 to 0"):
+    with pytest.raises(PointCloudError, match="colors range from -1 to 0"):
         to_cloud({"points": XYZ, "colors": np.repeat([[-1, 0, 0]], 5, 0)})
 
 
-def test_a_trimesh_keeps_its_faces_and_colours():
+def test_a_trimesh_keeps_its_faces_and_colors():
     box = trimesh.creation.box()
     box.visual.face_colors = np.tile(np.uint8([[255, 0, 0, 255], [0, 51, 0, 255]]), (6, 1))
     cloud = to_cloud(box)

@@ -1,4 +1,4 @@
-"""Centre and radius are bitwise equal to the plain formulas."""
+"""Center and radius are bitwise equal to the plain formulas."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def test_mean_and_radius_equal_the_plain_formulas(num_points, dtype):
     assert largest_norm(axes).dtype == dtype
 
 
-def test_a_cloud_is_centred_and_scaled_like_the_plain_formulas():
+def test_a_cloud_is_centered_and_scaled_like_the_plain_formulas():
     points = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32) + 3
     expected = points[:, :3] - points[:, :3].mean(axis=0, dtype=np.float64).astype(np.float32)
     expected = expected / np.linalg.norm(expected, axis=1).max()

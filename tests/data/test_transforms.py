@@ -180,9 +180,9 @@ def test_subsample_repeats_no_point_before_all_are_taken(num_points, cloud):
 
 def test_center_and_scale_gives_zero_mean_and_unit_radius(cloud):
     cloud[:, :3] = cloud[:, :3] * 50 + 1000
-    normalised = CenterAndScale()(cloud)[:, :3]
-    np.testing.assert_allclose(normalised.mean(axis=0), 0, atol=1e-4)
-    assert np.linalg.norm(normalised, axis=1).max() == pytest.approx(1)
+    normalized = CenterAndScale()(cloud)[:, :3]
+    np.testing.assert_allclose(normalized.mean(axis=0), 0, atol=1e-4)
+    assert np.linalg.norm(normalized, axis=1).max() == pytest.approx(1)
 
 
 def test_farthest_points_are_those_of_the_operation_in_its_order(cloud):
@@ -193,7 +193,7 @@ def test_farthest_points_are_those_of_the_operation_in_its_order(cloud):
     assert len(FarthestSubsample(300)(cloud)) == 256
 
 
-def test_centring_without_scaling_keeps_the_size(cloud):
+def test_centering_without_scaling_keeps_the_size(cloud):
     moved = CenterAndScale(scale=False)(cloud + 7)
     np.testing.assert_allclose(moved[:, :3], cloud[:, :3] - cloud[:, :3].mean(axis=0), atol=1e-5)
 

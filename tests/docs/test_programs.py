@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from docs.tools.snippets import ROOT, notebooks, programs
-from hf_any3d.opening.licences import ACCEPT
+from hf_any3d.hub.licenses import ACCEPT
 from tests.release import named_models
 
 NOT_RUN_HERE = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from docs.tools.tables import DOCS, PAGES, encoders_page, formats_page, licences_page, models_page
+from docs.tools.tables import DOCS, PAGES, encoders_page, formats_page, licenses_page, models_page
 from hf_any3d.data.files import supported_file_types
 from hf_any3d.modeling.encoders import encoder_families, refused_encoders
 from hf_any3d.modeling.published import PUBLISHED
@@ -29,6 +29,6 @@ def test_every_model_pipeline_format_and_dataset_has_a_row():
             assert f"| `{model.__name__}` |" in models
     assert all(f"| `{task}` |" in models for task in PIPELINES)
     assert all(f"`.{name}`" in formats_page() for name in supported_file_types())
-    assert all(f"| `{name}` |" in licences_page() for name in DATASETS)
+    assert all(f"| `{name}` |" in licenses_page() for name in DATASETS)
     sizes = sum(len(published.files) for published in PUBLISHED.values())
     assert sum(PAGES["published.md"]().count(f"| `{name}") for name in PUBLISHED) == sizes

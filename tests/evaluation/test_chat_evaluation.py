@@ -18,7 +18,7 @@ def test_models_answer_the_published_prompt_and_record_their_revision(tmp_path):
     assert result == published != [pipe(one, **asked)[0]["generated_text"] for one in clouds]
 
 
-def test_clouds_are_centred_and_scaled_by_the_processor(tmp_path):
+def test_clouds_are_centered_and_scaled_by_the_processor(tmp_path):
     pipe = tiny_chat_pipeline()
     pipe.save_pretrained(tmp_path)
     generate, _ = open_model(str(tmp_path), device="cpu")

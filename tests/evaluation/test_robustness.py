@@ -18,8 +18,8 @@ from hf_any3d.evaluation.robustness import (
     Condition,
     ConditionRows,
     conditions,
-    judge_robustness,
     plot_robustness,
+    robustness_report,
     robustness_table,
     write_robustness,
 )
@@ -64,7 +64,7 @@ class ExtentTrainer:
 
 @pytest.fixture(scope="module")
 def report():
-    return judge_robustness(ExtentTrainer(), rows(), PointCloudProcessor(num_points=64), CLEAN)
+    return robustness_report(ExtentTrainer(), rows(), PointCloudProcessor(num_points=64), CLEAN)
 
 
 def test_report_has_all_corruptions_severities_and_other_conditions(report):
@@ -112,15 +112,15 @@ def test_fewer_points_are_a_part_of_the_cloud():
 def test_interrupted_report_resumes_and_equals_an_uninterrupted_one(tmp_path, report):
     processor, path = PointCloudProcessor(num_points=64), tmp_path / "robustness.json"
     with pytest.raises(KeyboardInterrupt):
-        judge_robustness(ExtentTrainer(fails_at=31), rows(), processor, CLEAN, path=path)
+        robustness_report(ExtentTrainer(fails_at=31), rows(), processor, CLEAN, path=path)
     assert len(json.loads(path.read_text())["rows"]) == 30
     trainer = ExtentTrainer()
-    assert judge_robustness(trainer, rows(), processor, CLEAN, path=path) == report
+    assert robustness_report(trainer, rows(), processor, CLEAN, path=path) == report
     assert trainer.calls == 53 and json.loads(path.read_text()) == report
     for other in ({"seed": 1}, {"about": {"model": "b"}}):
         trainer = ExtentTrainer(fails_at=1)  # another evaluation does not reuse the rows
         with pytest.raises(KeyboardInterrupt):
-            judge_robustness(trainer, rows(), processor, CLEAN, path=path, **other)
+            robustness_report(trainer, rows(), processor, CLEAN, path=path, **other)
 
 
 def test_table_has_a_row_for_each_corruption_and_condition(report):

@@ -10,8 +10,8 @@ from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.evaluation.classification import (
     compute_classification_metrics,
-    judge_by_voting,
-    judge_splits,
+    evaluate_by_voting,
+    evaluate_splits,
     vote_logits,
 )
 from hf_any3d.training.arguments import PointTrainingArguments
@@ -87,8 +87,8 @@ def test_votes_depend_on_the_seed_alone(trainer, dataset):
 def test_one_vote_without_augmentation_equals_the_plain_prediction(trainer, dataset):
     processor = PointCloudProcessor(num_points=20, center=False, scale=None)
     voters = training_rows(dataset, processor, ["shuffle"], seed=1)
-    plain, plain_classes = judge_splits(trainer, {"test": evaluation_rows(dataset, processor)}, CLASSES)
-    voted, voted_classes = judge_by_voting(trainer, {"test": voters}, CLASSES, 1)
+    plain, plain_classes = evaluate_splits(trainer, {"test": evaluation_rows(dataset, processor)}, CLASSES)
+    voted, voted_classes = evaluate_by_voting(trainer, {"test": voters}, CLASSES, 1)
     assert set(voted) == {"test_voting"} == set(voted_classes)
     assert voted["test_voting"] == pytest.approx(plain["test"], rel=1e-6)
     assert voted_classes["test_voting"] == plain_classes["test"]
@@ -96,7 +96,7 @@ def test_one_vote_without_augmentation_equals_the_plain_prediction(trainer, data
 
 def test_figures_of_votes_are_those_of_the_mean_logits(trainer, dataset):
     logits, labels = vote_logits(trainer, rows_of(dataset), 5)
-    voted, by_class = judge_by_voting(trainer, {"test": rows_of(dataset)}, CLASSES, 5)
+    voted, by_class = evaluate_by_voting(trainer, {"test": rows_of(dataset)}, CLASSES, 5)
     right = logits.argmax(axis=1) == labels
     assert voted["test_voting"]["accuracy"] == pytest.approx(right.mean())
     assert by_class["test_voting"]["tall"] == pytest.approx(right[labels == 1].mean())

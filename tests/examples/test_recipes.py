@@ -16,7 +16,7 @@ from examples import quickstart, run_point_cloud_classification
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.data.transforms import build_transform
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
-from hf_any3d.modeling.any2point.light_settings import LIGHT_ADAPTER, LIGHT_SEGMENTATION
+from hf_any3d.modeling.any2point.small_data_defaults import LIGHT_ADAPTER, LIGHT_SEGMENTATION
 from hf_any3d.training.arguments import (
     AdapterArguments,
     DataArguments,
@@ -34,7 +34,7 @@ FOLDER = EXAMPLES / "recipes"
 RECIPES = sorted(p.relative_to(FOLDER).with_suffix("").as_posix() for p in FOLDER.rglob("any2point_*.yaml"))
 KINDS = (ModelArguments, DataArguments, ProtocolArguments, AdapterArguments, PointTrainingArguments)
 ENCODERS = {"clip": "clip_text_model", "dinov2": "dinov2", "imagebind": "imagebind_audio"}
-# Arguments of the six released programs: neighbours, direction or distance, cell, voxel, share of the aggregation,
+# Arguments of the six released programs: neighbors, direction or distance, cell, voxel, share of the aggregation,
 # share and width of the bottleneck, pooling.
 PUBLISHED = {
     ("clip", "scan"): (81, [-1, 0, 1], 2, 0.08, 0.3, 0.3, 16, "mean"),
@@ -78,7 +78,7 @@ def test_every_published_run_has_a_recipe():
 def test_recipe_has_the_published_values_of_its_program(recipe):
     model, data, protocol, adapter, training = parsed(recipe)
     encoder, dataset = kind_of(recipe)
-    neighbours, place, cell, voxel, aggregation, bottleneck, width, pooling = PUBLISHED[encoder, dataset]
+    neighbors, place, cell, voxel, aggregation, bottleneck, width, pooling = PUBLISHED[encoder, dataset]
     settings = Any2PointConfig(**model.model_config)
     # Otherwise these would be those of any new model.
     assert (
@@ -86,7 +86,7 @@ def test_recipe_has_the_published_values_of_its_program(recipe):
     )
     assert (settings.tokenizer, settings.tokenizer_width, settings.token_scale) == ("point_pn", None, None)
     assert (settings.line_cells, set(settings.pooling)) == (38.5, {"max", "cls"})
-    assert (settings.num_tokens, settings.tokenizer_neighbors, settings.num_views) == (128, neighbours, 6)
+    assert (settings.num_tokens, settings.tokenizer_neighbors, settings.num_views) == (128, neighbors, 6)
     assert (settings.line_direction if encoder == "clip" else settings.plane_distance) == place
     assert settings.head_widths == [256, 256] and settings.head_dropout == 0.5
     assert settings.head_bias is (dataset == "modelnet")
@@ -126,7 +126,7 @@ def test_released_recipe_has_the_settings_of_converted_checkpoints(recipe):
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "/" not in recipe])
-def test_other_recipes_have_no_accidents(recipe):
+def test_other_recipes_have_no_quirks(recipe):
     model, _, protocol, *_ = parsed(recipe)
     config = Any2PointConfig(**model.model_config)
     sound = Any2PointConfig()

@@ -25,7 +25,7 @@ from typing import Any
 from hf_any3d.atomic_files import claim
 
 MODES = ("kill", "tear", "full")
-ALL = os.environ.get("ANY3D_FAULTS") == "all"
+ALL = os.environ.get("HF_ANY3D_FAULTS") == "all"
 ROOM = 64
 """Largest size of a file once the disk is full."""
 # Event -> whether its path must exist.
@@ -162,7 +162,7 @@ def fill(disk: Path, but: int) -> None:
 
 
 def points(events: int, every: int, mode: str | None = None) -> list[int]:
-    """Return the numbers of the events to try: all with ANY3D_FAULTS=all, else every n-th.
+    """Return the numbers of the events to try: all with HF_ANY3D_FAULTS=all, else every n-th.
 
     With a mode, the modes share those by turns, so that each event is tried in one mode, and each mode at least once.
     """

@@ -14,11 +14,11 @@ from datasets import Array2D, Dataset, Features, Value, load_dataset
 from huggingface_hub import HfApi
 
 from hf_any3d.atomic_files import write_json
-from hf_any3d.data.conversion import shards
-from hf_any3d.data.conversion.publishing import push_point_dataset
+from hf_any3d.data.parquet import shards
+from hf_any3d.data.parquet.publishing import push_point_dataset
 from hf_any3d.evaluation import PROTOCOLS, answer_question, judge_answers
 from tests.conversions.converters import CONVERTERS
-from tests.data.conversion.toy import COUNTS, cloud as toy_cloud, load_toy, write_tree
+from tests.data.parquet.toy import COUNTS, cloud as toy_cloud, load_toy, write_tree
 from tests.examples.conftest import tiny_shapes
 from tests.faults import killing
 from tests.faults.killing import ALL, MODES, fill, points, report, run_child
@@ -31,7 +31,7 @@ class Program:
     Args:
         run: Runs it, if necessary several times into the same folder.
         holds: Asserts what must be true of the folder at any time.
-        every: Without ANY3D_FAULTS=all, only every n-th file event is tried.
+        every: Without HF_ANY3D_FAULTS=all, only every n-th file event is tried.
     """
 
     run: Callable[[Path], None]
@@ -202,7 +202,7 @@ def test_a_killed_push_leaves_complete_rows_and_the_next_push_completes_it(hub, 
 
     def push(name: str) -> None:
         httpx2.Client.send = counted
-        push_point_dataset(shapes, name, licence="mit")
+        push_point_dataset(shapes, name, license="mit")
 
     ending = run_child(lambda: push("me/faults-whole"), tmp_path)
     assert ending.how == "done" and ending.events, ending.output

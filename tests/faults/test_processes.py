@@ -1,6 +1,6 @@
 """Programs in several processes: all of them; killed, and resumed by the launcher or in another number of processes.
 
-Minutes long, so only with ANY3D_FAULTS=all (`make faults`).
+Minutes long, so only with HF_ANY3D_FAULTS=all (`make faults`).
 """
 
 import json

@@ -35,9 +35,9 @@ Commands:
 
     python -m tests.fuzz [NAME …] [--inputs N]     # a line a target; exit 1 if any input failed
     python -m tests.fuzz NAME --only 4711          # that input in this process, with its traceback
-    make fuzz                                      # 10,000 of each (ANY3D_MUTATIONS)
+    make fuzz                                      # 10,000 of each (HF_ANY3D_MUTATIONS)
 
-`tests/fuzz/test_targets.py` tries `Target.inputs` of each in the test suite, or ANY3D_MUTATIONS.
+`tests/fuzz/test_targets.py` tries `Target.inputs` of each in the test suite, or HF_ANY3D_MUTATIONS.
 """
 
 from tests.fuzz.damage import mutate

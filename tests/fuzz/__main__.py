@@ -17,7 +17,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     known = targets()
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; default: all")
-    default = int(os.environ.get("ANY3D_MUTATIONS", 10_000))
+    default = int(os.environ.get("HF_ANY3D_MUTATIONS", 10_000))
     parser.add_argument("--inputs", type=int, default=default, help=f"how many of each ({default})")
     parser.add_argument("--first", type=int, default=0, help="the number of the first (0)")
     parser.add_argument("--only", type=int, help="read this input alone, in this process")

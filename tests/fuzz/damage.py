@@ -1,6 +1,6 @@
 """Damage files reproducibly, and bound the time and memory of reading them.
 
-`ANY3D_MUTATIONS` is the number of inputs of each kind that a test tries.
+`HF_ANY3D_MUTATIONS` is the number of inputs of each kind that a test tries.
 """
 
 import faulthandler
@@ -32,7 +32,7 @@ _WORD = re.compile(rb"[A-Za-z_]{2,}")
 
 def mutations(default: int) -> int:
     """Return the number of damaged inputs to try."""
-    return int(os.environ.get("ANY3D_MUTATIONS", default))
+    return int(os.environ.get("HF_ANY3D_MUTATIONS", default))
 
 
 def mutate(data: bytes, generator: np.random.Generator, other: bytes = b"") -> bytes:

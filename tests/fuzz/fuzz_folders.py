@@ -22,8 +22,8 @@ from hf_any3d.data.catalog import (
     shapenet55,
     shapenetpart,
 )
-from hf_any3d.data.conversion import loading, shards
-from hf_any3d.data.conversion.shards import SplitStatistics
+from hf_any3d.data.parquet import loading, shards
+from hf_any3d.data.parquet.shards import SplitStatistics
 from tests.data.catalog import modelnet_trees, pointllm_trees, s3dis_trees, shapenet_trees, test_modelnet40_generative
 from tests.data.catalog.test_folder_metadata import ROWS, write as write_metadata
 from tests.data.clouds import points

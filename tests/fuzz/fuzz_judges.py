@@ -77,10 +77,10 @@ class Replies(Target):
         return Case(body, str(generator.choice(["class", "same", "caption"])))
 
     def attempt(self, case: Case, folder: Path) -> None:  # noqa: D102
-        judge = EndpointJudge("judge", "http://127.0.0.1:9/v1", key_variable="ANY3D_FUZZ_KEY", attempts=1)
+        judge = EndpointJudge("judge", "http://127.0.0.1:9/v1", key_variable="HF_ANY3D_FUZZ_KEY", attempts=1)
         judge._post = lambda url, headers, body: case.body
         try:
-            with patch.dict(os.environ, {"ANY3D_FUZZ_KEY": KEY}):
+            with patch.dict(os.environ, {"HF_ANY3D_FUZZ_KEY": KEY}):
                 judge_answers(ANSWERS, case.kind, judge, folder / "judged.json", CLASSES)
         finally:
             stored = (folder / "judged.json").read_text(encoding="utf-8")

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels import Kernel
+from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
 from hf_any3d.modeling.point_ops import neighbor_table
-from hf_any3d.modeling.point_transformer import PatchEncoder
 from tests.gpu_check.run import Row, Run, relative_error
 
 # Relative to the largest value; sums of thousands of products in another order.

@@ -101,7 +101,7 @@ def waits(run: Run) -> None:
 
         def train(case: Case = case) -> Row:
             model = case.build().to(run.device).train()
-            inputs = _moved(case.labelled() if case.labels else case.batch(), run.device)
+            inputs = _moved(case.labeled() if case.labels else case.batch(), run.device)
             inputs = {name: value for name, value in inputs.items() if name not in READ_ON_PURPOSE}
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             optimizer = torch.optim.AdamW(trained, lr=1e-4)
@@ -134,7 +134,7 @@ def precision(run: Run) -> None:
 
         def compare(case: Case = case) -> Row:
             model = case.still()
-            inputs = case.labelled() if case.labels else case.batch()
+            inputs = case.labeled() if case.labels else case.batch()
             expected, slope = _step(case, model, inputs)
             model, inputs = model.to(run.device), _moved(inputs, run.device)
             ways = {"float32": (nullcontext(), 1e-3), "bf16": (torch.autocast(run.device.type, torch.bfloat16), 0.1)}
@@ -264,7 +264,7 @@ def _still(rows: int) -> tuple[Case, nn.Module, dict[str, Any]]:
     case = next(case for case in CASES if case.name == STILL_TRAINS)
     torch.manual_seed(0)
     # In evaluation: statistics of half a batch are not those of the whole.
-    return case, case.still().eval(), case.labelled(rows)
+    return case, case.still().eval(), case.labeled(rows)
 
 
 def _rank(rank: int, world: int, kind: str, folder: str) -> None:

@@ -99,6 +99,6 @@ def test_pretrained_student_names_the_teacher_of_the_autoencoder():
 
 
 @pytest.mark.parametrize("given", ["apache-2.0", None])
-def test_licence_is_listed_only_if_given(given):
+def test_license_is_listed_only_if_given(given):
     made = card(TUNED, ActConfig(id2label=LABELS), ActForPointCloudClassification, license=given)
     assert made.data.license == given

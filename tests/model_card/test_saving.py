@@ -302,7 +302,7 @@ def test_card_written_by_a_user_is_kept(make, encoder, hub, tmp_path):
     assert "I wrote this." in hub.content(name, "README.md").decode()
 
 
-def test_the_card_of_a_run_has_the_licence_and_language_that_are_given(encoder, tmp_path):
+def test_the_card_of_a_run_has_the_license_and_language_that_are_given(encoder, tmp_path):
     run = trainer(tiny_model(encoder), tmp_path)
     run.state.log_history = [{"step": 0, "eval_accuracy": 0.5, "eval_loss": 1.25}]
     run.create_model_card(license="mit\nmore", language="en")
@@ -390,7 +390,7 @@ def test_card_of_a_part_segmenter_quotes_its_categories(tmp_path):
     assert 'category="ta\\"ble\\n"' in text
 
 
-def test_cards_repeat_a_licence_that_forbids_commercial_use(hub, tmp_path):
+def test_cards_repeat_a_license_that_forbids_commercial_use(hub, tmp_path):
     published = {"name": "facebook/sonata", "weights_license": "CC-BY-NC-4.0", "non_commercial": True}
     sentence = "made from weights, `facebook/sonata`, under CC-BY-NC-4.0, which forbids its commercial use too"
     model = tiny_ptv3(PointTransformerV3ForPointCloudClassification, published=published)
@@ -404,6 +404,6 @@ def test_cards_repeat_a_licence_that_forbids_commercial_use(hub, tmp_path):
     assert ModelCard(str(build_model_card(Subject(ActForPreTraining, as_part), "x"))).data.license == "cc-by-nc-4.0"
     free = tiny_ptv3(PointTransformerV3ForPointCloudClassification, published={**published, "non_commercial": False})
     card = build_model_card(Subject.from_model(free), "x")
-    assert card.data.license is None and "Licence" not in card.text
+    assert card.data.license is None and "License" not in card.text
     stated = build_model_card(Subject(type(free), model.config), "x", license="other")
     assert stated.data.license == "other" and sentence in stated.text

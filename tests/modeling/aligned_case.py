@@ -49,7 +49,7 @@ class AlignedCase:
 
     @cached_property
     def text_embeds(self) -> torch.Tensor:
-        """Features of texts, not normalised."""
+        """Features of texts, not normalized."""
         return torch.from_numpy(fill(self.manifest["text"]["name"], self.manifest["text"]["shape"]))
 
     @cached_property

@@ -11,7 +11,7 @@ from tests.common.refusals import check_refusal
 
 POINT_CASES = [case for case in CASES if "points" in case.batch(1)]
 every_model = pytest.mark.parametrize("case", POINT_CASES, ids=lambda case: case.name)
-LABELLED = [case for case in POINT_CASES if case.name.endswith(("Classification", "Segmentation"))]
+LABELED = [case for case in POINT_CASES if case.name.endswith(("Classification", "Segmentation"))]
 
 
 def with_number(case, number, channel):
@@ -69,12 +69,12 @@ def test_a_batch_without_clouds_is_refused_by_name(case):
         case.tiny()(**inputs)
 
 
-@pytest.mark.parametrize("case", LABELLED, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", LABELED, ids=lambda case: case.name)
 def test_ignored_labels_give_zero_loss_and_gradients(case):
     if "ZeroShot" in case.name:
         pytest.skip("its labels are texts; none is ignored")
     model = case.tiny().train()
-    inputs = case.labelled(3)
+    inputs = case.labeled(3)
     loss = model(**inputs | {"labels": torch.full_like(inputs["labels"], -100)}).loss
     assert loss.item() == 0 and loss.requires_grad
     loss.backward()

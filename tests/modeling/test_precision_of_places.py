@@ -1,4 +1,4 @@
-"""Positions, neighbours and statistics do not change under autocast or TF32 matrix products."""
+"""Positions, neighbors and statistics do not change under autocast or TF32 matrix products."""
 
 from contextlib import nullcontext
 
@@ -7,13 +7,13 @@ import torch
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.guided_adapter import CellNorm
 from hf_any3d.modeling.any2point.virtual_projection import project
 from hf_any3d.modeling.encoders import PositionTable
 from hf_any3d.modeling.kernels.cells import membership
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, encode_offsets, offset_frequencies
 from hf_any3d.modeling.point_ops import chamfer_distance, farthest_point_sample, knn, three_nearest_interpolate
 from hf_any3d.modeling.point_ops.geometry import normalize_centers
+from hf_any3d.tuners.guided_adapter.module import CellNorm
 from tests.modeling.rounded_products import RoundedProducts, rounded
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import clouds, tiny_scene_model
@@ -31,7 +31,7 @@ def mode(request):
 
 
 def interpolated_places():
-    """A block of a scene three metres wide."""
+    """A block of a scene three meters wide."""
     points, places = 3 * clouds(2, 200), 3 * clouds(2, 30, seed=5)
     return three_nearest_interpolate(points, places, places)
 

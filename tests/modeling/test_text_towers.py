@@ -12,8 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.encoders import UnsupportedEncoder, composite_checkpoints, encoder_families, encoder_settings
-from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
-from hf_any3d.modeling.text_towers import (
+from hf_any3d.modeling.point_encoders.text_towers import (
     embed_labels,
     fill_templates,
     find_text_tower,
@@ -22,6 +21,7 @@ from hf_any3d.modeling.text_towers import (
     text_tower_families,
     text_tower_settings,
 )
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.tiny_encoders import random_encoder, saved_encoder, tiny_config
 from tests.tiny_text_towers import saved_text_tower, write_text_files
 

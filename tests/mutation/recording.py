@@ -26,7 +26,7 @@ import pytest
 from tests.mutation.mutants import FOLDERS, ROOT
 
 _ENTERED: set[str] = set()
-_DIRECTORY = "ANY3D_RECORDING"
+_DIRECTORY = "HF_ANY3D_RECORDING"
 # Their tests run programs for minutes, or the tests themselves.
 _TOOLS = tuple(f"tests/{name}" for name in ("fuzz", "faults", "studies", "test_mutation", "test_packaging"))
 _PREFIXES = tuple(f"{ROOT / folder}{os.sep}" for folder in FOLDERS)

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from examples import quickstart, train_default_model
 from hf_any3d import example_file, load_point_dataset, read_point_cloud
-from hf_any3d.evaluation.classification import judge_splits
+from hf_any3d.evaluation.classification import evaluate_splits
 from hf_any3d.pipelines import DEFAULT_MODELS, default_model
 
 FOLDER = Path(default_model())
@@ -100,9 +100,9 @@ def test_it_is_made_by_one_command(tmp_path, monkeypatch):
 
     def judge(trainer, *args):
         assert trainer.compute_loss_func is None  # the model's own loss, not the smoothed one of training
-        return judge_splits(trainer, *args)
+        return evaluate_splits(trainer, *args)
 
-    monkeypatch.setattr(train_default_model, "judge_splits", judge)
+    monkeypatch.setattr(train_default_model, "evaluate_splits", judge)
     train_default_model.main(["--max-steps", "2", "--output-dir", str(folder)])
     assert {file.name for file in folder.iterdir()} == {file.name for file in FOLDER.iterdir()}
     assert json.loads((folder / "metrics.json").read_text())["training"]["steps"] == 2

@@ -21,7 +21,7 @@ def saved(tmp_path_factory):
     projection = model.base_model.model.alignment.modules_to_save["default"].projection
     torch.nn.init.normal_(projection.weight)
     with torch.no_grad():
-        # Without the mean feature, which would favour the same label for all clouds.
+        # Without the mean feature, which would favor the same label for all clouds.
         pooled = model.any2point(PointCloudProcessor(num_points=POINTS)(clouds(5))["points"]).pooler_output
         projection.bias.copy_(-projection.weight @ pooled.mean(dim=0))
     model.save_pretrained(directory)

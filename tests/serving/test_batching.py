@@ -59,15 +59,15 @@ def test_an_idle_model_waits_a_moment_for_others(recorder):
     assert recorder.batches == [("a", [1, 2])]
 
 
-def test_cancelled_and_late_work_is_not_begun(batcher, recorder):
+def test_canceled_and_late_work_is_not_begun(batcher, recorder):
     first = submit(batcher, "a", 0)
     assert recorder.entered.wait(10)
-    cancelled, late, other = (
+    canceled, late, other = (
         submit(batcher, "a", 1),
         submit(batcher, "a", 2, time.monotonic()),
         submit(batcher, "a", 3),
     )
-    assert cancelled.cancel()
+    assert canceled.cancel()
     recorder.begin.set()
     assert (first.result(10), other.result(10)) == (0, 30)
     with pytest.raises(TimeoutError):

@@ -10,7 +10,7 @@ from torch import nn
 
 from examples import quickstart
 from hf_any3d.data import PointCloudCollator
-from hf_any3d.modeling.any2point.light_settings import LIGHT
+from hf_any3d.modeling.any2point.small_data_defaults import LIGHT
 from studies import recipe, recipe_report
 from studies.tables import read_table
 

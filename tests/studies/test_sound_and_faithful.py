@@ -55,7 +55,7 @@ def test_predictions_by_batch_profit_from_sorted_batches(clouds):
     assert 0 < measured["sorted_shuffled"] <= 1
 
 
-def test_only_the_faithful_model_has_the_accidents():
+def test_only_the_faithful_model_has_the_quirks():
     options = sound_and_faithful.parse([])
     sound, faithful = (sound_and_faithful.settings_of(arm, options)["model"] for arm in ("sound", "faithful"))
     assert set(faithful) - set(sound) == set(sound_and_faithful.ACCIDENTS)

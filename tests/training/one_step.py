@@ -1,4 +1,4 @@
-"""One optimiser step of Trainer on sixteen clouds; prints its gradient norm.
+"""One optimizer step of Trainer on sixteen clouds; prints its gradient norm.
 
 Run by itself under `torch.distributed.run`: one_step.py ENCODER PEFT ACCUMULATION_STEPS OUTPUT_DIR
 """
@@ -20,7 +20,7 @@ CLOUDS = 16
 
 
 class Gradient(TrainerCallback):
-    """Record the gradient before the optimiser uses it."""
+    """Record the gradient before the optimizer uses it."""
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         model = getattr(model, "module", model)

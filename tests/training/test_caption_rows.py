@@ -3,7 +3,7 @@ import pytest
 from datasets import ClassLabel, Dataset
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.modeling.text_towers import embed_texts, open_text_tower
+from hf_any3d.modeling.point_encoders.text_towers import embed_texts, open_text_tower
 from hf_any3d.training.text_rows import CaptionedDataset, caption_texts, readable
 from tests.tiny_encoders import clouds
 from tests.tiny_text_towers import LABELS, tiny_zero_shot_model

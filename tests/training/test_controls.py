@@ -18,7 +18,7 @@ from hf_any3d import (
     PointTokenizerConfig,
 )
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.light_settings import LIGHT, LIGHT_ADAPTER
+from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_ADAPTER
 from hf_any3d.training import tasks
 from hf_any3d.training.arguments import AdapterArguments, parse_arguments
 from hf_any3d.training.checkpoints import check_model

@@ -9,9 +9,9 @@ from torch import nn
 from transformers import default_data_collator
 
 from hf_any3d import ActForPointCloudClassification, GuidedAdapterConfig
-from hf_any3d.modeling.any2point.guided_adapter import CellNorm
 from hf_any3d.modeling.encoders import freeze
 from hf_any3d.training.trainer import refresh_norm_statistics
+from hf_any3d.tuners.guided_adapter.module import CellNorm
 from tests.tiny_act import clouds as act_clouds, tiny_act
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds

@@ -32,7 +32,7 @@ def test_user_errors_are_printed_as_one_line_with_exit_code_1(error, monkeypatch
     with pytest.raises(SystemExit) as ended:
         run_program(main)
     assert ended.value.code == f"error: {error}" and capsys.readouterr().err == ""
-    monkeypatch.setenv("ANY3D_TRACEBACK", "1")
+    monkeypatch.setenv("HF_ANY3D_TRACEBACK", "1")
     with pytest.raises(SystemExit):
         run_program(main)
     assert "Traceback" in capsys.readouterr().err

@@ -97,9 +97,9 @@ def test_invalid_transforms_of_complete_clouds_are_refused(dataset):
         rows[0]
     with pytest.raises(ValueError, match="whole=True without a transform"):
         training_rows(dataset, processor, whole=True)
-    colours = PointCloudProcessor(num_points=32, features=("xyz", "rgb"))
+    colors = PointCloudProcessor(num_points=32, features=("xyz", "rgb"))
     with pytest.raises(ValueError, match="no colors, which features xyz, rgb require"):
-        training_rows(dataset, colours, ["subsample:num_points=32"], whole=True)[0]
+        training_rows(dataset, colors, ["subsample:num_points=32"], whole=True)[0]
 
 
 @pytest.mark.parametrize("axis", ["y", "z"])

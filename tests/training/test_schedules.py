@@ -49,7 +49,7 @@ def test_each_step_has_its_value_and_evaluation_the_default(tmp_path):
     schedule = ScheduledArguments({"heat": lambda step: 10.0 + step})
     trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows, callbacks=[schedule])
     trainer.train()
-    # Both accumulation steps have the value of the optimiser step.
+    # Both accumulation steps have the value of the optimizer step.
     assert model.calls == [(True, heat) for heat in (10, 10, 11, 11, 12, 12)] + [(False, -1)]
     logged = [entry["heat"] for entry in trainer.state.log_history if "loss" in entry]
     assert logged == [10, 11, 12]

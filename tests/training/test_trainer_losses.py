@@ -51,7 +51,7 @@ class PointLabels(torch.nn.Module):
 
 
 @pytest.mark.parametrize("steps", [2, 4])
-def test_accumulated_batches_count_by_their_labelled_points(tmp_path, steps):
+def test_accumulated_batches_count_by_their_labeled_points(tmp_path, steps):
     rows = [{"points": cloud, "labels": torch.arange(len(cloud)) % 2} for cloud in torch.randn(4, 20, 3).unbind()]
     for row, count in zip(rows, (20, 1, 7, 0), strict=True):
         row["labels"][count:] = -100

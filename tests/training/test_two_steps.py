@@ -1,4 +1,4 @@
-"""Two optimiser steps with one gradient, as ACT's segmentation programs take them."""
+"""Two optimizer steps with one gradient, as ACT's segmentation programs take them."""
 
 import pytest
 import torch

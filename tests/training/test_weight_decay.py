@@ -11,11 +11,11 @@ from transformers import AutoConfig, Trainer
 
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
-from hf_any3d.modeling.any2point.guided_adapter import LayerGate
 from hf_any3d.modeling.layers.heads import ClassToken
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer, decaying_parameters, parameter_groups
 from hf_any3d.tuners import GuidedAdapterConfig
+from hf_any3d.tuners.guided_adapter.module import LayerGate
 from tests.common.models import CASES
 from tests.modeling.any2point.reference_case import FOLDER
 

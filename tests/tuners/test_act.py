@@ -43,7 +43,7 @@ METHODS = pytest.mark.parametrize("method", list(CONFIGS))
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
-    """Silence the warning about newly initialised heads."""
+    """Silence the warning about newly initialized heads."""
     import transformers
 
     verbosity = transformers.logging.get_verbosity()

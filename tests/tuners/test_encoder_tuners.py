@@ -1,4 +1,4 @@
-"""Common behaviour of this package's PEFT methods, on layers with post-norm (BERT) and pre-norm (CLIP)."""
+"""Common behavior of this package's PEFT methods, on layers with post-norm (BERT) and pre-norm (CLIP)."""
 
 import pytest
 import torch

@@ -7,9 +7,9 @@ import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 
-from hf_any3d.modeling.any2point.guided_adapter import CellAttention
 from hf_any3d.tuners import GuidedAdapterConfig, trainable_module_names
 from hf_any3d.tuners.guided_adapter import GuidedAdapterLayer
+from hf_any3d.tuners.guided_adapter.module import CellAttention
 from tests.tiny_encoders import LAYERS, adapted_model, clouds, tiny_model, train_step
 
 MODULES_TO_SAVE = ["point_tokenizer", "class_token", "output_norm", "classifier"]

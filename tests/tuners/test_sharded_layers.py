@@ -36,7 +36,7 @@ def test_layers_with_shared_attention_can_be_sharded_separately(mesh, reshard):
     for layer in sharded.get_base_model().any2point.layer_stack.layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=reshard)
     fully_shard(sharded, mesh=mesh)
-    outputs = [model(**CASE.labelled()) for model in (plain, sharded)]
+    outputs = [model(**CASE.labeled()) for model in (plain, sharded)]
     for output in outputs:
         output.loss.backward()
     assert relative_difference(outputs[1].logits, outputs[0].logits) < 1e-4

@@ -52,7 +52,7 @@ def painted(browser):
     return browser.wait(lambda: browser.driver.execute_script("return settled && !asked") and browser.painted())
 
 
-def test_labelled_clouds_turn_and_their_labels_are_hidden(browser, points, tmp_path):
+def test_labeled_clouds_turn_and_their_labels_are_hidden(browser, points, tmp_path):
     labels = (points[:, 1] > 0).astype(int)
     browser.open(write_point_cloud_page(tmp_path / "page.html", points, labels, ["top", "<b>legs"]))
     before = painted(browser)

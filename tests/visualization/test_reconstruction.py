@@ -68,7 +68,7 @@ def test_patches_are_those_of_the_cloud_and_predictions_are_around_their_centers
         assert one.guessed.shape == one.taught.shape == one.hidden.shape == (4, SIZE, 3)
         expected = chamfer_distance(torch.from_numpy(one.guessed), torch.from_numpy(one.hidden))
         assert one.guessed_chamfer == pytest.approx(float(expected), rel=1e-4)
-        taught = torch.from_numpy(one.taught - one.hidden[:, :1])  # the first point of a patch is its centre
+        taught = torch.from_numpy(one.taught - one.hidden[:, :1])  # the first point of a patch is its center
         with torch.no_grad():
             fine = model.autoencoder(points, return_loss=False).fine[number][mask[number]]
         np.testing.assert_allclose(by_place(taught.numpy()), by_place(fine.numpy()), atol=1e-5)

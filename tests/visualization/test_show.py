@@ -52,8 +52,8 @@ def test_a_scan_of_one_class_is_shown_by_height_with_its_up_axis(tmp_path):
     assert view.labels is None and names == [] and view.note.endswith(" · all with label 2")
     data, _ = content(show.write_views(tmp_path / "a.html", [view]).read_text())
     assert [one["name"] for one in data["colorings"]] == ["height"] and data["panels"][0]["up"] == "z"
-    unlabelled, _ = show.view_of_cloud(PointCloudData(points, labels=np.full(50, -1)), names=["tree"])
-    assert unlabelled.note.endswith(" · all with label -1")
+    unlabeled, _ = show.view_of_cloud(PointCloudData(points, labels=np.full(50, -1)), names=["tree"])
+    assert unlabeled.note.endswith(" · all with label -1")
 
 
 @pytest.mark.parametrize("axis", ["x", "y", "z"])

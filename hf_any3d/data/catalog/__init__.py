@@ -39,7 +39,7 @@ def load_point_dataset(
 def load_point_dataset(
     name: str, *, data_dir: str | os.PathLike | None = None, split: str | None = None, **options: Any
 ) -> "DatasetDict | Dataset | IterableDataset":
-    """Load a dataset of labelled point clouds.
+    """Load a dataset of labeled point clouds.
 
     Rows have `points` (num_points, 3 or more) float32 and usually `label`, a ClassLabel. All columns are of plain
     types, so what `push_to_hub` uploads opens without this package. Rows are read as numpy arrays; for lists, use
@@ -69,9 +69,9 @@ def load_point_dataset(
         module = import_module(f"{__name__}.{name}")
         splits = module.load(data_dir, **options)
         # Files in a folder of the caller may be others than ours.
-        if data_dir is None and hasattr(module, "LICENCE"):
+        if data_dir is None and hasattr(module, "LICENSE"):
             for rows in splits.values():
-                rows.info.license = rows.info.license or str(module.LICENCE)
+                rows.info.license = rows.info.license or str(module.LICENSE)
     else:
         known = ", ".join(sorted(DATASETS))
         raise ValueError(f"unknown dataset {name!r}; known are {known}, or owner/name on the hub")

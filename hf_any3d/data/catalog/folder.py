@@ -25,12 +25,12 @@ from datasets.exceptions import DatasetGenerationError
 from hf_any3d.data.catalog.folder_layout import (
     FILE_NAME,
     METADATA_NAMES,
-    LabelledFile,
+    LabeledFile,
     by_split,
-    find_labelled_files,
-    labelled,
+    find_labeled_files,
+    labeled,
     read_metadata,
-    unlabelled,
+    unlabeled,
     walk,
 )
 from hf_any3d.data.feature import PointCloud
@@ -96,18 +96,18 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
     Raises:
         ValueError: a split with classes that the training split lacks.
     """
-    labelled = [str(split) for split, rows in splits.items() if "label" in rows.column_names]
-    if not labelled:
+    labeled = [str(split) for split, rows in splits.items() if "label" in rows.column_names]
+    if not labeled:
         return splits
-    first = "train" if "train" in labelled else labelled[0]
+    first = "train" if "train" in labeled else labeled[0]
     feature = splits[first].features["label"]
     if not isinstance(feature, ClassLabel):
         if not isinstance(splits[first], Dataset):
             return splits
-        feature = _classes_of(splits, first, labelled)
+        feature = _classes_of(splits, first, labeled)
         if feature is None:
             return splits
-    for split in labelled:
+    for split in labeled:
         found = splits[split].features["label"]
         if isinstance(found, ClassLabel):
             if found.names != feature.names:
@@ -121,10 +121,10 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
     return splits
 
 
-def _classes_of(splits: DatasetDict, first: str, labelled: list[str]) -> ClassLabel | None:
+def _classes_of(splits: DatasetDict, first: str, labeled: list[str]) -> ClassLabel | None:
     if _is_text(splits[first].features["label"]):
         return ClassLabel(names=sorted(splits[first].unique("label")))
-    values = {value for split in labelled for value in splits[split].unique("label")}
+    values = {value for split in labeled for value in splits[split].unique("label")}
     if all(isinstance(value, int) and value >= 0 for value in values):
         return ClassLabel(num_classes=max(values) + 1)
     return None
@@ -329,9 +329,9 @@ def list_folder(
     else:
         if drop_labels:
             tree = walk(root, suffixes, METADATA_NAMES, follow_links=follow_links)
-            splits, others = by_split(unlabelled(root, tree.found)), tree.others
+            splits, others = by_split(unlabeled(root, tree.found)), tree.others
         else:
-            splits, others = find_labelled_files(
+            splits, others = find_labeled_files(
                 root, suffixes, METADATA_NAMES, follow_links=follow_links, skip_empty=skip_empty
             )
         if ignored := sorted(set(others) - COMPANIONS):
@@ -343,7 +343,7 @@ def list_folder(
 
 def _splits_of_metadata(
     root: Path, metadata: pa.Table, suffixes: set[str], drop_labels: bool | None, follow_links: bool
-) -> dict[str, list[LabelledFile]]:
+) -> dict[str, list[LabeledFile]]:
     names = metadata.column(FILE_NAME).to_pylist()
     found = {"/".join(parts) for parts in walk(root, suffixes, METADATA_NAMES, follow_links=follow_links).found}
     if absent := [name for name in names if name not in found]:
@@ -358,18 +358,18 @@ def _splits_of_metadata(
         raise ValueError(f"{root}: the metadata names no file")
     parts = [tuple(name.split("/")) for name in names]
     if drop_labels or "label" in metadata.column_names:
-        return by_split(unlabelled(root, parts))
+        return by_split(unlabeled(root, parts))
     if drop_labels is False:
-        return by_split(labelled(root, parts))
+        return by_split(labeled(root, parts))
     try:
-        files = labelled(root, parts)
+        files = labeled(root, parts)
     except ValueError:
         files = []
     # A single folder only stores the files and is no class.
-    return by_split(files if len({file.label for file in files}) > 1 else unlabelled(root, parts))
+    return by_split(files if len({file.label for file in files}) > 1 else unlabeled(root, parts))
 
 
-def _listed_rows(root: Path, files: list[LabelledFile], split: str, metadata: pa.Table | None) -> Dataset:
+def _listed_rows(root: Path, files: list[LabeledFile], split: str, metadata: pa.Table | None) -> Dataset:
     names = [file.path.relative_to(root).as_posix() for file in files]
     columns, features = {}, {}
     if files[0].label is not None:

@@ -36,7 +36,7 @@ Parts = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class LabelledFile:
+class LabeledFile:
     """A file with its class, or None, and its split."""
 
     path: Path
@@ -137,14 +137,14 @@ def check_name(name: str, root: Path) -> None:
         raise ValueError(f"{root}: the name {ascii(name)} is not UTF-8; rename the file") from None
 
 
-def find_labelled_files(
+def find_labeled_files(
     root: Path,
     suffixes: set[str],
     excluded: Sequence[str] = (),
     *,
     follow_links: bool = False,
     skip_empty: bool = False,
-) -> tuple[dict[str, list[LabelledFile]], dict[str, int]]:
+) -> tuple[dict[str, list[LabeledFile]], dict[str, int]]:
     """Find the files of a folder, with splits and classes from folder names.
 
     The folder is in one of the `LAYOUTS`; the arguments are those of `walk`, and `skip_empty`: whether folders of
@@ -171,10 +171,10 @@ def find_labelled_files(
         if not skip_empty:
             raise ValueError(f"{root}: no point cloud in the folders {names}; remove them or add files")
         logger.warning("%s: no point cloud in the folders %s, which are left out", root, names)
-    return by_split(labelled(root, found)), dict(others)
+    return by_split(labeled(root, found)), dict(others)
 
 
-def labelled(root: Path, found: list[Parts]) -> list[LabelledFile]:
+def labeled(root: Path, found: list[Parts]) -> list[LabeledFile]:
     """Return files with split and class from their folders.
 
     Raises:
@@ -182,11 +182,11 @@ def labelled(root: Path, found: list[Parts]) -> list[LabelledFile]:
     """
     depths = {len(parts) for parts in found}
     if depths == {2} and not all(parts[0].lower() in SPLIT_NAMES for parts in found):
-        return [LabelledFile(root.joinpath(*parts), parts[0], "train") for parts in found]
+        return [LabeledFile(root.joinpath(*parts), parts[0], "train") for parts in found]
     place = split_place(found)
     if depths == {3} and place is not None:
         return [
-            LabelledFile(root.joinpath(*parts), parts[1 - place], SPLIT_NAMES[parts[place].lower()]) for parts in found
+            LabeledFile(root.joinpath(*parts), parts[1 - place], SPLIT_NAMES[parts[place].lower()]) for parts in found
         ]
     example = "/".join(max(found, key=len) if max(depths) > 2 else min(found, key=len))
     raise ValueError(
@@ -194,11 +194,11 @@ def labelled(root: Path, found: list[Parts]) -> list[LabelledFile]:
     )
 
 
-def unlabelled(root: Path, found: list[Parts]) -> list[LabelledFile]:
+def unlabeled(root: Path, found: list[Parts]) -> list[LabeledFile]:
     """Return files with the split from their folders, `train` if no folder names it, and without classes."""
     place = split_place(found)
     return [
-        LabelledFile(root.joinpath(*parts), None, "train" if place is None else SPLIT_NAMES[parts[place].lower()])
+        LabeledFile(root.joinpath(*parts), None, "train" if place is None else SPLIT_NAMES[parts[place].lower()])
         for parts in found
     ]
 
@@ -211,9 +211,9 @@ def split_place(found: list[Parts]) -> int | None:
     return None
 
 
-def by_split(files: list[LabelledFile]) -> dict[str, list[LabelledFile]]:
+def by_split(files: list[LabeledFile]) -> dict[str, list[LabeledFile]]:
     """Group files by split."""
-    splits: dict[str, list[LabelledFile]] = defaultdict(list)
+    splits: dict[str, list[LabeledFile]] = defaultdict(list)
     for file in files:
         splits[file.split].append(file)
     return dict(splits)

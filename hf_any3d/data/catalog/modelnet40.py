@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, Value
 
-from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
-from hf_any3d.data.conversion.reading import check_names, find_folder, hdf5_source, read_lines, read_table
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors, read_point_cloud
 from hf_any3d.data.files.restricted_pickle import read_pickle
+from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
+from hf_any3d.data.parquet.reading import check_names, find_folder, hdf5_source, read_lines, read_table
 
 SPLITS = ("train", "test")
 
@@ -24,7 +24,7 @@ CLASS_NAMES = tuple(
     "stairs stool table tent toilet tv_stand vase wardrobe xbox".split()
 )
 
-LICENCE = Licence(
+LICENSE = License(
     "other", "for academic research; the models belong to their authors", "https://modelnet.cs.princeton.edu/"
 )
 CITATION = """@inproceedings{wu2015modelnet,
@@ -45,7 +45,7 @@ DATASET = PublishedDataset(
     name="modelnet40",
     description="ModelNet40: 12,311 CAD models of 40 classes, as points on their surfaces.",
     homepage="https://modelnet.cs.princeton.edu/",
-    licence=LICENCE,
+    license=LICENSE,
     citation=CITATION,
     expected_counts={
         "txt": {"train": 9843, "test": 2468},
@@ -75,7 +75,7 @@ def load(
 ) -> DatasetDict | IterableDatasetDict:
     """Read ModelNet40.
 
-    Rows have `points` (num_points, 3) in the units of the files, neither centred nor scaled, and `label`; for "txt"
+    Rows have `points` (num_points, 3) in the units of the files, neither centered nor scaled, and `label`; for "txt"
     and "off" also `file`, the model's name.
 
     Args:
@@ -87,7 +87,7 @@ def load(
         num_points: for "off", points to draw on each surface, 10,000 by default; for "pickle", which cache to read,
             8192 by default. Other layouts have a fixed number.
         seed: for "off", seed of the points, which are drawn for each model separately.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
     Raises:
         ValueError: an unknown layout, a number of points that it does not have, another number of clouds than

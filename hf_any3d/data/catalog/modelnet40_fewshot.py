@@ -15,10 +15,10 @@ from datasets.table import InMemoryTable
 
 from hf_any3d.data.catalog import modelnet40
 from hf_any3d.data.catalog.modelnet40 import points_and_normals
-from hf_any3d.data.conversion import PublishedDataset, SplitSource, load_published
-from hf_any3d.data.conversion.reading import read_table
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.files.restricted_pickle import read_pickle
+from hf_any3d.data.parquet import PublishedDataset, SplitSource, load_published
+from hf_any3d.data.parquet.reading import read_table
 
 SPLITS = ("train", "test")
 WAYS, SHOTS, FOLDS = (5, 10), (10, 20), 10
@@ -28,7 +28,7 @@ DATASET = PublishedDataset(
     name="modelnet40_fewshot",
     description="Few-shot episodes of ModelNet40: some of its classes, a few shapes of each to learn from.",
     homepage="https://github.com/charusharma1991/SSL_PointClouds",
-    licence=modelnet40.LICENCE,
+    license=modelnet40.LICENSE,
     citation="""@inproceedings{sharma2020self,
   title = {Self-Supervised Few-Shot Learning on Point Clouds},
   author = {Sharma, Charu and Kaul, Manohar},
@@ -64,7 +64,7 @@ def load(
 ) -> DatasetDict | IterableDatasetDict:
     """Read one fold.
 
-    Rows have `points` (num_points, 3) as in the files, neither centred nor scaled; `label`, 0 to `way` - 1 with the
+    Rows have `points` (num_points, 3) as in the files, neither centered nor scaled; `label`, 0 to `way` - 1 with the
     names of the fold's classes; and `original_label`, the class of ModelNet40.
 
     Args:
@@ -77,7 +77,7 @@ def load(
         fold: number of the fold, 0 to 9.
         normals: read the column `normals` too.
         modelnet_dir: the folder of ModelNet40 in layout "txt", for JSON, which only names the shapes.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
     Raises:
         ValueError: an argument out of range; a fold with other content, or with another number of shapes.

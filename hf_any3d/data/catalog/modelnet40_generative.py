@@ -12,9 +12,9 @@ from hf_any3d.data.catalog import modelnet40
 from hf_any3d.data.catalog.modelnet40 import pickle_source
 from hf_any3d.data.catalog.objaverse_captions import CONVERSATIONS, NUM_POINTS, cloud_features
 from hf_any3d.data.catalog.pointllm_annotations import CLASSIFICATION_QUESTIONS, POINT, SPEAKERS
-from hf_any3d.data.conversion import PublishedDataset, load_published
-from hf_any3d.data.conversion.shards import checked_row
 from hf_any3d.data.files import file_errors
+from hf_any3d.data.parquet import PublishedDataset, load_published
+from hf_any3d.data.parquet.shards import checked_row
 
 FILE = "modelnet40_test_8192pts_fps.dat"
 PLACES = ("modelnet40_data", "data/modelnet40_data", "", *modelnet40.LAYOUTS["pickle"].places)
@@ -22,11 +22,11 @@ PLACES = ("modelnet40_data", "data/modelnet40_data", "", *modelnet40.LAYOUTS["pi
 DATASET = PublishedDataset(
     name="modelnet40_generative",
     description=(
-        "The 2,468 test models of ModelNet40 as clouds of 8,192 points without colour, each with a question what it "
+        "The 2,468 test models of ModelNet40 as clouds of 8,192 points without color, each with a question what it "
         "is and the name of its class in words. There is no training split: the models of this task have seen none."
     ),
     homepage="https://modelnet.cs.princeton.edu/",
-    licence=modelnet40.LICENCE,
+    license=modelnet40.LICENSE,
     citation=modelnet40.CITATION,
     expected_counts={"default": {"test": 2468}},
     origin=(
@@ -43,15 +43,15 @@ def load(
 ) -> DatasetDict | IterableDatasetDict:
     """Read the test models with a question.
 
-    Rows have `points` (8192, 3), y up, as in the file, neither centred nor scaled; `colors` (8192, 3), all 0, since
-    the models of this task take coloured clouds and these have no colours; `label`, with class names in words ("tv
+    Rows have `points` (8192, 3), y up, as in the file, neither centered nor scaled; `colors` (8192, 3), all 0, since
+    the models of this task take colored clouds and these have no colors; `label`, with class names in words ("tv
     stand"); `object_id`, the row's number; and `conversations`, the question and the class as the answer, in the
     format of `objaverse_captions`.
 
     Args:
         data_dir: the folder with the file, or one above it. The file is a pickle, read without Python's unpickler.
         question: 0 for "What is this?", 1 for "This is an object of ", which ends with a blank.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
     Raises:
         ValueError: another question, another number of clouds than published, or a file that cannot be read.

@@ -1,4 +1,4 @@
-"""Objaverse as published by PointLLM: coloured clouds with captions and conversations about them."""
+"""Objaverse as published by PointLLM: colored clouds with captions and conversations about them."""
 
 import hashlib
 import logging
@@ -13,11 +13,11 @@ import numpy as np
 from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, List, Value
 
 from hf_any3d.data.catalog.pointllm_annotations import TYPES, Annotation, list_annotations, read_annotation
-from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
-from hf_any3d.data.conversion.reading import find_folder, read_lines
-from hf_any3d.data.conversion.shards import checked_row
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.files.npy import parse_array
+from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
+from hf_any3d.data.parquet.reading import find_folder, read_lines
+from hf_any3d.data.parquet.shards import checked_row
 from hf_any3d.modeling.file_stamps import file_stamp
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ WHICH = {
 """Choice of training conversations -> their types in the files."""
 
 BROKEN_COLORS = frozenset({"6760e543e1d645d5aaacd3803bcae524", "b91c0711149d460a8004f9c06d3b7f38"})
-"""Objects whose published colours are damaged."""
+"""Objects whose published colors are damaged."""
 
 CONVERSATIONS = {"conversations": List({"from": Value("string"), "value": Value("string")})}
 CLOUDS = ("8192_npy", "objaverse_data", "data/8192_npy", "data/objaverse_data", "")
@@ -63,14 +63,14 @@ ANNOTATIONS = ("anno_data", "data/anno_data", "")
 DATASET = PublishedDataset(
     name="objaverse_captions",
     description=(
-        "PointLLM's data on Objaverse: 660 thousand objects as coloured clouds of 8,192 points with a brief caption "
+        "PointLLM's data on Objaverse: 660 thousand objects as colored clouds of 8,192 points with a brief caption "
         "each, and 70 thousand detailed descriptions and conversations about some of them. 3,000 objects are reserved "
         "and in no training conversation; the test captions belong to 200 of them."
     ),
     homepage="https://huggingface.co/datasets/RunsenXu/PointLLM",
-    licence=Licence(
+    license=License(
         "other",
-        "the collection under ODC-By 1.0; each object of Objaverse under its own Creative Commons licence, some of "
+        "the collection under ODC-By 1.0; each object of Objaverse under its own Creative Commons license, some of "
         "them non-commercial; the program they come with under CC BY-NC-SA 4.0",
         "https://huggingface.co/datasets/RunsenXu/PointLLM",
     ),
@@ -86,7 +86,7 @@ DATASET = PublishedDataset(
         "their page is https://huggingface.co/datasets/RunsenXu/PointLLM), join and unpack the clouds by "
         "`cat Objaverse_660K_8192_npy_split_a* | tar -xz`, and pass the folder above 8192_npy as data_dir"
     ),
-    layout="""  8192_npy/00000054c36d44a2a483bdbff31d8edf_8192.npy, ...   or objaverse_data/; x, y, z and colours
+    layout="""  8192_npy/00000054c36d44a2a483bdbff31d8edf_8192.npy, ...   or objaverse_data/; x, y, z and colors
   anno_data/PointLLM_brief_description_660K_filtered.json   anno_data/ may be left out
   anno_data/PointLLM_complex_instruction_70K.json           unless which="brief"
   anno_data/PointLLM_brief_description_val_3000_GT.json     or PointLLM_brief_description_660K.json
@@ -109,7 +109,7 @@ def load(
 ) -> DatasetDict | IterableDatasetDict:
     """Read clouds of Objaverse with captions and conversations about them.
 
-    Rows have `points` (8192, 3), as in the files, neither centred nor scaled, and `colors` (8192, 3) from 0 to 1;
+    Rows have `points` (8192, 3), as in the files, neither centered nor scaled, and `colors` (8192, 3) from 0 to 1;
     `object_id`; `conversation_type`; `conversations`, a list of turns with `from` ("human" or "gpt") and `value`, as
     stored: `<point>` marks the place of the cloud. Brief and detailed descriptions also have `caption`, the answer.
     `to_messages` of `pointllm_annotations` converts them to messages for chat templates.
@@ -123,7 +123,7 @@ def load(
         which: training conversations: "brief" (660 thousand), "complex" (70 thousand) or only its "detailed",
             "single_round" or "multi_round" ones.
         splits: some of "train", "validation" and "test"; files of others may be missing.
-        colors: False leaves colours out, and keeps the two objects whose colours are damaged.
+        colors: False leaves colors out, and keeps the two objects whose colors are damaged.
         ids: only these objects.
         limit: at most this many rows of each split, the first ones.
         streaming: read each cloud from its own file together with its row. Only the texts are converted then;
@@ -131,7 +131,7 @@ def load(
         copy_clouds: False does the same for rows that are read in any order, as training does: each access to a row
             reads the file of its cloud. `on_error="skip"` then leaves out rows whose file is missing; a damaged file
             raises an error when its row is read.
-        conversion: `cache_dir`, `verify` and `on_error` of `hf_any3d.data.conversion.load_published`. `verify` also
+        conversion: `cache_dir`, `verify` and `on_error` of `hf_any3d.data.parquet.load_published`. `verify` also
             compares the lengths of the annotation files with the published ones and refuses objects named twice.
 
     Raises:
@@ -376,7 +376,7 @@ def find_clouds(folders: Iterable[Path]) -> Path | None:
 
 
 def read_cloud(path: Path) -> dict[str, np.ndarray]:
-    """Read `points` and `colors`, each (8192, 3); colours are red, green and blue from 0 to 1.
+    """Read `points` and `colors`, each (8192, 3); colors are red, green and blue from 0 to 1.
 
     Raises:
         FileNotFoundError: no such file.

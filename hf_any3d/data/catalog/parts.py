@@ -1,4 +1,4 @@
-"""Objects of several categories with labelled parts, generated when they are loaded."""
+"""Objects of several categories with labeled parts, generated when they are loaded."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,8 +7,8 @@ from typing import cast
 import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 
-from hf_any3d.data.conversion.published_dataset import Licence
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.parquet.published_dataset import License
 
 try:
     import trimesh
@@ -16,8 +16,8 @@ except ImportError as error:
     raise ImportError("objects are drawn with trimesh; pip install 'hf-any3d[meshes]'") from error
 
 # The objects are drawn by this module from boxes and solids of revolution, without a shape of anybody else, so that
-# they are under the licence of the package.
-LICENCE = Licence("apache-2.0", link="https://www.apache.org/licenses/LICENSE-2.0")
+# they are under the license of the package.
+LICENSE = License("apache-2.0", link="https://www.apache.org/licenses/LICENSE-2.0")
 SPLITS = ("train", "validation", "test")
 
 PARTS: dict[str, tuple[str, ...]] = {
@@ -226,7 +226,7 @@ def bottle(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
 
 
 def plane(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
-    """A body along x, wings, and a tail of fin and stabilisers."""
+    """A body along x, wings, and a tail of fin and stabilizers."""
     length, radius = uniform(1.6, 2.4), uniform(0.1, 0.16)
     rise = 0.5 + (radius * uniform(0.4, 0.9)) * (1 if choose(2) else -1)
     hull = _revolved([(0.0, 0.0), (radius, 0.2), (radius, length * 0.75), (radius * 0.3, length), (0.0, length)])

@@ -13,20 +13,20 @@ import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 
 from hf_any3d.data.catalog import shapes
-from hf_any3d.data.conversion.published_dataset import Licence
+from hf_any3d.data.parquet.published_dataset import License
 from hf_any3d.data.splits import validation_split
 
-LICENCE = Licence(
+LICENSE = License(
     "other",
     "CC0 1.0, CC BY 3.0 or CC BY 3.0 US, as the embedded shapes in the rooms; the latter two ask to name the authors, "
     "whom the card of the embedded shapes lists",
-    shapes.LICENCE.link,
+    shapes.LICENSE.link,
 )
 SPLITS = ("train", "validation", "test")
 FLOOR = "floor"
 
 TYPICAL_SIZES = {"bed": 2.2, "chair": 1.1, "lamp": 1.2, "plant": 1.0, "sofa": 2.0, "storage": 1.6, "table": 1.5}
-"""Class of objects that stand on floors -> typical diameter of the bounding sphere, in metres."""
+"""Class of objects that stand on floors -> typical diameter of the bounding sphere, in meters."""
 
 Placed = tuple[np.ndarray, int, float]
 """Points, label and size of an object in a room."""
@@ -46,7 +46,7 @@ def load(
 ) -> DatasetDict:
     """Compose rooms; the same arguments give the same rooms.
 
-    Rows have `points` (num_points, 3) in metres, y up, and `labels` (num_points,), of the classes floor and `classes`.
+    Rows have `points` (num_points, 3) in meters, y up, and `labels` (num_points,), of the classes floor and `classes`.
 
     Args:
         data_dir: folder of the embedded shapes; None takes those of the source checkout.
@@ -95,7 +95,7 @@ class RoomObject:
     Args:
         points: (points, 3), y up, in any units.
         label: its class number in the room.
-        size: typical diameter in metres.
+        size: typical diameter in meters.
     """
 
     points: np.ndarray
@@ -124,13 +124,13 @@ def compose_room(
         generator: numpy's random generator.
         num_objects: objects to place, drawn without repetition if there are enough.
         num_points: points of the room.
-        width: edge of the floor in metres.
+        width: edge of the floor in meters.
         floor_label: class number of the floor.
         size_spread: largest relative deviation from the typical size.
-        gap: least distance between bounding boxes in metres.
+        gap: least distance between bounding boxes in meters.
 
     Returns:
-        `points` (num_points, 3) float32 in metres, the floor at y = 0 and centred on the origin; `labels`
+        `points` (num_points, 3) float32 in meters, the floor at y = 0 and centered on the origin; `labels`
         (num_points,) int64; `objects` (num_points,) int64, the number of each point's object, -1 for the floor.
 
     Raises:
@@ -210,7 +210,7 @@ def room_objects(
 ) -> list[RoomObject]:
     """Select the objects of `classes` from a dataset with class names `names`; class `classes[i]` gets label i + 1.
 
-    Rows have `points` and `label`; `sizes` are typical diameters in metres.
+    Rows have `points` and `label`; `sizes` are typical diameters in meters.
     """
     numbers = {names.index(name): i + 1 for i, name in enumerate(classes)}
     return [

@@ -14,18 +14,18 @@ import numpy as np
 from datasets import Array2D, ClassLabel, DatasetDict, Features, IterableDatasetDict, List, Value
 
 from hf_any3d.data.blocks import split_into_blocks
-from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
-from hf_any3d.data.conversion.reading import parse_table, read_npy
 from hf_any3d.data.files import PointCloudFileError, file_errors
 from hf_any3d.data.files.source import open_source
 from hf_any3d.data.files.text_numbers import integers
+from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
+from hf_any3d.data.parquet.reading import parse_table, read_npy
 
 logger = logging.getLogger(__name__)
 
 CLASS_NAMES = tuple("ceiling floor wall beam column window door table chair sofa bookcase board clutter".split())
 CLUTTER = "clutter"
 LONGEST_ROOM = 1000.0
-"""In metres, far beyond any hallway: a larger extent is damage, and would be cut into endless blocks."""
+"""In meters, far beyond any hallway: a larger extent is damage, and would be cut into endless blocks."""
 
 _ROOMS: Mapping[int, Mapping[str, int]] = {
     1: {"WC": 1, "conferenceRoom": 2, "copyRoom": 1, "hallway": 8, "office": 31, "pantry": 1},
@@ -72,11 +72,11 @@ for _area, _kinds in _ROOMS.items():
 DATASET = PublishedDataset(
     name="s3dis",
     description=(
-        "S3DIS: 272 scanned rooms in six areas of three buildings, as coloured clouds in metres, z up, each point of "
+        "S3DIS: 272 scanned rooms in six areas of three buildings, as colored clouds in meters, z up, each point of "
         "one of 13 classes. One area is for testing."
     ),
     homepage="https://github.com/alexsax/2D-3D-Semantics",
-    licence=Licence(
+    license=License(
         "other",
         "for non-commercial research, after filling in the authors' form",
         "https://docs.google.com/forms/d/e/1FAIpQLScDimvNMCGhy_rmBA2gHfDu3naktRm6A8BPwAWWDv-Uhm6Shw/viewform",
@@ -114,7 +114,7 @@ def load(
 ) -> DatasetDict | IterableDatasetDict:
     """Read S3DIS, one row a room; training rooms may be cut into blocks.
 
-    Rows have `points` (num_points, 3) in metres, z up, the smallest x, y and z of the room at 0; `colors`
+    Rows have `points` (num_points, 3) in meters, z up, the smallest x, y and z of the room at 0; `colors`
     (num_points, 3) uint8; `labels` (num_points,), one of 13 classes; `room`, such as "Area_1_hallway_1"; and `area`.
 
     A room has about a million points. Reading all of them for a crop of some thousand is slow, so training rooms can
@@ -125,12 +125,12 @@ def load(
         test_area: the area of the test split, 1 to 6; the others are for training. Papers report 5, the only area
             with a building of its own.
         layout: "npy" or "annotations"; None takes the first of these that is there.
-        block_size: edge in metres of the square columns into which training rooms are cut, 1.0 in most papers; None
+        block_size: edge in meters of the square columns into which training rooms are cut, 1.0 in most papers; None
             does not cut them.
         block_points: points of a block.
         block_overlap: share of a column's edge that it has in common with the next one.
         seed: seed of the assignment of a column's points to blocks.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
     Raises:
         ValueError: an argument out of range; rooms that are not among the published ones; a piece with a malformed
@@ -231,7 +231,7 @@ class ArrayRooms:
         """Read a room.
 
         Returns:
-            `points` (num_points, 3) float32 in metres, z up, smallest x, y and z at 0; `colors` (num_points, 3) uint8;
+            `points` (num_points, 3) float32 in meters, z up, smallest x, y and z at 0; `colors` (num_points, 3) uint8;
             `labels` (num_points,) int64, index in `CLASS_NAMES`.
 
         Raises:
@@ -305,7 +305,7 @@ def _named(names: Iterable[str]) -> list[Room]:
 
 
 def _read_piece(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read points, float64, and colours of a piece."""
+    """Read points, float64, and colors of a piece."""
     data = open_source(path, "txt", ("txt",)).data
     if stray := _STRAY.search(data):
         # In Area_5/hallway_6/Annotations/ceiling_1.txt, line 180389, one replaces a space. If one replaces a digit,
@@ -330,7 +330,7 @@ def _colors(values: np.ndarray, path: Path) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         good = (values >= 0) & (values <= 255) & (values == np.floor(values))
     if not good.all():
-        raise PointCloudFileError(f"{path}: a colour is {values[~good][0]}; expected whole numbers from 0 to 255")
+        raise PointCloudFileError(f"{path}: a color is {values[~good][0]}; expected whole numbers from 0 to 255")
     return values.astype(np.uint8)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from datasets import Array2D, ClassLabel, DatasetDict, Features, IterableDatasetDict, List
 
-from hf_any3d.data.conversion import Licence, PublishedDataset, load_published
-from hf_any3d.data.conversion.reading import hdf5_source
+from hf_any3d.data.parquet import License, PublishedDataset, load_published
+from hf_any3d.data.parquet.reading import hdf5_source
 
 FILES = {
     "obj_bg": ("main_split", "objectdataset"),
@@ -27,7 +27,7 @@ DATASET = PublishedDataset(
         "Variants: objects with background, objects only, and objects cut, moved, turned and scaled at random."
     ),
     homepage="https://hkust-vgd.github.io/scanobjectnn/",
-    licence=Licence(
+    license=License(
         "other",
         "for non-commercial research, after agreeing to the authors' terms of use",
         "https://hkust-vgd.github.io/scanobjectnn/",
@@ -61,7 +61,7 @@ def load(
 ) -> DatasetDict | IterableDatasetDict:
     """Read the official HDF5 files of ScanObjectNN; needs the package h5py.
 
-    Rows have `points` (2048, 3) in the units of the files, neither centred nor scaled, and `label`.
+    Rows have `points` (2048, 3) in the units of the files, neither centered nor scaled, and `label`.
 
     Args:
         data_dir: the folder above `h5_files`, that folder, or the one above `ScanObjectNN/h5_files`.
@@ -69,7 +69,7 @@ def load(
             half the size of the box, turned and scaled, with background) or "pb_t50_rs_nobg" (the same without).
         masks: also read `labels` (2048,), object or background for each point. Such rows are for segmentation: a
             batch for classification cannot have both.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
     Raises:
         ValueError: an unknown variant, another number of clouds than published, or files without masks.

@@ -8,8 +8,8 @@ from typing import Any
 
 from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, Value
 
-from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
-from hf_any3d.data.conversion.reading import read_lines, read_npy
+from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
+from hf_any3d.data.parquet.reading import read_lines, read_npy
 
 TAXONOMY = {
     "02691156": "airplane",
@@ -82,7 +82,7 @@ PLACES = ("", "ShapeNet55-34", "ShapeNet55")
 NUM_POINTS = 8192
 _LINE = re.compile(r"(\d{8})-[\w-]+\.npy")
 
-LICENCE = Licence(
+LICENSE = License(
     "other",
     "for non-commercial research and education, after agreeing to ShapeNet's terms of use",
     "https://shapenet.org/terms",
@@ -95,7 +95,7 @@ DATASET = PublishedDataset(
         "The sets 34 and 21 divide the categories into those that a model is trained on and unseen ones."
     ),
     homepage="https://shapenet.org/",
-    licence=LICENCE,
+    license=LICENSE,
     citation="""@article{chang2015shapenet,
   title = {ShapeNet: An Information-Rich 3D Model Repository},
   author = {Chang, Angel X. and Funkhouser, Thomas and Guibas, Leonidas and Hanrahan, Pat and Huang, Qixing and
@@ -134,14 +134,14 @@ def load(
 ) -> DatasetDict | IterableDatasetDict:
     """Read ShapeNet55.
 
-    Rows have `points` (8192, 3) in the units of the files, neither centred nor scaled; `label`, one of all 55
+    Rows have `points` (8192, 3) in the units of the files, neither centered nor scaled; `label`, one of all 55
     categories in every set; and `file`, the number of the category and the model's name.
 
     Args:
         data_dir: the folder with `shapenet_pc` and the folders of lists, or the one above `ShapeNet55-34`.
         split_set: "55", all categories in both splits; "34", the same 34 categories in both; or "21", a test split of
             the other categories.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
     Raises:
         ValueError: an unknown set, another number of clouds than published, or a malformed list.

@@ -10,10 +10,10 @@ from typing import Any
 from datasets import Array2D, ClassLabel, DatasetDict, Features, IterableDatasetDict, List, Value
 
 from hf_any3d.data.catalog import shapenet55
-from hf_any3d.data.conversion import PublishedDataset, SplitSource, load_published
-from hf_any3d.data.conversion.reading import check_names, read_table
 from hf_any3d.data.files import PointCloudFileError, file_errors
 from hf_any3d.data.files.text_numbers import integers
+from hf_any3d.data.parquet import PublishedDataset, SplitSource, load_published
+from hf_any3d.data.parquet.reading import check_names, read_table
 
 PARTS: dict[str, tuple[str, ...]] = {
     "Airplane": ("body", "wing", "tail", "engine"),
@@ -57,7 +57,7 @@ DATASET = PublishedDataset(
         "category has 2 to 6 of them."
     ),
     homepage="https://cs.stanford.edu/~ericyi/project_page/part_annotation/",
-    licence=shapenet55.LICENCE,
+    license=shapenet55.LICENSE,
     citation="""@article{yi2016scalable,
   title = {A Scalable Active Framework for Region Annotation in 3D Shape Collections},
   author = {Yi, Li and Kim, Vladimir G. and Ceylan, Duygu and Shen, I-Chao and Yan, Mengyan and Su, Hao and
@@ -86,14 +86,14 @@ def load(
 ) -> DatasetDict | IterableDatasetDict:
     """Read ShapeNetPart.
 
-    Rows have `points` (num_points, 3), about 2,600 in the units of the files, neither centred nor scaled; `normals`
+    Rows have `points` (num_points, 3), about 2,600 in the units of the files, neither centered nor scaled; `normals`
     (num_points, 3); `labels` (num_points,), a point's part, 0 to 49 over all categories; `label`, the category; and
     `file`, number of the category and name of the model.
 
     Args:
         data_dir: the folder named in the layout, or the one above it.
         normals: read the column `normals`.
-        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.conversion.load_published`.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
     Raises:
         ValueError: another number of clouds than published, categories in another order, a malformed line, or a part

@@ -1,6 +1,6 @@
 """The embedded shapes: real household objects in 18 classes, for first steps, tests and demonstrations.
 
-They come with the package. README.md in their folder is their card, with authors and licences.
+They come with the package. README.md in their folder is their card, with authors and licenses.
 """
 
 import os
@@ -10,10 +10,10 @@ from typing import Any
 from datasets import DatasetDict
 
 from hf_any3d.data.catalog import parquet
-from hf_any3d.data.conversion.published_dataset import Licence
 from hf_any3d.data.files import ASSETS
+from hf_any3d.data.parquet.published_dataset import License
 
-LICENCE = Licence(
+LICENSE = License(
     "other",
     "CC0 1.0, CC BY 3.0 or CC BY 3.0 US; the latter two ask to name the authors. The columns license and creator have "
     "both for each shape",

@@ -1,4 +1,4 @@
-"""Find points, colours, normals and labels among the columns of a table, by their names or their number."""
+"""Find points, colors, normals and labels among the columns of a table, by their names or their number."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ _LABELS = ("label", "class", "classification", "labels", "scalar_label", "scalar
 
 
 def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]:
-    """Find points, colours, normals and labels among named columns.
+    """Find points, colors, normals and labels among named columns.
 
     Args:
         columns: names in small letters, each with (points,) values.
@@ -50,11 +50,11 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     |---|---|
     | 3 | x y z |
     | 4 | x y z label, if the fourth has whole numbers from 0 |
-    | 6 | x y z and normals (if nearly all rows of 4 to 6 have length 1) or colours |
-    | 7 | x y z normals label; x y z colours label; or x y z intensity colours |
-    | 9 | x y z colours normals, or x y z normals colours |
+    | 6 | x y z and normals (if nearly all rows of 4 to 6 have length 1) or colors |
+    | 7 | x y z normals label; x y z colors label; or x y z intensity colors |
+    | 9 | x y z colors normals, or x y z normals colors |
 
-    Columns are colours if all values are in [0, 1], or all are whole numbers in [0, 255]. If seven columns allow both,
+    Columns are colors if all values are in [0, 1], or all are whole numbers in [0, 255]. If seven columns allow both,
     .pts files have the intensity and other files the label. Columns that match no rule are left out with a warning.
 
     Args:
@@ -79,14 +79,14 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
         elif _looks_like_colors(first):
             found["colors"] = usable_colors(first, source)
         else:
-            source.warn("columns 4 to 6 look neither like normals nor like colours and are left out")
+            source.warn("columns 4 to 6 look neither like normals nor like colors and are left out")
         if width == 9:
             if "colors" not in found and _looks_like_colors(last):
                 found["colors"] = usable_colors(last, source)
             elif "normals" not in found and _has_unit_length(last):
                 found["normals"] = last
             else:
-                source.warn("columns 7 to 9 look neither like normals nor like colours and are left out")
+                source.warn("columns 7 to 9 look neither like normals nor like colors and are left out")
     elif width not in (3, 4):
         raise PointCloudError(f"{width} columns; expected 3, 4, 6, 7 or 9 (a header line may name the columns)")
     if width in (4, 7):
@@ -95,7 +95,7 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
 
 
 def unit_colors(values: np.ndarray) -> np.ndarray:
-    """Scale colours to float32 in [0, 1], from 255 (uint16: 65535) for whole numbers and from 1 or 255 for floats.
+    """Scale colors to float32 in [0, 1], from 255 (uint16: 65535) for whole numbers and from 1 or 255 for floats.
 
     Raises:
         PointCloudError: a value that is NaN, infinite, below 0 or above 255.
@@ -105,7 +105,7 @@ def unit_colors(values: np.ndarray) -> np.ndarray:
     if not colors.size:
         return colors
     if not np.isfinite(colors).all():
-        raise PointCloudError("colours have NaN or infinite values; expected 0 to 1 or 0 to 255")
+        raise PointCloudError("colors have NaN or infinite values; expected 0 to 1 or 0 to 255")
     top = float(colors.max())
     if values.dtype.kind == "u" and values.dtype.itemsize == 2 and top > 255:
         scale = 65535.0
@@ -114,7 +114,7 @@ def unit_colors(values: np.ndarray) -> np.ndarray:
     else:
         scale = 255.0
     if colors.min() < 0 or top > scale * 1.001:
-        raise PointCloudError(f"colours range from {colors.min():g} to {top:g}; expected 0 to 1 or 0 to 255")
+        raise PointCloudError(f"colors range from {colors.min():g} to {top:g}; expected 0 to 1 or 0 to 255")
     return (colors / np.float32(scale)).clip(0, 1)
 
 

@@ -27,7 +27,7 @@ _MAX_NODES, _MAX_PARTS = 1 << 17, 1 << 15
 def read(source: Source) -> PointCloudData:
     """Read all points and triangles of the default scene, each mesh transformed by its nodes.
 
-    Colours are those of the vertices, or for faces the base colour of a material without texture, as stored (linear).
+    Colors are those of the vertices, or for faces the base color of a material without texture, as stored (linear).
     Textures, lines, skins and animations are ignored.
 
     Raises:
@@ -217,7 +217,7 @@ class Document:
         return _size(self.item("accessors", number), "count")
 
     def accessor(self, number: int, *widths: int) -> np.ndarray:
-        """Read a table (count, one of `widths`); normalised integers become float32 in [-1, 1].
+        """Read a table (count, one of `widths`); normalized integers become float32 in [-1, 1].
 
         Raises:
             PointCloudError: a table that exceeds its buffer or has another width.

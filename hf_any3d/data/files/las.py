@@ -11,7 +11,7 @@ from hf_any3d.data.files.attributes import usable_colors
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 
-# By point format: size of the smallest record, and offset of the colours, or None.
+# By point format: size of the smallest record, and offset of the colors, or None.
 _SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
 _COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
 _HEADER_SIZE = 227
@@ -26,7 +26,7 @@ _MAX_POINTS_PER_BYTE = 4000
 
 
 def read(source: Source) -> PointCloudData:
-    """Read coordinates in the units of the file, colours, and the class of each point as its label.
+    """Read coordinates in the units of the file, colors, and the class of each point as its label.
 
     LAS needs no further packages, LAZ needs lazrs from the extra `files`. Coordinates of map projections are too large
     for float32; see `PointCloudData.offset`.

@@ -26,7 +26,7 @@ def read(source: Source) -> PointCloudData:
 
     Names of arrays in archives: points (or xyz, pos, positions, coords, point_cloud, pc, vertices, arr_0; the only
     array under any name), normals, colors or rgb, labels (or part, seg, semantic, label if it has one value per
-    point), faces, face_colors, offset. Other arrays are not opened. Without arrays of colours or normals the points
+    point), faces, face_colors, offset. Other arrays are not opened. Without arrays of colors or normals the points
     may have more columns, as in .npy.
 
     Raises:

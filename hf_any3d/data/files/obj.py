@@ -13,13 +13,13 @@ from hf_any3d.data.files.text_numbers import normalized_lines, numbers, reject_b
 _AT_A_TIME = 2**18  # bytes of faces that are split at a time; some 40 bytes are needed for each
 _DIGITS = 18  # of a number of a corner, which fits in 64 bits
 _NONE = -1
-_GREY = [0.8, 0.8, 0.8]  # the format's default diffuse colour, for unknown materials
+_GRAY = [0.8, 0.8, 0.8]  # the format's default diffuse color, for unknown materials
 
 
 def read(source: Source) -> PointCloudData:
     """Read vertices and faces in the order of the file.
 
-    Colours are those of the vertices (v x y z r g b) or, for faces, the diffuse colour of their material, if the
+    Colors are those of the vertices (v x y z r g b) or, for faces, the diffuse color of their material, if the
     material file is in the same folder or below. Normals are kept if each vertex has the one of the same number.
     Textures, lines, curves and groups are ignored. Polygons are cut into triangles that start at their first corner;
     those of one or two corners, which some programs write, give none.
@@ -48,11 +48,11 @@ def read(source: Source) -> PointCloudData:
         elif key == b"mtllib":
             _read_materials(source, rest.strip(), materials, read_already)
     source.check(points=polygons.vertices)
-    table = numbers(bytes(vertices))  # (vertices, 3, 4 with a weight, 6 or 7 with colours)
+    table = numbers(bytes(vertices))  # (vertices, 3, 4 with a weight, 6 or 7 with colors)
     if not len(table):
         raise PointCloudError("there are no points; expected lines 'v x y z'")
     if table.shape[1] not in (3, 4, 6, 7):
-        raise PointCloudError(f"vertices have {table.shape[1]} numbers; expected 3, or 6 with colours")
+        raise PointCloudError(f"vertices have {table.shape[1]} numbers; expected 3, or 6 with colors")
     colors = usable_colors(table[:, 3:6], source) if table.shape[1] >= 6 else None
     faces = polygons.faces(materials, source)  # only then is it known whether their normals follow the vertices
     vertex_normals = _vertex_normals(bytes(normals), len(table), polygons, source)
@@ -148,7 +148,7 @@ class _Polygons:
         if not any(name in materials for name in names):
             return {"faces": faces}
         number = {name: i for i, name in enumerate(names)}
-        colors = np.array([materials.get(name, _GREY) for name in names], np.float32)
+        colors = np.array([materials.get(name, _GRAY) for name in names], np.float32)
         return {"faces": faces, "face_colors": colors[[number[name] for name in self.materials]][polygon]}
 
 

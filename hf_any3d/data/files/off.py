@@ -21,10 +21,10 @@ _HEADER = re.compile(rb"\s*(C?)(N?)OFF", re.IGNORECASE)
 
 
 def read(source: Source) -> PointCloudData:
-    """Read OFF, COFF (with vertex colours), NOFF (with normals) and CNOFF as text.
+    """Read OFF, COFF (with vertex colors), NOFF (with normals) and CNOFF as text.
 
     The counts may be on the line of the keyword, also without a space as in parts of ModelNet ("OFF216 254 0").
-    Colours of faces are read if every face has some. Polygons are cut into triangles that start at their first corner.
+    Colors of faces are read if every face has some. Polygons are cut into triangles that start at their first corner.
 
     Raises:
         PointCloudError: a wrong header, fewer lines than declared, or a malformed line.
@@ -47,7 +47,7 @@ def read(source: Source) -> PointCloudData:
     colored, with_normals = (bool(group) for group in header.groups())
     normals = 3 if with_normals else 0
     allowed = [3 + normals + extra for extra in ((3, 4) if colored else (0,))]
-    # Some writers add colours to plain OFF too.
+    # Some writers add colors to plain OFF too.
     if not colored and table.shape[1] in (3 + normals + 3, 3 + normals + 4):
         colored = True
     elif points and table.shape[1] not in allowed:
@@ -63,7 +63,7 @@ def read(source: Source) -> PointCloudData:
 def _faces(block: bytes, count: int, source: Source) -> dict:
     if not count:
         return {}
-    # Optional colours make rows ragged; joined to one line, all are read at once.
+    # Optional colors make rows ragged; joined to one line, all are read at once.
     sizes = np.array([len(line.split()) for line in block.split(b"\n") if line.strip()])
     flat = numbers(block.replace(b"\n", b" ")).reshape(-1)
     ends = sizes.cumsum()

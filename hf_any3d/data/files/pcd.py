@@ -113,7 +113,7 @@ def _ascii_columns(body: bytes, names: dict[str, str], row: np.dtype, count: int
         raise PointCloudError(f"{len(table)} points; the header declares {count}, so the file may be cut off")
     starts = dict(zip(keys, np.cumsum([0, *sizes])[:-1].tolist(), strict=True))
     columns = {name: table[:, starts[key]] for name, key in names.items()}
-    for name in {"rgb", "rgba"} & columns.keys():  # packed colours are bits, so the declared type matters
+    for name in {"rgb", "rgba"} & columns.keys():  # packed colors are bits, so the declared type matters
         columns[name] = _as_type(columns[name], row[names[name]].base)
     return columns
 
@@ -123,7 +123,7 @@ def _as_type(values: np.ndarray, kind: np.dtype) -> np.ndarray:
         if kind.kind == "f":
             return values.astype(kind)
         if not (np.isfinite(values) & (np.abs(values) < 2**53)).all():
-            raise PointCloudError("field 'rgb' has values that are not packed colours")
+            raise PointCloudError("field 'rgb' has values that are not packed colors")
         return values.astype(np.int64)
 
 

@@ -306,7 +306,7 @@ class _Rows:
         for name, kind, length in self.element.properties:
             if length:
                 first, last, size = next(found)
-                # Neighbouring lists never touch, since each starts with its length.
+                # Neighboring lists never touch, since each starts with its length.
                 edges, filled = np.zeros(stop - start + 1, np.int8), size > 0
                 edges[first[filled] - start] = 1
                 edges[last[filled] - start] -= 1
@@ -363,7 +363,7 @@ def _ascii_rows(block: bytes, element: Element) -> Values:
 
 
 def _typed(column: np.ndarray, kind: str) -> np.ndarray:
-    # Integer colours range to 255 or 65535, so the declared type must be kept.
+    # Integer colors range to 255 or 65535, so the declared type must be kept.
     if kind[0] in "iu" and np.isfinite(column).all() and (np.abs(column) < 2**31).all():
         whole = column.astype(np.int64)
         limits = np.iinfo(kind)

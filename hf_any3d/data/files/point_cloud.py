@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from hf_any3d.data.files.source import PointCloudError
 
 # float32 has 24 bits. If coordinates are this many times larger than the extent of the cloud (map projections, in
-# metres from the equator), too few bits are left for the shape, so a float64 offset is split off.
+# meters from the equator), too few bits are left for the shape, so a float64 offset is split off.
 _OFFSET_RATIO = 1000.0
 # What has a shape; the processor takes no fewer points.
 LEAST_POINTS = 3
@@ -50,7 +50,7 @@ class PointCloudData:
         up_axis: "x", "y" or "z" where the format of the file says which axis points up, else None.
 
     Raises:
-        PointCloudError: a wrong shape, no points, a NaN or infinite coordinate, a colour outside [0, 1] or a face that
+        PointCloudError: a wrong shape, no points, a NaN or infinite coordinate, a color outside [0, 1] or a face that
             refers to a point that does not exist.
     """
 
@@ -130,15 +130,15 @@ class PointCloudData:
     def sample_surface(self, n: int, generator: np.random.Generator | int = 0) -> "PointCloudData":
         """Draw points evenly from the surface of a mesh.
 
-        Triangles are drawn by area. A sample has the normal of its face, the colour of the face if there are face
-        colours, else one interpolated between the corners, and the label of the nearest corner.
+        Triangles are drawn by area. A sample has the normal of its face, the color of the face if there are face
+        colors, else one interpolated between the corners, and the label of the nearest corner.
 
         Args:
             n: number of points to draw, at least 1.
             generator: numpy's random generator, or a seed for one.
 
         Returns:
-            A cloud of `n` points (n, 3) with normals, and with colours and labels where the mesh has them.
+            A cloud of `n` points (n, 3) with normals, and with colors and labels where the mesh has them.
 
         Raises:
             PointCloudError: not a mesh, or a mesh without area.

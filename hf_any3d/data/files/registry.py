@@ -93,7 +93,7 @@ def read_point_cloud(
             on them out, with a warning that counts them.
 
     Returns:
-        The points (points, 3) in the units of the file, with the colours, normals, labels and faces of the file.
+        The points (points, 3) in the units of the file, with the colors, normals, labels and faces of the file.
 
     Raises:
         PointCloudFileError: a file that is missing, empty, damaged, cut off, of an unknown type, without points, with

@@ -37,7 +37,7 @@ def file_error(name: object, error: PointCloudError) -> PointCloudFileError:
 
 
 _QUOTED = 200
-VARIABLE = "ANY3D_READ_LIMITS"
+VARIABLE = "HF_ANY3D_READ_LIMITS"
 """Environment variable with limits for all readers, such as `points=300000000,expansion=100`."""
 
 FREE_BYTES = 128 << 20
@@ -72,7 +72,7 @@ class ReadLimits:
 
     @classmethod
     def current(cls) -> "ReadLimits":
-        """Return the defaults, with the changes in the environment variable ANY3D_READ_LIMITS.
+        """Return the defaults, with the changes in the environment variable HF_ANY3D_READ_LIMITS.
 
         Raises:
             ValueError: the variable has something other than `name=number`, separated by commas.

@@ -15,8 +15,8 @@ from hf_any3d.data.files.source import PointCloudFileError
 def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
     """Write a cloud or a mesh as binary .ply, .obj or .npz, by the ending of the path.
 
-    The file is written atomically. PLY stores colours in 8 bits; NPZ keeps every number; OBJ has colours after the
-    coordinates of vertices, as most programs read them, and no labels or colours of faces. An offset is added to the
+    The file is written atomically. PLY stores colors in 8 bits; NPZ keeps every number; OBJ has colors after the
+    coordinates of vertices, as most programs read them, and no labels or colors of faces. An offset is added to the
     coordinates of PLY, which are then of type double, and of OBJ; NPZ has it as an array.
 
     Args:

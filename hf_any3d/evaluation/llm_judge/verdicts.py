@@ -20,7 +20,7 @@ from hf_any3d.evaluation.question_answering import read_earlier_results, read_re
 
 JUDGE_PROMPTS = {
     "same": """Two sentences describe 3D objects. Decide whether they speak of the same kind of object. Only what the \
-object is counts: leave aside its colour, size, shape, material and style.
+object is counts: leave aside its color, size, shape, material and style.
 Reply with T if both speak of the same kind of object and with F if they do not, then a # and your reason in at most \
 20 words. Write nothing before the letter.
 
@@ -40,7 +40,7 @@ Reply: """,
 {classes}
 
 Reply in one line with the number of the class, a #, the name of the class, a #, and your reason in at most 20 words, \
-in the form number#class#reason. Go by what kind of object the answer speaks of, and leave aside colour, size and \
+in the form number#class#reason. Go by what kind of object the answer speaks of, and leave aside color, size and \
 style. If it names none of the classes, choose the one that its object comes closest to. If the answer gives no hint \
 at all, reply -1#NA#reason.
 
@@ -54,7 +54,7 @@ Your turn
 Answer: {model_output}
 Reply: """,
     "caption": """A person and a model have each described the same 3D object. List the aspects that the person \
-mentions, such as what it is, its parts, colours, materials and purpose. Then find the share of them that the model \
+mentions, such as what it is, its parts, colors, materials and purpose. Then find the share of them that the model \
 mentions correctly or in part; other words for the same thing count as the same, and what the model says beyond them \
 does not count.
 Reply in one line with that share from 0 to 100, a #, and your reason in at most 30 words, in the form score#reason. \

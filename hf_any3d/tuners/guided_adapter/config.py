@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from hf_any3d.modeling.any2point.light_settings import LIGHT_ADAPTER
+from hf_any3d.modeling.any2point.small_data_defaults import LIGHT_ADAPTER
 from hf_any3d.modeling.config_checks import HEADS, SHARE, Ranges
 from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type
 
@@ -16,7 +16,7 @@ GUIDED_ADAPTER = extend_peft_type("GUIDED_ADAPTER")
 class GuidedAdapterConfig(EncoderLayersConfig):
     """Guided adapter after every layer of a frozen encoder of point tokens (Any2Point, Sec. 3.3).
 
-    It adds a bottleneck to each feed-forward branch and aggregates the features of neighbouring tokens in the virtual
+    It adds a bottleneck to each feed-forward branch and aggregates the features of neighboring tokens in the virtual
     views. Applies to models with an encoder of `hf_any3d.modeling.encoders`, and to point transformers, whose views
     are shifted grids in space; by default tokenizer, class token, output norm and head are trained and saved with it.
     The defaults are the paper's; `light()` returns those for little data.
@@ -62,7 +62,7 @@ class GuidedAdapterConfig(EncoderLayersConfig):
         default=False, metadata={"help": "Include empty cells in batch statistics as zeros, as released."}
     )
     init_weights: bool = field(
-        default=True, metadata={"help": "Initialise the bottlenecks to zero; False for random values."}
+        default=True, metadata={"help": "Initialize the bottlenecks to zero; False for random values."}
     )
     gate: float | None = field(
         default=None,

@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_any3d.modeling.any2point.guided_adapter import (
+from hf_any3d.modeling.encoders import hidden_of
+from hf_any3d.modeling.layers.forward_contract import gathered, is_sharded
+from hf_any3d.modeling.point_ops.geometry import FlatGeometry, Geometry
+from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
+from hf_any3d.tuners.guided_adapter.module import (
     CellAttention,
     CellNorm,
     Guidance,
@@ -17,10 +21,6 @@ from hf_any3d.modeling.any2point.guided_adapter import (
     guided_aggregation,
     guided_aggregation_flat,
 )
-from hf_any3d.modeling.encoders import hidden_of
-from hf_any3d.modeling.layers.forward_contract import gathered, is_sharded
-from hf_any3d.modeling.point_ops.geometry import FlatGeometry, Geometry
-from hf_any3d.tuners.guided_adapter.config import GuidedAdapterConfig
 from hf_any3d.tuners.tuners_utils import WrappedModule
 
 
@@ -91,7 +91,7 @@ class GuidedAdapterLayer(WrappedModule):
         )
 
     def reset_parameters(self, adapter_name: str, init_weights: bool) -> None:
-        """Initialise an adapter's weights."""
+        """Initialize an adapter's weights."""
         down, up = self.guided_adapter_down[adapter_name], self.guided_adapter_up[adapter_name]
         for linear in (down, up):
             nn.init.xavier_uniform_(linear.weight)

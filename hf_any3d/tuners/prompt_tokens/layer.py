@@ -31,7 +31,7 @@ class PromptTokensLayer(WrappedModule):
         self.prompt_tokens_embedding = nn.ParameterDict()
 
     def update_layer(self, adapter_name: str, config: PromptTokensConfig) -> None:
-        """Add randomly initialised prompts."""
+        """Add randomly initialized prompts."""
         prompts = nn.Parameter(torch.empty(config.num_prompts, self.hidden_size))
         nn.init.xavier_uniform_(prompts)
         self.prompt_tokens_embedding[adapter_name] = prompts

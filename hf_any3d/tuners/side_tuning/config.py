@@ -36,7 +36,7 @@ class SideTuningConfig(EncoderLayersConfig):
     mlp_ratio: float = field(default=2.0, metadata={"help": "Hidden width of its MLPs, in multiples of r."})
     dropout: float = field(default=0.0, metadata={"help": "Dropout inside its MLPs."})
     init_weights: bool = field(
-        default=True, metadata={"help": "Initialise the last projection to zero; False for random values."}
+        default=True, metadata={"help": "Initialize the last projection to zero; False for random values."}
     )
 
     def __post_init__(self):

@@ -9,7 +9,7 @@ from hf_any3d.modeling.encoders.registry import refuse_encoders
 refuse_encoders(("albert",), "one layer is applied repeatedly, so its passes could not have separate adapters")
 refuse_encoders(
     ("swin", "swinv2", "donut-swin", "clap_audio_model", "hiera", "segformer", "pvt", "pvt_v2", "cvt", "levit"),
-    "its stages merge neighbouring tokens of a grid, and tokens of a cloud form no grid",
+    "its stages merge neighboring tokens of a grid, and tokens of a cloud form no grid",
 )
 refuse_encoders(
     ("resnet", "convnext", "convnextv2", "regnet", "efficientnet", "dinov3_convnext"),

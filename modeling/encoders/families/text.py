@@ -93,7 +93,7 @@ def _refuses_deberta(config: PreTrainedConfig) -> str | None:
     if not config.relative_attention:
         return "relative_attention=False; expected True, as in all published checkpoints"
     if getattr(config, "conv_kernel_size", 0) > 0:
-        return "a convolution over neighbouring words runs parallel to its first layer"
+        return "a convolution over neighboring words runs parallel to its first layer"
     return narrow_embeddings(config)
 
 
@@ -161,7 +161,7 @@ _ROTARY = (
     ("StarCoder2", "starcoder2", "mlp", "norm", None),
     ("StableLM", "stablelm", "mlp", "norm", None),
     ("Gemma", "gemma", "mlp", "norm", None),
-    # These normalise each branch again before they add it.
+    # These normalize each branch again before they add it.
     ("Gemma 2", "gemma2", "post_feedforward_layernorm", "norm", None),
     ("Gemma 3 text", "gemma3_text", "post_feedforward_layernorm", "norm", None),
     ("OLMo 2", "olmo2", "post_feedforward_layernorm", "norm", None),

@@ -105,7 +105,7 @@ def _grid(special_tokens: int) -> Callable[[PreTrainedModel], PositionTable]:
 
 def _dinov3_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     sizes = call.places.entry.new_tensor([call.places.rows, call.places.columns])
-    # Centres of patches are in (-1, 1), rows first.
+    # Centers of patches are in (-1, 1), rows first.
     coordinates = (call.places.entry.flip(-1) + 0.5) / sizes * 2 - 1
     pair = rotation(call, coordinates, 2 * math.pi * call.encoder.rope_embeddings.inv_freq)
     for _ in call.layers:

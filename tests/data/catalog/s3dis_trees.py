@@ -12,7 +12,7 @@ CORNER = np.array([-21.5, 40.25, -0.125])
 
 
 def piece(room: str, name: str, num_points: int = 30) -> np.ndarray:
-    """Points with colours of a piece, (num_points, 6), as in the text: far from the origin, in millimetres."""
+    """Points with colors of a piece, (num_points, 6), as in the text: far from the origin, in millimeters."""
     generator = np.random.default_rng(sum(map(ord, room + name)))
     xyz = (CORNER + generator.uniform(0, 3, (num_points, 3))).round(3)
     return np.column_stack([xyz, generator.integers(0, 256, (num_points, 3))])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hf_any3d import load_point_dataset
-from hf_any3d.data.conversion.published_dataset import OPEN_LICENCES
+from hf_any3d.data.parquet.published_dataset import OPEN_LICENSES
 from hf_any3d.registry import DATASETS as NAMES
 
 MODULES = {name: import_module(f"hf_any3d.data.catalog.{name}") for name in NAMES}
@@ -22,19 +22,19 @@ def test_it_has_a_description(name):
     assert described.name == name and described.description.endswith(".")
     assert described.homepage.startswith("https://") and "https://" in described.origin
     assert described.citation.startswith("@") and described.citation.count("{") == described.citation.count("}")
-    assert described.licence.name in OPEN_LICENCES or described.licence.terms and described.licence.link
+    assert described.license.name in OPEN_LICENSES or described.license.terms and described.license.link
     assert len(set(described.class_names)) == len(described.class_names)
     assert all(count > 0 for splits in described.expected_counts.values() for count in splits.values())
     assert all(line.startswith("  ") for line in described.layout.splitlines())
 
 
-def test_data_that_come_with_the_package_have_a_licence_too():
+def test_data_that_come_with_the_package_have_a_license_too():
     own = {name: module for name, module in MODULES.items() if name not in DATASETS}
-    assert {name for name, module in own.items() if not hasattr(module, "LICENCE")} == {"folder", "parquet"}  # yours
+    assert {name for name, module in own.items() if not hasattr(module, "LICENSE")} == {"folder", "parquet"}  # yours
     parts = load_point_dataset("parts", train_objects=2, validation_objects=0, test_objects=0, num_points=64)
-    assert parts["train"].info.license == str(own["parts"].LICENCE) == "apache-2.0"
+    assert parts["train"].info.license == str(own["parts"].LICENSE) == "apache-2.0"
     assert all(
-        module.LICENCE.name in OPEN_LICENCES or module.LICENCE.terms
+        module.LICENSE.name in OPEN_LICENSES or module.LICENSE.terms
         for name, module in own.items()
         if name in ("parts", "rooms", "shapes")
     )

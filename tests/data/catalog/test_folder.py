@@ -25,11 +25,11 @@ def write(path, num_points=8, seed=0):
     elif path.suffix == ".off":
         path.write_text(TRIANGLES)
     elif path.suffix == ".ply":
-        colours = np.arange(num_points * 3).reshape(-1, 3)
+        colors = np.arange(num_points * 3).reshape(-1, 3)
         head = f"ply\nformat ascii 1.0\nelement vertex {num_points}\n"
         head += "".join(f"property float {name}\n" for name in "xyz")
         head += "".join(f"property uchar {name}\n" for name in ("red", "green", "blue"))
-        rows = ("{:.6f} {:.6f} {:.6f} {} {} {}".format(*p, *c) for p, c in zip(points, colours, strict=True))
+        rows = ("{:.6f} {:.6f} {:.6f} {} {} {}".format(*p, *c) for p, c in zip(points, colors, strict=True))
         path.write_text(head + "end_header\n" + "\n".join(rows) + "\n")
     return points
 
@@ -85,7 +85,7 @@ def test_the_points_drawn_depend_only_on_the_seed_and_the_file(scans, tmp_path, 
     assert not np.array_equal(first, other_seed)
 
 
-def test_colours_are_read_if_requested(tmp_path, cache_dir):
+def test_colors_are_read_if_requested(tmp_path, cache_dir):
     write(tmp_path / "scans" / "mug" / "a.ply", 5)
     rows = load(tmp_path / "scans", cache_dir, columns=["colors"], split="train")
     assert rows.features["colors"] == Array2D((None, 3), "uint8")

@@ -1,6 +1,6 @@
 import pytest
 
-from hf_any3d.data.catalog.folder_layout import find_labelled_files
+from hf_any3d.data.catalog.folder_layout import find_labeled_files
 
 
 def make(root, *names):
@@ -12,7 +12,7 @@ def make(root, *names):
 
 
 def found(root):
-    splits, others = find_labelled_files(root, {".ply", ".off", ".txt"})
+    splits, others = find_labeled_files(root, {".ply", ".off", ".txt"})
     return {
         split: [(file.label, file.path.relative_to(root).as_posix()) for file in files]
         for split, files in splits.items()

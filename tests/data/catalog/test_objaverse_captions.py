@@ -9,8 +9,8 @@ from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import objaverse_captions
 from hf_any3d.data.catalog.objaverse_captions import DATASET, FILTERED
 from hf_any3d.data.catalog.pointllm_annotations import to_messages
-from hf_any3d.data.conversion import loading
-from hf_any3d.data.conversion.publishing import card_text
+from hf_any3d.data.parquet import loading
+from hf_any3d.data.parquet.publishing import card_text
 from tests.data.catalog.pointllm_trees import (
     BROKEN,
     COMPLEX,
@@ -290,7 +290,7 @@ def test_published_lengths_and_repeated_objects_are_checked(tmp_path, cache_dir,
 
 def test_an_interrupted_conversion_resumes(tree, load, monkeypatch):
     from hf_any3d.data.catalog import objaverse_captions
-    from hf_any3d.data.conversion import shards
+    from hf_any3d.data.parquet import shards
 
     opened = []
 
@@ -310,7 +310,7 @@ def test_an_interrupted_conversion_resumes(tree, load, monkeypatch):
 
 
 def test_texts_count_for_the_size_of_a_shard(tree, load, tmp_path, monkeypatch):
-    from hf_any3d.data.conversion import shards
+    from hf_any3d.data.parquet import shards
 
     monkeypatch.setattr(shards, "SHARD_BYTES", 100)
     load(tree, splits=["train"], streaming=True)

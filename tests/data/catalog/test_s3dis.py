@@ -153,8 +153,8 @@ def test_prepared_arrays_are_preferred_to_annotations(load, root):
     ("text", "message"),
     [
         ("1 2 3 4 5\n", "line 1 has 5 columns; expected 6"),
-        ("1 2 3 4 5 256\n", "a colour is 256.0; expected whole numbers from 0 to 255"),
-        ("1 2 3 4 5 0.5\n", "a colour is 0.5"),
+        ("1 2 3 4 5 256\n", "a color is 256.0; expected whole numbers from 0 to 255"),
+        ("1 2 3 4 5 0.5\n", "a color is 0.5"),
         ("1 2 inf 4 5 6\n", "point 0 has NaN or infinite coordinates"),
         ("1e30 2 3 4 5 6\n", "extends over 1e.30 m; expected at most 1000"),
         ("1 2 3 red 5 6\n", "line 1: 'red' is not a number"),
@@ -185,7 +185,7 @@ def test_a_room_without_pieces_is_named(load, root):
         (np.full((5, 7), 13.0), "labels is 13; expected 0 to 12"),
         (np.full((5, 7), 0.5), "class 0.5; expected a whole number"),
         (np.full((5, 7), np.nan), r"class nan|NaN"),
-        (np.array([[0, 0, 0, -1, 0, 0, 1.0]]), "a colour is -1"),
+        (np.array([[0, 0, 0, -1, 0, 0, 1.0]]), "a color is -1"),
         (np.array([None]), "would have to be unpickled, which is refused"),
     ],
 )
@@ -210,7 +210,7 @@ def test_arguments_out_of_range_are_refused(load, root):
 def test_rooms_go_to_private_repositories_with_all_their_columns(hub, load, root, tmp_path):
     write_arrays(root)
     splits = load()
-    with pytest.raises(ValueError, match="would be public, and their licence is .other: for non-commercial research"):
+    with pytest.raises(ValueError, match="would be public, and their license is .other: for non-commercial research"):
         push_point_dataset(splits, "me/rooms-for-all")
     push_point_dataset(splits, "me/rooms", private=True)
     row = load_dataset("me/rooms", split="test", cache_dir=str(tmp_path / "other")).with_format("numpy")[1]

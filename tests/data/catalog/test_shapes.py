@@ -9,7 +9,7 @@ from huggingface_hub import DatasetCard
 
 from hf_any3d.data import load_point_dataset
 from hf_any3d.data.catalog import rooms
-from hf_any3d.data.catalog.shapes import LICENCE
+from hf_any3d.data.catalog.shapes import LICENSE
 
 FOLDER = Path(__file__).parents[3] / "examples" / "data"
 
@@ -28,7 +28,7 @@ def test_rows_are_clouds_as_numpy_arrays_with_a_class(shapes):
     assert row["colors"].shape == (1024, 3) and 0 <= row["colors"].min() < row["colors"].max() <= 255
 
 
-def test_clouds_are_in_the_unit_sphere_near_its_centre(shapes):
+def test_clouds_are_in_the_unit_sphere_near_its_center(shapes):
     for rows in shapes.values():
         points = rows["points"][:]  # (shapes, 1024, 3)
         radii = np.linalg.norm(points, axis=-1).max(axis=1)
@@ -41,19 +41,19 @@ def test_no_group_of_duplicates_straddles_the_split(shapes):
     assert len({name for rows in shapes.values() for name in rows["name"][:]}) == 574
 
 
-def test_every_shape_is_under_a_creative_commons_licence_and_names_its_author(shapes):
+def test_every_shape_is_under_a_creative_commons_license_and_names_its_author(shapes):
     for rows in shapes.values():
         assert set(rows["license"][:]) <= {"CC0-1.0", "CC-BY-3.0", "CC-BY-3.0-US"}
         assert all(rows["creator"][:]) and "eTeks" not in set(rows["source"][:])
 
 
-def test_the_declared_licences_are_those_of_the_rows(shapes):
+def test_the_declared_licenses_are_those_of_the_rows(shapes):
     stated = {name for rows in shapes.values() for name in rows["license"][:]}
-    assert stated == set(re.findall(r"CC0-1.0|CC-BY-3.0(?:-US)?", LICENCE.terms.replace(" ", "-")))
+    assert stated == set(re.findall(r"CC0-1.0|CC-BY-3.0(?:-US)?", LICENSE.terms.replace(" ", "-")))
     declared = DatasetCard.load(FOLDER / "README.md").data.to_dict()
     identifiers = {declared["license_name"] if name == "other" else name for name in declared["license"]}
     assert identifiers == {name.lower() for name in stated}
-    assert rooms.LICENCE.terms.startswith(LICENCE.terms.split(";")[0]), "rooms are made of the shapes"
+    assert rooms.LICENSE.terms.startswith(LICENSE.terms.split(";")[0]), "rooms are made of the shapes"
 
 
 def test_the_card_counts_what_is_there_and_names_every_author(shapes):

@@ -27,7 +27,7 @@ def ply(header: str, body: bytes, order: str = "binary_little_endian") -> bytes:
 
 
 def ply_square(order: str) -> bytes:
-    """A square as one polygon of four corners, with labels and colours, in the given byte order."""
+    """A square as one polygon of four corners, with labels and colors, in the given byte order."""
     header = (
         "element vertex 4\nproperty float x\nproperty double y\nproperty float z\nproperty ushort label\n"
         "property uchar red\nproperty uchar green\nproperty uchar blue\n"
@@ -114,7 +114,7 @@ def gltf_square(**changes) -> tuple[dict, bytes]:
 
 
 def las(compressed: bool, point_format: int = 2, count: int = 200) -> tuple[np.ndarray, bytes]:
-    """Coordinates (count, 3) float64 as of a map projection, and a file of them with classes and colours."""
+    """Coordinates (count, 3) float64 as of a map projection, and a file of them with classes and colors."""
     import laspy
 
     header = laspy.LasHeader(point_format=point_format, version="1.4" if point_format > 5 else "1.2")

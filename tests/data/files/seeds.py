@@ -28,7 +28,7 @@ def _head(name: str, lines: int = POINTS) -> bytes:
 
 
 def _ply_points(order: str) -> bytes:
-    """The first points of a real cloud with normals and colours."""
+    """The first points of a real cloud with normals and colors."""
     head, _, body = (FILES / "chair_points.ply").read_bytes().partition(b"end_header\n")
     row = [(f"f{i}", "<f4") for i in range(6)] + [(f"c{i}", "u1") for i in range(3)]
     table = np.frombuffer(body, row, POINTS)
@@ -152,7 +152,7 @@ def _named_rows() -> np.ndarray:
 
 
 def _rich_gltf() -> tuple[dict, bytes]:
-    """A square with normals, colours of bytes, a material, a moved node and a sparse accessor."""
+    """A square with normals, colors of bytes, a material, a moved node and a sparse accessor."""
     document, chunk = gltf_square()
     normals = np.float32([[0, 0, 1]] * 4).tobytes()
     colors, places, values = (

@@ -69,7 +69,7 @@ def test_every_kind_of_primitive_is_read():
         read(gltf(document, chunk))
 
 
-def test_colours_come_from_vertices_or_materials():
+def test_colors_come_from_vertices_or_materials():
     document, chunk = gltf_square(meshes=primitive(material=0))
     document["materials"] = [{"pbrMetallicRoughness": {"baseColorFactor": [1, 0.5, 0, 1]}}]
     assert read(gltf(document, chunk)).face_colors.tolist() == [[1, 0.5, 0]] * 2

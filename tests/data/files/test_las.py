@@ -15,7 +15,7 @@ def read(data, kind="las"):
 
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("point_format", [2, 3, 7])
-def test_coordinates_colours_and_classes_are_those_written(compressed, point_format):
+def test_coordinates_colors_and_classes_are_those_written(compressed, point_format):
     xyz, data = las(compressed, point_format)
     cloud = read(data, "laz" if compressed else "las")
     np.testing.assert_allclose(cloud.points + cloud.offset, xyz, atol=2e-6)
@@ -24,7 +24,7 @@ def test_coordinates_colours_and_classes_are_those_written(compressed, point_for
     assert 0.9 < cloud.colors.max() <= 1
 
 
-def test_formats_without_colours_have_none():
+def test_formats_without_colors_have_none():
     cloud = read(las(False, 6)[1])
     assert cloud.colors is None and len(cloud) == 200
 

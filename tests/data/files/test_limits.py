@@ -48,10 +48,10 @@ def test_every_reader_respects_the_limits_and_names_the_one_exceeded(name, readi
             if limit != "bytes":
                 more = 8 if name in ("ply little endian", "pcd binary", "txt", "xyz", "pts", "csv") else 0
                 assert len(reading(seed, **{limit: count + more})) == len(cloud)
-            monkeypatch.setenv("ANY3D_READ_LIMITS", f"{limit}=1")
+            monkeypatch.setenv("HF_ANY3D_READ_LIMITS", f"{limit}=1")
             with pytest.raises(PointCloudFileError, match=f"{limit}; at most 1 are read"):
                 reading(seed)
-            monkeypatch.delenv("ANY3D_READ_LIMITS")
+            monkeypatch.delenv("HF_ANY3D_READ_LIMITS")
 
 
 def test_pickles_respect_the_limit_of_bytes(tmp_path):
@@ -62,11 +62,11 @@ def test_pickles_respect_the_limit_of_bytes(tmp_path):
 
 
 def test_limits_are_whole_numbers_and_the_variable_names_them(monkeypatch):
-    monkeypatch.setenv("ANY3D_READ_LIMITS", " points=5, expansion=7,")
+    monkeypatch.setenv("HF_ANY3D_READ_LIMITS", " points=5, expansion=7,")
     assert ReadLimits.current() == ReadLimits(points=5, expansion=7)
     for text in ("points", "points=many", "dots=5", "points=-1", "points=1e9", "points=" + "9" * 5000):
-        monkeypatch.setenv("ANY3D_READ_LIMITS", text)
-        with pytest.raises(ValueError, match="ANY3D_READ_LIMITS has .*expected points, faces, bytes, expansion"):
+        monkeypatch.setenv("HF_ANY3D_READ_LIMITS", text)
+        with pytest.raises(ValueError, match="HF_ANY3D_READ_LIMITS has .*expected points, faces, bytes, expansion"):
             ReadLimits.current()
     for value in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match="faces is .*; expected a whole number from 1"):

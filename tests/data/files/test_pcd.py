@@ -41,7 +41,7 @@ def test_every_kind_of_data_gives_the_same_cloud(kind):
     np.testing.assert_allclose(cloud.colors[:2], [[1, 0, 0], [0, 0.2, 0.4]], atol=1e-6)
 
 
-def test_packed_colours_are_read_as_float_too():
+def test_packed_colors_are_read_as_float_too():
     rows = table()
     packed = np.uint32([RED, TEAL]).view(np.float32)
     text = "".join(f"1 2 3 {value!r}\n" for value in map(float, packed)).encode()

@@ -69,9 +69,9 @@ def test_the_seed_determines_the_sample():
     assert (mesh.sample_surface(50, 4).points != first).any()
 
 
-def test_samples_get_colours_and_labels_from_corners_or_faces():
+def test_samples_get_colors_and_labels_from_corners_or_faces():
     corners = PointCloudData(SQUARE, SQUARE / 2, labels=[0, 1, 2, 3], faces=TRIANGLES).sample_surface(200, 0)
-    np.testing.assert_allclose(corners.colors, corners.points / 2, atol=1e-6)  # linear in space, so is the colour
+    np.testing.assert_allclose(corners.colors, corners.points / 2, atol=1e-6)  # linear in space, so is the color
     distance = np.linalg.norm(corners.points[:, None] - SQUARE, axis=2)
     near = distance[np.arange(200), corners.labels] < 0.5
     assert near.any() and (distance.argmin(1)[near] == corners.labels[near]).all()

@@ -86,7 +86,7 @@ def test_meshes_of_one_object_agree_across_formats():
     np.testing.assert_allclose(*corners, atol=2e-3)
 
 
-def test_face_colours_of_obj_and_ply_agree():
+def test_face_colors_of_obj_and_ply_agree():
     obj, ply = read_point_cloud(FILES / "screwdriver.obj"), read_point_cloud(FILES / "screwdriver.ply")
     assert len(np.unique(obj.face_colors, axis=0)) == len(np.unique(ply.face_colors, axis=0)) == 2
     _, a = np.unique(obj.face_colors, axis=0, return_inverse=True)

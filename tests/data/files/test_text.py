@@ -84,7 +84,7 @@ def test_of_nine_columns_colors_and_normals_are_told_apart_in_both_orders(normal
     np.testing.assert_allclose(cloud.colors, np.divide(colors, 255), atol=1e-6)
 
 
-def test_intensity_before_colours_is_ignored_in_pts_files():
+def test_intensity_before_colors_is_ignored_in_pts_files():
     colors = read("1\n1 2 3 100 255 0 51\n", "pts").colors
     np.testing.assert_allclose(colors, [[1, 0, 0.2]], atol=1e-6)
 

@@ -7,7 +7,7 @@ from transformers import AutoModel, Trainer, TrainingArguments
 
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
 from hf_any3d.modeling.act.modeling_act_autoencoder import Prompts
-from hf_any3d.modeling.point_transformer import group_patches
+from hf_any3d.modeling.point_encoders.point_transformer import group_patches
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.closeness import assert_same_gradients
 from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
@@ -168,7 +168,7 @@ def test_a_step_in_half_precision_stays_close(model_in_half_precision):
         half = model(clouds(), noise=torch.zeros(1), kl_weight=0.1)
     half.loss.backward()
     assert half.loss.item() == pytest.approx(full.loss.item(), rel=0.05)
-    # Further below, other neighbours win a maximum here and there.
+    # Further below, other neighbors win a maximum here and there.
     for name in ("decoder.out.weight", "decoder.widen.weight"):
         ours = model.get_parameter(name).grad.float()
         cosine = torch.cosine_similarity(ours.flatten(), gradients[name].flatten(), dim=0)
@@ -250,7 +250,7 @@ def test_a_norm_of_the_scores_removes_what_all_patches_have_in_common():
     )
 
 
-def test_colours_are_read_but_not_reconstructed():
+def test_colors_are_read_but_not_reconstructed():
     model = tiny_autoencoder("vit", in_channels=6)
     output = model(clouds(channels=6))
     assert output.fine.shape == (3, 6, 8, 3) and output.neighborhoods.shape == (3, 6, 8, 6)

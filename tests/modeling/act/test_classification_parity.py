@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification
-from hf_any3d.modeling.point_transformer import group_patches
+from hf_any3d.modeling.point_encoders.point_transformer import group_patches
 from tests.modeling.act.reference_case import RELEASED, ReferenceCase, without_chance
 
 CASES = {"act_cls": {"num_groups": 128, "num_labels": 15}, "act_cls_modelnet": {"num_labels": 40, "head_widths": ()}}
@@ -86,7 +86,7 @@ def test_other_variants_match_the_original(variant, changes):
     assert case.error(f"eval.logits_{variant}", logits) <= 1e-4
 
 
-def test_one_step_of_the_released_optimiser_leads_to_the_same_model(run):
+def test_one_step_of_the_released_optimizer_leads_to_the_same_model(run):
     case, _, model, _ = run
     spared = {ours for name in case.manifest["optimizer_no_decay"] for ours in case.renames[name]}
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

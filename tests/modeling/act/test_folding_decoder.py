@@ -45,5 +45,5 @@ def test_points_gradients_and_statistics_match_plain_modules(training, part, mon
     others = torch.autograd.grad((expected[1] * weights).sum(), [tokens, *other.parameters()])
     for name, gradient, wanted in zip(names, gradients, others, strict=True):
         if training and name in ("lift.bias", "widen.bias"):
-            continue  # cancelled by a norm
+            continue  # canceled by a norm
         torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item(), msg=name)

@@ -1,4 +1,4 @@
-"""Masked point modelling: masks, targets, checkpoints and fine-tuning of the student."""
+"""Masked point modeling: masks, targets, checkpoints and fine-tuning of the student."""
 
 import pytest
 import torch
@@ -330,7 +330,7 @@ def test_a_student_may_start_from_an_encoder_that_is_aligned_with_texts(model_cl
     assert output.predictions.shape == output.targets.shape == output.class_token_predictions.shape == (3, 6, 16)
     output.loss.backward()
     assert all(p.grad is not None for name, p in model.act.named_parameters() if "projection" not in name)
-    # The teacher reads its own patches, of coordinates alone, around the same centres.
+    # The teacher reads its own patches, of coordinates alone, around the same centers.
     expected = model.eval().autoencoder.teacher_features(points[..., :3])
     torch.testing.assert_close(model.teacher_features(model._teacher_patches(points, model.act.cut(points))), expected)
 

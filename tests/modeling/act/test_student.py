@@ -125,7 +125,7 @@ def test_eager_attention_matches_sdpa(model_class):
     torch.testing.assert_close(answer(model, **inputs), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_colours_affect_predictions():
+def test_colors_affect_predictions():
     model = tiny_act(ActForPointCloudClassification, in_channels=6)
     points = clouds(channels=6)
     other = torch.cat([points[..., :3], points[..., 3:].flip(2)], dim=-1)
@@ -142,7 +142,7 @@ def test_points_of_another_shape_are_refused(points, message):
         tiny_act(ActModel)(points)
 
 
-def test_a_pretrained_student_leaves_only_the_heads_to_be_initialised(tmp_path):
+def test_a_pretrained_student_leaves_only_the_heads_to_be_initialized(tmp_path):
     """A pretraining checkpoint has the student under `act.`, and weights of pretraining only."""
 
     class Pretraining(ActForPointCloudClassification):

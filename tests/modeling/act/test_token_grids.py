@@ -33,7 +33,7 @@ def test_tokens_nearer_than_an_eighth_of_an_edge_share_a_cell_in_some_grid():
     near = apart < edge / 8
     assert near.sum() > 8 * 200 and together[near].all()
     assert not together[apart > edge].any()
-    assert not shared(centers(8, 200), edge)[:, 0][near].all(), "one grid alone would have walls between neighbours"
+    assert not shared(centers(8, 200), edge)[:, 0][near].all(), "one grid alone would have walls between neighbors"
 
 
 def test_cells_do_not_depend_on_the_position_and_size_of_a_cloud():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
-from hf_any3d.modeling.zero_shot import contrastive_loss, matching_pairs
+from hf_any3d.modeling.point_encoders.zero_shot import contrastive_loss, matching_pairs
 
 
 def test_the_loss_is_clips_if_all_labels_differ():

@@ -17,7 +17,7 @@ RULES = {"split_frequencies": 6, "split_heads": 2, "mean_angle": 6, "first_view"
 
 
 class GivenTokens(torch.nn.Module):
-    """Replaces the tokenizer by given tokens and centres."""
+    """Replaces the tokenizer by given tokens and centers."""
 
     def __init__(self, tokens, centers):
         super().__init__()

@@ -7,7 +7,7 @@ from hf_any3d.modeling.any2point import (
     Any2PointForPointCloudClassification,
     Any2PointForSemanticSegmentation,
 )
-from hf_any3d.modeling.any2point.light_settings import LIGHT, LIGHT_SEGMENTATION
+from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_SEGMENTATION
 from tests.tiny_encoders import saved_encoder, tiny_config
 
 

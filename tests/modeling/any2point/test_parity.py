@@ -5,10 +5,10 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from hf_any3d.modeling.any2point.guided_adapter import pool_views
 from hf_any3d.modeling.any2point.virtual_projection import project
 from hf_any3d.modeling.kernels.view_ensemble import view_voxel_cosine
 from hf_any3d.modeling.point_ops import line_cells, plane_cells
+from hf_any3d.tuners.guided_adapter.module import pool_views
 from tests.modeling.any2point.reference_case import ReferenceCase
 from tests.reference.fill import fill
 

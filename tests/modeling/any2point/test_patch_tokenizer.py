@@ -65,9 +65,9 @@ def test_gradients_reach_every_weight():
 def test_further_channels_join_the_offsets():
     made = tokenizer(in_channels=6)
     points = clouds(6)
-    grey = points.clone()
-    grey[..., 3:] = 0.5
-    assert not torch.allclose(made(points).tokens, made(grey).tokens)
+    gray = points.clone()
+    gray[..., 3:] = 0.5
+    assert not torch.allclose(made(points).tokens, made(gray).tokens)
 
 
 def test_moving_a_cloud_changes_only_the_encoded_centers():

@@ -13,7 +13,7 @@ def tokenizer(hidden_size=48, **kwargs):
     return PointTokenizer(Any2PointConfig(**(SMALL | kwargs)), hidden_size).eval()
 
 
-def test_shapes_and_centres_that_are_points_of_the_cloud():
+def test_shapes_and_centers_that_are_points_of_the_cloud():
     points = clouds()
     found = tokenizer()(points)
     assert found.tokens.shape == (3, 8, 48)
@@ -78,7 +78,7 @@ def test_order_of_the_points_after_the_first_does_not_matter():
     assert torch.equal(order[found.index], expected.index)
 
 
-def test_normalised_offsets_do_not_depend_on_scale():
+def test_normalized_offsets_do_not_depend_on_scale():
     offsets = torch.randn(2, 5, 4, 3)
     for how in ("group_max", "cloud_std"):
         small, large = (normalize_offsets(offsets * scale, how, 0.0) for scale in (1.0, 64.0))
@@ -89,7 +89,7 @@ def test_normalised_offsets_do_not_depend_on_scale():
     torch.testing.assert_close(cloud[0].std(), torch.tensor(1.0))
 
 
-def test_only_the_released_normalisation_depends_on_the_other_clouds():
+def test_only_the_released_normalization_depends_on_the_other_clouds():
     offsets = torch.randn(2, 5, 4, 3) * torch.tensor([1.0, 9.0]).view(2, 1, 1, 1)
     for how in ("group_max", "cloud_std", "batch_std"):
         together = normalize_offsets(offsets, how, 1e-5)
@@ -113,12 +113,12 @@ def test_offsets_are_encoded_axis_by_axis_sines_first():
             torch.testing.assert_close(found[:, axis, 1, step], phase.cos(), rtol=1e-4, atol=1e-4)
 
 
-def test_further_channels_reach_the_tokens_but_not_the_centres():
+def test_further_channels_reach_the_tokens_but_not_the_centers():
     points = clouds(channels=6)
-    grey = points.clone()
-    grey[..., 3:] = 0.5
+    gray = points.clone()
+    gray[..., 3:] = 0.5
     made = tokenizer(in_channels=6)
-    expected, found = made(points), made(grey)
+    expected, found = made(points), made(gray)
     assert torch.equal(expected.centers, found.centers) and expected.centers.shape == (3, 8, 3)
     assert not torch.allclose(expected.tokens, found.tokens)
 
@@ -139,7 +139,7 @@ def test_number_of_stages_sets_the_number_of_points(blocks, needed):
 
 
 def plain_stage(stage, xyz, features, centers, centers_index, config):
-    """Compute a stage for one cloud, centre by centre."""
+    """Compute a stage for one cloud, center by center."""
     tokens = []
     for center, own in zip(centers, centers_index.tolist(), strict=True):
         near = (xyz - center).square().sum(dim=-1).argsort(stable=True)[: config.tokenizer_neighbors]

@@ -14,7 +14,7 @@ from hf_any3d.modeling.any2point import (
     PointTokenizerConfig,
     PointTokenizerForPointCloudClassification,
 )
-from hf_any3d.modeling.any2point.light_settings import LIGHT
+from hf_any3d.modeling.any2point.small_data_defaults import LIGHT
 from hf_any3d.modeling.any2point.starting_weights import FILES, read_weights
 
 SIZE = {"hidden_size": 384, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 8}

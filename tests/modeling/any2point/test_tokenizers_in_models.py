@@ -67,10 +67,10 @@ def test_autocast_gives_nearly_the_same_logits(tokenizer):
     assert_nearly_equal(found, logits_of(model), 0.1)
 
 
-def test_colours_reach_the_logits(tokenizer):
+def test_colors_reach_the_logits(tokenizer):
     model = model_of(tokenizer, in_channels=6, large_logits=True)
     points = clouds(channels=6)
-    grey = points.clone()
-    grey[..., 3:] = 0.5
+    gray = points.clone()
+    gray[..., 3:] = 0.5
     with torch.no_grad():
-        assert not torch.allclose(model(points=points).logits, model(points=grey).logits, rtol=0.01)
+        assert not torch.allclose(model(points=points).logits, model(points=gray).logits, rtol=0.01)

@@ -95,7 +95,7 @@ def test_wrapped_places_stay_inside_the_image():
 
 
 @pytest.mark.parametrize("table", [LINE, PLANE], ids=["line", "plane"])
-def test_equal_centres_give_finite_places_and_one_embedding(table):
+def test_equal_centers_give_finite_places_and_one_embedding(table):
     centers = normalize_centers(torch.full((2, 7, 3), 0.25))
     projection = project(centers, table, Any2PointConfig())
     assert projection.view_positions.isfinite().all()
@@ -126,7 +126,7 @@ def test_fewer_views_are_the_first_ones(table):
 
 
 @pytest.mark.parametrize("table", [LINE, PLANE], ids=["line", "plane"])
-def test_positions_of_normalised_centres_do_not_depend_on_scale_and_place(table):
+def test_positions_of_normalized_centers_do_not_depend_on_scale_and_place(table):
     centers = clouds(2, 9)
     moved = centers * 40 - torch.tensor([3.0, 100.0, -7.0])
     expected, found = (project(normalize_centers(c), table, Any2PointConfig()) for c in (centers, moved))
@@ -134,7 +134,7 @@ def test_positions_of_normalised_centres_do_not_depend_on_scale_and_place(table)
     torch.testing.assert_close(found.embedding, expected.embedding, atol=1e-3, rtol=1e-3)
 
 
-def test_normalised_centres_fill_the_unit_sphere():
+def test_normalized_centers_fill_the_unit_sphere():
     centers = normalize_centers(clouds(4, 30) * 9 + 100)
     torch.testing.assert_close(centers.mean(dim=1), torch.zeros(4, 3), atol=1e-5, rtol=0)
     torch.testing.assert_close(centers.norm(dim=-1).amax(dim=1), torch.ones(4))

@@ -101,7 +101,7 @@ def test_the_scale_of_the_cosines_is_at_most_a_hundred():
         assert expected.abs().max() > 1
 
 
-def test_projection_is_initialised_from_the_checkpoint():
+def test_projection_is_initialized_from_the_checkpoint():
     for encoder, tower in (("clip", "vision"), ("bert", None)):
         model = tiny_zero_shot_model(encoder, tower=tower, pooling=["max", "cls"])
         with torch.no_grad():

@@ -104,8 +104,8 @@ def test_unsupported_encoders_are_refused_with_the_reason(model_type):
 @pytest.mark.parametrize(
     ("model_type", "settings", "reason"),
     [
-        ("electra", {"embedding_size": 16}, "have 16 channels and are normalised before they are projected to the 48"),
-        ("deberta-v2", {"conv_kernel_size": 3}, "a convolution over neighbouring words"),
+        ("electra", {"embedding_size": 16}, "have 16 channels and are normalized before they are projected to the 48"),
+        ("deberta-v2", {"conv_kernel_size": 3}, "a convolution over neighboring words"),
         ("deberta-v2", {"relative_attention": False}, "relative_attention=False; expected True"),
         ("dpt", {"is_hybrid": True}, "convolutional backbone"),
     ],

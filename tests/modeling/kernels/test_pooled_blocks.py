@@ -135,8 +135,8 @@ def test_changed_modules_and_other_modes_are_not_fused(case):
     assert not uses_fused(neighborhoods, copy.deepcopy(blocks).eval())
     assert not uses_fused(neighborhoods, copy.deepcopy(blocks).bfloat16())
     assert not uses_fused(neighborhoods, [])
-    synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(blocks))
-    assert not uses_fused(neighborhoods, synchronised)
+    synchronized = torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(blocks))
+    assert not uses_fused(neighborhoods, synchronized)
     neighborhoods.offsets.requires_grad_()
     assert not uses_fused(neighborhoods, blocks)
 

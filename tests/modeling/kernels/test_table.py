@@ -15,8 +15,8 @@ from hf_any3d.modeling.kernels import dispatch
 from hf_any3d.modeling.kernels.cells import FlatCells, membership
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
 from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm
+from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
 from hf_any3d.modeling.point_ops import neighbor_table
-from hf_any3d.modeling.point_transformer import PatchEncoder
 from tests.tiny_encoders import adapted_model, clouds
 
 CLOUDS, VIEWS, TOKENS, CELLS, HIDDEN, WIDTH = 2, 3, 10, 7, 8, 4

@@ -8,8 +8,8 @@ import torch
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels import dispatch
 from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
+from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
 from hf_any3d.modeling.point_ops import neighbor_table, submanifold_convolution
-from hf_any3d.modeling.point_transformer import PatchEncoder
 
 pytest.importorskip("triton", reason="needs triton, which comes with torch for CUDA")
 if os.environ.get("TRITON_INTERPRET") != "1":

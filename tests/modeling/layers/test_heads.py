@@ -12,7 +12,7 @@ from tests.closeness import assert_nearly_equal
 from tests.tiny_act import clouds, tiny_act
 
 
-def test_one_training_row_is_normalised_with_running_statistics():
+def test_one_training_row_is_normalized_with_running_statistics():
     norm = HeadNorm(4, eps=0.5)
     norm.running_var.fill_(0.25)
     row = torch.tensor([[1.0, -2.0, 0.5, 3.0]])

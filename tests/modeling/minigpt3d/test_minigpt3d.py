@@ -169,7 +169,7 @@ def test_fresh_lora_has_no_effect_where_a_checkpoint_has_none():
     assert torch.equal(fresh(prompt, points=points).logits, plain(prompt, points=points).logits)
 
 
-def test_missing_weights_of_a_loaded_model_are_initialised_as_in_a_new_one():
+def test_missing_weights_of_a_loaded_model_are_initialized_as_in_a_new_one():
     model = tiny_model()
     state = {name: kept for name, kept in model.state_dict().items() if "lora_" not in name and "queries" not in name}
     opened = MiniGPT3DForConditionalGeneration.from_pretrained(None, config=model.config, state_dict=state)

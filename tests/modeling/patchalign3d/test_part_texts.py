@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from hf_any3d import TextBank
 from hf_any3d.evaluation.part_names import SHAPENETPART_NAMES, part_bank
 from hf_any3d.modeling.patchalign3d import clean_label, part_prompts
-from hf_any3d.modeling.text_towers import embed_prompts
+from hf_any3d.modeling.point_encoders.text_towers import embed_prompts
 from tests.modeling.aligned_case import AlignedCase
 from tests.reference.fill import fill
 

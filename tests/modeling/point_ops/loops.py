@@ -47,7 +47,7 @@ def sample_like_the_kernel(cloud, num_samples, min_squared_norm=1e-3):
 
 
 def neighbors_plainly(query, cloud, k):
-    """Nearest neighbours of (queries, 3) in (points, 3), sorted by distance, then by index."""
+    """Nearest neighbors of (queries, 3) in (points, 3), sorted by distance, then by index."""
     return [np.lexsort((np.arange(len(cloud)), _squared_norm(cloud - one)))[:k].tolist() for one in query]
 
 

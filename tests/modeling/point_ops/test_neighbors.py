@@ -1,4 +1,4 @@
-"""Nearest neighbours: every method against the plain loop, ties included."""
+"""Nearest neighbors: every method against the plain loop, ties included."""
 
 import importlib
 

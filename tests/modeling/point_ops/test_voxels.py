@@ -126,7 +126,7 @@ def test_small_terms_are_not_lost_in_half_precision_sums():
     assert out[center].item() == values.grad[center].item() == 256 + 26
 
 
-def test_each_cell_keeps_the_point_nearest_to_its_centre():
+def test_each_cell_keeps_the_point_nearest_to_its_center():
     generator = torch.Generator().manual_seed(3)
     coord = torch.rand(400, 3, generator=generator) - 0.5
     cloud = (torch.arange(400) >= 250).long()

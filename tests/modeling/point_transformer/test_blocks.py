@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from hf_any3d.modeling.point_transformer import PointBlock, PointBlocks
+from hf_any3d.modeling.point_encoders.point_transformer import PointBlock, PointBlocks
 
 
 def config(**changes) -> PreTrainedConfig:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling import kernels
-from hf_any3d.modeling.point_transformer import PatchEncoder
+from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
 
 MODULE = importlib.import_module("hf_any3d.modeling.kernels.pooled_patches")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.point_transformer import Patches, group_patches
+from hf_any3d.modeling.point_encoders.point_transformer import Patches, group_patches
 
 
 def clouds(channels: int = 3) -> torch.Tensor:

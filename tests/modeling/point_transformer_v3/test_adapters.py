@@ -11,15 +11,15 @@ from hf_any3d import (
     PromptTokensConfig,
     SideTuningConfig,
 )
-from hf_any3d.modeling.any2point.guided_adapter import (
+from hf_any3d.modeling.kernels.cells import FlatCells, membership
+from hf_any3d.modeling.point_ops.geometry import GRIDS, FlatGeometry
+from hf_any3d.tuners.guided_adapter.module import (
     CellAttention,
     CellNorm,
     Guidance,
     guided_aggregation,
     guided_aggregation_flat,
 )
-from hf_any3d.modeling.kernels.cells import FlatCells, membership
-from hf_any3d.modeling.point_ops.geometry import GRIDS, FlatGeometry
 from hf_any3d.tuners.targets import layer_stack
 from tests.common.case import spread_weights, varied_clouds
 from tests.tiny_ptv3 import tiny_ptv3

@@ -113,7 +113,7 @@ def test_a_config_with_other_shapes_is_refused_before_weights_are_allocated(
             load(directory)
 
 
-def test_new_heads_and_modules_are_initialised(saved):
+def test_new_heads_and_modules_are_initialized(saved):
     student = saved / "act"
     changed = ActForPointCloudClassification.from_pretrained(
         student, num_labels=7, ignore_mismatched_sizes=True, side_network=True

@@ -17,7 +17,7 @@ def test_the_peak_is_that_of_the_command():
         segmentation_memory.peak_of([sys.executable, "-c", "raise SystemExit(3)"])
 
 
-def test_every_scene_is_labelled_complete_and_large_ones_also_thinned(tmp_path, monkeypatch, capsys):
+def test_every_scene_is_labeled_complete_and_large_ones_also_thinned(tmp_path, monkeypatch, capsys):
     commands = []
     monkeypatch.setattr(segmentation_memory, "peak_of", lambda words: (commands.append(words), (100.0, 1.0))[1])
     monkeypatch.setattr(segmentation_memory, "BLOCK", 64)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.any2point.guided_adapter import (
+from hf_any3d.modeling.point_ops.geometry import Geometry
+from hf_any3d.tuners.guided_adapter.module import (
     CellAttention,
     CellNorm,
     Guidance,
@@ -13,7 +14,6 @@ from hf_any3d.modeling.any2point.guided_adapter import (
     guided_aggregation,
     pool_views,
 )
-from hf_any3d.modeling.point_ops.geometry import Geometry
 from tests.closeness import assert_nearly_equal
 
 BATCH, VIEWS, TOKENS, HIDDEN, WIDTH, HEADS = 2, 3, 7, 8, 6, 2

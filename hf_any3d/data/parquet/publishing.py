@@ -10,10 +10,10 @@ from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, Hf
 from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
 
-from hf_any3d.data.conversion.loading import FORMAT_VERSION
-from hf_any3d.data.conversion.published_dataset import OPEN_LICENCES
-from hf_any3d.data.conversion.shards import SplitStatistics
 from hf_any3d.data.file_conversion import add_preview
+from hf_any3d.data.parquet.loading import FORMAT_VERSION
+from hf_any3d.data.parquet.published_dataset import OPEN_LICENSES
+from hf_any3d.data.parquet.shards import SplitStatistics
 from hf_any3d.markdown import code, inline, literal, one_line, paragraphs
 from hf_any3d.messages import printable
 
@@ -43,9 +43,9 @@ same rows are {call}.
 
 {splits}
 
-{classes}## Licence and source
+{classes}## License and source
 
-{licence}
+{license}
 {homepage}{citation}"""
 
 
@@ -54,7 +54,7 @@ def push_point_dataset(
     repo_id: str,
     *,
     private: bool | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     rights_confirmed: bool = False,
     title: str | None = None,
     token: str | bool | None = None,
@@ -63,17 +63,17 @@ def push_point_dataset(
 ) -> str:
     """Push splits to the hub as Parquet that opens without this package, with a card and `meta/stats.json`.
 
-    The card has the licence, the origin of the data, how to load and cite them, the columns, the sizes of the splits
+    The card has the license, the origin of the data, how to load and cite them, the columns, the sizes of the splits
     and the number of clouds of each class.
 
     Args:
-        splits: rows with a column `points`; description, citation and licence are taken from their `info`, which the
+        splits: rows with a column `points`; description, citation and license are taken from their `info`, which the
             datasets of the catalog fill in.
         repo_id: `owner/name`.
         private: True creates a private repository.
-        licence: the hub's identifier of the licence; None takes the one in `info`, which must be the same for all
+        license: the hub's identifier of the license; None takes the one in `info`, which must be the same for all
             splits.
-        rights_confirmed: True confirms that you may publish these data although the licence in `info` or `licence` is
+        rights_confirmed: True confirms that you may publish these data although the license in `info` or `license` is
             not an open one.
         title: heading of the card; None takes the name of the repository.
         token: hub token; None takes the one of the login.
@@ -84,7 +84,7 @@ def push_point_dataset(
         The address of the dataset.
 
     Raises:
-        ValueError: no column `points`; splits of different licences; a public repository for data whose licence is
+        ValueError: no column `points`; splits of different licenses; a public repository for data whose license is
             unknown or does not allow redistribution.
     """
     if not splits:
@@ -93,16 +93,16 @@ def push_point_dataset(
         if "points" not in rows.column_names or not len(rows):
             raise ValueError(f"split {split} has {len(rows)} rows of {rows.column_names}; expected some with points")
     stated = {str(split): rows.info.license or "" for split, rows in splits.items()}
-    if licence is None and len(set(stated.values())) > 1:
-        raise ValueError(f"the splits have the licences {stated}; expected one licence, or licence= for all")
-    licence = next(iter(stated.values())) if licence is None else licence
-    closed = [some for some in (licence, *filter(None, stated.values())) if some not in OPEN_LICENCES]
+    if license is None and len(set(stated.values())) > 1:
+        raise ValueError(f"the splits have the licenses {stated}; expected one license, or license= for all")
+    license = next(iter(stated.values())) if license is None else license
+    closed = [some for some in (license, *filter(None, stated.values())) if some not in OPEN_LICENSES]
     api = HfApi(token=token)
     if closed and not rights_confirmed and not _stays_private(api, repo_id, private):
-        terms = f"their licence is {closed[0]!r}" if closed[0] else "their licence is not known"
+        terms = f"their license is {closed[0]!r}" if closed[0] else "their license is not known"
         raise ValueError(
             f"{repo_id} would be public, and {terms}. Pass private=True with a repository that is not public, "
-            "licence= with the identifier of an open licence if the data have one, or rights_confirmed=True if you "
+            "license= with the identifier of an open license if the data have one, or rights_confirmed=True if you "
             "may publish them"
         )
     statistics = {str(split): split_statistics(str(split), rows) for split, rows in splits.items()}
@@ -113,10 +113,10 @@ def push_point_dataset(
 
     # The upload has written a card that lists files and columns: keep its metadata, add ours and the text.
     card = DatasetCard.load(repo_id, token=token)  # pyright: ignore[reportArgumentType] - token may be a bool
-    metadata = card_metadata(title, licence, sum(splits.num_rows.values()))
+    metadata = card_metadata(title, license, sum(splits.num_rows.values()))
     for name, value in metadata.to_dict().items():
         setattr(card.data, name, value)
-    card.text = card_text(repo_id, title, splits, licence, statistics)
+    card.text = card_text(repo_id, title, splits, license, statistics)
     described = json.dumps({"format_version": FORMAT_VERSION, "splits": statistics}, indent=1) + "\n"
     files = {"README.md": str(card), "meta/stats.json": described}
     operations = [CommitOperationAdd(name, text.encode()) for name, text in files.items()]
@@ -142,18 +142,18 @@ def split_statistics(split: str, rows: Dataset) -> dict:
     return statistics.as_dict()
 
 
-def card_metadata(title: str, licence: str, num_rows: int) -> DatasetCardData:
-    """Return the metadata at the head of the card; the licence is an identifier of the hub, or terms in words."""
+def card_metadata(title: str, license: str, num_rows: int) -> DatasetCardData:
+    """Return the metadata at the head of the card; the license is an identifier of the hub, or terms in words."""
     data: dict[str, Any] = {"pretty_name": one_line(title), "tags": ["3d", "point-cloud"]}
     data["size_categories"] = [_size_category(num_rows)]
-    if licence in OPEN_LICENCES:
-        return DatasetCardData(license=licence, **data)
-    links = [word for word in one_line(licence, 1000).split() if word.startswith("https://")]
+    if license in OPEN_LICENSES:
+        return DatasetCardData(license=license, **data)
+    links = [word for word in one_line(license, 1000).split() if word.startswith("https://")]
     data |= {"license_link": links[-1]} if links else {}
     return DatasetCardData(license="other", license_name="other", **data)
 
 
-def card_text(repo_id: str, title: str, splits: DatasetDict, licence: str, statistics: Mapping[str, dict]) -> str:
+def card_text(repo_id: str, title: str, splits: DatasetDict, license: str, statistics: Mapping[str, dict]) -> str:
     """Write the card; description, homepage and citation are taken from the `info` of the splits.
 
     `statistics` are those of each split, as `SplitStatistics.as_dict` returns them.
@@ -173,7 +173,7 @@ def card_text(repo_id: str, title: str, splits: DatasetDict, licence: str, stati
         columns=_columns(features),
         splits=_splits(statistics),
         classes=_classes(features, statistics),
-        licence=_with_links(f"{licence[0].upper()}{licence[1:]}") if licence else "The licence is not known.",
+        license=_with_links(f"{license[0].upper()}{license[1:]}") if license else "The license is not known.",
         homepage=f"\nHomepage: {_link(info.homepage)}\n" if info.homepage else "",
         citation=citation,
     )

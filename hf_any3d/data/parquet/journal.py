@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import read_json, write_json
-from hf_any3d.data.conversion.reading import read_lines
+from hf_any3d.data.parquet.reading import read_lines
 from hf_any3d.modeling.file_stamps import file_stamp, sha256_of
 
 logger = logging.getLogger(__name__)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.conversion.published_dataset import SplitSource
 from hf_any3d.data.files import PointCloudFileError, file_errors
 from hf_any3d.data.files.hdf5 import open_hdf5, read_slice
 from hf_any3d.data.files.npy import parse_array
 from hf_any3d.data.files.source import open_source
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, reject_binary
+from hf_any3d.data.parquet.published_dataset import SplitSource
 
 LONGEST_LINE = 1000
 HDF5_ROWS_AT_ONCE = 64

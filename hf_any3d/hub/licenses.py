@@ -1,4 +1,4 @@
-"""Licences of published weights: shown, and those that forbid commercial use asked for."""
+"""Licenses of published weights: shown, and those that forbid commercial use asked for."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from hf_any3d.messages import print_line
 from hf_any3d.modeling.published import System
 
 ACCEPT = "HF_ANY3D_ACCEPT_LICENSE"
-"""Environment variable with the names of repositories whose non-commercial licences are accepted, or `all`."""
+"""Environment variable with the names of repositories whose non-commercial licenses are accepted, or `all`."""
 
 
 def license_text(system: System) -> str:
-    """Return the licences of weights and program in one line."""
+    """Return the licenses of weights and program in one line."""
     text = f"Weights: {system.weights_license} (stated by {system.license_source}); program: {system.code_license}."
-    return text + (" The licence of the weights forbids commercial use." if system.non_commercial else "")
+    return text + (" The license of the weights forbids commercial use." if system.non_commercial else "")
 
 
 def check_license(subject: str, system: System, folder: Path, accept: bool) -> None:
-    """Check that a licence which forbids commercial use was accepted, now or before.
+    """Check that a license which forbids commercial use was accepted, now or before.
 
     Raises:
         ValueError: It was not.
@@ -40,7 +40,7 @@ def check_license(subject: str, system: System, folder: Path, accept: bool) -> N
 
 
 def show_license(subject: str, system: System, folder: Path) -> None:
-    """Print the licences when a repository is opened for the first time on this machine."""
+    """Print the licenses when a repository is opened for the first time on this machine."""
     file = folder / "license.json"
     known = read_json_object(file)
     if known.get("shown") != system.weights_license:

@@ -6,9 +6,9 @@ import yaml
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Mesh, Value, load_dataset
 
 from hf_any3d.data import add_preview, load_point_dataset, push_point_dataset
-from hf_any3d.data.conversion.publishing import _size_category, card_metadata, card_text
-from hf_any3d.data.conversion.shards import SplitStatistics
-from tests.data.conversion.toy import COUNTS, cloud, load_toy, write_tree
+from hf_any3d.data.parquet.publishing import _size_category, card_metadata, card_text
+from hf_any3d.data.parquet.shards import SplitStatistics
+from tests.data.parquet.toy import COUNTS, cloud, load_toy, write_tree
 
 
 @pytest.fixture
@@ -74,42 +74,42 @@ def test_the_snippet_of_the_card_runs_without_this_package(hub, splits, tmp_path
     assert names["row"]["points"].shape == (5, 3)
 
 
-def test_data_without_an_open_licence_are_not_published(hub, splits):
+def test_data_without_an_open_license_are_not_published(hub, splits):
     for private in (None, False):
-        with pytest.raises(ValueError, match="me/toy-public would be public, and their licence is 'other: for tests"):
+        with pytest.raises(ValueError, match="me/toy-public would be public, and their license is 'other: for tests"):
             push_point_dataset(splits, "me/toy-public", private=private)
     push_point_dataset(splits, "me/toy-public", rights_confirmed=True)
     assert head_and_text(hub, "me/toy-public")[0]["license"] == "other"
 
 
 def test_private_does_not_make_a_public_repository_private(hub, splits):
-    push_point_dataset(splits, "me/toy-open", licence="cc-by-4.0", rights_confirmed=True)
+    push_point_dataset(splits, "me/toy-open", license="cc-by-4.0", rights_confirmed=True)
     assert head_and_text(hub, "me/toy-open")[0]["license"] == "cc-by-4.0"
     with pytest.raises(ValueError, match="me/toy-open would be public"):
         push_point_dataset(splits, "me/toy-open", private=True)
 
 
-def test_another_licence_does_not_open_data_whose_terms_are_known(hub, splits):
-    with pytest.raises(ValueError, match="me/toy-mit would be public, and their licence is 'other: for tests"):
-        push_point_dataset(splits, "me/toy-mit", licence="mit")
+def test_another_license_does_not_open_data_whose_terms_are_known(hub, splits):
+    with pytest.raises(ValueError, match="me/toy-mit would be public, and their license is 'other: for tests"):
+        push_point_dataset(splits, "me/toy-mit", license="mit")
     splits["train"].info.license = "mit"
     with pytest.raises(
-        ValueError, match=r"licences \{'train': 'mit', 'test': 'other: for tests.*expected one licence"
+        ValueError, match=r"licenses \{'train': 'mit', 'test': 'other: for tests.*expected one license"
     ):
         push_point_dataset(splits, "me/toy-mit", private=True)
-    with pytest.raises(ValueError, match="me/toy-mit would be public, and their licence is 'other: for tests"):
-        push_point_dataset(splits, "me/toy-mit", licence="mit")
+    with pytest.raises(ValueError, match="me/toy-mit would be public, and their license is 'other: for tests"):
+        push_point_dataset(splits, "me/toy-mit", license="mit")
 
 
-def test_data_of_unknown_licence_need_a_licence(hub, cache_dir):
+def test_data_of_unknown_license_need_a_license(hub, cache_dir):
     shapes = load_point_dataset("shapes", cache_dir=cache_dir)
     for split, rows in shapes.items():
         shapes[split] = rows.select(range(4)).select_columns(["points", "label"])
         assert "CC BY 3.0" in shapes[split].info.license
         shapes[split].info.license = None
-    with pytest.raises(ValueError, match="me/own would be public, and their licence is not known"):
+    with pytest.raises(ValueError, match="me/own would be public, and their license is not known"):
         push_point_dataset(shapes, "me/own")
-    push_point_dataset(shapes, "me/own", licence="cc0-1.0")
+    push_point_dataset(shapes, "me/own", license="cc0-1.0")
     head, text = head_and_text(hub, "me/own")
     assert head["license"] == "cc0-1.0" and "Array2D (1024, 3)" in text
 

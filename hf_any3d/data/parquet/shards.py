@@ -13,9 +13,9 @@ from datasets.arrow_writer import ParquetWriter
 from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import publish, temporary_path, write_error, write_json
-from hf_any3d.data.conversion.journal import ShardChecks, ShardRecord, finished_shards, record_path
-from hf_any3d.data.conversion.published_dataset import SplitSource
 from hf_any3d.data.files import PointCloudError
+from hf_any3d.data.parquet.journal import ShardChecks, ShardRecord, finished_shards, record_path
+from hf_any3d.data.parquet.published_dataset import SplitSource
 from hf_any3d.modeling.file_stamps import sha256_of
 
 T = TypeVar("T")

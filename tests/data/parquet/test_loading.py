@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_any3d.data.conversion import journal, shards
-from tests.data.conversion.toy import COUNTS, cloud, load_toy, write_tree
+from hf_any3d.data.parquet import journal, shards
+from tests.data.parquet.toy import COUNTS, cloud, load_toy, write_tree
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -83,8 +83,8 @@ def test_a_killed_conversion_leaves_no_shard_that_looks_complete(tree, cache_dir
     program = f"""
 import time
 from pathlib import Path
-from hf_any3d.data.conversion import shards
-from tests.data.conversion import toy
+from hf_any3d.data.parquet import shards
+from tests.data.parquet import toy
 shards.SHARD_BYTES = 300
 written = shards.ShardWriter.add
 def slow(shard, row):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from datasets import Array2D, ClassLabel, Features, List, Value
 
-from hf_any3d.data.conversion.shards import checked_row
 from hf_any3d.data.files import PointCloudError
+from hf_any3d.data.parquet.shards import checked_row
 
 FEATURES = Features(
     {

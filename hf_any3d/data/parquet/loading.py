@@ -13,9 +13,9 @@ from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
 
 from hf_any3d.atomic_files import read_json, remove_temporaries, write_error, write_json
-from hf_any3d.data.conversion.journal import ShardChecks, ShardRecord, verify_checksums
-from hf_any3d.data.conversion.published_dataset import PublishedDataset, SplitSource
-from hf_any3d.data.conversion.shards import SplitStatistics, convert_split
+from hf_any3d.data.parquet.journal import ShardChecks, ShardRecord, verify_checksums
+from hf_any3d.data.parquet.published_dataset import PublishedDataset, SplitSource
+from hf_any3d.data.parquet.shards import SplitStatistics, convert_split
 from hf_any3d.modeling.file_stamps import file_stamp
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def load_published(
         streaming: read the Parquet files row by row, without the Arrow copy that random access needs.
 
     Returns:
-        The splits in the order of `sources`, with description, citation, homepage and licence in their `info`.
+        The splits in the order of `sources`, with description, citation, homepage and license in their `info`.
 
     Raises:
         ValueError: a wrong option; another number of clouds than published; a file that cannot be read or has
@@ -112,7 +112,7 @@ def load_published(
         rows.info.description = dataset.description
         rows.info.citation = dataset.citation
         rows.info.homepage = dataset.homepage
-        rows.info.license = str(dataset.licence)
+        rows.info.license = str(dataset.license)
     return splits
 
 

@@ -1,7 +1,10 @@
 """What point encoders share whose features lie in a space of texts: OpenShape, Uni3D and PatchAlign3D."""
 
-from hf_any3d.modeling.aligned_encoders.configuration_aligned_encoders import TEXT_TOWER, AlignedEncoderConfig
-from hf_any3d.modeling.aligned_encoders.modeling_aligned_encoders import (
+from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import (
+    TEXT_TOWER,
+    AlignedEncoderConfig,
+)
+from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import (
     AlignedClassifier,
     AlignedEncoder,
     AlignedEncoderOutput,

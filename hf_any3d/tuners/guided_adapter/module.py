@@ -26,7 +26,7 @@ class Guidance:
     Args:
         scale: Factor of the added term (`coef_pro` of the released programs).
         cell_size: Edge of a cell in the units of the view positions; None for the model's default.
-        voxel_size: Edge of a voxel in the units of the centres.
+        voxel_size: Edge of a voxel in the units of the centers.
         pooling: Pooling of the tokens of a cell: "mean", or "max_mean" for the sum of maximum and mean.
     """
 
@@ -94,7 +94,7 @@ class CellNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(views, hidden_size))
 
     def forward(self, rows: Tensor, members: Membership | FlatCells, gelu: bool = False) -> Tensor:
-        """Normalise `(batch, views, rows, hidden)`, with GELU if requested; rows of empty cells are undefined."""
+        """Normalize `(batch, views, rows, hidden)`, with GELU if requested; rows of empty cells are undefined."""
         own = self.weight.dtype
         if not self.training:
             # In evaluation the norm is one multiplication and one addition for each channel.
@@ -134,7 +134,7 @@ class CellNorm(nn.Module):
         return self.training and type(self) is CellNorm and self.weight.itemsize >= 4 and has_no_hooks(self)
 
     def _normalize(self, rows: Tensor, norm: BatchNorm, gelu: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the normalised rows, mean and variance of the batch, and the number of rows that they are of."""
+        """Return the normalized rows, mean and variance of the batch, and the number of rows that they are of."""
         return (*kernels.cell_norm(rows, *norm, gelu), norm.total)
 
 

@@ -36,10 +36,10 @@ class Patches:
     """Patches of a batch of clouds.
 
     Args:
-        neighborhoods: `(batch, groups, neighbors, channels)`, xyz relative to the centre in the units of the input,
-            further channels unchanged; the nearest point, the centre itself, comes first.
+        neighborhoods: `(batch, groups, neighbors, channels)`, xyz relative to the center in the units of the input,
+            further channels unchanged; the nearest point, the center itself, comes first.
         centers: `(batch, groups, 3)`, in the order in which they were sampled.
-        center_index: `(batch, groups)`, the indices of the centres among the input points.
+        center_index: `(batch, groups)`, the indices of the centers among the input points.
         neighbor_index: `(batch, groups, neighbors)`, the indices of the neighborhoods' points; None if not kept.
     """
 
@@ -63,13 +63,13 @@ class Patches:
 def group_patches(
     points: torch.Tensor, num_groups: int, group_size: int, sampling_min_squared_norm: float | None = None
 ) -> Patches:
-    """Group clouds into patches around centres from farthest point sampling.
+    """Group clouds into patches around centers from farthest point sampling.
 
     Args:
         points: `(batch, points, channels)`, xyz first.
         num_groups: Patches per cloud.
         group_size: Points per patch.
-        sampling_min_squared_norm: Points this close to the origin are never sampled as centres, except for the
+        sampling_min_squared_norm: Points this close to the origin are never sampled as centers, except for the
             first point (released programs: 1e-3, from their CUDA kernel); None samples from all points.
 
     Raises:
@@ -89,11 +89,11 @@ def group_patches(
 
 
 def patches_around(points: torch.Tensor, center_index: torch.Tensor, group_size: int) -> Patches:
-    """Group the nearest points of centres into patches.
+    """Group the nearest points of centers into patches.
 
     Args:
         points: `(batch, points, channels)`, xyz first.
-        center_index: `(batch, groups)`, indices of the centres among the points.
+        center_index: `(batch, groups)`, indices of the centers among the points.
         group_size: Points per patch.
     """
     xyz = points[..., :3].contiguous()
@@ -129,7 +129,7 @@ class PatchEncoder(nn.Module):
     Shape: `(batch, groups, neighbors, in_channels)` to `(batch, groups, width)`.
 
     Args:
-        in_channels: Channels of a point: 3 for xyz, more with colours.
+        in_channels: Channels of a point: 3 for xyz, more with colors.
         width: Channels of a token.
         hidden_widths: Output channels of the first, second and third layer.
         bias: Whether layers before a norm have biases, which the norm cancels.
@@ -370,7 +370,7 @@ class TokenGrids(Geometry):
 
     Any2Point cuts lines and planes into cells because its text and image encoders have their positions there; on a
     line, tokens that are far apart in space share a cell. ACT's tokens have positions in space, so cells are cubes. A
-    single grid separates some neighbours. Of the four, at most one has a wall within an eighth of an edge of a token
+    single grid separates some neighbors. Of the four, at most one has a wall within an eighth of an edge of a token
     along any one axis, so at most three along all axes, and in the remaining one everything within that distance
     shares the token's cell. The grids are the adapter's views: each token weights them by how well its cell agrees
     with its voxel.

@@ -16,8 +16,8 @@ from hf_any3d.modeling.config_checks import (
     Ranges,
     check_numbers,
 )
+from hf_any3d.modeling.point_encoders.text_towers import HYPOTHESIS_TEMPLATES
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, part_property, source_property
-from hf_any3d.modeling.text_towers import HYPOTHESIS_TEMPLATES
 
 _RANGES: Ranges = {
     **dict.fromkeys(("num_groups", "group_size"), TOKENS),

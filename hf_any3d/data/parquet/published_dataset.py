@@ -10,15 +10,15 @@ from datasets import ClassLabel
 
 _Error = TypeVar("_Error", bound=Exception)
 
-OPEN_LICENCES = frozenset(
+OPEN_LICENSES = frozenset(
     "apache-2.0 bsd-2-clause bsd-3-clause cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0 cc-by-sa-3.0 "
     "cc-by-sa-4.0 cc0-1.0 mit odbl odc-by pddl".split()
 )
-"""Licences, by their names on the hub, that allow anybody to redistribute the data."""
+"""Licenses, by their names on the hub, that allow anybody to redistribute the data."""
 
 
 @dataclass(frozen=True)
-class Licence:
+class License:
     """Terms of use.
 
     Attributes:
@@ -43,7 +43,7 @@ class PublishedDataset:
         name: its name in the catalog.
         description: one or two sentences about the content.
         homepage: its authors' page.
-        licence: its terms.
+        license: its terms.
         citation: BibTeX.
         expected_counts: variant -> split -> number of clouds in the published files. A variant or split that is
             missing here has no fixed number.
@@ -56,7 +56,7 @@ class PublishedDataset:
     name: str
     description: str
     homepage: str
-    licence: Licence
+    license: License
     citation: str
     expected_counts: Mapping[str, Mapping[str, int]]
     origin: str

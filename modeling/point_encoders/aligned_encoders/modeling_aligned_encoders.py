@@ -27,7 +27,6 @@ from transformers import PreTrainedModel, initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils import ModelOutput
 
-from hf_any3d.modeling.aligned_encoders.configuration_aligned_encoders import TEXT_TOWER, AlignedEncoderConfig
 from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.layers.forward_contract import (
@@ -42,7 +41,11 @@ from hf_any3d.modeling.layers.tasks import (
     point_loss,
     refuse_problem_type,
 )
-from hf_any3d.modeling.point_transformer import (
+from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import (
+    TEXT_TOWER,
+    AlignedEncoderConfig,
+)
+from hf_any3d.modeling.point_encoders.point_transformer import (
     GRIDS,
     Patches,
     PointAttention,
@@ -51,9 +54,9 @@ from hf_any3d.modeling.point_transformer import (
     TokenGrids,
     TokenPropagation,
 )
-from hf_any3d.modeling.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
-from hf_any3d.modeling.text_towers import TextTower, open_text_tower
-from hf_any3d.modeling.zero_shot import (
+from hf_any3d.modeling.point_encoders.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
+from hf_any3d.modeling.point_encoders.text_towers import TextTower, open_text_tower
+from hf_any3d.modeling.point_encoders.zero_shot import (
     TextFeaturesMixin,
     ZeroShotOutput,
     pair_loss,
@@ -69,15 +72,15 @@ class AlignedEncoderOutput(ModelOutput):
     Args:
         last_hidden_state: `(batch, 1 + groups, hidden)`, the class token first, after the final norm where there is
             one.
-        pooler_output: `(batch, feature_size)`, the feature in the space of texts and images, not normalised.
+        pooler_output: `(batch, feature_size)`, the feature in the space of texts and images, not normalized.
         centers: `(batch, groups, 3)`, positions of the tokens in the units of the input.
-        center_index: `(batch, groups)`, indices of the centres among the input points.
+        center_index: `(batch, groups)`, indices of the centers among the input points.
         layer_outputs: Output of each requested block, `(batch, 1 + groups, hidden)`, before any norm.
         hidden_states: On request, the input of the first block, without positions that each block adds, and the
             output of each block, before any norm: `num_hidden_layers + 1` times `(batch, 1 + groups, hidden)`.
         attentions: On request, the weights of each block, `(batch, heads, 1 + groups, 1 + groups)`; prompts that an
             adapter adds are among the tokens.
-        patch_index: `(batch, groups, group_size)`, indices of the points of each patch, the nearest to its centre
+        patch_index: `(batch, groups, group_size)`, indices of the points of each patch, the nearest to its center
             first; None for encoders that do not return them.
     """
 
@@ -110,7 +113,7 @@ class Tokens(NamedTuple):
 
 
 class AlignedPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
-    """Base class of the aligned encoders and the models around them: initialisation and model card."""
+    """Base class of the aligned encoders and the models around them: initialization and model card."""
 
     _no_split_modules = ["PointBlock"]
     # Only the model that compares clouds with texts has it.

@@ -1,7 +1,7 @@
 import pytest
 
-from hf_any3d.data.conversion.reading import read_lines
 from hf_any3d.data.files import PointCloudFileError
+from hf_any3d.data.parquet.reading import read_lines
 
 
 def test_lines_are_stripped_and_empty_ones_dropped(tmp_path):

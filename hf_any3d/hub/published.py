@@ -5,7 +5,7 @@ Converted models are kept in a cache:
     <owner>--<name>/revisions/<revision>/<size>.json    commit, and checksum of the file there
     <owner>--<name>/<checksum>/                         the converted model
     local/<checksum>/                                   the same, of files given by their paths
-    <owner>--<name>/license.json                        that the licence was shown and, if necessary, accepted
+    <owner>--<name>/license.json                        that the license was shown and, if necessary, accepted
 
 so that a file is converted once, whatever revision it comes from, and models open without a network afterwards. A
 converted model with files that are not as they were written is converted again.
@@ -33,6 +33,8 @@ from transformers.utils import CONFIG_NAME
 
 from hf_any3d.atomic_files import read_json_object, remove_abandoned, temporary_path, write_json, write_text
 from hf_any3d.conversions.programs import recognize
+from hf_any3d.hub.downloads import borrowed_part, download, fetch_part, find_version
+from hf_any3d.hub.licenses import check_license, license_text, show_license
 from hf_any3d.model_card.saving import FILE as CARD, sign_card
 from hf_any3d.modeling.hub_names import similar_path
 from hf_any3d.modeling.pretrained_parts.sources import file_digest
@@ -46,8 +48,6 @@ from hf_any3d.modeling.published import (
     find_published,
     terms_of,
 )
-from hf_any3d.opening.downloads import borrowed_part, download, fetch_part, find_version
-from hf_any3d.opening.licences import check_license, license_text, show_license
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def open_published(
         name: Repository on the hub, such as "OpenShape/openshape-pointbert-vitb32-rgb", or path of the authors' file.
         size: Which of several checkpoints, such as "base". It must be that of the tensors.
         revision: Branch, tag or commit of the repository.
-        accept_license: Accept a licence that forbids commercial use. This is remembered; the environment variable
+        accept_license: Accept a license that forbids commercial use. This is remembered; the environment variable
             `HF_ANY3D_ACCEPT_LICENSE` with names of repositories, or `all`, does the same without being remembered.
         cache_dir: Where to keep converted models and, in `hub` below it, downloads; by default the folder `hf_any3d`
             in `HF_HOME` and the hub's cache.
@@ -88,7 +88,7 @@ def open_published(
         that its conversion gives.
 
     Raises:
-        ValueError: The name is not in the table, the size is missing or wrong, the licence is not accepted, or the
+        ValueError: The name is not in the table, the size is missing or wrong, the license is not accepted, or the
             file is damaged or does not fit.
         FileNotFoundError: There is no such file, revision or repository.
         OSError: The hub cannot be reached, and the cache does not have it.
@@ -291,7 +291,7 @@ def _check_config(original: Path, directory: Path, published: Published, size: s
 
 
 def _record(directory: Path, system: System, source: Mapping[str, Any]) -> None:
-    """Add source and licences to config and card of a converted model."""
+    """Add source and licenses to config and card of a converted model."""
     config = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
     config[RECORD] = {**source, **terms_of(system)}
     write_json(directory / CONFIG_NAME, config)

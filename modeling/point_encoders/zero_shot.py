@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.kernels.joined_batches import gather_rows, is_joined
-from hf_any3d.modeling.text_towers import TextTower, embed_labels
+from hf_any3d.modeling.point_encoders.text_towers import TextTower, embed_labels
 
 # A scale beyond this lets only the hardest pair of a batch count (CLIP, Sec. 2.5).
 LARGEST_SCALE = 100.0

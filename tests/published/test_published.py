@@ -23,11 +23,11 @@ from hf_any3d import (
     MiniGPT3DForConditionalGeneration,
     conversions,
 )
+from hf_any3d.hub import open_published, opened_directory, published_directory
+from hf_any3d.hub.licenses import ACCEPT
+from hf_any3d.hub.published import _OPENED
 from hf_any3d.modeling import published
 from hf_any3d.modeling.published import PUBLISHED, SIZE_MARK, Published, PublishedFile
-from hf_any3d.opening import open_published, opened_directory, published_directory
-from hf_any3d.opening.licences import ACCEPT
-from hf_any3d.opening.published import _OPENED
 from tests.cli.conftest import run
 from tests.conversions.aligned_originals import openshape_flat, openshape_training, patchalign3d, uni3d
 from tests.conversions.minigpt3d_originals import Originals
@@ -118,7 +118,7 @@ def test_a_published_name_opens_in_one_line_and_without_a_network_afterwards(
     before = len(hub.requests)
     again = open_published(NAME)
     assert len(hub.requests) == before
-    assert "Weights:" not in capsys.readouterr().err  # the licence is shown once
+    assert "Weights:" not in capsys.readouterr().err  # the license is shown once
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
@@ -359,7 +359,7 @@ def test_processes_that_open_at_the_same_time_convert_once(published_files, monk
     assert [path.name for path in Path(found[0]).parent.glob("*-v*")] == [Path(found[0]).name]
 
 
-def test_a_licence_that_forbids_commercial_use_is_asked_for_once(published_files, monkeypatch, capsys):
+def test_a_license_that_forbids_commercial_use_is_asked_for_once(published_files, monkeypatch, capsys):
     kept = {"title": "Kept", "non_commercial": True, "weights_license": "CC-BY-NC-4.0"}
     system = published.System(**(vars(published.OPENSHAPE) | kept))
     monkeypatch.setitem(PUBLISHED, NAME, Published(system, PUBLISHED[NAME].files))

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from datasets import Array2D, Features, Value
 
-from hf_any3d.data.conversion import Licence, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.files import read_point_cloud
+from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
 
 COUNTS = {"train": 12, "test": 4}
 
@@ -14,7 +14,7 @@ TOY = PublishedDataset(
     name="toy",
     description="Clouds for tests.",
     homepage="https://example.org/toy",
-    licence=Licence("other", "for tests alone", "https://example.org/terms"),
+    license=License("other", "for tests alone", "https://example.org/terms"),
     citation="@misc{toy}",
     expected_counts={"default": COUNTS},
     origin="Ask at https://example.org/toy",

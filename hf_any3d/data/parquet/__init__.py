@@ -1,0 +1,6 @@
+"""Convert published datasets to Parquet: their descriptions, the conversion, the cache and publishing."""
+
+from hf_any3d.data.parquet.loading import load_published
+from hf_any3d.data.parquet.published_dataset import License, PublishedDataset, SplitSource
+
+__all__ = ["License", "PublishedDataset", "SplitSource", "load_published"]
