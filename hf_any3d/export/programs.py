@@ -165,6 +165,7 @@ def _refuse(model: Exportable) -> None:
         frozen, settings = model, config
     if getattr(frozen, "hf_quantizer", None) is not None:
         raise ValueError("quantization_config: a quantized encoder cannot be exported; load the model without it")
+    assert isinstance(settings, PreTrainedConfig)
     implementation = settings._attn_implementation or "sdpa"
     if implementation not in ("sdpa", "eager"):
         raise ValueError(

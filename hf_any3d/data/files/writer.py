@@ -3,7 +3,7 @@
 import io
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -53,7 +53,7 @@ def point_cloud_bytes(data: PointCloudData, file_type: str = "ply") -> bytes:
 
 
 def _write_npz(file: BinaryIO, data: PointCloudData) -> None:
-    arrays = {name: value for name, value in data.arrays().items() if value is not None}
+    arrays: dict[str, Any] = {name: value for name, value in data.arrays().items() if value is not None}
     np.savez_compressed(file, **arrays)
 
 
