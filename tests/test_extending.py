@@ -407,7 +407,7 @@ def test_an_encoder_family_is_a_call(copy):
     assert copy.printed("encoder_family").split() == ["(2,", "72)", "scale_outputs"]
 
 
-def test_a_head_is_in_three_files(copy):
+def test_a_head_is_in_three_files_and_the_text_of_its_task(copy):
     name = "Any2PointForPointCloudRegression"
     assert copy.printed("head").split("\n")[:3] == [f"{name} 3", "1", name]
 

@@ -120,11 +120,11 @@ def page(names, points, panels, wide=False):
     with gr.Row(elem_id="ask", scale=6, visible=wide):
         for name in tqdm(names[3:], desc="names", leave=False):
             bar.update(5)
-    return names.plot(leave=9)
+    return names.plot(zip(names, points, strict=True), leave=9)
 """
 
 
-def test_numbers_of_limits_layout_and_progress_bars_are_left_alone(tmp_path):
+def test_limits_layout_progress_bars_and_strictness_are_left_alone(tmp_path):
     (tmp_path / "file.py").write_text(PAGES, encoding="utf-8")
     assert [(m.line, m.before, m.text) for m in find_mutants(tmp_path / "file.py", tmp_path)] == [
         (3, "12", "24"),
@@ -135,8 +135,9 @@ def test_numbers_of_limits_layout_and_progress_bars_are_left_alone(tmp_path):
         (9, "2", "3"),
         (10, 'gr.Row(elem_id="ask", scale=6, visible=wide)', "(gr.Row(elem_id='ask', scale=6))"),
         (11, "3", "4"),
-        (13, "return names.plot(leave=9)", "return None"),
-        (13, "names.plot(leave=9)", "(names.plot())"),
+        (13, "return names.plot(zip(names, points, strict=True), leave=9)", "return None"),
+        (13, "names.plot(zip(names, points, strict=True), leave=9)", "(names.plot(zip(names, points, strict=True)))"),
+        (13, "zip(names, points, strict=True)", "(zip(points, names, strict=True))"),
         (13, "9", "18"),
     ]
 

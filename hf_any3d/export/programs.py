@@ -10,6 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from transformers import PreTrainedConfig
 
 from hf_any3d.modeling.any2point import (
     Any2PointForPointCloudClassification,

@@ -102,11 +102,6 @@ def start() -> Any:
 class Executor(Protocol):
     """Runs work on shards of files. Another one is a class like these, and a line in `EXECUTORS`."""
 
-    @property
-    def workers(self) -> Workers:
-        """The number of processes."""
-        ...
-
     def placed(self, device: str | None) -> tuple[Executor, str | None]:
         """Return the executor for work with a model, and the device of the model where `device` is wanted."""
         ...

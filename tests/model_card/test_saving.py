@@ -64,7 +64,7 @@ def check(card: ModelCard, task: str = "point-cloud-classification", base_model:
 class CardTrainer(Trainer):
     """Stock Trainer with the cards of this package."""
 
-    create_model_card = write_trainer_card  # pyright: ignore[reportAssignmentType]
+    create_model_card = write_trainer_card
 
 
 def trainer(model, directory, kind=CardTrainer, **settings) -> Trainer:

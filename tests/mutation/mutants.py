@@ -35,8 +35,8 @@ _AXES = ("dim", "axis", "start_dim", "end_dim")
 _KEYS = ("key", "identity", "stamp", "fingerprint", "signature")
 # What only words an error, a warning or a log line is not worth a test of its own.
 _REPORTING = ("warn", "warning", "warning_once", "info", "debug", "error", "register", "field", "typer.Option")
-# Where there is one device, leaving one out changes nothing.
-_UNSEEN = ("device",)
+# Where there is one device, leaving one out changes nothing; nor does the encoding where UTF-8 is the usual one.
+_UNSEEN = ("device", "encoding")
 # How much is allowed, shown or waited for is a choice: another number of a constant of such a name is as good, and so
 # is whether exactly that much is still allowed. That there is a limit is not: its condition is negated all the same.
 _LIMITS = {"MOST", "MAX", "LONGEST", "LARGEST", "DEEPEST", "SHORTEST", "SHOWN", "SECONDS", "TIMEOUT", "LIMIT"}
@@ -333,9 +333,10 @@ class _Finder(ast.NodeVisitor):
                 if not isinstance(argument, ast.Constant):
                     self.visit(argument)
             return
-        layout = _LAYOUT if _is_component(node) else ()
+        # What zip is strict about never happens: the sequences are as long as each other.
+        ignored = _LAYOUT if _is_component(node) else ("strict",) if ast.unparse(node.func) == "zip" else ()
         for keyword in node.keywords:
-            if keyword.arg not in (None, *_UNSEEN, *layout) and self.depth:
+            if keyword.arg not in (None, *_UNSEEN, *ignored) and self.depth:
                 kept = [other for other in node.keywords if other is not keyword]
                 self._add(node, f"drop {keyword.arg}=", ast.Call(node.func, node.args, kept))
                 self._turn_axis(keyword)
@@ -347,7 +348,7 @@ class _Finder(ast.NodeVisitor):
         swaps = ast.unparse(node.func) not in _UNORDERED
         if swaps and len(node.args) == 2 and all(isinstance(argument, ast.Name) for argument in node.args):
             self._add(node, "swap operands", ast.Call(node.func, node.args[::-1], node.keywords))
-        for part in (node.func, *node.args, *(keyword for keyword in node.keywords if keyword.arg not in layout)):
+        for part in (node.func, *node.args, *(keyword for keyword in node.keywords if keyword.arg not in ignored)):
             self.visit(part)
 
     def visit_Dict(self, node: ast.Dict) -> None:

@@ -114,7 +114,7 @@ def test_the_saved_model_is_the_trained_one_and_its_card_names_the_control(runs,
     text = {
         "shuffled": "with shuffled weights, not the pretrained ones",
         "none": "the tokenizer and head of an Any2Point model without its encoder",
-        "pointnet": "A PointNet reads each point by itself, started from random weights",
+        "pointnet": "keeps the maximum of each feature over the cloud, started from random weights",
     }
     assert text.get(name, "") in card.text
     stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

@@ -32,6 +32,7 @@ def randint(high: int, *shape: int) -> torch.Tensor:
 
 
 MEMBERS, VOXELS = membership(randint(CELLS, CLOUDS, VIEWS, TOKENS), CELLS), membership(randint(6, 2, 1, 10), TOKENS)
+FEW = membership(randint(40, CLOUDS, VIEWS, TOKENS), 40)  # few pairs of tokens share a cell
 OCCUPIED = MEMBERS.occupied.double()
 FLAT = FlatCells(torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0, 0, 4], [1, 1, 0, 2, 0, 1, 1, 3, 2, 2]]))
 COUNT = OCCUPIED.sum(dim=(0, 2)).unsqueeze(-1)
@@ -55,7 +56,7 @@ def blocks_on(features: torch.Tensor, offsets: torch.Tensor) -> tuple:
 # For each operation: tensors to differentiate, and the arguments made from them.
 CASES = {
     "pooled_blocks": ((randn(20, 6),), lambda features: blocks_on(features, randn(9, 6, 3).detach())),
-    "cell_attention": ((randn(CLOUDS, VIEWS, TOKENS, 3 * WIDTH),), lambda qkv: (qkv, MEMBERS, 2, 0.7)),
+    "cell_attention": ((randn(CLOUDS, VIEWS, TOKENS, 3 * WIDTH),), lambda qkv: (qkv, FEW, 2, 0.7)),
     "pair_attention": ((randn(TOKENS, 3 * WIDTH),), lambda qkv: (qkv, FLAT.pairs[1], 2, 0.7)),
     "max_mean_pool": ((randn(CLOUDS, TOKENS, HIDDEN),), lambda tokens: (tokens, VOXELS)),
     "cell_norm": (
