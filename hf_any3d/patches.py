@@ -167,15 +167,8 @@ class PointCloudPeftModel(PeftModel):
             # PEFT would ask the hub whether the base model has another vocabulary, and warn without a network: these
             # models read no words, and an adapter with embeddings would not open.
             save_embedding_layers = False if save_embedding_layers == "auto" else save_embedding_layers
-        super().save_pretrained(
-            save_directory,
-            safe_serialization,
-            selected_adapters,
-            save_embedding_layers,
-            is_main_process,
-            *args,
-            **kwargs,
-        )
+        given = (safe_serialization, selected_adapters, save_embedding_layers, is_main_process, *args)
+        super().save_pretrained(save_directory, *given, **kwargs)
         if not isinstance(model, AdapterLoadingMixin) or not is_main_process:
             return
         model.config.architectures = [type(model).__name__]
@@ -223,11 +216,7 @@ class PointCloudPeftModel(PeftModel):
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def load_adapter(
-        self,
-        model_id: str | os.PathLike,
-        *args: Any,
-        key_mapping: dict[str, str] | None = None,
-        **kwargs: Any,
+        self, model_id: str | os.PathLike, *args: Any, key_mapping: dict[str, str] | None = None, **kwargs: Any
     ) -> Any:
         """Load an adapter as PEFT does, also under earlier names of tensors.
 

@@ -194,7 +194,7 @@ class EarlierNamesMixin:
         if peft_config is None and peft_model_id is not None:
             # Read here: transformers adds the adapter as soon as it has read its settings.
             place = {**(getattr(load_config, "download_kwargs", None) or {}), **(adapter_kwargs or {})}
-            peft_config = PeftConfig.from_pretrained(peft_model_id, **place)
+            peft_config = PeftConfig.from_pretrained(os.fspath(peft_model_id), **place)
             kwargs["download_kwargs"] = place
         if peft_config is not None:
             self.use_todays_names(peft_config)
