@@ -120,7 +120,7 @@ def test_rounded_products_are_rounded():
 @torch.no_grad()
 def test_a_segmentation_model_interpolates_in_full_precision(model_class, mode, monkeypatch):
     """Check the inputs and positions that the head interpolates."""
-    from hf_any3d.modeling import point_transformer
+    from hf_any3d.modeling.point_encoders import point_transformer
     from hf_any3d.modeling.act import ActForSemanticSegmentation
     from hf_any3d.modeling.any2point import modeling_any2point
 
