@@ -120,9 +120,9 @@ def test_rounded_products_are_rounded():
 @torch.no_grad()
 def test_a_segmentation_model_interpolates_in_full_precision(model_class, mode, monkeypatch):
     """Check the inputs and positions that the head interpolates."""
-    from hf_any3d.modeling.point_encoders import point_transformer
     from hf_any3d.modeling.act import ActForSemanticSegmentation
     from hf_any3d.modeling.any2point import modeling_any2point
+    from hf_any3d.modeling.point_encoders import point_transformer
 
     module = modeling_any2point if model_class == "Any2Point" else point_transformer
     model = tiny_scene_model() if model_class == "Any2Point" else tiny_act(ActForSemanticSegmentation)
