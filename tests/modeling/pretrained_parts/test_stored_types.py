@@ -4,9 +4,10 @@ import os
 
 import pytest
 import torch
+import transformers
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, pipeline
+from transformers import AutoModel
 
 from hf_any3d import (
     ActForPointCloudClassification,
@@ -36,7 +37,7 @@ def doors(folder):
     return {
         "auto class": lambda: AutoModel.from_pretrained(folder),
         "own class": lambda: Any2PointForPointCloudClassification.from_pretrained(folder),
-        "pipeline": lambda: pipeline("point-cloud-classification", model=str(folder)),
+        "pipeline": lambda: transformers.pipeline("point-cloud-classification", model=str(folder)),
         "PeftModel": lambda: PeftModel.from_pretrained(tiny_model(), folder),
     }
 
