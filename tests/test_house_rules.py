@@ -1,6 +1,7 @@
 """Rules that the whole source keeps: who may import whom, nothing unpickled, no file too long to read."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,22 @@ _EXCEPTIONS = {
     f"modeling/kernels/triton/{name}.py": {"triton"}
     for name in ("farthest_point_sample", "knn", "pooled_patches", "submanifold_convolution")
 }
+
+
+# Stems of spellings that are not American. Stored runs of the released programs have keys of their own.
+_OTHER_SPELLING = re.compile(
+    r"colour|centre[sd]?$|licenc|honour|favour|behaviour|neighbour|catalogue|labelled|labelling|modelled|"
+    r"modelling|metres?$|(?:normal|initial|optim|recogn|synchron|serial|general|summar|minim|maxim|quant)is[aei]",
+    re.IGNORECASE,
+)
+_STORED_KEYS = {
+    *("features_with_colour", "features_without_colour", "point_labels_nearest_centred"),
+    *("normalised_first_rows", "normalised_mean_abs", "normalised_max_norm"),
+}
+
+
+def other_spellings(text: str) -> set[str]:
+    return {word for word in set(re.findall(r"\w+", text)) - _STORED_KEYS if _OTHER_SPELLING.search(word)}
 
 
 def files_of(*folders: str) -> list[Path]:
@@ -114,6 +131,14 @@ def test_rules_see_what_they_forbid():
     for unsafe in ("torch.load(f)", "torch.load(f, weights_only=False)", "np.load(f, allow_pickle=True)"):
         assert len(unsafe_calls(unsafe)) == 1
     assert unsafe_calls("torch.load(f, weights_only=True); np.load(f, allow_pickle=False)") == []
+
+
+@pytest.mark.parametrize("folder", ("conversions", "docs", "examples", "hf_any3d", "modeling", "studies", "tests"))
+def test_words_have_the_american_spelling(folder):
+    files = [file for ending in ("*.py", "*.md") for file in (ROOT / folder).rglob(ending)]
+    found = {relative(file): other_spellings(file.read_text(encoding="utf-8")) for file in files}
+    assert {name: words for name, words in found.items() if words and name != "tests/test_house_rules.py"} == {}
+    assert other_spellings("Centred colours of neighbours") == {"Centred", "colours", "neighbours"}
 
 
 @pytest.mark.parametrize("file", files_of("hf_any3d/cli"), ids=relative)
