@@ -21,7 +21,7 @@ GPU_ARGS ?=
 PYTEST_WORKERS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 # Tests of what is run now and then: fuzzing, interruptions, mutation, releases, benchmarks, studies.
-TOOL_TESTS := $(addprefix tests/,fuzz faults scale test_mutation.py test_packaging.py studies)
+TOOL_TESTS := $(addprefix tests/,fuzz faults many_files test_mutation.py test_packaging.py studies)
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
