@@ -38,10 +38,10 @@ from hf_any3d.training.arguments import (
     parse_arguments,
 )
 from hf_any3d.training.models import PARTS_BY_NAME, PointModelArguments, build_model, text_tower_of
+from hf_any3d.training.norm_statistics import refresh_norm_statistics
 from hf_any3d.training.rows import training_transform
 from hf_any3d.training.segmentation_rows import CropRows
 from hf_any3d.training.tasks import Task, find_task
-from hf_any3d.training.trainer import refresh_norm_statistics
 
 logger = logging.getLogger(__name__)
 # Training rows of held-out categories.

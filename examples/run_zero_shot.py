@@ -39,9 +39,9 @@ from hf_any3d.training.arguments import (
     parse_arguments,
 )
 from hf_any3d.training.models import ZERO_SHOT, PointModelArguments, build_model, text_tower_of
+from hf_any3d.training.norm_statistics import refresh_norm_statistics
 from hf_any3d.training.rows import training_transform
 from hf_any3d.training.text_rows import CAPTION_TEMPLATES, CaptionedDataset, caption_texts, readable
-from hf_any3d.training.trainer import refresh_norm_statistics
 
 logger = logging.getLogger(__name__)
 # Training rows of held-out classes.

@@ -1,4 +1,4 @@
-"""Whether a file is the one that it was: without reading it, for all caches of what was read, and by its content."""
+"""Tell whether a file has changed: by its stamp, without reading it, or by its content."""
 
 import hashlib
 import os

@@ -4,20 +4,19 @@ import inspect
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 import torch
-from accelerate.utils import send_to_device
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, TrainOutput, rotate_checkpoints
 
@@ -27,7 +26,6 @@ from hf_any3d.model_card import write_trainer_card
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.any2point import PointIndexer
 from hf_any3d.modeling.card_info import CardMixin
-from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.kernels.joined_batches import joined_batches
 from hf_any3d.modeling.layers.heads import ClassToken
 from hf_any3d.training.arguments import PointTrainingArguments
@@ -49,121 +47,8 @@ from hf_any3d.training.processes import (
     keep_out_of_ddp,
 )
 from hf_any3d.training.rows import StreamedRows
-from hf_any3d.tuners.guided_adapter.module import CellNorm
-
-Norm = nn.modules.batchnorm._BatchNorm | CellNorm
-
-
-@torch.no_grad()
-def refresh_norm_statistics(trainer: Trainer) -> int:
-    """Recompute the running statistics of a model's batch norms on its training rows, with its final weights.
-
-    Running statistics start at zero and one and lag behind the weights: after a hundred steps a trained model can fail
-    in eval mode. This runs one pass over the training rows in train mode.
-
-    Norms that the pass does not use keep their statistics: those of a frozen encoder, of a point transformer with
-    adapters, of inactive adapters, and originals of modules that PEFT trains as copies.
-
-    Args:
-        trainer: The trainer, after `train()`; its seed shuffles the rows.
-
-    Returns:
-        The number of recomputed norms.
-    """
-    model, rows = trainer.model, trainer.train_dataset
-    assert model is not None and isinstance(rows, Sized)
-    # vars, not getattr: adapters forward unknown attributes to the wrapped layer.
-    norms = [module for module in model.modules() if _keeps_statistics(module) and FROZEN not in vars(module)]
-    if not norms:
-        return 0
-    processes = trainer.args.world_size if getattr(trainer.args, "join_batches", False) else 1
-    # Of several processes, each takes its part of every batch.
-    size = min(trainer.args.train_batch_size, len(rows) // processes) * processes
-    generator = torch.Generator().manual_seed(trainer.args.seed)
-    dataset, collate = cast(Dataset, rows), trainer.data_collator
-    batches = DataLoader(
-        dataset, batch_size=size, shuffle=True, drop_last=True, collate_fn=collate, generator=generator
-    )
-    if processes > 1:
-        assert batches.batch_sampler is not None
-        shares = _Shares(batches.batch_sampler, trainer.args.process_index, processes)
-        batches = DataLoader(dataset, batch_sampler=shares, collate_fn=collate, generator=generator)
-    was_training = model.training
-    model.train()
-    try:
-        with joining_norms(model, processes > 1), _averaging_over_batches(norms) as measured:
-            for batch in batches:
-                model(**send_to_device(batch, trainer.args.device))
-    finally:
-        model.train(was_training)
-    return len(measured)
-
-
-class _Shares(Sampler[list[int]]):
-    """The part of one process of every batch."""
-
-    def __init__(self, batches: Iterable[list[int]], rank: int, processes: int):
-        self.batches, self.rank, self.processes = batches, rank, processes
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (batch[self.rank :: self.processes] for batch in self.batches)
-
-
-def _keeps_statistics(module: nn.Module) -> TypeGuard[Norm]:
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return module.track_running_stats
-    return isinstance(module, CellNorm)
-
-
-@contextmanager
-def _averaging_over_batches(norms: Sequence[Norm]) -> Iterator[set[nn.Module]]:
-    """Let norms compute plain means over batches; norms that get no batch keep their statistics.
-
-    Yields the set of norms that got a batch, complete after the block.
-    """
-    measured: set[nn.Module] = set()
-    kept = {norm: ([buffer.clone() for buffer in norm.buffers()], norm.momentum) for norm in norms}
-    hooks = []
-    for norm in norms:
-        if isinstance(norm, CellNorm):
-            norm.running_mean.zero_()
-            norm.running_var.fill_(1)
-            hooks.append(norm.register_forward_pre_hook(_AverageBatches(measured)))
-        else:
-            norm.reset_running_stats()
-            norm.momentum = None  # plain mean over batches; fused kernels do not bypass such a norm
-    try:
-        yield measured
-        measured.update(n for n in norms if not isinstance(n, CellNorm) and n.num_batches_tracked)
-    except BaseException:
-        measured.clear()  # an incomplete pass changes nothing
-        raise
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for norm, (buffers, momentum) in kept.items():
-            if momentum is not None:
-                norm.momentum = momentum
-            for buffer, before in zip(norm.buffers(), buffers, strict=True):
-                if norm not in measured:
-                    buffer.copy_(before)
-
-
-class _AverageBatches:
-    """Set the momentum of a `CellNorm` so that its statistics are plain means over batches."""
-
-    def __init__(self, measured: set[nn.Module]):
-        self.measured, self.batches = measured, 0
-
-    def __call__(self, norm: CellNorm, inputs: tuple) -> None:
-        if norm.training:
-            self.batches += 1
-            norm.momentum = 1 / self.batches
-            self.measured.add(norm)
-
 
 logger = logging.getLogger(__name__)
-
 # Files that `_save` writes.
 _MODEL_FILES = (
     "metrics.json",

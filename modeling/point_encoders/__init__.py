@@ -1,1 +1,1 @@
-"""What several models of points share: blocks and heads, text towers, comparison with texts."""
+"""Modules shared by several point models: transformer blocks, heads, text towers, zero-shot comparison."""

@@ -10,7 +10,7 @@ from transformers import default_data_collator
 
 from hf_any3d import ActForPointCloudClassification, GuidedAdapterConfig
 from hf_any3d.modeling.encoders import freeze
-from hf_any3d.training.trainer import refresh_norm_statistics
+from hf_any3d.training.norm_statistics import refresh_norm_statistics
 from hf_any3d.tuners.guided_adapter.module import CellNorm
 from tests.tiny_act import clouds as act_clouds, tiny_act
 from tests.tiny_autoencoders import tiny_autoencoder

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def up_axis_of(name: str) -> str | None:
-    """Return the axis that points up in a dataset of the registry whose module says so, else None."""
+    """Return the up axis of a dataset of the registry, or None if its module names none."""
     return getattr(import_module(f".{name}", __package__), "UP_AXIS", None) if name in DATASETS else None
 
 

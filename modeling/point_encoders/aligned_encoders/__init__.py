@@ -1,4 +1,4 @@
-"""What point encoders share whose features lie in a space of texts: OpenShape, Uni3D and PatchAlign3D."""
+"""Shared classes of point encoders that are aligned with text: OpenShape, Uni3D and PatchAlign3D."""
 
 from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import (
     TEXT_TOWER,
