@@ -20,7 +20,8 @@ if "huggingface_hub" in sys.modules:
 _hub = LocalHub()
 _home = tempfile.mkdtemp(prefix="hf-any3d-tests-")
 for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))]:
-    del os.environ[_name]
+    if not _name.startswith("HF_ANY3D_"):  # those choose what the tests do
+        del os.environ[_name]
 os.environ.update(
     HF_ENDPOINT=_hub.url,
     HF_HOME=_home,

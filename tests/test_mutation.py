@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -197,6 +198,16 @@ def test_a_recording_holds_as_long_as_the_file_of_the_test_is_the_same(tmp_path)
     (tmp_path / "recording.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert known_rows(tmp_path / "recording.jsonl") == rows[:1]
     assert known_rows(tmp_path / "none.jsonl") == []
+
+
+def test_a_recording_has_the_functions_that_each_test_enters(tmp_path):
+    test = "tests/test_messages.py::test_line_breaks_are_kept_on_request"
+    command = [sys.executable, "-m", "pytest", "-p", "tests.mutation.recording", "-p", "no:cacheprovider", test]
+    environment = os.environ | {"HF_ANY3D_RECORDING": str(tmp_path)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
+    (row,) = [json.loads(line) for file in tmp_path.iterdir() for line in file.read_text().splitlines()]
+    assert row["test"] == test and row["passed"]
+    assert any(name.startswith("hf_any3d/messages.py::") for name in row["entered"])
 
 
 def test_a_change_that_a_test_notices_is_killed_and_one_that_none_enters_is_untested(tmp_path):
