@@ -14,8 +14,8 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+from hf_any3d.research.series import SUMMARY, run_folds
 from hf_any3d.training.program import run_program
-from hf_any3d.training.series import SUMMARY, run_folds
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

@@ -197,6 +197,11 @@ MODEL_TYPES = {
 
 # What the labels of a dataset's rows belong to.
 LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_TEXTS = "clouds", "points", "texts"
+GENERATED = {
+    "parts": LABELED_POINTS,  # objects assembled in code, each point with its part
+    "rooms": LABELED_POINTS,  # rooms composed of the embedded shapes, each point with its object's class
+}
+"""Module of `hf_any3d.research.generated` -> kind of its labels; for the rest like `DATASETS`, which has them too."""
 DATASETS: dict[str, str | None] = {
     "folder": LABELED_CLOUDS,  # a folder of point files and meshes, label = folder name
     "modelnet40": LABELED_CLOUDS,  # CAD models of 40 classes
@@ -204,8 +209,7 @@ DATASETS: dict[str, str | None] = {
     "modelnet40_generative": LABELED_WITH_TEXTS,  # its test set with questions for language models
     "objaverse_captions": LABELED_WITH_TEXTS,  # colored objects with captions and conversations
     "parquet": None,  # local Parquet files with a column of points; their columns tell
-    "parts": LABELED_POINTS,  # objects assembled in code, each point with its part
-    "rooms": LABELED_POINTS,  # rooms composed of the embedded shapes, each point with its object's class
+    **GENERATED,
     "s3dis": LABELED_POINTS,  # scanned rooms of six areas, each point with one of 13 classes
     "scanobjectnn": LABELED_CLOUDS,  # objects cut out of scans of real rooms, 15 classes
     "shapenet55": LABELED_CLOUDS,  # models of 55 categories, to pretrain on

@@ -11,7 +11,8 @@ from transformers import PreTrainedConfig
 
 import hf_any3d
 from hf_any3d.modeling import minigpt3d
-from hf_any3d.training import arguments, minigpt3d_stages, models, pretraining
+from hf_any3d.research import minigpt3d_stages
+from hf_any3d.training import arguments, models, pretraining
 
 # Intended changes of defaults are made here too; values come from the paper or the released program.
 STORED = json.loads(Path(__file__).with_name("defaults.json").read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from hf_any3d.data.catalog import dataset_module
 from hf_any3d.data.parquet import License, PublishedDataset
 from hf_any3d.modeling.encoders import composite_checkpoints, encoder_families, refused_encoders
 from hf_any3d.modeling.published import PUBLISHED, SIZE_MARK
@@ -139,7 +140,7 @@ def licenses_page() -> str:
     lines += ["counts: [published datasets](datasets.md).", ""]
     rows = []
     for name in DATASETS:
-        described = importlib.import_module(f"hf_any3d.data.catalog.{name}")
+        described = dataset_module(name)
         dataset: PublishedDataset | None = getattr(described, "DATASET", None)
         license: License | None = dataset.license if dataset else getattr(described, "LICENSE", None)
         terms = "yours"

@@ -47,7 +47,7 @@ app.add_typer(data, name="data")
 for command in (export, push, space, info, demo, serve):
     app.command()(command)
 for command in (reproduce, sweep):
-    app.command(context_settings=MORE_ARGUMENTS)(command)
+    app.command(context_settings=MORE_ARGUMENTS, rich_help_panel="Research")(command)
 
 
 @app.callback(invoke_without_command=True)

@@ -206,7 +206,7 @@ def _figure(name: str, value: float) -> str:
 
 
 def _write_robustness(report: dict[str, Any], folder: Path, is_quiet: bool) -> None:
-    from hf_any3d.evaluation.robustness import robustness_table, write_robustness
+    from hf_any3d.research.robustness import robustness_table, write_robustness
 
     written, remarks = write_robustness(report, folder)
     if not is_quiet:
@@ -240,7 +240,7 @@ def _evaluate(
     from hf_any3d.training.arguments import DataArguments, parse_arguments
     from hf_any3d.training.program import load_splits
     from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
-    from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings, evaluate_robustness
+    from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings
 
     register()
     data, protocol = parse_arguments((DataArguments, ProtocolArguments), arguments, others_in_file=True)
@@ -270,6 +270,8 @@ def _evaluate(
     metrics, by_class = EVALUATIONS[command](model, rows, split, settings)
 
     def judge(folder: Path) -> dict[str, Any]:
+        from hf_any3d.research.robustness import evaluate_robustness
+
         return evaluate_robustness(model, rows, split, settings, metrics[split], folder)
 
     return metrics, by_class, judge

@@ -49,7 +49,7 @@ def reproduce(
     Plain and voted results are listed apart. Interrupted tables resume. Further arguments go to the training program
     and are listed as changes, such as --per_device_train_batch_size 16.
     """
-    from hf_any3d.training.series import find_examples, published_tables, reproduce
+    from hf_any3d.research.series import find_examples, published_tables, reproduce
 
     table, further = _split_words(words, context)
     folder = find_examples(examples)
@@ -106,7 +106,7 @@ def sweep(
     Interrupted sweeps resume, and may be extended by seeds and values. Further arguments go to the training program,
     such as --num_train_epochs 20.
     """
-    from hf_any3d.training import series
+    from hf_any3d.research import series
 
     recipe, further = _split_words(words, context)
     if recipe is not None and not recipe.endswith((".yaml", ".yml", ".json")):

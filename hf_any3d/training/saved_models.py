@@ -1,11 +1,9 @@
 """Evaluate saved models on labeled clouds, as `hf-any3d evaluate` does."""
 
-import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset
@@ -30,7 +28,6 @@ from hf_any3d.evaluation.reconstruction import (
     evaluate_reconstruction,
     ignored_outputs,
 )
-from hf_any3d.evaluation.robustness import NAME, robustness_report
 from hf_any3d.evaluation.segmentation import evaluate_segmentation
 from hf_any3d.evaluation.zero_shot import evaluate_class_names
 from hf_any3d.messages import model_errors
@@ -83,50 +80,13 @@ def evaluate_classifier(
     Raises:
         ValueError: If the classes are not the model's.
     """
-    with _evaluator(model_name, rows, split, settings, hub) as (trainer, processor, classes):
+    with classifier_trainer(model_name, rows, split, settings, hub) as (trainer, processor, classes):
         scores = evaluate_splits(trainer, {split: evaluation_rows(rows, processor)}, classes)
         if settings.protocol.voting:
             voters = voting_rows(rows, processor, settings.data, settings.protocol, settings.seed)
             votes = evaluate_by_voting(trainer, {split: voters}, classes, settings.protocol.voting)
             scores = ({**scores[0], **votes[0]}, {**scores[1], **votes[1]})
     return scores
-
-
-def evaluate_robustness(
-    model_name: str,
-    rows: Dataset,
-    split: str,
-    settings: EvaluationSettings,
-    clean: Mapping[str, float],
-    folder: str | os.PathLike,
-    **hub: Any,
-) -> dict[str, Any]:
-    """Evaluate a saved classifier on corrupted, sparse, rotated and colorless clouds; see `robustness_report`.
-
-    Args:
-        model_name: Directory or hub name.
-        rows: The clouds, with `label`.
-        split: Name of the split in the report.
-        settings: Batch size and seed.
-        clean: Metrics of `evaluate_classifier` on the same rows.
-        folder: Directory for robustness.json, which an interrupted evaluation resumes from.
-        **hub: `revision`, `token` and the like.
-
-    Returns:
-        The report.
-
-    Raises:
-        ValueError: If the classes are not the model's.
-    """
-    with _evaluator(model_name, rows, split, settings, hub) as (trainer, processor, _):
-        about = {
-            "model": model_name,
-            "dataset": settings.data.train_file or settings.data.dataset_name,
-            "options": settings.data.dataset_options,
-            "split": split,
-        }
-        path = Path(folder) / f"{NAME}.json"
-        return robustness_report(trainer, rows, processor, clean, about=about, seed=settings.seed, path=path)
 
 
 def evaluate_segmenter(
@@ -242,10 +202,24 @@ EVALUATIONS: dict[str, Callable[..., Judgment]] = {
 
 
 @contextmanager
-def _evaluator(
+def classifier_trainer(
     model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, hub: dict[str, Any]
 ) -> Iterator[tuple[PointTrainer, PointCloudProcessor, list[str]]]:
-    """Yield a trainer with a classifier, its processor, and its classes, which must be those of the rows."""
+    """Open a saved classifier to evaluate it.
+
+    Args:
+        model_name: Directory or hub name.
+        rows: The clouds, with `label`.
+        split: Their name, for errors.
+        settings: Batch size and seed.
+        hub: `revision`, `token` and the like.
+
+    Yields:
+        A trainer that writes nothing that stays, the processor, and the names of the classes.
+
+    Raises:
+        ValueError: If the classes are not the model's.
+    """
     model, processor = _open(AutoModelForPointCloudClassification, model_name, hub)
     classes = _classes(model)
     _check_names(split, "the classes", rows.features.get("label"), classes)

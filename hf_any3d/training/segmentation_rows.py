@@ -1,6 +1,6 @@
 """Rows for segmentation: crops and blocks of labeled clouds as model inputs, and a class-weighted loss."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -207,3 +207,22 @@ class WeightedPointLoss:
             logits, labels.flatten(), self.weights.to(logits.device), ignore_index=IGNORED, reduction="sum"
         )
         return total / ((labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+def parts_of_categories(parts: Sequence[str], categories: Sequence[str]) -> list[list[int]] | None:
+    """Find the parts of each category by names such as "chair back".
+
+    Args:
+        parts: names of the parts of all categories, in the order of their labels.
+        categories: names of the categories.
+
+    Returns:
+        The labels of each category's parts; None if a name starts with no category, or a category has no parts.
+    """
+    found: list[list[int]] = [[] for _ in categories]
+    for number, part in enumerate(parts):
+        owners = [category for category in categories if part.startswith(f"{category} ")]
+        if not owners:
+            return None
+        found[categories.index(max(owners, key=len))].append(number)
+    return found if all(found) else None

@@ -15,7 +15,6 @@ from torch import nn
 from transformers import default_data_collator
 
 from hf_any3d.data import PointCloudCollator
-from hf_any3d.data.catalog.parts import parts_of_categories
 from hf_any3d.evaluation.classification import compute_classification_metrics, evaluate_by_voting, evaluate_splits
 from hf_any3d.evaluation.segmentation import (
     ComputePartMetrics,
@@ -36,7 +35,13 @@ from hf_any3d.training.protocol import (
     voting_rows,
 )
 from hf_any3d.training.rows import evaluation_rows, training_rows, training_transform
-from hf_any3d.training.segmentation_rows import BlockRows, CropRows, WeightedPointLoss, class_weights
+from hf_any3d.training.segmentation_rows import (
+    BlockRows,
+    CropRows,
+    WeightedPointLoss,
+    class_weights,
+    parts_of_categories,
+)
 from hf_any3d.training.trainer import PointTrainer
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import yaml
 from typer.testing import CliRunner
 
 from hf_any3d.cli import app
-from hf_any3d.training import series
+from hf_any3d.research import series
 from tests.tiny_encoders import saved_encoder
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
 
-from hf_any3d.training.minigpt3d_stages import StageTrainer, StageTrainingArguments
+from hf_any3d.research.minigpt3d_stages import StageTrainer, StageTrainingArguments
 from hf_any3d.training.schedules import EpochCosine, ScheduledArguments, StepCosine
 
 

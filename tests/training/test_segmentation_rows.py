@@ -11,7 +11,13 @@ from transformers.modeling_outputs import TokenClassifierOutput
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.training.rows import training_transform
-from hf_any3d.training.segmentation_rows import BlockRows, CropRows, WeightedPointLoss, class_weights
+from hf_any3d.training.segmentation_rows import (
+    BlockRows,
+    CropRows,
+    WeightedPointLoss,
+    class_weights,
+    parts_of_categories,
+)
 
 LABELS = [np.array([0, 0, 0, 1, -100]), np.array([0, 0, 0, 1])]  # six of class 0, two of class 1, none of class 2
 
@@ -142,3 +148,11 @@ def test_each_vote_divides_clouds_differently(dataset):
     assert not np.array_equal(np.stack(first[own : 2 * own]), np.stack(first[:own]))
     with pytest.raises(ValueError, match="votes is 0"):
         BlockRows(dataset, processor(), votes=0)
+
+
+def test_categories_are_found_by_the_names_of_parts():
+    categories = ["table", "table lamp"]
+    assert parts_of_categories(["table top", "table lamp shade", "table legs"], categories) == [[0, 2], [1]]
+    assert parts_of_categories(["table top", "shade"], categories) is None
+    assert parts_of_categories(["table top", "table legs"], categories) is None
+    assert parts_of_categories(["tabletop"], ["table"]) is None

@@ -4,18 +4,25 @@
 
 import os
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hf_any3d.modeling.hub_names import check_repository_name
-from hf_any3d.registry import DATASETS
+from hf_any3d.registry import DATASETS, GENERATED
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
 
 
+def dataset_module(name: str) -> ModuleType:
+    """Import the module of a dataset of the registry."""
+    # By its name, since generated data belong to a later row of the architecture.
+    return import_module(f"hf_any3d.research.generated.{name}" if name in GENERATED else f"{__name__}.{name}")
+
+
 def up_axis_of(name: str) -> str | None:
     """Return the up axis of a dataset of the registry, or None if its module names none."""
-    return getattr(import_module(f".{name}", __package__), "UP_AXIS", None) if name in DATASETS else None
+    return getattr(dataset_module(name), "UP_AXIS", None) if name in DATASETS else None
 
 
 @overload
@@ -66,7 +73,7 @@ def load_point_dataset(
         check_repository_name(name, options.get("revision"), kind="dataset")
         splits = load_dataset(name, data_dir=None if data_dir is None else os.fspath(data_dir), **options)
     elif name in DATASETS:
-        module = import_module(f"{__name__}.{name}")
+        module = dataset_module(name)
         splits = module.load(data_dir, **options)
         # Files in a folder of the caller may be others than ours.
         if data_dir is None and hasattr(module, "LICENSE"):

@@ -1,17 +1,17 @@
 """Tests of every published dataset of the catalog."""
 
 import inspect
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hf_any3d import load_point_dataset
+from hf_any3d.data.catalog import dataset_module
 from hf_any3d.data.parquet.published_dataset import OPEN_LICENSES
 from hf_any3d.registry import DATASETS as NAMES
 
-MODULES = {name: import_module(f"hf_any3d.data.catalog.{name}") for name in NAMES}
+MODULES = {name: dataset_module(name) for name in NAMES}
 DATASETS = {name: module for name, module in MODULES.items() if hasattr(module, "DATASET")}
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "datasets.md"
 

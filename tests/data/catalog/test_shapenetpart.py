@@ -6,7 +6,7 @@ from datasets import Array2D, Value
 
 from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import shapenetpart
-from hf_any3d.data.catalog.parts import parts_of_categories
+from hf_any3d.training.segmentation_rows import parts_of_categories
 from tests.data.catalog.shapenet_trees import OBJECTS, part_table, write_shapenetpart
 
 

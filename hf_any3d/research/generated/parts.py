@@ -55,7 +55,7 @@ def load(
         validation_objects: objects of the validation split.
         test_objects: objects of the test split.
         num_points: points of an object.
-        categories: some of `hf_any3d.data.catalog.parts.CATEGORIES`; None takes all.
+        categories: some of `hf_any3d.research.generated.parts.CATEGORIES`; None takes all.
         seed: seed of proportions and points.
 
     Raises:
@@ -87,25 +87,6 @@ def load(
 def part_names(categories: Sequence[str]) -> list[str]:
     """Return the names of the parts of several categories, such as "chair back", in the order of their labels."""
     return [f"{category} {part}" for category in categories for part in PARTS[category]]
-
-
-def parts_of_categories(parts: Sequence[str], categories: Sequence[str]) -> list[list[int]] | None:
-    """Find the parts of each category by names such as "chair back".
-
-    Args:
-        parts: names of the parts of all categories, in the order of their labels.
-        categories: names of the categories.
-
-    Returns:
-        The labels of each category's parts; None if a name starts with no category, or a category has no parts.
-    """
-    found: list[list[int]] = [[] for _ in categories]
-    for number, part in enumerate(parts):
-        owners = [category for category in categories if part.startswith(f"{category} ")]
-        if not owners:
-            return None
-        found[categories.index(max(owners, key=len))].append(number)
-    return found if all(found) else None
 
 
 def assemble(

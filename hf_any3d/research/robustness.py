@@ -1,7 +1,7 @@
 """Robustness of classifiers: accuracy on corrupted, sparse, rotated and colorless copies of labeled clouds.
 
-The corruptions are those of `hf_any3d.data.corruptions`. They are made from the evaluated clouds, so the figures are
-not those of ModelNet40-C's published files.
+The corruptions are those of `hf_any3d.research.corruptions`. They are made from the evaluated clouds, so the figures
+are not those of ModelNet40-C's published files.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from scipy.spatial.transform import Rotation
 from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import atomic_write, read_json, write_json, write_text
-from hf_any3d.data.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt, rotation_matrix
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.point_arrays import resample_index
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.markdown import inline
 from hf_any3d.model_card.saving import FILE as CARD, add_section
 from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.research.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt, rotation_matrix
+from hf_any3d.training.saved_models import EvaluationSettings, classifier_trainer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -142,6 +143,43 @@ class ConditionRows(torch.utils.data.Dataset):
 
     def _process(self, cloud: Any, num_points: int | None = None) -> np.ndarray:
         return self.processor(cloud, num_points=num_points, seed=self.seed, return_tensors="np")["points"][0]
+
+
+def evaluate_robustness(
+    model_name: str,
+    rows: Dataset,
+    split: str,
+    settings: EvaluationSettings,
+    clean: Mapping[str, float],
+    folder: str | os.PathLike,
+    **hub: Any,
+) -> dict[str, Any]:
+    """Evaluate a saved classifier on corrupted, sparse, rotated and colorless clouds; see `robustness_report`.
+
+    Args:
+        model_name: Directory or hub name.
+        rows: The clouds, with `label`.
+        split: Name of the split in the report.
+        settings: Batch size and seed.
+        clean: Metrics of `evaluate_classifier` on the same rows.
+        folder: Directory for robustness.json, which an interrupted evaluation resumes from.
+        **hub: `revision`, `token` and the like.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: If the classes are not the model's.
+    """
+    with classifier_trainer(model_name, rows, split, settings, hub) as (trainer, processor, _):
+        about = {
+            "model": model_name,
+            "dataset": settings.data.train_file or settings.data.dataset_name,
+            "options": settings.data.dataset_options,
+            "split": split,
+        }
+        path = Path(folder) / f"{NAME}.json"
+        return robustness_report(trainer, rows, processor, clean, about=about, seed=settings.seed, path=path)
 
 
 def robustness_report(

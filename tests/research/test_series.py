@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from hf_any3d.training import series
-from hf_any3d.training.arguments import read_settings
-from hf_any3d.training.series import (
+from hf_any3d.research import series
+from hf_any3d.research.series import (
     PROGRAM,
     PUBLISHED,
     PublishedRow,
@@ -20,6 +19,7 @@ from hf_any3d.training.series import (
     summarize,
     sweep,
 )
+from hf_any3d.training.arguments import read_settings
 from tests.model_card.test_building import REPORT
 
 
