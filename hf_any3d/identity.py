@@ -17,6 +17,7 @@ from torch import nn
 from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from hf_any3d.data.files.registry import files_read
 from hf_any3d.modeling.file_stamps import file_stamp
 from hf_any3d.modeling.pretrained_parts.sources import ADAPTER_CONFIG_NAME, file_digest
 from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
@@ -108,12 +109,12 @@ def input_stamp(path: str | os.PathLike, data: bytes | None = None) -> str:
         data: Its bytes, where it is no file, such as standard input.
 
     Returns:
-        A digest of the bytes; of a file, which may be large, its `file_stamp`, with those of the buffers beside a
-        glTF file.
+        A digest of the bytes; of a file, which may be large, its `file_stamp`, with those of other files that its
+        reader opens.
     """
     if data is not None:
         return f"sha256:{hashlib.sha256(data).hexdigest()}"
-    return " ".join(_file_stamp(file) for file in (Path(path), *_buffers_of(Path(path))))
+    return " ".join(_file_stamp(file) for file in files_read(path))
 
 
 def is_saved_model(path: str | os.PathLike) -> bool:
@@ -128,7 +129,7 @@ def path_identity(path: str | os.PathLike) -> str:
         OSError: Nothing is there.
     """
     if os.path.isfile(path):
-        return f"sha256:{file_digest(Path(path))}"
+        return f"sha256:{' '.join(file_digest(file) for file in files_read(path))}"
     if is_saved_model(path):
         return model_identity(path)
     # Data may be large.
@@ -142,18 +143,6 @@ def _file_stamp(file: Path) -> str:
         return " ".join(map(str, file_stamp(file)))
     except OSError:
         return "missing"
-
-
-def _buffers_of(file: Path) -> list[Path]:
-    """Return the files that hold the points of a glTF file; those of a damaged one are not looked for."""
-    if file.suffix.lower() != ".gltf":
-        return []
-    try:
-        content = json.loads(file.read_bytes())
-        names = [buffer.get("uri", "") for buffer in content.get("buffers", ())]
-    except (ValueError, OSError, AttributeError, TypeError, RecursionError):
-        return []
-    return [file.parent / name for name in names if isinstance(name, str) and not name.startswith("data:")]
 
 
 def _directory_digest(folder: Path) -> str:

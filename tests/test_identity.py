@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -173,6 +174,23 @@ def test_an_input_is_known_by_its_bytes_and_a_file_by_its_buffers(tmp_path):
     os.utime(tmp_path / "cube.bin", ns=(1, 1))
     stamps.append(input_stamp(tmp_path / "cube.gltf"))
     assert len(set(stamps)) == len(stamps)
+    (tmp_path / "my cube.bin").write_bytes(b"first")
+    text = json.dumps({"buffers": [{"uri": "my%20cube.bin"}]}).encode()
+    glb = (
+        b"glTF" + b"".join(number.to_bytes(4, "little") for number in (2, 20 + len(text), len(text))) + b"JSON" + text
+    )
+    materials = "v 0 0 0\n mtllib\tcube\\\n.mtl \r\nmtllib ../other/cube.mtl\nmtllib none.mtl\n"
+    (tmp_path / "cube .mtl").write_text("newmtl red\nKd 1 0 0\n")
+    for name, content, other, change in (
+        ("cube.glb", glb, "my cube.bin", (b"f", b"F")),
+        ("cube.obj", materials.encode(), "cube .mtl", (b"1", b"0")),
+    ):
+        (tmp_path / name).write_bytes(content)
+        before = [how(tmp_path / name) for how in (input_stamp, path_identity)]
+        assert before == [how(tmp_path / name) for how in (input_stamp, path_identity)]
+        other_content(tmp_path / other, *change)
+        after = [how(tmp_path / name) for how in (input_stamp, path_identity)]
+        assert not set(before) & set(after), name
     (tmp_path / "bad.gltf").write_text("[1]")
     assert input_stamp(tmp_path / "bad.gltf") == input_stamp(tmp_path / "bad.gltf")
 

@@ -12,6 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from hf_any3d.modeling.pretrained_parts.sources import OFFLINE_PACKAGES
 from tests import release
@@ -196,6 +198,23 @@ def test_the_lock_has_every_dependency_from_public_indexes(setup):
     needed = {re.split(r"[\[>=]", line)[0] for line in setup["options"]["install_requires"].split()}
     assert "torch" in needed and needed <= locked
     assert set(re.findall(r"https?://([^/\"]+)", text)) == {"pypi.org", "files.pythonhosted.org"}
+
+
+def test_the_lock_is_of_the_dependencies_and_extras_of_today(setup):
+    lock = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))
+    own = next(package for package in lock["package"] if package["name"] == "hf-any3d")
+    stated = {"": setup["options"]["install_requires"], **setup["options.extras_require"]}
+    expected, found = [], []
+    for extra, lines in stated.items():
+        for line in filter(None, lines.splitlines()):
+            wanted = Requirement(line)
+            expected.append((extra, wanted.name, sorted(wanted.extras), str(wanted.specifier)))
+    for wanted in own["metadata"]["requires-dist"]:
+        extra = re.search("extra == '(.+)'", wanted.get("marker", ""))
+        specifier = str(SpecifierSet(wanted.get("specifier", "")))
+        found.append((extra[1] if extra else "", wanted["name"], sorted(wanted.get("extras", ())), specifier))
+    assert sorted(found) == sorted(expected)
+    assert set(own["optional-dependencies"]) == set(own["metadata"]["provides-extras"]) == {*stated} - {""}
 
 
 def test_python_versions_agree(setup):

@@ -251,7 +251,7 @@ def _evaluate(
     if is_recipe or data.train_file is not None or is_folder:
         if not is_recipe:
             data.validation_fraction = 0  # of what the user gives, all is evaluated
-        splits, _ = apply_protocol(*load_splits(data), protocol)
+        splits, _ = apply_protocol(*load_splits(data, needs_train=False), protocol)
         if split is None and "test" not in splits and len(splits) == 1:
             (split,) = map(str, splits)
             count = counted(len(splits[split]), "cloud")

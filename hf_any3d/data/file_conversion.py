@@ -16,8 +16,8 @@ from datasets.table import embed_table_storage
 
 from hf_any3d.data.feature import PointCloud, local_path, read_stored
 from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, file_errors
+from hf_any3d.data.files.registry import read_stamp
 from hf_any3d.data.point_arrays import resample_index
-from hf_any3d.modeling.file_stamps import file_stamp
 from hf_any3d.version import __version__
 
 if TYPE_CHECKING:
@@ -418,5 +418,5 @@ def _stamp(stored: Dataset, column: str, stamp: int = 0) -> int:
         for path in batch.column(column).combine_chunks().field("path").to_pylist():
             path = None if path is None else local_path(path)
             if path is not None and os.path.isfile(path):
-                stamp = zlib.crc32(f"{path} {file_stamp(path)}".encode(), stamp)
+                stamp = zlib.crc32(f"{path} {read_stamp(path)}".encode(), stamp)
     return stamp

@@ -139,8 +139,12 @@ def _largest_class(rows: Dataset) -> int:
     return max(Counter(rows.with_format(None)["label"][:]).values(), default=0)
 
 
-def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
+def load_splits(arguments: DataArguments, *, needs_train: bool = True) -> tuple[DatasetDict, str]:
     """Load the splits of a program's arguments, with part of the training rows as validation split if there is none.
+
+    Args:
+        arguments: The arguments.
+        needs_train: Whether data without a training split are refused; else their splits are returned as they are.
 
     Returns:
         Splits `train`, perhaps `validation` and `test`, and a description of where the validation split comes from.
@@ -155,10 +159,11 @@ def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
         splits = load_point_dataset("parquet", data_files=files, **arguments.dataset_options)
     else:
         splits = load_point_dataset(arguments.dataset_name, data_dir=arguments.data_dir, **arguments.dataset_options)
-    if "train" not in splits:
+    has_train = "train" in splits
+    if needs_train and not has_train:
         raise ValueError(f"{arguments.dataset_name}: no split 'train'; there are {', '.join(map(str, splits))}")
     origin = "the dataset's own split" if "validation" in splits else "none"
-    if "validation" not in splits and arguments.validation_fraction > 0:
+    if has_train and "validation" not in splits and arguments.validation_fraction > 0:
         columns = splits["train"].column_names
         group_column = arguments.group_column or ("group" if "group" in columns else None)
         rows = len(splits["train"])
@@ -179,9 +184,9 @@ def load_splits(arguments: DataArguments) -> tuple[DatasetDict, str]:
             if taken < FEW_CLOUDS:
                 text = f"validation accuracy rests on {taken} clouds: it changes in steps of {100 / taken:.0f} points"
                 warnings.warn(f"{text}, and is a rough estimate", UserWarning, stacklevel=2)
-    if missing := [name for name in arguments.train_splits if name not in splits]:
+    if has_train and (missing := [name for name in arguments.train_splits if name not in splits]):
         raise ValueError(f"--train_splits names {missing[0]!r}; there are {', '.join(map(str, splits))}")
-    if len(arguments.train_splits) > 1:
+    if has_train and len(arguments.train_splits) > 1:
         together = concatenate_datasets([splits[name] for name in arguments.train_splits])
         rest = {name: rows for name, rows in splits.items() if name not in arguments.train_splits}
         splits = DatasetDict({"train": together, **rest})

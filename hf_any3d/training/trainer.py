@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any, cast
@@ -93,6 +94,11 @@ class PointTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.add_callback(OwnNoise())
+        if self.label_smoother is not None and self.compute_loss_func is not None:
+            raise ValueError(f"{self._smoothing} with a loss function of its own, which has no smoothing; expected 0")
+        if self.label_smoother is not None and self._loss_shifts_labels:
+            # Trainer shifts the labels of language models that it knows by name alone.
+            self.label_smoother = partial(self.label_smoother, shift_labels=True)
         if getattr(self.args, "index_in_workers", False):
             self.data_collator = _indexing(self.data_collator, self.model)
 
@@ -134,6 +140,10 @@ class PointTrainer(Trainer):
                 self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
             )
         return trained
+
+    @property
+    def _smoothing(self) -> str:
+        return f"--label_smoothing_factor {self.args.label_smoothing_factor}"
 
     @property
     def _joins_batches(self) -> bool:
@@ -228,7 +238,13 @@ class PointTrainer(Trainer):
         """Compute the loss of a batch, see Trainer; for points its share in the mean over those of the step.
 
         Batches have different numbers of labeled points, so the mean over batches is not that over points.
+
+        Raises:
+            ValueError: If labels are to be smoothed, and the model is trained without.
         """
+        if model.training and self.label_smoother is not None and "labels" not in inputs:
+            name = type(self.accelerator.unwrap_model(self.model)).__name__
+            raise ValueError(f"{self._smoothing}: {name} is trained without labels; expected 0")
         if not model.training or self._points_in_step is None:
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
         share = (inputs["labels"] != IGNORED).sum() / self._points_in_step

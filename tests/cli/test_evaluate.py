@@ -111,6 +111,14 @@ def test_data_are_named_as_for_a_training(models, data, tmp_path):
     assert train.startswith("train ") and train != out
     code, out, err = run("evaluate", model, scans / "train", "--cpu")
     assert code == 0 and out == train and f"no split test; evaluated on all, {2 * len(LABELS)} clouds" in err
+    test = tmp_path / "held_out" / "test"
+    test.parent.mkdir()
+    test.symlink_to(scans / "test")
+    code, out, err = run("evaluate", model, test.parent, "--cpu")
+    assert code == 0 and out == run("evaluate", model, scans, "--cpu").out and "no split" not in err, err
+    (tmp_path / "recipe.yaml").write_text("dataset_name: folder\nvalidation_fraction: 0.5\n")
+    words = ("evaluate", model, "--recipe", tmp_path / "recipe.yaml", "--data-dir", test.parent, "--cpu")
+    assert run(*words).out == out
     file = data(CATEGORIES, ["LABEL_0", "LABEL_1", "LABEL_2"]) / "train.parquet"
     assert run("evaluate", models("scenes"), file, "--cpu").out.startswith("train ")
     for words, text in (

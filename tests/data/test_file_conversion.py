@@ -1,5 +1,6 @@
 """From columns of files to plain columns of points, and back."""
 
+import json
 import logging
 import os
 import subprocess
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset
 
-from hf_any3d.data import PointCloud, embed_files, files_to_points, points_to_files
+from hf_any3d.data import PointCloud, embed_files, files_to_points, load_point_dataset, points_to_files
 from hf_any3d.data.files import write_point_cloud
 from tests.data.clouds import FILES, full_cloud, points, triangle
 
@@ -122,6 +123,31 @@ def test_a_changed_file_is_not_taken_from_the_cache(scans, tmp_path):
     write_point_cloud(tmp_path / "a.ply", full_cloud(5))
     os.utime(tmp_path / "a.ply", ns=(0, 1))
     assert len(files_to_points(rows)[0]["points"]) == 5
+
+
+def test_a_changed_file_beside_one_that_refers_to_it_is_not_taken_from_the_cache(tmp_path):
+    place = {"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"}
+    document = {"asset": {"version": "2.0"}, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}], "scene": 0}
+    document |= {"meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "mode": 0}]}], "accessors": [place]}
+    document |= {"buffers": [{"uri": "a.bin", "byteLength": 36}], "bufferViews": [{"buffer": 0, "byteLength": 36}]}
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    (folder / "a.gltf").write_text(json.dumps(document))
+    (folder / "b.obj").write_text("mtllib b.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nusemtl paint\nf 1 2 3\n")
+
+    def change(number):
+        (folder / "a.bin").write_bytes(np.full((3, 3), number, np.float32).tobytes())
+        (folder / "b.mtl").write_text(f"newmtl paint\nKd 0 {number} 0\n")
+
+    change(0)
+    files = Dataset.from_dict({"scan": [str(folder / "a.gltf")]}, features=Features({"scan": PointCloud()}))
+    painted = Dataset.from_dict({"scan": [str(folder / "b.obj")]}, features=Features({"scan": PointCloud()}))
+    options = {"data_dir": folder, "cache_dir": str(tmp_path / "cache"), "split": "train"}
+    for number in (0, 1):
+        change(number)
+        assert (files_to_points(files)[0]["points"] == number).all()
+        assert (files_to_points(painted, columns=["colors"])[0]["colors"] == (0, 255 * number, 0)).all()
+        assert (load_point_dataset("folder", **options)[0]["points"] == number).all()
 
 
 def test_results_for_a_dataset_in_memory_are_cached_on_disk(scans, tmp_path):

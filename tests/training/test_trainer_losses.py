@@ -7,6 +7,8 @@ from torch.nn.functional import cross_entropy
 from hf_any3d.modeling.layers.tasks import point_loss
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
+from tests.modeling.minigpt3d.tiny_model import tiny_model as tiny_chat_model
+from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds, tiny_model
 
 
@@ -35,6 +37,34 @@ def test_evaluation_loss_is_plain_and_training_loss_smoothed(tmp_path):
     batch = {"points": clouds(6), "labels": torch.arange(6) % 3}
     trained = float(trainer.compute_loss(trainer.model.eval(), batch))
     assert trained == pytest.approx(smoothed, rel=1e-4)
+
+
+def smoothing(folder, **changes):
+    settings = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "report_to": "none"}
+    settings |= {"use_cpu": True, "disable_tqdm": True, "max_steps": 1, "label_smoothing_factor": 0.5}
+    return PointTrainingArguments(folder, **settings | changes)
+
+
+def test_smoothed_labels_of_a_chat_model_are_those_of_the_next_tokens(tmp_path):
+    torch.manual_seed(0)
+    model, words = tiny_chat_model(), torch.randint(2, 20, (2, 9))
+    labels = words.clone()
+    labels[:, :4] = -100
+    trainer = PointTrainer(model, smoothing(tmp_path))
+    with torch.no_grad():
+        logits = model(input_ids=words).logits[:, :-1]
+        expected = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), label_smoothing=0.5)
+        found = trainer.compute_loss(model.train(), {"input_ids": words, "labels": labels})
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+
+
+def test_smoothing_that_no_label_gets_is_refused(tmp_path):
+    rows = [{"points": cloud} for cloud in clouds(2)]
+    trainer = PointTrainer(tiny_autoencoder(), smoothing(tmp_path), train_dataset=rows)
+    with pytest.raises(ValueError, match="--label_smoothing_factor 0.5: ActAutoencoder is trained without labels"):
+        trainer.train()
+    with pytest.raises(ValueError, match="--label_smoothing_factor 0.5 with a loss function of its own"):
+        PointTrainer(PointLabels(), smoothing(tmp_path), compute_loss_func=point_loss)
 
 
 class PointLabels(torch.nn.Module):

@@ -36,7 +36,7 @@ from hf_any3d.data.catalog.folder_layout import (
 from hf_any3d.data.feature import PointCloud
 from hf_any3d.data.file_conversion import CloudColumns
 from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud, supported_file_types
-from hf_any3d.modeling.file_stamps import file_stamp
+from hf_any3d.data.files.registry import read_stamp
 
 
 def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
@@ -263,7 +263,7 @@ def _read(
         arguments["shards"] = [files[start : start + _FILES_PER_SHARD] for start in starts]
         return IterableDataset.from_generator(_rows, features, arguments, rows.split)
     # Stamps of the files are part of the cache key, so that a changed file is read again.
-    stamped = [(row, path, *file_stamp(path)) for row, path in files]
+    stamped = [(row, path, *read_stamp(path)) for row, path in files]
     if options.get("num_proc"):
         arguments["shards"] = [[file] for file in stamped]
     else:

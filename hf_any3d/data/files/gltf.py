@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -16,6 +17,7 @@ from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import shorten
 
+_GLB_HEAD = 20  # bytes before the JSON; its length is in the last eight
 _COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 _COMPRESSED = {"KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression"}
@@ -293,6 +295,18 @@ class Document:
         return memoryview(data)
 
 
+def references(file: Path) -> list[str]:
+    """Return the names of the buffers that a .glb or .gltf has outside of it."""
+    with file.open("rb") as opened:
+        text = opened.read(_GLB_HEAD)
+        if text.startswith(b"glTF"):
+            text = opened.read(int.from_bytes(text[12:16], "little"))
+        else:
+            text += opened.read()
+    uris = [buffer.get("uri") for buffer in json.loads(text).get("buffers", ())]
+    return [unquote(uri) for uri in uris if isinstance(uri, str) and not uri.startswith("data:")]
+
+
 def open_document(source: Source) -> Document:
     """Parse a .glb or .gltf, by its content rather than its ending.
 
@@ -322,8 +336,8 @@ def open_document(source: Source) -> Document:
 
 
 def _chunks(data: bytes) -> tuple[bytes, memoryview | None]:
-    if len(data) < 20:
-        raise PointCloudError(f"{len(data)} bytes; a GLB file has at least 20, so the file may be cut off")
+    if len(data) < _GLB_HEAD:
+        raise PointCloudError(f"{len(data)} bytes; a GLB file has at least {_GLB_HEAD}, so the file may be cut off")
     version, length = (int.from_bytes(data[at : at + 4], "little") for at in (4, 8))
     if version != 2:
         raise PointCloudError(f"GLB version {version}; expected 2")

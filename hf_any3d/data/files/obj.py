@@ -1,7 +1,9 @@
 """OBJ, the Wavefront object format."""
 
 import io
+import mmap
 import re
+from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from hf_any3d.data.files.text_numbers import normalized_lines, numbers, reject_b
 _AT_A_TIME = 2**18  # bytes of faces that are split at a time; some 40 bytes are needed for each
 _DIGITS = 18  # of a number of a corner, which fits in 64 bits
 _NONE = -1
+_MATERIALS = re.compile(rb"mtllib[ \t,;]+((?:\\\r?\n|[^\r\n])+)")  # lines go on after a backslash
 _GRAY = [0.8, 0.8, 0.8]  # the format's default diffuse color, for unknown materials
 
 
@@ -46,7 +49,7 @@ def read(source: Source) -> PointCloudData:
         elif key == b"usemtl":
             polygons.material = rest.strip()
         elif key == b"mtllib":
-            _read_materials(source, rest.strip(), materials, read_already)
+            _read_materials(source, rest, materials, read_already)
     source.check(points=polygons.vertices)
     table = numbers(bytes(vertices))  # (vertices, 3, 4 with a weight, 6 or 7 with colors)
     if not len(table):
@@ -57,6 +60,13 @@ def read(source: Source) -> PointCloudData:
     faces = polygons.faces(materials, source)  # only then is it known whether their normals follow the vertices
     vertex_normals = _vertex_normals(bytes(normals), len(table), polygons, source)
     return PointCloudData(table[:, :3], colors, vertex_normals, **faces)
+
+
+def references(file: Path) -> list[str]:
+    """Return the names of the material files that a file refers to."""
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        found = [normalized_lines(rest).replace(b"\\\n", b" ") for rest in _MATERIALS.findall(text)]
+    return [_file_name(rest) for rest in found]
 
 
 class _Polygons:
@@ -159,9 +169,13 @@ def _vertex_normals(text: bytes, vertices: int, polygons: _Polygons, source: Sou
     return usable_normals(table, source) if len(table) == vertices else None
 
 
+def _file_name(rest: bytes) -> str:
+    return rest.strip().decode("utf-8", "replace")
+
+
 def _read_materials(source: Source, reference: bytes, found: dict[bytes, list[float]], read_already: set[int]) -> None:
     """Add the materials of one file; a file that many lines refer to is read once."""
-    text = source.neighbor(reference.decode("utf-8", "replace"))
+    text = source.neighbor(_file_name(reference))
     if text is None or id(text) in read_already:
         return
     read_already.add(id(text))

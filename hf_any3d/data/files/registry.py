@@ -12,7 +12,16 @@ from typing import BinaryIO
 import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData, leave_out_invalid_points
-from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits, file_error, open_source
+from hf_any3d.data.files.source import (
+    MAX_REFERENCES,
+    PointCloudError,
+    PointCloudFileError,
+    ReadLimits,
+    file_error,
+    open_source,
+    path_of_reference,
+)
+from hf_any3d.modeling.file_stamps import file_stamp
 from hf_any3d.modeling.hub_names import FILE_ENDINGS
 from hf_any3d.registry import FORMATS
 
@@ -71,6 +80,33 @@ def example_file(name: str = "chair.ply") -> Path:
     if name not in names:
         raise ValueError(f"no example file {name!r}; expected one of {', '.join(names)}")
     return ASSETS / name
+
+
+def files_read(path: str | os.PathLike) -> list[Path]:
+    """Return the files that `read_point_cloud` opens for a path: it, and those in its folder that it refers to.
+
+    Those of a damaged file are not looked for.
+    """
+    path = Path(path)
+    module = FORMATS.get(path.suffix[1:].lower())
+    references = getattr(import_module(f".{module}", __package__), "references", None) if module else None
+    if references is None:
+        return [path]
+    try:
+        names = list(dict.fromkeys(references(path)))[:MAX_REFERENCES]
+    except (ValueError, OSError, AttributeError, TypeError, RecursionError):
+        return [path]
+    found = (path_of_reference(path.parent, name) for name in names)
+    return [path, *dict.fromkeys(file for file in found if file is not None)]
+
+
+def read_stamp(path: str | os.PathLike) -> tuple[int, ...]:
+    """Return numbers that change when what `read_point_cloud` opens for a path does; see `file_stamp`.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    return tuple(number for file in files_read(path) for number in file_stamp(file))
 
 
 def read_point_cloud(

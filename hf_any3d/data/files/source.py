@@ -110,7 +110,8 @@ class ReadLimits:
         return PointCloudError(f"{text} are read (pass limits=ReadLimits({name}=…) or set {VARIABLE}={name}=…)")
 
 
-_MAX_REFERENCES = 256
+MAX_REFERENCES = 256
+"""Files that one may refer to."""
 # A file is sparse if it says to be this many times larger than what is stored; file systems compress less.
 _SPARSE, _LOOKED_AT = 32, 1 << 16
 
@@ -161,8 +162,8 @@ class Source:
             PointCloudError: too many references, or files beyond the limits.
         """
         if reference not in self._references:
-            if len(self._references) == _MAX_REFERENCES:
-                raise PointCloudError(f"refers to more than {_MAX_REFERENCES} files; expected at most that many")
+            if len(self._references) == MAX_REFERENCES:
+                raise PointCloudError(f"refers to more than {MAX_REFERENCES} files; expected at most that many")
             self._references[reference] = self._path_of(reference)
         path = self._references[reference]
         if path is None:
@@ -176,14 +177,19 @@ class Source:
             return None
 
     def _path_of(self, reference: str) -> Path | None:
-        if self.folder is None or not reference or "\0" in reference or "://" in reference:
-            return None
-        try:
-            folder = self.folder.resolve()
-            path = (folder / reference).resolve()
-            return path if path.is_relative_to(folder) and path.is_file() else None
-        except (OSError, RuntimeError, ValueError):
-            return None
+        return None if self.folder is None else path_of_reference(self.folder, reference)
+
+
+def path_of_reference(folder: Path, reference: str) -> Path | None:
+    """Return the path of a file that one in a folder refers to; None unless it is there or below."""
+    if not reference or "\0" in reference or "://" in reference:
+        return None
+    try:
+        folder = folder.resolve()
+        path = (folder / reference).resolve()
+        return path if path.is_relative_to(folder) and path.is_file() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
 
 
 def open_source(
