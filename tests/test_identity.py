@@ -176,9 +176,7 @@ def test_an_input_is_known_by_its_bytes_and_a_file_by_its_buffers(tmp_path):
     assert len(set(stamps)) == len(stamps)
     (tmp_path / "my cube.bin").write_bytes(b"first")
     text = json.dumps({"buffers": [{"uri": "my%20cube.bin"}]}).encode()
-    glb = (
-        b"glTF" + b"".join(number.to_bytes(4, "little") for number in (2, 20 + len(text), len(text))) + b"JSON" + text
-    )
+    glb = b"glTF" + struct.pack("<III", 2, 20 + len(text), len(text)) + b"JSON" + text
     materials = "v 0 0 0\n mtllib\tcube\\\n.mtl \r\nmtllib ../other/cube.mtl\nmtllib none.mtl\n"
     (tmp_path / "cube .mtl").write_text("newmtl red\nKd 1 0 0\n")
     for name, content, other, change in (

@@ -210,7 +210,7 @@ def test_the_lock_is_of_the_dependencies_and_extras_of_today(setup):
             wanted = Requirement(line)
             expected.append((extra, wanted.name, sorted(wanted.extras), str(wanted.specifier)))
     for wanted in own["metadata"]["requires-dist"]:
-        extra = re.search("extra == '(.+)'", wanted.get("marker", ""))
+        extra = re.search("extra == '([^']+)'", wanted.get("marker", ""))
         specifier = str(SpecifierSet(wanted.get("specifier", "")))
         found.append((extra[1] if extra else "", wanted["name"], sorted(wanted.get("extras", ())), specifier))
     assert sorted(found) == sorted(expected)
