@@ -9,8 +9,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # pyright: ignore[reportPrivateImportUsage]
 
+from hf_any3d.hub.names import check_repository_name, hub_choice
 from hf_any3d.modeling.config_checks import check_settings_files
-from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 
 
 class _AutoModelForPointClouds(_BaseAutoModelClass):

@@ -7,6 +7,8 @@ registration is in `hf_any3d.patches`.
 import importlib
 import itertools
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -20,10 +22,12 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import auto, pipelines, tuners as _tuners  # noqa: F401  importing tuners registers our PEFT methods
+from hf_any3d.hub.names import check_repository_name, hub_choice
+from hf_any3d.hub.weights import find_weights
 from hf_any3d.import_watcher import when_imported
 from hf_any3d.modeling import minigpt3d
-from hf_any3d.modeling.card_info import set_card_writer
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
+from hf_any3d.modeling.library import Library, set_library
 from hf_any3d.patches import add_entries, apply_patches
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.registry import MODEL_TYPES, TASKS, ModelType, check_model_type, pipeline_task
@@ -65,6 +69,8 @@ PIPELINES = {
 ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
 # Language models that transformers lacks: config, body, body with a language modeling head.
 LANGUAGE_MODELS = ((minigpt3d.NormedPhiConfig, minigpt3d.NormedPhiModel, minigpt3d.NormedPhiForCausalLM),)
+# What programs without this package show in their error message.
+_INSTALLATION = "hf_any3d: pip install hf-any3d, then import hf_any3d before you open it."
 # What LoRA adapts in them by default.
 LORA_TARGETS = {minigpt3d.NormedPhiConfig.model_type: ["query_key_value", "dense"]}
 
@@ -97,18 +103,38 @@ def register() -> None:
                 task, pipeline_class=pipeline, pt_model=auto_class, default=default, type="multimodal"
             )
     add_entries({auto_class for _, auto_class in PIPELINES.values()} - {AutoModel}, LORA_TARGETS)
-    set_card_writer(write_card)
+    set_library(HubLibrary())
     apply_patches(
         {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()}
     )
     when_imported("datasets.features.features", _register_point_cloud)  # importing datasets takes seconds
 
 
-def write_card(model: Any, directory: str | os.PathLike, repository: str | None = None) -> None:
-    """Write the model card of a model or PeftModel into a directory; see `hf_any3d.model_card`."""
-    from hf_any3d.model_card import write_model_card  # needs packages that loading a model does not
+class HubLibrary(Library):
+    """What models, configs and processors ask this library: names are those of the hub, descriptions are cards."""
 
-    write_model_card(model, directory, repository)
+    def check_name(self, name: str | os.PathLike | None, arguments: Mapping[str, Any]) -> None:
+        """Check a name; see `hf_any3d.hub.names`."""
+        check_repository_name(name, **hub_choice(arguments))
+
+    def find_weights(self, name: str, revision: str | None) -> tuple[Path, str | None]:
+        """Find weights on the hub, in its cache or in an installed package; see `hf_any3d.hub.weights`."""
+        return find_weights(name, revision)
+
+    def code_references(self, stored: type, auto_classes: tuple[str, ...]) -> dict[str, str]:
+        """Name the package to install, in the error of auto classes in programs that lack it.
+
+        For an unknown class, an auto class reports the repository that `auto_map` names as the source of its code. Our
+        repositories contain no code; `auto_map` holds an installation hint instead. The hint is not a valid repository
+        name, so no one can publish code under it. With the package, registered classes take precedence.
+        """
+        return dict.fromkeys(auto_classes, f"{_INSTALLATION}--hf_any3d.{stored.__name__}")
+
+    def describe(self, model: Any, directory: str | os.PathLike, repository: str | None = None) -> None:
+        """Write the model card of a model or PeftModel; see `hf_any3d.model_card`."""
+        from hf_any3d.model_card import write_model_card  # needs packages that loading a model does not
+
+        write_model_card(model, directory, repository)
 
 
 def _register_point_cloud() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_any3d.modeling.pretrained_parts.sources import OFFLINE_PACKAGES
+from hf_any3d.hub.weights import OFFLINE_PACKAGES
 from tests import release
 
 ROOT = Path(__file__).resolve().parents[1]

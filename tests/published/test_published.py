@@ -23,11 +23,10 @@ from hf_any3d import (
     MiniGPT3DForConditionalGeneration,
     conversions,
 )
-from hf_any3d.hub import open_published, opened_directory, published_directory
 from hf_any3d.hub.licenses import ACCEPT
-from hf_any3d.hub.published import _OPENED
+from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, Published, PublishedFile
 from hf_any3d.modeling import published
-from hf_any3d.modeling.published import PUBLISHED, SIZE_MARK, Published, PublishedFile
+from hf_any3d.published import _OPENED, open_published, opened_directory, published_directory
 from tests.cli.conftest import run
 from tests.conversions.aligned_originals import openshape_flat, openshape_training, patchalign3d, uni3d
 from tests.conversions.minigpt3d_originals import Originals

@@ -6,7 +6,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from hf_any3d.modeling.hub_names import check_repository_name
+from hf_any3d.hub.names import check_repository_name
 from hf_any3d.registry import DATASETS
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData, leave_out_invalid_points
 from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits, file_error, open_source
-from hf_any3d.modeling.hub_names import FILE_ENDINGS
 from hf_any3d.registry import FORMATS
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -30,7 +29,6 @@ _STARTS = (
     (b"OFF", "off"),
     (b"solid ", "stl"),
 )
-FILE_ENDINGS.update(FORMATS)  # such names are not looked up on the hub
 
 
 def file_type_of(data: bytes) -> str | None:

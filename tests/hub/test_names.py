@@ -15,7 +15,7 @@ from hf_any3d import (
     load_point_dataset,
 )
 from hf_any3d.data.files import supported_file_types
-from hf_any3d.modeling.hub_names import check_repository_name, is_path_like, similar_path
+from hf_any3d.hub.names import check_repository_name, is_path_like, similar_path
 from tests.tiny_encoders import random_encoder, tiny_config, tiny_model
 
 OPEN = {

@@ -11,12 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_any3d.modeling.published import is_published
+from hf_any3d.hub.published_table import is_published
+from hf_any3d.registry import FORMATS
 
 # Folders that programs write to; names on the hub do not start with them.
 _LOCAL_FOLDERS = ("checkpoints", "output", "outputs", "runs")
-FILE_ENDINGS: set[str] = set("bin ckpt h5 hdf5 json jsonl onnx parquet pkl pt pth safetensors yaml yml zip".split())
-"""Endings, without dots, of what is a file and no name on the hub; the registry of readers adds those of clouds."""
+# Endings, without dots, of what is a file and no name on the hub.
+_FILE_ENDINGS = {
+    *"bin ckpt h5 hdf5 json jsonl onnx parquet pkl pt pth safetensors yaml yml zip".split(),
+    *FORMATS,
+}
 
 
 def check_repository_name(
@@ -123,7 +127,7 @@ def _is_owner_and_name(name: str) -> bool:
 
 
 def _is_file_name(name: str) -> bool:
-    return Path(name).suffix[1:].lower() in FILE_ENDINGS
+    return Path(name).suffix[1:].lower() in _FILE_ENDINGS
 
 
 def similar_path(name: str | os.PathLike) -> str:
