@@ -34,7 +34,7 @@ from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME as PREPROCESS
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
-from hf_any3d.hub.names import check_repository_name, hub_choice
+from hf_any3d.hub.names import check_name
 from hf_any3d.hub.published_table import is_published
 from hf_any3d.import_watcher import when_imported
 from hf_any3d.modeling.config_checks import check_settings_files, check_stored_fields, stored_settings
@@ -192,18 +192,18 @@ class PointCloudPeftModel(PeftModel):
         active = self.active_adapter
         saved = list(selected or self.peft_config)
         if "default" not in saved:
-            library().describe(self, directory)
+            library().describe(self, directory, None)
         try:
             for name in saved:
                 self.active_adapter = name  # the one that is described; nothing is switched
-                library().describe(self, directory if name == "default" else Path(directory, name))
+                library().describe(self, directory if name == "default" else Path(directory, name), None)
         finally:
             self.active_adapter = active
 
     def create_or_update_model_card(self, output_dir: str) -> None:
         """Write a card that describes the model instead of PEFT's template."""
         if isinstance(self.get_base_model(), LibraryModelMixin):
-            library().describe(self, output_dir)
+            library().describe(self, output_dir, None)
         else:
             super().create_or_update_model_card(output_dir)
 
@@ -331,7 +331,7 @@ def _open_pipeline(original: Callable) -> Callable:
             given["task"] = pipeline_task(config.get("architectures"))
         elif "point-cloud" not in str(given["task"]):
             return original(*args, **kwargs)
-        check_repository_name(model, **hub_choice(hub))
+        check_name(model, hub)
         check_settings_files(os.fspath(model))
         if Path(model, PREPROCESSOR).is_file():
             PointCloudProcessor.from_pretrained(model)  # auto classes do not say which file they read
@@ -350,7 +350,8 @@ def _open_pipeline(original: Callable) -> Callable:
 def _open_published_checkpoints(original: Callable) -> Callable:
     def cached_files(path_or_repo_id: str | os.PathLike, filenames: list[str], *args: Any, **kwargs: Any) -> Any:
         # All of transformers opens files here, so that models, configs, processors and pipelines are open alike.
-        if is_published(path_or_repo_id) and kwargs.get("repo_type") in (None, "model"):
+        is_name = not os.path.isdir(path_or_repo_id) and kwargs.get("repo_type") in (None, "model")
+        if is_name and is_published(path_or_repo_id):
             from hf_any3d.published import opened_directory
 
             hub = {name: kwargs.get(name) for name in ("token", "local_files_only")}
@@ -367,7 +368,7 @@ def _open_published_checkpoints(original: Callable) -> Callable:
 def _refuse_missing_adapters(original: Callable) -> Callable:
     def from_pretrained(cls: Any, model: Any, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         if isinstance(model, AdapterLoadingMixin):
-            check_repository_name(model_id, **hub_choice(kwargs))
+            check_name(model_id, kwargs)
             hub = {key: kwargs[key] for key in _HUB_KEYS if key in kwargs}
             refuse_foreign_adapters(os.fspath(model_id), hub)
             check_settings_files(Path(model_id, hub.get("subfolder") or ""))

@@ -7,8 +7,6 @@ registration is in `hf_any3d.patches`.
 import importlib
 import itertools
 import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import transformers
@@ -22,7 +20,7 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import auto, pipelines, tuners as _tuners  # noqa: F401  importing tuners registers our PEFT methods
-from hf_any3d.hub.names import check_repository_name, hub_choice
+from hf_any3d.hub.names import check_name
 from hf_any3d.hub.weights import find_weights
 from hf_any3d.import_watcher import when_imported
 from hf_any3d.modeling import minigpt3d
@@ -103,38 +101,32 @@ def register() -> None:
                 task, pipeline_class=pipeline, pt_model=auto_class, default=default, type="multimodal"
             )
     add_entries({auto_class for _, auto_class in PIPELINES.values()} - {AutoModel}, LORA_TARGETS)
-    set_library(HubLibrary())
+    set_library(Library(check_name, find_weights, code_references, write_card))
     apply_patches(
         {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()}
     )
     when_imported("datasets.features.features", _register_point_cloud)  # importing datasets takes seconds
 
 
-class HubLibrary(Library):
-    """What models, configs and processors ask this library: names are those of the hub, descriptions are cards."""
+def code_references(stored: type, auto_classes: tuple[str, ...]) -> dict[str, str]:
+    """Name the package to install in the error of programs that lack it, as the `auto_map` of what is saved.
 
-    def check_name(self, name: str | os.PathLike | None, arguments: Mapping[str, Any]) -> None:
-        """Check a name; see `hf_any3d.hub.names`."""
-        check_repository_name(name, **hub_choice(arguments))
+    For an unknown class, an auto class reports the repository that `auto_map` names as the source of its code. Our
+    repositories contain no code; `auto_map` holds an installation hint instead. The hint is not a valid repository
+    name, so no one can publish code under it. With the package installed, registered classes take precedence.
 
-    def find_weights(self, name: str, revision: str | None) -> tuple[Path, str | None]:
-        """Find weights on the hub, in its cache or in an installed package; see `hf_any3d.hub.weights`."""
-        return find_weights(name, revision)
+    Args:
+        stored: Class of the config or processor.
+        auto_classes: Names of the auto classes that load it.
+    """
+    return dict.fromkeys(auto_classes, f"{_INSTALLATION}--hf_any3d.{stored.__name__}")
 
-    def code_references(self, stored: type, auto_classes: tuple[str, ...]) -> dict[str, str]:
-        """Name the package to install, in the error of auto classes in programs that lack it.
 
-        For an unknown class, an auto class reports the repository that `auto_map` names as the source of its code. Our
-        repositories contain no code; `auto_map` holds an installation hint instead. The hint is not a valid repository
-        name, so no one can publish code under it. With the package, registered classes take precedence.
-        """
-        return dict.fromkeys(auto_classes, f"{_INSTALLATION}--hf_any3d.{stored.__name__}")
+def write_card(model: Any, directory: str | os.PathLike, repository: str | None = None) -> None:
+    """Write the model card of a model or PeftModel into a directory; see `hf_any3d.model_card`."""
+    from hf_any3d.model_card import write_model_card  # needs packages that loading a model does not
 
-    def describe(self, model: Any, directory: str | os.PathLike, repository: str | None = None) -> None:
-        """Write the model card of a model or PeftModel; see `hf_any3d.model_card`."""
-        from hf_any3d.model_card import write_model_card  # needs packages that loading a model does not
-
-        write_model_card(model, directory, repository)
+    write_model_card(model, directory, repository)
 
 
 def _register_point_cloud() -> None:

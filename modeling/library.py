@@ -7,7 +7,8 @@ This package knows neither the hub nor model cards. `hf_any3d.registration` pass
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,43 +20,37 @@ from hf_any3d.modeling.config_checks import (
 )
 
 
+def _nothing(*_: Any) -> None:
+    return None
+
+
+def _no_weights(name: str, revision: str | None) -> tuple[Path, str | None]:
+    raise FileNotFoundError(f"no directory {name}, and revision {revision or 'main'} of it cannot be looked up")
+
+
+def _no_references(*_: Any) -> dict[str, str]:
+    return {}
+
+
+@dataclass(frozen=True)
 class Library:
-    """What a library around these models does. This base class does nothing, so that they work by themselves."""
+    """What a library around these models does. By default nothing, so that they work by themselves.
 
-    def check_name(self, name: str | os.PathLike | None, arguments: Mapping[str, Any]) -> None:
-        """Raise an error if a name must not, or cannot, be looked up on the hub.
+    Args:
+        check_name: Raise an error if a name must not, or cannot, be looked up on the hub. Given: the first argument of
+            `from_pretrained`, and its keyword arguments.
+        find_weights: Return the directory with config and weights of a repository, and its commit if it came from the
+            hub. Given: its name, and a branch, tag or commit, or None for the main branch.
+        code_references: Return the `auto_map` of a saved config or processor: what auto classes are told in programs
+            that lack its class. Given: the class, and the names of the auto classes that load it.
+        describe: Describe a model where it has just been saved. Given: the model, or a PeftModel around it if an
+            adapter was saved; the directory; the repository that the directory is about to be pushed to, or None.
+    """
 
-        Args:
-            name: First argument of `from_pretrained`: a directory or the name of a repository.
-            arguments: Its keyword arguments.
-        """
-
-    def find_weights(self, name: str, revision: str | None) -> tuple[Path, str | None]:
-        """Return the directory with config and weights of a repository, and its commit if it came from the hub.
-
-        Args:
-            name: Name of the repository; there is no directory with it.
-            revision: Branch, tag or commit; the main branch by default.
-        """
-        raise FileNotFoundError(f"no directory {name}, and revision {revision or 'main'!r} of it cannot be looked up")
-
-    def code_references(self, stored: type, auto_classes: tuple[str, ...]) -> dict[str, str]:
-        """Return the `auto_map` of a saved config or processor: what auto classes without its class are told.
-
-        Args:
-            stored: Its class.
-            auto_classes: Names of the auto classes that load it.
-        """
-        return {}
-
-    def describe(self, model: Any, directory: str | os.PathLike, repository: str | None = None) -> None:
-        """Describe a model where it has just been saved.
-
-        Args:
-            model: The model, or a PeftModel around it if an adapter was saved.
-            directory: Where it is.
-            repository: Name of the repository that the directory is about to be pushed to, if any.
-        """
+    check_name: Callable[[Any, Mapping[str, Any]], None] = _nothing
+    find_weights: Callable[[str, str | None], tuple[Path, str | None]] = _no_weights
+    code_references: Callable[[type, tuple[str, ...]], dict[str, str]] = _no_references
+    describe: Callable[[Any, str | os.PathLike, str | None], None] = _nothing
 
 
 _library = Library()
@@ -96,7 +91,7 @@ class LibraryModelMixin:
         """Save as `PreTrainedModel.save_pretrained` does, with a model card (`README.md`) next to the weights."""
         super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("is_main_process", True):
-            library().describe(self, save_directory)
+            library().describe(self, save_directory, None)
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         # transformers has just put the repository's card here, or its empty template where there is none.

@@ -23,6 +23,17 @@ _FILE_ENDINGS = {
 }
 
 
+def check_name(name: str | os.PathLike | None, arguments: Mapping[str, Any]) -> None:
+    """Raise an error if a name must not, or cannot, be looked up on the hub; see `check_repository_name`.
+
+    Args:
+        name: First argument of `from_pretrained`.
+        arguments: Its keyword arguments.
+    """
+    hub = ("revision", "cache_dir", "local_files_only")
+    check_repository_name(name, **{key: arguments[key] for key in hub if arguments.get(key)})
+
+
 def check_repository_name(
     name: str | os.PathLike | None,
     revision: str | None = None,
@@ -95,11 +106,6 @@ def check_path(
             f"no directory {name}{similar_path(name)}; if a {kind} on the hub is meant, not the folder "
             f"{name.partition('/')[0]} here, fetch it first: {download}"
         )
-
-
-def hub_choice(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those arguments of `from_pretrained` that `check_repository_name` takes."""
-    return {key: arguments[key] for key in ("revision", "cache_dir", "local_files_only") if arguments.get(key)}
 
 
 def is_path_like(name: str, needs_owner: bool = False) -> bool:
