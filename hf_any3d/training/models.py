@@ -283,10 +283,10 @@ def find_model_class(model_type: str, task: str) -> type[PreTrainedModel]:
     Raises:
         ValueError: If there is none.
     """
-    kind = registry.MODEL_TYPES.get(model_type)
-    for name in () if kind is None else kind.heads.get(_REGISTERED[task], ()):
-        if task not in (PARTS, SCENES) or (name in kind.part_heads) == (task == PARTS):
-            return getattr(importlib.import_module("hf_any3d"), name)
+    if (kind := registry.MODEL_TYPES.get(model_type)) is not None:
+        for name in kind.heads.get(_REGISTERED[task], ()):
+            if (name in kind.part_heads) == (task == PARTS):
+                return getattr(importlib.import_module("hf_any3d"), name)
     raise ValueError(f"no model of the type {model_type!r} is registered for {task}")
 
 
