@@ -24,9 +24,7 @@ def test_without_a_library_models_are_saved_and_opened_and_nothing_is_added(use,
     PointNetForPointCloudClassification.from_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
-    with pytest.raises(
-        FileNotFoundError, match="no directory me/encoder, and revision main of it"
-    ):
+    with pytest.raises(FileNotFoundError, match="no directory me/encoder, and revision main of it"):
         resolve_encoder("me/encoder")
 
 
