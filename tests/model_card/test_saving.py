@@ -245,14 +245,16 @@ def test_model_without_a_description_is_refused(monkeypatch):
     class Own(LibraryModelMixin, BertModel):
         pass
 
-    missing = "Own cannot be described in a model card: .* expected an entry"
-    with pytest.raises(ValueError, match=f"{missing} 'bert' of hf_any3d.model_card.METHODS"):
-        build_model_card(Subject(Own, BertConfig()), "me/model")
-    monkeypatch.setitem(METHODS, "bert", Method("Own", None, ("own",), "It reads words"))
+    config = tiny_act(ActModel).config
+    config.model_type = "own"
+    missing = "Own cannot be described in a model card: .*expected an entry"
     with pytest.raises(ValueError, match=f"{missing} 'Own' of hf_any3d.model_card.TASKS"):
-        build_model_card(Subject(Own, BertConfig()), "me/model")
+        build_model_card(Subject(Own, config), "me/model")
     monkeypatch.setitem(TASKS, "Own", TASKS["point-cloud-feature-extraction"])
-    assert "Own.from_pretrained" in build_model_card(Subject(Own, BertConfig()), "me/model").text
+    with pytest.raises(ValueError, match=f"{missing} 'own' of hf_any3d.model_card.METHODS"):
+        build_model_card(Subject(Own, config), "me/model")
+    monkeypatch.setitem(METHODS, "own", Method("Own", None, ("own",), "It reads words"))
+    assert "model = Own.from_pretrained" in build_model_card(Subject(Own, config), "me/model").text
 
 
 def test_subclass_is_described_as_the_class_that_it_derives_from():
