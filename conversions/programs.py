@@ -1,6 +1,6 @@
 """Which program wrote a checkpoint: found by the names of its tensors, with the settings that they show.
 
-`hf-any3d convert` and `hf_any3d.hub` read this table. A new program is a row of `PROGRAMS`.
+`hf-any3d convert` and `hf_any3d.published` read this table. A new program is a row of `PROGRAMS`.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from hf_any3d.hub.weights import OFFLINE_PACKAGES
 from hf_any3d.modeling.pretrained_parts.sources import (
-    OFFLINE_PACKAGES,
     EncoderMismatchError,
     EncoderSource,
     EncoderUnavailableError,

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from hf_any3d.data import PointCloud as PointCloud, load_point_dataset as load_point_dataset
     from hf_any3d.data.files import example_file as example_file, read_point_cloud as read_point_cloud
     from hf_any3d.data.text_bank import TextBank as TextBank
-    from hf_any3d.hub import open_published as open_published
 
     # The classes of models are named in the registry.
     from hf_any3d.modeling.act import *  # noqa: F403
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from hf_any3d.modeling.pointnet import *  # noqa: F403
     from hf_any3d.modeling.uni3d import *  # noqa: F403
     from hf_any3d.processing import PointCloudProcessor as PointCloudProcessor
+    from hf_any3d.published import open_published as open_published
     from hf_any3d.tuners import (
         BitFitConfig as BitFitConfig,
         GuidedAdapterConfig as GuidedAdapterConfig,

@@ -9,8 +9,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # pyright: ignore[reportPrivateImportUsage]
 
+from hf_any3d.hub.names import check_name
 from hf_any3d.modeling.config_checks import check_settings_files
-from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 
 
 class _AutoModelForPointClouds(_BaseAutoModelClass):
@@ -23,7 +23,7 @@ class _AutoModelForPointClouds(_BaseAutoModelClass):
             OSError: If the hub may not be used, and the repository is not in its cache.
             ValueError: If settings or weights are damaged; names the file and the field.
         """
-        check_repository_name(pretrained_model_name_or_path, **hub_choice(kwargs))
+        check_name(pretrained_model_name_or_path, kwargs)
         check_settings_files(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 

@@ -34,10 +34,11 @@ from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME as PREPROCESS
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
+from hf_any3d.hub.names import check_name
+from hf_any3d.hub.published_table import is_published
 from hf_any3d.import_watcher import when_imported
-from hf_any3d.modeling.card_info import CardMixin
 from hf_any3d.modeling.config_checks import check_settings_files, check_stored_fields, stored_settings
-from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
+from hf_any3d.modeling.library import LibraryModelMixin, library
 from hf_any3d.modeling.minigpt3d import MiniGPT3DPreTrainedModel
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
 from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin, built_on_meta, refuse_non_finite
@@ -49,7 +50,6 @@ from hf_any3d.modeling.pretrained_parts.stored_adapters import (
     refuse_odd_weights,
     refuse_offloaded_base,
 )
-from hf_any3d.modeling.published import is_published
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.registry import pipeline_task
 from hf_any3d.tuners.targets import left_out_modules
@@ -183,34 +183,34 @@ class PointCloudPeftModel(PeftModel):
             else:
                 directory = save_directory if name == "default" else f"{save_directory}/{name}"
                 model.save_with_adapter(directory)
-        if isinstance(model, CardMixin):
+        if isinstance(model, LibraryModelMixin):
             # Again: saving may have found that a pretrained part has changed, and stored it.
             self._write_adapter_cards(save_directory, selected_adapters)
 
     def _write_adapter_cards(self, directory: str | os.PathLike, selected: Sequence[str] | None) -> None:
         """Write each saved adapter's card where it is; without a default adapter, that of the active one on top."""
-        model, active = cast(CardMixin, self.get_base_model()), self.active_adapter
+        active = self.active_adapter
         saved = list(selected or self.peft_config)
         if "default" not in saved:
-            model.write_card(directory, wrapper=self)
+            library().describe(self, directory, None)
         try:
             for name in saved:
                 self.active_adapter = name  # the one that is described; nothing is switched
-                model.write_card(directory if name == "default" else Path(directory, name), wrapper=self)
+                library().describe(self, directory if name == "default" else Path(directory, name), None)
         finally:
             self.active_adapter = active
 
     def create_or_update_model_card(self, output_dir: str) -> None:
         """Write a card that describes the model instead of PEFT's template."""
-        if isinstance(model := self.get_base_model(), CardMixin):
-            model.write_card(output_dir, wrapper=self)
+        if isinstance(self.get_base_model(), LibraryModelMixin):
+            library().describe(self, output_dir, None)
         else:
             super().create_or_update_model_card(output_dir)
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         # transformers has just put its template over the card.
-        if isinstance(model := self.get_base_model(), CardMixin):
-            model.write_card(working_dir, repo_id, wrapper=self)
+        if isinstance(self.get_base_model(), LibraryModelMixin):
+            library().describe(self, working_dir, repo_id)
             for name in self.peft_config:  # their examples open directories, not subfolders of a repository
                 Path(working_dir, name, "README.md").unlink(missing_ok=True)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
@@ -279,7 +279,7 @@ def _restore(peft_class: type[PeftModel]) -> PointCloudPeftModel:
 
 
 def _is_ours(model: Any) -> bool:
-    return isinstance(model, CardMixin) or type(model).__module__.startswith(f"{_PACKAGE}.")
+    return isinstance(model, LibraryModelMixin) or type(model).__module__.startswith(f"{_PACKAGE}.")
 
 
 @_patch(
@@ -331,7 +331,7 @@ def _open_pipeline(original: Callable) -> Callable:
             given["task"] = pipeline_task(config.get("architectures"))
         elif "point-cloud" not in str(given["task"]):
             return original(*args, **kwargs)
-        check_repository_name(model, **hub_choice(hub))
+        check_name(model, hub)
         check_settings_files(os.fspath(model))
         if Path(model, PREPROCESSOR).is_file():
             PointCloudProcessor.from_pretrained(model)  # auto classes do not say which file they read
@@ -350,8 +350,9 @@ def _open_pipeline(original: Callable) -> Callable:
 def _open_published_checkpoints(original: Callable) -> Callable:
     def cached_files(path_or_repo_id: str | os.PathLike, filenames: list[str], *args: Any, **kwargs: Any) -> Any:
         # All of transformers opens files here, so that models, configs, processors and pipelines are open alike.
-        if is_published(path_or_repo_id) and kwargs.get("repo_type") in (None, "model"):
-            from hf_any3d.hub import opened_directory
+        is_name = not os.path.isdir(path_or_repo_id) and kwargs.get("repo_type") in (None, "model")
+        if is_name and is_published(path_or_repo_id):
+            from hf_any3d.published import opened_directory
 
             hub = {name: kwargs.get(name) for name in ("token", "local_files_only")}
             path_or_repo_id = opened_directory(os.fspath(path_or_repo_id), kwargs.get("revision"), **hub)
@@ -367,7 +368,7 @@ def _open_published_checkpoints(original: Callable) -> Callable:
 def _refuse_missing_adapters(original: Callable) -> Callable:
     def from_pretrained(cls: Any, model: Any, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         if isinstance(model, AdapterLoadingMixin):
-            check_repository_name(model_id, **hub_choice(kwargs))
+            check_name(model_id, kwargs)
             hub = {key: kwargs[key] for key in _HUB_KEYS if key in kwargs}
             refuse_foreign_adapters(os.fspath(model_id), hub)
             check_settings_files(Path(model_id, hub.get("subfolder") or ""))

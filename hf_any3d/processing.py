@@ -10,7 +10,7 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES, split_clouds, to_cloud
-from hf_any3d.modeling.card_info import NamesPackageMixin
+from hf_any3d.modeling.library import LibrarySettingsMixin
 
 MOST_POINTS = 10_000_000
 """Upper limit of `num_points`, since settings of untrusted files may exceed the memory."""
@@ -29,7 +29,7 @@ _SURFACE_CANDIDATES = 8
 _SAVED = ("feature_extractor_type", "processor_class", "auto_map", "custom_pipelines")
 
 
-class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
+class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
     """Convert point clouds and meshes to model inputs: read, check, sample, center, scale, stack.
 
     The result of a cloud depends only on the cloud and the seed. Meshes are sampled on their surface, by area. Clouds
@@ -174,7 +174,7 @@ class PointCloudProcessor(NamesPackageMixin, FeatureExtractionMixin):
         return BatchFeature({"points": points}, tensor_type=return_tensors)
 
     def to_json_file(self, json_file_path: str | os.PathLike) -> None:
-        """Write the file that `save_pretrained` writes; see `NamesPackageMixin`."""
+        """Write the file that `save_pretrained` writes; see `LibrarySettingsMixin`."""
         # AutoProcessor finds the class by this key; without it, it would try image processors first.
         self.processor_class = type(self).__name__
         try:

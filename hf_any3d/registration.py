@@ -20,10 +20,12 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import auto, pipelines, tuners as _tuners  # noqa: F401  importing tuners registers our PEFT methods
+from hf_any3d.hub.names import check_name
+from hf_any3d.hub.weights import find_weights
 from hf_any3d.import_watcher import when_imported
 from hf_any3d.modeling import minigpt3d
-from hf_any3d.modeling.card_info import set_card_writer
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
+from hf_any3d.modeling.library import Library, set_library
 from hf_any3d.patches import add_entries, apply_patches
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.registry import MODEL_TYPES, TASKS, ModelType, check_model_type, pipeline_task
@@ -65,6 +67,8 @@ PIPELINES = {
 ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
 # Language models that transformers lacks: config, body, body with a language modeling head.
 LANGUAGE_MODELS = ((minigpt3d.NormedPhiConfig, minigpt3d.NormedPhiModel, minigpt3d.NormedPhiForCausalLM),)
+# What programs without this package show in their error message.
+_INSTALLATION = "hf_any3d: pip install hf-any3d, then import hf_any3d before you open it."
 # What LoRA adapts in them by default.
 LORA_TARGETS = {minigpt3d.NormedPhiConfig.model_type: ["query_key_value", "dense"]}
 
@@ -97,11 +101,25 @@ def register() -> None:
                 task, pipeline_class=pipeline, pt_model=auto_class, default=default, type="multimodal"
             )
     add_entries({auto_class for _, auto_class in PIPELINES.values()} - {AutoModel}, LORA_TARGETS)
-    set_card_writer(write_card)
+    set_library(Library(check_name, find_weights, code_references, write_card))
     apply_patches(
         {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()}
     )
     when_imported("datasets.features.features", _register_point_cloud)  # importing datasets takes seconds
+
+
+def code_references(stored: type, auto_classes: tuple[str, ...]) -> dict[str, str]:
+    """Name the package to install in the error of programs that lack it, as the `auto_map` of what is saved.
+
+    For an unknown class, an auto class reports the repository that `auto_map` names as the source of its code. Our
+    repositories contain no code; `auto_map` holds an installation hint instead. The hint is not a valid repository
+    name, so no one can publish code under it. With the package installed, registered classes take precedence.
+
+    Args:
+        stored: Class of the config or processor.
+        auto_classes: Names of the auto classes that load it.
+    """
+    return dict.fromkeys(auto_classes, f"{_INSTALLATION}--hf_any3d.{stored.__name__}")
 
 
 def write_card(model: Any, directory: str | os.PathLike, repository: str | None = None) -> None:

@@ -69,6 +69,7 @@ class ModelType:
         config: Class of the configuration.
         base: Model without a head.
         heads: Task -> models with a head for it. Of several, the saved architecture decides.
+        part_heads: Those for the parts of an object of a known category, not the objects of a scene.
         processor: Module and class below `hf_any3d`.
         wraps_encoder: Whether training starts from a pretrained encoder of another modality, which stays frozen.
         is_point_encoder: Whether training can start from a saved model of this type, pretrained on point clouds.
@@ -79,6 +80,7 @@ class ModelType:
     config: str
     base: str
     heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    part_heads: tuple[str, ...] = ()
     processor: str = "processing.PointCloudProcessor"
     wraps_encoder: bool = False
     is_point_encoder: bool = False
@@ -100,6 +102,7 @@ MODEL_TYPES = {
             "point-cloud-segmentation": ("ActForSemanticSegmentation", "ActForPartSegmentation"),
             "pre-training": ("ActForPreTraining",),
         },
+        part_heads=("ActForPartSegmentation",),
         is_point_encoder=True,
     ),
     "any2point": ModelType(
@@ -111,6 +114,7 @@ MODEL_TYPES = {
             "point-cloud-segmentation": ("Any2PointForSemanticSegmentation", "Any2PointForPartSegmentation"),
             "zero-shot-point-cloud-classification": ("Any2PointForZeroShotPointCloudClassification",),
         },
+        part_heads=("Any2PointForPartSegmentation",),
         wraps_encoder=True,
         has_parts=True,
     ),

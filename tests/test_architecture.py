@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hf_any3d import _PUBLIC
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 FOLDERS = {"hf_any3d": "hf_any3d", "modeling": "hf_any3d.modeling", "conversions": "hf_any3d.conversions"}
@@ -41,7 +43,10 @@ def imports(file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "hf_any3d":
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
-                yield name if name in SOURCES else node.module
+                if node.module == "hf_any3d" and name not in SOURCES:
+                    yield f"hf_any3d.{_PUBLIC.get(alias.name, 'version')}"  # where a public name is defined
+                else:
+                    yield name if name in SOURCES else node.module
 
 
 def layers(page: str) -> dict[str, int]:
@@ -69,6 +74,27 @@ def test_packages_import_only_those_above_them_in_the_table():
                 edges[importer, imported].append(file.relative_to(ROOT).as_posix())
     assert len(edges) > 50
     assert upward(edges, order) == []
+
+
+def test_models_know_neither_cards_nor_the_hub():
+    # Of this package they import themselves alone; `modeling.library` is where the library around them takes part.
+    files = {module: file for module, file in SOURCES.items() if module.startswith("hf_any3d.modeling")}
+    imported = {name for file in files.values() for name in imports(file)}
+    assert {name for name in imported if not name.startswith("hf_any3d.modeling")} == set()
+    for module, file in files.items():
+        source = file.read_text(encoding="utf-8")
+        names = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+        assert "huggingface_hub" not in source and "PUBLISHED" not in names, module
+        assert not {name for name in names if re.search(r"(^|_)card(_|$)|Card", name)}, module
+    users = [module for module, file in SOURCES.items() if "set_library(" in file.read_text(encoding="utf-8")]
+    assert sorted(users) == ["hf_any3d.modeling.library", "hf_any3d.registration"]
+
+
+def test_a_public_name_counts_as_an_import_of_its_module(tmp_path):
+    file = tmp_path / "file.py"
+    file.write_text("from hf_any3d import Any2PointConfig, auto, open_published\nimport hf_any3d.data.feature")
+    expected = ["hf_any3d.modeling.any2point", "hf_any3d.auto", "hf_any3d.published", "hf_any3d.data.feature"]
+    assert list(imports(file)) == expected
 
 
 def test_the_table_names_every_package_and_no_other():

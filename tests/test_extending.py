@@ -179,23 +179,21 @@ def add_head(folder: Path) -> str:
         + f"""
 
 class {name}(Any2PointForPointCloudClassification):
-    card_info = CardInfo("regression")
-
     def __init__(self, config, encoder=None):
         config.problem_type = "regression"
         super().__init__(config, encoder)
 """,
         encoding="utf-8",
     )
-    task = """    "regression": replace(
+    task = f"""    "{name}": replace(
         _CLASSIFICATION,
         task_name="Point cloud regression",
         intro="Estimates numbers from 3D point clouds.",
         use='estimate("chair.ply", top_k=None)',
         verb="estimate",
-        metrics={"mse": "Mean squared error"},
+        metrics={{"mse": "Mean squared error"}},
         has_classes=False,
-        factors={"mse": 1.0},
+        factors={{"mse": 1.0}},
     ),"""
     add_line(folder / "hf_any3d/model_card/tasks.py", "TASKS = {", task)
     imported = folder / "modeling/any2point/__init__.py"
@@ -227,8 +225,8 @@ def add_model(folder: Path) -> str:
     own.mkdir()
     (own / "configuration_mean_point.py").write_text(
         "from transformers import PreTrainedConfig\n"
-        "from hf_any3d.modeling.card_info import NamesPackageMixin\n"
-        "class MeanPointConfig(NamesPackageMixin, PreTrainedConfig):\n"
+        "from hf_any3d.modeling.library import LibrarySettingsMixin\n"
+        "class MeanPointConfig(LibrarySettingsMixin, PreTrainedConfig):\n"
         "    model_type = 'mean_point'\n"
         "    in_channels: int = 3\n"
     )
@@ -236,18 +234,16 @@ def add_model(folder: Path) -> str:
         "from torch import nn\n"
         "from transformers import PreTrainedModel\n"
         "from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput\n"
-        "from hf_any3d.modeling.card_info import CardInfo, CardMixin, MethodInfo\n"
         "from hf_any3d.modeling.layers.forward_contract import strict_forward\n"
         "from hf_any3d.modeling.layers.tasks import classification_loss\n"
+        "from hf_any3d.modeling.library import LibraryModelMixin\n"
         "from hf_any3d.modeling.mean_point.configuration_mean_point import MeanPointConfig\n"
-        "class MeanPointPreTrainedModel(CardMixin, PreTrainedModel):\n"
+        "class MeanPointPreTrainedModel(LibraryModelMixin, PreTrainedModel):\n"
         "    config_class = MeanPointConfig\n"
         "    base_model_prefix = 'mean_point'\n"
         "    main_input_name = 'points'\n"
         "    accepts_loss_kwargs = False\n"
-        "    method_info = MethodInfo('Mean point', None, ('mean_point',), 'It reads the mean point')\n"
         "class MeanPointModel(MeanPointPreTrainedModel):\n"
-        "    card_info = CardInfo('features', opens='MeanPointModel')\n"
         "    def __init__(self, config):\n"
         "        super().__init__(config)\n"
         "        self.linear = nn.Linear(config.in_channels, 8)\n"
@@ -257,7 +253,6 @@ def add_model(folder: Path) -> str:
         "        states = self.linear(points)\n"
         "        return BaseModelOutputWithPooling(states, states.mean(dim=1))\n"
         "class MeanPointForPointCloudClassification(MeanPointPreTrainedModel):\n"
-        "    card_info = CardInfo('classification')\n"
         "    def __init__(self, config):\n"
         "        super().__init__(config)\n"
         "        self.mean_point = MeanPointModel(config)\n"
@@ -279,6 +274,8 @@ def add_model(folder: Path) -> str:
     heads = '{"point-cloud-classification": ("MeanPointForPointCloudClassification",)}'
     entry = f'    "mean_point": ModelType("mean_point", "MeanPointConfig", "MeanPointModel", {heads}),'
     add_line(folder / "hf_any3d/registry.py", "MODEL_TYPES = {", entry)
+    method = "    'mean_point': Method('Mean point', None, ('mean_point',), 'It reads the mean point'),"
+    add_line(folder / "hf_any3d/model_card/descriptions.py", "METHODS = {", method)
     add_conversion(folder)
     program = f"""
 import hf_any3d, json, torch

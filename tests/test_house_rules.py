@@ -11,11 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST_FILE, LONGEST_MODEL = 500, 1000
 _FOR_MODELS = {"torch", "transformers", "peft", "numpy", "scipy"}
-# File by file: transformers needs huggingface_hub and safetensors anyway, and only one file asks the hub itself, one
-# looks into files of weights, and one compares weights, by a hash so fast that every save can afford it.
+# File by file: transformers needs safetensors anyway, and only two files look into files of weights; one compares
+# weights, by a hash so fast that every save can afford it.
 _EXCEPTIONS = {
-    "modeling/hub_names.py": {"huggingface_hub"},
-    "modeling/pretrained_parts/sources.py": {"huggingface_hub"},
     "modeling/any2point/starting_weights.py": {"safetensors"},
     "modeling/pretrained_parts/loading.py": {"safetensors"},
     "modeling/pretrained_parts/tensors.py": {"xxhash"},

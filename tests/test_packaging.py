@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from hf_any3d.modeling.pretrained_parts.sources import OFFLINE_PACKAGES
+from hf_any3d.hub.weights import OFFLINE_PACKAGES
 from tests import release
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,7 +20,7 @@ from hf_any3d.conversions.minigpt3d.parts import (
 from hf_any3d.conversions.minigpt3d.stages import STAGES, read_stage
 from hf_any3d.conversions.model_cards import write_minigpt3d_card
 from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
-from hf_any3d.modeling.published import MINIGPT3D, RECORD, terms_of
+from hf_any3d.hub.published_table import MINIGPT3D, RECORD, terms_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TOKENIZER_FILES = (

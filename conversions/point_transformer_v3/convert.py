@@ -12,12 +12,12 @@ from hf_any3d.conversions.model_cards import write_voxel_card
 from hf_any3d.conversions.point_transformer_v3.names import convert_ptv3_state_dict, ptv3_fields
 from hf_any3d.conversions.renaming import check_owners, size_of
 from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
+from hf_any3d.hub.published_table import PTV3, RECORD, terms_of
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
     PointTransformerV3ForPointCloudSegmentation,
     PointTransformerV3Model,
 )
-from hf_any3d.modeling.published import PTV3, RECORD, terms_of
 from hf_any3d.voxel_processing import VOXEL_PRESETS, PointTransformerV3Processor
 
 LICENSE = PTV3.weights_license.lower()

@@ -21,8 +21,8 @@ from hf_any3d.chat.templates import (
     pad_prompts,
     published_templates,
 )
-from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import stored_settings
+from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.processing import PointCloudProcessor
 
@@ -34,7 +34,7 @@ _TEXT_OPTIONS = ("padding", "truncation", "max_length", "padding_side")
 _OPTIONS = ("add_generation_prompt", "continue_final_message")
 
 
-class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
+class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
     """A `PointCloudProcessor` and a tokenizer in one.
 
     A message holds parts `{"type": "text", "text": …}` and `{"type": "point_cloud", …}`; the latter has a cloud under

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import ChatModel, Device, Template, open_chat, print_error, quiet_libraries
+from hf_any3d.hub.names import similar_path
 from hf_any3d.messages import model_errors, print_line, printable
-from hf_any3d.modeling.hub_names import similar_path
 
 HELP = "/open FILE switches to another cloud, /restart forgets the conversation, /quit exits; Ctrl-C stops an answer."
 

@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 import typer
 from typer.core import TyperGroup
 
+from hf_any3d.hub.names import check_path, similar_path
+from hf_any3d.hub.published_table import find_published, is_published
 from hf_any3d.messages import error_lines, model_errors, one_line, print_line
-from hf_any3d.modeling.hub_names import check_path, similar_path
-from hf_any3d.modeling.published import find_published, is_published
 from hf_any3d.registry import FORMATS, MODEL_TYPES, TASKS, check_model_type, task_of_class
 
 # Exit code of a command that could not use some of its files.
@@ -154,7 +154,7 @@ _CONFIG = "config.json"
 def find_model(name: str, revision: str | None = None) -> str:
     """Return the directory or hub name of a model, after checking what can be checked without the hub.
 
-    What counts as a path is decided in `hf_any3d.modeling.hub_names`.
+    What counts as a path is decided in `hf_any3d.hub.names`.
 
     Raises:
         ValueError: A file, or a directory without a model.
@@ -193,7 +193,7 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
         _skip_hub_if_offline()
         with status(f"fetching and converting {name}"):
             quiet_libraries()
-            from hf_any3d.hub import opened_directory
+            from hf_any3d.published import opened_directory
             from hf_any3d.registration import register
 
             register()

@@ -140,7 +140,7 @@ def _convert_files(files: list[str], output: Path | None, given: Mapping[str, An
 
 def _convert_published(name: str, output: Path | None, given: Mapping[str, Any]) -> None:
     from hf_any3d.conversions.saving import new_directory
-    from hf_any3d.hub import published_directory
+    from hf_any3d.published import published_directory
 
     if unused := sorted(given.keys() - {"size", "revision", "accept_license"}):
         options = ", ".join(map(_option_of, unused))

@@ -28,9 +28,9 @@ from hf_any3d.cli.outputs import (
     print_rows,
     write_data,
 )
+from hf_any3d.hub.names import is_path_like, similar_path
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.messages import print_json, print_line, printable
-from hf_any3d.modeling.hub_names import is_path_like, similar_path
 from hf_any3d.registry import DATASETS, LABELED_CLOUDS, LABELED_POINTS
 
 data = typer.Typer(rich_markup_mode="markdown", help="Prepare, describe and check data.", no_args_is_help=True)

@@ -349,6 +349,7 @@ def evaluate_minigpt3d(
     from hf_any3d.data.catalog.modelnet40_generative import DATASET
     from hf_any3d.evaluation import PROTOCOLS, answer_protocols, find_protocol, judge_protocols
     from hf_any3d.evaluation.chat_evaluation import open_model
+    from hf_any3d.registration import register
 
     protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
     prompts = _read_prompts(judge_prompt or [])
@@ -357,6 +358,7 @@ def evaluate_minigpt3d(
     classes = DATASET.class_names
     quiet_libraries()
     with contextlib.redirect_stdout(sys.stderr):
+        register()
         chosen = _open_judge(
             judge, judge_model, judge_revision, judge_url, judge_key_variable, own_settings, device, classes
         )

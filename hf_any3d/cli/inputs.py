@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_any3d.cli.common import SOME_FAILED, option, print_error, print_note, progress, status
+from hf_any3d.hub.names import similar_path
 from hf_any3d.many_files.files import Cloud, InputFile, is_readable, readable_types
 from hf_any3d.many_files.work import Answer, answer_files
 from hf_any3d.messages import one_line
-from hf_any3d.modeling.hub_names import similar_path
 
 if TYPE_CHECKING:
     import numpy as np

@@ -25,8 +25,8 @@ from hf_any3d.cli.common import (
     status,
 )
 from hf_any3d.cli.outputs import csv_lines
+from hf_any3d.hub.published_table import is_published
 from hf_any3d.messages import model_errors, one_line, print_json, print_line
-from hf_any3d.modeling.published import is_published
 from hf_any3d.registry import MODEL_TYPES, task_of_class
 
 # Files that define the facts about a model, and packages whose version may change how parameters are counted.
@@ -94,7 +94,7 @@ def _facts_file(name: str, revision: str | None) -> Path:
     for file in _CONFIGS:
         path: Any = Path(name) / file
         if is_published(name):
-            from hf_any3d.hub import opened_directory
+            from hf_any3d.published import opened_directory
 
             path = opened_directory(name, revision) / file
         elif not Path(name).is_dir():

@@ -16,8 +16,8 @@ import typer
 from hf_any3d.cli.common import find_model, option, quiet_libraries, read_model_config
 from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
+from hf_any3d.hub.names import similar_path
 from hf_any3d.messages import print_line, printable
-from hf_any3d.modeling.hub_names import similar_path
 from hf_any3d.registry import DATASETS, LABELED_POINTS, MODEL_TYPES
 
 _RECIPES = (".yaml", ".yml", ".json")

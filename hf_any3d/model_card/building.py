@@ -7,12 +7,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hf_any3d.hub.published_table import non_commercial_record
 from hf_any3d.markdown import code, inline, literal, one_line
 from hf_any3d.model_card.descriptions import Description, describe
 from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport, package_versions
 from hf_any3d.model_card.subject import Subject, hub_name
 from hf_any3d.model_card.tasks import CardTask
-from hf_any3d.modeling.published import non_commercial_record
 
 _TEMPLATE = Path(__file__).with_name("template.md")
 # Number of class names that a card lists; the config has all of them.
@@ -46,7 +46,7 @@ def build_model_card(
         base_model: What the model was made from; taken from the model by default.
 
     Raises:
-        ValueError: If the model's class has no `card_info` or no `method_info`.
+        ValueError: If there is no text for the model's class, or no method for its type.
     """
     task, config, report, description = subject.task, subject.config, subject.report, describe(subject)
     sections = dict(sections or {})
@@ -77,7 +77,7 @@ def build_model_card(
         use=task.use.format(category=literal("Chair" if "Chair" in categories else categories[0])),
         channels=getattr(config, "point_config", config).in_channels,
         portions=task.portions.format(points=points),
-        auto_class=subject.model_class.card_info.opens or task.auto_class,
+        auto_class=subject.opened_by,
         logits=task.logits.format(count=count),
         model_class=subject.model_class.__name__,
         base_program=description.base_program.format(name=quoted) if subject.method else "",
@@ -115,7 +115,7 @@ def _metadata(
     base_model = hub_name(base_model) or hub_name(description.base_model)
     data = report.data if report else {}
     dataset = hub_name(data.get("name")) if data.get("on_hub") else None
-    tags = [*subject.model_class.method_info.tags, *(["control"] if description.is_control else [])]
+    tags = [*description.tags, *(["control"] if description.is_control else [])]
     adapter_tags = []
     if subject.method:  # as PEFT tags its adapters
         adapter_tags = [subject.method, "transformers", *([f"base_model:adapter:{base_model}"] if base_model else [])]

@@ -3,10 +3,63 @@
 from dataclasses import dataclass
 
 from hf_any3d.model_card.subject import Subject
-from hf_any3d.modeling.any2point.starting_weights import ORIGINS
-from hf_any3d.modeling.card_info import MethodInfo
 from hf_any3d.modeling.point_encoders.pretrained_base import PretrainedBaseMixin
 
+
+@dataclass(frozen=True)
+class Method:
+    """Published method that the models of a type implement.
+
+    Args:
+        name: Name of the method.
+        paper: Number of its paper on arXiv; None without one.
+        tags: Tags of repositories.
+        reads: How the model reads a cloud; `{config.num_hidden_layers}` is a setting. Empty if it depends on more.
+    """
+
+    name: str
+    paper: str | None
+    tags: tuple[str, ...]
+    reads: str = ""
+
+
+_READS_PATCHES = "A point transformer of {config.num_hidden_layers} blocks reads patches of points"
+METHODS = {
+    "act3d": Method("ACT", "2212.08320", ("act",), _READS_PATCHES),
+    "act3d_autoencoder": Method("ACT", "2212.08320", ("act",)),
+    "any2point": Method("Any2Point", "2404.07989", ("any2point",)),
+    "minigpt3d": Method("MiniGPT-3D", "2405.01413", ("minigpt3d",)),
+    "openshape": Method("OpenShape", "2305.10764", ("openshape",), _READS_PATCHES),
+    "patchalign3d": Method("PatchAlign3D", "2601.02457", ("patchalign3d",), _READS_PATCHES),
+    "point_tokenizer": Method(
+        "Any2Point",
+        "2404.07989",
+        ("any2point", "control"),
+        "A control: the tokenizer and head of an Any2Point model without its encoder",
+    ),
+    "point_transformer_v3": Method(
+        "Point Transformer V3",
+        "2312.10035",
+        ("point_transformer_v3",),
+        "A Point Transformer V3 of {config.num_hidden_layers} blocks reads voxels of a cloud",
+    ),
+    "pointnet": Method(
+        "PointNet",
+        "1612.00593",
+        ("pointnet",),
+        "A PointNet reads each point by itself and keeps the maximum of each feature over the cloud",
+    ),
+    "pointnet2": Method(
+        "PointNet++",
+        "1706.02413",
+        ("pointnet2",),
+        "A PointNet++ groups points around centers, level by level, and keeps the maximum of each group's features",
+    ),
+    "uni3d": Method("Uni3D", "2310.06773", ("uni3d",), _READS_PATCHES),
+}
+"""By the `model_type` of a config."""
+# Weights from which a tokenizer started, by `config.tokenizer_weights`.
+_ORIGINS = {"random": "random weights", "generated_shapes": "weights learned on generated shapes"}
 _STORED_HERE = "all of them are stored in this repository."
 # Of models whose adapter repository also holds the rest of the model.
 _BUILD_FROM_ADAPTER = "build_for_adapter({name}, config, {{}})"
@@ -25,6 +78,7 @@ class Description:
         base_program: Call that builds the base of an adapter from `config`; `{name}` is the repository, quoted.
         stage: Stage of the method's training, to follow its name.
         is_control: Whether the encoder's weights are no pretrained ones on purpose.
+        tags: Tags of the repository.
     """
 
     what: str
@@ -34,36 +88,37 @@ class Description:
     base_program: str = _BUILD_FROM_ADAPTER
     stage: str = ""
     is_control: bool = False
+    tags: tuple[str, ...] = ()
 
 
 def describe(subject: Subject) -> Description:
     """Describe a model for its card.
 
     Raises:
-        ValueError: If the model's class has no `method_info`.
+        ValueError: If the method of the model's type is not known.
     """
-    method = getattr(subject.model_class, "method_info", None)
-    if not isinstance(method, MethodInfo):
+    model_type = subject.config.model_type
+    if (method := METHODS.get(model_type)) is None:
         raise ValueError(
-            f"{subject.model_class.__name__} cannot be described in a model card: method_info is {method!r}; expected "
-            "a MethodInfo"
+            f"{subject.model_class.__name__} cannot be described in a model card: expected an entry {model_type!r} of "
+            "hf_any3d.model_card.METHODS"
         )
     found = _DESCRIBED.get(subject.config.model_type, _describe_encoder)(subject)
     name = f"[{method.name}](https://arxiv.org/abs/{method.paper})" if method.paper else method.name
     if not subject.is_complete and not subject.left_out:
         found.stored = "only those of the adapter are stored in this repository."
-    found.what = f"{found.what}. Method: {name}{found.stage}."
+    found.what, found.tags = f"{found.what}. Method: {name}{found.stage}.", method.tags
     return found
 
 
 def _describe_encoder(subject: Subject) -> Description:
     """Describe a model of one encoder, which may have started from another."""
     config, start = subject.config, subject.start
-    what, stored = subject.model_class.method_info.reads.format(config=config), _STORED_HERE
+    what, stored = METHODS[config.model_type].reads.format(config=config), _STORED_HERE
     if start:
         what += f", started from {subject.show_name(start)}"
     elif subject.is_trained:
-        what += f", started from {ORIGINS[getattr(config, 'tokenizer_weights', 'random')]}"
+        what += f", started from {_ORIGINS[getattr(config, 'tokenizer_weights', 'random')]}"
     what += _adapted(subject)
     if subject.method and issubclass(subject.model_class, PretrainedBaseMixin):
         stored = "The frozen ones are loaded from the source in the config and verified with a checksum."
@@ -98,7 +153,7 @@ def _describe_any2point(subject: Subject) -> Description:
         what = f"A frozen {subject.show_name(encoder) if encoder else kind}"
     what += " reads the points" if started else " reads the points through a trained tokenizer"
     if not started and config.tokenizer_weights != "random":
-        what += f" that started from {ORIGINS[config.tokenizer_weights]}"
+        what += f" that started from {_ORIGINS[config.tokenizer_weights]}"
     what += _adapted(subject) or ("" if started else ", without adapters")
     return Description(
         what,

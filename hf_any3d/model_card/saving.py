@@ -52,7 +52,7 @@ def write_model_card(model: nn.Module, directory: str | os.PathLike, name: str |
         Path of the card, or None if the user's card was kept.
 
     Raises:
-        ValueError: If the class of the model has no `card_info` or no `method_info`.
+        ValueError: If there is no text for the model's class, or no method for its type.
     """
     directory = Path(directory)
     shown = name or (directory.name if directory.is_absolute() else os.fspath(directory))

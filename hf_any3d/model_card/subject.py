@@ -16,8 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.markdown import code
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.model_card.tasks import TASKS, CardTask
-from hf_any3d.modeling.card_info import CardInfo
+from hf_any3d.model_card.tasks import CardTask, card_task
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
 from hf_any3d.tuners.targets import left_out_modules
 
@@ -30,7 +29,7 @@ class Subject:
     """A model whose card is to be written.
 
     Args:
-        model_class: Its class, with `card_info` and `method_info`.
+        model_class: Its class.
         config: Its config.
         adapter: `method` and `settings` of its PEFT adapter; empty without one.
         total_parameters: Number of parameters, including a frozen encoder's; None if unknown.
@@ -71,15 +70,24 @@ class Subject:
         """Text on the task of the model.
 
         Raises:
-            ValueError: If the class does not state one.
+            ValueError: If there is none.
         """
-        info = getattr(self.model_class, "card_info", None)
-        if not isinstance(info, CardInfo) or (info.text or info.task) not in TASKS:
+        return self._named_task()[1]
+
+    @property
+    def opened_by(self) -> str:
+        """Name of the class that loads the saved model in the card's example."""
+        name, task = self._named_task()
+        return task.opening_class(name)
+
+    def _named_task(self) -> tuple[str, CardTask]:
+        if (found := card_task(self.model_class)) is None:
+            name = self.model_class.__name__
             raise ValueError(
-                f"{self.model_class.__name__} cannot be described in a model card: card_info is {info!r}; expected a "
-                f"CardInfo with a text or task of {', '.join(TASKS)}"
+                f"{name} cannot be described in a model card: hf_any3d.registry does not have it; expected an entry "
+                f"{name!r} of hf_any3d.model_card.TASKS"
             )
-        return TASKS[info.text or info.task]
+        return found
 
     @property
     def encoder(self) -> str | None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from hf_any3d import registry
+
 
 @dataclass(frozen=True)
 class CardTask:
@@ -20,6 +22,8 @@ class CardTask:
         class_score: Description of the score of each class.
         limits: Known limits.
         has_classes: Whether the model predicts classes.
+        opens: Class that loads a saved model in the example with `model`; `{model_class}` is the model's own. None for
+            the auto class of the task.
         factors: Factors of metrics that are not shares.
         class_factor: Factor of the score of each class; None for a share.
         processor: Class of the processor.
@@ -36,14 +40,15 @@ class CardTask:
     class_score: str = "accuracy by class"
     limits: str = ""
     has_classes: bool = True
+    opens: str | None = None
     factors: Mapping[str, float] = field(default_factory=dict)
     class_factor: float | None = None
     processor: str = "PointCloudProcessor"
 
-    @property
-    def auto_class(self) -> str:
-        """Name of the task's auto class."""
-        return "AutoModelFor" + self.task.title().replace("-", "")
+    def opening_class(self, model_class: str) -> str:
+        """Return the name of the class that loads a saved model of a class."""
+        auto_class = "AutoModelFor" + self.task.title().replace("-", "")
+        return (self.opens or auto_class).format(model_class=model_class)
 
     def format_metric(self, metric: str, value: float) -> str:
         """Format a metric."""
@@ -157,6 +162,7 @@ outputs.token_ids, outputs.whole_fine  # (1, groups) codes, (1, points, 3) recon
         "code_perplexity": "Perplexity of codes",
     },
     class_score="CD-L1 × 1000 by category",
+    opens="{model_class}",
     limits="""\
 It is meant as a teacher: `ActForPreTraining` distils it into a point transformer. Lower Chamfer distances (CD) are
 better; distances and F-score are means over the clouds of each category, then over categories.
@@ -173,6 +179,7 @@ _FEATURES = CardTask(
     use='extract("chair.ply")["pooled"]',
     logits="""tokens = model(**processor("chair.ply", return_tensors="pt")).last_hidden_state""",
     metrics={"probe_accuracy": "Accuracy of a linear SVM on frozen features"},
+    opens="{model_class}",
     has_classes=False,
 )
 _CONVERSATION = CardTask(
@@ -186,6 +193,7 @@ inputs = processor.apply_chat_template([{{"role": "user", "content": content}}],
 answer = model.generate(**inputs, max_new_tokens=60)[:, inputs["input_ids"].shape[1] :]
 processor.decode_answers(answer)""",
     metrics={"perplexity": "Perplexity of answers"},
+    opens="{model_class}",
     limits="""\
 Answers can be wrong in any detail and sound as certain as correct ones. The loss is computed on tokens of reference
 answers; it does not measure whether generated answers are true.
@@ -196,14 +204,29 @@ answers; it does not measure whether generated answers are true.
 )
 
 TASKS = {
-    "classification": _CLASSIFICATION,
-    "semantic_segmentation": _SCENES,
-    "part_segmentation": _PARTS,
-    "zero_shot": _ZERO_SHOT,
-    "zero_shot_pretrained": _ZERO_SHOT_PRETRAINED,
-    "zero_shot_segmentation": _PARTS_BY_NAME,
-    "reconstruction": _RECONSTRUCTION,
-    "features": _FEATURES,
-    "conversation": _CONVERSATION,
+    "point-cloud-classification": _CLASSIFICATION,
+    "point-cloud-feature-extraction": _FEATURES,
+    "point-cloud-reconstruction": _RECONSTRUCTION,
+    "point-cloud-segmentation": _SCENES,
+    "point-cloud-text-to-text": _CONVERSATION,
+    "zero-shot-point-cloud-classification": _ZERO_SHOT_PRETRAINED,
+    "zero-shot-point-cloud-segmentation": _PARTS_BY_NAME,
+    "pre-training": _FEATURES,
+    # The student of ACT is what is of use after pretraining.
+    "ActForPreTraining": replace(_FEATURES, opens="ActModel"),
+    # How its texts relate to shapes was learned from some classes.
+    "Any2PointForZeroShotPointCloudClassification": _ZERO_SHOT,
 }
-"""Text of each task, by the name that a model class gives in its `card_info`."""
+"""Text by the task of a model class in `hf_any3d.registry`, or by the name of a class that needs its own."""
+
+
+def card_task(model_class: type) -> tuple[str, CardTask] | None:
+    """Return the name of a model class, or of the one that it derives from, and its text; None for other classes."""
+    for name in (one.__name__ for one in model_class.__mro__):
+        if name in TASKS:
+            return name, TASKS[name]
+        if any(name in kind.part_heads for kind in registry.MODEL_TYPES.values()):
+            return name, _PARTS
+        if (task := registry.task_of_class(name)) is not None:
+            return name, TASKS[task]
+    return None

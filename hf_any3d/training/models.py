@@ -1,6 +1,6 @@
 """Build the models that the training programs train, with a PEFT method or a fine-tuning protocol."""
 
-import itertools
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, cast
@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d import registry
+from hf_any3d.hub.names import check_repository_name
 from hf_any3d.modeling.any2point import (
     Any2PointConfig,
     Any2PointForPointCloudClassification,
@@ -27,21 +28,26 @@ from hf_any3d.modeling.any2point import (
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT_ADAPTER
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.encoders.loading import encoder_settings
-from hf_any3d.modeling.hub_names import check_repository_name
 from hf_any3d.modeling.patchalign3d import PatchAlign3DPreTrainedModel
 from hf_any3d.modeling.point_encoders.text_towers import text_tower_settings
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
-from hf_any3d.registration import MODELS
 from hf_any3d.training.arguments import AdapterArguments, ModelArguments, argument
 from hf_any3d.training.protocol import PROTOCOLS, set_trainable
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from hf_any3d.tuners.targets import encoder_module_pattern, encoder_owner, layer_stack
 from hf_any3d.tuners.tuners_utils import EncoderTuner
 
-# Tasks, as in `card_info` of the model classes.
 CLASSES, PARTS, SCENES = TASKS = ("classification", "part_segmentation", "semantic_segmentation")
 # Tasks of models that compare clouds, or parts of them, with texts.
 ZERO_SHOT, PARTS_BY_NAME = "zero_shot", "zero_shot_segmentation"
+# Their names in the registry.
+_REGISTERED = {
+    CLASSES: "point-cloud-classification",
+    PARTS: "point-cloud-segmentation",
+    SCENES: "point-cloud-segmentation",
+    ZERO_SHOT: "zero-shot-point-cloud-classification",
+    PARTS_BY_NAME: "zero-shot-point-cloud-segmentation",
+}
 # Model types with a head that the programs train on labels, and the first of them around a frozen encoder.
 MODEL_TYPES = tuple(
     name
@@ -277,10 +283,10 @@ def find_model_class(model_type: str, task: str) -> type[PreTrainedModel]:
     Raises:
         ValueError: If there is none.
     """
-    for config, (_, heads) in MODELS.items():
-        for model_class in itertools.chain(*heads.values()):
-            if config.model_type == model_type and model_class.card_info.task == task:
-                return model_class
+    if (kind := registry.MODEL_TYPES.get(model_type)) is not None:
+        for name in kind.heads.get(_REGISTERED[task], ()):
+            if (name in kind.part_heads) == (task == PARTS):
+                return getattr(importlib.import_module("hf_any3d"), name)
     raise ValueError(f"no model of the type {model_type!r} is registered for {task}")
 
 

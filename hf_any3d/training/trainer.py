@@ -26,9 +26,9 @@ from hf_any3d.evaluation.segmentation import IGNORED
 from hf_any3d.model_card import write_trainer_card
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.any2point import PointIndexer
-from hf_any3d.modeling.card_info import CardMixin
 from hf_any3d.modeling.kernels.joined_batches import joined_batches
 from hf_any3d.modeling.layers.heads import ClassToken
+from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import (
     check_model,
@@ -105,7 +105,7 @@ class PointTrainer(Trainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of the model and its run, unless the model is of another library; see Trainer."""
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if isinstance(model.get_base_model() if isinstance(model, PeftModel) else model, CardMixin):
+        if isinstance(model.get_base_model() if isinstance(model, PeftModel) else model, LibraryModelMixin):
             write_trainer_card(self, *args, **kwargs)
         else:
             super().create_model_card(*args, **kwargs)

@@ -9,7 +9,6 @@ from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS
-from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import (
     CHANNELS,
     EPSILON,
@@ -24,6 +23,7 @@ from hf_any3d.modeling.config_checks import (
     check_numbers,
 )
 from hf_any3d.modeling.kernels.group_norms import NUM_GROUPS
+from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin, PartsConfigMixin, part_property, source_property
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX
 
@@ -53,7 +53,7 @@ _AUTOENCODER_CHOICES = {
 }
 
 
-class ActAutoencoderConfig(NamesPackageMixin, EncoderConfigMixin, PreTrainedConfig):
+class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedConfig):
     r"""Configuration of a discrete autoencoder with a frozen cross-modal teacher (ACT, arXiv 2212.08320).
 
     The defaults are the published sizes with sound behavior; converted checkpoints switch on deviations of their
@@ -247,7 +247,7 @@ def _as_tensors_checksum(value: str | None) -> str | None:
     return value and CHECKSUM_PREFIX + value.removeprefix(CHECKSUM_PREFIX).removeprefix("sha256:")
 
 
-class ActConfig(NamesPackageMixin, CategoriesConfigMixin, PartsConfigMixin, PreTrainedConfig):
+class ActConfig(LibrarySettingsMixin, CategoriesConfigMixin, PartsConfigMixin, PreTrainedConfig):
     r"""Configuration of an ACT point transformer and its heads (arXiv 2212.08320).
 
     The defaults are the published sizes with sound behavior; converted checkpoints switch on deviations of their

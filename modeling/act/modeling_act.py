@@ -33,7 +33,6 @@ from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
-from hf_any3d.modeling.card_info import READS_PATCHES, CardInfo, CardMixin, MethodInfo
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import (
@@ -51,6 +50,7 @@ from hf_any3d.modeling.layers.tasks import (
     refuse_problem_type,
     restrict_to_parts,
 )
+from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoder, AlignedEncoderOutput
 from hf_any3d.modeling.point_encoders.point_transformer import (
     GRIDS,
@@ -121,7 +121,7 @@ class Encoded(NamedTuple):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
+class ActPreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
     """Base class of all models with ACT's point transformer: config, initialization, and loading under adapters.
 
     The config stored with an adapter names the repository or directory that the pretrained transformer, the part
@@ -131,7 +131,6 @@ class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTr
     config_class = ActConfig
     config: ActConfig
     base_model_prefix = "act"
-    method_info = MethodInfo("ACT", "2212.08320", ("act",), READS_PATCHES)
     # Pretraining has no use for the class token, so fine-tuning protocols train it with the head.
     _trained_with_head = ("class_token",)
     _no_split_modules = ["PointBlock"]
@@ -180,8 +179,6 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
     Args:
         config: The configuration.
     """
-
-    card_info = CardInfo("features", opens="ActModel")
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
@@ -323,8 +320,6 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
 class ActForPointCloudClassification(ActPreTrainedModel):
     """`ActModel` with a classification head."""
 
-    card_info = CardInfo("classification")
-
     def __init__(self, config: ActConfig):
         super().__init__(config)
         self.act = ActModel(config)
@@ -452,8 +447,6 @@ class ActSegmenter(ActPreTrainedModel):
 class ActForSemanticSegmentation(ActSegmenter):
     """ACT model that predicts an object class for every point of a scene or of a block of it."""
 
-    card_info = CardInfo("semantic_segmentation")
-
     def __init__(self, config: ActConfig):
         super().__init__(config)
         self.post_init()
@@ -503,8 +496,6 @@ class ActForPartSegmentation(ActSegmenter):
     Raises:
         ValueError: If `category_parts` is missing or names a part that is not among the labels.
     """
-
-    card_info = CardInfo("part_segmentation")
 
     def __init__(self, config: ActConfig):
         super().__init__(config, condition_width=config.category_width)
@@ -602,8 +593,6 @@ class ActForPreTraining(ActPreTrainedModel):
 
     Source: ACT (arXiv 2212.08320), Sec. 3.3.
     """
-
-    card_info = CardInfo("features", opens="ActModel")
 
     def __init__(
         self, config: ActConfig, autoencoder: ActAutoencoder | None = None, student: PreTrainedModel | None = None

@@ -28,7 +28,6 @@ from transformers.utils import ModelOutput
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise, uniform_code_loss
 from hf_any3d.modeling.act.configuration_act import POINTS_PER_COARSE_POINT, ActAutoencoderConfig
-from hf_any3d.modeling.card_info import CardInfo, CardMixin, MethodInfo
 from hf_any3d.modeling.encoders import (
     EncoderFamily,
     FrozenEncoderMixin,
@@ -47,6 +46,7 @@ from hf_any3d.modeling.layers.forward_contract import (
     requested_outputs,
     strict_forward,
 )
+from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder, Patches, cut_patches
 from hf_any3d.modeling.point_ops import chamfer_distance, group, knn
 
@@ -368,7 +368,7 @@ class ActAutoencoderOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
+class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
     """Discrete autoencoder: points to codes, through a frozen teacher, and back to points.
 
     With an `encoder_config`, a frozen transformer reads the code vectors along with learned prompts (ACT's cross-modal
@@ -381,11 +381,9 @@ class ActAutoencoder(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrained
     Source: ACT (arXiv 2212.08320), Sec. 3.1; Point-BERT (arXiv 2111.14819), Sec. 3.1.
     """
 
-    card_info = CardInfo("reconstruction", opens="ActAutoencoder")
     config_class = ActAutoencoderConfig
     config: ActAutoencoderConfig
     base_model_prefix = "autoencoder"
-    method_info = MethodInfo("ACT", "2212.08320", ("act",))
 
     def __init__(self, config: ActAutoencoderConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)

@@ -7,7 +7,6 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import (
     CHANNELS,
     EPSILON,
@@ -20,6 +19,7 @@ from hf_any3d.modeling.config_checks import (
     check_numbers,
 )
 from hf_any3d.modeling.encoders import ENCODER_DTYPES
+from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
 
 _RANGES: Ranges = {
@@ -59,7 +59,7 @@ _CHOICES = {
 }
 
 
-class TokenizerConfig(NamesPackageMixin, PreTrainedConfig):
+class TokenizerConfig(LibrarySettingsMixin, PreTrainedConfig):
     """Settings of a tokenizer of points, of pooling and of a classification head; see `Any2PointConfig`."""
 
     in_channels: int = 3

@@ -36,7 +36,6 @@ from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_SEGMENTATION, fill_in
 from hf_any3d.modeling.any2point.virtual_projection import Projection, project
-from hf_any3d.modeling.card_info import CardInfo, CardMixin, MethodInfo
 from hf_any3d.modeling.encoders import (
     FrozenEncoderMixin,
     LayerPass,
@@ -63,6 +62,7 @@ from hf_any3d.modeling.layers.tasks import (
     refuse_problem_type,
     restrict_to_parts,
 )
+from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.text_towers import (
     TextTower,
     open_text_tower,
@@ -108,13 +108,12 @@ class Any2PointOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class Any2PointPreTrainedModel(CardMixin, FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
+class Any2PointPreTrainedModel(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, PreTrainedModel):
     """Base class of the Any2Point models."""
 
     config_class = Any2PointConfig
     config: Any2PointConfig
     base_model_prefix = "any2point"
-    method_info = MethodInfo("Any2Point", "2404.07989", ("any2point",))
     small_data_defaults: ClassVar[Mapping[str, Any]] = LIGHT
 
     @classmethod
@@ -169,8 +168,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
         config: The configuration, with an `encoder_config`.
         encoder: A loaded encoder; by default a randomly initialized one is built from the config.
     """
-
-    card_info = CardInfo("features", opens="Any2PointModel")
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
@@ -361,8 +358,6 @@ class _Any2PointWithHead(Any2PointPreTrainedModel):
 class Any2PointForPointCloudClassification(_Any2PointWithHead):
     """`Any2PointModel` with a classification head."""
 
-    card_info = CardInfo("classification")
-
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
         features = len(config.pooling) * config.encoder_config.hidden_size
@@ -520,8 +515,6 @@ class Any2PointSegmenter(_Any2PointWithHead):
 class Any2PointForSemanticSegmentation(Any2PointSegmenter):
     """Predicts the object class of every point of a scene, or of a block of it."""
 
-    card_info = CardInfo("semantic_segmentation")
-
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
         self.post_init()
@@ -572,8 +565,6 @@ class Any2PointForPartSegmentation(Any2PointSegmenter):
     Raises:
         ValueError: If `category_parts` is missing or contains a part that is not a label.
     """
-
-    card_info = CardInfo("part_segmentation")
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
@@ -659,8 +650,6 @@ class Any2PointForZeroShotPointCloudClassification(TextFeaturesMixin, Any2PointP
     Raises:
         ValueError: If the config has no `text_width`.
     """
-
-    card_info = CardInfo("zero_shot")
 
     input_modalities = ("point_cloud", "text")
 

@@ -15,26 +15,20 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import PointTokenizerConfig
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
-from hf_any3d.modeling.card_info import CardInfo, CardMixin, MethodInfo
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, pool
 from hf_any3d.modeling.layers.tasks import classification_loss
+from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
 
 
-class PointTokenizerPreTrainedModel(CardMixin, NoAttentionMixin, EarlierNamesMixin, PreTrainedModel):
+class PointTokenizerPreTrainedModel(LibraryModelMixin, NoAttentionMixin, EarlierNamesMixin, PreTrainedModel):
     """Base class of tokenizers without an encoder."""
 
     config_class = PointTokenizerConfig
     config: PointTokenizerConfig
     base_model_prefix = "point_tokenizer_model"  # the model has a module `point_tokenizer` itself
-    method_info = MethodInfo(
-        "Any2Point",
-        "2404.07989",
-        ("any2point", "control"),
-        "A control: the tokenizer and head of an Any2Point model without its encoder",
-    )
     _earlier_names = {"tokens": "point_tokenizer_model"}
 
 
@@ -44,8 +38,6 @@ class PointTokenizerModel(PointTokenizerPreTrainedModel):
     Args:
         config: The configuration.
     """
-
-    card_info = CardInfo("features", opens="PointTokenizerModel")
 
     def __init__(self, config: PointTokenizerConfig):
         super().__init__(config)
@@ -91,8 +83,6 @@ class PointTokenizerModel(PointTokenizerPreTrainedModel):
 
 class PointTokenizerForPointCloudClassification(PointTokenizerPreTrainedModel):
     """`PointTokenizerModel` with a classification head: the control "no encoder" of Any2Point."""
-
-    card_info = CardInfo("classification")
 
     def __init__(self, config: PointTokenizerConfig):
         super().__init__(config)

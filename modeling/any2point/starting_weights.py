@@ -21,9 +21,6 @@ studies.starting_weights`."""
 FILES: dict[str, Path] = {"generated_shapes": GENERATED_SHAPES}
 """By `config.tokenizer_weights`."""
 
-ORIGINS = {"random": "random weights", "generated_shapes": "weights learned on generated shapes"}
-"""What model cards say of them, by `config.tokenizer_weights`."""
-
 FITS: dict[str, Any] = {"tokenizer": "patch", "tokenizer_width": 96, "hidden_size": 384}
 """Settings of the tokenizers that they fit; these also need a `token_scale`."""
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import CHANNELS, EPSILON, HEADS, LAYERS, SHARE, SPREAD, Ranges, check_numbers
+from hf_any3d.modeling.library import LibrarySettingsMixin
 
 _RANGES: Ranges = {
     **dict.fromkeys(("layer_norm_eps", "patch_norm_eps"), EPSILON),
@@ -22,7 +22,7 @@ _RANGES: Ranges = {
 }
 
 
-class ImageBindAudioConfig(NamesPackageMixin, PreTrainedConfig):
+class ImageBindAudioConfig(LibrarySettingsMixin, PreTrainedConfig):
     r"""Configuration of ImageBind's audio encoder (arXiv 2305.05665); the defaults are those of `imagebind_huge`.
 
     Args:

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, Blip2QFormerConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import CHANNELS, SPREAD, TOKENS, Ranges, check_choices, check_numbers
+from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
 
 ROUTERS = ("sparse", "soft", "constant")
@@ -27,7 +27,7 @@ _RANGES: Ranges = {
 PARTS = ("point_encoder", "qformer", "language_model")
 
 
-class MiniGPT3DConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
+class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     r"""Configuration of a MiniGPT-3D model (arXiv 2405.01413) in any of its training stages.
 
     The defaults are the published sizes.

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from transformers import PhiConfig
 
-from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import EPSILON, SHARE, SIZES, SPREAD, Ranges, check_numbers
+from hf_any3d.modeling.library import LibrarySettingsMixin
 
 _RANGES: Ranges = {
     **SIZES,
@@ -17,7 +17,7 @@ _RANGES: Ranges = {
 }
 
 
-class NormedPhiConfig(NamesPackageMixin, PhiConfig):
+class NormedPhiConfig(LibrarySettingsMixin, PhiConfig):
     r"""Phi with normalized queries and keys, a norm after the attention, and one layer for queries, keys and values.
 
     Fields are those of `PhiConfig`; the defaults are the sizes of Phi-2, which MiniGPT-3D starts from.

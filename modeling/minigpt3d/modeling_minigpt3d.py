@@ -39,7 +39,6 @@ from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cached_file, logging
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from hf_any3d.modeling.card_info import CardInfo, CardMixin, MethodInfo
 from hf_any3d.modeling.layers.forward_contract import (
     check_keywords,
     forward_keywords,
@@ -48,6 +47,7 @@ from hf_any3d.modeling.layers.forward_contract import (
     strict_forward,
 )
 from hf_any3d.modeling.layers.heads import in_precision_of
+from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS, MiniGPT3DConfig
 from hf_any3d.modeling.minigpt3d.lora import leave_unquantized, names_in, reset_lora
 from hf_any3d.modeling.minigpt3d.placeholders import fill_placeholders, repeat_by_sample, unread_clouds
@@ -165,7 +165,7 @@ PART_CLASSES = {"point_encoder": AutoModel, "qformer": QueriesAndQFormer, "langu
 """Class that loads each pretrained part."""
 
 
-class MiniGPT3DPreTrainedModel(CardMixin, PretrainedPartsMixin, EarlierNamesMixin, PreTrainedModel):
+class MiniGPT3DPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, EarlierNamesMixin, PreTrainedModel):
     """Base class of MiniGPT-3D's models.
 
     Only trained weights are saved, 47.8 million of 2,954 million: pretrained parts are recorded in `config.parts` and
@@ -176,7 +176,6 @@ class MiniGPT3DPreTrainedModel(CardMixin, PretrainedPartsMixin, EarlierNamesMixi
     config: MiniGPT3DConfig
     # Not "model": transformers renames `model.language_model.model` in any checkpoint, as older models of it had it.
     base_model_prefix = "minigpt3d"
-    method_info = MethodInfo("MiniGPT-3D", "2405.01413", ("minigpt3d",))
     input_modalities = ("point_cloud", "text")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -359,7 +358,6 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         language_model: The same for `config.text_config`.
     """
 
-    card_info = CardInfo("features", opens="MiniGPT3DModel")
     _part_paths = {"point_encoder": "point_encoder", "qformer": "bridge.qformer", "language_model": "language_model"}
 
     def __init__(
@@ -557,7 +555,6 @@ class MiniGPT3DForConditionalGeneration(MiniGPT3DPreTrainedModel, GenerationMixi
         language_model: The same for `config.text_config`.
     """
 
-    card_info = CardInfo("conversation", opens="MiniGPT3DForConditionalGeneration")
     _earlier_names = {name: f"minigpt3d.{name}" for name in ("point_encoder", "bridge", "language_model")}
 
     def __init__(

@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 
-from hf_any3d.modeling.card_info import READS_PATCHES, CardInfo, MethodInfo
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 from hf_any3d.modeling.layers.heads import in_precision_of, precision_of
 from hf_any3d.modeling.openshape.configuration_openshape import OpenShapeConfig
@@ -100,7 +99,6 @@ class OpenShapePreTrainedModel(AlignedPreTrainedModel):
     config_class = OpenShapeConfig
     config: OpenShapeConfig
     base_model_prefix = "openshape"
-    method_info = MethodInfo("OpenShape", "2305.10764", ("openshape",), READS_PATCHES)
 
     @classmethod
     def base_class(cls) -> "type[OpenShapeModel]":
@@ -119,8 +117,6 @@ class OpenShapeModel(OpenShapePreTrainedModel, AlignedEncoder):
 
     Source: OpenShape, Sec. 3.2; PointBERT of its program.
     """
-
-    card_info = CardInfo("features", opens="OpenShapeModel")
 
     def __init__(self, config: OpenShapeConfig):
         super().__init__(config, final_norm=False)
@@ -153,8 +149,6 @@ class OpenShapeModel(OpenShapePreTrainedModel, AlignedEncoder):
 class OpenShapeForPointCloudClassification(OpenShapePreTrainedModel, AlignedClassifier):
     """`OpenShapeModel` with a classification head on the feature in the space of texts."""
 
-    card_info = CardInfo("classification")
-
     def __init__(self, config: OpenShapeConfig):
         super().__init__(config, OpenShapeModel)
 
@@ -165,8 +159,6 @@ class OpenShapeForPointCloudSegmentation(OpenShapePreTrainedModel, AlignedSegmen
     Raises:
         ValueError: If `segmentation_layers` names an unknown block, or the head has no hidden layer.
     """
-
-    card_info = CardInfo("semantic_segmentation")
 
     def __init__(self, config: OpenShapeConfig):
         super().__init__(config, OpenShapeModel)

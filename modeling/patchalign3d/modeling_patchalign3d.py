@@ -10,7 +10,6 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from hf_any3d.modeling.card_info import READS_PATCHES, CardInfo, MethodInfo
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import ClassToken, in_precision_of
@@ -91,7 +90,6 @@ class PatchAlign3DPreTrainedModel(AlignedPreTrainedModel):
     config_class = PatchAlign3DConfig
     config: PatchAlign3DConfig
     base_model_prefix = "patchalign3d"
-    method_info = MethodInfo("PatchAlign3D", "2601.02457", ("patchalign3d",), READS_PATCHES)
 
     @classmethod
     def base_class(cls) -> type[PatchAlign3DModel]:
@@ -133,8 +131,6 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
 
     Source: PatchAlign3D, Sec. 3.
     """
-
-    card_info = CardInfo("features", opens="PatchAlign3DModel")
 
     def __init__(self, config: PatchAlign3DConfig):
         super().__init__(config, final_norm=True)
@@ -192,8 +188,6 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
 class PatchAlign3DForPointCloudClassification(PatchAlign3DPreTrainedModel, AlignedClassifier):
     """`PatchAlign3DModel` with a classification head on the mean of the patches' features."""
 
-    card_info = CardInfo("classification")
-
     def __init__(self, config: PatchAlign3DConfig):
         super().__init__(config, PatchAlign3DModel)
         self.freeze_untrained()
@@ -205,8 +199,6 @@ class PatchAlign3DForPointCloudSegmentation(PatchAlign3DPreTrainedModel, Aligned
     Raises:
         ValueError: If `segmentation_layers` names an unknown block, or the head has no hidden layer.
     """
-
-    card_info = CardInfo("semantic_segmentation")
 
     def __init__(self, config: PatchAlign3DConfig):
         super().__init__(config, PatchAlign3DModel)
@@ -221,8 +213,6 @@ class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
 
     Source: PatchAlign3D, Sec. 3, first stage.
     """
-
-    card_info = CardInfo("features", opens="PatchAlign3DForPreTraining")
 
     def __init__(self, config: PatchAlign3DConfig):
         super().__init__(config)
@@ -287,7 +277,6 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(AlignedTextsMixin, PatchAlig
     Source: PatchAlign3D, Sec. 3.
     """
 
-    card_info = CardInfo("zero_shot_segmentation")
     input_modalities = ("point_cloud", "text")
 
     def __init__(self, config: PatchAlign3DConfig):

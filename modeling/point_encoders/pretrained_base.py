@@ -27,9 +27,8 @@ from hf_any3d.modeling.pretrained_parts import (
 )
 from hf_any3d.modeling.pretrained_parts.loading import keep_in_full
 from hf_any3d.modeling.pretrained_parts.mixin import is_unchanged
-from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_in_cache
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_of
 from hf_any3d.modeling.pretrained_parts.tensors import differing
-from hf_any3d.modeling.published import RECORD, is_published
 
 
 class PretrainedBaseMixin(AdapterLoadingMixin):
@@ -177,10 +176,7 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
         if is_quantized(model):
             remember_weights(model.base_model)
         if name is not None and not kwargs.get("subfolder"):
-            if is_published(name):  # the hub's cache has the file of the authors
-                commit = (getattr(model.config, RECORD, None) or {}).get("revision")
-            else:
-                commit = commit_in_cache(name, kwargs.get("revision"), kwargs.get("cache_dir"))
+            commit = commit_of(name, model.config, kwargs.get("revision"), kwargs.get("cache_dir"))
             model._opened_from = PretrainedPart(absolute_name(name), commit)
         return opened
 

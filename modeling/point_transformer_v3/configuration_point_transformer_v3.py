@@ -6,7 +6,6 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import (
     CHANNELS,
     EPSILON,
@@ -19,6 +18,7 @@ from hf_any3d.modeling.config_checks import (
     check_choices,
     check_numbers,
 )
+from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.point_ops import CURVES
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, part_property, source_property
 
@@ -67,7 +67,7 @@ _RANGES: Ranges = {
 _SHUFFLING = ("training", "always", "never")
 
 
-class PointTransformerV3Config(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
+class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     r"""Configuration of a Point Transformer V3 encoder and its heads (arXiv 2312.10035).
 
     The defaults are the sizes of Sonata (arXiv 2503.16429) and of Concerto's base model with sound behavior; `PRESETS`

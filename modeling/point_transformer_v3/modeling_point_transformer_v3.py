@@ -26,7 +26,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 from transformers.utils import ModelOutput
 
-from hf_any3d.modeling.card_info import CardInfo, CardMixin, MethodInfo
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
 from hf_any3d.modeling.layers.forward_contract import (
@@ -37,6 +36,7 @@ from hf_any3d.modeling.layers.forward_contract import (
 )
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of, precision_of
 from hf_any3d.modeling.layers.tasks import classification_loss, point_loss, refuse_problem_type
+from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.point_transformer import DropPath, PointMlp
 from hf_any3d.modeling.point_encoders.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
 from hf_any3d.modeling.point_ops import (
@@ -391,19 +391,13 @@ class PointTransformerV3Unpooling(nn.Module):
 
 
 class PointTransformerV3PreTrainedModel(
-    CardMixin, PretrainedBaseMixin, PointTokensMixin, EarlierNamesMixin, PreTrainedModel
+    LibraryModelMixin, PretrainedBaseMixin, PointTokensMixin, EarlierNamesMixin, PreTrainedModel
 ):
     """Base class of all Point Transformer V3 models."""
 
     config_class = PointTransformerV3Config
     config: PointTransformerV3Config
     base_model_prefix = "point_transformer_v3"
-    method_info = MethodInfo(
-        "Point Transformer V3",
-        "2312.10035",
-        ("point_transformer_v3",),
-        "A Point Transformer V3 of {config.num_hidden_layers} blocks reads voxels of a cloud",
-    )
     _earlier_names = {"encoder": "point_transformer_v3"}
     _no_split_modules = ["PointTransformerV3Block"]
 
@@ -511,8 +505,6 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
 
     Source: Point Transformer V3, Sec. 4; Sonata, Sec. 3 (the encoder alone).
     """
-
-    card_info = CardInfo("features", opens="PointTransformerV3Model")
 
     def __init__(self, config: PointTransformerV3Config):
         super().__init__(config)
@@ -737,8 +729,6 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
 class PointTransformerV3ForPointCloudClassification(PointTransformerV3PreTrainedModel):
     """`PointTransformerV3Model` with a classification head on the mean of its last features over a cloud."""
 
-    card_info = CardInfo("classification")
-
     def __init__(self, config: PointTransformerV3Config):
         super().__init__(config)
         self.point_transformer_v3 = PointTransformerV3Model(config)
@@ -803,8 +793,6 @@ class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedMo
     The head reads the features of all stages, or those of the decoder. Without hidden layers it is the linear probe of
     Sonata, Concerto and Utonia.
     """
-
-    card_info = CardInfo("semantic_segmentation")
 
     def __init__(self, config: PointTransformerV3Config):
         super().__init__(config)

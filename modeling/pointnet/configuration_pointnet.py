@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import CHANNELS, SHARE, TOKENS, Ranges, check_numbers
+from hf_any3d.modeling.library import LibrarySettingsMixin
 
 _RANGES: Ranges = {
     **dict.fromkeys(("hidden_sizes", "level_widths", "head_widths"), CHANNELS),
@@ -18,7 +18,7 @@ _RANGES: Ranges = {
 }
 
 
-class BaselineConfig(NamesPackageMixin, PreTrainedConfig):
+class BaselineConfig(LibrarySettingsMixin, PreTrainedConfig):
     """Fields and properties that both configurations have."""
 
     in_channels: int = 3

@@ -15,27 +15,21 @@ from torch import nn
 from transformers import PreTrainedModel, initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_any3d.modeling.card_info import CardInfo, CardMixin, MethodInfo
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.tasks import classification_loss
+from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_ops import ball_query, farthest_point_sample, gather_points, group, in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.pointnet.configuration_pointnet import BaselineConfig, PointNet2Config, PointNetConfig
 
 
-class PointNetPreTrainedModel(CardMixin, NoAttentionMixin, PreTrainedModel):
+class PointNetPreTrainedModel(LibraryModelMixin, NoAttentionMixin, PreTrainedModel):
     """Base class of PointNet models."""
 
     config_class = PointNetConfig
     config: PointNetConfig
     base_model_prefix = "pointnet"
-    method_info = MethodInfo(
-        "PointNet",
-        "1612.00593",
-        ("pointnet",),
-        "A PointNet reads each point by itself and keeps the maximum of each feature over the cloud",
-    )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -124,8 +118,6 @@ class PointNetModel(PointFeatures, PointNetPreTrainedModel):
     Source: PointNet, Sec. 4.2.
     """
 
-    card_info = CardInfo("features", opens="PointNetModel")
-
     def __init__(self, config: PointNetConfig):
         super().__init__(config)
         self.input_tokens = nn.Identity()
@@ -142,8 +134,6 @@ class PointNetModel(PointFeatures, PointNetPreTrainedModel):
 
 class PointNetForPointCloudClassification(PointNetPreTrainedModel):
     """`PointNetModel` with a classification head."""
-
-    card_info = CardInfo("classification")
 
     def __init__(self, config: PointNetConfig):
         super().__init__(config)
@@ -196,12 +186,6 @@ class PointNet2PreTrainedModel(PointNetPreTrainedModel):
     config_class = PointNet2Config
     config: PointNet2Config
     base_model_prefix = "pointnet2"
-    method_info = MethodInfo(
-        "PointNet++",
-        "1706.02413",
-        ("pointnet2",),
-        "A PointNet++ groups points around centers, level by level, and keeps the maximum of each group's features",
-    )
 
 
 class SetAbstraction(nn.Module):
@@ -254,8 +238,6 @@ class PointNet2Model(PointFeatures, PointNet2PreTrainedModel):
     Source: PointNet++, Sec. 3.2.
     """
 
-    card_info = CardInfo("features", opens="PointNet2Model")
-
     def __init__(self, config: PointNet2Config):
         super().__init__(config)
         self.input_tokens = nn.Identity()
@@ -290,8 +272,6 @@ class PointNet2Model(PointFeatures, PointNet2PreTrainedModel):
 
 class PointNet2ForPointCloudClassification(PointNet2PreTrainedModel):
     """`PointNet2Model` with a classification head."""
-
-    card_info = CardInfo("classification")
 
     def __init__(self, config: PointNet2Config):
         super().__init__(config)

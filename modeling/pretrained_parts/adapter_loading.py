@@ -18,7 +18,6 @@ from transformers.utils import (
 )
 
 from hf_any3d.modeling.config_checks import read_settings, stored_settings
-from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 from hf_any3d.modeling.pretrained_parts.loading import (
     apply_settings,
     built_on_meta,
@@ -249,7 +248,6 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
             TypeError: If an argument is unknown.
         """
         name = pretrained_model_name_or_path
-        check_repository_name(name, **hub_choice(kwargs))
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         given = {key: value for key, value in hub.items() if value is not None}
         adapter = None if name is None else find_adapter_config_file(name, **given)

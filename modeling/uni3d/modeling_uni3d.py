@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 
-from hf_any3d.modeling.card_info import READS_PATCHES, CardInfo, MethodInfo
 from hf_any3d.modeling.layers.heads import ClassToken, in_precision_of, precision_of
 from hf_any3d.modeling.point_encoders.aligned_encoders import (
     AlignedClassifier,
@@ -24,7 +23,6 @@ class Uni3DPreTrainedModel(AlignedPreTrainedModel):
     config_class = Uni3DConfig
     config: Uni3DConfig
     base_model_prefix = "uni3d"
-    method_info = MethodInfo("Uni3D", "2310.06773", ("uni3d",), READS_PATCHES)
 
     @classmethod
     def base_class(cls) -> "type[Uni3DModel]":
@@ -43,8 +41,6 @@ class Uni3DModel(Uni3DPreTrainedModel, AlignedEncoder):
 
     Source: Uni3D, Sec. 3.1.
     """
-
-    card_info = CardInfo("features", opens="Uni3DModel")
 
     def __init__(self, config: Uni3DConfig):
         super().__init__(config, final_norm=True)
@@ -76,8 +72,6 @@ class Uni3DModel(Uni3DPreTrainedModel, AlignedEncoder):
 class Uni3DForPointCloudClassification(Uni3DPreTrainedModel, AlignedClassifier):
     """`Uni3DModel` with a classification head on the feature in the space of texts."""
 
-    card_info = CardInfo("classification")
-
     def __init__(self, config: Uni3DConfig):
         super().__init__(config, Uni3DModel)
 
@@ -88,8 +82,6 @@ class Uni3DForPointCloudSegmentation(Uni3DPreTrainedModel, AlignedSegmenter):
     Raises:
         ValueError: If `segmentation_layers` names an unknown block, or the head has no hidden layer.
     """
-
-    card_info = CardInfo("semantic_segmentation")
 
     def __init__(self, config: Uni3DConfig):
         super().__init__(config, Uni3DModel)

@@ -8,11 +8,10 @@ import pytest
 from transformers import BertConfig, BertModel
 
 from examples import fetch_encoder
-from hf_any3d.modeling.pretrained_parts import sources
+from hf_any3d.hub.weights import OFFLINE_PACKAGES, OfflinePackage
 from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
     EncoderUnavailableError,
-    OfflinePackage,
     weights_checksum,
 )
 
@@ -28,7 +27,7 @@ def listed(bert, tmp_path, monkeypatch):
     bert.save_pretrained(tmp_path / "files")
     entry = OfflinePackage("carries_a_bert", "files", weights_checksum(tmp_path / "files"), "carrier==1.0")
     for name in ("me/fetch-hub", "me/fetch-changed", "me/fetch-package"):
-        monkeypatch.setitem(sources.OFFLINE_PACKAGES, name, entry)
+        monkeypatch.setitem(OFFLINE_PACKAGES, name, entry)
     (tmp_path / "site").mkdir()
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "site")])
     return tmp_path / "site" / "carries_a_bert"

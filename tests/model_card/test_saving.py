@@ -23,9 +23,10 @@ from hf_any3d import (
     Uni3DConfig,
     encoder_linear_pattern,
 )
-from hf_any3d.model_card import TASKS, Subject, build_model_card, write_trainer_card
+from hf_any3d.model_card import METHODS, TASKS, Method, Subject, build_model_card, write_trainer_card
 from hf_any3d.model_card.saving import may_be_replaced, report_of_trainer
-from hf_any3d.modeling.card_info import CardInfo, CardMixin
+from hf_any3d.model_card.tasks import card_task
+from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.registration import MODELS
 from tests.common.models import CASES
 from tests.model_card.test_building import REPORT
@@ -235,25 +236,34 @@ def test_act_models_describe_themselves(make, tmp_path):
 def test_every_registered_model_describes_itself():
     for config, (base, heads) in MODELS.items():
         for model in {base, *(model for models in heads.values() for model in models)}:
-            assert (model.card_info.text or model.card_info.task) in TASKS
-            assert model.config_class is config
-            assert issubclass(model, CardMixin) and model.method_info.name and model.method_info.tags
+            assert card_task(model)[0] == model.__name__
+            assert model.config_class is config and METHODS[config.model_type].tags
+            assert issubclass(model, LibraryModelMixin)
 
 
-def test_model_without_a_description_is_refused():
-    class WithoutInfo(ActForPointCloudClassification):
-        card_info = None
+def test_model_without_a_description_is_refused(monkeypatch):
+    class Own(LibraryModelMixin, BertModel):
+        pass
 
-    class WithoutMethod(CardMixin, BertModel):
-        card_info = CardInfo("features")
+    config = tiny_act(ActModel).config
+    config.model_type = "own"
+    missing = "Own cannot be described in a model card: .*expected an entry"
+    with pytest.raises(ValueError, match=f"{missing} 'Own' of hf_any3d.model_card.TASKS"):
+        build_model_card(Subject(Own, config), "me/model")
+    monkeypatch.setitem(TASKS, "Own", TASKS["point-cloud-feature-extraction"])
+    with pytest.raises(ValueError, match=f"{missing} 'own' of hf_any3d.model_card.METHODS"):
+        build_model_card(Subject(Own, config), "me/model")
+    monkeypatch.setitem(METHODS, "own", Method("Own", None, ("own",), "It reads words"))
+    assert "model = Own.from_pretrained" in build_model_card(Subject(Own, config), "me/model").text
+
+
+def test_subclass_is_described_as_the_class_that_it_derives_from():
+    class Own(ActForPointCloudClassification):
+        pass
 
     config = tiny_act(ActForPointCloudClassification).config
-    for model, message in (
-        (WithoutInfo, "WithoutInfo cannot be described in a model card: card_info is None"),
-        (WithoutMethod, "WithoutMethod cannot be described in a model card: method_info is None"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            build_model_card(Subject(model, config), "me/model")
+    subjects = Subject(Own, config), Subject(ActForPointCloudClassification, config)
+    assert len({build_model_card(subject, "me/model").text for subject in subjects}) == 1
 
 
 def test_models_of_other_libraries_keep_their_cards(tmp_path):

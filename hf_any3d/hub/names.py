@@ -11,12 +11,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_any3d.modeling.published import is_published
+from hf_any3d.hub.published_table import is_published
+from hf_any3d.registry import FORMATS
 
 # Folders that programs write to; names on the hub do not start with them.
 _LOCAL_FOLDERS = ("checkpoints", "output", "outputs", "runs")
-FILE_ENDINGS: set[str] = set("bin ckpt h5 hdf5 json jsonl onnx parquet pkl pt pth safetensors yaml yml zip".split())
-"""Endings, without dots, of what is a file and no name on the hub; the registry of readers adds those of clouds."""
+# Endings, without dots, of what is a file and no name on the hub.
+_FILE_ENDINGS = {
+    *"bin ckpt h5 hdf5 json jsonl onnx parquet pkl pt pth safetensors yaml yml zip".split(),
+    *FORMATS,
+}
+
+
+def check_name(name: str | os.PathLike | None, arguments: Mapping[str, Any]) -> None:
+    """Raise an error if a name must not, or cannot, be looked up on the hub; see `check_repository_name`.
+
+    Args:
+        name: First argument of `from_pretrained`.
+        arguments: Its keyword arguments.
+    """
+    hub = ("revision", "cache_dir", "local_files_only")
+    check_repository_name(name, **{key: arguments[key] for key in hub if arguments.get(key)})
 
 
 def check_repository_name(
@@ -93,11 +108,6 @@ def check_path(
         )
 
 
-def hub_choice(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those arguments of `from_pretrained` that `check_repository_name` takes."""
-    return {key: arguments[key] for key in ("revision", "cache_dir", "local_files_only") if arguments.get(key)}
-
-
 def is_path_like(name: str, needs_owner: bool = False) -> bool:
     """Return whether a name that does not exist here is nevertheless meant as a path, not as a name on the hub.
 
@@ -123,7 +133,7 @@ def _is_owner_and_name(name: str) -> bool:
 
 
 def _is_file_name(name: str) -> bool:
-    return Path(name).suffix[1:].lower() in FILE_ENDINGS
+    return Path(name).suffix[1:].lower() in _FILE_ENDINGS
 
 
 def similar_path(name: str | os.PathLike) -> str:

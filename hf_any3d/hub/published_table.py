@@ -1,6 +1,6 @@
 """The checkpoints that authors published on the hub and that open by their names: files, sizes, licenses.
 
-`hf_any3d.hub` fetches and converts them. To add one, add an entry to `PUBLISHED`; the program that it comes from
+`hf_any3d.published` fetches and converts them. To add one, add an entry to `PUBLISHED`; the program that it comes from
 is a `System`, whose function in `hf_any3d.conversions` converts its files.
 """
 

@@ -12,14 +12,16 @@ from hf_any3d import (
     GuidedAdapterConfig,
     MiniGPT3DProcessor,
     PointCloudProcessor,
+    PointNetForPointCloudClassification,
     load_point_dataset,
 )
 from hf_any3d.data.files import supported_file_types
-from hf_any3d.modeling.hub_names import check_repository_name, is_path_like, similar_path
+from hf_any3d.hub.names import check_repository_name, is_path_like, similar_path
 from tests.tiny_encoders import random_encoder, tiny_config, tiny_model
 
 OPEN = {
     "class": Any2PointForPointCloudClassification.from_pretrained,
+    "class without pretrained parts": PointNetForPointCloudClassification.from_pretrained,
     "auto class": AutoModelForPointCloudClassification.from_pretrained,
     "config": Any2PointConfig.from_pretrained,
     "processor": PointCloudProcessor.from_pretrained,

