@@ -144,7 +144,7 @@ class ActPreTrainedModel(CardMixin, PretrainedBaseMixin, PointTokensMixin, PreTr
 
     @classmethod
     def base_class(cls) -> type[ActModel]:
-        """The point transformer's class."""
+        """Return the point transformer's class."""
         return ActModel
 
     @classmethod
@@ -307,6 +307,7 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         return any(getattr(layer, "takes_geometry", False) for layer in self.blocks.layers)
 
     def _mix_side_in(self, hidden_states: torch.Tensor, patches: Patches) -> torch.Tensor:
+        # The side network has no class token to mix with.
         leading = hidden_states.shape[1] - patches.centers.shape[1]
         side = self.side_projection(self.side(patches.neighborhoods))  # (batch, groups, hidden)
         weight = self.side_alpha.sigmoid()
@@ -316,6 +317,7 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
     def _pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.class_token is not None:
             return pool(hidden_states, self.config.pooling)
+        # A segmentation model has no class token, but its config may be a classifier's.
         how = [name for name in self.config.pooling if name != "cls"]
         return pool(hidden_states, how or ["max"], class_tokens=0)
 
@@ -746,6 +748,7 @@ class ActForPreTraining(ActPreTrainedModel):
         patches = self.cut(points)
         num_masked = None
         if mask is None:
+            # Known here, so that no accelerator has to count the mask.
             num_masked = int(self.config.mask_ratio * patches.centers.shape[1])
             mask = MASKS[self.config.mask_type](patches.centers, num_masked)
         visible, hidden = split_by_mask(mask, num_masked)
@@ -854,6 +857,7 @@ class ActForPreTraining(ActPreTrainedModel):
                 return_dict=True,
             )
         if self.config.encode_visible_only:
+            # Patches are flattened to rows, which `gather_points` selects.
             rows = gather_points(patches.neighborhoods.flatten(2), visible)
             tokens = self.act.patch_encoder(rows.view(*visible.shape, *patches.neighborhoods.shape[2:]))
         else:
@@ -889,6 +893,7 @@ class ActForPreTraining(ActPreTrainedModel):
         leading = encoded.shape[1] - seen.shape[1]
         if not hidden.shape[1]:
             return self.prediction_head(encoded[:, leading:]), None
+        # Visible patches first: `_decode` returns the last of the sequence.
         centers = torch.cat([seen, gather_points(patches.centers, hidden)], dim=1)
         positions = self.decoder_position_embed(centers.to(encoded.dtype))
         masks = self.mask_token.to(encoded.dtype).expand(*hidden.shape, -1)

@@ -317,6 +317,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         inputs = {extra: self._layer_inputs(hidden_states, places, extra) for extra in set(lengths)}
         made = [hidden_states]
         for layer, extra in zip(layers, lengths, strict=True):
+            # Each iterator has arguments for every layer, so all of them advance, though only one is read.
             arguments = {length: next(own) for length, own in inputs.items()}[extra]
             if where != "input":
                 hidden_states = hidden_states + positions
@@ -455,6 +456,7 @@ class PointPropagation(nn.Module):
         points = points.to(torch.promote_types(dtype, torch.float32))
         tokens = self.from_tokens(features.last_hidden_state[:, 1:].to(dtype))  # (batch, tokens, width)
         centers = features.centers.to(points.dtype)
+        # Features and positions of the tokens in one search.
         near = three_nearest_interpolate(points, centers, torch.cat([tokens.to(points.dtype), centers], dim=-1))
         offsets = points[..., :3] - near[..., -3:]
         own = self.from_point(torch.cat([points, offsets], dim=-1).to(dtype))

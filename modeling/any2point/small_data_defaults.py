@@ -75,6 +75,7 @@ def fill_in(light: Mapping[str, Any], encoder_config: PreTrainedConfig, given: M
 
 
 def _has_learned_positions(config: PreTrainedConfig) -> bool:
+    # The structure is all that is asked for, so no weight is allocated.
     with torch.device("meta"):
         encoder = build_encoder(config)
     return find_family(config).positions(encoder).weight is not None
