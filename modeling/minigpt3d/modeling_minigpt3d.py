@@ -426,6 +426,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
                 ).last_hidden_state
                 for group in same_size.values()
             ]
+            # Back from the order of the sizes to that of the clouds.
             order = torch.tensor([number for group in same_size.values() for number in group]).argsort()
             tokens = torch.cat(runs)
             return tokens[order.to(tokens.device)], None

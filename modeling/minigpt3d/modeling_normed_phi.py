@@ -53,6 +53,7 @@ class NormedPhiAttention(PhiAttention):
         query, key, value = fused.transpose(1, 2).unbind(dim=3)  # (batch, heads, tokens, head_dim) each
         query, key = self.q_layernorm(query), self.k_layernorm(key)
 
+        # The first channels of each head have rotary positions; the others have none.
         rotated = self.rotary_ndims
         rotated_query, rotated_key = apply_rotary_pos_emb(
             query[..., :rotated], key[..., :rotated], *position_embeddings

@@ -24,6 +24,7 @@ def fill_placeholders(
         ValueError: If the numbers of features and placeholders differ.
     """
     placeholders = input_ids == point_token_id
+    # The table may have no row for the placeholder; what row 0 gives is replaced below.
     embedded = embed(input_ids.masked_fill(placeholders, 0))
     if point_features is None and input_ids.shape[1] == 1:  # a generation step: avoids synchronizing with the device
         return embedded
@@ -44,6 +45,7 @@ def fill_placeholders(
         return embedded
     # `masked_scatter` would do the same, but its gradient waits for the number of placeholders.
     rows = point_features.to(embedded.device, embedded.dtype).flatten(0, 1)  # (clouds * query tokens, hidden)
+    # The n-th placeholder reads the n-th row. Other tokens read any row, which `where` leaves out.
     numbers = placeholders.flatten().cumsum(0).sub(1).clamp(0, given - 1)
     filled = rows.index_select(0, numbers).view_as(embedded)
     return torch.where(placeholders.unsqueeze(-1), filled, embedded)

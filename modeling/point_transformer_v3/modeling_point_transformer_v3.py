@@ -154,6 +154,7 @@ class RelativePositionBias(nn.Module):
         """Return biases `(patches, heads, queries, keys)` for cells `(patches, queries or keys, 3)`."""
         difference = queries[:, :, None] - keys[:, None]  # (patches, queries, keys, 3)
         place = difference.clamp(-self.largest, self.largest) + self.largest
+        # Each axis has its own third of the table.
         place = place + torch.arange(3, device=place.device) * (2 * self.largest + 1)
         return self.table[place].sum(dim=3).permute(0, 3, 1, 2)
 
@@ -197,8 +198,10 @@ class PointTransformerV3Attention(nn.Module):
         """
         kind = self.config._attn_implementation or "eager"
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(kind, eager_attention_forward)
+        # Flash attention takes patches of any lengths in one call; the others get them in groups of equal shape.
         is_varlen = "flash" in kind
         groups = None if is_varlen else voxels.groups(as_one=kind == "eager")
+        # Voxels are processed in the order of their patches; `places` restores their own.
         rows, places = voxels.arrange(block, groups)
         query, key, value = self.qkv(hidden_states[rows]).unflatten(-1, (3, self.num_heads, -1)).unbind(dim=1)
         dtype = query.dtype
@@ -219,6 +222,8 @@ class PointTransformerV3Attention(nn.Module):
         }
         weights = None
         if groups is None:
+            # `pad` repeats the keys and values of borrowed voxels, and of the prompts, for every patch that reads
+            # them.
             lengths = dict(voxels.varlen(0 if prompts is None else len(prompts)))
             pad = lengths.pop("pad")
             if extra:
@@ -485,6 +490,7 @@ class _Encoded:
             points: `(points,)` numbers of points, the clouds one after the other.
             levels: Number of deepest stages; None for all.
         """
+        # Each point is followed from stage to stage, so that no stage is carried up for all voxels.
         place, parts = self.inverse[points], []
         if self.decoded is not None:
             return self.decoded[place]
@@ -700,6 +706,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         if isinstance(points, torch.Tensor):
             check_channels(points, config.in_channels)
             if point_mask is not None and point_mask.shape == points.shape[:2]:
+                # Rows that fill up a cloud may hold anything, and the check below reads all numbers.
                 points = points.masked_fill(~point_mask.to(points.device).bool()[..., None], 0)
             points = in_full_precision(points, dtype)
         else:

@@ -71,6 +71,7 @@ class Batch:
 
     def unflatten(self, values: torch.Tensor) -> torch.Tensor:
         """Return `(clouds, points, channels)` of `(points of all clouds, channels)`, filled up with zeros."""
+        # No cloud is filled up, so nothing has to be scattered.
         if len(values) == self.mask.numel():
             return values.unflatten(0, self.shape)
         return values.new_zeros(*self.shape, values.shape[-1]).masked_scatter(self.mask[..., None], values)
@@ -130,6 +131,7 @@ class Voxels:
     def arrange(self, block: int, groups: PatchGroups | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the voxels in the order of the groups for a block, and the place of each voxel in that order."""
         order = self.order(block)
+        # Both are kept in `_made`, too, so that no other object can get their addresses.
         key = ("arranged", order.data_ptr(), id(groups))
         if key not in self._made:
             arranged = order if groups is None else order[groups.arranged]

@@ -130,10 +130,13 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
         raise ValueError(f"encoder {name!r} is neither a directory nor a name on the hub such as 'owner/model'")
     if revision is not None and _COMMIT.fullmatch(revision) and (cached := _from_cache(name, revision)):
         return cached
+    # A path with nothing there is reported as one, and not sent to the hub.
     if is_path_like(name) and not (_from_cache(name, revision) or _from_package(name)):
         check_repository_name(name, revision)
     try:
         return _from_hub(name, revision)
+    # The hub has it but does not give it, so no other place is tried. First, as a GatedRepoError is a
+    # RepositoryNotFoundError, too.
     except (GatedRepoError, RevisionNotFoundError):
         raise
     except RepositoryNotFoundError:
@@ -225,6 +228,7 @@ def commit_in_cache(name: str | Path, revision: str | None = None, cache_dir: st
     if Path(name).is_dir():
         return None
     config = try_to_load_from_cache(str(name), CONFIG_NAME, cache_dir=cache_dir, revision=revision)
+    # The folder of a snapshot in the cache is named after its commit.
     return Path(config).parent.name if isinstance(config, str) else None
 
 
@@ -284,6 +288,7 @@ def weights_checksum(directory: str | Path) -> str:
     """
     files = weight_files(directory)
     digests = [file_digest(file) for file in files]
+    # A single file has a name of its own; shards have numbered ones.
     if weight_entry({file.name for file in files}):
         return f"sha256:{digests[0]}"
     lines = "".join(f"{file.name} {digest}\n" for file, digest in zip(files, digests, strict=True))
