@@ -97,6 +97,7 @@ def to_parquet(
     processes: set[str] = set()
 
     def execute(left: list[str]) -> Iterator[dict[str, Any]]:
+        # New parts follow those of earlier calls, whose numbers stay.
         first = 1 + max(parts.numbers(), default=-1)
         shards = [{"part": first + place, **shard} for place, shard in enumerate(cut(left, files_per_part))]
         # Without the names of all files, which each process would get.
@@ -226,6 +227,7 @@ class Parts:
             kept = [path not in files and not (failed and error is not None) for path, error in rows]
             if not all(kept):
                 with self.system.open(name, "rb") as file:
+                    # The two columns told which rows go; only parts that lose some are read whole.
                     complete = parquet.read_table(file)
                 with self.writing(os.path.basename(name)) as unfinished:
                     parquet.write_table(complete.filter(pa.array(kept)), unfinished)
@@ -268,6 +270,7 @@ class PartWriter:
         def write(shard: Mapping[str, Any], attempts: Attempts) -> Iterator[dict[str, Any]]:
             name, failed = f"part-{shard['part']:05d}.parquet", 0
             wall, cpu = time.perf_counter(), time.process_time()
+            # Before the files are read: one that changes in between has an outdated stamp and is read again.
             parts.store_stamps(name, {file: InputFile(file).stamp() for file in shard["files"]})
             with parts.writing(name) as unfinished, ParquetRows(unfinished, features) as written:
                 for row in compute(shard["files"], attempts):
