@@ -127,6 +127,7 @@ def save_aligned_encoder(
         FileExistsError: `output` exists and is not empty.
     """
     config.hypothesis_templates = list(templates)
+    # Names and shapes are all that is needed: tensors go from one file to the other without a model in memory.
     with torch.device("meta"), no_init_weights():
         model = model_class(config)
     prefix = f"{model.base_model_prefix}."

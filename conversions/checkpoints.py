@@ -350,6 +350,7 @@ def _has_byte_order_of_this_machine(path: Path) -> bool:
 
 
 def _tensors_in(content: Any) -> list[torch.Tensor]:
+    # A loop, as crafted files nest containers deeper than Python's stack, or in themselves.
     found, waiting, seen = [], [content], set()
     while waiting:
         value = waiting.pop()

@@ -72,6 +72,7 @@ def _act(names: Collection[str]) -> dict[str, Any] | None:
 
 def _stage(names: Collection[str]) -> dict[str, Any] | None:
     """Accept files of MiniGPT-3D's training; `order` is their place among each other."""
+    # The first mark that fits decides, since files of later stages also hold tensors of earlier ones.
     marks = {
         r"query_router\.": 4,
         r"Qformer\..*\.lora_": 3,

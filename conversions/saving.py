@@ -77,6 +77,7 @@ def save_weights(
     Raises:
         ValueError: A number is too large for the dtype.
     """
+    # Shards are planned by shapes and dtypes alone.
     planned = {
         name: torch.empty(tensor.shape, dtype=_stored_dtype(tensor, dtype), device="meta")
         for name, tensor in tensors.items()

@@ -215,6 +215,7 @@ def _released_settings(kind: str | None, found: Mapping[str, Any]) -> dict[str, 
     if kind is None:
         return settings
     settings |= TEACHERS[kind].released
+    # That program gives its layers clouds first, where they expect tokens first.
     if kind == "clip_vision_model" and found["prompt_depth"] == "deep":
         settings["attention_axis"] = "batch"
     if not found["num_prompts"]:
@@ -254,6 +255,7 @@ def _named_teacher(
             f"encoder {os.fspath(name)!r} ({config.model_type}) does not fit the checkpoint, whose teacher is "
             f"{teacher.description}: it has {'; '.join(wrong)}"
         )
+    # The released programs built the teacher with this epsilon, whatever its own checkpoint says.
     config.layer_norm_eps = teacher.layer_norm_eps
     encoder = load_encoder(ActAutoencoderConfig(**settings))
     expected = {key: value for key, value in encoder.state_dict().items() if not key.startswith(_UNUSED)}

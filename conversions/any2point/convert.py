@@ -99,6 +99,7 @@ def _model(
 ) -> PeftModel:
     encoder = load_encoder(config)
     layers = find_family(encoder.config).layers + "."
+    # A checkpoint holds a copy of the frozen layers. It equals those of the named encoder, so the name is enough.
     expected = {key: tensor for key, tensor in encoder.state_dict().items() if key.startswith(layers)}
     check_frozen(checkpoint, config.encoder_name_or_path, expected, frozen, "--encoder")
     model = Any2PointForPointCloudClassification(config, encoder)

@@ -137,6 +137,7 @@ class SideTuningLayer(WrappedModule):
             entry = self.side_tuning_entry[name]
             state = entry(in_precision_of(entry, inputs))
         else:
+            # Taken and not only read: a state holds the graph of its forward pass, which must not outlive it.
             state = self.previous[name][0]._states.pop(name)
             state = state if places is None else places.pool_mean(state)
         down = self.side_tuning_down[name]
