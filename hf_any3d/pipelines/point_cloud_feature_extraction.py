@@ -50,6 +50,7 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
                 "centers": list(output.coord.split(counts)),
                 "stem": stem,
             }
+        # Some encoders put a class token before those of the patches, others have none.
         leading = output.last_hidden_state.shape[1] - output.centers.shape[1]
         return {
             "pooled": output.pooler_output,
