@@ -64,6 +64,7 @@ def read_checkpoint(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    # Checksums first, since torch compares none of what it maps.
     members = _checked_members(path) if _is_zip(path) else None
     in_place = members is not None and _is_readable_in_place(path, members)
     state = _state_dict(path, _load(path, "cpu", in_place), keys)
@@ -196,6 +197,7 @@ def check_tensors(path: Path, state: Mapping[str, torch.Tensor]) -> None:
             wrong.append(f"{name} claims {tensor.numel():,} numbers, more than are stored")
         else:
             storage = tensor.untyped_storage()
+            # By address, as several tensors may share a storage, which then counts once.
             stored[storage.data_ptr()] = storage.nbytes()
             claimed += tensor.numel() * tensor.itemsize
     if wrong:

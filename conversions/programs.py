@@ -175,6 +175,7 @@ def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:
                 f"{one.path}: a file of {program.title}, but {first.path} is one of {first.program.title}; convert "
                 "them one after the other"
             )
+        # Of stages there may be two files; of each other part one.
         if program.convert == "convert_minigpt3d" and program.role == "checkpoint":
             stages.append((one.settings["order"], one.path))
             continue

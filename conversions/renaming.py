@@ -108,6 +108,7 @@ def count_of(state: Mapping[str, torch.Tensor], pattern: str) -> int:
     """
     numbers = numbers_in(state, pattern)
     highest = max(numbers, default=-1)
+    # A gap would otherwise make a model with fewer layers, or fail with a name that nobody knows.
     if len(numbers) <= highest:
         gap = next(number for number in range(highest) if number not in numbers)
         raise ValueError(

@@ -184,6 +184,7 @@ def _build_pretraining(
     )
     _account(checkpoint, ActForPreTraining, config, state)
     with no_init_weights():
+        # All weights are replaced afterwards, except for those of a named teacher, which is passed initialized.
         return ActForPreTraining(config, ActAutoencoder(autoencoder, encoder))
 
 
@@ -195,6 +196,7 @@ def _autoencoder_config(
     if choices.group_size not in (None, found["group_size"]):
         raise ValueError(f"group_size={choices.group_size}; the decoder makes {found['group_size']} points of a patch")
     settings: dict[str, Any] = found | _released_settings(teacher, found)
+    # No tensor depends on the number of patches.
     settings["num_groups"] = choices.num_groups or _NUM_GROUPS
     encoder = None
     if teacher is None and choices.teacher is not None:
@@ -218,6 +220,7 @@ def _released_settings(kind: str | None, found: Mapping[str, Any]) -> dict[str, 
     # That program gives its layers clouds first, where they expect tokens first.
     if kind == "clip_vision_model" and found["prompt_depth"] == "deep":
         settings["attention_axis"] = "batch"
+    # Without prompts the programs run the teacher without a gradient.
     if not found["num_prompts"]:
         settings["detach_teacher"] = True
     return settings
@@ -258,6 +261,7 @@ def _named_teacher(
     # The released programs built the teacher with this epsilon, whatever its own checkpoint says.
     config.layer_norm_eps = teacher.layer_norm_eps
     encoder = load_encoder(ActAutoencoderConfig(**settings))
+    # Of the teacher, a checkpoint holds only the layers that point tokens pass.
     expected = {key: value for key, value in encoder.state_dict().items() if not key.startswith(_UNUSED)}
     check_frozen(checkpoint, os.fspath(name), expected, frozen, "--teacher")
     return settings, encoder

@@ -64,6 +64,7 @@ def convert_any2point(
         original = read_checkpoint(checkpoint)
         with errors_about(checkpoint):
             frozen, trained = convert_state_dict(original, program)
+        # The checkpoint lacks the encoder's table of positions, so the encoder is opened by its name.
         config = _config(program, name, revision)
         model = _model(checkpoint, config, program, frozen, trained)
         if store_encoder:

@@ -65,6 +65,7 @@ def openshape_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
             f"of {_HEAD_WIDTH}, the width of an attention head"
         )
     return {
+        # The layer takes offsets from the center beside a point's own channels.
         "in_channels": size_of(state, "patch_encoder.layers.0.weight", axis=1) - 3,
         "patch_widths": widths,
         "hidden_size": hidden,

@@ -85,12 +85,14 @@ def _join_attention(state: dict[str, torch.Tensor], place: str) -> None:
     biases = [f"{place}{part}.bias" for part in "qv"]
     if missing := [name for name in biases if name not in state]:
         raise ValueError(f"the checkpoint lacks tensors: {', '.join(missing)}")
+    # Its image transformer has no bias of keys, which would not change the softmax; our joined layer has zeros.
     query, value = (state.pop(name) for name in biases)
     state[f"{place}qkv.bias"] = join_rows(biases, [query, torch.zeros_like(query), value])
 
 
 def _split_gate(state: dict[str, torch.Tensor], place: str) -> None:
     rows, columns = size_of(state, f"{place}fc1.weight"), size_of(state, f"{place}fc2.weight", axis=1)
+    # Some sizes store gate and values in layers of their own, others in one layer with twice as many rows.
     if f"{place}gate.weight" in state or rows != 2 * columns:
         return
     for name in (f"{place}fc1.weight", f"{place}fc1.bias"):

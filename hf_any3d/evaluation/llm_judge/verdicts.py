@@ -193,6 +193,7 @@ def judge_answers(
                 judged[number] = {**entry, "judge_reply": text, **read_verdict(kind, text, entry, classes or (), seed)}
             if failure is not None:
                 raise failure
+            # Replies cost money, so an interrupted run keeps them.
             if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 save(is_complete=False)
                 saved = time.monotonic()
@@ -264,6 +265,7 @@ def read_verdict(
     number, _, reason = read_class(reply, len(classes))
     is_valid = number is not None
     if number is None:
+        # As in the published evaluation, an answer without a class gets a random one; here the same in each run.
         number = random.Random(f"{seed} {entry['object_id']}").randrange(len(classes))
     return {
         "score": int(number == entry["ground_truth"]),
