@@ -55,7 +55,9 @@ def zero_shot_scores(logits: np.ndarray, labels: np.ndarray, unseen: Sequence[in
             continue
         among = confusion_matrix(
             # `own` is sorted, so its places are the new numbers of the labels.
-            logits[rows][:, own].argmax(axis=1), np.searchsorted(own, labels[rows]), num_classes=len(own)
+            logits[rows][:, own].argmax(axis=1),
+            np.searchsorted(own, labels[rows]),
+            num_classes=len(own),
         )
         among_all = confusion_matrix(logits[rows].argmax(axis=1), labels[rows], num_classes=classes)
         found[f"{name}_accuracy"] = overall_accuracy(among)

@@ -50,6 +50,7 @@ def build_model_card(
     """
     task, config, report, description = subject.task, subject.config, subject.report, describe(subject)
     sections = dict(sections or {})
+    # Models that are trained from such weights keep their terms.
     if record := non_commercial_record(config):
         terms = inline(record["weights_license"])
         license = license or record["weights_license"].lower()
