@@ -1,4 +1,4 @@
-"""Which program wrote a checkpoint: found by the names of its tensors, with the settings that they show.
+"""Recognize the program that wrote a checkpoint by the names of its tensors, with the settings that they show.
 
 `hf-any3d convert` and `hf_any3d.hub` read this table. A new program is a row of `PROGRAMS`.
 """

@@ -1,4 +1,4 @@
-"""What model classes state for their model cards, and a pointer to this package in saved configs."""
+"""Facts that model classes give for their model cards, and a pointer to this package in saved configs."""
 
 from __future__ import annotations
 

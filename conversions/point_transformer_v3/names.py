@@ -152,7 +152,7 @@ def convert_ptv3_state_dict(
 
 
 def _flat(name: str, fields: Mapping[str, Any]) -> str:
-    """Number blocks through all stages, poolings from 0, and what belongs to the decoder in the order of running."""
+    """Change the numbers of a name: blocks through all stages, poolings from 0, parts of the decoder as they run."""
     part, *rest = name.split(".")
     if part == "poolings":
         return ".".join((part, str(int(rest[0]) - 1), *rest[1:]))

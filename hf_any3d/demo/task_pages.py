@@ -96,7 +96,7 @@ class TaskAnswers:
 
     @property
     def turns(self) -> bool:
-        """Whether the pipeline turns clouds with another axis that points up."""
+        """True if the pipeline turns clouds with another axis that points up."""
         return self.task != "point-cloud-reconstruction"
 
     def ask(

@@ -1,4 +1,4 @@
-"""Where the work on many files is done: in processes of this machine, or of a cluster of Ray.
+"""Executors of the work on many files: processes of this machine, or of a cluster of Ray.
 
 A process opens its models once and answers many shards. Only names go to it: it reads the files of its shard itself,
 and writes its results itself or returns them. Memory is that of the processes, whatever the number of files.

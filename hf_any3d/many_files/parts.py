@@ -211,7 +211,7 @@ class Parts:
         return found
 
     def store_stamps(self, part: str, stamps: Mapping[str, str]) -> None:
-        """Write the stamps of the files of a part; before the part, which says that they count."""
+        """Write the stamps of the files of a part; before the part, whose existence makes them valid."""
         self.system.pipe_file(self._stamps_of(part), json.dumps(stamps).encode())
 
     def _stamps_of(self, part: str) -> str:

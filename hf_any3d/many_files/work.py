@@ -1,4 +1,4 @@
-"""What a process does with files: models are opened once, and each file gets a row, with answers or its error."""
+"""Work of one process on files: models are opened once, and each file gets a row, with answers or its error."""
 
 from __future__ import annotations
 

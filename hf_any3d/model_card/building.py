@@ -165,7 +165,7 @@ def _eval_results(report: RunReport, task: CardTask) -> list[EvalResult]:
 
 
 def _results_of_run(report: RunReport, task: CardTask) -> dict[str, Any]:
-    """Return what the template says about a run: results, data and training."""
+    """Return the values of the template about a run: results, data and training."""
     scores, selection, seed = report.class_accuracy.get("test", {}), report.selection, report.training.get("seed")
     data = {key: value for key, value in report.data.items() if key not in _HIDDEN_DATA}
     for split, file in (report.data.get("files") or {}).items():

@@ -138,7 +138,7 @@ class _Exchange:
                 return True
 
     async def _replay(self, body: IO[bytes]) -> Message:
-        """Return the next piece of the body, and after it what the connection says."""
+        """Return the next piece of the body, then the messages of the connection."""
         if self.is_replayed:
             # The body is over; what can still come is the end of the connection, which cancels the work.
             return await self._receive()

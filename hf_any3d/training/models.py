@@ -120,7 +120,7 @@ class PointModelArguments(ModelArguments):
 
     @property
     def wraps_encoder(self) -> bool:
-        """Whether the model is trained around a frozen encoder of another modality."""
+        """True if the model is trained around a frozen encoder of another modality."""
         return registry.MODEL_TYPES[str(self.model_type)].wraps_encoder
 
     def _read_short_names(self) -> None:

@@ -50,7 +50,7 @@ class PointTokensMixin:
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """Whether layers run again in the backward pass; PEFT asks by this name, which transformers deprecates."""
+        """True if layers run again in the backward pass; PEFT asks by this name, which transformers deprecates."""
         return self.is_activation_checkpointing
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:

@@ -187,7 +187,7 @@ class MiniGPT3DPreTrainedModel(CardMixin, PretrainedPartsMixin, EarlierNamesMixi
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """Whether layers run again in the backward pass; see `PointTokensMixin`."""
+        """True if layers run again in the backward pass; see `PointTokensMixin`."""
         return self.is_activation_checkpointing
 
     @torch.no_grad()

@@ -311,7 +311,7 @@ class FlatGeometry:
         return self._derived["voxel", edge]
 
     def _number(self, cells: Tensor) -> FlatCells:
-        """Number the cells `(views, tokens, 3)` of all clouds from 0, without gaps, in each view."""
+        """Assign numbers to the cells `(views, tokens, 3)` of all clouds: from 0, without gaps, in each view."""
         numbers = []
         for own in cells:
             # Cloud, x, y and z are the digits of one number whose radices are the extents of the axes. Most such
