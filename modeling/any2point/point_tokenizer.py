@@ -291,5 +291,6 @@ def normalize_offsets(offsets: torch.Tensor, how: str, eps: float) -> torch.Tens
     """Normalize the scale of neighbor offsets `(batch, centers, k, 3)` (Point-PN; see `Any2PointConfig`)."""
     if how == "group_max":
         return offsets / (offsets.abs().amax(dim=2, keepdim=True) + eps)
+    # With axis 0 the scale is that of the batch, and a cloud's tokens depend on the others.
     axes = (0, 1, 2, 3) if how == "batch_std" else (1, 2, 3)
     return offsets / (offsets.std(dim=axes, keepdim=True) + eps)

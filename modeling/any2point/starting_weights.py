@@ -22,14 +22,14 @@ FILES: dict[str, Path] = {"generated_shapes": GENERATED_SHAPES}
 """By `config.tokenizer_weights`."""
 
 ORIGINS = {"random": "random weights", "generated_shapes": "weights learned on generated shapes"}
-"""What model cards say of them, by `config.tokenizer_weights`."""
+"""Their description in model cards, by `config.tokenizer_weights`."""
 
 FITS: dict[str, Any] = {"tokenizer": "patch", "tokenizer_width": 96, "hidden_size": 384}
 """Settings of the tokenizers that they fit; these also need a `token_scale`."""
 
 
 def misfit(settings: Mapping[str, Any], hidden_size: int) -> str | None:
-    """Say why the weights do not fit a tokenizer; None if they do.
+    """Return why the weights do not fit a tokenizer; None if they do.
 
     Args:
         settings: Of the tokenizer, by their names in `TokenizerConfig`.
@@ -52,5 +52,6 @@ def read_weights(name: str, in_channels: int = 3) -> dict[str, torch.Tensor]:
     """
     weights = load_file(FILES[name])
     first = weights["local.lift.weight"]  # (width, 3)
+    # They know xyz alone; further channels start without effect.
     weights["local.lift.weight"] = nn.functional.pad(first, (0, in_channels - first.shape[1]))
     return weights

@@ -141,6 +141,7 @@ def line_positions(rotated: torch.Tensor, direction: Sequence[float], length: in
     low, high = along.amin(dim=2, keepdim=True), along.amax(dim=2, keepdim=True)
     if mapping == "wrap":
         return ((along - low) / (high - low) * length - 0.5).remainder(length).unsqueeze(-1)
+    # All tokens of a cloud may lie in a plane across the line.
     fraction = (along - low) / (high - low).clamp_min(torch.finfo(along.dtype).tiny)
     return (fraction * (length - 1)).unsqueeze(-1)
 

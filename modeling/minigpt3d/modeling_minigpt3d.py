@@ -254,6 +254,7 @@ class MiniGPT3DPreTrainedModel(CardMixin, PretrainedPartsMixin, EarlierNamesMixi
             # LoRA is trained, and PEFT computes in the dtype of its matrices. Logits are sensitive.
             kwargs = keep_in_full(kwargs, r".*\.lora_[AB]\.default", r".*language_model\.lm_head")
             return super()._from_full_repository(name, *args, **kwargs)
+        # Settings are applied to it below, and the caller keeps its own.
         config = copy.deepcopy(config)
         others = {key: value for key, value in kwargs.items() if key not in {*HUB_ARGUMENTS, "config"}}
         return cls._from_parts(os.fspath(name), config, hub, **others)
@@ -678,6 +679,7 @@ class MiniGPT3DForConditionalGeneration(MiniGPT3DPreTrainedModel, GenerationMixi
         if targets is not None:
             labels = targets  # the loss reads them in place of labels, and without labels there is none
         elif labels is not None:
+            # The loss compares each position with the next token.
             targets = labels[:, 1:]
         output = self.language_model(
             inputs_embeds=embedded.inputs_embeds,

@@ -32,6 +32,7 @@ def fill_placeholders(
     expected = placeholders.sum()
     if torch.compiler.is_compiling():
         torch._assert_async(expected == given, "input_ids has other than the clouds' number of placeholders")
+    # Comparing here would wait for the device in every step.
     elif expected.device.type != "cpu":
         refuse_later(
             expected != given, "input_ids of an earlier batch has other than the clouds' number of placeholders"
@@ -60,6 +61,7 @@ def repeat_by_sample(
     input_ids: torch.Tensor, point_features: torch.Tensor, times: int, point_token_id: int
 ) -> torch.Tensor:
     """Repeat the clouds `(clouds, num_query_tokens, hidden)` of each sample as `generate` repeats its rows."""
+    # Samples may have no cloud or several, so clouds are repeated sample by sample.
     counts = clouds_of_samples(input_ids, point_features.shape[1], point_token_id)
     return torch.cat([clouds.repeat(times, 1, 1) for clouds in point_features.split(counts)])
 
@@ -93,5 +95,6 @@ def unread_clouds(
         )
     if sum(new_counts) == 0:
         return None
+    # The last clouds of a sample are those of its newest turn.
     samples = point_features.split(all_counts)
     return torch.cat([clouds[len(clouds) - new :] for clouds, new in zip(samples, new_counts, strict=True)])

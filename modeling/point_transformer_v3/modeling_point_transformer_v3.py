@@ -118,6 +118,7 @@ class SubmanifoldConvolution(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialize like `nn.Linear` with the same fan-in."""
+        # Each of the 27 cells adds the channels of one voxel.
         bound = (27 * self.weight.shape[-1]) ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
@@ -156,6 +157,7 @@ class RelativePositionBias(nn.Module):
         place = difference.clamp(-self.largest, self.largest) + self.largest
         # Each axis has its own third of the table.
         place = place + torch.arange(3, device=place.device) * (2 * self.largest + 1)
+        # The bias of a pair is the sum of those of the three axes.
         return self.table[place].sum(dim=3).permute(0, 3, 1, 2)
 
 
@@ -232,6 +234,7 @@ class PointTransformerV3Attention(nn.Module):
             query, key, value = (heads.transpose(0, 1)[None] for heads in (query, key[pad], value[pad]))
             mixed = attend(self, query, key, value, None, **settings, **lengths)[0][0]
         else:
+            # In the order of the groups, as the queries and keys are.
             cells = None if self.relative_bias is None else voxels.grid_coord[rows]
             parts = []
             for group in groups.groups:
@@ -275,6 +278,7 @@ class PointTransformerV3Attention(nn.Module):
         if config.rope_shift:
             coord = coord + draw(3, config.rope_shift)
         if config.rope_jitter:
+            # Uniform in the logarithm, so that shrinking is as likely as growing.
             coord = coord * draw(3, math.log(config.rope_jitter)).exp()
         if config.rope_rescale:
             coord = coord * draw(1, math.log(config.rope_rescale)).exp()
@@ -338,6 +342,7 @@ class PointTransformerV3Block(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         """Run on `(voxels, channels)`, with attention to `prompts (prompts, channels)`, too."""
         hidden_states = hidden_states + self.positions(hidden_states, voxels.neighbors)
+        # Prompts take the place of voxels before this norm, so they pass it too.
         entry = self.norm1(hidden_states) if self.pre_norm else hidden_states
         if prompts is not None and self.pre_norm:
             prompts = self.norm1(prompts)
@@ -529,6 +534,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         self.poolings = nn.ModuleList(
             PointTransformerV3Pooling(widths[stage], widths[stage + 1], eps) for stage in range(len(widths) - 1)
         )
+        # On the CPU, since models are built on the device meta while they are loaded, which has no numbers.
         rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").tolist()
         places = [(stage, number) for stage, depth in enumerate(config.depths) for number in range(depth)]
         self.blocks = nn.ModuleList(
@@ -684,6 +690,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         for stage, unpooling in zip(range(len(stages) - 2, -1, -1), self.unpoolings, strict=True):
             hidden_states = unpooling(hidden_states, features[stage], stages[stage + 1])
             for _ in range(self.config.decoder_depths[stage]):
+                # Adapters are in the encoder's blocks alone, so these need no places.
                 hidden_states = next(remaining)(hidden_states, stages[stage])
                 kept.append(hidden_states)
         return hidden_states
@@ -863,6 +870,7 @@ class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedMo
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
+        # The head runs once for a voxel, not for each of its points.
         logits = encoded.carry_up(self.segmenter(encoded.voxel_features()))
         return TokenClassifierOutput(
             loss=point_loss(logits, labels),

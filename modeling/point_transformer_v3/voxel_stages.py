@@ -192,6 +192,7 @@ class Voxels:
     def pool(self, turns: Sequence[int]) -> Voxels:
         """Return the voxels of the next stage."""
         pooled = grid_pool(self.grid_coord, self.cloud, len(self.counts), self.config.pooling_strides[self.stage])
+        # The mean of its voxels, not the middle of the cell, as in the released program.
         coord = scatter_mean(self.coord[None], pooled.inverse[None], len(pooled.cloud))[0]
         counts = tuple(torch.bincount(pooled.cloud, minlength=len(self.counts)).tolist())
         return Voxels(
@@ -201,6 +202,7 @@ class Voxels:
 
 def rotation_of(coord: torch.Tensor, frequencies: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cosines and sines `(voxels, 3, frequencies)` of coordinates `(voxels, 3)` times falling frequencies."""
+    # In float64, so that frequencies are the same on every device.
     steps = torch.arange(frequencies, dtype=torch.float64, device=coord.device) / frequencies
     angles = coord[..., None] * (theta**-steps).to(coord.dtype)
     return angles.cos(), angles.sin()
@@ -211,6 +213,7 @@ def rotate(heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> t
     chunks = heads.to(cosines.dtype).unflatten(-1, (3, 2, -1))  # (voxels, heads, axes, halves, frequencies)
     u, v = chunks.unbind(dim=-2)
     cosines, sines = cosines[:, None], sines[:, None]
+    # The halves of an axis stay next to each other, as the released weights expect.
     rotated = torch.stack([u * cosines - v * sines, v * cosines + u * sines], dim=-2)
     return rotated.flatten(-3)
 
