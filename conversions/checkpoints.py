@@ -290,7 +290,7 @@ def _checked_members(path: Path) -> dict[int, zipfile.ZipInfo]:
                     "times as many"
                 )
             if len({member.filename for member in members}) < len(members):
-                raise ValueError(f"{path}: a member is there twice; expected each name once")
+                raise ValueError(f"{path}: a member occurs twice; expected each name once")
             offsets = {}
             for member in members:
                 _compare_checksum(path, archive, member)

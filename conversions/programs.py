@@ -128,7 +128,7 @@ def recognize(path: str | os.PathLike) -> Recognized:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: It cannot be read, or is no known program's.
+        ValueError: It cannot be read, or is not a known program's.
     """
     path = Path(path)
     if path.is_dir():
@@ -162,7 +162,7 @@ def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A file is no known program's, two are of different programs, or two have the same role.
+        ValueError: A file is not a known program's, two are of different programs, or two have the same role.
     """
     found = [recognize(path) for path in paths]
     first = found[0]

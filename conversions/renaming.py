@@ -121,7 +121,7 @@ def split_rows(name: str, tensor: torch.Tensor, count: int) -> Sequence[torch.Te
     """Split the rows of a tensor into equal parts; one part is the tensor itself, of any shape.
 
     Raises:
-        ValueError: The number of rows is no multiple of `count`.
+        ValueError: The number of rows is not a multiple of `count`.
     """
     if count == 1:
         return (tensor,)

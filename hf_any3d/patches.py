@@ -473,6 +473,6 @@ def _settings_in(
     )
     try:
         content = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # that of any model; who opens it says so
+    except (ValueError, RecursionError):  # of any model; opening it reports the error
         content = {}
     return path, content if isinstance(content, dict) else {}

@@ -319,7 +319,7 @@ def _rgb(values: Sequence[float]) -> list[float]:
 
 def checked_choice(name: str, value: Any, allowed: tuple) -> Any:
     """Return one of the allowed values, or raise a ValueError that names the argument."""
-    # By identity, except for texts: 1 equals True, and is no choice.
+    # By identity, except for texts: 1 equals True, and is not a choice.
     if not any(value is known or (isinstance(value, str) and value == known) for known in allowed):
         raise ValueError(f"{name}: {value!r}; expected one of {', '.join(map(repr, allowed))}")
     return value

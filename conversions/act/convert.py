@@ -232,7 +232,7 @@ def _stored_teacher(kind: str, frozen: _State) -> PreTrainedConfig:
     width = found["hidden_size"]
     if width % _HEAD_WIDTH:
         raise ValueError(
-            f"its teacher has {width} channels, no multiple of {_HEAD_WIDTH}, so its number of attention heads is "
+            f"its teacher has {width} channels, not a multiple of {_HEAD_WIDTH}, so its number of attention heads is "
             "unknown; name the teacher with --teacher"
         )
     teacher = TEACHERS[kind]
@@ -285,7 +285,7 @@ def _student_settings(state: _State, choices: Choices) -> dict[str, Any]:
     heads = choices.num_attention_heads or found["hidden_size"] // _HEAD_WIDTH
     if not heads or found["hidden_size"] % heads:
         raise ValueError(
-            f"the number of attention heads is unknown, as hidden_size={found['hidden_size']} is no multiple of "
+            f"the number of attention heads is unknown, as hidden_size={found['hidden_size']} is not a multiple of "
             f"{heads or _HEAD_WIDTH}; give --num-attention-heads"
         )
     return found | {"num_attention_heads": heads} | _RELEASED

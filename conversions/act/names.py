@@ -295,7 +295,7 @@ def check_kind(names: Iterable[str], kind: str) -> Kind:
     if seen is None:
         starts = sorted({name.partition(".")[0] for name in names})
         raise ValueError(
-            f"this is no ACT checkpoint of kind {kind}: no name begins with {KINDS[kind].mark!r}; they begin with "
+            f"this is not an ACT checkpoint of kind {kind}: no name begins with {KINDS[kind].mark!r}; they begin with "
             f"{', '.join(starts[:12])}"
         )
     if seen.name != kind:

@@ -255,7 +255,7 @@ def normed_phi_config(file: Path) -> NormedPhiConfig:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: It is no JSON object, or of another model or one that cannot have the added norms.
+        ValueError: It is not a JSON object, or of another model or one that cannot have the added norms.
     """
     given = read_json(file)
     if given.get("model_type") not in _KNOWN:

@@ -115,5 +115,5 @@ def _scale(checkpoint: str | os.PathLike, logit_scale: torch.Tensor | None) -> t
     if logit_scale is None:
         return None
     if logit_scale.numel() != 1 or not math.isfinite(float(logit_scale)):
-        raise ValueError(f"{checkpoint}: {listed([LOGIT_SCALE])} is no finite number")
+        raise ValueError(f"{checkpoint}: {listed([LOGIT_SCALE])} is not a finite number")
     return logit_scale.float().reshape(())

@@ -111,13 +111,13 @@ def uni3d_sizes(state: Mapping[str, torch.Tensor], num_attention_heads: int | No
         num_attention_heads: No tensor shows it; by default one for 64 channels, for the giant one for 88.
 
     Raises:
-        ValueError: Tensors are missing, or the width is no multiple of the width of a head.
+        ValueError: Tensors are missing, or the width is not a multiple of the width of a head.
     """
     hidden = size_of(state, "class_token.token")
     heads = num_attention_heads or hidden // _HEAD_WIDTHS.get(hidden, _HEAD_WIDTH)
     if not heads or hidden % heads:
         raise ValueError(
-            f"the number of attention heads is unknown, as hidden_size={hidden} is no multiple of "
+            f"the number of attention heads is unknown, as hidden_size={hidden} is not a multiple of "
             f"{heads or _HEAD_WIDTH}; give num_attention_heads"
         )
     first = "blocks.layers.0.mlp."

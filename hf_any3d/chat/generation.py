@@ -59,7 +59,7 @@ GENERATION_KEYS = {key for key in vars(GenerationConfig()) if not key.startswith
 }
 """Arguments of `generate` that callers may pass."""
 LEAST_TEMPERATURE = 0.01
-"""Temperature of sampling that is not greedy in all but name."""
+"""Lowest temperature of sampling; with lower ones it would be greedy in practice."""
 _CACHED_CLOUDS = 64
 
 

@@ -100,7 +100,7 @@ def _checked_text(text: Any) -> str:
         # Half of a surrogate pair, as JSON can hold, would fail deep inside the tokenizer.
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"a text has {ascii(text[error.start])}, which is no character of its own") from None
+        raise ValueError(f"a text has {ascii(text[error.start])}, half of a character") from None
     return text
 
 
@@ -138,8 +138,8 @@ def take_clouds(
         The messages with lists of parts, without the clouds; and the clouds, in their order.
 
     Raises:
-        ValueError: A role, content or part is of another kind, a text is no text or contains the place mark, or clouds
-            and places do not match.
+        ValueError: A role, content or part is of another kind, a text is not a string or contains the place mark, or
+            clouds and places do not match.
     """
     plain, clouds, rest, empty = [], [], list(further or ()), 0
     for message in messages:

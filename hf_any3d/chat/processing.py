@@ -226,7 +226,7 @@ class MiniGPT3DProcessor(NamesPackageMixin, ProcessorMixin):
         Raises:
             ValueError: Clouds and their places do not match, a cloud cannot be read, a text contains the mark of a
                 place, or labels or a mask are requested from a template that marks no answers.
-            TypeError: A further argument is no variable of the template.
+            TypeError: A further argument is not a variable of the template.
         """
         conversations, is_batch = as_conversations(conversation)
         options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}

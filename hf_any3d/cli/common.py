@@ -217,7 +217,7 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
         except errors.LocalEntryNotFoundError:
             raise OSError(f"{name}: no such directory, and the hub cannot be reached") from None
         except errors.EntryNotFoundError:
-            raise FileNotFoundError(f"{name}: this repository has no {_CONFIG}, so it is no model") from None
+            raise FileNotFoundError(f"{name}: this repository has no {_CONFIG}, so it is not a model") from None
     if not file.is_file():  # an adapter alone
         return {}
     try:

@@ -148,7 +148,7 @@ def evaluate(
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     model, command = _check_kind(model)
     if command != "predict" and (given := "--robustness" if robustness else "--voting" if voting else None):
-        raise ValueError(f"{given}: {model} is no classifier; {given} is for classifiers alone")
+        raise ValueError(f"{given}: {model} is not a classifier; {given} is only for classifiers")
     quiet_libraries()
     arguments = [str(recipe)] if recipe is not None else data_arguments(data, dataset)[0]
     arguments += _as_arguments(data_dir=data_dir, dataset_options=options, voting=voting, vote_augment=vote_augment)
@@ -416,7 +416,7 @@ def _open_judge(
     if needs_name != (name is not None):
         raise ValueError(
             f"--judge-model is {name!r} and --judge is {kind.value if kind else None!r}; expected a model for the "
-            "judges endpoint and local, and for them alone"
+            "judges endpoint and local, and only for them"
         )
     if name is None:
         return ClassNameJudge(classes) if kind is JudgeKind.CLASS_NAMES else None

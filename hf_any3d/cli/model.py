@@ -116,7 +116,7 @@ def _stored_facts(name: str, revision: str | None) -> dict[str, Any] | None:
 
 
 def store_facts(name: str, revision: str | None, facts: dict[str, Any]) -> None:
-    """Keep the facts about a model for the next `info`; a folder that cannot be written is no error."""
+    """Keep the facts about a model for the next `info`; a folder that cannot be written is not an error."""
     from hf_any3d.atomic_files import write_json
 
     try:

@@ -313,7 +313,7 @@ def split_model(files: Sequence[str], model: str | None, has_default: bool = Fal
         return model, files
     first = Path(files[0])
     is_model = any((first / name).is_file() for name in ("config.json", "adapter_config.json"))
-    # A word that is no file and no pattern is taken for a name on the hub, unless it ends like a file of points.
+    # A word that is neither a file nor a pattern is taken for a name on the hub, unless it ends like a file of points.
     is_name = files[0] != "-" and not first.exists() and not set("*?[") & set(files[0])
     if is_model or (is_name and first.suffix.lower()[1:] not in FORMATS):
         if len(files) > 1:

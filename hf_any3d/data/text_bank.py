@@ -61,7 +61,7 @@ class TextBank:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is no safetensors file, or its tensors make no bank.
+            ValueError: If it is not a safetensors file, or its tensors are not a bank.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such file")

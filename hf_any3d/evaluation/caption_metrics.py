@@ -51,7 +51,7 @@ def caption_metrics(
         For each metric `score` and `made_with`, or `not_available`. Scores are None if there are no answers.
 
     Raises:
-        ValueError: A ground truth is no text or empty.
+        ValueError: A ground truth is not text, or is empty.
     """
     pairs = []
     for entry in results:
@@ -226,7 +226,7 @@ def open_sentence_encoder(name: str = SENTENCE_BERT) -> tuple[Similarity, str]:
 
     Raises:
         OSError: It cannot be loaded.
-        ValueError: It is no sentence encoder.
+        ValueError: It is not a sentence encoder.
     """
     source = resolve_encoder(name)
     name_or_path = str(source.path if source.revision is None else source.name)

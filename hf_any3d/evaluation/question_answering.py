@@ -63,7 +63,7 @@ class Protocol:
         texts: Any = rows.select_columns(["object_id", truth]).with_format(None)
         items = [{"object_id": row["object_id"], "ground_truth": row[truth]} for row in texts]
         if len({item["object_id"] for item in items}) < len(items):
-            raise ValueError(f"{self.name}: an object_id is there twice; expected rows of different objects")
+            raise ValueError(f"{self.name}: an object_id occurs twice; expected rows of different objects")
         if self.kind == "class":
             names = self.class_names(rows)
             items = [item | {"label_name": names[item["ground_truth"]]} for item in items]
@@ -199,7 +199,7 @@ def read_results(path: Path) -> dict[str, Any]:
     ):
         raise ValueError(f'{path}: expected {{"prompt": …, "results": […]}} with an object_id in each result')
     if len({entry["object_id"] for entry in results}) < len(results):
-        raise ValueError(f"{path}: an object_id is there twice; expected each object once")
+        raise ValueError(f"{path}: an object_id occurs twice; expected each object once")
     return stored
 
 

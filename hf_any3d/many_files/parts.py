@@ -26,7 +26,7 @@ from hf_any3d.many_files.work import Attempts
 from hf_any3d.model_card.run_report import peak_memory
 
 MANIFEST = ".manifest.json"
-"""Settings of the rows of a folder; hidden, so that it is no data."""
+"""Settings of the rows of a folder; hidden, so that it does not count as data."""
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def answer_files(
         raise_errors: Raise the error of a file instead of going on.
     """
     attempts = attempts or Attempts()
-    # In a batch nobody could tell which file ended the process.
+    # In a batch there would be no way to tell which file ended the process.
     size = 1 if attempts.is_careful else batch_size
     for start in range(0, len(files), size):
         batch = files[start : start + size]

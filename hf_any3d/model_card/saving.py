@@ -102,7 +102,7 @@ def _parsed(text: str) -> ModelCard:
     """Parse a card; scores that the hub would not show are ignored.
 
     Raises:
-        ValueError: If its metadata is no YAML, or no mapping of names.
+        ValueError: If its metadata is not YAML, or not a mapping of names.
     """
     if REGEX_YAML_BLOCK.search(text) is None:
         text = f"---\n\n---\n{text}"  # ModelCard warns of cards without metadata

@@ -23,8 +23,8 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     Arguments of a call:
 
     - `top_k`: number of labels to return, 1 by default; None returns all.
-    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned so that it is that of the
-      model's training. By default nothing is turned.
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned to the
+      axis of the model's training. By default nothing is turned.
     - `function_to_apply`: function from logits to scores: "softmax", "sigmoid" or "none". By default that of the
       config's `problem_type`, as in the classification pipelines of transformers: none for regression, sigmoid for
       multiple labels and for a single label, else softmax.

@@ -17,8 +17,8 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
 
     Argument of a call:
 
-    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned so that it is that of the
-      model's training. By default nothing is turned.
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned to the
+      axis of the model's training. By default nothing is turned.
 
     Example:
         ```python

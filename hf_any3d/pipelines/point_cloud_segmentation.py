@@ -118,8 +118,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
     - `category`: name or number of the object's category, required by part segmentation models with more than one
       category; a dataset row may contain it as `category` or `label`. It determines the possible parts and is an input
       of the model; a wrong category gives wrong parts with high scores.
-    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; the model sees them turned so that it is that
-      of its training. Points of the answer are those of the input.
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; the model sees them
+      turned to the axis of its training. Points of the answer are those of the input.
     - `max_points`: thin larger clouds out to this many random points, whose labels and scores the others get from the
       nearest one; much faster for dense scans.
     - `output_dir`: also write each cloud to this directory, colored by label, named after its file or `cloud-0`, ….

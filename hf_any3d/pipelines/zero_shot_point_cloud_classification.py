@@ -31,8 +31,8 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
     - `text_embeds`: features of the labels that were computed elsewhere, an array or tensor `(labels, text_width)`,
       for models whose text encoder transformers has no class for.
     - `top_k`: number of labels to return; all by default.
-    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned so that it is that of the
-      model's training. By default nothing is turned.
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned to the
+      axis of the model's training. By default nothing is turned.
 
     Example:
         ```python

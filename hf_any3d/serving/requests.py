@@ -103,7 +103,7 @@ def parse_json(text: bytes, name: str) -> dict[str, Any]:
     """Return the JSON object in a text.
 
     Raises:
-        Refused: It is no JSON object, or has so many values that their objects would fill the memory.
+        Refused: It is not a JSON object, or has so many values that their objects would fill the memory.
     """
     # Commas bound the number of values before anything is parsed, and counting them takes no memory.
     if (values := text.count(b",")) > MOST_VALUES:

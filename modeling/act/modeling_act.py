@@ -599,8 +599,8 @@ class ActForPreTraining(ActPreTrainedModel):
         student: An encoder of `config.student_config`; by default a randomly initialized one is built from it.
 
     Raises:
-        ValueError: If the config has no `autoencoder_config`, or one with other patches; if the student is no encoder
-            of patches, or has other sizes than the config.
+        ValueError: If the config has no `autoencoder_config`, or one with other patches; if the student is not
+            an encoder of patches, or has other sizes than the config.
 
     Source: ACT (arXiv 2212.08320), Sec. 3.3.
     """

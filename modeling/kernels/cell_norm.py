@@ -93,7 +93,7 @@ def normalize(
     squares = _sum_rows(inside, centered.square()) + (total - count) * mean.square()
     variance = squares / total
     scale = weight * (variance + eps).rsqrt()
-    # Into the memory of `centered`, which nobody reads again.
+    # Into the memory of `centered`, which is not read again.
     return torch.addcmul(bias.unsqueeze(1), centered, scale.unsqueeze(1), out=centered), mean, variance
 
 

@@ -148,7 +148,7 @@ class TextTower:
         """Embed tokenized texts as float32 unit vectors `(texts, width)` on the device of `input_ids`."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        # The tower is no submodule, so moving the model that uses it leaves the tower where it was.
+        # The tower is not a submodule, so moving the model that uses it leaves the tower where it was.
         self.model.to(input_ids.device)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         return nn.functional.normalize(self.family.features(self.model, inputs, self.pooling).float(), dim=-1)
@@ -175,7 +175,7 @@ def text_tower_settings(
 
     Raises:
         UnsupportedEncoder: If the encoder has no aligned text tower, or its files do not define the pooling.
-        ValueError: If `text_pooling` is unknown, or given for an encoder that is no sentence encoder.
+        ValueError: If `text_pooling` is unknown, or given for an encoder that is not a sentence encoder.
     """
     source = resolve_encoder(name_or_path, revision)
     config = AutoConfig.from_pretrained(source.path)

@@ -217,7 +217,7 @@ class PatchGroups:
         counts: Voxels of each cloud.
         patch_size: Voxels of a patch; see `patch_table`.
         device: Where the indices are.
-        as_one: Whether to put all patches into one group, as whoever returns attention weights needs.
+        as_one: Whether to put all patches into one group, as is needed to return attention weights.
     """
 
     def __init__(self, counts: Sequence[int], patch_size: int, device: torch.device, as_one: bool = False):

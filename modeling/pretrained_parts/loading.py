@@ -53,7 +53,7 @@ def apply_settings(model_class: type, config: PreTrainedConfig, arguments: dict[
 
     Raises:
         ValueError: If an argument is not supported by this way of loading.
-        TypeError: As transformers raises for a complete model, if an argument is no field of the config.
+        TypeError: As transformers raises for a complete model, if an argument is not a field of the config.
     """
     given = sorted(name for name in _NOT_SUPPORTED & arguments.keys() if arguments[name])
     if given:
@@ -382,7 +382,7 @@ def refuse_other_types(place: str | os.PathLike, stored: Mapping[str, str], own:
 
 
 def refuse_pipes(folder: Path) -> None:
-    """Raise an error if a weight file of a directory is no file: a pipe would be waited for without end.
+    """Raise an error if a weight file of a directory is not a regular file: reading a pipe would wait forever.
 
     Raises:
         ValueError: Naming it.

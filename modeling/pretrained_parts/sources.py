@@ -174,7 +174,7 @@ def open_recorded(part: PretrainedPart, model: str | Path | None = None) -> Enco
         name = str(Path(model, name))
     lost = (
         f"{name!r}, which the config{f' of the model in {model}' if model else ''} names as the source of its "
-        f"pretrained weights, is no directory here (relative to {Path.cwd()})"
+        f"pretrained weights, is not a directory here (relative to {Path.cwd()})"
     )
     help_text = "If it was moved, give its location as encoder_name_or_path=…, or change it in the config's parts"
     if not os.path.isdir(name) and not _HUB_NAME.fullmatch(name):

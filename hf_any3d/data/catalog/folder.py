@@ -210,7 +210,7 @@ def load(
             "files_to_points instead"
         )
     if (as_files or streaming) and (unused := set(options) - {"cache_dir"}):
-        raise ValueError(f"{sorted(unused)[0]} has no use with as_files=True or streaming=True")
+        raise ValueError(f"{sorted(unused)[0]} has no effect with as_files=True or streaming=True")
     root = Path(data_dir)
     skip = on_error == "skip"
     listed = list_folder(
@@ -371,7 +371,7 @@ def _splits_of_metadata(
         files = labeled(root, parts)
     except ValueError:
         files = []
-    # A single folder only stores the files and is no class.
+    # A single folder only stores the files and is not a class.
     return by_split(files if len({file.label for file in files}) > 1 else unlabeled(root, parts))
 
 

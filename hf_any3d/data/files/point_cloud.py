@@ -125,7 +125,7 @@ class PointCloudData:
         left_out.append((int((~valid).sum()), len(points)))
 
     def arrays(self) -> dict[str, np.ndarray | None]:
-        """Return its arrays by name, None for those that it has not; `up_axis` is left out."""
+        """Return its arrays by name, None for missing ones; `up_axis` is left out."""
         return {name: value for name, value in vars(self).items() if name != "up_axis"}
 
     def sample_surface(self, n: int, generator: np.random.Generator | int = 0) -> "PointCloudData":

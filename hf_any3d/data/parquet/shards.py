@@ -191,7 +191,7 @@ class ShardWriter:
         """Remove the temporary file."""
         try:
             self._rows.__exit__()
-        except Exception:  # never opened, or removed all the same
+        except Exception:  # never opened, or removed below anyway
             pass
         self._temporary.unlink(missing_ok=True)
 

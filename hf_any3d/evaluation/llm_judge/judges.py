@@ -260,7 +260,7 @@ class EndpointJudge:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             if client.received is None:
                 raise
-            raise ValueError(f"{self._shown(client)!r} is no chat completion") from None
+            raise ValueError(f"{self._shown(client)!r} is not a chat completion") from None
         if not isinstance(reply, str):
             raise ValueError(
                 f"the reply's content is a {type(reply).__name__} in {self._shown(client)!r}; expected text"

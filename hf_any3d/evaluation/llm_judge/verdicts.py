@@ -88,7 +88,7 @@ def check_prompt(prompt: str, kind: str) -> str:
     try:
         fields = {name for _, name, _, _ in string.Formatter().parse(prompt) if name is not None}
     except ValueError as error:
-        raise ValueError(f"judge prompt: {error}; write a brace that is no field twice") from None
+        raise ValueError(f"judge prompt: {error}; double a brace that is not part of a field") from None
     if fields != _FIELDS[kind]:
         found, expected = (", ".join(f"{{{n}}}" for n in sorted(names)) for names in (fields, _FIELDS[kind]))
         raise ValueError(f"judge prompt has fields {found or 'none'}; expected {expected}")
