@@ -127,6 +127,7 @@ def save_aligned_encoder(
         FileExistsError: `output` exists and is not empty.
     """
     config.hypothesis_templates = list(templates)
+    # Names and shapes are all that is needed: tensors go from one file to the other without a model in memory.
     with torch.device("meta"), no_init_weights():
         model = model_class(config)
     prefix = f"{model.base_model_prefix}."
@@ -135,6 +136,7 @@ def save_aligned_encoder(
         logit_scale = torch.tensor(1 / config.temperature).log()
     if logit_scale.numel() != 1:
         raise ValueError(f"{checkpoint}: {LOGIT_SCALE} has shape {tuple(logit_scale.shape)}; expected one number")
+    # Models of the first training stage compare nothing with texts, and have no scale.
     if hasattr(model, "alignment"):
         tensors[f"alignment.{LOGIT_SCALE}"] = logit_scale.reshape(())
     account(checkpoint, tensors, model.state_dict())

@@ -64,6 +64,7 @@ def read_checkpoint(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    # Checksums first, since torch compares none of what it maps.
     members = _checked_members(path) if _is_zip(path) else None
     in_place = members is not None and _is_readable_in_place(path, members)
     state = _state_dict(path, _load(path, "cpu", in_place), keys)
@@ -196,6 +197,7 @@ def check_tensors(path: Path, state: Mapping[str, torch.Tensor]) -> None:
             wrong.append(f"{name} claims {tensor.numel():,} numbers, more than are stored")
         else:
             storage = tensor.untyped_storage()
+            # By address, as several tensors may share a storage, which then counts once.
             stored[storage.data_ptr()] = storage.nbytes()
             claimed += tensor.numel() * tensor.itemsize
     if wrong:
@@ -288,7 +290,7 @@ def _checked_members(path: Path) -> dict[int, zipfile.ZipInfo]:
                     "times as many"
                 )
             if len({member.filename for member in members}) < len(members):
-                raise ValueError(f"{path}: a member is there twice; expected each name once")
+                raise ValueError(f"{path}: a member occurs twice; expected each name once")
             offsets = {}
             for member in members:
                 _compare_checksum(path, archive, member)
@@ -350,6 +352,7 @@ def _has_byte_order_of_this_machine(path: Path) -> bool:
 
 
 def _tensors_in(content: Any) -> list[torch.Tensor]:
+    # A loop, as crafted files nest containers deeper than Python's stack, or in themselves.
     found, waiting, seen = [], [content], set()
     while waiting:
         value = waiting.pop()

@@ -25,11 +25,11 @@ from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.version import __version__
 
 # Settings that only released programs use.
-_ANY2POINT_ACCIDENTS = (
+_ANY2POINT_QUIRKS = (
     "attention_axis line_mapping plane_mapping transposed_plane_positions swapped_plane_shape position_injection "
     "offset_normalization sampling_min_squared_norm"
 ).split()
-_ACT_ACCIDENTS = (
+_ACT_QUIRKS = (
     "sampling_min_squared_norm noise_in_eval attention_axis teacher_dropout detach_teacher position_injection "
     "use_input_norm noisy_targets teacher_in_training_mode encode_visible_only"
 ).split()
@@ -78,7 +78,7 @@ def write_any2point_card(
     """
     subject, program = Subject.from_model(model), VARIANTS[variant]
     on_hub = not os.path.isdir(encoder_name)
-    flags = ", ".join(code(f"{key}={value!r}") for key, value in program.model.items() if key in _ANY2POINT_ACCIDENTS)
+    flags = ", ".join(code(f"{key}={value!r}") for key, value in program.model.items() if key in _ANY2POINT_QUIRKS)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     compared = f"{code(encoder_name)}, the source of the position table." if on_hub else "the given encoder."
     card = build_model_card(
@@ -291,7 +291,7 @@ def _quirks(config: PreTrainedConfig, autoencoder: PreTrainedModel | None) -> li
     found: dict[str, None] = {}
     for one in configs:
         sound = type(one)()
-        for name in _ACT_ACCIDENTS:
+        for name in _ACT_QUIRKS:
             if hasattr(one, name) and getattr(one, name) != getattr(sound, name):
                 found[f"{name}={getattr(one, name)!r}"] = None
     return list(found)

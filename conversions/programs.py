@@ -1,4 +1,4 @@
-"""Which program wrote a checkpoint: found by the names of its tensors, with the settings that they show.
+"""Recognize the program that wrote a checkpoint by the names of its tensors, with the settings that they show.
 
 `hf-any3d convert` and `hf_any3d.published` read this table. A new program is a row of `PROGRAMS`.
 """
@@ -72,6 +72,7 @@ def _act(names: Collection[str]) -> dict[str, Any] | None:
 
 def _stage(names: Collection[str]) -> dict[str, Any] | None:
     """Accept files of MiniGPT-3D's training; `order` is their place among each other."""
+    # The first mark that fits decides, since files of later stages also hold tensors of earlier ones.
     marks = {
         r"query_router\.": 4,
         r"Qformer\..*\.lora_": 3,
@@ -127,7 +128,7 @@ def recognize(path: str | os.PathLike) -> Recognized:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: It cannot be read, or is no known program's.
+        ValueError: It cannot be read, or is not a known program's.
     """
     path = Path(path)
     if path.is_dir():
@@ -161,7 +162,7 @@ def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A file is no known program's, two are of different programs, or two have the same role.
+        ValueError: A file is not a known program's, two are of different programs, or two have the same role.
     """
     found = [recognize(path) for path in paths]
     first = found[0]
@@ -174,6 +175,7 @@ def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:
                 f"{one.path}: a file of {program.title}, but {first.path} is one of {first.program.title}; convert "
                 "them one after the other"
             )
+        # Of stages there may be two files; of each other part one.
         if program.convert == "convert_minigpt3d" and program.role == "checkpoint":
             stages.append((one.settings["order"], one.path))
             continue

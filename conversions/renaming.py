@@ -59,6 +59,7 @@ def rename_tensors(original: Mapping[str, torch.Tensor], names: Names) -> dict[s
             owners[key] = name
             renamed[key] = piece
     check_owners(unknown, twice)
+    # Parts that are left out may hold anything.
     check_finite(kept)
     return renamed
 
@@ -107,6 +108,7 @@ def count_of(state: Mapping[str, torch.Tensor], pattern: str) -> int:
     """
     numbers = numbers_in(state, pattern)
     highest = max(numbers, default=-1)
+    # A gap would otherwise make a model with fewer layers, or fail with a name that nobody knows.
     if len(numbers) <= highest:
         gap = next(number for number in range(highest) if number not in numbers)
         raise ValueError(
@@ -119,7 +121,7 @@ def split_rows(name: str, tensor: torch.Tensor, count: int) -> Sequence[torch.Te
     """Split the rows of a tensor into equal parts; one part is the tensor itself, of any shape.
 
     Raises:
-        ValueError: The number of rows is no multiple of `count`.
+        ValueError: The number of rows is not a multiple of `count`.
     """
     if count == 1:
         return (tensor,)

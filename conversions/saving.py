@@ -43,6 +43,7 @@ def new_directory(output: str | os.PathLike) -> Iterator[Path]:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output}: exists already and is not empty; give a new directory")
     output.parent.mkdir(parents=True, exist_ok=True)
+    # Two conversions into one directory would remove each other's temporary files.
     with claim(output.with_name(f".{output.name}.lock"), output):
         remove_temporaries(output.parent, output.name)
         temporary = temporary_path(output)
@@ -77,6 +78,7 @@ def save_weights(
     Raises:
         ValueError: A number is too large for the dtype.
     """
+    # Shards are planned by shapes and dtypes alone.
     planned = {
         name: torch.empty(tensor.shape, dtype=_stored_dtype(tensor, dtype), device="meta")
         for name, tensor in tensors.items()
@@ -87,6 +89,7 @@ def save_weights(
         # No variable holds the copies, so that they are freed before those of the next file are made.
         save_file({name: _cast(name, tensors[name], dtype) for name in names}, directory / file, {"format": "pt"})
     if split.is_sharded:
+        # As transformers writes it, with the name under which `from_pretrained` looks for it.
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (directory / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     config.architectures, config.dtype = [architecture], dtype

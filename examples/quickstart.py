@@ -266,7 +266,7 @@ class TimeEstimate(TrainerCallback):
 
 
 class Answers(TrainerCallback):
-    """Show during a training what the model says about one of `FILES`.
+    """Print the answers of a model about one of `FILES` during training.
 
     Args:
         model: The model in training, whose weights each answer uses.

@@ -13,7 +13,7 @@ from hf_any3d.version import __version__ as __version__
 _models = _Path(__file__).parent / "modeling"
 if not _models.is_dir():
     raise ImportError(
-        f"{_models} is no link to a folder: this checkout was made without symbolic links; run `git config "
+        f"{_models} is not a link to a folder: this checkout was made without symbolic links; run `git config "
         "core.symlinks true` and check it out again (on Windows, in developer mode), or install a wheel"
     )
 

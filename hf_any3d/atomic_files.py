@@ -63,6 +63,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
 def publish(temporary: Path, path: Path) -> None:
     """Flush a finished file to disk and rename it."""
+    # Flushed before it is renamed: after a loss of power the new name must not stand for an empty file.
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -150,6 +151,7 @@ class Claim:
         """Release the lock."""
         if _CLAIMS.get(self.path) is self:
             del _CLAIMS[self.path]
+        # A forked child has this object, but not the lock. Removed before it is closed, while nobody else can have it.
         if self.process == os.getpid():
             self.path.unlink(missing_ok=True)
         self.file.close()
@@ -178,6 +180,7 @@ def claim(lock: str | os.PathLike, output: str | os.PathLike) -> Claim:
         BlockingIOError: Another process has the lock; names it.
     """
     lock = Path(lock).resolve()
+    # POSIX locks belong to a process: opening and closing the file once more would release what is held.
     held = _CLAIMS.get(lock)
     if held is not None and held.process == os.getpid():
         return held
@@ -196,6 +199,7 @@ def claim(lock: str | os.PathLike, output: str | os.PathLike) -> Claim:
             raise BlockingIOError(
                 error.errno, f"{output}: {holder} is writing there; wait until it ends, or pass another folder"
             ) from None
+        # Between opening and locking, its holder may have removed the file, and a lock on that keeps nobody out.
         if _is_at(lock, file):
             break
         file.close()  # its holder has just removed it

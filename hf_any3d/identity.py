@@ -106,7 +106,7 @@ def input_stamp(path: str | os.PathLike, data: bytes | None = None) -> str:
 
     Args:
         path: Its file.
-        data: Its bytes, where it is no file, such as standard input.
+        data: Its bytes if it is not a file, such as standard input.
 
     Returns:
         A digest of the bytes; of a file, which may be large, its `file_stamp`, with those of other files that its

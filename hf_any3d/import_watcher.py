@@ -32,6 +32,7 @@ class _ImportWatcher(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != self.name or self.is_searching:
             return None
+        # `find_spec` asks all finders again, this one included.
         self.is_searching = True
         try:
             spec = importlib.util.find_spec(fullname)

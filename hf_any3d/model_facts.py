@@ -111,11 +111,13 @@ def _num_points(name: str, revision: str | None) -> int | None:
 def _count(config: PreTrainedConfig, adapter: PeftConfig | None) -> tuple[int, int]:
     base, heads = MODELS[type(config)]
     named = {model.__name__: model for model in (base, *itertools.chain(*heads.values()))}
+    # Parameters are counted without memory for them.
     with torch.device("meta"):
         model = named.get((config.architectures or [""])[0], base)(config)
         if isinstance(model, MiniGPT3DPreTrainedModel) and config.stage:
             set_stage(model, config.stage)
         if adapter is not None:
+            # A saved adapter is set to inference, in which none of its parameters would count as trained.
             adapter.inference_mode = False
             model = get_peft_model(model, adapter)
     trained, total = count_parameters(model)

@@ -80,7 +80,7 @@ class Patch:
         return self.target.partition(":")[0]
 
     def owner_and_name(self) -> tuple[Any, str]:
-        """The module or class that holds the function, and the function's name there."""
+        """Return the module or class that holds the function, and the function's name there."""
         *path, name = self.target.partition(":")[2].split(".")
         return functools.reduce(getattr, path, sys.modules[self.module]), name
 
@@ -88,6 +88,7 @@ class Patch:
         """Replace the function by its wrapper, once."""
         owner, name = self.owner_and_name()
         getattr(owner, name)  # transformers looks up what is in it only when it is asked for
+        # Not getattr, which binds a class method to its class.
         found = getattr_static(owner, name)
         original = found.__func__ if isinstance(found, classmethod) else found
         if getattr(original, "_patched_by_hf_any3d", False):
@@ -289,6 +290,7 @@ def _is_ours(model: Any) -> bool:
 )
 def _become_ours(original: Callable) -> Callable:
     def __init__(self: PeftModel, model: torch.nn.Module, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
+        # Before PEFT's constructor, which already calls methods that our class overrides.
         if _is_ours(model) and not isinstance(self, PointCloudPeftModel):
             self.__class__ = adapted_class(type(self))
         if isinstance(model, EarlierNamesMixin):
@@ -318,6 +320,7 @@ def _open_adapter_repository_by_its_config(original: Callable) -> Callable:
 )
 def _open_pipeline(original: Callable) -> Callable:
     def pipeline(*args: Any, **kwargs: Any) -> Any:
+        # Task and model may be given by position or by name.
         call = signature(original).bind(*args, **kwargs)
         given = call.arguments
         model, options = given.get("model"), given.get("model_kwargs") or {}
@@ -471,6 +474,6 @@ def _settings_in(
     )
     try:
         content = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # that of any model; who opens it says so
+    except (ValueError, RecursionError):  # of any model; opening it reports the error
         content = {}
     return path, content if isinstance(content, dict) else {}

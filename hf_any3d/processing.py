@@ -227,6 +227,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
         channels = self._channels(cloud)
         xyz = self._reorder(cloud.points)
+        # Whether the scale is that of the whole cloud or of the points that are kept.
         if self.extent == "all":
             xyz = self._normalize(xyz)
         if len(cloud) > num_points:
@@ -282,6 +283,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
 
         if self.scale is not None and (xyz == xyz[0]).all():
             raise PointCloudError(f"all {len(xyz)} points are equal; a cloud without extent cannot be scaled")
+        # In float64, as sums of many float32 numbers lose digits; one row per axis, which numpy sums fastest.
         axes = np.ascontiguousarray(xyz.T, dtype=np.float64)  # (3, num_points)
         if self.center:
             origin = mean_point(axes)  # (3, 1)
@@ -317,6 +319,7 @@ def _rgb(values: Sequence[float]) -> list[float]:
 
 def checked_choice(name: str, value: Any, allowed: tuple) -> Any:
     """Return one of the allowed values, or raise a ValueError that names the argument."""
+    # By identity, except for texts: 1 equals True, and is not a choice.
     if not any(value is known or (isinstance(value, str) and value == known) for known in allowed):
         raise ValueError(f"{name}: {value!r}; expected one of {', '.join(map(repr, allowed))}")
     return value

@@ -15,6 +15,7 @@ def names_for_type_checkers(package: str, file: str) -> dict[str, str]:
     Returns:
         Name -> module below the package.
     """
+    # From the source, since imports for type checkers never run.
     tree = ast.parse(Path(file).read_text(encoding="utf-8"))
     blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     lines = [line for block in blocks for line in block.body if isinstance(line, ast.ImportFrom) and line.module]

@@ -95,6 +95,7 @@ def open_published(
     """
     hub = {key: kwargs[key] for key in ("token", "local_files_only") if key in kwargs}
     found = _find(name, size, revision, accept_license, cache_dir, hub)
+    # The config knows which of the classes was converted; callers do not have to.
     (saved_class,) = json.loads((found.directory / CONFIG_NAME).read_text(encoding="utf-8"))["architectures"]
     model_class = getattr(importlib.import_module("hf_any3d"), saved_class)
     if found.name is None:
@@ -163,6 +164,7 @@ def _find(
     if path.is_dir():
         raise ValueError(f"{text}: a directory; expected the authors' file. from_pretrained opens converted ones")
     if text.partition(SIZE_MARK)[0] not in PUBLISHED:
+        # It looks like a path, not like a name on the hub.
         if "/" not in text or path.suffix in (".pt", ".pth", ".bin") or text.startswith((".", "~", "/")):
             raise FileNotFoundError(f"no file {text}{similar_path(path)}")
         raise ValueError(f"{text}: not a published checkpoint; expected one of {', '.join(PUBLISHED)}, or a file")
@@ -225,6 +227,7 @@ def _from_file(path: Path, size: str | None, accept_license: bool, cache_dir: st
         directory = folder / f"{file_digest(path)}-{_LAYOUT}"
         if not _is_whole(directory):
             _convert(path, directory, system, None, None, {"file": path.name}, {})
+        # The directory may have been converted before, for another size.
         if size is not None and published is not None:
             _check_config(path, directory, published, size)
         show_license(system.title, system, folder / system.title)
@@ -298,6 +301,7 @@ def _record(directory: Path, system: System, source: Mapping[str, Any]) -> None:
     card = ModelCard.load(directory / CARD)
     if re.fullmatch(r"[A-Z][\w.-]*", system.weights_license):  # an identifier of SPDX
         card.data["license"] = system.weights_license.lower()
+    # Text is added above the signature, which is then made anew for the complete card.
     text = str(card).partition("\n<!-- Written by hf_any3d")[0]
     write_text(directory / CARD, sign_card(f"{text}\n\n## Terms\n\n{license_text(system)}"))
 

@@ -90,6 +90,7 @@ def register() -> None:
         AutoFeatureExtractor.register(config, extractor, exist_ok=True)
         AutoProcessor.register(config, processor, exist_ok=True)
         for auto_class, models in heads.items():
+            # Of several classes for one config, transformers takes the one that the config's `architectures` names.
             only = next(iter(models)) if len(models) == 1 else None
             auto_class.register(config, only or models, exist_ok=True)
     for task, (pipeline, auto_class) in PIPELINES.items():

@@ -1,4 +1,4 @@
-"""What the library knows by name: tasks, model types, datasets, file formats. Each list stands here and nowhere else.
+"""Tables of tasks, model types, datasets and file formats by name. Each list stands here and nowhere else.
 
 Everything reads it: registration with transformers, the command line, training programs, cards, pages, tests. It
 imports nothing, so that a command answers before torch is loaded, and classes and modules are given by their names.
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Task:
-    """What models with one kind of head do.
+    """Task of the models with one kind of head.
 
     Attributes:
         auto_class: Class that opens any of them, of `hf_any3d.auto` or of transformers.

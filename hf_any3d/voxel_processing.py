@@ -142,6 +142,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
             xyz = self._normalize(xyz)
         if self.factor != 1:
             xyz = (xyz.astype(np.float64) * self.factor).astype(np.float32)
+        # Cells lie at multiples of their edge, so it matters whether the box is moved before or after sampling.
         if not self.center_voxels:
             xyz = self._move_box(xyz)
         sample = grid_sample(torch.from_numpy(np.ascontiguousarray(xyz)), self.grid_size)
@@ -158,6 +159,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
 
     def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
         if "normals" in self.features and cloud.normals is None:
+            # Zeros stand for missing normals, as black does for missing colors.
             cloud = PointCloudData(cloud.points, cloud.colors, np.zeros_like(cloud.points))
         return super()._channels(cloud)
 

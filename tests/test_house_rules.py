@@ -1,4 +1,4 @@
-"""Rules that the whole source keeps: who may import whom, nothing unpickled, no file too long to read."""
+"""Rules that the whole source keeps: who may import whom, nothing unpickled, no file too long, plain words."""
 
 import ast
 import re
@@ -38,6 +38,14 @@ _STORED_KEYS = {
 
 def other_spellings(text: str) -> set[str]:
     return {word for word in set(re.findall(r"\w+", text)) - _STORED_KEYS if _OTHER_SPELLING.search(word)}
+
+
+def clause_docstrings(source: str) -> list[str]:
+    """First lines of docstrings that begin like a question and are none."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    texts = (ast.get_docstring(node) for node in ast.walk(ast.parse(source)) if isinstance(node, kinds))
+    first = (text.partition("\n")[0] for text in texts if text)
+    return [line for line in first if re.match(r"(What|Which|Where|When|Why|How|Whether)\b", line) and "?" not in line]
 
 
 def files_of(*folders: str) -> list[Path]:
@@ -137,6 +145,14 @@ def test_words_have_the_american_spelling(folder):
     found = {relative(file): other_spellings(file.read_text(encoding="utf-8")) for file in files}
     assert {name: words for name, words in found.items() if words and name != "tests/test_house_rules.py"} == {}
     assert other_spellings("Centred colours of neighbours") == {"Centred", "colours", "neighbours"}
+
+
+@pytest.mark.parametrize("folder", ("conversions", "examples", "hf_any3d", "modeling", "studies"))
+def test_docstrings_open_with_a_noun_or_an_imperative(folder):
+    # Ruff's D401 leaves out modules, classes and properties.
+    clauses = {relative(file): clause_docstrings(file.read_text(encoding="utf-8")) for file in files_of(folder)}
+    assert {name: found for name, found in clauses.items() if found} == {}
+    assert clause_docstrings('"""Where files are."""\n\nclass A:\n    """What is this?"""') == ["Where files are."]
 
 
 @pytest.mark.parametrize("file", files_of("hf_any3d/cli"), ids=relative)

@@ -184,6 +184,7 @@ def _build_pretraining(
     )
     _account(checkpoint, ActForPreTraining, config, state)
     with no_init_weights():
+        # All weights are replaced afterwards, except for those of a named teacher, which is passed initialized.
         return ActForPreTraining(config, ActAutoencoder(autoencoder, encoder))
 
 
@@ -195,6 +196,7 @@ def _autoencoder_config(
     if choices.group_size not in (None, found["group_size"]):
         raise ValueError(f"group_size={choices.group_size}; the decoder makes {found['group_size']} points of a patch")
     settings: dict[str, Any] = found | _released_settings(teacher, found)
+    # No tensor depends on the number of patches.
     settings["num_groups"] = choices.num_groups or _NUM_GROUPS
     encoder = None
     if teacher is None and choices.teacher is not None:
@@ -215,8 +217,10 @@ def _released_settings(kind: str | None, found: Mapping[str, Any]) -> dict[str, 
     if kind is None:
         return settings
     settings |= TEACHERS[kind].released
+    # That program gives its layers clouds first, where they expect tokens first.
     if kind == "clip_vision_model" and found["prompt_depth"] == "deep":
         settings["attention_axis"] = "batch"
+    # Without prompts the programs run the teacher without a gradient.
     if not found["num_prompts"]:
         settings["detach_teacher"] = True
     return settings
@@ -228,7 +232,7 @@ def _stored_teacher(kind: str, frozen: _State) -> PreTrainedConfig:
     width = found["hidden_size"]
     if width % _HEAD_WIDTH:
         raise ValueError(
-            f"its teacher has {width} channels, no multiple of {_HEAD_WIDTH}, so its number of attention heads is "
+            f"its teacher has {width} channels, not a multiple of {_HEAD_WIDTH}, so its number of attention heads is "
             "unknown; name the teacher with --teacher"
         )
     teacher = TEACHERS[kind]
@@ -254,8 +258,10 @@ def _named_teacher(
             f"encoder {os.fspath(name)!r} ({config.model_type}) does not fit the checkpoint, whose teacher is "
             f"{teacher.description}: it has {'; '.join(wrong)}"
         )
+    # The released programs built the teacher with this epsilon, whatever its own checkpoint says.
     config.layer_norm_eps = teacher.layer_norm_eps
     encoder = load_encoder(ActAutoencoderConfig(**settings))
+    # Of the teacher, a checkpoint holds only the layers that point tokens pass.
     expected = {key: value for key, value in encoder.state_dict().items() if not key.startswith(_UNUSED)}
     check_frozen(checkpoint, os.fspath(name), expected, frozen, "--teacher")
     return settings, encoder
@@ -279,7 +285,7 @@ def _student_settings(state: _State, choices: Choices) -> dict[str, Any]:
     heads = choices.num_attention_heads or found["hidden_size"] // _HEAD_WIDTH
     if not heads or found["hidden_size"] % heads:
         raise ValueError(
-            f"the number of attention heads is unknown, as hidden_size={found['hidden_size']} is no multiple of "
+            f"the number of attention heads is unknown, as hidden_size={found['hidden_size']} is not a multiple of "
             f"{heads or _HEAD_WIDTH}; give --num-attention-heads"
         )
     return found | {"num_attention_heads": heads} | _RELEASED

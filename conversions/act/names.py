@@ -111,6 +111,7 @@ def pretraining_sizes(state: _State) -> dict[str, Any]:
 def teacher_sizes(frozen: _State) -> dict[str, int]:
     """Return width, depth and MLP width of a frozen teacher, given its tensors under transformers' names."""
     depth = count_of(frozen, r".*?layers?\.(\d+)\.")
+    # The teachers name their layers differently; the first layer of the MLP has both sizes in its shape.
     wide = next(
         (name for name in frozen if re.search(r"layers?\.0\.(mlp\.fc1|intermediate\.dense)\.weight$", name)),
         "the MLP of the first layer of the teacher",
@@ -294,7 +295,7 @@ def check_kind(names: Iterable[str], kind: str) -> Kind:
     if seen is None:
         starts = sorted({name.partition(".")[0] for name in names})
         raise ValueError(
-            f"this is no ACT checkpoint of kind {kind}: no name begins with {KINDS[kind].mark!r}; they begin with "
+            f"this is not an ACT checkpoint of kind {kind}: no name begins with {KINDS[kind].mark!r}; they begin with "
             f"{', '.join(starts[:12])}"
         )
     if seen.name != kind:
@@ -376,6 +377,8 @@ def _split_joined(converted: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
         size_of(converted, joined, 1)
         columns = 3 if like is None else size_of(converted, like)
         weight = converted.pop(joined)
+        # A linear layer over concatenated channels is the sum of two over the parts, which need not be concatenated in
+        # memory.
         converted |= {points: weight[:, :columns], others: weight[:, columns:]}
     return converted
 

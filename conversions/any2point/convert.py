@@ -64,6 +64,7 @@ def convert_any2point(
         original = read_checkpoint(checkpoint)
         with errors_about(checkpoint):
             frozen, trained = convert_state_dict(original, program)
+        # The checkpoint lacks the encoder's table of positions, so the encoder is opened by its name.
         config = _config(program, name, revision)
         model = _model(checkpoint, config, program, frozen, trained)
         if store_encoder:
@@ -99,6 +100,7 @@ def _model(
 ) -> PeftModel:
     encoder = load_encoder(config)
     layers = find_family(encoder.config).layers + "."
+    # A checkpoint holds a copy of the frozen layers. It equals those of the named encoder, so the name is enough.
     expected = {key: tensor for key, tensor in encoder.state_dict().items() if key.startswith(layers)}
     check_frozen(checkpoint, config.encoder_name_or_path, expected, frozen, "--encoder")
     model = Any2PointForPointCloudClassification(config, encoder)

@@ -252,6 +252,7 @@ def variant_of(names: Iterable[str]) -> str | None:
 
     if not any(name.startswith("patch_embed.EncP.") for name in plain):
         return None
+    # Names that only one of the encoders has.
     encoder = "clip" if has(".attn.in_proj_") else "dinov2" if has(".ls1.gamma") else "imagebind"
     return f"{encoder}-{'modelnet' if has('cls_head_finetune.') else 'scan'}"
 
@@ -295,6 +296,7 @@ def convert_state_dict(
             elif piece.ndim:  # our stacked norms have no num_batches_tracked
                 stacks[stacked[1]][int(stacked[2])] = piece
     check_owners(unknown, twice)
+    # The released programs have a module for each view; ours has one with stacked weights.
     for name, views in stacks.items():
         if gaps := set(range(max(views) + 1)) - views.keys():
             raise ValueError(f"the checkpoint lacks tensors: {', '.join(f'{name}[{view}]' for view in sorted(gaps))}")

@@ -76,8 +76,10 @@ def assemble(
         raise ValueError(f"stage={stage}; {last.path} holds {STAGES[last.stage]}, and only 2 and 3 look alike")
     config = _config(parts, files)
     config.stage = stage or last.stage or None
+    # Gigabytes of weights are only renamed on the way from file to file, so the model needs none of its own.
     with torch.device("meta"):
         model = MiniGPT3DForConditionalGeneration(config)
+    # All sets of queries start as copies of BLIP-2's.
     queries = qformer.state["query_tokens"][0]  # (num_query_tokens, hidden)
     state = {f"point_encoder.{name}": tensor for name, tensor in point_encoder.state.items()}
     state |= {f"bridge.{name}": tensor for name, tensor in qformer.state.items() if name != "query_tokens"}
@@ -86,8 +88,10 @@ def assemble(
     for file in files:
         check_encoder(file, point_encoder)
         check_trained(file, model)
+        # Later files hold newer values of what an earlier stage trained.
         state |= file.trained
     own = model.base_model.state_dict()
+    # In a model with LoRA, PEFT moves a layer's own weights below `base_layer`.
     named = {name.replace(".base_layer.", "."): name for name in own}
     state = {named.get(name, name): tensor for name, tensor in state.items()}
     missing = {name: tensor for name, tensor in own.items() if name not in state}
@@ -97,6 +101,7 @@ def assemble(
     account(paths, state, own)
     fresh = sorted({".".join(name.split(".")[: 3 if ".experts." in name else 2]) for name in initialized})
     if not store_parts:
+        # After `account`, which needs all tensors.
         config.parts = _named_parts(parts, last.stage) or None
         held = model.base_model.names_stored_elsewhere()
         state = {name: tensor for name, tensor in state.items() if name not in held}

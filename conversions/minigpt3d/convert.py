@@ -90,6 +90,7 @@ def convert_minigpt3d(
         assembly = assemble(*parts, files, stage=stage, store_parts=store_parts)
         model, config = assembly.model, assembly.model.config
         setattr(config, RECORD, terms_of(MINIGPT3D))
+        # The place of a cloud has an id of its own, which must not be that of a word.
         most, tokens = min(config.point_token_id, parts[2].config.vocab_size), len(opened_tokenizer)
         if tokens > most:
             raise ValueError(f"the tokenizer has {tokens} tokens; the language model takes at most {most}")

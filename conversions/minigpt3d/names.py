@@ -61,6 +61,7 @@ def _by_head(name: str, stacked: torch.Tensor, heads: int) -> torch.Tensor:
         raise ValueError(
             f"{name} has shape {tuple(stacked.shape)}; expected rows in a multiple of 3 times {heads} heads"
         )
+    # The layout of the released checkpoints, whose LoRA was trained on rows in this order.
     return stacked.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
 
 
@@ -152,6 +153,7 @@ def _without_aliases(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
         for alias, counts in ALIASES.items():
             if name.startswith(alias):
                 name = counts + name.removeprefix(alias)
+        # The released programs save some modules twice, under the names of two owners.
         first = kept.setdefault(name, tensor)
         if first is not tensor and (first.dtype != tensor.dtype or not torch.equal(first, tensor)):
             raise ValueError(f"{name}: the file holds it twice, with different values")

@@ -68,6 +68,7 @@ def qformer_sizes(state: _State) -> dict[str, Any]:
         "num_attention_heads": _heads("the Q-Former", width),
         "intermediate_size": size_of(state, f"{layer}0.intermediate_query.dense.weight"),
         "encoder_hidden_size": size_of(state, f"{layer}0.crossattention.attention.key.weight", 1),
+        # Layer 0 attends to the encoder, and so does every n-th; the second number is n.
         "cross_attention_frequency": crossed[1] if len(crossed) > 1 else depth,
     }
 
@@ -254,7 +255,7 @@ def normed_phi_config(file: Path) -> NormedPhiConfig:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: It is no JSON object, or of another model or one that cannot have the added norms.
+        ValueError: It is not a JSON object, or of another model or one that cannot have the added norms.
     """
     given = read_json(file)
     if given.get("model_type") not in _KNOWN:
@@ -265,8 +266,10 @@ def normed_phi_config(file: Path) -> NormedPhiConfig:
     try:
         if "rotary_dim" in settings and "n_embd" in given:
             width = settings["hidden_size"] // settings["num_attention_heads"]
+            # The first configs count rotated channels of a head; today's give their share.
             settings["partial_rotary_factor"] = settings["rotary_dim"] / width
         if "n_embd" in given:
+            # What Microsoft's program computes where its config has no `n_inner`.
             settings.setdefault("intermediate_size", 4 * settings["hidden_size"])
         return NormedPhiConfig(**{name: settings[name] for name in _FIELDS if name in settings})
     except KeyError as error:

@@ -127,6 +127,7 @@ def initialize_untrained(
     Returns:
         The initialized tensors by name; those that a file should have had are left out.
     """
+    # A seed of its own, so that converting the same files twice gives equal models.
     generator = torch.Generator().manual_seed(0)
     initialized = {}
     for name, empty in missing.items():
@@ -139,6 +140,7 @@ def initialize_untrained(
 
 def _equal_when_rounded(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Return whether tensors are equal up to rounding: released programs stored the encoder in half precision."""
+    # Rounding both to the narrower type makes equal numbers equal again.
     narrow = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
     return torch.equal(one.to(narrow), other.to(narrow))
 
@@ -155,6 +157,7 @@ def _stage_of(trained: Mapping[str, torch.Tensor]) -> int:
     def has(*parts: str) -> bool:
         return any(all(part in name for part in parts) for name in trained)
 
+    # The last stage first: its files may hold parts of earlier ones.
     if has("bridge.experts.router."):
         return 4
     if has("bridge.qformer.", ".lora_"):

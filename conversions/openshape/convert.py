@@ -55,6 +55,8 @@ def convert_openshape(
     with errors_about(checkpoint):
         state = convert_openshape_state_dict(original)
         sizes = openshape_sizes(state) | {name: value for name, value in given.items() if value is not None}
+        # No tensor depends on number, size or radius of patches, and a guess would give wrong features without an
+        # error.
         if missing := [name for name in _GROUPS if name not in sizes]:
             raise ValueError(
                 f"patches of {sizes['patch_widths'][-1]} channels are not those of a published encoder, so "
@@ -97,6 +99,7 @@ def convert_openshape(
 def _read(checkpoint: str | os.PathLike) -> tuple[dict[str, torch.Tensor], torch.Tensor | None, list[str]]:
     """Return the tensors of the encoder, the logarithm of the scale, and the names of other entries."""
     state = read_checkpoint(checkpoint, (_TRAINING_ENTRY,))
+    # A checkpoint of training holds more than the encoder, which has a prefix there.
     inside = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
     if inside:
         others = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
@@ -112,5 +115,5 @@ def _scale(checkpoint: str | os.PathLike, logit_scale: torch.Tensor | None) -> t
     if logit_scale is None:
         return None
     if logit_scale.numel() != 1 or not math.isfinite(float(logit_scale)):
-        raise ValueError(f"{checkpoint}: {listed([LOGIT_SCALE])} is no finite number")
+        raise ValueError(f"{checkpoint}: {listed([LOGIT_SCALE])} is not a finite number")
     return logit_scale.float().reshape(())

@@ -54,7 +54,7 @@ def openshape_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     The number, size and radius of patches are those of the published encoder with as wide patches, if there is one.
 
     Raises:
-        ValueError: Tensors are missing, or the width is no multiple of 64, the width of a head.
+        ValueError: Tensors are missing, or the width is not a multiple of 64, the width of a head.
     """
     layers = count_of(state, r"patch_encoder\.layers\.(\d+)\.")
     widths = [size_of(state, f"patch_encoder.layers.{number}.weight") for number in range(layers)]
@@ -65,6 +65,7 @@ def openshape_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
             f"of {_HEAD_WIDTH}, the width of an attention head"
         )
     return {
+        # The layer takes offsets from the center beside a point's own channels.
         "in_channels": size_of(state, "patch_encoder.layers.0.weight", axis=1) - 3,
         "patch_widths": widths,
         "hidden_size": hidden,

@@ -62,6 +62,7 @@ def convert_patchalign3d(
         state = convert_patchalign3d_state_dict(original, projection)
         sizes = patchalign3d_sizes(state) | {name: value for name, value in given.items() if value is not None}
         features = sizes["projection_dim"]
+        # Only the second stage compares patches with texts, and has a temperature.
         if temperature is None:
             if features != _IMAGE_FEATURES:
                 raise ValueError(

@@ -54,7 +54,7 @@ def patchalign3d_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Return the fields of `PatchAlign3DConfig` that the tensors of a `PatchAlign3DModel` imply.
 
     Raises:
-        ValueError: Tensors are missing, or the width is no multiple of 64, the width of a head.
+        ValueError: Tensors are missing, or the width is not a multiple of 64, the width of a head.
     """
     hidden = size_of(state, "class_token.token")
     if hidden % _HEAD_WIDTH:

@@ -68,6 +68,7 @@ def convert_ptv3(
     with errors_about(checkpoint):
         fields = ptv3_fields(arguments)
         state = convert_ptv3_state_dict(original, fields)
+        # Of the three, only Utonia rotates channels by positions.
         preset = preset or ("utonia_indoor" if fields.get("rope_theta") is not None else "sonata")
         processor = PointTransformerV3Processor(**VOXEL_PRESETS[preset])
         config = PointTransformerV3Config(**fields, grid_size=processor.grid_size)
@@ -78,6 +79,7 @@ def convert_ptv3(
         files.append(Path(head))
         state = {f"{model_class.base_model_prefix}.{name}": tensor for name, tensor in state.items()}
         state |= (found := _read_head(head))
+        # A head has one row for each class, and no names of them.
         config.num_labels = size_of(found, _HEAD["seg_head.weight"])
     if config.in_channels == 6:
         processor.features = ["xyz", "rgb"]

@@ -111,6 +111,7 @@ def ptv3_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
     fields = {name: list(value) if isinstance(value, (tuple, list)) else value for name, value in fields.items()}
     for name in ("mlp_ratio", "drop_path_rate", "attention_dropout", "hidden_dropout", "rope_theta"):
         value = fields.get(name)
+        # Configs of transformers check types, and files have 1 or 0 where a float is meant.
         if isinstance(value, int):
             fields[name] = float(value)
     fields["use_decoder"] = not given.get("enc_mode", False)
@@ -141,6 +142,7 @@ def convert_ptv3_state_dict(
             others than those of the config, or numbers are NaN or infinite.
     """
     rotary = {name: tensor for name, tensor in original.items() if _FREQUENCIES.match(name)}
+    # Our model computes them, so they need not be stored; they must only be the same.
     _check_frequencies(rotary, fields.get("rope_theta"))
     state = rename_tensors({name: tensor for name, tensor in original.items() if name not in rotary}, NAMES)
     renamed = {_flat(name, fields): tensor for name, tensor in state.items()}
@@ -150,7 +152,7 @@ def convert_ptv3_state_dict(
 
 
 def _flat(name: str, fields: Mapping[str, Any]) -> str:
-    """Number blocks through all stages, poolings from 0, and what belongs to the decoder in the order of running."""
+    """Change the numbers of a name: blocks through all stages, poolings from 0, parts of the decoder as they run."""
     part, *rest = name.split(".")
     if part == "poolings":
         return ".".join((part, str(int(rest[0]) - 1), *rest[1:]))
@@ -162,6 +164,7 @@ def _flat(name: str, fields: Mapping[str, Any]) -> str:
     stage, block = int(rest[0]), int(rest[1])
     if stage >= len(depths) or block >= depths[stage]:
         raise ValueError(f"the checkpoint has a block {block} of stage {stage}; expected those of depths {depths}")
+    # The decoder runs from the coarsest stage, which has the highest number, to the finest.
     before = depths[:stage] if part == "blocks" else depths[stage + 1 :]
     return ".".join((part, str(sum(before) + block), *rest[2:]))
 

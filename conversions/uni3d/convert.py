@@ -42,6 +42,7 @@ def convert_uni3d(
     original = read_checkpoint(checkpoint, ("module",))
     given = {"num_groups": num_groups, "group_size": group_size}
     with errors_about(checkpoint):
+        # The scale belongs to training, but without it scores would not be those of the authors.
         state = convert_uni3d_state_dict(original)
         if LOGIT_SCALE not in state:
             raise ValueError(f"the checkpoint lacks tensors: {LOGIT_SCALE}")

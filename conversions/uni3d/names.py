@@ -85,12 +85,14 @@ def _join_attention(state: dict[str, torch.Tensor], place: str) -> None:
     biases = [f"{place}{part}.bias" for part in "qv"]
     if missing := [name for name in biases if name not in state]:
         raise ValueError(f"the checkpoint lacks tensors: {', '.join(missing)}")
+    # Its image transformer has no bias of keys, which would not change the softmax; our joined layer has zeros.
     query, value = (state.pop(name) for name in biases)
     state[f"{place}qkv.bias"] = join_rows(biases, [query, torch.zeros_like(query), value])
 
 
 def _split_gate(state: dict[str, torch.Tensor], place: str) -> None:
     rows, columns = size_of(state, f"{place}fc1.weight"), size_of(state, f"{place}fc2.weight", axis=1)
+    # Some sizes store gate and values in layers of their own, others in one layer with twice as many rows.
     if f"{place}gate.weight" in state or rows != 2 * columns:
         return
     for name in (f"{place}fc1.weight", f"{place}fc1.bias"):
@@ -109,13 +111,13 @@ def uni3d_sizes(state: Mapping[str, torch.Tensor], num_attention_heads: int | No
         num_attention_heads: No tensor shows it; by default one for 64 channels, for the giant one for 88.
 
     Raises:
-        ValueError: Tensors are missing, or the width is no multiple of the width of a head.
+        ValueError: Tensors are missing, or the width is not a multiple of the width of a head.
     """
     hidden = size_of(state, "class_token.token")
     heads = num_attention_heads or hidden // _HEAD_WIDTHS.get(hidden, _HEAD_WIDTH)
     if not heads or hidden % heads:
         raise ValueError(
-            f"the number of attention heads is unknown, as hidden_size={hidden} is no multiple of "
+            f"the number of attention heads is unknown, as hidden_size={hidden} is not a multiple of "
             f"{heads or _HEAD_WIDTH}; give num_attention_heads"
         )
     first = "blocks.layers.0.mlp."

@@ -59,7 +59,7 @@ GENERATION_KEYS = {key for key in vars(GenerationConfig()) if not key.startswith
 }
 """Arguments of `generate` that callers may pass."""
 LEAST_TEMPERATURE = 0.01
-"""Temperature of sampling that is not greedy in all but name."""
+"""Lowest temperature of sampling; with lower ones it would be greedy in practice."""
 _CACHED_CLOUDS = 64
 
 
@@ -99,6 +99,7 @@ class Answerer:
         new = {key: cloud for key, cloud in zip(keys, arrays, strict=True) if key not in found}
         if new:
             points = [torch.from_numpy(cloud).to(self.model.device) for cloud in new.values()]
+            # All new clouds in one pass; a cloud that was given twice is encoded once.
             found |= dict(zip(new, self.model.get_point_features(points), strict=True))
         for key in keys:
             self._cached[key] = found[key]
@@ -150,8 +151,11 @@ class Answerer:
         settings, penalty = _without_penalty(settings, self.model.generation_config)
         processors = LogitsProcessorList(settings.pop("logits_processor", None) or [])
         if penalty != 1:
+            # The stock penalty also counts the prompt: words of the question, and the places of clouds, would be
+            # avoided.
             processors.append(RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=length))
         point_token = self.processor.point_token_id
+        # The language model has a score for it, like for a word, but no text.
         if point_token < self.model.config.get_text_config().vocab_size:
             processors.append(SuppressToken(point_token))
         stops = StoppingCriteriaList(settings.pop("stopping_criteria", None) or [])
@@ -200,6 +204,7 @@ class EndMarkReached(StoppingCriteria):
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         """Return which of `(batch, tokens)` have ended."""
+        # Of the answer only: prompts may contain the mark, after earlier answers.
         last = input_ids[:, max(self.prompt_length, input_ids.shape[1] - self.window) :]
         texts = self.tokenizer.batch_decode(last, clean_up_tokenization_spaces=False)
         return torch.tensor([self.end_mark in text for text in texts], device=input_ids.device)
@@ -252,6 +257,8 @@ class AnswerStreamer(TextIteratorStreamer):
         if self._has_ended or stream_end:
             certain = text.rstrip()
         else:
+            # Text that may become the end mark with the next token is held back, and so are spaces, which an answer
+            # does not end with.
             partial = next((n for n in range(len(self.end_mark) - 1, 0, -1) if text.endswith(self.end_mark[:n])), 0)
             certain = text[: len(text) - partial].rstrip()
         self._held = text[len(certain) :]

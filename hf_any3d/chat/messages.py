@@ -93,12 +93,14 @@ MOST_CHARACTERS = 200_000
 def _checked_text(text: Any) -> str:
     if not isinstance(text, str):
         raise ValueError(f"a text is {text!r:.60}; expected words")
+    # Otherwise a question could add places of clouds that do not exist.
     if PLACE_MARK in text:
         raise ValueError(f"a text has {PLACE_MARK!r} in it; expected a part of type 'point_cloud' instead")
     try:
+        # Half of a surrogate pair, as JSON can hold, would fail deep inside the tokenizer.
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"a text has {ascii(text[error.start])}, which is no character of its own") from None
+        raise ValueError(f"a text has {ascii(text[error.start])}, half of a character") from None
     return text
 
 
@@ -115,6 +117,7 @@ def check_texts(messages: Sequence[Mapping[str, Any]], tokens: Sequence[str]) ->
     parts = [(one["role"], part["text"]) for one in messages for part in one["content"] if "text" in part]
     if (length := sum(len(text) for _, text in parts)) > MOST_CHARACTERS:
         raise ValueError(f"the texts have {length:,} characters; expected at most {MOST_CHARACTERS:,}")
+    # Answers are the model's own words, in which it may have written such a token.
     texts = [text for role, text in parts if role != "assistant"]
     for token in tokens:
         if token and any(token in text for text in texts):
@@ -135,8 +138,8 @@ def take_clouds(
         The messages with lists of parts, without the clouds; and the clouds, in their order.
 
     Raises:
-        ValueError: A role, content or part is of another kind, a text is no text or contains the place mark, or clouds
-            and places do not match.
+        ValueError: A role, content or part is of another kind, a text is not a string or contains the place mark, or
+            clouds and places do not match.
     """
     plain, clouds, rest, empty = [], [], list(further or ()), 0
     for message in messages:
@@ -188,6 +191,7 @@ def fold_system(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         raise ValueError("a message of the system holds a cloud or no question follows; expected text and a question")
     text = {"type": "text", "text": "".join(part["text"] for part in first["content"]) + "\n\n"}
     parts = list(rest[0]["content"])
+    # Clouds before the text stay in front of it.
     at = next((number for number, part in enumerate(parts) if part["type"] == "text"), len(parts))
     return [{**rest[0], "content": [*parts[:at], text, *parts[at:]]}, *rest[1:]]
 

@@ -89,6 +89,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         templates = published_templates() if chat_template is None else chat_template
         check_templates(templates)
         super().__init__(feature_extractor, tokenizer, chat_template=templates)
+        # Padding is masked, so which token it is has no effect.
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
                 raise ValueError(
@@ -225,7 +226,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         Raises:
             ValueError: Clouds and their places do not match, a cloud cannot be read, a text contains the mark of a
                 place, or labels or a mask are requested from a template that marks no answers.
-            TypeError: A further argument is no variable of the template.
+            TypeError: A further argument is not a variable of the template.
         """
         conversations, is_batch = as_conversations(conversation)
         options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
@@ -292,6 +293,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         texts, answers = self._render(plain, chat_template, True, **options)
         if marked and not self._marks_answers(chat_template):
             raise ValueError("the chat template marks no answers; expected one with {% generation %} for their mask")
+        # Without answers all labels would be ignored, and the loss NaN.
         if for_training and not all(answers):
             raise ValueError(
                 "the chat template marks no answers, or a conversation has none; there is nothing to learn"
@@ -390,6 +392,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
     ) -> tuple[list[str], list[list[tuple[int, int]]]]:
         template = self._template(chat_template)
         for name in options:
+            # Jinja ignores variables that a template does not use, so a typing error would have no effect.
             if name not in _OPTIONS and re.search(rf"\b{re.escape(name)}\b", template) is None:
                 raise TypeError(f"unknown argument {name!r}; the chat template has no variable of that name either")
         if re.search(r"['\"]system['\"]", template) is None:
@@ -413,6 +416,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         return re.search(r"{%-?\s*generation\b", self._template(chat_template)) is not None
 
     def _encode(self, rows: list[list]) -> list[Prompt]:
+        # All pieces of text in one call of the tokenizer, which is much faster than one by one.
         texts = [text for row in rows for text, is_place, _ in row if not is_place]
         ids = iter(self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ())
         places = [self.point_token_id] * self.num_query_tokens

@@ -66,6 +66,7 @@ class ChatSession:
         Raises:
             ValueError: The question does not fit even alone with the clouds. The conversation is unchanged.
         """
+        # A question and its answer are two messages.
         for start in range(0, len(self.messages) + 1, 2):
             messages, waiting = self._since(start)
             further = self._question(text, waiting)
@@ -174,6 +175,7 @@ class ChatSession:
         cache = self._cache_for(prompt.input_ids, settings)
         tokens = self.answerer.generate([prompt], settings, torch.stack(features) if features else None, cache)[0]
         if cache is not None:
+            # The last generated token was never an input, so it is not in the cache.
             self._cache, self._cached_tokens = cache, tokens.tolist()[: cache.get_seq_length()]
         return processor.decode_answers(tokens[None, len(prompt.input_ids) :])[0]
 
@@ -188,6 +190,7 @@ class ChatSession:
         for name in ("assistant_model", "prompt_lookup_num_tokens"):  # drafts are checked from an empty cache on
             if settings.get(name) is not None or getattr(config, name, None) is not None:
                 return None
+        # At least the last token of the prompt is computed, as generation needs its logits.
         shared = 0
         while shared < min(len(held), len(input_ids) - 1) and held[shared] == input_ids[shared]:
             shared += 1

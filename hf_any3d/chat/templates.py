@@ -167,6 +167,7 @@ def _find_problem(text: str) -> str | None:
     if len(text) > _LONGEST_TEMPLATE:
         return f"{len(text):,} characters; expected at most {_LONGEST_TEMPLATE:,}"
     try:
+        # Only parsed, never run; the tag `generation` is an extension of transformers, and removed first.
         tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", text))
     except (TemplateSyntaxError, RecursionError) as error:
         return f"no template of Jinja ({error})"

@@ -91,6 +91,7 @@ class Job:
 
 def _execute(job: Job, executor: Executor, given: dict[str, InputFile], names: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the row of each file, with a progress bar; problems are printed."""
+    # Conversion runs no model, so it needs no device.
     if job.task != "convert":
         executor, device = executor.placed(job.device)
         job = replace(job, device=device)
@@ -232,6 +233,7 @@ def _run(
     """Run a job on the files that have no row yet, and write the table."""
     files = {file.name: file for file in inputs.files}
     data = {name: file for name, file in files.items() if file.data is not None}
+    # Bytes of standard input are in this process alone.
     if data and (engine != "local" or (workers or 1) > 1):
         words = f"--workers {workers}" if engine == "local" else f"--engine {engine}"
         raise ValueError(f"{words} reads files, not standard input; expected files or folders")
@@ -262,6 +264,7 @@ def _run(
 
 def _write_table(task: str, suffix: str, path: Path, rows: Iterable[dict[str, Any]]) -> None:
     if suffix == ".json":
+        # JSON and CSV have no form that could grow line by line and stay valid, so they are written at the end.
         path.write_text(json.dumps(list(rows), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     elif suffix == ".csv":
         flat = {"predict": prediction_cells, "embed": feature_cells}[task]

@@ -95,6 +95,7 @@ def _answer(session: Any, model: str, question: str) -> None:
                 typer.echo(printable(piece, keep="\n"), nl=False)
                 sys.stdout.flush()
     except KeyboardInterrupt:
+        # The session stops the answer and keeps its cache valid.
         pieces.close()
     except (ValueError, OSError) as error:
         print_error(error)

@@ -60,6 +60,7 @@ class CommandLine(TyperGroup):
         words = list(sys.argv[1:] if args is None else args)
         end = words.index("--") if "--" in words else len(words)
         debug = "--debug" in words[:end]
+        # Words after -- belong to a training program, even if they look like this option.
         words = [word for word in words[:end] if word != "--debug"] + words[end:]
         if not standalone_mode:
             return super().main(args=words, standalone_mode=False, **settings)
@@ -165,6 +166,7 @@ def find_model(name: str, revision: str | None = None) -> str:
         find_published(name)  # refuses a size that there is not
         return name
     if path.is_dir():
+        # People often name the folder of a run whose model is one level deeper.
         if not any((path / file).is_file() for file in (_CONFIG, "adapter_config.json")):
             inner = sorted(file.parent for file in path.glob(f"*/{_CONFIG}"))
             hint = f"; did you mean {inner[0]}?" if inner else ""
@@ -215,7 +217,7 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
         except errors.LocalEntryNotFoundError:
             raise OSError(f"{name}: no such directory, and the hub cannot be reached") from None
         except errors.EntryNotFoundError:
-            raise FileNotFoundError(f"{name}: this repository has no {_CONFIG}, so it is no model") from None
+            raise FileNotFoundError(f"{name}: this repository has no {_CONFIG}, so it is not a model") from None
     if not file.is_file():  # an adapter alone
         return {}
     try:
@@ -259,6 +261,7 @@ def check_model(name: str, *commands: str, revision: str | None = None) -> str:
     kind = kind_of_model(config)
     if kind is not None and kind[1] not in commands:
         raise ValueError(f"{name}: this is {kind[0]}: hf-any3d {kind[1]}")
+    # Models of transformers, and of newer versions of this package, are named in the error.
     if kind is None and config.get("model_type") is not None:
         check_model_type(name, config["model_type"])
     return name

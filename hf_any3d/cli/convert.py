@@ -105,12 +105,14 @@ def convert(
     A published checkpoint is fetched first, and opens by its name without a network afterwards.
     """
     given = {name: value for name, value in locals().items() if name not in ("files", "output")}
+    # Only options that were given, so that each conversion can refuse those that are not its own.
     given = {name: value for name, value in given.items() if value not in (None, False)}
     quiet_libraries()
     with status("converting"):
         from hf_any3d.registration import register
 
         register()
+        # No file of this name: it can only be a published checkpoint.
         if len(files) == 1 and not Path(files[0]).exists():
             _convert_published(files[0], output, given)
             return
@@ -158,6 +160,7 @@ def _arguments_of(function: Callable[..., Any]) -> set[str]:
 
     parameters = inspect.signature(function).parameters.values()
     names = {one.name for one in parameters if one.kind is not one.VAR_KEYWORD}
+    # The conversion passes its keyword arguments on to this dataclass.
     if len(names) < len(parameters):
         names |= {choice.name for choice in dataclasses.fields(Choices)}
     return names

@@ -93,6 +93,7 @@ def find_dataset(name: str) -> FoundDataset:
     """
     path = Path(name).expanduser()
     if path.is_dir():
+        # Such a file describes the clouds of a folder and holds none.
         inside = [file for file in path.rglob("*.parquet") if file.name != "metadata.parquet"]
         return FoundDataset("parquet" if inside else "folder", folder=path)
     if path.is_file():
@@ -119,6 +120,7 @@ def _load(name: str, data_dir: str | None, options: str | None, **further: Any) 
         raise ValueError(f"--options is {options!r}: {error}") from None
     if not isinstance(given, dict):
         raise ValueError(f'--options is {options!r}; expected a JSON object such as {{"variant": "obj_bg"}}')
+    # These are options of the loader of folders; Parquet files hold what they hold.
     if found.name != "folder":
         further = {}
     if not sys.stderr.isatty():
@@ -249,6 +251,7 @@ def check(
             except ValueError as error:
                 rows.append({"error": f"{cloud.name}: {error}"})
                 continue
+            # The points, not the file: the same cloud may be stored in two formats.
             digest = hashlib.sha256(np.ascontiguousarray(points).tobytes()).hexdigest()
             if (first := first_of.setdefault(digest, cloud.name)) != cloud.name:
                 cloud.warnings.append(f"{cloud.name}: the same points as {first}")
@@ -289,6 +292,7 @@ def doubts_about(points: np.ndarray) -> list[str]:
     size = float((points.max(axis=0) - points.min(axis=0)).max())
     for axis, values in zip("xyz", points.T, strict=True):
         extent, distinct = float(values.max() - values.min()), len(np.unique(values))
+        # The distance between neighboring float32 numbers grows with their size: at map coordinates it is decimeters.
         step = float(np.spacing(np.float32(np.abs(values).max())))
         if len(values) >= _FEW_POINTS and extent > 0 and distinct <= len(values) / 4 and step > extent / 1000:
             found.append(
@@ -368,6 +372,7 @@ def show(
         views, settings = views_of_rows(rows, most)
         up_axis = up_axis or up_axis_of(what[0])
     else:
+        # Spread over all files, which are sorted by folder and so by class.
         chosen = np.unique(np.linspace(0, len(inputs) - 1, min(most, len(inputs))).astype(int))
         names: list[str] = []
 

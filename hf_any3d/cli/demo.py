@@ -57,7 +57,7 @@ def demo(
         with model_errors(model):
             task = task_of(model)
         if task != CHAT and template is not None:
-            raise ValueError(f"--template {template}: {model} is no chat model")
+            raise ValueError(f"--template {template}: {model} is not a chat model")
         print_line(f"loading {model}; the first time, its weights are downloaded …")
         pipe = _open(task, model, device, template)
         print_line(f"{len(shapes.names)} shapes to choose from; opening the page …")

@@ -62,6 +62,7 @@ class _ClassifierByDefault(TyperGroup):
     """Reads `evaluate MODEL …` as `evaluate classifier MODEL …`, whatever options come first."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        # The first word is a model or an option, not a command.
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = [_DEFAULT, *args]
         return super().parse_args(ctx, args)
@@ -147,13 +148,14 @@ def evaluate(
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     model, command = _check_kind(model)
     if command != "predict" and (given := "--robustness" if robustness else "--voting" if voting else None):
-        raise ValueError(f"{given}: {model} is no classifier; {given} is for classifiers alone")
+        raise ValueError(f"{given}: {model} is not a classifier; {given} is only for classifiers")
     quiet_libraries()
     arguments = [str(recipe)] if recipe is not None else data_arguments(data, dataset)[0]
     arguments += _as_arguments(data_dir=data_dir, dataset_options=options, voting=voting, vote_augment=vote_augment)
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
     with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
         metrics, by_class, judge = _evaluate(model, command, arguments, split, batch_size, max_samples, seed, cpu)
+        # Next to the model's card, which gets a section; models of the hub have no folder here.
         folder = output_dir or (Path(model) if Path(model).is_dir() else Path("robustness"))
         report = judge(folder) if robustness else None
     score = _SCORES[command]
@@ -245,6 +247,7 @@ def _evaluate(
     register()
     data, protocol = parse_arguments((DataArguments, ProtocolArguments), arguments, others_in_file=True)
     if data.dataset_name == "folder":
+        # One damaged file is reported at the end, and does not waste an evaluation.
         data.dataset_options = {"on_error": "skip", **data.dataset_options}
     is_recipe = not arguments[0].startswith("-")
     is_folder = data.dataset_name in ("folder", "parquet") and data.data_dir is not None
@@ -415,7 +418,7 @@ def _open_judge(
     if needs_name != (name is not None):
         raise ValueError(
             f"--judge-model is {name!r} and --judge is {kind.value if kind else None!r}; expected a model for the "
-            "judges endpoint and local, and for them alone"
+            "judges endpoint and local, and only for them"
         )
     if name is None:
         return ClassNameJudge(classes) if kind is JudgeKind.CLASS_NAMES else None

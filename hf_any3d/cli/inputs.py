@@ -125,6 +125,7 @@ def _read_stdin(file_type: str | None) -> list[InputFile]:
         raise ValueError("standard input is empty; expected a cloud, or a list of files")
     if file_type is None:
         lines = data[:65536].decode("utf-8", "replace").splitlines()
+        # A list of files, as `find` writes it, if the first line is one.
         if lines and len(lines[0]) < 4096 and "\0" not in lines[0] and Path(lines[0].strip()).exists():
             names = [line.strip() for line in data.decode("utf-8", "surrogateescape").splitlines() if line.strip()]
             return [file for name in names for file in find_inputs([name]).files]
@@ -197,6 +198,7 @@ class LeftOutFiles(logging.Handler):
 
     def __enter__(self) -> LeftOutFiles:
         """Listen."""
+        # Otherwise each warning would be printed twice.
         self.before, self.logger.propagate = self.logger.propagate, False
         self.logger.addHandler(self)
         return self

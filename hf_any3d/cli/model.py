@@ -90,6 +90,7 @@ def _facts_file(name: str, revision: str | None) -> Path:
     """Return where the facts about a model are kept: by the content of its configuration files."""
     from huggingface_hub import constants, try_to_load_from_cache
 
+    # Another version may count parameters in another way.
     digest = hashlib.sha256(json.dumps([*map(importlib.metadata.version, _PACKAGES)]).encode())
     for file in _CONFIGS:
         path: Any = Path(name) / file
@@ -115,7 +116,7 @@ def _stored_facts(name: str, revision: str | None) -> dict[str, Any] | None:
 
 
 def store_facts(name: str, revision: str | None, facts: dict[str, Any]) -> None:
-    """Keep the facts about a model for the next `info`; a folder that cannot be written is no error."""
+    """Keep the facts about a model for the next `info`; a folder that cannot be written is not an error."""
     from hf_any3d.atomic_files import write_json
 
     try:
@@ -145,6 +146,7 @@ def facts_of_stored_weights(name: str) -> dict[str, Any] | None:
     processor = folder / "preprocessor_config.json"
     try:
         with open(folder / _WEIGHTS, "rb") as file:
+            # A safetensors file starts with the length of its header, which has the shapes of all tensors.
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         settings = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
         shapes = [entry["shape"] for key, entry in header.items() if key.rpartition(".")[2] not in _NO_PARAMETERS]
@@ -248,6 +250,7 @@ def push(
         raise ValueError(f"REPOSITORY is {repository!r}; expected owner/name")
     is_dataset = any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet"))
     if not is_dataset:
+        # With the slash it is a path, never a name on the hub.
         folder = Path(find_model(f"{folder}/"))
         read_model_config(str(folder))
     import httpx
@@ -267,6 +270,7 @@ def push(
                 repo_type=kind,
                 revision=revision,
                 commit_message=message or f"Push {folder.name}",
+                # Patterns of files do not match those in a folder of that name.
                 ignore_patterns=[*_NOT_PUSHED, *(f"{name}/**" for name in _NOT_PUSHED)],
             )
     except errors.LocalTokenNotFoundError:
@@ -306,6 +310,7 @@ def _name_card(folder: Path, repository: str) -> None:
     from hf_any3d.atomic_files import write_text
 
     text = path.read_text(encoding="utf-8", errors="replace")
+    # A card that someone has edited is pushed as it is.
     if not may_be_replaced(text):
         return
     if (found := re.search(r'pipeline\("[\w-]+", model="([^"]+)"', text)) is None:

@@ -122,6 +122,7 @@ def counted(number: int, what: str) -> str:
 
 def csv_lines(rows: Sequence[Row]) -> list[str]:
     """Return lines of CSV with a header of all keys, errors last; see `csv_text`."""
+    # Sorting is stable: all other columns keep their order.
     names = sorted(dict.fromkeys(name for row in rows for name in row), key=lambda name: name == "error")
     return csv_text([names, *([row.get(name) for name in names] for row in rows)]).splitlines()
 
@@ -159,6 +160,7 @@ class Gallery:
         self.clouds: list[np.ndarray] = []
         self.titles: list[str] = []
         self.left_out = 0
+        # Clouds are thinned as they come, since thousands of them would not fit into memory.
         self._most = _MOST_POINTS // max(1, min(num_clouds, _MOST_CLOUDS))
 
     def add(self, points: np.ndarray, colors: np.ndarray | None, title: str) -> None:

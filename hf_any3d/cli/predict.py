@@ -143,6 +143,7 @@ def zero_shot(
     inputs = find_inputs(files, file_type)
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     config = read_model_config(check_model(name, "zero-shot"))
+    # Before the model is loaded, which may take minutes.
     if text_features is None and config.get("aligned_with") and "text_tower" not in (config.get("parts") or {}):
         raise ValueError(
             f"{name}: its labels are encoded by {config['aligned_with']}, which cannot be opened here; give features "
@@ -282,6 +283,7 @@ def _write_features(output: Path, names: list[str], values: np.ndarray) -> None:
 
         if len(names) < 4:
             raise ValueError(f"--output: {output} for {len(names)} files; a map needs at least 4")
+        # t-SNE needs more clouds than three times the perplexity.
         places = project_features(values, perplexity=min(25.0, (len(names) - 1) / 3))
         folders = [Path(name).parent.name or "." for name in names]
         classes = sorted(set(folders))
@@ -311,6 +313,7 @@ def split_model(files: Sequence[str], model: str | None, has_default: bool = Fal
         return model, files
     first = Path(files[0])
     is_model = any((first / name).is_file() for name in ("config.json", "adapter_config.json"))
+    # A word that is neither a file nor a pattern is taken for a name on the hub, unless it ends like a file of points.
     is_name = files[0] != "-" and not first.exists() and not set("*?[") & set(files[0])
     if is_model or (is_name and first.suffix.lower()[1:] not in FORMATS):
         if len(files) > 1:

@@ -104,7 +104,7 @@ def _open(
         task = task_of(model)
     check_task(task, model)
     if task != CHAT and template is not None:
-        raise ValueError(f"--template {template}: {model} is no chat model")
+        raise ValueError(f"--template {template}: {model} is not a chat model")
     kept = None if journal is None else Journal(journal, journal_days)
     pipe = open_chat(model, device, template) if task == CHAT else open_pipeline(task, model, device)
     size = sum(parameter.numel() for parameter in pipe.model.parameters())

@@ -75,7 +75,9 @@ def draw_crop(
         ground = _ground(np.asarray(xyz), up_axis)
         inside = inside[:0]
         for _ in range(_DRAWS):
+            # Around a random point, not at a random place, which may be empty; dense parts are drawn more often.
             near = np.abs(ground - ground[generator.integers(len(ground))]).max(axis=1) <= block_size / 2
+            # The largest so far, in case no block has enough points.
             inside = max(inside, np.flatnonzero(near), key=len)
             if len(inside) >= min_points:
                 break
@@ -144,6 +146,7 @@ def _starts(values: np.ndarray, block_size: float, stride: float) -> np.ndarray:
 def _blocks_of(column: np.ndarray, num_points: int, generator: np.random.Generator) -> np.ndarray:
     if len(column) <= num_points:
         return column[resample_index(len(column), num_points, generator)][None]
+    # In random order, so that every block is a sample of the complete column.
     order = generator.permutation(column)
     short = -len(order) % num_points
     # The first points fill the last block, which does not contain them.

@@ -81,6 +81,7 @@ class PointCloudCollator:
         if labels is not None:
             batch["labels"] = labels
         if self.indexer is not None:
+            # On the points as the model gets them, after sampling and augmentation.
             batch["point_index"] = self.indexer(batch["points"])
         return batch
 

@@ -107,6 +107,7 @@ class PointCloud:
             return self._encode_file({"bytes": value})
         if isinstance(value, Mapping) and "points" not in value:
             return self._encode_file(value)
+        # Arrays have no file yet: they become one, with a name that carries its type.
         return {"bytes": point_cloud_bytes(_cloud_of(value), self.format), "path": f"point_cloud.{self.format}"}
 
     def decode_example(self, value: Any, token_per_repo_id: Tokens | None = None) -> Mapping[str, np.ndarray | None]:
@@ -122,6 +123,7 @@ class PointCloud:
         if not self.decode:
             raise RuntimeError("decoding is switched off for this column; cast it to PointCloud(decode=True)")
         if isinstance(value, str):
+            # Results of `map` may be paths or decoded clouds, which were never stored.
             value = {"bytes": None, "path": value}
         if not isinstance(value, Mapping) or "points" in value:
             return value
@@ -191,6 +193,7 @@ class PointCloud:
         def embed(row: StoredFile | None) -> StoredFile | None:
             if row is None or row["path"] is None:
                 return row
+            # `datasets` embeds local files only, or remote ones too, depending on the call.
             if not (remote_files if local_path(row["path"]) is None else local_files):
                 return row
             if row["bytes"] is None:
@@ -208,6 +211,7 @@ class PointCloud:
         path = None if path is None else os.fspath(path)
         data = None if data is None else bytes(data)
         if path is not None:
+            # An unknown type is an error now, not when the row is read.
             type_of_path(path)
         elif data is not None:
             type_of_bytes(data)
@@ -272,6 +276,7 @@ def fetch(path: str, tokens: Tokens | None = None) -> bytes:
     from datasets.utils.file_utils import xopen
     from datasets.utils.py_utils import string_to_dict
 
+    # The part after the last `::` is the archive or file that is downloaded, and the token belongs to its repository.
     url = path.split("::")[-1]
     pattern = config.HUB_DATASETS_URL if url.startswith(config.HF_ENDPOINT) else config.HUB_DATASETS_HFFS_URL
     fields = string_to_dict(url, pattern)
@@ -316,6 +321,7 @@ def self_contained(path: str, file_format: str, tokens: Tokens | None = None) ->
     local = local_path(path)
     data, name = fetch(local or path, tokens), os.path.basename(path.split("::", 1)[0])
     reference = _REFERENCES.get(type_of_path(path))
+    # Of a mesh with materials in other files, bytes alone would lose the colors, so it is written anew.
     if reference is not None and reference in data and local is not None:
         data, name = point_cloud_bytes(read_point_cloud(local), file_format), f"{name}.{file_format}"
     return {"bytes": data, "path": name}

@@ -80,6 +80,7 @@ def files_to_points(
     others = {name: feature for name, feature in features.items() if name != column}
     if taken := sorted(set(others) & set(converter.names)):
         raise ValueError(f"there is a column {taken[0]!r} already; rename or remove it first")
+    # Rows as they are stored: files are read here, where errors can be handled.
     stored = dataset.with_format(None)
     for name, feature in features.items():
         if getattr(feature, "decode", False):  # files of other columns are not opened
@@ -87,6 +88,7 @@ def files_to_points(
     skip = on_error == "skip"
     arguments = {"column": column, "converter": converter, "kept": tuple(others) if skip else (), "skip": skip}
     if isinstance(stored, Dataset):
+        # `map` derives its cache key from the arguments; stored paths stay the same when a file changes.
         arguments["stamp"] = _stamp(stored, column)
     rows = _map(
         stored,
@@ -141,6 +143,7 @@ def points_to_files(
     if column in others:
         raise ValueError(f"there is a column {column!r} already; rename or remove it, or pass another column=")
     points = features["points"]
+    # The first size of an Array2D is None where clouds have different numbers of points.
     per_row = (points.shape[0] if isinstance(points, Array2D) else None) or None
     return _map(
         dataset.with_format("numpy", columns=["points", *used]) if isinstance(dataset, Dataset) else dataset,
@@ -198,6 +201,7 @@ def add_preview(
     if isinstance(dataset, IterableDataset):
         return rows
     form = dataset.format
+    # A format lists its columns, and the new one would be invisible.
     return rows.with_format(form["type"], columns=[*form["columns"], column], **form["format_kwargs"])
 
 
@@ -222,6 +226,7 @@ def embed_files(dataset: AnyDataset, *, num_proc: int | None = None) -> AnyDatas
     stamp = 0
     for name, feature in dataset.features.items():
         if hasattr(feature, "embed_storage"):
+            # Without decoding, which would read every file only to get its path.
             stamp = _stamp(dataset.cast_column(name, replace(feature, decode=False)), name, stamp)
     embedded = dataset.with_format("arrow").map(
         embed_table_storage,
@@ -306,6 +311,7 @@ class CloudColumns:
             if values is None:
                 raise PointCloudError(f"the file has no {name}; leave them out of columns, or the file")
             if name == "colors":
+                # Colors are in [0, 1] in `PointCloudData`, and stored in a quarter of the space.
                 values = (values * 255).round()
             row[name] = values[index].astype(_TYPES[name])
         return row
@@ -373,6 +379,7 @@ def _read_batch(
         read.append(place)
         for key, values in row.items():
             rows[key].append(values)
+    # `map` needs columns of equal length: those of skipped rows are dropped from all.
     if kept and len(read) < len(files):
         return {**rows, **{key: [batch[0][key][place] for place in read] for key in kept}}
     return rows
@@ -388,6 +395,7 @@ def _preview_batch(*batch: Any, names: list[str], column: str, num_points: int) 
     for values in zip(*batch, strict=True):
         row = dict(zip(names, map(np.asarray, values), strict=True))
         if len(row["points"]) > num_points:
+            # The same seed for each cloud, so that a preview does not change with its row number.
             index = np.random.default_rng(0).choice(len(row["points"]), num_points, replace=False)
             row = {name: value[index] for name, value in row.items()}
         files.append(PointCloud(format="ply").encode_example(row))

@@ -30,15 +30,18 @@ def split_clouds(clouds: Any) -> list[Any]:
         ValueError: no cloud, or an array with neither two nor three axes.
     """
     if isinstance(clouds, Mapping):
+        # Points of one cloud are nested twice (points, channels), those of a batch three times.
         single = "points" not in clouds or _depth(clouds["points"]) <= 2
         return [clouds] if single else _rows_of_batch(clouds)
     if _is_tensor(clouds) or isinstance(clouds, np.ndarray):
+        # Clouds of different sizes make an array of arrays.
         if clouds.ndim == 1 and isinstance(clouds, np.ndarray) and clouds.dtype == object:
             return split_clouds(list(clouds))
         if clouds.ndim not in (2, 3):
             raise ValueError(f"clouds: shape {tuple(clouds.shape)}; expected (points, channels) or (batch, …, …)")
         entries = [clouds] if clouds.ndim == 2 else list(clouds)
     elif _is_sequence(clouds):
+        # A list of rows of numbers is one cloud; a list of arrays or paths is several.
         is_rows = _depth(clouds) == 2 and (_is_sequence(clouds[0]) or getattr(clouds[0], "ndim", 0) == 1)
         entries = [clouds] if is_rows else list(clouds)
     else:
@@ -68,6 +71,7 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
         return read_point_cloud(entry)
     if isinstance(entry, Mapping):
         return _from_row(entry, features)
+    # By name, so that trimesh is imported only where it is used.
     if type(entry).__module__.partition(".")[0] == "trimesh":
         return _from_trimesh(entry)
     if _is_tensor(entry) or isinstance(entry, (np.ndarray, list, tuple)) or hasattr(entry, "__array__"):
@@ -103,6 +107,7 @@ def _from_array(array: np.ndarray, features: Sequence[str]) -> dict[str, Any]:
         raise PointCloudError(f"points have shape {array.shape}; expected (points, 3 or more)")
     cloud, start = {"points": array[:, :3]}, 3
     for name in features:
+        # A cloud without these channels is valid: the processor fills in its default, or raises a clear error.
         if name != "xyz" and array.shape[1] >= start + 3:
             values = array[:, start : start + 3]
             cloud[ATTRIBUTES[name]] = unit_colors(values) if name == "rgb" else values
@@ -139,6 +144,7 @@ def _joined(parts: list[PointCloudData]) -> PointCloudData:
     # As in one file: a scene with any mesh is a mesh, and points without faces are not sampled.
     starts = np.cumsum([0] + [len(part) for part in parts])
     faces = [part.faces + start for part, start in zip(parts, starts, strict=False) if part.is_mesh]
+    # Offsets differ between the parts, so coordinates are joined as they are in space.
     moved = [part.points + (0 if part.offset is None else part.offset) for part in parts]
     joined: dict[str, Any] = {"points": np.concatenate(moved)}
     colors = [part.colors for part in parts if part.colors is not None]
@@ -153,6 +159,7 @@ def _joined(parts: list[PointCloudData]) -> PointCloudData:
 
 
 def _is_tensor(value: Any) -> bool:
+    # A tensor exists only if torch was imported before.
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 

@@ -47,12 +47,14 @@ def mean_point(axes: np.ndarray) -> np.ndarray:
 
     It is bitwise equal to the mean of an array (num_points, 3), whose points numpy adds one by one.
     """
+    # A cumulative sum adds point by point; `np.sum` along contiguous rows adds in pairs, with other roundings.
     return np.cumsum(axes, axis=1, dtype=np.float64)[:, -1:] / axes.shape[1]
 
 
 def largest_norm(axes: np.ndarray) -> np.floating:
     """Return the largest distance of a point from the origin, in the type of `axes` (3, num_points)."""
     squares = axes * axes
+    # Only one root: the largest square belongs to the largest distance.
     return np.sqrt((squares[0] + squares[1] + squares[2]).max())
 
 
@@ -70,6 +72,7 @@ def turn_up_axis(vectors: np.ndarray, up_axis: str, new_up_axis: str) -> np.ndar
     if old == new:
         return vectors
     turned = vectors.copy()
+    # The sign makes it a rotation: exchanging two axes alone would mirror the cloud.
     turned[:, new], turned[:, old] = vectors[:, old], -vectors[:, new]
     return turned
 
@@ -105,6 +108,7 @@ def resample_index(num_available: int, num_points: int, generator: np.random.Gen
         raise ValueError(f"num_points is {num_points}; expected at least 1")
     if generator is None:
         return np.arange(num_points, dtype=np.int64) % num_available
+    # Every point occurs equally often, up to one, so that no part of a small cloud gets lost.
     rounds, rest = divmod(num_points, num_available)
     whole = np.tile(np.arange(num_available, dtype=np.int64), rounds)
     return np.concatenate([whole, generator.choice(num_available, rest, replace=False)])  # (num_points,)

@@ -48,6 +48,7 @@ def validation_split(
             raise ValueError(f"dataset has no column {name!r}; it has {', '.join(rows.column_names)}")
 
     plain = rows.with_format(None)
+    # Without a column each row is a group of its own.
     keys = range(len(rows)) if group_column is None else plain[group_column]
     labels = plain[label_column] if stratify else [None] * len(rows)
     members = defaultdict(list)
@@ -55,6 +56,7 @@ def validation_split(
         members[key].append(index)
     strata = defaultdict(list)
     for group in members.values():
+        # A group may hold several classes; it counts for its most frequent one.
         label = Counter(labels[index] for index in group).most_common(1)[0][0]
         strata[label].append(group)
     if all(len(groups) < 2 for groups in strata.values()):
@@ -103,6 +105,7 @@ def draw_fold(
             raise ValueError(f"{name} is {number}; expected at least {least}")
     labels = {split: np.asarray(splits[split].with_format(None)["label"][:]) for split in sizes}
     counts = {split: np.bincount(labels[split], minlength=len(label.names)) for split in sizes}
+    # A class takes part only if it has enough rows in both splits.
     large = np.flatnonzero(np.all([counts[split] >= number for split, number in sizes.items()], axis=0))
     if len(large) < way:
         raise ValueError(
@@ -127,6 +130,7 @@ def _draw(groups: list[list[int]], fraction: float, generator: np.random.Generat
     for group in order:
         # Taking a group brings the sum nearer to the target if at most half of the group exceeds it.
         (taken if sum(map(len, taken)) + len(group) / 2 <= target else left).append(group)
+    # Groups larger than the target leave one side empty; each side gets one at least.
     if not taken:
         taken.append(left.pop(min(range(len(left)), key=lambda i: len(left[i]))))
     if not left:

@@ -50,6 +50,7 @@ class TextBank:
                     f"word, all of the shape of the first, {tuple(width)}"
                 )
             vector = vector.detach().float().cpu()
+            # A vector of zeros has no direction, and cosines with it would be NaN.
             if not vector.isfinite().all() or not vector.any():
                 raise ValueError(f"the text bank has {label!r} with zeros only, NaN or infinite numbers")
             self._features[clean_label(label)] = nn.functional.normalize(vector, dim=0)
@@ -60,7 +61,7 @@ class TextBank:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is no safetensors file, or its tensors make no bank.
+            ValueError: If it is not a safetensors file, or its tensors are not a bank.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such file")

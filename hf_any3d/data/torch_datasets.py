@@ -32,6 +32,7 @@ class ArrowRows(torch.utils.data.Dataset):
         self.dataset = dataset.with_format("numpy")
         self._columns, self._size = dataset.column_names, len(dataset)  # `datasets` recomputes them at each call
         table = dataset.data
+        # A shuffled or selected dataset keeps its table, and a list of row numbers.
         self._order = None if dataset._indices is None else dataset._indices.column(0).to_numpy()
         self._chunks: dict[str, ColumnChunks] = {}
         for name, feature in dataset.features.items():
@@ -64,6 +65,7 @@ class ArrowRows(torch.utils.data.Dataset):
         places = [index % self._size for index in indices]
         if self._rest is None:
             return [self._read(place, {}) for place in places]
+        # `datasets` builds a table for each call, so columns of other types are read for the whole batch.
         rest = self._rest.__getitems__(places) if len(places) > 1 else [self._rest[place] for place in places]
         return [self._read(place, row) for place, row in zip(places, rest, strict=True)]
 
@@ -140,6 +142,7 @@ class ColumnChunks:
 
     def read(self, number: int) -> Any:
         """Return the value of row `number`, counted from 0."""
+        # The last chunk that starts at or before the row.
         chunk = int(self.starts.searchsorted(number, side="right")) - 1
         return self.readers[chunk](number - int(self.starts[chunk]))
 
@@ -155,6 +158,7 @@ def read_table(table: pa.Table, features: Features) -> list[dict[str, Any]] | No
 
 
 def _reader(chunk: pa.Array, feature: Any) -> Reader | None:
+    # A missing value has no number in the buffer.
     if chunk.null_count:
         return None
     if isinstance(feature, Array2D):

@@ -45,6 +45,7 @@ class PointTransform:
         Raises:
             ValueError: points of another shape, or no points.
         """
+        # A copy: transforms write in place, and rows of a dataset are often views of its memory.
         points = np.array(points, dtype=np.float32)
         if points.ndim != 2 or points.shape[1] < 3 or len(points) == 0:
             raise ValueError(f"points has shape {points.shape}; expected (num_points >= 1, channels >= 3)")
@@ -312,6 +313,7 @@ def _parse(text: str) -> tuple[str, dict]:
         if not equals:
             raise ValueError(f"transform {text!r}: {part!r} is not a setting; expected name:key=value,key=value")
         try:
+            # Numbers, True and None as in Python; it runs no code.
             settings[key.strip()] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):
             settings[key.strip()] = value.strip()  # a bare word such as the axis
@@ -322,6 +324,7 @@ def _build(name: str, settings: dict) -> PointTransform:
     if name not in TRANSFORMS:
         raise ValueError(f"unknown transform {name!r}; known are {', '.join(sorted(TRANSFORMS))}")
     known = [field.name for field in fields(TRANSFORMS[name])]
+    # Checked here, since Python's own error names the class and not the transform.
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ValueError(f"transform {name!r} has no setting {unknown[0]!r}; it has {', '.join(known) or 'none'}")

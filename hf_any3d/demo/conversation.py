@@ -60,6 +60,7 @@ class Conversation:
         try:
             self._read = (os.fspath(path), read_upload(path))
         except (ValueError, OSError) as error:
+            # Raised by `open`, whose caller shows errors.
             self._read = (os.fspath(path), error)
 
     def open(self, source: str | os.PathLike | PointCloudData) -> Shape:

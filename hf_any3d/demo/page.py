@@ -191,6 +191,7 @@ class DemoPage:
             at_once = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
             shown = [view, note, chat, notice]
             page.load(self._begin, outputs=[conversation, *shown], show_progress="hidden", **in_turn)
+            # An answer about the shape before would otherwise hold the model.
             example.input(_stop, conversation, **at_once).then(
                 self._open_example, [conversation, example], shown, show_progress_on=view, **in_turn
             )
@@ -346,6 +347,7 @@ def _open(conversation: Conversation, source: Callable[[], Any]) -> Shown:
 def _submit(conversation: Conversation, question: str, chat: Chat) -> tuple[Chat, str, Any, Any]:
     """Move the question into the chat, and replace the send button by the stop button."""
     conversation.ready()
+    # The page's own limit can be bypassed by a program.
     question = question[: LONGEST_QUESTION + 1]  # enough to be refused as too long
     if not question.strip():
         return chat, "", *_buttons(False)

@@ -96,7 +96,7 @@ class TaskAnswers:
 
     @property
     def turns(self) -> bool:
-        """Whether the pipeline turns clouds with another axis that points up."""
+        """True if the pipeline turns clouds with another axis that points up."""
         return self.task != "point-cloud-reconstruction"
 
     def ask(
@@ -195,6 +195,7 @@ class TaskAnswers:
     def _point_cloud_feature_extraction(
         self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
     ) -> Answer:
+        # Features of examples are computed at the first question, and then kept.
         own = _unit(pipe(cloud)["pooled"])
         for name in self.examples.names[:40]:
             if name not in self._features:

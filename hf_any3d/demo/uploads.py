@@ -41,6 +41,7 @@ def read_upload(path: str | os.PathLike, seconds: float | None = None) -> PointC
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_read_into, args=(sender, os.fspath(path)), daemon=True)
     process.start()
+    # This process's copy: only then does a crash of the other one end the connection.
     sender.close()
     try:
         is_ready = receiver.poll(_START_SECONDS) and receiver.recv() == "started" and receiver.poll(seconds)
@@ -50,6 +51,7 @@ def read_upload(path: str | os.PathLike, seconds: float | None = None) -> PointC
     except EOFError:
         raise PointCloudFileError(f"{path}: cannot be read, the process that reads it crashed") from None
     finally:
+        # Also after success: what a file has done to the process ends with it.
         process.kill()
         process.join()
         process.close()

@@ -51,12 +51,13 @@ def caption_metrics(
         For each metric `score` and `made_with`, or `not_available`. Scores are None if there are no answers.
 
     Raises:
-        ValueError: A ground truth is no text or empty.
+        ValueError: A ground truth is not text, or is empty.
     """
     pairs = []
     for entry in results:
         if not isinstance(entry["ground_truth"], str) or not entry["ground_truth"].strip():
             raise ValueError(f"{entry['object_id']}: ground_truth is {entry['ground_truth']!r}; expected a caption")
+        # As the published program: an empty answer counts as a word that no caption has.
         pairs.append((entry["model_output"].strip() or "##", entry["ground_truth"]))
     scores: dict[str, list[float]] = {}
     for pair in pairs:
@@ -101,6 +102,7 @@ def bleu(text: str, reference: str) -> dict[str, float]:
     """
     words, expected = text.split(), reference.split()
     matches = [_matches(words, expected, order) for order in _WEIGHTS]
+    # Without a common word the smoothing alone would give a score.
     if not matches[0][0]:
         return {f"bleu-{order}": 0.0 for order in _WEIGHTS}
     brevity = 1.0 if len(words) > len(expected) else math.exp(1 - len(expected) / len(words))
@@ -170,6 +172,7 @@ def rouge(text: str, reference: str) -> dict[str, float]:
     for order in (1, 2):
         ngrams, wanted = _ngrams(words, order), _ngrams(expected, order)
         scores[f"rouge-{order}"] = _f_score(len(ngrams & wanted), len(ngrams), len(wanted))
+    # A union over pairs of sentences, as in the version of `rouge` of the published figures.
     common = {word for wanted in there for some in own for word in _common_subsequence(wanted, some)}
     scores["rouge-l"] = _f_score(len(common), len(set(words)), len(set(expected)))
     return scores
@@ -223,7 +226,7 @@ def open_sentence_encoder(name: str = SENTENCE_BERT) -> tuple[Similarity, str]:
 
     Raises:
         OSError: It cannot be loaded.
-        ValueError: It is no sentence encoder.
+        ValueError: It is not a sentence encoder.
     """
     source = resolve_encoder(name)
     name_or_path = str(source.path if source.revision is None else source.name)
@@ -249,6 +252,7 @@ def open_simcse(name: str = SIMCSE) -> tuple[Similarity, str]:
     name_or_path = source.path if source.revision is None else source.name
     tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=source.revision or "main")
     starts_after_padding = config.model_type in ("roberta", "xlm-roberta", "camembert")
+    # These models number positions from the padding's id on.
     max_length = config.max_position_embeddings - (config.pad_token_id + 1 if starts_after_padding else 0)
     family = TextTowerFamily(
         name="SimCSE",

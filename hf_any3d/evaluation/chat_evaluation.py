@@ -126,6 +126,7 @@ def judge_protocols(
         summary[protocol.name] = result
     path = output_dir / "summary.json"
     path = path if judge is None else verdicts_path(path, judge)
+    # Protocols that were judged before stay in the summary.
     write_json(path, _read_summary(path) | summary)
     return summary
 

@@ -46,6 +46,7 @@ def confusion_matrix(predictions: np.ndarray, references: np.ndarray, num_classe
         if values.min() < 0 or values.max() >= num_classes:
             found = values.min() if values.min() < 0 else values.max()
             raise ValueError(f"{name} has class {found}; expected 0 to {num_classes - 1}")
+    # Each pair of classes as one number.
     counts = np.bincount(references * num_classes + predictions, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
@@ -201,6 +202,7 @@ def vote_logits(trainer: Trainer, rows: AugmentedRows, votes: int) -> tuple[np.n
     quiet = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
     for rows.epoch in tqdm(range(votes), desc="votes", unit="vote", disable=quiet):
         output: Any = trainer.predict(rows, metric_key_prefix="vote")  # pyright: ignore[reportArgumentType] a protocol
+        # In double precision, where the rounding of a sum of few numbers does not matter.
         total, labels = total + output.predictions.astype(np.float64), output.label_ids
     rows.epoch = before
     return total / votes, labels
@@ -232,6 +234,7 @@ def evaluate_by_voting(
             continue
         name = f"{split}_voting"
         found = compute_classification_metrics(EvalPrediction(logits, labels))
+        # Of the mean logits, as the accuracy is.
         loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
         metrics[name] = {**found, "loss": float(loss)}
         by_class[name] = accuracy_by_class(logits, labels, classes)

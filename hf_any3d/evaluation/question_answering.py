@@ -63,7 +63,7 @@ class Protocol:
         texts: Any = rows.select_columns(["object_id", truth]).with_format(None)
         items = [{"object_id": row["object_id"], "ground_truth": row[truth]} for row in texts]
         if len({item["object_id"] for item in items}) < len(items):
-            raise ValueError(f"{self.name}: an object_id is there twice; expected rows of different objects")
+            raise ValueError(f"{self.name}: an object_id occurs twice; expected rows of different objects")
         if self.kind == "class":
             names = self.class_names(rows)
             items = [item | {"label_name": names[item["ground_truth"]]} for item in items]
@@ -156,6 +156,7 @@ def answer_question(
     if [entry["object_id"] for entry in results] != [item["object_id"] for item in items[: len(results)]]:
         raise ValueError(f"{path}: has answers about other objects; expected those asked about now, or another folder")
     for place, entry in enumerate(results):
+        # Files of the published programs have no digests, and are taken as they are.
         if entry.get(_CLOUD, seen := _digest(colored_cloud(rows[place]))) != seen:
             raise ValueError(
                 f"{path}: the answer about {entry['object_id']!r} is about another cloud of that name; expected the "
@@ -165,6 +166,7 @@ def answer_question(
     starts = range(len(results), len(items), batch_size)
     for start in tqdm(starts, desc=protocol.name, unit="batch", disable=not starts):
         batch = items[start : start + batch_size]
+        # Seeded for each batch, so that a resumed run gives the same answers as one in a single piece.
         torch.manual_seed(seed + start)
         clouds = [colored_cloud(rows[start + place]) for place in range(len(batch))]
         texts = generate(clouds, protocol.question, settings)
@@ -197,7 +199,7 @@ def read_results(path: Path) -> dict[str, Any]:
     ):
         raise ValueError(f'{path}: expected {{"prompt": …, "results": […]}} with an object_id in each result')
     if len({entry["object_id"] for entry in results}) < len(results):
-        raise ValueError(f"{path}: an object_id is there twice; expected each object once")
+        raise ValueError(f"{path}: an object_id occurs twice; expected each object once")
     return stored
 
 
@@ -210,6 +212,7 @@ def read_earlier_results(path: Path, header: Mapping[str, Any]) -> list[dict[str
     if not path.is_file():
         return []
     stored = read_results(path)
+    # As a file would hold it: tuples become lists, and numbers as keys text.
     for key, value in json.loads(json.dumps(dict(header))).items():
         if stored.get(key) != value:
             raise ValueError(

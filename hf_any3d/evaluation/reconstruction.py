@@ -51,6 +51,7 @@ class CompareWithClouds:
         """
         reconstructed, token_ids = predictions
         scores = reconstruction_scores(reconstructed, points, self.threshold, drop_zero_sums=self.drop_zero_sums)
+        # Only these leave the device; clouds of a whole split would not fit in memory.
         return torch.stack([scores[name] for name in METRICS], dim=1), token_ids
 
 

@@ -193,6 +193,7 @@ class LabelPoints:
             raise ValueError("logits have NaN; the model has diverged or its input was not finite")
         if self.category_parts is not None:
             allowed = part_mask(self.category_parts, logits.shape[-1], labels[1])  # (batch, classes)
+            # The category of an object is known, so parts of others are no answers.
             logits = logits.masked_fill(~allowed.unsqueeze(1), float("-inf"))
         return logits.argmax(dim=-1)
 
@@ -289,6 +290,7 @@ def _predict_clouds(trainer: Trainer, rows: Blocks) -> Iterator[tuple[int, np.nd
             for cloud in np.unique(clouds):
                 own = clouds == cloud
                 count = len(rows.dataset[int(cloud)]["labels"])
+                # Blocks overlap, and a point gets the mean of its logits.
                 merged = merge_blocks(index[own], output.predictions[own], count)
                 yield int(cloud), merged, output.metrics["test_loss"]
     finally:

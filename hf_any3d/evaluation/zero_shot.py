@@ -54,7 +54,10 @@ def zero_shot_scores(logits: np.ndarray, labels: np.ndarray, unseen: Sequence[in
         if not rows.any():
             continue
         among = confusion_matrix(
-            logits[rows][:, own].argmax(axis=1), np.searchsorted(own, labels[rows]), num_classes=len(own)
+            # `own` is sorted, so its places are the new numbers of the labels.
+            logits[rows][:, own].argmax(axis=1),
+            np.searchsorted(own, labels[rows]),
+            num_classes=len(own),
         )
         among_all = confusion_matrix(logits[rows].argmax(axis=1), labels[rows], num_classes=classes)
         found[f"{name}_accuracy"] = overall_accuracy(among)
@@ -87,6 +90,7 @@ def p_value(matrix: np.ndarray) -> float:
     else:
         generator = np.random.default_rng(0)
         drawn = [generator.permutation(count) for _ in range(_DRAWN_ORDERS - 1)]
+        # With the true order among them, the share is never 0.
         orders = np.array([np.arange(count), *drawn])
     correct = matrix[np.arange(count), orders].sum(axis=1)
     return float(np.mean(correct >= np.trace(matrix)))

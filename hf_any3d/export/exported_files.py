@@ -192,6 +192,7 @@ def export_file(
         (unfinished.parent / settings.name).write_text(
             json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
+        # Large ONNX models keep their weights in a file of their own.
         size = sum(file.stat().st_size for file in unfinished.parent.iterdir() if file.name != settings.name)
     return ExportedFile(output, settings, size, worst)
 
@@ -215,6 +216,7 @@ def compare(model: nn.Module, run: Runner) -> float:
     config = classifier_of(model).config
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
+    # Other sizes than while tracing, to notice one that the graph took as a constant.
     for batch, count in ((1, config.min_points + 37), (3, 2 * config.min_points + 501)):
         points = torch.rand(batch, count, config.in_channels, generator=generator) * 2 - 1
         with eval_mode(model), torch.no_grad():

@@ -52,6 +52,7 @@ def export_language_model(
     merged = merged_copy(language_model)
     generation: GenerationConfig = copy.deepcopy(model.generation_config)  # pyright: ignore[reportAssignmentType]
     if model.config.point_token_id < merged.config.vocab_size:
+        # The model's own generation never writes this token, and other engines have to be told.
         suppressed = {*(generation.suppress_tokens or ()), model.config.point_token_id}
         generation.suppress_tokens = sorted(suppressed)
     merged.generation_config = generation
@@ -89,10 +90,12 @@ def merged_copy(language_model: PreTrainedModel) -> PreTrainedModel:
     merged: Any = copy.deepcopy(language_model)
     for name, layer in list(merged.named_modules()):
         if isinstance(layer, LoraLayer):
+            # An error for weights with NaN, instead of a merged model that has them everywhere.
             layer.merge(safe_merge=True)
             parent, _, child = name.rpartition(".")
             base: nn.Module = layer.get_base_layer()
             setattr(merged.get_submodule(parent), child, base)
+    # Otherwise `save_pretrained` would write only adapters.
     merged._hf_peft_config_loaded = False
     return merged
 
@@ -107,6 +110,7 @@ def encode_prompt_embeds(embedded: torch.Tensor) -> str:
 @torch.no_grad()
 def _compare(model: MiniGPT3DForConditionalGeneration, copied: PreTrainedModel) -> float:
     vocabulary = copied.config.vocab_size
+    # Spread over the vocabulary.
     ids = torch.arange(_TOKENS)[None] * (vocabulary // _TOKENS)
     embedded = model.get_input_embeddings()(ids.to(model.device))
     was_training = model.training

@@ -155,6 +155,7 @@ class _Logits(nn.Module):
 
 def _refuse(model: Exportable) -> None:
     config = model.config
+    # In a batch of another size, a file of such a model would classify the same cloud differently.
     if flags := config.batch_dependent_flags:
         raise ValueError(
             f"{', '.join(flags)}: predictions of this model depend on the other clouds of a batch, and an exported "

@@ -100,6 +100,7 @@ def find_version(
                     "expected 40 hexadecimal digits, and 64 or 40"
                 )
             version = Version(commit, checksum)
+            # A branch moves on; under its commit the answer can be found again without a network.
             for name in {revision, commit}:
                 write_json(entry(name), vars(version))
             return version
@@ -189,6 +190,7 @@ def borrowed_part(part: BorrowedPart, folder: Path, hub_cache: Path | None, hub:
             index = fetch(f"{SAFE_WEIGHTS_INDEX_NAME}")
             shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         except FileNotFoundError:
+            # Small models have a single file and no index.
             shards = dict.fromkeys(part.prefixes, SAFE_WEIGHTS_NAME)
         files = {shard for name, shard in shards.items() if name.startswith(part.prefixes)}
         unfinished.mkdir(parents=True, exist_ok=True)

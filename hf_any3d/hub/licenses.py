@@ -32,6 +32,7 @@ def check_license(subject: str, system: System, folder: Path, accept: bool) -> N
     if accept and not known.get("accepted"):
         write_json(file, {**known, "accepted": system.weights_license})
     named = {word.strip() for word in os.environ.get(ACCEPT, "").split(",")}
+    # Another license than the one that was accepted has to be accepted anew.
     if not accept and known.get("accepted") != system.weights_license and not named & {subject, "all"}:
         raise ValueError(
             f"{subject}: the weights are under {system.weights_license} (stated by {system.license_source}), which "

@@ -87,7 +87,7 @@ def check_path(
     is to be avoided. They look the name up on the hub first.
 
     Args:
-        name: Name that is no existing file or directory.
+        name: Name that is not an existing file or directory.
         revision: Branch, tag or commit; the main branch by default.
         cache_dir: The hub's cache, if not the default one.
         kind: "model" or "dataset".

@@ -83,10 +83,13 @@ def find_weights(name: str, revision: str | None = None) -> Found:
     """
     if revision is not None and _COMMIT.fullmatch(revision) and (cached := _from_cache(name, revision)):
         return cached
+    # A path with nothing there is reported as one, and not sent to the hub.
     if is_path_like(name) and not (_from_cache(name, revision) or _from_package(name)):
         check_repository_name(name, revision)
     try:
         return _from_hub(name, revision)
+    # The hub has it but does not give it, so no other place is tried. First, as a GatedRepoError is a
+    # RepositoryNotFoundError, too.
     except (GatedRepoError, RevisionNotFoundError):
         raise
     except RepositoryNotFoundError:

@@ -1,4 +1,4 @@
-"""Where the work on many files is done: in processes of this machine, or of a cluster of Ray.
+"""Executors of the work on many files: processes of this machine, or of a cluster of Ray.
 
 A process opens its models once and answers many shards. Only names go to it: it reads the files of its shard itself,
 and writes its results itself or returns them. Memory is that of the processes, whatever the number of files.
@@ -61,6 +61,7 @@ class Workers:
         Raises:
             ValueError: The cluster has no room for one.
         """
+        # A quotient such as 3 / 0.1 may be slightly less than the whole number that it stands for.
         most = int(resources.get("CPU", 0) / self.cpus + 1e-6)
         if self.gpus:
             most = min(most, int(resources.get("GPU", 0) / self.gpus + 1e-6))
@@ -92,6 +93,7 @@ def start() -> Any:
     """Return Ray, connected to a cluster: the one that runs, that of RAY_ADDRESS, or a new one on this machine."""
     ray = import_ray()
     if not ray.is_initialized():
+        # Ray would fill the terminal with its own lines between those of the program.
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         if "RAY_ADDRESS" not in os.environ:
             options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
@@ -153,6 +155,7 @@ class LocalExecutor:
         Raises:
             ChildProcessError: A process was killed.
         """
+        # No second process for one: errors and breakpoints stay in the program.
         if self.count() == 1:
             run = work.open()
             for shard in shards:
@@ -314,5 +317,6 @@ class _Process:
             answer = {"results": list(self.run(json.loads(str(batch["value"][0])), attempts))}
             attempts.finish()
         except Exception as error:
+            # As text: errors may not be picklable, and Ray would wrap them in its own.
             answer = {"raised": described_error(error), "trace": traceback.format_exc()}
         return {"answer": [json.dumps(answer)]}

@@ -44,6 +44,7 @@ class InputFile:
             source = io.BytesIO(self._fetch() if self.data is None else self.data)
             source.name = self.name
         with warnings.catch_warnings(record=True) as caught:
+            # Python shows a warning once per place; here each file has its own.
             warnings.simplefilter("always")
             cloud = read_point_cloud(source, file_type=self.file_type, on_invalid=on_invalid)
         return Cloud(self.name, cloud, [one_line(warning.message) for warning in caught])
@@ -149,6 +150,7 @@ def _files_of(path: str) -> Iterator[str]:
     if local is not None and os.path.isfile(local):
         yield os.path.abspath(local)
         return
+    # One way for folders of this machine and for buckets.
     system, inner = url_to_fs(path if local is None else os.path.abspath(local))
     if system.isfile(inner):
         yield path

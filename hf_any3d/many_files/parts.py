@@ -26,7 +26,7 @@ from hf_any3d.many_files.work import Attempts
 from hf_any3d.model_card.run_report import peak_memory
 
 MANIFEST = ".manifest.json"
-"""Settings of the rows of a folder; hidden, so that it is no data."""
+"""Settings of the rows of a folder; hidden, so that it does not count as data."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ def to_parquet(
     processes: set[str] = set()
 
     def execute(left: list[str]) -> Iterator[dict[str, Any]]:
+        # New parts follow those of earlier calls, whose numbers stay.
         first = 1 + max(parts.numbers(), default=-1)
         shards = [{"part": first + place, **shard} for place, shard in enumerate(cut(left, files_per_part))]
         # Without the names of all files, which each process would get.
@@ -210,7 +211,7 @@ class Parts:
         return found
 
     def store_stamps(self, part: str, stamps: Mapping[str, str]) -> None:
-        """Write the stamps of the files of a part; before the part, which says that they count."""
+        """Write the stamps of the files of a part; before the part, whose existence makes them valid."""
         self.system.pipe_file(self._stamps_of(part), json.dumps(stamps).encode())
 
     def _stamps_of(self, part: str) -> str:
@@ -226,6 +227,7 @@ class Parts:
             kept = [path not in files and not (failed and error is not None) for path, error in rows]
             if not all(kept):
                 with self.system.open(name, "rb") as file:
+                    # The two columns told which rows go; only parts that lose some are read whole.
                     complete = parquet.read_table(file)
                 with self.writing(os.path.basename(name)) as unfinished:
                     parquet.write_table(complete.filter(pa.array(kept)), unfinished)
@@ -268,6 +270,7 @@ class PartWriter:
         def write(shard: Mapping[str, Any], attempts: Attempts) -> Iterator[dict[str, Any]]:
             name, failed = f"part-{shard['part']:05d}.parquet", 0
             wall, cpu = time.perf_counter(), time.process_time()
+            # Before the files are read: one that changes in between has an outdated stamp and is read again.
             parts.store_stamps(name, {file: InputFile(file).stamp() for file in shard["files"]})
             with parts.writing(name) as unfinished, ParquetRows(unfinished, features) as written:
                 for row in compute(shard["files"], attempts):

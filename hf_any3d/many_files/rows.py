@@ -137,6 +137,7 @@ class CloudRows:
         converter = {**asdict(self.converter), "columns": list(self.converter.columns)} if self.has_points else None
         steps = [asdict(step) for step in self.steps]
         for step in steps:
+            # The batch size changes the speed and not the rows.
             del step["batch_size"]
         return {"points": converter, "on_invalid": self.on_invalid, "steps": steps}
 
@@ -153,6 +154,7 @@ class CloudRows:
         def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
             rows = [self._points(cloud) for cloud in clouds]
             for add in answers:
+                # A cloud that failed in one step is left out of the next ones.
                 good = [number for number, row in enumerate(rows) if "error" not in row]
                 added = add([clouds[number] for number in good]) if good else []
                 for number, columns in zip(good, added, strict=True):
@@ -163,6 +165,7 @@ class CloudRows:
             inputs = [InputFile(name) for name in files]
             for row in answer_files(inputs, answer, batch_size, attempts=attempts, read=self._read):
                 found = {"path": row["file"], "error": row.get("error"), **row.get("columns", {})}
+                # Every row has all columns in one order, as tables need.
                 yield {name: found.get(name) for name in names}
 
         return rows
@@ -183,6 +186,7 @@ class CloudRows:
         workers = workers or Workers()
         resources = dict(ray.cluster_resources())
         count = workers.number_in(resources, len(parts))
+        # A place is left for other steps, which run at the same time.
         if workers.count is None and count > 1:
             count -= 1
         # Processes that hold all CPUs would keep other steps from ever starting.
@@ -347,6 +351,7 @@ def _add(rows: CloudRows, step: Step, keep_points: bool) -> CloudRows:
     if step.batch_size < 1:
         raise ValueError(f"batch_size is {step.batch_size}; expected at least 1")
     kept = replace(rows, steps=(*rows.steps, step), keep_points=rows.keep_points or keep_points)
+    # A name that occurs twice makes fewer columns; the two are path and error.
     if len(kept.features) < len(kept.steps) + 2 + len(kept.converter.names) * kept.has_points:
         raise ValueError(f"column is {step.column!r}; expected a name that no other column has")
     with model_errors(step.model):  # here, and not in each process

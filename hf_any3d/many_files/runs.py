@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 
 class Output(Protocol):
-    """Where the rows of a run go, with the record of what they belong to."""
+    """Destination of a run's rows, with a record of the files and settings that they belong to."""
 
     def claimed(self) -> AbstractContextManager:
         """Lock the output against other processes.
@@ -77,6 +77,7 @@ def run(
     """
     with output.claimed():
         output.begin()
+        # Stamps are taken before the work, so that a file that changes meanwhile is done again next time.
         stamps = {name: stamp_of(name) for name in files}
         done = output.resume(stamps, retry)
         left = [name for name in stamps if name not in done]

@@ -43,6 +43,7 @@ class Table:
         job_file = self.output.with_name(f".{self.output.name}.job.json")
         known = read_json(job_file)
         exists = self.output.exists() or self.path.exists()
+        # Through JSON, as the stored one went: tuples come back as lists.
         if exists and known != json.loads(json.dumps(self.identity)):
             was = f"was made by {_difference(known, self.identity)}" if known else "exists already"
             raise ValueError(f"--output: {self.output} {was}; expected a new name, or the same command to continue it")
@@ -54,6 +55,7 @@ class Table:
         if not self.path.exists():
             return kept
         with atomic_write(self.path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+            # Written anew, which also drops a last line that was cut off.
             for row in self._rows():
                 name = str(row.get("file"))
                 is_current = stamps.get(name, "") == row.get("stamp") and name not in kept
@@ -65,6 +67,7 @@ class Table:
     def add(self, result: dict[str, Any], stamps: Mapping[str, str]) -> None:
         """Append a row; it is on disk when the next one is computed."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Opened and closed for each row, so that no row waits in a buffer when the process is killed.
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({**result, "stamp": stamps[result["file"]]}, ensure_ascii=False) + "\n")
 

@@ -1,4 +1,4 @@
-"""What a process does with files: models are opened once, and each file gets a row, with answers or its error."""
+"""Work of one process on files: models are opened once, and each file gets a row, with answers or its error."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class Attempts:
         self.path = path
         known = (None if path is None else read_json(path)) or {"started": False, "now": None, "ended": {}}
         self.ended: dict[str, int] = known["ended"]
+        # The last process noted a file and did not get to the next: it ended there.
         if known["now"] is not None:
             self.ended[known["now"]] = self.ended.get(known["now"], 0) + 1
         self.is_careful = known["started"]
@@ -92,6 +93,7 @@ def answer_files(
         raise_errors: Raise the error of a file instead of going on.
     """
     attempts = attempts or Attempts()
+    # In a batch there would be no way to tell which file ended the process.
     size = 1 if attempts.is_careful else batch_size
     for start in range(0, len(files), size):
         batch = files[start : start + size]
@@ -182,6 +184,7 @@ def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]],
                 warnings.simplefilter("always")
                 inputs.append(pipe.preprocess(cloud.row, **before))
             cloud.warnings += [f"{cloud.name}: {one_line(warning.message)}" for warning in caught]
+        # `preprocess` has brought all clouds to the same number of points.
         points = torch.cat([entry["points"] for entry in inputs])  # (files, num_points, channels)
         stems = [entry["stem"][0] for entry in inputs]
         with model_errors(model, "cannot answer"):

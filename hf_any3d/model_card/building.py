@@ -50,6 +50,7 @@ def build_model_card(
     """
     task, config, report, description = subject.task, subject.config, subject.report, describe(subject)
     sections = dict(sections or {})
+    # Models that are trained from such weights keep their terms.
     if record := non_commercial_record(config):
         terms = inline(record["weights_license"])
         license = license or record["weights_license"].lower()
@@ -164,7 +165,7 @@ def _eval_results(report: RunReport, task: CardTask) -> list[EvalResult]:
 
 
 def _results_of_run(report: RunReport, task: CardTask) -> dict[str, Any]:
-    """Return what the template says about a run: results, data and training."""
+    """Return the values of the template about a run: results, data and training."""
     scores, selection, seed = report.class_accuracy.get("test", {}), report.selection, report.training.get("seed")
     data = {key: value for key, value in report.data.items() if key not in _HIDDEN_DATA}
     for split, file in (report.data.get("files") or {}).items():

@@ -1,4 +1,4 @@
-"""What a card says about the model itself: how it reads clouds, where its weights are, what it was made from."""
+"""Describe a model for its card: the way it reads clouds, the place of its weights, and the model it was made from."""
 
 from dataclasses import dataclass
 

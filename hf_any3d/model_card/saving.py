@@ -93,6 +93,7 @@ def add_section(path: str | os.PathLike, title: str, body: str) -> Path | None:
     if _MARK.search(text) is None or not may_be_replaced(text):
         return None
     head, mark, end = text.rpartition("\nMade with hf_any3d (")
+    # A section ends at the next one of its level.
     head = re.sub(rf"\n## {re.escape(title)}\n.*?(?=\n## |\Z)", "", head, flags=re.DOTALL)
     return write_text(path, sign_card(f"{head.rstrip()}\n\n## {title}\n\n{body.strip()}\n{mark}{end}"))
 
@@ -101,7 +102,7 @@ def _parsed(text: str) -> ModelCard:
     """Parse a card; scores that the hub would not show are ignored.
 
     Raises:
-        ValueError: If its metadata is no YAML, or no mapping of names.
+        ValueError: If its metadata is not YAML, or not a mapping of names.
     """
     if REGEX_YAML_BLOCK.search(text) is None:
         text = f"---\n\n---\n{text}"  # ModelCard warns of cards without metadata
@@ -137,6 +138,7 @@ def may_be_replaced(text: str) -> bool:
     except ValueError:  # edited, with a mistake
         return False
     body = card.text
+    # Repositories on the hub start with metadata alone.
     if not body.strip():
         return not set(card.data.to_dict()) - {"tags", "library_name", "base_model", "pipeline_tag"}
     if marked := _MARK.search(body):

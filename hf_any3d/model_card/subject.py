@@ -153,6 +153,7 @@ def hub_name(name: Any) -> str | None:
 
 def adapter_facts(model: nn.Module) -> dict[str, Any]:
     """Return the PEFT method of a model's active adapter and its non-default settings; empty without an adapter."""
+    # Models of transformers have adapters of their own too, without a PeftModel around them.
     configs = getattr(model, "peft_config", None)
     if not isinstance(configs, Mapping) or not configs:
         return {}

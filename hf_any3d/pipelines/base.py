@@ -56,9 +56,11 @@ class PointCloudPipeline(Pipeline):
         """
         self._unnamed = 0
         clouds = as_clouds(inputs)
+        # For a Dataset transformers returns a lazy iterator: one batch of clouds is in memory at a time.
         results = super().__call__(clouds, **kwargs)
         if not isinstance(clouds, Clouds):
             return results
+        # Short calls in notebooks and scripts stay quiet.
         hidden = len(clouds) < PROGRESS_FROM if progress is None else not progress
         # list() would call len(), which counts blocks if a cloud is processed in several.
         return [result for result in tqdm(results, total=len(clouds), unit="cloud", disable=hidden)]
@@ -108,6 +110,7 @@ def as_clouds(inputs: Any) -> Any:
     """
     if isinstance(inputs, (np.ndarray, torch.Tensor)):
         return Clouds(inputs) if inputs.ndim == 3 else inputs
+    # One cloud, or a Dataset, which transformers reads itself.
     if isinstance(inputs, (str, bytes, dict)) or hasattr(inputs, "__fspath__") or isinstance(inputs, Dataset):
         return inputs
     if isinstance(inputs, (list, tuple)):

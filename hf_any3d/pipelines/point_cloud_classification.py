@@ -23,8 +23,8 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     Arguments of a call:
 
     - `top_k`: number of labels to return, 1 by default; None returns all.
-    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned so that it is that of the
-      model's training. By default nothing is turned.
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned to the
+      axis of the model's training. By default nothing is turned.
     - `function_to_apply`: function from logits to scores: "softmax", "sigmoid" or "none". By default that of the
       config's `problem_type`, as in the classification pipelines of transformers: none for regression, sigmoid for
       multiple labels and for a single label, else softmax.
@@ -61,6 +61,7 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     ) -> list[dict[str, Any]]:
         """Convert logits `(1, labels)` to the `top_k` best labels with their scores."""
         refuse_non_finite(outputs["logits"], outputs["stem"][0])
+        # In float32: in half precision many scores would be equal.
         scores = _FUNCTIONS[function_to_apply or self._default_function()](outputs["logits"][0].float())
         scores, classes = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
         names = self.model.config.id2label
@@ -70,4 +71,5 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         problem, num_labels = self.model.config.problem_type, self.model.config.num_labels
         if problem == "regression":
             return "none"
+        # The softmax of a single label would be 1 for every cloud.
         return "sigmoid" if problem == "multi_label_classification" or num_labels == 1 else "softmax"

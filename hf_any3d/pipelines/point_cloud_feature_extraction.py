@@ -17,8 +17,8 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
 
     Argument of a call:
 
-    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned so that it is that of the
-      model's training. By default nothing is turned.
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned to the
+      axis of the model's training. By default nothing is turned.
 
     Example:
         ```python
@@ -50,6 +50,7 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
                 "centers": list(output.coord.split(counts)),
                 "stem": stem,
             }
+        # Some encoders put a class token before those of the patches, others have none.
         leading = output.last_hidden_state.shape[1] - output.centers.shape[1]
         return {
             "pooled": output.pooler_output,

@@ -71,6 +71,7 @@ class _Merge:
         if self.sums is None:
             self.sums = self._zeros(logits.shape[-1])
         for places, values in zip(index, logits, strict=True):
+            # A block that repeats points needs np.add.at, which counts each of them but is much slower.
             if len(np.unique(places)) == len(places):
                 self.sums[places] += values
                 self.count[places] += 1
@@ -117,8 +118,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
     - `category`: name or number of the object's category, required by part segmentation models with more than one
       category; a dataset row may contain it as `category` or `label`. It determines the possible parts and is an input
       of the model; a wrong category gives wrong parts with high scores.
-    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; the model sees them turned so that it is that
-      of its training. Points of the answer are those of the input.
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; the model sees them
+      turned to the axis of its training. Points of the answer are those of the input.
     - `max_points`: thin larger clouds out to this many random points, whose labels and scores the others get from the
       nearest one; much faster for dense scans.
     - `output_dir`: also write each cloud to this directory, colored by label, named after its file or `cloud-0`, ….
@@ -191,6 +192,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict
     ) -> dict[str, Any]:
         """Label one cloud, with the logits of one batch of blocks in memory at a time."""
+        # The stock method keeps the outputs of all blocks until the end: gigabytes for a large scene.
         scene = self._cut(inputs, **preprocess_params)
         blocks, merged = scene.blocks, _Merge(len(scene.part))
         hidden = len(blocks) < PROGRESS_FROM if self._bar is None else not self._bar
@@ -199,6 +201,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
                 batch = blocks[start : start + self._batch]
                 prepared = [self._block(scene, index) for index in batch]
                 entries = {
+                    # -1 marks points that do not exist in the index of points to voxels.
                     name: join_clouds([block[name] for block in prepared], -1 if name == "inverse" else 0)
                     for name in prepared[0]
                     if name != "stem"
@@ -229,6 +232,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         part = data
         if max_points is not None and len(data) > max_points:
             kept = np.random.default_rng(processor.seed or 0).choice(len(data), max_points, replace=False)
+            # Points keep their order, and neighbors in the file stay near in memory.
             part = part_of(data, np.sort(kept))
         # Voxels need no fixed number of points, so that nothing has to be repeated.
         count = processor.num_points if processor.returns_num_points else min(processor.num_points, len(part))
@@ -258,6 +262,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             # Parts of other categories are impossible.
             parts = self.model.config.category_parts
             foreign = ~part_mask(parts, logits.shape[-1], model_inputs["category"])  # (blocks, labels)
+            # Not -inf: a mean over blocks must stay finite.
             logits = logits.float().masked_fill(foreign.unsqueeze(1), -1e9)
         return {"logits": logits.float(), **own}
 
@@ -297,6 +302,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             pieces = [data.points[start : start + _PIECE] for start in range(0, len(data), _PIECE)]
             nearest = np.concatenate([tree.query(piece)[1] for piece in pieces])
             labels, scores = labels[nearest], scores[nearest]
+        # Coordinates of the file; in the model they are relative to the offset, since float32 is too coarse for maps.
         points = data.points if data.offset is None else data.points + data.offset
         answer: dict[str, Any] = {"points": points, "labels": labels, "scores": scores}
         answer["segments"] = self._segments(labels, scores, names)
@@ -306,6 +312,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
 
     def _segments(self, labels: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
         counts = np.bincount(labels)
+        # The largest segment first.
         present = sorted(np.flatnonzero(counts), key=lambda number: -counts[number])
         masks = [(int(number), labels == number) for number in present]
         return [{"label": names[n], "score": float(scores[mask].mean()), "mask": mask} for n, mask in masks]

@@ -100,6 +100,7 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
 
     def preprocess(self, inputs: Any, text: str = QUESTION, chat_template: str | None = None) -> dict[str, Request]:
         """Prepare the prompt of one conversation, or of one cloud with its question."""
+        # Transformers wraps a conversation in an object with this attribute.
         messages, is_chat = getattr(inputs, "messages", inputs), True
         if isinstance(inputs, Mapping) and "messages" in inputs:
             messages, is_chat = inputs["messages"], inputs.get("is_chat", True)
@@ -117,8 +118,10 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         requests = requests if isinstance(requests, list) else [requests]
         prompts = [request.prompt for request in requests]
         generated = self.answerer.generate(prompts, self.generate_settings(generation))
+        # Prompts are padded on the left, so all answers start at the same place.
         length = max(len(prompt.input_ids) for prompt in prompts)
         texts = self.processor.decode_answers(generated[:, length:], strip=False)
+        # With num_return_sequences, a request has several answers, one after the other.
         each = len(texts) // len(requests)
         answered = [replace(one, answers=texts[each * n : each * (n + 1)]) for n, one in enumerate(requests)]
         return {"request": answered}
@@ -167,5 +170,6 @@ def _add_answer(messages: list[Mapping[str, Any]], text: str) -> list[Mapping[st
     if messages[-1]["role"] != "assistant":
         return [*messages, {"role": "assistant", "content": text.strip()}]
     last = messages[-1]
+    # The answer continues what the message already has.
     start = last["content"] if isinstance(last["content"], str) else last["content"][-1]["text"]
     return [*messages[:-1], {**last, "content": start + text.rstrip()}]

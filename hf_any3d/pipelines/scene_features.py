@@ -102,6 +102,7 @@ def _columns(
     places = data.points[:, across].astype(np.float64)
     cells = np.floor((places - places.min(axis=0)) / block_size).astype(np.int64)  # (points, 2)
     number: Any = np.ravel_multi_index((cells[:, 0], cells[:, 1]), tuple(cells.max(axis=0) + 1))
+    # Sorted by column, the points of each are one run of the order.
     order = np.argsort(number, kind="stable")
     starts = np.flatnonzero(np.diff(number[order], prepend=-1))
     tree = KDTree(places) if margin > 0 else None

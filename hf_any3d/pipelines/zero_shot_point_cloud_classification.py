@@ -31,8 +31,8 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
     - `text_embeds`: features of the labels that were computed elsewhere, an array or tensor `(labels, text_width)`,
       for models whose text encoder transformers has no class for.
     - `top_k`: number of labels to return; all by default.
-    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned so that it is that of the
-      model's training. By default nothing is turned.
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned to the
+      axis of the model's training. By default nothing is turned.
 
     Example:
         ```python
@@ -102,6 +102,7 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
         """Convert logits `(1, labels)` to labels with probabilities, the highest first."""
         refuse_non_finite(outputs["logits"], outputs["stem"][0])
         probabilities = outputs["logits"][0].float().softmax(dim=-1)
+        # Stable, so that equal labels keep the order in which they were given.
         scores, order = probabilities.sort(descending=True, stable=True)
         answers = [{"label": labels[int(i)], "score": float(s)} for i, s in zip(order, scores, strict=True)]
         return answers[:top_k]
@@ -109,6 +110,7 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
     def label_embeddings(self, labels: tuple[str, ...], templates: tuple[str, ...] | None = None) -> torch.Tensor:
         """Return unit vectors `(labels, text_width)`, cached by labels, templates and the text tower's weights."""
         texts = (labels, tuple(templates or self.model.config.hypothesis_templates))
+        # With the state of the weights, as adapters may be added to the tower between two calls.
         key = (*texts, weights_state(self.model.text_tower.model))
         if key not in self._embeddings:
             self._embeddings[key] = self.model.encode_labels(*texts)

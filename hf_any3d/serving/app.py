@@ -63,6 +63,7 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
     title = f"hf_any3d: {service.name}"
     app = FastAPI(title=title, version=__version__, lifespan=lifespan, redirect_slashes=False)
     app.state.service, app.state.readers = service, anyio.CapacityLimiter(_READERS)
+    # Middleware that is added later runs first: CORS headers come with refusals of the admission, too.
     app.add_middleware(AdmissionMiddleware, service=service)
     if origins:
         exposed = ["X-Request-ID", "Idempotent-Replayed", "Retry-After"]
@@ -121,10 +122,12 @@ async def answer_clouds(request: Request, service: Service, path: str) -> Respon
 
     async def compute() -> bytes:
         clouds = []
+        # One after the other, so that a request holds one cloud's reader at a time, and not all threads.
         for upload in uploads:
             clouds.append(await anyio.to_thread.run_sync(upload.read, service.limits, limiter=readers))
             service.metrics.points.inc(len(clouds[-1]))
         deadline = request.state.deadline
+        # All clouds wait in the queue together, where they may share a batch.
         answers = await results(request, [service.submit((path, settings), cloud, deadline) for cloud in clouds])
         shown = [{"name": upload.name, **answer} for upload, answer in zip(uploads, answers, strict=True)]
         return await anyio.to_thread.run_sync(as_json, {"model": service.name, "answers": shown}, limiter=readers)
@@ -168,8 +171,10 @@ async def answer_chat(request: Request, service: Service) -> Response:
 
     def put(piece: str | None) -> None:
         with suppress(RuntimeError):  # the server has ended
+            # Pieces come from the thread of the model; asyncio's queue may be used by its own thread alone.
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
+    # Before it is submitted, since the model may answer at once.
     conversation.listen = put
     future = submit()
     future.add_done_callback(lambda _: put(None))
@@ -277,6 +282,7 @@ async def results(request: Request, futures: list[Any]) -> list[Any]:
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
+        # Nobody is left to read the answer; the log shows the status that nginx uses for this.
         if not done.done():
             raise Refused(_CLIENT_IS_GONE, "the client is gone")
         return done.result()
@@ -315,6 +321,7 @@ async def acknowledged(
         raise Refused(400, "Idempotency-Key: this server keeps no journal (hf-any3d serve --journal FILE)")
     if not _KEY.fullmatch(key):
         raise Refused(400, "Idempotency-Key: expected 1 to 200 visible ASCII characters")
+    # What the answer depends on: a key that comes with another request is refused, not answered.
     content = [
         service.identity,
         request.url.path,
@@ -322,11 +329,13 @@ async def acknowledged(
         *(part for one in uploads for part in _identity(one)),
     ]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    # In a thread, as the journal waits for the disk.
     stored = await anyio.to_thread.run_sync(journal.begin, key, digest)
     if stored is not None:
         return json_response(stored, {"Idempotent-Replayed": "true"})
     try:
         body = await compute()
+        # On disk before it is sent: a client that got an answer gets the same one again, even after a crash.
         await anyio.to_thread.run_sync(journal.store, key, digest, body)
         return json_response(body)
     finally:

@@ -85,6 +85,7 @@ class Batcher:
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("the batcher is closed")
+            # The condition's lock guards the queue; whoever submits wakes the thread of the model.
             self._waiting.append(work)
             self._changed.notify_all()
         return work.future
@@ -94,6 +95,7 @@ class Batcher:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+        # After the lock is released, which the thread needs to finish the queue.
         self._thread.join()
 
     def _loop(self) -> None:
@@ -123,20 +125,24 @@ class Batcher:
                 if self._is_closed:
                     return None
                 self._changed.wait()
+            # The oldest one decides: its kind is gathered, and it waits no longer than `max_wait`.
             key, ready = self._waiting[0].key, self._waiting[0].arrived + self.max_wait
             while not self._is_closed and self._count(key) < self.max_batch:
                 if (rest := ready - time.monotonic()) <= 0:
                     break
                 self._changed.wait(rest)
+            # Others keep their places, so that a frequent kind cannot starve a rare one.
             taken = [work for work in self._waiting if work.key == key][: self.max_batch]
             for work in taken:
                 self._waiting.remove(work)
+        # Outside of the lock: setting a result may run callbacks, which may submit.
         return [work for work in taken if self._begins(work)]
 
     def _count(self, key: Hashable) -> int:
         return sum(work.key == key for work in self._waiting)
 
     def _begins(self, work: Work) -> bool:
+        # From here on it cannot be canceled any more; one that was is skipped.
         if not work.future.set_running_or_notify_cancel():
             return False
         if time.monotonic() > work.deadline:

@@ -66,8 +66,10 @@ def answer_conversations(pipe: Any, conversations: Sequence[Conversation]) -> li
         conversations: Their prompts are padded to one batch; each ends by itself.
     """
     prompts = [one.prompt for one in conversations]
+    # Prompts are filled up on the left, so all answers begin at the same place.
     start = max(len(prompt.input_ids) for prompt in prompts)
     longest = max(one.new_tokens for one in conversations)
+    # The batch runs to the longest limit; `_Rows` ends each row at its own.
     own = {"do_sample": False} | dict(conversations[0].sampling) | {"max_new_tokens": longest}
     settings = pipe.generate_settings(own)
     config = settings.get("generation_config") or pipe.model.generation_config
@@ -81,6 +83,7 @@ def answer_conversations(pipe: Any, conversations: Sequence[Conversation]) -> li
     answers = []
     for number, row in enumerate(rows.rows):
         row.end()
+        # Behind a row's end, generate has filled up with padding.
         tokens = generated[number : number + 1, start : start + row.count]
         text = pipe.processor.decode_answers(tokens)[0]
         answers.append(ChatAnswer(text, row.count, row.is_complete))

@@ -27,6 +27,7 @@ class LimitedProtocol(H11Protocol):
         self._giving_up: asyncio.TimerHandle | None = None
         super().connection_made(transport)
         if len(self.connections) > self.most_connections:
+            # Aborted, as a closing handshake would wait for the client.
             transport.abort()
             return
         self._expect_head()

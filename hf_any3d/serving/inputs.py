@@ -56,9 +56,11 @@ class Upload:
             parts.append(self.content)
         else:
             for name, values in sorted(self.content.items()):
+                # Shapes, too: the same numbers in rows of another length are another cloud.
                 parts += [f"{name}{values.shape}".encode(), np.ascontiguousarray(values).data]
         digest = hashlib.sha256()
         for part in parts:
+            # Digests of equal length instead of the parts, so that no two lists of parts join to the same bytes.
             digest.update(hashlib.sha256(part).digest())
         return digest.hexdigest()
 
@@ -79,6 +81,7 @@ class Upload:
                 warnings.simplefilter("ignore")  # of data that is left out, for which a response has no place
                 return read_point_cloud(source, file_type=self._type(), limits=limits.reading)
         except (ValueError, OSError, ImportError) as error:
+            # Hints at arguments of Python are of no use to a client.
             text = _HOW_TO_RAISE.sub(" by this server", one_line(error))
             raise Refused(400, text if self.name in text else f"{self.name}: {text}", param=self.name) from error
 

@@ -36,6 +36,7 @@ class Journal:
         self._under_way: set[str] = set()
         try:
             self._database = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+            # Synchronous and write-ahead: what `store` has returned from survives a loss of power.
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.execute(_TABLE)
@@ -55,6 +56,7 @@ class Journal:
             Refused: The key belongs to another request, or to one that is under way.
         """
         with self._lock:
+            # Looked up and noted under one lock: of two equal requests at once, only one is computed.
             row = self._database.execute("SELECT digest, body FROM answers WHERE key = ?", (key,)).fetchone()
             if row is not None and row[0] != digest:
                 raise Refused(422, f"Idempotency-Key {key!r} was used for another request; expected a new key")

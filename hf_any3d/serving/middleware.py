@@ -116,6 +116,8 @@ class _Exchange:
         limits, begun = self.service.limits, time.monotonic()
         while True:
             allowed = limits.progress + self.bytes / limits.least_rate
+            # A pause is limited, and so is the whole time at the least rate: a byte every few seconds would hold a
+            # place for hours.
             left = min(limits.progress, begun + allowed + limits.progress - time.monotonic())
             try:
                 async with asyncio.timeout(left):
@@ -136,8 +138,9 @@ class _Exchange:
                 return True
 
     async def _replay(self, body: IO[bytes]) -> Message:
-        """Return the next piece of the body, and after it what the connection says."""
+        """Return the next piece of the body, then the messages of the connection."""
         if self.is_replayed:
+            # The body is over; what can still come is the end of the connection, which cancels the work.
             return await self._receive()
         piece = body.read(_PIECE)
         self.is_replayed = len(piece) < _PIECE
@@ -149,6 +152,7 @@ class _Exchange:
             self.is_started, self.status = True, message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self.id
+            # So that the client opens its next connection to another server.
             if self.service.is_draining:
                 headers["Connection"] = "close"
         try:
@@ -163,6 +167,8 @@ class _Exchange:
 
     def _log(self) -> None:
         seconds = time.monotonic() - self.start
+        # The route's path and not that of the request, of which there are endlessly many: each would be a series in
+        # Prometheus.
         route = getattr(self.scope.get("route"), "path", "other")
         self.service.metrics.requests.labels(route, str(self.status)).inc()
         self.service.metrics.seconds.labels(route).observe(seconds)

@@ -164,6 +164,7 @@ def conversation_of(request: ChatRequest, uploads: list[Upload], service: Servic
         tokens = min(tokens, context - len(prompt.input_ids))
     sampling = {}
     if request.temperature:
+        # top_k=0 turns off a limit that the model's generation config may have, as OpenAI's API has none.
         sampling = {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p, "top_k": 0}
     return Conversation(prompt, tokens, sampling, request.seed)
 

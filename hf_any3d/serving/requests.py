@@ -37,6 +37,8 @@ async def read_request(request: Request, service: Service) -> tuple[list[Upload]
         if not isinstance(given, list):
             raise Refused(400, "point_clouds: expected a list of clouds", param="point_clouds")
         check_count(len(given), service)
+        # Default arguments keep this turn's values. Base64 is decoded in threads, as it takes seconds for large
+        # clouds.
         decode = [lambda n=n, one=one: upload_of(one, f"point_clouds.{n}", {}) for n, one in enumerate(given)]
         uploads = [await anyio.to_thread.run_sync(one, limiter=request.app.state.readers) for one in decode]
         expected = "clouds in point_clouds"
@@ -101,8 +103,9 @@ def parse_json(text: bytes, name: str) -> dict[str, Any]:
     """Return the JSON object in a text.
 
     Raises:
-        Refused: It is no JSON object, or has so many values that their objects would fill the memory.
+        Refused: It is not a JSON object, or has so many values that their objects would fill the memory.
     """
+    # Commas bound the number of values before anything is parsed, and counting them takes no memory.
     if (values := text.count(b",")) > MOST_VALUES:
         reason = f"{name} has more than {MOST_VALUES} values ({values}); send large clouds as files or data URLs"
         raise Refused(413, reason)

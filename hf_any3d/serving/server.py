@@ -55,6 +55,7 @@ class Server(uvicorn.Server):
             if self.stopping_since is None:
                 continue
             passed = time.monotonic() - self.stopping_since
+            # Checked in turns, since work is counted in the event loop that this runs in.
             if (passed >= LEAST_DRAIN and not self.service.in_flight) or passed >= self.drain:
                 self.unanswered = self.service.in_flight
                 self.force_exit = bool(self.unanswered)

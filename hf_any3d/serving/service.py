@@ -60,7 +60,7 @@ class Service:
 
     @cached_property
     def identity(self) -> str:
-        """What identifies the model: a stored answer is one of these weights and settings."""
+        """Identity of the model: a stored answer belongs to these weights and settings."""
         return f"{pipeline_identity(self.pipe)} {self.chat_template}"
 
     @property
@@ -79,6 +79,7 @@ class Service:
             raise Refused(503, "the server is stopping", "server_error", headers={"Retry-After": "5"})
         if self.in_flight >= self.limits.queue:
             self.metrics.refused.labels("queue").inc()
+            # How long the requests before it take, at the rate of recent batches.
             seconds = self.in_flight / self.batch * self.batcher.seconds_per_batch
             after = str(min(_LONGEST_WAIT, max(1, math.ceil(seconds))))
             text = f"{self.in_flight} requests are waiting, which is the limit; try again in {after} s"

@@ -192,6 +192,7 @@ def run_each(pipe: Any, clouds: Sequence[PointCloudData], batch_size: int, argum
     except Exception as error:
         if len(clouds) == 1:
             return [error]
+        # One cloud must not spoil the answers of others that happened to share its batch.
         return [answer for cloud in clouds for answer in run_each(pipe, [cloud], 1, arguments)]
 
 

@@ -252,6 +252,7 @@ def parse_arguments(
     if not argv or not argv[0].endswith(FILE_TYPES):
         return parser.parse_args_into_dataclasses(list(argv))
     path = Path(argv[0])
+    # A text such as 1e-3 can be the name of a model or a directory, so arguments of text keep it as it is.
     texts = {name for kind in parser.dataclass_types for name in _text_fields(kind)}
     values = {
         name: value if name in texts and isinstance(value, str) else _parse_exponents(value)
@@ -264,6 +265,8 @@ def parse_arguments(
         raise ValueError(f"{path}: no program argument is called {', '.join(map(repr, unknown))}")
     given = _given(parser, argv[1:])
     for kind in parser.dataclass_types:
+        # A recipe describes one model. With another one in the command line, its settings of the model would be
+        # errors, but those of data and training still hold.
         foreign = kind.of_another_model(values, given) if hasattr(kind, "of_another_model") else set()
         if dropped := sorted(foreign & set(values)):
             logger.info("%s: %s describe another model and are left out", path, ", ".join(dropped))
@@ -304,6 +307,8 @@ def read_settings(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Merge two mappings; values of `above` win, and mappings in both are merged."""
+    # Only mappings are merged: a list in the file above replaces the one below, since there is no rule for which items
+    # stay.
     both = {key: merge(below[key], value) for key, value in above.items() if _are_mappings(below.get(key), value)}
     return {**below, **above, **both}
 
@@ -367,6 +372,7 @@ def _given(parser: HfArgumentParser, words: Sequence[str]) -> dict[str, Any]:
 
 def _override(values: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
+        # JSON in the command line adds to the mapping of the file, like a file to the one that it extends.
         if isinstance(values.get(name), dict) and isinstance(value, str):
             value = merge(values[name], json_mapping(value, name))
         values = {**values, name: value}
@@ -382,6 +388,7 @@ def words_of(words: Sequence[str], names: Sequence[str]) -> list[str]:
     """Return those words of a command line that set arguments of these names."""
     found, keep = [], False
     for word in words:
+        # Words without dashes are values of the last option, of which there may be several.
         keep = word[2:].partition("=")[0] in names if word.startswith("--") else keep
         found += [word] if keep else []
     return found
@@ -395,6 +402,7 @@ def identities_of_inputs(words: Sequence[str]) -> dict[str, str]:
         found[words[0]] = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     for name in (*STARTS, *_DATA):
         given = words_of(words, [name])
+        # The last word counts, as it does for argparse; it is `--name=value` or the value alone.
         value = (given[-1].rpartition("=")[2] if given else None) or settings.get(name)
         if value and os.path.exists(str(value)) and (name in _DATA or is_saved_model(str(value))):
             found[str(value)] = path_identity(str(value))

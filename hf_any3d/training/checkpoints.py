@@ -70,6 +70,7 @@ def newest_first(output_dir: Path) -> list[Path]:
     # Copies, and some file systems, do not keep modification times.
     if times and max(times.values()) - min(times.values()) < 1.0:
         times = dict.fromkeys(steps, 0.0)
+    # By time first: a run that was started again in the same directory has higher steps in its old checkpoints.
     return sorted(steps, key=lambda path: (times[path], steps[path]), reverse=True)
 
 
@@ -164,6 +165,7 @@ def _missing_files(checkpoint: Path) -> str | None:
         ("weights", ("*.safetensors", "pytorch_model*", "adapter_model*", "global_step*")),
         ("state of an optimizer, as with save_only_model", ("optimizer*", "global_step*")),
     ):
+        # DeepSpeed writes weights and optimizer to a folder global_step….
         if not any(any(checkpoint.glob(pattern)) for pattern in patterns):
             return f"it has no {what}"
     return None

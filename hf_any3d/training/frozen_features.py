@@ -67,6 +67,7 @@ def frozen_features(
         pooled = encoder(points.to(device), return_dict=True).pooler_output
         return {"features": pooled.float().cpu().numpy()}  # (batch, features)
 
+    # Labels and names are needed next to the features; points would only be copied into the cache.
     kept = {name: kind for name, kind in rows.features.items() if isinstance(kind, (Value, ClassLabel))}
     was_training = model.training
     model.eval()
@@ -89,9 +90,11 @@ def frozen_features(
 def features_fingerprint(encoder: PreTrainedModel, rows: Dataset, processor: PointCloudProcessor | None) -> str:
     """Return a name of the features that an encoder computes for the rows: equal only if all of it is equal."""
     settings = {name: value for name, value in encoder.config.to_dict().items() if name not in _OF_NO_EFFECT}
+    # Weights themselves, not the name of a checkpoint, which may have changed on the hub.
     weights = {name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()}
     prepared = None if processor is None else processor.to_dict()
     key = [
+        # `datasets` changes it with every step that changes the rows.
         rows._fingerprint,
         tensors_checksum(weights),
         type(encoder).__name__,

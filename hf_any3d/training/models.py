@@ -126,7 +126,7 @@ class PointModelArguments(ModelArguments):
 
     @property
     def wraps_encoder(self) -> bool:
-        """Whether the model is trained around a frozen encoder of another modality."""
+        """True if the model is trained around a frozen encoder of another modality."""
         return registry.MODEL_TYPES[str(self.model_type)].wraps_encoder
 
     def _read_short_names(self) -> None:
@@ -215,6 +215,7 @@ def build_model(
     known = {setting.name for setting in fields(config_class)}
     if "autoencoder_config" in known:
         settings.setdefault("autoencoder_config", None)  # set in checkpoints of pretraining
+    # Configs of transformers keep unknown settings as attributes, so that a typing error would have no effect.
     if unknown := sorted(set(arguments.model_config) - known):
         raise ValueError(f"--model_config: {unknown[0]!r} is not a setting of {config_class.__name__}")
     if arguments.model_name_or_path is None:
@@ -227,6 +228,7 @@ def build_model(
         )
     if adapted:
         assert adapter.peft is not None and isinstance(adapter.peft_config, dict)
+        # The report lists it as the protocol of the run.
         arguments.tuning = "adapter"
         return get_peft_model(model, build_peft_config(adapter.peft, model, adapter.peft_config))
     set_trainable(model, arguments.tuning, drifting_statistics=arguments.drifting_statistics)
@@ -329,6 +331,8 @@ def build_adapted_model(
     if peft == "guided_adapter":
         settings = {**LIGHT_ADAPTER, **settings}  # with which the model's own light settings were found
     adapted = get_peft_model(model, build_peft_config(peft, model, settings))
+    # An optimizer's steps are often smaller than the distance between neighboring half-precision numbers, and get
+    # lost.
     half = [name for name, weight in adapted.named_parameters() if weight.requires_grad and weight.itemsize < 4]
     if half:
         raise ValueError(
@@ -347,6 +351,7 @@ def peft_methods() -> dict[str, type[PeftConfig]]:
         peft_type.value.lower(): config
         for peft_type, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()
         if peft_type.value not in _UNSUPPORTED_METHODS
+        # Their learned prompts go before embedded words, which clouds do not have.
         and not issubclass(config, PromptLearningConfig)
         and {"target_modules", "modules_to_save"} <= {field.name for field in fields(config)}
     }
@@ -374,6 +379,7 @@ def build_peft_config(name: str, model: nn.Module, settings: dict[str, Any] | No
     settings = dict(settings or {})
     if unknown := sorted(set(settings) - known):
         raise ValueError(f"peft method {name!r} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    # Tokenizer and head are new, so every method trains them in full and saves them with the adapter.
     settings.setdefault("modules_to_save", trainable_module_names(model))
     # This package's methods find their target modules themselves.
     if not issubclass(PEFT_TYPE_TO_TUNER_MAPPING[PeftType[name.upper()]], EncoderTuner):
@@ -433,6 +439,7 @@ def drop_attention(model: nn.Module, share: float) -> int:
             name = _dropout_name(module)
             if name is None:
                 continue
+            # Some attention modules apply an nn.Dropout, others pass a number to a kernel.
             if isinstance(getattr(module, name), nn.Dropout):
                 getattr(module, name).p = share
             else:
@@ -451,6 +458,7 @@ def drop_attention(model: nn.Module, share: float) -> int:
 def _dropout_name(module: nn.Module) -> str | None:
     if "attention" not in type(module).__name__.lower():
         return None
+    # Of nested attention modules only the one with the projections computes the weights.
     if not any(isinstance(child, nn.Linear) for child in module.children()):
         return None
     return next(

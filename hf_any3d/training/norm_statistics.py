@@ -51,11 +51,13 @@ def refresh_norm_statistics(trainer: Trainer) -> int:
     )
     if processes > 1:
         assert batches.batch_sampler is not None
+        # All processes draw the same order, as their generators have one seed, and take every n-th row of a batch.
         shares = _Shares(batches.batch_sampler, trainer.args.process_index, processes)
         batches = DataLoader(dataset, batch_sampler=shares, collate_fn=collate, generator=generator)
     was_training = model.training
     model.train()
     try:
+        # No backward pass: only the norms' buffers change.
         with joining_norms(model, processes > 1), _averaging_over_batches(norms) as measured:
             for batch in batches:
                 model(**send_to_device(batch, trainer.args.device))
@@ -87,6 +89,7 @@ def _averaging_over_batches(norms: Sequence[Norm]) -> Iterator[set[nn.Module]]:
     Yields the set of norms that got a batch, complete after the block.
     """
     measured: set[nn.Module] = set()
+    # Norms that no batch reaches get their statistics back.
     kept = {norm: ([buffer.clone() for buffer in norm.buffers()], norm.momentum) for norm in norms}
     hooks = []
     for norm in norms:
@@ -123,5 +126,6 @@ class _AverageBatches:
     def __call__(self, norm: CellNorm, inputs: tuple) -> None:
         if norm.training:
             self.batches += 1
+            # Weights 1, 1/2, 1/3, … of the newest batch make the running value the plain mean.
             norm.momentum = 1 / self.batches
             self.measured.add(norm)

@@ -64,6 +64,7 @@ class LinearProbe:
             quiet: Hide the progress bar.
         """
         make_pipeline, scaler, machine = _import_sklearn()
+        # Features of different models have different scales, and the cost of a linear SVM depends on them.
         probe = make_pipeline(scaler(), machine(C=self.cost, random_state=0, max_iter=10_000))
         labels = {str(split): np.asarray(rows["label"]) for split, rows in self.splits.items()}
         found = {str(split): self._features(model, rows, split, quiet) for split, rows in self.splits.items()}
@@ -79,6 +80,7 @@ class LinearProbe:
         )
         model.eval()
         found = []
+        # So that a run gives the same result however often the probe is evaluated.
         with torch.random.fork_rng():
             for start in starts:
                 batch = prepared.__getitems__(list(range(start, min(start + self.batch_size, len(prepared)))))
@@ -101,6 +103,7 @@ class ProbeCallback(TrainerCallback):
     def __init__(self, trainer: Trainer, probe: LinearProbe, every: int):
         if every < 1:
             raise ValueError(f"every is {every}; expected at least 1 epoch")
+        # During training the test split is not looked at.
         kept = DatasetDict({name: probe.splits[name] for name in ("train", "validation")})
         self.trainer, self.probe, self.every = trainer, replace(probe, splits=kept), every
 
@@ -108,6 +111,7 @@ class ProbeCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
         """Evaluate the probe every few epochs."""
+        # At the end of an epoch `state.epoch` can be 2.9999 as well as 3.
         if state.is_world_process_zero and round(state.epoch) % self.every == 0:
             self.trainer.log({f"eval_{ACCURACY}": self.probe.accuracies(model)["validation"]})
 

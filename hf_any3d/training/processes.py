@@ -37,6 +37,7 @@ def joining_norms(model: nn.Module, join: bool = True) -> Iterator[None]:
     before: dict[nn.Module, type[nn.Module]] = {}
     for module in model.modules() if join else ():
         if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm | JoinedBatchNorm):
+            # Only the class changes: parameters, buffers, hooks and optimizer states stay those of the same module.
             before[module] = type(module)
             module.__class__ = JoinedBatchNorm
         elif type(module) is CellNorm:
@@ -59,6 +60,7 @@ def keep_out_of_ddp(model: nn.Module) -> list[str]:
         The names of these parameters and buffers.
     """
     frozen = [name for name, own in model.named_parameters(remove_duplicate=False) if not own.requires_grad]
+    # Running statistics of trained norms that are not joined differ between processes; DDP sends those of the first.
     sent = {
         f"{path}.{name}"
         for path, module in model.named_modules()
@@ -85,6 +87,8 @@ def check_same_weights(model: nn.Module, names: list[str]) -> None:
     }
     if not names:
         return
+    # One number for each tensor is enough to notice another file or seed, and quick to send. NaN would not equal
+    # itself.
     sums = torch.stack([state[name].detach().sum(dtype=torch.float32).nan_to_num() for name in names])
     first = sums.clone()
     distributed.broadcast(first, src=0)
@@ -109,6 +113,7 @@ class OwnNoise(TrainerCallback):
     ) -> None:
         """Seed by process and step; a resumed process then restores its own state, if it has one."""
         if args.world_size > 1:
+            # A prime, so that seeds of other steps and processes, which are added to it, rarely meet.
             set_seed((args.seed + 7919 * state.global_step) % 2**31, device_specific=True)
 
     def on_train_end(

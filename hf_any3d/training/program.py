@@ -49,6 +49,7 @@ def run_program(main: Callable[[], Any]) -> None:
     try:
         main()
     except (ValueError, OSError, ImportError) as error:
+        # These errors describe wrong input; a stack trace would hide their message.
         if os.environ.get("HF_ANY3D_TRACEBACK", "") not in ("", "0"):
             traceback.print_exc()
         sys.exit("error: " + "\n".join(error_lines(error)))
@@ -106,8 +107,10 @@ def start_run(arguments: PointTrainingArguments, logger: logging.Logger) -> str 
     check_processes(arguments.world_size)
     plural = "process" if arguments.world_size == 1 else "processes"
     logger.info("Training with %d %s on %s", arguments.world_size, plural, arguments.device)
+    # All processes share the directory, and only one of them can lock it.
     if arguments.process_index == 0:
         claim_output(Path(arguments.output_dir))
+    # Once the directory is locked, no other run changes its checkpoints.
     checkpoint = checkpoint_to_resume(arguments.output_dir, arguments.resume_from_checkpoint)
     if checkpoint is not None:
         logger.info("Resuming from %s; use another --output_dir to start again.", checkpoint)
@@ -187,6 +190,7 @@ def load_splits(arguments: DataArguments, *, needs_train: bool = True) -> tuple[
     if has_train and (missing := [name for name in arguments.train_splits if name not in splits]):
         raise ValueError(f"--train_splits names {missing[0]!r}; there are {', '.join(map(str, splits))}")
     if has_train and len(arguments.train_splits) > 1:
+        # After a validation split was drawn from 'train' alone.
         together = concatenate_datasets([splits[name] for name in arguments.train_splits])
         rest = {name: rows for name, rows in splits.items() if name not in arguments.train_splits}
         splits = DatasetDict({"train": together, **rest})
@@ -208,6 +212,7 @@ def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dic
     on_hub = not files and "/" in data.dataset_name and hub_name(data.dataset_name) is not None
     # Loaders of local files are not named datasets.
     is_named = not files and not os.path.exists(data.dataset_name) and data.dataset_name not in ("folder", "parquet")
+    # A card is public: it names files, not the directories of this machine.
     name = data.train_file or (data.dataset_name if is_named else data.data_dir or data.dataset_name)
     return {
         "name": name if is_named else Path(name).name,
@@ -243,6 +248,7 @@ def build_trainer(
         **settings: Further arguments of Trainer, such as `data_collator` and `compute_metrics`.
     """
     if validation_rows is None:
+        # Nothing to evaluate, and so nothing to select the weights by.
         arguments.eval_strategy, arguments.load_best_model_at_end = "no", False
     if arguments.dataloader_drop_last and 0 < len(train_rows) < arguments.train_batch_size * arguments.world_size:
         # All rows are one incomplete batch, without which there would be no step.
@@ -336,6 +342,8 @@ def save_and_push(
     trainer.build_model_card = card  # built when it is written, see `write_trainer_card`
     # metrics.json is written last: it marks the run as complete.
     if trainer.args.push_to_hub:
+        # Trainer pushes inside its own call, which saves the model first; the report then follows the model in
+        # `_save`.
         trainer.report = report
         trainer.push_to_hub()
     else:
@@ -355,6 +363,7 @@ def encoder_facts(config: PreTrainedConfig) -> dict[str, Any]:
     if getattr(config, "encoder_config", None) is None:
         return {}
     facts = {key: getattr(config, f"encoder_{key}", None) for key in _ENCODER_FACTS}
+    # The encoder's weights are stored with the model if they were trained, and then no name is in the config.
     facts["name"] = facts.pop("name_or_path") or config.encoder_trained_from
     facts["layers"] = config.encoder_config.num_hidden_layers
     facts["model_type"] = config.encoder_config.model_type

@@ -63,14 +63,17 @@ def set_trainable(model: PreTrainedModel, protocol: str, *, drifting_statistics:
     names = []
     for name, parameter in model.named_parameters():
         inner = name.removeprefix(prefix)
+        # A name without the base model's prefix belongs to the head.
         trains = inner == name or inner.startswith(with_head) or bool(re.search(_TRAINED[protocol], inner))
         parameter.requires_grad_(trains)
         if trains:
             names.append(name)
     for module in model.modules():
+        # Marks of an earlier protocol; in `vars`, as adapters forward unknown attributes to the wrapped layer.
         vars(module).pop(FROZEN, None)
     if not drifting_statistics:
         _freeze_untrained(model)
+    # The marked modules switch to eval mode when train() is called.
     model.train(model.training)
     return names
 

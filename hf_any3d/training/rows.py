@@ -90,6 +90,8 @@ class ProcessedDataset(torch.utils.data.Dataset):
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """Return the rows of a batch, each as if read alone; called by DataLoader."""
         rows = self.rows.__getitems__(indices)
+        # Random choices depend on epoch and row, not on the order of reading: they are the same with any number of
+        # workers, and after resuming.
         keys = None if self.seed is None else [(self.seed, self.epoch, index) for index in indices]
         clouds = prepare_clouds(rows, self.processor, self.transform, keys, self.whole)
         return [
@@ -121,6 +123,8 @@ def prepare_clouds(
         ValueError: If a cloud is invalid, or a transform of complete clouds returns another number of points.
     """
     seeded = None if keys is None else [np.random.default_rng(key) for key in keys]
+    # Drawn before the augmentation uses the generator, so that another augmentation leaves the sampled points the
+    # same.
     drawn = None if seeded is None else [int(generator.integers(2**31)) for generator in seeded]
     if whole:
         clouds = [whole_cloud(row, processor.features) for row in rows]
@@ -162,6 +166,7 @@ class EpochCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Set the epoch before its first batch is read, also when a run is resumed within an epoch."""
+        # A resumed run computes the epoch by division, which may round 3 to 2.9999.
         self.rows.epoch = int(state.epoch + 1e-6)
 
 
@@ -192,6 +197,7 @@ def training_transform(processor: PointCloudProcessor, augment: Sequence[str]) -
         return None
     transform = build_transform([_about_up_axis(text, processor.up_axis) for text in augment])
     if "normals" in processor.features:
+        # Normals turn and scale with their points, so the transforms have to know their channels.
         first = 3 * processor.features.index("normals")
         for part in transform.transforms:
             if isinstance(part, (RandomScale, RandomRotation, RandomUpAxis)) and part.normals_columns is None:
@@ -274,6 +280,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
         """
         part = copy.copy(self)
         part.dataset = split_dataset_by_node(self.dataset, rank, processes)
+        # Parts may differ by a few rows, and processes have to make the same number of steps.
         part.is_endless = True
         return part
 
@@ -292,6 +299,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
     def _rows(self, epoch: int) -> Iterator[dict[str, Any]]:
         for table in self._tables():
             rows = self._decode(table)
+            # A shuffled stream has no row numbers; the points of a row stand in for its own.
             keys = None if self.seed is None else [(self.seed, epoch, _checksum(row)) for row in rows]
             clouds = prepare_clouds(rows, self.processor, self.transform, keys)
             for points, row in zip(clouds, rows, strict=True):

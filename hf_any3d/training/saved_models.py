@@ -248,6 +248,7 @@ def _trainer(
     model: PreTrainedModel, settings: EvaluationSettings, label_names: Sequence[str] = ("labels",), **further: Any
 ) -> Iterator[PointTrainer]:
     """Yield a trainer that evaluates a model and writes nothing that stays."""
+    # Some released models compute clouds of a batch together, so that scores depend on its size.
     batch_size = 1 if getattr(model.config, "batch_dependent_flags", None) else 32
     with tempfile.TemporaryDirectory() as folder:
         arguments = PointTrainingArguments(

@@ -48,6 +48,7 @@ class EpochCosine:
         clock = max(0, epoch - self.repeat_first)
         if clock < self.warmup_epochs:
             return self.warmup_lr + clock * (peak - self.warmup_lr) / self.warmup_epochs
+        # Beyond its end a cosine would rise again.
         clock = min(clock, self.epochs)
         return self.min_lr + 0.5 * (peak - self.min_lr) * (1 + math.cos(math.pi * clock / self.epochs))
 
@@ -96,6 +97,7 @@ class StepCosine:
     def rate(self, step: int, peak: float) -> float:
         """Return the learning rate of a step, counted from 0 over the complete run, for a peak rate."""
         if step < self.warmup_steps:
+            # As in the released program: a warm-up that is longer than an epoch starts again with the next one.
             in_epoch = step % self.steps_per_epoch
             return min(peak, self.warmup_lr + (peak - self.warmup_lr) * in_epoch / self.warmup_steps)
         steps = self.epochs * self.steps_per_epoch
@@ -115,6 +117,7 @@ def _build_scheduler(optimizer: Optimizer, rate: Callable[[int, float], float]) 
     peaks = [group["lr"] for group in optimizer.param_groups]
     if min(peaks) <= 0:
         raise ValueError(f"learning_rate is {min(peaks)}; expected more than 0")
+    # LambdaLR multiplies each group's own rate; groups with another peak have another function.
     return LambdaLR(optimizer, [lambda step, peak=peak: rate(step, peak) / peak for peak in peaks])
 
 
@@ -136,6 +139,7 @@ class ScheduledArguments(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
         """Start to pass the arguments."""
+        # Trainer passes the columns of a batch to the model and nothing else.
         self._hook = model.register_forward_pre_hook(self._add, with_kwargs=True)
 
     def on_step_begin(

@@ -88,6 +88,7 @@ class CropRows(_PointLabelRows):
         super().__init__(dataset, processor, transform, seed, with_category)
         self.min_points = min_points
         sizes = [len(labels) for labels in self.dataset["labels"]]
+        # A large scene has more crops than a small one, so that all points are seen about equally often.
         times = [max(1, round(size / processor.num_points)) for size in sizes]
         self.clouds = np.repeat(np.arange(len(sizes)), times)  # (rows,), cloud of each row
 
@@ -141,6 +142,7 @@ class BlockRows(_PointLabelRows):
                     processor.block_size,
                     processor.block_overlap,
                     up_axis=processor.up_axis,
+                    # Another seed divides and fills the blocks in another way, so that votes differ.
                     generator=processor.seed + vote,
                 )
                 self.index.extend(blocks)
@@ -174,7 +176,9 @@ def class_weights(labels: Iterable[np.ndarray], num_classes: int, power: float) 
     if not counts.sum():
         raise ValueError("labels has only ignored points; expected at least one label")
     share = counts / counts.sum()
+    # Classes without points have no effect on the loss, but 0 to a negative power would be infinite.
     weights = np.where(share > 0, np.maximum(share, np.finfo(float).tiny) ** -power, 0.0)
+    # The mean weight of a point is 1, so that the loss keeps its size and learning rates still fit.
     return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)
 
 
@@ -206,6 +210,7 @@ class WeightedPointLoss:
         total = nn.functional.cross_entropy(
             logits, labels.flatten(), self.weights.to(logits.device), ignore_index=IGNORED, reduction="sum"
         )
+        # With gradient accumulation Trainer counts the labels of all batches of a step.
         return total / ((labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
 
 

@@ -214,6 +214,7 @@ def find_task(rows: Dataset) -> Task:
     parts: list[set[int]] = [set() for _ in category.names]
     row: Any  # datasets declares its rows as lists
     for row in rows.select_columns(["label", "labels"]):
+        # Parts that no object of a category has in training are not among those that the model may predict.
         parts[int(row["label"])].update(int(part) for part in set(row["labels"]) if part >= 0)
     empty = [name for name, own in zip(category.names, parts, strict=True) if not own]
     if empty:

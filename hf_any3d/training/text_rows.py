@@ -74,12 +74,14 @@ class MixedBatches(Sampler[list[int]]):
         orders: dict[int, tuple[int, np.ndarray]] = {}
         for number in self.draws():
             size = self.batch_sizes[number] * self.processes
+            # Each pass through a dataset has its own order, and leaves out the rows that fill no batch.
             turn, place = divmod(seen[number], self.lengths[number] // size)
             seen[number] += 1
             if orders.get(number, (-1,))[0] != turn:
                 generator = np.random.default_rng((self.seed, 1 + number, turn))
                 orders[number] = turn, generator.permutation(self.lengths[number])
             batch = orders[number][1][place * size : (place + 1) * size]
+            # All processes draw the same batch, and each takes every n-th row of it.
             yield (starts[number] + batch[self.rank :: self.processes]).tolist()
 
     def draws(self) -> list[int]:
@@ -104,6 +106,7 @@ class ConversationRows(torch.utils.data.Dataset):
 
     def __init__(self, dataset: Dataset, processor: MiniGPT3DProcessor):
         clouds = ["points", *(ATTRIBUTES[name] for name in processor.feature_extractor.features[1:])]
+        # A custom format reads clouds from their files, row by row; other rows are in Arrow tables, read in one step.
         self._whole = dataset if dataset.format["type"] == "custom" else None
         names = list(dataset[0]) if self._whole is not None else dataset.column_names
         if missing := [name for name in ("points", _TURNS) if name not in names]:
@@ -194,6 +197,7 @@ class CaptionedDataset(ProcessedDataset):
         super().__init__(dataset, processor, transform, seed)
         if len(texts) != len(dataset) or not all(texts):
             raise ValueError(f"there are {sum(map(bool, texts))} rows with texts; expected {len(dataset)}, all rows")
+        # Many rows share their texts, such as those of a class, and each is embedded once.
         distinct = sorted({text for own in texts for text in own})
         number = {text: place for place, text in enumerate(distinct)}
         self.numbers = [np.array([number[text] for text in own]) for own in texts]

@@ -153,6 +153,7 @@ class PointTrainer(Trainer):
         is_ddp = self.args.world_size > 1 and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
         if training and (is_ddp or self.is_fsdp_enabled or self.is_deepspeed_enabled):
             check_replaced_codes(model)
+        # Frozen weights are most of the model here; DDP would send them at the start.
         if training and model is self.model and is_ddp:
             check_same_weights(model, keep_out_of_ddp(model))
         if training and self.is_fsdp_enabled:
@@ -207,6 +208,7 @@ class PointTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        # Checkpoints are saved by the same method, and a report is written only with the result.
         is_result = folder.resolve() == Path(self.args.output_dir).resolve() and self.args.should_save
         if is_result:
             _remove_model(folder)
@@ -228,6 +230,8 @@ class PointTrainer(Trainer):
         self._points_in_step = None
         if items is None and len(batches) * self.args.world_size > 1 and _has_point_labels(batches[0]):
             counts = torch.stack([(batch["labels"] != IGNORED).sum() for batch in batches]).sum().to(self.args.device)
+            # Trainer counts labels only for models that take `num_items_in_batch`, and averages the losses of others
+            # by batches.
             counts = cast(torch.Tensor, self.accelerator.reduce(counts, "sum"))
             self._points_in_step = counts / (len(batches) * self.args.world_size)
         return batches, items
@@ -272,6 +276,7 @@ class PointTrainer(Trainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Create the schedule of the learning rate."""
+        # A scheduler that was passed to Trainer wins over the arguments.
         own = self._own_scheduler(optimizer or self.optimizer) if self.lr_scheduler is None else None
         if own is None:
             return super().create_scheduler(num_training_steps, optimizer)
@@ -290,6 +295,7 @@ class PointTrainer(Trainer):
         if args.world_size == 1 or not isinstance(rows, StreamedRows):
             return super().get_train_dataloader()
         return DataLoader(
+            # Trainer would let one process read the stream and send parts of it, or let each read everything.
             rows.of_process(args.process_index, args.world_size),
             batch_size=args.train_batch_size,
             collate_fn=self.data_collator,
@@ -310,6 +316,7 @@ class PointTrainer(Trainer):
 
     @contextmanager
     def _keeping_all_rows(self) -> Iterator[None]:
+        # Trainer has one setting for all loaders; a dropped batch would change metrics.
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = False
         try:

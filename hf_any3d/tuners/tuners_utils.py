@@ -26,6 +26,7 @@ def extend_peft_type(name: str) -> PeftType:
     """
     if name in PeftType.__members__:
         return PeftType[name]
+    # Enums are closed, and PEFT looks up methods by members of its own: these are the steps by which Python adds one.
     member = str.__new__(PeftType, name)
     member._name_ = member._value_ = name
     member._sort_order_ = len(PeftType._member_names_)  # pyright: ignore[reportAttributeAccessIssue] enum internal
@@ -149,6 +150,7 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         device = device or next(self.base_layer.parameters()).device
         for adapter in self._parts_of(adapter_name):
             tensors = [adapter] if isinstance(adapter, nn.Parameter) else list(adapter.parameters())
+            # Tensors on the meta device have nothing to move; loading gives them their values and their device.
             if device.type != "meta" and not any(tensor.is_meta for tensor in tensors):
                 _in_place(adapter, device=device)
 

@@ -31,10 +31,12 @@ def feature_colors(features: np.ndarray, seed: int = 0) -> np.ndarray:
     if not np.isfinite(sample).all():
         raise ValueError("features: found NaN or infinite numbers; expected finite ones")
     mean = sample.mean(axis=0)
+    # Eigenvectors of the (channels, channels) matrix: far smaller than a decomposition of all points.
     _, axes = np.linalg.eigh((sample - mean).T @ (sample - mean))  # ascending
     axes = axes[:, :-4:-1]  # (channels, 3), the largest component first
     # The sign of a component is arbitrary: here its largest coefficient is positive.
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(3)])
+    # A few outliers would leave all other points in shades of one color.
     low, high = np.percentile((sample - mean) @ axes, (1, 99), axis=0)
     colors = np.empty((len(features), 3), dtype=np.float32)
     for start in range(0, len(features), _PIECE):

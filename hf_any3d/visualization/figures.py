@@ -137,6 +137,7 @@ def plot_views(
     entries = _legend(clouds, names, legend)
     values = np.concatenate([cloud.values for cloud in clouds if cloud.values is not None] or [np.zeros(0)])
     limits = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
+    # A long list below the clouds would take more room than they.
     by_side = len(entries) > 8
     lists = -(-len(entries) // max(8, int(3.6 * (cell + 0.25) * rows))) if by_side else 0  # columns of the legend
     lines = 0.22 * max(bool(cloud.title) + bool(_below(cloud, categories)) for cloud in clouds)
@@ -145,6 +146,7 @@ def plot_views(
     for number, cloud in enumerate(clouds):
         row = clouds[number // columns * columns :][:columns] if rows_share_frame else [cloud]
         axes = figure.add_subplot(rows, columns, number + 1)
+        # Drawn here: matplotlib's own 3D plots are slow for large clouds, and do not shade by depth.
         axes.imshow(_render(cloud, row, limits, up_axis, np.radians(elevation), zoom, round(2 * _DOTS * cell)))
         axes.set_axis_off()
         color = title_colors[number] if title_colors else "black"
@@ -209,6 +211,7 @@ def _render(
 ) -> np.ndarray:
     """Draw a cloud as discs with depth, and darken what nearer points cover: (side, side, 3) in [0, 1]."""
     is_flat = cloud.points.shape[1] == 2
+    # Clouds of a row are compared, so they share center and scale.
     own, *placed = (in_space(each, up_axis)[:, : cloud.points.shape[1]] for each in (cloud, *row))
     together = np.concatenate(placed)
     low, high = together.min(axis=0), together.max(axis=0)
@@ -232,13 +235,16 @@ def _render(
         ahead = np.sin(turn) * x + np.cos(turn) * z
         across, up = np.cos(turn) * x - np.sin(turn) * z, np.cos(tilt) * y - np.sin(tilt) * ahead
         depth = ahead * np.cos(tilt) + np.sin(tilt) * y
+    # Perspective of a camera 6 radii away.
     closer = 6 / (6 - depth)
     columns, lines = side / 2 + scale * across * closer, side / 2 - scale * up * closer
+    # Discs of about the distance between points, so that surfaces look closed.
     size = float(np.clip(1.4 * scale / np.sqrt(len(points)), 1.2, side / (60 if is_flat else 90)))
     steps = np.arange(-int(size), int(size) + 1)
     disc = [(dx, dy) for dy in steps for dx in steps if dx * dx + dy * dy <= size * size]
     picture, nearest = np.tile(background, (side * side, 1)), np.full(side * side, -np.inf)
     ranks = np.argsort(depth, kind="stable")  # later, nearer points are drawn over earlier ones
+    # In pieces from back to front, so that each pixel of a disc is one array operation, with little memory.
     for start in range(0, len(ranks), 20_000):
         chunk = ranks[start : start + 20_000]
         for dx, dy in disc:
@@ -259,6 +265,7 @@ def _shade(depth: np.ndarray, step: int = 2) -> np.ndarray:
     painted, total = np.isfinite(depth), np.zeros(depth.shape)
     for axis in (0, 1):
         for by in (-step, step):
+            # The neighbor above, below, left or right.
             other = np.roll(depth, by, axis=axis)
             with np.errstate(invalid="ignore"):
                 total += np.where(painted & np.isfinite(other), np.maximum(other - depth, 0), 0)

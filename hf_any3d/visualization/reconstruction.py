@@ -109,9 +109,12 @@ def reconstruct_masked(
     hidden, visible = (_column_indices(chosen) for chosen in (output.mask, ~output.mask))
     guesses = output.predictions.to(features.dtype)  # (batch, masked, target width)
     if model.config.distillation_loss not in _LOSSES_WITH_LENGTHS:
+        # The decoder needs lengths like those of real features: the mean one of this cloud's visible patches.
         length = gather_points(features, visible).norm(dim=-1).mean(dim=1)
         guesses = torch.nn.functional.normalize(guesses, dim=-1) * length[:, None, None]
     filled = features.scatter(1, hidden[..., None].expand_as(guesses), guesses)
+    # If the student learned features from before the graph decoder, that part of the teacher turns them into its
+    # output.
     autoencoder = model.autoencoder
     if model.config.target_layer != "graph_decoder":
         neighbors = autoencoder.graph_encoder.neighbors_of(patches.centers)
@@ -170,6 +173,7 @@ def write_masked_reconstructions(
         seen = _colored(one.visible, _SEEN)
         for patches, color in ((one.guessed, _GUESSED), (one.taught, _TAUGHT), (one.hidden, _HIDDEN)):
             clouds.append(np.concatenate([seen, _colored(patches, color)]))
+        # As the first of the row's four.
         clouds.insert(-3, seen)
         total = len(one.visible) + len(one.hidden)
         titles += [

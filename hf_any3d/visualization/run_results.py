@@ -61,6 +61,7 @@ def write_run_results(
     written = [write_text(folder / PAGE, _page(title, curves, metrics, table, confusions))]
     if len(table) > 1:
         written.append(write_text(folder / TABLE, csv_text(table)))
+    # The page needs no matplotlib; the picture is for places that show no HTML.
     if (curves or confusions) and find_spec("matplotlib") is not None:
         with atomic_write(folder / PICTURE) as unfinished:
             _picture(title, curves, confusions).savefig(unfinished, format="png")
@@ -127,6 +128,7 @@ def class_table(
 def _usual_mistake(matrix: np.ndarray, names: Sequence[str], name: str) -> list[str]:
     counts = np.asarray(matrix)[list(names).index(name)].copy()
     total = int(counts.sum())
+    # Without the right answers, the largest count is the most frequent mistake.
     counts[list(names).index(name)] = 0
     most = int(counts.argmax())
     return [str(total), f"{names[most]} ({counts[most] / total:.0%})" if counts[most] else ""]
@@ -206,6 +208,7 @@ def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> d
     steps = [step for line in lines.values() for step in line[0]]
     values = [value for line in lines.values() for value in line[1]]
     (x0, x1), (y0, y1) = (min(steps), max(steps)), (min(values), max(values))
+    # A single step or a constant line would divide by 0.
     x1, (y0, y1) = max(x1, x0 + 1), (y0 - 0.05 * (y1 - y0), y1 + 0.05 * (y1 - y0)) if y1 > y0 else (y0 - 0.5, y1 + 0.5)
 
     def place(step: float, value: float) -> tuple[float, float]:
@@ -234,6 +237,7 @@ def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> d
 def _ticks(low: float, high: float) -> np.ndarray:
     """Return round numbers between two bounds, about five."""
     power = 10.0 ** math.floor(math.log10((high - low) / 4))
+    # The first round number that gives six ticks at most.
     step = next(power * factor for factor in (1, 2, 5, 10) if (high - low) / (power * factor) <= 6)
     return np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step
 

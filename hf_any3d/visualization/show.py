@@ -88,9 +88,11 @@ def same_class_share(features: np.ndarray, labels: np.ndarray) -> float:
     unit = np.asarray(features, dtype=np.float64)
     unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     labels, hits = np.asarray(labels), 0
+    # A matrix of all pairs would not fit into memory for large datasets.
     for start in range(0, len(unit), 1024):
         rows = np.arange(start, min(start + 1024, len(unit)))
         similarity = unit[rows] @ unit.T  # (rows, clouds)
+        # A cloud is not its own neighbor.
         similarity[np.arange(len(rows)), rows] = -np.inf
         hits += int((labels[similarity.argmax(axis=1)] == labels[rows]).sum())
     return hits / len(unit)
@@ -229,6 +231,7 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
         data = data.sample_surface(MESH_POINTS, np.random.default_rng(0))
     note += f" · extent {' × '.join(f'{extent:.3g}' for extent in extents)}"
     labels = data.labels
+    # One label on all points tells no more than a line of text, and would hide their colors.
     if labels is not None and (labels == labels[0]).all():
         note += f" · all with label {labels[0] if names is None or labels[0] < 0 else names[labels[0]]}"
         labels, names = None, []
@@ -262,6 +265,7 @@ def views_of_rows(
         raise ValueError(f"predictions has {numbers[0]!r}; expected names of classes")
     classes = _names_of(rows, "label")
     names = _names_of(rows, "labels")
+    # Spread over the dataset, whose rows are often sorted by class.
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)).tolist()
     views = []
     for number in chosen:
@@ -276,6 +280,7 @@ def views_of_rows(
             view.status = "right" if predictions[number] == true else "wrong"
             view.note = true if view.status == "right" else f"{true} → {predictions[number]}"
         views.append(view)
+    # The page has one legend for all its clouds.
     if any(view.labels is None or view.labels.min() < 0 for view in views):
         for view in views:
             view.labels = None
@@ -311,6 +316,7 @@ def views_of_cells(model: Any, points: torch.Tensor) -> tuple[list[CloudView], d
     backbone = _backbone(model)
     config = backbone.config
     tokens = backbone.point_tokenizer(points[None].to(backbone.device))
+    # As in the model's forward pass.
     centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
     projection = project(centers, backbone.family.positions_of(backbone.encoder), config)
     geometry = Geometry(centers.float(), projection.view_positions, projection.extent, projection.cell_size)
@@ -319,6 +325,7 @@ def views_of_cells(model: Any, points: torch.Tensor) -> tuple[list[CloudView], d
     xyz, nearest = _nearest_token(points, tokens.centers[0])
     views, most = [], 0
     for number, (place, cell) in enumerate(zip(places, cells, strict=True), 1):
+        # Cells without tokens have numbers too; drawn ones are counted without gaps.
         cell = np.unique(cell, return_inverse=True)[1]
         most = max(most, int(cell.max()) + 1)
         across = place[:, 0]
@@ -351,7 +358,9 @@ def views_of_attention(model: Any, points: torch.Tensor) -> tuple[list[CloudView
     xyz, nearest = _nearest_token(points, output.centers[0])
     count, views = output.centers.shape[1], []
     for number, weights in enumerate(output.attentions, 1):  # (batch, heads, 1 + tokens, keys)
+        # Row 0 is that of the class token, and the last keys are the patches.
         weight = weights[0].float().mean(dim=0)[0, -count:]
+        # In multiples of equal attention to all tokens, so that models with other numbers of tokens compare.
         views.append(CloudView(xyz, values=(weight * count).cpu().numpy()[nearest], title=f"layer {number}"))
     return views, {"value_name": "attention", "columns": 4, "title": "attention of the class token"}
 
@@ -395,6 +404,7 @@ def serve_scene(cloud: Any, *, host: str = "127.0.0.1", port: int = 8080, names:
         raise ImportError("serving large scenes needs viser: pip install 'hf-any3d[scenes]'") from error
     view, names = view_of_cloud(cloud, names=names)
     center = (view.points.min(axis=0) + view.points.max(axis=0)) / 2
+    # Centered first: float32 is too coarse for coordinates of maps.
     points = np.ascontiguousarray(view.points - center, dtype=np.float32)
     heights = points[:, 2]
     colorings = {} if view.colors is None else {"color": view.colors}

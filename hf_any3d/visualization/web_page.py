@@ -254,6 +254,7 @@ def check_views(
 
 def thin_views(clouds: Sequence[CloudView]) -> list[CloudView]:
     """Return clouds with at most 200,000 points in all; larger ones are replaced by a random sample."""
+    # Every cloud gets the same share, and a page always the same sample.
     most, generator, thinned = MOST_POINTS // len(clouds), np.random.default_rng(0), []
     for cloud in clouds:
         if len(cloud.points) > most:
@@ -307,6 +308,7 @@ def _panels(clouds: Sequence[CloudView], columns: int, up_axis: str) -> tuple[li
         sidewards = (
             np.abs(together - center)[:, 0] if is_flat else np.linalg.norm((together - center)[:, [0, 2]], axis=1)
         )
+        # With these the page can draw flat or narrow clouds larger than the ball around them allows.
         fit = [round(float(sidewards.max() / radius), 4), round(float((high - low)[1] / 2 / radius), 4)]
         for cloud, points in zip(clouds[first : first + columns], row, strict=True):
             panel = {"start": start, "count": len(points), "title": cloud.title, "note": cloud.note}
@@ -329,6 +331,7 @@ def _panels(clouds: Sequence[CloudView], columns: int, up_axis: str) -> tuple[li
             )
             shown.append((points - center) / radius)
             start += len(points)
+    # 16 bits are finer than a pixel, and half the size of float32.
     return panels, _base64(np.rint(32767 * np.concatenate(shown)), "<i2")
 
 
@@ -349,6 +352,7 @@ def _colorings(
 ) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     labels = [cloud.labels for cloud in clouds if cloud.labels is not None]
+    # A coloring that some of the clouds lack is not offered.
     if len(labels) == len(clouds):
         palette = [hex_color(color) for color in label_colors(len(names))]
         values = _base64(np.concatenate(labels), "<u2")

@@ -121,6 +121,7 @@ class Codebook(nn.Module):
         products = tokens @ codes.T / tokens.shape[-1]
         if self.scores == "cosine":
             return self.scale * products
+        # The square of a difference, expanded: the differences themselves would be tokens times codes times channels.
         norms = tokens.square().mean(dim=-1, keepdim=True) + codes.square().mean(dim=-1)
         return self.scale * (2 * products - norms)
 
@@ -140,8 +141,10 @@ class Codebook(nn.Module):
         expected = len(rows) / len(self.weight)
         dead = self.counts < self.restart_share * expected
         order = torch.randperm(len(rows), device=rows.device)
+        # No token twice, unless there are more codes than tokens.
         drawn = rows[order[torch.arange(len(self.weight), device=rows.device) % len(rows)]]  # (codes, width)
         self.weight.copy_(torch.where(dead.unsqueeze(1), drawn, self.weight))
+        # As if they had an equal share of the tokens, or they would be replaced again in the next step.
         self.counts.masked_fill_(dead, expected)
         if self.ema_decay is not None:
             self.sums.copy_(torch.where(dead.unsqueeze(1), drawn * expected, self.sums))
@@ -256,4 +259,5 @@ def uniform_code_loss(logits: torch.Tensor) -> torch.Tensor:
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     posterior = wide.softmax(dim=-1).mean(dim=1)  # (batch, codes)
+    # With p = 1 / codes in place of the first argument, the divergence is -log(codes) - mean(log posterior).
     return -(posterior.log().mean(dim=-1) + math.log(logits.shape[-1])).mean()

@@ -39,6 +39,7 @@ def contrastive_loss(predictions: torch.Tensor, targets: torch.Tensor, temperatu
     logits = both @ both.transpose(1, 2) / temperature  # (batch, 2 * tokens, 2 * tokens)
     itself = torch.eye(2 * tokens, dtype=torch.bool, device=logits.device)
     logits = logits.masked_fill(itself, -torch.inf)
+    # A prediction's partner is the target with its number, half the sequence away, and the other way round.
     partner = torch.arange(2 * tokens, device=logits.device).roll(tokens).repeat(batch)
     return nn.functional.cross_entropy(logits.flatten(0, 1), partner) / tokens
 

@@ -69,6 +69,7 @@ def split_by_mask(mask: torch.Tensor, num_masked: int | None = None) -> tuple[to
         if len(set(counts)) != 1:
             raise ValueError(f"mask: hides {counts} patches of the clouds; expected equal numbers")
         num_masked = counts[0]
+    # A stable sort of 0 and 1 keeps ascending indices within both.
     order = mask.to(torch.uint8).argsort(dim=1, stable=True)
     visible = mask.shape[1] - num_masked
     return order[:, :visible], order[:, visible:]

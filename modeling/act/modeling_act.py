@@ -143,7 +143,7 @@ class ActPreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokensMixi
 
     @classmethod
     def base_class(cls) -> type[ActModel]:
-        """The point transformer's class."""
+        """Return the point transformer's class."""
         return ActModel
 
     @classmethod
@@ -304,6 +304,7 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         return any(getattr(layer, "takes_geometry", False) for layer in self.blocks.layers)
 
     def _mix_side_in(self, hidden_states: torch.Tensor, patches: Patches) -> torch.Tensor:
+        # The side network has no class token to mix with.
         leading = hidden_states.shape[1] - patches.centers.shape[1]
         side = self.side_projection(self.side(patches.neighborhoods))  # (batch, groups, hidden)
         weight = self.side_alpha.sigmoid()
@@ -313,6 +314,7 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
     def _pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.class_token is not None:
             return pool(hidden_states, self.config.pooling)
+        # A segmentation model has no class token, but its config may be a classifier's.
         how = [name for name in self.config.pooling if name != "cls"]
         return pool(hidden_states, how or ["max"], class_tokens=0)
 
@@ -588,8 +590,8 @@ class ActForPreTraining(ActPreTrainedModel):
         student: An encoder of `config.student_config`; by default a randomly initialized one is built from it.
 
     Raises:
-        ValueError: If the config has no `autoencoder_config`, or one with other patches; if the student is no encoder
-            of patches, or has other sizes than the config.
+        ValueError: If the config has no `autoencoder_config`, or one with other patches; if the student is not
+            an encoder of patches, or has other sizes than the config.
 
     Source: ACT (arXiv 2212.08320), Sec. 3.3.
     """
@@ -735,6 +737,7 @@ class ActForPreTraining(ActPreTrainedModel):
         patches = self.cut(points)
         num_masked = None
         if mask is None:
+            # Known here, so that no accelerator has to count the mask.
             num_masked = int(self.config.mask_ratio * patches.centers.shape[1])
             mask = MASKS[self.config.mask_type](patches.centers, num_masked)
         visible, hidden = split_by_mask(mask, num_masked)
@@ -843,6 +846,7 @@ class ActForPreTraining(ActPreTrainedModel):
                 return_dict=True,
             )
         if self.config.encode_visible_only:
+            # Patches are flattened to rows, which `gather_points` selects.
             rows = gather_points(patches.neighborhoods.flatten(2), visible)
             tokens = self.act.patch_encoder(rows.view(*visible.shape, *patches.neighborhoods.shape[2:]))
         else:
@@ -878,6 +882,7 @@ class ActForPreTraining(ActPreTrainedModel):
         leading = encoded.shape[1] - seen.shape[1]
         if not hidden.shape[1]:
             return self.prediction_head(encoded[:, leading:]), None
+        # Visible patches first: `_decode` returns the last of the sequence.
         centers = torch.cat([seen, gather_points(patches.centers, hidden)], dim=1)
         positions = self.decoder_position_embed(centers.to(encoded.dtype))
         masks = self.mask_token.to(encoded.dtype).expand(*hidden.shape, -1)

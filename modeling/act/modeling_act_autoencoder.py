@@ -225,6 +225,8 @@ def run_with_prompts(
                 front = front + own
             if every_layer or not number:
                 tokens = tokens + positions
+            # Nobody reads the output of these prompts, so keys and values are all that the layer has to compute of
+            # them.
             last = deep or number == len(layers) - 1
             prefix = compute_prefix(layer, front, **arguments) if supported and last else None
             if prefix is not None:
@@ -263,6 +265,8 @@ def shared_position(encoder: PreTrainedModel, family: EncoderFamily, hidden_stat
         table = family.positions_of(encoder)
         rows, columns, axes = table.rows, table.columns, 1 if table.kind == "line" else 2
     columns = columns or 2
+    # Prompts and codes bring learned positions of their own. At equal places, those in the encoder's layers, relative
+    # or rotary, are the same for all pairs.
     middle = hidden_states.new_tensor([(columns - 1) / 2, (rows - 1) / 2][:axes], dtype=torch.float32)
     entry = middle.expand(hidden_states.shape[0], 1, hidden_states.shape[1], axes)
     return TokenPlaces(entry, rows, columns, class_tokens=0)
@@ -529,6 +533,7 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         if return_loss:
             target = patches.neighborhoods[..., :3].flatten(0, 1)
             output.reconstruction_loss = sum(chamfer_distance(made.flatten(0, 1), target) for made in (coarse, fine))
+            # Without a weight the term is only reported.
             with torch.set_grad_enabled(torch.is_grad_enabled() and kl_weight != 0):
                 output.kl_loss = uniform_code_loss(logits)
             output.loss = output.reconstruction_loss + kl_weight * output.kl_loss

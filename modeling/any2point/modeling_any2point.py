@@ -250,6 +250,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
         projection = project(centers, self.family.positions_of(self.encoder), config)
         geometry = Geometry(
+            # Cells are numbers of places, which have no gradient.
             centers.detach().float(),
             projection.view_positions,
             projection.extent,
@@ -307,6 +308,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
             hidden_states = input_norm(hidden_states)
         positions = positions.to(encoder.dtype)
         if geometry.batch_second:
+            # The layers take their first axis for the batch: so attention is over the clouds, as in a released
+            # program.
             hidden_states, positions = hidden_states.transpose(0, 1), positions.transpose(0, 1)
         layers = self.family.layers_of(encoder)
         # Layers with prompts need masks and positions for them, too.
@@ -314,6 +317,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         inputs = {extra: self._layer_inputs(hidden_states, places, extra) for extra in set(lengths)}
         made = [hidden_states]
         for layer, extra in zip(layers, lengths, strict=True):
+            # Each iterator has arguments for every layer, so all of them advance, though only one is read.
             arguments = {length: next(own) for length, own in inputs.items()}[extra]
             if where != "input":
                 hidden_states = hidden_states + positions
@@ -450,7 +454,9 @@ class PointPropagation(nn.Module):
         points = points.to(torch.promote_types(dtype, torch.float32))
         tokens = self.from_tokens(features.last_hidden_state[:, 1:].to(dtype))  # (batch, tokens, width)
         centers = features.centers.to(points.dtype)
+        # Features and positions of the tokens in one search.
         near = three_nearest_interpolate(points, centers, torch.cat([tokens.to(points.dtype), centers], dim=-1))
+        # From the mean of its three nearest tokens, weighted like their features.
         offsets = points[..., :3] - near[..., -3:]
         own = self.from_point(torch.cat([points, offsets], dim=-1).to(dtype))
         whole = self.from_cloud(features.pooler_output.to(dtype))  # (batch, width)
@@ -625,6 +631,7 @@ class PointTextAlignment(nn.Module):
     def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return unit vectors `(clouds, text_width)` of pooled features, and the scale of the cosines."""
         projected = self.projection(in_precision_of(self.projection, pooled)).float()
+        # As CLIP limits it: a larger scale makes training unstable.
         scale = self.logit_scale.float().exp().clamp(max=LARGEST_SCALE)
         return nn.functional.normalize(projected, dim=-1), scale
 

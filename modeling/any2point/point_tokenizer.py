@@ -87,6 +87,7 @@ class Tokenizer(nn.Module):
     def scale_tokens(self, gain: float | torch.Tensor) -> None:
         """Multiply the spread of new tokens, whose norm starts with a gain of 1 (`config.token_scale`)."""
         if self.token_norm is not None:
+            # The bias too: `start` may have copied one that is not 0.
             self.token_norm.weight.mul_(gain)
             self.token_norm.bias.mul_(gain)
 
@@ -136,6 +137,7 @@ class PointTokenizer(Tokenizer):
         width = config.tokenizer_width or default_tokenizer_width(hidden_size, stages)
         if width % (6 * 2 ** (stages - 1)):
             raise ValueError(f"tokenizer_width={width}; expected a multiple of {6 * 2 ** (stages - 1)}")
+        # Every stage doubles the channels, up to `width` in the last one.
         self.embed = nn.Linear(config.in_channels, width >> stages, bias=False)
         self.embed_norm = nn.BatchNorm1d(width >> stages)
         self.stages = nn.ModuleList(
@@ -289,5 +291,6 @@ def normalize_offsets(offsets: torch.Tensor, how: str, eps: float) -> torch.Tens
     """Normalize the scale of neighbor offsets `(batch, centers, k, 3)` (Point-PN; see `Any2PointConfig`)."""
     if how == "group_max":
         return offsets / (offsets.abs().amax(dim=2, keepdim=True) + eps)
+    # With axis 0 the scale is that of the batch, and a cloud's tokens depend on the others.
     axes = (0, 1, 2, 3) if how == "batch_std" else (1, 2, 3)
     return offsets / (offsets.std(dim=axes, keepdim=True) + eps)

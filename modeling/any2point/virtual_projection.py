@@ -109,6 +109,7 @@ def places_without_projection(rotated: torch.Tensor, extent: Sequence[float], co
     else:
         number = torch.arange(tokens)
         columns = tokens if len(extent) == 1 else math.ceil(math.sqrt(tokens))
+        # Column and row in a grid that is as square as possible, both as shares from 0 to 1.
         along = [number % columns / max(columns - 1, 1), number // columns / max((tokens - 1) // columns, 1)]
         fraction = torch.stack(along[: len(extent)], dim=-1).expand(views, -1, -1)
     place = fraction * (torch.tensor(extent) - 1)
@@ -122,6 +123,7 @@ def _read_plane(table: PositionTable, entry: torch.Tensor, config: Any2PointConf
         size = torch.tensor([table.columns, table.rows], device=entry.device)
         vectors = vectors * (size - entry).clamp(0, 1).prod(dim=-1, keepdim=True)
     if config.transposed_plane_positions:
+        # The reshape keeps the transposed order in memory, which gives a token numbers of several others.
         vectors = vectors.transpose(-1, -2).reshape(vectors.shape)
     return vectors
 
@@ -139,6 +141,7 @@ def line_positions(rotated: torch.Tensor, direction: Sequence[float], length: in
     low, high = along.amin(dim=2, keepdim=True), along.amax(dim=2, keepdim=True)
     if mapping == "wrap":
         return ((along - low) / (high - low) * length - 0.5).remainder(length).unsqueeze(-1)
+    # All tokens of a cloud may lie in a plane across the line.
     fraction = (along - low) / (high - low).clamp_min(torch.finfo(along.dtype).tiny)
     return (fraction * (length - 1)).unsqueeze(-1)
 
@@ -156,7 +159,7 @@ def plane_positions(rotated: torch.Tensor, distance: float, extent: Sequence[flo
         x = ((slope[..., 0] + 1) * width / 2 - 0.5).remainder(width)
         y = ((slope[..., 1] * (height / width) + 1) * height / 2 - 0.5).remainder(height)
         return torch.stack([x, y], dim=-1)
-    # Slope ±1 is a viewing angle of 45°, the border of the image.
+    # Slope ±1 is a viewing angle of 45°, the border of the image. Behind the camera, slopes would change their sign.
     slope = rotated[..., :2] / depth.clamp_min(1e-3).unsqueeze(-1)
     size = torch.tensor([width - 1, height - 1], device=rotated.device)
     return (slope.clamp(-1, 1) + 1) / 2 * size

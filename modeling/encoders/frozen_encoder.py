@@ -481,10 +481,12 @@ def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[
     if quantized := [name for name, parameter in named.items() if not parameter.is_floating_point()]:
         raise ValueError(f"the encoder's {quantized[0]} is {named[quantized[0]].dtype}; expected floating point")
     mode = model.training
+    # Layer drop in train mode would leave out layers by chance.
     model.eval()
     encoder.requires_grad_(True)
     with torch.enable_grad():
         reached = torch.autograd.grad(probe().sum(), list(named.values()), allow_unused=True)
+    # Parameters on which the output does not depend have no gradient at all.
     trained = [name for name, gradient in zip(named, reached, strict=True) if gradient is not None]
     for name in named.keys() - set(trained):
         named[name].requires_grad_(False)

@@ -52,6 +52,7 @@ def encoder_settings(
             )
         config.num_hidden_layers = num_layers
         if getattr(config, "layer_types", None) is not None:
+            # One entry for each layer, as transformers checks.
             config.layer_types = config.layer_types[:num_layers]
     return {
         "encoder_config": config,

@@ -146,6 +146,7 @@ class PositionTable:
 
 def _neighbors(place: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     place = place.clamp(0, size - 1)
+    # A place at the last entry lies between the last two, with all the weight on the second.
     low = place.floor().clamp(max=max(size - 2, 0))
     return low.long(), (low.long() + 1).clamp(max=size - 1), place - low
 
@@ -173,6 +174,7 @@ def line_bias(
     table = PositionTable("line", biases(bucket(distances)), 1, len(distances))
     total = 0
     for place in places.entry.unbind(dim=1):  # (batch, tokens, 1)
+        # Keys minus queries, moved to start at 0 as the table does.
         total = total + table.lookup(place.unsqueeze(1) - place.unsqueeze(2) + reach)
     return (total / places.entry.shape[1]).permute(0, 3, 1, 2)
 
@@ -192,6 +194,7 @@ def plane_bias(places: TokenPlaces, biases: torch.Tensor) -> torch.Tensor:
     center = places.entry.new_tensor([places.columns - 1, places.rows - 1])
     total = 0
     for place in places.entry[:, :, places.class_tokens :].unbind(dim=1):  # (batch, tokens, 2)
+        # Queries minus keys, moved to start at 0 as the table does.
         total = total + table.lookup(place.unsqueeze(2) - place.unsqueeze(1) + center)
     if not places.class_tokens:
         return (total / places.entry.shape[1]).permute(0, 3, 1, 2)

@@ -40,6 +40,7 @@ class HeadRotation:
         return self
 
     def __rmul__(self, states: torch.Tensor) -> torch.Tensor:
+        # Grouped attention has several query heads for each key head, which share its rotation.
         groups = states.shape[1] // self.values.shape[1]
         return states * self.values.repeat_interleave(groups, dim=1)
 
@@ -112,6 +113,7 @@ def rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
             prefix = f"{kind}_" if kind else ""
             scaling = getattr(rotary, f"{prefix}attention_scaling", 1.0)
             pair = rotation(call, call.places.entry, getattr(rotary, f"{prefix}inv_freq"), scaling)
+            # With one rotation for all heads, layers get plain tensors, which they broadcast.
             one = pair[0].shape[1] == 1
             made[kind] = tuple(part.squeeze(1) if one else HeadRotation(part) for part in pair)
         yield {"attention_mask": call.mask, "is_causal": False, "position_embeddings": made[kind]}

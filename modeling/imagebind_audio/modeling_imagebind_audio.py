@@ -79,6 +79,8 @@ class ImageBindAudioAttention(nn.Module):
         )  # each (batch, heads, tokens, head width)
         if self.bias_k is not None:
             key, value = (
+                # Appended at the end, as in torch's MultiheadAttention with add_bias_kv, which the released model
+                # uses.
                 torch.cat([tokens, bias.expand(len(tokens), -1, -1, -1)], dim=2)
                 for tokens, bias in ((key, self.bias_k), (value, self.bias_v))
             )

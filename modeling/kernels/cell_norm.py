@@ -30,6 +30,7 @@ def cell_norm_plain(
     inside = occupied.unsqueeze(-1)
     mean = (rows * inside).sum(dim=(0, 2)) / total  # (views, hidden)
     centered = rows - mean.unsqueeze(1)
+    # Empty cells that count in `total` are rows of zeros, at the distance of the mean from it.
     squares = (centered.square() * inside).sum(dim=(0, 2)) + (total - count) * mean.square()
     variance = squares / total
     normed = bias.unsqueeze(1) + centered * (weight * (variance + eps).rsqrt()).unsqueeze(1)
@@ -88,9 +89,11 @@ def normalize(
     """
     mean = _sum_rows(inside, table) / total  # (views, hidden)
     centered = table - mean.unsqueeze(1)
+    # As above, for the rows of zeros.
     squares = _sum_rows(inside, centered.square()) + (total - count) * mean.square()
     variance = squares / total
     scale = weight * (variance + eps).rsqrt()
+    # Into the memory of `centered`, which is not read again.
     return torch.addcmul(bias.unsqueeze(1), centered, scale.unsqueeze(1), out=centered), mean, variance
 
 
@@ -113,6 +116,7 @@ def norm_gradients(
     share = scale / -total
     grad_mean, grad_centered = (grad_bias * share).unsqueeze(1), (grad_weight * deviation * share).unsqueeze(1)
     grad_table = torch.addcmul(grad_mean, centered, grad_centered, out=centered)
+    # Rows that are not occupied did not enter the statistics, so nothing of the above is theirs.
     grad_table.addcmul_(grad_normed, scale.unsqueeze(1)).mul_(inside.unsqueeze(-1))
     return grad_table, grad_weight, grad_bias
 

@@ -65,6 +65,8 @@ class Pairs:
 
     def sum(self, rows: Tensor, over_queries: bool = False) -> Tensor:
         """Sum rows `(pairs, channels)` for each first token, or for each second one: `(tokens, channels)`."""
+        # Bags are runs of pairs with the same first token. The swapped pairs of such a run have it as their second
+        # one.
         index = self.swapped if over_queries else torch.arange(len(rows), device=rows.device)
         return nn.functional.embedding_bag(index, rows, self.starts, mode="sum")
 
@@ -130,8 +132,11 @@ class Membership(_Visited):
         """The pairs of tokens in a cell as a list."""
         tokens = self.same.shape[-1]
         query, key = self.same.reshape(-1, tokens).nonzero().unbind(1)
+        # From a number within one cloud and view to one among all of them, which `query` is already.
         key = key + query - query % tokens
         partners = self.same.sum(dim=-1).flatten()
+        # Pairs are sorted by query, then key, and a pair has a swapped one: sorted by key, then query, they come in
+        # the order of their swapped pairs.
         return Pairs(query, key, key.argsort(stable=True), partners.cumsum(0) - partners, partners)
 
 

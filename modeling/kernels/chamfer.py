@@ -39,12 +39,14 @@ def chamfer_plain(
         `(batch, points of x)` and `(batch, points of y)`, undefined for masked points.
     """
     with torch.no_grad():
+        # The form with a matrix product loses the digits of small distances far from the origin.
         distance = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
         _mask_out(distance, x_mask, y_mask, slice(None))
         x_nearest, y_nearest = distance.argmin(dim=2), distance.argmin(dim=1)
     squares = _squares(_differences(x, y, x_nearest)), _squares(_differences(y, x, y_nearest))
     if norm == "l2":
         return squares
+    # The root has an infinite gradient at 0, which times 0 would be NaN: it is taken of 1 there.
     return tuple(torch.where(d == 0, 1, d).sqrt() * (d != 0) for d in squares)
 
 
@@ -133,6 +135,7 @@ def _search_blocks(
     height = max(1, min(rows, limit // width))
     clouds = max(1, min(batch, limit // (height * width)))
     buffers = x.new_empty(2, clouds * height * width)
+    # 0 stays where no distance is below infinity, as for masked points: undefined, but in range.
     nearest = [torch.zeros(batch, count, dtype=torch.long, device=x.device) for count in (rows, columns)]
     least = [x.new_full((batch, count), torch.inf) for count in (rows, columns)]
     for cloud, row, column in product(range(0, batch, clouds), range(0, rows, height), range(0, columns, width)):
@@ -198,6 +201,7 @@ def _search_trees(query: Tensor, points: Tensor, mask: Tensor | None) -> Tensor:
         # Building a balanced tree would take half of the time.
         tree = cKDTree(rows.numpy(), balanced_tree=False, compact_nodes=False)
         index = torch.from_numpy(tree.query(query[cloud].numpy(), workers=torch.get_num_threads())[1])
+        # The tree numbers only the points that count.
         nearest[cloud] = index if mask is None else mask[cloud].nonzero().squeeze(1)[index]
     return nearest
 
@@ -257,6 +261,7 @@ def _subtract_at(own: Tensor, others: Tensor, index: Tensor) -> Tensor:
 
 
 def _narrow(index: Tensor, count: int) -> Tensor:
+    # Indices are kept until the backward pass, in the smallest dtype that holds them.
     for dtype in (torch.uint8, torch.int16, torch.int32):
         if count <= torch.iinfo(dtype).max + 1:
             return index.to(dtype)

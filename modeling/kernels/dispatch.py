@@ -169,6 +169,7 @@ class Kernel(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the operation."""
+        # Before the conditions, which may read values that a compiler does not have.
         if self.traced is not None and torch.compiler.is_compiling():
             return self.traced(*args, **kwargs)
         if self.triton is not None and self.uses_triton(*args, **kwargs):

@@ -50,7 +50,7 @@ def farthest_point_sample_fused(
 def farthest_point_sample_traced(
     points: Tensor, num_samples: int, start_index: int | Tensor, min_squared_norm: float | None, tie_rule: str
 ) -> Tensor:
-    """The loop as one operator for compilers, and as a loop of the graph for exporters."""
+    """Run the loop as one operator for compilers, and as a loop of the graph for exporters."""
     if not isinstance(start_index, Tensor):
         start_index = torch.full((points.shape[0],), start_index, device=points.device)
     if torch.compiler.is_exporting():
@@ -95,6 +95,7 @@ def sample_with(
     refuse_out_of_range("points", axes.transpose(0, 1))
     order = None
     if tie_rule == "cuda":
+        # Points in the order of preference: the first of equal maxima is then the one that the kernel prefers.
         order = _cuda_order(count, points.device)  # (points,)
         axes = axes[..., order]
         start = torch.empty_like(order).scatter_(0, order, torch.arange(count, device=order.device))[start]
@@ -250,12 +251,13 @@ def _cuda_order(count: int, device: torch.device) -> Tensor:
     """Compute `cuda_priority` for a number of points that is known only when the graph runs."""
     index = torch.arange(count, device=device)
     powers = 2 ** torch.arange(_THREAD_BITS + 1, device=device)
+    # The number of threads: the largest power of two up to the count, at most 512.
     thread = index % powers.masked_fill(powers > count, 0).amax(dim=0)
     if device.type != "cpu" and not torch.compiler.is_exporting():
         # Computed there: a table would be sent from the host, which would wait.
         bits = torch.arange(_THREAD_BITS, device=device)
         reversed_thread = (((thread[:, None] >> bits) & 1) << (_THREAD_BITS - 1 - bits)).sum(dim=1)
         return (reversed_thread * count + index).sort().indices
-    # All bits are reversed: with fewer threads the numbers are larger, but in the same order.
+    # All nine bits are reversed: with fewer threads the numbers are larger, but in the same order.
     reversed_thread = torch.tensor(_REVERSED, device=device).index_select(0, thread)
     return (reversed_thread * count + index).sort().indices

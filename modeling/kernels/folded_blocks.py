@@ -32,6 +32,7 @@ def stage_is_plain(neighborhoods: Neighborhoods, blocks: Sequence[ResidualBlock]
         *(weight for layer in layers for weight in layer.parameters()),
     )
     needs_gradient = torch.is_grad_enabled() and any(one.requires_grad for one in inputs)
+    # Norms without running statistics use those of the batch in evaluation, too.
     has_statistics = all(block.reduce_norm.track_running_stats for block in blocks) and all(
         block.expand_norm.track_running_stats for block in blocks
     )
@@ -64,6 +65,7 @@ def _with_running_statistics(neighborhoods: Neighborhoods, blocks: Sequence[Resi
     for part, reduced in zip(neighborhoods.parts(), neighborhoods.reduced_rows(weights[0][0]), strict=True):
         rows = neighborhoods.rows(part)  # (centers * k, width)
         for number, (reduce, reduce_bias, expand, expand_bias) in enumerate(weights):
+            # The first product comes with the part, as a sum of products of few rows.
             hidden = (multiply(rows, reduce.T, rounded) if number else reduced).add_(reduce_bias)
             add_product(rows, hidden.relu_(), expand.T, rounded)
             if number < last:

@@ -64,15 +64,19 @@ class _EdgeMaximum(torch.autograd.Function):
         batch, tokens, k = neighbors.shape
         offset = torch.arange(batch, device=terms.device).mul_(tokens)[:, None, None]
         ends = (neighbors + offset).view(-1, k)  # (batch * tokens, k)
+        # A sum over edges is one over the tokens in which they end, each times the number of its edges.
         count = torch.zeros(batch * tokens, device=terms.device)
         count.index_add_(0, ends.view(-1), torch.ones_like(count).repeat_interleave(k))
         count = count.view(batch, 1, tokens)
         given, own = terms.float().unflatten(-1, (-1, 2)).unbind(dim=-1)
+        # From here on an edge is `given[neighbor] + own[token]`.
         own = own - given
         # Centered before squaring: otherwise a large mean would swamp a small variance.
         given = (given - _spread(_group_mean(_count_sum(count, given)) / (tokens * k), given)).flatten(0, 1)
         own = (own - _spread(_group_mean(own.sum(dim=1, keepdim=True)) / tokens, own)).flatten(0, 1)
         ends_by_neighbor = ends.unbind(dim=1)
+        # A negative gain turns the order of a channel around: there, the maximum after the norm is the minimum before
+        # it.
         sign = torch.where(gain < 0, -1.0, 1.0)
         largest = total = given[ends_by_neighbor[0]]
         largest = largest * sign
@@ -84,6 +88,7 @@ class _EdgeMaximum(torch.autograd.Function):
             winner.masked_fill_(rows > largest, number)
             torch.maximum(largest, rows, out=largest)
         squares = _count_sum(count, given.square().view(batch, tokens, -1))
+        # What is left of the squares of `given + own` over a token's edges, without those of `given`.
         squares += (own * (2 * total + k * own)).view(batch, tokens, -1).sum(dim=1, keepdim=True)
         scale = (_group_mean(squares) / (tokens * k) + eps).rsqrt()  # (batch, groups)
         best = largest.mul_(sign).add_(own).view(batch, tokens, -1)

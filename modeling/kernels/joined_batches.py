@@ -92,6 +92,7 @@ class JoinedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.num_batches_tracked.add_(1)
         # As in torch: without momentum, running statistics are the mean over batches.
         momentum = 1 / self.num_batches_tracked if self.momentum is None else torch.tensor(self.momentum)
+        # The running variance is the unbiased one, though the batch is normalized by the biased one.
         for running, new in (
             (self.running_mean, mean),
             (self.running_var, variance * total / (total - 1).clamp(min=1)),

@@ -63,7 +63,7 @@ def has_many_points(query: Tensor, points: Tensor, k: int, method: str) -> bool:
 
 @operator("knn")
 def knn_traced(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tensor, Tensor]:
-    """The search as one operator: compilers can trace neither trees nor checks of values."""
+    """Search in one operator: compilers can trace neither trees nor checks of values."""
     from hf_any3d.modeling import kernels  # the table, which imports this module
 
     return kernels.knn(query, points, k, method)
@@ -121,6 +121,7 @@ def _search_by_product(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, T
     # The query's norm is the same for all neighbors and does not change their order.
     score = torch.baddbmm(points.square().sum(-1)[:, None], query, points.transpose(1, 2), alpha=-2)
     score, index = score.topk(k, dim=-1, largest=False)  # (batch, queries, k)
+    # Rounding may leave squares of equal points slightly below 0.
     return (score + query.square().sum(-1, keepdim=True)).clamp_(min=0).float(), index
 
 

@@ -113,7 +113,7 @@ class Neighborhoods:
         return self.places.taps(self.features.dtype)
 
     def _coordinates(self, part: slice) -> slice:
-        """The coordinates of a part among those of all offsets."""
+        """Return where the coordinates of a part are among those of all offsets."""
         axes = 3 * self.neighbors.shape[1]
         return slice(part.start * axes, part.stop * axes)
 
@@ -140,6 +140,7 @@ class Neighborhoods:
         half = self.features.shape[1]
         as_neighbor = self.features @ weight[:, :half].T  # (points, hidden)
         as_center = self.features.index_select(0, self.centers) @ weight[:, half:].T  # (centers, hidden)
+        # All axes share the waves, but each has columns of its own in the weight.
         table = self.table.waves @ weight.view(len(weight), 3, -1).permute(1, 2, 0)  # (3, nodes, hidden)
         for part in self.parts():
             rows = self.taps[self._coordinates(part)].read_axes(table)
@@ -207,6 +208,7 @@ class WaveTable:
         self.step = _RADIANS / float(frequencies[0])
         # NaN, as of offsets in a flat neighborhood divided by its height, stays NaN but needs a place.
         reach = float(numbers.nan_to_num(0, 0, 0).abs().amax())
+        # Two more nodes at both ends, so that every number lies in the middle of six.
         self.first = -reach - (_TAPS // 2 - 1) * self.step
         nodes = math.ceil(2 * reach / self.step) + _TAPS
         self.exact = nodes > numbers.numel()
@@ -248,6 +250,7 @@ class Places:
 
     def add_to_axes(self, out: Tensor, rows: Tensor) -> None:
         """Add `rows` `(rows / 3, channels)` to tables `out` `(3, nodes, channels)`: the transpose of `read_axes`."""
+        # Sorted by node, so that the rows that are added to one node form a run, summed before it is added.
         first = (self.first.view(-1, 3) + _axis_starts(self.first, out.shape[1])).flatten()
         first, order = first.sort()
         weights = _node_weights(first, None if self.away is None else self.away.index_select(0, order), out.dtype)
@@ -257,9 +260,12 @@ class Places:
         index = nn.functional.pad(order.div_(3, rounding_mode="floor"), (0, unused)).view(-1, 1, _RUN)
         weights = nn.functional.pad(weights, (0, unused)).view(taps, -1, _RUN).transpose(0, 1)  # (runs, taps, run)
         is_start = nn.functional.pad(first.diff() > 0, (1, 0), value=True)
+        # Runs end every `_RUN` numbers, within those of a node too.
         is_start[::_RUN] = True
         start = is_start.nonzero().squeeze(1)  # in every run, where the numbers of another node start
         tap = torch.arange(taps, device=out.device)
+        # A bag is a stretch of one node in a run, once for each tap. Weights are laid out as (runs, taps, run), so a
+        # run's taps lie `_RUN` apart and all runs before it take `taps - 1` more of those; bags must ascend.
         bags, by_bag = ((start + start // _RUN * (taps - 1) * _RUN).unsqueeze(1) + tap * _RUN).flatten().sort()
         sums = nn.functional.embedding_bag(
             index.expand(-1, taps, -1).flatten(), rows, bags, mode="sum", per_sample_weights=weights.flatten()

@@ -65,6 +65,7 @@ def _statistics(rows: Tensor, few: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor
     mean = rows.mean(dim=0, dtype=torch.float32)
     variance = sum((rows[part] - mean).square_().sum(dim=0) for part in _parts(rows, few)) / len(rows)
     few_variance, few_mean = torch.var_mean(few.float(), dim=0, correction=0)
+    # Every row is added to every one of `few`, so over all sums the two are independent.
     mean, variance = mean + few_mean, variance + few_variance
     count = len(rows) * len(few)
     norm.num_batches_tracked.add_(1)

@@ -69,6 +69,7 @@ def pair_attention_plain(qkv: Tensor, pairs: Pairs, heads: int, scale: float, dr
     """
     query, key, value = (part.unflatten(1, (heads, -1)) for part in _gather(qkv, pairs))  # (pairs, heads, head width)
     score = (query * key).sum(dim=-1).mul(scale).to(torch.promote_types(qkv.dtype, torch.float32))  # (pairs, heads)
+    # A softmax over lists of different lengths; the largest score of each is subtracted to keep exp in range.
     largest = score.new_full((len(qkv), heads), -torch.inf)
     largest = largest.scatter_reduce(0, pairs.query[:, None].expand_as(score), score.detach(), "amax")
     share = (score - largest[pairs.query]).exp()
@@ -106,6 +107,7 @@ class _PairAttention(torch.autograd.Function):
         share = score.sub_(largest.index_select(0, pairs.query)).exp_()
         total = pairs.sum(share)  # (tokens, heads)
         gathered = pairs.sum((share @ channels.T).mul_(value)).div_(total @ channels.T)
+        # With the logarithm of the softmax's divisor, the backward pass gets all shares from the scores alone.
         ctx.save_for_backward(qkv, channels, gathered, largest.add_(total.log_()))
         ctx.pairs, ctx.scale = pairs, scale
         return gathered.to(qkv.dtype)

@@ -141,6 +141,7 @@ def pooled_blocks(
     for number, block in enumerate(others, start=1):
         inputs: list[Tensor] = []
         saved.append(_first_half(neighborhoods, block, _next_rows(block, sums, shift, inputs, rounded), inputs))
+        # The input is overwritten; from the third block on, the backward pass needs it (see `Saved.pack`).
         sums, shift = _second_half(block, saved[-1], map(torch.clone, inputs) if number > 1 else inputs, rounded)
     pooled = features.new_empty(len(neighbors), neighborhoods.width)
     winners = neighbors.new_empty(pooled.shape)
@@ -171,6 +172,7 @@ def _first_half(neighborhoods: Neighborhoods, block: Block, parts: Iterable[Tens
         statistics.append(torch.batch_norm_update_stats(rows, None, None, momentum=0.0))
     dtype, wide = block.reduce.dtype, statistics_dtype(block.reduce)
     mean, variance = pool_statistics(statistics, [len(rows) / neighborhoods.count for rows in reduced], wide)
+    # The other four follow from the hidden rows, which need the first two.
     saved = Saved(mean.to(dtype), variance.to(dtype), *[mean] * 4, reduced, inputs)
     total = torch.zeros_like(mean)
     products = total.new_zeros(len(total), len(total))
@@ -184,6 +186,7 @@ def _first_half(neighborhoods: Neighborhoods, block: Block, parts: Iterable[Tens
     mean = total / neighborhoods.count
     covariance = products / neighborhoods.count - mean.outer(mean)
     expand = block.expand.to(wide)
+    # The diagonal of `expand @ covariance @ expand.T`, which rounding may leave below 0.
     variance = ((expand @ covariance) * expand).sum(dim=1).clamp_min_(0)
     saved.hidden_mean, saved.hidden_covariance = mean.to(dtype), covariance.to(dtype)
     saved.expand_mean, saved.expand_variance = (expand @ mean).to(dtype), variance.to(dtype)
@@ -311,8 +314,10 @@ def pooled_blocks_backward(
     pooled, winners, *rest = results
     parts = neighborhoods.parts()
     saved = Saved.unpack(rest, len(blocks), len(parts))
+    # Sums of few products: cheaper to compute again than to keep.
     saved[0].reduced = list(neighborhoods.reduced_rows(blocks[0].reduce))
     grad_output: _PooledGradient | _RowsGradient
+    # Through the last ReLU, which was applied to the maximum.
     grad_output = _PooledGradient(gradient.where(pooled > 0, 0), winners, neighbors.shape[1], parts)
     gradients: list[Tensor] = []
     for number in reversed(range(len(blocks))):
@@ -330,6 +335,7 @@ def pooled_blocks_backward(
         else:
             grad_features, grad_reduce = neighborhoods.reduced_gradient(block.reduce, grad_reduced.rows)
             grad_output.add_to_features(grad_features, neighborhoods)
+        # The norm after a layer cancels its bias.
         grad_biases = torch.zeros_like(block.reduce_bias), torch.zeros_like(block.expand_bias)
         own_gradients = [grad_reduce, grad_biases[0], *grad_norm, grad_expand[0], grad_biases[1], *grad_expand[1:]]
         gradients = own_gradients + gradients

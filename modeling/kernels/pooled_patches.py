@@ -70,6 +70,7 @@ def layers_are_plain(patches: Tensor, layers: MiniPointNet) -> bool:
 
     Without batch statistics, nothing may need a gradient, and no compiler unrolls the parts.
     """
+    # A single row has no variance.
     if patches.requires_grad or patches[..., 0].numel() < 2 or not is_unmodified(layers.widen, layers.out):
         return False
     if layers.lift_norm.training or layers.join_norm.training:
@@ -84,6 +85,7 @@ def norms_can_be_folded(patches: Tensor, layers: MiniPointNet) -> bool:
         return False
     if torch.compiler.is_compiling() or not is_unmodified(*modules):
         return False
+    # Norms without running statistics use those of the batch in evaluation, too.
     has_statistics = layers.lift_norm.track_running_stats and layers.join_norm.track_running_stats
     needs_gradient = any(weight.requires_grad for module in modules for weight in module.parameters())
     return has_statistics and not (torch.is_grad_enabled() and needs_gradient)
@@ -374,6 +376,7 @@ def _through_join(
         grad_shared.append(rows.view(-1, patches.k, rows.shape[1]).sum(dim=1))
         grad_through.addmm_(rows.T, patches.lifted(part))
         grad_lifted.append(rows @ through)
+        # Nobody reads the part again, and the loop below needs memory.
         grad_hidden[number] = None
     grad_shared = torch.cat(grad_shared)  # (patches, joined)
     grad_join = torch.cat([grad_shared.T @ results.patch_max, grad_through @ own.widen.T], dim=1)
@@ -396,6 +399,7 @@ def _through_lift(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return gradients of the first weight and its norm, whose input is linear in the points."""
     lift = patches.weights.lift
+    # Centered only now: the sums over points were of the points as they are.
     product = product - total.outer(results.mean)
     grad_gain = patches.deviation * (lift * product).sum(dim=1)
     spread = (patches.deviation * grad_gain).unsqueeze(1) * (lift @ results.covariance)

@@ -24,7 +24,8 @@ def largest(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return the maximum over the neighbors of `(centers, k, width)` and its first index; overwrites `rows`."""
     k = rows.shape[1]
     largest = rows.amax(dim=1)
-    # Several times faster than a maximum with indices: all but the maxima become hugely negative.
+    # Several times faster than a maximum with indices: all but the maxima become hugely negative, and of these the
+    # first has the largest place, as places count down.
     places = torch.arange(k, 0, -1, device=rows.device, dtype=rows.dtype).unsqueeze(-1)
     rows.sub_(largest.unsqueeze(1))
     first = torch.add(places, rows, alpha=1e30, out=rows).amax(dim=1)

@@ -26,6 +26,7 @@ def quick_gelu_fused(values: Tensor) -> Tensor:
 
 
 def _scaled_silu(values: Tensor) -> Tensor:
+    # x * sigmoid(a x) is silu(a x) / a, for which torch has a kernel.
     return nn.functional.silu(values * _FACTOR, inplace=True).mul_(1 / _FACTOR)
 
 
@@ -41,4 +42,5 @@ class _QuickGELU(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (values,) = ctx.saved_tensors
         scaled = values * _FACTOR
+        # The factor before silu and its inverse after it cancel in the derivative.
         return torch.ops.aten.silu_backward.grad_input(gradient, scaled, grad_input=scaled)

@@ -34,6 +34,7 @@ def view_ensemble_plain(
     batch, views, rows, hidden_size = view_rows.shape
     agreement = (1 + view_voxel_cosine(view_rows, voxel_rows, members, voxels)) / 2  # (batch, views, tokens)
     weights = agreement / agreement.sum(dim=1, keepdim=True) * scale
+    # As a matrix between tokens and cells, the sum is one product, and no row is gathered.
     column = members.row + torch.arange(views, device=weights.device)[:, None] * rows  # (batch, views, tokens)
     mix = weights.new_zeros(batch, weights.shape[-1], views * rows)
     mix = mix.scatter(2, column.transpose(1, 2), weights.transpose(1, 2))
@@ -145,9 +146,12 @@ def ensemble_gradients(
     common = (grad_weights * weights).sum(dim=1, keepdim=True)
     grad_cosine = (grad_weights * scale).sub_(common).div_(2 * total)
     grad_product = grad_cosine / lengths
+    # Where the clamp held, the cosine does not depend on the lengths.
     grad_lengths = (grad_product * cosine).mul_(lengths > _SHORTEST).neg_()
 
     token = cells.order // views
+    # Each token in a cell adds two rows of `both`: its gradient times its weight, and its voxel's row times the
+    # gradient of their product.
     index = torch.stack([token, own.rows.flatten().index_select(0, token) + tokens], dim=1)
     factors = torch.stack([weights.flatten(), grad_product.flatten()], dim=1).index_select(0, cells.order)
     grad_table = nn.functional.embedding_bag(

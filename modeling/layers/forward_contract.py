@@ -50,7 +50,7 @@ class PointTokensMixin:
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """Whether layers run again in the backward pass; PEFT asks by this name, which transformers deprecates."""
+        """True if layers run again in the backward pass; PEFT asks by this name, which transformers deprecates."""
         return self.is_activation_checkpointing
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
@@ -309,6 +309,8 @@ class AttentionRecorder:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> AttentionRecorder:
+        # A function around the hook keeps this layer's numbers; a closure in the loop would read those of the last
+        # one.
         def record_into(number: int, index: int) -> Callable[..., None]:
             def record(module: nn.Module, args: tuple, output: Any) -> None:
                 self._recorded[number] = output[index] if isinstance(output, tuple) and len(output) > 1 else None
@@ -345,6 +347,7 @@ def attention_kinds(encoder: PreTrainedModel) -> dict[type[nn.Module], int]:
     found: dict[type[nn.Module], int] = {}
     for model in encoder.modules():
         recorded = (getattr(type(model), "_can_record_outputs", None) or {}).get("attentions")
+        # An entry is a class, or a recorder with the class and the index of the output, or a list of them.
         for entry in recorded if isinstance(recorded, list) else [recorded]:
             kind = getattr(entry, "target_class", entry)
             if isinstance(kind, type):
@@ -373,6 +376,7 @@ def onloaded(*modules: nn.Module) -> Iterator[None]:
     for module in offloaded:
         module._hf_hook.pre_forward(module)
     for module, name, own in sharded:
+        # Past `__setattr__`, which takes only `nn.Parameter`: a gathered weight is the result of an operation.
         module._parameters[name] = gathered(own)  # pyright: ignore[reportArgumentType] a tensor with a gradient function
     try:
         yield
@@ -397,6 +401,8 @@ def gathered(weight: torch.Tensor) -> torch.Tensor:
 
     sharded = cast("DTensor", weight)
     mesh = sharded.device_mesh
+    # Each process has the gradient of its own batch: a summand of the full one. DTensor adds them up, FSDP2 takes the
+    # mean.
     full = sharded.full_tensor(grad_placements=[Partial()] * mesh.ndim)
     if full.requires_grad:
         full.register_hook(lambda gradient: gradient / mesh.size())
@@ -412,6 +418,7 @@ def is_unmodified(*modules: nn.Module) -> bool:
     False if an adapter or a quantized layer replaces one of them, if its weight is quantized, if hooks are registered,
     or if accelerate loads weights at each call: then they must be called.
     """
+    # Exact classes, since layers of adapters and of quantization are often subclasses.
     return all(type(module) in _PLAIN and has_no_hooks(module) and not _is_packed(module) for module in modules)
 
 
@@ -447,4 +454,5 @@ def _is_packed(module: nn.Module) -> bool:
 
 def has_no_hooks(module: nn.Module) -> bool:
     """Return whether nothing else runs when a module is called."""
+    # accelerate replaces `forward` on the instance instead of registering a hook.
     return not module._forward_hooks and not module._forward_pre_hooks and "forward" not in vars(module)

@@ -17,6 +17,7 @@ class ClassToken(nn.Module):
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Prepend token and position to `(batch, tokens, hidden)` each: `(batch, 1 + tokens, hidden)`."""
         batch = tokens.shape[0]
+        # torch.cat would promote tokens in half precision to the parameters' dtype.
         tokens = torch.cat([self.token.to(tokens.dtype).expand(batch, 1, -1), tokens], dim=1)
         return tokens, torch.cat([self.position.to(positions.dtype).expand(batch, 1, -1), positions], dim=1)
 
@@ -65,6 +66,7 @@ class ClassificationHead(nn.Module):
         rates = list(dropout) if isinstance(dropout, Sequence) else [dropout] * len(widths)
         if len(rates) != len(widths):
             raise ValueError(f"dropout={dropout}; expected one rate for each of the hidden layers {tuple(widths)}")
+        # Not strict: the last entry of `inputs` is what `out` reads.
         self.hidden = nn.ModuleList(nn.Linear(a, b, bias=bias) for a, b in zip(inputs, widths, strict=False))
         self.norms = nn.ModuleList(HeadNorm(width) for width in widths)
         self.dropouts = nn.ModuleList(nn.Dropout(rate) for rate in rates)

@@ -55,6 +55,7 @@ def restrict_to_parts(
     logits: torch.Tensor, category_parts: Sequence[Sequence[int]], category: torch.Tensor
 ) -> torch.Tensor:
     """Set logits `(batch, points, parts)` of other categories' parts to the lowest value of their dtype."""
+    # Not -inf, with which a label of another category would make the loss infinite.
     foreign = ~part_mask(category_parts, logits.shape[-1], category).unsqueeze(1)  # (batch, 1, parts)
     return logits.masked_fill(foreign, torch.finfo(logits.dtype).min)
 

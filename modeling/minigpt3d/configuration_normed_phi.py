@@ -52,6 +52,7 @@ class NormedPhiConfig(LibrarySettingsMixin, PhiConfig):
 
     def __post_init__(self, **kwargs: Any):
         check_numbers(self, _RANGES, kwargs)
+        # Phi-2 rotates 32 of the 80 channels of a head; the default of PhiConfig is another.
         kwargs.setdefault("partial_rotary_factor", 0.4)
         super().__post_init__(**kwargs)
         if self.num_key_value_heads != self.num_attention_heads:

@@ -27,6 +27,7 @@ def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
         raise ValueError("the model was loaded quantized; expected full weights to merge LoRA into")
     for name, layer in list(model.named_modules()):
         if isinstance(layer, LoraLayer):
+            # An error for weights with NaN, instead of a model that has them everywhere.
             layer.merge(safe_merge=True)
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, layer.get_base_layer())
@@ -70,6 +71,7 @@ def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
         name = model.todays_name(name) if isinstance(model, EarlierNamesMixin) else name
         layer, _, kind = name.rpartition(".")
         wrapped = f"{layer}.base_layer.{kind}"
+        # PEFT moves the weights of a layer with LoRA below `base_layer`.
         return wrapped if name not in own and wrapped in own else name
 
     return {name: find(name) for name in names}

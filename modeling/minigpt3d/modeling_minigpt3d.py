@@ -186,7 +186,7 @@ class MiniGPT3DPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, EarlierN
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """Whether layers run again in the backward pass; see `PointTokensMixin`."""
+        """True if layers run again in the backward pass; see `PointTokensMixin`."""
         return self.is_activation_checkpointing
 
     @torch.no_grad()
@@ -253,6 +253,7 @@ class MiniGPT3DPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, EarlierN
             # LoRA is trained, and PEFT computes in the dtype of its matrices. Logits are sensitive.
             kwargs = keep_in_full(kwargs, r".*\.lora_[AB]\.default", r".*language_model\.lm_head")
             return super()._from_full_repository(name, *args, **kwargs)
+        # Settings are applied to it below, and the caller keeps its own.
         config = copy.deepcopy(config)
         others = {key: value for key, value in kwargs.items() if key not in {*HUB_ARGUMENTS, "config"}}
         return cls._from_parts(os.fspath(name), config, hub, **others)
@@ -424,6 +425,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
                 ).last_hidden_state
                 for group in same_size.values()
             ]
+            # Back from the order of the sizes to that of the clouds.
             order = torch.tensor([number for group in same_size.values() for number in group]).argsort()
             tokens = torch.cat(runs)
             return tokens[order.to(tokens.device)], None
@@ -674,6 +676,7 @@ class MiniGPT3DForConditionalGeneration(MiniGPT3DPreTrainedModel, GenerationMixi
         if targets is not None:
             labels = targets  # the loss reads them in place of labels, and without labels there is none
         elif labels is not None:
+            # The loss compares each position with the next token.
             targets = labels[:, 1:]
         output = self.language_model(
             inputs_embeds=embedded.inputs_embeds,

@@ -49,10 +49,12 @@ class NormedPhiAttention(PhiAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend as `PhiAttention` does: `(batch, tokens, hidden)` to the same, and the weights if available."""
         batch, tokens, _ = hidden_states.shape
+        # Rows of the layer are ordered by head, then query, key and value.
         fused = self.query_key_value(hidden_states).view(batch, tokens, -1, 3, self.head_dim)
         query, key, value = fused.transpose(1, 2).unbind(dim=3)  # (batch, heads, tokens, head_dim) each
         query, key = self.q_layernorm(query), self.k_layernorm(key)
 
+        # The first channels of each head have rotary positions; the others have none.
         rotated = self.rotary_ndims
         rotated_query, rotated_key = apply_rotary_pos_emb(
             query[..., :rotated], key[..., :rotated], *position_embeddings
@@ -86,6 +88,7 @@ class NormedPhiDecoderLayer(PhiDecoderLayer):
         """Run on `(batch, tokens, hidden)`; the other arguments are those of `NormedPhiAttention.forward`."""
         normed = self.input_layernorm(hidden_states)
         attended, _ = self.self_attn(hidden_states=normed, **kwargs)
+        # The norm after the attention is the released model's addition to Phi.
         attended = self.resid_dropout(self.post_layernorm(attended))
         return attended + self.resid_dropout(self.mlp(normed)) + hidden_states
 

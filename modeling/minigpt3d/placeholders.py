@@ -24,6 +24,7 @@ def fill_placeholders(
         ValueError: If the numbers of features and placeholders differ.
     """
     placeholders = input_ids == point_token_id
+    # The table may have no row for the placeholder; what row 0 gives is replaced below.
     embedded = embed(input_ids.masked_fill(placeholders, 0))
     if point_features is None and input_ids.shape[1] == 1:  # a generation step: avoids synchronizing with the device
         return embedded
@@ -31,6 +32,7 @@ def fill_placeholders(
     expected = placeholders.sum()
     if torch.compiler.is_compiling():
         torch._assert_async(expected == given, "input_ids has other than the clouds' number of placeholders")
+    # Comparing here would wait for the device in every step.
     elif expected.device.type != "cpu":
         refuse_later(
             expected != given, "input_ids of an earlier batch has other than the clouds' number of placeholders"
@@ -44,6 +46,7 @@ def fill_placeholders(
         return embedded
     # `masked_scatter` would do the same, but its gradient waits for the number of placeholders.
     rows = point_features.to(embedded.device, embedded.dtype).flatten(0, 1)  # (clouds * query tokens, hidden)
+    # The n-th placeholder reads the n-th row. Other tokens read any row, which `where` leaves out.
     numbers = placeholders.flatten().cumsum(0).sub(1).clamp(0, given - 1)
     filled = rows.index_select(0, numbers).view_as(embedded)
     return torch.where(placeholders.unsqueeze(-1), filled, embedded)
@@ -58,6 +61,7 @@ def repeat_by_sample(
     input_ids: torch.Tensor, point_features: torch.Tensor, times: int, point_token_id: int
 ) -> torch.Tensor:
     """Repeat the clouds `(clouds, num_query_tokens, hidden)` of each sample as `generate` repeats its rows."""
+    # Samples may have no cloud or several, so clouds are repeated sample by sample.
     counts = clouds_of_samples(input_ids, point_features.shape[1], point_token_id)
     return torch.cat([clouds.repeat(times, 1, 1) for clouds in point_features.split(counts)])
 
@@ -91,5 +95,6 @@ def unread_clouds(
         )
     if sum(new_counts) == 0:
         return None
+    # The last clouds of a sample are those of its newest turn.
     samples = point_features.split(all_counts)
     return torch.cat([clouds[len(clouds) - new :] for clouds, new in zip(samples, new_counts, strict=True)])

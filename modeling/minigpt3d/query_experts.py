@@ -37,6 +37,7 @@ class Routing:
         Source: Switch Transformers (arXiv 2101.03961), Eq. 4, with the fractions of all selected sets.
         """
         experts = self.logits.shape[-1]
+        # The choice has no gradient; the probabilities it is multiplied with do, and fall where the share is large.
         share = nn.functional.one_hot(self.index, experts).float().mean(dim=(0, 1))  # (experts,)
         return experts * (share * self.logits.float().softmax(dim=-1).mean(dim=0)).sum()
 
@@ -73,12 +74,15 @@ class QueryExperts(nn.Module):
             return Routing(None, every, point_tokens.new_full((clouds, count), 1 / count))
         patches = point_tokens[:, 1:]
         if mask is not None:
+            # Filled-up tokens must not be the maximum.
             patches = patches.masked_fill(~mask[:, 1:, None], -torch.inf)
         cloud_features = torch.cat([point_tokens[:, 0], patches.amax(dim=1)], dim=-1)  # (clouds, 2 * point width)
         logits = self.router(cloud_features)
+        # In full precision, since near probabilities would be equal in half precision and the choice arbitrary.
         weights = logits.float().softmax(dim=-1)
         if self.config.router == "soft":
             return Routing(logits, every, weights)
+        # In the order of their numbers, so that equal choices run with equal rounding.
         index = weights.topk(self.config.router_top_k).indices.sort(dim=-1).values
         weights = weights.gather(1, index)
         if self.config.normalize_router_weights:
@@ -189,6 +193,7 @@ class Bridge(nn.Module):
         _, sets, count, _ = queries.shape
         mask = None
         if sets > 1:
+            # All sets run as one sequence, and this mask keeps them apart: the cloud's keys are computed once for all.
             own_set = torch.arange(sets, device=queries.device).repeat_interleave(count)
             mask = torch.zeros(1, 1, sets * count, sets * count, device=queries.device, dtype=queries.dtype)
             mask.masked_fill_(own_set[:, None] != own_set, torch.finfo(mask.dtype).min)

@@ -47,6 +47,7 @@ def ball_patches(points: torch.Tensor, num_groups: int, group_size: int, radius:
     centers = gather_points(xyz, index)  # (batch, groups, 3)
     neighbors = group(points, ball_query(centers, xyz, radius, group_size))  # (batch, groups, group_size, channels)
     offsets = neighbors[..., :3] - centers.unsqueeze(2)
+    # As released, absolute coordinates follow the offsets.
     return Patches(torch.cat([offsets, neighbors], dim=-1), centers, index)
 
 
@@ -141,6 +142,7 @@ class OpenShapeModel(OpenShapePreTrainedModel, AlignedEncoder):
     def embed(self, patches: Patches) -> Tokens:
         """Turn patches, all or some of each cloud, into the input of the first block."""
         features = self.patch_encoder(patches.neighborhoods)  # (batch, groups, width)
+        # There are no positions besides the centers' coordinates.
         tokens = self.lift_norm(self.lift(torch.cat([patches.centers.to(features.dtype), features], dim=-1)))
         class_token = self.class_token.to(tokens.dtype).expand(len(tokens), 1, -1)
         return Tokens(torch.cat([class_token, tokens], dim=1), patches.centers, patches.center_index)

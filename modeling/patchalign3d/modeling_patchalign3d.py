@@ -101,6 +101,7 @@ class PatchAlign3DPreTrainedModel(AlignedPreTrainedModel):
         """As of all aligned encoders, but the class token starts as published."""
         super()._init_weights(module)
         if isinstance(module, ClassToken):
+            # The others draw both with the config's deviation.
             init.zeros_(module.token)
             init.normal_(module.position)
 
@@ -115,6 +116,7 @@ class PatchAlign3DPreTrainedModel(AlignedPreTrainedModel):
         trained: list[nn.Module] = [encoder.projection]
         if self.config.trained == "last_block":
             trained += [encoder.blocks.layers[-1], encoder.norm, encoder.patch_encoder.project, encoder.class_token]
+        # Heads stay trainable: they are not part of the encoder.
         encoder.requires_grad_(False)
         for module in trained:
             module.requires_grad_(True)
@@ -160,6 +162,7 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
         tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
         positions = self.position_embed(in_precision_of(self.position_embed, patches.centers))
         tokens, positions = self.class_token(tokens, positions)  # (batch, 1 + groups, hidden) each
+        # Back to the axes of the input, in which points look for their nearest centers.
         centers = self._exchange(patches.centers)
         return Tokens(tokens, centers, patches.center_index, positions, patches.neighbor_index)
 
@@ -260,6 +263,7 @@ class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
                     f"target_features has shape {tuple(target_features.shape)}; expected (batch, targets, "
                     f"{predictions.shape[-1]})"
                 )
+            # Image features belong to centers that were sampled elsewhere, so each patch takes the nearest one.
             targets, distances = nearest_targets(output.centers, target_centers, target_features.float())
             loss = (1 - nn.functional.cosine_similarity(predictions.float(), targets, dim=-1)).mean()
             distance = distances.mean()
@@ -358,9 +362,11 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(AlignedTextsMixin, PatchAlig
                 f"text_embeds has shape {tuple(text_embeds.shape)}; expected (texts, {width}) or ({len(points)}, "
                 f"texts, {width}), features of the text tower that the encoder is aligned with"
             )
+        # Given features may come from another program, which does not normalize them.
         text_embeds = nn.functional.normalize(text_embeds.to(patch_embeds), dim=-1)
         with autocast_disabled(patch_embeds.device):
             cosines = patch_embeds @ text_embeds.mT  # (batch, groups, texts)
+            # A fixed temperature, as in the released evaluation; the learned scale is part of the loss alone.
             patch_logits = cosines / self.config.temperature
             logits = carry_to_points(patch_logits, points, output.centers, output.patch_index, how)
         loss = accuracy = None

@@ -55,6 +55,7 @@ class Patches:
 
     def select(self, index: torch.Tensor) -> "Patches":
         """Return some patches of each cloud, by their numbers `(batch, some)`."""
+        # `(batch, 1)` broadcasts against the index `(batch, some)`, so that one indexing selects from every field.
         rows = torch.arange(len(index), device=index.device).unsqueeze(1)
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         return Patches(**{name: None if tensor is None else tensor[rows, index] for name, tensor in given.items()})
@@ -172,6 +173,7 @@ class PatchEncoder(nn.Module):
         rows = in_precision_of(self, neighborhoods.reshape(-1, channels))  # (batch * groups * k, channels)
         rows = self.widen(self.lift_norm(self.lift(rows)).relu_())
         patch_max = rows.view(-1, k, rows.shape[-1]).amax(dim=1)  # (batch * groups, own)
+        # An adapter or a quantized layer must be called on the concatenation that it was made for.
         if not is_unmodified(self.join):
             joined = torch.cat([patch_max.repeat_interleave(k, dim=0), rows], dim=1)  # (batch * groups * k, 2 * own)
             return self.join_norm(self.join(joined)).relu_().view(batch, groups, k, -1)
@@ -217,6 +219,7 @@ class PointBlocks(nn.Module):
         drop_path_rate = config.drop_path_rate if drop_path_rate is None else drop_path_rate
         if config.hidden_size % num_heads:
             raise ValueError(f"num_heads={num_heads}; expected a divisor of hidden_size={config.hidden_size}")
+        # On the CPU, since transformers builds models on the meta device, where values cannot be read.
         rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
         self.layers = nn.ModuleList(PointBlock(config, num_heads, rate) for rate in rates)
 
@@ -302,6 +305,7 @@ class PointAttention(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend; see the class."""
         batch, tokens, width = hidden_states.shape
+        # Query, key and value are stacked in one layer, in this order, as in Point-BERT's weights.
         heads = self.qkv(hidden_states).view(batch, tokens, 3, self.num_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # (batch, heads, tokens, width / heads) each
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
@@ -384,6 +388,7 @@ class TokenGrids(Geometry):
     def __init__(self, centers: torch.Tensor, cell_size: float, special_tokens: int):
         centers = normalize_centers(centers.detach().float())
         views = centers.unsqueeze(1).expand(-1, GRIDS, -1, -1)  # (batch, grids, tokens, 3)
+        # Grids in space do not end as lines and images do, so there is no extent.
         super().__init__(centers, views, (), cell_size, special_tokens)
 
     def view_cells(self, cell_size: float | None = None) -> Membership:
@@ -393,6 +398,7 @@ class TokenGrids(Geometry):
         if key not in self._derived:
             grids = [voxel_cells(self.centers, edge, shift=number / GRIDS) for number in range(GRIDS)]
             cell = torch.stack(grids, dim=1)  # (batch, grids, tokens)
+            # A label is the number of a token, so there are never more cells than tokens.
             self._derived[key] = membership(cell, cell.shape[-1])
         return self._derived[key]
 
@@ -412,6 +418,8 @@ class TokenPropagation(nn.Module):
         super().__init__()
         mixed, out = widths
         self.from_points = nn.Linear(3, mixed)
+        # Interpolation weights sum to 1, so a layer before interpolation equals one after it. `from_points` has the
+        # bias.
         self.from_tokens = nn.Linear(token_width, mixed, bias=False)
         self.mixed_norm = HeadNorm(mixed)
         self.out = nn.Linear(mixed, out)
@@ -449,6 +457,8 @@ class PointHead(nn.Module):
         first, *others = config.segmentation_head_widths
         rate, *rates = config.segmentation_head_dropout
         self.from_points = nn.Linear(point_width, first)
+        # One linear layer of point and cloud, in two parts: that of the cloud runs once instead of once for each
+        # point.
         self.from_cloud = nn.Linear(cloud_width, first, bias=False)
         self.norm = HeadNorm(first)
         self.dropout = nn.Dropout(rate)

@@ -102,6 +102,7 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
         """
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
+        # transformers would put that adapter into the base model without a word.
         if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}):
             raise ValueError(
                 f"{name}: holds an adapter (adapter_config.json) with the pretrained weights; expected weights only"
@@ -141,6 +142,7 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
         ours = own_state(adapted)
         recorded = replace(self.config.part("base"), checksum=None)
         opened = [model._opened_from for model in (self, self.adapted_part) if "_opened_from" in vars(model)]
+        # The recorded source comes first, since only it was pinned on purpose.
         for part in (recorded, *opened):
             if not part.is_elsewhere:
                 continue

@@ -119,6 +119,7 @@ class TextTower:
     def __init__(self, model: PreTrainedModel, tokenizer: Any, family: TextTowerFamily, pooling: str | None = None):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.family, self.pooling = tokenizer, family, pooling
+        # Tokenizers without a limit of their own state 10^30.
         self.max_length = min(int(tokenizer.model_max_length), family.max_length(model.config))
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -132,6 +133,7 @@ class TextTower:
         for text in texts:
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"texts has {text!r}; expected words")
+        # A tower that was trained on padded texts without a mask (SigLIP) counts the padding as part of the text.
         padding = "max_length" if self.family.fixed_length else "longest"
         encoded = self.tokenizer(
             list(texts), padding=padding, truncation=True, max_length=self.max_length, return_tensors="pt"
@@ -146,6 +148,7 @@ class TextTower:
         """Embed tokenized texts as float32 unit vectors `(texts, width)` on the device of `input_ids`."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        # The tower is not a submodule, so moving the model that uses it leaves the tower where it was.
         self.model.to(input_ids.device)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         return nn.functional.normalize(self.family.features(self.model, inputs, self.pooling).float(), dim=-1)
@@ -172,7 +175,7 @@ def text_tower_settings(
 
     Raises:
         UnsupportedEncoder: If the encoder has no aligned text tower, or its files do not define the pooling.
-        ValueError: If `text_pooling` is unknown, or given for an encoder that is no sentence encoder.
+        ValueError: If `text_pooling` is unknown, or given for an encoder that is not a sentence encoder.
     """
     source = resolve_encoder(name_or_path, revision)
     config = AutoConfig.from_pretrained(source.path)
@@ -305,6 +308,7 @@ def sentence_pooling(source: EncoderSource) -> str:
             f"{source.name}: its files do not define how it embeds sentences (1_Pooling/config.json); if it was "
             f"trained for this, give text_pooling, one of {', '.join(map(repr, POOLINGS))}"
         )
+    # Newer files name the pooling; older ones have a flag for each kind.
     named = settings.get("pooling_mode")
     chosen = [named] if named else [pooling for key, pooling in _OLD_POOLING_NAMES.items() if settings.get(key)]
     others = [
@@ -455,6 +459,7 @@ for name, model_types, max_length in (
             text_config=lambda config: config,
             width=lambda config: config.hidden_size,
             features=_pooled_words,
+            # The default argument keeps this turn's function; a closure would read that of the last turn.
             max_length=lambda config, positions=max_length: min(positions(config), _SENTENCE_LENGTH),
             pools_words=True,
         )

@@ -171,6 +171,7 @@ def _pair_labels(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     clouds, texts = len(point_embeds), len(text_embeds)
     if labels is None:
+        # Each process has clouds of its own, which are compared with the texts of all: no label may occur twice.
         labels = torch.arange(clouds, device=point_embeds.device) + (
             distributed.get_rank() * clouds if is_joined() else 0
         )

@@ -177,6 +177,7 @@ def _prepare(
                 f"{tuple(points.shape[:2])}"
             )
         if drop_zero_sums:
+            # As the released metrics do it: a point such as (1, -1, 0) is taken for padding, too.
             kept = points.detach().sum(dim=2) != 0
             mask = kept if mask is None else mask & kept
         if mask is not None and not mask.any(dim=1).all():

@@ -34,6 +34,8 @@ def line_cells(position: Tensor, cell_size: float, length: float) -> Tensor:
     Source: Any2Point, Sec. 3.3.
     """
     last = line_cell_count(cell_size, length) - 1
+    # Without the clamp, a position at the very end of the line would open a cell that `line_cell_count` does not
+    # count.
     return (position / cell_size).floor().long().clamp(0, last)
 
 
@@ -92,7 +94,8 @@ def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
     step = ((xyz - corner) / edge + shift).long().clamp(max=(1 << _AXIS_BITS) - 1)  # (batch, points, 3)
     voxel = (step[..., 0] << 2 * _AXIS_BITS) | (step[..., 1] << _AXIS_BITS) | step[..., 2]
     if torch.compiler.is_exporting():
-        # Exported formats have no running maximum; comparing all pairs needs none.
+        # Exported formats have no running maximum; comparing all pairs needs none. Of equal maxima, argmax takes the
+        # first, so that a label is the first point of its voxel here, too.
         return (voxel[:, :, None] == voxel[:, None]).to(torch.uint8).argmax(dim=-1)
     # A stable sort groups the points of a voxel, the first one first.
     voxel, order = voxel.sort(dim=1, stable=True)
@@ -213,6 +216,7 @@ def _flatten(values: Tensor, cell: Tensor, num_cells: int) -> tuple[Tensor, Tens
 def normalize_centers(centers: torch.Tensor) -> torch.Tensor:
     """Move and scale the centers `(batch, tokens, 3)` of every cloud into the unit sphere, mean at the origin."""
     centers = centers - centers.mean(dim=1, keepdim=True)
+    # A cloud whose centers coincide has radius 0; clamped, its centers stay at the origin.
     radius = centers.norm(dim=-1).amax(dim=1)[:, None, None]
     return centers / radius.clamp_min(torch.finfo(centers.dtype).tiny)
 
@@ -241,6 +245,7 @@ class Geometry:
     def view_cells(self, cell_size: float | None = None) -> Membership:
         """Return which tokens share a cell of edge `cell_size` in each view; a plane's cells are numbered by row."""
         size = cell_size or self.cell_size
+        # The adapters of all layers ask for the same few sizes.
         key = ("view", size)
         if key not in self._derived:
             if len(self.extent) == 2:
@@ -292,20 +297,25 @@ class FlatGeometry:
     def voxels(self, edge: float) -> FlatCells:
         """Return which tokens share a cell of `edge`, in radii of the cloud, from its smallest corner; one "view"."""
         if ("voxel", edge) not in self._derived:
+            # A flat batch has no axis of clouds to reduce over, so centers, radii and corners come from scattered
+            # reductions.
             coord, index = self.coord, self.cloud[:, None].expand(-1, 3)
             center = scatter_mean(coord[None], self.cloud[None], self.num_clouds)[0]
             distance = (coord - center[self.cloud]).norm(dim=1)
             radius = distance.new_zeros(self.num_clouds).scatter_reduce(0, self.cloud, distance, "amax")
             corner = coord.new_full((self.num_clouds, 3), math.inf).scatter_reduce(0, index, coord, "amin")
+            # A cloud of a single voxel has radius 0, and all of its tokens are in cell 0.
             step = (radius * edge).clamp_min(torch.finfo(coord.dtype).tiny)[self.cloud, None]
             cells = ((coord - corner[self.cloud]) / step).long().clamp(max=(1 << _AXIS_BITS) - 1)
             self._derived["voxel", edge] = self._number(cells[None])
         return self._derived["voxel", edge]
 
     def _number(self, cells: Tensor) -> FlatCells:
-        """Number the cells `(views, tokens, 3)` of all clouds from 0, without gaps, in each view."""
+        """Assign numbers to the cells `(views, tokens, 3)` of all clouds: from 0, without gaps, in each view."""
         numbers = []
         for own in cells:
+            # Cloud, x, y and z are the digits of one number whose radices are the extents of the axes. Most such
+            # numbers belong to no token: `unique` closes the gaps.
             key = self.cloud
             for axis in range(3):
                 key = key * (int(own[:, axis].amax()) + 1) + own[:, axis]

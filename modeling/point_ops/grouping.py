@@ -143,6 +143,7 @@ def ball_query(
     if not radius > 0 or k < 1 or not points.shape[1]:
         raise ValueError(f"radius={radius}, k={k} in clouds of {points.shape[1]} points; expected positive numbers")
     query, points = (values[..., :3].detach().float() for values in (query, points))
+    # Each pass below reads the coordinates of one axis, which lie in a row this way.
     axes = points.transpose(1, 2).contiguous().unsqueeze(2)  # (batch, 3, 1, points)
     # On a CPU the distances of a part stay in its cache.
     pairs = min(_BALL_PAIRS, 2**18) if points.device.type == "cpu" else _BALL_PAIRS
@@ -154,6 +155,7 @@ def ball_query(
 
 def _in_balls(query: Tensor, axes: Tensor, radius: float, k: int) -> tuple[Tensor, Tensor]:
     offset = query[..., 0].unsqueeze(-1) - axes[:, 0]  # (batch, queries, points)
+    # In place, axis by axis: all pairs of a part are the largest tensor here.
     distance = offset.square_()
     for axis in (1, 2):
         distance += (query[..., axis].unsqueeze(-1) - axes[:, axis]).square_()

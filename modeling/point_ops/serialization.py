@@ -33,6 +33,7 @@ def curve_depths(grid_coord: Tensor, cloud: Tensor, num_clouds: int, of_batch: b
     """
     largest = grid_coord.amax(dim=1)  # (voxels,)
     per_cloud = largest.new_zeros(num_clouds).scatter_reduce(0, cloud, largest, "amax")
+    # frexp's exponent is an integer's exact bit length; a rounded logarithm may be off by one at powers of two.
     depths = torch.frexp((per_cloud + 1).double()).exponent.long()
     low, high = (int(grid_coord.amin()), int(largest.max())) if len(grid_coord) else (0, 0)
     deepest = int(depths.max())
@@ -88,11 +89,14 @@ def _spread(value: Tensor) -> Tensor:
 
 
 def _transpose_hilbert(axes: Sequence[Tensor], depth: int | Tensor) -> list[Tensor]:
+    # Skilling's loop from coordinates to the transposed index, with masks in place of branches: where an axis has the
+    # bit, the lower bits of the first axis are inverted; where it has not, they are exchanged with the first axis.
     first, *others = (axis.clone() for axis in axes)
     deepest = depth if isinstance(depth, int) else int(depth.max()) if len(depth) else 0
     for bit in range(deepest - 1, 0, -1):  # bit 0 would change nothing: its mask of lower bits is empty
         below: int | Tensor = (1 << bit) - 1
         if not isinstance(depth, int):
+            # A cloud with fewer bits starts later: until then, nothing of it is inverted or exchanged.
             below = torch.where(depth > bit, below, 0)
         first = first ^ (-((first >> bit) & 1) & below)
         for number, other in enumerate(others):
@@ -213,7 +217,7 @@ class PatchGroups:
         counts: Voxels of each cloud.
         patch_size: Voxels of a patch; see `patch_table`.
         device: Where the indices are.
-        as_one: Whether to put all patches into one group, as whoever returns attention weights needs.
+        as_one: Whether to put all patches into one group, as is needed to return attention weights.
     """
 
     def __init__(self, counts: Sequence[int], patch_size: int, device: torch.device, as_one: bool = False):
@@ -226,6 +230,7 @@ class PatchGroups:
                 split = count - count % patch_size
                 full.append(places[:split])
                 if split < count:
+                    # Queries and keys: the remaining voxels attend within the last full patch length.
                     tails.append((places[split:], places[-patch_size:]))
             elif count:
                 small.append((places, places))
@@ -234,6 +239,7 @@ class PatchGroups:
         if as_one:
             tails = [(patch, patch) for places in full for patch in places.split(patch_size)] + tails
             small, tails, full = [*tails, *small], [], []
+        # torch.cat refuses an empty list; a batch may be without voxels.
         arranged = torch.cat([*full, *(own for own, _ in (*tails, *small)), torch.empty(0, dtype=torch.long)])
         place_of = torch.empty_like(arranged).scatter_(0, arranged, torch.arange(len(arranged)))
         self.groups: list[PatchGroup] = []
@@ -248,6 +254,7 @@ def _stack(patches: list[tuple[Tensor, Tensor]], place_of: Tensor, device: torch
     """Stack queries and keys of patches of different sizes, filled up with their first voxel."""
     queries, is_query = _fill([place_of[own] for own, _ in patches])
     keys, is_key = _fill([place_of[keys] for _, keys in patches])
+    # Without a mask, attention can take kernels that support none.
     return PatchGroup(
         queries.to(device),
         keys.to(device),
@@ -259,5 +266,6 @@ def _stack(patches: list[tuple[Tensor, Tensor]], place_of: Tensor, device: torch
 
 def _fill(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
     sizes = torch.tensor([len(row) for row in rows])
+    # Any valid index would do: the mask hides keys that are filled in, and `own` leaves out such queries.
     filled = torch.stack([torch.cat([row, row[:1].expand(int(sizes.max()) - len(row))]) for row in rows])
     return filled, torch.arange(filled.shape[1]) < sizes[:, None]

@@ -64,6 +64,7 @@ def grid_sample(coord: Tensor, grid_size: float, cloud: Tensor | None = None, nu
     nearest_first = distance.argsort(stable=True)
     key, by_key = _cell_keys(grid_coord, cloud, num_clouds)[nearest_first].sort(stable=True)
     order = nearest_first[by_key]
+    # The first row of all begins a run, if there is a row.
     is_first = torch.cat([key.new_ones(min(len(key), 1), dtype=torch.bool), key[1:] != key[:-1]])
     inverse = torch.empty_like(order).scatter_(0, order, is_first.cumsum(0) - 1)
     kept = order[is_first]
@@ -140,13 +141,16 @@ def neighbor_table(grid_coord: Tensor, cloud: Tensor, num_clouds: int) -> Neighb
     """
     keys = _cell_keys(grid_coord, cloud, num_clouds, margin=1)
     keys, rows = keys.sort()
+    # Extents with the margin of one free cell at both sides, as `_cell_keys` numbers them.
     y, z = (int(grid_coord[:, axis].amax()) + 3 for axis in (1, 2))
     if keys.device.type == "cpu":
         pairs = []
         # Half of the 26 directions: a pair of touching voxels is found once, and used both ways.
         for position in range(CENTER):
+            # The digits of a position in base 3 are the steps along x, y and z, each from -1 to 1.
             a, b, c = position // 9 - 1, position // 3 % 3 - 1, position % 3 - 1
             wanted = keys + ((a * y + b) * z + c)
+            # For keys beyond the last one, searchsorted returns an index that does not exist.
             found = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
             own = (keys[found] == wanted).nonzero()[:, 0]
             pairs.append((rows[own], rows[found[own]]))

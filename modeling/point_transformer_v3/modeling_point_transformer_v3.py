@@ -118,6 +118,7 @@ class SubmanifoldConvolution(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialize like `nn.Linear` with the same fan-in."""
+        # Each of the 27 cells adds the channels of one voxel.
         bound = (27 * self.weight.shape[-1]) ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
@@ -154,7 +155,9 @@ class RelativePositionBias(nn.Module):
         """Return biases `(patches, heads, queries, keys)` for cells `(patches, queries or keys, 3)`."""
         difference = queries[:, :, None] - keys[:, None]  # (patches, queries, keys, 3)
         place = difference.clamp(-self.largest, self.largest) + self.largest
+        # Each axis has its own third of the table.
         place = place + torch.arange(3, device=place.device) * (2 * self.largest + 1)
+        # The bias of a pair is the sum of those of the three axes.
         return self.table[place].sum(dim=3).permute(0, 3, 1, 2)
 
 
@@ -197,8 +200,10 @@ class PointTransformerV3Attention(nn.Module):
         """
         kind = self.config._attn_implementation or "eager"
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(kind, eager_attention_forward)
+        # Flash attention takes patches of any lengths in one call; the others get them in groups of equal shape.
         is_varlen = "flash" in kind
         groups = None if is_varlen else voxels.groups(as_one=kind == "eager")
+        # Voxels are processed in the order of their patches; `places` restores their own.
         rows, places = voxels.arrange(block, groups)
         query, key, value = self.qkv(hidden_states[rows]).unflatten(-1, (3, self.num_heads, -1)).unbind(dim=1)
         dtype = query.dtype
@@ -219,6 +224,8 @@ class PointTransformerV3Attention(nn.Module):
         }
         weights = None
         if groups is None:
+            # `pad` repeats the keys and values of borrowed voxels, and of the prompts, for every patch that reads
+            # them.
             lengths = dict(voxels.varlen(0 if prompts is None else len(prompts)))
             pad = lengths.pop("pad")
             if extra:
@@ -227,6 +234,7 @@ class PointTransformerV3Attention(nn.Module):
             query, key, value = (heads.transpose(0, 1)[None] for heads in (query, key[pad], value[pad]))
             mixed = attend(self, query, key, value, None, **settings, **lengths)[0][0]
         else:
+            # In the order of the groups, as the queries and keys are.
             cells = None if self.relative_bias is None else voxels.grid_coord[rows]
             parts = []
             for group in groups.groups:
@@ -270,6 +278,7 @@ class PointTransformerV3Attention(nn.Module):
         if config.rope_shift:
             coord = coord + draw(3, config.rope_shift)
         if config.rope_jitter:
+            # Uniform in the logarithm, so that shrinking is as likely as growing.
             coord = coord * draw(3, math.log(config.rope_jitter)).exp()
         if config.rope_rescale:
             coord = coord * draw(1, math.log(config.rope_rescale)).exp()
@@ -333,6 +342,7 @@ class PointTransformerV3Block(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         """Run on `(voxels, channels)`, with attention to `prompts (prompts, channels)`, too."""
         hidden_states = hidden_states + self.positions(hidden_states, voxels.neighbors)
+        # Prompts take the place of voxels before this norm, so they pass it too.
         entry = self.norm1(hidden_states) if self.pre_norm else hidden_states
         if prompts is not None and self.pre_norm:
             prompts = self.norm1(prompts)
@@ -479,6 +489,7 @@ class _Encoded:
             points: `(points,)` numbers of points, the clouds one after the other.
             levels: Number of deepest stages; None for all.
         """
+        # Each point is followed from stage to stage, so that no stage is carried up for all voxels.
         place, parts = self.inverse[points], []
         if self.decoded is not None:
             return self.decoded[place]
@@ -515,6 +526,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         self.poolings = nn.ModuleList(
             PointTransformerV3Pooling(widths[stage], widths[stage + 1], eps) for stage in range(len(widths) - 1)
         )
+        # On the CPU, since models are built on the device meta while they are loaded, which has no numbers.
         rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").tolist()
         places = [(stage, number) for stage, depth in enumerate(config.depths) for number in range(depth)]
         self.blocks = nn.ModuleList(
@@ -670,6 +682,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         for stage, unpooling in zip(range(len(stages) - 2, -1, -1), self.unpoolings, strict=True):
             hidden_states = unpooling(hidden_states, features[stage], stages[stage + 1])
             for _ in range(self.config.decoder_depths[stage]):
+                # Adapters are in the encoder's blocks alone, so these need no places.
                 hidden_states = next(remaining)(hidden_states, stages[stage])
                 kept.append(hidden_states)
         return hidden_states
@@ -692,6 +705,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         if isinstance(points, torch.Tensor):
             check_channels(points, config.in_channels)
             if point_mask is not None and point_mask.shape == points.shape[:2]:
+                # Rows that fill up a cloud may hold anything, and the check below reads all numbers.
                 points = points.masked_fill(~point_mask.to(points.device).bool()[..., None], 0)
             points = in_full_precision(points, dtype)
         else:
@@ -844,6 +858,7 @@ class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedMo
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
+        # The head runs once for a voxel, not for each of its points.
         logits = encoded.carry_up(self.segmenter(encoded.voxel_features()))
         return TokenClassifierOutput(
             loss=point_loss(logits, labels),

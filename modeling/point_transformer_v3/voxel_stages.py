@@ -71,6 +71,7 @@ class Batch:
 
     def unflatten(self, values: torch.Tensor) -> torch.Tensor:
         """Return `(clouds, points, channels)` of `(points of all clouds, channels)`, filled up with zeros."""
+        # No cloud is filled up, so nothing has to be scattered.
         if len(values) == self.mask.numel():
             return values.unflatten(0, self.shape)
         return values.new_zeros(*self.shape, values.shape[-1]).masked_scatter(self.mask[..., None], values)
@@ -130,6 +131,7 @@ class Voxels:
     def arrange(self, block: int, groups: PatchGroups | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the voxels in the order of the groups for a block, and the place of each voxel in that order."""
         order = self.order(block)
+        # Both are kept in `_made`, too, so that no other object can get their addresses.
         key = ("arranged", order.data_ptr(), id(groups))
         if key not in self._made:
             arranged = order if groups is None else order[groups.arranged]
@@ -190,6 +192,7 @@ class Voxels:
     def pool(self, turns: Sequence[int]) -> Voxels:
         """Return the voxels of the next stage."""
         pooled = grid_pool(self.grid_coord, self.cloud, len(self.counts), self.config.pooling_strides[self.stage])
+        # The mean of its voxels, not the middle of the cell, as in the released program.
         coord = scatter_mean(self.coord[None], pooled.inverse[None], len(pooled.cloud))[0]
         counts = tuple(torch.bincount(pooled.cloud, minlength=len(self.counts)).tolist())
         return Voxels(
@@ -199,6 +202,7 @@ class Voxels:
 
 def rotation_of(coord: torch.Tensor, frequencies: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cosines and sines `(voxels, 3, frequencies)` of coordinates `(voxels, 3)` times falling frequencies."""
+    # In float64, so that frequencies are the same on every device.
     steps = torch.arange(frequencies, dtype=torch.float64, device=coord.device) / frequencies
     angles = coord[..., None] * (theta**-steps).to(coord.dtype)
     return angles.cos(), angles.sin()
@@ -209,6 +213,7 @@ def rotate(heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> t
     chunks = heads.to(cosines.dtype).unflatten(-1, (3, 2, -1))  # (voxels, heads, axes, halves, frequencies)
     u, v = chunks.unbind(dim=-2)
     cosines, sines = cosines[:, None], sines[:, None]
+    # The halves of an axis stay next to each other, as the released weights expect.
     rotated = torch.stack([u * cosines - v * sines, v * cosines + u * sines], dim=-2)
     return rotated.flatten(-3)
 

@@ -36,6 +36,8 @@ class PointNetPreTrainedModel(LibraryModelMixin, NoAttentionMixin, PreTrainedMod
         """Use torch's default initialization of linear layers."""
         super()._init_weights(module)
         if isinstance(module, nn.Linear):
+            # That of transformers, a normal distribution of one width, is too narrow for these small layers without
+            # residuals.
             bound = 1 / math.sqrt(module.in_features)
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
@@ -58,6 +60,7 @@ class PointNetLayer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Transform features `(..., inputs)` of points to `(..., outputs)`."""
+        # BatchNorm1d takes rows: its statistics are over all points of all clouds.
         rows = self.linear(hidden_states.flatten(0, -2))  # (rows, outputs)
         return torch.relu(self.norm(rows)).view(*hidden_states.shape[:-1], -1)
 
@@ -103,6 +106,7 @@ class PointFeatures(nn.Module):
         check_channels(points, self.config.in_channels)
         with_states = self.returns_states(output_hidden_states, output_attentions)
         states, centers = self.encode(in_full_precision(points, self.dtype))
+        # The maximum does not depend on the order of the points.
         pooled = states[-1].amax(dim=1)  # (batch, hidden)
         return PointFeaturesOutput(states[-1], pooled, centers, tuple(states) if with_states else None)
 
@@ -218,7 +222,9 @@ class SetAbstraction(nn.Module):
         """
         centers = gather_points(xyz, farthest_point_sample(xyz, self.num_centers))
         index = ball_query(centers, xyz, self.radius, self.num_neighbors)
+        # In full precision: differences of near points lose most digits in half precision.
         offsets = group(xyz, index) - centers.unsqueeze(2)  # (batch, centers, neighbors, 3)
+        # Relative to the center, so that the same shape gives the same features wherever it is.
         hidden_states = torch.cat([offsets.to(features.dtype), group(features, index)], dim=-1)
         for layer in self.layers:
             hidden_states = layer(hidden_states)

@@ -131,6 +131,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         with stored_settings(name):
             recorded = config.part(cls._adapted_part)
             if recorded.is_elsewhere:
+                # These two say where the adapter is, not where its pretrained part is.
                 hub = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
                 return cls.build_around(cls.open_part(config, hub, **loading), config)
             folder = recorded.subfolder or cls._adapted_part
@@ -252,6 +253,8 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         given = {key: value for key, value in hub.items() if value is not None}
         adapter = None if name is None else find_adapter_config_file(name, **given)
         rest = {key: value for key, value in kwargs.items() if key not in hub}
+        # An adapter without a config names its base model; with a config and weights it is part of a full model; with
+        # a config alone the model is built around its pretrained part.
         if adapter is not None and not _contains(name, CONFIG_NAME, hub):
             return cls._from_base_of_adapter(os.fspath(name), adapter, given, *args, **rest)
         if adapter is None or any(_contains(name, file, hub) for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
@@ -315,6 +318,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         config = copy.deepcopy(config)
         apply_settings(cls, config, overrides, "a repository that holds an adapter")
         dtype = dtype_named(dtype or torch_dtype)
+        # Settings that contradict each other are found before gigabytes are fetched.
         built_on_meta(class_of_saved(cls, config), config, name)
         model = class_of_saved(cls, config).build_for_adapter(
             name,
@@ -337,6 +341,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         if device_map is not None:
             model.to(single_device(device_map))
         if not isinstance(model, cls):
+            # The repository has a head, and its base model was asked for: that keeps the adapter.
             base = model.base_model
             base.peft_config, base._hf_peft_config_loaded = model.peft_config, True
             model = base
@@ -355,6 +360,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         self.config.architectures = [type(self).__name__]
         if kwargs.get("is_main_process", True):
             self.save_with_adapter(save_directory)
+        # Past the class that would store the part: `save_with_adapter` has, and transformers saves the adapter alone.
         super(PretrainedPartsMixin, self).save_pretrained(save_directory, **kwargs)
 
 

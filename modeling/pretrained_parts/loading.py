@@ -53,7 +53,7 @@ def apply_settings(model_class: type, config: PreTrainedConfig, arguments: dict[
 
     Raises:
         ValueError: If an argument is not supported by this way of loading.
-        TypeError: As transformers raises for a complete model, if an argument is no field of the config.
+        TypeError: As transformers raises for a complete model, if an argument is not a field of the config.
     """
     given = sorted(name for name in _NOT_SUPPORTED & arguments.keys() if arguments[name])
     if given:
@@ -230,6 +230,7 @@ def keep_in_full(arguments: dict[str, Any], *patterns: str) -> dict[str, Any]:
     """
     given = arguments.get("quantization_config")
     fields = ("llm_int8_skip_modules", "modules_to_not_convert", "skip_modules")
+    # Each library for quantization has its own name for this.
     field = next((name for name in fields if hasattr(given, name)), None)
     if field is None or getattr(given, field) is not None:
         return arguments
@@ -256,6 +257,7 @@ def set_quantization(part: PreTrainedModel, stored_quantized: bool = False) -> N
 def class_of_saved(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> type[PreTrainedModel]:
     """Return the class that a config was saved with if it is one of ours, else `model_class`."""
     ours = [base for base in model_class.__mro__ if getattr(base, "config_class", None) is model_class.config_class]
+    # The most general class with this config: whatever was saved with it is one of its subclasses.
     root = [base for base in ours if issubclass(base, PreTrainedModel)][-1]
     known = {root, *_subclasses(root)}
     return next((model for model in known if model.__name__ in (config.architectures or ())), model_class)
@@ -278,6 +280,7 @@ def refuse_other_shapes(
     if not isinstance(config, PreTrainedConfig):
         given = {key: value for key, value in settings.items() if key in _fields(model_class.config_class)}
         config = model_class.config_class.from_pretrained(folder, **hub, **given)
+    # Quantized weights are stored in other shapes.
     if any(getattr(part, "quantization_config", None) for part in _configs(config)):
         return
     expected = {name: list(tensor.shape) for name, tensor in built_on_meta(model_class, config, folder).items()}
@@ -379,7 +382,7 @@ def refuse_other_types(place: str | os.PathLike, stored: Mapping[str, str], own:
 
 
 def refuse_pipes(folder: Path) -> None:
-    """Raise an error if a weight file of a directory is no file: a pipe would be waited for without end.
+    """Raise an error if a weight file of a directory is not a regular file: reading a pipe would wait forever.
 
     Raises:
         ValueError: Naming it.
@@ -423,6 +426,7 @@ def _types_in(file: Path) -> dict[str, str]:
     if file.suffix == ".safetensors":
         with safe_open(file, "pt") as stored:
             return {name: stored.get_slice(name).get_dtype() for name in stored.keys()}  # noqa: SIM118
+    # Without memory for the values, as only dtypes are asked for.
     content = torch.load(file, map_location="meta", weights_only=True)
     tensors = content.items() if isinstance(content, Mapping) else ()
     return {name: _NAMES.get(one.dtype, str(one.dtype)) for name, one in tensors if isinstance(one, torch.Tensor)}

@@ -97,6 +97,8 @@ class PretrainedPartsMixin:
         remembered: Fingerprint | None = vars(part).get(_FINGERPRINT)  # None if it was built, not loaded
         if remembered is not None and not remembered.is_in_other_precision(tensors):
             return remembered.changed(tensors)
+        # Hashes of bytes say nothing about weights in another precision; these are compared with their source, rounded
+        # alike. What cannot be compared counts as changed: stored twice, weights do no harm, but lost ones do.
         try:
             changed = differing(tensors, self.reopened_state(name))
         except (OSError, ValueError, RuntimeError):

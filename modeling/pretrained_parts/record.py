@@ -125,6 +125,7 @@ def source_property(part: str, doc: str) -> property:
     def set_(config: PartsConfigMixin, value: str | os.PathLike | None) -> None:
         if value is not None:
             config.change_part(part, name_or_path=os.fspath(value), stored=False)
+        # Weights stored with the model keep the name that they were trained from.
         elif not config.part(part).stored:
             config.change_part(part, name_or_path=None)
 

@@ -68,6 +68,7 @@ def load_adapter_into(
         adapted = PeftModel(model, config)
     renamings = model.renamings() if isinstance(model, EarlierNamesMixin) else None
     weights = load_peft_weights(name, device="cpu", key_mapping=renamings, **hub)
+    # PEFT would load what fits and leave the rest as it was initialized.
     stored = {key: tensor.shape for key, tensor in weights.items()}
     state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     expected = {key: tensor.shape for key, tensor in state.items()}
@@ -234,6 +235,7 @@ def _check_pattern(pattern: str) -> None:
         raise ValueError(f"pattern {shown!r}: refers back to a group; expected a plain expression")
     if len(re.findall(r"[*+]|\{\d*,\d*\}", plain)) > _MAX_REPEATS:
         raise ValueError(f"pattern {shown!r}: repeats more than {_MAX_REPEATS} times; name the modules instead")
+    # From the inside out, each group becomes one character, repeated if anything in it was.
     while match := re.search(
         r"\((\?(:|=|!|<=|<!|>|P<\w+>|[a-zA-Z-]+:?))?(?P<inside>[^()]*)\)(?P<again>[*+{]?)", plain
     ):

@@ -64,8 +64,10 @@ class Uni3DModel(Uni3DPreTrainedModel, AlignedEncoder):
     def embed(self, patches: Patches) -> Tokens:
         """Turn patches, all or some of each cloud, into the input of the first block."""
         tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
+        # Centers are float32 up to here: in half precision, near ones would coincide.
         positions = self.position_embed(in_precision_of(self.position_embed, patches.centers))
         tokens, positions = self.class_token(tokens, positions)  # (batch, 1 + groups, hidden) each
+        # Positions are added once, before the first block, as in image transformers.
         return Tokens(tokens + positions, patches.centers, patches.center_index)
 
 

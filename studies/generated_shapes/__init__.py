@@ -30,7 +30,7 @@ CLASSES = {make.__name__: make for make in (*FURNITURE, *VESSELS, *TOOLS, *OUTDO
 
 @dataclass(frozen=True)
 class Damage:
-    """What happens to an object between its drawing and its points.
+    """Changes of an object between its drawing and its points.
 
     Args:
         stretch: Largest factor of an axis.

@@ -82,7 +82,7 @@ def backrest(r: Draw, x: float, z: float, base: float, rise: float) -> Parts:
 
 
 def stool(r: Draw) -> Parts:
-    """A seat without a back, some of them with a low rail."""
+    """Draw a seat without a back, some of them with a low rail."""
     height, x = r(0.4, 0.85), r(0.15, 0.25)
     z = x * r(0.8, 1.1)
     parts = [plate(r, x, z, height, 0.6), *legs(r, height, 0.8 * x, 0.8 * z)]
@@ -90,7 +90,7 @@ def stool(r: Draw) -> Parts:
 
 
 def chair(r: Draw) -> Parts:
-    """A seat with a back."""
+    """Draw a seat with a back."""
     height, x = r(0.38, 0.55), r(0.18, 0.26)
     z = x * r(0.85, 1.15)
     return [plate(r, x, z, height, 0.2), *legs(r, height, 0.9 * x, 0.9 * z),
@@ -98,7 +98,7 @@ def chair(r: Draw) -> Parts:
 
 
 def armchair(r: Draw) -> Parts:
-    """A chair with arms, upholstered or not."""
+    """Draw a chair with arms, upholstered or not."""
     height, x = r(0.35, 0.5), r(0.22, 0.34)
     z = x * r(0.8, 1.1)
     if r.yes():
@@ -116,7 +116,7 @@ def armchair(r: Draw) -> Parts:
 
 
 def bench(r: Draw) -> Parts:
-    """A long seat, with or without a back."""
+    """Draw a long seat, with or without a back."""
     height, x, z = r(0.38, 0.5), r(0.45, 0.9), r(0.15, 0.25)
     count = r.whole(1, 4)
     width = 2 * z / count
@@ -126,7 +126,7 @@ def bench(r: Draw) -> Parts:
 
 
 def sofa(r: Draw) -> Parts:
-    """A long upholstered seat with a back, mostly with arms, some with cushions or a chaise."""
+    """Draw a long upholstered seat with a back, mostly with arms, some with cushions or a chaise."""
     height, x, z, thick = r(0.3, 0.45), r(0.55, 1.1), r(0.32, 0.48), r(0.1, 0.2)
     foot = r(0, 0.12)
     parts = [box((2 * x, height - foot, 2 * z), (0, foot, 0)),
@@ -146,7 +146,7 @@ def sofa(r: Draw) -> Parts:
 
 
 def table(r: Draw) -> Parts:
-    """A plate on legs, high or low."""
+    """Draw a plate on legs, high or low."""
     height, x = r(0.35, 0.8), r(0.3, 0.9)
     z = x if r.yes(0.4) else x * r(0.4, 0.9)
     parts = [plate(r, x, z, height), *legs(r, height, 0.85 * x, 0.85 * z)]
@@ -154,7 +154,7 @@ def table(r: Draw) -> Parts:
 
 
 def desk(r: Draw) -> Parts:
-    """A table with drawers on one side or on both, some with a panel behind or a hutch."""
+    """Draw a table with drawers on one side or on both, some with a panel behind or a hutch."""
     height, x, z = r(0.65, 0.8), r(0.5, 0.9), r(0.28, 0.4)
     width, depth = r(0.25, 0.45), r(0.15, 1.0)
     parts = [box((2 * x, r(0.02, 0.06), 2 * z), (0, height, 0))]
@@ -193,7 +193,7 @@ def bookcase(r: Draw) -> Parts:
 
 
 def cabinet(r: Draw) -> Parts:
-    """A closed body with doors or drawers, on feet or on the ground."""
+    """Draw a closed body with doors or drawers, on feet or on the ground."""
     height, x, z, foot = r(0.5, 2.0), r(0.25, 0.7), r(0.18, 0.32), r(0, 0.2)
     parts = [box((2 * x, height, 2 * z), (0, foot, 0))]
     if foot > 0.07:
@@ -210,7 +210,7 @@ def cabinet(r: Draw) -> Parts:
 
 
 def bed(r: Draw) -> Parts:
-    """A mattress in a frame with a headboard, some with a footboard, a canopy or a bunk above."""
+    """Draw a mattress in a frame with a headboard, some with a footboard, a canopy or a bunk above."""
     height, x, z = r(0.3, 0.55), r(0.4, 0.9), r(0.9, 1.1)
     thick = r(0.15, 0.3)
     parts = [box((2 * x, thick, 2 * z), (0, height - thick, 0)), *legs(r, height - thick, 0.95 * x, 0.95 * z)]
@@ -240,7 +240,7 @@ def shade(r: Draw, low: float, rise: float, wide: float) -> np.ndarray:
 
 
 def desk_lamp(r: Draw) -> Parts:
-    """A foot, a bent arm and a tilted shade; or a short pole with an upright shade."""
+    """Draw a foot, a bent arm and a tilted shade; or a short pole with an upright shade."""
     foot = r(0.1, 0.18)
     base = cylinder(foot, r(0.02, 0.06)) if r.yes() else box((2 * foot, 0.03, 1.6 * foot))
     if r.yes(0.3):
@@ -257,7 +257,7 @@ def desk_lamp(r: Draw) -> Parts:
 
 
 def floor_lamp(r: Draw) -> Parts:
-    """A high pole or a tripod with a shade."""
+    """Draw a high pole or a tripod with a shade."""
     height, thick = r(1.0, 1.8), r(0.01, 0.025)
     if r.yes(0.3):
         stand = ring_of(rod((r(0.2, 0.4), 0, 0), (0, 0.8 * height, 0), thick), 3)
@@ -277,7 +277,7 @@ def floor_lamp(r: Draw) -> Parts:
 
 
 def candlestick(r: Draw) -> Parts:
-    """A turned stem with a candle, or arms with several."""
+    """Draw a turned stem with a candle, or arms with several."""
     height, foot = r(0.3, 0.7), r(0.08, 0.2)
     levels = np.linspace(0.03, height, r.whole(4, 8))
     stem = [(0, 0), (foot, 0), (foot, 0.02), *((r(0.012, 0.05), level) for level in levels)]
@@ -291,7 +291,7 @@ def candlestick(r: Draw) -> Parts:
 
 
 def umbrella(r: Draw) -> Parts:
-    """A domed or conical canopy on a pole with a hook, or a parasol on a foot."""
+    """Draw a domed or conical canopy on a pole with a hook, or a parasol on a foot."""
     height, wide, rise = r(0.7, 1.2), r(0.4, 0.75), r(0.12, 0.4)
     if r.yes():
         canopy = ball((wide, rise, wide), (0, height - rise, 0), 0, 90)

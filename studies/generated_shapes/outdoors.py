@@ -29,7 +29,7 @@ def wheels(r: Draw, places: list[float], across: float, radius: float) -> Parts:
 
 
 def car(r: Draw) -> Parts:
-    """A low body with a cabin: sedan, hatchback, pick-up or open."""
+    """Draw a low body with a cabin: sedan, hatchback, pick-up or open."""
     length, wide, low, rise = r(0.8, 1.1), r(0.32, 0.45), r(0.2, 0.3), r(0.2, 0.35)
     radius = r(0.12, 0.2)
     parts = [wedge((2 * length, low, 2 * wide), (r(0.9, 1.0), 0.95), (0, 0.7 * radius, 0))]
@@ -40,7 +40,7 @@ def car(r: Draw) -> Parts:
 
 
 def truck(r: Draw) -> Parts:
-    """A cabin with a load: a box, a tank, a flat bed or an open one; a van where both join."""
+    """Draw a cabin with a load: a box, a tank, a flat bed or an open one; a van where both join."""
     length, wide, radius = r(0.9, 1.6), r(0.35, 0.45), r(0.13, 0.2)
     high, cabin = r(0.5, 0.85), r(0.35, 0.55)
     base = 0.9 * radius
@@ -59,7 +59,7 @@ def truck(r: Draw) -> Parts:
 
 
 def bus(r: Draw) -> Parts:
-    """A long high body on wheels, some with a second deck or a trailer."""
+    """Draw a long high body on wheels, some with a second deck or a trailer."""
     length, wide, high, radius = r(0.9, 1.6), r(0.32, 0.42), r(0.5, 0.75), r(0.1, 0.17)
     parts = [wedge((2 * length, high, 2 * wide), (r(0.93, 1.0), r(0.85, 1.0)), (0, 0.8 * radius, 0))]
     if r.yes(0.25):
@@ -74,7 +74,7 @@ def bus(r: Draw) -> Parts:
 
 
 def plane(r: Draw) -> Parts:
-    """A body with wings and a tail; engines, struts or floats on some."""
+    """Draw a body with wings and a tail; engines, struts or floats on some."""
     length, radius, span, chord = r(0.8, 1.2), r(0.07, 0.14), r(0.7, 1.2), r(0.15, 0.35)
     hull = revolved([(0, -length), (radius, -0.6 * length), (radius, 0.5 * length), (0.2 * radius, length)])
     parts = [turned(hull, 90, "z")]
@@ -98,7 +98,7 @@ def plane(r: Draw) -> Parts:
 
 
 def boat(r: Draw) -> Parts:
-    """A hull with a cabin, a mast with a sail, a funnel, or open with benches."""
+    """Draw a hull with a cabin, a mast with a sail, a funnel, or open with benches."""
     length, wide, high = r(0.7, 1.2), r(0.18, 0.35), r(0.15, 0.35)
     share = np.linspace(-1, 1, 12)
     beam = wide * np.sqrt(np.clip(1 - np.abs(share) ** r(2, 4), 0, 1)) * (1 if r.yes() else np.sqrt((2.1 - share) / 3))
@@ -126,7 +126,7 @@ def boat(r: Draw) -> Parts:
 
 
 def rocket(r: Draw) -> Parts:
-    """A pointed body with fins or boosters."""
+    """Draw a pointed body with fins or boosters."""
     radius, height = r(0.1, 0.22), r(0.8, 1.5)
     nose, narrow = r(0.2, 0.6), r(0.6, 1.0)
     profile = [(0, 0), (radius, 0), (radius, 0.5 * height), (narrow * radius, 0.6 * height), (narrow * radius, height),
@@ -159,7 +159,7 @@ def house(r: Draw) -> Parts:
 
 
 def tower(r: Draw) -> Parts:
-    """A high body, round or square, straight or in steps, with a roof, merlons or a spire."""
+    """Draw a high body, round or square, straight or in steps, with a roof, merlons or a spire."""
     wide, high, steps = r(0.15, 0.35), r(0.5, 1.0), r.whole(1, 3)
     round_body, taper = r.yes(), r(0.6, 1.0)
     parts, level = [], 0.0
@@ -182,7 +182,7 @@ def tower(r: Draw) -> Parts:
 
 
 def bridge(r: Draw) -> Parts:
-    """A deck on piers or an arch, some hung from towers, mostly with rails."""
+    """Draw a deck on piers or an arch, some hung from towers, mostly with rails."""
     length, wide, level = r(0.9, 1.3), r(0.12, 0.3), r(0.2, 0.5)
     bow = r(0, 0.3) if r.yes(0.4) else 0.0
     x = np.linspace(-length, length, 10)
@@ -245,7 +245,7 @@ def fence(r: Draw) -> Parts:
 
 
 def tree(r: Draw) -> Parts:
-    """A trunk with one crown or several, some with bare branches."""
+    """Draw a trunk with one crown or several, some with bare branches."""
     height, thick = r(0.4, 1.0), r(0.03, 0.09)
     parts = [rod((0, 0, 0), (r(-0.1, 0.1), height, 0), thick, 0.6 * thick)]
     if r.yes(0.25):
@@ -264,7 +264,7 @@ def tree(r: Draw) -> Parts:
 
 
 def conifer(r: Draw) -> Parts:
-    """A trunk with one cone or with tiers of them."""
+    """Draw a trunk with one cone or with tiers of them."""
     height, wide, count = r(0.9, 1.6), r(0.2, 0.45), r.whole(1, 5)
     low = r(0.08, 0.35)
     parts = [cylinder(r(0.03, 0.07), low + 0.1)]
@@ -280,7 +280,7 @@ def conifer(r: Draw) -> Parts:
 
 
 def cactus(r: Draw) -> Parts:
-    """A column with arms, a ball or stacked pads, some in a pot."""
+    """Draw a column with arms, a ball or stacked pads, some in a pot."""
     height, thick, base = r(0.6, 1.2), r(0.08, 0.16), 0.0
     parts = []
     if r.yes(0.4):
@@ -306,7 +306,7 @@ def cactus(r: Draw) -> Parts:
 
 
 def mushroom(r: Draw) -> Parts:
-    """A stem with a domed, conical or flat cap; a group on some."""
+    """Draw a stem with a domed, conical or flat cap; a group on some."""
     parts = []
     for number in range(1 if r.yes(0.75) else r.whole(2, 3)):
         size = 1.0 if number == 0 else r(0.4, 0.7)
@@ -331,7 +331,7 @@ def four_legs(r: Draw, length: float, body: float, height: float, thick: float) 
 
 
 def dog(r: Draw) -> Parts:
-    """A short-legged animal with a round head, ears and a tail; long or stocky."""
+    """Draw a short-legged animal with a round head, ears and a tail; long or stocky."""
     length, body = r(0.35, 0.65), r(0.12, 0.24)
     height, size = body + r(0.1, 0.4), r(0.1, 0.18)
     head = (length + 0.6 * size, height + body + r(0, 0.2), 0)
@@ -345,7 +345,7 @@ def dog(r: Draw) -> Parts:
 
 
 def horse(r: Draw) -> Parts:
-    """A long-legged animal with a high neck, a long head and a hanging tail; some with horns."""
+    """Draw a long-legged animal with a high neck, a long head and a hanging tail; some with horns."""
     length, body = r(0.4, 0.65), r(0.13, 0.24)
     height, neck = body + r(0.3, 0.65), r(0.2, 0.6)
     head = (length + r(0.1, 0.35), height + neck, 0)

@@ -56,7 +56,7 @@ def handle(r: Draw, profile: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def mug(r: Draw) -> Parts:
-    """A low vessel with one handle; a cup with a saucer too."""
+    """Draw a low vessel with one handle; a cup with a saucer too."""
     height, low = r(0.5, 1.1), r(0.25, 0.45)
     profile = wall(r, low, low * r(0.9, 1.5), height, r(-0.05, 0.1))
     parts = [revolved(profile), handle(r, profile, r(0.1, 0.3) * height, r(0.7, 0.95) * height)]
@@ -64,7 +64,7 @@ def mug(r: Draw) -> Parts:
 
 
 def bowl(r: Draw) -> Parts:
-    """A wide open vessel, deep or as flat as a plate."""
+    """Draw a wide open vessel, deep or as flat as a plate."""
     high, height = r(0.5, 0.8), r(0.1, 0.6)
     low = high * r(0.3, 0.7)
     profile = wall(r, low, high, height, r(0, 0.12))
@@ -75,7 +75,7 @@ def bowl(r: Draw) -> Parts:
 
 
 def vase(r: Draw) -> Parts:
-    """A high open vessel with a belly or a flared rim, some with two handles or flowers."""
+    """Draw a high open vessel with a belly or a flared rim, some with two handles or flowers."""
     height, low = r(0.8, 1.5), r(0.12, 0.3)
     profile = wall(r, low, r(0.1, 0.4), height, r(-0.05, 0.3))
     parts = [revolved(profile)]
@@ -92,7 +92,7 @@ def vase(r: Draw) -> Parts:
 
 
 def bottle(r: Draw) -> Parts:
-    """A body with a narrow neck, round or flat, mostly with a cap."""
+    """Draw a body with a narrow neck, round or flat, mostly with a cap."""
     radius, height = r(0.15, 0.32), r(0.5, 1.0)
     neck, shoulder, rise = radius * r(0.25, 0.55), r(0.05, 0.35), r(0.08, 0.35)
     waist = radius * (r(0.75, 0.95) if r.yes(0.4) else 1)
@@ -108,7 +108,7 @@ def bottle(r: Draw) -> Parts:
 
 
 def jug(r: Draw) -> Parts:
-    """A high vessel with a handle and mostly a spout at its rim."""
+    """Draw a high vessel with a handle and mostly a spout at its rim."""
     height, low = r(0.9, 1.5), r(0.22, 0.36)
     profile = wall(r, low, r(0.18, 0.36), height, r(0, 0.18))
     parts = [revolved(profile), handle(r, profile, r(0.15, 0.4) * height, r(0.75, 0.95) * height)]
@@ -122,7 +122,7 @@ def jug(r: Draw) -> Parts:
 
 
 def pot(r: Draw) -> Parts:
-    """A cooking pot with two handles or a long one, with or without a lid."""
+    """Draw a cooking pot with two handles or a long one, with or without a lid."""
     radius, height = r(0.4, 0.6), r(0.15, 0.7)
     profile = wall(r, radius * r(0.85, 1.0), radius, height, r(0, 0.06))
     parts = [revolved(profile)]
@@ -141,7 +141,7 @@ def pot(r: Draw) -> Parts:
 
 
 def bucket(r: Draw) -> Parts:
-    """A conical open vessel with a bail above it, hanging down or upright."""
+    """Draw a conical open vessel with a bail above it, hanging down or upright."""
     low, height = r(0.25, 0.4), r(0.5, 0.9)
     high = low * r(1.05, 1.5)
     bail = arc((0, height, 0), (high, r(0.7, 1.2) * high), 0, 180)
@@ -151,7 +151,7 @@ def bucket(r: Draw) -> Parts:
 
 
 def goblet(r: Draw) -> Parts:
-    """A bowl on a stem with a foot, or a trophy with two handles."""
+    """Draw a bowl on a stem with a foot, or a trophy with two handles."""
     height, stem, wide = r(0.3, 0.8), r(0.02, 0.05), r(0.15, 0.35)
     cup = wall(r, stem, wide * r(0.6, 1.2), r(0.25, 0.6), wide * r(0, 0.6))[1:] + [0, height]
     foot = r(0.15, 0.3)
@@ -163,7 +163,7 @@ def goblet(r: Draw) -> Parts:
 
 
 def barrel(r: Draw) -> Parts:
-    """A closed drum, bulging or straight with rings, upright or lying."""
+    """Draw a closed drum, bulging or straight with rings, upright or lying."""
     radius, height = r(0.28, 0.42), r(0.7, 1.1)
     profile = wall(r, radius, radius * r(0.9, 1.05), height, r(0, 0.14))
     parts = [revolved([*profile, (0, height)])]
@@ -176,7 +176,7 @@ def barrel(r: Draw) -> Parts:
 
 
 def teapot(r: Draw) -> Parts:
-    """A round body with a spout, a handle beside or above it and a lid."""
+    """Draw a round body with a spout, a handle beside or above it and a lid."""
     radius, height = r(0.35, 0.5), r(0.45, 0.8)
     profile = wall(r, 0.6 * radius, 0.5 * radius, height, 0.5 * radius)
     start, tip = (-0.8 * radius, 0.3 * height, 0), (-radius - r(0.2, 0.5), r(0.7, 1.0) * height, 0)
@@ -202,7 +202,7 @@ def laid(r: Draw, parts: Parts) -> Parts:
 
 
 def hammer(r: Draw) -> Parts:
-    """A shaft with a head across it: a block, a cylinder, a claw or a point."""
+    """Draw a shaft with a head across it: a block, a cylinder, a claw or a point."""
     length, thick, reach = r(0.7, 1.3), r(0.025, 0.05), r(0.12, 0.28)
     parts = [grip(r, length, thick)]
     face = r(0.04, 0.1)
@@ -217,7 +217,7 @@ def hammer(r: Draw) -> Parts:
 
 
 def axe(r: Draw) -> Parts:
-    """A shaft with a flat blade along it, on one side or on both."""
+    """Draw a shaft with a flat blade along it, on one side or on both."""
     length, thick, reach = r(0.7, 1.3), r(0.025, 0.05), r(0.15, 0.35)
     edge, neck = r(0.1, 0.25), r(0.05, 0.09)
     blade = slab([(0, length - neck), (-reach, length - edge), (-1.1 * reach, length), (-reach, length + edge),
@@ -229,7 +229,7 @@ def axe(r: Draw) -> Parts:
 
 
 def shovel(r: Draw) -> Parts:
-    """A long shaft with a broad blade, pointed, square or scooped, some with a grip at the end."""
+    """Draw a long shaft with a broad blade, pointed, square or scooped, some with a grip at the end."""
     length, thick, wide, rise = r(0.8, 1.5), r(0.018, 0.035), r(0.1, 0.2), r(0.25, 0.45)
     if r.yes():
         outline = [(-wide, 0), (wide, 0), (wide, -0.6 * rise), (0, -rise), (-wide, -0.6 * rise)]
@@ -242,7 +242,7 @@ def shovel(r: Draw) -> Parts:
 
 
 def rake(r: Draw) -> Parts:
-    """A long shaft with a bar of teeth, or with tines spread like a fan."""
+    """Draw a long shaft with a bar of teeth, or with tines spread like a fan."""
     length, thick, wide = r(0.9, 1.6), r(0.015, 0.03), r(0.15, 0.32)
     count, rise = r.whole(5, 12), r(0.06, 0.16)
     parts = [grip(r, length, thick)]
@@ -255,7 +255,7 @@ def rake(r: Draw) -> Parts:
 
 
 def broom(r: Draw) -> Parts:
-    """A long shaft with a brush: a block of bristles, a flared bundle or a mop."""
+    """Draw a long shaft with a brush: a block of bristles, a flared bundle or a mop."""
     length, thick, wide, rise = r(0.8, 1.5), r(0.015, 0.03), r(0.12, 0.3), r(0.12, 0.4)
     parts = [grip(r, length, thick)]
     style = r.whole(0, 2)

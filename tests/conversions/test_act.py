@@ -293,7 +293,7 @@ def test_settings_without_a_tensor_can_be_given(tmp_path):
     assert (config.num_groups, config.group_size, config.num_attention_heads) == (32, 16, 4)
     assert json.loads((setting.output / "preprocessor_config.json").read_text())["num_points"] == 512
     shutil.rmtree(setting.output)
-    assert "hidden_size=64 is no multiple of 3; give --num-attention-heads" in setting.refused(
+    assert "hidden_size=64 is not a multiple of 3; give --num-attention-heads" in setting.refused(
         "--num-attention-heads", 3
     )
     setting = Setting("dvae_plain", tmp_path)
@@ -344,7 +344,7 @@ def test_left_over_tensors_of_known_parts_are_listed(case, name, message, tmp_pa
         ("dvae", ["visual_embed.1.bias"], "encoder.layernorm.bias"),
         ("dvae_clip", ["visual_embed.0.weight"], "encoder.pre_layrnorm.weight"),
         ("dvae_plain", ["dgcnn_2.layer3.1.bias"], "graph_decoder.layers.2.norm.bias"),
-        ("dvae", ["codebook"], "no ACT checkpoint of kind dvae"),
+        ("dvae", ["codebook"], "not an ACT checkpoint of kind dvae"),
         ("pretrain", ["mask_token", "proj_head.bias"], "missing: mask_token, prediction_head.bias"),
     ],
 )
@@ -413,7 +413,7 @@ def test_teacher_with_an_unknown_number_of_heads_must_be_named(tmp_path):
         for name, tensor in setting.original.state.items()
     }
     setting.altered(lambda state: state.update(narrow))
-    assert "its teacher has 100 channels, no multiple of 64" in setting.refused()
+    assert "its teacher has 100 channels, not a multiple of 64" in setting.refused()
 
 
 class Payload:

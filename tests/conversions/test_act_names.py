@@ -100,7 +100,7 @@ def test_another_kind_is_named(case, kind, message):
 def test_other_checkpoints_are_described_by_their_prefixes():
     state = {"MAE_encoder.norm.weight": torch.ones(2), "mask_token": torch.ones(1)}
     assert kind_of(state) is None
-    with pytest.raises(ValueError, match="no ACT checkpoint of kind cls: .*they begin with MAE_encoder, mask_token"):
+    with pytest.raises(ValueError, match="not an ACT checkpoint of kind cls: .*with MAE_encoder, mask_token"):
         convert_act_state_dict("cls", state)
 
 

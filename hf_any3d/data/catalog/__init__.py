@@ -84,5 +84,6 @@ def load_point_dataset(
         raise ValueError(f"unknown dataset {name!r}; known are {known}, or owner/name on the hub")
     if split is not None and split not in splits:
         raise ValueError(f"dataset {name!r} has no split {split!r}; it has {', '.join(splits)}")
+    # Datasets of the hub have columns of all kinds; afterwards they look like ours.
     splits = prepare_splits(splits, name)
     return splits if split is None else splits[split]

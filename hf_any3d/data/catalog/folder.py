@@ -75,6 +75,7 @@ def _with_array_points(rows: Dataset, origin: str) -> Dataset:
     elif (
         isinstance(feature, List) and isinstance(feature.feature, List) and isinstance(feature.feature.feature, Value)
     ):
+        # Types of `datasets` do not tell the length of inner lists.
         first: Any = next(iter(rows.with_format(None)), None)
         shape = (None, 3 if first is None else len(first["points"][0]))
     else:
@@ -100,8 +101,10 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
     if not labeled:
         return splits
     first = "train" if "train" in labeled else labeled[0]
+    # One list of classes for all splits: a class that is missing in one must not shift the numbers of the others.
     feature = splits[first].features["label"]
     if not isinstance(feature, ClassLabel):
+        # A stream would have to be read to its end to find all labels.
         if not isinstance(splits[first], Dataset):
             return splits
         feature = _classes_of(splits, first, labeled)
@@ -207,7 +210,7 @@ def load(
             "files_to_points instead"
         )
     if (as_files or streaming) and (unused := set(options) - {"cache_dir"}):
-        raise ValueError(f"{sorted(unused)[0]} has no use with as_files=True or streaming=True")
+        raise ValueError(f"{sorted(unused)[0]} has no effect with as_files=True or streaming=True")
     root = Path(data_dir)
     skip = on_error == "skip"
     listed = list_folder(
@@ -244,6 +247,7 @@ def _files(root: Path, listed: DatasetDict, streaming: bool) -> DatasetDict | It
         _check_free(root, ["point_cloud"], rows.column_names)
         rows = rows.add_column("point_cloud", paths).select_columns(names)
         rows = rows.cast_column("point_cloud", PointCloud())  # pyright: ignore[reportArgumentType] - is registered
+        # Workers of a DataLoader share a stream by its shards.
         shards = max(1, len(rows) // _FILES_PER_SHARD)
         splits[split] = rows.to_iterable_dataset(num_shards=shards) if streaming else rows
     return IterableDatasetDict(splits) if streaming else DatasetDict(splits)
@@ -274,6 +278,7 @@ def _read(
         return Dataset.from_generator(_rows, features, gen_kwargs=arguments, **settings, **options)
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, (ValueError, OSError)):
+            # `datasets` wraps the error, which names the file, in one that does not.
             raise error.__cause__ from None
         raise
 
@@ -297,6 +302,7 @@ def _rows(
                 continue
             none_read = False
             yield {**columns, **row}
+    # An empty split would fail much later, in training. With several processes none of them sees the whole split.
     if none_read and is_whole_split:
         files = shards[0]
         raise ValueError(f"none of the {len(files)} files of a split could be read, the first is {files[0][1]}")
@@ -365,7 +371,7 @@ def _splits_of_metadata(
         files = labeled(root, parts)
     except ValueError:
         files = []
-    # A single folder only stores the files and is no class.
+    # A single folder only stores the files and is not a class.
     return by_split(files if len({file.label for file in files}) > 1 else unlabeled(root, parts))
 
 

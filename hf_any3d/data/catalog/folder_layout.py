@@ -95,7 +95,9 @@ def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow
     others: dict[str, int] = defaultdict(int)
     leaves: set[Parts] = set()
     prose: list[str] = []
+    # Links inside of the folder are followed; those that lead out of it are refused below, unless they are allowed.
     for folder, folders, files in os.walk(root, followlinks=True):
+        # In place, as os.walk then descends into these alone, in the same order on every machine.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         parts = Path(folder).relative_to(root).parts
         for name in folders:
@@ -104,6 +106,7 @@ def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow
             if path.is_symlink():
                 if not follow_links:
                     check_link(path, root)
+                # os.walk would follow such a link without end.
                 if Path(folder).resolve().is_relative_to(path.resolve()):
                     raise ValueError(f"{root}: {path.relative_to(root).as_posix()} is a link to a folder above it")
         if not folders:
@@ -165,6 +168,7 @@ def find_labeled_files(
         others[Path(name).suffix.lower()] += 1  # files next to the folders of classes are lists and notes, not clouds
     found = nested or tree.found
     full = {parts[:-1] for parts in found}
+    # A class without files is rather a failed download than a class.
     empty = [parts for parts in sorted(tree.leaves - full) if len(parts) == len(found[0]) - 1]
     if empty:
         names = ", ".join("/".join(parts) for parts in empty)
@@ -181,6 +185,7 @@ def labeled(root: Path, found: list[Parts]) -> list[LabeledFile]:
         ValueError: they match no layout with classes.
     """
     depths = {len(parts) for parts in found}
+    # Folders named train and test are splits, even if they could be classes.
     if depths == {2} and not all(parts[0].lower() in SPLIT_NAMES for parts in found):
         return [LabeledFile(root.joinpath(*parts), parts[0], "train") for parts in found]
     place = split_place(found)
@@ -292,6 +297,7 @@ def _read(path: Path) -> pa.Table:
 
 
 def _read_csv(path: Path) -> pa.Table:
+    # File names such as 007 are no numbers.
     rows = pd.read_csv(path, dtype={FILE_NAME: str})
     return pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata()
 

@@ -216,6 +216,7 @@ def _hdf5_sources(folder: Path, *, normals: bool) -> dict[str, SplitSource]:
         columns["normal"] = "normals"
     sources = {}
     for split in SPLITS:
+        # By number, as 10 comes before 2 in the order of names.
         found = {int(re.sub(r"\D", "", path.stem) or 0): path for path in folder.glob(f"ply_data_{split}*.h5")}
         numbers = range(max(found, default=0) + 1)
         DATASET.require([folder / f"ply_data_{split}{number}.h5" for number in numbers], folder)

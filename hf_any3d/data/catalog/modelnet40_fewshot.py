@@ -149,6 +149,7 @@ def pickled_shapes(path: Path) -> dict[str, list[Shape]]:
     for split in SPLITS:
         for number, item in enumerate(value[split]):
             try:
+                # Any item may be of another form, as a pickle holds whatever was stored.
                 cloud, label, original = item
                 shapes[split].append(Shape(_whole(label), _whole(original), lambda cloud=cloud: cloud))
             except (TypeError, ValueError):
@@ -218,6 +219,7 @@ def fold_sources(
             if not 0 <= label < way or not 0 <= original < len(class_names):
                 allowed = f"0 to {way - 1} of classes 0 to {len(class_names) - 1}"
                 raise PointCloudError(f"label {label} of class {original}; expected {allowed}")
+            # Labels of a fold number its own classes, so each must stand for one class of ModelNet40.
             if (first := originals.setdefault(label, original)) != original:
                 raise PointCloudError(f"label {label} stands for classes {first} and {original}; expected one")
         if len(set(originals.values())) != way:
@@ -238,6 +240,7 @@ def _source(files: Sequence[Path], split: str, shapes: Sequence[Shape]) -> Split
 
     elsewhere = sorted({shape.file for shape in shapes if shape.file is not None})
     missing = [file for file in elsewhere if not file.is_file()]
+    # Clouds in other files are part of the cache key too.
     stamped = [*files, *(file for file in elsewhere if file not in missing)]
     return SplitSource(range(len(shapes)), read, stamped, len(shapes), describe, missing)
 

@@ -265,6 +265,7 @@ class PointLLMSplits:
         """
         files = self._files(training, splits)
         reserved, test = self._reserved(), self._objects(TEST)
+        # No object of one split is in another.
         unwanted_in = {"train": {*unwanted, *reserved, *test}, "validation": {*unwanted, *test}, "test": unwanted}
         if files.get("validation") == FULL:
             self._check_reserved(reserved)
@@ -338,6 +339,7 @@ class PointLLMSplits:
         if self._verify and name != COMPLEX:
             first: dict[str, int] = {}
             for entry in entries:
+                # Training conversations may repeat an object; captions of a file must not.
                 if entry.object_id and first.setdefault(entry.object_id, entry.number) != entry.number:
                     raise PointCloudFileError(
                         f"{path}: entries {first[entry.object_id]} and {entry.number} are both of object "
@@ -441,8 +443,10 @@ def stream_clouds(splits: DatasetDict, adder: CloudAdder) -> IterableDatasetDict
     """Stream rows with `object_id` whose clouds are read from their files together with the row; nothing is copied."""
     streams = {}
     for split, rows in splits.items():
+        # Many shards, since each process and worker needs one of its own.
         stream = rows.to_iterable_dataset(num_shards=min(MOST_SHARDS, len(rows)))
         features = Features({**adder.features, **rows.features})
+        # A batch may become empty, as a single row could not.
         streams[split] = stream.map(adder, batched=True, batch_size=1, features=features)
         for name in ("description", "citation", "homepage", "license"):
             setattr(streams[split].info, name, getattr(rows.info, name))

@@ -91,6 +91,7 @@ def _split_of(path: Path) -> str | None:
     """Return the split in the name of the innermost folder that has one, or of the file."""
     if shard := _SHARD.fullmatch(path.name):
         return next((split for split, words in SPLIT_WORDS.items() if shard[1] in words), shard[1])
+    # From the inside out: a folder above may have such a word by chance.
     for part in (*reversed(path.parts[:-1]), path.stem):
         words = set(re.split(r"[^a-zA-Z]+", part.lower()))
         if found := [split for split, known in SPLIT_WORDS.items() if words.intersection(known)]:

@@ -224,6 +224,7 @@ class _Window:
         return self._text[self._place : self._place + 1]
 
     def advance(self, count: int) -> None:
+        # Offsets count bytes, so that an entry can be read again without the ones before it.
         passed = self._text[self._place : self._place + count]
         self.offset += len(passed.encode())
         self._place += len(passed)
@@ -248,6 +249,7 @@ class _Window:
         return PointCloudFileError(f"{self._path}: byte {self.offset:,}: {text}")
 
     def _fill(self) -> None:
+        # The decoder needs a complete entry in the window.
         if self._ended or len(self._text) - self._place >= LONGEST_ENTRY:
             return
         parts = [self._text[self._place :]]

@@ -158,6 +158,7 @@ def load(
                 f"{store.path(unknown[0])}: not a published room, one of {len(unknown)}; remove them, or pass "
                 "verify=False for rooms of your own"
             )
+        # Missing rooms are then missing files, and reported as such.
         rooms = PUBLISHED_ROOMS
 
     def read_room(room: Room) -> Iterator[Mapping[str, object]]:
@@ -174,6 +175,7 @@ def load(
     sources = {}
     for split in ("train", "test"):
         units = [room for room in rooms if (room.area == test_area) == (split == "test")]
+        # Test rooms stay whole: figures are over all points of a room.
         cut = split == "train" and block_size is not None
         sources[split] = SplitSource(
             units,
@@ -287,6 +289,7 @@ class AnnotatedRooms:
         if not pieces:
             raise PointCloudFileError(f"{self.path(room)}: no pieces; expected ceiling_1.txt and others")
         names = [path.name.partition("_")[0] for path, _ in pieces]
+        # A few pieces have other names, such as stairs; all programs count them as clutter.
         classes = [CLASS_NAMES.index(name if name in CLASS_NAMES else CLUTTER) for name in names]
         return {
             "points": _at_origin(np.concatenate([xyz for _, (xyz, _) in pieces]), self.path(room)),
@@ -301,6 +304,7 @@ LAYOUTS = {"npy": ArrayRooms, "annotations": AnnotatedRooms}
 def _named(names: Iterable[str]) -> list[Room]:
     found = ((name, _ROOM.fullmatch(name)) for name in names)
     rooms = ((name, Room(int(match[1]), match[2], int(match[3]))) for name, match in found if match)
+    # A name such as office_01 would be another spelling of a room.
     return sorted(room for name, room in rooms if str(room) == name)
 
 

@@ -144,6 +144,7 @@ def _read(path: Path) -> Iterator[Mapping[str, object]]:
     category = SYNSETS[path.parent.name]
     with file_errors(path):
         parts = integers(table[:, 6], "part")
+    # Parts of a category have consecutive numbers.
     first, last = CATEGORY_PARTS[category][0], CATEGORY_PARTS[category][-1]
     wrong = (parts < first) | (parts > last)
     if wrong.any():

@@ -69,10 +69,13 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     """
     width = table.shape[1]
     found: dict[str, Any] = {"points": table[:, :3]}
+    # Nothing names these columns, so the values decide: normals have length 1, colors are whole numbers or at most 1.
+    # Normals come first, since few colors happen to have length 1.
     if width in (6, 7, 9):
         first, last = table[:, 3:6], table[:, -3:]
         if _has_unit_length(first):
             found["normals"] = first
+        # Seven columns are x y z, intensity and a color in PTS, elsewhere x y z, a color or normal, and a label.
         elif width == 7 and _looks_like_colors(last) and (source.file_type == "pts" or not _looks_like_colors(first)):
             found["colors"] = usable_colors(last, source)
             return found
@@ -89,6 +92,7 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
                 source.warn("columns 7 to 9 look neither like normals nor like colors and are left out")
     elif width not in (3, 4):
         raise PointCloudError(f"{width} columns; expected 3, 4, 6, 7 or 9 (a header line may name the columns)")
+    # What is left is a class number, never negative; an intensity is rarely a whole number.
     if width in (4, 7):
         found["labels"] = usable_labels(table[:, -1], source, first=0)
     return found
@@ -102,11 +106,13 @@ def unit_colors(values: np.ndarray) -> np.ndarray:
     """
     with np.errstate(invalid="ignore", over="ignore"):
         colors = values.astype(np.float32)
+    # The maximum of nothing is an error in numpy.
     if not colors.size:
         return colors
     if not np.isfinite(colors).all():
         raise PointCloudError("colors have NaN or infinite values; expected 0 to 1 or 0 to 255")
     top = float(colors.max())
+    # Many writers store 8 bit colors in 16 bits, so the type alone does not tell.
     if values.dtype.kind == "u" and values.dtype.itemsize == 2 and top > 255:
         scale = 65535.0
     elif values.dtype.kind == "f" and top <= 1.001:  # tolerates rounding
@@ -152,6 +158,7 @@ def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:
 def usable_labels(values: np.ndarray, source: Source, first: int | None = None) -> np.ndarray | None:
     """Return labels as int64 if they are whole numbers not below `first`, else None with a warning."""
     with np.errstate(invalid="ignore"):
+        # From 2**53 on, neighboring whole numbers are the same float64.
         are_whole = values.dtype.kind in "iub" or bool(((np.abs(values) < 2**53) & (values == np.floor(values))).all())
     if are_whole and (first is None or not len(values) or values.min() >= first):
         return values.astype(np.int64)

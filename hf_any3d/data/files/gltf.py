@@ -74,6 +74,7 @@ def _placed_primitives(document: Document, source: Source) -> list[tuple[dict, n
                     raise PointCloudError(f"a primitive has {count} points and {found} values of {name}")
             points += count
             faces += 0 if mode == _POINTS else corners // 3 if mode == _TRIANGLES else max(corners - 2, 0)
+            # Before anything is read: float64 points and int64 faces of three numbers, and the indices.
             source.check(points=points, faces=faces, decoded=24 * (points + faces) + 8 * indices)
     return placed
 
@@ -86,13 +87,17 @@ def _placed_meshes(document: Document) -> list[tuple[int, np.ndarray]]:
         roots = document.item("scenes", document.json.get("scene", 0)).get("nodes", [])
     else:
         children = {child for node in nodes for child in node.get("children", [])}
+        # Without scenes, the nodes that no other node has as a child.
         roots = [number for number in range(len(nodes)) if number not in children]
     placed, seen = [], set()
+    # A stack instead of recursion: a chain of nodes may be deeper than Python's stack. Reversed, so that parts come in
+    # the order of the file.
     waiting = [(number, np.eye(4)) for number in reversed(roots)]
     while waiting:
         if len(waiting) + len(seen) > _MAX_NODES:
             raise PointCloudError(f"more than {_MAX_NODES} nodes in the scene; expected at most that many")
         number, above = waiting.pop()
+        # Nodes form trees. A node with two parents could be repeated exponentially often, and a circle never ends.
         if number in seen:
             raise PointCloudError(f"node {number} occurs twice in the scene; expected a tree")
         seen.add(number)
@@ -108,6 +113,7 @@ def _placed_meshes(document: Document) -> list[tuple[int, np.ndarray]]:
 def _local_transform(node: dict) -> np.ndarray:
     if "matrix" in node:
         return np.array(node["matrix"], np.float64).reshape(4, 4).T  # stored column-major
+    # The matrix of a unit quaternion, its columns multiplied by the scale: scale, then rotation, then translation.
     x, y, z, w = np.array(node.get("rotation", [0, 0, 0, 1]), np.float64)
     transform = np.eye(4)
     transform[:3, :3] = np.array(
@@ -125,6 +131,7 @@ def _primitive(document: Document, primitive: dict, transform: np.ndarray, sourc
     mode, attributes = primitive.get("mode", _TRIANGLES), primitive["attributes"]
     local = document.accessor(attributes["POSITION"], 3).astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
+        # Points are rows, so the matrix is transposed.
         points = local @ transform[:3, :3].T + transform[:3, 3]
     order = np.arange(len(points))
     if "indices" in primitive:
@@ -150,6 +157,7 @@ def _triangles(order: np.ndarray, mode: int) -> np.ndarray:
     if mode == _POINTS or len(order) < 3:
         return np.zeros((0, 3), np.int64)
     if mode == _TRIANGLES:
+        # Corners that do not complete a triangle are ignored, as the specification says.
         return order[: len(order) // 3 * 3].reshape(-1, 3)
     if mode == _FAN:
         return np.stack([np.full(len(order) - 2, order[0]), order[1:-1], order[2:]], axis=1)
@@ -162,6 +170,8 @@ def _transformed_normals(normals: np.ndarray, transform: np.ndarray, source: Sou
     linear = transform[:3, :3]
     if not np.isfinite(linear).all() or np.linalg.matrix_rank(linear) < 3:
         return None
+    # Normals transform by the inverse transpose, which keeps them perpendicular under unequal scales; as they are
+    # rows, that is the inverse.
     normals = normals.astype(np.float64) @ np.linalg.inv(linear)
     length = np.linalg.norm(normals, axis=1, keepdims=True)
     return usable_normals(normals / np.where(length > 0, length, 1), source)
@@ -169,6 +179,7 @@ def _transformed_normals(normals: np.ndarray, transform: np.ndarray, source: Sou
 
 def _join(parts: list[dict]) -> PointCloudData:
     starts = np.cumsum([0] + [len(part["points"]) for part in parts])
+    # Each part counts its points from 0.
     faces = np.concatenate([part["faces"] + start for part, start in zip(parts, starts, strict=False)])
     joined = {}
     for name in ("colors", "normals"):
@@ -242,9 +253,11 @@ class Document:
             index = index.reshape(-1).astype(np.int64)
             if few and (index.min() < 0 or index.max() >= count):
                 raise PointCloudError(f"accessors[{number}] replaces row {index.max()} of {count}")
+            # Views of the file's bytes are read-only.
             values = values.copy()
             values[index] = self._view(sparse["values"], "sparse values", kind, few, found)
         if accessor.get("normalized", False) and values.dtype.kind in "iu":
+            # Signed integers have one more negative value, which would become slightly less than -1.
             values = np.maximum(values.astype(np.float32) / np.iinfo(values.dtype).max, -1)
         return values
 
@@ -265,6 +278,7 @@ class Document:
             )
         if not count:
             return np.zeros((0, width), dtype)
+        # A view with strides: the rows of several attributes may alternate in a buffer.
         return np.ndarray((count, width), dtype, data, start + offset, (stride, dtype.itemsize))
 
     def _buffer(self, number: Any) -> memoryview:
@@ -345,6 +359,7 @@ def _chunks(data: bytes) -> tuple[bytes, memoryview | None]:
         raise PointCloudError(f"{len(data)} bytes; {length} are declared, so the file is cut off")
     found: list[tuple[bytes, memoryview]] = []
     view, at = memoryview(data), 12
+    # A chunk has 4 bytes of length, 4 of type, and its data. Those after the second belong to extensions.
     while at + 8 <= length and len(found) < 2:
         size = int.from_bytes(data[at : at + 4], "little")
         if at + 8 + size > length:
@@ -359,6 +374,7 @@ def _chunks(data: bytes) -> tuple[bytes, memoryview | None]:
 
 def _size(values: dict, key: str, default: int | None = None) -> int:
     value = values.get(key, default)
+    # The exact type: in JSON true and false are no numbers, but in Python they are.
     if type(value) is not int or value < 0:
         raise PointCloudError(f"{key} is {shorten(str(value))}; expected a whole number")
     return value

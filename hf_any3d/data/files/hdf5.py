@@ -104,6 +104,7 @@ def _arrays(path: Path, limits: ReadLimits) -> dict[str, StoredArray]:
             if found["kind"] != "array":
                 continue
             array = StoredArray(path, name, tuple(found["shape"]), np.dtype(found["dtype"]))
+            # Such an array is either filled by default or a lie; both could claim any memory.
             if array.nbytes > stored * _MAX_RATIO:
                 raise PointCloudError(f"array {shorten(name)} claims {array.nbytes} bytes in a file of {stored}")
             # A chunk is always decompressed completely.
@@ -127,6 +128,7 @@ def read_slice(array: StoredArray, rows: range, path: str | os.PathLike) -> np.n
     expected = {"shape": list(shape), "dtype": array.dtype.str}
     size = math.prod(shape) * array.dtype.itemsize
     try:
+        # One answer is held twice, in the child and here.
         if size > _MOST_AT_ONCE:
             raise _Failed(f"{size} bytes at once; at most {_MOST_AT_ONCE} are read")
         answer, data = _CHILD.ask(
@@ -165,6 +167,7 @@ class _Child:
         Raises:
             _Failed: the child cannot, or has ended.
         """
+        # Requests and answers alternate on one pair of pipes, so threads take turns.
         with self._lock:
             try:
                 process = self._started()
@@ -180,9 +183,11 @@ class _Child:
                     raise ValueError("a malformed answer")
                 if "error" in answer:
                     raise _Failed(str(answer["error"]))
+                # What follows is read by size alone: rows of another shape would shift all later answers.
                 if expected is not None and answer != expected:
                     raise ValueError("rows of another shape than the array has")
                 return answer, self._array(process, size, deadline)
+            # After any of these the pipes may hold rest of an answer, so the child is ended, too.
             except (OSError, ValueError, RecursionError) as error:
                 raise _Failed(self._end() or str(error)) from None
 
@@ -200,7 +205,7 @@ class _Child:
         if process is not None:
             for pipe in _pipes(process):
                 pipe.close()
-            process.returncode = 0  # the parent waits for it
+            process.returncode = 0  # the parent of this process waits for it
 
     def _started(self) -> subprocess.Popen:
         if self._process is not None and self._process.poll() is not None:
@@ -231,6 +236,7 @@ class _Child:
     @staticmethod
     def _fill(process: subprocess.Popen, view: memoryview, deadline: float) -> int:
         answers = _pipes(process)[1]
+        # On Windows, select takes sockets only, so there reading waits without a limit.
         if os.name == "posix" and not select.select([answers], [], [], max(deadline - time.monotonic(), 0))[0]:
             raise ValueError(f"no answer in {_SECONDS} s")
         count = answers.readinto(view)

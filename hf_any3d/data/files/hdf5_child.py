@@ -30,6 +30,7 @@ def main() -> None:
     _limit_memory()
     answers = os.fdopen(os.dup(1), "wb")
     if fcntl is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
+        # A larger pipe takes fewer switches between the two processes for the same array.
         fcntl.fcntl(answers, fcntl.F_SETPIPE_SZ, 1 << 20)
     os.dup2(2, 1)  # keeps output of the library out of the answers
     opened: dict[str, h5py.File] = {}
@@ -71,9 +72,11 @@ def _allow(seconds: float) -> None:
 def _limit_memory() -> None:
     if resource is None:
         return
+    # A crash of the library is expected on damaged files, and no core is wanted of it.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
+            # The limit counts address space, of which libraries have reserved much already.
             taken = int(file.read().split()[0]) * resource.getpagesize()
     except OSError:
         return

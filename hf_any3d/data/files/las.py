@@ -39,8 +39,11 @@ def read(source: Source) -> PointCloudData:
         raise PointCloudError(f"starts with {data[:8]!r}; a LAS file starts with 'LASF'")
     if len(data) < _HEADER_SIZE:
         raise PointCloudError(f"{len(data)} bytes; the header alone has {_HEADER_SIZE}, so the file may be cut off")
+    # From byte 96: start of the points, point format, size of a point, number of points.
     start, kind, size, count = struct.unpack_from("<I4xBHI", data, 96)
+    # LAZ sets the highest bit of the point format.
     compressed, kind = kind >= 128, kind & 63
+    # From version 1.4 on, the number of points has 64 bits, and the old field may be 0.
     if data[25] >= 4 and len(data) >= 255:
         count = max(count, int.from_bytes(data[247:255], "little"))
     if kind >= len(_SIZES) or size < _SIZES[kind]:
@@ -57,6 +60,7 @@ def read(source: Source) -> PointCloudData:
         raise PointCloudError(f"{len(data) - start} bytes of points; {count} points need {count * size}: cut off")
     else:
         blocks = iter([np.frombuffer(data, row, count, start)])
+    # Coordinates are stored as integers: times scale, plus offset.
     scale, offset = np.frombuffer(data, "<f8", 3, 131), np.frombuffer(data, "<f8", 3, 155)
     # Block by block, since most bytes of a record are not needed.
     points, labels, at = np.empty((count, 3)), np.empty(count, np.int64), 0
@@ -65,6 +69,7 @@ def read(source: Source) -> PointCloudData:
         rows = slice(at, at + len(block))
         with np.errstate(over="ignore", invalid="ignore"):
             points[rows] = block["xyz"] * scale + offset
+        # The older formats keep flags in the upper three bits of the class.
         labels[rows] = block["class"] if kind >= 6 else block["class"] & 31
         if colors is not None:
             colors[rows] = block["rgb"]
@@ -154,6 +159,7 @@ def _check_layers(data: bytes, start: int, record: bytes, chunks: list[tuple[int
     first_point = sum(size for _, size, _ in kinds)
     at = start + 8
     for number, (_, size) in enumerate(chunks):
+        # A chunk starts with its first point, the number of points, and the size of each layer.
         header = first_point + 4 + 4 * layers
         if at + max(size, header) > len(data):
             raise PointCloudError(f"chunk {number} ends after the file; the file may be cut off")

@@ -73,6 +73,7 @@ def parse_array(data: bytes) -> np.ndarray:
     except Exception as error:
         reason = f"{type(error).__name__}: {printable(str(error)[:80])}"
         raise PointCloudError(f"not a valid .npy header ({reason})") from None
+    # The types below have no bytes of their own, or hold what would have to be executed.
     if dtype.hasobject:
         raise PointCloudError(f"an array of Python objects ({dtype}); it would have to be unpickled, which is refused")
     if dtype.subdtype is not None:
@@ -89,6 +90,7 @@ def parse_array(data: bytes) -> np.ndarray:
         )
     if not count or not dtype.itemsize:
         raise PointCloudError(f"an array of shape {shape} and type {dtype} has no numbers")
+    # A view of the bytes that were read: nothing is copied.
     return np.frombuffer(data, dtype, count, start).reshape(shape, order="F" if by_columns else "C")
 
 
@@ -142,6 +144,7 @@ def _numeric(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.ndarray:
+    # Only for these does the declared size bound what is decompressed, and numpy writes no others.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise PointCloudError(f"array {shorten(name)} is compressed by method {info.compress_type}; expected 0 or 8")
     try:

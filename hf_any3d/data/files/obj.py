@@ -31,6 +31,7 @@ def read(source: Source) -> PointCloudData:
         PointCloudError: a malformed line, or a face that refers to a vertex that does not exist.
     """
     reject_binary(source.data)
+    # A backslash at the end continues the line.
     text = normalized_lines(source.data).replace(b"\\\n", b" ")
     vertices, normals = bytearray(), bytearray()
     polygons = _Polygons()
@@ -92,10 +93,13 @@ class _Polygons:
         letters = np.frombuffer(bytes(self._text), np.uint8)
         slashes = letters == ord("/")
         blank = letters <= ord(" ")
+        # All corners of many faces at once, as arrays over letters, without a loop over corners.
         starts = ~blank & np.append(True, blank[:-1])
         # Slashes before each letter of a corner: 0 in its vertex, 1 in its texture, 2 in its normal.
         before = np.cumsum(slashes) - slashes
+        # Slashes since the corner began: the running maximum carries the count at its start along.
         field = before - np.maximum.accumulate(np.where(starts, before, 0))
+        # The face of each corner, and how many vertices and normals came before that face, for negative numbers.
         line = np.cumsum(letters == ord("\n"))[starts]
         known = np.array(self._known)[line]  # (corners, 2)
         chosen = ~blank & ~slashes
@@ -114,6 +118,7 @@ class _Polygons:
     def _numbers(self, letters: np.ndarray, chosen: np.ndarray, starts: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Return a field of each corner as an index from 0, `_NONE` where it is empty; its letters are chosen."""
         found = np.full(len(known), _NONE)
+        # With all other letters blank, what is left are the numbers of this field, in order.
         words = np.array(np.where(chosen, letters, ord(" ")).tobytes().split())
         if not len(words):
             return found
@@ -124,7 +129,9 @@ class _Polygons:
             values = words.astype(np.int64)
         except ValueError:
             raise self._error() from None
+        # Which corner each number belongs to: at the first of its letters, the number of corners begun so far.
         corner = (np.cumsum(starts) - 1)[chosen & ~np.append(False, chosen[:-1])]
+        # Positive numbers count from 1, negative ones back from the last element before the face.
         indices = np.where(values < 0, values + known[corner], values - 1)
         if (indices < 0).any():
             raise self._error()
@@ -176,6 +183,7 @@ def _file_name(rest: bytes) -> str:
 def _read_materials(source: Source, reference: bytes, found: dict[bytes, list[float]], read_already: set[int]) -> None:
     """Add the materials of one file; a file that many lines refer to is read once."""
     text = source.neighbor(_file_name(reference))
+    # `source.neighbor` keeps one bytes object per file, so its id stands for the file.
     if text is None or id(text) in read_already:
         return
     read_already.add(id(text))

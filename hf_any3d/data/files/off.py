@@ -34,6 +34,7 @@ def read(source: Source) -> PointCloudData:
     header = _HEADER.match(text)
     if not header:
         raise PointCloudError(f"starts with {shorten(text[:16])}; expected OFF, COFF, NOFF or CNOFF")
+    # Files of ModelNet have the counts right after the word OFF, without a newline.
     text = re.sub(rb"#[^\n]*", b"", text[header.end() :]).lstrip(b" \n")
     head, _, body = text.partition(b"\n")
     counts = head.split()
@@ -75,6 +76,7 @@ def _faces(block: bytes, count: int, source: Source) -> dict:
         raise PointCloudError(f"face {row} declares {corners[row]} corners in a line of {sizes[row]} numbers")
     triangles = count_triangles(corners)
     source.check(faces=triangles, decoded=24 * triangles)
+    # The place of each corner in the flat list: the start of its face, one for the count, and its number in the face.
     row = np.repeat(np.arange(count), corners)
     step = np.arange(len(row)) - np.repeat(corners.cumsum() - corners, corners)
     index = integers(flat[starts[row] + 1 + step], "a face refers to point")

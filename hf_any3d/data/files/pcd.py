@@ -47,6 +47,7 @@ def read(source: Source) -> PointCloudData:
         if name in columns:
             columns.update(_unpack(columns.pop(name)))
     if height > 1 and {"x", "y", "z"} <= columns.keys():
+        # An organized cloud is an image of a depth camera: pixels without a measurement are NaN by design.
         measured = np.isfinite(np.stack([columns[axis] for axis in "xyz"])).all(0)
         if measured.any() and not measured.all():
             source.warn(f"{(~measured).sum()} of {count} points have no measurement (NaN) and are left out")
@@ -151,6 +152,7 @@ def _compressed_columns(body: bytes, names: dict[str, str], row: np.dtype, count
 
 def _unpack(packed: np.ndarray) -> dict[str, np.ndarray]:
     if packed.dtype.kind == "f":
+        # The bits of the float are the color, 0x00RRGGBB.
         packed = np.ascontiguousarray(packed, np.float32).view(np.uint32)
     packed = packed.astype(np.int64)
     shifts = {"red": 16, "green": 8, "blue": 0}
@@ -177,6 +179,7 @@ def decompress(data: bytes, size: int) -> bytearray:
             out += data[at : at + control + 1]
             at += control + 1
             continue
+        # A reference: three bits of length, thirteen of distance; length 7 says that one more byte is added.
         length = control >> 5
         if length == 7 and at < stop:
             length += data[at]

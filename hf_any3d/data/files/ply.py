@@ -90,6 +90,7 @@ def _header(data: bytes) -> tuple[str, list[Element], int]:
     if stop < 0:
         raise PointCloudError("the header has no 'end_header'; the file may be cut off")
     start = stop + len(b"end_header")
+    # Exactly one end of line: the next byte may be data that looks like another one.
     start += 2 if data[start : start + 2] == b"\r\n" else 1
     order, elements = None, []
     for line in data[:stop].decode("latin1").splitlines()[1:]:
@@ -182,6 +183,8 @@ def read_binary(data: bytes, start: int, elements: list[Element], order: str) ->
                 f"has {left} bytes for element {shorten(element.name)}; {element.count} rows of at least "
                 f"{smallest} bytes are declared, so the file may be cut off"
             )
+        # Nearly all meshes have triangles alone, whose rows numpy reads as one table; only mixed polygons are walked
+        # row by row.
         values, start = _equal_rows(data, start, element, order) or _unequal_rows(data, start, element, order)
         found.append(values)
     return found, data[start:]
@@ -191,6 +194,7 @@ def _equal_rows(data: bytes, start: int, element: Element, order: str) -> tuple[
     """Read rows of one size as a table; return None if their lists differ in length."""
     lengths = []
     if element.has_lists and element.count:
+        # The first row tells the lengths that all others have to have.
         walked = _Rows(element, order)
         first, _ = walked.walk(_lengths_in(data, element, order), start, len(data), 1)
         lengths = [int(walked.lengths(data, number, places)[0]) for number, places in enumerate(first)]
@@ -265,6 +269,8 @@ class _Rows:
         """Find the offset of each list's length in each of `count` rows, and the end of the last row."""
         found = [array("q") for _ in self.gaps]
         appends = [places.append for places in found]
+        # One row after the other, as a row's start is known only from the lengths before it; the loop does nothing
+        # else.
         plan = list(zip(self.gaps, self.widths, self.items, length_at, appends, strict=True))
         at, tail = start, self.tail
         try:

@@ -120,11 +120,12 @@ class PointCloudData:
             kept = np.asarray(valid[faces].all(axis=1))
             if self.face_colors is not None and len(self.face_colors) == len(faces):
                 self.face_colors = np.asarray(self.face_colors)[kept]
+            # A kept point's new number is how many kept ones come before it.
             self.faces = (valid.cumsum() - 1)[faces[kept]]
         left_out.append((int((~valid).sum()), len(points)))
 
     def arrays(self) -> dict[str, np.ndarray | None]:
-        """Return its arrays by name, None for those that it has not; what the format says of axes is left out."""
+        """Return its arrays by name, None for missing ones; `up_axis` is left out."""
         return {name: value for name, value in vars(self).items() if name != "up_axis"}
 
     def sample_surface(self, n: int, generator: np.random.Generator | int = 0) -> "PointCloudData":
@@ -182,11 +183,13 @@ def _coordinates(points: ArrayLike) -> tuple[np.ndarray, np.ndarray | None]:
         raise PointCloudError("there are no points; expected at least 1")
     if points.ndim != 2 or points.shape[1] != 3:
         raise PointCloudError(f"points have shape {points.shape}; expected (points, 3)")
+    # float32 and small integers have no digits to lose.
     if points.dtype == np.float64 or points.dtype.kind in "iu" and points.dtype.itemsize > 2:
         low, high = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
         if np.isfinite(low).all() and np.isfinite(high).all():
             extent, largest = (high - low).max(), max(np.abs(low).max(), np.abs(high).max())
             if 0 < extent * _OFFSET_RATIO < largest:
+                # A whole number is easy to pass on in other programs, and leaves all coordinates at least 0.
                 shift = np.floor(low)
                 return _rows("points", points - shift, len(points)), shift
     return _rows("points", points, len(points)), None
@@ -238,6 +241,7 @@ def draw_on_surface(
     Source: Osada et al., "Shape distributions", Sec. 3.1.
     """
     a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))  # (faces, 3) each
+    # As long as twice the area of the triangle, and perpendicular to it.
     doubled = np.cross(b - a, c - a)
     until = np.linalg.norm(doubled, axis=1).cumsum()
     if not until[-1] > 0:
@@ -245,6 +249,7 @@ def draw_on_surface(
     # A draw of exactly the total would be after the last triangle; side="right" skips those without area.
     draws = np.minimum(generator.random(n) * until[-1], np.nextafter(until[-1], 0))
     face = until.searchsorted(draws, side="right")
+    # The square root makes points even over a triangle; without it they would crowd at the first corner.
     root, share = np.sqrt(generator.random(n)), generator.random(n)
     weights = np.stack([1 - root, root * (1 - share), root * share], axis=1)  # (n, 3)
     points = weights[:, :1] * a[face] + weights[:, 1:2] * b[face] + weights[:, 2:] * c[face]
@@ -274,6 +279,8 @@ def fan_triangles(counts: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, 
     faces = np.empty((len(of_kept), 3), np.int64)
     place = start[of_kept]
     faces[:, 0] = corners[place]
+    # The n-th triangle of a polygon has its corners 0, n and n + 1; n is the triangle's number minus that of the
+    # polygon's first.
     place += np.arange(1, len(of_kept) + 1)
     place -= (triangles.cumsum() - triangles)[of_kept]
     faces[:, 1] = corners[place]

@@ -137,6 +137,7 @@ def read_point_cloud(
     if on_invalid not in ("raise", "drop"):
         raise ValueError(f"on_invalid is {on_invalid!r}; expected 'raise' or 'drop'")
     opened = open_source(source, file_type, supported_file_types(), limits)
+    # Readers are imported when needed: some need packages that are optional, and most runs read one format.
     reader = import_module(f".{FORMATS[opened.file_type]}", __package__)
     try:
         # PointCloudData finds overflows and NaN, so numpy need not warn of them.

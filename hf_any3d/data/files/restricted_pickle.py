@@ -93,6 +93,7 @@ def _check_tree(value: object, allowed: int, stored: int, limits: ReadLimits) ->
         open_ones.add(id(item))
         if len(open_ones) > MAX_DEPTH:
             raise PointCloudError(f"containers are nested more than {MAX_DEPTH} deep")
+        # Twice on the stack: the second time, after its children, their sizes are known.
         todo.append((item, True))
         todo.extend((child, False) for child in children)
 

@@ -186,6 +186,7 @@ def path_of_reference(folder: Path, reference: str) -> Path | None:
         return None
     try:
         folder = folder.resolve()
+        # Links are followed before the comparison, or one could lead out of the folder.
         path = (folder / reference).resolve()
         return path if path.is_relative_to(folder) and path.is_file() else None
     except (OSError, RuntimeError, ValueError):
@@ -220,6 +221,7 @@ def open_source(
     # Bytes of a name that are not UTF-8, which Python keeps as surrogates, are escaped.
     name = name.encode("utf-8", "backslashreplace").decode("utf-8")
     limits = ReadLimits.current() if limits is None else limits
+    # Before reading: a name of a wrong type should not cost gigabytes.
     kind = _file_type(name, file_type, allowed, known_ending=data is None)
     if data is None:
         data = _read_object(cast(BinaryIO, source), name) if path is None else _read_path(path, name, limits)

@@ -50,6 +50,7 @@ def _ascii(source: Source) -> np.ndarray:
         raise PointCloudError("has no closing 'endsolid'; the file may be cut off")
     words, facets = (sum(1 for _ in re.finditer(rb"\b%s\b" % word, data, re.I)) for word in (b"vertex", b"endfacet"))
     source.check(points=words, faces=facets)
+    # A vertex may be spread over several lines.
     rows = [b" ".join(found.split()) for found in _VERTEX.findall(data)]
     if len(rows) != words or len(rows) != 3 * facets:
         raise PointCloudError(f"{words} vertices in {facets} facets; expected 3 per facet, each with 3 numbers")

@@ -68,6 +68,7 @@ def read(source: Source) -> PointCloudData:
     if b"//" in text:
         text = re.sub(rb"//[^\n]*", b"", text)
     declared = None
+    # PTS files start with the number of points.
     if re.fullmatch(rb"\s*\d{1,18}\s*", head):
         declared, text, line = int(head), rest, 2
     first = first_data_line(text)

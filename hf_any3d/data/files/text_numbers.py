@@ -41,6 +41,7 @@ def with_decimal_points(text: bytes) -> bytes:
             f"there are numbers with decimal commas, such as {shorten(number.group())}, and numbers with points; "
             "expected one of them"
         )
+    # Comments match first, so that commas in them stay.
     return re.sub(rb"(#|//)[^\n]*|,", lambda found: b"." if found.group() == b"," else found.group(), text)
 
 
@@ -136,6 +137,7 @@ def blocks_of_lines(text: bytes, counts: list[int]) -> list[bytes]:
     Raises:
         PointCloudError: fewer lines.
     """
+    # Without empty lines, the n-th row ends at the n-th newline.
     text = re.sub(rb"\n[ \n]*\n", b"\n", text).strip(b" \n")
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
     if text and not text.endswith(b"\n"):

@@ -60,6 +60,7 @@ def _write_npz(file: BinaryIO, data: PointCloudData) -> None:
 def _write_ply(file: BinaryIO, data: PointCloudData) -> None:
     vertices = [(axis, "float", data.points[:, i]) for i, axis in enumerate("xyz")]
     if data.offset is not None:
+        # Large coordinates need double precision; the offset was split off because float32 would round them.
         exact = data.points + data.offset
         vertices = [(axis, "double", exact[:, i]) for i, axis in enumerate("xyz")]
     if data.normals is not None:

@@ -100,6 +100,7 @@ class ShardChecks:
         if stamp[0] != record.size:
             logger.warning("%s: %d bytes; expected %d, so it is converted again", file, stamp[0], record.size)
             return False
+        # Hashing takes minutes for large datasets, so a file whose size and times did not change is taken as checked.
         if record.sha256 is None or (self.trust_times and self._known.get(record.file) == [*stamp, record.sha256]):
             return True
         if (seen := sha256_of(file)) != record.sha256:
@@ -132,6 +133,7 @@ def finished_shards(folder: Path, split: str, num_units: int, checks: ShardCheck
             return records
         try:
             record = ShardRecord(**found)
+            # Records may be left of a conversion whose shards had other sizes.
             follows = record.start == (records[-1].stop if records else 0) and record.start < record.stop <= num_units
         except TypeError:
             return records

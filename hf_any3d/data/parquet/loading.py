@@ -84,11 +84,13 @@ def load_published(
         "options": dict(options or {}),
         "features": features.to_dict(),
     }
+    # Whatever changes the rows is part of the key, and names another folder.
     text = json.dumps({**settings, "files": stamps}, sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     caches = Path(config.HF_DATASETS_CACHE) / "hf_any3d" if cache_dir is None else Path(cache_dir)
     folder = caches / dataset.name / f"{variant}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
+    # Processes of one training start at the same time: the first converts, and the others find the result.
     with FileLock(f"{folder}.lock"):
         for part in ("data", "journal", "meta"):
             remove_temporaries(folder / part)
@@ -104,6 +106,7 @@ def load_published(
             _check_converted(what, split, records[split], expected.get(split), root, skip)
         statistics = {split: _statistics(some) for split, some in records.items()}
         described = {key: value for key, value in settings.items() if key != "features"} | {"splits": statistics}
+        # Its existence marks the conversion as complete, so it comes last.
         if read_json(folder / "meta" / "stats.json") != described:
             write_json(folder / "meta" / "stats.json", described)
         checks.save()
@@ -165,6 +168,7 @@ def _open(
         return load_dataset("parquet", data_files=files, cache_dir=str(folder / "arrow"), streaming=streaming)
     except DatasetGenerationError as error:
         cause = error.__cause__
+        # A full disk is the usual reason, which the error of `datasets` hides.
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise write_error(folder / "arrow", cause) from cause
         raise

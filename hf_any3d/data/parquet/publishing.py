@@ -98,6 +98,7 @@ def push_point_dataset(
     license = next(iter(stated.values())) if license is None else license
     closed = [some for some in (license, *filter(None, stated.values())) if some not in OPEN_LICENSES]
     api = HfApi(token=token)
+    # Before anything is uploaded.
     if closed and not rights_confirmed and not _stays_private(api, repo_id, private):
         terms = f"their license is {closed[0]!r}" if closed[0] else "their license is not known"
         raise ValueError(

@@ -50,6 +50,7 @@ class ParquetRows:
         self.num_bytes += size
         self._buffered += size
         self._writer.write(dict(row))
+        # By bytes, not by rows, whose sizes differ by a factor of a thousand.
         if self._buffered >= BUFFER_BYTES:
             self._writer.write_examples_on_file()
             self._buffered = 0
@@ -118,6 +119,7 @@ def _convert_shard(
             for row in _checked_rows(source, source.units[stop - 1], features, skipped if skip else None):
                 shard.add(row)
             bar.update()
+            # Only between units, so that a record names complete ones.
             if shard.num_bytes >= SHARD_BYTES:
                 break
         size, sha256 = shard.finish()
@@ -189,7 +191,7 @@ class ShardWriter:
         """Remove the temporary file."""
         try:
             self._rows.__exit__()
-        except Exception:  # never opened, or removed all the same
+        except Exception:  # never opened, or removed below anyway
             pass
         self._temporary.unlink(missing_ok=True)
 
@@ -308,6 +310,7 @@ def _array(name: str, value: object, feature: Array2D) -> np.ndarray:
     if not len(array):
         raise PointCloudError(f"{name} has no rows; expected at least 1 point")
     with np.errstate(over="ignore"):
+        # Numbers beyond the range of float32 become infinite, and are refused below.
         array = array.astype(feature.dtype)
     bad = ~np.isfinite(array).all(axis=1)
     if bad.any():

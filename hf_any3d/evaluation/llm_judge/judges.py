@@ -90,6 +90,7 @@ class ClassNameJudge:
         if not names or not all(names) or len(set(names)) < len(names):
             raise ValueError(f"classes are {list(classes)}; expected different names")
         self.numbers = {name: number for number, name in enumerate(names)}
+        # A regular expression takes the first alternative that fits: "night stand" before "stand".
         longest_first = sorted(names, key=len, reverse=True)
         patterns = [r"[\s_-]+".join(map(re.escape, name.split())) for name in longest_first]
         self.pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(patterns)})(?![^\W_])", re.IGNORECASE)
@@ -161,6 +162,7 @@ class LanguageModelJudge:
                 f"judge {self.name}: {length} tokens of prompt and up to {self.settings['max_new_tokens']} of reply; "
                 f"expected at most {longest} together"
             )
+        # For each reply anew, so that replies do not depend on how many came before.
         torch.manual_seed(self.seed)
         settings = {key: value for key, value in self.settings.items() if key not in ("dtype", "seed", "revision")}
         batch = {key: inputs[key].to(self.model.device) for key in ("input_ids", "attention_mask")}
@@ -258,11 +260,12 @@ class EndpointJudge:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             if client.received is None:
                 raise
-            raise ValueError(f"{self._shown(client)!r} is no chat completion") from None
+            raise ValueError(f"{self._shown(client)!r} is not a chat completion") from None
         if not isinstance(reply, str):
             raise ValueError(
                 f"the reply's content is a {type(reply).__name__} in {self._shown(client)!r}; expected text"
             )
+        # Providers change what is behind a name; these are the version that replied.
         names = [name for name in (completion.model, completion.system_fingerprint) if isinstance(name, str)]
         self.revisions.add(replace_lone_surrogates(self._redacted(" ".join(names)))[:_SHOWN])
         return self._redacted(reply)

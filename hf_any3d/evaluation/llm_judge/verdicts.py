@@ -88,7 +88,7 @@ def check_prompt(prompt: str, kind: str) -> str:
     try:
         fields = {name for _, name, _, _ in string.Formatter().parse(prompt) if name is not None}
     except ValueError as error:
-        raise ValueError(f"judge prompt: {error}; write a brace that is no field twice") from None
+        raise ValueError(f"judge prompt: {error}; double a brace that is not part of a field") from None
     if fields != _FIELDS[kind]:
         found, expected = (", ".join(f"{{{n}}}" for n in sorted(names)) for names in (fields, _FIELDS[kind]))
         raise ValueError(f"judge prompt has fields {found or 'none'}; expected {expected}")
@@ -193,6 +193,7 @@ def judge_answers(
                 judged[number] = {**entry, "judge_reply": text, **read_verdict(kind, text, entry, classes or (), seed)}
             if failure is not None:
                 raise failure
+            # Replies cost money, so an interrupted run keeps them.
             if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 save(is_complete=False)
                 saved = time.monotonic()
@@ -264,6 +265,7 @@ def read_verdict(
     number, _, reason = read_class(reply, len(classes))
     is_valid = number is not None
     if number is None:
+        # As in the published evaluation, an answer without a class gets a random one; here the same in each run.
         number = random.Random(f"{seed} {entry['object_id']}").randrange(len(classes))
     return {
         "score": int(number == entry["ground_truth"]),

@@ -133,7 +133,7 @@ def assemble(
 
 
 def table(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
-    """A round or rectangular top on four legs or on a pedestal."""
+    """Draw a round or rectangular top on four legs or on a pedestal."""
     height, width, depth, thick = uniform(0.6, 1.0), uniform(0.8, 1.8), uniform(0.6, 1.0), uniform(0.03, 0.08)
     round_top, pedestal = choose(2) == 1, choose(2) == 1
     depth = width if round_top else depth
@@ -146,7 +146,7 @@ def table(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
 
 
 def chair(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
-    """A seat, a back, and four legs or a pedestal."""
+    """Draw a seat, a back, and four legs or a pedestal."""
     height, width, thick = uniform(0.38, 0.55), uniform(0.38, 0.55), uniform(0.03, 0.09)
     back, base = uniform(0.35, 0.65), height + uniform(0.0, 0.12)
     lean = trimesh.transformations.rotation_matrix(-uniform(0.0, 0.25), [1, 0, 0], [0, base, -width / 2])
@@ -159,7 +159,7 @@ def chair(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
 
 
 def lamp(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
-    """A foot, a pole, and a shade that opens downwards, held by a cross at its upper rim."""
+    """Draw a foot, a pole, and a shade that opens downwards, held by a cross at its upper rim."""
     height, foot = uniform(0.4, 1.6), uniform(0.1, 0.22)
     wide, shade = foot * uniform(1.0, 1.9), uniform(0.15, 0.35)
     narrow = wide * uniform(0.4, 0.95)
@@ -172,7 +172,7 @@ def lamp(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
 
 
 def mug(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
-    """An open body and a handle, a half ring or a square one."""
+    """Draw an open body and a handle, a half ring or a square one."""
     height, low = uniform(0.08, 0.14), uniform(0.03, 0.05)
     high, tube = low * uniform(0.9, 1.25), uniform(0.004, 0.008)
     body = _revolved([(0.0, 0.0), (low, 0.0), (high, height)])
@@ -195,7 +195,7 @@ def mug(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
 
 
 def bottle(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
-    """A body, a shoulder with neck, and a cap."""
+    """Draw a body, a shoulder with neck, and a cap."""
     radius, height = uniform(0.03, 0.06), uniform(0.12, 0.24)
     neck, rise, shoulder = radius * uniform(0.25, 0.5), uniform(0.03, 0.09), uniform(0.01, 0.05)
     top = height + shoulder + rise
@@ -207,7 +207,7 @@ def bottle(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
 
 
 def plane(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
-    """A body along x, wings, and a tail of fin and stabilizers."""
+    """Draw a body along x, wings, and a tail of fin and stabilizers."""
     length, radius = uniform(1.6, 2.4), uniform(0.1, 0.16)
     rise = 0.5 + (radius * uniform(0.4, 0.9)) * (1 if choose(2) else -1)
     hull = _revolved([(0.0, 0.0), (radius, 0.2), (radius, length * 0.75), (radius * 0.3, length), (0.0, length)])

@@ -33,6 +33,7 @@ class PromptTokensLayer(WrappedModule):
     def update_layer(self, adapter_name: str, config: PromptTokensConfig) -> None:
         """Add randomly initialized prompts."""
         prompts = nn.Parameter(torch.empty(config.num_prompts, self.hidden_size))
+        # Not zero: equal prompts would get equal gradients and stay equal.
         nn.init.xavier_uniform_(prompts)
         self.prompt_tokens_embedding[adapter_name] = prompts
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -54,5 +55,6 @@ class PromptTokensLayer(WrappedModule):
             self.prompt_tokens_embedding[name].to(hidden_states.dtype).expand(batch, -1, -1)
             for name in self._running_adapters()
         ]
+        # Appended, so that the class token and the patches keep their places.
         extended = torch.cat([hidden_states, *prompts], dim=1)  # (batch, sequence + prompts, hidden)
         return hidden_of(self.base_layer(extended, *args, **kwargs))[:, :length]

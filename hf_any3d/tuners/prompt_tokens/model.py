@@ -21,6 +21,8 @@ class PromptTokensModel(EncoderTuner):
     def default_targets(self, peft_config: PromptTokensConfig) -> str:
         """Return a regular expression of the layers."""
         axis = layer_stack(self.model).attention_axis
+        # Such a layer attends over the clouds of a batch at one token's place, where prompts would be tokens of their
+        # own.
         if axis == "batch":
             raise ValueError(f"attention_axis={axis!r}: tokens could not attend to prompts; expected 'tokens'")
         return super().default_targets(peft_config)

@@ -65,6 +65,7 @@ class SideTuningLayer(WrappedModule):
         """
         width, hidden = config.r, max(1, int(config.r * config.mlp_ratio))
         self.side_tuning_down[adapter_name] = nn.Linear(self.hidden_size, width)
+        # The sigmoid of 0 weighs layer and side network equally.
         self.side_tuning_gate[adapter_name] = nn.Parameter(torch.zeros(width))
         self.side_tuning_norm[adapter_name] = nn.LayerNorm(width)
         self.side_tuning_fc1[adapter_name] = nn.Linear(width, hidden)
@@ -78,6 +79,7 @@ class SideTuningLayer(WrappedModule):
         if self.is_last or self.ends_stage:
             up = self.side_tuning_up[adapter_name] = nn.Linear(width, self.hidden_size)
             if config.init_weights:
+                # With zeros the adapted model starts as the frozen one.
                 nn.init.zeros_(up.weight)
             nn.init.zeros_(up.bias)
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -104,6 +106,7 @@ class SideTuningLayer(WrappedModule):
         if not names:
             return hidden_of(self.base_layer(hidden_states, *args, **kwargs))
         with torch.no_grad():
+            # No activations of the frozen layers are kept, which is what side-tuning saves.
             output = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
         places = args[0] if self.is_pooled else None
         self._states = {name: self._step(name, hidden_states, output, places) for name in names}
@@ -137,10 +140,12 @@ class SideTuningLayer(WrappedModule):
             entry = self.side_tuning_entry[name]
             state = entry(in_precision_of(entry, inputs))
         else:
+            # Taken and not only read: a state holds the graph of its forward pass, which must not outlive it.
             state = self.previous[name][0]._states.pop(name)
             state = state if places is None else places.pool_mean(state)
         down = self.side_tuning_down[name]
         seen, gate = down(in_precision_of(down, output)), self.side_tuning_gate[name].sigmoid()
+        # A mean of both, weighted by the gate.
         state = seen + gate.to(state.dtype) * (state - seen)
         hidden = nn.functional.gelu(self.side_tuning_fc1[name](self.side_tuning_norm[name](state)))
         return state + self.side_tuning_fc2[name](self.side_tuning_dropout[name](hidden))

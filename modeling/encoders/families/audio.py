@@ -50,6 +50,7 @@ def _convolve_positions(model: PreTrainedModel, frames: torch.Tensor) -> torch.T
 
 
 def _wavlm_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
+    # The first layer alone has the biases; it hands them on to the others.
     attention = call.layers[0].attention
     bias = line_bias(call.places, attention.rel_attn_embed, attention._relative_positions_bucket)
     bias = bias.flatten(0, 1).to(call.hidden_states.dtype)  # (batch * heads, queries, keys)

@@ -26,6 +26,7 @@ _REACHED = "interpolated bias of each pair, mean over the views"
 
 
 def _t5_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
+    # The first layer alone has the biases; it hands them on to the others.
     attention = call.layers[0].layer[0].SelfAttention
     bucket = partial(
         attention._relative_position_bucket,

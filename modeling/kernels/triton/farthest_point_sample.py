@@ -27,6 +27,7 @@ def _sample_kernel(
     is_whole: tl.constexpr,
     block_points: tl.constexpr,
 ):
+    # In 64 bits, as the place of a cloud may lie beyond 2^31.
     cloud = tl.program_id(0).to(tl.int64)
     x = axes + cloud * count
     y = x + clouds.to(tl.int64) * count
@@ -41,6 +42,7 @@ def _sample_kernel(
         own_x = tl.load(x + place, mask=is_point, other=0.0)
         own_y = tl.load(y + place, mask=is_point, other=0.0)
         own_z = tl.load(z + place, mask=is_point, other=0.0)
+        # A place beyond the cloud is never the farthest.
         least = tl.load(nearest + place, mask=is_point, other=float("-inf"))
         for step in range(1, num_samples):
             dx, dy, dz = own_x - tl.load(x + last), own_y - tl.load(y + last), own_z - tl.load(z + last)
@@ -62,6 +64,7 @@ def _sample_kernel(
                 least = tl.minimum(least, dx * dx + dy * dy + dz * dz)
                 tl.store(nearest + point, least, mask=is_point)
                 value, offset = tl.max(least, axis=0, return_indices=True)
+                # Strictly greater: of equal ones, the point of the first part stays.
                 last = tl.where(value > farthest, first + offset, last).to(tl.int64)
                 farthest = tl.maximum(farthest, value)
             tl.store(index + step, last)

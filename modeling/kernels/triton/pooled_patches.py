@@ -40,6 +40,7 @@ def _store_maxima(
     block_points: tl.constexpr,
 ):
     """Write the maximum over the points of each patch, plus the bias, to `result` `(patches, columns)`."""
+    # Rows that fill up the tile must not win.
     rows = tl.where(is_row[:, None], rows, float("-inf"))
     most = tl.max(tl.reshape(rows, (block_patches, block_points, column.shape[0])), axis=1)
     most += tl.load(bias + column, mask=column < columns, other=0.0)[None, :]
@@ -180,6 +181,7 @@ def encode(patches: Tensor, layers: MiniPointNet) -> Tensor:
         through = join_point @ widen  # (joined, lifted): no norm between the two
         join_bias = join_bias + join_point @ widen_bias
         count, lifted, joined = len(points), len(lift), len(join)
+        # A tile holds full patches, each filled up to a power of two of points.
         block_points = block(k, 1, 128)
         block_patches = max(1, _ROWS // block_points)
         sizes = {

@@ -48,6 +48,7 @@ def _convolve_kernel(
     is_voxel, is_out = voxel < voxels, out < out_channels
     total = tl.zeros((block_voxels, block_out), dtype=tl.float32)
     for position in range(positions):
+        # Positions opposite each other have numbers that sum to 26.
         entry = positions - 1 - position if reverses else position
         row = tl.load(neighbors + entry * voxels + voxel, mask=is_voxel, other=-1)
         is_row = row >= 0
@@ -147,6 +148,7 @@ def _weight_gradient(gradient: Tensor, values: Tensor, neighbors: Tensor) -> Ten
     block_out, block_in = block(out_channels, 16, 64), block(in_channels, 16, 64)
     tiles = triton.cdiv(out_channels, block_out) * triton.cdiv(in_channels, block_in)
     count = max(1, min(triton.cdiv(voxels, _VOXELS), triton.cdiv(_PROGRAMS, POSITIONS * tiles)))
+    # Whole blocks, so that no block belongs to two parts.
     part_voxels = triton.cdiv(triton.cdiv(voxels, count), _VOXELS) * _VOXELS
     parts = values.new_empty(count, out_channels, POSITIONS, in_channels, dtype=torch.float32)
     with torch.cuda.device_of(values):
@@ -183,6 +185,7 @@ def _launch(values: Tensor, weight: Tensor, bias: Tensor | None, neighbors: Tens
         _convolve_kernel[triton.cdiv(voxels, _VOXELS), triton.cdiv(out_channels, block_out)](
             values,
             weight,
+            # A pointer that is never read.
             values if bias is None else bias.contiguous(),
             neighbors,
             result,

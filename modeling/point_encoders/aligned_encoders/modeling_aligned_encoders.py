@@ -128,6 +128,7 @@ class AlignedPreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokens
             init.trunc_normal_(module.weight, std=std)
         if isinstance(module, TextAlignment):
             init.constant_(module.logit_scale, math.log(1 / self.config.temperature))
+        # Learned vectors have no module class of their own that could be tested for.
         for name, parameter in module.named_parameters(recurse=False):
             if name in ("token", "position", "class_token"):
                 init.trunc_normal_(parameter, std=std)
@@ -215,11 +216,13 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
         patches = self.cut(points) if patches is None else patches
         tokens, centers, center_index, positions, patch_index = self.embed(patches)
         tokens = self.input_tokens(tokens)
+        # Cells take time to compute, and nothing but an adapter around a block reads them.
         is_guided = any(getattr(layer, "takes_geometry", False) for layer in layers)
         # Cell size in radii: about six patches per cell, whatever their number.
         edge = 4 / math.sqrt(config.num_groups)
         geometry = TokenGrids(centers, edge, special_tokens=1) if is_guided else None
         recorder = AttentionRecorder(layers, {PointAttention: 1}, config.model_type) if return_attentions else None
+        # One pass collects both: `outputs` has the requested blocks first, then, for the hidden states, all of them.
         requested = (*output_layers, *range(len(layers))) if return_hidden else output_layers
         with recorder or nullcontext():
             hidden_states, outputs = self.blocks(tokens, positions, requested, geometry)
@@ -347,6 +350,7 @@ class AlignedSegmenter(AlignedPreTrainedModel):
         )
         # All layers share the final norm. The class token has no position to propagate from.
         tokens = torch.cat([self.base_model.norm(layer)[:, 1:] for layer in output.layer_outputs], dim=-1)
+        # Centers are in full precision, whatever the model's is.
         xyz = points[..., :3].to(output.centers.dtype)
         features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
         clouds = torch.cat([tokens.amax(dim=1), tokens.mean(dim=1), output.pooler_output], dim=-1)
@@ -374,6 +378,7 @@ class TextAlignment(nn.Module):
 
     def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return unit vectors `(clouds, feature_size)` of features of that shape, and the scale."""
+        # In float32: exp turns a rounding error of the logarithm in half precision into one of percents of the scale.
         scale = self.logit_scale.float().exp().clamp(max=self.largest_scale or math.inf)
         return nn.functional.normalize(pooled.float(), dim=-1), scale
 

@@ -96,7 +96,7 @@ def test_options_of_reading_are_refused_for_files(options, scans, load):
 
 
 def test_options_of_the_cache_are_refused_for_streams(scans, load):
-    with pytest.raises(ValueError, match="num_proc has no use with"):
+    with pytest.raises(ValueError, match="num_proc has no effect with"):
         load(scans, streaming=True, num_proc=2)
 
 

@@ -135,7 +135,7 @@ def test_of_a_reply_without_end_no_more_than_the_limit_is_read(monkeypatch):
 
     monkeypatch.setattr("hf_any3d.evaluation.llm_judge.judges._LARGEST_REPLY", 300_000)
     with LocalEndpoint((200, endless)) as endpoint:
-        with pytest.raises(JudgeError, match="'xxx.* is no chat completion"):
+        with pytest.raises(JudgeError, match="'xxx.* is not a chat completion"):
             asked(endpoint.url, attempts=1)[0]("?")
     assert sum(sent) < 20_000_000
 
@@ -226,7 +226,7 @@ def test_lone_surrogates_in_a_reply_lose_no_verdicts(tmp_path):
 def test_replies_that_are_no_completion_are_refused(body):
     with LocalEndpoint((200, body)) as endpoint:
         judge, _ = asked(endpoint.url, attempts=2)
-        with pytest.raises(JudgeError, match="no reply in 2 attempts.*is no chat completion"):
+        with pytest.raises(JudgeError, match="no reply in 2 attempts.*is not a chat completion"):
             judge("?")
 
 
