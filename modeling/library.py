@@ -34,7 +34,7 @@ def _no_references(*_: Any) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Library:
-    """What a library around these models does. By default nothing, so that they work by themselves.
+    """Functions of a library around these models. Those by default do nothing, so that models work by themselves.
 
     Args:
         check_name: Raise an error if a name must not, or cannot, be looked up on the hub. Given: the first argument of
