@@ -38,7 +38,7 @@ from hf_any3d.training import program, tasks as segmentation
 from hf_any3d.training.arguments import AdapterArguments, ModelArguments, parse_arguments
 from hf_any3d.training.models import PointModelArguments
 from hf_any3d.visualization.figures import plot_point_clouds
-from hf_any3d.visualization.web_page import label_colors
+from hf_any3d.visualization.viewer import label_colors
 from studies.runs import (
     RECIPES,
     kept_run,

@@ -138,7 +138,7 @@ def colors_of(labels: Any, colors: np.ndarray | None) -> np.ndarray | None:
     """Return a color for each point: of its label (points,) if there are labels, else the given ones."""
     if labels is None or np.asarray(labels).ndim != 1:
         return colors
-    from hf_any3d.visualization.web_page import label_colors
+    from hf_any3d.visualization.viewer import label_colors
 
     values, numbers = np.unique(np.asarray(labels), return_inverse=True)
     palette = label_colors(int(max(values.max(), 0)) + 1)
@@ -186,7 +186,7 @@ class Gallery:
         if self.output is None or not self.clouds:
             return
         if self.output.suffix.lower() == ".html":
-            from hf_any3d.visualization.web_page import write_clouds_page
+            from hf_any3d.visualization.viewer import write_clouds_page
 
             write_clouds_page(
                 self.output,

@@ -84,7 +84,7 @@ def segment(
         names = [label.strip() for label in labels.split(",")]
     else:
         names = [pipe.model.config.id2label[number] for number in range(pipe.model.config.num_labels)]
-    from hf_any3d.visualization.web_page import label_colors
+    from hf_any3d.visualization.viewer import label_colors
 
     palette, seen, shown_up = label_colors(len(names)), set(), up_axis or pipe.feature_extractor.up_axis
     gallery = Gallery(output if suffix in VIEWS else None, len(inputs), shown_up)

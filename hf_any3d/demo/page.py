@@ -20,7 +20,7 @@ from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
 from hf_any3d.demo.uploads import AT_ONCE, LARGEST_UPLOAD, warm_up
 from hf_any3d.visualization.html_pages import html_fragment
-from hf_any3d.visualization.web_page import clouds_page
+from hf_any3d.visualization.viewer import clouds_page
 
 FOLDER = ASSETS
 _COLUMNS = ["points", "colors", "label", "name", "creator", "license"]

@@ -32,7 +32,7 @@ from hf_any3d.demo.page import (
 from hf_any3d.demo.uploads import AT_ONCE, read_upload
 from hf_any3d.visualization.html_pages import html_fragment
 from hf_any3d.visualization.show import view_of_cloud
-from hf_any3d.visualization.web_page import CloudView, hex_color, label_colors, viewer_page
+from hf_any3d.visualization.viewer import CloudView, hex_color, label_colors, viewer_page
 
 CHAT = "point-cloud-text-to-text"
 FEATURES = "point-cloud-feature-extraction"

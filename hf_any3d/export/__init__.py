@@ -5,8 +5,8 @@ adapters are all in the graph, which accepts any number of clouds with any numbe
 chat model is written as a stock one.
 """
 
-from hf_any3d.export.exported_files import FORMATS, ExportedFile, export_file, export_onnx
 from hf_any3d.export.language_model import encode_prompt_embeds, export_language_model
+from hf_any3d.export.onnx import FORMATS, ExportedFile, export_file, export_onnx
 from hf_any3d.export.programs import export_program
 
 __all__ = [

@@ -12,7 +12,7 @@ from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.modeling.point_ops import reconstruction_scores
 from hf_any3d.pipelines.base import PointCloudPipeline, check_formats, refuse_non_finite, refuse_unknown, without_none
 from hf_any3d.visualization.reconstruction import write_reconstructions
-from hf_any3d.visualization.web_page import label_colors
+from hf_any3d.visualization.viewer import label_colors
 
 FORMATS = ("ply", "html")
 FILES, VIEWS = ("ply", "obj", "npz"), ("html", "png")

@@ -29,7 +29,7 @@ from hf_any3d.pipelines.base import (
     without_none,
 )
 from hf_any3d.processing import UP_AXES, checked_choice
-from hf_any3d.visualization.web_page import label_colors, write_point_cloud_page
+from hf_any3d.visualization.viewer import label_colors, write_point_cloud_page
 from hf_any3d.voxel_processing import SURFACE_POINTS
 
 # Points sampled on a mesh, in multiples of the points that the model processes at a time.

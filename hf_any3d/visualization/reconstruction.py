@@ -13,7 +13,7 @@ import torch
 
 from hf_any3d.modeling.point_ops import chamfer_distance, gather_points
 from hf_any3d.visualization.figures import plot_point_clouds
-from hf_any3d.visualization.web_page import write_clouds_page
+from hf_any3d.visualization.viewer import write_clouds_page
 
 if TYPE_CHECKING:
     from hf_any3d.modeling.act import ActForPreTraining

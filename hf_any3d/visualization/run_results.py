@@ -14,7 +14,7 @@ import numpy as np
 from hf_any3d.atomic_files import atomic_write, write_text
 from hf_any3d.messages import csv_text
 from hf_any3d.visualization.html_pages import html_page
-from hf_any3d.visualization.web_page import hex_color, label_colors
+from hf_any3d.visualization.viewer import hex_color, label_colors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,7 +20,7 @@ from hf_any3d.data.inputs import to_cloud
 from hf_any3d.modeling.any2point import Any2PointModel
 from hf_any3d.modeling.any2point.virtual_projection import project
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
-from hf_any3d.visualization.web_page import CloudView, height_colors, label_colors, viewer_page
+from hf_any3d.visualization.viewer import CloudView, height_colors, label_colors, viewer_page
 
 METHODS = ("auto", "scikit-learn", "openTSNE")
 

@@ -12,7 +12,7 @@ from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import (
     build_from_parts,
 )
 from hf_any3d.modeling.minigpt3d.modeling_normed_phi import NormedPhiForCausalLM, NormedPhiModel
-from hf_any3d.modeling.minigpt3d.query_experts import Bridge
+from hf_any3d.modeling.minigpt3d.qformer import Bridge
 from hf_any3d.modeling.minigpt3d.stages import (
     STAGES,
     load_stage_tensors,

@@ -51,7 +51,7 @@ from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS, MiniGPT3DConfig
 from hf_any3d.modeling.minigpt3d.lora import leave_unquantized, names_in, reset_lora
 from hf_any3d.modeling.minigpt3d.placeholders import fill_placeholders, repeat_by_sample, unread_clouds
-from hf_any3d.modeling.minigpt3d.query_experts import Bridge, Bridged, Routing
+from hf_any3d.modeling.minigpt3d.qformer import Bridge, Bridged, Routing
 from hf_any3d.modeling.minigpt3d.stages import trained_names
 from hf_any3d.modeling.pretrained_parts import (
     HUB_ARGUMENTS,

@@ -14,13 +14,13 @@ from hf_any3d.modeling.point_ops.geometry import (
 )
 from hf_any3d.modeling.point_ops.grouping import (
     ball_query,
-    farthest_point_sample,
     gather_points,
     group,
     in_full_precision,
     knn,
     three_nearest_interpolate,
 )
+from hf_any3d.modeling.point_ops.sampling import farthest_point_sample
 from hf_any3d.modeling.point_ops.serialization import CURVES, PatchGroups, curve_codes, patch_table, serialize
 from hf_any3d.modeling.point_ops.voxels import (
     grid_pool,

@@ -11,7 +11,7 @@ from transformers import pipeline
 
 from hf_any3d import pipelines, read_point_cloud
 from hf_any3d.data.blocks import split_into_blocks
-from hf_any3d.visualization.web_page import label_colors
+from hf_any3d.visualization.viewer import label_colors
 from tests.cli.conftest import FILES, LABELS, run
 from tests.tiny_text_towers import LABELS as ZERO_SHOT_LABELS
 

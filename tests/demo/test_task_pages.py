@@ -19,7 +19,7 @@ from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit, _mo
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.modeling.any2point import Any2PointModel
 from hf_any3d.registration import task_of
-from hf_any3d.visualization.web_page import CloudView
+from hf_any3d.visualization.viewer import CloudView
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_autoencoders import tiny_autoencoder

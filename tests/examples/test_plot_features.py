@@ -6,7 +6,7 @@ import pytest
 from examples import plot_features
 from hf_any3d import PointCloudProcessor
 from tests.tiny_encoders import adapted_model
-from tests.visualization.test_web_page import content
+from tests.visualization.test_viewer import content
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from hf_any3d.export.exported_files import compare
+from hf_any3d.export.onnx import compare
 from tests.tiny_encoders import adapted_model
 
 

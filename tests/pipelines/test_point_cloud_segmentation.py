@@ -11,7 +11,7 @@ from hf_any3d import GuidedAdapterConfig, PointCloudProcessor, read_point_cloud
 from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.pipelines import PointCloudSegmentationPipeline, point_cloud_segmentation
-from hf_any3d.visualization.web_page import label_colors
+from hf_any3d.visualization.viewer import label_colors
 from tests.tiny_encoders import clouds, tiny_model, tiny_part_model, tiny_scene_model
 
 PARTS = ["table top", "table legs", "lamp foot", "lamp pole", "lamp shade"]

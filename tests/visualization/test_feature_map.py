@@ -5,8 +5,8 @@ import pytest
 
 from hf_any3d.visualization import show as feature_map
 from hf_any3d.visualization.show import project_features, same_class_share, write_feature_map
-from hf_any3d.visualization.web_page import hex_color, label_colors
-from tests.visualization.test_web_page import content, decoded
+from hf_any3d.visualization.viewer import hex_color, label_colors
+from tests.visualization.test_viewer import content, decoded
 
 LABELS = np.repeat(np.arange(3), 20)
 

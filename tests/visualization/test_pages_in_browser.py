@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.visualization.show import write_feature_map, write_views
-from hf_any3d.visualization.web_page import CloudView, write_clouds_page, write_point_cloud_page
+from hf_any3d.visualization.viewer import CloudView, write_clouds_page, write_point_cloud_page
 
 SCROLLS = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}

@@ -14,7 +14,7 @@ from hf_any3d.visualization.reconstruction import (
 )
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds
-from tests.visualization.test_web_page import content
+from tests.visualization.test_viewer import content
 
 GROUPS, SIZE = 6, 8
 LEGEND = {"seen", "guessed, decoded", "teacher's features, decoded", "hidden"}

@@ -10,9 +10,9 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.visualization import show
-from hf_any3d.visualization.web_page import CloudView, in_space
+from hf_any3d.visualization.viewer import CloudView, in_space
 from tests.tiny_encoders import clouds, tiny_model
-from tests.visualization.test_web_page import content
+from tests.visualization.test_viewer import content
 
 
 def dataset(count=8, **columns):

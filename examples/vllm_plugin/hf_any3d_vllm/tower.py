@@ -8,7 +8,7 @@ from transformers import AutoModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
-from hf_any3d.modeling.minigpt3d.query_experts import Bridge
+from hf_any3d.modeling.minigpt3d.qformer import Bridge
 
 
 class PointTower(nn.Module):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from hf_any3d import PatchAlign3DForPointCloudClassification, PointCloudProcessor
 from hf_any3d.cli import app
 from hf_any3d.export import export_file
-from hf_any3d.export.exported_files import FORMATS, Format
+from hf_any3d.export.onnx import FORMATS, Format
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_encoders import adapted_model, tiny_model
 

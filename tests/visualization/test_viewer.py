@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from hf_any3d.visualization.web_page import (
+from hf_any3d.visualization.viewer import (
     MOST_POINTS,
     CloudView,
     label_colors,

@@ -1,0 +1,40 @@
+"""Sample the centers of clouds."""
+
+from torch import Tensor
+
+from hf_any3d.modeling import kernels
+
+
+def farthest_point_sample(
+    points: Tensor,
+    num_samples: int,
+    *,
+    start_index: int | Tensor = 0,
+    min_squared_norm: float | None = None,
+    tie_rule: str = "first",
+) -> Tensor:
+    """Sample a fixed number of points of every cloud, spread over it.
+
+    Each step takes the point that is farthest from those already taken, in float32 squared distance. The indices are
+    those of the plain loop, on every device. No gradient.
+
+    Args:
+        points: `(batch, points, channels)`, channels >= 3; only x, y, z are used. Half precision is read as float32.
+        num_samples: Number of samples of each cloud, 1 to points.
+        start_index: The first sample, one for all clouds or a LongTensor `(batch,)`.
+        min_squared_norm: Points with x²+y²+z² up to this value are never candidates, though one may be the start.
+            The CUDA kernel with which many released weights were trained skips points up to 1e-3 this way. If a cloud
+            has no candidate, index 0 is taken.
+        tie_rule: Which of several equally far points is taken: "first", the lowest index; "cuda", the one that the
+            tree reduction of that kernel would keep.
+
+    Returns:
+        LongTensor `(batch, num_samples)` on the device of `points`.
+
+    Raises:
+        ValueError: If an argument has the wrong shape or range, or if a coordinate is NaN, infinite or beyond
+            `LARGEST_COORDINATE`.
+
+    Source: PointNet++, Sec. 3.2; Eldar et al., "The farthest point strategy for progressive image sampling".
+    """
+    return kernels.farthest_point_sample(points, num_samples, start_index, min_squared_norm, tie_rule)
