@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling import kernels
-from hf_any3d.modeling.act.modeling_act_autoencoder import GraphConvolution
+from hf_any3d.modeling.act.modeling_act_autoencoder import EdgeLayer, GraphConvolution
 
 
 def plain(graph, tokens, neighbors):
@@ -45,9 +44,8 @@ def test_outputs_and_gradients_match_plain_modules(graph):
 def test_statistics_are_accurate_for_a_mean_far_from_zero():
     torch.manual_seed(0)
     terms, neighbors = torch.randn(2, 10, 16) + 1000, torch.randint(10, (2, 10, 4))
-    gain, shift = torch.ones(8), torch.zeros(8)
-    far = kernels.edge_maximum(terms.double().float(), neighbors, gain, shift)
-    near = kernels.edge_maximum(terms - 1000, neighbors, gain, shift)
+    layer = EdgeLayer(4, 8)
+    far, near = layer.largest_of_edges(terms, neighbors), layer.largest_of_edges(terms - 1000, neighbors)
     torch.testing.assert_close(far, near, rtol=1e-2, atol=1e-2)
 
 
