@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
@@ -40,6 +39,7 @@ from hf_any3d.modeling.encoders import (
     prefix_attention,
     run_with_prefix,
 )
+from hf_any3d.modeling.kernels.dispatch import recomputed
 from hf_any3d.modeling.layers.forward_contract import (
     PointTokensMixin,
     is_unmodified,
@@ -136,11 +136,8 @@ class EdgeLayer(nn.Module):
         # Linear in both tokens of an edge: W [f_j - f_i; f_i] = W_a f_j + (W_b - W_a) f_i, computed once per token.
         # Viewed as rows of `in_channels`, the weight yields W_a f and W_b f of every channel side by side, uncopied.
         terms = nn.functional.linear(tokens, self.linear.weight.view(-1, tokens.shape[-1]))
-        if terms.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # The rows of all edges are computed again for the backward pass: saved, they would be an eighth of the
-            # bytes of a training step. Compilers decide themselves.
-            return checkpoint(self.largest_of_edges, terms, neighbors, use_reentrant=False, preserve_rng_state=False)
-        return self.largest_of_edges(terms, neighbors)
+        # The rows of all edges would be an eighth of the saved bytes of a training step.
+        return recomputed(self.largest_of_edges, terms, neighbors)
 
     def largest_of_edges(self, terms: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
         """Return the maximum over a token's edges after norm and activation.
