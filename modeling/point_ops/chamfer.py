@@ -156,7 +156,8 @@ def _squared_distances(x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tens
         points - others.gather(1, index.unsqueeze(-1).expand(-1, -1, 3))
         for (points, others, _), index in zip(sides, nearest, strict=True)
     )
-    there, back = (difference.square().sum(dim=2) for difference in differences)
+    # Several times faster than a sum over a last dimension of three.
+    there, back = (dx + dy + dz for dx, dy, dz in (one.square().unbind(dim=2) for one in differences))
     return there, back
 
 
