@@ -37,7 +37,7 @@ def normalize(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the normed rows of a table `(views, rows, hidden)`, and mean and variance `(views, hidden)`.
 
-    `inside` is `(views, rows)`; the other arguments are those of `cell_norm_plain`.
+    `inside` is `(views, rows)`; the other arguments are those of `cell_norm`.
     """
     mean = _sum_rows(inside, table) / total  # (views, hidden)
     centered = table - mean.unsqueeze(1)

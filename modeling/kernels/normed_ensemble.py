@@ -22,7 +22,7 @@ from hf_any3d.modeling.kernels.view_ensemble import ensemble, ensemble_gradients
 
 
 class BatchNorm(NamedTuple):
-    """Arguments of `cell_norm` besides the rows and the choice of GELU; see `cell_norm`."""
+    """Arguments of `cell_norm` besides the rows and the choice of GELU."""
 
     occupied: Tensor
     weight: Tensor
