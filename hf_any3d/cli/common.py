@@ -78,6 +78,21 @@ class CommandLine(TyperGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
 
+def json_object(option: str, text: str | None) -> dict[str, Any]:
+    """Read the JSON object of an option, an empty one without a text.
+
+    Raises:
+        ValueError: The text is no JSON object.
+    """
+    try:
+        value = {} if text is None else json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{option} is {text!r}: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f'{option} is {text!r}; expected a JSON object such as {{"name": 1}}')
+    return value
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Print errors in one line on stderr and exit; `--debug` or HF_ANY3D_TRACEBACK=1 puts the traceback before it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import sys
 import webbrowser
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, DataDir, option, print_note, status
+from hf_any3d.cli.common import AsCsv, AsJson, DataDir, json_object, option, print_note, status
 from hf_any3d.cli.inputs import Files, FileType, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import (
     CLOUDS,
@@ -114,12 +113,7 @@ def find_dataset(name: str) -> FoundDataset:
 
 def _load(name: str, data_dir: str | None, options: str | None, **further: Any) -> Any:
     found = find_dataset(name)
-    try:
-        given = {} if options is None else json.loads(options)
-    except ValueError as error:
-        raise ValueError(f"--options is {options!r}: {error}") from None
-    if not isinstance(given, dict):
-        raise ValueError(f'--options is {options!r}; expected a JSON object such as {{"variant": "obj_bg"}}')
+    given = json_object("--options", options)
     # These are options of the loader of folders; Parquet files hold what they hold.
     if found.name != "folder":
         further = {}

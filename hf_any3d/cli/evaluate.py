@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -20,6 +19,7 @@ from hf_any3d.cli.common import (
     Device,
     Revision,
     check_model,
+    json_object,
     kind_of_model,
     option,
     print_note,
@@ -356,8 +356,8 @@ def evaluate_minigpt3d(
 
     protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
     prompts = _read_prompts(judge_prompt or [])
-    settings, further = _json_object("--generation", generation), _json_object("--options", options)
-    own_settings = _json_object("--judge-settings", judge_settings)
+    settings, further = json_object("--generation", generation), json_object("--options", options)
+    own_settings = json_object("--judge-settings", judge_settings)
     classes = DATASET.class_names
     quiet_libraries()
     with contextlib.redirect_stdout(sys.stderr):
@@ -377,16 +377,6 @@ def evaluate_minigpt3d(
         return
     for line in _table(summary):
         print_line(line)
-
-
-def _json_object(option: str, text: str | None) -> dict[str, Any]:
-    try:
-        value = {} if text is None else json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{option} is {text!r}: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f'{option} is {text!r}; expected a JSON object such as {{"num_beams": 1}}')
-    return value
 
 
 def _read_prompts(given: list[str]) -> dict[str, str]:

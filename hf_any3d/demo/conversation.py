@@ -12,8 +12,8 @@ import numpy as np
 
 from hf_any3d.chat import ChatSession
 from hf_any3d.chat.generation import Canceled
-from hf_any3d.data.files import PointCloudData, read_point_cloud
-from hf_any3d.demo.uploads import read_upload
+from hf_any3d.data.files import PointCloudData
+from hf_any3d.demo.uploads import Uploads
 from hf_any3d.processing import PointCloudProcessor
 
 CONTEXT = 400
@@ -37,7 +37,7 @@ class Shape:
     note: str
 
 
-class Conversation:
+class Conversation(Uploads):
     """A visitor's conversation; each visitor has one.
 
     Args:
@@ -48,20 +48,12 @@ class Conversation:
     """
 
     def __init__(self, pipe: Any, chat_template: str | None = None, context: int = CONTEXT):
+        super().__init__()
         self.pipe, self.chat_template = pipe, chat_template
         longest = getattr(pipe.model.config.get_text_config(), "max_position_embeddings", None)
         self.context = context if longest is None else min(context, longest)
         self._session: ChatSession | None = None
         self._stopped = Event()
-        self._read: tuple[str, PointCloudData | Exception] | None = None
-
-    def read(self, path: str | os.PathLike) -> None:
-        """Read a visitor's file without the model; `open` then uses the result or raises the error."""
-        try:
-            self._read = (os.fspath(path), read_upload(path))
-        except (ValueError, OSError) as error:
-            # Raised by `open`, whose caller shows errors.
-            self._read = (os.fspath(path), error)
 
     def open(self, source: str | os.PathLike | PointCloudData) -> Shape:
         """Start a conversation about a shape or file.
@@ -70,7 +62,7 @@ class Conversation:
             ValueError: It cannot be read; the message names the file, and the earlier shape stays.
         """
         try:
-            cloud = source if isinstance(source, PointCloudData) else self._read_once(source)
+            cloud = self.cloud_of(source)
             points = self.pipe.processor.read_points([cloud])[0]  # (num_points, channels)
             self._session = ChatSession(self.pipe, cloud, self.chat_template)
         except ValueError as error:
@@ -135,15 +127,6 @@ class Conversation:
         """Forget the conversation, but not the shape."""
         if self._session is not None:
             self._session.restart()
-
-    def _read_once(self, path: str | os.PathLike) -> PointCloudData:
-        """Return the result of `read` for a file, or read it."""
-        read, self._read = self._read, None
-        if read is None or read[0] != os.fspath(path):
-            return read_point_cloud(path)
-        if isinstance(read[1], Exception):
-            raise read[1]
-        return read[1]
 
     def _opened(self) -> ChatSession:
         if self._session is None:

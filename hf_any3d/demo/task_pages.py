@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import html
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from hf_any3d.data.files import PointCloudData, read_point_cloud, supported_file_types
+from hf_any3d.data.files import PointCloudData, supported_file_types
 from hf_any3d.demo.conversation import error_message
 from hf_any3d.demo.page import (
     CONVERSATIONS_KEPT,
@@ -29,7 +28,7 @@ from hf_any3d.demo.page import (
     shape_column,
     view_frame,
 )
-from hf_any3d.demo.uploads import AT_ONCE, read_upload
+from hf_any3d.demo.uploads import AT_ONCE, Uploads
 from hf_any3d.visualization.html_pages import html_fragment
 from hf_any3d.visualization.show import view_of_cloud
 from hf_any3d.visualization.viewer import CloudView, hex_color, label_colors, viewer_page
@@ -205,19 +204,12 @@ class TaskAnswers:
         return Answer(self._view(cloud), {}, rows, note)
 
 
-class Visit:
+class Visit(Uploads):
     """The shape of one visitor of the page."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.cloud: PointCloudData | None = None
-        self._read: tuple[str, PointCloudData | Exception] | None = None
-
-    def read(self, path: str | os.PathLike) -> None:
-        """Read a visitor's file in a process of its own; `open` then uses the result or raises the error."""
-        try:
-            self._read = (os.fspath(path), read_upload(path))
-        except (ValueError, OSError) as error:
-            self._read = (os.fspath(path), error)
 
     def open(self, source: Any) -> None:
         """Take a shape, a file of the examples, or the file that was read.
@@ -225,16 +217,8 @@ class Visit:
         Raises:
             ValueError: It cannot be read; the message names the file, and the earlier shape stays.
         """
-        read, self._read = self._read, None
         try:
-            if isinstance(source, PointCloudData):
-                self.cloud = source
-            elif read is not None and read[0] == os.fspath(source):
-                if isinstance(read[1], Exception):
-                    raise read[1]
-                self.cloud = read[1]
-            else:
-                self.cloud = read_point_cloud(source)
+            self.cloud = self.cloud_of(source)
         except (ValueError, OSError) as error:
             raise ValueError(error_message(error, source)) from error
 
@@ -371,7 +355,7 @@ def bars(heading: str, rows: Sequence[tuple[str, float]], colors: Mapping[str, s
 def thinned(cloud: PointCloudData, most: int) -> PointCloudData:
     """Return a random sample of a cloud without faces."""
     kept = np.sort(np.random.default_rng(0).choice(len(cloud), most, replace=False))
-    arrays = {name: getattr(cloud, name) for name in ("points", "colors", "normals", "labels")}
+    arrays: dict[str, Any] = {name: getattr(cloud, name) for name in ("points", "colors", "normals", "labels")}
     arrays = {name: None if array is None else array[kept] for name, array in arrays.items()}
     return PointCloudData(**arrays, offset=cloud.offset)
 

@@ -61,6 +61,31 @@ def read_upload(path: str | os.PathLike, seconds: float | None = None) -> PointC
     return result
 
 
+class Uploads:
+    """The file that a visitor uploaded last, read without the model."""
+
+    def __init__(self) -> None:
+        self._read: tuple[str, PointCloudData | Exception] | None = None
+
+    def read(self, path: str | os.PathLike) -> None:
+        """Read a visitor's file in a process of its own; `cloud_of` then returns the result or raises the error."""
+        try:
+            self._read = (os.fspath(path), read_upload(path))
+        except (ValueError, OSError) as error:
+            self._read = (os.fspath(path), error)
+
+    def cloud_of(self, source: str | os.PathLike | PointCloudData) -> PointCloudData:
+        """Return a shape, the result of `read` for a file, or another file's content."""
+        read, self._read = self._read, None
+        if isinstance(source, PointCloudData):
+            return source
+        if read is None or read[0] != os.fspath(source):
+            return read_point_cloud(source)
+        if isinstance(read[1], Exception):
+            raise read[1]
+        return read[1]
+
+
 def warm_up() -> None:
     """Start the process that readers are forked from, so that the first visitor does not wait for it."""
     process = _context().Process(target=str, daemon=True)

@@ -22,13 +22,14 @@ from hf_any3d.modeling.config_checks import (
     check_choices,
     check_numbers,
 )
-from hf_any3d.modeling.kernels.group_norms import NUM_GROUPS
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin, PartsConfigMixin, part_property, source_property
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX
 
 # Fine points that the autoencoder's decoder folds around each coarse point.
 POINTS_PER_COARSE_POINT = 4
+# Of the group norms of its graphs.
+NUM_GROUPS = 4
 _AUTOENCODER_RANGES: Ranges = {
     **dict.fromkeys(("num_groups", "group_size", "graph_neighbors"), TOKENS),
     **dict.fromkeys(("patch_widths", "hidden_size", "graph_input_width", "graph_widths"), CHANNELS),

@@ -27,7 +27,7 @@ from transformers.utils import ModelOutput
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise, uniform_code_loss
-from hf_any3d.modeling.act.configuration_act import POINTS_PER_COARSE_POINT, ActAutoencoderConfig
+from hf_any3d.modeling.act.configuration_act import NUM_GROUPS, POINTS_PER_COARSE_POINT, ActAutoencoderConfig
 from hf_any3d.modeling.encoders import (
     EncoderFamily,
     FrozenEncoderMixin,
@@ -39,7 +39,7 @@ from hf_any3d.modeling.encoders import (
     prefix_attention,
     run_with_prefix,
 )
-from hf_any3d.modeling.kernels.group_norms import NUM_GROUPS, SLOPE
+from hf_any3d.modeling.kernels.dispatch import recomputed
 from hf_any3d.modeling.layers.forward_contract import (
     PointTokensMixin,
     is_unmodified,
@@ -53,6 +53,8 @@ from hf_any3d.modeling.point_ops import chamfer_distance, group, knn
 # Corners of the grid around every coarse point, in the units of the input.
 _CORNERS = ((-0.05, -0.05), (0.05, -0.05), (-0.05, 0.05), (0.05, 0.05))
 _POSITION_WIDTH = 128
+# Of the leaky ReLU after group norms.
+_SLOPE = 0.2
 
 
 class GraphConvolution(nn.Module):
@@ -134,12 +136,29 @@ class EdgeLayer(nn.Module):
         # Linear in both tokens of an edge: W [f_j - f_i; f_i] = W_a f_j + (W_b - W_a) f_i, computed once per token.
         # Viewed as rows of `in_channels`, the weight yields W_a f and W_b f of every channel side by side, uncopied.
         terms = nn.functional.linear(tokens, self.linear.weight.view(-1, tokens.shape[-1]))
-        return kernels.edge_maximum(terms, neighbors, self.norm.weight, self.norm.bias, self.norm.eps)
+        # The rows of all edges would be an eighth of the saved bytes of a training step.
+        return recomputed(self.largest_of_edges, terms, neighbors)
+
+    def largest_of_edges(self, terms: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
+        """Return the maximum over a token's edges after norm and activation.
+
+        Args:
+            terms: `(batch, tokens, 2 * out_channels)`, a pair (a, b) for every channel: an edge from a token to a
+                neighbor is `a[neighbor] - a[token] + b[token]`.
+            neighbors: `(batch, tokens, k)`.
+        """
+        # Statistics of differences: half precision would round them.
+        wide = torch.promote_types(terms.dtype, torch.float32)
+        given, own = terms.to(wide).unflatten(-1, (-1, 2)).unbind(dim=-1)  # each (batch, tokens, out_channels)
+        edges = group(given, neighbors) + (own - given).unsqueeze(2)  # (batch, tokens, k, out_channels)
+        weight, bias = self.norm.weight.to(wide), self.norm.bias.to(wide)
+        normed = nn.functional.group_norm(edges.movedim(-1, 1), NUM_GROUPS, weight, bias, self.norm.eps)
+        return nn.functional.leaky_relu(normed, _SLOPE).amax(dim=3).transpose(1, 2).to(terms.dtype)
 
 
 def _normed(rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
     """Group norm and leaky ReLU of `(batch, …, channels)`; statistics are taken over all rows of a cloud."""
-    return nn.functional.leaky_relu(norm(rows.movedim(-1, 1)), SLOPE).movedim(1, -1)
+    return nn.functional.leaky_relu(norm(rows.movedim(-1, 1)), _SLOPE).movedim(1, -1)
 
 
 class Prompts(nn.Module):

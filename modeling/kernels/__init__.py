@@ -7,8 +7,6 @@ HF_ANY3D_KERNELS=torch, selects the plain ones everywhere. All autograd function
 here.
 """
 
-from hf_any3d.modeling.kernels.cell_norm import cell_norm_fused, cell_norm_plain
-from hf_any3d.modeling.kernels.chamfer import chamfer_fused, chamfer_plain
 from hf_any3d.modeling.kernels.dispatch import Kernel, set_kernels
 from hf_any3d.modeling.kernels.farthest_point_sample import (
     farthest_point_sample_fused,
@@ -16,28 +14,12 @@ from hf_any3d.modeling.kernels.farthest_point_sample import (
     farthest_point_sample_traced,
 )
 from hf_any3d.modeling.kernels.folded_blocks import stage_fused, stage_is_plain
-from hf_any3d.modeling.kernels.group_norms import (
-    edge_maximum_fused,
-    edge_maximum_plain,
-)
 from hf_any3d.modeling.kernels.knn import has_many_points, knn_fused, knn_plain, knn_traced
-from hf_any3d.modeling.kernels.normed_ensemble import (
-    normed_ensemble_fused,
-    normed_ensemble_plain,
-    normed_ensemble_traced,
-)
+from hf_any3d.modeling.kernels.normed_ensemble import normed_ensemble_fused, normed_ensemble_plain
 from hf_any3d.modeling.kernels.normed_linear import is_plain, normed_linear_fused, normed_linear_plain
-from hf_any3d.modeling.kernels.pair_attention import (
-    cell_attention_fused,
-    cell_attention_plain,
-    has_few_pairs,
-    has_no_dropout,
-    pair_attention_fused,
-    pair_attention_plain,
-)
+from hf_any3d.modeling.kernels.pair_attention import has_no_dropout, pair_attention_fused, pair_attention_plain
 from hf_any3d.modeling.kernels.pooled_blocks import pooled_blocks_plain
 from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain, pooled_patches_fused, pooled_patches_plain
-from hf_any3d.modeling.kernels.pooling import max_mean_pool_fused, max_mean_pool_plain
 from hf_any3d.modeling.kernels.quick_gelu import quick_gelu_fused, quick_gelu_plain
 from hf_any3d.modeling.kernels.submanifold_convolution import (
     submanifold_convolution_fused,
@@ -58,13 +40,8 @@ from hf_any3d.modeling.kernels.view_ensemble import view_ensemble_fused, view_en
 __all__ = [
     "TABLE",
     "Kernel",
-    "cell_attention",
-    "cell_norm",
-    "chamfer",
-    "edge_maximum",
     "farthest_point_sample",
     "knn",
-    "max_mean_pool",
     "normed_ensemble",
     "normed_linear",
     "pair_attention",
@@ -88,26 +65,7 @@ pooled_blocks = Kernel(
 )
 
 # Any2Point: the guided adapter
-cell_attention = Kernel(
-    cell_attention_plain,
-    cell_attention_fused,
-    "Not with dropout, nor if more than a quarter of all pairs share a cell: masked attention is faster. Not on other "
-    "devices than the CPU, which would wait for the number of pairs; not in compiled code, for which no size may "
-    "depend on data.",
-    devices=("cpu",),
-    compiles=False,
-    condition=has_few_pairs,
-)
 pair_attention = Kernel(pair_attention_plain, pair_attention_fused, "Not with dropout.", condition=has_no_dropout)
-max_mean_pool = Kernel(
-    max_mean_pool_plain,
-    max_mean_pool_fused,
-    "Not on other devices than the CPU, which would wait for the number of voxels with several tokens; not in "
-    "compiled code, for which no size may depend on data.",
-    devices=("cpu",),
-    compiles=False,
-)
-cell_norm = Kernel(cell_norm_plain, cell_norm_fused, "Always used in training.")
 view_ensemble = Kernel(
     view_ensemble_plain,
     view_ensemble_fused,
@@ -119,9 +77,9 @@ view_ensemble = Kernel(
 normed_ensemble = Kernel(
     normed_ensemble_plain,
     normed_ensemble_fused,
-    "In training instead of `cell_norm` and `view_ensemble`; not with statistics of several processes, hooks or half "
-    "precision weights. Compilers get the fused `cell_norm` and the plain `view_ensemble`.",
-    traced=normed_ensemble_traced,
+    "In training instead of norms and `view_ensemble`; not with statistics of several processes, hooks or half "
+    "precision weights. Not in compiled code, as `view_ensemble`.",
+    compiles=False,
 )
 
 # Frozen encoders
@@ -140,7 +98,6 @@ pooled_patches = Kernel(
     triton_reason="Not in training, if a gradient is needed, in compiled code or in double precision; not for more "
     "than 128 points in a patch; not for layers that an adapter or a hook replaces, which must be called.",
 )
-edge_maximum = Kernel(edge_maximum_plain, edge_maximum_fused, "Always used.")
 normed_linear = Kernel(
     normed_linear_plain,
     normed_linear_fused,
@@ -171,7 +128,6 @@ knn = Kernel(
     triton_reason=f"Not for more than {MOST_NEIGHBORS} neighbors, which would not fit into registers; not by "
     "products.",
 )
-chamfer = Kernel(chamfer_plain, chamfer_fused, "Always used.")
 submanifold_convolution = Kernel(
     submanifold_convolution_plain,
     submanifold_convolution_fused,
@@ -184,19 +140,14 @@ submanifold_convolution = Kernel(
 
 TABLE: dict[str, Kernel] = {
     "pooled_blocks": pooled_blocks,
-    "cell_attention": cell_attention,
     "pair_attention": pair_attention,
-    "max_mean_pool": max_mean_pool,
-    "cell_norm": cell_norm,
     "view_ensemble": view_ensemble,
     "normed_ensemble": normed_ensemble,
     "quick_gelu": quick_gelu,
     "pooled_patches": pooled_patches,
-    "edge_maximum": edge_maximum,
     "normed_linear": normed_linear,
     "farthest_point_sample": farthest_point_sample,
     "knn": knn,
-    "chamfer": chamfer,
     "submanifold_convolution": submanifold_convolution,
 }
 """All operations by name, for documentation, tests and measurements."""

@@ -1,14 +1,10 @@
 """Batch statistics, scaling and GELU of the occupied cells of each view."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from hf_any3d.modeling.kernels.dispatch import without_autocast
 
-
-def cell_norm_plain(
+def cell_norm(
     rows: Tensor, occupied: Tensor, weight: Tensor, bias: Tensor, count: Tensor, total: Tensor, eps: float, gelu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize the occupied rows of each view by their batch statistics.
@@ -37,55 +33,12 @@ def cell_norm_plain(
     return nn.functional.gelu(normed) if gelu else normed, mean.detach(), variance.detach()
 
 
-class _CellNorm(torch.autograd.Function):
-    """Compute `cell_norm_plain` in few passes over memory; saves only its input.
-
-    The separate steps would save four tensors of the size of the rows; here the backward pass recomputes them.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        rows: Tensor,
-        occupied: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        count: Tensor,
-        total: Tensor,
-        eps: float,
-        gelu: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        normed, mean, variance = normalize(by_view(rows), by_view(occupied), weight, bias, count, total, eps)
-        if gelu:
-            normed = nn.functional.gelu(normed)
-        ctx.save_for_backward(rows, occupied, weight, bias, mean, (variance + eps).rsqrt(), total)
-        ctx.gelu = gelu
-        ctx.mark_non_differentiable(mean, variance)
-        return by_cloud(normed, rows), mean, variance
-
-    @staticmethod
-    @without_autocast
-    def backward(ctx: Any, gradient: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
-        rows, occupied, weight, bias, mean, deviation, total = ctx.saved_tensors
-        table, grad_normed = by_view(rows), by_view(gradient)
-        if ctx.gelu:
-            centered, normed = normalize_again(table, weight, bias, mean, deviation)
-            grad_normed = torch.ops.aten.gelu_backward(grad_normed, normed)
-        else:
-            centered = table - mean.unsqueeze(1)
-        grads = norm_gradients(grad_normed, centered, by_view(occupied), weight, deviation, total)
-        return by_cloud(grads[0], rows), None, *grads[1:], None, None, None, None
-
-
-cell_norm_fused = _CellNorm.apply
-
-
 def normalize(
     table: Tensor, inside: Tensor, weight: Tensor, bias: Tensor, count: Tensor, total: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the normed rows of a table `(views, rows, hidden)`, and mean and variance `(views, hidden)`.
 
-    `inside` is `(views, rows)`; the other arguments are those of `cell_norm_plain`.
+    `inside` is `(views, rows)`; the other arguments are those of `cell_norm`.
     """
     mean = _sum_rows(inside, table) / total  # (views, hidden)
     centered = table - mean.unsqueeze(1)

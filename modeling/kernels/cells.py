@@ -31,21 +31,6 @@ class Links:
 
 
 @dataclass
-class SharedCells:
-    """Cells with more than one token.
-
-    Args:
-        tokens: `(entries,)`, the entries of `Links.rows`, flattened, in such cells, sorted by cell.
-        counts: `(cells,)`, number of entries of each cell.
-        rows: `(cells,)`, the rows of these cells as numbered by `Links`.
-    """
-
-    tokens: Tensor
-    counts: Tensor
-    rows: Tensor
-
-
-@dataclass
 class Pairs:
     """All pairs of tokens that share a cell, including each token with itself; all clouds and views concatenated.
 
@@ -118,27 +103,6 @@ class Membership(_Visited):
         shares = self.pool.amax(dim=-1).transpose(0, 1).flatten()[rows]
         return Links(rows, order, starts, shares)
 
-    @cached_property
-    def shared_cells(self) -> SharedCells:
-        """The cells with more than one token as a list."""
-        order = self.links.order
-        # A token that is alone in its cell has share 1.
-        tokens = order[self.links.shares.flatten().index_select(0, order) < 1]
-        rows, counts = self.links.rows.flatten().index_select(0, tokens).unique_consecutive(return_counts=True)
-        return SharedCells(tokens, counts, rows)
-
-    @cached_property
-    def pairs(self) -> Pairs:
-        """The pairs of tokens in a cell as a list."""
-        tokens = self.same.shape[-1]
-        query, key = self.same.reshape(-1, tokens).nonzero().unbind(1)
-        # From a number within one cloud and view to one among all of them, which `query` is already.
-        key = key + query - query % tokens
-        partners = self.same.sum(dim=-1).flatten()
-        # Pairs are sorted by query, then key, and a pair has a swapped one: sorted by key, then query, they come in
-        # the order of their swapped pairs.
-        return Pairs(query, key, key.argsort(stable=True), partners.cumsum(0) - partners, partners)
-
 
 @dataclass
 class FlatCells(_Visited):
@@ -207,25 +171,6 @@ def from_table(table: Tensor, members: Membership) -> Tensor:
     """Invert `as_table`."""
     batch, views, rows, _ = members.pool.shape
     return table.view(views, batch, rows, -1).transpose(0, 1)
-
-
-def sum_in_cells(tokens: Tensor, links: Links, weights: Tensor) -> Tensor:
-    """Compute weighted sums over the tokens of each cell, `(cells, hidden)`, all cells concatenated.
-
-    Args:
-        tokens: `(batch, tokens, hidden)`.
-        links: Cells of the tokens.
-        weights: `(tokens, views)`.
-    """
-    weights = weights.to(tokens.dtype).flatten().index_select(0, links.order)
-    return nn.functional.embedding_bag(
-        links.order // links.rows.shape[1], tokens.flatten(0, 1), links.starts, mode="sum", per_sample_weights=weights
-    )
-
-
-def sum_over_views(table: Tensor, links: Links, weights: Tensor) -> Tensor:
-    """Compute weighted sums over the cells of each token, `(tokens, hidden)`: the transpose of `sum_in_cells`."""
-    return nn.functional.embedding_bag(links.rows, table, mode="sum", per_sample_weights=weights.to(table.dtype))
 
 
 def mean_in_cells(tokens: Tensor, members: Membership) -> Tensor:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -108,6 +110,13 @@ def without_autocast(backward: Callable[..., R]) -> Callable[..., R]:
             return backward(ctx, *gradients)
 
     return wrapper
+
+
+def recomputed(function: Callable[P, Tensor], *args: P.args, **kwargs: P.kwargs) -> Tensor:
+    """Call a cheap function without randomness whose intermediate results are computed again for the backward pass."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return function(*args, **kwargs)  # compilers decide themselves what they save
+    return checkpoint(function, *args, **kwargs, use_reentrant=False, preserve_rng_state=False)
 
 
 def _runs_triton(device: torch.device) -> bool:

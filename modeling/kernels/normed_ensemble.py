@@ -1,6 +1,6 @@
 """Batch norm and GELU of the cells of each view and of the voxels, then the sum over a token's cells.
 
-`cell_norm` saves the rows before the norm, and `view_ensemble` those after it; together only the former are saved.
+Norms save the rows before them, and `view_ensemble` those after them; together only the former are saved.
 """
 
 from typing import Any, NamedTuple
@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from hf_any3d.modeling.kernels.cell_norm import (
     by_cloud,
     by_view,
-    cell_norm_fused,
-    cell_norm_plain,
+    cell_norm,
     norm_gradients,
     normalize,
     normalize_again,
@@ -23,7 +22,7 @@ from hf_any3d.modeling.kernels.view_ensemble import ensemble, ensemble_gradients
 
 
 class BatchNorm(NamedTuple):
-    """Arguments of `cell_norm` besides the rows and the choice of GELU; see `cell_norm_plain`."""
+    """Arguments of `cell_norm` besides the rows and the choice of GELU."""
 
     occupied: Tensor
     weight: Tensor
@@ -59,25 +58,8 @@ def normed_ensemble_plain(
         The sum `(batch, special + tokens, hidden)`; then mean and variance of the cells `(views, hidden)`, and of the
         voxels `(1, hidden)`, without gradients.
     """
-    view_rows, *view_statistics = cell_norm_plain(view_rows, *view_norm, gelu=True)
-    voxel_rows, *voxel_statistics = cell_norm_plain(voxel_rows, *voxel_norm, gelu=True)
-    added = view_ensemble_plain(view_rows, voxel_rows.squeeze(1), members, voxels, scale, special)
-    return added, *view_statistics, *voxel_statistics
-
-
-def normed_ensemble_traced(
-    view_rows: Tensor,
-    voxel_rows: Tensor,
-    view_norm: BatchNorm,
-    voxel_norm: BatchNorm,
-    members: Membership,
-    voxels: Membership,
-    scale: float,
-    special: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Compute `normed_ensemble_plain` for compilers, which support sums by index less well than matrix products."""
-    view_rows, *view_statistics = cell_norm_fused(view_rows, *view_norm, True)
-    voxel_rows, *voxel_statistics = cell_norm_fused(voxel_rows, *voxel_norm, True)
+    view_rows, *view_statistics = cell_norm(view_rows, *view_norm, gelu=True)
+    voxel_rows, *voxel_statistics = cell_norm(voxel_rows, *voxel_norm, gelu=True)
     added = view_ensemble_plain(view_rows, voxel_rows.squeeze(1), members, voxels, scale, special)
     return added, *view_statistics, *voxel_statistics
 

@@ -1,7 +1,6 @@
 """Attention among the tokens that share a cell, along the list of these pairs.
 
-Heads are narrow, two channels by default: torch's masked attention spends its time on pairs that share no cell. For
-tokens of all clouds in one list, a mask of all pairs would not even fit into memory.
+For the tokens of all clouds in one list, a mask of all pairs would not fit into memory.
 """
 
 import functools
@@ -10,46 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_any3d.modeling.kernels.cells import Membership, Pairs
+from hf_any3d.modeling.kernels.cells import Pairs
 from hf_any3d.modeling.kernels.dispatch import without_autocast
-
-# With more pairs than this share of all of them, masked attention is faster.
-_FEW = 1 / 4
-
-
-def cell_attention_plain(qkv: Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0) -> Tensor:
-    """Attend to the tokens of the same cell.
-
-    Args:
-        qkv: `(batch, views, tokens, 3 * width)`: queries, keys and values, each with its heads concatenated.
-        members: Cells of the tokens.
-        heads: Number of heads.
-        scale: Factor of the scores.
-        dropout: Dropout of the attention weights.
-
-    Returns:
-        `(batch, views, tokens, width)`.
-
-    Source: Any2Point, Sec. 3.3.
-    """
-    # Four axes, views and clouds in one: for more, torch has no kernel that does not keep the attention weights.
-    query, key, value = (
-        part.transpose(1, 2) for part in qkv.flatten(0, 1).unflatten(-1, (3, heads, -1)).unbind(2)
-    )  # each (batch * views, heads, tokens, head width)
-    gathered = nn.functional.scaled_dot_product_attention(
-        query, key, value, members.same.flatten(0, 1), dropout, scale=scale
-    )
-    return gathered.transpose(1, 2).reshape(*qkv.shape[:3], -1)
-
-
-def cell_attention_fused(qkv: Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0) -> Tensor:
-    """Run `cell_attention_plain` without dropout along the list of pairs; saves only its input."""
-    return _PairAttention.apply(qkv.flatten(0, 2), members.pairs, heads, scale).view(*qkv.shape[:3], -1)
-
-
-def has_few_pairs(qkv: Tensor, members: Membership, heads: int, scale: float, dropout: float = 0.0) -> bool:
-    """Return whether few pairs of tokens share a cell, and there is no dropout."""
-    return not dropout and len(members.pairs.query) <= _FEW * members.same.numel()
 
 
 def pair_attention_plain(qkv: Tensor, pairs: Pairs, heads: int, scale: float, dropout: float = 0.0) -> Tensor:

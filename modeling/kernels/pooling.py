@@ -1,22 +1,12 @@
-"""Maxima over neighbors and cells, products with their sparse gradients, and batch norms fused with linear layers."""
+"""Maxima over neighbors, products with their sparse gradients, and batch norms fused with linear layers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_any3d.modeling.kernels.cells import (
-    Membership,
-    SharedCells,
-    from_table,
-    mean_in_cells,
-    sum_in_cells,
-    sum_over_views,
-)
-from hf_any3d.modeling.kernels.dispatch import without_autocast
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 
 
@@ -180,62 +170,3 @@ def update_running_statistics(
     norm.num_batches_tracked += 1
     norm.running_mean.lerp_(mean if bias is None else mean + bias, norm.momentum)
     norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)
-
-
-def max_mean_pool_plain(tokens: Tensor, voxels: Membership) -> Tensor:
-    """Add maximum and mean of the tokens of each voxel.
-
-    Args:
-        tokens: `(batch, tokens, hidden)`.
-        voxels: Voxels of the tokens, a single view.
-
-    Returns:
-        `(batch, 1, voxels, hidden)`, zeros for empty voxels.
-    """
-    batch, count, hidden_size = tokens.shape
-    voxel_count = voxels.pool.shape[2]
-    flat = voxels.row.squeeze(1) + torch.arange(batch, device=tokens.device).unsqueeze(1) * voxel_count
-    maximum = segment_maximum(tokens.reshape(-1, hidden_size), flat.flatten(), batch * voxel_count)
-    return maximum.view(batch, 1, voxel_count, hidden_size) + mean_in_cells(tokens, voxels)
-
-
-def max_mean_pool_fused(tokens: Tensor, voxels: Membership) -> Tensor:
-    """Compute `max_mean_pool_plain`; only voxels with several tokens are searched for a maximum.
-
-    Tokens sampled far apart are nearly all alone in their voxels; there, maximum and mean are the token.
-    """
-    return from_table(_MaxMeanPool.apply(tokens, voxels), voxels)
-
-
-class _MaxMeanPool(torch.autograd.Function):
-    """Maximum plus mean of each voxel, `(voxels, hidden)`, all clouds concatenated; saves only the tokens."""
-
-    @staticmethod
-    def forward(ctx: Any, tokens: Tensor, voxels: Membership) -> Tensor:
-        ctx.voxels = voxels
-        ctx.save_for_backward(tokens)
-        links, shared = voxels.links, voxels.shared_cells
-        table = sum_in_cells(tokens, links, links.shares + (links.shares == 1))  # a token alone is both
-        if len(shared.tokens):
-            table.index_add_(0, shared.rows, _maxima(tokens, shared)[1])
-        return table
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    @without_autocast
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (tokens,) = ctx.saved_tensors
-        links, shared = ctx.voxels.links, ctx.voxels.shared_cells
-        grad_tokens = sum_over_views(gradient, links, links.shares + (links.shares == 1))  # (tokens, hidden)
-        if len(shared.tokens):
-            with torch.enable_grad():
-                rows, largest = _maxima(tokens.detach().requires_grad_(), shared)
-            (grad_rows,) = torch.autograd.grad(largest, rows, gradient.index_select(0, shared.rows))
-            grad_tokens.index_add_(0, shared.tokens, grad_rows)
-        return grad_tokens.view_as(tokens), None
-
-
-def _maxima(tokens: Tensor, shared: SharedCells) -> tuple[Tensor, Tensor]:
-    """Return the tokens in cells with several, `(entries, hidden)`, and their maxima `(cells, hidden)`."""
-    rows = tokens.flatten(0, 1).index_select(0, shared.tokens)
-    return rows, torch.segment_reduce(rows, "max", lengths=shared.counts, axis=0, unsafe=True)

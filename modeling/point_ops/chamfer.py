@@ -1,13 +1,19 @@
 """Chamfer distance and F-score of two clouds."""
 
+from itertools import product
+
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
-from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels.coordinates import coordinates
 
 NORMS = ("l1", "l2")
 REDUCTIONS = ("mean", "none")
+# Distances held at a time: 64 MiB of them, on the CPU as many as fit into the core's cache.
+_BLOCK_CPU, _BLOCK = 1 << 17, 1 << 24
+# With more distances per point than this, trees are faster on the CPU (measured).
+_TREE_FROM = 256
 
 
 def chamfer_distance(
@@ -19,15 +25,13 @@ def chamfer_distance(
     x_mask: Tensor | None = None,
     y_mask: Tensor | None = None,
     drop_zero_sums: bool = False,
-    max_pairs: int | None = None,
 ) -> Tensor:
     """Compute the Chamfer distance of two clouds.
 
     With d the squared distances to the nearest point of the other cloud, "l2" is mean(d of x) + mean(d of y) and "l1"
     is (mean(√d of x) + mean(√d of y)) / 2. Distances are computed from differences of coordinates, so that small ones
     are exact wherever the clouds are. The gradient at distance 0 is 0; of equally near points, one gets the gradient.
-    Only the clouds and indices are saved for the backward pass. NaN coordinates make the result NaN, as in other
-    losses.
+    No matrix of all distances is held. NaN coordinates make the result NaN, as in other losses.
 
     Args:
         x: `(batch, points of x, channels)`, channels >= 3; only x, y, z are used. Half precision is computed in
@@ -39,8 +43,6 @@ def chamfer_distance(
         y_mask: `(batch, points of y)`.
         drop_zero_sums: Whether to also ignore points whose coordinates sum to exactly 0, as the metrics of Point-BERT
             and ACT do to ignore padding.
-        max_pairs: Largest number of distances held at a time, which bounds the memory; by default 64 MiB, on the CPU
-            as many as fit into its cache.
 
     Returns:
         The distance, a scalar, or `(batch,)` with reduction "none"; in float32, or float64 for double precision.
@@ -54,8 +56,11 @@ def chamfer_distance(
         raise ValueError(f"norm: {norm!r}; expected one of {NORMS}")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction: {reduction!r}; expected one of {REDUCTIONS}")
-    x, y, x_mask, y_mask = _prepare(x, y, x_mask, y_mask, drop_zero_sums, max_pairs)
-    there, back = kernels.chamfer(x, y, norm, x_mask, y_mask, max_pairs)
+    x, y, x_mask, y_mask = _prepare(x, y, x_mask, y_mask, drop_zero_sums)
+    there, back = _squared_distances(x, y, x_mask, y_mask)
+    if norm == "l1":
+        # The root has no gradient at 0, where it is replaced.
+        there, back = (torch.where(d == 0, 1, d).sqrt() * (d != 0) for d in (there, back))
     total = _mean(there, x_mask) + _mean(back, y_mask)  # (batch,)
     # The two halves of "l1" are averaged, as in PCN; those of "l2" are added.
     total = total / 2 if norm == "l1" else total
@@ -71,7 +76,6 @@ def f_score(
     reduction: str = "mean",
     x_mask: Tensor | None = None,
     y_mask: Tensor | None = None,
-    max_pairs: int | None = None,
 ) -> Tensor:
     """Compute the F-score of two clouds.
 
@@ -85,7 +89,6 @@ def f_score(
         reduction: "mean" over the batch, or "none" for one value per cloud.
         x_mask: `(batch, points of x)`, True for points that count.
         y_mask: `(batch, points of y)`.
-        max_pairs: As for `chamfer_distance`.
 
     Returns:
         The score in [0, 1], a scalar, or `(batch,)` with reduction "none".
@@ -97,7 +100,7 @@ def f_score(
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction: {reduction!r}; expected one of {REDUCTIONS}")
-    scores = reconstruction_scores(x, y, threshold, x_mask=x_mask, y_mask=y_mask, max_pairs=max_pairs)["f_score"]
+    scores = reconstruction_scores(x, y, threshold, x_mask=x_mask, y_mask=y_mask)["f_score"]
     return scores.mean() if reduction == "mean" else scores
 
 
@@ -110,7 +113,6 @@ def reconstruction_scores(
     x_mask: Tensor | None = None,
     y_mask: Tensor | None = None,
     drop_zero_sums: bool = False,
-    max_pairs: int | None = None,
 ) -> dict[str, Tensor]:
     """Compute both Chamfer distances and the F-score with a single search for nearest points.
 
@@ -121,7 +123,6 @@ def reconstruction_scores(
         x_mask: `(batch, points of x)`, True for points that count.
         y_mask: `(batch, points of y)`.
         drop_zero_sums: As for `chamfer_distance`.
-        max_pairs: As for `chamfer_distance`.
 
     Returns:
         "chamfer_l1", "chamfer_l2" and "f_score", each `(batch,)`.
@@ -131,12 +132,12 @@ def reconstruction_scores(
     """
     if not threshold > 0:
         raise ValueError(f"threshold: {threshold}; expected a positive distance")
-    x, y, x_mask, y_mask = _prepare(x, y, x_mask, y_mask, drop_zero_sums, max_pairs)
+    x, y, x_mask, y_mask = _prepare(x, y, x_mask, y_mask, drop_zero_sums)
     for name, value in (("x", x), ("y", y)):
         if value.isnan().any():
             raise ValueError(f"{name}: found NaN coordinates; expected numbers")
     # One search answers all three: roots and thresholds are taken of the same squared distances.
-    squares = kernels.chamfer(x, y, "l2", x_mask, y_mask, max_pairs)
+    squares = _squared_distances(x, y, x_mask, y_mask)
     there, back = (
         (_mean(d, mask), _mean(d.sqrt(), mask), _mean((d.sqrt() < threshold).to(d.dtype), mask))
         for d, mask in zip(squares, (x_mask, y_mask), strict=True)
@@ -147,6 +148,62 @@ def reconstruction_scores(
     return {"chamfer_l1": (there[1] + back[1]) / 2, "chamfer_l2": there[0] + back[0], "f_score": f_score}
 
 
+def _squared_distances(x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return squared distances to the nearest point of the other cloud: `(batch, points of x)` and `(…, of y)`."""
+    sides = ((x, y, y_mask), (y, x, x_mask))
+    nearest = [_nearest(points.detach(), others.detach(), mask) for points, others, mask in sides]
+    differences = (
+        points - others.gather(1, index.unsqueeze(-1).expand(-1, -1, 3))
+        for (points, others, _), index in zip(sides, nearest, strict=True)
+    )
+    # Several times faster than a sum over a last dimension of three.
+    there, back = (dx + dy + dz for dx, dy, dz in (one.square().unbind(dim=2) for one in differences))
+    return there, back
+
+
+def _nearest(query: Tensor, points: Tensor, mask: Tensor | None) -> Tensor:
+    """Find the nearest point that counts of every query.
+
+    Of equally near points the first is taken; in large clouds on the CPU, which are searched with trees, any of them.
+
+    Args:
+        query: `(batch, queries, 3)`.
+        points: `(batch, points, 3)`.
+        mask: `(batch, points)`, True for points that count; None for all.
+
+    Returns:
+        `(batch, queries)`; any index for a query with NaN.
+    """
+    (batch, rows), columns, on_cpu = query.shape[:2], points.shape[1], query.device.type == "cpu"
+    # Trees take no NaN, and compilers cannot trace them.
+    if on_cpu and rows * columns > _TREE_FROM * (rows + columns) and not torch.compiler.is_compiling():
+        if query.isfinite().all() and points.isfinite().all():
+            return _search_trees(query, points, mask)
+    limit = _BLOCK_CPU if on_cpu else _BLOCK
+    # Many whole clouds at a time, or a part of one.
+    clouds, height = max(1, limit // (rows * columns)), max(1, min(rows, limit // columns))
+    nearest = torch.empty(batch, rows, dtype=torch.long, device=query.device)
+    for cloud, row in product(range(0, batch, clouds), range(0, rows, height)):
+        some, high = slice(cloud, cloud + clouds), slice(row, row + height)
+        # Not from products, which lose the digits of small distances.
+        distance = torch.cdist(query[some, high], points[some], compute_mode="donot_use_mm_for_euclid_dist")
+        if mask is not None:
+            distance.masked_fill_(~mask[some, None], torch.inf)
+        nearest[some, high] = distance.argmin(dim=2)
+    return nearest
+
+
+def _search_trees(query: Tensor, points: Tensor, mask: Tensor | None) -> Tensor:
+    nearest = torch.empty(query.shape[:2], dtype=torch.long)
+    for cloud in range(len(query)):
+        rows = points[cloud] if mask is None else points[cloud, mask[cloud]]
+        # Building a balanced tree would take half of the time.
+        tree = cKDTree(rows.numpy(), balanced_tree=False, compact_nodes=False)
+        index = torch.from_numpy(tree.query(query[cloud].numpy(), workers=torch.get_num_threads())[1])
+        nearest[cloud] = index if mask is None else mask[cloud].nonzero().squeeze(1)[index]
+    return nearest
+
+
 def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return values.mean(dim=1)
@@ -154,10 +211,8 @@ def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _prepare(
-    x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None, drop_zero_sums: bool, max_pairs: int | None
+    x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None, drop_zero_sums: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    if max_pairs is not None and max_pairs < 1:
-        raise ValueError(f"max_pairs: {max_pairs}; expected at least 1")
     for name, value in (("x", x), ("y", y)):
         if 0 in value.shape:
             raise ValueError(f"{name}: shape {tuple(value.shape)}; expected at least one cloud and one point")

@@ -1,7 +1,7 @@
 """Run the benchmarks one after the other, write their ratios, and compare these with the committed ones.
 
     python -m studies.speed.bench
-    python -m studies.speed.bench --only any2point chamfer --output bench.json
+    python -m studies.speed.bench --only any2point kernels --output bench.json
 
 Every benchmark is a program of this folder in a process of its own. It times its sides in turns, so that its ratios
 depend little on the machine and on other work there, and fails if they disagree numerically; then this program goes
@@ -101,15 +101,6 @@ def operation_ratios(result: Any) -> dict[str, float]:
     return {f"usual / ours, {row['operation']}, {row['shape']}": row["ratio"] for row in result["rows"]}
 
 
-def chamfer_ratios(result: Any) -> dict[str, float]:
-    """Return how much faster the Chamfer distance is than its usual form."""
-    found = {}
-    for one in result["results"]:
-        usual, ours = (one["sides"][side]["processor_ms"] for side in ("usual", "ours"))
-        found["usual / ours, {} × {} : {}".format(*one["shape"])] = usual / ours
-    return found
-
-
 def kernel_ratios(result: Any) -> dict[str, float]:
     """Return the time of fused operations over that of their plain forms."""
     rows = result["rows"]
@@ -139,7 +130,6 @@ BENCHMARKS = {
     "aligned": Benchmark("aligned_encoders --presets openshape uni3d-base", aligned_ratios),
     "voxels": Benchmark("point_transformer_v3 --size concerto_small --voxels 30000", voxel_ratios),
     "point-ops": Benchmark("point_ops", operation_ratios),
-    "chamfer": Benchmark("chamfer", chamfer_ratios),
     "kernels": Benchmark("kernels", kernel_ratios),
     "chat": Benchmark("chat --preset small --only batches tokens turns", chat_ratios),
     "export": Benchmark("export", export_ratios),

@@ -3,10 +3,11 @@
     python -m studies.speed.kernels --output kernels.json
 
 The calls of a training step are recorded and repeated with both implementations, in turns, forward and backward: of
-the paper's Any2Point (CLIP, ScanObjectNN), of the default one that `from_encoder_pretrained` builds around MiniLM, of
-ACT's autoencoder and student, of Uni3D and of Point Transformer V3. Times are processor times of this process. Saved
-bytes are what autograd saves for the backward pass, without parameters and inputs. Shares are what the fused
-implementation saves of the processor time and the saved bytes of a step that is plain in this operation alone.
+the paper's Any2Point (CLIP, ScanObjectNN), also with norms that are not fused, as with statistics of several
+processes, of the default one that `from_encoder_pretrained` builds around MiniLM, of ACT's autoencoder and student, of
+Uni3D, and of Point Transformer V3, also with a guided adapter. Times are processor times of this process. Saved bytes
+are what autograd saves for the backward pass, without parameters and inputs. Shares are what the fused implementation
+saves of the processor time and the saved bytes of a step that is plain in this operation alone.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_ADAPTER
 from hf_any3d.modeling.encoders import freeze
 from hf_any3d.modeling.kernels import TABLE, Kernel
 from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm
+from hf_any3d.tuners.guided_adapter.module import CellNorm
 from studies.speed._measure import saved_bytes, storages
 
 _UNREAD = {"vocab_size": 8, "image_size": 32, "eos_token_id": 2}
@@ -62,6 +64,15 @@ def any2point(tiny: bool) -> tuple[nn.Module, dict[str, Any], int]:
         Any2PointConfig(encoder_config=encoder.config, **(variant.model | sizes)), freeze(encoder)
     )
     return get_peft_model(model, GuidedAdapterConfig(**variant.adapter)).train(), {"labels": None}, 1024
+
+
+def any2point_norms_apart(tiny: bool) -> tuple[nn.Module, dict[str, Any], int]:
+    """Build the same model with hooks on the adapter's norms, which keep them apart."""
+    model, inputs, points = any2point(tiny)
+    for module in model.modules():
+        if isinstance(module, CellNorm):
+            module.register_forward_hook(lambda *_: None)
+    return model, inputs, points
 
 
 def default_model(tiny: bool) -> tuple[nn.Module, dict[str, Any], int]:
@@ -95,6 +106,12 @@ def point_transformer_v3(tiny: bool) -> tuple[nn.Module, dict[str, Any], int]:
     return model.train(), {"labels": None}, 200 if tiny else 4096
 
 
+def adapted_point_transformer_v3(tiny: bool) -> tuple[nn.Module, dict[str, Any], int]:
+    """Build the same model with a guided adapter, whose cells are lists of the voxels of all clouds."""
+    model, inputs, points = point_transformer_v3(tiny)
+    return get_peft_model(model, GuidedAdapterConfig()).train(), inputs, points
+
+
 def act_autoencoder(tiny: bool) -> tuple[nn.Module, dict[str, Any], int]:
     """Build the released autoencoder with random weights; returns a cloud's points."""
     encoder = AutoConfig.for_model("vit", **(_UNREAD | (_TINY if tiny else _VIT_BASE)))
@@ -107,11 +124,13 @@ LARGEST_DIFFERENCE = 1e-3
 
 STEPS: dict[str, Callable[[bool], tuple[nn.Module, dict[str, Any], int]]] = {
     "any2point": any2point,
+    "any2point, norms apart": any2point_norms_apart,
     "default model": default_model,
     "act autoencoder": act_autoencoder,
     "act student": act_student,
     "uni3d": uni3d,
     "point transformer v3": point_transformer_v3,
+    "point transformer v3, adapted": adapted_point_transformer_v3,
 }
 
 

@@ -183,7 +183,7 @@ def test_settings_are_the_released_demos(pipe):
 def test_uploads_are_read_without_the_model(pipe, file, tmp_path, monkeypatch):
     opened, conversation = Conversation(pipe).open(file), Conversation(pipe)
     conversation.read(file)
-    monkeypatch.setattr("hf_any3d.demo.conversation.read_point_cloud", None)  # it is not read again
+    monkeypatch.setattr("hf_any3d.demo.uploads.read_point_cloud", None)  # it is not read again
     shape = conversation.open(file)
     assert shape.note == opened.note and np.array_equal(shape.points, opened.points)
     broken = tmp_path / "broken.ply"

@@ -13,7 +13,7 @@ from transformers import pipeline
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.point_arrays import turn_up_axis
-from hf_any3d.demo import task_pages
+from hf_any3d.demo import task_pages, uploads
 from hf_any3d.demo.page import ExampleShapes
 from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit, _most_labels
 from hf_any3d.modeling.act import ActForPreTraining
@@ -164,7 +164,7 @@ def test_large_clouds_are_thinned_out_and_slow_answers_end(answers, monkeypatch)
 
 
 def test_visitors_have_shapes_of_their_own_and_broken_files_change_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(task_pages, "read_upload", task_pages.read_point_cloud)  # a process takes seconds to start
+    monkeypatch.setattr(uploads, "read_upload", uploads.read_point_cloud)  # a process takes seconds to start
     broken = tmp_path / "broken.ply"
     broken.write_text("nothing")
     one, two = Visit(), Visit()
@@ -223,7 +223,7 @@ def test_several_visitors_get_their_own_answers(answers):
 @pytest.mark.parametrize("task", ["point-cloud-classification", "point-cloud-segmentation"])
 def test_pages_answer_on_desktops_and_phones(task, answers, browser, tmp_path, monkeypatch):
     # Processes that read files take seconds to start; the page of the chat model is tested with them.
-    monkeypatch.setattr(task_pages, "read_upload", task_pages.read_point_cloud)
+    monkeypatch.setattr(uploads, "read_upload", uploads.read_point_cloud)
     monkeypatch.setattr("hf_any3d.demo.page.warm_up", lambda: None)
     mine = tmp_path / "mine.ply"
     write_point_cloud(mine, PointCloudData(np.random.default_rng(0).normal(size=(77, 3))))

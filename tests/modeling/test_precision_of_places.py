@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from hf_any3d.modeling import kernels
+from hf_any3d.modeling.act.modeling_act_autoencoder import EdgeLayer
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.virtual_projection import project
 from hf_any3d.modeling.encoders import PositionTable
@@ -61,7 +61,7 @@ def edge_statistics():
     generator = torch.Generator().manual_seed(0)
     terms = torch.randn(2, 10, 16, generator=generator) + 2
     index = torch.randint(10, (2, 10, 4), generator=generator)
-    return kernels.edge_maximum(terms, index, torch.ones(8), torch.zeros(8))
+    return EdgeLayer(4, 8).largest_of_edges(terms, index)
 
 
 def encoded_offsets():

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_any3d.modeling import kernels
+from hf_any3d.modeling.kernels.cell_norm import cell_norm
 from hf_any3d.modeling.kernels.cells import FlatCells, Membership, mean_in_cells
+from hf_any3d.modeling.kernels.dispatch import recomputed
 from hf_any3d.modeling.kernels.joined_batches import joined_norm, summed_over_processes
 from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm
 from hf_any3d.modeling.layers.forward_contract import has_no_hooks, is_unmodified
@@ -135,7 +137,7 @@ class CellNorm(nn.Module):
 
     def _normalize(self, rows: Tensor, norm: BatchNorm, gelu: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the normalized rows, mean and variance of the batch, and the number of rows that they are of."""
-        return (*kernels.cell_norm(rows, *norm, gelu), norm.total)
+        return (*cell_norm(rows, *norm, gelu), norm.total)
 
 
 class JoinedCellNorm(CellNorm):
@@ -177,7 +179,14 @@ class CellAttention(nn.Module):
     def forward(self, tokens: Tensor, members: Membership) -> Tensor:
         """Attend to the tokens of the same cell: `(batch, tokens, hidden)` to `(batch, views, tokens, width)`."""
         qkv = self._project(tokens).transpose(1, 2)  # (batch, views, tokens, 3 * width)
-        return kernels.cell_attention(qkv, members, self.heads, self._scale, self._dropped)
+        # Four axes, views and clouds in one: for more, torch has no kernel that does not keep the attention weights.
+        query, key, value = (
+            part.transpose(1, 2) for part in qkv.flatten(0, 1).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        )  # each (batch * views, heads, tokens, head width)
+        attended = nn.functional.scaled_dot_product_attention(
+            query, key, value, members.same.flatten(0, 1), self._dropped, scale=self._scale
+        )
+        return attended.transpose(1, 2).reshape(*qkv.shape[:3], -1)
 
     def attend_flat(self, tokens: Tensor, cells: FlatCells) -> Tensor:
         """Attend within cells for tokens of all clouds in one list: `(tokens, hidden)` to `(views, tokens, width)`."""
@@ -230,7 +239,8 @@ def guided_aggregation(
     members = geometry.view_cells(guidance.cell_size)
     voxels = geometry.voxels(guidance.voxel_size)
     view_rows = pool_views(tokens, attention, members, guidance.pooling)
-    voxel_rows = kernels.max_mean_pool(tokens, voxels)  # (batch, 1, voxels, hidden)
+    # The sorted rows of a maximum would be a tenth of the saved bytes of a training step.
+    voxel_rows = recomputed(_pool, tokens.unsqueeze(1), voxels, with_maximum=True)  # (batch, 1, voxels, hidden)
     cells = members, voxels, guidance.scale, geometry.special_tokens
     if view_norm.can_be_fused() and voxel_norm.can_be_fused():
         view_rows, voxel_rows = view_rows.to(tokens.dtype), voxel_rows.to(tokens.dtype)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling import kernels
-from hf_any3d.modeling.kernels.cells import as_table, from_table, mean_in_cells, membership, sum_in_cells
+from hf_any3d.modeling.kernels.cells import as_table, from_table, membership
 from hf_any3d.modeling.kernels.view_ensemble import view_voxel_cosine
 
 CLOUDS, VIEWS, TOKENS, CELLS, HIDDEN, WIDTH = 2, 3, 10, 7, 5, 4
@@ -22,32 +22,6 @@ def places():
 def made(*shape):
     generator = torch.Generator().manual_seed(sum(shape))
     return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
-
-
-def test_list_and_matrix_give_the_same_means(places):
-    members, _ = places
-    tokens = made(CLOUDS, TOKENS, HIDDEN)
-    table = sum_in_cells(tokens, members.links, members.links.shares)
-    torch.testing.assert_close(from_table(table, members), mean_in_cells(tokens, members))
-
-
-@pytest.mark.parametrize("voxels", [2, 6, 1000], ids=["all crowded", "some crowded", "all alone"])
-def test_voxels_give_maximum_plus_mean_of_their_tokens(voxels):
-    cell = torch.randint(voxels, (CLOUDS, 1, TOKENS), generator=torch.Generator().manual_seed(1))
-    members, tokens = membership(cell, voxels), made(CLOUDS, TOKENS, HIDDEN)
-    rows = kernels.max_mean_pool(tokens, members)
-    for cloud in range(CLOUDS):
-        for row in members.row[cloud, 0].unique():
-            inside = tokens[cloud][members.row[cloud, 0] == row]
-            torch.testing.assert_close(rows[cloud, 0, row], inside.amax(dim=0) + inside.mean(dim=0))
-
-
-def test_shared_cells_list_the_tokens_that_are_not_alone(places):
-    _, voxels = places
-    shared, row = voxels.shared_cells, voxels.links.rows.flatten()
-    expected = [token for token in range(CLOUDS * TOKENS) if (row == row[token]).sum() > 1]
-    assert sorted(shared.tokens.tolist()) == expected and 0 < len(expected) < CLOUDS * TOKENS
-    assert torch.equal(shared.rows.repeat_interleave(shared.counts), row[shared.tokens])
 
 
 def test_rows_of_zeros_get_finite_gradients(places):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from hf_any3d.modeling.kernels import cell_attention, pair_attention
-from hf_any3d.modeling.kernels.cells import FlatCells, Membership, membership
+from hf_any3d.modeling.kernels import pair_attention
+from hf_any3d.modeling.kernels.cells import FlatCells
 
 HEADS, WIDTH = 2, 6
 
@@ -59,37 +59,3 @@ def test_pairs_list_every_two_tokens_of_a_cell_and_their_swap(cells):
     assert all(same[query, key] for query, key in listed)
     assert torch.equal(pairs.query[pairs.swapped], pairs.key) and torch.equal(pairs.key[pairs.swapped], pairs.query)
     assert torch.equal(pairs.partners, same.sum(dim=-1))
-
-
-def batch_case(cells: int) -> tuple[torch.Tensor, Membership]:
-    """Queries, keys and values of two clouds in three views, and the cells of their tokens."""
-    generator = torch.Generator().manual_seed(5)
-    cell = torch.randint(cells, (2, 3, 20), generator=generator)
-    qkv = torch.randn(2, 3, 20, 3 * WIDTH, generator=generator, dtype=torch.float64)
-    return qkv.requires_grad_(), membership(cell, cells)
-
-
-@pytest.mark.parametrize("cells", [1, 9, 40])
-def test_cells_along_pairs_and_masked_give_the_same_results_and_gradients(cells):
-    qkv, members = batch_case(cells)
-    gathered = [attend(qkv, members, HEADS, 0.7) for attend in (cell_attention.fused, cell_attention.plain)]
-    torch.testing.assert_close(*gathered, rtol=1e-10, atol=1e-12)
-    gradients = (torch.autograd.grad(made.square().sum(), qkv)[0] for made in gathered)
-    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize(("cells", "dropout", "listed"), [(40, 0.0, True), (2, 0.0, False), (40, 0.5, False)])
-def test_few_pairs_without_dropout_are_listed(cells, dropout, listed):
-    assert cell_attention.uses_fused(*batch_case(cells), HEADS, 0.7, dropout) is listed
-
-
-@pytest.mark.parametrize("cells", [9, 40], ids=["fewer cells than tokens", "more"])
-def test_pairs_of_a_batch_list_every_two_tokens_of_a_cell_and_their_swap(cells):
-    _, members = batch_case(cells)
-    pairs, tokens = members.pairs, members.same.shape[-1]
-    same = members.same.reshape(-1, tokens, tokens)
-    assert len(set(zip(pairs.query.tolist(), pairs.key.tolist(), strict=True))) == len(pairs.query) == same.sum()
-    assert same[pairs.query // tokens, pairs.query % tokens, pairs.key % tokens].all()
-    assert torch.equal(pairs.query // tokens, pairs.key // tokens), "of the same cloud and view"
-    assert torch.equal(pairs.query[pairs.swapped], pairs.key) and torch.equal(pairs.key[pairs.swapped], pairs.query)
-    assert torch.equal(pairs.partners, same.sum(dim=-1).flatten())
