@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from hf_any3d.modeling.minigpt3d import *  # noqa: F403
     from hf_any3d.modeling.openshape import *  # noqa: F403
     from hf_any3d.modeling.patchalign3d import *  # noqa: F403
+    from hf_any3d.modeling.point_features import *  # noqa: F403
     from hf_any3d.modeling.point_transformer_v3 import *  # noqa: F403
     from hf_any3d.modeling.pointnet import *  # noqa: F403
     from hf_any3d.modeling.uni3d import *  # noqa: F403

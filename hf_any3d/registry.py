@@ -151,6 +151,13 @@ MODEL_TYPES = {
         "PointNet2Model",
         {"point-cloud-classification": ("PointNet2ForPointCloudClassification",)},
     ),
+    "point_features": ModelType(
+        "point_features",
+        "PointFeaturesConfig",
+        "PointFeaturesModel",
+        {"point-cloud-classification": ("PointFeaturesForPointCloudClassification",)},
+        has_parts=True,
+    ),
     "openshape": ModelType(
         "openshape",
         "OpenShapeConfig",

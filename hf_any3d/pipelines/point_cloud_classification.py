@@ -18,7 +18,9 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
 
     Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
     dataset column of them; a mesh is sampled on its surface. Returns, for each cloud, a list of
-    `{"label": …, "score": …}`, the highest score first.
+    `{"label": …, "score": …}`, the highest score first. If the model has an unknown score, each also has
+    `"unknown"`, from 0 to 1: above 0.5 the cloud is unlike those of the training. Above the config's `unknown_far`,
+    the list is a single entry whose label is None, with the score of the best class.
 
     Arguments of a call:
 
@@ -28,6 +30,7 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     - `function_to_apply`: function from logits to scores: "softmax", "sigmoid" or "none". By default that of the
       config's `problem_type`, as in the classification pipelines of transformers: none for regression, sigmoid for
       multiple labels and for a single label, else softmax.
+    - `unknown`: False for the labels alone, as of a model without an unknown score.
 
     Example:
         ```python
@@ -41,9 +44,11 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     """
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
-        after = {name: kwargs.pop(name) for name in ("top_k", "function_to_apply") if name in kwargs}
+        after = {name: kwargs.pop(name) for name in ("top_k", "function_to_apply", "unknown") if name in kwargs}
         before = without_none(up_axis=kwargs.pop("up_axis", None))
-        refuse_unknown(kwargs, "top_k, function_to_apply, up_axis")
+        refuse_unknown(kwargs, "top_k, function_to_apply, up_axis, unknown")
+        if not isinstance(after.get("unknown", True), bool):
+            raise ValueError(f"unknown={after['unknown']!r}; expected True or False")
         check_top_k(after.get("top_k"))
         if (function := after.get("function_to_apply")) is not None:
             # transformers also has an enum of these names.
@@ -54,10 +59,15 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         stem = model_inputs.pop("stem")
-        return {"logits": self.model(**model_inputs).logits, "stem": stem}
+        output = self.model(**model_inputs)
+        return {"logits": output.logits, "stem": stem, **without_none(unknown=output.get("unknown"))}
 
     def postprocess(
-        self, outputs: dict[str, Any], top_k: int | None = 1, function_to_apply: str | None = None
+        self,
+        outputs: dict[str, Any],
+        top_k: int | None = 1,
+        function_to_apply: str | None = None,
+        unknown: bool = True,
     ) -> list[dict[str, Any]]:
         """Convert logits `(1, labels)` to the `top_k` best labels with their scores."""
         refuse_non_finite(outputs["logits"], outputs["stem"][0])
@@ -65,7 +75,13 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         scores = _FUNCTIONS[function_to_apply or self._default_function()](outputs["logits"][0].float())
         scores, classes = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
         names = self.model.config.id2label
-        return [{"label": names[int(c)], "score": float(s)} for c, s in zip(classes, scores, strict=True)]
+        best = [{"label": names[int(c)], "score": float(s)} for c, s in zip(classes, scores, strict=True)]
+        if not unknown or "unknown" not in outputs:
+            return best
+        score, far = float(outputs["unknown"][0]), self.model.config.unknown_far
+        if far is not None and score > far:
+            best = [best[0] | {"label": None}]
+        return [entry | {"unknown": score} for entry in best]
 
     def _default_function(self) -> str:
         problem, num_labels = self.model.config.problem_type, self.model.config.num_labels

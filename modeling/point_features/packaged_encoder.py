@@ -1,0 +1,32 @@
+"""The point encoder that comes with the package: that of the classifier which pipelines open without a name."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from hf_any3d.modeling.config_checks import read_settings
+
+FOLDER = Path(__file__).parents[2] / "default_model"
+"""Directory of the classifier around it."""
+_OF_THE_CLASSIFIER = ("architectures", "auto_map", "id2label", "label2id", "transformers_version")
+
+
+@cache
+def _settings() -> dict[str, Any]:
+    stored = read_settings(FOLDER / "config.json")
+    return {name: value for name, value in stored.items() if name not in _OF_THE_CLASSIFIER}
+
+
+def packaged_settings() -> dict[str, Any]:
+    """Return the settings of its configuration, `model_type` included."""
+    return dict(_settings())
+
+
+@cache
+def packaged_weights() -> dict[str, torch.Tensor]:
+    """Return its weights by their names in the encoder; they are shared, and not to be changed."""
+    stored, prefix = load_file(FOLDER / "model.safetensors"), "act."
+    return {name.removeprefix(prefix): weight for name, weight in stored.items() if name.startswith(prefix)}
