@@ -69,7 +69,7 @@ def _encoder_facts(config: PreTrainedConfig) -> dict[str, Any]:
         "encoder": config.encoder_name_or_path or "stored with the model",
         "encoder trained from": config.encoder_trained_from,
         "encoder type": encoder.model_type,
-        "encoder tower": config.encoder_tower,
+        "encoder tower": getattr(config, "encoder_tower", None),
         "encoder layers": encoder.num_hidden_layers,
         "encoder width": encoder.hidden_size,
         "encoder revision": config.encoder_revision,

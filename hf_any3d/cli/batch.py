@@ -278,7 +278,7 @@ def _write_parquet(path: Path, task: str, rows: Iterable[dict[str, Any]]) -> Non
 
     from hf_any3d.data.parquet.shards import ParquetRows
 
-    best = List({"label": Value("string"), "score": Value("float32")})
+    best = List({"label": Value("string"), "score": Value("float32"), "unknown": Value("float32")})
     column = {"predictions": best} if task == "predict" else {"features": List(Value("float32"))}
     features = Features({"file": Value("string"), **column, "error": Value("string")})
     with ParquetRows(path, features) as written:

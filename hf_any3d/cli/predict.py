@@ -80,6 +80,10 @@ def predict(
     ] = None,
     text_features: TextFeatures = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each file.")] = 3,
+    unknown: Annotated[
+        bool,
+        option("Say how unlike the clouds of its training a file is, if the model knows.", "--unknown/--no-unknown"),
+    ] = True,
     up_axis: UpAxis = None,
     output: Output = None,
     batch_size: BatchSize = None,
@@ -116,7 +120,8 @@ def predict(
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     name = classifier_or_default(model)
     pipe = open_pipeline("point-cloud-classification", name, device)
-    _classify(pipe, name, inputs, {"top_k": top_k, "up_axis": up_axis}, output, batch_size, as_json, as_csv)
+    arguments = {"top_k": top_k, "up_axis": up_axis, "unknown": unknown}
+    _classify(pipe, name, inputs, arguments, output, batch_size, as_json, as_csv)
 
 
 def zero_shot(
@@ -174,7 +179,8 @@ def _classify(
         rows = run(clouds)
         for cloud, row in zip(clouds, rows, strict=True):
             if "error" not in row:
-                best = f"{row['predictions'][0]['label']}, {100 * row['predictions'][0]['score']:.0f} %"
+                first = row["predictions"][0]
+                best = f"{label_of(first)}, {100 * first['score']:.0f} %{unlike(first)}"
                 gallery.add_file(cloud.data, f"{Path(cloud.name).name}: {best}")
         return rows
 
@@ -182,8 +188,9 @@ def _classify(
     label_width = max(map(len, map(printable, _labels(pipe, arguments))))
 
     def line(row: Row) -> str:
-        cells = [f"{printable(p['label']):<{label_width}} {100 * p['score']:5.1f} %" for p in row["predictions"]]
-        return f"{printable(row['file']):<{width}}  " + "   ".join(cells)
+        found = row["predictions"]
+        cells = [f"{printable(label_of(one)):<{label_width}} {100 * one['score']:5.1f} %" for one in found]
+        return f"{printable(row['file']):<{width}}  " + "   ".join(cells) + unlike(found[0])
 
     rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=is_quiet(as_json, as_csv))
     done = print_rows(rows, line, prediction_cells, as_json=as_json, as_csv=as_csv)
@@ -209,7 +216,20 @@ def prediction_cells(row: Row) -> Iterator[Row]:
     for number, prediction in enumerate(row.get("predictions", ()), 1):
         ending = "" if number == 1 else f"_{number}"
         cells |= {f"label{ending}": prediction["label"], f"score{ending}": f"{prediction['score']:.6f}"}
+        if number == 1 and "unknown" in prediction:
+            cells["unknown"] = f"{prediction['unknown']:.6f}"
     yield cells | problems(row)
+
+
+def label_of(prediction: Row) -> str:
+    """Return the label of a prediction in words; there is none for what is far from all training clouds."""
+    return "none of these" if prediction["label"] is None else prediction["label"]
+
+
+def unlike(prediction: Row) -> str:
+    """Return the remark that a cloud is unlike those of the training, empty if it is not."""
+    score = prediction.get("unknown", 0.0)
+    return f"   unlike the training clouds: {100 * score:.0f} %" if score > 0.5 else ""
 
 
 def features(

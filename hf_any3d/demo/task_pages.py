@@ -146,7 +146,10 @@ class TaskAnswers:
         self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
     ) -> Answer:
         found = pipe(cloud, top_k=MOST_SHOWN)
-        return Answer(self._view(cloud), {}, [(one["label"], one["score"]) for one in found], note)
+        if found[0].get("unknown", 0.0) > 0.5:
+            note = f"{note}; unlike the training clouds: {100 * found[0]['unknown']:.0f} %"
+        rows = [(one["label"] or "none of these", one["score"]) for one in found]
+        return Answer(self._view(cloud), {}, rows, note)
 
     def _zero_shot_point_cloud_classification(
         self, pipe: Pipe, cloud: PointCloudData, words: str, _category: Any, note: str

@@ -80,7 +80,7 @@ class Step:
 
     def _value(self, answer: Any) -> Any:
         if self.task == _CLASSES:
-            return [{"label": one["label"], "score": float(one["score"])} for one in answer]
+            return [{**one, "score": float(one["score"])} for one in answer]
         return answer[0]["generated_text"] if self.task == _CHAT else feature_of(answer, self.feature)
 
     @property
@@ -89,7 +89,7 @@ class Step:
         from datasets import List, Value
 
         if self.task == _CLASSES:
-            return List({"label": Value("string"), "score": Value("float32")})
+            return List({"label": Value("string"), "score": Value("float32"), "unknown": Value("float32")})
         return Value("string") if self.task == _CHAT else List(Value("float32"))
 
 
@@ -252,7 +252,7 @@ def classify(
     column: str = "predictions",
     keep_points: bool = False,
 ) -> CloudRows:
-    """Add the best labels of a classifier, `[{"label": …, "score": …}, …]`.
+    """Add the best labels of a classifier, `[{"label": …, "score": …}, …]`, with `unknown` if it has such a score.
 
     Args:
         rows: Rows of `read_point_clouds`. The model gets each complete cloud, whatever its columns are.

@@ -31,6 +31,7 @@ METHODS = {
     "minigpt3d": Method("MiniGPT-3D", "2405.01413", ("minigpt3d",)),
     "openshape": Method("OpenShape", "2305.10764", ("openshape",), _READS_PATCHES),
     "patchalign3d": Method("PatchAlign3D", "2601.02457", ("patchalign3d",), _READS_PATCHES),
+    "point_features": Method("Point features", None, ("point_features",), "{config.described_features} describe a cloud"),
     "point_tokenizer": Method(
         "Any2Point",
         "2404.07989",
@@ -108,6 +109,11 @@ def describe(subject: Subject) -> Description:
     if not subject.is_complete and not subject.left_out:
         found.stored = "only those of the adapter are stored in this repository."
     found.what, found.tags = f"{found.what}. Method: {name}{found.stage}.", method.tags
+    if rows := getattr(subject.config, "unknown_rows", 0):
+        found.what += (
+            f" Beside a label stands `unknown`, how unlike the {rows} clouds of the training a cloud is, from 0 to 1: "
+            "above 0.5 for one of 20 known clouds, and for part of the unknown ones."
+        )
     return found
 
 
@@ -206,6 +212,21 @@ def _describe_chat_model(subject: Subject) -> Description:
     )
 
 
+def _describe_features(subject: Subject) -> Description:
+    """Describe the sets of features and where frozen models are stored."""
+    config = subject.config
+    what = METHODS["point_features"].reads.format(config=config)
+    elsewhere = [config.part(name).name_or_path for name in config.parts or {} if config.part(name).is_elsewhere]
+    stored = _STORED_HERE
+    if elsewhere:
+        shown = ", ".join(map(subject.show_name, elsewhere))
+        stored = f"{shown}: loaded from where it is published and checked against a checksum."
+    is_control = "encoder" in config.features and config.encoder_weights == "random"
+    if is_control:
+        what += ", a control: the point encoder has random weights"
+    return Description(what, stored, elsewhere[0] if elsewhere else None, "finetune", is_control=is_control)
+
+
 def _adapted(subject: Subject) -> str:
     return f", adapted by the PEFT method {subject.show_name(subject.method)}" if subject.method else ""
 
@@ -215,5 +236,6 @@ _DESCRIBED = {
     "act3d": _describe_student,
     "any2point": _describe_any2point,
     "act3d_autoencoder": _describe_autoencoder,
+    "point_features": _describe_features,
     "minigpt3d": _describe_chat_model,
 }

@@ -50,6 +50,8 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
                 "centers": list(output.coord.split(counts)),
                 "stem": stem,
             }
+        if output.last_hidden_state is None:  # features of the whole cloud alone
+            return {"pooled": output.pooler_output, "stem": stem}
         # Some encoders put a class token before those of the patches, others have none.
         leading = output.last_hidden_state.shape[1] - output.centers.shape[1]
         return {

@@ -37,6 +37,7 @@ class ClassifySettings(Settings):
     """Settings of `/v1/classify`."""
 
     top_k: int | None = Field(5, ge=1, description="Number of labels; null for all.")
+    unknown: bool | None = Field(None, description="False for labels without the model's unknown score.")
     labels: Labels | None = Field(None, description="Labels to choose from, for zero-shot models alone.")
     template: str | None = Field(None, description="Text with {} for a label, for zero-shot models.")
     text_embeds: tuple[tuple[float, ...], ...] | None = Field(
@@ -114,6 +115,7 @@ class Route:
     def _arguments(self, settings: Any) -> dict[str, Any]:
         if isinstance(settings, ClassifySettings):
             given = {"top_k": settings.top_k, "up_axis": settings.up_axis, "candidate_labels": settings.labels}
+            given["unknown"] = settings.unknown
             given["hypothesis_template"] = settings.template
             if settings.text_embeds is not None:
                 if len({len(row) for row in settings.text_embeds}) != 1:

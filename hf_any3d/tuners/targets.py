@@ -39,7 +39,7 @@ def layer_stack(model: nn.Module) -> LayerStack:
 
 
 def trainable_module_names(model: nn.Module) -> list[str]:
-    """Return the names of modules with parameters that are not pretrained: to be trained in full with any PEFT method.
+    """Return the names of modules with weights that are not pretrained: to be trained in full with any PEFT method.
 
     With a frozen encoder of another modality these are tokenizer, class token, output norm and head; with a pretrained
     point transformer only the head. Other complete models inside, such as the teacher in pretraining, stay frozen.
@@ -60,7 +60,8 @@ def trainable_module_names(model: nn.Module) -> list[str]:
     parts = [(name, part) for name, part in owner.named_children() if name not in pretrained]
     if model is not owner:
         parts += [(name, part) for name, part in model.named_children() if not isinstance(part, PreTrainedModel)]
-    return [name for name, part in parts if next(part.parameters(), None) is not None]
+    # By their state: that of an unknown score is not trained, but stored with an adapter all the same.
+    return [name for name, part in parts if part.state_dict()]
 
 
 def left_out_modules(model: PeftModel, adapter_name: str) -> list[str]:

@@ -22,6 +22,7 @@ from hf_any3d.modeling.config_checks import (
     check_choices,
     check_numbers,
 )
+from hf_any3d.modeling.layers.unknown_score import UNKNOWN_RANGES, UnknownScoreConfigMixin
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin, PartsConfigMixin, part_property, source_property
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX
@@ -234,6 +235,7 @@ _RANGES: Ranges = {
     "sampling_min_squared_norm": (0, 1e6),
     "category_parts": (0, 10**6),
     "feature_head_width": CHANNELS,
+    **UNKNOWN_RANGES,
 }
 _CHOICES = {
     "mask_type": MASKS,
@@ -248,7 +250,9 @@ def _as_tensors_checksum(value: str | None) -> str | None:
     return value and CHECKSUM_PREFIX + value.removeprefix(CHECKSUM_PREFIX).removeprefix("sha256:")
 
 
-class ActConfig(LibrarySettingsMixin, CategoriesConfigMixin, PartsConfigMixin, PreTrainedConfig):
+class ActConfig(
+    UnknownScoreConfigMixin, LibrarySettingsMixin, CategoriesConfigMixin, PartsConfigMixin, PreTrainedConfig
+):
     r"""Configuration of an ACT point transformer and its heads (arXiv 2212.08320).
 
     The defaults are the published sizes with sound behavior; converted checkpoints switch on deviations of their
@@ -385,6 +389,7 @@ class ActConfig(LibrarySettingsMixin, CategoriesConfigMixin, PartsConfigMixin, P
     def __post_init__(self, **kwargs: Any):
         check_choices(self, _CHOICES)
         check_numbers(self, _RANGES, kwargs)
+        self.check_unknown_score()
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads}; expected a divisor of hidden_size={self.hidden_size}"

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization as init
-from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.act.codebook import gumbel_noise
@@ -50,6 +50,7 @@ from hf_any3d.modeling.layers.tasks import (
     refuse_problem_type,
     restrict_to_parts,
 )
+from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
 from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoder, AlignedEncoderOutput
 from hf_any3d.modeling.point_encoders.point_transformer import (
@@ -319,7 +320,7 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         return pool(hidden_states, how or ["max"], class_tokens=0)
 
 
-class ActForPointCloudClassification(ActPreTrainedModel):
+class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
     """`ActModel` with a classification head."""
 
     def __init__(self, config: ActConfig):
@@ -332,6 +333,7 @@ class ActForPointCloudClassification(ActPreTrainedModel):
             bias=config.head_bias,
             dropout=config.head_dropout,
         )
+        self.unknown_score = self.build_unknown_score(len(config.pooling) * config.hidden_size)
         self.post_init()
 
     @torch.no_grad()
@@ -351,7 +353,7 @@ class ActForPointCloudClassification(ActPreTrainedModel):
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-    ) -> SequenceClassifierOutput:
+    ) -> PointCloudClassifierOutput:
         """Classify point clouds.
 
         Args:
@@ -362,7 +364,7 @@ class ActForPointCloudClassification(ActPreTrainedModel):
             output_attentions: The same for attention weights, which only eager attention returns.
 
         Returns:
-            `logits (batch, labels)`.
+            `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`.
 
         Raises:
             TypeError: For an unknown keyword.
@@ -376,11 +378,12 @@ class ActForPointCloudClassification(ActPreTrainedModel):
             return_dict=True,
         )
         logits = self.classifier(output.pooler_output)  # (batch, labels)
-        return SequenceClassifierOutput(
+        return PointCloudClassifierOutput(
             loss=classification_loss(logits, labels, self.config),
             logits=logits,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
+            unknown=self.score_unknown(output.pooler_output, logits),
         )
 
 

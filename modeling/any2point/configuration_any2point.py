@@ -19,6 +19,7 @@ from hf_any3d.modeling.config_checks import (
     check_numbers,
 )
 from hf_any3d.modeling.encoders import ENCODER_DTYPES
+from hf_any3d.modeling.layers.unknown_score import UNKNOWN_RANGES, UnknownScoreConfigMixin
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
 
@@ -42,6 +43,7 @@ _RANGES: Ranges = {
     "temperature": (0.01, 1e6),
     "initializer_range": SPREAD,
     "hidden_size": CHANNELS,
+    **UNKNOWN_RANGES,
 }
 _CHOICES = {
     "encoder_weights": ("pretrained", "random", "shuffled"),
@@ -173,11 +175,12 @@ class PointTokenizerConfig(TokenizerConfig):
         return 0
 
 
-class Any2PointConfig(CategoriesConfigMixin, EncoderConfigMixin, TokenizerConfig):
+class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderConfigMixin, TokenizerConfig):
     r"""Configuration of an Any2Point model around a frozen pretrained encoder (arXiv 2404.07989).
 
     With the defaults, which follow the paper, predictions do not depend on the other clouds of a batch. The fields of
     the last group reproduce quirks of the released programs; converted checkpoints set them.
+    `UnknownScoreConfigMixin` has the settings of a classifier's unknown score.
 
     Args:
         encoder_config: Config of the frozen encoder (of one tower for composite checkpoints such as CLIP).
@@ -186,7 +189,8 @@ class Any2PointConfig(CategoriesConfigMixin, EncoderConfigMixin, TokenizerConfig
             can also be read and set as `encoder_name_or_path`, `encoder_revision` and `encoder_checksum`.
         encoder_tower: "text", "vision" or "audio" for composite checkpoints.
         encoder_weights: "pretrained", or, as a control, "random" or "shuffled": what `from_encoder_pretrained` makes
-            of the encoder's weights before it freezes them. Such an encoder is stored with the model.
+            of the encoder's weights before it freezes them. Such an encoder is stored with the model. What is random
+            must be trained around: before, tokens of different clouds are nearly the same.
         encoder_dtype: "bfloat16", "float16" or "float32": keeps the frozen encoder in this dtype, while everything
             that is trained stays in float32; None for the dtype of the model.
         in_channels: Channels of a point: 3 for xyz, 6 with colors or normals.
@@ -299,6 +303,7 @@ class Any2PointConfig(CategoriesConfigMixin, EncoderConfigMixin, TokenizerConfig
     def __post_init__(self, **kwargs: Any):
         super().__post_init__(**kwargs)
         self.check_heads()
+        self.check_unknown_score()
         self.check_parts(("encoder",))
         if len(self.line_direction) != 3 or not any(self.line_direction):
             raise ValueError(f"line_direction={list(self.line_direction)}; expected three numbers, not all 0")

@@ -29,7 +29,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
@@ -62,6 +62,7 @@ from hf_any3d.modeling.layers.tasks import (
     refuse_problem_type,
     restrict_to_parts,
 )
+from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
 from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.text_towers import (
     TextTower,
@@ -359,7 +360,7 @@ class _Any2PointWithHead(Any2PointPreTrainedModel):
         self.any2point = Any2PointModel(config, encoder)
 
 
-class Any2PointForPointCloudClassification(_Any2PointWithHead):
+class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead):
     """`Any2PointModel` with a classification head."""
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
@@ -368,6 +369,7 @@ class Any2PointForPointCloudClassification(_Any2PointWithHead):
         self.classifier = ClassificationHead(
             features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
         )
+        self.unknown_score = self.build_unknown_score(features)
         self.post_init()
 
     @strict_forward
@@ -378,7 +380,7 @@ class Any2PointForPointCloudClassification(_Any2PointWithHead):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         point_index: Mapping[str, Any] | None = None,
-    ) -> SequenceClassifierOutput:
+    ) -> PointCloudClassifierOutput:
         """Classify point clouds.
 
         Args:
@@ -390,7 +392,7 @@ class Any2PointForPointCloudClassification(_Any2PointWithHead):
             point_index: As in `Any2PointModel.forward`.
 
         Returns:
-            `logits (batch, labels)`.
+            `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`.
 
         Raises:
             TypeError: For an unknown keyword.
@@ -405,11 +407,12 @@ class Any2PointForPointCloudClassification(_Any2PointWithHead):
             return_dict=True,
         )
         logits = self.classifier(output.pooler_output)  # (batch, labels)
-        return SequenceClassifierOutput(
+        return PointCloudClassifierOutput(
             loss=classification_loss(logits, labels, self.config),
             logits=logits,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
+            unknown=self.score_unknown(output.pooler_output, logits),
         )
 
 

@@ -79,6 +79,18 @@ class ClassificationHead(nn.Module):
             features = dropout(torch.relu(norm(linear(features))))
         return self.out(features)
 
+    @torch.no_grad()
+    def calibrate(self, temperature: float) -> None:
+        """Divide all logits by a temperature from now on: it becomes part of the last layer.
+
+        Raises:
+            ValueError: If it is not above 0.
+        """
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature}; expected a number above 0")
+        self.out.weight.div_(temperature)
+        self.out.bias.div_(temperature)
+
 
 def in_precision_of(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
     """Cast values to the precision of a module's weights, which may differ from that of the values.

@@ -1,18 +1,19 @@
 """How much a cloud is unlike all that a classifier was trained on: a score between 0 and 1 beside the label.
 
-Two signs are added, each in standard deviations of what known clouds have: the distance to the nearest training
-feature, and the surprise, minus the logarithm of the highest probability. The sum above which 5 % of the known clouds
-lie is the score 0.5. Unknown things of the same kind are told only in part: it is a flag, not a filter.
+Two signs are added, each in standard deviations of what known clouds have: the logarithm of the distance to the
+nearest training feature, and the surprise, minus the logarithm of the highest probability. The sum above which 5 % of
+the known clouds lie has the score 0.5. Unknown things of the same kind are told only in part: it is a flag, not a
+filter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.modeling.config_checks import Ranges
@@ -49,6 +50,16 @@ class UnknownScoreConfigMixin:
     unknown_threshold: float = 0.0
     unknown_far: float | None = None
 
+    def check_unknown_score(self) -> None:
+        """Check the pairs of numbers; `check_numbers` with `UNKNOWN_RANGES` checks the rest.
+
+        Raises:
+            ValueError: If one is no pair, or a standard deviation is not positive.
+        """
+        for name in ("unknown_distance", "unknown_surprise"):
+            if len(value := getattr(self, name)) != 2 or not value[1] > 0:
+                raise ValueError(f"{name}={list(value)}; expected a mean and a standard deviation above 0")
+
 
 @dataclass
 class PointCloudClassifierOutput(SequenceClassifierOutput):
@@ -66,79 +77,99 @@ class UnknownScore(nn.Module):
     """Training features, and the score of how unlike all of them a cloud is.
 
     Args:
-        config: Has the fields of `UnknownScoreConfigMixin`.
-        width: Number of features.
+        rows: Number of training features.
+        width: Channels of a feature.
     """
 
     features: Tensor
 
-    def __init__(self, config: PreTrainedConfig, width: int):
+    def __init__(self, rows: int, width: int):
         super().__init__()
-        self.config = config
-        self.register_buffer("features", torch.zeros(config.unknown_rows, width))
+        self.register_buffer("features", torch.zeros(rows, width))
 
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+    def forward(self, features: Tensor, logits: Tensor, config: Any) -> Tensor:
         """Score clouds.
 
         Args:
             features: `(batch, width)`.
             logits: `(batch, labels)`.
+            config: Has the fields of `UnknownScoreConfigMixin`.
 
         Returns:
             `(batch,)` from 0 to 1.
         """
-        distance = nearest_distance(features, self.features)
-        return torch.sigmoid(self._signs(distance, logits) - self.config.unknown_threshold)
+        distance = _distances(features, self.features).amin(dim=1)
+        return torch.sigmoid(_signs(distance, surprise(logits), config) - config.unknown_threshold)
 
-    def _signs(self, distance: Tensor, logits: Tensor) -> Tensor:
-        total = torch.zeros_like(distance)
-        signs = (distance.clamp(min=_SMALLEST).log(), surprise(logits))
-        for sign, (mean, deviation) in zip(
-            signs, (self.config.unknown_distance, self.config.unknown_surprise), strict=True
-        ):
-            total = total + (sign - mean) / deviation
-        return total
+
+class UnknownScoreMixin:
+    """For classifiers with an unknown score if `config.unknown_rows` says so."""
+
+    config: Any
+    unknown_score: UnknownScore | None
+    _unknown_width: int
+
+    def build_unknown_score(self, width: int) -> UnknownScore | None:
+        """Return the score of features of so many channels; None if the config has no `unknown_rows`."""
+        self._unknown_width = width
+        return UnknownScore(self.config.unknown_rows, width) if self.config.unknown_rows else None
+
+    def score_unknown(self, features: Tensor, logits: Tensor) -> Tensor | None:
+        """Return the scores `(batch,)` of pooled features `(batch, width)` and their logits; None without a score."""
+        return None if self.unknown_score is None else self.unknown_score(features, logits, self.config)
 
     @torch.no_grad()
-    def fit(self, features: Tensor, logits: Tensor, groups: Sequence[int] | Tensor | None = None) -> None:
-        """Store training features and calibrate the score, in the config.
+    def fit_unknown_score(
+        self, features: Tensor, logits: Tensor, groups: Sequence[int] | Tensor | None = None
+    ) -> None:
+        """Store training features, and calibrate the score in the config.
 
         Args:
-            features: `(rows, width)` of the training clouds.
+            features: `(rows, width)`, the `pooler_output` of the training clouds.
             logits: `(rows, labels)`, predictions for these clouds by heads that were fitted without them.
             groups: `(rows,)` numbers; rows of one group, such as scans of one object, are not neighbors of each
                 other. None if each row is a group.
 
         Raises:
-            ValueError: If the numbers of rows differ, there are fewer than two groups, or a number is not finite.
+            ValueError: If shapes do not fit, there are fewer than two groups, a number is not finite, the classifier
+                does not choose one class, or it has an adapter but no place for as many rows.
         """
-        rows = len(features)
-        if features.ndim != 2 or features.shape[1] != self.features.shape[1]:
-            raise ValueError(f"features has shape {tuple(features.shape)}; expected (rows, {self.features.shape[1]})")
-        if len(logits) != rows:
-            raise ValueError(f"logits has {len(logits)} rows; expected {rows}, as features has")
-        if not (features.isfinite().all() and logits.isfinite().all()):
-            raise ValueError("features or logits hold NaN or infinity; expected finite numbers")
+        config, rows = self.config, len(features)
+        if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:
+            raise ValueError(
+                f"problem_type={config.problem_type!r} with {config.num_labels} labels; expected a classifier that "
+                "chooses one of two or more classes"
+            )
+        width = self._unknown_width
         numbers = torch.arange(rows) if groups is None else torch.as_tensor(groups)
-        if numbers.shape != (rows,):
-            raise ValueError(f"groups has shape {tuple(numbers.shape)}; expected ({rows},)")
-        if len(numbers.unique()) < 2:
-            raise ValueError(f"{rows} rows of one group; expected at least two groups, for distances between them")
-        own = numbers.to(features.device)[:, None] == numbers.to(features.device)
-        apart = torch.cdist(features.float(), features.float()).masked_fill(own, torch.inf)
-        distance = apart.amin(dim=1).clamp(min=_SMALLEST).log()
-        config = self.config
+        expected = {
+            "features": (features, (rows, width)),
+            "logits": (logits, (rows, config.num_labels)),
+            "groups": (numbers, (rows,)),
+        }
+        for name, (value, shape) in expected.items():
+            if value.shape != shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
+            if not value.isfinite().all():
+                raise ValueError(f"{name} holds NaN or infinity; expected finite numbers")
+        if (count := len(numbers.unique())) < 2:
+            raise ValueError(f"{count} groups in {rows} rows; expected at least two, for the distances between them")
+        if self.unknown_score is None or len(self.unknown_score.features) != rows:
+            if getattr(self, "_hf_peft_config_loaded", False) or hasattr(self, "peft_config"):
+                raise ValueError(
+                    f"unknown_rows={config.unknown_rows} with an adapter, which stores what there was when it was "
+                    f"added; expected a model that was built with unknown_rows={rows}"
+                )
+            self.unknown_score = UnknownScore(rows, width).to(features.device, self.dtype)
+        self.unknown_score.features.copy_(features)
+        numbers = numbers.to(features.device)
+        apart = _distances(features, features)
+        distance = apart.masked_fill(numbers[:, None] == numbers, torch.inf).amin(dim=1)
         config.unknown_rows = rows
-        config.unknown_distance = _mean_and_deviation(distance)
+        config.unknown_distance = _mean_and_deviation(distance.clamp(min=_SMALLEST).log())
         config.unknown_surprise = _mean_and_deviation(surprise(logits))
-        signs = self._signs(distance.exp(), logits)
+        signs = _signs(distance, surprise(logits), config)
         config.unknown_threshold = float(signs.quantile(KNOWN_SHARE))
-        self.features = features.detach().to(self.features.dtype).clone()
-
-
-def nearest_distance(features: Tensor, rows: Tensor) -> Tensor:
-    """Return the distance of each feature `(batch, width)` to the nearest of rows `(rows, width)`: `(batch,)`."""
-    return torch.cdist(features.float(), rows.float()).amin(dim=1)
 
 
 def surprise(logits: Tensor) -> Tensor:
@@ -146,6 +177,16 @@ def surprise(logits: Tensor) -> Tensor:
     return -logits.float().log_softmax(dim=-1).amax(dim=-1)
 
 
+def _distances(features: Tensor, rows: Tensor) -> Tensor:
+    # A matrix product rounds the distance of near features.
+    return torch.cdist(features.float(), rows.float(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _signs(distance: Tensor, surprised: Tensor, config: Any) -> Tensor:
+    (near, spread), (usual, deviation) = config.unknown_distance, config.unknown_surprise
+    return (distance.clamp(min=_SMALLEST).log() - near) / spread + (surprised - usual) / deviation
+
+
 def _mean_and_deviation(values: Tensor) -> list[float]:
-    deviation = float(values.std()) if len(values) > 1 else 0.0
-    return [float(values.mean()), max(deviation, 1e-3)]
+    # Of a few equal values the deviation would be 0.
+    return [float(values.mean()), max(float(values.std()), 1e-3)]

@@ -7,58 +7,94 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_any3d.modeling.card_info import NamesPackageMixin
 from hf_any3d.modeling.config_checks import CHANNELS, Ranges, check_choices, check_numbers
 from hf_any3d.modeling.layers.unknown_score import UNKNOWN_RANGES, UnknownScoreConfigMixin
+from hf_any3d.modeling.library import LibrarySettingsMixin
+from hf_any3d.modeling.point_features.depth_views import VIEWS
 from hf_any3d.modeling.point_features.descriptors import count_descriptors
 from hf_any3d.modeling.point_features.packaged_encoder import packaged_settings
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
 
-FEATURE_SETS = ("descriptors", "encoder")
+PART_OF = {"encoder": "encoder", "wrap": "wrap", "views": "vision"}
+"""Sets of features that a frozen model computes, and the names of these models: parts, and prefixes of settings."""
+FEATURE_SETS = ("descriptors", *PART_OF)
 """Allowed values of `features`."""
+_NAMES = {
+    "descriptors": "hand-made descriptors of the shape",
+    "encoder": "a frozen point encoder",
+    "wrap": "a trained wrap around a frozen encoder of another modality",
+    "views": "a frozen vision model that sees depth views",
+}
 _RANGES: Ranges = {
     **UNKNOWN_RANGES,
+    **{f"{part}_width": CHANNELS for part in PART_OF.values()},
     "in_channels": (3, 4096),
-    "encoder_width": CHANNELS,
     "copies": (1, 64),
     "copy_turn": (0, 180),
     "copy_scale": (0.1, 10),
     "copy_jitter": (0, 1),
+    "views": (1, VIEWS),
+    "image_size": (8, 4096),
+    "image_mean": (-10, 10),
+    "image_std": (1e-3, 10),
     "temperature": (1e-3, 1e3),
 }
 
 
-class PointFeaturesConfig(UnknownScoreConfigMixin, NamesPackageMixin, EncoderConfigMixin, PreTrainedConfig):
+class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, EncoderConfigMixin, PreTrainedConfig):
     r"""Configuration of features of point clouds, and of a linear head on them.
+
+    `UnknownScoreConfigMixin` has the settings of the unknown score.
 
     Args:
         features: Which sets of features are concatenated, in this order: "descriptors", hand-made numbers of the
-            whole shape, and "encoder", the pooled output of a frozen point encoder.
+            whole shape; "encoder", the pooled output of a frozen point encoder; "wrap", that of a trained model of
+            this package around an encoder of another modality; "views", the mean output of a vision model for depth
+            views of the cloud.
         encoder_config: Config of the encoder, of any model of points in this package; None for the encoder that comes
             with the package.
-        parts: Where the weights of the "encoder" come from, see `PretrainedPart`; without it they are stored with the
-            model.
         encoder_weights: "packaged" for those that come with the package, "pretrained" for those of the encoder that
-            was named when the model was built, or, as a control, "random".
+            was named when the model was built, or, as a control, "random", of which the pooled output says little.
         encoder_width: Features of the encoder; None to find out.
-        in_channels: Channels of a point: 3 for xyz, 6 with colors or normals. The encoder reads its own first ones.
+        wrap_config: Config of the wrap.
+        wrap_width: Features of the wrap; None to find out.
+        vision_config: Config of the vision model, of any that transformers opens as `AutoModel`.
+        vision_width: Features of the vision model; None to find out.
+        parts: Where the weights of "encoder", "wrap" and "vision" come from, see `PretrainedPart`; those of others
+            are stored with the model.
+        in_channels: Channels of a point: 3 for xyz, 6 with colors or normals. A frozen model of points reads its own
+            first ones.
         normals: Whether channels 3 to 5 are unit normals, which then are described too.
         up_axis: The axis that points up, "x", "y" or "z": that of the processor.
-        copies: Over how many copies of a cloud features are averaged; the first one is the cloud itself.
-        copy_turn: Degrees by which the other copies are turned about the up axis at most, either way.
+        copies: Over how many copies of a cloud features are averaged, of which the first is the cloud itself. Views
+            are of the cloud itself alone.
+        copy_turn: Degrees by which the other copies are turned about the up axis at most, either way; 180 where the
+            heading of clouds is unknown.
         copy_scale: Smallest and largest factor by which they are scaled along each axis.
         copy_jitter: By how much their points are moved along each axis at most, in radii of the cloud.
+        views: Depth views of a cloud.
+        image_size: Width and height of a view; None for that of the vision model, or 224.
+        image_mean: Mean of images by channel, subtracted before the vision model.
+        image_std: Their standard deviation, which then divides them.
         temperature: Divisor of the logits, which calibrates their softmax.
     """
 
     model_type = "point_features"
-    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="act3d", optional=True)}
+    sub_configs_defaults = {
+        "encoder_config": SubConfigSpec(AutoConfig, model_type="act3d", optional=True),
+        "wrap_config": SubConfigSpec(AutoConfig, model_type="any2point", optional=True),
+        "vision_config": SubConfigSpec(AutoConfig, model_type="vit", optional=True),
+    }
 
     features: list[str] | tuple[str, ...] = ("descriptors", "encoder")
     encoder_config: dict | PreTrainedConfig | None = None
-    parts: dict[str, Any] | None = None
     encoder_weights: str = "packaged"
     encoder_width: int | None = None
+    wrap_config: dict | PreTrainedConfig | None = None
+    wrap_width: int | None = None
+    vision_config: dict | PreTrainedConfig | None = None
+    vision_width: int | None = None
+    parts: dict[str, Any] | None = None
     in_channels: int = 3
     normals: bool = False
     up_axis: str = "y"
@@ -66,45 +102,65 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, NamesPackageMixin, EncoderCon
     copy_turn: float = 10.0
     copy_scale: list[float] | tuple[float, float] = (0.9, 1.1)
     copy_jitter: float = 0.02
+    views: int = VIEWS
+    image_size: int | None = None
+    image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
     temperature: float = 1.0
 
     def __post_init__(self, **kwargs: Any):
-        if not isinstance(self.features, (list, tuple)) or not self.features:
-            raise ValueError(f"features={self.features!r}; expected some of {', '.join(map(repr, FEATURE_SETS))}")
-        for name in self.features:
-            if name not in FEATURE_SETS or list(self.features).count(name) > 1:
-                raise ValueError(
-                    f"features={list(self.features)}; expected some of {', '.join(map(repr, FEATURE_SETS))}, each once"
-                )
-        if "encoder" not in self.features:
-            if self.encoder_config is not None:
-                raise ValueError(f"encoder_config with features={list(self.features)}; expected 'encoder' among them")
-        elif self.encoder_config is None:
+        self._check_features()
+        if "encoder" in self.features and self.encoder_config is None:
             self.encoder_config = packaged_settings()
         check_choices(self, {"encoder_weights": ("packaged", "pretrained", "random"), "up_axis": ("x", "y", "z")})
         check_numbers(self, _RANGES, kwargs)
+        self.check_unknown_score()
         if len(self.copy_scale) != 2 or self.copy_scale[0] > self.copy_scale[1]:
             raise ValueError(f"copy_scale={list(self.copy_scale)}; expected the smallest and the largest factor")
-        self.check_parts(("encoder",))
+        if len(self.image_mean) != 3 or len(self.image_std) != 3:
+            raise ValueError(
+                f"image_mean={list(self.image_mean)}, image_std={list(self.image_std)}; expected three numbers each"
+            )
+        self.check_parts(tuple(PART_OF.values()))
         super().__post_init__(**kwargs)
         if self.normals and self.in_channels < 6:
             raise ValueError(f"normals=True with in_channels={self.in_channels}; expected at least 6")
-        needed = getattr(self.encoder_config, "in_channels", 3)
-        if needed > self.in_channels:
-            raise ValueError(f"in_channels={self.in_channels}; expected at least {needed}, which the encoder reads")
+        for name in ("encoder", "wrap"):
+            config = getattr(self, f"{name}_config")
+            if (needed := getattr(config, "in_channels", 3)) > self.in_channels:
+                raise ValueError(f"in_channels={self.in_channels}; expected at least {needed}, which the {name} reads")
+            if getattr(config, "flat_tokens", False):
+                raise ValueError(
+                    f"{name}_config is of the type {config.model_type!r}, which reads voxels of clouds in their own "
+                    "units; expected a model of clouds in the unit sphere"
+                )
+
+    def _check_features(self) -> None:
+        allowed = ", ".join(map(repr, FEATURE_SETS))
+        names = self.features if isinstance(self.features, (list, tuple)) else []
+        if not names or len(set(map(str, names))) != len(names) or not set(map(str, names)) <= set(FEATURE_SETS):
+            raise ValueError(f"features={self.features!r}; expected some of {allowed}, each once")
+        for name, part in PART_OF.items():
+            is_given = getattr(self, f"{part}_config") is not None
+            if is_given and name not in names:
+                raise ValueError(f"{part}_config with features={list(names)}; expected {name!r} among them")
+            if not is_given and name in names and name != "encoder":
+                raise ValueError(
+                    f"features={list(names)} without {part}_config; expected that of a model for {name!r}"
+                )
 
     def widths(self) -> dict[str, int]:
         """Return the number of features of each set, in the order of the features.
 
         Raises:
-            ValueError: If `encoder_width` is not known yet.
+            ValueError: If that of a frozen model is not known yet.
         """
-        known = {"descriptors": count_descriptors(self.normals), "encoder": self.encoder_width}
         found = {}
         for name in self.features:
-            width = known[name]
+            part = PART_OF.get(name)
+            width = count_descriptors(self.normals) if part is None else getattr(self, f"{part}_width")
             if width is None:
-                raise ValueError(f"{name}_width=None; expected a number where a model is built without its weights")
+                raise ValueError(f"{part}_width=None; expected a number, which a model finds out when it is built")
             found[name] = width
         return found
 
@@ -115,15 +171,23 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, NamesPackageMixin, EncoderCon
 
     @property
     def num_hidden_layers(self) -> int:
-        """Layers of the encoder; 0 without one."""
-        return getattr(self.encoder_config, "num_hidden_layers", 0)
+        """Layers of the point encoder, else of the wrap; 0 without them."""
+        config = self.wrap_config if self.encoder_config is None else self.encoder_config
+        return getattr(getattr(config, "encoder_config", None) or config, "num_hidden_layers", 0)
 
     @property
     def min_points(self) -> int:
         """Minimum number of points per cloud."""
-        return max(2, getattr(self.encoder_config, "min_points", 2))
+        return max(getattr(config, "min_points", 2) for config in (self.encoder_config, self.wrap_config))
 
     @property
     def batch_dependent_flags(self) -> list[str]:
-        """Settings that make predictions depend on the other clouds of a batch: none."""
-        return []
+        """Settings that make predictions depend on the other clouds of a batch, those of the wrap."""
+        return list(getattr(self.wrap_config, "batch_dependent_flags", []))
+
+    @property
+    def described_features(self) -> str:
+        """What gives the features, in words, for cards."""
+        *first, last = (_NAMES[name] for name in self.features)
+        text = " and ".join([", ".join(first), last]) if first else last
+        return text[0].upper() + text[1:]

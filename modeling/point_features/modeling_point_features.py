@@ -4,7 +4,8 @@ points (batch, N, channels)
     │  copies, slightly turned, scaled and jittered; the first is the cloud itself
     ▼
 copies (batch, copies, N, channels) ─┬─► descriptors of the whole shape
-                                     └─► frozen point encoder, pooled
+                                     ├─► frozen point encoder, trained wrap: pooled
+                                     └─► depth views of the first copy ─► frozen vision model, mean
     │  concatenated ─► mean over the copies ─► standardized
     ▼
 features (batch, width) ─┬─► linear head ─► class scores
@@ -13,44 +14,120 @@ features (batch, width) ─┬─► linear head ─► class scores
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.card_info import CardInfo, CardMixin, MethodInfo
-from hf_any3d.modeling.encoders.loading import FROZEN, freeze
+from hf_any3d.modeling.encoders import FrozenEncoderMixin
+from hf_any3d.modeling.encoders.loading import FROZEN, freeze, load_encoder
 from hf_any3d.modeling.layers.forward_contract import PointFeaturesOutput, PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.layers.tasks import classification_loss
-from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore
-from hf_any3d.modeling.point_features.configuration_point_features import PointFeaturesConfig
+from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
+from hf_any3d.modeling.library import LibraryModelMixin
+from hf_any3d.modeling.point_features.configuration_point_features import PART_OF, PointFeaturesConfig
+from hf_any3d.modeling.point_features.depth_views import depth_views
 from hf_any3d.modeling.point_features.descriptors import describe
 from hf_any3d.modeling.point_features.packaged_encoder import packaged_weights
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
-from hf_any3d.modeling.pretrained_parts import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts import (
+    PretrainedPart,
+    PretrainedPartsMixin,
+    absolute_name,
+    own_state,
+    remember_weights,
+    tensors_checksum,
+    unused_weights_expected,
+)
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_of
 
+_Model = TypeVar("_Model", bound="PointFeaturesPreTrainedModel")
 # Irrational steps of the sequences that copies take their numbers from, square roots of primes.
 _STEPS = tuple(math.sqrt(prime) for prime in (2, 3, 5, 7, 11, 13, 17))
+# Clouds that a frozen model reads at a time: all copies of a large batch would need gigabytes.
+_AT_ONCE = 64
+# What a model of points says of a cloud besides its features.
+_OTHERS = ("last_hidden_state", "centers", "hidden_states", "attentions")
 
 
-class PointFeaturesPreTrainedModel(CardMixin, PretrainedPartsMixin, PointTokensMixin, PreTrainedModel):
+class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, PointTokensMixin, PreTrainedModel):
     """Base class of models of features without training."""
 
     config_class = PointFeaturesConfig
     config: PointFeaturesConfig
     base_model_prefix = "point_features"
-    method_info = MethodInfo("Point features", None, ("point_features",))
-    _part_paths = {"encoder": "encoder"}
+    supports_gradient_checkpointing = False  # nothing before the head is trained
+    _part_paths = {part: part for part in PART_OF.values()}
+    # Rounded to half precision, they would move features of little spread by tenths of it.
+    _keep_in_fp32_modules_strict = [r"(?:^|point_features\.)(?:mean|scale)$"]
+
+    @classmethod
+    def from_parts_pretrained(
+        cls: type[_Model],
+        *,
+        encoder: str | os.PathLike | PreTrainedModel | None = None,
+        wrap: str | os.PathLike | PreTrainedModel | None = None,
+        vision: str | os.PathLike | PreTrainedModel | None = None,
+        revisions: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> _Model:
+        """Build a model around pretrained models, which stay frozen; its head is not fitted.
+
+        A part of the hub is recorded with its commit and checksum, and fetched again when the model is opened; one
+        from a directory or from memory is stored with the model.
+
+        Args:
+            encoder: Point encoder: a name on the hub, that of a published checkpoint, a directory, or a model. None
+                for the one that comes with the package, where `features` has "encoder".
+            wrap: Model of this package around an encoder of another modality, without adapters, or a directory of it.
+            vision: Vision model of transformers for depth views; of a checkpoint with several towers, that tower.
+            revisions: Branch, tag or commit of parts from the hub, by the names of the arguments.
+            **settings: Fields of `PointFeaturesConfig`. By default `features` are "descriptors", "encoder" and those
+                of the given parts.
+
+        Raises:
+            TypeError: For an argument that neither this method nor the config has.
+            ValueError: If a part lacks weights, or is of a kind that gives no features.
+            OSError: If a part cannot be found.
+        """
+        known = cls.config_class()
+        if unknown := [name for name in settings if not hasattr(known, name)]:
+            raise TypeError(
+                f"{cls.__name__}.from_parts_pretrained has no argument {unknown[0]!r}; expected its own or a field of "
+                f"{cls.config_class.__name__}"
+            )
+        given = {name: part for name, part in (("encoder", encoder), ("wrap", wrap), ("vision", vision)) if part}
+        opened, records = {}, {}
+        for name, part in given.items():
+            if isinstance(part, PreTrainedModel):
+                opened[name] = part.base_model
+            else:
+                recorded = PretrainedPart(absolute_name(part), (revisions or {}).get(name))
+                opened[name], recorded = open_frozen(recorded)
+                if not os.path.isdir(part):
+                    records[name] = recorded.to_dict()
+            settings[f"{name}_config"] = opened[name].config
+        if encoder is not None:
+            settings.setdefault("encoder_weights", "pretrained")
+        more = tuple(name for name, part in PART_OF.items() if part in given and name != "encoder")
+        settings.setdefault("features", ("descriptors", "encoder", *more))
+        read = (getattr(opened[name].config, "in_channels", 3) for name in ("encoder", "wrap") if name in opened)
+        settings.setdefault("in_channels", max(read, default=3))
+        return cls(cls.config_class(**settings, parts=records or None), opened).eval()
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the features; a model of descriptors alone has no weights."""
-        return self.base_model.mean.dtype
+        """Dtype of the weights; a model of descriptors alone has none."""
+        weights = (weight.dtype for weight in self.parameters() if weight.is_floating_point())
+        return next(weights, self.base_model.mean.dtype)
 
     @property
     def device(self) -> torch.device:
@@ -58,12 +135,45 @@ class PointFeaturesPreTrainedModel(CardMixin, PretrainedPartsMixin, PointTokensM
         return self.base_model.mean.device
 
     def train(self, mode: bool = True) -> PreTrainedModel:
-        """Set train mode, except for frozen encoders: their norms and drop path stay in eval mode."""
+        """Set train mode, except for frozen models: their norms and drop path stay in eval mode."""
         super().train(mode)
         for module in self.modules():
             if FROZEN in vars(module):
                 module.training = False
         return self
+
+    def reopened_state(self, name: str) -> dict[str, Tensor]:
+        """Load the recorded weights of a part again; see `PretrainedPartsMixin`."""
+        return own_state(open_frozen(self.config.part(name), getattr(self.config, f"{name}_config"))[0])
+
+    def _frozen_models(self) -> Iterator[tuple[str, PreTrainedModel]]:
+        """Yield the frozen models of the base model, by the names of their parts."""
+        for part in PART_OF.values():
+            if (model := getattr(self.base_model, part, None)) is not None:
+                yield part, model
+
+    def _expect_parts_elsewhere(self) -> None:
+        """Let the weights that are kept elsewhere, those inside a wrap included, be missing in a saved model."""
+        owners = [(path, owner) for path, owner in self.named_modules() if isinstance(owner, PretrainedPartsMixin)]
+        self._keys_to_ignore_on_load_missing = {
+            rf"^{re.escape('.'.join(filter(None, (path, place))))}\."
+            for path, owner in owners
+            for name, place in owner._part_paths.items()
+            if owner.owns_part(name) and owner.config.part(name).is_elsewhere
+        }
+
+    def _initialize_missing_keys(self, is_quantized: bool) -> None:
+        for name, model in self._frozen_models():
+            if self.config.part(name).is_elsewhere:
+                _take_weights(model, open_frozen(self.config.part(name), model.config)[0])
+            for inner in model.modules():
+                if isinstance(inner, FrozenEncoderMixin) and inner.owns_part("encoder"):
+                    inner._encoder_is_random = False
+                    if inner.config.part("encoder").is_elsewhere:
+                        _take_weights(inner.encoder, load_encoder(inner.config, dtype=inner.encoder.dtype))
+            # Loading replaces parameters with new ones, which would be trained.
+            freeze(model)
+        super()._initialize_missing_keys(is_quantized)
 
 
 class PointFeaturesModel(PointFeaturesPreTrainedModel):
@@ -71,11 +181,13 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
 
     Args:
         config: The configuration.
-        parts: Loaded encoders by the names of the config's parts. Those that are not given are built from the config;
-            the packaged one has its weights.
+        parts: Loaded models by the names of the config's parts. Those that are not given are built from the config;
+            the packaged encoder has its weights.
+
+    Raises:
+        ValueError: If a part returns no features of whole clouds or images.
     """
 
-    card_info = CardInfo("features", opens="PointFeaturesModel")
     mean: Tensor
     scale: Tensor
 
@@ -84,33 +196,41 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         # All points pass this module; `get_input_embeddings` returns it.
         self.input_tokens = nn.Identity()
         given = dict(parts or {})
-        self.encoder = None
-        if "encoder" in config.features:
-            self.encoder = given.get("encoder") or AutoModel.from_config(config.encoder_config)
-            if self.encoder.config._attn_implementation is None:
-                # Nesting a config in another one resets the attention implementation that its model was built with.
-                self.encoder.config._attn_implementation = config._attn_implementation
-            config.encoder_config = self.encoder.config
-        width = self._find_width() if "encoder" in config.features else None
-        config.encoder_width = width
+        for name, part in PART_OF.items():
+            self.add_module(part, self._build(part, given.get(part)) if name in config.features else None)
+            if name in config.features and getattr(config, f"{part}_width") is None:
+                setattr(config, f"{part}_width", self._find_width(name))
         self.register_buffer("mean", torch.zeros(config.hidden_size))
         self.register_buffer("scale", torch.ones(config.hidden_size))
         self.post_init()
-        if self.encoder is not None:
-            is_new = given.get("encoder") is None and not self.encoder.device.type == "meta"
-            if is_new and config.encoder_weights == "packaged":
-                self.encoder.load_state_dict(packaged_weights())
-            freeze(self.encoder)
+        self._expect_parts_elsewhere()
+        is_packaged = self.encoder is not None and config.encoder_weights == "packaged"
+        if is_packaged and "encoder" not in given and self.mean.device.type != "meta":
+            self.encoder.load_state_dict(packaged_weights())
+        for _, model in self._frozen_models():
+            freeze(model)
+
+    def _build(self, part: str, model: PreTrainedModel | None) -> PreTrainedModel:
+        field = f"{part}_config"
+        if model is None:
+            model = AutoModel.from_config(getattr(self.config, field))
+        if model.config._attn_implementation is None:
+            # Nesting a config in another one resets the attention implementation that its model was built with.
+            model.config._attn_implementation = self.config._attn_implementation
+        setattr(self.config, field, model.config)
+        return model
 
     @torch.no_grad()
-    def _find_width(self) -> int:
-        """Return the number of the encoder's features, known or of a cloud that it reads."""
-        if self.config.encoder_width is not None:
-            return self.config.encoder_width
-        config = self.encoder.config
-        points = torch.rand(1, 2 * config.min_points, config.in_channels, generator=torch.Generator().manual_seed(0))
-        pooled = self.encoder.eval()(points.to(self.encoder.device), return_dict=True).pooler_output
-        return pooled.shape[-1]
+    def _find_width(self, name: str) -> int:
+        """Count the features that a frozen model gives for a cloud."""
+        model = getattr(self, PART_OF[name])
+        count = 2 * self.config.min_points
+        points = torch.rand(2, count, self.config.in_channels, generator=torch.Generator().manual_seed(0))
+        was_training = model.training
+        model.eval()
+        features = self._frozen_features(name, points.to(model.device, torch.float32), {})[0]
+        model.train(was_training)
+        return features.shape[-1]
 
     @strict_forward
     def forward(
@@ -123,13 +243,13 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
-            output_hidden_states: Whether to return the encoder's hidden states for the clouds themselves; None for
-                the config's choice.
+            output_hidden_states: Whether to return the hidden states of the point encoder, else of the wrap, for the
+                clouds themselves; None for the config's choice.
             output_attentions: The same for attention weights, which only eager attention returns.
 
         Returns:
-            `pooler_output (batch, width)`, the standardized features; of the encoder and the clouds themselves,
-            `last_hidden_state`, `centers`, and on request hidden states and attention weights.
+            `pooler_output (batch, width)`, the standardized features. Of the point encoder, else of the wrap, and the
+            clouds themselves: `last_hidden_state`, `centers`, and on request hidden states and attention weights.
 
         Raises:
             TypeError: For an unknown keyword.
@@ -137,14 +257,13 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
                 if attention weights are requested of no encoder, or without eager attention.
         """
         config = self.config
-        if output_hidden_states is None:
-            output_hidden_states = config.output_hidden_states
-        if output_attentions is None:
-            output_attentions = config.output_attentions
-        if output_attentions and self.encoder is None:
+        with_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        with_attentions = config.output_attentions if output_attentions is None else output_attentions
+        main = next((name for name in ("encoder", "wrap") if name in config.features), None)
+        if with_attentions and main is None:
             raise ValueError(
-                f"output_attentions=True with features={list(config.features)}, which have no attention; expected "
-                "False"
+                f"output_attentions=True with features={list(config.features)}, which have no attention over points; "
+                "expected False"
             )
         check_channels(points, config.in_channels)
         if points.shape[1] < config.min_points:
@@ -154,48 +273,90 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
             )
         points = self.input_tokens(in_full_precision(points, self.dtype))
         copies = make_copies(points, config).flatten(0, 1)  # (batch * copies, points, channels)
-        sets, encoded = [], None
+        sets, encoded = [], {}
         for name in config.features:
             if name == "descriptors":
-                sets.append(describe(copies, config.up_axis, config.normals))
+                found = describe(copies, config.up_axis, config.normals)
+            elif name == "views":
+                found = self._frozen_features(name, points, {})[0].repeat_interleave(config.copies, dim=0)
             else:
-                encoded = self.encoder(
-                    copies[..., : config.encoder_config.in_channels],
-                    output_hidden_states=output_hidden_states,
-                    output_attentions=output_attentions,
-                    return_dict=True,
-                )
-                sets.append(encoded.pooler_output.float())
+                asked = {"output_hidden_states": with_states, "output_attentions": with_attentions}
+                found, output = self._frozen_features(name, copies, asked if name == main else {})
+                encoded = output if name == main else encoded
+            sets.append(found.float())
         features = torch.cat(sets, dim=-1).unflatten(0, (-1, config.copies)).mean(dim=1)  # (batch, width)
         features = (features - self.mean.float()) / self.scale.float()
-        states = () if encoded is None else encoded
-
-        def own(name: str) -> Any:
-            """Return what the encoder says of the clouds themselves, the first copies."""
-            found = states.get(name) if states else None
-            if isinstance(found, tuple):
-                return tuple(each[:: config.copies] for each in found)
-            return None if found is None else found[:: config.copies]
-
-        hidden = own("hidden_states")
-        if output_hidden_states and encoded is None:
-            hidden = (points.to(self.dtype),)
+        hidden_states = encoded.get("hidden_states")
+        if with_states and main is None:
+            hidden_states = (points.to(self.dtype),)
         return PointFeaturesOutput(
-            own("last_hidden_state"), features.to(self.dtype), own("centers"), hidden, own("attentions")
+            encoded.get("last_hidden_state"),
+            features.to(self.dtype),
+            encoded.get("centers"),
+            hidden_states,
+            encoded.get("attentions"),
         )
 
+    def _frozen_features(self, name: str, points: Tensor, asked: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Run a frozen model on clouds `(rows, points, channels)`.
 
-class PointFeaturesForPointCloudClassification(PointFeaturesPreTrainedModel):
-    """`PointFeaturesModel` with a linear head, and an unknown score if the config has one."""
+        Args:
+            name: Its set of features.
+            points: The clouds.
+            asked: Arguments of its `forward` that ask for states and weights.
 
-    card_info = CardInfo("classification")
+        Returns:
+            Its features `(rows, width)`; and what else it says of every `config.copies`-th row, the clouds themselves.
+        """
+        model, config = getattr(self, PART_OF[name]), self.config
+        # In one piece where gradients are wanted, or code is compiled for all sizes.
+        is_whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        size = max(1, _AT_ONCE // config.copies) * config.copies
+        pooled, others = [], []
+        for piece in [points] if is_whole else points.split(size):
+            if name == "views":
+                pooled.append(self._see(depth_views(piece, self._image_size, config.views, config.up_axis)))
+                continue
+            output = model(piece[..., : model.config.in_channels], **asked, return_dict=True)
+            found = output.get("pooler_output")
+            if found is None:
+                kind = type(model).__name__
+                raise ValueError(f"{name}: a {kind} returns no pooler_output; expected a point encoder")
+            pooled.append(found)
+            others.append({key: _every(output.get(key), config.copies) for key in _OTHERS})
+        return torch.cat(pooled), {key: _joined([other[key] for other in others]) for key in _OTHERS if others}
+
+    @property
+    def _image_size(self) -> int:
+        size = self.config.image_size or getattr(self.config.vision_config, "image_size", None) or 224
+        return size if isinstance(size, int) else max(size)
+
+    def _see(self, images: Tensor) -> Tensor:
+        """Return the mean output of the vision model for views `(rows, views, size, size)`: `(rows, width)`."""
+        rows, config = len(images), self.config
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (config.image_mean, config.image_std))
+        pixels = (images.flatten(0, 1).unsqueeze(1) - mean) / std  # (rows * views, 3, size, size)
+        output = self.vision(pixel_values=pixels.to(self.vision.dtype), return_dict=True).last_hidden_state
+        # (…, tokens, width) of transformers, (…, width, height, width of the map) of convolutions
+        pooled = output.mean(dim=1) if output.ndim == 3 else output.flatten(2).mean(dim=2)
+        return pooled.float().unflatten(0, (rows, -1)).mean(dim=1)
+
+
+class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesPreTrainedModel):
+    """`PointFeaturesModel` with a linear head, and an unknown score if the config has one.
+
+    Args:
+        config: The configuration.
+        parts: As of `PointFeaturesModel`.
+    """
 
     def __init__(self, config: PointFeaturesConfig, parts: Mapping[str, PreTrainedModel] | None = None):
         super().__init__(config)
         self.point_features = PointFeaturesModel(config, parts)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.unknown_score = UnknownScore(config, config.hidden_size) if config.unknown_rows else None
+        self.unknown_score = self.build_unknown_score(config.hidden_size)
         self.post_init()
+        self._expect_parts_elsewhere()
 
     @strict_forward
     def forward(
@@ -231,7 +392,7 @@ class PointFeaturesForPointCloudClassification(PointFeaturesPreTrainedModel):
             logits=logits,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
-            unknown=None if self.unknown_score is None else self.unknown_score(features, logits),
+            unknown=self.score_unknown(features, logits),
         )
 
     @torch.no_grad()
@@ -239,35 +400,96 @@ class PointFeaturesForPointCloudClassification(PointFeaturesPreTrainedModel):
         """Set the head, and what features are standardized by.
 
         Args:
-            weight: `(labels, width)`.
+            weight: `(labels, width)`, for standardized features.
             bias: `(labels,)`.
             mean: `(width,)`, subtracted from the features.
             scale: `(width,)`, their divisor; above 0.
 
         Raises:
-            ValueError: If a tensor has another shape, or holds a number that is not finite.
+            ValueError: If a tensor has another shape or numbers that are not finite, or a scale is not above 0.
         """
-        core = self.point_features
-        places = {
-            "weight": self.classifier.weight,
-            "bias": self.classifier.bias,
-            "mean": core.mean,
-            "scale": core.scale,
-        }
+        core, head = self.point_features, self.classifier
+        places = {"weight": head.weight, "bias": head.bias, "mean": core.mean, "scale": core.scale}
         values = {"weight": weight, "bias": bias, "mean": mean, "scale": scale}
         for name, value in values.items():
             if value.shape != places[name].shape:
                 raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {tuple(places[name].shape)}")
-            if not value.isfinite().all() or (name == "scale" and not (value > 0).all()):
-                raise ValueError(f"{name} holds {'0 or less, or ' if name == 'scale' else ''}no finite numbers")
+            if not value.isfinite().all():
+                raise ValueError(f"{name} holds NaN or infinity; expected finite numbers")
+        if not (scale > 0).all():
+            raise ValueError(f"scale holds {float(scale.min()):.3g}; expected numbers above 0")
         for name, value in values.items():
             places[name].copy_(value)
 
-    def fit_unknown_score(self, features: Tensor, logits: Tensor, groups: Any = None) -> None:
-        """Store training features and calibrate `unknown`; see `UnknownScore.fit`."""
-        score = UnknownScore(self.config, self.config.hidden_size).to(self.device, self.dtype)
-        score.fit(features, logits, groups)
-        self.unknown_score = score
+
+def _every(values: Any, step: int) -> Any:
+    """Return every so-manieth row of a tensor, or of each tensor of a tuple."""
+    if isinstance(values, tuple):
+        return tuple(each[::step] for each in values)
+    return None if values is None else values[::step]
+
+
+def _joined(values: list[Any]) -> Any:
+    """Join the rows of tensors, or of tuples of them."""
+    if isinstance(values[0], tuple):
+        return tuple(torch.cat(each) for each in zip(*values, strict=True))
+    return None if values[0] is None else torch.cat(values)
+
+
+def open_frozen(
+    part: PretrainedPart, config: PreTrainedConfig | None = None
+) -> tuple[PreTrainedModel, PretrainedPart]:
+    """Open a model for features without its head, in full precision.
+
+    Args:
+        part: Its record; the checksum is compared if there is one.
+        config: Its config in a saved model; None for that of the checkpoint, of which the vision tower is taken if it
+            has several.
+
+    Returns:
+        The model, and its record with commit and checksum.
+
+    Raises:
+        EncoderMismatchError: If the weights have another checksum than the recorded one.
+        ValueError: If weights are missing.
+        OSError: If it cannot be found.
+    """
+    name = part.name_or_path
+    assert name is not None
+    pinned = {} if part.revision is None else {"revision": part.revision}
+    if config is None:
+        config = AutoConfig.from_pretrained(name, **pinned)
+        config = getattr(config, "vision_config", None) or config
+    with unused_weights_expected():  # heads and other towers
+        model, report = AutoModel.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True, **pinned
+        )
+    # Poolers are not read, and heads of classifiers have none.
+    if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
+        raise ValueError(f"{name}: lacks weights of a {type(model).__name__}: {', '.join(missing[:8])}")
+    checksum = tensors_checksum(own_state(model))
+    if part.checksum not in (None, checksum):
+        raise EncoderMismatchError(
+            f"{name}: the weights have checksum {checksum}; expected {part.checksum}, that of the weights that "
+            "features were computed with"
+        )
+    commit = part.revision if os.path.isdir(name) else commit_of(name, model.config, part.revision)
+    remember_weights(model)
+    return freeze(model), dataclasses.replace(part, revision=commit, checksum=checksum)
+
+
+@torch.no_grad()
+def _take_weights(model: PreTrainedModel, source: PreTrainedModel) -> None:
+    """Copy the weights of a model that was opened elsewhere, and let transformers know that they are complete."""
+    model.load_state_dict(source.state_dict())
+    # Buffers outside the state dict (rotary frequencies) are uninitialized memory at this point.
+    for buffer, loaded in zip(model.buffers(), source.buffers(), strict=True):
+        buffer.copy_(loaded)
+    for module in model.modules():
+        module._is_hf_initialized = True
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor._is_hf_initialized = True
+    remember_weights(model)
 
 
 def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:
@@ -284,9 +506,9 @@ def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:
         return points.unsqueeze(1)
     device, kind = points.device, points.dtype
     number = torch.arange(config.copies - 1, device=device, dtype=torch.float64) + 1
-    turn = math.radians(config.copy_turn) * (2 * _spread(number, 0) - 1)
+    turn = math.radians(config.copy_turn) * (2 * _spread(number, 0) - 1)  # (copies - 1,)
     low, high = config.copy_scale
-    factors = torch.stack([low + (high - low) * _spread(number, 1 + axis) for axis in range(3)], -1)  # (copies - 1, 3)
+    factors = torch.stack([low + (high - low) * _spread(number, 1 + axis) for axis in range(3)], dim=-1)
     up = "xyz".index(config.up_axis)
     first, second = (up + 1) % 3, (up + 2) % 3
     cosine, sine = turn.cos().to(kind)[:, None], turn.sin().to(kind)[:, None]
@@ -302,13 +524,11 @@ def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:
     xyz = points[..., :3]
     changed = turned(xyz) * factors.to(kind)[:, None, :]
     if config.copy_jitter:
-        place = torch.arange(xyz.shape[1], device=device, dtype=torch.float64)
-        noise = torch.stack(
-            [_spread(place[None] + 1, 4 + axis, number[:, None]) for axis in range(3)], dim=-1
-        )  # (copies - 1, points, 3)
-        center = xyz.mean(dim=1, keepdim=True)
-        radius = (xyz - center).square().sum(-1).amax(dim=1).sqrt()[:, None, None, None]
-        changed = changed + (2 * noise - 1).to(kind) * (config.copy_jitter * radius)
+        place = torch.arange(xyz.shape[1], device=device, dtype=torch.float64) + 1
+        noise = [_spread(place, 4 + axis, number[:, None]) for axis in range(3)]  # (copies - 1, points) each
+        radius = (xyz - xyz.mean(dim=1, keepdim=True)).square().sum(-1).amax(dim=1).sqrt()  # (batch,)
+        moved = (2 * torch.stack(noise, dim=-1) - 1).to(kind) * config.copy_jitter
+        changed = changed + moved * radius[:, None, None, None]
     others = points[:, None, :, 3:].expand(-1, config.copies - 1, -1, -1)
     if config.normals:
         others = torch.cat([turned(points[..., 3:6]), others[..., 3:]], dim=-1)

@@ -11,7 +11,7 @@ from hf_any3d.modeling.config_checks import read_settings
 
 FOLDER = Path(__file__).parents[2] / "default_model"
 """Directory of the classifier around it."""
-_OF_THE_CLASSIFIER = ("architectures", "auto_map", "id2label", "label2id", "transformers_version")
+_OF_THE_CLASSIFIER = ("architectures", "auto_map", "dtype", "id2label", "label2id", "transformers_version")
 
 
 @cache

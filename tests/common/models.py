@@ -55,6 +55,7 @@ from hf_any3d.modeling.patchalign3d import (
     PatchAlign3DForZeroShotPointCloudSegmentation,
     PatchAlign3DModel,
 )
+from hf_any3d.modeling.point_features import PointFeaturesForPointCloudClassification, PointFeaturesModel
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudClassification,
     PointTransformerV3ForPointCloudSegmentation,
@@ -72,7 +73,16 @@ from hf_any3d.modeling.uni3d import (
     Uni3DForZeroShotPointCloudClassification,
     Uni3DModel,
 )
-from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_baselines, tiny_encoders, tiny_ptv3, tiny_text_towers
+from tests import (
+    tiny_act,
+    tiny_aligned,
+    tiny_autoencoders,
+    tiny_baselines,
+    tiny_encoders,
+    tiny_features,
+    tiny_ptv3,
+    tiny_text_towers,
+)
 from tests.common.case import (
     POINTS,
     Case,
@@ -129,8 +139,10 @@ def _spread(
     return build
 
 
-def _classifier_case(model_class: type, build: Callable, inputs: Callable, still: dict, **more: bool) -> Case:
-    return Case(model_class, build, inputs, _class_labels, "logits", "classifier.out", still, **more)
+def _classifier_case(
+    model_class: type, build: Callable, inputs: Callable, still: dict, last: str = "classifier.out", **more: bool
+) -> Case:
+    return Case(model_class, build, inputs, _class_labels, "logits", last, still, **more)
 
 
 _act = functools.partial(_spread, tiny_act.tiny_act)
@@ -310,6 +322,10 @@ def _baseline_cases(base: type, classifier: type) -> tuple[Case, ...]:
     )
 
 
+def _point_features(model_class: type[PreTrainedModel]) -> Callable[..., PreTrainedModel]:
+    return functools.partial(tiny_features.tiny_features, model_class)
+
+
 _PTV3_STILL = {"drop_path_rate": 0.0, "head_dropout": 0.0, "shuffle_curves": "never"}
 _PHI_STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0}
 _BUILDERS = (
@@ -442,6 +458,22 @@ _BUILDERS = (
         _patch_targets,
         "predictions",
         "patchalign3d.projection",
+    ),
+    Case(
+        PointFeaturesModel,
+        _point_features(PointFeaturesModel),
+        _clouds(),
+        None,
+        "pooler_output",
+        is_adapted=False,
+    ),
+    _classifier_case(
+        PointFeaturesForPointCloudClassification,
+        _point_features(PointFeaturesForPointCloudClassification),
+        _clouds(),
+        {},
+        "classifier",
+        is_adapted=False,
     ),
     Case(
         PointTransformerV3Model,

@@ -25,6 +25,7 @@ from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DForConditionalGeneration,
     NormedPhiForCausalLM,
 )
+from hf_any3d.modeling.point_features import PointFeaturesConfig
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Config, PointTransformerV3Model
 from hf_any3d.modeling.pointnet import PointNet2Config, PointNetConfig
 from hf_any3d.registration import ENCODERS, LANGUAGE_MODELS, MODELS
@@ -112,6 +113,7 @@ def table() -> str:
 
 # Models (tests/common/test_models.py)
 _BASELINES = registered_classes(PointNetConfig, PointNet2Config, PointTokenizerConfig)
+_FEATURES = registered_classes(PointFeaturesConfig)
 _ANY2POINT = registered_classes(Any2PointConfig)
 _PTV3 = registered_classes(PointTransformerV3Config)
 _WITHOUT_WORDS = tuple(kind for kind in registered_classes() if kind.main_input_name != "input_ids")
@@ -148,6 +150,21 @@ refuse(
     ValueError,
     "does not support activation checkpointing",
     "every layer has a batch norm, which would measure a batch twice",
+)
+refuse(
+    "activation checkpointing",
+    _FEATURES,
+    ValueError,
+    "does not support activation checkpointing",
+    "nothing before the head is trained",
+)
+feature("gradients", "gradients of a model's own weights")
+refuse(
+    "gradients",
+    _FEATURES[:1],
+    RuntimeError,
+    "does not require grad",
+    "all weights before the head are frozen",
 )
 feature("no waiting", "training steps in which neither accelerator nor host waits for the other")
 refuse(
@@ -259,8 +276,12 @@ feature("prompt lookup", "draft tokens from the prompt")
 
 # Adapters (tests/common/test_tuners.py)
 _OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS", "SIDE_TUNING")
-_ADAPTED = tuple(kind for kind in registered_classes() if kind not in _BASELINES)
-_NO_POINT_TOKENS = (*registered_classes(*ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)), *_BASELINES)
+_ADAPTED = tuple(kind for kind in registered_classes() if kind not in (*_BASELINES, *_FEATURES))
+_NO_POINT_TOKENS = (
+    *registered_classes(*ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)),
+    *_BASELINES,
+    *_FEATURES,
+)
 
 
 def _pairs(methods: Iterable[str], models: Collection[type[PreTrainedModel]]) -> tuple[str, ...]:

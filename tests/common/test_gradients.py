@@ -95,7 +95,11 @@ def _norm_in(layer: nn.Module) -> nn.Module:
 def test_every_trained_tensor_gets_a_gradient(case):
     model = fresh(case)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    found = gradients_of(case, model)
+    with check_refusal("gradients", case.name) as is_supported:
+        found = gradients_of(case, model)
+    if not is_supported:
+        assert not trained
+        return
     assert found.keys() == trained - unused_of(case)
     assert all(torch.isfinite(gradient).all() for gradient in found.values())
     still = {name for name, gradient in found.items() if not gradient.any()}

@@ -262,6 +262,11 @@ def answer_with(case: Case, more: dict) -> torch.Tensor:
         return case.answer_of(fresh(case)(**case.batch(), **more))
 
 
+def own_names(model: torch.nn.Module) -> list[str]:
+    """Return the names of a model's own tensors, those in no child."""
+    return [name for own in (model.named_parameters, model.named_buffers) for name, _ in own(recurse=False)]
+
+
 @some_cases("where", ("cpu", "disk", "map"))
 def test_offloaded_weights_give_the_same_output(case, where, tmp_path):
     model = fresh(case)
@@ -274,7 +279,7 @@ def test_offloaded_weights_give_the_same_output(case, where, tmp_path):
         # Every other child on disk.
         children = [name for name, child in model.named_children() if list(child.parameters())]
         places = {name: "disk" if number % 2 else "cpu" for number, name in enumerate(children)}
-        places |= {name: "cpu" for name, _ in model.named_parameters(recurse=False)}
+        places |= {name: "cpu" for name in own_names(model)}
         accelerate.dispatch_model(model, places, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True)
     assert where == "map" or all(parameter.is_meta for parameter in model.parameters())
     assert relative_difference(answer(case, model), expected_of(case)) < 1e-4
@@ -291,7 +296,7 @@ def test_a_model_loads_on_the_given_device(case, saved):
 def test_a_model_loads_with_some_weights_offloaded_to_disk(case, saved, tmp_path):
     children = [name for name, child in fresh(case).named_children() if list(child.parameters())]
     places = {name: "cpu" if number % 2 else "disk" for number, name in enumerate(children)}
-    places |= {name: "cpu" for name, _ in fresh(case).named_parameters(recurse=False)}
+    places |= {name: "cpu" for name in own_names(fresh(case))}
     opened = case.model_class.from_pretrained(saved(case), device_map=places, offload_folder=str(tmp_path))
     assert any(parameter.is_meta for parameter in opened.parameters())
     assert relative_difference(answer(case, opened), expected_of(case)) < 1e-4
@@ -313,8 +318,9 @@ def test_what_memory_does_not_hold_is_left_on_disk(case, share, saved, tmp_path)
 def test_runs_and_seeded_training_steps_are_deterministic(case):
     model = fresh(case)
     assert torch.equal(answer(case, model), answer(case, model))
-    first, second = (gradients_of(case, fresh(case)) for _ in range(2))
-    assert all(torch.equal(gradient, second[name]) for name, gradient in first.items())
+    with check_refusal("gradients", case.name):
+        first, second = (gradients_of(case, fresh(case)) for _ in range(2))
+        assert all(torch.equal(gradient, second[name]) for name, gradient in first.items())
 
 
 @over_cases

@@ -72,3 +72,14 @@ def test_only_offloaded_weights_are_loaded():
     with onloaded(here, away):
         assert Hook.calls == 1
     assert Hook.calls == 2
+
+
+def test_a_calibrated_head_divides_its_logits():
+    torch.manual_seed(0)
+    head = ClassificationHead(8, 3, (6,)).eval()
+    features = torch.randn(5, 8)
+    expected = head(features) / 0.8
+    head.calibrate(0.8)
+    torch.testing.assert_close(head(features), expected)
+    with pytest.raises(ValueError, match="temperature=0; expected a number above 0"):
+        head.calibrate(0)

@@ -1,0 +1,135 @@
+"""The unknown score: calibration, duplicates, saving, adapters."""
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+
+from hf_any3d import (
+    ActForPointCloudClassification,
+    Any2PointForPointCloudClassification,
+    GuidedAdapterConfig,
+    PointFeaturesForPointCloudClassification,
+)
+from hf_any3d.modeling.layers.unknown_score import UnknownScore, surprise
+from tests.common.case import varied_clouds
+from tests.tiny_act import tiny_act
+from tests.tiny_encoders import tiny_model
+from tests.tiny_features import fitted, tiny_features
+
+BUILDERS = {
+    "act": lambda **settings: tiny_act(ActForPointCloudClassification, **settings),
+    "any2point": lambda **settings: tiny_model(large_logits=True, **settings),
+    "point_features": lambda **settings: tiny_features(PointFeaturesForPointCloudClassification, **settings),
+}
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_a_classifier_tells_after_it_is_fitted_and_saved(kind, tmp_path):
+    model = BUILDERS[kind]().eval()
+    clouds = varied_clouds(4)
+    assert model.unknown_score is None and "unknown" not in model(clouds)
+    fitted(model)
+    with torch.no_grad():
+        output = model(clouds)
+        known = model(varied_clouds(24, seed=7)).unknown
+    assert output.unknown.shape == (4,) and known.min() >= 0 and output.unknown.max() <= 1
+    assert known.max() < 0.5  # the training clouds themselves, at a distance of 0
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(again(clouds).unknown, output.unknown)
+    assert again.config.unknown_rows == 24 and again.config.unknown_threshold == model.config.unknown_threshold
+
+
+def blank(width: int = 6) -> PointFeaturesForPointCloudClassification:
+    """A classifier whose score is fitted to features that a test makes."""
+    model = tiny_features(PointFeaturesForPointCloudClassification)
+    model._unknown_width = width
+    return model
+
+
+def test_nineteen_of_twenty_known_rows_are_below_one_half_and_far_ones_above():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(200, 6, generator=generator)
+    logits = 3 * torch.randn(200, 3, generator=generator)
+    model = blank()
+    model.fit_unknown_score(features, logits)
+    fresh, fresh_logits = torch.randn(2000, 6, generator=generator), 3 * torch.randn(2000, 3, generator=generator)
+    assert 0.9 < (model.score_unknown(fresh, fresh_logits) <= 0.5).float().mean() < 0.98
+    far = model.score_unknown(fresh + 10, fresh_logits)
+    unsure = model.score_unknown(fresh, torch.zeros(2000, 3))
+    assert far.min() > 0.9 and unsure.mean() > model.score_unknown(fresh, fresh_logits).mean()
+
+
+def test_rows_of_one_group_are_no_neighbors_of_each_other():
+    generator = torch.Generator().manual_seed(0)
+    once = torch.randn(40, 6, generator=generator)
+    twice = torch.cat([once, once + 1e-4])
+    logits = torch.randn(80, 3, generator=generator)
+    distances = []
+    for groups in (None, torch.arange(40).repeat(2)):
+        model = blank()
+        model.fit_unknown_score(twice, logits, groups)
+        distances.append(model.config.unknown_distance[0])
+    assert distances[0] < distances[1] - 3  # of logarithms
+
+
+def test_surprise_is_minus_the_logarithm_of_the_highest_probability():
+    logits = torch.tensor([[0.0, 0.0], [50.0, 0.0]])
+    torch.testing.assert_close(surprise(logits), torch.tensor([0.5, 1.0]).log().neg())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"features": torch.zeros(5, 7)}, r"features has shape \(5, 7\); expected \(5, 6\)"),
+        ({"logits": torch.zeros(4, 3)}, r"logits has shape \(4, 3\); expected \(5, 3\)"),
+        ({"logits": torch.full((5, 3), torch.nan)}, "logits holds NaN"),
+        ({"groups": [0, 1]}, r"groups has shape \(2,\)"),
+        ({"groups": [3] * 5}, "1 groups in 5 rows; expected at least two"),
+    ],
+)
+def test_what_does_not_fit_is_named(given, message):
+    rows = {"features": torch.randn(5, 6), "logits": torch.randn(5, 3)}
+    with pytest.raises(ValueError, match=message):
+        blank().fit_unknown_score(**(rows | given))
+
+
+def test_models_without_classes_are_refused():
+    model = blank()
+    model.config.problem_type = "regression"
+    with pytest.raises(ValueError, match="problem_type='regression' with 3 labels; expected a classifier"):
+        model.fit_unknown_score(torch.randn(5, 6), torch.randn(5, 3))
+
+
+def test_an_adapter_stores_the_score_that_its_config_made_room_for(tmp_path):
+    peft = get_peft_model(tiny_model(large_logits=True, unknown_rows=24), GuidedAdapterConfig())
+    assert "unknown_score" in peft.peft_config["default"].modules_to_save
+    model = peft.eval().get_base_model()
+    fitted(model)
+    clouds = varied_clouds(4)
+    with torch.no_grad():
+        expected = model(clouds).unknown
+    peft.save_pretrained(tmp_path)
+    opened = Any2PointForPointCloudClassification.from_pretrained(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(opened(clouds).unknown, expected)
+        base = Any2PointForPointCloudClassification.from_encoder_pretrained(config=opened.config)
+        torch.testing.assert_close(PeftModel.from_pretrained(base, tmp_path).eval()(clouds).unknown, expected)
+
+
+def test_an_adapter_without_room_for_the_score_is_refused():
+    model = get_peft_model(tiny_model(), GuidedAdapterConfig()).get_base_model()
+    with pytest.raises(ValueError, match="unknown_rows=0 with an adapter.*expected a model .* with unknown_rows=24"):
+        fitted(model)
+
+
+def test_a_score_of_features_is_independent_of_the_batch():
+    generator = torch.Generator().manual_seed(0)
+    score = UnknownScore(50, 6)
+    score.features.copy_(torch.randn(50, 6, generator=generator))
+    config = tiny_features(PointFeaturesForPointCloudClassification).config
+    features, logits = torch.randn(40, 6, generator=generator), torch.randn(40, 3, generator=generator)
+    together = score(features, logits, config)
+    alone = torch.cat([score(features[row : row + 1], logits[row : row + 1], config) for row in range(40)])
+    torch.testing.assert_close(alone, together, atol=1e-6, rtol=1e-5)

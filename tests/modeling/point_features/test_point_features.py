@@ -1,0 +1,238 @@
+"""Models of features: what comes with the package, saving, parts from elsewhere, heads, controls that are blind."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, ViTConfig, ViTModel
+
+import hf_any3d
+from hf_any3d import (
+    ActConfig,
+    ActModel,
+    Any2PointForPointCloudClassification,
+    Any2PointModel,
+    AutoModelForPointCloudClassification,
+    PointFeaturesConfig,
+    PointFeaturesForPointCloudClassification,
+    PointFeaturesModel,
+    PointNetConfig,
+    PointNetModel,
+)
+from hf_any3d.modeling.point_features.descriptors import count_descriptors, describe
+from hf_any3d.modeling.point_features.modeling_point_features import make_copies
+from hf_any3d.modeling.pretrained_parts import PretrainedPart
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, resolve_encoder
+from hf_any3d.pipelines import default_model
+from tests.common.case import varied_clouds
+from tests.tiny_encoders import saved_encoder, tiny_model
+from tests.tiny_features import tiny_features
+
+SIZES = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+
+
+@pytest.fixture(scope="module")
+def vision(tmp_path_factory) -> str:
+    """Directory of a tiny vision model."""
+    folder = tmp_path_factory.mktemp("vit")
+    torch.manual_seed(0)
+    ViTModel(ViTConfig(image_size=32, patch_size=8, **SIZES)).save_pretrained(folder)
+    return str(folder)
+
+
+@torch.no_grad()
+def features_of(model: torch.nn.Module, count: int = 3) -> torch.Tensor:
+    """Return the features of the same clouds."""
+    return model(varied_clouds(count, 200)).pooler_output
+
+
+def test_the_default_is_descriptors_and_the_encoder_of_the_package(tmp_path):
+    model = PointFeaturesForPointCloudClassification(PointFeaturesConfig(num_labels=4, copies=2)).eval()
+    packaged = hf_any3d.ActForPointCloudClassification.from_pretrained(default_model()).act
+    stored = packaged.state_dict()
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in model.point_features.encoder.state_dict().items())
+    clouds = varied_clouds(3, 200)
+    with torch.no_grad():
+        copies = make_copies(clouds, model.config)
+        expected = torch.stack(
+            [torch.cat([describe(one), packaged.eval()(one).pooler_output], -1) for one in copies.unbind(1)]
+        ).mean(0)
+        torch.testing.assert_close(features_of(model.point_features), expected, atol=1e-5, rtol=1e-5)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForPointCloudClassification.from_pretrained(tmp_path)
+    assert torch.equal(features_of(again.base_model), features_of(model.base_model))
+    # Frozen as before: what is loaded again would otherwise be trained.
+    assert [name for name, weight in again.named_parameters() if weight.requires_grad] == [
+        "classifier.weight",
+        "classifier.bias",
+    ]
+    assert not again.train().point_features.encoder.training and again.classifier.training
+
+
+def test_descriptors_alone_have_no_weights_and_are_saved(tmp_path):
+    model = PointFeaturesModel(PointFeaturesConfig(features=["descriptors"], copies=1))
+    assert not list(model.parameters()) and model.config.hidden_size == count_descriptors()
+    torch.testing.assert_close(features_of(model), describe(varied_clouds(3, 200)))
+    model.save_pretrained(tmp_path)
+    assert torch.equal(features_of(AutoModel.from_pretrained(tmp_path)), features_of(model))
+    with pytest.raises(ValueError, match="output_attentions=True with features=.*no attention over points"):
+        model(varied_clouds(1), output_attentions=True)
+
+
+def test_a_large_batch_in_pieces_gives_the_features_of_small_ones(monkeypatch):
+    model = tiny_features(PointFeaturesModel)
+    whole = model(varied_clouds(5))
+    monkeypatch.setattr("hf_any3d.modeling.point_features.modeling_point_features._AT_ONCE", 7)
+    with torch.no_grad():
+        pieces = model(varied_clouds(5), output_hidden_states=True)
+    for name in ("pooler_output", "last_hidden_state", "centers"):
+        torch.testing.assert_close(pieces[name], whole[name], atol=1e-4, rtol=1e-4)
+    assert len(pieces.last_hidden_state) == len(pieces.hidden_states[0]) == 5
+
+
+def test_set_head_sets_head_and_standardization():
+    model = tiny_features(PointFeaturesForPointCloudClassification, temperature=2.0)
+    raw = features_of(model.base_model) * model.point_features.scale + model.point_features.mean
+    width = model.config.hidden_size
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(3, width, generator=generator), torch.randn(3, generator=generator)
+    mean, scale = raw.mean(0), torch.rand(width, generator=generator) + 0.5
+    model.set_head(weight, bias, mean, scale)
+    with torch.no_grad():
+        logits = model(varied_clouds(3, 200)).logits
+    torch.testing.assert_close(logits, ((raw - mean) / scale @ weight.T + bias) / 2, atol=1e-3, rtol=1e-3)
+    for wrong, message in (
+        ({"weight": weight[:2]}, r"weight has shape \(2, .*expected \(3,"),
+        ({"mean": mean * torch.nan}, "mean holds NaN"),
+        ({"scale": scale * 0}, "scale holds 0; expected numbers above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.set_head(**({"weight": weight, "bias": bias, "mean": mean, "scale": scale} | wrong))
+
+
+def test_an_encoder_from_a_directory_is_stored_with_the_model(tmp_path):
+    torch.manual_seed(0)
+    PointNetModel(PointNetConfig(in_channels=6, hidden_sizes=(8, 12))).save_pretrained(tmp_path / "encoder")
+    model = PointFeaturesModel.from_parts_pretrained(encoder=tmp_path / "encoder", copies=2)
+    assert model.config.in_channels == 6 and model.config.widths() == {"descriptors": 104, "encoder": 12}
+    assert model.config.parts is None and model.config.encoder_weights == "pretrained"
+    model.save_pretrained(tmp_path / "model")
+    clouds = varied_clouds(3, 50, 6)
+    again = PointFeaturesModel.from_pretrained(tmp_path / "model")
+    assert torch.equal(again(clouds).pooler_output, model(clouds).pooler_output)
+
+
+def test_a_vision_model_sees_depth_views(vision, tmp_path):
+    model = PointFeaturesModel.from_parts_pretrained(vision=vision, features=("views",), copies=2)
+    assert model.config.widths() == {"views": 24} and model.config.num_hidden_layers == 0
+    features = features_of(model)
+    assert features.shape == (3, 24) and features.std(dim=0).max() > 1e-3
+    model.save_pretrained(tmp_path)
+    assert torch.equal(features_of(PointFeaturesModel.from_pretrained(tmp_path)), features)
+    everything = PointFeaturesModel.from_parts_pretrained(vision=vision)
+    assert list(everything.config.widths()) == ["descriptors", "encoder", "views"]
+
+
+def test_a_checkpoint_with_several_towers_gives_its_vision_tower():
+    model = PointFeaturesModel.from_parts_pretrained(vision=saved_encoder("clip"), features=("views",), copies=1)
+    assert model.config.vision_config.model_type == "clip_vision_model"
+    assert features_of(model).std() > 1e-3
+
+
+def test_weights_that_are_kept_elsewhere_are_not_stored_and_are_compared(vision, tmp_path):
+    model = PointFeaturesModel.from_parts_pretrained(vision=vision, features=("descriptors", "views"), copies=1)
+    source = resolve_encoder(vision)
+    model.config.set_part("vision", PretrainedPart(vision, checksum=source.checksum))
+    expected = features_of(model)
+    model.save_pretrained(tmp_path)
+    assert not [name for name in load_file(tmp_path / "model.safetensors") if name.startswith("vision.")]
+    again = PointFeaturesModel.from_pretrained(tmp_path)
+    assert torch.equal(features_of(again), expected)
+    assert not [name for name, weight in again.named_parameters() if weight.requires_grad]
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["parts"]["vision"]["checksum"] = "tensors-sha256:" + 64 * "0"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(EncoderMismatchError, match="expected tensors-sha256:000"):
+        PointFeaturesModel.from_pretrained(tmp_path)
+
+
+def test_lost_weights_of_a_stored_part_are_named(vision, tmp_path):
+    from safetensors.torch import save_file
+
+    PointFeaturesModel.from_parts_pretrained(vision=vision, features=("views",), copies=1).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["vision.layernorm.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks vision\.layernorm\.weight"):
+        PointFeaturesModel.from_pretrained(tmp_path)
+
+
+def test_a_wrap_is_a_set_of_features_and_leaves_its_encoder_where_it_is(tmp_path):
+    wrap = tiny_model(model_class=Any2PointForPointCloudClassification)
+    model = PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=wrap, copies=2, num_labels=3)
+    assert list(model.config.widths()) == ["descriptors", "encoder", "wrap"]
+    with torch.no_grad():
+        expected = wrap.any2point.eval()(make_copies(varied_clouds(3, 200), model.config).flatten(0, 1)).pooler_output
+    found = features_of(model.base_model)[:, -model.config.wrap_width :]
+    torch.testing.assert_close(found, expected.unflatten(0, (3, 2)).mean(1), atol=1e-4, rtol=1e-4)
+    model.save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert any(".wrap." in name for name in stored) and not any(".wrap.encoder." in name for name in stored)
+    again = AutoModelForPointCloudClassification.from_pretrained(tmp_path)
+    assert torch.equal(features_of(again.base_model), features_of(model.base_model))
+
+
+def spread(features: torch.Tensor) -> float:
+    """Return how much features differ between clouds, as a share of their size."""
+    return float((features - features.mean(dim=0)).norm() / features.norm())
+
+
+@torch.no_grad()
+def test_frozen_features_of_random_models_hardly_tell_clouds_apart():
+    clouds = varied_clouds(8, 200)
+    torch.manual_seed(0)
+    random_wrap = Any2PointModel.from_encoder_pretrained(saved_encoder("bert"), encoder_weights="random").eval()
+    packaged = ActModel.from_pretrained(default_model()).eval()
+    random_encoder = ActModel(ActConfig(**{**packaged.config.to_dict(), "id2label": None, "label2id": None})).eval()
+    blind = {
+        "wrap": spread(random_wrap(clouds).pooler_output),
+        "encoder": spread(random_encoder(clouds).pooler_output),
+    }
+    learned = spread(packaged(clouds).pooler_output)
+    assert learned > 0.1 and max(blind.values()) < 0.03 * learned, (blind, learned)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"features": []}, r"features=\[\]; expected some of 'descriptors'"),
+        ({"features": "descriptors"}, "features='descriptors'; expected some of"),
+        ({"features": ["descriptors", "descriptors"]}, "each once"),
+        ({"features": ["colors"]}, r"features=\['colors'\]"),
+        ({"features": ["views"]}, r"features=\['views'\] without vision_config"),
+        ({"features": ["descriptors"], "encoder_config": {"model_type": "act3d"}}, "expected 'encoder' among them"),
+        ({"copies": 0}, "copies=0"),
+        ({"copy_scale": (1.2, 0.8)}, "expected the smallest and the largest factor"),
+        ({"normals": True}, "normals=True with in_channels=3; expected at least 6"),
+        ({"encoder_config": {"model_type": "uni3d"}}, "in_channels=3; expected at least 6, which the encoder reads"),
+        ({"encoder_config": {"model_type": "point_transformer_v3"}, "in_channels": 6}, "reads voxels of clouds"),
+        ({"up_axis": "w"}, "up_axis='w'"),
+        ({"image_mean": (0.5,)}, "expected three numbers each"),
+        ({"unknown_distance": (0.0, 0.0)}, "unknown_distance=.*a standard deviation above 0"),
+        ({"parts": {"teacher": {}}}, "parts has 'teacher'"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PointFeaturesConfig(**settings)
+
+
+def test_wrong_arguments_are_named(tmp_path):
+    with pytest.raises(TypeError, match="has no argument 'copys'"):
+        PointFeaturesModel.from_parts_pretrained(copys=3)
+    with pytest.raises(ValueError, match="a ViTModel returns no pooler_output|expected a point encoder|in_channels"):
+        PointFeaturesModel.from_parts_pretrained(encoder=ViTModel(ViTConfig(image_size=32, patch_size=8, **SIZES)))
+    model = tiny_features(PointFeaturesModel)
+    with pytest.raises(ValueError, match="at least 12 points"):
+        model(varied_clouds(1, 5))

@@ -1,0 +1,99 @@
+"""What is unlike all training clouds, told by pipeline, command line and service."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from transformers import pipeline
+from typer.testing import CliRunner
+
+from hf_any3d import PointCloudProcessor, PointFeaturesForPointCloudClassification
+from hf_any3d.cli import app
+from hf_any3d.data.files import PointCloudData
+from hf_any3d.serving.limits import ServeLimits
+from hf_any3d.serving.tasks import ClassifySettings, Route
+from tests.common.case import varied_clouds
+from tests.tiny_features import fitted, tiny_features
+
+NAMES = ["chair", "lamp", "table"]
+FAR = 0.9
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> str:
+    """Directory of a classifier with an unknown score, fitted to clouds as the processor prepares them."""
+    folder = tmp_path_factory.mktemp("unknown")
+    labels = {"id2label": dict(enumerate(NAMES)), "label2id": {name: number for number, name in enumerate(NAMES)}}
+    model = fitted(tiny_features(PointFeaturesForPointCloudClassification, **labels), far=FAR)
+    model.save_pretrained(folder)
+    PointCloudProcessor(num_points=48, center=False, scale=None).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def known() -> list[np.ndarray]:
+    """Two of the clouds of the training."""
+    return list(varied_clouds(24, seed=7)[:2].numpy())
+
+
+@pytest.fixture(scope="module")
+def strange() -> np.ndarray:
+    """A helix, which is unlike any box."""
+    turn = np.linspace(0, 40, 48)
+    return np.stack([np.cos(turn), turn - 20, np.sin(turn)], axis=1).astype(np.float32)
+
+
+def test_pipelines_give_a_score_beside_the_label_and_no_label_far_out(saved, known, strange):
+    classify = pipeline("point-cloud-classification", model=saved)
+    for answers in (classify(known, top_k=None), classify(known, top_k=None, batch_size=2)):
+        assert [len(answer) for answer in answers] == [3, 3]
+        for answer in answers:
+            assert {one["label"] for one in answer} == set(NAMES)
+            assert len({one["unknown"] for one in answer}) == 1 and 0 <= answer[0]["unknown"] < 0.5
+    (answer,) = classify(strange, top_k=3)
+    assert answer["label"] is None and FAR < answer["unknown"] <= 1 and 0 < answer["score"] <= 1
+    plain = classify(strange, top_k=3, unknown=False)
+    assert [set(one) for one in plain] == [{"label", "score"}] * 3
+    assert plain[0]["score"] == answer["score"] and plain[0]["label"] in NAMES
+    with pytest.raises(ValueError, match="unknown='no'; expected True or False"):
+        classify(strange, unknown="no")
+
+
+def test_without_far_out_there_is_always_a_label(saved, strange):
+    classify = pipeline("point-cloud-classification", model=saved)
+    classify.model.config.unknown_far = None
+    (answer,) = classify(strange)
+    assert answer["label"] in NAMES and answer["unknown"] > FAR
+
+
+def test_predict_says_so_in_each_form(saved, known, strange, tmp_path):
+    for name, cloud in (("known", known[0]), ("strange", strange)):
+        np.save(tmp_path / f"{name}.npy", cloud)
+    files = [str(tmp_path / f"{name}.npy") for name in ("known", "strange")]
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(app, ["predict", *files, "--model", saved, *words])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    first, second = run("--top-k", "1", "--output", str(tmp_path / "page.html")).splitlines()[:2]
+    assert "unlike" not in first and "none of these" in second and "unlike the training clouds: " in second
+    assert "none of these" in (tmp_path / "page.html").read_text()
+    rows = json.loads(run("--json"))
+    assert [row["predictions"][0]["label"] is None for row in rows] == [False, True]
+    cells = list(csv.DictReader(io.StringIO(run("--csv", "--top-k", "1"))))
+    assert float(cells[0]["unknown"]) < 0.5 < float(cells[1]["unknown"]) and cells[1]["label"] == ""
+    assert "unlike" not in run("--no-unknown") and "unknown" not in run("--no-unknown", "--json")
+
+
+def test_a_service_passes_it_on(saved, strange):
+    task = "point-cloud-classification"
+    route = Route("/v1/classify", task, pipeline(task, model=saved), ClassifySettings)
+    settings = ClassifySettings()
+    route.check(settings, ServeLimits())
+    (answer,) = route.run(settings, [PointCloudData(strange)], 1)
+    assert answer["labels"][0]["label"] is None and answer["labels"][0]["unknown"] > FAR
+    (plain,) = route.run(ClassifySettings(unknown=False, top_k=2), [PointCloudData(strange)], 1)
+    assert [set(one) for one in plain["labels"]] == [{"label", "score"}] * 2
