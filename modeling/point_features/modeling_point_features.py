@@ -47,7 +47,12 @@ from hf_any3d.modeling.pretrained_parts import (
     tensors_checksum,
     unused_weights_expected,
 )
+<<<<<<< HEAD
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_of
+=======
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, open_recorded
+from hf_any3d.modeling.published import RECORD, is_published
+>>>>>>> 518e03a5 (Point features: pages, cards, defaults)
 
 _Model = TypeVar("_Model", bound="PointFeaturesPreTrainedModel")
 # Irrational steps of the sequences that copies take their numbers from, square roots of primes.
@@ -456,7 +461,22 @@ def open_frozen(
     """
     name = part.name_or_path
     assert name is not None
+<<<<<<< HEAD
     pinned = {} if part.revision is None else {"revision": part.revision}
+=======
+    if is_published(name):
+        pinned = {} if part.revision is None else {"revision": part.revision}
+        model = AutoModel.from_pretrained(name, dtype=torch.float32, **pinned)
+        checksum = tensors_checksum(own_state(model))
+        if part.checksum not in (None, checksum):
+            raise EncoderMismatchError(
+                f"{name}: the weights have checksum {checksum}; expected {part.checksum}, that of the weights that "
+                "features were computed with"
+            )
+        commit = (getattr(model.config, RECORD, None) or {}).get("revision")
+        return _remembered(model), dataclasses.replace(part, revision=commit or part.revision, checksum=checksum)
+    source = open_recorded(part)
+>>>>>>> 518e03a5 (Point features: pages, cards, defaults)
     if config is None:
         config = AutoConfig.from_pretrained(name, **pinned)
         config = getattr(config, "vision_config", None) or config
@@ -481,10 +501,10 @@ def open_frozen(
 @torch.no_grad()
 def _take_weights(model: PreTrainedModel, source: PreTrainedModel) -> None:
     """Copy the weights of a model that was opened elsewhere, and let transformers know that they are complete."""
-    model.load_state_dict(source.state_dict())
+    model.load_state_dict(source.state_dict(), assign=any(weight.is_meta for weight in model.parameters()))
     # Buffers outside the state dict (rotary frequencies) are uninitialized memory at this point.
     for buffer, loaded in zip(model.buffers(), source.buffers(), strict=True):
-        buffer.copy_(loaded)
+        buffer.data = loaded.data if buffer.is_meta else loaded.data.to(buffer)
     for module in model.modules():
         module._is_hf_initialized = True
     for tensor in (*model.parameters(), *model.buffers()):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from transformers.modeling_utils import load_state_dict
 
 from hf_any3d.modeling.config_checks import read_settings
 
@@ -28,5 +28,5 @@ def packaged_settings() -> dict[str, Any]:
 @cache
 def packaged_weights() -> dict[str, torch.Tensor]:
     """Return its weights by their names in the encoder; they are shared, and not to be changed."""
-    stored, prefix = load_file(FOLDER / "model.safetensors"), "act."
+    stored, prefix = load_state_dict(str(FOLDER / "model.safetensors"), map_location="cpu"), "act."
     return {name.removeprefix(prefix): weight for name, weight in stored.items() if name.startswith(prefix)}
