@@ -189,8 +189,8 @@ class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderCon
             can also be read and set as `encoder_name_or_path`, `encoder_revision` and `encoder_checksum`.
         encoder_tower: "text", "vision" or "audio" for composite checkpoints.
         encoder_weights: "pretrained", or, as a control, "random" or "shuffled": what `from_encoder_pretrained` makes
-            of the encoder's weights before it freezes them. Such an encoder is stored with the model. What is random
-            must be trained around: before, tokens of different clouds are nearly the same.
+            of the encoder's weights before it freezes them. Such an encoder is stored with the model. It is a
+            control of a trained model: before training, features are blind to the shape of patches.
         encoder_dtype: "bfloat16", "float16" or "float32": keeps the frozen encoder in this dtype, while everything
             that is trained stays in float32; None for the dtype of the model.
         in_channels: Channels of a point: 3 for xyz, 6 with colors or normals.

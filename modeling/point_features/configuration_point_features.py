@@ -54,7 +54,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         encoder_config: Config of the encoder, of any model of points in this package; None for the encoder that comes
             with the package.
         encoder_weights: "packaged" for those that come with the package, "pretrained" for those of the encoder that
-            was named when the model was built, or, as a control, "random", of which the pooled output says little.
+            was named when the model was built, or, as a control, "random".
         encoder_width: Features of the encoder; None to find out.
         wrap_config: Config of the wrap.
         wrap_width: Features of the wrap; None to find out.
@@ -127,13 +127,13 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
             raise ValueError(f"normals=True with in_channels={self.in_channels}; expected at least 6")
         for name in ("encoder", "wrap"):
             config = getattr(self, f"{name}_config")
-            if (needed := getattr(config, "in_channels", 3)) > self.in_channels:
-                raise ValueError(f"in_channels={self.in_channels}; expected at least {needed}, which the {name} reads")
             if getattr(config, "flat_tokens", False):
                 raise ValueError(
                     f"{name}_config is of the type {config.model_type!r}, which reads voxels of clouds in their own "
                     "units; expected a model of clouds in the unit sphere"
                 )
+            if (needed := getattr(config, "in_channels", 3)) > self.in_channels:
+                raise ValueError(f"in_channels={self.in_channels}; expected at least {needed}, which the {name} reads")
 
     def _check_features(self) -> None:
         allowed = ", ".join(map(repr, FEATURE_SETS))

@@ -25,9 +25,9 @@ from torch import Tensor
 BINS = 12
 HEIGHT_BINS, RADIUS_BINS = 6, 4
 NORMAL_BINS = 8
-PAIRS = 4
-"""Partners of each point."""
-_GOLDEN = (math.sqrt(5) - 1) / 2
+# A point's partners are so many 1024ths of the cloud after it: multiples of the golden ratio, which spread over a cloud
+# whose points are in an order.
+_SHARES = (633, 242, 874, 483)
 _EPS = 1e-6
 
 
@@ -106,9 +106,9 @@ def _normalized(xyz: Tensor) -> Tensor:
 def _partners(values: Tensor) -> Tensor:
     """Return for each point some others, the same ones by number in all clouds: `(batch, pairs, points, channels)`."""
     count = values.shape[1]
-    # Steps by the golden ratio spread over a cloud whose points are in an order.
-    steps = [1 + int(count * (number * _GOLDEN % 1)) for number in range(1, PAIRS + 1)]
-    return torch.stack([values.roll(step % count, dims=1) for step in steps], dim=1)
+    # In whole numbers, so that a program can be exported for clouds of any size.
+    steps = [1 + count * share // 1024 for share in _SHARES]
+    return torch.stack([torch.cat([values[:, step:], values[:, :step]], dim=1) for step in steps], dim=1)
 
 
 def _moments(xyz: Tensor) -> Tensor:

@@ -219,6 +219,8 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         field = f"{part}_config"
         if model is None:
             model = AutoModel.from_config(getattr(self.config, field))
+        if part in ("encoder", "wrap") and model.main_input_name != "points":
+            raise ValueError(f"{part} is a {type(model).__name__}; expected a model of this package that reads points")
         if model.config._attn_implementation is None:
             # Nesting a config in another one resets the attention implementation that its model was built with.
             model.config._attn_implementation = self.config._attn_implementation
