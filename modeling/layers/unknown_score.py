@@ -39,7 +39,8 @@ class UnknownScoreConfigMixin:
         unknown_rows: Training features that are stored for the score `unknown`; 0 for no score.
         unknown_distance: Mean and standard deviation, over known clouds, of the logarithm of the distance to the
             nearest training feature.
-        unknown_surprise: The same of minus the logarithm of the highest probability.
+        unknown_surprise: The same of minus the logarithm of the highest probability; the deviation is at least the
+            mean.
         unknown_threshold: Sum of both, in standard deviations, whose score is 0.5.
         unknown_far: Score above which pipelines give no label; None to give one always.
     """
@@ -167,7 +168,9 @@ class UnknownScoreMixin:
         distance = apart.masked_fill(numbers[:, None] == numbers, torch.inf).amin(dim=1)
         config.unknown_rows = rows
         config.unknown_distance = _mean_and_deviation(distance.clamp(min=_SMALLEST).log())
-        config.unknown_surprise = _mean_and_deviation(surprise(logits))
+        usual, deviation = _mean_and_deviation(surprise(logits))
+        # At least the mean: a head is very sure far from all it knows, and would take away what the distance tells.
+        config.unknown_surprise = [usual, max(usual, deviation)]
         signs = _signs(distance, surprise(logits), config)
         config.unknown_threshold = float(signs.quantile(KNOWN_SHARE))
 

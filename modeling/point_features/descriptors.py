@@ -25,8 +25,8 @@ from torch import Tensor
 BINS = 12
 HEIGHT_BINS, RADIUS_BINS = 6, 4
 NORMAL_BINS = 8
-# A point's partners are so many 1024ths of the cloud after it: multiples of the golden ratio, which spread over a cloud
-# whose points are in an order.
+# A point's partners are so many 1024ths of the cloud after it: multiples of the golden ratio, which spread over any
+# order of points.
 _SHARES = (633, 242, 874, 483)
 _EPS = 1e-6
 

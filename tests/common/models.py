@@ -55,7 +55,10 @@ from hf_any3d.modeling.patchalign3d import (
     PatchAlign3DForZeroShotPointCloudSegmentation,
     PatchAlign3DModel,
 )
-from hf_any3d.modeling.point_features import PointFeaturesForPointCloudClassification, PointFeaturesModel
+from hf_any3d.modeling.point_features import (
+    PointFeaturesForPointCloudClassification as FeaturesHead,
+    PointFeaturesModel,
+)
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudClassification,
     PointTransformerV3ForPointCloudSegmentation,
@@ -73,16 +76,7 @@ from hf_any3d.modeling.uni3d import (
     Uni3DForZeroShotPointCloudClassification,
     Uni3DModel,
 )
-from tests import (
-    tiny_act,
-    tiny_aligned,
-    tiny_autoencoders,
-    tiny_baselines,
-    tiny_encoders,
-    tiny_features,
-    tiny_ptv3,
-    tiny_text_towers,
-)
+from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_baselines, tiny_encoders, tiny_ptv3, tiny_text_towers
 from tests.common.case import (
     POINTS,
     Case,
@@ -93,6 +87,7 @@ from tests.common.case import (
 )
 from tests.common.refusals import registered_classes
 from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
+from tests.tiny_features import tiny_features
 
 ENCODER = "vit"
 """Encoder family of models that have one; it has a final norm, where dtypes may mix."""
@@ -148,6 +143,7 @@ def _classifier_case(
 _act = functools.partial(_spread, tiny_act.tiny_act)
 _baseline = functools.partial(_spread, tiny_baselines.tiny_baseline)
 _ptv3 = functools.partial(_spread, tiny_ptv3.tiny_ptv3)
+_features = functools.partial(functools.partial, tiny_features)
 _ACT_STILL = {"drop_path_rate": 0.0, "head_dropout": 0.0, "segmentation_head_dropout": (0.0, 0.0)}
 _PRETRAINING = {"num_groups": 12, "group_size": 8, "hidden_size": 24, "num_attention_heads": 4, "mlp_ratio": 2.0}
 
@@ -322,10 +318,6 @@ def _baseline_cases(base: type, classifier: type) -> tuple[Case, ...]:
     )
 
 
-def _point_features(model_class: type[PreTrainedModel]) -> Callable[..., PreTrainedModel]:
-    return functools.partial(tiny_features.tiny_features, model_class)
-
-
 _PTV3_STILL = {"drop_path_rate": 0.0, "head_dropout": 0.0, "shuffle_curves": "never"}
 _PHI_STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0}
 _BUILDERS = (
@@ -459,22 +451,8 @@ _BUILDERS = (
         "predictions",
         "patchalign3d.projection",
     ),
-    Case(
-        PointFeaturesModel,
-        _point_features(PointFeaturesModel),
-        _clouds(),
-        None,
-        "pooler_output",
-        is_adapted=False,
-    ),
-    _classifier_case(
-        PointFeaturesForPointCloudClassification,
-        _point_features(PointFeaturesForPointCloudClassification),
-        _clouds(),
-        {},
-        "classifier",
-        is_adapted=False,
-    ),
+    Case(PointFeaturesModel, _features(PointFeaturesModel), _clouds(), None, "pooler_output", is_adapted=False),
+    _classifier_case(FeaturesHead, _features(FeaturesHead), _clouds(), {}, "classifier", is_adapted=False),
     Case(
         PointTransformerV3Model,
         _ptv3(PointTransformerV3Model),
