@@ -47,12 +47,7 @@ from hf_any3d.modeling.pretrained_parts import (
     tensors_checksum,
     unused_weights_expected,
 )
-<<<<<<< HEAD
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_of
-=======
-from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, open_recorded
-from hf_any3d.modeling.published import RECORD, is_published
->>>>>>> 518e03a5 (Point features: pages, cards, defaults)
 
 _Model = TypeVar("_Model", bound="PointFeaturesPreTrainedModel")
 # Irrational steps of the sequences that copies take their numbers from, square roots of primes.
@@ -463,22 +458,7 @@ def open_frozen(
     """
     name = part.name_or_path
     assert name is not None
-<<<<<<< HEAD
     pinned = {} if part.revision is None else {"revision": part.revision}
-=======
-    if is_published(name):
-        pinned = {} if part.revision is None else {"revision": part.revision}
-        model = AutoModel.from_pretrained(name, dtype=torch.float32, **pinned)
-        checksum = tensors_checksum(own_state(model))
-        if part.checksum not in (None, checksum):
-            raise EncoderMismatchError(
-                f"{name}: the weights have checksum {checksum}; expected {part.checksum}, that of the weights that "
-                "features were computed with"
-            )
-        commit = (getattr(model.config, RECORD, None) or {}).get("revision")
-        return _remembered(model), dataclasses.replace(part, revision=commit or part.revision, checksum=checksum)
-    source = open_recorded(part)
->>>>>>> 518e03a5 (Point features: pages, cards, defaults)
     if config is None:
         config = AutoConfig.from_pretrained(name, **pinned)
         config = getattr(config, "vision_config", None) or config
