@@ -1,4 +1,4 @@
-"""How much a cloud is unlike all that a classifier was trained on: a score between 0 and 1 beside the label.
+"""Scores of how unlike all training clouds of a classifier a cloud is, between 0 and 1, beside the label.
 
 Two signs are added, each in standard deviations of what known clouds have: the logarithm of the distance to the
 nearest training feature, and the surprise, minus the logarithm of the highest probability. The sum above which 5 % of

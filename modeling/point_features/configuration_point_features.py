@@ -187,7 +187,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
 
     @property
     def described_features(self) -> str:
-        """What gives the features, in words, for cards."""
+        """The sets of features in words, for cards."""
         *first, last = (_NAMES[name] for name in self.features)
         text = " and ".join([", ".join(first), last]) if first else last
         return text[0].upper() + text[1:]
