@@ -67,6 +67,24 @@ def mean_class_accuracy(matrix: np.ndarray) -> float:
     return float(np.nanmean(class_accuracies(matrix)))
 
 
+def wilson_interval(right: int, total: int, deviations: float = 1.96) -> tuple[float, float]:
+    """Return the interval of the share that `right` of `total` samples stand for, 95 % with 1.96 deviations.
+
+    Unlike the share plus and minus its standard error, it holds for few samples and for shares of 0 and 1.
+
+    Raises:
+        ValueError: There are no samples, or more right ones than there are.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
+    if not 0 <= right <= total or total < 1:
+        raise ValueError(f"{right} of {total} samples are right; expected 0 to all of at least one")
+    share, spread = right / total, deviations**2 / total
+    center = (share + spread / 2) / (1 + spread)
+    half = deviations / (1 + spread) * float(np.sqrt(share * (1 - share) / total + spread / (4 * total)))
+    return max(0.0, center - half), min(1.0, center + half)
+
+
 def by_name(names: Sequence[str], scores: np.ndarray) -> dict[str, float]:
     """Return the scores (classes,) that are not NaN by the names of their classes."""
     return {name: float(score) for name, score in zip(names, scores, strict=True) if not np.isnan(score)}

@@ -55,7 +55,7 @@ def frozen_features(
     fingerprint = features_fingerprint(encoder, rows, processor)
     folder = Path(cache_dir or Path(config.HF_DATASETS_CACHE) / "hf_any3d_features")
     folder.mkdir(parents=True, exist_ok=True)
-    device = next(encoder.parameters()).device
+    device = encoder.device
 
     @torch.no_grad()
     def compute(batch: dict[str, Any]) -> dict[str, Any]:

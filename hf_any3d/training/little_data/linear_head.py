@@ -1,0 +1,116 @@
+"""A linear head on features of few scans, and predictions for each scan by heads that were fitted without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+
+# Features that differ less between scans, in units of the largest deviation, are constants with rounding errors.
+_CONSTANT = 1e-6
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """Logits `((features - mean) / scale) @ weight.T + bias`.
+
+    Attributes:
+        weight: (classes, width) float64.
+        bias: (classes,).
+        mean: (width,).
+        scale: (width,), above 0.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+
+    def standardize(self, features: np.ndarray) -> np.ndarray:
+        """Return features (rows, width) with the mean and scale of those that the head was fitted to."""
+        return (features - self.mean) / self.scale
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """Return logits (rows, classes) of features (rows, width) as they were computed."""
+        return self.standardize(features) @ self.weight.T + self.bias
+
+
+def fit_head(features: np.ndarray, labels: np.ndarray, num_classes: int, strength: float) -> LinearHead:
+    """Fit logistic regression with an L2 penalty of the weights; all classes count the same, whatever their scans.
+
+    Args:
+        features: (rows, width), fewer rows than features or more.
+        labels: (rows,) classes from 0.
+        num_classes: Number of classes; one without rows gets low scores.
+        strength: Weight of the sum of the rows' losses against half the squared weights, as C of scikit-learn.
+    """
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale > _CONSTANT * max(scale.max(), 1e-30), scale, 1.0)
+    rows = (features - mean) / scale
+    # Weights are combinations of the rows, so that they are sought in the space that the rows span.
+    left, values, right = np.linalg.svd(rows, full_matrices=False)
+    kept = values > 1e-9 * max(values.max(initial=0.0), 1e-30)
+    inputs = left[:, kept] * values[kept]  # (rows, rank)
+    rank = inputs.shape[1]
+    counts = np.bincount(labels, minlength=num_classes)
+    shares = len(labels) / np.count_nonzero(counts) / counts[labels]  # 1 on average
+    targets = np.eye(num_classes)[labels]
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weight, bias = flat[:-num_classes].reshape(num_classes, rank), flat[-num_classes:]
+        logits = inputs @ weight.T + bias
+        total = logsumexp(logits, axis=1, keepdims=True)
+        value = strength * float(shares @ (total[:, 0] - (logits * targets).sum(axis=1)))
+        error = strength * shares[:, None] * (np.exp(logits - total) - targets)  # (rows, classes)
+        # A small penalty of the bias keeps that of a class without rows finite.
+        value += 0.5 * float((weight**2).sum()) + 0.5e-3 * float((bias**2).sum())
+        return value, np.concatenate([(error.T @ inputs + weight).ravel(), error.sum(axis=0) + 1e-3 * bias])
+
+    start = np.zeros(num_classes * (rank + 1))
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": 1e-10}).x
+    weight = found[:-num_classes].reshape(num_classes, rank) @ right[kept]
+    return LinearHead(weight, found[-num_classes:], mean, scale)
+
+
+def draw_folds(labels: np.ndarray, groups: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
+    """Divide rows into folds with about equal shares of each class; rows of a group stay together.
+
+    Args:
+        labels: (rows,) classes from 0.
+        groups: (rows,) numbers; a group of several classes counts as its most frequent one.
+        most: Largest number of folds; there are no more than the largest class has groups.
+        seed: Seed of the order of the groups.
+
+    Returns:
+        (rows,) fold numbers from 0; -1 for rows of classes with a single group, which are never held out.
+    """
+    members = {group: np.flatnonzero(groups == group) for group in dict.fromkeys(groups.tolist())}
+    by_class: dict[int, list[np.ndarray]] = {}
+    for rows in members.values():
+        by_class.setdefault(int(np.bincount(labels[rows]).argmax()), []).append(rows)
+    generator = np.random.default_rng(seed)
+    count = min(most, max(map(len, by_class.values())))
+    folds, place = np.full(len(labels), -1), 0
+    for label in sorted(by_class):
+        owned = by_class[label]
+        if len(owned) < 2:
+            continue
+        # The next class goes on where this one ends, so that folds differ by one group at most.
+        for number in generator.permutation(len(owned)):
+            folds[owned[number]] = place % count
+            place += 1
+    return folds
+
+
+def held_out_logits(
+    features: np.ndarray, labels: np.ndarray, folds: np.ndarray, num_classes: int, strength: float
+) -> np.ndarray:
+    """Return logits (rows, classes) of each row by a head that was fitted to the other folds; NaN for fold -1."""
+    logits = np.full((len(labels), num_classes), np.nan)
+    for fold in sorted(set(folds.tolist()) - {-1}):
+        held = folds == fold
+        head = fit_head(features[~held], labels[~held], num_classes, strength)
+        logits[held] = head.logits(features[held])
+    return logits
