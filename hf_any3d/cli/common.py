@@ -207,7 +207,7 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
     name = find_model(name, revision)
     file = Path(name) / _CONFIG
     if is_published(name):
-        _skip_hub_if_offline()
+        skip_hub_if_offline()
         with status(f"fetching and converting {name}"):
             quiet_libraries()
             from hf_any3d.published import opened_directory
@@ -216,7 +216,7 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
             register()
             file = opened_directory(name, revision) / _CONFIG
     elif not Path(name).is_dir():
-        _skip_hub_if_offline()
+        skip_hub_if_offline()
         import huggingface_hub
         from huggingface_hub import errors
 
@@ -242,7 +242,7 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _skip_hub_if_offline() -> None:
+def skip_hub_if_offline() -> None:
     """Use the cache alone if the hub's address is unknown, rather than try again for a minute."""
     if "huggingface_hub" in sys.modules or any(name.lower().endswith("_proxy") for name in os.environ):
         return

@@ -46,6 +46,8 @@ Data = Annotated[
 Options = Annotated[str | None, option('JSON object with options of the dataset, such as {"variant": "obj_bg"}.')]
 # Clouds with fewer points are reported.
 _FEW_POINTS = 64
+# Scans of a class below which each further one raises the accuracy most.
+_FEW_SCANS = 5
 # Extents that are more likely millimeters than meters; scans of streets and cities are larger.
 _MILLIMETERS = (1000.0, 50_000.0)
 
@@ -273,7 +275,32 @@ def check(
         total = sum(row.get("points", 0) for row in done)
         shown = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "doubtful", "bad"))
         print_line(f"{counted(len(done), 'file')}: {shown}; {total:,} points")
+        if (line := _scarce_classes(files, [row["file"] for row in done if "error" not in row])) is not None:
+            print_line(line)
     finish(done)
+
+
+def _scarce_classes(given: list[str], good: list[str]) -> str | None:
+    """Say which classes of a folder need more scans; None if its files are in no folders of classes."""
+    if len(given) != 1 or not Path(given[0]).is_dir():
+        return None
+    from hf_any3d.data.catalog.folder_layout import SPLIT_NAMES
+
+    folders = [Path(name).relative_to(given[0]).parts[:-1] for name in good]
+    owned = [[name for name in parts if name.lower() not in SPLIT_NAMES] for parts in folders]
+    counts = Counter(names[-1] for names in owned if names)
+    if len(counts) < 2:
+        return None
+    usual = float(np.median(list(counts.values())))
+    scarce = sorted(
+        (name for name in counts if counts[name] < max(_FEW_SCANS, usual / 2)), key=lambda name: counts[name]
+    )
+    said = f"{len(counts)} classes, {min(counts.values())} to {max(counts.values())} scans each"
+    if not scarce:
+        return said
+    named = ", ".join(f"{printable(name)} ({counts[name]})" for name in scarce[:5])
+    more = f" and {len(scarce) - 5} more" if len(scarce) > 5 else ""
+    return f"{said}; more scans would help {named}{more} most"
 
 
 def doubts_about(points: np.ndarray) -> list[str]:

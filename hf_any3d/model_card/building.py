@@ -176,6 +176,7 @@ def _results_of_run(report: RunReport, task: CardTask) -> dict[str, Any]:
             f"{inline(name)} {task.format_class_score(score)}" for name, score in scores.items()
         ),
         "selection": {**selection, "metric": inline(selection["metric"])} if selection else None,
+        "has_steps": "steps" in report.training or not report.training,
         "test_chooses": report.data.get("validation") == TEST_CHOOSES,
         "seed": None if seed is None else inline(seed),
         "data": _facts(data),

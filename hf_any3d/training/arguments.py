@@ -178,6 +178,9 @@ class PointTrainingArguments(TrainingArguments):
         help="JSON object with settings of EpochCosine (warmup_epochs, warmup_lr, min_lr, repeat_first, "
         "epochs): one rate per epoch instead of lr_scheduler_type. epochs is num_train_epochs by default.",
     )
+    head_epochs: int = argument(
+        0, help="Epochs at the start in which the head alone is trained, on weights that are pretrained."
+    )
     index_in_workers: bool = argument(
         False,
         help="Sample centers and search neighbors where batches are made, in the workers of "
@@ -203,6 +206,8 @@ class PointTrainingArguments(TrainingArguments):
         super().__post_init__()
         # Torch pins memory for accelerators, and warns in every epoch where there is none.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        if self.head_epochs < 0:
+            raise ValueError(f"--head_epochs {self.head_epochs}; expected 0 or more")
         self.epoch_cosine = json_mapping(self.epoch_cosine, "epoch_cosine") or None
         if self.weight_decay_on not in DECAY_RULES:
             raise ValueError(f"--weight_decay_on {self.weight_decay_on!r}; expected one of {', '.join(DECAY_RULES)}")

@@ -224,9 +224,11 @@ def build_model(
         model_config = config_class(**settings, attn_implementation=attention)  # pyright: ignore[reportCallIssue] not a field
         model = model_class(model_config)
     else:
-        model = model_class.from_pretrained(
-            arguments.model_name_or_path, attn_implementation=arguments.attn_implementation, **settings
-        )
+        settings["attn_implementation"] = arguments.attn_implementation
+        if not adapted and _has_other_classes(arguments.model_name_or_path, labels):
+            model = _with_new_head(model_class, arguments.model_name_or_path, settings)
+        else:
+            model = model_class.from_pretrained(arguments.model_name_or_path, **settings)
     if adapted:
         assert adapter.peft is not None and isinstance(adapter.peft_config, dict)
         # The report lists it as the protocol of the run.
@@ -237,6 +239,22 @@ def build_model(
     set_trainable(model, arguments.tuning, drifting_statistics=arguments.drifting_statistics)
     if arguments.tuning == "full" and isinstance(model, PatchAlign3DPreTrainedModel):
         model.freeze_untrained()  # by its config
+    return model
+
+
+def _has_other_classes(name: str, labels: list[str]) -> bool:
+    """Return whether a saved model is a classifier of other classes, whose head is of no use."""
+    saved = PreTrainedConfig.get_config_dict(name)[0]
+    task = registry.task_of_class((saved.get("architectures") or [""])[0])
+    return task == "point-cloud-classification" and list((saved.get("id2label") or {}).values()) != labels
+
+
+def _with_new_head(model_class: type[PreTrainedModel], name: str, settings: dict[str, Any]) -> PreTrainedModel:
+    """Build a model with a new head on the weights of a saved classifier."""
+    config = cast("type[PreTrainedConfig]", model_class.config_class).from_pretrained(name, **settings)
+    model = model_class(config)
+    trained = type(model.base_model).from_pretrained(name, attn_implementation=settings["attn_implementation"])
+    model.base_model.load_state_dict(trained.state_dict())
     return model
 
 

@@ -1,6 +1,7 @@
 """The steps that the training programs share: setup, data, trainer, report, and saving the result."""
 
 import logging
+import math
 import os
 import sys
 import traceback
@@ -29,6 +30,7 @@ from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.rows import EpochCallback, ProcessedDataset
+from hf_any3d.training.schedules import HeadFirstCallback
 from hf_any3d.training.trainer import PointTrainer
 from hf_any3d.visualization.run_results import write_run_results
 
@@ -138,8 +140,11 @@ FEW_CLOUDS = 50
 """Validation clouds below which an accuracy says little."""
 
 
-def _largest_class(rows: Dataset) -> int:
-    return max(Counter(rows.with_format(None)["label"][:]).values(), default=0)
+def _largest_class(rows: Dataset, group_column: str | None) -> int:
+    """Return how many groups of rows the largest class has."""
+    plain = rows.with_format(None)
+    groups = range(len(rows)) if group_column is None else plain[group_column][:]
+    return max(Counter(label for label, _ in {*zip(plain["label"][:], groups, strict=True)}).values(), default=0)
 
 
 def load_splits(arguments: DataArguments, *, needs_train: bool = True) -> tuple[DatasetDict, str]:
@@ -170,7 +175,11 @@ def load_splits(arguments: DataArguments, *, needs_train: bool = True) -> tuple[
         columns = splits["train"].column_names
         group_column = arguments.group_column or ("group" if "group" in columns else None)
         rows = len(splits["train"])
-        if group_column is None and "label" in columns and _largest_class(splits["train"]) < 2:
+        if (
+            "label" in columns
+            and group_column in (None, *columns)
+            and _largest_class(splits["train"], group_column) < 2
+        ):
             text = "one cloud a class: none is left for validation, and the weights of the last step are kept"
             warnings.warn(text, UserWarning, stacklevel=2)
         else:
@@ -246,6 +255,9 @@ def build_trainer(
         validation_rows: Rows to select the weights on.
         processor: Processor to store with the model.
         **settings: Further arguments of Trainer, such as `data_collator` and `compute_metrics`.
+
+    Raises:
+        ValueError: If the head is to be trained first in several processes, or beside an adapter.
     """
     if validation_rows is None:
         # Nothing to evaluate, and so nothing to select the weights by.
@@ -253,13 +265,18 @@ def build_trainer(
     if arguments.dataloader_drop_last and 0 < len(train_rows) < arguments.train_batch_size * arguments.world_size:
         # All rows are one incomplete batch, without which there would be no step.
         arguments.dataloader_drop_last = False
+        arguments.per_device_train_batch_size = math.ceil(len(train_rows) / arguments.world_size)
+    if arguments.head_epochs and (not isinstance(model, PreTrainedModel) or arguments.world_size > 1):
+        other = "several processes" if arguments.world_size > 1 else "an adapter"
+        raise ValueError(f"--head_epochs {arguments.head_epochs} with {other}; expected 0")
+    first = [HeadFirstCallback(arguments.head_epochs)] if arguments.head_epochs else []
     return PointTrainer(
         model,
         arguments,
         train_dataset=train_rows,
         eval_dataset=validation_rows,
         processing_class=processor,
-        callbacks=[EpochCallback(train_rows)],
+        callbacks=[EpochCallback(train_rows), *first],
         **settings,
     )
 

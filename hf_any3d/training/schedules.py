@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,41 @@ def _build_scheduler(optimizer: Optimizer, rate: Callable[[int, float], float]) 
         raise ValueError(f"learning_rate is {min(peaks)}; expected more than 0")
     # LambdaLR multiplies each group's own rate; groups with another peak have another function.
     return LambdaLR(optimizer, [lambda step, peak=peak: rate(step, peak) / peak for peak in peaks])
+
+
+class HeadFirstCallback(TrainerCallback):
+    """Train the head alone for the first epochs, so that a new one does not disturb weights that are pretrained.
+
+    Args:
+        epochs: Number of these epochs.
+    """
+
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+        self._frozen: list[nn.Parameter] = []
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        """Freeze all but the head, or let what was frozen learn again; also in a run that is resumed."""
+        assert isinstance(model, PreTrainedModel)
+        if int(state.epoch + 1e-6) < self.epochs:
+            self._frozen += [weight for weight in model.base_model.parameters() if weight.requires_grad]
+            for weight in self._frozen:
+                weight.requires_grad_(False)
+        else:
+            self._thaw()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let what was frozen learn again, if the run ended before."""
+        self._thaw()
+
+    def _thaw(self) -> None:
+        for weight in self._frozen:
+            weight.requires_grad_(True)
+        self._frozen = []
 
 
 class ScheduledArguments(TrainerCallback):

@@ -1,4 +1,4 @@
-"""How sure an accuracy on few scans is: its interval, the classes that need more scans, and those that are confused."""
+"""How sure an accuracy on few scans is: its interval, confused classes, and which class needs more scans."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Estimate:
         return by_name(self.classes, class_accuracies(self.matrix))
 
     def confused(self) -> list[tuple[str, str, int]]:
-        """Return pairs of classes that were taken for each other, (true, predicted, times), the most frequent first."""
+        """Return pairs of classes that were confused, (true, predicted, times), the most frequent first."""
         wrong = self.matrix - np.diag(np.diag(self.matrix))
         pairs = [
             (self.classes[true], self.classes[other], int(wrong[true, other]))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
 
+from hf_any3d.data.inputs import to_cloud
 from hf_any3d.processing import PointCloudProcessor
 
 # Points of each half of a cloud by which near-duplicates are found, and how much farther apart than two halves of one
@@ -52,14 +53,7 @@ class Scans:
         return len(self.groups) - len(set(self.groups.tolist()))
 
 
-def look_at(
-    rows: Dataset,
-    processor: PointCloudProcessor,
-    origin: str,
-    *,
-    group_column: str | None = None,
-    allow_doubts: bool = False,
-) -> Scans:
+def look_at(rows: Dataset, processor: PointCloudProcessor, origin: str, *, group_column: str | None = None) -> Scans:
     """Look at scans that are to be learned.
 
     Args:
@@ -67,11 +61,9 @@ def look_at(
         processor: Prepares the clouds that are compared.
         origin: Name of the data, for messages.
         group_column: Column whose equal values belong together, besides near-duplicates.
-        allow_doubts: Warn of labels that are probably mistakes, instead of refusing them.
 
     Raises:
-        ValueError: There is one scan or one class; or without `allow_doubts`, names of classes differ only in upper
-            and lower case, or a scan has two labels.
+        ValueError: The labels are of another kind, or there is no such column.
     """
     feature = rows.features.get("label")
     if not isinstance(feature, ClassLabel):
@@ -79,29 +71,71 @@ def look_at(
     plain = rows.with_format(None)
     given = np.asarray(plain["label"][:], dtype=np.int64)
     counts = np.bincount(given, minlength=len(feature.names))
-    names = file_names(rows)
-    if len(rows) == 1:
-        raise ValueError(f"{origin}: one scan, {names[0]}; expected scans of at least two classes")
     present = np.flatnonzero(counts)
-    if len(present) == 1:
-        only = feature.names[present[0]]
-        raise ValueError(f"{origin}: all {len(rows)} scans are of one class, {only!r}; expected at least two classes")
     if empty := [name for number, name in enumerate(feature.names) if not counts[number]]:
         warnings.warn(f"{origin}: no scan of {', '.join(map(repr, empty))}; not learned", UserWarning, stacklevel=2)
-    classes = [feature.names[number] for number in present]
-    labels = np.searchsorted(present, given)
-    _check_case(classes, counts[present], origin, allow_doubts)
-    digests = [digest_of(row["points"]) for row in rows.with_format("numpy")]
-    _check_twice(digests, labels, classes, names, origin, allow_doubts)
-    clouds = processor(rows.with_format("numpy"), return_tensors="pt")["points"][..., :3]  # (scans, points, 3)
-    ties = near_duplicates(clouds)
-    ties += _equal(digests)
+    digests, clouds = [], []
+    for row in rows.with_format("numpy"):
+        digests.append(digest_of(to_cloud(row, ("xyz",)).points))
+        clouds.append(processor([row], return_tensors="pt")["points"][0, : 2 * _HALF, :3])
+    ties = near_duplicates(torch.stack(clouds)) + _equal(digests)
     column = group_column or ("group" if "group" in rows.column_names else None)
     if column is not None:
         if column not in rows.column_names:
             raise ValueError(f"{origin}: no column {column!r}; there are {', '.join(rows.column_names)}")
         ties += _equal(plain[column][:])
-    return Scans(classes, labels, _joined(len(rows), ties), digests, names)
+    return Scans(
+        [feature.names[number] for number in present],
+        np.searchsorted(present, given),
+        _joined(len(rows), ties),
+        digests,
+        file_names(rows),
+    )
+
+
+def check(scans: Scans, origin: str, allow_doubts: bool = False) -> None:
+    """Refuse scans that cannot be learned, or not as they are.
+
+    Raises:
+        ValueError: There is one scan or one class; or without `allow_doubts`, which only warns of it, names of classes
+            differ only in case or spaces, or a scan has two labels.
+    """
+    if len(scans.labels) == 1:
+        raise ValueError(f"{origin}: one scan, {scans.names[0]}; expected scans of at least two classes")
+    if len(scans.classes) == 1:
+        only = scans.classes[0]
+        raise ValueError(
+            f"{origin}: all {len(scans.labels)} scans are of one class, {only!r}; expected at least two classes"
+        )
+    for text in [*_similar_names(scans), *_labeled_twice(scans)]:
+        if not allow_doubts:
+            raise ValueError(f"{origin}: {text}, or add --allow_doubts")
+        warnings.warn(f"{origin}: {text}", UserWarning, stacklevel=2)
+
+
+def joined(earlier: Scans, later: Scans) -> tuple[Scans, np.ndarray]:
+    """Add scans to earlier ones.
+
+    Scans of equal points are one, with the later label. Classes are in alphabetical order.
+
+    Returns:
+        The scans, the kept earlier ones first; and which of the earlier ones are kept, (earlier scans,) bool.
+    """
+    kept = ~np.isin(earlier.digests, later.digests)
+    classes = sorted({*(earlier.classes[label] for label in earlier.labels[kept]), *later.classes})
+    labels = [classes.index(earlier.classes[label]) for label in earlier.labels[kept]]
+    labels += [classes.index(later.classes[label]) for label in later.labels]
+    numbers = np.flatnonzero(kept)
+    # Numbers of groups are arbitrary; those of the later scans must only differ from the earlier ones.
+    groups = np.concatenate([earlier.groups[kept], later.groups + len(earlier.labels) + 1])
+    together = Scans(
+        classes,
+        np.array(labels, dtype=np.int64),
+        groups.astype(np.int64),
+        [earlier.digests[number] for number in numbers] + later.digests,
+        [earlier.names[number] for number in numbers] + later.names,
+    )
+    return together, kept
 
 
 def file_names(rows: Dataset) -> list[str]:
@@ -111,7 +145,7 @@ def file_names(rows: Dataset) -> list[str]:
     return [f"row {number}" for number in range(len(rows))]
 
 
-def digest_of(points: Any) -> str:
+def digest_of(points: np.ndarray) -> str:
     """Return a checksum of a cloud's points."""
     return hashlib.sha256(np.ascontiguousarray(points, dtype=np.float32).tobytes()).hexdigest()[:32]
 
@@ -150,41 +184,31 @@ def _distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return (apart.amin(1).mean(1) + apart.amin(2).mean(1)) / 2
 
 
-def _check_case(classes: Sequence[str], counts: np.ndarray, origin: str, allow_doubts: bool) -> None:
-    first: dict[str, int] = {}
-    for number, name in enumerate(classes):
-        other = first.setdefault(" ".join(name.casefold().replace("_", " ").split()), number)
-        if other != number:
-            text = (
-                f"{origin}: classes {classes[other]!r} ({counts[other]} scans) and {name!r} ({counts[number]}) differ "
-                "only in case or spaces; give them one name"
+def _similar_names(scans: Scans) -> list[str]:
+    found, first = [], {}
+    counts = scans.counts
+    for name in scans.classes:
+        other = first.setdefault(" ".join(name.casefold().replace("_", " ").split()), name)
+        if other != name:
+            found.append(
+                f"classes {other!r} ({counts[other]} scans) and {name!r} ({counts[name]}) differ only in case or "
+                "spaces; give them one name"
             )
-            _doubt(text, allow_doubts)
+    return found
 
 
-def _check_twice(
-    digests: Sequence[str],
-    labels: np.ndarray,
-    classes: Sequence[str],
-    names: Sequence[str],
-    origin: str,
-    allow_doubts: bool,
-) -> None:
+def _labeled_twice(scans: Scans) -> list[str]:
+    found: list[str] = []
     first: dict[str, int] = {}
-    for number, digest in enumerate(digests):
+    for number, digest in enumerate(scans.digests):
         other = first.setdefault(digest, number)
-        if labels[other] != labels[number]:
-            text = (
-                f"{origin}: {names[other]} and {names[number]} are the same scan with two labels, "
-                f"{classes[labels[other]]!r} and {classes[labels[number]]!r}; remove one of them"
+        if scans.labels[other] != scans.labels[number]:
+            labels = [scans.classes[scans.labels[one]] for one in (other, number)]
+            found.append(
+                f"{scans.names[other]} and {scans.names[number]} are the same scan with two labels, {labels[0]!r} and "
+                f"{labels[1]!r}; remove one of them"
             )
-            _doubt(text, allow_doubts)
-
-
-def _doubt(text: str, allow_doubts: bool) -> None:
-    if not allow_doubts:
-        raise ValueError(f"{text}, or add --allow_doubts")
-    warnings.warn(text, UserWarning, stacklevel=2)
+    return found
 
 
 def _equal(keys: Sequence[Any]) -> list[tuple[int, int]]:

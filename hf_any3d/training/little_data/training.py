@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hf_any3d.atomic_files import atomic_write
@@ -27,8 +25,9 @@ from hf_any3d.training.frozen_features import frozen_features
 from hf_any3d.training.little_data.confidence import Estimate
 from hf_any3d.training.little_data.linear_head import LinearHead, draw_folds, fit_head, held_out_logits
 from hf_any3d.training.little_data.plan import FEATURES, Plan, plan_for
-from hf_any3d.training.little_data.scans import Scans, class_counts, digest_of, file_names, look_at
+from hf_any3d.training.little_data.scans import Scans, check, class_counts, joined, look_at
 from hf_any3d.training.protocol import build_processor
+from hf_any3d.training.tasks import class_names
 
 _DATA = {
     *("dataset_name", "data_dir", "dataset_options", "train_file", "validation_file", "test_file", "train_splits"),
@@ -36,6 +35,7 @@ _DATA = {
 }
 # Of these the earlier model of `--from_model` decides.
 _OF_THE_MODEL = ("num_points", "features", "up_axis", "feature_sets", "copies", "heading")
+CROSS_VALIDATION = "cross-validation"
 UNKNOWN_FAR = 0.99
 """Unknown score above which a pipeline gives no label: some four deviations beyond all that the training has seen."""
 # Not pushed to the hub, as all files that start with an underscore.
@@ -102,6 +102,16 @@ def given_options(argv: Sequence[str]) -> set[str]:
     return {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
 
 
+def check_options(argv: Sequence[str]) -> None:
+    """Refuse options of training.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if foreign := sorted(given_options(argv) - OPTIONS):
+        raise ValueError(f"--{foreign[0]} has no effect on frozen features with a linear head; expected --way trained")
+
+
 def plan_for_data(argv: Sequence[str], way: str | None = None) -> Plan:
     """Load the data that options name, and plan how they are learned.
 
@@ -112,7 +122,7 @@ def plan_for_data(argv: Sequence[str], way: str | None = None) -> Plan:
     arguments, data = parse_arguments(ARGUMENTS, argv)
     data.validation_fraction = 0
     rows = program.load_splits(data)[0]["train"]
-    names, labels = program.class_names(rows), rows.with_format(None)["label"][:]
+    names, labels = class_names(rows), rows.with_format(None)["label"][:]
     counts = np.bincount(labels, minlength=len(names))
     return _plan({name: int(count) for name, count in zip(names, counts, strict=True) if count}, arguments, way)
 
@@ -129,38 +139,284 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
         argv: Options of `ARGUMENTS`.
 
     Raises:
-        ValueError: An option that has no effect here, or scans that cannot be learned, see `look_at`.
+        ValueError: An option that has no effect here, or scans that cannot be learned, see `check`.
+        FileNotFoundError: `--from_model` is no model of this kind.
     """
-    if foreign := sorted(given_options(argv) - OPTIONS):
-        raise ValueError(f"--{foreign[0]} has no effect on frozen features with a linear head; expected --way trained")
+    check_options(argv)
     stopwatch = Stopwatch()
     arguments, data = parse_arguments(ARGUMENTS, argv)
-    if arguments.from_model is not None and (fixed := sorted(given_options(argv) & set(_OF_THE_MODEL))):
-        raise ValueError(f"--{fixed[0]} with --from_model, which has its own; expected one of them")
     data.validation_fraction = 0  # all scans are learned, and judged by cross-validation
+    earlier = None
+    if arguments.from_model is not None:
+        if fixed := sorted(given_options(argv) & set(_OF_THE_MODEL)):
+            raise ValueError(f"--{fixed[0]} with --from_model, which has its own; expected one of them")
+        earlier = Examples.load(Path(arguments.from_model))
     program.claim_output(Path(arguments.output_dir))
     with stopwatch.part("data"):
         splits, _ = program.load_splits(data)
-        origin = data.train_file or data.data_dir or data.dataset_name
-        earlier = None if arguments.from_model is None else _Store.load(Path(arguments.from_model))
         processor = build_processor(data, {}) if earlier is None else earlier.processor
+        origin = data.train_file or data.data_dir or data.dataset_name
+        scans = look_at(splits["train"], processor, origin, group_column=data.group_column)
         if earlier is None:
-            rows = splits["train"]
-            scans = look_at(
-                rows, processor, origin, group_column=data.group_column, allow_doubts=arguments.allow_doubts
-            )
+            check(scans, origin, arguments.allow_doubts)
     plan = _plan(scans.counts, arguments, FEATURES)
-    model = _new_model(plan, scans.classes, data, arguments.heading)
+    if earlier is None:
+        model = PointFeaturesForPointCloudClassification(_config(plan, data, arguments.heading)).eval()
+    else:
+        model = _earlier_model(Path(arguments.from_model or ""))
     with stopwatch.part("features"):
-        features = _features(model, rows, processor)
+        examples = _examples(model, splits["train"], processor, scans, earlier)
+    scans = examples.scans
+    check(scans, origin, arguments.allow_doubts)
+    plan = _plan(scans.counts, arguments, FEATURES)
     with stopwatch.part("head"):
-        folds = draw_folds(scans.labels, scans.groups, arguments.folds, arguments.seed)
-        logits = held_out_logits(features, scans.labels, folds, len(scans.classes), plan.strength)
-        head = fit_head(features, scans.labels, len(scans.classes), plan.strength)
-        _set_head(model, head)
-        estimate = None
-        if (folds >= 0).any():
-            how = f"cross-validation in {folds.max() + 1} folds, near-duplicates together"
-            estimate = Estimate.from_logits(logits, scans.labels, scans.classes, how)
-            _fit_unknown(model, head.standardize(features), logits, scans.groups)
-    return None
+        model = _with_labels(model, scans.classes)
+        head, estimate = _fit(model, examples, plan, arguments)
+    with stopwatch.part("evaluation"):
+        others = {split: rows for split, rows in splits.items() if split in ("validation", "test")}
+        judged = {str(split): _evaluate(model, head, rows, processor, scans.classes) for split, rows in others.items()}
+    known = {} if estimate is None else {CROSS_VALIDATION: estimate}
+    report = _report(model, data, splits, plan, examples, {**known, **judged}, stopwatch)
+    _save(model, processor, examples, report, estimate, arguments)
+    return Learned(report, _lines(origin, scans, plan, estimate, model.config, earlier is not None))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Scans with their features, before these are standardized; kept beside the model, to add scans later.
+
+    Attributes:
+        scans: The scans.
+        features: (scans, width) float32.
+        processor: Prepared the clouds.
+    """
+
+    scans: Scans
+    features: np.ndarray
+    processor: PointCloudProcessor
+
+    def save(self, folder: Path) -> None:
+        """Write the features into a folder with a model and its processor."""
+        described = asdict(self.scans)
+        texts = {name: json.dumps(described[name]) for name in ("classes", "digests", "names")}
+        tensors = {name: torch.from_numpy(described[name]) for name in ("labels", "groups")}
+        with atomic_write(folder / _STORE) as unfinished:
+            save_file({"features": torch.from_numpy(self.features), **tensors}, unfinished, metadata=texts)
+
+    @classmethod
+    def load(cls, folder: Path) -> Examples:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is damaged.
+        """
+        path = folder / _STORE
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder}: no {_STORE}, which training leaves beside a model of few scans; expected such a model"
+            )
+        try:
+            with safe_open(path, framework="numpy") as file:
+                texts = {name: json.loads(file.metadata()[name]) for name in ("classes", "digests", "names")}
+                features, labels, groups = (file.get_tensor(name) for name in ("features", "labels", "groups"))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: damaged ({error})") from error
+        scans = Scans(texts["classes"], labels, groups, texts["digests"], texts["names"])
+        return cls(scans, features, PointCloudProcessor.from_pretrained(folder))
+
+
+def _config(plan: Plan, data: DataArguments, heading: str) -> PointFeaturesConfig:
+    return PointFeaturesConfig(
+        features=list(plan.features),
+        copies=plan.copies,
+        in_channels=3 * len(data.features),
+        normals=data.features[1:2] == ["normals"],
+        up_axis=data.up_axis,
+        **({"copy_turn": 180.0} if heading == "unknown" else {}),
+    )
+
+
+def _earlier_model(folder: Path) -> PointFeaturesForPointCloudClassification:
+    """Open an earlier model, with features as they are computed."""
+    model = PointFeaturesForPointCloudClassification.from_pretrained(folder)
+    model.point_features.mean.zero_()
+    model.point_features.scale.fill_(1.0)
+    return model.eval()
+
+
+def _examples(
+    model: PointFeaturesForPointCloudClassification,
+    rows: Dataset,
+    processor: PointCloudProcessor,
+    scans: Scans,
+    earlier: Examples | None,
+) -> Examples:
+    """Compute the features of all scans, and add those of an earlier model."""
+    if earlier is None:
+        return Examples(scans, _features(model, rows, processor), processor)
+    known = {digest: number for number, digest in enumerate(earlier.scans.digests)}
+    new = [number for number, digest in enumerate(scans.digests) if digest not in known]
+    features = np.empty((len(rows), earlier.features.shape[1]), np.float32)
+    if new:
+        features[new] = _features(model, rows.select(new), processor)
+    for number, digest in enumerate(scans.digests):
+        if digest in known:
+            features[number] = earlier.features[known[digest]]
+    together, kept = joined(earlier.scans, scans)
+    return Examples(together, np.concatenate([earlier.features[kept], features]), processor)
+
+
+def _features(
+    model: PointFeaturesForPointCloudClassification, rows: Dataset, processor: PointCloudProcessor
+) -> np.ndarray:
+    """Return the features of rows as they are computed, (rows, width)."""
+    computed = frozen_features(model, rows, processor).with_format("numpy")
+    return np.stack(computed["features"][:]).astype(np.float32)
+
+
+def _with_labels(
+    model: PointFeaturesForPointCloudClassification, classes: list[str]
+) -> PointFeaturesForPointCloudClassification:
+    """Return the model with a head for these classes."""
+    config = model.config
+    config.id2label = dict(enumerate(classes))
+    config.label2id = {name: number for number, name in enumerate(classes)}
+    model.classifier = torch.nn.Linear(config.hidden_size, len(classes))
+    model.config.architectures = [type(model).__name__]
+    return model.eval()
+
+
+def _fit(
+    model: PointFeaturesForPointCloudClassification, examples: Examples, plan: Plan, arguments: FewScansArguments
+) -> tuple[LinearHead, Estimate | None]:
+    """Fit head and unknown score; judge the head by folds, if a class has two scans."""
+    scans, features = examples.scans, examples.features.astype(np.float64)
+    count = len(scans.classes)
+    head = fit_head(features, scans.labels, count, plan.strength)
+    model.set_head(*(torch.from_numpy(getattr(head, name)).float() for name in ("weight", "bias", "mean", "scale")))
+    folds = draw_folds(scans.labels, scans.groups, arguments.folds, arguments.seed)
+    held = folds >= 0
+    if not held.any():
+        return head, None
+    logits = held_out_logits(features, scans.labels, folds, count, plan.strength)
+    standard = torch.from_numpy(head.standardize(features)).float()
+    model.fit_unknown_score(
+        standard[held], torch.from_numpy(logits[held]).float(), torch.from_numpy(scans.groups[held])
+    )
+    assert model.unknown_score is not None
+    # Scans that are alone in their class calibrate nothing, but what is like them is known.
+    model.unknown_score.features = torch.cat([model.unknown_score.features, standard[~held]])
+    model.config.unknown_rows, model.config.unknown_far = len(standard), UNKNOWN_FAR
+    alone = [
+        name for name, label in zip(scans.classes, range(count), strict=True) if not held[scans.labels == label].any()
+    ]
+    how = f"cross-validation in {folds.max() + 1} folds"
+    how += f", without {', '.join(alone)}, alone in the class" if alone else ""
+    return head, Estimate.from_logits(logits, scans.labels, scans.classes, how)
+
+
+def _evaluate(
+    model: PointFeaturesForPointCloudClassification,
+    head: LinearHead,
+    rows: Dataset,
+    processor: PointCloudProcessor,
+    classes: list[str],
+) -> Estimate:
+    """Judge the head on a split that it has not learned from; what is of no learned class counts as wrong."""
+    names = class_names(rows)
+    labels = np.array([names[label] for label in rows.with_format(None)["label"][:]])
+    known = np.isin(labels, classes)
+    every = classes + sorted({*labels[~known]})
+    logits = np.full((len(rows), len(every)), -1e3)
+    # The model has the head's mean and scale by now.
+    logits[:, : len(classes)] = _features(model, rows, processor) @ head.weight.T + head.bias
+    return Estimate.from_logits(logits, np.array([every.index(label) for label in labels]), every, "its own split")
+
+
+def _report(
+    model: PointFeaturesForPointCloudClassification,
+    data: DataArguments,
+    splits: DatasetDict,
+    plan: Plan,
+    examples: Examples,
+    judged: dict[str, Estimate],
+    stopwatch: Stopwatch,
+) -> RunReport:
+    config, scans = model.config, examples.scans
+    facts = program.data_facts(data, splits, CROSS_VALIDATION)
+    rows = {**facts["rows"], "train": len(scans.labels)}
+    trained = sum(parameter.numel() for parameter in model.classifier.parameters())
+    return RunReport(
+        data={**facts, "rows": rows, "scans of each class": scans.counts, "near-duplicates": scans.num_copies},
+        encoder={},
+        adapter={},
+        trained_parameters=trained,
+        total_parameters=count_parameters(model)[1],
+        seconds=stopwatch.stop(),
+        peak_memory=peak_memory(),
+        metrics={split: estimate.metrics() for split, estimate in judged.items()},
+        class_accuracy={split: estimate.class_accuracy() for split, estimate in judged.items()},
+        selection={},
+        training={
+            "way": "frozen features with a linear head",
+            "features": list(config.features),
+            "copies": config.copies,
+            "copy_turn": config.copy_turn,
+            "copy_scale": list(config.copy_scale),
+            "copy_jitter": config.copy_jitter,
+            "strength": plan.strength,
+            "chosen": plan.reason,
+        },
+    )
+
+
+def _save(
+    model: PointFeaturesForPointCloudClassification,
+    processor: PointCloudProcessor,
+    examples: Examples,
+    report: RunReport,
+    estimate: Estimate | None,
+    arguments: FewScansArguments,
+) -> None:
+    """Write everything; metrics.json last, which marks the run as complete."""
+    folder = Path(arguments.output_dir)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    examples.save(folder)
+    sure = "Unknown: no class has two scans." if estimate is None else estimate.section()
+    card = build_model_card(
+        Subject.from_model(model, report, processor.num_points),
+        folder.name if folder.is_absolute() else str(folder),
+        license=arguments.license,
+        sections={"How sure": sure},
+    )
+    save_card(card, folder / FILE)
+    report.save(folder / "metrics.json")
+
+
+def _lines(
+    origin: str,
+    scans: Scans,
+    plan: Plan,
+    estimate: Estimate | None,
+    config: PointFeaturesConfig,
+    added: bool,
+) -> list[str]:
+    count, copies = len(scans.labels), scans.num_copies
+    seen = f"{origin}{' and the earlier ones' if added else ''}: {count} scans of {len(scans.classes)} classes, "
+    seen += f"{class_counts(scans.counts)}; {copies} near-duplicates; up axis {config.up_axis}"
+    turned = "any heading" if config.copy_turn >= 180 else "heading as scanned"
+    way = f"way: frozen {' and '.join(config.features)} features, mean of {config.copies} copies, {turned}, with a "
+    way += f"linear head; {plan.reason}"
+    if estimate is None:
+        sure = "accuracy: unknown, as no class has two different scans; with a second one of each it is estimated"
+        return [seen, way, sure, "confused: unknown", "unknown score: none, for the same reason"]
+    return [
+        seen,
+        way,
+        f"accuracy: {estimate.text()}, by {estimate.how}; the saved model learned from all {count}",
+        f"confused: {estimate.confusion_text()}",
+        "unknown score: above 0.5 for what is unlike these scans, and for one of 20 like them; no label above "
+        f"{config.unknown_far:g}",
+    ]

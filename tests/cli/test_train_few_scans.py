@@ -1,0 +1,173 @@
+"""`hf-any3d train` on few scans: frozen features with a linear head, without a network or settings."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hf_any3d.registry import MODEL_TYPES
+from tests.cli.conftest import run
+
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
+SMALL = ("--points", 128, "--copies", 2)
+FASTEST = ("--points", 64, "--copies", 1, "--feature_sets", "descriptors")
+
+
+def write_scans(folder, each, classes=("ball", "stick"), start=0):
+    """Balls and sticks, all of other sizes."""
+    for label in classes:
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        for number in range(start, start + each):
+            generator = np.random.default_rng([number, len(label)])
+            size = generator.uniform(0.8, 1.2, 3) * ([1, 1, 1] if label == "ball" else [0.3, 2, 0.3])
+            np.save(folder / label / f"{number}.npy", (generator.normal(size=(150, 3)) * size).astype(np.float32))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch, tmp_path):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("connects"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path):
+    write_scans(tmp_path / "scans", 5)
+    code, out, err = run("train", "scans", *SMALL)
+    assert code == 0, err
+    seen, way, sure, confused, unknown, last = out.splitlines()
+    assert seen == "scans: 10 scans of 2 classes, 5 each; 0 near-duplicates; up axis y"
+    assert "frozen descriptors and encoder features, mean of 2 copies" in way and "linear head" in way
+    assert sure == (
+        "accuracy: 100 % (10 of 10 scans; 95 % interval 72 to 100 %), by cross-validation in 5 folds; the saved model "
+        "learned from all 10"
+    )
+    assert confused == "confused: no classes confused" and unknown.startswith("unknown score: above 0.5")
+    assert last == "outputs/scans: model, card and metrics.json; try: hf-any3d predict FILE --model outputs/scans"
+    metrics = json.loads((tmp_path / "outputs" / "scans" / "metrics.json").read_text())
+    assert metrics["metrics"]["cross-validation"]["accuracy"] == 1.0 and metrics["data"]["rows"] == {"train": 10}
+    card = (tmp_path / "outputs" / "scans" / "README.md").read_text()
+    assert "## How sure" in card and "95 % interval 72 to 100 %" in card and "| ball | 5 | 5 |" in card
+    assert "last step" not in card and "fitted to all training clouds" in card
+
+    new = write_scans(tmp_path / "new", 1, start=50)
+    code, out, err = run("predict", new, "--model", "outputs/scans", "--json")
+    assert code == 0, err
+    assert [row["predictions"][0]["label"] for row in json.loads(out)] == ["ball", "stick"]
+    assert json.loads((tmp_path / "outputs/scans/config.json").read_text())["unknown_rows"] == 10
+
+
+def test_one_scan_a_class_is_learned_and_says_that_nothing_tells_how_well(tmp_path):
+    write_scans(tmp_path / "scans", 1)
+    code, out, err = run("train", "scans", *FASTEST)
+    assert code == 0, err
+    assert "accuracy: unknown, as no class has two different scans" in out and "unknown score: none" in out
+    code, out, _ = run("predict", write_scans(tmp_path / "new", 1, start=5), "--model", "outputs/scans", "--json")
+    assert [row["predictions"][0]["label"] for row in json.loads(out)] == ["ball", "stick"]
+
+
+def test_scans_are_added_to_a_model_and_old_features_reused(tmp_path, monkeypatch):
+    write_scans(tmp_path / "scans", 3)
+    assert run("train", "scans", *FASTEST).code == 0
+    from hf_any3d.training.little_data import training
+
+    computed = []
+    plain = training.frozen_features
+    monkeypatch.setattr(training, "frozen_features", lambda *given: computed.append(len(given[1])) or plain(*given))
+    # Two new ones of a class that there is, one of a new class, and one that is known.
+    write_scans(tmp_path / "more", 2, ("stick",), start=3)
+    write_scans(tmp_path / "more", 1, ("cone",), start=3)
+    (tmp_path / "more" / "ball").mkdir()
+    (tmp_path / "more" / "ball" / "again.npy").write_bytes((tmp_path / "scans" / "ball" / "0.npy").read_bytes())
+    code, out, err = run("train", "more", "--from", "outputs/scans", "--output", "outputs/all")
+    assert code == 0, err
+    assert computed == [3]
+    assert "more and the earlier ones: 9 scans of 3 classes, 1 (cone) to 5 (stick)" in out
+    assert "without cone, alone in the class" in out
+    config = json.loads((tmp_path / "outputs" / "all" / "config.json").read_text())
+    assert list(config["id2label"].values()) == ["ball", "cone", "stick"] and config["unknown_rows"] == 9
+    # The same scans at once give the same model.
+    write_scans(tmp_path / "more", 3)
+    (tmp_path / "more" / "ball" / "again.npy").unlink()
+    assert run("train", "more", "--output", "outputs/once", *FASTEST).code == 0
+    new = write_scans(tmp_path / "new", 1, ("ball", "cone", "stick"), start=70)
+    answers = [json.loads(run("predict", new, "--model", f"outputs/{name}", "--json").out) for name in ("all", "once")]
+    for one, other in zip(*answers, strict=True):
+        assert one["predictions"][0]["label"] == other["predictions"][0]["label"]
+        assert one["predictions"][0]["score"] == pytest.approx(other["predictions"][0]["score"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda folder: write_scans(folder, 3, ("ball",)), "all 3 scans are of one class, 'ball'"),
+        (lambda folder: write_scans(folder, 1, ("ball",)), "one scan, ball/0.npy; expected scans of at least two"),
+        (
+            lambda folder: write_scans(folder, 2, ("ball", "Ball")),
+            "'Ball' (2 scans) and 'ball' (2) differ only in case",
+        ),
+    ],
+)
+def test_scans_that_cannot_be_learned_are_one_line(change, text, tmp_path):
+    change(tmp_path / "scans")
+    code, out, err = run("train", "scans", *FASTEST)
+    assert code == 1 and out == "" and text in err and err.count("\n") == 1
+
+
+def test_an_empty_class_is_named_and_left_out(tmp_path):
+    write_scans(tmp_path / "scans", 2)
+    (tmp_path / "scans" / "cone").mkdir()
+    code, out, err = run("train", "scans", *FASTEST)
+    assert code == 0 and "4 scans of 2 classes" in out
+    assert err.count("no point cloud in the folders cone, which are left out") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (
+            ("--way", "features", "--epochs", 3),
+            "--num_train_epochs has no effect on frozen features",
+        ),
+        (("--way", "trained", "--copies", 3), "--copies has no effect on training; it is for --way features"),
+        (("--feature_set", "encoder"), "no option --feature_set; did you mean --features?"),
+        (("--feature_sets", "magic"), "features=['magic']; expected some of"),
+        (("--heading", "north"), "--heading 'north'; expected known or unknown"),
+        (("--from", "nowhere"), "no directory nowhere"),
+        (("--way", "trained", "--from", "scans"), "no model in this directory"),
+    ],
+)
+def test_wrong_options_are_one_line(words, text, tmp_path):
+    write_scans(tmp_path / "scans", 2)
+    code, out, err = run("train", "scans", *words)
+    assert code == 1 and out == "" and text in err and err.count("\n") == 1, err
+
+
+def test_options_of_training_and_many_scans_train(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("hf_any3d.training.tasks.train_classifier", lambda words: given.append(words) or 1 / 0)
+    write_scans(tmp_path / "scans", 2)
+    assert run("train", "scans", "--epochs", 3).code == 1 and len(given) == 1
+    assert run("train", "scans", "--way", "trained").code == 1 and len(given) == 2
+    monkeypatch.setattr("hf_any3d.training.little_data.plan.MOST_SCANS", 3)
+    assert run("train", "scans").code == 1 and len(given) == 3
+    for words in given:
+        assert words[0].endswith("recipes/base/little_data.yaml")
+
+
+def test_without_a_network_training_starts_from_the_packaged_encoder(tmp_path, monkeypatch):
+    from hf_any3d.modeling.pretrained_parts import sources
+
+    def fail(*_):
+        raise sources.EncoderUnavailableError("nowhere")
+
+    monkeypatch.setattr(sources, "resolve_encoder", fail)
+    write_scans(tmp_path / "scans", 2)
+    code, out, err = run("train", "scans", "--way", "trained", "--epochs", 4, "--points", 64, "--use_cpu")
+    assert code == 0, err
+    assert "training starts from the packaged encoder" in err and "validation" in out
+    metrics = json.loads((tmp_path / "outputs" / "scans" / "metrics.json").read_text())
+    assert metrics["training"]["label_smoothing"] == 0.1 and metrics["training"]["learning_rate"] == 1e-3
+    assert metrics["data"]["rows"] == {"train": 3, "validation": 1}  # not a half
+    config = json.loads((tmp_path / "outputs" / "scans" / "config.json").read_text())
+    assert config["model_type"] in MODEL_TYPES and list(config["id2label"].values()) == ["ball", "stick"]

@@ -1,0 +1,108 @@
+"""What is seen of scans before they are learned."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Array2D, ClassLabel, Dataset, Features, Value
+
+from hf_any3d import PointCloudProcessor
+from hf_any3d.training.little_data.scans import check, class_counts, joined, look_at, near_duplicates
+
+PROCESSOR = PointCloudProcessor(num_points=512)
+
+
+def shape(kind: int, seed: int, count: int = 600) -> np.ndarray:
+    """Points on boxes of other proportions, drawn by a seed."""
+    size = np.random.default_rng(kind).uniform(0.2, 1, 3)
+    generator = np.random.default_rng(seed)
+    points, sides = generator.uniform(-1, 1, (count, 3)), generator.integers(0, 3, count)
+    points[np.arange(count), sides] = generator.choice([-1, 1], count)  # on the faces of a cube
+    return (points * size).astype(np.float32)
+
+
+def rows_of(clouds, labels, names=("ball", "stick"), **columns) -> Dataset:
+    features = Features(
+        {
+            "points": Array2D((None, 3), "float32"),
+            "label": ClassLabel(names=list(names)),
+            **{name: Value("string") for name in columns},
+        }
+    )
+    return Dataset.from_dict({"points": clouds, "label": labels, **columns}, features=features)
+
+
+def test_counts_groups_and_names_are_seen():
+    clouds = [shape(kind, kind) for kind in range(4)]
+    clouds += [shape(1, 99), clouds[2]]
+    rows = rows_of(clouds, [0, 0, 1, 1, 0, 1], file=[f"{number}.ply" for number in range(6)])
+    scans = look_at(rows, PROCESSOR, "scans")
+    assert scans.counts == {"ball": 3, "stick": 3} and scans.names[1] == "1.ply"
+    # Another sample of the second shape, and the same points as the third.
+    assert scans.groups.tolist() == [0, 1, 2, 3, 1, 2] and scans.num_copies == 2
+    check(scans, "scans")
+
+
+def test_a_column_of_groups_joins_scans():
+    rows = rows_of([shape(kind, kind) for kind in range(4)], [0, 0, 1, 1], place=["a", "a", "b", "c"])
+    assert look_at(rows, PROCESSOR, "scans", group_column="place").groups.tolist() == [0, 0, 2, 3]
+    with pytest.raises(ValueError, match="scans: no column 'room'; there are points, label, place"):
+        look_at(rows, PROCESSOR, "scans", group_column="room")
+
+
+def test_classes_without_scans_are_named_and_left_out():
+    rows = rows_of([shape(0, 0), shape(1, 1)], [0, 2], ("ball", "cone", "stick"))
+    with pytest.warns(UserWarning, match="scans: no scan of 'cone'; not learned"):
+        scans = look_at(rows, PROCESSOR, "scans")
+    assert scans.classes == ["ball", "stick"] and scans.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        ([0], ("ball", "stick"), r"scans: one scan, row 0; expected scans of at least two classes"),
+        ([0, 0, 0], ("ball", "stick"), r"all 3 scans are of one class, 'ball'; expected at least two"),
+        ([0, 1, 1], ("ball", "Ball"), r"classes 'ball' \(1 scans\) and 'Ball' \(2\) differ only in case or spaces"),
+        ([0, 1, 1], ("arm chair", "arm_chair"), "differ only in case or spaces; give them one name, or add --allow"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:scans. no scan")
+def test_scans_that_cannot_be_learned_are_refused(labels, names, message):
+    scans = look_at(rows_of([shape(kind, kind) for kind in range(len(labels))], labels, names), PROCESSOR, "scans")
+    with pytest.raises(ValueError, match=message):
+        check(scans, "scans")
+
+
+def test_the_same_scan_under_two_labels_is_refused_or_warned_of():
+    cloud = shape(0, 0)
+    rows = rows_of([cloud, shape(1, 1), cloud], [0, 1, 1], file=["ball/a.ply", "stick/b.ply", "stick/c.ply"])
+    scans = look_at(rows, PROCESSOR, "scans")
+    text = (
+        "scans: ball/a.ply and stick/c.ply are the same scan with two labels, 'ball' and 'stick'; remove one"
+    )
+    with pytest.raises(ValueError, match=text):
+        check(scans, "scans")
+    with pytest.warns(UserWarning, match=text):
+        check(scans, "scans", allow_doubts=True)
+
+
+def test_near_duplicates_are_other_samples_of_a_shape_and_not_similar_shapes():
+    same = [shape(0, seed) for seed in range(3)]
+    larger = [shape(0, 9) * [1.0, 1.15, 1.0], shape(5, 5)]
+    clouds = PROCESSOR([*same, *larger], return_tensors="pt")["points"]
+    assert sorted(map(tuple, near_duplicates(clouds))) == [(0, 1), (0, 2), (1, 2)]
+    assert near_duplicates(torch.zeros(0, 512, 3)) == []
+
+
+def test_later_scans_join_earlier_ones_and_win():
+    clouds = [shape(kind, kind) for kind in range(4)]
+    earlier = look_at(rows_of(clouds[:3], [0, 0, 1]), PROCESSOR, "scans")
+    later = look_at(rows_of([clouds[1], clouds[3]], [1, 0], ("cone", "stick")), PROCESSOR, "more")
+    together, kept = joined(earlier, later)
+    assert kept.tolist() == [True, False, True] and together.classes == ["ball", "cone", "stick"]
+    assert together.labels.tolist() == [0, 2, 2, 1] and len(set(together.groups.tolist())) == 4
+    assert together.digests == [earlier.digests[0], earlier.digests[2], *later.digests]
+
+
+def test_counts_are_said_in_a_few_words():
+    assert class_counts({"ball": 3, "stick": 3}) == "3 each"
+    assert class_counts({"ball": 3, "stick": 1, "cone": 7}) == "1 (stick) to 7 (cone)"
