@@ -12,7 +12,7 @@ from tests.tiny_encoders import saved_encoder
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
-TEN = ("dataset", "encoder", "task", "output", "epochs", "batch-size", "learning-rate", "points", "augment", "seed")
+OPTIONS = ("dataset", "encoder", "task", "way", "from", "output", "epochs", "batch-size", "learning-rate", "points", "augment", "seed")
 SMALL = ("--points", 32, "--epochs", 1, "--batch-size", 4, "--num_tokens", 4, "--tokenizer_neighbors", 4, "--use_cpu")
 
 
@@ -28,11 +28,11 @@ def folder(tmp_path):
     return tmp_path / "scans"
 
 
-def test_help_shows_ten_options_and_help_all_the_others():
+def test_help_shows_twelve_options_and_help_all_the_others():
     short, long = run("train", "--help"), run("train", "--help-all")
     shown = [word for line in short.out.splitlines() for word in line.split() if word.startswith("--")]
     names = list(dict.fromkeys(word.strip("`.,;") for word in shown))
-    assert set(names) - {"--help", "--help-all", "--peft", "--max_steps"} == {f"--{name}" for name in TEN}
+    assert set(names) - {"--help", "--help-all", "--peft", "--max_steps"} == {f"--{name}" for name in OPTIONS}
     assert short.code == long.code == 0 and "--lr_scheduler_type" not in short.out
     for name in ("--lr_scheduler_type", "--peft", "--voting", "--gradient_accumulation_steps"):
         assert name in long.out
@@ -76,7 +76,10 @@ def test_data_become_arguments_of_the_program(words, expected, tmp_path, monkeyp
 
     monkeypatch.setattr("hf_any3d.training.tasks.train_classifier", stop)
     assert run("train", *words, "--seed", 3, "--max_steps", 5).err == "error: stopped\n"
-    assert given[0][: len(expected)] == expected and given[0][-4:] == ["--seed", "3", "--max_steps", "5"]
+    first = given[0].index(expected[0])
+    assert given[0][first : first + len(expected)] == expected and given[0][-4:] == ["--seed", "3", "--max_steps", "5"]
+    # Without a recipe of the user's, that for little data.
+    assert (first == 0) == (words[0] == "DATA/recipe.yaml") and given[0][0].endswith(".yaml")
 
 
 def test_datasets_of_labeled_points_are_segmented(monkeypatch):

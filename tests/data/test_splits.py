@@ -76,7 +76,7 @@ def test_the_embedded_shapes_divide_by_whole_groups(cache_dir):
         ({"group_column": "model"}, "no column 'model'; it has row, label, group"),
         ({"label_column": "class"}, "no column 'class'"),
         ({"dataset": DatasetDict(test=Dataset.from_dict({"label": [0]}))}, "has splits test; expected train"),
-        ({"dataset": Dataset.from_dict({"label": [0, 1]})}, "has 2 groups; expected at least two in one class"),
+        ({"dataset": Dataset.from_dict({"label": [0, 1]})}, "has 2 groups, one in each class; expected two in a class"),
     ],
 )
 def test_datasets_that_cannot_be_divided_are_refused(change, message, rows):
@@ -151,3 +151,10 @@ def test_both_splits_and_classes_are_required(splits):
         drawn_fold(DatasetDict(train=splits["train"]))
     with pytest.raises(ValueError, match="expected a ClassLabel"):
         drawn_fold(DatasetDict(train=splits["train"].remove_columns("label"), test=splits["test"]))
+
+
+@pytest.mark.parametrize(("classes", "each", "taken"), [(10, 2, 4), (3, 2, 1), (2, 2, 1), (10, 5, 10)])
+def test_the_fraction_holds_for_classes_of_two(classes, each, taken):
+    rows = Dataset.from_dict({"label": np.repeat(np.arange(classes), each).tolist()})
+    splits = validation_split(rows, 0.2)
+    assert len(splits["validation"]) == taken and set(splits["train"]["label"]) == set(range(classes))

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hf_any3d.atomic_files import atomic_write
+from hf_any3d.data.catalog import up_axis_of
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import FILE, save_card
@@ -25,7 +26,7 @@ from hf_any3d.training.frozen_features import frozen_features
 from hf_any3d.training.little_data.confidence import Estimate
 from hf_any3d.training.little_data.linear_head import LinearHead, draw_folds, fit_head, held_out_logits
 from hf_any3d.training.little_data.plan import FEATURES, Plan, plan_for
-from hf_any3d.training.little_data.scans import Scans, check, class_counts, joined, look_at
+from hf_any3d.training.little_data.scans import Scans, check, class_counts, file_names, joined, look_at
 from hf_any3d.training.protocol import build_processor
 from hf_any3d.training.tasks import class_names
 
@@ -154,6 +155,8 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
     program.claim_output(Path(arguments.output_dir))
     with stopwatch.part("data"):
         splits, _ = program.load_splits(data)
+        if "up_axis" not in given_options(argv):
+            data.up_axis = _up_axis(data, splits["train"])
         processor = build_processor(data, {}) if earlier is None else earlier.processor
         origin = data.train_file or data.data_dir or data.dataset_name
         scans = look_at(splits["train"], processor, origin, group_column=data.group_column)
@@ -224,6 +227,12 @@ class Examples:
             raise ValueError(f"{path}: damaged ({error})") from error
         scans = Scans(texts["classes"], labels, groups, texts["digests"], texts["names"])
         return cls(scans, features, PointCloudProcessor.from_pretrained(folder))
+
+
+def _up_axis(data: DataArguments, rows: Dataset) -> str:
+    """Return the axis that points up by the dataset or by the format of all files, else the usual one."""
+    are_aerial = all(Path(name).suffix.lower() in (".las", ".laz") for name in file_names(rows))
+    return up_axis_of(data.dataset_name) or ("z" if are_aerial else data.up_axis)
 
 
 def _config(plan: Plan, data: DataArguments, heading: str) -> PointFeaturesConfig:
