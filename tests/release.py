@@ -34,7 +34,7 @@ from tests.hub import LocalHub
 from tests.tiny_text_towers import saved_text_tower, tiny_clip_files
 
 ROOT = Path(__file__).resolve().parents[1]
-LINKED = ("conversions", "modeling", "examples/data")
+LINKED = ("conversions", "modeling", "examples/data", "examples/recipes")
 """Folders of the checkout that are linked into the package."""
 SHIPPED = (
     "hf_any3d/py.typed",
@@ -48,6 +48,8 @@ SHIPPED = (
     "hf_any3d/default_model/model.safetensors",
     "hf_any3d/default_model/preprocessor_config.json",
     "hf_any3d/default_model/recipe.json",
+    "hf_any3d/recipes/base/little_data.yaml",
+    "hf_any3d/recipes/quickstart.yaml",
     "hf_any3d/modeling/any2point/tokenizer_generated_shapes.safetensors",
 )
 """Files of the wheel that are not modules."""

@@ -42,6 +42,7 @@ def test_the_folders_at_the_root_are_linked_into_the_package():
     for folder in LINKED:
         assert os.readlink(ROOT / "hf_any3d" / folder) == f"../{folder}"
     assert os.readlink(ROOT / "hf_any3d" / "assets") == "../examples/data"
+    assert os.readlink(ROOT / "hf_any3d" / "recipes") == "../examples/recipes"
 
 
 def test_every_folder_with_python_files_is_a_package():
@@ -98,6 +99,7 @@ folder = pathlib.Path(importlib.util.find_spec("hf_any3d").origin).parent
 assert str(folder).startswith(places), folder
 wanted = {[file.relative_to("hf_any3d").as_posix() for file in files]}
 wanted += ["assets/chair.ply", "assets/train.parquet", "default_model/model.safetensors"]
+wanted += ["recipes/quickstart.yaml", "recipes/base/little_data.yaml"]
 assert not [name for name in wanted if not (folder / name).is_file()]
 for name in {modules if way == "wheel" else []}:
     file = importlib.import_module(name).__file__

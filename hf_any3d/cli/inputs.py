@@ -186,12 +186,16 @@ class LeftOutFiles(logging.Handler):
         super().__init__()
         self.total = 0
         self.names: list[str] = []
+        self.printed: set[str] = set()
         self.logger = logging.getLogger("hf_any3d.data.catalog.folder")
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a warning about a file, or keep the names of all files that are left out."""
         if (names := getattr(record, "left_out", None)) is None:
-            print_note(f"warning: {record.getMessage()}")
+            text = record.getMessage()
+            if text not in self.printed:  # a command may load its data twice
+                print_note(f"warning: {text}")
+            self.printed.add(text)
             return
         self.names = list(dict.fromkeys([*self.names, *names]))
         self.total = max(self.total, record.__dict__["num_files"])

@@ -165,9 +165,10 @@ def train(
             if task is Task.CLASSIFICATION and not is_recipe and _are_few(arguments, words, way):
                 lines = _learn_few_scans(arguments, words)
             else:
+                _check_arguments(arguments, words, task)
                 if task is Task.CLASSIFICATION and not is_recipe:
                     arguments = _with_recipe(arguments)
-                lines = _run_program(arguments, words, task)
+                lines = _run_program(arguments, task)
     finally:
         release_claims()
     for line in lines:
@@ -213,9 +214,8 @@ def _learn_few_scans(arguments: list[str], words: list[str]) -> list[str]:
     return learn_few_scans(arguments).lines
 
 
-def _run_program(arguments: list[str], words: list[str], task: Task) -> list[str]:
+def _run_program(arguments: list[str], task: Task) -> list[str]:
     """Run the training program of a task; returns the metrics of each split as text."""
-    _check_arguments(arguments, words, task)
     quiet_libraries()
     from hf_any3d.registration import register
 
@@ -235,10 +235,17 @@ def _run_program(arguments: list[str], words: list[str], task: Task) -> list[str
 def _with_recipe(arguments: list[str]) -> list[str]:
     """Return arguments of the training program with the settings that were searched for little data.
 
-    Without a model or encoder among them, and without the default encoder on this machine or the hub, training starts
+    Without settings of a model among them, and without the default encoder on this machine or the hub, training starts
     from the packaged encoder's weights.
     """
+    from dataclasses import fields
+
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    from hf_any3d.modeling.pretrained_parts.sources import EncoderUnavailableError, resolve_encoder
+    from hf_any3d.training.arguments import AdapterArguments
     from hf_any3d.training.little_data.training import given_options
+    from hf_any3d.training.models import PointModelArguments
 
     given = given_options(arguments)
     recipe = str(_RECIPES_FOLDER / "base" / "little_data.yaml")
@@ -246,12 +253,13 @@ def _with_recipe(arguments: list[str]) -> list[str]:
     slow = [] if "learning_rate" in given else ["--learning_rate", "1e-3"]
     if given & {"model_type", "model_name_or_path", "encoder_name_or_path"}:
         return [recipe, *(slow if "model_name_or_path" in given else []), *arguments]
-    default = "sentence-transformers/all-MiniLM-L6-v2"
-    from hf_any3d.modeling.pretrained_parts.sources import EncoderUnavailableError, resolve_encoder
-
+    first_layer = [recipe, *([] if "num_layers" in given else ["--num_layers", "1"]), *arguments]
+    if given & {entry.name for kind in (PointModelArguments, AdapterArguments) for entry in fields(kind)}:
+        return first_layer
+    default = PointModelArguments().encoder_name_or_path
     try:
         resolve_encoder(default)
-    except EncoderUnavailableError:
+    except (EncoderUnavailableError, RepositoryNotFoundError):
         from hf_any3d.pipelines import default_model
 
         print_note(
@@ -259,7 +267,7 @@ def _with_recipe(arguments: list[str]) -> list[str]:
             "network, or pip install hf-any3d[offline], it is the frozen encoder"
         )
         return [recipe, "--model_name_or_path", default_model(), "--head_epochs", "3", *slow, *arguments]
-    return [recipe, *([] if "num_layers" in given else ["--num_layers", "1"]), *arguments]
+    return first_layer
 
 
 def data_arguments(data: str | None, dataset: str | None) -> tuple[list[str], str | None]:
@@ -338,7 +346,7 @@ def _check_arguments(arguments: list[str], own: list[str], task: Task | None) ->
             entry.name for entry in fields(_argument_classes(None)[0])
         }:
             raise ValueError(f"--{unknown[0]} has no effect on training; it is for --way features")
-        similar = difflib.get_close_matches(plain[unknown[0]], known, n=1)
+        similar = difflib.get_close_matches(plain[unknown[0]], known | few, n=1)
         hint = f"; did you mean --{similar[0]}?" if similar else ""
         raise ValueError(f"no option --{unknown[0]}{hint} (hf-any3d train --help-all)")
     from hf_any3d.training.arguments import parse_arguments

@@ -18,8 +18,9 @@ def validation_split(
     """Move some of the training rows to a split `validation`, keeping groups together.
 
     Groups are drawn in random order. One is moved if that brings the split nearer to `fraction`, within each class if
-    `stratify` is set. Of classes too small for that, as many give one group as bring the whole near to `fraction`, and
-    one does if nothing else is moved. At least one group of each class always stays in training.
+    `stratify` is set. A class too small for that gives one group too, as long as the whole split has at most one and a
+    half times its fraction; if all classes are so small, as many give one as bring the split near to `fraction`. At
+    least one group of each class stays in training, and one is moved if there are two.
 
     Args:
         dataset: training rows, or splits with `train`; other splits are kept.
@@ -70,10 +71,12 @@ def validation_split(
     drawn = [_draw(groups, fraction, generator) for groups in strata.values()]
     small = [groups for groups, own in zip(strata.values(), drawn, strict=True) if len(groups) > 1 and not own]
     if small:
-        missing = round(fraction * sum(len(group) for groups in small for group in groups))
-        count = max(missing, 0 if any(drawn) else 1)
-        chosen = [small[number] for number in generator.permutation(len(small))[:count]]
-        drawn += [min(groups, key=len) for groups in chosen]
+        share = fraction * (1.5 if any(drawn) else 1.0)
+        room = round(share * len(rows)) - sum(map(len, drawn))
+        smallest = [min(small[number], key=len) for number in generator.permutation(len(small))]
+        sums = np.cumsum([len(group) for group in smallest])
+        least = 0 if any(drawn) else sums[0]
+        drawn += [group for group, total in zip(smallest, sums, strict=True) if total <= max(room, least)]
     taken = sorted(index for own in drawn for index in own)
     kept = np.setdiff1d(np.arange(len(rows)), taken)
     splits.pop("train")

@@ -211,7 +211,7 @@ class PointTrainer(Trainer):
         # Checkpoints are saved by the same method, and a report is written only with the result.
         is_result = folder.resolve() == Path(self.args.output_dir).resolve() and self.args.should_save
         if is_result:
-            _remove_model(folder)
+            remove_model(folder)
         with _describing_failures(folder):
             super()._save(output_dir, state_dict)
             if is_result and self.report is not None:
@@ -377,7 +377,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": groups[0], "weight_decay": weight_decay}, {"params": groups[1], "weight_decay": 0.0}]
 
 
-def _remove_model(folder: Path) -> None:
+def remove_model(folder: Path) -> None:
     """Remove the model of an earlier run, so that no mixture of two models can be loaded."""
     for pattern in _MODEL_FILES:
         for path in folder.glob(pattern):

@@ -12,7 +12,20 @@ from tests.tiny_encoders import saved_encoder
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
-OPTIONS = ("dataset", "encoder", "task", "way", "from", "output", "epochs", "batch-size", "learning-rate", "points", "augment", "seed")
+OPTIONS = (
+    "dataset",
+    "encoder",
+    "task",
+    "way",
+    "from",
+    "output",
+    "epochs",
+    "batch-size",
+    "learning-rate",
+    "points",
+    "augment",
+    "seed",
+)
 SMALL = ("--points", 32, "--epochs", 1, "--batch-size", 4, "--num_tokens", 4, "--tokenizer_neighbors", 4, "--use_cpu")
 
 

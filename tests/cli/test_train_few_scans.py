@@ -26,15 +26,23 @@ def write_scans(folder, each, classes=("ball", "stick"), start=0):
 
 
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch, tmp_path):
-    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("connects"))
+def connections(monkeypatch, tmp_path):
+    """Addresses that a command tries to reach; there is no network."""
+    tried: list[object] = []
+
+    def connect(_, address):
+        tried.append(address)
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
     monkeypatch.chdir(tmp_path)
+    return tried
 
 
-def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path):
+def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path, connections):
     write_scans(tmp_path / "scans", 5)
     code, out, err = run("train", "scans", *SMALL)
-    assert code == 0, err
+    assert code == 0 and connections == [], err
     seen, way, sure, confused, unknown, last = out.splitlines()
     assert seen == "scans: 10 scans of 2 classes, 5 each; 0 near-duplicates; up axis y"
     assert "frozen descriptors and encoder features, mean of 2 copies" in way and "linear head" in way
@@ -130,7 +138,7 @@ def test_an_empty_class_is_named_and_left_out(tmp_path):
             "--num_train_epochs has no effect on frozen features",
         ),
         (("--way", "trained", "--copies", 3), "--copies has no effect on training; it is for --way features"),
-        (("--feature_set", "encoder"), "no option --feature_set; did you mean --features?"),
+        (("--feature_set", "encoder"), "no option --feature_set; did you mean --feature_sets?"),
         (("--feature_sets", "magic"), "features=['magic']; expected some of"),
         (("--heading", "north"), "--heading 'north'; expected known or unknown"),
         (("--from", "nowhere"), "no directory nowhere"),
@@ -155,13 +163,7 @@ def test_options_of_training_and_many_scans_train(tmp_path, monkeypatch):
         assert words[0].endswith("recipes/base/little_data.yaml")
 
 
-def test_without_a_network_training_starts_from_the_packaged_encoder(tmp_path, monkeypatch):
-    from hf_any3d.modeling.pretrained_parts import sources
-
-    def fail(*_):
-        raise sources.EncoderUnavailableError("nowhere")
-
-    monkeypatch.setattr(sources, "resolve_encoder", fail)
+def test_without_a_network_training_starts_from_the_packaged_encoder(tmp_path):
     write_scans(tmp_path / "scans", 2)
     code, out, err = run("train", "scans", "--way", "trained", "--epochs", 4, "--points", 64, "--use_cpu")
     assert code == 0, err

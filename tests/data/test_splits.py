@@ -76,7 +76,10 @@ def test_the_embedded_shapes_divide_by_whole_groups(cache_dir):
         ({"group_column": "model"}, "no column 'model'; it has row, label, group"),
         ({"label_column": "class"}, "no column 'class'"),
         ({"dataset": DatasetDict(test=Dataset.from_dict({"label": [0]}))}, "has splits test; expected train"),
-        ({"dataset": Dataset.from_dict({"label": [0, 1]})}, "has 2 groups, one in each class; expected two in a class"),
+        (
+            {"dataset": Dataset.from_dict({"label": [0, 1]})},
+            "has 2 groups, one in each class; expected two in a class",
+        ),
     ],
 )
 def test_datasets_that_cannot_be_divided_are_refused(change, message, rows):

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from hf_any3d.atomic_files import atomic_write
+from hf_any3d.atomic_files import atomic_write, release_claims
 from hf_any3d.data.catalog import up_axis_of
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
@@ -29,6 +29,7 @@ from hf_any3d.training.little_data.plan import FEATURES, Plan, plan_for
 from hf_any3d.training.little_data.scans import Scans, check, class_counts, file_names, joined, look_at
 from hf_any3d.training.protocol import build_processor
 from hf_any3d.training.tasks import class_names
+from hf_any3d.training.trainer import remove_model
 
 _DATA = {
     *("dataset_name", "data_dir", "dataset_options", "train_file", "validation_file", "test_file", "train_splits"),
@@ -152,6 +153,7 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
         if fixed := sorted(given_options(argv) & set(_OF_THE_MODEL)):
             raise ValueError(f"--{fixed[0]} with --from_model, which has its own; expected one of them")
         earlier = Examples.load(Path(arguments.from_model))
+        data.num_points, data.features = earlier.processor.num_points, list(earlier.processor.features)
     program.claim_output(Path(arguments.output_dir))
     with stopwatch.part("data"):
         splits, _ = program.load_splits(data)
@@ -169,19 +171,25 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
         model = _earlier_model(Path(arguments.from_model or ""))
     with stopwatch.part("features"):
         examples = _examples(model, splits["train"], processor, scans, earlier)
+        # Before the model has a head, with which features are standardized, so that those in the cache stay valid.
+        others = {
+            str(split): (rows, _features(model, rows, processor))
+            for split, rows in splits.items()
+            if split in ("validation", "test")
+        }
     scans = examples.scans
     check(scans, origin, arguments.allow_doubts)
     plan = _plan(scans.counts, arguments, FEATURES)
     with stopwatch.part("head"):
-        model = _with_labels(model, scans.classes)
+        _set_labels(model, scans.classes)
         head, estimate = _fit(model, examples, plan, arguments)
-    with stopwatch.part("evaluation"):
-        others = {split: rows for split, rows in splits.items() if split in ("validation", "test")}
-        judged = {str(split): _evaluate(model, head, rows, processor, scans.classes) for split, rows in others.items()}
-    known = {} if estimate is None else {CROSS_VALIDATION: estimate}
-    report = _report(model, data, splits, plan, examples, {**known, **judged}, stopwatch)
-    _save(model, processor, examples, report, estimate, arguments)
-    return Learned(report, _lines(origin, scans, plan, estimate, model.config, earlier is not None))
+        judged = {} if estimate is None else {CROSS_VALIDATION: estimate}
+        judged |= {split: _evaluate(head, rows, features, scans.classes) for split, (rows, features) in others.items()}
+    report = _report(model, data, splits, plan, examples, judged, stopwatch)
+    _save(model, processor, examples, report, judged, arguments)
+    release_claims()
+    origin += " and the earlier ones" if earlier is not None else ""
+    return Learned(report, _lines(origin, scans, plan, judged, model.config))
 
 
 @dataclass(frozen=True)
@@ -284,16 +292,11 @@ def _features(
     return np.stack(computed["features"][:]).astype(np.float32)
 
 
-def _with_labels(
-    model: PointFeaturesForPointCloudClassification, classes: list[str]
-) -> PointFeaturesForPointCloudClassification:
-    """Return the model with a head for these classes."""
-    config = model.config
-    config.id2label = dict(enumerate(classes))
-    config.label2id = {name: number for number, name in enumerate(classes)}
-    model.classifier = torch.nn.Linear(config.hidden_size, len(classes))
-    model.config.architectures = [type(model).__name__]
-    return model.eval()
+def _set_labels(model: PointFeaturesForPointCloudClassification, classes: list[str]) -> None:
+    """Give a model a head for these classes; its weights are set by `_fit`."""
+    model.config.id2label = dict(enumerate(classes))
+    model.config.label2id = {name: number for number, name in enumerate(classes)}
+    model.classifier = torch.nn.Linear(model.config.hidden_size, len(classes))
 
 
 def _fit(
@@ -325,21 +328,14 @@ def _fit(
     return head, Estimate.from_logits(logits, scans.labels, scans.classes, how)
 
 
-def _evaluate(
-    model: PointFeaturesForPointCloudClassification,
-    head: LinearHead,
-    rows: Dataset,
-    processor: PointCloudProcessor,
-    classes: list[str],
-) -> Estimate:
+def _evaluate(head: LinearHead, rows: Dataset, features: np.ndarray, classes: list[str]) -> Estimate:
     """Judge the head on a split that it has not learned from; what is of no learned class counts as wrong."""
     names = class_names(rows)
     labels = np.array([names[label] for label in rows.with_format(None)["label"][:]])
     known = np.isin(labels, classes)
     every = classes + sorted({*labels[~known]})
     logits = np.full((len(rows), len(every)), -1e3)
-    # The model has the head's mean and scale by now.
-    logits[:, : len(classes)] = _features(model, rows, processor) @ head.weight.T + head.bias
+    logits[:, : len(classes)] = head.logits(features)
     return Estimate.from_logits(logits, np.array([every.index(label) for label in labels]), every, "its own split")
 
 
@@ -385,15 +381,16 @@ def _save(
     processor: PointCloudProcessor,
     examples: Examples,
     report: RunReport,
-    estimate: Estimate | None,
+    judged: dict[str, Estimate],
     arguments: FewScansArguments,
 ) -> None:
     """Write everything; metrics.json last, which marks the run as complete."""
     folder = Path(arguments.output_dir)
+    remove_model(folder)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     examples.save(folder)
-    sure = "Unknown: no class has two scans." if estimate is None else estimate.section()
+    sure = "\n\n".join(estimate.section() for estimate in judged.values()) or "Unknown: no class has two scans."
     card = build_model_card(
         Subject.from_model(model, report, processor.num_points),
         folder.name if folder.is_absolute() else str(folder),
@@ -405,27 +402,24 @@ def _save(
 
 
 def _lines(
-    origin: str,
-    scans: Scans,
-    plan: Plan,
-    estimate: Estimate | None,
-    config: PointFeaturesConfig,
-    added: bool,
+    origin: str, scans: Scans, plan: Plan, judged: dict[str, Estimate], config: PointFeaturesConfig
 ) -> list[str]:
     count, copies = len(scans.labels), scans.num_copies
-    seen = f"{origin}{' and the earlier ones' if added else ''}: {count} scans of {len(scans.classes)} classes, "
+    seen = f"{origin}: {count} scans of {len(scans.classes)} classes, "
     seen += f"{class_counts(scans.counts)}; {copies} near-duplicates; up axis {config.up_axis}"
     turned = "any heading" if config.copy_turn >= 180 else "heading as scanned"
     way = f"way: frozen {' and '.join(config.features)} features, mean of {config.copies} copies, {turned}, with a "
     way += f"linear head; {plan.reason}"
+    estimate = judged.get(CROSS_VALIDATION)
     if estimate is None:
         sure = "accuracy: unknown, as no class has two different scans; with a second one of each it is estimated"
-        return [seen, way, sure, "confused: unknown", "unknown score: none, for the same reason"]
-    return [
-        seen,
-        way,
-        f"accuracy: {estimate.text()}, by {estimate.how}; the saved model learned from all {count}",
-        f"confused: {estimate.confusion_text()}",
-        "unknown score: above 0.5 for what is unlike these scans, and for one of 20 like them; no label above "
-        f"{config.unknown_far:g}",
-    ]
+        confused, unknown = "confused: unknown, for the same reason", "unknown score: none, for the same reason"
+    else:
+        sure = f"accuracy: {estimate.text()}, by {estimate.how}; the saved model learned from all {count}"
+        confused = f"confused: {estimate.confusion_text()}"
+        unknown = (
+            "unknown score: above 0.5 for what is unlike these scans, and for one of 20 like them; no label above "
+        )
+        unknown += f"{config.unknown_far:g}"
+    splits = [f"{split}: {found.text()}" for split, found in judged.items() if split != CROSS_VALIDATION]
+    return [seen, way, sure, *splits, confused, unknown]

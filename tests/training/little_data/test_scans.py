@@ -76,9 +76,7 @@ def test_the_same_scan_under_two_labels_is_refused_or_warned_of():
     cloud = shape(0, 0)
     rows = rows_of([cloud, shape(1, 1), cloud], [0, 1, 1], file=["ball/a.ply", "stick/b.ply", "stick/c.ply"])
     scans = look_at(rows, PROCESSOR, "scans")
-    text = (
-        "scans: ball/a.ply and stick/c.ply are the same scan with two labels, 'ball' and 'stick'; remove one"
-    )
+    text = "scans: ball/a.ply and stick/c.ply are the same scan with two labels, 'ball' and 'stick'; remove one"
     with pytest.raises(ValueError, match=text):
         check(scans, "scans")
     with pytest.warns(UserWarning, match=text):
