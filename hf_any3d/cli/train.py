@@ -55,6 +55,10 @@ def _print_all_help(context: typer.Context, task: Task) -> None:
     parser = HfArgumentParser(_argument_classes(task), add_help=False, usage="")  # pyright: ignore[reportArgumentType]
     print_line(f"All other options, for --task {task.value}; they may also be written in a YAML file:")
     _print_text(parser.format_help().partition("options:\n")[2])
+    if task is Task.CLASSIFICATION:
+        few = HfArgumentParser(_argument_classes(None)[:1], add_help=False, usage="")  # pyright: ignore[reportArgumentType]
+        print_line("Options of --way features, besides those of the data above:")
+        _print_text(few.format_help().partition("options:\n")[2])
 
 
 def _print_text(text: str) -> None:
@@ -342,9 +346,8 @@ def _check_arguments(arguments: list[str], own: list[str], task: Task | None) ->
     names = [word[2:].partition("=")[0] for word in own if word.startswith("--")]
     plain = {name: name.replace("-", "_") for name in names}
     if unknown := [name for name in names if not {plain[name], plain[name].removeprefix("no_")} & known]:
-        if task is Task.CLASSIFICATION and plain[unknown[0]] in {
-            entry.name for entry in fields(_argument_classes(None)[0])
-        }:
+        few = {entry.name for entry in fields(_argument_classes(None)[0])} if task is Task.CLASSIFICATION else set()
+        if plain[unknown[0]] in few:
             raise ValueError(f"--{unknown[0]} has no effect on training; it is for --way features")
         similar = difflib.get_close_matches(plain[unknown[0]], known | few, n=1)
         hint = f"; did you mean --{similar[0]}?" if similar else ""
