@@ -12,6 +12,9 @@ _FUNCTIONS = {
     "none": lambda logits: logits,
 }
 
+# Smallest and largest factor of an axis, as in the votes of the quickstart's recipe.
+_STRETCH = (0.8, 1.25)
+
 
 class PointCloudClassificationPipeline(PointCloudPipeline):
     """Classify point clouds.
@@ -30,6 +33,8 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     - `function_to_apply`: function from logits to scores: "softmax", "sigmoid" or "none". By default that of the
       config's `problem_type`, as in the classification pipelines of transformers: none for regression, sigmoid for
       multiple labels and for a single label, else softmax.
+    - `votes`: classify by the mean logits of this many copies of each cloud, stretched along the axes by 0.8 to 1.25
+      at most; the first copy is the cloud itself. Takes as many times as long.
     - `unknown`: False for the labels alone, as of a model without an unknown score.
 
     Example:
@@ -46,7 +51,11 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         after = {name: kwargs.pop(name) for name in ("top_k", "function_to_apply", "unknown") if name in kwargs}
         before = without_none(up_axis=kwargs.pop("up_axis", None))
-        refuse_unknown(kwargs, "top_k, function_to_apply, up_axis, unknown")
+        within = without_none(votes=kwargs.pop("votes", None))
+        refuse_unknown(kwargs, "top_k, function_to_apply, up_axis, votes, unknown")
+        votes = within.get("votes", 1)
+        if isinstance(votes, bool) or not isinstance(votes, int) or votes < 1:
+            raise ValueError(f"votes={votes!r}; expected a whole number, at least 1")
         if not isinstance(after.get("unknown", True), bool):
             raise ValueError(f"unknown={after['unknown']!r}; expected True or False")
         check_top_k(after.get("top_k"))
@@ -55,12 +64,19 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
             after["function_to_apply"] = name = getattr(function, "value", function)
             if name not in _FUNCTIONS:
                 raise ValueError(f"function_to_apply={name!r}; expected one of {', '.join(map(repr, _FUNCTIONS))}")
-        return before, {}, after
+        return before, within, after
 
-    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+    def _forward(self, model_inputs: dict[str, Any], votes: int = 1) -> dict[str, Any]:
         stem = model_inputs.pop("stem")
+        if votes > 1:
+            if others := sorted(set(model_inputs) - {"points"}):
+                raise ValueError(f"votes={votes} for a model that takes {others[0]} too; expected 1")
+            model_inputs["points"] = stretched(model_inputs["points"], votes).flatten(0, 1)
         output = self.model(**model_inputs)
-        return {"logits": output.logits, "stem": stem, **without_none(unknown=output.get("unknown"))}
+        found = {"logits": output.logits, **without_none(unknown=output.get("unknown"))}
+        if votes > 1:
+            found = {name: values.float().unflatten(0, (-1, votes)).mean(1) for name, values in found.items()}
+        return {**found, "stem": stem}
 
     def postprocess(
         self,
@@ -89,3 +105,24 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
             return "none"
         # The softmax of a single label would be 1 for every cloud.
         return "sigmoid" if problem == "multi_label_classification" or num_labels == 1 else "softmax"
+
+
+def stretched(points: torch.Tensor, votes: int) -> torch.Tensor:
+    """Stretch clouds along their axes, always by the same factors.
+
+    Args:
+        points: (batch, points, channels), xyz first.
+        votes: Number of copies.
+
+    Returns:
+        (batch, votes, points, channels); the first copy is the cloud itself.
+    """
+    # Fractions of the multiples of irrational numbers are spread evenly, for any number of copies.
+    steps = torch.tensor([2.0, 3.0, 5.0], dtype=torch.float64).sqrt()
+    shares = (torch.arange(votes, dtype=torch.float64)[:, None] * steps) % 1  # (votes, 3)
+    low, high = _STRETCH
+    factors = low * (high / low) ** shares
+    factors[0] = 1
+    xyz = points[:, None, :, :3] * factors.to(points)[None, :, None, :]
+    others = points[:, None, :, 3:].expand(-1, votes, -1, -1)
+    return torch.cat([xyz, others], dim=-1)

@@ -74,6 +74,15 @@ def test_check_lists_bad_doubtful_and_equal_files(scans):
     assert code == 0 and json.loads(out)[0]["has"] == ["colors", "faces"] or json.loads(out)[0]["has"]
 
 
+def test_check_says_which_classes_need_more_scans(classes):
+    np.save(classes / "ball" / "more.npy", np.eye(9, 3))
+    for number in range(5, 9):
+        np.save(classes / "stick" / f"{number}.npy", np.random.default_rng(number).normal(size=(80, 3)))
+    out = run("data", "check", classes).out
+    assert out.splitlines()[-1] == "2 classes, 4 to 7 scans each; more scans would help ball (4) most"
+    assert len(run("data", "check", classes / "ball").out.splitlines()) == 1
+
+
 def test_files_are_shown_on_a_page_and_bad_ones_are_reported(scans, tmp_path):
     code, out, err = run("show", scans, "--output", tmp_path / "a.html")
     page = (tmp_path / "a.html").read_text()

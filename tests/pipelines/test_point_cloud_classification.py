@@ -8,6 +8,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.pipelines import PointCloudClassificationPipeline
+from hf_any3d.pipelines.point_cloud_classification import stretched
 from tests.closeness import assert_nearly_equal
 from tests.tiny_encoders import adapted_model, clouds, tiny_model, train_step
 
@@ -284,3 +285,22 @@ def test_peft_model_itself_may_be_given(saved, expected):
     processor = PointCloudProcessor(num_points=POINTS)
     classify = pipeline("point-cloud-classification", model=saved[1], feature_extractor=processor)
     assert agrees(classify(list(clouds(5))), expected)
+
+
+def test_votes_are_the_mean_logits_of_stretched_copies(saved, classify):
+    processor = PointCloudProcessor(num_points=POINTS)
+    points = processor(clouds(3))["points"]
+    copies = stretched(points, 4)
+    assert torch.equal(copies[:, 0], points) and copies.shape == (3, 4, *points.shape[1:])
+    factors = (copies / points[:, None]).flatten(0, 2)
+    assert 0.8 <= factors.min() and factors.max() <= 1.25 and len(factors[:, 0].round(decimals=4).unique()) == 4
+    with torch.no_grad():
+        logits = torch.stack([saved[1](points=copies[:, vote]).logits for vote in range(4)]).mean(0)
+    expected = logits.softmax(-1)
+    for batch_size in (1, 3):
+        answers = classify(clouds(3), votes=4, top_k=None, batch_size=batch_size)
+        for answer, row in zip(answers, expected, strict=True):
+            found = {entry["label"]: entry["score"] for entry in answer}
+            assert [found[name] for name in NAMES] == pytest.approx(row.tolist(), abs=1e-5)
+    with pytest.raises(ValueError, match="votes=0; expected a whole number, at least 1"):
+        classify(clouds(1), votes=0)

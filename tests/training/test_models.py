@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 
+from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForPointCloudClassification
 from hf_any3d.training.arguments import AdapterArguments
 from hf_any3d.training.models import (
@@ -21,6 +22,7 @@ from hf_any3d.training.models import (
     peft_methods,
 )
 from hf_any3d.tuners import GuidedAdapterConfig, encoder_linear_pattern, trainable_module_names
+from tests.tiny_act import tiny_act
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_encoders import LAYERS, clouds, saved_encoder, tiny_model, train_step
 
@@ -171,3 +173,17 @@ def test_norm_pattern_matches_only_norms_of_layers(family):
     names = matched(model, encoder_norm_pattern(model))
     assert len(names) == 4
     assert all(isinstance(model.get_submodule(name), nn.LayerNorm) for name in names)
+
+
+def test_a_classifier_of_other_classes_gets_a_new_head(tmp_path):
+    saved = tiny_act(ActForPointCloudClassification, id2label={0: "chair", 1: "lamp", 2: "table"})
+    saved.save_pretrained(tmp_path)
+    arguments = PointModelArguments(model_name_or_path=str(tmp_path))
+    same = build_model(CLASSES, arguments, AdapterArguments(), ["chair", "lamp", "table"], in_channels=3)
+    other = build_model(CLASSES, arguments, AdapterArguments(), ["box", "car", "cup", "pen"], in_channels=3)
+    assert other.config.num_labels == 4 and other.config.id2label[2] == "cup"
+    for name, weight in saved.state_dict().items():
+        assert torch.equal(same.state_dict()[name], weight)
+        if name.startswith("act."):
+            assert torch.equal(other.state_dict()[name], weight), name
+    assert other(points=clouds(1)).logits.shape == (1, 4)

@@ -12,8 +12,10 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
 
+from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.research.minigpt3d_stages import StageTrainer, StageTrainingArguments
-from hf_any3d.training.schedules import EpochCosine, ScheduledArguments, StepCosine
+from hf_any3d.training.schedules import EpochCosine, HeadFirstCallback, ScheduledArguments, StepCosine
+from tests.tiny_act import clouds, tiny_act
 
 
 class RecordingModel(nn.Module):
@@ -223,3 +225,27 @@ def test_warmup_longer_than_an_epoch_starts_again_in_the_next():
 def test_errors_name_invalid_settings_of_steps(settings, text):
     with pytest.raises(ValueError, match=text):
         StepCosine(**{"epochs": 1, "steps_per_epoch": 1, **settings})
+
+
+def test_the_head_learns_alone_at_first(tmp_path):
+    model = tiny_act(ActForPointCloudClassification)
+    model.act.class_token.requires_grad_(False)  # was frozen before, and stays so
+    seen: list[dict[str, torch.Tensor]] = []
+
+    class Seen(HeadFirstCallback):
+        def on_epoch_end(self, *_, model, **__):
+            seen.append({name: weight.detach().clone() for name, weight in model.named_parameters()})
+
+    rows = [{"points": cloud, "labels": number % 3} for number, cloud in enumerate(clouds(3))]
+    settings = {"num_train_epochs": 3, "learning_rate": 1e-2, "report_to": "none", "save_strategy": "no"}
+    arguments = TrainingArguments(tmp_path, use_cpu=True, disable_tqdm=True, remove_unused_columns=False, **settings)
+    start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    Trainer(model, arguments, train_dataset=rows, callbacks=[Seen(2)]).train()
+
+    def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+        return {name for name in before if not torch.equal(before[name], after[name])}
+
+    for before, after in ((start, seen[0]), (seen[0], seen[1])):
+        assert changed(before, after) and all(name.startswith("classifier") for name in changed(before, after))
+    assert any(name.startswith("act.") for name in changed(seen[1], seen[2]))
+    assert [name for name, weight in model.named_parameters() if not weight.requires_grad] == ["act.class_token"]
