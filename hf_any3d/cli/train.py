@@ -202,20 +202,33 @@ def _are_few(arguments: list[str], words: list[str], way: Way | None) -> bool:
     if given - OPTIONS:
         return False
     _check_arguments(arguments, words, None)
-    quiet_libraries()
+    _quiet()
     return plan_for_data(arguments).way == Way.FEATURES
 
 
 def _learn_few_scans(arguments: list[str], words: list[str]) -> list[str]:
-    from hf_any3d.training.little_data.training import check_options, learn_few_scans
+    from hf_any3d.training.little_data.training import OPTIONS, given_options, learn_few_scans
 
-    check_options(arguments)
+    if foreign := sorted(given_options(arguments) - OPTIONS):
+        short = {long: name.replace("_", "-") for name, long in _ARGUMENTS.items()}
+        raise ValueError(
+            f"--{short.get(foreign[0], foreign[0])} has no effect on frozen features with a linear head; expected "
+            "--way trained"
+        )
     _check_arguments(arguments, words, None)
-    quiet_libraries()
+    _quiet()
     from hf_any3d.registration import register
 
     register()
     return learn_few_scans(arguments).lines
+
+
+def _quiet() -> None:
+    quiet_libraries()
+    if not sys.stderr.isatty():
+        import datasets
+
+        datasets.disable_progress_bars()
 
 
 def _run_program(arguments: list[str], task: Task) -> list[str]:

@@ -135,7 +135,7 @@ def test_an_empty_class_is_named_and_left_out(tmp_path):
     [
         (
             ("--way", "features", "--epochs", 3),
-            "--num_train_epochs has no effect on frozen features",
+            "--epochs has no effect on frozen features",
         ),
         (("--way", "trained", "--copies", 3), "--copies has no effect on training; it is for --way features"),
         (("--feature_set", "encoder"), "no option --feature_set; did you mean --feature_sets?"),

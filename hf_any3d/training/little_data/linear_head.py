@@ -86,9 +86,10 @@ def draw_folds(labels: np.ndarray, groups: np.ndarray, most: int, seed: int = 0)
     Returns:
         (rows,) fold numbers from 0; -1 for rows of classes with a single group, which are never held out.
     """
-    members = {group: np.flatnonzero(groups == group) for group in dict.fromkeys(groups.tolist())}
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
     by_class: dict[int, list[np.ndarray]] = {}
-    for rows in members.values():
+    for rows in members:
         by_class.setdefault(int(np.bincount(labels[rows]).argmax()), []).append(rows)
     generator = np.random.default_rng(seed)
     count = min(most, max(map(len, by_class.values())))

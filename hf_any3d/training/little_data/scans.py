@@ -20,6 +20,8 @@ from hf_any3d.processing import PointCloudProcessor
 # cloud they may be: 574 embedded shapes have their near-duplicates in a column, from which this was chosen.
 _HALF = 256
 _FARTHER = 1.15
+# Scans above which only equal ones are found: every pair would be looked at.
+_MOST_COMPARED = 3000
 # Radii and extents of clouds in the unit sphere that differ by more are not compared point by point.
 _UNLIKE = 0.06
 
@@ -58,7 +60,6 @@ def look_at(rows: Dataset, processor: PointCloudProcessor, origin: str, *, group
 
     Args:
         rows: Rows with `points` and `label`, a ClassLabel.
-        processor: Prepares the clouds that are compared.
         origin: Name of the data, for messages.
         group_column: Column whose equal values belong together, besides near-duplicates.
 
@@ -74,11 +75,13 @@ def look_at(rows: Dataset, processor: PointCloudProcessor, origin: str, *, group
     present = np.flatnonzero(counts)
     if empty := [name for number, name in enumerate(feature.names) if not counts[number]]:
         warnings.warn(f"{origin}: no scan of {', '.join(map(repr, empty))}; not learned", UserWarning, stacklevel=2)
-    digests, clouds = [], []
+    digests, clouds, processor = [], [], PointCloudProcessor(num_points=2 * _HALF)
     for row in rows.with_format("numpy"):
         digests.append(digest_of(to_cloud(row, ("xyz",)).points))
-        clouds.append(processor([row], return_tensors="pt")["points"][0, : 2 * _HALF, :3])
-    ties = near_duplicates(torch.stack(clouds)) + _equal(digests)
+        if len(rows) <= _MOST_COMPARED:
+            # Repeated points of a smaller cloud make it unlike all but equal ones.
+            clouds.append(processor([row], return_tensors="pt")["points"][0])
+    ties = _equal(digests) + (near_duplicates(torch.stack(clouds)) if clouds else [])
     column = group_column or ("group" if "group" in rows.column_names else None)
     if column is not None:
         if column not in rows.column_names:
@@ -156,9 +159,8 @@ def near_duplicates(clouds: torch.Tensor) -> list[tuple[int, int]]:
     Copies that are turned are not found.
 
     Args:
-        clouds: (clouds, points, 3), in the unit sphere.
+        clouds: (clouds, points, 3), in the unit sphere, with an even number of points.
     """
-    clouds = clouds[:, : 2 * _HALF]
     first, second = clouds.chunk(2, dim=1)
     shares = torch.linspace(0.05, 0.95, 10)
     radii = torch.quantile(clouds.norm(dim=-1), shares, dim=1).T  # (clouds, 10)

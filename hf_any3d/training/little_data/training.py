@@ -161,7 +161,7 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
             data.up_axis = _up_axis(data, splits["train"])
         processor = build_processor(data, {}) if earlier is None else earlier.processor
         origin = data.train_file or data.data_dir or data.dataset_name
-        scans = look_at(splits["train"], processor, origin, group_column=data.group_column)
+        scans = look_at(splits["train"], origin, data.group_column)
         if earlier is None:
             check(scans, origin, arguments.allow_doubts)
     plan = _plan(scans.counts, arguments, FEATURES)

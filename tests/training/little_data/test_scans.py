@@ -8,8 +8,6 @@ from datasets import Array2D, ClassLabel, Dataset, Features, Value
 from hf_any3d import PointCloudProcessor
 from hf_any3d.training.little_data.scans import check, class_counts, joined, look_at, near_duplicates
 
-PROCESSOR = PointCloudProcessor(num_points=512)
-
 
 def shape(kind: int, seed: int, count: int = 600) -> np.ndarray:
     """Points on boxes of other proportions, drawn by a seed."""
@@ -35,7 +33,7 @@ def test_counts_groups_and_names_are_seen():
     clouds = [shape(kind, kind) for kind in range(4)]
     clouds += [shape(1, 99), clouds[2]]
     rows = rows_of(clouds, [0, 0, 1, 1, 0, 1], file=[f"{number}.ply" for number in range(6)])
-    scans = look_at(rows, PROCESSOR, "scans")
+    scans = look_at(rows, "scans")
     assert scans.counts == {"ball": 3, "stick": 3} and scans.names[1] == "1.ply"
     # Another sample of the second shape, and the same points as the third.
     assert scans.groups.tolist() == [0, 1, 2, 3, 1, 2] and scans.num_copies == 2
@@ -44,15 +42,15 @@ def test_counts_groups_and_names_are_seen():
 
 def test_a_column_of_groups_joins_scans():
     rows = rows_of([shape(kind, kind) for kind in range(4)], [0, 0, 1, 1], place=["a", "a", "b", "c"])
-    assert look_at(rows, PROCESSOR, "scans", group_column="place").groups.tolist() == [0, 0, 2, 3]
+    assert look_at(rows, "scans", "place").groups.tolist() == [0, 0, 2, 3]
     with pytest.raises(ValueError, match="scans: no column 'room'; there are points, label, place"):
-        look_at(rows, PROCESSOR, "scans", group_column="room")
+        look_at(rows, "scans", "room")
 
 
 def test_classes_without_scans_are_named_and_left_out():
     rows = rows_of([shape(0, 0), shape(1, 1)], [0, 2], ("ball", "cone", "stick"))
     with pytest.warns(UserWarning, match="scans: no scan of 'cone'; not learned"):
-        scans = look_at(rows, PROCESSOR, "scans")
+        scans = look_at(rows, "scans")
     assert scans.classes == ["ball", "stick"] and scans.labels.tolist() == [0, 1]
 
 
@@ -67,7 +65,7 @@ def test_classes_without_scans_are_named_and_left_out():
 )
 @pytest.mark.filterwarnings("ignore:scans. no scan")
 def test_scans_that_cannot_be_learned_are_refused(labels, names, message):
-    scans = look_at(rows_of([shape(kind, kind) for kind in range(len(labels))], labels, names), PROCESSOR, "scans")
+    scans = look_at(rows_of([shape(kind, kind) for kind in range(len(labels))], labels, names), "scans")
     with pytest.raises(ValueError, match=message):
         check(scans, "scans")
 
@@ -75,7 +73,7 @@ def test_scans_that_cannot_be_learned_are_refused(labels, names, message):
 def test_the_same_scan_under_two_labels_is_refused_or_warned_of():
     cloud = shape(0, 0)
     rows = rows_of([cloud, shape(1, 1), cloud], [0, 1, 1], file=["ball/a.ply", "stick/b.ply", "stick/c.ply"])
-    scans = look_at(rows, PROCESSOR, "scans")
+    scans = look_at(rows, "scans")
     text = "scans: ball/a.ply and stick/c.ply are the same scan with two labels, 'ball' and 'stick'; remove one"
     with pytest.raises(ValueError, match=text):
         check(scans, "scans")
@@ -86,15 +84,15 @@ def test_the_same_scan_under_two_labels_is_refused_or_warned_of():
 def test_near_duplicates_are_other_samples_of_a_shape_and_not_similar_shapes():
     same = [shape(0, seed) for seed in range(3)]
     larger = [shape(0, 9) * [1.0, 1.15, 1.0], shape(5, 5)]
-    clouds = PROCESSOR([*same, *larger], return_tensors="pt")["points"]
+    clouds = PointCloudProcessor(num_points=512)([*same, *larger], return_tensors="pt")["points"]
     assert sorted(map(tuple, near_duplicates(clouds))) == [(0, 1), (0, 2), (1, 2)]
     assert near_duplicates(torch.zeros(0, 512, 3)) == []
 
 
 def test_later_scans_join_earlier_ones_and_win():
     clouds = [shape(kind, kind) for kind in range(4)]
-    earlier = look_at(rows_of(clouds[:3], [0, 0, 1]), PROCESSOR, "scans")
-    later = look_at(rows_of([clouds[1], clouds[3]], [1, 0], ("cone", "stick")), PROCESSOR, "more")
+    earlier = look_at(rows_of(clouds[:3], [0, 0, 1]), "scans")
+    later = look_at(rows_of([clouds[1], clouds[3]], [1, 0], ("cone", "stick")), "more")
     together, kept = joined(earlier, later)
     assert kept.tolist() == [True, False, True] and together.classes == ["ball", "cone", "stick"]
     assert together.labels.tolist() == [0, 2, 2, 1] and len(set(together.groups.tolist())) == 4
