@@ -55,7 +55,7 @@ class Scans:
         return len(self.groups) - len(set(self.groups.tolist()))
 
 
-def look_at(rows: Dataset, processor: PointCloudProcessor, origin: str, *, group_column: str | None = None) -> Scans:
+def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scans:
     """Look at scans that are to be learned.
 
     Args:
