@@ -80,6 +80,9 @@ def predict(
     ] = None,
     text_features: TextFeatures = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each file.")] = 3,
+    votes: Annotated[
+        int | None, option("Answer by the mean of this many slightly stretched copies: slower, often better.", min=1)
+    ] = None,
     unknown: Annotated[
         bool,
         option("Say how unlike the clouds of its training a file is, if the model knows.", "--unknown/--no-unknown"),
@@ -98,6 +101,8 @@ def predict(
     are classified, and the exit code is 2.
     """
     if labels is not None:
+        if votes is not None:
+            raise ValueError("--votes with --labels, whose models do not vote; expected one of them")
         zero_shot(
             files,
             labels,
@@ -120,7 +125,7 @@ def predict(
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     name = classifier_or_default(model)
     pipe = open_pipeline("point-cloud-classification", name, device)
-    arguments = {"top_k": top_k, "up_axis": up_axis, "unknown": unknown}
+    arguments = {"top_k": top_k, "up_axis": up_axis, "votes": votes, "unknown": unknown}
     _classify(pipe, name, inputs, arguments, output, batch_size, as_json, as_csv)
 
 
@@ -135,6 +140,13 @@ def zero_shot(
     ] = None,
     text_features: TextFeatures = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each file.")] = 3,
+    votes: Annotated[
+        int | None,
+        option(
+            "Classify by this many slightly stretched copies of each cloud; some points better, as often slower.",
+            min=1,
+        ),
+    ] = None,
     up_axis: UpAxis = None,
     output: Output = None,
     batch_size: BatchSize = None,

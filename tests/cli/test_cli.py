@@ -62,6 +62,18 @@ def test_predictions_are_those_of_the_pipeline(model, batch_size):
             assert one["score"] == pytest.approx(other["score"], abs=1e-6)
 
 
+def test_votes_are_those_of_the_pipeline(model):
+    file = FILES / "chair.ply"
+    plain, voted = (
+        json.loads(run("predict", file, "--model", model, "--json", *words).out)[0]["predictions"]
+        for words in ((), ("--votes", 3))
+    )
+    expected = pipeline("point-cloud-classification", model=model)(str(file), top_k=3, votes=3)
+    assert [one["score"] for one in voted] == pytest.approx([one["score"] for one in expected], abs=1e-6)
+    assert [one["score"] for one in voted] != pytest.approx([one["score"] for one in plain], abs=1e-6)
+    assert "--votes with --labels" in run("predict", file, "--labels", "a,b", "--votes", 2).err
+
+
 def test_table_has_a_line_for_each_file(model):
     code, out, _ = run("predict", FILES / "chair.ply", FILES / "lamp.stl", "--model", model)
     lines = out.splitlines()
