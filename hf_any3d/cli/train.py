@@ -85,7 +85,7 @@ def train(
         option(
             "Frozen text, vision or audio encoder, or a pretrained point transformer: directory or hub name; by "
             "default sentence-transformers/all-MiniLM-L6-v2, from the hub, its cache, or the package that "
-            "hf-any3d[offline] installs."
+            "hf-any3d[offline] installs. With --way features, a point encoder; by default the packaged one."
         ),
     ] = None,
     task: Annotated[
@@ -155,7 +155,11 @@ def train(
             arguments += [f"--{_ARGUMENTS[option_name]}", str(value)]
     if augment is not None:
         arguments += ["--augment", *augment.replace(",", " ").split()]
-    arguments += _encoder_arguments(encoder) + words
+    if encoder is not None and way is Way.FEATURES:
+        arguments += ["--encoder", find_model(encoder)]
+    else:
+        arguments += _encoder_arguments(encoder)
+    arguments += words
     if task is Task.SEGMENTATION or is_recipe or way is Way.TRAINED:
         if way is Way.FEATURES or earlier is not None:
             used = "--from" if earlier is not None else "--way features"

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.registry import MODEL_TYPES
 from tests.cli.conftest import run
+from tests.tiny_act import tiny_act
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
@@ -173,3 +175,15 @@ def test_without_a_network_training_starts_from_the_packaged_encoder(tmp_path):
     assert metrics["data"]["rows"] == {"train": 3, "validation": 1}  # not a half
     config = json.loads((tmp_path / "outputs" / "scans" / "config.json").read_text())
     assert config["model_type"] in MODEL_TYPES and list(config["id2label"].values()) == ["ball", "stick"]
+
+
+def test_another_point_encoder_gives_the_features(tmp_path):
+    tiny_act(ActForPointCloudClassification).save_pretrained(tmp_path / "encoder")
+    write_scans(tmp_path / "scans", 2)
+    words = ("--way", "features", "--encoder", "encoder", "--points", 64, "--copies", 1)
+    code, out, err = run("train", "scans", *words, "--feature_sets", "encoder")
+    assert code == 0, err
+    config = json.loads((tmp_path / "outputs" / "scans" / "config.json").read_text())
+    assert config["features"] == ["encoder"] and config["encoder_config"]["num_groups"] == 12
+    code, _, err = run("train", "scans", *words, "--feature_sets", "descriptors")
+    assert code == 1 and "--encoder encoder with --feature_sets descriptors, which leave it out" in err

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import FILE, save_card
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
+from hf_any3d.modeling.point_features.configuration_point_features import PART_OF
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments, argument, parse_arguments
@@ -36,7 +38,7 @@ _DATA = {
     *("group_column", "num_points", "features", "up_axis", "max_train_samples", "max_eval_samples"),
 }
 # Of these the earlier model of `--from_model` decides.
-_OF_THE_MODEL = ("num_points", "features", "up_axis", "feature_sets", "copies", "heading")
+_OF_THE_MODEL = ("num_points", "features", "up_axis", "feature_sets", "copies", "heading", "encoder", "vision", "wrap")
 CROSS_VALIDATION = "cross-validation"
 UNKNOWN_FAR = 0.99
 """Unknown score above which a pipeline gives no label: some four deviations beyond all that the training has seen."""
@@ -50,7 +52,18 @@ class FewScansArguments:
 
     output_dir: str = argument("trainer_output", help="Directory to write the model to.")
     feature_sets: list[str] | None = argument(
-        None, help="Sets of frozen features: descriptors, encoder; by default as the table for this many scans says."
+        None,
+        help="Sets of frozen features: descriptors, encoder, wrap, views; by default what the table for this many "
+        "scans says, and those of the models that are given.",
+    )
+    encoder: str | None = argument(
+        None, help="Pretrained point encoder for the features: directory or hub name; by default the packaged one."
+    )
+    vision: str | None = argument(
+        None, help="Vision model of transformers that sees depth views of the clouds: directory or hub name."
+    )
+    wrap: str | None = argument(
+        None, help="Directory of a trained model around an encoder of another modality, without an adapter."
     )
     copies: int | None = argument(
         None, help="Slightly turned, scaled and jittered copies of each cloud, over which features are averaged."
@@ -166,7 +179,7 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
             check(scans, origin, arguments.allow_doubts)
     plan = _plan(scans.counts, arguments, FEATURES)
     if earlier is None:
-        model = PointFeaturesForPointCloudClassification(_config(plan, data, arguments.heading)).eval()
+        model = _new_model(plan, data, arguments)
     else:
         model = _earlier_model(Path(arguments.from_model or ""))
     with stopwatch.part("features"):
@@ -243,15 +256,28 @@ def _up_axis(data: DataArguments, rows: Dataset) -> str:
     return up_axis_of(data.dataset_name) or ("z" if are_aerial else data.up_axis)
 
 
-def _config(plan: Plan, data: DataArguments, heading: str) -> PointFeaturesConfig:
-    return PointFeaturesConfig(
-        features=list(plan.features),
-        copies=plan.copies,
-        in_channels=3 * len(data.features),
-        normals=data.features[1:2] == ["normals"],
-        up_axis=data.up_axis,
-        **({"copy_turn": 180.0} if heading == "unknown" else {}),
-    )
+def _new_model(
+    plan: Plan, data: DataArguments, arguments: FewScansArguments
+) -> PointFeaturesForPointCloudClassification:
+    """Build the model that computes the features, with a head that is not fitted."""
+    given = {part: getattr(arguments, part) for part in PART_OF.values() if getattr(arguments, part) is not None}
+    sets = plan.features
+    if arguments.feature_sets is None:
+        sets += tuple(name for name, part in PART_OF.items() if part in given and name not in sets)
+    elif unused := [part for name, part in PART_OF.items() if part in given and name not in sets]:
+        raise ValueError(f"--{unused[0]} {given[unused[0]]} with --feature_sets {' '.join(sets)}, which leave it out")
+    settings: dict[str, Any] = {
+        "features": list(sets),
+        "copies": plan.copies,
+        "in_channels": 3 * len(data.features),
+        "normals": data.features[1:2] == ["normals"],
+        "up_axis": data.up_axis,
+    }
+    if arguments.heading == "unknown":
+        settings["copy_turn"] = 180.0
+    if given:
+        return PointFeaturesForPointCloudClassification.from_parts_pretrained(**given, **settings)
+    return PointFeaturesForPointCloudClassification(PointFeaturesConfig(**settings)).eval()
 
 
 def _earlier_model(folder: Path) -> PointFeaturesForPointCloudClassification:
@@ -324,6 +350,7 @@ def _fit(
         name for name, label in zip(scans.classes, range(count), strict=True) if not held[scans.labels == label].any()
     ]
     how = f"cross-validation in {folds.max() + 1} folds"
+    how += " (flattering if the wrap has learned from these scans)" if "wrap" in model.config.features else ""
     how += f", without {', '.join(alone)}, alone in the class" if alone else ""
     return head, Estimate.from_logits(logits, scans.labels, scans.classes, how)
 
