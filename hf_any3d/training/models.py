@@ -253,7 +253,9 @@ def _with_new_head(model_class: type[PreTrainedModel], name: str, settings: dict
     """Build a model with a new head on the weights of a saved classifier."""
     config = cast("type[PreTrainedConfig]", model_class.config_class).from_pretrained(name, **settings)
     model = model_class(config)
-    trained = type(model.base_model).from_pretrained(name, attn_implementation=settings["attn_implementation"])
+    trained = cast("type[PreTrainedModel]", type(model.base_model)).from_pretrained(
+        name, attn_implementation=settings["attn_implementation"]
+    )
     model.base_model.load_state_dict(trained.state_dict())
     return model
 

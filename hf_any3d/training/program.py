@@ -194,7 +194,8 @@ def load_splits(arguments: DataArguments, *, needs_train: bool = True) -> tuple[
             origin = f"{taken} of {rows} clouds of the training split, seed {arguments.validation_seed}"
             origin += f", complete groups of {group_column!r}" if group_column else ""
             if taken < FEW_CLOUDS:
-                text = f"validation accuracy rests on {taken} clouds: it changes in steps of {100 / taken:.0f} points"
+                clouds = "1 cloud" if taken == 1 else f"{taken} clouds"
+                text = f"validation accuracy rests on {clouds}: it changes in steps of {100 / taken:.0f} points"
                 warnings.warn(f"{text}, and is a rough estimate", UserWarning, stacklevel=2)
     if has_train and (missing := [name for name in arguments.train_splits if name not in splits]):
         raise ValueError(f"--train_splits names {missing[0]!r}; there are {', '.join(map(str, splits))}")

@@ -65,13 +65,16 @@ def test_predictions_are_those_of_the_pipeline(model, batch_size):
 def test_votes_are_those_of_the_pipeline(model):
     file = FILES / "chair.ply"
     plain, voted = (
-        json.loads(run("predict", file, "--model", model, "--json", *words).out)[0]["predictions"]
+        [
+            one["score"]
+            for one in json.loads(run("predict", file, "--model", model, "--json", *words)[1])[0]["predictions"]
+        ]
         for words in ((), ("--votes", 3))
     )
     expected = pipeline("point-cloud-classification", model=model)(str(file), top_k=3, votes=3)
-    assert [one["score"] for one in voted] == pytest.approx([one["score"] for one in expected], abs=1e-6)
-    assert [one["score"] for one in voted] != pytest.approx([one["score"] for one in plain], abs=1e-6)
-    assert "--votes with --labels" in run("predict", file, "--labels", "a,b", "--votes", 2).err
+    assert voted == pytest.approx([one["score"] for one in expected], abs=1e-6)
+    assert voted != pytest.approx(plain, abs=1e-6)
+    assert "--votes with --labels" in run("predict", file, "--labels", "a,b", "--votes", 2)[2]
 
 
 def test_table_has_a_line_for_each_file(model):

@@ -61,7 +61,7 @@ def fit_head(features: np.ndarray, labels: np.ndarray, num_classes: int, strengt
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weight, bias = flat[:-num_classes].reshape(num_classes, rank), flat[-num_classes:]
         logits = inputs @ weight.T + bias
-        total = logsumexp(logits, axis=1, keepdims=True)
+        total = np.asarray(logsumexp(logits, axis=1, keepdims=True))  # (rows, 1)
         value = strength * float(shares @ (total[:, 0] - (logits * targets).sum(axis=1)))
         error = strength * shares[:, None] * (np.exp(logits - total) - targets)  # (rows, classes)
         # A small penalty of the bias keeps that of a class without rows finite.

@@ -283,9 +283,11 @@ def _new_model(
 def _earlier_model(folder: Path) -> PointFeaturesForPointCloudClassification:
     """Open an earlier model, with features as they are computed."""
     model = PointFeaturesForPointCloudClassification.from_pretrained(folder)
+    assert isinstance(model, PointFeaturesForPointCloudClassification)  # from_pretrained declares any model
     model.point_features.mean.zero_()
     model.point_features.scale.fill_(1.0)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _examples(
@@ -338,13 +340,13 @@ def _fit(
     if not held.any():
         return head, None
     logits = held_out_logits(features, scans.labels, folds, count, plan.strength)
-    standard = torch.from_numpy(head.standardize(features)).float()
+    standard, judged = torch.from_numpy(head.standardize(features)).float(), torch.from_numpy(held)
     model.fit_unknown_score(
-        standard[held], torch.from_numpy(logits[held]).float(), torch.from_numpy(scans.groups[held])
+        standard[judged], torch.from_numpy(logits[held]).float(), torch.from_numpy(scans.groups[held])
     )
     assert model.unknown_score is not None
     # Scans that are alone in their class calibrate nothing, but what is like them is known.
-    model.unknown_score.features = torch.cat([model.unknown_score.features, standard[~held]])
+    model.unknown_score.features = torch.cat([model.unknown_score.features, standard[~judged]])
     model.config.unknown_rows, model.config.unknown_far = len(standard), UNKNOWN_FAR
     alone = [
         name for name, label in zip(scans.classes, range(count), strict=True) if not held[scans.labels == label].any()
