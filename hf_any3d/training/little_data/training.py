@@ -42,6 +42,8 @@ _OF_THE_MODEL = ("num_points", "features", "up_axis", "feature_sets", "copies", 
 CROSS_VALIDATION = "cross-validation"
 UNKNOWN_FAR = 0.99
 """Unknown score above which a pipeline gives no label: some four deviations beyond all that the training has seen."""
+# Usual scans of a class below which an estimate is too low: by 6 points at two a class, by 2 at five.
+_FEW = 4
 # Not pushed to the hub, as all files that start with an underscore.
 _STORE = "_features.safetensors"
 
@@ -353,6 +355,8 @@ def _fit(
     ]
     how = f"cross-validation in {folds.max() + 1} folds"
     how += " (flattering if the wrap has learned from these scans)" if "wrap" in model.config.features else ""
+    if np.median(list(scans.counts.values())) < _FEW:
+        how += ", by heads that learned from fewer scans, so that some points more can be expected"
     how += f", without {', '.join(alone)}, alone in the class" if alone else ""
     return head, Estimate.from_logits(logits, scans.labels, scans.classes, how)
 
@@ -437,8 +441,8 @@ def _lines(
     seen = f"{origin}: {count} scans of {len(scans.classes)} classes, "
     seen += f"{class_counts(scans.counts)}; {copies} near-duplicates; up axis {config.up_axis}"
     turned = "any heading" if config.copy_turn >= 180 else "heading as scanned"
-    way = f"way: frozen {' and '.join(config.features)} features, mean of {config.copies} copies, {turned}, with a "
-    way += f"linear head; {plan.reason}"
+    mean = f"mean of {config.copies} copies, {turned}, " if config.copies > 1 else ""
+    way = f"way: frozen {' and '.join(config.features)} features, {mean}with a linear head; {plan.reason}"
     estimate = judged.get(CROSS_VALIDATION)
     if estimate is None:
         sure = "accuracy: unknown, as no class has two different scans; with a second one of each it is estimated"
