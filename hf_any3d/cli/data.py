@@ -295,7 +295,8 @@ def _scarce_classes(given: list[str], good: list[str]) -> str | None:
     scarce = sorted(
         (name for name in counts if counts[name] < max(_FEW_SCANS, usual / 2)), key=lambda name: counts[name]
     )
-    said = f"{len(counts)} classes, {min(counts.values())} to {max(counts.values())} scans each"
+    least, most = min(counts.values()), max(counts.values())
+    said = f"{len(counts)} classes, {least if least == most else f'{least} to {most}'} scans each"
     if not scarce:
         return said
     named = ", ".join(f"{printable(name)} ({counts[name]})" for name in scarce[:5])
