@@ -280,7 +280,6 @@ _ADAPTED = tuple(kind for kind in registered_classes() if kind not in (*_BASELIN
 _NO_POINT_TOKENS = (
     *registered_classes(*ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)),
     *_BASELINES,
-    *_FEATURES,
 )
 
 
@@ -297,7 +296,7 @@ refuse(
 )
 refuse(
     "adapt",
-    _pairs(_OWN, registered_classes(MiniGPT3DConfig)),
+    _pairs(_OWN, (*registered_classes(MiniGPT3DConfig), *_FEATURES)),
     ValueError,
     "has several pretrained parts",
     "modules_to_save has no default if all parts are pretrained; it works with a given one",
