@@ -35,7 +35,7 @@ _RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"
 
 
 class Way(StrEnum):
-    """How a classifier learns."""
+    """Way of learning of a classifier."""
 
     FEATURES = "features"
     TRAINED = "trained"

@@ -1,4 +1,4 @@
-"""How sure an accuracy on few scans is: its interval, confused classes, and which class needs more scans."""
+"""Confidence in an accuracy on few scans: its interval, confused classes, and the class that needs more scans."""
 
 from __future__ import annotations
 

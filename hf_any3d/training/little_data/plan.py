@@ -1,4 +1,4 @@
-"""Which way of learning wins with how many scans a class: one table, measured, and what it says for given scans."""
+"""The way of learning that wins with so many scans a class: one measured table, and its plan for given scans."""
 
 from __future__ import annotations
 

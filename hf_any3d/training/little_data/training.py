@@ -50,7 +50,7 @@ _STORE = "_features.safetensors"
 
 @dataclass
 class FewScansArguments:
-    """How few scans are learned; what is not given follows from their number."""
+    """Settings of learning from few scans; those not given follow from their number."""
 
     output_dir: str = argument("trainer_output", help="Directory to write the model to.")
     feature_sets: list[str] | None = argument(
