@@ -221,6 +221,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
 
         generator = new_generator(seed)
         if cloud.is_mesh:
+            # Of exactly `num_points` samples, farthest point sampling would keep all and choose nothing.
             dense = num_points * _SURFACE_CANDIDATES if self.sampling == "farthest" else num_points
             cloud = cloud.sample_surface(dense, generator)
         if len(cloud) < self.min_points:
@@ -250,6 +251,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
                 raise PointCloudError(
                     f"no {ATTRIBUTES[name]}; the processor needs them, since its features are {tuple(self.features)}"
                 )
+            # Normals have axes like coordinates; colors have none.
             channels.append(self._reorder(values) if name == "normals" else values)
         return channels
 
@@ -266,6 +268,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
 
         from hf_any3d.modeling.point_ops import farthest_point_sample
 
+        # Time grows with candidates times points kept, so large clouds are thinned out at random first.
         limit = max(_FARTHEST_CANDIDATES, num_points)
         candidates = np.arange(len(xyz))
         if len(xyz) > limit:

@@ -141,6 +141,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
         if self.scale is not None:
             xyz = self._normalize(xyz)
         if self.factor != 1:
+            # In float32 the factor would be rounded too, and points near the edge of a cell could change cells.
             xyz = (xyz.astype(np.float64) * self.factor).astype(np.float32)
         # Cells lie at multiples of their edge, so it matters whether the box is moved before or after sampling.
         if not self.center_voxels:

@@ -93,6 +93,7 @@ class Answerer:
         if (state := self.state()) != self._state:
             self.forget()
             self._state = state
+        # The digest is of the memory, which has to be in one piece.
         arrays = [np.ascontiguousarray(cloud) for cloud in clouds]
         keys = [hashlib.blake2b(cloud.data, digest_size=20).digest() for cloud in arrays]
         found = {key: self._cached[key] for key in keys if key in self._cached}
@@ -101,6 +102,8 @@ class Answerer:
             points = [torch.from_numpy(cloud).to(self.model.device) for cloud in new.values()]
             # All new clouds in one pass; a cloud that was given twice is encoded once.
             found |= dict(zip(new, self.model.get_point_features(points), strict=True))
+        # The cloud used last is the last one. Features come from `found`, so a call may have more clouds than are
+        # kept.
         for key in keys:
             self._cached[key] = found[key]
             self._cached.move_to_end(key)
@@ -149,6 +152,7 @@ class Answerer:
         if features is None:
             features = self.features(cloud for prompt in prompts for cloud in prompt.points)
         settings, penalty = _without_penalty(settings, self.model.generation_config)
+        # `settings` is a copy by now, so entries may be removed.
         processors = LogitsProcessorList(settings.pop("logits_processor", None) or [])
         if penalty != 1:
             # The stock penalty also counts the prompt: words of the question, and the places of clouds, would be
@@ -183,6 +187,7 @@ class SuppressToken(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
         """Return scores `(batch, vocabulary)` with -inf for the token."""
+        # A copy, as `generate` can also return the scores before any processor.
         scores = scores.clone()
         scores[:, self.token] = -torch.inf
         return scores
@@ -273,9 +278,11 @@ def _without_penalty(settings: dict[str, Any], default: GenerationConfig) -> tup
     penalties = [getattr(config, "repetition_penalty", None) for config in (given, default) if config is not None]
     penalty = next((value for value in (settings.get("repetition_penalty"), *penalties) if value is not None), 1.0)
     if given is None:
+        # Otherwise the model's own config would apply it.
         settings["repetition_penalty"] = 1.0
     else:
         settings.pop("repetition_penalty", None)
+        # The caller's config stays as it is.
         settings["generation_config"] = copy.deepcopy(given)
         settings["generation_config"].repetition_penalty = 1.0
     return settings, penalty

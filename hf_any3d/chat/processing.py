@@ -360,6 +360,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
     def _shortened(self, prompt: Prompt, length: int) -> Prompt:
         if len(prompt.input_ids) <= length:
             return prompt
+        # If the cut is among the places of a cloud, those that are left are the last tokens.
         places = prompt.input_ids.count(self.point_token_id)
         short = Prompt(
             prompt.input_ids[:length], prompt.attention_mask[:length], prompt.labels[:length], prompt.points
@@ -454,6 +455,7 @@ def cut(text: str, answers: Iterable[Sequence[int]] = ()) -> list[tuple[str, boo
     """
     spans = [(start, min(stop, len(text))) for start, stop in answers]
     places = [match.span() for match in re.finditer(re.escape(PLACE_MARK), text)]
+    # Each border starts a piece, so that none is text and place at once, or partly an answer.
     borders = sorted({0, len(text), *(border for span in (*spans, *places) for border in span)})
     return [
         (text[start:stop], (start, stop) in places, any(first <= start < last for first, last in spans))

@@ -73,6 +73,7 @@ class ChatSession:
             (prompt,) = self.pipe.processor.prompts([[*messages, further]], self.chat_template, read=False)
             if len(prompt.input_ids) <= tokens:
                 self.messages, self._waiting = messages, waiting
+                # Without messages, the clouds and their features wait for the next question.
                 self._features = self._features if messages else []
                 return start // 2
         raise ValueError(f"the question and its clouds have {len(prompt.input_ids)} tokens; expected at most {tokens}")
@@ -111,6 +112,7 @@ class ChatSession:
                 outcome["answer"] = self._answer(messages, features, generation | further)
             except BaseException as error:  # raised in the waiting thread
                 outcome["error"] = error
+                # The reading thread would wait for the end of the stream for ever.
                 streamer.on_finalized_text("", stream_end=True)
 
         thread = Thread(target=work, daemon=True)
@@ -182,6 +184,8 @@ class ChatSession:
     def _cache_for(self, input_ids: list[int], settings: dict[str, Any]) -> DynamicCache | None:
         """Return the cache, cropped to the prefix that it shares with a prompt, and detach it from the session."""
         cache, held = self._cache, self._cached_tokens
+        # `generate` changes the cache in place: after an error nobody knows what is in it, so it comes back with the
+        # answer.
         self._clear_cache()
         config = settings.get("generation_config")
         for name in ("num_beams", "num_return_sequences"):

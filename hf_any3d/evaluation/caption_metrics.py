@@ -190,11 +190,13 @@ def _ngrams(words: Sequence[str], order: int) -> set[tuple[str, ...]]:
 def _f_score(common: int, count: int, expected: int) -> float:
     precision = common / count if count else 0.0
     recall = common / expected if expected else 0.0
+    # The small number is part of `rouge`, and so of its figures.
     return 2.0 * ((precision * recall) / (precision + recall + 1e-8))
 
 
 def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> list[str]:
     """Return a longest common subsequence; of several the one that `rouge` 1.0.1 finds."""
+    # `lengths[i][j]`: of the longest common subsequence of the first i and the first j words.
     lengths = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
     for row, word in enumerate(first, start=1):
         for column, other in enumerate(second, start=1):
@@ -203,6 +205,7 @@ def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> list[str
             else:
                 lengths[row][column] = max(lengths[row - 1][column], lengths[row][column - 1])
     found: list[str] = []
+    # Back from the end; where both ways are as long, one word of `second` is left out.
     row, column = len(first), len(second)
     while row and column:
         if first[row - 1] == second[column - 1]:
@@ -246,6 +249,7 @@ def open_simcse(name: str = SIMCSE) -> tuple[Similarity, str]:
     source = resolve_encoder(name)
     config = AutoConfig.from_pretrained(source.path)
     model, report = AutoModel.from_pretrained(source.path, dtype=torch.float32, output_loading_info=True)
+    # transformers would initialize a missing pooler at random, and its cosines would mean nothing.
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{source.name}: lacks {', '.join(missing[:8])}; expected a trained encoder with its pooler")
     # By name and commit, since only the weights have been downloaded so far.

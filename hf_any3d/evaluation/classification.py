@@ -59,6 +59,7 @@ def overall_accuracy(matrix: np.ndarray) -> float:
 def class_accuracies(matrix: np.ndarray) -> np.ndarray:
     """Return the share of correct samples of each class, (num_classes,); NaN for a class without references."""
     totals = matrix.sum(axis=1)
+    # NaN where there is nothing to divide by, without numpy's warning.
     return np.divide(np.diag(matrix), totals, out=np.full(len(matrix), np.nan), where=totals > 0)
 
 
@@ -107,6 +108,7 @@ def compute_classification_metrics(eval_prediction: EvalPrediction) -> dict[str,
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
     if logits.ndim != 2:
         raise ValueError(f"logits have shape {logits.shape}; expected (samples, num_classes)")
+    # `argmax` would take NaN for the largest.
     if np.isnan(logits).any():
         raise ValueError("logits have NaN; the model has diverged or its input was not finite")
     matrix = confusion_matrix(logits.argmax(axis=1), np.asarray(eval_prediction.label_ids), logits.shape[1])
@@ -218,6 +220,7 @@ def vote_logits(trainer: Trainer, rows: AugmentedRows, votes: int) -> tuple[np.n
     total: Any = 0
     labels, before = None, rows.epoch
     quiet = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
+    # Each vote sets the epoch of the rows, which are augmented differently in every epoch.
     for rows.epoch in tqdm(range(votes), desc="votes", unit="vote", disable=quiet):
         output: Any = trainer.predict(rows, metric_key_prefix="vote")  # pyright: ignore[reportArgumentType] a protocol
         # In double precision, where the rounding of a sum of few numbers does not matter.

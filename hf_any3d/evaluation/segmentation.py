@@ -42,6 +42,7 @@ def class_ious(matrix: np.ndarray) -> np.ndarray:
         (num_classes,); NaN for a class that is neither true nor predicted anywhere.
     """
     intersection = np.diag(matrix)
+    # Correct points are in both sums.
     union = matrix.sum(axis=0) + matrix.sum(axis=1) - intersection
     return np.divide(intersection, union, out=np.full(len(matrix), np.nan), where=union > 0)
 
@@ -259,6 +260,7 @@ def evaluate_segmentation(
         for cloud, logits, loss in _predict_clouds(trainer, rows):
             row = rows.dataset[cloud]
             category = torch.tensor([int(row["label"])]) if category_parts is not None else None
+            # A batch of one cloud. Of the tuple, only the category is read.
             labels = LabelPoints(category_parts)(torch.from_numpy(logits)[None], (None, category))[0].numpy()
             predictions.append(labels)
             references.append(np.asarray(row["labels"]))
@@ -281,6 +283,7 @@ def evaluate_segmentation(
 def _predict_clouds(trainer: Trainer, rows: Blocks) -> Iterator[tuple[int, np.ndarray, float]]:
     """Yield each cloud's number, its merged logits `(points, labels)`, and the loss of its group of blocks."""
     compute, to_labels = trainer.compute_metrics, trainer.preprocess_logits_for_metrics
+    # Metrics are those of merged clouds, so Trainer is to return the logits of blocks as they are.
     trainer.compute_metrics, trainer.preprocess_logits_for_metrics = None, None
     try:
         for members in _groups(rows.clouds):
@@ -301,6 +304,7 @@ def _groups(clouds: Sequence[int]) -> Iterator[list[int]]:
     """Yield numbers of blocks in groups of complete clouds."""
     group: list[int] = []
     for number, cloud in enumerate(clouds):
+        # Blocks of a cloud follow each other.
         if len(group) >= _BLOCKS_PER_STEP and cloud != clouds[number - 1]:
             yield group
             group = []

@@ -92,6 +92,7 @@ def p_value(matrix: np.ndarray) -> float:
         drawn = [generator.permutation(count) for _ in range(_DRAWN_ORDERS - 1)]
         # With the true order among them, the share is never 0.
         orders = np.array([np.arange(count), *drawn])
+    # Broadcast to (orders, classes): how often each class was predicted as what an order assigns to it.
     correct = matrix[np.arange(count), orders].sum(axis=1)
     return float(np.mean(correct >= np.trace(matrix)))
 
@@ -176,6 +177,7 @@ def evaluate_zero_shot(
         trainer.log_metrics(split, output.metrics)
         metrics[split] = zero_shot_scores(output.predictions, output.label_ids, unseen)
         # Samples of unseen classes are predicted among the unseen ones only, and those of seen classes among the seen.
+        # (classes,) against (samples, 1), so (samples, classes).
         other_kind = np.isin(np.arange(len(classes)), unseen) != np.isin(output.label_ids, unseen)[:, None]
         answers = np.where(other_kind, -np.inf, output.predictions).argmax(axis=1)
         matrix = confusion_matrix(answers, output.label_ids, len(classes))

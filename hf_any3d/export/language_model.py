@@ -62,6 +62,7 @@ def export_language_model(
         merged.save_pretrained(unfinished)
         if tokenizer is not None:
             tokenizer.save_pretrained(unfinished)
+        # Read back from the files, since they are what others open; they get their name only if they agree.
         difference = _compare(model, AutoModelForCausalLM.from_pretrained(unfinished, dtype=merged.dtype))
         if folder.exists():
             folder.rmdir()
@@ -103,6 +104,7 @@ def merged_copy(language_model: PreTrainedModel) -> PreTrainedModel:
 def encode_prompt_embeds(embedded: torch.Tensor) -> str:
     """Encode an embedded prompt `(tokens, hidden)` as vLLM's HTTP API takes it: `torch.save` in base64."""
     file = io.BytesIO()
+    # Cloned, since `torch.save` writes all of the storage that a view is part of.
     torch.save(embedded.detach().cpu().contiguous().clone(), file)
     return base64.b64encode(file.getvalue()).decode("ascii")
 

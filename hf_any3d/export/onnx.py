@@ -77,6 +77,7 @@ def open_onnx(path: Path) -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    # onnxruntime would take all cores, also where torch is limited to fewer.
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda points: torch.from_numpy(session.run(None, {"points": points.numpy()})[0])
@@ -87,6 +88,7 @@ def _nearest(query: Any, points: Any, k: int, method: str) -> tuple[Any, Any]:
     from onnxscript import opset18
 
     op: Any = opset18  # its types refuse plain lists
+    # Axis by axis, which needs a third of the memory of all differences at once.
     distance = None
     for axis in range(3):
         ours = op.Gather(query, [axis], axis=2)  # (batch, queries, 1)

@@ -59,11 +59,16 @@ def lidar(xyz: np.ndarray, severity: int, generator: np.random.Generator, up: in
     across = [axis for axis in range(3) if axis != up]
     level = np.linalg.norm(rays[:, across], axis=1)
     elevation = np.arctan2(rays[:, up], level)
+    # The middle of the band of angles that a ray falls into.
     line = (np.floor((elevation - elevation.min()) / step) + 0.5) * step + elevation.min()
+    # Half of each band, so half of the points if they are spread evenly.
     near = np.abs(elevation - line) <= step / 4
+    # A cloud that the lines miss stays whole instead of nearly empty.
     if near.sum() < min(4, len(index)):
         near = np.ones(len(index), bool)
     distance = np.linalg.norm(rays, axis=1)
+    # Points move along an arc to the line's elevation, at the same distance from the sensor. The tiny number avoids 0
+    # / 0 straight above or below it.
     flat = rays[:, across] / np.maximum(level, np.finfo(np.float64).tiny)[:, None]  # (visible, 2)
     moved = np.empty_like(rays)
     moved[:, across] = flat * (distance * np.cos(line))[:, None]
@@ -78,6 +83,7 @@ def density_inc(xyz: np.ndarray, severity: int, generator: np.random.Generator, 
     """
     kept, rest = [], np.arange(len(xyz))
     for _ in range(min(severity, len(rest))):
+        # Half the share, since the cloud has twice as many points: a region has as many as in the other corruptions.
         region = _region(xyz, rest, _REGION / 2, generator)
         kept.append(region)
         rest = np.setdiff1d(rest, region)
@@ -151,6 +157,7 @@ def shear(xyz: np.ndarray, severity: int, generator: np.random.Generator, up: in
     factors = generator.uniform(0.05 * severity - 0.05, 0.05 * severity + 0.05, (3, 3))
     factors *= generator.choice([-1, 1], (3, 3))
     for target in range(3):
+        # Columns of the matrix are the new axes, so the up axis keeps its column.
         if target != up:
             sources = [axis for axis in range(3) if axis != target]
             matrix[sources, target] = factors[sources, target]
@@ -159,8 +166,10 @@ def shear(xyz: np.ndarray, severity: int, generator: np.random.Generator, up: in
 
 def distortion(xyz: np.ndarray, severity: int, generator: np.random.Generator, up: int) -> Corrupted:
     """Deform the space by moving 125 control points of a Bézier volume, by up to 10 to 50 % of its edge."""
+    # The box has an edge of 2, and shifts are shares of an edge.
     shifts = 2 * generator.uniform(-0.1 * severity, 0.1 * severity, (*[_CONTROL_POINTS] * 3, 3))
     degree = _CONTROL_POINTS - 1
+    # Bernstein polynomials of degree 4: their product over the three axes is the weight of a control point.
     binomials = np.array([1, 4, 6, 4, 1])
     share = np.clip((xyz + 1) / 2, 0, 1)[..., None]  # (points, 3, 1)
     power = np.arange(_CONTROL_POINTS)
@@ -221,14 +230,18 @@ def corrupt(
         raise ValueError(f"corruption is {name!r}; expected one of {', '.join(CORRUPTIONS)}")
     if severity not in SEVERITIES:
         raise ValueError(f"severity is {severity!r}; expected 1 to 5")
+    # Corruptions are defined in the unit sphere; the result goes back to the cloud's place and size.
     xyz = np.asarray(points[:, :3], np.float64)
     center = xyz.mean(axis=0)
+    # 1 for a cloud of equal points, whose radius is 0.
     radius = np.linalg.norm(xyz - center, axis=1).max() or 1.0
     changed = CORRUPTIONS[name]((xyz - center) / radius, severity, generator, "xyz".index(up_axis))
     channels = points[:, 3:] if changed.index is None else points[changed.index, 3:]
     if changed.matrix is not None and "normals" in features:
+        # `channels` begins after xyz.
         first = 3 * (list(features).index("normals") - 1)
         channels = channels.copy()
+        # Under a linear map, normals transform with its inverse transpose, which changes their length.
         normals = channels[:, first : first + 3] @ np.linalg.inv(changed.matrix).T
         channels[:, first : first + 3] = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
     return np.concatenate([changed.xyz * radius + center, channels], axis=1).astype(np.float32)
@@ -247,9 +260,12 @@ def _visible(xyz: np.ndarray, viewpoint: np.ndarray) -> np.ndarray:
         return np.ones(len(xyz), bool)
     rays = xyz - viewpoint
     distances = np.linalg.norm(rays, axis=1, keepdims=True)
+    # Points are mirrored in a large sphere around the viewpoint: the nearest become the farthest, and those that
+    # nothing hides are on the hull.
     flipped = rays + 2 * (_FLIPPING_RADIUS * distances.max() - distances) * rays / distances
     # Option QJ moves points slightly, for clouds in a plane.
     hull = ConvexHull(np.concatenate([flipped, np.zeros((1, 3))]), qhull_options="QJ").vertices
+    # One more for the viewpoint itself, the last row of the hull's points.
     seen = np.zeros(len(xyz) + 1, bool)
     seen[hull] = True
     return seen[:-1]
@@ -270,6 +286,7 @@ def _region(xyz: np.ndarray, rest: np.ndarray, share: float, generator: np.rando
     """Return those of the points `rest` that are nearest to a random one, as many as `share` of the whole cloud."""
     count = min(max(1, round(share * len(xyz))), len(rest))
     squares = ((xyz[rest] - xyz[generator.choice(rest)]) ** 2).sum(axis=1)
+    # Unordered, as a region is a set; sorting would cost more.
     return rest[np.argpartition(squares, count - 1)[:count]]
 
 

@@ -271,6 +271,7 @@ def check_stage_order(before: int | None, stage: int, name: str) -> None:
     """
     if before is None and stage > 1:
         logger.warning("%s does not record its training stage; stage %d must follow stage %d", name, stage, stage - 1)
+    # An untrained model has no stage, which counts as 0.
     elif (before or 0) != stage - 1:
         expected = f"a model of stage {stage - 1}" if stage > 1 else "an untrained one, or parts"
         raise ValueError(f"--stage {stage} of {name}, a model of stage {before}; expected {expected}")

@@ -121,6 +121,7 @@ class ConditionRows(torch.utils.data.Dataset):
         columns = [name for name in needed if name in dataset.column_names]
         self.rows = ArrowRows(dataset.select_columns(columns))
         self.processor, self.condition, self.seed = processor, condition, seed
+        # Not `hash`, which differs between processes.
         self._key = zlib.crc32(f"{condition.name} {condition.level}".encode())
         # Half of the points remain, see `density_inc`.
         self._num_points = processor.num_points * (2 if condition.name == "density_inc" else 1)
@@ -131,8 +132,10 @@ class ConditionRows(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
         generator = np.random.default_rng((self.seed, self._key, index))
+        # No more points than the cloud has: repeats would distort what density and noise do to it.
         available = max(len(row["points"]), self.processor.min_points)
         with warnings.catch_warnings():
+            # Fewer points are what some conditions are about.
             warnings.filterwarnings("ignore", message=".*fewer than num_points", category=UserWarning)
             points = self._process(row, min(self._num_points, available))
             points = self.condition.apply(points, generator, self.processor)
@@ -360,6 +363,7 @@ def _draw(report: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(16, 4.5), layout="constrained")
     panels: Any = figure.subplots(1, len(FAMILIES) + 1)
     clean = 100 * report["clean"]["accuracy"]
+    # The last panel is left for the other conditions.
     for panel, (family, members) in zip(panels, FAMILIES.items(), strict=False):
         for member, marker in zip(members, "osv^D", strict=True):
             values = [100 * value for value in _levels(report, member.__name__)]
@@ -367,6 +371,7 @@ def _draw(report: Mapping[str, Any]) -> Figure:
         panel.axhline(clean, color="gray", linestyle="--", label="clean")
         panel.set(title=family, xlabel="severity", xticks=SEVERITIES, ylim=(0, 102), ylabel="accuracy, %")
         panel.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    # Bars are drawn upwards; reversed, they read in the order of the table.
     others = [row for row in reversed(report["rows"]) if row["family"] not in FAMILIES]
     panels[-1].barh(range(len(others)), [100 * row["accuracy"] for row in others], color="steelblue")
     panels[-1].axvline(clean, color="gray", linestyle="--")

@@ -109,6 +109,7 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            # Not `self.base_layer`, which would come back here for ever while it is not set.
             return getattr(super().__getattr__("base_layer"), name)
 
     def merge(self, *args: Any, **kwargs: Any) -> None:
@@ -157,6 +158,7 @@ class WrappedModule(nn.Module, BaseTunerLayer):
 
 def _in_place(adapter: nn.Parameter | nn.Module, **to: Any) -> None:
     if isinstance(adapter, nn.Parameter):
+        # The parameter stays the same object, which an optimizer may hold already.
         adapter.data = adapter.data.to(**to)
     else:
         adapter.to(**to)
@@ -247,6 +249,7 @@ class EncoderTuner(BaseTuner):
         **kwargs: Any,
     ) -> None:
         settings = self.adapter_settings(adapter_name, peft_config, target)
+        # A further adapter joins the layer that an earlier one has wrapped.
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, peft_config, **settings)
             return

@@ -25,6 +25,7 @@ def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
     """
     if is_quantized(model):
         raise ValueError("the model was loaded quantized; expected full weights to merge LoRA into")
+    # A list, since layers are replaced while they are visited.
     for name, layer in list(model.named_modules()):
         if isinstance(layer, LoraLayer):
             # An error for weights with NaN, instead of a model that has them everywhere.
@@ -43,6 +44,8 @@ def reset_lora(model: nn.Module) -> None:
     """
     for name, parameter in model.named_parameters():
         if ".lora_A." in name:
+            # This bound is the default of `nn.Linear`, and PEFT's for A. With B = 0 the product has no effect at
+            # first.
             init.kaiming_uniform_(parameter, a=5**0.5)
         elif ".lora_B." in name:
             init.zeros_(parameter)
@@ -52,6 +55,7 @@ def leave_unquantized(model: nn.Module) -> None:
     """Keep torch's `quantize_dynamic` from LoRA's matrices, whose weights PEFT reads."""
     for path, layer in model.named_modules():
         if path.endswith((".lora_A.default", ".lora_B.default")):
+            # A layer's own attribute wins over the mapping by class that `quantize_dynamic` is given.
             layer.qconfig = None  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -274,6 +274,7 @@ class MiniGPT3DPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, EarlierN
         **overrides: Any,
     ) -> Any:
         apply_settings(cls, config, overrides, "a model whose parts are kept elsewhere")
+        # `torch_dtype` is the earlier name of the argument, which transformers still takes.
         dtype = dtype_named(dtype or torch_dtype) or config.dtype or torch.float32
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
@@ -287,6 +288,8 @@ class MiniGPT3DPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, EarlierN
                 pass  # keep the default derived from the config
         if device_map is not None:
             model.to(single_device(device_map))
+        # Always empty, as `_load_stored` raises for any key that is missing, unexpected or of another shape. Callers
+        # that ask for the information expect its keys.
         info = {key: set() for key in ("missing_keys", "unexpected_keys", "mismatched_keys")} | {"error_msgs": []}
         return (model.eval(), info) if output_loading_info else model.eval()
 
@@ -332,6 +335,7 @@ class MiniGPT3DPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, EarlierN
         if "qformer" in opened:
             adopt_qformer(model, opened["qformer"])
         body = model.base_model
+        # A quantized language model cannot be cast, so the others are cast one by one.
         if is_quantized(body.language_model):
             body.point_encoder.to(dtype)
             body.bridge.to(dtype)
@@ -385,6 +389,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
     def train(self, mode: bool = True) -> MiniGPT3DModel:
         """Set the mode; a frozen point encoder and the Q-Former, except for its LoRA, stay in eval mode."""
         super().train(mode)
+        # After the superclass, which sets the mode of every module.
         if not self._point_encoder_trains():
             self.point_encoder.eval()
         self.bridge.qformer.eval()
@@ -409,6 +414,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
 
     def _encode(self, points: Clouds) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the tokens of `encode`, and which of them are of a cloud, `(clouds, tokens)`; None for all."""
+        # `set_grad_enabled(True)` alone would undo a caller's `no_grad`.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._point_encoder_trains()):
             if not isinstance(points, torch.Tensor) and not points:
                 raise ValueError("points is an empty list; expected at least one cloud, or None for text only")
@@ -416,6 +422,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
                 return padded_tokens(self.point_encoder(points, return_dict=True))
             if isinstance(points, torch.Tensor):
                 return self.point_encoder(points, return_dict=True).last_hidden_state, None
+            # One batch per size: points that fill up a cloud would be sampled and grouped like its own.
             same_size: dict[torch.Size, list[int]] = {}
             for number, cloud in enumerate(points):
                 same_size.setdefault(cloud.shape, []).append(number)
@@ -621,6 +628,7 @@ class MiniGPT3DForConditionalGeneration(MiniGPT3DPreTrainedModel, GenerationMixi
         embedded = self.minigpt3d.embed(input_ids, points, point_features=point_features).inputs_embeds
         if attention_mask is None:
             return list(embedded)
+        # Rows differ in length afterwards, hence a list.
         return [row[mask.bool()] for row, mask in zip(embedded, attention_mask, strict=True)]
 
     @strict_forward
@@ -693,6 +701,8 @@ class MiniGPT3DForConditionalGeneration(MiniGPT3DPreTrainedModel, GenerationMixi
         )
         loss, routing = output.loss, embedded.routing
         if loss is not None and routing is not None and self.config.load_balancing_weight:
+            # Losses of the parts of a batch are sums over their tokens, divided by those of the full batch, and are
+            # added up. The balancing loss is a mean of its own and counts by the part's share of the tokens.
             share = 1.0
             if (tokens := kwargs.get("num_items_in_batch")) is not None:  # this batch is a part of a larger one
                 share = (targets != kwargs.get("ignore_index", -100)).sum() / tokens
@@ -761,6 +771,7 @@ class MiniGPT3DForConditionalGeneration(MiniGPT3DPreTrainedModel, GenerationMixi
         points, features = model_kwargs.pop("points", None), model_kwargs.pop("point_features", None)
         if points is None and features is None:
             return model_kwargs
+        # Encoded here and not in the first step, so that beams repeat features, not clouds.
         if features is None:
             features = self.get_point_features(points)
         unread, cache = features, model_kwargs.get("past_key_values")
@@ -864,10 +875,12 @@ def build_from_parts(
 
     models = {"point_encoder": opened("point_encoder", point_encoder)}
     models["language_model"] = text_model = opened("language_model", language_model, **quantized)
+    # Noted before the configs are nested in another one, which resets it.
     attention_of = {model: model.config._attn_implementation for model in models.values()}
     settings = {"point_config": models["point_encoder"].config, "text_config": text_model.config}
     if qformer is not None:
         models["qformer"] = blip2 = opened("qformer", qformer)
+        # BLIP-2's config has dropout, with which the Q-Former would be built.
         no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         settings["qformer_config"] = blip2.qformer.config.to_dict() | no_dropout
         settings["num_query_tokens"] = blip2.query_tokens.shape[1]
@@ -924,6 +937,7 @@ def adopt_qformer(model: MiniGPT3DPreTrainedModel, source: QueriesAndQFormer) ->
     """Copy a BLIP-2 model's Q-Former into a model, and its query tokens into every query set."""
     bridge = model.base_model.bridge
     qformer, given = bridge.qformer, dict(source.qformer.named_parameters())
+    # Layers with LoRA have their weights under other names than BLIP-2's.
     for name, ours in names_in(qformer, given).items():
         qformer.get_parameter(ours).copy_(given[name])
     for queries in bridge.experts.queries:
@@ -949,6 +963,7 @@ def _load_stored(model: MiniGPT3DPreTrainedModel, name: str, stored: dict[str, t
     stored = {model.todays_name(key): tensor for key, tensor in stored.items()}
     if not any(key.startswith(prefix) for key in own):  # the body alone
         stored = {key.removeprefix(prefix): tensor for key, tensor in stored.items()}
+    # Tied weights are in the file once, under their other name.
     tied = set(model.all_tied_weights_keys)
     wrong = [f"{key} is missing" for key in own.keys() - stored.keys() - model.names_stored_elsewhere() - tied]
     wrong += [f"{key} is not the model's" for key in stored.keys() - own.keys()]
@@ -959,6 +974,7 @@ def _load_stored(model: MiniGPT3DPreTrainedModel, name: str, stored: dict[str, t
     ]
     if wrong:
         raise ValueError(f"{name}: {'; '.join(sorted(wrong)[:8])}" + f" and {len(wrong) - 8} more" * (len(wrong) > 8))
+    # Not strict for what is tied or kept elsewhere; everything else was checked above.
     model.load_state_dict(stored, strict=False)
     model.tie_weights()
 
@@ -973,8 +989,11 @@ def padded_tokens(output: ModelOutput) -> tuple[torch.Tensor, torch.Tensor]:
         `(clouds, 1 + tokens, width)`, and which of them are of a cloud, `(clouds, 1 + tokens)`.
     """
     offsets = output.offsets.tolist()
+    # The first list is one longer: offsets are where clouds end.
     counts = [end - start for start, end in zip([0, *offsets], offsets, strict=False)]
     rows = zip(output.pooler_output, output.last_hidden_state.split(counts), strict=True)
     tokens = nn.utils.rnn.pad_sequence([torch.cat([first[None], own]) for first, own in rows], batch_first=True)
+    # One more for the feature in place of a class token.
     lengths = torch.tensor(counts, device=tokens.device) + 1
+    # (1 + tokens,) < (clouds, 1) broadcasts to (clouds, 1 + tokens).
     return tokens, torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]

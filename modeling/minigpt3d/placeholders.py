@@ -31,6 +31,7 @@ def fill_placeholders(
     given = 0 if point_features is None else point_features.shape[:2].numel()
     expected = placeholders.sum()
     if torch.compiler.is_compiling():
+        # An `if` on a tensor's value would break the graph.
         torch._assert_async(expected == given, "input_ids has other than the clouds' number of placeholders")
     # Comparing here would wait for the device in every step.
     elif expected.device.type != "cpu":
@@ -63,6 +64,8 @@ def repeat_by_sample(
     """Repeat the clouds `(clouds, num_query_tokens, hidden)` of each sample as `generate` repeats its rows."""
     # Samples may have no cloud or several, so clouds are repeated sample by sample.
     counts = clouds_of_samples(input_ids, point_features.shape[1], point_token_id)
+    # `generate` puts the copies of a sample next to each other. Each copy reads all clouds of its sample in order, so
+    # the sample's clouds are tiled, not each cloud repeated.
     return torch.cat([clouds.repeat(times, 1, 1) for clouds in point_features.split(counts)])
 
 

@@ -26,6 +26,7 @@ class Routing:
 
     def mix(self, outputs: torch.Tensor) -> torch.Tensor:
         """Sum `(clouds, chosen, …)` by weight, to `(clouds, …)`."""
+        # (clouds, chosen, 1, …), one axis for each of the outputs.
         weights = self.weights.to(outputs.dtype).view(*self.weights.shape, *[1] * (outputs.ndim - 2))
         return (weights * outputs).sum(dim=1)
 
@@ -119,6 +120,7 @@ class PointMlp(nn.Module):
 
     def __init__(self, in_width: int, hidden_widths: tuple[int, ...], out_width: int):
         super().__init__()
+        # Pairs of neighbors in this list; the second list is one shorter.
         widths = (in_width, *hidden_widths, out_width)
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths, widths[1:], strict=False))
 
@@ -198,6 +200,7 @@ class Bridge(nn.Module):
             mask = torch.zeros(1, 1, sets * count, sets * count, device=queries.device, dtype=queries.dtype)
             mask.masked_fill_(own_set[:, None] != own_set, torch.finfo(mask.dtype).min)
             mask = mask.expand(len(queries), -1, -1, -1)
+        # The axes of sets and queries become one sequence: (clouds, sets * query tokens, hidden).
         output = self.qformer(
             queries.flatten(1, 2),
             encoder_hidden_states=encoded,

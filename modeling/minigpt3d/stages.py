@@ -53,6 +53,7 @@ def trained_names(model: MiniGPT3DPreTrainedModel) -> list[str]:
     """Return the names of the parameters that the stages up to `config.stage` train, in `model.base_model`."""
     trained: dict[str, None] = {}
     for stage in range(1, (model.config.stage or 0) + 1):
+        # `stage_names` refuses stages 2 and 3 of a model without LoRA, such as one whose LoRA is merged.
         if stage in (1, 4) or None not in (model.config.qformer_lora, model.config.text_lora):
             trained |= dict.fromkeys(stage_names(model, stage))
     return list(trained)
@@ -126,6 +127,7 @@ def _lora(model: nn.Module, prefix: str) -> list[str]:
 
 
 def _norm_weights(model: nn.Module, prefix: str) -> list[str]:
+    # By the name of the class: norms of language models share no base class.
     norms = {name for name, module in model.named_modules() if "Norm" in type(module).__name__}
     return [
         name

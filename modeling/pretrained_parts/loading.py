@@ -152,6 +152,7 @@ class EarlierNamesMixin:
                 setattr(config, field, {self.todays_name(name): value for name, value in given.items()})
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # A list, since keys are replaced. In place, so that torch compares the names of today with its own.
         for key in [key for key in state_dict if key.startswith(prefix)]:
             if (renamed := prefix + self.todays_name(key.removeprefix(prefix))) != key:
                 state_dict[renamed] = state_dict.pop(key)
@@ -424,6 +425,7 @@ def weights_of(file: str | os.PathLike) -> Iterator[None]:
 
 def _types_in(file: Path) -> dict[str, str]:
     if file.suffix == ".safetensors":
+        # The header alone has the types, so no tensor is read.
         with safe_open(file, "pt") as stored:
             return {name: stored.get_slice(name).get_dtype() for name in stored.keys()}  # noqa: SIM118
     # Without memory for the values, as only dtypes are asked for.

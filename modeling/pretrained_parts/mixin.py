@@ -196,6 +196,8 @@ class PretrainedPartsMixin:
         folder = Path(name, hub.get("subfolder") or "") if name is not None and os.path.isdir(name) else None
         if folder is not None:
             settings = {key: value for key, value in kwargs.items() if key not in hub}
+            # What needs no weights comes before loading: a pipe would be read for ever, and a config may ask for any
+            # memory.
             refuse_pipes(folder)
             check_settings_files(folder)
             refuse_other_shapes(cls, name, hub, settings)
@@ -205,6 +207,7 @@ class PretrainedPartsMixin:
             refuse_non_finite(model, os.fspath(name))
             if folder is None:  # the files of a repository are known after they were fetched
                 folder = Path(cached_file(name, CONFIG_NAME, **hub)).parent
+            # Quantized weights are integers.
             if not is_quantized(model):
                 refuse_other_types(name, stored_types(folder), model.state_dict())
         return (model, info) if return_info else model

@@ -38,6 +38,7 @@ class PretrainedPart:
         if not isinstance(recorded, Mapping):
             raise ValueError(f"a part is recorded as {recorded!r:.80}; expected an object")
         recorded = dict(recorded)
+        # The field's name in earlier versions.
         if "name" in recorded:
             recorded["name_or_path"] = recorded.pop("name")
         known = {field.name for field in dataclasses.fields(cls)}

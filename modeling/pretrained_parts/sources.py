@@ -208,6 +208,7 @@ def shard_names(index: Path) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index}: not an index of sharded weights; expected JSON with a 'weight_map'") from error
     for name in names:
+        # The index may come from anybody, and a path in it could lead out of the directory.
         if not isinstance(name, str) or Path(name).name != name:
             raise ValueError(f"{index}: 'weight_map' names {name!r}; expected a file next to the index")
     return names
@@ -245,6 +246,7 @@ def weights_checksum(directory: str | Path) -> str:
     """
     files = weight_files(directory)
     digests = [file_digest(file) for file in files]
+    # A single file; shards have other names.
     if weight_entry({file.name for file in files}):
         return f"sha256:{digests[0]}"
     lines = "".join(f"{file.name} {digest}\n" for file, digest in zip(files, digests, strict=True))

@@ -67,6 +67,7 @@ def load_adapter_into(
         config.inference_mode = True
         adapted = PeftModel(model, config)
     renamings = model.renamings() if isinstance(model, EarlierNamesMixin) else None
+    # Only for names and shapes; PEFT reads them again below.
     weights = load_peft_weights(name, device="cpu", key_mapping=renamings, **hub)
     # PEFT would load what fits and leave the rest as it was initialized.
     stored = {key: tensor.shape for key, tensor in weights.items()}
@@ -123,6 +124,7 @@ def refuse_odd_weights(name: str, hub: Mapping[str, Any]) -> None:
         if found is None:
             return  # PEFT says so
         folder = Path(found).parent
+        # Fetched here, so that the types of the tensors can be read from the files.
         for file in ADAPTER_FILES:
             cached_file(name, file, **{**_QUIET, **hub})
     refuse_other_types(name, stored_types(folder, ADAPTER_FILES), {})
@@ -173,6 +175,7 @@ def check_base(model: PreTrainedModel, recorded: dict[str, Any], adapter: str) -
         f"{name}={getattr(config, name)!r}, the adapter was trained with {recorded[name]!r}"
         for name in sorted(own & recorded.keys())
         if not name.startswith(model._settings_without_effect_on_adapters)
+        # Compared as JSON stores them: a tuple comes back as a list.
         and json.loads(json.dumps(getattr(config, name))) != recorded[name]
     ]
     if different:

@@ -166,6 +166,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 def _fast_hash(tensor: torch.Tensor) -> str:
     if inner := inner_tensors(tensor):
         return " ".join(map(_fast_hash, inner))
+    # With the shape, since bytes do not tell (2, 3) from (3, 2).
     digest = xxhash.xxh3_128(f"{tuple(tensor.shape)}".encode())
     digest.update(_bytes(tensor))
     return digest.hexdigest()
@@ -173,4 +174,5 @@ def _fast_hash(tensor: torch.Tensor) -> str:
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
     plain = tensor.detach().as_subclass(torch.Tensor)  # quantized parameters override .cpu()
+    # As bytes, since numpy has no bfloat16.
     return memoryview(plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

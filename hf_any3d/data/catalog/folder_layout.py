@@ -270,6 +270,7 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
         place = table.column_names.index(FILE_NAME)
         tables.append(table.set_column(place, FILE_NAME, pa.array(names, pa.string())))
     try:
+        # A column may be whole numbers in one file and fractions, or empty, in another.
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowInvalid as error:
         raise ValueError(f"{root}: the metadata files have columns of different types ({error})") from None
@@ -328,6 +329,7 @@ _READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 def _relative_to_root(name: str | None, path: Path, number: int, root: Path) -> str:
     if not name:
         raise ValueError(f"{path}: row {number} has no {FILE_NAME}")
+    # Metadata written on Windows may have backslashes.
     relative = posixpath.normpath(name.replace("\\", "/"))
     # Such a path could reach any file of this machine, or the network.
     if "://" in name or os.path.isabs(name) or posixpath.isabs(relative) or relative.split("/")[0] == "..":

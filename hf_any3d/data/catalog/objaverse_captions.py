@@ -178,6 +178,7 @@ def load(
     options = {
         "colors": colors,
         "clouds": not in_files,
+        # There may be hundreds of thousands, and options are stored with the conversion.
         "ids": ids and hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest(),
         "limit": limit,
     }
@@ -186,6 +187,7 @@ def load(
         root,
         {split: _source(path, some, clouds, in_files) for split, (path, some) in chosen.items()},
         columns if in_files else Features({**cloud_columns, **columns}),
+        # A part has no published number of rows to compare with.
         variant=which if ids is None and limit is None else f"{which}_part",
         options=options,
         **conversion,
@@ -212,6 +214,7 @@ def _with_clouds(annotations: Sequence[Annotation], clouds: Path) -> list[Annota
 def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, in_files: bool) -> SplitSource:
     def read(annotation: Annotation) -> Iterable[Mapping[str, object]]:
         row = read_annotation(path, annotation)
+        # Conversion drops it again where the dataset has no such column.
         row["caption"] = row["conversations"][1]["value"]
         yield row if in_files else {**row, **read_cloud(cloud_path(clouds, row["object_id"]))}
 
@@ -237,6 +240,7 @@ class PointLLMSplits:
 
     def __init__(self, folder: Path, root: Path, verify: bool):
         self._folder, self._root, self._verify = folder, root, verify
+        # Several splits may come from the same file, which is parsed once.
         self._entries = cache(self._read)
 
     def choose(
@@ -398,6 +402,7 @@ def stamp_clouds(folder: Path, object_ids: Iterable[str]) -> tuple[str, list[Pat
     digest, missing = hashlib.sha256(), []
     for object_id in object_ids:
         try:
+            # The path is joined as text, since this runs for each of 660 thousand files.
             digest.update(f"{object_id} {file_stamp(f'{folder}/{object_id}{SUFFIX}')}\n".encode())
         except FileNotFoundError:
             missing.append(cloud_path(folder, object_id))

@@ -52,6 +52,7 @@ def list_annotations(path: Path) -> list[Annotation]:
     Raises:
         PointCloudFileError: no such file, or not a JSON array; names the byte.
     """
+    # One text for each type, not one for each of 660 thousand entries.
     types = {name: name for name in TYPES}
     found = []
     for number, start, stop, value in scan_entries(path):
@@ -173,6 +174,7 @@ def scan_entries(path: Path) -> Iterator[Entry]:
         window.advance(1)
         window.skip_space()
         number = 0
+        # Only an empty array ends here: after a comma there has to be an entry.
         while number or window.next() != "]":
             start = window.offset
             value = window.decode(number)
@@ -214,6 +216,7 @@ class _Window:
         self.offset = 0  # bytes of the file before `_place`
         self._file, self._path = file, path
         self._text, self._place = "", 0
+        # Chunks may end in the middle of a character.
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._ended = False
         self._json = json.JSONDecoder()
@@ -260,6 +263,7 @@ class _Window:
             try:
                 parts.append(self._utf8.decode(data, final=self._ended))
             except UnicodeDecodeError as error:
+                # `error.object` begins with bytes left over from the chunk before.
                 byte = self._file.tell() - len(error.object) + error.start
                 raise PointCloudFileError(f"{self._path}: byte {byte:,} is not UTF-8 text") from None
             size += len(parts[-1])

@@ -67,6 +67,7 @@ _COUNTS = {}
 for _area, _kinds in _ROOMS.items():
     _rooms = sum(_kinds.values())
     _COUNTS[f"area_{_area}"] = {"train": len(PUBLISHED_ROOMS) - _rooms, "test": _rooms}
+    # The number of training blocks depends on their size.
     _COUNTS[f"area_{_area}_blocks"] = {"test": _rooms}
 
 DATASET = PublishedDataset(

@@ -15,6 +15,7 @@ from hf_any3d.modeling.file_stamps import file_stamp, sha256_of
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "SHA256SUMS"
+# `sha256sum` writes a star before files that it read as binary.
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 
@@ -132,6 +133,7 @@ def finished_shards(folder: Path, split: str, num_units: int, checks: ShardCheck
         if not isinstance(found, dict):
             return records
         try:
+            # A record of another version has other fields, which is a TypeError.
             record = ShardRecord(**found)
             # Records may be left of a conversion whose shards had other sizes.
             follows = record.start == (records[-1].stop if records else 0) and record.start < record.stop <= num_units

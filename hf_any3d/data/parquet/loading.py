@@ -92,6 +92,7 @@ def load_published(
     folder.mkdir(parents=True, exist_ok=True)
     # Processes of one training start at the same time: the first converts, and the others find the result.
     with FileLock(f"{folder}.lock"):
+        # Nobody else writes while the lock is held, so unfinished files are those of an interrupted call.
         for part in ("data", "journal", "meta"):
             remove_temporaries(folder / part)
         is_complete = (folder / "meta" / "stats.json").is_file()

@@ -120,6 +120,7 @@ def push_point_dataset(
     card.text = card_text(repo_id, title, splits, license, statistics)
     described = json.dumps({"format_version": FORMAT_VERSION, "splits": statistics}, indent=1) + "\n"
     files = {"README.md": str(card), "meta/stats.json": described}
+    # In one commit, so that card and statistics always agree.
     operations = [CommitOperationAdd(name, text.encode()) for name, text in files.items()]
     api.create_commit(repo_id, operations, commit_message="Card and statistics", repo_type="dataset")
     return f"{api.endpoint.rstrip('/')}/datasets/{repo_id}"
@@ -150,6 +151,7 @@ def card_metadata(title: str, license: str, num_rows: int) -> DatasetCardData:
     if license in OPEN_LICENSES:
         return DatasetCardData(license=license, **data)
     links = [word for word in one_line(license, 1000).split() if word.startswith("https://")]
+    # `str(License)` ends with the link.
     data |= {"license_link": links[-1]} if links else {}
     return DatasetCardData(license="other", license_name="other", **data)
 

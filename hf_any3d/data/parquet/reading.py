@@ -25,6 +25,7 @@ def read_lines(path: Path) -> list[str]:
         PointCloudFileError: no such file, not text, or lines too long to be names.
     """
     try:
+        # Without the byte order mark that some editors write, which would belong to the first name.
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise PointCloudFileError(f"{path}: no such file") from None
@@ -109,6 +110,7 @@ def hdf5_source(
                 f"{file}: arrays of different lengths: {text}; expected one entry a cloud in each"
             )
         count = next(iter(lengths.values()))
+        # Opening the file for each cloud would take longer than reading it, and a complete file may not fit in memory.
         units += [(file, range(i, min(i + HDF5_ROWS_AT_ONCE, count))) for i in range(0, count, HDF5_ROWS_AT_ONCE)]
         total += count
 

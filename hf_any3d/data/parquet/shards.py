@@ -123,6 +123,7 @@ def _convert_shard(
             if shard.num_bytes >= SHARD_BYTES:
                 break
         size, sha256 = shard.finish()
+    # Interruptions too: no unfinished file stays behind.
     except BaseException:
         shard.discard()
         raise
@@ -141,6 +142,7 @@ def _checked_rows(
         skipped.append(str(error))
 
     try:
+        # A row that does not fit costs only itself; an error while reading ends the unit.
         for number, row in enumerate(source.read(unit)):
             try:
                 checked = checked_row(row, features)
@@ -247,9 +249,11 @@ class SplitStatistics:
         self.labels.update(other.labels)
         for name, choose in (("fewest", min), ("most", max)):
             known = [value for value in (getattr(self, name), getattr(other, name)) if value is not None]
+            # None stands for no cloud yet, which `min` and `max` do not take.
             setattr(self, name, choose(known) if known else None)
         for name, choose in (("lower", min), ("upper", max)):
             known = [value for value in (getattr(self, name), getattr(other, name)) if value is not None]
+            # Axis by axis. Nothing known gives an empty list, and thus None.
             setattr(self, name, [choose(values) for values in zip(*known, strict=True)] or None)
 
     def as_dict(self) -> dict:
@@ -302,8 +306,10 @@ def checked_row(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
 
 def _array(name: str, value: object, feature: Array2D) -> np.ndarray:
     array = np.asarray(value)
+    # Floats, integers with and without sign, booleans; not complex numbers, texts and objects.
     if array.dtype.kind not in "fiub":
         raise PointCloudError(f"{name} has type {array.dtype}; expected numbers")
+    # `rows` is None for clouds of any size.
     rows, columns = feature.shape
     if array.ndim != 2 or array.shape[1] != columns or rows not in (None, len(array)):
         raise PointCloudError(f"{name} has shape {array.shape}; expected ({rows or 'points'}, {columns})")
@@ -345,4 +351,5 @@ def _size(value: object) -> int:
         return sum(map(_size, value))
     if isinstance(value, dict):
         return sum(map(_size, value.values()))
+    # Roughly: sizes only decide when a buffer is written and a shard closed.
     return len(value) if isinstance(value, (str, bytes)) else 8

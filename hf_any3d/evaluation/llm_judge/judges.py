@@ -93,6 +93,7 @@ class ClassNameJudge:
         # A regular expression takes the first alternative that fits: "night stand" before "stand".
         longest_first = sorted(names, key=len, reverse=True)
         patterns = [r"[\s_-]+".join(map(re.escape, name.split())) for name in longest_first]
+        # Letters and digits belong to words, underscores separate them; `\b` would count these as letters.
         self.pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(patterns)})(?![^\W_])", re.IGNORECASE)
         self.settings: Mapping[str, Any] = {"classes": len(names), "version": _CLASS_NAMES_VERSION}
         self.revisions = {_CLASS_NAMES_VERSION}
@@ -369,4 +370,5 @@ def _seconds(header: str | None) -> float | None:
 
 def replace_lone_surrogates(text: str) -> str:
     """Replace lone surrogates, which no file can store, by the replacement character."""
+    # In UTF-16, two halves that belong together become their character, and only lone ones are replaced.
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -286,6 +286,7 @@ def read_same(reply: str) -> tuple[int, str, str]:
     letter = reply[:1].upper()
     if letter not in ("T", "F"):
         return 0, INVALID, reply
+    # Without the letter and the # after it.
     return int(letter == "T"), letter, reply[2:]
 
 

@@ -75,6 +75,7 @@ def load(
         columns: dict[str, list] = {name: [] for name in features}
         for index in range(count):
             category = index % len(categories)
+            # A generator for each object: more objects leave the first ones as they are.
             points, names = assemble(categories[category], num_points, np.random.default_rng([seed, number, index]))
             columns["points"].append(points)
             columns["labels"].append([parts.index(f"{categories[category]} {name}") for name in names])
@@ -119,6 +120,7 @@ def assemble(
     }
     areas = np.array([meshes[name].area for name in names])
     counts = fewest + np.floor((num_points - fewest * len(names)) * areas / areas.sum()).astype(int)
+    # Rounding down leaves some points over, which the largest part notices least.
     counts[areas.argmax()] += num_points - counts.sum()
     points = [
         PointCloudData(mesh.vertices, faces=mesh.faces).sample_surface(int(count), generator).points
@@ -211,6 +213,7 @@ def plane(uniform: Uniform, choose: Callable[[int], int]) -> list[Part]:
     length, radius = uniform(1.6, 2.4), uniform(0.1, 0.16)
     rise = 0.5 + (radius * uniform(0.4, 0.9)) * (1 if choose(2) else -1)
     hull = _revolved([(0.0, 0.0), (radius, 0.2), (radius, length * 0.75), (radius * 0.3, length), (0.0, length)])
+    # From y to x. Exchanging two axes turns faces inside out, which does not matter to points drawn by area.
     hull.vertices = hull.vertices[:, [1, 0, 2]] + [-length / 2, 0.5, 0]
     span, chord = uniform(1.6, 2.4), uniform(0.25, 0.45)
     sweep = uniform(0.0, 0.4)
@@ -233,6 +236,7 @@ def _cylinder(radius: float, height: float, bottom: float) -> trimesh.Trimesh:
 def _revolved(profile: Sequence[tuple[float, float]]) -> trimesh.Trimesh:
     """Revolve a profile of (radius, height) about y."""
     mesh = trimesh.creation.revolve(np.array(profile), sections=24)
+    # trimesh revolves about z. Exchanging the axes in a cycle makes that y without turning faces inside out.
     mesh.vertices = mesh.vertices[:, [1, 2, 0]]
     return mesh
 
@@ -243,6 +247,7 @@ def _legs(height: float, x: float, z: float, thick: float) -> list[Part]:
 
 def _swept(span: float, chord: float, sweep: float, height: float, front: float) -> trimesh.Trimesh:
     """Make a flat swept wing across x."""
+    # Subdivided, as a box has no vertices in the middle, where the wing bends.
     wing = trimesh.creation.box((chord, 0.02, span)).subdivide()
     wing.vertices[:, 0] += sweep * np.abs(wing.vertices[:, 2])
     return wing.apply_translation([front + chord / 2, height, 0])

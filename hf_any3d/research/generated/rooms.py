@@ -79,6 +79,7 @@ def load(
         objects = room_objects(rows, rows.features["label"].names, classes, TYPICAL_SIZES)
         made = [
             compose_room(
+                # A generator for each room: more rooms leave the first ones as they are.
                 objects, np.random.default_rng([seed, number, room]), num_objects=num_objects, num_points=num_points
             )
             for room in range(count)
@@ -159,6 +160,7 @@ def _stand(points: np.ndarray, size: float, generator: np.random.Generator) -> n
     points = np.asarray(points, dtype=np.float64) - np.mean(points, axis=0)
     points *= size / 2 / np.linalg.norm(points, axis=1).max()
     angle = generator.uniform(0, 2 * np.pi)
+    # Copies, as both columns are overwritten and each needs the other's old values.
     x, z = points[:, 0].copy(), points[:, 2].copy()
     points[:, 0], points[:, 2] = np.cos(angle) * x + np.sin(angle) * z, np.cos(angle) * z - np.sin(angle) * x
     low, high = points.min(axis=0), points.max(axis=0)
@@ -170,12 +172,14 @@ def _free_place(
 ) -> np.ndarray | None:
     """Find a rectangle (x low, z low, x high, z high) for the footprint; None after 100 tries."""
     half = np.ptp(standing[:, [0, 2]], axis=0) / 2
+    # The farthest that the center may be from the middle; not positive for an object wider than the floor.
     reach = width / 2 - half
     if (reach <= 0).any():
         return None
     for _ in range(100):
         center = generator.uniform(-reach, reach)
         box = np.concatenate([center - half, center + half])
+        # Boxes overlap if their intervals do along both axes.
         if not any((box[:2] < other[2:] + gap).all() and (other[:2] < box[2:] + gap).all() for other in boxes):
             return box
     return None

@@ -97,10 +97,13 @@ class GuidedAdapterLayer(WrappedModule):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
         if init_weights:
+            # With zeros the branch starts as that of the frozen layer.
             nn.init.zeros_(up.weight)
         if adapter_name in self.guided_adapter_attention:
             attention = self.guided_adapter_attention[adapter_name]
             for stacked in (attention.qkv_weight, attention.out_weight):
+                # View by view: Xavier's bounds follow from the size of a single matrix, and would take further axes
+                # for a kernel.
                 for weight in stacked:
                     nn.init.xavier_uniform_(weight)
 
@@ -124,6 +127,7 @@ class GuidedAdapterLayer(WrappedModule):
                 continue
             if isinstance(geometry, FlatGeometry):
                 hidden_states = self._aggregate_flat(name, hidden_states, geometry)
+            # Adapters have the batch first, whatever the order of the encoder's axes is.
             elif geometry.batch_second:
                 hidden_states = self._aggregate(name, hidden_states.transpose(0, 1), geometry).transpose(0, 1)
             else:
@@ -172,6 +176,7 @@ def _attention_with_all_weights(attention: CellAttention, dtype: torch.dtype) ->
     """
     if not any(is_sharded(parameter) for parameter in attention.parameters()):
         return attention
+    # A shallow copy, whose weights are replaced: the layer that owns them keeps its shards.
     copied = copy.copy(attention)
     weights = {name: gathered(weight).to(dtype) for name, weight in attention.named_parameters()}
     copied._parameters = weights  # pyright: ignore[reportAttributeAccessIssue] tensors with a gradient function

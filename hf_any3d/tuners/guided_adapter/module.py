@@ -294,6 +294,7 @@ def guided_aggregation_flat(
     view_rows = view_norm(view_rows[None], members, gelu=True)[0]  # (views, rows, hidden)
     voxel_rows = voxel_norm(voxel_rows[None], voxels, gelu=True)[0, 0]  # (voxels, hidden)
 
+    # Rows of all views in one list, so that each token's row is counted from the first one of its view.
     first = torch.arange(len(members.row), device=tokens.device)[:, None] * rows
     seen = view_rows.flatten(0, 1)[members.row + first]  # (views, tokens, hidden)
     own = voxel_rows[voxels.row[0]]  # (tokens, hidden)

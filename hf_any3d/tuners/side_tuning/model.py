@@ -37,6 +37,7 @@ class SideTuningModel(EncoderTuner):
         """Return the layer whose state is continued."""
         layers = (layer for layer in layer_stack(self.model).layers if isinstance(layer, SideTuningLayer))
         wrapped = [layer for layer in layers if adapter_name in layer.side_tuning_down]
+        # PEFT wraps the layers in their order, so the last one wrapped is the one before.
         return {"previous": wrapped[-1] if wrapped else None}
 
     def _prepare_adapter_config(self, peft_config: EncoderTunerConfig, model_config: Any) -> EncoderTunerConfig:
