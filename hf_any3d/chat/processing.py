@@ -346,6 +346,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         if return_tensors is None:
             kept = [slice(None)] * len(prompts)
             if not padding:
+                # Rows were filled up to one length to be arrays; here each goes back to its own.
                 longest = max(lengths)
                 kept = [slice(longest - len(one.input_ids), None) for one in prompts]
                 kept = kept if padding_side == "left" else [slice(len(one.input_ids)) for one in prompts]
@@ -353,6 +354,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
                 name: [row[own].tolist() for row, own in zip(rows, kept, strict=True)] for name, rows in batch.items()
             }
         if points := [cloud for prompt in prompts for cloud in prompt.points]:
+            # Clouds of voxels differ in size.
             is_sampled = "grid_coord" in self.feature_extractor.model_input_names
             batch["points"] = np.stack(_filled_up(points) if is_sampled else points)
         return BatchFeature(batch, tensor_type=return_tensors)
@@ -409,6 +411,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
 
     def _template(self, chat_template: str | None) -> str:
         template = self._resolve_chat_template(chat_template)
+        # Without a brace it is a name that does not exist, not a template.
         if isinstance(self.chat_template, dict) and "{" not in template:
             raise ValueError(f"chat_template={template!r}; expected one of {', '.join(map(repr, self.chat_template))}")
         return template

@@ -38,6 +38,7 @@ app = typer.Typer(
     help="3D point clouds in the Hugging Face ecosystem.",
     pretty_exceptions_enable=False,
 )
+# Help lists the commands in the order in which they are added.
 for command in (predict, zero_shot, segment, features, chat, reconstruct, show, convert):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
@@ -68,6 +69,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; the program `hf-any3d` calls this."""
+    # Without the path and the line of code, which say nothing to users.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
     for library in _TALKATIVE:
         logging.getLogger(library).setLevel(logging.ERROR)

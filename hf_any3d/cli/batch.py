@@ -98,6 +98,7 @@ def _execute(job: Job, executor: Executor, given: dict[str, InputFile], names: l
     count = executor.count(len(names))
     # So many parts that all processes have work until the end.
     size = max(1, min(_MOST_FILES_AT_A_TIME, len(names) // (4 * count))) if count > 1 else len(names)
+    # A partial function and no lambda, since other processes get it pickled.
     rows = executor.run(RowsWork(partial(_open, job), given=given), cut(names, size), in_order=True)
     with progress(len(names), "file", show=len(names) > 1) as bar:
         for row in rows:

@@ -32,6 +32,7 @@ def chat(
     """
     generation: dict[str, Any] = {"max_new_tokens": max_new_tokens, "repetition_penalty": repetition_penalty}
     if temperature:
+        # 50 was the default of transformers when the model was released.
         generation |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 50}
     else:
         generation["do_sample"] = False

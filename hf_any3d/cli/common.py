@@ -101,6 +101,7 @@ def one_line_errors() -> Iterator[None]:
     except (typer.Exit, typer.Abort) as end:
         raise typer.Exit(getattr(end, "exit_code", 1)) from None
     except BrokenPipeError:  # of `hf-any3d … | head`
+        # Python flushes stdout when it ends, which would fail once more.
         sys.stdout = open(os.devnull, "w")
         raise typer.Exit(1) from None
     except Exception as error:
@@ -229,6 +230,7 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
             raise FileNotFoundError(
                 f"{name}: no such directory, and no such model on the hub (for a private one: hf auth login)"
             ) from None
+        # Before EntryNotFoundError, from which it derives.
         except errors.LocalEntryNotFoundError:
             raise OSError(f"{name}: no such directory, and the hub cannot be reached") from None
         except errors.EntryNotFoundError:
@@ -244,6 +246,7 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
 
 def skip_hub_if_offline() -> None:
     """Use the cache alone if the hub's address is unknown, rather than try again for a minute."""
+    # Once imported, the library has read the variable. Behind a proxy, names are resolved elsewhere.
     if "huggingface_hub" in sys.modules or any(name.lower().endswith("_proxy") for name in os.environ):
         return
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname

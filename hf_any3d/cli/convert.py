@@ -104,6 +104,7 @@ def convert(
 
     A published checkpoint is fetched first, and opens by its name without a network afterwards.
     """
+    # First of all, while the arguments are the only local variables.
     given = {name: value for name, value in locals().items() if name not in ("files", "output")}
     # Only options that were given, so that each conversion can refuse those that are not its own.
     given = {name: value for name, value in given.items() if value not in (None, False)}

@@ -407,6 +407,7 @@ def show(
                     continue
                 view, own = view_of_cloud(cloud.data, title=Path(cloud.name).name)
                 views.append(view)
+                # In place, as the list is read outside of this function.
                 names[:] = max(names, own, key=len)
             return [{"points": len(cloud.data)} for cloud in clouds]
 

@@ -249,6 +249,7 @@ def _evaluate(
     if data.dataset_name == "folder":
         # One damaged file is reported at the end, and does not waste an evaluation.
         data.dataset_options = {"on_error": "skip", **data.dataset_options}
+    # A recipe is the first argument, without a name.
     is_recipe = not arguments[0].startswith("-")
     is_folder = data.dataset_name in ("folder", "parquet") and data.data_dir is not None
     if is_recipe or data.train_file is not None or is_folder:

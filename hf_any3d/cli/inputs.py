@@ -127,6 +127,7 @@ def _read_stdin(file_type: str | None) -> list[InputFile]:
         lines = data[:65536].decode("utf-8", "replace").splitlines()
         # A list of files, as `find` writes it, if the first line is one.
         if lines and len(lines[0]) < 4096 and "\0" not in lines[0] and Path(lines[0].strip()).exists():
+            # Names may have bytes that are not UTF-8, which the system gets back unchanged.
             names = [line.strip() for line in data.decode("utf-8", "surrogateescape").splitlines() if line.strip()]
             return [file for name in names for file in find_inputs([name]).files]
     # Text without a signature is rows of numbers.

@@ -101,6 +101,7 @@ def _facts_file(name: str, revision: str | None) -> Path:
         elif not Path(name).is_dir():
             path = try_to_load_from_cache(name, file, revision=revision)
         content = Path(path).read_bytes() if isinstance(path, (str, Path)) and Path(path).is_file() else b""
+        # With lengths, so that no content can pass for two.
         digest.update(f"{file} {len(content)} ".encode() + content)
     return Path(constants.HF_HOME) / "hf_any3d" / "facts" / f"{digest.hexdigest()[:32]}.json"
 
@@ -151,6 +152,7 @@ def facts_of_stored_weights(name: str) -> dict[str, Any] | None:
         settings = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
         shapes = [entry["shape"] for key, entry in header.items() if key.rpartition(".")[2] not in _NO_PARAMETERS]
         labels = [
+            # In JSON the numbers are texts, among which 10 comes before 2.
             label for _, label in sorted(config.get("id2label", _UNNAMED).items(), key=lambda pair: int(pair[0]))
         ]
     except (ValueError, KeyError, TypeError, OSError, MemoryError):
@@ -261,6 +263,7 @@ def push(
     api = huggingface_hub.HfApi()
     try:
         with status(f"pushing {folder}"):
+            # None leaves an organization's default for new repositories as it is; False would make them public.
             made = api.create_repo(repository, repo_type=kind, private=private or None, exist_ok=True)
             if not is_dataset:
                 _name_card(folder, made.repo_id)

@@ -131,6 +131,7 @@ def _plain(row: Row, hidden: Sequence[str]) -> dict[str, Any]:
     def convert(value: Any) -> Any:
         return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
 
+    # There and back, so that arrays at any depth become lists.
     return json.loads(json.dumps({key: value for key, value in row.items() if key not in hidden}, default=convert))
 
 
@@ -140,6 +141,7 @@ def colors_of(labels: Any, colors: np.ndarray | None) -> np.ndarray | None:
         return colors
     from hf_any3d.visualization.viewer import label_colors
 
+    # A color for each different label; `numbers` leads from the points to these.
     values, numbers = np.unique(np.asarray(labels), return_inverse=True)
     palette = label_colors(int(max(values.max(), 0)) + 1)
     gray = np.full(3, 0.6, np.float32)  # of points without a class
@@ -168,8 +170,10 @@ class Gallery:
         if self.output is None or len(self.clouds) >= _MOST_CLOUDS:
             self.left_out += self.output is not None
             return
+        # An ellipsis selects all points.
         kept: Any = ...
         if len(points) > self._most:
+            # The same points in every run, so that the same files give the same page.
             kept = np.random.default_rng(0).choice(len(points), self._most, replace=False)
         cloud = np.asarray(points, dtype=np.float32)[kept]
         self.clouds.append(cloud if colors is None else np.concatenate([cloud, np.asarray(colors)[kept]], axis=1))

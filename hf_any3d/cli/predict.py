@@ -323,6 +323,7 @@ def _write_features(output: Path, names: list[str], values: np.ndarray) -> None:
         heading = "features; nearby clouds are similar"
         write_feature_map(output, places, labels, classes, texts=[Path(n).name for n in names], heading=heading)
     else:
+        # Opened here: numpy appends an ending to names without one, as unfinished files have.
         with atomic_write(output) as unfinished, open(unfinished, "wb") as file:
             if output.suffix.lower() == ".npz":
                 np.savez(file, files=np.array(names), features=values)

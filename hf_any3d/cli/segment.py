@@ -111,6 +111,7 @@ def segment(
                 _write_labeled(output, points, labels, palette)
             elif output is not None and not suffix:
                 folder = output / place[cloud.name]
+                # Appended: `with_suffix` would replace what follows a dot in the name.
                 _write_labeled(folder.with_name(folder.name + ".ply"), points, labels, palette)
                 page = Gallery(folder.with_name(folder.name + ".html"), 1, shown_up)
                 page.add(cloud_frame(points), palette[labels], folder.name)
@@ -132,6 +133,7 @@ def segment(
         if "error" in row:
             yield {"file": row["file"], **problems(row)}
 
+    # The pipeline shows a bar of the blocks.
     rows = for_each_file(inputs, answer, show=False)
     done = print_rows(rows, line, cells, as_json=as_json, as_csv=as_csv)
     gallery.write(f"labels by {name}", {names[number]: palette[number].tolist() for number in sorted(seen)})

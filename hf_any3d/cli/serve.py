@@ -78,6 +78,7 @@ def serve(
     service = _open(model, name or Path(model).name, limits, journal, journal_days, template, device)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("hf_any3d.serving").setLevel(logging.INFO)
+    # IPv6 addresses are in brackets in URLs.
     address = f"[{host}]" if ":" in host else host
     url = f"http://{address}:{listening.getsockname()[1]}"
     print_line(f"{printable(service.name)}: {url} ({', '.join(service.paths)}); Ctrl-C stops")

@@ -362,6 +362,7 @@ def _check_arguments(arguments: list[str], own: list[str], task: Task | None) ->
     known = {entry.name for kind in kinds for entry in fields(kind) if entry.init}
     names = [word[2:].partition("=")[0] for word in own if word.startswith("--")]
     plain = {name: name.replace("-", "_") for name in names}
+    # HfArgumentParser adds --no_NAME for switches that are on by default.
     if unknown := [name for name in names if not {plain[name], plain[name].removeprefix("no_")} & known]:
         few = {entry.name for entry in fields(_argument_classes(None)[0])} if task is Task.CLASSIFICATION else set()
         if plain[unknown[0]] in few:
@@ -375,5 +376,6 @@ def _check_arguments(arguments: list[str], own: list[str], task: Task | None) ->
     try:
         with contextlib.redirect_stderr(printed):
             parse_arguments(kinds, arguments)
+    # argparse prints an error and exits.
     except SystemExit:
         raise ValueError(printed.getvalue().strip().rpartition("error: ")[2]) from None

@@ -39,6 +39,7 @@ def point_text_scores(
     """
     if len(clouds) != len(texts) or not texts:
         raise ValueError(f"{len(clouds)} clouds and {len(texts)} texts; expected as many of both, at least one")
+    # Each text once: among equal ones `argmax` takes the first, so that all others would count as wrong.
     different = list(dict.fromkeys(texts))
     model.eval()
     # Complete texts, not names of classes, so no templates.

@@ -122,6 +122,7 @@ def _compare(model: MiniGPT3DForConditionalGeneration, copied: PreTrainedModel) 
     found = copied.eval()(inputs_embeds=embedded.to("cpu", copied.dtype)).logits.float()
     difference = float((found - expected).abs().max())
     allowed = _TOLERANCES.get(copied.dtype, 1e-4) * float(expected.abs().max())
+    # Not `>`, which NaN would pass.
     if not difference <= allowed:
         raise ValueError(
             f"the written language model's logits differ by {difference:.1e}; expected at most {allowed:.1e}"

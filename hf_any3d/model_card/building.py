@@ -113,6 +113,7 @@ def _metadata(
     base_model: str | None,
 ) -> ModelCardData:
     task, report = subject.task, subject.report
+    # A path of this machine says nothing to readers of the hub, and its metadata would be refused.
     base_model = hub_name(base_model) or hub_name(description.base_model)
     data = report.data if report else {}
     dataset = hub_name(data.get("name")) if data.get("on_hub") else None
@@ -152,6 +153,7 @@ def _eval_results(report: RunReport, task: CardTask) -> list[EvalResult]:
                 task_type=task.task,
                 task_name=task.task_name,
                 dataset_type=one_line(kind),
+                # The name of the file alone: its folder is one of this machine.
                 dataset_name=title.replace("\\", "/").rsplit("/", 1)[-1] if file else title,
                 dataset_split=split,
                 metric_type=metric,

@@ -133,6 +133,7 @@ def _peak_resident() -> int | None:
         import resource
     except ImportError:  # Windows
         return None
+    # ru_maxrss is in bytes on macOS and in kilobytes elsewhere.
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

@@ -92,6 +92,7 @@ def add_section(path: str | os.PathLike, title: str, body: str) -> Path | None:
     text = path.read_text(encoding="utf-8", errors="replace")
     if _MARK.search(text) is None or not may_be_replaced(text):
         return None
+    # Sections come before the last line of a card.
     head, mark, end = text.rpartition("\nMade with hf_any3d (")
     # A section ends at the next one of its level.
     head = re.sub(rf"\n## {re.escape(title)}\n.*?(?=\n## |\Z)", "", head, flags=re.DOTALL)

@@ -171,6 +171,7 @@ def _changed_settings(config: PeftConfig) -> dict[str, Any]:
         value = getattr(config, setting.name)
         default = setting.default_factory() if setting.default_factory is not MISSING else setting.default
         if setting.init and setting.name not in _NOT_SETTINGS and value != default:
+            # Sets have no order, and cards of the same settings would differ.
             value = sorted(value) if isinstance(value, set) else value
             changed[setting.name] = value if isinstance(value, (bool, int, float, list)) else str(value)
     return changed

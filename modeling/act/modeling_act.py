@@ -864,6 +864,7 @@ class ActForPreTraining(ActPreTrainedModel):
         hidden, attentions = requested
         assert patches.neighbor_index is not None
         index = patches.neighbor_index.flatten(1)  # (batch, visible * neighbors)
+        # Patches overlap: a point of a visible patch stays, even if a hidden one has it too.
         is_seen = torch.zeros(points.shape[:2], dtype=torch.bool, device=points.device).scatter_(1, index, True)
         output = self.act(
             points,

@@ -158,6 +158,7 @@ class EdgeLayer(nn.Module):
 
 def _normed(rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
     """Group norm and leaky ReLU of `(batch, …, channels)`; statistics are taken over all rows of a cloud."""
+    # torch's group norm has channels second.
     return nn.functional.leaky_relu(norm(rows.movedim(-1, 1)), _SLOPE).movedim(1, -1)
 
 
@@ -221,6 +222,7 @@ def run_with_prompts(
     """
     dtype, batch = encoder.dtype, len(tokens)
     tokens, positions = tokens.to(dtype), positions.to(dtype)
+    # A sequence of length 0 stands for no prompts.
     front = tokens.new_empty(1, 0, tokens.shape[-1])
     if prompts is not None:
         front, own = (part.to(dtype) for part in prompts(0, batch))
@@ -332,6 +334,7 @@ class FoldingDecoder(nn.Module):
         """
         batch, groups, width = tokens.shape
         coarse = self.coarse(tokens).view(batch * groups, self.num_coarse, 3)
+        # (patches, coarse points, corners of each, channels)
         shape = (*coarse.shape[:2], POINTS_PER_COARSE_POINT, -1)
         corners = torch.tensor(_CORNERS, dtype=coarse.dtype, device=coarse.device)
         if is_unmodified(self.lift):

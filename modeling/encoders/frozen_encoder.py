@@ -414,6 +414,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             for buffer, loaded in zip(encoder.buffers(), source.buffers(), strict=True):
                 buffer.data = loaded.data
             for module in encoder.modules():
+                # Otherwise the superclass would initialize these at random below.
                 module._is_hf_initialized = True
             for tensor in (*encoder.parameters(), *encoder.buffers()):
                 tensor._is_hf_initialized = True

@@ -191,6 +191,7 @@ def replace_weights(encoder: PreTrainedModel, weights: str) -> PreTrainedModel:
     """
     if weights == "pretrained":
         return encoder
+    # All numbers are drawn on the CPU, so the states of other devices need no copy.
     with torch.random.fork_rng(devices=[]):
         # Weights of an equal seed elsewhere in the model would be the same numbers.
         torch.manual_seed(torch.initial_seed() + 1000)

@@ -33,6 +33,7 @@ class TokenPlaces:
     @classmethod
     def with_class_token(cls, entry: torch.Tensor, rows: int, columns: int) -> TokenPlaces:
         """Add a class token, in the middle, before tokens at `(batch, views, tokens, 1 or 2)`."""
+        # (column, row) on a plane, (column,) on a line.
         middle = entry.new_tensor([(columns - 1) / 2, (rows - 1) / 2][: entry.shape[-1]])
         front = middle.expand(*entry.shape[:2], 1, -1)
         return cls(torch.cat([front, entry], dim=2), rows, columns)
@@ -41,6 +42,7 @@ class TokenPlaces:
         """Add `count` tokens without a position in space after the others."""
         if not count:
             return self
+        # That is where the class token is.
         middle = self.entry[:, :, :1].expand(-1, -1, count, -1)
         return replace(self, entry=torch.cat([self.entry, middle], dim=2))
 
@@ -202,6 +204,7 @@ def plane_bias(places: TokenPlaces, biases: torch.Tensor) -> torch.Tensor:
     bias = biases.new_empty(batch, tokens, tokens, biases.shape[1])
     # The class token has no position; its pairs have learned biases of their own.
     bias[:, 1:, 1:] = total / places.entry.shape[1]
+    # In this order: the first two also set the class token's bias to itself, which the third one corrects.
     bias[:, 0], bias[:, :, 0], bias[:, 0, 0] = biases[-3], biases[-2], biases[-1]
     return bias.permute(0, 3, 1, 2)
 
@@ -233,6 +236,7 @@ def free_line(model: PreTrainedModel) -> PositionTable:
 
 def plane(weight: torch.Tensor, special_tokens: int, rows: int) -> PositionTable:
     """Make the table of a grid from `(…, special_tokens + rows * columns, hidden)`, without special tokens."""
+    # Some tables have a batch axis of 1 in front.
     patches = weight.reshape(-1, weight.shape[-1])[special_tokens:]
     return PositionTable("plane", patches, rows, patches.shape[0] // rows)
 

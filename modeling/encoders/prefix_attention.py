@@ -42,6 +42,7 @@ class _Computed(Exception):
 
 _COMPUTE = object()
 # What the attention does in the current call: leave with its keys and values, attend to a prefix too, or neither.
+# Not an attribute of the encoder, which other threads may be running.
 _prefix: ContextVar[object | Prefix | None] = ContextVar("prefix", default=None)
 
 

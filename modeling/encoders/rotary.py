@@ -74,6 +74,7 @@ def combine_views(angles: torch.Tensor, rule: str, key_heads: int) -> torch.Tens
     owner = torch.arange(shares, device=angles.device) % views
     if rule == "split_heads":
         return angles[:, owner]
+    # Of each frequency, the angle in the view that owns it.
     return angles.gather(1, owner.expand(angles.shape[0], 1, *angles.shape[2:4], -1))
 
 
@@ -93,6 +94,7 @@ def rotation(
     key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     # Angles reach hundreds of radians, where bfloat16 has steps of a radian or more.
     with autocast_disabled(coordinates.device):
+        # (batch, views, tokens, axes, frequencies)
         angles = coordinates.float().unsqueeze(-1) * frequencies.float()
         angles = combine_views(angles, call.rotary_views, key_heads).flatten(3)
         # transformers rotates channel n with channel n + half, both by the same angle.

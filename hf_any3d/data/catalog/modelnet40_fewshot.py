@@ -151,6 +151,7 @@ def pickled_shapes(path: Path) -> dict[str, list[Shape]]:
             try:
                 # Any item may be of another form, as a pickle holds whatever was stored.
                 cloud, label, original = item
+                # As a default value: otherwise all functions would return the last cloud.
                 shapes[split].append(Shape(_whole(label), _whole(original), lambda cloud=cloud: cloud))
             except (TypeError, ValueError):
                 text = f"{path}: {split} {number} is not (points, label, original label)"
@@ -168,6 +169,7 @@ def parquet_shapes(files: Mapping[str, Path]) -> dict[str, list[Shape]]:
     for split, path in files.items():
         try:
             rows = Dataset(InMemoryTable(pyarrow.parquet.read_table(path))).with_format("numpy")
+            # Labels are few and checked at once; clouds are read when their rows are.
             plain = cast("Iterable[dict[str, Any]]", rows.remove_columns("points"))
             labels = [(_whole(row["label"]), _whole(row["original_label"])) for row in plain]
         # A damaged file can fail anywhere in the library.

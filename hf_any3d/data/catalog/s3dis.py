@@ -332,6 +332,7 @@ def _finite(xyz: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _colors(values: np.ndarray, path: Path) -> np.ndarray:
+    # NaN compares as False, and is refused below.
     with np.errstate(invalid="ignore"):
         good = (values >= 0) & (values <= 255) & (values == np.floor(values))
     if not good.all():

@@ -45,6 +45,7 @@ def _convolve_positions(model: PreTrainedModel, frames: torch.Tensor) -> torch.T
         return module(frames)
     tensors = chain(module.named_parameters(), module.named_buffers())
     full = {name: tensor.float() for name, tensor in tensors if tensor.is_floating_point()}
+    # The module keeps its weights; only this call gets them in full precision.
     with torch.autocast("cpu", enabled=False):
         return functional_call(module, full, (frames.float(),)).to(frames.dtype)
 
@@ -90,7 +91,9 @@ for name, model_type in (
 
 def _ast_positions(model: PreTrainedModel) -> PositionTable:
     config = model.config
+    # Patches overlap: their distance is the stride, not their size.
     rows = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
+    # Two special tokens come first, of the class and of the distillation.
     return plane(model.embeddings.position_embeddings, 2, rows)
 
 

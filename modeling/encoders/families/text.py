@@ -77,6 +77,7 @@ def _deberta_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     with onloaded(stack.rel_embeddings):
         rel_embeddings = stack.get_rel_embedding()
     inputs = {
+        # These layers need a mask; ones hide nothing.
         "attention_mask": call.hidden_states.new_ones(1, 1, 1, 1),
         "relative_pos": distance,
         "rel_embeddings": rel_embeddings,
@@ -282,6 +283,7 @@ for name, model_type, layers, branch, table, final_norm, kind in (
             tower="text",
             layers=layers,
             branch=branch,
+            # As a default value: a closure would see the last table of the loop.
             positions=lambda model, table=table: line(table(model)),
             final_norm=final_norm,
             **kind,

@@ -121,6 +121,7 @@ def _dpt_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
 _VIT_LIKE = {"tower": "vision", "final_norm": "layernorm"} | LEARNED_PLANE
 for name, model_type, layers, branch, special_tokens in (
     ("ViT", "vit", "layers", "mlp", 1),
+    # With a token for distillation beside that of the class.
     ("DeiT", "deit", "layers", "mlp", 2),
     ("ViT-MAE", "vit_mae", "layers", "mlp", 1),
     ("ViT-MSN", "vit_msn", "layers", "mlp", 1),
