@@ -173,6 +173,7 @@ class LocalExecutor:
                     f"one of {count} processes was killed, as when there is too little memory"
                 ) from None
             finally:
+                # Otherwise leaving the block would wait for all shards that are left.
                 processes.shutdown(cancel_futures=True)
 
 
@@ -192,6 +193,7 @@ def _run_in_process(shard: Mapping[str, Any]) -> list[Any]:
     if _run_shard is None:  # here, where an error reaches the program
         assert _work is not None
         _run_shard = _work.open()
+        # Only now, as opening the model has imported torch.
         limit_threads((os.cpu_count() or 1) // _processes)
     return list(_run_shard(shard, Attempts()))
 
@@ -223,6 +225,7 @@ class RayExecutor:
 
         A process sees only the GPU that Ray gives it, so that the device has no number.
         """
+        # An empty text where the cluster has no GPU.
         wanted = device or "cuda" * bool(start().cluster_resources().get("GPU"))
         if not wanted.startswith("cuda"):
             return self, device or "cpu"
@@ -285,6 +288,7 @@ def _answers(
 
 def described_error(error: Exception) -> tuple[str, str]:
     """Return the type and the message of an error as text; the type is a usual one where it is derived from that."""
+    # In the order of resolution, so that a FileNotFoundError does not become the OSError that it is, too.
     kinds = [kind.__name__ for kind in type(error).__mro__ if kind in _USUAL_ERRORS]
     return kinds[0] if kinds else type(error).__name__, str(error)
 

@@ -188,6 +188,7 @@ class Parts:
 
     def names(self) -> list[str]:
         """List the parts in the file system."""
+        # fsspec remembers listings, while other processes add parts.
         self.system.invalidate_cache()
         return sorted(self.system.glob(f"{self.root}/part-*.parquet"))
 
@@ -222,6 +223,7 @@ class Parts:
         import pyarrow as pa
         import pyarrow.parquet as parquet
 
+        # A list, since the loop writes parts anew.
         for name, table in list(self._columns("path", "error")):
             rows = zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True)
             kept = [path not in files and not (failed and error is not None) for path, error in rows]

@@ -378,6 +378,7 @@ class _TableMaker:
         rows = []
         for row in self.run(str(batch["files"][0]).split("\n"), Attempts()):
             rows.append(row)
+            # A few at a time, as clouds may be large.
             if len(rows) == 16:
                 yield Dataset.from_list(rows, features=self.features).data.table
                 rows = []

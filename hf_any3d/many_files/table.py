@@ -83,6 +83,7 @@ class Table:
         """Yield complete rows; the last one may be cut off by an interruption."""
         if not self.path.exists():
             return
+        # A line that was cut off may end in the middle of a character.
         with open(self.path, encoding="utf-8", errors="replace") as file:
             for line in file:
                 try:

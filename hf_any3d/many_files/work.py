@@ -145,6 +145,7 @@ class RowsWork:
 
     def open(self) -> Callable[[Mapping[str, Any], Attempts], Iterator[dict[str, Any]]]:
         """Open the models and return the function that is called with `{"files": […]}`."""
+        # Names are relative to the folder of the program, and a process may start elsewhere.
         os.chdir(self.folder)
         answer, batch_size = self.open_answer()
 
@@ -191,6 +192,7 @@ def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]],
             outputs = pipe.forward({"points": points, "stem": stems}, **during)
         results: list[Any] = []
         for number in range(len(clouds)):
+            # A batch of one, which `postprocess` expects.
             one = {name: values[number : number + 1] for name, values in outputs.items()}
             try:
                 results.append(pipe.postprocess(one, **after))

@@ -416,7 +416,7 @@ def _start_problem(name: str, needs: str) -> str | None:
     try:
         AutoConfig.from_pretrained(name)
     except (OSError, ValueError):
-        return f"{name} is no directory, and neither in the cache nor reachable on the hub"
+        return f"{name} is not a directory, not in the cache and not reachable on the hub"
     return None
 
 

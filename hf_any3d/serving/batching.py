@@ -14,6 +14,7 @@ from typing import Any
 _RECENT = 0.2
 
 
+# Compared by identity: contents may be arrays, whose comparison has no single answer.
 @dataclass(eq=False)
 class Work:
     """One cloud or conversation in the queue.

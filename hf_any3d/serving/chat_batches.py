@@ -76,6 +76,7 @@ def answer_conversations(pipe: Any, conversations: Sequence[Conversation]) -> li
     rows = _Rows(pipe.processor, conversations, start, config.eos_token_id)
     settings["stopping_criteria"] = [rows]
     seed = conversations[0].seed
+    # The seed of one request must not determine the random numbers of the next.
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)

@@ -35,6 +35,7 @@ class Journal:
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
         try:
+            # Threads take turns under the lock, and each statement is a transaction of its own.
             self._database = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
             # Synchronous and write-ahead: what `store` has returned from survives a loss of power.
             self._database.execute("PRAGMA journal_mode=WAL")

@@ -70,6 +70,7 @@ class _Exchange:
         self.start, self.status, self.bytes, self.is_started = time.monotonic(), 500, 0, False
         self.is_replayed = False
         headers = dict(scope["headers"])
+        # latin1 decodes any bytes; the pattern then refuses what is not ASCII.
         given = headers.get(b"x-request-id", b"").decode("latin1")
         self.id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         declared = headers.get(b"content-length", b"")

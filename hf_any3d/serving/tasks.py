@@ -30,6 +30,7 @@ Labels = Annotated[tuple[str, ...], BeforeValidator(_split)]
 class Settings(BaseModel):
     """Settings of a request; requests with equal settings are processed together."""
 
+    # Frozen settings can be hashed, and requests are gathered by them.
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 

@@ -229,5 +229,6 @@ def parts_of_categories(parts: Sequence[str], categories: Sequence[str]) -> list
         owners = [category for category in categories if part.startswith(f"{category} ")]
         if not owners:
             return None
+        # The longest name that fits: "table lamp shade" belongs to "table lamp", not to "table".
         found[categories.index(max(owners, key=len))].append(number)
     return found if all(found) else None

@@ -290,6 +290,7 @@ def default_tokenizer_width(hidden_size: int, stages: int) -> int:
 def normalize_offsets(offsets: torch.Tensor, how: str, eps: float) -> torch.Tensor:
     """Normalize the scale of neighbor offsets `(batch, centers, k, 3)` (Point-PN; see `Any2PointConfig`)."""
     if how == "group_max":
+        # (batch, centers, 1, 3): each axis has a scale of its own.
         return offsets / (offsets.abs().amax(dim=2, keepdim=True) + eps)
     # With axis 0 the scale is that of the batch, and a cloud's tokens depend on the others.
     axes = (0, 1, 2, 3) if how == "batch_std" else (1, 2, 3)

@@ -48,6 +48,7 @@ def label_masks(labels: torch.Tensor, num_texts: int) -> torch.Tensor:
         refuse_later(wrong.any(), f"labels has numbers without a text; {expected}")
     elif not torch.compiler.is_compiling() and wrong.any():
         raise ValueError(f"labels has {int(labels[wrong][0])}; {expected}")
+    # (batch, 1, points) against (1, texts, 1). -100 equals no number.
     return labels.unsqueeze(1) == torch.arange(num_texts, device=labels.device).view(1, -1, 1)
 
 
@@ -61,6 +62,7 @@ def patch_shares(masks: torch.Tensor, patch_index: torch.Tensor) -> torch.Tensor
     Returns:
         `(batch, groups, labels)`, from 0 to 1.
     """
+    # The mean over the points of a patch, of (batch, groups, group_size, labels).
     return group(masks.transpose(1, 2).float(), patch_index).mean(dim=2)
 
 
@@ -122,6 +124,7 @@ def patch_accuracy(scores: torch.Tensor, majorities: torch.Tensor, counted: torc
         A number; NaN if no patch is left.
     """
     best = scores.masked_fill(~counted.unsqueeze(1), -torch.inf).argmax(dim=-1)  # (batch, groups)
+    # Patches without a label have -1, which is no index; the first condition leaves them out.
     valid = (majorities >= 0) & counted.gather(1, majorities.clamp(min=0))
     return ((best == majorities) & valid).sum() / valid.sum()
 
@@ -153,4 +156,5 @@ def nearest_targets(
             f"are {len(centers)} clouds"
         )
     index, distances = knn(centers, target_centers, 1, return_distances=True)
+    # `knn` returns squares.
     return gather_points(targets, index.squeeze(-1)), distances.squeeze(-1).sqrt()

@@ -361,6 +361,7 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0:
             return branch
         keep = 1 - self.rate
+        # One draw for each row of the first axis: (rows, 1, …).
         kept = branch.new_empty(len(branch), *[1] * (branch.ndim - 1)).bernoulli_(keep)
         return branch * kept.div_(keep)
 

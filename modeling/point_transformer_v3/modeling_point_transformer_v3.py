@@ -147,6 +147,7 @@ class RelativePositionBias(nn.Module):
 
     def __init__(self, patch_size: int, num_heads: int):
         super().__init__()
+        # As released: twice the edge of a cube that the voxels of four patches would fill.
         self.largest = int((4 * patch_size) ** (1 / 3) * 2)
         # `(3 * (2 * largest + 1), heads)`, x first.
         self.table = nn.Parameter(torch.zeros(3 * (2 * self.largest + 1), num_heads))
@@ -617,6 +618,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             encoded.pooled(),
             voxels.coord,
             voxels.grid_coord,
+            # Where each cloud ends.
             torch.tensor(voxels.counts, device=features.device).cumsum(0),
             carried,
             encoded.hidden_states,

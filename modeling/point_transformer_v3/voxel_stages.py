@@ -136,6 +136,7 @@ class Voxels:
         if key not in self._made:
             arranged = order if groups is None else order[groups.arranged]
             places = torch.arange(len(arranged), device=arranged.device)
+            # The inverse of a permutation, without sorting.
             self._made[key] = arranged, torch.empty_like(arranged).scatter_(0, arranged, places)
         return self._made[key]
 
@@ -212,6 +213,7 @@ def rotate(heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> t
     """Rotate pairs of channels of `(voxels, heads, channels)`: a chunk for each axis, its halves are the pairs."""
     chunks = heads.to(cosines.dtype).unflatten(-1, (3, 2, -1))  # (voxels, heads, axes, halves, frequencies)
     u, v = chunks.unbind(dim=-2)
+    # The same for all heads.
     cosines, sines = cosines[:, None], sines[:, None]
     # The halves of an axis stay next to each other, as the released weights expect.
     rotated = torch.stack([u * cosines - v * sines, v * cosines + u * sines], dim=-2)

@@ -209,7 +209,7 @@ def test_everything_missing_is_named_before_the_first_training(examples, tmp_pat
     message = str(raised.value)
     assert "one: no directory outputs/start; train it first" in message
     assert f"one: {tmp_path}: missing h5_files" in message and "Agree to the terms of use" in message
-    assert "two: me/no-such-encoder is no directory" in message
+    assert "two: me/no-such-encoder is not a directory" in message
     assert capsys.readouterr().out == "" and not (tmp_path / "out").exists()
 
 

@@ -22,8 +22,9 @@ PLACES = ("modelnet40_data", "data/modelnet40_data", "", *modelnet40.LAYOUTS["pi
 DATASET = PublishedDataset(
     name="modelnet40_generative",
     description=(
-        "The 2,468 test models of ModelNet40 as clouds of 8,192 points without color, each with a question what it "
-        "is and the name of its class in words. There is no training split: the models of this task have seen none."
+        "The 2,468 test models of ModelNet40 as clouds of 8,192 points without color, each with a question about "
+        "what it is and the name of its class in words. There is no training split: the models of this task have seen "
+        "none."
     ),
     homepage="https://modelnet.cs.princeton.edu/",
     license=modelnet40.LICENSE,

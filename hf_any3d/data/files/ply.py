@@ -316,6 +316,7 @@ class _Rows:
                 edges, filled = np.zeros(stop - start + 1, np.int8), size > 0
                 edges[first[filled] - start] = 1
                 edges[last[filled] - start] -= 1
+                # The sum is 1 inside of lists and 0 outside, and so a mask of their values.
                 taken = raw[start:stop][edges.cumsum(dtype=np.int8)[:-1].view(bool)]
                 values[name] = (size, taken.view(self.order + kind) if self.order else taken)
             else:
