@@ -193,6 +193,7 @@ def check_tensors(path: Path, state: Mapping[str, torch.Tensor]) -> None:
             wrong.append(f"{name} is {tensor.dtype}")
         elif tensor.device.type != "cpu":
             wrong.append(f"{name} has no numbers (it is on {tensor.device})")
+        # Strides of 0 repeat what is stored.
         elif tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
             wrong.append(f"{name} claims {tensor.numel():,} numbers, more than are stored")
         else:
@@ -306,6 +307,7 @@ def _checked_members(path: Path) -> dict[int, zipfile.ZipInfo]:
 def _compare_checksum(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
     try:
         with archive.open(member) as content:
+            # The checksum is compared at the end of the member.
             while content.read(2**20):
                 pass
     # A wrong checksum, too few bytes, a broken or encrypted stream: each raises another kind of error.
@@ -324,6 +326,7 @@ def _is_readable_in_place(path: Path, members: Mapping[int, zipfile.ZipInfo]) ->
     if not _has_byte_order_of_this_machine(path):
         return False  # torch would swap the bytes of a mapping that cannot be written to, which ends the process
     try:
+        # No numbers are read, but torch notes at which offset each storage begins.
         content = _load(path, "meta")
     except ValueError:  # tensors that meta does not support; reading the file reports what is wrong with it
         return False
@@ -389,12 +392,14 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 
 def _first_line(error: Exception) -> str:
+    # torch explains at length; these lines name what it refuses.
     lines = [line.strip() for line in str(error).splitlines() if "nsupported" in line or "GLOBAL" in line]
     return (lines or str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _files_in_index(index: Path) -> list[Path]:
     names = read_json(index).get("weight_map")
+    # A name with folders could lead out of the directory.
     if not isinstance(names, dict) or not names or any(Path(name).name != name for name in map(str, names.values())):
         raise ValueError(f"{index}: no weight_map from tensors to files in the same directory")
     return [index.parent / name for name in sorted(set(names.values()))]

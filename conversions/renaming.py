@@ -53,6 +53,7 @@ def rename_tensors(original: Mapping[str, torch.Tensor], names: Names) -> dict[s
         kept[name] = tensor
         parts = ours if isinstance(ours, tuple) else (ours,)
         for part, piece in zip(parts, split_rows(name, tensor, len(parts)), strict=True):
+            # Named groups of the pattern fill the braces in our name.
             key = part.format(**match.groupdict()) + name[match.end() :]
             if first := owners.get(key):
                 twice.append(f"{first} and {name}")

@@ -219,6 +219,7 @@ def release_claims() -> None:
 
 
 def _escaped(name: str) -> str:
+    # Otherwise such letters of a name would be patterns.
     return re.sub(r"([*?[])", r"[\1]", name)
 
 
@@ -236,6 +237,7 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
+    # Not permitted: the process exists, and belongs to another user.
     except OSError:
         return True
     return True

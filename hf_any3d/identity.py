@@ -148,6 +148,7 @@ def _file_stamp(file: Path) -> str:
 def _directory_digest(folder: Path) -> str:
     lines = []
     for place, folders, names in os.walk(folder):
+        # In place, so that `os.walk` enters these alone, and in this order.
         folders[:] = sorted(name for name in folders if not _UNREAD_FOLDERS.fullmatch(name))
         for name in sorted(names):
             file = Path(place, name)

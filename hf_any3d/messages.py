@@ -122,6 +122,7 @@ def _shorten(error: object) -> str:
 
 
 def _is_harmless(char: str) -> bool:
+    # To Python, joiners in emoji, wide spaces, private characters and new ones are not printable.
     return char.isprintable() or (
         unicodedata.category(char) in ("Cf", "Zs", "Co", "Cn") and char not in _DIRECTION_MARKS
     )

@@ -264,6 +264,7 @@ def _convert(
         convert(checkpoint=original, output=unfinished / title, **arguments)
         if published is not None:
             _check_config(original, unfinished / title, published, size)
+        # Before the checksums, one of which is that of the config.
         _record(unfinished / title, system, {**record, "sha256": file_digest(original)})
         write_json(unfinished / title / CHECKSUMS, _checksums(unfinished / title))
         shutil.rmtree(directory, ignore_errors=True)  # a damaged one

@@ -248,6 +248,7 @@ def _check_field(name: str, kind: str, value: Any, allowed: tuple[float, float])
         return
     is_integer = "float" not in kind
     is_number = isinstance(value, numbers.Integral if is_integer else numbers.Real) and not isinstance(value, bool)
+    # Numbers only inside of brackets: the field takes lists alone.
     is_list = not {"int", "float"} & {choice.strip() for choice in re.sub(r"\[.*?\]", "", kind).split("|")}
     if is_list or not is_number:
         expected = "a list of numbers" if is_list else "a whole number" if is_integer else "a number"

@@ -362,7 +362,6 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
     def _shortened(self, prompt: Prompt, length: int) -> Prompt:
         if len(prompt.input_ids) <= length:
             return prompt
-        # If the cut is among the places of a cloud, those that are left are the last tokens.
         places = prompt.input_ids.count(self.point_token_id)
         short = Prompt(
             prompt.input_ids[:length], prompt.attention_mask[:length], prompt.labels[:length], prompt.points
@@ -439,6 +438,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
     def _cut_answers(self, prompt: Prompt) -> None:
         first = next(number for number, label in enumerate(prompt.labels) if label != IGNORED)
         prompt.shorten(first + self.max_answer_tokens)
+        # If the cut is among the places of a cloud, those that are left are the last tokens.
         places = prompt.input_ids.count(self.point_token_id)
         prompt.shorten(len(prompt.input_ids) - places % self.num_query_tokens)  # without the places of a cut cloud
 

@@ -143,11 +143,13 @@ def _from_trimesh(thing: Any) -> PointCloudData:
 def _joined(parts: list[PointCloudData]) -> PointCloudData:
     # As in one file: a scene with any mesh is a mesh, and points without faces are not sampled.
     starts = np.cumsum([0] + [len(part) for part in parts])
+    # The last start is the number of all points, and of no part.
     faces = [part.faces + start for part, start in zip(parts, starts, strict=False) if part.is_mesh]
     # Offsets differ between the parts, so coordinates are joined as they are in space.
     moved = [part.points + (0 if part.offset is None else part.offset) for part in parts]
     joined: dict[str, Any] = {"points": np.concatenate(moved)}
     colors = [part.colors for part in parts if part.colors is not None]
+    # Only if all parts have them, since every point needs a color.
     if len(colors) == len(parts):
         joined["colors"] = np.concatenate(colors)
     if faces:
@@ -196,6 +198,7 @@ def _depth(values: Any) -> int:
         if not len(values):
             return depth
         values = values[0]
+    # The innermost may be an array, which has axes of its own.
     return depth + getattr(values, "ndim", 0)
 
 

@@ -116,6 +116,7 @@ class AugmentedDataset(torch.utils.data.Dataset):
     def _augment(self, row: dict) -> dict:
         # A copy, since rows are views of the dataset's memory and a transform may write.
         cloud = self.transform(np.array(stack_channels(row, self.array_columns[1:])))  # (num_points, channels)
+        # Where the channels of each column end in the joined cloud.
         ends = np.cumsum([row[name].shape[1] for name in self.array_columns])
         return {**row, **dict(zip(self.array_columns, np.split(cloud, ends[:-1], axis=1), strict=True))}
 

@@ -84,6 +84,7 @@ class RandomScale(PointTransform):
             columns = list(self.normals_columns)
             length = np.linalg.norm(points[:, columns], axis=1, keepdims=True)  # (num_points, 1)
             normals = points[:, columns] / factor  # a normal is a covector: it scales inversely
+            # Normals keep the length that they had.
             normals *= length / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), np.finfo(np.float32).tiny)
             points[:, columns] = normals
         return points
@@ -126,6 +127,7 @@ class RandomRotation(PointTransform):
         matrix = np.eye(3, dtype=np.float32)
         matrix[[first, second], [first, second]] = np.cos(angle)
         matrix[first, second], matrix[second, first] = -np.sin(angle), np.sin(angle)
+        # Points are rows, so the matrix is transposed.
         points[:, :3] = points[:, :3] @ matrix.T
         if self.normals_columns is not None:
             columns = list(self.normals_columns)
@@ -171,6 +173,7 @@ class Jitter(PointTransform):
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Add clipped noise to xyz."""
+        # In float32, as float64 numbers would be rounded anyway.
         noise = generator.standard_normal((len(points), 3), dtype=np.float32) * np.float32(self.std)
         points[:, :3] += np.clip(noise, -self.clip, self.clip)
         return points

@@ -114,7 +114,9 @@ class Conversation(Uploads):
             ValueError: There is no shape, or the language model's context is full.
         """
         session = self._opened()
+        # The visitor's button sets the event from another thread.
         generation["stopping_criteria"] = [Canceled(self._stopped)]
+        # Another beam may win at any step, so there is nothing to stream.
         if generation.get("num_beams", 1) > 1:
             yield session.ask(question, **generation)
             return
@@ -139,6 +141,7 @@ def error_message(error: Exception, source: str | os.PathLike | PointCloudData) 
     if isinstance(source, PointCloudData):
         return str(error)
     name = os.path.basename(source)
+    # Visitors are not told where uploads are stored.
     message = str(error).replace(os.fspath(source), name)
     return message if name in message else f"{name}: {message}"
 

@@ -131,6 +131,7 @@ class TaskAnswers:
             if time.monotonic() > end:
                 raise ValueError(f"the answer takes more than {SECONDS:g} seconds; try a smaller cloud")
 
+        # A hook, as pipelines offer no way to stop between blocks.
         handle = self.pipe.model.register_forward_pre_hook(check)
         try:
             yield
@@ -202,6 +203,7 @@ class TaskAnswers:
         for name in self.examples.names[:40]:
             if name not in self._features:
                 self._features[name] = _unit(self.pipe(self.examples.get(name))["pooled"])
+        # Features are unit vectors, so their product is the cosine.
         scores = {name: float(own @ features) for name, features in self._features.items()}
         rows = sorted(scores.items(), key=lambda item: -item[1])[:MOST_SHOWN]
         return Answer(self._view(cloud), {}, rows, note)
@@ -357,6 +359,7 @@ def bars(heading: str, rows: Sequence[tuple[str, float]], colors: Mapping[str, s
 
 def thinned(cloud: PointCloudData, most: int) -> PointCloudData:
     """Return a random sample of a cloud without faces."""
+    # The same sample for every question about a cloud; sorted, so that points keep their order.
     kept = np.sort(np.random.default_rng(0).choice(len(cloud), most, replace=False))
     arrays: dict[str, Any] = {name: getattr(cloud, name) for name in ("points", "colors", "normals", "labels")}
     arrays = {name: None if array is None else array[kept] for name, array in arrays.items()}

@@ -98,6 +98,7 @@ def _context() -> SpawnContext | ForkServerContext:
     if sys.platform == "win32":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
+    # The server imports this module once, with all that reads files; readers are forked from it.
     context.set_forkserver_preload([__name__])
     return context
 

@@ -185,6 +185,7 @@ def borrowed_part(part: BorrowedPart, folder: Path, hub_cache: Path | None, hub:
     unfinished = temporary_path(folder / part.repository.rpartition("/")[2])
     try:
         config = Path(hf_hub_download(part.repository, CONFIG_NAME, **arguments))
+        # A snapshot in the hub's cache is in a folder with the name of its commit.
         fetch = partial(download, part.repository, commit=config.parent.name, cache_dir=hub_cache, hub=hub)
         try:
             index = fetch(f"{SAFE_WEIGHTS_INDEX_NAME}")
@@ -200,6 +201,7 @@ def borrowed_part(part: BorrowedPart, folder: Path, hub_cache: Path | None, hub:
             with safe_open(fetch(name), "pt") as file:
                 tensors |= {key: file.get_tensor(key) for key in file.keys() if key.startswith(part.prefixes)}
         save_file(tensors, unfinished / SAFE_WEIGHTS_NAME, {"format": "pt"})
+        # They are in the file by now, and the caller needs the memory.
         del tensors
         yield unfinished
     except (HTTPError, LocalEntryNotFoundError) as error:
@@ -212,6 +214,7 @@ def borrowed_part(part: BorrowedPart, folder: Path, hub_cache: Path | None, hub:
 
 def _checksum(path: Path, expected: str) -> str:
     """Return the checksum of a file, of the same kind as another one."""
+    # The hub names files in Git LFS by their SHA-256, and small ones as git does.
     if len(expected) == 64:
         return file_digest(path)
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)  # as git names it

@@ -138,6 +138,7 @@ def list_files(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[s
     found = [file for path in given for file in _files_of(os.fspath(path))]
     if not found:
         raise FileNotFoundError("paths is empty; expected files or folders")
+    # A file that two paths name has one row.
     return list(dict.fromkeys(found))
 
 

@@ -60,6 +60,7 @@ class Step:
         run = self._chat(pipe) if self.task == _CHAT else answerer(pipe, self.model, **self.arguments)
 
         def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+            # A step may have smaller batches than those in which files are read.
             pieces = (clouds[start : start + size] for start in range(0, len(clouds), size))
             results = [result for piece in pieces for result in run(piece)]
             return [

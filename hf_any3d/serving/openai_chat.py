@@ -135,6 +135,7 @@ def conversation_of(request: ChatRequest, uploads: list[Upload], service: Servic
     """
     clouds = [upload.read(service.limits) for upload in uploads]
     service.metrics.points.inc(sum(map(len, clouds)))
+    # Clouds were collected in the order of the parts, in which they are taken here.
     rest = iter(clouds)
     messages = []
     for message in request.messages:

@@ -99,6 +99,7 @@ def train_classifier(argv: list[str] | None = None) -> RunReport:
         CLASSIFICATION_ARGUMENTS, sys.argv[1:] if argv is None else argv
     )
     checkpoint = program.start_run(arguments, logger)
+    # The first process fills the cache, from which the others read.
     with arguments.main_process_first(desc="loading the data"):
         splits, origin = apply_protocol(*program.load_splits(data), protocol)
     classes = class_names(splits["train"])

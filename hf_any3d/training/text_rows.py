@@ -78,6 +78,7 @@ class MixedBatches(Sampler[list[int]]):
             turn, place = divmod(seen[number], self.lengths[number] // size)
             seen[number] += 1
             if orders.get(number, (-1,))[0] != turn:
+                # 0 is the stream of `draws`.
                 generator = np.random.default_rng((self.seed, 1 + number, turn))
                 orders[number] = turn, generator.permutation(self.lengths[number])
             batch = orders[number][1][place * size : (place + 1) * size]
@@ -88,6 +89,7 @@ class MixedBatches(Sampler[list[int]]):
         """Return the dataset number of each batch; the first ones do not depend on the number of batches."""
         borders = np.cumsum(self.ratios) / np.sum(self.ratios)
         drawn = np.random.default_rng((self.seed, 0)).random(self.batches)
+        # By rounding the last border may be below 1, and a draw above it.
         return np.minimum(np.searchsorted(borders, drawn, side="right"), len(borders) - 1).tolist()
 
 

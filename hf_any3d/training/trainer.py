@@ -233,6 +233,7 @@ class PointTrainer(Trainer):
             # Trainer counts labels only for models that take `num_items_in_batch`, and averages the losses of others
             # by batches.
             counts = cast(torch.Tensor, self.accelerator.reduce(counts, "sum"))
+            # The mean of a batch: losses weighted by it, which Trainer averages, give the mean over points.
             self._points_in_step = counts / (len(batches) * self.args.world_size)
         return batches, items
 
@@ -286,6 +287,7 @@ class PointTrainer(Trainer):
     def _own_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
         if (schedule := self.args.epoch_schedule) is None:
             return None
+        # The last step of an epoch may have fewer batches, and counts as one.
         steps = ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
         return schedule.scheduler(optimizer, max(1, steps))
 
@@ -379,6 +381,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 def remove_model(folder: Path) -> None:
     """Remove the model of an earlier run, so that no mixture of two models can be loaded."""
+    # The report first, since a model with one counts as complete.
     for pattern in _MODEL_FILES:
         for path in folder.glob(pattern):
             path.unlink()

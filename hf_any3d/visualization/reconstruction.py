@@ -124,6 +124,7 @@ def reconstruct_masked(
     local = {"truth": truth, "taught": autoencoder.decoder(features)[1], "guessed": autoencoder.decoder(filled)[1]}
     around = patches.centers.unsqueeze(2)
     rows = {
+        # Patches are flattened to rows, which `gather_points` selects.
         name: gather_points((values.float() + around).reshape(-1, groups, size * 3), hidden).unflatten(2, (size, 3))
         for name, values in local.items()
     }
@@ -228,6 +229,7 @@ def write_rows(
 
 def _column_indices(chosen: torch.Tensor) -> torch.Tensor:
     """Return the indices of chosen columns, (batch, chosen), equally many in each row."""
+    # `nonzero` goes row by row, and each row has equally many.
     return chosen.nonzero()[:, 1].view(len(chosen), -1)
 
 

@@ -91,6 +91,7 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Curves:
             else:
                 continue
             steps, values = charts.setdefault(chart, {}).setdefault(line, ([], []))
+            # A resumed run logs some steps again.
             if not steps or step > steps[-1]:
                 steps.append(float(step))
                 values.append(float(value))
@@ -196,6 +197,7 @@ def _page(
 def _shaded(split: str, matrix: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
     """Return what the page shows of a confusion matrix: for each class its counts, and their shares of the row."""
     names = list(map(str, labels))
+    # A class without samples has a row of zeros.
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     cells = [list(zip(*row, strict=True)) for row in zip(matrix.tolist(), shares.tolist(), strict=True)]
     rows = list(zip(names, cells, strict=True))
@@ -253,6 +255,7 @@ def _side(labels: Sequence[str]) -> float:
 def _draw_matrix(axes: Any, matrix: np.ndarray, labels: Sequence[str], title: str) -> None:
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.set(xlabel="predicted class", ylabel="true class")
+    # Between dollar signs matplotlib would read mathematics.
     axes.set_title(title.replace("$", r"\$"))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(labels) <= _MOST_NAMES:

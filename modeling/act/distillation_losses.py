@@ -67,6 +67,7 @@ def barlow_loss(predictions: torch.Tensor, targets: torch.Tensor, off_diagonal: 
     # The sum of all squared correlations equals that of a product of two Gram matrices of the tokens, which are fewer
     # than the channels.
     grams = (first @ first.transpose(1, 2)) * (second @ second.transpose(1, 2))  # (batch, tokens, tokens)
+    # Each correlation is a mean over tokens, and it is squared.
     squares = grams.sum(dim=(1, 2)) / tokens**2
     different = squares - diagonal.square().sum(dim=1)
     return ((diagonal - 1).square().sum(dim=1) + off_diagonal * different).mean() / tokens

@@ -16,6 +16,7 @@ def random_mask(centers: torch.Tensor, num_masked: int, generator: torch.Generat
     Returns:
         `(batch, groups)` booleans, True where hidden, `num_masked` in every row.
     """
+    # The order of random numbers is a random permutation; its first entries are drawn without repetition.
     draws = torch.rand(centers.shape[:2], device=centers.device, generator=generator)
     return _mask_of(draws.argsort(dim=1)[:, :num_masked], draws.shape)
 
@@ -42,6 +43,7 @@ def block_mask(
         seed_groups = torch.randint(groups, (batch,), device=centers.device, generator=generator)
     seeds = centers[torch.arange(batch, device=centers.device), seed_groups].unsqueeze(1)  # (batch, 1, 3)
     squared = (centers - seeds).square().sum(dim=-1)  # (batch, groups)
+    # Stable: of equally near patches, those with lower numbers are hidden.
     return _mask_of(squared.argsort(dim=1, stable=True)[:, :num_masked], squared.shape)
 
 

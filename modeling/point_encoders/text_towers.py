@@ -271,6 +271,7 @@ def embed_prompts(
         device: Device to compute on.
     """
     vectors = tower.embed([text for own in prompts for text in own], device)
+    # (labels, texts of each, width), averaged over the texts.
     return nn.functional.normalize(vectors.unflatten(0, (len(prompts), -1)).mean(dim=1), dim=-1)
 
 
@@ -360,6 +361,7 @@ def _load(source: EncoderSource, model_class: str | None, config: PreTrainedConf
         model, report = build.from_pretrained(
             source.path, config=config, dtype=torch.float32, output_loading_info=True
         )
+    # A pooler may be missing, since words are pooled here.
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
         raise UnsupportedEncoder(f"{source.name}: the text tower lacks {', '.join(missing[:8])}")
     return model

@@ -135,6 +135,7 @@ def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
 
 def _splat_colors(terms: np.ndarray, source: Source) -> np.ndarray | None:
     with np.errstate(invalid="ignore", over="ignore"):
+        # Splats store (color - 0.5) / harmonic, and may be brighter than white.
         colors = (_CONSTANT_HARMONIC * terms.astype(np.float32) + np.float32(0.5)).clip(0, 1)
     if np.isfinite(colors).all():
         return colors

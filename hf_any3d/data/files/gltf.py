@@ -73,6 +73,7 @@ def _placed_primitives(document: Document, source: Source) -> list[tuple[dict, n
                 if name in attributes and (found := document.count(attributes[name])) != count:
                     raise PointCloudError(f"a primitive has {count} points and {found} values of {name}")
             points += count
+            # A strip or a fan has a triangle for each corner from the third on.
             faces += 0 if mode == _POINTS else corners // 3 if mode == _TRIANGLES else max(corners - 2, 0)
             # Before anything is read: float64 points and int64 faces of three numbers, and the indices.
             source.check(points=points, faces=faces, decoded=24 * (points + faces) + 8 * indices)
@@ -149,6 +150,7 @@ def _primitive(document: Document, primitive: dict, transform: np.ndarray, sourc
     factor = np.array(surface.get("baseColorFactor", [1, 1, 1, 1]), np.float64)[:3]
     if "COLOR_0" in attributes:
         part["colors"] = usable_colors(document.accessor(attributes["COLOR_0"], 3, 4)[:, :3] * factor, source)
+    # The factor multiplies a texture, and alone is not the color of the surface.
     part["color"] = None if material is None or "baseColorTexture" in surface else factor.clip(0, 1)
     return part
 
@@ -160,6 +162,7 @@ def _triangles(order: np.ndarray, mode: int) -> np.ndarray:
         # Corners that do not complete a triangle are ignored, as the specification says.
         return order[: len(order) // 3 * 3].reshape(-1, 3)
     if mode == _FAN:
+        # All triangles of a fan have its first corner.
         return np.stack([np.full(len(order) - 2, order[0]), order[1:-1], order[2:]], axis=1)
     faces = np.stack([order[:-2], order[1:-1], order[2:]], axis=1)
     faces[1::2] = faces[1::2, [1, 0, 2]]  # every second triangle of a strip has the opposite orientation

@@ -134,6 +134,7 @@ def _laszip_record(data: bytes, start: int) -> bytes:
 def _check_chunk_table(data: bytes, start: int, size: int) -> None:
     # lazrs trusts the number of chunks. Each chunk starts with one uncompressed point.
     table = int.from_bytes(data[start : start + 8], "little", signed=True)
+    # Of a writer that could not go back: then the end of the file says where the table is.
     if table == -1:
         table = int.from_bytes(data[-8:], "little", signed=True)
     if not start + 8 <= table <= len(data) - 8:

@@ -159,6 +159,7 @@ class _Polygons:
             return {}
         counts, corners = (np.concatenate(parts) for parts in zip(*self._pieces, strict=True))
         triangles = count_triangles(counts)
+        # Before they are made; three int64 numbers each.
         source.check(faces=triangles, decoded=24 * triangles)
         faces, polygon = fan_triangles(counts, corners)
         names = sorted(set(self.materials))
@@ -166,6 +167,7 @@ class _Polygons:
             return {"faces": faces}
         number = {name: i for i, name in enumerate(names)}
         colors = np.array([materials.get(name, _GRAY) for name in names], np.float32)
+        # A color for each polygon, and from that one for each of its triangles.
         return {"faces": faces, "face_colors": colors[[number[name] for name in self.materials]][polygon]}
 
 

@@ -82,6 +82,7 @@ def _faces(block: bytes, count: int, source: Source) -> dict:
     index = integers(flat[starts[row] + 1 + step], "a face refers to point")
     faces, polygon = fan_triangles(corners, index)
     colors = None
+    # A line has the count, the corners, and perhaps the three numbers of a color.
     if (sizes - corners >= 4).all():
         colors = usable_colors(flat[(starts + 1 + corners)[:, None] + np.arange(3)], source)
     return {"faces": faces, "face_colors": None if colors is None else colors[polygon]}

@@ -38,6 +38,7 @@ def read(source: Source) -> PointCloudData:
         columns = _binary_columns(body, names, row, count)
         source.warn_of_rest(body[count * row.itemsize :])
     elif kind == "binary_compressed":
+        # At least the three float32 coordinates that each point becomes.
         source.check(decoded=count * max(row.itemsize, 12))
         columns = _compressed_columns(body, names, row, count)
     else:
@@ -64,6 +65,7 @@ def _header(data: bytes) -> tuple[dict[str, list[str]], str, int]:
         words = line.split("#")[0].split()
         if words:
             header[words[0].upper()] = words[1:]
+    # The older name, which the Point Cloud Library reads too.
     if "COLUMNS" in header:
         header["FIELDS"] = header.pop("COLUMNS")
     for key in ("FIELDS", "SIZE", "TYPE", "WIDTH", "HEIGHT"):
@@ -97,6 +99,7 @@ def _row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
         repeat = count_of(count, f"COUNT of field {shorten(name)}")
         if repeat > 1 << 20:
             raise PointCloudError(f"COUNT of field {shorten(name)} is {repeat}; expected at most {1 << 20}")
+        # Numbered, as padding may have one name many times, which numpy refuses.
         fields.append((f"f{i}", f"<{_KINDS[kind.upper()]}{size}", (repeat,)))
         if repeat != 1 or name == "_":  # padding is called "_" and may occur often
             continue
@@ -112,6 +115,7 @@ def _ascii_columns(body: bytes, names: dict[str, str], row: np.dtype, count: int
     table = numbers(normalized_lines(body), columns=sum(sizes))
     if len(table) != count:
         raise PointCloudError(f"{len(table)} points; the header declares {count}, so the file may be cut off")
+    # The first column of each field: one with COUNT n has n columns.
     starts = dict(zip(keys, np.cumsum([0, *sizes])[:-1].tolist(), strict=True))
     columns = {name: table[:, starts[key]] for name, key in names.items()}
     for name in {"rgb", "rgba"} & columns.keys():  # packed colors are bits, so the declared type matters
@@ -132,8 +136,10 @@ def _binary_columns(body: bytes, names: dict[str, str], row: np.dtype, count: in
     needed = count * row.itemsize
     if needed > len(body):
         raise PointCloudError(f"{len(body)} bytes of data; {count} points need {needed}, so the file may be cut off")
+    # numpy makes no array of rows without bytes.
     if not row.itemsize:
         return {}
+    # Named fields have one value per point, but numpy gives each an axis for its COUNT.
     table = np.frombuffer(body, row, count)
     return {name: table[key][:, 0] for name, key in names.items()}
 
@@ -172,6 +178,7 @@ def decompress(data: bytes, size: int) -> bytearray:
         raise PointCloudError(f"{len(data)} compressed bytes cannot give {size}")
     out = bytearray()
     at, stop = 0, len(data)
+    # Not beyond the declared size: a few bytes can stand for many.
     while at < stop and len(out) <= size:
         control = data[at]
         at += 1

@@ -60,6 +60,7 @@ def read(source: Source) -> PointCloudData:
         blocks, rest = read_ascii(source.data[start:], elements)
     source.warn_of_rest(rest)
     for element, block in zip(elements, blocks, strict=True):
+        # Of several elements with one name the first counts.
         values.setdefault(element.name, block)
         if element.name == "vertex":
             source.check(points=element.count)
@@ -74,6 +75,7 @@ def _faces(properties: dict, source: Source) -> dict:
     if not isinstance(polygons, tuple) or not len(polygons[0]):
         return {}
     counts, corners = polygons
+    # Checked before the triangles are made: three int64 numbers each.
     triangles = count_triangles(counts)
     source.check(faces=triangles, decoded=24 * triangles)
     faces, polygon = fan_triangles(counts, integers(corners, "a face refers to point"))
@@ -177,6 +179,7 @@ def read_binary(data: bytes, start: int, elements: list[Element], order: str) ->
             found.append({})
             continue
         left = len(data) - start
+        # A list may be empty, but has its length.
         smallest = element.row(order, [0] * len(element.properties)).itemsize
         if element.count * smallest > left:
             raise PointCloudError(
@@ -306,6 +309,7 @@ class _Rows:
             (at + width, at + width + item * size.astype(np.int64), size)
             for at, width, item, size in zip(places, self.widths, self.items, lengths, strict=True)
         ]
+        # A row begins `tail` after the last list of the one before.
         rows_start = np.append(start, lists[-1][1][:-1] + self.tail) if self.element.count else np.zeros(0, np.int64)
         scalars, found = iter(self.scalars), iter(lists)
         values: Values = {}
@@ -321,6 +325,7 @@ class _Rows:
                 values[name] = (size, taken.view(self.order + kind) if self.order else taken)
             else:
                 _, _, before, distance = next(scalars)
+                # A scalar has a fixed distance from the list before it, or from the start of its row.
                 base = lists[before - 1][1] if before else rows_start
                 at = base + distance
                 values[name] = _numbers_at(raw, at, self.order + kind) if self.order else _typed(raw[at], kind)
@@ -331,6 +336,7 @@ def _numbers_at(raw: np.ndarray, places: np.ndarray, kind: str) -> np.ndarray:
     """Read one number at each offset in an array of bytes."""
     size = np.dtype(kind).itemsize
     found = np.empty((len(places), size), np.uint8)
+    # Byte by byte, as numbers are at any offset, where no array of their type could be.
     for byte in range(size):
         found[:, byte] = raw[places + byte]
     return found.view(kind)[:, 0]
@@ -354,6 +360,7 @@ def _ascii_rows(block: bytes, element: Element) -> Values:
         if (found := len(table)) != element.count:
             raise PointCloudError(f"element {shorten(element.name)} has {found} rows; {element.count} are declared")
         return {name: _typed(table[:, i], kind) for i, (name, kind, _) in enumerate(element.properties)}
+    # Lists make rows ragged; joined to one line, all numbers are read at once.
     flat = numbers(block.replace(b"\n", b" ")).reshape(-1)
     rows, view = _Rows(element, ""), flat.data
     places, stop = rows.walk([lambda at: int(view[at])] * len(rows.gaps), 0, len(flat), element.count)

@@ -106,6 +106,7 @@ class PointCloudData:
         if points.ndim != 2 or not len(points) or points.dtype.kind != "f":
             return
         with np.errstate(over="ignore", invalid="ignore"):
+            # What is too large for float32 becomes infinite, and is left out too.
             valid = np.asarray(np.isfinite(points.astype(np.float32, copy=False)).all(axis=1))  # (points,)
         if valid.all():
             return
@@ -113,9 +114,11 @@ class PointCloudData:
             raise PointCloudError(f"all {len(points)} points have NaN or infinite coordinates; expected finite ones")
         for name in ("points", "colors", "normals", "labels"):
             values = getattr(self, name)
+            # A field of another length stays, and is reported as an error afterwards.
             if values is not None and len(values) == len(points):
                 setattr(self, name, np.asarray(values)[valid])
         if self.faces is not None and len(self.faces):
+            # Checked here, as their numbers index `valid`.
             faces = _faces(self.faces, len(points))
             kept = np.asarray(valid[faces].all(axis=1))
             if self.face_colors is not None and len(self.face_colors) == len(faces):

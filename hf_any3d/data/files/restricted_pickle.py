@@ -277,6 +277,7 @@ class PickleMachine:
         arguments = self._pop()
         value = call(self._pop(), arguments)
         if isinstance(value, (bytes, str)):  # numpy's scalars of fixed length too
+            # A text in the memo can be converted again and again, so all results together are bounded.
             self._made += len(value)
             if self._made > len(self._data):
                 raise PointCloudError("creates more bytes from text than the file has")
@@ -290,6 +291,7 @@ class PickleMachine:
         except (TypeError, ValueError, OverflowError) as error:
             raise PointCloudError(str(error)) from None
         self._stack[-1] = value
+        # The memo still refers to the unfinished object, which the array replaces.
         for key in unfinished.memo_keys:
             if self._memo[key] is unfinished:
                 self._memo[key] = value

@@ -110,6 +110,7 @@ def _write_obj(file: BinaryIO, data: PointCloudData) -> None:
     faces = data.faces if data.is_mesh else None
     if faces is not None:
         corner = "%d" if data.normals is None else "%d//%d"
+        # Vertices and normals are counted from 1, and a corner names both by the same number.
         corners = faces + 1 if data.normals is None else np.repeat(faces + 1, 2, axis=1)
         _write_rows(file, "f" + f" {corner}" * 3, corners)
     else:
@@ -118,6 +119,7 @@ def _write_obj(file: BinaryIO, data: PointCloudData) -> None:
 
 
 def _write_rows(file: BinaryIO, form: str, rows: np.ndarray) -> None:
+    # In blocks, since the text of all rows is many times larger than their numbers.
     for start in range(0, len(rows), 65536):
         block = rows[start : start + 65536].tolist()
         file.write("".join(f"{form % tuple(row)}\n" for row in block).encode("ascii"))
