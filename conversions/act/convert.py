@@ -311,6 +311,7 @@ def _category_settings(state: _State, known: TrainedOn | None, num_labels: int) 
 def _account(
     checkpoint: str | os.PathLike, model_class: type[PreTrainedModel], config: PreTrainedConfig, state: _State
 ) -> None:
+    # Without memory, as sizes that a file implies can be anything.
     with torch.device("meta"), no_init_weights():
         expected = model_class(config).state_dict()
     unused = set(_unused_names(expected))
@@ -325,6 +326,7 @@ def _unused_names(names: Iterable[str]) -> list[str]:
 
 
 def _load_weights(model: PreTrainedModel, state: _State, teacher_is_stored: bool) -> None:
+    # Its tensors share memory with the parameters, so that copying into them loads the weights.
     own = model.state_dict()
     if teacher_is_stored:
         # Without a source for them, these are set to zero rather than left random.

@@ -93,6 +93,7 @@ def autoencoder_sizes(state: _State) -> dict[str, Any]:
         "group_size": size_of(state, "decoder.coarse.4.weight") // 3 * 4,
     }
     if "teacher_in.weight" in state:
+        # Prompts are (sets, prompts, hidden), deep ones with a set for each layer.
         deep = "prompts.tokens" in state and size_of(state, "prompts.tokens") > 1
         sizes["num_prompts"] = size_of(state, "prompts.tokens", 1) if "prompts.tokens" in state else 0
         sizes["prompt_depth"] = "deep" if deep else "shallow"

@@ -149,6 +149,7 @@ def _initialize(name: str, tensor: torch.Tensor, std: float, generator: torch.Ge
     if name.endswith(".bias") or ".lora_B." in name:
         return tensor.zero_()
     if ".lora_A." in name:
+        # As PEFT initializes A.
         return nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
     return tensor.normal_(std=std, generator=generator)
 

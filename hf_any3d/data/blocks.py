@@ -127,6 +127,7 @@ def _columns(ground: np.ndarray, block_size: float, overlap: float) -> list[np.n
     starts = [_starts(ground[:, axis], block_size, block_size * (1 - overlap)) for axis in range(2)]
     columns = []
     for first in starts[0]:
+        # Columns of a strip are searched among its points alone.
         strip = np.flatnonzero((ground[:, 0] >= first) & (ground[:, 0] <= first + block_size))
         for second in starts[1]:
             inside = (ground[strip, 1] >= second) & (ground[strip, 1] <= second + block_size)
@@ -148,6 +149,7 @@ def _blocks_of(column: np.ndarray, num_points: int, generator: np.random.Generat
         return column[resample_index(len(column), num_points, generator)][None]
     # In random order, so that every block is a sample of the complete column.
     order = generator.permutation(column)
+    # The modulo of a negative number is positive: what the last block lacks.
     short = -len(order) % num_points
     # The first points fill the last block, which does not contain them.
     return np.concatenate([order, order[:short]]).reshape(-1, num_points)

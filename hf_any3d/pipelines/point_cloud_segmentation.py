@@ -81,6 +81,7 @@ class _Merge:
 
     def labels_and_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the label of each point, (points,) int64, and its probability, (points,) float32."""
+        # Blocks cover all points, so that no count is 0.
         assert self.sums is not None and self.count.all()
         labels, scores = np.empty(len(self.count), np.int64), np.empty(len(self.count), np.float32)
         for start in range(0, len(labels), _PIECE):
@@ -225,6 +226,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         number = self._category_number(cloud, category)
         data = to_cloud(cloud, processor.features)
         if data.is_mesh:
+            # Where the model takes voxels, num_points is only a limit, and not the size of a block.
             dense = MESH_DENSITY * processor.num_points
             data = data.sample_surface(
                 dense if processor.returns_num_points else min(dense, SURFACE_POINTS), processor.seed or 0
@@ -274,6 +276,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         names: Sequence[str] | None = None,
     ) -> dict[str, Any]:
         """Merge the logits of all blocks of a cloud to its answer; `names` are those of labels, else the config's."""
+        # The last block alone carries it.
         scene = outputs[-1]["cloud"]
         merged = _Merge(len(scene.part))
         for output in outputs:

@@ -107,6 +107,7 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         elif not is_conversation(messages):
             own = inputs.get("text") if isinstance(inputs, Mapping) else None
             messages, is_chat = _question(inputs, own or text), False
+        # A last message of the assistant is continued, not answered.
         continues = messages[-1]["role"] == "assistant"
         (prompt,) = self.processor.prompts(
             [messages], chat_template, continue_final_message=continues, add_generation_prompt=not continues
@@ -172,4 +173,5 @@ def _add_answer(messages: list[Mapping[str, Any]], text: str) -> list[Mapping[st
     last = messages[-1]
     # The answer continues what the message already has.
     start = last["content"] if isinstance(last["content"], str) else last["content"][-1]["text"]
+    # Stripped on the right alone, as the text goes on where the message ends, with a space or without.
     return [*messages[:-1], {**last, "content": start + text.rstrip()}]

@@ -69,6 +69,7 @@ def scene_features(
     data = to_cloud(cloud, processor.features)
     if data.is_mesh:
         raise ValueError("cloud: a mesh has no points of its own; sample its surface first")
+    # A copy, since the caller's keeps its own limit.
     processor = copy.copy(processor)
     processor.min_points = 1  # a column at the edge of a scene may hold a single point
     with atomic_write(output) as file:
@@ -84,6 +85,7 @@ def scene_features(
                 wanted = torch.from_numpy(np.flatnonzero(own)).to(encoder.device)
                 for rows in wanted.split(_PIECE):
                     values = encoded.point_features(rows, levels).float().cpu().numpy().astype(dtype)
+                    # The number of channels is known only with the first features.
                     if number == 0 and rows[0] == wanted[0]:
                         open_memmap(file, mode="w+", dtype=dtype, shape=(len(data), values.shape[1]))
                     # Mapped anew each time: pages that were written would otherwise stay in memory.
@@ -110,6 +112,7 @@ def _columns(
         if tree is None:
             yield np.sort(rows), np.ones(len(rows), dtype=bool)
             continue
+        # All rows lie in the cell of the first.
         low = places.min(axis=0) + (cells[rows[0]] * block_size)
         middle, reach = low + block_size / 2, block_size / 2 + margin
         # The square around the column, as all points within a distance along each axis.

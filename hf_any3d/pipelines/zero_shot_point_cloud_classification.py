@@ -116,6 +116,7 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
             self._embeddings[key] = self.model.encode_labels(*texts)
             if len(self._embeddings) > CACHE_SIZE:
                 self._embeddings.popitem(last=False)
+        # Behind all others, so that the first is the one unused for longest.
         self._embeddings.move_to_end(key)
         return self._embeddings[key]
 

@@ -109,6 +109,7 @@ class ZeroShotPointCloudSegmentationPipeline(PointCloudSegmentationPipeline):
         config = self.model.config
         key = (labels, category, templates if isinstance(templates, str) else tuple(templates or ()))
         key += (tuple(config.hypothesis_templates), tuple(config.category_templates))
+        # Adapters may be added to the tower between two calls.
         key += weights_state(self.model.text_tower.model)
         if key not in self._embeddings:
             self._embeddings[key] = self.model.encode_labels(labels, templates, category)

@@ -253,6 +253,7 @@ def halve_frozen(model: MiniGPT3DForConditionalGeneration, dtype: torch.dtype) -
     if "language_model" not in (model.config.parts or {}):
         raise ValueError("--frozen_in_half with a language model that is stored with the model; expected a named one")
     assert model.language_model is not None
+    # Norms and biases are small and stay in float32. By `data`, so that parameters stay the same objects.
     for parameter in model.language_model.parameters():
         if parameter.is_floating_point() and parameter.ndim > 1 and not parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)

@@ -328,6 +328,7 @@ def write_robustness(report: Mapping[str, Any], folder: str | os.PathLike) -> tu
 
 def _rotated(points: np.ndarray, matrix: np.ndarray, features: Sequence[str]) -> np.ndarray:
     points = points.copy()
+    # About the mean, so that a cloud turns in place.
     center = points[:, :3].mean(axis=0)
     points[:, :3] = (points[:, :3] - center) @ matrix + center
     if "normals" in features:

@@ -278,6 +278,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
             rank: Number of the process.
             processes: Number of processes. If it divides the number of shards, a process reads only its own ones.
         """
+        # A shallow copy, which shares the tensor of the epoch.
         part = copy.copy(self)
         part.dataset = split_dataset_by_node(self.dataset, rank, processes)
         # Parts may differ by a few rows, and processes have to make the same number of steps.
@@ -349,6 +350,7 @@ def _columns(names: Sequence[str], processor: PointCloudProcessor, label_columns
 def _about_up_axis(text: str, up_axis: str) -> str:
     name, _, settings = text.partition(":")
     setting = {"rotate": "axis", "up": "up_axis"}.get(name.strip())
+    # A transform that names an axis keeps it.
     if setting is None or any(part.split("=")[0].strip() == setting for part in settings.split(",")):
         return text
     return f"{name}:{setting}={up_axis}" + (f",{settings}" if settings else "")

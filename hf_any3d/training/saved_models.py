@@ -121,6 +121,7 @@ def evaluate_segmenter(
     with _trainer(
         model,
         settings,
+        # The metrics get the category only if it is among the labels.
         label_names=["labels"] if parts is None else ["labels", "category"],
         data_collator=default_data_collator,
     ) as trainer:
@@ -184,6 +185,7 @@ def evaluate_autoencoder(
     with _trainer(
         model,
         settings,
+        # Reconstructions are compared with the clouds themselves.
         label_names=["points"],
         compute_metrics=ComputeReconstructionMetrics(),
         preprocess_logits_for_metrics=CompareWithClouds(),

@@ -105,11 +105,13 @@ def train_classifier(argv: list[str] | None = None) -> RunReport:
     classes = class_names(splits["train"])
     processor = build_processor(data, protocol.processor_config)
     model = build_model(CLASSES, model_arguments, adapter, classes, in_channels=3 * len(data.features))
+    # Before training, as loading the best adapter freezes some of them.
     parameters = count_parameters(model)
     trainer = build_classification_trainer(model, arguments, data, protocol, splits, processor)
     with stopwatch.part("training"):
         trainer.train(resume_from_checkpoint=checkpoint)
     with stopwatch.part("evaluation"):
+        # With --select_on_test, the validation split is the test split.
         own = ("test",) if protocol.select_on_test else ("validation", "test")
         judged = {split: evaluation_rows(splits[split], processor) for split in own if split in splits}
         scores = evaluate_splits(trainer, judged, classes)

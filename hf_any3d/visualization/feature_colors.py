@@ -26,6 +26,7 @@ def feature_colors(features: np.ndarray, seed: int = 0) -> np.ndarray:
         raise ValueError(f"features have shape {features.shape}; expected (points, 3 channels or more)")
     rows = np.arange(len(features))
     if len(rows) > _SAMPLE:
+        # Sorted, since features that are mapped from a file are then read in order.
         rows = np.sort(np.random.default_rng(seed).choice(len(rows), _SAMPLE, replace=False))
     sample = np.asarray(features[rows], dtype=np.float64)
     if not np.isfinite(sample).all():

@@ -133,6 +133,7 @@ def plot_views(
     clouds = thin_views(check_views(clouds, names, categories))
     cell = cell or (5.0 if len(clouds) == 1 else 2.0)
     columns = min(columns, len(clouds))
+    # Floor division of the negative number rounds up.
     rows = -(-len(clouds) // columns)
     entries = _legend(clouds, names, legend)
     values = np.concatenate([cloud.values for cloud in clouds if cloud.values is not None] or [np.zeros(0)])

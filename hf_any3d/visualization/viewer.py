@@ -221,6 +221,7 @@ def clouds_page(
     width = min(columns, len(clouds)) or 1
     up = "xyz".index(up_axis)
     for number, cloud in enumerate(clouds):
+        # All clouds of this one's row, which are colored by one range of heights.
         row = np.concatenate([each[:, up] for each in clouds[number // width * width :][:width]])
         colors = cloud[:, 3:] if cloud.shape[1] == 6 else height_colors(cloud[:, up], row.min(), row.max())
         named = titles[number] if titles is not None else ""

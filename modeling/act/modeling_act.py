@@ -292,6 +292,7 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         geometry = TokenGrids(centers, edge, tokens.shape[1] - centers.shape[1]) if self._is_guided else None
         layers = self.blocks.layers
         recorder = AttentionRecorder(layers, {PointAttention: 1}, config.model_type) if return_attentions else None
+        # All blocks come after the requested ones, whose number divides the outputs again.
         requested = (*output_layers, *range(len(layers))) if return_hidden else output_layers
         with recorder or nullcontext():
             hidden_states, outputs = self.blocks(tokens, positions, requested, geometry)
@@ -883,7 +884,9 @@ class ActForPreTraining(ActPreTrainedModel):
         """Predict features of the hidden patches, `(batch, masked, target width)`, also through the class token."""
         config = self.config
         seen, encoded = gather_points(patches.centers, visible), student.last_hidden_state
+        # Some students have a class token before the patches, others none.
         leading = encoded.shape[1] - seen.shape[1]
+        # Where nothing is hidden, there is nothing to decode.
         if not hidden.shape[1]:
             return self.prediction_head(encoded[:, leading:]), None
         # Visible patches first: `_decode` returns the last of the sequence.

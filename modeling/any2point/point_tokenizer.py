@@ -162,6 +162,7 @@ class PointTokenizer(Tokenizer):
         for number, stage in enumerate(self.stages):
             centers = gather_points(xyz, centers_index)  # (batch, centers, 3)
             if with_levels:
+                # The places of the first level are the input points.
                 levels.append(PointLevel(features, xyz if levels else None))
             neighbors = None if point_index is None else point_index["neighbors"][number]
             features = stage(xyz, features, centers, centers_index, neighbors)

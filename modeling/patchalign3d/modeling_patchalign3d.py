@@ -179,12 +179,14 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
         Args:
             points: `(batch, points, in_channels)`, xyz first.
         """
+        # Patches come after the class token.
         hidden_states = self(points, return_dict=True).last_hidden_state[:, 1:]
         return nn.functional.normalize(self.projection(hidden_states).float(), dim=-1)
 
     def _exchange(self, points: torch.Tensor) -> torch.Tensor:
         if not self.config.exchange_axes:
             return points
+        # Coordinates alone are exchanged; further channels stay.
         return torch.cat([points[..., :1], points[..., 2:3], points[..., 1:2], points[..., 3:]], dim=-1)
 
 

@@ -140,6 +140,7 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
         """Return the record of a repository or directory with the weights of this model; an empty one if none has."""
         adapted = self.adapted_part
         ours = own_state(adapted)
+        # Without its checksum, which would refuse other weights: here they are compared one by one.
         recorded = replace(self.config.part("base"), checksum=None)
         opened = [model._opened_from for model in (self, self.adapted_part) if "_opened_from" in vars(model)]
         # The recorded source comes first, since only it was pinned on purpose.
@@ -195,6 +196,7 @@ class AdaptedBaseMixin:
         """
         super().train(mode)
         own = [module for _, module in own_modules(self)]
+        # More modules than its own are those of adapters.
         if mode and len(own) < sum(1 for _ in self.modules()):
             for module in own:
                 # Train mode only enables gradient checkpointing in a block, and noise (NEFTune) in the token input.
