@@ -477,6 +477,7 @@ class _Encoded:
             return self.decoded
         carried = self.features[-1]
         levels = len(self.stages) if levels is None else levels
+        # From the stage above the deepest one to the first.
         for stage in range(len(self.stages) - 2, -1, -1):
             carried = _carried(carried, self.stages[stage + 1])
             if len(self.stages) - stage <= levels:
@@ -496,6 +497,7 @@ class _Encoded:
             return self.decoded[place]
         first = 0 if levels is None else max(len(self.stages) - levels, 0)
         for stage, (features, voxels) in enumerate(zip(self.features, self.stages, strict=True)):
+            # The first stage is not pooled from another one.
             place = place if voxels.inverse is None else voxels.inverse[place]
             if stage >= first:
                 parts.append(features[place])

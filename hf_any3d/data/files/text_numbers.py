@@ -18,6 +18,7 @@ def normalized_lines(text: bytes) -> bytes:
     """Convert line endings to newlines and delimiters (comma, semicolon, tab) to spaces."""
     if b"\r" in text:
         text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    # Some programs begin a text with a byte order mark.
     return text.removeprefix(b"\xef\xbb\xbf").translate(_DELIMITERS)
 
 
@@ -74,6 +75,7 @@ def numbers(text: bytes, *, first_line: int = 1, columns: int | None = None) -> 
     if not first_data_line(text):
         return np.zeros((0, columns or 0))
     try:
+        # Any byte is a letter in latin1, so that wrong ones are reported as no number.
         table = np.loadtxt(io.BytesIO(text), ndmin=2, encoding="latin1")
     except ValueError as error:
         raise _at_line(text, first_line, columns, error) from None
