@@ -165,6 +165,7 @@ class UnknownScoreMixin:
         self.unknown_score.features.copy_(features)
         numbers = numbers.to(features.device)
         apart = _distances(features, features)
+        # A row, and others of its group, are no neighbors of it.
         distance = apart.masked_fill(numbers[:, None] == numbers, torch.inf).amin(dim=1)
         config.unknown_rows = rows
         config.unknown_distance = _mean_and_deviation(distance.clamp(min=_SMALLEST).log())

@@ -27,13 +27,17 @@ def depth_views(points: Tensor, size: int, views: int = VIEWS, up_axis: str = "y
     grid = min(_GRID, size)
     low, high = points[..., :3].amin(1, keepdim=True), points[..., :3].amax(1, keepdim=True)
     xyz = points[..., :3] - (low + high) / 2
+    # A cloud of equal points has no radius.
     xyz = xyz / xyz.square().sum(-1).amax(1).clamp(min=1e-24).sqrt()[:, None, None]
     right, up, near = _axes(xyz, up_axis)  # (batch, 6, points) each
+    # Rows of an image are counted downward.
     column, row = (((place[:, :views] + 1) / 2 * (grid - 1)).round().long() for place in (right, -up))
+    # Above 0 for the farthest points too, as empty places are 0.
     value = _FAINTEST + (1 - _FAINTEST) * (near[:, :views] + 1) / 2
     empty = points.new_zeros(*column.shape[:2], grid * grid)
     drawn = empty.scatter_reduce(2, row * grid + column, value.to(points.dtype), "amax").unflatten(2, (grid, grid))
     closed = nn.functional.max_pool2d(drawn, 3, stride=1, padding=1)
+    # Only empty places take the value of a neighbor.
     drawn = torch.where(drawn > 0, drawn, closed)
     return nn.functional.interpolate(drawn, (size, size), mode="bilinear", align_corners=False)
 

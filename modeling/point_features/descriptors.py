@@ -50,6 +50,7 @@ def describe(points: Tensor, up_axis: str = "y", normals: bool = False) -> Tenso
     xyz = _normalized(points[..., :3])
     up = "xyz".index(up_axis)
     sides = [axis for axis in range(3) if axis != up]
+    # Here and below a little is added, as the root has an infinite derivative at 0.
     height, radius = xyz[..., up], xyz[..., sides].square().sum(-1).add(_EPS).sqrt()  # (batch, points) each
     first = xyz.unsqueeze(1)  # (batch, 1, points, 3)
     pairs = _partners(xyz) - first  # (batch, pairs, points, 3)
@@ -126,6 +127,7 @@ def _eigenvalue_features(xyz: Tensor, sides: list[int]) -> Tensor:
     entropy = -(values * (values + _EPS).log()).sum(-1)
     a, b = covariance[:, sides[0], sides[0]], covariance[:, sides[1], sides[1]]
     mixed = covariance[:, sides[0], sides[1]]
+    # Eigenvalues of the horizontal part of the covariance, in closed form.
     half = ((a - b).square() / 4 + mixed.square() + _EPS).sqrt()
     wide, narrow = (a + b) / 2 + half, ((a + b) / 2 - half).clamp(min=0)
     others = [
@@ -155,4 +157,5 @@ def symmetric_eigenvalues(matrices: Tensor) -> Tensor:
     angle = (determinant / 2).clamp(-1 + 1e-6, 1 - 1e-6).acos() / 3
     largest = mean + 2 * size * angle.cos()
     smallest = mean + 2 * size * (angle + 2 * math.pi / 3).cos()
+    # The sum of the eigenvalues is the trace.
     return torch.stack([largest, 3 * mean - largest - smallest, smallest], dim=-1)

@@ -120,6 +120,7 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
         more = tuple(name for name, part in PART_OF.items() if part in given and name != "encoder")
         settings.setdefault("features", ("descriptors", "encoder", *more))
         read = (getattr(opened[name].config, "in_channels", 3) for name in ("encoder", "wrap") if name in opened)
+        # The model that reads most channels decides; others take the first ones.
         settings.setdefault("in_channels", max(read, default=3))
         return cls(cls.config_class(**settings, parts=records or None), opened).eval()
 
@@ -280,6 +281,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
             if name == "descriptors":
                 found = describe(copies, config.up_axis, config.normals)
             elif name == "views":
+                # Views show the cloud itself; repeated for each copy, they are their own mean over the copies.
                 found = self._frozen_features(name, points, {})[0].repeat_interleave(config.copies, dim=0)
             else:
                 asked = {"output_hidden_states": with_states, "output_attentions": with_attentions}
@@ -313,6 +315,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         model, config = getattr(self, PART_OF[name]), self.config
         # In one piece where gradients are wanted, or code is compiled for all sizes.
         is_whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        # A multiple of the copies, so that each piece begins with a cloud itself, see `_every`.
         size = max(1, _AT_ONCE // config.copies) * config.copies
         pooled, others = [], []
         for piece in [points] if is_whole else points.split(size):
@@ -337,6 +340,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         """Return the mean output of the vision model for views `(rows, views, size, size)`: `(rows, width)`."""
         rows, config = len(images), self.config
         mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (config.image_mean, config.image_std))
+        # A depth map is gray; broadcasting repeats it for the three channels.
         pixels = (images.flatten(0, 1).unsqueeze(1) - mean) / std  # (rows * views, 3, size, size)
         output = self.vision(pixel_values=pixels.to(self.vision.dtype), return_dict=True).last_hidden_state
         # (…, tokens, width) of transformers, (…, width, height, width of the map) of convolutions
@@ -507,6 +511,7 @@ def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:
     if config.copies == 1:
         return points.unsqueeze(1)
     device, kind = points.device, points.dtype
+    # In float64, as fractions of large multiples lose digits.
     number = torch.arange(config.copies - 1, device=device, dtype=torch.float64) + 1
     turn = math.radians(config.copy_turn) * (2 * _spread(number, 0) - 1)  # (copies - 1,)
     low, high = config.copy_scale

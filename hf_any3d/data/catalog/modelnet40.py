@@ -111,6 +111,7 @@ def load(
         options["seed"] = seed
     sources = LAYOUTS[layout].sources(folder, **options)
     points = {"txt": None, "h5": 2048}.get(layout, options.get("num_points"))
+    # True counts as 1, and adds the second name.
     features = Features({name: Array2D((points, 3), "float32") for name in ("points", "normals")[: 1 + normals]})
     features["label"] = DATASET.class_label()
     if layout in ("txt", "off"):

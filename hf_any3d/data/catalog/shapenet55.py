@@ -175,6 +175,7 @@ def _source(file: Path, clouds: Path) -> SplitSource:
             )
 
     def read(path: Path) -> Iterator[Mapping[str, object]]:
+        # File names begin with the eight digits of the category.
         yield {"points": read_npy(path), "label": TAXONOMY[path.name[:8]], "file": path.stem}
 
     return SplitSource.from_paths([clouds / name for name in names], read, [file])

@@ -108,6 +108,7 @@ def load(
     lists = {split: folder / "train_test_split" / f"shuffled_{name}_file_list.json" for split, name in SPLITS.items()}
     DATASET.require([names, *lists.values()], folder)
     check_names(names, [f"{name} {synset}" for synset, name in SYNSETS.items()], "category")
+    # True counts as 1, and adds the second name.
     features = Features({name: Array2D((None, 3), "float32") for name in ("points", "normals")[: 1 + normals]})
     features["labels"] = List(ClassLabel(names=list(PART_NAMES)))
     features["label"] = DATASET.class_label()

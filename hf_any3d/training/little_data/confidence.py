@@ -45,6 +45,7 @@ class Estimate:
         counted = ~np.isnan(logits).any(axis=1)
         logits, labels = logits[counted], labels[counted]
         matrix = confusion_matrix(logits.argmax(axis=1), labels, len(classes))
+        # The loss stays the same, and exponentials of large logits do not overflow.
         shifted = logits - logits.max(axis=1, keepdims=True)
         losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
         return cls(matrix, classes, float(losses.mean()), how)
@@ -87,6 +88,7 @@ class Estimate:
 
     def confused(self) -> list[tuple[str, str, int]]:
         """Return pairs of classes that were confused, (true, predicted, times), the most frequent first."""
+        # The diagonal holds what was right.
         wrong = self.matrix - np.diag(np.diag(self.matrix))
         pairs = [
             (self.classes[true], self.classes[other], int(wrong[true, other]))
@@ -138,4 +140,5 @@ class Estimate:
     def _taken_for(self, number: int) -> list[int]:
         row = self.matrix[number].copy()
         row[number] = 0
+        # Stable: equal counts stay in the order of the classes.
         return [int(other) for other in np.argsort(-row, kind="stable") if row[other]]

@@ -169,10 +169,12 @@ def near_duplicates(clouds: torch.Tensor) -> list[tuple[int, int]]:
     radii = torch.quantile(clouds.norm(dim=-1), shares, dim=1).T  # (clouds, 10)
     spread = clouds.std(dim=1)  # (clouds, 3)
     signature = torch.cat([radii, spread], dim=1)
+    # Only clouds of like radii and extents are compared point by point.
     alike = torch.cdist(signature, signature, p=torch.inf) < _UNLIKE
     pairs = torch.triu(alike, diagonal=1).nonzero()
     if not len(pairs):
         return []
+    # How far apart two samples of one cloud are.
     within = _distance(first, second)  # (clouds,)
     found = []
     for part in pairs.split(512):

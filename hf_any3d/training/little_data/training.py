@@ -303,6 +303,7 @@ def _examples(
     if earlier is None:
         return Examples(scans, _features(model, rows, processor), processor)
     known = {digest: number for number, digest in enumerate(earlier.scans.digests)}
+    # Scans that the earlier model has learned keep the features that were computed then.
     new = [number for number, digest in enumerate(scans.digests) if digest not in known]
     features = np.empty((len(rows), earlier.features.shape[1]), np.float32)
     if new:
@@ -337,6 +338,7 @@ def _fit(
     count = len(scans.classes)
     head = fit_head(features, scans.labels, count, plan.strength)
     model.set_head(*(torch.from_numpy(getattr(head, name)).float() for name in ("weight", "bias", "mean", "scale")))
+    # That head has learned from all scans; heads of the folds only judge.
     folds = draw_folds(scans.labels, scans.groups, arguments.folds, arguments.seed)
     held = folds >= 0
     if not held.any():
@@ -367,6 +369,7 @@ def _evaluate(head: LinearHead, rows: Dataset, features: np.ndarray, classes: li
     labels = np.array([names[label] for label in rows.with_format(None)["label"][:]])
     known = np.isin(labels, classes)
     every = classes + sorted({*labels[~known]})
+    # Not -inf, so that the loss of a class that was not learned stays finite.
     logits = np.full((len(rows), len(every)), -1e3)
     logits[:, : len(classes)] = head.logits(features)
     return Estimate.from_logits(logits, np.array([every.index(label) for label in labels]), every, "its own split")
