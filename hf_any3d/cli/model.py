@@ -151,8 +151,8 @@ def facts_of_stored_weights(name: str) -> dict[str, Any] | None:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         settings = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
         shapes = [entry["shape"] for key, entry in header.items() if key.rpartition(".")[2] not in _NO_PARAMETERS]
+        # In JSON the numbers are texts, among which 10 comes before 2.
         labels = [
-            # In JSON the numbers are texts, among which 10 comes before 2.
             label for _, label in sorted(config.get("id2label", _UNNAMED).items(), key=lambda pair: int(pair[0]))
         ]
     except (ValueError, KeyError, TypeError, OSError, MemoryError):

@@ -77,9 +77,9 @@ def load(
             continue
         rows = single[split].select_columns(["points", "label"]).with_format("numpy")
         objects = room_objects(rows, rows.features["label"].names, classes, TYPICAL_SIZES)
+        # A generator for each room: more rooms leave the first ones as they are.
         made = [
             compose_room(
-                # A generator for each room: more rooms leave the first ones as they are.
                 objects, np.random.default_rng([seed, number, room]), num_objects=num_objects, num_points=num_points
             )
             for room in range(count)
