@@ -140,13 +140,6 @@ def zero_shot(
     ] = None,
     text_features: TextFeatures = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each file.")] = 3,
-    votes: Annotated[
-        int | None,
-        option(
-            "Classify by this many slightly stretched copies of each cloud; some points better, as often slower.",
-            min=1,
-        ),
-    ] = None,
     up_axis: UpAxis = None,
     output: Output = None,
     batch_size: BatchSize = None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,9 @@ class UnknownScoreConfigMixin:
         unknown_threshold: Sum of both, in standard deviations, whose score is 0.5.
         unknown_far: Score above which pipelines give no label; None to give one always.
     """
+
+    # A Trainer would otherwise hand metrics a tuple of logits and scores.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["unknown"]
 
     unknown_rows: int = 0
     unknown_distance: list[float] | tuple[float, float] = (0.0, 1.0)

@@ -65,6 +65,8 @@ def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path, connections
     assert code == 0, err
     assert [row["predictions"][0]["label"] for row in json.loads(out)] == ["ball", "stick"]
     assert json.loads((tmp_path / "outputs/scans/config.json").read_text())["unknown_rows"] == 10
+    code, out, err = run("evaluate", "outputs/scans", new)
+    assert code == 0 and "accuracy 100.00 %" in out, err
 
 
 def test_one_scan_a_class_is_learned_and_says_that_nothing_tells_how_well(tmp_path):
