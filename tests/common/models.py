@@ -76,7 +76,16 @@ from hf_any3d.modeling.uni3d import (
     Uni3DForZeroShotPointCloudClassification,
     Uni3DModel,
 )
-from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_baselines, tiny_encoders, tiny_ptv3, tiny_text_towers
+from tests import (
+    tiny_act,
+    tiny_aligned,
+    tiny_autoencoders,
+    tiny_baselines,
+    tiny_detr3d,
+    tiny_encoders,
+    tiny_ptv3,
+    tiny_text_towers,
+)
 from tests.common.case import (
     POINTS,
     Case,
@@ -418,6 +427,7 @@ _BUILDERS = (
     *_baseline_cases(PointTokenizerModel, PointTokenizerForPointCloudClassification),
     *_baseline_cases(PointNetModel, PointNetForPointCloudClassification),
     *_baseline_cases(PointNet2Model, PointNet2ForPointCloudClassification),
+    *tiny_detr3d.CASES,
     *_aligned_cases(
         OpenShapeModel,
         OpenShapeForPointCloudClassification,

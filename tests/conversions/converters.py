@@ -15,6 +15,7 @@ import pytest
 from hf_any3d.conversions import (
     convert_act,
     convert_any2point,
+    convert_detr3d,
     convert_imagebind_audio,
     convert_minigpt3d,
     convert_minigpt3d_parts,
@@ -30,6 +31,7 @@ from tests.conversions.aligned_originals import openshape_training, patchalign3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.originals import SmallCase, content, small_variant
 from tests.conversions.test_imagebind_audio import original as imagebind_original
+from tests.modeling.detr3d.reference_case import DetectionCase
 from tests.modeling.ptv3_case import ptv3_original
 from tests.tiny_encoders import tiny_config
 
@@ -114,6 +116,11 @@ CONVERTERS = {
     "act-dvae": _act("dvae_clip_deep"),
     "act-pretrain": _act("pretrain"),
     "act-partseg": _act("partseg"),
+    "detr3d": Converter(
+        lambda: {"model": DetectionCase("detr3d_scannet_vanilla").original},
+        "model",
+        lambda checkpoint, output, others: convert_detr3d(checkpoint, output),
+    ),
     "imagebind-audio": Converter(
         lambda: {"model": imagebind_original(tiny_config("imagebind_audio"))}, "model", _imagebind
     ),
