@@ -19,7 +19,7 @@ from hf_any3d.conversions.detr3d.names import (
 from hf_any3d.conversions.model_cards import write_detection_card
 from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
-from hf_any3d.modeling.detr3d.configuration_detr3d import PUBLISHED, PUBLISHED_RADII
+from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
 from hf_any3d.processing import PointCloudProcessor
 
 SCANNET_CLASSES = (
@@ -121,8 +121,8 @@ def convert_detr3d(
         fields |= _fields(arguments)
         if num_attention_heads is not None:
             fields |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), num_attention_heads)
-        radii = PUBLISHED_RADII if is_masked(state) else None
-        config = Detr3DConfig(**(sizes | PUBLISHED | {"attention_radii": radii} | fields))
+        radii = RELEASED_RADII if is_masked(state) else None
+        config = Detr3DConfig(**(sizes | RELEASED | {"attention_radii": radii} | fields))
         if name in _DATASETS:
             config.id2label = dict(enumerate(facts["classes"]))
             config.label2id = {label: number for number, label in config.id2label.items()}
@@ -200,10 +200,10 @@ def convert_detr3d_back(checkpoint: str | os.PathLike, output: str | os.PathLike
     model = Detr3DForPointCloudObjectDetection.from_pretrained(checkpoint)
     config = model.config
     masked = config.attention_radii is not None
-    expected: dict[str, Any] = dict(PUBLISHED)
+    expected: dict[str, Any] = dict(RELEASED)
     del expected["published_overlap"]  # of training alone
     if masked:
-        expected["attention_radii"] = tuple(PUBLISHED_RADII)
+        expected["attention_radii"] = tuple(RELEASED_RADII)
     for name, value in expected.items():
         found = getattr(config, name)
         found = tuple(found) if isinstance(found, list) else found

@@ -21,13 +21,13 @@ from hf_any3d.modeling.config_checks import (
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.set_abstraction import NEIGHBOR_ORDERS
 
-PUBLISHED: dict[str, Any] = {
+RELEASED: dict[str, Any] = {
     "sampling_min_squared_norm": 1e-3,
     "neighbor_order": "first",
     "published_overlap": True,
 }
 """What the released program does and new models do not, as changes of the config's defaults."""
-PUBLISHED_RADII = (0.4**2, 0.8**2, 1.2**2)
+RELEASED_RADII = (0.4**2, 0.8**2, 1.2**2)
 """Radii of the masked encoder's attention in the released program, which squares them before it compares distances."""
 _RANGES: Ranges = {
     **dict.fromkeys(("hidden_size", "encoder_hidden_size", "group_widths", "downsampling_widths"), CHANNELS),

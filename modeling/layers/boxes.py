@@ -221,7 +221,7 @@ SCORES = ("best_class", "per_class", "objectness")
 
 @dataclass(frozen=True)
 class DetectionRule:
-    """Which boxes of a cloud are answers, and their scores.
+    """Rule by which boxes of a cloud become answers with scores.
 
     The defaults are for people who look at boxes. `PUBLISHED_RULE` is that of the published evaluation of 3DETR and
     VoteNet.

@@ -76,16 +76,7 @@ from hf_any3d.modeling.uni3d import (
     Uni3DForZeroShotPointCloudClassification,
     Uni3DModel,
 )
-from tests import (
-    tiny_act,
-    tiny_aligned,
-    tiny_autoencoders,
-    tiny_baselines,
-    tiny_detr3d,
-    tiny_encoders,
-    tiny_ptv3,
-    tiny_text_towers,
-)
+from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_baselines, tiny_encoders, tiny_ptv3, tiny_text_towers
 from tests.common.case import (
     POINTS,
     Case,
@@ -96,6 +87,7 @@ from tests.common.case import (
 )
 from tests.common.refusals import registered_classes
 from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
+from tests.tiny_detr3d import CASES as DETECTORS
 from tests.tiny_features import tiny_features
 
 ENCODER = "vit"
@@ -427,7 +419,7 @@ _BUILDERS = (
     *_baseline_cases(PointTokenizerModel, PointTokenizerForPointCloudClassification),
     *_baseline_cases(PointNetModel, PointNetForPointCloudClassification),
     *_baseline_cases(PointNet2Model, PointNet2ForPointCloudClassification),
-    *tiny_detr3d.CASES,
+    *DETECTORS,
     *_aligned_cases(
         OpenShapeModel,
         OpenShapeForPointCloudClassification,

@@ -10,7 +10,7 @@ import torch
 
 from hf_any3d.conversions.detr3d.names import convert_detr3d_state_dict, detr3d_sizes
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
-from hf_any3d.modeling.detr3d.configuration_detr3d import PUBLISHED, PUBLISHED_RADII
+from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
 from tests.modeling.aligned_case import AlignedCase
 from tests.reference.fill import fill, points
 
@@ -61,10 +61,10 @@ class DetectionCase(AlignedCase):
             "decoder_attention_heads": given["dec_nhead"],
             "num_tokens": given["preenc_npoints"],
             "num_queries": given["nqueries"],
-            "attention_radii": PUBLISHED_RADII if given["enc_type"] == "masked" else None,
+            "attention_radii": RELEASED_RADII if given["enc_type"] == "masked" else None,
         }
         model = Detr3DForPointCloudObjectDetection(
-            Detr3DConfig(**detr3d_sizes(state), **(settings | PUBLISHED | changes))
+            Detr3DConfig(**detr3d_sizes(state), **(settings | RELEASED | changes))
         )
         model.load_state_dict(state, strict=True)
         return model.eval()
