@@ -61,9 +61,13 @@ def _spread(model_class: type[PreTrainedModel], **settings: Any) -> PreTrainedMo
     model = tiny_detr3d(model_class, **settings)
     spread_weights(model)
     with torch.no_grad():
-        # Otherwise queries are alike, and the norms of the heads blow up their differences with all rounding.
+        # Queries of random weights read much the same, and the norms of the heads would blow up what little differs,
+        # rounding included: let their positions tell them apart.
         for layer in (model.base_model.positions.projection[0], model.base_model.positions.projection[2]):
             layer.weight.mul_(3)
+        for layer in model.base_model.layers:
+            for attention in (layer.self_attn, layer.encoder_attn):
+                attention.v_proj.weight.mul_(0.1)
     return model.eval()
 
 
