@@ -110,7 +110,7 @@ def _drawn(
     if data.is_mesh:
         data = data.sample_surface(100_000)
     points = data.points if data.offset is None else data.points + data.offset
-    colors = np.tile(np.float32(_GRAY), (len(points), 1)) if data.colors is None else data.colors
+    colors = np.tile(np.asarray(_GRAY, dtype=np.float32), (len(points), 1)) if data.colors is None else data.colors
     edges = [box_edges(found["box"]["corners"]) for found in boxes]
     painted = [np.tile(palette[found["label"]], (len(own), 1)) for found, own in zip(boxes, edges, strict=True)]
     return cloud_frame(np.concatenate([points, *edges])), np.concatenate([colors, *painted])

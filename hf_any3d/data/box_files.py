@@ -141,8 +141,9 @@ def read_label_cloud(path: Path) -> Boxes:
     boxes = []
     for number, entry in enumerate(objects):
         where = f"{path}: box {number}"
-        parts = [entry.get(name) if isinstance(entry, Mapping) else None for name in _LABEL_CLOUD]
-        if not all(isinstance(part, Mapping) for part in parts):
+        given = [entry.get(name) if isinstance(entry, Mapping) else None for name in _LABEL_CLOUD]
+        parts = [part for part in given if isinstance(part, Mapping)]
+        if len(parts) < len(given):
             raise PointCloudFileError(f"{where}: expected name, {', '.join(_LABEL_CLOUD)}")
         center, size, turns = (
             [part.get(name) for name in names] for part, names in zip(parts, _LABEL_CLOUD.values(), strict=True)
@@ -224,7 +225,7 @@ def read_kitti(label_file: Path, calibration_file: Path) -> list[NamedBox]:
         height, width, length, *bottom, angle = values[7:14]
         center = to_scanner @ [*bottom, 1.0]
         center[2] += height / 2
-        heading = float(wrapped(np.float64(-angle - math.pi / 2)))
+        heading = float(wrapped(np.asarray(-angle - math.pi / 2)))
         boxes.append(named_box(where, words[0], center[:3].tolist(), (length, width, height), heading))
     return boxes
 

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -158,13 +158,14 @@ class DetectionTrainer(PointTrainer):
         """Compare the answers of the model with the objects of all scenes; see Trainer."""
         model = self._wrap_model(self.model, training=False, dataloader=dataloader)
         model.eval()
-        names = self.model.config.id2label
+        names = cast(Detr3DForPointCloudObjectDetection, self.model).config.id2label or {}
+        processor = cast(PointCloudProcessor, self.processing_class)
         predictions, references, losses = [], [], []
         for inputs in dataloader:
-            inputs = self._prepare_inputs(inputs)
+            inputs: dict[str, Any] = self._prepare_inputs(inputs)
             with torch.no_grad(), self.compute_loss_context_manager():
                 outputs = model(**inputs)
-            answers = self.processing_class.post_process_object_detection(outputs, **_RULE)
+            answers = processor.post_process_object_detection(outputs, **_RULE)
             found = [{name: values.cpu().numpy() for name, values in answer.items()} for answer in answers]
             given = [
                 {"boxes": own["boxes"].cpu().numpy(), "labels": own["class_labels"].cpu().numpy()}
@@ -175,11 +176,11 @@ class DetectionTrainer(PointTrainer):
                 predictions.append(prediction)
                 references.append(reference)
                 losses.append(loss)
-        scores = detection_metrics(predictions, references, names=[names[n] for n in range(len(names))])
+        scores = detection_metrics(predictions, references, names=[name for _, name in sorted(names.items())])
         self.class_scores = {name: scores.pop(f"class_ap_{name}") for name in ("25", "50")}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         metrics[f"{metric_key_prefix}_loss"] = float(np.mean(losses)) if losses else float("nan")
-        return EvalLoopOutput(None, None, metrics, len(predictions))
+        return EvalLoopOutput(np.empty(0), None, metrics, len(predictions))
 
 
 def box_classes(rows: Dataset) -> list[str]:
@@ -199,8 +200,8 @@ def box_classes(rows: Dataset) -> list[str]:
 
 def has_headings(rows: Dataset) -> bool:
     """Return whether any box of the rows is turned."""
-    boxes = rows.select_columns(["boxes"]).with_format(None)
-    return any(abs(box[6]) > 1e-4 for row in boxes for box in row["boxes"])
+    columns = rows.select_columns(["boxes"]).with_format(None)
+    return any(abs(box[6]) > 1e-4 for boxes in columns["boxes"] for box in boxes)
 
 
 def build_detector(
