@@ -130,9 +130,9 @@ DOUBT = """\
 A third stage shows the model things of no class beside the shapes: random solids, rooms, noise, planes, bars, small
 parts of shapes, and shapes on their side; for these it is to give all classes the same score. With each label comes
 `unknown`, which joins the surprise of the scores and the distance to the nearest training shape. Above 0.5 a cloud is
-unlike the shapes of the classes, above {far:g} no label is given; `unknown=False` in a call switches that off. Threshold
-and temperature were fitted to training shapes that a second model had not seen. Test shapes as stored and with any
-heading, against others, which were drawn anew; AUROC is the area under the ROC curve:
+unlike the shapes of the classes, above {far:g} no label is given; `unknown=False` in a call switches that off.
+Threshold and temperature were fitted to training shapes that a second model had not seen. Test shapes as stored and
+with any heading, against others, which were drawn anew; AUROC is the area under the ROC curve:
 
 {table}
 
