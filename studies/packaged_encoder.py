@@ -46,6 +46,10 @@ AVERAGE = 0.995
 """Decay of the averaged weights, which are kept: learning can end at any step, without a schedule."""
 
 
+KEPT_EVERY = 50
+"""Steps after which the state is stored."""
+
+
 class MaskedViews(nn.Module):
     """Predict the points of hidden patches, and which two views are of one shape.
 
@@ -127,7 +131,7 @@ def embedded_shapes(unseen: bool) -> Dataset:
 
 
 def learn(folder: Path, steps: int) -> None:
-    """Learn until a step, from the last stored one on; every fiftieth is stored."""
+    """Learn until a step, from the last stored one on; the state is stored every `KEPT_EVERY` steps."""
     set_seed(SEED)
     model = MaskedViews(ActConfig(**train_default_model.ACT))
     average = {name: value.clone() for name, value in model.encoder.state_dict().items()}
@@ -156,7 +160,7 @@ def learn(folder: Path, steps: int) -> None:
         for name, value in model.encoder.state_dict().items():
             if value.is_floating_point():
                 average[name].lerp_(value, 1 - decay)
-        if (step + 1) % 50 == 0 or step + 1 == steps:
+        if (step + 1) % KEPT_EVERY == 0 or step + 1 == steps:
             spent = seconds + time.process_time() - start
             told = ", ".join(f"{name} {value.item():.3f}" for name, value in losses.items())
             print(f"step {step + 1}: {told}; {spent:.0f} CPU seconds", flush=True)
