@@ -209,12 +209,11 @@ def stored_features(
     return dict(np.load(path))
 
 
-SOURCES: dict[str, tuple[str, ...]] = {
-    "descriptors": ("descriptors",),
-    **{f"{name} encoder": (name,) for name in ENCODERS},
-    **{f"descriptors and {name} encoder": ("descriptors", name) for name in ENCODERS},
-}
-"""Arm -> its sets of features."""
+def sources_of(encoders: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the arms with their sets of features."""
+    alone = {f"{name} encoder": (name,) for name in encoders}
+    both = {f"descriptors and {name} encoder": ("descriptors", name) for name in encoders if name != "random"}
+    return {"descriptors": ("descriptors",), **alone, **both}
 
 
 class Head:
@@ -339,30 +338,27 @@ def choose_strengths(features: dict[str, np.ndarray], shapes: Shapes) -> dict[in
 
 def frozen_runs(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Evaluate all heads on frozen features; returns the runs, and what they have in common."""
-    sets, nothing = {name: build() for name, build in SETS.items()}, nothing_known()
-    names = [name for name in ("descriptors", *ENCODERS)]
+    sets, nothing = {name: SETS[name]() for name in (*options.sets, "choice")}, nothing_known()
+    sources = sources_of(options.encoders)
 
     def of_arm(set_name: str, arm: str, copies: int, owner: str, points: np.ndarray) -> tuple[np.ndarray, float]:
-        parts = [stored_features(set_name, source, copies, points, options, owner) for source in SOURCES[arm]]
-        return np.concatenate([part["features"] for part in parts], axis=1), sum(
-            float(p["milliseconds"]) for p in parts
-        )
+        parts = [stored_features(set_name, source, copies, points, options, owner) for source in sources[arm]]
+        milliseconds = sum(float(part["milliseconds"]) for part in parts)
+        return np.concatenate([part["features"] for part in parts], axis=1), milliseconds
 
     points = sets["choice"].points
-    own = {name: stored_features("choice", name, 1, points, options, "choice")["features"] for name in names}
-    of_choice = {
-        arm: np.concatenate([own[source] for source in sources], axis=1)
-        for arm, sources in SOURCES.items()
-        if "random" not in arm
-    }
+    of_choice = {arm: of_arm("choice", arm, 1, "choice", points)[0] for arm in sources if "random" not in arm}
+    settings = {"arms": sorted(of_choice), "strengths": list(STRENGTHS), "steps": options.encoder_steps}
     strengths = kept_run(
         options.output_dir / "strengths.json",
-        {"arms": sorted(of_choice), "strengths": STRENGTHS, "steps": options.encoder_steps},
+        settings,
         lambda: {"chosen": choose_strengths(of_choice, sets["choice"])},
     )["chosen"]
     strengths = {int(shots): strength for shots, strength in strengths.items()}
     runs = []
-    for set_name, arm, copies in product(("embedded", "generated"), SOURCES, (1, COPIES)):
+    for set_name, arm, copies in product(options.sets, sources, (1, COPIES)):
+        if "random" in arm and copies > 1:
+            continue
         rows, milliseconds = of_arm(set_name, arm, copies, set_name, sets[set_name].points)
         strange, _ = of_arm("nothing", arm, copies, set_name, nothing.points)
         for shots, number in product(SHOTS, range(DRAWS)):
@@ -511,7 +507,9 @@ def report(runs: list[dict[str, Any]]) -> str:
     parts = []
     for set_name in ("embedded", "generated"):
         parts += [f"## Accuracy, {set_name} set, %", accuracy_table(runs, set_name)]
-        for arm in ("descriptors", "descriptors and packaged encoder", "descriptors and learned encoder"):
+        for arm in sources_of(ENCODERS):
+            if "random" in arm or not select(runs, set=set_name, arm=arm, copies=COPIES):
+                continue
             parts += [f"### {set_name}: {arm}, {COPIES} copies", doubt_table(runs, set_name, arm, COPIES)]
     return "\n\n".join(parts) + "\n"
 
@@ -521,6 +519,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/few_scans"))
     parser.add_argument("--encoder-dir", type=Path, default=Path("outputs/packaged_encoder"))
+    parser.add_argument("--encoders", nargs="*", default=list(ENCODERS), choices=ENCODERS, help="frozen encoders")
     parser.add_argument("--trained", nargs="*", default=[], choices=TRAINED, help="models to train")
     parser.add_argument("--sets", nargs="+", default=["embedded", "generated"], choices=["embedded", "generated"])
     parser.add_argument("--draws", nargs="+", type=int, default=[0], help="draws to train on")
@@ -528,7 +527,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    options.encoder_steps = torch.load(options.encoder_dir / "learning.pt")["step"]
+    learned = "learned" in options.encoders
+    options.encoder_steps = torch.load(options.encoder_dir / "learning.pt")["step"] if learned else None
     trained = list(trained_runs(options))
     runs, about = frozen_runs(options)
     runs += trained
