@@ -110,11 +110,9 @@ def generated(odd: bool) -> Shapes:
     return Shapes(points, np.repeat(np.arange(len(names)), count), np.arange(len(points)), names, index < max(SHOTS))
 
 
-def nothing_known() -> Shapes:
-    """Draw noise, planes, bars and rooms; labels are the numbers of their kinds."""
-    points = [draw_other(kind, SEED, index) for kind in OTHERS for index in range(OTHERS_OF_A_KIND)]
-    labels = np.repeat(np.arange(len(OTHERS)), OTHERS_OF_A_KIND)
-    return Shapes(np.stack(points), labels, np.arange(len(points)), tuple(OTHERS), labels < 0)
+def nothing_known(kinds: Sequence[str] = tuple(OTHERS), seed: int = SEED) -> np.ndarray:
+    """Draw noise, planes, bars and rooms `(kinds * OTHERS_OF_A_KIND, 1024, 3)`, kind by kind."""
+    return np.stack([draw_other(kind, seed, index) for kind in kinds for index in range(OTHERS_OF_A_KIND)])
 
 
 SETS: dict[str, Callable[[], Shapes]] = {
@@ -268,19 +266,43 @@ def estimated(build: Callable[[], Head], features: np.ndarray, labels: np.ndarra
     return float((probabilities.argmax(axis=1) == labels).mean()), calibration_error(probabilities, labels)
 
 
-def strangeness(head: Head, train: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
-    """Return outlier scores `(rows,)`: surprise of the head, distance to the nearest training feature."""
-    own, others = head.standard(train), head.standard(features)
-    squared = (own**2).sum(1) + (others**2).sum(1)[:, None] - 2 * others @ own.T
-    probabilities = head.probabilities(features)
-    return {
-        "surprise": -np.log(probabilities.max(axis=1).clip(1e-9)),
-        "distance": np.log(np.sqrt(squared.clip(0).min(axis=1)) + 1e-9),
-    }
+def strangeness(head: Head, train: np.ndarray, bank: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
+    """Return outlier scores `(rows,)`.
+
+    Args:
+        head: Fitted to `train`.
+        train: Features of the training shapes.
+        bank: Features of things of no class, drawn once for all.
+        features: What to judge.
+
+    Returns:
+        "surprise" of the head, "distance" to the nearest training feature, and the latter minus that to the nearest of
+        the bank, both as logarithms.
+    """
+    rows = head.standard(features)
+
+    def nearest(others: np.ndarray) -> np.ndarray:
+        others = head.standard(others)
+        squared = (others**2).sum(1) + (rows**2).sum(1)[:, None] - 2 * rows @ others.T
+        return np.log(np.sqrt(squared.clip(0).min(axis=1)) + 1e-9)
+
+    distance, probabilities = nearest(train), head.probabilities(features)
+    surprise = -np.log(probabilities.max(axis=1).clip(1e-9))
+    return {"surprise": surprise, "distance": distance, "bank": distance - nearest(bank)}
+
+
+SUMS = {"both": ("surprise", "distance"), "all": ("surprise", "bank")}
+"""Outlier score -> what it adds, each in standard deviations of the test shapes' own."""
 
 
 def evaluate_head(
-    build: Callable[[], Head], features: np.ndarray, nothing: np.ndarray, shapes: Shapes, shots: int, number: int
+    build: Callable[[], Head],
+    features: np.ndarray,
+    nothing: np.ndarray,
+    bank: np.ndarray,
+    shapes: Shapes,
+    shots: int,
+    number: int,
 ) -> dict[str, float]:
     """Fit one head and compute all figures of it."""
     division = draw(shapes, shots, number)
@@ -297,18 +319,17 @@ def evaluate_head(
     }
     if shots > 1 and not isinstance(head, Forest):
         figures["estimated"], figures["estimated_calibration_error"] = estimated(build, train, division.labels, shots)
-    known = strangeness(head, train, features[division.test])
+    known = strangeness(head, train, bank, features[division.test])
     unlike = {"other classes": features[division.strangers]}
     unlike |= {kind: part for kind, part in zip(OTHERS, np.split(nothing, len(OTHERS)), strict=True)}
     for kind, rows in unlike.items():
-        found, total = strangeness(head, train, rows), [np.zeros(1), np.zeros(1)]
+        found = strangeness(head, train, bank, rows)
         for name, scores in found.items():
-            pair = (known[name], scores)
-            figures[f"{kind}, {name}"] = area(*pair)
-            total = [
-                both + (part - known[name].mean()) / known[name].std() for both, part in zip(total, pair, strict=True)
-            ]
-        figures[f"{kind}, both"] = area(*total)
+            figures[f"{kind}, {name}"] = area(known[name], scores)
+        for name, parts in SUMS.items():
+            units = {part: (known[part].mean(), known[part].std() + 1e-9) for part in parts}
+            sums = [sum((side[part] - units[part][0]) / units[part][1] for part in parts) for side in (known, found)]
+            figures[f"{kind}, {name}"] = area(*sums)
     return figures
 
 
@@ -339,6 +360,7 @@ def choose_strengths(features: dict[str, np.ndarray], shapes: Shapes) -> dict[in
 def frozen_runs(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Evaluate all heads on frozen features; returns the runs, and what they have in common."""
     sets, nothing = {name: SETS[name]() for name in (*options.sets, "choice")}, nothing_known()
+    bank = nothing_known(("solid", *OTHERS), SEED + 1)
     sources = sources_of(options.encoders)
 
     def of_arm(set_name: str, arm: str, copies: int, owner: str, points: np.ndarray) -> tuple[np.ndarray, float]:
@@ -360,13 +382,14 @@ def frozen_runs(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict
         if "random" in arm and copies > 1:
             continue
         rows, milliseconds = of_arm(set_name, arm, copies, set_name, sets[set_name].points)
-        strange, _ = of_arm("nothing", arm, copies, set_name, nothing.points)
+        strange, _ = of_arm("nothing", arm, copies, set_name, nothing)
+        stored, _ = of_arm("bank", arm, copies, set_name, bank)
         for shots, number in product(SHOTS, range(DRAWS)):
             heads: dict[str, Callable[[], Head]] = {"logistic": lambda shots=shots: Head(strengths[shots])}
             if arm == "descriptors":
                 heads["forest"] = lambda: Forest(0)
             for head, build in heads.items():
-                figures = evaluate_head(build, rows, strange, sets[set_name], shots, number)
+                figures = evaluate_head(build, rows, strange, stored, sets[set_name], shots, number)
                 about = {"set": set_name, "arm": arm, "head": head, "copies": copies, "shots": shots, "draw": number}
                 cost = figures["head_seconds"] + figures["train_rows"] * milliseconds / 1000
                 runs.append({**about, **figures, "cpu_seconds": cost})
@@ -483,8 +506,9 @@ def accuracy_table(runs: Sequence[dict[str, Any]], set_name: str) -> str:
 def doubt_table(runs: Sequence[dict[str, Any]], set_name: str, arm: str, copies: int) -> str:
     """Format what a way knows of its errors, by number of shots."""
     lines = [
-        "| k | accuracy | estimated | calibration error | its estimate | other classes: surprise, distance, both | "
-        + " | ".join(f"{kind}, both" for kind in OTHERS)
+        "| k | accuracy | estimated | calibration error | its estimate "
+        "| other classes: surprise, distance, both, with bank | "
+        + " | ".join(f"{kind}: both, with bank" for kind in OTHERS)
         + " |",
         "|---|" + "---|" * (5 + len(OTHERS)),
     ]
@@ -495,9 +519,10 @@ def doubt_table(runs: Sequence[dict[str, Any]], set_name: str, arm: str, copies:
             values = [run[name] for run in own if run.get(name) is not None]
             return f"{factor * np.mean(values):.{digits}f}" if values else "–"
 
-        unlike = ", ".join(mean(f"other classes, {name}") for name in ("surprise", "distance", "both"))
+        unlike = ", ".join(mean(f"other classes, {name}") for name in ("surprise", "distance", "both", "all"))
         cells = [mean("accuracy", 100, 1), mean("estimated", 100, 1), mean("calibration_error", 1, 3)]
-        cells += [mean("estimated_calibration_error", 1, 3), unlike, *(mean(f"{kind}, both") for kind in OTHERS)]
+        cells += [mean("estimated_calibration_error", 1, 3), unlike]
+        cells += [f"{mean(f'{kind}, both')}, {mean(f'{kind}, all')}" for kind in OTHERS]
         lines.append(f"| {shots} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

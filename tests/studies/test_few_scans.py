@@ -79,11 +79,14 @@ def test_heads_learn_estimate_and_tell_strangers(shapes):
     centers = generator.normal(size=(12, 6)) * 4
     features = centers[shapes.labels] + generator.normal(size=(168, 6)) * 0.5
     nothing = np.repeat(centers.mean(axis=0)[None] + 60, 4 * len(OTHERS), axis=0)
-    figures = evaluate_head(lambda: Head(1.0), features, nothing, shapes, 3, 0)
+    bank = nothing[:4] + generator.normal(size=(4, 6))
+    figures = evaluate_head(lambda: Head(1.0), features, nothing, bank, shapes, 3, 0)
     assert figures["accuracy"] > 0.95 and figures["estimated"] > 0.9
     assert figures["noise, distance"] == 1.0 and figures["other classes, distance"] > 0.8
-    assert figures["other classes, both"] > 0.8 and 0 <= figures["calibration_error"] < 1
-    forest = evaluate_head(lambda: Forest(0), features, nothing, shapes, 3, 0)
+    assert (
+        figures["noise, all"] == 1.0 and figures["other classes, both"] > 0.8 and 0 <= figures["calibration_error"] < 1
+    )
+    forest = evaluate_head(lambda: Forest(0), features, nothing, bank, shapes, 3, 0)
     assert forest["accuracy"] > 0.8 and "estimated" not in forest
 
 
