@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Array2D, ClassLabel, Dataset, Features, Value
-from scipy import stats
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -40,12 +39,12 @@ from hf_any3d import (
     load_point_dataset,
 )
 from hf_any3d.pipelines import default_model
+from studies.few_scans_report import COPIES, SHOTS, report
 from studies.generated_shapes import CLASSES, draw_shape
 from studies.generated_shapes.families import OTHERS, draw_other
 from studies.packaged_encoder import UNSEEN, embedded_shapes, learned_encoder
 from studies.runs import kept_run, machine, stopwatch, write_results
 
-SHOTS = (1, 2, 5, 10)
 DRAWS = 5
 CLASSES_OF_A_DRAW = 10
 SEED = 7
@@ -55,7 +54,6 @@ TEST_SHAPES = 20
 STRANGERS, OTHERS_OF_A_KIND = 200, 50
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Inverse strengths of the L2 penalty to choose from, as scikit-learn names them."""
-COPIES = 8
 BINS = 10
 
 
@@ -468,77 +466,6 @@ def trained_runs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {key: value for key, value in json.loads(path.read_text()).items() if key != "settings"}
 
 
-def interval(values: Sequence[float]) -> float:
-    """Return the half width of the 95 % interval of a mean over draws; NaN of one draw."""
-    count = len(values)
-    return (
-        float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
-    )
-
-
-def select(runs: Sequence[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
-    """Return the runs with these values."""
-    return [run for run in runs if all(run[key] == value for key, value in wanted.items())]
-
-
-def accuracy_table(runs: Sequence[dict[str, Any]], set_name: str) -> str:
-    """Format accuracies by way and number of shots, with 95 % intervals, and the CPU seconds at the largest."""
-    lines = [
-        "| way | " + " | ".join(f"k = {shots}" for shots in SHOTS) + " | CPU s at the largest k | draws |",
-        "|---|" + "---|" * (len(SHOTS) + 2),
-    ]
-    ways = dict.fromkeys((run["arm"], run["head"], run["copies"]) for run in runs)
-    for arm, head, copies in ways:
-        own = select(runs, set=set_name, arm=arm, head=head, copies=copies)
-        if not own:
-            continue
-        title = arm + (", forest" if head == "forest" else "") + (f", {copies} copies" if copies > 1 else "")
-        cells, last = [], max(run["shots"] for run in own)
-        for shots in SHOTS:
-            values = [run["accuracy"] for run in select(own, shots=shots)]
-            half = f" ± {100 * interval(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{100 * np.mean(values):.1f}{half}" if values else "–")
-        seconds = np.mean([run["cpu_seconds"] for run in select(own, shots=last)])
-        lines.append(f"| {title} | {' | '.join(cells)} | {seconds:.1f} | {len({run['draw'] for run in own})} |")
-    return "\n".join(lines)
-
-
-def doubt_table(runs: Sequence[dict[str, Any]], set_name: str, arm: str, copies: int) -> str:
-    """Format what a way knows of its errors, by number of shots."""
-    lines = [
-        "| k | accuracy | estimated | calibration error | its estimate "
-        "| other classes: surprise, distance, both, with bank | "
-        + " | ".join(f"{kind}: both, with bank" for kind in OTHERS)
-        + " |",
-        "|---|" + "---|" * (5 + len(OTHERS)),
-    ]
-    for shots in SHOTS:
-        own = select(runs, set=set_name, arm=arm, head="logistic", copies=copies, shots=shots)
-
-        def mean(name: str, factor: float = 1.0, digits: int = 2, own: list[dict[str, Any]] = own) -> str:
-            values = [run[name] for run in own if run.get(name) is not None]
-            return f"{factor * np.mean(values):.{digits}f}" if values else "–"
-
-        unlike = ", ".join(mean(f"other classes, {name}") for name in ("surprise", "distance", "both", "all"))
-        cells = [mean("accuracy", 100, 1), mean("estimated", 100, 1), mean("calibration_error", 1, 3)]
-        cells += [mean("estimated_calibration_error", 1, 3), unlike]
-        cells += [f"{mean(f'{kind}, both')}, {mean(f'{kind}, all')}" for kind in OTHERS]
-        lines.append(f"| {shots} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def report(runs: list[dict[str, Any]]) -> str:
-    """Format all tables."""
-    parts = []
-    for set_name in ("embedded", "generated"):
-        parts += [f"## Accuracy, {set_name} set, %", accuracy_table(runs, set_name)]
-        for arm in sources_of(ENCODERS):
-            if "random" in arm or not select(runs, set=set_name, arm=arm, copies=COPIES):
-                continue
-            parts += [f"### {set_name}: {arm}, {COPIES} copies", doubt_table(runs, set_name, arm, COPIES)]
-    return "\n\n".join(parts) + "\n"
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the study; print and store its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -553,7 +480,9 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     options.output_dir.mkdir(parents=True, exist_ok=True)
     learned = "learned" in options.encoders
-    options.encoder_steps = torch.load(options.encoder_dir / "learning.pt")["step"] if learned else None
+    options.encoder_steps = (
+        torch.load(options.encoder_dir / "learning.pt", weights_only=True)["step"] if learned else None
+    )
     trained = list(trained_runs(options))
     runs, about = frozen_runs(options)
     runs += trained

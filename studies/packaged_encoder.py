@@ -141,7 +141,7 @@ def learn(folder: Path, steps: int) -> None:
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95))
     path, first, seconds = folder / "learning.pt", 0, 0.0
     if path.is_file():
-        stored = torch.load(path)
+        stored = torch.load(path, weights_only=True)
         model.load_state_dict(stored["model"])
         optimizer.load_state_dict(stored["optimizer"])
         average, first, seconds = stored["average"], stored["step"], stored["cpu_seconds"]
@@ -172,7 +172,7 @@ def learn(folder: Path, steps: int) -> None:
 def learned_encoder(folder: Path) -> ActModel:
     """Return the encoder with the averaged weights."""
     encoder = ActModel(ActConfig(**train_default_model.ACT))
-    encoder.load_state_dict(torch.load(folder / "learning.pt")["average"])
+    encoder.load_state_dict(torch.load(folder / "learning.pt", weights_only=True)["average"])
     return encoder.eval()
 
 

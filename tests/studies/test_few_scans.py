@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hf_any3d import ActConfig
-from studies import few_scans, packaged_encoder
+from studies import few_scans_report, packaged_encoder
 from studies.few_scans import Forest, Head, Shapes, calibration_error, draw, estimated, evaluate_head
 from studies.generated_shapes.families import FAMILIES, OTHERS, draw_other, draw_solid
 from studies.generated_shapes.surfaces import Draw
@@ -33,7 +33,7 @@ def shapes() -> Shapes:
 def test_every_family_gives_varied_shapes_in_the_unit_sphere(family):
     clouds = [draw_solid(Draw(np.random.default_rng(seed)), 128, family) for seed in range(6)]
     for points in clouds:
-        assert points.shape == (128, 3) and np.linalg.norm(points, axis=1).max() == pytest.approx(1, abs=1e-5)
+        assert points.shape == (128, 3) and 0.9 < np.linalg.norm(points, axis=1).max() < 1 + 1e-5
     assert not np.allclose(clouds[0], clouds[1])
 
 
@@ -111,7 +111,7 @@ def test_tables_have_all_ways_and_intervals(shapes):
         for shots in (1, 2)
         for number in (0, 1)
     ]
-    table = few_scans.accuracy_table(runs, "embedded")
+    table = few_scans_report.accuracy_table(runs, "embedded")
     assert "| descriptors | 55.0 ± 63.5 | 55.0 ± 63.5 | – | – | 2.0 | 2 |" in table
 
 
@@ -126,7 +126,7 @@ def test_learning_continues_where_it_was_stopped(tiny, tmp_path):
     packaged_encoder.main(["--learn", "--steps", "3", "--output-dir", str(tmp_path / "once")])
     for steps in ("1", "3"):
         packaged_encoder.main(["--learn", "--steps", steps, "--output-dir", str(tmp_path / "twice")])
-    once, twice = (torch.load(tmp_path / name / "learning.pt") for name in ("once", "twice"))
+    once, twice = (torch.load(tmp_path / name / "learning.pt", weights_only=True) for name in ("once", "twice"))
     assert once["step"] == twice["step"] == 3
     for name, value in once["average"].items():
         assert torch.equal(value, twice["average"][name]), name
