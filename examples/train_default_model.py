@@ -288,6 +288,8 @@ def calibrate(model: Any, learned: Dataset, held_out: Dataset) -> dict[str, Any]
     surprised = -(logits / temperature).log_softmax(-1).amax(-1)
     pairs = {"unknown_distance": distance, "unknown_surprise": surprised}
     found = {name: [values.mean().item(), values.std().item()] for name, values in pairs.items()}
+    # As `fit_unknown_score` does: certainty does not outweigh distance.
+    found["unknown_surprise"][1] = max(found["unknown_surprise"])
     signs = sum((values - found[name][0]) / found[name][1] for name, values in pairs.items())
     return {"temperature": temperature, **found, "unknown_threshold": torch.quantile(signs, 0.95).item()}
 

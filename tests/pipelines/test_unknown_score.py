@@ -1,7 +1,6 @@
 """What is unlike all training clouds, told by pipeline, command line and service."""
 
 import csv
-import importlib
 import io
 import json
 
@@ -13,13 +12,11 @@ from typer.testing import CliRunner
 from hf_any3d import PointCloudProcessor, PointFeaturesForPointCloudClassification
 from hf_any3d.cli import app
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.many_files.files import Cloud
 from hf_any3d.serving.limits import ServeLimits
 from hf_any3d.serving.tasks import ClassifySettings, Route
 from tests.common.case import varied_clouds
 from tests.tiny_features import fitted, tiny_features
 
-predict = importlib.import_module("hf_any3d.cli.predict")  # its name in the package is that of the command
 NAMES = ["chair", "lamp", "table"]
 FAR = 0.9
 
@@ -89,36 +86,6 @@ def test_predict_says_so_in_each_form(saved, known, strange, tmp_path):
     cells = list(csv.DictReader(io.StringIO(run("--csv", "--top-k", "1"))))
     assert float(cells[0]["unknown"]) < 0.5 < float(cells[1]["unknown"]) and cells[1]["label"] == ""
     assert "unlike" not in run("--no-unknown") and "unknown" not in run("--no-unknown", "--json")
-
-
-@pytest.mark.parametrize(
-    ("size", "unknown", "reason"),
-    [
-        ((1, 1, 1), {"x": 0.9, "z": 0.1}, "if z points up it looks like lamp: try --up-axis z"),
-        ((5, 2.5, 4), {"x": 0.9, "z": 0.9}, "5.0 × 2.5 × 4.0 in size, in meters a whole room"),
-        ((5, 1, 4), {"x": 0.9, "z": 0.4}, None),
-        ((500, 250, 400), {"x": 0.9, "z": 0.9}, None),
-    ],
-)
-def test_predict_says_why_a_cloud_is_unlike_the_others(size, unknown, reason):
-    corners = np.array([[0, 0, 0], size], dtype=np.float32)
-
-    def answer(cloud, axis):
-        return {"predictions": [{"label": "lamp", "score": 0.5, "unknown": unknown[axis]}]}
-
-    found = predict.why_unlike(Cloud("scan.ply", PointCloudData(corners)), "y", answer)
-    assert found is None if reason is None else found.startswith(reason)
-
-
-def test_predict_notes_the_reason_on_stderr(saved, known, strange, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "LIKE", 2.0)  # whatever it looks like when it is turned
-    for name, cloud in (("known", known[0]), ("strange", strange)):
-        np.save(tmp_path / f"{name}.npy", cloud)
-    files = [str(tmp_path / f"{name}.npy") for name in ("known", "strange")]
-    done = CliRunner().invoke(app, ["predict", *files, "--model", saved])
-    (line,) = [line for line in done.stderr.splitlines() if "points up" in line]
-    assert "strange.npy: if " in line and "try --up-axis" in line
-    assert "points up" not in CliRunner().invoke(app, ["predict", *files, "--model", saved, "--no-unknown"]).stderr
 
 
 def test_a_service_passes_it_on(saved, strange):
