@@ -389,11 +389,20 @@ def doubt_table(doubts: dict[str, dict[str, float]]) -> str:
 def save(
     model: Any, report: RunReport, folder: Path, calibration: dict[str, Any], doubts: dict[str, dict[str, float]]
 ) -> None:
-    """Write model, processor, card, recipe and metrics."""
+    """Write model, processor, card, recipe and metrics; without `doubts` of a model that knows no others."""
     model.save_pretrained(folder)
     PointCloudProcessor(num_points=1024).save_pretrained(folder)
     recipe = {"command": "python -m examples.train_default_model", "seed": SEED, **CANDIDATES[CHOSEN]}
-    recipe |= {"calibration": calibration, "unknown": doubts}
+    limits = "It answers with one of its 18 classes whatever it is shown; scores are no warning of other objects."
+    unknown = {}
+    if doubts:
+        recipe |= {"calibration": calibration, "unknown": doubts}
+        error = doubts["test shapes"]["calibration error"]
+        unknown = {"What it does not know": DOUBT.format(table=doubt_table(doubts), far=FAR, error=error)}
+        limits = (
+            f"It answers with one of its 18 classes unless `unknown` is above {FAR:g}; most other objects get a "
+            "label, with a low score and a high `unknown`."
+        )
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
     report.save(folder / "metrics.json")
     intro = (
@@ -403,11 +412,8 @@ def save(
     )
     sections = {
         "How it was chosen": CHOICE,
-        "What it does not know": DOUBT.format(
-            table=doubt_table(doubts), far=FAR, error=doubts["test shapes"]["calibration error"]
-        ),
-        "Limits": f"{UPRIGHT} It answers with one of its 18 classes unless `unknown` is above {FAR:g}; most other "
-        "objects get a label, with a low score and a high `unknown`.",
+        **unknown,
+        "Limits": f"{UPRIGHT} {limits}",
         "Repeat": "In a checkout: `python -m examples.train_default_model`. `recipe.json` has all settings, "
         "`metrics.json` the results. The shapes and their authors: `hf_any3d/assets/README.md` (CC0 and CC-BY).",
     }
@@ -444,13 +450,15 @@ def main(arguments: list[str] | None = None) -> None:
         choose(options.choose, splits, options)
         return
     names, start = splits["train"].features["label"].names, time.process_time()
-    calibration = held_out_calibration(splits, options)
+    knows_others = "others" in CANDIDATES[CHOSEN]["stages"][-1]
+    calibration = held_out_calibration(splits, options) if knows_others else {}
     trainer = train(CANDIDATES[CHOSEN], names, splits["train"], options)
-    finish(trainer.model, splits["train"], calibration)
+    if knows_others:
+        finish(trainer.model, splits["train"], calibration)
     seconds = {"training (CPU)": time.process_time() - start}
     metrics, class_accuracy = evaluate_splits(trainer, {"test": quickstart.plain_rows(splits["test"])}, names)
     metrics |= turned_accuracies(trainer.model, splits["test"], "test")
-    doubts = judge_doubt(trainer.model, splits["test"])
+    doubts = judge_doubt(trainer.model, splits["test"]) if knows_others else {}
     report = report_of_trainer(trainer, ["the embedded shapes, without the example files"])
     # The trainer doesn't know of its loss function and of what the rows do.
     smoothing = {"label_smoothing": earlier_recipe.LABEL_SMOOTHING}
@@ -463,7 +471,8 @@ def main(arguments: list[str] | None = None) -> None:
         seconds=seconds,
     )
     save(trainer.model, report, options.output_dir, calibration, doubts)
-    print(doubt_table(doubts))
+    if doubts:
+        print(doubt_table(doubts))
     print(f"test accuracy {100 * metrics['test']['accuracy']:.1f} %; saved in {options.output_dir}")
 
 
