@@ -327,7 +327,7 @@ def judge_doubt(model: Any, test: Dataset) -> dict[str, dict[str, float]]:
     found = {"test shapes": {**shares_of(known), "calibration error": calibration_error(scores, right)}}
     generator, stored = np.random.default_rng(SEED + 1), np.stack(quickstart.plain_rows(test)["points"][:])
     names = test.features["label"].names
-    upright = stored[np.isin(test["label"], [names.index(name) for name in UPRIGHT_CLASSES])]
+    upright = stored[np.isin(test["label"], [names.index(name) for name in UPRIGHT_CLASSES if name in names])]
     things = {
         kind: [draw_stranger(kind, stored, upright, generator) for _ in range(THINGS)]
         for kind in ("solid", *OTHERS, "sliver", "lying")
