@@ -1,7 +1,7 @@
 """Learn the packaged encoder from generated shapes without labels, and keep it only if it wins on unseen classes.
 
-    python -m studies.packaged_encoder --learn          # learn; can be stopped and continued
-    python -m studies.packaged_encoder --compare        # linear heads on frozen features of classes nobody has seen
+    python -m studies.packaged_encoder --learn                     # learn; can be stopped and continued
+    python -m studies.few_scans --encoders packaged learned random # linear heads on classes that nobody has seen
 
 The plan, chosen before the first result, and the results: `results/packaged_encoder.md`.
 """
