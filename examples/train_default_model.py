@@ -104,8 +104,8 @@ UNLABELED = ("dog", "horse", "house", "tower", "bridge", "ladder", "fence", "mus
 """Generated classes that none of the labels describes."""
 UPRIGHT_CLASSES = ("bed", "chair", "lamp", "person", "plant", "sofa", "table")
 """Classes that look like nothing known when they lie on their side."""
-FAR = 0.98
-"""Unknown score above which the model gives no label."""
+FAR = 0.8
+"""Unknown score above which the model gives no label: that of no held-out training shape, as stored or turned."""
 HEADINGS = 4
 """Random headings of every shape, over which accuracies are averaged."""
 CHOICE = """\
@@ -122,8 +122,10 @@ The validation part was looked at twice. The augmentation is the quickstart's.
 
 A model of this first stage alone depends on the heading: 46 % of the validation shapes turned by 30°, 17 % with Z up.
 So it is trained for 30 more epochs with random headings, and with Y or Z up. Nothing was compared for this second
-stage, and the validation part was not looked at again. The test shapes were looked at twice: with the first stage
-alone (74.5 % as stored, 49.7 % with any heading), and with the model of this card.
+stage, and the validation part was not looked at again. A third stage of 20 epochs shows it things of no class, see
+below; nothing was compared for it either. A model of all three stages on the 315 shapes has 66.1 % on the 112. The test
+shapes were looked at three times: with the first stage alone (74.5 % as stored, 49.7 % with any heading), with the
+second (72.3 and 70.9 %), and with the model of this card.
 """
 """Settings that were compared on the validation part; for the card."""
 DOUBT = """\
