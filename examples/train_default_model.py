@@ -123,9 +123,9 @@ The validation part was looked at twice. The augmentation is the quickstart's.
 A model of this first stage alone depends on the heading: 46 % of the validation shapes turned by 30°, 17 % with Z up.
 So it is trained for 30 more epochs with random headings, and with Y or Z up. Nothing was compared for this second
 stage, and the validation part was not looked at again. A third stage of 20 epochs shows it things of no class, see
-below; nothing was compared for it either. A model of all three stages on the 315 shapes has 66.1 % on the 112. The test
-shapes were looked at three times: with the first stage alone (74.5 % as stored, 49.7 % with any heading), with the
-second (72.3 and 70.9 %), and with the model of this card.
+below; nothing was compared for it either. A model of all three stages on the 315 shapes has 66.1 % on the 112. The
+test shapes were looked at three times: with the first stage alone (74.5 % as stored, 49.7 % with any heading), with
+the second (72.3 and 70.9 %), and with the model of this card.
 """
 """Settings that were compared on the validation part; for the card."""
 DOUBT = """\
