@@ -101,13 +101,18 @@ def test_scores_on_a_known_dataset_are_listed_under_its_name():
 
 def test_text_tells_what_chose_the_weights_and_how_often_it_was_tried():
     scores = {"chair": 0.25, "a|b": 1.0}
-    full = replace(REPORT, class_accuracy={"test": scores}, training={"seed": 0})
+    full = replace(REPORT, class_accuracy={"test": scores}, training={"seed": 0, "steps": 40})
     text = card(full).text
     assert "chair 25 %, a\\|b 100 %." in text
     assert "step 30, which gave the best accuracy (0.8125) on the validation split; the test split was not" in text
     assert " One run with seed 0; other seeds give other results." in text
     chosen = {**full.data, "validation": TEST_CHOOSES}
     assert "on the test split itself: these results are better" in card(replace(full, data=chosen)).text
+    fitted = card(replace(full, training={"seed": 0})).text
+    assert (
+        "The head was fitted to all training clouds. One run with seed 0;" in fitted
+        and "weights are those of" not in fitted
+    )
     bare = card(replace(REPORT, selection={}, training={})).text
     assert "The weights are those of the last step.\n" in bare and "Test split, " not in bare and "seed" not in bare
 
