@@ -220,6 +220,14 @@ def test_files_are_read_in_another_queue_than_answers(answers):
     assert limits["model"] == 1 and limits["files"] > 1
 
 
+def test_progress_is_shown_where_the_visitor_looks(answers):
+    page = TaskPage("me/model", ExampleShapes(), answers("point-cloud-classification")).build()
+    for event in page.config["dependencies"]:
+        # On the picture or the answer alone; not on every output, among them hidden ones.
+        shown = [page.blocks[number].elem_id for number in event["show_progress_on"] or []]
+        assert event["show_progress"] == "hidden" or shown in (["view"], ["answer"]), event
+
+
 def test_several_visitors_get_their_own_answers(answers):
     one = answers("point-cloud-classification")
     page = TaskPage("me/model", ExampleShapes(), one)

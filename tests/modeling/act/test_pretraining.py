@@ -338,6 +338,9 @@ def test_a_student_may_start_from_an_encoder_that_is_aligned_with_texts(model_cl
     opened = AutoModelForPreTraining.from_pretrained(tmp_path / "whole")
     with torch.no_grad():
         torch.testing.assert_close(opened(points, masks()).loss, model(points, masks()).loss)
+        assert model(points, masks()).hidden_states is None
+        states = model(points, masks(), output_hidden_states=True).hidden_states
+        assert len(states) == model.config.num_hidden_layers + 1
         model.act.save_pretrained(tmp_path / "student")
         alone = model_class.from_pretrained(tmp_path / "student")
         torch.testing.assert_close(alone(points).pooler_output, model.act(points).pooler_output)
