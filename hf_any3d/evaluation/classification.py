@@ -178,9 +178,7 @@ def evaluate_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Se
             continue
         trainer.log_metrics(split, output.metrics)
         metrics[split] = {key: float(output.metrics[f"{split}_{key}"]) for key in _KEPT}
-        # A classifier with an unknown score returns it after the logits.
-        logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-        matrix = confusion_matrix(logits.argmax(axis=1), output.label_ids, len(classes))
+        matrix = confusion_matrix(output.predictions.argmax(axis=1), output.label_ids, len(classes))
         record_confusion(trainer, split, matrix, classes)
         by_class[split] = by_name(classes, class_accuracies(matrix))
     return metrics, by_class
