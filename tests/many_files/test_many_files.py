@@ -372,6 +372,13 @@ def test_wrong_arguments_are_named(scans, tmp_path, monkeypatch, call, error, te
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("name", "least", "refused"), [("count", 1, 0), ("cpus", 0.1, 0.09), ("gpus", 0, -0.1)])
+def test_processes_are_refused_below_their_least_number(name, least, refused):
+    assert getattr(Workers(**{name: least}), name) == least
+    with pytest.raises(ValueError, match=f" is {refused}; expected at least {least}"):
+        Workers(**{name: refused})
+
+
 @pytest.mark.parametrize(
     ("gpus", "wanted", "expected"),
     [(0, None, (0, "cpu")), (0, "cuda:1", (1, "cuda")), (2, None, (1, "cuda")), (2, "cpu", (0, "cpu"))],
