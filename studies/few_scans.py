@@ -400,7 +400,7 @@ def pointnet2(size: str) -> Callable[[list[str]], nn.Module]:
     def build(names: list[str]) -> nn.Module:
         set_seed(0)
         settings = quickstart.label_names(names)
-        config = PointNet2Config.published(**settings) if size == "published" else PointNet2Config(**settings)
+        config = PointNet2Config.published_sizes(**settings) if size == "published" else PointNet2Config(**settings)
         return PointNet2ForPointCloudClassification(config)
 
     return build

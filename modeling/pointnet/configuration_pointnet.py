@@ -74,7 +74,7 @@ class PointNetConfig(BaselineConfig):
 class PointNet2Config(BaselineConfig):
     r"""Configuration of a PointNet++ with grouping at a single scale (arXiv 1706.02413).
 
-    The defaults are a small one, of 0.1 million parameters; `PointNet2Config.published()` has the published sizes.
+    The defaults are a small one, of 0.1 million parameters; `published_sizes()` has the published sizes.
 
     Args:
         in_channels: Channels of a point: 3 for xyz, 6 with colors or normals.
@@ -110,7 +110,7 @@ class PointNet2Config(BaselineConfig):
             raise ValueError(f"num_centers={self.num_centers}; expected no more centers than the level before has")
 
     @classmethod
-    def published(cls, **changes: Any) -> PointNet2Config:
+    def published_sizes(cls, **changes: Any) -> PointNet2Config:
         """Return the published sizes for classification with one scale of grouping, 1.5 million parameters.
 
         Args:

@@ -126,6 +126,7 @@ CONVERTERS = {
         lambda: {"model": DetectionCase("detr3d_scannet_vanilla").original},
         "model",
         lambda checkpoint, output, others: convert_detr3d(checkpoint, output),
+        convert_detr3d,
     ),
     "imagebind-audio": Converter(
         lambda: {"model": imagebind_original(tiny_config("imagebind_audio"))},

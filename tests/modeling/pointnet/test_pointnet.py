@@ -45,7 +45,7 @@ def test_linear_layers_start_with_the_default_weights_of_torch():
 
 
 def test_the_published_pointnet2_has_the_published_layers_and_takes_changes():
-    config = PointNet2Config.published(num_labels=40, head_dropout=0.4)
+    config = PointNet2Config.published_sizes(num_labels=40, head_dropout=0.4)
     assert config.num_labels == 40 and config.head_dropout == 0.4
     with torch.device("meta"):
         model = PointNet2ForPointCloudClassification(config)
