@@ -220,7 +220,9 @@ def detection_loss(
         return published_giou(ours, theirs, is_turned) if config.published_overlap else box_giou(ours, theirs)
 
     with torch.no_grad():
-        overlaps = overlap(predictions.boxes.unsqueeze(3), boxes.unsqueeze(1))
+        # Layer by layer: the edges of all pairs of all layers would need a gigabyte.
+        pairs_of_layers = [overlap(own.unsqueeze(2), boxes.unsqueeze(1)) for own in predictions.boxes]
+        overlaps = torch.stack(pairs_of_layers)  # (layers, batch, queries, objects)
     matches = match_boxes(predictions, targets, overlaps, centers, config)
 
     # The matched boxes of all layers and clouds as one list of rows.
