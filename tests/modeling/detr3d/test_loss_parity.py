@@ -1,6 +1,5 @@
 """Matching, losses and gradients against stored training steps of the released program."""
 
-import functools
 import math
 from typing import Any
 
@@ -36,13 +35,16 @@ RUNS = [
     ("detr3d_loss_sunrgbd", "negative"),
     ("detr3d_loss_sunrgbd", "empty"),
 ]
-over_runs = pytest.mark.parametrize(("name", "run"), RUNS)
+over_runs = pytest.mark.parametrize("made", RUNS, indirect=True, ids="-".join, scope="module")
+WITH_GRADIENTS = [(name, run) for name, run in RUNS if run in ("main", "giou_loss")]
+with_gradients = pytest.mark.parametrize("made", WITH_GRADIENTS, indirect=True, ids="-".join, scope="module")
 
 
 class Step:
     """A training step of the converted model, in double precision, with stated objects."""
 
     def __init__(self, name: str, run: str):
+        self.name, self.run = name, run
         self.case = DetectionCase(name)
         weights: dict[str, Any] = {ours: float(self.case.manifest["criterion"][w]) for w, ours in WEIGHTS.items()}
         if run == "giou_loss":
@@ -81,14 +83,15 @@ class Step:
 PREDICTED = ("sem_cls_logits", "center_normalized", "size_normalized", "angle_logits", "angle_residual_normalized")
 
 
-@functools.cache
-def step(name: str, run: str) -> Step:
-    return Step(name, run)
+# Tests are ordered by their runs, so that one graph at a time is in memory.
+@pytest.fixture(scope="module")
+def made(request):
+    return Step(*request.param)
 
 
 @over_runs
-def test_terms_of_all_layers_agree(name, run):
-    made = step(name, run)
+def test_terms_of_all_layers_agree(made):
+    run = made.run
     expected = made.case.expected
     names = made.case.manifest["term_names"][run]
     found = {key.removeprefix("loss_"): float(value) for key, value in made.output.loss_dict.items()}
@@ -111,8 +114,8 @@ def test_terms_of_all_layers_agree(name, run):
 
 
 @over_runs
-def test_matches_and_overlaps_agree(name, run):
-    made = step(name, run)
+def test_matches_and_overlaps_agree(made):
+    name, run = made.name, made.run
     targets, predictions = made.targets, made.predictions()
     is_turned = run in ("main", "giou_loss") and name == "detr3d_loss_sunrgbd"
     with torch.no_grad():
@@ -133,9 +136,9 @@ def test_matches_and_overlaps_agree(name, run):
             )
 
 
-@pytest.mark.parametrize(("name", "run"), [(n, r) for n, r in RUNS if r in ("main", "giou_loss")])
-def test_gradients_of_predictions_agree(name, run):
-    made = step(name, run)
+@with_gradients
+def test_gradients_of_predictions_agree(made):
+    run = made.run
     predictions = made.predictions()
     loss, _ = detection_loss(predictions, made.targets, made.low, made.extent, made.model.config)
     loss.backward()
@@ -159,9 +162,9 @@ def test_gradients_of_predictions_agree(name, run):
         assert float((gradient - expected).abs().max()) <= allowed, key
 
 
-@pytest.mark.parametrize(("name", "run"), [(n, r) for n, r in RUNS if r in ("main", "giou_loss")])
-def test_gradients_of_parameters_agree(name, run):
-    made = step(name, run)
+@with_gradients
+def test_gradients_of_parameters_agree(made):
+    run = made.run
     made.model.zero_grad()
     made.output.loss.backward(retain_graph=True)
     gradients = {
