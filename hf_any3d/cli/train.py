@@ -208,7 +208,7 @@ def train(
 
 
 def _are_few(arguments: list[str], words: list[str], way: Way | None) -> bool:
-    """Return whether scans get frozen features and a linear head: as requested, or as their number says."""
+    """Return whether scans get frozen features and a linear head, as requested or by their number."""
     if way is not None:
         return way is Way.FEATURES
     from hf_any3d.training.little_data.training import OPTIONS, given_options, plan_for_data

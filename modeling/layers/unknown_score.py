@@ -107,7 +107,7 @@ class UnknownScore(nn.Module):
 
 
 class UnknownScoreMixin:
-    """For classifiers with an unknown score if `config.unknown_rows` says so."""
+    """Mixin of classifiers, with an unknown score if `config.unknown_rows` says so."""
 
     config: Any
     unknown_score: UnknownScore | None
