@@ -15,19 +15,25 @@ from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, check_output, print_
 from hf_any3d.cli.predict import Model, UpAxis, file_width, problems, split_model
 from hf_any3d.cli.segment import cloud_frame
 from hf_any3d.many_files.files import Cloud
-from hf_any3d.messages import model_errors, printable
+from hf_any3d.many_files.work import Answer, caller
+from hf_any3d.messages import printable
 
 _GRAY = (0.7, 0.7, 0.7)
+
+
+Threshold = Annotated[float, typer.Option(min=0, max=1, help="Lowest score of a box.")]
+LargestOverlap = Annotated[
+    float, typer.Option(min=0, max=1, help="Of two boxes that overlap by more, the one with the lower score goes.")
+]
+MostBoxes = Annotated[int | None, option("Largest number of boxes of a file.", min=1)]
 
 
 def detect(
     files: Files,
     model: Model = None,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score of a box.")] = 0.5,
-    nms_iou: Annotated[
-        float, typer.Option(min=0, max=1, help="Of two boxes that overlap by more, the one with the lower score goes.")
-    ] = 0.25,
-    top_k: Annotated[int | None, option("Largest number of boxes of a file.", min=1)] = None,
+    threshold: Threshold = 0.5,
+    nms_iou: LargestOverlap = 0.25,
+    top_k: MostBoxes = None,
     up_axis: UpAxis = None,
     output: Annotated[
         Path | None,
@@ -55,16 +61,15 @@ def detect(
     gallery = Gallery(output if suffix in VIEWS else None, len(inputs), up_axis or pipe.feature_extractor.up_axis)
     seen: dict[str, list[float]] = {}
 
+    find = box_answerer(pipe, name, threshold=threshold, nms_iou=nms_iou, top_k=top_k, up_axis=up_axis)
+
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-        rows = []
-        for cloud in clouds:
-            with model_errors(name, "cannot answer"):
-                boxes = pipe(cloud.row, threshold=threshold, nms_iou=nms_iou, top_k=top_k, up_axis=up_axis)
-            seen.update({found["label"]: palette[found["label"]].tolist() for found in boxes})
+        rows = find(clouds)
+        for cloud, row in zip(clouds, rows, strict=True):
+            seen.update({found["label"]: palette[found["label"]].tolist() for found in row["boxes"]})
             if gallery.output is not None:
-                points, colors = _drawn(cloud, boxes, palette)
+                points, colors = _drawn(cloud, row["boxes"], palette)
                 gallery.add(points, colors, Path(cloud.name).name)
-            rows.append({"boxes": boxes})
         return rows
 
     width = file_width(inputs)
@@ -74,24 +79,30 @@ def detect(
         found = "   ".join(_told(one) for one in row["boxes"])
         return f"{printable(row['file']):<{width}}  {count} {'box' if count == 1 else 'boxes'}: {found}".rstrip(": ")
 
-    def cells(row: Row) -> Iterator[Row]:
-        for found in row.get("boxes", ()):
-            box = found["box"]
-            numbers = dict(zip(("x", "y", "z"), box["center"], strict=True))
-            numbers |= dict(zip(("length", "width", "height"), box["size"], strict=True))
-            yield (
-                {"file": row["file"], "label": found["label"], "score": found["score"]}
-                | numbers
-                | {"heading": box["heading"]}
-            )
-        if "error" in row:
-            yield {"file": row["file"], **problems(row)}
-
-    done = print_rows(for_each_file(inputs, answer, show=False), line, cells, as_json=as_json, as_csv=as_csv)
+    rows = for_each_file(inputs, answer, show=False)
+    done = print_rows(rows, line, box_cells, as_json=as_json, as_csv=as_csv)
     gallery.write(f"boxes by {name}", seen)
     if output is not None and suffix in DATA:
-        write_data(output, done, cells)
+        write_data(output, done, box_cells)
     finish(done)
+
+
+def box_answerer(pipe: Any, model: Any, **arguments: Any) -> Answer:
+    """Return the function of clouds that finds their boxes."""
+    run = caller(pipe, model, **arguments)
+    return lambda clouds: [{"boxes": boxes} for boxes in run(clouds)]
+
+
+def box_cells(row: Row) -> Iterator[Row]:
+    """Yield the cells of each box of a file; a file without boxes has a row of its own, as one with an error does."""
+    for found in row.get("boxes") or ():
+        box = found["box"]
+        numbers = dict(zip(("x", "y", "z"), box["center"], strict=True))
+        numbers |= dict(zip(("length", "width", "height"), box["size"], strict=True))
+        told = {"file": row["file"], "label": found["label"], "score": found["score"]}
+        yield told | numbers | {"heading": box["heading"]}
+    if not row.get("boxes"):
+        yield {"file": row["file"], **problems(row)}
 
 
 def _told(found: dict[str, Any]) -> str:
