@@ -81,8 +81,11 @@ def detect(
 
     rows = for_each_file(inputs, answer, show=False)
     done = print_rows(rows, line, box_cells, as_json=as_json, as_csv=as_csv)
-    pages = {"box_names": names, "threshold": threshold} if suffix == ".html" else {"legend": seen}
-    gallery.write(f"boxes by {name}", **pages)
+    title = f"boxes by {name}"
+    if gallery.is_page:
+        gallery.write(title, box_names=names, threshold=threshold)
+    else:
+        gallery.write(title, seen)
     if output is not None and suffix in DATA:
         write_data(output, done, box_cells)
     finish(done)
