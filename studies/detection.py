@@ -179,7 +179,7 @@ def build(arm: str, seed: int, names: Sequence[str], folder: Path) -> nn.Module:
     labels: dict[str, Any] = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
     if arm == "3detr":
         return Detr3DForPointCloudObjectDetection(Detr3DConfig(**SIZES, **OWN_ENCODER, **labels))
-    place = folder / f"encoder-{arm}"
+    place = folder / f"encoder-{arm}-{seed}"
     if not place.is_dir():
         encoder = ActForPointCloudClassification.from_pretrained(default_model()).act
         if arm == "random":
@@ -229,11 +229,8 @@ def run_detector(arm: str, seed: int, options: argparse.Namespace) -> dict[str, 
     )
     with stopwatch() as spent:
         trainer.train(resume_from_checkpoint=any(place.glob("checkpoint-*")) or None)
-    found = {
-        name: list(answers_of(trainer, test)) for name, test in (*tests.items(), ("validation", splits["validation"]))
-    }
-    given = {**tests, "validation": splits["validation"]}
-    return {"trained": trained, "total": total, "steps": options.steps, **spent, **scored(found, given)}
+    found = {name: list(answers_of(trainer, rows)) for name, rows in tests.items()}
+    return {"trained": trained, "total": total, "steps": options.steps, **spent, **scored(found, tests)}
 
 
 @torch.no_grad()
@@ -343,7 +340,6 @@ def table_rows(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         {**{name: run[name] for name in about if name in run}, "set": name, **figures}
         for run in runs
         for name, figures in run["sets"].items()
-        if name != "validation"
     ]
 
 
