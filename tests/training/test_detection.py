@@ -134,9 +134,7 @@ def test_scans_without_boxes_and_boxes_outside_of_them_are_trained_on(tmp_path):
 
 def test_classes_that_a_detector_lacks_are_named(rooms):
     config = Detr3DConfig(num_queries=8, num_labels=1)
-    with pytest.raises(
-        ValueError, match="row 0 of the train split has a box of class .; expected 0 to 0"
-    ):
+    with pytest.raises(ValueError, match="row 0 of the train split has a box of class .; expected 0 to 0"):
         check_objects(rooms, config)
 
 
