@@ -236,6 +236,14 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         return self.num_tokens if self.attention_radii is None else self.num_tokens // 2
 
     @property
+    def described_tokens(self) -> str:
+        """What the decoder reads, in words, for cards."""
+        if self.point_encoder_config is None:
+            return "groups of points"
+        kind = "frozen" if self.freeze_point_encoder else "trained"
+        return f"tokens of a {kind} {self.point_encoder_config.model_type} encoder"
+
+    @property
     def num_hidden_layers(self) -> int:
         """Layers of encoder and decoder; of the decoder alone behind another encoder."""
         return (self.encoder_layers if self.point_encoder_config is None else 0) + self.decoder_layers

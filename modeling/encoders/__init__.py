@@ -1,15 +1,10 @@
 """Pretrained encoders that encode point tokens: supported families, their positions, loading and freezing."""
 
 from hf_any3d.modeling.encoders import families as _families  # noqa: F401  registers the families
-from hf_any3d.modeling.encoders.frozen_encoder import (
-    FrozenEncoderMixin,
-    LayerStack,
-    open_pretrained_part,
-    restore_part,
-    unfreeze,
-)
+from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, LayerStack, unfreeze
 from hf_any3d.modeling.encoders.full_precision_attention import full_precision_attention
 from hf_any3d.modeling.encoders.loading import ENCODER_DTYPES, build_encoder, encoder_settings, freeze, load_encoder
+from hf_any3d.modeling.encoders.model_parts import open_pretrained_part, restore_part
 from hf_any3d.modeling.encoders.positions import (
     LayerPass,
     PositionTable,

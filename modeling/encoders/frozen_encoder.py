@@ -3,13 +3,13 @@
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.accelerate import expand_device_map, offload_weight
 
 from hf_any3d.modeling.encoders.loading import (
@@ -33,10 +33,8 @@ from hf_any3d.modeling.pretrained_parts import (
     is_quantized,
     own_state,
     remember_weights,
-    tensors_checksum,
-    unused_weights_expected,
 )
-from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, checksum_like, commit_of
+from hf_any3d.modeling.pretrained_parts.sources import checksum_like
 from hf_any3d.modeling.pretrained_parts.tensors import differing
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
@@ -69,11 +67,9 @@ class LayerStack:
         hidden_size: Channels of a token, of the last stage's if there are several.
         views: Number of views in which tokens have cells; 0 if adapters get no geometry.
         pretrained: Names of the owner's children that no PEFT method trains in full.
-        attention_axis: Axis of the attention: "tokens" of a cloud, the clouds of a "batch", or "patches" of a flat
-            list of the tokens of all clouds.
+        attention_axis: What attends to each other: "tokens" of a cloud, the "batch", or "patches" of all clouds' tokens.
         stages: Number of layers and channels of each stage, between which tokens are pooled; empty for one stage.
-        trained: Names, in the model with its heads, of the owner's modules that every PEFT method trains in full,
-            where they are not simply its other children.
+        trained: Names, in the model with its heads, of modules to train in full; empty for the owner's other children.
     """
 
     layers: nn.ModuleList
@@ -502,81 +498,3 @@ def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[
             module.config.change_part("encoder", stored=True, checksum=None, subfolder=None)
     model.train(mode)
     return trained
-
-
-def open_pretrained_part(
-    part: PretrainedPart, config: PreTrainedConfig | None = None, hub: Mapping[str, Any] | None = None
-) -> tuple[PreTrainedModel, PretrainedPart]:
-    """Open a pretrained model without its head, as a part of another one, in full precision.
-
-    Args:
-        part: Its record; the checksum is compared if there is one.
-        config: Its config in a saved model; None for that of the checkpoint, of which the vision tower is taken if it
-            has several.
-        hub: `token`, `cache_dir` and the like.
-
-    Returns:
-        The model, and its record with commit and checksum.
-
-    Raises:
-        EncoderMismatchError: If the weights have another checksum than the recorded one.
-        ValueError: If weights are missing, or there is an adapter with them.
-        OSError: If it cannot be found.
-    """
-    name = part.name_or_path
-    assert name is not None
-    loading = dict(hub or {}) | ({} if part.revision is None else {"revision": part.revision})
-    if config is None:
-        config = AutoConfig.from_pretrained(name, **loading)
-        config = getattr(config, "vision_config", None) or config
-    with unused_weights_expected():  # heads and other towers
-        model, report = AutoModel.from_pretrained(
-            name, config=config, dtype=torch.float32, output_loading_info=True, **loading
-        )
-    if getattr(model, "_hf_peft_config_loaded", False):
-        raise ValueError(
-            f"{name}: holds an adapter with the pretrained weights; expected weights only: merge it "
-            "(merge_and_unload) and save the result"
-        )
-    # Poolers are not read, and heads of classifiers have none.
-    if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
-        raise ValueError(f"{name}: lacks weights of a {type(model).__name__}: {', '.join(missing[:8])}")
-    checksum = tensors_checksum(own_state(model))
-    if part.checksum not in (None, checksum):
-        raise EncoderMismatchError(
-            f"{name}: the weights have checksum {checksum}; expected {part.checksum}, that of the weights that the "
-            "model around them was made with"
-        )
-    commit = part.revision if os.path.isdir(name) else commit_of(name, model.config, part.revision)
-    remember_weights(model)
-    return model, replace(part, revision=commit, checksum=checksum)
-
-
-def restore_part(model: PreTrainedModel, part: PretrainedPart) -> None:
-    """Load the weights of a part that are kept elsewhere, and those of frozen encoders inside it, while it is opened.
-
-    Args:
-        model: The part, built from its config.
-        part: Its record.
-    """
-    if part.is_elsewhere:
-        _take_weights(model, open_pretrained_part(part, model.config)[0])
-    for inner in model.modules():
-        if isinstance(inner, FrozenEncoderMixin) and inner.owns_part("encoder"):
-            inner._encoder_is_random = False
-            if inner.config.part("encoder").is_elsewhere:
-                _take_weights(inner.encoder, load_encoder(inner.config, dtype=inner.encoder.dtype))
-
-
-@torch.no_grad()
-def _take_weights(model: PreTrainedModel, source: PreTrainedModel) -> None:
-    """Copy the weights of a model that was opened elsewhere, and let transformers know that they are complete."""
-    model.load_state_dict(source.state_dict(), assign=any(weight.is_meta for weight in model.parameters()))
-    # Buffers outside the state dict (rotary frequencies) are uninitialized memory at this point.
-    for buffer, loaded in zip(model.buffers(), source.buffers(), strict=True):
-        buffer.data = loaded.data if buffer.is_meta else loaded.data.to(buffer)
-    for module in model.modules():
-        module._is_hf_initialized = True
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor._is_hf_initialized = True
-    remember_weights(model)

@@ -135,8 +135,12 @@ def test_an_adapter_trains_encoder_decoder_and_heads_and_its_directory_is_a_dete
         expected = model(cloud).logits
         model.save_pretrained(tmp_path)
         stored = load_file(tmp_path / "adapter_model.safetensors")
+        card = (tmp_path / "README.md").read_text()
+        assert "base = Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(config=config)" in card
+        assert f"tokens of a frozen {base.config.point_encoder_config.model_type} encoder" in card
         assert len(stored) < len(model.state_dict()) and not (tmp_path / "point_encoder").exists()
-        onto = PeftModel.from_pretrained(detector(directory), tmp_path).eval()
+        config = type(base.config).from_pretrained(tmp_path)
+        onto = PeftModel.from_pretrained(type(base).from_point_encoder_pretrained(config=config), tmp_path).eval()
         assert relative_difference(onto(cloud).logits, expected) < 1e-4
         for opened in (
             AutoModelForPointCloudObjectDetection.from_pretrained(tmp_path),
