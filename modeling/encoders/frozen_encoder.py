@@ -67,7 +67,7 @@ class LayerStack:
         hidden_size: Channels of a token, of the last stage's if there are several.
         views: Number of views in which tokens have cells; 0 if adapters get no geometry.
         pretrained: Names of the owner's children that no PEFT method trains in full.
-        attention_axis: What attends to each other: "tokens" of a cloud, the "batch", or "patches" of all clouds' tokens.
+        attention_axis: What attends to each other: "tokens" of a cloud, the "batch", or "patches" of all tokens.
         stages: Number of layers and channels of each stage, between which tokens are pooled; empty for one stage.
         trained: Names, in the model with its heads, of modules to train in full; empty for the owner's other children.
     """
