@@ -183,7 +183,7 @@ class PointCloudPeftModel(PeftModel):
                 )
             else:
                 directory = save_directory if name == "default" else f"{save_directory}/{name}"
-                model.save_with_adapter(directory)
+                cast(AdapterLoadingMixin, model).save_with_adapter(directory)
         if isinstance(model, LibraryModelMixin):
             # Again: saving may have found that a pretrained part has changed, and stored it.
             self._write_adapter_cards(save_directory, selected_adapters)
@@ -249,7 +249,7 @@ class PointCloudPeftModel(PeftModel):
         """
         if peft_config.is_prompt_learning:
             model, method = self.base_model, PeftType(peft_config.peft_type)
-            if opens_from_adapter(type(model), model.config):
+            if opens_from_adapter(type(model), cast(PreTrainedModel, model).config):
                 raise ValueError(
                     f"{method.value} learns embeddings of words, and {type(model).__name__} reads none; expected "
                     "another method, such as PromptTokensConfig of hf_any3d, which adds prompts to the point tokens"

@@ -10,6 +10,7 @@ training that was interrupted goes on from its last checkpoint.
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -373,6 +374,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps of a training")
     options = parser.parse_args(argv)
     use_threads(options.threads)
+    warnings.filterwarnings("ignore", message=".*their points are repeated")  # clusters have few points
     options.output_dir.mkdir(parents=True, exist_ok=True)
     rows = table_rows(all_runs(options))
     write_results(options.output_dir, "detection", {"machine": machine(), "runs": rows}, report(rows))

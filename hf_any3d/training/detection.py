@@ -210,6 +210,7 @@ def check_objects(splits: DatasetDict, config: Detr3DConfig) -> None:
     Raises:
         ValueError: More boxes than queries, or a class that the detector does not have; names split and row.
     """
+    count = len(config.id2label or {})
     for split, rows in splits.items():
         labels = rows.select_columns(["box_labels"]).with_format(None)["box_labels"]
         for row, own in enumerate(labels):
@@ -219,9 +220,9 @@ def check_objects(splits: DatasetDict, config: Detr3DConfig) -> None:
                     f"{where} has {len(own)} boxes; expected at most {config.num_queries}, the detector's num_queries "
                     f"(more: --model_config '{{\"num_queries\": {len(own)}}}')"
                 )
-            if wrong := [label for label in own if not 0 <= label < config.num_labels]:
+            if wrong := [label for label in own if not 0 <= label < count]:
                 raise ValueError(
-                    f"{where} has a box of class {wrong[0]}; expected 0 to {config.num_labels - 1}, the classes of "
+                    f"{where} has a box of class {wrong[0]}; expected 0 to {count - 1}, the classes of "
                     "the training split"
                 )
 
