@@ -253,7 +253,7 @@ refuse(
     "assisted generation",
     ("a language model without the placeholder",),
     ValueError,
-    "assistant_model has 24 tokens.*point_token_id=99; expected a MiniGPT-3D",
+    "assistant_model has 24 tokens.*point_token_id=99; expected a MiniGPT3DForConditionalGeneration",
     "it cannot embed the prompt; transformers' own multimodal models end with an IndexError of torch",
 )
 feature("drafts after a cache", "assisted generation that continues a conversation")

@@ -1,0 +1,149 @@
+"""The tensors of released SpatialLM 1.1 models under our names and back, and their config as ours."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hf_any3d.conversions.point_transformer_v3.names import convert_ptv3_state_dict, ptv3_fields
+from hf_any3d.conversions.renaming import Names, rename_tensors
+from hf_any3d.modeling.spatiallm import SpatialLMConfig
+from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
+
+LANGUAGE_MODELS = {"spatiallm_qwen": "qwen2", "spatiallm_llama": "llama"}
+"""Model type of a released config -> that of its language model."""
+_BODY = "spatiallm."
+NAMES: Names = {
+    r"model\.": f"{_BODY}language_model.model.",
+    r"lm_head\.": f"{_BODY}language_model.lm_head.",
+    r"point_backbone\.input_proj\.": f"{_BODY}input_projection.",
+    r"point_proj\.(?P<layer>\d+)\.": f"{_BODY}projector.{{layer}}.",
+    r"point_proj\.": f"{_BODY}projector.0.",
+}
+_ENCODER = "point_backbone."
+# Fields of a released config that are not its language model's.
+_OWN = (
+    *("point_backbone", "point_config", "projector", "point_start_token_id", "point_end_token_id", "point_token_id"),
+    *("model_type", "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype", "_name_or_path"),
+)
+_SPECIAL = ("point_start_token_id", "point_end_token_id", "point_token_id")
+# Parts of a block under our names -> under the authors'.
+_BLOCK = {
+    "positions.convolution": "cpe.0",
+    "positions.linear": "cpe.1",
+    "positions.norm": "cpe.2",
+    "norm1": "norm1.0",
+    "norm2": "norm2.0",
+    "attention.qkv": "attn.qkv",
+    "attention.proj": "attn.proj",
+    "mlp.fc1": "mlp.0.fc1",
+    "mlp.fc2": "mlp.0.fc2",
+}
+
+
+def spatiallm_config(published: Mapping[str, Any]) -> SpatialLMConfig:
+    """Return the config for a released one, with sound behavior: curves are not shuffled at inference.
+
+    Raises:
+        ValueError: It is of another program or version, or lacks a field.
+    """
+    kind = published.get("model_type")
+    if kind not in LANGUAGE_MODELS:
+        raise ValueError(f"model_type={kind!r}; expected one of {', '.join(map(repr, LANGUAGE_MODELS))}")
+    if (backbone := published.get("point_backbone")) != "sonata":
+        raise ValueError(
+            f"point_backbone={backbone!r}; expected 'sonata', as in version 1.1; 'scenescript', of version 1.0, is "
+            "not supported"
+        )
+    if missing := [name for name in ("point_config", *_SPECIAL) if published.get(name) is None]:
+        raise ValueError(f"the config lacks {missing[0]}")
+    arguments = dict(published["point_config"])
+    if "num_bins" not in arguments:
+        raise ValueError("point_config lacks num_bins")
+    num_bins = arguments.pop("num_bins")
+    fields = ptv3_fields({"enc_mode": True} | arguments)
+    # The released program has the argument, but no such tensor.
+    fields["use_mask_token"] = False
+    point = {"model_type": "point_transformer_v3", "grid_size": EXTENT / num_bins} | fields
+    text = {name: value for name, value in published.items() if name not in _OWN}
+    return SpatialLMConfig(
+        point_config=point,
+        text_config=text | {"model_type": LANGUAGE_MODELS[kind]},
+        num_bins=num_bins,
+        projector=published.get("projector") or "linear",
+        tie_word_embeddings=bool(published.get("tie_word_embeddings", False)),
+        **{name: published[name] for name in _SPECIAL},
+    )
+
+
+def convert_spatiallm_state_dict(
+    original: Mapping[str, torch.Tensor], config: SpatialLMConfig
+) -> dict[str, torch.Tensor]:
+    """Rename the tensors of a released model to those of a `SpatialLMForConditionalGeneration`.
+
+    Args:
+        original: Tensors under the authors' names; `lm_head.weight` may be missing where embeddings are tied.
+        config: Config of the model.
+
+    Raises:
+        ValueError: A tensor belongs to no known part, two to the same, or numbers are NaN or infinite.
+    """
+    encoder, others = {}, {}
+    for name, tensor in original.items():
+        is_encoder = name.startswith(_ENCODER) and not name.startswith(f"{_ENCODER}input_proj.")
+        (encoder if is_encoder else others)[name] = tensor
+    state = rename_tensors(others, NAMES)
+    fields = config.point_config.to_dict()
+    named = convert_ptv3_state_dict({name.removeprefix(_ENCODER): own for name, own in encoder.items()}, fields)
+    state |= {f"{_BODY}point_encoder.{name}": tensor for name, tensor in named.items()}
+    head, table = (f"{_BODY}language_model.{name}.weight" for name in ("lm_head", "model.embed_tokens"))
+    if config.text_config.tie_word_embeddings and table in state:
+        # Released files lack the head, or hold the embeddings twice; another one would be lost.
+        if head in state and not torch.equal(state[head], state[table]):
+            raise ValueError("lm_head.weight differs from model.embed_tokens.weight; expected equal ones, as tied")
+        state[head] = state[table]
+    return state
+
+
+def published_names(state: Mapping[str, torch.Tensor], config: SpatialLMConfig) -> dict[str, torch.Tensor]:
+    """Rename the tensors of our model to those of a released one, for the released program.
+
+    Args:
+        state: State dict of a `SpatialLMForConditionalGeneration`.
+        config: Its config.
+
+    Raises:
+        ValueError: A tensor has no place in a released model.
+    """
+    return {_published(name, config): tensor for name, tensor in state.items()}
+
+
+def _published(name: str, config: SpatialLMConfig) -> str:
+    inner = name.removeprefix(_BODY)
+    part, _, rest = inner.partition(".")
+    if part == "language_model":
+        return rest
+    if part == "input_projection":
+        return f"{_ENCODER}input_proj.{rest}"
+    if part == "projector":
+        return f"point_proj.{rest if config.projector == 'mlp' else rest.partition('.')[2]}"
+    if part == "point_encoder" and (found := _published_encoder(rest, config.point_config.depths)):
+        return f"{_ENCODER}{found}"
+    raise ValueError(f"{name} has no place in a released SpatialLM")
+
+
+def _published_encoder(name: str, depths: list[int] | tuple[int, ...]) -> str | None:
+    module, _, kind = name.rpartition(".")
+    fixed = {"embeddings.projection": "embedding.stem.linear", "embeddings.norm": "embedding.stem.norm"}
+    if module in fixed:
+        return f"{fixed[module]}.{kind}"
+    if match := re.fullmatch(r"poolings\.(\d+)\.(projection|norm)", module):
+        return f"enc.enc{int(match[1]) + 1}.down.{'proj' if match[2] == 'projection' else 'norm.0'}.{kind}"
+    if (match := re.fullmatch(r"blocks\.(\d+)\.(.+)", module)) and match[2] in _BLOCK:
+        stage, block = 0, int(match[1])
+        while block >= depths[stage]:
+            block -= depths[stage]
+            stage += 1
+        return f"enc.enc{stage}.block{block}.{_BLOCK[match[2]]}.{kind}"
+    return None
