@@ -123,13 +123,6 @@ def test_random_choices_follow_the_seed():
     processor = tiny_processor(choice="random", clean=False)
     # Two points in every cell.
     cloud = np.concatenate([room_cloud(0), room_cloud(0) + np.array([1e-3, 0, 0, 0, 0, 0], np.float32)])
-        1,
-        1,
-        1,
-        0,
-        0,
-        0,
-    )
     first, second, other = (processor.read(cloud, seed=seed)[0].index for seed in (1, 1, 2))
     assert np.array_equal(first, second) and not np.array_equal(first, other)
 
