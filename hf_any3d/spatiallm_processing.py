@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def clean_room(points: np.ndarray, colors: np.ndarray, grid_size: float) -> tupl
     Returns:
         Positions and colors of the voxels that stay, sorted by x, y, z.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     origin = points.min(axis=0) - grid_size / 2
     cells = np.floor((points - origin) / grid_size).astype(np.int64)
@@ -94,7 +95,7 @@ def clean_room(points: np.ndarray, colors: np.ndarray, grid_size: float) -> tupl
     points, colors = mean(points), mean(colors)
     if len(points) < 2:
         return points, colors
-    distances, _ = cKDTree(points).query(points, k=min(_NEIGHBORS, len(points)))
+    distances, _ = KDTree(points).query(points, k=min(_NEIGHBORS, len(points)))
     own = distances.mean(axis=1)
     kept = (own > 0) & (own < own.mean() + _DEVIATIONS * own.std(ddof=1))
     # Voxels that are all equally far apart, such as two, have no deviation and would all go.
@@ -216,7 +217,8 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             tokenizer: Tokenizer of its language model.
             **kwargs: Further arguments of the class.
         """
-        stride = int(np.prod(config.point_config.pooling_strides))
+        point: Any = config.point_config
+        stride = math.prod(point.pooling_strides)
         return cls(tokenizer, **{"num_bins": config.num_bins, "stride": stride, **kwargs})
 
     @property

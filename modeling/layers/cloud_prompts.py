@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -133,10 +133,7 @@ def unread_clouds(
     return [sample[len(sample) - new :] for sample, new in zip(samples, new_counts, strict=True)]
 
 
-_Base = PreTrainedModel if TYPE_CHECKING else object
-
-
-class CloudGenerationMixin(_Base):
+class CloudGenerationMixin:
     """For models with `GenerationMixin`, before it: clouds are encoded once, and follow beams, chunks and drafts.
 
     A model has `get_point_features`, which returns `Features`, and `config.point_token_id`; its `forward` takes

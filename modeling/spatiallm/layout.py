@@ -179,10 +179,11 @@ class Layout:
     @classmethod
     def of(cls, entities: Iterable[Entity], dropped: Iterable[DroppedLine] = ()) -> Layout:
         """Build a layout of entities of any kinds; each kind keeps its order."""
-        sorted_out: dict[type, list[Any]] = {kind: [] for kind in KINDS.values()}
+        of_kind: dict[type, list[Any]] = {kind: [] for kind in KINDS.values()}
         for entity in entities:
-            sorted_out[type(entity)].append(entity)
-        return cls(*(tuple(own) for own in sorted_out.values()), tuple(dropped))
+            of_kind[type(entity)].append(entity)
+        walls, doors, windows, boxes = map(tuple, of_kind.values())
+        return cls(walls, doors, windows, boxes, tuple(dropped))
 
     @property
     def entities(self) -> tuple[Entity, ...]:
@@ -425,7 +426,8 @@ def _read_line(line: str, walls: set[int], keep_unclosed: bool) -> Entity:
     word, *rest = name.split("_")
     if word not in KINDS:
         raise ValueError(f"begins with {word!r:.40}; expected one of {', '.join(KINDS)}")
-    number, kind = _whole(rest[0] if rest else "", "after the name"), KINDS[word]
+    number = _whole(rest[0] if rest else "", "after the name")
+    kind: Any = KINDS[word]
     start, end = line.find("("), line.find(")")
     if start < 0 or (end < 0 and not keep_unclosed):
         raise ValueError(f"{'(' if start < 0 else ')'} is missing")
@@ -444,7 +446,8 @@ def _read_line(line: str, walls: set[int], keep_unclosed: bool) -> Entity:
     values = {own: _number(text) for own, text in zip(names, arguments, strict=False)}
     if kind is Box:
         values |= {own: abs(values[own]) for own in ("sx", "sy", "sz")}
-    return kind(id=number, **first, **values)
+    fields: dict[str, Any] = first | values
+    return kind(id=number, **fields)
 
 
 def _whole(text: str, where: str) -> int:
