@@ -17,6 +17,10 @@ if __name__ == "conversions":
 if TYPE_CHECKING:  # for editors and type checkers
     from hf_any3d.conversions.act.convert import convert_act as convert_act
     from hf_any3d.conversions.any2point.convert import convert_any2point as convert_any2point
+    from hf_any3d.conversions.detr3d.convert import (
+        convert_detr3d as convert_detr3d,
+        convert_detr3d_back as convert_detr3d_back,
+    )
     from hf_any3d.conversions.imagebind_audio import convert_imagebind_audio as convert_imagebind_audio
     from hf_any3d.conversions.minigpt3d.convert import (
         convert_minigpt3d as convert_minigpt3d,

@@ -100,6 +100,8 @@ def read_settings(path: str | os.PathLike, key: str) -> dict[str, Any]:
     members = _checked_members(path) if _is_zip(path) else None
     content = _load(path, "cpu", members is not None and _is_readable_in_place(path, members))
     found = content.get(key) if isinstance(content, Mapping) else None
+    if isinstance(found, argparse.Namespace):
+        found = vars(found)
     if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
         raise ValueError(f"{path}: no settings under {key!r}; expected those of the model, by name")
     return dict(found)

@@ -271,6 +271,38 @@ def write_voxel_card(
     _write(card, directory)
 
 
+def write_detection_card(
+    directory: Path,
+    title: str,
+    checkpoint: Path,
+    model: PreTrainedModel,
+    processor: PointCloudProcessor,
+    remarks: Mapping[str, str],
+) -> None:
+    """Write the card of a converted detector.
+
+    Args:
+        directory: Existing directory to write to.
+        title: Name of the repository.
+        checkpoint: The authors' file.
+        model: The model, perhaps without weights.
+        processor: Its processor.
+        remarks: Further sections, title to text.
+    """
+    card = build_model_card(
+        Subject.from_model(model, num_points=processor.num_points),
+        title,
+        remark=f"These are weights of the authors, converted by hf_any3d {__version__}. It takes scans in meters, "
+        "with z up.",
+        sections={
+            **remarks,
+            "Quality": "The converted model was not evaluated.",
+            "Source": f"{_source('Detector', [checkpoint])}\n\nEvery tensor of it is accounted for.",
+        },
+    )
+    _write(card, directory)
+
+
 def _write(card: ModelCard, directory: Path) -> None:
     write_text(directory / FILE, sign_card(str(card)))
 

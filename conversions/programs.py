@@ -93,6 +93,7 @@ _MINIGPT3D = ("MiniGPT-3D", "convert_minigpt3d")
 PROGRAMS = (
     Program("Any2Point", "convert_any2point", _any2point),
     Program("ImageBind's audio encoder", "convert_imagebind_audio", _marked(r"modality_trunks\.audio\.")),
+    Program("3DETR", "convert_detr3d", _marked(r"pre_encoder\.mlp_module\.")),
     Program("OpenShape", "convert_openshape", _marked(r"(pc_encoder\.)?(ppat\.)?sa\.mlp_convs\.")),
     Program("Uni3D", "convert_uni3d", _marked(r"point_encoder\.visual\.")),
     Program("Point Transformer V3", "convert_ptv3", _marked(r"(backbone\.)?embedding\.stem\.")),
@@ -145,9 +146,14 @@ def recognize(path: str | os.PathLike) -> Recognized:
 def _recognize_directory(path: Path) -> Recognized:
     config = path / "config.json"
     kind = read_json(config).get("model_type") if config.is_file() else None
+    if kind == "detr3d":
+        return Recognized(path, Program("3DETR", "convert_detr3d_back", lambda names: {}))
     if kind not in _PARTS:
         found = "no config.json" if kind is None else f"model_type {kind!r}"
-        raise ValueError(f"{path}: a directory with {found}; expected a part of MiniGPT-3D: {', '.join(_PARTS)}")
+        raise ValueError(
+            f"{path}: a directory with {found}; expected a part of MiniGPT-3D: {', '.join(_PARTS)}, or a detr3d "
+            "to convert back"
+        )
     return Recognized(path, Program(*_MINIGPT3D, _stage, role=_PARTS[kind]))
 
 

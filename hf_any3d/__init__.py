@@ -23,6 +23,7 @@ from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES  # noqa: E402
 if TYPE_CHECKING:
     from hf_any3d.auto import (
         AutoModelForPointCloudClassification as AutoModelForPointCloudClassification,
+        AutoModelForPointCloudObjectDetection as AutoModelForPointCloudObjectDetection,
         AutoModelForPointCloudReconstruction as AutoModelForPointCloudReconstruction,
         AutoModelForPointCloudSegmentation as AutoModelForPointCloudSegmentation,
         AutoModelForPointCloudTextToText as AutoModelForPointCloudTextToText,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     # The classes of models are named in the registry.
     from hf_any3d.modeling.act import *  # noqa: F403
     from hf_any3d.modeling.any2point import *  # noqa: F403
+    from hf_any3d.modeling.detr3d import *  # noqa: F403
     from hf_any3d.modeling.encoders import UnsupportedEncoder as UnsupportedEncoder
     from hf_any3d.modeling.minigpt3d import *  # noqa: F403
     from hf_any3d.modeling.openshape import *  # noqa: F403

@@ -34,6 +34,12 @@ class AutoModelForPointCloudClassification(_AutoModelForPointClouds):
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
 
+class AutoModelForPointCloudObjectDetection(_AutoModelForPointClouds):
+    """Load any model that answers a point cloud with boxes around objects."""
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+
 class AutoModelForPointCloudReconstruction(_AutoModelForPointClouds):
     """Load any model that encodes point clouds as codes and reconstructs them."""
 

@@ -21,6 +21,7 @@ CENTERINGS = (True, "ground", False)
 EXTENTS = ("kept", "all")
 AXES = ("xyz", "xzy")
 UP_AXES = ("x", "y", "z")
+SMALL_CLOUDS = ("repeated", "masked")
 # Farthest point sampling costs points times samples; a random subset of a larger cloud covers it as well.
 _FARTHEST_CANDIDATES = 1_000_000
 # Points drawn on a mesh for each one that farthest point sampling keeps.
@@ -58,6 +59,8 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         default_rgb: the color, each value in [0, 1], of clouds without colors; None makes them an error.
         min_squared_norm: "farthest" ignores points whose x²+y²+z² is no larger, as the CUDA kernel of many released
             programs does (there it is 1e-3); None ignores none. Measured after normalization if `extent="all"`.
+        small_clouds: what becomes of clouds with fewer than `num_points` points: they are "repeated", or "masked":
+            padded with zeros to the largest of the batch, and marked in `points_mask`, for models that take it.
 
     Raises:
         ValueError: an argument that is not one of the allowed values.
@@ -91,6 +94,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         min_squared_norm: float | None = None,
         default_rgb: Sequence[float] | None = None,
         axes: str = "xyz",
+        small_clouds: str = "repeated",
         **kwargs: Any,
     ):
         unknown = [name for name in kwargs if name not in _SAVED and not name.startswith("_")]
@@ -103,6 +107,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         self.sampling = checked_choice("sampling", sampling, SAMPLINGS)
         self.extent = checked_choice("extent", extent, EXTENTS)
         self.axes = checked_choice("axes", axes, AXES)
+        self.small_clouds = checked_choice("small_clouds", small_clouds, SMALL_CLOUDS)
         if min_squared_norm is not None and not (_is_number(min_squared_norm) and min_squared_norm >= 0):
             raise ValueError(f"min_squared_norm: {min_squared_norm!r}; expected 0 or more, or None")
         self.min_squared_norm = min_squared_norm
@@ -140,7 +145,8 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             return_tensors: "pt" for a torch tensor, "np" for numpy; None gives a list of arrays.
 
         Returns:
-            `points` (batch, num_points, channels) float32, in the order of the input.
+            `points` (batch, num_points, channels) float32, in the order of the input; with `small_clouds="masked"`
+            only as many points as the largest cloud has, and `points_mask` (batch, points) bool, False for padding.
 
         Raises:
             ValueError: a cloud with too few points, NaN or infinite coordinates, only equal points or a missing
@@ -163,6 +169,8 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             prepared.append(points)
             if available < num_points:
                 small.append(available)
+        if self.small_clouds == "masked":
+            return self._padded(prepared, return_tensors)
         if small:
             warnings.warn(
                 f"{len(small)} of {len(entries)} clouds have fewer than num_points={num_points} points, the smallest "
@@ -172,6 +180,47 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             )
         points = np.stack(prepared) if return_tensors is not None else prepared  # (batch, num_points, channels)
         return BatchFeature({"points": points}, tensor_type=return_tensors)
+
+    def _padded(self, clouds: list[np.ndarray], return_tensors: str | None) -> BatchFeature:
+        if return_tensors is None:
+            return BatchFeature({"points": clouds})
+        longest = max(map(len, clouds))
+        points = np.zeros((len(clouds), longest, clouds[0].shape[1]), dtype=np.float32)
+        mask = np.zeros(points.shape[:2], dtype=bool)
+        for number, cloud in enumerate(clouds):
+            points[number, : len(cloud)], mask[number, : len(cloud)] = cloud, True
+        return BatchFeature({"points": points, "points_mask": mask}, tensor_type=return_tensors)
+
+    def post_process_object_detection(
+        self, outputs: Any, threshold: float = 0.5, points: Any = None, **rule: Any
+    ) -> list[dict[str, Any]]:
+        """Choose the answers among the boxes of a detector.
+
+        Args:
+            outputs: of the model, with `logits` and `pred_boxes`.
+            threshold: lowest score.
+            points: `(batch, points, channels)`, the input; needed if `min_points` is not 0.
+            **rule: settings of `hf_any3d.modeling.layers.boxes.DetectionRule`, such as `nms`, `nms_iou`, `top_k`.
+
+        Returns:
+            For each cloud `boxes (answers, 7)`, center, size and heading in the frame of the input, `labels` and
+            `scores (answers,)`, the highest score first.
+
+        Raises:
+            TypeError: an unknown setting.
+            ValueError: a setting that is out of range.
+        """
+        from hf_any3d.modeling.layers.boxes import DetectionRule, select_detections
+
+        chosen = DetectionRule(threshold=threshold, **rule)
+        probabilities = outputs["logits"].float().softmax(dim=-1)  # (batch, boxes, labels + 1)
+        answers = []
+        for cloud, boxes in enumerate(outputs["pred_boxes"]):
+            own, place = probabilities[cloud], None if points is None else points[cloud][..., :3]
+            number, labels, scores = select_detections(boxes, own[:, :-1], 1 - own[:, -1], chosen, place)
+            order = scores.argsort(descending=True, stable=True)
+            answers.append({"boxes": boxes[number][order], "labels": labels[order], "scores": scores[order]})
+        return answers
 
     def to_json_file(self, json_file_path: str | os.PathLike) -> None:
         """Write the file that `save_pretrained` writes; see `LibrarySettingsMixin`."""
@@ -237,7 +286,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         if self.extent != "all":
             xyz = self._normalize(xyz)
         points = np.concatenate([xyz, *channels], axis=1)
-        if len(points) < num_points:
+        if len(points) < num_points and self.small_clouds == "repeated":
             points = points.take(resample_index(len(points), num_points, generator), axis=0)
         return points, len(cloud)
 

@@ -32,6 +32,9 @@ TASKS = {
     "point-cloud-feature-extraction": Task(
         "AutoModel", "a model without a head", "features", "PointCloudFeatureExtractionPipeline"
     ),
+    "point-cloud-object-detection": Task(
+        "AutoModelForPointCloudObjectDetection", "a detector", "detect", "PointCloudObjectDetectionPipeline"
+    ),
     "point-cloud-reconstruction": Task(
         "AutoModelForPointCloudReconstruction", "an autoencoder", "reconstruct", "PointCloudReconstructionPipeline"
     ),
@@ -158,6 +161,12 @@ MODEL_TYPES = {
         {"point-cloud-classification": ("PointFeaturesForPointCloudClassification",)},
         has_parts=True,
     ),
+    "detr3d": ModelType(
+        "detr3d",
+        "Detr3DConfig",
+        "Detr3DModel",
+        {"point-cloud-object-detection": ("Detr3DForPointCloudObjectDetection",)},
+    ),
     "openshape": ModelType(
         "openshape",
         "OpenShapeConfig",
@@ -208,9 +217,11 @@ MODEL_TYPES = {
 
 # What the labels of a dataset's rows belong to.
 LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_TEXTS = "clouds", "points", "texts"
+LABELED_WITH_BOXES = "boxes"
 GENERATED = {
     "parts": LABELED_POINTS,  # objects assembled in code, each point with its part
     "rooms": LABELED_POINTS,  # rooms composed of the embedded shapes, each point with its object's class
+    "rooms_with_boxes": LABELED_WITH_BOXES,  # rooms composed of the embedded shapes, a box around each object
 }
 """Module of `hf_any3d.research.generated` -> kind of its labels; for the rest like `DATASETS`, which has them too."""
 DATASETS: dict[str, str | None] = {
@@ -222,7 +233,10 @@ DATASETS: dict[str, str | None] = {
     "parquet": None,  # local Parquet files with a column of points; their columns tell
     **GENERATED,
     "s3dis": LABELED_POINTS,  # scanned rooms of six areas, each point with one of 13 classes
+    "scannet_detection": LABELED_WITH_BOXES,  # scanned rooms, boxes of 18 classes
+    "scans_with_boxes": LABELED_WITH_BOXES,  # a folder of your own scans with files of boxes
     "scanobjectnn": LABELED_CLOUDS,  # objects cut out of scans of real rooms, 15 classes
+    "sunrgbd": LABELED_WITH_BOXES,  # rooms seen by depth cameras, boxes of 10 classes
     "shapenet55": LABELED_CLOUDS,  # models of 55 categories, to pretrain on
     "shapenetpart": LABELED_POINTS,  # objects of 16 categories, each point with one of 50 parts
     "shapes": LABELED_CLOUDS,  # the small set of household objects in examples/data

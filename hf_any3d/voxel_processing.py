@@ -67,6 +67,8 @@ class PointTransformerV3Processor(PointCloudProcessor):
         super().__init__(
             num_points=num_points, features=features, scale=scale, up_axis=up_axis, default_rgb=default_rgb, **kwargs
         )
+        if self.small_clouds != "repeated":
+            raise ValueError(f"small_clouds: {self.small_clouds!r}; expected 'repeated': no voxel is padded or masked")
         for name, value in (("factor", factor), ("grid_size", grid_size)):
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name}: {value!r}; expected a positive number")

@@ -30,7 +30,7 @@ from examples import run_zero_shot
 from hf_any3d import load_point_dataset
 from hf_any3d.atomic_files import atomic_write
 from hf_any3d.modeling.layers.tasks import point_loss
-from hf_any3d.modeling.pointnet.modeling_pointnet import PointNetLayer
+from hf_any3d.modeling.point_encoders.set_abstraction import PointNetLayer
 from studies import segmentation
 from studies.runs import (
     kept_run,

@@ -41,7 +41,8 @@ MOST_MEMORY = 3e9
 # accumulated.
 _WORTH_TRIMMING = 3e8
 _held = {"teardown": 5e8, "fixture": 5e8}  # bytes used by the libraries, or after the last trim
-_peaks: list[float] = []  # of this process and its workers
+_peaks: list[tuple[float, str]] = []  # of this process and its workers, with the test that reached it
+_peak = (0.0, "collection")
 
 
 # Test functions that `make test-fast` leaves out, as file::function. `HF_ANY3D_TIMES=store make test-fast` adds
@@ -78,6 +79,8 @@ def _store_times() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
+    global _peak
+    _peak = max(_peak, (_peak_memory(), item.nodeid), key=lambda peak: peak[0])
     _trim_memory("teardown")
 
 
@@ -108,24 +111,25 @@ def _peak_memory() -> float:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["peak_memory"] = _peak_memory()
+        session.config.workeroutput["peak_memory"] = _peak
         return
     if os.environ.get("HF_ANY3D_TIMES") == "store":
         _store_times()
-    _peaks.append(_peak_memory())
-    if max(_peaks) > MOST_MEMORY and session.exitstatus == 0:
+    _peaks.append(_peak)
+    if max(_peaks)[0] > MOST_MEMORY and session.exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error) -> None:
-    _peaks.append(getattr(node, "workeroutput", {}).get("peak_memory", 0))
+    _peaks.append(getattr(node, "workeroutput", {}).get("peak_memory", (0, "")))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _peaks:
+        size, test = max(_peaks)
         allowed = f"allowed are {MOST_MEMORY / 1e9:.0f}"
-        terminalreporter.write_line(f"largest process of the tests: {max(_peaks) / 1e9:.2f} GB; {allowed}")
+        terminalreporter.write_line(f"largest process of the tests: {size / 1e9:.2f} GB in {test}; {allowed}")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

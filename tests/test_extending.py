@@ -99,7 +99,7 @@ def add_file_format(folder: Path) -> str:
 import hf_any3d, json
 print(len(hf_any3d.read_point_cloud("cube.corners")))
 print(tuple(hf_any3d.PointCloudProcessor(num_points=2)("cube.corners")["points"][0].shape))
-print(len(json.loads(command("predict", "cube.corners", "--json"))[0]["predictions"]))
+print(len(json.loads(command("predict", "cube.corners", "--no-unknown", "--json"))[0]["predictions"]))
 command("batch", "convert", "cube.corners", "--output", "ply")
 print(len(hf_any3d.read_point_cloud("ply/cube.corners.ply")))
 """

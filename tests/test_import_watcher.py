@@ -42,7 +42,7 @@ def test_a_module_that_fails_is_waited_for_until_it_works(module, tmp_path):
     importlib.invalidate_caches()
     with pytest.raises(RuntimeError):
         importlib.import_module(module)
-    (tmp_path / "late_example.py").write_text("VALUE = 'repaired'\n")
+    (tmp_path / "late_example.py").write_text("VALUE = 'repaired at last'\n")
     importlib.invalidate_caches()
     importlib.import_module(module)
     assert seen == [1]

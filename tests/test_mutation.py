@@ -203,9 +203,10 @@ def test_a_recording_holds_as_long_as_the_file_of_the_test_is_the_same(tmp_path)
 def test_a_recording_has_the_functions_that_each_test_enters(tmp_path):
     test = "tests/test_messages.py::test_line_breaks_are_kept_on_request"
     command = [sys.executable, "-m", "pytest", "-p", "tests.mutation.recording", "-p", "no:cacheprovider", test]
-    environment = os.environ | {"HF_ANY3D_RECORDING": str(tmp_path)}
+    (rows := tmp_path / "rows").mkdir()
+    environment = os.environ | {"HF_ANY3D_RECORDING": str(rows), "PYTHONPYCACHEPREFIX": str(tmp_path / "cache")}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
-    (row,) = [json.loads(line) for file in tmp_path.iterdir() for line in file.read_text().splitlines()]
+    (row,) = [json.loads(line) for file in rows.iterdir() for line in file.read_text().splitlines()]
     assert row["test"] == test and row["passed"]
     assert any(name.startswith("hf_any3d/messages.py::") for name in row["entered"])
 

@@ -232,6 +232,15 @@ def test_large_clouds_are_reduced_before_farthest_sampling(monkeypatch):
     assert seen == [5000, 5000, 4000, 6000]
 
 
+@pytest.mark.parametrize("candidates", [50, 100, 1_000_000])
+@pytest.mark.parametrize("sampling", ["first", "random", "farthest"])
+def test_a_larger_cloud_gives_no_point_twice(sampling, candidates, monkeypatch):
+    monkeypatch.setattr(hf_any3d.processing, "_FARTHEST_CANDIDATES", candidates)
+    for count in (50, 99, 100):
+        points = PointCloudProcessor(num_points=count, sampling=sampling)(cloud(100))["points"][0]
+        assert len(points) == len(points.unique(dim=0)) == count
+
+
 def test_ten_million_points_are_read_and_sampled():
     points = np.random.default_rng(0).random((10_000_000, 3), dtype=np.float32)
     out = PointCloudProcessor(num_points=256)(points)["points"]

@@ -17,6 +17,7 @@ from hf_any3d.cli.common import CommandLine
 from hf_any3d.cli.convert import convert
 from hf_any3d.cli.data import data, show
 from hf_any3d.cli.demo import demo
+from hf_any3d.cli.detect import detect
 from hf_any3d.cli.evaluate import evaluation
 from hf_any3d.cli.model import export, info, push, space
 from hf_any3d.cli.predict import features, predict, zero_shot
@@ -39,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # Help lists the commands in the order in which they are added.
-for command in (predict, zero_shot, segment, features, chat, reconstruct, show, convert):
+for command in (predict, zero_shot, segment, detect, features, chat, reconstruct, show, convert):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.add_typer(evaluation, name="evaluate")

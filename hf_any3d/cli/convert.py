@@ -55,8 +55,8 @@ def convert(
     dataset: Annotated[
         str | None,
         option(
-            "ACT: dataset of the fine-tuning, for the names of labels: scanobjectnn, modelnet40, shapenetpart, s3dis "
-            "or none; by default chosen by the number of labels."
+            "ACT, 3DETR: dataset of the training, for the names of labels: scanobjectnn, modelnet40, shapenetpart, "
+            "s3dis, scannet, sunrgbd or none; by default chosen by the number of labels."
         ),
     ] = None,
     tokenizer: Annotated[
@@ -84,9 +84,9 @@ def convert(
     group_size: Annotated[int | None, option("Points per patch; by default as published.", min=1)] = None,
     group_radius: Annotated[float | None, option("OpenShape: radius of a patch.", min=0)] = None,
     num_attention_heads: Annotated[
-        int | None, option("ACT, Uni3D: attention heads; by default as published.", min=1)
+        int | None, option("ACT, Uni3D, 3DETR: attention heads; by default as published.", min=1)
     ] = None,
-    num_points: Annotated[int | None, option("ACT: points per cloud; by default as published.", min=1)] = None,
+    num_points: Annotated[int | None, option("ACT, 3DETR: points per cloud; by default as published.", min=1)] = None,
     size: Annotated[
         str | None, option("Of a published checkpoint: which of several, such as base; also as NAME:SIZE.")
     ] = None,
@@ -98,9 +98,10 @@ def convert(
     """Convert the checkpoints of original programs into directories that `from_pretrained` opens.
 
     The program, the kind of the file and the size of the model are found from the tensors: Any2Point, ACT, MiniGPT-3D
-    and its parts, OpenShape, Uni3D, PatchAlign3D, Point Transformer V3 with or without a linear head, ImageBind's
-    audio encoder. Files of one model are given together, in any order; those of MiniGPT-3D without a file of a
-    training stage become a directory for each part. Every tensor is accounted for.
+    and its parts, OpenShape, Uni3D, PatchAlign3D, Point Transformer V3 with or without a linear head, 3DETR,
+    ImageBind's audio encoder. Files of one model are given together, in any order; those of MiniGPT-3D without a file
+    of a training stage become a directory for each part. Every tensor is accounted for. The directory of a 3DETR is
+    converted back into a file of its authors.
 
     A published checkpoint is fetched first, and opens by its name without a network afterwards.
     """
@@ -133,7 +134,7 @@ def _convert_files(files: list[str], output: Path | None, given: Mapping[str, An
         raise ValueError(f"{files[0]}: --output is missing; give the directory to create")
     function = getattr(conversions, name)
     allowed = _arguments_of(function)
-    title = next(program.title for program in PROGRAMS if program.convert.startswith(name.removesuffix("_parts")))
+    title = next(program.title for program in PROGRAMS if name.startswith(program.convert))
     if unused := sorted(given.keys() - allowed):
         options = sorted(allowed & _OPTIONS)
         expected = ", ".join(map(_option_of, options)) if options else "none"

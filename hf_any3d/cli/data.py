@@ -30,7 +30,7 @@ from hf_any3d.cli.outputs import (
 from hf_any3d.hub.names import is_path_like, similar_path
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.messages import print_json, print_line, printable
-from hf_any3d.registry import DATASETS, LABELED_CLOUDS, LABELED_POINTS
+from hf_any3d.registry import DATASETS, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
 
 data = typer.Typer(rich_markup_mode="markdown", help="Prepare, describe and check data.", no_args_is_help=True)
 
@@ -69,7 +69,7 @@ class FoundDataset:
         return load_point_dataset(self.name, data_dir=data_dir or self.folder, **options)
 
     def labels(self) -> str | None:
-        """Return whether labels belong to clouds, points or texts; None for data on the hub."""
+        """Return whether labels belong to clouds, points, boxes or texts; None for data on the hub."""
         if self.name != "parquet" or not (self.file or self.folder):
             return DATASETS.get(self.name)
         import pyarrow.parquet
@@ -80,6 +80,8 @@ class FoundDataset:
             columns = pyarrow.parquet.read_schema(file)
         except pyarrow.ArrowInvalid as error:
             raise ValueError(f"{file}: not Parquet ({error})") from None
+        if columns.get_field_index("boxes") >= 0:
+            return LABELED_WITH_BOXES
         place = columns.get_field_index("labels")
         is_list = place >= 0 and pyarrow.types.is_nested(columns.field(place).type)
         return LABELED_POINTS if is_list else LABELED_CLOUDS

@@ -37,6 +37,11 @@ from hf_any3d.many_files.work import Answer, answerer, feature_of, usual_batch_s
 from hf_any3d.messages import print_line, printable
 from hf_any3d.registry import FORMATS
 
+LIKE = 0.3
+"""Unknown score below which a cloud that was turned clearly looks like something known."""
+ROOM_HEIGHT, ROOM_WIDTH = (1.8, 6.0), 2.2
+"""Meters, smallest and largest height and smallest side of what may be a whole room."""
+
 
 class Axis(StrEnum):
     """Axes of coordinates."""
@@ -180,11 +185,18 @@ def _classify(
     gallery = Gallery(output if _suffix(output) in VIEWS else None, len(inputs), up_axis)
     run = prediction_answerer(answerer(pipe, model, **arguments))
 
+    def turned(cloud: Cloud, axis: str) -> dict[str, Any]:
+        # A cloud of its own, so that a note is not told for each axis.
+        again = prediction_answerer(answerer(pipe, model, **{**arguments, "up_axis": axis}))
+        return again([Cloud(cloud.name, cloud.data)])[0]
+
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         rows = run(clouds)
         for cloud, row in zip(clouds, rows, strict=True):
             if "error" not in row:
                 first = row["predictions"][0]
+                if first.get("unknown", 0.0) > 0.5 and (reason := why_unlike(cloud, up_axis, turned)):
+                    cloud.warnings.append(f"{cloud.name}: {reason}")
                 best = f"{label_of(first)}, {100 * first['score']:.0f} %{unlike(first)}"
                 gallery.add_file(cloud.data, f"{Path(cloud.name).name}: {best}")
         return rows
@@ -235,6 +247,30 @@ def unlike(prediction: Row) -> str:
     """Return the remark that a cloud is unlike those of the training, empty if it is not."""
     score = prediction.get("unknown", 0.0)
     return f"   unlike the training clouds: {100 * score:.0f} %" if score > 0.5 else ""
+
+
+def why_unlike(cloud: Cloud, up_axis: str, answer: Callable[[Cloud, str], Row]) -> str | None:
+    """Find why a cloud is unlike those of a model's training: it may lie on its side, or be a whole room.
+
+    Args:
+        cloud: The cloud.
+        up_axis: The axis that was taken to point up.
+        answer: Returns the row of the cloud with another axis that points up.
+
+    Returns:
+        The reason, None if neither is likely.
+    """
+    others = {axis: answer(cloud, axis) for axis in Axis if axis != up_axis}
+    known = {axis: row["predictions"][0] for axis, row in others.items() if "error" not in row}
+    best = min(known, key=lambda axis: known[axis]["unknown"], default=None)
+    if best is not None and known[best]["unknown"] < LIKE:
+        return f"if {best} points up it looks like {label_of(known[best])}: try --up-axis {best}"
+    size = np.ptp(cloud.data.points, axis=0)  # (3,)
+    height, sides = size["xyz".index(up_axis)], np.delete(size, "xyz".index(up_axis))
+    if ROOM_HEIGHT[0] <= height <= ROOM_HEIGHT[1] and sides.min() >= ROOM_WIDTH:
+        extent = " × ".join(f"{length:.1f}" for length in size)
+        return f"{extent} in size, in meters a whole room: label its points (hf-any3d segment) or cut an object out"
+    return None
 
 
 def features(

@@ -1,4 +1,4 @@
-"""`hf-any3d train`: train a classifier or segmentation model on a folder, a file or a dataset."""
+"""`hf-any3d train`: train a classifier, segmentation model or detector on a folder, a file or a dataset."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.hub.names import similar_path
 from hf_any3d.messages import print_line, printable
-from hf_any3d.registry import DATASETS, LABELED_POINTS, MODEL_TYPES
+from hf_any3d.registry import DATASETS, LABELED_POINTS, LABELED_WITH_BOXES, MODEL_TYPES
 
 _RECIPES = (".yaml", ".yml", ".json")
 # Option of this command -> argument of the training program.
@@ -42,10 +42,15 @@ class Way(StrEnum):
 
 
 class Task(StrEnum):
-    """Target of labels: clouds or points."""
+    """Target of labels: clouds, points or boxes."""
 
     CLASSIFICATION = "classification"
     SEGMENTATION = "segmentation"
+    DETECTION = "detection"
+
+
+_TASKS = {LABELED_POINTS: Task.SEGMENTATION, LABELED_WITH_BOXES: Task.DETECTION}
+_COMMANDS = {Task.CLASSIFICATION: "predict", Task.SEGMENTATION: "segment", Task.DETECTION: "detect"}
 
 
 def _print_all_help(context: typer.Context, task: Task) -> None:
@@ -89,7 +94,8 @@ def train(
         ),
     ] = None,
     task: Annotated[
-        Task | None, option("classification of clouds, or segmentation of points; by default as the data require.")
+        Task | None,
+        option("classification of clouds, segmentation of points, or detection; by default as the data require."),
     ] = None,
     way: Annotated[
         Way | None,
@@ -139,7 +145,7 @@ def train(
     skip_hub_if_offline()
     name = Path(data or dataset or "").stem
     arguments, labels = data_arguments(data, dataset)
-    task = task or (Task.SEGMENTATION if labels == LABELED_POINTS else Task.CLASSIFICATION)
+    task = task or _TASKS.get(labels or "", Task.CLASSIFICATION)
     is_recipe = bool(arguments) and not arguments[0].startswith("-")
     given: dict[str, Any] = {
         "output": output or (None if is_recipe else Path("outputs") / name),
@@ -160,10 +166,18 @@ def train(
     else:
         arguments += _encoder_arguments(encoder)
     arguments += words
-    if task is Task.SEGMENTATION or is_recipe or way is Way.TRAINED:
+    if task is not Task.CLASSIFICATION or is_recipe or way is Way.TRAINED:
         if way is Way.FEATURES or earlier is not None:
             used = "--from" if earlier is not None else "--way features"
-            other = "a recipe" if is_recipe else "--way trained" if way else "labels of points"
+            other = (
+                "a recipe"
+                if is_recipe
+                else "--way trained"
+                if way
+                else "boxes"
+                if task is Task.DETECTION
+                else "labels of points"
+            )
             raise ValueError(f"{used} with {other}; expected scans to classify by frozen features")
     from hf_any3d.atomic_files import release_claims
 
@@ -189,13 +203,12 @@ def train(
         # Everything is imported now, which the first `info` then need not do.
         with contextlib.suppress(ValueError, OSError):
             store_facts(folder, None, model_facts(folder))
-    command = "segment" if task is Task.SEGMENTATION else "predict"
-    print_line(f"{folder}: model, card and metrics.json; try: hf-any3d {command} FILE --model {folder}")
+    print_line(f"{folder}: model, card and metrics.json; try: hf-any3d {_COMMANDS[task]} FILE --model {folder}")
     left_out.finish()
 
 
 def _are_few(arguments: list[str], words: list[str], way: Way | None) -> bool:
-    """Return whether scans get frozen features and a linear head: as requested, or as their number says."""
+    """Return whether scans get frozen features and a linear head, as requested or by their number."""
     if way is not None:
         return way is Way.FEATURES
     from hf_any3d.training.little_data.training import OPTIONS, given_options, plan_for_data
@@ -241,9 +254,13 @@ def _run_program(arguments: list[str], task: Task) -> list[str]:
     from hf_any3d.registration import register
 
     register()
-    from hf_any3d.training import tasks
+    from hf_any3d.training import detection, tasks
 
-    run = tasks.train_segmenter if task is Task.SEGMENTATION else tasks.train_classifier
+    run = {
+        Task.CLASSIFICATION: tasks.train_classifier,
+        Task.SEGMENTATION: tasks.train_segmenter,
+        Task.DETECTION: detection.train_detector,
+    }[task]
     report = run(arguments)
     lines = []
     for split, metrics in report.metrics.items():
@@ -340,9 +357,14 @@ def _argument_classes(task: Task | None) -> tuple[type, ...]:
         from hf_any3d.training.little_data.training import ARGUMENTS
 
         return ARGUMENTS
+    from hf_any3d.training.detection import DETECTION_ARGUMENTS
     from hf_any3d.training.tasks import CLASSIFICATION_ARGUMENTS, SEGMENTATION_ARGUMENTS
 
-    return SEGMENTATION_ARGUMENTS if task is Task.SEGMENTATION else CLASSIFICATION_ARGUMENTS
+    return {
+        Task.CLASSIFICATION: CLASSIFICATION_ARGUMENTS,
+        Task.SEGMENTATION: SEGMENTATION_ARGUMENTS,
+        Task.DETECTION: DETECTION_ARGUMENTS,
+    }[task]
 
 
 def _check_arguments(arguments: list[str], own: list[str], task: Task | None) -> None:

@@ -304,11 +304,16 @@ def build_transform(spec: str | Iterable[str] | Mapping[str, Mapping]) -> Compos
     if isinstance(spec, Mapping):
         items = [(name, dict(settings)) for name, settings in spec.items()]
     else:
-        items = [_parse(text) for text in ([spec] if isinstance(spec, str) else spec)]
+        items = [parse_transform(text) for text in ([spec] if isinstance(spec, str) else spec)]
     return Compose([_build(name, settings) for name, settings in items])
 
 
-def _parse(text: str) -> tuple[str, dict]:
+def parse_transform(text: str) -> tuple[str, dict]:
+    """Split a text such as "rotate:axis=z,limit=0.5" into a name and settings.
+
+    Raises:
+        ValueError: A part is not a setting.
+    """
     name, _, rest = text.partition(":")
     settings = {}
     for part in filter(None, rest.split(",")):

@@ -31,7 +31,7 @@ from hf_any3d.demo.page import (
 from hf_any3d.demo.uploads import AT_ONCE, Uploads
 from hf_any3d.visualization.html_pages import html_fragment
 from hf_any3d.visualization.show import view_of_cloud
-from hf_any3d.visualization.viewer import CloudView, hex_color, label_colors, viewer_page
+from hf_any3d.visualization.viewer import CloudView, box_edges, hex_color, label_colors, viewer_page
 
 CHAT = "point-cloud-text-to-text"
 FEATURES = "point-cloud-feature-extraction"
@@ -49,6 +49,7 @@ _TITLES = {
     "zero-shot-point-cloud-classification": ("Which of your words fits best?", "Words"),
     "point-cloud-segmentation": ("What are its parts?", "Parts"),
     "zero-shot-point-cloud-segmentation": ("Where are the parts that your words name?", "Parts"),
+    "point-cloud-object-detection": ("Where are the objects?", "Objects"),
     "point-cloud-reconstruction": ("What does the autoencoder keep?", "Reconstruction"),
     FEATURES: ("Which shapes are similar?", "Most similar examples, by the cosine of their features"),
 }
@@ -181,6 +182,23 @@ class TaskAnswers:
         rows = [(part["label"], float(part["mask"].mean())) for part in found["segments"]]
         palette = {name: hex_color(color) for name, color in zip(names, label_colors(len(names)), strict=True)}
         return Answer([view], {"names": names, "label_name": "part"}, rows, note, palette)
+
+    def _point_cloud_object_detection(
+        self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
+    ) -> Answer:
+        config = self.pipe.model.config
+        names = ["scan", *(str(config.id2label[number]) for number in range(config.num_labels))]
+        if cloud.is_mesh:
+            cloud = cloud.sample_surface(MOST_POINTS // 10)
+        found = pipe(cloud)
+        edges = [box_edges(one["box"]["corners"]) for one in found]
+        points = cloud.points if cloud.offset is None else cloud.points + cloud.offset
+        numbers = [np.full(len(own), names.index(one["label"])) for one, own in zip(found, edges, strict=True)]
+        labels = np.concatenate([np.zeros(len(points), dtype=np.int64), *numbers])
+        palette = {name: hex_color(color) for name, color in zip(names, label_colors(len(names)), strict=True)}
+        rows = [(one["label"], one["score"]) for one in found]
+        view = CloudView(np.concatenate([points, *edges]), labels=labels)
+        return Answer([view], {"names": names, "label_name": "object"}, rows, note, palette)
 
     def _point_cloud_reconstruction(
         self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str

@@ -1,6 +1,7 @@
 """Build a model card from the class and config of a model, its adapter, and the report of a run, if any."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -146,15 +147,15 @@ def _eval_results(report: RunReport, task: CardTask) -> list[EvalResult]:
         if split not in ("validation", "test") or not data.get("name"):
             continue
         file = (data.get("files") or {}).get(split)
-        title = one_line(file or data["name"])
+        # The name of the file alone: its folder is one of this machine.
+        title = one_line(_file_name(file) if file else data["name"])
         kind = data["name"] if data.get("on_hub") and hub_name(data["name"]) else data.get("hub_type") or "custom"
         results += [
             EvalResult(
                 task_type=task.task,
                 task_name=task.task_name,
                 dataset_type=one_line(kind),
-                # The name of the file alone: its folder is one of this machine.
-                dataset_name=title.replace("\\", "/").rsplit("/", 1)[-1] if file else title,
+                dataset_name=title,
                 dataset_split=split,
                 metric_type=metric,
                 metric_name=task.metrics[metric],
@@ -166,12 +167,17 @@ def _eval_results(report: RunReport, task: CardTask) -> list[EvalResult]:
     return results
 
 
+def _file_name(path: object) -> str:
+    """Return the last part of a path, which may come from a machine with another separator."""
+    return re.split(r"[/\\]", str(path))[-1]
+
+
 def _results_of_run(report: RunReport, task: CardTask) -> dict[str, Any]:
     """Return the values of the template about a run: results, data and training."""
     scores, selection, seed = report.class_accuracy.get("test", {}), report.selection, report.training.get("seed")
     data = {key: value for key, value in report.data.items() if key not in _HIDDEN_DATA}
     for split, file in (report.data.get("files") or {}).items():
-        data[f"{split} file"] = str(file).replace("\\", "/").rsplit("/", 1)[-1]
+        data[f"{split} file"] = _file_name(file)
     return {
         "results": _results(report.metrics, task),
         "class_scores": ", ".join(

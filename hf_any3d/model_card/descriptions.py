@@ -28,6 +28,13 @@ METHODS = {
     "act3d": Method("ACT", "2212.08320", ("act",), _READS_PATCHES),
     "act3d_autoencoder": Method("ACT", "2212.08320", ("act",)),
     "any2point": Method("Any2Point", "2404.07989", ("any2point",)),
+    "detr3d": Method(
+        "3DETR",
+        "2109.08141",
+        ("3detr",),
+        "A detection transformer with {config.decoder_layers} decoder layers reads groups of points, and answers with "
+        "{config.num_queries} boxes",
+    ),
     "minigpt3d": Method("MiniGPT-3D", "2405.01413", ("minigpt3d",)),
     "openshape": Method("OpenShape", "2305.10764", ("openshape",), _READS_PATCHES),
     "patchalign3d": Method("PatchAlign3D", "2601.02457", ("patchalign3d",), _READS_PATCHES),

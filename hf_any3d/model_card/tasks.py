@@ -145,6 +145,30 @@ probabilities that a label is correct.
 """,
     has_classes=False,
 )
+_DETECTION = CardTask(
+    task="point-cloud-object-detection",
+    task_name="Object detection in point clouds",
+    intro="Finds objects in 3D scans, and puts a box around each: {count} classes.",
+    verb="detect",
+    use="""for found in detect("room.ply", threshold=0.5):  # boxes in the frame and units of the file
+    found["label"], found["score"], found["box"]["center"], found["box"]["size"], found["box"]["heading"]""",
+    portions="scans are thinned to {points}.",
+    logits="""outputs = model(**processor("room.ply", return_tensors="pt"))
+processor.post_process_object_detection(outputs, threshold=0.5)[0]  # boxes, labels and scores""",
+    metrics={
+        "map_25": "mAP at an overlap of 0.25",
+        "map_50": "mAP at 0.5",
+        "recall_25": "Recall at 0.25",
+        "recall_50": "Recall at 0.5",
+        "published_map_25": "mAP at 0.25 in the published form",
+        "published_map_50": "mAP at 0.5 in the published form",
+    },
+    class_score="average precision by class, at an overlap of 0.25",
+    limits="""\
+Scores are not calibrated. mAP is the mean over the classes that have objects; the published form also counts classes \
+that only occur among the answers, with 0.
+""",
+)
 _RECONSTRUCTION = CardTask(
     task="point-cloud-reconstruction",
     task_name="Reconstruction of point clouds from discrete codes",
@@ -206,6 +230,7 @@ answers; it does not measure whether generated answers are true.
 TASKS = {
     "point-cloud-classification": _CLASSIFICATION,
     "point-cloud-feature-extraction": _FEATURES,
+    "point-cloud-object-detection": _DETECTION,
     "point-cloud-reconstruction": _RECONSTRUCTION,
     "point-cloud-segmentation": _SCENES,
     "point-cloud-text-to-text": _CONVERSATION,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from hf_any3d.pipelines.point_cloud_classification import PointCloudClassificationPipeline
 from hf_any3d.pipelines.point_cloud_feature_extraction import PointCloudFeatureExtractionPipeline
+from hf_any3d.pipelines.point_cloud_object_detection import PointCloudObjectDetectionPipeline
 from hf_any3d.pipelines.point_cloud_reconstruction import PointCloudReconstructionPipeline
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
 from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipeline
@@ -15,6 +16,7 @@ __all__ = [
     "DEFAULT_MODELS",
     "PointCloudClassificationPipeline",
     "PointCloudFeatureExtractionPipeline",
+    "PointCloudObjectDetectionPipeline",
     "PointCloudReconstructionPipeline",
     "PointCloudSegmentationPipeline",
     "PointCloudTextToTextPipeline",

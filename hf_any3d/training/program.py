@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import datasets
 import transformers
@@ -29,7 +29,7 @@ from hf_any3d.model_card.subject import adapter_facts, hub_name
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.checkpoints import checkpoint_to_resume
-from hf_any3d.training.rows import EpochCallback, ProcessedDataset
+from hf_any3d.training.rows import EpochCallback
 from hf_any3d.training.schedules import HeadFirstCallback
 from hf_any3d.training.trainer import PointTrainer
 from hf_any3d.visualization.run_results import write_run_results
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 # Environment variables with the number of processes: of torchrun, and of the MPI launchers that accelerate supports.
 _PROCESSES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_Trainer = TypeVar("_Trainer", bound=PointTrainer)
 _ENCODER_FACTS = ("name_or_path", "revision", "checksum", "tower", "layers")
 _LAUNCHER = "python -m torch.distributed.run --nproc_per_node N PROGRAM"
 
@@ -242,11 +243,12 @@ def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dic
 def build_trainer(
     model: nn.Module,
     arguments: PointTrainingArguments,
-    train_rows: ProcessedDataset,
-    validation_rows: ProcessedDataset | None,
+    train_rows: Any,
+    validation_rows: Any,
     processor: PointCloudProcessor,
+    trainer_class: type[_Trainer] = PointTrainer,
     **settings: Any,
-) -> PointTrainer:
+) -> _Trainer:
     """Build a trainer that sets the epoch of its training rows; without validation rows it keeps the last weights.
 
     Args:
@@ -255,6 +257,7 @@ def build_trainer(
         train_rows: Training rows.
         validation_rows: Rows to select the weights on.
         processor: Processor to store with the model.
+        trainer_class: Class of the trainer.
         **settings: Further arguments of Trainer, such as `data_collator` and `compute_metrics`.
 
     Raises:
@@ -271,7 +274,7 @@ def build_trainer(
         other = "several processes" if arguments.world_size > 1 else "an adapter"
         raise ValueError(f"--head_epochs {arguments.head_epochs} with {other}; expected 0")
     first = [HeadFirstCallback(arguments.head_epochs)] if arguments.head_epochs else []
-    return PointTrainer(
+    return trainer_class(
         model,
         arguments,
         train_dataset=train_rows,

@@ -29,6 +29,25 @@ bf1050 10bf80 a7bf9f 6068a7 6848e7 c740cf 874050 40afff 0897af af5020 f73070 ff6
 """.split()
 
 
+# Corners of a box that an edge joins, as `box_corners` orders them.
+_EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
+
+
+def box_edges(corners: np.ndarray, count: int = 100) -> np.ndarray:
+    """Return points along the twelve edges of a box, which draw it in a cloud.
+
+    Args:
+        corners: (8, 3), four of the bottom, then those above them.
+        count: points of an edge.
+
+    Returns:
+        (12 * count, 3).
+    """
+    corners = np.asarray(corners, dtype=np.float64)
+    steps = np.linspace(0, 1, count)[:, None]
+    return np.concatenate([corners[start] + steps * (corners[end] - corners[start]) for start, end in _EDGES])
+
+
 def label_colors(num_labels: int) -> np.ndarray:
     """Return a color for each label; the first 64 are clearly distinct on light and dark backgrounds.
 

@@ -107,7 +107,7 @@ class UnknownScore(nn.Module):
 
 
 class UnknownScoreMixin:
-    """For classifiers with an unknown score if `config.unknown_rows` says so."""
+    """Classifier mixin: adds an unknown score if `config.unknown_rows` is above 0."""
 
     config: Any
     unknown_score: UnknownScore | None

@@ -50,8 +50,9 @@ from hf_any3d.modeling.pretrained_parts import (
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_of
 
 _Model = TypeVar("_Model", bound="PointFeaturesPreTrainedModel")
-# Irrational steps of the sequences that copies take their numbers from, square roots of primes.
-_STEPS = tuple(math.sqrt(prime) for prime in (2, 3, 5, 7, 11, 13, 17))
+# Steps of the sequences that copies take their numbers from: fractions of square roots of primes, of this whole.
+_WHOLE = 2**31
+_STEPS = tuple(round(math.sqrt(prime) % 1 * _WHOLE) for prime in (2, 3, 5, 7, 11, 13, 17))
 # Clouds that a frozen model reads at a time: all copies of a large batch would need gigabytes.
 _AT_ONCE = 64
 # What a model of points says of a cloud besides its features.
@@ -511,8 +512,7 @@ def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:
     if config.copies == 1:
         return points.unsqueeze(1)
     device, kind = points.device, points.dtype
-    # In float64, as fractions of large multiples lose digits.
-    number = torch.arange(config.copies - 1, device=device, dtype=torch.float64) + 1
+    number = torch.arange(config.copies - 1, device=device) + 1
     turn = math.radians(config.copy_turn) * (2 * _spread(number, 0) - 1)  # (copies - 1,)
     low, high = config.copy_scale
     factors = torch.stack([low + (high - low) * _spread(number, 1 + axis) for axis in range(3)], dim=-1)
@@ -531,7 +531,7 @@ def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:
     xyz = points[..., :3]
     changed = turned(xyz) * factors.to(kind)[:, None, :]
     if config.copy_jitter:
-        place = torch.arange(xyz.shape[1], device=device, dtype=torch.float64) + 1
+        place = torch.arange(xyz.shape[1], device=device) + 1
         noise = [_spread(place, 4 + axis, number[:, None]) for axis in range(3)]  # (copies - 1, points) each
         radius = (xyz - xyz.mean(dim=1, keepdim=True)).square().sum(-1).amax(dim=1).sqrt()  # (batch,)
         moved = (2 * torch.stack(noise, dim=-1) - 1).to(kind) * config.copy_jitter
@@ -543,10 +543,11 @@ def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:
     return torch.cat([points.unsqueeze(1), copies], dim=1)
 
 
-def _spread(number: Tensor, sequence: int, shift: Tensor | float = 0.0) -> Tensor:
+def _spread(number: Tensor, sequence: int, shift: Tensor | int = 0) -> Tensor:
     """Return numbers from 0 to 1 that are spread evenly: fractions of the multiples of an irrational number.
 
     A generator would give other numbers on other devices, and none in an exported program.
     """
+    # Whole numbers: fractions of large multiples would lose their digits in float32.
     value = number * _STEPS[sequence] + shift * _STEPS[(sequence + 1) % len(_STEPS)]
-    return value - value.floor()
+    return (value % _WHOLE).float() / _WHOLE

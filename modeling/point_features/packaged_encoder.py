@@ -17,7 +17,8 @@ _OF_THE_CLASSIFIER = ("architectures", "auto_map", "dtype", "id2label", "label2i
 @cache
 def _settings() -> dict[str, Any]:
     stored = read_settings(FOLDER / "config.json")
-    return {name: value for name, value in stored.items() if name not in _OF_THE_CLASSIFIER}
+    own = {name for name in stored if name not in _OF_THE_CLASSIFIER and not name.startswith("unknown_")}
+    return {name: value for name, value in stored.items() if name in own}
 
 
 def packaged_settings() -> dict[str, Any]:

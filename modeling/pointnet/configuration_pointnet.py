@@ -74,9 +74,7 @@ class PointNetConfig(BaselineConfig):
 class PointNet2Config(BaselineConfig):
     r"""Configuration of a PointNet++ with grouping at a single scale (arXiv 1706.02413).
 
-    The defaults are a small one. The published sizes are `num_centers=(512, 128)`, `radii=(0.2, 0.4)`,
-    `num_neighbors=(32, 64)`, `level_widths=((64, 64, 128), (128, 128, 256))`, `hidden_sizes=(256, 512, 1024)`,
-    `head_widths=(512, 256)` and `head_dropout=0.5`.
+    The defaults are a small one, of 0.1 million parameters; `published_sizes()` has the published sizes.
 
     Args:
         in_channels: Channels of a point: 3 for xyz, 6 with colors or normals.
@@ -110,6 +108,26 @@ class PointNet2Config(BaselineConfig):
             raise ValueError(f"level_widths={self.level_widths}; expected the channels of one layer or more a level")
         if any(later > earlier for earlier, later in zip(self.num_centers, self.num_centers[1:], strict=False)):
             raise ValueError(f"num_centers={self.num_centers}; expected no more centers than the level before has")
+
+    @classmethod
+    def published_sizes(cls, **changes: Any) -> PointNet2Config:
+        """Return the published sizes for classification with one scale of grouping, 1.5 million parameters.
+
+        Args:
+            **changes: Other settings, such as `id2label`, or changes of the sizes.
+
+        Source: PointNet++, Sec. 10.1 (supplementary), "SSG".
+        """
+        sizes: dict[str, Any] = {
+            "num_centers": (512, 128),
+            "radii": (0.2, 0.4),
+            "num_neighbors": (32, 64),
+            "level_widths": ((64, 64, 128), (128, 128, 256)),
+            "hidden_sizes": (256, 512, 1024),
+            "head_widths": (512, 256),
+            "head_dropout": 0.5,
+        }
+        return cls(**{**sizes, **changes})
 
     @property
     def num_hidden_layers(self) -> int:

@@ -7,8 +7,7 @@ PointNet++: points ─► levels: centers, the points in a ball around each, lay
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -19,7 +18,8 @@ from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFea
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.modeling.library import LibraryModelMixin
-from hf_any3d.modeling.point_ops import ball_query, farthest_point_sample, gather_points, group, in_full_precision
+from hf_any3d.modeling.point_encoders.set_abstraction import SetAbstraction, shared_layers
+from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.pointnet.configuration_pointnet import BaselineConfig, PointNet2Config, PointNetConfig
 
@@ -42,32 +42,6 @@ class PointNetPreTrainedModel(LibraryModelMixin, NoAttentionMixin, PreTrainedMod
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 init.uniform_(module.bias, -bound, bound)
-
-
-class PointNetLayer(nn.Module):
-    """A linear layer with batch norm and ReLU for every row.
-
-    Args:
-        inputs: Channels before it.
-        outputs: Channels after it.
-    """
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        # The norm subtracts the mean, so a bias before it would have no effect.
-        self.linear = nn.Linear(inputs, outputs, bias=False)
-        self.norm = nn.BatchNorm1d(outputs)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Transform features `(..., inputs)` of points to `(..., outputs)`."""
-        # BatchNorm1d takes rows: its statistics are over all points of all clouds.
-        rows = self.linear(hidden_states.flatten(0, -2))  # (rows, outputs)
-        return torch.relu(self.norm(rows)).view(*hidden_states.shape[:-1], -1)
-
-
-def shared_layers(sizes: Iterable[int]) -> nn.ModuleList:
-    """Build the layers between consecutive sizes."""
-    return nn.ModuleList(PointNetLayer(inputs, outputs) for inputs, outputs in pairwise(sizes))
 
 
 class PointFeatures(nn.Module):
@@ -192,45 +166,6 @@ class PointNet2PreTrainedModel(PointNetPreTrainedModel):
     base_model_prefix = "pointnet2"
 
 
-class SetAbstraction(nn.Module):
-    """A level of PointNet++: centers, the points in a ball around each, shared layers, and their maximum.
-
-    Args:
-        inputs: Channels of a point's feature.
-        num_centers: Centers to sample.
-        radius: Radius of a ball.
-        num_neighbors: Points of a ball; of more, the first ones are kept, and fewer are filled up.
-        widths: Channels of the layers.
-
-    Source: PointNet++, Sec. 3.2.
-    """
-
-    def __init__(self, inputs: int, num_centers: int, radius: float, num_neighbors: int, widths: Sequence[int]):
-        super().__init__()
-        self.num_centers, self.radius, self.num_neighbors = num_centers, radius, num_neighbors
-        self.layers = shared_layers((3 + inputs, *widths))
-
-    def forward(self, xyz: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Group points and encode the groups.
-
-        Args:
-            xyz: `(batch, points, 3)`, in full precision.
-            features: `(batch, points, inputs)`.
-
-        Returns:
-            Centers `(batch, num_centers, 3)` and their features `(batch, num_centers, widths[-1])`.
-        """
-        centers = gather_points(xyz, farthest_point_sample(xyz, self.num_centers))
-        index = ball_query(centers, xyz, self.radius, self.num_neighbors)
-        # In full precision: differences of near points lose most digits in half precision.
-        offsets = group(xyz, index) - centers.unsqueeze(2)  # (batch, centers, neighbors, 3)
-        # Relative to the center, so that the same shape gives the same features wherever it is.
-        hidden_states = torch.cat([offsets.to(features.dtype), group(features, index)], dim=-1)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states)
-        return centers, hidden_states.amax(dim=2)
-
-
 class PointNet2Model(PointFeatures, PointNet2PreTrainedModel):
     """PointNet++ with one ball per center: levels of grouped points, and a PointNet on the last centers.
 
@@ -268,7 +203,7 @@ class PointNet2Model(PointFeatures, PointNet2PreTrainedModel):
         states = [points.to(self.dtype)]
         xyz, features = points[..., :3].contiguous(), states[0][..., 3:]
         for level in self.levels:
-            xyz, features = level(xyz, features)
+            xyz, features, _, _ = level(xyz, features)
             states.append(features)
         hidden_states = torch.cat([xyz.to(features.dtype), features], dim=-1)  # (batch, centers, 3 + width)
         for layer in self.layers:

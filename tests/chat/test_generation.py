@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hf_any3d.chat.generation import AnswerStreamer, SuppressToken
+from hf_any3d.chat.generation import PUBLISHED_GENERATION, AnswerStreamer, SuppressToken
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.chat.tiny_tokenizers import byte_tokenizer
 
@@ -45,3 +45,13 @@ def test_possible_parts_of_the_end_mark_are_held_back(pieces, expected):
     streamer.on_finalized_text("", stream_end=True)
     assert list(streamer) == expected
     assert "".join(expected) == "".join(pieces).split("###")[0].strip()
+
+
+def test_settings_are_those_of_the_released_programs():
+    sampled = {"do_sample": True, "temperature": 0.2, "top_k": 50}
+    beams = {"num_beams": 2, "min_new_tokens": 9, "top_p": 0.7, "repetition_penalty": 1.0, "length_penalty": 1.0}
+    assert PUBLISHED_GENERATION == {
+        "objaverse": {**sampled, **beams, "max_new_tokens": 150},
+        "modelnet40": {**sampled, **beams, "max_new_tokens": 100},
+        "demo": {**sampled, "top_p": 0.9, "repetition_penalty": 1.05, "max_new_tokens": 60},
+    }

@@ -359,7 +359,7 @@ BAD_MESSAGES = {
     "a part that is a text": ([{"role": "user", "content": ["What?"]}], "a part is 'What\\?'; expected a dict"),
     "an unknown role": ([{"role": "oracle", "content": "What?"}], "role 'oracle'; expected"),
     "a role that is no text": ([{"role": ["user"], "content": "What?"}], r"role \['user'\]; expected"),
-    "half a character": ([{"role": "user", "content": "a \ud800"}], r"a text has '\\ud800', which is no character"),
+    "half a character": ([{"role": "user", "content": "a \ud800"}], r"a text has '\\ud800', half of a character"),
     "too long": ([{"role": "user", "content": "a " * 150_000}], "300,000 characters; expected at most 200,000"),
 }
 

@@ -96,6 +96,14 @@ def test_a_model_on_the_hub_that_does_not_exist_is_named():
     )
 
 
+def test_a_repository_or_revision_without_a_model_is_named(hub):
+    hub.commit("me/no-model", {"README.md": b"notes"})
+    assert error_of("info", "me/no-model") == "me/no-model: this repository has no config.json, so it is not a model"
+    hub.commit("me/one-revision", {"config.json": b"{}"})
+    message = "me/one-revision: no revision 'v2' on the hub"
+    assert error_of("info", "me/one-revision", "--revision", "v2") == message
+
+
 @pytest.mark.parametrize(
     ("kind", "words", "text"),
     [

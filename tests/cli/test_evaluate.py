@@ -136,8 +136,8 @@ def test_what_does_not_fit_is_one_line(models, data, tmp_path):
     tiny_act(ActModel).save_pretrained(tmp_path / "encoder")
     for model, words, text in (
         (models("parts"), (), "split train has the classes of points ['top', 'leg'"),
-        (models("parts"), ("--voting", 2), "--voting is for classifiers alone"),
-        (models("autoencoder"), ("--robustness",), "--robustness is for classifiers alone"),
+        (models("parts"), ("--voting", 2), "--voting is only for classifiers"),
+        (models("autoencoder"), ("--robustness",), "--robustness is only for classifiers"),
         (models("chat"), (), f"this is a chat model: hf-any3d evaluate minigpt3d {models('chat')}"),
         (str(tmp_path / "encoder"), (), f"hf-any3d train DATA --encoder {tmp_path / 'encoder'}"),
         (models("classifier"), (), f"expected the model's, {LABELS}"),

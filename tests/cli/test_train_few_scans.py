@@ -167,7 +167,9 @@ def test_options_of_training_and_many_scans_train(tmp_path, monkeypatch):
         assert words[0].endswith("recipes/base/little_data.yaml")
 
 
-def test_without_a_network_training_starts_from_the_packaged_encoder(tmp_path):
+def test_without_a_network_training_starts_from_the_packaged_encoder(tmp_path, monkeypatch):
+    # The extra "offline" would bring the default encoder.
+    monkeypatch.setattr("hf_any3d.hub.weights.OFFLINE_PACKAGES", {})
     write_scans(tmp_path / "scans", 2)
     code, out, err = run("train", "scans", "--way", "trained", "--epochs", 4, "--points", 64, "--use_cpu")
     assert code == 0, err

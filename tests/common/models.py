@@ -87,6 +87,7 @@ from tests.common.case import (
 )
 from tests.common.refusals import registered_classes
 from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
+from tests.tiny_detr3d import CASES as DETECTORS
 from tests.tiny_features import tiny_features
 
 ENCODER = "vit"
@@ -418,6 +419,7 @@ _BUILDERS = (
     *_baseline_cases(PointTokenizerModel, PointTokenizerForPointCloudClassification),
     *_baseline_cases(PointNetModel, PointNetForPointCloudClassification),
     *_baseline_cases(PointNet2Model, PointNet2ForPointCloudClassification),
+    *DETECTORS,
     *_aligned_cases(
         OpenShapeModel,
         OpenShapeForPointCloudClassification,

@@ -20,6 +20,7 @@ from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from hf_any3d.auto import AutoModelForPointCloudSegmentation, AutoModelForZeroShotPointCloudClassification
 from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining
 from hf_any3d.modeling.any2point import Any2PointConfig, PointTokenizerConfig
+from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DConfig,
     MiniGPT3DForConditionalGeneration,
@@ -174,6 +175,13 @@ refuse(
     "meta",
     "the numbers of voxels and of their neighbors must be known on the host",
 )
+refuse(
+    "no waiting",
+    (Detr3DForPointCloudObjectDetection,),
+    NotImplementedError,
+    "meta",
+    "boxes are matched with objects on the host",
+)
 feature("largest coordinates", "clouds of the largest numbers that the precision allows")
 refuse(
     "largest coordinates",
@@ -278,7 +286,7 @@ feature("prompt lookup", "draft tokens from the prompt")
 _OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS", "SIDE_TUNING")
 _ADAPTED = tuple(kind for kind in registered_classes() if kind not in (*_BASELINES, *_FEATURES))
 _NO_POINT_TOKENS = (
-    *registered_classes(*ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)),
+    *registered_classes(Detr3DConfig, *ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)),
     *_BASELINES,
 )
 
@@ -363,10 +371,10 @@ refuse(
 )
 refuse(
     "prompts",
-    _pairs(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"), registered_classes(*ENCODERS)),
+    _pairs(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"), registered_classes(Detr3DConfig, *ENCODERS)),
     AttributeError,
     "has no attribute 'vocab_size'",
-    "an encoder of spectrograms; transformers' own audio and vision encoders raise the same error",
+    "an encoder of spectrograms, or a detector; transformers' own audio and vision models raise the same error",
 )
 
 

@@ -91,6 +91,10 @@ def _norm_in(layer: nn.Module) -> nn.Module:
     return [module for module in layer.modules() if isinstance(module, (nn.LayerNorm, nn.RMSNorm))][-1]
 
 
+# The queries of a detector are zeros before its first layer, whose norm has nothing to scale.
+_OF_ZEROS = {f"{prefix}layers.0.self_attn_layer_norm.weight" for prefix in ("", "detr3d.")}
+
+
 @over_cases
 def test_every_trained_tensor_gets_a_gradient(case):
     model = fresh(case)
@@ -103,7 +107,7 @@ def test_every_trained_tensor_gets_a_gradient(case):
     assert found.keys() == trained - unused_of(case)
     assert all(torch.isfinite(gradient).all() for gradient in found.values())
     still = {name for name, gradient in found.items() if not gradient.any()}
-    assert still <= {name for name in found if name.endswith("bias") or name in unused_of(case)}, still
+    assert still <= {name for name in found if name.endswith("bias") or name in unused_of(case) | _OF_ZEROS}, still
 
 
 def unused_of(case: Case) -> set[str]:

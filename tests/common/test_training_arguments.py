@@ -33,7 +33,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack rows; what a batch has only once is the same in each of them."""
-    return {name: rows[0][name] if name in SHARED else torch.stack([row[name] for row in rows]) for name in rows[0]}
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return {
+        name: values[0] if name in SHARED else torch.stack(values) if torch.is_tensor(values[0]) else values
+        for name, values in columns.items()
+    }
 
 
 def trainer_of(

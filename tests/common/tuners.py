@@ -59,7 +59,7 @@ def _in_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     try:
         inside = layer_stack(model).layers if language_model is None else language_model
     except ValueError:  # a model without point tokens
-        inside = model.layers if hasattr(model, "layers") else model.model.layers
+        inside = getattr(model, "base_model", model).layers
     own = {id(module) for module in inside.modules()}
     return ((name, module) for name, module in model.named_modules() if id(module) in own)
 

@@ -15,6 +15,7 @@ import pytest
 from hf_any3d.conversions import (
     convert_act,
     convert_any2point,
+    convert_detr3d,
     convert_imagebind_audio,
     convert_minigpt3d,
     convert_minigpt3d_parts,
@@ -30,6 +31,7 @@ from tests.conversions.aligned_originals import openshape_training, patchalign3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.originals import SmallCase, content, small_variant
 from tests.conversions.test_imagebind_audio import original as imagebind_original
+from tests.modeling.detr3d.reference_case import DetectionCase
 from tests.modeling.ptv3_case import ptv3_original
 from tests.tiny_encoders import tiny_config
 
@@ -41,13 +43,15 @@ class Converter:
     Args:
         content: Makes the content of the file.
         state: Its key with the tensors.
-        convert: Converts the file at the first path into the second, with other files in the third.
+        convert: Converts the file at the first path into the second, with other files in the third; returns facts.
+        program: The function that it calls.
         prepare: Writes these other files.
     """
 
     content: Callable[[], dict[str, Any]]
     state: str
-    convert: Callable[[Path, Path, Path], Any]
+    convert: Callable[[Path, Path, Path], dict[str, Any]]
+    program: Callable[..., dict[str, Any]]
     prepare: Callable[[Path], None] = lambda directory: None
 
 
@@ -61,35 +65,35 @@ def _originals() -> Originals:
     return Originals()
 
 
-def _any2point(checkpoint: Path, output: Path, others: Path) -> None:
+def _any2point(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, "clip-scan", small_variant(VARIANTS["clip-scan"]))
-        convert_any2point(checkpoint, "clip-scan", output, encoder=others)
+        return convert_any2point(checkpoint, "clip-scan", output, encoder=others)
 
 
 def _act(case: str) -> Converter:
-    def convert(checkpoint: Path, output: Path, others: Path) -> None:
-        convert_act(checkpoint, Original(case).kind, output)
+    def convert(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
+        return convert_act(checkpoint, Original(case).kind, output)
 
     kind = Original(case).kind
     state = "model_state_dict" if kind in ("partseg", "semseg") else "base_model"
-    return Converter(lambda: Original(case).content(), state, convert)
+    return Converter(lambda: Original(case).content(), state, convert, convert_act)
 
 
-def _imagebind(checkpoint: Path, output: Path, others: Path) -> None:
-    convert_imagebind_audio(checkpoint, output, config=tiny_config("imagebind_audio"))
+def _imagebind(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
+    return convert_imagebind_audio(checkpoint, output, config=tiny_config("imagebind_audio"))
 
 
-def _part(part: str) -> Callable[[Path, Path, Path], None]:
-    def convert(checkpoint: Path, output: Path, others: Path) -> None:
-        convert_minigpt3d_parts(output, **{part: checkpoint})
+def _part(part: str) -> Callable[[Path, Path, Path], dict[str, Any]]:
+    def convert(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
+        return convert_minigpt3d_parts(output, **{part: checkpoint})
 
     return convert
 
 
-def _phi(checkpoint: Path, output: Path, others: Path) -> None:
+def _phi(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
     shutil.copyfile(checkpoint, others / "pytorch_model.bin")
-    convert_minigpt3d_parts(output, language_model=others)
+    return convert_minigpt3d_parts(output, language_model=others)
 
 
 def _prepare_phi(directory: Path) -> None:
@@ -97,44 +101,72 @@ def _prepare_phi(directory: Path) -> None:
     character_tokenizer().save_pretrained(directory)
 
 
-def _stage(checkpoint: Path, output: Path, others: Path) -> None:
+def _stage(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
     parts = {
         "point_encoder": others / "point_model.pth",
         "qformer": others / "blip2.pth",
         "language_model": others / "Phi_2",
     }
-    convert_minigpt3d(output, checkpoint=checkpoint, **parts)
+    return convert_minigpt3d(output, checkpoint=checkpoint, **parts)
 
 
 CONVERTERS = {
     "any2point": Converter(
-        lambda: content(_case()), "model", _any2point, lambda folder: _case().base().save_pretrained(folder)
+        lambda: content(_case()),
+        "model",
+        _any2point,
+        convert_any2point,
+        lambda folder: _case().base().save_pretrained(folder),
     ),
     "act-cls": _act("cls"),
     "act-dvae": _act("dvae_clip_deep"),
     "act-pretrain": _act("pretrain"),
     "act-partseg": _act("partseg"),
+    "detr3d": Converter(
+        lambda: {"model": DetectionCase("detr3d_scannet_vanilla").original},
+        "model",
+        lambda checkpoint, output, others: convert_detr3d(checkpoint, output),
+        convert_detr3d,
+    ),
     "imagebind-audio": Converter(
-        lambda: {"model": imagebind_original(tiny_config("imagebind_audio"))}, "model", _imagebind
+        lambda: {"model": imagebind_original(tiny_config("imagebind_audio"))},
+        "model",
+        _imagebind,
+        convert_imagebind_audio,
     ),
     "openshape": Converter(
-        openshape_training, "state_dict", lambda checkpoint, output, others: convert_openshape(checkpoint, output)
+        openshape_training,
+        "state_dict",
+        lambda checkpoint, output, others: convert_openshape(checkpoint, output),
+        convert_openshape,
     ),
     "patchalign3d": Converter(
-        patchalign3d, "model", lambda checkpoint, output, others: convert_patchalign3d(checkpoint, output)
+        patchalign3d,
+        "model",
+        lambda checkpoint, output, others: convert_patchalign3d(checkpoint, output),
+        convert_patchalign3d,
     ),
     "ptv3": Converter(
-        ptv3_original, "state_dict", lambda checkpoint, output, others: convert_ptv3(checkpoint, output)
+        ptv3_original, "state_dict", lambda checkpoint, output, others: convert_ptv3(checkpoint, output), convert_ptv3
     ),
     "uni3d": Converter(
         lambda: uni3d("uni3d_manifest_tiny"),
         "module",
         lambda checkpoint, output, others: convert_uni3d(checkpoint, output),
+        convert_uni3d,
     ),
-    "point-encoder": Converter(lambda: _originals().point_encoder(), "base_model", _part("point_encoder")),
-    "qformer": Converter(lambda: _originals().blip2(), "model", _part("qformer")),
-    "phi": Converter(lambda: {"model": dict(_originals().phi())}, "model", _phi, _prepare_phi),
+    "point-encoder": Converter(
+        lambda: _originals().point_encoder(), "base_model", _part("point_encoder"), convert_minigpt3d_parts
+    ),
+    "qformer": Converter(lambda: _originals().blip2(), "model", _part("qformer"), convert_minigpt3d_parts),
+    "phi": Converter(
+        lambda: {"model": dict(_originals().phi())}, "model", _phi, convert_minigpt3d_parts, _prepare_phi
+    ),
     "minigpt3d-stage": Converter(
-        lambda: _originals().stage(3), "model", _stage, lambda folder: _originals().write(folder) and None
+        lambda: _originals().stage(3),
+        "model",
+        _stage,
+        convert_minigpt3d,
+        lambda folder: _originals().write(folder) and None,
     ),
 }

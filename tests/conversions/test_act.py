@@ -115,6 +115,12 @@ def test_converted_checkpoint_opens_with_every_tensor_of_the_file(case, tmp_path
     stored = "; its layers are stored here, without its embeddings, which nothing reads."
     assert (stored in card) == (case not in ("dvae_plain", "cls", "cls_modelnet", "partseg", "semseg"))
     assert ("It has no teacher." in card) == (case == "dvae_plain")
+    if stored in card:
+        encoder = getattr(model, "autoencoder", model).encoder
+        sizes = [tensor.numel() for name, tensor in encoder.named_parameters() if "embeddings." in name]
+        # No larger than one patch of one pixel with one channel, or one word; CLIP's patches have no bias.
+        rows = {"vit": 5, "bert": 5, "clip_vision_model": 4}[encoder.config.model_type]
+        assert sum(sizes) == rows * encoder.config.hidden_size
 
 
 @pytest.mark.parametrize("variant", ["linear", "side"])

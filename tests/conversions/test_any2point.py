@@ -325,3 +325,23 @@ def test_variants_have_the_published_accuracies():
     for encoder, (scan, modelnet) in published.items():
         assert VARIANTS[f"{encoder}-scan"].accuracy == scan
         assert VARIANTS[f"{encoder}-modelnet"].accuracy == modelnet
+
+
+def test_variants_set_what_the_programs_set_whatever_our_defaults_are():
+    settings = {"r", "bottleneck_scale", "aggregation_scale", "pooling", "attention_width", "attention_heads"}
+    settings |= {"cell_size", "voxel_size", "count_empty_cells"}
+    for name, variant in VARIANTS.items():
+        assert variant.adapter.keys() == settings, name
+        # Variants of one dataset differ only in how the encoder places tokens.
+        shared = {
+            "offset_normalization",
+            "offset_eps",
+            "pooling",
+            "head_bias",
+            "final_norm_eps",
+            "tokenizer_neighbors",
+        }
+        shared |= {"id2label", "normalize_centers", "sampling_min_squared_norm", "sampling_tie_rule"}
+        assert shared < variant.model.keys(), name
+        places = {"line_mapping", "line_direction"} if "clip" in name else {"plane_mapping", "plane_distance"}
+        assert places | {"position_injection"} <= variant.model.keys(), name

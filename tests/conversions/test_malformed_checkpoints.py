@@ -207,6 +207,24 @@ def test_a_tensor_in_two_files_of_a_checkpoint_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("converter", CONVERTERS)
+def test_every_converter_returns_the_facts_that_it_documents(converter, folders, tmp_path):
+    opened, output = CONVERTERS[converter], tmp_path / "out"
+    torch.save(opened.content(), tmp_path / "original.pth")
+    facts = opened.convert(tmp_path / "original.pth", output, folders(converter))
+    documented = re.search(r"Facts by name: (.+?)\n\s*\n", opened.program.__doc__, re.DOTALL)
+    assert facts.keys() == set(re.findall(r"`(\w+)`", documented[1]))
+    assert facts["output"] == str(output)
+    assert facts.get("bytes") in (None, sum(file.stat().st_size for file in output.rglob("*") if file.is_file()))
+    if "model" in facts:
+        (architecture,) = json.loads((output / "config.json").read_text())["architectures"]
+        assert facts["model"] == architecture
+    if converter.startswith("act"):
+        taught = converter in ("act-dvae", "act-pretrain")
+        assert facts["teacher"] == ("kept in the directory" if taught else None)
+    assert isinstance(facts.get("parameters", {}), (int, dict)) and facts.get("parameters", 1)
+
+
+@pytest.mark.parametrize("converter", CONVERTERS)
 def test_every_converter_refuses_tensors_that_do_not_fit_or_are_not_finite(converter, folders, tmp_path):
     opened, others = CONVERTERS[converter], folders(converter)
     original = opened.content()

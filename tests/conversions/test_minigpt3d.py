@@ -1,11 +1,13 @@
 """Small versions of MiniGPT-3D's files, converted to directories that from_pretrained opens."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -14,6 +16,7 @@ from hf_any3d.chat import PUBLISHED_GENERATION
 from hf_any3d.cli import app
 from hf_any3d.conversions import convert_minigpt3d, convert_minigpt3d_parts
 from hf_any3d.conversions.minigpt3d.names import convert_minigpt3d_state_dict
+from hf_any3d.conversions.minigpt3d.parts import read_converted
 from hf_any3d.modeling.minigpt3d import build_from_parts, names_in, set_stage, stage_names
 from tests.conversions.minigpt3d_originals import Originals, options
 
@@ -117,6 +120,11 @@ def test_training_can_start_from_a_converted_model(originals, tmp_path, stages):
     # As training initializes it, without effect.
     query = model.bridge.qformer.encoder.layer[0].attention.attention.query
     assert query.lora_A["default"].weight.abs().min() > 0 and not query.lora_B["default"].weight.any()
+    bound = query.in_features**-0.5
+    assert 0.9 * bound < query.lora_A["default"].weight.abs().max() <= bound
+    if 1 not in stages:
+        weight, bias = (getattr(model.bridge.point_mlp.layers[0], name) for name in ("weight", "bias"))
+        assert 0.8 < weight.std() / model.config.initializer_range < 1.2 and not bias.any()
     trained = torch.equal(model.bridge.point_mlp.layers[0].weight, state["point_2_Qformer_proj.0.weight"])
     assert trained == (1 in stages)
     assert ("bridge.point_mlp" in result.output.split("no file has")[1]) != trained
@@ -161,6 +169,23 @@ def folders(arguments, tmp_path_factory):
     output = tmp_path_factory.mktemp("parts") / "parts"
     convert_minigpt3d_parts(output, **parts_of(arguments))
     return {name: output / name for name in parts_of(arguments)}
+
+
+@pytest.mark.parametrize(
+    ("part", "others"),
+    [
+        ("qformer", ("vision_model.embeddings.class_embedding", "language_projection.weight")),
+        ("point_encoder", ("mask_token", "decoder.layers.0.norm.weight")),
+    ],
+)
+def test_parts_are_taken_out_of_whole_models(folders, tmp_path, part, others):
+    expected = load_file(folders[part] / "model.safetensors")
+    shutil.copytree(folders[part], tmp_path / "whole")
+    save_file(expected | {name: torch.ones(2) for name in others}, tmp_path / "whole" / "model.safetensors")
+    assert read_converted(part, tmp_path / "whole").state.keys() == expected.keys()
+    save_file(expected | {"another.weight": torch.ones(2)}, tmp_path / "whole" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"another\.weight"):
+        read_converted(part, tmp_path / "whole")
 
 
 @pytest.mark.parametrize("store", [False, True], ids=["named", "stored"])

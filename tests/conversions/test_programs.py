@@ -15,6 +15,7 @@ from tests.conversions.aligned_originals import openshape_training, patchalign3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.originals import SmallCase, content
 from tests.conversions.test_imagebind_audio import original as imagebind
+from tests.modeling.detr3d.reference_case import DetectionCase
 from tests.modeling.ptv3_case import ptv3_original
 from tests.tiny_encoders import tiny_config
 
@@ -50,6 +51,7 @@ def test_acts_kind_shows_in_the_tensors(recognized, case):
         ("convert_uni3d", lambda: uni3d("uni3d_giant_reduced")),
         ("convert_patchalign3d", patchalign3d),
         ("convert_ptv3", ptv3_original),
+        ("convert_detr3d", lambda: {"model": DetectionCase("detr3d_sunrgbd").original}),
         ("convert_imagebind_audio", lambda: imagebind(tiny_config("imagebind_audio"))),
     ],
 )
@@ -69,7 +71,8 @@ def test_files_of_minigpt3d_may_come_in_any_order(tmp_path):
 
 
 def test_every_program_names_a_public_conversion():
-    assert {program.convert for program in PROGRAMS} | {"convert_minigpt3d_parts"} == set(conversions.__all__)
+    others = {"convert_minigpt3d_parts", "convert_detr3d_back"}
+    assert {program.convert for program in PROGRAMS} | others == set(conversions.__all__)
 
 
 def convert(*words):

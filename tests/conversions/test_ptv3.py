@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModel, AutoProcessor
 from typer.testing import CliRunner
 
-from hf_any3d import AutoModelForPointCloudSegmentation, PointTransformerV3Processor
+from hf_any3d import AutoModelForPointCloudSegmentation, PointTransformerV3Config, PointTransformerV3Processor
 from hf_any3d.cli import app
 from hf_any3d.conversions import convert_ptv3
 from hf_any3d.conversions.point_transformer_v3.names import convert_ptv3_state_dict, ptv3_fields
@@ -56,6 +56,23 @@ def test_a_linear_head_makes_a_segmentation_model(tmp_path):
         features = model.point_transformer_v3(**inputs, output_point_features=True).point_features
     torch.testing.assert_close(logits, features @ head["seg_head.weight"].T + head["seg_head.bias"])
     assert logits.shape == (1, len(raw["coord"]), 20)
+
+
+def test_what_a_file_does_not_say_is_as_the_original_constructor_has_it():
+    encoder = ptv3_fields({"enc_mode": True})
+    assert encoder["hidden_sizes"] == [48, 96, 192, 384, 512] and encoder["depths"] == [3, 3, 3, 12, 3]
+    assert encoder["num_attention_heads"] == [3, 6, 12, 24, 32] and encoder["patch_sizes"] == [1024] * 5
+    assert (encoder["in_channels"], encoder["curves"], encoder["pooling_strides"]) == (
+        6,
+        ["z", "z-trans"],
+        [2, 2, 2, 2],
+    )
+    assert encoder["drop_path_rate"] == 0.3 and not any(name.startswith("decoder_") for name in encoder)
+    whole = ptv3_fields({})
+    assert whole["use_decoder"] and not encoder["use_decoder"]
+    decoder = {"hidden_sizes": [96, 96, 192, 384], "depths": [3, 3, 3, 3], "num_attention_heads": [6, 6, 12, 32]}
+    assert {name: whole[f"decoder_{name}"] for name in decoder} == decoder
+    PointTransformerV3Config(**whole), PointTransformerV3Config(**encoder)
 
 
 def change(content: dict, entry: str, name: str, value: object) -> dict:

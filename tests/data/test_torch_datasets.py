@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from datasets import Array2D, ClassLabel, Dataset, Features, List, Value, concatenate_datasets
@@ -87,6 +88,14 @@ def test_missing_values_are_read_by_datasets():
     assert rows[0]["points"].shape == (2, 3) and np.isnan(rows[1]["points"]).all()
     assert rows[1]["label"] == 2
     assert read_table(dataset.with_format("arrow")[:], features) is None
+
+
+@pytest.mark.parametrize("inner", [[None, [1.0, 2.0, 3.0]], [[1.0, None, 3.0]]], ids=["a point", "a coordinate"])
+def test_clouds_with_missing_points_or_coordinates_are_read_by_datasets(inner):
+    features = Features({"points": Array2D((None, 3), "float32")})
+    storage = pa.array([[[1.0, 2.0, 3.0]], inner], pa.list_(pa.list_(pa.float32())))
+    points = pa.ExtensionArray.from_storage(features["points"](), storage)
+    assert read_table(pa.table({"points": points}), features) is None
 
 
 def test_a_row_out_of_range_is_an_index_error():

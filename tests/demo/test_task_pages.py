@@ -18,11 +18,14 @@ from hf_any3d.demo.page import ExampleShapes
 from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit, _most_labels
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.modeling.any2point import Any2PointModel
+from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from hf_any3d.registration import task_of
 from hf_any3d.visualization.viewer import CloudView
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
+from tests.common.models import case_of
 from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_autoencoders import tiny_autoencoder
+from tests.tiny_detr3d import tiny_detr3d
 from tests.tiny_encoders import adapted_model, tiny_model, tiny_part_model, tiny_scene_model
 from tests.tiny_text_towers import tiny_zero_shot_model
 from tests.visualization.test_pages_in_browser import SCROLLS, emulated
@@ -35,6 +38,7 @@ MODELS = {
     "zero-shot-point-cloud-segmentation": tiny_parts_by_name,
     "point-cloud-segmentation": lambda: tiny_part_model(id2label=dict(enumerate(PARTS))),
     "point-cloud-reconstruction": lambda: tiny_autoencoder(None),
+    "point-cloud-object-detection": lambda: case_of(Detr3DForPointCloudObjectDetection).tiny(),
     FEATURES: lambda: tiny_model(model_class=Any2PointModel),
 }
 
@@ -46,7 +50,8 @@ def answers():
 
     def of(task):
         if task not in made:
-            processor = PointCloudProcessor(num_points=POINTS)
+            boxes = {"center": False, "scale": None, "up_axis": "z"} if "detection" in task else {}
+            processor = PointCloudProcessor(num_points=POINTS, **boxes)
             pipe = pipeline(task, model=MODELS[task](), feature_extractor=processor)
             made[task] = TaskAnswers(task, pipe, ExampleShapes())
         return made[task]
@@ -66,6 +71,7 @@ def cloud(count=200, **fields):
         (tiny_zero_shot_model, "zero-shot-point-cloud-classification"),
         (tiny_parts_by_name, "zero-shot-point-cloud-segmentation"),
         (lambda: tiny_autoencoder(None), "point-cloud-reconstruction"),
+        (lambda: tiny_detr3d(Detr3DForPointCloudObjectDetection), "point-cloud-object-detection"),
         (lambda: tiny_model(model_class=Any2PointModel), FEATURES),
         (lambda: ActForPreTraining.from_autoencoder_pretrained(tiny_autoencoder(None), num_hidden_layers=1), FEATURES),
         (lambda: tiny_chat_pipeline().model, "point-cloud-text-to-text"),
@@ -87,6 +93,17 @@ def test_classes_are_the_pipelines(answers):
     found = one.ask(cloud())
     assert found.rows == [(best["label"], best["score"]) for best in one.pipe(cloud(), top_k=8)]
     assert found.note == "200 points" and len(found.clouds[0].points) == 200
+
+
+def test_boxes_are_drawn_around_objects(answers):
+    one = answers("point-cloud-object-detection")
+    found = one.ask(cloud())
+    boxes = one.pipe(cloud())
+    assert found.rows == [(box["label"], box["score"]) for box in boxes] and len(boxes) >= 1
+    view = found.clouds[0]
+    assert len(view.points) == 200 + 1200 * len(boxes)
+    assert found.settings["names"][view.labels[200]] == boxes[0]["label"]
+    np.testing.assert_allclose(view.points[200], boxes[0]["box"]["corners"][0], atol=1e-5)
 
 
 def test_words_are_compared_and_limited(answers):
@@ -128,9 +145,11 @@ def test_reconstructions_are_shown_next_to_their_input(answers):
 @pytest.mark.parametrize("task", [task for task in MODELS if "reconstruction" not in task])
 def test_clouds_with_another_up_axis_are_turned(answers, task):
     of, shape = answers(task), cloud()
-    turned = PointCloudData(turn_up_axis(shape.points, "z", of.pipe.feature_extractor.up_axis))
+    own = of.pipe.feature_extractor.up_axis
+    other = "y" if own == "z" else "z"
+    turned = PointCloudData(turn_up_axis(shape.points, other, own))
     words = {"words": "chair, lamp", "category": next(iter(of.categories), None)}
-    found, expected, plain = of.ask(shape, **words, up_axis="z"), of.ask(turned, **words), of.ask(shape, **words)
+    found, expected, plain = of.ask(shape, **words, up_axis=other), of.ask(turned, **words), of.ask(shape, **words)
 
     def values(answer):
         labels = answer.clouds[0].labels
@@ -141,7 +160,7 @@ def test_clouds_with_another_up_axis_are_turned(answers, task):
     visit = Visit()
     visit.open(shape)
     page = TaskPage("tiny", ExampleShapes(), of)
-    shown = [page._answer(visit, words["words"], words["category"], axis)[0] for axis in ("z", "")]
+    shown = [page._answer(visit, words["words"], words["category"], axis)[0] for axis in (other, "")]
     assert shown[0] != shown[1] and of.turns
 
 
@@ -199,6 +218,14 @@ def test_files_are_read_in_another_queue_than_answers(answers):
     page = TaskPage("me/model", ExampleShapes(), answers("point-cloud-classification")).build()
     limits = {block.concurrency_id: block.concurrency_limit for block in page.fns.values()}
     assert limits["model"] == 1 and limits["files"] > 1
+
+
+def test_progress_is_shown_where_the_visitor_looks(answers):
+    page = TaskPage("me/model", ExampleShapes(), answers("point-cloud-classification")).build()
+    for event in page.config["dependencies"]:
+        # On the picture or the answer alone; not on every output, among them hidden ones.
+        shown = [page.blocks[number].elem_id for number in event["show_progress_on"] or []]
+        assert event["show_progress"] == "hidden" or shown in (["view"], ["answer"]), event
 
 
 def test_several_visitors_get_their_own_answers(answers):

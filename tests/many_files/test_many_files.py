@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import fsspec
@@ -22,6 +23,7 @@ from transformers import pipeline
 from hf_any3d import many_files, read_point_cloud
 from hf_any3d.cli.batch import Job, _open
 from hf_any3d.data.files import PointCloudFileError
+from hf_any3d.many_files import executors
 from hf_any3d.many_files.executors import (
     EXECUTORS,
     LocalExecutor,
@@ -368,6 +370,26 @@ def test_wrong_arguments_are_named(scans, tmp_path, monkeypatch, call, error, te
     with pytest.raises(error, match=text):
         call(rows)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "least", "refused"), [("count", 1, 0), ("cpus", 0.1, 0.09), ("gpus", 0, -0.1)])
+def test_processes_are_refused_below_their_least_number(name, least, refused):
+    assert getattr(Workers(**{name: least}), name) == least
+    with pytest.raises(ValueError, match=f" is {refused}; expected at least {least}"):
+        Workers(**{name: refused})
+
+
+@pytest.mark.parametrize(
+    ("gpus", "wanted", "expected"),
+    [(0, None, (0, "cpu")), (0, "cuda:1", (1, "cuda")), (2, None, (1, "cuda")), (2, "cpu", (0, "cpu"))],
+)
+def test_each_process_of_a_cluster_gets_the_gpu_that_its_model_needs(gpus, wanted, expected, monkeypatch):
+    resources = {"CPU": 8.0} | ({"GPU": float(gpus)} if gpus else {})
+    cluster = SimpleNamespace(cluster_resources=lambda: resources)
+    for name in ("start", "import_ray"):
+        monkeypatch.setattr(executors, name, lambda: cluster)
+    executor, device = executors.RayExecutor(Workers(count=3, cpus=2)).placed(wanted)
+    assert (executor.workers, device) == (Workers(count=3, cpus=2, gpus=expected[0]), expected[1])
 
 
 def test_without_ray_the_error_names_the_extra(scans, tmp_path, monkeypatch):

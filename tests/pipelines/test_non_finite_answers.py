@@ -6,8 +6,10 @@ import torch
 from transformers import pipeline
 
 from hf_any3d import PointCloudProcessor
+from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_autoencoders import tiny_autoencoder
+from tests.tiny_detr3d import tiny_detr3d
 from tests.tiny_encoders import clouds, tiny_model, tiny_scene_model
 from tests.tiny_text_towers import LABELS, tiny_zero_shot_model
 
@@ -26,6 +28,11 @@ TASKS = {
         "patchalign3d.projection.weight",
         {"candidate_labels": LABELS},
     ),
+    "point-cloud-object-detection": (
+        lambda: tiny_detr3d(Detr3DForPointCloudObjectDetection),
+        "class_head.out.weight",
+        {},
+    ),
     "point-cloud-reconstruction": (lambda: tiny_autoencoder(None), "decoder.out.weight", {}),
 }
 
@@ -35,7 +42,8 @@ TASKS = {
 def test_non_finite_scores_are_refused_with_the_name_of_the_cloud(task, batch_size, tmp_path):
     make, damaged, arguments = TASKS[task]
     model = make().eval()
-    processor = PointCloudProcessor(num_points=48, sampling="first")
+    boxes = {"center": False, "scale": None} if "detection" in task else {}
+    processor = PointCloudProcessor(num_points=48, sampling="first", **boxes)
     answer = pipeline(task, model=model, feature_extractor=processor)
     paths = [tmp_path / "chair.npy", tmp_path / "lamp.npy"]
     for path, cloud in zip(paths, clouds(2).numpy(), strict=True):

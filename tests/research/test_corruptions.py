@@ -78,6 +78,17 @@ def test_occlusion_removes_the_far_side_step_by_step(sphere):
     assert kept[:, 2].mean() > 0.3  # the camera looks down
 
 
+def test_occlusion_removes_the_most_distant_points_first(sphere):
+    numbers = [set(corrupted(sphere, "occlusion", severity)[:, 3].astype(int)) for severity in SEVERITIES]
+    # The same camera at each severity, above the middle of the points that it sees.
+    toward = sphere[sorted(numbers[-1]), :3].mean(axis=0)
+    for kept, fewer in zip(numbers, numbers[1:], strict=False):
+        assert fewer < kept
+    nearness = sphere[:, :3] @ toward
+    first, last = sorted(set(range(1024)) - numbers[0]), sorted(numbers[-2] - numbers[-1])
+    assert nearness[first].mean() < nearness[last].mean() - 0.3 * np.ptp(nearness)
+
+
 @pytest.mark.parametrize("up_axis", ["x", "y", "z"])
 def test_lidar_puts_points_on_scan_lines(up_axis, sphere):
     found = corrupted(sphere, "lidar", 5, up_axis=up_axis)[:, :3]

@@ -137,6 +137,24 @@ def test_bad_requests_are_refused_with_what_is_wrong(refusing, sent, status, mes
     assert refusing.service.in_flight == 0
 
 
+@pytest.mark.parametrize(
+    ("sent", "param"),
+    [
+        ({"json": {"point_clouds": [{"path": "/etc/passwd"}]}}, "point_clouds.0.path"),
+        ({"json": {"point_clouds": [{"points": [[0, 0, "x"]]}]}}, "point_clouds.0.points.0.2"),
+        ({"json": {"point_clouds": [{"url": "http://10.0.0.1/x.ply"}]}}, "point_clouds.0.url"),
+        ({"json": {"point_clouds": [{"url": "data:model/ply,abc"}]}}, "point_clouds.0.url"),
+        ({"json": {"point_clouds": [{"url": "data:model/ply;base64,%%"}]}}, "point_clouds.0.url"),
+        (files(0, top_k="0"), "top_k"),
+        (files(0, topk="1"), "topk"),
+        (files(0, up_axis="w"), "up_axis"),
+    ],
+)
+def test_the_wrong_field_of_a_request_is_named_for_programs_too(refusing, sent, param):
+    error = refusing.post("/v1/classify", **sent).json()["error"]
+    assert error["param"] == param and error["message"].startswith(f"{param}: ")
+
+
 @pytest.fixture(scope="module")
 def refusing(pipes):
     from fastapi.testclient import TestClient

@@ -209,12 +209,19 @@ def test_gradients_equal_finite_differences(case, pooling, training):
     assert torch.autograd.gradcheck(aggregate, (tokens.requires_grad_(), *weights), fast_mode=True)
 
 
-def test_bottleneck_is_two_linear_layers_around_a_quick_gelu():
+@pytest.mark.parametrize("hooked", [False, True], ids=["plain", "with hooks"])
+def test_bottleneck_is_two_linear_layers_around_a_quick_gelu(hooked):
     down, up = nn.Linear(HIDDEN, 3), nn.Linear(3, HIDDEN)
+    calls = []
+    if hooked:  # such layers are called, others may be computed from their weights
+        for layer in (down, up):
+            layer.register_forward_hook(lambda layer, *_: calls.append(layer))
     branch = torch.randn(2, 5, HIDDEN)
     hidden = down(branch)
     expected = 0.3 * up(hidden * (1.702 * hidden).sigmoid())
+    calls.clear()
     torch.testing.assert_close(bottleneck(branch, down, up, nn.Identity(), 0.3), expected)
+    assert calls == ([down, up] if hooked else [])
     low = bottleneck(branch.bfloat16(), down, up, nn.Identity(), 0.3)
     assert low.dtype == torch.bfloat16
     assert_nearly_equal(low, expected, 0.05)

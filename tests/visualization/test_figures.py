@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.image import imread
 
-from hf_any3d.visualization.figures import _cut, plot_point_clouds
+from hf_any3d.visualization.figures import _cut, _shade, plot_point_clouds
 
 
 def painted_columns(path, share):
@@ -23,3 +23,14 @@ def test_titles_are_cut_to_the_width_of_their_cell():
     assert _cut("chair", cell=2.0) == "chair" and _cut("a" * 27, cell=2.0) == "a" * 27
     assert _cut("a" * 28, cell=2.0) == "a" * 26 + "…" and _cut("a" * 9, cell=0.1) == "a" * 7 + "…"
     assert _cut("$5", cell=2.0) == r"\$5"  # no mathematics
+
+
+def test_only_what_lies_behind_its_surroundings_is_shaded():
+    depth = np.full((9, 9), -np.inf)
+    depth[2:7, 2:7] = 0.5
+    assert (_shade(depth) == 1).all()  # a plane, and the background around it
+    depth[4, 4] = 0.2
+    pit = _shade(depth)
+    assert 0.3 < pit[4, 4] < 0.9 and np.delete(pit.ravel(), 40).min() == 1
+    depth[4, 4] = -100
+    assert 0.3 < _shade(depth)[4, 4] < pit[4, 4]

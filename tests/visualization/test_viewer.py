@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from hf_any3d.visualization import viewer
 from hf_any3d.visualization.viewer import (
     MOST_POINTS,
     CloudView,
@@ -128,3 +129,24 @@ def test_clouds_that_cannot_be_shown_are_refused(tmp_path):
         write_clouds_page(tmp_path / "a.html", [np.zeros((3, 3)), np.zeros((3, 4))])
     with pytest.raises(ValueError, match="titles: 1 for 2 clouds"):
         write_clouds_page(tmp_path / "a.html", [np.zeros((3, 3))] * 2, titles=["a"])
+
+
+def test_a_thinned_cloud_keeps_its_words_and_what_belongs_to_each_point(monkeypatch):
+    monkeypatch.setattr(viewer, "MOST_POINTS", 40)
+    numbers = np.arange(100)
+    each = {
+        "points": np.repeat(numbers[:, None], 3, axis=1),
+        "colors": np.repeat(numbers[:, None], 3, axis=1) / 100,
+        "labels": numbers,
+        "values": numbers / 2,
+        "texts": [f"point {number}" for number in numbers],
+    }
+    whole = CloudView(**each, title="t", note="n", status="right", category=3, up_axis="z")
+    assert all(value not in (None, "") for value in vars(whole).values() if not isinstance(value, np.ndarray))
+    small = CloudView(np.zeros((20, 3)))
+    thinned, same = viewer.thin_views([whole, small])
+    kept = thinned.labels
+    assert same is small and len(kept) == 20 == len(set(kept)) and list(kept) == sorted(kept)
+    for name, value in vars(whole).items():
+        expected = np.asarray(value)[kept] if name in each else value
+        np.testing.assert_array_equal(getattr(thinned, name), expected, err_msg=name)

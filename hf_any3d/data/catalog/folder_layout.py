@@ -76,7 +76,7 @@ def check_link(path: Path, root: Path) -> None:
         raise ValueError(f"{link} outside of the folder; copy its target there, or pass follow_links=True")
 
 
-def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow_links: bool = False) -> Tree:
+def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow_links: bool) -> Tree:
     """Find files; hidden files and folders are ignored, and text without points is left out with a warning.
 
     Args:

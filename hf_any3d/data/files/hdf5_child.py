@@ -23,6 +23,7 @@ except ImportError:  # not on all systems
 _MEMORY = 1 << 30  # bytes in addition to those at the start
 _SECONDS = 30.0  # CPU time of one request
 _LONGEST_NAME = 10_000
+_LONGEST_ERROR = 120
 
 
 def main() -> None:
@@ -56,7 +57,7 @@ def main() -> None:
                     data = array[request["start"] : request["stop"]]
                     answer = {"shape": data.shape, "dtype": data.dtype.str}
         except Exception as error:
-            answer, data = {"error": str(error)[:120]}, None
+            answer, data = {"error": str(error)[:_LONGEST_ERROR]}, None
         _allow(0)
         answers.write(json.dumps(answer).encode() + b"\n")
         if data is not None:

@@ -30,7 +30,8 @@ def test_it_has_a_description(name):
 
 def test_data_that_come_with_the_package_have_a_license_too():
     own = {name: module for name, module in MODULES.items() if name not in DATASETS}
-    assert {name for name, module in own.items() if not hasattr(module, "LICENSE")} == {"folder", "parquet"}  # yours
+    yours = {"folder", "parquet", "scans_with_boxes"}
+    assert {name for name, module in own.items() if not hasattr(module, "LICENSE")} == yours
     parts = load_point_dataset("parts", train_objects=2, validation_objects=0, test_objects=0, num_points=64)
     assert parts["train"].info.license == str(own["parts"].LICENSE) == "apache-2.0"
     assert all(

@@ -122,7 +122,7 @@ def las(compressed: bool, point_format: int = 2, count: int = 200) -> tuple[np.n
     cloud = laspy.LasData(header)
     generator = np.random.default_rng(0)
     cloud.x, cloud.y, cloud.z = (generator.random((count, 3)) * 10 + header.offsets).T
-    if point_format != 6:
+    if point_format not in (0, 1, 4, 6, 9):
         cloud.red, cloud.green, cloud.blue = generator.integers(0, 65536, (3, count))
     cloud.classification = np.arange(count) % 7
     file = _KeptFile()

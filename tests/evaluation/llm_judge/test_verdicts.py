@@ -413,3 +413,17 @@ def test_a_second_process_cannot_write_the_same_verdicts(tmp_path):
             judge_protocols(*arguments)
     result = judge_protocols(*arguments)
     assert result["objaverse-instruction"]["figures"]["total"] == 4
+
+
+def test_an_endpoint_that_sends_nothing_holds_no_thread(monkeypatch):
+    """The connection itself ends too: otherwise a thread would wait for it as long as the program runs."""
+    with LocalEndpoint((200, "T#yes")) as endpoint:
+        judge, _ = asked(endpoint.url)
+        waits, opened = [], judge._opener.open
+
+        def noted(*arguments, timeout=None, **options):
+            waits.append(timeout)
+            return opened(*arguments, timeout=timeout, **options)
+
+        monkeypatch.setattr(judge._opener, "open", noted)
+        assert judge("?") == "T#yes" and waits == [5]

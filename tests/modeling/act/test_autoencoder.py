@@ -280,6 +280,29 @@ def test_invalid_settings_are_named(settings, message):
         ActAutoencoderConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "beyond"),
+    [
+        ({"graph_neighbors": 1}, {"graph_neighbors": 0}),
+        ({"graph_neighbors": 8, "num_groups": 8}, {"graph_neighbors": 9, "num_groups": 8}),
+        ({"prompt_dropout": 0.0}, {"prompt_dropout": -0.01}),
+        ({"num_prompts": 0}, {"num_prompts": -1}),
+        ({"group_size": 4}, {"group_size": 0}),
+        ({"num_codes": 4}, {"num_codes": 0}),
+        ({"patch_widths": (8, 8, 8)}, {"patch_widths": (8, 8)}),
+        ({"graph_widths": (4,)}, {"graph_widths": ()}),
+    ],
+)
+def test_settings_are_allowed_up_to_their_border(settings, beyond):
+    config = ActAutoencoderConfig(**settings)
+    assert all(
+        getattr(config, name) in (value, list(value) if isinstance(value, tuple) else value)
+        for name, value in settings.items()
+    )
+    with pytest.raises(ValueError, match=f"{next(iter(beyond))}="):
+        ActAutoencoderConfig(**beyond)
+
+
 @pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": -1.0}, {"kl_weight": -0.1}])
 def test_invalid_step_arguments_are_named(settings):
     (name,) = settings

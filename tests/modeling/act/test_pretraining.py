@@ -338,6 +338,9 @@ def test_a_student_may_start_from_an_encoder_that_is_aligned_with_texts(model_cl
     opened = AutoModelForPreTraining.from_pretrained(tmp_path / "whole")
     with torch.no_grad():
         torch.testing.assert_close(opened(points, masks()).loss, model(points, masks()).loss)
+        assert model(points, masks()).hidden_states is None
+        states = model(points, masks(), output_hidden_states=True).hidden_states
+        assert len(states) == model.config.num_hidden_layers + 1
         model.act.save_pretrained(tmp_path / "student")
         alone = model_class.from_pretrained(tmp_path / "student")
         torch.testing.assert_close(alone(points).pooler_output, model.act(points).pooler_output)
@@ -367,6 +370,8 @@ def test_a_student_of_voxels_sees_only_points_of_visible_patches(tmp_path):
     with torch.no_grad():
         expected = model(points, masks()).predictions
         assert torch.equal(opened(points, masks()).predictions, expected)
+        states = model(points, masks(), output_hidden_states=True).hidden_states
+        assert len(states) == sum(model.act.config.depths) + 1 and model(points, masks()).hidden_states is None
         torch.testing.assert_close(model(points[1:2], masks()[1:2]).predictions, expected[1:2], rtol=1e-4, atol=1e-5)
         # Colors of hidden points change nothing, those of seen ones do.
         is_seen = torch.zeros(points.shape[:2]).scatter(1, seen, 1.0)

@@ -1,6 +1,8 @@
 """An encoder without a repository of its own is stored next to the adapter."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,3 +89,21 @@ def test_encoder_with_a_name_is_not_stored(tmp_path):
     model.save_pretrained(tmp_path)
     assert not (tmp_path / "encoder").exists()
     assert not [name for name in load_file(tmp_path / "adapter_model.safetensors") if "attention.self" in name]
+
+
+def test_an_opened_model_is_saved_without_reading_its_encoder_again(tmp_path):
+    random_encoder(tiny_config("bert")).save_pretrained(tmp_path / "encoder")
+    tiny_model(str(tmp_path / "encoder")).save_pretrained(tmp_path / "one")
+    opened = Any2PointForPointCloudClassification.from_pretrained(tmp_path / "one")
+    shutil.rmtree(tmp_path / "encoder")  # what cannot be compared would be stored
+    opened.save_pretrained(tmp_path / "two")
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys() and not [name for name in one if "attention.self" in name]
+
+
+@pytest.mark.parametrize("how", ["random", "shuffled"])
+def test_weights_that_replace_the_named_ones_have_no_record_of_these(how):
+    named = tiny_model().config.part("encoder")
+    part = tiny_model(encoder_weights=how).config.part("encoder")
+    assert named.checksum is not None and not named.stored
+    assert part == replace(named, stored=True, checksum=None, subfolder=None)

@@ -87,6 +87,22 @@ def test_parts_touch_each_other(seed):
             assert gap < 0.08 * size, f"{category} {part}"
 
 
+@pytest.mark.parametrize(("category", "above"), [("table", "top"), ("chair", "seat")])
+@pytest.mark.parametrize("is_round", [False, True])
+def test_four_legs_stand_under_the_edge_of_what_they_carry(category, above, is_round):
+    # A table is round at its first choice, and has a pedestal at the second; a chair has one at 0.
+    choices = iter([int(is_round), 0] if category == "table" else [1])
+    drawn = CATEGORIES[category](lambda low, high: (low + high) / 2, lambda count: next(choices))
+    (plate,) = (mesh.vertices[:, [0, 2]] for part, mesh in drawn if part == above)
+    legs = [mesh.vertices[:, [0, 2]] for part, mesh in drawn if part == "legs"]
+    assert len(legs) == 4
+    if category == "table" and is_round:
+        reach = np.linalg.norm(np.concatenate(legs), axis=1).max() / np.linalg.norm(plate, axis=1).max()
+    else:
+        reach = (np.abs(np.concatenate(legs)).max(axis=0) / np.abs(plate).max(axis=0)).max()
+    assert 0.8 < reach < 1.05
+
+
 def test_other_seeds_give_other_objects():
     one, other, again = (assemble("chair", 300, np.random.default_rng(seed))[0] for seed in (0, 1, 0))
     assert np.array_equal(one, again) and not np.allclose(np.sort(one[:, 1]), np.sort(other[:, 1]), atol=0.01)

@@ -89,11 +89,17 @@ def test_rooms_have_a_class_for_every_point(rooms):
 def test_rooms_of_different_splits_share_no_object(monkeypatch):
     from hf_any3d.research.generated import rooms as module
 
-    seen = []
-    monkeypatch.setattr(module, "compose_room", lambda objects, *args, **kwargs: seen.append(objects) or RESULT)
-    RESULT = {"points": np.zeros((64, 3), np.float32), "labels": np.zeros(64, np.int64)}
-    load_point_dataset("rooms", train_rooms=1, validation_rooms=1, test_rooms=1, num_points=64)
+    seen, options = [], {"num_objects": 3, "num_points": 64}
+
+    def composed(objects, generator, **found):
+        assert found == options
+        seen.append(objects)
+        return {"points": np.zeros((64, 3), np.float32), "labels": np.zeros(64, np.int64)}
+
+    monkeypatch.setattr(module, "compose_room", composed)
+    load_point_dataset("rooms", train_rooms=1, validation_rooms=1, test_rooms=1, **options)
     contents = [{thing.points.tobytes() for thing in objects} for objects in seen]
+    assert len(contents) == 3
     assert all(len(content) > 20 for content in contents)
     assert not contents[0] & contents[1] and not contents[0] & contents[2] and not contents[1] & contents[2]
 

@@ -1,0 +1,1 @@
+"""Convert 3DETR's detectors: their tensors under our names, and directories that open."""

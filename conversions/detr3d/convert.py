@@ -1,0 +1,220 @@
+"""Convert a released 3DETR into a directory with model, processor and card, and back into a file of the authors."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.initialization import no_init_weights
+
+from hf_any3d.atomic_files import atomic_write
+from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, read_entries, read_settings
+from hf_any3d.conversions.detr3d.names import (
+    convert_detr3d_state_dict,
+    detr3d_sizes,
+    is_masked,
+    revert_detr3d_state_dict,
+)
+from hf_any3d.conversions.model_cards import write_detection_card
+from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
+from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
+from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
+from hf_any3d.processing import PointCloudProcessor
+
+SCANNET_CLASSES = (
+    *("cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter", "desk"),
+    *("curtain", "refrigerator", "showercurtrain", "toilet", "sink", "bathtub", "garbagebin"),
+)
+SUNRGBD_CLASSES = (
+    *("bed", "table", "sofa", "chair", "toilet", "desk", "dresser", "night_stand", "bookshelf"),
+    "bathtub",
+)
+_DATASETS: dict[str, dict[str, Any]] = {
+    "scannet": {"classes": SCANNET_CLASSES, "num_queries": 256, "num_points": 40_000},
+    "sunrgbd": {"classes": SUNRGBD_CLASSES, "num_queries": 128, "num_points": 20_000},
+}
+# Of the published training: matching, loss, dropout.
+_TRAINING: dict[str, dict[str, Any]] = {
+    "scannet": {},
+    "sunrgbd": {
+        **{"giou_cost": 3.0, "center_cost": 5.0, "objectness_cost": 5.0},
+        **{"giou_loss_weight": 0.0, "no_object_weight": 0.1},
+    },
+}
+# Names of settings in a file of the authors, and ours.
+_ARGUMENTS = {
+    "nqueries": "num_queries",
+    "preenc_npoints": "num_tokens",
+    "enc_nhead": "encoder_attention_heads",
+    "dec_nhead": "decoder_attention_heads",
+    "enc_dropout": "encoder_dropout",
+    "dec_dropout": "dropout",
+    "mlp_dropout": "head_dropout",
+    "matcher_giou_cost": "giou_cost",
+    "matcher_cls_cost": "class_cost",
+    "matcher_center_cost": "center_cost",
+    "matcher_objectness_cost": "objectness_cost",
+    "loss_giou_weight": "giou_loss_weight",
+    "loss_sem_cls_weight": "class_loss_weight",
+    "loss_no_object_weight": "no_object_weight",
+    "loss_angle_cls_weight": "heading_class_loss_weight",
+    "loss_angle_reg_weight": "heading_residual_loss_weight",
+    "loss_center_weight": "center_loss_weight",
+    "loss_size_weight": "size_loss_weight",
+}
+_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "leakyrelu": "leaky_relu"}
+_COMPUTES = (
+    "The released program, with the quirks that its weights were trained with: points within 0.0316 of the origin are "
+    "never sampled (`sampling_min_squared_norm=1e-3`), except for the first point; a crowded ball keeps its first "
+    "points (`neighbor_order='first'`), so that boxes depend on the order of the points;{masked} training "
+    "misses overlaps of boxes that are turned by more than 45 degrees (`published_overlap=True`). Headings are "
+    "counterclockwise here; the rows of the last layers for angles were reordered. Clouds that are thinner than "
+    "0.1 along an axis are read as if they were as thick."
+)
+_MASKED = (
+    " the radii of the encoder's attention are the squares of the paper's (`attention_radii=(0.16, 0.64, 1.44)`), as "
+    "the program compares squares with distances;"
+)
+_LICENSE = (
+    "The authors publish their program under Apache-2.0, and state no other license for these weights. ScanNet and "
+    "SUN RGB-D, which they were trained on, have terms of their own."
+)
+
+
+def convert_detr3d(
+    checkpoint: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    dataset: str | None = None,
+    num_attention_heads: int | None = None,
+    num_points: int | None = None,
+) -> dict[str, Any]:
+    """Convert a `.pth` of 3DETR; sizes are found from its tensors, the rest from the settings stored beside them.
+
+    Args:
+        checkpoint: The authors' file.
+        output: Directory to create.
+        dataset: What it was trained on, "scannet", "sunrgbd" or "none", for the names of classes; by default chosen by
+            their number.
+        num_attention_heads: Attention heads, if no settings are stored; by default 4, as published.
+        num_points: Points per cloud; by default 40,000 for ScanNet, else 20,000, as published.
+
+    Returns:
+        Facts by name: `output`, `model`, `parameters`, `bytes`.
+
+    Raises:
+        ValueError: The checkpoint cannot be read or does not fit, or the dataset has another number of classes.
+        FileNotFoundError: No such checkpoint.
+        FileExistsError: `output` exists and is not empty.
+    """
+    original = read_checkpoint(checkpoint, ("model",))
+    arguments = read_settings(checkpoint, "args") if "args" in read_entries(checkpoint) else {}
+    with errors_about(checkpoint):
+        state = convert_detr3d_state_dict(original)
+        sizes = detr3d_sizes(state)
+        name = _dataset(dataset, sizes)
+        facts = _DATASETS.get(name, _DATASETS["sunrgbd"])
+        fields = {"num_queries": facts["num_queries"], **_TRAINING.get(name, {})}
+        if name == "sunrgbd" and is_masked(state):
+            fields["class_loss_weight"] = 0.8
+        fields |= _fields(arguments)
+        if num_attention_heads is not None:
+            fields |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), num_attention_heads)
+        radii = RELEASED_RADII if is_masked(state) else None
+        config = Detr3DConfig(**(sizes | RELEASED | {"attention_radii": radii} | fields))
+        if name in _DATASETS:
+            config.id2label = dict(enumerate(facts["classes"]))
+            config.label2id = {label: number for number, label in config.id2label.items()}
+    with torch.device("meta"), no_init_weights():
+        model = Detr3DForPointCloudObjectDetection(config)
+    account(checkpoint, state, model.state_dict())
+    processor = PointCloudProcessor(
+        num_points=num_points or facts["num_points"],
+        center=False,
+        scale=None,
+        up_axis="z",
+        features=("xyz",) if config.in_channels == 3 else ("xyz", "rgb"),
+    )
+    with new_directory(output) as directory, errors_about(checkpoint):
+        save_weights(directory, type(model).__name__, config, state, torch.float32)
+        processor.save_pretrained(directory)
+        remarks = {
+            "What it computes": _COMPUTES.format(masked=_MASKED if radii is not None else ""),
+            "License": _LICENSE,
+        }
+        write_detection_card(directory, Path(output).name, Path(checkpoint), model, processor, remarks)
+    return {
+        "output": os.fspath(output),
+        "model": type(model).__name__,
+        "parameters": model.num_parameters(),
+        "bytes": stored_bytes(output),
+    }
+
+
+def _dataset(dataset: str | None, sizes: Mapping[str, Any]) -> str:
+    by_count = {len(facts["classes"]): name for name, facts in _DATASETS.items()}
+    if dataset is None:
+        return by_count.get(sizes["num_labels"], "none")
+    if dataset not in (*_DATASETS, "none"):
+        raise ValueError(f"dataset={dataset!r}; expected one of {', '.join(_DATASETS)}, none")
+    if dataset != "none" and by_count.get(sizes["num_labels"]) != dataset:
+        raise ValueError(
+            f"dataset={dataset!r} has {len(_DATASETS[dataset]['classes'])} classes, the checkpoint "
+            f"{sizes['num_labels']}; expected another dataset, or none"
+        )
+    return dataset
+
+
+def _fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of our config that the settings of the authors' program give."""
+    fields = {ours: arguments[theirs] for theirs, ours in _ARGUMENTS.items() if theirs in arguments}
+    if (activation := arguments.get("enc_activation")) is not None:
+        if activation not in _ACTIVATIONS:
+            raise ValueError(f"args.enc_activation={activation!r}; expected one of {', '.join(_ACTIVATIONS)}")
+        fields["encoder_activation"] = _ACTIVATIONS[activation]
+    return {name: float(value) if _is_weight(name) else value for name, value in fields.items()}
+
+
+def _is_weight(name: str) -> bool:
+    return name.endswith(("_cost", "_weight", "dropout"))
+
+
+def convert_detr3d_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
+    """Write a 3DETR of this package as a file that the original program loads for testing.
+
+    Args:
+        checkpoint: Directory of a `Detr3DForPointCloudObjectDetection`.
+        output: File to create, such as `model.pth`.
+
+    Returns:
+        Facts by name: `output`, `model`, `parameters`, `bytes`.
+
+    Raises:
+        ValueError: The directory holds another model, or one that the original cannot compute.
+        FileExistsError: `output` exists.
+    """
+    output = Path(output)
+    if output.exists():
+        raise FileExistsError(f"{output}: exists already; give a new file")
+    model = Detr3DForPointCloudObjectDetection.from_pretrained(checkpoint)
+    config = model.config
+    masked = config.attention_radii is not None
+    expected: dict[str, Any] = dict(RELEASED)
+    del expected["published_overlap"]  # of training alone
+    if masked:
+        expected["attention_radii"] = tuple(RELEASED_RADII)
+    for name, value in expected.items():
+        found = getattr(config, name)
+        found = tuple(found) if isinstance(found, list) else found
+        if found != value:
+            raise ValueError(f"{checkpoint}: {name}={found!r}; the original program computes {value!r}")
+    state = revert_detr3d_state_dict(model.state_dict())
+    with atomic_write(output) as temporary:
+        torch.save({"model": {name: tensor.contiguous() for name, tensor in state.items()}}, temporary)
+    return {
+        "output": os.fspath(output),
+        "model": "3DETR",
+        "parameters": model.num_parameters(),
+        "bytes": output.stat().st_size,
+    }

@@ -1,0 +1,164 @@
+"""The tensors of 3DETR's detectors under our names and back, and the sizes that their shapes imply."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hf_any3d.conversions.renaming import Names, as_linear, count_of, join_rows, rename_tensors, size_of
+
+_QKV = ("q_proj", "k_proj", "v_proj")
+_HEADS = {
+    "sem_cls_head": "class_head",
+    "center_head": "center_head",
+    "size_head": "size_head",
+    "angle_cls_head": "heading_class_head",
+    "angle_residual_head": "heading_residual_head",
+}
+# Their name up to a number, ours, and how many axes of length 1 their weight has after those of a linear layer; "#" is
+# the number of a layer. The three layers of an attention are one matrix there.
+_PARTS: tuple[tuple[str, str, int], ...] = (
+    ("pre_encoder.mlp_module.layer#.conv.", "detr3d.group_encoder.layers.#.linear.", 2),
+    ("pre_encoder.mlp_module.layer#.bn.bn.", "detr3d.group_encoder.layers.#.norm.", 0),
+    ("encoder.interim_downsampling.mlp_module.layer#.conv.", "detr3d.encoder.downsampling.layers.#.linear.", 2),
+    ("encoder.interim_downsampling.mlp_module.layer#.bn.bn.", "detr3d.encoder.downsampling.layers.#.norm.", 0),
+    ("encoder.layers.#.linear1.", "detr3d.encoder.layers.#.mlp.fc1.", 0),
+    ("encoder.layers.#.linear2.", "detr3d.encoder.layers.#.mlp.fc2.", 0),
+    ("encoder.layers.#.norm1.", "detr3d.encoder.layers.#.self_attn_layer_norm.", 0),
+    ("encoder.layers.#.norm2.", "detr3d.encoder.layers.#.final_layer_norm.", 0),
+    *(
+        (
+            f"encoder_to_decoder_projection.layers.{3 * number + place}.",
+            f"detr3d.memory_projection.{number}.{part}.",
+            k,
+        )
+        for number in range(3)
+        for place, part, k in ((0, "linear", 1), (1, "norm", 0))
+    ),
+    ("pos_embedding.gauss_B", "detr3d.positions.frequencies", 0),
+    ("query_projection.layers.#.", "detr3d.positions.projection.#.", 1),
+    ("decoder.layers.#.linear1.", "detr3d.layers.#.mlp.fc1.", 0),
+    ("decoder.layers.#.linear2.", "detr3d.layers.#.mlp.fc2.", 0),
+    ("decoder.layers.#.norm1.", "detr3d.layers.#.self_attn_layer_norm.", 0),
+    ("decoder.layers.#.norm2.", "detr3d.layers.#.encoder_attn_layer_norm.", 0),
+    ("decoder.layers.#.norm3.", "detr3d.layers.#.final_layer_norm.", 0),
+    ("decoder.norm.", "detr3d.layer_norm.", 0),
+    *(
+        (f"mlp_heads.{theirs}.layers.{place}.", f"{ours}.{part}.", axes)
+        for theirs, ours in _HEADS.items()
+        for place, part, axes in (
+            *((0, "hidden.0", 1), (1, "norms.0", 0), (4, "hidden.1", 1), (5, "norms.1", 0)),
+            (8, "out", 1),
+        )
+    ),
+)
+_ATTENTIONS = (
+    ("encoder.layers.#.self_attn.", "detr3d.encoder.layers.#.self_attn."),
+    ("decoder.layers.#.self_attn.", "detr3d.layers.#.self_attn."),
+    ("decoder.layers.#.multihead_attn.", "detr3d.layers.#.encoder_attn."),
+)
+
+
+def _pattern(name: str) -> str:
+    return re.escape(name).replace(r"\#", r"(?P<number>\d+)")
+
+
+NAMES: Names = {
+    **{_pattern(theirs): ours.replace("#", "{number}") for theirs, ours, _ in _PARTS},
+    **{_pattern(f"{theirs}out_proj."): f"{ours}out_proj.".replace("#", "{number}") for theirs, ours in _ATTENTIONS},
+    **{
+        _pattern(f"{theirs}in_proj_{kind}"): tuple(f"{ours}{part}.{kind}".replace("#", "{number}") for part in _QKV)
+        for theirs, ours in _ATTENTIONS
+        for kind in ("weight", "bias")
+    },
+}
+_BACK: Names = {
+    **{_pattern(ours): theirs.replace("#", "{number}") for theirs, ours, _ in _PARTS},
+    **{_pattern(f"{ours}out_proj."): f"{theirs}out_proj.".replace("#", "{number}") for theirs, ours in _ATTENTIONS},
+    # One name for each of the three, which are joined afterwards.
+    **{
+        _pattern(f"{ours}{part}."): f"{theirs}in_proj_".replace("#", "{number}") + f"{part}:"
+        for theirs, ours in _ATTENTIONS
+        for part in _QKV
+    },
+}
+_AXES = {re.compile(_pattern(theirs) + "weight"): axes for theirs, _, axes in _PARTS if axes}
+
+
+def convert_detr3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename the tensors of a 3DETR checkpoint to those of a `Detr3DForPointCloudObjectDetection`.
+
+    Queries, keys and values become layers of their own. The original turns boxes clockwise; the rows of its last
+    layers for angles are reordered, so that headings are counterclockwise.
+
+    Raises:
+        ValueError: A tensor belongs to no known part, two to the same, one has another shape, or numbers are NaN or
+            infinite.
+    """
+    return _other_direction(
+        {name: as_linear(name, tensor) for name, tensor in rename_tensors(original, NAMES).items()}
+    )
+
+
+def revert_detr3d_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename the tensors of a `Detr3DForPointCloudObjectDetection` to those that the original program loads.
+
+    Raises:
+        ValueError: A tensor is none of such a model.
+    """
+    reverted: dict[str, torch.Tensor] = {}
+    attention: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in rename_tensors(_other_direction(state), _BACK).items():
+        if (match := re.fullmatch(r"(.*in_proj_)(\w+):(weight|bias)", name)) is not None:
+            attention.setdefault(match[1] + match[3], {})[match[2]] = tensor
+            continue
+        axes = next((axes for pattern, axes in _AXES.items() if pattern.fullmatch(name)), 0)
+        reverted[name] = tensor[(..., *[None] * axes)]
+    for name, parts in attention.items():
+        reverted[name] = join_rows(_QKV, [parts[part] for part in _QKV])
+    return reverted
+
+
+def _other_direction(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Let the heads for angles turn boxes the other way: bin k becomes -k, and the rest changes its sign."""
+    turned = dict(state)
+    for head, sign in (("heading_class_head", 1), ("heading_residual_head", -1)):
+        for kind in ("weight", "bias"):
+            name = f"{head}.out.{kind}"
+            if name in turned:
+                rows = turned[name]
+                turned[name] = sign * rows[-torch.arange(len(rows)) % max(len(rows), 1)]
+    return turned
+
+
+def detr3d_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Return the fields of `Detr3DConfig` and `num_labels` that the tensors of a converted model imply.
+
+    Attention heads, the numbers of tokens and queries, radii and dropout are not among them.
+
+    Raises:
+        ValueError: A tensor that a size is read from is missing.
+    """
+    encoder, groups = "detr3d.encoder.", "detr3d.group_encoder.layers."
+    sizes = {
+        "in_channels": size_of(state, f"{groups}0.linear.weight", 1),
+        "group_widths": [size_of(state, f"{groups}{number}.linear.weight") for number in range(2)],
+        "encoder_hidden_size": size_of(state, f"{groups}2.linear.weight"),
+        "encoder_layers": count_of(state, r"detr3d\.encoder\.layers\.(\d+)\."),
+        "encoder_ffn_dim": size_of(state, f"{encoder}layers.0.mlp.fc1.weight"),
+        "hidden_size": size_of(state, "detr3d.layer_norm.weight"),
+        "decoder_layers": count_of(state, r"detr3d\.layers\.(\d+)\."),
+        "decoder_ffn_dim": size_of(state, "detr3d.layers.0.mlp.fc1.weight"),
+        "num_heading_bins": size_of(state, "heading_class_head.out.weight"),
+        "num_labels": size_of(state, "class_head.out.weight") - 1,
+    }
+    if is_masked(state):
+        places = (f"{encoder}downsampling.layers.{number}.linear.weight" for number in range(2))
+        sizes["downsampling_widths"] = [size_of(state, place) for place in places]
+    return sizes
+
+
+def is_masked(state: Mapping[str, torch.Tensor]) -> bool:
+    """Return whether a converted model's encoder limits its attention and halves its tokens."""
+    return any(name.startswith("detr3d.encoder.downsampling.") for name in state)

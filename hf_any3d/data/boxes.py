@@ -1,0 +1,330 @@
+"""Boxes in datasets: their columns, and augmentations that move boxes with the points of a scene.
+
+A row has `points`, `boxes (objects, 7)`, center x, y, z, length, width, height and heading in radians,
+counterclockwise about z, and `box_labels (objects,)`. Scenes are in meters, z up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, List, Value
+
+from hf_any3d.data.files import PointCloudError
+from hf_any3d.data.files.npy import parse_array
+from hf_any3d.data.files.source import file_errors, open_source
+from hf_any3d.data.point_arrays import new_generator, resample_index, stack_channels
+from hf_any3d.data.transforms import AXES, parse_transform
+
+BOX_SIZE = 7
+Random = np.random.Generator | np.random.RandomState
+
+
+def box_features(names: Sequence[str]) -> dict[str, Any]:
+    """Return the columns of boxes, for `datasets.Features`.
+
+    Args:
+        names: Names of the classes.
+    """
+    return {
+        "boxes": List(List(Value("float32"), length=BOX_SIZE)),
+        "box_labels": List(ClassLabel(names=list(names))),
+    }
+
+
+def read_box_table(path: Path, columns: int) -> np.ndarray:
+    """Read the boxes of a scene from an array that numpy wrote, as VoteNet's programs do.
+
+    Args:
+        path: An .npy file of an array (boxes, columns or more), perhaps without any box.
+        columns: Number of columns to return.
+
+    Raises:
+        PointCloudFileError: A missing or damaged file, or an array of another shape or with NaN or infinite numbers.
+    """
+    source = open_source(path, "npy", ("npy",))
+    with file_errors(path):
+        # An array without numbers is no cloud, but it is a scene without objects.
+        if b"'shape': (0," in source.data[:128]:
+            return np.zeros((0, columns))
+        table = parse_array(source.data)
+        if (
+            table.dtype.kind not in "fiu"
+            or table.ndim != 2
+            or table.shape[1] < columns
+            or not np.isfinite(table).all()
+        ):
+            raise PointCloudError(
+                f"an array of shape {table.shape} and type {table.dtype}; expected finite numbers (boxes, {columns})"
+            )
+        return table[:, :columns].astype(np.float64)
+
+
+@dataclass
+class Scene:
+    """Points of a scene with its objects.
+
+    Args:
+        points: `(points, channels)` float32, xyz first.
+        boxes: `(objects, 7)` float32.
+        labels: `(objects,)` int64, their classes.
+    """
+
+    points: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], points: np.ndarray | None = None) -> Scene:
+        """Return the scene of a row.
+
+        Args:
+            row: Has `points`, `boxes` and `box_labels`.
+            points: `(points, channels)` instead of those of the row, such as with its colors.
+
+        Raises:
+            ValueError: If a column is missing or has another shape, or a box has no size or is not finite.
+        """
+        if missing := [name for name in ("boxes", "box_labels") if row.get(name) is None]:
+            raise ValueError(f"no column {missing[0]!r}; there are {', '.join(map(str, row)) or 'none'}")
+        boxes = np.asarray(row["boxes"], dtype=np.float32)
+        labels = np.asarray(row["box_labels"], dtype=np.int64).reshape(-1)
+        if not boxes.size:
+            boxes = np.zeros((0, BOX_SIZE), np.float32)
+        if boxes.shape != (len(labels), BOX_SIZE):
+            raise ValueError(
+                f"boxes have shape {boxes.shape} and box_labels {labels.shape}; expected (objects, {BOX_SIZE}) and "
+                "(objects,)"
+            )
+        for number, box in enumerate(boxes):
+            if not np.isfinite(box).all() or (box[3:6] <= 0).any() or abs(box[6]) > 2 * math.pi + 1e-3:
+                shown = [round(float(value), 4) for value in box]
+                raise ValueError(
+                    f"box {number} is {shown}; expected finite numbers, sizes above 0, heading in radians"
+                )
+        return cls(stack_channels(row) if points is None else points, boxes, labels)
+
+
+Change = Callable[[Scene, Random], Scene]
+"""An augmentation of a scene."""
+
+
+@dataclass(frozen=True)
+class RandomCuboid:
+    """Keep the points in a random part of the scene, and the boxes whose centers are there.
+
+    Args:
+        min_points: Parts with fewer points are drawn again.
+        smallest: Smallest edge, as a share of the scene's extent along each axis.
+        largest: Largest edge.
+        aspect: At least one pair of edges has a ratio at least this large.
+        tries: After so many, the scene stays as it is.
+
+    Source: DepthContrast, as used by 3DETR.
+    """
+
+    min_points: int = 30_000
+    smallest: float = 0.5
+    largest: float = 1.0
+    aspect: float = 0.8
+    tries: int = 100
+
+    def __call__(self, scene: Scene, generator: Random) -> Scene:
+        """Draw a part."""
+        xyz = scene.points[:, :3]
+        extent = xyz.max(axis=0) - xyz.min(axis=0)
+        for _ in range(self.tries):
+            edges = self.smallest + generator.random(3) * (self.largest - self.smallest)
+            pairs = ((0, 1), (0, 2), (1, 2))
+            if not any(min(edges[a], edges[b]) / max(edges[a], edges[b]) >= self.aspect for a, b in pairs):
+                continue
+            center = xyz[generator.choice(len(xyz))]
+            inside = (np.abs(xyz - center) <= edges * extent / 2).all(axis=1)
+            if inside.sum() < self.min_points:
+                continue
+            points = scene.points[inside]
+            if not len(scene.boxes):
+                return replace(scene, points=points)
+            low, high = points[:, :3].min(axis=0), points[:, :3].max(axis=0)
+            centers = scene.boxes[:, :3]
+            kept = ((centers >= low) & (centers <= high)).all(axis=1)
+            if kept.any():
+                return Scene(points, scene.boxes[kept], scene.labels[kept])
+        return scene
+
+
+@dataclass(frozen=True)
+class DrawPoints:
+    """Draw a number of points; a smaller scene repeats some.
+
+    Args:
+        num_points: Points of the result.
+        repeats_freely: Whether points of a smaller scene are drawn independently, as in the released program;
+            otherwise each is there before any is repeated.
+    """
+
+    num_points: int
+    repeats_freely: bool = False
+
+    def __call__(self, scene: Scene, generator: Random) -> Scene:
+        """Draw points."""
+        count = len(scene.points)
+        if self.repeats_freely or isinstance(generator, np.random.RandomState):
+            index = generator.choice(count, self.num_points, replace=count < self.num_points)
+        else:
+            index = resample_index(count, self.num_points, generator)
+        return replace(scene, points=scene.points[index])
+
+
+@dataclass(frozen=True)
+class RandomFlip:
+    """Mirror a scene in half of all cases.
+
+    Args:
+        axis: "x" or "y", whose coordinates change their sign.
+        along_axes: Whether boxes stay along the axes, for scenes whose boxes have no headings.
+
+    Raises:
+        ValueError: For another axis.
+    """
+
+    axis: str = "x"
+    along_axes: bool = False
+
+    def __post_init__(self):
+        if self.axis not in ("x", "y"):
+            raise ValueError(f"RandomFlip: axis is {self.axis!r}; expected 'x' or 'y'")
+
+    def __call__(self, scene: Scene, generator: Random) -> Scene:
+        """Mirror the points, the centers and the headings."""
+        if not generator.random() > 0.5:
+            return scene
+        points, boxes, axis = scene.points.copy(), scene.boxes.copy(), AXES[self.axis]
+        points[:, axis] *= -1
+        boxes[:, axis] *= -1
+        if not self.along_axes:
+            boxes[:, 6] = wrapped((math.pi if axis == 0 else 0.0) - boxes[:, 6])
+        return replace(scene, points=points, boxes=boxes)
+
+
+@dataclass(frozen=True)
+class RandomTurn:
+    """Turn a scene about z.
+
+    Args:
+        limit: Largest angle, in radians.
+        along_axes: Whether boxes stay along the axes and become as large as the turned ones, for scenes whose boxes
+            have no headings.
+    """
+
+    limit: float = math.pi / 6
+    along_axes: bool = False
+
+    def __call__(self, scene: Scene, generator: Random) -> Scene:
+        """Turn the points and boxes."""
+        angle = generator.random() * 2 * self.limit - self.limit
+        cos, sin = math.cos(angle), math.sin(angle)
+        matrix = np.array([[cos, -sin], [sin, cos]])
+        points, boxes = scene.points.copy(), scene.boxes.copy()
+        points[:, :2] = points[:, :2] @ matrix.T
+        boxes[:, :2] = boxes[:, :2] @ matrix.T
+        if self.along_axes:
+            boxes[:, 3:5] = boxes[:, 3:5] @ np.abs(matrix).T
+        else:
+            boxes[:, 6] = wrapped(boxes[:, 6] + angle)
+        return replace(scene, points=points, boxes=boxes)
+
+
+@dataclass(frozen=True)
+class RandomSize:
+    """Scale a scene.
+
+    Args:
+        low: Smallest factor.
+        high: Largest factor.
+    """
+
+    low: float = 0.85
+    high: float = 1.15
+
+    def __call__(self, scene: Scene, generator: Random) -> Scene:
+        """Scale the points and boxes."""
+        factor = generator.random() * (self.high - self.low) + self.low
+        points, boxes = scene.points.copy(), scene.boxes.copy()
+        points[:, :3] *= factor
+        boxes[:, :6] *= factor
+        return replace(scene, points=points, boxes=boxes)
+
+
+def wrapped(headings: np.ndarray) -> np.ndarray:
+    """Return the same directions as angles above -pi up to pi."""
+    return math.pi - np.remainder(math.pi - headings, 2 * math.pi)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Augmentations one after the other, all from one generator.
+
+    Args:
+        changes: The augmentations.
+    """
+
+    changes: Sequence[Change]
+
+    def __call__(self, scene: Scene, generator: Random | None = None) -> Scene:
+        """Run through them; without a generator, torch's seed governs them."""
+        generator = new_generator() if generator is None else generator
+        for change in self.changes:
+            scene = change(scene, generator)
+        return scene
+
+
+def published_changes(dataset: str, num_points: int, min_points: int = 30_000) -> Changes:
+    """Return the augmentations of the published training runs of 3DETR.
+
+    Args:
+        dataset: "scannet" or "sunrgbd".
+        num_points: Points that a scene is reduced to.
+        min_points: Fewest points of a random part.
+
+    Raises:
+        ValueError: Another dataset.
+    """
+    draw = DrawPoints(num_points, repeats_freely=True)
+    if dataset == "scannet":
+        flips = [RandomFlip(axis, along_axes=True) for axis in "xy"]
+        return Changes([RandomCuboid(min_points), draw, *flips, RandomTurn(math.pi / 36, along_axes=True)])
+    if dataset == "sunrgbd":
+        cuboid = RandomCuboid(min_points, smallest=0.75, aspect=0.75)
+        return Changes([RandomFlip("x"), RandomTurn(math.pi / 6), RandomSize(), cuboid, draw])
+    raise ValueError(f"dataset={dataset!r}; expected 'scannet' or 'sunrgbd'")
+
+
+CHANGES: dict[str, type] = {"cuboid": RandomCuboid, "flip": RandomFlip, "turn": RandomTurn, "size": RandomSize}
+"""Names for `build_changes`."""
+
+
+def build_changes(spec: Sequence[str]) -> Changes:
+    """Build augmentations from names, as given on a command line.
+
+    Args:
+        spec: Names in order, each with or without settings: `["cuboid:min_points=5000", "flip", "turn:limit=0.5"]`.
+
+    Raises:
+        ValueError: An unknown name or setting, or a value that the augmentation refuses.
+    """
+    changes = []
+    for text in spec:
+        name, settings = parse_transform(text)
+        if name not in CHANGES:
+            raise ValueError(f"unknown augmentation of scenes {name!r}; known are {', '.join(CHANGES)}")
+        known = [field.name for field in fields(CHANGES[name])]
+        if unknown := sorted(set(settings) - set(known)):
+            raise ValueError(f"augmentation {name!r} has no setting {unknown[0]!r}; it has {', '.join(known)}")
+        changes.append(CHANGES[name](**settings))
+    return Changes(changes)

@@ -1,0 +1,143 @@
+"""A folder of your own scans with boxes: JSON or a table beside them, or files of Label Cloud, CVAT or KITTI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Array2D, Dataset, DatasetDict, Features, Value
+
+from hf_any3d.data.box_files import (
+    OWN_NAMES,
+    Boxes,
+    class_names,
+    read_boxes_json,
+    read_boxes_table,
+    read_datumaro,
+    read_kitti,
+    read_kitti_points,
+    read_label_cloud,
+)
+from hf_any3d.data.boxes import box_features
+from hf_any3d.data.files import PointCloudFileError, read_point_cloud, supported_file_types
+from hf_any3d.data.point_arrays import turn_up_axis
+
+SPLITS = ("train", "validation", "test")
+LAYOUTS = ("own", "label_cloud", "datumaro", "kitti")
+UP_AXIS = "z"
+_EXPECTED = (
+    "boxes.json or boxes.parquet beside the files of points; labels/*.json of Label Cloud; annotations/*.json of "
+    "Datumaro (CVAT); or label_2, calib and velodyne of KITTI"
+)
+
+
+def load(
+    data_dir: str | os.PathLike | None = None,
+    *,
+    layout: str | None = None,
+    up_axis: str = "z",
+    classes: Sequence[str] | None = None,
+    **options: Any,
+) -> DatasetDict:
+    """Read scans with boxes, one row a scan; folders train, validation and test are splits, else all are for training.
+
+    Rows have `points` (num_points, 3), z up, `boxes` (objects, 7), `box_labels` (objects,) and `file`.
+
+    Args:
+        data_dir: the folder. Each split has files of points and one of: `boxes.json` (file -> list of label, center,
+            size, heading) or `boxes.parquet` (a row for each box); `labels/*.json` of Label Cloud;
+            `annotations/*.json` of Datumaro, as CVAT exports; `label_2`, `calib` and `velodyne` of KITTI.
+        layout: one of "own", "label_cloud", "datumaro" and "kitti"; None takes the first that is there.
+        up_axis: the axis that points up in the files, about which headings turn; rows have z up.
+        classes: names of the classes, in order; None takes those that occur, sorted. Boxes of others are left out.
+        options: none is known.
+
+    Raises:
+        ValueError: an unknown option, layout or axis; a damaged file or a wrong box, which the error names.
+        FileNotFoundError: no folder, or no boxes in it.
+    """
+    if options:
+        raise ValueError(f"unknown option {sorted(options)[0]!r}; expected layout, up_axis or classes")
+    if layout not in (None, *LAYOUTS):
+        raise ValueError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)} or None")
+    if up_axis not in ("x", "y", "z"):
+        raise ValueError(f"up_axis is {up_axis!r}; expected x, y or z")
+    if data_dir is None:
+        raise ValueError(f"data_dir is None; expected a folder with {_EXPECTED}")
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder")
+    folders = {split: root / split for split in SPLITS if (root / split).is_dir()} or {"train": root}
+    found = {split: _boxes_of(folder, layout) for split, folder in folders.items()}
+    names = (
+        class_names(own for boxes in found.values() for own in boxes.values()) if classes is None else list(classes)
+    )
+    if not names:
+        raise ValueError(f"{root}: no box in any file; expected at least one")
+    features = Features({"points": Array2D((None, 3), "float32"), **box_features(names), "file": Value("string")})
+    return DatasetDict(
+        {
+            split: Dataset.from_list([*_rows(folders[split], boxes, names, up_axis)], features=features)
+            for split, boxes in found.items()
+        }
+    )
+
+
+def _boxes_of(folder: Path, layout: str | None) -> Boxes:
+    own = [folder / name for name in OWN_NAMES if (folder / name).is_file()]
+    if layout in (None, "own") and own:
+        return read_boxes_json(own[0]) if own[0].suffix == ".json" else read_boxes_table(own[0])
+    boxes: Boxes = {}
+    for name, place, read in (
+        ("label_cloud", "labels", read_label_cloud),
+        ("datumaro", "annotations", read_datumaro),
+    ):
+        if layout in (None, name) and (files := sorted((folder / place).glob("*.json"))):
+            for file in files:
+                boxes |= read(file)
+            return boxes
+    if layout in (None, "kitti") and (files := sorted((folder / "label_2").glob("*.txt"))):
+        return {f"velodyne/{file.stem}.bin": read_kitti(file, folder / "calib" / file.name) for file in files}
+    raise FileNotFoundError(f"{folder}: no boxes; expected {_EXPECTED}")
+
+
+def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Iterator[dict[str, Any]]:
+    numbers = {name: number for number, name in enumerate(names)}
+    for name, own in boxes.items():
+        path = _point_file(folder, name)
+        points = read_kitti_points(path)[:, :3] if path.suffix == ".bin" else _points(path)
+        kept = [box for box in own if box.label in numbers]
+        made = np.array([box.numbers for box in kept], dtype=np.float32).reshape(-1, 7)
+        if up_axis != UP_AXIS:
+            points = turn_up_axis(points, up_axis, UP_AXIS)
+            made[:, :3] = turn_up_axis(made[:, :3], up_axis, UP_AXIS)
+        yield {
+            "points": points.tolist(),
+            "boxes": made.tolist(),
+            "box_labels": [numbers[box.label] for box in kept],
+            "file": name,
+        }
+
+
+def _points(path: Path) -> np.ndarray:
+    cloud = read_point_cloud(path)
+    if cloud.is_mesh:
+        cloud = cloud.sample_surface(100_000, 0)
+    # Boxes are in the frame of the file.
+    return cloud.points if cloud.offset is None else (cloud.points + cloud.offset).astype(np.float32)
+
+
+def _point_file(folder: Path, name: str) -> Path:
+    """Return the file of points that boxes name, with or without its ending."""
+    path = folder / name
+    if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+        return path
+    for place in (folder, folder / "pointclouds", folder / "velodyne"):
+        for ending in supported_file_types():
+            if (candidate := place / f"{name}.{ending}").is_file() or (candidate := place / name).is_file():
+                if candidate.resolve().is_relative_to(folder.resolve()):
+                    return candidate
+    raise PointCloudFileError(f"{folder}: no file of points {name!r}, which has boxes")

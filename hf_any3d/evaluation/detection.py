@@ -1,0 +1,197 @@
+"""Average precision of boxes: as a function and as a metric of `evaluate`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+import torch
+
+from hf_any3d.modeling.layers.boxes import BOX_SIZE, box_iou
+
+THRESHOLDS = (0.25, 0.5)
+"""Overlaps that are reported, as usual for rooms."""
+
+
+@dataclass
+class ClassScore:
+    """Score of a class at one threshold.
+
+    Args:
+        average_precision: Area under the envelope of the curve.
+        recall: Share of the objects that were found, at the lowest score.
+        precisions: Precision after each answer, by descending score.
+        recalls: Recall after each answer.
+        num_objects: Objects of the class.
+    """
+
+    average_precision: float
+    recall: float
+    precisions: np.ndarray
+    recalls: np.ndarray
+    num_objects: int
+
+
+def score_detections(
+    predictions: Sequence[Mapping[str, Any]],
+    references: Sequence[Mapping[str, Any]],
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> dict[float, dict[int, ClassScore]]:
+    """Compare the answers for some clouds with their objects, class by class.
+
+    An answer is right if the object of its class that it overlaps most is covered by more than the threshold, in
+    intersection over union of turned boxes, and no answer with a higher score took that object before.
+
+    Args:
+        predictions: For each cloud `boxes (answers, 7)`, `labels (answers,)` and `scores (answers,)`.
+        references: For each cloud `boxes (objects, 7)` and `labels (objects,)`, or `class_labels`.
+        thresholds: Overlaps.
+
+    Returns:
+        Threshold -> class that occurs in predictions or references -> its score.
+
+    Raises:
+        ValueError: If shapes do not match, or numbers are not finite.
+    """
+    if len(predictions) != len(references):
+        raise ValueError(
+            f"{len(predictions)} predictions for {len(references)} references; expected one for each cloud"
+        )
+    if wrong := [value for value in thresholds if not 0 <= value < 1]:
+        raise ValueError(f"thresholds: {wrong[0]}; expected at least 0 and below 1")
+    scores, labels, best, taken, targets = [], [], [], [], []
+    first = 0  # number of a cloud's first object among all
+    for cloud, (found, given) in enumerate(zip(predictions, references, strict=True)):
+        boxes, own = _boxes(found, "labels", f"predictions[{cloud}]")
+        truth, classes = _boxes(given, "labels" if "labels" in given else "class_labels", f"references[{cloud}]")
+        score = np.asarray(found["scores"], dtype=np.float64).reshape(-1)
+        if score.shape != own.shape or not np.isfinite(score).all():
+            raise ValueError(f"predictions[{cloud}]: scores {score.shape}; expected {own.shape}, finite numbers")
+        if len(boxes) and len(truth):
+            overlap = box_iou(torch.from_numpy(boxes)[:, None], torch.from_numpy(truth)[None]).numpy()
+            overlap = np.where(own[:, None] == classes, overlap, -1.0)
+            most = overlap.argmax(axis=1)  # the first of equals
+            best.append(overlap[np.arange(len(own)), most])
+            taken.append(first + most)
+        else:
+            best.append(np.full(len(own), -1.0))
+            taken.append(np.zeros(len(own), dtype=np.int64))
+        scores.append(score)
+        labels.append(own)
+        targets.append(classes)
+        first += len(truth)
+    score, label = np.concatenate([*scores, []]), np.concatenate([*labels, np.zeros(0, np.int64)])
+    overlap, number = np.concatenate([*best, []]), np.concatenate([*taken, np.zeros(0, np.int64)])
+    target = np.concatenate([*targets, np.zeros(0, np.int64)])
+    result: dict[float, dict[int, ClassScore]] = {}
+    for threshold in thresholds:
+        result[threshold] = {}
+        for one in np.union1d(label, target).astype(int).tolist():
+            rows = np.flatnonzero(label == one)
+            rows = rows[np.argsort(-score[rows], kind="stable")]
+            right = overlap[rows] > threshold
+            # Of several answers for one object, the first is right.
+            candidates = np.flatnonzero(right)
+            _, firsts = np.unique(number[rows][candidates], return_index=True)
+            is_right = np.zeros(len(rows), dtype=bool)
+            is_right[candidates[firsts]] = True
+            result[threshold][one] = _curve(is_right, int((target == one).sum()))
+    return result
+
+
+def _boxes(one: Mapping[str, Any], name: str, where: str) -> tuple[np.ndarray, np.ndarray]:
+    boxes = np.asarray(one["boxes"], dtype=np.float64).reshape(-1, BOX_SIZE) if len(one["boxes"]) else None
+    boxes = np.zeros((0, BOX_SIZE)) if boxes is None else boxes
+    labels = np.asarray(one[name], dtype=np.int64).reshape(-1)
+    if len(labels) != len(boxes) or not np.isfinite(boxes).all():
+        raise ValueError(
+            f"{where}: {len(boxes)} boxes with {len(labels)} labels; expected finite boxes, a label for each"
+        )
+    return boxes, labels
+
+
+def _curve(is_right: np.ndarray, num_objects: int) -> ClassScore:
+    hits = np.cumsum(is_right)
+    precision = hits / np.arange(1, len(hits) + 1)
+    recall = hits / num_objects if num_objects else np.zeros(len(hits))
+    # The envelope: the highest precision at this recall or a higher one; summed where recall rises.
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    rise = np.diff(recall, prepend=0.0)
+    last = float(recall[-1]) if len(recall) else 0.0
+    return ClassScore(float((rise * envelope).sum()), last, precision, recall, num_objects)
+
+
+def detection_metrics(
+    predictions: Sequence[Mapping[str, Any]],
+    references: Sequence[Mapping[str, Any]],
+    thresholds: Sequence[float] = THRESHOLDS,
+    names: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Compute mean average precision and recall, in two forms.
+
+    `map_25` is the mean over the classes that have objects. `published_map_25` also counts classes that only occur
+    among the answers, with 0, as the evaluation of VoteNet and 3DETR does.
+
+    Args:
+        predictions: See `score_detections`.
+        references: The same.
+        thresholds: Overlaps, whose hundredfolds end the names.
+        names: Names of the classes.
+
+    Returns:
+        For each threshold `map_…`, `recall_…`, `published_map_…`, `published_recall_…`, and `class_ap_…` by name or
+        number of the class.
+    """
+    metrics: dict[str, Any] = {}
+    for threshold, scores in score_detections(predictions, references, thresholds).items():
+        ending = f"{100 * threshold:g}"
+        with_objects = [score for score in scores.values() if score.num_objects]
+        for prefix, counted in (("", with_objects), ("published_", list(scores.values()))):
+            metrics[f"{prefix}map_{ending}"] = _mean([score.average_precision for score in counted])
+            metrics[f"{prefix}recall_{ending}"] = _mean([score.recall for score in counted])
+        metrics[f"class_ap_{ending}"] = {
+            number if names is None else names[number]: score.average_precision
+            for number, score in scores.items()
+            if score.num_objects
+        }
+    return metrics
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+_BOXES = datasets.Sequence(datasets.Sequence(datasets.Value("float64")))
+_LABELS = datasets.Sequence(datasets.Value("int64"))
+
+
+class DetectionAveragePrecision(evaluate.Metric):
+    """Average precision of boxes at overlaps of 0.25 and 0.5: see `detection_metrics`.
+
+    Predictions are what `post_process_object_detection` returns for each cloud: `boxes` of center, size and heading,
+    `labels` and `scores`; references have `boxes` and `labels`.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=type(self).__doc__ or "",
+            citation="",
+            inputs_description=score_detections.__doc__ or "",
+            features=datasets.Features(
+                {
+                    "predictions": {
+                        "boxes": _BOXES,
+                        "labels": _LABELS,
+                        "scores": datasets.Sequence(datasets.Value("float64")),
+                    },
+                    "references": {"boxes": _BOXES, "labels": _LABELS},
+                }
+            ),
+        )
+
+    def _compute(
+        self, predictions: list, references: list, thresholds: Sequence[float] = THRESHOLDS, names: Any = None
+    ) -> dict[str, Any]:
+        return detection_metrics(predictions, references, thresholds, names)

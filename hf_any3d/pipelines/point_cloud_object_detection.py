@@ -1,0 +1,161 @@
+"""`pipeline("point-cloud-object-detection")`: boxes around the objects of a scan."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.pipelines.base import ChunkPipeline
+
+from hf_any3d.data.blocks import split_into_blocks
+from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.point_arrays import turn_up_axis
+from hf_any3d.modeling.layers.boxes import DetectionRule, box_corners, select_detections
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, stem_of, without_none
+from hf_any3d.pipelines.point_cloud_segmentation import MESH_DENSITY, part_of
+from hf_any3d.processing import UP_AXES, checked_choice
+
+_RULES = tuple(field.name for field in fields(DetectionRule))
+
+
+@dataclass
+class _Scan:
+    """A cloud, and how it was turned for the model."""
+
+    data: PointCloudData
+    stem: str | None
+    up_axis: str
+
+
+class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
+    """Find objects in scans.
+
+    Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
+    dataset column of them; a mesh is sampled on its surface. Returns, for each cloud, a list of
+    `{"label": …, "score": …, "box": …}`, the highest score first. A box is a dict:
+
+    - `center`, x, y and z in the frame and units of the file,
+    - `size`, its length, width and height: along its own x and y, and along the up axis,
+    - `heading`, the angle in radians by which it is turned about the up axis, counterclockwise seen from above; 0 if
+      its length is along x,
+    - `corners`, eight points: four of the bottom, then those above them.
+
+    Clouds are thinned to the processor's number of points. With its `block_size`, large scenes are read in
+    overlapping columns, whose boxes are merged.
+
+    Arguments of a call:
+
+    - `threshold`: lowest score, 0.5 by default.
+    - `nms`, `nms_iou`, `nms_per_class`: which of two overlapping boxes are left out; see `DetectionRule` of
+      `hf_any3d.modeling.layers.boxes`, whose other settings are arguments, too.
+    - `top_k`: largest number of boxes; None for all.
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; the model sees them turned so that it is that
+      of its training, z. By default nothing is turned.
+
+    Example:
+        ```python
+        import hf_any3d
+        from transformers import pipeline
+
+        detect = pipeline("point-cloud-object-detection", model="me/3detr-rooms")
+        for found in detect("room.ply", threshold=0.3, up_axis="y"):
+            found["label"], found["score"], found["box"]["center"]
+        ```
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        processor = self.feature_extractor
+        moved = {"center": processor.center, "scale": processor.scale, "axes": processor.axes}
+        if wrong := {name: value for name, value in moved.items() if value not in (False, None, "xyz")}:
+            shown = ", ".join(f"{name}={value!r}" for name, value in wrong.items())
+            raise ValueError(
+                f"the processor has {shown}; expected center=False, scale=None and axes='xyz', as boxes are in the "
+                "frame and units of the file"
+            )
+
+    def _sanitize_parameters(self, up_axis: str | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
+        rule = {name: kwargs.pop(name) for name in _RULES if name in kwargs}
+        refuse_unknown(kwargs, ", ".join(("up_axis", *_RULES)))
+        if up_axis is not None:
+            checked_choice("up_axis", up_axis, UP_AXES)
+        DetectionRule(**rule)  # wrong settings are errors before anything is computed
+        # One by one, so that a call keeps what it does not change of the pipeline's own.
+        return without_none(up_axis=up_axis), {}, rule
+
+    def preprocess(self, cloud: Any, up_axis: str | None = None) -> Iterator[dict[str, Any]]:
+        """Prepare a cloud, or the blocks of it: `points (1, points, channels)`."""
+        processor = self.feature_extractor
+        data = to_cloud(cloud, processor.features)
+        if data.is_mesh:
+            data = data.sample_surface(MESH_DENSITY * processor.num_points, processor.seed or 0)
+        scan = _Scan(data, stem_of(cloud), up_axis or processor.up_axis)
+        parts = [data]
+        if processor.block_size is not None:
+            turned = turn_up_axis(data.points, scan.up_axis, processor.up_axis)
+            count = min(processor.num_points, len(data))
+            blocks = split_into_blocks(
+                turned,
+                count,
+                processor.block_size,
+                processor.block_overlap,
+                up_axis=processor.up_axis,
+                generator=processor.seed or 0,
+            )
+            parts = [part_of(data, np.unique(index)) for index in blocks]
+        for number, part in enumerate(parts):
+            inputs = dict(processor(part, up_axis=up_axis, return_tensors="pt"))
+            is_last = number == len(parts) - 1
+            yield {**inputs, "scan": scan if is_last else None, "is_last": is_last}
+
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        own = {name: model_inputs.pop(name) for name in ("scan", "is_last")}
+        output = self.model(**model_inputs)
+        points = model_inputs["points"][..., :3]
+        if "points_mask" in model_inputs:  # away from every box
+            points = points.masked_fill(~model_inputs["points_mask"].bool().unsqueeze(2), torch.inf)
+        return {"logits": output.logits.float(), "boxes": output.pred_boxes.float(), "points": points, **own}
+
+    def postprocess(self, outputs: list[dict[str, Any]], **settings: Any) -> list[dict[str, Any]]:
+        """Choose among the boxes of all blocks of a cloud; `settings` are those of `DetectionRule`."""
+        if settings.get("scores") == "per_class":
+            settings = {"threshold": 0.0} | settings
+        rule = DetectionRule(**settings)
+        scan: _Scan = outputs[-1]["scan"]
+        for output in outputs:
+            refuse_non_finite(output["logits"], scan.stem)
+            refuse_non_finite(output["boxes"], scan.stem)
+        probabilities, boxes, points = (
+            torch.cat([output[name][0] for output in outputs]) for name in ("logits", "boxes", "points")
+        )
+        probabilities = probabilities.softmax(dim=-1)  # (boxes, labels + 1)
+        chosen = select_detections(boxes, probabilities[:, :-1], 1 - probabilities[:, -1], rule, points)
+        order = chosen[2].argsort(descending=True, stable=True)
+        number, labels, scores = (values[order] for values in chosen)
+        names = self.model.config.id2label
+        return [
+            {"label": names[int(label)], "score": float(score), "box": box}
+            for label, score, box in zip(labels, scores, self._in_frame(boxes[number], scan), strict=True)
+        ]
+
+    def _in_frame(self, boxes: torch.Tensor, scan: _Scan) -> list[dict[str, Any]]:
+        """Return boxes `(boxes, 7)` of the model's frame in that of the file."""
+        boxes = boxes.double()
+        corners = box_corners(boxes).reshape(-1, 3)
+        shift = 0.0 if scan.data.offset is None else np.asarray(scan.data.offset)
+        back = [
+            turn_up_axis(places.numpy(), self.feature_extractor.up_axis, scan.up_axis) + shift
+            for places in (boxes[:, :3], corners)
+        ]
+        return [
+            {"center": center, "size": size, "heading": heading, "corners": own}
+            for center, size, heading, own in zip(
+                back[0].tolist(),
+                boxes[:, 3:6].tolist(),
+                boxes[:, 6].tolist(),
+                back[1].reshape(-1, 8, 3).tolist(),
+                strict=True,
+            )
+        ]

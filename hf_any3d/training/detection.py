@@ -1,0 +1,308 @@
+"""Train detectors: rows with boxes, the trainer, and a run from arguments to card."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict
+from torch.utils.data import DataLoader
+from transformers import AutoConfig
+from transformers.trainer_utils import EvalLoopOutput
+
+from hf_any3d.auto import AutoModelForPointCloudObjectDetection
+from hf_any3d.data.boxes import Changes, DrawPoints, Scene, build_changes
+from hf_any3d.data.torch_datasets import ArrowRows
+from hf_any3d.evaluation.detection import detection_metrics
+from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
+from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
+from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.training import program
+from hf_any3d.training.arguments import (
+    DataArguments,
+    PointTrainingArguments,
+    argument,
+    json_mapping,
+    parse_arguments,
+)
+from hf_any3d.training.rows import SharedEpoch, whole_cloud
+from hf_any3d.training.trainer import PointTrainer
+
+logger = logging.getLogger(__name__)
+
+# How the answers of an evaluation are chosen: all classes of each box, as average precision asks.
+_RULE = {"threshold": 0.0, "scores": "per_class", "nms": "turned", "nms_per_class": True, "min_objectness": 0.05}
+
+
+@dataclass
+class DetectorArguments:
+    """The detector."""
+
+    model_name_or_path: str | None = argument(
+        None, help="Directory or hub name of a detector to start from; its heads start anew for other classes."
+    )
+    model_config: dict | str | None = argument(
+        None, help="JSON object with settings of Detr3DConfig, such as num_queries; by default those of 3DETR-m."
+    )
+
+    def __post_init__(self):
+        self.model_config = json_mapping(self.model_config, "model_config")
+
+
+@dataclass
+class DetectionDataArguments(DataArguments):
+    """Training data with boxes."""
+
+    dataset_name: str = field(default="rooms_with_boxes")
+    num_points: int = argument(20_000, help="Points per scene.")
+    up_axis: str = argument("z", help="Axis that points up; boxes need z.")
+    augment: list[str] = argument(
+        default_factory=list,
+        help="Augmentations of training scenes, in order: cuboid, flip, turn, size, with settings such as "
+        "turn:limit=0.5,along_axes=True.",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.up_axis != "z":
+            raise ValueError(f"--up_axis {self.up_axis}; expected z, about which the headings of boxes turn")
+        build_changes(self.augment)  # wrong names are errors before data are loaded
+
+
+@dataclass
+class DetectionTrainingArguments(PointTrainingArguments):
+    """Training arguments with defaults for detectors."""
+
+    metric_for_best_model: str | None = field(default="map_25")
+    per_device_train_batch_size: int = field(default=8)
+    per_device_eval_batch_size: int = field(default=8)
+    learning_rate: float = field(default=5e-4)
+    weight_decay: float = field(default=0.1)
+    max_grad_norm: float = field(default=0.1)
+    num_train_epochs: float = field(default=90)
+
+
+DETECTION_ARGUMENTS = (DetectorArguments, DetectionDataArguments, DetectionTrainingArguments)
+
+
+class SceneRows(torch.utils.data.Dataset):
+    """Rows `{"points": (num_points, channels), "labels": {"class_labels", "boxes"}}`, prepared when they are read.
+
+    Args:
+        dataset: Rows with `points`, `boxes`, `box_labels` and the columns that the processor's features need.
+        processor: Processor of the scenes.
+        changes: Augmentations of complete scenes; None for evaluation, whose points are those that a pipeline reads.
+        seed: Seed of points and augmentations, which differ in each epoch.
+    """
+
+    epoch = SharedEpoch()
+
+    def __init__(
+        self, dataset: Dataset, processor: PointCloudProcessor, changes: Changes | None = None, seed: int = 0
+    ):
+        if missing := {"boxes", "box_labels"} - set(dataset.column_names):
+            raise ValueError(f"the data have no column {sorted(missing)[0]!r}; there are {dataset.column_names}")
+        self.dataset = dataset.with_format("numpy")
+        self.rows = ArrowRows(self.dataset)
+        self.processor, self.changes, self.seed = processor, changes, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows.__getitems__([index])[0]
+        try:
+            scene = Scene.of(row, whole_cloud(row, self.processor.features))
+        except ValueError as error:
+            raise ValueError(f"row {index}: {error}") from None
+        if self.changes is None:
+            points = self.processor(row, return_tensors="np")["points"][0]
+        else:
+            generator = np.random.default_rng((self.seed, self.epoch, index))
+            scene = self.changes(scene, generator)
+            points = DrawPoints(self.processor.num_points)(scene, generator).points
+        labels = {
+            "class_labels": torch.from_numpy(scene.labels),
+            "boxes": torch.from_numpy(np.asarray(scene.boxes, dtype=np.float32)),
+        }
+        return {"points": torch.from_numpy(np.asarray(points, dtype=np.float32)), "labels": labels}
+
+
+def collate_scenes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Collate rows of `SceneRows`; scenes of different sizes are padded, with a mask."""
+    points = [row["points"] for row in rows]
+    batch: dict[str, Any] = {"points": torch.nn.utils.rnn.pad_sequence(points, batch_first=True)}
+    counts = torch.tensor([len(cloud) for cloud in points])
+    if (counts != counts[0]).any():
+        batch["points_mask"] = torch.arange(int(counts.max())) < counts.unsqueeze(1)
+    return batch | {"labels": [row["labels"] for row in rows]}
+
+
+class DetectionTrainer(PointTrainer):
+    """Trainer whose evaluations report average precision."""
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Compare the answers of the model with the objects of all scenes; see Trainer."""
+        model = self._wrap_model(self.model, training=False, dataloader=dataloader)
+        model.eval()
+        names = cast(Detr3DForPointCloudObjectDetection, self.model).config.id2label or {}
+        processor = cast(PointCloudProcessor, self.processing_class)
+        predictions, references, losses = [], [], []
+        for inputs in dataloader:
+            inputs: dict[str, Any] = self._prepare_inputs(inputs)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                outputs = model(**inputs)
+            answers = processor.post_process_object_detection(outputs, **_RULE)
+            found = [{name: values.cpu().numpy() for name, values in answer.items()} for answer in answers]
+            given = [
+                {"boxes": own["boxes"].cpu().numpy(), "labels": own["class_labels"].cpu().numpy()}
+                for own in inputs["labels"]
+            ]
+            both = [*zip(found, given, [float(outputs.loss)] * len(found), strict=True)]
+            for prediction, reference, loss in self.accelerator.gather_for_metrics(both, use_gather_object=True):
+                predictions.append(prediction)
+                references.append(reference)
+                losses.append(loss)
+        scores = detection_metrics(predictions, references, names=[name for _, name in sorted(names.items())])
+        self.class_scores = {name: scores.pop(f"class_ap_{name}") for name in ("25", "50")}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
+        metrics[f"{metric_key_prefix}_loss"] = float(np.mean(losses)) if losses else float("nan")
+        return EvalLoopOutput(np.empty(0), None, metrics, len(predictions))
+
+
+def box_classes(rows: Dataset) -> list[str]:
+    """Return the names of the classes of boxes.
+
+    Raises:
+        ValueError: The rows have no boxes with classes.
+    """
+    feature = getattr(rows.features.get("box_labels"), "feature", None)
+    if not isinstance(feature, ClassLabel):
+        raise ValueError(
+            f"the training split has box_labels {rows.features.get('box_labels')}; expected a list of ClassLabel, as "
+            "hf_any3d.data.boxes.box_features makes them"
+        )
+    return feature.names
+
+
+def has_headings(rows: Dataset) -> bool:
+    """Return whether any box of the rows is turned."""
+    columns = rows.select_columns(["boxes"]).with_format(None)
+    return any(abs(box[6]) > 1e-4 for boxes in columns["boxes"] for box in boxes)
+
+
+def build_detector(
+    arguments: DetectorArguments, classes: Sequence[str], settings: Mapping[str, Any]
+) -> Detr3DForPointCloudObjectDetection:
+    """Build a detector for some classes.
+
+    Args:
+        arguments: What it starts from, and settings of the config.
+        classes: Names of the classes.
+        settings: Settings that follow from the data; those of the arguments are preferred.
+    """
+    assert isinstance(arguments.model_config, dict)
+    labels = {
+        "id2label": dict(enumerate(classes)),
+        "label2id": {name: number for number, name in enumerate(classes)},
+    }
+    if arguments.model_name_or_path is None:
+        return Detr3DForPointCloudObjectDetection(Detr3DConfig(**{**settings, **arguments.model_config, **labels}))
+    config = AutoConfig.from_pretrained(arguments.model_name_or_path, **arguments.model_config)
+    config.id2label, config.label2id = labels["id2label"], labels["label2id"]
+    return AutoModelForPointCloudObjectDetection.from_pretrained(
+        arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True
+    )
+
+
+def train_detector(argv: list[str] | None = None) -> RunReport:
+    """Train and evaluate a detector; write model, card and metrics.json, and push them if requested.
+
+    Args:
+        argv: Words of a command line, see `parse_arguments`; by default those of this process.
+    """
+    stopwatch = Stopwatch()
+    model_arguments, data, arguments = parse_arguments(DETECTION_ARGUMENTS, sys.argv[1:] if argv is None else argv)
+    checkpoint = program.start_run(arguments, logger)
+    with arguments.main_process_first(desc="loading the data"):
+        splits, origin = program.load_splits(data)
+    classes = box_classes(splits["train"])
+    processor = PointCloudProcessor(
+        num_points=data.num_points, features=data.features, center=False, scale=None, up_axis="z"
+    )
+    settings = {
+        "in_channels": 3 * len(data.features),
+        "num_heading_bins": 12 if has_headings(splits["train"]) else 1,
+    }
+    model = build_detector(model_arguments, classes, settings)
+    parameters = count_parameters(model)
+    trainer = build_detection_trainer(model, arguments, data, splits, processor)
+    with stopwatch.part("training"):
+        trainer.train(resume_from_checkpoint=checkpoint)
+    with stopwatch.part("evaluation"):
+        scores = evaluate_detector(trainer, splits, processor)
+    start = {} if model_arguments.model_name_or_path is None else {"name_or_path": model_arguments.model_name_or_path}
+    report, name = program.save_and_push(
+        trainer,
+        stopwatch,
+        scores,
+        data=program.data_facts(data, splits, origin),
+        parameters=parameters,
+        num_points=data.num_points,
+        checkpoint=checkpoint,
+        start=start,
+    )
+    logger.info("Model, card and metrics.json: %s. Try: hf-any3d detect FILE --model %s", name, name)
+    return report
+
+
+def build_detection_trainer(
+    model: Any,
+    arguments: DetectionTrainingArguments,
+    data: DetectionDataArguments,
+    splits: DatasetDict,
+    processor: PointCloudProcessor,
+) -> DetectionTrainer:
+    """Build the trainer of this task."""
+    changes = build_changes(data.augment)
+    validation = SceneRows(splits["validation"], processor) if "validation" in splits else None
+    return program.build_trainer(
+        model,
+        arguments,
+        SceneRows(splits["train"], processor, changes, arguments.seed),
+        validation,
+        processor,
+        trainer_class=DetectionTrainer,
+        data_collator=collate_scenes,
+    )
+
+
+def evaluate_detector(
+    trainer: DetectionTrainer, splits: DatasetDict, processor: PointCloudProcessor
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Compute metrics, and average precision of the classes at an overlap of 0.25, of validation and test splits."""
+    metrics: dict[str, dict[str, float]] = {}
+    by_class: dict[str, dict[str, float]] = {}
+    for split in ("validation", "test"):
+        if split in splits:
+            found = trainer.evaluate(SceneRows(splits[split], processor), metric_key_prefix=split)
+            trainer.log_metrics(split, found)
+            kept = {name.removeprefix(f"{split}_"): value for name, value in found.items()}
+            metrics[split] = {
+                name: value for name, value in kept.items() if name == "loss" or name[-3:] in ("_25", "_50")
+            }
+            by_class[split] = dict(trainer.class_scores["25"])
+    return metrics, by_class

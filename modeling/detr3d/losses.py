@@ -1,0 +1,296 @@
+"""Matching of boxes with objects, and the loss of 3DETR (arXiv 2109.08141, Sec. 3.3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+
+from hf_any3d.modeling.detr3d.configuration_detr3d import Detr3DConfig
+from hf_any3d.modeling.layers.boxes import BOX_SIZE, box_giou, published_giou, wrap_heading
+
+# Of a heading; beyond a full turn it is taken for degrees.
+_FULL_TURN = 2 * math.pi + 1e-3
+# A heading this small is one along the axes.
+_ALONG = 1e-4
+
+
+class BoxPredictions(NamedTuple):
+    """Predictions of some layers of the decoder.
+
+    Attributes:
+        logits: `(layers, batch, queries, labels + 1)`.
+        centers: `(layers, batch, queries, 3)`, from the smallest coordinates of the cloud and in units of its extent.
+        sizes: `(layers, batch, queries, 3)`, in units of its extent.
+        heading_logits: `(layers, batch, queries, bins)`.
+        heading_residuals: `(layers, batch, queries, bins)`, in halves of a bin.
+        boxes: `(layers, batch, queries, 7)`, in the units of the cloud.
+    """
+
+    logits: torch.Tensor
+    centers: torch.Tensor
+    sizes: torch.Tensor
+    heading_logits: torch.Tensor
+    heading_residuals: torch.Tensor
+    boxes: torch.Tensor
+
+    def outputs_of(self, layer: int) -> dict[str, torch.Tensor]:
+        """Return what a model's output has of one layer."""
+        return {
+            "logits": self.logits[layer],
+            "pred_boxes": self.boxes[layer],
+            "heading_logits": self.heading_logits[layer],
+            "heading_residuals": self.heading_residuals[layer],
+        }
+
+
+@dataclass
+class BoxTargets:
+    """Objects of a batch, padded to the largest number of a cloud.
+
+    Args:
+        classes: `(batch, objects)`.
+        boxes: `(batch, objects, 7)`.
+        counts: Objects of each cloud.
+    """
+
+    classes: torch.Tensor
+    boxes: torch.Tensor
+    counts: list[int]
+
+    @classmethod
+    def checked(cls, labels: Any, batch: int, config: Detr3DConfig) -> BoxTargets:
+        """Check the labels of a batch and pad them.
+
+        Args:
+            labels: `class_labels (objects,)` and `boxes (objects, 7)` of each cloud.
+            batch: Number of clouds.
+            config: Has the numbers of classes, queries and headings.
+
+        Raises:
+            ValueError: If they are not as described; names the cloud, the box and what is allowed.
+        """
+        if not isinstance(labels, Sequence) or len(labels) != batch:
+            found = f"{len(labels)} entries" if isinstance(labels, Sequence) else type(labels).__name__
+            raise ValueError(f"labels: {found}; expected a list of {batch} dicts, one for each cloud")
+        classes, boxes = [], []
+        for number, one in enumerate(labels):
+            where = f"labels[{number}]"
+            if not isinstance(one, Mapping) or not {"class_labels", "boxes"} <= one.keys():
+                found = sorted(one) if isinstance(one, Mapping) else type(one).__name__
+                raise ValueError(f"{where}: {found}; expected a dict with class_labels and boxes")
+            own = one["class_labels"], one["boxes"]
+            check_boxes(*own, where, config)
+            classes.append(own[0])
+            boxes.append(own[1].to(torch.promote_types(own[1].dtype, torch.float32)).reshape(-1, BOX_SIZE))
+        # A unit box as padding: its overlaps are numbers, and nothing is matched with it.
+        unit = nn.utils.rnn.pad_sequence(boxes, batch_first=True)
+        counts = [len(own) for own in classes]
+        padding = torch.arange(unit.shape[1], device=unit.device) >= torch.tensor(counts, device=unit.device)[:, None]
+        filler = unit.new_tensor([0.0, 0, 0, 1, 1, 1, 0])
+        unit = torch.where(padding.unsqueeze(2), filler, unit)
+        return cls(nn.utils.rnn.pad_sequence(classes, batch_first=True).long(), unit, counts)
+
+
+def check_boxes(class_labels: torch.Tensor, boxes: torch.Tensor, where: str, config: Detr3DConfig) -> None:
+    """Check the objects of one cloud.
+
+    Args:
+        class_labels: `(objects,)`.
+        boxes: `(objects, 7)`.
+        where: Where they come from, for messages.
+        config: Has the numbers of classes, queries and headings.
+
+    Raises:
+        ValueError: Naming the first wrong object, its values and what is allowed.
+    """
+    count = len(class_labels) if class_labels.ndim == 1 else -1
+    if (
+        class_labels.ndim != 1
+        or class_labels.is_floating_point()
+        or tuple(boxes.shape)
+        not in (
+            (count, BOX_SIZE),
+            *([(0,)] if not count else []),
+        )
+    ):
+        raise ValueError(
+            f"{where}: class_labels have shape {tuple(class_labels.shape)} and type {class_labels.dtype}, boxes "
+            f"{tuple(boxes.shape)}; expected (objects,) whole numbers and (objects, {BOX_SIZE}): center, size, heading"
+        )
+    if count > config.num_queries:
+        raise ValueError(f"{where}: {count} boxes; expected at most num_queries={config.num_queries}")
+    if not count:
+        return
+    own, values = class_labels.detach().cpu(), boxes.detach().double().cpu()
+    heading = values[:, 6].abs()
+    bins = config.num_heading_bins
+    for wrong, expected in (
+        (~values.isfinite().all(dim=1), "finite numbers"),
+        ((values[:, 3:6] <= 0).any(dim=1), "sizes above 0"),
+        (heading > _FULL_TURN, "a heading in radians, -2π to 2π"),
+        ((own < 0) | (own >= config.num_labels), f"a class from 0 to {config.num_labels - 1}"),
+        ((heading > _ALONG) & (bins == 1), "heading 0, as num_heading_bins=1 is for boxes along the axes"),
+    ):
+        if wrong.any():
+            first = int(wrong.nonzero()[0])
+            shown = [round(value, 4) for value in values[first].tolist()]
+            raise ValueError(f"{where}: box {first} is {shown} of class {int(own[first])}; expected {expected}")
+
+
+def heading_targets(headings: torch.Tensor, bins: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split headings into the number of the nearest bin and the rest, in halves of a bin, from -1 to 1."""
+    width = 2 * math.pi / bins
+    shifted = torch.remainder(headings + width / 2, 2 * math.pi)
+    number = (shifted / width).long().clamp(max=bins - 1)
+    return number, (shifted - number * width - width / 2) / (width / 2)
+
+
+@torch.no_grad()
+def match_boxes(
+    predictions: BoxPredictions,
+    targets: BoxTargets,
+    overlaps: torch.Tensor,
+    centers: torch.Tensor,
+    config: Detr3DConfig,
+) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+    """Assign objects to queries at the lowest total cost, in each layer and cloud.
+
+    Args:
+        predictions: The predictions.
+        targets: The objects.
+        overlaps: `(layers, batch, queries, objects)`, generalized intersections over unions.
+        centers: `(batch, objects, 3)`, centers of the objects in units of the cloud's extent.
+        config: Has the weights of the costs.
+
+    Returns:
+        Numbers of the queries and of the objects, for each layer and cloud.
+
+    Raises:
+        ValueError: If a prediction is NaN or infinite, as when training diverges.
+    """
+    probabilities = predictions.logits.float().softmax(dim=-1)  # (layers, batch, queries, labels + 1)
+    layers, batch, queries = probabilities.shape[:3]
+    index = targets.classes.to(probabilities.device)[None, :, None].expand(layers, batch, queries, -1)
+    costs = -config.class_cost * probabilities.gather(-1, index)
+    costs = costs - config.objectness_cost * (1 - probabilities[..., -1:])
+    if config.center_cost:
+        costs = costs + config.center_cost * torch.cdist(predictions.centers.to(centers), centers, p=1)
+    costs = (costs - config.giou_cost * overlaps).double().cpu().numpy()
+    if not np.isfinite(costs).all():
+        raise ValueError(
+            "logits or boxes of the model are NaN or infinite, so that no box can be matched; expected finite numbers "
+            "(a lower learning rate, or full precision)"
+        )
+    return [
+        [linear_sum_assignment(own[:, :count]) for own, count in zip(layer, targets.counts, strict=True)]
+        for layer in costs
+    ]
+
+
+def detection_loss(
+    predictions: BoxPredictions, targets: BoxTargets, low: torch.Tensor, extent: torch.Tensor, config: Detr3DConfig
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Match boxes with objects in each layer, and compute the loss of all layers.
+
+    Sums over matched boxes are divided by the number of objects, the mean over all processes.
+
+    Args:
+        predictions: Predictions of the layers.
+        targets: The objects.
+        low: `(batch, 1, 3)`, smallest coordinates of the clouds.
+        extent: `(batch, 1, 3)`, their lengths.
+        config: Has the weights.
+
+    Returns:
+        The loss, and its weighted terms; see `Detr3DObjectDetectionOutput`.
+    """
+    boxes = targets.boxes.to(predictions.boxes)
+    centers, sizes = (boxes[..., :3] - low) / extent, boxes[..., 3:6] / extent
+    layers, _, queries, classes = predictions.logits.shape
+    is_turned = any(bool((own[:count, 6] < 0).any()) for own, count in zip(boxes, targets.counts, strict=True))
+
+    def overlap(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+        return published_giou(ours, theirs, is_turned) if config.published_overlap else box_giou(ours, theirs)
+
+    with torch.no_grad():
+        # Layer by layer: the edges of all pairs of all layers would need a gigabyte.
+        pairs_of_layers = [overlap(own.unsqueeze(2), boxes.unsqueeze(1)) for own in predictions.boxes]
+        overlaps = torch.stack(pairs_of_layers)  # (layers, batch, queries, objects)
+    matches = match_boxes(predictions, targets, overlaps, centers, config)
+
+    # The matched boxes of all layers and clouds as one list of rows.
+    picked = [
+        (layer, cloud, query, number)
+        for layer, clouds in enumerate(matches)
+        for cloud, pairs in enumerate(clouds)
+        for query, number in zip(*pairs, strict=True)
+    ]
+    layer, cloud, query, number = torch.tensor(picked, dtype=torch.long, device=boxes.device).reshape(-1, 4).T
+
+    def per_layer(values: torch.Tensor) -> torch.Tensor:
+        return values.new_zeros(layers).index_add(0, layer, values)
+
+    count = _mean_over_processes(boxes.new_tensor(float(sum(targets.counts)))).clamp_min(1)
+    bins, residuals = heading_targets(wrap_heading(boxes[cloud, number, 6]), config.num_heading_bins)
+    own_residuals = predictions.heading_residuals[layer, cloud, query].to(boxes)  # (matches, bins)
+    own_residuals = own_residuals.gather(1, bins.unsqueeze(1)).squeeze(1)
+    own_logits = predictions.heading_logits[layer, cloud, query].to(boxes)
+    center_error = (predictions.centers[layer, cloud, query] - centers[cloud, number]).abs().sum(dim=1)
+    size_error = (predictions.sizes[layer, cloud, query] - sizes[cloud, number]).abs().sum(dim=1)
+    sums = {
+        "center": (config.center_loss_weight, center_error),
+        "size": (config.size_loss_weight, size_error),
+        "heading_class": (
+            config.heading_class_loss_weight,
+            nn.functional.cross_entropy(own_logits, bins, reduction="none"),
+        ),
+        "heading_residual": (
+            config.heading_residual_loss_weight,
+            nn.functional.huber_loss(own_residuals, residuals, reduction="none"),
+        ),
+    }
+    if config.giou_loss_weight:
+        found = overlap(predictions.boxes[layer, cloud, query], boxes[cloud, number])
+        sums["giou"] = (config.giou_loss_weight, 1 - found)
+    terms = {name: weight * per_layer(values) / count for name, (weight, values) in sums.items() if weight}
+
+    wanted = torch.full(predictions.logits.shape[:3], classes - 1, device=boxes.device)
+    wanted[layer, cloud, query] = targets.classes.to(boxes.device)[cloud, number]
+    if config.class_loss_weight:
+        terms["class"] = config.class_loss_weight * _class_loss(predictions.logits, wanted, config)
+    loss = torch.stack(list(terms.values())).sum() if terms else predictions.logits.sum() * 0
+    with torch.no_grad():
+        found = (predictions.logits.argmax(dim=-1) != classes - 1).sum(dim=2)  # (layers, batch)
+        expected = torch.tensor(targets.counts, device=found.device)
+        terms["cardinality"] = (found - expected).abs().float().mean(dim=1)
+    named = {}
+    for name, values in terms.items():
+        for layer_number, value in enumerate(values.detach()):
+            suffix = "" if layer_number == layers - 1 else f"_{layer_number}"
+            named[f"loss_{name}{suffix}"] = value
+    return loss, named
+
+
+def _class_loss(logits: torch.Tensor, wanted: torch.Tensor, config: Detr3DConfig) -> torch.Tensor:
+    """Return the weighted mean of the cross-entropy of each layer, `(layers,)`."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logs = logits.log_softmax(dim=-1).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)  # (layers, batch, queries)
+    weights = torch.where(wanted == logits.shape[-1] - 1, config.no_object_weight, 1.0).to(logs)
+    rows = -logs
+    if config.focal_gamma:
+        rows = rows * (1 - logs.exp()) ** config.focal_gamma
+    return (weights * rows).sum(dim=(1, 2)) / weights.sum(dim=(1, 2)).clamp_min(torch.finfo(logs.dtype).tiny)
+
+
+def _mean_over_processes(value: torch.Tensor) -> torch.Tensor:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+        value = value / torch.distributed.get_world_size()
+    return value

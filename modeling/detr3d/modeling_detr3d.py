@@ -1,0 +1,825 @@
+"""3DETR, an end-to-end transformer that detects objects in point clouds (arXiv 2109.08141).
+
+points (batch, N, channels)
+    │  sample centers, group the points around them, a small PointNet
+    ▼
+tokens (batch, tokens, width) ─► encoder: attention between all tokens, or between those nearby
+    │  a layer to the decoder's width
+    ▼
+memory (batch, tokens, hidden) ─► decoder: queries at sampled places attend to each other and to the memory
+    │
+    ▼
+queries (batch, queries, hidden) ─► heads: class, center, size and heading of a box each
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.clip.modeling_clip import eager_attention_forward
+from transformers.utils import ModelOutput
+
+from hf_any3d.modeling.detr3d.configuration_detr3d import Detr3DConfig
+from hf_any3d.modeling.detr3d.losses import BoxPredictions, BoxTargets, detection_loss
+from hf_any3d.modeling.layers.boxes import wrap_heading
+from hf_any3d.modeling.layers.forward_contract import (
+    PointTokensMixin,
+    refuse_unsaveable,
+    requested_outputs,
+    strict_forward,
+)
+from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of
+from hf_any3d.modeling.library import LibraryModelMixin
+from hf_any3d.modeling.point_encoders.set_abstraction import SetAbstraction, sample_centers, shared_layers
+from hf_any3d.modeling.point_ops import gather_points, in_full_precision
+from hf_any3d.modeling.point_ops.grouping import check_channels
+from hf_any3d.modeling.pretrained_parts import own_modules
+
+_ACTIVATIONS = {"relu": nn.ReLU(), "gelu": nn.GELU(), "leaky_relu": nn.LeakyReLU(0.1)}
+
+
+@dataclass
+class Detr3DModelOutput(ModelOutput):
+    """Features of queries and tokens.
+
+    Args:
+        last_hidden_state: `(batch, queries, hidden)`, the queries after the last layer and the norm.
+        pooler_output: `(batch, hidden)`, the maximum of the decoder's memory over a cloud's tokens.
+        centers: `(batch, queries, 3)`, positions of the queries in the units of the input.
+        intermediate_hidden_states: `(layers, batch, queries, hidden)`, the queries after each layer of the decoder and
+            the norm.
+        encoder_last_hidden_state: `(batch, tokens, encoder_hidden)`.
+        encoder_centers: `(batch, tokens, 3)`, positions of the tokens.
+        encoder_index: `(batch, tokens)`, indices of these positions among the points.
+        encoder_mask: `(batch, tokens)`, False for tokens that a cloud has too few points for; None if all have enough.
+        hidden_states: On request, the encoder's input and the output of each of its layers, then the output of each
+            layer of the decoder, before its norm: `num_hidden_layers + 1` tensors.
+        attentions: On request, the weights of the self-attention of each layer, `(batch, heads, tokens, tokens)` in
+            the encoder and `(batch, heads, queries, queries)` in the decoder.
+        cross_attentions: On request, the weights of each layer of the decoder, `(batch, heads, queries, tokens)`.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    centers: torch.Tensor | None = None
+    intermediate_hidden_states: torch.Tensor | None = None
+    encoder_last_hidden_state: torch.Tensor | None = None
+    encoder_centers: torch.Tensor | None = None
+    encoder_index: torch.Tensor | None = None
+    encoder_mask: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class Detr3DObjectDetectionOutput(ModelOutput):
+    """Boxes of a batch of clouds.
+
+    Args:
+        loss: With labels, the weighted sum of all terms over all layers of the decoder.
+        loss_dict: With labels, the weighted terms by name; those of layer k of the decoder but the last end in `_k`.
+            `loss_cardinality`, the mean difference between the numbers of boxes and objects, is not part of the sum.
+        logits: `(batch, queries, labels + 1)`, the last one for "no object".
+        pred_boxes: `(batch, queries, 7)`: center and size in the units of the input, and heading in radians,
+            counterclockwise about z.
+        heading_logits: `(batch, queries, bins)`.
+        heading_residuals: `(batch, queries, bins)`, the rest of the heading for each bin, in halves of a bin.
+        auxiliary_outputs: With labels, the same four of each layer of the decoder but the last.
+        last_hidden_state: See `Detr3DModelOutput`, as for the following ones.
+        centers: Positions of the queries.
+        encoder_last_hidden_state: Tokens of the encoder.
+        encoder_centers: Their positions.
+        encoder_mask: Which of them count.
+        hidden_states: On request, states of all layers.
+        attentions: On request, weights of the self-attention.
+        cross_attentions: On request, weights of the attention to the memory.
+    """
+
+    loss: torch.Tensor | None = None
+    loss_dict: dict[str, torch.Tensor] | None = None
+    logits: torch.Tensor | None = None
+    pred_boxes: torch.Tensor | None = None
+    heading_logits: torch.Tensor | None = None
+    heading_residuals: torch.Tensor | None = None
+    auxiliary_outputs: list[dict[str, torch.Tensor]] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    centers: torch.Tensor | None = None
+    encoder_last_hidden_state: torch.Tensor | None = None
+    encoder_centers: torch.Tensor | None = None
+    encoder_mask: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class Detr3DPreTrainedModel(LibraryModelMixin, PointTokensMixin, PreTrainedModel):
+    """Base class of 3DETR models."""
+
+    config_class = Detr3DConfig
+    config: Detr3DConfig
+    base_model_prefix = "detr3d"
+    _supports_flash_attn = False  # which has no masks of pairs
+    _keep_in_fp32_modules_strict = ["frequencies"]
+    _no_split_modules = ["Detr3DEncoderLayer", "Detr3DDecoderLayer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialize as the released program does."""
+        super()._init_weights(module)
+        if isinstance(module, FourierPositions):
+            init.normal_(module.frequencies)
+        elif isinstance(module, SetAbstraction):
+            for layer in module.layers:
+                init.kaiming_normal_(layer.linear.weight)
+        elif isinstance(module, Detr3DAttention):
+            for layer in (module.q_proj, module.k_proj, module.v_proj):
+                # Xavier's for the three as one matrix.
+                init.xavier_uniform_(layer.weight, gain=1 / math.sqrt(2))
+                init.zeros_(layer.bias)
+            init.xavier_uniform_(module.out_proj.weight)
+            init.zeros_(module.out_proj.bias)
+        elif isinstance(module, FeedForward):
+            for layer in (module.fc1, module.fc2):
+                init.xavier_uniform_(layer.weight)
+                _init_bias(layer)
+        elif isinstance(module, nn.Linear):
+            bound = 1 / math.sqrt(module.in_features)
+            init.uniform_(module.weight, -bound, bound)
+            _init_bias(module)
+
+    def train(self, mode: bool = True) -> Detr3DPreTrainedModel:
+        """Set train mode; with adapters, the batch norms of the original modules stay in eval mode.
+
+        An adapter is stored without their running statistics.
+        """
+        super().train(mode)
+        own = [module for _, module in own_modules(self)]
+        if mode and len(own) < sum(1 for _ in self.modules()):
+            for module in own:
+                if isinstance(module, nn.BatchNorm1d):
+                    module.training = False
+        return self
+
+    @classmethod
+    def from_point_encoder_pretrained(cls, name: str, *, freeze: bool = True, **settings: Any) -> Any:
+        """Build an untrained decoder, and heads, on a pretrained point encoder.
+
+        Args:
+            name: Directory or hub name of a point encoder, such as a PointTransformerV3Model; heads are left out.
+            freeze: Whether the encoder is not trained.
+            **settings: Further settings of the config.
+
+        Returns:
+            A model of this class, whose directory holds the weights of the encoder too.
+        """
+        encoder = AutoModel.from_pretrained(name, dtype=torch.float32)
+        channels = {"in_channels": encoder.config.in_channels} | settings
+        model = cls(Detr3DConfig(point_encoder_config=encoder.config, freeze_point_encoder=freeze, **channels))
+        model.base_model.point_encoder.model.load_state_dict(encoder.state_dict())
+        return model.eval()
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Save as `PreTrainedModel.save_pretrained` does.
+
+        Raises:
+            ValueError: If the model was quantized by torch, which cannot be stored.
+        """
+        refuse_unsaveable(self)
+        super().save_pretrained(save_directory, **kwargs)
+
+
+def _init_bias(layer: nn.Linear) -> None:
+    if layer.bias is not None:
+        bound = 1 / math.sqrt(layer.in_features)
+        init.uniform_(layer.bias, -bound, bound)
+
+
+class Detr3DAttention(nn.Module):
+    """Multi-head attention of queries to keys, which may be the queries themselves.
+
+    Args:
+        config: The configuration.
+        width: Channels of queries, keys and values.
+        num_heads: Heads.
+        dropout: Dropout of attention weights.
+    """
+
+    def __init__(self, config: Detr3DConfig, width: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.config, self.num_heads, self.dropout = config, num_heads, dropout
+        self.scaling = (width // num_heads) ** -0.5
+        self.is_causal = False
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend.
+
+        Args:
+            queries: `(batch, queries, width)`.
+            keys: `(batch, keys, width)`.
+            values: `(batch, keys, width)`.
+            mask: Added to the products of queries and keys, `(batch, 1, queries or 1, keys)`.
+
+        Returns:
+            `(batch, queries, width)`, and the weights `(batch, heads, queries, keys)`, None without
+            `attn_implementation="eager"`.
+        """
+        query, key, value = (
+            layer(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (batch, heads, ·, width / heads)
+            for layer, states in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
+        )
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.dropout if self.training else 0.0
+        mixed, weights = attend(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, is_causal=False)
+        return self.out_proj(mixed.flatten(2)), weights
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation and dropout between them.
+
+    Args:
+        width: Channels before and after.
+        hidden: Channels between the layers.
+        activation: Name of the activation.
+        dropout: Dropout after the activation.
+    """
+
+    def __init__(self, width: int, hidden: int, activation: str, dropout: float):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.activation, self.dropout = _ACTIVATIONS[activation], nn.Dropout(dropout)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Run on `(…, width)`."""
+        return self.fc2(self.dropout(self.activation(self.fc1(hidden_states))))
+
+
+class Detr3DEncoderLayer(GradientCheckpointingLayer):
+    """Attention and MLP, each with a norm before and a residual connection; tokens carry no positions."""
+
+    def __init__(self, config: Detr3DConfig):
+        super().__init__()
+        width, dropout = config.encoder_hidden_size, config.encoder_dropout
+        self.self_attn_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.self_attn = Detr3DAttention(config, width, config.encoder_attention_heads, dropout)
+        self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.mlp = FeedForward(width, config.encoder_ffn_dim, config.encoder_activation, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, hidden_states: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Run on `(batch, tokens, width)`; the attention weights are the second output."""
+        normed = self.self_attn_layer_norm(hidden_states)
+        mixed, weights = self.self_attn(normed, normed, normed, mask)
+        hidden_states = hidden_states + self.dropout(mixed)
+        hidden_states = hidden_states + self.dropout(self.mlp(self.final_layer_norm(hidden_states)))
+        return hidden_states, weights
+
+
+class Encoded(NamedTuple):
+    """Tokens after the encoder.
+
+    Attributes:
+        tokens: `(batch, tokens, width)`.
+        centers: `(batch, tokens, 3)`.
+        index: `(batch, tokens)`, indices of the centers among the points.
+        mask: `(batch, tokens)`, or None if all tokens count.
+        hidden_states: Input and output of each layer.
+        attentions: Weights of each layer.
+    """
+
+    tokens: torch.Tensor
+    centers: torch.Tensor
+    index: torch.Tensor
+    mask: torch.Tensor | None
+    hidden_states: tuple[torch.Tensor, ...]
+    attentions: tuple[torch.Tensor | None, ...]
+
+
+class Detr3DEncoder(nn.Module):
+    """Layers of attention between all tokens of a cloud, or between those nearby.
+
+    With `config.attention_radii`, tokens attend to those within a distance that grows from layer to layer, and after
+    the first layer half of them go on, with the maximum over groups of tokens.
+
+    Source: 3DETR, Sec. 3.1 and 3.4.
+    """
+
+    def __init__(self, config: Detr3DConfig):
+        super().__init__()
+        width = config.encoder_hidden_size
+        self.radii = config.attention_radii
+        self.layers = nn.ModuleList(Detr3DEncoderLayer(config) for _ in range(config.encoder_layers))
+        self.downsampling = None
+        if self.radii is not None:
+            self.downsampling = SetAbstraction(
+                width,
+                config.num_encoder_tokens,
+                config.downsampling_radius,
+                config.downsampling_neighbors,
+                (*config.downsampling_widths, width),
+                scale_offsets=True,
+                neighbor_order=config.neighbor_order,
+                min_squared_norm=config.sampling_min_squared_norm,
+            )
+
+    def forward(
+        self, tokens: torch.Tensor, centers: torch.Tensor, index: torch.Tensor, mask: torch.Tensor | None
+    ) -> Encoded:
+        """Encode tokens.
+
+        Args:
+            tokens: `(batch, tokens, width)`.
+            centers: `(batch, tokens, 3)`, in full precision.
+            index: `(batch, tokens)`, indices of the centers among the points.
+            mask: `(batch, tokens)`, or None if all tokens count.
+        """
+        states, attentions = [tokens], []
+        for number, layer in enumerate(self.layers):
+            if number == 1 and self.downsampling is not None:
+                groups = self.downsampling(centers, tokens, mask)
+                tokens, centers, mask = groups.features, groups.centers, groups.mask
+                index = index.gather(1, groups.index)
+            tokens, weights = layer(tokens, self._attention_mask(number, centers, mask, tokens.dtype))
+            states.append(tokens)
+            attentions.append(weights)
+        return Encoded(tokens, centers, index, mask, tuple(states), tuple(attentions))
+
+    def visible(self, number: int, centers: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Return which tokens a token attends to in a layer, `(batch, tokens, tokens)`; None for all."""
+        if self.radii is None:
+            return None if mask is None else mask.unsqueeze(1)
+        # Not as a matrix product, which would round the distances of near tokens.
+        distance = torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist")
+        near = distance < self.radii[number]
+        if mask is None:
+            return near
+        # A token that does not count sees itself, so that no row is empty.
+        return near & mask.unsqueeze(1) | torch.eye(near.shape[1], dtype=torch.bool, device=near.device)
+
+    def _attention_mask(
+        self, number: int, centers: torch.Tensor, mask: torch.Tensor | None, dtype: torch.dtype
+    ) -> torch.Tensor | None:
+        return additive_mask(self.visible(number, centers, mask), dtype)
+
+
+def additive_mask(visible: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """Return a mask that is added to products of queries and keys, `(batch, 1, queries or 1, keys)`."""
+    if visible is None:
+        return None
+    lowest = torch.finfo(dtype).min
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, lowest).unsqueeze(1)
+
+
+class PointEncoderTokens(nn.Module):
+    """Tokens of another point encoder, in place of groups and 3DETR's own encoder.
+
+    Args:
+        config: Has the config of that encoder, and how clouds are scaled for it.
+    """
+
+    def __init__(self, config: Detr3DConfig):
+        super().__init__()
+        self.scale = config.point_encoder_scale
+        self.model = AutoModel.from_config(config.point_encoder_config)
+        self.is_frozen = config.freeze_point_encoder
+        self.train()
+
+    def train(self, mode: bool = True) -> PointEncoderTokens:
+        """Set train mode, except for a frozen encoder: its norms stay in eval mode, and its weights have no gradient.
+
+        Loading makes new weights, and ends with eval mode.
+        """
+        super().train(mode)
+        if self.is_frozen:
+            for _, module in own_modules(self.model):
+                module.training = False
+                for weight in module.parameters(recurse=False):
+                    weight.requires_grad_(False)
+        return self
+
+    def forward(self, points: torch.Tensor, mask: torch.Tensor | None) -> Encoded:
+        """Encode clouds `(batch, points, channels)`, in full precision.
+
+        Raises:
+            ValueError: If clouds are padded and the encoder takes no clouds of different sizes.
+        """
+        points, middle, radius = self._scaled(points, mask)
+        is_flat = getattr(self.model.config, "flat_tokens", False)
+        if mask is not None and not is_flat:
+            raise ValueError(
+                f"points_mask with a point encoder of type {self.model.config.model_type!r}, which takes clouds of "
+                "one size; expected clouds without padding"
+            )
+        clouds = points if mask is None else [cloud[own] for cloud, own in zip(points, mask, strict=True)]
+        output = self.model(clouds, return_dict=True)
+        if is_flat:
+            tokens, centers, valid = _padded(output.last_hidden_state, output.coord, output.offsets)
+        else:
+            # Without leading tokens that have no position, such as a class token.
+            tokens, centers, valid = output.last_hidden_state, output.centers, None
+            tokens = tokens[:, tokens.shape[1] - centers.shape[1] :]
+        centers = centers.to(points) * radius + middle
+        index = torch.zeros(centers.shape[:2], dtype=torch.long, device=centers.device)
+        return Encoded(tokens, centers, index, valid, (tokens,), ())
+
+    def _scaled(
+        self, points: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | float, torch.Tensor | float]:
+        """Return clouds for the encoder, and their middles `(batch, 1, 3)` and radii `(batch, 1, 1)` before."""
+        if self.scale is None:
+            return points, 0.0, 1.0
+        xyz, weight = points[..., :3], None if mask is None else mask.unsqueeze(2)
+        if weight is None:
+            middle = xyz.mean(dim=1, keepdim=True)
+            distance = (xyz - middle).norm(dim=2)
+        else:
+            middle = (xyz * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)
+            distance = (xyz - middle).norm(dim=2).masked_fill(~weight.squeeze(2), 0)
+        radius = distance.amax(dim=1)[:, None, None].clamp_min(1e-6)
+        return torch.cat([(xyz - middle) / radius, points[..., 3:]], dim=2), middle, radius
+
+
+def _padded(
+    tokens: torch.Tensor, centers: torch.Tensor, offsets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Return flat tokens and centers as a batch `(batch, tokens, ·)`, and which of them count; None if all do."""
+    counts = offsets.diff(prepend=offsets.new_zeros(1)).tolist()
+    tokens, centers = (
+        nn.utils.rnn.pad_sequence(values.split(counts), batch_first=True) for values in (tokens, centers)
+    )
+    if len(set(counts)) == 1:
+        return tokens, centers, None
+    numbers = torch.arange(max(counts), device=tokens.device)
+    return tokens, centers, numbers < torch.tensor(counts, device=tokens.device).unsqueeze(1)
+
+
+class FourierPositions(nn.Module):
+    """Sines and cosines of positions in random directions, which are drawn once and stored with the weights.
+
+    Queries carry them through two further layers, `projection`.
+
+    Args:
+        width: Channels of a position.
+
+    Source: 3DETR, Sec. 3.2; Fourier features (arXiv 2006.10739).
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(3, width // 2))
+        self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> FourierPositions:
+        frequencies = self.frequencies
+        super()._apply(fn, recurse)
+        if self.frequencies.dtype in (torch.float16, torch.bfloat16):
+            # Rounded frequencies would move the far end of a room by a good part of a wave.
+            self.frequencies = frequencies.to(self.frequencies.device)
+        return self
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        """Embed positions `(batch, places, 3)` from 0 to 1: `(batch, places, width)`."""
+        # No matrix product: autocast and TF32 would round coordinates.
+        angles = (2 * math.pi * positions.unsqueeze(-1) * self.frequencies.to(positions)).sum(dim=-2)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class Detr3DDecoderLayer(GradientCheckpointingLayer):
+    """Attention between queries, attention to the memory and an MLP, each with a norm before and a residual."""
+
+    def __init__(self, config: Detr3DConfig):
+        super().__init__()
+        width, heads, dropout = config.hidden_size, config.decoder_attention_heads, config.dropout
+        self.self_attn_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.self_attn = Detr3DAttention(config, width, heads, dropout)
+        self.encoder_attn_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.encoder_attn = Detr3DAttention(config, width, heads, dropout)
+        self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.mlp = FeedForward(width, config.decoder_ffn_dim, "relu", dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        query_positions: torch.Tensor,
+        memory: torch.Tensor,
+        memory_positions: torch.Tensor,
+        memory_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Run a layer.
+
+        Args:
+            hidden_states: `(batch, queries, hidden)`.
+            query_positions: The same shape, added to queries and keys of the first attention, and to the queries of
+                the second.
+            memory: `(batch, tokens, hidden)`.
+            memory_positions: The same shape, added to its keys.
+            memory_mask: Added to the products of the second attention.
+
+        Returns:
+            `(batch, queries, hidden)`, and the weights of both attentions.
+        """
+        normed = self.self_attn_layer_norm(hidden_states)
+        placed = normed + query_positions
+        mixed, weights = self.self_attn(placed, placed, normed)
+        hidden_states = hidden_states + self.dropout(mixed)
+        normed = self.encoder_attn_layer_norm(hidden_states)
+        read, cross_weights = self.encoder_attn(
+            normed + query_positions, memory + memory_positions, memory, memory_mask
+        )
+        hidden_states = hidden_states + self.dropout(read)
+        hidden_states = hidden_states + self.dropout(self.mlp(self.final_layer_norm(hidden_states)))
+        return hidden_states, weights, cross_weights
+
+
+class Detr3DModel(Detr3DPreTrainedModel):
+    """3DETR without heads: tokens of groups of points, encoder, and queries that read them.
+
+    Args:
+        config: The configuration.
+
+    Source: 3DETR, Sec. 3.
+    """
+
+    def __init__(self, config: Detr3DConfig):
+        super().__init__(config)
+        width, hidden = config.encoder_hidden_size, config.hidden_size
+        self.input_tokens = nn.Identity()
+        if config.point_encoder_config is not None:
+            self.point_encoder = PointEncoderTokens(config)
+            width = token_width(config.point_encoder_config)
+        else:
+            self.group_encoder = SetAbstraction(
+                config.in_channels - 3,
+                config.num_tokens,
+                config.group_radius,
+                config.num_neighbors,
+                (*config.group_widths, width),
+                scale_offsets=True,
+                neighbor_order=config.neighbor_order,
+                min_squared_norm=config.sampling_min_squared_norm,
+            )
+            self.encoder = Detr3DEncoder(config)
+        is_vanilla = config.point_encoder_config is None and config.attention_radii is None
+        between = [width, width] if is_vanilla else [width]
+        self.memory_projection = shared_layers((width, *between, hidden))
+        self.positions = FourierPositions(hidden)
+        self.layers = nn.ModuleList(Detr3DDecoderLayer(config) for _ in range(config.decoder_layers))
+        self.layer_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        points_mask: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> Detr3DModelOutput:
+        """Encode point clouds and read them with queries.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first, in meters with z up.
+            points_mask: `(batch, points)`, True for the points of a cloud and False for padding, where clouds of
+                different sizes are a batch; None without padding. Clouds with fewer than `config.num_tokens` points
+                have fewer tokens.
+            output_hidden_states: Whether to return the states of all layers; None for the config's choice.
+            output_attentions: Whether to return attention weights; None for the config's choice.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If the points have other channels, a cloud has no point, or a number is NaN, infinite or too
+                large; if attention weights are requested from an implementation that does not return them.
+        """
+        config = self.config
+        check_channels(points, config.in_channels)
+        points_mask = _checked_mask(points, points_mask)
+        with_states, with_weights = requested_outputs(
+            config, output_hidden_states, output_attentions, config._attn_implementation
+        )
+        if points_mask is not None:  # padding may hold anything
+            points = torch.where(points_mask.unsqueeze(2), points, 0.0)
+        points = in_full_precision(points, self.dtype)
+        xyz = points[..., :3].contiguous()
+        low, extent = cloud_extent(points, points_mask, config.min_extent)
+
+        if config.point_encoder_config is not None:
+            encoded = self.point_encoder(points, points_mask)
+            encoded = encoded._replace(tokens=self.input_tokens(encoded.tokens))
+        else:
+            groups = self.group_encoder(xyz, points[..., 3:], points_mask)
+            tokens = self.input_tokens(groups.features)
+            encoded = self.encoder(tokens, groups.centers, groups.index, groups.mask)
+
+        memory = encoded.tokens
+        for layer in self.memory_projection:
+            memory = layer(in_precision_of(layer, memory))
+        pooled = memory
+        if encoded.mask is not None:
+            pooled = memory.masked_fill(~encoded.mask.unsqueeze(2), torch.finfo(memory.dtype).min)
+        query_index, _ = sample_centers(
+            encoded.centers, config.num_queries, encoded.mask, config.sampling_min_squared_norm
+        )
+        centers = gather_points(encoded.centers, query_index)  # (batch, queries, 3)
+        memory_positions, query_positions = (
+            self.positions((places - low) / extent).to(memory.dtype) for places in (encoded.centers, centers)
+        )
+        projection = self.positions.projection
+        query_positions = projection(in_precision_of(projection, query_positions))
+        visible = None if encoded.mask is None else encoded.mask.unsqueeze(1)  # (batch, 1, tokens)
+        memory_mask = additive_mask(visible, memory.dtype)
+
+        hidden_states = torch.zeros_like(query_positions)
+        states, normed, attentions, cross_attentions = [], [], [], []
+        for layer in self.layers:
+            hidden_states, weights, cross_weights = layer(
+                hidden_states, query_positions, memory, memory_positions, memory_mask
+            )
+            states.append(hidden_states)
+            normed.append(self.layer_norm(hidden_states))
+            attentions.append(weights)
+            cross_attentions.append(cross_weights)
+        return Detr3DModelOutput(
+            last_hidden_state=normed[-1],
+            pooler_output=pooled.amax(dim=1),
+            centers=centers,
+            intermediate_hidden_states=torch.stack(normed),
+            encoder_last_hidden_state=encoded.tokens,
+            encoder_centers=encoded.centers,
+            encoder_index=encoded.index,
+            encoder_mask=encoded.mask,
+            hidden_states=(*encoded.hidden_states, *states) if with_states else None,
+            attentions=(*encoded.attentions, *attentions) if with_weights else None,
+            cross_attentions=tuple(cross_attentions) if with_weights else None,
+        )
+
+
+def token_width(config: PreTrainedConfig) -> int:
+    """Return the channels of the tokens of a point encoder, which around an encoder of words are that encoder's."""
+    inner = getattr(config, "encoder_config", None)
+    return config.hidden_size if inner is None else inner.hidden_size
+
+
+def cloud_extent(
+    points: torch.Tensor, mask: torch.Tensor | None, min_extent: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the smallest coordinates of each cloud and its lengths along the axes, `(batch, 1, 3)` each.
+
+    Args:
+        points: `(batch, points, channels)`, xyz first.
+        mask: `(batch, points)`, True for the points of a cloud and False for padding; None without padding.
+        min_extent: Smallest length.
+    """
+    xyz = points[..., :3].to(torch.promote_types(points.dtype, torch.float32))
+    low = high = xyz
+    if mask is not None:
+        padding = ~mask.bool().unsqueeze(2)
+        low, high = xyz.masked_fill(padding, math.inf), xyz.masked_fill(padding, -math.inf)
+    low, high = low.amin(dim=1, keepdim=True), high.amax(dim=1, keepdim=True)
+    return low, (high - low).clamp_min(min_extent)
+
+
+def _checked_mask(points: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
+    if mask is None:
+        return None
+    if mask.shape != points.shape[:2]:
+        raise ValueError(f"points_mask has shape {tuple(mask.shape)}; expected {tuple(points.shape[:2])}")
+    mask = mask.bool()
+    if not torch.compiler.is_compiling():
+        if mask.all():
+            return None
+        if not mask.any(dim=1).all():
+            raise ValueError("points_mask has a cloud without any point; expected at least one in each")
+    return mask
+
+
+class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
+    """3DETR with its heads: the class, center, size and heading of a box for each query.
+
+    A box's center is at most `config.max_center_offset` from its query along each axis, and its lengths are at most
+    those of the cloud.
+
+    Args:
+        config: The configuration.
+
+    Source: 3DETR, Sec. 3.2 and 3.3.
+    """
+
+    def __init__(self, config: Detr3DConfig):
+        super().__init__(config)
+        self.detr3d = Detr3DModel(config)
+        self.class_head = _head(config, config.num_labels + 1)
+        self.center_head = _head(config, 3)
+        self.size_head = _head(config, 3)
+        self.heading_class_head = _head(config, config.num_heading_bins)
+        self.heading_residual_head = _head(config, config.num_heading_bins)
+        self.post_init()
+
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        points_mask: torch.Tensor | None = None,
+        labels: list[dict[str, torch.Tensor]] | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> Detr3DObjectDetectionOutput:
+        """Detect objects.
+
+        Args:
+            points: `(batch, points, in_channels)`, xyz first, in meters with z up.
+            points_mask: `(batch, points)`, True for the points of a cloud and False for padding; None without padding.
+            labels: The objects of each cloud: `class_labels (objects,)`, and `boxes (objects, 7)`, center and size in
+                the units of the points and heading in radians, counterclockwise about z. With them `loss` is returned.
+            output_hidden_states: Whether to return the states of all layers; None for the config's choice.
+            output_attentions: Whether to return attention weights; None for the config's choice.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: If points or labels are not as described, or a cloud has more objects than there are queries.
+        """
+        targets = None if labels is None else BoxTargets.checked(labels, len(points), self.config)
+        output = self.detr3d(
+            points,
+            points_mask=points_mask,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        low, extent = cloud_extent(points, points_mask, self.config.min_extent)
+        # In training the norms of the heads measure the queries of all layers.
+        of_all_layers = self.training or targets is not None
+        states = output.intermediate_hidden_states if of_all_layers else output.last_hidden_state.unsqueeze(0)
+        predictions = self.predict(states, output.centers, low, extent)
+        loss = terms = auxiliary = None
+        if targets is not None:
+            loss, terms = detection_loss(predictions, targets, low, extent, self.config)
+            auxiliary = [predictions.outputs_of(number) for number in range(len(states) - 1)]
+        return Detr3DObjectDetectionOutput(
+            loss=loss,
+            loss_dict=terms,
+            **predictions.outputs_of(-1),
+            auxiliary_outputs=auxiliary,
+            last_hidden_state=output.last_hidden_state,
+            centers=output.centers,
+            encoder_last_hidden_state=output.encoder_last_hidden_state,
+            encoder_centers=output.encoder_centers,
+            encoder_mask=output.encoder_mask,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+            cross_attentions=output.cross_attentions,
+        )
+
+    def predict(
+        self, hidden_states: torch.Tensor, centers: torch.Tensor, low: torch.Tensor, extent: torch.Tensor
+    ) -> BoxPredictions:
+        """Compute boxes from the states of queries.
+
+        Args:
+            hidden_states: `(layers, batch, queries, hidden)`, after the norm.
+            centers: `(batch, queries, 3)`, positions of the queries.
+            low: `(batch, 1, 3)`, smallest coordinates of the clouds.
+            extent: `(batch, 1, 3)`, their lengths.
+        """
+        rows, shape = hidden_states.flatten(0, 2), hidden_states.shape[:3]
+        logits, offset, size, heading_logits, residuals = (
+            head(rows).unflatten(0, shape)
+            for head in (
+                *(self.class_head, self.center_head, self.size_head),
+                *(self.heading_class_head, self.heading_residual_head),
+            )
+        )
+        # In full precision: half precision would round places in a room to centimeters.
+        offset = (2 * offset.to(centers).sigmoid() - 1) * self.config.max_center_offset
+        sizes = size.to(centers).sigmoid()
+        bins = self.config.num_heading_bins
+        best = heading_logits.argmax(dim=-1, keepdim=True)  # (layers, batch, queries, 1)
+        chosen = best.squeeze(-1) * (2 * math.pi / bins)
+        heading = wrap_heading(chosen + residuals.to(centers).gather(-1, best).squeeze(-1) * (math.pi / bins))
+        if bins == 1:  # along the axes
+            heading = heading * 0
+        placed = centers + offset
+        boxes = torch.cat([placed, sizes * extent, heading.unsqueeze(-1)], dim=-1)
+        return BoxPredictions(logits, (placed - low) / extent, sizes, heading_logits, residuals, boxes)
+
+
+def _head(config: Detr3DConfig, outputs: int) -> ClassificationHead:
+    widths = (config.hidden_size, config.hidden_size)
+    return ClassificationHead(config.hidden_size, outputs, widths, bias=False, dropout=config.head_dropout)

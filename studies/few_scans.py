@@ -1,0 +1,494 @@
+"""A few labeled scans of ten classes that no feature has seen: which way answers best, at what cost, how sure it is.
+
+    python -m studies.few_scans                   # heads on frozen features, in minutes
+    python -m studies.few_scans --trained recipe pointnet2 --draws 0 1    # trained models, on the first draws
+
+The plan, chosen before the first result, and the results: `results/few_scans.md`. Encoders among the arms are those of
+`packaged_encoder.py`. Features and runs are stored and not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Array2D, ClassLabel, Dataset, Features, Value
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from torch import nn
+from transformers import set_seed
+
+from examples import quickstart, train_default_model
+from hf_any3d import (
+    ActConfig,
+    ActForPointCloudClassification,
+    ActModel,
+    PointFeaturesConfig,
+    PointFeaturesModel,
+    PointNet2Config,
+    PointNet2ForPointCloudClassification,
+    load_point_dataset,
+)
+from hf_any3d.pipelines import default_model
+from studies.few_scans_report import COPIES, SHOTS, report
+from studies.generated_shapes import CLASSES, draw_shape
+from studies.generated_shapes.families import OTHERS, draw_other
+from studies.packaged_encoder import UNSEEN, embedded_shapes, learned_encoder
+from studies.runs import kept_run, machine, stopwatch, write_results
+
+DRAWS = 5
+CLASSES_OF_A_DRAW = 10
+SEED = 7
+"""Of the generated shapes."""
+TEST_SHAPES = 20
+"""Generated shapes of a class to test with; before them come those to learn from."""
+STRANGERS, OTHERS_OF_A_KIND = 200, 50
+STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""Inverse strengths of the L2 penalty to choose from, as scikit-learn names them."""
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes of a set.
+
+    Args:
+        points: `(shapes, 1024, 3)`.
+        labels: `(shapes,)`; negative for shapes of no class to learn.
+        groups: `(shapes,)`, near-duplicates have the same.
+        names: Names of the classes.
+        pool: `(shapes,)`, whether a shape may be learned from.
+    """
+
+    points: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    names: tuple[str, ...]
+    pool: np.ndarray
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One division of a set: numbers of the shapes to learn from, to test with, and of other classes."""
+
+    train: np.ndarray
+    labels: np.ndarray
+    test: np.ndarray
+    test_labels: np.ndarray
+    strangers: np.ndarray
+
+
+def embedded() -> Shapes:
+    """Load the ten embedded classes, and test shapes of the eight others as strangers."""
+    known = embedded_shapes(unseen=True).with_format("numpy")
+    rows = load_point_dataset("shapes")["test"].with_format("numpy")
+    others = rows.select(np.flatnonzero(~np.isin(rows["label"][:], known["label"][:])))
+    points = np.concatenate([known["points"][:], others["points"][:]])
+    names = known.features["label"].names
+    labels = np.array([UNSEEN.index(names[label]) for label in known["label"]] + [-1] * len(others))
+    groups = np.concatenate([known["group"][:], others["group"][:]])
+    return Shapes(points, labels, groups, UNSEEN, labels >= 0)
+
+
+def generated(odd: bool) -> Shapes:
+    """Generate the 24 classes of the results, or those on which the strengths of the penalty are chosen."""
+    names = tuple(list(CLASSES)[int(odd) :: 2])
+    count = max(SHOTS) + TEST_SHAPES
+    points = np.stack([draw_shape(name, SEED, index) for name in names for index in range(count)])
+    index = np.tile(np.arange(count), len(names))
+    return Shapes(points, np.repeat(np.arange(len(names)), count), np.arange(len(points)), names, index < max(SHOTS))
+
+
+def nothing_known(kinds: Sequence[str] = tuple(OTHERS), seed: int = SEED) -> np.ndarray:
+    """Draw noise, planes, bars and rooms `(kinds * OTHERS_OF_A_KIND, 1024, 3)`, kind by kind."""
+    return np.stack([draw_other(kind, seed, index) for kind in kinds for index in range(OTHERS_OF_A_KIND)])
+
+
+SETS: dict[str, Callable[[], Shapes]] = {
+    "embedded": embedded,
+    "generated": lambda: generated(odd=True),
+    "choice": lambda: generated(odd=False),
+}
+
+
+def draw(shapes: Shapes, shots: int, number: int) -> Draw:
+    """Draw ten classes and some shapes of each; a smaller number of shots is part of a larger one."""
+    generator = np.random.default_rng([SEED, number])
+    chosen = np.sort(generator.permutation(len(shapes.names))[:CLASSES_OF_A_DRAW])
+    train, labels = [], []
+    for place, label in enumerate(chosen):
+        rows = generator.permutation(np.flatnonzero((shapes.labels == label) & shapes.pool))
+        # One shape of each group, so that k shapes are k different ones.
+        _, first = np.unique(shapes.groups[rows], return_index=True)
+        kept = rows[np.sort(first)][:shots]
+        train += list(kept)
+        labels += [place] * len(kept)
+    fresh = ~np.isin(shapes.groups, shapes.groups[train])
+    # Generated shapes to learn from are never tested with, whatever the number of shots.
+    fresh &= ~shapes.pool if not shapes.pool[shapes.labels >= 0].all() else True
+    test = np.flatnonzero(np.isin(shapes.labels, chosen) & fresh)
+    strangers = generator.permutation(np.flatnonzero(~np.isin(shapes.labels, chosen) & fresh))[:STRANGERS]
+    places = {label: place for place, label in enumerate(chosen)}
+    test_labels = np.array([places[label] for label in shapes.labels[test]])
+    return Draw(np.array(train), np.array(labels), test, test_labels, strangers)
+
+
+def without_unseen(folder: Path) -> ActModel:
+    """Open the encoder of the packaged recipe on the eight embedded classes that are not compared; train it once."""
+    path = folder / "packaged_on_eight"
+    if not path.is_dir():
+        rows = embedded_shapes(unseen=False)
+        names = sorted({rows.features["label"].names[label] for label in rows["label"]})
+        numbers = [names.index(rows.features["label"].names[label]) for label in rows["label"]]
+        rows = rows.remove_columns("label").add_column("label", numbers).cast_column("label", ClassLabel(names=names))
+        options = argparse.Namespace(start=None, max_steps=-1, output_dir=folder / "trainer")
+        candidate = train_default_model.CANDIDATES["act-turned"]
+        with stopwatch() as spent:
+            model: Any = train_default_model.train(candidate, names, rows, options).model
+        print(f"the packaged recipe on {len(rows)} shapes of eight classes: {spent['cpu_seconds']:.0f} CPU seconds")
+        model.save_pretrained(path)
+    return ActForPointCloudClassification.from_pretrained(path).act
+
+
+def random_encoder() -> ActModel:
+    """Build an encoder with random weights, a control."""
+    set_seed(SEED)
+    return ActModel(ActConfig(**train_default_model.ACT))
+
+
+def encoder_of(name: str, set_name: str, options: argparse.Namespace) -> ActModel:
+    """Open the encoder of an arm, for a set whose labels it has not seen."""
+    if name == "random":
+        return random_encoder()
+    if name == "learned":
+        return learned_encoder(options.encoder_dir)
+    if set_name == "embedded":
+        return without_unseen(options.output_dir)
+    return ActForPointCloudClassification.from_pretrained(default_model()).act
+
+
+ENCODERS = ("packaged", "learned", "random")
+
+
+def extract(points: np.ndarray, source: str, copies: int, encoder: ActModel | None) -> tuple[np.ndarray, float]:
+    """Compute features, and the CPU milliseconds of a shape."""
+    settings: dict[str, Any] = {"copies": copies}
+    if encoder is None:
+        model = PointFeaturesModel(PointFeaturesConfig(features=["descriptors"], **settings))
+    else:
+        config = PointFeaturesConfig(features=["encoder"], encoder_config=encoder.config, **settings)
+        model = PointFeaturesModel(config, parts={"encoder": encoder})
+    with stopwatch() as spent, torch.no_grad():
+        parts = torch.from_numpy(points).float().split(16)
+        features = torch.cat([model.eval()(points=part, return_dict=True).pooler_output for part in parts])
+    return features.numpy(), 1000 * spent["cpu_seconds"] / len(points)
+
+
+def stored_features(
+    set_name: str, source: str, copies: int, points: np.ndarray, options: argparse.Namespace, owner: str
+) -> dict[str, Any]:
+    """Read the features of shapes, computed on the first call; `owner` is the set that the encoder has not seen."""
+    path = options.output_dir / f"{set_name}-{owner}-{source}-{copies}.npz"
+    if not path.is_file():
+        encoder = None if source == "descriptors" else encoder_of(source, owner, options)
+        features, milliseconds = extract(points, source, copies, encoder)
+        np.savez(path, features=features, milliseconds=milliseconds)
+    return dict(np.load(path))
+
+
+def sources_of(encoders: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the arms with their sets of features."""
+    alone = {f"{name} encoder": (name,) for name in encoders}
+    both = {f"descriptors and {name} encoder": ("descriptors", name) for name in encoders if name != "random"}
+    return {"descriptors": ("descriptors",), **alone, **both}
+
+
+class Head:
+    """Logistic regression on standardized features."""
+
+    def __init__(self, strength: float):
+        self.strength = strength
+
+    def fit(self, features: np.ndarray, labels: np.ndarray) -> Head:
+        """Fit to features `(rows, width)` and labels `(rows,)`."""
+        self.mean, self.scale = features.mean(axis=0), features.std(axis=0) + 1e-6
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.model = LogisticRegression(C=self.strength, max_iter=300).fit(self.standard(features), labels)
+        return self
+
+    def standard(self, features: np.ndarray) -> np.ndarray:
+        """Standardize."""
+        return (features - self.mean) / self.scale
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Return `(rows, classes)`."""
+        return self.model.predict_proba(self.standard(features))
+
+
+class Forest(Head):
+    """A random forest on the features as they are."""
+
+    def fit(self, features: np.ndarray, labels: np.ndarray) -> Forest:
+        """Fit to features `(rows, width)` and labels `(rows,)`."""
+        self.mean, self.scale = features.mean(axis=0), features.std(axis=0) + 1e-6
+        forest = RandomForestClassifier(500, random_state=SEED, n_jobs=1)
+        self.model: Any = forest.fit(self.standard(features), labels)
+        return self
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Compute the expected calibration error: accuracy against score in `BINS` bins of the score."""
+    score, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bins = np.minimum((score * BINS).astype(int), BINS - 1)
+    return float(sum(abs(right[bins == b].sum() - score[bins == b].sum()) for b in range(BINS)) / len(labels))
+
+
+def estimated(build: Callable[[], Head], features: np.ndarray, labels: np.ndarray, shots: int) -> tuple[float, float]:
+    """Estimate accuracy and calibration error by at most five stratified folds; rows come class by class."""
+    folds = min(5, shots)
+    fold = np.concatenate([np.arange((labels == label).sum()) % folds for label in np.unique(labels)])
+    probabilities = np.empty((len(labels), labels.max() + 1))
+    for number in range(folds):
+        out = fold == number
+        probabilities[out] = build().fit(features[~out], labels[~out]).probabilities(features[out])
+    return float((probabilities.argmax(axis=1) == labels).mean()), calibration_error(probabilities, labels)
+
+
+def strangeness(head: Head, train: np.ndarray, bank: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
+    """Return outlier scores `(rows,)`.
+
+    Args:
+        head: Fitted to `train`.
+        train: Features of the training shapes.
+        bank: Features of things of no class, drawn once for all.
+        features: What to judge.
+
+    Returns:
+        "surprise" of the head, "distance" to the nearest training feature, and the latter minus that to the nearest of
+        the bank, both as logarithms.
+    """
+    rows = head.standard(features)
+
+    def nearest(others: np.ndarray) -> np.ndarray:
+        others = head.standard(others)
+        squared = (others**2).sum(1) + (rows**2).sum(1)[:, None] - 2 * rows @ others.T
+        return np.log(np.sqrt(squared.clip(0).min(axis=1)) + 1e-9)
+
+    distance, probabilities = nearest(train), head.probabilities(features)
+    surprise = -np.log(probabilities.max(axis=1).clip(1e-9))
+    return {"surprise": surprise, "distance": distance, "bank": distance - nearest(bank)}
+
+
+SUMS = {"both": ("surprise", "distance"), "all": ("surprise", "bank")}
+"""Outlier score -> what it adds, each in standard deviations of the test shapes' own."""
+
+
+def evaluate_head(
+    build: Callable[[], Head],
+    features: np.ndarray,
+    nothing: np.ndarray,
+    bank: np.ndarray,
+    shapes: Shapes,
+    shots: int,
+    number: int,
+) -> dict[str, float]:
+    """Fit one head and compute all figures of it."""
+    division = draw(shapes, shots, number)
+    train = features[division.train]
+    with stopwatch() as spent:
+        head = build().fit(train, division.labels)
+    probabilities = head.probabilities(features[division.test])
+    figures = {
+        "accuracy": float((probabilities.argmax(axis=1) == division.test_labels).mean()),
+        "calibration_error": calibration_error(probabilities, division.test_labels),
+        "head_seconds": spent["cpu_seconds"],
+        "train_rows": len(train),
+        "test_rows": len(division.test),
+    }
+    if shots > 1 and not isinstance(head, Forest):
+        figures["estimated"], figures["estimated_calibration_error"] = estimated(build, train, division.labels, shots)
+    known = strangeness(head, train, bank, features[division.test])
+    unlike = {"other classes": features[division.strangers]}
+    unlike |= {kind: part for kind, part in zip(OTHERS, np.split(nothing, len(OTHERS)), strict=True)}
+    for kind, rows in unlike.items():
+        found = strangeness(head, train, bank, rows)
+        for name, scores in found.items():
+            figures[f"{kind}, {name}"] = area(known[name], scores)
+        for name, parts in SUMS.items():
+            units = {part: (known[part].mean(), known[part].std() + 1e-9) for part in parts}
+            sums = [sum((side[part] - units[part][0]) / units[part][1] for part in parts) for side in (known, found)]
+            figures[f"{kind}, {name}"] = area(*sums)
+    return figures
+
+
+def area(known: np.ndarray, unknown: np.ndarray) -> float:
+    """Compute the area under the ROC curve of scores that are to be higher for unknown shapes."""
+    return float(roc_auc_score(np.repeat([0, 1], [len(known), len(unknown)]), np.concatenate([known, unknown])))
+
+
+def choose_strengths(features: dict[str, np.ndarray], shapes: Shapes) -> dict[int, float]:
+    """Choose the penalty's strength for each number of shots, for the mean accuracy of all arms."""
+    chosen = {}
+    for shots in SHOTS:
+        means = []
+        for strength in STRENGTHS:
+            right = []
+            for rows, number in product(features.values(), range(DRAWS)):
+                division = draw(shapes, shots, number)
+                head = Head(strength).fit(rows[division.train], division.labels)
+                answers = head.probabilities(rows[division.test]).argmax(axis=1)
+                right.append((answers == division.test_labels).mean())
+            means.append(np.mean(right))
+        chosen[shots] = STRENGTHS[int(np.argmax(means))]
+        told = ", ".join(f"{s:g}: {100 * mean:.1f}" for s, mean in zip(STRENGTHS, means, strict=True))
+        print(f"strength for {shots} shots: {chosen[shots]:g} ({told})", flush=True)
+    return chosen
+
+
+def frozen_runs(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Evaluate all heads on frozen features; returns the runs, and what they have in common."""
+    sets, nothing = {name: SETS[name]() for name in (*options.sets, "choice")}, nothing_known()
+    bank = nothing_known(("solid", *OTHERS), SEED + 1)
+    sources = sources_of(options.encoders)
+
+    def of_arm(set_name: str, arm: str, copies: int, owner: str, points: np.ndarray) -> tuple[np.ndarray, float]:
+        parts = [stored_features(set_name, source, copies, points, options, owner) for source in sources[arm]]
+        milliseconds = sum(float(part["milliseconds"]) for part in parts)
+        return np.concatenate([part["features"] for part in parts], axis=1), milliseconds
+
+    points = sets["choice"].points
+    of_choice = {arm: of_arm("choice", arm, 1, "choice", points)[0] for arm in sources if "random" not in arm}
+    settings = {"arms": sorted(of_choice), "strengths": list(STRENGTHS), "steps": options.encoder_steps}
+    strengths = kept_run(
+        options.output_dir / "strengths.json",
+        settings,
+        lambda: {"chosen": choose_strengths(of_choice, sets["choice"])},
+    )["chosen"]
+    strengths = {int(shots): strength for shots, strength in strengths.items()}
+    runs = []
+    for set_name, arm, copies in product(options.sets, sources, (1, COPIES)):
+        if "random" in arm and copies > 1:
+            continue
+        rows, milliseconds = of_arm(set_name, arm, copies, set_name, sets[set_name].points)
+        strange, _ = of_arm("nothing", arm, copies, set_name, nothing)
+        stored, _ = of_arm("bank", arm, copies, set_name, bank)
+        for shots, number in product(SHOTS, range(DRAWS)):
+            heads: dict[str, Callable[[], Head]] = {"logistic": lambda shots=shots: Head(strengths[shots])}
+            if arm == "descriptors":
+                heads["forest"] = lambda: Forest(0)
+            for head, build in heads.items():
+                figures = evaluate_head(build, rows, strange, stored, sets[set_name], shots, number)
+                about = {"set": set_name, "arm": arm, "head": head, "copies": copies, "shots": shots, "draw": number}
+                cost = figures["head_seconds"] + figures["train_rows"] * milliseconds / 1000
+                runs.append({**about, **figures, "cpu_seconds": cost})
+    return runs, {"strengths": {str(shots): strength for shots, strength in strengths.items()}}
+
+
+def pointnet2(size: str) -> Callable[[list[str]], nn.Module]:
+    """Return a builder of PointNet++, small or of the published size."""
+
+    def build(names: list[str]) -> nn.Module:
+        set_seed(0)
+        settings = quickstart.label_names(names)
+        config = PointNet2Config.published_sizes(**settings) if size == "published" else PointNet2Config(**settings)
+        return PointNet2ForPointCloudClassification(config)
+
+    return build
+
+
+TRAINED: dict[str, Callable[[list[str]], nn.Module]] = {
+    "recipe": lambda names: quickstart.add_adapter(quickstart.build_wrapper(0, names), 0),
+    "pointnet2": pointnet2("small"),
+    "pointnet2-published": pointnet2("published"),
+}
+"""Trained model -> its builder."""
+
+
+def train_one(name: str, set_name: str, shapes: Shapes, shots: int, number: int, folder: Path) -> dict[str, Any]:
+    """Train on a draw with the quickstart's settings and evaluate without and with votes."""
+    division = draw(shapes, shots, number)
+    train = rows_of(shapes, division.train, division.labels)
+    test = rows_of(shapes, division.test, division.test_labels)
+    model = TRAINED[name](train.features["label"].names)
+    batch = min(16, len(train))
+    arguments = quickstart.training_arguments(folder, 0, disable_tqdm=True, per_device_train_batch_size=batch)
+    trainer = quickstart.build_trainer(model, arguments, train)
+    with stopwatch() as spent:
+        trainer.train()
+    trainer.args.dataloader_drop_last = False
+    logits = trainer.predict(quickstart.plain_rows(test)).predictions
+    probabilities = torch.from_numpy(logits).softmax(-1).numpy()
+    return {
+        "accuracy": float((probabilities.argmax(axis=1) == division.test_labels).mean()),
+        "calibration_error": calibration_error(probabilities, division.test_labels),
+        "train_rows": len(train),
+        "test_rows": len(test),
+        **spent,
+    }
+
+
+def rows_of(shapes: Shapes, index: np.ndarray, labels: np.ndarray) -> Dataset:
+    """Return rows for training."""
+    features = Features(
+        points=Array2D(shapes.points.shape[1:], "float32"),
+        label=ClassLabel(names=[f"class {number}" for number in range(CLASSES_OF_A_DRAW)]),
+        group=Value("int32"),
+    )
+    columns = {"points": shapes.points[index], "label": labels.tolist(), "group": shapes.groups[index].tolist()}
+    return Dataset.from_dict(columns, features=features).with_format("numpy")
+
+
+def trained_runs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Train what is asked for, and yield all trained runs that are stored."""
+    for name, set_name, number, shots in product(options.trained, options.sets, options.draws, options.shots):
+        about = {"set": set_name, "arm": name, "head": "trained", "copies": 1, "shots": shots, "draw": number}
+        path = options.output_dir / "trained" / f"{set_name}-{name}-{shots}-{number}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+        def train(about: dict[str, Any] = about) -> dict[str, Any]:
+            shapes = SETS[about["set"]]()
+            found = train_one(about["arm"], about["set"], shapes, about["shots"], about["draw"], options.output_dir)
+            print(about, found, flush=True)
+            return {**about, **found}
+
+        kept_run(path, about, train)
+    for path in sorted((options.output_dir / "trained").glob("*.json")):
+        yield {key: value for key, value in json.loads(path.read_text()).items() if key != "settings"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the study; print and store its tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/few_scans"))
+    parser.add_argument("--encoder-dir", type=Path, default=Path("outputs/packaged_encoder"))
+    parser.add_argument("--encoders", nargs="*", default=list(ENCODERS), choices=ENCODERS, help="frozen encoders")
+    parser.add_argument("--trained", nargs="*", default=[], choices=TRAINED, help="models to train")
+    parser.add_argument("--sets", nargs="+", default=["embedded", "generated"], choices=["embedded", "generated"])
+    parser.add_argument("--draws", nargs="+", type=int, default=[0], help="draws to train on")
+    parser.add_argument("--shots", nargs="+", type=int, default=list(SHOTS), help="shapes of a class to train on")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    learned = "learned" in options.encoders
+    options.encoder_steps = (
+        torch.load(options.encoder_dir / "learning.pt", weights_only=True)["step"] if learned else None
+    )
+    trained = list(trained_runs(options))
+    runs, about = frozen_runs(options)
+    runs += trained
+    about |= {"machine": machine(), "encoder_steps": options.encoder_steps}
+    write_results(options.output_dir, "few_scans", {**about, "runs": runs}, report(runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""`hf-any3d detect`: tables, files, pages, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import pipeline
+
+from hf_any3d import PointCloudProcessor
+from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
+from tests.cli.conftest import run
+from tests.common.case import varied_clouds
+from tests.tiny_detr3d import tiny_detr3d
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    """A directory with a detector, and one with two scans and a damaged file."""
+    folder = tmp_path_factory.mktemp("detector")
+    model = tiny_detr3d(Detr3DForPointCloudObjectDetection, id2label={0: "chair", 1: "lamp", 2: "table"})
+    with torch.no_grad():
+        model.class_head.out.bias[1] = 9.0
+    model.save_pretrained(folder / "model")
+    PointCloudProcessor(num_points=40, center=False, scale=None, up_axis="z").save_pretrained(folder / "model")
+    (folder / "scans").mkdir()
+    for number in range(2):
+        np.save(folder / "scans" / f"room{number}.npy", varied_clouds(1, 60, seed=number)[0].numpy())
+    return folder
+
+
+def test_boxes_are_the_pipelines(detector, tmp_path):
+    scan = detector / "scans" / "room0.npy"
+    expected = pipeline("point-cloud-object-detection", model=str(detector / "model"))(str(scan))
+    made = run("detect", scan, "--model", detector / "model", "--json")
+    assert made.code == 0, made.err
+    assert json.loads(made.out)[0]["boxes"] == expected and len(expected) >= 1
+    listed = run("detect", scan, "--model", detector / "model")
+    assert f"{len(expected)} box" in listed.out and "lamp" in listed.out
+    few = run("detect", scan, "--model", detector / "model", "--top-k", 1, "--csv")
+    assert len(few.out.splitlines()) == 2
+    assert few.out.startswith("file,label,score,x,y,z,length,width,height,heading")
+
+
+@pytest.mark.parametrize("ending", ["json", "csv", "html"])
+def test_files_of_boxes_and_pages_are_written(detector, tmp_path, ending):
+    output = tmp_path / f"boxes.{ending}"
+    made = run("detect", detector / "scans", "--model", detector / "model", "--output", output)
+    assert made.code == 0, made.err
+    text = output.read_text()
+    assert "lamp" in text and "room1" in text
+
+
+def test_other_models_and_options_are_refused(detector, tmp_path):
+    scan, model = detector / "scans" / "room0.npy", detector / "model"
+    assert "this is a detector: hf-any3d detect" in run("segment", scan, "--model", model).err
+    wrong = run("detect", scan, "--model", model, "--output", tmp_path / "boxes.ply")
+    assert wrong.code == 1 and "expected one of .html, .png, .json, .csv" in wrong.err
+    (tmp_path / "bad.ply").write_text("ply\n")
+    made = run("detect", scan, tmp_path / "bad.ply", "--model", model)
+    assert made.code == 2 and "lamp" in made.out

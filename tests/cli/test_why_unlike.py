@@ -1,0 +1,52 @@
+"""Why `predict` finds a cloud unlike those of a model's training: on its side, or a whole room."""
+
+import importlib
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from hf_any3d import PointCloudProcessor, PointFeaturesForPointCloudClassification
+from hf_any3d.cli import app
+from hf_any3d.data.files import PointCloudData
+from hf_any3d.many_files.files import Cloud
+from tests.common.case import varied_clouds
+from tests.tiny_features import fitted, tiny_features
+
+predict = importlib.import_module("hf_any3d.cli.predict")  # its name in the package is that of the command
+
+
+@pytest.mark.parametrize(
+    ("size", "unknown", "reason"),
+    [
+        ((1, 1, 1), {"x": 0.9, "z": 0.1}, "if z points up it looks like lamp: try --up-axis z"),
+        ((5, 2.5, 4), {"x": 0.9, "z": 0.9}, "5.0 × 2.5 × 4.0 in size, in meters a whole room"),
+        ((5, 1, 4), {"x": 0.9, "z": 0.4}, None),
+        ((500, 250, 400), {"x": 0.9, "z": 0.9}, None),
+    ],
+)
+def test_it_lies_on_its_side_or_is_a_room_or_nobody_knows(size, unknown, reason):
+    corners = np.array([[0, 0, 0], size], dtype=np.float32)
+
+    def answer(cloud, axis):
+        return {"predictions": [{"label": "lamp", "score": 0.5, "unknown": unknown[axis]}]}
+
+    found = predict.why_unlike(Cloud("scan.ply", PointCloudData(corners)), "y", answer)
+    assert found is None if reason is None else found.startswith(reason)
+
+
+def test_the_reason_is_told_on_stderr_of_unlike_clouds_alone(tmp_path, monkeypatch):
+    model = fitted(tiny_features(PointFeaturesForPointCloudClassification))
+    monkeypatch.setattr(predict, "LIKE", 2.0)  # whatever it looks like when it is turned
+    model.save_pretrained(tmp_path / "model")
+    PointCloudProcessor(num_points=48, center=False, scale=None).save_pretrained(tmp_path / "model")
+    turn = np.linspace(0, 40, 48)
+    helix = np.stack([9 * np.cos(turn), 9 * turn - 180, 9 * np.sin(turn)], axis=1)
+    for name, cloud in (("known", varied_clouds(24, seed=7)[0].numpy()), ("strange", helix)):
+        np.save(tmp_path / f"{name}.npy", cloud.astype(np.float32))
+    files = [str(tmp_path / f"{name}.npy") for name in ("known", "strange")]
+    done = CliRunner().invoke(app, ["predict", *files, "--model", str(tmp_path / "model")])
+    (line,) = [line for line in done.stderr.splitlines() if "points up" in line]
+    assert "strange.npy: if " in line and "try --up-axis" in line
+    without = CliRunner().invoke(app, ["predict", *files, "--model", str(tmp_path / "model"), "--no-unknown"])
+    assert without.exit_code == 0 and "points up" not in without.stderr

@@ -1,0 +1,126 @@
+"""Files of 3DETR become directories that open and compute the same, and go back into such files."""
+
+import argparse
+
+import pytest
+import torch
+from transformers import AutoProcessor
+from typer.testing import CliRunner
+
+from hf_any3d import AutoModelForPointCloudObjectDetection
+from hf_any3d.cli import app
+from hf_any3d.conversions import convert_detr3d
+from hf_any3d.conversions.detr3d.names import (
+    convert_detr3d_state_dict,
+    detr3d_sizes,
+    is_masked,
+    revert_detr3d_state_dict,
+)
+from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
+from hf_any3d.modeling.layers.boxes import box_corners
+from tests.modeling.detr3d.reference_case import DetectionCase, camera_corners
+
+FILES = ("scannet_ep1080", "scannet_masked_ep1080", "sunrgbd_ep1080", "sunrgbd_masked_ep1080")
+SHAPES = tuple(f"detr3d_manifest_{name}" for name in (*FILES, "scannet_masked_ep1080_color"))
+
+
+def command(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def original_file(case: DetectionCase, path, **arguments) -> None:
+    """Write a file as the authors' training does."""
+    args = argparse.Namespace(**(case.manifest["constructor_args"] | arguments))
+    torch.save({"model": case.original, "optimizer": {"state": {}}, "epoch": 1079, "args": args}, path)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_released_files_have_exactly_our_tensors(name):
+    case = DetectionCase(name)
+    state = convert_detr3d_state_dict(case.on_meta)
+    sizes = detr3d_sizes(state)
+    given = case.manifest["constructor_args"]
+    masked = given["enc_type"] == "masked"
+    assert is_masked(state) is masked
+    with torch.device("meta"):
+        config = Detr3DConfig(**sizes, num_queries=given["nqueries"], attention_radii=(1, 1, 1) if masked else None)
+        model = Detr3DForPointCloudObjectDetection(config)
+    own = model.state_dict()
+    assert {key: tensor.shape for key, tensor in own.items()} == {key: tensor.shape for key, tensor in state.items()}
+    assert model.num_parameters() == case.manifest["parameters"]
+    assert sum(buffer.numel() for buffer in model.buffers()) == case.manifest["buffers"]
+    back = revert_detr3d_state_dict(state)
+    assert {key: tensor.shape for key, tensor in back.items()} == {key: t.shape for key, t in case.on_meta.items()}
+
+
+@pytest.mark.parametrize("name", ["detr3d_scannet_vanilla", "detr3d_sunrgbd"])
+def test_a_file_converts_on_the_command_line_and_computes_as_released(name, tmp_path):
+    case = DetectionCase(name)
+    original_file(case, tmp_path / "detector.pth")
+    result = command("convert", tmp_path / "detector.pth", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    model = AutoModelForPointCloudObjectDetection.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        output = model(case.points)
+    assert float((output.logits - case.expected["pred.sem_cls_logits"][-1]).abs().max()) <= 2e-3
+    corners = camera_corners(box_corners(output.pred_boxes))
+    assert float((corners - case.expected["pred.box_corners"][-1]).abs().max()) <= 2e-3
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    assert (processor.center, processor.scale, processor.up_axis) == (False, None, "z")
+    scannet = "scannet" in name
+    assert processor.num_points == (40_000 if scannet else 20_000)
+    assert model.config.id2label[0] == ("cabinet" if scannet else "bed")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Every tensor of it is accounted for." in card and "published_overlap=True" in card
+    assert ("(0.16, 0.64, 1.44)" in card) is not scannet
+
+    back = command("convert", tmp_path / "out", "--output", tmp_path / "back.pth")
+    assert back.exit_code == 0, back.output
+    again = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    assert again.keys() == case.original.keys()
+    assert all(torch.equal(tensor, again[key]) for key, tensor in case.original.items())
+
+
+def test_settings_of_the_authors_are_kept(tmp_path):
+    case = DetectionCase("detr3d_sunrgbd")
+    original_file(case, tmp_path / "detector.pth", loss_no_object_weight=0.3, matcher_center_cost=7, nqueries=40)
+    convert_detr3d(tmp_path / "detector.pth", tmp_path / "out")
+    config = Detr3DConfig.from_pretrained(tmp_path / "out")
+    assert (config.no_object_weight, config.center_cost, config.num_queries) == (0.3, 7.0, 40)
+    assert (config.giou_cost, config.giou_loss_weight, config.encoder_dropout) == (3.0, 0.0, 0.1)
+
+
+def test_weights_alone_convert_with_published_settings(tmp_path):
+    case = DetectionCase("detr3d_scannet_vanilla")
+    torch.save(case.original, tmp_path / "weights.pth")
+    facts = convert_detr3d(tmp_path / "weights.pth", tmp_path / "out", dataset="none", num_attention_heads=2)
+    config = Detr3DConfig.from_pretrained(facts["output"])
+    assert (config.num_queries, config.num_tokens, config.decoder_attention_heads) == (128, 2048, 2)
+    assert config.id2label[0] == "LABEL_0"
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "match"),
+    [
+        ({}, {"dataset": "sunrgbd"}, "dataset='sunrgbd' has 10 classes, the checkpoint 18"),
+        ({}, {"dataset": "kitti"}, "dataset='kitti'; expected one of scannet, sunrgbd, none"),
+        ({"decoder.norm.weight": None}, {}, "lacks tensors"),
+        ({"extra.weight": torch.zeros(2)}, {}, "belong to no known part: extra.weight"),
+        ({"query_projection.layers.0.bias": torch.full((48,), torch.nan)}, {}, "query_projection.layers.0.bias"),
+    ],
+)
+def test_files_that_do_not_fit_are_named(changes, settings, match, tmp_path):
+    case = DetectionCase("detr3d_scannet_vanilla")
+    state = {key: tensor for key, tensor in (case.original | changes).items() if tensor is not None}
+    torch.save({"model": state}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=match):
+        convert_detr3d(tmp_path / "weights.pth", tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_original_cannot_compute_does_not_go_back(tmp_path):
+    case = DetectionCase("detr3d_scannet_vanilla")
+    case.model(neighbor_order="nearest").save_pretrained(tmp_path / "sound")
+    result = command("convert", tmp_path / "sound", "--output", tmp_path / "back.pth")
+    assert result.exit_code == 1
+    assert "neighbor_order='nearest'; the original program computes 'first'" in result.output

@@ -1,0 +1,84 @@
+"""ScanNet's and SUN RGB-D's boxes in VoteNet's layout, from the stored files of the released program."""
+
+import numpy as np
+import pytest
+import torch
+
+from hf_any3d import load_point_dataset
+from hf_any3d.data.files import PointCloudFileError
+from hf_any3d.modeling.layers.boxes import box_corners
+from tests.modeling.aligned_case import AlignedCase
+from tests.modeling.detr3d.reference_case import camera_corners
+
+CASE = AlignedCase("detr3d_data")
+
+
+@pytest.fixture
+def scannet(tmp_path):
+    """A folder with a scene of the case in each split, and a listed one without files."""
+    scenes, lists = tmp_path / "scannet_train_detection_data", tmp_path / "meta_data"
+    scenes.mkdir()
+    lists.mkdir()
+    stored = {name: CASE.expected[f"scannet.{name}"].numpy() for name in ("vert", "bbox")}
+    for scene in ("scene0000_00", "scene0001_00"):
+        np.save(scenes / f"{scene}_vert.npy", stored["vert"])
+        np.save(scenes / f"{scene}_bbox.npy", stored["bbox"])
+    (lists / "scannetv2_train.txt").write_text("scene0000_00\nscene0009_00\n")
+    (lists / "scannetv2_val.txt").write_text("scene0001_00\n")
+    return tmp_path
+
+
+@pytest.fixture
+def sunrgbd(tmp_path):
+    """A folder with a scene of the case in each split."""
+    stored = CASE.expected
+    for split, name in (("train", "005051"), ("val", "000001")):
+        folder = tmp_path / f"sunrgbd_pc_bbox_votes_50k_v1_{split}"
+        folder.mkdir()
+        np.savez(folder / f"{name}_pc.npz", pc=stored["sunrgbd.pc"].numpy())
+        np.save(folder / f"{name}_bbox.npy", stored["sunrgbd.bbox"].numpy())
+    return tmp_path
+
+
+def stored_boxes(run: str) -> tuple[np.ndarray, np.ndarray]:
+    """Corners and classes of the validation item of the released program."""
+    present = CASE.expected[f"{run}.gt_box_present"].bool().numpy()
+    names = ("gt_box_corners", "gt_box_sem_cls_label")
+    corners, labels = (CASE.expected[f"{run}.{name}"].numpy()[present] for name in names)
+    return corners, labels
+
+
+@pytest.mark.parametrize("name", ["scannet_detection", "sunrgbd"])
+def test_boxes_are_those_of_the_released_program(name, request, cache_dir):
+    folder = request.getfixturevalue(name.removesuffix("_detection"))
+    splits = load_point_dataset(name, data_dir=folder, cache_dir=cache_dir, verify=False)
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 1, "validation": 1}
+    row = splits["validation"][0]
+    corners, labels = stored_boxes(f"{name.removesuffix('_detection')}.val")
+    ours = camera_corners(box_corners(torch.as_tensor(np.asarray(row["boxes"])).double()))
+    np.testing.assert_allclose(ours, corners, atol=2e-5)
+    assert np.asarray(row["box_labels"]).tolist() == labels.tolist()
+    assert row["points"].shape[1] == 3 and 200 < row["colors"].max() <= 255
+    assert splits["train"].features["box_labels"].feature.num_classes == (18 if "scannet" in name else 10)
+
+
+def test_a_scene_without_boxes_is_a_row(scannet, cache_dir):
+    np.save(scannet / "scannet_train_detection_data" / "scene0000_00_bbox.npy", np.zeros((0, 8)))
+    rows = load_point_dataset("scannet_detection", data_dir=scannet, split="train", cache_dir=cache_dir, verify=False)
+    assert len(rows[0]["boxes"]) == 0 == len(rows[0]["box_labels"])
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda boxes: boxes * [1, 1, 1, 0, 1, 1, 1], "scene0000_00_bbox.npy: a box without a size"),
+        (lambda boxes: boxes * 0 + 2, "scene0000_00_bbox.npy: class 2; expected one of NYU40's 3, 4"),
+        (lambda boxes: boxes[:, :5], r"expected finite numbers \(boxes, 7\)"),
+        (lambda boxes: boxes * np.nan, "expected finite numbers"),
+    ],
+)
+def test_wrong_files_are_named(scannet, change, match, cache_dir):
+    path = scannet / "scannet_train_detection_data" / "scene0000_00_bbox.npy"
+    np.save(path, change(np.load(path)[:, :7]))
+    with pytest.raises(PointCloudFileError, match=match):
+        load_point_dataset("scannet_detection", data_dir=scannet, cache_dir=cache_dir, verify=False)

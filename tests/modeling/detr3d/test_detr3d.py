@@ -1,0 +1,226 @@
+"""3DETR beyond the released program: ragged batches, small and flat clouds, wrong objects, training without boxes."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection, Detr3DModel
+from hf_any3d.modeling.detr3d.losses import heading_targets
+from tests.common.case import relative_difference, varied_clouds
+from tests.tiny_detr3d import SIZES, objects, tiny_detr3d
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A detector whose norms have seen clouds, in eval mode."""
+    made = tiny_detr3d(Detr3DForPointCloudObjectDetection)
+    made.train()
+    with torch.no_grad():
+        for seed in range(3):
+            made(varied_clouds(8, seed=seed))
+    return made.eval()
+
+
+@pytest.mark.parametrize("order", ["nearest", "first"])
+@pytest.mark.parametrize("radii", [(0.8, 1.2), None])
+@torch.no_grad()
+def test_a_cloud_has_the_same_answer_alone_and_in_a_ragged_batch(radii, order):
+    sizes = {"attention_radii": radii, "neighbor_order": order}
+    made = tiny_detr3d(Detr3DForPointCloudObjectDetection, **sizes)
+    clouds = [varied_clouds(1, count, seed=count) for count in (60, 48, 30, 17, 5)]
+    longest = 60
+    padded = torch.full((len(clouds), longest, 3), torch.nan)
+    mask = torch.zeros(len(clouds), longest, dtype=torch.bool)
+    for row, cloud in enumerate(clouds):
+        padded[row, : cloud.shape[1]], mask[row, : cloud.shape[1]] = cloud[0], True
+    together = made(padded, points_mask=mask)
+    assert together.encoder_mask.sum(dim=1).tolist() == ([24, 24, 24, 17, 5] if radii is None else [12, 12, 12, 12, 5])
+    for row, cloud in enumerate(clouds):
+        alone = made(cloud)
+        assert relative_difference(together.logits[row], alone.logits[0]) < 1e-4
+        torch.testing.assert_close(together.pred_boxes[row], alone.pred_boxes[0], atol=1e-4, rtol=1e-4)
+    everything = made(clouds[0], points_mask=torch.ones(1, longest, dtype=torch.bool))
+    assert torch.equal(everything.logits, made(clouds[0]).logits)
+
+
+def test_padding_of_a_batch_is_checked(model):
+    cloud = varied_clouds(2)
+    with pytest.raises(ValueError, match=r"points_mask has shape \(2, 5\); expected \(2, 48\)"):
+        model(cloud, points_mask=torch.ones(2, 5))
+    with pytest.raises(ValueError, match="points_mask has a cloud without any point"):
+        model(cloud, points_mask=torch.tensor([[True], [False]]).expand(2, 48))
+
+
+@torch.no_grad()
+def test_boxes_are_in_the_frame_of_the_cloud(model):
+    cloud = varied_clouds(2)
+    here = model(cloud).pred_boxes
+    shift = torch.tensor([3.0, -2.0, 0.5])
+    there = model(cloud + shift).pred_boxes
+    torch.testing.assert_close(there[..., :3], here[..., :3] + shift, atol=1e-3, rtol=0)
+    torch.testing.assert_close(there[..., 3:6], here[..., 3:6], atol=1e-3, rtol=0)
+    extent = cloud.amax(dim=1) - cloud.amin(dim=1)
+    assert (here[..., 3:6] <= extent.unsqueeze(1) + 1e-6).all() and (here[..., 3:6] > 0).all()
+    assert here[..., 6].abs().max() <= math.pi
+
+
+@torch.no_grad()
+def test_flat_clouds_have_finite_boxes(model):
+    flat = varied_clouds(2)
+    flat[..., 2] = 1.0
+    output = model(flat)
+    assert output.pred_boxes.isfinite().all() and output.logits.isfinite().all()
+    assert (output.pred_boxes[..., 5] <= model.config.min_extent).all()
+    point = model(torch.ones(1, 40, 3))
+    assert point.pred_boxes.isfinite().all()
+
+
+def test_a_batch_without_objects_trains_all_heads():
+    made = tiny_detr3d(Detr3DForPointCloudObjectDetection).train()
+    empty = {"class_labels": torch.zeros(0, dtype=torch.long), "boxes": torch.zeros(0, 7)}
+    output = made(varied_clouds(2), labels=[empty, empty])
+    output.loss.backward()
+    # Otherwise several processes would wait for each other's gradients forever.
+    assert all(parameter.grad is not None for parameter in made.parameters())
+    assert output.loss_dict["loss_center"] == 0 and output.loss_dict["loss_class"] > 0
+
+
+def test_training_finds_the_boxes_of_two_clouds():
+    torch.manual_seed(0)
+    made = tiny_detr3d(
+        Detr3DForPointCloudObjectDetection, dropout=0.0, encoder_dropout=0.0, head_dropout=0.0, num_heading_bins=4
+    )
+    clouds, labels = varied_clouds(2, seed=5), [objects(3)[0], objects(3)[2]]
+    optimizer = torch.optim.AdamW(made.parameters(), lr=3e-3)
+    losses = []
+    made.train()
+    for _ in range(30):
+        optimizer.zero_grad()
+        output = made(clouds, labels=labels)
+        output.loss.backward()
+        nn.utils.clip_grad_norm_(made.parameters(), 0.5)
+        optimizer.step()
+        losses.append(float(output.loss))
+    assert losses[-1] < 0.7 * losses[0]
+    assert len(output.auxiliary_outputs) == 1
+    assert output.auxiliary_outputs[0]["pred_boxes"].shape == output.pred_boxes.shape
+
+
+def wrong(**changes):
+    box = torch.tensor([0.0, 0, 0, 1, 1, 1, 0])
+    for place, value in changes.items():
+        if place != "label":
+            box[{"center": 0, "size": 4, "heading": 6}[place]] = value
+    return {
+        "class_labels": torch.tensor([0, changes.get("label", 1)]),
+        "boxes": torch.stack([torch.tensor([1.0, 1, 1, 1, 1, 1, 0]), box]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [
+        (wrong(size=0.0), r"labels\[1\]: box 1 is \[.*\] of class 1; expected sizes above 0"),
+        (wrong(size=-1.0), "expected sizes above 0"),
+        (wrong(center=math.nan), "expected finite numbers"),
+        (wrong(heading=90.0), "expected a heading in radians"),
+        (wrong(label=3), "expected a class from 0 to 2"),
+        (wrong(label=-1), "expected a class from 0 to 2"),
+        ({"boxes": torch.zeros(0, 7)}, r"labels\[1\]: \['boxes'\]; expected a dict with class_labels and boxes"),
+        ({"class_labels": torch.zeros(2).long(), "boxes": torch.ones(1, 7)}, r"boxes \(1, 7\); expected"),
+        ({"class_labels": torch.zeros(1), "boxes": torch.ones(1, 7)}, "whole numbers"),
+        (
+            {"class_labels": torch.zeros(9).long(), "boxes": torch.ones(9, 7)},
+            r"labels\[1\]: 9 boxes; expected at most num_queries=8",
+        ),
+    ],
+)
+def test_wrong_objects_are_named(model, labels, match):
+    with pytest.raises(ValueError, match=match):
+        model(varied_clouds(2), labels=[objects(1)[0], labels])
+
+
+def test_objects_of_each_cloud_are_expected(model):
+    with pytest.raises(ValueError, match="labels: 1 entries; expected a list of 2 dicts"):
+        model(varied_clouds(2), labels=objects(1))
+    with pytest.raises(ValueError, match="labels: Tensor; expected a list"):
+        model(varied_clouds(2), labels=torch.zeros(2))
+    along = tiny_detr3d(Detr3DForPointCloudObjectDetection, num_heading_bins=1)
+    with pytest.raises(ValueError, match="expected heading 0, as num_heading_bins=1"):
+        along(varied_clouds(1), labels=[wrong(heading=0.5)])
+    assert along(varied_clouds(1), labels=[wrong()]).loss.isfinite()
+
+
+def test_a_diverged_model_is_named(model):
+    made = tiny_detr3d(Detr3DForPointCloudObjectDetection)
+    with torch.no_grad():
+        made.class_head.out.bias.fill_(math.nan)
+    with pytest.raises(ValueError, match="logits or boxes of the model are NaN or infinite"):
+        made(varied_clouds(1), labels=objects(1))
+
+
+def test_focal_loss_lowers_the_weight_of_classes_that_are_found():
+    clouds, labels = varied_clouds(2), objects(2)
+    losses = [
+        tiny_detr3d(Detr3DForPointCloudObjectDetection, focal_gamma=gamma)(clouds, labels=labels).loss_dict[
+            "loss_class"
+        ]
+        for gamma in (0.0, 2.0)
+    ]
+    assert 0 < losses[1] < 0.8 * losses[0]
+
+
+def test_headings_are_split_into_bins():
+    headings = torch.tensor([0.0, 0.3, -0.3, math.pi, -math.pi / 2, 6.2])
+    number, rest = heading_targets(headings, 12)
+    back = number * (2 * math.pi / 12) + rest * math.pi / 12
+    torch.testing.assert_close(torch.remainder(back - headings + 1, 2 * math.pi), torch.ones(6), atol=1e-5, rtol=0)
+    assert number.tolist() == [0, 1, 11, 6, 9, 0] and rest.abs().max() <= 1 + 1e-5
+    assert heading_targets(torch.tensor([0.1]), 1)[0].tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"num_queries": 13}, "num_queries=13; expected at most the 12 tokens of the encoder"),
+        ({"attention_radii": (0.4,)}, "expected 2 radii, one for each of encoder_layers"),
+        ({"decoder_attention_heads": 3}, "decoder_attention_heads=3; expected a divisor of hidden_size=32"),
+        ({"neighbor_order": "last"}, "neighbor_order='last'; expected one of 'first', 'nearest'"),
+        ({"encoder_activation": "swish"}, "encoder_activation='swish'"),
+        ({"num_heading_bins": 0}, "num_heading_bins=0; expected 1 to 3,600"),
+        ({"min_extent": 0.0}, "min_extent=0.0"),
+        ({"hidden_size": 21, "decoder_attention_heads": 3}, "hidden_size=21; expected an even number"),
+    ],
+)
+def test_wrong_settings_are_named(settings, match):
+    with pytest.raises(ValueError, match=match):
+        Detr3DConfig(**(SIZES | settings))
+
+
+@torch.no_grad()
+def test_any_number_of_queries_fits_the_weights(model):
+    more = Detr3DForPointCloudObjectDetection(Detr3DConfig(**(SIZES | {"num_queries": 12}))).eval()
+    more.load_state_dict(model.state_dict())
+    output = more(varied_clouds(2))
+    assert output.logits.shape == (2, 12, 4)
+    assert torch.equal(output.centers[:, :8], model(varied_clouds(2)).centers)
+
+
+@torch.no_grad()
+def test_attention_to_the_memory_is_returned():
+    made = tiny_detr3d(Detr3DModel)
+    made.set_attn_implementation("eager")
+    output = made(varied_clouds(2), output_attentions=True)
+    assert [weights.shape for weights in output.cross_attentions] == [(2, 4, 8, 12)] * 2
+    assert output.pooler_output.shape == (2, 32) and output.intermediate_hidden_states.shape == (2, 2, 8, 32)
+
+
+def test_directions_of_positions_stay_in_full_precision(tmp_path):
+    made = tiny_detr3d(Detr3DModel)
+    frequencies = made.positions.frequencies.clone()
+    made.save_pretrained(tmp_path)
+    for dtype in (torch.float16, torch.bfloat16):
+        for half in (tiny_detr3d(Detr3DModel).to(dtype), Detr3DModel.from_pretrained(tmp_path, dtype=dtype)):
+            assert half.dtype == dtype and torch.equal(half.positions.frequencies, frequencies)

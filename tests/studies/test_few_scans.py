@@ -1,0 +1,155 @@
+"""A few scans: draws, heads and tables; an encoder that learns from generated shapes and can be stopped."""
+
+import numpy as np
+import pytest
+import torch
+
+from hf_any3d import ActConfig
+from studies import few_scans_report, packaged_encoder
+from studies.few_scans import Forest, Head, Shapes, calibration_error, draw, estimated, evaluate_head
+from studies.generated_shapes.families import FAMILIES, OTHERS, draw_other, draw_solid
+from studies.generated_shapes.surfaces import Draw
+
+TINY = {
+    "num_groups": 8,
+    "group_size": 8,
+    "patch_widths": [8, 8, 16],
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "pooling": ["cls", "max"],
+}
+
+
+@pytest.fixture
+def shapes() -> Shapes:
+    """Twelve classes of 14 shapes, of which 4 may be learned from; the first two of each class are near-duplicates."""
+    labels, index = np.repeat(np.arange(12), 14), np.tile(np.arange(14), 12)
+    groups = 14 * labels + np.maximum(index, 1)
+    return Shapes(np.zeros((168, 4, 3)), labels, groups, tuple("abcdefghijkl"), index < 4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_gives_varied_shapes_in_the_unit_sphere(family):
+    clouds = [draw_solid(Draw(np.random.default_rng(seed)), 128, family) for seed in range(6)]
+    for points in clouds:
+        assert points.shape == (128, 3) and 0.9 < np.linalg.norm(points, axis=1).max() < 1 + 1e-5
+    assert not np.allclose(clouds[0], clouds[1])
+
+
+@pytest.mark.parametrize("kind", ["solid", *OTHERS])
+def test_other_things_are_drawn_by_seed_and_number(kind):
+    first, same, other = (draw_other(kind, 3, number, 96) for number in (0, 0, 1))
+    assert first.shape == (96, 3) and first.dtype == np.float32 and np.isfinite(first).all()
+    assert np.array_equal(first, same) and not np.allclose(first, other)
+
+
+def test_planes_are_flat_bars_are_thin_and_noise_is_neither():
+    def thickness(kind: str) -> list[float]:
+        clouds = [draw_other(kind, 0, number, 256) for number in range(8)]
+        return [np.linalg.svd(cloud - cloud.mean(axis=0), compute_uv=False) for cloud in clouds]
+
+    assert all(values[2] < 0.3 * values[0] for values in thickness("plane"))
+    assert all(values[1] < 0.2 * values[0] for values in thickness("bar"))
+    assert np.mean([values[2] / values[0] for values in thickness("noise")]) > 0.3
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="kind is 'cat'; expected one of solid, noise"):
+        draw_other("cat", 0, 0)
+
+
+def test_draws_have_ten_classes_no_duplicates_and_grow_with_the_shots(shapes):
+    small, large = draw(shapes, 1, 0), draw(shapes, 3, 0)
+    assert set(small.train) <= set(large.train) and len(small.train) == 10 and len(large.train) == 30
+    assert list(np.bincount(large.labels)) == [3] * 10
+    assert len(set(shapes.groups[large.train])) == 30
+    assert not set(shapes.groups[large.test]) & set(shapes.groups[large.train])
+    assert not shapes.pool[large.test].any() and len(large.test) == 100
+    chosen = set(shapes.labels[large.train])
+    assert len(chosen) == 10 and not set(shapes.labels[large.strangers]) & chosen and len(large.strangers) == 20
+    # Classes have the same numbers in training and test.
+    pairs = set(zip(shapes.labels[large.train], large.labels, strict=True))
+    assert set(zip(shapes.labels[large.test], large.test_labels, strict=True)) == pairs
+    assert not np.array_equal(draw(shapes, 3, 1).train, large.train)
+
+
+def test_heads_learn_estimate_and_tell_strangers(shapes):
+    generator = np.random.default_rng(0)
+    centers = generator.normal(size=(12, 6)) * 4
+    features = centers[shapes.labels] + generator.normal(size=(168, 6)) * 0.5
+    nothing = np.repeat(centers.mean(axis=0)[None] + 60, 4 * len(OTHERS), axis=0)
+    bank = nothing[:4] + generator.normal(size=(4, 6))
+    figures = evaluate_head(lambda: Head(1.0), features, nothing, bank, shapes, 3, 0)
+    assert figures["accuracy"] > 0.95 and figures["estimated"] > 0.9
+    assert figures["noise, distance"] == 1.0 and figures["other classes, distance"] > 0.8
+    assert (
+        figures["noise, all"] == 1.0 and figures["other classes, both"] > 0.8 and 0 <= figures["calibration_error"] < 1
+    )
+    forest = evaluate_head(lambda: Forest(0), features, nothing, bank, shapes, 3, 0)
+    assert forest["accuracy"] > 0.8 and "estimated" not in forest
+
+
+def test_the_estimate_leaves_each_shape_out_once():
+    labels = np.repeat([0, 1], 4)
+    accuracy, _ = estimated(lambda: Head(1.0), np.random.default_rng(0).normal(size=(8, 2)), labels, 4)
+    assert accuracy * 8 == pytest.approx(round(accuracy * 8))
+    perfect, _ = estimated(lambda: Head(1.0), labels[:, None] * 9.0, labels, 4)
+    assert perfect == 1.0
+
+
+def test_the_calibration_error_is_the_gap_of_score_and_accuracy():
+    probabilities = np.array([[0.75, 0.25]] * 4)
+    assert calibration_error(probabilities, np.array([0, 0, 0, 1])) == pytest.approx(0)
+    assert calibration_error(probabilities, np.array([1, 1, 1, 1])) == pytest.approx(0.75)
+
+
+def test_tables_have_all_ways_and_intervals(shapes):
+    about = {"set": "embedded", "arm": "descriptors", "head": "logistic", "copies": 1, "cpu_seconds": 2.0}
+    runs = [
+        about | {"shots": shots, "draw": number, "accuracy": 0.5 + number / 10}
+        for shots in (1, 2)
+        for number in (0, 1)
+    ]
+    table = few_scans_report.accuracy_table(runs, "embedded")
+    assert "| descriptors | 55.0 ± 63.5 | 55.0 ± 63.5 | – | – | 2.0 | 2 |" in table
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(packaged_encoder.train_default_model, "ACT", TINY)
+    for name, value in {"SHAPES": 4, "POINTS": 64, "KEPT_EVERY": 1}.items():
+        monkeypatch.setattr(packaged_encoder, name, value)
+
+
+def test_learning_continues_where_it_was_stopped(tiny, tmp_path):
+    packaged_encoder.main(["--learn", "--steps", "3", "--output-dir", str(tmp_path / "once")])
+    for steps in ("1", "3"):
+        packaged_encoder.main(["--learn", "--steps", steps, "--output-dir", str(tmp_path / "twice")])
+    once, twice = (torch.load(tmp_path / name / "learning.pt", weights_only=True) for name in ("once", "twice"))
+    assert once["step"] == twice["step"] == 3
+    for name, value in once["average"].items():
+        assert torch.equal(value, twice["average"][name]), name
+    first = packaged_encoder.learned_encoder(tmp_path / "once")
+    assert first(torch.rand(2, 64, 3)).pooler_output.shape == (2, 32)
+
+
+def test_both_losses_teach_the_encoder(tiny):
+    torch.manual_seed(0)
+    model = packaged_encoder.MaskedViews(ActConfig(**TINY))
+    losses = model(torch.rand(8, 64, 3))
+    for loss in losses.values():
+        (gradient,) = torch.autograd.grad(loss, model.encoder.patch_encoder.lift.weight, retain_graph=True)
+        assert gradient.abs().sum() > 0
+
+
+def test_views_depend_on_their_step_alone(tiny):
+    embedded = np.random.default_rng(0).normal(size=(3, 128, 3))
+    first, same, other = (packaged_encoder.draw_views(step, embedded) for step in (5, 5, 6))
+    assert first.shape == (8, 64, 3) and torch.equal(first, same) and not torch.equal(first, other)
+
+
+def test_no_compared_class_is_learned_from():
+    seen, unseen = (packaged_encoder.embedded_shapes(unseen=flag) for flag in (False, True))
+    assert not set(seen["label"]) & set(unseen["label"]) and len(set(unseen["label"])) == 10
+    assert len(seen) + len(unseen) < 574  # test shapes of the other classes are left alone

@@ -1,0 +1,98 @@
+"""A run of the detection program: rows, metrics during training, card, resuming."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hf_any3d import AutoModelForPointCloudObjectDetection, PointCloudProcessor, load_point_dataset
+from hf_any3d.data.boxes import build_changes
+from hf_any3d.modeling.layers.boxes import points_in_boxes
+from hf_any3d.training.detection import SceneRows, collate_scenes, train_detector
+from tests.cli.conftest import run
+
+ROOMS = {"train_rooms": 6, "validation_rooms": 2, "test_rooms": 2, "num_points": 512, "num_objects": 3}
+SMALL = {
+    **{"num_tokens": 32, "num_queries": 8, "num_neighbors": 8, "group_radius": 0.6, "group_widths": [8, 8]},
+    **{"encoder_hidden_size": 16, "encoder_layers": 1, "encoder_ffn_dim": 16, "attention_radii": None},
+    **{"hidden_size": 16, "decoder_layers": 2, "decoder_ffn_dim": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def rooms():
+    return load_point_dataset("rooms_with_boxes", **ROOMS)
+
+
+def test_rooms_have_a_box_around_each_object(rooms):
+    assert {split: len(rows) for split, rows in rooms.items()} == {"train": 6, "validation": 2, "test": 2}
+    room = rooms["train"][0]
+    points, boxes = torch.from_numpy(room["points"]), torch.as_tensor(np.asarray(room["boxes"]))
+    inside = points_in_boxes(points, boxes, tolerance=1e-4)
+    assert len(boxes) == 3 == len(room["box_labels"]) and inside.sum(dim=1).min() > 10
+    # All others are on the floor.
+    assert points[~inside.any(dim=0), 2].abs().max() < 1e-6
+    assert boxes[:, 6].abs().max() == 0 and (boxes[:, 3:6] > 0).all()
+
+
+def test_rows_differ_by_epoch_and_not_by_worker(rooms):
+    processor = PointCloudProcessor(num_points=256, center=False, scale=None, up_axis="z")
+    rows = SceneRows(rooms["train"], processor, build_changes(["flip", "turn"]), seed=3)
+    first, again = rows[2], rows[2]
+    assert torch.equal(first["points"], again["points"]) and first["points"].shape == (256, 3)
+    rows.epoch = 1
+    assert not torch.equal(rows[2]["points"], first["points"])
+    judged = SceneRows(rooms["validation"], processor)
+    assert torch.equal(judged[0]["points"], processor(rooms["validation"][0])["points"][0])
+    batch = collate_scenes([first, judged[0]])
+    assert batch["points"].shape == (2, 256, 3) and "points_mask" not in batch
+    ragged = collate_scenes([first, {**first, "points": first["points"][:100]}])
+    assert ragged["points_mask"].sum(dim=1).tolist() == [256, 100]
+
+
+def test_rows_without_boxes_are_named(rooms):
+    with pytest.raises(ValueError, match="the data have no column 'box_labels'"):
+        SceneRows(rooms["train"].remove_columns("box_labels"), PointCloudProcessor())
+
+
+def test_a_run_trains_evaluates_and_resumes(tmp_path):
+    words = ["--output_dir", tmp_path, "--dataset_name", "rooms_with_boxes", "--dataset_options", json.dumps(ROOMS)]
+    words += ["--model_config", json.dumps(SMALL), "--num_points", 256, "--augment", "flip:along_axes=True"]
+    words += ["--per_device_train_batch_size", 3, "--num_train_epochs", 2, "--use_cpu", "--report_to", "none"]
+    report = train_detector([str(word) for word in words])
+    assert set(report.metrics) == {"validation", "test"}
+    assert 0 <= report.metrics["test"]["map_25"] <= 1 and np.isfinite(report.metrics["test"]["loss"])
+    assert report.selection["metric"] == "map_25" and report.data["rows"]["train"] == 6
+    model = AutoModelForPointCloudObjectDetection.from_pretrained(tmp_path)
+    assert model.config.num_heading_bins == 1 and model.config.id2label[0] == "bed"
+    card = (tmp_path / "README.md").read_text()
+    assert "pipeline_tag: point-cloud-object-detection" in card and "mAP at an overlap of 0.25" in card
+    longer = [str(word) for word in words]
+    longer[longer.index("--num_train_epochs") + 1] = "3"
+    resumed = train_detector(longer)
+    assert resumed.training["resumed_from"] is not None and resumed.training["steps"] == 6
+
+
+def test_the_command_chooses_detection_from_the_data(tmp_path):
+    words = ["rooms_with_boxes", "--output", tmp_path / "out", "--points", 256, "--batch-size", 3, "--max_steps", 1]
+    words += ["--dataset_options", json.dumps(ROOMS), "--model_config", json.dumps(SMALL), "--use_cpu"]
+    made = run("train", *words)
+    assert made.code == 0, made.err
+    assert "try: hf-any3d detect FILE" in made.out and "map_25" in made.out
+    scan = tmp_path / "room.npy"
+    np.save(scan, np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32))
+    assert run("detect", scan, "--model", tmp_path / "out", "--threshold", 0).code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--dataset_name", "rooms"], "the training split has box_labels None"),
+        (["--up_axis", "y"], "--up_axis y; expected z"),
+        (["--augment", "rotate"], "unknown augmentation of scenes 'rotate'"),
+    ],
+)
+def test_wrong_arguments_are_named(words, match, tmp_path):
+    with pytest.raises(ValueError, match=match):
+        train_detector(["--output_dir", str(tmp_path), "--use_cpu", *words])
