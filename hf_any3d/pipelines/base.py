@@ -17,6 +17,15 @@ PROGRESS_FROM = 100
 """Number of clouds from which on a progress bar is shown."""
 
 
+# (Pipeline of a task, model type) -> the pipeline for models of this type.
+_SPECIAL: dict[tuple[type, str], type] = {}
+
+
+def specialize(pipeline: type, model_type: str, special: type) -> None:
+    """Let a subclass of the pipeline of a task serve the models of one type."""
+    _SPECIAL[pipeline, model_type] = special
+
+
 class PointCloudPipeline(Pipeline):
     """Base of the pipelines whose input is point clouds.
 
@@ -33,6 +42,12 @@ class PointCloudPipeline(Pipeline):
     _load_feature_extractor = True
     # Whether the pipeline needs the head that was saved.
     uses_head = True
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make the pipeline for the model's type."""
+        model = kwargs.get("model", args[0] if args else None)
+        model_type = getattr(getattr(model, "config", None), "model_type", None)
+        return super().__new__(_SPECIAL.get((cls, str(model_type)), cls))
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
