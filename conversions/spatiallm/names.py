@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hf_any3d.conversions.checkpoints import check_finite
 from hf_any3d.conversions.point_transformer_v3.names import convert_ptv3_state_dict, ptv3_fields
 from hf_any3d.conversions.renaming import Names, rename_tensors
 from hf_any3d.modeling.spatiallm import SpatialLMConfig
@@ -146,6 +147,7 @@ def convert_spatiallm_state_dict(
     Raises:
         ValueError: A tensor belongs to no known part, two to the same, or numbers are NaN or infinite.
     """
+    check_finite(original)  # under its own names
     encoder, others = {}, {}
     for name, tensor in original.items():
         is_encoder = name.startswith(_ENCODER) and not name.startswith(f"{_ENCODER}input_proj.")

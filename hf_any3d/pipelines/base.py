@@ -60,6 +60,11 @@ class PointCloudPipeline(Pipeline):
                 f"{type(model).__name__}"
             )
 
+    @property
+    def up_axis(self) -> str:
+        """The axis that points up in what the model sees."""
+        return self.feature_extractor.up_axis
+
     def __call__(self, inputs: Any, *, progress: bool | None = None, **kwargs: Any) -> Any:
         """Run the pipeline on one cloud or many; see the class.
 

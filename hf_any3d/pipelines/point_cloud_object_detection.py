@@ -90,11 +90,6 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
             )
 
     @property
-    def up_axis(self) -> str:
-        """The axis that points up in what the model sees."""
-        return self.feature_extractor.up_axis
-
-    @property
     def labels(self) -> list[str]:
         """Names of the objects that the model knows."""
         config = self.model.config

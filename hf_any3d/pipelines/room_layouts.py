@@ -50,12 +50,17 @@ class Request:
 
 
 class _LayoutPipeline(PointCloudPipeline):
-    """What both pipelines have in common; before the base class of the task."""
+    """Base of both pipelines, before that of the task."""
 
     processor: SpatialLMProcessor
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=4096, do_sample=False)
     usual_task: ClassVar[str]
+
+    @property
+    def up_axis(self) -> str:
+        """The axis that points up in what the model sees."""
+        return _UP
 
     def _split_arguments(
         self,
@@ -212,11 +217,6 @@ class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline
             )
         before, generation = self._split_arguments(kwargs, "")
         return before, generation, {}
-
-    @property
-    def up_axis(self) -> str:
-        """The axis that points up in what the model sees."""
-        return _UP
 
     @property
     def labels(self) -> list[str]:
