@@ -50,6 +50,7 @@ def _settings(count: int) -> dict[str, Any]:
 def measure(dtype: str, points: int, rounds: int) -> dict[str, Any]:
     """Time encoder, prompt and answer of the model and of its language model alone."""
     scene = rooms(points)
+    assert scene.colors is not None
     room = voxelize_room(scene.points.astype(np.float64), scene.colors * 255, SpatialLMConfig().num_bins)
     torch.set_default_dtype(_DTYPES[dtype])
     torch.manual_seed(0)
