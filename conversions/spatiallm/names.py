@@ -86,13 +86,14 @@ def spatiallm_config(published: Mapping[str, Any]) -> SpatialLMConfig:
     fields["use_mask_token"] = False
     point = {"model_type": "point_transformer_v3", "grid_size": EXTENT / num_bins} | fields
     text = {name: value for name, value in published.items() if name not in _OWN}
+    further: dict[str, Any] = {name: published[name] for name in _SPECIAL}
+    further["tie_word_embeddings"] = bool(published.get("tie_word_embeddings", False))
     return SpatialLMConfig(
         point_config=point,
         text_config=text | {"model_type": LANGUAGE_MODELS[kind]},
         num_bins=num_bins,
         projector=published.get("projector") or "linear",
-        **{name: published[name] for name in _SPECIAL},
-        **{"tie_word_embeddings": bool(published.get("tie_word_embeddings", False))},
+        **further,
     )
 
 
