@@ -34,6 +34,13 @@ def detect(
     nms_iou: LargestOverlap = 0.25,
     top_k: MostBoxes = None,
     up_axis: UpAxis = None,
+    task: Annotated[
+        str | None,
+        option("Of models that write layouts: objects (default), layout for walls, doors and windows, or all."),
+    ] = None,
+    labels: Annotated[
+        str | None, option("Of models that write layouts: objects to look for, of those they know, such as chair,bed.")
+    ] = None,
     output: Annotated[
         Path | None,
         option("A table of the boxes (.json, .csv), or a page (.html) or picture (.png) of the clouds with them."),
@@ -46,29 +53,34 @@ def detect(
     """Find objects in scans, with a box around each.
 
     Boxes are in the frame and units of the file: center, size (length, width, height) and heading, in radians,
-    counterclockwise about the up axis. Scores are not calibrated.
+    counterclockwise about the up axis. Scores are not calibrated; models that write layouts, such as SpatialLM, have
+    none.
     """
     name, files = split_model(files, model)
     inputs = find_inputs(files, file_type)
     suffix = check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     check_model(name, "detect")
+    from hf_any3d.pipelines.base import without_none
+
     pipe = open_pipeline("point-cloud-object-detection", find_model(name), device)
-    names = [pipe.model.config.id2label[number] for number in range(pipe.model.config.num_labels)]
     from hf_any3d.visualization.viewer import LOWEST_BOX, label_colors
 
-    palette = dict(zip(names, label_colors(len(names)), strict=True))
-    gallery = Gallery(output if suffix in VIEWS else None, len(inputs), up_axis or pipe.feature_extractor.up_axis)
+    palette = dict(zip(pipe.labels, label_colors(len(pipe.labels)), strict=True))
+    asked = without_none(task=task, candidate_labels=labels)
+    gallery = Gallery(output if suffix in VIEWS else None, len(inputs), up_axis or pipe.up_axis)
     seen: dict[str, list[float]] = {}
     # A page also has boxes with lower scores, which its slider shows.
-    least = min(threshold, LOWEST_BOX) if suffix == ".html" else threshold
-    find = box_answerer(pipe, name, threshold=least, nms_iou=nms_iou, top_k=top_k, up_axis=up_axis)
+    least = min(threshold, LOWEST_BOX) if suffix == ".html" and pipe.has_scores else threshold
+    find = box_answerer(pipe, name, threshold=least, nms_iou=nms_iou, top_k=top_k, up_axis=up_axis, **asked)
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         rows = find(clouds)
         for cloud, row in zip(clouds, rows, strict=True):
+            for found in row["boxes"]:  # a model may write a label that it was not trained on
+                palette.setdefault(found["label"], np.asarray(_GRAY, dtype=np.float32))
             if gallery.output is not None:
                 _show(gallery, cloud, row["boxes"], palette)
-            row["boxes"] = [found for found in row["boxes"] if found["score"] >= threshold]
+            row["boxes"] = [found for found in row["boxes"] if found["score"] is None or found["score"] >= threshold]
             seen.update({found["label"]: palette[found["label"]].tolist() for found in row["boxes"]})
         return rows
 
@@ -83,7 +95,7 @@ def detect(
     done = print_rows(rows, line, box_cells, as_json=as_json, as_csv=as_csv)
     title = f"boxes by {name}"
     if gallery.is_page:
-        gallery.write(title, box_names=names, threshold=threshold)
+        gallery.write(title, box_names=list(palette), threshold=threshold)
     else:
         gallery.write(title, seen)
     if output is not None and suffix in DATA:
@@ -111,7 +123,8 @@ def box_cells(row: Row) -> Iterator[Row]:
 
 def _told(found: dict[str, Any]) -> str:
     place = ", ".join(f"{value:.2f}" for value in found["box"]["center"])
-    return f"{printable(found['label'])} {100 * found['score']:.0f} % at ({place})"
+    score = "" if found["score"] is None else f" {100 * found['score']:.0f} %"
+    return f"{printable(found['label'])}{score} at ({place})"
 
 
 def _show(gallery: Gallery, cloud: Cloud, boxes: Sequence[dict[str, Any]], palette: dict[str, np.ndarray]) -> None:

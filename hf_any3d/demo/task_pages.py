@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -187,16 +188,18 @@ class TaskAnswers:
     def _point_cloud_object_detection(
         self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
     ) -> Answer:
-        config = self.pipe.model.config
-        names = [str(config.id2label[number]) for number in range(config.num_labels)]
         if cloud.is_mesh:
             cloud = cloud.sample_surface(MOST_POINTS // 10)
         # The page's slider shows boxes with lower scores, too.
-        found = pipe(cloud, threshold=LOWEST_BOX)
+        found = pipe(cloud, threshold=LOWEST_BOX) if self.pipe.has_scores else pipe(cloud)
+        # A model that writes labels may write others than those of its training.
+        names = list(dict.fromkeys([*self.pipe.labels, *(one["label"] for one in found)]))
         boxes = [BoxView(np.asarray(one["box"]["corners"]), one["label"], one["score"]) for one in found]
         points = cloud.points if cloud.offset is None else cloud.points + cloud.offset
         palette = {name: hex_color(color) for name, color in zip(names, label_colors(len(names)), strict=True)}
-        rows = [(one["label"], one["score"]) for one in found if one["score"] >= _BOX_THRESHOLD]
+        rows = [(one["label"], one["score"]) for one in found if (one["score"] or 0) >= _BOX_THRESHOLD]
+        if counts := Counter(one["label"] for one in found if one["score"] is None):
+            note = f"{note}; {', '.join(f'{label} {count}' for label, count in counts.items())}"
         view = CloudView(points, colors=cloud.colors, boxes=boxes)
         return Answer([view], {"box_names": names, "threshold": _BOX_THRESHOLD}, rows, note, palette)
 
@@ -352,7 +355,7 @@ class TaskPage:
         """Return updates of the view, the line below it and the answer."""
         if visit.cloud is None:
             return gr.skip(), error_or_note("Choose a shape first.", is_error=True), gr.skip()
-        shown_up = up_axis or self.answers.pipe.feature_extractor.up_axis
+        shown_up = up_axis or self.answers.pipe.up_axis
         try:
             found = self.answers.ask(visit.cloud, words or "", category, up_axis)
         except (ValueError, OSError) as error:
