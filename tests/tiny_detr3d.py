@@ -42,6 +42,21 @@ def tiny_detr3d(model_class: type[Model], **settings: Any) -> Model:
     return model_class(Detr3DConfig(**(SIZES | settings))).eval()
 
 
+BOX_FRAME: dict[str, Any] = {"center": False, "scale": None, "up_axis": "z"}
+"""Settings of a processor for boxes."""
+
+
+def answering_detector(**settings: Any) -> Detr3DForPointCloudObjectDetection:
+    """Return a detector whose queries answer with different classes and scores."""
+    names = {0: "chair", 1: "lamp", 2: "table"}
+    model = tiny_detr3d(Detr3DForPointCloudObjectDetection, **({"id2label": names} | settings)).train()
+    with torch.no_grad():
+        for seed in range(3):  # statistics of the norms, without which all queries are alike
+            model(varied_clouds(8, seed=seed))
+    torch.nn.init.normal_(model.class_head.out.weight, std=2.0)
+    return model.eval()
+
+
 def objects(rows: int) -> list[dict[str, torch.Tensor]]:
     """Objects near the origin: none in the second cloud, one to three in the others."""
     generator = torch.Generator().manual_seed(9)
