@@ -12,8 +12,8 @@ from tests.tiny_act import tiny_act
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
-SMALL = ("--points", 128, "--copies", 2)
-FASTEST = ("--points", 64, "--copies", 1, "--feature_sets", "descriptors")
+SMALL = ("--points", 128, "--copies", 2, "--unlike", 14)
+FASTEST = ("--points", 64, "--copies", 1, "--feature_sets", "descriptors", "--unlike", 7)
 
 
 def write_scans(folder, each, classes=("ball", "stick"), start=0):
@@ -64,7 +64,8 @@ def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path, connections
     code, out, err = run("predict", new, "--model", "outputs/scans", "--json")
     assert code == 0, err
     assert [row["predictions"][0]["label"] for row in json.loads(out)] == ["ball", "stick"]
-    assert json.loads((tmp_path / "outputs/scans/config.json").read_text())["unknown_rows"] == 10
+    config = json.loads((tmp_path / "outputs/scans/config.json").read_text())
+    assert config["unknown_rows"] == 10 and config["unknown_bank_rows"] == 14
     code, out, err = run("evaluate", "outputs/scans", new)
     assert code == 0 and "accuracy 100.00 %" in out, err
 
@@ -91,9 +92,9 @@ def test_scans_are_added_to_a_model_and_old_features_reused(tmp_path, monkeypatc
     write_scans(tmp_path / "more", 1, ("cone",), start=3)
     (tmp_path / "more" / "ball").mkdir()
     (tmp_path / "more" / "ball" / "again.npy").write_bytes((tmp_path / "scans" / "ball" / "0.npy").read_bytes())
-    code, out, err = run("train", "more", "--from", "outputs/scans", "--output", "outputs/all")
+    code, out, err = run("train", "more", "--from", "outputs/scans", "--output", "outputs/all", "--unlike", 7)
     assert code == 0, err
-    assert computed == [3]
+    assert computed == [3, 7]
     assert "more and the earlier ones: 9 scans of 3 classes, 1 (cone) to 5 (stick)" in out
     assert "without cone, alone in the class" in out
     config = json.loads((tmp_path / "outputs" / "all" / "config.json").read_text())
@@ -126,6 +127,35 @@ def test_scans_that_cannot_be_learned_are_one_line(change, text, tmp_path):
     assert code == 1 and out == "" and text in err and err.count("\n") == 1
 
 
+def test_a_floor_is_unlike_scans_that_know_drawn_things(tmp_path):
+    write_scans(tmp_path / "scans", 6)
+    assert run("train", "scans", *FASTEST[:-1], 70).code == 0
+    assert run("train", "scans", *FASTEST[:-1], 0, "--output", "outputs/alone").code == 0
+    generator = np.random.default_rng(0)
+    (tmp_path / "floors").mkdir()
+    for number in range(4):
+        floor = generator.uniform(-1, 1, (200, 3)) * (1, 0.01, generator.uniform(0.6, 1))
+        np.save(tmp_path / "floors" / f"{number}.npy", floor.astype(np.float32))
+    scores = {}
+    for name in ("scans", "alone"):
+        answers = json.loads(run("predict", "floors", "--model", f"outputs/{name}", "--json").out)
+        scores[name] = min(row["predictions"][0]["unknown"] for row in answers)
+    assert scores["scans"] > max(0.5, scores["alone"])
+
+
+def test_colored_scans_are_not_told_from_drawn_things_which_have_no_colors(tmp_path):
+    for label, shade in (("dark", 0.2), ("light", 0.8)):
+        (tmp_path / "scans" / label).mkdir(parents=True)
+        for number in range(2):
+            points = np.random.default_rng([number, len(label)]).normal(size=(100, 3))
+            lines = [f"{x:.4f} {y:.4f} {z:.4f} {shade} {shade} {shade}" for x, y, z in points]
+            (tmp_path / "scans" / label / f"{number}.xyz").write_text("\n".join(lines))
+    code, out, err = run("train", "scans", *FASTEST, "--features", "xyz", "rgb")
+    assert code == 0, err
+    assert json.loads((tmp_path / "outputs/scans/config.json").read_text())["unknown_bank_rows"] == 0
+    assert "knows no drawn things, which have no rgb" in out
+
+
 def test_an_empty_class_is_named_and_left_out(tmp_path):
     write_scans(tmp_path / "scans", 2)
     (tmp_path / "scans" / "cone").mkdir()
@@ -145,6 +175,7 @@ def test_an_empty_class_is_named_and_left_out(tmp_path):
         (("--feature_set", "encoder"), "no option --feature_set; did you mean --feature_sets?"),
         (("--feature_sets", "magic"), "features=['magic']; expected some of"),
         (("--heading", "north"), "--heading 'north'; expected known or unknown"),
+        (("--unlike", -1), "--unlike -1; expected 0 or more"),
         (("--from", "nowhere"), "no directory nowhere"),
         (("--way", "trained", "--from", "scans"), "no model in this directory"),
     ],

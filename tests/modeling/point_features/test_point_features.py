@@ -212,6 +212,7 @@ def test_frozen_features_of_a_random_wrap_are_blind_to_the_shape_of_patches():
         ({"up_axis": "w"}, "up_axis='w'"),
         ({"image_mean": (0.5,)}, "expected three numbers each"),
         ({"unknown_distance": (0.0, 0.0)}, "unknown_distance=.*a standard deviation above 0"),
+        ({"unknown_bank_rows": 5}, "unknown_bank_rows=5 without unknown_rows"),
         ({"parts": {"teacher": {}}}, "parts has 'teacher'"),
     ],
 )
