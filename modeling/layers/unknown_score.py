@@ -1,10 +1,10 @@
 """Scores of how unlike all training clouds of a classifier a cloud is, between 0 and 1, beside the label.
 
 Two signs are added, each in standard deviations of what known clouds have: the logarithm of the distance to the
-nearest training feature, and the surprise, minus the logarithm of the highest probability. With a bank, features of
-things that are of no class, the distance is measured against that to the nearest of them: it then does not matter how
-far apart clouds are in general, but which side they are on. The sum above which 5 % of the known clouds lie has the
-score 0.5. Unknown things of the same kind are told only in part: it is a flag, not a filter.
+nearest training feature, and the surprise, minus the logarithm of the highest probability. A bank, features of things
+that are of no class, adds a third one: that distance against the one to the nearest of the bank. The sum above which
+5 % of the known clouds lie has the score 0.5. Unknown things of the same kind are told only in part: it is a flag, not
+a filter.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ UNKNOWN_RANGES: Ranges = {
     "unknown_rows": (0, 1_000_000),
     "unknown_bank_rows": (0, 1_000_000),
     "unknown_distance": (-1e4, 1e4),
+    "unknown_side": (-1e4, 1e4),
     "unknown_surprise": (-1e4, 1e4),
     "unknown_threshold": (-1e6, 1e6),
     "unknown_far": (0, 1),
 }
 """For `check_numbers` of configs with the mixin."""
 _SMALLEST = 1e-12
+# Of a few equal values the deviation would be 0.
+_LEAST_DEVIATION = 1e-3
 
 
 @dataclass
@@ -41,10 +44,11 @@ class UnknownScoreConfigMixin:
         unknown_rows: Training features that are stored for the score `unknown`; 0 for no score.
         unknown_bank_rows: Features of things of no class that are stored besides; 0 for none.
         unknown_distance: Mean and standard deviation, over known clouds, of the logarithm of the distance to the
-            nearest training feature; with a bank, minus that of the distance to the nearest of the bank.
+            nearest training feature.
+        unknown_side: The same of this logarithm minus that of the distance to the nearest of the bank.
         unknown_surprise: The same of minus the logarithm of the highest probability; the deviation is at least the
             mean.
-        unknown_threshold: Sum of both, in standard deviations, whose score is 0.5.
+        unknown_threshold: Sum of all, in standard deviations, whose score is 0.5.
         unknown_far: Score above which pipelines give no label; None to give one always.
     """
 
@@ -54,6 +58,7 @@ class UnknownScoreConfigMixin:
     unknown_rows: int = 0
     unknown_bank_rows: int = 0
     unknown_distance: list[float] | tuple[float, float] = (0.0, 1.0)
+    unknown_side: list[float] | tuple[float, float] = (0.0, 1.0)
     unknown_surprise: list[float] | tuple[float, float] = (0.0, 1.0)
     unknown_threshold: float = 0.0
     unknown_far: float | None = None
@@ -66,7 +71,7 @@ class UnknownScoreConfigMixin:
         """
         if self.unknown_bank_rows and not self.unknown_rows:
             raise ValueError(f"unknown_bank_rows={self.unknown_bank_rows} without unknown_rows; expected both or none")
-        for name in ("unknown_distance", "unknown_surprise"):
+        for name in ("unknown_distance", "unknown_side", "unknown_surprise"):
             if len(value := getattr(self, name)) != 2 or not value[1] > 0:
                 raise ValueError(f"{name}={list(value)}; expected a mean and a standard deviation above 0")
 
@@ -111,20 +116,23 @@ class UnknownScore(nn.Module):
         Returns:
             `(batch,)` from 0 to 1.
         """
-        near = self.nearness(features, _distances(features, self.features).amin(dim=1))
-        return torch.sigmoid(_signs(near, surprise(logits), config) - config.unknown_threshold)
+        distance = _distances(features, self.features).amin(dim=1)
+        signs = self.signs(features, distance, surprise(logits))
+        return torch.sigmoid(_sum_of(signs, config) - config.unknown_threshold)
 
-    def nearness(self, features: Tensor, distance: Tensor) -> Tensor:
-        """Return the sign of the distance: its logarithm, with a bank minus that of the distance to the bank.
+    def signs(self, features: Tensor, distance: Tensor, surprised: Tensor) -> dict[str, Tensor]:
+        """Return the signs `(batch,)` by the fields of the config that hold their means and deviations.
 
         Args:
             features: `(batch, width)`.
-            distance: `(batch,)` distances to the nearest training feature.
+            distance: `(batch,)`, to the nearest training feature.
+            surprised: `(batch,)` of `surprise`.
         """
         near = distance.clamp(min=_SMALLEST).log()
-        if self.bank is None:
-            return near
-        return near - _distances(features, self.bank).amin(dim=1).clamp(min=_SMALLEST).log()
+        found = {"unknown_distance": near, "unknown_surprise": surprised}
+        if self.bank is not None:
+            found["unknown_side"] = near - _distances(features, self.bank).amin(dim=1).clamp(min=_SMALLEST).log()
+        return found
 
 
 class UnknownScoreMixin:
@@ -205,14 +213,13 @@ class UnknownScoreMixin:
         apart = _distances(features, features)
         # A row, and others of its group, are no neighbors of it.
         distance = apart.masked_fill(numbers[:, None] == numbers, torch.inf).amin(dim=1)
-        near = self.unknown_score.nearness(features, distance)
         config.unknown_rows, config.unknown_bank_rows = rows, things
-        config.unknown_distance = _mean_and_deviation(near)
-        usual, deviation = _mean_and_deviation(surprise(logits))
-        # At least the mean: a head is very sure far from all it knows, and would take away what the distance tells.
-        config.unknown_surprise = [usual, max(usual, deviation)]
-        signs = _signs(near, surprise(logits), config)
-        config.unknown_threshold = float(signs.quantile(KNOWN_SHARE))
+        signs = self.unknown_score.signs(features, distance, surprise(logits))
+        for name, values in signs.items():
+            usual, deviation = float(values.mean()), max(float(values.std()), _LEAST_DEVIATION)
+            # At least the mean: a head is very sure far from all it knows, and would outweigh the distance.
+            setattr(config, name, [usual, max(usual, deviation) if name == "unknown_surprise" else deviation])
+        config.unknown_threshold = float(_sum_of(signs, config).quantile(KNOWN_SHARE))
 
 
 def surprise(logits: Tensor) -> Tensor:
@@ -225,11 +232,7 @@ def _distances(features: Tensor, rows: Tensor) -> Tensor:
     return torch.cdist(features.float(), rows.float(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _signs(near: Tensor, surprised: Tensor, config: Any) -> Tensor:
-    (center, spread), (usual, deviation) = config.unknown_distance, config.unknown_surprise
-    return (near - center) / spread + (surprised - usual) / deviation
-
-
-def _mean_and_deviation(values: Tensor) -> list[float]:
-    # Of a few equal values the deviation would be 0.
-    return [float(values.mean()), max(float(values.std()), 1e-3)]
+def _sum_of(signs: dict[str, Tensor], config: Any) -> Tensor:
+    """Add signs `(batch,)`, each in standard deviations from its mean."""
+    usual = {name: getattr(config, name) for name in signs}
+    return torch.stack([(values - usual[name][0]) / usual[name][1] for name, values in signs.items()]).sum(dim=0)
