@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.registry import MODEL_TYPES
 from tests.cli.conftest import run
@@ -147,9 +148,9 @@ def test_colored_scans_are_not_told_from_drawn_things_which_have_no_colors(tmp_p
     for label, shade in (("dark", 0.2), ("light", 0.8)):
         (tmp_path / "scans" / label).mkdir(parents=True)
         for number in range(2):
-            points = np.random.default_rng([number, len(label)]).normal(size=(100, 3))
-            lines = [f"{x:.4f} {y:.4f} {z:.4f} {shade} {shade} {shade}" for x, y, z in points]
-            (tmp_path / "scans" / label / f"{number}.xyz").write_text("\n".join(lines))
+            points = np.random.default_rng([number, len(label)]).normal(size=(100, 3)).astype(np.float32)
+            cloud = PointCloudData(points, colors=np.full_like(points, shade))
+            write_point_cloud(tmp_path / "scans" / label / f"{number}.ply", cloud)
     code, out, err = run("train", "scans", *FASTEST, "--features", "xyz", "rgb")
     assert code == 0, err
     assert json.loads((tmp_path / "outputs/scans/config.json").read_text())["unknown_bank_rows"] == 0
