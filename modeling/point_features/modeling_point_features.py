@@ -109,6 +109,7 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
         opened, records = {}, {}
         for name, part in given.items():
             if isinstance(part, PreTrainedModel):
+                refuse_adapter(part, name)
                 opened[name] = part.base_model
             else:
                 recorded = PretrainedPart(absolute_name(part), (revisions or {}).get(name))
@@ -471,6 +472,7 @@ def open_frozen(
         model, report = AutoModel.from_pretrained(
             name, config=config, dtype=torch.float32, output_loading_info=True, **pinned
         )
+    refuse_adapter(model, name)
     # Poolers are not read, and heads of classifiers have none.
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
         raise ValueError(f"{name}: lacks weights of a {type(model).__name__}: {', '.join(missing[:8])}")
@@ -483,6 +485,19 @@ def open_frozen(
     commit = part.revision if os.path.isdir(name) else commit_of(name, model.config, part.revision)
     remember_weights(model)
     return freeze(model), dataclasses.replace(part, revision=commit, checksum=checksum)
+
+
+def refuse_adapter(model: PreTrainedModel, name: str) -> None:
+    """Refuse a model with an adapter, whose weights a model of features would store and not find a place for again.
+
+    Raises:
+        ValueError: It has one.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False) or hasattr(model, "peft_config"):
+        raise ValueError(
+            f"{name}: a {type(model).__name__} with an adapter; expected one without, such as merge_and_unload() of "
+            "PEFT leaves of LoRA (guided adapters, prompts and side networks do not merge)"
+        )
 
 
 @torch.no_grad()
