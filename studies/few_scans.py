@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Array2D, ClassLabel, Dataset, Features, Value
-from scipy.special import logsumexp
+from scipy.special import softmax
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -41,10 +41,10 @@ from hf_any3d import (
     load_point_dataset,
 )
 from hf_any3d.pipelines import default_model
-from hf_any3d.training.little_data.linear_head import draw_folds, fit_head, held_out_logits
+from hf_any3d.training.little_data.linear_head import draw_folds, fit_head, fit_temperature, held_out_logits
 from hf_any3d.training.little_data.no_class import KINDS, draw_things
 from hf_any3d.training.little_data.plan import Plan
-from hf_any3d.training.little_data.training import UNKNOWN_FAR
+from hf_any3d.training.little_data.training import CALIBRATED_FROM, UNKNOWN_FAR
 from studies.few_scans_report import COPIES, SHOTS, report
 from studies.generated_shapes import CLASSES, draw_shape
 from studies.generated_shapes.families import OTHERS, draw_other
@@ -317,11 +317,17 @@ def evaluate_shipped(
     train, labels = features[division.train], division.labels
     strength = Plan().strength
     head = fit_head(train, labels, CLASSES_OF_A_DRAW, strength)
-    logits = head.logits(features[division.test])
-    probabilities = np.exp(logits - logsumexp(logits, axis=1, keepdims=True))
+    groups = shapes.groups[division.train]
+    held_out = held_out_logits(train, labels, draw_folds(labels, groups, 10), CLASSES_OF_A_DRAW, strength)
+    before = calibration_error(softmax(head.logits(features[division.test]), axis=1), division.test_labels)
+    if len(labels) >= CALIBRATED_FROM:
+        temperature = fit_temperature(held_out, labels)
+        head, held_out = head.cooled(temperature), held_out / temperature
+    probabilities = softmax(head.logits(features[division.test]), axis=1)
     figures = {
         "accuracy": float((probabilities.argmax(axis=1) == division.test_labels).mean()),
         "calibration_error": calibration_error(probabilities, division.test_labels),
+        "calibration_error_before": before,
         "over_confidence": float((probabilities.max(1) - (probabilities.argmax(1) == division.test_labels)).mean()),
         "train_rows": len(train),
         "test_rows": len(division.test),
@@ -329,8 +335,6 @@ def evaluate_shipped(
     }
     if shots == 1:
         return figures
-    groups = shapes.groups[division.train]
-    held_out = held_out_logits(train, labels, draw_folds(labels, groups, 10), CLASSES_OF_A_DRAW, strength)
     figures["estimated"] = float((held_out.argmax(axis=1) == labels).mean())
     kinds = np.arange(len(things)) % len(KINDS)
     model = PointFeaturesForPointCloudClassification(PointFeaturesConfig(num_labels=CLASSES_OF_A_DRAW))

@@ -66,7 +66,8 @@ def doubt_table(runs: Sequence[dict[str, Any]], set_name: str, arm: str, copies:
             values = [run[name] for run in own if run.get(name) is not None]
             return f"{factor * np.mean(values):.{digits}f}" if values else "–"
 
-        cells = [mean("accuracy", 100, 1), mean("estimated", 100, 1), mean("calibration_error", 1, 3)]
+        cells = [mean("accuracy", 100, 1), mean("estimated", 100, 1)]
+        cells += [f"{mean('calibration_error_before', 1, 3)}, {mean('calibration_error', 1, 3)}"]
         cells += [mean("over_confidence", 1, 3), f"{mean('other classes, without a bank')}, {mean('other classes')}"]
         banks = (", without a bank", ", without its kind", "")
         cells += [", ".join(mean(f"{kind}{bank}") for bank in banks) for kind in OTHERS]

@@ -17,6 +17,7 @@ from hf_any3d.modeling.any2point import (
     PointTokenizerForPointCloudClassification,
 )
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForPointCloudClassification
+from hf_any3d.modeling.point_features import PointFeaturesForPointCloudClassification
 from hf_any3d.modeling.pointnet import PointNetForPointCloudClassification
 from hf_any3d.modeling.uni3d import Uni3DForPointCloudClassification
 
@@ -24,10 +25,14 @@ from hf_any3d.modeling.uni3d import Uni3DForPointCloudClassification
 Exportable = (
     Any2PointForPointCloudClassification
     | PatchAlign3DForPointCloudClassification
+    | PointFeaturesForPointCloudClassification
     | PointNetForPointCloudClassification
     | PointTokenizerForPointCloudClassification
     | Uni3DForPointCloudClassification
 )
+
+# Models of points whose features are exported: as above, and without depth views, whose images no program draws.
+_OF_POINTS = ("act3d", "any2point", "patchalign3d", "pointnet", "uni3d")
 
 # Sizes while tracing, which the graph does not keep; a batch of 1 would be taken as a constant.
 _BATCH, _POINTS = 2, 1024
@@ -161,6 +166,15 @@ def _refuse(model: Exportable) -> None:
             f"{', '.join(flags)}: predictions of this model depend on the other clouds of a batch, and an exported "
             "file could not warn of it; only models whose predictions do not can be exported"
         )
+    if isinstance(model, PointFeaturesForPointCloudClassification):
+        if "views" in config.features:
+            raise ValueError(f"features={list(config.features)}: depth views cannot be exported")
+        for name in ("encoder", "wrap"):
+            kind = getattr(getattr(config, f"{name}_config"), "model_type", None)
+            if kind not in (None, *_OF_POINTS):
+                raise ValueError(
+                    f"{name}_config of the type {kind!r} cannot be exported; expected one of {', '.join(_OF_POINTS)}"
+                )
     if isinstance(model, Any2PointForPointCloudClassification):
         frozen, settings = model.any2point.encoder, model.config.encoder_config
     else:

@@ -23,7 +23,13 @@ from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments, argument, parse_arguments
 from hf_any3d.training.frozen_features import frozen_features
 from hf_any3d.training.little_data.confidence import Estimate
-from hf_any3d.training.little_data.linear_head import LinearHead, draw_folds, fit_head, held_out_logits
+from hf_any3d.training.little_data.linear_head import (
+    LinearHead,
+    draw_folds,
+    fit_head,
+    fit_temperature,
+    held_out_logits,
+)
 from hf_any3d.training.little_data.no_class import NUM_THINGS, draw_things
 from hf_any3d.training.little_data.plan import FEATURES, Plan, plan_for
 from hf_any3d.training.little_data.scans import Examples, Scans, check, class_counts, file_names, joined, look_at
@@ -40,6 +46,8 @@ _OF_THE_MODEL = ("num_points", "features", "up_axis", "feature_sets", "copies", 
 CROSS_VALIDATION = "cross-validation"
 UNKNOWN_FAR = 0.99
 """Unknown score above which a pipeline gives no label: some four deviations beyond all that the training has seen."""
+CALIBRATED_FROM = 100
+"""Judged scans from which on a temperature is fitted to them: with 50 it made the scores of other shapes worse."""
 # Usual scans of a class below which an estimate is too low: by 6 points at two a class, by 2 at five.
 _FEW = 4
 
@@ -321,14 +329,17 @@ def _fit(
     """Fit head and unknown score; judge the head by folds, if a class has two scans."""
     scans, features = examples.scans, examples.features.astype(np.float64)
     count = len(scans.classes)
+    # The head learns from all scans; heads of the folds only judge, and calibrate.
     head = fit_head(features, scans.labels, count, plan.strength)
-    model.set_head(*(torch.from_numpy(getattr(head, name)).float() for name in ("weight", "bias", "mean", "scale")))
-    # That head has learned from all scans; heads of the folds only judge.
     folds = draw_folds(scans.labels, scans.groups, arguments.folds, arguments.seed)
     held = folds >= 0
+    logits = held_out_logits(features, scans.labels, folds, count, plan.strength)
+    if held.sum() >= CALIBRATED_FROM:
+        temperature = fit_temperature(logits[held], scans.labels[held])
+        head, logits = head.cooled(temperature), logits / temperature
+    model.set_head(*(torch.from_numpy(getattr(head, name)).float() for name in ("weight", "bias", "mean", "scale")))
     if not held.any():
         return head, None
-    logits = held_out_logits(features, scans.labels, folds, count, plan.strength)
     standard, judged = torch.from_numpy(head.standardize(features)).float(), torch.from_numpy(held)
     model.fit_unknown_score(
         standard[judged],
@@ -348,6 +359,7 @@ def _fit(
     if np.median(list(scans.counts.values())) < _FEW:
         how += ", by heads that learned from fewer scans, so that some points more can be expected"
     how += f", without {', '.join(alone)}, alone in the class" if alone else ""
+    how += ", which also calibrates the scores" if held.sum() >= CALIBRATED_FROM else ""
     return head, Estimate.from_logits(logits, scans.labels, scans.classes, how)
 
 
