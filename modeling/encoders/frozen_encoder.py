@@ -70,6 +70,8 @@ class LayerStack:
         attention_axis: Axis of the attention: "tokens" of a cloud, the clouds of a "batch", or "patches" of a flat
             list of the tokens of all clouds.
         stages: Number of layers and channels of each stage, between which tokens are pooled; empty for one stage.
+        is_open: Whether layers take, as their last argument, a function of the tokens between attention and MLP whose
+            result is added to their output.
     """
 
     layers: nn.ModuleList
@@ -80,6 +82,7 @@ class LayerStack:
     pretrained: tuple[str, ...]
     attention_axis: str = "tokens"
     stages: tuple[tuple[int, int], ...] = ()
+    is_open: bool = False
 
     def stage_of(self, layer: nn.Module) -> Stage:
         """Return the stage of one of the layers.
