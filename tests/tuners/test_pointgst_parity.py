@@ -17,6 +17,7 @@ from hf_any3d.modeling.point_ops.spectral import (
     smallest_distance,
 )
 from hf_any3d.tuners.pointgst import layer as pointgst_layer
+from hf_any3d.tuners.pointgst.module import SpectralAdapter
 from tests.modeling.act.reference_case import without_chance
 from tests.tuners.peft_case import PeftCase
 
@@ -32,8 +33,8 @@ def ours_of(name: str) -> str:
     if name.startswith("cls_head_finetune."):
         _, number, leaf = name.split(".")
         return f"base_model.model.classifier.modules_to_save.default.{HEAD[number]}.{leaf}"
-    layer, rest = re.fullmatch(r"blocks\.blocks\.(\d+)\.gft_adapter\.(.*)", name).groups()
-    return f"base_model.model.act.blocks.layers.{layer}.pointgst_adapter.default.{rest}"
+    layer, part, leaf = re.fullmatch(r"blocks\.blocks\.(\d+)\.gft_adapter\.(\w+)\.(\w+)", name).groups()
+    return f"base_model.model.act.blocks.layers.{layer}.pointgst_{part}.default.{leaf}"
 
 
 def blocks(vectors: torch.Tensor) -> torch.Tensor:
@@ -73,27 +74,35 @@ def run(request, monkeypatch):
     return Run(request.param, monkeypatch)
 
 
-def adapters_of(model):
-    layers = model.get_base_model().act.blocks.layers
-    return [layer.pointgst_adapter["default"] for layer in layers]
+def layers_of(model):
+    return list(model.get_base_model().act.blocks.layers)
+
+
+def record(monkeypatch):
+    """Keep the input and output of each call of an adapter."""
+    calls, original = [], SpectralAdapter.added
+
+    def added(self, hidden_states, *args):
+        calls.append((hidden_states, original(self, hidden_states, *args)))
+        return calls[-1][1]
+
+    monkeypatch.setattr(SpectralAdapter, "added", added)
+    return calls
 
 
 @torch.no_grad()
-def test_every_stored_tensor_agrees(run):
-    case, model = run.case, run.model()
+def test_every_stored_tensor_agrees(run, monkeypatch):
+    case, model, calls = run.case, run.model(), record(monkeypatch)
     found, core = {}, model.get_base_model().act
-    for number, adapter in enumerate(adapters_of(model)):
-
-        def keep(module, args, out, number=number):
-            found[f"eval.adapter{number}_input"], found[f"eval.adapter{number}_output"] = args[0], out
-
-        adapter.register_forward_hook(keep)
-        core.blocks.layers[number].register_forward_hook(
+    for number, layer in enumerate(layers_of(model)):
+        layer.register_forward_hook(
             lambda module, args, out, number=number: found.update({f"eval.block{number}_output": out})
         )
     core.patch_encoder.register_forward_hook(lambda module, args, out: found.update({"eval.tokens": out}))
     core.register_forward_hook(lambda module, args, out: found.update({"eval.feature": out.pooler_output}))
     found["eval.logits"] = model(points=case.points).logits
+    for number, (given, out) in enumerate(calls):
+        found[f"eval.adapter{number}_input"], found[f"eval.adapter{number}_output"] = given, out
     stored = {key for key in case.expected if key.startswith("eval.")}
     assert stored <= found.keys() and len(stored) >= 7
     for key in stored:
@@ -104,22 +113,20 @@ def test_every_stored_tensor_agrees(run):
 
 
 @torch.no_grad()
-def test_other_forms_agree(run):
-    case = run.case
-    seen = []
+def test_other_forms_agree(run, monkeypatch):
+    case, calls = run.case, record(monkeypatch)
     model = run.model(transform="fourier")
-    adapters_of(model)[0].register_forward_hook(lambda module, args, out: seen.append(out))
     case.check("transposed.logits", model(points=case.points).logits)
-    case.check("transposed.adapter0_output", seen.pop())
+    case.check("transposed.adapter0_output", calls[0][1])
     for settings in ({}, {"transform": "fourier"}, {"transform": "fourier", "signs": "averaged"}):
         model = run.model(**settings)
-        for adapter in adapters_of(model):
-            adapter.adapt1.weight.zero_()
-            adapter.adapt1.bias.zero_()
+        for layer in layers_of(model):
+            layer.pointgst_adapt1["default"].weight.zero_()
+            layer.pointgst_adapt1["default"].bias.zero_()
         case.check("adapt1_zero.logits", model(points=case.points).logits)
-    for adapter in adapters_of(model):
-        adapter.up.weight.zero_()
-        adapter.up.bias.zero_()
+    for layer in layers_of(model):
+        layer.pointgst_up["default"].weight.zero_()
+        layer.pointgst_up["default"].bias.zero_()
     case.check("up_zero.logits", model(points=case.points).logits)
 
 
@@ -135,8 +142,7 @@ def test_a_backward_pass_agrees(run, mode):
     case.check(f"{mode}.logits", output.logits)
     case.check(f"{mode}.loss", output.loss)
     output.loss.backward()
-    if mode == "train":
-        case.check_gradients(mode, model, ours_of)
+    case.check_gradients(mode, model, ours_of)
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     assert trained.keys() == {ours_of(name) for name in case.manifest["trained"]}
     assert sum(trained.values()) == case.manifest["trained_parameters"]

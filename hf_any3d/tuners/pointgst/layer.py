@@ -25,8 +25,14 @@ class PointGSTLayer(WrappedModule):
         is_open: Whether the layer takes, as its last argument, a function of the tokens between attention and MLP.
     """
 
-    adapter_layer_names = ("pointgst_adapter",)
-    other_param_names = ("graphs",)
+    adapter_layer_names = (
+        "pointgst_down",
+        "pointgst_adapt1",
+        "pointgst_norm_ly1",
+        "pointgst_norm_ly2",
+        "pointgst_up",
+    )
+    other_param_names = ("graphs", "forms")
     merge_error = "PointGST's adapter cannot be merged into the encoder; use unload() to remove it"
     # Models pass token positions only to layers with this attribute.
     takes_geometry = True
@@ -34,17 +40,26 @@ class PointGSTLayer(WrappedModule):
     def __init__(self, base_layer: nn.Module, hidden_size: int, is_open: bool):
         super().__init__(base_layer)
         self.hidden_size, self.is_open = hidden_size, is_open
-        self.pointgst_adapter = nn.ModuleDict()
+        for name in self.adapter_layer_names:
+            setattr(self, name, nn.ModuleDict())
         self.graphs: dict[str, GraphSettings] = {}
+        self.forms: dict[str, tuple[bool, bool]] = {}
 
     def update_layer(self, adapter_name: str, config: PointGSTConfig) -> None:
         """Add an adapter."""
-        adapter = SpectralAdapter(
-            self.hidden_size, config.r, config.transform == "fourier", config.signs == "averaged"
-        )
-        adapter.reset_parameters(config.init_weights)
-        self.pointgst_adapter[adapter_name] = adapter
+        down, adapt1 = nn.Linear(self.hidden_size, config.r), nn.Linear(config.r, config.r)
+        up = nn.Linear(config.r, self.hidden_size)
+        nn.init.xavier_uniform_(down.weight)
+        for linear in (adapt1, up):
+            # With zeros the layer starts as the frozen one.
+            start = nn.init.zeros_ if config.init_weights else nn.init.xavier_uniform_
+            start(linear.weight)
+            nn.init.zeros_(linear.bias)
+        parts = (down, adapt1, nn.LayerNorm(config.r), nn.LayerNorm(config.r), up)
+        for name, part in zip(self.adapter_layer_names, parts, strict=True):
+            getattr(self, name)[adapter_name] = part
         self.graphs[adapter_name] = config.graphs
+        self.forms[adapter_name] = (config.transform == "fourier", config.signs == "averaged")
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -82,5 +97,6 @@ class PointGSTLayer(WrappedModule):
         added = torch.zeros_like(tokens)
         for name in names:
             spectrum = self._spectrum(name, geometry)
-            added = added + self.pointgst_adapter[name](tokens, spectrum, geometry.special_tokens)
+            adapter = SpectralAdapter(*self._parts_of(name), *self.forms[name])
+            added = added + adapter.added(tokens, spectrum, geometry.special_tokens)
         return added.transpose(0, 1) if geometry.batch_second else added
