@@ -101,6 +101,8 @@ PROGRAMS = (
     Program(*_MINIGPT3D, _stage),
     # BLIP-2 has a Q-Former, but nothing that MiniGPT-3D trains.
     Program(*_MINIGPT3D, _marked(r"Qformer\.bert\."), role="qformer"),
+    # A classifier of ACT with adapters in its blocks.
+    Program("PointGST", "convert_pointgst", _marked(r"blocks\.blocks\.\d+\.gft_adapter\.")),
     Program("ACT", "convert_act", _act),
     # The same layers as those of MiniGPT-3D's point encoder, with a projection beside them.
     Program("PatchAlign3D", "convert_patchalign3d", _marked(r"encoder\.first_conv\."), entry="proj"),

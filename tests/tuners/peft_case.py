@@ -23,6 +23,8 @@ FOLDER = Path(__file__).parents[1] / "reference"
 def filled(name: str, shape: list[int], dtype: str = "float32") -> torch.Tensor:
     """A weight by the rules of the cases, under which no branch is small."""
     values = fill(name, shape, dtype)
+    if not dtype.startswith("float"):
+        return torch.from_numpy(values)
     factor = 1.0
     if name.startswith("tfts_gamma") or ".tfts_gamma" in name:
         return torch.from_numpy(1 + 2 * values)

@@ -68,7 +68,11 @@ def test_a_new_adapter_changes_nothing_and_its_first_gradient_reaches_the_last_p
         bare = logits_of(model)
     assert torch.equal(logits_of(model), bare)
     model.train()(points=POINTS, labels=torch.tensor([0, 1, 2])).loss.backward()
-    moving = {n.partition("pointgst_")[2].replace(".default", "") for n, p in model.named_parameters() if "pointgst" in n and p.grad.any()}
+    moving = {
+        n.partition("pointgst_")[2].replace(".default", "")
+        for n, p in model.named_parameters()
+        if "pointgst" in n and p.grad.any()
+    }
     assert moving == {"up.weight", "up.bias"}
 
 
