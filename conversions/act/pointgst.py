@@ -14,7 +14,13 @@ from transformers import PreTrainedModel
 from hf_any3d.conversions.act import convert_act_state_dict
 from hf_any3d.conversions.act.convert import Choices, build_act, fill_act
 from hf_any3d.conversions.act.datasets import UNLABELED
-from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, without_parallel_prefix
+from hf_any3d.conversions.checkpoints import (
+    account,
+    check_finite,
+    errors_about,
+    read_checkpoint,
+    without_parallel_prefix,
+)
 from hf_any3d.conversions.renaming import size_of
 from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes
 from hf_any3d.modeling.act import ActForPointCloudClassification
@@ -70,6 +76,7 @@ def convert_pointgst(
         original = without_parallel_prefix(read_checkpoint(checkpoint, ("base_model",)))
         added = {name: tensor for name, tensor in original.items() if "gft_adapter." in name}
         with errors_about(checkpoint):
+            check_finite(added)
             state = convert_act_state_dict("cls", {n: t for n, t in original.items() if n not in added})
             model, trained_on = build_act(checkpoint, "cls", state, None, choices)
             width = size_of(added, "blocks.blocks.0.gft_adapter.down.weight")

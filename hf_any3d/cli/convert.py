@@ -38,8 +38,8 @@ def convert(
     base: Annotated[
         str | None,
         option(
-            "PointGST: directory or hub name of the pretrained transformer, to compare it and leave it out; by default "
-            "it is stored in the directory."
+            "PointGST: directory or hub name of the pretrained transformer, to compare it and leave it out; by "
+            "default it is stored in the directory."
         ),
     ] = None,
     encoder: Annotated[
@@ -62,8 +62,8 @@ def convert(
     dataset: Annotated[
         str | None,
         option(
-            "ACT, PointGST, 3DETR: dataset of the training, for the names of labels: scanobjectnn, modelnet40, shapenetpart, "
-            "s3dis, scannet, sunrgbd or none; by default chosen by the number of labels."
+            "ACT, PointGST, 3DETR: dataset of the training, for the names of labels: scanobjectnn, modelnet40, "
+            "shapenetpart, s3dis, scannet, sunrgbd or none; by default chosen by the number of labels."
         ),
     ] = None,
     tokenizer: Annotated[
@@ -107,8 +107,8 @@ def convert(
     """Convert the checkpoints of original programs into directories that `from_pretrained` opens.
 
     The program, the kind of the file and the size of the model are found from the tensors: Any2Point, ACT, PointGST,
-    MiniGPT-3D and its parts, OpenShape, Uni3D, PatchAlign3D, Point Transformer V3 with or without a linear head, 3DETR,
-    ImageBind's audio encoder. Files of one model are given together, in any order; those of MiniGPT-3D without a file
+    MiniGPT-3D and its parts, OpenShape, Uni3D, PatchAlign3D, Point Transformer V3 with or without a linear head,
+    3DETR, ImageBind's audio encoder. Files of one model are given together, in any order; those of MiniGPT-3D without a file
     of a training stage become a directory for each part. Every tensor is accounted for. The directory of a 3DETR is
     converted back into a file of its authors.
 

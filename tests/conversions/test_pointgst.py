@@ -1,4 +1,4 @@
-"""A released classifier with PointGST's adapters opens by every door, with its head, on a named base or with its own."""
+"""A released classifier with PointGST's adapters opens by every door, on a named base or with its own."""
 
 import json
 

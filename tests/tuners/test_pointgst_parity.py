@@ -19,21 +19,17 @@ from hf_any3d.modeling.point_ops.spectral import (
 from hf_any3d.tuners.pointgst import layer as pointgst_layer
 from hf_any3d.tuners.pointgst.module import SpectralAdapter
 from tests.modeling.act.reference_case import without_chance
-from tests.tuners.peft_case import PeftCase
+from tests.tuners.peft_case import PeftCase, ours_of_base
 
 CASES = {"peft_pgst": {"r": 6, "local_size": 8}, "peft_pgst_64": {"r": 8, "local_size": 32}}
-HEAD = {"0": "hidden.0", "1": "norms.0", "4": "hidden.1", "5": "norms.1", "8": "out"}
 
 
 def ours_of(name: str) -> str:
     """Our name of a trained tensor of the released program."""
-    if name in ("cls_token", "cls_pos"):
-        own = "token" if name == "cls_token" else "position"
-        return f"base_model.model.act.class_token.modules_to_save.default.{own}"
-    if name.startswith("cls_head_finetune."):
-        _, number, leaf = name.split(".")
-        return f"base_model.model.classifier.modules_to_save.default.{HEAD[number]}.{leaf}"
-    layer, part, leaf = re.fullmatch(r"blocks\.blocks\.(\d+)\.gft_adapter\.(\w+)\.(\w+)", name).groups()
+    match = re.fullmatch(r"blocks\.blocks\.(\d+)\.gft_adapter\.(\w+)\.(\w+)", name)
+    if match is None:
+        return ours_of_base(name)
+    layer, part, leaf = match.groups()
     return f"base_model.model.act.blocks.layers.{layer}.pointgst_{part}.default.{leaf}"
 
 

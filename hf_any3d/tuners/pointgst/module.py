@@ -43,7 +43,7 @@ class SpectralAdapter(NamedTuple):
         active = nn.functional.silu(narrow)
         patches = narrow[:, special_tokens:]
         whole, local = self._analysis(spectrum.whole), self._analysis(spectrum.local)
-        # Instead of the tokens, the columns of the matrix are sorted, so that the result is in the order of the tokens.
+        # Not the tokens, but the columns of the matrix are sorted, so that the result has the order of the tokens.
         local = local.gather(2, spectrum.inverse.unsqueeze(1).expand_as(local))
         changed = self._between(patches, whole, self.norm_ly1) + self._between(patches, local, self.norm_ly2)
         mixed = torch.cat([active[:, :special_tokens], active[:, special_tokens:] + changed.to(active.dtype)], dim=1)
