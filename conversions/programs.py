@@ -110,6 +110,15 @@ PROGRAMS = (
 )
 """The first row that accepts a file counts."""
 
+# Files of programs whose models are not built here, by a mark that no other file has.
+_REFUSED = {
+    r"blocks\.layers\.\d+\.gft_adapter\.": "PointGST on PointGPT",
+    r"blocks\.blocks\.\d+\.Adapter_MLP\.": "DAPT",
+    r"(blocks\.cls\.|prompt_pos$)": "IDPT",
+    r"cls_prompt_list\.": "VPT-deep in IDPT's program",
+    r"blocks\.prompt_all_mlp\.": "PPT",
+}
+
 # Directories: parts of MiniGPT-3D, as released or converted, by the model type in their config.
 _PARTS = {
     "act3d": "point_encoder",
@@ -137,6 +146,9 @@ def recognize(path: str | os.PathLike) -> Recognized:
     if path.is_dir():
         return _recognize_directory(path)
     state = read_checkpoint(path, ENTRIES)
+    for mark, name in _REFUSED.items():
+        if any(re.match(mark, tensor) for tensor in state):
+            raise ValueError(f"{path}: a model of {name}, for which there is no class here; it cannot be converted")
     for program in PROGRAMS:
         settings = program.settings(state.keys())
         if settings is not None and (program.entry is None or program.entry in read_entries(path)):

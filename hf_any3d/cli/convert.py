@@ -108,9 +108,9 @@ def convert(
 
     The program, the kind of the file and the size of the model are found from the tensors: Any2Point, ACT, PointGST,
     MiniGPT-3D and its parts, OpenShape, Uni3D, PatchAlign3D, Point Transformer V3 with or without a linear head,
-    3DETR, ImageBind's audio encoder. Files of one model are given together, in any order; those of MiniGPT-3D without a file
-    of a training stage become a directory for each part. Every tensor is accounted for. The directory of a 3DETR is
-    converted back into a file of its authors.
+    3DETR, ImageBind's audio encoder. Files of one model are given together, in any order; those of MiniGPT-3D without
+    a file of a training stage become a directory for each part. Every tensor is accounted for. The directory of a
+    3DETR is converted back into a file of its authors.
 
     A published checkpoint is fetched first, and opens by its name without a network afterwards.
     """

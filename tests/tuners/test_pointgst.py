@@ -3,8 +3,10 @@
 import pytest
 import torch
 from peft import get_peft_model
+from transformers import pipeline
 
-from hf_any3d import ActForPointCloudClassification, PointGSTConfig
+from hf_any3d import ActForPointCloudClassification, PointCloudProcessor, PointGSTConfig
+from hf_any3d.many_files.work import usual_batch_size
 from hf_any3d.modeling.point_ops.spectral import GraphSettings, graph_spectrum
 from hf_any3d.tuners.pointgst import layer as pointgst_layer
 from hf_any3d.tuners.pointgst.module import SpectralAdapter
@@ -58,6 +60,16 @@ def test_published_answers_depend_on_batch_and_signs(monkeypatch):
     expected = logits_of(model)
     with_random_signs(monkeypatch)
     assert (logits_of(model) - expected).abs().max() > 1e-3 * expected.abs().max()
+
+
+def test_clouds_are_processed_alone_where_predictions_depend_on_the_batch(tmp_path):
+    for form, size in (("default", 8), ("published", 1)):
+        adapted(form).save_pretrained(tmp_path / form)
+        PointCloudProcessor(num_points=80).save_pretrained(tmp_path / form)
+        opened = pipeline("point-cloud-classification", model=str(tmp_path / form))
+        assert usual_batch_size(opened) == size
+        card = (tmp_path / form / "README.md").read_text()
+        assert ("`scale_over='batch'` reproduce" in card) == (size == 1)
 
 
 @BY_FORMS

@@ -1,12 +1,13 @@
 """PointGST against stored runs of the released program, with the eigenvectors that its solver returned."""
 
+import json
 import re
 
 import pytest
 import torch
 from peft import get_peft_model
 
-from hf_any3d import PointGSTConfig
+from hf_any3d import ActConfig, ActForPointCloudClassification, PointGSTConfig
 from hf_any3d.modeling.point_ops.spectral import (
     GraphSettings,
     Spectrum,
@@ -19,7 +20,7 @@ from hf_any3d.modeling.point_ops.spectral import (
 from hf_any3d.tuners.pointgst import layer as pointgst_layer
 from hf_any3d.tuners.pointgst.module import SpectralAdapter
 from tests.modeling.act.reference_case import without_chance
-from tests.tuners.peft_case import PeftCase, ours_of_base
+from tests.tuners.peft_case import FOLDER, PeftCase, ours_of_base
 
 CASES = {"peft_pgst": {"r": 6, "local_size": 8}, "peft_pgst_64": {"r": 8, "local_size": 32}}
 
@@ -179,3 +180,15 @@ def test_spectral_quantities_agree():
     assert torch.equal(blocks(local), spectrum.local)
     check("local_heat", local * expected["local_eigenvalues"].mul(-4).exp().unsqueeze(2) @ local.mT)
     check("local_projector1", local[..., :1] @ local[..., :1].mT)
+
+
+@pytest.mark.parametrize(("case", "changes"), [("scan", {"num_labels": 15}), ("modelnet", {"num_labels": 40})])
+def test_the_released_size_trains_as_many_parameters(case, changes):
+    manifest = json.loads((FOLDER / f"peft_released_pgst_{case}.json").read_text())
+    with torch.device("meta"):
+        base = ActForPointCloudClassification(ActConfig(head_widths=(256, 256), **changes))
+        model = get_peft_model(base, PointGSTConfig(modules_to_save=["class_token", "classifier"]))
+    trained = {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad}
+    assert sum(trained.values()) == manifest["trained_parameters"]
+    assert sum(count for name, count in trained.items() if "pointgst" in name) == manifest["adapter_parameters"]
+    assert trained.keys() == {ours_of(name) for name in manifest["trained_tensors"]}

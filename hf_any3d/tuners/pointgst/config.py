@@ -85,6 +85,11 @@ class PointGSTConfig(EncoderLayersConfig):
             )
 
     @property
+    def batch_dependent_flags(self) -> list[str]:
+        """Fields whose values make predictions depend on the other clouds of a batch."""
+        return [f"scale_over={self.scale_over!r}"] if self.scale_over == "batch" else []
+
+    @property
     def graphs(self) -> GraphSettings:
         """How the graphs are made; layers with equal ones share their eigenvectors."""
         return GraphSettings(self.local_size, self.distances, self.scale_over, self.curve_cell)
