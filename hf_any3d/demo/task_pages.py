@@ -31,7 +31,7 @@ from hf_any3d.demo.page import (
 from hf_any3d.demo.uploads import AT_ONCE, Uploads
 from hf_any3d.visualization.html_pages import html_fragment
 from hf_any3d.visualization.show import view_of_cloud
-from hf_any3d.visualization.viewer import CloudView, box_edges, hex_color, label_colors, viewer_page
+from hf_any3d.visualization.viewer import LOWEST_BOX, BoxView, CloudView, hex_color, label_colors, viewer_page
 
 CHAT = "point-cloud-text-to-text"
 FEATURES = "point-cloud-feature-extraction"
@@ -40,6 +40,7 @@ MOST_POINTS = 100_000
 SECONDS = 120.0
 """Time limit of an answer."""
 MOST_SHOWN = 8
+_BOX_THRESHOLD = 0.5
 LONGEST_WORDS, MOST_WORDS = 1000, 50
 """Characters and labels of a zero-shot question."""
 Pipe = Callable[..., Any]
@@ -187,18 +188,17 @@ class TaskAnswers:
         self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
     ) -> Answer:
         config = self.pipe.model.config
-        names = ["scan", *(str(config.id2label[number]) for number in range(config.num_labels))]
+        names = [str(config.id2label[number]) for number in range(config.num_labels)]
         if cloud.is_mesh:
             cloud = cloud.sample_surface(MOST_POINTS // 10)
-        found = pipe(cloud)
-        edges = [box_edges(one["box"]["corners"]) for one in found]
+        # The page's slider shows boxes with lower scores, too.
+        found = pipe(cloud, threshold=LOWEST_BOX)
+        boxes = [BoxView(np.asarray(one["box"]["corners"]), one["label"], one["score"]) for one in found]
         points = cloud.points if cloud.offset is None else cloud.points + cloud.offset
-        numbers = [np.full(len(own), names.index(one["label"])) for one, own in zip(found, edges, strict=True)]
-        labels = np.concatenate([np.zeros(len(points), dtype=np.int64), *numbers])
         palette = {name: hex_color(color) for name, color in zip(names, label_colors(len(names)), strict=True)}
-        rows = [(one["label"], one["score"]) for one in found]
-        view = CloudView(np.concatenate([points, *edges]), labels=labels)
-        return Answer([view], {"names": names, "label_name": "object"}, rows, note, palette)
+        rows = [(one["label"], one["score"]) for one in found if one["score"] >= _BOX_THRESHOLD]
+        view = CloudView(points, colors=cloud.colors, boxes=boxes)
+        return Answer([view], {"box_names": names, "threshold": _BOX_THRESHOLD}, rows, note, palette)
 
     def _point_cloud_reconstruction(
         self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
