@@ -21,7 +21,7 @@ _CELLS = 100
 
 @dataclass(frozen=True)
 class GraphSettings:
-    """How the graphs of a cloud are made.
+    """Settings of the graphs of a cloud.
 
     Args:
         local_size: Points of a local graph; what remains at the end of the curve is a smaller one.

@@ -91,7 +91,7 @@ class PointGSTConfig(EncoderLayersConfig):
 
     @property
     def graphs(self) -> GraphSettings:
-        """How the graphs are made; layers with equal ones share their eigenvectors."""
+        """Settings of the graphs; layers with equal ones share their eigenvectors."""
         return GraphSettings(self.local_size, self.distances, self.scale_over, self.curve_cell)
 
     @classmethod

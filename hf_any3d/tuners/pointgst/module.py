@@ -1,4 +1,4 @@
-"""What PointGST adds to the tokens of a layer."""
+"""PointGST's adapter between the eigenvectors of graphs."""
 
 from __future__ import annotations
 
