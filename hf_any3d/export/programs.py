@@ -133,8 +133,9 @@ def least_points(model: Exportable) -> int:
     config = model.config
     if not isinstance(config, Detr3DConfig):
         return config.min_points
-    if config.point_encoder_config is not None:
-        return config.point_encoder_config.min_points
+    if (encoder := config.point_encoder_config) is not None:
+        assert isinstance(encoder, PreTrainedConfig)
+        return encoder.min_points
     return max(config.num_tokens, config.num_neighbors)
 
 
@@ -180,8 +181,8 @@ class _Outputs(nn.Module):
     def forward(self, points: torch.Tensor) -> Any:
         """Compute the outputs from `(batch, points, in_channels)`; one alone is no tuple."""
         output = self.model(points=points)
-        found = tuple(output[name] for name in self.names)
-        return found if len(found) > 1 else found[0]
+        found = [output[name] for name in self.names]
+        return tuple(found) if len(found) > 1 else found[0]
 
 
 def _refuse(model: Exportable) -> None:
@@ -193,6 +194,7 @@ def _refuse(model: Exportable) -> None:
             "file could not warn of it; only models whose predictions do not can be exported"
         )
     if isinstance(model, Detr3DForPointCloudObjectDetection) and (encoder := model.config.point_encoder_config):
+        assert isinstance(encoder, PreTrainedConfig)
         if encoder.model_type not in _ENCODERS:
             raise ValueError(
                 f"point_encoder_config: a detector over {encoder.model_type} cannot be exported; expected 3DETR's own "

@@ -167,3 +167,24 @@ def test_headings_are_wrapped_counterclockwise():
 def test_a_suppressed_box_suppresses_no_other():
     overlaps = torch.tensor([[1.0, 0.6, 0], [0.6, 1, 0.6], [0, 0.6, 1]])
     assert suppress_duplicates(overlaps, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist() == [True, False, True]
+
+
+def test_overlaps_of_turned_bases_are_those_of_shapely():
+    shapely = pytest.importorskip("shapely", reason="shapely is not installed")
+    generator = torch.Generator().manual_seed(3)
+
+    def drawn() -> torch.Tensor:
+        center = torch.rand(10_000, 3, generator=generator, dtype=torch.float64) * 2 - 1
+        size = 0.05 + 2 * torch.rand(10_000, 3, generator=generator, dtype=torch.float64)
+        heading = 7 * torch.rand(10_000, 1, generator=generator, dtype=torch.float64) - 3.5
+        return torch.cat([center, size, heading], dim=1)
+
+    first, second = drawn(), drawn()
+    bases = [shapely.polygons(box_corners(boxes)[:, :4, :2].numpy()) for boxes in (first, second)]
+    areas = torch.from_numpy(shapely.area(shapely.intersection(*bases)))
+    low = torch.maximum(first[:, 2] - first[:, 5] / 2, second[:, 2] - second[:, 5] / 2)
+    high = torch.minimum(first[:, 2] + first[:, 5] / 2, second[:, 2] + second[:, 5] / 2)
+    common = areas * (high - low).clamp_min(0)
+    expected = common / (first[:, 3:6].prod(dim=1) + second[:, 3:6].prod(dim=1) - common)
+    assert (expected > 0).sum() > 3000
+    torch.testing.assert_close(box_iou(first, second), expected, rtol=0, atol=1e-6)
