@@ -43,6 +43,7 @@ from hf_any3d.hub.published_table import (
     Published,
     PublishedFile,
     System,
+    download_of,
     find_published,
     terms_of,
 )
@@ -166,7 +167,7 @@ def _find(
     if text.partition(SIZE_MARK)[0] not in PUBLISHED:
         # It looks like a path, not like a name on the hub.
         if "/" not in text or path.suffix in (".pt", ".pth", ".bin") or text.startswith((".", "~", "/")):
-            raise FileNotFoundError(f"no file {text}{similar_path(path)}")
+            raise FileNotFoundError(f"no file {text}{similar_path(path)}{download_of(path)}")
         raise ValueError(f"{text}: not a published checkpoint; expected one of {', '.join(PUBLISHED)}, or a file")
     return _from_hub(text, size, revision, accept_license, cache_dir, hub)
 
@@ -261,7 +262,7 @@ def _convert(
     title = Path(record.get("name", original.stem)).name + _title(size)  # of the card
     try:
         convert = getattr(importlib.import_module("hf_any3d.conversions"), system.convert)
-        convert(checkpoint=original, output=unfinished / title, **arguments)
+        convert(**{"checkpoint": original, "output": unfinished / title, **arguments})
         if published is not None:
             _check_config(original, unfinished / title, published, size)
         # Before the checksums, one of which is that of the config.

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from hf_any3d.atomic_files import read_json
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile, with_name
 from hf_any3d.messages import model_errors, one_line
+from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
 
 Answer = Callable[[list[Cloud]], list[dict[str, Any]]]
 """Function of some clouds that returns the row of each, which may be `{"error": …}`."""
@@ -205,6 +206,17 @@ def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]],
     return run
 
 
+def caller(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], list[Any]]:
+    """Return a function that calls a pipeline with a batch of clouds, each of which it may read in several parts."""
+
+    def run(clouds: list[Cloud]) -> list[Any]:
+        rows = [cloud.row for cloud in clouds]
+        with model_errors(model, "cannot answer"):
+            return pipe(rows, batch_size=len(rows), progress=False, **arguments)
+
+    return run
+
+
 def feature_of(result: Mapping[str, Any], feature: str, what: str = "feature") -> Any:
     """Return a vector `(features,)` of the result of a feature extraction; of its tokens their mean.
 
@@ -218,4 +230,4 @@ def feature_of(result: Mapping[str, Any], feature: str, what: str = "feature") -
 
 def usual_batch_size(pipe: Any, wanted: int = 8) -> int:
     """Return a batch size, or 1 for a model whose predictions depend on the other clouds of a batch."""
-    return 1 if getattr(pipe.model.config, "batch_dependent_flags", None) else wanted
+    return 1 if batch_dependent_flags(pipe.model) else wanted

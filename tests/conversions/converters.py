@@ -21,7 +21,9 @@ from hf_any3d.conversions import (
     convert_minigpt3d_parts,
     convert_openshape,
     convert_patchalign3d,
+    convert_pointgst,
     convert_ptv3,
+    convert_spatiallm,
     convert_uni3d,
 )
 from hf_any3d.conversions.any2point import VARIANTS
@@ -30,7 +32,9 @@ from tests.conversions.act_originals import Original
 from tests.conversions.aligned_originals import openshape_training, patchalign3d, uni3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.originals import SmallCase, content, small_variant
+from tests.conversions.spatiallm_originals import Released
 from tests.conversions.test_imagebind_audio import original as imagebind_original
+from tests.conversions.test_pointgst import CHOICES as POINTGST_CHOICES, released as pointgst_released
 from tests.modeling.detr3d.reference_case import DetectionCase
 from tests.modeling.ptv3_case import ptv3_original
 from tests.tiny_encoders import tiny_config
@@ -101,6 +105,11 @@ def _prepare_phi(directory: Path) -> None:
     character_tokenizer().save_pretrained(directory)
 
 
+def _spatiallm(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
+    shutil.copyfile(checkpoint, others / "pytorch_model.bin")
+    return convert_spatiallm(others, output)
+
+
 def _stage(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
     parts = {
         "point_encoder": others / "point_model.pth",
@@ -122,6 +131,12 @@ CONVERTERS = {
     "act-dvae": _act("dvae_clip_deep"),
     "act-pretrain": _act("pretrain"),
     "act-partseg": _act("partseg"),
+    "pointgst": Converter(
+        pointgst_released,
+        "base_model",
+        lambda checkpoint, output, others: convert_pointgst(checkpoint, output, **POINTGST_CHOICES),
+        convert_pointgst,
+    ),
     "detr3d": Converter(
         lambda: {"model": DetectionCase("detr3d_scannet_vanilla").original},
         "model",
@@ -148,6 +163,13 @@ CONVERTERS = {
     ),
     "ptv3": Converter(
         ptv3_original, "state_dict", lambda checkpoint, output, others: convert_ptv3(checkpoint, output), convert_ptv3
+    ),
+    "spatiallm": Converter(
+        lambda: {"model": Released("qwen").state},
+        "model",
+        _spatiallm,
+        convert_spatiallm,
+        lambda folder: Released("qwen").write_settings(folder),
     ),
     "uni3d": Converter(
         lambda: uni3d("uni3d_manifest_tiny"),

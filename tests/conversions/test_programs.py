@@ -17,6 +17,7 @@ from tests.conversions.originals import SmallCase, content
 from tests.conversions.test_imagebind_audio import original as imagebind
 from tests.modeling.detr3d.reference_case import DetectionCase
 from tests.modeling.ptv3_case import ptv3_original
+from tests.modeling.spatiallm.reference_case import SpatialLMCase
 from tests.tiny_encoders import tiny_config
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
@@ -52,11 +53,28 @@ def test_acts_kind_shows_in_the_tensors(recognized, case):
         ("convert_patchalign3d", patchalign3d),
         ("convert_ptv3", ptv3_original),
         ("convert_detr3d", lambda: {"model": DetectionCase("detr3d_sunrgbd").original}),
+        ("convert_spatiallm", lambda: SpatialLMCase("qwen").original),
         ("convert_imagebind_audio", lambda: imagebind(tiny_config("imagebind_audio"))),
     ],
 )
 def test_the_program_shows_in_the_tensors(recognized, convert, original):
     assert recognized(original()).program.convert == convert
+
+
+@pytest.mark.parametrize(
+    ("mark", "name"),
+    [
+        ("blocks.layers.0.gft_adapter.down.weight", "PointGST on PointGPT"),
+        ("blocks.blocks.0.Adapter_MLP.down_proj.weight", "DAPT"),
+        ("blocks.cls.conv5.0.weight", "IDPT"),
+        ("cls_prompt_list.0", "VPT-deep in IDPT's program"),
+        ("blocks.prompt_all_mlp.0.weight", "PPT"),
+    ],
+)
+def test_models_that_are_not_built_here_are_named(recognized, mark, name):
+    state = Original("cls").content()["base_model"] | {f"module.{mark}": torch.ones(3, 3)}
+    with pytest.raises(ValueError, match=f"a model of {name}, for which there is no class here"):
+        recognized({"base_model": state})
 
 
 def test_files_of_minigpt3d_may_come_in_any_order(tmp_path):
@@ -71,7 +89,7 @@ def test_files_of_minigpt3d_may_come_in_any_order(tmp_path):
 
 
 def test_every_program_names_a_public_conversion():
-    others = {"convert_minigpt3d_parts", "convert_detr3d_back"}
+    others = {"convert_minigpt3d_parts", "convert_detr3d_back", "convert_spatiallm_back"}
     assert {program.convert for program in PROGRAMS} | others == set(conversions.__all__)
 
 

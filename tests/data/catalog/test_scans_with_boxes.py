@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hf_any3d import load_point_dataset
+from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.layers.boxes import points_in_boxes
 
@@ -138,11 +139,47 @@ def test_wrong_boxes_are_named(change, match, tmp_path):
         load_point_dataset("scans_with_boxes", data_dir=tmp_path)
 
 
+def test_boxes_outside_of_the_cloud_are_kept_unless_all_are(tmp_path):
+    np.save(tmp_path / "room.npy", scan())
+    far = {**BOX, "center": [1000.0, 2000.0, 500.0]}  # in millimeters
+    (tmp_path / "boxes.json").write_text(json.dumps({"room.npy": [BOX, far]}))
+    assert len(load_point_dataset("scans_with_boxes", data_dir=tmp_path, split="train")[0]["boxes"]) == 2
+    (tmp_path / "boxes.json").write_text(json.dumps({"room.npy": [far]}))
+    match = r"room.npy: none of 1 boxes reaches the points, which are from .* to .*; .* center at 1000, 2000, 500\. "
+    with pytest.raises(ValueError, match=match + "Expected boxes in the frame and units of the file"):
+        load_point_dataset("scans_with_boxes", data_dir=tmp_path)
+
+
 def test_tilted_boxes_are_refused(tmp_path):
     write_label_cloud(tmp_path)
     file = tmp_path / "labels" / "room.json"
     file.write_text(file.read_text().replace('"x": 0, "y": 0', '"x": 10, "y": 0'))
     with pytest.raises(ValueError, match="turned about x or y by .*; expected turns about z alone"):
+        load_point_dataset("scans_with_boxes", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "change", "match"),
+    [
+        (write_own, "boxes.json", ("0.6", "6" * 400), "size is .*; expected three finite numbers"),
+        (write_datumaro, "annotations/default.json", ('"rotation": [0, 0, 0.3]', '"rotation": 3'), "rotation is 3"),
+        (
+            write_datumaro,
+            "annotations/default.json",
+            ('{"type": "label", "label_id": 0}', "7"),
+            "expected a list of obj",
+        ),
+        (write_datumaro, "annotations/default.json", ('"label_id": 1', '"label_id": true'), "label_id is True"),
+        (write_kitti, "calib/000007.txt", ("R0_rect: 1", "R0_rect: 0"), "no rotation with a shift"),
+        (write_kitti, "calib/000007.txt", ("R0_rect: 1", "R0_rect: nan"), "no rotation with a shift"),
+    ],
+)
+def test_damaged_files_of_other_programs_are_named(write, name, change, match, tmp_path):
+    write(tmp_path)
+    text = (tmp_path / name).read_text()
+    assert change[0] in text
+    (tmp_path / name).write_text(text.replace(*change))
+    with pytest.raises(PointCloudFileError, match=f"{name}.*{match}"):
         load_point_dataset("scans_with_boxes", data_dir=tmp_path)
 
 
