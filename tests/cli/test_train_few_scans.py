@@ -163,7 +163,7 @@ def test_colored_scans_are_not_told_from_drawn_things_which_have_no_colors(tmp_p
     assert "knows no drawn things, which have no rgb" in out
 
 
-def test_from_a_hundred_scans_on_the_folds_calibrate_the_scores(tmp_path, monkeypatch):
+def test_with_many_scans_the_folds_calibrate_the_scores(tmp_path, monkeypatch):
     # Sizes alone tell the classes, and often do not.
     for label, stretch in (("long", 1.3), ("short", 1.0)):
         (tmp_path / "scans" / label).mkdir(parents=True)
