@@ -50,10 +50,12 @@ from hf_any3d.modeling.pretrained_parts.stored_adapters import (
     refuse_odd_weights,
     refuse_offloaded_base,
 )
+from hf_any3d.modeling.spatiallm import SpatialLMPreTrainedModel
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.registry import pipeline_task
 from hf_any3d.tuners.targets import left_out_modules
 
+_READ_CLOUDS_AND_WORDS = (MiniGPT3DPreTrainedModel, SpatialLMPreTrainedModel)
 _PACKAGE = __name__.partition(".")[0]
 _HUB_KEYS = ("cache_dir", "revision", "token", "subfolder")
 _MODELS: dict[str, tuple[type[PreTrainedModel], ...]] = {}
@@ -253,7 +255,7 @@ class PointCloudPeftModel(PeftModel):
                     f"{method.value} learns embeddings of words, and {type(model).__name__} reads none; expected "
                     "another method, such as PromptTokensConfig of hf_any3d, which adds prompts to the point tokens"
                 )
-            if isinstance(model, MiniGPT3DPreTrainedModel) and method != PeftType.PREFIX_TUNING:
+            if isinstance(model, _READ_CLOUDS_AND_WORDS) and method != PeftType.PREFIX_TUNING:
                 raise ValueError(
                     f"{method.value} passes embeddings to {type(model).__name__} in place of input_ids, which mark "
                     "the places of clouds; expected PREFIX_TUNING, or a method that adapts weights such as LORA"

@@ -42,6 +42,7 @@ TEMPLATE_SHA256 = "2165992d6d17de4c73fd03af037701c9d0fb2f7896e4b64b22f8ec39288d6
 START, PLACE, END = "<|point_start|>", "<|point_pad|>", "<|point_end|>"
 CHOICES = ("middle", "random")
 _NEIGHBORS, _DEVIATIONS = 15, 2.0
+_FEWEST_POINTS = 3
 
 
 @dataclass
@@ -243,12 +244,22 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             ValueError: A scan cannot be read.
         """
         draws = np.random.default_rng(seed) if self.choice == "random" else None
-        return [self._voxelize(entry, draws) for entry in split_clouds(clouds)]
+        entries, rooms = split_clouds(clouds), []
+        for number, entry in enumerate(entries):
+            try:
+                rooms.append(self._voxelize(entry, draws))
+            except PointCloudError as error:
+                if len(entries) == 1:
+                    raise
+                raise type(error)(f"cloud {number}: {error}") from error
+        return rooms
 
     def _voxelize(self, entry: Any, draws: np.random.Generator | None) -> VoxelizedRoom:
         cloud = to_cloud(entry, ("xyz", "rgb"))
         if cloud.is_mesh:
             raise PointCloudError("a mesh; expected a cloud of points, such as sample_surface makes")
+        if len(cloud) < _FEWEST_POINTS:
+            raise PointCloudError(f"{len(cloud)} points; expected at least {_FEWEST_POINTS}")
         points = cloud.points.astype(np.float64)
         # In float32, in which k / 255 times 255 is k, for all 256 values.
         colors = np.zeros_like(points) if cloud.colors is None else np.trunc(cloud.colors * np.float32(255))

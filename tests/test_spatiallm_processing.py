@@ -13,6 +13,7 @@ from hf_any3d.spatiallm_processing import CLASSES, END, PLACE, START, SpatialLMP
 from tests.chat.tiny_tokenizers import byte_tokenizer
 from tests.modeling.spatiallm.reference_case import SpatialLMCase
 from tests.reference.fill import points
+from tests.tiny_spatiallm import tiny_processor
 
 FOLDER = Path(__file__).parent / "reference"
 CASE = json.loads((FOLDER / "spatiallm_preprocess.json").read_text())
@@ -62,15 +63,6 @@ def test_cleaning_of_the_released_program():
     room = voxelize_room(found, np.trunc(means * 255 + 1e-9), BINS)
     assert np.array_equal(room.grid_coord, EXPECTED["cleanup.grid"])
     np.testing.assert_allclose(room.points[::9], EXPECTED["cleanup.features"][:, 3:], atol=1e-12, rtol=0)
-
-
-def tiny_processor(**settings) -> SpatialLMProcessor:
-    tokenizer = byte_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": [START, PLACE, END]})
-    tokenizer.chat_template = (
-        "{% for one in messages %}[{{ one['role'] }}] {{ one['content'] }}\n{% endfor %}[assistant] "
-    )
-    return SpatialLMProcessor(tokenizer, **settings)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS["prompts"])

@@ -65,6 +65,7 @@ METHODS = {
         ("pointnet2",),
         "A PointNet++ groups points around centers, level by level, and keeps the maximum of each group's features",
     ),
+    "spatiallm": Method("SpatialLM", "2506.07491", ("spatiallm",)),
     "uni3d": Method("Uni3D", "2310.06773", ("uni3d",), _READS_PATCHES),
 }
 """By the `model_type` of a config."""
@@ -236,6 +237,18 @@ def _describe_features(subject: Subject) -> Description:
     return Description(what, stored, elsewhere[0] if elsewhere else None, "finetune", is_control=is_control)
 
 
+def _describe_layout_writer(subject: Subject) -> Description:
+    """Describe the encoder of scans and the language model."""
+    config = subject.config
+    point, text = config.point_config, config.text_config
+    return Description(
+        f"A Point Transformer V3 of {sum(point.depths)} blocks reads voxels of {100 * config.grid_size:.3g} cm, and a "
+        f"{text.model_type} language model of {text.num_hidden_layers} layers writes a line for each wall, door, "
+        f"window and box{_adapted(subject)}",
+        relation="adapter" if subject.method else "finetune",
+    )
+
+
 def _adapted(subject: Subject) -> str:
     return f", adapted by the PEFT method {subject.show_name(subject.method)}" if subject.method else ""
 
@@ -247,4 +260,5 @@ _DESCRIBED = {
     "act3d_autoencoder": _describe_autoencoder,
     "point_features": _describe_features,
     "minigpt3d": _describe_chat_model,
+    "spatiallm": _describe_layout_writer,
 }

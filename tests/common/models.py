@@ -89,6 +89,7 @@ from tests.common.refusals import registered_classes
 from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
 from tests.tiny_detr3d import CASES as DETECTORS
 from tests.tiny_features import tiny_features
+from tests.tiny_spatiallm import CASES as LAYOUT_WRITERS
 
 ENCODER = "vit"
 """Encoder family of models that have one; it has a final norm, where dtypes may mix."""
@@ -420,6 +421,7 @@ _BUILDERS = (
     *_baseline_cases(PointNetModel, PointNetForPointCloudClassification),
     *_baseline_cases(PointNet2Model, PointNet2ForPointCloudClassification),
     *DETECTORS,
+    *LAYOUT_WRITERS,
     *_aligned_cases(
         OpenShapeModel,
         OpenShapeForPointCloudClassification,

@@ -96,7 +96,7 @@ def _oft(model: PreTrainedModel, **settings: Any) -> OFTConfig:
 
 
 def _ln_tuning(model: PreTrainedModel, **settings: Any) -> LNTuningConfig:
-    norms = [name for name, module in _in_layers(model) if isinstance(module, nn.LayerNorm)]
+    norms = [name for name, module in _in_layers(model) if type(module).__name__.endswith(("LayerNorm", "RMSNorm"))]
     return LNTuningConfig(target_modules=norms, **_with_saved(model, settings))
 
 
