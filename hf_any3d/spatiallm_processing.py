@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import warnings
@@ -263,6 +264,15 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         points = cloud.points.astype(np.float64)
         # In float32, in which k / 255 times 255 is k, for all 256 values.
         colors = np.zeros_like(points) if cloud.colors is None else np.trunc(cloud.colors * np.float32(255))
+        room = self.voxelize(points, colors, draws)
+        if cloud.offset is not None:
+            room.corner = room.corner + cloud.offset
+        return room
+
+    def voxelize(
+        self, points: np.ndarray, colors: np.ndarray, draws: np.random.Generator | None = None
+    ) -> VoxelizedRoom:
+        """Make voxels of points `(points, 3)` in meters and their colors in 0 to 255; see `read`."""
         if self.clean:
             points, means = clean_room(points, colors.astype(np.float64) / 255, EXTENT / self.num_bins)
             # A mean of equal colors must not be cut to the next lower one for a rounding error.
@@ -272,10 +282,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
                 f"the scan is {extent:.1f} long, more than the {EXTENT:g} m that the model knows; is it in meters?",
                 stacklevel=2,
             )
-        room = voxelize_room(points, colors, self.num_bins, draws)
-        if cloud.offset is not None:
-            room.corner = room.corner + cloud.offset
-        return room
+        return voxelize_room(points, colors, self.num_bins, draws)
 
     def instruction(self, task: str = "all", classes: Sequence[str] = ()) -> str:
         """Return the text after a cloud.
@@ -302,37 +309,43 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         *,
         task: str = "all",
         classes: Sequence[str] = (),
-        padding_side: str = "left",
+        layouts: Sequence[Layout] | None = None,
+        padding_side: str | None = None,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
-        """Make prompts for scans.
+        """Make prompts for scans, or whole conversations with the answers that a model is to learn.
 
         Args:
             rooms: What `read` returned, or scans as it takes them.
             task: What to write, one of `TASKS`.
             classes: Objects to look for, of `CLASSES`; none for all.
-            padding_side: Side on which shorter prompts are filled up.
+            layouts: Layouts to learn, in meters and in the frames of the scans; of them, what `task` and `classes` ask
+                for.
+            padding_side: Side on which shorter prompts are filled up; by default "left", with `layouts` "right".
             return_tensors: "pt" or "np".
 
         Returns:
             `input_ids` and `attention_mask` `(rooms, tokens)`; `points (rooms, voxels, 6)` float32, `grid_coord
-            (rooms, voxels, 3)` and `point_mask (rooms, voxels)`, filled up to the largest room.
+            (rooms, voxels, 3)` and `point_mask (rooms, voxels)`, filled up to the largest room; with `layouts` also
+            `labels (rooms, tokens)`, -100 in all but the answers.
 
         Raises:
-            ValueError: A scan cannot be read, or the task or a class is unknown.
+            ValueError: A scan cannot be read, the task or a class is unknown, or there are not as many layouts.
         """
         text = self.instruction(task, classes)
         if not (isinstance(rooms, list) and rooms and all(isinstance(room, VoxelizedRoom) for room in rooms)):
             rooms = self.read(rooms)
         prompts = [self._prompt(f"{START}{PLACE * room.count_tokens(self.stride)}{END}{text}") for room in rooms]
-        batch = dict(
-            self.tokenizer(
-                prompts, add_special_tokens=False, padding=True, padding_side=padding_side, return_tensors="np"
-            )
-        )
+        if layouts is None:
+            batch = self._tokenize(prompts, padding_side or "left")
+        else:
+            if len(layouts) != len(rooms):
+                raise ValueError(f"{len(layouts)} layouts for {len(rooms)} rooms; expected one for each")
+            both = zip(layouts, rooms, strict=True)
+            answers = [self.answer(layout, room, task, classes) for layout, room in both]
+            batch = self._tokenize(prompts, padding_side or "right", answers)
         longest = max(len(room.points) for room in rooms)
         filled = [(0, longest - len(room.points)) for room in rooms]
-        batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
         batch["points"] = np.stack(
             [np.pad(room.points, (fill, (0, 0))) for room, fill in zip(rooms, filled, strict=True)]
         ).astype(np.float32)
@@ -348,6 +361,48 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         return self.tokenizer.apply_chat_template(
             messages, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
         )
+
+    def answer(self, layout: Layout, room: VoxelizedRoom, task: str = "all", classes: Sequence[str] = ()) -> str:
+        """Return the text that a model learns to write: in the order of the language, with the numbers of bins.
+
+        Args:
+            layout: Layout in meters, in the frame of the scan.
+            room: The scan.
+            task: As of a call; what it does not ask for is left out.
+            classes: The same.
+        """
+        if task == "layout":
+            layout = dataclasses.replace(layout, boxes=())
+        elif task == "objects":
+            layout = dataclasses.replace(layout, walls=(), doors=(), windows=())
+        if classes:
+            layout = dataclasses.replace(layout, boxes=tuple(box for box in layout.boxes if box.label in classes))
+        moved = layout.translated(-room.corner)
+        return moved.ordered(EXTENT / self.num_bins).quantized(self.num_bins).write()
+
+    def _tokenize(self, prompts: list[str], side: str, answers: list[str] | None = None) -> dict[str, np.ndarray]:
+        """Return `input_ids`, `attention_mask` and, with answers, `labels`, filled up on one side."""
+        rows = self.tokenizer(prompts, add_special_tokens=False)["input_ids"]
+        starts = [len(row) for row in rows]
+        if answers is not None:
+            # Apart from the prompt, as in generation, where no token spans both. The end is what stops generation.
+            ends = self.tokenizer([f"{text}{self.tokenizer.eos_token}" for text in answers], add_special_tokens=False)
+            rows = [row + end for row, end in zip(rows, ends["input_ids"], strict=True)]
+        longest = max(map(len, rows))
+        filled = [(longest - len(row), 0) if side == "left" else (0, longest - len(row)) for row in rows]
+
+        def padded(values: list[list[int]], fill: int | None) -> np.ndarray:
+            both = zip(values, filled, strict=True)
+            return np.stack([np.pad(row, pad, constant_values=fill) for row, pad in both]).astype(np.int64)
+
+        batch = {
+            "input_ids": padded(rows, self.tokenizer.pad_token_id),
+            "attention_mask": padded([[1] * len(row) for row in rows], 0),
+        }
+        if answers is not None:
+            labels = [[-100] * start + row[start:] for row, start in zip(rows, starts, strict=True)]
+            batch["labels"] = padded(labels, -100)
+        return batch
 
     def decode_layouts(
         self, answers: Any, rooms: Sequence[VoxelizedRoom], *, strict: bool = False, keep_unclosed: bool = False
