@@ -17,6 +17,8 @@ from transformers.processing_utils import ProcessorMixin
 
 from hf_any3d.data.files import PointCloudError
 from hf_any3d.data.inputs import split_clouds, to_cloud
+from hf_any3d.data.scan_frames import ScanFrame, find_frame
+from hf_any3d.modeling.layers.boxes import UP_AXES
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.spatiallm import Layout, SpatialLMConfig
 from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
@@ -56,6 +58,8 @@ class VoxelizedRoom:
         corner: `(3,)` float64, the lowest corner of the scan, which is added to the positions of an answer.
         index: `(voxels,)`, the point of the cleaned cloud that each voxel was taken from.
         inverse: `(cleaned points,)`, the voxel of each of its points.
+        frame: What was changed before: axes, unit, floor and turn of the scan; None for nothing.
+        offset: `(3,)`, to be added to positions in the frame of the scan.
     """
 
     points: np.ndarray
@@ -63,6 +67,27 @@ class VoxelizedRoom:
     corner: np.ndarray
     index: np.ndarray
     inverse: np.ndarray
+    frame: ScanFrame | None = None
+    offset: np.ndarray | None = None
+
+    def to_scan(self, layout: Layout) -> Layout:
+        """Return a layout that a model wrote, in meters, in the frame and unit of the scan."""
+        layout = layout.translated(self.corner)
+        if (frame := self.frame) is not None:
+            layout = layout.translated((0, 0, frame.floor))
+            # A turn by nothing would still wrap the angles of boxes.
+            layout = (layout.rotated(frame.angle) if frame.angle else layout).scaled(1 / frame.unit)
+            layout = layout.with_up_axis(frame.up_axis)
+        return layout if self.offset is None else layout.translated(self.offset)
+
+    def from_scan(self, layout: Layout) -> Layout:
+        """Return a layout in the frame and unit of the scan as a model writes it, in meters; inverse of `to_scan`."""
+        layout = layout if self.offset is None else layout.translated(-self.offset)
+        if (frame := self.frame) is not None:
+            layout = layout.with_up_axis("z").scaled(frame.unit)
+            layout = layout.rotated(-frame.angle) if frame.angle else layout
+            layout = layout.translated((0, 0, -frame.floor))
+        return layout.translated(-self.corner)
 
     def count_tokens(self, stride: int) -> int:
         """Count the cells that are `stride` times as large, which have a token each."""
@@ -146,13 +171,16 @@ def voxelize_room(
 class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
     """Scans of rooms and a task become inputs of a SpatialLM, and its answers layouts in the scan's frame.
 
-    A scan has meters and z up, with walls along the axes. The same scan always gives the same inputs, unless
-    `choice="random"`.
+    The model knows scans in meters, z up, with walls along the axes, so the frame of a scan is found and changed, and
+    the change is undone in layouts; see `hf_any3d.data.scan_frames`. The same scan always gives the same inputs,
+    unless `choice="random"`.
 
     Args:
         tokenizer: The language model's tokenizer, whose vocabulary has the three tokens around and for clouds.
         num_bins: `SpatialLMConfig.num_bins`.
         stride: How many cells are as long as one of the point encoder's last stage.
+        align: Whether to find up axis, unit, floor and turn of a scan. `frame.sentences` of a room that was read say
+            what was found; what cannot be told stays, with a warning.
         clean: Whether to average points in voxels and to remove outliers.
         choice: Which point of a cell is kept: "middle" of those it has, or "random", as in the released training.
         code_template: Text after the task that declares the language, with which the released models were trained; a
@@ -181,6 +209,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         num_bins: int = 1280,
         stride: int = 16,
+        align: bool = True,
         clean: bool = True,
         choice: str = "middle",
         code_template: str = "",
@@ -203,6 +232,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             if value < 1:
                 raise ValueError(f"{name}={value}; expected at least 1")
         self.num_bins, self.stride = num_bins, stride
+        self.align = checked_choice("align", align, (True, False))
         self.clean = checked_choice("clean", clean, (True, False))
         self.choice = checked_choice("choice", choice, CHOICES)
         self.lower_edge = checked_choice("lower_edge", lower_edge, (True, False))
@@ -233,29 +263,39 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         """True if `code_template` is the text that the released models were trained with."""
         return hashlib.sha256(self.code_template.encode()).hexdigest() == TEMPLATE_SHA256
 
-    def read(self, clouds: Any, *, seed: int | None = None) -> list[VoxelizedRoom]:
-        """Read scans, clean them and make voxels.
+    def read(
+        self, clouds: Any, *, seed: int | None = None, align: bool | None = None, up_axis: str | None = None
+    ) -> list[VoxelizedRoom]:
+        """Read scans, align and clean them and make voxels.
 
         Args:
             clouds: One scan or many: files, arrays, anything that `PointCloudProcessor` accepts. Without colors they
                 are black.
             seed: Of the random choices, for `choice="random"`.
+            align: Instead of the processor's own.
+            up_axis: The axis that points up, one of `UP_AXES` of `hf_any3d.modeling.layers.boxes`; by default what
+                the format of a file says, or else what is found with `align`.
 
         Raises:
-            ValueError: A scan cannot be read.
+            ValueError: A scan cannot be read, or the axis is unknown.
         """
+        align = self.align if align is None else checked_choice("align", align, (True, False))
+        if up_axis is not None:
+            checked_choice("up_axis", up_axis, UP_AXES)
         draws = np.random.default_rng(seed) if self.choice == "random" else None
         entries, rooms = split_clouds(clouds), []
         for number, entry in enumerate(entries):
             try:
-                rooms.append(self._voxelize(entry, draws))
+                rooms.append(self._voxelize(entry, draws, align, up_axis))
             except PointCloudError as error:
                 if len(entries) == 1:
                     raise
                 raise type(error)(f"cloud {number}: {error}") from error
         return rooms
 
-    def _voxelize(self, entry: Any, draws: np.random.Generator | None) -> VoxelizedRoom:
+    def _voxelize(
+        self, entry: Any, draws: np.random.Generator | None, align: bool, up_axis: str | None
+    ) -> VoxelizedRoom:
         cloud = to_cloud(entry, ("xyz", "rgb"))
         if cloud.is_mesh:
             raise PointCloudError("a mesh; expected a cloud of points, such as sample_surface makes")
@@ -264,9 +304,15 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         points = cloud.points.astype(np.float64)
         # In float32, in which k / 255 times 255 is k, for all 256 values.
         colors = np.zeros_like(points) if cloud.colors is None else np.trunc(cloud.colors * np.float32(255))
-        room = self.voxelize(points, colors, draws)
-        if cloud.offset is not None:
-            room.corner = room.corner + cloud.offset
+        frame = None
+        if align:
+            frame = find_frame(points, up_axis=up_axis or cloud.up_axis)
+            for note in frame.warnings:
+                warnings.warn(note, stacklevel=3)
+        elif up_axis is not None:
+            frame = ScanFrame(up_axis)
+        room = self.voxelize(points if frame is None else frame.apply(points), colors, draws)
+        room.frame, room.offset = frame, cloud.offset
         return room
 
     def voxelize(
@@ -319,7 +365,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             rooms: What `read` returned, or scans as it takes them.
             task: What to write, one of `TASKS`.
             classes: Objects to look for, of `CLASSES`; none for all.
-            layouts: Layouts to learn, in meters and in the frames of the scans; of them, what `task` and `classes` ask
+            layouts: Layouts to learn, in the frames and units of the scans; of them, what `task` and `classes` ask
                 for.
             padding_side: Side on which shorter prompts are filled up; by default "left", with `layouts` "right".
             return_tensors: "pt" or "np".
@@ -366,7 +412,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         """Return the text that a model learns to write: in the order of the language, with the numbers of bins.
 
         Args:
-            layout: Layout in meters, in the frame of the scan.
+            layout: Layout in the frame and unit of the scan.
             room: The scan.
             task: As of a call; what it does not ask for is left out.
             classes: The same.
@@ -377,7 +423,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             layout = dataclasses.replace(layout, walls=(), doors=(), windows=())
         if classes:
             layout = dataclasses.replace(layout, boxes=tuple(box for box in layout.boxes if box.label in classes))
-        moved = layout.translated(-room.corner)
+        moved = room.from_scan(layout)
         return moved.ordered(EXTENT / self.num_bins).quantized(self.num_bins).write()
 
     def _tokenize(self, prompts: list[str], side: str, answers: list[str] | None = None) -> dict[str, np.ndarray]:
@@ -407,7 +453,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
     def decode_layouts(
         self, answers: Any, rooms: Sequence[VoxelizedRoom], *, strict: bool = False, keep_unclosed: bool = False
     ) -> list[Layout]:
-        """Return the layouts of answers, in meters and in the frames of the scans.
+        """Return the layouts of answers, in the frames and units of the scans.
 
         Args:
             answers: `(rooms, tokens)`, what was generated after the prompts.
@@ -421,9 +467,10 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         if len(texts) != len(rooms):
             raise ValueError(f"{len(texts)} answers for {len(rooms)} rooms; expected one for each")
-        return [
-            Layout.parse(text, strict=strict, keep_unclosed=keep_unclosed)
-            .unquantized(self.num_bins, lower_edge=self.lower_edge)
-            .translated(room.corner)
-            for text, room in zip(texts, rooms, strict=True)
-        ]
+        layouts = (
+            Layout.parse(text, strict=strict, keep_unclosed=keep_unclosed).unquantized(
+                self.num_bins, lower_edge=self.lower_edge
+            )
+            for text in texts
+        )
+        return [room.to_scan(layout) for layout, room in zip(layouts, rooms, strict=True)]

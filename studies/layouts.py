@@ -28,6 +28,7 @@ from hf_any3d.evaluation.layouts import score_layouts
 from hf_any3d.modeling.spatiallm import Layout, SpatialLMConfig, SpatialLMForConditionalGeneration
 from hf_any3d.spatiallm_processing import END, PLACE, START, TASKS, SpatialLMProcessor, VoxelizedRoom
 from hf_any3d.training.arguments import PointTrainingArguments
+from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.layouts import LayoutCollator, LayoutRows
 from hf_any3d.training.program import build_trainer
 from studies.runs import kept_run, stopwatch, use_threads
@@ -115,13 +116,19 @@ def build_model(processor: SpatialLMProcessor, seed: int) -> SpatialLMForConditi
 def train(folder: Path, splits: DatasetDict, processor: SpatialLMProcessor, seed: int, steps: int) -> dict[str, Any]:
     """Train with one seed, from the last checkpoint if there is one; returns the cost."""
     arguments = PointTrainingArguments(
-        output_dir=str(folder), seed=seed, max_steps=steps, use_cpu=True, report_to="none", disable_tqdm=True, **TRAINING
+        output_dir=str(folder),
+        seed=seed,
+        max_steps=steps,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        **TRAINING,
     )
     rows = LayoutRows(splits["train"], processor, seed=seed, turns=TURNS, sizes=SIZES)
     model = build_model(processor, seed)
     trainer = build_trainer(model, arguments, rows, None, processor, data_collator=LayoutCollator(processor))
     with stopwatch() as spent:
-        loss = trainer.train(resume_from_checkpoint=True).training_loss
+        loss = trainer.train(resume_from_checkpoint=checkpoint_to_resume(folder)).training_loss
     trainer.save_model()
     parameters = sum(weight.numel() for weight in model.parameters())
     return {"train_loss": loss, "parameters": parameters, "steps": steps, **spent}

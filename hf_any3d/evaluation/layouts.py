@@ -80,7 +80,7 @@ def score_layouts(
     if len(predictions) != len(truths) or not truths:
         raise ValueError(f"{len(predictions)} predictions for {len(truths)} truths; expected one for each, and some")
     scenes = [
-        (_by_class(mine, label_map), _by_class(theirs, label_map))
+        (_by_class(mine.with_up_axis("z"), label_map), _by_class(theirs.with_up_axis("z"), label_map))
         for mine, theirs in zip(predictions, truths, strict=True)
     ]
     classes = sorted({name for pair in scenes for one in pair for name in one} - set(_STRUCTURE))

@@ -78,7 +78,7 @@ class LayoutRows(torch.utils.data.Dataset):
         except ValueError as error:
             raise ValueError(f"row {index}: {error}") from None
         if self.seed is None:
-            return {"room": self.processor.read([row])[0], "layout": layout}
+            return {"room": self.processor.read([row], align=False)[0], "layout": layout}
         generator = np.random.default_rng((self.seed, self.epoch, index))
         cloud = to_cloud(row, ("xyz", "rgb"))
         points = cloud.points.astype(np.float64)
