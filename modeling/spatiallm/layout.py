@@ -117,7 +117,7 @@ KINDS: Mapping[str, type] = {"wall": Wall, "door": Door, "window": Window, "bbox
 """Word before the number of a line -> its class, in the order of a text."""
 
 
-def _numbers(kind: type) -> tuple[str, ...]:
+def number_names(kind: type) -> tuple[str, ...]:
     return tuple(own.name for own in dataclasses.fields(kind) if own.metadata)
 
 
@@ -129,7 +129,7 @@ def _line_pattern() -> re.Pattern[str]:
     number = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
     first = {Wall: "", Box: r"[^,()\n]+,", Door: r"wall_\d+,", Window: r"wall_\d+,"}
     lines = (
-        rf"{word}_\d+={word.capitalize()}\({first[kind]}{','.join([number] * len(_numbers(kind)))}\)"
+        rf"{word}_\d+={word.capitalize()}\({first[kind]}{','.join([number] * len(number_names(kind)))}\)"
         for word, kind in KINDS.items()
     )
     return re.compile("|".join(lines))
@@ -328,7 +328,7 @@ class Layout:
 
         def one(entity: Entity) -> Entity:
             # An angle is no length.
-            lengths = [name for name in _numbers(type(entity)) if name != "angle"]
+            lengths = [name for name in number_names(type(entity)) if name != "angle"]
             return dataclasses.replace(entity, **{name: getattr(entity, name) * factor for name in lengths})
 
         return self._each(one)
@@ -486,7 +486,7 @@ def _read_line(line: str, walls: set[int], keep_unclosed: bool) -> Entity:
         first["wall_id"] = _whole(wall.split("_")[0] if found else "", "of the wall")
         if first["wall_id"] not in walls:
             raise ValueError(f"wall_{first['wall_id']} is in no earlier line")
-    names = _numbers(kind)
+    names = number_names(kind)
     if len(arguments) < len(names):
         raise ValueError(f"has {len(arguments)} numbers; expected {len(names)}")
     values = {own: _number(text) for own, text in zip(names, arguments, strict=False)}
@@ -515,7 +515,7 @@ def _number(text: str) -> float:
 
 def _write_line(entity: Entity) -> str:
     word = next(word for word, kind in KINDS.items() if type(entity) is kind)
-    numbers = [str(getattr(entity, name)) for name in _numbers(type(entity))]
+    numbers = [str(getattr(entity, name)) for name in number_names(type(entity))]
     if isinstance(entity, Wall):
         return f"wall_{entity.id}=Wall({','.join(numbers)})"
     first = entity.label if isinstance(entity, Box) else f"wall_{entity.wall_id}"
