@@ -46,6 +46,7 @@ START, PLACE, END = "<|point_start|>", "<|point_pad|>", "<|point_end|>"
 CHOICES = ("middle", "random")
 _NEIGHBORS, _DEVIATIONS = 15, 2.0
 _FEWEST_POINTS = 3
+_MARKS = ("<|layout_s|>", "<|layout_e|>")
 
 
 @dataclass
@@ -188,6 +189,8 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         system: Text of a system message; None for none.
         lower_edge: Whether numbers of an answer mean the lower edge of a bin, as in the released models, instead of
             its center.
+        template_sha256: Digest of the `code_template` of the training; a warning tells if the text is another. None
+            for no warning.
         chat_template: By default that of the tokenizer.
 
     Raises:
@@ -215,6 +218,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         code_template: str = "",
         system: str | None = None,
         lower_edge: bool = False,
+        template_sha256: str | None = None,
         chat_template: str | None = None,
     ):
         unknown = [token for token in (START, PLACE, END) if tokenizer.convert_tokens_to_ids(token) in (None, -1)]
@@ -236,7 +240,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         self.clean = checked_choice("clean", clean, (True, False))
         self.choice = checked_choice("choice", choice, CHOICES)
         self.lower_edge = checked_choice("lower_edge", lower_edge, (True, False))
-        self.code_template, self.system = code_template, system
+        self.code_template, self.system, self.template_sha256 = code_template, system, template_sha256
 
     @classmethod
     def from_config(
@@ -259,9 +263,9 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         return ["input_ids", "attention_mask", "points", "grid_coord", "point_mask"]
 
     @property
-    def has_published_template(self) -> bool:
-        """True if `code_template` is the text that the released models were trained with."""
-        return hashlib.sha256(self.code_template.encode()).hexdigest() == TEMPLATE_SHA256
+    def has_trained_template(self) -> bool:
+        """True if `code_template` is the text of the training, as far as is known."""
+        return self.template_sha256 in (None, hashlib.sha256(self.code_template.encode()).hexdigest())
 
     def read(
         self, clouds: Any, *, seed: int | None = None, align: bool | None = None, up_axis: str | None = None
@@ -341,13 +345,37 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             ValueError: The task or a class is unknown, or the task has no objects.
         """
         text = TASKS[checked_choice("task", task, tuple(TASKS))]
-        if unknown := [name for name in classes if name not in CLASSES]:
-            raise ValueError(f"classes has {unknown[0]!r}, which the model was not trained on; see CLASSES for the 59")
-        if classes and task == "layout":
-            raise ValueError("classes with task='layout', which has no objects; expected task='objects' or 'all'")
+        self.check_classes(classes, task)
+        if not self.has_trained_template:
+            warnings.warn(
+                f"the processor's code_template {'is not' if self.code_template else 'lacks'} the text that the "
+                "model was trained with, code_template.txt of the authors' program, so answers may be worse; set "
+                "code_template to the text of that file",
+                stacklevel=3,
+            )
         if classes:
             text = text.replace("boxes", ", ".join(classes))
         return f"{text} The reference code is as followed: {self.code_template}" if self.code_template else text
+
+    @staticmethod
+    def check_classes(classes: Sequence[str], task: str, argument: str = "classes") -> None:
+        """Check that a model can look for objects.
+
+        Args:
+            classes: The objects.
+            task: One of `TASKS`.
+            argument: What messages call the first.
+
+        Raises:
+            ValueError: A class is unknown, or the task has no objects.
+        """
+        if unknown := [name for name in classes if name not in CLASSES]:
+            raise ValueError(
+                f"{argument} has {unknown[0]!r}, which the model was not trained on; expected some of its "
+                f"{len(CLASSES)} classes: {', '.join(CLASSES)}"
+            )
+        if classes and task == "layout":
+            raise ValueError(f"{argument} with task='layout', which has no objects; expected task='objects' or 'all'")
 
     def __call__(
         self,
@@ -464,13 +492,23 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         Raises:
             ValueError: There are other numbers of answers and rooms; with `strict`, an answer is malformed.
         """
-        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        texts = self.answer_texts(answers)
         if len(texts) != len(rooms):
             raise ValueError(f"{len(texts)} answers for {len(rooms)} rooms; expected one for each")
-        layouts = (
-            Layout.parse(text, strict=strict, keep_unclosed=keep_unclosed).unquantized(
-                self.num_bins, lower_edge=self.lower_edge
-            )
-            for text in texts
-        )
-        return [room.to_scan(layout) for layout, room in zip(layouts, rooms, strict=True)]
+        return [
+            self.in_frame(Layout.parse(text, strict=strict, keep_unclosed=keep_unclosed), room)
+            for text, room in zip(texts, rooms, strict=True)
+        ]
+
+    def answer_texts(self, answers: Any) -> list[str]:
+        """Return the texts of answers `(rooms, tokens)`, without special tokens."""
+        return list(map(self.without_marks, self.tokenizer.batch_decode(answers, skip_special_tokens=True)))
+
+    @staticmethod
+    def without_marks(text: str) -> str:
+        """Remove the marks around answers of the released training, which are plain text to some tokenizers."""
+        return text.replace(_MARKS[0], "").replace(_MARKS[1], "")
+
+    def in_frame(self, layout: Layout, room: VoxelizedRoom) -> Layout:
+        """Return a layout in the numbers of bins in the frame and unit of a scan."""
+        return room.to_scan(layout.unquantized(self.num_bins, lower_edge=self.lower_edge))

@@ -1,11 +1,13 @@
 """The tensors of released SpatialLM 1.1 models under our names and back, and their config as ours."""
 
+import copy
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from hf_any3d.conversions.checkpoints import check_finite
 from hf_any3d.conversions.point_transformer_v3.names import convert_ptv3_state_dict, ptv3_fields
 from hf_any3d.conversions.renaming import Names, rename_tensors
 from hf_any3d.modeling.spatiallm import SpatialLMConfig
@@ -28,6 +30,22 @@ _OWN = (
     *("model_type", "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype", "_name_or_path"),
 )
 _SPECIAL = ("point_start_token_id", "point_end_token_id", "point_token_id")
+_POINT_FIELDS = {
+    "in_channels": "in_channels",
+    "order": "curves",
+    "stride": "pooling_strides",
+    "enc_depths": "depths",
+    "enc_channels": "hidden_sizes",
+    "enc_num_head": "num_attention_heads",
+    "enc_patch_size": "patch_sizes",
+    "mlp_ratio": "mlp_ratio",
+}
+# Fields of a point encoder's config that change nothing of what it computes at inference, or can be chosen at will.
+_NOT_COMPUTED = {
+    *("shuffle_curves", "drop_path_rate", "initializer_range", "dtype", "architectures", "transformers_version"),
+    *("head_widths", "head_dropout", "segmentation_head_widths", "segmentation_head_dropout", "id2label", "label2id"),
+    *("problem_type", "_name_or_path", "parts", "upcast_attention"),
+}
 # Parts of a block under our names -> under the authors'.
 _BLOCK = {
     "positions.convolution": "cpe.0",
@@ -48,6 +66,7 @@ def spatiallm_config(published: Mapping[str, Any]) -> SpatialLMConfig:
     Raises:
         ValueError: It is of another program or version, or lacks a field.
     """
+    published = copy.deepcopy(dict(published))  # configs of transformers change what they are given
     kind = published.get("model_type")
     if kind not in LANGUAGE_MODELS:
         raise ValueError(f"model_type={kind!r}; expected one of {', '.join(map(repr, LANGUAGE_MODELS))}")
@@ -77,6 +96,45 @@ def spatiallm_config(published: Mapping[str, Any]) -> SpatialLMConfig:
     )
 
 
+def published_config(config: SpatialLMConfig) -> dict[str, Any]:
+    """Return the content of `config.json` of a released model, the inverse of `spatiallm_config`.
+
+    Raises:
+        ValueError: The released program cannot compute the model.
+    """
+    text = config.text_config.to_dict()
+    kinds = {ours: theirs for theirs, ours in LANGUAGE_MODELS.items()}
+    if (found := text.pop("model_type")) not in kinds:
+        raise ValueError(f"text_config is of the type {found!r}; the released program has {', '.join(kinds)}")
+    # The program is of a time before `rope_parameters`.
+    rope = dict(text.pop("rope_parameters", None) or {})
+    if "rope_theta" in rope:
+        text["rope_theta"] = rope.pop("rope_theta")
+    text["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
+    point = config.point_config
+    published = {name: value for name, value in text.items() if name not in _OWN} | {
+        "model_type": kinds[found],
+        "architectures": [{"qwen2": "SpatialLMQwenForCausalLM", "llama": "SpatialLMLlamaForCausalLM"}[found]],
+        "point_backbone": "sonata",
+        "point_config": {theirs: _plain(getattr(point, ours)) for theirs, ours in _POINT_FIELDS.items()}
+        | {"mask_token": True, "enc_mode": True, "num_bins": config.num_bins},
+        "projector": config.projector,
+        **{name: getattr(config, name) for name in _SPECIAL},
+    }
+    back = spatiallm_config(published)
+    own, other = point.to_dict(), back.point_config.to_dict()
+    for name in sorted(other.keys() - _NOT_COMPUTED):
+        if own.get(name) != other[name]:
+            raise ValueError(
+                f"point_config has {name}={own.get(name)!r}; the released program computes {other[name]!r}"
+            )
+    return published
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def convert_spatiallm_state_dict(
     original: Mapping[str, torch.Tensor], config: SpatialLMConfig
 ) -> dict[str, torch.Tensor]:
@@ -89,6 +147,7 @@ def convert_spatiallm_state_dict(
     Raises:
         ValueError: A tensor belongs to no known part, two to the same, or numbers are NaN or infinite.
     """
+    check_finite(original)  # under its own names
     encoder, others = {}, {}
     for name, tensor in original.items():
         is_encoder = name.startswith(_ENCODER) and not name.startswith(f"{_ENCODER}input_proj.")

@@ -29,6 +29,13 @@ def detect(
     ] = 0.25,
     top_k: Annotated[int | None, option("Largest number of boxes of a file.", min=1)] = None,
     up_axis: UpAxis = None,
+    task: Annotated[
+        str | None,
+        option("Of models that write layouts: objects (default), layout for walls, doors and windows, or all."),
+    ] = None,
+    labels: Annotated[
+        str | None, option("Of models that write layouts: objects to look for, of those they know, such as chair,bed.")
+    ] = None,
     output: Annotated[
         Path | None,
         option("A table of the boxes (.json, .csv), or a page (.html) or picture (.png) of the clouds with them."),
@@ -41,25 +48,30 @@ def detect(
     """Find objects in scans, with a box around each.
 
     Boxes are in the frame and units of the file: center, size (length, width, height) and heading, in radians,
-    counterclockwise about the up axis. Scores are not calibrated.
+    counterclockwise about the up axis. Scores are not calibrated; models that write layouts, such as SpatialLM, have
+    none.
     """
     name, files = split_model(files, model)
     inputs = find_inputs(files, file_type)
     suffix = check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     check_model(name, "detect")
+    from hf_any3d.pipelines.base import without_none
+
     pipe = open_pipeline("point-cloud-object-detection", find_model(name), device)
-    names = [pipe.model.config.id2label[number] for number in range(pipe.model.config.num_labels)]
     from hf_any3d.visualization.viewer import label_colors
 
-    palette = dict(zip(names, label_colors(len(names)), strict=True))
-    gallery = Gallery(output if suffix in VIEWS else None, len(inputs), up_axis or pipe.feature_extractor.up_axis)
+    palette = dict(zip(pipe.labels, label_colors(len(pipe.labels)), strict=True))
+    asked = without_none(task=task, candidate_labels=labels)
+    gallery = Gallery(output if suffix in VIEWS else None, len(inputs), up_axis or pipe.up_axis)
     seen: dict[str, list[float]] = {}
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         rows = []
         for cloud in clouds:
             with model_errors(name, "cannot answer"):
-                boxes = pipe(cloud.row, threshold=threshold, nms_iou=nms_iou, top_k=top_k, up_axis=up_axis)
+                boxes = pipe(cloud.row, threshold=threshold, nms_iou=nms_iou, top_k=top_k, up_axis=up_axis, **asked)
+            for found in boxes:  # a model may write a label that it was not trained on
+                palette.setdefault(found["label"], np.asarray(_GRAY, dtype=np.float32))
             seen.update({found["label"]: palette[found["label"]].tolist() for found in boxes})
             if gallery.output is not None:
                 points, colors = _drawn(cloud, boxes, palette)
@@ -96,7 +108,8 @@ def detect(
 
 def _told(found: dict[str, Any]) -> str:
     place = ", ".join(f"{value:.2f}" for value in found["box"]["center"])
-    return f"{printable(found['label'])} {100 * found['score']:.0f} % at ({place})"
+    score = "" if found["score"] is None else f" {100 * found['score']:.0f} %"
+    return f"{printable(found['label'])}{score} at ({place})"
 
 
 def _drawn(

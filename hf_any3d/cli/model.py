@@ -56,7 +56,8 @@ def info(
     Only its configuration files are downloaded, no weights. Parameters are counted once for each configuration; those
     of a directory that holds all weights are read from the header of the weights.
     """
-    name = check_model(model, "predict", "zero-shot", "segment", "features", "reconstruct", "chat", revision=revision)
+    commands = ("predict", "zero-shot", "segment", "detect", "features", "reconstruct", "chat")
+    name = check_model(model, *commands, revision=revision)
     facts = _stored_facts(name, revision) or facts_of_stored_weights(name)
     if facts is None:
         with status("counting parameters"), model_errors(model):

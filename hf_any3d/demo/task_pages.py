@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -186,17 +187,19 @@ class TaskAnswers:
     def _point_cloud_object_detection(
         self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
     ) -> Answer:
-        config = self.pipe.model.config
-        names = ["scan", *(str(config.id2label[number]) for number in range(config.num_labels))]
         if cloud.is_mesh:
             cloud = cloud.sample_surface(MOST_POINTS // 10)
         found = pipe(cloud)
+        # A model that writes labels may write others than those of its training.
+        names = list(dict.fromkeys(["scan", *self.pipe.labels, *(one["label"] for one in found)]))
         edges = [box_edges(one["box"]["corners"]) for one in found]
         points = cloud.points if cloud.offset is None else cloud.points + cloud.offset
         numbers = [np.full(len(own), names.index(one["label"])) for one, own in zip(found, edges, strict=True)]
         labels = np.concatenate([np.zeros(len(points), dtype=np.int64), *numbers])
         palette = {name: hex_color(color) for name, color in zip(names, label_colors(len(names)), strict=True)}
-        rows = [(one["label"], one["score"]) for one in found]
+        rows = [(one["label"], one["score"]) for one in found if one["score"] is not None]
+        if counts := Counter(one["label"] for one in found if one["score"] is None):
+            note = f"{note}; {', '.join(f'{label} {count}' for label, count in counts.items())}"
         view = CloudView(np.concatenate([points, *edges]), labels=labels)
         return Answer([view], {"names": names, "label_name": "object"}, rows, note, palette)
 
@@ -352,7 +355,7 @@ class TaskPage:
         """Return updates of the view, the line below it and the answer."""
         if visit.cloud is None:
             return gr.skip(), error_or_note("Choose a shape first.", is_error=True), gr.skip()
-        shown_up = up_axis or self.answers.pipe.feature_extractor.up_axis
+        shown_up = up_axis or self.answers.pipe.up_axis
         try:
             found = self.answers.ask(visit.cloud, words or "", category, up_axis)
         except (ValueError, OSError) as error:

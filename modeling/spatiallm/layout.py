@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -215,25 +215,9 @@ class Layout:
         Raises:
             ValueError: With `strict`; names the line.
         """
-        entities: list[Entity] = []
-        dropped: list[DroppedLine] = []
-        walls: set[int] = set()
-        for number, line in enumerate(text.split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                entity = _read_line(line, walls, keep_unclosed)
-                if strict and not _LINE.fullmatch(line):
-                    raise ValueError("not exactly of the form wall_0=Wall(…), door_0=Door(wall_0,…) and so on")
-            except ValueError as error:
-                if strict:
-                    raise ValueError(f"line {number}, {line!r:.80}: {error}") from None
-                dropped.append(DroppedLine(number, line, str(error)))
-                continue
-            entities.append(entity)
-            if isinstance(entity, Wall):
-                walls.add(entity.id)
-        return cls.of(entities, dropped)
+        found = list(read_lines(text.split("\n"), strict=strict, keep_unclosed=keep_unclosed))
+        entities = (one for one in found if not isinstance(one, DroppedLine))
+        return cls.of(entities, (one for one in found if isinstance(one, DroppedLine)))
 
     def write(self) -> str:
         """Return the text; as in the released program, only walls have numbers above 999."""
@@ -460,6 +444,28 @@ class Layout:
             return cls(**entities, up_axis=content.get("up_axis", "z"))
         except TypeError as error:
             raise ValueError(f"a layout holds an entity with other fields: {error}") from error
+
+
+def read_lines(
+    lines: Iterable[str], *, strict: bool = False, keep_unclosed: bool = False
+) -> Iterator[Entity | DroppedLine]:
+    """Read lines one by one, as they are written; arguments and errors are those of `Layout.parse`."""
+    walls: set[int] = set()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entity = _read_line(line, walls, keep_unclosed)
+            if strict and not _LINE.fullmatch(line):
+                raise ValueError("not exactly of the form wall_0=Wall(…), door_0=Door(wall_0,…) and so on")
+        except ValueError as error:
+            if strict:
+                raise ValueError(f"line {number}, {line!r:.80}: {error}") from None
+            yield DroppedLine(number, line, str(error))
+            continue
+        if isinstance(entity, Wall):
+            walls.add(entity.id)
+        yield entity
 
 
 def _read_line(line: str, walls: set[int], keep_unclosed: bool) -> Entity:

@@ -115,7 +115,6 @@ def _point_labels(count: int) -> Callable[[int], dict[str, Any]]:
 
 
 def _part_labels(rows: int) -> dict[str, Any]:
-    # The parts of the category that `_categories` names.
     even = (torch.arange(rows) % 2 == 0).unsqueeze(1)
     count = torch.arange(POINTS).expand(rows, -1)
     return {"labels": torch.where(even, count % 2, 2 + count % 3)}
@@ -420,8 +419,7 @@ _BUILDERS = (
     *_baseline_cases(PointTokenizerModel, PointTokenizerForPointCloudClassification),
     *_baseline_cases(PointNetModel, PointNetForPointCloudClassification),
     *_baseline_cases(PointNet2Model, PointNet2ForPointCloudClassification),
-    *DETECTORS,
-    *LAYOUT_WRITERS,
+    *(*DETECTORS, *LAYOUT_WRITERS),
     *_aligned_cases(
         OpenShapeModel,
         OpenShapeForPointCloudClassification,
