@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from transformers import GenerationConfig, TextIteratorStreamer
+from transformers import AutoProcessor, GenerationConfig, TextIteratorStreamer
 
 from hf_any3d.chat.generation import GENERATION_KEYS, streamed
 from hf_any3d.chat.messages import is_conversation, take_clouds
@@ -55,6 +55,12 @@ class _LayoutPipeline(PointCloudPipeline):
     _default_generation_config = GenerationConfig(max_new_tokens=4096, do_sample=False)
     usual_task: ClassVar[str]
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        # Not by the base class of the task, which has another processor.
+        PointCloudPipeline.__init__(self, *args, **kwargs)
+        if self.processor is None:  # opening it again tells why it cannot be opened
+            self.processor = AutoProcessor.from_pretrained(self.model.name_or_path)
+
     @property
     def up_axis(self) -> str:
         """The axis that points up in what the model sees."""
@@ -81,7 +87,9 @@ class _LayoutPipeline(PointCloudPipeline):
         if own["task"] is not None:
             checked_choice("task", own["task"], tuple(TASKS))
         if own["candidate_labels"] is not None:
-            own["candidate_labels"] = _labels(own["candidate_labels"])
+            if not (labels := _labels(own["candidate_labels"])):
+                raise ValueError("candidate_labels is empty; expected some of the classes, or None for all")
+            own["candidate_labels"] = labels
             self.processor.check_classes(
                 own["candidate_labels"], own["task"] or self.usual_task, argument="candidate_labels"
             )
@@ -201,10 +209,6 @@ class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline
     usual_task = "objects"
     _non_generation_params = ("top_k",)
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        # Without the checks of the settings of another processor.
-        PointCloudPipeline.__init__(self, *args, **kwargs)
-
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         rule = {name: kwargs.pop(name) for name in _RULES if name in kwargs}
         for name, value in rule.items():
@@ -277,9 +281,6 @@ class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
     """
 
     usual_task = "all"
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        PointCloudPipeline.__init__(self, *args, **kwargs)
 
     def _sanitize_parameters(self, text: str | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
         if text is not None:
