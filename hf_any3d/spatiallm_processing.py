@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import LogitsProcessorList, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
@@ -22,6 +22,8 @@ from hf_any3d.modeling.layers.boxes import UP_AXES
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.spatiallm import Layout, SpatialLMConfig
 from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
+from hf_any3d.modeling.spatiallm.grammar import LayoutGrammar, LayoutLogitsProcessor
+from hf_any3d.modeling.spatiallm.layout import KINDS
 from hf_any3d.processing import checked_choice
 
 CLASSES = tuple(
@@ -189,6 +191,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         system: Text of a system message; None for none.
         lower_edge: Whether numbers of an answer mean the lower edge of a bin, as in the released models, instead of
             its center.
+        classes: Labels of the objects that the model was trained on; by default those of the released models.
         template_sha256: Digest of the `code_template` of the training; a warning tells if the text is another. None
             for no warning.
         chat_template: By default that of the tokenizer.
@@ -218,6 +221,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         code_template: str = "",
         system: str | None = None,
         lower_edge: bool = False,
+        classes: Sequence[str] = CLASSES,
         template_sha256: str | None = None,
         chat_template: str | None = None,
     ):
@@ -240,6 +244,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         self.clean = checked_choice("clean", clean, (True, False))
         self.choice = checked_choice("choice", choice, CHOICES)
         self.lower_edge = checked_choice("lower_edge", lower_edge, (True, False))
+        self.classes = list(classes)
         self.code_template, self.system, self.template_sha256 = code_template, system, template_sha256
 
     @classmethod
@@ -339,7 +344,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
 
         Args:
             task: One of `TASKS`.
-            classes: Objects to look for, of `CLASSES`; none for all.
+            classes: Objects to look for, of the processor's; none for all.
 
         Raises:
             ValueError: The task or a class is unknown, or the task has no objects.
@@ -357,8 +362,37 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             text = text.replace("boxes", ", ".join(classes))
         return f"{text} The reference code is as followed: {self.code_template}" if self.code_template else text
 
-    @staticmethod
-    def check_classes(classes: Sequence[str], task: str, argument: str = "classes") -> None:
+    def grammar(
+        self,
+        task: str = "all",
+        classes: Sequence[str] = (),
+        max_new_tokens: int | None = None,
+        eos_token_id: int | list[int] | None = None,
+    ) -> LogitsProcessorList:
+        """Return a processor of scores for one call of `generate`, with which answers are well-formed layouts.
+
+        Args:
+            task: As of a call.
+            classes: The same; without any, boxes have the labels of the processor.
+            max_new_tokens: As given to `generate`: no line is begun that may not fit.
+            eos_token_id: Tokens that end an answer; by default that of the tokenizer.
+
+        Raises:
+            ValueError: The task or a class is unknown, or the tokenizer cannot write layouts.
+
+        Example:
+            ```python
+            model.generate(**inputs, logits_processor=processor.grammar("layout", max_new_tokens=2000))
+            ```
+        """
+        self.check_classes(classes, checked_choice("task", task, tuple(TASKS)))
+        kinds = {"layout": ("wall", "door", "window"), "objects": ("bbox",)}.get(task, tuple(KINDS))
+        language = LayoutGrammar(self.num_bins, classes or self.classes, kinds)
+        return LogitsProcessorList(
+            [LayoutLogitsProcessor(self.tokenizer, language, eos_token_id, max_new_tokens=max_new_tokens)]
+        )
+
+    def check_classes(self, classes: Sequence[str], task: str, argument: str = "classes") -> None:
         """Check that a model can look for objects.
 
         Args:
@@ -369,10 +403,10 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         Raises:
             ValueError: A class is unknown, or the task has no objects.
         """
-        if unknown := [name for name in classes if name not in CLASSES]:
+        if unknown := [name for name in classes if name not in self.classes]:
             raise ValueError(
                 f"{argument} has {unknown[0]!r}, which the model was not trained on; expected some of its "
-                f"{len(CLASSES)} classes: {', '.join(CLASSES)}"
+                f"{len(self.classes)} classes: {', '.join(self.classes)}"
             )
         if classes and task == "layout":
             raise ValueError(f"{argument} with task='layout', which has no objects; expected task='objects' or 'all'")
@@ -392,7 +426,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         Args:
             rooms: What `read` returned, or scans as it takes them.
             task: What to write, one of `TASKS`.
-            classes: Objects to look for, of `CLASSES`; none for all.
+            classes: Objects to look for, of the processor's; none for all.
             layouts: Layouts to learn, in the frames and units of the scans; of them, what `task` and `classes` ask
                 for.
             padding_side: Side on which shorter prompts are filled up; by default "left", with `layouts` "right".

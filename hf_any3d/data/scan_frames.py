@@ -48,6 +48,11 @@ class ScanFrame:
     warnings: tuple[str, ...] = field(default=())
 
     @property
+    def is_changed(self) -> bool:
+        """True if the scan is turned or its unit is changed."""
+        return self.up_axis != "z" or self.unit != 1 or self.angle != 0
+
+    @property
     def rotation(self) -> np.ndarray:
         """Rotation `(3, 3)` of the scan's points."""
         return turn_about_z(-self.angle) @ upright_rotation(self.up_axis)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from transformers import AutoProcessor, GenerationConfig, TextIteratorStreamer
+from transformers import AutoProcessor, GenerationConfig, LogitsProcessorList, TextIteratorStreamer
 
 from hf_any3d.chat.generation import GENERATION_KEYS, streamed
 from hf_any3d.chat.messages import is_conversation, take_clouds
@@ -20,7 +21,9 @@ from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown, speciali
 from hf_any3d.pipelines.point_cloud_object_detection import PointCloudObjectDetectionPipeline, Scan
 from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipeline
 from hf_any3d.processing import checked_choice
-from hf_any3d.spatiallm_processing import CLASSES, TASKS, SpatialLMProcessor, VoxelizedRoom
+from hf_any3d.spatiallm_processing import TASKS, SpatialLMProcessor, VoxelizedRoom
+
+logger = logging.getLogger(__name__)
 
 _MESH_POINTS = 200_000
 _UP = "z"
@@ -78,8 +81,9 @@ class _LayoutPipeline(PointCloudPipeline):
             ValueError: One has an impossible value.
         """
         own = {name: kwargs.pop(name, None) for name in ("task", "candidate_labels", "up_axis", "align")}
+        grammar = without_none(grammar=kwargs.pop("grammar", None))
         generation = {name: kwargs.pop(name) for name in list(kwargs) if name in GENERATION_KEYS}
-        refuse_unknown(kwargs, f"task, candidate_labels, up_axis, align, {known}arguments of generate")
+        refuse_unknown(kwargs, f"task, candidate_labels, up_axis, align, grammar, {known}arguments of generate")
         if own["up_axis"] is not None:
             checked_choice("up_axis", own["up_axis"], UP_AXES)
         if own["align"] is not None:
@@ -93,7 +97,9 @@ class _LayoutPipeline(PointCloudPipeline):
             self.processor.check_classes(
                 own["candidate_labels"], own["task"] or self.usual_task, argument="candidate_labels"
             )
-        return without_none(**own), generation
+        if grammar:
+            checked_choice("grammar", grammar["grammar"], (True, False))
+        return without_none(**own), generation | grammar
 
     def request(
         self,
@@ -107,16 +113,27 @@ class _LayoutPipeline(PointCloudPipeline):
         data = to_cloud(cloud, ("xyz", "rgb"))
         if data.is_mesh:
             data = data.sample_surface(_MESH_POINTS, 0)
-        scan = Scan(data, stem_of(cloud), up_axis or _UP)
         (room,) = self.processor.read(data, align=align, up_axis=up_axis)
+        scan = Scan(data, stem_of(cloud), _UP if room.frame is None else room.frame.up_axis)
+        if room.frame is not None and room.frame.is_changed and room.frame.sentences:
+            logger.warning("%s: %s", scan.stem or "scan", "; ".join(room.frame.sentences))
         return Request(room, scan, task or self.usual_task, tuple(candidate_labels))
 
     def _answer(self, requests: list[Request], generation: dict[str, Any]) -> list[Request]:
         """Let the model write; all requests ask the same."""
+        generation = dict(generation)
+        in_grammar = generation.pop("grammar", False)
         rooms, first = [request.room for request in requests], requests[0]
         inputs = self.processor(rooms, task=first.task, classes=first.classes).to(self.device)
         pad = {"pad_token_id": self.processor.tokenizer.pad_token_id}
         settings = self._prepare_generate_kwargs(generation, return_dict_in_generate=False, **pad)
+        if in_grammar:
+            limits = {
+                name: settings.get(name, getattr(self.model.generation_config, name, None))
+                for name in ("max_new_tokens", "eos_token_id")
+            }
+            own = self.processor.grammar(first.task, first.classes, **limits)
+            settings["logits_processor"] = LogitsProcessorList([*(settings.get("logits_processor") or ()), *own])
         made = self.model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
         texts, ends = self.processor.answer_texts(made), settings.get("eos_token_id")
         ends = self.model.generation_config.eos_token_id if ends is None else ends
@@ -200,6 +217,7 @@ class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline
     - `candidate_labels`: objects to look for, of the classes that the model knows.
     - `align`: whether the up axis, the unit, the floor and the turn of the walls are found and changed for the model,
       by default as the processor does; boxes are in the frame and unit of the scan all the same.
+    - `grammar`: whether the model can write nothing else than well-formed layouts; False by default.
     - `up_axis`: the axis that points up in the clouds, with a minus for the other direction, if it need not be found.
 
     Settings of other detectors that choose among boxes by their scores are refused unless they have their defaults.
@@ -226,7 +244,7 @@ class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline
     @property
     def labels(self) -> list[str]:
         """Words for walls and openings, and the objects that the model knows."""
-        return ["wall", "door", "window", *CLASSES]
+        return ["wall", "door", "window", *self.processor.classes]
 
     def preprocess(self, cloud: Any, **arguments: Any) -> Iterator[dict[str, Any]]:
         """Prepare a scan, all at once."""
@@ -275,7 +293,7 @@ class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
 
     - `task`: "all" by default, "layout" for walls, doors and windows, "objects" for boxes around objects.
     - `candidate_labels`: objects to look for, of the classes that the model knows.
-    - `align`, `up_axis`: as of the pipeline for boxes; `up_axis` of `layout` is the axis of heights.
+    - `align`, `up_axis`, `grammar`: as of the pipeline for boxes; `up_axis` of `layout` is the axis of heights.
 
     The model answers no questions. `stream` yields lines as they are written.
     """

@@ -118,6 +118,7 @@ KINDS: Mapping[str, type] = {"wall": Wall, "door": Door, "window": Window, "bbox
 
 
 def number_names(kind: type) -> tuple[str, ...]:
+    """Return the names of an entity's numbers, in the order of a line."""
     return tuple(own.name for own in dataclasses.fields(kind) if own.metadata)
 
 
