@@ -2,18 +2,20 @@
 
     python -m studies.layouts --output-dir outputs/layouts
 
-Trains a tiny model on generated rooms, then evaluates it on rooms with other objects: as they are, without points, with
-the points of another room, with an answer held to the grammar, and on copies that are turned, on their side and in
-millimeters, with and without alignment. A run that is stopped continues; each evaluation is stored when it ends.
+Trains a tiny model on generated rooms, then evaluates it on rooms with other objects: as they are, without points,
+with the points of another room, with answers held to the grammar, and on copies that are turned, or on their side and
+in other units too, with and without alignment. A stopped run continues; each evaluation is stored when it ends.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import csv
+import json
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,19 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, TrainerCallback
+from transformers import PreTrainedTokenizerFast
 
 from hf_any3d.data import load_point_dataset
+from hf_any3d.data.scan_frames import ScanFrame
 from hf_any3d.evaluation.layouts import score_layouts
+from hf_any3d.modeling.layers.boxes import UP_AXES
 from hf_any3d.modeling.spatiallm import Layout, SpatialLMConfig, SpatialLMForConditionalGeneration
-from hf_any3d.spatiallm_processing import END, PLACE, START, TASKS, SpatialLMProcessor, VoxelizedRoom
+from hf_any3d.spatiallm_processing import END, PLACE, START, TASKS, SpatialLMProcessor
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.layouts import LayoutCollator, LayoutRows
 from hf_any3d.training.program import build_trainer
-from studies.runs import kept_run, stopwatch, use_threads
+from studies.runs import kept_run, stopwatch
 
 NUM_BINS = 320
 POINT = {
@@ -53,6 +57,7 @@ TRAINING = {
     **{"eval_strategy": "no", "load_best_model_at_end": False},
 }
 """The rate is constant, then falls for the last steps, so that a run may be continued for longer or shorter."""
+BATCH = 16
 TURNS, SIZES = "quarter", (0.9, 1.1)
 END_OF_TEXT, FILL = "<|end|>", "<|fill|>"
 TEMPLATE = "{% for one in messages %}{{ one['content'] }}\n{% endfor %}"
@@ -88,7 +93,10 @@ def build_processor(splits: DatasetDict) -> SpatialLMProcessor:
     """Return the processor, whose tokenizer is made of the training texts."""
     layouts = (Layout.parse(text) for text in splits["train"]["layout"][:300])
     texts = [layout.translated((4, 4, 0)).quantized(NUM_BINS).write() for layout in layouts]
-    return SpatialLMProcessor(build_tokenizer(texts), num_bins=NUM_BINS, stride=8, clean=False)
+    classes = splits["train"].features["box_labels"].feature.names
+    return SpatialLMProcessor(
+        build_tokenizer(texts), num_bins=NUM_BINS, stride=8, align=False, clean=False, classes=classes
+    )
 
 
 def build_model(processor: SpatialLMProcessor, seed: int) -> SpatialLMForConditionalGeneration:
@@ -134,18 +142,145 @@ def train(folder: Path, splits: DatasetDict, processor: SpatialLMProcessor, seed
     return {"train_loss": loss, "parameters": parameters, "steps": steps, **spent}
 
 
+# Name -> what is changed: the points that the model sees, the rooms, how they are read, how answers are made.
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "grammar": {"grammar": True},
+    "no points": {"control": "no points"},
+    "points of another room": {"control": "another room"},
+    "drawn": {"generate": {"do_sample": True, "temperature": 1.0}},
+    "drawn, grammar": {"generate": {"do_sample": True, "temperature": 1.0}, "grammar": True},
+    "aligned": {"align": True},
+    "turned": {"moved": "turned"},
+    "turned, aligned": {"moved": "turned", "align": True},
+    "moved": {"moved": "all"},
+    "moved, aligned": {"moved": "all", "align": True},
+}
+MOST_TOKENS = 260
+
+
+def moved_frame(number: int, moved: str | None) -> ScanFrame:
+    """Return the frame of a copy of a room, drawn by its number: "turned" about the vertical or moved in "all" ways."""
+    if moved is None:
+        return ScanFrame()
+    generator = np.random.default_rng((7, number))
+    up_axis, unit = UP_AXES[int(generator.integers(1, len(UP_AXES)))], float(generator.choice([1.0, 0.01, 0.001]))
+    angle, floor = float(generator.uniform(-math.pi / 4, math.pi / 4)), float(generator.normal())
+    return ScanFrame(angle=angle) if moved == "turned" else ScanFrame(up_axis, unit, angle, floor)
+
+
+def judge(
+    model: SpatialLMForConditionalGeneration,
+    processor: SpatialLMProcessor,
+    rows: Dataset,
+    *,
+    control: str | None = None,
+    moved: str | None = None,
+    align: bool = False,
+    grammar: bool = False,
+    generate: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return F1 of walls, doors, windows and objects, and shares of answers with lines that were lost.
+
+    Layouts are compared in the frame of the rooms as they were made.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        rows: Rows of `rooms_with_layouts`.
+        control: "no points", all features of the clouds zero, or "another room".
+        moved: Whether the rooms are "turned" about the vertical, or moved in "all" ways: turned, on their side, in
+            another unit and shifted.
+        align: Whether they are aligned when they are read.
+        grammar: Whether answers are held to the grammar.
+        generate: Further arguments of `generate`.
+    """
+    truths = [Layout.parse(text) for text in rows["layout"]]
+    frames = [moved_frame(number, moved) for number in range(len(rows))]
+    clouds = [frame.undo(np.asarray(points, float)) for frame, points in zip(frames, rows["points"], strict=True)]
+    if control == "another room":
+        clouds = [*clouds[1:], clouds[0]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scans in millimeters that are not aligned are too long
+        rooms = processor.read(clouds, align=align)
+    texts: list[str] = []
+    torch.manual_seed(0)
+    for start in range(0, len(rooms), BATCH):
+        inputs = processor(rooms[start : start + BATCH])
+        own: dict[str, Any] = dict(generate or {"do_sample": False})
+        if control == "no points":
+            with torch.no_grad():
+                features = model.get_point_features(*(inputs.pop(name) for name in model.cloud_inputs))
+            inputs["point_features"] = [torch.zeros_like(cloud) for cloud in features]
+        if grammar:
+            own["logits_processor"] = processor.grammar(max_new_tokens=MOST_TOKENS)
+        answers = model.generate(**inputs, max_new_tokens=MOST_TOKENS, **own)
+        texts += processor.answer_texts(answers[:, inputs["input_ids"].shape[1] :])
+    read = [Layout.parse(text) for text in texts]
+    found = [processor.in_frame(layout, room) for layout, room in zip(read, rooms, strict=True)]
+    # Back from the frame of the moved room.
+    found = [_undone(layout, frame) for layout, frame in zip(found, frames, strict=True)]
+    scores = score_layouts(found, truths)
+    objects = [score.pooled_f1 for name, score in scores.items() if name not in ("wall", "door", "window")]
+    objects = [pair for pair in objects if not math.isnan(pair[0])]
+    figures = {name: scores[name].pooled_f1 for name in ("wall", "door", "window", "chair") if name in scores}
+    figures["objects"] = np.mean(objects, axis=0).tolist()
+    return {
+        **{f"{name}_{level}": pair[at] for name, pair in figures.items() for at, level in enumerate((25, 50))},
+        "malformed": float(np.mean([bool(layout.dropped) for layout in read])),
+        "lines_lost": float(np.mean([len(layout.dropped) for layout in read])),
+        "entities": float(np.mean([len(layout.entities) for layout in read])),
+        "rooms": len(rows),
+    }
+
+
+def _undone(layout: Layout, frame: ScanFrame) -> Layout:
+    if layout.up_axis != frame.up_axis:  # its walls lie
+        return Layout()
+    layout = layout.with_up_axis("z").scaled(frame.unit)
+    layout = layout.rotated(-frame.angle) if frame.angle else layout
+    return layout.translated((0, 0, -frame.floor))
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Train and evaluate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/layouts"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps of each seed")
+    parser.add_argument("--steps", type=int, default=800, help="optimizer steps of each seed")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
     splits = load_point_dataset("rooms_with_layouts", **ROOMS)
-    processor = build_processor(splits)
+    processor, table = build_processor(splits), []
+    settings = {"point": POINT, "text": TEXT, "rooms": ROOMS, "training": TRAINING, "steps": options.steps}
+    settings = json.loads(json.dumps({**settings, "turns": TURNS, "sizes": SIZES, "most_tokens": MOST_TOKENS}))
     for seed in options.seeds:
-        train(options.output_dir / f"seed-{seed}", splits, processor, seed, options.steps)
+        folder = options.output_dir / f"seed-{seed}"
+        trained = kept_run(
+            options.output_dir / f"trained-{seed}.json",
+            settings,
+            partial(train, folder, splits, processor, seed, options.steps),
+        )
+        model = SpatialLMForConditionalGeneration.from_pretrained(folder).eval()
+        for name, given in CONDITIONS.items():
+
+            def judged(model: Any = model, given: dict[str, Any] = given) -> dict[str, Any]:
+                with stopwatch() as spent:
+                    found = judge(model, processor, splits["test"], **given)
+                return {**found, **spent}
+
+            path = options.output_dir / f"{name.replace(', ', '_').replace(' ', '_')}-{seed}.json"
+            found = kept_run(path, {**settings, "given": given}, judged)
+            shown = {key: value for key, value in found.items() if key != "settings"}
+            table.append({"seed": seed, "condition": name, **shown, "train_cpu_seconds": trained["cpu_seconds"]})
+            print(table[-1], flush=True)
+    with (options.output_dir / "layouts.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(
+            {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
+            for row in table
+        )
 
 
 if __name__ == "__main__":

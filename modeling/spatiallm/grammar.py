@@ -72,10 +72,10 @@ class LayoutGrammar:
             self._parts.append([*parts[:-1], ")"])
 
     @property
-    def alphabet(self) -> set[str]:
+    def alphabet(self) -> frozenset[str]:
         """All characters of the language."""
         opening = "".join(f"{word}_={word.capitalize()}(" for word in _KINDS)
-        return set("0123456789,)\nwall_" + opening + "".join(self.classes))
+        return frozenset("0123456789,)\nwall_" + opening + "".join(self.classes))
 
     @property
     def longest_line(self) -> int:
@@ -163,10 +163,13 @@ class _Vocabulary:
         begin = len(tokenizer.decode([anchor], **options))
         texts = tokenizer.batch_decode([[anchor, number] for number in numbers], **options)
         self.texts = {number: text[begin:] for number, text in zip(numbers, texts, strict=True)}
+        self._trees: dict[frozenset[str], dict[str, Any]] = {}
 
-    def tree(self, alphabet: set[str]) -> dict[str, Any]:
+    def tree(self, alphabet: frozenset[str]) -> dict[str, Any]:
         """Return the tokens with the characters of an alphabet; an empty key has the tokens that end there."""
-        root: dict[str, Any] = {}
+        if alphabet in self._trees:
+            return self._trees[alphabet]
+        root = self._trees[alphabet] = {}
         for number, text in self.texts.items():
             if text and alphabet.issuperset(text):
                 node = root
