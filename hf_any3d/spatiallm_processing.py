@@ -171,6 +171,17 @@ def voxelize_room(
     return VoxelizedRoom(np.concatenate([xyz, rgb], axis=1)[index], cells[index], corner, index, of_point)
 
 
+def asked_of(layout: Layout, task: str, classes: Sequence[str] = ()) -> Layout:
+    """Return what of a layout a task, one of `TASKS`, and classes ask for; without any classes all."""
+    if task == "layout":
+        layout = dataclasses.replace(layout, boxes=())
+    elif task == "objects":
+        layout = dataclasses.replace(layout, walls=(), doors=(), windows=())
+    if classes:
+        layout = dataclasses.replace(layout, boxes=tuple(box for box in layout.boxes if box.label in classes))
+    return layout
+
+
 class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
     """Scans of rooms and a task become inputs of a SpatialLM, and its answers layouts in the scan's frame.
 
@@ -479,13 +490,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             task: As of a call; what it does not ask for is left out.
             classes: The same.
         """
-        if task == "layout":
-            layout = dataclasses.replace(layout, boxes=())
-        elif task == "objects":
-            layout = dataclasses.replace(layout, walls=(), doors=(), windows=())
-        if classes:
-            layout = dataclasses.replace(layout, boxes=tuple(box for box in layout.boxes if box.label in classes))
-        moved = room.from_scan(layout)
+        moved = room.from_scan(asked_of(layout, task, classes))
         return moved.ordered(EXTENT / self.num_bins).quantized(self.num_bins).write()
 
     def _tokenize(self, prompts: list[str], side: str, answers: list[str] | None = None) -> dict[str, np.ndarray]:

@@ -160,7 +160,7 @@ MOST_TOKENS = 260
 
 
 def moved_frame(number: int, moved: str | None) -> ScanFrame:
-    """Return the frame of a copy of a room, drawn by its number: "turned" about the vertical or moved in "all" ways."""
+    """Draw the frame of a copy of a room by its number: "turned" about the vertical, or moved in "all" ways."""
     if moved is None:
         return ScanFrame()
     generator = np.random.default_rng((7, number))
