@@ -51,7 +51,12 @@ class Task(StrEnum):
 
 
 _TASKS = {LABELED_POINTS: Task.SEGMENTATION, LABELED_WITH_BOXES: Task.DETECTION}
-_COMMANDS = {Task.CLASSIFICATION: "predict", Task.SEGMENTATION: "segment", Task.DETECTION: "detect", Task.LAYOUTS: "detect"}
+_COMMANDS = {
+    Task.CLASSIFICATION: "predict",
+    Task.SEGMENTATION: "segment",
+    Task.DETECTION: "detect",
+    Task.LAYOUTS: "detect",
+}
 
 
 def _print_all_help(context: typer.Context, task: Task) -> None:
@@ -97,8 +102,8 @@ def train(
     task: Annotated[
         Task | None,
         option(
-            "classification of clouds, segmentation of points, detection, or layouts, which fine-tunes a SpatialLM; by "
-            "default as the data require."
+            "classification of clouds, segmentation of points, detection, or layouts, which fine-tunes a SpatialLM; "
+            "by default as the data require."
         ),
     ] = None,
     way: Annotated[
