@@ -101,7 +101,8 @@ def convert_spatiallm(
         model.tie_weights()
     account(checkpoint, state, model.state_dict())
     # transformers does not know the type of the released config.
-    opened = open_tokenizer(folder if tokenizer is None else tokenizer, config.text_config)
+    text: Any = config.text_config
+    opened = open_tokenizer(folder if tokenizer is None else tokenizer, text)
     with errors_about(folder if tokenizer is None else tokenizer):
         _check_tokens(opened, config)
     processor = SpatialLMProcessor.from_config(
@@ -114,7 +115,7 @@ def convert_spatiallm(
     )
     setattr(config, RECORD, terms_of(SPATIALLM))
     words = state["spatiallm.language_model.model.embed_tokens.weight"]
-    if config.text_config.tie_word_embeddings:
+    if text.tie_word_embeddings:
         # transformers stores tied weights once.
         del state["spatiallm.language_model.lm_head.weight"]
     with new_directory(output) as directory, errors_about(checkpoint):
@@ -171,12 +172,13 @@ def convert_spatiallm_back(checkpoint: str | os.PathLike, output: str | os.PathL
 
 
 def _check_tokens(tokenizer: PreTrainedTokenizerBase, config: SpatialLMConfig) -> None:
+    text: Any = config.text_config
     for field, token in _SPECIAL.items():
         found, expected = tokenizer.convert_tokens_to_ids(token), getattr(config, field)
         if found != expected:
             raise ValueError(f"the tokenizer has {token} as {found}; the config has {field}={expected}")
-    if len(tokenizer) > config.text_config.vocab_size:
-        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens; the model takes {config.text_config.vocab_size}")
+    if len(tokenizer) > text.vocab_size:
+        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens; the model takes {text.vocab_size}")
 
 
 def _read_template(file: Path) -> str:

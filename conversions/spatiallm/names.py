@@ -86,13 +86,14 @@ def spatiallm_config(published: Mapping[str, Any]) -> SpatialLMConfig:
     fields["use_mask_token"] = False
     point = {"model_type": "point_transformer_v3", "grid_size": EXTENT / num_bins} | fields
     text = {name: value for name, value in published.items() if name not in _OWN}
+    further: dict[str, Any] = {name: published[name] for name in _SPECIAL}
+    further["tie_word_embeddings"] = bool(published.get("tie_word_embeddings", False))
     return SpatialLMConfig(
         point_config=point,
         text_config=text | {"model_type": LANGUAGE_MODELS[kind]},
         num_bins=num_bins,
         projector=published.get("projector") or "linear",
-        tie_word_embeddings=bool(published.get("tie_word_embeddings", False)),
-        **{name: published[name] for name in _SPECIAL},
+        **further,
     )
 
 
@@ -102,7 +103,9 @@ def published_config(config: SpatialLMConfig) -> dict[str, Any]:
     Raises:
         ValueError: The released program cannot compute the model.
     """
-    text = config.text_config.to_dict()
+    point: Any = config.point_config
+    language_model: Any = config.text_config
+    text = language_model.to_dict()
     kinds = {ours: theirs for theirs, ours in LANGUAGE_MODELS.items()}
     if (found := text.pop("model_type")) not in kinds:
         raise ValueError(f"text_config is of the type {found!r}; the released program has {', '.join(kinds)}")
@@ -111,7 +114,6 @@ def published_config(config: SpatialLMConfig) -> dict[str, Any]:
     if "rope_theta" in rope:
         text["rope_theta"] = rope.pop("rope_theta")
     text["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
-    point = config.point_config
     published = {name: value for name, value in text.items() if name not in _OWN} | {
         "model_type": kinds[found],
         "architectures": [{"qwen2": "SpatialLMQwenForCausalLM", "llama": "SpatialLMLlamaForCausalLM"}[found]],
@@ -121,8 +123,8 @@ def published_config(config: SpatialLMConfig) -> dict[str, Any]:
         "projector": config.projector,
         **{name: getattr(config, name) for name in _SPECIAL},
     }
-    back = spatiallm_config(published)
-    own, other = point.to_dict(), back.point_config.to_dict()
+    back: Any = spatiallm_config(published).point_config
+    own, other = point.to_dict(), back.to_dict()
     for name in sorted(other.keys() - _NOT_COMPUTED):
         if own.get(name) != other[name]:
             raise ValueError(
@@ -153,11 +155,13 @@ def convert_spatiallm_state_dict(
         is_encoder = name.startswith(_ENCODER) and not name.startswith(f"{_ENCODER}input_proj.")
         (encoder if is_encoder else others)[name] = tensor
     state = rename_tensors(others, NAMES)
-    fields = config.point_config.to_dict()
+    point: Any = config.point_config
+    text: Any = config.text_config
+    fields = point.to_dict()
     named = convert_ptv3_state_dict({name.removeprefix(_ENCODER): own for name, own in encoder.items()}, fields)
     state |= {f"{_BODY}point_encoder.{name}": tensor for name, tensor in named.items()}
     head, table = (f"{_BODY}language_model.{name}.weight" for name in ("lm_head", "model.embed_tokens"))
-    if config.text_config.tie_word_embeddings and table in state:
+    if text.tie_word_embeddings and table in state:
         # Released files lack the head, or hold the embeddings twice; another one would be lost.
         if head in state and not torch.equal(state[head], state[table]):
             raise ValueError("lm_head.weight differs from model.embed_tokens.weight; expected equal ones, as tied")
@@ -187,7 +191,8 @@ def _published(name: str, config: SpatialLMConfig) -> str:
         return f"{_ENCODER}input_proj.{rest}"
     if part == "projector":
         return f"point_proj.{rest if config.projector == 'mlp' else rest.partition('.')[2]}"
-    if part == "point_encoder" and (found := _published_encoder(rest, config.point_config.depths)):
+    point: Any = config.point_config
+    if part == "point_encoder" and (found := _published_encoder(rest, point.depths)):
         return f"{_ENCODER}{found}"
     raise ValueError(f"{name} has no place in a released SpatialLM")
 

@@ -314,7 +314,7 @@ class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
 
     def preprocess(self, inputs: Any, **arguments: Any) -> dict[str, Any]:
         """Prepare one scan."""
-        messages = getattr(inputs, "messages", None)
+        messages: Any = getattr(inputs, "messages", None)
         if isinstance(inputs, Mapping) and "messages" in inputs:
             messages = inputs["messages"]
         elif is_conversation(inputs):

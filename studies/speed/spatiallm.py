@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +32,9 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    # Of this program alone: `getrusage` also counts the process that started it.
+    (line,) = (one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1e6
 
 
 def _prompt(tokens: int, config: SpatialLMConfig) -> torch.Tensor:
@@ -50,6 +51,7 @@ def _settings(count: int) -> dict[str, Any]:
 def measure(dtype: str, points: int, rounds: int) -> dict[str, Any]:
     """Time encoder, prompt and answer of the model and of its language model alone."""
     scene = rooms(points)
+    assert scene.colors is not None
     room = voxelize_room(scene.points.astype(np.float64), scene.colors * 255, SpatialLMConfig().num_bins)
     torch.set_default_dtype(_DTYPES[dtype])
     torch.manual_seed(0)
