@@ -32,8 +32,8 @@ METHODS = {
         "3DETR",
         "2109.08141",
         ("3detr",),
-        "A detection transformer with {config.decoder_layers} decoder layers reads groups of points, and answers with "
-        "{config.num_queries} boxes",
+        "A detection transformer with {config.decoder_layers} decoder layers reads {config.described_tokens}, and "
+        "answers with {config.num_queries} boxes",
     ),
     "minigpt3d": Method("MiniGPT-3D", "2405.01413", ("minigpt3d",)),
     "openshape": Method("OpenShape", "2305.10764", ("openshape",), _READS_PATCHES),
@@ -237,6 +237,23 @@ def _describe_features(subject: Subject) -> Description:
     return Description(what, stored, elsewhere[0] if elsewhere else None, "finetune", is_control=is_control)
 
 
+def _describe_detector(subject: Subject) -> Description:
+    """Describe a detector, and the point encoder under its decoder if that is another one."""
+    config, found = subject.config, _describe_encoder(subject)
+    if config.point_encoder_config is None:
+        return found
+    part = config.part("point_encoder")
+    if part.name_or_path:
+        found.what += (
+            f". The point encoder {'started as' if part.stored else 'is'} {subject.show_name(part.name_or_path)}"
+        )
+    if part.is_elsewhere:
+        found.stored = f"The point {subject.locate_encoder(part.name_or_path)}"
+        found.base_program = "from_point_encoder_pretrained(config=config)"
+    found.base_model = found.base_model or part.name_or_path
+    return found
+
+
 def _describe_layout_writer(subject: Subject) -> Description:
     """Describe the encoder of scans and the language model."""
     config = subject.config
@@ -258,6 +275,7 @@ _DESCRIBED = {
     "act3d": _describe_student,
     "any2point": _describe_any2point,
     "act3d_autoencoder": _describe_autoencoder,
+    "detr3d": _describe_detector,
     "point_features": _describe_features,
     "minigpt3d": _describe_chat_model,
     "spatiallm": _describe_layout_writer,

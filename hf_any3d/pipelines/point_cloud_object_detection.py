@@ -72,6 +72,8 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
         ```
     """
 
+    has_scores = True
+    """Whether boxes have scores, by which some may be left out."""
     # Models that write layouts have a processor instead; `__init__` raises the error of a missing one.
     _load_feature_extractor = None
     _load_processor = None

@@ -224,6 +224,7 @@ class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline
     `stream` yields boxes as they are written.
     """
 
+    has_scores = False
     usual_task = "objects"
     _non_generation_params = ("top_k",)
 

@@ -291,6 +291,8 @@ _NO_POINT_TOKENS = (
     *registered_classes(Detr3DConfig, *ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)),
     *_BASELINES,
 )
+# A detector on a pretrained point encoder, see `tests.tiny_detr3d`.
+_ON_ENCODER = "Detr3DForPointCloudObjectDetectionOnEncoder"
 
 
 def _pairs(methods: Iterable[str], models: Collection[type[PreTrainedModel]]) -> tuple[str, ...]:
@@ -356,9 +358,12 @@ refuse(
 )
 refuse(
     "prompts",
-    _pairs(
-        ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
-        [kind for kind in _ADAPTED if kind in _WITHOUT_WORDS and kind not in _NO_POINT_TOKENS],
+    (
+        *_pairs(
+            ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
+            [kind for kind in _ADAPTED if kind in _WITHOUT_WORDS and kind not in _NO_POINT_TOKENS],
+        ),
+        *(f"{method} on {_ON_ENCODER}" for method in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")),
     ),
     ValueError,
     "learns embeddings of words, and .* reads none",
