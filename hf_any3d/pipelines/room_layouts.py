@@ -15,13 +15,14 @@ from transformers import AutoProcessor, GenerationConfig, LogitsProcessorList, T
 from hf_any3d.chat.generation import GENERATION_KEYS, streamed
 from hf_any3d.chat.messages import is_conversation, take_clouds
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.room_voxels import VoxelizedRoom
 from hf_any3d.modeling.layers.boxes import UP_AXES, DetectionRule
 from hf_any3d.modeling.spatiallm import DroppedLine, Layout, SpatialLMConfig, Wall, read_lines
 from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown, specialize, stem_of, without_none
 from hf_any3d.pipelines.point_cloud_object_detection import PointCloudObjectDetectionPipeline, Scan
 from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipeline
 from hf_any3d.processing import checked_choice
-from hf_any3d.spatiallm_processing import TASKS, SpatialLMProcessor, VoxelizedRoom
+from hf_any3d.spatiallm_processing import TASKS, SpatialLMProcessor
 
 logger = logging.getLogger(__name__)
 

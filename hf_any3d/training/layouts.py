@@ -19,12 +19,13 @@ from transformers import AutoProcessor
 
 from hf_any3d.auto import AutoModelForPointCloudTextToText
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.room_voxels import VoxelizedRoom
 from hf_any3d.data.scan_frames import turn_about_z
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.evaluation.layouts import score_layouts
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.spatiallm import Box, Layout, SpatialLMForConditionalGeneration
-from hf_any3d.spatiallm_processing import TASKS, SpatialLMProcessor, VoxelizedRoom, asked_of
+from hf_any3d.spatiallm_processing import TASKS, SpatialLMProcessor, asked_of
 from hf_any3d.training import program
 from hf_any3d.training.arguments import (
     DataArguments,
@@ -200,7 +201,7 @@ class LayoutDataArguments(DataArguments):
     up_axis: str = argument("z", help="Axis that points up; layouts need z.")
     features: list[str] = argument(default_factory=lambda: ["xyz", "rgb"], help="Channels; the model reads both.")
     num_points: int = argument(0, help="0: all points of a scan are read.")
-    task: str = argument("all", help="What the model learns to write: all, layout (walls, doors, windows), objects.")
+    answer: str = argument("all", help="What the model learns to write: all, layout (walls, doors, windows), objects.")
     turns: str = argument("quarter", help="Turns of training rooms about z: none, quarter or any.")
     sizes: list[float] = argument(
         default_factory=lambda: [0.75, 1.25], help="Smallest and largest factor of the size of training rooms."
@@ -212,7 +213,7 @@ class LayoutDataArguments(DataArguments):
         super().__post_init__()
         for name, value, allowed in (
             ("up_axis", self.up_axis, ("z",)),
-            ("task", self.task, tuple(TASKS)),
+            ("answer", self.answer, tuple(TASKS)),
             ("turns", self.turns, TURNS),
             ("num_points", self.num_points, (0,)),
         ):
@@ -325,7 +326,7 @@ def train_layouts(argv: list[str] | None = None) -> RunReport:
         train_rows,
         validation,
         cast(Any, processor),
-        data_collator=LayoutCollator(processor, data.task),
+        data_collator=LayoutCollator(processor, data.answer),
     )
     with stopwatch.part("training"):
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -357,7 +358,7 @@ def evaluate_layouts(
             continue
         rows = LayoutRows(splits[split], processor)
         loss = trainer.evaluate(cast(Any, rows), metric_key_prefix=split)[f"{split}_loss"]
-        found, truths = answer_rows(trainer.model, rows, data.task, data.max_new_tokens)
+        found, truths = answer_rows(trainer.model, rows, data.answer, data.max_new_tokens)
         scores = {name: score.pooled_f1 for name, score in score_layouts(found, truths).items()}
         scores = {name: pair for name, pair in scores.items() if not math.isnan(pair[0])}
         by_class[split] = {name: pair[0] for name, pair in scores.items()}

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from hf_any3d.atomic_files import write_json
 from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMForConditionalGeneration
-from hf_any3d.spatiallm_processing import voxelize_room
+from hf_any3d.data.room_voxels import voxelize_room
 from studies.speed._measure import timed, timed_in_turns
 from studies.speed.large_scene import rooms
 
