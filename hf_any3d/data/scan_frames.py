@@ -29,7 +29,7 @@ _SMALLEST_TURN = math.radians(1.0)
 
 @dataclass(frozen=True)
 class ScanFrame:
-    """How a scan differs from what models expect: meters, z up, floor at z = 0, walls along x and y.
+    """Difference of a scan from what models expect: meters, z up, floor at z = 0, walls along x and y.
 
     Attributes:
         up_axis: The axis that points up in the scan, one of `UP_AXES`.

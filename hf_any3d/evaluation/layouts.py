@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_any3d.modeling.spatiallm.layout import Box, Layout
+from hf_any3d.modeling.spatiallm import Box, Layout
 
 THRESHOLDS = (0.25, 0.5)
 _SMALLEST_SIZE, _FARTHEST, _PARALLEL = 0.1, 0.2, math.sin(math.radians(5))

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from datasets import Array2D, DatasetDict, Value
 
-from hf_any3d.modeling.spatiallm.layout import Box, Door, Entity, Layout, Wall, Window
+from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall, Window
+from hf_any3d.modeling.spatiallm.entities import Entity
 from hf_any3d.research.generated import rooms
 from hf_any3d.research.generated.rooms_with_boxes import UP_AXIS as UP_AXIS, compose_splits, with_boxes
 
