@@ -178,14 +178,14 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         Raises:
             ValueError: A scan cannot be read, or the axis is unknown.
         """
-        align = self.align if align is None else checked_choice("align", align, (True, False))
+        aligned: bool = self.align if align is None else bool(checked_choice("align", align, (True, False)))
         if up_axis is not None:
             checked_choice("up_axis", up_axis, UP_AXES)
         draws = np.random.default_rng(seed) if self.choice == "random" else None
         entries, rooms = split_clouds(clouds), []
         for number, entry in enumerate(entries):
             try:
-                rooms.append(self._voxelize(entry, draws, align, up_axis))
+                rooms.append(self._voxelize(entry, draws, aligned, up_axis))
             except PointCloudError as error:
                 if len(entries) == 1:
                     raise
@@ -383,7 +383,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         longest = max(map(len, rows))
         filled = [(longest - len(row), 0) if side == "left" else (0, longest - len(row)) for row in rows]
 
-        def padded(values: list[list[int]], fill: int | None) -> np.ndarray:
+        def padded(values: list[list[int]], fill: Any) -> np.ndarray:
             both = zip(values, filled, strict=True)
             return np.stack([np.pad(row, pad, constant_values=fill) for row, pad in both]).astype(np.int64)
 

@@ -110,14 +110,12 @@ class LayoutRows(torch.utils.data.Dataset):
     def _layout(self, row: Mapping[str, Any]) -> Layout:
         if self._names is None:
             return Layout.parse(str(row["layout"]), strict=True)
-        boxes = np.asarray(row["boxes"], dtype=np.float64).reshape(-1, 7)
-        labels = np.asarray(row["box_labels"]).reshape(-1)
-        return Layout(
-            boxes=tuple(
-                Box(number, self._names[int(label)], *box[:3], box[6], *box[3:6])
-                for number, (box, label) in enumerate(zip(boxes.tolist(), labels, strict=True))
-            )
-        )
+        boxes: list[Box] = []
+        rows = np.asarray(row["boxes"], dtype=np.float64).reshape(-1, 7).tolist()
+        for box, label in zip(rows, np.asarray(row["box_labels"]).reshape(-1).tolist(), strict=True):
+            x, y, z, length, width, height, heading = box
+            boxes.append(Box(len(boxes), self._names[int(label)], x, y, z, heading, length, width, height))
+        return Layout(boxes=tuple(boxes))
 
     def _moved(self, points: np.ndarray, layout: Layout, generator: np.random.Generator) -> tuple[np.ndarray, Layout]:
         """Turn and scale a room about the center of its box."""

@@ -215,7 +215,7 @@ class LayoutLogitsProcessor(LogitsProcessor):
         eos_token_id: int | list[int] | None = None,
         max_new_tokens: int | None = None,
     ):
-        eos = tokenizer.eos_token_id if eos_token_id is None else eos_token_id
+        eos: Any = tokenizer.eos_token_id if eos_token_id is None else eos_token_id
         if eos is None:
             raise ValueError("the tokenizer has no token that ends a text; expected eos_token_id")
         self.grammar, self.max_new_tokens = grammar, max_new_tokens
