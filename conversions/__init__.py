@@ -16,6 +16,7 @@ if __name__ == "conversions":
 
 if TYPE_CHECKING:  # for editors and type checkers
     from hf_any3d.conversions.act.convert import convert_act as convert_act
+    from hf_any3d.conversions.act.pointgst import convert_pointgst as convert_pointgst
     from hf_any3d.conversions.any2point.convert import convert_any2point as convert_any2point
     from hf_any3d.conversions.detr3d.convert import (
         convert_detr3d as convert_detr3d,

@@ -102,12 +102,23 @@ PROGRAMS = (
     Program(*_MINIGPT3D, _stage),
     # BLIP-2 has a Q-Former, but nothing that MiniGPT-3D trains.
     Program(*_MINIGPT3D, _marked(r"Qformer\.bert\."), role="qformer"),
+    # A classifier of ACT with adapters in its blocks.
+    Program("PointGST", "convert_pointgst", _marked(r"blocks\.blocks\.\d+\.gft_adapter\.")),
     Program("ACT", "convert_act", _act),
     # The same layers as those of MiniGPT-3D's point encoder, with a projection beside them.
     Program("PatchAlign3D", "convert_patchalign3d", _marked(r"encoder\.first_conv\."), entry="proj"),
     Program(*_MINIGPT3D, _marked(r"encoder\.first_conv\."), role="point_encoder"),
 )
 """The first row that accepts a file counts."""
+
+# Files of programs whose models are not built here, by a mark that no other file has.
+_REFUSED = {
+    r"blocks\.layers\.\d+\.gft_adapter\.": "PointGST on PointGPT",
+    r"blocks\.blocks\.\d+\.Adapter_MLP\.": "DAPT",
+    r"(blocks\.cls\.|prompt_pos$)": "IDPT",
+    r"cls_prompt_list\.": "VPT-deep in IDPT's program",
+    r"blocks\.prompt_all_mlp\.": "PPT",
+}
 
 # Directories: parts of MiniGPT-3D, as released or converted, by the model type in their config.
 _PARTS = {
@@ -144,6 +155,9 @@ def recognize(path: str | os.PathLike) -> Recognized:
         return _recognize_directory(path)
     is_plain = path.suffix == ".safetensors"
     state = read_tensors(path) if is_plain else read_checkpoint(path, ENTRIES)
+    for mark, name in _REFUSED.items():
+        if any(re.match(mark, tensor) for tensor in state):
+            raise ValueError(f"{path}: a model of {name}, for which there is no class here; it cannot be converted")
     for program in PROGRAMS:
         settings = program.settings(state.keys())
         if settings is not None and (program.entry is None or (not is_plain and program.entry in read_entries(path))):

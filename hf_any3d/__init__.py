@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from hf_any3d.tuners import (
         BitFitConfig as BitFitConfig,
         GuidedAdapterConfig as GuidedAdapterConfig,
+        PointGSTConfig as PointGSTConfig,
         PromptTokensConfig as PromptTokensConfig,
         SideTuningConfig as SideTuningConfig,
         encoder_linear_pattern as encoder_linear_pattern,

@@ -43,6 +43,7 @@ from hf_any3d.hub.published_table import (
     Published,
     PublishedFile,
     System,
+    download_of,
     find_published,
     terms_of,
 )
@@ -166,7 +167,7 @@ def _find(
     if text.partition(SIZE_MARK)[0] not in PUBLISHED:
         # It looks like a path, not like a name on the hub.
         if "/" not in text or path.suffix in (".pt", ".pth", ".bin") or text.startswith((".", "~", "/")):
-            raise FileNotFoundError(f"no file {text}{similar_path(path)}")
+            raise FileNotFoundError(f"no file {text}{similar_path(path)}{download_of(path)}")
         raise ValueError(f"{text}: not a published checkpoint; expected one of {', '.join(PUBLISHED)}, or a file")
     return _from_hub(text, size, revision, accept_license, cache_dir, hub)
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Array2D, ClassLabel, Dataset, Features, Value
+from scipy.special import softmax
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -33,12 +34,17 @@ from hf_any3d import (
     ActForPointCloudClassification,
     ActModel,
     PointFeaturesConfig,
+    PointFeaturesForPointCloudClassification,
     PointFeaturesModel,
     PointNet2Config,
     PointNet2ForPointCloudClassification,
     load_point_dataset,
 )
 from hf_any3d.pipelines import default_model
+from hf_any3d.training.little_data.linear_head import draw_folds, fit_head, fit_temperature, held_out_logits
+from hf_any3d.training.little_data.no_class import KINDS, draw_things
+from hf_any3d.training.little_data.plan import Plan
+from hf_any3d.training.little_data.training import CALIBRATED_FROM, UNKNOWN_FAR
 from studies.few_scans_report import COPIES, SHOTS, report
 from studies.generated_shapes import CLASSES, draw_shape
 from studies.generated_shapes.families import OTHERS, draw_other
@@ -55,6 +61,10 @@ STRANGERS, OTHERS_OF_A_KIND = 200, 50
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Inverse strengths of the L2 penalty to choose from, as scikit-learn names them."""
 BINS = 10
+SHIPPED = "descriptors and packaged encoder"
+"""Arm of `hf-any3d train`."""
+OWN_KIND = {"noise": "noise", "plane": "sheet", "bar": "bar", "room": "room"}
+"""Kind of the things that are judged -> kind of the package's things that are like them."""
 
 
 @dataclass(frozen=True)
@@ -264,45 +274,10 @@ def estimated(build: Callable[[], Head], features: np.ndarray, labels: np.ndarra
     return float((probabilities.argmax(axis=1) == labels).mean()), calibration_error(probabilities, labels)
 
 
-def strangeness(head: Head, train: np.ndarray, bank: np.ndarray, features: np.ndarray) -> dict[str, np.ndarray]:
-    """Return outlier scores `(rows,)`.
-
-    Args:
-        head: Fitted to `train`.
-        train: Features of the training shapes.
-        bank: Features of things of no class, drawn once for all.
-        features: What to judge.
-
-    Returns:
-        "surprise" of the head, "distance" to the nearest training feature, and the latter minus that to the nearest of
-        the bank, both as logarithms.
-    """
-    rows = head.standard(features)
-
-    def nearest(others: np.ndarray) -> np.ndarray:
-        others = head.standard(others)
-        squared = (others**2).sum(1) + (rows**2).sum(1)[:, None] - 2 * rows @ others.T
-        return np.log(np.sqrt(squared.clip(0).min(axis=1)) + 1e-9)
-
-    distance, probabilities = nearest(train), head.probabilities(features)
-    surprise = -np.log(probabilities.max(axis=1).clip(1e-9))
-    return {"surprise": surprise, "distance": distance, "bank": distance - nearest(bank)}
-
-
-SUMS = {"both": ("surprise", "distance"), "all": ("surprise", "bank")}
-"""Outlier score -> what it adds, each in standard deviations of the test shapes' own."""
-
-
 def evaluate_head(
-    build: Callable[[], Head],
-    features: np.ndarray,
-    nothing: np.ndarray,
-    bank: np.ndarray,
-    shapes: Shapes,
-    shots: int,
-    number: int,
+    build: Callable[[], Head], features: np.ndarray, shapes: Shapes, shots: int, number: int
 ) -> dict[str, float]:
-    """Fit one head and compute all figures of it."""
+    """Fit one head and compute its accuracy, and what it estimates by itself."""
     division = draw(shapes, shots, number)
     train = features[division.train]
     with stopwatch() as spent:
@@ -317,17 +292,75 @@ def evaluate_head(
     }
     if shots > 1 and not isinstance(head, Forest):
         figures["estimated"], figures["estimated_calibration_error"] = estimated(build, train, division.labels, shots)
-    known = strangeness(head, train, bank, features[division.test])
-    unlike = {"other classes": features[division.strangers]}
-    unlike |= {kind: part for kind, part in zip(OTHERS, np.split(nothing, len(OTHERS)), strict=True)}
+    return figures
+
+
+def evaluate_shipped(
+    features: np.ndarray, nothing: np.ndarray, things: np.ndarray, shapes: Shapes, shots: int, number: int
+) -> dict[str, float]:
+    """Learn a draw as `hf-any3d train` does, and compute what the model tells of test shapes and of unknown things.
+
+    Args:
+        features: Of all shapes.
+        nothing: Of `nothing_known`.
+        things: Of `draw_things`.
+        shapes: The set.
+        shots: Shapes of a class to learn from.
+        number: Number of the draw.
+
+    Returns:
+        Accuracy and calibration error; from two shapes a class on, for each kind of unknown things the area under the
+        ROC curve of the unknown score with all things of no class, without those of its own kind, and without any,
+        and the shares of scores above 0.5 and without a label.
+    """
+    division = draw(shapes, shots, number)
+    train, labels = features[division.train], division.labels
+    strength = Plan().strength
+    head = fit_head(train, labels, CLASSES_OF_A_DRAW, strength)
+    groups = shapes.groups[division.train]
+    held_out = held_out_logits(train, labels, draw_folds(labels, groups, 10), CLASSES_OF_A_DRAW, strength)
+    before = calibration_error(softmax(head.logits(features[division.test]), axis=1), division.test_labels)
+    if len(labels) >= CALIBRATED_FROM:
+        temperature = fit_temperature(held_out, labels)
+        head, held_out = head.cooled(temperature), held_out / temperature
+    probabilities = softmax(head.logits(features[division.test]), axis=1)
+    figures = {
+        "accuracy": float((probabilities.argmax(axis=1) == division.test_labels).mean()),
+        "calibration_error": calibration_error(probabilities, division.test_labels),
+        "calibration_error_before": before,
+        "over_confidence": float((probabilities.max(1) - (probabilities.argmax(1) == division.test_labels)).mean()),
+        "train_rows": len(train),
+        "test_rows": len(division.test),
+        "head_seconds": 0.0,
+    }
+    if shots == 1:
+        return figures
+    figures["estimated"] = float((held_out.argmax(axis=1) == labels).mean())
+    kinds = np.arange(len(things)) % len(KINDS)
+    model = PointFeaturesForPointCloudClassification(PointFeaturesConfig(num_labels=CLASSES_OF_A_DRAW))
+
+    def standard(rows: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(head.standardize(rows)).float()
+
+    def scores_of(rows: np.ndarray) -> np.ndarray:
+        found = model.score_unknown(standard(rows), torch.from_numpy(head.logits(rows)).float())
+        assert found is not None
+        return found.numpy()
+
+    unlike = {"other classes": features[division.strangers], **dict(zip(OTHERS, np.split(nothing, 4), strict=True))}
     for kind, rows in unlike.items():
-        found = strangeness(head, train, bank, rows)
-        for name, scores in found.items():
-            figures[f"{kind}, {name}"] = area(known[name], scores)
-        for name, parts in SUMS.items():
-            units = {part: (known[part].mean(), known[part].std() + 1e-9) for part in parts}
-            sums = [sum((side[part] - units[part][0]) / units[part][1] for part in parts) for side in (known, found)]
-            figures[f"{kind}, {name}"] = area(*sums)
+        banks = {"": things, ", without a bank": None}
+        if kind in OWN_KIND:
+            banks[", without its kind"] = things[kinds != list(KINDS).index(OWN_KIND[kind])]
+        for name, bank in banks.items():
+            rest = [] if bank is None else [standard(bank)]
+            model.fit_unknown_score(standard(train), torch.from_numpy(held_out).float(), groups.tolist(), *rest)
+            known, found = scores_of(features[division.test]), scores_of(rows)
+            figures[f"{kind}{name}"] = area(known, found)
+            if not name:
+                for which, values in (("known", known), (kind, found)):
+                    figures[f"{which}, flagged"] = float((values > 0.5).mean())
+                    figures[f"{which}, no label"] = float((values > UNKNOWN_FAR).mean())
     return figures
 
 
@@ -358,7 +391,7 @@ def choose_strengths(features: dict[str, np.ndarray], shapes: Shapes) -> dict[in
 def frozen_runs(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Evaluate all heads on frozen features; returns the runs, and what they have in common."""
     sets, nothing = {name: SETS[name]() for name in (*options.sets, "choice")}, nothing_known()
-    bank = nothing_known(("solid", *OTHERS), SEED + 1)
+    things = draw_things()
     sources = sources_of(options.encoders)
 
     def of_arm(set_name: str, arm: str, copies: int, owner: str, points: np.ndarray) -> tuple[np.ndarray, float]:
@@ -380,17 +413,24 @@ def frozen_runs(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict
         if "random" in arm and copies > 1:
             continue
         rows, milliseconds = of_arm(set_name, arm, copies, set_name, sets[set_name].points)
-        strange, _ = of_arm("nothing", arm, copies, set_name, nothing)
-        stored, _ = of_arm("bank", arm, copies, set_name, bank)
+        is_shipped = arm == SHIPPED and copies == COPIES
+        if is_shipped:
+            strange, _ = of_arm("nothing", arm, copies, set_name, nothing)
+            # As they are stored: without copies.
+            bank, _ = of_arm("things", arm, 1, set_name, things)
         for shots, number in product(SHOTS, range(DRAWS)):
             heads: dict[str, Callable[[], Head]] = {"logistic": lambda shots=shots: Head(strengths[shots])}
             if arm == "descriptors":
                 heads["forest"] = lambda: Forest(0)
             for head, build in heads.items():
-                figures = evaluate_head(build, rows, strange, stored, sets[set_name], shots, number)
+                figures = evaluate_head(build, rows, sets[set_name], shots, number)
                 about = {"set": set_name, "arm": arm, "head": head, "copies": copies, "shots": shots, "draw": number}
                 cost = figures["head_seconds"] + figures["train_rows"] * milliseconds / 1000
                 runs.append({**about, **figures, "cpu_seconds": cost})
+            if is_shipped:
+                figures = evaluate_shipped(rows, strange, bank, sets[set_name], shots, number)
+                about = {"set": set_name, "arm": arm, "head": "shipped", "copies": copies}
+                runs.append({**about, "shots": shots, "draw": number, **figures, "cpu_seconds": float("nan")})
     return runs, {"strengths": {str(shots): strength for shots, strength in strengths.items()}}
 
 

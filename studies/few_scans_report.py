@@ -36,7 +36,7 @@ def accuracy_table(runs: Sequence[dict[str, Any]], set_name: str) -> str:
     ways = dict.fromkeys((run["arm"], run["head"], run["copies"]) for run in runs)
     for arm, head, copies in ways:
         own = select(runs, set=set_name, arm=arm, head=head, copies=copies)
-        if not own:
+        if not own or head == "shipped":
             continue
         title = arm + (", forest" if head == "forest" else "") + (f", {copies} copies" if copies > 1 else "")
         cells, last = [], max(run["shots"] for run in own)
@@ -50,25 +50,29 @@ def accuracy_table(runs: Sequence[dict[str, Any]], set_name: str) -> str:
 
 
 def doubt_table(runs: Sequence[dict[str, Any]], set_name: str, arm: str, copies: int) -> str:
-    """Format what a way knows of its errors, by number of shots."""
+    """Format what the shipped way knows of its errors, by number of shots."""
     lines = [
-        "| k | accuracy | estimated | calibration error | its estimate "
-        "| other classes: surprise, distance, both, with bank | "
-        + " | ".join(f"{kind}: both, with bank" for kind in OTHERS)
-        + " |",
-        "|---|" + "---|" * (5 + len(OTHERS)),
+        "| k | accuracy | estimated | calibration error | score minus accuracy | other classes | "
+        + " | ".join(OTHERS)
+        + " | known: flagged, no label | others: no label |",
+        "|---|" + "---|" * (7 + len(OTHERS)),
     ]
     for shots in SHOTS:
-        own = select(runs, set=set_name, arm=arm, head="logistic", copies=copies, shots=shots)
+        own = select(runs, set=set_name, arm=arm, head="shipped", copies=copies, shots=shots)
+        if not own:
+            continue
 
         def mean(name: str, factor: float = 1.0, digits: int = 2, own: list[dict[str, Any]] = own) -> str:
             values = [run[name] for run in own if run.get(name) is not None]
             return f"{factor * np.mean(values):.{digits}f}" if values else "–"
 
-        unlike = ", ".join(mean(f"other classes, {name}") for name in ("surprise", "distance", "both", "all"))
-        cells = [mean("accuracy", 100, 1), mean("estimated", 100, 1), mean("calibration_error", 1, 3)]
-        cells += [mean("estimated_calibration_error", 1, 3), unlike]
-        cells += [f"{mean(f'{kind}, both')}, {mean(f'{kind}, all')}" for kind in OTHERS]
+        cells = [mean("accuracy", 100, 1), mean("estimated", 100, 1)]
+        cells += [f"{mean('calibration_error_before', 1, 3)}, {mean('calibration_error', 1, 3)}"]
+        cells += [mean("over_confidence", 1, 3), f"{mean('other classes, without a bank')}, {mean('other classes')}"]
+        banks = (", without a bank", ", without its kind", "")
+        cells += [", ".join(mean(f"{kind}{bank}") for bank in banks) for kind in OTHERS]
+        cells += [f"{mean('known, flagged')}, {mean('known, no label', 1, 3)}"]
+        cells += [", ".join(mean(f"{kind}, no label") for kind in ("other classes", *OTHERS))]
         lines.append(f"| {shots} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -79,7 +83,7 @@ def report(runs: list[dict[str, Any]]) -> str:
     for set_name in ("embedded", "generated"):
         parts += [f"## Accuracy, {set_name} set, %", accuracy_table(runs, set_name)]
         for arm in dict.fromkeys(run["arm"] for run in runs):
-            if "random" in arm or not select(runs, set=set_name, arm=arm, copies=COPIES):
+            if not select(runs, set=set_name, arm=arm, head="shipped"):
                 continue
             parts += [f"### {set_name}: {arm}, {COPIES} copies", doubt_table(runs, set_name, arm, COPIES)]
     return "\n\n".join(parts) + "\n"

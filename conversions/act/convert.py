@@ -135,8 +135,8 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
         teacher = teacher_of(original)
         with errors_about(checkpoint):
             state = convert_act_state_dict(kind, original)
-            model, trained_on = _build(checkpoint, kind, state, teacher, chosen)
-        _load_weights(model, state, teacher_is_stored=chosen.teacher is None)
+            model, trained_on = build_act(checkpoint, kind, state, teacher, chosen)
+        fill_act(model, state, teacher_is_stored=chosen.teacher is None)
         model.save_pretrained(directory)
         processor = dict(trained_on.processor if trained_on else UNLABELED)
         if chosen.num_points is not None:
@@ -152,7 +152,7 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
     }
 
 
-def _build(
+def build_act(
     checkpoint: str | os.PathLike, kind: str, state: _State, teacher: str | None, choices: Choices
 ) -> tuple[PreTrainedModel, TrainedOn | None]:
     """Build the model of a state dict, uninitialized but for a named teacher; sizes are checked before allocation."""
@@ -325,7 +325,8 @@ def _unused_names(names: Iterable[str]) -> list[str]:
     return [] if encoder is None else [name for name in names if name.startswith(tuple(encoder + n for n in _UNUSED))]
 
 
-def _load_weights(model: PreTrainedModel, state: _State, teacher_is_stored: bool) -> None:
+def fill_act(model: PreTrainedModel, state: _State, teacher_is_stored: bool) -> None:
+    """Copy the tensors of a state dict into a model, which is set to eval mode."""
     # Its tensors share memory with the parameters, so that copying into them loads the weights.
     own = model.state_dict()
     if teacher_is_stored:

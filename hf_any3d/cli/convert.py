@@ -35,6 +35,13 @@ def convert(
     kind: Annotated[
         str | None, option("ACT: dvae, pretrain, cls, partseg or semseg; by default found from the tensors.")
     ] = None,
+    base: Annotated[
+        str | None,
+        option(
+            "PointGST: directory or hub name of the pretrained transformer, to compare it and leave it out; by "
+            "default it is stored in the directory."
+        ),
+    ] = None,
     encoder: Annotated[
         str | None,
         option("Any2Point: directory or hub name of the frozen encoder; by default the one the authors started from."),
@@ -47,7 +54,7 @@ def convert(
         ),
     ] = None,
     revision: Annotated[
-        str | None, option("Branch, tag or commit on the hub, of the encoder, teacher or published checkpoint.")
+        str | None, option("Branch, tag or commit on the hub, of the base, encoder, teacher or published checkpoint.")
     ] = None,
     store_encoder: Annotated[
         bool, typer.Option("--store-encoder", help="Any2Point, ACT: store a named encoder or teacher too.")
@@ -55,8 +62,8 @@ def convert(
     dataset: Annotated[
         str | None,
         option(
-            "ACT, 3DETR: dataset of the training, for the names of labels: scanobjectnn, modelnet40, shapenetpart, "
-            "s3dis, scannet, sunrgbd or none; by default chosen by the number of labels."
+            "ACT, PointGST, 3DETR: dataset of the training, for the names of labels: scanobjectnn, modelnet40, "
+            "shapenetpart, s3dis, scannet, sunrgbd or none; by default chosen by the number of labels."
         ),
     ] = None,
     tokenizer: Annotated[
@@ -94,9 +101,11 @@ def convert(
     group_size: Annotated[int | None, option("Points per patch; by default as published.", min=1)] = None,
     group_radius: Annotated[float | None, option("OpenShape: radius of a patch.", min=0)] = None,
     num_attention_heads: Annotated[
-        int | None, option("ACT, Uni3D, 3DETR: attention heads; by default as published.", min=1)
+        int | None, option("ACT, PointGST, Uni3D, 3DETR: attention heads; by default as published.", min=1)
     ] = None,
-    num_points: Annotated[int | None, option("ACT, 3DETR: points per cloud; by default as published.", min=1)] = None,
+    num_points: Annotated[
+        int | None, option("ACT, PointGST, 3DETR: points per cloud; by default as published.", min=1)
+    ] = None,
     size: Annotated[
         str | None, option("Of a published checkpoint: which of several, such as base; also as NAME:SIZE.")
     ] = None,
@@ -107,12 +116,12 @@ def convert(
 ) -> None:
     """Convert the checkpoints of original programs into directories that `from_pretrained` opens.
 
-    The program, the kind of the file and the size of the model are found from the tensors: Any2Point, ACT, MiniGPT-3D
-    and its parts, OpenShape, Uni3D, PatchAlign3D, Point Transformer V3 with or without a linear head, 3DETR,
-    SpatialLM, ImageBind's audio encoder. Files of one model are given together, in any order; those of MiniGPT-3D
-    without a file of a training stage become a directory for each part. A SpatialLM is given as its directory. Every
-    tensor is accounted for. The directory of a 3DETR is converted back into a file of its authors, that of a SpatialLM
-    into a directory.
+    The program, the kind of the file and the size of the model are found from the tensors: Any2Point, ACT, PointGST,
+    MiniGPT-3D and its parts, OpenShape, Uni3D, PatchAlign3D, Point Transformer V3 with or without a linear head,
+    3DETR, SpatialLM, ImageBind's audio encoder. Files of one model are given together, in any order; those of
+    MiniGPT-3D without a file of a training stage become a directory for each part. A SpatialLM is given as its
+    directory. Every tensor is accounted for. The directory of a 3DETR is converted back into a file of its authors,
+    that of a SpatialLM into a directory.
 
     A published checkpoint is fetched first, and opens by its name without a network afterwards.
     """

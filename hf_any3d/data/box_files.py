@@ -24,6 +24,8 @@ _FULL_TURN = 2 * math.pi + 1e-3
 # Of the angles about the two other axes in files that have them; boxes turn about one axis.
 _UPRIGHT = 1e-3
 _KITTI_COLUMNS = 15
+# float32 holds it, and centers of turned frames beyond it are of no use.
+_LARGEST = 1e30
 # Regions of KITTI that are not labeled.
 _NOT_LABELED = ("DontCare", "Misc")
 
@@ -71,7 +73,9 @@ def named_box(where: str, label: Any, center: Any, size: Any, heading: Any = 0.0
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < _LARGEST  # false for NaN, and for whole numbers of any length
 
 
 def read_boxes_json(path: Path) -> Boxes:
@@ -117,12 +121,13 @@ def read_boxes_table(path: Path) -> Boxes:
 
     try:
         table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+        rows = table.to_pylist()
+    except (pyarrow.ArrowException, ValueError, OSError) as error:  # texts that are no UTF-8, too
         raise PointCloudFileError(f"{path}: not Parquet ({error})") from None
     if missing := [name for name in ("file", "label", "center", "size") if name not in table.column_names]:
         raise PointCloudFileError(f"{path}: no column {missing[0]!r}; there are {', '.join(table.column_names)}")
     boxes: Boxes = {}
-    for number, row in enumerate(table.to_pylist()):
+    for number, row in enumerate(rows):
         box = named_box(f"{path}: row {number}", row["label"], row["center"], row["size"], row.get("heading") or 0.0)
         boxes.setdefault(str(row["file"]), []).append(box)
     return boxes
@@ -175,11 +180,13 @@ def read_datumaro(path: Path) -> Boxes:
     boxes: Boxes = {}
     for file, entries in items:
         boxes[str(file)] = []
+        if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+            raise PointCloudFileError(f"{path}: {file}: annotations are {entries!r:.60}; expected a list of objects")
         for number, entry in enumerate(entries):
             if entry.get("type") != "cuboid_3d":
                 continue
             where, label = f"{path}: {file}: box {number}", entry.get("label_id")
-            if not isinstance(label, int) or not 0 <= label < len(names):
+            if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(names):
                 raise PointCloudFileError(f"{where}: label_id is {label!r}; expected 0 to {len(names) - 1}")
             heading = _upright(where, entry.get("rotation", [0, 0, 0]), 1.0)
             given = (entry.get("position"), entry.get("scale"), heading)
@@ -189,7 +196,7 @@ def read_datumaro(path: Path) -> Boxes:
 
 def _upright(where: str, turns: Sequence[Any], unit: float) -> float:
     """Return the angle about z in radians."""
-    if len(turns) != 3 or not all(map(_is_finite, turns)):
+    if not isinstance(turns, Sequence) or len(turns) != 3 or not all(map(_is_finite, turns)):
         raise PointCloudFileError(f"{where}: rotation is {turns!r:.60}; expected three angles")
     radians = wrapped(np.asarray(turns, dtype=np.float64) * unit)
     if np.abs(radians[:2]).max() > _UPRIGHT:
@@ -242,7 +249,13 @@ def _camera_to_scanner(path: Path) -> np.ndarray:
         matrix = np.eye(4)
         matrix[:3, :columns] = values
         matrices.append(matrix)
-    return np.linalg.inv(matrices[0] @ matrices[1])
+    try:
+        both = matrices[0] @ matrices[1]
+        if not np.isfinite(both).all():
+            raise np.linalg.LinAlgError
+        return np.linalg.inv(both)
+    except np.linalg.LinAlgError:
+        raise PointCloudFileError(f"{path}: R0_rect and Tr_velo_to_cam are no rotation with a shift") from None
 
 
 def read_kitti_points(path: Path) -> np.ndarray:

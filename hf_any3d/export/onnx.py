@@ -51,6 +51,7 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, *, opset: int = OPSET
     """
     _require("onnx", "onnxscript")
     dtypes = {str(parameter.dtype) for parameter in exportable(model).parameters() if parameter.is_floating_point()}
+    # A model of descriptors alone has its head's weights only.
     if dtypes != {"torch.float32"}:
         raise ValueError(
             f"dtype: the model has weights in {', '.join(sorted(dtypes))}; expected torch.float32 for ONNX, since "

@@ -18,6 +18,7 @@ from hf_any3d.modeling.any2point import (
 )
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForPointCloudClassification
+from hf_any3d.modeling.point_features import PointFeaturesForPointCloudClassification
 from hf_any3d.modeling.pointnet import PointNetForPointCloudClassification
 from hf_any3d.modeling.uni3d import Uni3DForPointCloudClassification
 
@@ -26,6 +27,7 @@ Exportable = (
     Any2PointForPointCloudClassification
     | Detr3DForPointCloudObjectDetection
     | PatchAlign3DForPointCloudClassification
+    | PointFeaturesForPointCloudClassification
     | PointNetForPointCloudClassification
     | PointTokenizerForPointCloudClassification
     | Uni3DForPointCloudClassification
@@ -33,6 +35,9 @@ Exportable = (
 
 # Under the decoder of a detector; voxels of Point Transformer V3 have no graph of fixed operators.
 _ENCODERS = ("act3d", "uni3d")
+# Models of points whose features are exported: as above, and without depth views, whose images no program draws.
+_OF_POINTS = ("act3d", "any2point", "patchalign3d", "pointnet", "uni3d")
+
 # Sizes while tracing, which the graph does not keep; a batch of 1 would be taken as a constant.
 _BATCH, _POINTS = 2, 1024
 Runner = Callable[[Tensor], Any]
@@ -193,6 +198,15 @@ def _refuse(model: Exportable) -> None:
                 f"point_encoder_config: a detector over {encoder.model_type} cannot be exported; expected 3DETR's own "
                 f"encoder, or one of {', '.join(_ENCODERS)}"
             )
+    if isinstance(model, PointFeaturesForPointCloudClassification):
+        if "views" in config.features:
+            raise ValueError(f"features={list(config.features)}: depth views cannot be exported")
+        for name in ("encoder", "wrap"):
+            kind = getattr(getattr(config, f"{name}_config"), "model_type", None)
+            if kind not in (None, *_OF_POINTS):
+                raise ValueError(
+                    f"{name}_config of the type {kind!r} cannot be exported; expected one of {', '.join(_OF_POINTS)}"
+                )
     if isinstance(model, Any2PointForPointCloudClassification):
         frozen, settings = model.any2point.encoder, model.config.encoder_config
     else:

@@ -12,6 +12,20 @@ from typing import Any
 SIZE_MARK = ":"
 """Between the name of a repository and a size, as in `BAAI/Uni3D:base`."""
 
+ELSEWHERE = {
+    f"{data}{encoder}_ep1080.pth": "https://dl.fbaipublicfiles.com/3detr/checkpoints"
+    for data in ("scannet", "sunrgbd")
+    for encoder in ("", "_masked")
+}
+"""Files of authors that are on no hub -> the folder on their server; `hf-any3d convert` converts them."""
+
+
+def download_of(path: os.PathLike) -> str:
+    """Return where the authors' file of this name is, as the end of a message; "" for others."""
+    name = os.path.basename(path)
+    return f"; the authors have it at {ELSEWHERE[name]}/{name}" if name in ELSEWHERE else ""
+
+
 RECORD = "published"
 """Field of a converted config: where the weights come from, and their license."""
 

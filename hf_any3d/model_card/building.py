@@ -75,7 +75,7 @@ def build_model_card(
         is_complete=subject.is_complete,
         left_out=", ".join(map(code, subject.left_out)),
         # Predictions would depend on the other clouds of a batch.
-        batch_flags=", ".join(map(code, getattr(config, "batch_dependent_flags", ()))),
+        batch_flags=", ".join(map(code, subject.batch_flags)),
         use=task.use.format(category=literal("Chair" if "Chair" in categories else categories[0])),
         channels=getattr(config, "point_config", config).in_channels,
         portions=task.portions.format(points=points),

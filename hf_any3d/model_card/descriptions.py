@@ -120,9 +120,11 @@ def describe(subject: Subject) -> Description:
         found.stored = "only those of the adapter are stored in this repository."
     found.what, found.tags = f"{found.what}. Method: {name}{found.stage}.", method.tags
     if rows := getattr(subject.config, "unknown_rows", 0):
+        things = subject.config.unknown_bank_rows
+        bank = f" and how like {things} drawn things of no class" if things else ""
         found.what += (
-            f" Beside a label stands `unknown`, how unlike the {rows} clouds of the training a cloud is, from 0 to 1: "
-            "above 0.5 for one of 20 known clouds, and for part of the unknown ones."
+            f" Beside a label stands `unknown`, how unlike the {rows} clouds of the training a cloud is{bank}, from 0 "
+            "to 1: above 0.5 for one of 20 known clouds, and for part of the unknown ones."
         )
     return found
 

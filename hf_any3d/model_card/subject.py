@@ -104,6 +104,13 @@ class Subject:
         return getattr(self.config, "base_name_or_path", None) if self.adapter else None
 
     @property
+    def batch_flags(self) -> list[str]:
+        """Settings by which predictions depend on the other clouds of a batch."""
+        adapter = self.adapter.get("settings") or {}
+        own = ["scale_over='batch'"] if adapter.get("scale_over") == "batch" else []
+        return [*getattr(self.config, "batch_dependent_flags", ()), *own]
+
+    @property
     def method(self) -> str | None:
         """PEFT method of the adapter."""
         return self.adapter.get("method")

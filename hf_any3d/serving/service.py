@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from hf_any3d.identity import pipeline_identity
+from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
 from hf_any3d.serving.batching import Batcher, Work
 from hf_any3d.serving.chat_batches import answer_conversations
 from hf_any3d.serving.journal import Journal
@@ -50,7 +51,7 @@ class Service:
         self.is_draining = False
         self.created = int(time.time())
         # The model's predictions may depend on the other clouds of a batch.
-        depends = bool(getattr(pipe.model.config, "batch_dependent_flags", None))
+        depends = bool(batch_dependent_flags(pipe.model))
         self.batch = 1 if depends else self.limits.batch
         self.routes: dict[str, Route] = {}
         if task != CHAT:

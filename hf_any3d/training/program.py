@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from hf_any3d.atomic_files import claim, release_claims, remove_temporaries
 from hf_any3d.data import load_point_dataset, validation_split
+from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.messages import error_lines
 from hf_any3d.model_card import Subject, build_model_card
@@ -167,7 +168,11 @@ def load_splits(arguments: DataArguments, *, needs_train: bool = True) -> tuple[
         files = {split: file for split, file in files.items() if file is not None}
         splits = load_point_dataset("parquet", data_files=files, **arguments.dataset_options)
     else:
-        splits = load_point_dataset(arguments.dataset_name, data_dir=arguments.data_dir, **arguments.dataset_options)
+        options = dict(arguments.dataset_options)
+        if arguments.dataset_name == "folder" and (columns := [ATTRIBUTES[name] for name in arguments.features[1:]]):
+            # Of files only points are read unless more is asked for.
+            options["columns"] = sorted({*options.get("columns", ()), *columns})
+        splits = load_point_dataset(arguments.dataset_name, data_dir=arguments.data_dir, **options)
     has_train = "train" in splits
     if needs_train and not has_train:
         raise ValueError(f"{arguments.dataset_name}: no split 'train'; there are {', '.join(map(str, splits))}")

@@ -32,6 +32,7 @@ from hf_any3d.evaluation.segmentation import evaluate_segmentation
 from hf_any3d.evaluation.zero_shot import evaluate_class_names
 from hf_any3d.messages import model_errors
 from hf_any3d.modeling.act import ActAutoencoderOutput
+from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.pretraining import UnlabeledRows
@@ -251,7 +252,7 @@ def _trainer(
 ) -> Iterator[PointTrainer]:
     """Yield a trainer that evaluates a model and writes nothing that stays."""
     # Some released models compute clouds of a batch together, so that scores depend on its size.
-    batch_size = 1 if getattr(model.config, "batch_dependent_flags", None) else 32
+    batch_size = 1 if batch_dependent_flags(model) else 32
     with tempfile.TemporaryDirectory() as folder:
         arguments = PointTrainingArguments(
             folder,

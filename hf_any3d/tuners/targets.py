@@ -39,6 +39,25 @@ def layer_stack(model: nn.Module) -> LayerStack:
     return cast(LayerStack, encoder_owner(model).layer_stack)
 
 
+def check_token_graphs(model: nn.Module, method: str) -> None:
+    """Check that a method can build graphs of a cloud's tokens.
+
+    Raises:
+        ValueError: If layers do not get the positions of tokens, or run on a flat list of voxels.
+    """
+    stack = layer_stack(model)
+    if not stack.views:
+        raise ValueError(
+            f"the layers of {type(model).__name__} do not get the positions of tokens, which {method} needs; use "
+            "another method"
+        )
+    if stack.attention_axis == "patches":
+        raise ValueError(
+            f"{method} builds graphs between all tokens of a cloud, and those of {type(model).__name__} are "
+            "thousands of voxels; use another method"
+        )
+
+
 def trainable_module_names(model: nn.Module) -> list[str]:
     """Return the names of modules with weights that are not pretrained: to be trained in full with any PEFT method.
 

@@ -213,6 +213,7 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
             branch="mlp",
             hidden_size=self.config.hidden_size,
             views=GRIDS,
+            is_open=True,
             pretrained=tuple(self._modules),
         )
 

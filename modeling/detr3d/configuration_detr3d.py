@@ -237,7 +237,7 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
 
     @property
     def described_tokens(self) -> str:
-        """Words for what the decoder reads, as cards tell it."""
+        """Words for the tokens that the decoder reads, for cards."""
         if self.point_encoder_config is None:
             return "groups of points"
         kind = "frozen" if self.freeze_point_encoder else "trained"

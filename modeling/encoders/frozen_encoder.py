@@ -69,6 +69,7 @@ class LayerStack:
         pretrained: Names of the owner's children that no PEFT method trains in full.
         attention_axis: What attends to each other: "tokens" of a cloud, the "batch", or "patches" of all tokens.
         stages: Number of layers and channels of each stage, between which tokens are pooled; empty for one stage.
+        is_open: Whether layers take, last, a function of the tokens beside the MLP that is added to their output.
         trained: Names, in the model with its heads, of modules to train in full; empty for the owner's other children.
     """
 
@@ -80,6 +81,7 @@ class LayerStack:
     pretrained: tuple[str, ...]
     attention_axis: str = "tokens"
     stages: tuple[tuple[int, int], ...] = ()
+    is_open: bool = False
     trained: tuple[str, ...] = ()
 
     def stage_of(self, layer: nn.Module) -> Stage:
@@ -143,12 +145,10 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             tower: Encoder of a composite checkpoint ("text" or "vision" of CLIP).
             revision: Branch, tag or commit of the encoder's repository; the commit is pinned in the config.
             num_layers: Use only the first layers of the encoder.
-            dtype: Dtype of the encoder's weights, float32 by default; everything that is trained is float32. It
-                is not saved; `encoder_dtype`, a field of the config, is.
+            dtype: Dtype of the encoder's weights alone, by default float32; unlike `encoder_dtype`, it is not saved.
             attn_implementation: "sdpa", "eager", "flash_attention_2" … for the encoder.
             device_map: Device of the full model: "cuda:1", "auto" for the fastest one …
-            quantization_config: Quantization of the frozen encoder's weights, such as `BitsAndBytesConfig(…)` for 8 or
-                4 bits.
+            quantization_config: Quantization of the frozen encoder's weights, such as `BitsAndBytesConfig(…)`.
             **config_kwargs: Any field of the class's `config_class`, such as `Any2PointConfig`: `num_labels`,
                 `id2label`, … Fields that are not given follow `complete_settings`.
 

@@ -49,11 +49,7 @@ def open_pretrained_part(
         model, report = AutoModel.from_pretrained(
             name, config=config, dtype=torch.float32, output_loading_info=True, **loading
         )
-    if getattr(model, "_hf_peft_config_loaded", False):
-        raise ValueError(
-            f"{name}: holds an adapter with the pretrained weights; expected weights only: merge it "
-            "(merge_and_unload) and save the result"
-        )
+    refuse_adapter(model, name)
     # Poolers are not read, and heads of classifiers have none.
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
         raise ValueError(f"{name}: lacks weights of a {type(model).__name__}: {', '.join(missing[:8])}")
@@ -66,6 +62,19 @@ def open_pretrained_part(
     commit = part.revision if os.path.isdir(name) else commit_of(name, model.config, part.revision)
     remember_weights(model)
     return model, replace(part, revision=commit, checksum=checksum)
+
+
+def refuse_adapter(model: PreTrainedModel, name: str) -> None:
+    """Refuse a model with an adapter, whose weights the model around it would store and not find a place for again.
+
+    Raises:
+        ValueError: It has one.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False) or hasattr(model, "peft_config"):
+        raise ValueError(
+            f"{name}: a {type(model).__name__} with an adapter; expected one without, such as merge_and_unload() of "
+            "PEFT leaves of LoRA (guided adapters, prompts and side networks do not merge)"
+        )
 
 
 def restore_part(model: PreTrainedModel, part: PretrainedPart) -> None:

@@ -456,3 +456,10 @@ def has_no_hooks(module: nn.Module) -> bool:
     """Return whether nothing else runs when a module is called."""
     # accelerate replaces `forward` on the instance instead of registering a hook.
     return not module._forward_hooks and not module._forward_pre_hooks and "forward" not in vars(module)
+
+
+def batch_dependent_flags(model: nn.Module) -> list[str]:
+    """Return the settings of a model and its adapters by which predictions depend on the other clouds of a batch."""
+    adapters = getattr(model, "peft_config", None)
+    configs = [model.config, *(adapters.values() if isinstance(adapters, dict) else ())]
+    return [flag for config in configs for flag in getattr(config, "batch_dependent_flags", None) or ()]

@@ -1,9 +1,10 @@
 """Scores of how unlike all training clouds of a classifier a cloud is, between 0 and 1, beside the label.
 
 Two signs are added, each in standard deviations of what known clouds have: the logarithm of the distance to the
-nearest training feature, and the surprise, minus the logarithm of the highest probability. The sum above which 5 % of
-the known clouds lie has the score 0.5. Unknown things of the same kind are told only in part: it is a flag, not a
-filter.
+nearest training feature, and the surprise, minus the logarithm of the highest probability. A bank, features of things
+that are of no class, adds a third one: that distance against the one to the nearest of the bank. The sum above which
+5 % of the known clouds lie has the score 0.5. Unknown things of the same kind are told only in part: it is a flag, not
+a filter.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ KNOWN_SHARE = 0.95
 """Share of the known clouds whose score is at most 0.5."""
 UNKNOWN_RANGES: Ranges = {
     "unknown_rows": (0, 1_000_000),
+    "unknown_bank_rows": (0, 1_000_000),
     "unknown_distance": (-1e4, 1e4),
+    "unknown_side": (-1e4, 1e4),
     "unknown_surprise": (-1e4, 1e4),
     "unknown_threshold": (-1e6, 1e6),
     "unknown_far": (0, 1),
 }
 """For `check_numbers` of configs with the mixin."""
 _SMALLEST = 1e-12
+# Of a few equal values the deviation would be 0.
+_LEAST_DEVIATION = 1e-3
 
 
 @dataclass
@@ -37,11 +42,13 @@ class UnknownScoreConfigMixin:
 
     Args:
         unknown_rows: Training features that are stored for the score `unknown`; 0 for no score.
+        unknown_bank_rows: Features of things of no class that are stored besides; 0 for none.
         unknown_distance: Mean and standard deviation, over known clouds, of the logarithm of the distance to the
             nearest training feature.
+        unknown_side: The same of this logarithm minus that of the distance to the nearest of the bank.
         unknown_surprise: The same of minus the logarithm of the highest probability; the deviation is at least the
             mean.
-        unknown_threshold: Sum of both, in standard deviations, whose score is 0.5.
+        unknown_threshold: Sum of all, in standard deviations, whose score is 0.5.
         unknown_far: Score above which pipelines give no label; None to give one always.
     """
 
@@ -49,7 +56,9 @@ class UnknownScoreConfigMixin:
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["unknown"]
 
     unknown_rows: int = 0
+    unknown_bank_rows: int = 0
     unknown_distance: list[float] | tuple[float, float] = (0.0, 1.0)
+    unknown_side: list[float] | tuple[float, float] = (0.0, 1.0)
     unknown_surprise: list[float] | tuple[float, float] = (0.0, 1.0)
     unknown_threshold: float = 0.0
     unknown_far: float | None = None
@@ -58,9 +67,11 @@ class UnknownScoreConfigMixin:
         """Check the pairs of numbers; `check_numbers` with `UNKNOWN_RANGES` checks the rest.
 
         Raises:
-            ValueError: If one is no pair, or a standard deviation is not positive.
+            ValueError: If one is no pair, a standard deviation is not positive, or there is a bank without a score.
         """
-        for name in ("unknown_distance", "unknown_surprise"):
+        if self.unknown_bank_rows and not self.unknown_rows:
+            raise ValueError(f"unknown_bank_rows={self.unknown_bank_rows} without unknown_rows; expected both or none")
+        for name in ("unknown_distance", "unknown_side", "unknown_surprise"):
             if len(value := getattr(self, name)) != 2 or not value[1] > 0:
                 raise ValueError(f"{name}={list(value)}; expected a mean and a standard deviation above 0")
 
@@ -83,13 +94,16 @@ class UnknownScore(nn.Module):
     Args:
         rows: Number of training features.
         width: Channels of a feature.
+        bank_rows: Number of features of things of no class.
     """
 
     features: Tensor
+    bank: Tensor | None
 
-    def __init__(self, rows: int, width: int):
+    def __init__(self, rows: int, width: int, bank_rows: int = 0):
         super().__init__()
         self.register_buffer("features", torch.zeros(rows, width))
+        self.register_buffer("bank", torch.zeros(bank_rows, width) if bank_rows else None)
 
     def forward(self, features: Tensor, logits: Tensor, config: Any) -> Tensor:
         """Score clouds.
@@ -103,7 +117,22 @@ class UnknownScore(nn.Module):
             `(batch,)` from 0 to 1.
         """
         distance = _distances(features, self.features).amin(dim=1)
-        return torch.sigmoid(_signs(distance, surprise(logits), config) - config.unknown_threshold)
+        signs = self.signs(features, distance, surprise(logits))
+        return torch.sigmoid(_sum_of(signs, config) - config.unknown_threshold)
+
+    def signs(self, features: Tensor, distance: Tensor, surprised: Tensor) -> dict[str, Tensor]:
+        """Return the signs `(batch,)` by the fields of the config that hold their means and deviations.
+
+        Args:
+            features: `(batch, width)`.
+            distance: `(batch,)`, to the nearest training feature.
+            surprised: `(batch,)` of `surprise`.
+        """
+        near = distance.clamp(min=_SMALLEST).log()
+        found = {"unknown_distance": near, "unknown_surprise": surprised}
+        if self.bank is not None:
+            found["unknown_side"] = near - _distances(features, self.bank).amin(dim=1).clamp(min=_SMALLEST).log()
+        return found
 
 
 class UnknownScoreMixin:
@@ -116,7 +145,8 @@ class UnknownScoreMixin:
     def build_unknown_score(self, width: int) -> UnknownScore | None:
         """Return the score of features of so many channels; None if the config has no `unknown_rows`."""
         self._unknown_width = width
-        return UnknownScore(self.config.unknown_rows, width) if self.config.unknown_rows else None
+        config = self.config
+        return UnknownScore(config.unknown_rows, width, config.unknown_bank_rows) if config.unknown_rows else None
 
     def score_unknown(self, features: Tensor, logits: Tensor) -> Tensor | None:
         """Return the scores `(batch,)` of pooled features `(batch, width)` and their logits; None without a score."""
@@ -124,7 +154,11 @@ class UnknownScoreMixin:
 
     @torch.no_grad()
     def fit_unknown_score(
-        self, features: Tensor, logits: Tensor, groups: Sequence[int] | Tensor | None = None
+        self,
+        features: Tensor,
+        logits: Tensor,
+        groups: Sequence[int] | Tensor | None = None,
+        bank: Tensor | None = None,
     ) -> None:
         """Store training features, and calibrate the score in the config.
 
@@ -133,6 +167,7 @@ class UnknownScoreMixin:
             logits: `(rows, labels)`, predictions for these clouds by heads that were fitted without them.
             groups: `(rows,)` numbers; rows of one group, such as scans of one object, are not neighbors of each
                 other. None if each row is a group.
+            bank: `(things, width)`, the `pooler_output` of things that are of no class; None for none.
 
         Raises:
             ValueError: If shapes do not fit, there are fewer than two groups, a number is not finite, the classifier
@@ -151,6 +186,8 @@ class UnknownScoreMixin:
             "logits": (logits, (rows, config.num_labels)),
             "groups": (numbers, (rows,)),
         }
+        if bank is not None:
+            expected["bank"] = (bank, (len(bank), width))
         for name, (value, shape) in expected.items():
             if value.shape != shape:
                 raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
@@ -158,25 +195,31 @@ class UnknownScoreMixin:
                 raise ValueError(f"{name} holds NaN or infinity; expected finite numbers")
         if (count := len(numbers.unique())) < 2:
             raise ValueError(f"{count} groups in {rows} rows; expected at least two, for the distances between them")
-        if self.unknown_score is None or len(self.unknown_score.features) != rows:
+        things = 0 if bank is None else len(bank)
+        sizes = (config.unknown_rows, config.unknown_bank_rows)
+        if self.unknown_score is None or sizes != (rows, things):
             if getattr(self, "_hf_peft_config_loaded", False) or hasattr(self, "peft_config"):
                 raise ValueError(
-                    f"unknown_rows={config.unknown_rows} with an adapter, which stores what there was when it was "
-                    f"added; expected a model that was built with unknown_rows={rows}"
+                    f"unknown_rows={config.unknown_rows} and unknown_bank_rows={config.unknown_bank_rows} with an "
+                    "adapter, which stores what there was when it was added; expected a model that was built with "
+                    f"unknown_rows={rows} and unknown_bank_rows={things}"
                 )
-            self.unknown_score = UnknownScore(rows, width).to(features.device, self.dtype)
+            self.unknown_score = UnknownScore(rows, width, things).to(features.device, self.dtype)
         self.unknown_score.features.copy_(features)
+        if bank is not None:
+            assert self.unknown_score.bank is not None  # as many rows as the given ones
+            self.unknown_score.bank.copy_(bank)
         numbers = numbers.to(features.device)
         apart = _distances(features, features)
         # A row, and others of its group, are no neighbors of it.
         distance = apart.masked_fill(numbers[:, None] == numbers, torch.inf).amin(dim=1)
-        config.unknown_rows = rows
-        config.unknown_distance = _mean_and_deviation(distance.clamp(min=_SMALLEST).log())
-        usual, deviation = _mean_and_deviation(surprise(logits))
-        # At least the mean: a head is very sure far from all it knows, and would take away what the distance tells.
-        config.unknown_surprise = [usual, max(usual, deviation)]
-        signs = _signs(distance, surprise(logits), config)
-        config.unknown_threshold = float(signs.quantile(KNOWN_SHARE))
+        config.unknown_rows, config.unknown_bank_rows = rows, things
+        signs = self.unknown_score.signs(features, distance, surprise(logits))
+        for name, values in signs.items():
+            usual, deviation = float(values.mean()), max(float(values.std()), _LEAST_DEVIATION)
+            # At least the mean: a head is very sure far from all it knows, and would outweigh the distance.
+            setattr(config, name, [usual, max(usual, deviation) if name == "unknown_surprise" else deviation])
+        config.unknown_threshold = float(_sum_of(signs, config).quantile(KNOWN_SHARE))
 
 
 def surprise(logits: Tensor) -> Tensor:
@@ -189,11 +232,7 @@ def _distances(features: Tensor, rows: Tensor) -> Tensor:
     return torch.cdist(features.float(), rows.float(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _signs(distance: Tensor, surprised: Tensor, config: Any) -> Tensor:
-    (near, spread), (usual, deviation) = config.unknown_distance, config.unknown_surprise
-    return (distance.clamp(min=_SMALLEST).log() - near) / spread + (surprised - usual) / deviation
-
-
-def _mean_and_deviation(values: Tensor) -> list[float]:
-    # Of a few equal values the deviation would be 0.
-    return [float(values.mean()), max(float(values.std()), 1e-3)]
+def _sum_of(signs: dict[str, Tensor], config: Any) -> Tensor:
+    """Add signs `(batch,)`, each in standard deviations from its mean."""
+    usual = {name: getattr(config, name) for name in signs}
+    return torch.stack([(values - usual[name][0]) / usual[name][1] for name, values in signs.items()]).sum(dim=0)

@@ -3,7 +3,7 @@
 Patches, their mini-PointNet, pre-norm blocks, the places of tokens for guided adapters, and a head for each point.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -278,12 +278,24 @@ class PointBlock(GradientCheckpointingLayer):
             self.mlp = PointMlp(width, hidden)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
-        """Run on `(batch, tokens, hidden)`, after adding positions of the same shape, if given."""
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        positions: torch.Tensor | None = None,
+        beside_mlp: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Run on `(batch, tokens, hidden)`.
+
+        Args:
+            hidden_states: The tokens.
+            positions: Positions of the same shape, which are added first.
+            beside_mlp: A function of the tokens between attention and MLP, whose result is added to the output.
+        """
         if positions is not None:
             hidden_states = hidden_states + positions
         hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states))[0])
-        return hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+        output = hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
+        return output if beside_mlp is None else output + beside_mlp(hidden_states)
 
 
 class PointAttention(nn.Module):
@@ -387,10 +399,11 @@ class TokenGrids(Geometry):
     """
 
     def __init__(self, centers: torch.Tensor, cell_size: float, special_tokens: int):
-        centers = normalize_centers(centers.detach().float())
+        given = centers.detach().float()
+        centers = normalize_centers(given)
         views = centers.unsqueeze(1).expand(-1, GRIDS, -1, -1)  # (batch, grids, tokens, 3)
         # Grids in space do not end as lines and images do, so there is no extent.
-        super().__init__(centers, views, (), cell_size, special_tokens)
+        super().__init__(centers, views, (), cell_size, special_tokens, given_centers=given)
 
     def view_cells(self, cell_size: float | None = None) -> Membership:
         """Return the tokens' cells of edge `cell_size`, in radii of the cloud, in each grid."""

@@ -107,9 +107,11 @@ def _normalized(xyz: Tensor) -> Tensor:
 def _partners(values: Tensor) -> Tensor:
     """Return for each point some others, the same ones by number in all clouds: `(batch, pairs, points, channels)`."""
     count = values.shape[1]
-    # In whole numbers, so that a program can be exported for clouds of any size.
+    # In whole numbers, so that a program can be exported for clouds of any size; slices at them would fix the size.
+    places = torch.arange(count, device=values.device)
     steps = [1 + count * share // 1024 for share in _SHARES]
-    return torch.stack([torch.cat([values[:, step:], values[:, :step]], dim=1) for step in steps], dim=1)
+    twice = torch.cat([values, values], dim=1)
+    return torch.stack([twice[:, places + step] for step in steps], dim=1)
 
 
 def _moments(xyz: Tensor) -> Tensor:

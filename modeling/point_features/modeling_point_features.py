@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
-from hf_any3d.modeling.encoders import open_pretrained_part, restore_part
+from hf_any3d.modeling.encoders import open_pretrained_part, refuse_adapter, restore_part
 from hf_any3d.modeling.encoders.loading import FROZEN, freeze
 from hf_any3d.modeling.layers.forward_contract import PointFeaturesOutput, PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import in_precision_of
@@ -103,6 +103,7 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
         opened, records = {}, {}
         for name, part in given.items():
             if isinstance(part, PreTrainedModel):
+                refuse_adapter(part, name)
                 opened[name] = part.base_model
             else:
                 recorded = PretrainedPart(absolute_name(part), (revisions or {}).get(name))

@@ -1,7 +1,9 @@
 """Geometry of the tokens of a forward pass: their places in views, and the cells and voxels that they share."""
 
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -232,6 +234,7 @@ class Geometry:
         cell_size: Default edge of a cell, in the units of `view_positions`.
         special_tokens: Number of tokens before the point tokens (the class token), which guidance does not change.
         batch_second: Whether hidden states have the shape `(tokens, batch, hidden)`.
+        given_centers: Centers in the units of the input, if `centers` are in others.
     """
 
     centers: torch.Tensor
@@ -240,6 +243,7 @@ class Geometry:
     cell_size: float
     special_tokens: int = 1
     batch_second: bool = False
+    given_centers: torch.Tensor | None = None
     _derived: dict = field(default_factory=dict, repr=False)
 
     def view_cells(self, cell_size: float | None = None) -> Membership:
@@ -262,6 +266,12 @@ class Geometry:
         if key not in self._derived:
             first = voxel_cells(self.centers, edge).unsqueeze(1)  # (batch, 1, tokens)
             self._derived[key] = membership(first, first.shape[-1])
+        return self._derived[key]
+
+    def once(self, key: Hashable, compute: Callable[[torch.Tensor], Any]) -> Any:
+        """Return what `compute` makes of the centers in the units of the input, which is kept under a key."""
+        if key not in self._derived:
+            self._derived[key] = compute(self.centers if self.given_centers is None else self.given_centers)
         return self._derived[key]
 
 

@@ -1,19 +1,26 @@
 """`hf-any3d train` on few scans: frozen features with a linear head, without a network or settings."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
+from peft import get_peft_model
+from transformers import ViTConfig, ViTModel
 
+from hf_any3d import Any2PointForPointCloudClassification, GuidedAdapterConfig
+from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.registry import MODEL_TYPES
 from tests.cli.conftest import run
 from tests.tiny_act import tiny_act
+from tests.tiny_encoders import tiny_model
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
-SMALL = ("--points", 128, "--copies", 2)
-FASTEST = ("--points", 64, "--copies", 1, "--feature_sets", "descriptors")
+SMALL = ("--points", 128, "--copies", 2, "--unlike", 14)
+FASTEST = ("--points", 64, "--copies", 1, "--feature_sets", "descriptors", "--unlike", 7)
 
 
 def write_scans(folder, each, classes=("ball", "stick"), start=0):
@@ -64,7 +71,8 @@ def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path, connections
     code, out, err = run("predict", new, "--model", "outputs/scans", "--json")
     assert code == 0, err
     assert [row["predictions"][0]["label"] for row in json.loads(out)] == ["ball", "stick"]
-    assert json.loads((tmp_path / "outputs/scans/config.json").read_text())["unknown_rows"] == 10
+    config = json.loads((tmp_path / "outputs/scans/config.json").read_text())
+    assert config["unknown_rows"] == 10 and config["unknown_bank_rows"] == 14
     code, out, err = run("evaluate", "outputs/scans", new)
     assert code == 0 and "accuracy 100.00 %" in out, err
 
@@ -91,9 +99,9 @@ def test_scans_are_added_to_a_model_and_old_features_reused(tmp_path, monkeypatc
     write_scans(tmp_path / "more", 1, ("cone",), start=3)
     (tmp_path / "more" / "ball").mkdir()
     (tmp_path / "more" / "ball" / "again.npy").write_bytes((tmp_path / "scans" / "ball" / "0.npy").read_bytes())
-    code, out, err = run("train", "more", "--from", "outputs/scans", "--output", "outputs/all")
+    code, out, err = run("train", "more", "--from", "outputs/scans", "--output", "outputs/all", "--unlike", 7)
     assert code == 0, err
-    assert computed == [3]
+    assert computed == [3, 7]
     assert "more and the earlier ones: 9 scans of 3 classes, 1 (cone) to 5 (stick)" in out
     assert "without cone, alone in the class" in out
     config = json.loads((tmp_path / "outputs" / "all" / "config.json").read_text())
@@ -126,6 +134,54 @@ def test_scans_that_cannot_be_learned_are_one_line(change, text, tmp_path):
     assert code == 1 and out == "" and text in err and err.count("\n") == 1
 
 
+def test_a_floor_is_unlike_scans_that_know_drawn_things(tmp_path):
+    write_scans(tmp_path / "scans", 6)
+    assert run("train", "scans", *FASTEST[:-1], 70).code == 0
+    assert run("train", "scans", *FASTEST[:-1], 0, "--output", "outputs/alone").code == 0
+    generator = np.random.default_rng(0)
+    (tmp_path / "floors").mkdir()
+    for number in range(4):
+        floor = generator.uniform(-1, 1, (200, 3)) * (1, 0.01, generator.uniform(0.6, 1))
+        np.save(tmp_path / "floors" / f"{number}.npy", floor.astype(np.float32))
+    scores = {}
+    for name in ("scans", "alone"):
+        answers = json.loads(run("predict", "floors", "--model", f"outputs/{name}", "--json").out)
+        scores[name] = min(row["predictions"][0]["unknown"] for row in answers)
+    assert scores["scans"] > max(0.5, scores["alone"])
+
+
+def test_colored_scans_are_not_told_from_drawn_things_which_have_no_colors(tmp_path):
+    for label, shade in (("dark", 0.2), ("light", 0.8)):
+        (tmp_path / "scans" / label).mkdir(parents=True)
+        for number in range(2):
+            points = np.random.default_rng([number, len(label)]).normal(size=(100, 3)).astype(np.float32)
+            cloud = PointCloudData(points, colors=np.full_like(points, shade))
+            write_point_cloud(tmp_path / "scans" / label / f"{number}.ply", cloud)
+    code, out, err = run("train", "scans", *FASTEST, "--features", "xyz", "rgb")
+    assert code == 0, err
+    assert json.loads((tmp_path / "outputs/scans/config.json").read_text())["unknown_bank_rows"] == 0
+    assert "knows no drawn things, which have no rgb" in out
+
+
+def test_from_a_hundred_scans_on_the_folds_calibrate_the_scores(tmp_path, monkeypatch):
+    # Sizes alone tell the classes, and often do not.
+    for label, stretch in (("long", 1.3), ("short", 1.0)):
+        (tmp_path / "scans" / label).mkdir(parents=True)
+        for number in range(50):
+            generator = np.random.default_rng([number, len(label)])
+            points = generator.normal(size=(64, 3)) * [stretch * generator.uniform(0.7, 1.4), 1, 1]
+            np.save(tmp_path / "scans" / label / f"{number}.npy", points.astype(np.float32))
+    losses = []
+    for least in (100, 101):
+        monkeypatch.setattr("hf_any3d.training.little_data.training.CALIBRATED_FROM", least)
+        code, out, err = run("train", "scans", *FASTEST, "--strength", 1000, "--output", f"outputs/{least}")
+        assert code == 0, err
+        assert ("which also calibrates the scores" in out) == (least == 100)
+        metrics = json.loads((tmp_path / f"outputs/{least}/metrics.json").read_text())["metrics"]["cross-validation"]
+        losses.append(metrics["loss"])
+    assert losses[0] < 0.9 * losses[1]
+
+
 def test_an_empty_class_is_named_and_left_out(tmp_path):
     write_scans(tmp_path / "scans", 2)
     (tmp_path / "scans" / "cone").mkdir()
@@ -145,6 +201,7 @@ def test_an_empty_class_is_named_and_left_out(tmp_path):
         (("--feature_set", "encoder"), "no option --feature_set; did you mean --feature_sets?"),
         (("--feature_sets", "magic"), "features=['magic']; expected some of"),
         (("--heading", "north"), "--heading 'north'; expected known or unknown"),
+        (("--unlike", -1), "--unlike -1; expected 0 or more"),
         (("--from", "nowhere"), "no directory nowhere"),
         (("--way", "trained", "--from", "scans"), "no model in this directory"),
     ],
@@ -191,3 +248,31 @@ def test_another_point_encoder_gives_the_features(tmp_path):
     assert config["features"] == ["encoder"] and config["encoder_config"]["num_groups"] == 12
     code, _, err = run("train", "scans", *words, "--feature_sets", "descriptors")
     assert code == 1 and "--encoder encoder with --feature_sets descriptors, which leave it out" in err
+
+
+def test_a_vision_model_and_a_wrap_give_features_too(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    ViTModel(ViTConfig(image_size=32, patch_size=8, **sizes)).save_pretrained(tmp_path / "vit")
+    tiny_model(model_class=Any2PointForPointCloudClassification).save_pretrained(tmp_path / "wrapped")
+    write_scans(tmp_path / "scans", 2)
+    words = ("--vision", "vit", "--wrap", "wrapped", "--points", 64, "--copies", 1, "--unlike", 7)
+    code, out, err = run("train", "scans", *words)
+    assert code == 0, err
+    assert "frozen descriptors and encoder and wrap and views features" in out
+    # The wrap may have learned from the scans that judge it, which folds cannot undo.
+    assert "flattering if the wrap has learned from these scans" in out
+    # What was learned needs neither directory.
+    shutil.rmtree(tmp_path / "vit")
+    code, out, err = run("predict", write_scans(tmp_path / "new", 1, start=9), "--model", "outputs/scans", "--json")
+    assert code == 0 and len(json.loads(out)) == 2, err
+    code, _, err = run("train", "scans", *words[:4], "--feature_sets", "descriptors", "wrap", "--output", "outputs/b")
+    assert code == 1 and "--vision" in err and err.count("\n") == 1
+
+
+def test_a_wrap_with_an_adapter_is_refused_in_one_line(tmp_path):
+    get_peft_model(tiny_model(), GuidedAdapterConfig()).save_pretrained(tmp_path / "adapted")
+    write_scans(tmp_path / "scans", 2)
+    code, out, err = run("train", "scans", "--wrap", "adapted", *FASTEST[:4], "--feature_sets", "wrap")
+    assert code == 1 and out == "" and err.count("\n") == 1
+    assert "adapted" in err and "adapter" in err

@@ -285,7 +285,9 @@ refuse(
 feature("prompt lookup", "draft tokens from the prompt")
 
 # Adapters (tests/common/test_tuners.py)
-_OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS", "SIDE_TUNING")
+_OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS", "SIDE_TUNING", "POINTGST")
+# Methods that build graphs of a cloud's tokens.
+_ON_TOKENS = ("POINTGST",)
 _ADAPTED = tuple(kind for kind in registered_classes() if kind not in (*_BASELINES, *_FEATURES))
 _NO_POINT_TOKENS = (
     *registered_classes(Detr3DConfig, *ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)),
@@ -315,10 +317,17 @@ refuse(
 )
 refuse(
     "adapt",
-    _pairs(("GUIDED_ADAPTER",), (ActAutoencoder,)),
+    _pairs(("GUIDED_ADAPTER", "POINTGST"), (ActAutoencoder,)),
     ValueError,
     "do not get the positions of tokens",
-    "the teacher of an autoencoder gets no token positions, which guidance requires",
+    "the teacher of an autoencoder gets no token positions, which guidance and graphs of tokens require",
+)
+refuse(
+    "adapt",
+    _pairs(_ON_TOKENS, _PTV3),
+    ValueError,
+    "are thousands of voxels; use another method",
+    "graphs between all tokens of a cloud, whose cost grows with a power of their number",
 )
 refuse(
     "open",
@@ -329,7 +338,7 @@ refuse(
 )
 refuse(
     "merge",
-    ("GUIDED_ADAPTER", "PROMPT_TOKENS", "SIDE_TUNING"),
+    ("GUIDED_ADAPTER", "PROMPT_TOKENS", "SIDE_TUNING", "POINTGST"),
     ValueError,
     r"cannot be merged into the encoder; use unload\(\) to remove",
     "modules after a non-linear layer, and tokens, cannot be merged into weights",

@@ -12,6 +12,7 @@ from hf_any3d import registration
 from tests.common import refusals
 from tests.common.refusals import FEATURES, REFUSALS, registered_classes
 from tests.common.tuners import METHODS
+from tests.tiny_detr3d import ON_ENCODER
 
 SUITES = sorted(Path(__file__).parent.glob("test_*.py"))
 OF_PEFT = {"PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"}
@@ -56,7 +57,7 @@ def test_a_new_head_is_refused_what_its_family_is(monkeypatch):
 
 
 def test_each_refusal_is_of_a_known_feature_and_subject():
-    models = {model.__name__ for model in registered_classes()}
+    models = {model.__name__ for model in registered_classes()} | {ON_ENCODER.name}
     known, features = {*models, *METHODS, *OF_PEFT, *TASK_TYPES}, FEATURES.keys() | _features_of_suites()
     # What generation refuses is refused whatever the model.
     known |= {"a language model without the placeholder", "use_cache=False"}

@@ -23,7 +23,14 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_any3d import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig, SideTuningConfig, trainable_module_names
+from hf_any3d import (
+    BitFitConfig,
+    GuidedAdapterConfig,
+    PointGSTConfig,
+    PromptTokensConfig,
+    SideTuningConfig,
+    trainable_module_names,
+)
 from hf_any3d.tuners.targets import layer_stack
 from tests.common.models import CASES, Case, relative_difference
 from tests.tiny_detr3d import ON_ENCODER as DETECTOR
@@ -38,6 +45,7 @@ OWN: dict[str, Callable[..., PeftConfig]] = {
     "BITFIT": BitFitConfig,
     "PROMPT_TOKENS": functools.partial(PromptTokensConfig, num_prompts=3),
     "SIDE_TUNING": functools.partial(SideTuningConfig, r=8, init_weights=False),
+    "POINTGST": functools.partial(PointGSTConfig, r=4, local_size=8, init_weights=False),
 }
 """By PEFT's name of the method; initial weights have an effect, and training is deterministic."""
 

@@ -21,6 +21,7 @@ from hf_any3d.conversions import (
     convert_minigpt3d_parts,
     convert_openshape,
     convert_patchalign3d,
+    convert_pointgst,
     convert_ptv3,
     convert_spatiallm,
     convert_uni3d,
@@ -33,6 +34,7 @@ from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.originals import SmallCase, content, small_variant
 from tests.conversions.spatiallm_originals import Released
 from tests.conversions.test_imagebind_audio import original as imagebind_original
+from tests.conversions.test_pointgst import CHOICES as POINTGST_CHOICES, released as pointgst_released
 from tests.modeling.detr3d.reference_case import DetectionCase
 from tests.modeling.ptv3_case import ptv3_original
 from tests.tiny_encoders import tiny_config
@@ -129,6 +131,12 @@ CONVERTERS = {
     "act-dvae": _act("dvae_clip_deep"),
     "act-pretrain": _act("pretrain"),
     "act-partseg": _act("partseg"),
+    "pointgst": Converter(
+        pointgst_released,
+        "base_model",
+        lambda checkpoint, output, others: convert_pointgst(checkpoint, output, **POINTGST_CHOICES),
+        convert_pointgst,
+    ),
     "detr3d": Converter(
         lambda: {"model": DetectionCase("detr3d_scannet_vanilla").original},
         "model",

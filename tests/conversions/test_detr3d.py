@@ -18,6 +18,7 @@ from hf_any3d.conversions.detr3d.names import (
 )
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.boxes import box_corners
+from hf_any3d.published import open_published
 from tests.modeling.detr3d.reference_case import DetectionCase, camera_corners
 
 FILES = ("scannet_ep1080", "scannet_masked_ep1080", "sunrgbd_ep1080", "sunrgbd_masked_ep1080")
@@ -124,3 +125,12 @@ def test_what_the_original_cannot_compute_does_not_go_back(tmp_path):
     result = command("convert", tmp_path / "sound", "--output", tmp_path / "back.pth")
     assert result.exit_code == 1
     assert "neighbor_order='nearest'; the original program computes 'first'" in result.output
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_the_authors_that_is_missing_is_named_with_its_address(name, tmp_path):
+    address = f"https://dl.fbaipublicfiles.com/3detr/checkpoints/{name}.pth"
+    made = command("convert", f"{name}.pth", "--output", tmp_path / "out")
+    assert made.exit_code == 1 and address in made.stderr
+    with pytest.raises(FileNotFoundError, match=address):
+        open_published(tmp_path / f"{name}.pth")

@@ -61,6 +61,22 @@ def test_the_program_shows_in_the_tensors(recognized, convert, original):
     assert recognized(original()).program.convert == convert
 
 
+@pytest.mark.parametrize(
+    ("mark", "name"),
+    [
+        ("blocks.layers.0.gft_adapter.down.weight", "PointGST on PointGPT"),
+        ("blocks.blocks.0.Adapter_MLP.down_proj.weight", "DAPT"),
+        ("blocks.cls.conv5.0.weight", "IDPT"),
+        ("cls_prompt_list.0", "VPT-deep in IDPT's program"),
+        ("blocks.prompt_all_mlp.0.weight", "PPT"),
+    ],
+)
+def test_models_that_are_not_built_here_are_named(recognized, mark, name):
+    state = Original("cls").content()["base_model"] | {f"module.{mark}": torch.ones(3, 3)}
+    with pytest.raises(ValueError, match=f"a model of {name}, for which there is no class here"):
+        recognized({"base_model": state})
+
+
 def test_files_of_minigpt3d_may_come_in_any_order(tmp_path):
     arguments = Originals().write(tmp_path / "in", 3, 4)
     assert plan(list(arguments.values())[::-1]) == ("convert_minigpt3d", arguments)

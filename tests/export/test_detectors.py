@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
@@ -20,12 +19,12 @@ RELEASED = {"neighbor_order": "first", "sampling_min_squared_norm": 1e-3}
 
 
 @torch.no_grad()
-def is_equal(model, found, points) -> bool:
-    """Whether a file's logits and boxes are the model's."""
+def check(model, found, points) -> None:
+    """Check that a file's logits and boxes are the model's."""
     expected = model(points=points)
     torch.testing.assert_close(found[0], expected.logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found[1], expected.pred_boxes, rtol=1e-4, atol=1e-4)
-    return len(np.unique(expected.logits.argmax(dim=-1))) > 1
+    assert expected.pred_boxes[..., :3].std(dim=1).min() > 0.1, "boxes at one place would prove little"
 
 
 def test_the_command_writes_onnx_with_logits_and_boxes(tmp_path):
@@ -45,7 +44,7 @@ def test_the_command_writes_onnx_with_logits_and_boxes(tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     for points in (varied_clouds(1, 24, seed=3), varied_clouds(3, 3000, seed=4)):
         found = session.run(["logits", "pred_boxes"], {"points": points.numpy()})
-        assert is_equal(model, [torch.from_numpy(values) for values in found], points)
+        check(model, [torch.from_numpy(values) for values in found], points)
 
 
 @pytest.mark.parametrize("settings", [{}, {"attention_radii": None, **RELEASED}], ids=["masked", "vanilla_released"])
@@ -55,7 +54,7 @@ def test_programs_of_torch_have_logits_and_boxes(settings, tmp_path):
     assert made.worst_difference < 1e-4
     run_file = FORMATS["pt2"].open(made.path)
     points = varied_clouds(3, 3000, seed=4)
-    assert is_equal(model, run_file(points), points)
+    check(model, run_file(points), points)
 
     def with_other_boxes(points):
         logits, boxes = run_file(points)

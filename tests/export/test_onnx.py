@@ -6,12 +6,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hf_any3d import PatchAlign3DForPointCloudClassification, PointCloudProcessor
+from hf_any3d import (
+    PatchAlign3DForPointCloudClassification,
+    PointCloudProcessor,
+    PointFeaturesForPointCloudClassification,
+)
 from hf_any3d.cli import app
 from hf_any3d.export import export_file
-from hf_any3d.export.onnx import FORMATS, Format
+from hf_any3d.export.onnx import FORMATS, Format, export_onnx
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_encoders import adapted_model, tiny_model
+from tests.tiny_features import tiny_features
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
@@ -72,6 +77,18 @@ def test_models_on_other_devices_are_refused(tmp_path):
     model = tiny_model("bert").to("meta")
     with pytest.raises(ValueError, match="the model is on meta; expected the CPU"):
         export_file(model, tmp_path / "model.pt2", "pt2")
+
+
+def test_features_without_training_are_exported(tmp_path):
+    model = tiny_features(PointFeaturesForPointCloudClassification, copies=2)
+    exported = export_file(model, tmp_path / "model.onnx")
+    assert exported.worst_difference < 1e-5
+    model.config.features = ["descriptors", "views"]
+    with pytest.raises(ValueError, match="depth views cannot be exported"):
+        export_onnx(model, tmp_path / "views.onnx")
+    model.config.features, model.config.encoder_config.model_type = ["encoder"], "pointnet2"
+    with pytest.raises(ValueError, match="encoder_config of the type 'pointnet2' cannot be exported; expected one of"):
+        export_onnx(model, tmp_path / "other.onnx")
 
 
 def test_a_point_encoder_that_is_aligned_with_texts_is_exported(tmp_path):

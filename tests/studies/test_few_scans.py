@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from hf_any3d import ActConfig
+from hf_any3d import ActConfig, PointFeaturesConfig, PointFeaturesModel
 from studies import few_scans_report, packaged_encoder
-from studies.few_scans import Forest, Head, Shapes, calibration_error, draw, estimated, evaluate_head
+from studies.few_scans import Forest, Head, Shapes, calibration_error, draw, estimated, evaluate_head, evaluate_shipped
 from studies.generated_shapes.families import FAMILIES, OTHERS, draw_other, draw_solid
 from studies.generated_shapes.surfaces import Draw
 
@@ -74,20 +74,30 @@ def test_draws_have_ten_classes_no_duplicates_and_grow_with_the_shots(shapes):
     assert not np.array_equal(draw(shapes, 3, 1).train, large.train)
 
 
-def test_heads_learn_estimate_and_tell_strangers(shapes):
+def test_heads_learn_and_estimate(shapes):
     generator = np.random.default_rng(0)
     centers = generator.normal(size=(12, 6)) * 4
     features = centers[shapes.labels] + generator.normal(size=(168, 6)) * 0.5
-    nothing = np.repeat(centers.mean(axis=0)[None] + 60, 4 * len(OTHERS), axis=0)
-    bank = nothing[:4] + generator.normal(size=(4, 6))
-    figures = evaluate_head(lambda: Head(1.0), features, nothing, bank, shapes, 3, 0)
-    assert figures["accuracy"] > 0.95 and figures["estimated"] > 0.9
-    assert figures["noise, distance"] == 1.0 and figures["other classes, distance"] > 0.8
-    assert (
-        figures["noise, all"] == 1.0 and figures["other classes, both"] > 0.8 and 0 <= figures["calibration_error"] < 1
-    )
-    forest = evaluate_head(lambda: Forest(0), features, nothing, bank, shapes, 3, 0)
+    figures = evaluate_head(lambda: Head(1.0), features, shapes, 3, 0)
+    assert figures["accuracy"] > 0.95 and figures["estimated"] > 0.9 and 0 <= figures["calibration_error"] < 1
+    forest = evaluate_head(lambda: Forest(0), features, shapes, 3, 0)
     assert forest["accuracy"] > 0.8 and "estimated" not in forest
+
+
+def test_the_shipped_way_tells_unknown_things_with_and_without_a_bank(shapes):
+    generator = np.random.default_rng(0)
+    width = PointFeaturesModel(PointFeaturesConfig()).config.hidden_size
+    centers = generator.normal(size=(12, width))
+    features = centers[shapes.labels] + generator.normal(size=(168, width)) * 0.3
+    nothing = generator.normal(size=(8 * len(OTHERS), width)) + 4
+    things = generator.normal(size=(21, width)) + 4
+    figures = evaluate_shipped(features, nothing, things, shapes, 3, 0)
+    assert figures["accuracy"] > 0.95 and figures["estimated"] > 0.9 and 0 <= figures["calibration_error"] < 1
+    for kind in OTHERS:
+        assert figures[kind] >= 0.99 and figures[f"{kind}, without its kind"] > 0.9
+        assert figures[f"{kind}, without a bank"] > 0.9 and figures[f"{kind}, flagged"] > 0.9
+    assert figures["known, flagged"] < 0.3 and figures["other classes"] > 0.8
+    assert "noise" not in evaluate_shipped(features, nothing, things, shapes, 1, 0)
 
 
 def test_the_estimate_leaves_each_shape_out_once():

@@ -102,6 +102,20 @@ def test_adapters_with_different_numbers_of_prompts_can_be_switched():
     assert torch.equal(logits_of(model), four)
 
 
+def test_positions_of_prompts_are_trained_and_stored(tmp_path):
+    model = prompted(positions=True)
+    assert train_step(model).isfinite()
+    own = [name for name, weight in model.named_parameters() if "prompt_tokens_" in name and weight.grad.any()]
+    assert len(own) == 2 * LAYERS
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "prompt_tokens_position" in name:
+                weight.add_(1)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits_of(PeftModel.from_pretrained(tiny_model(), tmp_path)), logits_of(model))
+    assert (logits_of(model) - logits_of(prompted(positions=True))).abs().max() > 1e-4
+
+
 def test_merging_is_refused_and_unload_is_suggested():
     model = prompted()
     for merge in (model.merge_adapter, model.merge_and_unload):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import logsumexp
 
 # Features that differ less between scans, in units of the largest deviation, are constants with rounding errors.
 _CONSTANT = 1e-6
+_TEMPERATURES = 0.2
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class LinearHead:
     def standardize(self, features: np.ndarray) -> np.ndarray:
         """Return features (rows, width) with the mean and scale of those that the head was fitted to."""
         return (features - self.mean) / self.scale
+
+    def cooled(self, temperature: float) -> LinearHead:
+        """Return the head whose logits are divided by a temperature."""
+        return replace(self, weight=self.weight / temperature, bias=self.bias / temperature)
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Return logits (rows, classes) of features (rows, width) as they were computed."""
@@ -72,6 +78,21 @@ def fit_head(features: np.ndarray, labels: np.ndarray, num_classes: int, strengt
     found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": 1e-10}).x
     weight = found[:-num_classes].reshape(num_classes, rank) @ right[kept]
     return LinearHead(weight, found[-num_classes:], mean, scale)
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the divisor of logits `(rows, classes)` that makes their probabilities most likely for labels `(rows,)`.
+
+    Its logarithm is expected near 0, with a standard deviation of `_TEMPERATURES`, so that few rows change little.
+    """
+
+    def cost(power: float) -> float:
+        scaled = logits / np.exp(power)
+        losses = np.asarray(logsumexp(scaled, axis=1)) - scaled[np.arange(len(labels)), labels]
+        return float(losses.sum()) + 0.5 * (power / _TEMPERATURES) ** 2
+
+    found: Any = minimize_scalar(cost, bounds=(-2.0, 2.0), method="bounded")
+    return float(np.exp(found.x))
 
 
 def draw_folds(labels: np.ndarray, groups: np.ndarray, most: int, seed: int = 0) -> np.ndarray:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
+from hf_any3d.atomic_files import atomic_write
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.processing import PointCloudProcessor
 
@@ -25,6 +30,8 @@ _FARTHER = 1.1
 _MOST_COMPARED = 3000
 # Radii and extents of clouds in the unit sphere that differ by more are not compared point by point.
 _UNLIKE = 0.12
+# Not pushed to the hub, as all files that start with an underscore.
+_STORE = "_features.safetensors"
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,51 @@ class Scans:
     def num_copies(self) -> int:
         """Number of scans that are near-duplicates of another one."""
         return len(self.groups) - len(set(self.groups.tolist()))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Scans with their features, before these are standardized; kept beside the model, to add scans later.
+
+    Attributes:
+        scans: The scans.
+        features: (scans, width) float32.
+        processor: Prepared the clouds.
+    """
+
+    scans: Scans
+    features: np.ndarray
+    processor: PointCloudProcessor
+
+    def save(self, folder: Path) -> None:
+        """Write the features into a folder with a model and its processor."""
+        described = asdict(self.scans)
+        texts = {name: json.dumps(described[name]) for name in ("classes", "digests", "names")}
+        tensors = {name: torch.from_numpy(described[name]) for name in ("labels", "groups")}
+        with atomic_write(folder / _STORE) as unfinished:
+            save_file({"features": torch.from_numpy(self.features), **tensors}, unfinished, metadata=texts)
+
+    @classmethod
+    def load(cls, folder: Path) -> Examples:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is damaged.
+        """
+        path = folder / _STORE
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder}: no {_STORE}, which training leaves beside a model of few scans; expected such a model"
+            )
+        try:
+            with safe_open(path, framework="numpy") as file:
+                texts = {name: json.loads(file.metadata()[name]) for name in ("classes", "digests", "names")}
+                features, labels, groups = (file.get_tensor(name) for name in ("features", "labels", "groups"))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: damaged ({error})") from error
+        scans = Scans(texts["classes"], labels, groups, texts["digests"], texts["names"])
+        return cls(scans, features, PointCloudProcessor.from_pretrained(folder))
 
 
 def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scans:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from datasets import Array2D, Dataset, DatasetDict, Features
 
-from hf_any3d.atomic_files import atomic_write, release_claims
+from hf_any3d.atomic_files import release_claims
 from hf_any3d.data.catalog import up_axis_of
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
@@ -26,9 +23,16 @@ from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments, argument, parse_arguments
 from hf_any3d.training.frozen_features import frozen_features
 from hf_any3d.training.little_data.confidence import Estimate
-from hf_any3d.training.little_data.linear_head import LinearHead, draw_folds, fit_head, held_out_logits
+from hf_any3d.training.little_data.linear_head import (
+    LinearHead,
+    draw_folds,
+    fit_head,
+    fit_temperature,
+    held_out_logits,
+)
+from hf_any3d.training.little_data.no_class import NUM_THINGS, draw_things
 from hf_any3d.training.little_data.plan import FEATURES, Plan, plan_for
-from hf_any3d.training.little_data.scans import Scans, check, class_counts, file_names, joined, look_at
+from hf_any3d.training.little_data.scans import Examples, Scans, check, class_counts, file_names, joined, look_at
 from hf_any3d.training.protocol import build_processor
 from hf_any3d.training.tasks import class_names
 from hf_any3d.training.trainer import remove_model
@@ -42,10 +46,10 @@ _OF_THE_MODEL = ("num_points", "features", "up_axis", "feature_sets", "copies", 
 CROSS_VALIDATION = "cross-validation"
 UNKNOWN_FAR = 0.99
 """Unknown score above which a pipeline gives no label: some four deviations beyond all that the training has seen."""
+CALIBRATED_FROM = 100
+"""Judged scans from which on a temperature is fitted to them: with 50 it made the scores of other shapes worse."""
 # Usual scans of a class below which an estimate is too low: by 6 points at two a class, by 2 at five.
 _FEW = 4
-# Not pushed to the hub, as all files that start with an underscore.
-_STORE = "_features.safetensors"
 
 
 @dataclass
@@ -84,12 +88,19 @@ class FewScansArguments:
     from_model: str | None = argument(
         None, help="Directory of a model of this kind to add scans to; the features of its scans are reused."
     )
+    unlike: int = argument(
+        NUM_THINGS,
+        help="Drawn things of no class (noise, floors, bars, rooms) from which the unknown score tells scans; 0 for "
+        "none.",
+    )
     seed: int = argument(42, help="Seed of the folds.")
     license: str | None = argument(None, help="License in the model card, as the hub writes it.")
 
     def __post_init__(self):
         if self.heading not in ("known", "unknown"):
             raise ValueError(f"--heading {self.heading!r}; expected known or unknown")
+        if self.unlike < 0:
+            raise ValueError(f"--unlike {self.unlike}; expected 0 or more")
         if self.folds < 2:
             raise ValueError(f"--folds {self.folds}; expected at least 2")
         if self.strength is not None and not self.strength > 0:
@@ -195,61 +206,19 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
     scans = examples.scans
     check(scans, origin, arguments.allow_doubts)
     plan = _plan(scans.counts, arguments, FEATURES)
+    with stopwatch.part("things of no class"):
+        bank = _bank(model, processor, arguments.unlike)
     with stopwatch.part("head"):
         _set_labels(model, scans.classes)
-        head, estimate = _fit(model, examples, plan, arguments)
+        head, estimate = _fit(model, examples, bank, plan, arguments)
         judged = {} if estimate is None else {CROSS_VALIDATION: estimate}
         judged |= {split: _evaluate(head, rows, features, scans.classes) for split, (rows, features) in others.items()}
     report = _report(model, data, splits, plan, examples, judged, stopwatch)
     _save(model, processor, examples, report, judged, arguments)
     release_claims()
     origin += " and the earlier ones" if earlier is not None else ""
-    return Learned(report, _lines(origin, scans, plan, judged, model.config))
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Scans with their features, before these are standardized; kept beside the model, to add scans later.
-
-    Attributes:
-        scans: The scans.
-        features: (scans, width) float32.
-        processor: Prepared the clouds.
-    """
-
-    scans: Scans
-    features: np.ndarray
-    processor: PointCloudProcessor
-
-    def save(self, folder: Path) -> None:
-        """Write the features into a folder with a model and its processor."""
-        described = asdict(self.scans)
-        texts = {name: json.dumps(described[name]) for name in ("classes", "digests", "names")}
-        tensors = {name: torch.from_numpy(described[name]) for name in ("labels", "groups")}
-        with atomic_write(folder / _STORE) as unfinished:
-            save_file({"features": torch.from_numpy(self.features), **tensors}, unfinished, metadata=texts)
-
-    @classmethod
-    def load(cls, folder: Path) -> Examples:
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is damaged.
-        """
-        path = folder / _STORE
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{folder}: no {_STORE}, which training leaves beside a model of few scans; expected such a model"
-            )
-        try:
-            with safe_open(path, framework="numpy") as file:
-                texts = {name: json.loads(file.metadata()[name]) for name in ("classes", "digests", "names")}
-                features, labels, groups = (file.get_tensor(name) for name in ("features", "labels", "groups"))
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: damaged ({error})") from error
-        scans = Scans(texts["classes"], labels, groups, texts["digests"], texts["names"])
-        return cls(scans, features, PointCloudProcessor.from_pretrained(folder))
+    about = (model.config, processor.features, arguments.unlike)
+    return Learned(report, _lines(origin, scans, plan, judged, *about))
 
 
 def _up_axis(data: DataArguments, rows: Dataset) -> str:
@@ -323,6 +292,26 @@ def _features(
     return np.stack(computed["features"][:]).astype(np.float32)
 
 
+def _bank(model: PointFeaturesForPointCloudClassification, processor: PointCloudProcessor, count: int) -> np.ndarray:
+    """Return the features of things of no class as they are computed, (things, width).
+
+    There are none for clouds with colors, intensities or normals, which nobody draws.
+    """
+    if list(processor.features) != ["xyz"]:
+        count = 0
+    if not count:
+        return np.empty((0, model.config.hidden_size), np.float32)
+    points = draw_things(count, processor.num_points, model.config.up_axis)
+    copies = model.config.copies
+    # Of the things alone: copies of them would cost more than all else, and tell nothing better.
+    model.config.copies = 1
+    try:
+        rows = Dataset.from_dict({"points": points}, Features({"points": Array2D(points.shape[1:], "float32")}))
+        return _features(model, rows, processor)
+    finally:
+        model.config.copies = copies
+
+
 def _set_labels(model: PointFeaturesForPointCloudClassification, classes: list[str]) -> None:
     """Give a model a head for these classes; its weights are set by `_fit`."""
     model.config.id2label = dict(enumerate(classes))
@@ -331,22 +320,32 @@ def _set_labels(model: PointFeaturesForPointCloudClassification, classes: list[s
 
 
 def _fit(
-    model: PointFeaturesForPointCloudClassification, examples: Examples, plan: Plan, arguments: FewScansArguments
+    model: PointFeaturesForPointCloudClassification,
+    examples: Examples,
+    bank: np.ndarray,
+    plan: Plan,
+    arguments: FewScansArguments,
 ) -> tuple[LinearHead, Estimate | None]:
     """Fit head and unknown score; judge the head by folds, if a class has two scans."""
     scans, features = examples.scans, examples.features.astype(np.float64)
     count = len(scans.classes)
+    # The head learns from all scans; heads of the folds only judge, and calibrate.
     head = fit_head(features, scans.labels, count, plan.strength)
-    model.set_head(*(torch.from_numpy(getattr(head, name)).float() for name in ("weight", "bias", "mean", "scale")))
-    # That head has learned from all scans; heads of the folds only judge.
     folds = draw_folds(scans.labels, scans.groups, arguments.folds, arguments.seed)
     held = folds >= 0
+    logits = held_out_logits(features, scans.labels, folds, count, plan.strength)
+    if held.sum() >= CALIBRATED_FROM:
+        temperature = fit_temperature(logits[held], scans.labels[held])
+        head, logits = head.cooled(temperature), logits / temperature
+    model.set_head(*(torch.from_numpy(getattr(head, name)).float() for name in ("weight", "bias", "mean", "scale")))
     if not held.any():
         return head, None
-    logits = held_out_logits(features, scans.labels, folds, count, plan.strength)
     standard, judged = torch.from_numpy(head.standardize(features)).float(), torch.from_numpy(held)
     model.fit_unknown_score(
-        standard[judged], torch.from_numpy(logits[held]).float(), torch.from_numpy(scans.groups[held])
+        standard[judged],
+        torch.from_numpy(logits[held]).float(),
+        torch.from_numpy(scans.groups[held]),
+        torch.from_numpy(head.standardize(bank)).float() if len(bank) else None,
     )
     assert model.unknown_score is not None
     # Scans that are alone in their class calibrate nothing, but what is like them is known.
@@ -360,6 +359,7 @@ def _fit(
     if np.median(list(scans.counts.values())) < _FEW:
         how += ", by heads that learned from fewer scans, so that some points more can be expected"
     how += f", without {', '.join(alone)}, alone in the class" if alone else ""
+    how += ", which also calibrates the scores" if held.sum() >= CALIBRATED_FROM else ""
     return head, Estimate.from_logits(logits, scans.labels, scans.classes, how)
 
 
@@ -407,6 +407,7 @@ def _report(
             "copy_scale": list(config.copy_scale),
             "copy_jitter": config.copy_jitter,
             "strength": plan.strength,
+            "drawn things of no class": config.unknown_bank_rows,
             "chosen": plan.reason,
         },
     )
@@ -438,7 +439,13 @@ def _save(
 
 
 def _lines(
-    origin: str, scans: Scans, plan: Plan, judged: dict[str, Estimate], config: PointFeaturesConfig
+    origin: str,
+    scans: Scans,
+    plan: Plan,
+    judged: dict[str, Estimate],
+    config: PointFeaturesConfig,
+    channels: Sequence[str],
+    unlike: int,
 ) -> list[str]:
     count, copies = len(scans.labels), scans.num_copies
     seen = f"{origin}: {count} scans of {len(scans.classes)} classes, "
@@ -457,5 +464,7 @@ def _lines(
             "unknown score: above 0.5 for what is unlike these scans, and for one of 20 like them; no label above "
         )
         unknown += f"{config.unknown_far:g}"
+        if not config.unknown_bank_rows and unlike and len(channels) > 1:
+            unknown += f"; it knows no drawn things, which have no {', '.join(channels[1:])}"
     splits = [f"{split}: {found.text()}" for split, found in judged.items() if split != CROSS_VALIDATION]
     return [seen, way, sure, *splits, confused, unknown]

@@ -25,6 +25,13 @@ class PromptTokensConfig(EncoderLayersConfig):
     ranges: ClassVar[Ranges] = {**EncoderLayersConfig.ranges, "num_prompts": (1, 16_384)}
 
     num_prompts: int = field(default=10, metadata={"help": "Number of prompts per layer."})
+    positions: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether prompts have learned positions, which are added to them, and start from a normal "
+            "distribution, as in VPT-deep of IDPT's program."
+        },
+    )
 
     def __post_init__(self):
         super().__post_init__()

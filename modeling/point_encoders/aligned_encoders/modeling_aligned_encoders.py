@@ -173,6 +173,7 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
             branch="mlp",
             hidden_size=self.config.hidden_size,
             views=GRIDS,
+            is_open=True,
             pretrained=tuple(self._modules),
         )
 

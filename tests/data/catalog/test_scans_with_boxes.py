@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hf_any3d import load_point_dataset
+from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.layers.boxes import points_in_boxes
 
@@ -154,6 +155,31 @@ def test_tilted_boxes_are_refused(tmp_path):
     file = tmp_path / "labels" / "room.json"
     file.write_text(file.read_text().replace('"x": 0, "y": 0', '"x": 10, "y": 0'))
     with pytest.raises(ValueError, match="turned about x or y by .*; expected turns about z alone"):
+        load_point_dataset("scans_with_boxes", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "change", "match"),
+    [
+        (write_own, "boxes.json", ("0.6", "6" * 400), "size is .*; expected three finite numbers"),
+        (write_datumaro, "annotations/default.json", ('"rotation": [0, 0, 0.3]', '"rotation": 3'), "rotation is 3"),
+        (
+            write_datumaro,
+            "annotations/default.json",
+            ('{"type": "label", "label_id": 0}', "7"),
+            "expected a list of obj",
+        ),
+        (write_datumaro, "annotations/default.json", ('"label_id": 1', '"label_id": true'), "label_id is True"),
+        (write_kitti, "calib/000007.txt", ("R0_rect: 1", "R0_rect: 0"), "no rotation with a shift"),
+        (write_kitti, "calib/000007.txt", ("R0_rect: 1", "R0_rect: nan"), "no rotation with a shift"),
+    ],
+)
+def test_damaged_files_of_other_programs_are_named(write, name, change, match, tmp_path):
+    write(tmp_path)
+    text = (tmp_path / name).read_text()
+    assert change[0] in text
+    (tmp_path / name).write_text(text.replace(*change))
+    with pytest.raises(PointCloudFileError, match=f"{name}.*{match}"):
         load_point_dataset("scans_with_boxes", data_dir=tmp_path)
 
 

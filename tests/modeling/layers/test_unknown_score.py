@@ -80,6 +80,33 @@ def test_surprise_is_minus_the_logarithm_of_the_highest_probability():
     torch.testing.assert_close(surprise(logits), torch.tensor([0.5, 1.0]).log().neg())
 
 
+def test_a_bank_tells_what_is_as_far_from_the_known_rows_as_they_are_from_each_other(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    model = tiny_features(PointFeaturesForPointCloudClassification)
+    width = model.config.hidden_size
+    # Unknown rows and those of the bank are of another direction, at a usual distance.
+    shift = torch.zeros(width)
+    shift[:40] = 1.0
+    known, fresh = torch.randn(2, 100, width, generator=generator)
+    unknown, bank = torch.randn(2, 100, width, generator=generator) + shift
+    logits = 3 * torch.randn(100, 3, generator=generator)
+    shares = {}
+    for name, given in (("without", None), ("with", bank)):
+        model.fit_unknown_score(known, logits, bank=given)
+        scores = [model.score_unknown(rows, logits) > 0.5 for rows in (fresh, unknown)]
+        shares[name] = [float(score.float().mean()) for score in scores]
+    assert max(share[0] for share in shares.values()) < 0.15
+    assert shares["without"][1] < 0.4 and shares["with"][1] > 0.8
+    assert model.config.unknown_bank_rows == 100
+    model.save_pretrained(tmp_path)
+    again = PointFeaturesForPointCloudClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(again.score_unknown(unknown, logits), model.score_unknown(unknown, logits))
+    assert "and how like 100 drawn things of no class" in (tmp_path / "README.md").read_text()
+    # Without one again, the score is that of the distance alone.
+    model.fit_unknown_score(known, logits)
+    assert model.config.unknown_bank_rows == 0 and model.unknown_score.bank is None
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -88,6 +115,7 @@ def test_surprise_is_minus_the_logarithm_of_the_highest_probability():
         ({"logits": torch.full((5, 3), torch.nan)}, "logits holds NaN"),
         ({"groups": [0, 1]}, r"groups has shape \(2,\)"),
         ({"groups": [3] * 5}, "1 groups in 5 rows; expected at least two"),
+        ({"bank": torch.zeros(3, 7)}, r"bank has shape \(3, 7\); expected \(3, 6\)"),
     ],
 )
 def test_what_does_not_fit_is_named(given, message):
@@ -121,7 +149,7 @@ def test_an_adapter_stores_the_score_that_its_config_made_room_for(tmp_path):
 
 def test_an_adapter_without_room_for_the_score_is_refused():
     model = get_peft_model(tiny_model(), GuidedAdapterConfig()).get_base_model()
-    with pytest.raises(ValueError, match="unknown_rows=0 with an adapter.*expected a model .* with unknown_rows=24"):
+    with pytest.raises(ValueError, match="unknown_rows=0 and .* an adapter.*expected .* unknown_rows=24"):
         fitted(model)
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModel, ViTConfig, ViTModel
 
@@ -24,6 +25,7 @@ from hf_any3d.modeling.point_features.modeling_point_features import make_copies
 from hf_any3d.modeling.pretrained_parts import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.pipelines import default_model
+from hf_any3d.tuners import encoder_linear_pattern
 from tests.common.case import varied_clouds
 from tests.tiny_encoders import saved_encoder, tiny_model
 from tests.tiny_features import tiny_features
@@ -185,6 +187,20 @@ def test_a_wrap_is_a_set_of_features_and_leaves_its_encoder_where_it_is(tmp_path
 
 
 @torch.no_grad()
+def test_a_wrap_whose_adapter_was_merged_is_stored_whole(tmp_path):
+    wrap = tiny_model(model_class=Any2PointForPointCloudClassification)
+    lora = LoraConfig(r=2, target_modules=encoder_linear_pattern(wrap), init_lora_weights=False)
+    adapted = get_peft_model(wrap, lora)
+    with pytest.raises(ValueError, match="wrap: a .* with an adapter; expected one without, such as merge_and_unload"):
+        PointFeaturesModel.from_parts_pretrained(wrap=adapted.get_base_model(), copies=1)
+    merged = adapted.merge_and_unload()
+    model = PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=merged, copies=1, num_labels=3)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForPointCloudClassification.from_pretrained(tmp_path)
+    assert torch.equal(features_of(again.base_model), features_of(model.base_model))
+
+
+@torch.no_grad()
 def test_frozen_features_of_a_random_wrap_are_blind_to_the_shape_of_patches():
     clouds = varied_clouds(8, 200)
     torch.manual_seed(0)
@@ -213,6 +229,7 @@ def test_frozen_features_of_a_random_wrap_are_blind_to_the_shape_of_patches():
         ({"up_axis": "w"}, "up_axis='w'"),
         ({"image_mean": (0.5,)}, "expected three numbers each"),
         ({"unknown_distance": (0.0, 0.0)}, "unknown_distance=.*a standard deviation above 0"),
+        ({"unknown_bank_rows": 5}, "unknown_bank_rows=5 without unknown_rows"),
         ({"parts": {"teacher": {}}}, "parts has 'teacher'"),
     ],
 )

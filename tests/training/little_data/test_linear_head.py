@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from hf_any3d.training.little_data.linear_head import draw_folds, fit_head, held_out_logits
+from hf_any3d.training.little_data.linear_head import (
+    draw_folds,
+    fit_head,
+    fit_temperature,
+    held_out_logits,
+)
 
 
 def blobs(each: int, classes: int = 3, width: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -64,3 +69,17 @@ def test_predictions_are_of_heads_that_have_not_seen_the_scan():
     assert (seen.argmax(1) == labels).all() and 0.2 < (held.argmax(1) == labels).mean() < 0.8
     folds[0] = -1
     assert np.isnan(held_out_logits(features, labels, folds, 2, 1.0)[0]).all()
+
+
+def test_a_temperature_makes_scores_as_right_as_they_say_and_few_rows_change_little():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(4000, 4)) * 2
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (shares.cumsum(axis=1) < generator.random((4000, 1))).sum(axis=1)
+    # Labels are as frequent as these logits say; others say too much or too little.
+    for factor in (0.5, 1.0, 3.0):
+        assert fit_temperature(factor * logits, labels) == pytest.approx(factor, rel=0.08)
+    assert 1.05 < fit_temperature(3 * logits[:20], labels[:20]) < 2
+    features, known = blobs(8)
+    head = fit_head(features, known, 3, strength=0.3)
+    np.testing.assert_allclose(head.cooled(2.0).logits(features), head.logits(features) / 2, atol=1e-12)

@@ -1,0 +1,104 @@
+"""Configuration of PointGST."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from hf_any3d.modeling.config_checks import TOKENS, Ranges, check_choices
+from hf_any3d.modeling.point_ops.spectral import DISTANCES, SCALES, GraphSettings
+from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type
+
+POINTGST = extend_peft_type("POINTGST")
+_CHOICES = {
+    "transform": ("fourier", "published"),
+    "signs": ("averaged", "solver"),
+    "distances": DISTANCES,
+    "scale_over": SCALES,
+}
+_PUBLISHED = {
+    "transform": "published",
+    "signs": "solver",
+    "distances": "expanded",
+    "scale_over": "batch",
+    "curve_cell": 0.01,
+}
+
+
+@dataclass
+class PointGSTConfig(EncoderLayersConfig):
+    """Adapt the tokens of frozen layers between eigenvectors of graphs of their positions (PointGST).
+
+    Tokens are projected down, taken to the eigenvectors of the graph of all tokens and to those of small graphs along
+    a curve, changed there by one shared layer, taken back and projected up. In a point transformer the adapter reads
+    the tokens between attention and MLP and adds to the block's output; in other layers it reads and changes the
+    output.
+
+    By default the answer depends neither on the other clouds of a batch nor on the signs of eigenvectors, and rounding
+    of the coordinates changes it little. `published()` returns the settings of the released program, whose answers
+    depend on all three. The eigenvectors are computed once for each forward pass; their cost grows with the third
+    power of the number of tokens.
+    """
+
+    ranges: ClassVar[Ranges] = {
+        **EncoderLayersConfig.ranges,
+        "r": (1, 16_384),
+        "local_size": TOKENS,
+        "curve_cell": (1e-6, 1e6),
+    }
+
+    r: int = field(default=36, metadata={"help": "Width between the projections."})
+    local_size: int = field(default=32, metadata={"help": "Tokens of a local graph."})
+    transform: str = field(
+        default="fourier",
+        metadata={"help": "'fourier' multiplies by the transposed eigenvectors first, 'published' last."},
+    )
+    signs: str = field(
+        default="averaged",
+        metadata={"help": "'averaged' runs both signs of each eigenvector, 'solver' the one that the solver returns."},
+    )
+    distances: str = field(
+        default="exact", metadata={"help": "'exact', or 'expanded' for |a|² + |b|² - 2ab of more than 25 tokens."}
+    )
+    scale_over: str = field(
+        default="cloud", metadata={"help": "The unit of distances is the smallest one of a 'cloud' or of the 'batch'."}
+    )
+    curve_cell: float | None = field(
+        default=None,
+        metadata={
+            "help": "Edge of the curve's cells in units of the input, from the origin; None for a hundredth of the "
+            "cloud's radius, from its lowest corner."
+        },
+    )
+    init_weights: bool = field(
+        default=True, metadata={"help": "Initialize what follows the first projection to zero; False for random."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.peft_type = POINTGST
+        check_choices(self, _CHOICES)
+        if self.signs == "averaged" and self.transform == "published":
+            raise ValueError(
+                "signs='averaged' with transform='published', which takes tokens for coefficients of eigenvectors, so "
+                "that no average is free of their signs; expected signs='solver'"
+            )
+
+    @property
+    def batch_dependent_flags(self) -> list[str]:
+        """Fields whose values make predictions depend on the other clouds of a batch."""
+        return [f"scale_over={self.scale_over!r}"] if self.scale_over == "batch" else []
+
+    @property
+    def graphs(self) -> GraphSettings:
+        """Settings of the graphs; layers with equal ones share their eigenvectors."""
+        return GraphSettings(self.local_size, self.distances, self.scale_over, self.curve_cell)
+
+    @classmethod
+    def published(cls, **settings: Any) -> PointGSTConfig:
+        """Return the config of the released program.
+
+        Args:
+            **settings: Fields of the config; they override these values.
+        """
+        return cls(**{**_PUBLISHED, **settings})
