@@ -1,4 +1,4 @@
-"""What a layout of a room consists of: walls, doors, windows and boxes, and the ranges of their numbers."""
+"""Parts of the layout of a room: walls, doors, windows and boxes, and the ranges of their numbers."""
 
 from __future__ import annotations
 

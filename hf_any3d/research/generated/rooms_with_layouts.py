@@ -104,10 +104,10 @@ def compose_room_with_layout(
     row = with_boxes(room)
     points = np.concatenate([row["points"], _on_walls(walls, openings, on_walls, generator)])
     points = points + generator.normal(0, noise, points.shape)
-    boxes = [
-        Box(number, names[label], *(round(float(value), 4) for value in (*box[:3], box[6], *box[3:6])))
-        for number, (box, label) in enumerate(zip(row["boxes"], row["box_labels"], strict=True))
-    ]
+    boxes = []
+    for box, label in zip(row["boxes"], row["box_labels"], strict=True):
+        numbers: list[float] = [round(float(value), 4) for value in (*box[:3], box[6], *box[3:6])]
+        boxes.append(Box(len(boxes), str(names[label]), *numbers))
     layout = Layout.of([*walls, *openings, *boxes])
     return row | {
         "points": points[generator.permutation(num_points)].astype(np.float32),
