@@ -233,6 +233,7 @@ GENERATED = {
     "parts": LABELED_POINTS,  # objects assembled in code, each point with its part
     "rooms": LABELED_POINTS,  # rooms composed of the embedded shapes, each point with its object's class
     "rooms_with_boxes": LABELED_WITH_BOXES,  # rooms composed of the embedded shapes, a box around each object
+    "rooms_with_layouts": LABELED_WITH_BOXES,  # such rooms with walls, doors and windows, and their layouts as text
 }
 """Module of `hf_any3d.research.generated` -> kind of its labels; for the rest like `DATASETS`, which has them too."""
 DATASETS: dict[str, str | None] = {

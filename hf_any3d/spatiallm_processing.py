@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import LogitsProcessorList, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from hf_any3d.data.files import PointCloudError
 from hf_any3d.data.inputs import split_clouds, to_cloud
+from hf_any3d.data.room_voxels import VoxelizedRoom, clean_room, voxelize_room
+from hf_any3d.data.scan_frames import ScanFrame, find_frame
+from hf_any3d.modeling.layers.boxes import UP_AXES
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.spatiallm import Layout, SpatialLMConfig
 from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
+from hf_any3d.modeling.spatiallm.entities import KINDS
+from hf_any3d.modeling.spatiallm.grammar import LayoutGrammar, LayoutLogitsProcessor
 from hf_any3d.processing import checked_choice
 
 CLASSES = tuple(
@@ -41,118 +46,34 @@ TEMPLATE_SHA256 = "2165992d6d17de4c73fd03af037701c9d0fb2f7896e4b64b22f8ec39288d6
 """Digest of the text that the released models were trained with, `code_template.txt` of their program."""
 START, PLACE, END = "<|point_start|>", "<|point_pad|>", "<|point_end|>"
 CHOICES = ("middle", "random")
-_NEIGHBORS, _DEVIATIONS = 15, 2.0
 _FEWEST_POINTS = 3
 _MARKS = ("<|layout_s|>", "<|layout_e|>")
 
 
-@dataclass
-class VoxelizedRoom:
-    """A scan as voxels.
-
-    Args:
-        points: `(voxels, 6)` float64, meters from the corner and colors in [-1, 1].
-        grid_coord: `(voxels, 3)` int64, their cells.
-        corner: `(3,)` float64, the lowest corner of the scan, which is added to the positions of an answer.
-        index: `(voxels,)`, the point of the cleaned cloud that each voxel was taken from.
-        inverse: `(cleaned points,)`, the voxel of each of its points.
-    """
-
-    points: np.ndarray
-    grid_coord: np.ndarray
-    corner: np.ndarray
-    index: np.ndarray
-    inverse: np.ndarray
-
-    def count_tokens(self, stride: int) -> int:
-        """Count the cells that are `stride` times as large, which have a token each."""
-        return len(np.unique(self.grid_coord // stride, axis=0))
-
-
-def clean_room(points: np.ndarray, colors: np.ndarray, grid_size: float) -> tuple[np.ndarray, np.ndarray]:
-    """Average the points of each voxel, and remove those that are far from all others.
-
-    A voxel stays if its mean distance to the 15 nearest ones, itself among them, is below the mean of all by at most
-    two standard deviations above it, and it has neighbors elsewhere. This is what the released program lets Open3D do.
-
-    Args:
-        points: `(points, 3)` float64.
-        colors: `(points, 3)` float64.
-        grid_size: Edge of a voxel.
-
-    Returns:
-        Positions and colors of the voxels that stay, sorted by x, y, z.
-    """
-    from scipy.spatial import KDTree
-
-    origin = points.min(axis=0) - grid_size / 2
-    cells = np.floor((points - origin) / grid_size).astype(np.int64)
-    _, inverse, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
-    inverse = inverse.reshape(-1)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        sums = [np.bincount(inverse, weights=column, minlength=len(counts)) for column in values.T]
-        return np.stack(sums, axis=1) / counts[:, None]
-
-    points, colors = mean(points), mean(colors)
-    if len(points) < 2:
-        return points, colors
-    distances, _ = KDTree(points).query(points, k=min(_NEIGHBORS, len(points)))
-    own = distances.mean(axis=1)
-    kept = (own > 0) & (own < own.mean() + _DEVIATIONS * own.std(ddof=1))
-    # Voxels that are all equally far apart, such as two, have no deviation and would all go.
-    return (points[kept], colors[kept]) if kept.any() else (points, colors)
-
-
-def voxelize_room(
-    points: np.ndarray,
-    colors: np.ndarray | None,
-    num_bins: int,
-    draws: np.ndarray | np.random.Generator | None = None,
-) -> VoxelizedRoom:
-    """Move a scan to the corner of its box, and keep one point of each cell.
-
-    Args:
-        points: `(points, 3)` float64, in meters.
-        colors: `(points, 3)`, in 0 to 255; None for black.
-        num_bins: Cells along 32 m; what is beyond falls into the last one.
-        draws: A generator draws the point of each cell; an array has the numbers in place of those it would draw. None
-            takes the one in the middle.
-    """
-    corner = points.min(axis=0)
-    xyz = points - corner
-    rgb = (np.zeros_like(xyz) if colors is None else colors) / 127.5 - 1
-    cells = np.floor(xyz / (EXTENT / num_bins)).astype(np.int64)
-    cells = np.clip(cells - cells.min(axis=0), 0, num_bins - 1)
-    # The order of cells decides which one a draw belongs to, so it is that of the released program's hash.
-    keys = np.full(len(cells), 14695981039346656037, dtype=np.uint64)
-    for axis in range(3):
-        keys = (keys * np.uint64(1099511628211)) ^ cells[:, axis].astype(np.uint64)
-    order = np.argsort(keys, kind="stable")
-    _, first, inverse, counts = np.unique(keys[order], return_index=True, return_inverse=True, return_counts=True)
-    most = int(counts.max())
-    if draws is None:
-        numbers = np.full(len(counts), most // 2)
-    elif isinstance(draws, np.random.Generator):
-        numbers = draws.integers(0, most, len(counts))
-    else:
-        numbers = draws
-    index = order[first + numbers % counts]
-    of_point = np.empty(len(cells), dtype=np.int64)
-    of_point[order] = inverse.reshape(-1)
-    return VoxelizedRoom(np.concatenate([xyz, rgb], axis=1)[index], cells[index], corner, index, of_point)
+def asked_of(layout: Layout, task: str, classes: Sequence[str] = ()) -> Layout:
+    """Return what of a layout a task, one of `TASKS`, and classes ask for; without any classes all."""
+    if task == "layout":
+        layout = dataclasses.replace(layout, boxes=())
+    elif task == "objects":
+        layout = dataclasses.replace(layout, walls=(), doors=(), windows=())
+    if classes:
+        layout = dataclasses.replace(layout, boxes=tuple(box for box in layout.boxes if box.label in classes))
+    return layout
 
 
 class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
     """Scans of rooms and a task become inputs of a SpatialLM, and its answers layouts in the scan's frame.
 
-    A scan has meters and z up, with walls along the axes. The same scan always gives the same inputs, unless
-    `choice="random"`.
+    The model knows scans in meters, z up, with walls along the axes, so the frame of a scan is found and changed, and
+    the change is undone in layouts; see `hf_any3d.data.scan_frames`. The same scan always gives the same inputs,
+    unless `choice="random"`.
 
     Args:
         tokenizer: The language model's tokenizer, whose vocabulary has the three tokens around and for clouds.
         num_bins: `SpatialLMConfig.num_bins`.
         stride: How many cells are as long as one of the point encoder's last stage.
+        align: Whether to find up axis, unit, floor and turn of a scan. `frame.sentences` of a room that was read say
+            what was found; what cannot be told stays, with a warning.
         clean: Whether to average points in voxels and to remove outliers.
         choice: Which point of a cell is kept: "middle" of those it has, or "random", as in the released training.
         code_template: Text after the task that declares the language, with which the released models were trained; a
@@ -160,6 +81,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         system: Text of a system message; None for none.
         lower_edge: Whether numbers of an answer mean the lower edge of a bin, as in the released models, instead of
             its center.
+        classes: Labels of the objects that the model was trained on; by default those of the released models.
         template_sha256: Digest of the `code_template` of the training; a warning tells if the text is another. None
             for no warning.
         chat_template: By default that of the tokenizer.
@@ -183,11 +105,13 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         num_bins: int = 1280,
         stride: int = 16,
+        align: bool = True,
         clean: bool = True,
         choice: str = "middle",
         code_template: str = "",
         system: str | None = None,
         lower_edge: bool = False,
+        classes: Sequence[str] = CLASSES,
         template_sha256: str | None = None,
         chat_template: str | None = None,
     ):
@@ -206,9 +130,11 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             if value < 1:
                 raise ValueError(f"{name}={value}; expected at least 1")
         self.num_bins, self.stride = num_bins, stride
+        self.align = checked_choice("align", align, (True, False))
         self.clean = checked_choice("clean", clean, (True, False))
         self.choice = checked_choice("choice", choice, CHOICES)
         self.lower_edge = checked_choice("lower_edge", lower_edge, (True, False))
+        self.classes = list(classes)
         self.code_template, self.system, self.template_sha256 = code_template, system, template_sha256
 
     @classmethod
@@ -236,29 +162,39 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         """True if `code_template` is the text of the training, as far as is known."""
         return self.template_sha256 in (None, hashlib.sha256(self.code_template.encode()).hexdigest())
 
-    def read(self, clouds: Any, *, seed: int | None = None) -> list[VoxelizedRoom]:
-        """Read scans, clean them and make voxels.
+    def read(
+        self, clouds: Any, *, seed: int | None = None, align: bool | None = None, up_axis: str | None = None
+    ) -> list[VoxelizedRoom]:
+        """Read scans, align and clean them and make voxels.
 
         Args:
             clouds: One scan or many: files, arrays, anything that `PointCloudProcessor` accepts. Without colors they
                 are black.
             seed: Of the random choices, for `choice="random"`.
+            align: Instead of the processor's own.
+            up_axis: The axis that points up, one of `UP_AXES` of `hf_any3d.modeling.layers.boxes`; by default what
+                the format of a file says, or else what is found with `align`.
 
         Raises:
-            ValueError: A scan cannot be read.
+            ValueError: A scan cannot be read, or the axis is unknown.
         """
+        aligned: bool = self.align if align is None else bool(checked_choice("align", align, (True, False)))
+        if up_axis is not None:
+            checked_choice("up_axis", up_axis, UP_AXES)
         draws = np.random.default_rng(seed) if self.choice == "random" else None
         entries, rooms = split_clouds(clouds), []
         for number, entry in enumerate(entries):
             try:
-                rooms.append(self._voxelize(entry, draws))
+                rooms.append(self._voxelize(entry, draws, aligned, up_axis))
             except PointCloudError as error:
                 if len(entries) == 1:
                     raise
                 raise type(error)(f"cloud {number}: {error}") from error
         return rooms
 
-    def _voxelize(self, entry: Any, draws: np.random.Generator | None) -> VoxelizedRoom:
+    def _voxelize(
+        self, entry: Any, draws: np.random.Generator | None, align: bool, up_axis: str | None
+    ) -> VoxelizedRoom:
         cloud = to_cloud(entry, ("xyz", "rgb"))
         if cloud.is_mesh:
             raise PointCloudError("a mesh; expected a cloud of points, such as sample_surface makes")
@@ -267,6 +203,21 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         points = cloud.points.astype(np.float64)
         # In float32, in which k / 255 times 255 is k, for all 256 values.
         colors = np.zeros_like(points) if cloud.colors is None else np.trunc(cloud.colors * np.float32(255))
+        frame = None
+        if align:
+            frame = find_frame(points, up_axis=up_axis or cloud.up_axis)
+            for note in frame.warnings:
+                warnings.warn(note, stacklevel=3)
+        elif up_axis is not None:
+            frame = ScanFrame(up_axis)
+        room = self.voxelize(points if frame is None else frame.apply(points), colors, draws)
+        room.frame, room.offset = frame, cloud.offset
+        return room
+
+    def voxelize(
+        self, points: np.ndarray, colors: np.ndarray, draws: np.random.Generator | None = None
+    ) -> VoxelizedRoom:
+        """Make voxels of points `(points, 3)` in meters and their colors in 0 to 255; see `read`."""
         if self.clean:
             points, means = clean_room(points, colors.astype(np.float64) / 255, EXTENT / self.num_bins)
             # A mean of equal colors must not be cut to the next lower one for a rounding error.
@@ -276,17 +227,14 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
                 f"the scan is {extent:.1f} long, more than the {EXTENT:g} m that the model knows; is it in meters?",
                 stacklevel=2,
             )
-        room = voxelize_room(points, colors, self.num_bins, draws)
-        if cloud.offset is not None:
-            room.corner = room.corner + cloud.offset
-        return room
+        return voxelize_room(points, colors, self.num_bins, draws)
 
     def instruction(self, task: str = "all", classes: Sequence[str] = ()) -> str:
         """Return the text after a cloud.
 
         Args:
             task: One of `TASKS`.
-            classes: Objects to look for, of `CLASSES`; none for all.
+            classes: Objects to look for, of the processor's; none for all.
 
         Raises:
             ValueError: The task or a class is unknown, or the task has no objects.
@@ -304,8 +252,37 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             text = text.replace("boxes", ", ".join(classes))
         return f"{text} The reference code is as followed: {self.code_template}" if self.code_template else text
 
-    @staticmethod
-    def check_classes(classes: Sequence[str], task: str, argument: str = "classes") -> None:
+    def grammar(
+        self,
+        task: str = "all",
+        classes: Sequence[str] = (),
+        max_new_tokens: int | None = None,
+        eos_token_id: int | list[int] | None = None,
+    ) -> LogitsProcessorList:
+        """Return a processor of scores for one call of `generate`, with which answers are well-formed layouts.
+
+        Args:
+            task: As of a call.
+            classes: The same; without any, boxes have the labels of the processor.
+            max_new_tokens: As given to `generate`: no line is begun that may not fit.
+            eos_token_id: Tokens that end an answer; by default that of the tokenizer.
+
+        Raises:
+            ValueError: The task or a class is unknown, or the tokenizer cannot write layouts.
+
+        Example:
+            ```python
+            model.generate(**inputs, logits_processor=processor.grammar("layout", max_new_tokens=2000))
+            ```
+        """
+        self.check_classes(classes, checked_choice("task", task, tuple(TASKS)))
+        kinds = {"layout": ("wall", "door", "window"), "objects": ("bbox",)}.get(task, tuple(KINDS))
+        language = LayoutGrammar(self.num_bins, classes or self.classes, kinds)
+        return LogitsProcessorList(
+            [LayoutLogitsProcessor(self.tokenizer, language, eos_token_id, max_new_tokens=max_new_tokens)]
+        )
+
+    def check_classes(self, classes: Sequence[str], task: str, argument: str = "classes") -> None:
         """Check that a model can look for objects.
 
         Args:
@@ -316,10 +293,10 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         Raises:
             ValueError: A class is unknown, or the task has no objects.
         """
-        if unknown := [name for name in classes if name not in CLASSES]:
+        if unknown := [name for name in classes if name not in self.classes]:
             raise ValueError(
                 f"{argument} has {unknown[0]!r}, which the model was not trained on; expected some of its "
-                f"{len(CLASSES)} classes: {', '.join(CLASSES)}"
+                f"{len(self.classes)} classes: {', '.join(self.classes)}"
             )
         if classes and task == "layout":
             raise ValueError(f"{argument} with task='layout', which has no objects; expected task='objects' or 'all'")
@@ -330,37 +307,43 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         *,
         task: str = "all",
         classes: Sequence[str] = (),
-        padding_side: str = "left",
+        layouts: Sequence[Layout] | None = None,
+        padding_side: str | None = None,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
-        """Make prompts for scans.
+        """Make prompts for scans, or whole conversations with the answers that a model is to learn.
 
         Args:
             rooms: What `read` returned, or scans as it takes them.
             task: What to write, one of `TASKS`.
-            classes: Objects to look for, of `CLASSES`; none for all.
-            padding_side: Side on which shorter prompts are filled up.
+            classes: Objects to look for, of the processor's; none for all.
+            layouts: Layouts to learn, in the frames and units of the scans; of them, what `task` and `classes` ask
+                for.
+            padding_side: Side on which shorter prompts are filled up; by default "left", with `layouts` "right".
             return_tensors: "pt" or "np".
 
         Returns:
             `input_ids` and `attention_mask` `(rooms, tokens)`; `points (rooms, voxels, 6)` float32, `grid_coord
-            (rooms, voxels, 3)` and `point_mask (rooms, voxels)`, filled up to the largest room.
+            (rooms, voxels, 3)` and `point_mask (rooms, voxels)`, filled up to the largest room; with `layouts` also
+            `labels (rooms, tokens)`, -100 in all but the answers.
 
         Raises:
-            ValueError: A scan cannot be read, or the task or a class is unknown.
+            ValueError: A scan cannot be read, the task or a class is unknown, or there are not as many layouts.
         """
         text = self.instruction(task, classes)
         if not (isinstance(rooms, list) and rooms and all(isinstance(room, VoxelizedRoom) for room in rooms)):
             rooms = self.read(rooms)
         prompts = [self._prompt(f"{START}{PLACE * room.count_tokens(self.stride)}{END}{text}") for room in rooms]
-        batch = dict(
-            self.tokenizer(
-                prompts, add_special_tokens=False, padding=True, padding_side=padding_side, return_tensors="np"
-            )
-        )
+        if layouts is None:
+            batch = self._tokenize(prompts, padding_side or "left")
+        else:
+            if len(layouts) != len(rooms):
+                raise ValueError(f"{len(layouts)} layouts for {len(rooms)} rooms; expected one for each")
+            both = zip(layouts, rooms, strict=True)
+            answers = [self.answer(layout, room, task, classes) for layout, room in both]
+            batch = self._tokenize(prompts, padding_side or "right", answers)
         longest = max(len(room.points) for room in rooms)
         filled = [(0, longest - len(room.points)) for room in rooms]
-        batch = {name: batch[name] for name in ("input_ids", "attention_mask")}
         batch["points"] = np.stack(
             [np.pad(room.points, (fill, (0, 0))) for room, fill in zip(rooms, filled, strict=True)]
         ).astype(np.float32)
@@ -377,10 +360,46 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             messages, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
         )
 
+    def answer(self, layout: Layout, room: VoxelizedRoom, task: str = "all", classes: Sequence[str] = ()) -> str:
+        """Return the text that a model learns to write: in the order of the language, with the numbers of bins.
+
+        Args:
+            layout: Layout in the frame and unit of the scan.
+            room: The scan.
+            task: As of a call; what it does not ask for is left out.
+            classes: The same.
+        """
+        moved = room.from_scan(asked_of(layout, task, classes))
+        return moved.ordered(EXTENT / self.num_bins).quantized(self.num_bins).write()
+
+    def _tokenize(self, prompts: list[str], side: str, answers: list[str] | None = None) -> dict[str, np.ndarray]:
+        """Return `input_ids`, `attention_mask` and, with answers, `labels`, filled up on one side."""
+        rows = self.tokenizer(prompts, add_special_tokens=False)["input_ids"]
+        starts = [len(row) for row in rows]
+        if answers is not None:
+            # Apart from the prompt, as in generation, where no token spans both. The end is what stops generation.
+            ends = self.tokenizer([f"{text}{self.tokenizer.eos_token}" for text in answers], add_special_tokens=False)
+            rows = [row + end for row, end in zip(rows, ends["input_ids"], strict=True)]
+        longest = max(map(len, rows))
+        filled = [(longest - len(row), 0) if side == "left" else (0, longest - len(row)) for row in rows]
+
+        def padded(values: list[list[int]], fill: Any) -> np.ndarray:
+            both = zip(values, filled, strict=True)
+            return np.stack([np.pad(row, pad, constant_values=fill) for row, pad in both]).astype(np.int64)
+
+        batch = {
+            "input_ids": padded(rows, self.tokenizer.pad_token_id),
+            "attention_mask": padded([[1] * len(row) for row in rows], 0),
+        }
+        if answers is not None:
+            labels = [[-100] * start + row[start:] for row, start in zip(rows, starts, strict=True)]
+            batch["labels"] = padded(labels, -100)
+        return batch
+
     def decode_layouts(
         self, answers: Any, rooms: Sequence[VoxelizedRoom], *, strict: bool = False, keep_unclosed: bool = False
     ) -> list[Layout]:
-        """Return the layouts of answers, in meters and in the frames of the scans.
+        """Return the layouts of answers, in the frames and units of the scans.
 
         Args:
             answers: `(rooms, tokens)`, what was generated after the prompts.
@@ -409,5 +428,5 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         return text.replace(_MARKS[0], "").replace(_MARKS[1], "")
 
     def in_frame(self, layout: Layout, room: VoxelizedRoom) -> Layout:
-        """Return a layout in the numbers of bins in meters and the frame of a scan."""
-        return layout.unquantized(self.num_bins, lower_edge=self.lower_edge).translated(room.corner)
+        """Return a layout in the numbers of bins in the frame and unit of a scan."""
+        return room.to_scan(layout.unquantized(self.num_bins, lower_edge=self.lower_edge))

@@ -42,15 +42,21 @@ class Way(StrEnum):
 
 
 class Task(StrEnum):
-    """Target of labels: clouds, points or boxes."""
+    """Target of labels: clouds, points, boxes or layouts."""
 
     CLASSIFICATION = "classification"
     SEGMENTATION = "segmentation"
     DETECTION = "detection"
+    LAYOUTS = "layouts"
 
 
 _TASKS = {LABELED_POINTS: Task.SEGMENTATION, LABELED_WITH_BOXES: Task.DETECTION}
-_COMMANDS = {Task.CLASSIFICATION: "predict", Task.SEGMENTATION: "segment", Task.DETECTION: "detect"}
+_COMMANDS = {
+    Task.CLASSIFICATION: "predict",
+    Task.SEGMENTATION: "segment",
+    Task.DETECTION: "detect",
+    Task.LAYOUTS: "detect",
+}
 
 
 def _print_all_help(context: typer.Context, task: Task) -> None:
@@ -95,7 +101,10 @@ def train(
     ] = None,
     task: Annotated[
         Task | None,
-        option("classification of clouds, segmentation of points, or detection; by default as the data require."),
+        option(
+            "classification of clouds, segmentation of points, detection, or layouts, which fine-tunes a SpatialLM; "
+            "by default as the data require."
+        ),
     ] = None,
     way: Annotated[
         Way | None,
@@ -175,7 +184,7 @@ def train(
                 else "--way trained"
                 if way
                 else "boxes"
-                if task is Task.DETECTION
+                if task in (Task.DETECTION, Task.LAYOUTS)
                 else "labels of points"
             )
             raise ValueError(f"{used} with {other}; expected scans to classify by frozen features")
@@ -254,12 +263,13 @@ def _run_program(arguments: list[str], task: Task) -> list[str]:
     from hf_any3d.registration import register
 
     register()
-    from hf_any3d.training import detection, tasks
+    from hf_any3d.training import detection, layouts, tasks
 
     run = {
         Task.CLASSIFICATION: tasks.train_classifier,
         Task.SEGMENTATION: tasks.train_segmenter,
         Task.DETECTION: detection.train_detector,
+        Task.LAYOUTS: layouts.train_layouts,
     }[task]
     report = run(arguments)
     lines = []
@@ -358,12 +368,14 @@ def _argument_classes(task: Task | None) -> tuple[type, ...]:
 
         return ARGUMENTS
     from hf_any3d.training.detection import DETECTION_ARGUMENTS
+    from hf_any3d.training.layouts import LAYOUT_ARGUMENTS
     from hf_any3d.training.tasks import CLASSIFICATION_ARGUMENTS, SEGMENTATION_ARGUMENTS
 
     return {
         Task.CLASSIFICATION: CLASSIFICATION_ARGUMENTS,
         Task.SEGMENTATION: SEGMENTATION_ARGUMENTS,
         Task.DETECTION: DETECTION_ARGUMENTS,
+        Task.LAYOUTS: LAYOUT_ARGUMENTS,
     }[task]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_any3d.modeling.spatiallm.layout import Box, Layout
+from hf_any3d.modeling.spatiallm import Box, Layout
 
 THRESHOLDS = (0.25, 0.5)
 _SMALLEST_SIZE, _FARTHEST, _PARALLEL = 0.1, 0.2, math.sin(math.radians(5))
@@ -80,7 +80,7 @@ def score_layouts(
     if len(predictions) != len(truths) or not truths:
         raise ValueError(f"{len(predictions)} predictions for {len(truths)} truths; expected one for each, and some")
     scenes = [
-        (_by_class(mine, label_map), _by_class(theirs, label_map))
+        (_by_class(mine.with_up_axis("z"), label_map), _by_class(theirs.with_up_axis("z"), label_map))
         for mine, theirs in zip(predictions, truths, strict=True)
     ]
     classes = sorted({name for pair in scenes for one in pair for name in one} - set(_STRUCTURE))

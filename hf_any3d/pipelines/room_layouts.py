@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from transformers import AutoProcessor, GenerationConfig, TextIteratorStreamer
+from transformers import AutoProcessor, GenerationConfig, LogitsProcessorList, TextIteratorStreamer
 
 from hf_any3d.chat.generation import GENERATION_KEYS, streamed
 from hf_any3d.chat.messages import is_conversation, take_clouds
-from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import to_cloud
-from hf_any3d.data.point_arrays import turn_up_axis
-from hf_any3d.modeling.layers.boxes import DetectionRule
+from hf_any3d.data.room_voxels import VoxelizedRoom
+from hf_any3d.modeling.layers.boxes import UP_AXES, DetectionRule
 from hf_any3d.modeling.spatiallm import DroppedLine, Layout, SpatialLMConfig, Wall, read_lines
 from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown, specialize, stem_of, without_none
 from hf_any3d.pipelines.point_cloud_object_detection import PointCloudObjectDetectionPipeline, Scan
 from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipeline
-from hf_any3d.processing import UP_AXES, checked_choice
-from hf_any3d.spatiallm_processing import CLASSES, TASKS, SpatialLMProcessor, VoxelizedRoom
+from hf_any3d.processing import checked_choice
+from hf_any3d.spatiallm_processing import TASKS, SpatialLMProcessor
+
+logger = logging.getLogger(__name__)
 
 _MESH_POINTS = 200_000
 _UP = "z"
@@ -33,7 +35,7 @@ class Request:
     """A scan with what is asked about it, and the answers once they are generated.
 
     Attributes:
-        room: The scan as voxels, in the model's frame.
+        room: The scan as voxels, in the model's frame, which it knows how to undo.
         scan: The scan as it was given.
         task: What to write, one of `TASKS`.
         classes: Objects to look for; none for all.
@@ -79,11 +81,14 @@ class _LayoutPipeline(PointCloudPipeline):
             TypeError: An argument is unknown.
             ValueError: One has an impossible value.
         """
-        own = {name: kwargs.pop(name, None) for name in ("task", "candidate_labels", "up_axis")}
+        own = {name: kwargs.pop(name, None) for name in ("task", "candidate_labels", "up_axis", "align")}
+        grammar = without_none(grammar=kwargs.pop("grammar", None))
         generation = {name: kwargs.pop(name) for name in list(kwargs) if name in GENERATION_KEYS}
-        refuse_unknown(kwargs, f"task, candidate_labels, up_axis, {known}arguments of generate")
+        refuse_unknown(kwargs, f"task, candidate_labels, up_axis, align, grammar, {known}arguments of generate")
         if own["up_axis"] is not None:
             checked_choice("up_axis", own["up_axis"], UP_AXES)
+        if own["align"] is not None:
+            checked_choice("align", own["align"], (True, False))
         if own["task"] is not None:
             checked_choice("task", own["task"], tuple(TASKS))
         if own["candidate_labels"] is not None:
@@ -93,7 +98,9 @@ class _LayoutPipeline(PointCloudPipeline):
             self.processor.check_classes(
                 own["candidate_labels"], own["task"] or self.usual_task, argument="candidate_labels"
             )
-        return without_none(**own), generation
+        if grammar:
+            checked_choice("grammar", grammar["grammar"], (True, False))
+        return without_none(**own), generation | grammar
 
     def request(
         self,
@@ -101,23 +108,33 @@ class _LayoutPipeline(PointCloudPipeline):
         task: str | None = None,
         candidate_labels: Sequence[str] = (),
         up_axis: str | None = None,
+        align: bool | None = None,
     ) -> Request:
-        """Read a scan, turned so that z points up, and clean it; a mesh is sampled on its surface."""
+        """Read a scan, align and clean it; a mesh is sampled on its surface."""
         data = to_cloud(cloud, ("xyz", "rgb"))
         if data.is_mesh:
             data = data.sample_surface(_MESH_POINTS, 0)
-        scan = Scan(data, stem_of(cloud), up_axis or _UP)
-        turned = turn_up_axis(data.points, scan.up_axis, _UP)
-        # Its offset is in the frame of the file, and is added to the answer.
-        (room,) = self.processor.read(PointCloudData(turned, colors=data.colors))
+        (room,) = self.processor.read(data, align=align, up_axis=up_axis)
+        scan = Scan(data, stem_of(cloud), _UP if room.frame is None else room.frame.up_axis)
+        if room.frame is not None and room.frame.is_changed and room.frame.sentences:
+            logger.warning("%s: %s", scan.stem or "scan", "; ".join(room.frame.sentences))
         return Request(room, scan, task or self.usual_task, tuple(candidate_labels))
 
     def _answer(self, requests: list[Request], generation: dict[str, Any]) -> list[Request]:
         """Let the model write; all requests ask the same."""
+        generation = dict(generation)
+        in_grammar = generation.pop("grammar", False)
         rooms, first = [request.room for request in requests], requests[0]
         inputs = self.processor(rooms, task=first.task, classes=first.classes).to(self.device)
         pad = {"pad_token_id": self.processor.tokenizer.pad_token_id}
         settings = self._prepare_generate_kwargs(generation, return_dict_in_generate=False, **pad)
+        if in_grammar:
+            limits = {
+                name: settings.get(name, getattr(self.model.generation_config, name, None))
+                for name in ("max_new_tokens", "eos_token_id")
+            }
+            own = self.processor.grammar(first.task, first.classes, **limits)
+            settings["logits_processor"] = LogitsProcessorList([*(settings.get("logits_processor") or ()), *own])
         made = self.model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
         texts, ends = self.processor.answer_texts(made), settings.get("eos_token_id")
         ends = self.model.generation_config.eos_token_id if ends is None else ends
@@ -135,7 +152,7 @@ class _LayoutPipeline(PointCloudPipeline):
         ]
 
     def layouts(self, request: Request) -> list[Layout]:
-        """Return the layouts of the answers, in meters and the model's frame; a warning tells of lost lines."""
+        """Return the layouts of the answers, in the frame and unit of the scan; a warning tells of lost lines."""
         found = []
         for text, is_whole in zip(request.texts, request.are_whole, strict=True):
             layout = Layout.parse(text)
@@ -199,7 +216,10 @@ class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline
 
     - `task`: "objects" by default, "layout" for walls, doors and windows, "all" for both.
     - `candidate_labels`: objects to look for, of the classes that the model knows.
-    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z" (default).
+    - `align`: whether the up axis, the unit, the floor and the turn of the walls are found and changed for the model,
+      by default as the processor does; boxes are in the frame and unit of the scan all the same.
+    - `grammar`: whether the model can write nothing else than well-formed layouts; False by default.
+    - `up_axis`: the axis that points up in the clouds, with a minus for the other direction, if it need not be found.
 
     Settings of other detectors that choose among boxes by their scores are refused unless they have their defaults.
     `stream` yields boxes as they are written.
@@ -226,7 +246,7 @@ class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline
     @property
     def labels(self) -> list[str]:
         """Words for walls and openings, and the objects that the model knows."""
-        return ["wall", "door", "window", *CLASSES]
+        return ["wall", "door", "window", *self.processor.classes]
 
     def preprocess(self, cloud: Any, **arguments: Any) -> Iterator[dict[str, Any]]:
         """Prepare a scan, all at once."""
@@ -242,17 +262,24 @@ class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline
         request = outputs[-1]["request"]
         request = request[0] if isinstance(request, list) else request
         (layout,) = self.layouts(request)
-        return self._boxes(layout, request)
+        return self._boxes(layout)
 
-    def _boxes(self, layout: Layout, request: Request) -> list[dict[str, Any]]:
+    def _boxes(self, layout: Layout) -> list[dict[str, Any]]:
         boxes, labels = layout.as_boxes()
-        places = self._in_frame(torch.from_numpy(boxes), request.scan)
-        return [{"label": label, "score": None, "box": box} for label, box in zip(labels, places, strict=True)]
+        places = zip(labels, boxes.tolist(), layout.corners().tolist(), strict=True)
+        return [
+            {
+                "label": label,
+                "score": None,
+                "box": {"center": box[:3], "size": box[3:6], "heading": box[6], "corners": corners},
+            }
+            for label, box, corners in places
+        ]
 
     def stream(self, cloud: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:
         """Yield the boxes of one scan as soon as their lines are written; arguments are those of a call."""
-        for request, layout in self.written(cloud, **kwargs):
-            yield self._boxes(layout, request)[-1]
+        for _, layout in self.written(cloud, **kwargs):
+            yield self._boxes(layout)[-1]
 
 
 class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
@@ -261,13 +288,14 @@ class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
     `pipeline("point-cloud-text-to-text")` is one of these for a SpatialLM. It takes a scan, a list, generator or
     dataset column of them, or messages with a scan and one of the model's instructions, such as "Detect boxes.", and
     returns for each a list of `num_return_sequences` dicts: `generated_text`, a line for each wall, door, window and
-    box, in meters and the frame of the scan; `layout`, the same as lists by kind; and `dropped`, lines of the answer
-    that could not be read, with the reason.
+    box, in the frame and unit of the scan; `layout`, the same as lists by kind; `dropped`, lines of the answer that
+    could not be read, with the reason; and `frame`, what was found of the scan's frame, a sentence each.
 
     Arguments of a call, besides those of `generate`:
 
     - `task`: "all" by default, "layout" for walls, doors and windows, "objects" for boxes around objects.
     - `candidate_labels`: objects to look for, of the classes that the model knows.
+    - `align`, `up_axis`, `grammar`: as of the pipeline for boxes; `up_axis` of `layout` is the axis of heights.
 
     The model answers no questions. `stream` yields lines as they are written.
     """
@@ -275,8 +303,6 @@ class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
     usual_task = "all"
 
     def _sanitize_parameters(self, text: str | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
-        if kwargs.get("up_axis") not in (None, _UP):
-            raise ValueError(f"up_axis={kwargs['up_axis']!r}; expected z, as a layout as text has no other")
         if text is not None:
             kwargs["task"] = _task_of(text)
         before, generation = self._split_arguments(kwargs, "text, ")
@@ -318,22 +344,18 @@ class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
 
     def stream(self, cloud: Any, **kwargs: Any) -> Iterator[str]:
         """Yield the lines of one scan's layout as soon as they are written; arguments are those of a call."""
-        for request, layout in self.written(cloud, **kwargs):
-            yield _shifted(layout, request).write().rpartition("\n")[2]
+        for _, layout in self.written(cloud, **kwargs):
+            yield layout.write().rpartition("\n")[2]
 
 
 _RULES = tuple(field.name for field in dataclasses.fields(DetectionRule))
 
 
-def _shifted(layout: Layout, request: Request) -> Layout:
-    offset = request.scan.data.offset
-    return layout if offset is None else layout.translated(offset)
-
-
 def _told(layout: Layout, request: Request) -> dict[str, Any]:
-    placed = _shifted(layout, request)
     dropped = [dataclasses.asdict(line) for line in layout.dropped]
-    return {"generated_text": placed.write(), "layout": placed.to_dict(), "dropped": dropped}
+    frame = request.room.frame
+    told = [] if frame is None else [*frame.sentences, *frame.warnings]
+    return {"generated_text": layout.write(), "layout": layout.to_dict(), "dropped": dropped, "frame": told}
 
 
 def _labels(given: str | Iterable[str]) -> tuple[str, ...]:

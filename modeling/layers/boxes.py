@@ -7,10 +7,13 @@ turned counterclockwise about z. All functions are batched, and the overlaps are
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 BOX_SIZE = 7
+UP_AXES = ("z", "y", "x", "-z", "-y", "-x")
+"""Directions that may point up."""
 # Signs of the corners along the box's own x and y: a face, counterclockwise seen from below, the bottom face first.
 _CORNERS = ((1, 1, -1), (1, -1, -1), (-1, -1, -1), (-1, 1, -1), (1, 1, 1), (1, -1, 1), (-1, -1, 1), (-1, 1, 1))
 # The released program of 3DETR clamps the squares of edges, and volumes.
@@ -28,6 +31,21 @@ def box_corners(boxes: Tensor) -> Tensor:
     x, y, z = (signs * (boxes[..., None, 3:6] / 2)).unbind(dim=-1)  # (…, 8) each
     cos, sin = boxes[..., 6:].cos(), boxes[..., 6:].sin()
     return torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=-1) + boxes[..., None, :3]
+
+
+def upright_rotation(up_axis: str) -> np.ndarray:
+    """Return the rotation `(3, 3)` after which z points up where another axis did; a third axis stays.
+
+    Args:
+        up_axis: One of `UP_AXES`.
+    """
+    sign, axis = (-1.0 if up_axis.startswith("-") else 1.0), "xyz".index(up_axis[-1])
+    if axis == 2:
+        return np.diag([1.0, sign, sign])
+    matrix = np.eye(3)
+    matrix[2, 2] = matrix[axis, axis] = 0.0
+    matrix[2, axis], matrix[axis, 2] = sign, -sign
+    return matrix
 
 
 def box_volumes(boxes: Tensor) -> Tensor:

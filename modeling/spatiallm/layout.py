@@ -14,120 +14,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
-from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
+from hf_any3d.modeling.layers.boxes import UP_AXES, box_corners, upright_rotation
+from hf_any3d.modeling.spatiallm.entities import (
+    KINDS,
+    Box,
+    Door,
+    Entity,
+    Opening,
+    Wall,
+    Window,
+    limits_of,
+    number_names,
+)
 
-_POSITION, _LENGTH, _SIZE, _ANGLE = (0.0, EXTENT), (0.0, 25.6), (0.0, 20.0), (-6.2832, 6.2832)
 _SMALLEST_BOX = 0.15
-
-
-def _ranged(limits: tuple[float, float], **options: Any) -> Any:
-    return field(metadata={"limits": limits}, **options)
-
-
-@dataclass(frozen=True)
-class Wall:
-    """A wall.
-
-    Attributes:
-        id: Number of the wall.
-        ax: First lower end of its center line.
-        ay: The same.
-        az: The same.
-        bx: Second lower end.
-        by: The same.
-        bz: The same.
-        height: Height.
-        thickness: Thickness.
-    """
-
-    id: int
-    ax: float = _ranged(_POSITION)
-    ay: float = _ranged(_POSITION)
-    az: float = _ranged(_POSITION)
-    bx: float = _ranged(_POSITION)
-    by: float = _ranged(_POSITION)
-    bz: float = _ranged(_POSITION)
-    height: float = _ranged(_LENGTH)
-    thickness: float = _ranged(_LENGTH, default=0.0)
-
-
-@dataclass(frozen=True)
-class Opening:
-    """A door or window.
-
-    Attributes:
-        id: Number among its kind.
-        wall_id: Number of the wall that it is in.
-        x: Center.
-        y: The same.
-        z: The same.
-        width: Width along the wall.
-        height: Height.
-    """
-
-    id: int
-    wall_id: int
-    x: float = _ranged(_POSITION)
-    y: float = _ranged(_POSITION)
-    z: float = _ranged(_POSITION)
-    width: float = _ranged(_LENGTH)
-    height: float = _ranged(_LENGTH)
-
-
-class Door(Opening):
-    """A door; see `Opening`."""
-
-
-class Window(Opening):
-    """A window; see `Opening`."""
-
-
-@dataclass(frozen=True)
-class Box:
-    """A box around an object.
-
-    Attributes:
-        id: Number of the box.
-        label: Class of the object.
-        x: Center.
-        y: The same.
-        z: The same.
-        angle: Turn about z, in radians.
-        sx: Full size along its own axes.
-        sy: The same.
-        sz: The same.
-    """
-
-    id: int
-    label: str
-    x: float = _ranged(_POSITION)
-    y: float = _ranged(_POSITION)
-    z: float = _ranged(_POSITION)
-    angle: float = _ranged(_ANGLE)
-    sx: float = _ranged(_SIZE)
-    sy: float = _ranged(_SIZE)
-    sz: float = _ranged(_SIZE)
-
-
-Entity = Wall | Door | Window | Box
-KINDS: Mapping[str, type] = {"wall": Wall, "door": Door, "window": Window, "bbox": Box}
-"""Word before the number of a line -> its class, in the order of a text."""
-
-
-def _numbers(kind: type) -> tuple[str, ...]:
-    return tuple(own.name for own in dataclasses.fields(kind) if own.metadata)
-
-
-def _limits(kind: type) -> dict[str, tuple[float, float]]:
-    return {own.name: own.metadata["limits"] for own in dataclasses.fields(kind) if own.metadata}
 
 
 def _line_pattern() -> re.Pattern[str]:
     number = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
     first = {Wall: "", Box: r"[^,()\n]+,", Door: r"wall_\d+,", Window: r"wall_\d+,"}
     lines = (
-        rf"{word}_\d+={word.capitalize()}\({first[kind]}{','.join([number] * len(_numbers(kind)))}\)"
+        rf"{word}_\d+={word.capitalize()}\({first[kind]}{','.join([number] * len(number_names(kind)))}\)"
         for word, kind in KINDS.items()
     )
     return re.compile("|".join(lines))
@@ -163,6 +72,8 @@ class Layout:
         windows: Windows.
         boxes: Boxes around objects.
         dropped: Lines of the text that it was read from that are no entities.
+        up_axis: The axis along which heights and the third sizes of boxes are, and about which boxes are turned, one
+            of `UP_AXES` of `hf_any3d.modeling.layers.boxes`. What models write is about z.
 
     Example:
         ```python
@@ -175,6 +86,11 @@ class Layout:
     windows: tuple[Window, ...] = ()
     boxes: tuple[Box, ...] = ()
     dropped: tuple[DroppedLine, ...] = field(default=(), compare=False)
+    up_axis: str = "z"
+
+    def __post_init__(self):
+        if self.up_axis not in UP_AXES:
+            raise ValueError(f"up_axis={self.up_axis!r}; expected one of {', '.join(UP_AXES)}")
 
     @classmethod
     def of(cls, entities: Iterable[Entity], dropped: Iterable[DroppedLine] = ()) -> Layout:
@@ -248,10 +164,34 @@ class Layout:
 
     def _mapped(self, change: Callable[[float, float, float], float]) -> Layout:
         def one(entity: Entity) -> Entity:
-            changed = {name: change(getattr(entity, name), *limits) for name, limits in _limits(type(entity)).items()}
+            changed = {
+                name: change(getattr(entity, name), *limits) for name, limits in limits_of(type(entity)).items()
+            }
             return dataclasses.replace(entity, **changed)
 
-        return Layout.of(map(one, self.entities), self.dropped)
+        self._check_upright()
+        return self._each(one)
+
+    def _each(self, change: Callable[[Entity], Entity]) -> Layout:
+        changed = Layout.of(map(change, self.entities), self.dropped)
+        return dataclasses.replace(changed, up_axis=self.up_axis)
+
+    def _check_upright(self) -> None:
+        if self.up_axis != "z":
+            raise ValueError(f"the layout has up_axis={self.up_axis!r}; expected 'z': call with_up_axis('z') first")
+
+    def with_up_axis(self, up_axis: str) -> Layout:
+        """Return the layout turned so that another axis points up; quarter turns about z stay as they are.
+
+        Args:
+            up_axis: One of `UP_AXES` of `hf_any3d.modeling.layers.boxes`.
+
+        Raises:
+            ValueError: Another axis.
+        """
+        made = dataclasses.replace(self, up_axis=up_axis)
+        turn = upright_rotation(up_axis).T @ upright_rotation(self.up_axis)
+        return made._moved(lambda place: turn @ place)
 
     def _moved(self, move: Callable[[np.ndarray], np.ndarray]) -> Layout:
         """Apply a function to all positions `(3,)`."""
@@ -263,7 +203,7 @@ class Layout:
                 changed |= dict(zip(names, place.tolist(), strict=True))
             return dataclasses.replace(entity, **changed)
 
-        return Layout.of(map(one, self.entities), self.dropped)
+        return self._each(one)
 
     def translated(self, shift: Iterable[float]) -> Layout:
         """Return the layout moved by `(3,)`: with the corner of a scan's box, back in the scan's frame."""
@@ -281,10 +221,10 @@ class Layout:
 
         def one(entity: Entity) -> Entity:
             # An angle is no length.
-            lengths = [name for name in _numbers(type(entity)) if name != "angle"]
+            lengths = [name for name in number_names(type(entity)) if name != "angle"]
             return dataclasses.replace(entity, **{name: getattr(entity, name) * factor for name in lengths})
 
-        return Layout.of(map(one, self.entities), self.dropped)
+        return self._each(one)
 
     def rotated(self, angle: float) -> Layout:
         """Return the layout turned about the z axis, in radians.
@@ -292,6 +232,7 @@ class Layout:
         Angles of boxes end up between -pi and 0, and between -pi and -pi / 2 where the two horizontal sizes are equal,
         since boxes look the same after half a turn, or a quarter.
         """
+        self._check_upright()
         cosine, sine = math.cos(angle), math.sin(angle)
         matrix = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
         moved = self._moved(lambda place: matrix @ place)
@@ -313,6 +254,7 @@ class Layout:
             resolution: Positions are compared in multiples of this length, such as a bin; None compares them exactly,
                 as in the released program, where walls along the axes are sorted by rounding errors.
         """
+        self._check_upright()
 
         def key(*values: float) -> tuple[float, ...]:
             return values if resolution is None else tuple(round(value / resolution) for value in values)
@@ -341,23 +283,28 @@ class Layout:
             for box in self.boxes
             if box.label not in ("", "unknown") and max(box.sx, box.sy, box.sz) >= _SMALLEST_BOX
         )
-        return Layout(
-            tuple(dataclasses.replace(wall, id=number) for number, wall in enumerate(walls)),
-            renumbered(self.doors),
-            renumbered(self.windows),
-            renumbered(boxes),
-            self.dropped,
+        return dataclasses.replace(
+            self,
+            walls=tuple(dataclasses.replace(wall, id=number) for number, wall in enumerate(walls)),
+            doors=renumbered(self.doors),
+            windows=renumbered(self.windows),
+            boxes=renumbered(boxes),
         )
 
     def as_boxes(self) -> tuple[np.ndarray, list[str]]:
-        """Return all entities as boxes that are turned about z: walls, doors and windows are flat ones.
+        """Return all entities as boxes that are turned about the up axis: walls, doors and windows are flat ones.
 
         Returns:
-            `(boxes, 7)` float64, center x, y, z, full sizes and angle, and the label of each.
+            `(boxes, 7)` float64, center x, y, z, full sizes, the third along the up axis, and angle; and the label of
+            each.
 
         Raises:
             ValueError: A door or window is in a wall that is not in the layout.
         """
+        if self.up_axis != "z":
+            boxes, names = self.with_up_axis("z").as_boxes()
+            boxes[:, :3] = boxes[:, :3] @ upright_rotation(self.up_axis)
+            return boxes, names
         rows, labels = [], []
         walls: dict[int, tuple[Wall, float]] = {}
         for wall in self.walls:
@@ -379,23 +326,31 @@ class Layout:
             labels.append(box.label)
         return np.array(rows, dtype=np.float64).reshape(-1, 7), labels
 
-    def to_dict(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the entities by kind, for JSON."""
+    def corners(self) -> np.ndarray:
+        """Return the corners `(boxes, 8, 3)` of what `as_boxes` returns: four of the bottom, then those above them."""
+        boxes, _ = self.with_up_axis("z").as_boxes()
+        return box_corners(torch.from_numpy(boxes)).numpy() @ upright_rotation(self.up_axis)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entities by kind and the up axis, for JSON."""
         names = ("walls", "doors", "windows", "boxes")
-        return {name: [dataclasses.asdict(one) for one in getattr(self, name)] for name in names}
+        entities = {name: [dataclasses.asdict(one) for one in getattr(self, name)] for name in names}
+        return {**entities, "up_axis": self.up_axis}
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Iterable[Mapping[str, Any]]]) -> Layout:
+    def from_dict(cls, content: Mapping[str, Any]) -> Layout:
         """Build from what `to_dict` returned.
 
         Raises:
             ValueError: A kind or field is unknown or missing.
         """
         kinds = {"walls": Wall, "doors": Door, "windows": Window, "boxes": Box}
-        if unknown := sorted(set(content) - set(kinds)):
-            raise ValueError(f"a layout has {unknown[0]!r}; expected some of {', '.join(kinds)}")
+        if unknown := sorted(set(content) - {*kinds, "up_axis"}):
+            raise ValueError(f"a layout has {unknown[0]!r}; expected some of {', '.join(kinds)} and up_axis")
+        found = {name: content[name] for name in kinds if name in content}
         try:
-            return cls(**{name: tuple(kinds[name](**one) for one in entities) for name, entities in content.items()})
+            entities = {name: tuple(kinds[name](**one) for one in own) for name, own in found.items()}
+            return cls(**entities, up_axis=content.get("up_axis", "z"))
         except TypeError as error:
             raise ValueError(f"a layout holds an entity with other fields: {error}") from error
 
@@ -446,7 +401,7 @@ def _read_line(line: str, walls: set[int], keep_unclosed: bool) -> Entity:
         first["wall_id"] = _whole(wall.split("_")[0] if found else "", "of the wall")
         if first["wall_id"] not in walls:
             raise ValueError(f"wall_{first['wall_id']} is in no earlier line")
-    names = _numbers(kind)
+    names = number_names(kind)
     if len(arguments) < len(names):
         raise ValueError(f"has {len(arguments)} numbers; expected {len(names)}")
     values = {own: _number(text) for own, text in zip(names, arguments, strict=False)}
@@ -475,7 +430,7 @@ def _number(text: str) -> float:
 
 def _write_line(entity: Entity) -> str:
     word = next(word for word, kind in KINDS.items() if type(entity) is kind)
-    numbers = [str(getattr(entity, name)) for name in _numbers(type(entity))]
+    numbers = [str(getattr(entity, name)) for name in number_names(type(entity))]
     if isinstance(entity, Wall):
         return f"wall_{entity.id}=Wall({','.join(numbers)})"
     first = entity.label if isinstance(entity, Box) else f"wall_{entity.wall_id}"

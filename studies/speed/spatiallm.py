@@ -21,8 +21,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from hf_any3d.atomic_files import write_json
+from hf_any3d.data.room_voxels import voxelize_room
 from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMForConditionalGeneration
-from hf_any3d.spatiallm_processing import voxelize_room
 from studies.speed._measure import timed, timed_in_turns
 from studies.speed.large_scene import rooms
 

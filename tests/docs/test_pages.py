@@ -13,6 +13,7 @@ import yaml
 
 from docs.tools.snippets import ROOT
 from hf_any3d.cli import app
+from hf_any3d.training.layouts import LAYOUT_ARGUMENTS
 from hf_any3d.training.tasks import CLASSIFICATION_ARGUMENTS
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -88,7 +89,9 @@ def options_of(command, words: list[str]) -> tuple[str, set[str]]:
     if getattr(command, "commands", None) and command.name == "evaluate":  # its default
         command = command.commands["classifier"]
     if command.name in ("train", "reproduce", "sweep"):  # the options of the training program may follow
-        program = {f"--{entry.name}" for kind in CLASSIFICATION_ARGUMENTS for entry in fields(kind)}
+        program = {
+            f"--{entry.name}" for kind in (*CLASSIFICATION_ARGUMENTS, *LAYOUT_ARGUMENTS) for entry in fields(kind)
+        }
         return name, program | {option for parameter in command.params for option in parameter.opts}
     return name, {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import LogitsProcessor, pipeline
 
+from hf_any3d.data import load_point_dataset
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall
@@ -255,12 +256,11 @@ def test_many_scans_have_the_same_answers_alone(write, detect):
         ("detect", {"top_k": 5}, ValueError, "top_k=5: .* without scores"),
         ("detect", {"num_return_sequences": 2}, ValueError, "num_return_sequences=2; expected 1"),
         ("detect", {"up_axis": "w"}, ValueError, "up_axis.*'w'"),
-        ("write", {"up_axis": "y"}, ValueError, "up_axis='y'; expected z"),
         (
             "detect",
             {"theshold": 1},
             TypeError,
-            "unknown arguments: theshold; expected task, candidate_labels, up_axis",
+            "unknown arguments: theshold; expected task, candidate_labels, up_axis, align, grammar",
         ),
         ("write", {"chat_template": "demo"}, TypeError, "unknown arguments: chat_template"),
     ],
@@ -328,3 +328,37 @@ def test_the_command_finds_boxes(folder, tmp_path, monkeypatch, libraries_as_the
     assert code == 1 and "threshold=0.3" in err and "without scores" in err
     code, _, err = run(*words, "--labels", "unicorn")
     assert code == 1 and "candidate_labels has 'unicorn'" in err
+
+
+def test_a_scan_on_its_side_in_millimeters_is_answered_in_its_frame(detect, write, caplog):
+    rows = load_point_dataset("rooms_with_layouts", train_rooms=0, validation_rooms=0, test_rooms=1, seed=5)["test"]
+    truth = Layout.parse(rows[0]["layout"])
+    points = np.asarray(rows[0]["points"]) + (1, 2, 3)
+    lying = turn_up_axis(points, "z", "y") * 1000
+    (room,) = detect.processor.read(lying, align=True)
+    expected = truth.translated((1, 2, 3)).scaled(1000).with_up_axis("y")
+    words = detect.processor.answer(expected, room)
+    found = detect(lying, align=True, logits_processor=[dictated(detect, words)], task="all")
+    assert "turned: y points up in the file; walls are along the axes; in millimeters" in caplog.text
+    boxes, labels = expected.as_boxes()
+    assert sorted(one["label"] for one in found) == sorted(labels)
+    for one in found:
+        own = [box for box, label in zip(boxes, labels, strict=True) if label == one["label"]]
+        gaps = [np.abs(np.array(one["box"]["center"]) - box[:3]).max() for box in own]
+        assert min(gaps) < 30  # a bin is 25 mm wide
+    (answer,) = write(lying, align=True, logits_processor=[dictated(write, words)])
+    assert answer["layout"]["up_axis"] == "y" and answer["frame"][0] == "turned: y points up in the file"
+    # As it is, the model sees a hall of kilometers.
+    with pytest.warns(UserWarning, match="is it in meters"):
+        detect(lying, logits_processor=[dictated(detect)])
+
+
+def test_answers_can_be_held_to_the_grammar(write):
+    free = write(scan(), max_new_tokens=40)[0]
+    assert free["dropped"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*no walls")
+        (held,) = write(scan(), max_new_tokens=400, grammar=True)
+    assert not held["dropped"]
+    with pytest.raises(ValueError, match="grammar"):
+        write(scan(), grammar="yes")

@@ -110,12 +110,12 @@ def compose_room(
     *,
     num_objects: int = 6,
     num_points: int = 4096,
-    width: float = 5.0,
+    width: float | tuple[float, float] = 5.0,
     floor_label: int = 0,
     size_spread: float = 0.15,
     gap: float = 0.05,
 ) -> dict[str, np.ndarray]:
-    """Place objects at random on a square floor, rotated about the vertical axis; no two footprints overlap.
+    """Place objects at random on a rectangular floor, rotated about the vertical axis; no two footprints overlap.
 
     All objects have about the same density of points, the floor gets the rest, and the order is random. Objects for
     which there is no free place are left out.
@@ -125,7 +125,7 @@ def compose_room(
         generator: numpy's random generator.
         num_objects: objects to place, drawn without repetition if there are enough.
         num_points: points of the room.
-        width: edge of the floor in meters.
+        width: edge of the square floor in meters, or its edges along x and z.
         floor_label: class number of the floor.
         size_spread: largest relative deviation from the typical size.
         gap: least distance between bounding boxes in meters.
@@ -142,17 +142,18 @@ def compose_room(
     if num_points < 64 * num_objects:
         raise ValueError(f"num_points is {num_points}; expected at least {64 * num_objects} for {num_objects} objects")
     drawn = generator.choice(len(objects), num_objects, replace=len(objects) < num_objects)
+    edges = np.asarray(width, dtype=np.float64) * np.ones(2)
     boxes: list[np.ndarray] = []
     placed: list[Placed] = []
     for number in drawn:
         size = objects[number].size * generator.uniform(1 - size_spread, 1 + size_spread)
         standing = _stand(objects[number].points, size, generator)
-        place = _free_place(standing, boxes, width, gap, generator)
+        place = _free_place(standing, boxes, edges, gap, generator)
         if place is not None:
             boxes.append(place)
             standing[:, [0, 2]] += (place[:2] + place[2:]) / 2
             placed.append((standing, objects[number].label, size))
-    return _sampled(placed, num_points, width, floor_label, generator)
+    return _sampled(placed, num_points, edges, floor_label, generator)
 
 
 def _stand(points: np.ndarray, size: float, generator: np.random.Generator) -> np.ndarray:
@@ -168,12 +169,12 @@ def _stand(points: np.ndarray, size: float, generator: np.random.Generator) -> n
 
 
 def _free_place(
-    standing: np.ndarray, boxes: list[np.ndarray], width: float, gap: float, generator: np.random.Generator
+    standing: np.ndarray, boxes: list[np.ndarray], edges: np.ndarray, gap: float, generator: np.random.Generator
 ) -> np.ndarray | None:
     """Find a rectangle (x low, z low, x high, z high) for the footprint; None after 100 tries."""
     half = np.ptp(standing[:, [0, 2]], axis=0) / 2
     # The farthest that the center may be from the middle; not positive for an object wider than the floor.
-    reach = width / 2 - half
+    reach = edges / 2 - half
     if (reach <= 0).any():
         return None
     for _ in range(100):
@@ -186,10 +187,10 @@ def _free_place(
 
 
 def _sampled(
-    placed: list[Placed], num_points: int, width: float, floor_label: int, generator: np.random.Generator
+    placed: list[Placed], num_points: int, edges: np.ndarray, floor_label: int, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
     # Surfaces grow with the square of the size. The floor counts as one more and gets the points that objects lack.
-    shares = np.array([size**2 for _, _, size in placed] + [width**2 / 4])
+    shares = np.array([size**2 for _, _, size in placed] + [edges.prod() / 4])
     counts = np.floor(num_points * shares / shares.sum()).astype(int)
     points, labels, members = [], [], []
     for number, (standing, label, _) in enumerate(placed):
@@ -199,7 +200,7 @@ def _sampled(
         members.append(np.full(count, number))
     rest = num_points - sum(map(len, points))
     floor = np.zeros((rest, 3))
-    floor[:, [0, 2]] = generator.uniform(-width / 2, width / 2, (rest, 2))
+    floor[:, [0, 2]] = generator.uniform(-edges / 2, edges / 2, (rest, 2))
     points, labels, members = [*points, floor], [*labels, np.full(rest, floor_label)], [*members, np.full(rest, -1)]
     order = generator.permutation(num_points)
     return {

@@ -4,7 +4,7 @@ No object is in rooms of two splits, as in `rooms`.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,36 +54,60 @@ def load(
         ValueError: a class without a typical size.
         FileNotFoundError: the shapes are missing.
     """
+    counts = {"train": train_rooms, "validation": validation_rooms, "test": test_rooms}
+
+    def compose(objects: Sequence[rooms.RoomObject], generator: np.random.Generator) -> dict[str, Any]:
+        return with_boxes(rooms.compose_room(objects, generator, num_objects=num_objects, num_points=num_points))
+
+    return compose_splits(
+        compose, counts, {"points": Array2D((num_points, 3), "float32")}, data_dir, classes, seed, options
+    )
+
+
+def compose_splits(
+    compose: Callable[[Sequence[rooms.RoomObject], np.random.Generator], Mapping[str, Any]],
+    counts: Mapping[str, int],
+    columns: Mapping[str, Any],
+    data_dir: str | os.PathLike | None,
+    classes: Sequence[str] | None,
+    seed: int,
+    options: Mapping[str, Any],
+) -> DatasetDict:
+    """Compose the rooms of all splits.
+
+    Args:
+        compose: Returns a row of the objects that a split may use and a random generator.
+        counts: Rooms of each split.
+        columns: Features of the rows besides boxes.
+        data_dir: As in `load`.
+        classes: The same.
+        seed: The same.
+        options: The same.
+
+    Raises:
+        ValueError: a class without a typical size.
+        FileNotFoundError: the shapes are missing.
+    """
     classes = list(rooms.TYPICAL_SIZES) if classes is None else list(classes)
     if unknown := [name for name in classes if name not in rooms.TYPICAL_SIZES]:
         raise ValueError(f"classes names {unknown[0]!r}; expected any of {', '.join(rooms.TYPICAL_SIZES)}")
     single = validation_split(shapes.load(data_dir, **options), 0.2, seed, group_column="group")
-    counts = dict(zip(rooms.SPLITS, (train_rooms, validation_rooms, test_rooms), strict=True))
-    features = Features({"points": Array2D((num_points, 3), "float32"), **box_features(classes)})
+    features = Features({**columns, **box_features(classes)})
     splits = {}
     for number, (split, count) in enumerate(counts.items()):
         if count < 1:
             continue
         rows = single[split].select_columns(["points", "label"]).with_format("numpy")
         objects = rooms.room_objects(rows, rows.features["label"].names, classes, rooms.TYPICAL_SIZES)
-        made = [
-            _with_boxes(
-                rooms.compose_room(
-                    objects,
-                    np.random.default_rng([seed, number, room]),
-                    num_objects=num_objects,
-                    num_points=num_points,
-                )
-            )
-            for room in range(count)
-        ]
+        # A generator for each room: more rooms leave the first ones as they are.
+        made = [compose(objects, np.random.default_rng([seed, number, room])) for room in range(count)]
         splits[split] = Dataset.from_dict(
             {name: [room[name] for room in made] for name in features}, features=features
         )
     return DatasetDict(splits)
 
 
-def _with_boxes(room: dict[str, np.ndarray]) -> dict[str, Any]:
+def with_boxes(room: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return a composed room, z up, with a box around the points of each object."""
     points = turn_up_axis(room["points"], "y", UP_AXIS)
     boxes, labels = [], []

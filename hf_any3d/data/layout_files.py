@@ -1,0 +1,185 @@
+"""Layouts of rooms as files for other programs: text, JSON, and meshes of walls, openings and boxes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hf_any3d.atomic_files import atomic_write, write_text
+from hf_any3d.modeling.layers.boxes import upright_rotation
+from hf_any3d.modeling.spatiallm import Layout, Wall
+
+LAYOUT_FILES = ("txt", "json", "obj", "glb")
+"""Endings that `write_layout` knows."""
+_THINNEST = 0.02
+# Corners of a cuboid, the bottom ones first, and its faces, counterclockwise seen from outside.
+_SIGNS = np.array([(x, y, z) for z in (-0.5, 0.5) for y in (-0.5, 0.5) for x in (-0.5, 0.5)])
+_FACES = np.array(
+    [(0, 2, 3), (0, 3, 1), (4, 5, 7), (4, 7, 6), (0, 1, 5), (0, 5, 4)]
+    + [(2, 6, 7), (2, 7, 3), (0, 4, 6), (0, 6, 2), (1, 3, 7), (1, 7, 5)]
+)
+
+
+class Solid(NamedTuple):
+    """A wall around its openings, or a box.
+
+    Attributes:
+        name: Such as wall_0 or bbox_3_chair.
+        vertices: `(vertices, 3)` float64, in the frame of the layout.
+        faces: `(faces, 3)` int64, counterclockwise seen from outside.
+    """
+
+    name: str
+    vertices: np.ndarray
+    faces: np.ndarray
+
+
+def layout_solids(layout: Layout, *, thickness: float = _THINNEST, with_boxes: bool = True) -> list[Solid]:
+    """Return walls with holes for their doors and windows, and boxes.
+
+    Args:
+        layout: The layout.
+        thickness: Least thickness of walls, as many are written without any.
+        with_boxes: Whether objects are among them.
+    """
+    upright = layout.with_up_axis("z")
+    solids = [_wall(wall, upright, thickness) for wall in upright.walls]
+    if with_boxes:
+        for box in upright.boxes:
+            part = _cuboid((box.x, box.y, box.z), (box.sx, box.sy, box.sz), box.angle)
+            solids.append(Solid(f"bbox_{box.id}_{box.label}", part, _FACES))
+    back = upright_rotation(layout.up_axis)
+    return [solid._replace(vertices=solid.vertices @ back) for solid in solids]
+
+
+def _cuboid(center: Sequence[float], size: Sequence[float], angle: float) -> np.ndarray:
+    cosine, sine = math.cos(angle), math.sin(angle)
+    turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+    return (_SIGNS * size) @ turn.T + center
+
+
+def _wall(wall: Wall, layout: Layout, least: float) -> Solid:
+    """Return a wall as cuboids: it is cut along the edges of its openings, and the pieces in openings are left out."""
+    length = math.dist((wall.ax, wall.ay), (wall.bx, wall.by))
+    angle = math.atan2(wall.by - wall.ay, wall.bx - wall.ax)
+    along = np.array([math.cos(angle), math.sin(angle)])
+    thickness = max(wall.thickness, least)
+    holes = []
+    for one in (*layout.doors, *layout.windows):
+        if one.wall_id == wall.id:
+            place = float((np.array([one.x, one.y]) - (wall.ax, wall.ay)) @ along)
+            bottom = one.z - one.height / 2 - wall.az
+            holes.append((place - one.width / 2, place + one.width / 2, bottom, bottom + one.height))
+    across = _cuts([0.0, length, *(edge for hole in holes for edge in hole[:2])], length)
+    upward = _cuts([0.0, wall.height, *(edge for hole in holes for edge in hole[2:])], wall.height)
+    vertices, faces = [np.zeros((0, 3))], [np.zeros((0, 3), dtype=np.int64)]
+    for left, right in zip(across, across[1:], strict=False):
+        for bottom, top in zip(upward, upward[1:], strict=False):
+            middle, height = (left + right) / 2, (bottom + top) / 2
+            if any(hole[0] < middle < hole[1] and hole[2] < height < hole[3] for hole in holes):
+                continue
+            place = np.array([wall.ax, wall.ay]) + along * middle
+            faces.append(_FACES + sum(map(len, vertices)))
+            center = (*place.tolist(), wall.az + height)
+            vertices.append(_cuboid(center, (right - left, thickness, top - bottom), angle))
+    return Solid(f"wall_{wall.id}", np.concatenate(vertices), np.concatenate(faces))
+
+
+def _cuts(edges: Sequence[float], largest: float) -> list[float]:
+    return sorted({min(max(edge, 0.0), largest) for edge in edges})
+
+
+def write_layout(path: str | os.PathLike, layout: Layout, *, unit: float = 1.0) -> None:
+    """Write a layout as text (.txt), JSON (.json) or mesh (.obj, .glb).
+
+    Args:
+        path: File to write; an existing one is replaced.
+        layout: The layout.
+        unit: Length of its unit in meters, which files in .glb are in, with y up.
+
+    Raises:
+        ValueError: Another ending, or a layout without walls and boxes as a mesh.
+    """
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in LAYOUT_FILES:
+        raise ValueError(f"{path}: expected a name that ends with {', '.join(f'.{one}' for one in LAYOUT_FILES)}")
+    if kind == "txt":
+        write_text(path, layout.write() + "\n")
+    elif kind == "json":
+        write_text(path, json.dumps(layout.to_dict(), indent=1))
+    else:
+        solids = [solid for solid in layout_solids(layout) if len(solid.faces)]
+        if not solids:
+            raise ValueError(f"{path}: the layout has no walls and no boxes")
+        if kind == "obj":
+            write_text(path, _obj(solids))
+        else:
+            to_y_up = upright_rotation("y").T @ upright_rotation(layout.up_axis) * unit
+            turned = [solid._replace(vertices=solid.vertices @ to_y_up.T) for solid in solids]
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(_glb(turned))
+
+
+def _obj(solids: Sequence[Solid]) -> str:
+    lines, start = [], 1
+    for solid in solids:
+        lines.append(f"o {solid.name.replace(' ', '_')}")
+        lines += [f"v {x:.6g} {y:.6g} {z:.6g}" for x, y, z in solid.vertices.tolist()]
+        lines += [f"f {a} {b} {c}" for a, b, c in (solid.faces + start).tolist()]
+        start += len(solid.vertices)
+    return "\n".join(lines) + "\n"
+
+
+def _glb(solids: Sequence[Solid]) -> bytes:
+    """Return a binary glTF with a node for each solid.
+
+    Source: glTF 2.0 specification, section 4.4.
+    """
+    data, views, accessors = b"", [], []
+    for solid in solids:
+        for values, component, kind, target in (
+            (solid.vertices.astype("<f4"), 5126, "VEC3", 34962),
+            (solid.faces.reshape(-1).astype("<u4"), 5125, "SCALAR", 34963),
+        ):
+            part: dict[str, Any] = {
+                "bufferView": len(views),
+                "componentType": component,
+                "count": len(values),
+                "type": kind,
+            }
+            if kind == "VEC3":
+                part |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
+            views.append({"buffer": 0, "byteOffset": len(data), "byteLength": values.nbytes, "target": target})
+            accessors.append(part)
+            data += values.tobytes()
+    numbers = range(len(solids))
+    content = {
+        "asset": {"version": "2.0", "generator": "hf-any3d"},
+        "scene": 0,
+        "scenes": [{"nodes": [*numbers]}],
+        "nodes": [{"mesh": number, "name": solid.name} for number, solid in zip(numbers, solids, strict=True)],
+        "meshes": [
+            {"primitives": [{"attributes": {"POSITION": 2 * number}, "indices": 2 * number + 1}]} for number in numbers
+        ],
+        "buffers": [{"byteLength": len(data)}],
+        "bufferViews": views,
+        "accessors": accessors,
+    }
+    text = json.dumps(content).encode()
+    text += b" " * (-len(text) % 4)
+    length = 12 + 8 + len(text) + 8 + len(data)
+    return b"".join(
+        [
+            struct.pack("<4sII", b"glTF", 2, length),
+            struct.pack("<I4s", len(text), b"JSON") + text,
+            struct.pack("<I4s", len(data), b"BIN\0") + data,
+        ]
+    )

@@ -1,0 +1,222 @@
+"""The frame of a scan of a room: which axis points up, the unit, the height of the floor and the turn of the walls.
+
+Models of rooms are trained on scans in meters, z up, with walls along the axes. People's scans are in millimeters, lie
+on their side or are turned, and models answer all the same. `find_frame` finds what is different, says it in a
+sentence each, and is undone in answers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from hf_any3d.modeling.layers.boxes import UP_AXES, upright_rotation
+
+MIN_CONFIDENCE = 0.5
+"""Below it, what was found is not applied, and a warning tells."""
+UNITS = {"meters": 1.0, "centimeters": 0.01, "millimeters": 0.001}
+"""Name -> its length in meters."""
+_POINTS, _CELLS, _NEIGHBORS = 60_000, 100, 16
+_FEWEST = 200
+# A plane through the neighbors explains all but this share of their scatter.
+_FLATNESS = 0.05
+_ROOM_HEIGHT, _ROOM_WIDTH = (2.6, 0.35), (4.5, 0.6)
+# Smaller turns of the walls are not worth a change.
+_SMALLEST_TURN = math.radians(1.0)
+
+
+@dataclass(frozen=True)
+class ScanFrame:
+    """Difference of a scan from what models expect: meters, z up, floor at z = 0, walls along x and y.
+
+    Attributes:
+        up_axis: The axis that points up in the scan, one of `UP_AXES`.
+        unit: Length of the scan's unit in meters.
+        angle: Turn of the walls about the up axis, counterclockwise, in radians.
+        floor: Height of the floor above the scan's origin, in meters.
+        sentences: What was found, a sentence each.
+        warnings: What could not be told, and is left as it is.
+    """
+
+    up_axis: str = "z"
+    unit: float = 1.0
+    angle: float = 0.0
+    floor: float = 0.0
+    sentences: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def is_changed(self) -> bool:
+        """True if the scan is turned or its unit is changed."""
+        return self.up_axis != "z" or self.unit != 1 or self.angle != 0
+
+    @property
+    def rotation(self) -> np.ndarray:
+        """Rotation `(3, 3)` of the scan's points."""
+        return turn_about_z(-self.angle) @ upright_rotation(self.up_axis)
+
+    def apply(self, points: np.ndarray) -> np.ndarray:
+        """Return points `(points, 3)` of the scan as models expect them, float64."""
+        return points @ self.rotation.T * self.unit - (0, 0, self.floor)
+
+    def undo(self, points: np.ndarray) -> np.ndarray:
+        """Return points `(points, 3)` in the frame and unit of the scan; the inverse of `apply`."""
+        return (points + (0, 0, self.floor)) / self.unit @ self.rotation
+
+
+def turn_about_z(angle: float) -> np.ndarray:
+    """Return the rotation `(3, 3)` by an angle about z, counterclockwise seen from above."""
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+
+
+def find_frame(points: np.ndarray, *, up_axis: str | None = None, min_confidence: float = MIN_CONFIDENCE) -> ScanFrame:
+    """Find the frame of a scan of a room.
+
+    Args:
+        points: `(points, 3)`.
+        up_axis: The axis that points up, if it is known.
+        min_confidence: Confidence, from 0 to 1, below which a finding is a warning and is not applied.
+
+    Raises:
+        ValueError: `up_axis` is none of `UP_AXES`.
+    """
+    if up_axis is not None and up_axis not in UP_AXES:
+        raise ValueError(f"up_axis={up_axis!r}; expected one of {', '.join(UP_AXES)}")
+    points = np.asarray(points, dtype=np.float64)
+    if len(points) > _POINTS:
+        points = points[np.random.default_rng(0).choice(len(points), _POINTS, replace=False)]
+    points, normals, flat = _surfaces(points)
+    if len(points) < _FEWEST or flat.sum() < _FEWEST / 4:
+        note = f"the scan has {int(flat.sum())} places on planes, too few to tell its axes and unit"
+        return ScanFrame(up_axis or "z", warnings=(note,))
+    frame = ScanFrame(up_axis or "z")
+    if up_axis is None:
+        frame = _with_up_axis(frame, points, normals[flat], min_confidence)
+    upright = upright_rotation(frame.up_axis).T
+    points, normals = points @ upright, normals @ upright
+    frame = _with_turn(frame, normals[flat], min_confidence)
+    # Walls along the axes, so that extents are those of the room.
+    turned = turn_about_z(-frame.angle).T
+    points, normals = points @ turned, normals @ turned
+    frame = _with_unit(frame, points, min_confidence)
+    return _with_floor(frame, points, normals, flat)
+
+
+def _surfaces(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the means of voxels, their normals, and which are on planes."""
+    from scipy.spatial import KDTree
+
+    low, high = np.percentile(points, [1, 99], axis=0)
+    points = points[((points >= low - (high - low)) & (points <= high + (high - low))).all(axis=1)]
+    edge = max((high - low).max() / _CELLS, 1e-12)
+    cells = np.floor((points - points.min(axis=0)) / edge).astype(np.int64)
+    _, inverse, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
+    inverse = inverse.reshape(-1)
+    sums = [np.bincount(inverse, weights=column, minlength=len(counts)) for column in points.T]
+    points = np.stack(sums, axis=1) / counts[:, None]
+    if len(points) <= _NEIGHBORS:
+        return points, np.zeros_like(points), np.zeros(len(points), dtype=bool)
+    _, index = KDTree(points).query(points, k=_NEIGHBORS)
+    near = points[index] - points[index].mean(axis=1, keepdims=True)  # (points, neighbors, 3)
+    values, vectors = np.linalg.eigh(np.einsum("pni,pnj->pij", near, near))
+    flat = values[:, 0] <= _FLATNESS * values[:, 1]
+    return points, vectors[:, :, 0], flat
+
+
+def _with_up_axis(frame: ScanFrame, points: np.ndarray, normals: np.ndarray, least: float) -> ScanFrame:
+    scores = {axis: _upness(points, normals, axis) for axis in UP_AXES}
+    best, second = sorted(scores, key=lambda axis: scores[axis], reverse=True)[:2]
+    confidence = 1 - math.exp(-2 * (scores[best] - scores[second]))
+    if confidence < least:
+        note = f"cannot tell which axis points up, {best} or {second}: taken is z; if it is another, say so (up_axis)"
+        return replace(frame, warnings=(*frame.warnings, note))
+    if best == "z":
+        sentence = "z points up"
+    else:
+        sentence = f"turned: {best} points up in the file"
+    return replace(frame, up_axis=best, sentences=(*frame.sentences, sentence))
+
+
+def _upness(points: np.ndarray, normals: np.ndarray, axis: str) -> float:
+    """Return how much speaks for an axis that points up."""
+    upright = upright_rotation(axis).T
+    points, normals = points @ upright, normals @ upright
+    # Floors, ceilings and walls are level or upright; about a wrong axis walls that are turned are neither.
+    tilt = np.abs(normals[:, 2])
+    straight = float(((tilt > 0.95) | (tilt < 0.25)).mean())
+    angle, _ = _wall_turn(normals)
+    points = points @ turn_about_z(-angle).T
+    low, high = np.percentile(points, [1, 99], axis=0)
+    size = np.maximum(high - low, 1e-12)
+    place = (points - low) / size
+    inner = ((place[:, :2] > 0.08) & (place[:, :2] < 0.92)).all(axis=1)
+    heights = place[inner, 2]
+    # What stands in a room stands on its floor, and ceilings are often missing in scans.
+    between = heights[(heights > 0.06) & (heights < 0.94)]
+    standing = 1 - 2 * float(between.mean()) if len(between) > 20 else 0.0
+    bottom, top = float((heights <= 0.06).sum()), float((heights >= 0.94).sum())
+    lying = (bottom - top) / max(bottom + top, 1.0)
+    # Most rooms are wider than high.
+    wide = min(max(math.log(math.sqrt(size[0] * size[1]) / size[2]), -1.0), 1.0)
+    return 4 * straight + 2 * standing + lying + wide + (0.3 if axis == "z" else 0.0)
+
+
+def _wall_turn(normals: np.ndarray) -> tuple[float, float]:
+    """Return the turn of walls about z, between -45° and 45°, and how much they agree, from 0 to 1."""
+    walls = normals[np.abs(normals[:, 2]) < 0.25]
+    if len(walls) < 20:
+        return 0.0, 0.0
+    # Directions that differ by quarter turns are the same.
+    mean = np.exp(4j * np.arctan2(walls[:, 1], walls[:, 0])).mean()
+    return float(np.angle(mean)) / 4, float(abs(mean))
+
+
+def _with_turn(frame: ScanFrame, normals: np.ndarray, least: float) -> ScanFrame:
+    angle, agreement = _wall_turn(normals)
+    if agreement < least:
+        note = "walls have no two directions at right angles, so the scan is not turned about the up axis"
+        return replace(frame, warnings=(*frame.warnings, note))
+    if abs(angle) < _SMALLEST_TURN:
+        return replace(frame, sentences=(*frame.sentences, "walls are along the axes"))
+    sentence = f"turned by {-math.degrees(angle):.0f}° about the up axis, which puts walls along the axes"
+    return replace(frame, angle=angle, sentences=(*frame.sentences, sentence))
+
+
+def _with_unit(frame: ScanFrame, points: np.ndarray, least: float) -> ScanFrame:
+    low, high = np.percentile(points, [0.5, 99.5], axis=0)
+    size = np.maximum(high - low, 1e-12)
+
+    def likelihood(unit: float) -> float:
+        expected = (_ROOM_WIDTH, _ROOM_WIDTH, _ROOM_HEIGHT)
+        return -sum(
+            (math.log(unit * own / typical) / spread) ** 2 / 2
+            for own, (typical, spread) in zip(size, expected, strict=True)
+        )
+
+    name = max(UNITS, key=lambda unit: likelihood(UNITS[unit]))
+    shown = " × ".join(f"{length * UNITS[name]:.1f}" for length in size)
+    if math.exp(likelihood(UNITS[name]) / 6) < least:
+        extent = " × ".join(f"{length:.3g}" for length in size)
+        note = f"{extent} in size is no room in meters, centimeters or millimeters; taken are meters"
+        return replace(frame, warnings=(*frame.warnings, note))
+    sentence = f"in {name}: {shown} m in size"
+    return replace(frame, unit=UNITS[name], sentences=(*frame.sentences, sentence))
+
+
+def _with_floor(frame: ScanFrame, points: np.ndarray, normals: np.ndarray, flat: np.ndarray) -> ScanFrame:
+    heights = points[:, 2]
+    low, high = np.percentile(heights, [0.5, 99.5])
+    level = heights[flat & (np.abs(normals[:, 2]) > 0.9)]
+    lower = level[level < low + 0.4 * (high - low)]
+    if len(lower) < 20:
+        note = "no floor was found; the lowest points are taken for it"
+        return replace(frame, floor=float(low) * frame.unit, warnings=(*frame.warnings, note))
+    counts, edges = np.histogram(lower, bins=max(int(0.4 * _CELLS), 1))
+    fullest = int(counts.argmax())
+    floor = float(np.median(lower[(lower >= edges[fullest]) & (lower <= edges[fullest + 1])]))
+    sign = -1.0 if frame.up_axis.startswith("-") else 1.0
+    sentence = f"the floor is at {frame.up_axis[-1]} = {sign * floor:.4g} in the file"
+    return replace(frame, floor=floor * frame.unit, sentences=(*frame.sentences, sentence))

@@ -1,0 +1,167 @@
+"""Rooms with walls, doors and windows around the embedded shapes: layouts and boxes without a download.
+
+No object is in rooms of two splits, as in `rooms`.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Array2D, DatasetDict, Value
+
+from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall, Window
+from hf_any3d.modeling.spatiallm.entities import Entity
+from hf_any3d.research.generated import rooms
+from hf_any3d.research.generated.rooms_with_boxes import UP_AXIS as UP_AXIS, compose_splits, with_boxes
+
+LICENSE = rooms.LICENSE
+_EDGES, _HEIGHTS = (3.5, 6.0), (2.4, 3.0)
+_MARGIN = 0.2
+"""Least distance of a door or window from the end of its wall, in meters."""
+
+
+def load(
+    data_dir: str | os.PathLike | None = None,
+    *,
+    train_rooms: int = 64,
+    validation_rooms: int = 16,
+    test_rooms: int = 32,
+    num_points: int = 8192,
+    num_objects: int = 6,
+    noise: float = 0.005,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> DatasetDict:
+    """Compose rooms; the same arguments give the same rooms.
+
+    Rows have `points` (num_points, 3) in meters, z up, `layout`, the text of a `Layout` in meters, and the objects of
+    the layout as `boxes` (objects, 7) and `box_labels` (objects,), as in `rooms_with_boxes`. Doors and windows are
+    holes in the walls.
+
+    Args:
+        data_dir: folder of the embedded shapes; None takes those of the source checkout.
+        train_rooms: rooms of the training split.
+        validation_rooms: rooms of the validation split.
+        test_rooms: rooms of the test split.
+        num_points: points of a room.
+        num_objects: objects to place in a room.
+        noise: standard deviation of the noise of all points, in meters.
+        classes: classes of the shapes to place; None takes those of `rooms.TYPICAL_SIZES`.
+        seed: seed of rooms, objects, places and points.
+        options: further arguments of `datasets.load_dataset` for the shapes.
+
+    Raises:
+        ValueError: a class without a typical size.
+        FileNotFoundError: the shapes are missing.
+    """
+    names = list(rooms.TYPICAL_SIZES) if classes is None else list(classes)
+
+    def compose(objects: Sequence[rooms.RoomObject], generator: np.random.Generator) -> dict[str, Any]:
+        return compose_room_with_layout(
+            objects, names, generator, num_objects=num_objects, num_points=num_points, noise=noise
+        )
+
+    counts = {"train": train_rooms, "validation": validation_rooms, "test": test_rooms}
+    columns = {"points": Array2D((num_points, 3), "float32"), "layout": Value("string")}
+    return compose_splits(compose, counts, columns, data_dir, names, seed, options)
+
+
+def compose_room_with_layout(
+    objects: Sequence[rooms.RoomObject],
+    names: Sequence[str],
+    generator: np.random.Generator,
+    *,
+    num_objects: int = 6,
+    num_points: int = 8192,
+    noise: float = 0.005,
+    wall_share: float = 0.4,
+) -> dict[str, Any]:
+    """Place objects in a rectangular room with a door and one or two windows, each in a wall of its own.
+
+    Args:
+        objects: objects to choose from, whose labels are 1 and more.
+        names: names of their classes, from label 1 on.
+        generator: numpy's random generator.
+        num_objects: objects to place.
+        num_points: points of the room.
+        noise: standard deviation of the noise of all points, in meters.
+        wall_share: share of the points that are on walls.
+
+    Returns:
+        `points` (num_points, 3) float32, z up, the floor at z = 0 and centered on the origin; `layout`, `boxes` and
+        `box_labels` as in `load`.
+    """
+    width, depth = generator.uniform(*_EDGES, 2).tolist()
+    height = float(generator.uniform(*_HEIGHTS))
+    walls = _walls(width, depth, height)
+    openings = _openings(walls, generator)
+    on_walls = int(num_points * wall_share)
+    room = rooms.compose_room(
+        objects, generator, num_objects=num_objects, num_points=num_points - on_walls, width=(width, depth)
+    )
+    row = with_boxes(room)
+    points = np.concatenate([row["points"], _on_walls(walls, openings, on_walls, generator)])
+    points = points + generator.normal(0, noise, points.shape)
+    boxes = []
+    for box, label in zip(row["boxes"], row["box_labels"], strict=True):
+        numbers: list[float] = [round(float(value), 4) for value in (*box[:3], box[6], *box[3:6])]
+        boxes.append(Box(len(boxes), str(names[label]), *numbers))
+    layout = Layout.of([*walls, *openings, *boxes])
+    return row | {
+        "points": points[generator.permutation(num_points)].astype(np.float32),
+        "layout": layout.write(),
+    }
+
+
+def _walls(width: float, depth: float, height: float) -> list[Wall]:
+    corners = [(-width / 2, -depth / 2), (width / 2, -depth / 2), (width / 2, depth / 2), (-width / 2, depth / 2)]
+    corners = [(round(x, 4), round(y, 4)) for x, y in corners]
+    return [
+        Wall(number, *corners[number], 0.0, *corners[(number + 1) % 4], 0.0, round(height, 4)) for number in range(4)
+    ]
+
+
+def _openings(walls: Sequence[Wall], generator: np.random.Generator) -> list[Entity]:
+    """Draw a door and one or two windows."""
+    found: list[Entity] = []
+    places = generator.permutation(len(walls))[: 2 + int(generator.integers(2))]
+    for number, place in enumerate(places.tolist()):
+        wall = walls[place]
+        start, end = np.array([wall.ax, wall.ay]), np.array([wall.bx, wall.by])
+        length = float(np.linalg.norm(end - start))
+        if number == 0:
+            size = (generator.uniform(0.8, 1.1), generator.uniform(1.95, 2.1))
+            middle = size[1] / 2
+        else:
+            size = (generator.uniform(0.8, 1.8), generator.uniform(0.9, 1.3))
+            middle = generator.uniform(1.45, 1.6)
+        reach = length / 2 - size[0] / 2 - _MARGIN
+        center = (start + end) / 2 + (end - start) / length * generator.uniform(-reach, reach)
+        values = (round(float(value), 4) for value in (*center, middle, *size))
+        found.append(Door(0, wall.id, *values) if number == 0 else Window(number - 1, wall.id, *values))
+    return found
+
+
+def _on_walls(
+    walls: Sequence[Wall], openings: Sequence[Any], count: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Draw points on the walls around the openings, equally dense everywhere."""
+    ends = np.array([[(wall.ax, wall.ay), (wall.bx, wall.by)] for wall in walls])
+    along = ends[:, 1] - ends[:, 0]
+    lengths = np.linalg.norm(along, axis=1)
+    kept: list[np.ndarray] = []
+    missing = count
+    while missing > 0:
+        number = generator.choice(len(walls), missing, p=lengths / lengths.sum())
+        share = generator.random(missing)
+        places = ends[number, 0] + along[number] * share[:, None]
+        points = np.column_stack([places, generator.random(missing) * walls[0].height])
+        free = np.ones(missing, dtype=bool)
+        for one in openings:
+            beside = np.linalg.norm(points[:, :2] - (one.x, one.y), axis=1) < one.width / 2
+            free &= (number != one.wall_id) | ~beside | (np.abs(points[:, 2] - one.z) >= one.height / 2)
+        kept.append(points[free])
+        missing -= int(free.sum())
+    return np.concatenate(kept)

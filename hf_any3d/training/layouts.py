@@ -1,0 +1,382 @@
+"""Fine-tune SpatialLM on scans with layouts or boxes: rows, batches, adapters, and a run from arguments to card."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import AutoProcessor
+
+from hf_any3d.auto import AutoModelForPointCloudTextToText
+from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.room_voxels import VoxelizedRoom
+from hf_any3d.data.scan_frames import turn_about_z
+from hf_any3d.data.torch_datasets import ArrowRows
+from hf_any3d.evaluation.layouts import score_layouts
+from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
+from hf_any3d.modeling.spatiallm import Box, Layout, SpatialLMForConditionalGeneration
+from hf_any3d.spatiallm_processing import TASKS, SpatialLMProcessor, asked_of
+from hf_any3d.training import program
+from hf_any3d.training.arguments import (
+    DataArguments,
+    PointTrainingArguments,
+    argument,
+    json_mapping,
+    parse_arguments,
+)
+from hf_any3d.training.rows import SharedEpoch
+from hf_any3d.training.trainer import PointTrainer
+
+logger = logging.getLogger(__name__)
+
+TURNS = ("none", "quarter", "any")
+_NEAR = 0.15
+"""Points this close to a box count as inside, in meters, as in the released program."""
+
+
+class LayoutRows(torch.utils.data.Dataset):
+    """Rows `{"room": VoxelizedRoom, "layout": Layout}`, prepared when they are read.
+
+    Args:
+        dataset: Rows with `points`, perhaps `colors`, and `layout`, the text of a layout in meters; without that
+            column, `boxes` and `box_labels` are the objects of the layout.
+        processor: Processor of the model.
+        seed: Seed of what differs in each epoch: turns, sizes, and the point of each cell. None for rows as they are,
+            for evaluation.
+        turns: Turns of training rooms about z: "none", "quarter" ones or "any".
+        sizes: Smallest and largest factor of the size of training rooms.
+        min_points: Boxes with fewer points are left out of training rows.
+
+    Raises:
+        ValueError: The dataset lacks these columns.
+    """
+
+    epoch = SharedEpoch()
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        processor: SpatialLMProcessor,
+        seed: int | None = None,
+        turns: str = "quarter",
+        sizes: tuple[float, float] = (1.0, 1.0),
+        min_points: int = 0,
+    ):
+        self._names: list[str] | None = None
+        if "layout" not in dataset.column_names:
+            label = getattr(dataset.features.get("box_labels"), "feature", None)
+            if not isinstance(label, ClassLabel) or "boxes" not in dataset.column_names:
+                raise ValueError(
+                    f"the data have no column 'layout', nor boxes with classes; there are {dataset.column_names}"
+                )
+            self._names = label.names
+        self.dataset = dataset.with_format("numpy")
+        self.rows = ArrowRows(self.dataset)
+        self.processor, self.seed = processor, seed
+        self.turns, self.sizes, self.min_points = turns, sizes, min_points
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows.__getitems__([index])[0]
+        try:
+            layout = self._layout(row)
+        except ValueError as error:
+            raise ValueError(f"row {index}: {error}") from None
+        if self.seed is None:
+            return {"room": self.processor.read([row], align=False)[0], "layout": layout}
+        generator = np.random.default_rng((self.seed, self.epoch, index))
+        cloud = to_cloud(row, ("xyz", "rgb"))
+        points = cloud.points.astype(np.float64)
+        colors = np.zeros_like(points) if cloud.colors is None else np.trunc(cloud.colors * np.float32(255))
+        points, layout = self._moved(points, layout, generator)
+        if self.min_points:
+            kept = tuple(box for box in layout.boxes if _points_near(box, points) >= self.min_points)
+            layout = dataclasses.replace(layout, boxes=kept)
+        return {"room": self.processor.voxelize(points, colors, generator), "layout": layout}
+
+    def _layout(self, row: Mapping[str, Any]) -> Layout:
+        if self._names is None:
+            return Layout.parse(str(row["layout"]), strict=True)
+        boxes: list[Box] = []
+        rows = np.asarray(row["boxes"], dtype=np.float64).reshape(-1, 7).tolist()
+        for box, label in zip(rows, np.asarray(row["box_labels"]).reshape(-1).tolist(), strict=True):
+            x, y, z, length, width, height, heading = box
+            boxes.append(Box(len(boxes), self._names[int(label)], x, y, z, heading, length, width, height))
+        return Layout(boxes=tuple(boxes))
+
+    def _moved(self, points: np.ndarray, layout: Layout, generator: np.random.Generator) -> tuple[np.ndarray, Layout]:
+        """Turn and scale a room about the center of its box."""
+        center = (points.min(axis=0) + points.max(axis=0)) / 2
+        angle = 0.0
+        if self.turns == "quarter":
+            angle = math.pi / 2 * int(generator.integers(4))
+        elif self.turns == "any":
+            angle = generator.uniform(0, 2 * math.pi)
+        size = float(generator.uniform(*self.sizes))
+        moved = layout.translated(-center).scaled(size)
+        if angle:
+            moved = moved.rotated(angle)
+        return (points - center) * size @ turn_about_z(angle).T + center, moved.translated(center)
+
+
+def _points_near(box: Box, points: np.ndarray) -> int:
+    own = (points - (box.x, box.y, box.z)) @ turn_about_z(box.angle)  # turned back by the angle of the box
+    return int((np.abs(own) <= np.array([box.sx, box.sy, box.sz]) / 2 + _NEAR).all(axis=1).sum())
+
+
+@dataclass
+class LayoutCollator:
+    """Collate rows of `LayoutRows` to prompts with answers to learn.
+
+    Args:
+        processor: Processor of the model.
+        task: What the model is asked to write.
+    """
+
+    processor: SpatialLMProcessor
+    task: str = "all"
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return what a call of the processor with layouts returns."""
+        rooms: list[VoxelizedRoom] = [row["room"] for row in rows]
+        return dict(self.processor(rooms, task=self.task, layouts=[row["layout"] for row in rows]))
+
+
+PARTS = {"language": "language_model", "encoder": "point_encoder"}
+"""Name of a part that may be adapted or trained -> its module in the model."""
+_BETWEEN = ("input_projection", "projector")
+"""Layers between the parts, which are always trained."""
+ADAPTED, ALONE, WHOLE = "lora", "none", "full"
+
+
+@dataclass
+class LayoutModelArguments:
+    """The model, and what of it is trained."""
+
+    model_name_or_path: str | None = argument(
+        None, help="Directory or hub name of a saved SpatialLM, or the published name of a released one."
+    )
+    peft: str = argument(
+        ADAPTED,
+        help="lora: low-rank adapters on the parts of --adapt; full: these parts themselves; none: neither. The "
+        "layers between point encoder and language model are trained in any case.",
+    )
+    adapt: list[str] = argument(
+        default_factory=lambda: ["language"], help="Parts that are adapted: language, encoder or both."
+    )
+    lora_config: dict | str | None = argument(None, help="JSON object with settings of peft.LoraConfig, such as r.")
+
+    def __post_init__(self):
+        if self.model_name_or_path is None:
+            raise ValueError("--model_name_or_path is missing; expected a SpatialLM to start from")
+        if self.peft not in (ADAPTED, ALONE, WHOLE):
+            raise ValueError(f"--peft {self.peft}; expected {ADAPTED}, {WHOLE} or {ALONE}")
+        if unknown := [name for name in self.adapt if name not in PARTS]:
+            raise ValueError(f"--adapt {unknown[0]}; expected {' or '.join(PARTS)}")
+        self.lora_config = json_mapping(self.lora_config, "lora_config")
+        if self.lora_config and self.peft != ADAPTED:
+            raise ValueError(f"--lora_config with --peft {self.peft}; expected --peft {ADAPTED}")
+
+
+@dataclass
+class LayoutDataArguments(DataArguments):
+    """Scans with layouts or boxes."""
+
+    dataset_name: str = field(default="rooms_with_layouts")
+    up_axis: str = argument("z", help="Axis that points up; layouts need z.")
+    features: list[str] = argument(default_factory=lambda: ["xyz", "rgb"], help="Channels; the model reads both.")
+    num_points: int = argument(0, help="0: all points of a scan are read.")
+    answer: str = argument("all", help="What the model learns to write: all, layout (walls, doors, windows), objects.")
+    turns: str = argument("quarter", help="Turns of training rooms about z: none, quarter or any.")
+    sizes: list[float] = argument(
+        default_factory=lambda: [0.75, 1.25], help="Smallest and largest factor of the size of training rooms."
+    )
+    min_box_points: int = argument(0, help="Boxes of training rooms with fewer points in or near them are left out.")
+    max_new_tokens: int = argument(2048, help="Longest answer in the evaluation.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, value, allowed in (
+            ("up_axis", self.up_axis, ("z",)),
+            ("answer", self.answer, tuple(TASKS)),
+            ("turns", self.turns, TURNS),
+            ("num_points", self.num_points, (0,)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"--{name} {value}; expected {', '.join(map(str, allowed))}")
+        if len(self.sizes) != 2 or not 0 < self.sizes[0] <= self.sizes[1]:
+            raise ValueError(f"--sizes {' '.join(map(str, self.sizes))}; expected the smallest and the largest factor")
+        if self.augment:
+            raise ValueError(f"--augment {' '.join(self.augment)}; expected --turns and --sizes for layouts")
+
+
+@dataclass
+class LayoutTrainingArguments(PointTrainingArguments):
+    """Training arguments with defaults for adapters; the released program trains all weights with 1e-5."""
+
+    metric_for_best_model: str | None = field(default="loss")
+    prediction_loss_only: bool = field(default=True)
+    per_device_train_batch_size: int = field(default=1)
+    per_device_eval_batch_size: int = field(default=1)
+    learning_rate: float = field(default=1e-4)
+    weight_decay: float = field(default=0.0)
+    warmup_steps: float = field(default=0.03)
+    num_train_epochs: float = field(default=10)
+
+
+LAYOUT_ARGUMENTS = (LayoutModelArguments, LayoutDataArguments, LayoutTrainingArguments)
+
+
+def adapted(model: SpatialLMForConditionalGeneration, arguments: LayoutModelArguments) -> nn.Module:
+    """Freeze a model but for what is trained, and add adapters.
+
+    Args:
+        model: The model.
+        arguments: What is trained.
+
+    Raises:
+        ValueError: Unknown settings of LoRA.
+    """
+    assert isinstance(arguments.lora_config, dict)
+    if arguments.peft == ADAPTED:
+        known = {own.name for own in dataclasses.fields(LoraConfig) if own.init}
+        if unknown := sorted(set(arguments.lora_config) - known):
+            raise ValueError(f"--lora_config has {unknown[0]!r}, which peft.LoraConfig does not know")
+        settings = {
+            "r": 16,
+            "lora_alpha": 32,
+            "target_modules": _linear_pattern(model, [PARTS[name] for name in arguments.adapt]),
+            "modules_to_save": list(_BETWEEN),
+        }
+        return get_peft_model(model, LoraConfig(**(settings | arguments.lora_config)))
+    trained = list(_BETWEEN) + ([PARTS[name] for name in arguments.adapt] if arguments.peft == WHOLE else [])
+    model.requires_grad_(False)
+    for name in trained:
+        model.base_model.get_submodule(name).requires_grad_(True)
+    return model
+
+
+def _linear_pattern(model: SpatialLMForConditionalGeneration, parts: Sequence[str]) -> str:
+    """Return a regular expression of the linear layers of some parts, but for the head of the language model."""
+    head = model.get_output_embeddings()
+    patterns = []
+    for part in parts:
+        layers = model.base_model.get_submodule(part).named_modules()
+        names = {
+            name.rpartition(".")[2] for name, layer in layers if isinstance(layer, nn.Linear) and layer is not head
+        }
+        patterns.append(rf".*{part}\..*\.({'|'.join(sorted(names))})")
+    return "|".join(patterns)
+
+
+def labels_of(rows: Dataset) -> list[str]:
+    """Return the labels of the boxes of all layouts, sorted."""
+    if "layout" not in rows.column_names:
+        return list(cast(Any, rows.features["box_labels"]).feature.names)
+    texts = rows.select_columns(["layout"]).with_format(None)["layout"]
+    return sorted({box.label for text in texts for box in Layout.parse(text, strict=True).boxes})
+
+
+def train_layouts(argv: list[str] | None = None) -> RunReport:
+    """Fine-tune and evaluate a SpatialLM; write model or adapter, card and metrics.json.
+
+    Args:
+        argv: Words of a command line, see `parse_arguments`; by default those of this process.
+
+    Raises:
+        ValueError: The model is no SpatialLM, or the data have no layouts and no boxes.
+    """
+    stopwatch = Stopwatch()
+    model_arguments, data, arguments = parse_arguments(LAYOUT_ARGUMENTS, sys.argv[1:] if argv is None else argv)
+    name: str = model_arguments.model_name_or_path
+    checkpoint = program.start_run(arguments, logger)
+    with arguments.main_process_first(desc="loading the data"):
+        splits, origin = program.load_splits(data)
+    processor = AutoProcessor.from_pretrained(name)
+    if not isinstance(processor, SpatialLMProcessor):
+        raise ValueError(f"{name}: the processor is a {type(processor).__name__}; expected that of a SpatialLM")
+    labels = labels_of(splits["train"])
+    if new := [label for label in labels if label not in processor.classes]:
+        logger.info("The model learns other objects: %s", ", ".join(new))
+        processor.classes = labels
+    model = AutoModelForPointCloudTextToText.from_pretrained(name)
+    trained = adapted(model, model_arguments)
+    parameters = count_parameters(trained)
+    settings = {"turns": data.turns, "sizes": tuple(data.sizes), "min_points": data.min_box_points}
+    train_rows = LayoutRows(splits["train"], processor, arguments.seed, **settings)
+    validation = LayoutRows(splits["validation"], processor) if "validation" in splits else None
+    trainer = program.build_trainer(
+        trained,
+        arguments,
+        train_rows,
+        validation,
+        cast(Any, processor),
+        data_collator=LayoutCollator(processor, data.answer),
+    )
+    with stopwatch.part("training"):
+        trainer.train(resume_from_checkpoint=checkpoint)
+    with stopwatch.part("evaluation"):
+        scores = evaluate_layouts(trainer, splits, processor, data)
+    report, saved = program.save_and_push(
+        trainer,
+        stopwatch,
+        scores,
+        data=program.data_facts(data, splits, origin)
+        | {"points": "all", "augmentation": [f"turns: {data.turns}", f"sizes: {data.sizes}"]},
+        parameters=parameters,
+        num_points=data.num_points,
+        checkpoint=checkpoint,
+        start={"name_or_path": name},
+    )
+    logger.info("Model, card and metrics.json: %s. Try: hf-any3d detect FILE --model %s", saved, saved)
+    return report
+
+
+def evaluate_layouts(
+    trainer: PointTrainer, splits: DatasetDict, processor: SpatialLMProcessor, data: LayoutDataArguments
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Return loss and F1 of the answers of validation and test splits, and F1 of each class at an overlap of 0.25."""
+    metrics: dict[str, dict[str, float]] = {}
+    by_class: dict[str, dict[str, float]] = {}
+    for split in ("validation", "test"):
+        if split not in splits:
+            continue
+        rows = LayoutRows(splits[split], processor)
+        loss = trainer.evaluate(cast(Any, rows), metric_key_prefix=split)[f"{split}_loss"]
+        found, truths = answer_rows(trainer.model, rows, data.answer, data.max_new_tokens)
+        scores = {name: score.pooled_f1 for name, score in score_layouts(found, truths).items()}
+        scores = {name: pair for name, pair in scores.items() if not math.isnan(pair[0])}
+        by_class[split] = {name: pair[0] for name, pair in scores.items()}
+        means = np.mean(list(scores.values()), axis=0).tolist() if scores else [0.0, 0.0]
+        metrics[split] = {"loss": loss, "f1_25": means[0], "f1_50": means[1]}
+        trainer.log_metrics(split, metrics[split])
+    return metrics, by_class
+
+
+def answer_rows(model: Any, rows: LayoutRows, task: str, max_new_tokens: int) -> tuple[list[Layout], list[Layout]]:
+    """Let a model write the layouts of rows, held to the grammar; returns answers and truths, of what `task` asks."""
+    processor, found, truths = rows.processor, [], []
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    for number in range(len(rows)):
+        row = rows[number]
+        inputs = processor([row["room"]], task=task).to(device)
+        held = processor.grammar(task, max_new_tokens=max_new_tokens)
+        answer = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=held)
+        found += processor.decode_layouts(answer[:, inputs["input_ids"].shape[1] :], [row["room"]])
+        truths.append(asked_of(row["layout"], task))
+    model.train(was_training)
+    return found, truths

@@ -1,0 +1,116 @@
+"""Parts of the layout of a room: walls, doors, windows and boxes, and the ranges of their numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
+
+_POSITION, _LENGTH, _SIZE, _ANGLE = (0.0, EXTENT), (0.0, 25.6), (0.0, 20.0), (-6.2832, 6.2832)
+
+
+def _ranged(limits: tuple[float, float], **options: Any) -> Any:
+    return field(metadata={"limits": limits}, **options)
+
+
+@dataclass(frozen=True)
+class Wall:
+    """A wall.
+
+    Attributes:
+        id: Number of the wall.
+        ax: First lower end of its center line.
+        ay: The same.
+        az: The same.
+        bx: Second lower end.
+        by: The same.
+        bz: The same.
+        height: Height.
+        thickness: Thickness.
+    """
+
+    id: int
+    ax: float = _ranged(_POSITION)
+    ay: float = _ranged(_POSITION)
+    az: float = _ranged(_POSITION)
+    bx: float = _ranged(_POSITION)
+    by: float = _ranged(_POSITION)
+    bz: float = _ranged(_POSITION)
+    height: float = _ranged(_LENGTH)
+    thickness: float = _ranged(_LENGTH, default=0.0)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A door or window.
+
+    Attributes:
+        id: Number among its kind.
+        wall_id: Number of the wall that it is in.
+        x: Center.
+        y: The same.
+        z: The same.
+        width: Width along the wall.
+        height: Height.
+    """
+
+    id: int
+    wall_id: int
+    x: float = _ranged(_POSITION)
+    y: float = _ranged(_POSITION)
+    z: float = _ranged(_POSITION)
+    width: float = _ranged(_LENGTH)
+    height: float = _ranged(_LENGTH)
+
+
+class Door(Opening):
+    """A door; see `Opening`."""
+
+
+class Window(Opening):
+    """A window; see `Opening`."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box around an object.
+
+    Attributes:
+        id: Number of the box.
+        label: Class of the object.
+        x: Center.
+        y: The same.
+        z: The same.
+        angle: Turn about z, in radians.
+        sx: Full size along its own axes.
+        sy: The same.
+        sz: The same.
+    """
+
+    id: int
+    label: str
+    x: float = _ranged(_POSITION)
+    y: float = _ranged(_POSITION)
+    z: float = _ranged(_POSITION)
+    angle: float = _ranged(_ANGLE)
+    sx: float = _ranged(_SIZE)
+    sy: float = _ranged(_SIZE)
+    sz: float = _ranged(_SIZE)
+
+
+Entity = Wall | Door | Window | Box
+KINDS: Mapping[str, type] = {"wall": Wall, "door": Door, "window": Window, "bbox": Box}
+"""Word before the number of a line -> its class, in the order of a text."""
+
+
+def number_names(kind: type) -> tuple[str, ...]:
+    """Return the names of an entity's numbers, in the order of a line."""
+    return tuple(own.name for own in dataclasses.fields(kind) if own.metadata)
+
+
+def limits_of(kind: type) -> dict[str, tuple[float, float]]:
+    """Return the range of each of them, which bins divide."""
+    return {own.name: own.metadata["limits"] for own in dataclasses.fields(kind) if own.metadata}

@@ -1,0 +1,170 @@
+"""Fine-tuning of SpatialLM: rows, labels, what is trained, and a run with its card."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hf_any3d import AutoModelForPointCloudTextToText, load_point_dataset
+from hf_any3d.modeling.spatiallm import Layout
+from hf_any3d.spatiallm_processing import SpatialLMProcessor
+from hf_any3d.training.layouts import LayoutCollator, LayoutModelArguments, LayoutRows, adapted, train_layouts
+from tests.cli.conftest import run
+from tests.tiny_spatiallm import fitting_spatiallm, tiny_processor
+
+ROOMS = {"train_rooms": 4, "validation_rooms": 1, "test_rooms": 1, "num_points": 700, "num_objects": 2}
+
+
+@pytest.fixture(scope="module")
+def rooms():
+    return load_point_dataset("rooms_with_layouts", **ROOMS)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor(num_bins=64, stride=2, clean=False)
+
+
+@pytest.fixture(scope="module")
+def start(processor, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    model = fitting_spatiallm(processor)
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def near(layout: Layout, points: np.ndarray) -> list[int]:
+    """Count the points within 5 cm of the lower edge of each wall."""
+    counts = []
+    for wall in layout.walls:
+        start, end = np.array([wall.ax, wall.ay]), np.array([wall.bx, wall.by])
+        along = (end - start) / np.linalg.norm(end - start)
+        own = points[:, :2] - start
+        beside = np.abs(own @ np.array([-along[1], along[0]])) < 0.05
+        counts.append(int((beside & (own @ along > -0.05) & (own @ along < np.linalg.norm(end - start) + 0.05)).sum()))
+    return counts
+
+
+def test_layouts_move_with_the_points(rooms, processor):
+    rows = LayoutRows(rooms["train"], processor, seed=3, turns="any", sizes=(0.8, 1.2))
+    first, again, plain = rows[1], rows[1], LayoutRows(rooms["train"], processor)[1]
+    assert first["layout"] == again["layout"] and np.array_equal(first["room"].points, again["room"].points)
+    rows.epoch = 1
+    other = rows[1]
+    assert other["layout"] != first["layout"]
+    lengths = [
+        math.dist(
+            (row["layout"].walls[0].ax, row["layout"].walls[0].ay),
+            (row["layout"].walls[0].bx, row["layout"].walls[0].by),
+        )
+        for row in (first, other, plain)
+    ]
+    assert all(0.8 <= length / lengths[2] <= 1.2 for length in lengths) and lengths[0] != lengths[1]
+    for row in (first, other, plain):
+        # The voxels of the room are those of the moved points.
+        points = row["room"].points[:, :3] + row["room"].corner
+        assert min(near(row["layout"], points)) > 10
+
+
+def test_boxes_without_points_are_left_out(rooms, processor):
+    all_boxes = LayoutRows(rooms["train"], processor, seed=0, turns="any")[0]["layout"].boxes
+    assert len(LayoutRows(rooms["train"], processor, seed=0, min_points=1)[0]["layout"].boxes) == len(all_boxes) == 2
+    assert not LayoutRows(rooms["train"], processor, seed=0, min_points=10_000)[0]["layout"].boxes
+
+
+def test_rows_with_boxes_alone_are_layouts_of_objects(rooms, processor):
+    rows = LayoutRows(rooms["train"].remove_columns("layout"), processor)
+    found, whole = rows[0]["layout"], LayoutRows(rooms["train"], processor)[0]["layout"]
+    assert not found.walls and [box.label for box in found.boxes] == [box.label for box in whole.boxes]
+    with pytest.raises(ValueError, match="the data have no column 'layout', nor boxes with classes"):
+        LayoutRows(rooms["train"].remove_columns(["layout", "boxes", "box_labels"]), processor)
+
+
+def test_labels_are_the_answers_and_nothing_else(rooms, processor):
+    rows = [LayoutRows(rooms["train"], processor)[number] for number in (0, 1)]
+    batch = LayoutCollator(processor)(rows)
+    prompts = processor([row["room"] for row in rows], padding_side="right")
+    tokenizer = processor.tokenizer
+    for number, row in enumerate(rows):
+        labels = batch["labels"][number]
+        told = labels != -100
+        text = processor.answer(row["layout"], row["room"])
+        assert tokenizer.decode(labels[told]) == text + tokenizer.eos_token
+        assert torch.equal(batch["input_ids"][number][told], labels[told])
+        length = int(prompts["attention_mask"][number].sum())
+        assert torch.equal(batch["input_ids"][number][:length], prompts["input_ids"][number][:length])
+        assert not told[:length].any() and int(batch["attention_mask"][number].sum()) == length + int(told.sum())
+        back = row["room"].to_scan(Layout.parse(text, strict=True).unquantized(64))
+        assert sorted(box.label for box in back.boxes) == sorted(box.label for box in row["layout"].boxes)
+    only = processor([rows[0]["room"]], task="objects", layouts=[rows[0]["layout"]])
+    assert "wall" not in tokenizer.decode(only["labels"][0][only["labels"][0] != -100])
+    with pytest.raises(ValueError, match="1 layouts for 2 rooms"):
+        processor([row["room"] for row in rows], layouts=[rows[0]["layout"]])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"peft": "none"}, set()),
+        ({"peft": "full"}, {"language_model"}),
+        ({"peft": "full", "adapt": ["language", "encoder"]}, {"language_model", "point_encoder"}),
+        ({}, {"language_model"}),
+        ({"adapt": ["encoder"], "lora_config": {"r": 2}}, {"point_encoder"}),
+    ],
+)
+def test_what_is_trained(processor, given, expected):
+    model = adapted(fitting_spatiallm(processor), LayoutModelArguments("any", **given))
+    names = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    found = {part for part in ("language_model", "point_encoder") if any(part in name for name in names)}
+    assert found == expected
+    assert any("input_projection" in name for name in names) and any(".projector" in name for name in names)
+    if given.get("peft", "lora") == "lora":
+        assert all("lora_" in name or "modules_to_save" in name for name in names)
+
+
+def test_a_run_trains_an_adapter_evaluates_it_and_resumes(start, tmp_path):
+    words = ["--model_name_or_path", start, "--output_dir", tmp_path, "--dataset_options", json.dumps(ROOMS)]
+    words += ["--adapt", "language", "encoder", "--lora_config", '{"r": 2}', "--per_device_train_batch_size", 2]
+    words += ["--num_train_epochs", 2, "--max_new_tokens", 60, "--use_cpu", "--report_to", "none"]
+    report = train_layouts([str(word) for word in words])
+    assert set(report.metrics) == {"validation", "test"}
+    assert np.isfinite(report.metrics["test"]["loss"]) and 0 <= report.metrics["test"]["f1_25"] <= 1
+    assert report.peak_memory and report.selection["metric"] == "loss" and report.training["steps"] == 4
+    assert (tmp_path / "adapter_model.safetensors").is_file()
+    model = AutoModelForPointCloudTextToText.from_pretrained(tmp_path)
+    assert "storage" in SpatialLMProcessor.from_pretrained(tmp_path).classes and model.config.model_type == "spatiallm"
+    longer = [str(word) for word in words]
+    longer[longer.index("--num_train_epochs") + 1] = "3"
+    resumed = train_layouts(longer)
+    assert resumed.training["resumed_from"] is not None and resumed.training["steps"] == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ([], "--model_name_or_path is missing"),
+        (["--peft", "ia3"], "--peft ia3; expected lora, full or none"),
+        (["--adapt", "head"], "--adapt head; expected language or encoder"),
+        (["--turns", "half"], "--turns half; expected none, quarter, any"),
+        (["--sizes", "1.2", "0.8"], "--sizes 1.2 0.8; expected the smallest"),
+        (["--up_axis", "y"], "--up_axis y; expected z"),
+        (["--augment", "flip"], "--augment flip; expected --turns and --sizes"),
+        (["--peft", "none", "--lora_config", '{"r": 2}'], "--lora_config with --peft none"),
+    ],
+)
+def test_wrong_arguments_are_named(words, match, tmp_path):
+    given = ["--output_dir", str(tmp_path), "--use_cpu", *(["--model_name_or_path", "x"] if words else []), *words]
+    with pytest.raises(ValueError, match=match):
+        train_layouts(given)
+
+
+def test_the_command_fine_tunes_layouts(start, tmp_path):
+    words = ["rooms_with_layouts", "--task", "layouts", "--output", tmp_path / "out", "--max_steps", 1, "--use_cpu"]
+    words += ["--dataset_options", json.dumps(ROOMS), "--model_name_or_path", start, "--max_new_tokens", 40]
+    made = run("train", *words, "--peft", "none")
+    assert made.code == 0, made.err
+    assert "try: hf-any3d detect FILE" in made.out and "f1_25" in made.out
