@@ -148,11 +148,13 @@ def _recognize_directory(path: Path) -> Recognized:
     kind = read_json(config).get("model_type") if config.is_file() else None
     if kind == "detr3d":
         return Recognized(path, Program("3DETR", "convert_detr3d_back", lambda names: {}))
+    if kind == "point_transformer_v3":
+        return Recognized(path, Program("Point Transformer V3", "convert_ptv3_back", lambda names: {}))
     if kind not in _PARTS:
         found = "no config.json" if kind is None else f"model_type {kind!r}"
         raise ValueError(
             f"{path}: a directory with {found}; expected a part of MiniGPT-3D: {', '.join(_PARTS)}, or a detr3d "
-            "to convert back"
+            "or point_transformer_v3 to convert back"
         )
     return Recognized(path, Program(*_MINIGPT3D, _stage, role=_PARTS[kind]))
 

@@ -108,8 +108,8 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 TEXTS = (
     "wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, bookcase, picture, counter, desk, "
-    "shelves, curtain, dresser, pillow, mirror, ceiling, refrigerator, television, shower curtain, nightstand, toilet, "
-    "sink, lamp, bathtub, garbagebin, board, beam, column, clutter, otherstructure, otherfurniture, otherprop"
+    "shelves, curtain, dresser, pillow, mirror, ceiling, refrigerator, television, shower curtain, nightstand, "
+    "toilet, sink, lamp, bathtub, garbagebin, board, beam, column, clutter, otherstructure, otherfurniture, otherprop"
 ).split(", ")
 """Whose embeddings are in the files of a training on several data sets."""
 CONDITION_CLASSES: dict[str, list[int]] = {

@@ -17,8 +17,9 @@ CENTER = POSITIONS // 2
 class NeighborTable:
     """Pairs of occupied cells that touch, for the positions of a cubic kernel, x slowest; from a list or a table.
 
-    Positions are numbered through: of a 3³ kernel there are 27, and the central one is 13. Each of the two is made from the other when it is first needed. A list is shorter, but its size depends on the
-    data: an accelerator would wait for it.
+    Positions are numbered through: of a 3³ kernel there are 27, and the central one is 13. Each of the two is made
+    from the other when it is first needed. A list is shorter, but its size depends on the data: an accelerator would
+    wait for it.
 
     Args:
         pairs: For each kernel position before the central one the voxels that have a neighbor there, and that
@@ -69,14 +70,15 @@ class NeighborTable:
 
 
 def submanifold_convolution_plain(values: Tensor, weight: Tensor, bias: Tensor | None, table: NeighborTable) -> Tensor:
-    """Convolve occupied cells with a cubic kernel, as a dense convolution of the zero-filled grid, read at those cells.
+    """Convolve occupied cells with a cubic kernel, as a dense convolution of the zero-filled grid, read there.
 
     For each kernel position, the neighbors are gathered, multiplied and added to the rows of the output. Sums are in
     float32 for half precision.
 
     Args:
         values: `(voxels, in_channels)`.
-        weight: `(out_channels, size, size, size, in_channels)`, of the size of the table; the kernel's axes are x, y and z, not flipped.
+        weight: `(out_channels, size, size, size, in_channels)`, of the size of the table; the kernel's axes are x, y
+            and z, not flipped.
         bias: `(out_channels,)` or None.
         table: Neighbors of the voxels.
 

@@ -12,7 +12,8 @@ IGNORED = -100
 def point_loss(logits: torch.Tensor, labels: torch.Tensor | None, lovasz_weight: float = 0.0) -> torch.Tensor | None:
     """Mean cross-entropy of `(batch, points, labels)` logits over all points whose label is not -100.
 
-    With a weight, so many times the `lovasz_softmax` of these points is added. If all labels are -100, as in an unlabeled block of a scene, the loss and its gradient are 0.
+    With a weight, so many times the `lovasz_softmax` of these points is added. If all labels are -100, as in an
+    unlabeled block of a scene, the loss and its gradient are 0.
 
     Raises:
         ValueError: If there is not one label for each point.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -182,6 +183,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
         lovasz_weight: Weight of the Lovász loss that is added to the cross-entropy of points.
         segmentation_head_widths: Widths of the hidden layers of the segmentation head; empty for a linear head.
         segmentation_head_dropout: Dropout after each of them.
+        label_colors: Colors of the labels, "#rrggbb", in which pictures show them; None for the library's.
         parts: Source of the weights of the pretrained encoder, "base", that an adapter was trained with; see
             `PretrainedPart`.
     """
@@ -250,6 +252,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     lovasz_weight: float = 0.0
     segmentation_head_widths: list[int] | tuple[int, ...] = ()
     segmentation_head_dropout: float = 0.0
+    label_colors: list[str] | None = None
     parts: dict[str, Any] | None = None
     base_name_or_path = source_property("base", "Source of the weights under an adapter; None if stored with it.")
     base_revision = part_property("base", "revision", "Pinned commit of the repository of these weights.")
@@ -297,6 +300,9 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
                 )
         if self.adaptive_norms and self.condition_size is None:
             raise ValueError("condition_size=None; expected a number, as adaptive_norms is True")
+        for color in self.label_colors or ():
+            if not re.fullmatch(r"#[0-9a-f]{6}", color):
+                raise ValueError(f"label_colors has {color!r}; expected colors such as '#1f77b4'")
         for name, rows in (self.condition_classes or {}).items():
             if not rows or min(rows) < 0:
                 raise ValueError(f"condition_classes has {rows} for {name!r}; expected numbers from 0")

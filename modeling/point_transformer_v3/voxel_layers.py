@@ -1,11 +1,13 @@
 """Layers of Point Transformer V3 before and between the stages, with the norms that its two layouts have there.
 
 The encoders of Sonata, Concerto and Utonia have layer norms and a linear stem. The original, supervised layout has a
-convolution as stem, and batch norms wherever the number of voxels changes. Trained on several data sets at once, it has
-norms for each of them.
+convolution as stem, and batch norms wherever the number of voxels changes. Trained on several data sets at once, it
+has norms for each of them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -92,7 +94,9 @@ def block_norm(config: PointTransformerV3Config, width: int) -> nn.Module:
     return _for_conditions(config, make, width, config.condition_layer_norms)
 
 
-def _for_conditions(config: PointTransformerV3Config, make, width: int, is_conditioned: bool) -> nn.Module:
+def _for_conditions(
+    config: PointTransformerV3Config, make: Callable[[], nn.Module], width: int, is_conditioned: bool
+) -> nn.Module:
     if not is_conditioned:
         return make()
     return ConditionNorm(config, [make() for _ in config.norm_conditions or ()], width)
@@ -106,7 +110,7 @@ def normed(norm: nn.Module, hidden_states: torch.Tensor, voxels: Voxels) -> torc
 
 
 class PointTransformerV3Embeddings(nn.Module):
-    """From the channels of points to voxels: linear layer or convolution, norm, GELU; then the token of masked voxels."""
+    """From the channels of points to voxels: linear layer or convolution, norm, GELU; then the mask token."""
 
     def __init__(self, config: PointTransformerV3Config):
         super().__init__()
