@@ -1,4 +1,4 @@
-"""What a segmentation model of a benchmark reads and answers: preparation, class names and colors.
+"""Benchmarks of segmentation: how clouds are prepared for their models, and class names and colors.
 
 Names and colors are those that the benchmarks publish, in the order of their classes.
 """

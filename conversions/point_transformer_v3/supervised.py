@@ -1,4 +1,4 @@
-"""What a file of the supervised layout of Point Transformer V3 is: its variant, its program, its benchmark.
+"""Recognize files of the supervised layout of Point Transformer V3: variant, program and benchmark.
 
 The names and shapes of the tensors are the same whichever program trained them, and so is an error-free load; but the
 numbers mean something only with that program's rules. So these are asked for where a file cannot tell.

@@ -279,7 +279,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         own = {name: model_inputs.pop(name) for name in ("index", "cloud", "is_last")}
         if _PART in model_inputs:
-            voted = [vote(self.model, self.feature_extractor, part) for part in model_inputs[_PART]]
+            # Batches of transformers hold one list for each block.
+            parts = [part[0] if isinstance(part, list) else part for part in model_inputs[_PART]]
+            voted = [vote(self.model, self.feature_extractor, part) for part in parts]
             return {"logits": torch.stack(voted), **own}
         logits = self.model(**model_inputs).logits
         if "category" in model_inputs:

@@ -586,6 +586,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
                 f"attn_implementation={config._attn_implementation!r} with relative_position_bias=True; expected "
                 "'sdpa' or 'eager'"
             )
+        self._check_checkpointing()
         values, voxels, batch, of_point, is_masked = self._voxelize(points, point_mask, grid_coord, bool_masked_pos)
         if inverse is not None:
             batch, of_point = follow(inverse, batch, of_point)
@@ -616,6 +617,17 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             decoded = self._decode(features, stages, kept) if config.use_decoder else None
             attentions = recorder.weights if recorder is not None else None
         return _Encoded(stages, features, decoded, batch, of_point, tuple(kept) if return_hidden else None, attentions)
+
+    def _check_checkpointing(self) -> None:
+        """Refuse blocks that are computed again without the gradient of what they leave for the next one."""
+        run_again = getattr(self.blocks[0], "_gradient_checkpointing_func", None) if len(self.blocks) else None
+        if not self.training or not getattr(self.blocks[0], "gradient_checkpointing", False):
+            return
+        if self.config.block_rule == "branch" and getattr(run_again, "keywords", {}).get("use_reentrant", False):
+            raise ValueError(
+                "use_reentrant=True with block_rule='branch', whose blocks read what the one before left; expected "
+                "gradient_checkpointing_kwargs={'use_reentrant': False}"
+            )
 
     def _stage_output(self, number: int, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return what heads read of a stage after its last block: also what a network beside the blocks adds."""

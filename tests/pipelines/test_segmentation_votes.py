@@ -119,8 +119,9 @@ def test_the_pipeline_votes_alone_and_in_lists_and_colors_as_the_benchmark(room)
     voted = segment(str(room / "room.ply"), votes=True, output_dir=room / "out")
     assert {part["label"] for part in voted["segments"]} <= {"wall", "floor", "chair"}
     assert np.abs(once["scores"] - voted["scores"]).max() > 1e-6 and len(voted["labels"]) == 300
-    several = segment([str(room / "room.ply")] * 2, votes=True)
-    assert all(np.array_equal(answer["labels"], voted["labels"]) for answer in several)
+    for size in (1, 3):
+        several = segment([str(room / "room.ply")] * 2, votes=True, batch_size=size)
+        assert all(np.array_equal(answer["labels"], voted["labels"]) for answer in several)
     written = read_point_cloud(room / "out" / "room.ply")
     assert np.array_equal(written.colors, np.eye(3)[voted["labels"]])
     assert "#0000ff" in (room / "out" / "room.html").read_text()
