@@ -18,7 +18,7 @@ from hf_any3d.conversions.renaming import count_of, numbers_in, size_of
 
 @dataclass(frozen=True)
 class Rules:
-    """What differs between programs that train the same tensors.
+    """Rules in which programs differ that train the same tensors.
 
     Args:
         block_rule: Of the config.

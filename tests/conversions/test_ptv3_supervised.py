@@ -1,6 +1,7 @@
 """Files of the supervised layout of Point Transformer V3 become directories that compute as their program did."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from hf_any3d import AutoModelForPointCloudSegmentation
 from hf_any3d.cli import app
 from hf_any3d.conversions import convert_ptv3, convert_ptv3_back
+from hf_any3d.conversions.checkpoints import read_checkpoint
 from hf_any3d.conversions.point_transformer_v3.benchmarks import BENCHMARKS
 from hf_any3d.conversions.point_transformer_v3.names import convert_supervised_state_dict
 from hf_any3d.conversions.point_transformer_v3.supervised import (
@@ -74,6 +76,22 @@ def test_a_released_file_converts_there_and_back_and_computes_as_its_program(pre
     back = torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"]
     original = case.tensors()
     assert back.keys() == original.keys() and all(torch.equal(back[name], original[name]) for name in original)
+
+
+def test_the_schedule_in_a_released_file_is_left_out_and_runs_nothing(tmp_path):
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=9).state_dict()
+    # Older versions of torch store the function itself.
+    schedule["anneal_func"] = torch.optim.lr_scheduler.OneCycleLR._annealing_cos
+    content = {"state_dict": layer.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": schedule}
+    torch.save(content, tmp_path / "model_best.pth")
+    read = read_checkpoint(tmp_path / "model_best.pth", ("state_dict",))
+    assert torch.equal(read["weight"], layer.weight)
+    # Nothing is looked up, and other objects are still refused.
+    torch.save({"state_dict": {}, "other": os.path.join}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="other objects are refused"):
+        read_checkpoint(tmp_path / "other.pth", ("state_dict",))
 
 
 def test_what_a_file_cannot_tell_is_asked(released):
