@@ -22,7 +22,7 @@ _SHOWN = 20
 
 
 class _LeftOut:
-    """What stands for a schedule of a training program, and for what a file looks up on it; nothing is kept."""
+    """Stand-in for a schedule of a training program and for what a file looks up on it; keeps nothing."""
 
     def __new__(cls, *arguments: Any) -> "_LeftOut":
         """Take any arguments."""
