@@ -215,7 +215,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             for start in range(0, len(blocks), self._batch):
                 batch = blocks[start : start + self._batch]
                 prepared = [self._block(scene, index) for index in batch]
-                entries = {
+                entries: dict[str, Any] = {
                     # -1 marks points that do not exist in the index of points to voxels.
                     name: join_clouds([block[name] for block in prepared], -1 if name == "inverse" else 0)
                     for name in prepared[0]

@@ -59,7 +59,8 @@ class ConditionNorm(nn.Module):
         super().__init__()
         self.config = config
         self.norms = nn.ModuleList(norms)
-        self.modulation = nn.Linear(config.condition_size, 2 * width) if config.adaptive_norms else None
+        size = config.condition_size
+        self.modulation = nn.Linear(size, 2 * width) if config.adaptive_norms and size is not None else None
 
     def forward(self, hidden_states: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         """Normalize `(voxels, channels)`; with `adaptive_norms`, `context (1, condition_size)` shifts and scales."""
@@ -78,8 +79,7 @@ def stage_norm(config: PointTransformerV3Config, width: int) -> nn.Module:
     def make() -> nn.Module:
         if config.stage_norm == "layer":
             return nn.LayerNorm(width, eps=config.layer_norm_eps)
-        settings = {"eps": config.batch_norm_eps, "momentum": config.batch_norm_momentum}
-        return HeadNorm(width, affine=config.norm_affine, **settings)
+        return HeadNorm(width, config.batch_norm_eps, config.batch_norm_momentum, affine=config.norm_affine)
 
     return _for_conditions(config, make, width, config.condition_batch_norms)
 
@@ -195,6 +195,8 @@ class ClassTextHead(nn.Module):
 
     The order of the texts is that of the data set's classes; a text need not be a name of its class.
     """
+
+    class_embeddings: torch.Tensor
 
     def __init__(self, config: PointTransformerV3Config):
         super().__init__()
