@@ -32,6 +32,10 @@ if TYPE_CHECKING:  # for editors and type checkers
         convert_ptv3 as convert_ptv3,
         convert_ptv3_back as convert_ptv3_back,
     )
+    from hf_any3d.conversions.spatiallm.convert import (
+        convert_spatiallm as convert_spatiallm,
+        convert_spatiallm_back as convert_spatiallm_back,
+    )
     from hf_any3d.conversions.uni3d.convert import convert_uni3d as convert_uni3d
 
 _PUBLIC = names_for_type_checkers(__name__, __file__)
