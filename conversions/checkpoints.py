@@ -20,6 +20,16 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 _SHOWN = 20
+
+
+class _LeftOut:
+    """Stand-in for a schedule of a training program and for what a file looks up on it; keeps nothing."""
+
+    def __new__(cls, *arguments: Any) -> "_LeftOut":
+        """Take any arguments."""
+        return super().__new__(cls)
+
+
 # What training programs often store along with the weights: settings of argparse, which are attributes and run no
 # code, and NumPy scalars, whose constructor older versions call by another name.
 _NUMBER = np.float64(0).__reduce__()[0]
@@ -28,6 +38,10 @@ _PLAIN = [
     np.dtype,
     *((_NUMBER, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32")),
+    # Schedules of older versions of torch store a function of their class, by its name.
+    (_LeftOut, "builtins.getattr"),
+    (_LeftOut, "torch.optim.lr_scheduler.OneCycleLR"),
+    (_LeftOut, "pointcept.utils.scheduler.OneCycleLR"),
 ]
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DTYPES = (*_FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)

@@ -133,6 +133,7 @@ _PARTS = {
 # Directories of whole models, released ones and those to convert back: the program and its conversion.
 _DIRECTORIES = {
     "detr3d": ("3DETR", "convert_detr3d_back"),
+    "point_transformer_v3": ("Point Transformer V3", "convert_ptv3_back"),
     "spatiallm": ("SpatialLM", "convert_spatiallm_back"),
     "spatiallm_qwen": ("SpatialLM", "convert_spatiallm"),
     "spatiallm_llama": ("SpatialLM", "convert_spatiallm"),
@@ -175,7 +176,8 @@ def _recognize_directory(path: Path) -> Recognized:
         found = "no config.json" if kind is None else f"model_type {kind!r}"
         raise ValueError(
             f"{path}: a directory with {found}; expected a part of MiniGPT-3D: {', '.join(_PARTS)}, a released "
-            "SpatialLM, or a detr3d or spatiallm to convert back"
+            "SpatialLM, or a detr3d, point_transformer_v3 or "
+            "spatiallm to convert back"
         )
     return Recognized(path, Program(*_MINIGPT3D, _stage, role=_PARTS[kind]))
 

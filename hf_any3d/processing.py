@@ -44,7 +44,8 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         scale: "unit_sphere" divides by the largest distance from the origin; None keeps the units of the input.
         sampling: how to reduce a cloud. "random" draws without replacement; "first" takes the first ones; "farthest"
             spreads them evenly (clouds above a million points are first reduced to that many at random).
-        features: the channels in order: "xyz" first, then "rgb" (in [0, 1]) and "normals" if the model uses them.
+        features: the channels in order: "xyz" first, then "rgb" (in [0, 1]), "normals" and "intensity" if the model
+            uses them.
         min_points: fewer points are an error. The default 3 is the fewest that span a surface.
         seed: for all random choices; None draws a new one from torch's generator for every cloud.
         up_axis: the up axis of the model's training data; recorded for users, for augmentation and for `center`.
@@ -301,7 +302,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
                     f"no {ATTRIBUTES[name]}; the processor needs them, since its features are {tuple(self.features)}"
                 )
             # Normals have axes like coordinates; colors have none.
-            channels.append(self._reorder(values) if name == "normals" else values)
+            channels.append(self._reorder(values) if name == "normals" else values.reshape(len(cloud), -1))
         return channels
 
     def _reorder(self, vectors: np.ndarray) -> np.ndarray:

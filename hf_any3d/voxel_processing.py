@@ -1,6 +1,6 @@
 """PointTransformerV3Processor: converts files and arrays to voxels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +8,11 @@ from transformers.feature_extraction_utils import BatchFeature
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import split_clouds
-from hf_any3d.processing import FEATURES, UP_AXES, PointCloudProcessor, checked_choice
+from hf_any3d.processing import UP_AXES, PointCloudProcessor, checked_choice
 
 BOX_CENTERINGS = ("ground", "across", None)
+COLOR_RANGES = ("unit", "signed")
+INTENSITY_RANGES = ("bytes", "tanh", None)
 SURFACE_POINTS = 100_000
 """Points drawn on a mesh that is sampled on a grid."""
 _BLACK = (0.0, 0.0, 0.0)
@@ -34,6 +36,16 @@ class PointTransformerV3Processor(PointCloudProcessor):
         center_voxels: move to `box_center` after sampling instead of before it.
         scale: "unit_sphere" moves the mean of the points to the origin and divides by the largest distance from it,
             before all else; None keeps the units.
+        color_range: "unit" for colors in [0, 1], "signed" for [-1, 1].
+        needs_normals: whether a cloud without normals is an error; otherwise they are zero, which not every model was
+            trained with.
+        intensity_range: how an intensity is scaled: "bytes" divides it by 255, "tanh" takes the hyperbolic tangent,
+            None nothing.
+        clip: lowest and highest coordinates, two lists of three; points outside are moved onto this box. None for no
+            box.
+        views: scales and turns in degrees around the up axis, a pair for each time that a cloud is segmented to be
+            voted on; None for models without such a procedure.
+        first_grid: edge of the cells of which each keeps one point before that; None keeps all.
         up_axis: see `PointCloudProcessor`.
         **kwargs: further arguments of `PointCloudProcessor`.
 
@@ -54,12 +66,18 @@ class PointTransformerV3Processor(PointCloudProcessor):
     def __init__(
         self,
         num_points: int = 1_000_000,
-        features: Sequence[str] = FEATURES,
+        features: Sequence[str] = ("xyz", "rgb", "normals"),
         factor: float = 1.0,
         grid_size: float = 0.02,
         box_center: str | None = "ground",
         center_voxels: bool = False,
         scale: str | None = None,
+        color_range: str = "unit",
+        needs_normals: bool = False,
+        intensity_range: str | None = None,
+        clip: Sequence[Sequence[float]] | None = None,
+        views: Sequence[Sequence[float]] | None = None,
+        first_grid: float | None = None,
         up_axis: str = "z",
         default_rgb: Sequence[float] | None = _BLACK,
         **kwargs: Any,
@@ -74,6 +92,14 @@ class PointTransformerV3Processor(PointCloudProcessor):
                 raise ValueError(f"{name}: {value!r}; expected a positive number")
         self.factor, self.grid_size = float(factor), float(grid_size)
         self.box_center = checked_choice("box_center", box_center, BOX_CENTERINGS)
+        self.color_range = checked_choice("color_range", color_range, COLOR_RANGES)
+        self.intensity_range = checked_choice("intensity_range", intensity_range, INTENSITY_RANGES)
+        if first_grid is not None and not 0 < first_grid < float("inf"):
+            raise ValueError(f"first_grid: {first_grid!r}; expected a positive number, or None")
+        self.first_grid = first_grid
+        self.clip = _numbers("clip", clip, (2, 3))
+        self.views = _numbers("views", views, (None, 2))
+        self.needs_normals = checked_choice("needs_normals", needs_normals, (True, False))
         self.center_voxels = checked_choice("center_voxels", center_voxels, (True, False))
 
     def __call__(
@@ -140,14 +166,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
         if len(xyz) > num_points:
             keep = self._reduce(xyz, num_points, generator)
             xyz, channels = xyz.take(keep, axis=0), [values.take(keep, axis=0) for values in channels]
-        if self.scale is not None:
-            xyz = self._normalize(xyz)
-        if self.factor != 1:
-            # In float32 the factor would be rounded too, and points near the edge of a cell could change cells.
-            xyz = (xyz.astype(np.float64) * self.factor).astype(np.float32)
-        # Cells lie at multiples of their edge, so it matters whether the box is moved before or after sampling.
-        if not self.center_voxels:
-            xyz = self._move_box(xyz)
+        xyz = self._place(xyz)
         sample = grid_sample(torch.from_numpy(np.ascontiguousarray(xyz)), self.grid_size)
         kept = sample.kept.numpy()
         xyz = xyz.take(kept, axis=0)
@@ -160,11 +179,93 @@ class PointTransformerV3Processor(PointCloudProcessor):
             "inverse": sample.inverse.numpy(),
         }
 
+    def fragments(self, cloud: PointCloudData) -> Iterator[tuple[np.ndarray, BatchFeature]]:
+        """Yield each view of a cloud in fragments, together all of its points, with one point of each cell.
+
+        With `first_grid` only the points that it keeps occur; see `first_sample`.
+
+        Args:
+            cloud: a cloud, no mesh.
+
+        Yields:
+            Numbers of the points in a fragment, `(voxels,)`, and the inputs of the model.
+
+        Raises:
+            ValueError: the processor has no `views`.
+        """
+        import torch
+
+        from hf_any3d.modeling.point_ops import grid_sample
+
+        if self.views is None:
+            raise ValueError("views=None: the processor has no procedure of several views; give it scales and turns")
+        if len(cloud) < self.min_points:
+            raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
+        channels = self._channels(cloud)
+        xyz = self._place(self._reorder(cloud.points).astype(np.float32)).astype(np.float64)
+        rows = self.first_sample(cloud)[0]
+        xyz, channels = xyz[rows], [values[rows] for values in channels]
+        names = self.features[1:]
+        for scale, degrees in self.views:
+            turn = _turn(degrees, "xyz".index(self.up_axis))
+            moved = xyz * scale @ turn.T
+            # In float64 as above, since the cells are cut before the coordinates are rounded.
+            sample = grid_sample(torch.from_numpy(moved), self.grid_size)
+            order = sample.inverse.argsort(stable=True).numpy()
+            counts = np.bincount(sample.inverse.numpy())
+            starts = counts.cumsum() - counts
+            for number in range(counts.max()):
+                index = order[starts + number % counts]
+                placed = self._move_box(moved[index]) if self.center_voxels else moved[index]
+                own = [
+                    values[index] @ turn.T if name == "normals" else values[index]
+                    for name, values in zip(names, channels, strict=True)
+                ]
+                points = np.concatenate([placed, *own], axis=1).astype(np.float32)
+                made = {"points": points[None], "grid_coord": sample.grid_coord.numpy()[None]}
+                yield rows[index], BatchFeature(made, tensor_type="pt")
+
+    def first_sample(self, cloud: PointCloudData) -> tuple[np.ndarray, np.ndarray]:
+        """Return the points of a cloud that `first_grid` keeps, and for each point which of these stands for it."""
+        import torch
+
+        from hf_any3d.modeling.point_ops import grid_sample
+
+        if self.first_grid is None:
+            return np.arange(len(cloud)), np.arange(len(cloud))
+        xyz = self._place(self._reorder(cloud.points).astype(np.float32))
+        sample = grid_sample(torch.from_numpy(np.ascontiguousarray(xyz)), self.first_grid)
+        return sample.kept.numpy(), sample.inverse.numpy()
+
+    def _place(self, xyz: np.ndarray) -> np.ndarray:
+        """Move and scale the points `(points, 3)` as before sampling."""
+        if self.scale is not None:
+            xyz = self._normalize(xyz)
+        if self.factor != 1:
+            # In float32 the factor would be rounded too, and points near the edge of a cell could change cells.
+            xyz = (xyz.astype(np.float64) * self.factor).astype(np.float32)
+        # Cells lie at multiples of their edge, so it matters whether the box is moved before or after sampling.
+        xyz = xyz if self.center_voxels else self._move_box(xyz)
+        return xyz if self.clip is None else xyz.clip(*np.asarray(self.clip, xyz.dtype))
+
     def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
-        if "normals" in self.features and cloud.normals is None:
+        if "normals" in self.features and cloud.normals is None and not self.needs_normals:
             # Zeros stand for missing normals, as black does for missing colors.
-            cloud = PointCloudData(cloud.points, cloud.colors, np.zeros_like(cloud.points))
-        return super()._channels(cloud)
+            cloud = PointCloudData(**{**vars(cloud), "normals": np.zeros_like(cloud.points)})
+        channels = super()._channels(cloud)
+        if self.color_range == "signed" and "rgb" in self.features:
+            place = self.features.index("rgb") - 1
+            channels[place] = 2 * channels[place] - 1
+        if self.intensity_range is not None and "intensity" in self.features:
+            place = self.features.index("intensity") - 1
+            values = channels[place]
+            if self.intensity_range == "bytes":
+                low, high = float(values.min()), float(values.max())
+                # Another unit would give wrong classes without an error.
+                if low < 0 or high > 255 or (0 < high <= 1 and (values % 1).any()):
+                    raise PointCloudError(f"intensity from {low:g} to {high:g}; expected the sensor's bytes, 0 to 255")
+            channels[place] = np.tanh(values) if self.intensity_range == "tanh" else values / np.float32(255)
+        return channels
 
     def _move_box(self, xyz: np.ndarray) -> np.ndarray:
         if self.box_center is None:
@@ -175,7 +276,13 @@ class PointTransformerV3Processor(PointCloudProcessor):
         return xyz - origin
 
 
+_TURNS = (0, 90, 180, 270)
+# The authors' lists, whose flips are half turns.
+_SCALED = [[scale, turn] for turn in (0, 180) for scale in (0.9, 0.95, 1, 1.05, 1.1)]
 _UTONIA = {"grid_size": 0.01}
+# Neither colors nor normals were ever missing in the training.
+_ROOM = {"default_rgb": None, "needs_normals": True}
+_STREET = {"grid_size": 0.05, "box_center": None, "features": ["xyz", "intensity"], "first_grid": 0.025}
 VOXEL_PRESETS: dict[str, dict[str, Any]] = {
     "sonata": {},
     "concerto": {},
@@ -185,8 +292,40 @@ VOXEL_PRESETS: dict[str, dict[str, Any]] = {
     "utonia_objects": {**_UTONIA, "scale": "unit_sphere"},
     "utonia_tabletop": {**_UTONIA, "factor": 4.0},
     "utonia_city": {**_UTONIA, "factor": 0.0015},
+    "scannet": {**_ROOM, "views": [*([scale, turn] for scale in (1, 0.95, 1.05) for turn in _TURNS), [1, 180]]},
+    "s3dis": {**_ROOM, "views": _SCALED},
+    "nuscenes": {**_STREET, "intensity_range": "bytes", "views": _SCALED},
+    "waymo": {
+        **_STREET,
+        "intensity_range": "tanh",
+        "clip": [[-75.2, -75.2, -4], [75.2, 75.2, 2]],
+        "views": [[1, turn] for turn in _TURNS],
+    },
 }
-"""Settings of `PointTransformerV3Processor` for the released encoders; coordinates are in meters, z is up."""
+"""Settings of `PointTransformerV3Processor` for the released models; coordinates are in meters, z is up."""
+
+
+def _numbers(name: str, values: Any, shape: tuple[int | None, int]) -> list[list[float]] | None:
+    """Return a table of finite numbers of a shape, whose first size may be open, or raise a ValueError."""
+    if values is None:
+        return None
+    array = np.asarray(values)
+    is_table = array.ndim == 2 and array.dtype.kind in "fiu" and array.size > 0 and np.isfinite(array).all()
+    if not is_table or any(size not in (None, own) for size, own in zip(shape, array.shape, strict=True)):
+        rows = "rows" if shape[0] is None else f"{shape[0]} rows"
+        raise ValueError(f"{name}: {values!r:.80}; expected {rows} of {shape[1]} numbers, or None")
+    return array.astype(float).tolist()
+
+
+def _turn(degrees: float, up: int) -> np.ndarray:
+    """Return the matrix `(3, 3)` that turns around an axis; quarter turns are exact."""
+    angle = np.deg2rad(degrees)
+    cosine, sine = (round(float(v), 15) for v in (np.cos(angle), np.sin(angle)))
+    first, second = (up + 1) % 3, (up + 2) % 3
+    matrix = np.eye(3)
+    matrix[first, first] = matrix[second, second] = cosine
+    matrix[first, second], matrix[second, first] = -sine, sine
+    return matrix
 
 
 def _fill_up(rows: list[np.ndarray], value: int) -> np.ndarray:

@@ -1,18 +1,33 @@
 """Convert a released Sonata, Concerto or Utonia into a directory with model, processor and card."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.initialization import no_init_weights
 
-from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, read_settings
+from hf_any3d.atomic_files import atomic_write
+from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, read_json, read_settings
 from hf_any3d.conversions.model_cards import write_converted_card
-from hf_any3d.conversions.point_transformer_v3.names import convert_ptv3_state_dict, ptv3_fields
+from hf_any3d.conversions.point_transformer_v3.names import (
+    convert_ptv3_state_dict,
+    convert_supervised_state_dict,
+    ptv3_fields,
+    restore_supervised_state_dict,
+)
+from hf_any3d.conversions.point_transformer_v3.supervised import (
+    arguments_of,
+    benchmark_of,
+    check_head,
+    fields_of,
+    is_supervised,
+    rules_of,
+)
 from hf_any3d.conversions.renaming import check_owners, size_of
 from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
-from hf_any3d.hub.published_table import PTV3, RECORD, terms_of
+from hf_any3d.hub.published_table import PTV3, PTV3_SUPERVISED, RECORD, terms_of
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
     PointTransformerV3ForPointCloudSegmentation,
@@ -30,6 +45,11 @@ _COMPUTES = (
     "shuffled at inference (`shuffle_curves`), the depth of Hilbert curves is that of each cloud (`depth_of_batch`), "
     "and the processor keeps the point of a cell that is nearest to its center."
 )
+_SUPERVISED_LICENSE = (
+    "The authors publish their program under MIT; the license of these weights is on the card of their repository, "
+    "which was not read here. The data sets of the training have terms of their own, most of which forbid commercial "
+    "use."
+)
 _HEAD = {"seg_head.weight": "segmenter.out.weight", "seg_head.bias": "segmenter.out.bias"}
 
 
@@ -39,34 +59,46 @@ def convert_ptv3(
     *,
     preset: str | None = None,
     head: str | os.PathLike | None = None,
+    trained_with: str | None = None,
+    dataset: str | None = None,
+    arguments: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
-    """Convert the `.pth` of a released encoder; its size is in the file.
+    """Convert the `.pth` of a released encoder, whose size is in the file, or of a supervised segmentation model.
 
     Args:
         checkpoint: The authors' file, with the settings of the model and its tensors.
         output: Directory to create.
         preset: Settings of the processor, one of `VOXEL_PRESETS`; by default those for rooms.
         head: The authors' file of a linear head on it, for a segmentation model.
+        trained_with: Of a supervised model: the program that trained it, one of `TRAINED_WITH`, which decides how it
+            computes and which no file shows.
+        dataset: Of a supervised model: the benchmark, one of `BENCHMARKS`; by default found by the numbers of classes
+            and channels.
+        arguments: Of a supervised model that is none of the published ones: a JSON file with the arguments of the
+            original's constructor.
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`, `license`.
 
     Raises:
-        ValueError: A checkpoint cannot be read or does not fit, or the preset is unknown.
+        ValueError: A checkpoint cannot be read or does not fit, a setting is unknown or not for its layout, or
+            `trained_with` or `dataset` is missing and cannot be known.
         FileNotFoundError: No such checkpoint.
         FileExistsError: `output` exists and is not empty.
     """
     if preset is not None and preset not in VOXEL_PRESETS:
         raise ValueError(f"preset={preset!r}; expected one of {', '.join(VOXEL_PRESETS)}")
     original = read_checkpoint(checkpoint, ("state_dict",))
-    if any("embedding.stem.conv." in name for name in original):
-        raise ValueError(
-            f"{checkpoint}: the original, supervised layout of Point Transformer V3, with a convolution as stem and "
-            "batch norms, which is not supported; expected a file of Sonata, Concerto or Utonia"
-        )
-    arguments = read_settings(checkpoint, "config")
+    supervised = {"trained_with": trained_with, "dataset": dataset, "arguments": arguments}
+    if is_supervised(original):
+        if unused := [name for name, value in (("preset", preset), ("head", head)) if value is not None]:
+            raise ValueError(f"{checkpoint}: a supervised model; expected no {unused[0]}, which its dataset decides")
+        return _convert_supervised(checkpoint, output, original, **supervised)
+    if unused := [name for name, value in supervised.items() if value is not None]:
+        raise ValueError(f"{checkpoint}: not of the supervised layout; expected no {unused[0]}")
+    settings = read_settings(checkpoint, "config")
     with errors_about(checkpoint):
-        fields = ptv3_fields(arguments)
+        fields = ptv3_fields(settings)
         state = convert_ptv3_state_dict(original, fields)
         # Of the three, only Utonia rotates channels by positions.
         preset = preset or ("utonia_indoor" if fields.get("rope_theta") is not None else "sonata")
@@ -100,6 +132,81 @@ def convert_ptv3(
         "parameters": model.num_parameters(),
         "bytes": stored_bytes(output),
         "license": LICENSE,
+    }
+
+
+def _convert_supervised(
+    checkpoint: str | os.PathLike,
+    output: str | os.PathLike,
+    original: Mapping[str, torch.Tensor],
+    trained_with: str | None,
+    dataset: str | None,
+    arguments: str | os.PathLike | None,
+) -> dict[str, Any]:
+    with errors_about(checkpoint):
+        check_head(original)
+        # First what a file can tell, so that an unknown one is named before anything is asked.
+        variant, given = ("own", read_json(Path(arguments))) if arguments is not None else arguments_of(original)
+        rules, benchmark = rules_of(trained_with), benchmark_of(original, dataset)
+        fields = fields_of(original, given, rules, benchmark)
+        state = convert_supervised_state_dict(original, fields)
+        processor = PointTransformerV3Processor(**VOXEL_PRESETS[benchmark.preset], color_range=rules.color_range)
+        config = PointTransformerV3Config(**fields, grid_size=processor.grid_size)
+        setattr(config, RECORD, terms_of(PTV3_SUPERVISED))
+        with torch.device("meta"), no_init_weights():
+            model = PointTransformerV3ForPointCloudSegmentation(config)
+    account(checkpoint, state, model.state_dict())
+    remarks = {
+        "Origin": f"Variant {variant!r} of the supervised layout, for {benchmark.title}, trained with {rules.title}: "
+        f'block_rule="{rules.block_rule}", depth_rule="{rules.depth_rule}", colors '
+        f"{'c / 127.5 - 1' if rules.color_range == 'signed' else 'c / 255'} of bytes. With the rules of another "
+        "program the same weights answer noise, without any error.",
+        "What it computes": _COMPUTES,
+        "License": _SUPERVISED_LICENSE,
+    }
+    with new_directory(output) as directory, errors_about(checkpoint):
+        save_weights(directory, type(model).__name__, config, state, torch.float32)
+        processor.save_pretrained(directory)
+        own = {"rgb": "colors", "normals": "normals", "intensity": "the intensity of a laser"}
+        read = ", ".join(own[name] for name in processor.features[1:])
+        takes = f"{config.in_channels} channels per point: coordinates, {read}, as its processor scales them."
+        write_converted_card(directory, Path(output).name, model, takes, {"Model": Path(checkpoint)}, remarks)
+    return {
+        "output": os.fspath(output),
+        "model": type(model).__name__,
+        "parameters": model.num_parameters(),
+        "bytes": stored_bytes(output),
+    }
+
+
+def convert_ptv3_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
+    """Convert the directory of a supervised model back into a file that its authors' program reads.
+
+    Args:
+        checkpoint: Directory with a `PointTransformerV3ForPointCloudSegmentation` of the supervised layout.
+        output: File to write, with the tensors under `state_dict`, named as by a training on one GPU.
+
+    Returns:
+        Facts by name: `output`, `model`, `parameters`, `bytes`.
+
+    Raises:
+        ValueError: It is a model of another layout.
+        FileExistsError: `output` exists.
+    """
+    if Path(output).exists():
+        raise FileExistsError(f"{output}: exists already; give a new file")
+    model = PointTransformerV3ForPointCloudSegmentation.from_pretrained(checkpoint)
+    if model.config.stem != "convolution":
+        raise ValueError(f"{checkpoint}: not of the supervised layout, which alone is converted back")
+    with errors_about(checkpoint):
+        state = restore_supervised_state_dict(model.state_dict(), model.config.to_dict())
+    with atomic_write(output) as file:
+        torch.save({"state_dict": state}, file)
+    return {
+        "output": os.fspath(output),
+        "model": type(model).__name__,
+        "parameters": model.num_parameters(),
+        "bytes": Path(output).stat().st_size,
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from hf_any3d.conversions.renaming import Names, as_vector, rename_tensors
+from hf_any3d.modeling.point_transformer_v3 import PRESETS
 
 _BLOCK: dict[str, str] = {
     r"cpe\.0\.": "positions.convolution.",
@@ -28,6 +29,7 @@ _UP: dict[str, str] = {
 NAMES: Names = {
     r"embedding\.mask_token$": "embeddings.mask_token",
     r"embedding\.stem\.linear\.": "embeddings.projection.",
+    r"embedding\.stem\.conv\.": "embeddings.convolution.",
     r"embedding\.stem\.norm\.": "embeddings.norm.",
     r"enc\.enc(?P<stage>\d+)\.down\.proj\.": "poolings.{stage}.projection.",
     r"enc\.enc(?P<stage>\d+)\.down\.norm\.0\.": "poolings.{stage}.norm.",
@@ -38,6 +40,27 @@ NAMES: Names = {
     },
     **{rf"dec\.dec(?P<stage>\d+)\.up\.{pattern}": f"unpoolings.{{stage}}.{name}" for pattern, name in _UP.items()},
 }
+# The supervised layout: an encoder in a model, with the heads beside it.
+_HEADS: dict[str, str] = {
+    r"seg_head\.": "segmenter.out.",
+    r"seg_heads\.(?P<head>\d+)\.": "segmenter.heads.{head}.",
+    r"proj_head\.": "segmenter.projection.",
+    r"class_embedding$": "segmenter.class_embeddings",
+    r"logit_scale$": "segmenter.logit_scale",
+    r"cls_head\.0\.": "classifier.hidden.0.",
+    r"cls_head\.1\.": "classifier.norms.0.",
+    r"cls_head\.4\.": "classifier.hidden.1.",
+    r"cls_head\.5\.": "classifier.norms.1.",
+    r"cls_head\.8\.": "classifier.out.",
+}
+_ENCODER = "point_transformer_v3."
+SUPERVISED: Names = {
+    r"embedding_table\.": f"{_ENCODER}conditions.",
+    **_HEADS,
+    **{rf"backbone\.{pattern}": f"{_ENCODER}{name}" for pattern, name in NAMES.items()},
+}
+# Norms of several data sets, within the place of one norm.
+_OF_CONDITIONS = re.compile(r"(?<=norm\.|orm1\.|orm2\.)norm\.(?=\d)")
 _FREQUENCIES = re.compile(r"(enc\.enc|dec\.dec)\d+\.block\d+\.attn\.rope\.inv_freq$")
 # Argument of the original's constructor -> field of our config.
 _FIELDS = {
@@ -66,6 +89,21 @@ _FIELDS = {
     "shift_coords": "rope_shift",
     "jitter_coords": "rope_jitter",
     "rescale_coords": "rope_rescale",
+}
+# Arguments of the supervised layout alone.
+_SUPERVISED_FIELDS = {
+    "pdnorm_bn": "condition_batch_norms",
+    "pdnorm_ln": "condition_layer_norms",
+    "pdnorm_adaptive": "adaptive_norms",
+    "pdnorm_affine": "norm_affine",
+}
+_SUPERVISED_DEFAULTS = {
+    "enc_depths": (2, 2, 2, 6, 2),
+    "enc_channels": (32, 64, 128, 256, 512),
+    "enc_num_head": (2, 4, 8, 16, 32),
+    "dec_depths": (2, 2, 2, 2),
+    "dec_channels": (64, 64, 128, 256),
+    "dec_num_head": (4, 4, 8, 16),
 }
 # What the constructor has where a file says nothing; the same as our defaults for all others.
 _DEFAULTS = {
@@ -126,6 +164,93 @@ def ptv3_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def supervised_fields(arguments: Mapping[str, Any], *, block_rule: str, depth_rule: str) -> dict[str, Any]:
+    """Return the fields of `PointTransformerV3Config` for the constructor of the original, supervised layout.
+
+    Args:
+        arguments: By name.
+        block_rule: That of the program which trained the weights.
+        depth_rule: The same.
+
+    Raises:
+        ValueError: As `ptv3_fields` does.
+    """
+    given = dict(arguments)
+    # The older name.
+    given["enc_mode"] = given.pop("cls_mode", given.get("enc_mode", False))
+    own = {ours: given.pop(theirs) for theirs, ours in _SUPERVISED_FIELDS.items() if theirs in given}
+    conditions = given.pop("pdnorm_conditions", None)
+    if not given.pop("pdnorm_decouple", True):
+        raise ValueError("config has pdnorm_decouple=False, whose norms the original never builds; expected True")
+    fields = ptv3_fields(_SUPERVISED_DEFAULTS | given)
+    if own.get("condition_batch_norms") or own.get("condition_layer_norms"):
+        fields["norm_conditions"] = list(conditions or ())
+    layout = ("stem", "stage_norm", "pooling", "decoder_convolution")
+    fields |= {name: PRESETS["supervised"][name] for name in layout} | own
+    return fields | {"block_rule": block_rule, "depth_rule": depth_rule, "lovasz_weight": 1.0}
+
+
+def convert_supervised_state_dict(
+    original: Mapping[str, torch.Tensor], fields: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Rename the tensors of a supervised model to those of ours with a head.
+
+    Args:
+        original: Tensors under the authors' names, without `module.`.
+        fields: Fields of `PointTransformerV3Config`.
+
+    Raises:
+        ValueError: As `convert_ptv3_state_dict` does.
+    """
+    state = {}
+    for name, tensor in rename_tensors(original, SUPERVISED).items():
+        if name.startswith(_ENCODER):
+            name = _ENCODER + _flat(name.removeprefix(_ENCODER), fields)
+        name = _OF_CONDITIONS.sub("norms.", name).replace(".modulation.1.", ".modulation.")
+        state[name] = _recent(tensor) if name.endswith("convolution.weight") else tensor
+    return state
+
+
+def restore_supervised_state_dict(
+    state: Mapping[str, torch.Tensor], fields: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Return tensors of a model of the supervised layout under the authors' names; undoes the conversion.
+
+    Raises:
+        ValueError: A tensor has no name there.
+    """
+    renamed = {}
+    for name, tensor in state.items():
+        theirs = name.removeprefix(_ENCODER)
+        if theirs != name:
+            theirs = _ENCODER + _staged(theirs, fields)
+        theirs = theirs.replace(".norms.", ".norm.") if name.startswith(_ENCODER) else theirs
+        theirs = theirs.replace(".modulation.", ".modulation.1.")
+        renamed[theirs] = tensor
+    return rename_tensors(renamed, _inverted(SUPERVISED))
+
+
+def _inverted(names: Names) -> Names:
+    """Exchange the two sides of a table of single names."""
+    table = {}
+    for pattern, ours in names.items():
+        assert isinstance(ours, str)
+        groups = re.findall(r"\(\?P<(\w+)>([^)]*)\)", pattern)
+        theirs, mine = pattern.rstrip("$"), re.escape(ours)
+        for group, inside in groups:
+            theirs = theirs.replace(f"(?P<{group}>{inside})", f"{{{group}}}")
+            mine = mine.replace(re.escape(f"{{{group}}}"), f"(?P<{group}>{inside})")
+        table[mine + ("$" if pattern.endswith("$") else "")] = theirs.replace("\\", "")
+    return table
+
+
+def _recent(weight: torch.Tensor) -> torch.Tensor:
+    """Return the weight of a sparse convolution as (out, x, y, z, in), also one of an older spconv."""
+    # The kernel's three axes are equal, and an older file has them first. Channels are never as few as its edge.
+    is_old = weight.ndim == 5 and weight.shape[0] == weight.shape[1] == weight.shape[2] != weight.shape[3]
+    return weight.permute(4, 0, 1, 2, 3).contiguous() if is_old else weight
+
+
 def convert_ptv3_state_dict(
     original: Mapping[str, torch.Tensor], fields: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
@@ -167,6 +292,22 @@ def _flat(name: str, fields: Mapping[str, Any]) -> str:
     # The decoder runs from the coarsest stage, which has the highest number, to the finest.
     before = depths[:stage] if part == "blocks" else depths[stage + 1 :]
     return ".".join((part, str(sum(before) + block), *rest[2:]))
+
+
+def _staged(name: str, fields: Mapping[str, Any]) -> str:
+    """Undo `_flat`."""
+    part, *rest = name.split(".")
+    if part == "poolings":
+        return ".".join((part, str(int(rest[0]) + 1), *rest[1:]))
+    if part == "unpoolings":
+        return ".".join((part, str(len(fields["decoder_depths"]) - 1 - int(rest[0])), *rest[1:]))
+    if part not in ("blocks", "decoder_blocks"):
+        return name
+    depths = list(fields["depths" if part == "blocks" else "decoder_depths"])
+    stages = list(range(len(depths)))
+    places = [(s, b) for s in (stages if part == "blocks" else stages[::-1]) for b in range(depths[s])]
+    stage, block = places[int(rest[0])]
+    return ".".join((part, str(stage), str(block), *rest[1:]))
 
 
 def _check_frequencies(rotary: Mapping[str, torch.Tensor], theta: float | None) -> None:

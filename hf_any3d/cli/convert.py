@@ -62,8 +62,9 @@ def convert(
     dataset: Annotated[
         str | None,
         option(
-            "ACT, PointGST, 3DETR: dataset of the training, for the names of labels: scanobjectnn, modelnet40, "
-            "shapenetpart, s3dis, scannet, sunrgbd or none; by default chosen by the number of labels."
+            "ACT, PointGST, 3DETR, Point Transformer V3: dataset of the training, for the names of labels: "
+            "scanobjectnn, modelnet40, shapenetpart, s3dis, scannet, scannet200, nuscenes, waymo, sunrgbd or none; by "
+            "default chosen by the number of labels."
         ),
     ] = None,
     tokenizer: Annotated[
@@ -97,6 +98,17 @@ def convert(
             "utonia_outdoor, utonia_objects, utonia_tabletop or utonia_city; by default as for rooms."
         ),
     ] = None,
+    trained_with: Annotated[
+        str | None,
+        option(
+            "Supervised Point Transformer V3: the program that trained it, pointcept-1.5.1, pointcept-1.5.2 or "
+            "pointcept-1.6, whose rules differ and are in no file; published weights are of the first."
+        ),
+    ] = None,
+    arguments: Annotated[
+        Path | None,
+        option("Supervised Point Transformer V3 of your own sizes: JSON with the arguments of its constructor."),
+    ] = None,
     num_groups: Annotated[int | None, option("Patches per cloud; by default as published.", min=1)] = None,
     group_size: Annotated[int | None, option("Points per patch; by default as published.", min=1)] = None,
     group_radius: Annotated[float | None, option("OpenShape: radius of a patch.", min=0)] = None,
@@ -120,8 +132,8 @@ def convert(
     MiniGPT-3D and its parts, OpenShape, Uni3D, PatchAlign3D, Point Transformer V3 with or without a linear head,
     3DETR, SpatialLM, ImageBind's audio encoder. Files of one model are given together, in any order; those of
     MiniGPT-3D without a file of a training stage become a directory for each part. A SpatialLM is given as its
-    directory. Every tensor is accounted for. The directory of a 3DETR is converted back into a file of its authors,
-    that of a SpatialLM into a directory.
+    directory. Every tensor is accounted for. The directory of a 3DETR, and of a supervised Point Transformer V3, is
+    converted back into a file of its authors, that of a SpatialLM into a directory.
 
     A published checkpoint is fetched first, and opens by its name without a network afterwards.
     """

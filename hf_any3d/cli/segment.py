@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from hf_any3d.cli.common import (
     AsCsv,
@@ -50,6 +51,14 @@ def segment(
         int | None,
         option("Thin larger clouds out to this many points; the others get the label of the nearest one.", min=1),
     ] = None,
+    votes: Annotated[
+        bool,
+        typer.Option(
+            "--votes",
+            help="Segment in several views and fragments and vote, as the figures of Point "
+            "Transformer V3 are measured; tens of times slower.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         option(
@@ -84,9 +93,13 @@ def segment(
         names = [label.strip() for label in labels.split(",")]
     else:
         names = [pipe.model.config.id2label[number] for number in range(pipe.model.config.num_labels)]
-    from hf_any3d.visualization.viewer import label_colors
+    from hf_any3d.visualization.viewer import colors_of
 
-    palette, seen, shown_up = label_colors(len(names)), set(), up_axis or pipe.feature_extractor.up_axis
+    palette, seen, shown_up = (
+        colors_of(pipe.model.config, len(names)),
+        set(),
+        up_axis or pipe.feature_extractor.up_axis,
+    )
     gallery = Gallery(output if suffix in VIEWS else None, len(inputs), shown_up)
     place = inputs.places()
 
@@ -100,6 +113,7 @@ def segment(
                     category=category,
                     up_axis=up_axis,
                     max_points=max_points,
+                    **({"votes": True} if votes else {}),
                     batch_size=batch_size or usual_batch_size(pipe),
                     progress=True,
                 )

@@ -11,7 +11,9 @@ from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_clou
 from hf_any3d.data.files.attributes import unit_colors
 
 # Feature of a processor -> field of `PointCloudData`.
-ATTRIBUTES = {"rgb": "colors", "normals": "normals"}
+ATTRIBUTES = {"rgb": "colors", "normals": "normals", "intensity": "intensity"}
+# Channels of a feature.
+_WIDTHS = {"intensity": 1}
 
 
 def split_clouds(clouds: Any) -> list[Any]:
@@ -58,7 +60,7 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
         entry: a path; a PointCloudData; an array, tensor or nested list (points, channels) with the channels of
             `features` (further ones are ignored); a dict with `points` and perhaps the other fields of
             PointCloudData, except labels, or with `path` or `bytes`; a trimesh Trimesh, PointCloud or Scene.
-        features: the channels of an array: "xyz", "rgb", "normals".
+        features: the channels of an array: "xyz", "rgb", "normals", "intensity".
 
     Raises:
         PointCloudError: invalid content; PointCloudFileError for files.
@@ -95,7 +97,7 @@ def _from_row(row: Mapping, features: Sequence[str]) -> PointCloudData:
     own = [name for name, key in ATTRIBUTES.items() if row.get(key) is not None]
     # Columns that the row has under their own names are not among the channels of `points`.
     cloud = _from_array(as_array(row["points"], "points"), [name for name in features if name not in own])
-    for name in ("colors", "normals", "faces", "offset", "face_colors"):
+    for name in ("colors", "normals", "intensity", "faces", "offset", "face_colors"):
         if row.get(name) is not None:
             values = as_array(row[name], name)
             cloud[name] = unit_colors(values) if name.endswith("colors") else values
@@ -108,10 +110,11 @@ def _from_array(array: np.ndarray, features: Sequence[str]) -> dict[str, Any]:
     cloud, start = {"points": array[:, :3]}, 3
     for name in features:
         # A cloud without these channels is valid: the processor fills in its default, or raises a clear error.
-        if name != "xyz" and array.shape[1] >= start + 3:
-            values = array[:, start : start + 3]
+        end = start + _WIDTHS.get(name, 3)
+        if name != "xyz" and array.shape[1] >= end:
+            values = array[:, start:end]
             cloud[ATTRIBUTES[name]] = unit_colors(values) if name == "rgb" else values
-            start += 3
+            start = end
     return cloud
 
 

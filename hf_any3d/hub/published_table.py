@@ -5,7 +5,7 @@ is a `System`, whose function in `hf_any3d.conversions` converts its files.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,6 +147,15 @@ PTV3 = System(
     page="https://github.com/Pointcept",
     non_commercial=True,
 )
+PTV3_SUPERVISED = System(
+    title="Point Transformer V3, supervised",
+    convert="convert_ptv3",
+    model_class="PointTransformerV3ForPointCloudSegmentation",
+    code_license="MIT",
+    weights_license="as on the card of the repository",
+    license_source="that card, which was not read here; the data sets of the training have terms of their own",
+    page="https://github.com/Pointcept/PointTransformerV3",
+)
 MINIGPT3D = System(
     title="MiniGPT-3D",
     convert="convert_minigpt3d",
@@ -210,6 +219,13 @@ def _ptv3_with_head(name: str, config: Mapping[str, Any]) -> PublishedFile:
     return PublishedFile(f"{name}.pth", config, "with a linear head for ScanNet", parts, model_class=_SEGMENTATION)
 
 
+def _supervised(folder: str, dataset: str, sizes: Sequence[int] = (32, 64, 128, 256, 512)) -> PublishedFile:
+    # All of them were trained with the first release, whose rules later ones changed.
+    options = {"trained_with": "pointcept-1.5.1", "dataset": dataset}
+    config = {"hidden_sizes": list(sizes), "block_rule": "branch", "depth_rule": "max"}
+    return PublishedFile(f"{folder}/model/model_best.pth", config, _UNVERIFIED, options=options)
+
+
 _WEIGHTS = "params_weight/"
 _MINIGPT3D_FILE = PublishedFile(
     f"{_WEIGHTS}MiniGPT_3D_stage_3/MiniGPT_3D_stage_3.pth",
@@ -270,6 +286,17 @@ PUBLISHED: dict[str, Published] = {
     ),
     "Pointcept/Utonia": Published(
         PTV3, {"base": _ptv3("utonia", _UTONIA), "scannet": _ptv3_with_head("utonia", _UTONIA)}
+    ),
+    "Pointcept/PointTransformerV3": Published(
+        PTV3_SUPERVISED,
+        {
+            "scannet": _supervised("scannet-semseg-pt-v3m1-0-base", "scannet"),
+            "scannet-ppt": _supervised("scannet-semseg-pt-v3m1-1-ppt-extreme", "scannet", (48, 96, 192, 384, 512)),
+            "scannet200": _supervised("scannet200-semseg-pt-v3m1-0-base", "scannet200"),
+            "s3dis": _supervised("s3dis-semseg-pt-v3m1-0-rpe", "s3dis"),
+            "s3dis-ppt": _supervised("s3dis-semseg-pt-v3m1-1-ppt-extreme", "s3dis", (32, 64, 128, 256, 384)),
+            "nuscenes": _supervised("nuscenes-semseg-pt-v3m1-0-base", "nuscenes"),
+        },
     ),
     "YuanTang96/MiniGPT-3D": Published(MINIGPT3D, {None: _MINIGPT3D_FILE}),
     "manycore-research/SpatialLM1.1-Qwen-0.5B": _SPATIALLM,

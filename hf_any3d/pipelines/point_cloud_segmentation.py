@@ -15,7 +15,7 @@ from transformers.pipelines.base import ChunkPipeline
 
 from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.layers.tasks import part_mask
 from hf_any3d.pipelines.base import (
@@ -29,7 +29,7 @@ from hf_any3d.pipelines.base import (
     without_none,
 )
 from hf_any3d.processing import UP_AXES, checked_choice
-from hf_any3d.visualization.viewer import label_colors, write_point_cloud_page
+from hf_any3d.visualization.viewer import colors_of, write_point_cloud_page
 from hf_any3d.voxel_processing import SURFACE_POINTS
 
 # Points sampled on a mesh, in multiples of the points that the model processes at a time.
@@ -40,6 +40,10 @@ KNOWN_FORMATS = (*FORMATS, "obj")
 
 # Points whose labels are computed at a time.
 _PIECE = 1_000_000
+# Name of the clouds among the inputs of a vote, which are not prepared yet.
+_PART = "part"
+# Logarithm in place of that of a zero probability, which a mean over blocks could not have.
+_LEAST = -1e4
 # Bytes of summed logits in memory; more are in a temporary file.
 _SUMS_IN_MEMORY = 1 << 30
 
@@ -57,6 +61,7 @@ class _Scene:
     stem: str | None
     blocks: np.ndarray
     up_axis: str | None
+    votes: bool = False
 
 
 class _Merge:
@@ -121,6 +126,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
       of the model; a wrong category gives wrong parts with high scores.
     - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; the model sees them
       turned to the axis of its training. Points of the answer are those of the input.
+    - `votes`: for voxel models with a test procedure, segment each cloud in several views and fragments that together
+      have every point in each view, and take the class with the highest sum of probabilities: the procedure by which
+      the figures of Point Transformer V3 were measured; tens of times slower.
     - `max_points`: thin larger clouds out to this many random points, whose labels and scores the others get from the
       nearest one; much faster for dense scans.
     - `output_dir`: also write each cloud to this directory, colored by label, named after its file or `cloud-0`, ….
@@ -162,17 +170,22 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         category: str | int | None = None,
         up_axis: str | None = None,
         max_points: int | None = None,
+        votes: bool | None = None,
         output_dir: str | os.PathLike | None = None,
         formats: tuple[str, ...] | list[str] | str | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
-        refuse_unknown(kwargs, "category, up_axis, max_points, output_dir, formats")
+        refuse_unknown(kwargs, "category, up_axis, max_points, votes, output_dir, formats")
+        if votes is not None:
+            checked_choice("votes", votes, (True, False))
+        if votes and getattr(self.feature_extractor, "views", None) is None:
+            raise ValueError("votes=True: the processor has no `views`, so there is no such procedure for this model")
         if up_axis is not None:
             checked_choice("up_axis", up_axis, UP_AXES)
         if max_points is not None and (isinstance(max_points, bool) or max_points < 1):
             raise ValueError(f"max_points={max_points!r}; expected at least 1, or None for all")
         after = without_none(output_dir=output_dir, formats=check_formats(formats, KNOWN_FORMATS))
-        return without_none(category=category, up_axis=up_axis, max_points=max_points), {}, after
+        return without_none(category=category, up_axis=up_axis, max_points=max_points, votes=votes), {}, after
 
     def preprocess(
         self,
@@ -180,9 +193,10 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         category: str | int | None = None,
         up_axis: str | None = None,
         max_points: int | None = None,
+        votes: bool = False,
     ) -> Iterator[dict[str, Any]]:
         """Split one cloud into blocks: `points (1, num_points, channels)` and their indices in the cloud."""
-        scene = self._cut(cloud, category, up_axis, max_points)
+        scene = self._cut(cloud, category, up_axis, max_points, votes)
         for position, index in enumerate(scene.blocks):
             is_last = position == len(scene.blocks) - 1
             # Only the last block carries the complete cloud.
@@ -201,12 +215,14 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             for start in range(0, len(blocks), self._batch):
                 batch = blocks[start : start + self._batch]
                 prepared = [self._block(scene, index) for index in batch]
-                entries = {
+                entries: dict[str, Any] = {
                     # -1 marks points that do not exist in the index of points to voxels.
                     name: join_clouds([block[name] for block in prepared], -1 if name == "inverse" else 0)
                     for name in prepared[0]
-                    if name != "stem"
+                    if name not in ("stem", _PART)
                 }
+                if scene.votes:
+                    entries[_PART] = [block[_PART][0] for block in prepared]
                 index = torch.from_numpy(batch)
                 outputs: Any = self.forward(
                     {**entries, "index": index, "cloud": None, "is_last": False}, **forward_params
@@ -221,6 +237,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         category: str | int | None = None,
         up_axis: str | None = None,
         max_points: int | None = None,
+        votes: bool = False,
     ) -> _Scene:
         processor = self.feature_extractor
         number = self._category_number(cloud, category)
@@ -248,10 +265,12 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             up_axis=processor.up_axis,
             generator=processor.seed or 0,
         )
-        return _Scene(data, part, number, stem_of(cloud), blocks, up_axis)
+        return _Scene(data, part, number, stem_of(cloud), blocks, up_axis, votes)
 
     def _block(self, scene: _Scene, index: np.ndarray) -> dict[str, Any]:
         block = part_of(scene.part, index)
+        if scene.votes:
+            return {_PART: [self.feature_extractor._open(block, scene.up_axis)]}
         inputs = dict(self.feature_extractor(block, up_axis=scene.up_axis, return_tensors="pt"))
         if scene.category is not None:
             inputs["category"] = torch.tensor([scene.category])
@@ -259,6 +278,11 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         own = {name: model_inputs.pop(name) for name in ("index", "cloud", "is_last")}
+        if _PART in model_inputs:
+            # Batches of transformers hold one list for each block.
+            parts = [part[0] if isinstance(part, list) else part for part in model_inputs[_PART]]
+            voted = [vote(self.model, self.feature_extractor, part) for part in parts]
+            return {"logits": torch.stack(voted), **own}
         logits = self.model(**model_inputs).logits
         if "category" in model_inputs:
             # Parts of other categories are impossible.
@@ -325,7 +349,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
     ) -> None:
         data = scene.data
         path.parent.mkdir(parents=True, exist_ok=True)
-        palette = label_colors(len(names))
+        palette = colors_of(self.model.config, len(names))
         colored = PointCloudData(data.points, palette[labels], labels=labels, offset=data.offset)
         for ending in ("ply", "obj"):
             if ending in formats:
@@ -333,7 +357,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         if "html" in formats:
             page = path.with_name(f"{path.name}.html")
             up_axis = scene.up_axis or self.feature_extractor.up_axis
-            write_point_cloud_page(page, colored.points, labels, list(names), title=path.name, up_axis=up_axis)
+            write_point_cloud_page(
+                page, colored.points, labels, list(names), title=path.name, up_axis=up_axis, palette=palette
+            )
 
     def _category_number(self, cloud: Any, category: str | int | None) -> int | None:
         config = self.model.config
@@ -358,12 +384,37 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         return int(category)
 
 
+def vote(model: Any, processor: Any, cloud: PointCloudData) -> torch.Tensor:
+    """Segment a cloud in all views and fragments of its processor.
+
+    Args:
+        model: A segmentation model of voxels.
+        processor: Its processor, with `views`.
+        cloud: A cloud, no mesh.
+
+    Returns:
+        Logarithms of the mean probabilities of each point's classes, `(points, labels)`, on the CPU.
+    """
+    rows, inverse = processor.first_sample(cloud)
+    votes: torch.Tensor | None = None
+    for index, inputs in processor.fragments(cloud):
+        given = {name: values.to(model.device) for name, values in inputs.items()}
+        probabilities = model(**given).logits[0].float().softmax(dim=-1).cpu()
+        # In double precision, as there are many fragments.
+        votes = votes if votes is not None else torch.zeros(len(cloud), probabilities.shape[1], dtype=torch.double)
+        votes.index_add_(0, torch.from_numpy(index), probabilities.double())
+    assert votes is not None, "a cloud has at least one fragment"
+    kept = votes[rows][inverse]
+    return (kept / kept.sum(dim=1, keepdim=True)).log().clamp(min=_LEAST)
+
+
 def part_of(data: PointCloudData, index: np.ndarray) -> PointCloudData:
-    """Return some points of a cloud with their colors and normals.
+    """Return some points of a cloud with their colors, normals and intensity.
 
     Args:
         data: A cloud.
         index: (points,) indices, which may repeat.
     """
-    colors, normals = (None if values is None else values[index] for values in (data.colors, data.normals))
-    return PointCloudData(data.points[index], colors, normals)
+    names = ("points", *ATTRIBUTES.values())
+    given = {name: getattr(data, name) for name in names}
+    return PointCloudData(**{name: values[index] for name, values in given.items() if values is not None})

@@ -66,6 +66,14 @@ def label_colors(num_labels: int) -> np.ndarray:
     return np.array(colors, dtype=np.float32).reshape(num_labels, 3)
 
 
+def colors_of(config: Any, num_labels: int) -> np.ndarray:
+    """Return the colors of a model's labels, `(num_labels, 3)` in [0, 1]: those of its config, if it names any."""
+    named = getattr(config, "label_colors", None)
+    if not named or len(named) != num_labels:
+        return label_colors(num_labels)
+    return np.array([[int(text[start : start + 2], 16) / 255 for start in (1, 3, 5)] for text in named], np.float32)
+
+
 def hex_color(color: Sequence[float]) -> str:
     """Format a color (red, green, blue in [0, 1]) as "#rrggbb"."""
     return "#" + "".join(f"{round(255 * float(channel)):02x}" for channel in color)
@@ -139,6 +147,7 @@ def viewer_page(
     up_axis: str = "y",
     box_names: Sequence[str] = (),
     threshold: float = 0.5,
+    palette: np.ndarray | None = None,
 ) -> str:
     """Return the text of a self-contained page that shows clouds next to each other and turns them together.
 
@@ -163,6 +172,7 @@ def viewer_page(
         up_axis: "x", "y" or "z".
         box_names: Names of the classes of boxes; the same number has the same color on every page.
         threshold: Score below which boxes are hidden at first.
+        palette: (names, 3) colors of the labels in [0, 1]; None for those of `label_colors`.
 
     Raises:
         ValueError: There is no cloud, or shapes, labels or numbers of names do not fit.
@@ -177,9 +187,9 @@ def viewer_page(
     data: dict[str, Any] = {"title": title, "note": note, "columns": columns, "rows": rows_share_frame}
     data["panels"], data["points"] = _panels(shown, columns if rows_share_frame else 1, up_axis, box_names)
     if any(cloud.boxes is not None for cloud in shown):
-        palette = list(map(hex_color, label_colors(len(box_names))))
-        data["boxes"] = {"names": list(box_names), "colors": palette, "edges": _EDGES, "threshold": threshold}
-    data["colorings"] = _colorings(shown, names, label_name, value_name, legend)
+        colors = list(map(hex_color, label_colors(len(box_names))))
+        data["boxes"] = {"names": list(box_names), "colors": colors, "edges": _EDGES, "threshold": threshold}
+    data["colorings"] = _colorings(shown, names, label_name, value_name, legend, palette)
     if any(cloud.category is not None for cloud in shown):
         data["classes"] = {"names": list(categories), "colors": list(map(hex_color, label_colors(len(categories))))}
     return html_page("viewer.html", title=title, data=data)
@@ -194,6 +204,7 @@ def write_point_cloud_page(
     title: str = "point cloud",
     up_axis: str = "y",
     colors: np.ndarray | None = None,
+    palette: np.ndarray | None = None,
 ) -> Path:
     """Write a page that shows a cloud colored by label and turns it with the mouse or a finger.
 
@@ -205,6 +216,7 @@ def write_point_cloud_page(
         title: Title of the page.
         up_axis: "x", "y" or "z".
         colors: (points, 3) the cloud's own colors in [0, 1], as a second coloring.
+        palette: (names, 3) colors of the labels in [0, 1]; None for those of `label_colors`.
 
     Raises:
         ValueError: Shapes do not fit, or a label has no name.
@@ -212,7 +224,9 @@ def write_point_cloud_page(
     if np.ndim(points) != 2 or np.shape(points)[1] != 3:
         raise ValueError(f"points have shape {np.shape(points)}; expected (points, 3)")
     cloud = CloudView(points, colors=colors, labels=labels)
-    return write_text(path, viewer_page([cloud], names=names, title=title, label_name="class", up_axis=up_axis))
+    return write_text(
+        path, viewer_page([cloud], names=names, title=title, label_name="class", up_axis=up_axis, palette=palette)
+    )
 
 
 def write_clouds_page(
@@ -453,14 +467,15 @@ def _colorings(
     label_name: str,
     value_name: str,
     legend: Mapping[str, Sequence[float]] | None,
+    palette: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     labels = [cloud.labels for cloud in clouds if cloud.labels is not None]
     # A coloring that some of the clouds lack is not offered.
     if len(labels) == len(clouds):
-        palette = [hex_color(color) for color in label_colors(len(names))]
+        colors = [hex_color(color) for color in (label_colors(len(names)) if palette is None else palette)]
         values = _base64(np.concatenate(labels), "<u2")
-        found.append({"name": label_name, "kind": "labels", "values": values, "names": list(names), "colors": palette})
+        found.append({"name": label_name, "kind": "labels", "values": values, "names": list(names), "colors": colors})
     numbers = [cloud.values for cloud in clouds if cloud.values is not None]
     if len(numbers) == len(clouds):
         together = np.nan_to_num(np.concatenate(numbers).astype(np.float64))

@@ -135,7 +135,7 @@ submanifold_convolution = Kernel(
     result_in_autocast=True,
     triton=submanifold_convolution_triton,
     triton_condition=supports_convolution,
-    triton_reason="Not in double precision.",
+    triton_reason="Not in double precision, nor for kernels of more than 3³.",
 )
 
 TABLE: dict[str, Kernel] = {

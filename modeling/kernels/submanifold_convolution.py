@@ -11,18 +11,20 @@ from hf_any3d.modeling.kernels.dispatch import without_autocast
 
 POSITIONS = 27
 CENTER = POSITIONS // 2
+"""Of a 3³ kernel; tables of others know their own."""
 
 
 class NeighborTable:
-    """Pairs of occupied cells that touch, for the 3³ kernel positions, x slowest; made from a list or from a table.
+    """Pairs of occupied cells that touch, for the positions of a cubic kernel, x slowest; from a list or a table.
 
-    Each of the two is made from the other when it is first needed. A list is shorter, but its size depends on the
-    data: an accelerator would wait for it.
+    Positions are numbered through: of a 3³ kernel there are 27, and the central one is 13. Each of the two is made
+    from the other when it is first needed. A list is shorter, but its size depends on the data: an accelerator would
+    wait for it.
 
     Args:
-        pairs: For each of the first 13 kernel positions the voxels that have a neighbor there, and that neighbor,
-            `(pairs,)` each. The other 13 but the central one are the same pairs the other way round.
-        table: `(27, voxels)` int32, the neighbor of each voxel, -1 if there is none.
+        pairs: For each kernel position before the central one the voxels that have a neighbor there, and that
+            neighbor, `(pairs,)` each. Those after the central one are the same pairs the other way round.
+        table: `(positions, voxels)` int32, the neighbor of each voxel, -1 if there is none.
     """
 
     def __init__(self, pairs: list[tuple[Tensor, Tensor]] | None = None, table: Tensor | None = None):
@@ -33,40 +35,50 @@ class NeighborTable:
         """The list."""
         if self._pairs is None:
             assert self._table is not None
-            voxels = [(row >= 0).nonzero()[:, 0] for row in self._table[:CENTER]]
-            self._pairs = [(own, row[own].long()) for own, row in zip(voxels, self._table[:CENTER], strict=True)]
+            half = self._table[: self.center]
+            voxels = [(row >= 0).nonzero()[:, 0] for row in half]
+            self._pairs = [(own, row[own].long()) for own, row in zip(voxels, half, strict=True)]
         return self._pairs
 
+    @property
+    def center(self) -> int:
+        """Number of the central kernel position."""
+        if self._pairs is not None:
+            return len(self._pairs)
+        assert self._table is not None
+        return len(self._table) // 2
+
     def dense(self, count: int) -> Tensor:
-        """Return the table `(27, voxels)` of so many voxels."""
+        """Return the table `(positions, voxels)` of so many voxels."""
         if self._table is None:
             assert self._pairs is not None
             device = self._pairs[0][0].device
-            self._table = torch.full((POSITIONS, count), -1, dtype=torch.int32, device=device)
-            self._table[CENTER] = torch.arange(count, device=device)
-            for position in range(POSITIONS):
-                if position != CENTER:
+            self._table = torch.full((2 * self.center + 1, count), -1, dtype=torch.int32, device=device)
+            self._table[self.center] = torch.arange(count, device=device)
+            for position in range(len(self._table)):
+                if position != self.center:
                     voxels, neighbors = self.at(position)
                     self._table[position, voxels] = neighbors.int()
         return self._table
 
     def at(self, position: int) -> tuple[Tensor, Tensor]:
-        """Return the voxels with a neighbor at a kernel position from 0 to 26, except 13, and the neighbors."""
-        if position < CENTER:
+        """Return the voxels with a neighbor at a kernel position, except the central one, and the neighbors."""
+        if position < self.center:
             return self.pairs[position]
-        voxels, neighbors = self.pairs[POSITIONS - 1 - position]
+        voxels, neighbors = self.pairs[2 * self.center - position]
         return neighbors, voxels
 
 
 def submanifold_convolution_plain(values: Tensor, weight: Tensor, bias: Tensor | None, table: NeighborTable) -> Tensor:
-    """Convolve occupied cells with a 3³ kernel, as a dense convolution of the zero-filled grid, read at those cells.
+    """Convolve occupied cells with a cubic kernel, as a dense convolution of the zero-filled grid, read there.
 
     For each kernel position, the neighbors are gathered, multiplied and added to the rows of the output. Sums are in
     float32 for half precision.
 
     Args:
         values: `(voxels, in_channels)`.
-        weight: `(out_channels, 3, 3, 3, in_channels)`; the kernel's axes are x, y and z, not flipped.
+        weight: `(out_channels, size, size, size, in_channels)`, of the size of the table; the kernel's axes are x, y
+            and z, not flipped.
         bias: `(out_channels,)` or None.
         table: Neighbors of the voxels.
 
@@ -75,11 +87,12 @@ def submanifold_convolution_plain(values: Tensor, weight: Tensor, bias: Tensor |
 
     Source: Graham et al., 3D Semantic Segmentation with Submanifold Sparse Convolutional Networks (2018).
     """
-    kernel = weight.flatten(1, 3)  # (out_channels, 27, in_channels)
-    total = torch.nn.functional.linear(values, kernel[:, CENTER], bias)
+    kernel = weight.flatten(1, 3)  # (out_channels, positions, in_channels)
+    center = table.center
+    total = torch.nn.functional.linear(values, kernel[:, center], bias)
     dtype, total = total.dtype, total.to(_wide(total.dtype))
-    for position in range(POSITIONS):
-        if position != CENTER:
+    for position in range(kernel.shape[1]):
+        if position != center:
             voxels, neighbors = table.at(position)
             product = values[neighbors] @ kernel[:, position].T  # (pairs, out_channels)
             total.index_add_(0, voxels, product.to(total.dtype))
@@ -108,14 +121,14 @@ class _Convolution(torch.autograd.Function):
     @without_autocast
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         values, weight = ctx.saved_tensors
-        kernel = weight.flatten(1, 3)
+        kernel, center = weight.flatten(1, 3), ctx.table.center
         needs_values, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        to_values = (gradient @ kernel[:, CENTER]).to(_wide(values.dtype)) if needs_values else None
+        to_values = (gradient @ kernel[:, center]).to(_wide(values.dtype)) if needs_values else None
         to_weight = torch.empty_like(kernel) if needs_weight else None
         if to_weight is not None:
-            to_weight[:, CENTER] = gradient.T @ values
-        for position in range(POSITIONS):
-            if position == CENTER:
+            to_weight[:, center] = gradient.T @ values
+        for position in range(kernel.shape[1]):
+            if position == center:
                 continue
             voxels, neighbors = ctx.table.at(position)
             own = gradient[voxels]  # (pairs, out_channels)

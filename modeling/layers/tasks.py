@@ -9,10 +9,11 @@ from transformers import PreTrainedConfig
 IGNORED = -100
 
 
-def point_loss(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
+def point_loss(logits: torch.Tensor, labels: torch.Tensor | None, lovasz_weight: float = 0.0) -> torch.Tensor | None:
     """Mean cross-entropy of `(batch, points, labels)` logits over all points whose label is not -100.
 
-    If all labels are -100, as in an unlabeled block of a scene, the loss and its gradient are 0.
+    With a weight, so many times the `lovasz_softmax` of these points is added. If all labels are -100, as in an
+    unlabeled block of a scene, the loss and its gradient are 0.
 
     Raises:
         ValueError: If there is not one label for each point.
@@ -21,7 +22,32 @@ def point_loss(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tenso
         return None
     if labels.shape != logits.shape[:2]:
         raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {tuple(logits.shape[:2])}, one per point")
-    return mean_cross_entropy(logits.flatten(0, 1), labels.flatten())
+    logits, labels = logits.flatten(0, 1), labels.flatten()
+    loss = mean_cross_entropy(logits, labels)
+    return loss + lovasz_weight * lovasz_softmax(logits, labels) if lovasz_weight else loss
+
+
+def lovasz_softmax(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Smooth surrogate of one minus the mean intersection over union of the classes that occur.
+
+    Args:
+        logits: `(rows, labels)`.
+        labels: `(rows,)`; rows of -100 are left out, and without any other the loss is 0.
+
+    Source: Berman et al., The Lovász-Softmax loss (2018), Alg. 1.
+    """
+    kept = labels != IGNORED
+    probabilities, labels = logits[kept].float().softmax(dim=1), labels[kept]
+    losses = [logits.float().sum() * 0]
+    for number in labels.unique().tolist():
+        is_class = (labels == number).float()
+        errors, order = (is_class - probabilities[:, number]).abs().sort(descending=True)
+        found = is_class[order]
+        total = found.sum()
+        # The Jaccard loss if the errors up to each rank were the only ones.
+        jaccard = 1 - (total - found.cumsum(0)) / (total + (1 - found).cumsum(0))
+        losses.append(errors @ jaccard.diff(prepend=jaccard.new_zeros(1)))
+    return torch.stack(losses).sum() / max(len(losses) - 1, 1)
 
 
 def mean_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

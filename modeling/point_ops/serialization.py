@@ -18,7 +18,9 @@ LARGEST_DEPTH = 16
 """Bits of a grid coordinate, so that codes of three coordinates and a cloud fit into 64 bits."""
 
 
-def curve_depths(grid_coord: Tensor, cloud: Tensor, num_clouds: int, of_batch: bool = False) -> Tensor:
+def curve_depths(
+    grid_coord: Tensor, cloud: Tensor, num_clouds: int, of_batch: bool = False, plus_one: bool = True
+) -> Tensor:
     """Return the bits `(clouds,)` of each cloud's curves: the bit length of its largest grid coordinate plus one.
 
     Args:
@@ -27,6 +29,7 @@ def curve_depths(grid_coord: Tensor, cloud: Tensor, num_clouds: int, of_batch: b
         num_clouds: Number of clouds.
         of_batch: Whether all clouds get the largest depth, as in the released programs. Then the Hilbert order inside
             a cloud depends on the others: each bit more rotates the curve's axes.
+        plus_one: Whether the coordinate plus one counts, which needs a bit more where all of its bits are ones.
 
     Raises:
         ValueError: If a coordinate is negative or needs more than `LARGEST_DEPTH` bits.
@@ -34,7 +37,7 @@ def curve_depths(grid_coord: Tensor, cloud: Tensor, num_clouds: int, of_batch: b
     largest = grid_coord.amax(dim=1)  # (voxels,)
     per_cloud = largest.new_zeros(num_clouds).scatter_reduce(0, cloud, largest, "amax")
     # frexp's exponent is an integer's exact bit length; a rounded logarithm may be off by one at powers of two.
-    depths = torch.frexp((per_cloud + 1).double()).exponent.long()
+    depths = torch.frexp((per_cloud + int(plus_one)).double()).exponent.long()
     low, high = (int(grid_coord.amin()), int(largest.max())) if len(grid_coord) else (0, 0)
     deepest = int(depths.max())
     if low < 0 or deepest > LARGEST_DEPTH:
@@ -123,7 +126,12 @@ class Serialization:
 
 
 def serialize(
-    grid_coord: Tensor, cloud: Tensor, num_clouds: int, curves: Sequence[str], depth_of_batch: bool = False
+    grid_coord: Tensor,
+    cloud: Tensor,
+    num_clouds: int,
+    curves: Sequence[str],
+    depth_of_batch: bool = False,
+    depths: Tensor | None = None,
 ) -> Serialization:
     """Sort voxels along curves, cloud by cloud.
 
@@ -133,13 +141,14 @@ def serialize(
         num_clouds: Number of clouds.
         curves: Names from `CURVES`.
         depth_of_batch: See `of_batch` of `curve_depths`.
+        depths: `(clouds,)`, bits of each cloud's curves; None for those of `curve_depths`.
 
     Raises:
         ValueError: If a curve is unknown or a coordinate out of range.
 
     Source: Point Transformer V3, Sec. 4.2.
     """
-    depths = curve_depths(grid_coord, cloud, num_clouds, depth_of_batch)
+    depths = curve_depths(grid_coord, cloud, num_clouds, depth_of_batch) if depths is None else depths
     deepest = int(depths.max())
     equal = bool((depths == deepest).all())
     # One number is faster than a tensor. The cloud goes above the bits of the deepest curve, so clouds stay apart.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_any3d.modeling import kernels
-from hf_any3d.modeling.kernels.submanifold_convolution import CENTER, POSITIONS, NeighborTable
+from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
 
 _LARGEST_KEY = 2**62
 
@@ -131,24 +131,26 @@ def has_duplicates(grid_coord: Tensor, cloud: Tensor, num_clouds: int) -> bool:
     return bool((key[1:] == key[:-1]).any())
 
 
-def neighbor_table(grid_coord: Tensor, cloud: Tensor, num_clouds: int) -> NeighborTable:
-    """Find which of the 26 cells around each voxel are occupied in its cloud.
+def neighbor_table(grid_coord: Tensor, cloud: Tensor, num_clouds: int, reach: int = 1) -> NeighborTable:
+    """Find which cells around each voxel are occupied in its cloud.
 
     Args:
         grid_coord: `(voxels, 3)` int64 from 0, no cell twice in a cloud.
         cloud: `(voxels,)`.
         num_clouds: Number of clouds.
+        reach: Cells along each axis up to which a neighbor counts: 1 for a kernel of 3³, 2 for one of 5³.
     """
-    keys = _cell_keys(grid_coord, cloud, num_clouds, margin=1)
+    keys = _cell_keys(grid_coord, cloud, num_clouds, margin=reach)
     keys, rows = keys.sort()
-    # Extents with the margin of one free cell at both sides, as `_cell_keys` numbers them.
-    y, z = (int(grid_coord[:, axis].amax()) + 3 for axis in (1, 2))
+    size = 2 * reach + 1
+    # Extents with the margin of free cells at both sides, as `_cell_keys` numbers them.
+    y, z = (int(grid_coord[:, axis].amax()) + size for axis in (1, 2))
     if keys.device.type == "cpu":
         pairs = []
-        # Half of the 26 directions: a pair of touching voxels is found once, and used both ways.
-        for position in range(CENTER):
-            # The digits of a position in base 3 are the steps along x, y and z, each from -1 to 1.
-            a, b, c = position // 9 - 1, position // 3 % 3 - 1, position % 3 - 1
+        # Half of the directions: a pair of neighbors is found once, and used both ways.
+        for position in range(size**3 // 2):
+            # The digits of a position in base `size` are the steps along x, y and z, each from -reach to reach.
+            a, b, c = (position // size**power % size - reach for power in (2, 1, 0))
             wanted = keys + ((a * y + b) * z + c)
             # For keys beyond the last one, searchsorted returns an index that does not exist.
             found = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
@@ -156,16 +158,16 @@ def neighbor_table(grid_coord: Tensor, cloud: Tensor, num_clouds: int) -> Neighb
             pairs.append((rows[own], rows[found[own]]))
         return NeighborTable(pairs)
     # In a few operations, none of which waits for the number of pairs.
-    position = torch.arange(POSITIONS, device=keys.device)
-    x_step, y_step, z_step = (position.div(size, rounding_mode="floor") % 3 - 1 for size in (9, 3, 1))
-    wanted = keys + ((x_step * y + y_step) * z + z_step)[:, None]  # (27, voxels)
+    position = torch.arange(size**3, device=keys.device)
+    x_step, y_step, z_step = (position.div(size**power, rounding_mode="floor") % size - reach for power in (2, 1, 0))
+    wanted = keys + ((x_step * y + y_step) * z + z_step)[:, None]  # (positions, voxels)
     found = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
     neighbors = torch.where(keys[found] == wanted, rows[found], -1).int()
-    return NeighborTable(table=torch.empty_like(neighbors).scatter_(1, rows.expand(POSITIONS, -1), neighbors))
+    return NeighborTable(table=torch.empty_like(neighbors).scatter_(1, rows.expand(size**3, -1), neighbors))
 
 
 def submanifold_convolution(values: Tensor, weight: Tensor, bias: Tensor | None, table: NeighborTable) -> Tensor:
-    """Convolve occupied cells with a 3³ kernel; see `kernels.submanifold_convolution`. Autocast applies."""
+    """Convolve occupied cells with a cubic kernel; see `kernels.submanifold_convolution`. Autocast applies."""
     device = values.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)

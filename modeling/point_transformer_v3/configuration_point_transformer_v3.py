@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -41,8 +42,24 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rope_rescale": 1.2,
         "grid_size": 0.01,
     },
+    "supervised": {
+        "stem": "convolution",
+        "reads_coordinates": False,
+        "stage_norm": "batch",
+        "pooling": "serialized",
+        "depth_rule": "max",
+        "decoder_convolution": "skip",
+        "use_decoder": True,
+        "depths": (2, 2, 2, 6, 2),
+        "hidden_sizes": (32, 64, 128, 256, 512),
+        "num_attention_heads": (2, 4, 8, 16, 32),
+        "decoder_depths": (2, 2, 2, 2),
+        "decoder_hidden_sizes": (64, 64, 128, 256),
+        "decoder_num_attention_heads": (4, 4, 8, 16),
+        "lovasz_weight": 1.0,
+    },
 }
-"""Sizes of the released encoders, as changes of the config's defaults."""
+"""Sizes and layouts of the released models, as changes of the config's defaults."""
 _RANGES: Ranges = {
     **dict.fromkeys(("hidden_sizes", "decoder_hidden_sizes"), CHANNELS),
     **dict.fromkeys(("head_widths", "segmentation_head_widths"), CHANNELS),
@@ -61,17 +78,30 @@ _RANGES: Ranges = {
     "rope_jitter": (1, 1e3),
     "rope_rescale": (1, 1e3),
     "grid_size": (1e-9, 1e9),
-    "layer_norm_eps": EPSILON,
+    **dict.fromkeys(("layer_norm_eps", "batch_norm_eps"), EPSILON),
+    "batch_norm_momentum": SHARE,
+    **dict.fromkeys(("condition_size", "text_embedding_size"), CHANNELS),
+    "lovasz_weight": (0, 1e6),
     "initializer_range": SPREAD,
 }
-_SHUFFLING = ("training", "always", "never")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "shuffle_curves": ("training", "always", "never"),
+    "stem": ("linear", "convolution"),
+    "stage_norm": ("layer", "batch"),
+    "pooling": ("grid", "serialized"),
+    "block_rule": ("full", "branch"),
+    "depth_rule": ("max", "max_plus_one"),
+    "decoder_convolution": ("sum", "skip"),
+    "segmentation_head": ("layers", "texts", "conditions"),
+}
 
 
 class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     r"""Configuration of a Point Transformer V3 encoder and its heads (arXiv 2312.10035).
 
     The defaults are the sizes of Sonata (arXiv 2503.16429) and of Concerto's base model with sound behavior; `PRESETS`
-    has the changes of the other released encoders, for `PointTransformerV3Config(**PRESETS["utonia"])`.
+    has the changes of the other released models, for `PointTransformerV3Config(**PRESETS["utonia"])`, and of the
+    original, supervised layout, "supervised".
 
     Args: Voxels
         in_channels: Channels of a point: 9 for xyz, colors in [0, 1] and normals.
@@ -99,7 +129,16 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
         layer_scale_init_value: Initial factor of the channels of each branch; None for no factors.
         pre_norm: Whether norms precede attention and MLP; otherwise they follow the sums.
         use_mask_token: Whether there is a learned token for masked voxels.
+        stem: First layer: "linear", or a "convolution" of 5³ cells.
+        pooling: How a stage is grouped to the next: "grid" computes its curves anew; "serialized" takes the upper
+            bits of the first stage's, as the original does.
+        block_rule: What the convolution of a block reads, from the second one of a stage: "full", the block's input,
+            or "branch", what the MLP of the block before added to it. Of weights that were trained with one of them,
+            the other makes noise.
+        stage_norm: Norm of the stem and where the number of voxels changes: "layer" or "batch".
         layer_norm_eps: Epsilon of the layer norms.
+        batch_norm_eps: Epsilon of the batch norms.
+        batch_norm_momentum: Share of a batch in their running statistics.
         initializer_range: Standard deviation of initial weights.
 
     Args: Positions
@@ -121,11 +160,30 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
         decoder_num_attention_heads: Attention heads of each.
         freeze_encoder: Whether only the decoder and heads are trained: the encoder gets no gradient.
 
+        decoder_convolution: What the convolution of a decoder stage's first block reads: the "sum" that the block
+            gets, or the projected features of the encoder alone, "skip".
+
+    Args: Data sets of a common training
+        norm_conditions: Names of data sets with norms of their own; None for none.
+        condition: The one that inputs are from.
+        condition_batch_norms: Whether the norms of `stage_norm` are their own.
+        condition_layer_norms: Whether the norms within blocks are.
+        norm_affine: Whether these norms have weights and biases.
+        adaptive_norms: Whether an embedding of the data set shifts and scales what they return.
+        condition_size: Channels of that embedding; None for none. Released weights have one that is not used.
+        condition_classes: For each data set the numbers of its classes among the texts; their order is that of the
+            embeddings too.
+
     Args: Heads
         head_widths: Widths of the hidden layers of the classification head; empty for a linear head.
         head_dropout: Dropout after each of them.
+        segmentation_head: Head for points: "layers", or for a common training of data sets "texts", cosines with the
+            embeddings of class names, or "conditions", a linear layer for each.
+        text_embedding_size: Channels of these embeddings.
+        lovasz_weight: Weight of the Lovász loss that is added to the cross-entropy of points.
         segmentation_head_widths: Widths of the hidden layers of the segmentation head; empty for a linear head.
         segmentation_head_dropout: Dropout after each of them.
+        label_colors: Colors of the labels, "#rrggbb", in which pictures show them; None for the library's.
         parts: Source of the weights of the pretrained encoder, "base", that an adapter was trained with; see
             `PretrainedPart`.
     """
@@ -137,6 +195,8 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     curves: list[str] | tuple[str, ...] = CURVES
     shuffle_curves: str = "training"
     depth_of_batch: bool = False
+    depth_rule: str = "max_plus_one"
+    reads_coordinates: bool = True
 
     depths: list[int] | tuple[int, ...] = (3, 3, 3, 12, 3)
     hidden_sizes: list[int] | tuple[int, ...] = (48, 96, 192, 384, 512)
@@ -152,7 +212,13 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     layer_scale_init_value: float | None = None
     pre_norm: bool = True
     use_mask_token: bool = False
+    stem: str = "linear"
+    pooling: str = "grid"
+    block_rule: str = "full"
+    stage_norm: str = "layer"
     layer_norm_eps: float = 1e-5
+    batch_norm_eps: float = 1e-3
+    batch_norm_momentum: float = 0.01
     initializer_range: float = 0.02
 
     rope_theta: float | None = None
@@ -168,18 +234,32 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     decoder_hidden_sizes: list[int] | tuple[int, ...] = (96, 96, 192, 384)
     decoder_num_attention_heads: list[int] | tuple[int, ...] = (6, 6, 12, 32)
     freeze_encoder: bool = False
+    decoder_convolution: str = "sum"
+
+    norm_conditions: list[str] | tuple[str, ...] | None = None
+    condition: str | None = None
+    condition_batch_norms: bool = False
+    condition_layer_norms: bool = False
+    norm_affine: bool = True
+    adaptive_norms: bool = False
+    condition_size: int | None = None
+    condition_classes: dict[str, list[int]] | None = None
 
     head_widths: list[int] | tuple[int, ...] = (256, 128)
     head_dropout: float = 0.5
+    segmentation_head: str = "layers"
+    text_embedding_size: int = 512
+    lovasz_weight: float = 0.0
     segmentation_head_widths: list[int] | tuple[int, ...] = ()
     segmentation_head_dropout: float = 0.0
+    label_colors: list[str] | None = None
     parts: dict[str, Any] | None = None
     base_name_or_path = source_property("base", "Source of the weights under an adapter; None if stored with it.")
     base_revision = part_property("base", "revision", "Pinned commit of the repository of these weights.")
     base_checksum = part_property("base", "checksum", "Checksum of these weights.")
 
     def __post_init__(self, **kwargs: Any):
-        check_choices(self, {"shuffle_curves": _SHUFFLING})
+        check_choices(self, _CHOICES)
         check_numbers(self, _RANGES, kwargs)
         if unknown := [curve for curve in self.curves if curve not in CURVES]:
             raise ValueError(f"curves has {unknown[0]!r}; expected some of {', '.join(map(repr, CURVES))}")
@@ -196,11 +276,36 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
                 raise ValueError(
                     f"{name}={getattr(self, name)}; expected {expected} entries, as depths={self.depths} has {count}"
                 )
+        if self.pooling == "serialized" and any(stride & (stride - 1) for stride in self.pooling_strides):
+            raise ValueError(
+                f"pooling_strides={self.pooling_strides}; expected powers of 2, as pooling is 'serialized'"
+            )
+        self._check_conditions()
         self._check_heads("")
         if self.use_decoder:
             self._check_heads("decoder_")
         super().__post_init__(**kwargs)
         self.check_parts(("base",))
+
+    def _check_conditions(self) -> None:
+        if self.condition_layer_norms and not self.pre_norm and self.block_rule == "branch":
+            raise ValueError("condition_layer_norms=True with pre_norm=False; expected block_rule='full'")
+        own_norms = self.condition_batch_norms or self.condition_layer_norms or self.adaptive_norms
+        own_heads = self.segmentation_head != "layers"
+        for is_needed, name in ((own_norms, "norm_conditions"), (own_heads, "condition_classes")):
+            known = getattr(self, name)
+            if is_needed and (not known or self.condition not in known):
+                raise ValueError(
+                    f"condition={self.condition!r} with {name}={known and list(known)}; expected one of these names"
+                )
+        if self.adaptive_norms and self.condition_size is None:
+            raise ValueError("condition_size=None; expected a number, as adaptive_norms is True")
+        for color in self.label_colors or ():
+            if not re.fullmatch(r"#[0-9a-f]{6}", color):
+                raise ValueError(f"label_colors has {color!r}; expected colors such as '#1f77b4'")
+        for name, rows in (self.condition_classes or {}).items():
+            if not rows or min(rows) < 0:
+                raise ValueError(f"condition_classes has {rows} for {name!r}; expected numbers from 0")
 
     def _check_heads(self, prefix: str) -> None:
         sizes, heads = getattr(self, f"{prefix}hidden_sizes"), getattr(self, f"{prefix}num_attention_heads")

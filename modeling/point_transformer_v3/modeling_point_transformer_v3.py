@@ -27,14 +27,13 @@ from transformers.models.clip.modeling_clip import eager_attention_forward
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.encoders import LayerStack
-from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
     requested_outputs,
     strict_forward,
 )
-from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of, precision_of
+from hf_any3d.modeling.layers.heads import ClassificationHead, precision_of
 from hf_any3d.modeling.layers.tasks import classification_loss, point_loss, refuse_problem_type
 from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.point_transformer import DropPath, PointMlp
@@ -43,13 +42,22 @@ from hf_any3d.modeling.point_ops import (
     grid_sample,
     has_duplicates,
     in_full_precision,
-    scatter_max,
     scatter_mean,
-    submanifold_convolution,
 )
 from hf_any3d.modeling.point_ops.geometry import GRIDS
 from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.point_transformer_v3.configuration_point_transformer_v3 import PointTransformerV3Config
+from hf_any3d.modeling.point_transformer_v3.voxel_layers import (
+    ClassTextHead,
+    ConditionHeads,
+    PointTransformerV3Embeddings,
+    PointTransformerV3Pooling,
+    PointTransformerV3Unpooling,
+    SubmanifoldConvolution,
+    block_norm,
+    carried,
+    normed,
+)
 from hf_any3d.modeling.point_transformer_v3.voxel_stages import Batch, Clouds, Voxels, follow, rotate, rotation_of
 from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
 
@@ -81,65 +89,18 @@ class PointTransformerV3Output(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class PointTransformerV3Embeddings(nn.Module):
-    """From the channels of points to voxels: linear layer, norm, GELU; then the token of masked voxels."""
-
-    def __init__(self, config: PointTransformerV3Config):
-        super().__init__()
-        width = config.hidden_sizes[0]
-        self.projection = nn.Linear(config.in_channels, width)
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.mask_token = nn.Parameter(torch.zeros(width)) if config.use_mask_token else None
-
-    def forward(self, points: torch.Tensor, is_masked: torch.Tensor | None = None) -> torch.Tensor:
-        """Embed `(voxels, in_channels)`; `is_masked (voxels,)` names voxels that get the mask token.
-
-        Raises:
-            ValueError: If voxels are masked and the model has no mask token.
-        """
-        hidden_states = nn.functional.gelu(self.norm(self.projection(in_precision_of(self, points))))
-        if is_masked is None:
-            return hidden_states
-        if self.mask_token is None:
-            raise ValueError(
-                "bool_masked_pos: the model has no mask token; expected a config with use_mask_token=True"
-            )
-        return torch.where(is_masked[:, None], self.mask_token.to(hidden_states.dtype), hidden_states)
-
-
-class SubmanifoldConvolution(nn.Module):
-    """3³ convolution of occupied cells; see `submanifold_convolution`."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width, 3, 3, 3, width))
-        self.bias = nn.Parameter(torch.empty(width))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Initialize like `nn.Linear` with the same fan-in."""
-        # Each of the 27 cells adds the channels of one voxel.
-        bound = (27 * self.weight.shape[-1]) ** -0.5
-        nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.uniform_(self.bias, -bound, bound)
-
-    def forward(self, hidden_states: torch.Tensor, neighbors: NeighborTable) -> torch.Tensor:
-        """Convolve `(voxels, channels)`."""
-        return submanifold_convolution(hidden_states, self.weight, self.bias, neighbors)
-
-
 class ConditionalPositions(nn.Module):
     """Positions from the neighborhood: convolution, linear layer, norm."""
 
-    def __init__(self, width: int, eps: float):
+    def __init__(self, config: PointTransformerV3Config, width: int):
         super().__init__()
-        self.convolution = SubmanifoldConvolution(width)
+        self.convolution = SubmanifoldConvolution(width, width)
         self.linear = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=eps)
+        self.norm = block_norm(config, width)
 
-    def forward(self, hidden_states: torch.Tensor, neighbors: NeighborTable) -> torch.Tensor:
-        """Return what is added to `(voxels, channels)`."""
-        return self.norm(self.linear(self.convolution(hidden_states, neighbors)))
+    def forward(self, hidden_states: torch.Tensor, voxels: Voxels) -> torch.Tensor:
+        """Return what is added to voxels, from `(voxels, channels)`."""
+        return normed(self.norm, self.linear(self.convolution(hidden_states, voxels.neighbors)), voxels)
 
 
 class RelativePositionBias(nn.Module):
@@ -314,6 +275,7 @@ class PointTransformerV3Block(GradientCheckpointingLayer):
         width: Channels.
         num_heads: Attention heads.
         drop_path_rate: Probability of dropping a branch for a voxel in training.
+        in_decoder: Whether it is a block of the decoder.
     """
 
     def __init__(
@@ -324,15 +286,18 @@ class PointTransformerV3Block(GradientCheckpointingLayer):
         width: int,
         num_heads: int,
         drop_path_rate: float,
+        in_decoder: bool = False,
     ):
         super().__init__()
-        self.number, self.pre_norm = number, config.pre_norm
-        eps, scale = config.layer_norm_eps, config.layer_scale_init_value
-        self.positions = ConditionalPositions(width, eps)
-        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.number, self.in_decoder, self.pre_norm = number, in_decoder, config.pre_norm
+        # After the sums, the branch alone is nowhere left.
+        self.leaves_branch = config.block_rule == "branch" and config.pre_norm
+        scale = config.layer_scale_init_value
+        self.positions = ConditionalPositions(config, width)
+        self.norm1 = block_norm(config, width)
         self.attention = PointTransformerV3Attention(config, stage, width, num_heads)
         self.scale1 = nn.Identity() if scale is None else LayerScale(width, scale)
-        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.norm2 = block_norm(config, width)
         self.mlp = PointMlp(width, int(width * config.mlp_ratio))
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.scale2 = nn.Identity() if scale is None else LayerScale(width, scale)
@@ -342,34 +307,22 @@ class PointTransformerV3Block(GradientCheckpointingLayer):
         self, hidden_states: torch.Tensor, voxels: Voxels, prompts: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Run on `(voxels, channels)`, with attention to `prompts (prompts, channels)`, too."""
-        hidden_states = hidden_states + self.positions(hidden_states, voxels.neighbors)
+        source = voxels.source_of(self.in_decoder, self.number)
+        hidden_states = hidden_states + self.positions(hidden_states if source is None else source, voxels)
         # Prompts take the place of voxels before this norm, so they pass it too.
-        entry = self.norm1(hidden_states) if self.pre_norm else hidden_states
+        entry = normed(self.norm1, hidden_states, voxels) if self.pre_norm else hidden_states
         if prompts is not None and self.pre_norm:
-            prompts = self.norm1(prompts)
+            prompts = normed(self.norm1, prompts, voxels)
         branch = self.scale1(self.attention(entry, voxels, self.number, prompts)[0])
         hidden_states = hidden_states + self.drop_path(branch)
         if not self.pre_norm:
-            hidden_states = self.norm1(hidden_states)
-        entry = self.norm2(hidden_states) if self.pre_norm else hidden_states
-        hidden_states = hidden_states + self.drop_path(self.scale2(self.dropout(self.mlp(entry))))
-        return hidden_states if self.pre_norm else self.norm2(hidden_states)
-
-
-class PointTransformerV3Pooling(nn.Module):
-    """To larger cells: linear layer, maximum over the voxels of a cell, norm, GELU."""
-
-    def __init__(self, in_width: int, out_width: int, eps: float):
-        super().__init__()
-        self.projection = nn.Linear(in_width, out_width)
-        self.norm = nn.LayerNorm(out_width, eps=eps)
-
-    def forward(self, hidden_states: torch.Tensor, pooled: Voxels) -> torch.Tensor:
-        """Pool `(voxels, in_width)` to `(pooled voxels, out_width)`."""
-        projected = self.projection(hidden_states)
-        assert pooled.inverse is not None
-        largest = scatter_max(projected[None], pooled.inverse[None], len(pooled.cloud))[0]
-        return nn.functional.gelu(self.norm(largest))
+            hidden_states = normed(self.norm1, hidden_states, voxels)
+        entry = normed(self.norm2, hidden_states, voxels) if self.pre_norm else hidden_states
+        branch = self.drop_path(self.scale2(self.dropout(self.mlp(entry))))
+        if self.leaves_branch:
+            voxels.sources[self.in_decoder, self.number + 1] = branch
+        hidden_states = hidden_states + branch
+        return hidden_states if self.pre_norm else normed(self.norm2, hidden_states, voxels)
 
 
 def _run(block: nn.Module, hidden_states: torch.Tensor, voxels: Voxels) -> torch.Tensor:
@@ -377,28 +330,6 @@ def _run(block: nn.Module, hidden_states: torch.Tensor, voxels: Voxels) -> torch
     if getattr(block, "takes_geometry", False):
         return block(hidden_states, voxels, geometry=voxels.geometry)
     return block(hidden_states, voxels)
-
-
-def _carried(values: torch.Tensor, pooled: Voxels) -> torch.Tensor:
-    """Carry values of pooled voxels to the voxels that they were pooled from."""
-    assert pooled.inverse is not None, "the first stage is not pooled"
-    return values[pooled.inverse]
-
-
-class PointTransformerV3Unpooling(nn.Module):
-    """From larger cells back to smaller ones: each adds the projected features of its larger cell to its own."""
-
-    def __init__(self, in_width: int, skip_width: int, out_width: int, eps: float):
-        super().__init__()
-        self.projection = nn.Linear(in_width, out_width)
-        self.norm = nn.LayerNorm(out_width, eps=eps)
-        self.skip_projection = nn.Linear(skip_width, out_width)
-        self.skip_norm = nn.LayerNorm(out_width, eps=eps)
-
-    def forward(self, hidden_states: torch.Tensor, skipped: torch.Tensor, pooled: Voxels) -> torch.Tensor:
-        """Join `(pooled voxels, in_width)` and `(voxels, skip_width)` to `(voxels, out_width)`."""
-        carried = _carried(nn.functional.gelu(self.norm(self.projection(hidden_states))), pooled)
-        return nn.functional.gelu(self.skip_norm(self.skip_projection(skipped))) + carried
 
 
 class PointTransformerV3PreTrainedModel(
@@ -433,6 +364,9 @@ class PointTransformerV3PreTrainedModel(
                 init.zeros_(module.bias)
         elif isinstance(module, RelativePositionBias):
             init.trunc_normal_(module.table, std=std)
+        elif isinstance(module, ClassTextHead):
+            init.zeros_(module.logit_scale)
+            init.zeros_(module.class_embeddings)
         elif isinstance(module, LayerScale):
             init.constant_(module.gamma, module.value)
         elif isinstance(module, PointTransformerV3Embeddings) and module.mask_token is not None:
@@ -475,14 +409,14 @@ class _Encoded:
         """Features of the first stage's voxels: of `levels` deepest stages, by default all, the finest first."""
         if self.decoded is not None:
             return self.decoded
-        carried = self.features[-1]
+        values = self.features[-1]
         levels = len(self.stages) if levels is None else levels
         # From the stage above the deepest one to the first.
         for stage in range(len(self.stages) - 2, -1, -1):
-            carried = _carried(carried, self.stages[stage + 1])
+            values = carried(values, self.stages[stage + 1])
             if len(self.stages) - stage <= levels:
-                carried = torch.cat([self.features[stage], carried], dim=1)
-        return carried
+                values = torch.cat([self.features[stage], values], dim=1)
+        return values
 
     def point_features(self, points: torch.Tensor, levels: int | None = None) -> torch.Tensor:
         """Features of some points of the batch, `(points, channels)`, as `voxel_features` has them for voxels.
@@ -522,12 +456,12 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
 
     def __init__(self, config: PointTransformerV3Config):
         super().__init__(config)
-        widths, eps = config.hidden_sizes, config.layer_norm_eps
+        widths = config.hidden_sizes
         self.embeddings = PointTransformerV3Embeddings(config)
         # All voxels pass this module before the first block; `get_input_embeddings` returns it.
         self.input_tokens = nn.Identity()
         self.poolings = nn.ModuleList(
-            PointTransformerV3Pooling(widths[stage], widths[stage + 1], eps) for stage in range(len(widths) - 1)
+            PointTransformerV3Pooling(config, widths[stage], widths[stage + 1]) for stage in range(len(widths) - 1)
         )
         # On the CPU, since models are built on the device meta while they are loaded, which has no numbers.
         rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").tolist()
@@ -540,21 +474,26 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         self.decoder_blocks = nn.ModuleList()
         if config.use_decoder:
             self._add_decoder(config)
+        if config.condition_size is not None:
+            names = config.condition_classes or config.norm_conditions or ()
+            self.conditions = nn.Embedding(len(names), config.condition_size)
         self.post_init()
 
     def _add_decoder(self, config: PointTransformerV3Config) -> None:
         """Build the decoder, in the order in which its stages run: the coarsest first."""
-        widths, eps = config.decoder_hidden_sizes, config.layer_norm_eps
+        widths = config.decoder_hidden_sizes
         rates = torch.linspace(0, config.drop_path_rate, sum(config.decoder_depths), device="cpu").tolist()
         below = config.hidden_sizes[-1]
         for stage in range(len(widths) - 1, -1, -1):
-            self.unpoolings.append(PointTransformerV3Unpooling(below, config.hidden_sizes[stage], widths[stage], eps))
+            self.unpoolings.append(
+                PointTransformerV3Unpooling(config, below, config.hidden_sizes[stage], widths[stage])
+            )
             first = sum(config.decoder_depths[:stage])
             # As in the original, the rates fall from block to block within a stage.
             own = rates[first : first + config.decoder_depths[stage]][::-1]
             heads = config.decoder_num_attention_heads[stage]
             self.decoder_blocks.extend(
-                PointTransformerV3Block(config, stage, number, widths[stage], heads, rate)
+                PointTransformerV3Block(config, stage, number, widths[stage], heads, rate, in_decoder=True)
                 for number, rate in enumerate(own)
             )
             below = widths[stage]
@@ -610,11 +549,11 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             points, point_mask, grid_coord, inverse, bool_masked_pos, output_hidden_states, output_attentions
         )
         features, voxels = encoded.last
-        carried = None
+        of_points = None
         if output_point_features:
             levels = None if output_point_features is True else output_point_features
             points_of_all = torch.arange(len(encoded.inverse), device=features.device)
-            carried = encoded.batch.unflatten(encoded.point_features(points_of_all, levels))
+            of_points = encoded.batch.unflatten(encoded.point_features(points_of_all, levels))
         return PointTransformerV3Output(
             features,
             encoded.pooled(),
@@ -622,7 +561,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             voxels.grid_coord,
             # Where each cloud ends.
             torch.tensor(voxels.counts, device=features.device).cumsum(0),
-            carried,
+            of_points,
             encoded.hidden_states,
             encoded.attentions,
         )
@@ -647,9 +586,12 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
                 f"attn_implementation={config._attn_implementation!r} with relative_position_bias=True; expected "
                 "'sdpa' or 'eager'"
             )
+        self._check_checkpointing()
         values, voxels, batch, of_point, is_masked = self._voxelize(points, point_mask, grid_coord, bool_masked_pos)
         if inverse is not None:
             batch, of_point = follow(inverse, batch, of_point)
+        if config.adaptive_norms:
+            voxels.context = self.conditions.weight[self._condition()][None]
         stages = [voxels]
         for _ in config.pooling_strides:
             stages.append(stages[-1].pool(self._turns()))
@@ -660,7 +602,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         with recorder or nullcontext():
             # Not by `requires_grad`, which loading weights resets.
             with torch.no_grad() if config.freeze_encoder else nullcontext():
-                hidden_states = self.embeddings(values, is_masked)
+                hidden_states = self.embeddings(values, voxels, is_masked)
                 # NEFTune expects an axis of clouds.
                 hidden_states = self.input_tokens(hidden_states[None])[0]
                 kept, features = [hidden_states], []
@@ -676,6 +618,17 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             attentions = recorder.weights if recorder is not None else None
         return _Encoded(stages, features, decoded, batch, of_point, tuple(kept) if return_hidden else None, attentions)
 
+    def _check_checkpointing(self) -> None:
+        """Refuse blocks that are computed again without the gradient of what they leave for the next one."""
+        run_again = getattr(self.blocks[0], "_gradient_checkpointing_func", None) if len(self.blocks) else None
+        if not self.training or not getattr(self.blocks[0], "gradient_checkpointing", False):
+            return
+        if self.config.block_rule == "branch" and getattr(run_again, "keywords", {}).get("use_reentrant", False):
+            raise ValueError(
+                "use_reentrant=True with block_rule='branch', whose blocks read what the one before left; expected "
+                "gradient_checkpointing_kwargs={'use_reentrant': False}"
+            )
+
     def _stage_output(self, number: int, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return what heads read of a stage after its last block: also what a network beside the blocks adds."""
         block = self.blocks[number]
@@ -684,12 +637,18 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
     def _decode(self, features: list[torch.Tensor], stages: list[Voxels], kept: list[torch.Tensor]) -> torch.Tensor:
         hidden_states, remaining = features[-1], iter(self.decoder_blocks)
         for stage, unpooling in zip(range(len(stages) - 2, -1, -1), self.unpoolings, strict=True):
-            hidden_states = unpooling(hidden_states, features[stage], stages[stage + 1])
+            hidden_states = unpooling(hidden_states, features[stage], stages[stage + 1], stages[stage])
             for _ in range(self.config.decoder_depths[stage]):
                 # Adapters are in the encoder's blocks alone, so these need no places.
                 hidden_states = next(remaining)(hidden_states, stages[stage])
                 kept.append(hidden_states)
         return hidden_states
+
+    def _condition(self) -> int:
+        """Row of the embeddings of the data sets, which the heads number."""
+        config = self.config
+        names = list(config.condition_classes or config.norm_conditions or ())
+        return names.index(config.condition or "")
 
     def _turns(self) -> list[int]:
         """Draw the order of the curves for a stage, or return that of the config."""
@@ -816,12 +775,15 @@ class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedMo
         super().__init__(config)
         refuse_problem_type(config)
         self.point_transformer_v3 = PointTransformerV3Model(config)
-        self.segmenter = ClassificationHead(
-            config.point_feature_size,
-            config.num_labels,
-            config.segmentation_head_widths,
-            dropout=config.segmentation_head_dropout,
-        )
+        if config.segmentation_head == "layers":
+            self.segmenter: nn.Module = ClassificationHead(
+                config.point_feature_size,
+                config.num_labels,
+                config.segmentation_head_widths,
+                dropout=config.segmentation_head_dropout,
+            )
+        else:
+            self.segmenter = (ClassTextHead if config.segmentation_head == "texts" else ConditionHeads)(config)
         self.post_init()
 
     @strict_forward
@@ -865,7 +827,7 @@ class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedMo
         # The head runs once for a voxel, not for each of its points.
         logits = encoded.carry_up(self.segmenter(encoded.voxel_features()))
         return TokenClassifierOutput(
-            loss=point_loss(logits, labels),
+            loss=point_loss(logits, labels, self.config.lovasz_weight),
             logits=logits,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,

@@ -12,6 +12,8 @@ import torch
 from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
 from hf_any3d.modeling.point_ops import PatchGroups, grid_pool, neighbor_table, patch_table, scatter_mean, serialize
 from hf_any3d.modeling.point_ops.geometry import FlatGeometry
+from hf_any3d.modeling.point_ops.serialization import curve_depths
+from hf_any3d.modeling.point_ops.voxels import GridPool
 from hf_any3d.modeling.point_transformer_v3.configuration_point_transformer_v3 import PointTransformerV3Config
 
 Clouds = torch.Tensor | Sequence[torch.Tensor]
@@ -90,6 +92,10 @@ class Voxels:
         counts: Voxels of each cloud.
         turns: Order of the curves.
         inverse: `(voxels of the stage before,)`, the voxel that each was pooled to; None in the first stage.
+        depths: `(clouds,)`, bits of the curves of each cloud; None for what its voxels need.
+        context: `(1, condition_size)`, the data set that the clouds are from, for norms that read it.
+        sources: What the convolution of a block reads in place of its input, by whether it is in the decoder and its
+            number; blocks leave it for the next one, unpoolings for the first one.
     """
 
     config: PointTransformerV3Config
@@ -100,12 +106,35 @@ class Voxels:
     counts: tuple[int, ...]
     turns: Sequence[int]
     inverse: torch.Tensor | None = None
+    depths: torch.Tensor | None = None
+    context: torch.Tensor | None = None
+    sources: dict[tuple[bool, int], torch.Tensor] = field(default_factory=dict, repr=False)
     _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def neighbors(self) -> NeighborTable:
         """Pairs of voxels that touch."""
         return neighbor_table(self.grid_coord, self.cloud, len(self.counts))
+
+    @cached_property
+    def wide_neighbors(self) -> NeighborTable:
+        """Pairs of voxels within the stem's kernel of 5³."""
+        return neighbor_table(self.grid_coord, self.cloud, len(self.counts), reach=2)
+
+    def source_of(self, in_decoder: bool, number: int) -> torch.Tensor | None:
+        """Return what the convolution of a block reads, `(voxels, channels)`; None for the block's input."""
+        # Kept for a backward pass, which may run a block again; otherwise it would only take memory.
+        if torch.is_grad_enabled():
+            return self.sources.get((in_decoder, number))
+        return self.sources.pop((in_decoder, number), None)
+
+    @cached_property
+    def curve_bits(self) -> torch.Tensor:
+        """Bits of the curves of each cloud, `(clouds,)`."""
+        if self.depths is not None:
+            return self.depths
+        config, plus_one = self.config, self.config.depth_rule == "max_plus_one"
+        return curve_depths(self.grid_coord, self.cloud, len(self.counts), config.depth_of_batch, plus_one)
 
     @property
     def patch_size(self) -> int:
@@ -124,7 +153,8 @@ class Voxels:
         """Voxels in the order of the curve of a block, `(voxels,)`."""
         curve = self.config.curves[self.turns[block % len(self.turns)]]
         if ("order", curve) not in self._made:
-            found = serialize(self.grid_coord, self.cloud, len(self.counts), [curve], self.config.depth_of_batch)
+            count = len(self.counts)
+            found = serialize(self.grid_coord, self.cloud, count, [curve], depths=self.curve_bits)
             self._made["order", curve] = found.order[0]
         return self._made["order", curve]
 
@@ -191,13 +221,38 @@ class Voxels:
         return scatter_mean(values[None], self.inverse[None], len(self.cloud))[0]
 
     def pool(self, turns: Sequence[int]) -> Voxels:
-        """Return the voxels of the next stage."""
-        pooled = grid_pool(self.grid_coord, self.cloud, len(self.counts), self.config.pooling_strides[self.stage])
+        """Return the voxels of the next stage, whose curves take turns as drawn."""
+        count, stride = len(self.counts), self.config.pooling_strides[self.stage]
+        depths = None
+        if self.config.pooling == "grid":
+            pooled = grid_pool(self.grid_coord, self.cloud, count, stride)
+        else:
+            # Each stage takes the upper bits of the first one's codes, of which a pooling drops as many as a step of
+            # the stride has. A cloud of fewer bits is not pooled.
+            bits = stride.bit_length() - 1
+            dropped = torch.where(self.curve_bits >= bits, bits, 0)  # (clouds,)
+            depths = self.curve_bits - dropped
+            pooled = grid_pool(self.grid_coord >> dropped[self.cloud, None], self.cloud, count, 1)
+            # In the order of the first of this stage's curves, to which the drawn turns refer.
+            first = [self.config.curves[self.turns[0]]]
+            order = serialize(pooled.grid_coord, pooled.cloud, count, first, depths=depths)
+            inverse = order.inverse[0][pooled.inverse]
+            pooled = GridPool(pooled.grid_coord[order.order[0]], pooled.cloud, inverse)
+            turns = [self.turns[turn] for turn in turns]
         # The mean of its voxels, not the middle of the cell, as in the released program.
         coord = scatter_mean(self.coord[None], pooled.inverse[None], len(pooled.cloud))[0]
-        counts = tuple(torch.bincount(pooled.cloud, minlength=len(self.counts)).tolist())
+        counts = tuple(torch.bincount(pooled.cloud, minlength=count).tolist())
         return Voxels(
-            self.config, self.stage + 1, coord, pooled.grid_coord, pooled.cloud, counts, turns, pooled.inverse
+            self.config,
+            self.stage + 1,
+            coord,
+            pooled.grid_coord,
+            pooled.cloud,
+            counts,
+            turns,
+            pooled.inverse,
+            depths,
+            self.context,
         )
 
 

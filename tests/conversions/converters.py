@@ -36,7 +36,7 @@ from tests.conversions.spatiallm_originals import Released
 from tests.conversions.test_imagebind_audio import original as imagebind_original
 from tests.conversions.test_pointgst import CHOICES as POINTGST_CHOICES, released as pointgst_released
 from tests.modeling.detr3d.reference_case import DetectionCase
-from tests.modeling.ptv3_case import ptv3_original
+from tests.modeling.ptv3_case import SupervisedCase, ptv3_original
 from tests.tiny_encoders import tiny_config
 
 
@@ -86,6 +86,12 @@ def _act(case: str) -> Converter:
 
 def _imagebind(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
     return convert_imagebind_audio(checkpoint, output, config=tiny_config("imagebind_audio"))
+
+
+def _supervised(checkpoint: Path, output: Path) -> dict[str, Any]:
+    arguments = checkpoint.with_name("arguments.json")
+    arguments.write_text(json.dumps(SupervisedCase("ptv1_segment").arguments))
+    return convert_ptv3(checkpoint, output, trained_with="pointcept-1.5.1", arguments=arguments)
 
 
 def _part(part: str) -> Callable[[Path, Path, Path], dict[str, Any]]:
@@ -163,6 +169,12 @@ CONVERTERS = {
     ),
     "ptv3": Converter(
         ptv3_original, "state_dict", lambda checkpoint, output, others: convert_ptv3(checkpoint, output), convert_ptv3
+    ),
+    "ptv3-supervised": Converter(
+        lambda: {"state_dict": SupervisedCase("ptv1_segment").tensors()},
+        "state_dict",
+        lambda checkpoint, output, others: _supervised(checkpoint, output),
+        convert_ptv3,
     ),
     "spatiallm": Converter(
         lambda: {"model": Released("qwen").state},

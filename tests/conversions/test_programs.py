@@ -89,7 +89,7 @@ def test_files_of_minigpt3d_may_come_in_any_order(tmp_path):
 
 
 def test_every_program_names_a_public_conversion():
-    others = {"convert_minigpt3d_parts", "convert_detr3d_back", "convert_spatiallm_back"}
+    others = {"convert_minigpt3d_parts", "convert_detr3d_back", "convert_ptv3_back", "convert_spatiallm_back"}
     assert {program.convert for program in PROGRAMS} | others == set(conversions.__all__)
 
 

@@ -117,10 +117,3 @@ def test_a_converted_config_has_the_released_sizes_and_sound_behavior(tmp_path):
     stored = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (stored["grid_size"], stored["shuffle_curves"], stored["depth_of_batch"]) == (0.01, "training", False)
     assert stored["hidden_sizes"] == [32, 48, 64, 80, 112] and not stored["use_mask_token"]
-
-
-def test_a_file_of_the_supervised_layout_is_named_as_what_it_is(tmp_path):
-    names = ("backbone.embedding.stem.conv.weight", "backbone.embedding.stem.norm.weight", "seg_head.weight")
-    torch.save({"state_dict": {f"module.{name}": torch.ones(2) for name in names}}, tmp_path / "scannet.pth")
-    result = CliRunner().invoke(app, ["convert", str(tmp_path / "scannet.pth"), "--output", str(tmp_path / "out")])
-    assert result.exit_code == 1 and "scannet.pth: the original, supervised layout of Point" in result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,79 @@ def ptv3_original(name: str = "utonia") -> dict[str, dict]:
     """The content of a `.pth` of the authors, of reduced widths: settings and tensors."""
     case = Ptv3Case(f"ptv3_{name}")
     return {"config": {"shuffle_orders": True, "enable_flash": True} | case.arguments, "state_dict": case.original}
+
+
+class SupervisedCase(Ptv3Case):
+    """A stored run of the original, supervised layout; `tiny` of its small clouds."""
+
+    def __init__(self, name: str, kind: str = ""):
+        super().__init__(name)
+        self.kind = kind
+        # The first run's indices have a prefix where they are not those of all runs.
+        starts = {"ptv1_options": "normal.", "ptv1_nuscenes": "f0."}
+        self.prefix = f"{kind}." if kind else starts.get(name, "")
+        for key in [key for key in self.expected if self.prefix and key.startswith(f"{self.prefix}s")]:
+            self.expected.setdefault(key.removeprefix(self.prefix), self.expected[key])
+
+    def tensors(self, names: str = "state_dict") -> dict[str, torch.Tensor]:
+        """The state dict of the released program, one of several of the manifest."""
+        factors = re.findall(r"names ending ([\w.]+) by (\d+)", self.manifest["weights"])
+        factors += [("modulation.1.weight", "2"), *((f"seg_heads.{number}.weight", "6") for number in range(3))]
+        state = {}
+        for name, (shape, dtype) in self.manifest[names].items():
+            # In double precision the numbers are the same.
+            tensor = torch.as_tensor(fill(name, shape, dtype.replace("float64", "float32")))
+            for ending, factor in factors:
+                if name.endswith(ending):
+                    tensor = tensor * float(factor)
+            if name == "logit_scale":
+                tensor = torch.tensor(2.0)
+            state[name] = tensor / tensor.norm(dim=1, keepdim=True) if name == "class_embedding" else tensor
+        return state
+
+    @property
+    def specs(self) -> list[dict[str, Any]]:
+        """What the clouds are made from."""
+        given = self.manifest["input"]
+        return given["tiny_clouds"] if self.kind == "tiny" else given.get("clouds") or [given["cloud"]]
+
+    @property
+    def raw(self) -> list[dict[str, np.ndarray]]:
+        """Each cloud before any transform; also `strength (points, 1)`."""
+        clouds = []
+        for spec in self.specs:
+            values = points(spec["name"], 1, spec["count"], 10)[0]
+            coord = values[:, :3] * np.array(spec["stretch"], np.float32)
+            count, factor = spec.get("far", (0, 1.0))
+            coord[:count] *= np.float32(factor)
+            normal = values[:, 6:9] - np.float32(0.5)
+            normal = normal / np.linalg.norm(normal, axis=1, keepdims=True)
+            color = values[:, 3:6] * np.float32(255)
+            clouds.append({"coord": coord, "color": color, "normal": normal, "strength": values[:, 9:10]})
+        return clouds
+
+    @property
+    def voxels(self) -> dict[str, list[torch.Tensor]]:
+        """`points` `(voxels, in_channels)` and `grid_coord` `(voxels, 3)` of each cloud."""
+        stored = self.expected
+        counts = stored["s0.offset"].diff(prepend=torch.zeros(1)).int().tolist()
+        steps = {step[0]: step[1:] for step in self.manifest["input"].get("transform", ())}
+        names = {1: [""], 2: ["a", "b"]}[len(counts)] if self.kind != "tiny" else ["t"]
+        made = []
+        for cloud, name, coord in zip(self.raw, names, stored["s0.coord"].split(counts), strict=True):
+            kept = stored[f"selected.{name}" if name else "selected"].long()
+            if not name:
+                kept = kept[stored["fragment_index"][: counts[0]].long()]
+            channels = {one: torch.from_numpy(values[kept]) for one, values in cloud.items()}
+            if "NormalizeColor" in steps:
+                divisor, shift = steps["NormalizeColor"]
+                channels["color"] = channels["color"] / divisor - shift
+            read = self.manifest["input"]["feat"].split(", ")
+            made.append(torch.cat([coord, *(channels[one] for one in read if one != "coord")], dim=1).float())
+        return {"points": made, "grid_coord": list(stored["s0.grid_coord"].long().split(counts))}
+
+    def labels(self, classes: int) -> torch.Tensor:
+        """Class of each voxel, -1 where it has none, `(voxels,)`."""
+        cells = torch.cat(self.voxels["grid_coord"])
+        labels = (cells[:, 0] // 5 + 2 * (cells[:, 1] // 7) + cells[:, 2] // 9) % classes
+        return torch.where(torch.arange(len(labels)) % 7 == 3, -1, labels)

@@ -30,7 +30,7 @@ from hf_any3d.published import _OPENED, open_published, opened_directory, publis
 from tests.cli.conftest import run
 from tests.conversions.aligned_originals import openshape_flat, openshape_training, patchalign3d, uni3d
 from tests.conversions.minigpt3d_originals import Originals
-from tests.modeling.ptv3_case import ptv3_original
+from tests.modeling.ptv3_case import SupervisedCase, ptv3_original
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_text_towers import tiny_clip_files
 
@@ -374,6 +374,24 @@ def test_a_license_that_forbids_commercial_use_is_asked_for_once(published_files
     open_published(NAME, accept_license=True)
     assert "license: cc-by-nc-4.0" in (published_directory(NAME) / "README.md").read_text()
     assert open_published(NAME).name_or_path == NAME
+
+
+def test_a_supervised_model_opens_with_the_rules_of_its_training(hub, monkeypatch, tmp_path):
+    name, case = "Pointcept/PointTransformerV3", SupervisedCase("ptv1_segment")
+    entry = PUBLISHED[name]
+    assert all(file.options["trained_with"] == "pointcept-1.5.1" for file in entry.files.values())
+    (tmp_path / "arguments.json").write_text(json.dumps(case.arguments))
+    file = entry.files["scannet"]
+    options = {**file.options, "arguments": str(tmp_path / "arguments.json")}
+    small = dataclasses.replace(file, config={"block_rule": "branch"}, options=options)
+    hub.commit(name, {file.path: stored({"epoch": 1, "state_dict": case.tensors()})}, in_lfs=True)
+    monkeypatch.setitem(PUBLISHED, name, dataclasses.replace(entry, files={"scannet": small}))
+    try:
+        model = open_published(name, size="scannet")
+        assert model.config.block_rule == "branch" and model.config.id2label[0] == "wall"
+    finally:
+        huggingface_hub.delete_repo(name)
+        forget(name)
 
 
 def test_a_head_is_a_checkpoint_of_its_own(hub, monkeypatch):

@@ -12,6 +12,7 @@ _NORMALS = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
 _COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
 _SPLATS = ("f_dc_0", "f_dc_1", "f_dc_2")
 _CONSTANT_HARMONIC = np.float32(0.28209479)  # the spherical harmonic of degree 0, 1 / (2 sqrt(pi))
+_INTENSITIES = ("intensity", "scalar_intensity", "reflectance", "remission")
 _LABELS = ("label", "class", "classification", "labels", "scalar_label", "scalar_classification")
 
 
@@ -38,6 +39,8 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]
     if "colors" not in found and all(name in columns for name in _SPLATS):
         # Of Gaussian splats, the color seen from all sides: the constant term of their spherical harmonics.
         found["colors"] = _splat_colors(np.stack([columns[name] for name in _SPLATS], axis=1), source)
+    if name := next((name for name in _INTENSITIES if name in columns), None):
+        found["intensity"] = columns[name]
     if name := next((name for name in _LABELS if name in columns), None):
         found["labels"] = usable_labels(columns[name], source)
     return found

@@ -126,6 +126,8 @@ def _read_npz(source: Source) -> PointCloudData:
             values = first(names)
             values = None if values is None else usable(_numeric(values, field), source)
             fields[field] = fields[field] if values is None else values
+        if (intensity := first(("intensity",))) is not None:
+            fields["intensity"] = _numeric(intensity, "intensity")
         # The archive's offset, and the one that was split off from its points just now.
         if (offset := first(("offset",))) is not None:
             fields["offset"] = _numeric(offset, "offset") + (0 if fields["offset"] is None else fields["offset"])

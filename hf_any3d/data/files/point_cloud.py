@@ -48,6 +48,7 @@ class PointCloudData:
         offset: (3,) float64 to be added to `points` to get the coordinates of the file, or None. Readers set it only
             for clouds so far from the origin that float32 would distort their shape.
         up_axis: "x", "y" or "z" where the format of the file says which axis points up, else None.
+        intensity: (points,) float32, how strongly each point reflects a laser, in the units of the sensor, or None.
 
     Raises:
         PointCloudError: a wrong shape, no points, a NaN or infinite coordinate, a color outside [0, 1] or a face that
@@ -62,6 +63,7 @@ class PointCloudData:
     face_colors: np.ndarray | None = None
     offset: np.ndarray | None = None
     up_axis: str | None = None
+    intensity: np.ndarray | None = None
 
     def __post_init__(self):
         if (left_out := _LEFT_OUT.get()) is not None:
@@ -78,6 +80,8 @@ class PointCloudData:
             self.normals = _rows("normals", self.normals, count)
         if self.labels is not None:
             self.labels = _labels(self.labels, count)
+        if self.intensity is not None:
+            self.intensity = _intensity(self.intensity, count)
         if self.faces is not None:
             self.faces = _faces(self.faces, count)
         if self.face_colors is not None:
@@ -112,7 +116,7 @@ class PointCloudData:
             return
         if not valid.any():
             raise PointCloudError(f"all {len(points)} points have NaN or infinite coordinates; expected finite ones")
-        for name in ("points", "colors", "normals", "labels"):
+        for name in ("points", "colors", "normals", "labels", "intensity"):
             values = getattr(self, name)
             # A field of another length stays, and is reported as an error afterwards.
             if values is not None and len(values) == len(points):
@@ -161,6 +165,18 @@ class PointCloudData:
         if self.labels is not None:
             labels = self.labels[corners[np.arange(n), weights.argmax(1)]]
         return PointCloudData(points, colors, normals, labels, offset=self.offset, up_axis=self.up_axis)
+
+
+def _intensity(values: ArrayLike, count: int) -> np.ndarray:
+    values = np.asarray(values)
+    if values.shape not in ((count,), (count, 1)) or values.dtype.kind not in "fiub":
+        raise PointCloudError(
+            f"intensity has shape {values.shape} and type {values.dtype}; expected ({count},) numbers"
+        )
+    values = np.ascontiguousarray(values, np.float32).reshape(count)
+    if not np.isfinite(values).all():
+        raise PointCloudError("intensity has NaN or infinite values; expected finite ones")
+    return values
 
 
 def _rows(name: str, values: ArrayLike, count: int, dtype: DTypeLike = np.float32) -> np.ndarray:

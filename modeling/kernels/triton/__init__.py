@@ -54,8 +54,9 @@ def submanifold_convolution_triton(
 
 
 def supports_convolution(values: Tensor, weight: Tensor, bias: Tensor | None, table: NeighborTable) -> bool:
-    """Return whether values and weights have one dtype that the kernel multiplies, and there are voxels."""
-    return values.dtype in DTYPES and weight.dtype == values.dtype and len(values) > 0
+    """Return whether values and weights have one dtype that the kernel multiplies, it is 3³, and there are voxels."""
+    is_small = weight.shape[1] == 3
+    return is_small and values.dtype in DTYPES and weight.dtype == values.dtype and len(values) > 0
 
 
 def pooled_patches_triton(patches: Tensor, layers: MiniPointNet) -> Tensor:

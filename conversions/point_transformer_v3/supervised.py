@@ -1,0 +1,202 @@
+"""Recognize files of the supervised layout of Point Transformer V3: variant, program and benchmark.
+
+The names and shapes of the tensors are the same whichever program trained them, and so is an error-free load; but the
+numbers mean something only with that program's rules. So these are asked for where a file cannot tell.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hf_any3d.conversions.point_transformer_v3.benchmarks import BENCHMARKS, CONDITION_CLASSES, Benchmark
+from hf_any3d.conversions.point_transformer_v3.names import supervised_fields
+from hf_any3d.conversions.renaming import count_of, numbers_in, size_of
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Rules in which programs differ that train the same tensors.
+
+    Args:
+        block_rule: Of the config.
+        depth_rule: Of the config.
+        color_range: Of the processor.
+        title: The programs, for cards.
+    """
+
+    block_rule: str
+    depth_rule: str
+    color_range: str
+    title: str
+
+
+TRAINED_WITH: dict[str, Rules] = {
+    "pointcept-1.5.1": Rules("branch", "max", "signed", "Pointcept 1.5.0 or 1.5.1 (December 2023 to March 2024)"),
+    "pointcept-1.5.2": Rules(
+        "full", "max", "signed", "Pointcept 1.5.2 (May 2024) or the detached repository since March 2024"
+    ),
+    "pointcept-1.6": Rules("full", "max_plus_one", "unit", "Pointcept 1.6.0 (March 2025) or later"),
+}
+"""Program -> its rules. All published segmentation weights are of the first."""
+
+_BASE = {
+    "order": ("z", "z-trans", "hilbert", "hilbert-trans"),
+    "enc_depths": (2, 2, 2, 6, 2),
+    "enc_channels": (32, 64, 128, 256, 512),
+    "enc_num_head": (2, 4, 8, 16, 32),
+    "enc_patch_size": (1024,) * 5,
+    "dec_depths": (2, 2, 2, 2),
+    "dec_channels": (64, 64, 128, 256),
+    "dec_num_head": (4, 4, 8, 16),
+    "dec_patch_size": (1024,) * 4,
+}
+_RELATIVE = {"enable_rpe": True, "enc_patch_size": (128,) * 5, "dec_patch_size": (128,) * 4}
+_SEVERAL = {"pdnorm_bn": True, "pdnorm_ln": True, "pdnorm_conditions": ("ScanNet", "S3DIS", "Structured3D")}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "base": _BASE,
+    "rpe": _BASE | _RELATIVE,
+    "ppt": {
+        **_BASE,
+        **_SEVERAL,
+        "enc_depths": (3, 3, 3, 6, 3),
+        "enc_channels": (48, 96, 192, 384, 512),
+        "enc_num_head": (3, 6, 12, 24, 32),
+        "dec_depths": (3, 3, 3, 3),
+        "dec_channels": (64, 96, 192, 384),
+        "dec_num_head": (4, 6, 12, 24),
+    },
+    "s3dis-ppt": {
+        **_BASE,
+        **_RELATIVE,
+        **_SEVERAL,
+        "enc_channels": (32, 64, 128, 256, 384),
+        "enc_num_head": (2, 4, 8, 16, 24),
+    },
+}
+"""Published configurations, as arguments of the original's constructor."""
+_SIZES = ("enc_depths", "enc_channels", "dec_depths", "dec_channels", "enable_rpe", "pdnorm_bn", "pdnorm_ln")
+
+
+def is_supervised(original: Mapping[str, torch.Tensor]) -> bool:
+    """Return whether tensors are those of the supervised layout."""
+    return any("embedding.stem.conv." in name for name in original)
+
+
+def check_head(original: Mapping[str, torch.Tensor]) -> None:
+    """Refuse files of this layout that are no segmentation models, and say what they are.
+
+    Raises:
+        ValueError: There is no head for points.
+    """
+    if any(name.startswith(("seg_head.", "proj_head.", "seg_heads.")) for name in original):
+        return
+    kinds = {"extractor.": "Find3D, whose head aligns points with texts", "cls_head.": "a classifier of objects"}
+    found = next((kind for prefix, kind in kinds.items() if any(n.startswith(prefix) for n in original)), None)
+    raise ValueError(
+        f"the supervised layout of Point Transformer V3: {found or 'an encoder without a head'}; expected a "
+        "segmentation model, with seg_head, seg_heads or proj_head"
+    )
+
+
+def sizes_of(original: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Read from the tensors what they show of the constructor's arguments."""
+    found: dict[str, Any] = {}
+    for part in ("enc", "dec"):
+        stages = sorted(numbers_in(original, rf"backbone\.{part}\.{part}(\d+)\."))
+        places = [f"backbone.{part}.{part}{stage}.block" for stage in stages]
+        found[f"{part}_depths"] = tuple(count_of(original, re.escape(place) + r"(\d+)\.") for place in places)
+        found[f"{part}_channels"] = tuple(size_of(original, f"{place}0.cpe.1.weight") for place in places)
+    found["enable_rpe"] = any(name.endswith("rpe_table") for name in original)
+    found["pdnorm_bn"] = any("stem.norm.norm." in name for name in original)
+    found["pdnorm_ln"] = any(re.search(r"norm1\.0\.norm\.", name) for name in original)
+    return found
+
+
+def arguments_of(original: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
+    """Return the published variant that a file is, and the arguments of its constructor.
+
+    Raises:
+        ValueError: It is none of them: attention heads, patches and curves are not in a file.
+    """
+    found = sizes_of(original)
+    for name, arguments in VARIANTS.items():
+        if all(found[size] == arguments.get(size, False) for size in _SIZES):
+            return name, arguments
+    told = ", ".join(f"{size}={found[size]}" for size in _SIZES)
+    raise ValueError(
+        f"a model of the supervised layout of Point Transformer V3 with {told}: none of the published ones, "
+        f"{', '.join(VARIANTS)}, and a file has no heads, patches and curves; give --arguments, a JSON file with the "
+        "arguments of its constructor"
+    )
+
+
+def rules_of(trained_with: str | None) -> Rules:
+    """Return the rules of the program that trained a file.
+
+    Raises:
+        ValueError: It is not given, or unknown.
+    """
+    if trained_with not in TRAINED_WITH:
+        told = "; ".join(f"{name}: {rules.title}" for name, rules in TRAINED_WITH.items())
+        raise ValueError(
+            f"trained_with={trained_with!r}: the supervised layout of Point Transformer V3 was trained by programs "
+            "with different rules, which a file does not show, and with the wrong ones its answers are noise; give "
+            f"--trained-with, one of {told}. The weights of Pointcept/PointTransformerV3 are of pointcept-1.5.1"
+        )
+    return TRAINED_WITH[trained_with]
+
+
+def benchmark_of(original: Mapping[str, torch.Tensor], dataset: str | None) -> Benchmark:
+    """Return the benchmark that a file was trained for, given or recognized by its numbers of classes and channels.
+
+    Raises:
+        ValueError: It is unknown, has other numbers, or cannot be known.
+    """
+    several = "seg_head.weight" not in original
+    channels = size_of(original, "backbone.embedding.stem.conv.weight", 4)
+    if dataset is None:
+        classes = None if several else size_of(original, "seg_head.weight")
+        fitting = [one for one in BENCHMARKS.values() if (len(one.classes), one.channels) == (classes, channels)]
+        if len(fitting) == 1:
+            return fitting[0]
+        told = "several data sets" if several else f"{classes} classes and {channels} channels"
+        raise ValueError(f"a model of {told}; give --dataset, one of {', '.join(BENCHMARKS)}")
+    if dataset not in BENCHMARKS:
+        raise ValueError(f"dataset={dataset!r}; expected one of {', '.join(BENCHMARKS)}")
+    chosen = BENCHMARKS[dataset]
+    counts = (len(CONDITION_CLASSES.get(chosen.title, ())), chosen.channels)
+    if not several:
+        counts = (len(chosen.classes), chosen.channels)
+    own = (counts[0] if several else size_of(original, "seg_head.weight"), channels)
+    if own != counts or not counts[0]:
+        raise ValueError(
+            f"dataset={dataset!r} has {counts[0]} classes and {counts[1]} channels; the file has {own[0]} and {own[1]}"
+        )
+    return chosen
+
+
+def fields_of(
+    original: Mapping[str, torch.Tensor], arguments: Mapping[str, Any], rules: Rules, benchmark: Benchmark
+) -> dict[str, Any]:
+    """Return the fields of `PointTransformerV3Config` of a file."""
+    given = {"in_channels": benchmark.channels} | dict(arguments)
+    fields = supervised_fields(given, block_rule=rules.block_rule, depth_rule=rules.depth_rule)
+    fields["reads_coordinates"] = benchmark.reads_coordinates
+    fields["in_channels"] = given["in_channels"] + 3 * (not benchmark.reads_coordinates)
+    if "seg_head.weight" not in original:
+        is_texts = "proj_head.weight" in original
+        fields |= {
+            "segmentation_head": "texts" if is_texts else "conditions",
+            "condition": benchmark.title,
+            "condition_classes": CONDITION_CLASSES,
+            "text_embedding_size": size_of(original, "class_embedding", 1) if is_texts else 512,
+        }
+    if "embedding_table.weight" in original:
+        fields["condition_size"] = size_of(original, "embedding_table.weight", 1)
+    fields["id2label"] = dict(enumerate(benchmark.classes))
+    fields["label2id"] = {name: number for number, name in enumerate(benchmark.classes)}
+    fields["label_colors"] = benchmark.hex_colors
+    return fields

@@ -1,0 +1,153 @@
+"""The supervised layout as a transformers model: training, saving, batches, settings."""
+
+import pytest
+import torch
+
+from hf_any3d.modeling.layers.tasks import lovasz_softmax
+from hf_any3d.modeling.point_ops import neighbor_table, submanifold_convolution
+from hf_any3d.modeling.point_transformer_v3 import (
+    PRESETS,
+    PointTransformerV3Config,
+    PointTransformerV3ForPointCloudSegmentation,
+)
+from tests.tiny_ptv3 import SMALL, tiny_ptv3
+
+LAYOUT = {
+    "stem": "convolution",
+    "stage_norm": "batch",
+    "pooling": "serialized",
+    "block_rule": "branch",
+    "depth_rule": "max",
+    "decoder_convolution": "skip",
+    "use_decoder": True,
+    "depths": (2, 3),
+    "decoder_depths": (2,),
+    "decoder_hidden_sizes": (16,),
+    "decoder_num_attention_heads": (2,),
+    "lovasz_weight": 1.0,
+    "shuffle_curves": "never",
+    "drop_path_rate": 0.0,
+}
+
+
+def model_of(**changes):
+    return tiny_ptv3(PointTransformerV3ForPointCloudSegmentation, **LAYOUT | changes)
+
+
+def gradients(model, points, labels):
+    model.zero_grad()
+    model.train()(points, labels=labels).loss.backward()
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def test_blocks_that_are_computed_again_have_the_same_gradients():
+    model, points = model_of(), torch.rand(2, 80, 6)
+    labels = torch.randint(3, (2, 80))
+    plain = gradients(model, points, labels)
+    assert len(plain) == len(list(model.parameters()))
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    again = gradients(model, points, labels)
+    assert plain.keys() == again.keys()
+    for name in plain:
+        torch.testing.assert_close(again[name], plain[name], atol=1e-6, rtol=1e-4)
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    with pytest.raises(ValueError, match="use_reentrant=True with block_rule='branch'"):
+        gradients(model, points, labels)
+
+
+def test_a_saved_model_answers_the_same_and_clouds_do_not_change_each_other(tmp_path):
+    model, clouds = model_of(), [torch.rand(90, 6), 3 * torch.rand(40, 6)]
+    model.save_pretrained(tmp_path)
+    opened = PointTransformerV3ForPointCloudSegmentation.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        together = opened(clouds).logits
+        for number, cloud in enumerate(clouds):
+            alone = model([cloud]).logits[0]
+            torch.testing.assert_close(together[number, : len(cloud)], alone, atol=1e-5, rtol=1e-4)
+    assert opened.config.block_rule == "branch"
+
+
+def test_nothing_that_blocks_leave_stays_in_memory_without_gradients():
+    model = model_of()
+    with torch.no_grad():
+        stages = model.point_transformer_v3.encode(torch.rand(1, 60, 6)).stages
+    # What the last block of a stage left has no reader.
+    assert all(len(voxels.sources) <= 2 for voxels in stages)
+
+
+def test_a_kernel_of_five_is_a_dense_convolution_of_the_grid():
+    torch.manual_seed(0)
+    cells = torch.stack(torch.meshgrid(*[torch.arange(6)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    cells = cells[torch.randperm(len(cells))[:90]]
+    cloud, values, weight = torch.zeros(90, dtype=torch.long), torch.rand(90, 4), torch.rand(5, 5, 5, 5, 4)
+    table = neighbor_table(cells, cloud, 1, reach=2)
+    ours = submanifold_convolution(values, weight, None, table)
+    grid = torch.zeros(1, 4, 6, 6, 6)
+    grid[0, :, cells[:, 0], cells[:, 1], cells[:, 2]] = values.T
+    dense = torch.nn.functional.conv3d(grid, weight.permute(0, 4, 1, 2, 3), padding=2)
+    expected = dense[0, :, cells[:, 0], cells[:, 1], cells[:, 2]].T
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+    # From the table of an accelerator, the same pairs.
+    again = type(table)(table=table.dense(90))
+    torch.testing.assert_close(submanifold_convolution(values, weight, None, again), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_lovasz_loss_is_zero_for_sure_answers_and_without_labels():
+    labels = torch.tensor([0, 2, 1, -100])
+    sure = 100 * torch.nn.functional.one_hot(labels.clamp(min=0), 3).float()
+    assert lovasz_softmax(sure, labels) < 1e-30 and lovasz_softmax(-sure, labels) > 0.9
+    logits = torch.rand(4, 3, requires_grad=True)
+    loss = lovasz_softmax(logits, torch.full((4,), -100))
+    loss.backward()
+    assert loss == 0 and (logits.grad == 0).all()
+
+
+def test_a_stride_of_more_bits_than_a_cloud_has_pools_nothing():
+    model = model_of(pooling_strides=(4,))
+    small, large = torch.tensor([[[0, 0, 0], [1, 0, 0]]]), torch.tensor([[[0, 0, 0], [7, 0, 0]]])
+    points = torch.rand(1, 2, 6)
+    with torch.no_grad():
+        for cells, pooled in ((small, [[0, 0, 0], [1, 0, 0]]), (large, [[0, 0, 0], [1, 0, 0]])):
+            stages = model.point_transformer_v3.encode(points, grid_coord=cells).stages
+            assert stages[1].grid_coord.tolist() == pooled
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pooling": "serialized", "pooling_strides": (3,)}, r"pooling_strides=\(3,\); expected powers of 2"),
+        ({"block_rule": "old"}, "block_rule='old'; expected one of 'full', 'branch'"),
+        ({"condition_batch_norms": True}, "condition=None with norm_conditions=None; expected one of these names"),
+        (
+            {"segmentation_head": "texts", "condition": "A", "condition_classes": {"B": [0]}},
+            r"condition='A' with condition_classes=\['B'\]",
+        ),
+        ({"condition": "A", "condition_classes": {"A": []}}, r"condition_classes has \[\] for 'A'"),
+        (
+            {"norm_conditions": ["A"], "condition": "A", "adaptive_norms": True},
+            "condition_size=None; expected a number, as adaptive_norms is True",
+        ),
+        (
+            {
+                "norm_conditions": ["A"],
+                "condition": "A",
+                "condition_layer_norms": True,
+                "pre_norm": False,
+                "block_rule": "branch",
+            },
+            "condition_layer_norms=True with pre_norm=False; expected block_rule='full'",
+        ),
+        ({"label_colors": ["red"]}, "label_colors has 'red'; expected colors such as"),
+    ],
+)
+def test_settings_that_make_no_model_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        PointTransformerV3Config(**SMALL | changes)
+
+
+def test_the_preset_has_the_published_layout():
+    with torch.device("meta"):
+        model = PointTransformerV3ForPointCloudSegmentation(
+            PointTransformerV3Config(**PRESETS["supervised"], num_labels=20)
+        )
+    assert model.num_parameters() == 46_167_572
