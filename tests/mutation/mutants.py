@@ -37,9 +37,11 @@ _KEYS = ("key", "identity", "stamp", "fingerprint", "signature")
 _REPORTING = ("warn", "warning", "warning_once", "info", "debug", "error", "register", "field", "typer.Option")
 # Where there is one device, leaving one out changes nothing; nor does the encoding where UTF-8 is the usual one.
 _UNSEEN = ("device", "encoding")
+# These change only the time or memory that a call takes, or where a page shows that it is busy.
+_COSTS = ("inplace", "non_blocking", "pin_memory", "num_warps", "num_stages", "show_progress", "show_progress_on")
 # How much is allowed, shown or waited for is a choice: another number of a constant of such a name is as good, and so
 # is whether exactly that much is still allowed. That there is a limit is not: its condition is negated all the same.
-_LIMITS = {"MOST", "MAX", "LONGEST", "LARGEST", "DEEPEST", "SHORTEST", "SHOWN", "SECONDS", "TIMEOUT", "LIMIT"}
+LIMITS = {"MOST", "MAX", "LONGEST", "LARGEST", "DEEPEST", "SHORTEST", "SHOWN", "SECONDS", "TIMEOUT", "LIMIT"}
 # Pictures, the layout of pages and progress bars are looked at, not computed with. What they are given is computed.
 _BARS = ("tqdm", "bar.update", "bar.set_postfix")
 _CANVASES = ("axes", "figure", "panel", "panels")
@@ -335,6 +337,7 @@ class _Finder(ast.NodeVisitor):
             return
         # What zip is strict about never happens: the sequences are as long as each other.
         ignored = _LAYOUT if _is_component(node) else ("strict",) if ast.unparse(node.func) == "zip" else ()
+        ignored = (*ignored, *_COSTS)
         for keyword in node.keywords:
             if keyword.arg not in (None, *_UNSEEN, *ignored) and self.depth:
                 kept = [other for other in node.keywords if other is not keyword]
@@ -405,7 +408,7 @@ def _is_limit(node: ast.AST) -> bool:
     if isinstance(node, ast.Tuple):
         return all(map(_is_limit, node.elts))
     name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-    return name.isupper() and not _LIMITS.isdisjoint(name.split("_"))
+    return name.isupper() and not LIMITS.isdisjoint(name.split("_"))
 
 
 def _is_key(target: ast.expr) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
+import gc
+import importlib
 import io
 import json
 import os
+import py_compile
 import resource
 import shutil
 import signal
@@ -23,11 +27,16 @@ from tests.mutation.mutants import ROOT, Mutant
 # Tests that enter the function are run from the quickest on, for so many recorded seconds: first those of the folder
 # that mirrors the source, which notice most, then others.
 SECONDS_NEAR, SECONDS_ELSEWHERE = 12.0, 8.0
+# These enter no function: they compare numbers and defaults that modules hold with stored ones.
+_NUMBERS = "tests/test_defaults.py::"
 # Reading a test file takes about half a second.
 FILES_AT_MOST = 12
 # A change may make a loop endless: a run is given this many times its recorded seconds, and a start. Both are seconds
 # of a processor, so that a busy machine ends no run; for one that sleeps, so many times as many by the clock.
 SLOWER, START, BY_THE_CLOCK = 4.0, 20.0, 20.0
+# Libraries that most tests of some folder need; imported once, not by every process.
+_LIBRARIES = ("datasets", "peft", "scipy.spatial", "transformers.pipelines", "transformers.trainer", "accelerate")
+_LIBRARIES += ("torch._dynamo", "matplotlib.figure", "typer.testing", "fastapi.testclient", "h5py")
 
 
 def read_recording(file: Path) -> list[dict[str, Any]]:
@@ -42,7 +51,8 @@ def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> list[tuple[list[
     The first round has the tests of the folder that mirrors the source, the second one others. What a fixture of a
     whole file enters is recorded with the first test only, so the other tests of the files that enter the function
     follow. Code outside of functions, and functions that are entered on import alone, are tried on the tests that
-    enter any function of their file, else of their folder.
+    enter any function of their file, else of their folder. Such code and other numbers are also tried on the tests that
+    compare numbers and defaults of modules with stored ones.
     """
     mark = f"{mutant.path}::{mutant.function}"
     hits = [row for row in rows if any(_is_within(name, mark, mutant) for name in row["entered"])]
@@ -54,8 +64,17 @@ def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> list[tuple[list[
     near = _mirrored(mutant, [*hits, *others])
     places = {row["test"] for row in near}
     far = [row for row in hits if row["test"] not in places]
+    if mutant.kind == "constant" or not mutant.function:
+        far = [*(row for row in rows if _looks_at_numbers(row["test"], mutant)), *far]
     rounds = (_within(near, SECONDS_NEAR), _within(far, SECONDS_ELSEWHERE))
     return [chosen for chosen in rounds if chosen[0]]
+
+
+def _looks_at_numbers(test: str, mutant: Mutant) -> bool:
+    """Whether a test compares stored numbers of the module, or defaults of a class, which may be one of it."""
+    if not test.startswith(_NUMBERS):
+        return False
+    return test.endswith(f"[{mutant.path}]") or not mutant.function and "/" not in test.partition("[")[2]
 
 
 def _mirrored(mutant: Mutant, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -136,16 +155,25 @@ def _copy_of_checkout(number: int) -> Iterator[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             if (ROOT / name).is_file() or (ROOT / name).is_symlink():
                 shutil.copy2(ROOT / name, target, follow_symlinks=False)
+        compile_by_content(Path(folder))
         yield Path(folder)
+
+
+def compile_by_content(folder: Path) -> None:
+    """Compile a folder's sources to bytecode that holds a digest of its source.
+
+    Python takes such bytecode for a file of the same content only and writes the next one in the same form, so a
+    change is never hidden by what was compiled before it, nor outlives itself. Time and size, which it compares
+    otherwise, can be those of the last change.
+    """
+    mode = py_compile.PycInvalidationMode.CHECKED_HASH
+    compileall.compile_dir(folder, quiet=2, invalidation_mode=mode)
 
 
 def _warm_up(copy: Path) -> tuple[Any, int]:
     """Import the libraries, but nothing of this project beside the tests' own hub; that hub and its port."""
     os.chdir(copy)
-    # Bytecode of a changed file must not outlive the change, not even in processes that tests start.
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     os.environ["PYTHONPATH"] = str(copy)
-    sys.dont_write_bytecode = True
     for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "hf_any3d")]:
         del sys.modules[name]
     sys.path[:] = [str(copy), *(path for path in sys.path if path not in ("", str(ROOT)))]
@@ -156,13 +184,14 @@ def _warm_up(copy: Path) -> tuple[Any, int]:
     conftest.pytest_unconfigure = lambda config: None
     port = conftest._hub._server.server_port
     conftest._hub.close()  # a thread does not outlive a fork; every child opens the hub anew
-    import datasets  # noqa: F401
-    import peft  # noqa: F401
-    import scipy.spatial  # noqa: F401
     import torch
-    import transformers.pipelines  # noqa: F401
 
+    for name in _LIBRARIES:
+        importlib.import_module(name)
     torch.set_num_threads(1)
+    # Children share what is not looked at: garbage collection would copy every object's page.
+    gc.collect()
+    gc.freeze()
     return conftest._hub, port
 
 
