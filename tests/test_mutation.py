@@ -110,7 +110,7 @@ def test_a_tuple_that_indexes_a_tensor_is_no_key(tmp_path):
 
 
 PAGES = """
-LONGEST_NAME, MOST_POINTS = 50, 1_000
+LONGEST_NAME, MOST_POINTS, _FILES_AT_A_TIME = 50, 1_000, 8
 STEPS = 12
 
 
@@ -122,6 +122,8 @@ def page(names, points, panels, wide=False):
         for name in tqdm(names[3:], desc="names", leave=False):
             bar.update(5)
     act(points, inplace=True, show_progress="hidden")
+    quiet_libraries()
+    near = points < 0.25
     return names.plot(zip(names, points, strict=True), leave=9)
 """
 
@@ -138,10 +140,11 @@ def test_limits_layout_costs_progress_bars_and_strictness_are_left_alone(tmp_pat
         (10, 'gr.Row(elem_id="ask", scale=6, visible=wide)', "(gr.Row(elem_id='ask', scale=6))"),
         (11, "3", "4"),
         (13, 'act(points, inplace=True, show_progress="hidden")', "pass"),
-        (14, "return names.plot(zip(names, points, strict=True), leave=9)", "return None"),
-        (14, "names.plot(zip(names, points, strict=True), leave=9)", "(names.plot(zip(names, points, strict=True)))"),
-        (14, "zip(names, points, strict=True)", "(zip(points, names, strict=True))"),
-        (14, "9", "18"),
+        (15, "0.25", "1.25"),
+        (16, "return names.plot(zip(names, points, strict=True), leave=9)", "return None"),
+        (16, "names.plot(zip(names, points, strict=True), leave=9)", "(names.plot(zip(names, points, strict=True)))"),
+        (16, "zip(names, points, strict=True)", "(zip(points, names, strict=True))"),
+        (16, "9", "18"),
     ]
 
 

@@ -35,6 +35,8 @@ _AXES = ("dim", "axis", "start_dim", "end_dim")
 _KEYS = ("key", "identity", "stamp", "fingerprint", "signature")
 # What only words an error, a warning or a log line is not worth a test of its own.
 _REPORTING = ("warn", "warning", "warning_once", "info", "debug", "error", "register", "field", "typer.Option")
+# Nor is that libraries show fewer remarks and progress bars.
+_REPORTING += ("quiet_libraries", "set_verbosity_error", "disable_progress_bar", "disable_progress_bars")
 # Where there is one device, leaving one out changes nothing; nor does the encoding where UTF-8 is the usual one.
 _UNSEEN = ("device", "encoding")
 # These change only the time or memory that a call takes, or where a page shows that it is busy.
@@ -42,6 +44,8 @@ _COSTS = ("inplace", "non_blocking", "pin_memory", "num_warps", "num_stages", "s
 # How much is allowed, shown or waited for is a choice: another number of a constant of such a name is as good, and so
 # is whether exactly that much is still allowed. That there is a limit is not: its condition is negated all the same.
 LIMITS = {"MOST", "MAX", "LONGEST", "LARGEST", "DEEPEST", "SHORTEST", "SHOWN", "SECONDS", "TIMEOUT", "LIMIT"}
+# So is how much is read or computed together, which changes no result.
+LIMITS |= {"PART", "BLOCK", "PIECE", "TOGETHER", "AT"}
 # Pictures, the layout of pages and progress bars are looked at, not computed with. What they are given is computed.
 _BARS = ("tqdm", "bar.update", "bar.set_postfix")
 _CANVASES = ("axes", "figure", "panel", "panels")
@@ -298,7 +302,7 @@ class _Finder(ast.NodeVisitor):
     def visit_Compare(self, node: ast.Compare) -> None:
         other = _COMPARISONS[type(node.ops[0])]()
         is_order = isinstance(node.ops[0], (ast.Lt, ast.LtE, ast.Gt, ast.GtE))
-        if not (is_order and any(map(_is_limit, (node.left, *node.comparators)))):
+        if not (is_order and any(_is_limit(side) or _is_real(side) for side in (node.left, *node.comparators))):
             self._add(node, "comparison", ast.Compare(node.left, [other, *node.ops[1:]], node.comparators))
         self.generic_visit(node)
 
@@ -409,6 +413,12 @@ def _is_limit(node: ast.AST) -> bool:
         return all(map(_is_limit, node.elts))
     name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
     return name.isupper() and not LIMITS.isdisjoint(name.split("_"))
+
+
+def _is_real(node: ast.AST) -> bool:
+    """Whether a side of a comparison is computed with a number such as 0.25, which others hardly equal exactly."""
+    numbers = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+    return any(isinstance(number, float) and not number.is_integer() for number in numbers)
 
 
 def _is_key(target: ast.expr) -> bool:
