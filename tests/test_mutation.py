@@ -237,7 +237,8 @@ for row in try_mutants(returns + other, rows, 0):
     assert first["outcome"] == "killed" and first["test"].startswith(test)
     assert second["outcome"] == "untested"
     summary = summarize([first, second], {second["mutant"]: "a reason"})
-    assert "1 noticed (50.0 %)" in summary and "a reason" in summary
+    assert "1 noticed (50.0 %, 95 % interval 9.5 to 90.5 %)" in summary and "a reason" in summary
+    assert "modeling/point_ops: 1 of 1" in summary and "conversions: 0 of 1" in summary
     assert Path(ROOT / "modeling/point_ops/geometry.py").read_text(encoding="utf-8").count("return None") == 0
 
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.mutation.mutants import ROOT, Mutant
+from tests.mutation.mutants import ROOT, Mutant, package_of
 
 # Tests that enter the function are run from the quickest on, for so many recorded seconds: first those of the folder
 # that mirrors the source, which notice most, then others.
@@ -51,7 +51,7 @@ def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> list[tuple[list[
     The first round has the tests of the folder that mirrors the source, the second one others. What a fixture of a
     whole file enters is recorded with the first test only, so the other tests of the files that enter the function
     follow. Code outside of functions, and functions that are entered on import alone, are tried on the tests that
-    enter any function of their file, else of their folder. Such code and other numbers are also tried on the tests that
+    enter any function of their file, else of their folder. Such code and numbers are also tried on the tests that
     compare numbers and defaults of modules with stored ones.
     """
     mark = f"{mutant.path}::{mutant.function}"
@@ -256,14 +256,30 @@ def _run_tests(tests: list[str], writing: int, hub: Any, port: int) -> None:
     os.close(writing)
 
 
+def _interval(count: int, total: int) -> tuple[float, float]:
+    """Wilson's interval of a share, for 95 %."""
+    if not total:
+        return 0.0, 1.0
+    z, share = 1.96, count / total
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    reach = z / (1 + z * z / total) * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5
+    return middle - reach, middle + reach
+
+
 def summarize(results: list[dict[str, Any]], accepted: dict[str, str]) -> str:
     """The share of changes that were noticed, and the survivors without a reason."""
     counts: dict[str, int] = defaultdict(int)
     for row in results:
         counts[row["outcome"]] += 1
     noticed = counts["killed"] + counts["timeout"]
-    lines = [f"{len(results)} changes: {noticed} noticed ({100 * noticed / max(len(results), 1):.1f} %)"]
+    low, high = _interval(noticed, len(results))
+    share = f"{100 * noticed / max(len(results), 1):.1f} %, 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    lines = [f"{len(results)} changes: {noticed} noticed ({share})"]
     lines += [f"    {outcome}: {count}" for outcome, count in sorted(counts.items())]
+    packages: dict[str, list[bool]] = defaultdict(list)
+    for row in results:
+        packages[package_of(row["mutant"].partition("::")[0])].append(row["outcome"] in ("killed", "timeout"))
+    lines += [f"    {package}: {sum(seen)} of {len(seen)}" for package, seen in sorted(packages.items())]
     for row in results:
         if row["outcome"] in ("survived", "untested"):
             reason = accepted.get(row["mutant"])
