@@ -121,9 +121,9 @@ def page(names, points, panels, wide=False):
     with gr.Row(elem_id="ask", scale=6, visible=wide):
         for name in tqdm(names[3:], desc="names", leave=False):
             bar.update(5)
-    act(points, inplace=True, show_progress="hidden")
+    act(points, inplace=True, show_progress="hidden", hint="Two words.")
     quiet_libraries()
-    near = points < 0.25
+    near = points < 0.25 if wide else {"help": "Two words."}
     return names.plot(zip(names, points, strict=True), leave=9)
 """
 
@@ -139,7 +139,8 @@ def test_limits_layout_costs_progress_bars_and_strictness_are_left_alone(tmp_pat
         (9, "2", "3"),
         (10, 'gr.Row(elem_id="ask", scale=6, visible=wide)', "(gr.Row(elem_id='ask', scale=6))"),
         (11, "3", "4"),
-        (13, 'act(points, inplace=True, show_progress="hidden")', "pass"),
+        (13, 'act(points, inplace=True, show_progress="hidden", hint="Two words.")', "pass"),
+        (15, "wide", "(not wide)"),
         (15, "0.25", "1.25"),
         (16, "return names.plot(zip(names, points, strict=True), leave=9)", "return None"),
         (16, "names.plot(zip(names, points, strict=True), leave=9)", "(names.plot(zip(names, points, strict=True)))"),

@@ -344,6 +344,8 @@ class _Finder(ast.NodeVisitor):
         ignored = (*ignored, *_COSTS)
         for keyword in node.keywords:
             if keyword.arg not in (None, *_UNSEEN, *ignored) and self.depth:
+                if _is_prose(keyword.value):
+                    continue
                 kept = [other for other in node.keywords if other is not keyword]
                 self._add(node, f"drop {keyword.arg}=", ast.Call(node.func, node.args, kept))
                 self._turn_axis(keyword)
@@ -361,7 +363,7 @@ class _Finder(ast.NodeVisitor):
     def visit_Dict(self, node: ast.Dict) -> None:
         if self.depth:
             for number, key in enumerate(node.keys):
-                if key is not None:
+                if key is not None and not _is_prose(node.values[number]):
                     keys, values = list(node.keys), list(node.values)
                     del keys[number], values[number]
                     self._add(node, f"drop key {ast.unparse(key)}", ast.Dict(keys, values))
@@ -433,3 +435,9 @@ def _is_store(node: ast.expr) -> bool:
 
 def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.JoinedStr) or isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def _is_prose(node: ast.AST) -> bool:
+    """Whether a node is a text of several words, which people read."""
+    parts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+    return _is_text(node) and any(isinstance(part, str) and " " in part.strip() for part in parts)
