@@ -271,3 +271,6 @@ def test_a_changed_number_is_tried_on_what_compares_numbers_of_its_module(tmp_pa
     assert chosen("", "constant") == [tests[0], tests[2]]
     assert chosen("shrink", "constant") == tests[:1]
     assert chosen("shrink", "comparison") == []
+    arguments = "tests/test_house_rules.py::test_no_argument_is_swallowed"
+    rows += [{"test": f"{arguments}[modeling/{file}.py]", "seconds": 0.1, "entered": []} for file in "fg"]
+    assert chosen("shrink", "drop axis=") == ["test_no_argument_is_swallowed[modeling/f.py]"]

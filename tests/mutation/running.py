@@ -27,8 +27,9 @@ from tests.mutation.mutants import ROOT, Mutant, package_of
 # Tests that enter the function are run from the quickest on, for so many recorded seconds: first those of the folder
 # that mirrors the source, which notice most, then others.
 SECONDS_NEAR, SECONDS_ELSEWHERE = 12.0, 8.0
-# These enter no function: they compare numbers and defaults that modules hold with stored ones.
+# These enter no function: they compare numbers and defaults that modules hold with stored ones, or read the source.
 _NUMBERS = "tests/test_defaults.py::"
+_ARGUMENTS = "tests/test_house_rules.py::test_no_argument_is_swallowed"
 # Reading a test file takes about half a second.
 FILES_AT_MOST = 12
 # A change may make a loop endless: a run is given this many times its recorded seconds, and a start. Both are seconds
@@ -52,7 +53,8 @@ def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> list[tuple[list[
     whole file enters is recorded with the first test only, so the other tests of the files that enter the function
     follow. Code outside of functions, and functions that are entered on import alone, are tried on the tests that
     enter any function of their file, else of their folder. Such code and numbers are also tried on the tests that
-    compare numbers and defaults of modules with stored ones.
+    compare numbers and defaults of modules with stored ones, dropped arguments on the one that asks whether functions
+    read theirs.
     """
     mark = f"{mutant.path}::{mutant.function}"
     hits = [row for row in rows if any(_is_within(name, mark, mutant) for name in row["entered"])]
@@ -66,6 +68,8 @@ def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> list[tuple[list[
     far = [row for row in hits if row["test"] not in places]
     if mutant.kind == "constant" or not mutant.function:
         far = [*(row for row in rows if _looks_at_numbers(row["test"], mutant)), *far]
+    if mutant.kind.endswith("="):
+        far = [*(row for row in rows if row["test"] == f"{_ARGUMENTS}[{mutant.path}]"), *far]
     rounds = (_within(near, SECONDS_NEAR), _within(far, SECONDS_ELSEWHERE))
     return [chosen for chosen in rounds if chosen[0]]
 
