@@ -228,3 +228,19 @@ def test_page_holds_all_that_its_script_reads():
         170,
     ]
     assert_stored(list(shown.reshape(3, 4, 3)), [0.540277, 0.366238, 0.540277], 1e-4)
+
+
+def test_every_argument_reaches_the_page(tmp_path):
+    clouds = [np.random.default_rng(n).uniform(size=(5, 6)) for n in range(3)]
+    settings = {"titles": ["a", "b", "c"], "columns": 2, "title": "all", "legend": {"red": (1, 0, 0)}, "up_axis": "x"}
+    page = write_clouds_page(tmp_path / "a.html", clouds, **settings).read_text(encoding="utf-8")
+    assert page == viewer.clouds_page(clouds, **settings)
+    for name in settings:
+        others = {key: value for key, value in settings.items() if key != name}
+        assert viewer.clouds_page(clouds, **others) != page, name
+    given = {"title": "one", "up_axis": "z", "colors": clouds[0][:, 3:]}
+    cloud = (clouds[0][:, :3], np.zeros(5, int), ["part"])
+    whole = write_point_cloud_page(tmp_path / "b.html", *cloud, **given).read_text(encoding="utf-8")
+    for name in given:
+        others = {key: value for key, value in given.items() if key != name}
+        assert write_point_cloud_page(tmp_path / "c.html", *cloud, **others).read_text(encoding="utf-8") != whole, name
