@@ -29,6 +29,10 @@ if TYPE_CHECKING:  # for editors and type checkers
     from hf_any3d.conversions.openshape.convert import convert_openshape as convert_openshape
     from hf_any3d.conversions.patchalign3d.convert import convert_patchalign3d as convert_patchalign3d
     from hf_any3d.conversions.point_transformer_v3.convert import convert_ptv3 as convert_ptv3
+    from hf_any3d.conversions.spatiallm.convert import (
+        convert_spatiallm as convert_spatiallm,
+        convert_spatiallm_back as convert_spatiallm_back,
+    )
     from hf_any3d.conversions.uni3d.convert import convert_uni3d as convert_uni3d
 
 _PUBLIC = names_for_type_checkers(__name__, __file__)

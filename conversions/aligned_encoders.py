@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from hf_any3d.conversions.checkpoints import account, errors_about
-from hf_any3d.conversions.model_cards import write_aligned_card
+from hf_any3d.conversions.model_cards import write_converted_card
 from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
+from hf_any3d.markdown import code, inline
 from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderConfig
 from hf_any3d.processing import PointCloudProcessor
 
@@ -144,10 +145,35 @@ def save_aligned_encoder(
         save_weights(directory, model_class.__name__, config, tensors, torch.float32)
         made = PointCloudProcessor(**processor, axes=axes, up_axis=up_axis)
         made.save_pretrained(directory)
-        write_aligned_card(directory, Path(output).name, Path(checkpoint), model, made, remarks or {})
+        channels = "coordinates" if config.in_channels == 3 else "coordinates, then colors from 0 to 1"
+        write_converted_card(
+            directory,
+            Path(output).name,
+            model,
+            f"{config.in_channels} channels per point: {channels}. {_space(model)}",
+            {"Encoder": Path(checkpoint)},
+            remarks or {},
+            made.num_points,
+        )
     return {
         "output": os.fspath(output),
         "model": model_class.__name__,
         "parameters": model.num_parameters(),
         "bytes": stored_bytes(output),
     }
+
+
+def _space(model: PreTrainedModel) -> str:
+    """Describe the space of an aligned encoder's features."""
+    config = model.config
+    aligned_with = (
+        "a model that its file does not name" if config.aligned_with is None else inline(config.aligned_with)
+    )
+    if not hasattr(model, "alignment"):
+        return f"Its features are those of {aligned_with}."
+    if tower := config.part("text_tower").name_or_path:
+        return f"Texts are encoded by {code(tower)}, which is loaded when first needed."
+    return (
+        f"Its text tower is that of {aligned_with}, which cannot be opened here: give features of texts that were "
+        "computed with it as `text_embeds`."
+    )

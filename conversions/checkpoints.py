@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 _SHOWN = 20
@@ -126,6 +127,48 @@ def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
         if (directory / name).is_file():
             return _read_all([directory / name])
     raise FileNotFoundError(f"{directory}: no weights; expected {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}, or an index")
+
+
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """Read the state dict of a file that `torch.save` or safetensors wrote.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It is damaged, or holds more than tensors and plain values.
+    """
+    if file.suffix != ".safetensors":
+        return read_checkpoint(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file")
+    try:
+        state = load_file(file)
+    except (SafetensorError, KeyError) as error:  # KeyError: unknown dtype
+        raise ValueError(f"{file}: damaged, or no safetensors file ({error})") from error
+    check_tensors(file, state)
+    return state
+
+
+def open_tokenizer(name: str | os.PathLike, config: PreTrainedConfig | None = None) -> PreTrainedTokenizerBase:
+    """Open the tokenizer of a language model, running no code of its repository.
+
+    Args:
+        name: Directory or hub name.
+        config: Config of the language model; by default that of the repository, if transformers knows its type.
+
+    Raises:
+        ValueError: There is none, or it has no end token.
+    """
+    # From a directory without these files transformers would make an empty tokenizer.
+    if os.path.isdir(name) and not any((Path(name) / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+        raise ValueError(f"{name}: no tokenizer; expected tokenizer.json or vocab.json, or give --tokenizer")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, config=config, trust_remote_code=False)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{name}: no tokenizer that can be opened ({reason}); give --tokenizer") from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{name}: the tokenizer has no end token, which answers and padding need")
+    return tokenizer
 
 
 def read_json(file: Path) -> dict:
@@ -410,21 +453,8 @@ def _files_in_index(index: Path) -> list[Path]:
 def _read_all(files: list[Path]) -> tuple[dict[str, torch.Tensor], list[Path]]:
     state: dict[str, torch.Tensor] = {}
     for file in files:
-        part = _read(file)
+        part = read_tensors(file)
         if twice := sorted(state.keys() & part.keys()):
             raise ValueError(f"{file}: holds tensors that another file holds too: {', '.join(twice)}")
         state |= part
     return state, files
-
-
-def _read(file: Path) -> dict[str, torch.Tensor]:
-    if file.suffix != ".safetensors":
-        return read_checkpoint(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
-    try:
-        state = load_file(file)
-    except (SafetensorError, KeyError) as error:  # KeyError: unknown dtype
-        raise ValueError(f"{file}: damaged, or no safetensors file ({error})") from error
-    check_tensors(file, state)
-    return state

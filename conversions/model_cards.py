@@ -21,7 +21,6 @@ from hf_any3d.model_card.saving import FILE, sign_card
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.modeling.pretrained_parts.sources import file_digest
-from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.version import __version__
 
 # Settings that only released programs use.
@@ -190,114 +189,35 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
     _write(card, directory)
 
 
-def write_aligned_card(
+def write_converted_card(
     directory: Path,
     title: str,
-    checkpoint: Path,
     model: PreTrainedModel,
-    processor: PointCloudProcessor,
+    takes: str,
+    files: Mapping[str, Path],
     remarks: Mapping[str, str],
+    num_points: int | None = None,
 ) -> None:
-    """Write the card of a converted encoder that is aligned with texts or images.
+    """Write the card of a converted encoder or detector.
 
     Args:
         directory: Existing directory to write to.
         title: Name of the repository.
-        checkpoint: The authors' file.
-        model: The model, perhaps without weights.
-        processor: Its processor.
-        remarks: Further sections, title to text.
-    """
-    config = model.config
-    channels = "coordinates" if config.in_channels == 3 else "coordinates, then colors from 0 to 1"
-    card = build_model_card(
-        Subject.from_model(model, num_points=processor.num_points),
-        title,
-        remark=f"These are weights of the authors, converted by hf_any3d {__version__}. It takes {config.in_channels} "
-        f"channels per point: {channels}. {_space(model)}",
-        sections={
-            **remarks,
-            "Quality": "The converted model was not evaluated.",
-            "Source": f"{_source('Encoder', [checkpoint])}\n\nEvery tensor of it is accounted for.",
-        },
-    )
-    _write(card, directory)
-
-
-def _space(model: PreTrainedModel) -> str:
-    """Describe the space of an aligned encoder's features."""
-    config = model.config
-    aligned_with = (
-        "a model that its file does not name" if config.aligned_with is None else inline(config.aligned_with)
-    )
-    if not hasattr(model, "alignment"):
-        return f"Its features are those of {aligned_with}."
-    if tower := config.part("text_tower").name_or_path:
-        return f"Texts are encoded by {code(tower)}, which is loaded when first needed."
-    return (
-        f"Its text tower is that of {aligned_with}, which cannot be opened here: give features of texts that were "
-        "computed with it as `text_embeds`."
-    )
-
-
-def write_voxel_card(
-    directory: Path,
-    title: str,
-    checkpoints: Sequence[Path],
-    model: PreTrainedModel,
-    remarks: Mapping[str, str],
-) -> None:
-    """Write the card of a converted Point Transformer V3.
-
-    Args:
-        directory: Existing directory to write to.
-        title: Name of the repository.
-        checkpoints: The authors' files: of the encoder, and perhaps of a head.
         model: The model, perhaps without weights; its config records the license.
+        takes: Sentences that follow "It takes".
+        files: The authors' files, by what they hold.
         remarks: Further sections, title to text.
+        num_points: Points that the processor samples, if it does.
     """
-    files = "\n".join(_source(what, [file]) for what, file in zip(("Encoder", "Head"), checkpoints, strict=False))
+    sources = "\n".join(_source(what, [file]) for what, file in files.items())
     card = build_model_card(
-        Subject.from_model(model, num_points=None),
+        Subject.from_model(model, num_points=num_points),
         title,
-        remark=f"These are weights of the authors, converted by hf_any3d {__version__}. It takes "
-        f"{model.config.in_channels} channels per point: coordinates, colors from 0 to 1, then normals.",
+        remark=f"These are weights of the authors, converted by hf_any3d {__version__}. It takes {takes}",
         sections={
             **remarks,
             "Quality": "The converted model was not evaluated.",
-            "Source": f"{files}\n\nEvery tensor of them is accounted for.",
-        },
-    )
-    _write(card, directory)
-
-
-def write_detection_card(
-    directory: Path,
-    title: str,
-    checkpoint: Path,
-    model: PreTrainedModel,
-    processor: PointCloudProcessor,
-    remarks: Mapping[str, str],
-) -> None:
-    """Write the card of a converted detector.
-
-    Args:
-        directory: Existing directory to write to.
-        title: Name of the repository.
-        checkpoint: The authors' file.
-        model: The model, perhaps without weights.
-        processor: Its processor.
-        remarks: Further sections, title to text.
-    """
-    card = build_model_card(
-        Subject.from_model(model, num_points=processor.num_points),
-        title,
-        remark=f"These are weights of the authors, converted by hf_any3d {__version__}. It takes scans in meters, "
-        "with z up.",
-        sections={
-            **remarks,
-            "Quality": "The converted model was not evaluated.",
-            "Source": f"{_source('Detector', [checkpoint])}\n\nEvery tensor of it is accounted for.",
+            "Source": f"{sources}\n\nEvery tensor of {'them' if len(files) > 1 else 'it'} is accounted for.",
         },
     )
     _write(card, directory)

@@ -14,7 +14,7 @@ from typing import Any
 
 from hf_any3d.conversions.act.names import kind_of
 from hf_any3d.conversions.any2point.variants import variant_of
-from hf_any3d.conversions.checkpoints import listed, read_checkpoint, read_entries, read_json
+from hf_any3d.conversions.checkpoints import listed, read_checkpoint, read_entries, read_json, read_tensors
 
 ENTRIES = ("state_dict", "module", "model", "base_model", "model_state_dict")
 """Keys under which the programs store their tensors."""
@@ -95,6 +95,7 @@ PROGRAMS = (
     Program("ImageBind's audio encoder", "convert_imagebind_audio", _marked(r"modality_trunks\.audio\.")),
     Program("3DETR", "convert_detr3d", _marked(r"pre_encoder\.mlp_module\.")),
     Program("OpenShape", "convert_openshape", _marked(r"(pc_encoder\.)?(ppat\.)?sa\.mlp_convs\.")),
+    Program("SpatialLM", "convert_spatiallm", _marked(r"point_backbone\.")),
     Program("Uni3D", "convert_uni3d", _marked(r"point_encoder\.visual\.")),
     Program("Point Transformer V3", "convert_ptv3", _marked(r"(backbone\.)?embedding\.stem\.")),
     Program("Point Transformer V3", "convert_ptv3", _linear_head, role="head"),
@@ -118,6 +119,13 @@ _PARTS = {
 }
 
 
+# Directories of whole models, released ones and those to convert back: the program and its conversion.
+_DIRECTORIES = {
+    "detr3d": ("3DETR", "convert_detr3d_back"),
+    "spatiallm": ("SpatialLM", "convert_spatiallm_back"),
+    "spatiallm_qwen": ("SpatialLM", "convert_spatiallm"),
+    "spatiallm_llama": ("SpatialLM", "convert_spatiallm"),
+}
 _PARTS_OF_A_MODEL = ("point_encoder", "qformer", "language_model")
 
 
@@ -134,10 +142,11 @@ def recognize(path: str | os.PathLike) -> Recognized:
     path = Path(path)
     if path.is_dir():
         return _recognize_directory(path)
-    state = read_checkpoint(path, ENTRIES)
+    is_plain = path.suffix == ".safetensors"
+    state = read_tensors(path) if is_plain else read_checkpoint(path, ENTRIES)
     for program in PROGRAMS:
         settings = program.settings(state.keys())
-        if settings is not None and (program.entry is None or program.entry in read_entries(path)):
+        if settings is not None and (program.entry is None or (not is_plain and program.entry in read_entries(path))):
             return Recognized(path, program, settings)
     titles = dict.fromkeys(program.title for program in PROGRAMS)
     raise ValueError(f"{path}: its tensors are those of none of {', '.join(titles)}: {listed(sorted(state)[:5])}")
@@ -146,13 +155,13 @@ def recognize(path: str | os.PathLike) -> Recognized:
 def _recognize_directory(path: Path) -> Recognized:
     config = path / "config.json"
     kind = read_json(config).get("model_type") if config.is_file() else None
-    if kind == "detr3d":
-        return Recognized(path, Program("3DETR", "convert_detr3d_back", lambda names: {}))
+    if kind in _DIRECTORIES:
+        return Recognized(path, Program(*_DIRECTORIES[kind], lambda names: {}))
     if kind not in _PARTS:
         found = "no config.json" if kind is None else f"model_type {kind!r}"
         raise ValueError(
-            f"{path}: a directory with {found}; expected a part of MiniGPT-3D: {', '.join(_PARTS)}, or a detr3d "
-            "to convert back"
+            f"{path}: a directory with {found}; expected a part of MiniGPT-3D: {', '.join(_PARTS)}, a released "
+            "SpatialLM, or a detr3d or spatiallm to convert back"
         )
     return Recognized(path, Program(*_MINIGPT3D, _stage, role=_PARTS[kind]))
 

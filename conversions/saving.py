@@ -19,6 +19,8 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from hf_any3d.atomic_files import claim, remove_temporaries, temporary_path
 from hf_any3d.conversions.checkpoints import account, listed
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Types that floats can be stored in, by name."""
 # The copy of a shard is what writing needs in memory next to the tensors, which are often memory-mapped.
 _SHARD = "1GB"
 # Largest difference between copies of the same float32 numbers.

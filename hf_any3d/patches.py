@@ -40,7 +40,7 @@ from hf_any3d.import_watcher import when_imported
 from hf_any3d.modeling.config_checks import check_settings_files, check_stored_fields, stored_settings
 from hf_any3d.modeling.library import LibraryModelMixin, library
 from hf_any3d.modeling.minigpt3d import MiniGPT3DPreTrainedModel
-from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
+from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin, opens_from_adapter
 from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin, built_on_meta, refuse_non_finite
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
 from hf_any3d.modeling.pretrained_parts.stored_adapters import (
@@ -50,10 +50,12 @@ from hf_any3d.modeling.pretrained_parts.stored_adapters import (
     refuse_odd_weights,
     refuse_offloaded_base,
 )
+from hf_any3d.modeling.spatiallm import SpatialLMPreTrainedModel
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.registry import pipeline_task
-from hf_any3d.tuners.targets import left_out_modules
+from hf_any3d.tuners.targets import left_out_modules, with_default_modules
 
+_READ_CLOUDS_AND_WORDS = (MiniGPT3DPreTrainedModel, SpatialLMPreTrainedModel)
 _PACKAGE = __name__.partition(".")[0]
 _HUB_KEYS = ("cache_dir", "revision", "token", "subfolder")
 _MODELS: dict[str, tuple[type[PreTrainedModel], ...]] = {}
@@ -170,7 +172,7 @@ class PointCloudPeftModel(PeftModel):
             save_embedding_layers = False if save_embedding_layers == "auto" else save_embedding_layers
         given = (safe_serialization, selected_adapters, save_embedding_layers, is_main_process, *args)
         super().save_pretrained(save_directory, *given, **kwargs)
-        if not isinstance(model, AdapterLoadingMixin) or not is_main_process:
+        if not opens_from_adapter(type(model), model.config) or not is_main_process:
             return
         model.config.architectures = [type(model).__name__]
         for name in selected_adapters or self.peft_config:
@@ -183,7 +185,7 @@ class PointCloudPeftModel(PeftModel):
                 )
             else:
                 directory = save_directory if name == "default" else f"{save_directory}/{name}"
-                model.save_with_adapter(directory)
+                cast(AdapterLoadingMixin, model).save_with_adapter(directory)
         if isinstance(model, LibraryModelMixin):
             # Again: saving may have found that a pretrained part has changed, and stored it.
             self._write_adapter_cards(save_directory, selected_adapters)
@@ -230,7 +232,8 @@ class PointCloudPeftModel(PeftModel):
         refuse_offloaded_base(model, os.fspath(model_id))
         if isinstance(model, AdapterLoadingMixin):
             refuse_odd_weights(os.fspath(model_id), {key: kwargs[key] for key in _HUB_KEYS if key in kwargs})
-            if recorded := _our_config(model_id, kwargs):
+            recorded = _our_config(model_id, kwargs) if model.has_adapted_part(model.config) else None
+            if recorded:
                 check_base(model, recorded, os.fspath(model_id))
         if isinstance(model, EarlierNamesMixin):
             key_mapping = model.renamings() | (key_mapping or {})
@@ -248,18 +251,20 @@ class PointCloudPeftModel(PeftModel):
         """
         if peft_config.is_prompt_learning:
             model, method = self.base_model, PeftType(peft_config.peft_type)
-            if isinstance(model, AdapterLoadingMixin):
+            if opens_from_adapter(type(model), cast(PreTrainedModel, model).config):
                 raise ValueError(
                     f"{method.value} learns embeddings of words, and {type(model).__name__} reads none; expected "
                     "another method, such as PromptTokensConfig of hf_any3d, which adds prompts to the point tokens"
                 )
-            if isinstance(model, MiniGPT3DPreTrainedModel) and method != PeftType.PREFIX_TUNING:
+            if isinstance(model, _READ_CLOUDS_AND_WORDS) and method != PeftType.PREFIX_TUNING:
                 raise ValueError(
                     f"{method.value} passes embeddings to {type(model).__name__} in place of input_ids, which mark "
                     "the places of clouds; expected PREFIX_TUNING, or a method that adapts weights such as LORA"
                 )
         elif isinstance(model := self.get_base_model(), EarlierNamesMixin):
             model.use_todays_names(peft_config)
+        else:
+            peft_config = with_default_modules(model, peft_config)
         super().add_adapter(adapter_name, peft_config, *args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
@@ -286,7 +291,8 @@ def _is_ours(model: Any) -> bool:
 @_patch(
     "peft.peft_model:PeftModel.__init__",
     "chooses the class by the task type alone; its methods save adapters without the config of the model around them, "
-    "write templates as cards, load adapters onto a base with other weights, and know no earlier names of modules",
+    "write templates as cards, load adapters onto a base with other weights, know no earlier names of modules, and "
+    "leave a new decoder untrained",
 )
 def _become_ours(original: Callable) -> Callable:
     def __init__(self: PeftModel, model: torch.nn.Module, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
@@ -295,6 +301,7 @@ def _become_ours(original: Callable) -> Callable:
             self.__class__ = adapted_class(type(self))
         if isinstance(model, EarlierNamesMixin):
             model.use_todays_names(peft_config)
+        peft_config = with_default_modules(model, peft_config)
         original(self, model, peft_config, *args, **kwargs)
 
     return __init__

@@ -261,7 +261,7 @@ def _convert(
     title = Path(record.get("name", original.stem)).name + _title(size)  # of the card
     try:
         convert = getattr(importlib.import_module("hf_any3d.conversions"), system.convert)
-        convert(checkpoint=original, output=unfinished / title, **arguments)
+        convert(**{"checkpoint": original, "output": unfinished / title, **arguments})
         if published is not None:
             _check_config(original, unfinished / title, published, size)
         # Before the checksums, one of which is that of the config.

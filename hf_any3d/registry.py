@@ -201,6 +201,17 @@ MODEL_TYPES = {
         processor="voxel_processing.PointTransformerV3Processor",
         is_point_encoder=True,
     ),
+    "spatiallm": ModelType(
+        "spatiallm",
+        "SpatialLMConfig",
+        "SpatialLMModel",
+        # The last task is the one that commands and cards take: boxes are what most people want of a scan.
+        {
+            "point-cloud-text-to-text": ("SpatialLMForConditionalGeneration",),
+            "point-cloud-object-detection": ("SpatialLMForConditionalGeneration",),
+        },
+        processor="spatiallm_processing.SpatialLMProcessor",
+    ),
     "uni3d": ModelType(
         "uni3d",
         "Uni3DConfig",

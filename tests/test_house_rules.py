@@ -51,6 +51,7 @@ _OTHER_SPELLING = re.compile(
 _STORED_KEYS = {
     *("features_with_colour", "features_without_colour", "point_labels_nearest_centred"),
     *("normalised_first_rows", "normalised_mean_abs", "normalised_max_norm"),
+    *("metres", "text_metres"),
 }
 
 

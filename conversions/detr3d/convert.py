@@ -16,7 +16,7 @@ from hf_any3d.conversions.detr3d.names import (
     is_masked,
     revert_detr3d_state_dict,
 )
-from hf_any3d.conversions.model_cards import write_detection_card
+from hf_any3d.conversions.model_cards import write_converted_card
 from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
@@ -143,7 +143,15 @@ def convert_detr3d(
             "What it computes": _COMPUTES.format(masked=_MASKED if radii is not None else ""),
             "License": _LICENSE,
         }
-        write_detection_card(directory, Path(output).name, Path(checkpoint), model, processor, remarks)
+        write_converted_card(
+            directory,
+            Path(output).name,
+            model,
+            "scans in meters, with z up.",
+            {"Detector": Path(checkpoint)},
+            remarks,
+            processor.num_points,
+        )
     return {
         "output": os.fspath(output),
         "model": type(model).__name__,

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from hf_any3d.chat import PUBLISHED_GENERATION, MiniGPT3DProcessor
+from hf_any3d.conversions.checkpoints import open_tokenizer
 from hf_any3d.conversions.minigpt3d.assembly import assemble
 from hf_any3d.conversions.minigpt3d.parts import (
     Part,
@@ -19,10 +20,9 @@ from hf_any3d.conversions.minigpt3d.parts import (
 )
 from hf_any3d.conversions.minigpt3d.stages import STAGES, read_stage
 from hf_any3d.conversions.model_cards import write_minigpt3d_card
-from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
+from hf_any3d.conversions.saving import DTYPES, new_directory, save_weights, stored_bytes
 from hf_any3d.hub.published_table import MINIGPT3D, RECORD, terms_of
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TOKENIZER_FILES = (
     "tokenizer.json tokenizer_config.json vocab.json merges.txt added_tokens.json special_tokens_map.json"
 ).split()
@@ -84,7 +84,7 @@ def convert_minigpt3d(
             read_converted("qformer", qformer) or read_qformer(qformer),
             read_converted("language_model", language_model) or read_language_model(language_model),
         )
-        opened_tokenizer = _open_tokenizer(language_model if tokenizer is None else tokenizer)
+        opened_tokenizer = open_tokenizer(language_model if tokenizer is None else tokenizer)
         ids = _set_token_ids(parts[2].config, opened_tokenizer)
         files = [read_stage(path) for path in (checkpoint, second_checkpoint) if path is not None]
         assembly = assemble(*parts, files, stage=stage, store_parts=store_parts)
@@ -157,24 +157,10 @@ def convert_minigpt3d_parts(
             if files := [part.source / name for name in _TOKENIZER_FILES if (part.source / name).is_file()]:
                 for file in files:
                     shutil.copyfile(file, target / file.name)
-                ids = _set_token_ids(part.config, _open_tokenizer(target))
+                ids = _set_token_ids(part.config, open_tokenizer(target))
                 GenerationConfig(**ids).save_pretrained(target)
             save("language_model", part)
     return {"output": os.fspath(output), "parameters": parameters}
-
-
-def _open_tokenizer(name: str | os.PathLike) -> PreTrainedTokenizerBase:
-    # From a directory without these files transformers would make an empty tokenizer.
-    if os.path.isdir(name) and not any((Path(name) / file).is_file() for file in ("tokenizer.json", "vocab.json")):
-        raise ValueError(f"{name}: no tokenizer; expected tokenizer.json or vocab.json, or give --tokenizer")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{name}: no tokenizer that can be opened ({reason}); give --tokenizer") from error
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"{name}: the tokenizer has no end token, which answers and padding need")
-    return tokenizer
 
 
 def _set_token_ids(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from transformers.initialization import no_init_weights
 
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, read_settings
-from hf_any3d.conversions.model_cards import write_voxel_card
+from hf_any3d.conversions.model_cards import write_converted_card
 from hf_any3d.conversions.point_transformer_v3.names import convert_ptv3_state_dict, ptv3_fields
 from hf_any3d.conversions.renaming import check_owners, size_of
 from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
@@ -73,10 +73,10 @@ def convert_ptv3(
         processor = PointTransformerV3Processor(**VOXEL_PRESETS[preset])
         config = PointTransformerV3Config(**fields, grid_size=processor.grid_size)
     model_class: Any = PointTransformerV3Model
-    files = [Path(checkpoint)]
+    files = {"Encoder": Path(checkpoint)}
     if head is not None:
         model_class = PointTransformerV3ForPointCloudSegmentation
-        files.append(Path(head))
+        files["Head"] = Path(head)
         state = {f"{model_class.base_model_prefix}.{name}": tensor for name, tensor in state.items()}
         state |= (found := _read_head(head))
         # A head has one row for each class, and no names of them.
@@ -86,12 +86,14 @@ def convert_ptv3(
     setattr(config, RECORD, terms_of(PTV3))
     with torch.device("meta"), no_init_weights():
         model = model_class(config)
-    account(" and ".join(map(str, files)), state, model.state_dict())
+    account(" and ".join(map(str, files.values())), state, model.state_dict())
     with new_directory(output) as directory, errors_about(checkpoint):
         save_weights(directory, model_class.__name__, config, state, torch.float32)
         processor.save_pretrained(directory)
         remarks = {"What it computes": _COMPUTES, "License": _LICENSE}
-        write_voxel_card(directory, Path(output).name, files, model, remarks)
+        normals = ", then normals" if config.in_channels > 6 else ""
+        takes = f"{config.in_channels} channels per point: coordinates, colors from 0 to 1{normals}."
+        write_converted_card(directory, Path(output).name, model, takes, files, remarks)
     return {
         "output": os.fspath(output),
         "model": model_class.__name__,

@@ -190,7 +190,7 @@ def published_page() -> str:
             texts = f"{published.texts}: features from elsewhere"
         for size, file in published.files.items():
             opened = name if size is None else f"{name}{SIZE_MARK}{size}"
-            others = [f"`{path}`" for path in file.parts.values()]
+            others = ["the others there" if path == "/" else f"`{path}`" for path in file.parts.values()]
             others += [f"a part of `{part.repository}`" for part in file.borrowed.values()]
             rows.append(
                 (

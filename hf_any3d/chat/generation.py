@@ -3,8 +3,8 @@
 import copy
 import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
-from threading import Event
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -269,6 +269,43 @@ class AnswerStreamer(TextIteratorStreamer):
         self._held = text[len(certain) :]
         self._has_started = self._has_started or bool(certain)
         return certain
+
+
+def streamed(
+    generate: Callable[..., Any], streamer: TextIteratorStreamer, stops: Iterable[StoppingCriteria] = ()
+) -> Generator[str, None, Any]:
+    """Yield the pieces of an answer while a thread generates it, and return what it returned.
+
+    Closing the generator stops the answer.
+
+    Args:
+        generate: Function of `streamer` and `stopping_criteria`.
+        streamer: Receives the pieces.
+        stops: Further stopping criteria.
+    """
+    canceled, outcome = Event(), {}
+
+    def work() -> None:
+        try:
+            criteria = StoppingCriteriaList([*stops, Canceled(canceled)])
+            outcome["answer"] = generate(streamer=streamer, stopping_criteria=criteria)
+        except BaseException as error:  # raised in the waiting thread
+            outcome["error"] = error
+            # The reading thread would wait for the end of the stream for ever.
+            streamer.on_finalized_text("", stream_end=True)
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield from streamer
+    except BaseException:
+        canceled.set()
+        thread.join()  # until caches and their records of tokens agree
+        raise
+    thread.join()
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["answer"]
 
 
 def _without_penalty(settings: dict[str, Any], default: GenerationConfig) -> tuple[dict[str, Any], float]:

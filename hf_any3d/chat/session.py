@@ -1,13 +1,12 @@
 """ChatSession: a conversation in which every cloud and token is processed once."""
 
 from collections.abc import Iterator
-from threading import Event, Thread
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
-from hf_any3d.chat.generation import Answerer, AnswerStreamer, Canceled
+from hf_any3d.chat.generation import Answerer, AnswerStreamer, streamed
 from hf_any3d.chat.messages import take_clouds
 
 
@@ -103,30 +102,12 @@ class ChatSession:
         messages, features = self._with_question(text, cloud)
         processor = self.pipe.processor
         streamer = AnswerStreamer(processor.tokenizer, processor.end_mark)
-        canceled, outcome = Event(), {}
-        stops = [*generation.get("stopping_criteria", ()), Canceled(canceled)]
-        further = {"streamer": streamer, "stopping_criteria": stops}
 
-        def work() -> None:
-            try:
-                outcome["answer"] = self._answer(messages, features, generation | further)
-            except BaseException as error:  # raised in the waiting thread
-                outcome["error"] = error
-                # The reading thread would wait for the end of the stream for ever.
-                streamer.on_finalized_text("", stream_end=True)
+        def generate(**further: Any) -> str:
+            return self._answer(messages, features, generation | further)
 
-        thread = Thread(target=work, daemon=True)
-        thread.start()
-        try:
-            yield from streamer
-        except BaseException:
-            canceled.set()
-            thread.join()  # until the cache and its record of tokens agree
-            raise
-        thread.join()
-        if "error" in outcome:
-            raise outcome["error"]
-        self._record(messages, features, outcome["answer"])
+        answer = yield from streamed(generate, streamer, generation.get("stopping_criteria", ()))
+        self._record(messages, features, answer)
 
     def _encode(self, cloud: Any) -> torch.Tensor:
         features = self.answerer.features(self.pipe.processor.read_points([cloud]))

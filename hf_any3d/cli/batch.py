@@ -1,4 +1,4 @@
-"""`hf-any3d batch`: predict, embed or convert many files, with a row for each; interrupted runs resume.
+"""`hf-any3d batch`: predict, embed, detect or convert many files, with a row for each; interrupted runs resume.
 
 A `Job` describes the work in plain values; `hf_any3d.many_files` does it, in this process, in several of this machine,
 or in those of a Ray cluster.
@@ -29,6 +29,7 @@ from hf_any3d.cli.common import (
     progress,
     status,
 )
+from hf_any3d.cli.detect import LargestOverlap, MostBoxes, Threshold, box_answerer, box_cells
 from hf_any3d.cli.inputs import Files, Inputs, find_inputs, print_problems
 from hf_any3d.cli.outputs import counted, csv_lines
 from hf_any3d.cli.predict import (
@@ -55,6 +56,11 @@ batch = typer.Typer(
 
 _TABLES = (".jsonl", ".csv", ".json", ".parquet")
 _MOST_FILES_AT_A_TIME = 256
+_PIPELINES = {
+    "predict": "point-cloud-classification",
+    "embed": "point-cloud-feature-extraction",
+    "detect": "point-cloud-object-detection",
+}
 
 
 class FileFormat(StrEnum):
@@ -70,7 +76,7 @@ class Job:
     """The work on each file.
 
     Args:
-        task: "predict", "embed" or "convert".
+        task: "predict", "embed", "detect" or "convert".
         settings: Settings that determine the results, as plain values.
         device: Device of the model; it does not determine the results.
         batch_size: Clouds per batch; None for the usual number.
@@ -112,11 +118,12 @@ def _open(job: Job) -> tuple[Answer, int]:
     settings = job.settings
     if job.task == "convert":
         return _Converter(**settings), 1
-    task = {"predict": "point-cloud-classification", "embed": "point-cloud-feature-extraction"}[job.task]
-    pipe = open_pipeline(task, settings["model"], job.device)
+    pipe = open_pipeline(_PIPELINES[job.task], settings["model"], job.device)
     if job.task == "predict":
         run_model = answerer(pipe, settings["model"], top_k=settings["top_k"], up_axis=settings["up_axis"])
         answer = prediction_answerer(run_model)
+    elif job.task == "detect":
+        answer = box_answerer(pipe, **settings)
     else:
         answer = feature_answerer(pipe, settings["model"], settings["feature"], settings["up_axis"])
     return answer, job.batch_size or usual_batch_size(pipe)
@@ -199,9 +206,31 @@ def embed(
     _check_table(output)
     if feature not in ("pooled", "class_token", "tokens"):
         raise ValueError(f"--feature is {feature!r}; expected pooled, class_token or tokens")
-    model = check_model(model, "predict", "zero-shot", "segment", "features")
+    model = check_model(model, "predict", "zero-shot", "segment", "detect", "features")
     settings = {"model": model, "feature": feature, "up_axis": up_axis}
     _run(Job("embed", settings, device, batch_size), files, find_inputs(files), output, retry, engine, workers)
+
+
+@batch.command()
+def detect(
+    files: Files,
+    output: TableOutput,
+    model: Annotated[str, option("Directory or hub name of a detector.")],
+    threshold: Threshold = 0.5,
+    nms_iou: LargestOverlap = 0.25,
+    top_k: MostBoxes = None,
+    up_axis: UpAxis = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    retry: Retry = False,
+    engine: EngineName = "local",
+    workers: NumWorkers = None,
+) -> None:
+    """Find objects in many scans, with a box around each."""
+    _check_table(output)
+    settings = {"model": check_model(model, "detect"), "threshold": threshold, "nms_iou": nms_iou, "top_k": top_k}
+    settings["up_axis"] = up_axis
+    _run(Job("detect", settings, device, batch_size), files, find_inputs(files), output, retry, engine, workers)
 
 
 @batch.command()
@@ -268,7 +297,7 @@ def _write_table(task: str, suffix: str, path: Path, rows: Iterable[dict[str, An
         # JSON and CSV have no form that could grow line by line and stay valid, so they are written at the end.
         path.write_text(json.dumps(list(rows), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     elif suffix == ".csv":
-        flat = {"predict": prediction_cells, "embed": feature_cells}[task]
+        flat = {"predict": prediction_cells, "embed": feature_cells, "detect": box_cells}[task]
         path.write_text("\n".join(csv_lines([cells for row in rows for cells in flat(row)])) + "\n", encoding="utf-8")
     else:
         _write_parquet(path, task, rows)
@@ -277,11 +306,16 @@ def _write_table(task: str, suffix: str, path: Path, rows: Iterable[dict[str, An
 def _write_parquet(path: Path, task: str, rows: Iterable[dict[str, Any]]) -> None:
     from datasets import Features, List, Value
 
+    from hf_any3d.data.boxes import answer_features
     from hf_any3d.data.parquet.shards import ParquetRows
 
     best = List({"label": Value("string"), "score": Value("float32"), "unknown": Value("float32")})
-    column = {"predictions": best} if task == "predict" else {"features": List(Value("float32"))}
-    features = Features({"file": Value("string"), **column, "error": Value("string")})
+    columns = {
+        "predict": {"predictions": best},
+        "embed": {"features": List(Value("float32"))},
+        "detect": {"boxes": answer_features()},
+    }
+    features = Features({"file": Value("string"), **columns[task], "error": Value("string")})
     with ParquetRows(path, features) as written:
         for row in rows:
             written.add({name: row.get(name) for name in features})

@@ -61,7 +61,9 @@ def convert(
     ] = None,
     tokenizer: Annotated[
         str | None,
-        option("MiniGPT-3D: directory or hub name of the tokenizer; by default that of the language model."),
+        option(
+            "MiniGPT-3D, SpatialLM: directory or hub name of the tokenizer; by default that of the language model."
+        ),
     ] = None,
     stage: Annotated[
         int | None,
@@ -71,7 +73,15 @@ def convert(
         bool, typer.Option("--store-parts", help="MiniGPT-3D: store converted parts too, instead of naming them.")
     ] = False,
     dtype: Annotated[
-        str | None, option("MiniGPT-3D: type to store numbers in: float32, bfloat16 or float16; by default float32.")
+        str | None,
+        option(
+            "MiniGPT-3D, SpatialLM: type to store numbers in: float32, bfloat16 or float16; by default float32, for "
+            "SpatialLM that of the files."
+        ),
+    ] = None,
+    code_template: Annotated[
+        Path | None,
+        option("SpatialLM: code_template.txt of the authors' program, which prompts of the training held."),
     ] = None,
     preset: Annotated[
         str | None,
@@ -99,9 +109,10 @@ def convert(
 
     The program, the kind of the file and the size of the model are found from the tensors: Any2Point, ACT, MiniGPT-3D
     and its parts, OpenShape, Uni3D, PatchAlign3D, Point Transformer V3 with or without a linear head, 3DETR,
-    ImageBind's audio encoder. Files of one model are given together, in any order; those of MiniGPT-3D without a file
-    of a training stage become a directory for each part. Every tensor is accounted for. The directory of a 3DETR is
-    converted back into a file of its authors.
+    SpatialLM, ImageBind's audio encoder. Files of one model are given together, in any order; those of MiniGPT-3D
+    without a file of a training stage become a directory for each part. A SpatialLM is given as its directory. Every
+    tensor is accounted for. The directory of a 3DETR is converted back into a file of its authors, that of a SpatialLM
+    into a directory.
 
     A published checkpoint is fetched first, and opens by its name without a network afterwards.
     """

@@ -13,22 +13,34 @@ from hf_any3d.cli.common import AsCsv, AsJson, Device, check_model, find_model, 
 from hf_any3d.cli.inputs import Files, FileType, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
 from hf_any3d.cli.predict import Model, UpAxis, file_width, problems, split_model
-from hf_any3d.cli.segment import cloud_frame
 from hf_any3d.many_files.files import Cloud
-from hf_any3d.messages import model_errors, printable
+from hf_any3d.many_files.work import Answer, caller
+from hf_any3d.messages import printable
 
 _GRAY = (0.7, 0.7, 0.7)
+
+
+Threshold = Annotated[float, typer.Option(min=0, max=1, help="Lowest score of a box.")]
+LargestOverlap = Annotated[
+    float, typer.Option(min=0, max=1, help="Of two boxes that overlap by more, the one with the lower score goes.")
+]
+MostBoxes = Annotated[int | None, option("Largest number of boxes of a file.", min=1)]
 
 
 def detect(
     files: Files,
     model: Model = None,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score of a box.")] = 0.5,
-    nms_iou: Annotated[
-        float, typer.Option(min=0, max=1, help="Of two boxes that overlap by more, the one with the lower score goes.")
-    ] = 0.25,
-    top_k: Annotated[int | None, option("Largest number of boxes of a file.", min=1)] = None,
+    threshold: Threshold = 0.5,
+    nms_iou: LargestOverlap = 0.25,
+    top_k: MostBoxes = None,
     up_axis: UpAxis = None,
+    task: Annotated[
+        str | None,
+        option("Of models that write layouts: objects (default), layout for walls, doors and windows, or all."),
+    ] = None,
+    labels: Annotated[
+        str | None, option("Of models that write layouts: objects to look for, of those they know, such as chair,bed.")
+    ] = None,
     output: Annotated[
         Path | None,
         option("A table of the boxes (.json, .csv), or a page (.html) or picture (.png) of the clouds with them."),
@@ -41,30 +53,35 @@ def detect(
     """Find objects in scans, with a box around each.
 
     Boxes are in the frame and units of the file: center, size (length, width, height) and heading, in radians,
-    counterclockwise about the up axis. Scores are not calibrated.
+    counterclockwise about the up axis. Scores are not calibrated; models that write layouts, such as SpatialLM, have
+    none.
     """
     name, files = split_model(files, model)
     inputs = find_inputs(files, file_type)
     suffix = check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     check_model(name, "detect")
-    pipe = open_pipeline("point-cloud-object-detection", find_model(name), device)
-    names = [pipe.model.config.id2label[number] for number in range(pipe.model.config.num_labels)]
-    from hf_any3d.visualization.viewer import label_colors
+    from hf_any3d.pipelines.base import without_none
 
-    palette = dict(zip(names, label_colors(len(names)), strict=True))
-    gallery = Gallery(output if suffix in VIEWS else None, len(inputs), up_axis or pipe.feature_extractor.up_axis)
+    pipe = open_pipeline("point-cloud-object-detection", find_model(name), device)
+    from hf_any3d.visualization.viewer import LOWEST_BOX, label_colors
+
+    palette = dict(zip(pipe.labels, label_colors(len(pipe.labels)), strict=True))
+    asked = without_none(task=task, candidate_labels=labels)
+    gallery = Gallery(output if suffix in VIEWS else None, len(inputs), up_axis or pipe.up_axis)
     seen: dict[str, list[float]] = {}
+    # A page also has boxes with lower scores, which its slider shows.
+    least = min(threshold, LOWEST_BOX) if suffix == ".html" and pipe.has_scores else threshold
+    find = box_answerer(pipe, name, threshold=least, nms_iou=nms_iou, top_k=top_k, up_axis=up_axis, **asked)
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-        rows = []
-        for cloud in clouds:
-            with model_errors(name, "cannot answer"):
-                boxes = pipe(cloud.row, threshold=threshold, nms_iou=nms_iou, top_k=top_k, up_axis=up_axis)
-            seen.update({found["label"]: palette[found["label"]].tolist() for found in boxes})
+        rows = find(clouds)
+        for cloud, row in zip(clouds, rows, strict=True):
+            for found in row["boxes"]:  # a model may write a label that it was not trained on
+                palette.setdefault(found["label"], np.asarray(_GRAY, dtype=np.float32))
             if gallery.output is not None:
-                points, colors = _drawn(cloud, boxes, palette)
-                gallery.add(points, colors, Path(cloud.name).name)
-            rows.append({"boxes": boxes})
+                _show(gallery, cloud, row["boxes"], palette)
+            row["boxes"] = [found for found in row["boxes"] if found["score"] is None or found["score"] >= threshold]
+            seen.update({found["label"]: palette[found["label"]].tolist() for found in row["boxes"]})
         return rows
 
     width = file_width(inputs)
@@ -74,43 +91,59 @@ def detect(
         found = "   ".join(_told(one) for one in row["boxes"])
         return f"{printable(row['file']):<{width}}  {count} {'box' if count == 1 else 'boxes'}: {found}".rstrip(": ")
 
-    def cells(row: Row) -> Iterator[Row]:
-        for found in row.get("boxes", ()):
-            box = found["box"]
-            numbers = dict(zip(("x", "y", "z"), box["center"], strict=True))
-            numbers |= dict(zip(("length", "width", "height"), box["size"], strict=True))
-            yield (
-                {"file": row["file"], "label": found["label"], "score": found["score"]}
-                | numbers
-                | {"heading": box["heading"]}
-            )
-        if "error" in row:
-            yield {"file": row["file"], **problems(row)}
-
-    done = print_rows(for_each_file(inputs, answer, show=False), line, cells, as_json=as_json, as_csv=as_csv)
-    gallery.write(f"boxes by {name}", seen)
+    rows = for_each_file(inputs, answer, show=False)
+    done = print_rows(rows, line, box_cells, as_json=as_json, as_csv=as_csv)
+    title = f"boxes by {name}"
+    if gallery.is_page:
+        gallery.write(title, box_names=list(palette), threshold=threshold)
+    else:
+        gallery.write(title, seen)
     if output is not None and suffix in DATA:
-        write_data(output, done, cells)
+        write_data(output, done, box_cells)
     finish(done)
+
+
+def box_answerer(pipe: Any, model: Any, **arguments: Any) -> Answer:
+    """Return the function of clouds that finds their boxes."""
+    run = caller(pipe, model, **arguments)
+    return lambda clouds: [{"boxes": boxes} for boxes in run(clouds)]
+
+
+def box_cells(row: Row) -> Iterator[Row]:
+    """Yield the cells of each box of a file; a file without boxes has a row of its own, as one with an error does."""
+    for found in row.get("boxes") or ():
+        box = found["box"]
+        numbers = dict(zip(("x", "y", "z"), box["center"], strict=True))
+        numbers |= dict(zip(("length", "width", "height"), box["size"], strict=True))
+        told = {"file": row["file"], "label": found["label"], "score": found["score"]}
+        yield told | numbers | {"heading": box["heading"]}
+    if not row.get("boxes"):
+        yield {"file": row["file"], **problems(row)}
 
 
 def _told(found: dict[str, Any]) -> str:
     place = ", ".join(f"{value:.2f}" for value in found["box"]["center"])
-    return f"{printable(found['label'])} {100 * found['score']:.0f} % at ({place})"
+    score = "" if found["score"] is None else f" {100 * found['score']:.0f} %"
+    return f"{printable(found['label'])}{score} at ({place})"
 
 
-def _drawn(
-    cloud: Cloud, boxes: Sequence[dict[str, Any]], palette: dict[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the points of a cloud in gray with those of the edges of its boxes, and their colors."""
+def _show(gallery: Gallery, cloud: Cloud, boxes: Sequence[dict[str, Any]], palette: dict[str, np.ndarray]) -> None:
+    """Add a cloud to a page with its boxes; to a picture with points along their edges."""
     from hf_any3d.data.inputs import to_cloud
-    from hf_any3d.visualization.viewer import box_edges
+    from hf_any3d.visualization.viewer import BoxView, box_edges
 
     data = to_cloud(cloud.row)
     if data.is_mesh:
         data = data.sample_surface(100_000)
     points = data.points if data.offset is None else data.points + data.offset
     colors = np.tile(np.asarray(_GRAY, dtype=np.float32), (len(points), 1)) if data.colors is None else data.colors
-    edges = [box_edges(found["box"]["corners"]) for found in boxes]
+    # Relative to the smallest coordinates, which float32 can hold.
+    frame = points.min(axis=0)
+    corners = [np.asarray(found["box"]["corners"]) - frame for found in boxes]
+    points, title = points - frame, Path(cloud.name).name
+    if gallery.is_page:
+        shown = [BoxView(own, found["label"], found["score"]) for own, found in zip(corners, boxes, strict=True)]
+        return gallery.add(points, colors, title, shown)
+    edges = [box_edges(own) for own in corners]
     painted = [np.tile(palette[found["label"]], (len(own), 1)) for found, own in zip(boxes, edges, strict=True)]
-    return cloud_frame(np.concatenate([points, *edges])), np.concatenate([colors, *painted])
+    gallery.add(np.concatenate([points, *edges]), np.concatenate([colors, *painted]), title)

@@ -19,6 +19,7 @@ from hf_any3d.cli.common import (
     Revision,
     check_model,
     find_model,
+    kind_of_model,
     option,
     quiet_libraries,
     read_model_config,
@@ -27,7 +28,7 @@ from hf_any3d.cli.common import (
 from hf_any3d.cli.outputs import csv_lines
 from hf_any3d.hub.published_table import is_published
 from hf_any3d.messages import model_errors, one_line, print_json, print_line
-from hf_any3d.registry import MODEL_TYPES, task_of_class
+from hf_any3d.registry import MODEL_TYPES, TASKS, task_of_class
 
 # Files that define the facts about a model, and packages whose version may change how parameters are counted.
 _CONFIGS = ("config.json", "adapter_config.json", "preprocessor_config.json", "processor_config.json")
@@ -56,7 +57,8 @@ def info(
     Only its configuration files are downloaded, no weights. Parameters are counted once for each configuration; those
     of a directory that holds all weights are read from the header of the weights.
     """
-    name = check_model(model, "predict", "zero-shot", "segment", "features", "reconstruct", "chat", revision=revision)
+    commands = ("predict", "zero-shot", "segment", "detect", "features", "reconstruct", "chat")
+    name = check_model(model, *commands, revision=revision)
     facts = _stored_facts(name, revision) or facts_of_stored_weights(name)
     if facts is None:
         with status("counting parameters"), model_errors(model):
@@ -174,7 +176,7 @@ def facts_of_stored_weights(name: str) -> dict[str, Any] | None:
 
 def export(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Directory or hub name of a point cloud classifier or chat model.")
+        str, typer.Argument(metavar="MODEL", help="Directory or hub name of a classifier, detector or chat model.")
     ],
     output: Annotated[Path, option("The file to write; for a language model, the folder.")],
     format: Annotated[
@@ -185,34 +187,37 @@ def export(
     ] = "onnx",
     revision: Revision = None,
 ) -> None:
-    """Write a classifier as ONNX or as a program of torch.export, or the language model of a chat model.
+    """Write a classifier or detector as ONNX or as a program of torch.export, or the language model of a chat model.
 
-    A classifier's file accepts any number of clouds with any number of points, and is compared with the model on
+    The file accepts any number of clouds with any number of points, and is compared with the model on
     clouds of other sizes before it is kept. A JSON file next to it has the settings of the processor and the labels.
     A language model is written with its LoRA merged, so that other programs open it.
     """
     if format == "language-model":
         _export_language_model(model, output, revision)
         return
-    model = check_model(model, "predict", revision=revision)
+    model = check_model(model, "predict", "detect", revision=revision)
     quiet_libraries()
     from hf_any3d.registration import register
 
     register()
-    from hf_any3d.auto import AutoModelForPointCloudClassification
+    from hf_any3d import auto
     from hf_any3d.export import export_file
     from hf_any3d.processing import PointCloudProcessor
 
     with status(f"exporting {model}"):
         with model_errors(model):
-            loaded = AutoModelForPointCloudClassification.from_pretrained(model, revision=revision)
+            kind = kind_of_model(read_model_config(model, revision))
+            command = "predict" if kind is None else kind[1]
+            auto_class = next(task.auto_class for task in TASKS.values() if task.command == command)
+            loaded = getattr(auto, auto_class).from_pretrained(model, revision=revision)
         try:
             processor = PointCloudProcessor.from_pretrained(model, revision=revision or "main")
         except OSError:  # the model was saved without one
             processor = None
         exported = export_file(loaded, output, format, processor=processor)
     print_line(
-        f"{exported.path}: {exported.bytes / 1e6:,.1f} MB; logits differ by at most {exported.worst_difference:.1e}; "
+        f"{exported.path}: {exported.bytes / 1e6:,.1f} MB; outputs differ by at most {exported.worst_difference:.1e}; "
         f"settings in {exported.settings}"
     )
 

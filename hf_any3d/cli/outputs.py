@@ -14,6 +14,7 @@ from hf_any3d.messages import csv_text, print_json, print_line
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
+    from hf_any3d.visualization.viewer import BoxView
 
 DATA = (".json", ".csv")
 VIEWS = (".html", ".png")
@@ -160,12 +161,18 @@ class Gallery:
     def __init__(self, output: Path | None, num_clouds: int, up_axis: str = "y"):
         self.output, self.up_axis, self.num_clouds = output, up_axis, num_clouds
         self.clouds: list[np.ndarray] = []
+        self.boxes: list[Sequence[BoxView]] = []
         self.titles: list[str] = []
         self.left_out = 0
         # Clouds are thinned as they come, since thousands of them would not fit into memory.
         self._most = _MOST_POINTS // max(1, min(num_clouds, _MOST_CLOUDS))
 
-    def add(self, points: np.ndarray, colors: np.ndarray | None, title: str) -> None:
+    @property
+    def is_page(self) -> bool:
+        """True for a page, False for a picture or nothing."""
+        return self.output is not None and self.output.suffix.lower() == ".html"
+
+    def add(self, points: np.ndarray, colors: np.ndarray | None, title: str, boxes: Sequence[BoxView] = ()) -> None:
         """Add a cloud (points, 3) with colors (points, 3) in [0, 1] or None, which colors it by height."""
         if self.output is None or len(self.clouds) >= _MOST_CLOUDS:
             self.left_out += self.output is not None
@@ -178,6 +185,7 @@ class Gallery:
         cloud = np.asarray(points, dtype=np.float32)[kept]
         self.clouds.append(cloud if colors is None else np.concatenate([cloud, np.asarray(colors)[kept]], axis=1))
         self.titles.append(title)
+        self.boxes.append(boxes)
 
     def add_file(self, data: PointCloudData, title: str) -> None:
         """Add a cloud or mesh in its own colors; labeled points are colored by label."""
@@ -185,11 +193,17 @@ class Gallery:
             data = data.sample_surface(self._most) if data.is_mesh else data
             self.add(data.points, colors_of(data.labels, data.colors), title)
 
-    def write(self, title: str, legend: Mapping[str, Sequence[float]] | None = None, columns: int = 4) -> None:
-        """Write the page or picture, atomically."""
+    def write(
+        self,
+        title: str,
+        legend: Mapping[str, Sequence[float]] | None = None,
+        columns: int = 4,
+        **boxes: Any,
+    ) -> None:
+        """Write the page or picture, atomically; `boxes` has `box_names` and `threshold` of pages with boxes."""
         if self.output is None or not self.clouds:
             return
-        if self.output.suffix.lower() == ".html":
+        if self.is_page:
             from hf_any3d.visualization.viewer import write_clouds_page
 
             write_clouds_page(
@@ -200,6 +214,8 @@ class Gallery:
                 title=title,
                 legend=legend,
                 up_axis=self.up_axis,
+                boxes=self.boxes if boxes else None,
+                **boxes,
             )
         else:
             from hf_any3d.visualization.figures import plot_point_clouds

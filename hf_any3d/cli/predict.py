@@ -295,7 +295,7 @@ def features(
     name, files = split_model(files, model)
     inputs = find_inputs(files, file_type)
     suffix = check_output(output, (".npz", ".npy", *VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
-    name = check_model(name, "predict", "zero-shot", "segment", "features")
+    name = check_model(name, "predict", "zero-shot", "segment", "detect", "features")
     pipe = open_pipeline("point-cloud-feature-extraction", name, device)
     answer = feature_answerer(pipe, name, feature.value, up_axis)
     width = file_width(inputs)

@@ -48,7 +48,7 @@ def serve(
     template: Template = None,
     device: Device = None,
 ) -> None:
-    """Serve a model over HTTP: classes, features, parts, or chat in the form of OpenAI's API.
+    """Serve a model over HTTP: classes, features, parts, boxes, or chat in the form of OpenAI's API.
 
     Requests that arrive together are processed together. `/docs` describes the routes. SIGTERM or Ctrl-C finishes the
     accepted requests, then stops; a second signal stops at once.

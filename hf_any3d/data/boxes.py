@@ -37,6 +37,13 @@ def box_features(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def answer_features() -> Any:
+    """Return the type of a column of answers of a detector, as the pipeline gives them, for `datasets.Features`."""
+    place = List(Value("float64"), length=3)  # in double precision, as scans may lie far from the origin
+    box = {"center": place, "size": place, "heading": Value("float64"), "corners": List(place, length=8)}
+    return List({"label": Value("string"), "score": Value("float32"), "box": box})
+
+
 def read_box_table(path: Path, columns: int) -> np.ndarray:
     """Read the boxes of a scene from an array that numpy wrote, as VoteNet's programs do.
 

@@ -311,6 +311,8 @@ def build_transform(spec: str | Iterable[str] | Mapping[str, Mapping]) -> Compos
 def parse_transform(text: str) -> tuple[str, dict]:
     """Split a text such as "rotate:axis=z,limit=0.5" into a name and settings.
 
+    Truth values may be written as in Python, or as in YAML and JSON.
+
     Raises:
         ValueError: A part is not a setting.
     """
@@ -324,7 +326,9 @@ def parse_transform(text: str) -> tuple[str, dict]:
             # Numbers, True and None as in Python; it runs no code.
             settings[key.strip()] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):
-            settings[key.strip()] = value.strip()  # a bare word such as the axis
+            word = value.strip()  # a bare word such as the axis
+            # As a word, false would be taken for true.
+            settings[key.strip()] = {"true": True, "false": False, "null": None}.get(word, word)
     return name.strip(), settings
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from hf_any3d.demo.page import (
 from hf_any3d.demo.uploads import AT_ONCE, Uploads
 from hf_any3d.visualization.html_pages import html_fragment
 from hf_any3d.visualization.show import view_of_cloud
-from hf_any3d.visualization.viewer import CloudView, box_edges, hex_color, label_colors, viewer_page
+from hf_any3d.visualization.viewer import LOWEST_BOX, BoxView, CloudView, hex_color, label_colors, viewer_page
 
 CHAT = "point-cloud-text-to-text"
 FEATURES = "point-cloud-feature-extraction"
@@ -40,6 +41,7 @@ MOST_POINTS = 100_000
 SECONDS = 120.0
 """Time limit of an answer."""
 MOST_SHOWN = 8
+_BOX_THRESHOLD = 0.5
 LONGEST_WORDS, MOST_WORDS = 1000, 50
 """Characters and labels of a zero-shot question."""
 Pipe = Callable[..., Any]
@@ -186,19 +188,20 @@ class TaskAnswers:
     def _point_cloud_object_detection(
         self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
     ) -> Answer:
-        config = self.pipe.model.config
-        names = ["scan", *(str(config.id2label[number]) for number in range(config.num_labels))]
         if cloud.is_mesh:
             cloud = cloud.sample_surface(MOST_POINTS // 10)
-        found = pipe(cloud)
-        edges = [box_edges(one["box"]["corners"]) for one in found]
+        # The page's slider shows boxes with lower scores, too.
+        found = pipe(cloud, threshold=LOWEST_BOX) if self.pipe.has_scores else pipe(cloud)
+        # A model that writes labels may write others than those of its training.
+        names = list(dict.fromkeys([*self.pipe.labels, *(one["label"] for one in found)]))
+        boxes = [BoxView(np.asarray(one["box"]["corners"]), one["label"], one["score"]) for one in found]
         points = cloud.points if cloud.offset is None else cloud.points + cloud.offset
-        numbers = [np.full(len(own), names.index(one["label"])) for one, own in zip(found, edges, strict=True)]
-        labels = np.concatenate([np.zeros(len(points), dtype=np.int64), *numbers])
         palette = {name: hex_color(color) for name, color in zip(names, label_colors(len(names)), strict=True)}
-        rows = [(one["label"], one["score"]) for one in found]
-        view = CloudView(np.concatenate([points, *edges]), labels=labels)
-        return Answer([view], {"names": names, "label_name": "object"}, rows, note, palette)
+        rows = [(one["label"], one["score"]) for one in found if (one["score"] or 0) >= _BOX_THRESHOLD]
+        if counts := Counter(one["label"] for one in found if one["score"] is None):
+            note = f"{note}; {', '.join(f'{label} {count}' for label, count in counts.items())}"
+        view = CloudView(points, colors=cloud.colors, boxes=boxes)
+        return Answer([view], {"box_names": names, "threshold": _BOX_THRESHOLD}, rows, note, palette)
 
     def _point_cloud_reconstruction(
         self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
@@ -352,7 +355,7 @@ class TaskPage:
         """Return updates of the view, the line below it and the answer."""
         if visit.cloud is None:
             return gr.skip(), error_or_note("Choose a shape first.", is_error=True), gr.skip()
-        shown_up = up_axis or self.answers.pipe.feature_extractor.up_axis
+        shown_up = up_axis or self.answers.pipe.up_axis
         try:
             found = self.answers.ask(visit.cloud, words or "", category, up_axis)
         except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Export a classifier, compare the file with it, and write the settings of its processor and its labels next to it."""
+"""Export a classifier or detector, compare the file with it, and write its processor's settings and labels beside."""
 
 import importlib.metadata
 import importlib.util
@@ -16,23 +16,29 @@ from torch import nn
 
 from hf_any3d.export.programs import (
     Runner,
-    classifier_of,
     eval_mode,
     export_program,
+    exportable,
+    least_points,
     open_program,
+    output_names,
     replaced_when_complete,
-    trace_classifier,
+    trace,
 )
+from hf_any3d.modeling.layers.boxes import BOX_SIZE
 from hf_any3d.processing import PointCloudProcessor
 
 OPSET = 20  # the first one with an operator for GELU
 
 
 def export_onnx(model: nn.Module, path: str | os.PathLike, *, opset: int = OPSET) -> Path:
-    """Write a classifier as ONNX: input `points` (batch, points, in_channels) float32, output `logits`.
+    """Write a classifier or detector as ONNX: input `points` (batch, points, in_channels) float32, output `logits`.
+
+    That of a detector is `(batch, queries, labels + 1)`, and it has a second output, `pred_boxes`
+    `(batch, queries, 7)`.
 
     Args:
-        model: A classifier with or without adapters, in float32.
+        model: A classifier or detector with or without adapters, in float32.
         path: The file; weights beyond 2 GB go into a second one, `path` with `.data` appended.
         opset: Version of the operators.
 
@@ -44,23 +50,26 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, *, opset: int = OPSET
         ValueError: The model cannot be exported.
     """
     _require("onnx", "onnxscript")
-    dtypes = {str(parameter.dtype) for parameter in classifier_of(model).parameters() if parameter.is_floating_point()}
+    dtypes = {str(parameter.dtype) for parameter in exportable(model).parameters() if parameter.is_floating_point()}
     if dtypes != {"torch.float32"}:
         raise ValueError(
             f"dtype: the model has weights in {', '.join(sorted(dtypes))}; expected torch.float32 for ONNX, since "
             "runtimes on CPU lack operators for others"
         )
-    program = trace_classifier(model)
+    program = trace(model)
     path = Path(path)
     with replaced_when_complete(path) as unfinished, _without_log_messages(), torch.no_grad():
         exported = torch.onnx.export(
             program,
             input_names=["points"],
-            output_names=["logits"],
+            output_names=list(output_names(exportable(model))),
             opset_version=opset,
             dynamo=True,
             verbose=False,
-            custom_translation_table={torch.ops.hf_any3d.knn.default: _nearest},
+            custom_translation_table={
+                torch.ops.hf_any3d.knn.default: _nearest,
+                torch.ops.aten._cdist_forward.default: _distances,
+            },
         )
         assert exported is not None  # as always with dynamo
         exported.save(unfinished)
@@ -68,7 +77,7 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, *, opset: int = OPSET
 
 
 def open_onnx(path: Path) -> Runner:
-    """Open an ONNX file as a function from points to logits, run by onnxruntime on the CPU.
+    """Open an ONNX file as a function from points to its outputs, run by onnxruntime on the CPU.
 
     Raises:
         ImportError: onnxruntime is not installed.
@@ -80,7 +89,12 @@ def open_onnx(path: Path) -> Runner:
     # onnxruntime would take all cores, also where torch is limited to fewer.
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda points: torch.from_numpy(session.run(None, {"points": points.numpy()})[0])
+
+    def run(points: torch.Tensor) -> Any:
+        found = tuple(map(torch.from_numpy, session.run(None, {"points": points.numpy()})))
+        return found if len(found) > 1 else found[0]
+
+    return run
 
 
 def _nearest(query: Any, points: Any, k: int, method: str) -> tuple[Any, Any]:
@@ -88,6 +102,20 @@ def _nearest(query: Any, points: Any, k: int, method: str) -> tuple[Any, Any]:
     from onnxscript import opset18
 
     op: Any = opset18  # its types refuse plain lists
+    nearest, index = op.TopK(_squares(op, query, points), [k], axis=-1, largest=0, sorted=1)
+    return index, nearest
+
+
+def _distances(query: Any, points: Any, p: float, mode: int) -> Any:
+    """Compute the Euclidean distances of all pairs, `cdist` of torch with p = 2."""
+    from onnxscript import opset18
+
+    assert p == 2, "attention by distance is Euclidean"
+    return opset18.Sqrt(_squares(opset18, query, points))
+
+
+def _squares(op: Any, query: Any, points: Any) -> Any:
+    """Return the squared distances of all pairs `(batch, queries, points)`."""
     # Axis by axis, which needs a third of the memory of all differences at once.
     distance = None
     for axis in range(3):
@@ -96,8 +124,7 @@ def _nearest(query: Any, points: Any, k: int, method: str) -> tuple[Any, Any]:
         difference = op.Sub(ours, theirs)
         square = op.Mul(difference, difference)
         distance = square if distance is None else op.Add(distance, square)
-    nearest, index = op.TopK(distance, [k], axis=-1, largest=0, sorted=1)
-    return index, nearest
+    return distance
 
 
 def _require(*packages: str) -> None:
@@ -122,7 +149,7 @@ def _without_log_messages() -> Iterator[None]:
 
 _SETTINGS_VERSION = 1
 TOLERANCE = 1e-4
-"""Largest accepted difference of logits, relative to the largest logit or 1."""
+"""Largest accepted difference of an output, relative to its largest number or 1."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +157,8 @@ class Format:
     """A kind of exported file.
 
     Args:
-        write: Writes a classifier to a path.
-        open: Opens that file as a function from points to logits.
+        write: Writes a model to a path.
+        open: Opens that file as a function from points to its outputs.
         packages: Packages besides torch whose versions are recorded.
     """
 
@@ -154,7 +181,7 @@ class ExportedFile:
         path: The file.
         settings: The JSON file next to it.
         bytes: Size of the file, including weights in a second file.
-        worst_difference: Largest difference between its logits and those of the model.
+        worst_difference: Largest difference between its outputs and those of the model.
     """
 
     path: Path
@@ -166,10 +193,10 @@ class ExportedFile:
 def export_file(
     model: nn.Module, output: str | os.PathLike, format: str = "onnx", *, processor: PointCloudProcessor | None = None
 ) -> ExportedFile:
-    """Export a classifier to a file that appears only if its logits equal the model's.
+    """Export a classifier or detector to a file that appears only if its outputs equal the model's.
 
     Args:
-        model: A classifier with or without adapters, on the CPU.
+        model: A classifier or detector with or without adapters, on the CPU.
         output: The file. Settings are written to a file of the same name that ends with `.json`.
         format: One of `FORMATS`.
         processor: The model's processor, whose settings are stored.
@@ -184,7 +211,7 @@ def export_file(
     settings = output.parent / f"{output.stem}.json"
     if settings == output:
         raise ValueError(f"output={str(output)!r}: that name is for the settings; expected one like 'model.{format}'")
-    device = classifier_of(model).device
+    device = exportable(model).device
     if device.type != "cpu":
         raise ValueError(f"the model is on {device}; expected the CPU, where the file is compared with it")
     with replaced_when_complete(output) as unfinished:
@@ -200,45 +227,55 @@ def export_file(
 
 
 def compare(model: nn.Module, run: Runner) -> float:
-    """Compare the logits of a model and its exported file on random clouds.
+    """Compare the outputs of a model and its exported file on random clouds.
 
     There are batches of two sizes, both different from those of tracing: exporters may bake in indices found while
     tracing, which only clouds of other sizes reveal.
 
     Args:
-        model: The classifier, on the CPU.
-        run: Function from points `(batch, points, in_channels)` to logits.
+        model: The model, on the CPU.
+        run: Function from points `(batch, points, in_channels)` to its outputs.
 
     Returns:
-        The largest difference of two logits.
+        The largest difference of two numbers.
 
     Raises:
-        ValueError: Logits differ by more, or labels differ at all.
+        ValueError: Outputs differ by more, or labels differ at all.
     """
-    config = classifier_of(model).config
+    base = exportable(model)
+    least, names = least_points(base), output_names(base)
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     # Other sizes than while tracing, to notice one that the graph took as a constant.
-    for batch, count in ((1, config.min_points + 37), (3, 2 * config.min_points + 501)):
-        points = torch.rand(batch, count, config.in_channels, generator=generator) * 2 - 1
+    for batch, count in ((1, least + 37), (3, 2 * least + 501)):
+        points = torch.rand(batch, count, base.config.in_channels, generator=generator) * 2 - 1
         with eval_mode(model), torch.no_grad():
-            expected = model(points=points).logits.float()
-        found = run(points).float()
-        if found.shape != expected.shape:
-            raise ValueError(f"the file gives logits {tuple(found.shape)}; expected {tuple(expected.shape)}")
-        difference = (found - expected).abs().max().item()
-        allowed = TOLERANCE * max(1.0, expected.abs().max().item())
-        if not difference <= allowed or not torch.equal(found.argmax(dim=-1), expected.argmax(dim=-1)):
-            raise ValueError(
-                f"the exported file disagrees with the model on {batch} clouds of {count} points: logits differ by "
-                f"{difference:.3g}; expected at most {allowed:.3g} and equal labels"
-            )
-        worst = max(worst, difference)
+            output = model(points=points)
+        given = run(points)
+        for name, values in zip(names, given if len(names) > 1 else (given,), strict=True):
+            expected, found = output[name].float(), values.float()
+            if found.shape != expected.shape:
+                raise ValueError(f"the file gives {name} {tuple(found.shape)}; expected {tuple(expected.shape)}")
+            difference = (found - expected).abs().max().item()
+            allowed = TOLERANCE * max(1.0, expected.abs().max().item())
+            has_labels = name != "logits" or torch.equal(found.argmax(dim=-1), expected.argmax(dim=-1))
+            if not difference <= allowed or not has_labels:
+                raise ValueError(
+                    f"the exported file disagrees with the model on {batch} clouds of {count} points: {name} differ "
+                    f"by {difference:.3g}; expected at most {allowed:.3g} and equal labels"
+                )
+            worst = max(worst, difference)
     return worst
 
 
 def _settings(model: nn.Module, format: str, processor: PointCloudProcessor | None) -> dict[str, Any]:
-    config = classifier_of(model).config
+    base = exportable(model)
+    config, names = base.config, output_names(base)
+    shapes = {"logits": ["batch", config.num_labels]}
+    if "pred_boxes" in names:
+        queries = ["batch", config.num_queries]
+        shapes = {"logits": [*queries, config.num_labels + 1], "pred_boxes": [*queries, BOX_SIZE]}
+    outputs = [{"name": name, "shape": shapes[name]} for name in names]
     return {
         "version": _SETTINGS_VERSION,
         "format": format,
@@ -246,9 +283,9 @@ def _settings(model: nn.Module, format: str, processor: PointCloudProcessor | No
             "name": "points",
             "shape": ["batch", "points", config.in_channels],
             "dtype": "float32",
-            "min_points": config.min_points,
+            "min_points": least_points(base),
         },
-        "output": {"name": "logits", "shape": ["batch", config.num_labels]},
+        "output": outputs[0] if len(outputs) == 1 else outputs,
         "labels": [label for _, label in sorted((config.id2label or {}).items())],
         "processor": None if processor is None else processor.to_dict(),
         "encoder": getattr(config, "encoder_name_or_path", None),

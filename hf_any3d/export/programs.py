@@ -1,11 +1,11 @@
-"""Trace classifiers as programs of `torch.export`, in files that run with torch alone."""
+"""Trace classifiers and detectors as programs of `torch.export`, in files that run with torch alone."""
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from hf_any3d.modeling.any2point import (
     Any2PointForPointCloudClassification,
     PointTokenizerForPointCloudClassification,
 )
+from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForPointCloudClassification
 from hf_any3d.modeling.pointnet import PointNetForPointCloudClassification
 from hf_any3d.modeling.uni3d import Uni3DForPointCloudClassification
@@ -23,32 +24,36 @@ from hf_any3d.modeling.uni3d import Uni3DForPointCloudClassification
 # OpenShape and PointNet++ are not among them: the number of points decides how they look for those of a ball.
 Exportable = (
     Any2PointForPointCloudClassification
+    | Detr3DForPointCloudObjectDetection
     | PatchAlign3DForPointCloudClassification
     | PointNetForPointCloudClassification
     | PointTokenizerForPointCloudClassification
     | Uni3DForPointCloudClassification
 )
 
+# Under the decoder of a detector; voxels of Point Transformer V3 have no graph of fixed operators.
+_ENCODERS = ("act3d", "uni3d")
 # Sizes while tracing, which the graph does not keep; a batch of 1 would be taken as a constant.
 _BATCH, _POINTS = 2, 1024
-Runner = Callable[[Tensor], Tensor]
+Runner = Callable[[Tensor], Any]
+"""Function from points to the output, or to a tuple of the outputs of `output_names`."""
 
 
 def export_program(model: nn.Module, path: str | os.PathLike | None = None) -> ExportedProgram:
-    """Export a classifier as a program; `program.module()(points)` returns its logits.
+    """Export a model as a program; `program.module()(points)` returns its logits, of a detector the boxes too.
 
     All operators are torch's own, so that the file runs without this package:
     `torch.export.load("model.pt2").module()(points)`.
 
     Args:
-        model: A classifier with or without adapters, in any precision.
+        model: A classifier or detector with or without adapters, in any precision.
         path: File to save it to, usually `….pt2`; None to keep it in memory.
 
     Raises:
         ValueError: The model cannot be exported.
     """
     with torch.no_grad():
-        program = trace_classifier(model).run_decompositions({torch.ops.hf_any3d.knn.default: _nearest})
+        program = trace(model).run_decompositions({torch.ops.hf_any3d.knn.default: _nearest})
     if path is not None:
         with replaced_when_complete(Path(path)) as unfinished:
             torch.export.save(program, unfinished)
@@ -56,36 +61,37 @@ def export_program(model: nn.Module, path: str | os.PathLike | None = None) -> E
 
 
 def open_program(path: Path) -> Runner:
-    """Open a file of `export_program` as a function from points to logits."""
+    """Open a file of `export_program` as a function from points to what it returns."""
     module = torch.export.load(path).module()
 
-    def run(points: Tensor) -> Tensor:
+    def run(points: Tensor) -> Any:
         with torch.no_grad():
             return module(points)
 
     return run
 
 
-def trace_classifier(model: nn.Module) -> ExportedProgram:
-    """Trace a classifier in eval mode, adapters included.
+def trace(model: nn.Module) -> ExportedProgram:
+    """Trace a classifier or detector in eval mode, adapters included.
 
     Args:
-        model: A classifier, possibly wrapped by PEFT. Its mode and weights do not change.
+        model: A classifier or detector, possibly wrapped by PEFT. Its mode and weights do not change.
 
     Returns:
-        A program from `points` `(batch, points, in_channels)` to logits `(batch, labels)`, for any batch size and at
-        least `config.min_points` points. Neighbors are still one operator of ours, `hf_any3d::knn`.
+        A program from `points` `(batch, points, in_channels)` to the outputs of `output_names`, for any batch size
+        and at least `least_points` points. Neighbors are still one operator of ours, `hf_any3d::knn`.
 
     Raises:
         ValueError: The model cannot be exported; the message has the reason.
     """
-    base = classifier_of(model)
+    base = exportable(model)
     _refuse(base)
-    config = base.config
-    sizes = {0: Dim("batch", min=1), 1: Dim("points", min=config.min_points)}
-    example = torch.zeros(_BATCH, max(_POINTS, 2 * config.min_points), config.in_channels, device=base.device)
+    least = least_points(base)
+    sizes = {0: Dim("batch", min=1), 1: Dim("points", min=least)}
+    example = torch.zeros(_BATCH, max(_POINTS, 2 * least), base.config.in_channels, device=base.device)
+    outputs = _Outputs(model, output_names(base))
     with eval_mode(model), torch.no_grad():
-        program = torch.export.export(_Logits(model), (example,), dynamic_shapes={"points": sizes}, strict=False)
+        program = torch.export.export(outputs, (example,), dynamic_shapes={"points": sizes}, strict=False)
     # Stack traces hold paths of this machine.
     for graph in program.graph_module.modules():
         for node in graph.graph.nodes if isinstance(graph, torch.fx.GraphModule) else ():
@@ -93,8 +99,8 @@ def trace_classifier(model: nn.Module) -> ExportedProgram:
     return program
 
 
-def classifier_of(model: nn.Module) -> Exportable:
-    """Return the classifier itself if a PEFT method wraps it.
+def exportable(model: nn.Module) -> Exportable:
+    """Return the classifier or detector itself if a PEFT method wraps it.
 
     Raises:
         ValueError: It is something else.
@@ -103,10 +109,28 @@ def classifier_of(model: nn.Module) -> Exportable:
     if not isinstance(base, Exportable):
         names = [kind.__name__ for kind in get_args(Exportable)]
         raise ValueError(
-            f"{type(base).__name__}: only classifiers can be exported, and not of every system; expected one of "
-            f"{', '.join(names)}, with or without adapters"
+            f"{type(base).__name__}: only classifiers and detectors can be exported, not of every system; expected "
+            f"one of {', '.join(names)}, with or without adapters"
         )
     return base
+
+
+def output_names(model: Exportable) -> tuple[str, ...]:
+    """Return the names of a file's outputs, which are fields of the model's output."""
+    return ("logits", "pred_boxes") if isinstance(model, Detr3DForPointCloudObjectDetection) else ("logits",)
+
+
+def least_points(model: Exportable) -> int:
+    """Return the smallest number of points of a cloud for a file.
+
+    A detector pads the tokens of smaller clouds, which is another graph.
+    """
+    config = model.config
+    if not isinstance(config, Detr3DConfig):
+        return config.min_points
+    if config.point_encoder_config is not None:
+        return config.point_encoder_config.min_points
+    return max(config.num_tokens, config.num_neighbors)
 
 
 @contextmanager
@@ -141,16 +165,18 @@ def replaced_when_complete(path: Path) -> Iterator[Path]:
             os.replace(file, path.parent / file.name)
 
 
-class _Logits(nn.Module):
-    """A classifier as a function from points to logits."""
+class _Outputs(nn.Module):
+    """A model as a function from points to some of its outputs."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, names: Sequence[str]):
         super().__init__()
-        self.model = model
+        self.model, self.names = model, names
 
-    def forward(self, points: torch.Tensor) -> torch.Tensor:
-        """Compute `(batch, labels)` from `(batch, points, in_channels)`."""
-        return self.model(points=points).logits
+    def forward(self, points: torch.Tensor) -> Any:
+        """Compute the outputs from `(batch, points, in_channels)`; one alone is no tuple."""
+        output = self.model(points=points)
+        found = tuple(output[name] for name in self.names)
+        return found if len(found) > 1 else found[0]
 
 
 def _refuse(model: Exportable) -> None:
@@ -161,6 +187,12 @@ def _refuse(model: Exportable) -> None:
             f"{', '.join(flags)}: predictions of this model depend on the other clouds of a batch, and an exported "
             "file could not warn of it; only models whose predictions do not can be exported"
         )
+    if isinstance(model, Detr3DForPointCloudObjectDetection) and (encoder := model.config.point_encoder_config):
+        if encoder.model_type not in _ENCODERS:
+            raise ValueError(
+                f"point_encoder_config: a detector over {encoder.model_type} cannot be exported; expected 3DETR's own "
+                f"encoder, or one of {', '.join(_ENCODERS)}"
+            )
     if isinstance(model, Any2PointForPointCloudClassification):
         frozen, settings = model.any2point.encoder, model.config.encoder_config
     else:

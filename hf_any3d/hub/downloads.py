@@ -37,6 +37,7 @@ _COMMIT, _CHECKSUM = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}|[0-9a-
 _TIMEOUT_SECONDS = 10.0
 # Forms of weights, the first of which that a folder has is fetched.
 _WEIGHTS = (".safetensors", ".bin")
+_SETTINGS = (".json", ".txt", ".jinja")
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def fetch_part(
     except (HTTPError, OSError) as error:
         raise OSError(f"{repository}: the hub cannot be reached ({type(error).__name__}: {error})") from error
     weights = next((found for ending in _WEIGHTS if (found := [name for name in names if name.endswith(ending)])), [])
-    files = [fetch(repository, name) for name in [*weights, *(n for n in names if n.endswith((".json", ".txt")))]]
+    files = [fetch(repository, name) for name in [*weights, *(n for n in names if n.endswith(_SETTINGS))]]
     if not files:
         raise FileNotFoundError(f"{repository}: folder {part} has no files of a model; expected config.json")
     return files[0].parent

@@ -49,7 +49,8 @@ class PublishedFile:
         path: The file in the repository.
         config: Fields that the config must have after the conversion, which finds them from the tensors.
         remark: What is not certain about it.
-        parts: Further arguments of the conversion, to files of the repository, or folders, which end with "/".
+        parts: Further arguments of the conversion, to files of the repository, or folders, which end with "/"; "/" is
+            the whole repository. `checkpoint` among them takes the place of the file.
         borrowed: Further arguments of the conversion, to parts of models in other repositories.
         options: Further arguments of the conversion, to their values.
         model_class: Class that it opens with, if that is not the one of the system.
@@ -142,6 +143,16 @@ MINIGPT3D = System(
     page="https://github.com/TangYuan96/MiniGPT-3D",
     non_commercial=True,
 )
+SPATIALLM = System(
+    title="SpatialLM 1.1",
+    convert="convert_spatiallm",
+    model_class="SpatialLMForConditionalGeneration",
+    code_license="Llama 3.2 Community License",
+    weights_license="CC-BY-NC-4.0",
+    license_source="the README of the program, for the point encoder; language models have their own licenses",
+    page="https://github.com/manycore-research/SpatialLM",
+    non_commercial=True,
+)
 
 _BIGG = ("OpenCLIP ViT-bigG-14 (laion2b_s39b_b160k)", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k")
 _EVA02_E = "OpenCLIP EVA02-E-14-plus (laion2b_s9b_b144k)"
@@ -198,6 +209,10 @@ _MINIGPT3D_FILE = PublishedFile(
     options={"store_parts": True},
 )
 
+# Weights may be in one file or several, so the repository is fetched as a folder.
+_SPATIALLM = Published(SPATIALLM, {None: PublishedFile("config.json", parts={"checkpoint": "/"})})
+
+
 PUBLISHED: dict[str, Published] = {
     **{
         f"OpenShape/openshape-pointbert-{variant}": Published(
@@ -243,6 +258,10 @@ PUBLISHED: dict[str, Published] = {
         PTV3, {"base": _ptv3("utonia", _UTONIA), "scannet": _ptv3_with_head("utonia", _UTONIA)}
     ),
     "YuanTang96/MiniGPT-3D": Published(MINIGPT3D, {None: _MINIGPT3D_FILE}),
+    "manycore-research/SpatialLM1.1-Qwen-0.5B": _SPATIALLM,
+    "manycore-research/SpatialLM1.1-Llama-1B": _SPATIALLM,
+    "ysmao/SpatialLM1.1-Qwen-0.5B-ARKitScenes-SFT": _SPATIALLM,
+    "ysmao/SpatialLM1.1-Qwen-0.5B-Structured3D-SFT": _SPATIALLM,
     "patchalign3d/patchalign3d-encoder": Published(
         PATCHALIGN3D,
         {None: PublishedFile("patchalign3d.pt", {"hidden_size": 384, "projection_dim": 1280}, _UNVERIFIED)},

@@ -1,4 +1,4 @@
-"""Many files, on this machine or a cluster: read, convert, classify, embed, caption.
+"""Many files, on this machine or a cluster: read, convert, classify, embed, find objects, caption.
 
     from hf_any3d import many_files
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # for editors and type checkers
         CloudRows as CloudRows,
         caption as caption,
         classify as classify,
+        detect as detect,
         embed as embed,
         read_point_clouds as read_point_clouds,
     )

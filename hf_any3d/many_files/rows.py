@@ -1,4 +1,4 @@
-"""Rows of many clouds, described now and computed later: read, classified, embedded, captioned."""
+"""Rows of many clouds, described now and computed later: read, classified, embedded, captioned, with boxes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from hf_any3d.data.boxes import answer_features
 from hf_any3d.data.file_conversion import CloudColumns
 from hf_any3d.identity import model_identity
 from hf_any3d.many_files.executors import Workers, limit_threads, start
@@ -16,6 +17,7 @@ from hf_any3d.many_files.work import (
     Attempts,
     answer_files,
     answerer,
+    caller,
     feature_of,
     open_pipeline,
     usual_batch_size,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from datasets import Features
 
 _CLASSES, _CHAT = "point-cloud-classification", "point-cloud-text-to-text"
+_BOXES = "point-cloud-object-detection"
 _FEATURES = ("pooled", "class_token", "tokens")
 _FILES_AT_A_TIME = 64
 
@@ -57,7 +60,7 @@ class Step:
         """Open the model and return the function from clouds to rows with the column."""
         pipe = open_pipeline(self.task, self.model, device)
         size = usual_batch_size(pipe, self.batch_size)
-        run = self._chat(pipe) if self.task == _CHAT else answerer(pipe, self.model, **self.arguments)
+        run = (caller if self.task in (_CHAT, _BOXES) else answerer)(pipe, self.model, **self.arguments)
 
         def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
             # A step may have smaller batches than those in which files are read.
@@ -72,16 +75,11 @@ class Step:
 
         return answer
 
-    def _chat(self, pipe: Any) -> Callable[[list[Cloud]], list[Any]]:
-        def run(clouds: list[Cloud]) -> list[Any]:
-            rows = [cloud.row for cloud in clouds]
-            return pipe(rows, batch_size=len(rows), progress=False, **self.arguments)
-
-        return run
-
     def _value(self, answer: Any) -> Any:
         if self.task == _CLASSES:
             return [{**one, "score": float(one["score"])} for one in answer]
+        if self.task == _BOXES:
+            return answer
         return answer[0]["generated_text"] if self.task == _CHAT else feature_of(answer, self.feature)
 
     @property
@@ -91,6 +89,8 @@ class Step:
 
         if self.task == _CLASSES:
             return List({"label": Value("string"), "score": Value("float32"), "unknown": Value("float32")})
+        if self.task == _BOXES:
+            return answer_features()
         return Value("string") if self.task == _CHAT else List(Value("float32"))
 
 
@@ -99,7 +99,8 @@ class CloudRows:
     """Rows of point clouds, one for each file; nothing is computed before they are iterated or written.
 
     A row has `path`, `points (points, 3)` and the other columns of `read_point_clouds`, or instead of them those of
-    `classify`, `embed` and `caption`; and `error`, None for a good file. A bad file has None in all other columns.
+    `classify`, `embed`, `detect` and `caption`; and `error`, None for a good file. A bad file has None in all other
+    columns.
 
     Attributes:
         files: The files.
@@ -307,6 +308,42 @@ def embed(
     arguments = _given(up_axis=up_axis)
     step = Step("point-cloud-feature-extraction", os.fspath(model), column, arguments, feature, batch_size)
     return _add(rows, step, keep_points)
+
+
+def detect(
+    rows: CloudRows,
+    model: str | os.PathLike,
+    *,
+    threshold: float = 0.5,
+    nms_iou: float = 0.25,
+    top_k: int | None = None,
+    up_axis: str | None = None,
+    batch_size: int = 8,
+    column: str = "boxes",
+    keep_points: bool = False,
+) -> CloudRows:
+    """Add the boxes of a detector, `[{"label": …, "score": …, "box": …}, …]` as its pipeline gives them.
+
+    Args:
+        rows: See `classify`.
+        model: Directory or hub name of a detector.
+        threshold: Lowest score of a box.
+        nms_iou: Of two boxes that overlap by more, the likelier one stays.
+        top_k: Largest number of boxes of a cloud; None for all.
+        up_axis: See `classify`.
+        batch_size: See `classify`.
+        column: See `classify`.
+        keep_points: See `classify`.
+
+    Raises:
+        ValueError: See `classify`.
+        OSError: There is no such model.
+    """
+    from hf_any3d.modeling.layers.boxes import DetectionRule
+
+    DetectionRule(threshold=threshold, nms_iou=nms_iou, top_k=top_k)  # wrong values are errors here
+    arguments = _given(threshold=threshold, nms_iou=nms_iou, top_k=top_k, up_axis=up_axis)
+    return _add(rows, Step(_BOXES, os.fspath(model), column, arguments, "", batch_size), keep_points)
 
 
 def caption(

@@ -205,6 +205,17 @@ def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]],
     return run
 
 
+def caller(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], list[Any]]:
+    """Return a function that calls a pipeline with a batch of clouds, each of which it may read in several parts."""
+
+    def run(clouds: list[Cloud]) -> list[Any]:
+        rows = [cloud.row for cloud in clouds]
+        with model_errors(model, "cannot answer"):
+            return pipe(rows, batch_size=len(rows), progress=False, **arguments)
+
+    return run
+
+
 def feature_of(result: Mapping[str, Any], feature: str, what: str = "feature") -> Any:
     """Return a vector `(features,)` of the result of a feature extraction; of its tokens their mean.
 

@@ -32,8 +32,8 @@ METHODS = {
         "3DETR",
         "2109.08141",
         ("3detr",),
-        "A detection transformer with {config.decoder_layers} decoder layers reads groups of points, and answers with "
-        "{config.num_queries} boxes",
+        "A detection transformer with {config.decoder_layers} decoder layers reads {config.described_tokens}, and "
+        "answers with {config.num_queries} boxes",
     ),
     "minigpt3d": Method("MiniGPT-3D", "2405.01413", ("minigpt3d",)),
     "openshape": Method("OpenShape", "2305.10764", ("openshape",), _READS_PATCHES),
@@ -65,6 +65,7 @@ METHODS = {
         ("pointnet2",),
         "A PointNet++ groups points around centers, level by level, and keeps the maximum of each group's features",
     ),
+    "spatiallm": Method("SpatialLM", "2506.07491", ("spatiallm",)),
     "uni3d": Method("Uni3D", "2310.06773", ("uni3d",), _READS_PATCHES),
 }
 """By the `model_type` of a config."""
@@ -236,6 +237,35 @@ def _describe_features(subject: Subject) -> Description:
     return Description(what, stored, elsewhere[0] if elsewhere else None, "finetune", is_control=is_control)
 
 
+def _describe_detector(subject: Subject) -> Description:
+    """Describe a detector, and the point encoder under its decoder if that is another one."""
+    config, found = subject.config, _describe_encoder(subject)
+    if config.point_encoder_config is None:
+        return found
+    part = config.part("point_encoder")
+    if part.name_or_path:
+        found.what += (
+            f". The point encoder {'started as' if part.stored else 'is'} {subject.show_name(part.name_or_path)}"
+        )
+    if part.is_elsewhere:
+        found.stored = f"The point {subject.locate_encoder(part.name_or_path)}"
+        found.base_program = "from_point_encoder_pretrained(config=config)"
+    found.base_model = found.base_model or part.name_or_path
+    return found
+
+
+def _describe_layout_writer(subject: Subject) -> Description:
+    """Describe the encoder of scans and the language model."""
+    config = subject.config
+    point, text = config.point_config, config.text_config
+    return Description(
+        f"A Point Transformer V3 of {sum(point.depths)} blocks reads voxels of {100 * config.grid_size:.3g} cm, and a "
+        f"{text.model_type} language model of {text.num_hidden_layers} layers writes a line for each wall, door, "
+        f"window and box{_adapted(subject)}",
+        relation="adapter" if subject.method else "finetune",
+    )
+
+
 def _adapted(subject: Subject) -> str:
     return f", adapted by the PEFT method {subject.show_name(subject.method)}" if subject.method else ""
 
@@ -245,6 +275,8 @@ _DESCRIBED = {
     "act3d": _describe_student,
     "any2point": _describe_any2point,
     "act3d_autoencoder": _describe_autoencoder,
+    "detr3d": _describe_detector,
     "point_features": _describe_features,
     "minigpt3d": _describe_chat_model,
+    "spatiallm": _describe_layout_writer,
 }

@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_any3d.markdown import code
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.model_card.tasks import CardTask, card_task
-from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
+from hf_any3d.modeling.pretrained_parts import opens_from_adapter
 from hf_any3d.tuners.targets import left_out_modules
 
 # Fields of a PEFT config that do not describe what the adapter does.
@@ -51,7 +51,7 @@ class Subject:
         """Collect what is known of a loaded model, with or without an adapter."""
         inner = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
         left_out: tuple[str, ...] = ()
-        if isinstance(model, PeftModel) and isinstance(inner, AdapterLoadingMixin):
+        if isinstance(model, PeftModel) and opens_from_adapter(type(inner), inner.config):
             active = model.active_adapter
             # An empty list once all adapters are deleted.
             left_out = tuple(left_out_modules(model, active)) if isinstance(active, str) else ()
@@ -111,7 +111,7 @@ class Subject:
     @property
     def is_complete(self) -> bool:
         """False if an adapter is saved without all that opening it needs."""
-        return not self.left_out and (not self.method or issubclass(self.model_class, AdapterLoadingMixin))
+        return not self.left_out and (not self.method or opens_from_adapter(self.model_class, self.config))
 
     @property
     def is_trained(self) -> bool:

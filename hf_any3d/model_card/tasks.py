@@ -169,6 +169,27 @@ Scores are not calibrated. mAP is the mean over the classes that have objects; t
 that only occur among the answers, with 0.
 """,
 )
+_LAYOUT = replace(
+    _DETECTION,
+    task_name="Layouts of scanned rooms",
+    intro="Writes the layout of a scanned room: its walls, doors, windows, and labeled boxes around objects.",
+    use="""for found in detect("room.ply", task="all"):  # boxes in the frame and units of the file
+    found["label"], found["box"]["center"], found["box"]["size"], found["box"]["heading"]""",
+    portions="scans are read whole, in meters, with z up and walls along the axes; up to 32 m.",
+    logits="""rooms = processor.read("room.ply")
+inputs = processor(rooms, task="layout")
+answers = model.generate(**inputs, max_new_tokens=2000, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+layout = processor.decode_layouts(answers, rooms)[0]  # walls, doors, windows and boxes""",
+    metrics={"f1_25": "F1 at an overlap of 0.25", "f1_50": "F1 at 0.5"},
+    class_score="F1 by class, at an overlap of 0.25",
+    limits="""\
+It knows the objects that it was trained on, and no others: `CLASSES` of `hf_any3d.spatiallm_processing` for released \
+models. What it writes has no scores, may be incomplete, and is not checked against the scan.
+""",
+    has_classes=False,
+    opens="{model_class}",
+    processor="SpatialLMProcessor",
+)
 _RECONSTRUCTION = CardTask(
     task="point-cloud-reconstruction",
     task_name="Reconstruction of point clouds from discrete codes",
@@ -237,6 +258,8 @@ TASKS = {
     "zero-shot-point-cloud-classification": _ZERO_SHOT_PRETRAINED,
     "zero-shot-point-cloud-segmentation": _PARTS_BY_NAME,
     "pre-training": _FEATURES,
+    # It answers with boxes, like a detector, but without scores.
+    "SpatialLMForConditionalGeneration": _LAYOUT,
     # The student of ACT is what is of use after pretraining.
     "ActForPreTraining": replace(_FEATURES, opens="ActModel"),
     # How its texts relate to shapes was learned from some classes.

@@ -8,12 +8,15 @@ from hf_any3d.pipelines.point_cloud_object_detection import PointCloudObjectDete
 from hf_any3d.pipelines.point_cloud_reconstruction import PointCloudReconstructionPipeline
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
 from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipeline
+from hf_any3d.pipelines.room_layouts import LayoutDetectionPipeline, LayoutTextPipeline
 from hf_any3d.pipelines.scene_features import scene_features
 from hf_any3d.pipelines.zero_shot_point_cloud_classification import ZeroShotPointCloudClassificationPipeline
 from hf_any3d.pipelines.zero_shot_point_cloud_segmentation import ZeroShotPointCloudSegmentationPipeline
 
 __all__ = [
     "DEFAULT_MODELS",
+    "LayoutDetectionPipeline",
+    "LayoutTextPipeline",
     "PointCloudClassificationPipeline",
     "PointCloudFeatureExtractionPipeline",
     "PointCloudObjectDetectionPipeline",

@@ -17,6 +17,15 @@ PROGRESS_FROM = 100
 """Number of clouds from which on a progress bar is shown."""
 
 
+# (Pipeline of a task, model type) -> the pipeline for models of this type.
+_SPECIAL: dict[tuple[type, str], type] = {}
+
+
+def specialize(pipeline: type, model_type: str, special: type) -> None:
+    """Let a subclass of the pipeline of a task serve the models of one type."""
+    _SPECIAL[pipeline, model_type] = special
+
+
 class PointCloudPipeline(Pipeline):
     """Base of the pipelines whose input is point clouds.
 
@@ -34,6 +43,12 @@ class PointCloudPipeline(Pipeline):
     # Whether the pipeline needs the head that was saved.
     uses_head = True
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make the pipeline for the model's type."""
+        model = kwargs.get("model", args[0] if args else None)
+        model_type = getattr(getattr(model, "config", None), "model_type", None)
+        return super().__new__(_SPECIAL.get((cls, str(model_type)), cls))
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
@@ -44,6 +59,11 @@ class PointCloudPipeline(Pipeline):
                 f"{model.name_or_path}: holds a {saved[0]}, which pipeline({self.task!r}) cannot use; expected a "
                 f"{type(model).__name__}"
             )
+
+    @property
+    def up_axis(self) -> str:
+        """The axis that points up in what the model sees."""
+        return self.feature_extractor.up_axis
 
     def __call__(self, inputs: Any, *, progress: bool | None = None, **kwargs: Any) -> Any:
         """Run the pipeline on one cloud or many; see the class.

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoFeatureExtractor
 from transformers.pipelines.base import ChunkPipeline
 
 from hf_any3d.data.blocks import split_into_blocks
@@ -21,8 +22,14 @@ _RULES = tuple(field.name for field in fields(DetectionRule))
 
 
 @dataclass
-class _Scan:
-    """A cloud, and how it was turned for the model."""
+class Scan:
+    """A cloud, and how it was turned for the model.
+
+    Attributes:
+        data: The cloud as it was given.
+        stem: Name of its file; None without one.
+        up_axis: Axis that points up in it.
+    """
 
     data: PointCloudData
     stem: str | None
@@ -65,8 +72,16 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
         ```
     """
 
+    has_scores = True
+    """Whether boxes have scores, by which some may be left out."""
+    # Models that write layouts have a processor instead; `__init__` raises the error of a missing one.
+    _load_feature_extractor = None
+    _load_processor = None
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if self.feature_extractor is None:
+            self.feature_extractor = AutoFeatureExtractor.from_pretrained(self.model.name_or_path)
         processor = self.feature_extractor
         moved = {"center": processor.center, "scale": processor.scale, "axes": processor.axes}
         if wrong := {name: value for name, value in moved.items() if value not in (False, None, "xyz")}:
@@ -75,6 +90,12 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
                 f"the processor has {shown}; expected center=False, scale=None and axes='xyz', as boxes are in the "
                 "frame and units of the file"
             )
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the objects that the model knows."""
+        config = self.model.config
+        return [config.id2label[number] for number in range(config.num_labels)]
 
     def _sanitize_parameters(self, up_axis: str | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
         rule = {name: kwargs.pop(name) for name in _RULES if name in kwargs}
@@ -91,7 +112,7 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
         data = to_cloud(cloud, processor.features)
         if data.is_mesh:
             data = data.sample_surface(MESH_DENSITY * processor.num_points, processor.seed or 0)
-        scan = _Scan(data, stem_of(cloud), up_axis or processor.up_axis)
+        scan = Scan(data, stem_of(cloud), up_axis or processor.up_axis)
         parts = [data]
         if processor.block_size is not None:
             turned = turn_up_axis(data.points, scan.up_axis, processor.up_axis)
@@ -123,7 +144,7 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
         if settings.get("scores") == "per_class":
             settings = {"threshold": 0.0} | settings
         rule = DetectionRule(**settings)
-        scan: _Scan = outputs[-1]["scan"]
+        scan: Scan = outputs[-1]["scan"]
         for output in outputs:
             refuse_non_finite(output["logits"], scan.stem)
             refuse_non_finite(output["boxes"], scan.stem)
@@ -140,15 +161,12 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
             for label, score, box in zip(labels, scores, self._in_frame(boxes[number], scan), strict=True)
         ]
 
-    def _in_frame(self, boxes: torch.Tensor, scan: _Scan) -> list[dict[str, Any]]:
+    def _in_frame(self, boxes: torch.Tensor, scan: Scan) -> list[dict[str, Any]]:
         """Return boxes `(boxes, 7)` of the model's frame in that of the file."""
         boxes = boxes.double()
         corners = box_corners(boxes).reshape(-1, 3)
         shift = 0.0 if scan.data.offset is None else np.asarray(scan.data.offset)
-        back = [
-            turn_up_axis(places.numpy(), self.feature_extractor.up_axis, scan.up_axis) + shift
-            for places in (boxes[:, :3], corners)
-        ]
+        back = [turn_up_axis(places.numpy(), self.up_axis, scan.up_axis) + shift for places in (boxes[:, :3], corners)]
         return [
             {"center": center, "size": size, "heading": heading, "corners": own}
             for center, size, heading, own in zip(

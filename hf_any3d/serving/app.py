@@ -36,14 +36,13 @@ from hf_any3d.serving.openai_chat import (
 )
 from hf_any3d.serving.requests import check_count, check_texts, is_form, parse_json, read_form, read_json, read_request
 from hf_any3d.serving.service import Service
-from hf_any3d.serving.tasks import CHAT, ClassifySettings, FeatureSettings, SegmentSettings, Settings
+from hf_any3d.serving.tasks import CHAT, Route, Settings
 from hf_any3d.version import __version__
 
 # Threads that read files and prepare answers, besides the one of the model.
 _READERS = 4
 _KEY = re.compile(r"[!-~]{1,200}")
 _CLIENT_IS_GONE = 499
-_PATHS = {"/v1/classify": ClassifySettings, "/v1/features": FeatureSettings, "/v1/segment": SegmentSettings}
 
 
 def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
@@ -95,18 +94,19 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
         own = {"id": service.name, "object": "model", "created": service.created, "owned_by": "hf_any3d"}
         return {"object": "list", "data": [{**own, "task": service.task, "routes": service.paths}]}
 
-    for path, settings in _PATHS.items():
-        if path in service.routes:
-            _add_route(app, service, path, settings)
+    for route in service.routes.values():
+        _add_route(app, service, route)
     if service.task == CHAT:
         _add_chat(app, service)
     return app
 
 
-def _add_route(app: FastAPI, service: Service, path: str, settings: type[Settings]) -> None:
-    @app.post(path, summary=f"{path.rpartition('/')[2].capitalize()} clouds", openapi_extra=_described(settings))
+def _add_route(app: FastAPI, service: Service, route: Route) -> None:
+    summary = f"{route.path.rpartition('/')[2].capitalize()} clouds"
+
+    @app.post(route.path, summary=summary, openapi_extra=_described(route.settings))
     async def answer(request: Request) -> Response:
-        return await in_time(request, service, lambda: answer_clouds(request, service, path))
+        return await in_time(request, service, lambda: answer_clouds(request, service, route.path))
 
 
 async def answer_clouds(request: Request, service: Service, path: str) -> Response:

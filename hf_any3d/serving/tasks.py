@@ -17,7 +17,7 @@ from hf_any3d.serving.limits import Refused, ServeLimits
 CHAT = "point-cloud-text-to-text"
 CLASSIFY, ZERO_SHOT = "point-cloud-classification", "zero-shot-point-cloud-classification"
 SEGMENT, PARTS_BY_NAME = "point-cloud-segmentation", "zero-shot-point-cloud-segmentation"
-FEATURES = "point-cloud-feature-extraction"
+DETECT, FEATURES = "point-cloud-object-detection", "point-cloud-feature-extraction"
 
 
 def _split(given: Any) -> Any:
@@ -67,6 +67,20 @@ class SegmentSettings(Settings):
     )
 
 
+class DetectSettings(Settings):
+    """Settings of `/v1/detect`."""
+
+    threshold: float = Field(0.5, ge=0, le=1, description="Lowest score of a box.")
+    nms: Literal["turned", "bounds", "base"] | None = Field(
+        "turned",
+        description="What overlaps: the turned boxes, their bounds along the axes, or the bounds' base; null leaves "
+        "no box out.",
+    )
+    nms_iou: float = Field(0.25, ge=0, le=1, description="Of two boxes that overlap by more, the likelier one stays.")
+    top_k: int | None = Field(None, ge=1, description="Largest number of boxes of a cloud.")
+    up_axis: Literal["x", "y", "z"] | None = Field(None, description="Axis that points up in the clouds.")
+
+
 @dataclass(frozen=True)
 class Route:
     """A route of a service: a pipeline with its settings.
@@ -91,11 +105,11 @@ class Route:
         """
         if self.settings is FeatureSettings:
             return
-        takes_labels = self.task in (ZERO_SHOT, PARTS_BY_NAME)
-        if settings.labels is None and takes_labels:
+        takes_labels, labels = self.task in (ZERO_SHOT, PARTS_BY_NAME), getattr(settings, "labels", None)
+        if labels is None and takes_labels:
             raise Refused(400, "labels: missing; expected the labels to choose from", param="labels")
-        if settings.labels is not None and len(settings.labels) > limits.labels:
-            raise Refused(400, f"labels: {len(settings.labels)}; expected at most {limits.labels}", param="labels")
+        if labels is not None and len(labels) > limits.labels:
+            raise Refused(400, f"labels: {len(labels)}; expected at most {limits.labels}", param="labels")
         for name in () if takes_labels else ("labels", "template", "text_embeds"):
             if getattr(settings, name, None) is not None:
                 raise Refused(400, f"{name}: this model has labels of its own; expected none", param=name)
@@ -124,6 +138,9 @@ class Route:
                 given["text_embeds"] = np.array(settings.text_embeds, dtype=np.float32)
         elif isinstance(settings, FeatureSettings):
             given = {"up_axis": settings.up_axis}
+        elif isinstance(settings, DetectSettings):
+            # Everything is given, since None is a choice of its own for nms and top_k.
+            return settings.model_dump()
         else:
             given = {"category": settings.category, "max_points": settings.max_points}
             given |= {"candidate_labels": settings.labels, "up_axis": settings.up_axis}
@@ -133,6 +150,8 @@ class Route:
     def _shown(self, settings: Any, cloud: PointCloudData, answer: Any) -> Any:
         if isinstance(settings, ClassifySettings):
             return {"labels": answer}
+        if isinstance(settings, DetectSettings):
+            return {"boxes": answer}
         if isinstance(settings, FeatureSettings):
             if settings.feature not in answer:
                 known = ", ".join(name for name in ("pooled", "class_token", "tokens") if name in answer)
@@ -166,6 +185,7 @@ class Route:
 _HEADS: dict[str, tuple[str, type[Settings]]] = {
     CLASSIFY: ("/v1/classify", ClassifySettings),
     ZERO_SHOT: ("/v1/classify", ClassifySettings),
+    DETECT: ("/v1/detect", DetectSettings),
     SEGMENT: ("/v1/segment", SegmentSettings),
     PARTS_BY_NAME: ("/v1/segment", SegmentSettings),
 }

@@ -24,7 +24,7 @@ from hf_any3d.training.schedules import EpochCosine
 
 logger = logging.getLogger(__name__)
 
-DECAY_RULES = ("trainer", "matrices")
+DECAY_RULES = ("trainer", "matrices", "all")
 FILE_TYPES = (".json", ".yaml", ".yml")
 STARTS = ("model_name_or_path", "encoder_name_or_path")
 """Arguments that name the models that a training starts from."""
@@ -176,7 +176,7 @@ class PointTrainingArguments(TrainingArguments):
     epoch_cosine: dict | str | None = argument(
         None,
         help="JSON object with settings of EpochCosine (warmup_epochs, warmup_lr, min_lr, repeat_first, "
-        "epochs): one rate per epoch instead of lr_scheduler_type. epochs is num_train_epochs by default.",
+        "by_steps, epochs): one rate per epoch instead of lr_scheduler_type. epochs is num_train_epochs by default.",
     )
     head_epochs: int = argument(
         0, help="Epochs at the start in which the head alone is trained, on weights that are pretrained."
@@ -188,8 +188,8 @@ class PointTrainingArguments(TrainingArguments):
     )
     weight_decay_on: str = argument(
         "trainer",
-        help="Parameters with weight decay: trainer (no biases, norms, vectors and class tokens) or matrices "
-        "(class tokens too, as in the released programs).",
+        help="Parameters with weight decay: trainer (no biases, norms, vectors and class tokens), matrices "
+        "(class tokens too, as in the released programs) or all, as in 3DETR's.",
     )
     no_weight_decay: list[str] = argument(
         default_factory=list,

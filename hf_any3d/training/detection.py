@@ -204,6 +204,29 @@ def has_headings(rows: Dataset) -> bool:
     return any(abs(box[6]) > 1e-4 for boxes in columns["boxes"] for box in boxes)
 
 
+def check_objects(splits: DatasetDict, config: Detr3DConfig) -> None:
+    """Check that a detector can answer with all boxes of each scene, before it is trained.
+
+    Raises:
+        ValueError: More boxes than queries, or a class that the detector does not have; names split and row.
+    """
+    count = len(config.id2label or {})
+    for split, rows in splits.items():
+        labels = rows.select_columns(["box_labels"]).with_format(None)["box_labels"]
+        for row, own in enumerate(labels):
+            where = f"row {row} of the {split} split"
+            if len(own) > config.num_queries:
+                raise ValueError(
+                    f"{where} has {len(own)} boxes; expected at most {config.num_queries}, the detector's num_queries "
+                    f"(more: --model_config '{{\"num_queries\": {len(own)}}}')"
+                )
+            if wrong := [label for label in own if not 0 <= label < count]:
+                raise ValueError(
+                    f"{where} has a box of class {wrong[0]}; expected 0 to {count - 1}, the classes of "
+                    "the training split"
+                )
+
+
 def build_detector(
     arguments: DetectorArguments, classes: Sequence[str], settings: Mapping[str, Any]
 ) -> Detr3DForPointCloudObjectDetection:
@@ -248,6 +271,7 @@ def train_detector(argv: list[str] | None = None) -> RunReport:
         "num_heading_bins": 12 if has_headings(splits["train"]) else 1,
     }
     model = build_detector(model_arguments, classes, settings)
+    check_objects(splits, model.config)
     parameters = count_parameters(model)
     trainer = build_detection_trainer(model, arguments, data, splits, processor)
     with stopwatch.part("training"):

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 @dataclass(frozen=True)
 class EpochCosine:
-    """Linear warm-up and cosine by epochs: all steps of an epoch have one learning rate.
+    """Linear warm-up and cosine by epochs: all steps of an epoch have one learning rate, unless it changes by steps.
 
     The cosine starts at epoch 0, during the warm-up, so the rate after the warm-up is below its peak, and the last
     epoch is a little above the floor. `cosine_with_min_lr` of transformers differs in all of this: its rate changes
@@ -26,6 +26,7 @@ class EpochCosine:
         min_lr: Floor of the cosine.
         repeat_first: Further epochs with the rate of the first one. Programs that set the rate after each epoch,
             counted from 0, have equal rates in epochs 0 and 1.
+        by_steps: Whether the rate changes with each step, as in 3DETR's program; the warm-up then ends at its peak.
 
     Source: the schedule of Any2Point, ACT and Point-BERT, which is timm's `CosineLRScheduler` stepped once an epoch.
     """
@@ -35,6 +36,7 @@ class EpochCosine:
     warmup_lr: float = 1e-6
     min_lr: float = 1e-6
     repeat_first: int = 0
+    by_steps: bool = False
 
     def __post_init__(self):
         if not self.epochs > 0:
@@ -43,10 +45,10 @@ class EpochCosine:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected 0 or more")
 
-    def rate(self, epoch: int, peak: float) -> float:
-        """Return the learning rate of an epoch, counted from 0, for a peak rate."""
+    def rate(self, epoch: float, peak: float) -> float:
+        """Return the learning rate of an epoch, counted from 0, or of a fraction of it, for a peak rate."""
         clock = max(0, epoch - self.repeat_first)
-        if clock < self.warmup_epochs:
+        if clock < self.warmup_epochs or (self.by_steps and clock == self.warmup_epochs > 0):
             return self.warmup_lr + clock * (peak - self.warmup_lr) / self.warmup_epochs
         # Beyond its end a cosine would rise again.
         clock = min(clock, self.epochs)
@@ -60,7 +62,11 @@ class EpochCosine:
         """
         if steps_per_epoch < 1:
             raise ValueError(f"steps_per_epoch is {steps_per_epoch}; expected at least 1")
-        return _build_scheduler(optimizer, lambda step, peak: self.rate(step // steps_per_epoch, peak))
+
+        def rate(step: int, peak: float) -> float:
+            return self.rate(step / steps_per_epoch if self.by_steps else step // steps_per_epoch, peak)
+
+        return _build_scheduler(optimizer, rate)
 
 
 @dataclass(frozen=True)

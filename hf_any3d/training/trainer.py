@@ -219,6 +219,8 @@ class PointTrainer(Trainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return the names of parameters with weight decay, by the type of their modules, not only by their names."""
+        if self.args.weight_decay_on == "all":
+            return [name for name, _ in model.named_parameters()]
         if self.args.weight_decay_on == "matrices":
             return decaying_parameters(model, self.args.no_weight_decay)
         by_name = set(super().get_decay_parameter_names(model))

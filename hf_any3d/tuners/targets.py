@@ -1,10 +1,11 @@
 """Modules that PEFT methods adapt (layers of a frozen encoder or point transformer), and those to train in full."""
 
+import copy
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
@@ -42,13 +43,14 @@ def trainable_module_names(model: nn.Module) -> list[str]:
     """Return the names of modules with weights that are not pretrained: to be trained in full with any PEFT method.
 
     With a frozen encoder of another modality these are tokenizer, class token, output norm and head; with a pretrained
-    point transformer only the head. Other complete models inside, such as the teacher in pretraining, stay frozen.
+    point transformer only the head; of a detector on one, decoder and heads. Other complete models inside, such as the
+    teacher in pretraining, stay frozen.
 
     `LoraConfig(modules_to_save=trainable_module_names(model), …)` trains the same modules as a guided adapter.
 
     Raises:
         ValueError: If there are no pretrained layers for point tokens, or the model has further pretrained parts
-            (MiniGPT-3D).
+            (MiniGPT-3D), or is a detector without its heads.
     """
     owner = encoder_owner(model)
     if owner is not model and owner is not getattr(model, "base_model", None):
@@ -56,12 +58,34 @@ def trainable_module_names(model: nn.Module) -> list[str]:
             f"{type(model).__name__} has several pretrained parts, so modules_to_save has no default; give "
             f"modules_to_save=[…] ([] for none), or adapt only its {type(owner).__name__}"
         )
-    pretrained = layer_stack(owner).pretrained
-    parts = [(name, part) for name, part in owner.named_children() if name not in pretrained]
+    stack = layer_stack(owner)
+    if stack.trained and model is owner:
+        raise ValueError(
+            f"modules_to_save has no default for a {type(model).__name__} without heads; give modules_to_save=[…] ([] "
+            "for none), or adapt the model with its heads"
+        )
+    children = [(name, part) for name, part in owner.named_children() if name not in stack.pretrained]
+    parts = [(name, model.get_submodule(name)) for name in stack.trained] or children
     if model is not owner:
         parts += [(name, part) for name, part in model.named_children() if not isinstance(part, PreTrainedModel)]
     # By their state: that of an unknown score is not trained, but stored with an adapter all the same.
     return [name for name, part in parts if part.state_dict()]
+
+
+def with_default_modules(model: nn.Module, config: PeftConfig) -> PeftConfig:
+    """Return a config of a new adapter that trains decoder and heads of a detector in full, unless it says what to.
+
+    They are new, and an adapter without them would be of no use. Configs for other models are returned as they are.
+    """
+    if config.inference_mode or getattr(config, "modules_to_save", ()) is not None:
+        return config
+    owner = getattr(model, "base_model", model)
+    stack = getattr(owner, "layer_stack", None)
+    if owner is model or not isinstance(stack, LayerStack) or not stack.trained:
+        return config
+    config = copy.copy(config)
+    vars(config)["modules_to_save"] = trainable_module_names(model)
+    return config
 
 
 def left_out_modules(model: PeftModel, adapter_name: str) -> list[str]:
@@ -72,7 +96,7 @@ def left_out_modules(model: PeftModel, adapter_name: str) -> list[str]:
     """
     base = model.get_base_model()
     owner = encoder_owner(base)
-    modules = {**dict(base.named_children()), **dict(owner.named_children())}
+    modules = {**dict(base.named_modules()), **dict(owner.named_children())}
     # PEFT wraps modules that are trained in full and keeps one copy for each adapter.
     return [
         name

@@ -123,13 +123,15 @@ def plot_views(
 
     Raises:
         ImportError: matplotlib is missing.
-        ValueError: There is no cloud, or shapes, labels or numbers of names do not fit.
+        ValueError: There is no cloud, a cloud has boxes, or shapes, labels or numbers of names do not fit.
     """
     try:
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
     except ImportError as error:
         raise ImportError("drawing point clouds needs matplotlib: pip install 'hf-any3d[visuals]'") from error
+    if any(cloud.boxes for cloud in clouds):
+        raise ValueError("a cloud has boxes, which pages draw; expected none for a picture")
     clouds = thin_views(check_views(clouds, names, categories))
     cell = cell or (5.0 if len(clouds) == 1 else 2.0)
     columns = min(columns, len(clouds))

@@ -73,7 +73,24 @@ def hex_color(color: Sequence[float]) -> str:
 
 MOST_POINTS = 200_000
 """Points of a page at most: more turn slowly, and a random sample looks the same."""
+LOWEST_BOX = 0.05
+"""Score of the boxes of a page at least: of hundreds of queries, most have lower ones."""
 _STATUSES = ("", "right", "wrong")
+
+
+@dataclass
+class BoxView:
+    """A box that the viewer draws around an object.
+
+    Args:
+        corners: (8, 3), four of the bottom, then those above them.
+        label: Name of its class.
+        score: From 0 to 1, by which it is hidden; None shows it always.
+    """
+
+    corners: np.ndarray
+    label: str
+    score: float | None = None
 
 
 @dataclass
@@ -91,6 +108,7 @@ class CloudView:
         category: Class number of the whole cloud, by which a grid can be filtered.
         texts: A name for each point, shown under the pointer.
         up_axis: "x", "y" or "z" for a cloud with another axis up than the others; None for that of the page.
+        boxes: Boxes in the frame of the points, or None.
     """
 
     points: np.ndarray
@@ -103,6 +121,7 @@ class CloudView:
     category: int | None = None
     texts: Sequence[str] | None = None
     up_axis: str | None = None
+    boxes: Sequence[BoxView] | None = None
 
 
 def viewer_page(
@@ -118,14 +137,17 @@ def viewer_page(
     columns: int = 6,
     rows_share_frame: bool = False,
     up_axis: str = "y",
+    box_names: Sequence[str] = (),
+    threshold: float = 0.5,
 ) -> str:
     """Return the text of a self-contained page that shows clouds next to each other and turns them together.
 
     Points are colored by label, by value, by their own colors or by height, whichever all clouds have; a list on the
     page switches between them, and a button turns another axis up. A click on a label hides its points, a click on a
-    category its clouds. The page follows the dark or light setting of the device and fits phones. All texts are
-    escaped. Beyond 200,000 points in all, each cloud is represented by a random sample, and the page states how many
-    points are shown.
+    category its clouds. Boxes are drawn by their edges, dashed behind points; a slider hides those with lower scores,
+    and a click on a class its boxes. The page follows the dark or light setting of the device and fits phones. All
+    texts are escaped. Beyond 200,000 points in all, each cloud is represented by a random sample, and the page states
+    how many points are shown.
 
     Args:
         clouds: The clouds.
@@ -139,18 +161,24 @@ def viewer_page(
         columns: Clouds per row at most; a phone shows fewer, except with `rows_share_frame`.
         rows_share_frame: Draw the clouds of a row with the same center and scale, to compare them.
         up_axis: "x", "y" or "z".
+        box_names: Names of the classes of boxes; the same number has the same color on every page.
+        threshold: Score below which boxes are hidden at first.
 
     Raises:
         ValueError: There is no cloud, or shapes, labels or numbers of names do not fit.
     """
     checked = check_views(clouds, names, categories)
+    _check_boxes(checked, box_names, threshold)
     total = sum(len(cloud.points) for cloud in checked)
     shown = thin_views(checked)
     if (count := sum(len(cloud.points) for cloud in shown)) < total:
         note = f"{note} · " * bool(note) + f"{count:,} of {total:,} points, drawn at random"
     columns = min(columns, len(shown))
     data: dict[str, Any] = {"title": title, "note": note, "columns": columns, "rows": rows_share_frame}
-    data["panels"], data["points"] = _panels(shown, columns if rows_share_frame else 1, up_axis)
+    data["panels"], data["points"] = _panels(shown, columns if rows_share_frame else 1, up_axis, box_names)
+    if any(cloud.boxes is not None for cloud in shown):
+        palette = list(map(hex_color, label_colors(len(box_names))))
+        data["boxes"] = {"names": list(box_names), "colors": palette, "edges": _EDGES, "threshold": threshold}
     data["colorings"] = _colorings(shown, names, label_name, value_name, legend)
     if any(cloud.category is not None for cloud in shown):
         data["classes"] = {"names": list(categories), "colors": list(map(hex_color, label_colors(len(categories))))}
@@ -196,6 +224,9 @@ def write_clouds_page(
     title: str = "point clouds",
     legend: Mapping[str, Sequence[float]] | None = None,
     up_axis: str = "y",
+    boxes: Sequence[Sequence[BoxView]] | None = None,
+    box_names: Sequence[str] = (),
+    threshold: float = 0.5,
 ) -> Path:
     """Write a page that shows clouds in a grid; turning one turns all.
 
@@ -210,11 +241,25 @@ def write_clouds_page(
         title: Title of the page.
         legend: Names and their colors, red, green and blue in [0, 1].
         up_axis: "x", "y" or "z".
+        boxes: Those of each cloud.
+        box_names: See `viewer_page`.
+        threshold: See `viewer_page`.
 
     Raises:
-        ValueError: There is no cloud, one is no (points, 3 or 6) array, or the number of titles differs.
+        ValueError: There is no cloud, one is no (points, 3 or 6) array, or the number of titles or lists of boxes
+            differs.
     """
-    page = clouds_page(clouds, titles=titles, columns=columns, title=title, legend=legend, up_axis=up_axis)
+    page = clouds_page(
+        clouds,
+        titles=titles,
+        columns=columns,
+        title=title,
+        legend=legend,
+        up_axis=up_axis,
+        boxes=boxes,
+        box_names=box_names,
+        threshold=threshold,
+    )
     return write_text(path, page)
 
 
@@ -226,14 +271,18 @@ def clouds_page(
     title: str = "point clouds",
     legend: Mapping[str, Sequence[float]] | None = None,
     up_axis: str = "y",
+    boxes: Sequence[Sequence[BoxView]] | None = None,
+    box_names: Sequence[str] = (),
+    threshold: float = 0.5,
 ) -> str:
     """Return the text of the page that `write_clouds_page` writes; arguments and errors are the same."""
     clouds = [np.asarray(cloud, dtype=np.float64) for cloud in clouds]
     for number, cloud in enumerate(clouds):
         if cloud.ndim != 2 or cloud.shape[1] not in (3, 6) or not len(cloud):
             raise ValueError(f"cloud {number} has shape {cloud.shape}; expected (points, 3 or 6)")
-    if titles is not None and len(titles) != len(clouds):
-        raise ValueError(f"titles: {len(titles)} for {len(clouds)} clouds; expected one for each")
+    for name, each in (("titles", titles), ("boxes", boxes)):
+        if each is not None and len(each) != len(clouds):
+            raise ValueError(f"{name}: {len(each)} for {len(clouds)} clouds; expected one for each")
     views = []
     # In a row of clouds with and without colors, those without are colored by height.
     with_colors = any(cloud.shape[1] == 6 for cloud in clouds)
@@ -244,8 +293,18 @@ def clouds_page(
         row = np.concatenate([each[:, up] for each in clouds[number // width * width :][:width]])
         colors = cloud[:, 3:] if cloud.shape[1] == 6 else height_colors(cloud[:, up], row.min(), row.max())
         named = titles[number] if titles is not None else ""
-        views.append(CloudView(cloud[:, :3], colors=colors if with_colors else None, title=named))
-    return viewer_page(views, title=title, legend=legend, columns=columns, rows_share_frame=True, up_axis=up_axis)
+        own = None if boxes is None else boxes[number]
+        views.append(CloudView(cloud[:, :3], colors=colors if with_colors else None, title=named, boxes=own))
+    return viewer_page(
+        views,
+        title=title,
+        legend=legend,
+        columns=columns,
+        rows_share_frame=True,
+        up_axis=up_axis,
+        box_names=box_names,
+        threshold=threshold,
+    )
 
 
 # Colors from low to high points, for clouds without colors: viridis, as in templates/viewer.js.
@@ -313,7 +372,24 @@ def _checked(cloud: CloudView, number: int, names: Sequence[str], categories: Se
     return replace(cloud, points=points, **arrays)
 
 
-def _panels(clouds: Sequence[CloudView], columns: int, up_axis: str) -> tuple[list[dict[str, Any]], str]:
+def _check_boxes(clouds: Sequence[CloudView], names: Sequence[str], threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold: {threshold}; expected 0 to 1")
+    for number, cloud in enumerate(clouds):
+        for box in cloud.boxes or ():
+            corners = np.asarray(box.corners, dtype=np.float64)
+            if corners.shape != (8, 3) or not np.isfinite(corners).all() or cloud.points.shape[1] != 3:
+                found = f"corners of shape {corners.shape} in a cloud of shape {cloud.points.shape}"
+                raise ValueError(f"cloud {number}: a box has {found}; expected finite (8, 3), points (points, 3)")
+            if box.label not in names:
+                raise ValueError(f"cloud {number}: a box is a {box.label!r}; expected one of {', '.join(names)}")
+            if box.score is not None and not 0 <= box.score <= 1:
+                raise ValueError(f"cloud {number}: a box has score {box.score}; expected 0 to 1, or None")
+
+
+def _panels(
+    clouds: Sequence[CloudView], columns: int, up_axis: str, box_names: Sequence[str]
+) -> tuple[list[dict[str, Any]], str]:
     """Return what is drawn where, and all points in units of a ball around each row of clouds, 16 bits each."""
     panels, shown, start = [], [], 0
     for first in range(0, len(clouds), columns):
@@ -341,6 +417,14 @@ def _panels(clouds: Sequence[CloudView], columns: int, up_axis: str) -> tuple[li
                 "class": cloud.category,
                 "texts": None if cloud.texts is None else list(map(str, cloud.texts)),
             }
+            if cloud.boxes is not None:
+                # Class, score and corners of each, in the units of the points, but not limited to their range.
+                corners = np.array([box.corners for box in cloud.boxes], dtype=np.float64).reshape(-1, 3)
+                places = (in_space(replace(cloud, points=corners), up_axis) - center) / radius
+                panel["boxes"] = [
+                    [box_names.index(box.label), None if box.score is None else round(float(box.score), 4), own]
+                    for box, own in zip(cloud.boxes, places.reshape(-1, 24).round(5).tolist(), strict=True)
+                ]
             panels.append(
                 panel
                 | {

@@ -20,6 +20,7 @@ from hf_any3d.modeling.config_checks import (
 )
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.set_abstraction import NEIGHBOR_ORDERS
+from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, source_property
 
 RELEASED: dict[str, Any] = {
     "sampling_min_squared_norm": 1e-3,
@@ -55,7 +56,7 @@ _RANGES: Ranges = {
 ACTIVATIONS = ("relu", "gelu", "leaky_relu")
 
 
-class Detr3DConfig(LibrarySettingsMixin, PreTrainedConfig):
+class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     r"""Configuration of a 3DETR (arXiv 2109.08141).
 
     The defaults are the sizes of the released detector for ScanNet with a masked encoder, "3DETR-m", with sound
@@ -91,7 +92,11 @@ class Detr3DConfig(LibrarySettingsMixin, PreTrainedConfig):
             PointTransformerV3Model, Uni3DModel, ActModel or Any2PointModel; None for 3DETR's own.
         point_encoder_scale: "unit_sphere" moves and scales clouds into it for that encoder, as those of objects need;
             None leaves them in meters.
+        point_encoder_up_axis: Axis that pointed up when that encoder was trained: "z", or "y" for most encoders of
+            objects, for which clouds are turned.
         freeze_point_encoder: Whether that encoder is not trained, and stays in evaluation mode.
+        parts: Source of the weights of that encoder, "point_encoder", see `PretrainedPart`; without one they are
+            stored with the model.
 
     Args: Decoder
         hidden_size: Channels of a query.
@@ -155,7 +160,9 @@ class Detr3DConfig(LibrarySettingsMixin, PreTrainedConfig):
 
     point_encoder_config: dict | PreTrainedConfig | None = None
     point_encoder_scale: str | None = None
+    point_encoder_up_axis: str = "z"
     freeze_point_encoder: bool = False
+    parts: dict | None = None
 
     hidden_size: int = 256
     decoder_layers: int = 8
@@ -186,12 +193,14 @@ class Detr3DConfig(LibrarySettingsMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any):
         check_numbers(self, _RANGES, kwargs)
+        self.check_parts(("point_encoder",))
         check_choices(
             self,
             {
                 "neighbor_order": NEIGHBOR_ORDERS,
                 "encoder_activation": ACTIVATIONS,
                 "point_encoder_scale": ("unit_sphere", None),
+                "point_encoder_up_axis": ("y", "z"),
             },
         )
         for width, heads in (
@@ -217,10 +226,22 @@ class Detr3DConfig(LibrarySettingsMixin, PreTrainedConfig):
             )
         super().__post_init__(**kwargs)
 
+    point_encoder_name_or_path = source_property(
+        "point_encoder", "Source of the weights of the other point encoder; None if stored with the model."
+    )
+
     @property
     def num_encoder_tokens(self) -> int:
         """Tokens of a cloud after the encoder."""
         return self.num_tokens if self.attention_radii is None else self.num_tokens // 2
+
+    @property
+    def described_tokens(self) -> str:
+        """Words for what the decoder reads, as cards tell it."""
+        if self.point_encoder_config is None:
+            return "groups of points"
+        kind = "frozen" if self.freeze_point_encoder else "trained"
+        return f"tokens of a {kind} {self.point_encoder_config.model_type} encoder"
 
     @property
     def num_hidden_layers(self) -> int:

@@ -15,8 +15,10 @@ queries (batch, queries, hidden) ─► heads: class, center, size and heading o
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -29,10 +31,10 @@ from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.detr3d.configuration_detr3d import Detr3DConfig
 from hf_any3d.modeling.detr3d.losses import BoxPredictions, BoxTargets, detection_loss
+from hf_any3d.modeling.encoders import LayerStack, open_pretrained_part, restore_part
 from hf_any3d.modeling.layers.boxes import wrap_heading
 from hf_any3d.modeling.layers.forward_contract import (
     PointTokensMixin,
-    refuse_unsaveable,
     requested_outputs,
     strict_forward,
 )
@@ -41,7 +43,7 @@ from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.set_abstraction import SetAbstraction, sample_centers, shared_layers
 from hf_any3d.modeling.point_ops import gather_points, in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
-from hf_any3d.modeling.pretrained_parts import own_modules
+from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin, PretrainedPart, absolute_name, own_modules
 
 _ACTIVATIONS = {"relu": nn.ReLU(), "gelu": nn.GELU(), "leaky_relu": nn.LeakyReLU(0.1)}
 
@@ -121,7 +123,7 @@ class Detr3DObjectDetectionOutput(ModelOutput):
     cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class Detr3DPreTrainedModel(LibraryModelMixin, PointTokensMixin, PreTrainedModel):
+class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensMixin, PreTrainedModel):
     """Base class of 3DETR models."""
 
     config_class = Detr3DConfig
@@ -130,6 +132,10 @@ class Detr3DPreTrainedModel(LibraryModelMixin, PointTokensMixin, PreTrainedModel
     _supports_flash_attn = False  # which has no masks of pairs
     _keep_in_fp32_modules_strict = ["frequencies"]
     _no_split_modules = ["Detr3DEncoderLayer", "Detr3DDecoderLayer"]
+    _adapted_part = "point_encoder"
+    _part_paths = {"point_encoder": "point_encoder.model"}
+    _settings_without_effect_on_adapters = ("parts", "point_encoder_config", "freeze_point_encoder")
+    _has_single_dtype = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -170,31 +176,124 @@ class Detr3DPreTrainedModel(LibraryModelMixin, PointTokensMixin, PreTrainedModel
         return self
 
     @classmethod
-    def from_point_encoder_pretrained(cls, name: str, *, freeze: bool = True, **settings: Any) -> Any:
+    def from_point_encoder_pretrained(
+        cls,
+        name: str | os.PathLike | None = None,
+        *,
+        config: Detr3DConfig | None = None,
+        revision: str | None = None,
+        freeze: bool = True,
+        **settings: Any,
+    ) -> Any:
         """Build an untrained decoder, and heads, on a pretrained point encoder.
 
         Args:
             name: Directory or hub name of a point encoder, such as a PointTransformerV3Model; heads are left out.
+            config: A complete config instead, such as that of a saved adapter: the encoder that it names is loaded
+                and checked. This makes the base for `PeftModel.from_pretrained(base, saved)`.
+            revision: Branch, tag or commit of the encoder's repository; the commit is recorded.
             freeze: Whether the encoder is not trained.
             **settings: Further settings of the config.
 
         Returns:
-            A model of this class, whose directory holds the weights of the encoder too.
-        """
-        encoder = AutoModel.from_pretrained(name, dtype=torch.float32)
-        channels = {"in_channels": encoder.config.in_channels} | settings
-        model = cls(Detr3DConfig(point_encoder_config=encoder.config, freeze_point_encoder=freeze, **channels))
-        model.base_model.point_encoder.model.load_state_dict(encoder.state_dict())
-        return model.eval()
-
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does.
+            A model of this class. Its directory names the encoder, and holds its weights only if they have changed.
 
         Raises:
-            ValueError: If the model was quantized by torch, which cannot be stored.
+            ValueError: If both or neither of name and config are given, or the encoder lacks weights.
+            TypeError: For a setting that the config does not have.
+            OSError: If the encoder cannot be found.
         """
-        refuse_unsaveable(self)
-        super().save_pretrained(save_directory, **kwargs)
+        if (name is None) == (config is None):
+            raise ValueError("give either name or a config that names a point encoder")
+        known = cls.config_class()
+        if unknown := [setting for setting in settings if not hasattr(known, setting)]:
+            raise TypeError(
+                f"{cls.__name__}.from_point_encoder_pretrained has no argument {unknown[0]!r}; expected its own or a "
+                "field of Detr3DConfig"
+            )
+        if config is not None:
+            return cls(config, cls.open_part(config, {})).eval()
+        assert name is not None
+        encoder, record = open_pretrained_part(PretrainedPart(absolute_name(name), revision))
+        settings = {"in_channels": encoder.config.in_channels} | settings
+        config = Detr3DConfig(
+            point_encoder_config=encoder.config,
+            freeze_point_encoder=freeze,
+            parts={"point_encoder": record.to_dict()},
+            **settings,
+        )
+        return cls(config, encoder).eval()
+
+    # Loading and saving; see `AdapterLoadingMixin`.
+
+    @classmethod
+    def has_adapted_part(cls, config: PreTrainedConfig) -> bool:
+        """Return whether a model of this config has another point encoder than its own."""
+        return config.point_encoder_config is not None
+
+    @property
+    def adapted_part(self) -> PreTrainedModel:
+        """The other point encoder."""
+        return self.base_model.point_encoder.model
+
+    @classmethod
+    def open_part(cls, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any) -> PreTrainedModel:
+        """Load the point encoder that a config names, in full precision; the model's revision is not the encoder's.
+
+        Raises:
+            ValueError: If the config names none, or it is to be loaded quantized.
+        """
+        part = config.part("point_encoder")
+        if not part.is_elsewhere:
+            raise ValueError(
+                "the config names no point encoder, which is stored with the model; load that with from_pretrained(…)"
+            )
+        own = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
+        return open_pretrained_part(part, _config_of_part(config, loading), own)[0]
+
+    @classmethod
+    def open_stored_part(
+        cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
+    ) -> PreTrainedModel:
+        """Load the point encoder that is stored next to an adapter."""
+        return open_pretrained_part(PretrainedPart(name), _config_of_part(config, loading), hub)[0]
+
+    @classmethod
+    def build_around(cls, part: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
+        """Build the model around a point encoder."""
+        return cls(config, part)
+
+    def find_source(self) -> PretrainedPart:
+        """Return the record of the point encoder, after marking one that was changed as stored."""
+        self.base_model.store_changed_parts()
+        return self.config.part("point_encoder")
+
+    def save_part(self, state: dict[str, torch.Tensor], folder: Path) -> None:
+        """Save the point encoder as a checkpoint of its own."""
+        encoder = AutoModel.from_config(self.config.point_encoder_config)
+        encoder.load_state_dict(state)
+        encoder.save_pretrained(folder)
+
+    def _initialize_missing_keys(self, is_quantized: bool) -> None:
+        if self.has_adapted_part(self.config):
+            restore_part(self.adapted_part, self.config.part("point_encoder"))
+        super()._initialize_missing_keys(is_quantized)
+
+
+def _config_of_part(config: PreTrainedConfig, loading: dict[str, Any]) -> PreTrainedConfig:
+    """Return the config of the point encoder, as it is to be opened.
+
+    Raises:
+        ValueError: If it is to be loaded quantized.
+    """
+    if loading.get("quantization_config") is not None:
+        raise ValueError(
+            "quantization_config with a detector's adapter; expected full weights: the encoder is a part of the model"
+        )
+    own = config.point_encoder_config
+    if loading.get("attn_implementation") is not None:
+        own._attn_implementation = loading["attn_implementation"]
+    return own
 
 
 def _init_bias(layer: nn.Linear) -> None:
@@ -392,12 +491,19 @@ class PointEncoderTokens(nn.Module):
 
     Args:
         config: Has the config of that encoder, and how clouds are scaled for it.
+        model: The encoder; None builds one with random weights.
     """
 
-    def __init__(self, config: Detr3DConfig):
+    def __init__(self, config: Detr3DConfig, model: PreTrainedModel | None = None):
         super().__init__()
-        self.scale = config.point_encoder_scale
-        self.model = AutoModel.from_config(config.point_encoder_config)
+        self.scale, self.up_axis = config.point_encoder_scale, config.point_encoder_up_axis
+        if model is None:
+            model = AutoModel.from_config(config.point_encoder_config)
+        if model.config._attn_implementation is None:
+            # Nesting a config in another one resets the attention implementation that its model was built with.
+            model.config._attn_implementation = config._attn_implementation
+        config.point_encoder_config = model.config
+        self.model = model
         self.is_frozen = config.freeze_point_encoder
         self.train()
 
@@ -421,6 +527,8 @@ class PointEncoderTokens(nn.Module):
             ValueError: If clouds are padded and the encoder takes no clouds of different sizes.
         """
         points, middle, radius = self._scaled(points, mask)
+        if self.up_axis == "y":
+            points = torch.cat([points[..., [0, 2]], -points[..., 1:2], points[..., 3:]], dim=2)
         is_flat = getattr(self.model.config, "flat_tokens", False)
         if mask is not None and not is_flat:
             raise ValueError(
@@ -435,6 +543,8 @@ class PointEncoderTokens(nn.Module):
             # Without leading tokens that have no position, such as a class token.
             tokens, centers, valid = output.last_hidden_state, output.centers, None
             tokens = tokens[:, tokens.shape[1] - centers.shape[1] :]
+        if self.up_axis == "y":
+            centers = torch.stack([centers[..., 0], -centers[..., 2], centers[..., 1]], dim=-1)
         centers = centers.to(points) * radius + middle
         index = torch.zeros(centers.shape[:2], dtype=torch.long, device=centers.device)
         return Encoded(tokens, centers, index, valid, (tokens,), ())
@@ -554,16 +664,18 @@ class Detr3DModel(Detr3DPreTrainedModel):
 
     Args:
         config: The configuration.
+        point_encoder: A loaded encoder for a config that has another point encoder; None builds one with random
+            weights, which `from_pretrained` replaces.
 
     Source: 3DETR, Sec. 3.
     """
 
-    def __init__(self, config: Detr3DConfig):
+    def __init__(self, config: Detr3DConfig, point_encoder: PreTrainedModel | None = None):
         super().__init__(config)
         width, hidden = config.encoder_hidden_size, config.hidden_size
         self.input_tokens = nn.Identity()
         if config.point_encoder_config is not None:
-            self.point_encoder = PointEncoderTokens(config)
+            self.point_encoder = PointEncoderTokens(config, point_encoder)
             width = token_width(config.point_encoder_config)
         else:
             self.group_encoder = SetAbstraction(
@@ -584,6 +696,28 @@ class Detr3DModel(Detr3DPreTrainedModel):
         self.layers = nn.ModuleList(Detr3DDecoderLayer(config) for _ in range(config.decoder_layers))
         self.layer_norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
         self.post_init()
+        self.expect_parts_elsewhere()
+
+    @property
+    def layer_stack(self) -> LayerStack | None:
+        """The layers of another point encoder, which adapters are put into; None for 3DETR's own encoder."""
+        if "point_encoder" not in self._modules:
+            return None
+        stack = self.point_encoder.model.layer_stack
+        decoder = []
+        for name, part in self.named_children():
+            if name != "point_encoder" and part.state_dict():
+                # PEFT copies no lists of modules, but what is in them. It compares the ends of names, so that short
+                # ones would be those of modules in the encoder too.
+                is_list = isinstance(part, nn.ModuleList)
+                names = [f"{name}.{number}" for number in range(len(part))] if is_list else [name]
+                decoder += [f"{self.base_model_prefix}.{one}" for one in names]
+        return replace(
+            stack,
+            path=f"point_encoder.model.{stack.path}",
+            pretrained=("point_encoder",),
+            trained=tuple(decoder),
+        )
 
     @strict_forward
     def forward(
@@ -718,19 +852,21 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
 
     Args:
         config: The configuration.
+        point_encoder: As of `Detr3DModel`.
 
     Source: 3DETR, Sec. 3.2 and 3.3.
     """
 
-    def __init__(self, config: Detr3DConfig):
+    def __init__(self, config: Detr3DConfig, point_encoder: PreTrainedModel | None = None):
         super().__init__(config)
-        self.detr3d = Detr3DModel(config)
+        self.detr3d = Detr3DModel(config, point_encoder)
         self.class_head = _head(config, config.num_labels + 1)
         self.center_head = _head(config, 3)
         self.size_head = _head(config, 3)
         self.heading_class_head = _head(config, config.num_heading_bins)
         self.heading_residual_head = _head(config, config.num_heading_bins)
         self.post_init()
+        self.expect_parts_elsewhere()
 
     @strict_forward
     def forward(

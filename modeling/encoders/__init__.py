@@ -4,6 +4,7 @@ from hf_any3d.modeling.encoders import families as _families  # noqa: F401  regi
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, LayerStack, unfreeze
 from hf_any3d.modeling.encoders.full_precision_attention import full_precision_attention
 from hf_any3d.modeling.encoders.loading import ENCODER_DTYPES, build_encoder, encoder_settings, freeze, load_encoder
+from hf_any3d.modeling.encoders.model_parts import open_pretrained_part, restore_part
 from hf_any3d.modeling.encoders.positions import (
     LayerPass,
     PositionTable,
@@ -48,10 +49,12 @@ __all__ = [
     "full_precision_attention",
     "hidden_of",
     "load_encoder",
+    "open_pretrained_part",
     "refuse_encoders",
     "refused_encoders",
     "register_composite",
     "register_family",
+    "restore_part",
     "run_with_prefix",
     "select_tower",
     "unfreeze",

@@ -67,9 +67,9 @@ class LayerStack:
         hidden_size: Channels of a token, of the last stage's if there are several.
         views: Number of views in which tokens have cells; 0 if adapters get no geometry.
         pretrained: Names of the owner's children that no PEFT method trains in full.
-        attention_axis: Axis of the attention: "tokens" of a cloud, the clouds of a "batch", or "patches" of a flat
-            list of the tokens of all clouds.
+        attention_axis: What attends to each other: "tokens" of a cloud, the "batch", or "patches" of all tokens.
         stages: Number of layers and channels of each stage, between which tokens are pooled; empty for one stage.
+        trained: Names, in the model with its heads, of modules to train in full; empty for the owner's other children.
     """
 
     layers: nn.ModuleList
@@ -80,6 +80,7 @@ class LayerStack:
     pretrained: tuple[str, ...]
     attention_axis: str = "tokens"
     stages: tuple[tuple[int, int], ...] = ()
+    trained: tuple[str, ...] = ()
 
     def stage_of(self, layer: nn.Module) -> Stage:
         """Return the stage of one of the layers.

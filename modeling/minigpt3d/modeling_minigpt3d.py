@@ -39,6 +39,7 @@ from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cached_file, logging
 from transformers.utils.hub import get_checkpoint_shard_files
 
+from hf_any3d.modeling.layers.cloud_prompts import CloudGenerationMixin, EncodedClouds, fill_placeholders
 from hf_any3d.modeling.layers.forward_contract import (
     check_keywords,
     forward_keywords,
@@ -50,7 +51,6 @@ from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS, MiniGPT3DConfig
 from hf_any3d.modeling.minigpt3d.lora import leave_unquantized, names_in, reset_lora
-from hf_any3d.modeling.minigpt3d.placeholders import fill_placeholders, repeat_by_sample, unread_clouds
 from hf_any3d.modeling.minigpt3d.qformer import Bridge, Bridged, Routing
 from hf_any3d.modeling.minigpt3d.stages import trained_names
 from hf_any3d.modeling.pretrained_parts import (
@@ -93,20 +93,6 @@ class MiniGPT3DOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
     point_features: torch.Tensor | None = None
     router_logits: torch.Tensor | None = None
-
-
-@dataclass
-class EncodedClouds(ModelOutput):
-    """Clouds that `generate` has encoded before the first step, `mm_encoder_outputs["point"]`.
-
-    Args:
-        pooler_output: `(clouds, num_query_tokens, text hidden)` of the clouds that are not in the cache, None without
-            any; with `prefill_chunk_size`, `(1, tokens, text hidden)` of the placeholders in a chunk.
-        points: The clouds, which an assistant model encodes by itself; None if only features were given.
-    """
-
-    pooler_output: torch.Tensor | None = None
-    points: Clouds | None = None
 
 
 @dataclass
@@ -554,7 +540,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         return own_state(opened.qformer if name == "qformer" else opened)
 
 
-class MiniGPT3DForConditionalGeneration(MiniGPT3DPreTrainedModel, GenerationMixin):
+class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTrainedModel, GenerationMixin):
     """`MiniGPT3DModel` with the scores of the next tokens: answers questions about clouds.
 
     Args:
@@ -716,120 +702,6 @@ class MiniGPT3DForConditionalGeneration(MiniGPT3DPreTrainedModel, GenerationMixi
             point_features=embedded.point_features,
             router_logits=None if routing is None else routing.logits,
         )
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.LongTensor,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
-        is_first_iteration: bool | None = False,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Prepare the inputs of one step: clouds are passed with the prompt, and then are in the cache."""
-        clouds = (mm_encoder_outputs or {}).get("point")
-        inputs = super().prepare_inputs_for_generation(
-            input_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
-        )
-        if is_first_iteration or not kwargs.get("use_cache", True):
-            return inputs if clouds is None else inputs | {"mm_encoder_outputs": mm_encoder_outputs}
-        new_ids = inputs["input_ids"]
-        if new_ids.shape[1] == 1:
-            return inputs
-        # A step of several tokens after the first: drafts to check or, in an assistant, the first step, to which
-        # transformers passes no clouds.
-        if clouds is not None and past_key_values is not None and past_key_values.get_seq_length() == 0:
-            return inputs | {"mm_encoder_outputs": {"point": self._encoded_for_drafts(clouds)}}
-        # A drafted placeholder stands for no cloud, as one that is generated alone.
-        inputs["input_ids"] = new_ids.masked_fill(new_ids == self.config.point_token_id, 0)
-        return inputs
-
-    def _encoded_for_drafts(self, clouds: EncodedClouds) -> EncodedClouds:
-        """Encode the clouds of the model that this one assists, whose features are for its own language model."""
-        if clouds.points is not None:
-            return EncodedClouds(self.get_point_features(clouds.points))
-        given, expected = clouds.pooler_output.shape[-1], self.config.text_config.hidden_size
-        if given != expected:
-            raise ValueError(
-                f"point_features with an assistant model: they have {given} channels, its language model {expected}; "
-                "expected points, which it encodes by itself"
-            )
-        return clouds
-
-    def _maybe_prepare_encoder_kwargs_for_generation(
-        self,
-        inputs_tensor: torch.Tensor,
-        model_kwargs: dict[str, Any],
-        model_input_name: str | None,
-        generation_config: GenerationConfig,
-    ) -> dict[str, Any]:
-        """Encode clouds once, before the first step; transformers does so for images and videos."""
-        points, features = model_kwargs.pop("points", None), model_kwargs.pop("point_features", None)
-        if points is None and features is None:
-            return model_kwargs
-        # Encoded here and not in the first step, so that beams repeat features, not clouds.
-        if features is None:
-            features = self.get_point_features(points)
-        unread, cache = features, model_kwargs.get("past_key_values")
-        if model_input_name == "input_ids" and cache is not None:
-            mask = model_kwargs.get("attention_mask")
-            seen = getattr(generation_config, "_mask_length", -1) if mask is None else mask.shape[1]
-            if seen == inputs_tensor.shape[1]:  # the conversation from its start, see `GenerationMixin._prefill`
-                new_ids = inputs_tensor[:, cache.get_seq_length() :]
-                unread = unread_clouds(inputs_tensor, new_ids, features, self.config.point_token_id)
-        return model_kwargs | {"mm_encoder_outputs": {"point": EncodedClouds(unread, points)}}
-
-    def _get_candidate_generator(
-        self,
-        generation_config: GenerationConfig,
-        input_ids: torch.LongTensor,
-        *args: Any,
-        model_kwargs: dict[str, Any],
-        assistant_model: PreTrainedModel | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Check that drafts can be made and checked.
-
-        Raises:
-            ValueError: If an assistant would have to embed the placeholders of clouds and has no such token, or the
-                conversation is continued from a cache.
-        """
-        if (seen := model_kwargs["past_key_values"].get_seq_length()) > 0:
-            # transformers would read the whole prompt after what is in the cache, and answer otherwise.
-            raise ValueError(
-                f"past_key_values of {seen} tokens with assistant_model or prompt_lookup_num_tokens; expected an "
-                "empty cache, as transformers reads the prompt from its start before it checks drafts"
-            )
-        place = self.config.point_token_id
-        if assistant_model is not None and not isinstance(assistant_model, MiniGPT3DForConditionalGeneration):
-            known = assistant_model.get_input_embeddings().weight.shape[0]
-            if place >= known and (input_ids == place).any():
-                raise ValueError(
-                    f"assistant_model has {known} tokens, and the prompt has placeholders of clouds, point_token_id="
-                    f"{place}; expected a MiniGPT-3D, or a language model with that token"
-                )
-        return super()._get_candidate_generator(
-            generation_config,
-            input_ids,
-            *args,
-            model_kwargs=model_kwargs,
-            assistant_model=assistant_model,
-            **kwargs,
-        )
-
-    def _expand_multimodal_outputs(
-        self, input_ids: torch.LongTensor, mm_encoder_output: dict[str, EncodedClouds], expand_size: int = 1, **_: Any
-    ) -> dict[str, EncodedClouds]:
-        """Repeat the clouds of each prompt, for beams and samples; transformers does so for images and videos."""
-        clouds = mm_encoder_output["point"]
-        if clouds.pooler_output is None:
-            return mm_encoder_output
-        repeated = repeat_by_sample(input_ids, clouds.pooler_output, expand_size, self.config.point_token_id)
-        return {"point": EncodedClouds(repeated)}  # no assistant model drafts more than one answer
 
 
 def build_from_parts(

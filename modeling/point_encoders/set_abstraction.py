@@ -84,7 +84,8 @@ def sample_centers(
         start = mask.long().argmax(dim=1)  # the first point of each cloud
         # Copies of the point that is taken first are never the farthest.
         places = torch.where(mask.unsqueeze(2), xyz, gather_points(xyz, start.unsqueeze(1)))
-    count = min(num_centers, xyz.shape[1])
+    # Exported graphs are for clouds of at least that many points.
+    count = num_centers if torch.compiler.is_exporting() else min(num_centers, xyz.shape[1])
     index = farthest_point_sample(places, count, start_index=start, min_squared_norm=min_squared_norm)
     if mask is None and count == num_centers:
         return index, None

@@ -14,19 +14,17 @@ features (batch, width) ─┬─► linear head ─► class scores
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
-from hf_any3d.modeling.encoders import FrozenEncoderMixin
-from hf_any3d.modeling.encoders.loading import FROZEN, freeze, load_encoder
+from hf_any3d.modeling.encoders import open_pretrained_part, restore_part
+from hf_any3d.modeling.encoders.loading import FROZEN, freeze
 from hf_any3d.modeling.layers.forward_contract import PointFeaturesOutput, PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.layers.tasks import classification_loss
@@ -43,11 +41,7 @@ from hf_any3d.modeling.pretrained_parts import (
     PretrainedPartsMixin,
     absolute_name,
     own_state,
-    remember_weights,
-    tensors_checksum,
-    unused_weights_expected,
 )
-from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_of
 
 _Model = TypeVar("_Model", bound="PointFeaturesPreTrainedModel")
 # Steps of the sequences that copies take their numbers from: fractions of square roots of primes, of this whole.
@@ -112,7 +106,7 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
                 opened[name] = part.base_model
             else:
                 recorded = PretrainedPart(absolute_name(part), (revisions or {}).get(name))
-                opened[name], recorded = open_frozen(recorded)
+                opened[name], recorded = open_pretrained_part(recorded)
                 if not os.path.isdir(part):
                     records[name] = recorded.to_dict()
             settings[f"{name}_config"] = opened[name].config
@@ -146,7 +140,7 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
 
     def reopened_state(self, name: str) -> dict[str, Tensor]:
         """Load the recorded weights of a part again; see `PretrainedPartsMixin`."""
-        return own_state(open_frozen(self.config.part(name), getattr(self.config, f"{name}_config"))[0])
+        return own_state(open_pretrained_part(self.config.part(name), getattr(self.config, f"{name}_config"))[0])
 
     def _frozen_models(self) -> Iterator[tuple[str, PreTrainedModel]]:
         """Yield the frozen models of the base model, by the names of their parts."""
@@ -154,25 +148,9 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
             if (model := getattr(self.base_model, part, None)) is not None:
                 yield part, model
 
-    def _expect_parts_elsewhere(self) -> None:
-        """Let the weights that are kept elsewhere, those inside a wrap included, be missing in a saved model."""
-        owners = [(path, owner) for path, owner in self.named_modules() if isinstance(owner, PretrainedPartsMixin)]
-        self._keys_to_ignore_on_load_missing = {
-            rf"^{re.escape('.'.join(filter(None, (path, place))))}\."
-            for path, owner in owners
-            for name, place in owner._part_paths.items()
-            if owner.owns_part(name) and owner.config.part(name).is_elsewhere
-        }
-
     def _initialize_missing_keys(self, is_quantized: bool) -> None:
         for name, model in self._frozen_models():
-            if self.config.part(name).is_elsewhere:
-                _take_weights(model, open_frozen(self.config.part(name), model.config)[0])
-            for inner in model.modules():
-                if isinstance(inner, FrozenEncoderMixin) and inner.owns_part("encoder"):
-                    inner._encoder_is_random = False
-                    if inner.config.part("encoder").is_elsewhere:
-                        _take_weights(inner.encoder, load_encoder(inner.config, dtype=inner.encoder.dtype))
+            restore_part(model, self.config.part(name))
             # Loading replaces parameters with new ones, which would be trained.
             freeze(model)
         super()._initialize_missing_keys(is_quantized)
@@ -205,7 +183,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         self.register_buffer("mean", torch.zeros(config.hidden_size))
         self.register_buffer("scale", torch.ones(config.hidden_size))
         self.post_init()
-        self._expect_parts_elsewhere()
+        self.expect_parts_elsewhere()
         is_packaged = self.encoder is not None and config.encoder_weights == "packaged"
         if is_packaged and "encoder" not in given and self.mean.device.type != "meta":
             self.encoder.load_state_dict(packaged_weights())
@@ -363,7 +341,7 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.unknown_score = self.build_unknown_score(config.hidden_size)
         self.post_init()
-        self._expect_parts_elsewhere()
+        self.expect_parts_elsewhere()
 
     @strict_forward
     def forward(
@@ -441,62 +419,6 @@ def _joined(values: list[Any]) -> Any:
     if isinstance(values[0], tuple):
         return tuple(torch.cat(each) for each in zip(*values, strict=True))
     return None if values[0] is None else torch.cat(values)
-
-
-def open_frozen(
-    part: PretrainedPart, config: PreTrainedConfig | None = None
-) -> tuple[PreTrainedModel, PretrainedPart]:
-    """Open a model for features without its head, in full precision.
-
-    Args:
-        part: Its record; the checksum is compared if there is one.
-        config: Its config in a saved model; None for that of the checkpoint, of which the vision tower is taken if it
-            has several.
-
-    Returns:
-        The model, and its record with commit and checksum.
-
-    Raises:
-        EncoderMismatchError: If the weights have another checksum than the recorded one.
-        ValueError: If weights are missing.
-        OSError: If it cannot be found.
-    """
-    name = part.name_or_path
-    assert name is not None
-    pinned = {} if part.revision is None else {"revision": part.revision}
-    if config is None:
-        config = AutoConfig.from_pretrained(name, **pinned)
-        config = getattr(config, "vision_config", None) or config
-    with unused_weights_expected():  # heads and other towers
-        model, report = AutoModel.from_pretrained(
-            name, config=config, dtype=torch.float32, output_loading_info=True, **pinned
-        )
-    # Poolers are not read, and heads of classifiers have none.
-    if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
-        raise ValueError(f"{name}: lacks weights of a {type(model).__name__}: {', '.join(missing[:8])}")
-    checksum = tensors_checksum(own_state(model))
-    if part.checksum not in (None, checksum):
-        raise EncoderMismatchError(
-            f"{name}: the weights have checksum {checksum}; expected {part.checksum}, that of the weights that "
-            "features were computed with"
-        )
-    commit = part.revision if os.path.isdir(name) else commit_of(name, model.config, part.revision)
-    remember_weights(model)
-    return freeze(model), dataclasses.replace(part, revision=commit, checksum=checksum)
-
-
-@torch.no_grad()
-def _take_weights(model: PreTrainedModel, source: PreTrainedModel) -> None:
-    """Copy the weights of a model that was opened elsewhere, and let transformers know that they are complete."""
-    model.load_state_dict(source.state_dict(), assign=any(weight.is_meta for weight in model.parameters()))
-    # Buffers outside the state dict (rotary frequencies) are uninitialized memory at this point.
-    for buffer, loaded in zip(model.buffers(), source.buffers(), strict=True):
-        buffer.data = loaded.data if buffer.is_meta else loaded.data.to(buffer)
-    for module in model.modules():
-        module._is_hf_initialized = True
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor._is_hf_initialized = True
-    remember_weights(model)
 
 
 def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:

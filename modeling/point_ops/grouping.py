@@ -103,13 +103,16 @@ def ball_query(
     Source: PointNet++, Sec. 3.2.
     """
     for name, values in (("query", query), ("points", points)):
-        if values.dim() != 3 or values.shape[2] < 3 or len(values) != len(points):
+        if values.dim() != 3 or values.shape[2] < 3 or values.shape[0] != points.shape[0]:
             raise ValueError(f"{name}: shape {tuple(values.shape)}; expected ({len(points)}, {name}, 3 or more)")
     if not radius > 0 or k < 1 or not points.shape[1]:
         raise ValueError(f"radius={radius}, k={k} in clouds of {points.shape[1]} points; expected positive numbers")
     query, points = (values[..., :3].detach().float() for values in (query, points))
     # Each pass below reads the coordinates of one axis, which lie in a row this way.
     axes = points.transpose(1, 2).contiguous().unsqueeze(2)  # (batch, 3, 1, points)
+    if torch.compiler.is_exporting():  # parts would be those of the traced clouds
+        index, count = _in_balls(query, axes, radius, k)
+        return (index, count) if return_counts else index
     # On a CPU the distances of a part stay in its cache.
     pairs = min(_BALL_PAIRS, 2**18) if points.device.type == "cpu" else _BALL_PAIRS
     rows = max(1, pairs // max(1, len(points) * points.shape[1]))

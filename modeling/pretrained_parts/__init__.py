@@ -13,7 +13,11 @@ encoder, Q-Former and language model go through the same steps:
 `PretrainedPartsMixin` does this for full models, `AdapterLoadingMixin` for repositories that hold only an adapter.
 """
 
-from hf_any3d.modeling.pretrained_parts.adapter_loading import AdapterLoadingMixin, adapter_subfolder
+from hf_any3d.modeling.pretrained_parts.adapter_loading import (
+    AdapterLoadingMixin,
+    adapter_subfolder,
+    opens_from_adapter,
+)
 from hf_any3d.modeling.pretrained_parts.loading import (
     encoder_loading,
     is_quantized,
@@ -43,6 +47,7 @@ __all__ = [
     "adapter_subfolder",
     "encoder_loading",
     "is_quantized",
+    "opens_from_adapter",
     "own_modules",
     "own_state",
     "part_property",

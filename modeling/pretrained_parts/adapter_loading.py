@@ -55,6 +55,11 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
 
     # What each system defines.
 
+    @classmethod
+    def has_adapted_part(cls, config: PreTrainedConfig) -> bool:
+        """Return whether a model of this config has a pretrained part that adapters are trained on."""
+        return True
+
     @property
     def adapted_part(self) -> PreTrainedModel:
         """The pretrained part that adapters are trained on."""
@@ -353,7 +358,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         Raises:
             ValueError: If a quantized part changed, which cannot be stored.
         """
-        if not getattr(self, "_hf_peft_config_loaded", False):
+        if not getattr(self, "_hf_peft_config_loaded", False) or not self.has_adapted_part(self.config):
             super().save_pretrained(save_directory, **kwargs)
             return
         # A base model loaded from the repository of a model with a head is saved under its own class.
@@ -362,6 +367,11 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
             self.save_with_adapter(save_directory)
         # Past the class that would store the part: `save_with_adapter` has, and transformers saves the adapter alone.
         super(PretrainedPartsMixin, self).save_pretrained(save_directory, **kwargs)
+
+
+def opens_from_adapter(model_class: type, config: PreTrainedConfig) -> bool:
+    """Return whether repositories that hold only an adapter and a config open as models of a class and config."""
+    return issubclass(model_class, AdapterLoadingMixin) and model_class.has_adapted_part(config)
 
 
 def adapter_subfolder(name: str, hub: dict[str, Any], folder: str) -> tuple[str, dict[str, Any]]:

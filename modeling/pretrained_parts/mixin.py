@@ -1,6 +1,7 @@
 """Save models with or without their pretrained parts, and load them again."""
 
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -146,6 +147,19 @@ class PretrainedPartsMixin:
                     if is_quantized(owner.get_submodule(path)):
                         names |= {f"{full_path}.{key}" for key in _quantization_keys(owner.get_submodule(path))}
         return names
+
+    def expect_parts_elsewhere(self) -> None:
+        """Let weights that are kept elsewhere, those of parts inside a part included, be missing in a saved model.
+
+        Called at the end of `__init__`.
+        """
+        owners = [(path, owner) for path, owner in self.named_modules() if isinstance(owner, PretrainedPartsMixin)]
+        self._keys_to_ignore_on_load_missing = {
+            rf"^{re.escape('.'.join(filter(None, (path, place))))}\."
+            for path, owner in owners
+            for name, place in owner._part_paths.items()
+            if owner.owns_part(name) and owner.config.part(name).is_elsewhere
+        }
 
     def owns_part(self, name: str) -> bool:
         """Return whether a part belongs to this model, not to a submodel, and is not disabled by its config."""

@@ -18,6 +18,7 @@ from hf_any3d import GuidedAdapterConfig, PointCloudProcessor
 from hf_any3d.cli import app
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.tiny_autoencoders import tiny_autoencoder
+from tests.tiny_detr3d import BOX_FRAME, answering_detector
 from tests.tiny_encoders import tiny_model, tiny_part_model, tiny_scene_model
 from tests.tiny_text_towers import adapted_zero_shot_model
 
@@ -59,9 +60,10 @@ def save(kind: str, folder: Path) -> None:
             "parts": tiny_part_model,
             "scenes": tiny_scene_model,
             "autoencoder": lambda **_: tiny_autoencoder(None),
+            "detector": answering_detector,
         }
         build[kind](**({"id2label": dict(enumerate(PARTS))} if kind == "parts" else {})).save_pretrained(folder)
-    settings = {"scale": None, "block_size": 1.2} if kind == "scenes" else {}
+    settings = {"scenes": {"scale": None, "block_size": 1.2}, "detector": BOX_FRAME}.get(kind, {})
     PointCloudProcessor(num_points=48, **settings).save_pretrained(folder)
 
 

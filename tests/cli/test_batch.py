@@ -132,6 +132,38 @@ def test_embeddings_are_written_as_parquet(models, scans, tmp_path):
     assert rows[0]["features"] is None and "has 128 bytes" in rows[0]["error"]
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
+def test_boxes_are_those_of_detect_in_every_table(ending, models, scans, tmp_path):
+    output, options = tmp_path / f"boxes.{ending}", ("--model", models("detector"), "--threshold", 0.1, "--top-k", 3)
+    code, out, _ = run("batch", "detect", scans, *options, "--up-axis", "y", "--output", output)
+    assert code == 2 and out == f"{output}: 4 files, 1 failed\n"
+    expected = json.loads(run("detect", scans, *options, "--up-axis", "y", "--json").out)
+    assert [len(row.get("boxes", ())) for row in expected] == [0, 3, 3, 3]
+    if ending == "csv":
+        lines = output.read_text().splitlines()
+        assert len(lines) == 1 + 1 + 9 and lines[1].startswith(f"{scans / 'bad.ply'},,,")
+        assert lines == run("detect", scans, *options, "--up-axis", "y", "--csv").out.splitlines()
+        return
+    rows = {
+        "jsonl": lambda: lines_of(output),
+        "json": lambda: json.loads(output.read_text()),
+        "parquet": lambda: pyarrow.parquet.read_table(output).to_pylist(),
+    }[ending]()
+    assert [row["file"] for row in rows] == [row["file"] for row in expected]
+    for row, own in zip(rows, expected, strict=True):
+        assert row.get("error") == own.get("error") and len(row.get("boxes") or ()) == len(own.get("boxes", ()))
+        for found, box in zip(row.get("boxes") or (), own.get("boxes", ()), strict=True):
+            assert found["label"] == box["label"] and found["score"] == pytest.approx(box["score"], abs=1e-5)
+            assert found["box"]["heading"] == pytest.approx(box["box"]["heading"], abs=1e-4)
+            for name in ("center", "size", "corners"):
+                np.testing.assert_allclose(found["box"][name], box["box"][name], atol=1e-4)
+
+
+def test_only_detectors_find_boxes_in_many_files(models, scans, tmp_path):
+    made = run("batch", "detect", scans, "--model", models("classifier"), "--output", tmp_path / "boxes.csv")
+    assert made.code == 1 and "this is a classifier: hf-any3d predict" in made.err
+
+
 def test_files_are_converted_below_their_folders(scans, tmp_path):
     code, _, _ = run("batch", "convert", scans, "--to", "npz", "--output", tmp_path / "out", "--points", 200)
     names = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.npz"))

@@ -51,6 +51,23 @@ def test_files_of_boxes_and_pages_are_written(detector, tmp_path, ending):
     assert "lamp" in text and "room1" in text
 
 
+def test_a_page_has_boxes_of_all_scores_and_starts_at_the_threshold(detector, models, tmp_path):
+    from tests.visualization.test_viewer import content
+
+    scan, output, model = detector / "scans" / "room0.npy", tmp_path / "boxes.html", models("detector")
+    expected = pipeline("point-cloud-object-detection", model=model)(str(scan), threshold=0.05)
+    threshold = (expected[0]["score"] + expected[-1]["score"]) / 2
+    made = run("detect", scan, "--model", model, "--output", output, "--threshold", threshold, "--json")
+    assert made.code == 0, made.err
+    data, _ = content(output.read_text())
+    assert data["boxes"]["threshold"] == threshold and data["boxes"]["names"] == ["chair", "lamp", "table"]
+    found = data["panels"][0]["boxes"]
+    assert [data["boxes"]["names"][number] for number, _, _ in found] == [one["label"] for one in expected]
+    assert [score for _, score, _ in found] == pytest.approx([one["score"] for one in expected], abs=1e-4)
+    above = [one for one in expected if one["score"] >= threshold]
+    assert json.loads(made.out)[0]["boxes"] == above and 0 < len(above) < len(expected)
+
+
 def test_other_models_and_options_are_refused(detector, tmp_path):
     scan, model = detector / "scans" / "room0.npy", detector / "model"
     assert "this is a detector: hf-any3d detect" in run("segment", scan, "--model", model).err

@@ -36,6 +36,7 @@ class Case:
         owns_encoder: Whether the model has a frozen encoder.
         is_adapted: Whether PEFT methods are tested on it; there is no need to adapt a baseline without pretrained
             weights, and this package's own methods refuse to.
+        variant: End of the name of a further case of the class.
     """
 
     model_class: type[PreTrainedModel]
@@ -47,11 +48,12 @@ class Case:
     still_settings: dict[str, Any] | None = None
     owns_encoder: bool = False
     is_adapted: bool = True
+    variant: str = ""
 
     @property
     def name(self) -> str:
         """Name of the class, for ids of tests and for the list of refusals."""
-        return self.model_class.__name__
+        return self.model_class.__name__ + self.variant
 
     def tiny(self, **settings: Any) -> PreTrainedModel:
         """A model in eval mode whose outputs are of order one."""

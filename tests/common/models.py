@@ -89,6 +89,7 @@ from tests.common.refusals import registered_classes
 from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
 from tests.tiny_detr3d import CASES as DETECTORS
 from tests.tiny_features import tiny_features
+from tests.tiny_spatiallm import CASES as LAYOUT_WRITERS
 
 ENCODER = "vit"
 """Encoder family of models that have one; it has a final norm, where dtypes may mix."""
@@ -114,7 +115,6 @@ def _point_labels(count: int) -> Callable[[int], dict[str, Any]]:
 
 
 def _part_labels(rows: int) -> dict[str, Any]:
-    # The parts of the category that `_categories` names.
     even = (torch.arange(rows) % 2 == 0).unsqueeze(1)
     count = torch.arange(POINTS).expand(rows, -1)
     return {"labels": torch.where(even, count % 2, 2 + count % 3)}
@@ -419,7 +419,7 @@ _BUILDERS = (
     *_baseline_cases(PointTokenizerModel, PointTokenizerForPointCloudClassification),
     *_baseline_cases(PointNetModel, PointNetForPointCloudClassification),
     *_baseline_cases(PointNet2Model, PointNet2ForPointCloudClassification),
-    *DETECTORS,
+    *(*DETECTORS, *LAYOUT_WRITERS),
     *_aligned_cases(
         OpenShapeModel,
         OpenShapeForPointCloudClassification,

@@ -29,6 +29,7 @@ from hf_any3d.modeling.minigpt3d import (
 from hf_any3d.modeling.point_features import PointFeaturesConfig
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Config, PointTransformerV3Model
 from hf_any3d.modeling.pointnet import PointNet2Config, PointNetConfig
+from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMModel
 from hf_any3d.registration import ENCODERS, LANGUAGE_MODELS, MODELS
 
 
@@ -117,6 +118,7 @@ _BASELINES = registered_classes(PointNetConfig, PointNet2Config, PointTokenizerC
 _FEATURES = registered_classes(PointFeaturesConfig)
 _ANY2POINT = registered_classes(Any2PointConfig)
 _PTV3 = registered_classes(PointTransformerV3Config)
+_SPATIALLM = registered_classes(SpatialLMConfig)
 _WITHOUT_WORDS = tuple(kind for kind in registered_classes() if kind.main_input_name != "input_ids")
 feature("resize_token_embeddings", "a vocabulary of another size")
 refuse(
@@ -170,7 +172,7 @@ refuse(
 feature("no waiting", "training steps in which neither accelerator nor host waits for the other")
 refuse(
     "no waiting",
-    _PTV3,
+    (*_PTV3, *_SPATIALLM),
     RuntimeError,
     "meta",
     "the numbers of voxels and of their neighbors must be known on the host",
@@ -193,7 +195,7 @@ refuse(
 feature("torch.compile", "compilation without graph breaks")
 refuse(
     "torch.compile",
-    (PointTransformerV3Model,),
+    (PointTransformerV3Model, SpatialLMModel),
     RuntimeError,
     "data-dependent",
     "the number of voxels depends on the points; it compiles with graph breaks",
@@ -241,7 +243,7 @@ refuse(
 # Export (tests/common/test_export.py)
 refuse(
     "torch.export",
-    _PTV3,
+    (*_PTV3, *_SPATIALLM),
     RuntimeError,
     "data-dependent",
     "the number of voxels depends on the points",
@@ -261,7 +263,7 @@ refuse(
     "assisted generation",
     ("a language model without the placeholder",),
     ValueError,
-    "assistant_model has 24 tokens.*point_token_id=99; expected a MiniGPT-3D",
+    "assistant_model has 24 tokens.*point_token_id=99; expected a MiniGPT3DForConditionalGeneration",
     "it cannot embed the prompt; transformers' own multimodal models end with an IndexError of torch",
 )
 feature("drafts after a cache", "assisted generation that continues a conversation")
@@ -289,6 +291,8 @@ _NO_POINT_TOKENS = (
     *registered_classes(Detr3DConfig, *ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)),
     *_BASELINES,
 )
+# A detector on a pretrained point encoder, see `tests.tiny_detr3d`.
+_ON_ENCODER = "Detr3DForPointCloudObjectDetectionOnEncoder"
 
 
 def _pairs(methods: Iterable[str], models: Collection[type[PreTrainedModel]]) -> tuple[str, ...]:
@@ -304,7 +308,7 @@ refuse(
 )
 refuse(
     "adapt",
-    _pairs(_OWN, (*registered_classes(MiniGPT3DConfig), *_FEATURES)),
+    _pairs(_OWN, (*registered_classes(MiniGPT3DConfig), *_SPATIALLM, *_FEATURES)),
     ValueError,
     "has several pretrained parts",
     "modules_to_save has no default if all parts are pretrained; it works with a given one",
@@ -354,9 +358,12 @@ refuse(
 )
 refuse(
     "prompts",
-    _pairs(
-        ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
-        [kind for kind in _ADAPTED if kind in _WITHOUT_WORDS and kind not in _NO_POINT_TOKENS],
+    (
+        *_pairs(
+            ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
+            [kind for kind in _ADAPTED if kind in _WITHOUT_WORDS and kind not in _NO_POINT_TOKENS],
+        ),
+        *(f"{method} on {_ON_ENCODER}" for method in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")),
     ),
     ValueError,
     "learns embeddings of words, and .* reads none",
@@ -364,7 +371,7 @@ refuse(
 )
 refuse(
     "prompts",
-    _pairs(("PROMPT_TUNING", "P_TUNING"), registered_classes(MiniGPT3DConfig)),
+    _pairs(("PROMPT_TUNING", "P_TUNING"), (*registered_classes(MiniGPT3DConfig), *_SPATIALLM)),
     ValueError,
     "in place of input_ids, which mark the places of clouds",
     "PEFT passes embeddings without input_ids, so clouds would be ignored silently",

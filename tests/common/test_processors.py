@@ -15,10 +15,11 @@ import torch
 import trimesh
 from transformers import AutoFeatureExtractor, AutoProcessor
 
-from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor, PointTransformerV3Processor
+from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor, PointTransformerV3Processor, SpatialLMProcessor
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.registration import MODELS, PROCESSORS
 from tests.chat.tiny_tokenizers import character_tokenizer
+from tests.tiny_spatiallm import tiny_processor
 
 POINTS = 32
 TEMPLATE_TEXT = "What is this?"
@@ -39,12 +40,14 @@ class Case:
         call: Function of processor, clouds and call arguments that returns the output.
         override: A setting and a non-default value.
         auto_classes: Auto classes that load it.
+        keeps_all: Whether the output has all points, filled up to the largest cloud, with colors.
     """
 
     build: Callable[..., Any]
     call: Callable[..., Any]
     override: tuple[str, Any]
     auto_classes: tuple[type, ...]
+    keeps_all: bool = False
 
 
 def _points(**settings: Any) -> PointCloudProcessor:
@@ -81,6 +84,14 @@ BUILDERS = {
         (AutoFeatureExtractor, AutoProcessor),
     ),
     MiniGPT3DProcessor: Case(_chat, _ask, ("max_answer_tokens", 7), (AutoProcessor,)),
+    SpatialLMProcessor: Case(
+        # Cells so small that every point has its own.
+        lambda **settings: tiny_processor(**{"clean": False, "num_bins": 2**20, **settings}),
+        lambda processor, given, **arguments: processor(given, **arguments),
+        ("num_bins", 640),
+        (AutoProcessor,),
+        keeps_all=True,
+    ),
 }
 REGISTERED = {PROCESSORS.get(config, PointCloudProcessor) for config in MODELS} | {PointCloudProcessor}
 ALL = pytest.mark.parametrize("kind", sorted(REGISTERED, key=lambda kind: kind.__name__))
@@ -127,9 +138,11 @@ def test_clouds_are_prepared_independently_of_the_batch(kind):
     case = BUILDERS[kind]
     processor, given = case.build(), clouds()
     together = case.call(processor, given)["points"]
-    assert together.shape == (3, POINTS, 3) and together.dtype == torch.float32
+    shape = (3, len(given[-1]), 6) if case.keeps_all else (3, POINTS, 3)
+    assert together.shape == shape and together.dtype == torch.float32
     for number, cloud in enumerate(given):
-        assert torch.equal(case.call(processor, cloud)["points"][0], together[number])
+        count = len(cloud) if case.keeps_all else POINTS
+        assert torch.equal(case.call(processor, cloud)["points"][0], together[number, :count])
 
 
 @ALL

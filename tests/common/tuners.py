@@ -26,9 +26,11 @@ from transformers import PreTrainedModel
 from hf_any3d import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig, SideTuningConfig, trainable_module_names
 from hf_any3d.tuners.targets import layer_stack
 from tests.common.models import CASES, Case, relative_difference
+from tests.tiny_detr3d import ON_ENCODER as DETECTOR
 from tests.turns import ALL_PAIRS
 
-ADAPTED = [case for case in CASES if case.is_adapted]
+ALL = (*CASES, DETECTOR)
+ADAPTED = [case for case in ALL if case.is_adapted]
 OWN: dict[str, Callable[..., PeftConfig]] = {
     "GUIDED_ADAPTER": functools.partial(
         GuidedAdapterConfig, r=4, init_weights=False, bottleneck_dropout=0.0, gate=0.8
@@ -96,7 +98,7 @@ def _oft(model: PreTrainedModel, **settings: Any) -> OFTConfig:
 
 
 def _ln_tuning(model: PreTrainedModel, **settings: Any) -> LNTuningConfig:
-    norms = [name for name, module in _in_layers(model) if isinstance(module, nn.LayerNorm)]
+    norms = [name for name, module in _in_layers(model) if type(module).__name__.endswith(("LayerNorm", "RMSNorm"))]
     return LNTuningConfig(target_modules=norms, **_with_saved(model, settings))
 
 
@@ -122,8 +124,8 @@ def pairs(*preferred: Case) -> list[tuple[Case, str]]:
     first = {case.model_class.config_class: case for case in reversed((*preferred, *CASES))}
     turns = (*OWN, "LORA")
     chosen = []
-    for number, case in enumerate(CASES):
-        whole = ALL_PAIRS or case is first[case.model_class.config_class]
+    for number, case in enumerate(ALL):
+        whole = ALL_PAIRS or case is DETECTOR or case is first[case.model_class.config_class]
         some = {turns[(2 * number + further) % len(turns)] for further in range(2)}
         methods = METHODS if case.is_adapted else OWN
         chosen += [(case, method) for method in methods if whole or method in some]

@@ -22,6 +22,7 @@ from hf_any3d.conversions import (
     convert_openshape,
     convert_patchalign3d,
     convert_ptv3,
+    convert_spatiallm,
     convert_uni3d,
 )
 from hf_any3d.conversions.any2point import VARIANTS
@@ -30,6 +31,7 @@ from tests.conversions.act_originals import Original
 from tests.conversions.aligned_originals import openshape_training, patchalign3d, uni3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.originals import SmallCase, content, small_variant
+from tests.conversions.spatiallm_originals import Released
 from tests.conversions.test_imagebind_audio import original as imagebind_original
 from tests.modeling.detr3d.reference_case import DetectionCase
 from tests.modeling.ptv3_case import ptv3_original
@@ -101,6 +103,11 @@ def _prepare_phi(directory: Path) -> None:
     character_tokenizer().save_pretrained(directory)
 
 
+def _spatiallm(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
+    shutil.copyfile(checkpoint, others / "pytorch_model.bin")
+    return convert_spatiallm(others, output)
+
+
 def _stage(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
     parts = {
         "point_encoder": others / "point_model.pth",
@@ -148,6 +155,13 @@ CONVERTERS = {
     ),
     "ptv3": Converter(
         ptv3_original, "state_dict", lambda checkpoint, output, others: convert_ptv3(checkpoint, output), convert_ptv3
+    ),
+    "spatiallm": Converter(
+        lambda: {"model": Released("qwen").state},
+        "model",
+        _spatiallm,
+        convert_spatiallm,
+        lambda folder: Released("qwen").write_settings(folder),
     ),
     "uni3d": Converter(
         lambda: uni3d("uni3d_manifest_tiny"),

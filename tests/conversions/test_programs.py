@@ -17,6 +17,7 @@ from tests.conversions.originals import SmallCase, content
 from tests.conversions.test_imagebind_audio import original as imagebind
 from tests.modeling.detr3d.reference_case import DetectionCase
 from tests.modeling.ptv3_case import ptv3_original
+from tests.modeling.spatiallm.reference_case import SpatialLMCase
 from tests.tiny_encoders import tiny_config
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
@@ -52,6 +53,7 @@ def test_acts_kind_shows_in_the_tensors(recognized, case):
         ("convert_patchalign3d", patchalign3d),
         ("convert_ptv3", ptv3_original),
         ("convert_detr3d", lambda: {"model": DetectionCase("detr3d_sunrgbd").original}),
+        ("convert_spatiallm", lambda: SpatialLMCase("qwen").original),
         ("convert_imagebind_audio", lambda: imagebind(tiny_config("imagebind_audio"))),
     ],
 )
@@ -71,7 +73,7 @@ def test_files_of_minigpt3d_may_come_in_any_order(tmp_path):
 
 
 def test_every_program_names_a_public_conversion():
-    others = {"convert_minigpt3d_parts", "convert_detr3d_back"}
+    others = {"convert_minigpt3d_parts", "convert_detr3d_back", "convert_spatiallm_back"}
     assert {program.convert for program in PROGRAMS} | others == set(conversions.__all__)
 
 

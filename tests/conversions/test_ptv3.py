@@ -35,7 +35,7 @@ def test_a_released_file_converts_on_the_command_line_and_computes_as_released(t
     assert case.error("flash.upcast_all", features) <= case.manifest["tolerance"]["features"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "license: cc-by-nc-4.0" in card and "not evaluated" in card and card.count("## License") == 1
-    assert "9 channels per point: coordinates, colors" in card and "Every tensor of them is accounted for." in card
+    assert "9 channels per point: coordinates, colors" in card and "Every tensor of it is accounted for." in card
     assert model.config.published["non_commercial"] is True
 
 

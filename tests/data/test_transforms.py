@@ -210,6 +210,8 @@ def test_names_with_settings_build_a_chain():
     assert built == Compose([RandomScale(), RandomRotation(axis="z", limit=0.5), Jitter(std=0.02)])
     assert build_transform({"scale": {"low": 0.9}, "center": {}}) == Compose([RandomScale(low=0.9), CenterAndScale()])
     assert build_transform("shift") == Compose([RandomShift()])
+    for word, value in (("false", False), ("False", False), ("true", True)):
+        assert build_transform([f"scale:per_axis={word}"]) == Compose([RandomScale(per_axis=value)])
 
 
 def test_the_repr_of_a_chain_names_its_parts_and_settings():

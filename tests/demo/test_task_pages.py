@@ -100,10 +100,11 @@ def test_boxes_are_drawn_around_objects(answers):
     found = one.ask(cloud())
     boxes = one.pipe(cloud())
     assert found.rows == [(box["label"], box["score"]) for box in boxes] and len(boxes) >= 1
-    view = found.clouds[0]
-    assert len(view.points) == 200 + 1200 * len(boxes)
-    assert found.settings["names"][view.labels[200]] == boxes[0]["label"]
-    np.testing.assert_allclose(view.points[200], boxes[0]["box"]["corners"][0], atol=1e-5)
+    (view,) = found.clouds
+    assert len(view.points) == 200 and found.settings["threshold"] == 0.5
+    assert [(box.label, box.score) for box in view.boxes[: len(boxes)]] == found.rows
+    assert len(view.boxes) == len(one.pipe(cloud(), threshold=0.05))
+    np.testing.assert_allclose(view.boxes[0].corners, boxes[0]["box"]["corners"], atol=1e-5)
 
 
 def test_words_are_compared_and_limited(answers):

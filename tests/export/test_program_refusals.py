@@ -3,8 +3,14 @@
 import pytest
 import torch
 
-from hf_any3d import Any2PointForPointCloudClassification, OpenShapeForPointCloudClassification
+from hf_any3d import (
+    Any2PointForPointCloudClassification,
+    OpenShapeForPointCloudClassification,
+    PointTransformerV3Model,
+)
 from hf_any3d.export import export_program
+from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
+from tests.common.models import case_of
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_encoders import tiny_model, tiny_scene_model
 
@@ -23,7 +29,7 @@ def test_models_with_batch_dependent_predictions_are_refused(settings, flag):
 
 
 def test_models_other_than_classifiers_and_classifiers_of_other_systems_are_refused():
-    with pytest.raises(ValueError, match="Any2PointForSemanticSegmentation: only classifiers can be exported"):
+    with pytest.raises(ValueError, match="Any2PointForSemanticSegmentation: only classifiers and detectors can"):
         export_program(tiny_scene_model("bert"))
     with pytest.raises(ValueError, match="OpenShapeForPointCloudClassification: .*PatchAlign3DForPointCloudClass"):
         export_program(tiny_aligned(OpenShapeForPointCloudClassification))
@@ -41,4 +47,13 @@ def test_other_attention_than_sdpa_and_eager_is_refused():
     model = tiny_model("bert")
     model.config.encoder_config._attn_implementation = "flex_attention"
     with pytest.raises(ValueError, match="attn_implementation='flex_attention'.*expected|load the model with 'sdpa'"):
+        export_program(model)
+
+
+def test_a_detector_over_another_encoder_is_refused(tmp_path):
+    case_of(PointTransformerV3Model).tiny().save_pretrained(tmp_path)
+    model = Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(str(tmp_path), hidden_size=32)
+    with pytest.raises(
+        ValueError, match=r"a detector over point_transformer_v3 cannot be exported; .*, or one of act3d"
+    ):
         export_program(model)

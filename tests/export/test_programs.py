@@ -44,7 +44,7 @@ def exported(tmp_path_factory):
 
 def test_command_writes_the_file_and_its_settings(exported):
     _, folder, printed = exported
-    assert "model.pt2: " in printed and " MB; logits differ by at most " in printed
+    assert "model.pt2: " in printed and " MB; outputs differ by at most " in printed
     assert {"model.json", "model.pt2"} == {file.name for file in folder.iterdir() if file.suffix != ".safetensors"}
     settings = json.loads((folder / "model.json").read_text())
     assert settings["labels"] == ["bottle", "chair", "lamp"]

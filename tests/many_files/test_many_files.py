@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
-from hf_any3d import many_files, read_point_cloud
+from hf_any3d import PointCloudProcessor, many_files, read_point_cloud
 from hf_any3d.cli.batch import Job, _open
 from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.many_files import executors
@@ -39,6 +39,7 @@ from hf_any3d.pipelines import default_model
 from studies.speed import many_files as benchmark
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.cli.conftest import run
+from tests.tiny_detr3d import BOX_FRAME, answering_detector
 
 FILES = Path(__file__).parents[1] / "files"
 NUM_CLOUDS = 60
@@ -147,6 +148,29 @@ def test_rows_with_captions_are_a_dataset_of_ray(ray, scans, tmp_path):
     expected = chat(str(scans / "001.npy"), text="What?", max_new_tokens=4, do_sample=False)
     assert first["caption"] == expected[0]["generated_text"]
     assert second["points"] is second["caption"] is None and "bad.ply" in second["error"]
+
+
+@pytest.mark.usefixtures("libraries_as_they_were")
+def test_boxes_are_those_of_the_pipeline_on_ray_and_here(ray, scans, tmp_path):
+    model = tmp_path / "model"
+    answering_detector().save_pretrained(model)
+    PointCloudProcessor(num_points=40, **BOX_FRAME).save_pretrained(model)
+    files = [scans / "inner" / "chair.ply", scans / "bad.ply", *sorted(scans.glob("*.npy"))[30:33]]
+    rows = many_files.detect(many_files.read_point_clouds(files), model, threshold=0.1, top_k=4, up_axis="y")
+    for engine in ("ray", "local"):
+        written = many_files.to_parquet(rows, tmp_path / engine, engine=engine, workers=1)
+        assert (written.rows, written.failed) == (5, 1)
+    detect = pipeline("point-cloud-object-detection", model=str(model), device="cpu")
+    for on_ray, here in zip(opened(tmp_path / "ray"), opened(tmp_path / "local"), strict=True):
+        assert on_ray == here and list(here) == ["path", "boxes", "error"]
+        if here["path"].endswith("bad.ply"):
+            assert here["boxes"] is None and "has 128 bytes" in here["error"]
+            continue
+        expected = detect(here["path"], threshold=0.1, top_k=4, up_axis="y")
+        assert 0 < len(expected) == len(here["boxes"])
+        for found, box in zip(here["boxes"], expected, strict=True):
+            assert found["label"] == box["label"] and found["score"] == pytest.approx(box["score"], abs=1e-5)
+            np.testing.assert_allclose(found["box"]["corners"], box["box"]["corners"], atol=1e-4)
 
 
 @pytest.mark.usefixtures("libraries_as_they_were", "ray")
@@ -350,6 +374,12 @@ def test_buckets_are_read_and_written(scans, tmp_path):
         (lambda rows: many_files.classify(rows, column="path"), ValueError, "column is 'path'"),
         (lambda rows: many_files.embed(rows, default_model(), feature="odd"), ValueError, "feature is 'odd'"),
         (lambda rows: many_files.embed(rows, default_model(), batch_size=0), ValueError, "batch_size is 0"),
+        (
+            lambda rows: many_files.detect(rows, default_model(), threshold=2),
+            ValueError,
+            "threshold=2; expected 0 to 1",
+        ),
+        (lambda rows: many_files.detect(rows, default_model(), top_k=0), ValueError, "top_k=0"),
         (lambda rows: many_files.caption(rows, default_model(), odd=1), TypeError, "unknown arguments: odd"),
         (lambda rows: many_files.to_parquet(rows, "out", files_per_part=0), ValueError, "files_per_part is 0"),
         (lambda rows: many_files.to_parquet(rows, "out", workers=0), ValueError, "workers is 0"),

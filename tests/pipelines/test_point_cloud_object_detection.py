@@ -9,24 +9,18 @@ from hf_any3d import AutoModelForPointCloudObjectDetection, PointCloudProcessor
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.boxes import box_corners
 from tests.common.case import varied_clouds
-from tests.tiny_detr3d import tiny_detr3d
+from tests.tiny_detr3d import BOX_FRAME, answering_detector
 
 NAMES = ["chair", "lamp", "table"]
-PROCESSOR = {"center": False, "scale": None, "up_axis": "z"}
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A saved detector and its processor."""
     directory = tmp_path_factory.mktemp("detector")
-    model = tiny_detr3d(Detr3DForPointCloudObjectDetection, id2label=dict(enumerate(NAMES)))
-    model.train()
-    with torch.no_grad():
-        for seed in range(3):
-            model(varied_clouds(8, seed=seed))
-    torch.nn.init.normal_(model.class_head.out.weight, std=2.0)
-    model.eval().save_pretrained(directory)
-    PointCloudProcessor(num_points=40, **PROCESSOR).save_pretrained(directory)
+    model = answering_detector()
+    model.save_pretrained(directory)
+    PointCloudProcessor(num_points=40, **BOX_FRAME).save_pretrained(directory)
     return str(directory), model
 
 
@@ -102,7 +96,7 @@ def test_a_pipeline_keeps_its_settings_where_a_call_names_others(saved):
 
 
 def test_large_scenes_are_read_in_blocks(saved):
-    processor = PointCloudProcessor(num_points=40, block_size=1.5, **PROCESSOR)
+    processor = PointCloudProcessor(num_points=40, block_size=1.5, **BOX_FRAME)
     detect = pipeline("point-cloud-object-detection", model=saved[1], feature_extractor=processor)
     scene = np.concatenate([cloud(seed=3), cloud(seed=4) + np.float32([6, 0, 0])])
     found = detect(scene, threshold=0.0, nms=None)
@@ -112,7 +106,7 @@ def test_large_scenes_are_read_in_blocks(saved):
 
 
 def test_clouds_of_different_sizes_are_masked(saved):
-    processor = PointCloudProcessor(num_points=40, small_clouds="masked", **PROCESSOR)
+    processor = PointCloudProcessor(num_points=40, small_clouds="masked", **BOX_FRAME)
     detect = pipeline("point-cloud-object-detection", model=saved[1], feature_extractor=processor)
     clouds = [cloud(60), cloud(23), cloud(9)]
     made = processor(clouds)

@@ -18,15 +18,19 @@ from hf_any3d.serving import ServeLimits
 from hf_any3d.serving.app import create_app
 from hf_any3d.serving.service import Service
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
+from tests.tiny_detr3d import BOX_FRAME, answering_detector
 from tests.tiny_encoders import tiny_model, tiny_part_model, with_large_logits
 from tests.tiny_text_towers import tiny_zero_shot_model
 
 POINTS = 48
 CLASSIFY, ZERO_SHOT = "point-cloud-classification", "zero-shot-point-cloud-classification"
 SEGMENT, CHAT = "point-cloud-segmentation", "point-cloud-text-to-text"
+DETECT = "point-cloud-object-detection"
+
 MODELS = {
     CLASSIFY: lambda: with_large_logits(tiny_model(id2label={0: "chair", 1: "lamp", 2: "sofa"})),
     ZERO_SHOT: tiny_zero_shot_model,
+    DETECT: answering_detector,
     SEGMENT: lambda: tiny_part_model(id2label=dict(enumerate(["top", "legs", "foot", "pole", "shade"]))),
 }
 LIMITS = ServeLimits(body_bytes=200_000, points=2000, clouds=3, queue=4, batch=4, wait=0.05, seconds=20, new_tokens=8)
@@ -40,7 +44,7 @@ def pipes():
     def pipe(task: str):
         if task not in made:
             torch.manual_seed(0)
-            processor = PointCloudProcessor(num_points=POINTS)
+            processor = PointCloudProcessor(num_points=POINTS, **(BOX_FRAME if task == DETECT else {}))
             made[task] = (
                 tiny_chat_pipeline()
                 if task == CHAT

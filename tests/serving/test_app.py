@@ -12,7 +12,7 @@ import pytest
 
 from hf_any3d.data.files import read_point_cloud
 from hf_any3d.data.point_arrays import turn_up_axis
-from tests.serving.conftest import CLASSIFY, LIMITS, SEGMENT, ZERO_SHOT, files, held, ply
+from tests.serving.conftest import CLASSIFY, DETECT, LIMITS, SEGMENT, ZERO_SHOT, files, held, ply
 
 MESH = b"OFF\n4 2 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n3 0 1 3\n"
 
@@ -100,6 +100,40 @@ def test_parts_have_labels_for_points_and_the_points_of_meshes(client, pipes):
     labels, points = (base64.b64decode(one[name]) for name in ("labels", "points"))
     assert len(labels) == 4 * one["num_points"] and len(points) == 12 * one["num_points"] > 0
     assert "category is missing" in error_of(service.post("/v1/segment", **files(0)))
+
+
+def test_boxes_are_those_of_the_pipeline_and_settings_choose_among_them(client, pipes):
+    service = client(DETECT)
+    answer = service.post("/v1/detect", **files(0, 1, threshold="0.1"))
+    assert answer.status_code == 200, answer.text
+    for seed, one in enumerate(answer.json()["answers"]):
+        expected = pipes(DETECT)(read_point_cloud(ply(seed), file_type="ply"), threshold=0.1)
+        assert len(one["boxes"]) == len(expected) > 1
+        for found, box in zip(one["boxes"], expected, strict=True):
+            assert found["label"] == box["label"] and found["score"] == pytest.approx(box["score"], abs=1e-5)
+            for name in ("center", "size", "heading"):
+                assert found["box"][name] == pytest.approx(box["box"][name], abs=1e-4)
+            np.testing.assert_allclose(found["box"]["corners"], box["box"]["corners"], atol=1e-4)
+    clouds = [{"url": data_url(ply(0))}]
+
+    def count(**settings):
+        boxes = service.post("/v1/detect", json={"point_clouds": clouds, "threshold": 0, **settings}).json()["answers"]
+        return len(boxes[0]["boxes"])
+
+    queries = pipes(DETECT).model.config.num_queries
+    assert count(nms=None) == queries > count(nms="base", nms_iou=0) >= count(nms="base", nms_iou=0, top_k=1) == 1
+    assert service.post("/v1/features", **files(0)).status_code == 200
+    assert error_of(service.post("/v1/segment", **files(0))) == (
+        "/v1/segment: no such route; this model answers /v1/detect, /v1/features"
+    )
+    routes = service.get("/openapi.json").json()["paths"]
+    body = routes["/v1/detect"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    assert {"file", "threshold", "nms", "nms_iou", "top_k", "up_axis"} == set(body)
+    assert 'hf_any3d_requests_total{route="/v1/detect",status="200"} 4.0' in service.get("/metrics").text
+    wrong = {"threshold": "1.5", "nms": "odd", "nms_iou": "-1", "top_k": "0", "up_axis": "w", "labels": "chair"}
+    for name, value in wrong.items():
+        refused = service.post("/v1/detect", **files(0, **{name: value}))
+        assert refused.status_code == 400 and error_of(refused).startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize(

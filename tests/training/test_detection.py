@@ -1,6 +1,7 @@
 """A run of the detection program: rows, metrics during training, card, resuming."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 
 from hf_any3d import AutoModelForPointCloudObjectDetection, PointCloudProcessor, load_point_dataset
 from hf_any3d.data.boxes import build_changes
+from hf_any3d.modeling.detr3d import Detr3DConfig
 from hf_any3d.modeling.layers.boxes import points_in_boxes
-from hf_any3d.training.detection import SceneRows, collate_scenes, train_detector
+from hf_any3d.training.detection import SceneRows, check_objects, collate_scenes, train_detector
 from tests.cli.conftest import run
 
 ROOMS = {"train_rooms": 6, "validation_rooms": 2, "test_rooms": 2, "num_points": 512, "num_objects": 3}
@@ -83,6 +85,57 @@ def test_the_command_chooses_detection_from_the_data(tmp_path):
     scan = tmp_path / "room.npy"
     np.save(scan, np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32))
     assert run("detect", scan, "--model", tmp_path / "out", "--threshold", 0).code == 0
+
+
+BOX = {"label": "chair", "center": [0.5, 0.5, 0.5], "size": [1.0, 1.0, 1.0], "heading": 0.0}
+
+
+def folder_of(tmp_path, boxes):
+    """Write a folder of two scans: one with these boxes, and one with a single good one."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name in ("first", "second"):
+        np.save(folder / f"{name}.npy", np.random.default_rng(0).random((300, 3)).astype(np.float32))
+    (folder / "boxes.json").write_text(json.dumps({"first.npy": boxes, "second.npy": [BOX]}))
+    return folder
+
+
+def train_on(folder, tmp_path):
+    words = ["scans_with_boxes", "--data_dir", folder, "--output", tmp_path / "out", "--points", 128, "--use_cpu"]
+    return run("train", *words, "--batch-size", 2, "--max_steps", 1, "--model_config", json.dumps(SMALL))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "error"),
+    [
+        ([{**BOX, "size": [1, 0, 1]}], "first.npy: box 0: size is [1, 0, 1]; expected three finite numbers above 0"),
+        ([BOX, {**BOX, "size": [1, -2, 1]}], "first.npy: box 1: size is [1, -2, 1]"),
+        ([{**BOX, "center": [0, math.nan, 0]}], "first.npy: box 0: center is [0, nan, 0]; expected three finite"),
+        ([{**BOX, "heading": 90}], "first.npy: box 0: heading is 90; expected radians"),
+        ([BOX] * 9, " split has 9 boxes; expected at most 8, the detector's num_queries"),
+        ([{**BOX, "center": [500, 500, 500]}], "first.npy: none of 1 boxes reaches the points"),
+    ],
+)
+def test_wrong_boxes_are_one_error_of_the_command(boxes, error, tmp_path):
+    made = train_on(folder_of(tmp_path, boxes), tmp_path)
+    assert made.code == 1 and error in made.err and "Traceback" not in made.err
+
+
+def test_scans_without_boxes_and_boxes_outside_of_them_are_trained_on(tmp_path):
+    beside = {**BOX, "center": [4.0, 0.5, 0.5]}  # where the scan has no points
+    for number, boxes in enumerate(([], [BOX, beside])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        made = train_on(folder_of(folder, boxes), folder)
+        assert made.code == 0, made.err
+        model = AutoModelForPointCloudObjectDetection.from_pretrained(folder / "out")
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_classes_that_a_detector_lacks_are_named(rooms):
+    config = Detr3DConfig(num_queries=8, num_labels=1)
+    with pytest.raises(ValueError, match="row 0 of the train split has a box of class .; expected 0 to 0"):
+        check_objects(rooms, config)
 
 
 @pytest.mark.parametrize(

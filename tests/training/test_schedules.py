@@ -110,6 +110,19 @@ def test_known_values(epoch, rate):
     assert EpochCosine(epochs=300).rate(epoch, 5e-4) == pytest.approx(rate, rel=1e-6)
 
 
+def test_a_rate_may_change_with_each_step_as_in_the_program_of_3detr():
+    stored = json.loads((Path(__file__).parents[1] / "reference" / "detr3d_schedule.json").read_text())["runs"]
+    for run in stored.values():
+        given = run["arguments"]
+        schedule = EpochCosine(
+            given["max_epoch"], given["warm_lr_epochs"], given["warm_lr"], given["final_lr"], by_steps=True
+        )
+        for fraction, rate in zip(run["fraction"], run["lr"], strict=True):
+            assert schedule.rate(fraction * given["max_epoch"], given["base_lr"]) == pytest.approx(rate, rel=1e-9)
+    seen = rates(EpochCosine(epochs=4, warmup_epochs=1, by_steps=True), 4, steps_per_epoch=4)
+    assert all(len(set(epoch)) == 4 for epoch in seen) and seen[1][0] == pytest.approx(PEAK)
+
+
 def test_floor_may_differ_from_the_start_of_the_warmup():
     schedule = EpochCosine(epochs=100, warmup_lr=1e-6, min_lr=1e-7)
     assert schedule.rate(0, 1e-3) == 1e-6

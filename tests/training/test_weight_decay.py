@@ -111,6 +111,7 @@ def groups(trainer: PointTrainer) -> dict[float, int]:
 
 def test_trainer_builds_the_requested_groups(tmp_path):
     assert groups(trainer(tmp_path, weight_decay_on="matrices", weight_decay=0.05)) == {0.05: 8, 0.0: 6}
+    assert groups(trainer(tmp_path, weight_decay_on="all", weight_decay=0.05)) == {0.05: 14, 0.0: 0}
     spared = trainer(tmp_path, weight_decay_on="matrices", no_weight_decay=["linear"], weight_decay=0.05)
     assert groups(spared) == {0.05: 0, 0.0: 14}
 
@@ -131,9 +132,9 @@ def test_trainer_follows_the_epoch_schedule_and_evaluates_all_rows(tmp_path, dro
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"weight_decay_on": "some"}, "--weight_decay_on 'some'; expected one of trainer, matrices"),
+        ({"weight_decay_on": "some"}, "--weight_decay_on 'some'; expected one of trainer, matrices, all"),
         ({"no_weight_decay": ["token"]}, "needs --weight_decay_on matrices"),
-        ({"epoch_cosine": {"floor": 1}}, "no setting 'floor'; expected one of epochs, min_lr"),
+        ({"epoch_cosine": {"floor": 1}}, "no setting 'floor'; expected one of by_steps, epochs, min_lr"),
         ({"epoch_cosine": '{"min_lr": -1}'}, "min_lr is -1"),
     ],
 )

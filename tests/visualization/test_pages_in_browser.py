@@ -24,7 +24,7 @@ def emulated(browser, phone=False, dark=False):
     features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
     command("Emulation.setEmulatedMedia", {"features": features})
     if phone:
-        command("Emulation.setDeviceMetricsOverride", PHONE)
+        command("Emulation.setDeviceMetricsOverride", PHONE if phone is True else phone)
     try:
         yield
     finally:
@@ -155,6 +155,60 @@ def test_grids_are_filtered_by_class_and_one_cloud_is_enlarged(browser, points, 
     wide = browser.driver.execute_script("return innerWidth")
     browser.wait(lambda: browser.all("figure.large canvas")[0].rect["width"] > 0.95 * wide)
     assert browser.errors() == []
+
+
+def test_boxes_are_shown_by_score_and_class_also_on_a_small_phone(browser, points, tmp_path):
+    from tests.visualization.test_viewer import turned_box
+
+    boxes = [
+        turned_box(score=0.9),
+        turned_box("lamp", 0.6, center=(-1, 0, 0)),
+        turned_box("lamp", 0.2, center=(0, 1, 0)),
+    ]
+    cloud = CloudView(points, boxes=boxes, title="room.ply")
+    page = write_views(tmp_path / "page.html", [cloud], box_names=["chair", "lamp"], up_axis="z")
+    on_boxes = "return panels[0].ids ? [...panels[0].ids].filter(id => id < -1).length : 0"
+
+    def drawn():
+        painted(browser)
+        return browser.driver.execute_script(on_boxes)
+
+    def slide(score):
+        browser.driver.execute_script(
+            "const one = document.querySelector('#scores input'); one.value = arguments[0];"
+            "one.dispatchEvent(new Event('input'))",
+            score,
+        )
+
+    with emulated(browser, phone={**PHONE, "width": 360, "height": 640}):
+        browser.open(page)
+        two = browser.wait(drawn)
+        assert not browser.driver.execute_script(SCROLLS) and browser.texts("summary")[0].startswith("2 boxes")
+        for target in browser.all("#tools button, #tools select, #scores input"):
+            assert target.rect["height"] >= 44 and target.rect["x"] + target.rect["width"] <= 360
+        assert browser.all("canvas")[0].rect["height"] > 280
+        slide(0.05)
+        assert browser.wait(lambda: drawn() > two) and browser.text("#scores output") == "0.05"
+        browser.all("summary")[0].click()
+        browser.wait(lambda: rows_of_legend(browser) == ["chair", "lamp"])
+        assert [text.split("\n")[-1] for text in browser.texts("aside li")] == ["1", "2"]
+        assert all(button.rect["height"] >= 44 for button in browser.all("aside li button"))
+        every = drawn()
+        browser.all("aside li button")[1].click()
+        browser.wait(lambda: 0 < drawn() < every)
+        slide(0.95)
+        browser.wait(lambda: drawn() == 0)
+        assert browser.texts("summary")[0].startswith("0 boxes") and browser.errors() == []
+    browser.open(page)
+    browser.wait(drawn)
+    pointed = """
+    const panel = panels[0], at = panel.ids.findIndex(id => id === -2), box = panel.canvas.getBoundingClientRect();
+    const dense = panel.canvas.width / box.width;
+    const x = box.left + at % panel.canvas.width / dense, y = box.top + Math.floor(at / panel.canvas.width) / dense;
+    panel.canvas.dispatchEvent(new PointerEvent("pointermove", {clientX: x, clientY: y, pointerId: 1}));
+    """
+    browser.driver.execute_script(pointed)
+    assert browser.text("#tip") == "chair 90 %" and browser.errors() == []
 
 
 def test_maps_of_features_hide_classes_and_name_clouds(browser, points, tmp_path):

@@ -3,14 +3,23 @@
 import base64
 import json
 import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from hf_any3d.modeling.layers.boxes import box_corners
 from hf_any3d.visualization import viewer
+from hf_any3d.visualization.figures import plot_views
 from hf_any3d.visualization.viewer import (
     MOST_POINTS,
+    BoxView,
     CloudView,
+    clouds_page,
     label_colors,
     viewer_page,
     write_clouds_page,
@@ -123,6 +132,87 @@ def test_grids_have_categories_values_and_notes_and_places_of_maps_stay_flat():
         viewer_page([CloudView(points * np.nan)])
 
 
+def turned_box(label="chair", score=None, heading=0.5, center=(0.2, 0.1, 0.3), size=(0.6, 0.4, 0.2)):
+    """A box of a detector, with its heading about z."""
+    box = torch.tensor([*center, *size, heading], dtype=torch.float64)
+    return BoxView(box_corners(box).numpy(), label, score)
+
+
+@pytest.mark.parametrize("up_axis", ["y", "z"])
+def test_boxes_are_in_the_frame_of_the_points_with_their_scores_and_colors(up_axis):
+    points = np.random.default_rng(0).uniform(-1, 1, size=(50, 3)) + [0, 0, 500_000]
+    boxes = [turned_box(score=0.75, center=(0.2, 0.1, 500_000)), turned_box("<b>lamp", center=(3, 0, 500_000))]
+    page = viewer_page(
+        [CloudView(points, boxes=boxes), CloudView(points, boxes=[])],
+        up_axis=up_axis,
+        box_names=["sofa", "chair", "<b>lamp"],
+        threshold=0.3,
+    )
+    data, shown = content(page)
+    assert data["boxes"]["names"] == ["sofa", "chair", "<b>lamp"] and "<b>lamp" not in page
+    assert data["boxes"]["threshold"] == 0.3 and data["boxes"]["colors"][1] == "#e8862a"
+    first, second = data["panels"][0]["boxes"]
+    assert first[:2] == [1, 0.75] and second[:2] == [2, None] and data["panels"][1]["boxes"] == []
+    # The same shift, turn and scale as those of the points.
+    drawn = np.concatenate([shown[:50], np.reshape(first[2], (8, 3))])
+    given = np.concatenate([points, boxes[0].corners])
+    apart = [np.linalg.norm(each[:, None] - each[None], axis=2) for each in (drawn, given)]
+    np.testing.assert_allclose(apart[0] / apart[0].max(), apart[1] / apart[1].max(), atol=1e-3)
+    corners = np.reshape(first[2], (8, 3))
+    edges = [corners[start] - corners[end] for start, end in data["boxes"]["edges"]]
+    scale = np.linalg.norm(edges, axis=1) / np.linalg.norm(corners[0] - corners[6])
+    diagonal = np.linalg.norm((0.6, 0.4, 0.2))
+    assert len(edges) == 12 == len({frozenset(edge) for edge in data["boxes"]["edges"]})
+    np.testing.assert_allclose(np.sort(scale), np.repeat([0.2, 0.4, 0.6], 4) / diagonal, atol=1e-3)
+    assert "boxes" not in content(viewer_page([CloudView(points)]))[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"label": "lamp"}, "a box is a 'lamp'; expected one of chair"),
+        ({"score": 1.5}, "a box has score 1.5; expected 0 to 1, or None"),
+        ({"corners": np.zeros((4, 3))}, r"corners of shape \(4, 3\)"),
+        ({"corners": np.full((8, 3), np.nan)}, r"expected finite \(8, 3\)"),
+    ],
+)
+def test_boxes_that_cannot_be_drawn_are_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        viewer_page([CloudView(np.zeros((3, 3)), boxes=[replace(turned_box(), **changed)])], box_names=["chair"])
+    with pytest.raises(ValueError, match="points of shape|cloud of shape"):
+        viewer_page([CloudView(np.zeros((3, 2)), boxes=[turned_box()])], box_names=["chair"])
+    with pytest.raises(ValueError, match="a cloud has boxes, which pages draw"):
+        plot_views([CloudView(np.zeros((3, 3)), boxes=[turned_box()])], "picture.png")
+    with pytest.raises(ValueError, match="threshold: 2; expected 0 to 1"):
+        viewer_page([CloudView(np.zeros((3, 3)))], threshold=2)
+    with pytest.raises(ValueError, match="boxes: 1 for 2 clouds"):
+        clouds_page([np.zeros((3, 3))] * 2, boxes=[[]])
+
+
+def test_the_script_draws_boxes_above_the_score_and_of_the_classes_that_are_chosen(tmp_path):
+    if (program := shutil.which("node")) is None:
+        pytest.skip("no node, which runs the script of the page")
+    points = np.random.default_rng(0).uniform(-1, 1, size=(40, 3))
+    boxes = [
+        turned_box(score=0.95),
+        turned_box("lamp", 0.6, center=(-0.5, 0, 0)),
+        turned_box("lamp", 0.2, center=(0, 0, -0.5)),
+    ]
+    page = viewer_page([CloudView(points, boxes=boxes)], box_names=["chair", "lamp"], threshold=0.5)
+    (tmp_path / "page.json").write_text(json.dumps(content(page)[0]))
+    script = Path(viewer.__file__).with_name("templates") / "viewer.js"
+    command = [program, Path(__file__).with_name("without_browser.js"), script, tmp_path / "page.json"]
+    made = subprocess.run(command, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    seen = json.loads(made.stdout)
+    assert seen["slider"] is False, "shown"
+    assert [seen[name]["summary"] for name in ("first", "few", "all")] == ["2 boxes", "1 box", "3 boxes"]
+    assert 0 < seen["few"]["boxes"] < seen["first"]["boxes"] < seen["all"]["boxes"]
+    assert 0 < seen["classless"]["boxes"] < seen["all"]["boxes"] and seen["first"]["points"] > 0
+    before, after = seen["turned"]
+    assert after == [before[1], before[2], before[0]]
+
+
 def test_clouds_that_cannot_be_shown_are_refused(tmp_path):
     with pytest.raises(ValueError, match="clouds is empty"):
         write_clouds_page(tmp_path / "a.html", [])
@@ -142,7 +232,8 @@ def test_a_thinned_cloud_keeps_its_words_and_what_belongs_to_each_point(monkeypa
         "values": numbers / 2,
         "texts": [f"point {number}" for number in numbers],
     }
-    whole = CloudView(**each, title="t", note="n", status="right", category=3, up_axis="z")
+    kept_whole = {"title": "t", "note": "n", "status": "right", "category": 3, "up_axis": "z"}
+    whole = CloudView(**each, **kept_whole, boxes=[turned_box()])
     assert all(value not in (None, "") for value in vars(whole).values() if not isinstance(value, np.ndarray))
     small = CloudView(np.zeros((20, 3)))
     thinned, same = viewer.thin_views([whole, small])

@@ -44,7 +44,7 @@ DATASET = PublishedDataset(
   booktitle = {Conference on Computer Vision and Pattern Recognition (CVPR)},
   year = {2017}
 }""",
-    expected_counts={},
+    expected_counts={"default": {"train": 1201, "validation": 312}},
     origin=(
         "Sign the terms at https://github.com/ScanNet/ScanNet, get the scans, run scannet/batch_load_scannet_data.py "
         "of https://github.com/facebookresearch/votenet, and pass the folder with its output and the lists of scenes"

@@ -13,6 +13,7 @@ from datasets import Array2D, Dataset, DatasetDict, Features, Value
 from hf_any3d.data.box_files import (
     OWN_NAMES,
     Boxes,
+    NamedBox,
     class_names,
     read_boxes_json,
     read_boxes_table,
@@ -56,7 +57,8 @@ def load(
         options: none is known.
 
     Raises:
-        ValueError: an unknown option, layout or axis; a damaged file or a wrong box, which the error names.
+        ValueError: an unknown option, layout or axis; a damaged file or a wrong box, which the error names; a scan
+            whose boxes are all outside of it.
         FileNotFoundError: no folder, or no boxes in it.
     """
     if options:
@@ -109,6 +111,7 @@ def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Ite
     for name, own in boxes.items():
         path = _point_file(folder, name)
         points = read_kitti_points(path)[:, :3] if path.suffix == ".bin" else _points(path)
+        _refuse_other_frame(folder / name, points, own)
         kept = [box for box in own if box.label in numbers]
         made = np.array([box.numbers for box in kept], dtype=np.float32).reshape(-1, 7)
         if up_axis != UP_AXIS:
@@ -120,6 +123,23 @@ def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Ite
             "box_labels": [numbers[box.label] for box in kept],
             "file": name,
         }
+
+
+def _refuse_other_frame(path: Path, points: np.ndarray, boxes: Sequence[NamedBox]) -> None:
+    """Refuse boxes of which none reaches the points: they are in another frame or other units."""
+    if not boxes:
+        return
+    low, high = points.min(axis=0), points.max(axis=0)
+    numbers = np.array([box.numbers for box in boxes])
+    reach = np.linalg.norm(numbers[:, 3:6], axis=1, keepdims=True) / 2
+    outside = ((numbers[:, :3] + reach < low) | (numbers[:, :3] - reach > high)).any(axis=1)
+    if outside.all():
+        shown = [" to ".join(f"{value:.6g}" for value in pair) for pair in zip(low, high, strict=True)]
+        center = ", ".join(f"{value:.6g}" for value in numbers[0, :3])
+        raise PointCloudFileError(
+            f"{path}: none of {len(boxes)} boxes reaches the points, which are from {', '.join(shown)}; the first has "
+            f"its center at {center}. Expected boxes in the frame and units of the file"
+        )
 
 
 def _points(path: Path) -> np.ndarray:

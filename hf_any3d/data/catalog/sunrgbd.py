@@ -36,7 +36,7 @@ DATASET = PublishedDataset(
   booktitle = {Conference on Computer Vision and Pattern Recognition (CVPR)},
   year = {2015}
 }""",
-    expected_counts={},
+    expected_counts={"default": {"train": 5285, "validation": 5050}},
     origin=(
         "Get SUNRGBD.zip and the toolbox at https://rgbd.cs.princeton.edu, run sunrgbd/sunrgbd_data.py --gen_v1_data "
         "of https://github.com/facebookresearch/votenet, and pass the folder above its output"

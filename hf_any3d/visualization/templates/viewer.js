@@ -8,8 +8,11 @@ const ramp = Uint32Array.from({ length: 256 }, (_, i) => {
   const at = i / 255 * 4, k = Math.min(3, Math.floor(at)), mix = c => Math.round(VIRIDIS[k][c] + (at - k) * (VIRIDIS[k + 1][c] - VIRIDIS[k][c]));
   return 0xff000000 | mix(2) << 16 | mix(1) << 8 | mix(0);
 });
-const flat = panels.every(panel => panel.flat), hidden = new Set();
+const flat = panels.every(panel => panel.flat), hidden = new Set(), boxes = data.boxes, outBoxes = new Set();
 const view = { turn: 0.7, tilt: 0.35, zoom: 1, x: 0, y: 0 }, start = { ...view };
+let least = boxes ? boxes.threshold : 0, recount = () => {};
+// A box is its class, score and corners.
+const isShown = ([label, score]) => !outBoxes.has(label) && (score === null || score >= least);
 let coloring, size = 1, turning = false, settled = true, sharpen, over = null;
 
 // Colors of all points: by label, of the file, by a value, or by height within the frame of a row.
@@ -34,7 +37,7 @@ const MARKS = [
   (dy, r) => Math.sqrt(Math.max(0, r * r - dy * dy)), (dy, r) => 0.86 * r - Math.max(0, Math.abs(dy) - 0.86 * r) * 99,
   (dy, r) => 1.15 * r - Math.abs(dy), (dy, r) => 0.58 * (dy + r), (dy, r) => 0.58 * (r - dy)];
 const SHAPES = ['<circle cx="7" cy="7" r="6"/>', '<rect x="1.5" y="1.5" width="11" height="11"/>', '<path d="M7 0l7 7-7 7-7-7z"/>',
-  '<path d="M7 1l6.5 12H.5z"/>', '<path d="M7 13L.5 1h13z"/>'];
+  '<path d="M7 1l6.5 12H.5z"/>', '<path d="M7 13L.5 1h13z"/>', '<path fill-rule="evenodd" d="M1 1h12v12H1zM3.5 3.5v7h7v-7z"/>'];
 
 function render(panel) {
   const canvas = panel.canvas, wide = canvas.clientWidth, high = canvas.clientHeight;
@@ -81,6 +84,10 @@ function render(panel) {
     }
   }
   if (!panel.flat) shade(out, depth, w, h, Math.max(1, Math.round(dense)));
+  if (panel.boxes) wires(panel, out, depth, ids, w, h, Math.max(2, Math.round(1.5 * dense)), (x, y, z) => {
+    const deep = (b * x + a * z) * c + d * y, closer = 6 / (6 - deep);
+    return [x0 + scale * closer * (a * x - b * z), y0 - scale * closer * (c * y - d * (b * x + a * z)), deep];
+  });
   pen.putImageData(panel.image, 0, 0);
 }
 
@@ -97,6 +104,27 @@ function shade(out, depth, w, h, step) {
     const light = 0.45 + 0.55 * Math.exp(-3 * Math.min(sum, 2)), color = out[at];
     out[at] = 0xff000000 | (color >> 16 & 255) * light << 16 | (color >> 8 & 255) * light << 8 | (color & 255) * light;
   }
+}
+
+// Draw the edges of boxes, dashed where points cover them. A box is known under the pointer by an id below -1.
+function wires(panel, out, depth, ids, w, h, thick, project) {
+  panel.boxes.forEach((box, number) => {
+    if (!isShown(box)) return;
+    const color = rgb(boxes.colors[box[0]]), place = box[2], ends = [];
+    for (let k = 0; k < 24; k += 3) ends.push(project(place[k], place[k + 1], place[k + 2]));
+    for (const [from, to] of boxes.edges) {
+      const [px, py, pd] = ends[from], [qx, qy, qd] = ends[to], steps = Math.ceil(Math.max(Math.abs(qx - px), Math.abs(qy - py), 1));
+      if (!(Math.max(pd, qd) < 5.5) || steps > 50000) continue; // behind the eye
+      for (let step = 0; step <= steps; step++) {
+        const t = step / steps, x = Math.round(px + t * (qx - px)), y = Math.round(py + t * (qy - py)), deep = pd + t * (qd - pd);
+        if (x < 0 || y < 0 || x >= w || y >= h) continue;
+        if (deep < depth[y * w + x] - 0.02 && step % (8 * thick) > 3 * thick) continue;
+        for (let row = y; row < Math.min(h, y + thick); row++) for (let at = row * w + x, end = row * w + Math.min(w, x + thick); at < end; at++) {
+          out[at] = color; ids[at] = -2 - number;
+        }
+      }
+    }
+  });
 }
 
 let asked = 0;
@@ -153,15 +181,16 @@ function listen(panel) {
 function point(panel, e) {
   const canvas = panel.canvas, box = canvas.getBoundingClientRect(), dense = canvas.width / box.width;
   const x = Math.round((e.clientX - box.left) * dense), y = Math.round((e.clientY - box.top) * dense), reach = Math.round(5 * dense);
-  let best = -1, least = Infinity;
+  let best = -1, nearest = Infinity;
   for (let dy = -reach; dy <= reach; dy++) for (let dx = -reach; dx <= reach; dx++) {
     const column = x + dx, row = y + dy, apart = dx * dx + dy * dy;
-    if (column < 0 || row < 0 || column >= canvas.width || row >= canvas.height || apart >= least || !panel.ids) continue;
+    if (column < 0 || row < 0 || column >= canvas.width || row >= canvas.height || apart >= nearest || !panel.ids) continue;
     const id = panel.ids[row * canvas.width + column];
-    if (id >= 0) { best = id; least = apart; }
+    if (id !== -1) { best = id; nearest = apart; }
   }
-  if (best < 0) return tip(null);
-  const words = [];
+  if (best === -1) return tip(null);
+  const words = [], [label, score] = best < -1 ? panel.boxes[-2 - best] : [];
+  if (best < -1) return tip(boxes.names[label] + (score === null ? "" : ` ${(100 * score).toFixed(0)} %`), e);
   if (coloring.labels) words.push(coloring.names[coloring.labels[best]]);
   if (coloring.raw) words.push(number(coloring.low + coloring.raw[best] / 255 * (coloring.high - coloring.low)));
   if (panel.texts) words.push(panel.texts[best - panel.start]);
@@ -192,6 +221,10 @@ function legend() {
     how.labels.forEach(label => totals[label]++);
     how.names.forEach((name, k) => totals[k] && entries.push({ k, name, color: how.colors[k], total: totals[k], set: hidden, shape: flat ? k % 5 : 0 }));
   } else if (how.legend) for (const [name, color] of Object.entries(how.legend)) entries.push({ name, color, shape: 0 });
+  if (boxes) boxes.names.forEach((name, k) => {
+    const own = panels.flatMap(panel => panel.boxes ?? []).filter(box => box[0] === k);
+    if (own.length) entries.push({ k, name, color: boxes.colors[k], total: own.length, set: outBoxes, shape: 5, own });
+  });
   if (how.kind === "values") {
     const bar = make("i");
     bar.style.background = `linear-gradient(90deg, ${VIRIDIS.map(c => `rgb(${c})`)})`;
@@ -214,7 +247,7 @@ function legend() {
     mark.innerHTML = `<svg viewBox="0 0 14 14">${SHAPES[entry.shape]}</svg>`; // constants only
     mark.firstChild.style.fill = entry.color;
     button.append(mark, make("span", entry.name), make("small", entry.total === undefined ? "" : entry.total.toLocaleString("en")));
-    item.append(button); list.append(item); entry.button = button;
+    item.append(button); list.append(item); entry.button = button; entry.item = item;
     if (!entry.set) { item.className = "fixed"; continue; }
     button.title = "Click to hide or show; double-click for this one alone";
     button.onclick = () => { entry.set.delete(entry.k) || entry.set.add(entry.k); changed(); };
@@ -224,17 +257,27 @@ function legend() {
     for (const entry of free) entry.button.setAttribute("aria-pressed", !entry.set.has(entry.k));
     for (const panel of panels) panel.figure.hidden = panel.class !== undefined && panel.class !== null && outClasses.has(panel.class);
     for (const panel of panels) panel.figure.style.display = panel.figure.hidden ? "none" : "";
-    draw();
+    recount(); draw();
   };
   const thing = how.kind === "labels" ? how.name : "class", many = thing.endsWith("s") ? `${thing}es` : `${thing}s`;
   $("summary").textContent = how.kind === "values" ? how.name : !free.length ? "colors" : `${free.length} ${free.length === 1 ? thing : many}`;
   document.body.classList.toggle("own", how.kind === "colors");
   $("aside").hidden = !entries.length && how.kind !== "values";
+  // Classes without a box of this score are left out, and the others tell how many they have.
+  recount = () => {
+    for (const entry of entries.filter(one => one.own)) {
+      const reached = entry.own.filter(([, score]) => score === null || score >= least).length;
+      entry.item.hidden = !reached; entry.button.lastChild.textContent = reached;
+    }
+    const shown = panels.flatMap(panel => panel.boxes ?? []).filter(isShown).length;
+    if (boxes && how.kind !== "labels" && how.kind !== "values") $("summary").textContent = `${shown} ${shown === 1 ? "box" : "boxes"}`;
+  };
   changed();
 }
 // Axes change places in a circle, so that no cloud is mirrored; frames and heights of the rows follow.
 function turnUp() {
   for (let k = 0; k < 3 * count; k += 3) { const right = points[k]; points[k] = points[k + 1]; points[k + 1] = points[k + 2]; points[k + 2] = right; }
+  for (const panel of panels) for (const [, , place] of panel.boxes ?? []) for (let k = 0; k < 24; k += 3) place.splice(k, 3, place[k + 1], place[k + 2], place[k]);
   const width = data.rows ? data.columns : 1;
   for (let first = 0; first < panels.length; first += width) {
     const row = panels.slice(first, first + width);
@@ -318,6 +361,10 @@ $("#save").onclick = () => { // all visible clouds on one sheet, as they are on 
   }
   const link = make("a"); link.download = "view.png"; link.href = sheet.toDataURL("image/png"); link.click();
 };
+if (boxes && panels.some(panel => panel.boxes?.some(([, score]) => score !== null))) {
+  const slide = $("#scores input"), tell = () => { least = +slide.value; $("#scores output").textContent = least.toFixed(2); recount(); draw(); };
+  $("#scores").hidden = false; slide.value = least; slide.oninput = tell; tell();
+}
 if (innerWidth <= 720) $("details").open = false;
 addEventListener("resize", draw);
 choose(0);

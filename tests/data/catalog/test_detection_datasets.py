@@ -62,6 +62,19 @@ def test_boxes_are_those_of_the_released_program(name, request, cache_dir):
     assert splits["train"].features["box_labels"].feature.num_classes == (18 if "scannet" in name else 10)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scannet_detection", "scannet_detection.*train.* 1 .*1,?201"),
+        ("sunrgbd", "sunrgbd.*train.* 1 .*5,?285"),
+    ],
+)
+def test_another_number_of_scenes_than_published_is_refused(name, message, request, cache_dir):
+    folder = request.getfixturevalue(name.removesuffix("_detection"))
+    with pytest.raises(ValueError, match=message):
+        load_point_dataset(name, data_dir=folder, cache_dir=cache_dir)
+
+
 def test_a_scene_without_boxes_is_a_row(scannet, cache_dir):
     np.save(scannet / "scannet_train_detection_data" / "scene0000_00_bbox.npy", np.zeros((0, 8)))
     rows = load_point_dataset("scannet_detection", data_dir=scannet, split="train", cache_dir=cache_dir, verify=False)

@@ -138,6 +138,17 @@ def test_wrong_boxes_are_named(change, match, tmp_path):
         load_point_dataset("scans_with_boxes", data_dir=tmp_path)
 
 
+def test_boxes_outside_of_the_cloud_are_kept_unless_all_are(tmp_path):
+    np.save(tmp_path / "room.npy", scan())
+    far = {**BOX, "center": [1000.0, 2000.0, 500.0]}  # in millimeters
+    (tmp_path / "boxes.json").write_text(json.dumps({"room.npy": [BOX, far]}))
+    assert len(load_point_dataset("scans_with_boxes", data_dir=tmp_path, split="train")[0]["boxes"]) == 2
+    (tmp_path / "boxes.json").write_text(json.dumps({"room.npy": [far]}))
+    match = r"room.npy: none of 1 boxes reaches the points, which are from .* to .*; .* center at 1000, 2000, 500\. "
+    with pytest.raises(ValueError, match=match + "Expected boxes in the frame and units of the file"):
+        load_point_dataset("scans_with_boxes", data_dir=tmp_path)
+
+
 def test_tilted_boxes_are_refused(tmp_path):
     write_label_cloud(tmp_path)
     file = tmp_path / "labels" / "room.json"

@@ -2,10 +2,21 @@
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModel, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 
-from hf_any3d import ActModel, Any2PointModel, PointTransformerV3Model, Uni3DModel
+from hf_any3d import (
+    ActModel,
+    Any2PointModel,
+    AutoModelForPointCloudObjectDetection,
+    GuidedAdapterConfig,
+    PointTransformerV3Model,
+    Uni3DModel,
+    encoder_linear_pattern,
+)
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
+from hf_any3d.modeling.pretrained_parts import tensors_checksum
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.common.case import relative_difference, varied_clouds
 from tests.common.models import case_of
 from tests.tiny_detr3d import SIZES, objects
@@ -81,25 +92,149 @@ def test_clouds_of_different_sizes_are_a_batch_of_voxels(saved):
         act(padded[..., :3], points_mask=mask)
 
 
-def test_an_adapter_of_peft_trains_the_encoder_of_a_detector(saved, tmp_path):
-    directory = saved(ActModel)[0]
+METHODS = {
+    "LORA": lambda model: LoraConfig(r=2, target_modules=encoder_linear_pattern(model)),
+    "GUIDED_ADAPTER": lambda model: GuidedAdapterConfig(r=4),
+}
+
+
+def randomized(model):
+    """Give an adapter, and what is trained with it, weights that no other model has."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+@over_encoders
+@pytest.mark.parametrize("method", METHODS)
+def test_an_adapter_trains_encoder_decoder_and_heads_and_its_directory_is_a_detector(
+    encoder_class, method, saved, tmp_path
+):
+    directory = saved(encoder_class)[0]
     base = detector(directory)
-    # PEFT copies no lists of modules, but what is in them.
-    decoder = [f"detr3d.{name}" for name in ("positions", "layer_norm", "layers.0", "layers.1")]
-    decoder += ["detr3d.memory_projection.0", "detr3d.memory_projection.1"]
-    heads = [name for name, _ in base.named_children() if name != "detr3d"]
-    config = LoraConfig(r=2, target_modules=r".*point_encoder.*\.(qkv|proj)", modules_to_save=[*decoder, *heads])
+    config = METHODS[method](base)
     model = get_peft_model(base, config)
-    cloud = varied_clouds(2)
+    assert config.modules_to_save is None  # of the user, who may put it around other detectors
+    cloud = varied_clouds(2, channels=base.config.in_channels)
     model.train()
     model(cloud, labels=objects(3)[::2]).loss.backward()
-    moved = [name for name, p in model.named_parameters() if "lora_B" in name and p.grad is not None]
-    assert moved and all("point_encoder" in name for name in moved)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    beside = {name for name in trained if "modules_to_save" in name}
+    inside = trained - beside
+    assert inside and all("point_encoder" in name for name in inside)
+    assert beside and not any("point_encoder" in name for name in beside)
+    # Everything but the encoder is trained: as many weights as a decoder and heads have.
+    own = [p for name, p in detector(directory).named_parameters() if "point_encoder" not in name]
+    parameters = dict(model.named_parameters())
+    assert sum(parameters[name].numel() for name in beside) == sum(map(torch.numel, own))
+    randomized(model)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_()
-        expected = model.eval()(cloud).logits
+        expected = model(cloud).logits
         model.save_pretrained(tmp_path)
-        again = PeftModel.from_pretrained(detector(directory), tmp_path).eval()
-        assert relative_difference(again(cloud).logits, expected) < 1e-4
+        stored = load_file(tmp_path / "adapter_model.safetensors")
+        card = (tmp_path / "README.md").read_text()
+        assert "base = Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(config=config)" in card
+        assert f"tokens of a frozen {base.config.point_encoder_config.model_type} encoder" in card
+        assert len(stored) < len(model.state_dict()) and not (tmp_path / "point_encoder").exists()
+        config = type(base.config).from_pretrained(tmp_path)
+        onto = PeftModel.from_pretrained(type(base).from_point_encoder_pretrained(config=config), tmp_path).eval()
+        assert relative_difference(onto(cloud).logits, expected) < 1e-4
+        for opened in (
+            AutoModelForPointCloudObjectDetection.from_pretrained(tmp_path),
+            AutoPeftModel.from_pretrained(tmp_path),
+        ):
+            assert relative_difference(opened.eval()(cloud).logits, expected) < 1e-4
+
+
+def test_the_user_says_what_is_trained_beside_an_adapter(saved, tmp_path):
+    base = detector(saved(ActModel)[0])
+    config = LoraConfig(r=2, target_modules=encoder_linear_pattern(base), modules_to_save=["class_head"])
+    model = get_peft_model(base, config)
+    beside = [name for name, p in model.named_parameters() if p.requires_grad and "modules_to_save" in name]
+    assert beside and all("class_head" in name for name in beside)
+    with pytest.warns(UserWarning, match="this adapter leaves out detr3d.memory_projection.0"):
+        model.save_pretrained(tmp_path)
+    bare = detector(saved(ActModel)[0]).detr3d
+    with pytest.raises(ValueError, match="has no default for a Detr3DModel without heads"):
+        get_peft_model(bare, GuidedAdapterConfig())
+
+
+@over_encoders
+def test_the_weights_of_an_encoder_are_stored_only_if_they_have_changed(encoder_class, saved, tmp_path):
+    directory, encoder = saved(encoder_class)
+    model = detector(directory)
+    cloud = varied_clouds(2, channels=model.config.in_channels)
+    record = model.config.part("point_encoder")
+    assert record.name_or_path == directory and record.checksum == tensors_checksum(encoder.state_dict())
+    with torch.no_grad():
+        expected = model(cloud).logits
+        model.save_pretrained(tmp_path / "first")
+        stored = load_file(tmp_path / "first" / "model.safetensors")
+        assert stored and not any("point_encoder" in name for name in stored)
+        again = Detr3DForPointCloudObjectDetection.from_pretrained(tmp_path / "first")
+        assert relative_difference(again(cloud).logits, expected) < 1e-5
+        for parameter in again.detr3d.point_encoder.model.parameters():
+            parameter.mul_(1.1)
+        changed = again(cloud).logits
+        with pytest.warns(UserWarning, match="weights of the point_encoder are no longer those of .* stored with"):
+            again.save_pretrained(tmp_path / "second")
+        assert not again.config.part("point_encoder").is_elsewhere
+        last = AutoModelForPointCloudObjectDetection.from_pretrained(tmp_path / "second")
+        assert relative_difference(last(cloud).logits, changed) < 1e-5
+
+
+def test_a_changed_encoder_is_stored_next_to_an_adapter(saved, tmp_path):
+    base = detector(saved(ActModel)[0])
+    with torch.no_grad():
+        for parameter in base.detr3d.point_encoder.parameters():
+            parameter.mul_(1.1)
+    model = randomized(get_peft_model(base, METHODS["LORA"](base)))
+    cloud = varied_clouds(2)
+    with torch.no_grad():
+        expected = model(cloud).logits
+        with pytest.warns(UserWarning, match="weights of the point_encoder are no longer those of"):
+            model.save_pretrained(tmp_path)
+        assert (tmp_path / "point_encoder" / "model.safetensors").is_file()
+        opened = AutoModelForPointCloudObjectDetection.from_pretrained(tmp_path)
+        assert relative_difference(opened(cloud).logits, expected) < 1e-4
+        with pytest.raises(EncoderMismatchError, match="Other weights would change results"):
+            PeftModel.from_pretrained(detector(saved(ActModel)[0]), tmp_path)
+
+
+def test_other_weights_under_the_name_of_an_encoder_are_refused(tmp_path):
+    case_of(ActModel).tiny().save_pretrained(tmp_path / "encoder")
+    detector(str(tmp_path / "encoder")).save_pretrained(tmp_path / "model")
+    other = case_of(ActModel).tiny()
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    other.save_pretrained(tmp_path / "encoder")
+    with pytest.raises(EncoderMismatchError, match="encoder: the weights have checksum"):
+        AutoModelForPointCloudObjectDetection.from_pretrained(tmp_path / "model")
+
+
+def test_clouds_are_turned_for_an_encoder_with_another_up_axis(saved):
+    directory = saved(ActModel)[0]
+    plain, turned = detector(directory), detector(directory, point_encoder_up_axis="y")
+    cloud = varied_clouds(2)
+    standing = torch.stack([cloud[..., 0], cloud[..., 2], -cloud[..., 1]], dim=-1)
+    with torch.no_grad():
+        expected, found = plain.detr3d.point_encoder(standing, None), turned.detr3d.point_encoder(cloud, None)
+    assert torch.equal(found.tokens, expected.tokens)
+    back = torch.stack([expected.centers[..., 0], -expected.centers[..., 2], expected.centers[..., 1]], dim=-1)
+    assert torch.equal(found.centers, back)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"name": None}, ValueError, "give either name or a config"),
+        ({"num_querys": 3}, TypeError, "has no argument 'num_querys'"),
+        ({"point_encoder_up_axis": "x"}, ValueError, "point_encoder_up_axis='x'; expected one of 'y', 'z'"),
+    ],
+)
+def test_wrong_arguments_for_a_detector_on_an_encoder_are_named(arguments, error, match, saved):
+    with pytest.raises(error, match=match):
+        Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(**({"name": saved(ActModel)[0]} | arguments))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.minigpt3d.placeholders import fill_placeholders
+from hf_any3d.modeling.layers.cloud_prompts import fill_placeholders
 
 
 def test_other_numbers_of_placeholders_are_refused():

@@ -18,8 +18,9 @@ from hf_any3d import (
     PointNetConfig,
     PointNetModel,
 )
+from hf_any3d.modeling.encoders import open_pretrained_part
 from hf_any3d.modeling.point_features.descriptors import count_descriptors, describe
-from hf_any3d.modeling.point_features.modeling_point_features import make_copies, open_frozen
+from hf_any3d.modeling.point_features.modeling_point_features import make_copies
 from hf_any3d.modeling.pretrained_parts import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.pipelines import default_model
@@ -143,7 +144,7 @@ def test_a_checkpoint_with_several_towers_gives_its_vision_tower():
 
 def test_weights_that_are_kept_elsewhere_are_not_stored_and_are_compared(vision, tmp_path):
     model = PointFeaturesModel.from_parts_pretrained(vision=vision, features=("descriptors", "views"), copies=1)
-    model.config.set_part("vision", open_frozen(PretrainedPart(vision))[1])
+    model.config.set_part("vision", open_pretrained_part(PretrainedPart(vision))[1])
     expected = features_of(model)
     model.save_pretrained(tmp_path)
     assert not [name for name in load_file(tmp_path / "model.safetensors") if name.startswith("vision.")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, pipeline
 from typer.testing import CliRunner
@@ -15,13 +15,16 @@ from hf_any3d import (
     ActForPointCloudClassification,
     Any2PointForPointCloudClassification,
     AutoModelForPointCloudClassification,
+    AutoModelForPointCloudObjectDetection,
     AutoModelForPointCloudTextToText,
     GuidedAdapterConfig,
     PointCloudProcessor,
+    encoder_linear_pattern,
 )
 from hf_any3d.cli import app
 from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.any2point import Any2PointConfig
+from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from tests import tiny_act
 from tests.modeling.minigpt3d.test_parts import (
     built,
@@ -29,6 +32,7 @@ from tests.modeling.minigpt3d.test_parts import (
 )
 from tests.modeling.minigpt3d.tiny_model import tiny_model as chat_model
 from tests.modeling.pretrained_parts.test_pretrained_parts import answers, trained_in_place
+from tests.tiny_detr3d import ON_ENCODER, tiny_detr3d
 from tests.tiny_encoders import saved_encoder, tiny_model
 
 
@@ -87,6 +91,33 @@ def test_command_line_names_lost_weights_in_one_line(saved, tmp_path):
     result = CliRunner().invoke(app, ["predict", str(file), "--model", str(directory)])
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit) and not result.stdout
     assert "lacks act.blocks.layers.0" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.filterwarnings("ignore:the weights of the point_encoder are no longer")
+@pytest.mark.parametrize(
+    ("kind", "lost", "named"),
+    [
+        ("own", ("detr3d.layers.1.",), r"the saved Detr3DForPointCloudObjectDetection lacks detr3d\.layers\.1\."),
+        ("named", ("class_head.",), r"lacks class_head\."),
+        ("named", ("detr3d.memory_projection.",), r"lacks detr3d\.memory_projection\."),
+        ("stored", ("detr3d.point_encoder.model.blocks.",), r"lacks detr3d\.point_encoder\.model\.blocks\."),
+        ("adapter", ("base_model.model.detr3d.layers.0.",), r"the adapter lacks base_model\.model\.detr3d\.layers\.0"),
+        ("adapter", ("base_model.model.detr3d.point_encoder.",), r"the adapter lacks .*lora_A"),
+    ],
+)
+def test_detectors_with_missing_weights_are_refused(kind, lost, named, tmp_path):
+    model = tiny_detr3d(Detr3DForPointCloudObjectDetection) if kind == "own" else ON_ENCODER.build()
+    if kind == "stored":
+        with torch.no_grad():
+            model.detr3d.point_encoder.model.norm.weight.add_(1)
+    if kind == "adapter":
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=encoder_linear_pattern(model)))
+    model.save_pretrained(tmp_path)
+    load = AutoModelForPointCloudObjectDetection.from_pretrained
+    load(tmp_path)
+    without(tmp_path, *lost, file="adapter_model.safetensors" if kind == "adapter" else "model.safetensors")
+    with pytest.raises(ValueError, match=named):
+        load(tmp_path)
 
 
 def test_base_model_with_missing_weights_is_refused(saved, tmp_path):

@@ -1,0 +1,1 @@
+"""Released checkpoints of SpatialLM 1.1."""

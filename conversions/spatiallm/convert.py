@@ -1,0 +1,204 @@
+"""Convert a released SpatialLM 1.1 into a directory with model, processor and card, and back."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoProcessor, GenerationConfig, PreTrainedTokenizerBase
+from transformers.initialization import no_init_weights
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_NAME
+
+from hf_any3d.conversions.checkpoints import (
+    account,
+    errors_about,
+    open_tokenizer,
+    read_json,
+    read_tensors,
+    read_weights,
+)
+from hf_any3d.conversions.model_cards import write_converted_card
+from hf_any3d.conversions.saving import DTYPES, new_directory, save_weights, stored_bytes
+from hf_any3d.conversions.spatiallm.names import (
+    convert_spatiallm_state_dict,
+    published_config,
+    published_names,
+    spatiallm_config,
+)
+from hf_any3d.hub.published_table import RECORD, SPATIALLM, terms_of
+from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMForConditionalGeneration
+from hf_any3d.spatiallm_processing import END, PLACE, START, TEMPLATE_SHA256, SpatialLMProcessor
+
+LICENSE = SPATIALLM.weights_license.lower()
+# Of the released inference; Llama's chat template gets no system message.
+_SYSTEM = {"spatiallm_qwen": "You are a helpful assistant.", "spatiallm_llama": None}
+_MOST_TOKENS = 4096
+_COMPUTES = (
+    "The released program with the settings that its weights were trained with: a number of an answer means the "
+    "lower edge of its bin (`lower_edge=True` of the processor), so positions are half a bin, 1.25 cm at 1280 bins, "
+    "too low on average; of the points of a cell one is kept (`choice='middle'`); a scan without colors is black; "
+    "what lies beyond 32 m falls into the last cells, with a warning. Unlike there, curves of the point encoder are "
+    "not shuffled at inference (`shuffle_curves='always'` in `point_config` does), answers are the most likely ones "
+    "(the program samples: `do_sample=True, temperature=0.6, top_k=10, top_p=0.95`), the encoder computes in the "
+    "model's precision, a line that was cut off or is malformed is left out and reported "
+    "(`keep_unclosed` of `decode_layouts` keeps the former), and rows of a batch do not change each other."
+)
+_WITHOUT_TEMPLATE = (
+    "**Every prompt of its training held `code_template.txt` of the authors' program, which is not part of this "
+    "repository**: convert with `--code-template FILE`, or set `code_template` of the processor to the text of that "
+    "file. Without it, prompts are shorter than those that the model was trained with, and a warning says so."
+)
+_LICENSE = (
+    "The authors publish their program under the Llama 3.2 Community License. The point encoder started from Sonata's "
+    "weights, which are under CC BY-NC 4.0 and forbid commercial use; language models have licenses of their own: "
+    'Qwen2.5 Apache-2.0, Llama 3.2 its community license, which asks for names that begin with "Llama" and for the '
+    'notice "Built with Llama".'
+)
+_SPECIAL = {"point_start_token_id": START, "point_end_token_id": END, "point_token_id": PLACE}
+
+
+def convert_spatiallm(
+    checkpoint: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    tokenizer: str | os.PathLike | None = None,
+    dtype: str | None = None,
+    code_template: str | os.PathLike | None = None,
+) -> dict[str, Any]:
+    """Convert a released SpatialLM 1.1, or one that was fine-tuned with the authors' program.
+
+    Args:
+        checkpoint: Directory with `config.json`, weights and tokenizer, or the file with the weights in it.
+        output: Directory to create.
+        tokenizer: Directory or hub name; by default that of the checkpoint.
+        dtype: Type to store floats in: "float32", "bfloat16" or "float16"; by default that of the checkpoint.
+        code_template: `code_template.txt` of the authors' program, which prompts of the training held.
+
+    Returns:
+        Facts by name: `output`, `model`, `parameters`, `bytes`, `license`.
+
+    Raises:
+        ValueError: The checkpoint cannot be read or does not fit, or the template is another text.
+        FileNotFoundError: No such file.
+        FileExistsError: `output` exists and is not empty.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}; expected one of {', '.join(map(repr, DTYPES))}")
+    path = Path(checkpoint)
+    folder = path if path.is_dir() else path.parent
+    original, files = read_weights(path) if path.is_dir() else (read_tensors(path), [path])
+    published = read_json(folder / CONFIG_NAME)
+    with errors_about(folder / CONFIG_NAME):
+        config = spatiallm_config(published)
+    with errors_about(checkpoint):
+        state = convert_spatiallm_state_dict(original, config)
+    with torch.device("meta"), no_init_weights():
+        model = SpatialLMForConditionalGeneration(config)
+        model.tie_weights()
+    account(checkpoint, state, model.state_dict())
+    # transformers does not know the type of the released config.
+    text: Any = config.text_config
+    opened = open_tokenizer(folder if tokenizer is None else tokenizer, text)
+    with errors_about(folder if tokenizer is None else tokenizer):
+        _check_tokens(opened, config)
+    processor = SpatialLMProcessor.from_config(
+        config,
+        opened,
+        system=_SYSTEM[published["model_type"]],
+        lower_edge=True,
+        code_template="" if code_template is None else _read_template(Path(code_template)),
+        template_sha256=TEMPLATE_SHA256,
+    )
+    setattr(config, RECORD, terms_of(SPATIALLM))
+    words = state["spatiallm.language_model.model.embed_tokens.weight"]
+    if text.tie_word_embeddings:
+        # transformers stores tied weights once.
+        del state["spatiallm.language_model.lm_head.weight"]
+    with new_directory(output) as directory, errors_about(checkpoint):
+        kind = words.dtype if dtype is None else DTYPES[dtype]
+        save_weights(directory, type(model).__name__, config, state, kind)
+        _generation(folder, opened).save_pretrained(directory)
+        processor.save_pretrained(directory)
+        remarks = {"What it computes": _COMPUTES} | ({} if code_template else {"Prompts": _WITHOUT_TEMPLATE})
+        takes = f"scans in meters, with z up and walls along the axes, read in cells of {100 * config.grid_size:g} cm."
+        sources = {f"Model, {file.name}" if len(files) > 1 else "Model": file for file in files}
+        write_converted_card(directory, Path(output).name, model, takes, sources, {**remarks, "License": _LICENSE})
+    return {
+        "output": os.fspath(output),
+        "model": type(model).__name__,
+        "parameters": model.num_parameters(),
+        "bytes": stored_bytes(output),
+        "license": LICENSE,
+    }
+
+
+def convert_spatiallm_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
+    """Write a SpatialLM of this package as a directory that the authors' program opens.
+
+    Args:
+        checkpoint: Directory of a `SpatialLMForConditionalGeneration` and its processor.
+        output: Directory to create.
+
+    Returns:
+        Facts by name: `output`, `model`, `parameters`, `bytes`.
+
+    Raises:
+        ValueError: The directory holds another model, or one that the program cannot compute.
+        FileExistsError: `output` exists and is not empty.
+    """
+    model = SpatialLMForConditionalGeneration.from_pretrained(checkpoint)
+    with errors_about(checkpoint):
+        settings = published_config(model.config)
+        state = published_names(model.state_dict(), model.config)
+    if settings["tie_word_embeddings"]:
+        del state["lm_head.weight"]
+    processor: Any = AutoProcessor.from_pretrained(checkpoint)
+    with new_directory(output) as directory:
+        state = {name: tensor.contiguous() for name, tensor in state.items()}
+        save_file(state, directory / SAFE_WEIGHTS_NAME, {"format": "pt"})
+        (directory / CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        model.generation_config.save_pretrained(directory)
+        processor.tokenizer.save_pretrained(directory)
+    return {
+        "output": os.fspath(output),
+        "model": "SpatialLM",
+        "parameters": model.num_parameters(),
+        "bytes": stored_bytes(output),
+    }
+
+
+def _check_tokens(tokenizer: PreTrainedTokenizerBase, config: SpatialLMConfig) -> None:
+    text: Any = config.text_config
+    for field, token in _SPECIAL.items():
+        found, expected = tokenizer.convert_tokens_to_ids(token), getattr(config, field)
+        if found != expected:
+            raise ValueError(f"the tokenizer has {token} as {found}; the config has {field}={expected}")
+    if len(tokenizer) > text.vocab_size:
+        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens; the model takes {text.vocab_size}")
+
+
+def _read_template(file: Path) -> str:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file")
+    content = file.read_bytes()
+    if (digest := hashlib.sha256(content).hexdigest()) != TEMPLATE_SHA256:
+        raise ValueError(
+            f"{file}: sha256 {digest}; expected {TEMPLATE_SHA256}, of the code_template.txt that released models were "
+            "trained with"
+        )
+    return content.decode("utf-8")
+
+
+def _generation(folder: Path, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Return the settings of greedy answers that end at any end token that the checkpoint names."""
+    file = folder / GENERATION_CONFIG_NAME
+    named: Mapping[str, Any] = read_json(file) if file.is_file() else {}
+    ends = named.get("eos_token_id")
+    ends = [*(ends if isinstance(ends, list) else [ends] if ends is not None else [])]
+    ends = list(dict.fromkeys([*ends, tokenizer.eos_token_id]))
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return GenerationConfig(eos_token_id=ends, pad_token_id=pad, max_new_tokens=_MOST_TOKENS)

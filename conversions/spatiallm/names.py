@@ -1,0 +1,213 @@
+"""The tensors of released SpatialLM 1.1 models under our names and back, and their config as ours."""
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hf_any3d.conversions.checkpoints import check_finite
+from hf_any3d.conversions.point_transformer_v3.names import convert_ptv3_state_dict, ptv3_fields
+from hf_any3d.conversions.renaming import Names, rename_tensors
+from hf_any3d.modeling.spatiallm import SpatialLMConfig
+from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
+
+LANGUAGE_MODELS = {"spatiallm_qwen": "qwen2", "spatiallm_llama": "llama"}
+"""Model type of a released config -> that of its language model."""
+_BODY = "spatiallm."
+NAMES: Names = {
+    r"model\.": f"{_BODY}language_model.model.",
+    r"lm_head\.": f"{_BODY}language_model.lm_head.",
+    r"point_backbone\.input_proj\.": f"{_BODY}input_projection.",
+    r"point_proj\.(?P<layer>\d+)\.": f"{_BODY}projector.{{layer}}.",
+    r"point_proj\.": f"{_BODY}projector.0.",
+}
+_ENCODER = "point_backbone."
+# Fields of a released config that are not its language model's.
+_OWN = (
+    *("point_backbone", "point_config", "projector", "point_start_token_id", "point_end_token_id", "point_token_id"),
+    *("model_type", "architectures", "auto_map", "transformers_version", "torch_dtype", "dtype", "_name_or_path"),
+)
+_SPECIAL = ("point_start_token_id", "point_end_token_id", "point_token_id")
+_POINT_FIELDS = {
+    "in_channels": "in_channels",
+    "order": "curves",
+    "stride": "pooling_strides",
+    "enc_depths": "depths",
+    "enc_channels": "hidden_sizes",
+    "enc_num_head": "num_attention_heads",
+    "enc_patch_size": "patch_sizes",
+    "mlp_ratio": "mlp_ratio",
+}
+# Fields of a point encoder's config that change nothing of what it computes at inference, or can be chosen at will.
+_NOT_COMPUTED = {
+    *("shuffle_curves", "drop_path_rate", "initializer_range", "dtype", "architectures", "transformers_version"),
+    *("head_widths", "head_dropout", "segmentation_head_widths", "segmentation_head_dropout", "id2label", "label2id"),
+    *("problem_type", "_name_or_path", "parts", "upcast_attention"),
+}
+# Parts of a block under our names -> under the authors'.
+_BLOCK = {
+    "positions.convolution": "cpe.0",
+    "positions.linear": "cpe.1",
+    "positions.norm": "cpe.2",
+    "norm1": "norm1.0",
+    "norm2": "norm2.0",
+    "attention.qkv": "attn.qkv",
+    "attention.proj": "attn.proj",
+    "mlp.fc1": "mlp.0.fc1",
+    "mlp.fc2": "mlp.0.fc2",
+}
+
+
+def spatiallm_config(published: Mapping[str, Any]) -> SpatialLMConfig:
+    """Return the config for a released one, with sound behavior: curves are not shuffled at inference.
+
+    Raises:
+        ValueError: It is of another program or version, or lacks a field.
+    """
+    published = copy.deepcopy(dict(published))  # configs of transformers change what they are given
+    kind = published.get("model_type")
+    if kind not in LANGUAGE_MODELS:
+        raise ValueError(f"model_type={kind!r}; expected one of {', '.join(map(repr, LANGUAGE_MODELS))}")
+    if (backbone := published.get("point_backbone")) != "sonata":
+        raise ValueError(
+            f"point_backbone={backbone!r}; expected 'sonata', as in version 1.1; 'scenescript', of version 1.0, is "
+            "not supported"
+        )
+    if missing := [name for name in ("point_config", *_SPECIAL) if published.get(name) is None]:
+        raise ValueError(f"the config lacks {missing[0]}")
+    arguments = dict(published["point_config"])
+    if "num_bins" not in arguments:
+        raise ValueError("point_config lacks num_bins")
+    num_bins = arguments.pop("num_bins")
+    fields = ptv3_fields({"enc_mode": True} | arguments)
+    # The released program has the argument, but no such tensor.
+    fields["use_mask_token"] = False
+    point = {"model_type": "point_transformer_v3", "grid_size": EXTENT / num_bins} | fields
+    text = {name: value for name, value in published.items() if name not in _OWN}
+    further: dict[str, Any] = {name: published[name] for name in _SPECIAL}
+    further["tie_word_embeddings"] = bool(published.get("tie_word_embeddings", False))
+    return SpatialLMConfig(
+        point_config=point,
+        text_config=text | {"model_type": LANGUAGE_MODELS[kind]},
+        num_bins=num_bins,
+        projector=published.get("projector") or "linear",
+        **further,
+    )
+
+
+def published_config(config: SpatialLMConfig) -> dict[str, Any]:
+    """Return the content of `config.json` of a released model, the inverse of `spatiallm_config`.
+
+    Raises:
+        ValueError: The released program cannot compute the model.
+    """
+    point: Any = config.point_config
+    language_model: Any = config.text_config
+    text = language_model.to_dict()
+    kinds = {ours: theirs for theirs, ours in LANGUAGE_MODELS.items()}
+    if (found := text.pop("model_type")) not in kinds:
+        raise ValueError(f"text_config is of the type {found!r}; the released program has {', '.join(kinds)}")
+    # The program is of a time before `rope_parameters`.
+    rope = dict(text.pop("rope_parameters", None) or {})
+    if "rope_theta" in rope:
+        text["rope_theta"] = rope.pop("rope_theta")
+    text["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
+    published = {name: value for name, value in text.items() if name not in _OWN} | {
+        "model_type": kinds[found],
+        "architectures": [{"qwen2": "SpatialLMQwenForCausalLM", "llama": "SpatialLMLlamaForCausalLM"}[found]],
+        "point_backbone": "sonata",
+        "point_config": {theirs: _plain(getattr(point, ours)) for theirs, ours in _POINT_FIELDS.items()}
+        | {"mask_token": True, "enc_mode": True, "num_bins": config.num_bins},
+        "projector": config.projector,
+        **{name: getattr(config, name) for name in _SPECIAL},
+    }
+    back: Any = spatiallm_config(published).point_config
+    own, other = point.to_dict(), back.to_dict()
+    for name in sorted(other.keys() - _NOT_COMPUTED):
+        if own.get(name) != other[name]:
+            raise ValueError(
+                f"point_config has {name}={own.get(name)!r}; the released program computes {other[name]!r}"
+            )
+    return published
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def convert_spatiallm_state_dict(
+    original: Mapping[str, torch.Tensor], config: SpatialLMConfig
+) -> dict[str, torch.Tensor]:
+    """Rename the tensors of a released model to those of a `SpatialLMForConditionalGeneration`.
+
+    Args:
+        original: Tensors under the authors' names; `lm_head.weight` may be missing where embeddings are tied.
+        config: Config of the model.
+
+    Raises:
+        ValueError: A tensor belongs to no known part, two to the same, or numbers are NaN or infinite.
+    """
+    check_finite(original)  # under its own names
+    encoder, others = {}, {}
+    for name, tensor in original.items():
+        is_encoder = name.startswith(_ENCODER) and not name.startswith(f"{_ENCODER}input_proj.")
+        (encoder if is_encoder else others)[name] = tensor
+    state = rename_tensors(others, NAMES)
+    point: Any = config.point_config
+    text: Any = config.text_config
+    fields = point.to_dict()
+    named = convert_ptv3_state_dict({name.removeprefix(_ENCODER): own for name, own in encoder.items()}, fields)
+    state |= {f"{_BODY}point_encoder.{name}": tensor for name, tensor in named.items()}
+    head, table = (f"{_BODY}language_model.{name}.weight" for name in ("lm_head", "model.embed_tokens"))
+    if text.tie_word_embeddings and table in state:
+        # Released files lack the head, or hold the embeddings twice; another one would be lost.
+        if head in state and not torch.equal(state[head], state[table]):
+            raise ValueError("lm_head.weight differs from model.embed_tokens.weight; expected equal ones, as tied")
+        state[head] = state[table]
+    return state
+
+
+def published_names(state: Mapping[str, torch.Tensor], config: SpatialLMConfig) -> dict[str, torch.Tensor]:
+    """Rename the tensors of our model to those of a released one, for the released program.
+
+    Args:
+        state: State dict of a `SpatialLMForConditionalGeneration`.
+        config: Its config.
+
+    Raises:
+        ValueError: A tensor has no place in a released model.
+    """
+    return {_published(name, config): tensor for name, tensor in state.items()}
+
+
+def _published(name: str, config: SpatialLMConfig) -> str:
+    inner = name.removeprefix(_BODY)
+    part, _, rest = inner.partition(".")
+    if part == "language_model":
+        return rest
+    if part == "input_projection":
+        return f"{_ENCODER}input_proj.{rest}"
+    if part == "projector":
+        return f"point_proj.{rest if config.projector == 'mlp' else rest.partition('.')[2]}"
+    point: Any = config.point_config
+    if part == "point_encoder" and (found := _published_encoder(rest, point.depths)):
+        return f"{_ENCODER}{found}"
+    raise ValueError(f"{name} has no place in a released SpatialLM")
+
+
+def _published_encoder(name: str, depths: list[int] | tuple[int, ...]) -> str | None:
+    module, _, kind = name.rpartition(".")
+    fixed = {"embeddings.projection": "embedding.stem.linear", "embeddings.norm": "embedding.stem.norm"}
+    if module in fixed:
+        return f"{fixed[module]}.{kind}"
+    if match := re.fullmatch(r"poolings\.(\d+)\.(projection|norm)", module):
+        return f"enc.enc{int(match[1]) + 1}.down.{'proj' if match[2] == 'projection' else 'norm.0'}.{kind}"
+    if (match := re.fullmatch(r"blocks\.(\d+)\.(.+)", module)) and match[2] in _BLOCK:
+        stage, block = 0, int(match[1])
+        while block >= depths[stage]:
+            block -= depths[stage]
+            stage += 1
+        return f"enc.enc{stage}.block{block}.{_BLOCK[match[2]]}.{kind}"
+    return None

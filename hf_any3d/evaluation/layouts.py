@@ -1,0 +1,245 @@
+"""Scores of layouts: which walls, doors, windows and objects of a room were found, in the published and a sound form.
+
+Two accidents of the released program make its scores differ: the center of a box is taken for its top where heights
+are compared, so that boxes of unequal height overlap too much or too little; and the distance of walls has a sign, so
+that a wall ten meters away counts as found on one side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hf_any3d.modeling.spatiallm.layout import Box, Layout
+
+THRESHOLDS = (0.25, 0.5)
+_SMALLEST_SIZE, _FARTHEST, _PARALLEL = 0.1, 0.2, math.sin(math.radians(5))
+_STRUCTURE = ("wall", "door", "window")
+
+
+@dataclass(frozen=True)
+class LayoutScore:
+    """Score of a class.
+
+    Attributes:
+        counts: For each threshold and scene, how many were found, predicted and there, `(thresholds, scenes, 3)`.
+    """
+
+    counts: np.ndarray
+
+    @property
+    def mean_f1(self) -> list[float]:
+        """F1 at each threshold, the mean over scenes with a prediction or an object; NaN without such a scene."""
+        return [_mean([_f1(*scene) for scene in scenes if scene[1] or scene[2]]) for scenes in self.counts.tolist()]
+
+    @property
+    def pooled_f1(self) -> list[float]:
+        """F1 at each threshold of the counts of all scenes together; NaN without a prediction or an object."""
+        return [_f1(*sums) if sums[1] or sums[2] else math.nan for sums in self.counts.sum(axis=1).tolist()]
+
+
+def _f1(found: int, predicted: int, there: int) -> float:
+    # The harmonic mean of found / predicted and found / there.
+    return 2 * found / (predicted + there)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def score_layouts(
+    predictions: Sequence[Layout],
+    truths: Sequence[Layout],
+    *,
+    label_map: Mapping[str, str] | None = None,
+    thresholds: Sequence[float] = THRESHOLDS,
+    published: bool = False,
+) -> dict[str, LayoutScore]:
+    """Compare layouts of scenes with the true ones.
+
+    Objects of a class are found by the overlap of their boxes; walls, doors and windows, which have no depth, by that
+    of their faces, if these are parallel and less than 0.2 m apart.
+
+    Args:
+        predictions: Layouts that were predicted, in meters.
+        truths: The true ones, in the same order.
+        label_map: Class that each class of a layout counts as, with blanks for underscores; those without one are left
+            out on both sides. None for the classes themselves.
+        thresholds: Overlaps from which on a prediction is right.
+        published: Whether to compute what the released program does, accidents included.
+
+    Returns:
+        Scores by class: "wall", "door", "window", and those of the objects in either layout.
+
+    Raises:
+        ValueError: There are not as many predictions as truths, or none.
+    """
+    if len(predictions) != len(truths) or not truths:
+        raise ValueError(f"{len(predictions)} predictions for {len(truths)} truths; expected one for each, and some")
+    scenes = [
+        (_by_class(mine, label_map), _by_class(theirs, label_map))
+        for mine, theirs in zip(predictions, truths, strict=True)
+    ]
+    classes = sorted({name for pair in scenes for one in pair for name in one} - set(_STRUCTURE))
+    scores = {}
+    for name in (*_STRUCTURE, *classes):
+        counts = np.zeros((len(thresholds), len(scenes), 3), dtype=np.int64)
+        for scene, (mine, theirs) in enumerate(scenes):
+            first, second = mine.get(name, np.zeros((0,))), theirs.get(name, np.zeros((0,)))
+            overlaps = face_overlaps if name in _STRUCTURE else box_overlaps
+            found = overlaps(first, second, published=published)
+            for row, threshold in enumerate(thresholds):
+                counts[row, scene] = _matched(found, threshold), len(first), len(second)
+        scores[name] = LayoutScore(counts)
+    return scores
+
+
+def _matched(overlaps: np.ndarray, threshold: float) -> int:
+    from scipy.optimize import linear_sum_assignment
+
+    if not overlaps.size:
+        return 0
+    rows, columns = linear_sum_assignment(np.where(overlaps > threshold, -1.0, 1e6))
+    return int((overlaps[rows, columns] >= threshold).sum())
+
+
+def _by_class(layout: Layout, label_map: Mapping[str, str] | None) -> dict[str, np.ndarray]:
+    """Return faces `(faces, 4, 3)` of walls, doors and windows and boxes `(boxes, 7)` of the others."""
+    found: dict[str, list[np.ndarray]] = {name: faces for name, faces in zip(_STRUCTURE, _faces(layout), strict=True)}
+    for box in layout.boxes:
+        label = box.label if label_map is None else label_map.get(box.label.replace("_", " "))
+        if label:
+            found.setdefault(label, []).append(_row(box))
+    return {name: np.stack(rows) for name, rows in found.items() if rows}
+
+
+def _row(box: Box) -> np.ndarray:
+    sizes = [max(size, _SMALLEST_SIZE) for size in (box.sx, box.sy, box.sz)]
+    return np.array([box.x, box.y, box.z, *sizes, box.angle])
+
+
+def _faces(layout: Layout) -> tuple[list[np.ndarray], ...]:
+    """Return the faces of walls, doors and windows: corners start low, end low, end high, start high."""
+    walls, directions = [], {}
+    for wall in layout.walls:
+        start, end = np.array([wall.ax, wall.ay, wall.az]), np.array([wall.bx, wall.by, wall.bz])
+        # A wall that is a point on the ground has no direction, nor have doors in it.
+        if np.abs(end - start)[:2].max() <= 1e-6:
+            continue
+        along = np.append((end - start)[:2], 0.0)
+        directions.setdefault(wall.id, along / np.linalg.norm(along))
+        up = np.array([0, 0, wall.height])
+        walls.append(np.stack([start, end, end + up, start + up]))
+    others = []
+    for openings in (layout.doors, layout.windows):
+        faces = []
+        for one in openings:
+            if (along := directions.get(one.wall_id)) is None:
+                continue
+            middle, across, up = (
+                np.array([one.x, one.y, one.z]),
+                along * one.width / 2,
+                np.array([0, 0, one.height / 2]),
+            )
+            corners = [middle - across - up, middle + across - up, middle + across + up, middle - across + up]
+            faces.append(np.stack(corners))
+        others.append(faces)
+    return walls, *others
+
+
+def box_overlaps(first: np.ndarray, second: np.ndarray, *, published: bool = False) -> np.ndarray:
+    """Return the volume that boxes share over that of both together, `(first, second)`.
+
+    Args:
+        first: `(boxes, 7)`: center, full sizes and turn about z.
+        second: The same.
+        published: Whether to take the center for the top, and to round, as the released program does.
+    """
+    found = np.zeros((len(first), len(second)))
+    for row, one in enumerate(first):
+        for column, other in enumerate(second):
+            area = _shared_area(_ground(one), _ground(other))
+            # How far the top is above the center.
+            above = 0.0 if published else 0.5
+            tops = [box[2] + above * box[5] for box in (one, other)]
+            height = min(tops) - max(tops[0] - one[5], tops[1] - other[5])
+            shared = area * max(height, 0.0)
+            found[row, column] = shared / (one[3:6].prod() + other[3:6].prod() - shared)
+    return found.round(5) if published else found
+
+
+def _ground(box: np.ndarray) -> np.ndarray:
+    """Return the corners `(4, 2)` of a box on the ground, counterclockwise."""
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * box[3:5] / 2
+    cosine, sine = math.cos(box[6]), math.sin(box[6])
+    return corners @ np.array([[cosine, sine], [-sine, cosine]]) + box[:2]
+
+
+def face_overlaps(first: np.ndarray, second: np.ndarray, *, published: bool = False) -> np.ndarray:
+    """Return the area that parallel faces close to each other share over that of both together, `(first, second)`.
+
+    A face without an area overlaps with none; in the released program it ends the evaluation.
+
+    Args:
+        first: Predicted faces `(faces, 4, 3)`.
+        second: True ones; areas are compared in their planes.
+        published: Whether distances have a sign, as in the released program.
+    """
+    found = np.zeros((len(first), len(second)))
+    normals = [[_normal(face) for face in faces] for faces in (first, second)]
+    for row, (one, own) in enumerate(zip(first, normals[0], strict=True)):
+        for column, (other, normal) in enumerate(zip(second, normals[1], strict=True)):
+            if own is None or normal is None or np.linalg.norm(np.cross(own, normal)) >= _PARALLEL:
+                continue
+            distance = float((other[0] - one[0]) @ own)
+            if (distance if published else abs(distance)) >= _FARTHEST:
+                continue
+            along = (other[1] - other[0]) / np.linalg.norm(other[1] - other[0])
+            plane = np.stack([along, np.cross(normal, along)], axis=1)  # (3, 2)
+            flat = [_counterclockwise((face - other[0]) @ plane) for face in (one, other)]
+            shared, both = _shared_area(*flat), _area(flat[0]) + _area(flat[1])
+            found[row, column] = shared / (both - shared)
+    return found
+
+
+def _normal(face: np.ndarray) -> np.ndarray | None:
+    """Return the unit vector across a face, None for one without an area."""
+    across = np.cross(face[1] - face[0], face[2] - face[1])
+    length = np.linalg.norm(across)
+    return across / length if length > 1e-9 else None
+
+
+def _signed_area(polygon: np.ndarray) -> float:
+    x, y = polygon.T
+    return float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2)
+
+
+def _area(polygon: np.ndarray) -> float:
+    return abs(_signed_area(polygon))
+
+
+def _counterclockwise(polygon: np.ndarray) -> np.ndarray:
+    return polygon if _signed_area(polygon) >= 0 else polygon[::-1]
+
+
+def _shared_area(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the area that two convex polygons `(corners, 2)`, both counterclockwise, have in common."""
+    rest = [*first]
+    for start, end in zip(second, np.roll(second, -1, axis=0), strict=True):
+        edge = end - start
+        # What is right of an edge is outside; corners are cut off edge by edge.
+        sides = [float(edge[0] * (one[1] - start[1]) - edge[1] * (one[0] - start[0])) for one in rest]
+        kept = []
+        for number, (one, side) in enumerate(zip(rest, sides, strict=True)):
+            following, next_side = rest[(number + 1) % len(rest)], sides[(number + 1) % len(rest)]
+            if side >= 0:
+                kept.append(one)
+            if (side > 0 > next_side) or (side < 0 < next_side):
+                kept.append(one + (following - one) * (side / (side - next_side)))
+        rest = kept
+        if len(rest) < 3:
+            return 0.0
+    return _area(np.stack(rest))

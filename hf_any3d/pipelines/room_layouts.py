@@ -1,0 +1,379 @@
+"""Pipelines of models that write layouts of rooms: as boxes of a detector, and as text."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from transformers import AutoProcessor, GenerationConfig, TextIteratorStreamer
+
+from hf_any3d.chat.generation import GENERATION_KEYS, streamed
+from hf_any3d.chat.messages import is_conversation, take_clouds
+from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.point_arrays import turn_up_axis
+from hf_any3d.modeling.layers.boxes import DetectionRule
+from hf_any3d.modeling.spatiallm import DroppedLine, Layout, SpatialLMConfig, Wall, read_lines
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown, specialize, stem_of, without_none
+from hf_any3d.pipelines.point_cloud_object_detection import PointCloudObjectDetectionPipeline, Scan
+from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipeline
+from hf_any3d.processing import UP_AXES, checked_choice
+from hf_any3d.spatiallm_processing import CLASSES, TASKS, SpatialLMProcessor, VoxelizedRoom
+
+_MESH_POINTS = 200_000
+_UP = "z"
+
+
+@dataclass
+class Request:
+    """A scan with what is asked about it, and the answers once they are generated.
+
+    Attributes:
+        room: The scan as voxels, in the model's frame.
+        scan: The scan as it was given.
+        task: What to write, one of `TASKS`.
+        classes: Objects to look for; none for all.
+        texts: The answers.
+        are_whole: Which of them ended by themselves.
+    """
+
+    room: VoxelizedRoom
+    scan: Scan
+    task: str
+    classes: tuple[str, ...]
+    texts: Sequence[str] = ()
+    are_whole: Sequence[bool] = ()
+
+
+class _LayoutPipeline(PointCloudPipeline):
+    """Base of both pipelines, before that of the task."""
+
+    processor: SpatialLMProcessor
+    _pipeline_calls_generate = True
+    _default_generation_config = GenerationConfig(max_new_tokens=4096, do_sample=False)
+    usual_task: ClassVar[str]
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        # Not by the base class of the task, which has another processor.
+        PointCloudPipeline.__init__(self, *args, **kwargs)
+        if self.processor is None:  # opening it again tells why it cannot be opened
+            self.processor = AutoProcessor.from_pretrained(self.model.name_or_path)
+
+    @property
+    def up_axis(self) -> str:
+        """The axis that points up in what the model sees."""
+        return _UP
+
+    def _split_arguments(
+        self,
+        kwargs: dict[str, Any],
+        known: str,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the arguments of `preprocess` and of `generate`.
+
+        Raises:
+            TypeError: An argument is unknown.
+            ValueError: One has an impossible value.
+        """
+        own = {name: kwargs.pop(name, None) for name in ("task", "candidate_labels", "up_axis")}
+        generation = {name: kwargs.pop(name) for name in list(kwargs) if name in GENERATION_KEYS}
+        refuse_unknown(kwargs, f"task, candidate_labels, up_axis, {known}arguments of generate")
+        if own["up_axis"] is not None:
+            checked_choice("up_axis", own["up_axis"], UP_AXES)
+        if own["task"] is not None:
+            checked_choice("task", own["task"], tuple(TASKS))
+        if own["candidate_labels"] is not None:
+            if not (labels := _labels(own["candidate_labels"])):
+                raise ValueError("candidate_labels is empty; expected some of the classes, or None for all")
+            own["candidate_labels"] = labels
+            self.processor.check_classes(
+                own["candidate_labels"], own["task"] or self.usual_task, argument="candidate_labels"
+            )
+        return without_none(**own), generation
+
+    def request(
+        self,
+        cloud: Any,
+        task: str | None = None,
+        candidate_labels: Sequence[str] = (),
+        up_axis: str | None = None,
+    ) -> Request:
+        """Read a scan, turned so that z points up, and clean it; a mesh is sampled on its surface."""
+        data = to_cloud(cloud, ("xyz", "rgb"))
+        if data.is_mesh:
+            data = data.sample_surface(_MESH_POINTS, 0)
+        scan = Scan(data, stem_of(cloud), up_axis or _UP)
+        turned = turn_up_axis(data.points, scan.up_axis, _UP)
+        # Its offset is in the frame of the file, and is added to the answer.
+        (room,) = self.processor.read(PointCloudData(turned, colors=data.colors))
+        return Request(room, scan, task or self.usual_task, tuple(candidate_labels))
+
+    def _answer(self, requests: list[Request], generation: dict[str, Any]) -> list[Request]:
+        """Let the model write; all requests ask the same."""
+        rooms, first = [request.room for request in requests], requests[0]
+        inputs = self.processor(rooms, task=first.task, classes=first.classes).to(self.device)
+        pad = {"pad_token_id": self.processor.tokenizer.pad_token_id}
+        settings = self._prepare_generate_kwargs(generation, return_dict_in_generate=False, **pad)
+        made = self.model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
+        texts, ends = self.processor.answer_texts(made), settings.get("eos_token_id")
+        ends = self.model.generation_config.eos_token_id if ends is None else ends
+        ends = [ends] if isinstance(ends, int) else list(ends or [])
+        whole = torch.isin(made, torch.tensor(ends, device=made.device)).any(dim=1).tolist()
+        # With num_return_sequences, a request has several answers, one after the other.
+        each = len(texts) // len(requests)
+        return [
+            dataclasses.replace(
+                request,
+                texts=texts[each * number : each * (number + 1)],
+                are_whole=whole[each * number : each * (number + 1)],
+            )
+            for number, request in enumerate(requests)
+        ]
+
+    def layouts(self, request: Request) -> list[Layout]:
+        """Return the layouts of the answers, in meters and the model's frame; a warning tells of lost lines."""
+        found = []
+        for text, is_whole in zip(request.texts, request.are_whole, strict=True):
+            layout = Layout.parse(text)
+            about = f"the answer for {request.scan.stem!r}" if request.scan.stem else "the answer"
+            if not is_whole:
+                warnings.warn(f"{about} was cut off before its end; raise max_new_tokens", stacklevel=2)
+            if layout.dropped:
+                first = layout.dropped[0]
+                warnings.warn(
+                    f"{about} has {len(layout.dropped)} lines that are no walls, doors, windows or boxes, the first "
+                    f"{first.text!r:.60}: {first.reason}; they were left out",
+                    stacklevel=2,
+                )
+            found.append(self.processor.in_frame(layout, request.room))
+        return found
+
+    def written(self, cloud: Any, **kwargs: Any) -> Iterator[tuple[Request, Layout]]:
+        """Yield the entities of a scan as soon as their lines are written, each in a layout of its own.
+
+        A layout holds the walls that were written before, too, as doors and windows refer to them; the entity is the
+        last one of its kind. Closing the iterator stops the model.
+
+        Args:
+            cloud: The scan.
+            **kwargs: Arguments of a call.
+        """
+        before, generation, _ = self._sanitize_parameters(**kwargs)
+        request = self.request(cloud, **{**self._preprocess_params, **before})
+        generation = {**self._forward_params, **generation}
+        stops = generation.pop("stopping_criteria", ())
+
+        def generate(**further: Any) -> list[Request]:
+            with torch.no_grad():
+                return self._answer([request], generation | further)
+
+        streamer: Any = TextIteratorStreamer(
+            self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        walls: list[Wall] = []
+        lines = map(self.processor.without_marks, _lines(streamed(generate, streamer, stops)))
+        for entity in read_lines(lines):
+            if isinstance(entity, DroppedLine):
+                warnings.warn(f"{entity.text!r:.60} was left out: {entity.reason}", stacklevel=2)
+                continue
+            if isinstance(entity, Wall):
+                walls.append(entity)
+                yield request, self.processor.in_frame(Layout.of([entity]), request.room)
+            else:
+                yield request, self.processor.in_frame(Layout.of([*walls, entity]), request.room)
+
+
+class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline):
+    """Find objects, walls, doors and windows in scans, with a model that writes layouts.
+
+    `pipeline("point-cloud-object-detection")` is one of these for a SpatialLM. It takes what the pipeline takes for
+    other detectors, in meters and with colors where there are any, and returns boxes of the same form, in the order
+    in which they were written. Their `score` is None, as the model has none; walls, doors and windows are boxes along
+    the wall, as thick as the wall.
+
+    Arguments of a call, besides those of `generate` (`max_new_tokens`, `num_beams`, …) except `top_k`:
+
+    - `task`: "objects" by default, "layout" for walls, doors and windows, "all" for both.
+    - `candidate_labels`: objects to look for, of the classes that the model knows.
+    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z" (default).
+
+    Settings of other detectors that choose among boxes by their scores are refused unless they have their defaults.
+    `stream` yields boxes as they are written.
+    """
+
+    has_scores = False
+    usual_task = "objects"
+    _non_generation_params = ("top_k",)
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+        rule = {name: kwargs.pop(name) for name in _RULES if name in kwargs}
+        for name, value in rule.items():
+            if value != getattr(DetectionRule(), name):
+                raise ValueError(
+                    f"{name}={value!r}: {type(self.model).__name__} writes boxes without scores; expected no {name}"
+                )
+        if kwargs.get("num_return_sequences") not in (None, 1):
+            raise ValueError(
+                f"num_return_sequences={kwargs['num_return_sequences']!r}; expected 1, as a scan has one list of boxes"
+            )
+        before, generation = self._split_arguments(kwargs, "")
+        return before, generation, {}
+
+    @property
+    def labels(self) -> list[str]:
+        """Words for walls and openings, and the objects that the model knows."""
+        return ["wall", "door", "window", *CLASSES]
+
+    def preprocess(self, cloud: Any, **arguments: Any) -> Iterator[dict[str, Any]]:
+        """Prepare a scan, all at once."""
+        yield {"request": self.request(cloud, **arguments), "is_last": True}
+
+    def _forward(self, model_inputs: dict[str, Any], **generation: Any) -> dict[str, Any]:
+        requests = model_inputs["request"]
+        requests = requests if isinstance(requests, list) else [requests]
+        return {"request": self._answer(requests, generation), "is_last": model_inputs["is_last"]}
+
+    def postprocess(self, outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the boxes of one scan."""
+        request = outputs[-1]["request"]
+        request = request[0] if isinstance(request, list) else request
+        (layout,) = self.layouts(request)
+        return self._boxes(layout, request)
+
+    def _boxes(self, layout: Layout, request: Request) -> list[dict[str, Any]]:
+        boxes, labels = layout.as_boxes()
+        places = self._in_frame(torch.from_numpy(boxes), request.scan)
+        return [{"label": label, "score": None, "box": box} for label, box in zip(labels, places, strict=True)]
+
+    def stream(self, cloud: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:
+        """Yield the boxes of one scan as soon as their lines are written; arguments are those of a call."""
+        for request, layout in self.written(cloud, **kwargs):
+            yield self._boxes(layout, request)[-1]
+
+
+class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
+    """Write the layouts of scanned rooms as text.
+
+    `pipeline("point-cloud-text-to-text")` is one of these for a SpatialLM. It takes a scan, a list, generator or
+    dataset column of them, or messages with a scan and one of the model's instructions, such as "Detect boxes.", and
+    returns for each a list of `num_return_sequences` dicts: `generated_text`, a line for each wall, door, window and
+    box, in meters and the frame of the scan; `layout`, the same as lists by kind; and `dropped`, lines of the answer
+    that could not be read, with the reason.
+
+    Arguments of a call, besides those of `generate`:
+
+    - `task`: "all" by default, "layout" for walls, doors and windows, "objects" for boxes around objects.
+    - `candidate_labels`: objects to look for, of the classes that the model knows.
+
+    The model answers no questions. `stream` yields lines as they are written.
+    """
+
+    usual_task = "all"
+
+    def _sanitize_parameters(self, text: str | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
+        if kwargs.get("up_axis") not in (None, _UP):
+            raise ValueError(f"up_axis={kwargs['up_axis']!r}; expected z, as a layout as text has no other")
+        if text is not None:
+            kwargs["task"] = _task_of(text)
+        before, generation = self._split_arguments(kwargs, "text, ")
+        return before, generation, {}
+
+    def __call__(self, inputs: Any, text: str | None = None, **kwargs: Any) -> Any:
+        """Write the layout of one scan or many; see the class."""
+        if is_conversation(inputs):
+            inputs = {"messages": inputs}
+        return PointCloudPipeline.__call__(self, inputs, **kwargs, **without_none(text=text))
+
+    def preprocess(self, inputs: Any, **arguments: Any) -> dict[str, Any]:
+        """Prepare one scan."""
+        messages: Any = getattr(inputs, "messages", None)
+        if isinstance(inputs, Mapping) and "messages" in inputs:
+            messages = inputs["messages"]
+        elif is_conversation(inputs):
+            messages = inputs
+        if messages is not None:
+            inputs, task = _from_messages(messages)
+            arguments |= without_none(task=task)
+        elif isinstance(inputs, Mapping) and inputs.get("text") is not None:
+            arguments |= {"task": _task_of(inputs["text"])}
+            inputs = {name: value for name, value in inputs.items() if name != "text"}
+        return {"request": self.request(inputs, **arguments)}
+
+    def _forward(self, model_inputs: dict[str, Any], **generation: Any) -> dict[str, list[Request]]:
+        requests = model_inputs["request"]
+        requests = requests if isinstance(requests, list) else [requests]
+        if len({(request.task, request.classes) for request in requests}) > 1:  # of messages
+            return {"request": [answered for one in requests for answered in self._answer([one], generation)]}
+        return {"request": self._answer(requests, generation)}
+
+    def postprocess(self, outputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the layouts of one scan."""
+        request = outputs["request"]
+        request = request[0] if isinstance(request, list) else request
+        return [_told(layout, request) for layout in self.layouts(request)]
+
+    def stream(self, cloud: Any, **kwargs: Any) -> Iterator[str]:
+        """Yield the lines of one scan's layout as soon as they are written; arguments are those of a call."""
+        for request, layout in self.written(cloud, **kwargs):
+            yield _shifted(layout, request).write().rpartition("\n")[2]
+
+
+_RULES = tuple(field.name for field in dataclasses.fields(DetectionRule))
+
+
+def _shifted(layout: Layout, request: Request) -> Layout:
+    offset = request.scan.data.offset
+    return layout if offset is None else layout.translated(offset)
+
+
+def _told(layout: Layout, request: Request) -> dict[str, Any]:
+    placed = _shifted(layout, request)
+    dropped = [dataclasses.asdict(line) for line in layout.dropped]
+    return {"generated_text": placed.write(), "layout": placed.to_dict(), "dropped": dropped}
+
+
+def _labels(given: str | Iterable[str]) -> tuple[str, ...]:
+    return tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else tuple(given)
+
+
+def _task_of(text: str) -> str:
+    """Return the task of an instruction.
+
+    Raises:
+        ValueError: The model was not trained on it.
+    """
+    found = next((task for task, own in TASKS.items() if text.strip().rstrip(".") in (task, own.rstrip("."))), None)
+    if found is None:
+        known = ", ".join(map(repr, TASKS.values()))
+        raise ValueError(f"text={text!r:.80}: the model writes layouts and answers no questions; expected {known}")
+    return found
+
+
+def _from_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Any, str | None]:
+    """Return the cloud of a conversation, and the task that it asks for.
+
+    Raises:
+        ValueError: It is not one message with one scan.
+    """
+    plain, clouds = take_clouds(messages, complete=True)
+    if len(plain) != 1 or len(clouds) != 1:
+        raise ValueError(f"{len(plain)} messages with {len(clouds)} scans; expected one message with one scan")
+    texts = [part["text"] for part in plain[0]["content"] if part["type"] == "text"]
+    return clouds[0], _task_of(" ".join(texts)) if texts else None
+
+
+def _lines(pieces: Iterable[str]) -> Iterator[str]:
+    """Yield whole lines of a text that comes in pieces."""
+    held = ""
+    for piece in pieces:
+        *whole, held = (held + piece).split("\n")
+        yield from whole
+    yield held
+
+
+specialize(PointCloudObjectDetectionPipeline, SpatialLMConfig.model_type, LayoutDetectionPipeline)
+specialize(PointCloudTextToTextPipeline, SpatialLMConfig.model_type, LayoutTextPipeline)

@@ -1,0 +1,261 @@
+"""Clouds in the prompt of a language model: tokens at their placeholders, and what `generate` does with clouds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import Cache, GenerationConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from hf_any3d.modeling.deferred_errors import refuse_later
+
+Features = torch.Tensor | Sequence[torch.Tensor]
+"""`(clouds, tokens, hidden)`, or one `(tokens, hidden)` for each cloud."""
+
+
+@dataclass
+class EncodedClouds(ModelOutput):
+    """Clouds that `generate` has encoded before the first step, `mm_encoder_outputs["point"]`.
+
+    Args:
+        pooler_output: Features of the clouds that are not in the cache, None without any; with `prefill_chunk_size`,
+            those of the placeholders in a chunk.
+        inputs: The clouds, by the names of `cloud_inputs`, which an assistant model encodes by itself; None if only
+            features were given.
+    """
+
+    pooler_output: Features | None = None
+    inputs: dict[str, Any] | None = None
+
+
+def fill_placeholders(
+    input_ids: torch.Tensor, point_features: Features | None, embed: nn.Module, point_token_id: int
+) -> torch.Tensor:
+    """Embed tokens, with point features in place of the placeholders.
+
+    Args:
+        input_ids: `(batch, tokens)`.
+        point_features: Features of the clouds, in the order of the placeholders, or None.
+        embed: The language model's embeddings, which need no row for the placeholder.
+        point_token_id: Id of the placeholder.
+
+    Returns:
+        `(batch, tokens, hidden)`.
+
+    Raises:
+        ValueError: If the numbers of features and placeholders differ.
+    """
+    placeholders = input_ids == point_token_id
+    # The table may have no row for the placeholder; what row 0 gives is replaced below.
+    embedded = embed(input_ids.masked_fill(placeholders, 0))
+    if point_features is None and input_ids.shape[1] == 1:  # a generation step: avoids synchronizing with the device
+        return embedded
+    rows = None if point_features is None else _rows(point_features)
+    given = 0 if rows is None else len(rows)
+    expected = placeholders.sum()
+    if torch.compiler.is_compiling():
+        # An `if` on a tensor's value would break the graph.
+        torch._assert_async(expected == given, "input_ids has other than the clouds' number of placeholders")
+    # Comparing here would wait for the device in every step.
+    elif expected.device.type != "cpu":
+        refuse_later(
+            expected != given, "input_ids of an earlier batch has other than the clouds' number of placeholders"
+        )
+    elif expected != given:
+        raise ValueError(
+            f"input_ids has {expected} placeholders for point tokens (id {point_token_id}); expected {given}, "
+            "as many as the clouds have"
+        )
+    if rows is None or not given:
+        return embedded
+    # `masked_scatter` would do the same, but its gradient waits for the number of placeholders.
+    rows = rows.to(embedded.device, embedded.dtype)
+    # The n-th placeholder reads the n-th row. Other tokens read any row, which `where` leaves out.
+    numbers = placeholders.flatten().cumsum(0).sub(1).clamp(0, given - 1)
+    filled = rows.index_select(0, numbers).view_as(embedded)
+    return torch.where(placeholders.unsqueeze(-1), filled, embedded)
+
+
+def _rows(point_features: Features) -> torch.Tensor:
+    """Return the features of all clouds one after the other, `(tokens of all clouds, hidden)`."""
+    return point_features.flatten(0, 1) if isinstance(point_features, torch.Tensor) else torch.cat([*point_features])
+
+
+def _places(input_ids: torch.Tensor, point_token_id: int) -> list[int]:
+    """Count the placeholders in each sample of `(batch, tokens)`."""
+    return (input_ids == point_token_id).sum(dim=1).tolist()
+
+
+def repeat_by_sample(
+    input_ids: torch.Tensor, point_features: Features, times: int, point_token_id: int
+) -> list[torch.Tensor]:
+    """Repeat the features of each sample's clouds as `generate` repeats its rows."""
+    # Samples may have no cloud or several, and clouds tokens of any number.
+    samples = _rows(point_features).split(_places(input_ids, point_token_id))
+    # `generate` puts the copies of a sample next to each other, and each reads all clouds of its sample in order.
+    return [sample for sample in samples for _ in range(times)]
+
+
+def unread_clouds(
+    input_ids: torch.Tensor, new_ids: torch.Tensor, point_features: Features, point_token_id: int
+) -> Features | None:
+    """Remove the clouds that are already in the cache: those of earlier turns of a conversation.
+
+    Args:
+        input_ids: `(batch, tokens)` of the full conversation.
+        new_ids: `(batch, last tokens)`, the tokens that are not in the cache.
+        point_features: Features of the clouds of the full conversation, or of `new_ids` only.
+        point_token_id: Id of the placeholder.
+
+    Returns:
+        Those of `new_ids`; None if it has no placeholders.
+
+    Raises:
+        ValueError: If the numbers of placeholders and clouds in the conversation differ.
+    """
+    rows, new_counts = _rows(point_features), _places(new_ids, point_token_id)
+    if sum(new_counts) == len(rows):
+        return point_features
+    all_counts = _places(input_ids, point_token_id)
+    if sum(all_counts) != len(rows):
+        raise ValueError(
+            f"input_ids has {sum(all_counts)} placeholders for point tokens (id {point_token_id}); expected "
+            f"{len(rows)}, as many as the clouds have"
+        )
+    if sum(new_counts) == 0:
+        return None
+    # The last clouds of a sample are those of its newest turn.
+    samples = rows.split(all_counts)
+    return [sample[len(sample) - new :] for sample, new in zip(samples, new_counts, strict=True)]
+
+
+class CloudGenerationMixin:
+    """For models with `GenerationMixin`, before it: clouds are encoded once, and follow beams, chunks and drafts.
+
+    A model has `get_point_features`, which returns `Features`, and `config.point_token_id`; its `forward` takes
+    `mm_encoder_outputs`.
+    """
+
+    # Arguments of `get_point_features`, the clouds first.
+    cloud_inputs: ClassVar[tuple[str, ...]] = ("points",)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Prepare the inputs of one step: clouds are passed with the prompt, and then are in the cache."""
+        clouds = (mm_encoder_outputs or {}).get("point")
+        inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        if is_first_iteration or not kwargs.get("use_cache", True):
+            return inputs if clouds is None else inputs | {"mm_encoder_outputs": mm_encoder_outputs}
+        new_ids = inputs["input_ids"]
+        if new_ids.shape[1] == 1:
+            return inputs
+        # A step of several tokens after the first: drafts to check or, in an assistant, the first step, to which
+        # transformers passes no clouds.
+        if clouds is not None and past_key_values is not None and past_key_values.get_seq_length() == 0:
+            return inputs | {"mm_encoder_outputs": {"point": self._encoded_for_drafts(clouds)}}
+        # A drafted placeholder stands for no cloud, as one that is generated alone.
+        inputs["input_ids"] = new_ids.masked_fill(new_ids == self.config.point_token_id, 0)
+        return inputs
+
+    def _encoded_for_drafts(self, clouds: EncodedClouds) -> EncodedClouds:
+        """Encode the clouds of the model that this one assists, whose features are for its own language model."""
+        if clouds.inputs is not None:
+            return EncodedClouds(self.get_point_features(**clouds.inputs))
+        assert clouds.pooler_output is not None, "clouds come as inputs or as features"
+        given, expected = clouds.pooler_output[0].shape[-1], self.config.text_config.hidden_size
+        if given != expected:
+            raise ValueError(
+                f"point_features with an assistant model: they have {given} channels, its language model {expected}; "
+                "expected points, which it encodes by itself"
+            )
+        return clouds
+
+    def _maybe_prepare_encoder_kwargs_for_generation(
+        self,
+        inputs_tensor: torch.Tensor,
+        model_kwargs: dict[str, Any],
+        model_input_name: str | None,
+        generation_config: GenerationConfig,
+    ) -> dict[str, Any]:
+        """Encode clouds once, before the first step; transformers does so for images and videos."""
+        features = model_kwargs.pop("point_features", None)
+        inputs = {name: model_kwargs.pop(name, None) for name in self.cloud_inputs}
+        has_clouds = inputs[self.cloud_inputs[0]] is not None
+        if features is None:
+            if not has_clouds:
+                return model_kwargs
+            # Encoded here and not in the first step, so that beams repeat features, not clouds.
+            features = self.get_point_features(**inputs)
+        unread, cache = features, model_kwargs.get("past_key_values")
+        if model_input_name == "input_ids" and cache is not None:
+            mask = model_kwargs.get("attention_mask")
+            seen = getattr(generation_config, "_mask_length", -1) if mask is None else mask.shape[1]
+            if seen == inputs_tensor.shape[1]:  # the conversation from its start, see `GenerationMixin._prefill`
+                new_ids = inputs_tensor[:, cache.get_seq_length() :]
+                unread = unread_clouds(inputs_tensor, new_ids, features, self.config.point_token_id)
+        return model_kwargs | {"mm_encoder_outputs": {"point": EncodedClouds(unread, inputs if has_clouds else None)}}
+
+    def _get_candidate_generator(
+        self,
+        generation_config: GenerationConfig,
+        input_ids: torch.LongTensor,
+        *args: Any,
+        model_kwargs: dict[str, Any],
+        assistant_model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Check that drafts can be made and checked.
+
+        Raises:
+            ValueError: If an assistant would have to embed the placeholders of clouds and has no such token, or the
+                conversation is continued from a cache.
+        """
+        if (seen := model_kwargs["past_key_values"].get_seq_length()) > 0:
+            # transformers would read the whole prompt after what is in the cache, and answer otherwise.
+            raise ValueError(
+                f"past_key_values of {seen} tokens with assistant_model or prompt_lookup_num_tokens; expected an "
+                "empty cache, as transformers reads the prompt from its start before it checks drafts"
+            )
+        place = self.config.point_token_id
+        if assistant_model is not None and not isinstance(assistant_model, CloudGenerationMixin):
+            known = assistant_model.get_input_embeddings().weight.shape[0]
+            if place >= known and (input_ids == place).any():
+                raise ValueError(
+                    f"assistant_model has {known} tokens, and the prompt has placeholders of clouds, point_token_id="
+                    f"{place}; expected a {type(self).__name__}, or a language model with that token"
+                )
+        return super()._get_candidate_generator(
+            generation_config,
+            input_ids,
+            *args,
+            model_kwargs=model_kwargs,
+            assistant_model=assistant_model,
+            **kwargs,
+        )
+
+    def _expand_multimodal_outputs(
+        self, input_ids: torch.LongTensor, mm_encoder_output: dict[str, EncodedClouds], expand_size: int = 1, **_: Any
+    ) -> dict[str, EncodedClouds]:
+        """Repeat the clouds of each prompt, for beams and samples; transformers does so for images and videos."""
+        clouds = mm_encoder_output["point"]
+        if clouds.pooler_output is None:
+            return mm_encoder_output
+        repeated = repeat_by_sample(input_ids, clouds.pooler_output, expand_size, self.config.point_token_id)
+        return {"point": EncodedClouds(repeated)}  # no assistant model drafts more than one answer

@@ -1,0 +1,117 @@
+"""Configuration of SpatialLM."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from hf_any3d.modeling.config_checks import SPREAD, Ranges, check_choices, check_numbers
+from hf_any3d.modeling.library import LibrarySettingsMixin
+from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
+
+EXTENT = 32.0
+"""Meters along each axis that cells and the layout language cover."""
+PROJECTORS = ("mlp", "linear")
+_TOKEN = (0, 2**31 - 1)
+_RANGES: Ranges = {
+    "num_bins": (1, 2**20),
+    "point_token_id": _TOKEN,
+    "point_start_token_id": _TOKEN,
+    "point_end_token_id": _TOKEN,
+    "initializer_range": SPREAD,
+}
+
+
+class SpatialLMConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
+    r"""Configuration of a SpatialLM (arXiv 2506.07491), version 1.1: a scan of a room in, its layout as text out.
+
+    The defaults are the sizes of SpatialLM1.1-Qwen-0.5B with sound behavior; the released program draws the curves of
+    the point encoder at random at inference too, which is `shuffle_curves="always"` in `point_config`.
+
+    Args:
+        point_config: Configuration of the point encoder, of the type point_transformer_v3 without a decoder. Its
+            points have xyz in meters and colors in [-1, 1].
+        text_config: Configuration of the language model, any that `AutoModelForCausalLM` supports.
+        num_bins: Cells along each axis of a cube of 32 m, and the numbers that the language has for a coordinate.
+        projector: Layers from the point encoder to the language model: "mlp" are two with GELU, "linear" is one.
+        point_start_token_id: Id of the token before a cloud.
+        point_end_token_id: Id of the token after it.
+        point_token_id: Placeholder id of a cloud's tokens in `input_ids`.
+        initializer_range: Standard deviation of initial weights of the layers between the two models.
+        parts: Always None, since all weights are stored with the model.
+
+    Raises:
+        ValueError: If the point encoder has another type, a decoder or no colors, or the last stage's cells are as
+            large as the cube.
+    """
+
+    model_type = "spatiallm"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "point_config": SubConfigSpec(
+            AutoConfig, model_type="point_transformer_v3", init_kwargs={"in_channels": 6, "grid_size": 0.025}
+        ),
+        "text_config": SubConfigSpec(
+            AutoConfig,
+            model_type="qwen2",
+            init_kwargs={
+                "hidden_size": 896,
+                "intermediate_size": 4864,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 14,
+                "num_key_value_heads": 2,
+                "tie_word_embeddings": True,
+            },
+        ),
+    }
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+
+    point_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    num_bins: int = 1280
+    projector: str = "mlp"
+    point_start_token_id: int = 151652
+    point_end_token_id: int = 151653
+    point_token_id: int = 151654
+    initializer_range: float = 0.02
+    parts: dict | None = None
+
+    def __post_init__(self, **kwargs: Any):
+        check_choices(self, {"projector": PROJECTORS})
+        check_numbers(self, _RANGES, kwargs)
+        super().__post_init__(**kwargs)
+        self.check_parts(())
+        point = self.point_config
+        if point.model_type != "point_transformer_v3":
+            raise ValueError(f"point_config is of the type {point.model_type!r}; expected 'point_transformer_v3'")
+        if point.use_decoder:
+            raise ValueError("point_config has use_decoder=True; expected False, as the last stage's voxels are read")
+        if point.in_channels != 6:
+            raise ValueError(f"point_config has in_channels={point.in_channels}; expected 6, of xyz and colors")
+        if self.fourier_resolution < 2:
+            raise ValueError(
+                f"num_bins={self.num_bins} with {len(point.depths)} stages in point_config; expected at least "
+                f"{2 ** len(point.depths)}, twice as many as the last stage's cells are wide"
+            )
+
+    @property
+    def grid_size(self) -> float:
+        """Edge of a cell in meters."""
+        return EXTENT / self.num_bins
+
+    @property
+    def fourier_resolution(self) -> int:
+        """Cells along each axis in the last stage of the point encoder, whose positions Fourier features tell."""
+        # The number of stages counts, whatever their strides are, as in the released program.
+        return self.num_bins // 2 ** (len(self.point_config.depths) - 1)
+
+    @property
+    def in_channels(self) -> int:
+        """Number of channels of a point."""
+        return self.point_config.in_channels
+
+    @property
+    def batch_dependent_flags(self) -> list[str]:
+        """Enabled flags of the point encoder that make tokens of a cloud depend on the others of a batch."""
+        return list(self.point_config.batch_dependent_flags)

@@ -1,0 +1,482 @@
+"""The language that SpatialLM writes: walls, doors, windows and labeled boxes of a room, one line each.
+
+wall_0=Wall(ax,ay,az,bx,by,bz,height,thickness)    door_0=Door(wall_0,x,y,z,width,height)
+bbox_0=Bbox(label,x,y,z,angle,sx,sy,sz)            window_0=Window(wall_0,x,y,z,width,height)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
+
+_POSITION, _LENGTH, _SIZE, _ANGLE = (0.0, EXTENT), (0.0, 25.6), (0.0, 20.0), (-6.2832, 6.2832)
+_SMALLEST_BOX = 0.15
+
+
+def _ranged(limits: tuple[float, float], **options: Any) -> Any:
+    return field(metadata={"limits": limits}, **options)
+
+
+@dataclass(frozen=True)
+class Wall:
+    """A wall.
+
+    Attributes:
+        id: Number of the wall.
+        ax: First lower end of its center line.
+        ay: The same.
+        az: The same.
+        bx: Second lower end.
+        by: The same.
+        bz: The same.
+        height: Height.
+        thickness: Thickness.
+    """
+
+    id: int
+    ax: float = _ranged(_POSITION)
+    ay: float = _ranged(_POSITION)
+    az: float = _ranged(_POSITION)
+    bx: float = _ranged(_POSITION)
+    by: float = _ranged(_POSITION)
+    bz: float = _ranged(_POSITION)
+    height: float = _ranged(_LENGTH)
+    thickness: float = _ranged(_LENGTH, default=0.0)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A door or window.
+
+    Attributes:
+        id: Number among its kind.
+        wall_id: Number of the wall that it is in.
+        x: Center.
+        y: The same.
+        z: The same.
+        width: Width along the wall.
+        height: Height.
+    """
+
+    id: int
+    wall_id: int
+    x: float = _ranged(_POSITION)
+    y: float = _ranged(_POSITION)
+    z: float = _ranged(_POSITION)
+    width: float = _ranged(_LENGTH)
+    height: float = _ranged(_LENGTH)
+
+
+class Door(Opening):
+    """A door; see `Opening`."""
+
+
+class Window(Opening):
+    """A window; see `Opening`."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box around an object.
+
+    Attributes:
+        id: Number of the box.
+        label: Class of the object.
+        x: Center.
+        y: The same.
+        z: The same.
+        angle: Turn about z, in radians.
+        sx: Full size along its own axes.
+        sy: The same.
+        sz: The same.
+    """
+
+    id: int
+    label: str
+    x: float = _ranged(_POSITION)
+    y: float = _ranged(_POSITION)
+    z: float = _ranged(_POSITION)
+    angle: float = _ranged(_ANGLE)
+    sx: float = _ranged(_SIZE)
+    sy: float = _ranged(_SIZE)
+    sz: float = _ranged(_SIZE)
+
+
+Entity = Wall | Door | Window | Box
+KINDS: Mapping[str, type] = {"wall": Wall, "door": Door, "window": Window, "bbox": Box}
+"""Word before the number of a line -> its class, in the order of a text."""
+
+
+def _numbers(kind: type) -> tuple[str, ...]:
+    return tuple(own.name for own in dataclasses.fields(kind) if own.metadata)
+
+
+def _limits(kind: type) -> dict[str, tuple[float, float]]:
+    return {own.name: own.metadata["limits"] for own in dataclasses.fields(kind) if own.metadata}
+
+
+def _line_pattern() -> re.Pattern[str]:
+    number = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+    first = {Wall: "", Box: r"[^,()\n]+,", Door: r"wall_\d+,", Window: r"wall_\d+,"}
+    lines = (
+        rf"{word}_\d+={word.capitalize()}\({first[kind]}{','.join([number] * len(_numbers(kind)))}\)"
+        for word, kind in KINDS.items()
+    )
+    return re.compile("|".join(lines))
+
+
+_LINE = _line_pattern()
+
+
+@dataclass(frozen=True)
+class DroppedLine:
+    """A line of a text that is no entity.
+
+    Attributes:
+        number: Number of the line, from 1.
+        text: The line.
+        reason: What is wrong with it.
+    """
+
+    number: int
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Walls, doors, windows and boxes of a room.
+
+    Numbers are in meters and radians, or those of bins in what a model writes; see `quantized`.
+
+    Attributes:
+        walls: Walls.
+        doors: Doors.
+        windows: Windows.
+        boxes: Boxes around objects.
+        dropped: Lines of the text that it was read from that are no entities.
+
+    Example:
+        ```python
+        layout = Layout.parse(answer).unquantized(1280).translated(corner)
+        ```
+    """
+
+    walls: tuple[Wall, ...] = ()
+    doors: tuple[Door, ...] = ()
+    windows: tuple[Window, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    dropped: tuple[DroppedLine, ...] = field(default=(), compare=False)
+
+    @classmethod
+    def of(cls, entities: Iterable[Entity], dropped: Iterable[DroppedLine] = ()) -> Layout:
+        """Build a layout of entities of any kinds; each kind keeps its order."""
+        of_kind: dict[type, list[Any]] = {kind: [] for kind in KINDS.values()}
+        for entity in entities:
+            of_kind[type(entity)].append(entity)
+        walls, doors, windows, boxes = map(tuple, of_kind.values())
+        return cls(walls, doors, windows, boxes, tuple(dropped))
+
+    @property
+    def entities(self) -> tuple[Entity, ...]:
+        """All entities, in the order of a text."""
+        return (*self.walls, *self.doors, *self.windows, *self.boxes)
+
+    @classmethod
+    def parse(cls, text: str, *, strict: bool = False, keep_unclosed: bool = False) -> Layout:
+        """Read a text line by line.
+
+        As in the released program, blanks around numbers, further arguments and text after the parenthesis are passed
+        over, and a door or window needs a wall in an earlier line.
+
+        Args:
+            text: The text.
+            strict: Whether to refuse a text with a line that is not exactly of the language, instead of dropping it.
+            keep_unclosed: Whether to keep a line without closing parenthesis, as an answer that was cut off ends with,
+                less its last character, as the released program does; its last number is then wrong.
+
+        Raises:
+            ValueError: With `strict`; names the line.
+        """
+        found = list(read_lines(text.split("\n"), strict=strict, keep_unclosed=keep_unclosed))
+        entities = (one for one in found if not isinstance(one, DroppedLine))
+        return cls.of(entities, (one for one in found if isinstance(one, DroppedLine)))
+
+    def write(self) -> str:
+        """Return the text; as in the released program, only walls have numbers above 999."""
+        return "\n".join(_write_line(entity) for entity in self.entities)
+
+    def quantized(self, num_bins: int) -> Layout:
+        """Return the layout with the numbers of bins in place of meters and radians; the inverse is `unquantized`.
+
+        Args:
+            num_bins: Bins of every range; what is beyond a range falls into its last bin.
+
+        Raises:
+            ValueError: A number is NaN or infinite.
+        """
+
+        def to_bin(value: float, low: float, high: float) -> float:
+            if not math.isfinite(value):
+                raise ValueError(f"{value} in a layout; expected a finite number")
+            return min(max(int((value - low) / (high - low) * num_bins), 0), num_bins - 1)
+
+        return self._mapped(to_bin)
+
+    def unquantized(self, num_bins: int, *, lower_edge: bool = False) -> Layout:
+        """Return the layout in meters and radians.
+
+        Args:
+            num_bins: As in `quantized`.
+            lower_edge: Whether a bin means its lower edge, as in the released program, whose values are therefore half
+                a bin too small on average; otherwise its center.
+        """
+        shift = 0.0 if lower_edge else 0.5
+
+        def from_bin(value: float, low: float, high: float) -> float:
+            return (value + shift) / num_bins * (high - low) + low
+
+        return self._mapped(from_bin)
+
+    def _mapped(self, change: Callable[[float, float, float], float]) -> Layout:
+        def one(entity: Entity) -> Entity:
+            changed = {name: change(getattr(entity, name), *limits) for name, limits in _limits(type(entity)).items()}
+            return dataclasses.replace(entity, **changed)
+
+        return Layout.of(map(one, self.entities), self.dropped)
+
+    def _moved(self, move: Callable[[np.ndarray], np.ndarray]) -> Layout:
+        """Apply a function to all positions `(3,)`."""
+
+        def one(entity: Entity) -> Entity:
+            changed: dict[str, float] = {}
+            for names in (("ax", "ay", "az"), ("bx", "by", "bz")) if isinstance(entity, Wall) else (("x", "y", "z"),):
+                place = move(np.array([getattr(entity, name) for name in names], dtype=np.float64))
+                changed |= dict(zip(names, place.tolist(), strict=True))
+            return dataclasses.replace(entity, **changed)
+
+        return Layout.of(map(one, self.entities), self.dropped)
+
+    def translated(self, shift: Iterable[float]) -> Layout:
+        """Return the layout moved by `(3,)`: with the corner of a scan's box, back in the scan's frame."""
+        by = np.array([*shift], dtype=np.float64)
+        return self._moved(lambda place: place + by)
+
+    def scaled(self, factor: float) -> Layout:
+        """Return the layout with all positions and lengths multiplied by a positive number.
+
+        Raises:
+            ValueError: The number is not positive.
+        """
+        if not 0 < factor < math.inf:
+            raise ValueError(f"factor={factor}; expected a positive number")
+
+        def one(entity: Entity) -> Entity:
+            # An angle is no length.
+            lengths = [name for name in _numbers(type(entity)) if name != "angle"]
+            return dataclasses.replace(entity, **{name: getattr(entity, name) * factor for name in lengths})
+
+        return Layout.of(map(one, self.entities), self.dropped)
+
+    def rotated(self, angle: float) -> Layout:
+        """Return the layout turned about the z axis, in radians.
+
+        Angles of boxes end up between -pi and 0, and between -pi and -pi / 2 where the two horizontal sizes are equal,
+        since boxes look the same after half a turn, or a quarter.
+        """
+        cosine, sine = math.cos(angle), math.sin(angle)
+        matrix = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+        moved = self._moved(lambda place: matrix @ place)
+
+        def turned(box: Box) -> Box:
+            wrapped = (box.angle + angle + math.pi) % (2 * math.pi) - math.pi
+            period = math.pi / 2 if np.isclose(box.sx, box.sy, atol=1e-3) else math.pi
+            return dataclasses.replace(box, angle=(wrapped + math.pi) % period - math.pi)
+
+        return dataclasses.replace(moved, boxes=tuple(map(turned, moved.boxes)))
+
+    def ordered(self, resolution: float | None = None) -> Layout:
+        """Return the layout in the order that a model is trained with, numbered anew from 0.
+
+        Tiny boxes and those without a class are left out. The ends of a wall are swapped if the second is first by
+        z, y, x; walls are sorted by their ends, all else by y and x.
+
+        Args:
+            resolution: Positions are compared in multiples of this length, such as a bin; None compares them exactly,
+                as in the released program, where walls along the axes are sorted by rounding errors.
+        """
+
+        def key(*values: float) -> tuple[float, ...]:
+            return values if resolution is None else tuple(round(value / resolution) for value in values)
+
+        def lower_first(wall: Wall) -> Wall:
+            if key(wall.az, wall.ay, wall.ax) <= key(wall.bz, wall.by, wall.bx):
+                return wall
+            ends = {"ax": wall.bx, "ay": wall.by, "az": wall.bz, "bx": wall.ax, "by": wall.ay, "bz": wall.az}
+            return dataclasses.replace(wall, **ends)
+
+        walls = sorted(
+            map(lower_first, self.walls), key=lambda one: key(one.az, one.ay, one.ax, one.bz, one.by, one.bx)
+        )
+        numbers = {wall.id: number for number, wall in enumerate(walls)}
+
+        def renumbered(entities: Iterable[Any]) -> tuple[Any, ...]:
+            found = sorted(entities, key=lambda one: key(one.y, one.x))
+            walls_of = ({"wall_id": numbers[one.wall_id]} if isinstance(one, Opening) else {} for one in found)
+            return tuple(
+                dataclasses.replace(one, id=number, **wall)
+                for number, (one, wall) in enumerate(zip(found, walls_of, strict=True))
+            )
+
+        boxes = (
+            box
+            for box in self.boxes
+            if box.label not in ("", "unknown") and max(box.sx, box.sy, box.sz) >= _SMALLEST_BOX
+        )
+        return Layout(
+            tuple(dataclasses.replace(wall, id=number) for number, wall in enumerate(walls)),
+            renumbered(self.doors),
+            renumbered(self.windows),
+            renumbered(boxes),
+            self.dropped,
+        )
+
+    def as_boxes(self) -> tuple[np.ndarray, list[str]]:
+        """Return all entities as boxes that are turned about z: walls, doors and windows are flat ones.
+
+        Returns:
+            `(boxes, 7)` float64, center x, y, z, full sizes and angle, and the label of each.
+
+        Raises:
+            ValueError: A door or window is in a wall that is not in the layout.
+        """
+        rows, labels = [], []
+        walls: dict[int, tuple[Wall, float]] = {}
+        for wall in self.walls:
+            along = np.array([wall.bx - wall.ax, wall.by - wall.ay, wall.bz - wall.az])
+            angle = math.atan2(along[1], along[0])
+            walls.setdefault(wall.id, (wall, angle))
+            middle = [(wall.ax + wall.bx) / 2, (wall.ay + wall.by) / 2, (wall.az + wall.bz + wall.height) / 2]
+            rows.append([*middle, float(np.linalg.norm(along)), wall.thickness, wall.height, angle])
+            labels.append("wall")
+        for word, openings in (("door", self.doors), ("window", self.windows)):
+            for one in openings:
+                if one.wall_id not in walls:
+                    raise ValueError(f"{word}_{one.id} is in wall_{one.wall_id}, which the layout does not have")
+                wall, angle = walls[one.wall_id]
+                rows.append([one.x, one.y, one.z, one.width, wall.thickness, one.height, angle])
+                labels.append(word)
+        for box in self.boxes:
+            rows.append([box.x, box.y, box.z, box.sx, box.sy, box.sz, box.angle])
+            labels.append(box.label)
+        return np.array(rows, dtype=np.float64).reshape(-1, 7), labels
+
+    def to_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the entities by kind, for JSON."""
+        names = ("walls", "doors", "windows", "boxes")
+        return {name: [dataclasses.asdict(one) for one in getattr(self, name)] for name in names}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Iterable[Mapping[str, Any]]]) -> Layout:
+        """Build from what `to_dict` returned.
+
+        Raises:
+            ValueError: A kind or field is unknown or missing.
+        """
+        kinds = {"walls": Wall, "doors": Door, "windows": Window, "boxes": Box}
+        if unknown := sorted(set(content) - set(kinds)):
+            raise ValueError(f"a layout has {unknown[0]!r}; expected some of {', '.join(kinds)}")
+        try:
+            return cls(**{name: tuple(kinds[name](**one) for one in entities) for name, entities in content.items()})
+        except TypeError as error:
+            raise ValueError(f"a layout holds an entity with other fields: {error}") from error
+
+
+def read_lines(
+    lines: Iterable[str], *, strict: bool = False, keep_unclosed: bool = False
+) -> Iterator[Entity | DroppedLine]:
+    """Read lines one by one, as they are written; arguments and errors are those of `Layout.parse`."""
+    walls: set[int] = set()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entity = _read_line(line, walls, keep_unclosed)
+            if strict and not _LINE.fullmatch(line):
+                raise ValueError("not exactly of the form wall_0=Wall(…), door_0=Door(wall_0,…) and so on")
+        except ValueError as error:
+            if strict:
+                raise ValueError(f"line {number}, {line!r:.80}: {error}") from None
+            yield DroppedLine(number, line, str(error))
+            continue
+        if isinstance(entity, Wall):
+            walls.add(entity.id)
+        yield entity
+
+
+def _read_line(line: str, walls: set[int], keep_unclosed: bool) -> Entity:
+    """Read a line; see `Layout.parse`.
+
+    Raises:
+        ValueError: It is no entity.
+    """
+    name = line.partition("=")[0]
+    word, *rest = name.split("_")
+    if word not in KINDS:
+        raise ValueError(f"begins with {word!r:.40}; expected one of {', '.join(KINDS)}")
+    number = _whole(rest[0] if rest else "", "after the name")
+    kind: Any = KINDS[word]
+    start, end = line.find("("), line.find(")")
+    if start < 0 or (end < 0 and not keep_unclosed):
+        raise ValueError(f"{'(' if start < 0 else ')'} is missing")
+    arguments = line[start + 1 : end].split(",")
+    first: dict[str, Any] = {}
+    if kind is Box:
+        first["label"] = arguments.pop(0)
+    elif kind is not Wall:
+        _, found, wall = arguments.pop(0).partition("_")
+        first["wall_id"] = _whole(wall.split("_")[0] if found else "", "of the wall")
+        if first["wall_id"] not in walls:
+            raise ValueError(f"wall_{first['wall_id']} is in no earlier line")
+    names = _numbers(kind)
+    if len(arguments) < len(names):
+        raise ValueError(f"has {len(arguments)} numbers; expected {len(names)}")
+    values = {own: _number(text) for own, text in zip(names, arguments, strict=False)}
+    if kind is Box:
+        values |= {own: abs(values[own]) for own in ("sx", "sy", "sz")}
+    fields: dict[str, Any] = first | values
+    return kind(id=number, **fields)
+
+
+def _whole(text: str, where: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r:.40} {where}; expected a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r:.40}; expected a number") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r:.40}; expected a finite number")
+    return value
+
+
+def _write_line(entity: Entity) -> str:
+    word = next(word for word, kind in KINDS.items() if type(entity) is kind)
+    numbers = [str(getattr(entity, name)) for name in _numbers(type(entity))]
+    if isinstance(entity, Wall):
+        return f"wall_{entity.id}=Wall({','.join(numbers)})"
+    first = entity.label if isinstance(entity, Box) else f"wall_{entity.wall_id}"
+    return f"{word}_{entity.id % 1000}={word.capitalize()}({','.join([first, *numbers])})"

@@ -1,0 +1,75 @@
+"""Files of detectors give the boxes of PyTorch for clouds of sizes that they were not traced with."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hf_any3d import ActModel, PointCloudProcessor, Uni3DModel
+from hf_any3d.export import export_file
+from hf_any3d.export.onnx import FORMATS, compare
+from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
+from tests.cli.conftest import run
+from tests.common.case import varied_clouds
+from tests.common.models import case_of
+from tests.tiny_detr3d import BOX_FRAME, SIZES, answering_detector
+
+# Those of the released programs: the first neighbors, no centers near the origin.
+RELEASED = {"neighbor_order": "first", "sampling_min_squared_norm": 1e-3}
+
+
+@torch.no_grad()
+def is_equal(model, found, points) -> bool:
+    """Whether a file's logits and boxes are the model's."""
+    expected = model(points=points)
+    torch.testing.assert_close(found[0], expected.logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[1], expected.pred_boxes, rtol=1e-4, atol=1e-4)
+    return len(np.unique(expected.logits.argmax(dim=-1))) > 1
+
+
+def test_the_command_writes_onnx_with_logits_and_boxes(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = answering_detector(**RELEASED)
+    model.save_pretrained(tmp_path / "model")
+    PointCloudProcessor(num_points=40, **BOX_FRAME).save_pretrained(tmp_path / "model")
+    made = run("export", tmp_path / "model", "--output", tmp_path / "model.onnx")
+    assert made.code == 0, made.err
+    settings = json.loads((tmp_path / "model.json").read_text())
+    assert settings["output"] == [
+        {"name": "logits", "shape": ["batch", 8, 4]},
+        {"name": "pred_boxes", "shape": ["batch", 8, 7]},
+    ]
+    assert settings["input"]["min_points"] == 24 and settings["labels"] == ["chair", "lamp", "table"]
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for points in (varied_clouds(1, 24, seed=3), varied_clouds(3, 3000, seed=4)):
+        found = session.run(["logits", "pred_boxes"], {"points": points.numpy()})
+        assert is_equal(model, [torch.from_numpy(values) for values in found], points)
+
+
+@pytest.mark.parametrize("settings", [{}, {"attention_radii": None, **RELEASED}], ids=["masked", "vanilla_released"])
+def test_programs_of_torch_have_logits_and_boxes(settings, tmp_path):
+    model = answering_detector(**settings)
+    made = export_file(model, tmp_path / "model.pt2", "pt2")
+    assert made.worst_difference < 1e-4
+    run_file = FORMATS["pt2"].open(made.path)
+    points = varied_clouds(3, 3000, seed=4)
+    assert is_equal(model, run_file(points), points)
+
+    def with_other_boxes(points):
+        logits, boxes = run_file(points)
+        return logits, boxes + 0.01
+
+    with pytest.raises(ValueError, match="pred_boxes differ by"):
+        compare(model, with_other_boxes)
+
+
+@pytest.mark.parametrize("encoder_class", [ActModel, Uni3DModel])
+def test_a_point_encoder_under_the_decoder_is_in_the_file(encoder_class, tmp_path):
+    case_of(encoder_class).tiny().save_pretrained(tmp_path / "encoder")
+    sizes = {name: SIZES[name] for name in ("hidden_size", "decoder_layers", "decoder_ffn_dim", "num_queries")}
+    model = Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(
+        str(tmp_path / "encoder"), point_encoder_scale="unit_sphere", num_labels=3, **sizes
+    )
+    assert export_file(model, tmp_path / "model.pt2", "pt2").worst_difference < 1e-4

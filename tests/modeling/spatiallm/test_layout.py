@@ -1,0 +1,183 @@
+"""The layout language: as the released program reads, writes and moves it, and what a round trip keeps."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall, Window
+
+CASE = json.loads((Path(__file__).parents[2] / "reference" / "spatiallm_layout.json").read_text())
+BINS = CASE["num_bins"]
+_THEIRS = {"position_x": "x", "position_y": "y", "position_z": "z", "class_name": "label", "angle_z": "angle"}
+_THEIRS |= {"scale_x": "sx", "scale_y": "sy", "scale_z": "sz"}
+_KINDS = {"wall": Wall, "door": Door, "window": Window, "bbox": Box}
+
+
+def items(kind: str) -> list[dict]:
+    return [item for item in CASE["items"] if item["kind"] == kind]
+
+
+def layout_of(stored: list[dict]) -> Layout:
+    rows = []
+    for one in stored:
+        fields = {_THEIRS.get(name, name): value for name, value in one.items() if name != "entity_label"}
+        rows.append(_KINDS[one["entity_label"]](**fields))
+    return Layout.of(rows)
+
+
+def assert_close(found: Layout, expected: Layout) -> None:
+    assert [type(one) for one in found.entities] == [type(one) for one in expected.entities]
+    for one, other in zip(found.entities, expected.entities, strict=True):
+        mine, theirs = vars(one), vars(other)
+        for name, value in theirs.items():
+            assert mine[name] == (value if isinstance(value, str) else pytest.approx(value, abs=1e-9)), name
+
+
+@pytest.mark.parametrize("item", items("round_trip"))
+def test_there_and_back_as_released(item):
+    layout = layout_of(item["entities"])
+    assert layout.write() == item["text_metres"]
+    read = Layout.parse(item["text_metres"], strict=True)
+    # Numbers above 999 are cut where they are written.
+    assert read.write() == item["text_metres"] and (read == layout or any(one.id > 999 for one in layout.entities))
+    assert layout.quantized(BINS).write() == item["bins_text"]
+    parsed = Layout.parse(item["bins_text"], strict=True)
+    assert parsed == layout_of(item["parsed"])
+    meters = parsed.unquantized(BINS, lower_edge=True)
+    assert_close(meters, layout_of(item["metres"]))
+    moved = meters.translated(item["translation"])
+    assert_close(moved, layout_of(item["translated"]))
+    assert moved.write() == item["final_text"]
+
+
+@pytest.mark.parametrize("item", items("parse"))
+def test_texts_are_read_as_released(item):
+    found = Layout.parse(item["text"], keep_unclosed=True)
+    assert found == layout_of(item["parsed"])
+    assert found.write() == item["text_again"]
+    # Every line that holds something is read or reported.
+    lines = [line for line in item["text"].split("\n") if line.strip()]
+    assert len(found.entities) + len(found.dropped) == len(lines)
+    assert all(one.text == item["text"].split("\n")[one.number - 1] and one.reason for one in found.dropped)
+
+
+@pytest.mark.parametrize("item", items("train"))
+def test_layouts_are_turned_and_ordered_as_released(item):
+    center = np.array(item["center"])
+    layout = Layout.parse(item["text"], strict=True).translated(-center)
+    moved = layout.scaled(item["scaling"]).rotated(item["angle"]).translated(center)
+    assert_close(moved, layout_of(item["moved"]))
+    kept = [box for box in moved.boxes if box.id in item["boxes_kept"]]
+    ordered = Layout.of([*moved.walls, *moved.doors, *moved.windows, *kept]).ordered()
+    assert_close(ordered, layout_of(item["ordered"]))
+    corner = -np.array(item["min_bound"])
+    assert ordered.translated(corner).quantized(BINS).write() == item["bins_text"]
+
+
+def random_layout(seed: int) -> Layout:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 6))
+
+    def numbers(*highest: float) -> list[float]:
+        return (rng.random(len(highest)) * highest).tolist()
+
+    walls = [Wall(number, *numbers(*[31.9] * 6, 25.5, 25.5)) for number in range(count)]
+    openings = [
+        kind(number, int(rng.integers(count)), *numbers(31.9, 31.9, 31.9, 25.5, 25.5))
+        for kind in (Door, Window)
+        for number in range(3)
+    ]
+    boxes = [
+        Box(number, "coffee_table", *numbers(31, 31, 31), float(rng.uniform(-3.1, 0)), *numbers(19, 19, 19))
+        for number in range(4)
+    ]
+    return Layout.of([*boxes, *openings, *walls])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_round_trip_keeps_every_layout(seed):
+    layout = random_layout(seed)
+    assert Layout.parse(layout.write(), strict=True) == layout
+    assert Layout.from_dict(json.loads(json.dumps(layout.to_dict()))) == layout
+    for bins in (640, 1280):
+        written = layout.quantized(bins)
+        # Bins stay the same when their centers are quantized; meters are off by half a bin at most.
+        assert written.unquantized(bins).quantized(bins) == written
+        ordered = written.unquantized(bins)
+        for one, other in zip(layout.walls, ordered.walls, strict=True):
+            assert abs(one.ax - other.ax) <= 16 / bins + 1e-9 and abs(one.height - other.height) <= 12.8 / bins + 1e-9
+    shift, angle = np.array([3.0, -2.0, 1.0]), 1.234
+    assert_close(layout.translated(shift).translated(-shift), layout)
+    back = layout.rotated(angle).rotated(-angle)
+    for one, other in zip(back.walls, layout.walls, strict=True):
+        assert one.bx == pytest.approx(other.bx) and one.by == pytest.approx(other.by)
+    for one, other in zip(back.boxes, layout.boxes, strict=True):
+        assert math.isclose(math.sin(2 * (one.angle - other.angle)), 0, abs_tol=1e-9)
+
+
+@pytest.mark.parametrize("bins", (640, 1280))
+def test_centers_are_stable_in_every_bin_and_edges_are_not(bins):
+    walls = Layout.of(Wall(0, *[float(number)] * 8) for number in range(bins))
+    assert walls.unquantized(bins).quantized(bins) == walls
+    assert walls.unquantized(bins, lower_edge=True).quantized(bins) != walls
+
+
+def test_the_order_does_not_depend_on_rounding_errors():
+    walls = [
+        Wall(0, 0, 1, 0, 4, 1, 0, 2.5),
+        Wall(1, 0, 1 + 1e-12, 0, 2, 1, 0, 2.5),
+        Wall(2, 0, 1, 0, 3, 1, 1e-13, 2.5),
+    ]
+    first, second = (Layout.of(own).ordered(resolution=0.025) for own in (walls, walls[::-1]))
+    assert [wall.bx for wall in first.walls] == [wall.bx for wall in second.walls] == [2, 3, 4]
+
+
+def test_boxes_of_all_entities():
+    layout = Layout.of(
+        [Wall(7, 0, 0, 0, 0, 4, 0, 3, 0.2), Door(0, 7, 0, 2, 1, 0.9, 2), Box(0, "bed", 1, 2, 3, 0.5, 2, 1, 1)]
+    )
+    rows, labels = layout.as_boxes()
+    assert labels == ["wall", "door", "bed"]
+    assert rows[0].tolist() == pytest.approx([0, 2, 1.5, 4, 0.2, 3, math.pi / 2])
+    assert rows[1].tolist() == pytest.approx([0, 2, 1, 0.9, 0.2, 2, math.pi / 2])
+    assert rows[2].tolist() == pytest.approx([1, 2, 3, 2, 1, 1, 0.5])
+    assert Layout().as_boxes()[0].shape == (0, 7)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("wall_0=Wall(1,2,3,4,5,6,7,8", r"\) is missing"),
+        ("wall_0=Wall(1,2,3,4,5,6,7)", "has 7 numbers; expected 8"),
+        ("wall_0=Wall(1,2,3,4,5,6,7,nan)", "'nan'; expected a finite number"),
+        ("door_0=Door(wall_3,1,2,3,4,5)", "wall_3 is in no earlier line"),
+        ("pose_0=Pose(1,2,3)", "begins with 'pose'; expected one of wall, door, window, bbox"),
+        ("wall_x=Wall(1,2,3,4,5,6,7,8)", "'x' after the name; expected a whole number"),
+    ],
+)
+def test_dropped_lines_say_why(line, reason):
+    (dropped,) = Layout.parse(f"wall_1=Wall(1,2,3,4,5,6,7,8)\n{line}").dropped
+    assert dropped.number == 2 and dropped.text == line
+    with pytest.raises(ValueError, match=reason):
+        Layout.parse(line, strict=True)
+
+
+@pytest.mark.parametrize(
+    "line", ("wall_0=Window(1,2,3,4,5,6,7,8)", "wall_0=Wall(1,2,3,4,5,6,7,8,9)", "wall_0=Wall(1, 2,3,4,5,6,7,8)")
+)
+def test_strict_reading_takes_the_language_alone(line):
+    assert len(Layout.parse(line).walls) == 1
+    with pytest.raises(ValueError, match="line 1, .*: not exactly of the form"):
+        Layout.parse(line, strict=True)
+
+
+def test_numbers_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="nan in a layout; expected a finite number"):
+        Layout.of([Wall(0, *[math.nan] * 8)]).quantized(BINS)
+    with pytest.raises(ValueError, match="door_0 is in wall_3, which the layout does not have"):
+        Layout.of([Door(0, 3, 1, 2, 3, 4, 5)]).as_boxes()
+    with pytest.raises(ValueError, match="a layout has 'floors'"):
+        Layout.from_dict({"floors": []})

@@ -1,0 +1,98 @@
+"""SpatialLM is saved, opened by every door and adapted with PEFT, and reads a scan once for an answer."""
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModel, AutoProcessor
+
+from hf_any3d import (
+    AutoModelForPointCloudObjectDetection,
+    AutoModelForPointCloudTextToText,
+    SpatialLMForConditionalGeneration,
+)
+from tests.modeling.spatiallm.reference_case import SpatialLMCase
+from tests.tiny_spatiallm import fitting_spatiallm, prompts, tiny_processor, tiny_spatiallm
+
+SETTINGS = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+LANGUAGE = r".*language_model.*\.(q_proj|v_proj)"
+ENCODER = r".*point_encoder.*\.attention\.(qkv|proj)"
+
+
+def answer_of(model) -> torch.Tensor:
+    return model.generate(**prompts(2), **SETTINGS)
+
+
+@pytest.mark.parametrize("name", ("qwen", "llama"))
+def test_a_saved_model_opens_by_every_door(name, tmp_path):
+    case = SpatialLMCase(name)
+    model, prompt = case.model, case.prompt(0)
+    inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt), **case.clouds(0)}
+    expected = model.generate(**inputs, **SETTINGS)
+    model.save_pretrained(tmp_path)
+    doors = (
+        SpatialLMForConditionalGeneration,
+        AutoModelForPointCloudTextToText,
+        AutoModelForPointCloudObjectDetection,
+    )
+    for door in doors:
+        opened, report = door.from_pretrained(tmp_path, output_loading_info=True)
+        assert type(opened) is SpatialLMForConditionalGeneration and not any(report.values())
+        assert torch.equal(opened.generate(**inputs, **SETTINGS), expected)
+        # Tied embeddings stay one tensor.
+        words = (opened.get_input_embeddings().weight, opened.get_output_embeddings().weight)
+        assert (words[0] is words[1]) is case.published_config["tie_word_embeddings"]
+    body = AutoModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        found, own = (one(**inputs).last_hidden_state for one in (body, model.base_model))
+    assert torch.equal(found, own)
+
+
+def test_a_saved_processor_writes_the_same_prompts(tmp_path):
+    processor = tiny_processor(num_bins=64, stride=2, code_template="class Wall", system="You see.", lower_edge=True)
+    processor.save_pretrained(tmp_path)
+    again = AutoProcessor.from_pretrained(tmp_path)
+    assert type(again) is type(processor) and again.to_dict() == processor.to_dict()
+    cloud = torch.rand(200, 6, generator=torch.Generator().manual_seed(0)) * 3
+    ours, theirs = processor(cloud), again(cloud)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("targets", (LANGUAGE, ENCODER, f"{LANGUAGE}|{ENCODER}"), ids=("language", "encoder", "both"))
+def test_lora_on_either_part_learns_and_opens(targets, tmp_path):
+    torch.manual_seed(0)
+    config = LoraConfig(
+        r=2, target_modules=targets, modules_to_save=["projector"], init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(tiny_spatiallm(), config).train()
+    inputs = prompts(2)
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    trained = {name: own.grad for name, own in model.named_parameters() if own.requires_grad}
+    parts = {
+        part for part in ("language_model", "point_encoder", "projector") if any(part in name for name in trained)
+    }
+    expected = {
+        part for part, pattern in (("language_model", LANGUAGE), ("point_encoder", ENCODER)) if pattern in targets
+    }
+    assert parts == expected | {"projector"}
+    assert all(gradient is not None and gradient.any() for gradient in trained.values())
+    model.eval().save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(tiny_spatiallm(), tmp_path)
+    with torch.no_grad():
+        found, own = (one(**inputs).logits for one in (again, model))
+    assert torch.equal(found, own) and torch.equal(answer_of(again), answer_of(model))
+    with model.disable_adapter(), torch.no_grad():
+        assert not torch.equal(model(**inputs).logits, own)
+
+
+@pytest.mark.parametrize("more", ({}, {"num_beams": 2}, {"do_sample": True, "num_return_sequences": 2}))
+def test_a_scan_is_encoded_once_for_an_answer(more):
+    model, calls = fitting_spatiallm(tiny_processor(num_bins=64, stride=2)), []
+    model.point_encoder.register_forward_hook(lambda *_: calls.append(1))
+    ids = model.config.point_token_id
+    given = prompts(2)
+    given["input_ids"] = given["input_ids"].masked_fill(given["input_ids"] == 27, ids)
+    made = model.generate(**given, **(SETTINGS | more))
+    assert made.shape[1] == given["input_ids"].shape[1] + 6 and len(calls) == 1
+    # What is written depends on the scan.
+    other = model.generate(**given | {"points": given["points"].flip(0) * 0.3}, **SETTINGS)
+    assert more or not torch.equal(other, made)
