@@ -24,6 +24,24 @@ _EXCEPTIONS = {
 }
 
 
+# Optional arguments that may stay unread: others call these functions with them, or they are part of another argument.
+_UNREAD = {
+    # Called alike, whichever of them is called.
+    "hf_any3d/data/catalog/modelnet40.py": {"_text_sources(normals)", "_pickle_sources(normals)"},
+    "hf_any3d/many_files/executors.py": {"run(in_order)"},
+    "modeling/kernels/pair_attention.py": {"pair_attention_fused(dropout)"},  # chosen only where there is none
+    "modeling/point_transformer_v3/modeling_point_transformer_v3.py": {"forward(inverse)"},
+    # Called by libraries.
+    "hf_any3d/data/files/pickle_arrays.py": {"_type(align)", "_type(copy)"},
+    "hf_any3d/evaluation/llm_judge/judges.py": {"_inner_post(stream)"},
+    "hf_any3d/import_watcher.py": {"find_spec(target)"},
+    "hf_any3d/model_card/saving.py": {"write_trainer_card(model_name)"},
+    "hf_any3d/training/detection.py": {"evaluation_loop(prediction_loss_only)", "evaluation_loop(ignore_keys)"},
+    "hf_any3d/training/rows.py": {"__get__(owner)"},
+    "modeling/minigpt3d/modeling_minigpt3d.py": {"_from_parts(ignore_mismatched_sizes)"},
+    "hf_any3d/data/file_conversion.py": {"_read_batch(stamp)"},  # tells cached results apart
+}
+
 # Stems of spellings that are not American. Stored runs of the released programs have keys of their own.
 _OTHER_SPELLING = re.compile(
     r"colour|centre[sd]?$|licenc|honour|favour|behaviour|neighbour|catalogue|labelled|labelling|modelled|"
@@ -47,6 +65,24 @@ def clause_docstrings(source: str) -> list[str]:
     texts = (ast.get_docstring(node) for node in ast.walk(ast.parse(source)) if isinstance(node, kinds))
     first = (text.partition("\n")[0] for text in texts if text)
     return [line for line in first if re.match(r"(What|Which|Where|When|Why|How|Whether)\b", line) and "?" not in line]
+
+
+def unread_arguments(source: str) -> set[str]:
+    """Optional arguments of functions that do more than raise, which no line of them reads."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        body = [
+            part for part in node.body if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
+        ]
+        if len(body) < 2 and all(isinstance(part, (ast.Raise, ast.Pass)) for part in body):
+            continue
+        given = node.args.args[len(node.args.args) - len(node.args.defaults) :] + node.args.kwonlyargs
+        read = {part.id for line in body for part in ast.walk(line) if isinstance(part, ast.Name)}
+        unread = [one.arg for one in given if one.arg not in read and not one.arg.startswith("_")]
+        found |= {f"{node.name}({name})" for name in unread if "locals" not in read}
+    return found
 
 
 def files_of(*folders: str) -> list[Path]:
@@ -108,6 +144,12 @@ def test_nothing_is_unpickled(file):
     assert unsafe_calls(file.read_text(encoding="utf-8")) == []
 
 
+@pytest.mark.parametrize("file", files_of("conversions", "hf_any3d", "modeling"), ids=relative)
+def test_no_argument_is_swallowed(file):
+    """A function that forgets to pass an argument on answers as if it was not given."""
+    assert unread_arguments(file.read_text(encoding="utf-8")) == _UNREAD.get(relative(file), set())
+
+
 def test_no_file_is_too_long_to_read():
     lengths = {
         relative(file): len(file.read_text(encoding="utf-8").splitlines())
@@ -130,6 +172,8 @@ def test_only_kernels_define_autograd_functions(file):
 
 
 def test_rules_see_what_they_forbid():
+    swallowing = "def f(a, b=1, *, c, _d=2):\n    return a\ndef g(a=1):\n    raise OSError\ndef h(a=1):\n    return a"
+    assert unread_arguments(swallowing) == {"f(b)", "f(c)"}
     assert strangers("import trimesh, json\nfrom torch import nn", _FOR_MODELS, ()) == ["trimesh"]
     assert strangers("from hf_any3d import auto\nimport hf_any3d.modeling.x", set(), ("hf_any3d.modeling",)) == [
         "hf_any3d.auto"

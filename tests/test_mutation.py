@@ -13,7 +13,7 @@ import pytest
 
 from tests.mutation.mutants import ROOT, Mutant, _places, draw, find_mutants, package_of, source_files
 from tests.mutation.recording import known_rows
-from tests.mutation.running import choose_tests, read_recording, summarize
+from tests.mutation.running import choose_tests, compile_by_content, read_recording, summarize
 
 SOURCE = '''"""Docstring."""
 from dataclasses import dataclass
@@ -110,7 +110,7 @@ def test_a_tuple_that_indexes_a_tensor_is_no_key(tmp_path):
 
 
 PAGES = """
-LONGEST_NAME, MOST_POINTS = 50, 1_000
+LONGEST_NAME, MOST_POINTS, _FILES_AT_A_TIME = 50, 1_000, 8
 STEPS = 12
 
 
@@ -121,11 +121,14 @@ def page(names, points, panels, wide=False):
     with gr.Row(elem_id="ask", scale=6, visible=wide):
         for name in tqdm(names[3:], desc="names", leave=False):
             bar.update(5)
+    act(points, inplace=True, show_progress="hidden", hint="Two words.")
+    quiet_libraries()
+    near = points < 0.25 if wide else {"help": "Two words."}
     return names.plot(zip(names, points, strict=True), leave=9)
 """
 
 
-def test_limits_layout_progress_bars_and_strictness_are_left_alone(tmp_path):
+def test_limits_layout_costs_progress_bars_and_strictness_are_left_alone(tmp_path):
     (tmp_path / "file.py").write_text(PAGES, encoding="utf-8")
     assert [(m.line, m.before, m.text) for m in find_mutants(tmp_path / "file.py", tmp_path)] == [
         (3, "12", "24"),
@@ -136,10 +139,13 @@ def test_limits_layout_progress_bars_and_strictness_are_left_alone(tmp_path):
         (9, "2", "3"),
         (10, 'gr.Row(elem_id="ask", scale=6, visible=wide)', "(gr.Row(elem_id='ask', scale=6))"),
         (11, "3", "4"),
-        (13, "return names.plot(zip(names, points, strict=True), leave=9)", "return None"),
-        (13, "names.plot(zip(names, points, strict=True), leave=9)", "(names.plot(zip(names, points, strict=True)))"),
-        (13, "zip(names, points, strict=True)", "(zip(points, names, strict=True))"),
-        (13, "9", "18"),
+        (13, 'act(points, inplace=True, show_progress="hidden", hint="Two words.")', "pass"),
+        (15, "wide", "(not wide)"),
+        (15, "0.25", "1.25"),
+        (16, "return names.plot(zip(names, points, strict=True), leave=9)", "return None"),
+        (16, "names.plot(zip(names, points, strict=True), leave=9)", "(names.plot(zip(names, points, strict=True)))"),
+        (16, "zip(names, points, strict=True)", "(zip(points, names, strict=True))"),
+        (16, "9", "18"),
     ]
 
 
@@ -232,5 +238,39 @@ for row in try_mutants(returns + other, rows, 0):
     assert first["outcome"] == "killed" and first["test"].startswith(test)
     assert second["outcome"] == "untested"
     summary = summarize([first, second], {second["mutant"]: "a reason"})
-    assert "1 noticed (50.0 %)" in summary and "a reason" in summary
+    assert "1 noticed (50.0 %, 95 % interval 9.5 to 90.5 %)" in summary and "a reason" in summary
+    assert "modeling/point_ops: 1 of 1" in summary and "conversions: 0 of 1" in summary
     assert Path(ROOT / "modeling/point_ops/geometry.py").read_text(encoding="utf-8").count("return None") == 0
+
+
+def test_bytecode_hides_no_change_of_the_same_size_and_time(tmp_path):
+    (file := tmp_path / "changed.py").write_text("value = 1\n")
+    compile_by_content(tmp_path)
+    before = file.stat()
+    found = []
+    for source in ("value = 1\n", "value = 2\n", "value = 3\n", "value = 1\n"):
+        file.write_text(source)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        command = [sys.executable, "-c", "import changed; print(changed.value)"]
+        found.append(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip())
+    assert found == ["1", "2", "3", "1"]
+    assert [file.name for file in (tmp_path / "__pycache__").iterdir()] == [
+        f"changed.{sys.implementation.cache_tag}.pyc"
+    ]
+
+
+def test_a_changed_number_is_tried_on_what_compares_numbers_of_its_module(tmp_path):
+    numbers, classes = "test_numbers_of_a_module_are_the_stored_ones", "test_defaults_are_the_stored_ones"
+    tests = [f"{numbers}[modeling/f.py]", f"{numbers}[modeling/g.py]", f"{classes}[ActConfig]"]
+    rows = [{"test": f"tests/test_defaults.py::{test}", "seconds": 0.1, "entered": []} for test in tests]
+
+    def chosen(function, kind):
+        mutant = Mutant("modeling/f.py", function, 1, kind, 0, 1, "2", "1")
+        return [test.partition("::")[2] for tests, _ in choose_tests(mutant, rows) for test in tests]
+
+    assert chosen("", "constant") == [tests[0], tests[2]]
+    assert chosen("shrink", "constant") == tests[:1]
+    assert chosen("shrink", "comparison") == []
+    arguments = "tests/test_house_rules.py::test_no_argument_is_swallowed"
+    rows += [{"test": f"{arguments}[modeling/{file}.py]", "seconds": 0.1, "entered": []} for file in "fg"]
+    assert chosen("shrink", "drop axis=") == ["test_no_argument_is_swallowed[modeling/f.py]"]

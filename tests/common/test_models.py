@@ -361,6 +361,18 @@ def test_a_saved_config_is_equal(case, tmp_path):
     assert again.to_dict() | {"_name_or_path": ""} == config.to_dict()
 
 
+_NORMED = [case for case in _FIRST if "layer_norm_eps" in case.model_class.config_class.__dataclass_fields__]
+
+
+@pytest.mark.parametrize("case", _NORMED, ids=lambda case: case.name)
+def test_every_norm_has_the_eps_of_the_config(case):
+    model = case.build(layer_norm_eps=0.25)
+    eps = {name: part.eps for name, part in model.named_modules() if isinstance(part, torch.nn.LayerNorm)}
+    # The norm of patches has an eps of its own.
+    patches = {"embeddings.norm": model.config.patch_norm_eps} if hasattr(model.config, "patch_norm_eps") else {}
+    assert eps and eps == dict.fromkeys(eps, 0.25) | patches
+
+
 @over_cases
 def test_weights_share_memory_only_where_they_are_tied(case):
     model = fresh(case)

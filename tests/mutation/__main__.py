@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,8 @@ def main() -> None:
         if options.record:
             return
     mutants = [mutant for mutant in draw(options.count, options.seed) if options.only in mutant.name]
+    # In an order of its own, so that what an interrupted run tried is a fair sample too.
+    random.Random(options.seed).shuffle(mutants)
     names = {mutant.name for mutant in mutants}
     if options.worker is not None:
         done = {row["mutant"] for row in _results(options.output)}

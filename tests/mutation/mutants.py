@@ -35,11 +35,17 @@ _AXES = ("dim", "axis", "start_dim", "end_dim")
 _KEYS = ("key", "identity", "stamp", "fingerprint", "signature")
 # What only words an error, a warning or a log line is not worth a test of its own.
 _REPORTING = ("warn", "warning", "warning_once", "info", "debug", "error", "register", "field", "typer.Option")
+# Nor is that libraries show fewer remarks and progress bars.
+_REPORTING += ("quiet_libraries", "set_verbosity_error", "disable_progress_bar", "disable_progress_bars")
 # Where there is one device, leaving one out changes nothing; nor does the encoding where UTF-8 is the usual one.
 _UNSEEN = ("device", "encoding")
+# These change only the time or memory that a call takes, or where a page shows that it is busy.
+_COSTS = ("inplace", "non_blocking", "pin_memory", "num_warps", "num_stages", "show_progress", "show_progress_on")
 # How much is allowed, shown or waited for is a choice: another number of a constant of such a name is as good, and so
 # is whether exactly that much is still allowed. That there is a limit is not: its condition is negated all the same.
-_LIMITS = {"MOST", "MAX", "LONGEST", "LARGEST", "DEEPEST", "SHORTEST", "SHOWN", "SECONDS", "TIMEOUT", "LIMIT"}
+LIMITS = {"MOST", "MAX", "LONGEST", "LARGEST", "DEEPEST", "SHORTEST", "SHOWN", "SECONDS", "TIMEOUT", "LIMIT"}
+# So is how much is read or computed together, which changes no result.
+LIMITS |= {"PART", "BLOCK", "PIECE", "TOGETHER", "AT"}
 # Pictures, the layout of pages and progress bars are looked at, not computed with. What they are given is computed.
 _BARS = ("tqdm", "bar.update", "bar.set_postfix")
 _CANVASES = ("axes", "figure", "panel", "panels")
@@ -296,7 +302,7 @@ class _Finder(ast.NodeVisitor):
     def visit_Compare(self, node: ast.Compare) -> None:
         other = _COMPARISONS[type(node.ops[0])]()
         is_order = isinstance(node.ops[0], (ast.Lt, ast.LtE, ast.Gt, ast.GtE))
-        if not (is_order and any(map(_is_limit, (node.left, *node.comparators)))):
+        if not (is_order and any(_is_limit(side) or _is_real(side) for side in (node.left, *node.comparators))):
             self._add(node, "comparison", ast.Compare(node.left, [other, *node.ops[1:]], node.comparators))
         self.generic_visit(node)
 
@@ -335,8 +341,11 @@ class _Finder(ast.NodeVisitor):
             return
         # What zip is strict about never happens: the sequences are as long as each other.
         ignored = _LAYOUT if _is_component(node) else ("strict",) if ast.unparse(node.func) == "zip" else ()
+        ignored = (*ignored, *_COSTS)
         for keyword in node.keywords:
             if keyword.arg not in (None, *_UNSEEN, *ignored) and self.depth:
+                if _is_prose(keyword.value):
+                    continue
                 kept = [other for other in node.keywords if other is not keyword]
                 self._add(node, f"drop {keyword.arg}=", ast.Call(node.func, node.args, kept))
                 self._turn_axis(keyword)
@@ -354,7 +363,7 @@ class _Finder(ast.NodeVisitor):
     def visit_Dict(self, node: ast.Dict) -> None:
         if self.depth:
             for number, key in enumerate(node.keys):
-                if key is not None:
+                if key is not None and not _is_prose(node.values[number]):
                     keys, values = list(node.keys), list(node.values)
                     del keys[number], values[number]
                     self._add(node, f"drop key {ast.unparse(key)}", ast.Dict(keys, values))
@@ -405,7 +414,13 @@ def _is_limit(node: ast.AST) -> bool:
     if isinstance(node, ast.Tuple):
         return all(map(_is_limit, node.elts))
     name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-    return name.isupper() and not _LIMITS.isdisjoint(name.split("_"))
+    return name.isupper() and not LIMITS.isdisjoint(name.split("_"))
+
+
+def _is_real(node: ast.AST) -> bool:
+    """Whether a side of a comparison is computed with a number such as 0.25, which others hardly equal exactly."""
+    numbers = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+    return any(isinstance(number, float) and not number.is_integer() for number in numbers)
 
 
 def _is_key(target: ast.expr) -> bool:
@@ -420,3 +435,9 @@ def _is_store(node: ast.expr) -> bool:
 
 def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.JoinedStr) or isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def _is_prose(node: ast.AST) -> bool:
+    """Whether a node is a text of several words, which people read."""
+    parts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+    return _is_text(node) and any(isinstance(part, str) and " " in part.strip() for part in parts)

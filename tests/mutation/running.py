@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
+import gc
+import importlib
 import io
 import json
 import os
+import py_compile
 import resource
 import shutil
 import signal
@@ -18,16 +22,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.mutation.mutants import ROOT, Mutant
+from tests.mutation.mutants import ROOT, Mutant, package_of
 
 # Tests that enter the function are run from the quickest on, for so many recorded seconds: first those of the folder
 # that mirrors the source, which notice most, then others.
 SECONDS_NEAR, SECONDS_ELSEWHERE = 12.0, 8.0
+# These enter no function: they compare numbers and defaults that modules hold with stored ones, or read the source.
+_NUMBERS = "tests/test_defaults.py::"
+_ARGUMENTS = "tests/test_house_rules.py::test_no_argument_is_swallowed"
 # Reading a test file takes about half a second.
 FILES_AT_MOST = 12
 # A change may make a loop endless: a run is given this many times its recorded seconds, and a start. Both are seconds
 # of a processor, so that a busy machine ends no run; for one that sleeps, so many times as many by the clock.
 SLOWER, START, BY_THE_CLOCK = 4.0, 20.0, 20.0
+# Libraries that most tests of some folder need; imported once, not by every process.
+_LIBRARIES = ("datasets", "peft", "scipy.spatial", "transformers.pipelines", "transformers.trainer", "accelerate")
+_LIBRARIES += ("torch._dynamo", "matplotlib.figure", "typer.testing", "fastapi.testclient", "h5py")
 
 
 def read_recording(file: Path) -> list[dict[str, Any]]:
@@ -42,7 +52,9 @@ def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> list[tuple[list[
     The first round has the tests of the folder that mirrors the source, the second one others. What a fixture of a
     whole file enters is recorded with the first test only, so the other tests of the files that enter the function
     follow. Code outside of functions, and functions that are entered on import alone, are tried on the tests that
-    enter any function of their file, else of their folder.
+    enter any function of their file, else of their folder. Such code and numbers are also tried on the tests that
+    compare numbers and defaults of modules with stored ones, dropped arguments on the one that asks whether functions
+    read theirs.
     """
     mark = f"{mutant.path}::{mutant.function}"
     hits = [row for row in rows if any(_is_within(name, mark, mutant) for name in row["entered"])]
@@ -54,8 +66,19 @@ def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> list[tuple[list[
     near = _mirrored(mutant, [*hits, *others])
     places = {row["test"] for row in near}
     far = [row for row in hits if row["test"] not in places]
+    if mutant.kind == "constant" or not mutant.function:
+        far = [*(row for row in rows if _looks_at_numbers(row["test"], mutant)), *far]
+    if mutant.kind.endswith("="):
+        far = [*(row for row in rows if row["test"] == f"{_ARGUMENTS}[{mutant.path}]"), *far]
     rounds = (_within(near, SECONDS_NEAR), _within(far, SECONDS_ELSEWHERE))
     return [chosen for chosen in rounds if chosen[0]]
+
+
+def _looks_at_numbers(test: str, mutant: Mutant) -> bool:
+    """Whether a test compares stored numbers of the module, or defaults of a class, which may be one of it."""
+    if not test.startswith(_NUMBERS):
+        return False
+    return test.endswith(f"[{mutant.path}]") or not mutant.function and "/" not in test.partition("[")[2]
 
 
 def _mirrored(mutant: Mutant, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -136,16 +159,25 @@ def _copy_of_checkout(number: int) -> Iterator[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             if (ROOT / name).is_file() or (ROOT / name).is_symlink():
                 shutil.copy2(ROOT / name, target, follow_symlinks=False)
+        compile_by_content(Path(folder))
         yield Path(folder)
+
+
+def compile_by_content(folder: Path) -> None:
+    """Compile a folder's sources to bytecode that holds a digest of its source.
+
+    Python takes such bytecode for a file of the same content only and writes the next one in the same form, so a
+    change is never hidden by what was compiled before it, nor outlives itself. Time and size, which it compares
+    otherwise, can be those of the last change.
+    """
+    mode = py_compile.PycInvalidationMode.CHECKED_HASH
+    compileall.compile_dir(folder, quiet=2, invalidation_mode=mode)
 
 
 def _warm_up(copy: Path) -> tuple[Any, int]:
     """Import the libraries, but nothing of this project beside the tests' own hub; that hub and its port."""
     os.chdir(copy)
-    # Bytecode of a changed file must not outlive the change, not even in processes that tests start.
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     os.environ["PYTHONPATH"] = str(copy)
-    sys.dont_write_bytecode = True
     for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "hf_any3d")]:
         del sys.modules[name]
     sys.path[:] = [str(copy), *(path for path in sys.path if path not in ("", str(ROOT)))]
@@ -156,13 +188,14 @@ def _warm_up(copy: Path) -> tuple[Any, int]:
     conftest.pytest_unconfigure = lambda config: None
     port = conftest._hub._server.server_port
     conftest._hub.close()  # a thread does not outlive a fork; every child opens the hub anew
-    import datasets  # noqa: F401
-    import peft  # noqa: F401
-    import scipy.spatial  # noqa: F401
     import torch
-    import transformers.pipelines  # noqa: F401
 
+    for name in _LIBRARIES:
+        importlib.import_module(name)
     torch.set_num_threads(1)
+    # Children share what is not looked at: garbage collection would copy every object's page.
+    gc.collect()
+    gc.freeze()
     return conftest._hub, port
 
 
@@ -227,14 +260,30 @@ def _run_tests(tests: list[str], writing: int, hub: Any, port: int) -> None:
     os.close(writing)
 
 
+def _interval(count: int, total: int) -> tuple[float, float]:
+    """Wilson's interval of a share, for 95 %."""
+    if not total:
+        return 0.0, 1.0
+    z, share = 1.96, count / total
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    reach = z / (1 + z * z / total) * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5
+    return middle - reach, middle + reach
+
+
 def summarize(results: list[dict[str, Any]], accepted: dict[str, str]) -> str:
     """The share of changes that were noticed, and the survivors without a reason."""
     counts: dict[str, int] = defaultdict(int)
     for row in results:
         counts[row["outcome"]] += 1
     noticed = counts["killed"] + counts["timeout"]
-    lines = [f"{len(results)} changes: {noticed} noticed ({100 * noticed / max(len(results), 1):.1f} %)"]
+    low, high = _interval(noticed, len(results))
+    share = f"{100 * noticed / max(len(results), 1):.1f} %, 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    lines = [f"{len(results)} changes: {noticed} noticed ({share})"]
     lines += [f"    {outcome}: {count}" for outcome, count in sorted(counts.items())]
+    packages: dict[str, list[bool]] = defaultdict(list)
+    for row in results:
+        packages[package_of(row["mutant"].partition("::")[0])].append(row["outcome"] in ("killed", "timeout"))
+    lines += [f"    {package}: {sum(seen)} of {len(seen)}" for package, seen in sorted(packages.items())]
     for row in results:
         if row["outcome"] in ("survived", "untested"):
             reason = accepted.get(row["mutant"])

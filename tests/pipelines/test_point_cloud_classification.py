@@ -10,6 +10,7 @@ from hf_any3d import PointCloudProcessor
 from hf_any3d.pipelines import PointCloudClassificationPipeline
 from hf_any3d.pipelines.point_cloud_classification import stretched
 from tests.closeness import assert_nearly_equal
+from tests.golden import assert_stored
 from tests.tiny_encoders import adapted_model, clouds, tiny_model, train_step
 
 NAMES = ["chair", "lamp", "table"]
@@ -305,3 +306,8 @@ def test_votes_are_the_mean_logits_of_stretched_copies(saved, classify):
             assert [found[name] for name in NAMES] == pytest.approx(row.tolist(), abs=1e-5)
     with pytest.raises(ValueError, match="votes=0; expected a whole number, at least 1"):
         classify(clouds(1), votes=0)
+
+
+def test_stretched_copies_are_those_of_earlier_versions():
+    copies = stretched(clouds(2).double(), 3)
+    assert_stored(list(copies[:, 1:].flatten(0, 1).numpy()), [0.030277, 0.052651, 0.566305, 0.6245])

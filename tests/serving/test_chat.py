@@ -11,6 +11,7 @@ import pytest
 from transformers import LogitsProcessor
 
 from hf_any3d.data.files import read_point_cloud
+from hf_any3d.serving import app, openai_chat
 from hf_any3d.serving.app import create_app
 from hf_any3d.serving.chat_batches import Conversation, answer_conversations
 from tests.serving.conftest import CHAT, LIMITS, held, ply
@@ -241,3 +242,19 @@ def test_what_would_fail_in_the_model_is_refused_before(client, change, message)
         "/v1/chat/completions", content=json.dumps(asked), headers={"content-type": "application/json"}
     )
     assert answer.status_code == 400 and message in answer.json()["error"]["message"]
+
+
+def test_sampling_takes_no_limits_from_the_model(client, monkeypatch):
+    made = []
+    read = openai_chat.conversation_of
+
+    def spy(*arguments):
+        made.append(read(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(app, "conversation_of", spy)
+    service = client(CHAT)
+    for fields in ({}, {"temperature": 0.5, "top_p": 0.25}):
+        assert service.post(URL, json=asked("Hi", **fields)).status_code == 200
+    sampling = {"do_sample": True, "temperature": 0.5, "top_p": 0.25, "top_k": 0}
+    assert [one.sampling for one in made] == [{}, sampling]

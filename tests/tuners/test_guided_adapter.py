@@ -1,11 +1,13 @@
 """Guided adapters behave like PEFT's own methods, on layers with post-norm (BERT) and pre-norm (CLIP)."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
+from torch import nn
 
 from hf_any3d.tuners import GuidedAdapterConfig, trainable_module_names
 from hf_any3d.tuners.guided_adapter import GuidedAdapterLayer
@@ -265,3 +267,17 @@ def test_two_adapters_can_run_one_after_the_other(encoder):
     model.base_model.set_adapter(["default", "second"])
     both = logits_of(model)
     assert both.isfinite().all() and not torch.allclose(both, one, atol=1e-4)
+
+
+@torch.no_grad()
+def test_encoders_with_the_batch_second_are_adapted_alike():
+    layer, seen = wrapped_layers(model := adapted_model("bert"))[0], []
+    hook = layer.register_forward_pre_hook(lambda _, given, named: seen.append((given[0], named)), with_kwargs=True)
+    logits_of(model)
+    hook.remove()
+    (hidden, named), layer.base_layer = seen[0], nn.Identity()
+    geometry = named["geometry"]
+    expected = layer(hidden, geometry=geometry)
+    assert not torch.allclose(expected, hidden, atol=1e-4)
+    found = layer(hidden.transpose(0, 1), geometry=replace(geometry, batch_second=True))
+    torch.testing.assert_close(found, expected.transpose(0, 1))

@@ -5,6 +5,7 @@ import pytest
 
 from hf_any3d.visualization import feature_colors as module
 from hf_any3d.visualization.feature_colors import feature_colors
+from tests.golden import assert_stored
 
 
 def groups(points: int = 600) -> tuple[np.ndarray, np.ndarray]:
@@ -40,3 +41,7 @@ def test_bad_features_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             feature_colors(bad)
+
+
+def test_colors_are_those_of_earlier_versions():
+    assert_stored(list(feature_colors(groups()[0]).T), [0.426095, -0.882179, -0.610542])

@@ -25,6 +25,7 @@ from hf_any3d.visualization.viewer import (
     write_clouds_page,
     write_point_cloud_page,
 )
+from tests.golden import assert_stored
 
 
 def content(page):
@@ -241,3 +242,96 @@ def test_a_thinned_cloud_keeps_its_words_and_what_belongs_to_each_point(monkeypa
     for name, value in vars(whole).items():
         expected = np.asarray(value)[kept] if name in each else value
         np.testing.assert_array_equal(getattr(thinned, name), expected, err_msg=name)
+
+
+def test_page_holds_all_that_its_script_reads():
+    points = np.array([[0, 0, 0], [2, 0, 0], [0, 4, 0], [0, 0, 1]])
+    views = [
+        CloudView(points, labels=np.array([0, 1, 1, 2]), values=np.arange(4.0), title="a", note="n", status="right"),
+        CloudView(points / 2, labels=np.zeros(4, int), values=-np.arange(4.0), title="b", up_axis="z", category=1),
+        CloudView(points * 3, labels=np.ones(4, int), values=np.ones(4), texts=list("wxyz"), category=0),
+    ]
+    page = viewer_page(
+        views, title="t", note="below", names=["u", "v", "w"], categories=["c", "d"], columns=2, rows_share_frame=True
+    )
+    data, shown = content(page)
+    colorings, panels = data.pop("colorings"), data.pop("panels")
+    assert data.pop("points") and data == {
+        "title": "t",
+        "note": "below",
+        "columns": 2,
+        "rows": True,
+        "classes": {"names": ["c", "d"], "colors": ["#2f6fde", "#e8862a"]},
+    }
+    assert panels == [
+        {
+            "start": 0,
+            "count": 4,
+            "title": "a",
+            "note": "n",
+            "up": "y",
+            "low": -0.8729,
+            "high": 0.8729,
+            "fit": [0.488, 0.8729],
+            "status": "right",
+        },
+        {
+            "start": 4,
+            "count": 4,
+            "title": "b",
+            "note": "",
+            "up": "z",
+            "low": -0.8729,
+            "high": 0.8729,
+            "fit": [0.488, 0.8729],
+            "class": 1,
+        },
+        {
+            "start": 8,
+            "count": 4,
+            "title": "",
+            "note": "",
+            "up": "y",
+            "low": -0.8729,
+            "high": 0.8729,
+            "fit": [0.488, 0.8729],
+            "class": 0,
+            "texts": ["w", "x", "y", "z"],
+        },
+    ]
+    assert [{key: value for key, value in one.items() if key != "values"} for one in colorings] == [
+        {"name": "label", "kind": "labels", "names": ["u", "v", "w"], "colors": ["#2f6fde", "#e8862a", "#2c9a4b"]},
+        {"name": "value", "kind": "values", "low": -3.0, "high": 3.0},
+        {"name": "height", "kind": "height"},
+    ]
+    assert decoded(coloring({"colorings": colorings}, "value")["values"], "<u1").tolist() == [
+        128,
+        170,
+        212,
+        255,
+        128,
+        85,
+        42,
+        0,
+        170,
+        170,
+        170,
+        170,
+    ]
+    assert_stored(list(shown.reshape(3, 4, 3)), [0.540277, 0.366238, 0.540277], 1e-4)
+
+
+def test_every_argument_reaches_the_page(tmp_path):
+    clouds = [np.random.default_rng(n).uniform(size=(5, 6)) for n in range(3)]
+    settings = {"titles": ["a", "b", "c"], "columns": 2, "title": "all", "legend": {"red": (1, 0, 0)}, "up_axis": "x"}
+    page = write_clouds_page(tmp_path / "a.html", clouds, **settings).read_text(encoding="utf-8")
+    assert page == viewer.clouds_page(clouds, **settings)
+    for name in settings:
+        others = {key: value for key, value in settings.items() if key != name}
+        assert viewer.clouds_page(clouds, **others) != page, name
+    given = {"title": "one", "up_axis": "z", "colors": clouds[0][:, 3:]}
+    cloud = (clouds[0][:, :3], np.zeros(5, int), ["part"])
+    whole = write_point_cloud_page(tmp_path / "b.html", *cloud, **given).read_text(encoding="utf-8")
+    for name in given:
+        others = {key: value for key, value in given.items() if key != name}
+        assert write_point_cloud_page(tmp_path / "c.html", *cloud, **others).read_text(encoding="utf-8") != whole, name

@@ -89,3 +89,10 @@ def test_triangles_without_area_are_never_drawn():
         PointCloudData(SQUARE).sample_surface(5)
     with pytest.raises(ValueError, match="n: 0; expected at least 1"):
         mesh.sample_surface(0)
+
+
+@pytest.mark.parametrize("wrong", [2.0**53, -(2.0**53), 0.5, np.nan])
+def test_labels_that_stand_for_no_single_whole_number_are_refused(wrong):
+    assert PointCloudData(SQUARE, labels=[2.0**53 - 1, 1 - 2.0**53, 0.0, 3.0]).labels[0] == 2**53 - 1
+    with pytest.raises(PointCloudError, match="labels have values that are not whole numbers"):
+        PointCloudData(SQUARE, labels=[wrong, 0.0, 1.0, 2.0])

@@ -246,3 +246,9 @@ def test_wrong_arguments_are_named(tmp_path):
     model = tiny_features(PointFeaturesModel)
     with pytest.raises(ValueError, match="at least 12 points"):
         model(varied_clouds(1, 5))
+
+
+def test_widths_are_not_guessed_before_a_model_is_built():
+    config = hf_any3d.PointFeaturesConfig(features=("encoder",))
+    with pytest.raises(ValueError, match="encoder_width=None; expected a number, which a model finds out"):
+        config.widths()

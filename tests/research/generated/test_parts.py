@@ -5,6 +5,7 @@ import pytest
 
 from hf_any3d import load_point_dataset
 from hf_any3d.research.generated.parts import CATEGORIES, PARTS, assemble, part_names
+from tests.golden import assert_stored
 
 OBJECTS = {"train_objects": 12, "validation_objects": 6, "test_objects": 6, "num_points": 128}
 
@@ -152,3 +153,20 @@ def test_the_seed_determines_the_objects():
 def test_wrong_arguments_of_the_dataset_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         load_point_dataset("parts", **settings)
+
+
+ASSEMBLED = {
+    "bottle": [-0.022709, 0.04518, 0.095896, 0.103054, 0.064867],
+    "chair": [0.090264, 0.335548, 0.243124, 0.343874, 0.209301],
+    "lamp": [0.107732, 0.28896, 0.066607, -0.12022, 0.291694],
+    "mug": [0.007661, -0.022739, 0.05895, 0.050907, 0.072854],
+    "plane": [-0.783825, 0.42326, 0.093203, 0.268237, -0.06773],
+    "table": [0.859612, 0.388013, -0.09363, 0.325493, -0.204923],
+}
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_points_are_those_of_earlier_versions(category):
+    assert_stored(
+        [assemble(category, 200, np.random.default_rng(seed))[0] for seed in range(5)], ASSEMBLED[category], 1e-4
+    )
