@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from hf_any3d.modeling.spatiallm import Layout, Wall
 from hf_any3d.data.room_voxels import clean_room, voxelize_room
+from hf_any3d.modeling.spatiallm import Layout, Wall
 from hf_any3d.spatiallm_processing import CLASSES, END, PLACE, START, SpatialLMProcessor
 from tests.chat.tiny_tokenizers import byte_tokenizer
 from tests.modeling.spatiallm.reference_case import SpatialLMCase

@@ -92,8 +92,8 @@ def open_onnx(path: Path) -> Runner:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(points: torch.Tensor) -> Any:
-        found = tuple(map(torch.from_numpy, session.run(None, {"points": points.numpy()})))
-        return found if len(found) > 1 else found[0]
+        found = [torch.from_numpy(output) for output in session.run(None, {"points": points.numpy()})]
+        return tuple(found) if len(found) > 1 else found[0]
 
     return run
 
@@ -272,6 +272,7 @@ def compare(model: nn.Module, run: Runner) -> float:
 def _settings(model: nn.Module, format: str, processor: PointCloudProcessor | None) -> dict[str, Any]:
     base = exportable(model)
     config, names = base.config, output_names(base)
+    assert config.num_labels is not None
     shapes = {"logits": ["batch", config.num_labels]}
     if "pred_boxes" in names:
         queries = ["batch", config.num_queries]

@@ -97,6 +97,7 @@ class PointGSTLayer(WrappedModule):
         added = torch.zeros_like(tokens)
         for name in names:
             spectrum = self._spectrum(name, geometry)
-            adapter = SpectralAdapter(*self._parts_of(name), *self.forms[name])
+            is_fourier, both_signs = self.forms[name]
+            adapter = SpectralAdapter(*self._parts_of(name), is_fourier=is_fourier, both_signs=both_signs)
             added = added + adapter.added(tokens, spectrum, geometry.special_tokens)
         return added.transpose(0, 1) if geometry.batch_second else added
