@@ -176,6 +176,7 @@ def _convert_supervised(
         "model": type(model).__name__,
         "parameters": model.num_parameters(),
         "bytes": stored_bytes(output),
+        "license": PTV3_SUPERVISED.weights_license,
     }
 
 

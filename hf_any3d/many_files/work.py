@@ -13,7 +13,6 @@ from typing import Any, Protocol
 from hf_any3d.atomic_files import read_json
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile, with_name
 from hf_any3d.messages import model_errors, one_line
-from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
 
 Answer = Callable[[list[Cloud]], list[dict[str, Any]]]
 """Function of some clouds that returns the row of each, which may be `{"error": …}`."""
@@ -230,4 +229,6 @@ def feature_of(result: Mapping[str, Any], feature: str, what: str = "feature") -
 
 def usual_batch_size(pipe: Any, wanted: int = 8) -> int:
     """Return a batch size, or 1 for a model whose predictions depend on the other clouds of a batch."""
+    from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
+
     return 1 if batch_dependent_flags(pipe.model) else wanted

@@ -310,7 +310,11 @@ refuse(
 )
 refuse(
     "adapt",
-    _pairs(_OWN, (*registered_classes(MiniGPT3DConfig), *_SPATIALLM, *_FEATURES)),
+    [
+        pair
+        for pair in _pairs(_OWN, (*registered_classes(MiniGPT3DConfig), *_SPATIALLM, *_FEATURES))
+        if pair not in _pairs(_ON_TOKENS, (SpatialLMModel,))
+    ],
     ValueError,
     "has several pretrained parts",
     "modules_to_save has no default if all parts are pretrained; it works with a given one",
@@ -324,7 +328,7 @@ refuse(
 )
 refuse(
     "adapt",
-    _pairs(_ON_TOKENS, _PTV3),
+    _pairs(_ON_TOKENS, (*_PTV3, SpatialLMModel)),
     ValueError,
     "are thousands of voxels; use another method",
     "graphs between all tokens of a cloud, whose cost grows with a power of their number",

@@ -40,7 +40,7 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]
         # Of Gaussian splats, the color seen from all sides: the constant term of their spherical harmonics.
         found["colors"] = _splat_colors(np.stack([columns[name] for name in _SPLATS], axis=1), source)
     if name := next((name for name in _INTENSITIES if name in columns), None):
-        found["intensity"] = columns[name]
+        found["intensity"] = usable_intensity(columns[name], source)
     if name := next((name for name in _LABELS if name in columns), None):
         found["labels"] = usable_labels(columns[name], source)
     return found
@@ -157,6 +157,16 @@ def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:
         source.warn("normals are all zero and are left out")
         return None
     return normals
+
+
+def usable_intensity(values: np.ndarray, source: Source) -> np.ndarray | None:
+    """Return intensities as float32 if they are finite, else None with a warning."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        intensity = values.astype(np.float32)
+    if not np.isfinite(intensity).all():
+        source.warn("intensities have NaN or infinite values and are left out")
+        return None
+    return intensity
 
 
 def usable_labels(values: np.ndarray, source: Source, first: int | None = None) -> np.ndarray | None:

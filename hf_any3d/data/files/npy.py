@@ -7,7 +7,14 @@ import zipfile
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import by_name, by_number, usable_colors, usable_labels, usable_normals
+from hf_any3d.data.files.attributes import (
+    by_name,
+    by_number,
+    usable_colors,
+    usable_intensity,
+    usable_labels,
+    usable_normals,
+)
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed, shorten
@@ -127,7 +134,7 @@ def _read_npz(source: Source) -> PointCloudData:
             values = None if values is None else usable(_numeric(values, field), source)
             fields[field] = fields[field] if values is None else values
         if (intensity := first(("intensity",))) is not None:
-            fields["intensity"] = _numeric(intensity, "intensity")
+            fields["intensity"] = usable_intensity(_numeric(intensity, "intensity"), source)
         # The archive's offset, and the one that was split off from its points just now.
         if (offset := first(("offset",))) is not None:
             fields["offset"] = _numeric(offset, "offset") + (0 if fields["offset"] is None else fields["offset"])

@@ -139,7 +139,7 @@ class PointCloudData:
         """Draw points evenly from the surface of a mesh.
 
         Triangles are drawn by area. A sample has the normal of its face, the color of the face if there are face
-        colors, else one interpolated between the corners, and the label of the nearest corner.
+        colors, else one interpolated between the corners, as intensities are, and the label of the nearest corner.
 
         Args:
             n: number of points to draw, at least 1.
@@ -157,14 +157,17 @@ class PointCloudData:
             raise ValueError(f"n: {n}; expected at least 1 point")
         face, weights, points, normals = draw_on_surface(self.points, self.faces, n, np.random.default_rng(generator))
         corners = self.faces[face]  # (n, 3)
-        colors, labels = None, None
+        colors, labels, intensity = None, None, None
         if self.face_colors is not None:
             colors = self.face_colors[face]
         elif self.colors is not None:
             colors = np.einsum("nk,nkc->nc", weights, self.colors[corners]).clip(0, 1)
         if self.labels is not None:
             labels = self.labels[corners[np.arange(n), weights.argmax(1)]]
-        return PointCloudData(points, colors, normals, labels, offset=self.offset, up_axis=self.up_axis)
+        if self.intensity is not None:
+            intensity = np.einsum("nk,nk->n", weights, self.intensity[corners])
+        whole = {"offset": self.offset, "up_axis": self.up_axis}
+        return PointCloudData(points, colors, normals, labels, intensity=intensity, **whole)
 
 
 def _intensity(values: ArrayLike, count: int) -> np.ndarray:
