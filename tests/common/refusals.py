@@ -310,11 +310,7 @@ refuse(
 )
 refuse(
     "adapt",
-    [
-        pair
-        for pair in _pairs(_OWN, (*registered_classes(MiniGPT3DConfig), *_SPATIALLM, *_FEATURES))
-        if pair not in _pairs(_ON_TOKENS, (SpatialLMModel,))
-    ],
+    _pairs(_OWN, (*registered_classes(MiniGPT3DConfig), *_SPATIALLM, *_FEATURES)),
     ValueError,
     "has several pretrained parts",
     "modules_to_save has no default if all parts are pretrained; it works with a given one",
