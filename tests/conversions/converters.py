@@ -88,10 +88,12 @@ def _imagebind(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
     return convert_imagebind_audio(checkpoint, output, config=tiny_config("imagebind_audio"))
 
 
-def _supervised(checkpoint: Path, output: Path) -> dict[str, Any]:
-    arguments = checkpoint.with_name("arguments.json")
-    arguments.write_text(json.dumps(SupervisedCase("ptv1_segment").arguments))
-    return convert_ptv3(checkpoint, output, trained_with="pointcept-1.5.1", arguments=arguments)
+def _supervised(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
+    return convert_ptv3(checkpoint, output, trained_with="pointcept-1.5.1", arguments=others / "arguments.json")
+
+
+def _prepare_supervised(directory: Path) -> None:
+    (directory / "arguments.json").write_text(json.dumps(SupervisedCase("ptv1_segment").arguments))
 
 
 def _part(part: str) -> Callable[[Path, Path, Path], dict[str, Any]]:
@@ -173,8 +175,9 @@ CONVERTERS = {
     "ptv3-supervised": Converter(
         lambda: {"state_dict": SupervisedCase("ptv1_segment").tensors()},
         "state_dict",
-        lambda checkpoint, output, others: _supervised(checkpoint, output),
+        _supervised,
         convert_ptv3,
+        _prepare_supervised,
     ),
     "spatiallm": Converter(
         lambda: {"model": Released("qwen").state},

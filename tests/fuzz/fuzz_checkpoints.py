@@ -158,7 +158,7 @@ class Checkpoints(Target):
     def attempt(self, case: Case, folder: Path) -> None:  # noqa: D102
         file, others = folder / "original.pth", self.folders[case.entry_point]
         file.write_bytes(case.data)
-        if case.entry_point == "phi":  # its weights are stored with the other files
+        if case.entry_point in ("phi", "spatiallm"):  # their weights are stored with the other files
             others = shutil.copytree(others, folder / "others")
         CONVERTERS[case.entry_point].convert(file, folder / "out", others)
         assert any((folder / "out").iterdir())

@@ -164,7 +164,9 @@ def test_invalid_arguments_are_refused(parts, scenes, tmp_path):
             parts[0](cloud, category=category)
     with pytest.raises(ValueError, match="this model has no categories"):
         scenes[0](cloud, category="table")
-    with pytest.raises(TypeError, match="unknown arguments: top_k; expected category, up_axis, max_points, votes, output"):
+    with pytest.raises(
+        TypeError, match="unknown arguments: top_k; expected category, up_axis, max_points, votes, output"
+    ):
         scenes[0](cloud, top_k=3)
     with pytest.raises(ValueError, match="formats names 'stl'; expected any of ply, html, obj"):
         scenes[0](cloud, output_dir=tmp_path, formats=["stl"])
