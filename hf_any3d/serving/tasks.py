@@ -202,6 +202,8 @@ def routes_of(task: str, pipe: Any) -> list[Route]:
     if task == FEATURES:
         return [Route("/v1/features", task, pipe, FeatureSettings)]
     path, settings = _HEADS[task]
+    if pipe.feature_extractor is None:  # a model that writes answers reads clouds with words alone
+        return [Route(path, task, pipe, settings)]
     extract = PointCloudFeatureExtractionPipeline(
         model=pipe.model, feature_extractor=pipe.feature_extractor, device=pipe.device, task=FEATURES
     )

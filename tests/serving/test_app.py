@@ -9,10 +9,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
+from transformers import pipeline
 
 from hf_any3d.data.files import read_point_cloud
 from hf_any3d.data.point_arrays import turn_up_axis
+from hf_any3d.serving.app import create_app
+from hf_any3d.serving.service import Service
 from tests.serving.conftest import CLASSIFY, DETECT, LIMITS, SEGMENT, ZERO_SHOT, files, held, ply
+from tests.tiny_spatiallm import fitting_spatiallm, tiny_processor
 
 MESH = b"OFF\n4 2 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n3 0 1 3\n"
 
@@ -134,6 +139,19 @@ def test_boxes_are_those_of_the_pipeline_and_settings_choose_among_them(client, 
     for name, value in wrong.items():
         refused = service.post("/v1/detect", **files(0, **{name: value}))
         assert refused.status_code == 400 and error_of(refused).startswith(f"{name}: ")
+
+
+def test_a_model_that_writes_layouts_answers_with_boxes_and_has_no_features():
+    processor = tiny_processor(num_bins=1280, stride=2, clean=False)
+    model = fitting_spatiallm(processor)
+    model.generation_config.max_new_tokens = 8
+    pipe = pipeline(DETECT, model=model, processor=processor)
+    with TestClient(create_app(Service("rooms", DETECT, pipe, LIMITS))) as service:
+        answer = service.post("/v1/detect", **files(0))
+        assert answer.status_code == 200 and answer.json()["answers"] == [{"name": "0.ply", "boxes": []}], answer.text
+        assert "this model answers /v1/detect" in error_of(service.post("/v1/features", **files(0)))
+        refused = error_of(service.post("/v1/detect", **files(0, threshold="0.1")))
+        assert "threshold=0.1: SpatialLMForConditionalGeneration writes boxes without scores" in refused
 
 
 @pytest.mark.parametrize(
