@@ -16,6 +16,7 @@ from hf_any3d.chat.generation import GENERATION_KEYS, streamed
 from hf_any3d.chat.messages import is_conversation, take_clouds
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.room_voxels import VoxelizedRoom
+from hf_any3d.data.scan_frames import frame_parts
 from hf_any3d.modeling.layers.boxes import UP_AXES, DetectionRule
 from hf_any3d.modeling.spatiallm import DroppedLine, Layout, SpatialLMConfig, Wall, read_lines
 from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown, specialize, stem_of, without_none
@@ -88,7 +89,7 @@ class _LayoutPipeline(PointCloudPipeline):
         if own["up_axis"] is not None:
             checked_choice("up_axis", own["up_axis"], UP_AXES)
         if own["align"] is not None:
-            checked_choice("align", own["align"], (True, False))
+            frame_parts(own["align"])
         if own["task"] is not None:
             checked_choice("task", own["task"], tuple(TASKS))
         if own["candidate_labels"] is not None:
@@ -108,7 +109,7 @@ class _LayoutPipeline(PointCloudPipeline):
         task: str | None = None,
         candidate_labels: Sequence[str] = (),
         up_axis: str | None = None,
-        align: bool | None = None,
+        align: bool | str | Sequence[str] | None = None,
     ) -> Request:
         """Read a scan, align and clean it; a mesh is sampled on its surface."""
         data = to_cloud(cloud, ("xyz", "rgb"))
@@ -216,8 +217,9 @@ class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline
 
     - `task`: "objects" by default, "layout" for walls, doors and windows, "all" for both.
     - `candidate_labels`: objects to look for, of the classes that the model knows.
-    - `align`: whether the up axis, the unit, the floor and the turn of the walls are found and changed for the model,
-      by default as the processor does; boxes are in the frame and unit of the scan all the same.
+    - `align`: whether the up axis, a tilt, the unit, the floor and the turn of the walls are found and changed for the
+      model, or which of them ("up_axis,level,unit,floor,turn"), by default as the processor does; boxes are in the
+      frame and unit of the scan all the same, and their corners are tilted with it.
     - `grammar`: whether the model can write nothing else than well-formed layouts; False by default.
     - `up_axis`: the axis that points up in the clouds, with a minus for the other direction, if it need not be found.
 
