@@ -55,7 +55,9 @@ def changed(points: np.ndarray, kind: str, generator: np.random.Generator) -> np
     return points
 
 
-def scans(rooms: Sequence[np.ndarray], tilts: Sequence[float]) -> Iterator[tuple[dict[str, Any], np.ndarray, ScanFrame]]:
+def scans(
+    rooms: Sequence[np.ndarray], tilts: Sequence[float]
+) -> Iterator[tuple[dict[str, Any], np.ndarray, ScanFrame]]:
     """Yield rooms that were moved, and their true frames; each room has another axis and unit for each kind."""
     for tilt in tilts:
         for at, kind in enumerate(KINDS):
@@ -104,7 +106,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     parts = ("up_axis", "unit", "level", "turn", "floor", "right")
     lines = [f"| scans | {' | '.join((*parts, 'leveled', 'warned', 'tilt left, mean / most', 'CPU ms'))} |"]
     lines.append("|---" * (len(parts) + 5) + "|")
-    groups = [(f"{tilt:g}°", [row for row in rows if row["tilt"] == tilt]) for tilt in sorted({r["tilt"] for r in rows})]
+    groups = [
+        (f"{tilt:g}°", [row for row in rows if row["tilt"] == tilt]) for tilt in sorted({r["tilt"] for r in rows})
+    ]
     groups += [(kind, [row for row in rows if row["kind"] == kind]) for kind in dict.fromkeys(r["kind"] for r in rows)]
     for name, own in [*groups, ("all", list(rows))]:
         counts = [f"{sum(row[part] for row in own)}" for part in (*parts, "is_leveled")]

@@ -45,7 +45,7 @@ AlignParts = Annotated[
 ]
 Grammar = Annotated[
     bool | None,
-    option(f"{_WRITES}whether they can write nothing but well-formed layouts; by default no.", "--grammar/--no-grammar"),
+    option(f"{_WRITES}whether they can write well-formed layouts alone; by default no.", "--grammar/--no-grammar"),
 ]
 
 

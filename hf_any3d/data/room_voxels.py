@@ -55,7 +55,9 @@ class VoxelizedRoom:
         layout = layout if self.offset is None else layout.translated(-self.offset)
         if (frame := self.frame) is not None:
             if layout.up_axis != frame.up_axis:
-                raise ValueError(f"the layout has up_axis={layout.up_axis!r}; expected that of the scan, {frame.up_axis!r}")
+                raise ValueError(
+                    f"the layout has up_axis={layout.up_axis!r}; expected that of the scan, {frame.up_axis!r}"
+                )
             layout = dataclasses.replace(layout, up=frame.up).with_up_axis("z").scaled(frame.unit)
             layout = layout.rotated(-frame.angle) if frame.angle else layout
             layout = layout.translated((0, 0, -frame.floor))

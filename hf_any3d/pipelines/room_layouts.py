@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -42,6 +42,7 @@ class Request:
         classes: Objects to look for; none for all.
         texts: The answers.
         are_whole: Which of them ended by themselves.
+        counts: How many tokens they have, their ends included.
     """
 
     room: VoxelizedRoom
@@ -50,6 +51,7 @@ class Request:
     classes: tuple[str, ...]
     texts: Sequence[str] = ()
     are_whole: Sequence[bool] = ()
+    counts: Sequence[int] = ()
 
 
 class _LayoutPipeline(PointCloudPipeline):
@@ -140,7 +142,10 @@ class _LayoutPipeline(PointCloudPipeline):
         texts, ends = self.processor.answer_texts(made), settings.get("eos_token_id")
         ends = self.model.generation_config.eos_token_id if ends is None else ends
         ends = [ends] if isinstance(ends, int) else list(ends or [])
-        whole = torch.isin(made, torch.tensor(ends, device=made.device)).any(dim=1).tolist()
+        at_end = torch.isin(made, torch.tensor(ends, device=made.device))
+        whole = at_end.any(dim=1).tolist()
+        # Behind its end, a row is filled up.
+        counts = torch.where(at_end.any(dim=1), at_end.int().argmax(dim=1) + 1, made.shape[1]).tolist()
         # With num_return_sequences, a request has several answers, one after the other.
         each = len(texts) // len(requests)
         return [
@@ -148,6 +153,7 @@ class _LayoutPipeline(PointCloudPipeline):
                 request,
                 texts=texts[each * number : each * (number + 1)],
                 are_whole=whole[each * number : each * (number + 1)],
+                counts=counts[each * number : each * (number + 1)],
             )
             for number, request in enumerate(requests)
         ]
@@ -182,8 +188,14 @@ class _LayoutPipeline(PointCloudPipeline):
         """
         before, generation, _ = self._sanitize_parameters(**kwargs)
         request = self.request(cloud, **{**self._preprocess_params, **before})
-        generation = {**self._forward_params, **generation}
+        for layout in self.entities(request, {**self._forward_params, **generation}):
+            yield request, layout
+
+    def entities(self, request: Request, generation: Mapping[str, Any]) -> Generator[Layout, None, Request]:
+        """Yield the entities of a scan that was read as in `written`, and return the request with its answer."""
+        generation = dict(generation)
         stops = generation.pop("stopping_criteria", ())
+        answered: list[Request] = []
 
         def generate(**further: Any) -> list[Request]:
             with torch.no_grad():
@@ -192,17 +204,22 @@ class _LayoutPipeline(PointCloudPipeline):
         streamer: Any = TextIteratorStreamer(
             self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+
+        def pieces() -> Iterator[str]:
+            answered.extend((yield from streamed(generate, streamer, stops)))
+
         walls: list[Wall] = []
-        lines = map(self.processor.without_marks, _lines(streamed(generate, streamer, stops)))
+        lines = map(self.processor.without_marks, _lines(pieces()))
         for entity in read_lines(lines):
             if isinstance(entity, DroppedLine):
                 warnings.warn(f"{entity.text!r:.60} was left out: {entity.reason}", stacklevel=2)
                 continue
             if isinstance(entity, Wall):
                 walls.append(entity)
-                yield request, self.processor.in_frame(Layout.of([entity]), request.room)
+                yield self.processor.in_frame(Layout.of([entity]), request.room)
             else:
-                yield request, self.processor.in_frame(Layout.of([*walls, entity]), request.room)
+                yield self.processor.in_frame(Layout.of([*walls, entity]), request.room)
+        return answered[0]
 
 
 class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline):
@@ -324,7 +341,7 @@ class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
         elif is_conversation(inputs):
             messages = inputs
         if messages is not None:
-            inputs, task = _from_messages(messages)
+            inputs, task = scan_of_messages(messages)
             arguments |= without_none(task=task)
         elif isinstance(inputs, Mapping) and inputs.get("text") is not None:
             arguments |= {"task": _task_of(inputs["text"])}
@@ -347,10 +364,15 @@ class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
     def stream(self, cloud: Any, **kwargs: Any) -> Iterator[str]:
         """Yield the lines of one scan's layout as soon as they are written; arguments are those of a call."""
         for _, layout in self.written(cloud, **kwargs):
-            yield layout.write().rpartition("\n")[2]
+            yield last_line(layout)
 
 
 _RULES = tuple(field.name for field in dataclasses.fields(DetectionRule))
+
+
+def last_line(layout: Layout) -> str:
+    """Return the line of the entity that `written` yields a layout for."""
+    return layout.write().rpartition("\n")[2]
 
 
 def _told(layout: Layout, request: Request) -> dict[str, Any]:
@@ -377,7 +399,7 @@ def _task_of(text: str) -> str:
     return found
 
 
-def _from_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Any, str | None]:
+def scan_of_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Any, str | None]:
     """Return the cloud of a conversation, and the task that it asks for.
 
     Raises:

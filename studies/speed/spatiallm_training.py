@@ -32,6 +32,7 @@ from studies.speed.spatiallm import opened, prompt, scan
 ANSWER = 400
 # A room of about a thousand tokens.
 _POINTS, _SIZE = 25_000, 1.3
+_STRIDE = 16
 WAYS = {
     "LoRA": ("float32", ["--peft", "lora"], False),
     "LoRA, checkpointing": ("float32", ["--peft", "lora"], True),
@@ -71,8 +72,7 @@ def measure(folder: Path, way: str, without_step: bool) -> dict[str, Any]:
     if without_step:
         return row
     clouds = scan(_POINTS, _SIZE)
-    with torch.no_grad():
-        tokens = len(model.get_point_features(**clouds)[0])
+    tokens = len((clouds["grid_coord"][0] // _STRIDE).unique(dim=0))
     ids = torch.cat([prompt(tokens, config), torch.randint(100, 10_000, (1, ANSWER))], dim=1)
     labels = ids.clone()
     labels[:, :-ANSWER] = -100
@@ -98,11 +98,15 @@ def measure(folder: Path, way: str, without_step: bool) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Format as Markdown."""
-    lines = ["| | trained weights | weights, gradients, states, GB | saved for backward, GB | peak, GB | step, CPU s |"]
+    lines = [
+        "| | trained weights | weights, gradients, states, GB | saved for backward, GB | peak, GB | step, CPU s |"
+    ]
     lines.append("|---|---|---|---|---|---|")
     for row in rows:
         measured = [f"{row[name]:{how}}" if name in row else "not run" for name, how in _COLUMNS.items()]
-        lines.append(f"| {row['way']} | {row['trained'] / 1e6:.1f} M | {row['held_gb']:.1f} | {' | '.join(measured)} |")
+        lines.append(
+            f"| {row['way']} | {row['trained'] / 1e6:.1f} M | {row['held_gb']:.1f} | {' | '.join(measured)} |"
+        )
     return "\n".join(lines)
 
 
@@ -129,7 +133,9 @@ def main(words: list[str] | None = None) -> None:
     for way in options.ways:
         program = [sys.executable, "-m", "studies.speed.spatiallm_training", "--folder", str(options.folder)]
         alone = ["--sizes-alone", way] if way in options.sizes_alone else []
-        done = subprocess.run([*program, "--one", "--ways", way, *alone], check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [*program, "--one", "--ways", way, *alone], check=True, stdout=subprocess.PIPE, text=True
+        )
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(table(rows))
