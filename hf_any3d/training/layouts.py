@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch import nn
 from transformers import AutoProcessor
 
@@ -34,6 +34,7 @@ from hf_any3d.training.arguments import (
     json_mapping,
     parse_arguments,
 )
+from hf_any3d.training.models import build_peft_config, peft_methods
 from hf_any3d.training.rows import SharedEpoch
 from hf_any3d.training.trainer import PointTrainer
 
@@ -160,6 +161,7 @@ PARTS = {"language": "language_model", "encoder": "point_encoder"}
 _BETWEEN = ("input_projection", "projector")
 """Layers between the parts, which are always trained."""
 ADAPTED, ALONE, WHOLE = "lora", "none", "full"
+_LANGUAGE, _ENCODER = PARTS
 
 
 @dataclass
@@ -171,24 +173,36 @@ class LayoutModelArguments:
     )
     peft: str = argument(
         ADAPTED,
-        help="lora: low-rank adapters on the parts of --adapt; full: these parts themselves; none: neither. The "
-        "layers between point encoder and language model are trained in any case.",
+        help="lora: low-rank adapters on the parts of --adapt; another PEFT method, such as guided_adapter, on the point "
+        "encoder; full: the parts of --adapt themselves; none: neither. The layers between point encoder and language "
+        "model are trained in any case.",
     )
-    adapt: list[str] = argument(
-        default_factory=lambda: ["language"], help="Parts that are adapted: language, encoder or both."
+    adapt: list[str] | None = argument(
+        None,
+        help="Parts that are adapted: language, encoder or both; by default language, and encoder by the methods that "
+        "adapt it alone.",
     )
-    lora_config: dict | str | None = argument(None, help="JSON object with settings of peft.LoraConfig, such as r.")
+    peft_config: dict | str | None = argument(None, help="JSON object with settings of the method, such as r.")
 
     def __post_init__(self):
         if self.model_name_or_path is None:
             raise ValueError("--model_name_or_path is missing; expected a SpatialLM to start from")
-        if self.peft not in (ADAPTED, ALONE, WHOLE):
-            raise ValueError(f"--peft {self.peft}; expected {ADAPTED}, {WHOLE} or {ALONE}")
+        self.peft = self.peft.lower()
+        others = [name for name in peft_methods() if name != ADAPTED]
+        if self.peft not in (known := (ADAPTED, ALONE, WHOLE, *others)):
+            raise ValueError(f"--peft {self.peft}; expected one of {', '.join(known)}")
+        usual = [_ENCODER] if self.peft in others else [_LANGUAGE]
+        self.adapt = list(usual if self.adapt is None else self.adapt)
         if unknown := [name for name in self.adapt if name not in PARTS]:
             raise ValueError(f"--adapt {unknown[0]}; expected {' or '.join(PARTS)}")
-        self.lora_config = json_mapping(self.lora_config, "lora_config")
-        if self.lora_config and self.peft != ADAPTED:
-            raise ValueError(f"--lora_config with --peft {self.peft}; expected --peft {ADAPTED}")
+        if self.peft in others and self.adapt != usual:
+            raise ValueError(
+                f"--adapt {' '.join(self.adapt)} with --peft {self.peft}, which adapts the point encoder alone; "
+                f"expected --adapt {_ENCODER}, or --peft {ADAPTED}"
+            )
+        self.peft_config = json_mapping(self.peft_config, "peft_config")
+        if self.peft_config and self.peft in (ALONE, WHOLE):
+            raise ValueError(f"--peft_config with --peft {self.peft}; expected a PEFT method, such as {ADAPTED}")
 
 
 @dataclass
@@ -248,20 +262,16 @@ def adapted(model: SpatialLMForConditionalGeneration, arguments: LayoutModelArgu
         arguments: What is trained.
 
     Raises:
-        ValueError: Unknown settings of LoRA.
+        ValueError: Unknown settings of the method, or one that does not fit the point encoder.
     """
-    assert isinstance(arguments.lora_config, dict)
-    if arguments.peft == ADAPTED:
-        known = {own.name for own in dataclasses.fields(LoraConfig) if own.init}
-        if unknown := sorted(set(arguments.lora_config) - known):
-            raise ValueError(f"--lora_config has {unknown[0]!r}, which peft.LoraConfig does not know")
-        settings = {
-            "r": 16,
-            "lora_alpha": 32,
-            "target_modules": _linear_pattern(model, [PARTS[name] for name in arguments.adapt]),
-            "modules_to_save": list(_BETWEEN),
-        }
-        return get_peft_model(model, LoraConfig(**(settings | arguments.lora_config)))
+    assert isinstance(arguments.peft_config, dict) and arguments.adapt is not None
+    if arguments.peft not in (ALONE, WHOLE):
+        settings: dict[str, Any] = {"modules_to_save": list(_BETWEEN)}
+        if arguments.peft == ADAPTED:
+            pattern = _linear_pattern(model, [PARTS[name] for name in arguments.adapt])
+            settings |= {"r": 16, "lora_alpha": 32, "target_modules": pattern}
+        config = build_peft_config(arguments.peft, model, settings | arguments.peft_config)
+        return get_peft_model(model, config)
     trained = list(_BETWEEN) + ([PARTS[name] for name in arguments.adapt] if arguments.peft == WHOLE else [])
     model.requires_grad_(False)
     for name in trained:
