@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from hf_any3d.tuners import (
         BitFitConfig as BitFitConfig,
         GuidedAdapterConfig as GuidedAdapterConfig,
+        IDPTConfig as IDPTConfig,
         PointGSTConfig as PointGSTConfig,
         PromptTokensConfig as PromptTokensConfig,
         SideTuningConfig as SideTuningConfig,

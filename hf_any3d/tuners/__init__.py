@@ -2,6 +2,7 @@
 
 from hf_any3d.tuners.bitfit import BitFitConfig
 from hf_any3d.tuners.guided_adapter import GuidedAdapterConfig
+from hf_any3d.tuners.idpt import IDPTConfig
 from hf_any3d.tuners.pointgst import PointGSTConfig
 from hf_any3d.tuners.prompt_tokens import PromptTokensConfig
 from hf_any3d.tuners.side_tuning import SideTuningConfig
@@ -10,6 +11,7 @@ from hf_any3d.tuners.targets import encoder_linear_pattern, trainable_module_nam
 __all__ = [
     "BitFitConfig",
     "GuidedAdapterConfig",
+    "IDPTConfig",
     "PointGSTConfig",
     "PromptTokensConfig",
     "SideTuningConfig",

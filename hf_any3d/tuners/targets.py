@@ -58,6 +58,28 @@ def check_token_graphs(model: nn.Module, method: str) -> None:
         )
 
 
+def check_added_tokens(model: nn.Module, method: str) -> None:
+    """Check that tokens which a method adds to those of a cloud can go on from layer to layer.
+
+    Raises:
+        ValueError: If layers do not get the positions of tokens, run on a flat list of voxels, or attend over the
+            clouds of a batch.
+    """
+    stack = layer_stack(model)
+    if not stack.views:
+        raise ValueError(
+            f"the layers of {type(model).__name__} do not get the positions of tokens, which {method} needs; use "
+            "another method"
+        )
+    if stack.attention_axis == "patches":
+        raise ValueError(
+            f"{method} adds tokens to the sequence of a cloud, and {type(model).__name__} runs on one list of voxels of "
+            "all clouds; use another method"
+        )
+    if stack.attention_axis == "batch":
+        raise ValueError("attention_axis='batch': tokens could not attend to those that are added; expected 'tokens'")
+
+
 def trainable_module_names(model: nn.Module) -> list[str]:
     """Return the names of modules with weights that are not pretrained: to be trained in full with any PEFT method.
 

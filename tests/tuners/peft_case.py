@@ -70,12 +70,12 @@ class PeftCase:
         """The state dict of the released program, without `module.`."""
         return {name: filled(name, *spec) for name, spec in self.manifest["state_dict"].items()}
 
-    def base(self, own: str, **changes: Any) -> ActForPointCloudClassification:
-        """The classifier below the adapters, whose tensors have names that contain `own`."""
+    def base(self, *own: str, **changes: Any) -> ActForPointCloudClassification:
+        """The classifier below the adapters, whose tensors have names that contain one of `own`."""
         sizes = self.manifest["constructor_args"]
         model = ActForPointCloudClassification(
             ActConfig(
-                hidden_size=sizes["trans_dim"],
+                hidden_size=sizes.get("trans_dim") or sizes["embed_dim"],
                 num_hidden_layers=sizes["depth"],
                 num_attention_heads=sizes["num_heads"],
                 num_groups=sizes["num_group"],
@@ -84,7 +84,7 @@ class PeftCase:
                 **{**RELEASED, **changes},
             )
         )
-        below = {name: tensor for name, tensor in self.original.items() if own not in name}
+        below = {name: tensor for name, tensor in self.original.items() if not any(part in name for part in own)}
         model.load_state_dict(convert_act_state_dict("cls", below), strict=True)
         return model.eval()
 
