@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from hf_any3d.tuners.idpt.config import IDPTConfig
 from hf_any3d.tuners.idpt.layer import Arrival, IDPTLayer
-from hf_any3d.tuners.targets import check_added_tokens, encoder_layer_pattern, layer_stack
+from hf_any3d.tuners.targets import check_added_tokens, check_later_layers, encoder_layer_pattern, layer_stack
 from hf_any3d.tuners.tuners_utils import EncoderTuner
 
 
@@ -32,14 +33,10 @@ class IDPTModel(EncoderTuner):
 
     def _prepare_adapter_config(self, peft_config: IDPTConfig, model_config: Any) -> IDPTConfig:
         super()._prepare_adapter_config(peft_config, model_config)
-        layers, numbers = layer_stack(self.model).layers, self._prompt_layers(peft_config)
-        names = {id(module): name for name, module in self.model.named_modules()}
-        for number in range(min(numbers), len(layers)) if peft_config.keep_prompts else numbers:
-            if not self._check_target_module_exists(peft_config, name := names[id(layers[number])]):
-                raise ValueError(
-                    f"target_modules={peft_config.target_modules!r} leaves out {name}, to which prompts go; expected "
-                    "all layers from the first prompt on, or with keep_prompts=False all that make one"
-                )
+        numbers = self._prompt_layers(peft_config)
+        if peft_config.keep_prompts:
+            is_adapted = partial(self._check_target_module_exists, peft_config)
+            check_later_layers(self.model, lambda name: bool(is_adapted(name)), numbers[0])
         return peft_config
 
     def _prompt_layers(self, peft_config: IDPTConfig) -> list[int]:
