@@ -85,9 +85,7 @@ def test_seats_have_their_backs_behind_them(chairs):
 
 def test_turned_boxes_are_not_larger_than_those_along_the_axes(chairs):
     along = load(train_rooms=12, classes=["chair", "sofa"], num_points=2048, headings=False)["train"]
-    areas = [
-        [np.prod(np.asarray(room["boxes"])[:, 3:5], axis=1).sum() for room in rows] for rows in (chairs, along)
-    ]
+    areas = [[np.prod(np.asarray(room["boxes"])[:, 3:5], axis=1).sum() for room in rows] for rows in (chairs, along)]
     assert np.sum(areas[0]) < 0.8 * np.sum(areas[1])
     for turned, straight in zip(chairs, along, strict=True):
         assert np.array_equal(turned["points"], straight["points"])
