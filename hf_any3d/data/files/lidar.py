@@ -5,7 +5,6 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import usable_intensity
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 
@@ -37,7 +36,8 @@ def read(source: Source) -> PointCloudData:
         raise PointCloudError(f"{len(data)} bytes; expected rows of {row} ({width} float32), so the file may be cut off")
     source.check(points=len(data) // row)
     table = np.frombuffer(data, "<f4").reshape(-1, width)
-    return PointCloudData(table[:, :3], intensity=usable_intensity(table[:, 3], source), up_axis="z")
+    # Invalid intensities are errors here: without a header they are the only sign of another format.
+    return PointCloudData(table[:, :3], intensity=table[:, 3], up_axis="z")
 
 
 def _width_of(data: bytes) -> int:
