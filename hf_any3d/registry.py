@@ -256,13 +256,16 @@ DATASETS: dict[str, str | None] = {
 """Module of `hf_any3d.data.catalog`, whose `load(data_dir, **options)` returns a DatasetDict -> kind of its labels."""
 
 FORMATS = {
+    "bin": "lidar",
     "csv": "text",
     "glb": "gltf",
     "gltf": "gltf",
+    "kitti": "lidar",
     "las": "las",
     "laz": "las",
     "npy": "npy",
     "npz": "npy",
+    "nuscenes": "lidar",
     "obj": "obj",
     "off": "off",
     "pcd": "pcd",
