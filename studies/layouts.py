@@ -31,9 +31,9 @@ from hf_any3d.evaluation.layouts import score_layouts
 from hf_any3d.modeling.layers.boxes import UP_AXES
 from hf_any3d.modeling.spatiallm import Layout, SpatialLMConfig, SpatialLMForConditionalGeneration
 from hf_any3d.spatiallm_processing import END, PLACE, START, TASKS, SpatialLMProcessor
-from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import checkpoint_to_resume
-from hf_any3d.training.layouts import LayoutCollator, LayoutRows
+from hf_any3d.training.layout_objects import LayoutTrainer
+from hf_any3d.training.layouts import LayoutCollator, LayoutRows, LayoutTrainingArguments
 from hf_any3d.training.program import build_trainer
 from studies.runs import kept_run, stopwatch
 
@@ -51,16 +51,31 @@ TEXT = {
 # Narrow layers need larger weights: with 0.02 what comes from the points is lost beside the embeddings of words.
 BETWEEN_RANGE = 0.1
 ROOMS = {"train_rooms": 2000, "validation_rooms": 0, "test_rooms": 32, "num_points": 2500, "num_objects": 3}
-DECAY_STEPS = 300
 TRAINING = {
     **{"per_device_train_batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 40, "weight_decay": 0.05},
-    **{"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": DECAY_STEPS}},
+    **{"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 300}},
     **{"max_grad_norm": 1.0, "logging_steps": 25, "save_strategy": "steps", "save_steps": 100, "save_total_limit": 1},
-    **{"eval_strategy": "no", "load_best_model_at_end": False},
+    **{"eval_strategy": "no", "load_best_model_at_end": False, "max_steps": 2500},
 }
 """The rate is constant, then falls for the last steps, so that a run may be continued for longer or shorter."""
+RUNS: dict[str, dict[str, Any]] = {
+    "second": {"point": POINT, "rooms": ROOMS, "training": TRAINING, "sizes": (0.9, 1.1), "fold": False},
+    "third": {
+        # All tokens of a room see each other, three times.
+        "point": POINT | {"depths": (1, 1, 1, 3), "patch_sizes": (128, 128, 128, 256)},
+        "rooms": ROOMS
+        | {"train_rooms": 6000, "test_rooms": 64, "num_points": 1600}
+        | {"classes": ["chair", "table", "storage", "plant"]},
+        "training": TRAINING
+        | {"per_device_train_batch_size": 8, "learning_rate": 2e-3, "adam_beta2": 0.95, "max_steps": 1600}
+        | {"object_loss": 1.0, "object_steps": 300, "lr_scheduler_kwargs": {"num_decay_steps": 600}},
+        "sizes": (0.85, 1.15),
+        "fold": True,
+    },
+}
+"""Settings of the runs that the page describes."""
 BATCH = 16
-TURNS, SIZES = "quarter", (0.9, 1.1)
+TURNS = "quarter"
 END_OF_TEXT, FILL = "<|end|>", "<|fill|>"
 TEMPLATE = "{% for one in messages %}{{ one['content'] }}\n{% endfor %}"
 
@@ -101,8 +116,10 @@ def build_processor(splits: DatasetDict) -> SpatialLMProcessor:
     )
 
 
-def build_model(processor: SpatialLMProcessor, seed: int) -> SpatialLMForConditionalGeneration:
-    """Return the model with random weights."""
+def build_model(
+    processor: SpatialLMProcessor, seed: int, point: Mapping[str, Any] = POINT
+) -> SpatialLMForConditionalGeneration:
+    """Return the model with random weights; `point` are settings of the point encoder."""
     torch.manual_seed(seed)
     tokenizer = processor.tokenizer
     start, place, end = tokenizer.convert_tokens_to_ids([START, PLACE, END])
@@ -113,7 +130,7 @@ def build_model(processor: SpatialLMProcessor, seed: int) -> SpatialLMForConditi
         "pad_token_id": tokenizer.pad_token_id,
     }
     config = SpatialLMConfig(
-        point_config=POINT,
+        point_config=dict(point),
         text_config=text,
         num_bins=NUM_BINS,
         initializer_range=BETWEEN_RANGE,
@@ -124,25 +141,33 @@ def build_model(processor: SpatialLMProcessor, seed: int) -> SpatialLMForConditi
     return SpatialLMForConditionalGeneration(config)
 
 
-def train(folder: Path, splits: DatasetDict, processor: SpatialLMProcessor, seed: int, steps: int) -> dict[str, Any]:
+def train(
+    folder: Path, splits: DatasetDict, processor: SpatialLMProcessor, seed: int, run: Mapping[str, Any]
+) -> dict[str, Any]:
     """Train with one seed, from the last checkpoint if there is one; returns the cost."""
-    arguments = PointTrainingArguments(
-        output_dir=str(folder),
-        seed=seed,
-        max_steps=steps,
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-        **TRAINING,
+    arguments = LayoutTrainingArguments(
+        output_dir=str(folder), seed=seed, use_cpu=True, report_to="none", disable_tqdm=True, **run["training"]
     )
-    rows = LayoutRows(splits["train"], processor, seed=seed, turns=TURNS, sizes=SIZES)
-    model = build_model(processor, seed)
-    trainer = build_trainer(model, arguments, rows, None, processor, data_collator=LayoutCollator(processor))
+    rows = LayoutRows(
+        splits["train"], processor, seed=seed, turns=TURNS, sizes=run["sizes"], fold_quarter_turns=run["fold"]
+    )
+    model = build_model(processor, seed, run["point"])
+    trainer = build_trainer(
+        model,
+        arguments,
+        rows,
+        None,
+        processor,
+        LayoutTrainer,
+        data_collator=LayoutCollator(processor, has_objects=arguments.object_loss > 0),
+        object_loss=arguments.object_loss,
+        object_steps=arguments.object_steps,
+    )
     with stopwatch() as spent:
         loss = trainer.train(resume_from_checkpoint=checkpoint_to_resume(folder)).training_loss
     trainer.save_model()
     parameters = sum(weight.numel() for weight in model.parameters())
-    return {"train_loss": loss, "parameters": parameters, "steps": steps, **spent}
+    return {"train_loss": loss, "parameters": parameters, "steps": arguments.max_steps, **spent}
 
 
 # Name -> what is changed: the points that the model sees, the rooms, how they are read, how answers are made.
@@ -250,21 +275,19 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/layouts"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=2500, help="optimizer steps of each seed")
+    parser.add_argument("--run", choices=list(RUNS), default="third")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
-    splits = load_point_dataset("rooms_with_layouts", **ROOMS)
+    run = RUNS[options.run]
+    splits = load_point_dataset("rooms_with_layouts", **run["rooms"])
     processor, table = build_processor(splits), []
-    settings = {"point": POINT, "text": TEXT, "rooms": ROOMS, "training": TRAINING}
-    settings = json.loads(
-        json.dumps({**settings, "turns": TURNS, "sizes": SIZES, "between": BETWEEN_RANGE, "steps": options.steps})
-    )
+    settings = json.loads(json.dumps({**run, "text": TEXT, "turns": TURNS, "between": BETWEEN_RANGE}))
     for seed in options.seeds:
         folder = options.output_dir / f"seed-{seed}"
         trained = kept_run(
             options.output_dir / f"trained-{seed}.json",
             settings,
-            partial(train, folder, splits, processor, seed, options.steps),
+            partial(train, folder, splits, processor, seed, run),
         )
         model = SpatialLMForConditionalGeneration.from_pretrained(folder).eval()
         for name, given in CONDITIONS.items():
