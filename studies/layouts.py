@@ -35,6 +35,8 @@ from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.layout_objects import LayoutTrainer
 from hf_any3d.training.layouts import LayoutCollator, LayoutRows, LayoutTrainingArguments
 from hf_any3d.training.program import build_trainer
+from hf_any3d.visualization.figures import plot_views
+from hf_any3d.visualization.viewer import CloudView, box_edges, label_colors
 from studies.runs import kept_run, stopwatch
 
 NUM_BINS = 320
@@ -197,7 +199,7 @@ def moved_frame(number: int, moved: str | None) -> ScanFrame:
     return ScanFrame(angle=angle) if moved == "turned" else ScanFrame(up_axis, unit, angle, floor)
 
 
-def judge(
+def answers_of(
     model: SpatialLMForConditionalGeneration,
     processor: SpatialLMProcessor,
     rows: Dataset,
@@ -207,10 +209,8 @@ def judge(
     align: bool = False,
     grammar: bool = False,
     generate: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return F1 of walls, doors, windows and objects, and shares of answers with lines that were lost.
-
-    Layouts are compared in the frame of the rooms as they were made.
+) -> list[Layout]:
+    """Return what a model writes of rooms, in the frame of the rooms as they were made.
 
     Args:
         model: The model.
@@ -223,7 +223,6 @@ def judge(
         grammar: Whether answers are held to the grammar.
         generate: Further arguments of `generate`.
     """
-    truths = [Layout.parse(text) for text in rows["layout"]]
     frames = [moved_frame(number, moved) for number in range(len(rows))]
     clouds = [frame.undo(np.asarray(points, float)) for frame, points in zip(frames, rows["points"], strict=True)]
     if control == "another room":
@@ -244,30 +243,63 @@ def judge(
             own["logits_processor"] = processor.grammar(max_new_tokens=MOST_TOKENS)
         answers = model.generate(**inputs, max_new_tokens=MOST_TOKENS, **own)
         texts += processor.answer_texts(answers[:, inputs["input_ids"].shape[1] :])
-    read = [Layout.parse(text) for text in texts]
-    found = [processor.in_frame(layout, room) for layout, room in zip(read, rooms, strict=True)]
+    found = [processor.in_frame(Layout.parse(text), room) for text, room in zip(texts, rooms, strict=True)]
     # Back from the frame of the moved room.
-    found = [_undone(layout, frame) for layout, frame in zip(found, frames, strict=True)]
+    return [_undone(layout, frame) for layout, frame in zip(found, frames, strict=True)]
+
+
+def judge(
+    model: SpatialLMForConditionalGeneration, processor: SpatialLMProcessor, rows: Dataset, **given: Any
+) -> dict[str, Any]:
+    """Return F1 of walls, doors, windows and objects, and shares of answers with lines that were lost.
+
+    Arguments are those of `answers_of`.
+    """
+    found = answers_of(model, processor, rows, **given)
+    return {
+        **figures_of(found, [Layout.parse(text) for text in rows["layout"]]),
+        "malformed": float(np.mean([bool(layout.dropped) for layout in found])),
+        "lines_lost": float(np.mean([len(layout.dropped) for layout in found])),
+        "entities": float(np.mean([len(layout.entities) for layout in found])),
+        "rooms": len(rows),
+    }
+
+
+def figures_of(found: Sequence[Layout], truths: Sequence[Layout]) -> dict[str, float]:
+    """Return F1 of the counts of all rooms, for walls, doors, windows, chairs and the mean of all objects."""
     scores = score_layouts(found, truths)
     objects = [score.pooled_f1 for name, score in scores.items() if name not in ("wall", "door", "window")]
     objects = [pair for pair in objects if not math.isnan(pair[0])]
     figures = {name: scores[name].pooled_f1 for name in ("wall", "door", "window", "chair") if name in scores}
     figures["objects"] = np.mean(objects, axis=0).tolist()
-    return {
-        **{f"{name}_{level}": pair[at] for name, pair in figures.items() for at, level in enumerate((25, 50))},
-        "malformed": float(np.mean([bool(layout.dropped) for layout in read])),
-        "lines_lost": float(np.mean([len(layout.dropped) for layout in read])),
-        "entities": float(np.mean([len(layout.entities) for layout in read])),
-        "rooms": len(rows),
-    }
+    return {f"{name}_{level}": pair[at] for name, pair in figures.items() for at, level in enumerate((25, 50))}
 
 
 def _undone(layout: Layout, frame: ScanFrame) -> Layout:
     if layout.up_axis != frame.up_axis:  # its walls lie
-        return Layout()
+        return Layout(dropped=layout.dropped)
     layout = layout.with_up_axis("z").scaled(frame.unit)
     layout = layout.rotated(-frame.angle) if frame.angle else layout
     return layout.translated((0, 0, -frame.floor))
+
+
+def draw(path: Path, rows: Dataset, found: Sequence[Layout]) -> None:
+    """Write a picture of rooms: above with their own lines, below with those of answers."""
+    truths = [Layout.parse(text) for text in rows["layout"]]
+    names = ["wall", "door", "window", *rows.features["box_labels"].feature.names]
+    colors = dict(zip(names, label_colors(len(names)), strict=True))
+    views = []
+    for title, layouts in (("as it was made", truths), ("as the model writes it", found)):
+        for number, (points, layout) in enumerate(zip(rows["points"], layouts, strict=True)):
+            points = np.asarray(points, float)
+            edges = [box_edges(corners, 60) for corners in layout.corners()]
+            _, labels = layout.as_boxes()
+            parts = [np.full((len(points), 3), 0.75), *(np.tile(colors[label], (720, 1)) for label in labels)]
+            views.append(
+                CloudView(np.concatenate([points, *edges]), np.concatenate(parts), title=f"room {number}, {title}")
+            )
+    legend = {name: color.tolist() for name, color in colors.items()}
+    plot_views(views, path, columns=len(rows), up_axis="z", legend=legend, elevation=50, cell=2.6)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -302,6 +334,9 @@ def main(words: Sequence[str] | None = None) -> None:
             shown = {key: value for key, value in found.items() if key != "settings"}
             table.append({"seed": seed, "condition": name, **shown, "train_cpu_seconds": trained["cpu_seconds"]})
             print(table[-1], flush=True)
+        if seed == options.seeds[0]:
+            rows = splits["test"].select(range(3))
+            draw(options.output_dir / "rooms.png", rows, answers_of(model, processor, rows))
     with (options.output_dir / "layouts.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(table[0]))
         writer.writeheader()
