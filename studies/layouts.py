@@ -61,7 +61,7 @@ TRAINING = {
 }
 """The rate is constant, then falls for the last steps, so that a run may be continued for longer or shorter."""
 RUNS: dict[str, dict[str, Any]] = {
-    "second": {"point": POINT, "rooms": ROOMS, "training": TRAINING, "sizes": (0.9, 1.1), "fold": False},
+    "second": {"point": POINT, "rooms": ROOMS, "training": TRAINING, "sizes": (0.9, 1.1), "fold": False, "waves": 0.0},
     "third": {
         # All tokens of a room see each other, three times.
         "point": POINT | {"depths": (1, 1, 1, 3), "patch_sizes": (128, 128, 128, 256)},
@@ -73,6 +73,7 @@ RUNS: dict[str, dict[str, Any]] = {
         | {"object_loss": 1.0, "object_steps": 500, "lr_scheduler_kwargs": {"num_decay_steps": 600}},
         "sizes": (0.85, 1.15),
         "fold": True,
+        "waves": 0.1,
     },
 }
 """Settings of the runs that the page describes."""
@@ -119,9 +120,16 @@ def build_processor(splits: DatasetDict) -> SpatialLMProcessor:
 
 
 def build_model(
-    processor: SpatialLMProcessor, seed: int, point: Mapping[str, Any] = POINT
+    processor: SpatialLMProcessor, seed: int, point: Mapping[str, Any] = POINT, waves: float = 0.0
 ) -> SpatialLMForConditionalGeneration:
-    """Return the model with random weights; `point` are settings of the point encoder."""
+    """Return the model with random weights.
+
+    Args:
+        processor: Its processor.
+        seed: Seed of the weights.
+        point: Settings of the point encoder.
+        waves: Height of sine waves that are added to the embeddings of numbers, so that near numbers are alike.
+    """
     torch.manual_seed(seed)
     tokenizer = processor.tokenizer
     start, place, end = tokenizer.convert_tokens_to_ids([START, PLACE, END])
@@ -140,7 +148,17 @@ def build_model(
         point_token_id=place,
         point_end_token_id=end,
     )
-    return SpatialLMForConditionalGeneration(config)
+    model = SpatialLMForConditionalGeneration(config)
+    if waves:
+        embeddings = model.get_input_embeddings().weight.data
+        half = embeddings.shape[1] // 2
+        # From 4 bins to twice the range.
+        lengths = 4 * (NUM_BINS / 2) ** (torch.arange(half) / (half - 1))
+        angles = 2 * math.pi * torch.arange(NUM_BINS)[:, None] / lengths
+        added = waves * torch.cat([angles.sin(), angles.cos()], dim=1)
+        for form in ("{}", ",{}"):  # after a parenthesis, and after a comma
+            embeddings[tokenizer.convert_tokens_to_ids([form.format(number) for number in range(NUM_BINS)])] += added
+    return model
 
 
 def train(
@@ -153,7 +171,7 @@ def train(
     rows = LayoutRows(
         splits["train"], processor, seed=seed, turns=TURNS, sizes=run["sizes"], fold_quarter_turns=run["fold"]
     )
-    model = build_model(processor, seed, run["point"])
+    model = build_model(processor, seed, run["point"], run["waves"])
     trainer = build_trainer(
         model,
         arguments,

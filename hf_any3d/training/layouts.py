@@ -34,7 +34,7 @@ from hf_any3d.training.arguments import (
     json_mapping,
     parse_arguments,
 )
-from hf_any3d.training.layout_objects import LayoutTrainer, object_words
+from hf_any3d.training.layout_objects import LayoutTrainer, object_targets
 from hf_any3d.training.rows import SharedEpoch
 from hf_any3d.training.trainer import PointTrainer
 
@@ -151,7 +151,7 @@ class LayoutCollator:
     Args:
         processor: Processor of the model.
         task: What the model is asked to write.
-        has_objects: Whether to add the `object_words` of all tokens of the clouds, one cloud after the other.
+        has_objects: Whether to add the `object_targets` of all tokens of the clouds, one cloud after the other.
     """
 
     processor: SpatialLMProcessor
@@ -159,12 +159,13 @@ class LayoutCollator:
     has_objects: bool = False
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return what a call of the processor with layouts returns, perhaps with the words of objects."""
+        """Return what a call of the processor with layouts returns, perhaps with `object_words` and `object_boxes`."""
         rooms: list[VoxelizedRoom] = [row["room"] for row in rows]
         batch = dict(self.processor(rooms, task=self.task, layouts=[row["layout"] for row in rows]))
         if self.has_objects:
-            words = [object_words(row["room"], row["layout"], self.processor) for row in rows]
-            batch["object_words"] = torch.from_numpy(np.concatenate(words))
+            targets = [object_targets(row["room"], row["layout"], self.processor) for row in rows]
+            for name, parts in zip(("object_words", "object_boxes"), zip(*targets, strict=True), strict=True):
+                batch[name] = torch.from_numpy(np.concatenate(parts))
         return batch
 
 

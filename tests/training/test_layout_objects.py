@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_any3d import load_point_dataset
 from hf_any3d.modeling.spatiallm import Box, Layout
-from hf_any3d.training.layout_objects import FIELDS, WORDS, LayoutTrainer, ObjectHead, _words_of, object_words
+from hf_any3d.training.layout_objects import FIELDS, WORDS, LayoutTrainer, ObjectHead, _words_of, object_targets
 from hf_any3d.training.layouts import LayoutCollator, LayoutRows, train_layouts
 from tests.tiny_spatiallm import fitting_spatiallm, tiny_processor
 
@@ -44,15 +44,20 @@ def test_a_token_tells_the_object_that_most_of_its_points_are_on():
     bed = Box(1, "bed", 6.5, 2.5, 0.25, -math.pi / 2, 1, 0.5, 0.5)
     points = np.concatenate([floor, block((1.1, 5.2, 0.1), (1.9, 5.8, 1)), block((6.25, 2, 0.1), (6.75, 3, 0.5))])
     (room,) = processor.read([{"points": points.astype(np.float32)}])
-    words = object_words(room, Layout(boxes=(chair, bed)), processor)
+    words, boxes = object_targets(room, Layout(boxes=(chair, bed)), processor)
     cells = np.unique(room.grid_coord // 2, axis=0)
     assert len(words) == room.count_tokens(2) == len(cells)
     texts = [processor.tokenizer.decode([word for word in row if word != -100]) for row in words]
     lines = processor.answer(Layout(boxes=(chair, bed)), room).splitlines()
     # The bed has the lower y, and is written first; of labels the first four letters are told.
-    for start, label, center in (("0", "bed", (6.5, 2.5, 0.25)), ("1", "chai", (1.5, 5.5, 0.5))):
+    for start, label, center, sizes in (
+        ("0", "bed", (6.5, 2.5, 0.25), (0.5, 1, 0.5)),
+        ("1", "chai", (1.5, 5.5, 0.5), (0.8, 0.6, 1)),
+    ):
         own = np.array([text.startswith(start + label) for text in texts])
         assert own.any() and (np.abs(cells[own] + 0.5 - center).max(axis=1) < 1.1).all()
+        assert np.allclose(boxes[own, :3] + cells[own] + 0.5, center, atol=1e-5)
+        assert np.allclose(boxes[own, 3:], sizes)
         numbers = lines[int(start)].rstrip(")").split(",")[1:]
         assert {texts[place] for place in np.flatnonzero(own)} == {start + label + "".join(numbers)}
     assert sum(not text for text in texts) > len(cells) / 2
@@ -74,7 +79,7 @@ def test_words_are_in_the_order_of_the_tokens(rows, processor):
     batch = LayoutCollator(processor, has_objects=True)([rows[0], rows[1]])
     model = fitting_spatiallm(processor)
     features = model.get_point_features(batch["points"], batch["grid_coord"], batch["point_mask"])
-    assert sum(map(len, features)) == len(batch["object_words"])
+    assert sum(map(len, features)) == len(batch["object_words"]) == len(batch["object_boxes"])
     encoded = model.point_encoder(batch["points"], point_mask=batch["point_mask"], grid_coord=batch["grid_coord"])
     cells = np.concatenate([np.unique(rows[number]["room"].grid_coord // 2, axis=0) for number in (0, 1)])
     assert np.array_equal(encoded.grid_coord.numpy(), cells)
@@ -84,20 +89,24 @@ def test_words_are_in_the_order_of_the_tokens(rows, processor):
 def test_the_loss_of_tokens_reaches_the_embeddings_of_words():
     torch.manual_seed(0)
     head, embeddings, tokens = ObjectHead(8), nn.Linear(8, 30, bias=False), torch.randn(5, 8)
-    words = torch.full((5, FIELDS * WORDS), -100)
-    head(tokens, words, embeddings).backward()
-    assert head.has_object.weight.grad.abs().sum() > 0 and embeddings.weight.grad is None  # no object, no words
+    words, boxes = torch.full((5, FIELDS * WORDS), -100), torch.randn(5, 6)
+    head(tokens, words, boxes, embeddings).backward()
+    # Without an object there are no words and no box.
+    assert head.has_object.weight.grad.abs().sum() > 0
+    assert embeddings.weight.grad is None and head.box.weight.grad is None
     words[2, 0], words[2, WORDS] = 7, 9
     optimizer = torch.optim.Adam([*head.parameters(), *embeddings.parameters()], 0.02)
     losses = []
-    for _ in range(60):
-        losses.append(head(tokens, words, embeddings))
+    for _ in range(100):
+        losses.append(head(tokens, words, boxes, embeddings))
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
     assert losses[-1] < 0.1 * losses[0]
-    words[2, 0] = 8
-    assert head(tokens, words, embeddings) > 5 * losses[-1]
+    other = words.clone()
+    other[2, 0] = 8
+    assert head(tokens, other, boxes, embeddings) > 5 * losses[-1]
+    assert head(tokens, words, boxes + 0.3, embeddings) > 5 * losses[-1]
 
 
 @pytest.fixture
