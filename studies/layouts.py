@@ -69,8 +69,8 @@ RUNS: dict[str, dict[str, Any]] = {
         | {"train_rooms": 6000, "test_rooms": 64, "num_points": 1600}
         | {"classes": ["chair", "table", "storage", "plant"]},
         "training": TRAINING
-        | {"per_device_train_batch_size": 8, "learning_rate": 2e-3, "adam_beta2": 0.95, "max_steps": 1700}
-        | {"object_loss": 1.0, "object_steps": 500, "lr_scheduler_kwargs": {"num_decay_steps": 600}},
+        | {"learning_rate": 2e-3, "adam_beta2": 0.95, "max_steps": 1800}
+        | {"object_loss": 1.0, "object_steps": 400, "lr_scheduler_kwargs": {"num_decay_steps": 600}},
         "sizes": (0.85, 1.15),
         "fold": True,
         "waves": 0.1,

@@ -168,6 +168,8 @@ class LayoutTrainer(PointTrainer):
         optimizer = super().create_optimizer(*args, **kwargs)
         if is_new and self.object_head is not None:
             optimizer.add_param_group({"params": list(self.object_head.parameters()), "weight_decay": 0.0})
+            # Trainer forgets the gradients of the model alone.
+            optimizer.register_step_post_hook(lambda *_: cast(ObjectHead, self.object_head).zero_grad())
         return optimizer
 
     def compute_loss(
