@@ -173,9 +173,9 @@ class LayoutModelArguments:
     )
     peft: str = argument(
         ADAPTED,
-        help="lora: low-rank adapters on the parts of --adapt; another PEFT method, such as guided_adapter, on the point "
-        "encoder; full: the parts of --adapt themselves; none: neither. The layers between point encoder and language "
-        "model are trained in any case.",
+        help="lora: low-rank adapters on the parts of --adapt; another PEFT method, such as guided_adapter, on the "
+        "point encoder; full: the parts of --adapt themselves; none: neither. The layers between point encoder and "
+        "language model are trained in any case.",
     )
     adapt: list[str] | None = argument(
         None,
