@@ -53,7 +53,10 @@ if TYPE_CHECKING:
     from hf_any3d.spatiallm_processing import SpatialLMProcessor as SpatialLMProcessor
     from hf_any3d.tuners import (
         BitFitConfig as BitFitConfig,
+        DAPTConfig as DAPTConfig,
         GuidedAdapterConfig as GuidedAdapterConfig,
+        IDPTConfig as IDPTConfig,
+        PPTConfig as PPTConfig,
         PointGSTConfig as PointGSTConfig,
         PromptTokensConfig as PromptTokensConfig,
         SideTuningConfig as SideTuningConfig,

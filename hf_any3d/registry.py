@@ -197,6 +197,7 @@ MODEL_TYPES = {
         {
             "point-cloud-classification": ("PointTransformerV3ForPointCloudClassification",),
             "point-cloud-segmentation": ("PointTransformerV3ForPointCloudSegmentation",),
+            "zero-shot-point-cloud-segmentation": ("PointTransformerV3ForZeroShotPointCloudSegmentation",),
         },
         processor="voxel_processing.PointTransformerV3Processor",
         is_point_encoder=True,
@@ -256,13 +257,16 @@ DATASETS: dict[str, str | None] = {
 """Module of `hf_any3d.data.catalog`, whose `load(data_dir, **options)` returns a DatasetDict -> kind of its labels."""
 
 FORMATS = {
+    "bin": "lidar",
     "csv": "text",
     "glb": "gltf",
     "gltf": "gltf",
+    "kitti": "lidar",
     "las": "las",
     "laz": "las",
     "npy": "npy",
     "npz": "npy",
+    "nuscenes": "lidar",
     "obj": "obj",
     "off": "off",
     "pcd": "pcd",

@@ -23,7 +23,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
-from hf_any3d.modeling.encoders import open_pretrained_part, refuse_adapter, restore_part
+from hf_any3d.modeling.encoders import (
+    build_adapter,
+    has_adapter,
+    open_pretrained_part,
+    refuse_adapter,
+    restore_part,
+    settle_adapter,
+)
 from hf_any3d.modeling.encoders.loading import FROZEN, freeze
 from hf_any3d.modeling.layers.forward_contract import PointFeaturesOutput, PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import in_precision_of
@@ -82,7 +89,8 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
         Args:
             encoder: Point encoder: a name on the hub, that of a published checkpoint, a directory, or a model. None
                 for the one that comes with the package, where `features` has "encoder".
-            wrap: Model of this package around an encoder of another modality, without adapters, or a directory of it.
+            wrap: Model of this package around an encoder of another modality, or a directory of it. One with an adapter
+                is stored with it, and a model that was given is changed: its adapter is part of it from then on.
             vision: Vision model of transformers for depth views; of a checkpoint with several towers, that tower.
             revisions: Branch, tag or commit of parts from the hub, by the names of the arguments.
             **settings: Fields of `PointFeaturesConfig`. By default `features` are "descriptors", "encoder" and those
@@ -102,14 +110,20 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
         given = {name: part for name, part in (("encoder", encoder), ("wrap", wrap), ("vision", vision)) if part}
         opened, records = {}, {}
         for name, part in given.items():
+            is_model, may_adapt = isinstance(part, PreTrainedModel), name == "wrap"
             if isinstance(part, PreTrainedModel):
-                refuse_adapter(part, name)
                 opened[name] = part.base_model
+                if may_adapt and has_adapter(part):
+                    opened[name].peft_config = part.peft_config
+                else:
+                    refuse_adapter(part, name)
             else:
                 recorded = PretrainedPart(absolute_name(part), (revisions or {}).get(name))
-                opened[name], recorded = open_pretrained_part(recorded)
-                if not os.path.isdir(part):
-                    records[name] = recorded.to_dict()
+                opened[name], recorded = open_pretrained_part(recorded, with_adapter=may_adapt)
+            if may_adapt and has_adapter(opened[name]):
+                settings["wrap_adapter"] = settle_adapter(opened[name], "wrap" if is_model else os.fspath(part))
+            elif not is_model and not os.path.isdir(part):
+                records[name] = recorded.to_dict()
             settings[f"{name}_config"] = opened[name].config
         if encoder is not None:
             settings.setdefault("encoder_weights", "pretrained")
@@ -195,6 +209,8 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         field = f"{part}_config"
         if model is None:
             model = AutoModel.from_config(getattr(self.config, field))
+            if part == "wrap" and self.config.wrap_adapter is not None:
+                build_adapter(model, self.config.wrap_adapter)
         if part in ("encoder", "wrap") and model.main_input_name != "points":
             raise ValueError(f"{part} is a {type(model).__name__}; expected a model of this package that reads points")
         if model.config._attn_implementation is None:

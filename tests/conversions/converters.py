@@ -21,7 +21,7 @@ from hf_any3d.conversions import (
     convert_minigpt3d_parts,
     convert_openshape,
     convert_patchalign3d,
-    convert_pointgst,
+    convert_act_adapter,
     convert_ptv3,
     convert_spatiallm,
     convert_uni3d,
@@ -142,8 +142,8 @@ CONVERTERS = {
     "pointgst": Converter(
         pointgst_released,
         "base_model",
-        lambda checkpoint, output, others: convert_pointgst(checkpoint, output, **POINTGST_CHOICES),
-        convert_pointgst,
+        lambda checkpoint, output, others: convert_act_adapter(checkpoint, output, **POINTGST_CHOICES),
+        convert_act_adapter,
     ),
     "detr3d": Converter(
         lambda: {"model": DetectionCase("detr3d_scannet_vanilla").original},

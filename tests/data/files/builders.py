@@ -47,6 +47,29 @@ def stl(triangles: np.ndarray) -> bytes:
     return b"\0" * 80 + struct.pack("<I", len(triangles)) + rows
 
 
+def splats(**terms: float | list[float]) -> bytes:
+    """Four Gaussian splats, as programs for them write them."""
+    names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "f_rest_0", "opacity"]
+    names += ["scale_0", "scale_1", "scale_2", "rot_0"]
+    rows = np.zeros((4, len(names)), "<f4")
+    rows[:, :3] = np.arange(12).reshape(4, 3)
+    for name, values in terms.items():
+        rows[:, names.index(name)] = values
+    return ply("element vertex 4\n" + "\n".join(f"property float {name}" for name in names), rows.tobytes())
+
+
+def sweep_rows(columns: int, count: int) -> np.ndarray:
+    """Rows (count, columns) of a scanner on a car: x, y, z and intensity, of five columns also the ring."""
+    generator = np.random.default_rng(count)
+    xyz = generator.normal(size=(count, 3)) * [20, 20, 1] - [0, 0, 1.5]
+    rest = [generator.random(count)] if columns == 4 else [generator.integers(256, size=count), np.arange(count) % 32]
+    return np.column_stack([xyz, *rest]).astype("<f4")
+
+
+def sweep(columns: int, count: int) -> bytes:
+    return sweep_rows(columns, count).tobytes()
+
+
 def pcd(fields: str, sizes: str, types: str, body: bytes, count: int, kind: str = "binary", **header: str) -> bytes:
     lines = {"VERSION": "0.7", "FIELDS": fields, "SIZE": sizes, "TYPE": types, "WIDTH": str(count), "HEIGHT": "1"}
     lines.update(header)
@@ -125,6 +148,7 @@ def las(compressed: bool, point_format: int = 2, count: int = 200) -> tuple[np.n
     if point_format not in (0, 1, 4, 6, 9):
         cloud.red, cloud.green, cloud.blue = generator.integers(0, 65536, (3, count))
     cloud.classification = np.arange(count) % 7
+    cloud.intensity = np.arange(count) * 300 % 65536
     file = _KeptFile()
     cloud.write(file, do_compress=compressed)
     return np.asarray(cloud.xyz), file.getvalue()
