@@ -15,7 +15,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict
 from peft import get_peft_model
 from torch import nn
-from transformers import AutoProcessor
+from transformers import AutoProcessor, BitsAndBytesConfig
 
 from hf_any3d.auto import AutoModelForPointCloudTextToText
 from hf_any3d.data.inputs import to_cloud
@@ -183,6 +183,9 @@ class LayoutModelArguments:
         "adapt it alone.",
     )
     peft_config: dict | str | None = argument(None, help="JSON object with settings of the method, such as r.")
+    load_in_8bit: bool = argument(
+        False, help="Keep the frozen language model in 8 bits (bitsandbytes) while adapters are trained."
+    )
 
     def __post_init__(self):
         if self.model_name_or_path is None:
@@ -200,6 +203,8 @@ class LayoutModelArguments:
                 f"--adapt {' '.join(self.adapt)} with --peft {self.peft}, which adapts the point encoder alone; "
                 f"expected --adapt {_ENCODER}, or --peft {ADAPTED}"
             )
+        if self.load_in_8bit and self.peft in (ALONE, WHOLE):
+            raise ValueError(f"--load_in_8bit with --peft {self.peft}; expected a PEFT method, such as {ADAPTED}")
         self.peft_config = json_mapping(self.peft_config, "peft_config")
         if self.peft_config and self.peft in (ALONE, WHOLE):
             raise ValueError(f"--peft_config with --peft {self.peft}; expected a PEFT method, such as {ADAPTED}")
@@ -322,7 +327,8 @@ def train_layouts(argv: list[str] | None = None) -> RunReport:
     if new := [label for label in labels if label not in processor.classes]:
         logger.info("The model learns other objects: %s", ", ".join(new))
         processor.classes = labels
-    model = AutoModelForPointCloudTextToText.from_pretrained(name)
+    bits = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)} if model_arguments.load_in_8bit else {}
+    model = AutoModelForPointCloudTextToText.from_pretrained(name, **bits)
     trained = adapted(model, model_arguments)
     parameters = count_parameters(trained)
     settings = {"turns": data.turns, "sizes": tuple(data.sizes), "min_points": data.min_box_points}

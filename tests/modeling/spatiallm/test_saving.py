@@ -199,5 +199,5 @@ def test_adapters_that_do_not_fit_are_refused_by_name():
         get_peft_model(tiny_spatiallm(), GuidedAdapterConfig())
     with pytest.raises(ValueError, match="are thousands of voxels; use another method"):
         get_peft_model(tiny_spatiallm(), PointGSTConfig(modules_to_save=BETWEEN))
-    with pytest.raises(ValueError, match="task_type='CAUSAL_LM': SpatialLMForConditionalGeneration reads point clouds"):
+    with pytest.raises(ValueError, match="task_type='CAUSAL_LM': SpatialLMFor.* reads point clouds"):
         get_peft_model(tiny_spatiallm(), GuidedAdapterConfig(modules_to_save=BETWEEN, task_type="CAUSAL_LM"))
