@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
@@ -186,6 +185,8 @@ class PretrainedPartsMixin:
     def enable_adapters(self) -> None:
         """Enable all adapters and fully trained modules (`modules_to_save`), which transformers leaves disabled."""
         super().enable_adapters()
+        from peft.utils import ModulesToSaveWrapper  # here, since models without adapters open without PEFT
+
         for module in self.modules():
             if isinstance(module, ModulesToSaveWrapper):
                 module.enable_adapters(enabled=True)
