@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from hf_any3d.modeling.pointnet import *  # noqa: F403
     from hf_any3d.modeling.spatiallm import *  # noqa: F403
     from hf_any3d.modeling.uni3d import *  # noqa: F403
+    from hf_any3d.one_call import Segmentation as Segmentation, segment as segment
     from hf_any3d.processing import PointCloudProcessor as PointCloudProcessor
     from hf_any3d.published import open_published as open_published
     from hf_any3d.spatiallm_processing import SpatialLMProcessor as SpatialLMProcessor
