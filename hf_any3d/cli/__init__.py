@@ -17,6 +17,7 @@ from hf_any3d.cli.common import CommandLine
 from hf_any3d.cli.convert import convert
 from hf_any3d.cli.data import data, show
 from hf_any3d.cli.demo import demo
+from hf_any3d.cli.depth import from_depth
 from hf_any3d.cli.detect import detect
 from hf_any3d.cli.evaluate import evaluation
 from hf_any3d.cli.model import export, info, push, space
@@ -45,6 +46,7 @@ for command in (predict, zero_shot, segment, detect, features, chat, reconstruct
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.add_typer(evaluation, name="evaluate")
 app.add_typer(batch, name="batch")
+data.command("from-depth")(from_depth)
 app.add_typer(data, name="data")
 for command in (export, push, space, info, demo, serve):
     app.command()(command)

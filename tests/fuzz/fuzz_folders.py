@@ -16,15 +16,24 @@ from hf_any3d.data.catalog import (
     modelnet40,
     modelnet40_fewshot,
     modelnet40_generative,
+    nuscenes,
     objaverse_captions,
     s3dis,
     scanobjectnn,
+    semantickitti,
     shapenet55,
     shapenetpart,
 )
 from hf_any3d.data.parquet import loading, shards
 from hf_any3d.data.parquet.shards import SplitStatistics
-from tests.data.catalog import modelnet_trees, pointllm_trees, s3dis_trees, shapenet_trees, test_modelnet40_generative
+from tests.data.catalog import (
+    modelnet_trees,
+    pointllm_trees,
+    s3dis_trees,
+    shapenet_trees,
+    street_trees,
+    test_modelnet40_generative,
+)
 from tests.data.catalog.test_folder_metadata import ROWS, write as write_metadata
 from tests.data.clouds import points
 from tests.fuzz.damage import mutate
@@ -196,6 +205,11 @@ TREES: dict[str, tuple[Callable[[Path], object], Callable[[Path, dict], object]]
     "objaverse_captions annotations": (
         pointllm_trees.write_texts,
         lambda root, options: objaverse_captions.load(root, which="complex", streaming=True, **options),
+    ),
+    "semantickitti": (street_trees.write_semantickitti, lambda root, options: semantickitti.load(root, **options)),
+    "nuscenes": (
+        street_trees.write_nuscenes,
+        lambda root, options: nuscenes.load(root, version="v1.0-mini", **options),
     ),
     "s3dis annotations": (s3dis_trees.write_annotations, lambda root, options: s3dis.load(root, **options)),
     "s3dis npy": (s3dis_trees.write_arrays, lambda root, options: s3dis.load(root, **options)),
