@@ -260,6 +260,7 @@ DATASETS: dict[str, str | None] = {
 FORMATS = {
     "bin": "lidar",
     "csv": "text",
+    "e57": "e57",
     "glb": "gltf",
     "gltf": "gltf",
     "kitti": "lidar",

@@ -13,6 +13,7 @@ import typer
 
 from hf_any3d.cli.batch import batch
 from hf_any3d.cli.chat import chat
+from hf_any3d.cli.check_published import check_published
 from hf_any3d.cli.common import CommandLine
 from hf_any3d.cli.convert import convert
 from hf_any3d.cli.data import data, show
@@ -50,6 +51,7 @@ data.command("from-depth")(from_depth)
 app.add_typer(data, name="data")
 for command in (export, push, space, info, demo, serve):
     app.command()(command)
+app.command("check-published", rich_help_panel="Research")(check_published)
 for command in (reproduce, sweep):
     app.command(context_settings=MORE_ARGUMENTS, rich_help_panel="Research")(command)
 
