@@ -186,7 +186,9 @@ def published_page() -> str:
     lines += ["These names open with `open_published`, `from_pretrained`, pipelines and commands:"]
     lines += ["[open published encoders](open_encoders.md). No file of them was available here: names and sizes are"]
     lines += ["those that the authors state. What is found in a file is compared with them, and every tensor is"]
-    lines += ["accounted for. The last column has the last recorded run of `hf-any3d check-published`, which fetches a"]
+    lines += [
+        "accounted for. The last column has the last recorded run of `hf-any3d check-published`, which fetches a"
+    ]
     lines += ["checkpoint and judges its answers."]
     lines += ["", "`hf-any3d check-published --output docs/tools/published_checks.json` records further ones.", ""]
     runs = json.loads(PUBLISHED_CHECKS.read_text(encoding="utf-8"))["runs"]

@@ -57,9 +57,7 @@ def check_published(
         else:
             try:
                 with status(f"checking {name}"):
-                    runs[name] = published_checks.check_published(
-                        name, accept_license=accept_license, clouds=clouds
-                    )
+                    runs[name] = published_checks.check_published(name, accept_license=accept_license, clouds=clouds)
             except (ValueError, OSError, ImportError) as error:
                 # No record, so that the next run tries it again.
                 print_error(f"{name}: not opened: {one_line(error).removeprefix(f'{name}: ')}")

@@ -132,9 +132,7 @@ def _tensors(model: torch.nn.Module, directory: Path) -> Check:
 
 def _numbers(model: torch.nn.Module) -> Check:
     wrong = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor.float()).all()]
-    constant = [
-        name for name, tensor in model.named_parameters() if tensor.dim() > 1 and bool((tensor == 0).all())
-    ]
+    constant = [name for name, tensor in model.named_parameters() if tensor.dim() > 1 and bool((tensor == 0).all())]
     if wrong:
         return Check("numbers", False, f"NaN or infinity in {len(wrong)} tensors, such as {wrong[0]}")
     return Check("numbers", True, "finite" + (f"; {len(constant)} weights are all zero" if constant else ""))

@@ -97,10 +97,14 @@ def test_weights_with_a_meaning_pass_and_random_ones_fail_for_their_answers_alon
         "zero-shot accuracy on packaged test shapes": False,
         "names of the example files": False,
     }
-    assert f"{OPENSHAPE:<52} FAILED" in out and "of 26 right; chance is 7.7%" in out and f"{PACKAGED:<52} passed" in out
+    assert (
+        f"{OPENSHAPE:<52} FAILED" in out and "of 26 right; chance is 7.7%" in out and f"{PACKAGED:<52} passed" in out
+    )
     record = runs[PACKAGED]
     assert record["class"] == "ActForPointCloudClassification" and record["parameters"] > 1e5
-    assert len(record["sha256"]) == 64 and len(record["revision"]) == 40 and record["seconds"].keys() == {"open", "judge"}
+    assert (
+        len(record["sha256"]) == 64 and len(record["revision"]) == 40 and record["seconds"].keys() == {"open", "judge"}
+    )
     assert {"hf-any3d", "torch", "transformers"} <= record["versions"].keys()
 
     def must_not_run(*_, **__):
@@ -155,7 +159,9 @@ def test_a_tensor_that_is_missing_or_left_over_is_named(publish, monkeypatch):
     model, directory = open_published(PACKAGED), published_directory(PACKAGED)
     tensors = load_file(directory / "model.safetensors")
     first = next(iter(tensors))
-    save_file({**{name: value for name, value in tensors.items() if name != first}, "more": torch.ones(1)}, directory / "x")
+    save_file(
+        {**{name: value for name, value in tensors.items() if name != first}, "more": torch.ones(1)}, directory / "x"
+    )
     (directory / "x").replace(directory / "model.safetensors")
     check = published_checks._tensors(model, directory)
     assert check.passed is False and check.seen == f"1 missing, such as {first}, 1 left, such as more"

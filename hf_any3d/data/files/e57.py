@@ -1,7 +1,5 @@
 """E57, the exchange format of scanners on tripods (ASTM E2807): coordinates, colors and intensities of its scans."""
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -40,8 +38,7 @@ class Field:
 def read(source: Source) -> PointCloudData:
     """Read all scans of a file as one cloud in their common frame, in meters; images are left out.
 
-    Points that a scanner marked as invalid are left out with a warning. Colors and intensities are kept where all
-    scans have them. The checksum of every page is compared.
+    Points marked as invalid are left out with a warning. Colors and intensities are kept where all scans have them.
 
     Raises:
         PointCloudError: a wrong header, a page with another checksum, or a scan that is damaged or of another layout.
@@ -51,24 +48,18 @@ def read(source: Source) -> PointCloudData:
     scans = [child for child in _child(root, "data3D") or () if _child(child, "points") is not None]
     if not scans or len(scans) > _MOST_SCANS:
         raise PointCloudError(f"{len(scans)} scans of points; expected 1 to {_MOST_SCANS}")
-    read_scans, total = [], 0
-    for scan in scans:
-        points = _child(scan, "points")
-        total += _whole(points, "recordCount", 0)
-        # Before any of it is decoded: together they may be too many.
-        source.check(points=total, decoded=40 * total)
-        cloud = _scan(data, scan, points, source)
-        if cloud is not None:
-            read_scans.append(cloud)
-    if not read_scans:
+    total = sum(_whole(_child(scan, "points"), "recordCount", 0) for scan in scans)
+    source.check(points=total, decoded=40 * total)
+    clouds = [cloud for scan in scans if (cloud := _scan(data, scan, source)) is not None]
+    if not clouds:
         raise PointCloudError("there are no valid points; expected at least 1")
-    joined: dict[str, Any] = {"points": np.concatenate([scan["points"] for scan in read_scans])}
-    for name in ("colors", "intensity"):
-        having = [scan[name] for scan in read_scans if name in scan]
-        if len(having) == len(read_scans):
+    joined = {}
+    for name in ("points", "colors", "intensity"):
+        having = [cloud[name] for cloud in clouds if name in cloud]
+        if len(having) == len(clouds):
             joined[name] = np.concatenate(having)
         elif having:
-            source.warn(f"{len(read_scans) - len(having)} of {len(read_scans)} scans have no {name}; they are left out")
+            source.warn(f"{len(clouds) - len(having)} of {len(clouds)} scans have no {name}; they are left out")
     return PointCloudData(**joined)
 
 
@@ -76,9 +67,7 @@ def _logical(data: bytes) -> tuple[bytes, bytes]:
     """Return the content of the pages, and of it the XML section."""
     if not data.startswith(b"ASTM-E57"):
         raise PointCloudError(f"starts with {data[:8]!r}; an E57 file starts with 'ASTM-E57'")
-    if len(data) < _HEADER.size:
-        raise PointCloudError(f"{len(data)} bytes; the header alone has {_HEADER.size}, so the file may be cut off")
-    _, major, minor, length, start, size, page = _HEADER.unpack_from(data)
+    _, major, minor, length, start, size, page = _HEADER.unpack_from(data[: _HEADER.size].ljust(_HEADER.size, b"\0"))
     if (major, page) != (1, _PAGE):
         raise PointCloudError(f"version {major}.{minor} with pages of {page} bytes; expected 1.0 with {_PAGE}")
     if length != len(data) or length % _PAGE:
@@ -89,13 +78,10 @@ def _logical(data: bytes) -> tuple[bytes, bytes]:
         raise PointCloudError(f"page {wrong[0]} of {len(pages)} is damaged: it has another checksum")
     logical = pages[:, :-_CHECKSUM].tobytes()
     at = _place(start, len(logical))
-    if size > len(logical) - at:
-        raise PointCloudError(f"{size} bytes of XML at byte {start}; the file may be cut off")
-    return logical, logical[at : at + size]
+    return logical, logical[at : at + size]  # of an XML that is cut off, the end is missing
 
 
 def _place(physical: int, size: int) -> int:
-    """Return the place of a byte of the file in the content of its pages."""
     page, rest = divmod(physical, _PAGE)
     place = page * (_PAGE - _CHECKSUM) + rest
     if rest >= _PAGE - _CHECKSUM or place >= size:
@@ -109,7 +95,6 @@ def _checksums(pages: np.ndarray) -> np.ndarray:
     for _ in range(8):
         table = np.where(table & 1, table >> 1 ^ np.uint32(0x82F63B78), table >> 1)
     crc = np.full(len(pages), 0xFFFFFFFF, np.uint32)
-    # Byte by byte, but all pages at once.
     for column in np.ascontiguousarray(pages.T):
         crc = table[(crc ^ column) & 0xFF] ^ crc >> 8
     return ~crc
@@ -126,12 +111,12 @@ def _tree(xml: bytes) -> ElementTree.Element:
 
 
 def _child(element: Any, name: str) -> Any:
-    # Names have the namespace of the standard.
     return next((child for child in element if child.tag.rpartition("}")[2] == name), None)
 
 
-def _scan(data: bytes, scan: Any, points: Any, source: Source) -> dict[str, np.ndarray] | None:
+def _scan(data: bytes, scan: Any, source: Source) -> dict[str, np.ndarray] | None:
     """Read the valid points of one scan, None if there are none."""
+    points = _child(scan, "points")
     count = _whole(points, "recordCount", 0)
     prototype = _child(points, "prototype")
     names = [child.tag.rpartition("}")[2] for child in (() if prototype is None else prototype)]
@@ -162,10 +147,8 @@ def _scan(data: bytes, scan: Any, points: Any, source: Source) -> dict[str, np.n
 
 
 def _field(element: Any) -> Field:
-    kind = element.get("type")
-    if kind == "Float":
-        is_single = element.get("precision") == "single"
-        return Field(32 if is_single else 64, "<f4" if is_single else "<f8")
+    if (kind := element.get("type")) == "Float":
+        return Field(32, "<f4") if element.get("precision") == "single" else Field(64, "<f8")
     if kind not in ("Integer", "ScaledInteger"):
         raise PointCloudError(f"a field of type {shorten(str(kind))}; expected Float, Integer or ScaledInteger")
     least, most = _whole(element, "minimum", -(2**63)), _whole(element, "maximum", 2**63 - 1)
@@ -178,9 +161,7 @@ def _field(element: Any) -> Field:
 def _streams(data: bytes, offset: int, count: int) -> list[bytes]:
     """Return the bytes of each field of a scan, joined over its packets."""
     at = _place(offset, len(data))
-    if at + _SECTION.size > len(data):
-        raise PointCloudError("the points of a scan start at the end of the file; it may be cut off")
-    section, length, start, _ = _SECTION.unpack_from(data, at)
+    section, length, start, _ = _SECTION.unpack_from(data[at : at + _SECTION.size].ljust(_SECTION.size, b"\0"))
     if section != 1 or length > len(data) - at:
         raise PointCloudError(f"a section of kind {section} with {length} bytes; expected 1, within the file")
     stop, at = at + length, _place(start, len(data))
@@ -205,7 +186,9 @@ def _streams(data: bytes, offset: int, count: int) -> list[bytes]:
 def _numbers(stream: bytes, field: Field, count: int, name: str) -> np.ndarray:
     """Decode (count,) numbers of a field."""
     if 8 * len(stream) < count * field.bits:
-        raise PointCloudError(f"{len(stream)} bytes of {name} for {count} points of {field.bits} bits; it may be cut off")
+        raise PointCloudError(
+            f"{len(stream)} bytes of {name} for {count} points of {field.bits} bits; it may be cut off"
+        )
     if field.dtype is not None:
         return np.frombuffer(stream, field.dtype, count)
     stored = np.zeros(count, np.uint64)
@@ -213,7 +196,6 @@ def _numbers(stream: bytes, field: Field, count: int, name: str) -> np.ndarray:
         stored[:] = np.frombuffer(stream, f"<u{field.bits // 8}", count)
     elif field.bits:
         weights = np.uint64(1) << np.arange(field.bits, dtype=np.uint64)
-        # A multiple of eight numbers begins at a whole byte.
         for first in range(0, count, _AT_ONCE):
             some = min(_AT_ONCE, count - first)
             begin = first * field.bits // 8
@@ -226,38 +208,33 @@ def _numbers(stream: bytes, field: Field, count: int, name: str) -> np.ndarray:
 
 
 def _unit(values: np.ndarray, field: Field, name: str) -> np.ndarray:
-    if field.dtype is not None:
-        low, high = 0.0, 1.0
-    else:
-        low, high = (end * field.scale + field.offset for end in (field.least, field.most))
+    ends = (0.0, 1.0) if field.dtype else (field.least, field.most)
+    low, high = (end * field.scale + field.offset for end in ends)
     if not (low < high and high - low < np.inf and np.isfinite(values).all()):
         raise PointCloudError(f"{name} from {low:g} to {high:g}; expected a range, and finite numbers")
     return ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
 
 
 def _posed(xyz: np.ndarray, pose: Any) -> np.ndarray:
-    """Move points (points, 3) from the frame of a scan to that of the file."""
-    if pose is None:
-        return xyz
-    turn, move = _child(pose, "rotation"), _child(pose, "translation")
+    turn, move = (None if pose is None else _child(pose, name) for name in ("rotation", "translation"))
     if turn is not None:
-        quaternion = np.array([_text(_child(turn, name)) for name in "wxyz"])
+        quaternion = np.array([_decimal(_texts(turn), name, 0) for name in "wxyz"])
         if not 0 < (length := np.linalg.norm(quaternion)) < np.inf:
             raise PointCloudError(f"a scan is turned by a quaternion of length {length:g}; expected 1")
         w, *axis = quaternion / length
         cross = np.cross(axis, xyz)
         xyz = xyz + 2 * (w * cross + np.cross(axis, cross))
-    return xyz if move is None else xyz + [_text(_child(move, name)) for name in "xyz"]
+    return xyz if move is None else xyz + [_decimal(_texts(move), name, 0) for name in "xyz"]
 
 
-def _text(element: Any) -> float:
-    # An element without text is 0.
-    return 0.0 if element is None else _decimal({"value": element.text or 0}, "value", 0)
+def _texts(element: Any) -> dict[str, str]:
+    # Of an element without text, the value is 0.
+    return {child.tag.rpartition("}")[2]: child.text or "0" for child in element}
 
 
 def _whole(element: Any, name: str, default: int) -> int:
     text = str(element.get(name, default)).strip()
-    if not text.lstrip("-").isdecimal() or not text.isascii() or len(text) > 20:
+    if not text.removeprefix("-").isdecimal() or not text.isascii() or len(text) > 20:
         raise PointCloudError(f"{name} is {shorten(text)}; expected a whole number")
     return int(text)
 
@@ -265,8 +242,8 @@ def _whole(element: Any, name: str, default: int) -> int:
 def _decimal(element: Any, name: str, default: float) -> float:
     try:
         value = float(element.get(name, default))
-    except (ValueError, TypeError):
-        raise PointCloudError(f"{name} is {shorten(str(element.get(name)))}; expected a number") from None
+    except ValueError:
+        value = np.nan
     if not abs(value) < np.inf:
-        raise PointCloudError(f"{name} is {value}; expected a finite number")
+        raise PointCloudError(f"{name} is {shorten(str(element.get(name)))}; expected a finite number")
     return value

@@ -61,7 +61,10 @@ def test_an_incomplete_kitti_is_refused_with_what_is_missing(kitti):
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(bytes(116), "116 bytes; expected 4 for each of 30 points"), (b"\7\0\0\0" * 30, "class 7; expected one of 10, 252")],
+    [
+        (bytes(116), "116 bytes; expected 4 for each of 30 points"),
+        (b"\7\0\0\0" * 30, "class 7; expected one of 10, 252"),
+    ],
 )
 def test_labels_of_kitti_that_do_not_fit_are_refused_or_left_out(content, why, kitti, caplog):
     root, options = kitti

@@ -73,7 +73,9 @@ def test_colors_of_a_larger_image_belong_to_their_pixels(times, frame):
     picture[..., 1] = np.arange(WIDTH * times) // times * 10
     (frame / "color.png").write_bytes(png(picture))
     # Phones give the intrinsics of the color image.
-    larger = Intrinsics(FX * times, FY * times, (CX + 0.5) * times - 0.5, (CY + 0.5) * times - 0.5, (8 * times, 6 * times))
+    larger = Intrinsics(
+        FX * times, FY * times, (CX + 0.5) * times - 0.5, (CY + 0.5) * times - 0.5, (8 * times, 6 * times)
+    )
     cloud = read_rgbd(frame / "depth.png", larger, frame / "color.png")
     row, column = np.nonzero(millimeters())
     np.testing.assert_allclose(cloud.colors[:, :2] * 25.5, np.stack([row, column], axis=1), atol=1e-5)
@@ -111,7 +113,9 @@ def test_other_images_are_refused(frame):
         with pytest.raises(PointCloudFileError, match=f"{name}: {why}"):
             read_rgbd(frame / name, frame / "camera.json")
     (frame / "square.png").write_bytes(png(np.ones((6, 6, 3), np.uint8)))
-    with pytest.raises(PointCloudFileError, match="square.png: 6 x 6 pixels; the depth image has 8 x 6, another shape"):
+    with pytest.raises(
+        PointCloudFileError, match="square.png: 6 x 6 pixels; the depth image has 8 x 6, another shape"
+    ):
         read_rgbd(frame / "depth.png", frame / "camera.json", frame / "square.png")
     with pytest.raises(PointCloudFileError, match="depth.png: 48 points; at most 10 are read"):
         read_rgbd(frame / "depth.png", frame / "camera.json", limits=ReadLimits(points=10))
