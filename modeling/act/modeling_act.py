@@ -513,7 +513,8 @@ class ActSegmenter(ActPreTrainedModel):
         if added is None or len(added) != len(layers) or any(own.shape[1] != 2 for own in added):
             raise ValueError(
                 "segmentation_pooling='prompts': the adapters do not leave one prompt, before and after the block, at "
-                f"each of the blocks {layers}; expected IDPTConfig(layers_to_transform={layers}), or 'tokens'"
+                f"each of the blocks {layers}; expected IDPTConfig(prompt_layers={layers}, keep_prompts=False), or "
+                "'tokens'"
             )
         after, before = (torch.cat([self.act.norm(own[:, place]) for own in added], dim=-1) for place in (0, 1))
         return [before, after]
