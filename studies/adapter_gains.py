@@ -34,11 +34,11 @@ ENCODERS = {
     "minilm": "Any2Point around MiniLM's first two layers",
 }
 """Encoders of the grid; all but the last are given by directory."""
-METHODS = ("head", "lora", *TOKEN_METHODS, "ppt")
+METHODS = ("head", "lora", *TOKEN_METHODS)
 """No adapter first."""
 SLOTS = ("scanobjectnn", "pcc13")
-"""Other data sets of reports. A file holds `dataset`, `encoder`, `method`, `seed`, `random`, and what the evaluation of
-the test split gave: `accuracy` between 0 and 1, and `rows`, its number of clouds."""
+"""Other data sets of reports. A file holds `dataset`, `encoder`, `method`, `seed`, `random`, and what the evaluation
+of the test split gave: `accuracy` between 0 and 1, and `rows`, its number of clouds."""
 _ON_ACT_ALONE = ("ppt",)
 
 
@@ -92,7 +92,9 @@ def run_cells(options: argparse.Namespace) -> list[dict[str, Any]]:
             continue
         result = stored_or_done(run, folder, in_fresh_process)
         spent += 0 if is_stored else result["cpu_seconds"]
-        print(f"{key}, {run.method}, seed {run.seed}{', random' if is_random else ''}: {100 * result['accuracy']:.1f} %")
+        print(
+            f"{key}, {run.method}, seed {run.seed}{', random' if is_random else ''}: {100 * result['accuracy']:.1f} %"
+        )
         found.append(
             {"dataset": "shapes", "encoder": key, "method": run.method, "seed": run.seed, "random": is_random}
             | {name: result[name] for name in ("accuracy", "rows", "trained_parameters", "cpu_seconds")}
@@ -121,7 +123,9 @@ def read_reports(folder: Path) -> list[dict[str, Any]]:
         for name, is_allowed in allowed.items():
             if name not in report or not is_allowed(report[name]):
                 value = report.get(name, "missing")
-                raise ValueError(f"{path}: {name}={value!r}; expected the fields that studies.adapter_gains.SLOTS names")
+                raise ValueError(
+                    f"{path}: {name}={value!r}; expected the fields that studies.adapter_gains.SLOTS names"
+                )
         found.append({name: report[name] for name in allowed})
     return found
 

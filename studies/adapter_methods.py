@@ -125,8 +125,13 @@ TOKEN_METHODS: dict[str, Method] = {
         "a bottleneck (r = 16) for each layer with a scale of each token, a prompt of each layer, scales and shifts",
         peft("dapt", r=16),
     ),
+    "ppt": Method(
+        "PPT",
+        "the tokens of 32 further patches as prompts, and three MLPs (r = 64) that all blocks share; only on ACT's",
+        peft("ppt", num_groups=32, r=64),
+    ),
 }
-"""Methods of point transformers that work around any encoder; see `studies.adapter_gains`."""
+"""Methods of point transformers; see `studies.adapter_gains`."""
 
 ABLATIONS: dict[str, Method] = {
     "no_projection": replace(
@@ -205,12 +210,9 @@ def train_by(protocol: str) -> Callable[[PreTrainedModel], nn.Module]:
     return adapt
 
 
-POINT_METHODS: dict[str, Method] = METHODS | TOKEN_METHODS | {
-    "ppt": Method(
-        "PPT",
-        "the tokens of 32 further patches as prompts, and three MLPs (r = 64) that all blocks share",
-        peft("ppt", num_groups=32, r=64),
-    ),
+POINT_METHODS: dict[str, Method] = {
+    **METHODS,
+    **TOKEN_METHODS,
     "linear": replace(
         METHODS["linear"],
         about="one linear layer on the pooled features; of ACT's students the class token too",

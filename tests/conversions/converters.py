@@ -33,8 +33,8 @@ from tests.conversions.aligned_originals import openshape_training, patchalign3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.originals import SmallCase, content, small_variant
 from tests.conversions.spatiallm_originals import Released
-from tests.conversions.test_imagebind_audio import original as imagebind_original
 from tests.conversions.test_act_adapters import FILES as ADAPTED, released as adapted_released
+from tests.conversions.test_imagebind_audio import original as imagebind_original
 from tests.modeling.detr3d.reference_case import DetectionCase
 from tests.modeling.ptv3_case import SupervisedCase, ptv3_original
 from tests.tiny_encoders import tiny_config

@@ -140,12 +140,17 @@ def test_part_segmentation_trains_the_prompts_and_the_head():
     [
         ("idpt_scanobjectnn_obj_bg", {"neighbors": 4, "modules_to_save": ["classifier", "class_token"]}),
         ("dapt_modelnet40", {"r": 4, "modules_to_save": ["classifier", "class_token"]}),
-        ("ppt_modelnet40", {"num_groups": 4, "group_size": 4, "modules_to_save": list(PPTConfig.published().modules_to_save)}),
+        (
+            "ppt_modelnet40",
+            {"num_groups": 4, "group_size": 4, "modules_to_save": list(PPTConfig.published().modules_to_save)},
+        ),
     ],
 )
 def test_recipes_of_other_methods_run(datasets, tmp_path, recipe, config):  # noqa: F811  the fixture
     ActModel(ActConfig(**TINY)).save_pretrained(tmp_path / "base")
-    kept = {name: value for name, value in parsed(recipe)[PointModelArguments].model_config.items() if name == "pooling"}
+    kept = {
+        name: value for name, value in parsed(recipe)[PointModelArguments].model_config.items() if name == "pooling"
+    }
     settings = SHORT | {"output_dir": str(tmp_path / "out"), "model_name_or_path": str(tmp_path / "base")}
     settings |= {"model_config": TINY | kept, "peft_config": config, "augment": ["subsample:num_points=64"]}
     report = run_point_cloud_classification.main([str(FOLDER / f"{recipe}.yaml"), *words_of(settings)])

@@ -80,9 +80,7 @@ def test_the_released_size_trains_as_many_parameters(name):
     sizes = manifest["constructor_args"]
     with torch.device("meta"):
         config = ActConfig(num_labels=sizes["cls_dim"], pooling=POOLING[sizes["cls_type"]])
-        model = get_peft_model(
-            ActForPointCloudClassification(config), IDPTConfig.published(modules_to_save=MODULES)
-        )
+        model = get_peft_model(ActForPointCloudClassification(config), IDPTConfig.published(modules_to_save=MODULES))
     trained = {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad}
     assert sum(trained.values()) == manifest["trained_parameters"]
     own = sum(count for name, count in trained.items() if "idpt_module" in name)
