@@ -38,8 +38,8 @@ def convert(
     base: Annotated[
         str | None,
         option(
-            "PointGST, IDPT, DAPT, PPT: directory or hub name of the pretrained transformer, to compare it and leave it "
-            "out; by default it is stored in the directory."
+            "PointGST, IDPT, DAPT, PPT: directory or hub name of the pretrained transformer, to compare it and leave "
+            "it out; by default it is stored in the directory."
         ),
     ] = None,
     encoder: Annotated[

@@ -3,9 +3,9 @@
     python -m studies.speed.adapters --output adapters.json
 
 ACT's classifier for ScanObjectNN: 22.1 million parameters, 128 patches of 2048 points; head and class token are
-trained besides. Steps are taken in turns in one process; times are processor times, which depend little on other work on the
-machine. What autograd saves for the backward pass counts without the model's own parameters. The table has a line of
-Markdown for each method.
+trained besides. Steps are taken in turns in one process; times are processor times, which depend little on other work
+on the machine. What autograd saves for the backward pass counts without the model's own parameters. The table has a
+line of Markdown for each method.
 """
 
 from __future__ import annotations
