@@ -132,6 +132,8 @@ PROGRAMS = (
 # Files of programs whose models are not built here, by a mark that no other file has.
 _REFUSED = {
     r"blocks\.layers\.\d+\.gft_adapter\.": "PointGST on PointGPT",
+    # Two sizes of local graphs and no graph of all tokens, around another transformer than ACT's.
+    r"(?!blocks\.).*gft_adapter\.": "PointGST with graphs of two sizes, in a detector or a completion network",
     r"blocks\.layers\.\d+\.adapt_mlp\.": "DAPT on PointGPT",
     r"(blocks\.dgcnn_cls\d+\.|prompt_cls_pos$)": "IDPT's part segmentation",
     r"cls_prompt_list\.": "VPT-deep in IDPT's program",

@@ -58,8 +58,8 @@ if TYPE_CHECKING:
         DAPTConfig as DAPTConfig,
         GuidedAdapterConfig as GuidedAdapterConfig,
         IDPTConfig as IDPTConfig,
-        PPTConfig as PPTConfig,
         PointGSTConfig as PointGSTConfig,
+        PPTConfig as PPTConfig,
         PromptTokensConfig as PromptTokensConfig,
         SideTuningConfig as SideTuningConfig,
         encoder_linear_pattern as encoder_linear_pattern,
@@ -84,7 +84,6 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """Public names, loaded or not."""
     return sorted([*globals(), *__all__])
-
 
 
 def _is_installed(package: str) -> bool:

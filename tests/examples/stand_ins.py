@@ -170,9 +170,7 @@ LEROBOT = {
     },
     "lerobot.processor": {
         "PolicyProcessorPipeline": SimpleNamespace,
-        **{
-            f"{name}ProcessorStep": type(f"{name}ProcessorStep", (SimpleNamespace,), {}) for name in _STEPS
-        },
+        **{f"{name}ProcessorStep": type(f"{name}ProcessorStep", (SimpleNamespace,), {}) for name in _STEPS},
     },
     "lerobot.processor.converters": {"policy_action_to_transition": len, "transition_to_policy_action": len},
 }
