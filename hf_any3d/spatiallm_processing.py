@@ -72,9 +72,9 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         tokenizer: The language model's tokenizer, whose vocabulary has the three tokens around and for clouds.
         num_bins: `SpatialLMConfig.num_bins`.
         stride: How many cells are as long as one of the point encoder's last stage.
-        align: Whether to find up axis, tilt, unit, floor and turn of a scan, or which of them, some of `FRAME_PARTS` of
-            `hf_any3d.data.scan_frames`. `frame.sentences` of a room that was read say what was found; what cannot be
-            told stays, with a warning.
+        align: Whether to find up axis, tilt, unit, floor and turn of a scan; or which of them, some of `FRAME_PARTS`
+            of `hf_any3d.data.scan_frames`. `frame.sentences` of a room that was read say what was found; what cannot
+            be told stays, with a warning.
         clean: Whether to average points in voxels and to remove outliers.
         choice: Which point of a cell is kept: "middle" of those it has, or "random", as in the released training.
         code_template: Text after the task that declares the language, with which the released models were trained; a

@@ -15,7 +15,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict
 from peft import get_peft_model
 from torch import nn
-from transformers import AutoProcessor
+from transformers import AutoProcessor, BitsAndBytesConfig
 
 from hf_any3d.auto import AutoModelForPointCloudTextToText
 from hf_any3d.data.inputs import to_cloud
@@ -187,9 +187,9 @@ class LayoutModelArguments:
     )
     peft: str = argument(
         ADAPTED,
-        help="lora: low-rank adapters on the parts of --adapt; another PEFT method, such as guided_adapter, on the point "
-        "encoder; full: the parts of --adapt themselves; none: neither. The layers between point encoder and language "
-        "model are trained in any case.",
+        help="lora: low-rank adapters on the parts of --adapt; another PEFT method, such as guided_adapter, on the "
+        "point encoder; full: the parts of --adapt themselves; none: neither. The layers between point encoder and "
+        "language model are trained in any case.",
     )
     adapt: list[str] | None = argument(
         None,
@@ -197,6 +197,9 @@ class LayoutModelArguments:
         "adapt it alone.",
     )
     peft_config: dict | str | None = argument(None, help="JSON object with settings of the method, such as r.")
+    load_in_8bit: bool = argument(
+        False, help="Keep the frozen language model in 8 bits (bitsandbytes) while adapters are trained."
+    )
 
     def __post_init__(self):
         if self.model_name_or_path is None:
@@ -214,6 +217,8 @@ class LayoutModelArguments:
                 f"--adapt {' '.join(self.adapt)} with --peft {self.peft}, which adapts the point encoder alone; "
                 f"expected --adapt {_ENCODER}, or --peft {ADAPTED}"
             )
+        if self.load_in_8bit and self.peft in (ALONE, WHOLE):
+            raise ValueError(f"--load_in_8bit with --peft {self.peft}; expected a PEFT method, such as {ADAPTED}")
         self.peft_config = json_mapping(self.peft_config, "peft_config")
         if self.peft_config and self.peft in (ALONE, WHOLE):
             raise ValueError(f"--peft_config with --peft {self.peft}; expected a PEFT method, such as {ADAPTED}")
@@ -270,8 +275,8 @@ class LayoutTrainingArguments(PointTrainingArguments):
     num_train_epochs: float = field(default=10)
     object_loss: float = argument(
         0.0,
-        help="Weight of a second loss: each token of a cloud tells the line of the object that its points are on. For encoders "
-        "that are trained with few rooms or from scratch, such as 1.",
+        help="Weight of a second loss: each token of a cloud tells the line of the object that its points are on. For "
+        "encoders that are trained with few rooms or from scratch, such as 1.",
     )
     object_steps: int = argument(0, help="Steps at the beginning in which it is the only loss.")
 
@@ -355,7 +360,8 @@ def train_layouts(argv: list[str] | None = None) -> RunReport:
     if new := [label for label in labels if label not in processor.classes]:
         logger.info("The model learns other objects: %s", ", ".join(new))
         processor.classes = labels
-    model = AutoModelForPointCloudTextToText.from_pretrained(name)
+    bits = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)} if model_arguments.load_in_8bit else {}
+    model = AutoModelForPointCloudTextToText.from_pretrained(name, **bits)
     trained = adapted(model, model_arguments)
     parameters = count_parameters(trained)
     folds = {"fold_quarter_turns": data.fold_quarter_turns}

@@ -62,7 +62,7 @@ def measure(folder: Path, way: str, without_step: bool) -> dict[str, Any]:
         model, LayoutModelArguments(model_name_or_path=str(folder), peft=settings["--peft"], adapt=adapt)
     )
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     trained.train()
     learned = [weight for weight in trained.parameters() if weight.requires_grad]
     weights = _gigabytes(trained.parameters()) + _gigabytes(trained.buffers())

@@ -15,10 +15,12 @@ from hf_any3d import (
     SpatialLMForConditionalGeneration,
     load_point_dataset,
 )
+from hf_any3d.modeling.pretrained_parts import is_quantized
 from hf_any3d.modeling.spatiallm import Layout
 from hf_any3d.spatiallm_processing import SpatialLMProcessor
 from hf_any3d.training.layouts import LayoutCollator, LayoutModelArguments, LayoutRows, adapted, train_layouts
 from tests.cli.conftest import run
+from tests.common.test_quantization import without_compiler  # noqa: F401
 from tests.tiny_spatiallm import fitting_spatiallm, tiny_processor
 
 ROOMS = {"train_rooms": 4, "validation_rooms": 1, "test_rooms": 1, "num_points": 700, "num_objects": 2}
@@ -168,6 +170,7 @@ def test_a_run_trains_an_adapter_evaluates_it_and_resumes(start, tmp_path):
         (["--sizes", "1.2", "0.8"], "--sizes 1.2 0.8; expected the smallest"),
         (["--up_axis", "y"], "--up_axis y; expected z"),
         (["--augment", "flip"], "--augment flip; expected --turns and --sizes"),
+        (["--peft", "full", "--load_in_8bit"], "--load_in_8bit with --peft full; expected a PEFT method"),
         (["--peft", "none", "--peft_config", '{"r": 2}'], "--peft_config with --peft none"),
     ],
 )
@@ -183,6 +186,18 @@ def test_the_command_fine_tunes_layouts(start, tmp_path):
     made = run("train", *words, "--peft", "none")
     assert made.code == 0, made.err
     assert "try: hf-any3d detect FILE" in made.out and "f1_25" in made.out
+
+
+def test_lora_is_trained_on_a_language_model_in_8_bits(start, tmp_path):
+    words = ["--model_name_or_path", start, "--output_dir", tmp_path, "--dataset_options", json.dumps(ROOMS)]
+    words += ["--load_in_8bit", "--gradient_checkpointing", "--max_steps", 2, "--max_new_tokens", 20, "--use_cpu"]
+    report = train_layouts([str(word) for word in [*words, "--report_to", "none"]])
+    assert np.isfinite(report.metrics["test"]["loss"])
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA" and "q_proj" in config["target_modules"]
+    # It opens on the full weights, as its config names these.
+    opened = AutoModelForPointCloudTextToText.from_pretrained(tmp_path)
+    assert not is_quantized(opened)
 
 
 def test_guided_adapters_of_the_point_encoder_are_trained_and_open_by_three_doors(start, tmp_path):
