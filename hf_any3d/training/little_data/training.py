@@ -259,7 +259,7 @@ def _new_model(
     """Build the model that computes the features, with a head that is not fitted."""
     given = {part: getattr(arguments, part) for part in PART_OF.values() if getattr(arguments, part) is not None}
     sets = plan.features
-    if arguments.feature_sets is None:
+    if arguments.feature_sets is None or arguments.wrap_weight is not None:
         sets += tuple(name for name, part in PART_OF.items() if part in given and name not in sets)
     elif unused := [part for name, part in PART_OF.items() if part in given and name not in sets]:
         raise ValueError(f"--{unused[0]} {given[unused[0]]} with --feature_sets {' '.join(sets)}, which leave it out")
