@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict
 from hf_any3d.atomic_files import release_claims
 from hf_any3d.auto import AutoModelForPointCloudClassification
 from hf_any3d.data.catalog import up_axis_of
+from hf_any3d.data.inputs import count_channels
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import FILE, save_card
@@ -266,7 +267,7 @@ def _new_model(
     settings: dict[str, Any] = {
         "features": list(sets),
         "copies": plan.copies,
-        "in_channels": 3 * len(data.features),
+        "in_channels": count_channels(data.features),
         "normals": data.features[1:2] == ["normals"],
         "up_axis": data.up_axis,
     }
