@@ -16,10 +16,12 @@ from hf_any3d.data.catalog import (
     modelnet40,
     modelnet40_fewshot,
     modelnet40_generative,
+    nuscenes,
     objaverse_captions,
     s3dis,
     scannet_detection,
     scanobjectnn,
+    semantickitti,
     shapenet55,
     shapenetpart,
     sunrgbd,
@@ -31,6 +33,7 @@ from tests.data.catalog import (
     pointllm_trees,
     s3dis_trees,
     shapenet_trees,
+    street_trees,
     test_detection_datasets,
     test_modelnet40_generative,
 )
@@ -205,6 +208,11 @@ TREES: dict[str, tuple[Callable[[Path], object], Callable[[Path, dict], object]]
     "objaverse_captions annotations": (
         pointllm_trees.write_texts,
         lambda root, options: objaverse_captions.load(root, which="complex", streaming=True, **options),
+    ),
+    "semantickitti": (street_trees.write_semantickitti, lambda root, options: semantickitti.load(root, **options)),
+    "nuscenes": (
+        street_trees.write_nuscenes,
+        lambda root, options: nuscenes.load(root, version="v1.0-mini", **options),
     ),
     "s3dis annotations": (s3dis_trees.write_annotations, lambda root, options: s3dis.load(root, **options)),
     "s3dis npy": (s3dis_trees.write_arrays, lambda root, options: s3dis.load(root, **options)),
