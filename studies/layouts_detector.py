@@ -54,9 +54,7 @@ def scored_boxes(model: Detr3DForPointCloudObjectDetection, rows: Dataset) -> li
         output = model(points=room["points"][None])
         (answer,) = processor.post_process_object_detection(output, threshold=min(SCORES))
         rows_of = zip(answer["scores"].tolist(), answer["labels"].tolist(), answer["boxes"].tolist(), strict=True)
-        found.append(
-            [(score, Box(0, names[label], *box[:3], box[6], *box[3:6])) for score, label, box in rows_of]
-        )
+        found.append([(score, Box(0, names[label], *box[:3], box[6], *box[3:6])) for score, label, box in rows_of])
     return found
 
 

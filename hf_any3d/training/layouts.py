@@ -13,9 +13,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch import nn
-from transformers import AutoProcessor
+from transformers import AutoProcessor, BitsAndBytesConfig
 
 from hf_any3d.auto import AutoModelForPointCloudTextToText
 from hf_any3d.data.inputs import to_cloud
@@ -35,6 +35,7 @@ from hf_any3d.training.arguments import (
     parse_arguments,
 )
 from hf_any3d.training.layout_objects import LayoutTrainer, object_targets
+from hf_any3d.training.models import build_peft_config, peft_methods
 from hf_any3d.training.rows import SharedEpoch
 from hf_any3d.training.trainer import PointTrainer
 
@@ -174,6 +175,7 @@ PARTS = {"language": "language_model", "encoder": "point_encoder"}
 _BETWEEN = ("input_projection", "projector")
 """Layers between the parts, which are always trained."""
 ADAPTED, ALONE, WHOLE = "lora", "none", "full"
+_LANGUAGE, _ENCODER = PARTS
 
 
 @dataclass
@@ -185,24 +187,41 @@ class LayoutModelArguments:
     )
     peft: str = argument(
         ADAPTED,
-        help="lora: low-rank adapters on the parts of --adapt; full: these parts themselves; none: neither. The "
-        "layers between point encoder and language model are trained in any case.",
+        help="lora: low-rank adapters on the parts of --adapt; another PEFT method, such as guided_adapter, on the "
+        "point encoder; full: the parts of --adapt themselves; none: neither. The layers between point encoder and "
+        "language model are trained in any case.",
     )
-    adapt: list[str] = argument(
-        default_factory=lambda: ["language"], help="Parts that are adapted: language, encoder or both."
+    adapt: list[str] | None = argument(
+        None,
+        help="Parts that are adapted: language, encoder or both; by default language, and encoder by the methods that "
+        "adapt it alone.",
     )
-    lora_config: dict | str | None = argument(None, help="JSON object with settings of peft.LoraConfig, such as r.")
+    peft_config: dict | str | None = argument(None, help="JSON object with settings of the method, such as r.")
+    load_in_8bit: bool = argument(
+        False, help="Keep the frozen language model in 8 bits (bitsandbytes) while adapters are trained."
+    )
 
     def __post_init__(self):
         if self.model_name_or_path is None:
             raise ValueError("--model_name_or_path is missing; expected a SpatialLM to start from")
-        if self.peft not in (ADAPTED, ALONE, WHOLE):
-            raise ValueError(f"--peft {self.peft}; expected {ADAPTED}, {WHOLE} or {ALONE}")
+        self.peft = self.peft.lower()
+        others = [name for name in peft_methods() if name != ADAPTED]
+        if self.peft not in (known := (ADAPTED, ALONE, WHOLE, *others)):
+            raise ValueError(f"--peft {self.peft}; expected one of {', '.join(known)}")
+        usual = [_ENCODER] if self.peft in others else [_LANGUAGE]
+        self.adapt = list(usual if self.adapt is None else self.adapt)
         if unknown := [name for name in self.adapt if name not in PARTS]:
             raise ValueError(f"--adapt {unknown[0]}; expected {' or '.join(PARTS)}")
-        self.lora_config = json_mapping(self.lora_config, "lora_config")
-        if self.lora_config and self.peft != ADAPTED:
-            raise ValueError(f"--lora_config with --peft {self.peft}; expected --peft {ADAPTED}")
+        if self.peft in others and self.adapt != usual:
+            raise ValueError(
+                f"--adapt {' '.join(self.adapt)} with --peft {self.peft}, which adapts the point encoder alone; "
+                f"expected --adapt {_ENCODER}, or --peft {ADAPTED}"
+            )
+        if self.load_in_8bit and self.peft in (ALONE, WHOLE):
+            raise ValueError(f"--load_in_8bit with --peft {self.peft}; expected a PEFT method, such as {ADAPTED}")
+        self.peft_config = json_mapping(self.peft_config, "peft_config")
+        if self.peft_config and self.peft in (ALONE, WHOLE):
+            raise ValueError(f"--peft_config with --peft {self.peft}; expected a PEFT method, such as {ADAPTED}")
 
 
 @dataclass
@@ -256,8 +275,8 @@ class LayoutTrainingArguments(PointTrainingArguments):
     num_train_epochs: float = field(default=10)
     object_loss: float = argument(
         0.0,
-        help="Weight of a second loss: each token of a cloud tells the line of the object that its points are on. For encoders "
-        "that are trained with few rooms or from scratch, such as 1.",
+        help="Weight of a second loss: each token of a cloud tells the line of the object that its points are on. For "
+        "encoders that are trained with few rooms or from scratch, such as 1.",
     )
     object_steps: int = argument(0, help="Steps at the beginning in which it is the only loss.")
 
@@ -281,20 +300,16 @@ def adapted(model: SpatialLMForConditionalGeneration, arguments: LayoutModelArgu
         arguments: What is trained.
 
     Raises:
-        ValueError: Unknown settings of LoRA.
+        ValueError: Unknown settings of the method, or one that does not fit the point encoder.
     """
-    assert isinstance(arguments.lora_config, dict)
-    if arguments.peft == ADAPTED:
-        known = {own.name for own in dataclasses.fields(LoraConfig) if own.init}
-        if unknown := sorted(set(arguments.lora_config) - known):
-            raise ValueError(f"--lora_config has {unknown[0]!r}, which peft.LoraConfig does not know")
-        settings = {
-            "r": 16,
-            "lora_alpha": 32,
-            "target_modules": _linear_pattern(model, [PARTS[name] for name in arguments.adapt]),
-            "modules_to_save": list(_BETWEEN),
-        }
-        return get_peft_model(model, LoraConfig(**(settings | arguments.lora_config)))
+    assert isinstance(arguments.peft_config, dict) and arguments.adapt is not None
+    if arguments.peft not in (ALONE, WHOLE):
+        settings: dict[str, Any] = {"modules_to_save": list(_BETWEEN)}
+        if arguments.peft == ADAPTED:
+            pattern = _linear_pattern(model, [PARTS[name] for name in arguments.adapt])
+            settings |= {"r": 16, "lora_alpha": 32, "target_modules": pattern}
+        config = build_peft_config(arguments.peft, model, settings | arguments.peft_config)
+        return get_peft_model(model, config)
     trained = list(_BETWEEN) + ([PARTS[name] for name in arguments.adapt] if arguments.peft == WHOLE else [])
     model.requires_grad_(False)
     for name in trained:
@@ -345,7 +360,8 @@ def train_layouts(argv: list[str] | None = None) -> RunReport:
     if new := [label for label in labels if label not in processor.classes]:
         logger.info("The model learns other objects: %s", ", ".join(new))
         processor.classes = labels
-    model = AutoModelForPointCloudTextToText.from_pretrained(name)
+    bits = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)} if model_arguments.load_in_8bit else {}
+    model = AutoModelForPointCloudTextToText.from_pretrained(name, **bits)
     trained = adapted(model, model_arguments)
     parameters = count_parameters(trained)
     folds = {"fold_quarter_turns": data.fold_quarter_turns}

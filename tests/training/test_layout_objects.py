@@ -137,7 +137,17 @@ def test_a_run_learns_objects_first_and_resumes(start, tmp_path, monkeypatch):
     words = ["--model_name_or_path", start, "--output_dir", out, "--dataset_options", json.dumps(ROOMS)]
     words += ["--peft", "full", "--adapt", "language", "encoder", "--object_loss", "1", "--object_steps", "2"]
     words += ["--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "no", "--load_best_model_at_end"]
-    words += ["False", "--max_new_tokens", "4", "--learning_rate", "1e-2", "--lr_scheduler_type", "constant", "--fold_quarter_turns", "True"]
+    words += [
+        "False",
+        "--max_new_tokens",
+        "4",
+        "--learning_rate",
+        "1e-2",
+        "--lr_scheduler_type",
+        "constant",
+        "--fold_quarter_turns",
+        "True",
+    ]
     train_layouts([*map(str, words), "--max_steps", "3"])
     assert [one for one in asked if one[2]] == [(0, False, True), (1, False, True), (2, True, True)]
     first, last = (load_file(out / f"checkpoint-{step}" / "object_head.safetensors") for step in (2, 3))
