@@ -113,7 +113,9 @@ PROGRAMS = (
     Program("OpenShape", "convert_openshape", _marked(r"(pc_encoder\.)?(ppat\.)?sa\.mlp_convs\.")),
     Program("SpatialLM", "convert_spatiallm", _marked(r"point_backbone\.")),
     Program("Uni3D", "convert_uni3d", _marked(r"point_encoder\.visual\.")),
-    Program("Point Transformer V3", "convert_ptv3", _marked(r"(backbone\.|extractor\.)?embedding\.stem\.")),
+    Program("Find3D", "convert_find3d", _marked(r"extractor\.embedding\.stem\.")),
+    Program("Point Transformer V3, supervised", "convert_ptv3", _marked(r"(backbone\.)?embedding\.stem\.conv\.")),
+    Program("Point Transformer V3", "convert_ptv3", _marked(r"(backbone\.)?embedding\.stem\.")),
     Program("Point Transformer V3", "convert_ptv3", _linear_head, role="head"),
     Program(*_MINIGPT3D, _stage),
     # BLIP-2 has a Q-Former, but nothing that MiniGPT-3D trains.
@@ -130,6 +132,8 @@ PROGRAMS = (
 # Files of programs whose models are not built here, by a mark that no other file has.
 _REFUSED = {
     r"blocks\.layers\.\d+\.gft_adapter\.": "PointGST on PointGPT",
+    # Two sizes of local graphs and no graph of all tokens, around another transformer than ACT's.
+    r"(?!blocks\.).*gft_adapter\.": "PointGST with graphs of two sizes, in a detector or a completion network",
     r"blocks\.layers\.\d+\.adapt_mlp\.": "DAPT on PointGPT",
     r"(blocks\.dgcnn_cls\d+\.|prompt_cls_pos$)": "IDPT's part segmentation",
     r"cls_prompt_list\.": "VPT-deep in IDPT's program",

@@ -147,7 +147,9 @@ def _pooling(method: str, state: Mapping[str, torch.Tensor], chosen: str | None)
     if chosen is not None:
         named = chosen.split(",")
         if rest or len(named) != count:
-            raise ValueError(f"pooling={chosen!r}; the head reads {features} features, of tokens with {width} channels")
+            raise ValueError(
+                f"pooling={chosen!r}; the head reads {features} features, of tokens with {width} channels"
+            )
         return named
     known = _POOLING[method]
     if method == "dapt" and (by_classes := _DAPT_POOLING.get(size_of(state, "classifier.out.weight"))):

@@ -59,11 +59,13 @@ SUPERVISED: Names = {
     **_HEADS,
     **{rf"backbone\.{pattern}": f"{_ENCODER}{name}" for pattern, name in NAMES.items()},
 }
+EXTRACTOR = "extractor."
+"""Where Find3D has its encoder."""
 FIND3D: Names = {
     r"ln_logit_scale$": "text_head.logit_scale",
     r"fc(?P<layer>[123])\.": "text_head.hidden.{layer}.",
     r"fc4\.": "text_head.out.",
-    **{rf"extractor\.{pattern}": f"{_ENCODER}{name}" for pattern, name in NAMES.items()},
+    **{re.escape(EXTRACTOR) + pattern: f"{_ENCODER}{name}" for pattern, name in NAMES.items()},
 }
 # Norms of several data sets, within the place of one norm.
 _OF_CONDITIONS = re.compile(r"(?<=norm\.|orm1\.|orm2\.)norm\.(?=\d)")
@@ -244,7 +246,7 @@ def restore_supervised_state_dict(
 
 def is_find3d(original: Mapping[str, torch.Tensor]) -> bool:
     """Return whether tensors are those of Find3D."""
-    return any(name.startswith("extractor.") for name in original)
+    return any(name.startswith(EXTRACTOR) for name in original)
 
 
 def _inverted(names: Names) -> Names:

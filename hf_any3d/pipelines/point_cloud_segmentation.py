@@ -164,6 +164,10 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         self._bar = progress
         return super().__call__(inputs, progress=progress, batch_size=batch_size, **kwargs)
 
+    def label_names(self) -> tuple[str, ...]:
+        """Return the names of the labels by their numbers in an answer."""
+        return tuple(self.model.config.id2label[number] for number in range(self.model.config.num_labels))
+
     def _sanitize_parameters(
         self,
         category: str | int | None = None,
@@ -321,8 +325,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         formats: list[str] | tuple[str, ...] = FORMATS,
         names: Sequence[str] | None = None,
     ) -> dict[str, Any]:
-        if names is None:
-            names = [self.model.config.id2label[number] for number in range(self.model.config.num_labels)]
+        names = self.label_names() if names is None else names
         data = scene.data
         labels, scores = merged.labels_and_scores()
         if scene.part is not data:

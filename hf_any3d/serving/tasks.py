@@ -182,7 +182,7 @@ class Route:
             arrays["scores"] = answer["scores"].astype("<f4")
         if cloud.is_mesh:  # labels are those of points on its surface, which the client does not have
             arrays["points"] = answer["points"].astype("<f4")
-        names = settings.labels or tuple(self.pipe.model.config.id2label[n] for n in range(self._num_labels))
+        names = self.pipe.label_names(settings.labels) if settings.labels else self.pipe.label_names()
         segments = [
             {"label": part["label"], "points": int(part["mask"].sum()), "score": part["score"]}
             for part in answer["segments"]
@@ -193,10 +193,6 @@ class Route:
             "segments": segments,
             **{name: _encoded(values, settings.encoding) for name, values in arrays.items()},
         }
-
-    @property
-    def _num_labels(self) -> int:
-        return self.pipe.model.config.num_labels
 
 
 _HEADS: dict[str, tuple[str, type[Settings]]] = {

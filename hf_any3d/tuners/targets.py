@@ -73,8 +73,8 @@ def check_added_tokens(model: nn.Module, method: str) -> None:
         )
     if stack.attention_axis == "patches":
         raise ValueError(
-            f"{method} adds tokens to the sequence of a cloud, and {type(model).__name__} runs on one list of voxels of "
-            "all clouds; use another method"
+            f"{method} adds tokens to the sequence of a cloud, and {type(model).__name__} runs on one list of voxels "
+            "of all clouds; use another method"
         )
     if stack.attention_axis == "batch":
         raise ValueError("attention_axis='batch': tokens could not attend to those that are added; expected 'tokens'")
@@ -99,8 +99,8 @@ def check_later_layers(model: nn.Module, is_adapted: Callable[[str], bool], firs
     for name, is_one in list(zip(layers, adapted, strict=True))[first:]:
         if not is_one:
             raise ValueError(
-                f"the layers to adapt leave out {name}, to which the tokens go that are added from {layers[first]} on; "
-                "expected all layers from that one on"
+                f"the layers to adapt leave out {name}, to which the tokens go that are added from {layers[first]} "
+                "on; expected all layers from that one on"
             )
 
 

@@ -256,14 +256,8 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         """
         patches = self.cut(points)
         tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
-        encoded = self.encode(
-            tokens,
-            patches.centers,
-            output_layers,
-            output_hidden_states,
-            output_attentions,
-            partial(self.embed_patches, points),
-        )
+        returned, embed = (output_layers, output_hidden_states, output_attentions), partial(self.embed_patches, points)
+        encoded = self.encode(tokens, patches.centers, *returned, embed_patches=embed)
         hidden_states, added = encoded.last_hidden_state, encoded.added
         if self.side is not None:
             hidden_states = self._mix_side_in(hidden_states, patches)
@@ -287,9 +281,6 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
             points: `(batch, points, in_channels)`, which `forward` has checked.
             num_groups: Patches per cloud.
             group_size: Points per patch.
-
-        Raises:
-            ValueError: If a cloud has fewer points than that.
         """
         points = in_full_precision(points, self.norm.weight.dtype)
         patches = group_patches(points, num_groups, group_size, self.config.sampling_min_squared_norm)
@@ -334,8 +325,9 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         tokens = self.input_tokens(tokens)
         # Cell size in radii: about six patches per cell, whatever their number.
         edge = 4 / math.sqrt(self.config.num_groups)
-        special = tokens.shape[1] - centers.shape[1]
-        geometry = TokenGrids(centers, edge, special, embed_patches) if self._is_guided else None
+        geometry = TokenGrids(centers, edge, tokens.shape[1] - centers.shape[1]) if self._is_guided else None
+        if geometry is not None:
+            geometry.embed_patches = embed_patches
         layers = self.blocks.layers
         recorder = AttentionRecorder(layers, {PointAttention: 1}, config.model_type) if return_attentions else None
         # All blocks come after the requested ones, whose number divides the outputs again.
@@ -513,7 +505,8 @@ class ActSegmenter(ActPreTrainedModel):
         if added is None or len(added) != len(layers) or any(own.shape[1] != 2 for own in added):
             raise ValueError(
                 "segmentation_pooling='prompts': the adapters do not leave one prompt, before and after the block, at "
-                f"each of the blocks {layers}; expected IDPTConfig(layers_to_transform={layers}), or 'tokens'"
+                f"each of the blocks {layers}; expected IDPTConfig(prompt_layers={layers}, keep_prompts=False), or "
+                "'tokens'"
             )
         after, before = (torch.cat([self.act.norm(own[:, place]) for own in added], dim=-1) for place in (0, 1))
         return [before, after]

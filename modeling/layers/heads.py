@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-
 PROMPT_POOLING = frozenset({"prompt_max", "prompt_mean"})
 """Poolings of the prompts that adapters leave behind the tokens."""
 HEAD_ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu}

@@ -408,23 +408,14 @@ class TokenGrids(Geometry):
         centers: `(batch, tokens, 3)`, positions of the tokens in any unit.
         cell_size: Default edge of a cell, in radii of the cloud.
         special_tokens: Number of tokens before those of patches.
-        embed_patches: Returns tokens and positions of other patches of the clouds, by their number and size; None
-            where the clouds are not known.
     """
 
-    def __init__(
-        self,
-        centers: torch.Tensor,
-        cell_size: float,
-        special_tokens: int,
-        embed_patches: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]] | None = None,
-    ):
+    def __init__(self, centers: torch.Tensor, cell_size: float, special_tokens: int):
         given = centers.detach().float()
         centers = normalize_centers(given)
         views = centers.unsqueeze(1).expand(-1, GRIDS, -1, -1)  # (batch, grids, tokens, 3)
         # Grids in space do not end as lines and images do, so there is no extent.
         super().__init__(centers, views, (), cell_size, special_tokens, given_centers=given)
-        self.embed_patches = embed_patches
 
     def view_cells(self, cell_size: float | None = None) -> Membership:
         """Return the tokens' cells of edge `cell_size`, in radii of the cloud, in each grid."""

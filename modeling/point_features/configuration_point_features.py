@@ -79,6 +79,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         image_mean: Mean of images by channel, subtracted before the vision model.
         image_std: Their standard deviation, which then divides them.
         temperature: Divisor of the logits, which calibrates their softmax.
+        one_sided: Whether a second head tells clouds that were seen from one side only from whole ones.
     """
 
     model_type = "point_features"
@@ -110,6 +111,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
     image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
     image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
     temperature: float = 1.0
+    one_sided: bool = False
 
     def __post_init__(self, **kwargs: Any):
         self._check_features()

@@ -89,8 +89,8 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
         Args:
             encoder: Point encoder: a name on the hub, that of a published checkpoint, a directory, or a model. None
                 for the one that comes with the package, where `features` has "encoder".
-            wrap: Model of this package around an encoder of another modality, or a directory of it. One with an adapter
-                is stored with it, and a model that was given is changed: its adapter is part of it from then on.
+            wrap: Model of this package around an encoder of another modality, or a directory of it. Its adapter is
+                stored with it; in a model that was given, it is a part of this model from then on.
             vision: Vision model of transformers for depth views; of a checkpoint with several towers, that tower.
             revisions: Branch, tag or commit of parts from the hub, by the names of the arguments.
             **settings: Fields of `PointFeaturesConfig`. By default `features` are "descriptors", "encoder" and those
@@ -357,6 +357,7 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
         self.point_features = PointFeaturesModel(config, parts)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.unknown_score = self.build_unknown_score(config.hidden_size)
+        self.side_head = nn.Linear(config.hidden_size, 1) if config.one_sided else None
         self.post_init()
         self.expect_parts_elsewhere()
 
@@ -378,7 +379,8 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
             output_attentions: As in `PointFeaturesModel.forward`.
 
         Returns:
-            `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`.
+            `logits (batch, labels)`, `unknown (batch,)` if the config has `unknown_rows`, and `one_sided (batch,)` if
+            it has `one_sided`.
 
         Raises:
             TypeError: For an unknown keyword.
@@ -395,7 +397,28 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
             hidden_states=output.hidden_states,
             attentions=output.attentions,
             unknown=self.score_unknown(features, logits),
+            one_sided=None if self.side_head is None else self.side_head(features)[:, 0].sigmoid(),
         )
+
+    @torch.no_grad()
+    def set_side_head(self, weight: Tensor, bias: float) -> None:
+        """Set the head that tells clouds that were seen from one side from whole ones.
+
+        Args:
+            weight: `(width,)`, for standardized features.
+            bias: Added to their weighted sum; above 0 together, a cloud looks one-sided.
+
+        Raises:
+            ValueError: If the weight has another shape or numbers that are not finite.
+        """
+        width = self.config.hidden_size
+        if weight.shape != (width,) or not weight.isfinite().all() or not math.isfinite(bias):
+            raise ValueError(f"weight has shape {tuple(weight.shape)}; expected ({width},), and finite numbers")
+        self.config.one_sided = True
+        if self.side_head is None:
+            self.side_head = nn.Linear(width, 1).to(self.classifier.weight)
+        self.side_head.weight.copy_(weight[None])
+        self.side_head.bias.fill_(bias)
 
     @torch.no_grad()
     def set_head(self, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor) -> None:

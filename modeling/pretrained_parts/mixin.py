@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
@@ -188,6 +186,8 @@ class PretrainedPartsMixin:
     def enable_adapters(self) -> None:
         """Enable all adapters and fully trained modules (`modules_to_save`), which transformers leaves disabled."""
         super().enable_adapters()
+        from peft.utils import ModulesToSaveWrapper  # here, since models without adapters open without PEFT
+
         for module in self.modules():
             if isinstance(module, ModulesToSaveWrapper):
                 module.enable_adapters(enabled=True)
@@ -235,8 +235,9 @@ class PretrainedPartsMixin:
 
 def _patterns_of(owner: PretrainedPartsMixin, name: str, path: str) -> list[str]:
     """Return patterns of the names of a part's tensors, without those of adapters in it, which are elsewhere never."""
-    if any(isinstance(module, BaseTunerLayer) for module in owner.get_submodule(owner._part_paths[name]).modules()):
-        return [rf"^{re.escape(f'{path}.{own.path}')}$" for own in owner.part_tensors(name)]
+    tensors = owner.part_tensors(name)
+    if any(own.path != own.name for own in tensors):  # adapters wrap what they change
+        return [rf"^{re.escape(f'{path}.{own.path}')}$" for own in tensors]
     return [rf"^{re.escape(path)}\."]
 
 

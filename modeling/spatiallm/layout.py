@@ -256,6 +256,22 @@ class Layout:
 
         return dataclasses.replace(moved, boxes=tuple(map(turned, moved.boxes)))
 
+    def with_folded_turns(self) -> Layout:
+        """Return the layout with boxes that are turned by quarter turns along the axes, so that each has one text.
+
+        Their horizontal sizes are swapped if need be; the space that they fill is the same.
+        """
+
+        def folded(box: Box) -> Box:
+            quarters = round(box.angle / (math.pi / 2))
+            if not math.isclose(box.angle, quarters * math.pi / 2, abs_tol=1e-3):
+                return box
+            sizes = {"sx": box.sy, "sy": box.sx} if quarters % 2 else {}
+            return dataclasses.replace(box, angle=0.0, **sizes)
+
+        self._check_upright()
+        return dataclasses.replace(self, boxes=tuple(map(folded, self.boxes)))
+
     def ordered(self, resolution: float | None = None) -> Layout:
         """Return the layout in the order that a model is trained with, numbered anew from 0.
 

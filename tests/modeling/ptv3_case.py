@@ -188,12 +188,10 @@ class Find3DCase(SupervisedCase):
 
     def tensors(self, names: str = "state_dict") -> dict[str, torch.Tensor]:
         """The state dict of the released program."""
-        factors = re.findall(r"names exactly ([\w.]+) by (\d+)", self.manifest["weights"])
         state = super().tensors(names)
-        return {
-            name: torch.tensor(2.6) if name == "ln_logit_scale" else tensor * float(dict(factors).get(name, 1))
-            for name, tensor in state.items()
-        }
+        for name, factor in re.findall(r"names exactly ([\w.]+) by (\d+)", self.manifest["weights"]):
+            state[name] = state[name] * float(factor)
+        return state | {"ln_logit_scale": torch.tensor(2.6)}
 
     def cloud(self, part: str = "input") -> dict[str, np.ndarray]:
         """Row of a dataset: `points`, `colors` from 0 to 1 and `normals`; of the "input" or the "benchmark"."""

@@ -76,7 +76,13 @@ class PeftCase:
     @cached_property
     def original(self) -> dict[str, torch.Tensor]:
         """The state dict of the released program, without `module.`."""
-        return {name: filled(name, *spec) for name, spec in self.manifest["state_dict"].items()}
+        return {name: filled(self.kept(name), *spec) for name, spec in self.manifest["state_dict"].items()}
+
+    def kept(self, name: str) -> str:
+        """The name under which a tensor has its values, of two that a module has."""
+        for copy, kept in self.manifest.get("aliases", {}).items():
+            name = name.replace(copy + ".", kept + ".")
+        return name
 
     def base(self, *own: str, **changes: Any) -> ActForPointCloudClassification:
         """The classifier below the adapters, whose tensors have names that contain one of `own`."""
@@ -129,24 +135,16 @@ class AdaptedRun:
         self.case, self.method, self.prompt_layer = PeftCase(name), method, prompt_layer
         self.model = get_peft_model(self.case.base(*PROGRAMS[method].marks, **changes), config).eval()
         self.depth = self.case.manifest["constructor_args"]["depth"]
-        self.aliases = self.case.manifest.get("aliases", {})
         own = self.model.get_base_model().state_dict()
-        original = {name: self.case.original[self.kept(name)] for name in self.case.original}
-        added = rename_added(method, added_by(method, original), self.depth, prompt_layer)
+        added = rename_added(method, added_by(method, self.case.original), self.depth, prompt_layer)
         assert added.keys() == {name for name in own if f".{PROGRAMS[method].prefix}" in name}
         with torch.no_grad():
             for name, tensor in added.items():
                 own[name].copy_(tensor.view(own[name].shape))
 
-    def kept(self, name: str) -> str:
-        """The name under which a tensor has its values, of two that a module has."""
-        for copy, kept in self.aliases.items():
-            name = name.replace(copy + ".", kept + ".")
-        return name
-
     def ours_of(self, name: str) -> str:
         """Our name of a trained tensor of the released program."""
-        name = self.kept(name)
+        name = self.case.kept(name)
         tensor = {name: self.case.original[name]}
         if added_by(self.method, tensor):
             (ours,) = rename_tensors(tensor, added_names(self.method, self.depth, self.prompt_layer))

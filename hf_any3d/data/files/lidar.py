@@ -33,7 +33,9 @@ def read(source: Source) -> PointCloudData:
         width = _width_of(data)
     row = 4 * width
     if len(data) % row:
-        raise PointCloudError(f"{len(data)} bytes; expected rows of {row} ({width} float32), so the file may be cut off")
+        raise PointCloudError(
+            f"{len(data)} bytes; expected rows of {row} ({width} float32), so the file may be cut off"
+        )
     source.check(points=len(data) // row)
     table = np.frombuffer(data, "<f4").reshape(-1, width)
     # Invalid intensities are errors here: without a header they are the only sign of another format.

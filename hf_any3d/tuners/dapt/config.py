@@ -14,7 +14,7 @@ _CHOICES = {"positions": ("every_layer", "once"), "scales": ("identity", "random
 
 @dataclass
 class DAPTConfig(EncoderLayersConfig):
-    """Adapt each token by a bottleneck with a scale of its own, and add a prompt in each layer (dynamic adapter, DAPT).
+    """Adapt each token by a bottleneck with a scale of its own, and add a prompt in each layer (DAPT).
 
     A bottleneck beside the MLP is multiplied, token by token, by a scale that it reads from the token, so that some
     tokens are adapted and others are not; its mean over the tokens becomes a prompt, which goes on to the later

@@ -1,4 +1,4 @@
-"""IDPT, a PEFT method for frozen encoders of point tokens: prompts that a small module makes of each cloud's tokens."""
+"""IDPT, a PEFT method for frozen encoders of point tokens: prompts that a module makes of each cloud's tokens."""
 
 from peft.utils import register_peft_method
 

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from hf_any3d.modeling.layers.forward_contract import gathered, is_sharded
 from hf_any3d.modeling.layers.heads import in_precision_of
-from hf_any3d.modeling.point_encoders.point_transformer import TokenGrids
+from hf_any3d.modeling.point_ops.geometry import Geometry
 from hf_any3d.tuners.ppt.config import PPTConfig
 from hf_any3d.tuners.tuners_utils import WrappedModule
 
@@ -78,7 +78,7 @@ class PPTLayer(WrappedModule):
         hidden_states: torch.Tensor,
         positions: torch.Tensor | None = None,
         *args: Any,
-        geometry: TokenGrids,
+        geometry: Geometry,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Run the frozen block and the active adapters.
@@ -113,7 +113,7 @@ class PPTLayer(WrappedModule):
         # By position: re-entrant checkpoints take no keywords.
         return self.base_layer(sequence, None, partial(self._beside, names), *args, **kwargs)
 
-    def _embedded(self, name: str, geometry: TokenGrids) -> tuple[torch.Tensor, torch.Tensor]:
+    def _embedded(self, name: str, geometry: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
         """Return tokens and positions of an adapter's patches, computed once for all blocks."""
         further, embed = self.ppt_patches[name], geometry.embed_patches
         if embed is None:

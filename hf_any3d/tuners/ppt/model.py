@@ -47,6 +47,7 @@ class PPTModel(EncoderTuner):
 def _check_patches(model: nn.Module) -> None:
     if not isinstance(encoder_owner(model), ActModel) or hasattr(type(model), "teacher_features"):
         raise ValueError(
-            f"PPT embeds further patches of each cloud, which the encoder of {type(model).__name__} cannot do; expected "
-            "a model that gives whole clouds to ACT's point transformer, such as ActForPointCloudClassification"
+            f"PPT embeds further patches of each cloud, which the encoder of {type(model).__name__} cannot do; "
+            "expected a model that gives whole clouds to ACT's point transformer, such as "
+            "ActForPointCloudClassification"
         )

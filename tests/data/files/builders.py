@@ -47,6 +47,54 @@ def stl(triangles: np.ndarray) -> bytes:
     return b"\0" * 80 + struct.pack("<I", len(triangles)) + rows
 
 
+def paged(logical: bytes) -> bytes:
+    """Divide the content of an E57 file into pages with checksums, of which it gets the number in its header."""
+    logical += b"\0" * (-len(logical) % 1020)
+    size = len(logical) // 1020 * 1024
+    logical = logical[:16] + struct.pack("<Q", size) + logical[24:]
+    pages = (logical[at : at + 1020] for at in range(0, len(logical), 1020))
+    return b"".join(page + struct.pack(">I", _crc32c(page)) for page in pages)
+
+
+def _crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def e57(fields: list[tuple[str, int, int, np.ndarray]] | None = None, *, is_paged: bool = True) -> bytes:
+    """A file of one scan: fields of integers (name, lowest, highest, values), or by default 40 points of doubles."""
+    if fields is None:
+        xyz = np.random.default_rng(0).normal(size=(40, 3))
+        kinds = [f'<cartesian{axis} type="Float"/>' for axis in "XYZ"]
+        streams, count = [xyz[:, i].astype("<f8").tobytes() for i in range(3)], 40
+    else:
+        kinds = [f'<{name} type="Integer" minimum="{low}" maximum="{high}"/>' for name, low, high, _ in fields]
+        streams, count = [], len(fields[0][3])
+        for _, low, high, values in fields:
+            width = (high - low).bit_length()
+            together = sum((int(value) - low) << width * place for place, value in enumerate(values))
+            streams.append(together.to_bytes((width * count + 7) // 8, "little"))
+    head = struct.pack(f"<{len(streams)}H", *map(len, streams))
+    packet = struct.pack("<H", len(streams)) + head + b"".join(streams)
+    packet += b"\0" * (-(len(packet) + 4) % 4)
+    packet = struct.pack("<BBH", 1, 0, len(packet) + 3) + packet
+    section = struct.pack("<B7xQQQ", 1, 32 + len(packet), 80, 0) + packet
+    xml = (
+        '<?xml version="1.0" encoding="UTF-8"?><e57Root type="Structure" '
+        'xmlns="http://www.astm.org/COMMIT/E57/2010-e57-v1.0"><data3D type="Vector"><vectorChild type="Structure">'
+        f'<points type="CompressedVector" fileOffset="48" recordCount="{count}"><prototype type="Structure">'
+        f"{''.join(kinds)}</prototype></points></vectorChild></data3D></e57Root>"
+    ).encode()
+    place = 48 + len(section)
+    header = struct.pack("<8sIIQQQQ", b"ASTM-E57", 1, 0, 0, place // 1020 * 1024 + place % 1020, len(xml), 1024)
+    logical = header + section + xml
+    return paged(logical) if is_paged else logical
+
+
 def splats(**terms: float | list[float]) -> bytes:
     """Four Gaussian splats, as programs for them write them."""
     names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "f_rest_0", "opacity"]

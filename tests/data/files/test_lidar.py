@@ -27,9 +27,13 @@ def test_coordinates_and_intensities_are_those_written(columns, kind, count, tmp
 def test_a_file_that_could_be_both_names_the_choices_and_an_option_or_the_name_decides(tmp_path):
     rows = np.ones((20, 5), "<f4")  # as rows of four, all numbers are ones too
     (tmp_path / "sweep.bin").write_bytes(rows.tobytes())
-    with pytest.raises(PointCloudFileError, match="sweep.bin: 400 bytes that look of both kinds; pass file_type=") as no:
+    with pytest.raises(
+        PointCloudFileError, match="sweep.bin: 400 bytes that look of both kinds; pass file_type="
+    ) as no:
         read_point_cloud(tmp_path / "sweep.bin")
-    assert 'file_type="kitti" (x y z intensity)' in str(no.value) and '"nuscenes" (x y z intensity ring)' in str(no.value)
+    assert 'file_type="kitti" (x y z intensity)' in str(no.value) and '"nuscenes" (x y z intensity ring)' in str(
+        no.value
+    )
     assert len(read_point_cloud(tmp_path / "sweep.bin", file_type="kitti")) == 25
     assert len(read_point_cloud(tmp_path / "sweep.bin", file_type="nuscenes")) == 20
     (tmp_path / "sweep.bin").rename(tmp_path / "sweep.pcd.bin")

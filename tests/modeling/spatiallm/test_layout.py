@@ -208,3 +208,12 @@ def test_a_tilted_layout_keeps_its_heights_and_comes_back():
         layout.with_up_axis("z", (1.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="expected three numbers"):
         layout.with_up_axis("z", (0.0, 1.0))
+
+
+def test_quarter_turns_fold_into_sizes():
+    boxes = [Box(0, "bed", 1, 2, 0, -math.pi / 2, 2, 1, 0.5), Box(1, "bed", 1, 2, 0, -math.pi, 2, 1, 0.5)]
+    folded = Layout(boxes=(*boxes, Box(2, "bed", 1, 2, 0, -0.3, 2, 1, 0.5))).with_folded_turns()
+    assert [(box.angle, box.sx, box.sy) for box in folded.boxes] == [(0, 1, 2), (0, 2, 1), (-0.3, 2, 1)]
+    for before, after in zip(boxes, folded.boxes, strict=False):
+        corners = [np.sort(Layout(boxes=(box,)).corners()[0].round(9), axis=0) for box in (before, after)]
+        assert np.allclose(*corners)
