@@ -83,7 +83,6 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None

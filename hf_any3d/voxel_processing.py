@@ -363,7 +363,7 @@ def _axes(given: Sequence[str]) -> list[str]:
     axes = list(given)
     if any(axis not in _SIGNED_AXES for axis in axes) or sorted(axis[-1] for axis in axes) != ["x", "y", "z"]:
         raise ValueError(
-            f"model_axes: {given!r:.80}; expected three axes with or without a minus, such as ['-x', 'z', 'y'], or None"
+            f"model_axes: {given!r:.80}; expected three axes, perhaps with a minus, such as ['-x', 'z', 'y'], or None"
         )
     return axes
 

@@ -1,9 +1,12 @@
 """Tiny Point Transformer V3 models."""
 
+from typing import Any
+
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from hf_any3d.modeling.point_transformer_v3 import PRESETS, PointTransformerV3ForZeroShotPointCloudSegmentation
+from tests.common.case import POINTS, Case, spread_weights, varied_clouds
 from tests.tiny_text_towers import saved_text_tower
 
 SMALL = {
@@ -48,3 +51,31 @@ def tiny_find3d(**changes) -> PointTransformerV3ForZeroShotPointCloudSegmentatio
         if name.endswith("weight") and tensor.ndim > 1:
             tensor.mul_(4)  # features that differ between points
     return model
+
+
+def _named_parts(**settings: Any) -> PreTrainedModel:
+    model = tiny_ptv3(PointTransformerV3ForZeroShotPointCloudSegmentation, **(FIND3D | settings))
+    spread_weights(model)
+    return model
+
+
+def _with_texts(rows: int, seed: int) -> dict[str, Any]:
+    texts = torch.randn(3, TEXTS, generator=torch.Generator().manual_seed(5))
+    return {"points": varied_clouds(rows, channels=6, seed=seed), "text_embeds": texts}
+
+
+def _labels(rows: int) -> dict[str, Any]:
+    numbers = torch.arange(rows * POINTS).view(rows, POINTS) % 3
+    numbers[:, ::7] = -100
+    return {"labels": numbers}
+
+
+NAMED_PARTS = Case(
+    PointTransformerV3ForZeroShotPointCloudSegmentation,
+    _named_parts,
+    _with_texts,
+    _labels,
+    "logits",
+    still_settings={"drop_path_rate": 0.0, "head_dropout": 0.0, "shuffle_curves": "never"},
+)
+"""For `tests.common.models`."""

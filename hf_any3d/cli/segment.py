@@ -76,8 +76,8 @@ def segment(
 ) -> None:
     """Label every point with the part or object that it belongs to.
 
-    Clouds of any size are processed in blocks. A bar shows the blocks that are done. Models such as PatchAlign3D find
-    parts by their names, which --labels gives.
+    Clouds of any size are processed in blocks. A bar shows the blocks that are done. Models such as PatchAlign3D and
+    Find3D find parts by their names, which --labels gives.
     """
     name, files = split_model(files, model)
     inputs = find_inputs(files, file_type)

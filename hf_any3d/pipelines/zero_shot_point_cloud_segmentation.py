@@ -14,7 +14,6 @@ from hf_any3d.pipelines.base import refuse_unknown
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
 from hf_any3d.pipelines.zero_shot_point_cloud_classification import CACHE_SIZE, as_labels
 
-
 NONE = "none"
 """Label of points that belong to no text."""
 

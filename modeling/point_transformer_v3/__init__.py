@@ -5,10 +5,10 @@ from hf_any3d.modeling.point_transformer_v3.configuration_point_transformer_v3 i
     PointTransformerV3Config,
 )
 from hf_any3d.modeling.point_transformer_v3.modeling_point_transformer_v3 import (
+    PointTextOutput,
     PointTransformerV3ForPointCloudClassification,
     PointTransformerV3ForPointCloudSegmentation,
     PointTransformerV3ForZeroShotPointCloudSegmentation,
-    PointTextOutput,
     PointTransformerV3Model,
     PointTransformerV3Output,
     PointTransformerV3PreTrainedModel,

@@ -62,7 +62,6 @@ from hf_any3d.modeling.point_features import (
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudClassification,
     PointTransformerV3ForPointCloudSegmentation,
-    PointTransformerV3ForZeroShotPointCloudSegmentation,
     PointTransformerV3Model,
 )
 from hf_any3d.modeling.pointnet import (
@@ -90,6 +89,7 @@ from tests.common.refusals import registered_classes
 from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
 from tests.tiny_detr3d import CASES as DETECTORS
 from tests.tiny_features import tiny_features
+from tests.tiny_ptv3 import NAMED_PARTS
 from tests.tiny_spatiallm import CASES as LAYOUT_WRITERS
 
 ENCODER = "vit"
@@ -479,14 +479,7 @@ _BUILDERS = (
         "segmenter.out",
         _PTV3_STILL,
     ),
-    Case(
-        PointTransformerV3ForZeroShotPointCloudSegmentation,
-        lambda **settings: _ptv3(PointTransformerV3ForZeroShotPointCloudSegmentation)(**(tiny_ptv3.FIND3D | settings)),
-        lambda rows, seed: _with_feature_texts(rows, seed, channels=6),
-        _point_labels(LABELS),
-        "logits",
-        still_settings=_PTV3_STILL,
-    ),
+    NAMED_PARTS,
     Case(ImageBindAudioModel, _imagebind, _spectrograms, None, "last_hidden_state"),
     Case(NormedPhiModel, _phi(NormedPhiModel), _tokens, None, "last_hidden_state", still_settings=_PHI_STILL),
     Case(NormedPhiForCausalLM, _phi(NormedPhiForCausalLM), _tokens, _token_labels, "logits", "lm_head", _PHI_STILL),

@@ -71,7 +71,9 @@ def policy_module():
 def config(policy_module, tmp_path):
     tiny_ptv3(PointTransformerV3Model).save_pretrained(tmp_path)
     features = {"observation.points": Feature((50, 6)), "observation.state": Feature((4,))}
-    return policy_module.Any3DConfig(features, {"action": Feature((3,))}, encoder=str(tmp_path), horizon=5, n_action_steps=2)
+    return policy_module.Any3DConfig(
+        features, {"action": Feature((3,))}, encoder=str(tmp_path), horizon=5, n_action_steps=2
+    )
 
 
 def batch(rows: int = 2) -> dict[str, torch.Tensor]:

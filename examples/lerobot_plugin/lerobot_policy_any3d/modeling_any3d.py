@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-import hf_any3d  # noqa: F401  registers the encoders with transformers
 import torch
 from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_STATE
-from lerobot_policy_any3d.configuration_any3d import OBS_POINTS, Any3DConfig
 from torch import Tensor, nn
 from transformers import AutoModel
+
+import hf_any3d  # noqa: F401  registers the encoders with transformers
+from lerobot_policy_any3d.configuration_any3d import OBS_POINTS, Any3DConfig
 
 
 class Any3DPolicy(PreTrainedPolicy):

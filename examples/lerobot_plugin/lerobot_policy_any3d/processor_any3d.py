@@ -14,6 +14,7 @@ from lerobot.processor import (
 )
 from lerobot.processor.converters import policy_action_to_transition, transition_to_policy_action
 from lerobot.utils.constants import POLICY_POSTPROCESSOR_DEFAULT_NAME, POLICY_PREPROCESSOR_DEFAULT_NAME
+
 from lerobot_policy_any3d.configuration_any3d import OBS_POINTS, Any3DConfig
 
 
