@@ -15,8 +15,8 @@ if __name__ == "conversions":
     raise ImportError("this package is installed as hf_any3d.conversions; import it by that name")
 
 if TYPE_CHECKING:  # for editors and type checkers
+    from hf_any3d.conversions.act.adapters import convert_act_adapter as convert_act_adapter
     from hf_any3d.conversions.act.convert import convert_act as convert_act
-    from hf_any3d.conversions.act.pointgst import convert_pointgst as convert_pointgst
     from hf_any3d.conversions.any2point.convert import convert_any2point as convert_any2point
     from hf_any3d.conversions.detr3d.convert import (
         convert_detr3d as convert_detr3d,

@@ -55,8 +55,11 @@ if TYPE_CHECKING:
     from hf_any3d.spatiallm_processing import SpatialLMProcessor as SpatialLMProcessor
     from hf_any3d.tuners import (
         BitFitConfig as BitFitConfig,
+        DAPTConfig as DAPTConfig,
         GuidedAdapterConfig as GuidedAdapterConfig,
+        IDPTConfig as IDPTConfig,
         PointGSTConfig as PointGSTConfig,
+        PPTConfig as PPTConfig,
         PromptTokensConfig as PromptTokensConfig,
         SideTuningConfig as SideTuningConfig,
         encoder_linear_pattern as encoder_linear_pattern,

@@ -154,10 +154,11 @@ class PretrainedPartsMixin:
         """
         owners = [(path, owner) for path, owner in self.named_modules() if isinstance(owner, PretrainedPartsMixin)]
         self._keys_to_ignore_on_load_missing = {
-            rf"^{re.escape('.'.join(filter(None, (path, place))))}\."
+            pattern
             for path, owner in owners
             for name, place in owner._part_paths.items()
             if owner.owns_part(name) and owner.config.part(name).is_elsewhere
+            for pattern in _patterns_of(owner, name, ".".join(filter(None, (path, place))))
         }
 
     def owns_part(self, name: str) -> bool:
@@ -230,6 +231,14 @@ class PretrainedPartsMixin:
     @classmethod
     def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
         return super().from_pretrained(name, *args, **kwargs)
+
+
+def _patterns_of(owner: PretrainedPartsMixin, name: str, path: str) -> list[str]:
+    """Return patterns of the names of a part's tensors, without those of adapters in it, which are elsewhere never."""
+    tensors = owner.part_tensors(name)
+    if any(own.path != own.name for own in tensors):  # adapters wrap what they change
+        return [rf"^{re.escape(f'{path}.{own.path}')}$" for own in tensors]
+    return [rf"^{re.escape(path)}\."]
 
 
 def _quantization_keys(part: nn.Module) -> list[str]:

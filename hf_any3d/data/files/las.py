@@ -7,7 +7,7 @@ from importlib import import_module
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import usable_colors
+from hf_any3d.data.files.attributes import usable_colors, usable_intensity
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 
@@ -28,10 +28,8 @@ _MAX_POINTS_PER_BYTE = 4000
 def read(source: Source) -> PointCloudData:
     """Read coordinates in the units of the file, colors, intensities, and the class of each point as its label.
 
-    Intensities are the file's numbers, 0 to 65535; a file whose are all 0 has none.
-
     LAS needs no further packages, LAZ needs lazrs from the extra `files`. Coordinates of map projections are too large
-    for float32; see `PointCloudData.offset`.
+    for float32; see `PointCloudData.offset`. Intensities are 0 to 65535, and there are none if all of them are 0.
 
     Raises:
         PointCloudError: a wrong header, a file that is cut off, or LAZ without lazrs.
@@ -66,7 +64,7 @@ def read(source: Source) -> PointCloudData:
     scale, offset = np.frombuffer(data, "<f8", 3, 131), np.frombuffer(data, "<f8", 3, 155)
     # Block by block, since most bytes of a record are not needed.
     points, labels, at = np.empty((count, 3)), np.empty(count, np.int64), 0
-    intensity = np.empty(count, np.float32)
+    intensity = np.empty(count, np.uint16)
     colors = None if _COLORS[kind] is None else np.empty((count, 3), np.uint16)
     for block in blocks:
         rows = slice(at, at + len(block))
@@ -79,8 +77,8 @@ def read(source: Source) -> PointCloudData:
             colors[rows] = block["rgb"]
         at += len(block)
     usable = None if colors is None else usable_colors(colors, source)
-    # Z is the elevation in LAS.
-    measured = intensity if intensity.any() else None
+    # The standard has 0 where a sensor measures none. Z is the elevation in LAS.
+    measured = usable_intensity(intensity, source) if intensity.any() else None
     return PointCloudData(points, usable, labels=labels, intensity=measured, up_axis="z")
 
 
