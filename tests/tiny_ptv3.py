@@ -1,5 +1,6 @@
 """Tiny Point Transformer V3 models."""
 
+import functools
 from typing import Any
 
 import torch
@@ -72,7 +73,8 @@ def _labels(rows: int) -> dict[str, Any]:
 
 NAMED_PARTS = Case(
     PointTransformerV3ForZeroShotPointCloudSegmentation,
-    _named_parts,
+    # Blocks that are computed again in the backward pass cannot read the skip connection, which is refused.
+    functools.partial(_named_parts, decoder_convolution="sum"),
     _with_texts,
     _labels,
     "logits",
