@@ -6,7 +6,13 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
-from hf_any3d.modeling.point_transformer_v3 import PRESETS, PointTransformerV3ForZeroShotPointCloudSegmentation
+from hf_any3d.modeling.point_transformer_v3 import (
+    PRESETS,
+    PointTransformerV3ForPointCloudClassification,
+    PointTransformerV3ForPointCloudSegmentation,
+    PointTransformerV3ForZeroShotPointCloudSegmentation,
+    PointTransformerV3Model,
+)
 from tests.common.case import POINTS, Case, spread_weights, varied_clouds
 from tests.tiny_text_towers import saved_text_tower
 
@@ -31,6 +37,7 @@ def tiny_ptv3(model_class: type[PreTrainedModel], **changes) -> PreTrainedModel:
 
 # Channels of points among texts.
 TEXTS = 20
+LABELS = 3
 FIND3D = {
     **PRESETS["find3d"],
     **SMALL,
@@ -54,30 +61,65 @@ def tiny_find3d(**changes) -> PointTransformerV3ForZeroShotPointCloudSegmentatio
     return model
 
 
-def _named_parts(**settings: Any) -> PreTrainedModel:
-    model = tiny_ptv3(PointTransformerV3ForZeroShotPointCloudSegmentation, **(FIND3D | settings))
+def _spread(model_class: type[PreTrainedModel], own: dict[str, Any] | None = None, **settings: Any) -> PreTrainedModel:
+    model = tiny_ptv3(model_class, **({} if own is None else own) | settings)
     spread_weights(model)
     return model
 
 
+def _points(rows: int, seed: int) -> dict[str, Any]:
+    return {"points": varied_clouds(rows, channels=6, seed=seed)}
+
+
 def _with_texts(rows: int, seed: int) -> dict[str, Any]:
-    texts = torch.randn(3, TEXTS, generator=torch.Generator().manual_seed(5))
-    return {"points": varied_clouds(rows, channels=6, seed=seed), "text_embeds": texts}
+    texts = torch.randn(LABELS, TEXTS, generator=torch.Generator().manual_seed(5))
+    return _points(rows, seed) | {"text_embeds": texts}
 
 
-def _labels(rows: int) -> dict[str, Any]:
-    numbers = torch.arange(rows * POINTS).view(rows, POINTS) % 3
+def _point_labels(rows: int) -> dict[str, Any]:
+    numbers = torch.arange(rows * POINTS).view(rows, POINTS) % LABELS
     numbers[:, ::7] = -100
     return {"labels": numbers}
 
 
-NAMED_PARTS = Case(
-    PointTransformerV3ForZeroShotPointCloudSegmentation,
-    # Blocks that are computed again in the backward pass cannot read the skip connection, which is refused.
-    functools.partial(_named_parts, decoder_convolution="sum"),
-    _with_texts,
-    _labels,
-    "logits",
-    still_settings={"drop_path_rate": 0.0, "head_dropout": 0.0, "shuffle_curves": "never"},
+_STILL = {"drop_path_rate": 0.0, "head_dropout": 0.0, "shuffle_curves": "never"}
+CASES = (
+    Case(
+        PointTransformerV3Model,
+        functools.partial(_spread, PointTransformerV3Model),
+        _points,
+        None,
+        "pooler_output",
+        still_settings=_STILL,
+    ),
+    Case(
+        PointTransformerV3ForPointCloudClassification,
+        functools.partial(_spread, PointTransformerV3ForPointCloudClassification),
+        _points,
+        lambda rows: {"labels": torch.arange(rows) % LABELS},
+        "logits",
+        "classifier.out",
+        _STILL,
+    ),
+    Case(
+        PointTransformerV3ForPointCloudSegmentation,
+        functools.partial(_spread, PointTransformerV3ForPointCloudSegmentation),
+        _points,
+        _point_labels,
+        "logits",
+        "segmenter.out",
+        _STILL,
+    ),
+    Case(
+        PointTransformerV3ForZeroShotPointCloudSegmentation,
+        # Blocks that are computed again in the backward pass cannot read the skip connection, which is refused.
+        functools.partial(
+            _spread, PointTransformerV3ForZeroShotPointCloudSegmentation, FIND3D | {"decoder_convolution": "sum"}
+        ),
+        _with_texts,
+        _point_labels,
+        "logits",
+        still_settings=_STILL,
+    ),
 )
 """For `tests.common.models`."""

@@ -67,7 +67,7 @@ def segment(
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, option("Blocks per batch; by default 8, or 1 if they depend on each other.", min=1)
+        int | None, option("Blocks per batch; by default 8, or 1 if they depend on each other or hold voxels.", min=1)
     ] = None,
     device: Device = None,
     file_type: FileType = None,
@@ -111,7 +111,9 @@ def segment(
                     up_axis=up_axis,
                     max_points=max_points,
                     **({"votes": True} if votes else {}),
-                    batch_size=batch_size or usual_batch_size(pipe),
+                    # A block of voxels may hold a million points.
+                    batch_size=batch_size
+                    or usual_batch_size(pipe, 8 if pipe.feature_extractor.returns_num_points else 1),
                     progress=True,
                 )
             points, labels = result["points"], result["labels"]
