@@ -198,8 +198,8 @@ def _sweeps(root: Path, tables: Mapping[str, Path]) -> list[Sweep]:
         scene = scenes.get(samples.get(entry["sample_token"], ""))
         if scene is None or type(entry.get("timestamp")) is not int:
             raise PointCloudFileError(
-                f"{tables['sample_data']}: sweep {str(entry['token'])[:40]!r} has no timestamp or scene; expected it in "
-                "sample.json and scene.json"
+                f"{tables['sample_data']}: sweep {str(entry['token'])[:40]!r} has no timestamp or scene; expected "
+                "them there, and in sample.json and scene.json"
             )
         places = (_path(root, name, tables) for name in (entry["filename"], labels.pop(entry["token"])))
         found.append(Sweep(*places, scene, entry["timestamp"]))

@@ -12,7 +12,22 @@ from collections.abc import Callable
 import h5py
 import numpy as np
 
-from .builders import SQUARE, TRIANGLES, e57, gltf, gltf_square, las, lzf, npy, npz, pcd, ply_square, splats, stl, sweep
+from .builders import (
+    SQUARE,
+    TRIANGLES,
+    e57,
+    gltf,
+    gltf_square,
+    las,
+    lzf,
+    npy,
+    npz,
+    pcd,
+    ply_square,
+    splats,
+    stl,
+    sweep,
+)
 from .conftest import FILES
 
 Seed = dict[str, bytes]

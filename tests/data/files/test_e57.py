@@ -64,7 +64,11 @@ def test_damage_is_explained():
         (b'recordCount="40"', b'recordCount="99"', "bytes of cartesianX for 99 points of 64 bits; it may be cut off"),
         (b'recordCount="40"', b'recordCount="-1"', "there are no valid points"),
         (b'recordCount="40"', b'recordCount="x "', "recordCount is 'x'; expected a whole number"),
-        (b"cartesianZ", b"cartesianQ", "a scan with the fields cartesianX, cartesianY, cartesianQ; expected cartesianX"),
+        (
+            b"cartesianZ",
+            b"cartesianQ",
+            "a scan with the fields cartesianX, cartesianY, cartesianQ; expected cartesianX",
+        ),
         (b'"Float"', b'"Blurb"', "a field of type 'Blurb'; expected Float, Integer or ScaledInteger"),
         (b"<data3D", b"<data4D", "the XML section is damaged"),
         (b"<e57Root", b"<!ENTITY", "the XML section declares entities; expected none"),
