@@ -125,10 +125,9 @@ def _tensors(model: torch.nn.Module, directory: Path) -> Check:
     missing = [name for name, tensor in state.items() if name not in stored and tensor.data_ptr() not in held]
     left = sorted(stored - state.keys())
     if missing or left:
-        words = [f"{len(names)} {what}, such as {names[0]}" for names, what in ((missing, "missing"), (left, "left"))]
-        return Check(
-            "tensors", False, ", ".join(word for word, names in zip(words, (missing, left), strict=True) if names)
-        )
+        found = ((missing, "missing"), (left, "left over"))
+        words = [f"{len(names)} {what}, such as {names[0]}" for names, what in found if names]
+        return Check("tensors", False, ", ".join(words))
     return Check("tensors", True, f"all {len(stored)}, none missing or left over")
 
 
@@ -165,10 +164,9 @@ def _judge(name: str, model: Any, clouds: int) -> Iterator[Check]:
         yield _features(name, model, clouds)
 
 
-def _pipeline(task: str, name: str, **settings: Any) -> Any:
+def _pipeline(task: Any, name: Any, **settings: Any) -> Any:
     from transformers import pipeline
 
-    # None for small clouds and repeated points, which are all expected here.
     return pipeline(task, model=name, **settings)
 
 

@@ -201,8 +201,8 @@ def _sweeps(root: Path, tables: Mapping[str, Path]) -> list[Sweep]:
                 f"{tables['sample_data']}: sweep {str(entry['token'])[:40]!r} has no timestamp or scene; expected "
                 "them there, and in sample.json and scene.json"
             )
-        places = (_path(root, name, tables) for name in (entry["filename"], labels.pop(entry["token"])))
-        found.append(Sweep(*places, scene, entry["timestamp"]))
+        points, own = (_path(root, name, tables) for name in (entry["filename"], labels.pop(entry["token"])))
+        found.append(Sweep(points, own, scene, entry["timestamp"]))
     if labels:
         raise PointCloudFileError(f"{tables['sample_data']}: no sweep {next(iter(labels))[:40]!r}, which has labels")
     return sorted(found, key=lambda sweep: (sweep.scene, sweep.timestamp))
