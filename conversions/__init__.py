@@ -15,8 +15,8 @@ if __name__ == "conversions":
     raise ImportError("this package is installed as hf_any3d.conversions; import it by that name")
 
 if TYPE_CHECKING:  # for editors and type checkers
+    from hf_any3d.conversions.act.adapters import convert_act_adapter as convert_act_adapter
     from hf_any3d.conversions.act.convert import convert_act as convert_act
-    from hf_any3d.conversions.act.pointgst import convert_pointgst as convert_pointgst
     from hf_any3d.conversions.any2point.convert import convert_any2point as convert_any2point
     from hf_any3d.conversions.detr3d.convert import (
         convert_detr3d as convert_detr3d,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for editors and type checkers
         convert_ptv3 as convert_ptv3,
         convert_ptv3_back as convert_ptv3_back,
     )
+    from hf_any3d.conversions.point_transformer_v3.find3d import convert_find3d as convert_find3d
     from hf_any3d.conversions.spatiallm.convert import (
         convert_spatiallm as convert_spatiallm,
         convert_spatiallm_back as convert_spatiallm_back,

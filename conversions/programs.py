@@ -55,6 +55,15 @@ class Recognized:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+# Methods on ACT's transformer, by a tensor that no other has.
+_ADAPTERS = {
+    "pointgst": r"blocks\.blocks\.\d+\.gft_adapter\.",
+    "idpt": r"(blocks\.cls\.|prompt_pos$)",
+    "dapt": r"blocks\.blocks\.\d+\.Adapter_MLP\.",
+    "ppt": r"blocks\.prompt_all_mlp\.",
+}
+
+
 def _marked(pattern: str) -> Callable[[Collection[str]], dict[str, Any] | None]:
     """Accept files in which the name of some tensor begins with a regular expression."""
     return lambda names: {} if any(re.match(pattern, name) for name in names) else None
@@ -68,6 +77,13 @@ def _any2point(names: Collection[str]) -> dict[str, Any] | None:
 def _act(names: Collection[str]) -> dict[str, Any] | None:
     found = kind_of(names)
     return None if found is None else {"kind": found.name}
+
+
+def _act_adapter(names: Collection[str]) -> dict[str, Any] | None:
+    for method, mark in _ADAPTERS.items():
+        if any(re.match(mark, name) for name in names):
+            return {"method": method}
+    return None
 
 
 def _stage(names: Collection[str]) -> dict[str, Any] | None:
@@ -97,13 +113,15 @@ PROGRAMS = (
     Program("OpenShape", "convert_openshape", _marked(r"(pc_encoder\.)?(ppat\.)?sa\.mlp_convs\.")),
     Program("SpatialLM", "convert_spatiallm", _marked(r"point_backbone\.")),
     Program("Uni3D", "convert_uni3d", _marked(r"point_encoder\.visual\.")),
+    Program("Find3D", "convert_find3d", _marked(r"extractor\.embedding\.stem\.")),
+    Program("Point Transformer V3, supervised", "convert_ptv3", _marked(r"(backbone\.)?embedding\.stem\.conv\.")),
     Program("Point Transformer V3", "convert_ptv3", _marked(r"(backbone\.)?embedding\.stem\.")),
     Program("Point Transformer V3", "convert_ptv3", _linear_head, role="head"),
     Program(*_MINIGPT3D, _stage),
     # BLIP-2 has a Q-Former, but nothing that MiniGPT-3D trains.
     Program(*_MINIGPT3D, _marked(r"Qformer\.bert\."), role="qformer"),
-    # A classifier of ACT with adapters in its blocks.
-    Program("PointGST", "convert_pointgst", _marked(r"blocks\.blocks\.\d+\.gft_adapter\.")),
+    # Classifiers of ACT with adapters in their blocks.
+    Program("PointGST, IDPT, DAPT and PPT", "convert_act_adapter", _act_adapter),
     Program("ACT", "convert_act", _act),
     # The same layers as those of MiniGPT-3D's point encoder, with a projection beside them.
     Program("PatchAlign3D", "convert_patchalign3d", _marked(r"encoder\.first_conv\."), entry="proj"),
@@ -114,10 +132,11 @@ PROGRAMS = (
 # Files of programs whose models are not built here, by a mark that no other file has.
 _REFUSED = {
     r"blocks\.layers\.\d+\.gft_adapter\.": "PointGST on PointGPT",
-    r"blocks\.blocks\.\d+\.Adapter_MLP\.": "DAPT",
-    r"(blocks\.cls\.|prompt_pos$)": "IDPT",
+    # Two sizes of local graphs and no graph of all tokens, around another transformer than ACT's.
+    r"(?!blocks\.).*gft_adapter\.": "PointGST with graphs of two sizes, in a detector or a completion network",
+    r"blocks\.layers\.\d+\.adapt_mlp\.": "DAPT on PointGPT",
+    r"(blocks\.dgcnn_cls\d+\.|prompt_cls_pos$)": "IDPT's part segmentation",
     r"cls_prompt_list\.": "VPT-deep in IDPT's program",
-    r"blocks\.prompt_all_mlp\.": "PPT",
 }
 
 # Directories: parts of MiniGPT-3D, as released or converted, by the model type in their config.

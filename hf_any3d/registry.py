@@ -197,6 +197,7 @@ MODEL_TYPES = {
         {
             "point-cloud-classification": ("PointTransformerV3ForPointCloudClassification",),
             "point-cloud-segmentation": ("PointTransformerV3ForPointCloudSegmentation",),
+            "zero-shot-point-cloud-segmentation": ("PointTransformerV3ForZeroShotPointCloudSegmentation",),
         },
         processor="voxel_processing.PointTransformerV3Processor",
         is_point_encoder=True,

@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedConfig
@@ -192,6 +192,8 @@ def check_choices(config: Any, choices: Mapping[str, Collection[Any]]) -> None:
 class CategoriesConfigMixin:
     """For configs of models with a head on pooled features, or for the parts of objects of some categories."""
 
+    poolings: ClassVar[frozenset[str]] = frozenset({"max", "mean", "cls"})
+
     @property
     def num_categories(self) -> int:
         """Number of object categories of a part segmentation model."""
@@ -203,8 +205,9 @@ class CategoriesConfigMixin:
         Raises:
             ValueError: If a pooling is unknown, there is none, or categories and their names differ in number.
         """
-        if not self.pooling or set(self.pooling) - {"max", "mean", "cls"}:
-            raise ValueError(f"pooling={self.pooling}; expected some of 'max', 'mean', 'cls'")
+        if not self.pooling or set(self.pooling) - self.poolings:
+            expected = ", ".join(map(repr, sorted(self.poolings)))
+            raise ValueError(f"pooling={self.pooling}; expected some of {expected}")
         if self.category_names is not None and len(self.category_names) != self.num_categories:
             raise ValueError(
                 f"category_names={list(self.category_names)}; expected {self.num_categories} names, as category_parts "

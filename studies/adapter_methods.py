@@ -111,6 +111,28 @@ METHODS: dict[str, Method] = {
     ),
 }
 
+TOKEN_METHODS: dict[str, Method] = {
+    "pointgst": Method(
+        "PointGST",
+        "a bottleneck (r = 16) in each layer, between eigenvectors of graphs of the tokens",
+        peft("pointgst", r=16, local_size=8),
+    ),
+    "idpt": Method(
+        "IDPT", "a prompt before the last layer, made of the tokens of each cloud", peft("idpt", neighbors=8)
+    ),
+    "dapt": Method(
+        "DAPT",
+        "a bottleneck (r = 16) for each layer with a scale of each token, a prompt of each layer, scales and shifts",
+        peft("dapt", r=16),
+    ),
+    "ppt": Method(
+        "PPT",
+        "the tokens of 32 further patches as prompts, and three MLPs (r = 64) that all blocks share; only on ACT's",
+        peft("ppt", num_groups=32, r=64),
+    ),
+}
+"""Methods of point transformers; see `studies.adapter_gains`."""
+
 ABLATIONS: dict[str, Method] = {
     "no_projection": replace(
         GUIDED,
@@ -155,7 +177,7 @@ def find_method(name: str) -> Method:
     """Look up a method or an ablation; `views_2` is the ablation with two views."""
     if name.startswith("views_"):
         return views_ablation(int(name.removeprefix("views_")))
-    return (METHODS | ABLATIONS)[name]
+    return (METHODS | TOKEN_METHODS | ABLATIONS)[name]
 
 
 def build_adapted(name: str, seed: int, names: list[str], encoder: str, model_settings: dict[str, Any]) -> nn.Module:
@@ -188,7 +210,9 @@ def train_by(protocol: str) -> Callable[[PreTrainedModel], nn.Module]:
     return adapt
 
 
-POINT_METHODS: dict[str, Method] = METHODS | {
+POINT_METHODS: dict[str, Method] = {
+    **METHODS,
+    **TOKEN_METHODS,
     "linear": replace(
         METHODS["linear"],
         about="one linear layer on the pooled features; of ACT's students the class token too",
@@ -208,7 +232,12 @@ POINT_METHODS: dict[str, Method] = METHODS | {
 
 
 def build_adapted_point_encoder(
-    name: str, seed: int, names: list[str], base: str | os.PathLike, model_settings: dict[str, Any]
+    name: str,
+    seed: int,
+    names: list[str],
+    base: str | os.PathLike,
+    model_settings: dict[str, Any],
+    random_weights: bool = False,
 ) -> nn.Module:
     """Build a pretrained point encoder, adapted by a method.
 
@@ -218,6 +247,7 @@ def build_adapted_point_encoder(
         names: Names of the classes.
         base: Name or directory of the point encoder, of any registered type with a classifier.
         model_settings: Changes of its config for all methods.
+        random_weights: Draw its weights instead, by the seed.
     """
     method = POINT_METHODS[name]
     config = AutoConfig.from_pretrained(base)
@@ -227,8 +257,11 @@ def build_adapted_point_encoder(
         settings["autoencoder_config"] = None  # set in checkpoints of pretraining
     set_seed(seed)
     labels = {"id2label": dict(enumerate(names)), "label2id": {label: i for i, label in enumerate(names)}}
-    model = find_model_class(config.model_type, CLASSES).from_pretrained(
-        base, **labels, **{**settings, **model_settings, **method.model}
-    )
+    settings = {**settings, **model_settings, **method.model}
+    model_class = find_model_class(config.model_type, CLASSES)
+    if random_weights:
+        model = model_class(AutoConfig.from_pretrained(base, **labels, **settings))
+    else:
+        model = model_class.from_pretrained(base, **labels, **settings)
     set_seed(seed)
     return method.adapt(model)

@@ -58,6 +58,7 @@ class Run:
         training: Changes of the quickstart's training, for all methods.
         threads: Threads of torch.
         base: Name or directory of a pretrained point encoder to adapt instead.
+        random_base: Draw the weights of that encoder instead.
     """
 
     method: str
@@ -70,6 +71,7 @@ class Run:
     training: dict[str, Any] = field(default_factory=dict)
     threads: int = 1
     base: str | None = None
+    random_base: bool = False
 
 
 class StepClock(TrainerCallback):
@@ -188,7 +190,7 @@ def with_channels(splits: DatasetDict, base: str) -> DatasetDict:
 def build_model(run: Run, names: list[str]) -> nn.Module:
     """Build the model that a run trains."""
     if run.base is not None:
-        return build_adapted_point_encoder(run.method, run.seed, names, run.base, run.model)
+        return build_adapted_point_encoder(run.method, run.seed, names, run.base, run.model, run.random_base)
     return build_adapted(run.method, run.seed, names, run.encoder, run.model)
 
 

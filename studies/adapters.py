@@ -64,8 +64,9 @@ def stored_or_done(run: Run, directory: Path, work: Callable[[Run], dict[str, An
     split = "validation" if run.on_validation else "test"
     path = directory / "runs" / f"{run.method}-{split}-{run.encoder_learning_rate:g}-{run.seed}.json"
     settings = json.loads(json.dumps(asdict(run)))
-    if run.base is None:  # older runs were stored without it
-        del settings["base"]
+    for name, default in (("base", None), ("random_base", False)):  # older runs were stored without them
+        if settings[name] == default:
+            del settings[name]
     return kept_run(path, settings, lambda: work(run))
 
 

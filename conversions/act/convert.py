@@ -153,9 +153,23 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
 
 
 def build_act(
-    checkpoint: str | os.PathLike, kind: str, state: _State, teacher: str | None, choices: Choices
+    checkpoint: str | os.PathLike,
+    kind: str,
+    state: _State,
+    teacher: str | None,
+    choices: Choices,
+    settings: Mapping[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, TrainedOn | None]:
-    """Build the model of a state dict, uninitialized but for a named teacher; sizes are checked before allocation."""
+    """Build the model of a state dict, uninitialized but for a named teacher; sizes are checked before allocation.
+
+    Args:
+        checkpoint: The authors' file.
+        kind: As in `convert_act`.
+        state: The converted tensors.
+        teacher: `model_type` of the teacher among them; None if there is none.
+        choices: What tensors do not show.
+        settings: Further settings of a task model's config.
+    """
     if kind == "pretrain":
         return _build_pretraining(checkpoint, state, teacher, choices), None
     if kind == "dvae":
@@ -163,7 +177,7 @@ def build_act(
         _account(checkpoint, ActAutoencoder, autoencoder, state)
         with no_init_weights():
             return ActAutoencoder(autoencoder, encoder), None
-    config, trained_on = _task_config(kind, state, choices)
+    config, trained_on = _task_config(kind, state, choices, settings or {})
     _account(checkpoint, _TASK_MODELS[kind], config, state)
     with no_init_weights():
         return _TASK_MODELS[kind](config), trained_on
@@ -267,7 +281,9 @@ def _named_teacher(
     return settings, encoder
 
 
-def _task_config(kind: str, state: _State, choices: Choices) -> tuple[ActConfig, TrainedOn | None]:
+def _task_config(
+    kind: str, state: _State, choices: Choices, further: Mapping[str, Any]
+) -> tuple[ActConfig, TrainedOn | None]:
     settings = sizes.classifier_sizes(state) if kind == "cls" else sizes.segmenter_sizes(state)
     num_labels = settings.pop("num_labels")
     known = choose_dataset(kind, choices.dataset, num_labels)
@@ -277,7 +293,7 @@ def _task_config(kind: str, state: _State, choices: Choices) -> tuple[ActConfig,
     settings |= {"num_labels": num_labels} if known is None else {"id2label": dict(enumerate(known.labels))}
     if kind == "partseg":
         settings |= _category_settings(state, known, num_labels)
-    return ActConfig(**_student_settings(state, choices), **settings), known
+    return ActConfig(**_student_settings(state, choices), **settings, **further), known
 
 
 def _student_settings(state: _State, choices: Choices) -> dict[str, Any]:

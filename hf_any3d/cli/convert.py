@@ -38,8 +38,8 @@ def convert(
     base: Annotated[
         str | None,
         option(
-            "PointGST: directory or hub name of the pretrained transformer, to compare it and leave it out; by "
-            "default it is stored in the directory."
+            "PointGST, IDPT, DAPT, PPT: directory or hub name of the pretrained transformer, to compare it and leave "
+            "it out; by default it is stored in the directory."
         ),
     ] = None,
     encoder: Annotated[
@@ -113,10 +113,22 @@ def convert(
     group_size: Annotated[int | None, option("Points per patch; by default as published.", min=1)] = None,
     group_radius: Annotated[float | None, option("OpenShape: radius of a patch.", min=0)] = None,
     num_attention_heads: Annotated[
-        int | None, option("ACT, PointGST, Uni3D, 3DETR: attention heads; by default as published.", min=1)
+        int | None, option("ACT and adapters on it, Uni3D, 3DETR: attention heads; by default as published.", min=1)
     ] = None,
     num_points: Annotated[
-        int | None, option("ACT, PointGST, 3DETR: points per cloud; by default as published.", min=1)
+        int | None, option("ACT and adapters on it, 3DETR: points per cloud; by default as published.", min=1)
+    ] = None,
+    pooling: Annotated[
+        str | None,
+        option(
+            "PointGST, IDPT, DAPT, PPT: what the head reads, such as cls,prompt_mean,max; by default as published."
+        ),
+    ] = None,
+    prompt_layer: Annotated[
+        int | None, option("IDPT: block, from 0, before which the prompt is made; by default the last one.", min=0)
+    ] = None,
+    prompt_groups: Annotated[
+        int | None, option("PPT: number of further patches; by default as many as patches.", min=1)
     ] = None,
     size: Annotated[
         str | None, option("Of a published checkpoint: which of several, such as base; also as NAME:SIZE.")
@@ -129,11 +141,11 @@ def convert(
     """Convert the checkpoints of original programs into directories that `from_pretrained` opens.
 
     The program, the kind of the file and the size of the model are found from the tensors: Any2Point, ACT, PointGST,
-    MiniGPT-3D and its parts, OpenShape, Uni3D, PatchAlign3D, Point Transformer V3 with or without a linear head,
-    3DETR, SpatialLM, ImageBind's audio encoder. Files of one model are given together, in any order; those of
-    MiniGPT-3D without a file of a training stage become a directory for each part. A SpatialLM is given as its
-    directory. Every tensor is accounted for. The directory of a 3DETR, and of a supervised Point Transformer V3, is
-    converted back into a file of its authors, that of a SpatialLM into a directory.
+    IDPT, DAPT, PPT, MiniGPT-3D and its parts, OpenShape, Uni3D, PatchAlign3D, Point Transformer V3 with or without a
+    linear head, 3DETR, SpatialLM, ImageBind's audio encoder. Files of one model are given together, in any order;
+    those of MiniGPT-3D without a file of a training stage become a directory for each part. A SpatialLM is given as
+    its directory. Every tensor is accounted for. The directory of a 3DETR, and of a supervised Point Transformer V3,
+    is converted back into a file of its authors, that of a SpatialLM into a directory.
 
     A published checkpoint is fetched first, and opens by its name without a network afterwards.
     """

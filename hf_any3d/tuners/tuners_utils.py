@@ -125,9 +125,10 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         return [name for name in self.active_adapters if name in getattr(self, self.adapter_layer_names[0])]
 
     def _parts_of(self, adapter_name: str) -> list[Any]:
-        """Return the parameters and modules of an adapter."""
+        """Return the parameters of an adapter, and its modules that have some."""
         parts = [getattr(self, name) for name in self.adapter_layer_names]
-        return [part[adapter_name] for part in parts if adapter_name in part]
+        own = [part[adapter_name] for part in parts if adapter_name in part]
+        return [part for part in own if isinstance(part, nn.Parameter) or any(True for _ in part.parameters())]
 
     @property
     def base_dtype(self) -> torch.dtype:

@@ -22,6 +22,7 @@ from hf_any3d.modeling.config_checks import (
     check_choices,
     check_numbers,
 )
+from hf_any3d.modeling.layers.heads import HEAD_ACTIVATIONS, PROMPT_POOLING
 from hf_any3d.modeling.layers.unknown_score import UNKNOWN_RANGES, UnknownScoreConfigMixin
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin, PartsConfigMixin, part_property, source_property
@@ -238,6 +239,8 @@ _RANGES: Ranges = {
     **UNKNOWN_RANGES,
 }
 _CHOICES = {
+    "head_activation": tuple(HEAD_ACTIVATIONS),
+    "segmentation_pooling": ("tokens", "prompts"),
     "mask_type": MASKS,
     "distillation_loss": DISTILLATION_LOSSES,
     "target_layer": ("graph_decoder", "teacher"),
@@ -279,13 +282,17 @@ class ActConfig(
         side_network: Whether to add a second patch encoder, mixed with the model by a learned weight (side tuning).
 
     Args: Classification head
-        pooling: Pooled features that the head reads, in order: any of "cls", "max", "mean".
+        pooling: Pooled features that the head reads, in order: any of "cls", "max", "mean", and of the prompts that an
+            adapter leaves behind the last block "prompt_max", "prompt_mean".
         head_widths: Widths of the head's hidden layers; empty for a linear head.
         head_bias: Whether hidden linear layers of the head have a bias.
         head_dropout: Dropout after each hidden layer of the head.
+        head_activation: "relu", or "gelu" as in PPT, after each hidden layer of the head.
 
     Args: Segmentation
         segmentation_layers: Blocks, from 0, whose outputs are propagated to points.
+        segmentation_pooling: What the head reads of a cloud: maximum and mean of the "tokens", or the "prompts" that
+            IDPT adds to these blocks, before and after them.
         propagation_widths: Channels of the two layers that propagate tokens to points.
         category_width: Part segmentation: channels of the category embedding.
         segmentation_head_widths: Widths of the head's hidden layers.
@@ -354,8 +361,10 @@ class ActConfig(
     head_widths: list[int] | tuple[int, ...] = (256, 256)
     head_bias: bool = True
     head_dropout: float = 0.5
+    head_activation: str = "relu"
 
     segmentation_layers: list[int] | tuple[int, ...] = (3, 7, 11)
+    segmentation_pooling: str = "tokens"
     propagation_widths: list[int] | tuple[int, ...] = (1536, 1024)
     category_width: int = 64
     segmentation_head_widths: list[int] | tuple[int, ...] = (512, 256)
@@ -385,6 +394,9 @@ class ActConfig(
     teacher_dtype: str | None = None
     noisy_targets: bool = False
     teacher_in_training_mode: bool = False
+
+    # Adapters leave their prompts to this model.
+    poolings = CategoriesConfigMixin.poolings | PROMPT_POOLING
 
     def __post_init__(self, **kwargs: Any):
         check_choices(self, _CHOICES)

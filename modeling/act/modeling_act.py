@@ -17,9 +17,11 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -41,7 +43,14 @@ from hf_any3d.modeling.layers.forward_contract import (
     requested_outputs,
     strict_forward,
 )
-from hf_any3d.modeling.layers.heads import ClassificationHead, ClassToken, HeadNorm, in_precision_of, pool
+from hf_any3d.modeling.layers.heads import (
+    PROMPT_POOLING,
+    ClassificationHead,
+    ClassToken,
+    HeadNorm,
+    in_precision_of,
+    pool,
+)
 from hf_any3d.modeling.layers.tasks import (
     check_category_parts,
     checked_category,
@@ -63,6 +72,7 @@ from hf_any3d.modeling.point_encoders.point_transformer import (
     TokenGrids,
     TokenPropagation,
     cut_patches,
+    group_patches,
     patches_around,
 )
 from hf_any3d.modeling.point_encoders.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
@@ -94,6 +104,8 @@ class ActOutput(ModelOutput):
             before any norm: `num_hidden_layers + 1` times `(batch, 1 + groups, hidden)`.
         attentions: On request, the weights of each block, `(batch, heads, 1 + groups, 1 + groups)`; prompts that an
             adapter adds are among the tokens.
+        added_tokens: The tokens `(batch, some, hidden)` that adapters leave behind the output of each requested block,
+            before any norm; None if there are none.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -103,6 +115,7 @@ class ActOutput(ModelOutput):
     layer_outputs: tuple[torch.Tensor, ...] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    added_tokens: tuple[torch.Tensor, ...] | None = None
 
 
 class Encoded(NamedTuple):
@@ -114,12 +127,14 @@ class Encoded(NamedTuple):
         layer_outputs: Output of each requested block, before any norm.
         hidden_states: On request, the input of the first block and the output of each.
         attentions: On request, the weights of each block.
+        added: By the number of a block, the tokens that adapters leave behind its output, before any norm.
     """
 
     last_hidden_state: torch.Tensor
     layer_outputs: tuple[torch.Tensor, ...] = ()
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    added: Mapping[int, torch.Tensor] = MappingProxyType({})
 
 
 class ActPreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
@@ -215,6 +230,7 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
             views=GRIDS,
             is_open=True,
             pretrained=tuple(self._modules),
+            final_norm="norm",
         )
 
     @strict_forward
@@ -240,19 +256,36 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         """
         patches = self.cut(points)
         tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
-        encoded = self.encode(tokens, patches.centers, output_layers, output_hidden_states, output_attentions)
-        hidden_states = encoded.last_hidden_state
+        returned, embed = (output_layers, output_hidden_states, output_attentions), partial(self.embed_patches, points)
+        encoded = self.encode(tokens, patches.centers, *returned, embed_patches=embed)
+        hidden_states, added = encoded.last_hidden_state, encoded.added
         if self.side is not None:
             hidden_states = self._mix_side_in(hidden_states, patches)
         return ActOutput(
             hidden_states,
-            self._pool(hidden_states),
+            self._pool(hidden_states, added.get(len(self.blocks.layers) - 1)),
             patches.centers,
             patches.center_index,
             encoded.layer_outputs if output_layers else None,
             encoded.hidden_states,
             encoded.attentions,
+            tuple(added[number] for number in output_layers if number in added) or None,
         )
+
+    def embed_patches(
+        self, points: torch.Tensor, num_groups: int, group_size: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tokens and positions `(batch, num_groups, hidden)` of other patches of the same clouds.
+
+        Args:
+            points: `(batch, points, in_channels)`, which `forward` has checked.
+            num_groups: Patches per cloud.
+            group_size: Points per patch.
+        """
+        points = in_full_precision(points, self.norm.weight.dtype)
+        patches = group_patches(points, num_groups, group_size, self.config.sampling_min_squared_norm)
+        positions = self.position_embed(in_precision_of(self.position_embed, patches.centers))
+        return self.patch_encoder(patches.neighborhoods), positions
 
     def cut(self, points: torch.Tensor) -> Patches:
         """Group clouds `(batch, points, in_channels)` into the patches that the config describes.
@@ -270,6 +303,7 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         output_layers: Sequence[int] = (),
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        embed_patches: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]] | None = None,
     ) -> Encoded:
         """Run the transformer on all or some tokens of a cloud.
 
@@ -279,6 +313,7 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
             output_layers: Numbers of blocks whose outputs are returned too.
             output_hidden_states: As in `forward`.
             output_attentions: As in `forward`.
+            embed_patches: Embeds other patches of the clouds, for adapters that read them.
         """
         config = self.config
         return_hidden, return_attentions = requested_outputs(
@@ -291,16 +326,19 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         # Cell size in radii: about six patches per cell, whatever their number.
         edge = 4 / math.sqrt(self.config.num_groups)
         geometry = TokenGrids(centers, edge, tokens.shape[1] - centers.shape[1]) if self._is_guided else None
+        if geometry is not None:
+            geometry.embed_patches = embed_patches
         layers = self.blocks.layers
         recorder = AttentionRecorder(layers, {PointAttention: 1}, config.model_type) if return_attentions else None
         # All blocks come after the requested ones, whose number divides the outputs again.
         requested = (*output_layers, *range(len(layers))) if return_hidden else output_layers
+        added: dict[int, torch.Tensor] = {}
         with recorder or nullcontext():
-            hidden_states, outputs = self.blocks(tokens, positions, requested, geometry)
+            hidden_states, outputs = self.blocks(tokens, positions, requested, geometry, added)
             attentions = recorder.weights if return_attentions else None
         count = len(output_layers)
         states = (tokens, *outputs[count:]) if return_hidden else None
-        return Encoded(self.norm(hidden_states), outputs[:count], states, attentions)
+        return Encoded(self.norm(hidden_states), outputs[:count], states, attentions, added)
 
     @property
     def _is_guided(self) -> bool:
@@ -314,12 +352,20 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         mixed = weight * hidden_states[:, leading:] + (1 - weight) * side
         return torch.cat([hidden_states[:, :leading], mixed], dim=1)
 
-    def _pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if self.class_token is not None:
-            return pool(hidden_states, self.config.pooling)
-        # A segmentation model has no class token, but its config may be a classifier's.
-        how = [name for name in self.config.pooling if name != "cls"]
-        return pool(hidden_states, how or ["max"], class_tokens=0)
+    def _pool(self, hidden_states: torch.Tensor, added: torch.Tensor | None) -> torch.Tensor:
+        how = list(self.config.pooling)
+        if self.class_token is None:
+            # A segmentation model has no class token, but its config may be a classifier's.
+            how = [name for name in how if name in ("max", "mean")]
+            return pool(hidden_states, how or ["max"], class_tokens=0)
+        if not set(how) & PROMPT_POOLING:
+            return pool(hidden_states, how)
+        if added is None:
+            raise ValueError(
+                f"pooling={how}: there are no prompts, as no adapter leaves tokens behind the last block; expected an "
+                "adapter such as IDPTConfig(), or some of 'cls', 'max', 'mean'"
+            )
+        return pool(hidden_states, how, prompts=self.norm(added))
 
 
 class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
@@ -334,6 +380,7 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
             config.head_widths,
             bias=config.head_bias,
             dropout=config.head_dropout,
+            activation=config.head_activation,
         )
         self.unknown_score = self.build_unknown_score(len(config.pooling) * config.hidden_size)
         self.post_init()
@@ -445,10 +492,24 @@ class ActSegmenter(ActPreTrainedModel):
         tokens = torch.cat([self.act.norm(layer) for layer in output.layer_outputs], dim=-1)
         xyz = points[..., :3].to(output.centers.dtype)
         features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
-        cloud_features = [tokens.amax(dim=1), tokens.mean(dim=1)]
+        cloud_features = self._cloud_features(tokens, output.added_tokens)
         if condition is not None:
             cloud_features.append(condition)
         return self.segmenter(features, torch.cat(cloud_features, dim=-1)), output
+
+    def _cloud_features(self, tokens: torch.Tensor, added: tuple[torch.Tensor, ...] | None) -> list[torch.Tensor]:
+        """Return two features of each cloud: maximum and mean of tokens, or its prompts before and after blocks."""
+        if self.config.segmentation_pooling == "tokens":
+            return [tokens.amax(dim=1), tokens.mean(dim=1)]
+        layers = list(self.config.segmentation_layers)
+        if added is None or len(added) != len(layers) or any(own.shape[1] != 2 for own in added):
+            raise ValueError(
+                "segmentation_pooling='prompts': the adapters do not leave one prompt, before and after the block, at "
+                f"each of the blocks {layers}; expected IDPTConfig(prompt_layers={layers}, keep_prompts=False), or "
+                "'tokens'"
+            )
+        after, before = (torch.cat([self.act.norm(own[:, place]) for own in added], dim=-1) for place in (0, 1))
+        return [before, after]
 
 
 class ActForSemanticSegmentation(ActSegmenter):

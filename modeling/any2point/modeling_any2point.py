@@ -316,12 +316,16 @@ class Any2PointModel(Any2PointPreTrainedModel):
         # Layers with prompts need masks and positions for them, too.
         lengths = [getattr(layer, "extra_tokens", 0) for layer in layers]
         inputs = {extra: self._layer_inputs(hidden_states, places, extra) for extra in set(lengths)}
-        made = [hidden_states]
+        made, count = [hidden_states], hidden_states.shape[1]
         for layer, extra in zip(layers, lengths, strict=True):
             # Each iterator has arguments for every layer, so all of them advance, though only one is read.
             arguments = {length: next(own) for length, own in inputs.items()}[extra]
+            # Tokens that adapters add go on only to layers of the same kind.
+            if not getattr(layer, "takes_added_tokens", False):
+                hidden_states = hidden_states[:, :count]
             if where != "input":
-                hidden_states = hidden_states + positions
+                behind = hidden_states.shape[1] - count
+                hidden_states = hidden_states + nn.functional.pad(positions, (0, 0, 0, behind))
             # Layers wrapped by a guided adapter need the places of the tokens.
             guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
             call = partial(layer, **arguments, **guidance)
@@ -330,7 +334,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
                 call = partial(self._gradient_checkpointing_func, call)
             hidden_states = hidden_of(call(hidden_states))
             if states is not None:
-                made.append(hidden_states)
+                made.append(hidden_states[:, :count])
+        hidden_states = hidden_states[:, :count]
         if states is not None:
             states += [state.transpose(0, 1) for state in made] if geometry.batch_second else made
         return hidden_states.transpose(0, 1) if geometry.batch_second else hidden_states

@@ -704,6 +704,7 @@ class Detr3DModel(Detr3DPreTrainedModel):
         if "point_encoder" not in self._modules:
             return None
         stack = self.point_encoder.model.layer_stack
+        norm = stack.final_norm
         decoder = []
         for name, part in self.named_children():
             if name != "point_encoder" and part.state_dict():
@@ -715,6 +716,7 @@ class Detr3DModel(Detr3DPreTrainedModel):
         return replace(
             stack,
             path=f"point_encoder.model.{stack.path}",
+            final_norm=None if norm is None else f"point_encoder.model.{norm}",
             pretrained=("point_encoder",),
             trained=tuple(decoder),
         )

@@ -69,8 +69,9 @@ class LayerStack:
         pretrained: Names of the owner's children that no PEFT method trains in full.
         attention_axis: What attends to each other: "tokens" of a cloud, the "batch", or "patches" of all tokens.
         stages: Number of layers and channels of each stage, between which tokens are pooled; empty for one stage.
-        is_open: Whether layers take, last, a function of the tokens beside the MLP that is added to their output.
+        is_open: Whether layers are point transformer blocks, which take functions of the tokens after attention.
         trained: Names, in the model with its heads, of modules to train in full; empty for the owner's other children.
+        final_norm: Name of the owner's frozen norm after the last layer; None if it has none, or trains it.
     """
 
     layers: nn.ModuleList
@@ -83,6 +84,7 @@ class LayerStack:
     stages: tuple[tuple[int, int], ...] = ()
     is_open: bool = False
     trained: tuple[str, ...] = ()
+    final_norm: str | None = None
 
     def stage_of(self, layer: nn.Module) -> Stage:
         """Return the stage of one of the layers.

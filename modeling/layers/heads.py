@@ -5,6 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+PROMPT_POOLING = frozenset({"prompt_max", "prompt_mean"})
+"""Poolings of the prompts that adapters leave behind the tokens."""
+HEAD_ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu}
+"""Functions after the hidden layers of a head."""
+
 
 class ClassToken(nn.Module):
     """Learned token before the point tokens, with a learned position."""
@@ -39,7 +44,7 @@ class HeadNorm(nn.BatchNorm1d):
 
 
 class ClassificationHead(nn.Module):
-    """Linear layers with batch norm, ReLU and dropout, `(rows, features)` to `(rows, labels)`.
+    """Linear layers with batch norm, ReLU or GELU, and dropout, `(rows, features)` to `(rows, labels)`.
 
     Args:
         features: Input channels.
@@ -47,6 +52,7 @@ class ClassificationHead(nn.Module):
         widths: Widths of the hidden layers; empty for a linear head.
         bias: Whether hidden layers have a bias, which the norm cancels.
         dropout: Dropout after each hidden layer; one rate for all, or one for each.
+        activation: "relu" or "gelu".
 
     Raises:
         ValueError: If there is not one rate for each hidden layer.
@@ -60,6 +66,7 @@ class ClassificationHead(nn.Module):
         *,
         bias: bool = True,
         dropout: float | Sequence[float] = 0.0,
+        activation: str = "relu",
     ):
         super().__init__()
         inputs = [features, *widths]
@@ -71,12 +78,13 @@ class ClassificationHead(nn.Module):
         self.norms = nn.ModuleList(HeadNorm(width) for width in widths)
         self.dropouts = nn.ModuleList(nn.Dropout(rate) for rate in rates)
         self.out = nn.Linear(inputs[-1], num_labels)
+        self.activation = activation
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Compute logits in the head's precision from pooled features of any precision."""
-        features = in_precision_of(self, features)
+        features, activate = in_precision_of(self, features), HEAD_ACTIVATIONS[self.activation]
         for linear, norm, dropout in zip(self.hidden, self.norms, self.dropouts, strict=True):
-            features = dropout(torch.relu(norm(linear(features))))
+            features = dropout(activate(norm(linear(features))))
         return self.out(features)
 
     @torch.no_grad()
@@ -112,13 +120,17 @@ def precision_of(module: nn.Module, otherwise: torch.dtype = torch.float32) -> t
     return next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), otherwise)
 
 
-def pool(hidden_states: torch.Tensor, how: Sequence[str], class_tokens: int = 1) -> torch.Tensor:
+def pool(
+    hidden_states: torch.Tensor, how: Sequence[str], class_tokens: int = 1, prompts: torch.Tensor | None = None
+) -> torch.Tensor:
     """Pool the tokens of a cloud into one vector.
 
     Args:
         hidden_states: `(batch, class_tokens + tokens, hidden)`.
-        how: Any of "cls", "max" and "mean"; the last two are over point tokens only.
+        how: Any of "cls", "max" and "mean", the last two over point tokens only; with prompts also those of
+            `PROMPT_POOLING`.
         class_tokens: Number of leading class tokens, 1 or 0.
+        prompts: `(batch, prompts, hidden)`, tokens that adapters have added.
 
     Returns:
         `(batch, len(how) * hidden)`, in the order of `how`.
@@ -129,4 +141,6 @@ def pool(hidden_states: torch.Tensor, how: Sequence[str], class_tokens: int = 1)
         "max": lambda: hidden_states[:, class_tokens:].amax(dim=1),
         "mean": lambda: hidden_states[:, class_tokens:].mean(dim=1),
     }
+    if prompts is not None:
+        pools |= {"prompt_max": lambda: prompts.amax(dim=1), "prompt_mean": lambda: prompts.mean(dim=1)}
     return torch.cat([pools[name]() for name in how], dim=-1)

@@ -229,6 +229,7 @@ class PointBlocks(nn.Module):
         positions: torch.Tensor | None = None,
         outputs_of: Sequence[int] = (),
         geometry: Any = None,
+        added: dict[int, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """Run all blocks.
 
@@ -237,12 +238,17 @@ class PointBlocks(nn.Module):
             positions: The same shape, or None.
             outputs_of: Numbers of blocks, from 0, whose outputs are returned too.
             geometry: Geometry of the tokens, for adapters around blocks that take it.
+            added: Gets, by the number of a block, the tokens `(batch, some, hidden)` that adapters leave behind its
+                output.
 
         Returns:
             The last block's output `(batch, tokens, hidden)`, and the requested outputs, in the order of `outputs_of`.
         """
-        kept = {}
+        kept, count = {}, hidden_states.shape[1]
         for number, layer in enumerate(self.layers):
+            # Tokens that adapters add go on only to layers of the same kind.
+            if not getattr(layer, "takes_added_tokens", False):
+                hidden_states = hidden_states[:, :count]
             own_positions = positions
             # Layers that append prompts to the tokens need positions of the same length; prompts have none.
             if positions is not None and (extra := getattr(layer, "extra_tokens", 0)):
@@ -251,8 +257,10 @@ class PointBlocks(nn.Module):
             guidance = {"geometry": geometry} if getattr(layer, "takes_geometry", False) else {}
             hidden_states = layer(hidden_states, own_positions, **guidance)
             if number in outputs_of:
-                kept[number] = hidden_states
-        return hidden_states, tuple(kept[number] for number in outputs_of)
+                kept[number] = hidden_states[:, :count]
+            if added is not None and hidden_states.shape[1] > count:
+                added[number] = hidden_states[:, count:]
+        return hidden_states[:, :count], tuple(kept[number] for number in outputs_of)
 
 
 class PointBlock(GradientCheckpointingLayer):
@@ -283,6 +291,7 @@ class PointBlock(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         positions: torch.Tensor | None = None,
         beside_mlp: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        second_half: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Run on `(batch, tokens, hidden)`.
 
@@ -290,10 +299,13 @@ class PointBlock(GradientCheckpointingLayer):
             hidden_states: The tokens.
             positions: Positions of the same shape, which are added first.
             beside_mlp: A function of the tokens between attention and MLP, whose result is added to the output.
+            second_half: A function of the same tokens whose result is the output, in place of norm and MLP.
         """
         if positions is not None:
             hidden_states = hidden_states + positions
         hidden_states = hidden_states + self.drop_path(self.attention(self.norm1(hidden_states))[0])
+        if second_half is not None:
+            return second_half(hidden_states)
         output = hidden_states + self.drop_path(self.mlp(self.norm2(hidden_states)))
         return output if beside_mlp is None else output + beside_mlp(hidden_states)
 

@@ -235,6 +235,8 @@ class Geometry:
         special_tokens: Number of tokens before the point tokens (the class token), which guidance does not change.
         batch_second: Whether hidden states have the shape `(tokens, batch, hidden)`.
         given_centers: Centers in the units of the input, if `centers` are in others.
+        embed_patches: Returns tokens and positions of other patches of the clouds, by their number and size; None
+            where the model cannot.
     """
 
     centers: torch.Tensor
@@ -244,6 +246,7 @@ class Geometry:
     special_tokens: int = 1
     batch_second: bool = False
     given_centers: torch.Tensor | None = None
+    embed_patches: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]] | None = None
     _derived: dict = field(default_factory=dict, repr=False)
 
     def view_cells(self, cell_size: float | None = None) -> Membership:

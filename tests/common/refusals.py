@@ -18,7 +18,7 @@ import pytest
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.auto import AutoModelForPointCloudSegmentation, AutoModelForZeroShotPointCloudClassification
-from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining
+from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining
 from hf_any3d.modeling.any2point import Any2PointConfig, PointTokenizerConfig
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.minigpt3d import (
@@ -285,7 +285,9 @@ refuse(
 feature("prompt lookup", "draft tokens from the prompt")
 
 # Adapters (tests/common/test_tuners.py)
-_OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS", "SIDE_TUNING", "POINTGST")
+_OWN = ("GUIDED_ADAPTER", "BITFIT", "PROMPT_TOKENS", "SIDE_TUNING", "POINTGST", "IDPT", "DAPT", "PPT")
+# Methods whose tokens go on from layer to layer.
+_ADDS_TOKENS = ("IDPT", "DAPT")
 # Methods that build graphs of a cloud's tokens.
 _ON_TOKENS = ("POINTGST",)
 _ADAPTED = tuple(kind for kind in registered_classes() if kind not in (*_BASELINES, *_FEATURES))
@@ -295,6 +297,10 @@ _NO_POINT_TOKENS = (
 )
 # A detector on a pretrained point encoder, see `tests.tiny_detr3d`.
 _ON_ENCODER = "Detr3DForPointCloudObjectDetectionOnEncoder"
+
+
+# Models that give whole clouds to ACT's point transformer.
+_ON_ACT = tuple(kind for kind in registered_classes(ActConfig) if kind is not ActForPreTraining)
 
 
 def _pairs(methods: Iterable[str], models: Collection[type[PreTrainedModel]]) -> tuple[str, ...]:
@@ -317,7 +323,7 @@ refuse(
 )
 refuse(
     "adapt",
-    _pairs(("GUIDED_ADAPTER", "POINTGST"), (ActAutoencoder,)),
+    _pairs(("GUIDED_ADAPTER", "POINTGST", *_ADDS_TOKENS), (ActAutoencoder,)),
     ValueError,
     "do not get the positions of tokens",
     "the teacher of an autoencoder gets no token positions, which guidance and graphs of tokens require",
@@ -330,6 +336,30 @@ refuse(
     "graphs between all tokens of a cloud, whose cost grows with a power of their number",
 )
 refuse(
+    "adapt",
+    _pairs(_ADDS_TOKENS, (*_PTV3, SpatialLMModel)),
+    ValueError,
+    "runs on one list of voxels of all clouds; use another method",
+    "tokens of a cloud would have to follow its own in a list that patches of voxels are cut from",
+)
+refuse(
+    "adapt",
+    (
+        *_pairs(
+            ("PPT",),
+            [
+                kind
+                for kind in _ADAPTED
+                if kind not in (*_NO_POINT_TOKENS, *registered_classes(MiniGPT3DConfig), *_SPATIALLM, *_ON_ACT)
+            ],
+        ),
+        f"PPT on {_ON_ENCODER}",
+    ),
+    ValueError,
+    "PPT embeds further patches of each cloud, which the encoder of",
+    "only ACT's patch encoder reads other patches than the config's, and only of whole clouds",
+)
+refuse(
     "open",
     (ActForPreTraining,),
     ValueError,
@@ -338,7 +368,7 @@ refuse(
 )
 refuse(
     "merge",
-    ("GUIDED_ADAPTER", "PROMPT_TOKENS", "SIDE_TUNING", "POINTGST"),
+    tuple(method for method in _OWN if method != "BITFIT"),
     ValueError,
     r"cannot be merged into the encoder; use unload\(\) to remove",
     "modules after a non-linear layer, and tokens, cannot be merged into weights",

@@ -25,8 +25,11 @@ from transformers import PreTrainedModel
 
 from hf_any3d import (
     BitFitConfig,
+    DAPTConfig,
     GuidedAdapterConfig,
+    IDPTConfig,
     PointGSTConfig,
+    PPTConfig,
     PromptTokensConfig,
     SideTuningConfig,
     trainable_module_names,
@@ -46,6 +49,9 @@ OWN: dict[str, Callable[..., PeftConfig]] = {
     "PROMPT_TOKENS": functools.partial(PromptTokensConfig, num_prompts=3),
     "SIDE_TUNING": functools.partial(SideTuningConfig, r=8, init_weights=False),
     "POINTGST": functools.partial(PointGSTConfig, r=4, local_size=8, init_weights=False),
+    "IDPT": functools.partial(IDPTConfig, prompt_layers=0, neighbors=3),
+    "DAPT": functools.partial(DAPTConfig, r=4, init_weights=False),
+    "PPT": functools.partial(PPTConfig, num_groups=4, group_size=6, r=8),
 }
 """By PEFT's name of the method; initial weights have an effect, and training is deterministic."""
 

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ import pytest
 
 from hf_any3d.conversions import (
     convert_act,
+    convert_act_adapter,
     convert_any2point,
     convert_detr3d,
+    convert_find3d,
     convert_imagebind_audio,
     convert_minigpt3d,
     convert_minigpt3d_parts,
     convert_openshape,
     convert_patchalign3d,
-    convert_pointgst,
     convert_ptv3,
     convert_spatiallm,
     convert_uni3d,
@@ -33,10 +34,10 @@ from tests.conversions.aligned_originals import openshape_training, patchalign3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.originals import SmallCase, content, small_variant
 from tests.conversions.spatiallm_originals import Released
+from tests.conversions.test_act_adapters import FILES as ADAPTED, released as adapted_released
 from tests.conversions.test_imagebind_audio import original as imagebind_original
-from tests.conversions.test_pointgst import CHOICES as POINTGST_CHOICES, released as pointgst_released
 from tests.modeling.detr3d.reference_case import DetectionCase
-from tests.modeling.ptv3_case import SupervisedCase, ptv3_original
+from tests.modeling.ptv3_case import Find3DCase, SupervisedCase, ptv3_original
 from tests.tiny_encoders import tiny_config
 
 
@@ -96,6 +97,14 @@ def _prepare_supervised(directory: Path) -> None:
     (directory / "arguments.json").write_text(json.dumps(SupervisedCase("ptv1_segment").arguments))
 
 
+def _find3d(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
+    return convert_find3d(checkpoint, output, arguments=others / "arguments.json")
+
+
+def _prepare_find3d(directory: Path) -> None:
+    (directory / "arguments.json").write_text(json.dumps(Find3DCase("ptv1_find3d").arguments["extractor"]))
+
+
 def _part(part: str) -> Callable[[Path, Path, Path], dict[str, Any]]:
     def convert(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
         return convert_minigpt3d_parts(output, **{part: checkpoint})
@@ -139,11 +148,11 @@ CONVERTERS = {
     "act-dvae": _act("dvae_clip_deep"),
     "act-pretrain": _act("pretrain"),
     "act-partseg": _act("partseg"),
-    "pointgst": Converter(
-        pointgst_released,
+    "act-adapter": Converter(
+        partial(adapted_released, "idpt"),
         "base_model",
-        lambda checkpoint, output, others: convert_pointgst(checkpoint, output, **POINTGST_CHOICES),
-        convert_pointgst,
+        lambda checkpoint, output, others: convert_act_adapter(checkpoint, output, "idpt", **ADAPTED["idpt"].choices),
+        convert_act_adapter,
     ),
     "detr3d": Converter(
         lambda: {"model": DetectionCase("detr3d_scannet_vanilla").original},
@@ -178,6 +187,13 @@ CONVERTERS = {
         _supervised,
         convert_ptv3,
         _prepare_supervised,
+    ),
+    "find3d": Converter(
+        lambda: {"model_state_dict": Find3DCase("ptv1_find3d").tensors()},
+        "model_state_dict",
+        _find3d,
+        convert_find3d,
+        _prepare_find3d,
     ),
     "spatiallm": Converter(
         lambda: {"model": Released("qwen").state},

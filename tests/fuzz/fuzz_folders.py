@@ -19,10 +19,12 @@ from hf_any3d.data.catalog import (
     nuscenes,
     objaverse_captions,
     s3dis,
+    scannet_detection,
     scanobjectnn,
     semantickitti,
     shapenet55,
     shapenetpart,
+    sunrgbd,
 )
 from hf_any3d.data.parquet import loading, shards
 from hf_any3d.data.parquet.shards import SplitStatistics
@@ -32,6 +34,7 @@ from tests.data.catalog import (
     s3dis_trees,
     shapenet_trees,
     street_trees,
+    test_detection_datasets,
     test_modelnet40_generative,
 )
 from tests.data.catalog.test_folder_metadata import ROWS, write as write_metadata
@@ -219,6 +222,11 @@ TREES: dict[str, tuple[Callable[[Path], object], Callable[[Path, dict], object]]
     ),
     "shapenet55": (shapenet_trees.write_shapenet55, lambda root, options: shapenet55.load(root, **options)),
     "shapenetpart": (shapenet_trees.write_shapenetpart, lambda root, options: shapenetpart.load(root, **options)),
+    "scannet_detection": (
+        test_detection_datasets.write_scannet,
+        lambda root, options: scannet_detection.load(root, **options),
+    ),
+    "sunrgbd": (test_detection_datasets.write_sunrgbd, lambda root, options: sunrgbd.load(root, **options)),
     "scanobjectnn": (
         scan_tree,
         lambda root, options: scanobjectnn.load(root, variant="obj_bg", masks=True, **options),

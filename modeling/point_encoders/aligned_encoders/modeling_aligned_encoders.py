@@ -175,6 +175,7 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
             views=GRIDS,
             is_open=True,
             pretrained=tuple(self._modules),
+            final_norm="norm",
         )
 
     def get_point_features(self, points: torch.Tensor) -> torch.Tensor:

@@ -57,6 +57,19 @@ def test_lists_in_vertices_and_unknown_elements_are_ignored(order):
     assert read(ply(header, body, order)).points.tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
+@pytest.mark.parametrize(("kind", "label"), [("uchar", 300), ("char", -129), ("ushort", 65536), ("uint", -1)])
+def test_numbers_of_a_text_file_that_their_type_cannot_hold_stay_what_they_are(kind, label):
+    header = f"element vertex 2\nproperty float x\nproperty float y\nproperty float z\nproperty {kind} label"
+    assert read(ply(header, f"1 2 3 {label}\n4 5 6 7\n".encode(), "ascii")).labels.tolist() == [label, 7]
+
+
+def test_colors_of_a_text_file_that_are_no_whole_numbers_are_not_cut_off():
+    names = "".join(f"property uchar {name}\n" for name in ("red", "green", "blue"))
+    header = f"element vertex 2\nproperty float x\nproperty float y\nproperty float z\n{names.rstrip()}"
+    cloud = read(ply(header, b"1 2 3 0.5 0.25 1\n4 5 6 0.75 1 0\n", "ascii"))
+    assert cloud.colors.tolist() == [[0.5, 0.25, 1], [0.75, 1, 0]]
+
+
 def test_windows_line_ends_are_read():
     assert len(read(ply_square("ascii").replace(b"\n", b"\r\n"))) == 4
     header, _, body = ply_square("binary_little_endian").partition(b"end_header\n")

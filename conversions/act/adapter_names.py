@@ -1,0 +1,146 @@
+"""Tensors that programs of adapters add to the transformer of ACT, Point-MAE or ReCon, under our names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from hf_any3d.conversions.renaming import Names, rename_tensors
+
+_LAYER = "act.blocks.layers."
+_SCALES = {
+    ("", 1): "scales.default.norm1",
+    ("", 2): "scales.default.norm2",
+    ("", 3): "prompt.default",
+    (r"attn\.", 1): "scales.default.attention_qkv",
+    (r"attn\.", 2): "scales.default.attention_proj",
+    (r"mlp\.", 1): "scales.default.mlp_fc1",
+    (r"mlp\.", 2): "scales.default.mlp_fc2",
+}
+"""DAPT's scales and shifts in a block: ours by the module that has theirs and their number."""
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """What one program adds.
+
+    Args:
+        title: Its name, for messages.
+        marks: Parts of the names of its tensors, which no tensor of the transformer has.
+        prefix: Prefix of our parameters.
+        trained: Modules that it trains in full besides.
+    """
+
+    title: str
+    marks: tuple[str, ...]
+    prefix: str
+    trained: tuple[str, ...] = ("classifier", "class_token")
+
+
+PROGRAMS = {
+    "pointgst": Adapters("PointGST", ("gft_adapter.",), "pointgst_"),
+    "idpt": Adapters("IDPT", ("blocks.cls.", "prompt_pos"), "idpt_"),
+    "dapt": Adapters("DAPT", ("tfts_", "Adapter_MLP."), "dapt_"),
+    "ppt": Adapters(
+        "PPT",
+        ("blocks.prompt_",),
+        "ppt_",
+        ("classifier", "class_token", "position_embed", "patch_encoder.lift", "lift_norm", "patch_encoder.widen"),
+    ),
+}
+"""By the name of our method."""
+
+
+def added_by(method: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a state dict that a program has added to the transformer."""
+    marks = PROGRAMS[method].marks
+    return {name: tensor for name, tensor in state.items() if any(mark in name for mark in marks)}
+
+
+def rename_added(
+    method: str, added: Mapping[str, torch.Tensor], depth: int, prompt_layer: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Rename the tensors that a program has added, to those of our classifier with an adapter called "default".
+
+    Args:
+        method: Name of our method.
+        added: The tensors.
+        depth: Number of blocks.
+        prompt_layer: IDPT: the block before which the prompt is made; None for the last one.
+
+    Raises:
+        ValueError: A tensor has no place, or is not that of which it is a copy.
+    """
+    own = _without_copies(added) if method == "idpt" else added
+    return rename_tensors(own, added_names(method, depth, prompt_layer))
+
+
+def added_names(method: str, depth: int, prompt_layer: int | None = None) -> Names:
+    """Return the table of the names of these tensors, for the arguments of `rename_added`."""
+    last = depth - 1
+    if method == "idpt":
+        here = f"{_LAYER}{last if prompt_layer is None else prompt_layer}.idpt_"
+        block = r"blocks\.cls\.blocks\.blocks\.0\."
+        return {
+            r"prompt_pos$": here + "position.default",
+            rf"{block}attn\.": here + "module.default.block.attention.",
+            block: here + "module.default.block.",
+            r"blocks\.cls\.(?P<conv>conv\d)\.": here + "module.default.{conv}.",
+        }
+    if method == "dapt":
+        return {
+            r"tfts_(?P<kind>gamma|beta)_1$": _LAYER + "0.dapt_tokens.default.{kind}",
+            r"tfts_(?P<kind>gamma|beta)_2$": f"{_LAYER}{last}.dapt_scales.default.final_norm." + "{kind}",
+            r"blocks\.blocks\.(?P<layer>\d+)\.Adapter_MLP\.": _LAYER + "{layer}.dapt_adapter.default.",
+            **{
+                rf"blocks\.blocks\.(?P<layer>\d+)\.{theirs}tfts_(?P<kind>gamma|beta)_{number}$": (
+                    f"{_LAYER}{{layer}}.dapt_{ours}.{{kind}}"
+                )
+                for (theirs, number), ours in _SCALES.items()
+            },
+        }
+    if method == "ppt":
+        return {r"blocks\.(?P<part>prompt_\w+)\.": _LAYER + "0.ppt_{part}.default."}
+    return {
+        r"blocks\.blocks\.(?P<layer>\d+)\.gft_adapter\.(?P<part>down|adapt1|norm_ly1|norm_ly2|up)\.": (
+            _LAYER + "{layer}.pointgst_{part}.default."
+        )
+    }
+
+
+def prompt_module(names: Collection[str]) -> str:
+    """Return IDPT's kind of module by the names of its tensors.
+
+    Raises:
+        ValueError: There is no such kind.
+    """
+    parts = {match[1] for name in names if (match := re.match(r"blocks\.cls\.(conv\d|blocks)\.", name))}
+    kinds = {
+        frozenset({"conv1", "conv2", "conv3", "conv5"}): "dgcnn",
+        frozenset({"conv1", "conv2", "conv5"}): "dgcnn_light2",
+        frozenset({"conv1", "conv5"}): "dgcnn_light",
+        frozenset({"conv5"}): "mlp",
+        frozenset({"blocks"}): "transformer",
+    }
+    if frozenset(parts) not in kinds:
+        known = "; ".join(f"{kind} of {', '.join(sorted(own))}" for own, kind in kinds.items())
+        raise ValueError(f"IDPT's module has the parts {', '.join(sorted(parts)) or 'none'}; expected {known}")
+    return kinds[frozenset(parts)]
+
+
+def _without_copies(added: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Leave out norms that the program stores twice, and one that it never reads in modules without three layers."""
+    is_light = prompt_module(added) in ("dgcnn_light", "mlp")
+    kept = {}
+    for name, tensor in added.items():
+        match = re.match(r"blocks\.cls\.bn(\d)\.(\w+)$", name)
+        if match is None:
+            kept[name] = tensor
+            continue
+        twin = added.get(f"blocks.cls.conv{match[1]}.1.{match[2]}")
+        if not (is_light and match[1] == "5") and (twin is None or not torch.equal(twin, tensor)):
+            raise ValueError(f"{name} is not equal to conv{match[1]}.1.{match[2]}, whose copy it is in IDPT's program")
+    return kept

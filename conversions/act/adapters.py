@@ -1,0 +1,229 @@
+"""Convert a released classifier with adapters in the transformer into the directory of an adapter, with its head.
+
+PointGST, IDPT, DAPT and PPT on the transformer of ACT, Point-MAE or ReCon.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from hf_any3d.conversions.act import convert_act_state_dict
+from hf_any3d.conversions.act.adapter_names import PROGRAMS, added_by, prompt_module, rename_added
+from hf_any3d.conversions.act.convert import Choices, build_act, fill_act
+from hf_any3d.conversions.act.datasets import UNLABELED
+from hf_any3d.conversions.checkpoints import (
+    account,
+    check_finite,
+    errors_about,
+    read_checkpoint,
+    without_parallel_prefix,
+)
+from hf_any3d.conversions.renaming import size_of
+from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes
+from hf_any3d.modeling.act import ActForPointCloudClassification
+from hf_any3d.modeling.pretrained_parts import own_state
+from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.tuners import DAPTConfig, IDPTConfig, PointGSTConfig, PPTConfig
+
+# Norms of the token network, whose statistics the released training changes, as it leaves them in training mode.
+_DRIFTING = ("lift_norm", "join_norm")
+# What the head reads in the published settings, by the width of its input in tokens.
+_POOLING = {
+    "pointgst": {2: ("cls", "max")},
+    "idpt": {3: ("cls", "prompt_mean", "max"), 1: ("prompt_mean",)},
+    "dapt": {3: ("cls", "prompt_mean", "max")},
+    "ppt": {3: ("cls", "mean", "prompt_mean")},
+}
+# Of the two settings of DAPT with heads of the same width, by the number of classes: ScanObjectNN and ModelNet40.
+_DAPT_POOLING = {15: ("cls", "prompt_mean"), 40: ("cls", "max")}
+
+
+def convert_act_adapter(
+    checkpoint: str | os.PathLike,
+    output: str | os.PathLike,
+    method: str,
+    base: str | os.PathLike | None = None,
+    revision: str | None = None,
+    num_groups: int | None = None,
+    group_size: int | None = None,
+    num_attention_heads: int | None = None,
+    dataset: str | None = None,
+    num_points: int | None = None,
+    pooling: str | None = None,
+    prompt_layer: int | None = None,
+    prompt_groups: int | None = None,
+) -> dict[str, Any]:
+    """Convert a classifier of the program of PointGST, IDPT, DAPT or PPT.
+
+    The checkpoint holds the frozen transformer too. If a base is named, both are compared, and the directory holds
+    adapters, head, class token and the norms of the token network, whose statistics the programs let drift; otherwise
+    the transformer is stored beside them.
+
+    Args:
+        checkpoint: The authors' file.
+        output: Directory to create.
+        method: "pointgst", "idpt", "dapt" or "ppt".
+        base: Directory or hub name of the pretrained transformer, with or without a head.
+        revision: Branch, tag or commit of the base on the hub.
+        num_groups: Patches per cloud; None for the published number.
+        group_size: Points per patch; None for the published number.
+        num_attention_heads: Heads of the transformer; None for the published number.
+        dataset: The dataset of the training, see `choose_dataset`.
+        num_points: Points per cloud that the processor returns.
+        pooling: What the head reads, such as "cls,prompt_mean,max"; None for the published setting of its width.
+        prompt_layer: IDPT: the block, from 0, before which the prompt is made; None for the last one.
+        prompt_groups: PPT: number of further patches; None for as many as there are patches.
+
+    Returns:
+        Facts by name: `output`, `model`, `trained_parameters`, `bytes`.
+
+    Raises:
+        ValueError: The checkpoint cannot be read or does not fit, or the base is another one; its variant is unknown.
+        FileNotFoundError: No such checkpoint.
+        FileExistsError: `output` exists and is not empty.
+    """
+    if method not in PROGRAMS:
+        raise ValueError(f"method={method!r}; expected one of {', '.join(PROGRAMS)}")
+    for name, value, owner in (("prompt_layer", prompt_layer, "idpt"), ("prompt_groups", prompt_groups, "ppt")):
+        if value is not None and method != owner:
+            raise ValueError(f"{name}={value}: not for a file of {PROGRAMS[method].title}; expected None")
+    choices = Choices(num_groups, group_size, num_attention_heads, dataset, num_points)
+    with new_directory(output) as directory:
+        original = without_parallel_prefix(read_checkpoint(checkpoint, ("base_model",)))
+        added = added_by(method, original)
+        with errors_about(checkpoint):
+            check_finite(added)
+            state = convert_act_state_dict("cls", {n: t for n, t in original.items() if n not in added})
+            settings: dict[str, Any] = {"pooling": _pooling(method, state, pooling)}
+            if method == "ppt":
+                settings["head_activation"] = "gelu"
+            model, trained_on = build_act(checkpoint, "cls", state, None, choices, settings)
+            depth = model.config.num_hidden_layers
+            if prompt_layer is not None and not 0 <= prompt_layer < depth:
+                raise ValueError(f"prompt_layer={prompt_layer}; expected a number from 0 to {depth - 1}")
+            renamed = rename_added(method, added, depth, prompt_layer)
+            config = _config(method, added, model, prompt_layer, prompt_groups)
+        modules = list(PROGRAMS[method].trained)
+        if base is None:
+            fill_act(model, state, teacher_is_stored=False)
+        else:
+            model = _on_base(checkpoint, os.fspath(base), revision, model, state, modules)
+            modules += [name for name in _DRIFTING if name not in modules]
+        config.modules_to_save = modules
+        adapted = get_peft_model(model, config).eval()
+        _fill(checkpoint, adapted, renamed, state, PROGRAMS[method].prefix)
+        adapted.save_pretrained(os.fspath(directory))
+        processor = dict(trained_on.processor if trained_on else UNLABELED)
+        if num_points is not None:
+            processor["num_points"] = num_points
+        PointCloudProcessor(**processor).save_pretrained(directory)
+        drifting = () if method == "ppt" else ("lift_norm.m",)
+        left_out = (*drifting, "join_norm.m")
+        own = [
+            weight
+            for name, weight in adapted.named_parameters()
+            if weight.requires_grad and not any(part in name for part in left_out)
+        ]
+    return {
+        "output": os.fspath(output),
+        "model": type(model).__name__,
+        "trained_parameters": sum(weight.numel() for weight in own),
+        "bytes": stored_bytes(output),
+    }
+
+
+def _pooling(method: str, state: Mapping[str, torch.Tensor], chosen: str | None) -> list[str]:
+    """Return what the head reads."""
+    width = size_of(state, "act.norm.weight")
+    features = size_of(state, "classifier.hidden.0.weight", 1)
+    count, rest = divmod(features, width)
+    if chosen is not None:
+        named = chosen.split(",")
+        if rest or len(named) != count:
+            raise ValueError(
+                f"pooling={chosen!r}; the head reads {features} features, of tokens with {width} channels"
+            )
+        return named
+    known = _POOLING[method]
+    if method == "dapt" and (by_classes := _DAPT_POOLING.get(size_of(state, "classifier.out.weight"))):
+        known = known | {2: by_classes}
+    if rest or count not in known:
+        expected = " or ".join(f"{number} * {width}" for number in sorted(known))
+        raise ValueError(
+            f"the head reads {features} features, which no published setting of {PROGRAMS[method].title} for as many "
+            f"classes does; expected {expected}, or give --pooling"
+        )
+    return list(known[count])
+
+
+def _config(
+    method: str,
+    added: Mapping[str, torch.Tensor],
+    model: PreTrainedModel,
+    prompt_layer: int | None,
+    prompt_groups: int | None,
+) -> PeftConfig:
+    """Return the config of the adapters."""
+    if method == "pointgst":
+        return PointGSTConfig.published(r=size_of(added, "blocks.blocks.0.gft_adapter.down.weight"))
+    if method == "idpt":
+        return IDPTConfig.published(prompt_layers=prompt_layer, prompt_module=prompt_module(added))
+    if method == "dapt":
+        return DAPTConfig.published(r=size_of(added, "blocks.blocks.0.Adapter_MLP.down_proj.weight"))
+    return PPTConfig.published(
+        r=size_of(added, "blocks.prompt_mlp.0.weight"),
+        num_groups=prompt_groups or model.config.num_groups,
+        group_size=model.config.group_size,
+    )
+
+
+def _on_base(
+    checkpoint: str | os.PathLike,
+    base: str,
+    revision: str | None,
+    model: PreTrainedModel,
+    state: Mapping[str, torch.Tensor],
+    trained: list[str],
+) -> PreTrainedModel:
+    """Open the base with the settings of `model`, after comparing its frozen tensors with those in the checkpoint."""
+    opened = ActForPointCloudClassification.from_pretrained(base, config=model.config, revision=revision)
+    names = "|".join(map(re.escape, trained))
+    changed = re.compile(rf"(.*\.)?({names})\.|.*\.(running_mean|running_var|num_batches_tracked)$")
+    frozen = {name: tensor for name, tensor in state.items() if not changed.match(name)}
+    expected = {name: tensor for name, tensor in own_state(opened).items() if not changed.match(name)}
+    check_frozen(checkpoint, base, expected, frozen, "--base")
+    return opened
+
+
+@torch.no_grad()
+def _fill(
+    checkpoint: str | os.PathLike,
+    model: PeftModel,
+    renamed: Mapping[str, torch.Tensor],
+    state: Mapping[str, torch.Tensor],
+    prefix: str,
+) -> None:
+    """Load the adapters, and the copies of modules that are stored with them."""
+    own = model.get_base_model().state_dict()
+    ours = {name: tensor for name, tensor in own.items() if f".{prefix}" in name}
+    # Linear layers on tokens are convolutions of length one in the programs.
+    shaped = {
+        name: tensor.view(ours[name].shape) if name in ours and _same_but_for_ones(tensor, ours[name]) else tensor
+        for name, tensor in renamed.items()
+    }
+    account(checkpoint, shaped, ours)
+    stored = ".modules_to_save.default"
+    shaped |= {name: state[name.replace(stored, "")] for name in own if stored in name}
+    for name, tensor in shaped.items():
+        own[name].copy_(tensor)
+
+
+def _same_but_for_ones(tensor: torch.Tensor, other: torch.Tensor) -> bool:
+    return tensor.squeeze().shape == other.squeeze().shape

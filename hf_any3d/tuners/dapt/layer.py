@@ -1,0 +1,151 @@
+"""Frozen layer with DAPT's adapters, scales and prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from hf_any3d.modeling.encoders import hidden_of
+from hf_any3d.modeling.point_ops.geometry import Geometry
+from hf_any3d.tuners.dapt.config import DAPTConfig
+from hf_any3d.tuners.dapt.module import DynamicAdapter, ScaleShift
+from hf_any3d.tuners.tuners_utils import WrappedModule
+
+_FINAL_NORM = "final_norm"
+
+
+class DAPTLayer(WrappedModule):
+    """Layer whose inner outputs are scaled and shifted, with an adapter beside its MLP or after it, and a prompt.
+
+    Prompts follow the tokens, so that the class token stays first; attention is bidirectional.
+
+    Args:
+        base_layer: The frozen layer.
+        hidden_size: Channels of a token.
+        is_open: Whether the layer is a point transformer block.
+        is_first: Whether it is the first layer.
+        final_norm: The frozen norm after this layer, if there is one.
+    """
+
+    adapter_layer_names = ("dapt_adapter", "dapt_prompt", "dapt_scales", "dapt_tokens")
+    other_param_names = ("arriving", "without_positions")
+    merge_error = "DAPT's adapters and prompts cannot be merged into the encoder; use unload() to remove them"
+    # Models pass token positions only to layers with this attribute.
+    takes_geometry = True
+
+    def __init__(
+        self, base_layer: nn.Module, hidden_size: int, is_open: bool, is_first: bool, final_norm: nn.Module | None
+    ):
+        super().__init__(base_layer)
+        self.hidden_size, self.is_open, self.is_first = hidden_size, is_open, is_first
+        for name in self.adapter_layer_names:
+            setattr(self, name, nn.ModuleDict())
+        self.arriving: dict[str, int] = {}
+        self.without_positions: dict[str, bool] = {}
+        inside = {name.replace(".", "_"): module for name, module in _scaled_modules(base_layer)}
+        if final_norm is not None:
+            inside[_FINAL_NORM] = final_norm
+        self.widths = {name: _width_of(module, hidden_size) for name, module in inside.items()}
+        # Only hooks can change what is computed between the inner modules of a layer.
+        self._hooks = [module.register_forward_hook(partial(self._scale, name)) for name, module in inside.items()]
+
+    def update_layer(self, adapter_name: str, config: DAPTConfig, arriving: int) -> None:
+        """Add an adapter, at which so many prompts of its own arrive from earlier layers."""
+        is_random = config.scales == "random" or not config.init_weights
+        self.dapt_adapter[adapter_name] = DynamicAdapter(
+            self.hidden_size, config.r, config.dropout, config.init_weights
+        )
+        self.dapt_prompt[adapter_name] = ScaleShift(self.hidden_size, is_random)
+        self.dapt_scales[adapter_name] = nn.ModuleDict(
+            {name: ScaleShift(width, is_random) for name, width in self.widths.items()}
+        )
+        if self.is_open and self.is_first:
+            self.dapt_tokens[adapter_name] = ScaleShift(self.hidden_size, is_random)
+        self.arriving[adapter_name] = arriving
+        self.without_positions[adapter_name] = config.positions == "once" and not self.is_first
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @property
+    def extra_tokens(self) -> int:
+        """Number of prompts behind the tokens, by which the model extends masks and positions."""
+        return sum(self.arriving[name] for name in self._running_adapters())
+
+    @property
+    def takes_added_tokens(self) -> bool:
+        """Whether the model leaves prompts of earlier layers behind the tokens."""
+        return self.extra_tokens > 0
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
+        """Run the frozen layer and the active adapters.
+
+        Args:
+            hidden_states: `(batch, sequence + arriving prompts, hidden)`.
+            *args: Further arguments of the layer.
+            geometry: Places of the tokens.
+            **kwargs: Further arguments of the layer.
+
+        Returns:
+            The same and one more prompt of each adapter, `(batch, sequence + prompts, hidden)`.
+        """
+        names = self._running_adapters()
+        if not names:
+            return hidden_of(self.base_layer(hidden_states, *args, **kwargs))
+        special = geometry.special_tokens
+        for name in names:
+            if name in self.dapt_tokens:
+                patches = self.dapt_tokens[name](hidden_states[:, special:])
+                hidden_states = torch.cat([hidden_states[:, :special], patches], dim=1)
+        if not self.is_open:
+            output = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
+            changes = [self.dapt_adapter[name](output) for name in names]
+            return self._with_prompts(names, torch.stack([output, *changes]).sum(dim=0), changes)
+        positions = None if any(self.without_positions[name] for name in names) else args[0]
+        # By position: re-entrant checkpoints take no keywords.
+        return self.base_layer(hidden_states, positions, None, partial(self._second_half, names))
+
+    def _second_half(self, names: list[str], hidden_states: torch.Tensor) -> torch.Tensor:
+        """Run norm and MLP of a block, with the adapters beside the MLP."""
+        block: Any = self.base_layer
+        normed = block.norm2(hidden_states)
+        changes = [self.dapt_adapter[name](normed) for name in names]
+        branch = torch.stack([block.mlp(normed), *changes]).sum(dim=0)
+        return self._with_prompts(names, hidden_states + block.drop_path(branch), changes)
+
+    def _with_prompts(self, names: list[str], output: torch.Tensor, changes: list[torch.Tensor]) -> torch.Tensor:
+        means = [nn.functional.gelu(change).mean(dim=1, keepdim=True) for change in changes]
+        prompts = [self.dapt_prompt[name](mean) for name, mean in zip(names, means, strict=True)]
+        return torch.cat([output, *prompts], dim=1)
+
+    def _scale(self, key: str, module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        for name in self._running_adapters():
+            output = self.dapt_scales[name].get_submodule(key)(output)
+        return output
+
+    def remove_hooks(self) -> None:
+        """Restore the frozen layer."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _scaled_modules(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Iterate over the linear layers and norms inside a layer, with their names."""
+    for name, module in layer.named_modules():
+        weight = getattr(module, "weight", None)
+        is_norm = isinstance(weight, nn.Parameter) and weight.ndim == 1
+        if is_norm or isinstance(module, (nn.Linear, Conv1D)):
+            yield name, module
+
+
+def _width_of(module: nn.Module, otherwise: int) -> int:
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    if isinstance(module, Conv1D):
+        return module.nf
+    weight = getattr(module, "weight", None)
+    return otherwise if weight is None else weight.numel()

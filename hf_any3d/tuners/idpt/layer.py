@@ -1,0 +1,147 @@
+"""Frozen layer with prompts made of the tokens of each cloud."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_any3d.modeling.encoders import hidden_of
+from hf_any3d.modeling.layers.forward_contract import gathered, is_sharded
+from hf_any3d.modeling.point_ops.geometry import Geometry
+from hf_any3d.tuners.idpt.config import IDPTConfig
+from hf_any3d.tuners.idpt.module import PromptModule, TransformerPromptModule
+from hf_any3d.tuners.tuners_utils import WrappedModule
+
+_SPREAD = 0.02
+"""Standard deviation of the initial position."""
+_HEAD_WIDTH = 64
+"""Channels of a head of attention, where the layer does not show its number of heads."""
+
+
+class Arrival(nn.Module):
+    """What a layer knows of the prompts of an adapter that arrive from earlier layers.
+
+    Args:
+        first: The layer that owns the position of the prompts; None for the layer itself.
+        numbers: Numbers of the layers that have made them.
+        keeps: Whether prompts made here go on to the next layer.
+    """
+
+    def __init__(self, first: IDPTLayer | None, numbers: tuple[int, ...], keeps: bool):
+        super().__init__()
+        # In a tuple, so that torch does not register the other layer as a child of this one.
+        self.first = () if first is None else (first,)
+        self.numbers, self.keeps = numbers, keeps
+
+
+class IDPTLayer(WrappedModule):
+    """Frozen layer that runs on the tokens and the prompts that earlier layers and this one have made of them.
+
+    Prompts follow the tokens, so that the class token stays first; attention is bidirectional.
+
+    Args:
+        base_layer: The frozen layer.
+        hidden_size: Channels of a token.
+        is_open: Whether the layer takes the positions of the tokens as its second argument.
+    """
+
+    adapter_layer_names = ("idpt_arrival", "idpt_module", "idpt_position")
+    other_param_names = ("fixed_positions",)
+    merge_error = "prompts cannot be merged into the encoder; use unload() to remove them"
+    # Models pass token positions only to layers with this attribute.
+    takes_geometry = True
+
+    def __init__(self, base_layer: nn.Module, hidden_size: int, is_open: bool):
+        super().__init__(base_layer)
+        self.hidden_size, self.is_open = hidden_size, is_open
+        self.idpt_arrival, self.idpt_module = nn.ModuleDict(), nn.ModuleDict()
+        self.idpt_position = nn.ParameterDict()
+        self.fixed_positions: dict[str, bool] = {}
+
+    def update_layer(self, adapter_name: str, config: IDPTConfig, arrival: Arrival, makes_prompt: bool) -> None:
+        """Add an adapter.
+
+        Args:
+            adapter_name: Its name.
+            config: Its settings.
+            arrival: What comes from earlier layers.
+            makes_prompt: Whether this layer makes a prompt.
+        """
+        self.idpt_arrival[adapter_name] = arrival
+        if makes_prompt:
+            self.idpt_module[adapter_name] = self._build(config)
+        if not arrival.first:
+            position = nn.Parameter(torch.empty(1, 1, self.hidden_size), requires_grad=config.train_position)
+            self.idpt_position[adapter_name] = nn.init.trunc_normal_(position, std=_SPREAD)
+        self.fixed_positions[adapter_name] = not config.train_position
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def _build(self, config: IDPTConfig) -> nn.Module:
+        if config.prompt_module != "transformer":
+            return PromptModule(config.prompt_module, self.hidden_size, config.neighbors)
+        attention = getattr(self.base_layer, "attention", None)
+        heads = getattr(attention, "num_heads", None) if self.is_open else None
+        fitting = (count for count in range(max(1, self.hidden_size // _HEAD_WIDTH), 0, -1))
+        heads = heads or next(count for count in fitting if self.hidden_size % count == 0)
+        return TransformerPromptModule(self.hidden_size, heads)
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Set the active adapters; positions that stay random are not trained."""
+        super().set_adapter(adapter_names, inference_mode)
+        for name, position in self.idpt_position.items():
+            position.requires_grad_(position.requires_grad and not self.fixed_positions[name])
+
+    @property
+    def takes_added_tokens(self) -> bool:
+        """Whether the model leaves prompts of earlier layers behind the tokens."""
+        return bool(self._arrived())
+
+    @property
+    def extra_tokens(self) -> int:
+        """Number of prompts behind the tokens, by which the model extends masks and positions."""
+        return len(self._arrived()) + sum(name in self.idpt_module for name in self._running_adapters())
+
+    def _arrived(self) -> list[str]:
+        """Return the adapters of the prompts that arrive, in their order."""
+        names = self._running_adapters()
+        made = [(number, place) for place, name in enumerate(names) for number in self.idpt_arrival[name].numbers]
+        return [names[place] for _, place in sorted(made)]
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
+        """Run the frozen layer on tokens and prompts.
+
+        Args:
+            hidden_states: `(batch, sequence + arriving prompts, hidden)`.
+            *args: Further arguments of the layer.
+            geometry: Places of the tokens.
+            **kwargs: Further arguments of the layer.
+
+        Returns:
+            The tokens and the prompts that go on; if none does, the prompts made here after this layer and before it.
+        """
+        names = self._running_adapters()
+        if not names:
+            return hidden_of(self.base_layer(hidden_states, *args, **kwargs))
+        special = geometry.special_tokens
+        count = special + geometry.centers.shape[1]
+        tokens, prompts = hidden_states[:, :count], hidden_states[:, count:]
+        positions = args[0][:, special:count] if self.is_open and args and args[0] is not None else None
+        made = [name for name in names if name in self.idpt_module]
+        new = [self.idpt_module[name](tokens[:, special:], positions).to(tokens.dtype) for name in made]
+        places = [self._position(name).to(tokens.dtype) for name in (*self._arrived(), *made)]
+        prompts = torch.cat([prompts, *new], dim=1)  # (batch, prompts, hidden)
+        placed = prompts + torch.cat(places, dim=1) if places else prompts
+        output = hidden_of(self.base_layer(torch.cat([tokens, placed], dim=1), *args, **kwargs))
+        going = [name for name in (*self._arrived(), *made) if self.idpt_arrival[name].keeps]
+        if going or not new:
+            kept = [number for number, name in enumerate((*self._arrived(), *made)) if name in going]
+            return torch.cat([output[:, :count], output[:, count:][:, kept]], dim=1)
+        return torch.cat([output, *new], dim=1)
+
+    def _position(self, name: str) -> torch.Tensor:
+        first = self.idpt_arrival[name].first
+        position = (first[0] if first else self).idpt_position[name]
+        return gathered(position) if is_sharded(position) else position

@@ -1,0 +1,57 @@
+"""Configuration of PPT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from hf_any3d.modeling.config_checks import TOKENS, Ranges
+from hf_any3d.tuners.tuners_utils import EncoderTunerConfig, extend_peft_type
+
+PPT = extend_peft_type("PPT")
+_PUBLISHED = [
+    "class_token",
+    "position_embed",
+    "patch_encoder.lift",
+    "patch_encoder.lift_norm",
+    "patch_encoder.widen",
+    "classifier",
+]
+
+
+@dataclass
+class PPTConfig(EncoderTunerConfig):
+    """Add the tokens of further patches of a cloud as prompts, and MLPs beside all blocks (positional prompts, PPT).
+
+    The patch encoder of an ACT model reads a second set of patches of each cloud. Their tokens, with their positions,
+    follow the others through all blocks. Before a block one MLP changes the tokens and another one the prompts; a
+    third one runs beside the block's MLP. All blocks share the three. A head can read the prompts:
+    `pooling=["cls", "mean", "prompt_mean"]` in the config of an ACT classifier.
+
+    `published()` trains what the released program trains besides: class token, positions, the first half of the
+    patch encoder, and the head.
+    """
+
+    ranges: ClassVar[Ranges] = {"num_groups": TOKENS, "group_size": TOKENS, "r": (1, 16_384)}
+
+    num_groups: int = field(default=64, metadata={"help": "Number of further patches."})
+    group_size: int = field(default=32, metadata={"help": "Points of each of them."})
+    r: int = field(default=256, metadata={"help": "Hidden width of the MLPs."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.peft_type = PPT
+
+    @property
+    def min_points(self) -> int:
+        """Minimum number of points per cloud."""
+        return max(self.num_groups, self.group_size)
+
+    @classmethod
+    def published(cls, **settings: Any) -> PPTConfig:
+        """Return the config of the released program, for an ACT classifier.
+
+        Args:
+            **settings: Fields of the config; they override these values.
+        """
+        return cls(**{"modules_to_save": list(_PUBLISHED), **settings})

@@ -1,0 +1,197 @@
+"""Methods that add tokens to those of a cloud (IDPT, DAPT, PPT): what goes on between layers, and what is read."""
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+
+from hf_any3d import (
+    ActConfig,
+    ActForPartSegmentation,
+    ActForPointCloudClassification,
+    DAPTConfig,
+    IDPTConfig,
+    PPTConfig,
+)
+from tests.reference.fill import points
+
+CONFIGS = {
+    "idpt": lambda **settings: IDPTConfig(**{"prompt_layers": [0, 1], "neighbors": 3, **settings}),
+    "dapt": lambda **settings: DAPTConfig(**{"r": 4, "init_weights": False, **settings}),
+    "ppt": lambda **settings: PPTConfig(**{"num_groups": 5, "group_size": 6, "r": 8, **settings}),
+}
+ADDED = {"idpt": 2, "dapt": 3, "ppt": 5}
+"""Number of tokens behind the last of three blocks."""
+BY_METHOD = pytest.mark.parametrize("method", CONFIGS)
+PROMPTS = ("cls", "prompt_mean", "max")
+
+
+def clouds(count=2):
+    return torch.from_numpy(points("added tokens", count, 64))
+
+
+def base_of(**settings):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "num_groups": 8, "group_size": 4}
+    config = ActConfig(**{**sizes, "num_labels": 3, "head_widths": [8], "pooling": PROMPTS, **settings})
+    return ActForPointCloudClassification(config).eval()
+
+
+def adapted(config, **settings):
+    model = get_peft_model(base_of(**settings), config).eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.3 * torch.randn_like(weight))
+    return model
+
+
+@BY_METHOD
+@torch.no_grad()
+def test_added_tokens_follow_those_of_the_cloud_and_show_in_no_output(method):
+    model = adapted(CONFIGS[method]())
+    lengths = []
+    for layer in model.get_base_model().act.blocks.layers:
+        layer.register_forward_hook(lambda module, args, out: lengths.append(out.shape[1] - 9))
+    output = model(points=clouds(), output_hidden_states=True)
+    assert lengths == {"idpt": [1, 2, 2], "dapt": [1, 2, 3], "ppt": [5, 5, 5]}[method]
+    assert lengths[-1] == ADDED[method]
+    assert {state.shape for state in output.hidden_states} == {(2, 9, 16)}
+
+
+@BY_METHOD
+def test_a_head_on_prompts_without_prompts_is_refused(method):
+    model = adapted(CONFIGS[method]())
+    with model.disable_adapter(), pytest.raises(ValueError, match="no adapter leaves tokens behind the last block"):
+        model(points=clouds())
+
+
+@BY_METHOD
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpoints_leave_gradients_as_they_are(method, use_reentrant):
+    model = adapted(CONFIGS[method](modules_to_save=["class_token", "classifier"]), drop_path_rate=0, head_dropout=0)
+    labels, gradients = torch.tensor([0, 2]), []
+    for checkpoints in (False, True):
+        model.train()
+        if checkpoints:
+            model.get_base_model().gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+        model.zero_grad()
+        model(points=clouds(), labels=labels).loss.backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    plain, again = gradients
+    assert plain.keys() == again.keys() and len(plain) > 8
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient, msg=lambda text, name=name: name + text)
+
+
+@BY_METHOD
+@torch.no_grad()
+def test_two_adapters_add_tokens_at_once(method):
+    # PEFT runs one adapter's head.
+    model = adapted(CONFIGS[method](modules_to_save=[]))
+    alone = model(points=clouds()).logits
+    other = CONFIGS[method](modules_to_save=[], **({"prompt_layers": 2} if method == "idpt" else {}))
+    model.add_adapter("other", other)
+    lengths = []
+    model.get_base_model().act.blocks.layers[-1].register_forward_hook(
+        lambda module, args, out: lengths.append(out.shape[1] - 9)
+    )
+    torch.testing.assert_close(model(points=clouds()).logits, alone)
+    model.base_model.set_adapter(["default", "other"])
+    both = model(points=clouds()).logits
+    assert lengths == [ADDED[method], {"idpt": 3, "dapt": 6, "ppt": 10}[method]]
+    assert (both - alone).abs().max() > 1e-4
+    model.delete_adapter("other")
+    model.set_adapter("default")
+    torch.testing.assert_close(model(points=clouds()).logits, alone)
+
+
+@BY_METHOD
+@torch.no_grad()
+def test_a_cloud_does_not_depend_on_its_batch(method):
+    model = adapted(CONFIGS[method]())
+    batch = clouds(3)
+    torch.testing.assert_close(model(points=batch).logits[1:2], model(points=batch[1:2]).logits)
+
+
+@torch.no_grad()
+def test_a_random_position_is_not_trained_but_stored(tmp_path):
+    model = adapted(CONFIGS["idpt"](train_position=False))
+    named = dict(model.named_parameters())
+    (position,) = [name for name in named if "idpt_position" in name]
+    assert not named[position].requires_grad
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(named[position], torch.zeros_like(named[position]))
+    expected = model(points=clouds()).logits
+    model.save_pretrained(tmp_path)
+    opened = PeftModel.from_pretrained(base_of(), tmp_path).eval()
+    torch.testing.assert_close(opened(points=clouds()).logits, expected)
+
+
+@pytest.mark.parametrize(
+    ("positions", "expected"), [("once", [True, False, False]), ("every_layer", [True, True, True])]
+)
+def test_positions_are_added_before_the_first_block_or_each(positions, expected):
+    model, given = adapted(CONFIGS["dapt"](positions=positions)), []
+    for layer in model.get_base_model().act.blocks.layers:
+        layer.base_layer.register_forward_pre_hook(lambda module, args: given.append(args[1] is not None))
+    with torch.no_grad():
+        model(points=clouds())
+    assert given == expected
+
+
+def test_tokens_without_a_scale_are_left_as_they_are():
+    model = adapted(CONFIGS["dapt"]())
+    adapter = model.get_base_model().act.blocks.layers[0].dapt_adapter["default"]
+    with torch.no_grad():
+        adapter.scale.weight.zero_()
+        adapter.scale.bias.fill_(-1)
+        assert not adapter(torch.randn(2, 4, 16)).any()
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        (lambda: IDPTConfig(prompt_layers=3), r"prompt_layers=\[3\]; expected numbers from 0 to 2"),
+        (lambda: IDPTConfig(prompt_layers=[]), r"prompt_layers=\[\]; expected the number of a layer"),
+        (lambda: IDPTConfig(prompt_module="gcn"), "prompt_module='gcn'; expected one of 'dgcnn'"),
+        (
+            lambda: IDPTConfig(prompt_layers=0, target_modules=r".*layers\.[01]"),
+            "leave out act.blocks.layers.2, to which the tokens go that are added from act.blocks.layers.0 on",
+        ),
+        (lambda: DAPTConfig(layers_to_transform=[0, 2]), "leave out act.blocks.layers.1, to which the tokens go"),
+        (lambda: PPTConfig(target_modules=r".*layers\.[12]"), "leave out act.blocks.layers.0, to which the tokens go"),
+        (lambda: DAPTConfig(positions="twice"), "positions='twice'; expected one of 'every_layer', 'once'"),
+    ],
+)
+def test_bad_settings_are_refused(config, match):
+    with pytest.raises(ValueError, match=match):
+        get_peft_model(base_of(), config())
+
+
+def test_more_neighbors_or_patches_than_there_are_are_refused():
+    with pytest.raises(ValueError, match="neighbors=20: a cloud has 8 tokens; expected at most as many"):
+        adapted(IDPTConfig())(points=clouds())
+    with pytest.raises(ValueError, match="at least 80 points for num_groups=80"):
+        adapted(PPTConfig(num_groups=80, group_size=4))(points=clouds())
+
+
+def test_a_segmentation_head_on_prompts_needs_one_in_each_of_its_blocks():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "num_groups": 8, "group_size": 4}
+    config = ActConfig(
+        **sizes,
+        num_labels=2,
+        category_parts=[[0, 1]],
+        segmentation_layers=[0, 2],
+        segmentation_head_widths=[8],
+        segmentation_head_dropout=[0.0],
+        propagation_widths=[8, 8],
+        segmentation_pooling="prompts",
+    )
+    fitting = IDPTConfig(prompt_layers=[0, 2], prompt_module="mlp", keep_prompts=False)
+    model = get_peft_model(ActForPartSegmentation(config), fitting).eval()
+    assert model(points=clouds()).logits.shape == (2, 64, 2)
+    for other in (IDPTConfig(prompt_layers=[2], prompt_module="mlp", keep_prompts=False), DAPTConfig()):
+        model = get_peft_model(ActForPartSegmentation(config), other).eval()
+        with pytest.raises(ValueError, match="do not leave one prompt, before and after the block"):
+            model(points=clouds())

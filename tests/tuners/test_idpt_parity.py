@@ -1,0 +1,166 @@
+"""IDPT against stored runs of the released program: all modules, all heads, the last layer and one before it."""
+
+import copy
+import json
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from hf_any3d import ActConfig, ActForPartSegmentation, ActForPointCloudClassification, IDPTConfig
+from hf_any3d.conversions.act import convert_act_state_dict
+from tests.modeling.act.reference_case import without_chance
+from tests.modeling.act.test_segmentation_parity import PARTS
+from tests.tuners.peft_case import FOLDER, AdaptedRun, PeftCase, ours_of_base
+
+CASES = ("", "_middle", "_promptonly", "_promptcls_light", "_pointcls_light2", "_mlp", "_transformer")
+POOLING = {
+    "all": ("cls", "prompt_mean", "max"),
+    "promptcls": ("cls", "prompt_mean"),
+    "pointcls": ("cls", "max"),
+    "promptonly": ("prompt_mean",),
+}
+MODULES = ["class_token", "classifier"]
+
+
+@pytest.fixture(params=CASES, ids=lambda name: name or "graph")
+def run(request):
+    manifest = json.loads((FOLDER / f"peft_idpt{request.param}.json").read_text())
+    sizes = manifest["constructor_args"]
+    config = IDPTConfig.published(
+        prompt_layers=sizes["prompt_layer"], prompt_module=sizes["prompt_module"], modules_to_save=MODULES
+    )
+    return AdaptedRun(
+        f"peft_idpt{request.param}", "idpt", config, sizes["prompt_layer"], pooling=POOLING[sizes["cls_type"]]
+    )
+
+
+def test_every_stored_tensor_agrees(run):
+    case, model = run.case, run.model
+    found, core = {}, model.get_base_model().act
+    layers = core.blocks.layers
+    for number, layer in enumerate(layers):
+        # The program's prompt is the second token.
+        layer.register_forward_hook(
+            lambda module, args, out, number=number: found.update(
+                {f"eval.block{number}_output": torch.cat([out[:, :1], out[:, 27:], out[:, 1:27]], dim=1)}
+            )
+        )
+    prompt = layers[run.prompt_layer].idpt_module["default"]
+    prompt.register_forward_hook(
+        lambda module, args, out: found.update({"eval.prompt_input": args[0], "eval.prompt": out})
+    )
+    core.patch_encoder.register_forward_hook(lambda module, args, out: found.update({"eval.tokens": out}))
+    core.register_forward_hook(lambda module, args, out: found.update({"eval.feature": out.pooler_output}))
+    with torch.no_grad():
+        found["eval.logits"] = model(points=case.points).logits
+    stored = {key for key in case.expected if key.startswith("eval.")}
+    assert stored <= found.keys() and len(stored) >= 4
+    for key in stored:
+        case.check(key, found[key])
+
+
+@pytest.mark.parametrize("mode", ["train", "train_frozen_stats"])
+def test_a_training_step_agrees(run, mode):
+    run.check_step(mode)
+    manifest = run.case.manifest
+    trained = {name: weight.numel() for name, weight in run.model.named_parameters() if weight.requires_grad}
+    # The program also counts a norm that nothing reads.
+    kept = [name for name in manifest["trained"] if run.case.kept(name) != name or "blocks.cls.bn" not in name]
+    unread = len(manifest["trained"]) - len(kept)
+    width = manifest["constructor_args"]["trans_dim"]
+    assert trained.keys() == {run.ours_of(name) for name in kept}
+    assert sum(trained.values()) == manifest["trained_parameters"] - unread * width
+    assert unread == (2 if manifest["constructor_args"]["prompt_module"] in ("dgcnn_light", "mlp") else 0)
+
+
+@pytest.mark.parametrize("name", ["scan", "objbg", "modelnet"])
+def test_the_released_size_trains_as_many_parameters(name):
+    manifest = json.loads((FOLDER / f"peft_released_idpt_{name}.json").read_text())
+    sizes = manifest["constructor_args"]
+    with torch.device("meta"):
+        config = ActConfig(num_labels=sizes["cls_dim"], pooling=POOLING[sizes["cls_type"]])
+        model = get_peft_model(ActForPointCloudClassification(config), IDPTConfig.published(modules_to_save=MODULES))
+    trained = {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad}
+    assert sum(trained.values()) == manifest["trained_parameters"]
+    own = sum(count for name, count in trained.items() if "idpt_module" in name)
+    assert own == manifest["prompt_module_parameters"]
+    others = {ours_of_base(name) for name in manifest["trained_tensors"] if "blocks.cls." not in name}
+    assert {name for name in trained if "idpt_" not in name} == others
+
+
+class TestPartSegmentation:
+    """Prompts before three blocks, removed after them, and read by the head before and after."""
+
+    @pytest.fixture(scope="class")
+    def run(self):
+        case = PeftCase("peft_idpt_partseg")
+        own = {name: tensor for name, tensor in case.original.items() if "dgcnn_cls" in name or "prompt_cls" in name}
+        base = ActForPartSegmentation(
+            ActConfig(
+                num_groups=128,
+                num_labels=50,
+                category_parts=PARTS,
+                segmentation_pooling="prompts",
+                sampling_min_squared_norm=1e-3,
+            )
+        )
+        rest = {name: tensor for name, tensor in case.original.items() if name not in own}
+        base.load_state_dict(convert_act_state_dict("partseg", rest), strict=True)
+        config = IDPTConfig(prompt_layers=[3, 7, 11], prompt_module="mlp", keep_prompts=False)
+        model = get_peft_model(base, config)
+        named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        with torch.no_grad():
+            for name, tensor in own.items():
+                if ".bn5." not in name:  # which nothing reads
+                    named[self.ours_of(name)].copy_(tensor.view(named[self.ours_of(name)].shape))
+        return case, model.eval()
+
+    @staticmethod
+    def ours_of(name):
+        layers = "base_model.model.act.blocks.layers."
+        if name == "prompt_cls_pos":
+            return f"{layers}3.idpt_position.default"
+        _, module, leaf = name.split(".", 2)
+        return f"{layers}{module.removeprefix('dgcnn_cls')}.idpt_module.default.{leaf}"
+
+    def test_every_stored_tensor_agrees(self, run):
+        case, model = run
+        found = {}
+        for number in (3, 7, 11):
+            model.get_base_model().act.blocks.layers[number].idpt_module["default"].register_forward_hook(
+                lambda module, args, out, number=number: found.update({f"eval.prompt{number}": out})
+            )
+        with torch.no_grad():
+            logits = model(points=case.points, category=torch.tensor(case.manifest["object_class"])).logits
+        found["eval.log_probabilities"] = logits.log_softmax(dim=-1)[:, ::8]
+        assert found.keys() == {key for key in case.expected if key.startswith("eval.")}
+        for key, ours in found.items():
+            torch.testing.assert_close(ours, case.expected[key], atol=2e-4, rtol=2e-4, msg=lambda m, k=key: k + m)
+
+    def test_a_training_step_agrees(self, run):
+        case, model = run
+        model = without_chance(copy.deepcopy(model).double())
+        for part in model.get_base_model().act.patch_encoder.modules():
+            part.train()
+        output = model(
+            points=case.points.double(),
+            category=torch.tensor(case.manifest["object_class"]),
+            labels=case.expected["target"],
+        )
+        torch.testing.assert_close(output.loss.float(), case.expected["train.loss"], atol=2e-5, rtol=2e-5)
+        output.loss.backward()
+        named, compared = dict(model.named_parameters()), 0
+        for key in (key for key in case.expected if key.startswith("train.grad.")):
+            name = key.removeprefix("train.grad.")
+            if "dgcnn_cls" in name or name == "prompt_cls_pos":
+                expected, found = case.expected[key], named[self.ours_of(name)].grad
+                found = found.view(case.manifest["state_dict"][name][0])
+                found = found[::8] if found.shape != expected.shape else found
+                limit = 1e-4 * expected.abs().max().item()
+                torch.testing.assert_close(found.float(), expected, atol=limit, rtol=0, msg=lambda m, k=key: k + m)
+                compared += 1
+        assert compared == 10
+        trained = {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad}
+        # The program also counts three norms that nothing reads.
+        assert sum(trained.values()) == case.manifest["trained_parameters"] - 3 * 2 * 384
