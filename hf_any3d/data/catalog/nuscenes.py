@@ -228,7 +228,8 @@ def _get(value: object, name: str) -> object:
 def _path(root: Path, name: str, tables: Mapping[str, Path]) -> Path:
     path = root / name
     # A table may name any file of the machine.
-    if "\0" in name or (path_of_reference(root, name) is None and (path.is_file() or ".." in path.parts)):
+    is_outside = not path.is_relative_to(root) or ".." in path.parts
+    if "\0" in name or is_outside or (path.is_file() and path_of_reference(root, name) is None):
         raise PointCloudFileError(f"{tables['lidarseg']}: {name[:80]!r} leads out of {root}")
     return path
 
