@@ -142,7 +142,7 @@ def test_positions_are_added_before_the_first_block_or_each(positions, expected)
 
 def test_tokens_without_a_scale_are_left_as_they_are():
     model = adapted(CONFIGS["dapt"]())
-    adapter = model.get_base_model().act.blocks.layers[0].dapt_adapter["default"]
+    adapter = model.get_base_model().act.blocks.layers[0].nested["default"]["dapt_adapter"]
     with torch.no_grad():
         adapter.scale.weight.zero_()
         adapter.scale.bias.fill_(-1)
