@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for editors and type checkers
         convert_ptv3 as convert_ptv3,
         convert_ptv3_back as convert_ptv3_back,
     )
+    from hf_any3d.conversions.point_transformer_v3.find3d import convert_find3d as convert_find3d
     from hf_any3d.conversions.spatiallm.convert import (
         convert_spatiallm as convert_spatiallm,
         convert_spatiallm_back as convert_spatiallm_back,

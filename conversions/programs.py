@@ -113,6 +113,8 @@ PROGRAMS = (
     Program("OpenShape", "convert_openshape", _marked(r"(pc_encoder\.)?(ppat\.)?sa\.mlp_convs\.")),
     Program("SpatialLM", "convert_spatiallm", _marked(r"point_backbone\.")),
     Program("Uni3D", "convert_uni3d", _marked(r"point_encoder\.visual\.")),
+    Program("Find3D", "convert_find3d", _marked(r"extractor\.embedding\.stem\.")),
+    Program("Point Transformer V3, supervised", "convert_ptv3", _marked(r"(backbone\.)?embedding\.stem\.conv\.")),
     Program("Point Transformer V3", "convert_ptv3", _marked(r"(backbone\.)?embedding\.stem\.")),
     Program("Point Transformer V3", "convert_ptv3", _linear_head, role="head"),
     Program(*_MINIGPT3D, _stage),

@@ -42,7 +42,7 @@ from hf_any3d import (
     load_point_dataset,
 )
 from hf_any3d.data import AugmentedDataset, PointCloudCollator
-from hf_any3d.data.inputs import ATTRIBUTES
+from hf_any3d.data.inputs import ATTRIBUTES, count_channels
 from hf_any3d.data.point_arrays import stack_channels
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.model_card.run_report import count_parameters
@@ -141,7 +141,7 @@ def build_wrapper(
         **changes: Changes of `MODEL`, or further settings of `Any2PointConfig`.
     """
     set_seed(seed)
-    settings = {**MODEL, "in_channels": 3 * len(features), **changes}
+    settings = {**MODEL, "in_channels": count_channels(features), **changes}
     return Any2PointForPointCloudClassification.from_encoder_pretrained(
         encoder or ENCODER, **label_names(names), **settings
     )
@@ -169,7 +169,7 @@ def build_pointnet(
         features: Channels of a point, see `FEATURES`.
     """
     set_seed(seed)
-    sizes = {"in_channels": 3 * len(features), **POINTNET}
+    sizes = {"in_channels": count_channels(features), **POINTNET}
     return PointNetForPointCloudClassification(PointNetConfig(**label_names(names), **sizes))
 
 

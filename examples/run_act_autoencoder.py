@@ -27,6 +27,7 @@ from transformers import Trainer, pipeline
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
+from hf_any3d.data.inputs import count_channels
 from hf_any3d.evaluation.reconstruction import (
     CompareWithClouds,
     ComputeReconstructionMetrics,
@@ -104,7 +105,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     with arguments.main_process_first(desc="loading the data"):
         splits, origin = load_splits(data)
     processor = build_processor(data, data.processor_config)
-    model = build_autoencoder(teacher, in_channels=3 * len(data.features))
+    model = build_autoencoder(teacher, in_channels=count_channels(data.features))
     parameters = count_parameters(model)
     trainer = build_trainer(model, arguments, data.augment, splits, processor)
     with stopwatch.part("training"):

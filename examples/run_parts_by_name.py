@@ -25,6 +25,7 @@ from datasets import Dataset
 from transformers import default_data_collator, pipeline
 
 from hf_any3d import PointCloudProcessor
+from hf_any3d.data.inputs import count_channels
 from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.part_names import named_part_scores
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
@@ -191,7 +192,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         model_arguments,
         adapter,
         task.names,
-        in_channels=3 * len(data.features),
+        in_channels=count_channels(data.features),
         **text_tower_of(model_arguments),
     )
     assert isinstance(model, PatchAlign3DForZeroShotPointCloudSegmentation)

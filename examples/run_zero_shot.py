@@ -28,6 +28,7 @@ from torch import nn
 from transformers import Trainer, default_data_collator
 
 from hf_any3d import PointCloudProcessor
+from hf_any3d.data.inputs import count_channels
 from hf_any3d.evaluation.zero_shot import CompareWithClasses, compute_zero_shot_metrics, evaluate_zero_shot
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.point_encoders.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_labels
@@ -175,7 +176,7 @@ def main(argv: list[str] | None = None) -> RunReport:
         model_arguments,
         adapter,
         [name for number, name in enumerate(classes) if number not in unseen],
-        in_channels=3 * len(data.features),
+        in_channels=count_channels(data.features),
         hypothesis_templates=data.hypothesis_templates,
         **text_tower_of(model_arguments),
     )

@@ -4,6 +4,7 @@ Importing this package registers its models with transformers and its adapters w
 """
 
 import importlib
+import importlib.util
 import sys
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from hf_any3d.modeling.pointnet import *  # noqa: F403
     from hf_any3d.modeling.spatiallm import *  # noqa: F403
     from hf_any3d.modeling.uni3d import *  # noqa: F403
+    from hf_any3d.one_call import Segmentation as Segmentation, segment as segment
     from hf_any3d.processing import PointCloudProcessor as PointCloudProcessor
     from hf_any3d.published import open_published as open_published
     from hf_any3d.spatiallm_processing import SpatialLMProcessor as SpatialLMProcessor
@@ -84,7 +86,16 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ImportError:
+        return False
+
+
+# What a model alone does not need: without it the classes in `hf_any3d.modeling` work, and nothing is registered.
+_ONLY_MODELS = not all(map(_is_installed, ("peft", "scipy")))
 # Registering loads torch, transformers and PEFT, which takes seconds; the command line answers --help without them,
 # and its commands register when they turn to models.
-if "hf_any3d_command" not in sys.modules:
+if "hf_any3d_command" not in sys.modules and not _ONLY_MODELS:
     importlib.import_module(f"{__name__}.registration").register()

@@ -77,6 +77,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
     model_input_names = ["points"]
     # Whether every cloud has `num_points` points in the output; otherwise at most as many.
     returns_num_points = True
+    _scales: tuple[str | None, ...] = SCALES
     _opened_by = ("AutoFeatureExtractor", "AutoProcessor")
 
     def __init__(
@@ -104,7 +105,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         super().__init__(**kwargs)
         self.num_points = checked_integer("num_points", num_points, 1, MOST_POINTS)
         self.center = checked_choice("center", center, CENTERINGS)
-        self.scale = checked_choice("scale", scale, SCALES)
+        self.scale = checked_choice("scale", scale, self._scales)
         self.sampling = checked_choice("sampling", sampling, SAMPLINGS)
         self.extent = checked_choice("extent", extent, EXTENTS)
         self.axes = checked_choice("axes", axes, AXES)
@@ -345,7 +346,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
                 origin[up] = axes[up].min()
             axes -= origin
         if self.scale is not None:
-            axes /= largest_norm(axes)
+            axes /= np.abs(axes).max() if self.scale == "unit_box" else largest_norm(axes)
         return np.ascontiguousarray(axes.T, dtype=np.float32)
 
 

@@ -238,10 +238,11 @@ def _from_file(path: Path, size: str | None, accept_license: bool, cache_dir: st
 def _system_of(path: Path) -> System:
     """Return the system of published checkpoints that a file belongs to."""
     program = recognize(path).program
-    systems = {published.system.convert: published.system for published in PUBLISHED.values()}
-    if program.convert not in systems:
+    # Of systems with the same conversion, the one of this title; otherwise the first in the table.
+    systems = [one.system for one in PUBLISHED.values() if one.system.convert == program.convert]
+    if not systems:
         raise ValueError(f"{path}: a file of {program.title}; convert it first: hf-any3d convert {path} --output DIR")
-    return systems[program.convert]
+    return next((system for system in systems if system.title == program.title), systems[0])
 
 
 # Conversion.

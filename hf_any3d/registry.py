@@ -197,6 +197,7 @@ MODEL_TYPES = {
         {
             "point-cloud-classification": ("PointTransformerV3ForPointCloudClassification",),
             "point-cloud-segmentation": ("PointTransformerV3ForPointCloudSegmentation",),
+            "zero-shot-point-cloud-segmentation": ("PointTransformerV3ForZeroShotPointCloudSegmentation",),
         },
         processor="voxel_processing.PointTransformerV3Processor",
         is_point_encoder=True,
@@ -241,6 +242,7 @@ DATASETS: dict[str, str | None] = {
     "modelnet40": LABELED_CLOUDS,  # CAD models of 40 classes
     "modelnet40_fewshot": LABELED_CLOUDS,  # its few-shot episodes
     "modelnet40_generative": LABELED_WITH_TEXTS,  # its test set with questions for language models
+    "nuscenes": LABELED_POINTS,  # sweeps of laser scanners on cars, each point with one of 16 classes
     "objaverse_captions": LABELED_WITH_TEXTS,  # colored objects with captions and conversations
     "parquet": None,  # local Parquet files with a column of points; their columns tell
     **GENERATED,
@@ -248,6 +250,7 @@ DATASETS: dict[str, str | None] = {
     "scannet_detection": LABELED_WITH_BOXES,  # scanned rooms, boxes of 18 classes
     "scans_with_boxes": LABELED_WITH_BOXES,  # a folder of your own scans with files of boxes
     "scanobjectnn": LABELED_CLOUDS,  # objects cut out of scans of real rooms, 15 classes
+    "semantickitti": LABELED_POINTS,  # sweeps of a laser scanner on a car, each point with one of 19 classes
     "sunrgbd": LABELED_WITH_BOXES,  # rooms seen by depth cameras, boxes of 10 classes
     "shapenet55": LABELED_CLOUDS,  # models of 55 categories, to pretrain on
     "shapenetpart": LABELED_POINTS,  # objects of 16 categories, each point with one of 50 parts
@@ -256,13 +259,17 @@ DATASETS: dict[str, str | None] = {
 """Module of `hf_any3d.data.catalog`, whose `load(data_dir, **options)` returns a DatasetDict -> kind of its labels."""
 
 FORMATS = {
+    "bin": "lidar",
     "csv": "text",
+    "e57": "e57",
     "glb": "gltf",
     "gltf": "gltf",
+    "kitti": "lidar",
     "las": "las",
     "laz": "las",
     "npy": "npy",
     "npz": "npy",
+    "nuscenes": "lidar",
     "obj": "obj",
     "off": "off",
     "pcd": "pcd",

@@ -17,7 +17,7 @@ from transformers.processing_utils import ProcessorMixin
 from hf_any3d.data.files import PointCloudError
 from hf_any3d.data.inputs import split_clouds, to_cloud
 from hf_any3d.data.room_voxels import VoxelizedRoom, clean_room, voxelize_room
-from hf_any3d.data.scan_frames import ScanFrame, find_frame
+from hf_any3d.data.scan_frames import ScanFrame, find_frame, frame_parts
 from hf_any3d.modeling.layers.boxes import UP_AXES
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.spatiallm import Layout, SpatialLMConfig
@@ -72,8 +72,9 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         tokenizer: The language model's tokenizer, whose vocabulary has the three tokens around and for clouds.
         num_bins: `SpatialLMConfig.num_bins`.
         stride: How many cells are as long as one of the point encoder's last stage.
-        align: Whether to find up axis, unit, floor and turn of a scan. `frame.sentences` of a room that was read say
-            what was found; what cannot be told stays, with a warning.
+        align: Whether to find up axis, tilt, unit, floor and turn of a scan; or which of them, some of `FRAME_PARTS`
+            of `hf_any3d.data.scan_frames`. `frame.sentences` of a room that was read say what was found; what cannot
+            be told stays, with a warning.
         clean: Whether to average points in voxels and to remove outliers.
         choice: Which point of a cell is kept: "middle" of those it has, or "random", as in the released training.
         code_template: Text after the task that declares the language, with which the released models were trained; a
@@ -105,7 +106,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         num_bins: int = 1280,
         stride: int = 16,
-        align: bool = True,
+        align: bool | Sequence[str] = True,
         clean: bool = True,
         choice: str = "middle",
         code_template: str = "",
@@ -130,7 +131,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             if value < 1:
                 raise ValueError(f"{name}={value}; expected at least 1")
         self.num_bins, self.stride = num_bins, stride
-        self.align = checked_choice("align", align, (True, False))
+        self.align = align if isinstance(align, bool) else list(frame_parts(align))
         self.clean = checked_choice("clean", clean, (True, False))
         self.choice = checked_choice("choice", choice, CHOICES)
         self.lower_edge = checked_choice("lower_edge", lower_edge, (True, False))
@@ -163,7 +164,12 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         return self.template_sha256 in (None, hashlib.sha256(self.code_template.encode()).hexdigest())
 
     def read(
-        self, clouds: Any, *, seed: int | None = None, align: bool | None = None, up_axis: str | None = None
+        self,
+        clouds: Any,
+        *,
+        seed: int | None = None,
+        align: bool | str | Sequence[str] | None = None,
+        up_axis: str | None = None,
     ) -> list[VoxelizedRoom]:
         """Read scans, align and clean them and make voxels.
 
@@ -178,7 +184,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         Raises:
             ValueError: A scan cannot be read, or the axis is unknown.
         """
-        aligned: bool = self.align if align is None else bool(checked_choice("align", align, (True, False)))
+        aligned = frame_parts(self.align if align is None else align)
         if up_axis is not None:
             checked_choice("up_axis", up_axis, UP_AXES)
         draws = np.random.default_rng(seed) if self.choice == "random" else None
@@ -193,7 +199,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         return rooms
 
     def _voxelize(
-        self, entry: Any, draws: np.random.Generator | None, align: bool, up_axis: str | None
+        self, entry: Any, draws: np.random.Generator | None, align: tuple[str, ...], up_axis: str | None
     ) -> VoxelizedRoom:
         cloud = to_cloud(entry, ("xyz", "rgb"))
         if cloud.is_mesh:
@@ -205,7 +211,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         colors = np.zeros_like(points) if cloud.colors is None else np.trunc(cloud.colors * np.float32(255))
         frame = None
         if align:
-            frame = find_frame(points, up_axis=up_axis or cloud.up_axis)
+            frame = find_frame(points, up_axis=up_axis or cloud.up_axis, parts=align)
             for note in frame.warnings:
                 warnings.warn(note, stacklevel=3)
         elif up_axis is not None:

@@ -8,14 +8,17 @@ from transformers.feature_extraction_utils import BatchFeature
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import split_clouds
-from hf_any3d.processing import UP_AXES, PointCloudProcessor, checked_choice
+from hf_any3d.processing import MOST_POINTS, SCALES, UP_AXES, PointCloudProcessor, checked_choice, checked_integer
 
-BOX_CENTERINGS = ("ground", "across", None)
+BOX_CENTERINGS = ("ground", "half_ground", "across", None)
+_SIGNED_AXES = ("x", "y", "z", "-x", "-y", "-z")
 COLOR_RANGES = ("unit", "signed")
 INTENSITY_RANGES = ("bytes", "tanh", None)
 SURFACE_POINTS = 100_000
 """Points drawn on a mesh that is sampled on a grid."""
 _BLACK = (0.0, 0.0, 0.0)
+# Points whose nearest voxels are looked up at a time.
+_PIECE = 1_000_000
 
 
 class PointTransformerV3Processor(PointCloudProcessor):
@@ -32,10 +35,14 @@ class PointTransformerV3Processor(PointCloudProcessor):
         factor: factor of the coordinates; the edge of a cell is `grid_size / factor` in the units of the input.
         grid_size: edge of a cell, after scaling.
         box_center: "ground" moves the middle of the bounding box to the origin across the up axis, and the lowest
-            point to height 0; "across" keeps heights; None moves nothing.
+            point to height 0, "half_ground" to half of its height; "across" keeps heights; None moves nothing.
         center_voxels: move to `box_center` after sampling instead of before it.
         scale: "unit_sphere" moves the mean of the points to the origin and divides by the largest distance from it,
-            before all else; None keeps the units.
+            "unit_box" by the largest coordinate, before all else; None keeps the units.
+        model_axes: the signed axes of the cloud that the model takes as x, y and z, such as `["-x", "z", "y"]`, after
+            all else was done with `up_axis`; normals stay as they are, as in the training of Find3D. None for the same.
+        drawn_points: most points that are sampled on the grid, drawn at random from the cloud; then `inverse` leads
+            from every point of the cloud to the nearest voxel instead of its own. None for all points.
         color_range: "unit" for colors in [0, 1], "signed" for [-1, 1].
         needs_normals: whether a cloud without normals is an error; otherwise they are zero, which not every model was
             trained with.
@@ -62,6 +69,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
 
     model_input_names = ["points", "point_mask", "grid_coord", "inverse"]
     returns_num_points = False
+    _scales = (*SCALES, "unit_box")
 
     def __init__(
         self,
@@ -78,6 +86,8 @@ class PointTransformerV3Processor(PointCloudProcessor):
         clip: Sequence[Sequence[float]] | None = None,
         views: Sequence[Sequence[float]] | None = None,
         first_grid: float | None = None,
+        model_axes: Sequence[str] | None = None,
+        drawn_points: int | None = None,
         up_axis: str = "z",
         default_rgb: Sequence[float] | None = _BLACK,
         **kwargs: Any,
@@ -101,6 +111,14 @@ class PointTransformerV3Processor(PointCloudProcessor):
         self.views = _numbers("views", views, (None, 2))
         self.needs_normals = checked_choice("needs_normals", needs_normals, (True, False))
         self.center_voxels = checked_choice("center_voxels", center_voxels, (True, False))
+        self.model_axes = None if model_axes is None else _axes(model_axes)
+        self.drawn_points = (
+            None if drawn_points is None else checked_integer("drawn_points", drawn_points, 1, MOST_POINTS)
+        )
+        if self.model_axes is not None and (self.center_voxels or self.views is not None):
+            raise ValueError(
+                f"model_axes: {self.model_axes}; expected None with center_voxels or views, which know the up axis"
+            )
 
     def __call__(
         self,
@@ -167,8 +185,14 @@ class PointTransformerV3Processor(PointCloudProcessor):
             keep = self._reduce(xyz, num_points, generator)
             xyz, channels = xyz.take(keep, axis=0), [values.take(keep, axis=0) for values in channels]
         xyz = self._place(xyz)
-        sample = grid_sample(torch.from_numpy(np.ascontiguousarray(xyz)), self.grid_size)
-        kept = sample.kept.numpy()
+        drawn = self._draw(len(xyz), generator)
+        some = xyz if drawn is None else xyz.take(drawn, axis=0)
+        sample = grid_sample(torch.from_numpy(np.ascontiguousarray(some)), self.grid_size)
+        kept, inverse = sample.kept.numpy(), sample.inverse.numpy()
+        if self.drawn_points is not None:
+            # Points that were not drawn may lie in cells without a voxel.
+            inverse = nearest_rows(xyz, some.take(kept, axis=0))
+        kept = kept if drawn is None else drawn.take(kept)
         xyz = xyz.take(kept, axis=0)
         if self.center_voxels:
             xyz = self._move_box(xyz)
@@ -176,8 +200,14 @@ class PointTransformerV3Processor(PointCloudProcessor):
             "points": np.concatenate([xyz, *(values.take(kept, axis=0) for values in channels)], axis=1),
             "point_mask": np.ones(len(kept), dtype=bool),
             "grid_coord": sample.grid_coord.numpy(),
-            "inverse": sample.inverse.numpy(),
+            "inverse": inverse,
         }
+
+    def _draw(self, count: int, generator: np.random.Generator) -> np.ndarray | None:
+        """Return the numbers of the points that are sampled on the grid; None for all."""
+        if self.drawn_points is None or count <= self.drawn_points:
+            return None
+        return generator.choice(count, self.drawn_points, replace=False)
 
     def fragments(self, cloud: PointCloudData) -> Iterator[tuple[np.ndarray, BatchFeature]]:
         """Yield each view of a cloud in fragments, together all of its points, with one point of each cell.
@@ -246,6 +276,9 @@ class PointTransformerV3Processor(PointCloudProcessor):
             xyz = (xyz.astype(np.float64) * self.factor).astype(np.float32)
         # Cells lie at multiples of their edge, so it matters whether the box is moved before or after sampling.
         xyz = xyz if self.center_voxels else self._move_box(xyz)
+        if self.model_axes is not None:
+            signs = np.array([-1 if axis[0] == "-" else 1 for axis in self.model_axes], xyz.dtype)
+            xyz = np.ascontiguousarray(xyz[:, ["xyz".index(axis[-1]) for axis in self.model_axes]] * signs)
         return xyz if self.clip is None else xyz.clip(*np.asarray(self.clip, xyz.dtype))
 
     def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
@@ -272,7 +305,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
             return xyz
         low, high = xyz.min(axis=0), xyz.max(axis=0)
         origin, up = (low + high) / 2, "xyz".index(self.up_axis)
-        origin[up] = low[up] if self.box_center == "ground" else 0
+        origin[up] = {"ground": low[up], "half_ground": low[up] / 2}.get(self.box_center, 0)
         return xyz - origin
 
 
@@ -301,8 +334,38 @@ VOXEL_PRESETS: dict[str, dict[str, Any]] = {
         "clip": [[-75.2, -75.2, -4], [75.2, 75.2, 2]],
         "views": [[1, turn] for turn in _TURNS],
     },
+    # Objects, of any size and with y up; the model was trained with 5,000 points of each.
+    "find3d": {
+        **_ROOM,
+        "color_range": "signed",
+        "scale": "unit_box",
+        "factor": 0.75,
+        "up_axis": "y",
+        "model_axes": ["-x", "z", "y"],
+        "drawn_points": 5000,
+    },
 }
-"""Settings of `PointTransformerV3Processor` for the released models; coordinates are in meters, z is up."""
+"""Settings of `PointTransformerV3Processor` for the released models; of scenes, coordinates are in meters, z is up."""
+
+
+def nearest_rows(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return for each of `points (points, 3)` the number of the nearest of `others`."""
+    from scipy.spatial import KDTree
+
+    tree = KDTree(others)
+    # In pieces, since the result of a query is several times larger than the points.
+    pieces = range(0, len(points), _PIECE)
+    return np.concatenate([tree.query(points[start : start + _PIECE])[1] for start in pieces])
+
+
+def _axes(given: Sequence[str]) -> list[str]:
+    """Return three signed axes as a list, or raise a ValueError."""
+    axes = list(given)
+    if any(axis not in _SIGNED_AXES for axis in axes) or sorted(axis[-1] for axis in axes) != ["x", "y", "z"]:
+        raise ValueError(
+            f"model_axes: {given!r:.80}; expected three axes with or without a minus, such as ['-x', 'z', 'y'], or None"
+        )
+    return axes
 
 
 def _numbers(name: str, values: Any, shape: tuple[int | None, int]) -> list[list[float]] | None:

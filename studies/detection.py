@@ -10,24 +10,29 @@ training that was interrupted goes on from its last checkpoint.
 from __future__ import annotations
 
 import argparse
+import functools
+import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, get_peft_model
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import nn
-from transformers import Trainer, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from hf_any3d import (
     ActConfig,
     ActForPointCloudClassification,
     ActModel,
+    Any2PointModel,
+    AutoModelForPointCloudObjectDetection,
+    GuidedAdapterConfig,
     PointCloudProcessor,
     encoder_linear_pattern,
     load_point_dataset,
@@ -40,12 +45,19 @@ from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDete
 from hf_any3d.pipelines import default_model
 from hf_any3d.training.detection import DetectionTrainer, DetectionTrainingArguments, SceneRows, collate_scenes
 from hf_any3d.training.program import EpochCallback
+from studies.earlier_recipe import ENCODER
+from studies.few_scans_report import interval
 from studies.runs import kept_run, machine, runs_parser, stopwatch, use_threads, write_results
 
-ROOMS = {"train_rooms": 1088, "validation_rooms": 32, "test_rooms": 96, "num_points": 2048, "num_objects": 6}
+ROOMS = {
+    **{"train_rooms": 1088, "validation_rooms": 32, "test_rooms": 96, "num_points": 2048, "num_objects": 6},
+    "headings": False,
+}
 HELD_OUT = 64
 """Rooms of training shapes that no model is trained on."""
 STEPS, BATCH, LEARNING_RATE = 1000, 8, 1e-3
+LONGER = 3
+"""Times as many steps, of the longer training."""
 TOKENS = 128
 SIZES: dict[str, Any] = {
     **{"hidden_size": 128, "decoder_layers": 3, "decoder_ffn_dim": 128, "num_queries": 24, "num_heading_bins": 1},
@@ -57,30 +69,42 @@ OWN_ENCODER: dict[str, Any] = {
     "attention_radii": None,
 }
 LORA_RANK = 8
+WORD_LAYERS = 2
+"""Layers of the encoder of words, as in the recipe for rooms."""
 THRESHOLDS = (0.25, 0.5)
 RESAMPLES = 1000
 FLOOR = 0.03
 """Height up to which points are the floor, in meters."""
-LINKS = (0.15, 0.2, 0.25, 0.3, 0.4)
-"""Distances at which points of a cluster are linked, to choose from on the validation rooms."""
+LINKS = {"clusters": (0.15, 0.2, 0.25, 0.3, 0.4), "clusters_touching": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)}
+"""Arm: distances at which points of a cluster are linked, to choose from on validation rooms."""
 FEWEST = 8
 """Points of a cluster."""
 ARMS = {
     "clusters": "connected components, packaged classifier",
+    "clusters_touching": "the same, link chosen on rooms whose objects touch",
     "3detr": "3DETR, all trained",
+    "3detr_longer": f"3DETR, all trained, {LONGER} times as long",
     "pretrained": "packaged ACT encoder, frozen, with LoRA, under the decoder",
     "random": "the same with random weights",
+    "any2point": "Any2Point, frozen, with guided adapters, under the decoder",
+    "any2point_random": "the same around random layers",
 }
+ONCE = (*LINKS, "3detr_longer")
+"""Arms with one run."""
+SETS = ("seen shapes", "unseen shapes", "touching")
 
 Answer = Mapping[str, np.ndarray]
 
 
+@functools.cache
 def load_rooms() -> tuple[DatasetDict, dict[str, Dataset]]:
     """Compose the rooms: those to train and to choose on, and those to test with."""
     splits = load_point_dataset("rooms_with_boxes", **ROOMS)
     rows, count = splits["train"], ROOMS["train_rooms"] - HELD_OUT
+    close = load_point_dataset("rooms_with_boxes", **(ROOMS | {"train_rooms": 0, "touching": True}))
     tests = {"seen shapes": rows.select(range(count, len(rows))), "unseen shapes": splits["test"]}
-    return DatasetDict(train=rows.select(range(count)), validation=splits["validation"]), tests
+    chosen_on = {"validation": splits["validation"], "validation_touching": close["validation"]}
+    return DatasetDict(train=rows.select(range(count)), **chosen_on), tests | {"touching": close["test"]}
 
 
 def class_names(rows: Dataset) -> list[str]:
@@ -146,29 +170,23 @@ def _box_around(points: np.ndarray) -> np.ndarray:
     return np.array([*(low + high) / 2, *np.maximum(high - low, 0.02), 0.0])
 
 
-def run_clusters(seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Choose the link on the validation rooms and answer for the test rooms; there is nothing to train."""
-    splits, tests = load_rooms()
-    names = class_names(splits["train"])
-    chosen, best = LINKS[0], -1.0
+def choose_link(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Choose the link on validation rooms; there is nothing to train."""
+    splits, _ = load_rooms()
+    rows, names = splits[arm.replace("clusters", "validation")], class_names(splits["train"])
+    scores = {}
     with stopwatch() as spent:
-        for link in LINKS:
-            rows = splits["validation"]
-            detector = ClusterDetector(names, link)
-            answers = [detector(np.asarray(points)) for points in rows["points"]]
-            score = summary(answers, references(rows))["ap_25"]
-            print(f"link {link}: AP25 {100 * score:.1f}", flush=True)
-            if score > best:
-                chosen, best = link, score
-    detector = ClusterDetector(names, chosen)
-    found = {name: [detector(np.asarray(points)) for points in rows["points"]] for name, rows in tests.items()}
-    return {
-        "link": chosen,
-        "trained": 0,
-        "total": count_parameters(detector.model)[1],
-        **spent,
-        **scored(found, tests),
-    }
+        for link in LINKS[arm]:
+            scores[link] = summary([*answers_of_clusters(rows, names, link)], references(rows))["ap_25"]
+            print(f"link {link}: AP25 {100 * scores[link]:.1f}", flush=True)
+    total = count_parameters(ActForPointCloudClassification.from_pretrained(default_model()))[1]
+    return {"link": max(scores, key=scores.__getitem__), "trained": 0, "total": total, **spent}
+
+
+def answers_of_clusters(rows: Dataset, names: Sequence[str], link: float) -> Iterator[Answer]:
+    """Answer for rooms with clusters."""
+    detector = ClusterDetector(names, link)
+    return (detector(np.asarray(points)) for points in rows["points"])
 
 
 # Detectors
@@ -178,32 +196,49 @@ def build(arm: str, seed: int, names: Sequence[str], folder: Path) -> nn.Module:
     """Build the detector of an arm, untrained."""
     set_seed(seed)
     labels: dict[str, Any] = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
-    if arm == "3detr":
+    if arm.startswith("3detr"):
         return Detr3DForPointCloudObjectDetection(Detr3DConfig(**SIZES, **OWN_ENCODER, **labels))
     place = folder / f"encoder-{arm}-{seed}"
     if not place.is_dir():
-        encoder = ActForPointCloudClassification.from_pretrained(default_model()).act
-        if arm == "random":
-            encoder = ActModel(ActConfig.from_pretrained(default_model()))
-        # Patches of a room that are about as large, in meters, as those of an object in the unit sphere.
-        encoder.config.num_groups = TOKENS
-        encoder.save_pretrained(place)
+        _encoder(arm).save_pretrained(place)
     model = Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(
         str(place), point_encoder_up_axis="y", **SIZES, **labels
     )
-    return get_peft_model(model, LoraConfig(r=LORA_RANK, target_modules=encoder_linear_pattern(model)))
+    adapter: PeftConfig = GuidedAdapterConfig.light()
+    if not arm.startswith("any2point"):
+        adapter = LoraConfig(r=LORA_RANK, target_modules=encoder_linear_pattern(model))
+    return get_peft_model(model, adapter)
 
 
-def run_detector(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Train the detector of an arm and answer for the test rooms."""
-    splits, tests = load_rooms()
+def _encoder(arm: str) -> PreTrainedModel:
+    if arm.startswith("any2point"):
+        weights = "random" if arm.endswith("random") else "pretrained"
+        return Any2PointModel.from_encoder_pretrained(
+            ENCODER, num_layers=WORD_LAYERS, num_tokens=TOKENS, encoder_weights=weights
+        )
+    encoder = ActForPointCloudClassification.from_pretrained(default_model()).act
+    if arm == "random":
+        encoder = ActModel(ActConfig.from_pretrained(default_model()))
+    # Patches of a room that are about as large, in meters, as those of an object in the unit sphere.
+    encoder.config.num_groups = TOKENS
+    return encoder
+
+
+def steps_of(arm: str, options: argparse.Namespace) -> int:
+    """Return the number of steps of an arm's training."""
+    return options.steps * (LONGER if arm == "3detr_longer" else 1)
+
+
+def train(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Train the detector of an arm; its last checkpoint is the detector."""
+    splits, _ = load_rooms()
     model = build(arm, seed, class_names(splits["train"]), options.output_dir)
     trained, total = count_parameters(model)
     place = options.output_dir / "trainer" / f"{arm}-{seed}"
     arguments = DetectionTrainingArguments(
         str(place),
         seed=seed,
-        max_steps=options.steps,
+        max_steps=steps_of(arm, options),
         per_device_train_batch_size=BATCH,
         learning_rate=LEARNING_RATE,
         weight_decay=0.01,
@@ -230,14 +265,13 @@ def run_detector(arm: str, seed: int, options: argparse.Namespace) -> dict[str, 
     )
     with stopwatch() as spent:
         trainer.train(resume_from_checkpoint=any(place.glob("checkpoint-*")) or None)
-    found = {name: list(answers_of(trainer, rows)) for name, rows in tests.items()}
-    return {"trained": trained, "total": total, "steps": options.steps, **spent, **scored(found, tests)}
+    return {"trained": trained, "total": total, "steps": steps_of(arm, options), **spent}
 
 
 @torch.no_grad()
-def answers_of(trainer: Trainer, rows: Dataset) -> Iterator[Answer]:
-    """Answer for rooms, each box once for every class."""
-    model = trainer.model.eval()
+def answers_of_detector(rows: Dataset, place: Path) -> Iterator[Answer]:
+    """Answer for rooms with the detector in a directory, each box once for every class."""
+    model = AutoModelForPointCloudObjectDetection.from_pretrained(place).eval()
     for room in SceneRows(rows, processor()):
         output = model(points=room["points"][None])
         found = processor().post_process_object_detection(
@@ -293,21 +327,50 @@ def summary(found: Sequence[Answer], given: Sequence[Answer]) -> dict[str, Any]:
     return figures
 
 
-def scored(found: Mapping[str, Sequence[Answer]], given: Mapping[str, Dataset]) -> dict[str, Any]:
-    """Compute the figures of each set of rooms."""
-    return {"sets": {name: summary(answers, references(given[name])) for name, answers in found.items()}}
+def without_classes(answer: Answer) -> Answer:
+    """Return each box once, of one class for all, with the sum of its scores."""
+    if "scores" not in answer:
+        return {"boxes": answer["boxes"], "labels": np.zeros(len(answer["labels"]), int)}
+    boxes, number = np.unique(answer["boxes"], axis=0, return_inverse=True)
+    scores = np.bincount(number.ravel(), weights=answer["scores"], minlength=len(boxes))
+    return {"boxes": boxes.reshape(-1, 7), "labels": np.zeros(len(boxes), int), "scores": scores}
+
+
+def judge(arm: str, seed: int, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Compute the figures of an arm on a set of rooms, with classes and, to see what places alone are worth, without.
+
+    Args:
+        arm: Name of the arm, whose run is stored.
+        seed: Its seed.
+        name: Name of the set.
+        options: Of the study.
+    """
+    splits, tests = load_rooms()
+    if arm in LINKS:
+        link = json.loads((options.output_dir / f"{arm}-{seed}.json").read_text(encoding="utf-8"))["link"]
+        found = [*answers_of_clusters(tests[name], class_names(splits["train"]), link)]
+    else:
+        place = options.output_dir / "trainer" / f"{arm}-{seed}" / f"checkpoint-{steps_of(arm, options)}"
+        found = [*answers_of_detector(tests[name], place)]
+    given = references(tests[name])
+    places = summary([*map(without_classes, found)], [*map(without_classes, given)])
+    return summary(found, given) | {f"places_{key}": value for key, value in places.items() if "class" not in key}
 
 
 # Runs and tables
 
 
 def settings_of(arm: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Return everything but the seed that affects the result of an arm."""
+    """Return everything but the seed that affects the training of an arm."""
     common: dict[str, Any] = {"rooms": ROOMS, "held_out": HELD_OUT, "thresholds": list(THRESHOLDS)}
-    if arm == "clusters":
-        return common | {"links": list(LINKS), "floor": FLOOR, "fewest": FEWEST}
-    own = OWN_ENCODER | {"group_widths": list(OWN_ENCODER["group_widths"])} if arm == "3detr" else {"r": LORA_RANK}
-    training = {"steps": options.steps, "batch": BATCH, "learning_rate": LEARNING_RATE, "tokens": TOKENS}
+    if arm in LINKS:
+        return common | {"links": list(LINKS[arm]), "floor": FLOOR, "fewest": FEWEST}
+    own: dict[str, Any] = {"r": LORA_RANK}
+    if arm.startswith("3detr"):
+        own = OWN_ENCODER | {"group_widths": list(OWN_ENCODER["group_widths"])}
+    elif arm.startswith("any2point"):
+        own = {"encoder": ENCODER, "layers": WORD_LAYERS}
+    training = {"steps": steps_of(arm, options), "batch": BATCH, "learning_rate": LEARNING_RATE, "tokens": TOKENS}
     return common | training | SIZES | own
 
 
@@ -316,18 +379,16 @@ def all_runs(options: argparse.Namespace) -> list[dict[str, Any]]:
     runs = []
     for seed in options.seeds:
         for arm in options.arms:
-            if arm == "clusters" and seed != options.seeds[0]:
+            if arm in ONCE and seed != 0:
                 continue
-
-            def run(arm: str = arm, seed: int = seed) -> dict[str, Any]:
-                how: Callable[[], dict[str, Any]] = (
-                    (lambda: run_clusters(seed, options))
-                    if arm == "clusters"
-                    else (lambda: run_detector(arm, seed, options))
-                )
-                return {"arm": arm, "seed": seed, **how()}
-
-            stored = kept_run(options.output_dir / f"{arm}-{seed}.json", settings_of(arm, options), run)
+            path, settings = options.output_dir / f"{arm}-{seed}.json", settings_of(arm, options)
+            how = choose_link if arm in LINKS else train
+            run = functools.partial(how, arm, seed, options)
+            stored = kept_run(path, settings, run) | {"arm": arm, "seed": seed, "sets": {}}
+            for name in SETS:
+                path = options.output_dir / f"{arm}-{seed}-{name.partition(' ')[0]}.json"
+                figures = functools.partial(judge, arm, seed, name, options)
+                stored["sets"][name] = kept_run(path, {**settings, "resamples": RESAMPLES}, figures)
             told = {name: f"{100 * own['ap_25']:.1f}" for name, own in stored["sets"].items()}
             print(f"{arm}, seed {seed}: AP25 {told}, {stored['cpu_seconds']:.0f} CPU s", flush=True)
             runs.append(stored)
@@ -336,36 +397,45 @@ def all_runs(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def table_rows(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for each run and set of test rooms."""
-    about = ("arm", "seed", "trained", "total", "steps", "cpu_seconds")
+    about = ("arm", "seed", "trained", "total", "steps", "link", "cpu_seconds")
     return [
-        {**{name: run[name] for name in about if name in run}, "set": name, **figures}
+        {
+            **{name: run[name] for name in about if name in run},
+            "set": name,
+            **{key: value for key, value in figures.items() if key.startswith(("ap_", "places_"))},
+        }
         for run in runs
         for name, figures in run["sets"].items()
     ]
 
 
 def report(rows: Sequence[dict[str, Any]]) -> str:
-    """Format a table of each set of rooms."""
+    """Format a table of each set of rooms, with means over seeds."""
     parts = []
     for name in dict.fromkeys(row["set"] for row in rows):
         lines = [
             f"### Unseen rooms, {name}",
             "",
-            "| way | seed | trained parameters | AP25 (95 % interval) | AP50 (95 % interval) | CPU s |",
-            "|---|---|---|---|---|---|",
+            "| way | trained parameters | AP25 of seeds | AP25 | AP50 | AP25 without classes | CPU s |",
+            "|---|---|---|---|---|---|---|",
         ]
         for arm, title in ARMS.items():
-            for row in rows:
-                if row["arm"] == arm and row["set"] == name:
-                    cells = [title, "–" if arm == "clusters" else row["seed"], f"{row['trained']:,}"]
-                    cells += [_with_interval(row, f"ap_{100 * threshold:g}") for threshold in THRESHOLDS]
-                    lines.append(f"| {' | '.join(map(str, cells))} | {row['cpu_seconds']:.0f} |")
+            own = [row for row in rows if row["arm"] == arm and row["set"] == name]
+            if not own:
+                continue
+            cells = [title, f"{own[0]['trained']:,}", ", ".join(f"{100 * row['ap_25']:.1f}" for row in own)]
+            cells += [with_interval(own, key) for key in ("ap_25", "ap_50", "places_ap_25")]
+            lines.append(f"| {' | '.join(cells)} | {np.mean([row['cpu_seconds'] for row in own]):.0f} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
-def _with_interval(row: Mapping[str, Any], name: str) -> str:
-    return f"{100 * row[name]:.1f} ({100 * row[f'{name}_low']:.1f} to {100 * row[f'{name}_high']:.1f})"
+def with_interval(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+    """Format a mean over seeds with its 95 % interval; that of a single run is over rooms."""
+    values = [100 * row[key] for row in rows]
+    if len(values) > 1:
+        return f"{np.mean(values):.1f} ± {interval(values):.1f}"
+    return f"{values[0]:.1f} ({100 * rows[0][f'{key}_low']:.1f} to {100 * rows[0][f'{key}_high']:.1f})"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,24 +10,22 @@ The plan, chosen before the first result, and the results: `results/few_scans.md
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Array2D, ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel
 from scipy.special import softmax
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from torch import nn
 from transformers import set_seed
 
-from examples import quickstart, train_default_model
+from examples import train_default_model
 from hf_any3d import (
     ActConfig,
     ActForPointCloudClassification,
@@ -35,8 +33,6 @@ from hf_any3d import (
     PointFeaturesConfig,
     PointFeaturesForPointCloudClassification,
     PointFeaturesModel,
-    PointNet2Config,
-    PointNet2ForPointCloudClassification,
 )
 from hf_any3d.pipelines import default_model
 from hf_any3d.training.little_data.linear_head import draw_folds, fit_head, fit_temperature, held_out_logits
@@ -44,7 +40,8 @@ from hf_any3d.training.little_data.no_class import KINDS, draw_things
 from hf_any3d.training.little_data.plan import Plan
 from hf_any3d.training.little_data.training import CALIBRATED_FROM, UNKNOWN_FAR
 from studies.few_scans_draws import CLASSES_OF_A_DRAW, SEED, SETS, Shapes, draw, nothing_known
-from studies.few_scans_report import COPIES, SHOTS, report
+from studies.few_scans_report import COPIES, SHOTS, calibration_error, report
+from studies.few_scans_trained import TRAINED, trained_runs
 from studies.generated_shapes.families import OTHERS
 from studies.packaged_encoder import embedded_shapes, learned_encoder
 from studies.runs import kept_run, machine, stopwatch, write_results
@@ -52,7 +49,6 @@ from studies.runs import kept_run, machine, stopwatch, write_results
 DRAWS = 5
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Inverse strengths of the L2 penalty to choose from, as scikit-learn names them."""
-BINS = 10
 SHIPPED = "descriptors and packaged encoder"
 """Arm of `hf-any3d train`."""
 OWN_KIND = {"noise": "noise", "plane": "sheet", "bar": "bar", "room": "room"}
@@ -161,13 +157,6 @@ class Forest(Head):
         forest = RandomForestClassifier(500, random_state=SEED, n_jobs=1)
         self.model: Any = forest.fit(self.standard(features), labels)
         return self
-
-
-def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Compute the expected calibration error: accuracy against score in `BINS` bins of the score."""
-    score, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bins = np.minimum((score * BINS).astype(int), BINS - 1)
-    return float(sum(abs(right[bins == b].sum() - score[bins == b].sum()) for b in range(BINS)) / len(labels))
 
 
 def estimated(build: Callable[[], Head], features: np.ndarray, labels: np.ndarray, shots: int) -> tuple[float, float]:
@@ -339,78 +328,6 @@ def frozen_runs(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict
                 about = {"set": set_name, "arm": arm, "head": "shipped", "copies": copies}
                 runs.append({**about, "shots": shots, "draw": number, **figures, "cpu_seconds": float("nan")})
     return runs, {"strengths": {str(shots): strength for shots, strength in strengths.items()}}
-
-
-def pointnet2(size: str) -> Callable[[list[str]], nn.Module]:
-    """Return a builder of PointNet++, small or of the published size."""
-
-    def build(names: list[str]) -> nn.Module:
-        set_seed(0)
-        settings = quickstart.label_names(names)
-        config = PointNet2Config.published_sizes(**settings) if size == "published" else PointNet2Config(**settings)
-        return PointNet2ForPointCloudClassification(config)
-
-    return build
-
-
-TRAINED: dict[str, Callable[[list[str]], nn.Module]] = {
-    "recipe": lambda names: quickstart.add_adapter(quickstart.build_wrapper(0, names), 0),
-    "pointnet2": pointnet2("small"),
-    "pointnet2-published": pointnet2("published"),
-}
-"""Trained model -> its builder."""
-
-
-def train_one(name: str, set_name: str, shapes: Shapes, shots: int, number: int, folder: Path) -> dict[str, Any]:
-    """Train on a draw with the quickstart's settings and evaluate without and with votes."""
-    division = draw(shapes, shots, number)
-    train = rows_of(shapes, division.train, division.labels)
-    test = rows_of(shapes, division.test, division.test_labels)
-    model = TRAINED[name](train.features["label"].names)
-    batch = min(16, len(train))
-    arguments = quickstart.training_arguments(folder, 0, disable_tqdm=True, per_device_train_batch_size=batch)
-    trainer = quickstart.build_trainer(model, arguments, train)
-    with stopwatch() as spent:
-        trainer.train()
-    trainer.args.dataloader_drop_last = False
-    logits = trainer.predict(quickstart.plain_rows(test)).predictions
-    probabilities = torch.from_numpy(logits).softmax(-1).numpy()
-    return {
-        "accuracy": float((probabilities.argmax(axis=1) == division.test_labels).mean()),
-        "calibration_error": calibration_error(probabilities, division.test_labels),
-        "train_rows": len(train),
-        "test_rows": len(test),
-        **spent,
-    }
-
-
-def rows_of(shapes: Shapes, index: np.ndarray, labels: np.ndarray) -> Dataset:
-    """Return rows for training."""
-    features = Features(
-        points=Array2D(shapes.points.shape[1:], "float32"),
-        label=ClassLabel(names=[f"class {number}" for number in range(CLASSES_OF_A_DRAW)]),
-        group=Value("int32"),
-    )
-    columns = {"points": shapes.points[index], "label": labels.tolist(), "group": shapes.groups[index].tolist()}
-    return Dataset.from_dict(columns, features=features).with_format("numpy")
-
-
-def trained_runs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Train what is asked for, and yield all trained runs that are stored."""
-    for name, set_name, number, shots in product(options.trained, options.sets, options.draws, options.shots):
-        about = {"set": set_name, "arm": name, "head": "trained", "copies": 1, "shots": shots, "draw": number}
-        path = options.output_dir / "trained" / f"{set_name}-{name}-{shots}-{number}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-
-        def train(about: dict[str, Any] = about) -> dict[str, Any]:
-            shapes = SETS[about["set"]]()
-            found = train_one(about["arm"], about["set"], shapes, about["shots"], about["draw"], options.output_dir)
-            print(about, found, flush=True)
-            return {**about, **found}
-
-        kept_run(path, about, train)
-    for path in sorted((options.output_dir / "trained").glob("*.json")):
-        yield {key: value for key, value in json.loads(path.read_text()).items() if key != "settings"}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -12,6 +12,8 @@ from studies.generated_shapes.families import OTHERS
 
 SHOTS = (1, 2, 5, 10)
 COPIES = 8
+BINS = 10
+"""Of the calibration error."""
 
 
 def interval(values: Sequence[float]) -> float:
@@ -20,6 +22,13 @@ def interval(values: Sequence[float]) -> float:
     return (
         float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
     )
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Compute the expected calibration error: accuracy against score in `BINS` bins of the score."""
+    score, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bins = np.minimum((score * BINS).astype(int), BINS - 1)
+    return float(sum(abs(right[bins == b].sum() - score[bins == b].sum()) for b in range(BINS)) / len(labels))
 
 
 def select(runs: Sequence[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:

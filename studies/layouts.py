@@ -31,10 +31,12 @@ from hf_any3d.evaluation.layouts import score_layouts
 from hf_any3d.modeling.layers.boxes import UP_AXES
 from hf_any3d.modeling.spatiallm import Layout, SpatialLMConfig, SpatialLMForConditionalGeneration
 from hf_any3d.spatiallm_processing import END, PLACE, START, TASKS, SpatialLMProcessor
-from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import checkpoint_to_resume
-from hf_any3d.training.layouts import LayoutCollator, LayoutRows
+from hf_any3d.training.layout_objects import LayoutTrainer
+from hf_any3d.training.layouts import LayoutCollator, LayoutRows, LayoutTrainingArguments
 from hf_any3d.training.program import build_trainer
+from hf_any3d.visualization.figures import plot_views
+from hf_any3d.visualization.viewer import CloudView, box_edges, label_colors
 from studies.runs import kept_run, stopwatch
 
 NUM_BINS = 320
@@ -51,16 +53,32 @@ TEXT = {
 # Narrow layers need larger weights: with 0.02 what comes from the points is lost beside the embeddings of words.
 BETWEEN_RANGE = 0.1
 ROOMS = {"train_rooms": 2000, "validation_rooms": 0, "test_rooms": 32, "num_points": 2500, "num_objects": 3}
-DECAY_STEPS = 300
 TRAINING = {
     **{"per_device_train_batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 40, "weight_decay": 0.05},
-    **{"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": DECAY_STEPS}},
+    **{"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 300}},
     **{"max_grad_norm": 1.0, "logging_steps": 25, "save_strategy": "steps", "save_steps": 100, "save_total_limit": 1},
-    **{"eval_strategy": "no", "load_best_model_at_end": False},
+    **{"eval_strategy": "no", "load_best_model_at_end": False, "max_steps": 2500},
 }
 """The rate is constant, then falls for the last steps, so that a run may be continued for longer or shorter."""
+RUNS: dict[str, dict[str, Any]] = {
+    "second": {"point": POINT, "rooms": ROOMS, "training": TRAINING, "sizes": (0.9, 1.1), "fold": False, "waves": 0.0},
+    "third": {
+        # All tokens of a room see each other, three times.
+        "point": POINT | {"depths": (1, 1, 1, 3), "patch_sizes": (128, 128, 128, 256)},
+        "rooms": ROOMS
+        | {"train_rooms": 6000, "test_rooms": 64, "num_points": 1600}
+        | {"classes": ["chair", "table", "storage", "plant"]},
+        "training": TRAINING
+        | {"learning_rate": 2e-3, "adam_beta2": 0.95, "max_steps": 1800}
+        | {"object_loss": 1.0, "object_steps": 400, "lr_scheduler_kwargs": {"num_decay_steps": 600}},
+        "sizes": (0.85, 1.15),
+        "fold": True,
+        "waves": 0.1,
+    },
+}
+"""Settings of the runs that the page describes."""
 BATCH = 16
-TURNS, SIZES = "quarter", (0.9, 1.1)
+TURNS = "quarter"
 END_OF_TEXT, FILL = "<|end|>", "<|fill|>"
 TEMPLATE = "{% for one in messages %}{{ one['content'] }}\n{% endfor %}"
 
@@ -101,8 +119,17 @@ def build_processor(splits: DatasetDict) -> SpatialLMProcessor:
     )
 
 
-def build_model(processor: SpatialLMProcessor, seed: int) -> SpatialLMForConditionalGeneration:
-    """Return the model with random weights."""
+def build_model(
+    processor: SpatialLMProcessor, seed: int, point: Mapping[str, Any] = POINT, waves: float = 0.0
+) -> SpatialLMForConditionalGeneration:
+    """Return the model with random weights.
+
+    Args:
+        processor: Its processor.
+        seed: Seed of the weights.
+        point: Settings of the point encoder.
+        waves: Height of sine waves that are added to the embeddings of numbers, so that near numbers are alike.
+    """
     torch.manual_seed(seed)
     tokenizer = processor.tokenizer
     start, place, end = tokenizer.convert_tokens_to_ids([START, PLACE, END])
@@ -113,7 +140,7 @@ def build_model(processor: SpatialLMProcessor, seed: int) -> SpatialLMForConditi
         "pad_token_id": tokenizer.pad_token_id,
     }
     config = SpatialLMConfig(
-        point_config=POINT,
+        point_config=dict(point),
         text_config=text,
         num_bins=NUM_BINS,
         initializer_range=BETWEEN_RANGE,
@@ -121,28 +148,46 @@ def build_model(processor: SpatialLMProcessor, seed: int) -> SpatialLMForConditi
         point_token_id=place,
         point_end_token_id=end,
     )
-    return SpatialLMForConditionalGeneration(config)
+    model = SpatialLMForConditionalGeneration(config)
+    if waves:
+        embeddings = model.get_input_embeddings().weight.data
+        half = embeddings.shape[1] // 2
+        # From 4 bins to twice the range.
+        lengths = 4 * (NUM_BINS / 2) ** (torch.arange(half) / (half - 1))
+        angles = 2 * math.pi * torch.arange(NUM_BINS)[:, None] / lengths
+        added = waves * torch.cat([angles.sin(), angles.cos()], dim=1)
+        for form in ("{}", ",{}"):  # after a parenthesis, and after a comma
+            embeddings[tokenizer.convert_tokens_to_ids([form.format(number) for number in range(NUM_BINS)])] += added
+    return model
 
 
-def train(folder: Path, splits: DatasetDict, processor: SpatialLMProcessor, seed: int, steps: int) -> dict[str, Any]:
+def train(
+    folder: Path, splits: DatasetDict, processor: SpatialLMProcessor, seed: int, run: Mapping[str, Any]
+) -> dict[str, Any]:
     """Train with one seed, from the last checkpoint if there is one; returns the cost."""
-    arguments = PointTrainingArguments(
-        output_dir=str(folder),
-        seed=seed,
-        max_steps=steps,
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-        **TRAINING,
+    arguments = LayoutTrainingArguments(
+        output_dir=str(folder), seed=seed, use_cpu=True, report_to="none", disable_tqdm=True, **run["training"]
     )
-    rows = LayoutRows(splits["train"], processor, seed=seed, turns=TURNS, sizes=SIZES)
-    model = build_model(processor, seed)
-    trainer = build_trainer(model, arguments, rows, None, processor, data_collator=LayoutCollator(processor))
+    rows = LayoutRows(
+        splits["train"], processor, seed=seed, turns=TURNS, sizes=run["sizes"], fold_quarter_turns=run["fold"]
+    )
+    model = build_model(processor, seed, run["point"], run["waves"])
+    trainer = build_trainer(
+        model,
+        arguments,
+        rows,
+        None,
+        processor,
+        LayoutTrainer,
+        data_collator=LayoutCollator(processor, has_objects=arguments.object_loss > 0),
+        object_loss=arguments.object_loss,
+        object_steps=arguments.object_steps,
+    )
     with stopwatch() as spent:
         loss = trainer.train(resume_from_checkpoint=checkpoint_to_resume(folder)).training_loss
     trainer.save_model()
     parameters = sum(weight.numel() for weight in model.parameters())
-    return {"train_loss": loss, "parameters": parameters, "steps": steps, **spent}
+    return {"train_loss": loss, "parameters": parameters, "steps": arguments.max_steps, **spent}
 
 
 # Name -> what is changed: the points that the model sees, the rooms, how they are read, how answers are made.
@@ -172,7 +217,7 @@ def moved_frame(number: int, moved: str | None) -> ScanFrame:
     return ScanFrame(angle=angle) if moved == "turned" else ScanFrame(up_axis, unit, angle, floor)
 
 
-def judge(
+def answers_of(
     model: SpatialLMForConditionalGeneration,
     processor: SpatialLMProcessor,
     rows: Dataset,
@@ -182,10 +227,8 @@ def judge(
     align: bool = False,
     grammar: bool = False,
     generate: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return F1 of walls, doors, windows and objects, and shares of answers with lines that were lost.
-
-    Layouts are compared in the frame of the rooms as they were made.
+) -> list[Layout]:
+    """Return what a model writes of rooms, in the frame of the rooms as they were made.
 
     Args:
         model: The model.
@@ -198,7 +241,6 @@ def judge(
         grammar: Whether answers are held to the grammar.
         generate: Further arguments of `generate`.
     """
-    truths = [Layout.parse(text) for text in rows["layout"]]
     frames = [moved_frame(number, moved) for number in range(len(rows))]
     clouds = [frame.undo(np.asarray(points, float)) for frame, points in zip(frames, rows["points"], strict=True)]
     if control == "another room":
@@ -219,30 +261,63 @@ def judge(
             own["logits_processor"] = processor.grammar(max_new_tokens=MOST_TOKENS)
         answers = model.generate(**inputs, max_new_tokens=MOST_TOKENS, **own)
         texts += processor.answer_texts(answers[:, inputs["input_ids"].shape[1] :])
-    read = [Layout.parse(text) for text in texts]
-    found = [processor.in_frame(layout, room) for layout, room in zip(read, rooms, strict=True)]
+    found = [processor.in_frame(Layout.parse(text), room) for text, room in zip(texts, rooms, strict=True)]
     # Back from the frame of the moved room.
-    found = [_undone(layout, frame) for layout, frame in zip(found, frames, strict=True)]
+    return [_undone(layout, frame) for layout, frame in zip(found, frames, strict=True)]
+
+
+def judge(
+    model: SpatialLMForConditionalGeneration, processor: SpatialLMProcessor, rows: Dataset, **given: Any
+) -> dict[str, Any]:
+    """Return F1 of walls, doors, windows and objects, and shares of answers with lines that were lost.
+
+    Arguments are those of `answers_of`.
+    """
+    found = answers_of(model, processor, rows, **given)
+    return {
+        **figures_of(found, [Layout.parse(text) for text in rows["layout"]]),
+        "malformed": float(np.mean([bool(layout.dropped) for layout in found])),
+        "lines_lost": float(np.mean([len(layout.dropped) for layout in found])),
+        "entities": float(np.mean([len(layout.entities) for layout in found])),
+        "rooms": len(rows),
+    }
+
+
+def figures_of(found: Sequence[Layout], truths: Sequence[Layout]) -> dict[str, float]:
+    """Return F1 of the counts of all rooms, for walls, doors, windows, chairs and the mean of all objects."""
     scores = score_layouts(found, truths)
     objects = [score.pooled_f1 for name, score in scores.items() if name not in ("wall", "door", "window")]
     objects = [pair for pair in objects if not math.isnan(pair[0])]
     figures = {name: scores[name].pooled_f1 for name in ("wall", "door", "window", "chair") if name in scores}
     figures["objects"] = np.mean(objects, axis=0).tolist()
-    return {
-        **{f"{name}_{level}": pair[at] for name, pair in figures.items() for at, level in enumerate((25, 50))},
-        "malformed": float(np.mean([bool(layout.dropped) for layout in read])),
-        "lines_lost": float(np.mean([len(layout.dropped) for layout in read])),
-        "entities": float(np.mean([len(layout.entities) for layout in read])),
-        "rooms": len(rows),
-    }
+    return {f"{name}_{level}": pair[at] for name, pair in figures.items() for at, level in enumerate((25, 50))}
 
 
 def _undone(layout: Layout, frame: ScanFrame) -> Layout:
     if layout.up_axis != frame.up_axis:  # its walls lie
-        return Layout()
+        return Layout(dropped=layout.dropped)
     layout = layout.with_up_axis("z").scaled(frame.unit)
     layout = layout.rotated(-frame.angle) if frame.angle else layout
     return layout.translated((0, 0, -frame.floor))
+
+
+def draw(path: Path, rows: Dataset, found: Sequence[Layout]) -> None:
+    """Write a picture of rooms: above with their own lines, below with those of answers."""
+    truths = [Layout.parse(text) for text in rows["layout"]]
+    names = ["wall", "door", "window", *rows.features["box_labels"].feature.names]
+    colors = dict(zip(names, label_colors(len(names)), strict=True))
+    views = []
+    for title, layouts in (("as it was made", truths), ("as the model writes it", found)):
+        for number, (points, layout) in enumerate(zip(rows["points"], layouts, strict=True)):
+            points = np.asarray(points, float)
+            edges = [box_edges(corners, 60) for corners in layout.corners()]
+            _, labels = layout.as_boxes()
+            parts = [np.full((len(points), 3), 0.75), *(np.tile(colors[label], (720, 1)) for label in labels)]
+            views.append(
+                CloudView(np.concatenate([points, *edges]), np.concatenate(parts), title=f"room {number}, {title}")
+            )
+    legend = {name: color.tolist() for name, color in colors.items()}
+    plot_views(views, path, columns=len(rows), up_axis="z", legend=legend, elevation=50, cell=2.6)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -250,21 +325,19 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/layouts"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=2500, help="optimizer steps of each seed")
+    parser.add_argument("--run", choices=list(RUNS), default="third")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
-    splits = load_point_dataset("rooms_with_layouts", **ROOMS)
+    run = RUNS[options.run]
+    splits = load_point_dataset("rooms_with_layouts", **run["rooms"])
     processor, table = build_processor(splits), []
-    settings = {"point": POINT, "text": TEXT, "rooms": ROOMS, "training": TRAINING}
-    settings = json.loads(
-        json.dumps({**settings, "turns": TURNS, "sizes": SIZES, "between": BETWEEN_RANGE, "steps": options.steps})
-    )
+    settings = json.loads(json.dumps({**run, "text": TEXT, "turns": TURNS, "between": BETWEEN_RANGE}))
     for seed in options.seeds:
         folder = options.output_dir / f"seed-{seed}"
         trained = kept_run(
             options.output_dir / f"trained-{seed}.json",
             settings,
-            partial(train, folder, splits, processor, seed, options.steps),
+            partial(train, folder, splits, processor, seed, run),
         )
         model = SpatialLMForConditionalGeneration.from_pretrained(folder).eval()
         for name, given in CONDITIONS.items():
@@ -279,6 +352,9 @@ def main(words: Sequence[str] | None = None) -> None:
             shown = {key: value for key, value in found.items() if key != "settings"}
             table.append({"seed": seed, "condition": name, **shown, "train_cpu_seconds": trained["cpu_seconds"]})
             print(table[-1], flush=True)
+        if seed == options.seeds[0]:
+            rows = splits["test"].select(range(3))
+            draw(options.output_dir / "rooms.png", rows, answers_of(model, processor, rows))
     with (options.output_dir / "layouts.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(table[0]))
         writer.writeheader()

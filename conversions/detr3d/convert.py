@@ -15,6 +15,7 @@ from hf_any3d.conversions.detr3d.names import (
     detr3d_sizes,
     is_masked,
     revert_detr3d_state_dict,
+    scale_colors,
 )
 from hf_any3d.conversions.model_cards import write_converted_card
 from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
@@ -76,6 +77,10 @@ _MASKED = (
     " the radii of the encoder's attention are the squares of the paper's (`attention_radii=(0.16, 0.64, 1.44)`), as "
     "the program compares squares with distances;"
 )
+_COLORS = (
+    " Colors are from 0 to 1 here; the original's scale of ScanNet's colors has become part of the first layer and of "
+    "its norm."
+)
 _LICENSE = (
     "The authors publish their program under Apache-2.0, and state no other license for these weights. ScanNet and "
     "SUN RGB-D, which they were trained on, have terms of their own."
@@ -114,6 +119,13 @@ def convert_detr3d(
         state = convert_detr3d_state_dict(original)
         sizes = detr3d_sizes(state)
         name = _dataset(dataset, sizes)
+        if sizes["in_channels"] != 3:
+            if sizes["in_channels"] != 6 or name != "scannet":
+                raise ValueError(
+                    f"the first layer reads {sizes['in_channels']} numbers of a point, dataset={name!r}; expected 3, "
+                    "or 6 with dataset='scannet', whose colors the original program scales in a known way"
+                )
+            state = scale_colors(state)
         facts = _DATASETS.get(name, _DATASETS["sunrgbd"])
         fields = {"num_queries": facts["num_queries"], **_TRAINING.get(name, {})}
         if name == "sunrgbd" and is_masked(state):
@@ -139,8 +151,9 @@ def convert_detr3d(
     with new_directory(output) as directory, errors_about(checkpoint):
         save_weights(directory, type(model).__name__, config, state, torch.float32)
         processor.save_pretrained(directory)
+        computes = _COMPUTES.format(masked=_MASKED if radii is not None else "")
         remarks = {
-            "What it computes": _COMPUTES.format(masked=_MASKED if radii is not None else ""),
+            "What it computes": computes + (_COLORS if config.in_channels == 6 else ""),
             "License": _LICENSE,
         }
         write_converted_card(
@@ -210,6 +223,10 @@ def convert_detr3d_back(checkpoint: str | os.PathLike, output: str | os.PathLike
     masked = config.attention_radii is not None
     expected: dict[str, Any] = dict(RELEASED)
     del expected["published_overlap"]  # of training alone
+    if config.in_channels not in (3, 6):
+        raise ValueError(
+            f"{checkpoint}: in_channels={config.in_channels}; the original program reads 3, or 6 with colors"
+        )
     if masked:
         expected["attention_radii"] = tuple(RELEASED_RADII)
     for name, value in expected.items():
@@ -217,7 +234,8 @@ def convert_detr3d_back(checkpoint: str | os.PathLike, output: str | os.PathLike
         found = tuple(found) if isinstance(found, list) else found
         if found != value:
             raise ValueError(f"{checkpoint}: {name}={found!r}; the original program computes {value!r}")
-    state = revert_detr3d_state_dict(model.state_dict())
+    own = model.state_dict()
+    state = revert_detr3d_state_dict(own if config.in_channels == 3 else scale_colors(own, back=True))
     with atomic_write(output) as temporary:
         torch.save({"model": {name: tensor.contiguous() for name, tensor in state.items()}}, temporary)
     return {

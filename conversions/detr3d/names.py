@@ -83,6 +83,8 @@ _BACK: Names = {
         for part in _QKV
     },
 }
+SCANNET_MEAN_COLOR = (109.8, 97.2, 83.8)
+"""What the released program subtracts from the colors of ScanNet, from 0 to 255."""
 _AXES = {re.compile(_pattern(theirs) + "weight"): axes for theirs, _, axes in _PARTS if axes}
 
 
@@ -118,6 +120,25 @@ def revert_detr3d_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, tor
     for name, parts in attention.items():
         reverted[name] = join_rows(_QKV, [parts[part] for part in _QKV])
     return reverted
+
+
+def scale_colors(state: Mapping[str, torch.Tensor], *, back: bool = False) -> dict[str, torch.Tensor]:
+    """Let a detector with colors read them from 0 to 1, where the released program gives it `(255 * color - m) / 256`.
+
+    The factor goes into the first layer, and the shift into the mean of its norm; in training the norm cancels it.
+
+    Args:
+        state: Tensors of a `Detr3DForPointCloudObjectDetection`.
+        back: Whether the released program is to read what reads colors from 0 to 1.
+    """
+    layer, norm = (f"detr3d.group_encoder.layers.0.{name}" for name in ("linear.weight", "norm.running_mean"))
+    weight = state[layer].double()
+    factor = weight.new_ones(weight.shape[1])
+    factor[3:6] = 256 / 255 if back else 255 / 256
+    theirs = (weight if not back else weight * factor)[:, 3:6]  # (outputs, 3)
+    shift = theirs @ weight.new_tensor(SCANNET_MEAN_COLOR) / 256
+    mean = state[norm].double() + (-shift if back else shift)
+    return {**state, layer: (weight * factor).to(state[layer]), norm: mean.to(state[norm])}
 
 
 def _other_direction(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

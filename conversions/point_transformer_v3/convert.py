@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from transformers.initialization import no_init_weights
 
 from hf_any3d.atomic_files import atomic_write
@@ -31,6 +32,7 @@ from hf_any3d.hub.published_table import PTV3, PTV3_SUPERVISED, RECORD, terms_of
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
     PointTransformerV3ForPointCloudSegmentation,
+    PointTransformerV3ForZeroShotPointCloudSegmentation,
     PointTransformerV3Model,
 )
 from hf_any3d.voxel_processing import VOXEL_PRESETS, PointTransformerV3Processor
@@ -181,28 +183,40 @@ def _convert_supervised(
 
 
 def convert_ptv3_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
-    """Convert the directory of a supervised model back into a file that its authors' program reads.
+    """Convert the directory of a supervised model, or of Find3D, back into a file that its authors' program reads.
 
     Args:
-        checkpoint: Directory with a `PointTransformerV3ForPointCloudSegmentation` of the supervised layout.
-        output: File to write, with the tensors under `state_dict`, named as by a training on one GPU.
+        checkpoint: Directory with a `PointTransformerV3ForPointCloudSegmentation` of the supervised layout, or a
+            `PointTransformerV3ForZeroShotPointCloudSegmentation`.
+        output: File to write: of Find3D `.safetensors`; otherwise with the tensors under `state_dict`, named as by a
+            training on one GPU.
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.
 
     Raises:
-        ValueError: It is a model of another layout.
+        ValueError: It is a model of another layout, or the file of Find3D has another ending.
         FileExistsError: `output` exists.
     """
     if Path(output).exists():
         raise FileExistsError(f"{output}: exists already; give a new file")
-    model = PointTransformerV3ForPointCloudSegmentation.from_pretrained(checkpoint)
+    (architecture,) = PointTransformerV3Config.from_pretrained(checkpoint).architectures or ("",)
+    is_of_texts = architecture == PointTransformerV3ForZeroShotPointCloudSegmentation.__name__
+    if is_of_texts and Path(output).suffix != ".safetensors":
+        raise ValueError(f"{output}: expected the ending .safetensors, which Find3D's program reads")
+    model_class = PointTransformerV3ForPointCloudSegmentation
+    if is_of_texts:
+        model_class = PointTransformerV3ForZeroShotPointCloudSegmentation
+    model = model_class.from_pretrained(checkpoint)
     if model.config.stem != "convolution":
         raise ValueError(f"{checkpoint}: not of the supervised layout, which alone is converted back")
     with errors_about(checkpoint):
         state = restore_supervised_state_dict(model.state_dict(), model.config.to_dict())
     with atomic_write(output) as file:
-        torch.save({"state_dict": state}, file)
+        if is_of_texts:
+            Path(file).write_bytes(save(state))
+        else:
+            torch.save({"state_dict": state}, file)
     return {
         "output": os.fspath(output),
         "model": type(model).__name__,

@@ -59,8 +59,18 @@ SUPERVISED: Names = {
     **_HEADS,
     **{rf"backbone\.{pattern}": f"{_ENCODER}{name}" for pattern, name in NAMES.items()},
 }
+EXTRACTOR = "extractor."
+"""Where Find3D has its encoder."""
+FIND3D: Names = {
+    r"ln_logit_scale$": "text_head.logit_scale",
+    r"fc(?P<layer>[123])\.": "text_head.hidden.{layer}.",
+    r"fc4\.": "text_head.out.",
+    **{re.escape(EXTRACTOR) + pattern: f"{_ENCODER}{name}" for pattern, name in NAMES.items()},
+}
 # Norms of several data sets, within the place of one norm.
 _OF_CONDITIONS = re.compile(r"(?<=norm\.|orm1\.|orm2\.)norm\.(?=\d)")
+# Find3D numbers its layers from 1.
+_HIDDEN = re.compile(r"^(text_head\.hidden\.)(\d+)\.")
 _FREQUENCIES = re.compile(r"(enc\.enc|dec\.dec)\d+\.block\d+\.attn\.rope\.inv_freq$")
 # Argument of the original's constructor -> field of our config.
 _FIELDS = {
@@ -203,9 +213,11 @@ def convert_supervised_state_dict(
         ValueError: As `convert_ptv3_state_dict` does.
     """
     state = {}
-    for name, tensor in rename_tensors(original, SUPERVISED).items():
+    names = FIND3D if is_find3d(original) else SUPERVISED
+    for name, tensor in rename_tensors(original, names).items():
         if name.startswith(_ENCODER):
             name = _ENCODER + _flat(name.removeprefix(_ENCODER), fields)
+        name = _HIDDEN.sub(lambda match: f"{match[1]}{int(match[2]) - 1}.", name)
         name = _OF_CONDITIONS.sub("norms.", name).replace(".modulation.1.", ".modulation.")
         state[name] = _recent(tensor) if name.endswith("convolution.weight") else tensor
     return state
@@ -226,8 +238,15 @@ def restore_supervised_state_dict(
             theirs = _ENCODER + _staged(theirs, fields)
         theirs = theirs.replace(".norms.", ".norm.") if name.startswith(_ENCODER) else theirs
         theirs = theirs.replace(".modulation.", ".modulation.1.")
+        theirs = _HIDDEN.sub(lambda match: f"{match[1]}{int(match[2]) + 1}.", theirs)
         renamed[theirs] = tensor
-    return rename_tensors(renamed, _inverted(SUPERVISED))
+    is_of_texts = any(name.startswith("text_head.") for name in state)
+    return rename_tensors(renamed, _inverted(FIND3D if is_of_texts else SUPERVISED))
+
+
+def is_find3d(original: Mapping[str, torch.Tensor]) -> bool:
+    """Return whether tensors are those of Find3D."""
+    return any(name.startswith(EXTRACTOR) for name in original)
 
 
 def _inverted(names: Names) -> Names:

@@ -93,20 +93,20 @@ def check_head(original: Mapping[str, torch.Tensor]) -> None:
     """
     if any(name.startswith(("seg_head.", "proj_head.", "seg_heads.")) for name in original):
         return
-    kinds = {"extractor.": "Find3D, whose head aligns points with texts", "cls_head.": "a classifier of objects"}
-    found = next((kind for prefix, kind in kinds.items() if any(n.startswith(prefix) for n in original)), None)
+    is_classifier = any(name.startswith("cls_head.") for name in original)
+    found = "a classifier of objects" if is_classifier else "an encoder without a head"
     raise ValueError(
-        f"the supervised layout of Point Transformer V3: {found or 'an encoder without a head'}; expected a "
+        f"the supervised layout of Point Transformer V3: {found}; expected a "
         "segmentation model, with seg_head, seg_heads or proj_head"
     )
 
 
-def sizes_of(original: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Read from the tensors what they show of the constructor's arguments."""
+def sizes_of(original: Mapping[str, torch.Tensor], encoder: str = "backbone.") -> dict[str, Any]:
+    """Read from the tensors, those of the encoder below a prefix, what they show of the constructor's arguments."""
     found: dict[str, Any] = {}
     for part in ("enc", "dec"):
-        stages = sorted(numbers_in(original, rf"backbone\.{part}\.{part}(\d+)\."))
-        places = [f"backbone.{part}.{part}{stage}.block" for stage in stages]
+        stages = sorted(numbers_in(original, rf"{re.escape(encoder)}{part}\.{part}(\d+)\."))
+        places = [f"{encoder}{part}.{part}{stage}.block" for stage in stages]
         found[f"{part}_depths"] = tuple(count_of(original, re.escape(place) + r"(\d+)\.") for place in places)
         found[f"{part}_channels"] = tuple(size_of(original, f"{place}0.cpe.1.weight") for place in places)
     found["enable_rpe"] = any(name.endswith("rpe_table") for name in original)

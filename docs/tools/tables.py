@@ -6,9 +6,11 @@ The pages are committed, so that they can be read without building the site; a t
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from hf_any3d.data.catalog import dataset_module
 from hf_any3d.data.parquet import License, PublishedDataset
@@ -20,6 +22,8 @@ from hf_any3d.registry import DATASETS, FORMATS
 from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, EncoderTunerConfig
 
 DOCS = Path(__file__).resolve().parents[1]
+PUBLISHED_CHECKS = Path(__file__).with_name("published_checks.json")
+"""Records of `hf-any3d check-published`."""
 
 _NOTE = "This page is written by `python -m docs.tools.tables` from the registries."
 _POSITIONS = """## Positions at continuous coordinates
@@ -182,7 +186,12 @@ def published_page() -> str:
     lines += ["These names open with `open_published`, `from_pretrained`, pipelines and commands:"]
     lines += ["[open published encoders](open_encoders.md). No file of them was available here: names and sizes are"]
     lines += ["those that the authors state. What is found in a file is compared with them, and every tensor is"]
-    lines += ["accounted for.", ""]
+    lines += [
+        "accounted for. The last column has the last recorded run of `hf-any3d check-published`, which fetches a"
+    ]
+    lines += ["checkpoint and judges its answers."]
+    lines += ["", "`hf-any3d check-published --output docs/tools/published_checks.json` records further ones.", ""]
+    runs = json.loads(PUBLISHED_CHECKS.read_text(encoding="utf-8"))["runs"]
     rows = []
     for name, published in PUBLISHED.items():
         texts = published.text_tower and f"`{published.text_tower}`"
@@ -199,9 +208,10 @@ def published_page() -> str:
                     f"`{file.model_class or published.system.model_class}`",
                     texts or "",
                     file.remark,
+                    _last_run(runs.get(opened)),
                 )
             )
-    lines += markdown_table(("name", "files", "opens with", "texts are encoded by", "remark"), rows)
+    lines += markdown_table(("name", "files", "opens with", "texts are encoded by", "remark", "checked"), rows)
     lines += ["", "## Licenses", ""]
     systems = {published.system.title: published.system for published in PUBLISHED.values()}
     lines += markdown_table(
@@ -213,6 +223,13 @@ def published_page() -> str:
         ),
     )
     return "\n".join(lines) + "\n"
+
+
+def _last_run(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "never"
+    verdict = "passed" if record["passed"] else "failed"
+    return f"{verdict} on {record['date']} with {record['versions']['hf-any3d']}"
 
 
 def first_line(described: object) -> str:

@@ -13,10 +13,12 @@ import typer
 
 from hf_any3d.cli.batch import batch
 from hf_any3d.cli.chat import chat
+from hf_any3d.cli.check_published import check_published
 from hf_any3d.cli.common import CommandLine
 from hf_any3d.cli.convert import convert
 from hf_any3d.cli.data import data, show
 from hf_any3d.cli.demo import demo
+from hf_any3d.cli.depth import from_depth
 from hf_any3d.cli.detect import detect
 from hf_any3d.cli.evaluate import evaluation
 from hf_any3d.cli.model import export, info, push, space
@@ -45,9 +47,11 @@ for command in (predict, zero_shot, segment, detect, features, chat, reconstruct
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.add_typer(evaluation, name="evaluate")
 app.add_typer(batch, name="batch")
+data.command("from-depth")(from_depth)
 app.add_typer(data, name="data")
 for command in (export, push, space, info, demo, serve):
     app.command()(command)
+app.command("check-published", rich_help_panel="Research")(check_published)
 for command in (reproduce, sweep):
     app.command(context_settings=MORE_ARGUMENTS, rich_help_panel="Research")(command)
 

@@ -29,7 +29,20 @@ from hf_any3d.cli.common import (
     progress,
     status,
 )
-from hf_any3d.cli.detect import LargestOverlap, MostBoxes, Threshold, box_answerer, box_cells
+from hf_any3d.cli.detect import (
+    Align,
+    AlignParts,
+    Grammar,
+    Labels,
+    LargestOverlap,
+    LayoutTask,
+    MostBoxes,
+    Threshold,
+    box_answerer,
+    box_cells,
+    check_layout_settings,
+    layout_settings,
+)
 from hf_any3d.cli.inputs import Files, Inputs, find_inputs, print_problems
 from hf_any3d.cli.outputs import counted, csv_lines
 from hf_any3d.cli.predict import (
@@ -123,6 +136,8 @@ def _open(job: Job) -> tuple[Answer, int]:
         run_model = answerer(pipe, settings["model"], top_k=settings["top_k"], up_axis=settings["up_axis"])
         answer = prediction_answerer(run_model)
     elif job.task == "detect":
+        known = ("model", "threshold", "nms_iou", "top_k", "up_axis")
+        check_layout_settings(pipe, settings["model"], {k: v for k, v in settings.items() if k not in known})
         answer = box_answerer(pipe, **settings)
     else:
         answer = feature_answerer(pipe, settings["model"], settings["feature"], settings["up_axis"])
@@ -220,6 +235,11 @@ def detect(
     nms_iou: LargestOverlap = 0.25,
     top_k: MostBoxes = None,
     up_axis: UpAxis = None,
+    task: LayoutTask = None,
+    labels: Labels = None,
+    align: Align = None,
+    align_parts: AlignParts = None,
+    grammar: Grammar = None,
     batch_size: BatchSize = None,
     device: Device = None,
     retry: Retry = False,
@@ -230,6 +250,8 @@ def detect(
     _check_table(output)
     settings = {"model": check_model(model, "detect"), "threshold": threshold, "nms_iou": nms_iou, "top_k": top_k}
     settings["up_axis"] = up_axis
+    # Not among the settings unless they are given, so that runs of before continue.
+    settings |= layout_settings(task, labels, align, align_parts, grammar)
     _run(Job("detect", settings, device, batch_size), files, find_inputs(files), output, retry, engine, workers)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +25,28 @@ LargestOverlap = Annotated[
     float, typer.Option(min=0, max=1, help="Of two boxes that overlap by more, the one with the lower score goes.")
 ]
 MostBoxes = Annotated[int | None, option("Largest number of boxes of a file.", min=1)]
+_WRITES = "Of models that write layouts: "
+LayoutTask = Annotated[
+    str | None, option(f"{_WRITES}objects (default), layout for walls, doors and windows, or all.", "--task")
+]
+Labels = Annotated[
+    str | None, option(f"{_WRITES}objects to look for, of those they know, such as chair,bed.", "--labels")
+]
+Align = Annotated[
+    bool | None,
+    option(
+        f"{_WRITES}whether the scan's up axis, tilt, unit, floor and turn are found and changed for the model; by "
+        "default as its processor does.",
+        "--align/--no-align",
+    ),
+]
+AlignParts = Annotated[
+    str | None, option(f"{_WRITES}which of them, such as up_axis,level,unit,floor,turn.", "--align-parts")
+]
+Grammar = Annotated[
+    bool | None,
+    option(f"{_WRITES}whether they can write well-formed layouts alone; by default no.", "--grammar/--no-grammar"),
+]
 
 
 def detect(
@@ -34,13 +56,11 @@ def detect(
     nms_iou: LargestOverlap = 0.25,
     top_k: MostBoxes = None,
     up_axis: UpAxis = None,
-    task: Annotated[
-        str | None,
-        option("Of models that write layouts: objects (default), layout for walls, doors and windows, or all."),
-    ] = None,
-    labels: Annotated[
-        str | None, option("Of models that write layouts: objects to look for, of those they know, such as chair,bed.")
-    ] = None,
+    task: LayoutTask = None,
+    labels: Labels = None,
+    align: Align = None,
+    align_parts: AlignParts = None,
+    grammar: Grammar = None,
     output: Annotated[
         Path | None,
         option("A table of the boxes (.json, .csv), or a page (.html) or picture (.png) of the clouds with them."),
@@ -60,17 +80,16 @@ def detect(
     inputs = find_inputs(files, file_type)
     suffix = check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     check_model(name, "detect")
-    from hf_any3d.pipelines.base import without_none
-
+    asked = layout_settings(task, labels, align, align_parts, grammar)
     pipe = open_pipeline("point-cloud-object-detection", find_model(name), device)
     from hf_any3d.visualization.viewer import LOWEST_BOX, label_colors
 
     palette = dict(zip(pipe.labels, label_colors(len(pipe.labels)), strict=True))
-    asked = without_none(task=task, candidate_labels=labels)
     gallery = Gallery(output if suffix in VIEWS else None, len(inputs), up_axis or pipe.up_axis)
     seen: dict[str, list[float]] = {}
     # A page also has boxes with lower scores, which its slider shows.
     least = min(threshold, LOWEST_BOX) if suffix == ".html" and pipe.has_scores else threshold
+    check_layout_settings(pipe, name, asked)
     find = box_answerer(pipe, name, threshold=least, nms_iou=nms_iou, top_k=top_k, up_axis=up_axis, **asked)
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
@@ -101,6 +120,36 @@ def detect(
     if output is not None and suffix in DATA:
         write_data(output, done, box_cells)
     finish(done)
+
+
+def layout_settings(
+    task: str | None, labels: str | None, align: bool | None, align_parts: str | None, grammar: bool | None
+) -> dict[str, Any]:
+    """Return the arguments of a pipeline for options of models that write layouts, as plain values.
+
+    Raises:
+        ValueError: `--align-parts` with `--no-align`, or a part is unknown.
+    """
+    from hf_any3d.data.scan_frames import frame_parts
+    from hf_any3d.pipelines.base import without_none
+
+    chosen: Any = align
+    if align_parts is not None:
+        chosen = list(frame_parts(align_parts, "--align-parts"))
+        if align is False:
+            raise ValueError(f"--align-parts {align_parts} with --no-align; expected one of them")
+    return without_none(task=task, candidate_labels=labels, align=chosen, grammar=grammar)
+
+
+def check_layout_settings(pipe: Any, model: str, asked: Mapping[str, Any]) -> None:
+    """Check that options of models that write layouts are given to one.
+
+    Raises:
+        ValueError: They are not; names the first option.
+    """
+    if asked and pipe.has_scores:
+        name = {"candidate_labels": "labels"}.get(first := next(iter(asked)), first)
+        raise ValueError(f"--{name}: {model} has boxes with scores and writes no layouts; expected no --{name}")
 
 
 def box_answerer(pipe: Any, model: Any, **arguments: Any) -> Answer:

@@ -103,10 +103,11 @@ def files_of_folder(folder: Path) -> list[Path]:
     Raises:
         FileNotFoundError: There is none.
     """
+    from hf_any3d.data.files.lidar import without_buffers
     from hf_any3d.data.files.text import is_prose
 
     found, prose = [], []
-    for path in sorted(folder.rglob("*")):
+    for path in map(Path, without_buffers(path.as_posix() for path in sorted(folder.rglob("*")))):
         if not is_readable(path.relative_to(folder).as_posix()) or not path.is_file():
             continue
         (prose if is_prose(path) else found).append(path)

@@ -39,8 +39,14 @@ from hf_any3d.registry import FORMATS
 
 LIKE = 0.3
 """Unknown score below which a cloud that was turned clearly looks like something known."""
+LESS_UNLIKE = 0.4
+"""How much lower this score has to be, where it is only below 0.5, for the same remark."""
 ROOM_HEIGHT, ROOM_WIDTH = (1.8, 6.0), 2.2
 """Meters, smallest and largest height and smallest side of what may be a whole room."""
+ROOM_SHARE = 0.4
+"""Share of the points of a room that lie on its floor, ceiling and walls."""
+FEW_POINTS = 32
+"""Points of a cloud below which it shows no shape."""
 
 
 class Axis(StrEnum):
@@ -131,6 +137,7 @@ def predict(
     name = classifier_or_default(model)
     pipe = open_pipeline("point-cloud-classification", name, device)
     arguments = {"top_k": top_k, "up_axis": up_axis, "votes": votes, "unknown": unknown}
+    arguments["one_sided"] = unknown
     _classify(pipe, name, inputs, arguments, output, batch_size, as_json, as_csv)
 
 
@@ -195,7 +202,17 @@ def _classify(
         for cloud, row in zip(clouds, rows, strict=True):
             if "error" not in row:
                 first = row["predictions"][0]
-                if first.get("unknown", 0.0) > 0.5 and (reason := why_unlike(cloud, up_axis, turned)):
+                one_sided = [prediction.pop("one_sided", 0.0) for prediction in row["predictions"]][0]
+                score = first.get("unknown", 0.0)
+                reason = why_no_object(cloud, up_axis)
+                if reason is None and score > 0.5:
+                    reason = why_unlike(cloud, up_axis, score, turned)
+                if reason is None and one_sided > 0.5:
+                    reason = (
+                        "looks as if seen from one side, and the model has learned whole shapes: scan it from more "
+                        "sides, or train with scans like it"
+                    )
+                if reason is not None:
                     cloud.warnings.append(f"{cloud.name}: {reason}")
                 best = f"{label_of(first)}, {100 * first['score']:.0f} %{unlike(first)}"
                 gallery.add_file(cloud.data, f"{Path(cloud.name).name}: {best}")
@@ -249,28 +266,49 @@ def unlike(prediction: Row) -> str:
     return f"   unlike the training clouds: {100 * score:.0f} %" if score > 0.5 else ""
 
 
-def why_unlike(cloud: Cloud, up_axis: str, answer: Callable[[Cloud, str], Row]) -> str | None:
-    """Find why a cloud is unlike those of a model's training: it may lie on its side, or be a whole room.
+def why_no_object(cloud: Cloud, up_axis: str) -> str | None:
+    """Find whether a cloud shows no object, whatever a model says of it: it has too few points, or is a whole room.
 
     Args:
         cloud: The cloud.
         up_axis: The axis that was taken to point up.
+
+    Returns:
+        The reason, None if it may show one.
+    """
+    points = cloud.data.points
+    if cloud.data.faces is None and len(points) < FEW_POINTS:
+        return f"{len(points)} points show no shape: the label is a guess"
+    low, size = points.min(axis=0), np.ptp(points, axis=0)  # (3,)
+    height, sides = size["xyz".index(up_axis)], np.delete(size, "xyz".index(up_axis))
+    if not (ROOM_HEIGHT[0] <= height <= ROOM_HEIGHT[1] and sides.min() >= ROOM_WIDTH):
+        return None
+    # What stands in the middle of its box is an object of this size.
+    places = (points - low) / size
+    if (np.abs(places - 0.5) > 0.47).any(axis=1).mean() < ROOM_SHARE:
+        return None
+    extent = " × ".join(f"{length:.1f}" for length in size)
+    return f"{extent} in size, in meters a whole room: label its points (hf-any3d segment) or cut an object out"
+
+
+def why_unlike(cloud: Cloud, up_axis: str, score: float, answer: Callable[[Cloud, str], Row]) -> str | None:
+    """Find whether a cloud is unlike those of a model's training because it lies on its side.
+
+    Args:
+        cloud: The cloud.
+        up_axis: The axis that was taken to point up.
+        score: How unlike it is.
         answer: Returns the row of the cloud with another axis that points up.
 
     Returns:
-        The reason, None if neither is likely.
+        The reason, None if it is unlikely.
     """
     others = {axis: answer(cloud, axis) for axis in Axis if axis != up_axis}
     known = {axis: row["predictions"][0] for axis, row in others.items() if "error" not in row}
     best = min(known, key=lambda axis: known[axis]["unknown"], default=None)
-    if best is not None and known[best]["unknown"] < LIKE:
-        return f"if {best} points up it looks like {label_of(known[best])}: try --up-axis {best}"
-    size = np.ptp(cloud.data.points, axis=0)  # (3,)
-    height, sides = size["xyz".index(up_axis)], np.delete(size, "xyz".index(up_axis))
-    if ROOM_HEIGHT[0] <= height <= ROOM_HEIGHT[1] and sides.min() >= ROOM_WIDTH:
-        extent = " × ".join(f"{length:.1f}" for length in size)
-        return f"{extent} in size, in meters a whole room: label its points (hf-any3d segment) or cut an object out"
-    return None
+    if best is None or not (known[best]["unknown"] < LIKE or known[best]["unknown"] < min(0.5, score - LESS_UNLIKE)):
+        return None
+    return f"if {best} points up it looks like {label_of(known[best])}: try --up-axis {best}"
 
 
 def features(

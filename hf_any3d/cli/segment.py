@@ -89,10 +89,7 @@ def segment(
         check_model(name, "segment"), labels, [key for key in asked if key != "candidate_labels"]
     )
     pipe = open_pipeline(task, find_model(name), device)
-    if labels is not None:
-        names = [label.strip() for label in labels.split(",")]
-    else:
-        names = [pipe.model.config.id2label[number] for number in range(pipe.model.config.num_labels)]
+    names = pipe.label_names() if labels is None else pipe.label_names(labels)
     from hf_any3d.visualization.viewer import colors_of
 
     palette, seen, shown_up = (

@@ -258,18 +258,6 @@ def _camera_to_scanner(path: Path) -> np.ndarray:
         raise PointCloudFileError(f"{path}: R0_rect and Tr_velo_to_cam are no rotation with a shift") from None
 
 
-def read_kitti_points(path: Path) -> np.ndarray:
-    """Read a scan of KITTI, `(points, 4)` float32: x, y, z and reflectance.
-
-    Raises:
-        PointCloudFileError: The length of the file fits no number of points.
-    """
-    data = path.read_bytes()
-    if not data or len(data) % 16:
-        raise PointCloudFileError(f"{path}: {len(data)} bytes; expected a multiple of 16, four float32 for each point")
-    return np.frombuffer(data, "<f4").reshape(-1, 4)
-
-
 def class_names(boxes: Iterable[Sequence[NamedBox]]) -> list[str]:
     """Return the names of all classes, sorted."""
     return sorted({box.label for own in boxes for box in own})

@@ -29,7 +29,7 @@ AnyDataset = TypeVar("AnyDataset", bound=Dataset | DatasetDict | IterableDataset
 
 _ROWS_OF_FILES = 16
 _EXACT = PointCloud(format="npz")
-_TYPES = {"points": "float32", "normals": "float32", "colors": "uint8", "labels": "int64"}
+_TYPES = {"points": "float32", "normals": "float32", "colors": "uint8", "intensity": "float32", "labels": "int64"}
 _BYTES_AT_A_TIME = 16 * 2**20
 _TYPICAL_POINTS = 100_000
 
@@ -248,7 +248,8 @@ class CloudColumns:
         num_points: draw this many points of every cloud; None keeps all points of point files and draws `mesh_points`
             from the surface of meshes.
         mesh_points: points of a mesh when `num_points` is None.
-        columns: columns besides the points: "normals", "colors" (0 to 255) and "labels"; every file must have them.
+        columns: columns besides the points: "normals", "colors" (0 to 255), "intensity" and "labels"; every file must
+            have them.
         seed: seed of the points that are drawn.
 
     Raises:
@@ -264,9 +265,10 @@ class CloudColumns:
         for name, value in (("num_points", self.num_points), ("mesh_points", self.mesh_points)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; expected at least 1")
-        if isinstance(self.columns, str) or set(self.columns) - {"normals", "colors", "labels"}:
+        if isinstance(self.columns, str) or set(self.columns) - (set(_TYPES) - {"points"}):
             unknown = self.columns if isinstance(self.columns, str) else sorted(set(self.columns) - set(_TYPES))[0]
-            raise ValueError(f"columns has {unknown!r}; expected 'normals', 'colors' or 'labels', as a list")
+            expected = "'normals', 'colors', 'intensity' or 'labels', as a list"
+            raise ValueError(f"columns has {unknown!r}; expected {expected}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -279,8 +281,9 @@ class CloudColumns:
         from datasets import Array2D, List, Value
 
         types: dict[str, FeatureType] = {name: Array2D((self.num_points, 3), _TYPES[name]) for name in self.names}
-        if "labels" in types:
-            types["labels"] = List(Value(_TYPES["labels"]), length=self.num_points or -1)
+        # One number for each point.
+        for name in {*types} & {"labels", "intensity"}:
+            types[name] = List(Value(_TYPES[name]), length=self.num_points or -1)
         return types
 
     @property
@@ -293,7 +296,7 @@ class CloudColumns:
 
         Returns:
             `points` (num_points, 3) float32 in the units of the file, `normals` float32, `colors` uint8, `labels`
-            (num_points,) int64.
+            (num_points,) int64, `intensity` (num_points,) float32.
 
         Raises:
             PointCloudError: a cloud without a requested column, or a mesh without a surface.

@@ -16,6 +16,16 @@ ATTRIBUTES = {"rgb": "colors", "normals": "normals", "intensity": "intensity"}
 _WIDTHS = {"intensity": 1}
 
 
+def count_channels(features: Sequence[str]) -> int:
+    """Return the number of channels of features: three each, but one of an intensity."""
+    return sum(_WIDTHS.get(name, 3) for name in features)
+
+
+def first_channel(features: Sequence[str], name: str) -> int:
+    """Return the number of the first channel of a feature."""
+    return count_channels(features[: list(features).index(name)])
+
+
 def split_clouds(clouds: Any) -> list[Any]:
     """Split one or many clouds into a list.
 

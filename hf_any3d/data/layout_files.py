@@ -55,7 +55,7 @@ def layout_solids(layout: Layout, *, thickness: float = _THINNEST, with_boxes: b
         for box in upright.boxes:
             part = _cuboid((box.x, box.y, box.z), (box.sx, box.sy, box.sz), box.angle)
             solids.append(Solid(f"bbox_{box.id}_{box.label}", part, _FACES))
-    back = upright_rotation(layout.up_axis)
+    back = layout.upright_rotation
     return [solid._replace(vertices=solid.vertices @ back) for solid in solids]
 
 
@@ -122,7 +122,7 @@ def write_layout(path: str | os.PathLike, layout: Layout, *, unit: float = 1.0) 
         if kind == "obj":
             write_text(path, _obj(solids))
         else:
-            to_y_up = upright_rotation("y").T @ upright_rotation(layout.up_axis) * unit
+            to_y_up = upright_rotation("y").T @ layout.upright_rotation * unit
             turned = [solid._replace(vertices=solid.vertices @ to_y_up.T) for solid in solids]
             with atomic_write(path) as temporary:
                 temporary.write_bytes(_glb(turned))

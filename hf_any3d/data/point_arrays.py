@@ -13,7 +13,8 @@ def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarra
 
     Args:
         row: columns as arrays, tensors or nested lists; `points` is (num_points, 3 or more).
-        extra_columns: columns (num_points, c) appended in this order; colors are scaled to [0, 1], as files' are.
+        extra_columns: columns (num_points, c), or (num_points,) for one channel, appended in this order; colors are
+            scaled to [0, 1], as files' are.
 
     Returns:
         (num_points, channels) float32, xyz first.
@@ -31,6 +32,8 @@ def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarra
                 f"{name} is a {type(row[name]).__name__}; expected numbers, which "
                 f"hf_any3d.data.files_to_points makes of dataset.cast_column({name!r}, PointCloud())"
             )
+        if name != "points" and values.ndim == 1:
+            values = values[:, None]
         least = 3 if name == "points" else 1
         if values.ndim != 2 or values.shape[1] < least or len(values) == 0:
             raise ValueError(f"{name} has shape {values.shape}; expected (num_points >= 1, channels >= {least})")

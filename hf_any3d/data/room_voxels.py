@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ class VoxelizedRoom:
         corner: `(3,)` float64, the lowest corner of the scan, which is added to the positions of an answer.
         index: `(voxels,)`, the point of the cleaned cloud that each voxel was taken from.
         inverse: `(cleaned points,)`, the voxel of each of its points.
-        frame: What was changed before: axes, unit, floor and turn of the scan; None for nothing.
+        frame: What was changed before: axes, tilt, unit, floor and turn of the scan; None for nothing.
         offset: `(3,)`, to be added to positions in the frame of the scan.
     """
 
@@ -42,14 +43,22 @@ class VoxelizedRoom:
             layout = layout.translated((0, 0, frame.floor))
             # A turn by nothing would still wrap the angles of boxes.
             layout = (layout.rotated(frame.angle) if frame.angle else layout).scaled(1 / frame.unit)
-            layout = layout.with_up_axis(frame.up_axis)
+            layout = layout.with_up_axis(frame.up_axis, frame.up)
         return layout if self.offset is None else layout.translated(self.offset)
 
     def from_scan(self, layout: Layout) -> Layout:
-        """Return a layout in the frame and unit of the scan as a model writes it, in meters; inverse of `to_scan`."""
+        """Return a layout in the frame and unit of the scan as a model writes it, in meters; inverse of `to_scan`.
+
+        Raises:
+            ValueError: The layout has another up axis than the scan.
+        """
         layout = layout if self.offset is None else layout.translated(-self.offset)
         if (frame := self.frame) is not None:
-            layout = layout.with_up_axis("z").scaled(frame.unit)
+            if layout.up_axis != frame.up_axis:
+                raise ValueError(
+                    f"the layout has up_axis={layout.up_axis!r}; expected that of the scan, {frame.up_axis!r}"
+                )
+            layout = dataclasses.replace(layout, up=frame.up).with_up_axis("z").scaled(frame.unit)
             layout = layout.rotated(-frame.angle) if frame.angle else layout
             layout = layout.translated((0, 0, -frame.floor))
         return layout.translated(-self.corner)

@@ -1,18 +1,22 @@
-"""The frame of a scan of a room: which axis points up, the unit, the height of the floor and the turn of the walls.
+"""The frame of a scan of a room: which axis points up, its tilt, the unit, the floor's height, the turn of the walls.
 
 Models of rooms are trained on scans in meters, z up, with walls along the axes. People's scans are in millimeters, lie
-on their side or are turned, and models answer all the same. `find_frame` finds what is different, says it in a
-sentence each, and is undone in answers.
+on their side, are turned or not quite level, and models answer all the same. `find_frame` finds what is different,
+says it in a sentence each, and is undone in answers.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hf_any3d.modeling.layers.boxes import UP_AXES, upright_rotation
+from hf_any3d.modeling.layers.boxes import UP_AXES, level_rotation, upright_rotation
+
+FRAME_PARTS = ("up_axis", "level", "unit", "floor", "turn")
+"""What `find_frame` may look for."""
 
 MIN_CONFIDENCE = 0.5
 """Below it, what was found is not applied, and a warning tells."""
@@ -23,8 +27,14 @@ _FEWEST = 200
 # A plane through the neighbors explains all but this share of their scatter.
 _FLATNESS = 0.05
 _ROOM_HEIGHT, _ROOM_WIDTH = (2.6, 0.35), (4.5, 0.6)
-# Smaller turns of the walls are not worth a change.
-_SMALLEST_TURN = math.radians(1.0)
+# Smaller turns of the walls and tilts are not worth a change.
+_SMALLEST_TURN, _SMALLEST_TILT = math.radians(1.0), math.radians(0.75)
+_LARGEST_TILT = math.radians(15)
+# How far floors may be from level and walls from upright in each round; the true tilt is found little by little.
+_TILT_ROUNDS = tuple(map(math.radians, (22, 22, 15, 15, 10, 10, 8, 8)))
+# Floor and walls that differ by this angle tell nothing of the tilt; the confidence falls to 0 in between.
+_TILT_SPREAD = math.radians(6)
+_FEWEST_FACES = 20
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class ScanFrame:
 
     Attributes:
         up_axis: The axis that points up in the scan, one of `UP_AXES`.
+        up: Unit vector in the scan that points up, if the scan is tilted; None if it is the axis.
         unit: Length of the scan's unit in meters.
         angle: Turn of the walls about the up axis, counterclockwise, in radians.
         floor: Height of the floor above the scan's origin, in meters.
@@ -41,6 +52,7 @@ class ScanFrame:
     """
 
     up_axis: str = "z"
+    up: tuple[float, float, float] | None = None
     unit: float = 1.0
     angle: float = 0.0
     floor: float = 0.0
@@ -50,12 +62,17 @@ class ScanFrame:
     @property
     def is_changed(self) -> bool:
         """True if the scan is turned or its unit is changed."""
-        return self.up_axis != "z" or self.unit != 1 or self.angle != 0
+        return self.up_axis != "z" or self.up is not None or self.unit != 1 or self.angle != 0
+
+    @property
+    def tilt(self) -> float:
+        """Angle between the direction that points up and the axis, in radians."""
+        return 0.0 if self.up is None else math.acos(min((upright_rotation(self.up_axis) @ self.up)[2], 1.0))
 
     @property
     def rotation(self) -> np.ndarray:
         """Rotation `(3, 3)` of the scan's points."""
-        return turn_about_z(-self.angle) @ upright_rotation(self.up_axis)
+        return turn_about_z(-self.angle) @ upright_rotation(self.up_axis, self.up)
 
     def apply(self, points: np.ndarray) -> np.ndarray:
         """Return points `(points, 3)` of the scan as models expect them, float64."""
@@ -72,19 +89,46 @@ def turn_about_z(angle: float) -> np.ndarray:
     return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
 
 
-def find_frame(points: np.ndarray, *, up_axis: str | None = None, min_confidence: float = MIN_CONFIDENCE) -> ScanFrame:
+def frame_parts(align: bool | str | Sequence[str], argument: str = "align") -> tuple[str, ...]:
+    """Return which parts of a frame are looked for: all, none or some.
+
+    Args:
+        align: True, False, or some of `FRAME_PARTS`, in a list or with commas between them.
+        argument: What messages call it.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if align is True or align is False:
+        return FRAME_PARTS if align else ()
+    if isinstance(align, str):
+        align = [part.strip() for part in align.split(",")]
+    if not isinstance(align, (list, tuple)) or not align or any(part not in FRAME_PARTS for part in align):
+        raise ValueError(f"{argument}={align!r}; expected True, False or some of {', '.join(FRAME_PARTS)}")
+    return tuple(part for part in FRAME_PARTS if part in align)
+
+
+def find_frame(
+    points: np.ndarray,
+    *,
+    up_axis: str | None = None,
+    parts: Sequence[str] = FRAME_PARTS,
+    min_confidence: float = MIN_CONFIDENCE,
+) -> ScanFrame:
     """Find the frame of a scan of a room.
 
     Args:
         points: `(points, 3)`.
         up_axis: The axis that points up, if it is known.
+        parts: What to look for, some of `FRAME_PARTS`; the rest is taken to be as models expect it.
         min_confidence: Confidence, from 0 to 1, below which a finding is a warning and is not applied.
 
     Raises:
-        ValueError: `up_axis` is none of `UP_AXES`.
+        ValueError: `up_axis` is none of `UP_AXES`, or a part none of `FRAME_PARTS`.
     """
     if up_axis is not None and up_axis not in UP_AXES:
         raise ValueError(f"up_axis={up_axis!r}; expected one of {', '.join(UP_AXES)}")
+    parts = frame_parts(list(parts), "parts")
     points = np.asarray(points, dtype=np.float64)
     if len(points) > _POINTS:
         points = points[np.random.default_rng(0).choice(len(points), _POINTS, replace=False)]
@@ -93,16 +137,21 @@ def find_frame(points: np.ndarray, *, up_axis: str | None = None, min_confidence
         note = f"the scan has {int(flat.sum())} places on planes, too few to tell its axes and unit"
         return ScanFrame(up_axis or "z", warnings=(note,))
     frame = ScanFrame(up_axis or "z")
-    if up_axis is None:
+    if up_axis is None and "up_axis" in parts:
         frame = _with_up_axis(frame, points, normals[flat], min_confidence)
-    upright = upright_rotation(frame.up_axis).T
+    if "level" in parts:
+        frame = _with_level(frame, normals[flat], min_confidence)
+    upright = frame.rotation.T
     points, normals = points @ upright, normals @ upright
-    frame = _with_turn(frame, normals[flat], min_confidence)
+    if "turn" in parts:
+        frame = _with_turn(frame, normals[flat], min_confidence)
     # Walls along the axes, so that extents are those of the room.
-    turned = turn_about_z(-frame.angle).T
+    angle, agreement = _wall_turn(normals[flat])
+    turned = turn_about_z(-angle if agreement >= min_confidence else 0.0).T
     points, normals = points @ turned, normals @ turned
-    frame = _with_unit(frame, points, min_confidence)
-    return _with_floor(frame, points, normals, flat)
+    if "unit" in parts:
+        frame = _with_unit(frame, points, min_confidence)
+    return _with_floor(frame, points, normals, flat) if "floor" in parts else frame
 
 
 def _surfaces(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -147,6 +196,9 @@ def _upness(points: np.ndarray, normals: np.ndarray, axis: str) -> float:
     # Floors, ceilings and walls are level or upright; about a wrong axis walls that are turned are neither.
     tilt = np.abs(normals[:, 2])
     straight = float(((tilt > 0.95) | (tilt < 0.25)).mean())
+    # Heights in a room that is tilted are not those of its floor.
+    level = level_rotation(_up_of(normals)).T
+    points, normals = points @ level, normals @ level
     angle, _ = _wall_turn(normals)
     points = points @ turn_about_z(-angle).T
     low, high = np.percentile(points, [1, 99], axis=0)
@@ -167,11 +219,48 @@ def _upness(points: np.ndarray, normals: np.ndarray, axis: str) -> float:
 def _wall_turn(normals: np.ndarray) -> tuple[float, float]:
     """Return the turn of walls about z, between -45° and 45°, and how much they agree, from 0 to 1."""
     walls = normals[np.abs(normals[:, 2]) < 0.25]
-    if len(walls) < 20:
+    if len(walls) < _FEWEST_FACES:
         return 0.0, 0.0
     # Directions that differ by quarter turns are the same.
     mean = np.exp(4j * np.arctan2(walls[:, 1], walls[:, 0])).mean()
     return float(np.angle(mean)) / 4, float(abs(mean))
+
+
+def _up_of(normals: np.ndarray, floors: float = 1.0, walls: float = 1.0) -> np.ndarray:
+    """Return the direction `(3,)` near z to which floors are at right angles and which walls are along.
+
+    Args:
+        normals: `(places, 3)`.
+        floors: Weight of a place on a floor.
+        walls: The same on a wall.
+    """
+    up = np.array([0.0, 0.0, 1.0])
+    for limit in _TILT_ROUNDS:
+        along = np.abs(normals @ up)
+        level, upright = normals[along > math.cos(limit)], normals[along < math.sin(limit)]
+        _, directions = np.linalg.eigh(floors * level.T @ level - walls * upright.T @ upright)
+        up = directions[:, 2] * math.copysign(1, directions[2, 2])
+    return up
+
+
+def _with_level(frame: ScanFrame, normals: np.ndarray, least: float) -> ScanFrame:
+    upright = upright_rotation(frame.up_axis)
+    normals = normals @ upright.T
+    up = _up_of(normals)
+    tilt = math.acos(min(up[2], 1.0))
+    if tilt < _SMALLEST_TILT:
+        return frame
+    along = np.abs(normals @ up)
+    faces = ((along > math.cos(_TILT_ROUNDS[-1])).sum(), (along < math.sin(_TILT_ROUNDS[-1])).sum())
+    # A small part of the other kind, for what one kind alone cannot tell, such as the tilt along a single wall.
+    differ = math.acos(min(float(_up_of(normals, 1, 0.02) @ _up_of(normals, 0.02, 1)), 1.0))
+    confidence = 0.0 if min(faces) < _FEWEST_FACES or tilt > _LARGEST_TILT else 1 - differ / _TILT_SPREAD
+    if confidence < least:
+        note = f"may be tilted by {math.degrees(tilt):.1f}°, but floor and walls do not agree on it; not leveled"
+        return replace(frame, warnings=(*frame.warnings, note))
+    sentence = f"leveled by {math.degrees(tilt):.1f}°"
+    x, y, z = (upright.T @ up).tolist()
+    return replace(frame, up=(x, y, z), sentences=(*frame.sentences, sentence))
 
 
 def _with_turn(frame: ScanFrame, normals: np.ndarray, least: float) -> ScanFrame:
@@ -211,12 +300,15 @@ def _with_floor(frame: ScanFrame, points: np.ndarray, normals: np.ndarray, flat:
     low, high = np.percentile(heights, [0.5, 99.5])
     level = heights[flat & (np.abs(normals[:, 2]) > 0.9)]
     lower = level[level < low + 0.4 * (high - low)]
-    if len(lower) < 20:
+    if len(lower) < _FEWEST_FACES:
         note = "no floor was found; the lowest points are taken for it"
         return replace(frame, floor=float(low) * frame.unit, warnings=(*frame.warnings, note))
     counts, edges = np.histogram(lower, bins=max(int(0.4 * _CELLS), 1))
     fullest = int(counts.argmax())
     floor = float(np.median(lower[(lower >= edges[fullest]) & (lower <= edges[fullest + 1])]))
     sign = -1.0 if frame.up_axis.startswith("-") else 1.0
-    sentence = f"the floor is at {frame.up_axis[-1]} = {sign * floor:.4g} in the file"
+    if frame.up is None:
+        sentence = f"the floor is at {frame.up_axis[-1]} = {sign * floor:.4g} in the file"
+    else:
+        sentence = f"the floor is {floor:.4g} above the origin of the file"
     return replace(frame, floor=floor * frame.unit, sentences=(*frame.sentences, sentence))

@@ -117,8 +117,12 @@ class AugmentedDataset(torch.utils.data.Dataset):
         # A copy, since rows are views of the dataset's memory and a transform may write.
         cloud = self.transform(np.array(stack_channels(row, self.array_columns[1:])))  # (num_points, channels)
         # Where the channels of each column end in the joined cloud.
-        ends = np.cumsum([row[name].shape[1] for name in self.array_columns])
-        return {**row, **dict(zip(self.array_columns, np.split(cloud, ends[:-1], axis=1), strict=True))}
+        shapes = [np.shape(row[name]) for name in self.array_columns]
+        ends = np.cumsum([1 if len(shape) == 1 else shape[1] for shape in shapes])
+        parts = np.split(cloud, ends[:-1], axis=1)
+        # A column of one number for each point, such as intensities, stays one.
+        parts = [part[:, 0] if len(shape) == 1 else part for part, shape in zip(parts, shapes, strict=True)]
+        return {**row, **dict(zip(self.array_columns, parts, strict=True))}
 
 
 class ColumnChunks:

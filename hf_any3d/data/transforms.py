@@ -7,7 +7,8 @@ workers.
 """
 
 import ast
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -161,6 +162,91 @@ class RandomUpAxis(PointTransform):
 
 
 @dataclass
+class RandomFlip(PointTransform):
+    """Mirror the cloud across each of the two axes of the ground, each with probability `p`.
+
+    With `normals_columns`, the three channels of normals are mirrored too.
+    """
+
+    p: float = 0.5
+    up_axis: str = "y"
+    normals_columns: tuple[int, int, int] | None = None
+
+    def __post_init__(self):
+        self._require(0 <= self.p <= 1, "p", "a probability between 0 and 1")
+        self._require(self.up_axis in AXES, "up_axis", f"one of {', '.join(AXES)}")
+
+    def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Change signs of coordinates."""
+        signs = np.where(generator.random(3) < self.p, np.float32(-1), np.float32(1))
+        signs[AXES[self.up_axis]] = 1
+        points[:, :3] *= signs
+        if self.normals_columns is not None:
+            points[:, list(self.normals_columns)] *= signs
+        return points
+
+
+@dataclass
+class GlobalRotScaleTrans(PointTransform):
+    """Turn, scale and move a street or room so that its ground stays where it is.
+
+    It is turned about the up axis by up to `rotation` radians, scaled by `low` to `high` about the height of its
+    ground, the first percentile, and moved along the ground by Gaussian noise of `translation_std`. With
+    `normals_columns`, the three channels of normals are turned too.
+
+    Source: the transform of this name in MMDetection3D, which scales about the sensor.
+    """
+
+    rotation: float = np.pi / 4
+    low: float = 0.95
+    high: float = 1.05
+    translation_std: float = 0.2
+    up_axis: str = "y"
+    normals_columns: tuple[int, int, int] | None = None
+
+    def __post_init__(self):
+        self._require(self.translation_std >= 0, "translation_std", "zero or more")
+        self._turn = RandomRotation(self.up_axis, self.rotation, self.normals_columns)
+        self._scale = RandomScale(self.low, self.high)
+
+    def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Move the ground to height 0, turn and scale, and move it back."""
+        self._turn.normals_columns = self.normals_columns
+        up = AXES[self.up_axis]
+        ground = np.percentile(points[:, up], 1).astype(np.float32)
+        points[:, up] -= ground
+        points = self._scale.apply(self._turn.apply(points, generator), generator)
+        shift = generator.normal(0, self.translation_std, 3).astype(np.float32)
+        shift[up] = ground
+        points[:, :3] += shift
+        return points
+
+
+@dataclass
+class PointsRangeFilter(PointTransform):
+    """Keep the points in a box, `point_cloud_range`: the lowest x, y and z, then the highest."""
+
+    point_cloud_range: Sequence[float] = (-50.0, -50.0, -5.0, 50.0, 50.0, 3.0)
+
+    def __post_init__(self):
+        numbers = np.asarray(self.point_cloud_range)
+        is_box = numbers.shape == (6,) and numbers.dtype.kind in "fiu" and bool((numbers[:3] < numbers[3:]).all())
+        self._require(is_box, "point_cloud_range", "x, y and z of the lowest corner, then of the highest")
+
+    def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Select rows.
+
+        Raises:
+            ValueError: no point is in the box.
+        """
+        low, high = np.asarray(self.point_cloud_range, np.float32).reshape(2, 3)
+        kept = ((points[:, :3] >= low) & (points[:, :3] <= high)).all(axis=1)
+        if not kept.any():
+            raise ValueError(f"none of {len(points)} points is in point_cloud_range {list(self.point_cloud_range)}")
+        return points[kept]
+
+
+@dataclass
 class Jitter(PointTransform):
     """Add Gaussian noise of `std` to every point, at most `clip` along an axis."""
 
@@ -281,6 +367,9 @@ TRANSFORMS: dict[str, type[PointTransform]] = {
     "shift": RandomShift,
     "rotate": RandomRotation,
     "up": RandomUpAxis,
+    "flip": RandomFlip,
+    "rot_scale_trans": GlobalRotScaleTrans,
+    "range": PointsRangeFilter,
     "jitter": Jitter,
     "dropout": RandomDropout,
     "shuffle": Shuffle,
@@ -318,7 +407,8 @@ def parse_transform(text: str) -> tuple[str, dict]:
     """
     name, _, rest = text.partition(":")
     settings = {}
-    for part in filter(None, rest.split(",")):
+    # Commas in brackets separate the numbers of one setting.
+    for part in filter(None, re.split(r",(?![^\[(]*[\])])", rest)):
         key, equals, value = part.partition("=")
         if not equals:
             raise ValueError(f"transform {text!r}: {part!r} is not a setting; expected name:key=value,key=value")

@@ -13,6 +13,7 @@ import numpy as np
 from hf_any3d.chat import ChatSession
 from hf_any3d.chat.generation import Canceled
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.inputs import first_channel
 from hf_any3d.demo.uploads import Uploads
 from hf_any3d.processing import PointCloudProcessor
 
@@ -70,7 +71,7 @@ class Conversation(Uploads):
         processor = self.pipe.processor.feature_extractor
         shown = [points[:, :3]]
         if "rgb" in processor.features and _has_colors(cloud):
-            start = 3 * processor.features.index("rgb")
+            start = first_channel(processor.features, "rgb")
             shown.append(points[:, start : start + 3])
         return Shape(np.concatenate(shown, axis=1), _note(cloud, processor))
 

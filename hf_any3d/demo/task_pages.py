@@ -175,7 +175,7 @@ class TaskAnswers:
         self, pipe: Pipe, cloud: PointCloudData, words: str, _category: Any, note: str
     ) -> Answer:
         names = _labels(words)
-        return self._parts(cloud, pipe(cloud, candidate_labels=names), names, note)
+        return self._parts(cloud, pipe(cloud, candidate_labels=names), list(self.pipe.label_names(names)), note)
 
     def _parts(self, cloud: PointCloudData, found: dict[str, Any], names: list[str], note: str) -> Answer:
         labels = found["labels"]

@@ -7,6 +7,7 @@ that a wall ten meters away counts as found on one side.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ def score_layouts(
     if len(predictions) != len(truths) or not truths:
         raise ValueError(f"{len(predictions)} predictions for {len(truths)} truths; expected one for each, and some")
     scenes = [
-        (_by_class(mine.with_up_axis("z"), label_map), _by_class(theirs.with_up_axis("z"), label_map))
+        # In the frame of the truth: of a tilt that was found in one of them alone, places are right as they are.
+        tuple(_by_class(one.with_up_axis("z"), label_map) for one in (dataclasses.replace(mine, up=theirs.up), theirs))
         for mine, theirs in zip(predictions, truths, strict=True)
     ]
     classes = sorted({name for pair in scenes for one in pair for name in one} - set(_STRUCTURE))

@@ -156,6 +156,17 @@ PTV3_SUPERVISED = System(
     license_source="that card, which was not read here; the data sets of the training have terms of their own",
     page="https://github.com/Pointcept/PointTransformerV3",
 )
+FIND3D = System(
+    title="Find3D",
+    convert="convert_find3d",
+    model_class="PointTransformerV3ForZeroShotPointCloudSegmentation",
+    code_license="MIT",
+    weights_license="as on the card of the repository",
+    license_source="that card, which was not read here",
+    page="https://github.com/ziqi-ma/Find3D",
+)
+FIND3D_TOWER = "google/siglip-base-patch16-224"
+"""Model whose texts share the space of Find3D's points."""
 MINIGPT3D = System(
     title="MiniGPT-3D",
     convert="convert_minigpt3d",
@@ -303,6 +314,16 @@ PUBLISHED: dict[str, Published] = {
     "manycore-research/SpatialLM1.1-Llama-1B": _SPATIALLM,
     "ysmao/SpatialLM1.1-Qwen-0.5B-ARKitScenes-SFT": _SPATIALLM,
     "ysmao/SpatialLM1.1-Qwen-0.5B-Structured3D-SFT": _SPATIALLM,
+    "ziqima/find3d-checkpt0": Published(
+        FIND3D,
+        {
+            None: PublishedFile(
+                "model.safetensors", {"text_embedding_size": 768, "block_rule": "full", "depth_rule": "max"}
+            )
+        },
+        FIND3D_TOWER,
+        FIND3D_TOWER,
+    ),
     "patchalign3d/patchalign3d-encoder": Published(
         PATCHALIGN3D,
         {None: PublishedFile("patchalign3d.pt", {"hidden_size": 384, "projection_dim": 1280}, _UNVERIFIED)},

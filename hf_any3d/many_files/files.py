@@ -146,6 +146,7 @@ def _files_of(path: str) -> Iterator[str]:
     from fsspec.core import url_to_fs
 
     from hf_any3d.data.feature import local_path
+    from hf_any3d.data.files.lidar import without_buffers
 
     local = local_path(path)
     if local is not None and os.path.isfile(local):
@@ -157,7 +158,7 @@ def _files_of(path: str) -> Iterator[str]:
         yield path
         return
     inner, count = inner.rstrip("/"), 0
-    for name in sorted(system.find(inner)):
+    for name in without_buffers(sorted(system.find(inner))):
         if is_readable(name.removeprefix(inner).strip("/")):
             count += 1
             yield name if local is not None else system.unstrip_protocol(name)

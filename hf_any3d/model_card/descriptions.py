@@ -53,6 +53,12 @@ METHODS = {
         ("point_transformer_v3",),
         "A Point Transformer V3 of {config.num_hidden_layers} blocks reads voxels of a cloud",
     ),
+    "PointTransformerV3ForZeroShotPointCloudSegmentation": Method(
+        "Find3D",
+        "2411.13550",
+        ("find3d", "point_transformer_v3"),
+        "A Point Transformer V3 of {config.num_hidden_layers} blocks leads voxels of an object into a space of texts",
+    ),
     "pointnet": Method(
         "PointNet",
         "1612.00593",
@@ -68,7 +74,7 @@ METHODS = {
     "spatiallm": Method("SpatialLM", "2506.07491", ("spatiallm",)),
     "uni3d": Method("Uni3D", "2310.06773", ("uni3d",), _READS_PATCHES),
 }
-"""By the `model_type` of a config."""
+"""By the `model_type` of a config, or the name of a class whose method is another one."""
 # Weights from which a tokenizer started, by `config.tokenizer_weights`.
 _ORIGINS = {"random": "random weights", "generated_shapes": "weights learned on generated shapes"}
 _STORED_HERE = "all of them are stored in this repository."
@@ -109,7 +115,7 @@ def describe(subject: Subject) -> Description:
         ValueError: If the method of the model's type is not known.
     """
     model_type = subject.config.model_type
-    if (method := METHODS.get(model_type)) is None:
+    if (method := method_of(subject)) is None:
         raise ValueError(
             f"{subject.model_class.__name__} cannot be described in a model card: expected an entry {model_type!r} of "
             "hf_any3d.model_card.METHODS"
@@ -129,10 +135,17 @@ def describe(subject: Subject) -> Description:
     return found
 
 
+def method_of(subject: Subject) -> Method | None:
+    """Return the method of a model's class or type; None if it is not known."""
+    return METHODS.get(subject.model_class.__name__) or METHODS.get(subject.config.model_type)
+
+
 def _describe_encoder(subject: Subject) -> Description:
     """Describe a model of one encoder, which may have started from another."""
     config, start = subject.config, subject.start
-    what, stored = METHODS[config.model_type].reads.format(config=config), _STORED_HERE
+    method = method_of(subject)
+    assert method is not None
+    what, stored = method.reads.format(config=config), _STORED_HERE
     if start:
         what += f", started from {subject.show_name(start)}"
     elif subject.is_trained:

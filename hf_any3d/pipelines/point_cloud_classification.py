@@ -12,6 +12,8 @@ _FUNCTIONS = {
     "none": lambda logits: logits,
 }
 
+# What a model may tell of a cloud besides its label, by the names of outputs and arguments.
+_SIGNS = ("unknown", "one_sided")
 # Smallest and largest factor of an axis, as in the votes of the quickstart's recipe.
 _STRETCH = (0.8, 1.25)
 
@@ -36,6 +38,8 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     - `votes`: classify by the mean logits of this many copies of each cloud, stretched along the axes by 0.8 to 1.25
       at most; the first copy is the cloud itself. Takes as many times as long.
     - `unknown`: False for the labels alone, as of a model without an unknown score.
+    - `one_sided`: True for an entry `"one_sided"` too, from 0 to 1: above 0.5 the cloud looks as if it was seen from
+      one side, unlike those of the training. Models of few scans know.
 
     Example:
         ```python
@@ -49,15 +53,16 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     """
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
-        after = {name: kwargs.pop(name) for name in ("top_k", "function_to_apply", "unknown") if name in kwargs}
+        after = {name: kwargs.pop(name) for name in ("top_k", "function_to_apply", *_SIGNS) if name in kwargs}
         before = without_none(up_axis=kwargs.pop("up_axis", None))
         within = without_none(votes=kwargs.pop("votes", None))
-        refuse_unknown(kwargs, "top_k, function_to_apply, up_axis, votes, unknown")
+        refuse_unknown(kwargs, "top_k, function_to_apply, up_axis, votes, unknown, one_sided")
         votes = within.get("votes", 1)
         if isinstance(votes, bool) or not isinstance(votes, int) or votes < 1:
             raise ValueError(f"votes={votes!r}; expected a whole number, at least 1")
-        if not isinstance(after.get("unknown", True), bool):
-            raise ValueError(f"unknown={after['unknown']!r}; expected True or False")
+        for name in _SIGNS:
+            if not isinstance(after.get(name, True), bool):
+                raise ValueError(f"{name}={after[name]!r}; expected True or False")
         check_top_k(after.get("top_k"))
         if (function := after.get("function_to_apply")) is not None:
             # transformers also has an enum of these names.
@@ -73,7 +78,7 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
                 raise ValueError(f"votes={votes} for a model that takes {others[0]} too; expected 1")
             model_inputs["points"] = stretched(model_inputs["points"], votes).flatten(0, 1)
         output = self.model(**model_inputs)
-        found = {"logits": output.logits, **without_none(unknown=output.get("unknown"))}
+        found = {"logits": output.logits, **without_none(**{name: output.get(name) for name in _SIGNS})}
         if votes > 1:
             found = {name: values.float().unflatten(0, (-1, votes)).mean(1) for name, values in found.items()}
         return {**found, "stem": stem}
@@ -84,6 +89,7 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         top_k: int | None = 1,
         function_to_apply: str | None = None,
         unknown: bool = True,
+        one_sided: bool = False,
     ) -> list[dict[str, Any]]:
         """Convert logits `(1, labels)` to the `top_k` best labels with their scores."""
         refuse_non_finite(outputs["logits"], outputs["stem"][0])
@@ -92,6 +98,8 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         scores, classes = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
         names = self.model.config.id2label
         best = [{"label": names[int(c)], "score": float(s)} for c, s in zip(classes, scores, strict=True)]
+        if one_sided and "one_sided" in outputs:
+            best = [entry | {"one_sided": float(outputs["one_sided"][0])} for entry in best]
         if not unknown or "unknown" not in outputs:
             return best
         score, far = float(outputs["unknown"][0]), self.model.config.unknown_far

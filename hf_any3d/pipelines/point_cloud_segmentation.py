@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial import KDTree
 from tqdm.auto import tqdm
 from transformers.pipelines.base import ChunkPipeline
 
@@ -30,7 +29,7 @@ from hf_any3d.pipelines.base import (
 )
 from hf_any3d.processing import UP_AXES, checked_choice
 from hf_any3d.visualization.viewer import colors_of, write_point_cloud_page
-from hf_any3d.voxel_processing import SURFACE_POINTS
+from hf_any3d.voxel_processing import SURFACE_POINTS, nearest_rows
 
 # Points sampled on a mesh, in multiples of the points that the model processes at a time.
 MESH_DENSITY = 4
@@ -165,6 +164,10 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         self._bar = progress
         return super().__call__(inputs, progress=progress, batch_size=batch_size, **kwargs)
 
+    def label_names(self) -> tuple[str, ...]:
+        """Return the names of the labels by their numbers in an answer."""
+        return tuple(self.model.config.id2label[number] for number in range(self.model.config.num_labels))
+
     def _sanitize_parameters(
         self,
         category: str | int | None = None,
@@ -249,6 +252,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
                 dense if processor.returns_num_points else min(dense, SURFACE_POINTS), processor.seed or 0
             )
         part = data
+        if getattr(processor, "drawn_points", None) is not None and len(data) > processor.num_points:
+            # An object is scaled as a whole, so it is not cut into blocks.
+            max_points = min(max_points or processor.num_points, processor.num_points)
         if max_points is not None and len(data) > max_points:
             kept = np.random.default_rng(processor.seed or 0).choice(len(data), max_points, replace=False)
             # Points keep their order, and neighbors in the file stay near in memory.
@@ -319,15 +325,11 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         formats: list[str] | tuple[str, ...] = FORMATS,
         names: Sequence[str] | None = None,
     ) -> dict[str, Any]:
-        if names is None:
-            names = [self.model.config.id2label[number] for number in range(self.model.config.num_labels)]
+        names = self.label_names() if names is None else names
         data = scene.data
         labels, scores = merged.labels_and_scores()
         if scene.part is not data:
-            # In pieces, since the result of a query is several times larger than the points.
-            tree = KDTree(scene.part.points)
-            pieces = [data.points[start : start + _PIECE] for start in range(0, len(data), _PIECE)]
-            nearest = np.concatenate([tree.query(piece)[1] for piece in pieces])
+            nearest = nearest_rows(data.points, scene.part.points)
             labels, scores = labels[nearest], scores[nearest]
         # Coordinates of the file; in the model they are relative to the offset, since float32 is too coarse for maps.
         points = data.points if data.offset is None else data.points + data.offset

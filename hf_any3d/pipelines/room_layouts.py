@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from hf_any3d.chat.generation import GENERATION_KEYS, streamed
 from hf_any3d.chat.messages import is_conversation, take_clouds
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.room_voxels import VoxelizedRoom
+from hf_any3d.data.scan_frames import frame_parts
 from hf_any3d.modeling.layers.boxes import UP_AXES, DetectionRule
 from hf_any3d.modeling.spatiallm import DroppedLine, Layout, SpatialLMConfig, Wall, read_lines
 from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown, specialize, stem_of, without_none
@@ -41,6 +42,7 @@ class Request:
         classes: Objects to look for; none for all.
         texts: The answers.
         are_whole: Which of them ended by themselves.
+        counts: How many tokens they have, their ends included.
     """
 
     room: VoxelizedRoom
@@ -49,6 +51,7 @@ class Request:
     classes: tuple[str, ...]
     texts: Sequence[str] = ()
     are_whole: Sequence[bool] = ()
+    counts: Sequence[int] = ()
 
 
 class _LayoutPipeline(PointCloudPipeline):
@@ -88,7 +91,7 @@ class _LayoutPipeline(PointCloudPipeline):
         if own["up_axis"] is not None:
             checked_choice("up_axis", own["up_axis"], UP_AXES)
         if own["align"] is not None:
-            checked_choice("align", own["align"], (True, False))
+            frame_parts(own["align"])
         if own["task"] is not None:
             checked_choice("task", own["task"], tuple(TASKS))
         if own["candidate_labels"] is not None:
@@ -108,7 +111,7 @@ class _LayoutPipeline(PointCloudPipeline):
         task: str | None = None,
         candidate_labels: Sequence[str] = (),
         up_axis: str | None = None,
-        align: bool | None = None,
+        align: bool | str | Sequence[str] | None = None,
     ) -> Request:
         """Read a scan, align and clean it; a mesh is sampled on its surface."""
         data = to_cloud(cloud, ("xyz", "rgb"))
@@ -139,7 +142,10 @@ class _LayoutPipeline(PointCloudPipeline):
         texts, ends = self.processor.answer_texts(made), settings.get("eos_token_id")
         ends = self.model.generation_config.eos_token_id if ends is None else ends
         ends = [ends] if isinstance(ends, int) else list(ends or [])
-        whole = torch.isin(made, torch.tensor(ends, device=made.device)).any(dim=1).tolist()
+        at_end = torch.isin(made, torch.tensor(ends, device=made.device))
+        whole = at_end.any(dim=1).tolist()
+        # Behind its end, a row is filled up.
+        counts = torch.where(at_end.any(dim=1), at_end.int().argmax(dim=1) + 1, made.shape[1]).tolist()
         # With num_return_sequences, a request has several answers, one after the other.
         each = len(texts) // len(requests)
         return [
@@ -147,6 +153,7 @@ class _LayoutPipeline(PointCloudPipeline):
                 request,
                 texts=texts[each * number : each * (number + 1)],
                 are_whole=whole[each * number : each * (number + 1)],
+                counts=counts[each * number : each * (number + 1)],
             )
             for number, request in enumerate(requests)
         ]
@@ -181,8 +188,14 @@ class _LayoutPipeline(PointCloudPipeline):
         """
         before, generation, _ = self._sanitize_parameters(**kwargs)
         request = self.request(cloud, **{**self._preprocess_params, **before})
-        generation = {**self._forward_params, **generation}
+        for layout in self.entities(request, {**self._forward_params, **generation}):
+            yield request, layout
+
+    def entities(self, request: Request, generation: Mapping[str, Any]) -> Generator[Layout, None, Request]:
+        """Yield the entities of a scan that was read as in `written`, and return the request with its answer."""
+        generation = dict(generation)
         stops = generation.pop("stopping_criteria", ())
+        answered: list[Request] = []
 
         def generate(**further: Any) -> list[Request]:
             with torch.no_grad():
@@ -191,17 +204,22 @@ class _LayoutPipeline(PointCloudPipeline):
         streamer: Any = TextIteratorStreamer(
             self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+
+        def pieces() -> Iterator[str]:
+            answered.extend((yield from streamed(generate, streamer, stops)))
+
         walls: list[Wall] = []
-        lines = map(self.processor.without_marks, _lines(streamed(generate, streamer, stops)))
+        lines = map(self.processor.without_marks, _lines(pieces()))
         for entity in read_lines(lines):
             if isinstance(entity, DroppedLine):
                 warnings.warn(f"{entity.text!r:.60} was left out: {entity.reason}", stacklevel=2)
                 continue
             if isinstance(entity, Wall):
                 walls.append(entity)
-                yield request, self.processor.in_frame(Layout.of([entity]), request.room)
+                yield self.processor.in_frame(Layout.of([entity]), request.room)
             else:
-                yield request, self.processor.in_frame(Layout.of([*walls, entity]), request.room)
+                yield self.processor.in_frame(Layout.of([*walls, entity]), request.room)
+        return answered[0]
 
 
 class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline):
@@ -216,8 +234,9 @@ class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline
 
     - `task`: "objects" by default, "layout" for walls, doors and windows, "all" for both.
     - `candidate_labels`: objects to look for, of the classes that the model knows.
-    - `align`: whether the up axis, the unit, the floor and the turn of the walls are found and changed for the model,
-      by default as the processor does; boxes are in the frame and unit of the scan all the same.
+    - `align`: whether the up axis, a tilt, the unit, the floor and the turn of the walls are found and changed for the
+      model, or which of them ("up_axis,level,unit,floor,turn"), by default as the processor does; boxes are in the
+      frame and unit of the scan all the same, and their corners are tilted with it.
     - `grammar`: whether the model can write nothing else than well-formed layouts; False by default.
     - `up_axis`: the axis that points up in the clouds, with a minus for the other direction, if it need not be found.
 
@@ -322,7 +341,7 @@ class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
         elif is_conversation(inputs):
             messages = inputs
         if messages is not None:
-            inputs, task = _from_messages(messages)
+            inputs, task = scan_of_messages(messages)
             arguments |= without_none(task=task)
         elif isinstance(inputs, Mapping) and inputs.get("text") is not None:
             arguments |= {"task": _task_of(inputs["text"])}
@@ -345,10 +364,15 @@ class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
     def stream(self, cloud: Any, **kwargs: Any) -> Iterator[str]:
         """Yield the lines of one scan's layout as soon as they are written; arguments are those of a call."""
         for _, layout in self.written(cloud, **kwargs):
-            yield layout.write().rpartition("\n")[2]
+            yield last_line(layout)
 
 
 _RULES = tuple(field.name for field in dataclasses.fields(DetectionRule))
+
+
+def last_line(layout: Layout) -> str:
+    """Return the line of the entity that `written` yields a layout for."""
+    return layout.write().rpartition("\n")[2]
 
 
 def _told(layout: Layout, request: Request) -> dict[str, Any]:
@@ -375,7 +399,7 @@ def _task_of(text: str) -> str:
     return found
 
 
-def _from_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Any, str | None]:
+def scan_of_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Any, str | None]:
     """Return the cloud of a conversation, and the task that it asks for.
 
     Raises:

@@ -9,17 +9,21 @@ import torch
 
 from hf_any3d.data.text_bank import TextBank
 from hf_any3d.identity import weights_state
-from hf_any3d.modeling.patchalign3d import clean_label
+from hf_any3d.modeling.point_encoders.part_texts import clean_label
 from hf_any3d.pipelines.base import refuse_unknown
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
 from hf_any3d.pipelines.zero_shot_point_cloud_classification import CACHE_SIZE, as_labels
+
+NONE = "none"
+"""Label of points that belong to no text."""
 
 
 class ZeroShotPointCloudSegmentationPipeline(PointCloudSegmentationPipeline):
     """Label every point with one of the parts that labels, given as text, name.
 
     Takes the clouds, and returns the answers, of `PointCloudSegmentationPipeline`; the numbers of labels are their
-    places in `candidate_labels`. Every point gets one of the labels. Embeddings of a set of labels are cached.
+    places in `candidate_labels`. Every point gets one of the labels; of models such as Find3D a point may get "none",
+    the label after the last. Embeddings of a set of labels are cached.
 
     Arguments of a call:
 
@@ -30,7 +34,10 @@ class ZeroShotPointCloudSegmentationPipeline(PointCloudSegmentationPipeline):
       `{}` for the category; by default those of the model's config.
     - `text_features`: vectors of labels that were computed elsewhere, instead of the model's text tower: a `TextBank`,
       the path of its file, or a tensor or array `(labels, width)`.
-    - `patch_to_point`: "nearest" or "membership", how points get the scores of patches; by default the config's.
+    - `patch_to_point`: "nearest" or "membership", how points get the scores of patches, for models of patches; by
+      default the config's.
+    - `none_label`: whether a point may get none of the labels, for models that have a score for this; by default the
+      config's.
     - `up_axis`, `max_points`, `output_dir` and `formats`: as of `PointCloudSegmentationPipeline`.
 
     Example:
@@ -55,21 +62,27 @@ class ZeroShotPointCloudSegmentationPipeline(PointCloudSegmentationPipeline):
         templates: Sequence[str] | str | None = None,
         text_features: Any = None,
         patch_to_point: str | None = None,
+        none_label: bool | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         own = ("up_axis", "max_points", "output_dir", "formats")
         before, _, after = super()._sanitize_parameters(**{name: kwargs.pop(name) for name in own if name in kwargs})
         refuse_unknown(
-            kwargs, f"candidate_labels, category, templates, text_features, patch_to_point, {', '.join(own)}"
+            kwargs,
+            f"candidate_labels, category, templates, text_features, patch_to_point, none_label, {', '.join(own)}",
         )
         if text_features is not None and (category is not None or templates is not None):
             raise ValueError("category and templates make texts; expected neither, as text_features is given")
-        during: dict[str, Any] = {} if patch_to_point is None else {"patch_to_point": patch_to_point}
+        during: dict[str, Any] = {}
+        for name, value in (("patch_to_point", patch_to_point), ("none_label", none_label)):
+            if value is not None and not hasattr(self.model.config, name):
+                raise ValueError(f"{name}={value!r}; expected None, as this model has no such choice")
+            during |= {} if value is None else {name: value}
         texts = {"category": category, "templates": templates, "text_features": text_features}
         during |= {name: value for name, value in texts.items() if value is not None}
         if candidate_labels is not None:
             labels = as_part_labels(candidate_labels)
-            during["labels"], after["names"] = labels, labels
+            during["labels"], after["names"] = labels, self.label_names(labels, none_label)
         return before, during, after
 
     def __call__(self, inputs: Any, candidate_labels: Sequence[str] | str | None = None, **kwargs: Any) -> Any:
@@ -84,16 +97,31 @@ class ZeroShotPointCloudSegmentationPipeline(PointCloudSegmentationPipeline):
             raise ValueError("candidate_labels is missing; expected a list of labels to choose from")
         return super().__call__(inputs, **kwargs)
 
+    def label_names(
+        self, candidate_labels: Sequence[str] | str = (), none_label: bool | None = None
+    ) -> tuple[str, ...]:
+        """Return the names of the labels by their numbers in an answer; arguments of a call.
+
+        Raises:
+            ValueError: A label is invalid, or "none" where points may get none of them.
+        """
+        labels = as_part_labels(candidate_labels)
+        if not (getattr(self.model.config, "none_label", False) if none_label is None else none_label):
+            return labels
+        if any(clean_label(label) == NONE for label in labels):
+            raise ValueError(f"candidate_labels has {NONE!r}, which points without a label get; leave it out")
+        return (*labels, NONE)
+
     def _forward(
         self,
         model_inputs: dict[str, Any],
         labels: tuple[str, ...] = (),
-        patch_to_point: str | None = None,
-        **texts: Any,
+        **given: Any,
     ) -> dict[str, Any]:
         own = {name: model_inputs.pop(name) for name in ("index", "cloud", "is_last")}
-        embeds = self.label_embeddings(labels, **texts)
-        output = self.model(**model_inputs, text_embeds=embeds, patch_to_point=patch_to_point)
+        choices = {name: given.pop(name) for name in ("patch_to_point", "none_label") if name in given}
+        embeds = self.label_embeddings(labels, **given)
+        output = self.model(**model_inputs, text_embeds=embeds, **choices)
         return {"logits": output.logits.float(), **own}
 
     def label_embeddings(

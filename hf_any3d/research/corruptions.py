@@ -12,6 +12,8 @@ import numpy as np
 from scipy.interpolate import RBFInterpolator
 from scipy.spatial import ConvexHull
 
+from hf_any3d.data.inputs import first_channel
+
 SEVERITIES = (1, 2, 3, 4, 5)
 # Points of a region or hole, as shares of the cloud: 100 and 30 of 1024 in ModelNet40-C.
 _REGION, _HOLE = 100 / 1024, 30 / 1024
@@ -239,7 +241,7 @@ def corrupt(
     channels = points[:, 3:] if changed.index is None else points[changed.index, 3:]
     if changed.matrix is not None and "normals" in features:
         # `channels` begins after xyz.
-        first = 3 * (list(features).index("normals") - 1)
+        first = first_channel(features, "normals") - 3
         channels = channels.copy()
         # Under a linear map, normals transform with its inverse transpose, which changes their length.
         normals = channels[:, first : first + 3] @ np.linalg.inv(changed.matrix).T

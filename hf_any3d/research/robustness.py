@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import atomic_write, read_json, write_json, write_text
-from hf_any3d.data.inputs import ATTRIBUTES
+from hf_any3d.data.inputs import ATTRIBUTES, first_channel
 from hf_any3d.data.point_arrays import resample_index
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.markdown import inline
@@ -68,7 +68,7 @@ class Condition:
         if self.family == "points":
             return points[generator.choice(len(points), min(self.level, len(points)), replace=False)]
         if self.family == "color":
-            first = 3 * processor.features.index("rgb")
+            first = first_channel(processor.features, "rgb")
             points = points.copy()
             points[:, first : first + 3] = _GRAYS[self.name]
             return points
@@ -332,7 +332,7 @@ def _rotated(points: np.ndarray, matrix: np.ndarray, features: Sequence[str]) ->
     center = points[:, :3].mean(axis=0)
     points[:, :3] = (points[:, :3] - center) @ matrix + center
     if "normals" in features:
-        first = 3 * list(features).index("normals")
+        first = first_channel(features, "normals")
         points[:, first : first + 3] = points[:, first : first + 3] @ matrix
     return points
 

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from hf_any3d.messages import one_line, printable
 from hf_any3d.serving.chat_batches import Conversation
 from hf_any3d.serving.inputs import Upload, invalid
+from hf_any3d.serving.layout_chat import LayoutConversation
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.middleware import AdmissionMiddleware, as_json, json_response, logger, refused
 from hf_any3d.serving.openai_chat import (
@@ -36,7 +37,7 @@ from hf_any3d.serving.openai_chat import (
 )
 from hf_any3d.serving.requests import check_count, check_texts, is_form, parse_json, read_form, read_json, read_request
 from hf_any3d.serving.service import Service
-from hf_any3d.serving.tasks import CHAT, Route, Settings
+from hf_any3d.serving.tasks import Route, Settings
 from hf_any3d.version import __version__
 
 # Threads that read files and prepare answers, besides the one of the model.
@@ -96,7 +97,7 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
 
     for route in service.routes.values():
         _add_route(app, service, route)
-    if service.task == CHAT:
+    if service.has_chat:
         _add_chat(app, service)
     return app
 
@@ -148,7 +149,7 @@ async def answer_chat(request: Request, service: Service) -> Response:
     readers, request_id = request.app.state.readers, request.state.request_id
     asked, uploads = await read_chat(request, service)
 
-    async def begin() -> tuple[Conversation, Any]:
+    async def begin() -> tuple[Conversation | LayoutConversation, Any]:
         conversation = await anyio.to_thread.run_sync(conversation_of, asked, uploads, service, limiter=readers)
         return conversation, lambda: service.submit(conversation.key, conversation, request.state.deadline)
 
@@ -186,7 +187,7 @@ async def answer_chat(request: Request, service: Service) -> Response:
 class _Stream(StreamingResponse):
     """A stream of events; its end, or a client that leaves, ends the answer."""
 
-    def __init__(self, events: AsyncIterator[bytes], conversation: Conversation, future: Any):
+    def __init__(self, events: AsyncIterator[bytes], conversation: Conversation | LayoutConversation, future: Any):
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         self.conversation, self.future = conversation, future
 
@@ -228,7 +229,7 @@ async def read_chat(request: Request, service: Service) -> tuple[ChatRequest, li
 async def _events(
     request: Request,
     service: Service,
-    conversation: Conversation,
+    conversation: Conversation | LayoutConversation,
     future: Any,
     pieces: asyncio.Queue[str | None],
     include_usage: bool,

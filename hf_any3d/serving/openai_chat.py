@@ -12,6 +12,7 @@ from hf_any3d.chat.generation import LEAST_TEMPERATURE
 from hf_any3d.chat.messages import take_clouds
 from hf_any3d.serving.chat_batches import ChatAnswer, Conversation
 from hf_any3d.serving.inputs import Upload, upload_of
+from hf_any3d.serving.layout_chat import LayoutConversation, layout_conversation
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.service import Service
 
@@ -86,7 +87,7 @@ def check_request(request: ChatRequest, service: Service) -> None:
         raise Refused(400, "stream_options: expected none without stream", param="stream_options")
     if request.max_tokens is not None and request.max_completion_tokens is not None:
         raise Refused(400, "max_tokens and max_completion_tokens are the same; expected one of them")
-    if (tokens := _tokens(request)) > service.limits.new_tokens:
+    if (tokens := _tokens(request, service)) > service.limits.new_tokens:
         raise Refused(400, f"max_tokens: {tokens}; expected at most {service.limits.new_tokens}", param="max_tokens")
     if 0 < request.temperature < LEAST_TEMPERATURE:
         text = f"temperature: {request.temperature}; expected 0, which is greedy, or {LEAST_TEMPERATURE:g} to 2"
@@ -98,8 +99,10 @@ def check_request(request: ChatRequest, service: Service) -> None:
         raise Refused(400, f"messages: the last is of role {role!r}; expected user", param="messages")
 
 
-def _tokens(request: ChatRequest) -> int:
-    return request.max_tokens or request.max_completion_tokens or _NEW_TOKENS
+def _tokens(request: ChatRequest, service: Service) -> int:
+    # A layout has some tens of tokens a line.
+    usual = _NEW_TOKENS if service.layouts is None else service.limits.new_tokens
+    return request.max_tokens or request.max_completion_tokens or usual
 
 
 def uploads_of(request: ChatRequest, files: Mapping[str, Upload]) -> list[Upload]:
@@ -127,7 +130,9 @@ def texts_of(request: ChatRequest) -> list[str]:
     return parts + [content for content in contents if isinstance(content, str)]
 
 
-def conversation_of(request: ChatRequest, uploads: list[Upload], service: Service) -> Conversation:
+def conversation_of(
+    request: ChatRequest, uploads: list[Upload], service: Service
+) -> Conversation | LayoutConversation:
     """Read the clouds of a request and make its prompt.
 
     Raises:
@@ -147,13 +152,21 @@ def conversation_of(request: ChatRequest, uploads: list[Upload], service: Servic
             for part in parts
         ]
         messages.append({"role": message.role, "content": content})
+    sampling, tokens = {}, _tokens(request, service)
+    if request.temperature:
+        # top_k=0 turns off a limit that the model's generation config may have, as OpenAI's API has none.
+        sampling = {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p, "top_k": 0}
+    if service.layouts is not None:
+        try:
+            return layout_conversation(service.layouts, messages, tokens, sampling, request.seed)
+        except ValueError as error:
+            raise Refused(400, str(error), param="messages") from error
     processor = service.pipe.processor
     try:
         take_clouds(messages)  # here an error does not name the number of a conversation
         (prompt,) = processor.prompts([messages], service.chat_template, add_generation_prompt=True)
     except ValueError as error:
         raise Refused(400, str(error), param="messages") from error
-    tokens = _tokens(request)
     context = getattr(service.pipe.model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None:
         if len(prompt.input_ids) >= context:
@@ -163,14 +176,12 @@ def conversation_of(request: ChatRequest, uploads: list[Upload], service: Servic
                 param="messages",
             )
         tokens = min(tokens, context - len(prompt.input_ids))
-    sampling = {}
-    if request.temperature:
-        # top_k=0 turns off a limit that the model's generation config may have, as OpenAI's API has none.
-        sampling = {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p, "top_k": 0}
     return Conversation(prompt, tokens, sampling, request.seed)
 
 
-def completion(name: str, request_id: str, conversation: Conversation, answer: ChatAnswer) -> dict[str, Any]:
+def completion(
+    name: str, request_id: str, conversation: Conversation | LayoutConversation, answer: ChatAnswer
+) -> dict[str, Any]:
     """Return a complete answer in OpenAI's form."""
     message = {"role": "assistant", "content": answer.text}
     return {
@@ -183,7 +194,7 @@ def completion(name: str, request_id: str, conversation: Conversation, answer: C
     }
 
 
-def usage(conversation: Conversation, answer: ChatAnswer) -> dict[str, int]:
+def usage(conversation: Conversation | LayoutConversation, answer: ChatAnswer) -> dict[str, int]:
     """Return the numbers of tokens, those of clouds included."""
     prompt = len(conversation.prompt.input_ids)
     return {"prompt_tokens": prompt, "completion_tokens": answer.tokens, "total_tokens": prompt + answer.tokens}
@@ -210,6 +221,6 @@ class Chunks:
         reason = None if answer is None else _reason(answer)
         return {**self._head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
 
-    def usage(self, conversation: Conversation, answer: ChatAnswer) -> dict[str, Any]:
+    def usage(self, conversation: Conversation | LayoutConversation, answer: ChatAnswer) -> dict[str, Any]:
         """Return the chunk with the numbers of tokens."""
         return {**self._head, "choices": [], "usage": usage(conversation, answer)}

@@ -11,9 +11,11 @@ from typing import Any
 
 from hf_any3d.identity import pipeline_identity
 from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
+from hf_any3d.pipelines import LayoutDetectionPipeline, LayoutTextPipeline
 from hf_any3d.serving.batching import Batcher, Work
 from hf_any3d.serving.chat_batches import answer_conversations
 from hf_any3d.serving.journal import Journal
+from hf_any3d.serving.layout_chat import LayoutConversation, answer_layout
 from hf_any3d.serving.limits import Refused, ServeLimits
 from hf_any3d.serving.metrics import Metrics
 from hf_any3d.serving.tasks import CHAT, Route, routes_of
@@ -56,6 +58,11 @@ class Service:
         self.routes: dict[str, Route] = {}
         if task != CHAT:
             self.routes = {route.path: route for route in routes_of(task, pipe)}
+        self.layouts = None
+        if isinstance(pipe, LayoutDetectionPipeline):  # the same model writes texts
+            self.layouts = LayoutTextPipeline(
+                model=pipe.model, processor=pipe.processor, device=pipe.device, task=CHAT
+            )
         self.batcher = Batcher(self._run, self.batch, self.limits.wait, self.metrics.observe_batch)
         self.metrics.queued.set_function(lambda: len(self.batcher))
 
@@ -67,7 +74,12 @@ class Service:
     @property
     def paths(self) -> list[str]:
         """Paths of the routes that this model answers."""
-        return ["/v1/chat/completions"] if self.task == CHAT else list(self.routes)
+        return [*self.routes, *(["/v1/chat/completions"] if self.has_chat else [])]
+
+    @property
+    def has_chat(self) -> bool:
+        """Whether the model continues conversations, or writes layouts as answers to its instructions."""
+        return self.task == CHAT or self.layouts is not None
 
     def admit(self) -> None:
         """Count a request in; `leave` counts it out.
@@ -106,5 +118,8 @@ class Service:
     def _run(self, key: Any, contents: list[Any]) -> list[Any]:
         if self.task == CHAT:
             return answer_conversations(self.pipe, contents)
+        if isinstance(key, LayoutConversation):
+            assert self.layouts is not None
+            return [answer_layout(self.layouts, contents[0])]
         path, settings = key
         return self.routes[path].run(settings, contents, self.batch)

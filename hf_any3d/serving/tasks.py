@@ -79,6 +79,14 @@ class DetectSettings(Settings):
     nms_iou: float = Field(0.25, ge=0, le=1, description="Of two boxes that overlap by more, the likelier one stays.")
     top_k: int | None = Field(None, ge=1, description="Largest number of boxes of a cloud.")
     up_axis: Literal["x", "y", "z"] | None = Field(None, description="Axis that points up in the clouds.")
+    task: Literal["objects", "layout", "all"] | None = Field(
+        None, description="Of models that write layouts: what is written, objects by default."
+    )
+    labels: Labels | None = Field(None, description="Of models that write layouts: objects to look for.")
+    align: bool | Labels | None = Field(
+        None, description="Of models that write layouts: whether the frame of a scan is found, or which parts of it."
+    )
+    grammar: bool | None = Field(None, description="Of models that write layouts: whether answers are well-formed.")
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,12 @@ class Route:
             raise Refused(400, "labels: missing; expected the labels to choose from", param="labels")
         if labels is not None and len(labels) > limits.labels:
             raise Refused(400, f"labels: {len(labels)}; expected at most {limits.labels}", param="labels")
+        if self.settings is DetectSettings and not self.pipe.has_scores:
+            takes_labels = True  # of the classes that it can write, if any are named
+        elif self.settings is DetectSettings:
+            for name in ("task", "align", "grammar"):
+                if getattr(settings, name) is not None:
+                    raise Refused(400, f"{name}: this model writes no layouts; expected none", param=name)
         for name in () if takes_labels else ("labels", "template", "text_embeds"):
             if getattr(settings, name, None) is not None:
                 raise Refused(400, f"{name}: this model has labels of its own; expected none", param=name)
@@ -139,8 +153,11 @@ class Route:
         elif isinstance(settings, FeatureSettings):
             given = {"up_axis": settings.up_axis}
         elif isinstance(settings, DetectSettings):
-            # Everything is given, since None is a choice of its own for nms and top_k.
-            return settings.model_dump()
+            given = settings.model_dump()
+            given["candidate_labels"] = given.pop("labels")
+            # None is a choice of its own for nms and top_k.
+            writes = ("task", "candidate_labels", "align", "grammar")
+            return {name: value for name, value in given.items() if value is not None or name not in writes}
         else:
             given = {"category": settings.category, "max_points": settings.max_points}
             given |= {"candidate_labels": settings.labels, "up_axis": settings.up_axis}
@@ -165,7 +182,7 @@ class Route:
             arrays["scores"] = answer["scores"].astype("<f4")
         if cloud.is_mesh:  # labels are those of points on its surface, which the client does not have
             arrays["points"] = answer["points"].astype("<f4")
-        names = settings.labels or tuple(self.pipe.model.config.id2label[n] for n in range(self._num_labels))
+        names = self.pipe.label_names(settings.labels) if settings.labels else self.pipe.label_names()
         segments = [
             {"label": part["label"], "points": int(part["mask"].sum()), "score": part["score"]}
             for part in answer["segments"]
@@ -176,10 +193,6 @@ class Route:
             "segments": segments,
             **{name: _encoded(values, settings.encoding) for name, values in arrays.items()},
         }
-
-    @property
-    def _num_labels(self) -> int:
-        return self.pipe.model.config.num_labels
 
 
 _HEADS: dict[str, tuple[str, type[Settings]]] = {

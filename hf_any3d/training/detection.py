@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hf_any3d.auto import AutoModelForPointCloudObjectDetection
 from hf_any3d.data.boxes import Changes, DrawPoints, Scene, build_changes
+from hf_any3d.data.inputs import count_channels
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.evaluation.detection import detection_metrics
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
@@ -267,7 +268,7 @@ def train_detector(argv: list[str] | None = None) -> RunReport:
         num_points=data.num_points, features=data.features, center=False, scale=None, up_axis="z"
     )
     settings = {
-        "in_channels": 3 * len(data.features),
+        "in_channels": count_channels(data.features),
         "num_heading_bins": 12 if has_headings(splits["train"]) else 1,
     }
     model = build_detector(model_arguments, classes, settings)

@@ -13,9 +13,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch import nn
-from transformers import AutoProcessor
+from transformers import AutoProcessor, BitsAndBytesConfig
 
 from hf_any3d.auto import AutoModelForPointCloudTextToText
 from hf_any3d.data.inputs import to_cloud
@@ -34,6 +34,8 @@ from hf_any3d.training.arguments import (
     json_mapping,
     parse_arguments,
 )
+from hf_any3d.training.layout_objects import LayoutTrainer, object_targets
+from hf_any3d.training.models import build_peft_config, peft_methods
 from hf_any3d.training.rows import SharedEpoch
 from hf_any3d.training.trainer import PointTrainer
 
@@ -56,6 +58,7 @@ class LayoutRows(torch.utils.data.Dataset):
         turns: Turns of training rooms about z: "none", "quarter" ones or "any".
         sizes: Smallest and largest factor of the size of training rooms.
         min_points: Boxes with fewer points are left out of training rows.
+        fold_quarter_turns: Whether boxes have the text of boxes along the axes where they look the same.
 
     Raises:
         ValueError: The dataset lacks these columns.
@@ -71,6 +74,7 @@ class LayoutRows(torch.utils.data.Dataset):
         turns: str = "quarter",
         sizes: tuple[float, float] = (1.0, 1.0),
         min_points: int = 0,
+        fold_quarter_turns: bool = False,
     ):
         self._names: list[str] | None = None
         if "layout" not in dataset.column_names:
@@ -84,6 +88,7 @@ class LayoutRows(torch.utils.data.Dataset):
         self.rows = ArrowRows(self.dataset)
         self.processor, self.seed = processor, seed
         self.turns, self.sizes, self.min_points = turns, sizes, min_points
+        self.fold_quarter_turns = fold_quarter_turns
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -96,7 +101,7 @@ class LayoutRows(torch.utils.data.Dataset):
         except ValueError as error:
             raise ValueError(f"row {index}: {error}") from None
         if self.seed is None:
-            return {"room": self.processor.read([row], align=False)[0], "layout": layout}
+            return {"room": self.processor.read([row], align=False)[0], "layout": self._folded(layout)}
         generator = np.random.default_rng((self.seed, self.epoch, index))
         cloud = to_cloud(row, ("xyz", "rgb"))
         points = cloud.points.astype(np.float64)
@@ -105,7 +110,10 @@ class LayoutRows(torch.utils.data.Dataset):
         if self.min_points:
             kept = tuple(box for box in layout.boxes if _points_near(box, points) >= self.min_points)
             layout = dataclasses.replace(layout, boxes=kept)
-        return {"room": self.processor.voxelize(points, colors, generator), "layout": layout}
+        return {"room": self.processor.voxelize(points, colors, generator), "layout": self._folded(layout)}
+
+    def _folded(self, layout: Layout) -> Layout:
+        return layout.with_folded_turns() if self.fold_quarter_turns else layout
 
     def _layout(self, row: Mapping[str, Any]) -> Layout:
         if self._names is None:
@@ -144,15 +152,22 @@ class LayoutCollator:
     Args:
         processor: Processor of the model.
         task: What the model is asked to write.
+        has_objects: Whether to add the `object_targets` of all tokens of the clouds, one cloud after the other.
     """
 
     processor: SpatialLMProcessor
     task: str = "all"
+    has_objects: bool = False
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return what a call of the processor with layouts returns."""
+        """Return what a call of the processor with layouts returns, perhaps with `object_words` and `object_boxes`."""
         rooms: list[VoxelizedRoom] = [row["room"] for row in rows]
-        return dict(self.processor(rooms, task=self.task, layouts=[row["layout"] for row in rows]))
+        batch = dict(self.processor(rooms, task=self.task, layouts=[row["layout"] for row in rows]))
+        if self.has_objects:
+            targets = [object_targets(row["room"], row["layout"], self.processor) for row in rows]
+            for name, parts in zip(("object_words", "object_boxes"), zip(*targets, strict=True), strict=True):
+                batch[name] = torch.from_numpy(np.concatenate(parts))
+        return batch
 
 
 PARTS = {"language": "language_model", "encoder": "point_encoder"}
@@ -160,6 +175,7 @@ PARTS = {"language": "language_model", "encoder": "point_encoder"}
 _BETWEEN = ("input_projection", "projector")
 """Layers between the parts, which are always trained."""
 ADAPTED, ALONE, WHOLE = "lora", "none", "full"
+_LANGUAGE, _ENCODER = PARTS
 
 
 @dataclass
@@ -171,24 +187,41 @@ class LayoutModelArguments:
     )
     peft: str = argument(
         ADAPTED,
-        help="lora: low-rank adapters on the parts of --adapt; full: these parts themselves; none: neither. The "
-        "layers between point encoder and language model are trained in any case.",
+        help="lora: low-rank adapters on the parts of --adapt; another PEFT method, such as guided_adapter, on the "
+        "point encoder; full: the parts of --adapt themselves; none: neither. The layers between point encoder and "
+        "language model are trained in any case.",
     )
-    adapt: list[str] = argument(
-        default_factory=lambda: ["language"], help="Parts that are adapted: language, encoder or both."
+    adapt: list[str] | None = argument(
+        None,
+        help="Parts that are adapted: language, encoder or both; by default language, and encoder by the methods that "
+        "adapt it alone.",
     )
-    lora_config: dict | str | None = argument(None, help="JSON object with settings of peft.LoraConfig, such as r.")
+    peft_config: dict | str | None = argument(None, help="JSON object with settings of the method, such as r.")
+    load_in_8bit: bool = argument(
+        False, help="Keep the frozen language model in 8 bits (bitsandbytes) while adapters are trained."
+    )
 
     def __post_init__(self):
         if self.model_name_or_path is None:
             raise ValueError("--model_name_or_path is missing; expected a SpatialLM to start from")
-        if self.peft not in (ADAPTED, ALONE, WHOLE):
-            raise ValueError(f"--peft {self.peft}; expected {ADAPTED}, {WHOLE} or {ALONE}")
+        self.peft = self.peft.lower()
+        others = [name for name in peft_methods() if name != ADAPTED]
+        if self.peft not in (known := (ADAPTED, ALONE, WHOLE, *others)):
+            raise ValueError(f"--peft {self.peft}; expected one of {', '.join(known)}")
+        usual = [_ENCODER] if self.peft in others else [_LANGUAGE]
+        self.adapt = list(usual if self.adapt is None else self.adapt)
         if unknown := [name for name in self.adapt if name not in PARTS]:
             raise ValueError(f"--adapt {unknown[0]}; expected {' or '.join(PARTS)}")
-        self.lora_config = json_mapping(self.lora_config, "lora_config")
-        if self.lora_config and self.peft != ADAPTED:
-            raise ValueError(f"--lora_config with --peft {self.peft}; expected --peft {ADAPTED}")
+        if self.peft in others and self.adapt != usual:
+            raise ValueError(
+                f"--adapt {' '.join(self.adapt)} with --peft {self.peft}, which adapts the point encoder alone; "
+                f"expected --adapt {_ENCODER}, or --peft {ADAPTED}"
+            )
+        if self.load_in_8bit and self.peft in (ALONE, WHOLE):
+            raise ValueError(f"--load_in_8bit with --peft {self.peft}; expected a PEFT method, such as {ADAPTED}")
+        self.peft_config = json_mapping(self.peft_config, "peft_config")
+        if self.peft_config and self.peft in (ALONE, WHOLE):
+            raise ValueError(f"--peft_config with --peft {self.peft}; expected a PEFT method, such as {ADAPTED}")
 
 
 @dataclass
@@ -205,6 +238,11 @@ class LayoutDataArguments(DataArguments):
         default_factory=lambda: [0.75, 1.25], help="Smallest and largest factor of the size of training rooms."
     )
     min_box_points: int = argument(0, help="Boxes of training rooms with fewer points in or near them are left out.")
+    fold_quarter_turns: bool = argument(
+        False,
+        help="Write a box that is turned by quarter turns along the axes, its sizes swapped if need be: for data "
+        "whose angles do not tell where the front is.",
+    )
     max_new_tokens: int = argument(2048, help="Longest answer in the evaluation.")
 
     def __post_init__(self):
@@ -235,6 +273,20 @@ class LayoutTrainingArguments(PointTrainingArguments):
     weight_decay: float = field(default=0.0)
     warmup_steps: float = field(default=0.03)
     num_train_epochs: float = field(default=10)
+    object_loss: float = argument(
+        0.0,
+        help="Weight of a second loss: each token of a cloud tells the line of the object that its points are on. For "
+        "encoders that are trained with few rooms or from scratch, such as 1.",
+    )
+    object_steps: int = argument(0, help="Steps at the beginning in which it is the only loss.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, value in (("object_loss", self.object_loss), ("object_steps", self.object_steps)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"--{name} {value}; expected at least 0")
+        if self.object_steps and not self.object_loss:
+            raise ValueError(f"--object_steps {self.object_steps} with --object_loss 0; expected a weight, such as 1")
 
 
 LAYOUT_ARGUMENTS = (LayoutModelArguments, LayoutDataArguments, LayoutTrainingArguments)
@@ -248,20 +300,16 @@ def adapted(model: SpatialLMForConditionalGeneration, arguments: LayoutModelArgu
         arguments: What is trained.
 
     Raises:
-        ValueError: Unknown settings of LoRA.
+        ValueError: Unknown settings of the method, or one that does not fit the point encoder.
     """
-    assert isinstance(arguments.lora_config, dict)
-    if arguments.peft == ADAPTED:
-        known = {own.name for own in dataclasses.fields(LoraConfig) if own.init}
-        if unknown := sorted(set(arguments.lora_config) - known):
-            raise ValueError(f"--lora_config has {unknown[0]!r}, which peft.LoraConfig does not know")
-        settings = {
-            "r": 16,
-            "lora_alpha": 32,
-            "target_modules": _linear_pattern(model, [PARTS[name] for name in arguments.adapt]),
-            "modules_to_save": list(_BETWEEN),
-        }
-        return get_peft_model(model, LoraConfig(**(settings | arguments.lora_config)))
+    assert isinstance(arguments.peft_config, dict) and arguments.adapt is not None
+    if arguments.peft not in (ALONE, WHOLE):
+        settings: dict[str, Any] = {"modules_to_save": list(_BETWEEN)}
+        if arguments.peft == ADAPTED:
+            pattern = _linear_pattern(model, [PARTS[name] for name in arguments.adapt])
+            settings |= {"r": 16, "lora_alpha": 32, "target_modules": pattern}
+        config = build_peft_config(arguments.peft, model, settings | arguments.peft_config)
+        return get_peft_model(model, config)
     trained = list(_BETWEEN) + ([PARTS[name] for name in arguments.adapt] if arguments.peft == WHOLE else [])
     model.requires_grad_(False)
     for name in trained:
@@ -312,19 +360,24 @@ def train_layouts(argv: list[str] | None = None) -> RunReport:
     if new := [label for label in labels if label not in processor.classes]:
         logger.info("The model learns other objects: %s", ", ".join(new))
         processor.classes = labels
-    model = AutoModelForPointCloudTextToText.from_pretrained(name)
+    bits = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)} if model_arguments.load_in_8bit else {}
+    model = AutoModelForPointCloudTextToText.from_pretrained(name, **bits)
     trained = adapted(model, model_arguments)
     parameters = count_parameters(trained)
-    settings = {"turns": data.turns, "sizes": tuple(data.sizes), "min_points": data.min_box_points}
+    folds = {"fold_quarter_turns": data.fold_quarter_turns}
+    settings = {"turns": data.turns, "sizes": tuple(data.sizes), "min_points": data.min_box_points, **folds}
     train_rows = LayoutRows(splits["train"], processor, arguments.seed, **settings)
-    validation = LayoutRows(splits["validation"], processor) if "validation" in splits else None
+    validation = LayoutRows(splits["validation"], processor, **folds) if "validation" in splits else None
     trainer = program.build_trainer(
         trained,
         arguments,
         train_rows,
         validation,
         cast(Any, processor),
-        data_collator=LayoutCollator(processor, data.answer),
+        LayoutTrainer,
+        data_collator=LayoutCollator(processor, data.answer, has_objects=arguments.object_loss > 0),
+        object_loss=arguments.object_loss,
+        object_steps=arguments.object_steps,
     )
     with stopwatch.part("training"):
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -354,7 +407,7 @@ def evaluate_layouts(
     for split in ("validation", "test"):
         if split not in splits:
             continue
-        rows = LayoutRows(splits[split], processor)
+        rows = LayoutRows(splits[split], processor, fold_quarter_turns=data.fold_quarter_turns)
         loss = trainer.evaluate(cast(Any, rows), metric_key_prefix=split)[f"{split}_loss"]
         found, truths = answer_rows(trainer.model, rows, data.answer, data.max_new_tokens)
         scores = {name: score.pooled_f1 for name, score in score_layouts(found, truths).items()}

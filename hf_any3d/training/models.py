@@ -403,7 +403,8 @@ def build_peft_config(name: str, model: nn.Module, settings: dict[str, Any] | No
     if unknown := sorted(set(settings) - known):
         raise ValueError(f"peft method {name!r} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
     # Tokenizer and head are new, so every method trains them in full and saves them with the adapter.
-    settings.setdefault("modules_to_save", trainable_module_names(model))
+    if "modules_to_save" not in settings:
+        settings["modules_to_save"] = trainable_module_names(model)
     # This package's methods find their target modules themselves.
     if not issubclass(PEFT_TYPE_TO_TUNER_MAPPING[PeftType[name.upper()]], EncoderTuner):
         defaults: dict[str, Callable[[nn.Module], Any]] = {

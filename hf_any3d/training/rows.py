@@ -13,13 +13,22 @@ from datasets import Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
+from hf_any3d.data.inputs import ATTRIBUTES, first_channel, to_cloud
 from hf_any3d.data.torch_datasets import ArrowRows, read_table
-from hf_any3d.data.transforms import Compose, RandomRotation, RandomScale, RandomUpAxis, build_transform
+from hf_any3d.data.transforms import (
+    Compose,
+    GlobalRotScaleTrans,
+    RandomFlip,
+    RandomRotation,
+    RandomScale,
+    RandomUpAxis,
+    build_transform,
+)
 from hf_any3d.processing import PointCloudProcessor
 
 READ_TOGETHER = 32
 """Streamed rows that are decoded and prepared together."""
+_WITH_NORMALS = (GlobalRotScaleTrans, RandomFlip, RandomRotation, RandomScale, RandomUpAxis)
 
 
 class SharedEpoch:
@@ -153,7 +162,7 @@ def whole_cloud(row: dict[str, Any], features: Sequence[str]) -> np.ndarray:
     missing = [name for name, column in zip(features, columns, strict=True) if column is None]
     if missing:
         raise ValueError(f"a row has no {ATTRIBUTES[missing[0]]}, which features {', '.join(features)} require")
-    return np.concatenate(columns, axis=1, dtype=np.float32)
+    return np.concatenate([column.reshape(len(cloud), -1) for column in columns], axis=1, dtype=np.float32)
 
 
 class EpochCallback(TrainerCallback):
@@ -198,9 +207,9 @@ def training_transform(processor: PointCloudProcessor, augment: Sequence[str]) -
     transform = build_transform([_about_up_axis(text, processor.up_axis) for text in augment])
     if "normals" in processor.features:
         # Normals turn and scale with their points, so the transforms have to know their channels.
-        first = 3 * processor.features.index("normals")
+        first = first_channel(processor.features, "normals")
         for part in transform.transforms:
-            if isinstance(part, (RandomScale, RandomRotation, RandomUpAxis)) and part.normals_columns is None:
+            if isinstance(part, _WITH_NORMALS) and part.normals_columns is None:
                 part.normals_columns = (first, first + 1, first + 2)
     return transform
 
@@ -349,7 +358,8 @@ def _columns(names: Sequence[str], processor: PointCloudProcessor, label_columns
 
 def _about_up_axis(text: str, up_axis: str) -> str:
     name, _, settings = text.partition(":")
-    setting = {"rotate": "axis", "up": "up_axis"}.get(name.strip())
+    names = {"rotate": "axis", "up": "up_axis", "flip": "up_axis", "rot_scale_trans": "up_axis"}
+    setting = names.get(name.strip())
     # A transform that names an axis keeps it.
     if setting is None or any(part.split("=")[0].strip() == setting for part in settings.split(",")):
         return text

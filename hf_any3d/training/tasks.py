@@ -15,6 +15,7 @@ from torch import nn
 from transformers import default_data_collator
 
 from hf_any3d.data import PointCloudCollator
+from hf_any3d.data.inputs import count_channels
 from hf_any3d.evaluation.classification import compute_classification_metrics, evaluate_by_voting, evaluate_splits
 from hf_any3d.evaluation.segmentation import (
     ComputePartMetrics,
@@ -104,7 +105,7 @@ def train_classifier(argv: list[str] | None = None) -> RunReport:
         splits, origin = apply_protocol(*program.load_splits(data), protocol)
     classes = class_names(splits["train"])
     processor = build_processor(data, protocol.processor_config)
-    model = build_model(CLASSES, model_arguments, adapter, classes, in_channels=3 * len(data.features))
+    model = build_model(CLASSES, model_arguments, adapter, classes, in_channels=count_channels(data.features))
     # Before training, as loading the best adapter freezes some of them.
     parameters = count_parameters(model)
     trainer = build_classification_trainer(model, arguments, data, protocol, splits, processor)
@@ -335,7 +336,7 @@ def train_segmenter(argv: list[str] | None = None) -> RunReport:
     task = find_task(splits["train"])
     processor = build_segmentation_processor(data, task)
     kind = PARTS if task.has_parts else SCENES
-    settings = model_settings(task, in_channels=3 * len(data.features))
+    settings = model_settings(task, in_channels=count_channels(data.features))
     model = build_model(kind, model_arguments, adapter, task.names, **settings)
     parameters = count_parameters(model)
     trainer = build_segmentation_trainer(model, arguments, data, splits, processor, task)

@@ -4,7 +4,14 @@ from hf_any3d.modeling.encoders import families as _families  # noqa: F401  regi
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin, LayerStack, unfreeze
 from hf_any3d.modeling.encoders.full_precision_attention import full_precision_attention
 from hf_any3d.modeling.encoders.loading import ENCODER_DTYPES, build_encoder, encoder_settings, freeze, load_encoder
-from hf_any3d.modeling.encoders.model_parts import open_pretrained_part, refuse_adapter, restore_part
+from hf_any3d.modeling.encoders.model_parts import (
+    build_adapter,
+    has_adapter,
+    open_pretrained_part,
+    refuse_adapter,
+    restore_part,
+    settle_adapter,
+)
 from hf_any3d.modeling.encoders.positions import (
     LayerPass,
     PositionTable,
@@ -39,6 +46,7 @@ __all__ = [
     "compute_prefix",
     "prefix_attention",
     "bidirectional_inputs",
+    "build_adapter",
     "build_encoder",
     "composite_checkpoints",
     "convolve_on_line",
@@ -47,6 +55,7 @@ __all__ = [
     "find_family",
     "freeze",
     "full_precision_attention",
+    "has_adapter",
     "hidden_of",
     "load_encoder",
     "open_pretrained_part",
@@ -58,5 +67,6 @@ __all__ = [
     "restore_part",
     "run_with_prefix",
     "select_tower",
+    "settle_adapter",
     "unfreeze",
 ]

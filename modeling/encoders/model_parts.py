@@ -6,22 +6,33 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin
 from hf_any3d.modeling.encoders.loading import load_encoder
 from hf_any3d.modeling.pretrained_parts import (
     PretrainedPart,
+    own_modules,
     own_state,
     remember_weights,
     tensors_checksum,
     unused_weights_expected,
 )
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_of
+from hf_any3d.modeling.pretrained_parts.stored_adapters import check_adapter_config
+from hf_any3d.modeling.pretrained_parts.tensors import own_tensors
+
+_ADAPTER = "default"
 
 
 def open_pretrained_part(
-    part: PretrainedPart, config: PreTrainedConfig | None = None, hub: Mapping[str, Any] | None = None
+    part: PretrainedPart,
+    config: PreTrainedConfig | None = None,
+    hub: Mapping[str, Any] | None = None,
+    with_adapter: bool = False,
 ) -> tuple[PreTrainedModel, PretrainedPart]:
     """Open a pretrained model without its head, as a part of another one, in full precision.
 
@@ -30,6 +41,7 @@ def open_pretrained_part(
         config: Its config in a saved model; None for that of the checkpoint, of which the vision tower is taken if it
             has several.
         hub: `token`, `cache_dir` and the like.
+        with_adapter: Whether it may have an adapter, which `settle_adapter` then takes over.
 
     Returns:
         The model, and its record with commit and checksum.
@@ -49,7 +61,8 @@ def open_pretrained_part(
         model, report = AutoModel.from_pretrained(
             name, config=config, dtype=torch.float32, output_loading_info=True, **loading
         )
-    refuse_adapter(model, name)
+    if not with_adapter:
+        refuse_adapter(model, name)
     # Poolers are not read, and heads of classifiers have none.
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
         raise ValueError(f"{name}: lacks weights of a {type(model).__name__}: {', '.join(missing[:8])}")
@@ -70,11 +83,87 @@ def refuse_adapter(model: PreTrainedModel, name: str) -> None:
     Raises:
         ValueError: It has one.
     """
-    if getattr(model, "_hf_peft_config_loaded", False) or hasattr(model, "peft_config"):
+    if has_adapter(model):
         raise ValueError(
             f"{name}: a {type(model).__name__} with an adapter; expected one without, such as merge_and_unload() of "
             "PEFT leaves of LoRA (guided adapters, prompts and side networks do not merge)"
         )
+
+
+def has_adapter(model: PreTrainedModel) -> bool:
+    """Return whether PEFT or transformers has added an adapter to a model."""
+    return getattr(model, "_hf_peft_config_loaded", False) or hasattr(model, "peft_config")
+
+
+def settle_adapter(model: PreTrainedModel, name: str) -> dict[str, Any]:
+    """Make the adapter of a model a part of it, in place: what was trained in full replaces what was pretrained.
+
+    Args:
+        model: A model with one adapter.
+        name: Its name, for messages.
+
+    Returns:
+        The settings with which `build_adapter` adds an adapter of the same layers to a model of the same config.
+
+    Raises:
+        ValueError: There are several adapters, or one that cannot be added by PEFT to a part of a model.
+    """
+    adapters = model.peft_config
+    if list(adapters) != [_ADAPTER]:
+        raise ValueError(f"{name}: has the adapters {', '.join(adapters)}; expected one, {_ADAPTER!r}")
+    config = adapters[_ADAPTER]
+    for path, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            parent, _, child = path.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.modules_to_save[_ADAPTER])
+    layers = sorted(path for path, module in model.named_modules() if isinstance(module, BaseTunerLayer))
+    settings = {key: value for key, value in config.to_dict().items() if not isinstance(value, set)}
+    # Names of layers, as patterns may have been meant for the model with its head; nothing is trained any more.
+    settings |= {"target_modules": layers, "inference_mode": True, "task_type": None}
+    settings |= {"modules_to_save": [], "base_model_name_or_path": None, "revision": None}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    settings["peft_type"] = str(getattr(config.peft_type, "value", config.peft_type))
+    _forget_adapter(model)
+    for module in model.modules():
+        # The model around it initializes what is not marked.
+        module._is_hf_initialized = True
+    with torch.device("meta"):
+        twin = AutoModel.from_config(model.config)
+        build_adapter(twin, settings)
+    if {key: value.shape for key, value in twin.state_dict().items()} != {
+        key: value.shape for key, value in model.state_dict().items()
+    }:
+        raise ValueError(
+            f"{name}: an adapter of the method {settings['peft_type']}, whose layers cannot be added again to a part "
+            "of a model; expected merge_and_unload() of PEFT, or another method"
+        )
+    return settings
+
+
+def build_adapter(model: PreTrainedModel, settings: Mapping[str, Any]) -> None:
+    """Add the adapter that `settle_adapter` has described to a model, in place; its weights are untrained.
+
+    Raises:
+        ValueError: If the settings are not those of an adapter, or do not fit the model.
+    """
+    kind = settings.get("peft_type")
+    if not isinstance(kind, str) or kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        known = ", ".join(sorted(str(each.value) for each in PEFT_TYPE_TO_CONFIG_MAPPING))
+        raise ValueError(f"peft_type is {str(kind)[:100]!r}; expected one of {known}")
+    try:
+        config = PEFT_TYPE_TO_CONFIG_MAPPING[kind](**settings)
+    except TypeError as error:
+        raise ValueError(f"settings of an adapter of the method {kind}: {error}") from error
+    check_adapter_config(config)
+    inject_adapter_in_model(config, model, _ADAPTER)
+    _forget_adapter(model)
+
+
+def _forget_adapter(model: PreTrainedModel) -> None:
+    """Let the layers of an adapter be like any others, which are saved and loaded with the model."""
+    model._hf_peft_config_loaded = False
+    if hasattr(model, "peft_config"):
+        del model.peft_config
 
 
 def restore_part(model: PreTrainedModel, part: PretrainedPart) -> None:
@@ -95,13 +184,19 @@ def restore_part(model: PreTrainedModel, part: PretrainedPart) -> None:
 
 @torch.no_grad()
 def _take_weights(model: PreTrainedModel, source: PreTrainedModel) -> None:
-    """Copy the weights of a model that was opened elsewhere, and let transformers know that they are complete."""
-    model.load_state_dict(source.state_dict(), assign=any(weight.is_meta for weight in model.parameters()))
-    # Buffers outside the state dict (rotary frequencies) are uninitialized memory at this point.
-    for buffer, loaded in zip(model.buffers(), source.buffers(), strict=True):
-        buffer.data = loaded.data if buffer.is_meta else loaded.data.to(buffer)
-    for module in model.modules():
+    """Copy the weights of a model that was opened elsewhere, and let transformers know that they are complete.
+
+    Adapters in the model have none there, and stay as they are.
+    """
+    paths = {own.name: own.path for own in own_tensors(model)}
+    state = {paths[name]: tensor for name, tensor in source.state_dict().items()}
+    is_meta = any(weight.is_meta for weight in model.parameters())
+    model.load_state_dict(state, strict=len(paths) == len(model.state_dict()), assign=is_meta)
+    for (_, module), (_, other) in zip(own_modules(model), own_modules(source), strict=True):
+        # Buffers outside the state dict (rotary frequencies) are uninitialized memory at this point.
+        for buffer, loaded in zip(module.buffers(False), other.buffers(False), strict=True):
+            buffer.data = loaded.data if buffer.is_meta else loaded.data.to(buffer)
         module._is_hf_initialized = True
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor._is_hf_initialized = True
+        for tensor in (*module.parameters(False), *module.buffers(False)):
+            tensor._is_hf_initialized = True
     remember_weights(model)

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from hf_any3d.modeling.kernels.coordinates import coordinates, refuse_out_of_range
@@ -126,6 +125,8 @@ def _search_by_product(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, T
 
 
 def _search_tree(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    from scipy.spatial import cKDTree  # here, since a model that looks for no neighbors needs no scipy
+
     count = len(points)
     tree = cKDTree(points.numpy(), balanced_tree=False, compact_nodes=False)
     # One more neighbor than requested shows whether there is a tie for the last place.

@@ -5,6 +5,7 @@ turned counterclockwise about z. All functions are batched, and the overlaps are
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,12 +34,31 @@ def box_corners(boxes: Tensor) -> Tensor:
     return torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=-1) + boxes[..., None, :3]
 
 
-def upright_rotation(up_axis: str) -> np.ndarray:
+def level_rotation(up: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the smallest rotation `(3, 3)` that turns a direction `(3,)`, of any length, to z.
+
+    Raises:
+        ValueError: The direction has no length, or is not within a right angle of z.
+    """
+    x, y, z = np.asarray(up, dtype=np.float64) / max(float(np.linalg.norm(up)), 1e-300)
+    if not z > 0:
+        raise ValueError(f"up={tuple(up)} does not point up along its axis; expected a direction near it")
+    # Rodrigues' formula for the turn about (y, -x, 0).
+    return np.array(
+        [[1 - x * x / (1 + z), -x * y / (1 + z), -x], [-x * y / (1 + z), 1 - y * y / (1 + z), -y], [x, y, z]]
+    )
+
+
+def upright_rotation(up_axis: str, up: Sequence[float] | np.ndarray | None = None) -> np.ndarray:
     """Return the rotation `(3, 3)` after which z points up where another axis did; a third axis stays.
 
     Args:
         up_axis: One of `UP_AXES`.
+        up: Direction `(3,)` near that axis that points up in fact, which is turned to z then.
     """
+    if up is not None:
+        upright = upright_rotation(up_axis)
+        return level_rotation(upright @ np.asarray(up, dtype=np.float64)) @ upright
     sign, axis = (-1.0 if up_axis.startswith("-") else 1.0), "xyz".index(up_axis[-1])
     if axis == 2:
         return np.diag([1.0, sign, sign])

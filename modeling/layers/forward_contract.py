@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -162,11 +163,13 @@ def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
     `forward` with `**kwargs` checks them itself, see `check_keywords`.
 
     Raises:
-        TypeError: For a keyword that `forward` does not have; the message lists the supported ones.
+        TypeError: For a keyword that `forward` does not have, and the message lists the supported ones; for an array
+            of NumPy.
         ValueError: For hidden states that are no indices of this model's.
     """
     parameters = inspect.signature(forward).parameters
     known = frozenset(parameters) - {"self"}
+    names = tuple(parameters)[1:]
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
 
     @functools.wraps(forward)
@@ -174,6 +177,9 @@ def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
         return_dict = kwargs.pop("return_dict", None)
         if return_dict is None:
             return_dict = self.config.return_dict
+        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+            if isinstance(value, np.ndarray):
+                raise TypeError(f"{name} is an array of NumPy; expected a tensor, such as torch.from_numpy({name})")
         # The model computes all of them, so that what it calls inside need not know of indices.
         chosen = kwargs.get("output_hidden_states")
         if chosen is None and (takes_any or "output_hidden_states" in known):

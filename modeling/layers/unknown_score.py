@@ -53,7 +53,7 @@ class UnknownScoreConfigMixin:
     """
 
     # A Trainer would otherwise hand metrics a tuple of logits and scores.
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["unknown"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["unknown", "one_sided"]
 
     unknown_rows: int = 0
     unknown_bank_rows: int = 0
@@ -83,9 +83,12 @@ class PointCloudClassifierOutput(SequenceClassifierOutput):
     Args:
         unknown: `(batch,)` scores from 0 to 1, above 0.5 for clouds unlike those of the training; None without
             `config.unknown_rows`.
+        one_sided: `(batch,)` scores from 0 to 1, above 0.5 for clouds that look as if seen from one side, by a model
+            that knows what whole ones look like; None by others.
     """
 
     unknown: Tensor | None = None
+    one_sided: Tensor | None = None
 
 
 class UnknownScore(nn.Module):

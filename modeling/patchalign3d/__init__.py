@@ -9,7 +9,7 @@ from hf_any3d.modeling.patchalign3d.modeling_patchalign3d import (
     PatchAlign3DModel,
     PatchAlign3DPreTrainedModel,
 )
-from hf_any3d.modeling.patchalign3d.part_texts import clean_label, part_prompts
+from hf_any3d.modeling.point_encoders.part_texts import clean_label, part_prompts
 
 __all__ = [
     "PatchAlign3DConfig",

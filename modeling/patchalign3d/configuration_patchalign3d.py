@@ -3,8 +3,8 @@
 from typing import Any
 
 from hf_any3d.modeling.config_checks import CHANNELS, check_choices
-from hf_any3d.modeling.patchalign3d.part_texts import CATEGORY_TEMPLATES, PART_TEMPLATES, check_part_templates
 from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderConfig
+from hf_any3d.modeling.point_encoders.part_texts import CATEGORY_TEMPLATES, PART_TEMPLATES, check_part_templates
 
 ASSIGNMENTS = ("nearest", "membership")
 """Ways to give points the scores of patches."""

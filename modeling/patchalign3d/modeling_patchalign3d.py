@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +13,8 @@ from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import ClassToken, in_precision_of
 from hf_any3d.modeling.patchalign3d.configuration_patchalign3d import ASSIGNMENTS, PatchAlign3DConfig
-from hf_any3d.modeling.patchalign3d.part_texts import part_prompts
 from hf_any3d.modeling.patchalign3d.patch_targets import (
     carry_to_points,
-    label_masks,
     nearest_targets,
     part_loss,
     patch_accuracy,
@@ -30,12 +27,11 @@ from hf_any3d.modeling.point_encoders.aligned_encoders import (
     AlignedEncoderOutput,
     AlignedPreTrainedModel,
     AlignedSegmenter,
-    AlignedTextsMixin,
     TextAlignment,
     Tokens,
 )
+from hf_any3d.modeling.point_encoders.part_texts import PartTextsMixin, label_masks
 from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder, Patches, cut_patches
-from hf_any3d.modeling.point_encoders.text_towers import embed_prompts
 from hf_any3d.modeling.point_encoders.zero_shot import LARGEST_SCALE
 from hf_any3d.modeling.point_ops.grouping import check_channels
 
@@ -272,7 +268,7 @@ class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
         return PatchDistillationOutput(loss, predictions, distance, output.hidden_states, output.attentions)
 
 
-class PatchAlign3DForZeroShotPointCloudSegmentation(AlignedTextsMixin, PatchAlign3DPreTrainedModel):
+class PatchAlign3DForZeroShotPointCloudSegmentation(PartTextsMixin, PatchAlign3DPreTrainedModel):
     """`PatchAlign3DModel` that compares patches with texts and labels points; published encoders open as this class.
 
     It is also the model of the second training stage, in which patches learn which words name them.
@@ -291,21 +287,6 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(AlignedTextsMixin, PatchAlig
         self.alignment = TextAlignment(config.temperature, LARGEST_SCALE)
         self.post_init()
         self.freeze_untrained()
-
-    def encode_labels(
-        self, labels: Sequence[str], templates: str | Sequence[str] | None = None, category: str | None = None
-    ) -> torch.Tensor:
-        """Return unit vectors `(labels, feature_size)` of names of parts, for `text_embeds`.
-
-        Args:
-            labels: Names of parts.
-            templates: As of `part_prompts`; by default those of the config, for a given category its
-                `category_templates`.
-            category: Name of the object's category, or "object".
-        """
-        if templates is None:
-            templates = self.config.hypothesis_templates if category is None else self.config.category_templates
-        return embed_prompts(self.text_tower, part_prompts(labels, templates, category), self.device)
 
     def get_patch_features(self, points: torch.Tensor) -> torch.Tensor:
         """Return unit vectors `(batch, groups, feature_size)` of patches; see `PatchAlign3DModel`."""

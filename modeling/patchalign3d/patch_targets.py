@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.point_ops import gather_points, group, knn, scatter_mean
 
 UNLABELED = -1
 """Majority of a patch without labeled points."""
-_IGNORED = -100
 
 
 def carry_to_points(
@@ -34,22 +32,6 @@ def carry_to_points(
         return gather_points(scores, nearest)
     spread = scores.unsqueeze(2).expand(-1, -1, patch_index.shape[2], -1)  # (batch, groups, group_size, channels)
     return scatter_mean(spread.flatten(1, 2), patch_index.flatten(1), points.shape[1])
-
-
-def label_masks(labels: torch.Tensor, num_texts: int) -> torch.Tensor:
-    """Return which points have which label, `(batch, texts, points)` bool, from numbers `(batch, points)` or -100.
-
-    Raises:
-        ValueError: If there is a number without a text; for labels on an accelerator, in a later call.
-    """
-    wrong = ((labels < 0) & (labels != _IGNORED)) | (labels >= num_texts)
-    expected = f"expected 0 to {num_texts - 1}, one for each text, or {_IGNORED} for points without a label"
-    if labels.device.type != "cpu":
-        refuse_later(wrong.any(), f"labels has numbers without a text; {expected}")
-    elif not torch.compiler.is_compiling() and wrong.any():
-        raise ValueError(f"labels has {int(labels[wrong][0])}; {expected}")
-    # (batch, 1, points) against (1, texts, 1). -100 equals no number.
-    return labels.unsqueeze(1) == torch.arange(num_texts, device=labels.device).view(1, -1, 1)
 
 
 def patch_shares(masks: torch.Tensor, patch_index: torch.Tensor) -> torch.Tensor:

@@ -58,6 +58,8 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         encoder_width: Features of the encoder; None to find out.
         wrap_config: Config of the wrap.
         wrap_width: Features of the wrap; None to find out.
+        wrap_adapter: Settings of the adapter with which the wrap was trained, as PEFT writes them, and whose weights
+            are stored with the model; None for a wrap without one.
         vision_config: Config of the vision model, of any that transformers opens as `AutoModel`.
         vision_width: Features of the vision model; None to find out.
         parts: Where the weights of "encoder", "wrap" and "vision" come from, see `PretrainedPart`; those of others
@@ -77,6 +79,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         image_mean: Mean of images by channel, subtracted before the vision model.
         image_std: Their standard deviation, which then divides them.
         temperature: Divisor of the logits, which calibrates their softmax.
+        one_sided: Whether a second head tells clouds that were seen from one side only from whole ones.
     """
 
     model_type = "point_features"
@@ -92,6 +95,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
     encoder_width: int | None = None
     wrap_config: dict | PreTrainedConfig | None = None
     wrap_width: int | None = None
+    wrap_adapter: dict[str, Any] | None = None
     vision_config: dict | PreTrainedConfig | None = None
     vision_width: int | None = None
     parts: dict[str, Any] | None = None
@@ -107,6 +111,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
     image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
     image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
     temperature: float = 1.0
+    one_sided: bool = False
 
     def __post_init__(self, **kwargs: Any):
         self._check_features()
@@ -122,6 +127,11 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
                 f"image_mean={list(self.image_mean)}, image_std={list(self.image_std)}; expected three numbers each"
             )
         self.check_parts(tuple(PART_OF.values()))
+        if self.wrap_adapter is not None and (self.wrap_config is None or not isinstance(self.wrap_adapter, dict)):
+            raise ValueError(
+                f"wrap_adapter={self.wrap_adapter!r:.80} with features={list(self.features)}; expected settings of an "
+                "adapter, and 'wrap' among the features"
+            )
         super().__post_init__(**kwargs)
         if self.normals and self.in_channels < 6:
             raise ValueError(f"normals=True with in_channels={self.in_channels}; expected at least 6")

@@ -23,7 +23,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
-from hf_any3d.modeling.encoders import open_pretrained_part, refuse_adapter, restore_part
+from hf_any3d.modeling.encoders import (
+    build_adapter,
+    has_adapter,
+    open_pretrained_part,
+    refuse_adapter,
+    restore_part,
+    settle_adapter,
+)
 from hf_any3d.modeling.encoders.loading import FROZEN, freeze
 from hf_any3d.modeling.layers.forward_contract import PointFeaturesOutput, PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import in_precision_of
@@ -82,7 +89,8 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
         Args:
             encoder: Point encoder: a name on the hub, that of a published checkpoint, a directory, or a model. None
                 for the one that comes with the package, where `features` has "encoder".
-            wrap: Model of this package around an encoder of another modality, without adapters, or a directory of it.
+            wrap: Model of this package around an encoder of another modality, or a directory of it. Its adapter is
+                stored with it; in a model that was given, it is a part of this model from then on.
             vision: Vision model of transformers for depth views; of a checkpoint with several towers, that tower.
             revisions: Branch, tag or commit of parts from the hub, by the names of the arguments.
             **settings: Fields of `PointFeaturesConfig`. By default `features` are "descriptors", "encoder" and those
@@ -102,14 +110,20 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
         given = {name: part for name, part in (("encoder", encoder), ("wrap", wrap), ("vision", vision)) if part}
         opened, records = {}, {}
         for name, part in given.items():
+            is_model, may_adapt = isinstance(part, PreTrainedModel), name == "wrap"
             if isinstance(part, PreTrainedModel):
-                refuse_adapter(part, name)
                 opened[name] = part.base_model
+                if may_adapt and has_adapter(part):
+                    opened[name].peft_config = part.peft_config
+                else:
+                    refuse_adapter(part, name)
             else:
                 recorded = PretrainedPart(absolute_name(part), (revisions or {}).get(name))
-                opened[name], recorded = open_pretrained_part(recorded)
-                if not os.path.isdir(part):
-                    records[name] = recorded.to_dict()
+                opened[name], recorded = open_pretrained_part(recorded, with_adapter=may_adapt)
+            if may_adapt and has_adapter(opened[name]):
+                settings["wrap_adapter"] = settle_adapter(opened[name], "wrap" if is_model else os.fspath(part))
+            elif not is_model and not os.path.isdir(part):
+                records[name] = recorded.to_dict()
             settings[f"{name}_config"] = opened[name].config
         if encoder is not None:
             settings.setdefault("encoder_weights", "pretrained")
@@ -195,6 +209,8 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         field = f"{part}_config"
         if model is None:
             model = AutoModel.from_config(getattr(self.config, field))
+            if part == "wrap" and self.config.wrap_adapter is not None:
+                build_adapter(model, self.config.wrap_adapter)
         if part in ("encoder", "wrap") and model.main_input_name != "points":
             raise ValueError(f"{part} is a {type(model).__name__}; expected a model of this package that reads points")
         if model.config._attn_implementation is None:
@@ -341,6 +357,7 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
         self.point_features = PointFeaturesModel(config, parts)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.unknown_score = self.build_unknown_score(config.hidden_size)
+        self.side_head = nn.Linear(config.hidden_size, 1) if config.one_sided else None
         self.post_init()
         self.expect_parts_elsewhere()
 
@@ -362,7 +379,8 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
             output_attentions: As in `PointFeaturesModel.forward`.
 
         Returns:
-            `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`.
+            `logits (batch, labels)`, `unknown (batch,)` if the config has `unknown_rows`, and `one_sided (batch,)` if
+            it has `one_sided`.
 
         Raises:
             TypeError: For an unknown keyword.
@@ -379,7 +397,28 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
             hidden_states=output.hidden_states,
             attentions=output.attentions,
             unknown=self.score_unknown(features, logits),
+            one_sided=None if self.side_head is None else self.side_head(features)[:, 0].sigmoid(),
         )
+
+    @torch.no_grad()
+    def set_side_head(self, weight: Tensor, bias: float) -> None:
+        """Set the head that tells clouds that were seen from one side from whole ones.
+
+        Args:
+            weight: `(width,)`, for standardized features.
+            bias: Added to their weighted sum; above 0 together, a cloud looks one-sided.
+
+        Raises:
+            ValueError: If the weight has another shape or numbers that are not finite.
+        """
+        width = self.config.hidden_size
+        if weight.shape != (width,) or not weight.isfinite().all() or not math.isfinite(bias):
+            raise ValueError(f"weight has shape {tuple(weight.shape)}; expected ({width},), and finite numbers")
+        self.config.one_sided = True
+        if self.side_head is None:
+            self.side_head = nn.Linear(width, 1).to(self.classifier.weight)
+        self.side_head.weight.copy_(weight[None])
+        self.side_head.bias.fill_(bias)
 
     @torch.no_grad()
     def set_head(self, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor) -> None:

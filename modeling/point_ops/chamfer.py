@@ -3,7 +3,6 @@
 from itertools import product
 
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from hf_any3d.modeling.kernels.coordinates import coordinates
@@ -194,6 +193,8 @@ def _nearest(query: Tensor, points: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _search_trees(query: Tensor, points: Tensor, mask: Tensor | None) -> Tensor:
+    from scipy.spatial import cKDTree  # here, since a model without this loss needs no scipy
+
     nearest = torch.empty(query.shape[:2], dtype=torch.long)
     for cloud in range(len(query)):
         rows = points[cloud] if mask is None else points[cloud, mask[cloud]]

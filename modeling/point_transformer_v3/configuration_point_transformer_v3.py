@@ -1,4 +1,4 @@
-"""Configuration of Point Transformer V3 encoders: Sonata, Concerto, Utonia."""
+"""Configuration of Point Transformer V3: Sonata, Concerto, Utonia, the supervised layout, and Find3D."""
 
 from __future__ import annotations
 
@@ -20,9 +20,26 @@ from hf_any3d.modeling.config_checks import (
     check_numbers,
 )
 from hf_any3d.modeling.library import LibrarySettingsMixin
+from hf_any3d.modeling.point_encoders.aligned_encoders import TEXT_TOWER
+from hf_any3d.modeling.point_encoders.part_texts import check_part_templates
 from hf_any3d.modeling.point_ops import CURVES
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, part_property, source_property
 
+_SUPERVISED: dict[str, Any] = {
+    "stem": "convolution",
+    "reads_coordinates": False,
+    "stage_norm": "batch",
+    "pooling": "serialized",
+    "depth_rule": "max",
+    "decoder_convolution": "skip",
+    "use_decoder": True,
+    "depths": (2, 2, 2, 6, 2),
+    "hidden_sizes": (32, 64, 128, 256, 512),
+    "num_attention_heads": (2, 4, 8, 16, 32),
+    "decoder_depths": (2, 2, 2, 2),
+    "decoder_hidden_sizes": (64, 64, 128, 256),
+    "decoder_num_attention_heads": (4, 4, 8, 16),
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "sonata": {},
     "concerto_small": {
@@ -42,27 +59,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rope_rescale": 1.2,
         "grid_size": 0.01,
     },
-    "supervised": {
-        "stem": "convolution",
-        "reads_coordinates": False,
-        "stage_norm": "batch",
-        "pooling": "serialized",
-        "depth_rule": "max",
-        "decoder_convolution": "skip",
-        "use_decoder": True,
-        "depths": (2, 2, 2, 6, 2),
-        "hidden_sizes": (32, 64, 128, 256, 512),
-        "num_attention_heads": (2, 4, 8, 16, 32),
-        "decoder_depths": (2, 2, 2, 2),
-        "decoder_hidden_sizes": (64, 64, 128, 256),
-        "decoder_num_attention_heads": (4, 4, 8, 16),
-        "lovasz_weight": 1.0,
-    },
+    "supervised": {**_SUPERVISED, "lovasz_weight": 1.0},
+    "find3d": {**_SUPERVISED, "text_embedding_size": 768, "none_label": True},
 }
 """Sizes and layouts of the released models, as changes of the config's defaults."""
 _RANGES: Ranges = {
     **dict.fromkeys(("hidden_sizes", "decoder_hidden_sizes"), CHANNELS),
-    **dict.fromkeys(("head_widths", "segmentation_head_widths"), CHANNELS),
+    **dict.fromkeys(("head_widths", "segmentation_head_widths", "text_head_widths"), CHANNELS),
     **dict.fromkeys(("num_attention_heads", "decoder_num_attention_heads"), HEADS),
     **dict.fromkeys(("depths", "decoder_depths"), LAYERS),
     **dict.fromkeys(("attention_dropout", "hidden_dropout", "drop_path_rate"), SHARE),
@@ -82,6 +85,7 @@ _RANGES: Ranges = {
     "batch_norm_momentum": SHARE,
     **dict.fromkeys(("condition_size", "text_embedding_size"), CHANNELS),
     "lovasz_weight": (0, 1e6),
+    "temperature": (1e-3, 1e3),
     "initializer_range": SPREAD,
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -100,8 +104,8 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     r"""Configuration of a Point Transformer V3 encoder and its heads (arXiv 2312.10035).
 
     The defaults are the sizes of Sonata (arXiv 2503.16429) and of Concerto's base model with sound behavior; `PRESETS`
-    has the changes of the other released models, for `PointTransformerV3Config(**PRESETS["utonia"])`, and of the
-    original, supervised layout, "supervised".
+    has the changes of the other released models, for `PointTransformerV3Config(**PRESETS["utonia"])`, of the original,
+    supervised layout, "supervised", and of Find3D (arXiv 2411.13550), which finds parts by name in that layout.
 
     Args: Voxels
         in_channels: Channels of a point: 9 for xyz, colors in [0, 1] and normals.
@@ -179,13 +183,21 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
         head_dropout: Dropout after each of them.
         segmentation_head: Head for points: "layers", or for a common training of data sets "texts", cosines with the
             embeddings of class names, or "conditions", a linear layer for each.
-        text_embedding_size: Channels of these embeddings.
+        text_embedding_size: Channels of these embeddings, and of points among texts in zero-shot segmentation.
         lovasz_weight: Weight of the Lovász loss that is added to the cross-entropy of points.
         segmentation_head_widths: Widths of the hidden layers of the segmentation head; empty for a linear head.
         segmentation_head_dropout: Dropout after each of them.
+        text_head_widths: Widths of the hidden layers that lead features of points into a space of texts, for zero-shot
+            segmentation.
+        none_label: Whether a point may have none of the texts in zero-shot segmentation: a further label, the last,
+            whose score is always zero, as of Find3D.
+        hypothesis_templates: Texts with `{}` for the name of a part, whose vectors are averaged.
+        category_templates: Texts with `{}` for the part and `{}` for the object's category, used if it is given.
+        temperature: Inverse of the initial scale of scores among texts, which is learned.
+        aligned_with: Name of the model whose texts share the space, for messages.
         label_colors: Colors of the labels, "#rrggbb", in which pictures show them; None for the library's.
-        parts: Source of the weights of the pretrained encoder, "base", that an adapter was trained with; see
-            `PretrainedPart`.
+        parts: Sources of weights, see `PretrainedPart`: of the pretrained encoder, "base", that an adapter was trained
+            with, and of the "text_tower" of zero-shot segmentation.
     """
 
     model_type = "point_transformer_v3"
@@ -252,6 +264,12 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     lovasz_weight: float = 0.0
     segmentation_head_widths: list[int] | tuple[int, ...] = ()
     segmentation_head_dropout: float = 0.0
+    text_head_widths: list[int] | tuple[int, ...] = (64, 64, 64)
+    none_label: bool = False
+    hypothesis_templates: list[str] | tuple[str, ...] = ("{}",)
+    category_templates: list[str] | tuple[str, ...] = ("{} of a {}",)
+    temperature: float = 0.07
+    aligned_with: str | None = None
     label_colors: list[str] | None = None
     parts: dict[str, Any] | None = None
     base_name_or_path = source_property("base", "Source of the weights under an adapter; None if stored with it.")
@@ -280,12 +298,14 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
             raise ValueError(
                 f"pooling_strides={self.pooling_strides}; expected powers of 2, as pooling is 'serialized'"
             )
+        check_part_templates("hypothesis_templates", self.hypothesis_templates)
+        check_part_templates("category_templates", self.category_templates)
         self._check_conditions()
         self._check_heads("")
         if self.use_decoder:
             self._check_heads("decoder_")
         super().__post_init__(**kwargs)
-        self.check_parts(("base",))
+        self.check_parts((TEXT_TOWER, "base"))
 
     def _check_conditions(self) -> None:
         if self.condition_layer_norms and not self.pre_norm and self.block_rule == "branch":

@@ -27,6 +27,7 @@ from transformers.models.clip.modeling_clip import eager_attention_forward
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.encoders import LayerStack
+from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
@@ -36,6 +37,7 @@ from hf_any3d.modeling.layers.forward_contract import (
 from hf_any3d.modeling.layers.heads import ClassificationHead, precision_of
 from hf_any3d.modeling.layers.tasks import classification_loss, point_loss, refuse_problem_type
 from hf_any3d.modeling.library import LibraryModelMixin
+from hf_any3d.modeling.point_encoders.part_texts import PartTextsMixin, label_masks
 from hf_any3d.modeling.point_encoders.point_transformer import DropPath, PointMlp
 from hf_any3d.modeling.point_encoders.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
 from hf_any3d.modeling.point_ops import (
@@ -47,6 +49,7 @@ from hf_any3d.modeling.point_ops import (
 from hf_any3d.modeling.point_ops.geometry import GRIDS
 from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.point_transformer_v3.configuration_point_transformer_v3 import PointTransformerV3Config
+from hf_any3d.modeling.point_transformer_v3.point_texts import PointTextHead, mask_means, mask_text_loss, products
 from hf_any3d.modeling.point_transformer_v3.voxel_layers import (
     ClassTextHead,
     ConditionHeads,
@@ -85,6 +88,28 @@ class PointTransformerV3Output(ModelOutput):
     grid_coord: torch.Tensor | None = None
     offsets: torch.Tensor | None = None
     point_features: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class PointTextOutput(ModelOutput):
+    """Similarity of points with texts.
+
+    Args:
+        loss: With labels, the contrastive loss of the points that a text names.
+        logits: `(batch, points, texts)`, products of vectors of voxels and texts times the learned scale, of all
+            points; with `none_label` there is a last column of zeros, for none of the texts.
+        voxel_embeds: `(voxels, text_embedding_size)`, of any length, those of one cloud after the other.
+        text_embeds: `(texts, text_embedding_size)` or `(batch, texts, text_embedding_size)`, unit vectors.
+        hidden_states: On request, as of the encoder.
+        attentions: On request, as of the encoder.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    voxel_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -367,6 +392,8 @@ class PointTransformerV3PreTrainedModel(
         elif isinstance(module, ClassTextHead):
             init.zeros_(module.logit_scale)
             init.zeros_(module.class_embeddings)
+        elif isinstance(module, PointTextHead):
+            init.constant_(module.logit_scale, module.initial_scale)
         elif isinstance(module, LayerScale):
             init.constant_(module.gamma, module.value)
         elif isinstance(module, PointTransformerV3Embeddings) and module.mask_token is not None:
@@ -832,3 +859,111 @@ class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedMo
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
+
+
+class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointTransformerV3PreTrainedModel):
+    """`PointTransformerV3Model` that compares points with texts, which name parts: Find3D opens as this class.
+
+    Args:
+        config: The configuration; `PRESETS["find3d"]` has the sizes of Find3D.
+
+    Source: Find3D (arXiv 2411.13550), Sec. 4.
+    """
+
+    input_modalities = ("point_cloud", "text")
+
+    def __init__(self, config: PointTransformerV3Config):
+        super().__init__(config)
+        self.point_transformer_v3 = PointTransformerV3Model(config)
+        self.text_head = PointTextHead(config)
+        self.post_init()
+
+    @strict_forward
+    def forward(
+        self,
+        points: Clouds,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        text_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        text_mask: torch.Tensor | None = None,
+        none_label: bool | None = None,
+        point_mask: torch.Tensor | None = None,
+        grid_coord: Clouds | None = None,
+        inverse: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> PointTextOutput:
+        """Compare the points of clouds with texts.
+
+        Args:
+            points: As of `PointTransformerV3Model`.
+            input_ids: `(texts, words)`, from `text_tower.tokenize`.
+            attention_mask: `(texts, words)`.
+            text_embeds: `(texts, text_embedding_size)`, embedded texts instead of both; or `(batch, texts,
+                text_embedding_size)`, own texts for each cloud.
+            labels: With them the loss is returned: `(batch, points)` numbers of texts, -100 for points without one; or
+                `(batch, texts, points)`, True for the points that a text names, if these overlap. Of the original
+                points with `inverse`.
+            text_mask: `(batch, texts)`, True for the texts of a cloud in the loss; by default those that name a point.
+            none_label: As of the config, whose value is the default.
+            point_mask: As of `PointTransformerV3Model`.
+            grid_coord: As of `PointTransformerV3Model`.
+            inverse: As of `PointTransformerV3Model`.
+            output_hidden_states: As of `PointTransformerV3Model`.
+            output_attentions: As of `PointTransformerV3Model`.
+
+        Raises:
+            TypeError: For an unknown keyword.
+            ValueError: As `PointTransformerV3Model` does; if texts are given twice, are missing for labels or have
+                another shape; if labels have another shape or number no text.
+        """
+        text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
+        encoded = self.point_transformer_v3.encode(
+            points,
+            point_mask,
+            grid_coord,
+            inverse,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        requested = {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}
+        voxel_embeds, scale = self.text_head(encoded.voxel_features())
+        if text_embeds is None:
+            if labels is not None:
+                raise ValueError("the loss compares points with texts; expected input_ids or text_embeds")
+            return PointTextOutput(voxel_embeds=voxel_embeds, **requested)
+        clouds, width = encoded.batch.shape[0], voxel_embeds.shape[-1]
+        if text_embeds.shape[:-2] not in ((), (clouds,)) or text_embeds.shape[-1] != width:
+            raise ValueError(
+                f"text_embeds has shape {tuple(text_embeds.shape)}; expected (texts, {width}) or ({clouds}, texts, "
+                f"{width}), features of the text tower that the model is aligned with"
+            )
+        # Given features may come from another program, which does not normalize them.
+        text_embeds = nn.functional.normalize(text_embeds.to(voxel_embeds), dim=-1)
+        counts, loss = encoded.stages[0].counts, None
+        with autocast_disabled(voxel_embeds.device):
+            scores = scale * products(voxel_embeds, text_embeds, counts)  # (voxels, texts)
+            if self.config.none_label if none_label is None else none_label:
+                scores = nn.functional.pad(scores, (0, 1))
+            if labels is not None:
+                named, counted = self._targets(encoded.batch, labels, text_mask, text_embeds.shape[-2])
+                means, numbers = mask_means(voxel_embeds, named, encoded.inverse, counts)
+                counted = numbers > 0 if counted is None else counted
+                loss = mask_text_loss(means, numbers, text_embeds, counted, scale)
+        return PointTextOutput(loss, encoded.carry_up(scores), voxel_embeds, text_embeds, **requested)
+
+    def _targets(
+        self, batch: Batch, labels: torch.Tensor, text_mask: torch.Tensor | None, texts: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return which points each text names, `(points, texts)`, and which texts a cloud has, `(clouds, texts)`."""
+        clouds, count = batch.shape
+        if labels.shape not in ((clouds, count), (clouds, texts, count)):
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)}; expected ({clouds}, {count}), one per point, or ({clouds}, "
+                f"{texts}, {count}), one per text and point"
+            )
+        masks = (label_masks(labels, texts) if labels.ndim == 2 else labels.bool()).transpose(1, 2)
+        if text_mask is not None and text_mask.shape != (clouds, texts):
+            raise ValueError(f"text_mask has shape {tuple(text_mask.shape)}; expected ({clouds}, {texts})")
+        return batch.flatten(masks, "labels"), None if text_mask is None else text_mask.bool()

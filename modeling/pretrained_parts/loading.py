@@ -1,5 +1,7 @@
 """Arguments of `from_pretrained`, and checks of the loaded weights: missing, misshapen or not finite."""
 
+from __future__ import annotations
+
 import copy
 import os
 import re
@@ -7,11 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from peft import PeftConfig
-from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -20,6 +20,9 @@ from transformers.utils import logging
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.layers.forward_contract import keep_unpacked
 from hf_any3d.modeling.pretrained_parts.tensors import inner_tensors, not_finite, own_tensors
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 # Arguments that auto classes and pipelines pass on, or that have no effect here.
 _WITHOUT_EFFECT = {
@@ -136,6 +139,8 @@ class EarlierNamesMixin:
 
     def use_todays_names(self, config: PeftConfig) -> None:
         """Change the names of modules in an adapter's settings, in place, where they are those of earlier versions."""
+        from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND  # here, as in `load_adapter`
+
         for field in ("target_modules", "exclude_modules", "modules_to_save", "target_parameters"):
             given = getattr(config, field, None)
             if isinstance(given, str) and given.lower() != INCLUDE_LINEAR_LAYERS_SHORTHAND:
@@ -193,6 +198,8 @@ class EarlierNamesMixin:
         if load_config is None:  # that of `from_pretrained` has the renamings
             kwargs["weight_mapping"] = get_model_conversion_mapping(self, key_mapping=self.renamings())
         if peft_config is None and peft_model_id is not None:
+            from peft import PeftConfig  # here, since models without adapters open without PEFT
+
             # Read here: transformers adds the adapter as soon as it has read its settings.
             place = {**(getattr(load_config, "download_kwargs", None) or {}), **(adapter_kwargs or {})}
             peft_config = PeftConfig.from_pretrained(os.fspath(peft_model_id), **place)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME, cached_file
@@ -155,10 +154,11 @@ class PretrainedPartsMixin:
         """
         owners = [(path, owner) for path, owner in self.named_modules() if isinstance(owner, PretrainedPartsMixin)]
         self._keys_to_ignore_on_load_missing = {
-            rf"^{re.escape('.'.join(filter(None, (path, place))))}\."
+            pattern
             for path, owner in owners
             for name, place in owner._part_paths.items()
             if owner.owns_part(name) and owner.config.part(name).is_elsewhere
+            for pattern in _patterns_of(owner, name, ".".join(filter(None, (path, place))))
         }
 
     def owns_part(self, name: str) -> bool:
@@ -186,6 +186,8 @@ class PretrainedPartsMixin:
     def enable_adapters(self) -> None:
         """Enable all adapters and fully trained modules (`modules_to_save`), which transformers leaves disabled."""
         super().enable_adapters()
+        from peft.utils import ModulesToSaveWrapper  # here, since models without adapters open without PEFT
+
         for module in self.modules():
             if isinstance(module, ModulesToSaveWrapper):
                 module.enable_adapters(enabled=True)
@@ -229,6 +231,14 @@ class PretrainedPartsMixin:
     @classmethod
     def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
         return super().from_pretrained(name, *args, **kwargs)
+
+
+def _patterns_of(owner: PretrainedPartsMixin, name: str, path: str) -> list[str]:
+    """Return patterns of the names of a part's tensors, without those of adapters in it, which are elsewhere never."""
+    tensors = owner.part_tensors(name)
+    if any(own.path != own.name for own in tensors):  # adapters wrap what they change
+        return [rf"^{re.escape(f'{path}.{own.path}')}$" for own in tensors]
+    return [rf"^{re.escape(path)}\."]
 
 
 def _quantization_keys(part: nn.Module) -> list[str]:

@@ -1,5 +1,7 @@
 """Stored adapters of any PEFT method: load them into a model, and check their base model and their settings."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import os
@@ -7,10 +9,8 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftModel
-from peft.utils import get_peft_model_state_dict, load_peft_weights
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME, cached_file
@@ -25,6 +25,10 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     stored_types,
 )
 
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+# Functions import PEFT, without which models without adapters open.
 # Of `cached_file`: a file that is not there is None.
 _QUIET = {
     "_raise_exceptions_for_gated_repo": False,
@@ -59,6 +63,9 @@ def load_adapter_into(
         ValueError: If its settings are invalid, tensors are missing or unexpected, or sizes differ and
             `ignore_mismatched_sizes` is False.
     """
+    from peft import PeftConfig, PeftModel
+    from peft.utils import get_peft_model_state_dict, load_peft_weights
+
     refuse_foreign_adapters(name, hub)
     refuse_odd_weights(name, hub)
     with stored_settings(name):
@@ -95,6 +102,8 @@ def refuse_foreign_adapters(name: str, hub: Mapping[str, Any]) -> None:
     Raises:
         ValueError: It is such an adapter.
     """
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
     file = cached_file(name, ADAPTER_CONFIG_NAME, **{**_QUIET, **hub})
     if file is None:
         return  # PEFT says so

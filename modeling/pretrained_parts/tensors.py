@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 
 import torch
-import xxhash
 from torch import nn
 
 from hf_any3d.modeling.layers.forward_contract import is_sharded
@@ -166,6 +165,8 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 def _fast_hash(tensor: torch.Tensor) -> str:
     if inner := inner_tensors(tensor):
         return " ".join(map(_fast_hash, inner))
+    import xxhash  # here, since models whose weights are all their own need none
+
     # With the shape, since bytes do not tell (2, 3) from (3, 2).
     digest = xxhash.xxh3_128(f"{tuple(tensor.shape)}".encode())
     digest.update(_bytes(tensor))

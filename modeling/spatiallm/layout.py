@@ -74,6 +74,7 @@ class Layout:
         dropped: Lines of the text that it was read from that are no entities.
         up_axis: The axis along which heights and the third sizes of boxes are, and about which boxes are turned, one
             of `UP_AXES` of `hf_any3d.modeling.layers.boxes`. What models write is about z.
+        up: Unit vector near that axis that they are along in fact, for a scan that is tilted; None for the axis.
 
     Example:
         ```python
@@ -87,10 +88,14 @@ class Layout:
     boxes: tuple[Box, ...] = ()
     dropped: tuple[DroppedLine, ...] = field(default=(), compare=False)
     up_axis: str = "z"
+    up: tuple[float, float, float] | None = None
 
     def __post_init__(self):
         if self.up_axis not in UP_AXES:
             raise ValueError(f"up_axis={self.up_axis!r}; expected one of {', '.join(UP_AXES)}")
+        if self.up is not None and len(self.up) != 3:
+            raise ValueError(f"up={self.up!r}; expected three numbers, or None for the axis")
+        _ = self.upright_rotation  # checks the direction
 
     @classmethod
     def of(cls, entities: Iterable[Entity], dropped: Iterable[DroppedLine] = ()) -> Layout:
@@ -174,23 +179,30 @@ class Layout:
 
     def _each(self, change: Callable[[Entity], Entity]) -> Layout:
         changed = Layout.of(map(change, self.entities), self.dropped)
-        return dataclasses.replace(changed, up_axis=self.up_axis)
+        return dataclasses.replace(changed, up_axis=self.up_axis, up=self.up)
+
+    @property
+    def upright_rotation(self) -> np.ndarray:
+        """Rotation `(3, 3)` after which z points up."""
+        return upright_rotation(self.up_axis, self.up)
 
     def _check_upright(self) -> None:
-        if self.up_axis != "z":
-            raise ValueError(f"the layout has up_axis={self.up_axis!r}; expected 'z': call with_up_axis('z') first")
+        if self.up_axis != "z" or self.up is not None:
+            told = f"up_axis={self.up_axis!r}" + ("" if self.up is None else f" and up={self.up}")
+            raise ValueError(f"the layout has {told}; expected 'z': call with_up_axis('z') first")
 
-    def with_up_axis(self, up_axis: str) -> Layout:
+    def with_up_axis(self, up_axis: str, up: tuple[float, float, float] | None = None) -> Layout:
         """Return the layout turned so that another axis points up; quarter turns about z stay as they are.
 
         Args:
             up_axis: One of `UP_AXES` of `hf_any3d.modeling.layers.boxes`.
+            up: Direction near it that points up in fact; None for the axis, so that a tilted layout is leveled.
 
         Raises:
-            ValueError: Another axis.
+            ValueError: Another axis, or a direction that is not near it.
         """
-        made = dataclasses.replace(self, up_axis=up_axis)
-        turn = upright_rotation(up_axis).T @ upright_rotation(self.up_axis)
+        made = dataclasses.replace(self, up_axis=up_axis, up=up)
+        turn = made.upright_rotation.T @ self.upright_rotation
         return made._moved(lambda place: turn @ place)
 
     def _moved(self, move: Callable[[np.ndarray], np.ndarray]) -> Layout:
@@ -244,6 +256,22 @@ class Layout:
 
         return dataclasses.replace(moved, boxes=tuple(map(turned, moved.boxes)))
 
+    def with_folded_turns(self) -> Layout:
+        """Return the layout with boxes that are turned by quarter turns along the axes, so that each has one text.
+
+        Their horizontal sizes are swapped if need be; the space that they fill is the same.
+        """
+
+        def folded(box: Box) -> Box:
+            quarters = round(box.angle / (math.pi / 2))
+            if not math.isclose(box.angle, quarters * math.pi / 2, abs_tol=1e-3):
+                return box
+            sizes = {"sx": box.sy, "sy": box.sx} if quarters % 2 else {}
+            return dataclasses.replace(box, angle=0.0, **sizes)
+
+        self._check_upright()
+        return dataclasses.replace(self, boxes=tuple(map(folded, self.boxes)))
+
     def ordered(self, resolution: float | None = None) -> Layout:
         """Return the layout in the order that a model is trained with, numbered anew from 0.
 
@@ -292,18 +320,18 @@ class Layout:
         )
 
     def as_boxes(self) -> tuple[np.ndarray, list[str]]:
-        """Return all entities as boxes that are turned about the up axis: walls, doors and windows are flat ones.
+        """Return all entities as boxes that are turned about the direction that points up: walls, doors and windows are flat ones.
 
         Returns:
-            `(boxes, 7)` float64, center x, y, z, full sizes, the third along the up axis, and angle; and the label of
+            `(boxes, 7)` float64, center x, y, z, full sizes, the third upward, and angle; and the label of
             each.
 
         Raises:
             ValueError: A door or window is in a wall that is not in the layout.
         """
-        if self.up_axis != "z":
+        if self.up_axis != "z" or self.up is not None:
             boxes, names = self.with_up_axis("z").as_boxes()
-            boxes[:, :3] = boxes[:, :3] @ upright_rotation(self.up_axis)
+            boxes[:, :3] = boxes[:, :3] @ self.upright_rotation
             return boxes, names
         rows, labels = [], []
         walls: dict[int, tuple[Wall, float]] = {}
@@ -329,13 +357,13 @@ class Layout:
     def corners(self) -> np.ndarray:
         """Return the corners `(boxes, 8, 3)` of what `as_boxes` returns: four of the bottom, then those above them."""
         boxes, _ = self.with_up_axis("z").as_boxes()
-        return box_corners(torch.from_numpy(boxes)).numpy() @ upright_rotation(self.up_axis)
+        return box_corners(torch.from_numpy(boxes)).numpy() @ self.upright_rotation
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the entities by kind and the up axis, for JSON."""
+        """Return the entities by kind, the up axis and, of a tilted layout, what points up, for JSON."""
         names = ("walls", "doors", "windows", "boxes")
         entities = {name: [dataclasses.asdict(one) for one in getattr(self, name)] for name in names}
-        return {**entities, "up_axis": self.up_axis}
+        return {**entities, "up_axis": self.up_axis} | ({} if self.up is None else {"up": list(self.up)})
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Layout:
@@ -345,12 +373,13 @@ class Layout:
             ValueError: A kind or field is unknown or missing.
         """
         kinds = {"walls": Wall, "doors": Door, "windows": Window, "boxes": Box}
-        if unknown := sorted(set(content) - {*kinds, "up_axis"}):
-            raise ValueError(f"a layout has {unknown[0]!r}; expected some of {', '.join(kinds)} and up_axis")
+        if unknown := sorted(set(content) - {*kinds, "up_axis", "up"}):
+            raise ValueError(f"a layout has {unknown[0]!r}; expected some of {', '.join(kinds)}, up_axis and up")
         found = {name: content[name] for name in kinds if name in content}
         try:
             entities = {name: tuple(kinds[name](**one) for one in own) for name, own in found.items()}
-            return cls(**entities, up_axis=content.get("up_axis", "z"))
+            up = content.get("up")
+            return cls(**entities, up_axis=content.get("up_axis", "z"), up=None if up is None else tuple(up))
         except TypeError as error:
             raise ValueError(f"a layout holds an entity with other fields: {error}") from error
 

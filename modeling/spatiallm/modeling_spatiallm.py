@@ -12,6 +12,7 @@ input_ids with placeholders ─► word embeddings ─► placeholders filled wi
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,10 +39,13 @@ from hf_any3d.modeling.layers.forward_contract import (
 from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.pretrained_parts import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.loading import keep_in_full
 from hf_any3d.modeling.spatiallm.configuration_spatiallm import SpatialLMConfig
 
 Clouds = torch.Tensor | list[torch.Tensor]
 _FREQUENCIES, _HIGHEST = 10, 30.0
+# What quantization leaves in full precision.
+_IN_FULL = (r"(?:.*\.)?(?:point_encoder|input_projection|projector)", r"(?:.*\.)?language_model\.(?:.*\.)?lm_head")
 
 
 @dataclass
@@ -120,6 +124,13 @@ class SpatialLMPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, PreTrain
     _supports_flex_attn = True
     _supports_attention_backend = True
     _skip_keys_device_placement = ["past_key_values"]
+    # As in the released program, whatever the precision of the language model is.
+    _keep_in_fp32_modules_strict = ["point_encoder", "input_projection"]
+
+    @classmethod
+    def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; `quantization_config` applies to the layers of the language model but for the last one."""
+        return super()._from_full_repository(name, *args, **keep_in_full(kwargs, *_IN_FULL))
 
     @property
     def is_gradient_checkpointing(self) -> bool:

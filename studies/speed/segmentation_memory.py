@@ -2,6 +2,12 @@
 
     python -m studies.speed.segmentation_memory
     python -m studies.speed.segmentation_memory --points 200000 1000000 --output memory.json
+    python -m studies.speed.segmentation_memory --kind street --points 500000 1000000 2000000
+    python -m studies.speed.segmentation_memory --kind street --points 200000 --votes
+
+With `--kind street` the scenes are .laz files of a street with intensities, 50 points a square meter, and the model is
+a Point Transformer V3 of the supervised layout with the processor for nuScenes; `--votes` follows the authors'
+procedure of views and fragments.
 
 The model is small and has random weights: the answers mean nothing. Each scene is a file of its own and labeled by a
 process of its own, whose peak of resident memory the system reports; the smallest scene, of as many points as one
@@ -20,8 +26,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_any3d import ActConfig, ActForSemanticSegmentation, PointCloudProcessor
+from hf_any3d import (
+    ActConfig,
+    ActForSemanticSegmentation,
+    PointCloudProcessor,
+    PointTransformerV3Config,
+    PointTransformerV3ForPointCloudSegmentation,
+    PointTransformerV3Processor,
+)
 from hf_any3d.atomic_files import write_json
+from hf_any3d.conversions.point_transformer_v3.benchmarks import BENCHMARKS
+from hf_any3d.modeling.point_transformer_v3 import PRESETS
+from hf_any3d.voxel_processing import VOXEL_PRESETS
 
 BLOCK = 16_384
 """Points of a block."""
@@ -49,6 +65,54 @@ def save_model(folder: Path) -> None:
     PointCloudProcessor(num_points=BLOCK, scale=None, sampling="first", up_axis="z").save_pretrained(folder)
 
 
+def save_street_model(folder: Path) -> None:
+    """Save a small Point Transformer V3 for nuScenes with random weights, and its processor."""
+    torch.manual_seed(0)
+    benchmark = BENCHMARKS["nuscenes"]
+    small = {"depths": (1, 1, 1), "hidden_sizes": (16, 16, 32), "num_attention_heads": (1, 1, 2)}
+    decoder = {"decoder_depths": (1, 1), "decoder_hidden_sizes": (16, 16), "decoder_num_attention_heads": (1, 1)}
+    layout = {"patch_sizes": (1024,) * 3, "pooling_strides": (2, 2), "mlp_ratio": 2.0}
+    processor = PointTransformerV3Processor(**VOXEL_PRESETS["nuscenes"])
+    config = PointTransformerV3Config(
+        **PRESETS["supervised"] | small | decoder | layout | {"reads_coordinates": True, "block_rule": "branch"},
+        in_channels=benchmark.channels,
+        grid_size=processor.grid_size,
+        id2label=dict(enumerate(benchmark.classes)),
+        label_colors=benchmark.hex_colors,
+    )
+    PointTransformerV3ForPointCloudSegmentation(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def street(num_points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a generated street, 50 points a square meter: `(points, 3)` in meters and intensities, 0 to 255."""
+    generator = np.random.default_rng(0)
+    edge = (num_points / 50) ** 0.5
+    xyz = generator.random((num_points, 3)) * [edge, edge, 1]
+    kind = generator.random(num_points)
+    # Ground, walls every 20 m, and boxes of the size of cars.
+    xyz[:, 2] = 0.02 * generator.standard_normal(num_points)
+    walls, cars = kind < 0.3, kind > 0.8
+    xyz[walls, 1] = np.round(xyz[walls, 1] / 20) * 20
+    xyz[walls, 2] += 8 * generator.random(walls.sum())
+    xyz[cars, :2] = np.round(xyz[cars, :2] / 10) * 10 + generator.random((cars.sum(), 2)) * [4, 2]
+    xyz[cars, 2] += 1.5 * generator.random(cars.sum())
+    return xyz, generator.integers(0, 256, num_points)
+
+
+def write_street(path: Path, num_points: int) -> None:
+    """Write a generated street as .laz."""
+    import laspy
+
+    xyz, intensity = street(num_points)
+    header = laspy.LasHeader(point_format=0, version="1.2")
+    header.scales = [0.001] * 3
+    content = laspy.LasData(header)
+    content.x, content.y, content.z = xyz.T
+    content.intensity = intensity
+    content.write(path)
+
+
 def write_scene(path: Path, num_points: int) -> None:
     """Write a room of random points, 12 bytes each."""
     points = np.random.default_rng(0).random((num_points, 3), dtype=np.float32)
@@ -68,16 +132,19 @@ def peak_of(command: list[str]) -> tuple[float, float]:
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6, seconds
 
 
-def measure(sizes: list[int], max_points: int, folder: Path) -> list[dict[str, Any]]:
+def measure(
+    sizes: list[int], max_points: int, folder: Path, kind: str = "rooms", votes: bool = False
+) -> list[dict[str, Any]]:
     """Label scenes of these sizes, complete and thinned out to `max_points`; print and return a row for each."""
-    save_model(folder / "model")
+    is_street = kind == "street"
+    (save_street_model if is_street else save_model)(folder / "model")
     print(f"{'points':>9s} {'thinned to':>10s} {'MB of the file':>14s} {'peak MB':>8s} {'CPU s':>6s}")
     rows = []
     for size in [BLOCK, *sizes]:
-        scene = folder / f"scene_{size}.npy"
-        write_scene(scene, size)
+        scene = folder / f"scene_{size}.{'laz' if is_street else 'npy'}"
+        (write_street if is_street else write_scene)(scene, size)
         for limit in [None, max_points] if size > max_points else [None]:
-            options = [] if limit is None else ["--max-points", str(limit)]
+            options = ["--votes"] * votes + ([] if limit is None else ["--max-points", str(limit)])
             command = [sys.executable, "-m", "hf_any3d", "segment", str(scene), "--model", str(folder / "model")]
             peak, seconds = peak_of([*command, *options])
             rows.append({"points": size, "max_points": limit, "peak_mb": peak, "cpu_seconds": seconds})
@@ -95,10 +162,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, nargs="+", default=list(POINTS), help="sizes of scenes")
     parser.add_argument("--max-points", type=int, default=MAX_POINTS, help="points that are left by thinning")
+    parser.add_argument("--kind", default="rooms", choices=("rooms", "street"), help="what the scenes are")
+    parser.add_argument("--votes", action="store_true", help="vote, with --kind street")
     parser.add_argument("--output", type=Path, help="write the rows to this JSON file")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(options.points, options.max_points, Path(folder))
+        rows = measure(options.points, options.max_points, Path(folder), options.kind, options.votes)
     if options.output is not None:
         write_json(options.output, {"labels": LABELS, "block": BLOCK, "rows": rows})
 

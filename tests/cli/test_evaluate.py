@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value, load_dataset
+from transformers import pipeline
 
 from hf_any3d import ActModel, AutoModelForPointCloudSegmentation, PointCloudProcessor
 from hf_any3d.evaluation.segmentation import instance_miou, part_ious
@@ -82,6 +83,29 @@ def test_other_models_get_the_figures_of_their_task(models, data, kind, names, t
     code, out, err = evaluate(models(kind), data(CATEGORIES, names), "--max-samples", 2)
     assert code == 0, err
     assert all(text in out for text in texts) and out.startswith("train ") and out.count("\n") == 1
+
+
+def test_reconstructions_are_measured_class_by_class(models, data):
+    folder = data(CATEGORIES, PARTS)
+    code, out, err = evaluate(models("autoencoder"), folder, "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    reconstruct = pipeline("point-cloud-reconstruction", model=str(models("autoencoder")))
+    rows = load_dataset("parquet", data_dir=str(folder), split="train").with_format("numpy")
+    answers = [reconstruct(row["points"]) for row in rows]
+    measures = ("chamfer_l1", "chamfer_l2", "f_score")
+    means = {
+        name: {
+            measure: np.mean([answer[measure] for answer, row in zip(answers, rows, strict=True) if row["label"] == n])
+            for measure in measures
+        }
+        for n, name in enumerate(CATEGORIES)
+    }
+    by_class = {name: each["chamfer_l1"] for name, each in means.items()}
+    assert facts["class_chamfer_l1"]["train"] == pytest.approx(by_class, rel=1e-4)
+    for measure in measures:
+        expected = np.mean([each[measure] for each in means.values()])
+        assert facts["metrics"]["train"][measure] == pytest.approx(expected, rel=1e-4)
 
 
 def test_bad_files_of_a_folder_are_reported_and_left_out(models, tmp_path):

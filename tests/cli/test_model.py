@@ -57,7 +57,11 @@ def test_an_edited_card_is_pushed_as_it_is_and_a_missing_one_is_written(trained,
     assert run("push", trained, "me/edited-card").code == 0
     assert hub.content("me/edited-card", "README.md").decode() == "# My model\n\nI wrote this.\n"
     (trained / "README.md").unlink()
-    assert run("push", trained, "me/new-card", "--json").code == 0
+    code, out, _ = run("push", trained, "me/new-card", "--json")
+    assert code == 0
+    newest = huggingface_hub.HfApi().list_repo_commits("me/new-card")[0].commit_id
+    url = f"{constants.ENDPOINT}/me/new-card"
+    assert json.loads(out) == {"repository": "me/new-card", "kind": "model", "url": url, "commit": newest}
     assert '"me/new-card"' in hub.content("me/new-card", "README.md").decode()
 
 

@@ -89,11 +89,11 @@ def test_one_scan_a_class_is_learned_and_says_that_nothing_tells_how_well(tmp_pa
 def test_scans_are_added_to_a_model_and_old_features_reused(tmp_path, monkeypatch):
     write_scans(tmp_path / "scans", 3)
     assert run("train", "scans", *FASTEST).code == 0
-    from hf_any3d.training.little_data import training
+    from hf_any3d.training.little_data import features
 
     computed = []
-    plain = training.frozen_features
-    monkeypatch.setattr(training, "frozen_features", lambda *given: computed.append(len(given[1])) or plain(*given))
+    plain = features.frozen_features
+    monkeypatch.setattr(features, "frozen_features", lambda *given: computed.append(len(given[1])) or plain(*given))
     # Two new ones of a class that there is, one of a new class, and one that is known.
     write_scans(tmp_path / "more", 2, ("stick",), start=3)
     write_scans(tmp_path / "more", 1, ("cone",), start=3)
@@ -101,7 +101,8 @@ def test_scans_are_added_to_a_model_and_old_features_reused(tmp_path, monkeypatc
     (tmp_path / "more" / "ball" / "again.npy").write_bytes((tmp_path / "scans" / "ball" / "0.npy").read_bytes())
     code, out, err = run("train", "more", "--from", "outputs/scans", "--output", "outputs/all", "--unlike", 7)
     assert code == 0, err
-    assert computed == [3, 7]
+    # Of the new scans, of views of them from one side, and of drawn things.
+    assert computed == [3, 3, 7]
     assert "more and the earlier ones: 9 scans of 3 classes, 1 (cone) to 5 (stick)" in out
     assert "without cone, alone in the class" in out
     config = json.loads((tmp_path / "outputs" / "all" / "config.json").read_text())
@@ -148,6 +149,40 @@ def test_a_floor_is_unlike_scans_that_know_drawn_things(tmp_path):
         answers = json.loads(run("predict", "floors", "--model", f"outputs/{name}", "--json").out)
         scores[name] = min(row["predictions"][0]["unknown"] for row in answers)
     assert scores["scans"] > max(0.5, scores["alone"])
+
+
+def test_a_scan_from_one_side_is_told_from_whole_ones(tmp_path):
+    """Hulls of boxes and balls; the half that an eye sees is a remark, the whole is none, and neither is an answer."""
+
+    def shell(label, number, count=1500):
+        generator = np.random.default_rng([number, len(label)])
+        directions = generator.normal(size=(count, 3))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        if label == "cube":
+            directions /= np.abs(directions).max(axis=1, keepdims=True)
+        return (directions * generator.uniform(0.8, 1.2, 3)).astype(np.float32)
+
+    for label in ("cube", "ball"):
+        (tmp_path / "scans" / label).mkdir(parents=True)
+        for number in range(8):
+            np.save(tmp_path / "scans" / label / f"{number}.npy", shell(label, number))
+    options = ("--points", 512, "--copies", 1, "--feature_sets", "descriptors", "--unlike", 14)
+    code, _, err = run("train", "scans", *options)
+    assert code == 0, err
+    (tmp_path / "new").mkdir()
+    for number in range(50, 54):
+        whole = shell("ball", number)
+        np.save(tmp_path / "new" / f"whole{number}.npy", whole)
+        np.save(tmp_path / "new" / f"half{number}.npy", whole[whole @ np.float32([0.6, 0.5, 0.6]) > 0])
+    code, out, err = run("predict", "new", "--model", "outputs/scans", "--json")
+    assert code == 0
+    told = [line for line in err.splitlines() if "as if seen from one side" in line]
+    assert len([line for line in told if "new/half" in line]) >= 3 and not [
+        line for line in told if "new/whole" in line
+    ], err
+    assert all(set(row["predictions"][0]) == {"label", "score", "unknown"} for row in json.loads(out))
+    assert run("train", "scans", *options, "--one_sided", "false", "--output", "outputs/none").code == 0
+    assert "side" not in run("predict", "new", "--model", "outputs/none").err
 
 
 def test_colored_scans_are_not_told_from_drawn_things_which_have_no_colors(tmp_path):

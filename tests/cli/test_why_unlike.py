@@ -17,21 +17,42 @@ predict = importlib.import_module("hf_any3d.cli.predict")  # its name in the pac
 
 
 @pytest.mark.parametrize(
-    ("size", "unknown", "reason"),
+    ("score", "unknown", "reason"),
     [
-        ((1, 1, 1), {"x": 0.9, "z": 0.1}, "if z points up it looks like lamp: try --up-axis z"),
-        ((5, 2.5, 4), {"x": 0.9, "z": 0.9}, "5.0 × 2.5 × 4.0 in size, in meters a whole room"),
-        ((5, 1, 4), {"x": 0.9, "z": 0.4}, None),
-        ((500, 250, 400), {"x": 0.9, "z": 0.9}, None),
+        (0.6, {"x": 0.9, "z": 0.1}, "if z points up it looks like lamp: try --up-axis z"),
+        (0.95, {"x": 0.9, "z": 0.45}, "if z points up it looks like lamp: try --up-axis z"),
+        (0.6, {"x": 0.9, "z": 0.45}, None),
+        (0.99, {"x": 0.9, "z": 0.55}, None),
     ],
 )
-def test_it_lies_on_its_side_or_is_a_room_or_nobody_knows(size, unknown, reason):
-    corners = np.array([[0, 0, 0], size], dtype=np.float32)
-
+def test_it_lies_on_its_side_or_nobody_knows(score, unknown, reason):
     def answer(cloud, axis):
         return {"predictions": [{"label": "lamp", "score": 0.5, "unknown": unknown[axis]}]}
 
-    found = predict.why_unlike(Cloud("scan.ply", PointCloudData(corners)), "y", answer)
+    cloud = Cloud("scan.ply", PointCloudData(np.zeros((3, 3), np.float32)))
+    assert predict.why_unlike(cloud, "y", score, answer) == reason
+
+
+def walls(size):
+    """Floor and three walls, as seen from inside."""
+    points = np.random.default_rng(0).uniform(size=(400, 3))
+    for number, (axis, side) in enumerate(((1, 0), (0, 0), (0, 1), (2, 0))):
+        points[number::4, axis] = side
+    return (points * size).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("points", "reason"),
+    [
+        (walls((5, 2.5, 4)), "5.0 × 2.5 × 4.0 in size, in meters a whole room"),
+        (walls((5, 1, 4)), None),
+        (walls((500, 250, 400)), None),
+        (np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32) * 0.5, None),
+        (walls((1, 1, 1))[:3], "3 points show no shape"),
+    ],
+)
+def test_a_room_and_a_handful_of_points_are_told_whatever_a_model_says_of_them(points, reason):
+    found = predict.why_no_object(Cloud("scan.ply", PointCloudData(points)), "y")
     assert found is None if reason is None else found.startswith(reason)
 
 

@@ -62,6 +62,7 @@ from hf_any3d.modeling.point_features import (
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudClassification,
     PointTransformerV3ForPointCloudSegmentation,
+    PointTransformerV3ForZeroShotPointCloudSegmentation,
     PointTransformerV3Model,
 )
 from hf_any3d.modeling.pointnet import (
@@ -477,6 +478,14 @@ _BUILDERS = (
         "logits",
         "segmenter.out",
         _PTV3_STILL,
+    ),
+    Case(
+        PointTransformerV3ForZeroShotPointCloudSegmentation,
+        lambda **settings: _ptv3(PointTransformerV3ForZeroShotPointCloudSegmentation)(**(tiny_ptv3.FIND3D | settings)),
+        lambda rows, seed: _with_feature_texts(rows, seed, channels=6),
+        _point_labels(LABELS),
+        "logits",
+        still_settings=_PTV3_STILL,
     ),
     Case(ImageBindAudioModel, _imagebind, _spectrograms, None, "last_hidden_state"),
     Case(NormedPhiModel, _phi(NormedPhiModel), _tokens, None, "last_hidden_state", still_settings=_PHI_STILL),

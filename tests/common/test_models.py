@@ -195,6 +195,8 @@ def test_flex_attention_matches_sdpa(case):
     with check_refusal("attention", case.name) as is_supported:
         model.set_attn_implementation("flex_attention")
     assert case.model_class._supports_flex_attn == is_supported
+    # Attention is computed by a function that can be chosen; servers such as vLLM ask before they put in their own.
+    assert case.model_class.is_backend_compatible() == is_supported
     if is_supported:
         parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
         assert {part.config._attn_implementation for part in parts} == {"flex_attention"}

@@ -17,6 +17,7 @@ from hf_any3d.conversions import (
     convert_act_adapter,
     convert_any2point,
     convert_detr3d,
+    convert_find3d,
     convert_imagebind_audio,
     convert_minigpt3d,
     convert_minigpt3d_parts,
@@ -36,7 +37,7 @@ from tests.conversions.spatiallm_originals import Released
 from tests.conversions.test_act_adapters import FILES as ADAPTED, released as adapted_released
 from tests.conversions.test_imagebind_audio import original as imagebind_original
 from tests.modeling.detr3d.reference_case import DetectionCase
-from tests.modeling.ptv3_case import SupervisedCase, ptv3_original
+from tests.modeling.ptv3_case import Find3DCase, SupervisedCase, ptv3_original
 from tests.tiny_encoders import tiny_config
 
 
@@ -94,6 +95,14 @@ def _supervised(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
 
 def _prepare_supervised(directory: Path) -> None:
     (directory / "arguments.json").write_text(json.dumps(SupervisedCase("ptv1_segment").arguments))
+
+
+def _find3d(checkpoint: Path, output: Path, others: Path) -> dict[str, Any]:
+    return convert_find3d(checkpoint, output, arguments=others / "arguments.json")
+
+
+def _prepare_find3d(directory: Path) -> None:
+    (directory / "arguments.json").write_text(json.dumps(Find3DCase("ptv1_find3d").arguments["extractor"]))
 
 
 def _part(part: str) -> Callable[[Path, Path, Path], dict[str, Any]]:
@@ -178,6 +187,13 @@ CONVERTERS = {
         _supervised,
         convert_ptv3,
         _prepare_supervised,
+    ),
+    "find3d": Converter(
+        lambda: {"model_state_dict": Find3DCase("ptv1_find3d").tensors()},
+        "model_state_dict",
+        _find3d,
+        convert_find3d,
+        _prepare_find3d,
     ),
     "spatiallm": Converter(
         lambda: {"model": Released("qwen").state},

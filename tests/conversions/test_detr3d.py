@@ -1,7 +1,9 @@
 """Files of 3DETR become directories that open and compute the same, and go back into such files."""
 
 import argparse
+import json
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoProcessor
@@ -19,6 +21,7 @@ from hf_any3d.conversions.detr3d.names import (
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.boxes import box_corners
 from hf_any3d.published import open_published
+from tests.cli.conftest import run
 from tests.modeling.detr3d.reference_case import DetectionCase, camera_corners
 
 FILES = ("scannet_ep1080", "scannet_masked_ep1080", "sunrgbd_ep1080", "sunrgbd_masked_ep1080")
@@ -80,6 +83,57 @@ def test_a_file_converts_on_the_command_line_and_computes_as_released(name, tmp_
     again = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
     assert again.keys() == case.original.keys()
     assert all(torch.equal(tensor, again[key]) for key, tensor in case.original.items())
+
+
+@pytest.mark.parametrize("name", ["detr3d_scannet_vanilla", "detr3d_sunrgbd"])
+def test_the_commands_convert_and_detect_find_the_boxes_of_the_released_program(name, tmp_path):
+    case = DetectionCase(name)
+    original_file(case, tmp_path / "detector.pth")
+    np.save(tmp_path / "scan.npy", case.points[1].numpy())
+    made = command("convert", tmp_path / "detector.pth", "--output", tmp_path / "out", "--num-points", 2048)
+    assert made.exit_code == 0, made.output
+    words = ["--model", tmp_path / "out", "--threshold", 0, "--nms-iou", 1, "--json"]
+    found = run("detect", tmp_path / "scan.npy", *words)
+    assert found.code == 0, found.err
+    boxes = json.loads(found.out)[0]["boxes"]
+    stored = {key: case.expected[f"pred.{key}"][-1, 1] for key in ("box_corners", "sem_cls_prob")}
+    assert len(boxes) == len(stored["box_corners"])
+    corners = camera_corners(torch.tensor([one["box"]["corners"] for one in boxes]))
+    distances = (corners[:, None] - stored["box_corners"]).abs().amax(dim=(2, 3))  # (boxes, stored boxes)
+    nearest = distances.argmin(dim=1)
+    assert float(distances.amin(dim=1).max()) <= 2e-3 and len(nearest.unique()) == len(nearest)
+    best = stored["sem_cls_prob"][nearest].max(dim=1)
+    assert [one["score"] for one in boxes] == pytest.approx(best.values.tolist(), abs=2e-3)
+    config = Detr3DConfig.from_pretrained(tmp_path / "out")
+    assert [one["label"] for one in boxes] == [config.id2label[number] for number in best.indices.tolist()]
+
+
+def test_a_detector_with_colors_reads_them_from_0_to_1(tmp_path):
+    case = DetectionCase("detr3d_scannet_color")
+    original_file(case, tmp_path / "detector.pth")
+    convert_detr3d(tmp_path / "detector.pth", tmp_path / "out")
+    model = AutoModelForPointCloudObjectDetection.from_pretrained(tmp_path / "out")
+    assert AutoProcessor.from_pretrained(tmp_path / "out").features == ["xyz", "rgb"]
+    points = case.points.clone()  # as the original's data set gives them: (color - mean) / 256
+    points[..., 3:] = (256 * points[..., 3:] + torch.tensor([109.8, 97.2, 83.8])) / 255
+    with torch.no_grad():
+        output, unscaled = model(points), model(case.points)
+    expected = case.expected["pred.sem_cls_logits"][-1]
+    assert float((output.logits - expected).abs().max()) <= 2e-3
+    assert float((unscaled.logits - expected).abs().max()) > 0.1
+    assert "Colors are from 0 to 1 here" in (tmp_path / "out" / "README.md").read_text()
+    assert command("convert", tmp_path / "out", "--output", tmp_path / "back.pth").exit_code == 0
+    again = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    assert again.keys() == case.original.keys()
+    for name, tensor in case.original.items():
+        torch.testing.assert_close(again[name], tensor, rtol=1e-6, atol=1e-6)
+
+
+def test_colors_of_unknown_scale_are_refused(tmp_path):
+    case = DetectionCase("detr3d_scannet_color")
+    original_file(case, tmp_path / "detector.pth")
+    with pytest.raises(ValueError, match="reads 6 numbers of a point, dataset='none'; expected 3, or 6 with"):
+        convert_detr3d(tmp_path / "detector.pth", tmp_path / "out", dataset="none")
 
 
 def test_settings_of_the_authors_are_kept(tmp_path):

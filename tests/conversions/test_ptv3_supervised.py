@@ -120,7 +120,6 @@ def test_files_without_a_head_for_points_are_named_as_what_they_are(tmp_path):
     stem = "embedding.stem.conv.weight"
     for names, message in (
         (["cls_head.0.weight", f"backbone.{stem}"], "a classifier of objects"),
-        ([f"extractor.{stem}"], "Find3D, whose head aligns points with texts"),
         ([f"backbone.{stem}"], "an encoder without a head"),
     ):
         torch.save({"state_dict": {name: torch.ones(2) for name in names}}, tmp_path / "model.pth")

@@ -40,6 +40,17 @@ def test_solids_are_in_the_frame_of_the_layout():
         np.testing.assert_allclose(other.vertices, np.stack([x, z, -y], axis=1), atol=1e-12)
 
 
+def test_meshes_of_tilted_layouts_are_level_only_where_up_is_said(tmp_path):
+    up = (0.1, 0.05, float(np.sqrt(1 - 0.1**2 - 0.05**2)))
+    tilted = LAYOUT.with_up_axis("z", up)
+    for solid, other in zip(layout_solids(LAYOUT), layout_solids(tilted), strict=True):
+        np.testing.assert_allclose(other.vertices, solid.vertices @ tilted.upright_rotation, atol=1e-12)
+    for name, layout in (("level", LAYOUT), ("tilted", tilted)):
+        write_layout(tmp_path / f"{name}.glb", layout)
+    files = [read_point_cloud(tmp_path / f"{name}.glb").points for name in ("level", "tilted")]
+    np.testing.assert_allclose(files[1], files[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["obj", "glb"])
 def test_meshes_are_read_by_our_readers(kind, tmp_path):
     write_layout(tmp_path / f"room.{kind}", LAYOUT, unit=0.5)

@@ -7,8 +7,8 @@ import pytest
 
 from hf_any3d.data import load_point_dataset
 from hf_any3d.data.point_arrays import turn_up_axis
-from hf_any3d.data.scan_frames import ScanFrame, find_frame, turn_about_z
-from hf_any3d.modeling.layers.boxes import UP_AXES, upright_rotation
+from hf_any3d.data.scan_frames import FRAME_PARTS, ScanFrame, find_frame, frame_parts, turn_about_z
+from hf_any3d.modeling.layers.boxes import UP_AXES, level_rotation, upright_rotation
 
 UNITS = (1.0, 0.01, 0.001)
 
@@ -45,6 +45,67 @@ def test_frames_of_moved_rooms_are_found(rooms, kind):
         seen = frame.apply(scan)
         assert np.percentile(seen[:, 2], 1) == pytest.approx(0, abs=0.06)
         np.testing.assert_allclose(frame.undo(seen), scan, atol=1e-9 / unit)
+
+
+def tilted(points: np.ndarray, degrees: float, toward: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return points that are tilted, and what points up in them."""
+    lean = math.sin(math.radians(degrees))
+    up = np.array([lean * math.cos(toward), lean * math.sin(toward), math.cos(math.radians(degrees))])
+    return points @ level_rotation(up), up
+
+
+@pytest.mark.parametrize(("degrees", "kind"), [(1.5, "whole"), (3, "noisy"), (6, "cut"), (10, "whole"), (10, "noisy")])
+def test_tilted_rooms_are_leveled(rooms, degrees, kind):
+    for number, (points, up_axis) in enumerate(zip(rooms, UP_AXES, strict=True)):
+        generator = np.random.default_rng(number)
+        if kind == "noisy":
+            points = points + generator.normal(0, 0.02, points.shape)
+        if kind == "cut":
+            points = points[(points[:, 0] < np.percentile(points[:, 0], 70)) & (points[:, 2] < 2)]
+        angle, unit = generator.uniform(-0.7, 0.7), UNITS[number % 3]
+        leaning, up = tilted(points @ turn_about_z(angle).T, degrees, generator.uniform(0, 6))
+        scan = moved(leaning, up_axis, unit, 0.0, number)
+        frame = find_frame(scan)
+        assert (frame.up_axis, frame.unit, frame.warnings) == (up_axis, unit, ())
+        left = math.degrees(math.acos(min(float(frame.up @ (up @ upright_rotation(up_axis))), 1.0)))
+        assert left < 0.7 and math.degrees(frame.tilt) == pytest.approx(degrees, abs=left + 1e-6)
+        assert f"leveled by {math.degrees(frame.tilt):.1f}°" in frame.sentences and len(frame.sentences) == 5
+        assert frame.angle == pytest.approx(angle, abs=math.radians(2)) and frame.is_changed
+        seen = frame.apply(scan)
+        assert np.percentile(seen[:, 2], 1) == pytest.approx(0, abs=0.08)
+        np.testing.assert_allclose(frame.undo(seen), scan, atol=1e-9 / unit)
+
+
+def test_a_tilt_that_floor_and_walls_do_not_agree_on_is_a_warning(rooms):
+    # A ramp between upright walls: heights are sheared.
+    ramp = rooms[0].copy()
+    ramp[:, 2] += math.tan(math.radians(7)) * ramp[:, 0]
+    frame = find_frame(ramp)
+    assert frame.up is None and "floor and walls do not agree" in " ".join(frame.warnings)
+    # A floor alone may be a ramp, too.
+    points, _ = tilted(rooms[0], 5, 1.0)
+    alone = points[rooms[0][:, 2] < 0.02]
+    assert find_frame(alone, up_axis="z").up is None
+    leveled = find_frame(points)
+    assert leveled.up is not None and find_frame(points, min_confidence=1.1).up is None
+
+
+def test_only_the_parts_that_are_asked_for_are_found(rooms):
+    points, _ = tilted(rooms[1] @ turn_about_z(0.4).T + (0, 0, 3), 5, 1.0)
+    scan = points @ upright_rotation("y") * 1000
+    whole = find_frame(scan)
+    assert (whole.up_axis, whole.unit) == ("y", 0.001) and whole.up and whole.angle and whole.floor
+    kept = {"level": "up", "unit": "unit", "floor": "floor", "turn": "angle"}
+    for left_out, name in kept.items():
+        frame = find_frame(scan, parts=[part for part in FRAME_PARTS if part != left_out])
+        assert getattr(frame, name) == getattr(ScanFrame(), name) and len(frame.sentences) == 4
+        np.testing.assert_allclose(frame.undo(frame.apply(scan)), scan, atol=1e-6)
+    assert find_frame(points, parts=["unit"]).is_changed is False
+    assert frame_parts(True) == FRAME_PARTS and frame_parts(False) == ()
+    assert frame_parts("turn, unit") == frame_parts(["unit", "turn"]) == ("unit", "turn")
+    for wrong in ("up", [], "", ["turn", "tilt"], 1, None):
+        with pytest.raises(ValueError, match="expected True, False or some of up_axis, level, unit, floor, turn"):
+            frame_parts(wrong)
 
 
 def test_sentences_say_what_was_done(rooms):

@@ -9,8 +9,11 @@ from hf_any3d.data.transforms import (
     CenterAndScale,
     Compose,
     FarthestSubsample,
+    GlobalRotScaleTrans,
     Jitter,
+    PointsRangeFilter,
     RandomDropout,
+    RandomFlip,
     RandomRotation,
     RandomScale,
     RandomShift,
@@ -295,6 +298,9 @@ STORED = {
     "shuffle": [-0.235721, -0.099075, -0.377394],
     "subsample": [0.000356, -0.869, -0.446112],
     "farthest": [-0.723274, -0.723274, -0.723274],
+    "flip": [0.282204, 0.282204, -1.072213],
+    "rot_scale_trans": [-0.162442, -0.02751, -0.014111],
+    "range": [-0.037543, -0.037543, -0.037543],
     "center": [-0.152282, -0.152282, -0.152282],
 }
 
@@ -305,3 +311,32 @@ def test_transforms_are_those_of_earlier_versions(name, cloud):
     cloud[:, 3:] /= 1000
     settings = {"num_points": 9} if name in ("subsample", "farthest") else {}
     assert_stored([TRANSFORMS[name](**settings)(cloud, rng(seed)) for seed in range(3)], STORED[name])
+
+
+def test_a_range_keeps_the_points_in_a_box_and_a_command_line_can_give_it(cloud):
+    transform = build_transform("range:point_cloud_range=[-1,-0.5,-1,0,0.5,1]")
+    inside = (cloud[:, 0] <= 0) & (np.abs(cloud[:, 1]) <= 0.5)
+    np.testing.assert_array_equal(transform(cloud), cloud[inside])
+    with pytest.raises(ValueError, match="none of 256 points is in point_cloud_range"):
+        PointsRangeFilter((5, 5, 5, 6, 6, 6))(cloud)
+    for wrong in ((1, 2, 3), (0, 0, 0, 0, 1, 1)):
+        with pytest.raises(ValueError, match="point_cloud_range is .*; expected x, y and z of the lowest corner"):
+            PointsRangeFilter(wrong)
+
+
+def test_a_flip_mirrors_across_the_ground_and_keeps_heights(cloud):
+    flip = RandomFlip(p=1, up_axis="z", normals_columns=(3, 4, 5))
+    np.testing.assert_array_equal(flip(cloud), cloud * np.float32([-1, -1, 1, -1, -1, 1]))
+    np.testing.assert_array_equal(RandomFlip(p=0)(cloud), cloud)
+    signs = {tuple(np.sign(RandomFlip(up_axis="y")(cloud, rng(seed))[0, :3] * cloud[0, :3])) for seed in range(40)}
+    assert signs == {(x, 1, z) for x in (-1, 1) for z in (-1, 1)}
+
+
+def test_the_ground_of_a_street_stays_where_it_is():
+    generator = rng(1)
+    ground = np.column_stack([generator.uniform(-20, 20, (900, 2)), np.full(900, -1.7)])
+    street = np.concatenate([ground, generator.uniform(-1.7, 3, (100, 3))]).astype(np.float32)
+    moved = GlobalRotScaleTrans(up_axis="z")(street, rng(2))
+    np.testing.assert_allclose(moved[:900, 2], -1.7, atol=1e-5)
+    assert np.abs(moved[900:, 2] - street[900:, 2]).max() > 0.01  # things on it change their heights
+    assert np.linalg.norm(moved[:, :2] - street[:, :2], axis=1).min() > 0

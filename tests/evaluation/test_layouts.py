@@ -1,5 +1,6 @@
 """Scores of layouts equal the released program's in its form, and the sound form has none of its accidents."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -68,6 +69,18 @@ def test_a_far_wall_is_not_found():
     published = [score_layouts([truth.translated([0, s, 0])], [truth], published=True)["wall"] for s in (10.0, -10.0)]
     assert sorted(one.mean_f1[0] for one in published) == [0.0, 1.0]
     assert score_layouts([truth], [truth])["wall"].mean_f1 == [1.0, 1.0]
+
+
+def test_a_tilt_that_the_truth_does_not_have_moves_nothing():
+    mine, theirs = SCENES[next(iter(SCENES))]
+    upright = {name: score.pooled_f1 for name, score in score_layouts([mine], [theirs]).items()}
+    # The same places, with another direction that points up.
+    tilted = dataclasses.replace(mine, up=(0.02, 0.01, 1.0))
+    found = {name: score.pooled_f1 for name, score in score_layouts([tilted], [theirs]).items()}
+    assert str(found) == str(upright) and not math.isnan(found["wall"][0])
+    both = [dataclasses.replace(one, up=(0.02, 0.01, 1.0)) for one in (mine, theirs)]
+    again = score_layouts(*([one] for one in both))
+    assert str({name: score.pooled_f1 for name, score in again.items()}) == str(upright)
 
 
 def test_boxes_of_unequal_height():

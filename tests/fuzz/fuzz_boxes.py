@@ -12,10 +12,9 @@ from hf_any3d.data.box_files import (
     read_boxes_table,
     read_datumaro,
     read_kitti,
-    read_kitti_points,
     read_label_cloud,
 )
-from hf_any3d.data.files import PointCloudFileError
+from hf_any3d.data.files import PointCloudFileError, read_point_cloud
 from tests.data.catalog import test_scans_with_boxes as seeds
 from tests.fuzz.damage import mutate
 from tests.fuzz.target import Target
@@ -23,7 +22,7 @@ from tests.fuzz.target import Target
 
 def _kitti(path: Path) -> list[NamedBox]:
     split = path.parents[1]
-    read_kitti_points(split / "velodyne" / f"{path.stem}.bin")
+    read_point_cloud(split / "velodyne" / f"{path.stem}.bin", file_type="kitti")
     return read_kitti(split / "label_2" / f"{path.stem}.txt", split / "calib" / f"{path.stem}.txt")
 
 

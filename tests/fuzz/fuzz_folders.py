@@ -16,15 +16,27 @@ from hf_any3d.data.catalog import (
     modelnet40,
     modelnet40_fewshot,
     modelnet40_generative,
+    nuscenes,
     objaverse_captions,
     s3dis,
+    scannet_detection,
     scanobjectnn,
+    semantickitti,
     shapenet55,
     shapenetpart,
+    sunrgbd,
 )
 from hf_any3d.data.parquet import loading, shards
 from hf_any3d.data.parquet.shards import SplitStatistics
-from tests.data.catalog import modelnet_trees, pointllm_trees, s3dis_trees, shapenet_trees, test_modelnet40_generative
+from tests.data.catalog import (
+    modelnet_trees,
+    pointllm_trees,
+    s3dis_trees,
+    shapenet_trees,
+    street_trees,
+    test_detection_datasets,
+    test_modelnet40_generative,
+)
 from tests.data.catalog.test_folder_metadata import ROWS, write as write_metadata
 from tests.data.clouds import points
 from tests.fuzz.damage import mutate
@@ -197,6 +209,11 @@ TREES: dict[str, tuple[Callable[[Path], object], Callable[[Path, dict], object]]
         pointllm_trees.write_texts,
         lambda root, options: objaverse_captions.load(root, which="complex", streaming=True, **options),
     ),
+    "semantickitti": (street_trees.write_semantickitti, lambda root, options: semantickitti.load(root, **options)),
+    "nuscenes": (
+        street_trees.write_nuscenes,
+        lambda root, options: nuscenes.load(root, version="v1.0-mini", **options),
+    ),
     "s3dis annotations": (s3dis_trees.write_annotations, lambda root, options: s3dis.load(root, **options)),
     "s3dis npy": (s3dis_trees.write_arrays, lambda root, options: s3dis.load(root, **options)),
     "s3dis blocks": (
@@ -205,6 +222,11 @@ TREES: dict[str, tuple[Callable[[Path], object], Callable[[Path, dict], object]]
     ),
     "shapenet55": (shapenet_trees.write_shapenet55, lambda root, options: shapenet55.load(root, **options)),
     "shapenetpart": (shapenet_trees.write_shapenetpart, lambda root, options: shapenetpart.load(root, **options)),
+    "scannet_detection": (
+        test_detection_datasets.write_scannet,
+        lambda root, options: scannet_detection.load(root, **options),
+    ),
+    "sunrgbd": (test_detection_datasets.write_sunrgbd, lambda root, options: sunrgbd.load(root, **options)),
     "scanobjectnn": (
         scan_tree,
         lambda root, options: scanobjectnn.load(root, variant="obj_bg", masks=True, **options),

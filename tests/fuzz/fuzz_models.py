@@ -21,8 +21,10 @@ from hf_any3d import (
     ActForPointCloudClassification,
     Any2PointForPointCloudClassification,
     AutoModelForPointCloudClassification,
+    AutoModelForPointCloudObjectDetection,
     AutoModelForPointCloudReconstruction,
     AutoModelForPointCloudTextToText,
+    Detr3DForPointCloudObjectDetection,
     GuidedAdapterConfig,
     MiniGPT3DForConditionalGeneration,
     MiniGPT3DProcessor,
@@ -36,6 +38,7 @@ from tests.fuzz.damage import mutate
 from tests.fuzz.target import EXECUTES, Target, canary
 from tests.tiny_act import tiny_act
 from tests.tiny_autoencoders import tiny_autoencoder
+from tests.tiny_detr3d import BOX_FRAME, answering_detector
 from tests.tiny_encoders import tiny_model
 
 FILES = Path(__file__).parents[1] / "files"
@@ -102,6 +105,11 @@ KINDS = {
     "guided": (*_CLASSIFIERS, Any2PointForPointCloudClassification),
     "lora": (*_CLASSIFIERS, Any2PointForPointCloudClassification),
     "act": (*_CLASSIFIERS, ActForPointCloudClassification),
+    "detector": (
+        "point-cloud-object-detection",
+        AutoModelForPointCloudObjectDetection,
+        Detr3DForPointCloudObjectDetection,
+    ),
     "autoencoder": ("point-cloud-reconstruction", AutoModelForPointCloudReconstruction, ActAutoencoder),
     "chat": (
         "point-cloud-text-to-text",
@@ -111,7 +119,8 @@ KINDS = {
 }
 _ADAPTERS = ("pipeline", "auto", "class", "base", "processor", "peft", "auto peft")
 _MODELS = ("pipeline", "auto", "class", "base", "processor")
-DOORS = {"guided": _ADAPTERS, "lora": _ADAPTERS, "act": _MODELS, "autoencoder": _MODELS, "chat": _MODELS}
+DOORS = {"guided": _ADAPTERS, "lora": _ADAPTERS, "act": _MODELS, "detector": _MODELS}
+DOORS |= {"autoencoder": _MODELS, "chat": _MODELS}
 CLOUD = str(FILES / "chair.ply")
 _QUESTION = [{"type": "point_cloud", "path": CLOUD}, {"type": "text", "text": "What is this?"}]
 
@@ -136,12 +145,14 @@ class Models(Target):
     forbidden = tuple(event for event in EXECUTES if event != "socket.connect")
 
     def prepare(self, folder: Path) -> None:  # noqa: D102
-        self.seeds = {name: folder / name for name in ("guided", "lora", "act", "autoencoder", "chat")}
+        self.seeds = {name: folder / name for name in KINDS}
         _classifier(GuidedAdapterConfig).save_pretrained(self.seeds["guided"])
         _classifier(_lora).save_pretrained(self.seeds["lora"])
         tiny_act(ActForPointCloudClassification, id2label=LABELS).save_pretrained(self.seeds["act"])
         tiny_autoencoder("vit").save_pretrained(self.seeds["autoencoder"])
         tiny_chat_pipeline().save_pretrained(self.seeds["chat"])
+        answering_detector(id2label=LABELS).save_pretrained(self.seeds["detector"])
+        PointCloudProcessor(num_points=64, **BOX_FRAME).save_pretrained(self.seeds["detector"])
         for name in ("guided", "lora", "act", "autoencoder"):
             PointCloudProcessor(num_points=64).save_pretrained(self.seeds[name])
         for name in self.seeds:
@@ -209,6 +220,10 @@ class Models(Target):
             assert isinstance(answer["generated_text"][-1]["content"], str)
         elif case.door == "pipeline":
             (answer,) = pipeline(task, model=name)([CLOUD])
+            if case.seed == "detector":
+                answer = [{"score": value} for one in answer for value in (one["score"], *one["box"]["center"])] or [
+                    {"score": 0.0}
+                ]
             scores = [answer["chamfer_l2"]] if case.seed == "autoencoder" else [one["score"] for one in answer]
             assert scores and np.isfinite(scores).all()
         else:

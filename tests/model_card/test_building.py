@@ -41,6 +41,24 @@ def test_metadata_links_encoder_and_dataset():
     ]
 
 
+def test_metadata_are_complete_with_and_without_a_run():
+    config = Any2PointConfig(id2label={0: "chair", 1: "lamp"})
+    known = {
+        "library_name": "transformers",
+        "pipeline_tag": "point-cloud-classification",
+        "model_name": "model",
+        "tags": ["hf_any3d", "any2point", "point-cloud", "3d"],
+    }
+    subject = Subject(Any2PointForPointCloudClassification, config, {}, report=None, num_points=512)
+    assert ModelCard(str(build_model_card(subject, "me/model"))).data.to_dict() == known
+    del known["model_name"]  # that of the results on the hub
+    linked = {"base_model": "openai/clip-vit-base-patch32", "base_model_relation": "adapter"}
+    found = card().data.to_dict()
+    assert found.pop("metrics") == ["accuracy"] and found.pop("datasets") == ["me/scans"]
+    assert [each["value"] for each in found.pop("model-index")[0]["results"][0]["metrics"]] == [0.8125, 0.75]
+    assert found == known | linked
+
+
 def test_local_directories_are_not_linked(tmp_path):
     report = replace(REPORT, encoder={"name": str(tmp_path)}, data={"name": "folder", "on_hub": False})
     data = card(report).data

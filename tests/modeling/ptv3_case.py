@@ -181,3 +181,38 @@ class SupervisedCase(Ptv3Case):
         cells = torch.cat(self.voxels["grid_coord"])
         labels = (cells[:, 0] // 5 + 2 * (cells[:, 1] // 7) + cells[:, 2] // 9) % classes
         return torch.where(torch.arange(len(labels)) % 7 == 3, -1, labels)
+
+
+class Find3DCase(SupervisedCase):
+    """A stored run of Find3D: a raw cloud of an object, its voxels, texts and labels."""
+
+    def tensors(self, names: str = "state_dict") -> dict[str, torch.Tensor]:
+        """The state dict of the released program."""
+        state = super().tensors(names)
+        for name, factor in re.findall(r"names exactly ([\w.]+) by (\d+)", self.manifest["weights"]):
+            state[name] = state[name] * float(factor)
+        return state | {"ln_logit_scale": torch.tensor(2.6)}
+
+    def cloud(self, part: str = "input") -> dict[str, np.ndarray]:
+        """Row of a dataset: `points`, `colors` from 0 to 1 and `normals`; of the "input" or the "benchmark"."""
+        spec = self.manifest[part]["cloud"]
+        values = points(spec["name"], 1, spec["count"], 9)[0]
+        normals = values[:, 6:9] - np.float32(0.5)
+        shift, stretch = (np.array(spec[name], np.float32) for name in ("shift", "stretch"))
+        return {
+            "points": values[:, :3] * stretch * np.float32(spec["scale"]) + shift,
+            "colors": values[:, 3:6],
+            "normals": normals / np.linalg.norm(normals, axis=1, keepdims=True),
+        }
+
+    def rows(self, part: str = "") -> tuple[torch.Tensor, torch.Tensor]:
+        """`points (voxels, 9)` and `grid_coord (voxels, 3)` as stored; `part` is "" or "benchmark."."""
+        cloud, kept = self.cloud("benchmark" if part else "input"), self.expected[f"{part}kept"].long().numpy()
+        channels = (self.expected[f"{part}coord"].numpy(), 2 * cloud["colors"][kept] - 1, cloud["normals"][kept])
+        return torch.from_numpy(np.concatenate(channels, axis=1)).float(), self.expected[f"{part}grid_coord"].long()
+
+    @property
+    def voxels(self) -> dict[str, list[torch.Tensor]]:
+        """`points` and `grid_coord` of the cloud."""
+        values, cells = self.rows()
+        return {"points": [values], "grid_coord": [cells]}

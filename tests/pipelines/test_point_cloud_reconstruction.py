@@ -100,6 +100,13 @@ def test_reconstructions_are_written_in_patch_colors_and_shown(reconstruct, tmp_
     assert (out / "desk.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_results_are_written_in_folders_that_are_made_as_needed(reconstruct, tmp_path):
+    folder = tmp_path / "results" / "of" / "today"
+    for cloud in clouds(2, 60):
+        reconstruct(cloud, output_dir=folder, formats=["ply"])
+    assert [file.name for file in folder.iterdir()] == ["cloud-0.ply"]
+
+
 def test_clouds_without_a_name_are_numbered_in_each_call(reconstruct, tmp_path):
     for _ in range(2):
         reconstruct(list(clouds(2, 60)), output_dir=tmp_path, batch_size=2)

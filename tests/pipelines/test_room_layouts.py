@@ -311,6 +311,13 @@ def test_the_command_finds_boxes(folder, tmp_path, monkeypatch, libraries_as_the
         prompts.append((task, tuple(classes)))
         return "Detect boxes."
 
+    given, sanitize = [], LayoutDetectionPipeline._sanitize_parameters
+
+    def sanitize_parameters(self, **kwargs):
+        given.append(kwargs)
+        return sanitize(self, **kwargs)
+
+    monkeypatch.setattr(LayoutDetectionPipeline, "_sanitize_parameters", sanitize_parameters)
     kind = "hf_any3d.spatiallm_processing.SpatialLMProcessor"
     monkeypatch.setattr(f"{kind}.answer_texts", answer_texts)
     monkeypatch.setattr(f"{kind}.instruction", instruction)
@@ -326,6 +333,23 @@ def test_the_command_finds_boxes(folder, tmp_path, monkeypatch, libraries_as_the
     assert code == 0 and (tmp_path / "room.html").stat().st_size > 1000
     code, _, err = run(*words, "--threshold", "0.3")
     assert code == 1 and "threshold=0.3" in err and "without scores" in err
+    for options, asked in (
+        (["--no-align"], {"align": False}),
+        (["--align", "--grammar"], {"align": True, "grammar": True}),
+        (["--align-parts", "turn,unit", "--no-grammar"], {"align": ["unit", "turn"], "grammar": False}),
+    ):
+        code, out, err = run(*words, "--json", *options)
+        assert code == 0 and len(json.loads(out)[0]["boxes"]) == 5, err
+        assert {name: given[-1].get(name) for name in asked} == asked
+    code, _, err = run(*words, "--no-align", "--align-parts", "unit")
+    assert code == 1 and "--align-parts unit with --no-align" in err
+    code, _, err = run(*words, "--align-parts", "tilt")
+    assert code == 1 and "--align-parts=['tilt']; expected" in err
+    table = tmp_path / "boxes.csv"
+    batch = ("batch", *words, "--output", table, "--task", "layout", "--no-align", "--grammar")
+    code, _, err = run(*batch)
+    assert code == 0 and len(table.read_text().splitlines()) == 6, err
+    assert {"task": "layout", "align": False, "grammar": True}.items() <= given[-1].items()
     code, _, err = run(*words, "--labels", "unicorn")
     assert code == 1 and "candidate_labels has 'unicorn'" in err
 
@@ -351,6 +375,33 @@ def test_a_scan_on_its_side_in_millimeters_is_answered_in_its_frame(detect, writ
     # As it is, the model sees a hall of kilometers.
     with pytest.warns(UserWarning, match="is it in meters"):
         detect(lying, logits_processor=[dictated(detect)])
+
+
+def test_a_tilted_scan_is_answered_in_its_frame(detect, write, caplog):
+    rows = load_point_dataset("rooms_with_layouts", train_rooms=0, validation_rooms=0, test_rooms=1, seed=5)["test"]
+    truth = Layout.parse(rows[0]["layout"])
+    lean = np.array([0.05, -0.03])
+    up = (*lean.tolist(), float(np.sqrt(1 - lean @ lean)))
+    expected = truth.with_up_axis("z", up)
+    scan = np.asarray(rows[0]["points"]) @ expected.upright_rotation
+    (room,) = detect.processor.read(scan, align=True)
+    words = detect.processor.answer(expected, room)
+    found = detect(scan, align=True, logits_processor=[dictated(detect, words)], task="all")
+    assert "leveled by 3." in caplog.text
+    boxes, labels = expected.as_boxes()
+    assert sorted(one["label"] for one in found) == sorted(labels)
+    for one in found:
+        own = [corner for corner, label in zip(expected.corners(), labels, strict=True) if label == one["label"]]
+        assert min(np.abs(np.sort(one["box"]["corners"], 0) - np.sort(other, 0)).max() for other in own) < 0.06
+    (answer,) = write(scan, align=True, logits_processor=[dictated(write, words)])
+    layout = Layout.from_dict(answer["layout"])
+    np.testing.assert_allclose(layout.up, up, atol=0.005)
+    assert any(line.startswith("leveled by 3.") for line in answer["frame"])
+    # Left as it is, of the frame's parts the others are found all the same.
+    (room,) = detect.processor.read(scan, align="up_axis,unit,floor")
+    assert room.frame.up is None and room.frame.angle == 0 and len(room.frame.sentences) == 3
+    with pytest.raises(ValueError, match=r"align=\['tilt'\]; expected True, False or some of up_axis, level"):
+        write(scan, align="tilt")
 
 
 def test_answers_can_be_held_to_the_grammar(write):

@@ -469,7 +469,8 @@ TOWERS = {TOWER: 512, "openai/clip-vit-large-patch14": 768, "laion/CLIP-ViT-bigG
 
 @pytest.mark.parametrize("tower", TOWERS)
 def test_every_named_text_tower_opens(hub, tower, tmp_path):
-    aligned = [entry for entry in PUBLISHED.values() if entry.texts]
+    # Of Find3D below.
+    aligned = [entry for entry in PUBLISHED.values() if entry.texts and entry.system is not published_table.FIND3D]
     assert {entry.text_tower for entry in aligned} == {*TOWERS, None}
     assert {entry.texts for entry in aligned if entry.text_tower is None} == {PUBLISHED[UNI3D].texts}
     width = TOWERS[tower]

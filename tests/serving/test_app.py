@@ -133,9 +133,11 @@ def test_boxes_are_those_of_the_pipeline_and_settings_choose_among_them(client, 
     )
     routes = service.get("/openapi.json").json()["paths"]
     body = routes["/v1/detect"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
-    assert {"file", "threshold", "nms", "nms_iou", "top_k", "up_axis"} == set(body)
+    writing = {"task", "labels", "align", "grammar"}
+    assert {"file", "threshold", "nms", "nms_iou", "top_k", "up_axis"} | writing == set(body)
     assert 'hf_any3d_requests_total{route="/v1/detect",status="200"} 4.0' in service.get("/metrics").text
     wrong = {"threshold": "1.5", "nms": "odd", "nms_iou": "-1", "top_k": "0", "up_axis": "w", "labels": "chair"}
+    wrong |= {"task": "layout", "align": "false", "grammar": "true"}
     for name, value in wrong.items():
         refused = service.post("/v1/detect", **files(0, **{name: value}))
         assert refused.status_code == 400 and error_of(refused).startswith(f"{name}: ")
@@ -152,6 +154,17 @@ def test_a_model_that_writes_layouts_answers_with_boxes_and_has_no_features():
         assert "this model answers /v1/detect" in error_of(service.post("/v1/features", **files(0)))
         refused = error_of(service.post("/v1/detect", **files(0, threshold="0.1")))
         assert "threshold=0.1: SpatialLMForConditionalGeneration writes boxes without scores" in refused
+        asked = {"task": "all", "labels": "chair, bed", "align": "unit,turn", "grammar": "true"}
+        answer = service.post("/v1/detect", **files(0, **asked))
+        # Held to the grammar, what fits into eight tokens of a byte each is nothing.
+        assert answer.status_code == 200 and answer.json()["answers"][0]["boxes"] == [], answer.text
+        clouds = {"point_clouds": [{"points": [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]}]}
+        for settings in ({"align": False}, {"align": ["unit"]}, {"task": "layout"}):
+            assert service.post("/v1/detect", json=clouds | settings).status_code == 200
+        wrong = {"align": "tilt", "labels": "unicorn", "task": "rooms", "grammar": "perhaps"}
+        for name, value in wrong.items():
+            refused = service.post("/v1/detect", **files(0, **{name: value}))
+            assert refused.status_code == 400 and name in error_of(refused), refused.text
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,21 @@ import math
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
+from transformers import pipeline
 
-from hf_any3d import AutoModelForPointCloudTextToText, load_point_dataset
+from hf_any3d import (
+    AutoModelForPointCloudObjectDetection,
+    AutoModelForPointCloudTextToText,
+    SpatialLMForConditionalGeneration,
+    load_point_dataset,
+)
+from hf_any3d.modeling.pretrained_parts import is_quantized
 from hf_any3d.modeling.spatiallm import Layout
 from hf_any3d.spatiallm_processing import SpatialLMProcessor
 from hf_any3d.training.layouts import LayoutCollator, LayoutModelArguments, LayoutRows, adapted, train_layouts
 from tests.cli.conftest import run
+from tests.common.test_quantization import without_compiler  # noqa: F401
 from tests.tiny_spatiallm import fitting_spatiallm, tiny_processor
 
 ROOMS = {"train_rooms": 4, "validation_rooms": 1, "test_rooms": 1, "num_points": 700, "num_objects": 2}
@@ -113,7 +122,10 @@ def test_labels_are_the_answers_and_nothing_else(rooms, processor):
         ({"peft": "full"}, {"language_model"}),
         ({"peft": "full", "adapt": ["language", "encoder"]}, {"language_model", "point_encoder"}),
         ({}, {"language_model"}),
-        ({"adapt": ["encoder"], "lora_config": {"r": 2}}, {"point_encoder"}),
+        ({"adapt": ["encoder"], "peft_config": {"r": 2}}, {"point_encoder"}),
+        ({"peft": "guided_adapter", "peft_config": {"r": 2}}, {"point_encoder"}),
+        ({"peft": "BitFit", "adapt": ["encoder"]}, {"point_encoder"}),
+        ({"peft": "ia3"}, {"point_encoder"}),
     ],
 )
 def test_what_is_trained(processor, given, expected):
@@ -122,13 +134,14 @@ def test_what_is_trained(processor, given, expected):
     found = {part for part in ("language_model", "point_encoder") if any(part in name for name in names)}
     assert found == expected
     assert any("input_projection" in name for name in names) and any(".projector" in name for name in names)
-    if given.get("peft", "lora") == "lora":
-        assert all("lora_" in name or "modules_to_save" in name for name in names)
+    own = {"lora": "lora_", "guided_adapter": "guided_adapter_", "ia3": "ia3_"}.get(given.get("peft", "lora"))
+    if own:
+        assert all(own in name or "modules_to_save" in name for name in names)
 
 
 def test_a_run_trains_an_adapter_evaluates_it_and_resumes(start, tmp_path):
     words = ["--model_name_or_path", start, "--output_dir", tmp_path, "--dataset_options", json.dumps(ROOMS)]
-    words += ["--adapt", "language", "encoder", "--lora_config", '{"r": 2}', "--per_device_train_batch_size", 2]
+    words += ["--adapt", "language", "encoder", "--peft_config", '{"r": 2}', "--per_device_train_batch_size", 2]
     words += ["--num_train_epochs", 2, "--max_new_tokens", 60, "--use_cpu", "--report_to", "none"]
     report = train_layouts([str(word) for word in words])
     assert set(report.metrics) == {"validation", "test"}
@@ -147,13 +160,18 @@ def test_a_run_trains_an_adapter_evaluates_it_and_resumes(start, tmp_path):
     ("words", "match"),
     [
         ([], "--model_name_or_path is missing"),
-        (["--peft", "ia3"], "--peft ia3; expected lora, full or none"),
+        (["--peft", "ia4"], "--peft ia4; expected one of lora, none, full, "),
+        (
+            ["--peft", "guided_adapter", "--adapt", "language"],
+            "--adapt language with --peft guided_adapter, which ada",
+        ),
         (["--adapt", "head"], "--adapt head; expected language or encoder"),
         (["--turns", "half"], "--turns half; expected none, quarter, any"),
         (["--sizes", "1.2", "0.8"], "--sizes 1.2 0.8; expected the smallest"),
         (["--up_axis", "y"], "--up_axis y; expected z"),
         (["--augment", "flip"], "--augment flip; expected --turns and --sizes"),
-        (["--peft", "none", "--lora_config", '{"r": 2}'], "--lora_config with --peft none"),
+        (["--peft", "full", "--load_in_8bit"], "--load_in_8bit with --peft full; expected a PEFT method"),
+        (["--peft", "none", "--peft_config", '{"r": 2}'], "--peft_config with --peft none"),
     ],
 )
 def test_wrong_arguments_are_named(words, match, tmp_path):
@@ -168,3 +186,39 @@ def test_the_command_fine_tunes_layouts(start, tmp_path):
     made = run("train", *words, "--peft", "none")
     assert made.code == 0, made.err
     assert "try: hf-any3d detect FILE" in made.out and "f1_25" in made.out
+
+
+def test_lora_is_trained_on_a_language_model_in_8_bits(start, tmp_path):
+    words = ["--model_name_or_path", start, "--output_dir", tmp_path, "--dataset_options", json.dumps(ROOMS)]
+    words += ["--load_in_8bit", "--gradient_checkpointing", "--max_steps", 2, "--max_new_tokens", 20, "--use_cpu"]
+    report = train_layouts([str(word) for word in [*words, "--report_to", "none"]])
+    assert np.isfinite(report.metrics["test"]["loss"])
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA" and "q_proj" in config["target_modules"]
+    # It opens on the full weights, as its config names these.
+    opened = AutoModelForPointCloudTextToText.from_pretrained(tmp_path)
+    assert not is_quantized(opened)
+
+
+def test_guided_adapters_of_the_point_encoder_are_trained_and_open_by_three_doors(start, tmp_path):
+    words = ["rooms_with_layouts", "--task", "layouts", "--output", tmp_path, "--max_steps", 2, "--use_cpu"]
+    words += ["--dataset_options", json.dumps(ROOMS), "--model_name_or_path", start, "--max_new_tokens", 20]
+    made = run("train", *words, "--peft", "guided_adapter", "--learning_rate", 0.05)
+    assert made.code == 0, made.err
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["peft_type"] == "GUIDED_ADAPTER" and config["modules_to_save"] == ["input_projection", "projector"]
+    base = AutoModelForPointCloudTextToText.from_pretrained(start).eval()
+    doors = (
+        PeftModel.from_pretrained(AutoModelForPointCloudTextToText.from_pretrained(start), tmp_path),
+        SpatialLMForConditionalGeneration.from_pretrained(tmp_path),
+        AutoModelForPointCloudObjectDetection.from_pretrained(tmp_path),
+        pipeline("point-cloud-object-detection", model=str(tmp_path)).model,
+    )
+    processor = SpatialLMProcessor.from_pretrained(tmp_path)
+    inputs = processor([np.asarray(load_point_dataset("rooms_with_layouts", **ROOMS)["test"][0]["points"])])
+    with torch.no_grad():
+        expected, *others = (model.eval()(**inputs).logits for model in doors)
+        assert all(torch.equal(logits, expected) for logits in others)
+        assert not torch.allclose(base(**inputs).logits, expected, atol=1e-3)
+    refused = run("train", *words[:3], "--output", tmp_path / "other", *words[5:], "--peft", "pointgst")
+    assert refused.code == 1 and "are thousands of voxels; use another method" in refused.err

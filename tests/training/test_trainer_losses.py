@@ -113,6 +113,30 @@ def test_accumulated_batches_count_by_their_labeled_points(tmp_path, steps):
     torch.testing.assert_close(weight_after(steps), weight_after(1))
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_processes_count_by_their_labeled_points(tmp_path, steps, monkeypatch):
+    clouds_of_labels = [[0, 1] * 10, [0], [1, 0] * 3, [1]]
+    rows = []
+    for cloud, labels in zip(torch.randn(4, 20, 3), clouds_of_labels, strict=True):
+        rows.append({"points": cloud, "labels": torch.tensor(labels + (20 - len(labels)) * [-100])})
+    together = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    model = PointLabels()
+    expected = model(**together)["loss"]
+    # Two processes, each with half of the clouds, in one or two batches; Trainer takes the mean of their losses.
+    losses = []
+    monkeypatch.setattr(PointTrainingArguments, "world_size", 2)
+    for process in range(2):
+        trainer = PointTrainer(model, smoothing(tmp_path, label_smoothing_factor=0.0), train_dataset=rows)
+        total = sum(map(len, clouds_of_labels))
+        monkeypatch.setattr(trainer.accelerator, "reduce", lambda counts, how, total=total: counts * 0 + total)
+        own = [{name: values[process::2] for name, values in together.items()}]
+        if steps == 2:
+            own = [{name: values[n : n + 1] for name, values in own[0].items()} for n in range(2)]
+        batches, _ = trainer.get_batch_samples(iter(own), steps, torch.device("cpu"))
+        losses += [trainer.compute_loss(model.train(), dict(batch)) / steps for batch in batches]
+    torch.testing.assert_close(sum(losses) / 2, expected)
+
+
 def test_of_equally_accurate_weights_those_with_the_lower_loss_are_kept(tmp_path):
     rows = [{"points": cloud, "labels": number % 3} for number, cloud in enumerate(clouds(6))]
     arguments = PointTrainingArguments(

@@ -1,4 +1,5 @@
 import builtins
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -101,18 +102,19 @@ def test_curves_are_those_of_the_log_and_skip_what_is_not_finite():
     assert training_curves([{"train_runtime": 1.0}]) == {}
 
 
-@pytest.fixture
-def results(tmp_path):
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
     scores = {"test": {"chair": 0.875, "table & bench": 5 / 7, "<lamp>": 1.0}}
     write_run_results(
-        tmp_path,
+        folder,
         title="outputs/<run>",
         history=HISTORY,
         metrics={"test": {"accuracy": 0.875, "loss": 0.5}},
         class_scores=scores,
         confusions={"test": (MATRIX, LABELS)},
     )
-    return tmp_path
+    return folder
 
 
 def test_a_run_leaves_curves_a_table_of_classes_and_the_confusion_matrix(results):
@@ -124,6 +126,18 @@ def test_a_run_leaves_curves_a_table_of_classes_and_the_confusion_matrix(results
     assert table[0] == "class,test score,test count,test most often taken for"
     assert table[2] == "table & bench,0.7143,7,chair (29%)" and table[3] == "<lamp>,1.0000,9,"
     assert (results / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_names_of_lines_stand_beside_each_other_each_right_of_its_mark(results):
+    chart = re.search(r"<svg.*?</svg>", (results / "results.html").read_text(encoding="utf-8"), re.DOTALL).group()
+    ends = [float(x) for x in re.findall(r'<text x="([\d.-]+)" y="16" text-anchor="end">', chart)]
+    marks = [float(x) for x in re.findall(r'<path d="M([\d.-]+) 12h14"', chart)]
+    names = re.findall(r'y="16" text-anchor="end">([^<]+)<', chart)
+    assert names == ["training", "evaluation"]
+    width = float(re.search(r'viewBox="0 0 (\d+)', chart).group(1))
+    for name, mark, end, limit in zip(names, marks, ends, [width, marks[0]], strict=True):
+        # Letters of the page's font are about 7 wide; a mark is 14.
+        assert 0 < mark < mark + 14 + 6 * len(name) < end < limit
 
 
 def test_a_run_without_classes_leaves_its_curves(tmp_path):

@@ -15,6 +15,7 @@ import pyarrow.parquet
 from datasets import Features
 
 from hf_any3d.data.files import ReadLimits
+from hf_any3d.data.files.lidar import without_buffers
 from hf_any3d.data.files.text import is_prose
 
 # One log of what is left out of a folder, which the command line reads.
@@ -111,9 +112,10 @@ def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow
                     raise ValueError(f"{root}: {path.relative_to(root).as_posix()} is a link to a folder above it")
         if not folders:
             leaves.add(parts)
+        clouds = {*without_buffers(files)} - {*excluded}
         for name in sorted(name for name in files if not name.startswith(".")):
             suffix = Path(name).suffix.lower()
-            if suffix in suffixes and name not in excluded:
+            if suffix in suffixes and name in clouds:
                 check_name(name, root)
                 if not follow_links:
                     check_link(Path(folder, name), root)

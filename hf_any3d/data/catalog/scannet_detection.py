@@ -118,7 +118,7 @@ def _read(folder: Path, scene: str, colors: bool) -> Mapping[str, object]:
     boxes[:, 6] = 0  # along the axes
     row: dict[str, object] = {"points": table[:, :3].astype(np.float32)}
     if colors:
-        row["colors"] = np.clip(table[:, 3:6], 0, 255).astype(np.uint8)
+        row["colors"] = np.clip(np.rint(table[:, 3:6]), 0, 255).astype(np.uint8)
     return {
         **row,
         "boxes": boxes.astype(np.float32),

@@ -19,7 +19,6 @@ from hf_any3d.data.box_files import (
     read_boxes_table,
     read_datumaro,
     read_kitti,
-    read_kitti_points,
     read_label_cloud,
 )
 from hf_any3d.data.boxes import box_features
@@ -110,7 +109,7 @@ def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Ite
     numbers = {name: number for number, name in enumerate(names)}
     for name, own in boxes.items():
         path = _point_file(folder, name)
-        points = read_kitti_points(path)[:, :3] if path.suffix == ".bin" else _points(path)
+        points = _points(path)
         _refuse_other_frame(folder / name, points, own)
         kept = [box for box in own if box.label in numbers]
         made = np.array([box.numbers for box in kept], dtype=np.float32).reshape(-1, 7)
@@ -143,7 +142,8 @@ def _refuse_other_frame(path: Path, points: np.ndarray, boxes: Sequence[NamedBox
 
 
 def _points(path: Path) -> np.ndarray:
-    cloud = read_point_cloud(path)
+    is_kitti = path.parent.name == "velodyne" and path.suffix == ".bin"
+    cloud = read_point_cloud(path, file_type="kitti" if is_kitti else None)
     if cloud.is_mesh:
         cloud = cloud.sample_surface(100_000, 0)
     # Boxes are in the frame of the file.

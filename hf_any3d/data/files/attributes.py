@@ -11,6 +11,9 @@ from hf_any3d.data.files.text_numbers import listed
 _NORMALS = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
 _COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
 _SPLATS = ("f_dc_0", "f_dc_1", "f_dc_2")
+_IS_SPLATS = {*_SPLATS, "opacity", "scale_0", "scale_1", "scale_2"}
+LEAST_OPACITY = 0.1
+"""Gaussian splats that cover less of what is behind them are no points of a surface, and are left out."""
 _CONSTANT_HARMONIC = np.float32(0.28209479)  # the spherical harmonic of degree 0, 1 / (2 sqrt(pi))
 _INTENSITIES = ("intensity", "scalar_intensity", "reflectance", "remission")
 _LABELS = ("label", "class", "classification", "labels", "scalar_label", "scalar_classification")
@@ -44,6 +47,24 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]
     if name := next((name for name in _LABELS if name in columns), None):
         found["labels"] = usable_labels(columns[name], source)
     return found
+
+
+def opaque_splats(columns: Mapping[str, np.ndarray], source: Source) -> Mapping[str, np.ndarray]:
+    """Leave splats below `LEAST_OPACITY` out of the columns of a file of Gaussian splats, with a warning.
+
+    Raises:
+        PointCloudError: none is left.
+    """
+    if not columns.keys() >= _IS_SPLATS:
+        return columns
+    # Files have logits of opacities. NaN compares as False, and is left out.
+    kept = columns["opacity"] >= np.log(LEAST_OPACITY / (1 - LEAST_OPACITY))
+    if not kept.any():
+        raise PointCloudError(f"none of {len(kept)} Gaussian splats has an opacity of at least {LEAST_OPACITY}")
+    if not kept.all():
+        text = f"{(~kept).sum():,} of {len(kept):,} Gaussian splats have an opacity below {LEAST_OPACITY}"
+        source.warn(f"{text} and are left out")
+    return {name: values[kept] for name, values in columns.items()}
 
 
 def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:

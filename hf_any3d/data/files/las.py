@@ -7,7 +7,7 @@ from importlib import import_module
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import usable_colors
+from hf_any3d.data.files.attributes import usable_colors, usable_intensity
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 
@@ -26,10 +26,10 @@ _MAX_POINTS_PER_BYTE = 4000
 
 
 def read(source: Source) -> PointCloudData:
-    """Read coordinates in the units of the file, colors, and the class of each point as its label.
+    """Read coordinates in the units of the file, colors, intensities, and the class of each point as its label.
 
     LAS needs no further packages, LAZ needs lazrs from the extra `files`. Coordinates of map projections are too large
-    for float32; see `PointCloudData.offset`.
+    for float32; see `PointCloudData.offset`. Intensities are 0 to 65535, and there are none if all of them are 0.
 
     Raises:
         PointCloudError: a wrong header, a file that is cut off, or LAZ without lazrs.
@@ -64,6 +64,7 @@ def read(source: Source) -> PointCloudData:
     scale, offset = np.frombuffer(data, "<f8", 3, 131), np.frombuffer(data, "<f8", 3, 155)
     # Block by block, since most bytes of a record are not needed.
     points, labels, at = np.empty((count, 3)), np.empty(count, np.int64), 0
+    intensity = np.empty(count, np.uint16)
     colors = None if _COLORS[kind] is None else np.empty((count, 3), np.uint16)
     for block in blocks:
         rows = slice(at, at + len(block))
@@ -71,16 +72,19 @@ def read(source: Source) -> PointCloudData:
             points[rows] = block["xyz"] * scale + offset
         # The older formats keep flags in the upper three bits of the class.
         labels[rows] = block["class"] if kind >= 6 else block["class"] & 31
+        intensity[rows] = block["intensity"]
         if colors is not None:
             colors[rows] = block["rgb"]
         at += len(block)
     usable = None if colors is None else usable_colors(colors, source)
-    # Z is the elevation in LAS.
-    return PointCloudData(points, usable, labels=labels, up_axis="z")
+    # The standard has 0 where a sensor measures none. Z is the elevation in LAS.
+    measured = usable_intensity(intensity, source) if intensity.any() else None
+    return PointCloudData(points, usable, labels=labels, intensity=measured, up_axis="z")
 
 
 def _row_type(kind: int, size: int) -> np.dtype:
-    names, formats, offsets = ["xyz", "class"], [("<i4", 3), "u1"], [0, 16 if kind >= 6 else 15]
+    names, formats = ["xyz", "intensity", "class"], [("<i4", 3), "<u2", "u1"]
+    offsets = [0, 12, 16 if kind >= 6 else 15]
     if (color := _COLORS[kind]) is not None:
         names.append("rgb")
         formats.append(("<u2", 3))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import by_name, usable_colors
+from hf_any3d.data.files.attributes import by_name, opaque_splats, usable_colors
 from hf_any3d.data.files.point_cloud import PointCloudData, count_triangles, fan_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import (
@@ -43,8 +43,11 @@ Values = dict[str, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
 def read(source: Source) -> PointCloudData:
     """Read the elements `vertex` and, if there are any, `face`.
 
-    Properties: x y z, nx ny nz, red green blue, label or class; of faces vertex_indices (or vertex_index) and
-    red green blue. Others are ignored. Polygons are cut into triangles that start at their first corner.
+    Properties: x y z, nx ny nz, red green blue, label or class, intensity; of faces vertex_indices (or vertex_index)
+    and red green blue. Others are ignored. Polygons are cut into triangles that start at their first corner.
+
+    Gaussian splats become points of the color that they have from all sides; those of an opacity below
+    `attributes.LEAST_OPACITY` are left out.
 
     Raises:
         PointCloudError: a wrong header, or less data than declared.
@@ -65,8 +68,10 @@ def read(source: Source) -> PointCloudData:
         if element.name == "vertex":
             source.check(points=element.count)
     vertices = {name: value for name, value in values["vertex"].items() if isinstance(value, np.ndarray)}
-    cloud = by_name(vertices, source)
-    cloud.update(_faces(values.get("face", {}), source))
+    faces = _faces(values.get("face", {}), source)
+    # Faces name vertices by their numbers, so of a mesh all stay.
+    cloud = by_name(vertices if faces else opaque_splats(vertices, source), source)
+    cloud.update(faces)
     return PointCloudData(**cloud)
 
 

@@ -33,6 +33,7 @@ _STARTS = (
     (b"PK\x03\x04", "npz"),
     (b"glTF", "glb"),
     (b"LASF", "las"),
+    (b"ASTM-E57", "e57"),
     (b"# .PCD", "pcd"),
     (b"VERSION", "pcd"),
     (b"OFF", "off"),

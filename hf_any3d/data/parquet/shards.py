@@ -20,6 +20,8 @@ from hf_any3d.modeling.file_stamps import sha256_of
 
 T = TypeVar("T")
 
+IGNORED = -100
+"""Label of a point that no loss and no metric counts."""
 logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 128 << 20
@@ -280,7 +282,7 @@ class SplitStatistics:
 def checked_row(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
     """Convert a row to the types of its columns.
 
-    Array2D columns are arrays (num_points, channels), a list `labels` has one class per point.
+    Array2D columns are arrays (num_points, channels), a list `labels` has one class per point, or `IGNORED`.
 
     Raises:
         PointCloudError: no points, another shape, NaN or infinite numbers, or a class that does not exist.
@@ -295,7 +297,7 @@ def checked_row(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
         elif isinstance(feature, ClassLabel):
             value = int(_classes(name, _class_number(name, value, feature), feature)[0])
         elif isinstance(feature, List) and isinstance(feature.feature, ClassLabel):
-            value = _classes(name, np.asarray(value), feature.feature)
+            value = _classes(name, np.asarray(value), feature.feature, IGNORED)
             if name == "labels" and value.shape != (len(row["points"]),):
                 raise PointCloudError(
                     f"labels has shape {value.shape}; expected one of each of {len(row['points'])} points"
@@ -335,10 +337,10 @@ def _class_number(name: str, value: object, feature: ClassLabel) -> np.ndarray:
     return number.reshape(1)
 
 
-def _classes(name: str, values: np.ndarray, feature: ClassLabel) -> np.ndarray:
+def _classes(name: str, values: np.ndarray, feature: ClassLabel, none: int | None = None) -> np.ndarray:
     if values.dtype.kind not in "iub":
         raise PointCloudError(f"{name} has type {values.dtype}; expected whole numbers")
-    wrong = (values < 0) | (values >= len(feature.names))
+    wrong = ((values < 0) | (values >= len(feature.names))) & (values != none)
     if wrong.any():
         raise PointCloudError(f"{name} is {values[wrong][0]}; expected 0 to {len(feature.names) - 1}")
     return values.astype(np.int64)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
+from scipy.spatial import cKDTree
 
 from hf_any3d.data.catalog import shapes
 from hf_any3d.data.parquet.published_dataset import License
@@ -27,6 +28,13 @@ FLOOR = "floor"
 
 TYPICAL_SIZES = {"bed": 2.2, "chair": 1.1, "lamp": 1.2, "plant": 1.0, "sofa": 2.0, "storage": 1.6, "table": 1.5}
 """Class of objects that stand on floors -> typical diameter of the bounding sphere, in meters."""
+
+SYMMETRY = {"bed": 1, "chair": 1, "lamp": 0, "plant": 0, "sofa": 1, "storage": 1, "table": 2}
+"""Class -> number of turns about the vertical axis, a full one included, after which its objects look about the same.
+
+1: they have a front; 2: front and back are alike; 0: every turn, so that there is no heading.
+"""
+_STEP, _TRIES = 0.02, 100
 
 Placed = tuple[np.ndarray, int, float]
 """Points, label and size of an object in a room."""
@@ -114,6 +122,7 @@ def compose_room(
     floor_label: int = 0,
     size_spread: float = 0.15,
     gap: float = 0.05,
+    touching: bool = False,
 ) -> dict[str, np.ndarray]:
     """Place objects at random on a rectangular floor, rotated about the vertical axis; no two footprints overlap.
 
@@ -129,10 +138,13 @@ def compose_room(
         floor_label: class number of the floor.
         size_spread: largest relative deviation from the typical size.
         gap: least distance between bounding boxes in meters.
+        touching: whether each object but the first is moved towards another one until points of both are about as
+            close as `gap`. Their bounding boxes may then overlap.
 
     Returns:
         `points` (num_points, 3) float32 in meters, the floor at y = 0 and centered on the origin; `labels`
-        (num_points,) int64; `objects` (num_points,) int64, the number of each point's object, -1 for the floor.
+        (num_points,) int64; `objects` (num_points,) int64, the number of each point's object, -1 for the floor;
+        `angles` (objects,) float64, by which each object was rotated, from z towards x.
 
     Raises:
         ValueError: no objects, or too few points for them.
@@ -145,22 +157,27 @@ def compose_room(
     edges = np.asarray(width, dtype=np.float64) * np.ones(2)
     boxes: list[np.ndarray] = []
     placed: list[Placed] = []
+    angles: list[float] = []
     for number in drawn:
         size = objects[number].size * generator.uniform(1 - size_spread, 1 + size_spread)
-        standing = _stand(objects[number].points, size, generator)
-        place = _free_place(standing, boxes, edges, gap, generator)
+        angle = generator.uniform(0, 2 * np.pi)
+        standing = _stand(objects[number].points, size, angle)
+        if touching and placed:
+            place = _touching_place(standing, [points for points, _, _ in placed], edges, gap, generator)
+        else:
+            place = _free_place(standing, boxes, edges, gap, generator)
         if place is not None:
             boxes.append(place)
             standing[:, [0, 2]] += (place[:2] + place[2:]) / 2
             placed.append((standing, objects[number].label, size))
-    return _sampled(placed, num_points, edges, floor_label, generator)
+            angles.append(angle)
+    return _sampled(placed, num_points, edges, floor_label, generator) | {"angles": np.array(angles)}
 
 
-def _stand(points: np.ndarray, size: float, generator: np.random.Generator) -> np.ndarray:
+def _stand(points: np.ndarray, size: float, angle: float) -> np.ndarray:
     """Scale to a diameter, rotate about y, move the lowest point to the floor and center the footprint."""
     points = np.asarray(points, dtype=np.float64) - np.mean(points, axis=0)
     points *= size / 2 / np.linalg.norm(points, axis=1).max()
-    angle = generator.uniform(0, 2 * np.pi)
     # Copies, as both columns are overwritten and each needs the other's old values.
     x, z = points[:, 0].copy(), points[:, 2].copy()
     points[:, 0], points[:, 2] = np.cos(angle) * x + np.sin(angle) * z, np.cos(angle) * z - np.sin(angle) * x
@@ -177,12 +194,37 @@ def _free_place(
     reach = edges / 2 - half
     if (reach <= 0).any():
         return None
-    for _ in range(100):
+    for _ in range(_TRIES):
         center = generator.uniform(-reach, reach)
         box = np.concatenate([center - half, center + half])
         # Boxes overlap if their intervals do along both axes.
         if not any((box[:2] < other[2:] + gap).all() and (other[:2] < box[2:] + gap).all() for other in boxes):
             return box
+    return None
+
+
+def _touching_place(
+    standing: np.ndarray, others: Sequence[np.ndarray], edges: np.ndarray, gap: float, generator: np.random.Generator
+) -> np.ndarray | None:
+    """Find a rectangle where points of the object are about `gap` from those of another one; None after 100 tries."""
+    half = np.ptp(standing[:, [0, 2]], axis=0) / 2
+    reach = edges / 2 - half
+    tree = cKDTree(np.concatenate(others))
+    for _ in range(_TRIES):
+        other = others[generator.integers(len(others))][:, [0, 2]]
+        angle = generator.uniform(0, 2 * np.pi)
+        toward, middle = np.array([np.cos(angle), np.sin(angle)]), (other.min(axis=0) + other.max(axis=0)) / 2
+        distance = np.linalg.norm(half) + np.linalg.norm(np.ptp(other, axis=0)) / 2 + gap
+        center = None
+        # From outside, so that no object ends up within another one.
+        for away in np.arange(distance, 0, -_STEP):
+            closer = middle + away * toward
+            moved = standing + [closer[0], 0, closer[1]]
+            if np.isfinite(tree.query(moved, distance_upper_bound=gap)[0]).any():
+                break
+            center = closer
+        if center is not None and (np.abs(center) <= reach).all():
+            return np.concatenate([center - half, center + half])
     return None
 
 

@@ -71,17 +71,21 @@ class Examples:
         scans: The scans.
         features: (scans, width) float32.
         processor: Prepared the clouds.
+        views: Features of a view of each scan from one side, (scans, width) float32; None if there are none.
     """
 
     scans: Scans
     features: np.ndarray
     processor: PointCloudProcessor
+    views: np.ndarray | None = None
 
     def save(self, folder: Path) -> None:
         """Write the features into a folder with a model and its processor."""
         described = asdict(self.scans)
         texts = {name: json.dumps(described[name]) for name in ("classes", "digests", "names")}
         tensors = {name: torch.from_numpy(described[name]) for name in ("labels", "groups")}
+        if self.views is not None:
+            tensors["views"] = torch.from_numpy(self.views)
         with atomic_write(folder / _STORE) as unfinished:
             save_file({"features": torch.from_numpy(self.features), **tensors}, unfinished, metadata=texts)
 
@@ -102,10 +106,11 @@ class Examples:
             with safe_open(path, framework="numpy") as file:
                 texts = {name: json.loads(file.metadata()[name]) for name in ("classes", "digests", "names")}
                 features, labels, groups = (file.get_tensor(name) for name in ("features", "labels", "groups"))
+                views = file.get_tensor("views") if "views" in file.keys() else None  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: damaged ({error})") from error
         scans = Scans(texts["classes"], labels, groups, texts["digests"], texts["names"])
-        return cls(scans, features, PointCloudProcessor.from_pretrained(folder))
+        return cls(scans, features, PointCloudProcessor.from_pretrained(folder), views)
 
 
 def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scans:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Array2D, Dataset, DatasetDict, Features
+from datasets import Dataset, DatasetDict
 
 from hf_any3d.atomic_files import release_claims
 from hf_any3d.data.catalog import up_axis_of
+from hf_any3d.data.inputs import count_channels
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import FILE, save_card
@@ -21,8 +22,8 @@ from hf_any3d.modeling.point_features.configuration_point_features import PART_O
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments, argument, parse_arguments
-from hf_any3d.training.frozen_features import frozen_features
 from hf_any3d.training.little_data.confidence import Estimate
+from hf_any3d.training.little_data.features import compute_bank, compute_examples, compute_features
 from hf_any3d.training.little_data.linear_head import (
     LinearHead,
     draw_folds,
@@ -30,9 +31,10 @@ from hf_any3d.training.little_data.linear_head import (
     fit_temperature,
     held_out_logits,
 )
-from hf_any3d.training.little_data.no_class import NUM_THINGS, draw_things
+from hf_any3d.training.little_data.no_class import NUM_THINGS
+from hf_any3d.training.little_data.one_side import fit_side
 from hf_any3d.training.little_data.plan import FEATURES, Plan, plan_for
-from hf_any3d.training.little_data.scans import Examples, Scans, check, class_counts, file_names, joined, look_at
+from hf_any3d.training.little_data.scans import Examples, Scans, check, class_counts, file_names, look_at
 from hf_any3d.training.protocol import build_processor
 from hf_any3d.training.tasks import class_names
 from hf_any3d.training.trainer import remove_model
@@ -92,6 +94,9 @@ class FewScansArguments:
         NUM_THINGS,
         help="Drawn things of no class (noise, floors, bars, rooms) from which the unknown score tells scans; 0 for "
         "none.",
+    )
+    one_sided: bool = argument(
+        True, help="Learn what the scans would look like from one side, for a remark on clouds that do."
     )
     seed: int = argument(42, help="Seed of the folds.")
     license: str | None = argument(None, help="License in the model card, as the hub writes it.")
@@ -196,10 +201,10 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
     else:
         model = _earlier_model(Path(arguments.from_model or ""))
     with stopwatch.part("features"):
-        examples = _examples(model, splits["train"], processor, scans, earlier)
+        examples = compute_examples(model, splits["train"], processor, scans, earlier, arguments.one_sided)
         # Before the model has a head, with which features are standardized, so that those in the cache stay valid.
         others = {
-            str(split): (rows, _features(model, rows, processor))
+            str(split): (rows, compute_features(model, rows, processor))
             for split, rows in splits.items()
             if split in ("validation", "test")
         }
@@ -207,7 +212,7 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
     check(scans, origin, arguments.allow_doubts)
     plan = _plan(scans.counts, arguments, FEATURES)
     with stopwatch.part("things of no class"):
-        bank = _bank(model, processor, arguments.unlike)
+        bank = compute_bank(model, processor, arguments.unlike)
     with stopwatch.part("head"):
         _set_labels(model, scans.classes)
         head, estimate = _fit(model, examples, bank, plan, arguments)
@@ -240,7 +245,7 @@ def _new_model(
     settings: dict[str, Any] = {
         "features": list(sets),
         "copies": plan.copies,
-        "in_channels": 3 * len(data.features),
+        "in_channels": count_channels(data.features),
         "normals": data.features[1:2] == ["normals"],
         "up_axis": data.up_axis,
     }
@@ -259,57 +264,6 @@ def _earlier_model(folder: Path) -> PointFeaturesForPointCloudClassification:
     model.point_features.scale.fill_(1.0)
     model.eval()
     return model
-
-
-def _examples(
-    model: PointFeaturesForPointCloudClassification,
-    rows: Dataset,
-    processor: PointCloudProcessor,
-    scans: Scans,
-    earlier: Examples | None,
-) -> Examples:
-    """Compute the features of all scans, and add those of an earlier model."""
-    if earlier is None:
-        return Examples(scans, _features(model, rows, processor), processor)
-    known = {digest: number for number, digest in enumerate(earlier.scans.digests)}
-    # Scans that the earlier model has learned keep the features that were computed then.
-    new = [number for number, digest in enumerate(scans.digests) if digest not in known]
-    features = np.empty((len(rows), earlier.features.shape[1]), np.float32)
-    if new:
-        features[new] = _features(model, rows.select(new), processor)
-    for number, digest in enumerate(scans.digests):
-        if digest in known:
-            features[number] = earlier.features[known[digest]]
-    together, kept = joined(earlier.scans, scans)
-    return Examples(together, np.concatenate([earlier.features[kept], features]), processor)
-
-
-def _features(
-    model: PointFeaturesForPointCloudClassification, rows: Dataset, processor: PointCloudProcessor
-) -> np.ndarray:
-    """Return the features of rows as they are computed, (rows, width)."""
-    computed = frozen_features(model, rows, processor).with_format("numpy")
-    return np.stack(computed["features"][:]).astype(np.float32)
-
-
-def _bank(model: PointFeaturesForPointCloudClassification, processor: PointCloudProcessor, count: int) -> np.ndarray:
-    """Return the features of things of no class as they are computed, (things, width).
-
-    There are none for clouds with colors, intensities or normals, which nobody draws.
-    """
-    if list(processor.features) != ["xyz"]:
-        count = 0
-    if not count:
-        return np.empty((0, model.config.hidden_size), np.float32)
-    points = draw_things(count, processor.num_points, model.config.up_axis)
-    copies = model.config.copies
-    # Of the things alone: copies of them would cost more than all else, and tell nothing better.
-    model.config.copies = 1
-    try:
-        rows = Dataset.from_dict({"points": points}, Features({"points": Array2D(points.shape[1:], "float32")}))
-        return _features(model, rows, processor)
-    finally:
-        model.config.copies = copies
 
 
 def _set_labels(model: PointFeaturesForPointCloudClassification, classes: list[str]) -> None:
@@ -351,6 +305,9 @@ def _fit(
     # Scans that are alone in their class calibrate nothing, but what is like them is known.
     model.unknown_score.features = torch.cat([model.unknown_score.features, standard[~judged]])
     model.config.unknown_rows, model.config.unknown_far = len(standard), UNKNOWN_FAR
+    if examples.views is not None:
+        weight, bias = fit_side(head.standardize(features), head.standardize(examples.views), folds)
+        model.set_side_head(torch.from_numpy(weight).float(), bias)
     alone = [
         name for name, label in zip(scans.classes, range(count), strict=True) if not held[scans.labels == label].any()
     ]

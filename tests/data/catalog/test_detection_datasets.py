@@ -13,10 +13,9 @@ from tests.modeling.detr3d.reference_case import camera_corners
 CASE = AlignedCase("detr3d_data")
 
 
-@pytest.fixture
-def scannet(tmp_path):
-    """A folder with a scene of the case in each split, and a listed one without files."""
-    scenes, lists = tmp_path / "scannet_train_detection_data", tmp_path / "meta_data"
+def write_scannet(root):
+    """Write a scene of the case in each split, and name one without files."""
+    scenes, lists = root / "scannet_train_detection_data", root / "meta_data"
     scenes.mkdir()
     lists.mkdir()
     stored = {name: CASE.expected[f"scannet.{name}"].numpy() for name in ("vert", "bbox")}
@@ -25,19 +24,28 @@ def scannet(tmp_path):
         np.save(scenes / f"{scene}_bbox.npy", stored["bbox"])
     (lists / "scannetv2_train.txt").write_text("scene0000_00\nscene0009_00\n")
     (lists / "scannetv2_val.txt").write_text("scene0001_00\n")
-    return tmp_path
+    return root
+
+
+def write_sunrgbd(root):
+    """Write a scene of the case in each split."""
+    stored = CASE.expected
+    for split, name in (("train", "005051"), ("val", "000001")):
+        folder = root / f"sunrgbd_pc_bbox_votes_50k_v1_{split}"
+        folder.mkdir()
+        np.savez(folder / f"{name}_pc.npz", pc=stored["sunrgbd.pc"].numpy())
+        np.save(folder / f"{name}_bbox.npy", stored["sunrgbd.bbox"].numpy())
+    return root
+
+
+@pytest.fixture
+def scannet(tmp_path):
+    return write_scannet(tmp_path)
 
 
 @pytest.fixture
 def sunrgbd(tmp_path):
-    """A folder with a scene of the case in each split."""
-    stored = CASE.expected
-    for split, name in (("train", "005051"), ("val", "000001")):
-        folder = tmp_path / f"sunrgbd_pc_bbox_votes_50k_v1_{split}"
-        folder.mkdir()
-        np.savez(folder / f"{name}_pc.npz", pc=stored["sunrgbd.pc"].numpy())
-        np.save(folder / f"{name}_bbox.npy", stored["sunrgbd.bbox"].numpy())
-    return tmp_path
+    return write_sunrgbd(tmp_path)
 
 
 def stored_boxes(run: str) -> tuple[np.ndarray, np.ndarray]:
@@ -60,6 +68,26 @@ def test_boxes_are_those_of_the_released_program(name, request, cache_dir):
     assert np.asarray(row["box_labels"]).tolist() == labels.tolist()
     assert row["points"].shape[1] == 3 and 200 < row["colors"].max() <= 255
     assert splits["train"].features["box_labels"].feature.num_classes == (18 if "scannet" in name else 10)
+
+
+def test_colors_are_those_of_the_files(scannet, sunrgbd, cache_dir):
+    def first(name, folder, **options):
+        return load_point_dataset(name, data_dir=folder, split="train", cache_dir=cache_dir, verify=False, **options)[
+            0
+        ]
+
+    for name, folder, stored in (
+        ("scannet_detection", scannet, CASE.expected["scannet.vert"].numpy()),  # from 0 to 255
+        ("sunrgbd", sunrgbd, CASE.expected["sunrgbd.pc"].numpy() * ([1.0] * 3 + [255.0] * 3)),
+    ):
+        row = first(name, folder)
+        np.testing.assert_allclose(row["points"], stored[:, :3], atol=1e-6)
+        np.testing.assert_allclose(row["colors"], stored[:, 3:6], atol=0.51)
+        assert "colors" not in first(name, folder, colors=False)
+    path = sunrgbd / "sunrgbd_pc_bbox_votes_50k_v1_train" / "005051_pc.npz"
+    np.savez(path, pc=CASE.expected["sunrgbd.pc"].numpy()[:, :3])
+    with pytest.raises(PointCloudFileError, match="005051_pc.npz: no colors"):
+        first("sunrgbd", sunrgbd)
 
 
 @pytest.mark.parametrize(

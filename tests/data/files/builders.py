@@ -47,6 +47,77 @@ def stl(triangles: np.ndarray) -> bytes:
     return b"\0" * 80 + struct.pack("<I", len(triangles)) + rows
 
 
+def paged(logical: bytes) -> bytes:
+    """Divide the content of an E57 file into pages with checksums, of which it gets the number in its header."""
+    logical += b"\0" * (-len(logical) % 1020)
+    size = len(logical) // 1020 * 1024
+    logical = logical[:16] + struct.pack("<Q", size) + logical[24:]
+    pages = (logical[at : at + 1020] for at in range(0, len(logical), 1020))
+    return b"".join(page + struct.pack(">I", _crc32c(page)) for page in pages)
+
+
+def _crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def e57(fields: list[tuple[str, int, int, np.ndarray]] | None = None, *, is_paged: bool = True) -> bytes:
+    """A file of one scan: fields of integers (name, lowest, highest, values), or by default 40 points of doubles."""
+    if fields is None:
+        xyz = np.random.default_rng(0).normal(size=(40, 3))
+        kinds = [f'<cartesian{axis} type="Float"/>' for axis in "XYZ"]
+        streams, count = [xyz[:, i].astype("<f8").tobytes() for i in range(3)], 40
+    else:
+        kinds = [f'<{name} type="Integer" minimum="{low}" maximum="{high}"/>' for name, low, high, _ in fields]
+        streams, count = [], len(fields[0][3])
+        for _, low, high, values in fields:
+            width = (high - low).bit_length()
+            together = sum((int(value) - low) << width * place for place, value in enumerate(values))
+            streams.append(together.to_bytes((width * count + 7) // 8, "little"))
+    head = struct.pack(f"<{len(streams)}H", *map(len, streams))
+    packet = struct.pack("<H", len(streams)) + head + b"".join(streams)
+    packet += b"\0" * (-(len(packet) + 4) % 4)
+    packet = struct.pack("<BBH", 1, 0, len(packet) + 3) + packet
+    section = struct.pack("<B7xQQQ", 1, 32 + len(packet), 80, 0) + packet
+    xml = (
+        '<?xml version="1.0" encoding="UTF-8"?><e57Root type="Structure" '
+        'xmlns="http://www.astm.org/COMMIT/E57/2010-e57-v1.0"><data3D type="Vector"><vectorChild type="Structure">'
+        f'<points type="CompressedVector" fileOffset="48" recordCount="{count}"><prototype type="Structure">'
+        f"{''.join(kinds)}</prototype></points></vectorChild></data3D></e57Root>"
+    ).encode()
+    place = 48 + len(section)
+    header = struct.pack("<8sIIQQQQ", b"ASTM-E57", 1, 0, 0, place // 1020 * 1024 + place % 1020, len(xml), 1024)
+    logical = header + section + xml
+    return paged(logical) if is_paged else logical
+
+
+def splats(**terms: float | list[float]) -> bytes:
+    """Four Gaussian splats, as programs for them write them."""
+    names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "f_rest_0", "opacity"]
+    names += ["scale_0", "scale_1", "scale_2", "rot_0"]
+    rows = np.zeros((4, len(names)), "<f4")
+    rows[:, :3] = np.arange(12).reshape(4, 3)
+    for name, values in terms.items():
+        rows[:, names.index(name)] = values
+    return ply("element vertex 4\n" + "\n".join(f"property float {name}" for name in names), rows.tobytes())
+
+
+def sweep_rows(columns: int, count: int) -> np.ndarray:
+    """Rows (count, columns) of a scanner on a car: x, y, z and intensity, of five columns also the ring."""
+    generator = np.random.default_rng(count)
+    xyz = generator.normal(size=(count, 3)) * [20, 20, 1] - [0, 0, 1.5]
+    rest = [generator.random(count)] if columns == 4 else [generator.integers(256, size=count), np.arange(count) % 32]
+    return np.column_stack([xyz, *rest]).astype("<f4")
+
+
+def sweep(columns: int, count: int) -> bytes:
+    return sweep_rows(columns, count).tobytes()
+
+
 def pcd(fields: str, sizes: str, types: str, body: bytes, count: int, kind: str = "binary", **header: str) -> bytes:
     lines = {"VERSION": "0.7", "FIELDS": fields, "SIZE": sizes, "TYPE": types, "WIDTH": str(count), "HEIGHT": "1"}
     lines.update(header)
@@ -125,6 +196,7 @@ def las(compressed: bool, point_format: int = 2, count: int = 200) -> tuple[np.n
     if point_format not in (0, 1, 4, 6, 9):
         cloud.red, cloud.green, cloud.blue = generator.integers(0, 65536, (3, count))
     cloud.classification = np.arange(count) % 7
+    cloud.intensity = np.arange(count) * 300 % 65536
     file = _KeptFile()
     cloud.write(file, do_compress=compressed)
     return np.asarray(cloud.xyz), file.getvalue()

@@ -12,7 +12,22 @@ from collections.abc import Callable
 import h5py
 import numpy as np
 
-from .builders import SQUARE, TRIANGLES, gltf, gltf_square, las, lzf, npy, npz, pcd, ply_square, stl
+from .builders import (
+    SQUARE,
+    TRIANGLES,
+    e57,
+    gltf,
+    gltf_square,
+    las,
+    lzf,
+    npy,
+    npz,
+    pcd,
+    ply_square,
+    splats,
+    stl,
+    sweep,
+)
 from .conftest import FILES
 
 Seed = dict[str, bytes]
@@ -231,6 +246,11 @@ SEEDS: dict[str, Callable[[], list[Seed]]] = {
     "pcd binary_compressed": lambda: _alone("pcd", _packed_pcd()),
     "las": lambda: _alone("las", las(False, count=POINTS)[1], las(False, 7, POINTS)[1]),
     "laz": lambda: _alone("laz", las(True)[1], las(True, 7)[1]),
+    "splats": lambda: _alone("ply", splats(f_dc_1=0.5), splats(opacity=[1, -9, 0, 3], f_dc_1=0.5)),
+    "e57": lambda: _alone("e57", e57(), e57([(f"cartesian{axis}", 0, 999, np.arange(40)) for axis in "XYZ"])),
+    "bin": lambda: _alone("bin", sweep(4, 41), sweep(5, 41), sweep(4, POINTS)),
+    "kitti": lambda: _alone("kitti", sweep(4, POINTS)),
+    "nuscenes": lambda: _alone("nuscenes", sweep(5, POINTS)),
     "hdf5": lambda: _alone(
         "h5", _hdf5(), _hdf5(compression="gzip", shuffle=True), _hdf5(chunks=(1, 8, 3), fletcher32=True)
     ),

@@ -69,6 +69,26 @@ def test_every_kind_of_primitive_is_read():
         read(gltf(document, chunk))
 
 
+def test_a_scene_with_an_empty_mesh_is_read_without_it():
+    empty = {"bufferView": 0, "componentType": 5126, "count": 0, "type": "VEC3"}
+    document, chunk = gltf_square(nodes=[{"mesh": 0, "children": [1]}, {"mesh": 1}])
+    document["accessors"].append(empty)
+    document["meshes"].append({"primitives": [{"attributes": {"POSITION": 2}}]})
+    cloud = read(gltf(document, chunk))
+    assert (cloud.points == SQUARE).all() and (cloud.faces == TRIANGLES).all()
+    document, chunk = gltf_square()
+    document["accessors"][1]["count"] = 0  # of the corners of faces
+    cloud = read(gltf(document, chunk))
+    assert (cloud.points == SQUARE).all() and not cloud.is_mesh
+
+
+def test_an_accessor_that_replaces_no_value_is_read_as_it_is():
+    document, chunk = gltf_square()
+    indices, values = {"bufferView": 1, "componentType": 5123}, {"bufferView": 0}
+    document["accessors"][0]["sparse"] = {"count": 0, "indices": indices, "values": values}
+    assert (read(gltf(document, chunk)).points == SQUARE).all()
+
+
 def test_colors_come_from_vertices_or_materials():
     document, chunk = gltf_square(meshes=primitive(material=0))
     document["materials"] = [{"pbrMetallicRoughness": {"baseColorFactor": [1, 0.5, 0, 1]}}]

@@ -46,7 +46,7 @@ def test_every_reader_respects_the_limits_and_names_the_one_exceeded(name, readi
             with pytest.raises(PointCloudFileError, match=rf"some\.\w+: \d+ {limit}; at most 1 are read .*{limit}=…"):
                 reading(seed, **{limit: 1})
             if limit != "bytes":
-                more = 8 if name in ("ply little endian", "pcd binary", "txt", "xyz", "pts", "csv") else 0
+                more = 8 if name in ("ply little endian", "pcd binary", "splats", "txt", "xyz", "pts", "csv") else 0
                 assert len(reading(seed, **{limit: count + more})) == len(cloud)
             monkeypatch.setenv("HF_ANY3D_READ_LIMITS", f"{limit}=1")
             with pytest.raises(PointCloudFileError, match=f"{limit}; at most 1 are read"):

@@ -3,7 +3,7 @@ import pytest
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
 
-from .builders import SQUARE, TRIANGLES, ply, ply_square
+from .builders import SQUARE, TRIANGLES, ply, ply_square, splats
 
 ORDERS = ["ascii", "binary_little_endian", "binary_big_endian"]
 
@@ -57,6 +57,19 @@ def test_lists_in_vertices_and_unknown_elements_are_ignored(order):
     assert read(ply(header, body, order)).points.tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
+@pytest.mark.parametrize(("kind", "label"), [("uchar", 300), ("char", -129), ("ushort", 65536), ("uint", -1)])
+def test_numbers_of_a_text_file_that_their_type_cannot_hold_stay_what_they_are(kind, label):
+    header = f"element vertex 2\nproperty float x\nproperty float y\nproperty float z\nproperty {kind} label"
+    assert read(ply(header, f"1 2 3 {label}\n4 5 6 7\n".encode(), "ascii")).labels.tolist() == [label, 7]
+
+
+def test_colors_of_a_text_file_that_are_no_whole_numbers_are_not_cut_off():
+    names = "".join(f"property uchar {name}\n" for name in ("red", "green", "blue"))
+    header = f"element vertex 2\nproperty float x\nproperty float y\nproperty float z\n{names.rstrip()}"
+    cloud = read(ply(header, b"1 2 3 0.5 0.25 1\n4 5 6 0.75 1 0\n", "ascii"))
+    assert cloud.colors.tolist() == [[0.5, 0.25, 1], [0.75, 1, 0]]
+
+
 def test_windows_line_ends_are_read():
     assert len(read(ply_square("ascii").replace(b"\n", b"\r\n"))) == 4
     header, _, body = ply_square("binary_little_endian").partition(b"end_header\n")
@@ -107,23 +120,25 @@ def test_normals_with_nan_are_left_out_with_a_warning():
     assert cloud.normals is None and cloud.points.tolist() == [[1, 2, 3]]
 
 
-def splat(**terms) -> bytes:
-    """A file of Gaussian splats, as programs for them write it."""
-    names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "f_rest_0", "opacity", "scale_0", "rot_0"]
-    rows = np.zeros((4, len(names)), "<f4")
-    rows[:, :3] = np.arange(12).reshape(4, 3)
-    for name, values in terms.items():
-        rows[:, names.index(name)] = values
-    header = "".join(f"property float {name}\n" for name in names)
-    return f"ply\nformat binary_little_endian 1.0\nelement vertex 4\n{header}end_header\n".encode() + rows.tobytes()
-
-
 def test_gaussian_splats_have_the_color_seen_from_all_sides_and_no_normals():
     with pytest.warns(UserWarning, match="normals are all zero and are left out") as caught:
-        cloud = read_point_cloud(splat(f_dc_0=[0, 1, -9, 9], f_dc_1=0.5, f_dc_2=-1), file_type="ply")
+        cloud = read_point_cloud(splats(f_dc_0=[0, 1, -9, 9], f_dc_1=0.5, f_dc_2=-1), file_type="ply")
     assert cloud.normals is None and len(caught) == 1
     expected = np.clip(0.5 + 0.28209479 * np.array([0, 1, -9, 9]), 0, 1)
     np.testing.assert_allclose(cloud.colors[:, 0], expected, atol=1e-6)
     np.testing.assert_allclose(cloud.colors[:, 1:], [[0.641047, 0.217905]] * 4, atol=1e-6)
     with pytest.warns(UserWarning, match="f_dc_0 to f_dc_2 have NaN values"):
-        assert read_point_cloud(splat(f_dc_0=np.nan, nz=1), file_type="ply").colors is None
+        assert read_point_cloud(splats(f_dc_0=np.nan, nz=1), file_type="ply").colors is None
+
+
+def test_faint_splats_are_left_out_with_one_warning_that_counts_them():
+    with pytest.warns(UserWarning) as caught:
+        cloud = read_point_cloud(splats(opacity=[-2.2, -2.19, 5, np.nan], nz=1), file_type="ply")
+    assert [str(one.message) for one in caught] == [
+        "<356 bytes>: 2 of 4 Gaussian splats have an opacity below 0.1 and are left out".replace(
+            "356", str(len(splats()))
+        )
+    ]
+    assert cloud.points.tolist() == [[3, 4, 5], [6, 7, 8]] and len(cloud.colors) == 2
+    with pytest.raises(PointCloudFileError, match="none of 4 Gaussian splats has an opacity of at least 0.1"):
+        read_point_cloud(splats(opacity=-9), file_type="ply")

@@ -170,7 +170,7 @@ def test_a_suppressed_box_suppresses_no_other():
 
 
 def test_overlaps_of_turned_bases_are_those_of_shapely():
-    shapely = pytest.importorskip("shapely", reason="shapely is not installed")
+    shapely = pytest.importorskip("shapely", reason="shapely is not installed; make install does it")
     generator = torch.Generator().manual_seed(3)
 
     def drawn() -> torch.Tensor:

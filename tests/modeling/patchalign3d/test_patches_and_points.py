@@ -13,12 +13,12 @@ from hf_any3d.modeling.patchalign3d import (
 )
 from hf_any3d.modeling.patchalign3d.patch_targets import (
     carry_to_points,
-    label_masks,
     part_loss,
     patch_accuracy,
     patch_majorities,
     patch_shares,
 )
+from hf_any3d.modeling.point_encoders.part_texts import label_masks
 from tests.common.case import varied_clouds
 from tests.modeling.aligned_case import AlignedCase
 from tests.tiny_aligned import FEATURES, tiny_aligned

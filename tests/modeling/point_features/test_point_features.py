@@ -1,11 +1,12 @@
 """Models of features: what comes with the package, saving, parts from elsewhere, heads, controls that are blind."""
 
 import json
+import re
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, ViTConfig, ViTModel
 
 import hf_any3d
@@ -13,6 +14,7 @@ from hf_any3d import (
     Any2PointForPointCloudClassification,
     Any2PointModel,
     AutoModelForPointCloudClassification,
+    GuidedAdapterConfig,
     PointFeaturesConfig,
     PointFeaturesForPointCloudClassification,
     PointFeaturesModel,
@@ -25,7 +27,7 @@ from hf_any3d.modeling.point_features.modeling_point_features import make_copies
 from hf_any3d.modeling.pretrained_parts import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.pipelines import default_model
-from hf_any3d.tuners import encoder_linear_pattern
+from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from tests.common.case import varied_clouds
 from tests.tiny_encoders import saved_encoder, tiny_model
 from tests.tiny_features import tiny_features
@@ -191,13 +193,83 @@ def test_a_wrap_whose_adapter_was_merged_is_stored_whole(tmp_path):
     wrap = tiny_model(model_class=Any2PointForPointCloudClassification)
     lora = LoraConfig(r=2, target_modules=encoder_linear_pattern(wrap), init_lora_weights=False)
     adapted = get_peft_model(wrap, lora)
-    with pytest.raises(ValueError, match="wrap: a .* with an adapter; expected one without, such as merge_and_unload"):
-        PointFeaturesModel.from_parts_pretrained(wrap=adapted.get_base_model(), copies=1)
     merged = adapted.merge_and_unload()
     model = PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=merged, copies=1, num_labels=3)
     model.save_pretrained(tmp_path)
     again = AutoModelForPointCloudClassification.from_pretrained(tmp_path)
     assert torch.equal(features_of(again.base_model), features_of(model.base_model))
+
+
+METHODS = {
+    "guided adapter": lambda model: GuidedAdapterConfig(init_weights=False, gate=0.3),
+    "LoRA": lambda model: LoraConfig(
+        r=2,
+        target_modules=encoder_linear_pattern(model),
+        init_lora_weights=False,
+        modules_to_save=trainable_module_names(model),
+    ),
+}
+
+
+def adapted_wrap(method: str) -> PeftModel:
+    """Build a tiny wrap whose adapter, tokenizer and head are other ones than those that its config gives."""
+    torch.manual_seed(0)
+    wrap = tiny_model(model_class=Any2PointForPointCloudClassification)
+    adapted = get_peft_model(wrap, METHODS[method](wrap)).eval()
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter.data, std=0.2)
+    return adapted
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", METHODS)
+def test_a_wrap_is_stored_with_its_adapter_whether_from_memory_or_a_directory(method, tmp_path):
+    adapted = adapted_wrap(method)
+    clouds = varied_clouds(3, 200)
+    expected = adapted.get_base_model().any2point(clouds, return_dict=True).pooler_output
+    adapted.save_pretrained(tmp_path / "wrap")
+    for number, wrap in enumerate((str(tmp_path / "wrap"), adapted.get_base_model())):
+        model = PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=wrap, copies=1, num_labels=3)
+        found = features_of(model.base_model)[:, -model.config.wrap_width :]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        folder = tmp_path / str(number)
+        model.save_pretrained(folder)
+        stored = load_file(folder / "model.safetensors")
+        # The frozen encoder stays where it is; what was trained inside it does not.
+        inside = [name for name in stored if ".wrap.encoder." in name]
+        assert inside and all("guided_adapter" in name or "lora" in name for name in inside)
+        again = AutoModelForPointCloudClassification.from_pretrained(folder)
+        assert torch.equal(features_of(again.base_model), features_of(model.base_model))
+        assert not any(parameter.requires_grad for parameter in again.base_model.wrap.parameters())
+        again.save_pretrained(tmp_path / "twice")
+        assert load_file(tmp_path / "twice" / "model.safetensors").keys() == stored.keys()
+
+
+def test_a_model_that_lost_weights_of_the_adapter_in_its_wrap_is_refused(tmp_path):
+    wrap = adapted_wrap("guided adapter").get_base_model()
+    PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=wrap, copies=1).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    lost = next(name for name in weights if "guided_adapter_up" in name)
+    del weights[lost]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"lacks {re.escape(lost)}"):
+        AutoModelForPointCloudClassification.from_pretrained(tmp_path)
+
+
+def test_settings_of_an_adapter_in_a_config_are_checked(tmp_path):
+    wrap = adapted_wrap("LoRA").get_base_model()
+    PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=wrap, copies=1).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    good = json.loads(path.read_text())
+    for changes, message in (
+        ({"peft_type": "PICKLE"}, "peft_type is 'PICKLE'; expected one of"),
+        ({"r": 10**9}, "r=1000000000; expected a whole number"),
+        ({"colors": 3}, "settings of an adapter of the method LORA"),
+    ):
+        path.write_text(json.dumps(good | {"wrap_adapter": good["wrap_adapter"] | changes}))
+        with pytest.raises(ValueError, match=message):
+            AutoModelForPointCloudClassification.from_pretrained(tmp_path)
 
 
 @torch.no_grad()

@@ -74,6 +74,15 @@ def test_near_points_are_bright_and_hide_those_behind():
     assert left > 0.9 and 0.2 < right < 0.3
 
 
+def test_points_beside_each_other_keep_their_own_depth():
+    # A row of points, each farther away than the one to its left: where a pixel has a point, it shows that one.
+    place = torch.linspace(-0.5, 0.5, 33)
+    row = torch.stack([place, torch.zeros(33), -place], dim=-1)[None]
+    shown = depth_views(row, 64, views=1)[0, 0].amax(dim=0)
+    shown = shown[shown > 0]
+    assert (shown.diff() <= 0).all() and len(shown.unique()) > 30
+
+
 @pytest.mark.parametrize("views", [1, 4])
 def test_as_many_views_as_are_asked_for(views):
     assert depth_views(varied_clouds(2, 40), 16, views).shape == (2, views, 16, 16)

@@ -181,3 +181,39 @@ def test_numbers_that_are_none_are_refused():
         Layout.of([Door(0, 3, 1, 2, 3, 4, 5)]).as_boxes()
     with pytest.raises(ValueError, match="a layout has 'floors'"):
         Layout.from_dict({"floors": []})
+
+
+def test_a_tilted_layout_keeps_its_heights_and_comes_back():
+    up = (0.06, -0.02, math.sqrt(1 - 0.06**2 - 0.02**2))
+    walls = (Wall(0, 0.0, 0.0, 1.0, 4.0, 0.0, 1.0, 2.5, 0.1),)
+    layout = Layout(walls, (Door(0, 0, 1.0, 0.0, 2.0, 0.9, 2.0),), (), (Box(0, "bed", 1, 2, 1.5, 0.3, 2.0, 1.5, 0.5),))
+    tilted = layout.with_up_axis("z", up)
+    assert tilted.walls[0].height == 2.5 and tilted.boxes[0].angle == 0.3 and tilted.walls[0].bz < 1.0
+    # Corners are those of the upright room, tilted as a whole.
+    corners = layout.corners()
+    np.testing.assert_allclose(tilted.corners(), corners @ tilted.upright_rotation, atol=1e-12)
+    edges = tilted.corners()[:, 4] - tilted.corners()[:, 0]
+    np.testing.assert_allclose(edges / np.linalg.norm(edges, axis=1, keepdims=True), [up] * 3, atol=1e-12)
+    boxes, labels = tilted.as_boxes()
+    assert labels == ["wall", "door", "bed"]
+    np.testing.assert_allclose(boxes[:, :3], tilted.corners().mean(axis=1), atol=1e-12)
+    assert_close(tilted.with_up_axis("z"), layout)
+    assert tilted.with_up_axis("z").up is None and Layout.from_dict(tilted.to_dict()) == tilted
+    lying = tilted.with_up_axis("y", (0.06, up[2], 0.02))
+    assert_close(lying.with_up_axis("z"), layout)
+    for wrong in (lambda: tilted.rotated(1.0), lambda: tilted.quantized(BINS), tilted.ordered):
+        with pytest.raises(ValueError, match=r"has up_axis='z' and up=\(0.06.*call with_up_axis"):
+            wrong()
+    with pytest.raises(ValueError, match="up=.* does not point up along its axis"):
+        layout.with_up_axis("z", (1.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match="expected three numbers"):
+        layout.with_up_axis("z", (0.0, 1.0))
+
+
+def test_quarter_turns_fold_into_sizes():
+    boxes = [Box(0, "bed", 1, 2, 0, -math.pi / 2, 2, 1, 0.5), Box(1, "bed", 1, 2, 0, -math.pi, 2, 1, 0.5)]
+    folded = Layout(boxes=(*boxes, Box(2, "bed", 1, 2, 0, -0.3, 2, 1, 0.5))).with_folded_turns()
+    assert [(box.angle, box.sx, box.sy) for box in folded.boxes] == [(0, 1, 2), (0, 2, 1), (-0.3, 2, 1)]
+    for before, after in zip(boxes, folded.boxes, strict=False):
+        corners = [np.sort(Layout(boxes=(box,)).corners()[0].round(9), axis=0) for box in (before, after)]
+        assert np.allclose(*corners)

@@ -1,8 +1,15 @@
-"""Names of parts as texts: cleaning and prompts."""
+"""Names of parts as texts: cleaning and prompts, and their vectors from a text tower."""
 
 import re
 from collections.abc import Sequence
 
+import torch
+
+from hf_any3d.modeling.deferred_errors import refuse_later
+from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedTextsMixin
+from hf_any3d.modeling.point_encoders.text_towers import embed_prompts
+
+_IGNORED = -100
 PART_TEMPLATES = ("{}", "a {}", "{} part")
 """Texts for the name of a part."""
 CATEGORY_TEMPLATES = ("a {} of a {}", "the {} of a {}", "{} of {}", "a {} part of a {}")
@@ -76,3 +83,38 @@ def check_part_templates(argument: str, templates: Sequence[str]) -> None:
                 f"{argument} has {template!r}; expected a text with {{}} for the part, and perhaps a second {{}} for "
                 "the category"
             )
+
+
+def label_masks(labels: torch.Tensor, num_texts: int) -> torch.Tensor:
+    """Return which points have which label, `(batch, texts, points)` bool, from numbers `(batch, points)` or -100.
+
+    Raises:
+        ValueError: If there is a number without a text; for labels on an accelerator, in a later call.
+    """
+    wrong = ((labels < 0) & (labels != _IGNORED)) | (labels >= num_texts)
+    expected = f"expected 0 to {num_texts - 1}, one for each text, or {_IGNORED} for points without a label"
+    if labels.device.type != "cpu":
+        refuse_later(wrong.any(), f"labels has numbers without a text; {expected}")
+    elif not torch.compiler.is_compiling() and wrong.any():
+        raise ValueError(f"labels has {int(labels[wrong][0])}; {expected}")
+    # (batch, 1, points) against (1, texts, 1). -100 equals no number.
+    return labels.unsqueeze(1) == torch.arange(num_texts, device=labels.device).view(1, -1, 1)
+
+
+class PartTextsMixin(AlignedTextsMixin):
+    """For models that find parts by name, whose config has templates for names of parts alone and with a category."""
+
+    def encode_labels(
+        self, labels: Sequence[str], templates: str | Sequence[str] | None = None, category: str | None = None
+    ) -> torch.Tensor:
+        """Return unit vectors `(labels, text_width)` of names of parts, for `text_embeds`.
+
+        Args:
+            labels: Names of parts.
+            templates: As of `part_prompts`; by default those of the config, for a given category its
+                `category_templates`.
+            category: Name of the object's category, or "object".
+        """
+        if templates is None:
+            templates = self.config.hypothesis_templates if category is None else self.config.category_templates
+        return embed_prompts(self.text_tower, part_prompts(labels, templates, category), self.device)

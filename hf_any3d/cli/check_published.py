@@ -1,0 +1,97 @@
+"""`hf-any3d check-published`: fetch published checkpoints, open them, and judge whether their answers mean anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_any3d.cli.common import SOME_FAILED, AsJson, option, print_error, print_note, quiet_libraries, status
+from hf_any3d.messages import one_line, print_json, print_line
+
+
+def check_published(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME…",
+            help="Names of published checkpoints, such as Pointcept/Utonia:base, or of repositories, which stand for "
+            "all sizes; by default all.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[Path, option("JSON file with the records, which later runs continue.")] = Path(
+        "published_checks.json"
+    ),
+    accept_license: Annotated[
+        bool,
+        typer.Option("--accept-license", help="Accept licenses that forbid commercial use; this is remembered."),
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Check names that the file has a record of, too.")] = False,
+    clouds: Annotated[int, typer.Option(help="Most packaged shapes to ask about.", min=13)] = 104,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch published checkpoints, open them, and check their tensors and whether their answers mean anything.
+
+    Nothing is compared with stored answers: a checkpoint has to name packaged shapes, parts and rooms far more often
+    rightly than by chance. Exit code 1 if one fails, 2 if one cannot be opened.
+    """
+    quiet_libraries()
+    with status("loading"):
+        from hf_any3d.atomic_files import read_json_object, write_json
+        from hf_any3d.registration import register
+        from hf_any3d.research import published_checks
+
+        register()
+    known = published_checks.published_names()
+    chosen = _chosen(names or known, known)
+    runs: Any = read_json_object(output).get("runs") if output.exists() else {}
+    if not isinstance(runs, dict):
+        raise ValueError(f"--output: {output} has no records of this command; expected another file, or none")
+    rows, unopened = [], 0
+    for name in chosen:
+        is_known = name in runs and not again
+        if is_known:
+            print_note(f"{name}: checked on {runs[name]['date']}; --again checks it once more")
+        else:
+            try:
+                with status(f"checking {name}"):
+                    runs[name] = published_checks.check_published(name, accept_license=accept_license, clouds=clouds)
+            except (ValueError, OSError, ImportError) as error:
+                # No record, so that the next run tries it again.
+                print_error(f"{name}: not opened: {one_line(error).removeprefix(f'{name}: ')}")
+                unopened += 1
+                continue
+            write_json(output, {"runs": runs})
+        rows.append({"name": name, **runs[name]})
+        if not as_json:
+            _print(name, runs[name])
+    if as_json:
+        print_json(rows)
+    failed = sum(not row["passed"] for row in rows)
+    counts = f"{len(rows) - failed} passed, {failed} failed, {unopened} not opened"
+    print_note(f"{output}: {counts}")
+    if failed:
+        raise typer.Exit(1)
+    if unopened:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _chosen(given: list[str], known: list[str]) -> list[str]:
+    chosen: list[str] = []
+    for name in given:
+        own = [one for one in known if one == name or one.startswith(f"{name}:")]
+        if not own:
+            raise ValueError(f"{name}: not a published checkpoint; expected one of {', '.join(known)}")
+        chosen += own
+    return list(dict.fromkeys(chosen))
+
+
+def _print(name: str, record: dict[str, Any]) -> None:
+    seconds = record["seconds"]
+    verdict = "passed" if record["passed"] else "FAILED"
+    print_line(f"{name:<52} {verdict:<8} {seconds['open']:.0f} s to open, {seconds['judge']:.0f} s to judge")
+    for check in record["checks"]:
+        sign = {True: "ok", False: "no", None: "--"}[check["passed"]]
+        print_line(f"  {sign}  {check['name']}: {check['seen']}")

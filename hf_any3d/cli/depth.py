@@ -1,0 +1,78 @@
+"""`hf-any3d data from-depth`: depth images of cameras and phones as clouds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_any3d.cli.common import SOME_FAILED, option, print_error
+from hf_any3d.messages import one_line, print_line
+
+
+def from_depth(
+    depth: Annotated[
+        list[Path], typer.Argument(metavar="DEPTH…", help="Depth images, PNG of 16 bits.", show_default=False)
+    ],
+    intrinsics: Annotated[
+        Path,
+        option(
+            "JSON with the intrinsics of the camera, of Open3D, Record3D, Polycam or ARKit; or a folder with one for "
+            "each image, by its name."
+        ),
+    ],
+    output: Annotated[Path, option("File of a cloud (.ply, .obj, .npz), or for several images a folder.")],
+    color: Annotated[
+        Path | None, option("Color image of the same view; or a folder with one for each depth image, by its name.")
+    ] = None,
+    depth_scale: Annotated[
+        float, typer.Option(help="Numbers of the depth images in a meter: 1000 for millimeters.", min=0)
+    ] = 1000.0,
+    depth_truncation: Annotated[
+        float | None, option("Leave out points that are farther away, in meters; by default none.", min=0)
+    ] = None,
+) -> None:
+    """Write depth images as clouds, in meters, in the frame of the camera: x right, y down, z away from it."""
+    from hf_any3d.data.files import write_point_cloud
+    from hf_any3d.data.files.rgbd import read_rgbd
+
+    many = len(depth) > 1 or not output.suffix
+    failed = 0
+    for image in depth:
+        target = output / f"{image.stem}.ply" if many else output
+        try:
+            cloud = read_rgbd(
+                image,
+                _beside(intrinsics, image, (".json",)),
+                None if color is None else _beside(color, image, (".jpg", ".jpeg", ".png")),
+                depth_scale=depth_scale,
+                depth_truncation=depth_truncation,
+            )
+        except (ValueError, OSError) as error:
+            if len(depth) == 1:
+                raise
+            print_error(one_line(error))
+            failed += 1
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_point_cloud(target, cloud)
+        print_line(f"{target}: {len(cloud):,} points")
+    if failed:
+        print_error(f"{failed} of {len(depth)} images could not be used")
+        raise typer.Exit(SOME_FAILED)
+
+
+def _beside(place: Path, image: Path, endings: tuple[str, ...]) -> Path:
+    """Return a file, or the one in a folder that has the name of an image.
+
+    Raises:
+        FileNotFoundError: The folder has none.
+    """
+    if not place.is_dir():
+        return place
+    found = [place / f"{image.stem}{ending}" for ending in endings]
+    path = next((path for path in found if path.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{place}: no {' or '.join(path.name for path in found)} for {image}")
+    return path

@@ -1,0 +1,251 @@
+"""NuScenes with the labels of lidarseg: sweeps of a laser scanner on a car, each point with one of 16 classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Array2D, ClassLabel, DatasetDict, Features, IterableDatasetDict, List, Value
+
+from hf_any3d.data.catalog.pointllm_annotations import scan_entries
+from hf_any3d.data.files import PointCloudFileError, read_point_cloud
+from hf_any3d.data.files.source import open_source, path_of_reference
+from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
+from hf_any3d.data.parquet.shards import IGNORED
+
+CLASS_NAMES = tuple(
+    "barrier bicycle bus car construction_vehicle motorcycle pedestrian traffic_cone trailer truck "
+    "driveable_surface other_flat sidewalk terrain manmade vegetation".split()
+)
+UP_AXIS = "z"
+_PEDESTRIANS = ("adult", "child", "construction_worker", "police_officer")
+CATEGORIES = {
+    **{f"human.pedestrian.{name}": "pedestrian" for name in _PEDESTRIANS},
+    "movable_object.barrier": "barrier",
+    "movable_object.trafficcone": "traffic_cone",
+    "vehicle.bicycle": "bicycle",
+    "vehicle.bus.bendy": "bus",
+    "vehicle.bus.rigid": "bus",
+    "vehicle.car": "car",
+    "vehicle.construction": "construction_vehicle",
+    "vehicle.motorcycle": "motorcycle",
+    "vehicle.trailer": "trailer",
+    "vehicle.truck": "truck",
+    "flat.driveable_surface": "driveable_surface",
+    "flat.other": "other_flat",
+    "flat.sidewalk": "sidewalk",
+    "flat.terrain": "terrain",
+    "static.manmade": "manmade",
+    "static.vegetation": "vegetation",
+}
+"""Category in category.json -> class of the benchmark."""
+NOT_JUDGED = (
+    "noise",
+    "animal",
+    *(f"human.pedestrian.{name}" for name in ("personal_mobility", "stroller", "wheelchair")),
+    "movable_object.debris",
+    "movable_object.pushable_pullable",
+    "static_object.bicycle_rack",
+    "vehicle.emergency.ambulance",
+    "vehicle.emergency.police",
+    "static.other",
+    "vehicle.ego",
+)
+"""Categories whose points the benchmark does not judge."""
+# Scenes of validation, as first and last numbers; some numbers between them have no scene.
+_VALIDATION = (
+    *((3, 3), (12, 18), (35, 39), (92, 110), (221, 221), (268, 278), (329, 332), (344, 346), (519, 524), (552, 565)),
+    *((625, 638), (770, 784), (794, 802), (904, 931), (962, 972), (1059, 1073)),
+)
+_MINI_VALIDATION = ((103, 103), (916, 916))
+VERSIONS = {
+    "v1.0-trainval": ({"train": 28130, "validation": 6019}, _VALIDATION),
+    "v1.0-mini": ({"train": 323, "validation": 81}, _MINI_VALIDATION),
+}
+"""Version -> sweeps of its splits, and scenes of validation. Labels of v1.0-test are not published."""
+
+DATASET = PublishedDataset(
+    name="nuscenes",
+    description=(
+        "nuScenes-lidarseg: 34,149 labeled sweeps of a laser scanner on cars in Boston and Singapore, in meters, z "
+        "up, with intensities, each point of one of 16 classes; 150 of 850 scenes are for validation."
+    ),
+    homepage="https://www.nuscenes.org/nuscenes",
+    license=License(
+        "other", "CC-BY-NC-SA-4.0 with further terms, non-commercial", "https://www.nuscenes.org/terms-of-use"
+    ),
+    citation="""@article{fong2021panoptic,
+  title = {Panoptic nuScenes: A Large-Scale Benchmark for LiDAR Panoptic Segmentation and Tracking},
+  author = {Fong, Whye Kit and Mohan, Rohit and Hurtado, Juana Valeria and Zhou, Lubing and Caesar, Holger and
+            Beijbom, Oscar and Valada, Abhinav},
+  journal = {arXiv preprint arXiv:2109.03805},
+  year = {2021}
+}""",
+    expected_counts={version: counts for version, (counts, _) in VERSIONS.items()},
+    origin=(
+        "Sign up at https://www.nuscenes.org/nuscenes, get the files of the full dataset (v1.0) and of "
+        "nuScenes-lidarseg, unpack them into one folder, the latter last, since it replaces category.json, and pass "
+        "the folder as data_dir"
+    ),
+    layout="""  v1.0-trainval/category.json, lidarseg.json, sample.json, sample_data.json, scene.json
+  lidarseg/v1.0-trainval/{sample_data token}_lidarseg.bin, ...    uint8 for each point, the index of its category
+  samples/LIDAR_TOP/....pcd.bin                                   x y z intensity ring, float32""",
+    class_names=CLASS_NAMES,
+)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A labeled sweep: its files, and the scene that it belongs to."""
+
+    points: Path
+    labels: Path
+    scene: str
+    timestamp: int
+
+
+def load(
+    data_dir: str | os.PathLike | None = None, *, version: str = "v1.0-trainval", **conversion: Any
+) -> DatasetDict | IterableDatasetDict:
+    """Read nuScenes-lidarseg, one row a labeled sweep, with the splits `train` and `validation`.
+
+    Rows have `points` (num_points, 3) in meters in the frame of the scanner, y ahead and z up; `intensity`
+    (num_points,), 0 to 255; `labels` (num_points,), one of 16 classes, -100 for points without one; `scene`, such as
+    "scene-0061"; and `timestamp` in microseconds.
+
+    Args:
+        data_dir: the folder with `samples`, `lidarseg` and the tables.
+        version: "v1.0-trainval", or "v1.0-mini" with ten scenes.
+        conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
+
+    Raises:
+        ValueError: an unknown version; another number of sweeps than published; tables that do not fit each other; a
+            file of another length, or with an unknown category.
+        FileNotFoundError: tables, sweeps or labels are missing; says where to get them.
+
+    Source: Fong et al., "Panoptic nuScenes", and the lists of scenes of nuscenes-devkit.
+    """
+    if version not in VERSIONS:
+        raise ValueError(f"version is {version!r}; expected one of {', '.join(VERSIONS)}")
+    root = DATASET.root(data_dir)
+    tables = {name: root / version / f"{name}.json" for name in _TABLES}
+    DATASET.require(tables.values(), root)
+    classes = class_table(tables["category"])
+    sources = {}
+    sweeps = _sweeps(root, tables)
+    validation = {number for first, last in VERSIONS[version][1] for number in range(first, last + 1)}
+    for split in ("train", "validation"):
+        own = [sweep for sweep in sweeps if (_number(sweep.scene) in validation) == (split == "validation")]
+        files = [path for sweep in own for path in (sweep.points, sweep.labels)]
+        sources[split] = SplitSource(
+            own,
+            partial(_read, classes=classes),
+            [*tables.values(), *(path for path in files if path.is_file())],
+            num_rows=len(own),
+            describe=lambda sweep: str(sweep.points),
+            missing=[path for path in files if not path.is_file()],
+        )
+    features = Features(
+        {
+            "points": Array2D((None, 3), "float32"),
+            "intensity": List(Value("float32")),
+            "labels": List(ClassLabel(names=list(CLASS_NAMES))),
+            "scene": Value("string"),
+            "timestamp": Value("int64"),
+        }
+    )
+    options = {"version": version}
+    return load_published(DATASET, root, sources, features, variant=version, options=options, **conversion)
+
+
+_TABLES = ("category", "lidarseg", "sample", "sample_data", "scene")
+
+
+def class_table(path: Path) -> np.ndarray:
+    """Return the class of each index of category.json, (256,) int64: -100 if it is not judged, -1 if there is none.
+
+    Raises:
+        PointCloudFileError: the table is not that of lidarseg, or has an unknown category.
+    """
+    table = np.full(256, -1)
+    for number, entry in enumerate(_entries(path, ("name",))):
+        name, index = entry["name"], entry.get("index")
+        if type(index) is not int or not 0 <= index < 256:
+            raise PointCloudFileError(
+                f"{path}: entry {number} has index {str(index)[:40]}; expected 0 to 255, as in the table that comes "
+                "with nuScenes-lidarseg"
+            )
+        if name not in CATEGORIES and name not in NOT_JUDGED:
+            raise PointCloudFileError(f"{path}: entry {number} has the unknown category {str(name)[:80]!r}")
+        table[index] = CLASS_NAMES.index(CATEGORIES[name]) if name in CATEGORIES else IGNORED
+    return table
+
+
+def _sweeps(root: Path, tables: Mapping[str, Path]) -> list[Sweep]:
+    labels = {entry["sample_data_token"]: entry["filename"] for entry in _entries(tables["lidarseg"], _OF_LABELS)}
+    scenes = {entry["token"]: entry["name"] for entry in _entries(tables["scene"], ("token", "name"))}
+    samples = {entry["token"]: entry["scene_token"] for entry in _entries(tables["sample"], ("token", "scene_token"))}
+    found = []
+    # Millions of entries, of which only those of labeled sweeps are kept.
+    for entry in _entries(tables["sample_data"], ("token", "sample_token", "filename")):
+        if entry["token"] not in labels:
+            continue
+        scene = scenes.get(samples.get(entry["sample_token"], ""))
+        if scene is None or type(entry.get("timestamp")) is not int:
+            raise PointCloudFileError(
+                f"{tables['sample_data']}: sweep {str(entry['token'])[:40]!r} has no timestamp or scene; expected it in "
+                "sample.json and scene.json"
+            )
+        places = (_path(root, name, tables) for name in (entry["filename"], labels.pop(entry["token"])))
+        found.append(Sweep(*places, scene, entry["timestamp"]))
+    if labels:
+        raise PointCloudFileError(f"{tables['sample_data']}: no sweep {next(iter(labels))[:40]!r}, which has labels")
+    return sorted(found, key=lambda sweep: (sweep.scene, sweep.timestamp))
+
+
+_OF_LABELS = ("sample_data_token", "filename")
+
+
+def _entries(path: Path, needed: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    for entry in scan_entries(path):
+        value = entry.value
+        wrong = [name for name in needed if not isinstance(_get(value, name), str)]
+        if wrong:
+            raise PointCloudFileError(f"{path}: entry {entry.number} has no text {wrong[0]!r}")
+        assert isinstance(value, dict)
+        yield value
+
+
+def _get(value: object, name: str) -> object:
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _path(root: Path, name: str, tables: Mapping[str, Path]) -> Path:
+    path = root / name
+    # A table may name any file of the machine.
+    if "\0" in name or (path_of_reference(root, name) is None and (path.is_file() or ".." in path.parts)):
+        raise PointCloudFileError(f"{tables['lidarseg']}: {name[:80]!r} leads out of {root}")
+    return path
+
+
+def _number(scene: str) -> int:
+    digits = scene.removeprefix("scene-")
+    return int(digits) if digits.isdecimal() and digits.isascii() and len(digits) < 9 else -1
+
+
+def _read(sweep: Sweep, classes: np.ndarray) -> Iterator[Mapping[str, object]]:
+    cloud = read_point_cloud(sweep.points, file_type="nuscenes")
+    data = open_source(sweep.labels, "bin", ("bin",)).data
+    if len(data) != len(cloud):
+        raise PointCloudFileError(f"{sweep.labels}: {len(data)} bytes; expected 1 for each of {len(cloud)} points")
+    numbers = np.frombuffer(data, np.uint8)
+    labels = classes[numbers]
+    if (unknown := numbers[labels == -1]).size:
+        raise PointCloudFileError(f"{sweep.labels}: category {unknown[0]}, which category.json does not have")
+    rest = {"scene": sweep.scene, "timestamp": sweep.timestamp}
+    yield {"points": cloud.points, "intensity": cloud.intensity, "labels": labels, **rest}

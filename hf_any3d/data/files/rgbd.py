@@ -1,0 +1,214 @@
+"""Depth images with the camera's intrinsics, and perhaps a color image, as clouds."""
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.source import PointCloudError, ReadLimits, file_errors, open_source
+
+_IMAGES = ("png", "jpg", "jpeg")
+# Modes of Pillow for 16 bits: little and big endian, and what older versions widen them to.
+_DEPTH_MODES = ("I;16", "I;16L", "I;16B", "I")
+_FORMS = (
+    "intrinsic_matrix with width and height (Open3D), K with w and h (Record3D), fx, fy, cx, cy with width and height "
+    "(Polycam), or intrinsics with nine numbers (ARKit)"
+)
+# Sizes of color and depth images of phones are rounded, so their shapes differ slightly.
+_SHAPE_TOLERANCE = 0.02
+_LARGEST = 1e6  # pixels; no camera has more
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """A pinhole camera: focal lengths and principal point in pixels, and the size of its images, if it is known.
+
+    Attributes:
+        fx, fy: focal lengths.
+        cx, cy: principal point, from the center of the first pixel.
+        size: (width, height) of the images that they belong to, or None.
+    """
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        for name in ("fx", "fy", "cx", "cy"):
+            value = getattr(self, name)
+            if not abs(value) < _LARGEST or (name[0] == "f" and value <= 0):
+                raise PointCloudError(f"{name} is {value!r}; expected pixels, of a focal length above 0")
+
+    @classmethod
+    def of(cls, content: Any) -> "Intrinsics":
+        """Read intrinsics in the forms of Open3D, Record3D, Polycam and ARKit.
+
+        Args:
+            content: what a JSON file holds.
+
+        Raises:
+            PointCloudError: another form; names those that are read.
+        """
+        if not isinstance(content, Mapping):
+            raise PointCloudError(f"a {type(content).__name__}; expected an object with {_FORMS}")
+        matrix = next((content[name] for name in ("intrinsic_matrix", "K", "intrinsics") if name in content), None)
+        if matrix is not None:
+            numbers = _four_of_matrix(matrix)
+        elif all(name in content for name in ("fx", "fy", "cx", "cy")):
+            numbers = [_number(content[name], name) for name in ("fx", "fy", "cx", "cy")]
+        else:
+            found = ", ".join(sorted(map(str, content))[:8]) or "nothing"
+            raise PointCloudError(f"no intrinsics; found {found[:200]}; expected {_FORMS}")
+        pairs = (("width", "height"), ("w", "h"))
+        names = next((names for names in pairs if all(name in content for name in names)), None)
+        sizes = None if names is None else [_number(content[name], name) for name in names]
+        if sizes is not None and not all(1 <= size < _LARGEST and size % 1 == 0 for size in sizes):
+            raise PointCloudError(f"an image of {sizes[0]:g} x {sizes[1]:g}; expected whole numbers of pixels")
+        return cls(*numbers, None if sizes is None else (int(sizes[0]), int(sizes[1])))
+
+    def scaled_to(self, width: int, height: int) -> "Intrinsics":
+        """Return the intrinsics of the same view in an image of another size.
+
+        Raises:
+            PointCloudError: the size that they belong to is unknown, or of another shape.
+        """
+        if self.size is None:
+            raise PointCloudError("no width and height; expected those of the images that the intrinsics belong to")
+        if self.size == (width, height):
+            return self
+        across, down = width / self.size[0], height / self.size[1]
+        if abs(across / down - 1) > _SHAPE_TOLERANCE:
+            raise PointCloudError(
+                f"intrinsics of images of {self.size[0]} x {self.size[1]}; the depth image has {width} x {height}, "
+                "another shape"
+            )
+        # The center of the first pixel is half a pixel inside of the image.
+        center = (self.cx + 0.5) * across - 0.5, (self.cy + 0.5) * down - 0.5
+        return Intrinsics(self.fx * across, self.fy * down, *center, (width, height))
+
+
+def read_rgbd(
+    depth: str | os.PathLike,
+    intrinsics: str | os.PathLike | Intrinsics,
+    color: str | os.PathLike | None = None,
+    *,
+    depth_scale: float = 1000.0,
+    depth_truncation: float | None = None,
+    limits: ReadLimits | None = None,
+) -> PointCloudData:
+    """Read a depth image as a cloud in the frame of the camera: x to the right, y down, z away from it.
+
+    Points stay in the order of the pixels, row by row. Pixels without a depth, which have 0, are left out.
+
+    Args:
+        depth: PNG of 16 bits. Images of 8 bits are pictures of a depth, not measured ones.
+        intrinsics: JSON as Open3D writes it (camera_intrinsic.json), Record3D (metadata.json), Polycam (a file of
+            cameras) or ARKit's recorders; or `Intrinsics`. Phones give those of the color image: they are scaled to
+            the depth image, if both have the same shape.
+        color: PNG or JPEG of the same view, of any size.
+        depth_scale: numbers of the depth image in a meter: 1000 for millimeters, 5000 in TUM's data.
+        depth_truncation: points that are farther away, in meters, are left out; None keeps all.
+        limits: limits of the pixels; by default `ReadLimits.current()`.
+
+    Returns:
+        Points (points, 3) in meters, with the colors of the color image.
+
+    Raises:
+        PointCloudFileError: a file that is missing, damaged, of another kind or beyond the limits, images of other
+            shapes, or no pixel with a depth; names the file, what was seen and what is allowed.
+        ValueError: a scale or truncation that is not positive.
+        ImportError: Pillow is missing.
+    """
+    for name, value in (("depth_scale", depth_scale), ("depth_truncation", depth_truncation)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{name} is {value!r}; expected a positive number")
+    limits = ReadLimits.current() if limits is None else limits
+    pixels = _image(depth, limits, is_depth=True)  # (height, width)
+    height, width = pixels.shape
+    name = "intrinsics" if isinstance(intrinsics, Intrinsics) else intrinsics
+    with file_errors(name):
+        camera = intrinsics if isinstance(intrinsics, Intrinsics) else Intrinsics.of(_json(intrinsics, limits))
+        camera = camera.scaled_to(width, height)
+    meters = pixels.astype(np.float64) / depth_scale
+    valid = (pixels > 0) if depth_truncation is None else (pixels > 0) & (meters <= depth_truncation)
+    if not valid.any():
+        nearer = "" if depth_truncation is None else f" up to depth_truncation={depth_truncation:g} m"
+        with file_errors(depth):
+            raise PointCloudError(f"none of {width} x {height} pixels has a depth{nearer}")
+    row, column = np.nonzero(valid)  # (points,) each, row by row
+    z = meters[row, column]
+    points = np.stack([(column - camera.cx) * z / camera.fx, (row - camera.cy) * z / camera.fy, z], axis=1)
+    colors = None
+    if color is not None:
+        picture = _image(color, limits, is_depth=False)  # (height', width', 3)
+        if abs(picture.shape[1] / picture.shape[0] / (width / height) - 1) > _SHAPE_TOLERANCE:
+            with file_errors(color):
+                seen = f"{picture.shape[1]} x {picture.shape[0]} pixels; the depth image has {width} x {height}"
+                raise PointCloudError(f"{seen}, another shape")
+        across = ((column + 0.5) * picture.shape[1] / width).astype(np.int64)
+        colors = picture[((row + 0.5) * picture.shape[0] / height).astype(np.int64), across].astype(np.float32) / 255
+    with file_errors(depth):
+        return PointCloudData(points, colors)
+
+
+def _image(path: str | os.PathLike, limits: ReadLimits, *, is_depth: bool) -> np.ndarray:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ImportError(f"{path}: images need the package pillow: pip install pillow") from None
+    if Path(path).suffix.lower() == ".exr":
+        with file_errors(path):
+            raise PointCloudError("EXR is not read; expected the depth as PNG of 16 bits, in millimeters for instance")
+    data = open_source(path, None, ("png",) if is_depth else _IMAGES, limits).data
+    with file_errors(path):
+        try:
+            # These decoders alone: Pillow would try every format that it knows.
+            with Image.open(io.BytesIO(data), formats=("PNG",) if is_depth else ("PNG", "JPEG")) as image:
+                width, height = image.size
+                limits.check(points=width * height, decoded=4 * width * height, stored=len(data))
+                if is_depth and image.mode not in _DEPTH_MODES:
+                    raise PointCloudError(f"an image of mode {image.mode}; expected a depth of 16 bits in one channel")
+                return np.asarray(image if is_depth else image.convert("RGB"))
+        except PointCloudError:
+            raise
+        # A damaged image can fail anywhere in the decoder, and a claimed size can be a DecompressionBombError.
+        except Exception as error:
+            raise PointCloudError(f"not a valid image ({type(error).__name__}: {str(error)[:80]})") from None
+
+
+def _json(path: str | os.PathLike, limits: ReadLimits) -> Any:
+    data = open_source(path, None, ("json",), limits).data
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise PointCloudError(f"not valid JSON ({str(error)[:80]})") from None
+
+
+def _four_of_matrix(matrix: Any) -> list[float]:
+    """Return fx, fy, cx and cy of a matrix as nine numbers by rows or by columns, or as three rows."""
+    try:
+        numbers = np.asarray(matrix, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise PointCloudError(f"a matrix {str(matrix)[:80]}; expected nine numbers") from None
+    if numbers.shape not in ((9,), (3, 3)):
+        raise PointCloudError(f"a matrix of shape {numbers.shape}; expected nine numbers")
+    numbers = numbers.reshape(3, 3)
+    for rows in (numbers, numbers.T):
+        # By rows, the last one is 0 0 1. Skewed axes are no pinhole camera.
+        if rows[2].tolist() == [0, 0, 1] and rows[1, 0] == rows[0, 1] == 0:
+            return [float(rows[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2))]
+    raise PointCloudError(f"a matrix {numbers.reshape(-1).tolist()}; expected fx 0 cx 0 fy cy 0 0 1, or its transpose")
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
+        raise PointCloudError(f"{name} is {str(value)[:80]!r}; expected a number")
+    return float(value)

@@ -1,0 +1,324 @@
+"""Check published checkpoints without stored truth: their tensors, and whether their answers mean anything.
+
+A checkpoint whose weights were read in a wrong order opens without an error and answers at random. So each is asked
+about clouds that come with the package, and has to be right far more often than by chance.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from hf_any3d.data.catalog import load_point_dataset, up_axis_of
+from hf_any3d.data.files import example_file
+from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, find_published
+from hf_any3d.modeling.layers.boxes import box_iou
+from hf_any3d.published import open_published, published_directory
+from hf_any3d.registry import task_of_class
+from hf_any3d.version import __version__
+
+_PACKAGES = ("torch", "transformers", "peft", "safetensors")
+EXAMPLES = {
+    "chair": ("chair",),
+    "lamp": ("lamp",),
+    "shelves": ("shelves", "bookshelf", "shelf", "storage", "cabinet", "bookcase"),
+    "sofa": ("sofa", "couch"),
+    "stool": ("stool", "chair"),
+    "table": ("table", "desk"),
+}
+"""Example file -> labels that are right for it."""
+# A result by chance is rarer than this, and at least twice as good as chance.
+_SIGNIFICANCE = 1e-3
+# Of balanced accuracies, whose points are not independent: this much above chance.
+_MARGIN = 0.2
+_IOU, _RECALL = 0.25, 0.25
+# Benchmarks of streets have no classes of rooms.
+_INDOORS = ("floor", "chair", "table", "sofa", "bed")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What it is.
+        passed: Whether it is as expected; None if it could not be judged.
+        seen: What was found, and what is expected.
+    """
+
+    name: str
+    passed: bool | None
+    seen: str
+
+
+def published_names() -> list[str]:
+    """Return the names of all published checkpoints, each with its size where there are several."""
+    return [
+        repository if size is None else f"{repository}{SIZE_MARK}{size}"
+        for repository, published in PUBLISHED.items()
+        for size in published.files
+    ]
+
+
+def check_published(name: str, *, accept_license: bool = False, clouds: int = 104) -> dict[str, Any]:
+    """Fetch, convert and open a published checkpoint, and judge it.
+
+    Args:
+        name: Name of the repository, with `:size` where there are several.
+        accept_license: Accept a license that forbids commercial use, as `open_published` does.
+        clouds: Most test shapes to ask about.
+
+    Returns:
+        A record of plain values: `passed`, `checks`, the class, file, revision and checksum of the weights, versions,
+        the date, and seconds for opening and for judging.
+
+    Raises:
+        ValueError, OSError: As `open_published` does: the checkpoint cannot be fetched, converted or opened.
+    """
+    start = time.perf_counter()
+    model = open_published(name, accept_license=accept_license)
+    opened = time.perf_counter()
+    checks = [_tensors(model, published_directory(name)), _numbers(model)]
+    try:
+        checks += _judge(name, model, clouds)
+    except (ValueError, RuntimeError, ImportError, OSError) as error:
+        checks.append(Check("answers", False, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"))
+    source = dict(model.config.published)
+    record = {
+        "passed": all(check.passed is not False for check in checks),
+        "checks": [asdict(check) for check in checks],
+        "class": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **{key: source.get(key) for key in ("file", "revision", "sha256", "weights_license")},
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "versions": {"hf-any3d": __version__} | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "seconds": {"open": round(opened - start, 1), "judge": round(time.perf_counter() - opened, 1)},
+    }
+    # Some have gigabytes, and the next one is opened at once.
+    del model
+    gc.collect()
+    return record
+
+
+# The weights.
+
+
+def _tensors(model: torch.nn.Module, directory: Path) -> Check:
+    """Compare names of the tensors in the files with those of the model."""
+    stored: set[str] = set()
+    for file in sorted(directory.glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            stored |= set(opened.keys())
+    state = model.state_dict(keep_vars=True)
+    # Of tensors that are tied, files hold one.
+    held = {state[name].data_ptr() for name in stored & state.keys()}
+    missing = [name for name, tensor in state.items() if name not in stored and tensor.data_ptr() not in held]
+    left = sorted(stored - state.keys())
+    if missing or left:
+        words = [f"{len(names)} {what}, such as {names[0]}" for names, what in ((missing, "missing"), (left, "left"))]
+        return Check("tensors", False, ", ".join(word for word, names in zip(words, (missing, left)) if names))
+    return Check("tensors", True, f"all {len(stored)}, none missing or left over")
+
+
+def _numbers(model: torch.nn.Module) -> Check:
+    wrong = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor.float()).all()]
+    constant = [name for name, tensor in model.named_parameters() if tensor.dim() > 1 and bool((tensor == 0).all())]
+    if wrong:
+        return Check("numbers", False, f"NaN or infinity in {len(wrong)} tensors, such as {wrong[0]}")
+    return Check("numbers", True, "finite" + (f"; {len(constant)} weights are all zero" if constant else ""))
+
+
+# The answers.
+
+
+def _judge(name: str, model: Any, clouds: int) -> Iterator[Check]:
+    repository, _, published = find_published(name)
+    task = task_of_class(type(model).__name__)
+    if task == "zero-shot-point-cloud-classification" and published.text_tower is None:
+        yield Check("zero-shot", None, f"transformers has no class for its texts, {published.texts}")
+        yield _features(name, model, clouds)
+    elif task == "zero-shot-point-cloud-classification":
+        yield from _zero_shot(name, clouds)
+    elif task == "point-cloud-classification":
+        yield _examples(_classifier(name, model))
+    elif task == "zero-shot-point-cloud-segmentation":
+        yield _parts(name)
+    elif task == "point-cloud-segmentation":
+        yield _room(name, model)
+    elif hasattr(model.config, "text_config") and type(model).__name__.startswith("SpatialLM"):
+        yield _boxes(name)
+    elif task == "point-cloud-text-to-text":
+        yield _chat(name)
+    else:
+        yield _features(name, model, clouds)
+
+
+def _pipeline(task: str, name: str, **settings: Any) -> Any:
+    from transformers import pipeline
+
+    # None for small clouds and repeated points, which are all expected here.
+    return pipeline(task, model=name, **settings)
+
+
+def _shapes(split: str, most: int) -> tuple[list[np.ndarray], list[str]]:
+    """Return packaged shapes, equally many of each class, and their classes."""
+    rows: Any = load_point_dataset("shapes", split=split)
+    names, labels = rows.features["label"].names, np.asarray(rows["label"])
+    each = max(1, most // len(names))
+    chosen = [int(row) for label in range(len(names)) for row in np.flatnonzero(labels == label)[:each]]
+    return [np.asarray(rows[row]["points"])[:, :3] for row in chosen], [names[labels[row]] for row in chosen]
+
+
+def _against_chance(what: str, right: int, total: int, chance: float) -> Check:
+    from scipy.stats import binomtest
+
+    rare = binomtest(right, total, chance, alternative="greater").pvalue < _SIGNIFICANCE
+    passed = bool(rare and right / total >= 2 * chance)
+    return Check(what, passed, f"{right} of {total} right; chance is {chance:.1%}")
+
+
+def _zero_shot(name: str, clouds: int) -> Iterator[Check]:
+    classify = _pipeline("zero-shot-point-cloud-classification", name)
+    points, labels = _shapes("test", clouds)
+    names = sorted(set(labels))
+    found = classify(points, candidate_labels=names, up_axis=up_axis_of("shapes") or "y", top_k=1)
+    right = sum(answer[0]["label"] == label for answer, label in zip(found, labels, strict=True))
+    yield _against_chance("zero-shot accuracy on packaged test shapes", right, len(labels), 1 / len(names))
+    yield _examples(
+        lambda file: classify(file, candidate_labels=list(EXAMPLES), up_axis="y", top_k=1)[0]["label"],
+        1 / len(EXAMPLES),
+    )
+
+
+def _classifier(name: str, model: Any) -> Callable[[str], str]:
+    classify = _pipeline("point-cloud-classification", name)
+    return lambda file: classify(file, top_k=1)[0]["label"]
+
+
+def _examples(answer: Callable[[str], str], chance: float | None = None) -> Check:
+    """Ask for the names of the example files."""
+    found = {stem: str(answer(str(example_file(f"{stem}.ply")))) for stem in EXAMPLES}
+    right = [stem for stem, label in found.items() if label.lower() in EXAMPLES[stem]]
+    # One answer for all of them, such as chair, is right for two.
+    passed = len(right) >= 4
+    wrong = ", ".join(f"{stem}: {label}" for stem, label in found.items() if stem not in right)
+    return Check("names of the example files", passed, f"{len(right)} of 6 right, at least 4 expected; {wrong}"[:200])
+
+
+def _features(name: str, model: Any, clouds: int) -> Check:
+    """Compare the nearest class means of packaged shapes by the model's features, and by those of random weights."""
+    from transformers import AutoProcessor
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        control = type(model)(model.config).eval()
+    accuracies = []
+    processor = AutoProcessor.from_pretrained(name)
+    known, test = _shapes("train", clouds), _shapes("test", clouds)
+    for one in (model, control):
+        extract = _pipeline("point-cloud-feature-extraction", one, feature_extractor=processor)
+        up = up_axis_of("shapes") or "y"
+        features, asked = (
+            np.stack([np.asarray(made["pooled"], np.float64) for made in extract(points, up_axis=up)])
+            for points in (known[0], test[0])
+        )
+        scale = features.std(axis=0) + 1e-9
+        names = sorted(set(known[1]))
+        means = np.stack([features[np.asarray(known[1]) == label].mean(axis=0) for label in names])
+        distance = np.linalg.norm((asked[:, None] - means) / scale, axis=-1)  # (clouds, classes)
+        accuracies.append(float(np.mean([names[place] == label for place, label in zip(distance.argmin(1), test[1])])))
+    own, random = accuracies
+    seen = f"nearest class means are right for {own:.1%} of {len(test[1])} shapes; with random weights {random:.1%}"
+    return Check("features of packaged shapes", own >= random + 0.1, f"{seen}, and 10 points more are expected")
+
+
+def _balanced(what: str, answers: np.ndarray, truth: np.ndarray, classes: Sequence[Any]) -> Check:
+    shares = [float((answers[truth == label] == label).mean()) for label in classes if (truth == label).any()]
+    mean, chance = float(np.mean(shares)), 1 / len(classes)
+    passed = mean >= max(2 * chance, chance + _MARGIN)
+    return Check(what, passed, f"mean accuracy of {len(shares)} classes {mean:.1%}; chance is {chance:.1%}")
+
+
+def _room(name: str, model: Any) -> Check:
+    what = "labels of a packaged room"
+    names = {str(label).lower() for label in model.config.id2label.values()}
+    shared = [label for label in _INDOORS if label in names]
+    if len(shared) < 3:
+        return Check(what, None, "its classes are not those of rooms, and no other scene comes with the package")
+    rows: Any = load_point_dataset("rooms", split="test", train_rooms=1, validation_rooms=1, test_rooms=4)
+    true_names = rows.features["labels"].feature.names
+    segment = _pipeline("point-cloud-segmentation", name)
+    answers, truth = [], []
+    for row in rows:
+        points = np.asarray(row["points"])
+        cloud = {"points": points, "colors": np.full(points.shape, 0.5), "normals": _normals(points)}
+        found = segment(cloud, up_axis="y")
+        answers += [str(model.config.id2label[int(label)]).lower() for label in found["labels"]]
+        truth += [true_names[label] for label in np.asarray(row["labels"])]
+    return _balanced(what, np.asarray(answers), np.asarray(truth), shared)
+
+
+def _normals(points: np.ndarray, neighbors: int = 16) -> np.ndarray:
+    """Return unit normals (points, 3) by the directions in which a point's neighbors spread least."""
+    from scipy.spatial import KDTree
+
+    near = points[KDTree(points).query(points, neighbors)[1]]  # (points, neighbors, 3)
+    spread = near - near.mean(axis=1, keepdims=True)
+    return np.linalg.svd(spread, full_matrices=False)[2][:, -1].astype(np.float32)
+
+
+def _parts(name: str) -> Check:
+    rows: Any = load_point_dataset("parts", split="test", train_objects=1, validation_objects=0, test_objects=12)
+    names, categories = rows.features["labels"].feature.names, rows.features["label"].names
+    segment = _pipeline("zero-shot-point-cloud-segmentation", name)
+    shares, chances = [], []
+    for row in rows:
+        truth, category = np.asarray(row["labels"]), categories[row["label"]]
+        own = sorted(set(truth.tolist()))
+        labels = [names[part].removeprefix(f"{category} ") for part in own]
+        found = segment({"points": np.asarray(row["points"])}, candidate_labels=labels, category=category, up_axis="y")
+        answers = np.asarray(own)[np.asarray(found["labels"])]
+        shares += [float((answers[truth == part] == part).mean()) for part in own]
+        chances.append(1 / len(own))
+    mean, chance = float(np.mean(shares)), float(np.mean(chances))
+    seen = f"mean accuracy of {len(shares)} parts {mean:.1%}; chance is {chance:.1%}"
+    return Check("parts of packaged objects by name", mean >= max(1.5 * chance, chance + _MARGIN), seen)
+
+
+def _chat(name: str) -> Check:
+    chat = _pipeline("point-cloud-text-to-text", name)
+    words, right = [], 0
+    for stem in ("chair", "lamp"):
+        answer = chat(str(example_file(f"{stem}.ply")), text="What is this?", max_new_tokens=48, do_sample=False)
+        text = answer[0]["generated_text"].lower()
+        right += stem in text or (stem == "chair" and "seat" in text)
+        words.append(f"{stem}: {' '.join(text.split())[:60]!r}")
+    return Check("words of a chat about the chair and the lamp", right == 2, "; ".join(words))
+
+
+def _boxes(name: str) -> Check:
+    rows: Any = load_point_dataset(
+        "rooms_with_layouts", split="test", train_rooms=1, validation_rooms=1, test_rooms=1, num_points=32_768
+    )
+    row = rows[0]
+    points, true = np.asarray(row["points"], np.float32), torch.as_tensor(np.asarray(row["boxes"], np.float32))
+    detect = _pipeline("point-cloud-object-detection", name)
+    cloud = {"points": points, "colors": np.full(points.shape, 0.5, np.float32)}
+    found = detect(cloud, up_axis="z", max_new_tokens=2048, do_sample=False)
+    boxes = [[*one["box"]["center"], *one["box"]["size"], one["box"]["heading"]] for one in found]
+    hit = 0
+    if boxes:
+        overlaps = box_iou(true[:, None], torch.tensor(boxes, dtype=torch.float32)[None])  # (true, found)
+        hit = int((overlaps.max(dim=1).values >= _IOU).sum())
+    seen = f"{hit} of {len(true)} objects found among {len(boxes)} boxes, {_RECALL:.0%} expected"
+    return Check("boxes of a packaged room", hit >= _RECALL * len(true), seen)

@@ -1,0 +1,80 @@
+"""Chat about scans with models that write layouts: an instruction in, lines of a layout out as they are written."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria
+
+from hf_any3d.chat.templates import Prompt
+from hf_any3d.pipelines.room_layouts import LayoutTextPipeline, Request, last_line, scan_of_messages
+from hf_any3d.serving.chat_batches import ChatAnswer
+
+
+@dataclass(eq=False)
+class LayoutConversation:
+    """A scan with an instruction; other attributes are those of `hf_any3d.serving.chat_batches.Conversation`.
+
+    Attributes:
+        request: The scan as it was read.
+        prompt: The tokens of the prompt, to be counted.
+    """
+
+    request: Request
+    prompt: Prompt
+    new_tokens: int
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    listen: Callable[[str], None] = lambda piece: None
+    canceled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def key(self) -> Any:
+        """Each is answered alone, as its lines are sent when they are written."""
+        return self
+
+
+class _Canceled(StoppingCriteria):
+    def __init__(self, event: threading.Event):
+        self.event = event
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
+
+
+def layout_conversation(
+    pipe: LayoutTextPipeline, messages: Any, new_tokens: int, sampling: Mapping[str, Any], seed: int | None
+) -> LayoutConversation:
+    """Read the scan of a conversation.
+
+    Raises:
+        ValueError: It is not one message with one scan and one of the instructions, or the scan cannot be read.
+    """
+    cloud, task = scan_of_messages(messages)
+    request = pipe.request(cloud, task)
+    ids = pipe.processor([request.room], task=request.task, return_tensors="np")["input_ids"][0].tolist()
+    return LayoutConversation(request, Prompt(ids), new_tokens, sampling, seed)
+
+
+def answer_layout(pipe: LayoutTextPipeline, conversation: LayoutConversation) -> ChatAnswer:
+    """Write the layout of a scan, in its frame and unit; each line is passed on when it is written."""
+    generation = {"do_sample": False} | dict(conversation.sampling) | {"max_new_tokens": conversation.new_tokens}
+    generation["stopping_criteria"] = [_Canceled(conversation.canceled)]
+    lines: list[str] = []
+    # The seed of one request must not determine the random numbers of the next.
+    with torch.random.fork_rng(enabled=conversation.seed is not None):
+        if conversation.seed is not None:
+            torch.manual_seed(conversation.seed)
+        entities = pipe.entities(conversation.request, generation)
+        while True:
+            try:
+                lines.append(last_line(next(entities)))
+            except StopIteration as end:
+                answered: Request = end.value
+                break
+            conversation.listen(lines[-1] if len(lines) == 1 else f"\n{lines[-1]}")
+    return ChatAnswer("\n".join(lines), answered.counts[0], answered.are_whole[0])

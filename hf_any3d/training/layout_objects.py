@@ -1,0 +1,205 @@
+"""Let each token of a cloud tell the object that its points are on, as a second loss of SpatialLM's fine-tuning.
+
+A layout says where objects are, but not which points are theirs, and a language model that cannot tell them apart yet
+learns little from their numbers. So each token that has points of an object is to tell the words of the object's line,
+by a head that is not saved with the model, through the output embeddings of the language model:
+
+    bbox_ 1 =Bbox( chair , 32 , 28 , …    fields: number, label, x, y, z, angle, sizes; of each, its first words
+
+What the language model reads and what it is to write are then alike. Detectors learn from votes of points in the same
+way (VoteNet, arXiv 1904.09664, Sec. 4.1).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
+
+from hf_any3d.data.room_voxels import VoxelizedRoom
+from hf_any3d.data.scan_frames import turn_about_z
+from hf_any3d.modeling.spatiallm import Box, Layout, SpatialLMForConditionalGeneration
+from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
+from hf_any3d.modeling.spatiallm.entities import number_names
+from hf_any3d.spatiallm_processing import SpatialLMProcessor
+from hf_any3d.training.trainer import PointTrainer
+
+WORDS = 4
+"""Words of a field that are learned; tokenizers that write numbers by digits need as many."""
+FIELDS = 2 + len(number_names(Box))
+"""Fields of a box: its number, its label and its numbers."""
+_NEAR, _FLOOR, _FEWEST = 0.03, 0.06, 2
+"""Meters around a box that count as inside, meters above the floor that do not, and the fewest points of a token."""
+_BOTTLENECK = 64
+_HEAD_FILE = "object_head.safetensors"
+
+
+def object_targets(
+    room: VoxelizedRoom, layout: Layout, processor: SpatialLMProcessor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what each token of a cloud is to tell.
+
+    Args:
+        room: The scan.
+        layout: Its layout, in the frame of the scan.
+        processor: Processor of the model.
+
+    Returns:
+        Of the object that most points of the token are on: `(tokens, FIELDS * WORDS)` int64, the ids of the first
+        words of each field of its line, -100 where a field has fewer words and for tokens without an object; and
+        `(tokens, 6)` float32, its center from that of the token's cell and the sizes of the smallest box along the
+        axes around it, in meters.
+    """
+    cells, token = np.unique(room.grid_coord // processor.stride, axis=0, return_inverse=True)
+    boxes = room.from_scan(layout).ordered(EXTENT / processor.num_bins).boxes
+    points, token = room.points[:, :3], token.reshape(-1)
+    counts = np.zeros((len(cells), len(boxes) + 1), dtype=np.int64)
+    counts[:, -1] = _FEWEST - 1  # so that a token with fewer points has no object
+    numbers = np.zeros((len(boxes) + 1, 6))
+    for place, box in enumerate(boxes):
+        own = (points - (box.x, box.y, box.z)) @ turn_about_z(box.angle)  # turned back by the angle of the box
+        inside = (np.abs(own) <= np.array([box.sx, box.sy, box.sz]) / 2 + _NEAR).all(axis=1)
+        np.add.at(counts[:, place], token[inside & (points[:, 2] > _FLOOR)], 1)
+        sizes = np.abs(turn_about_z(box.angle)) @ (box.sx, box.sy, box.sz)
+        numbers[place] = [box.x, box.y, box.z, *sizes]
+    lines = Layout(boxes=boxes).quantized(processor.num_bins).write().splitlines()
+    none = np.full(FIELDS * WORDS, -100)
+    words = np.stack([*(_words_of(line, processor.tokenizer) for line in lines), none])
+    own = counts.argmax(axis=1)
+    found = numbers[own]
+    found[:, :3] -= (cells + 0.5) * processor.stride * EXTENT / processor.num_bins
+    return words[own], found.astype(np.float32)
+
+
+def _words_of(line: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Return the ids `(FIELDS * WORDS,)` of a line of a box."""
+    encoded = tokenizer(line, add_special_tokens=False, return_offsets_mapping=True)
+    words = np.full((FIELDS, WORDS), -100)
+    # A word may begin with the comma before its field, so it belongs to the field in which it ends.
+    ends = np.array([end for _, end in encoded["offset_mapping"]])
+    for number, field in enumerate(re.finditer(r"\d+(?==)|(?<=[(,])[^,)]+", line)):
+        ids = np.array(encoded["input_ids"])[(ends > field.start()) & (ends <= field.end())][:WORDS]
+        words[number, : len(ids)] = ids
+    return words.reshape(-1)
+
+
+class ObjectHead(nn.Module):
+    """Tell whether tokens have an object, the words of its line, and its center and sizes in meters.
+
+    Neighboring bins are different words, so a loss of words alone teaches distances slowly.
+
+    Args:
+        hidden_size: Channels of a token.
+    """
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.has_object = nn.Linear(hidden_size, 2)
+        self.down = nn.Linear(hidden_size, FIELDS * WORDS * _BOTTLENECK)
+        self.up = nn.Linear(_BOTTLENECK, hidden_size)
+        self.box = nn.Linear(hidden_size, 6)
+
+    def forward(
+        self, tokens: torch.Tensor, words: torch.Tensor, boxes: torch.Tensor, embeddings: nn.Module
+    ) -> torch.Tensor:
+        """Compute the loss: the cross-entropies of has-object and of words, and three times the error of boxes.
+
+        Args:
+            tokens: `(tokens, hidden_size)`.
+            words: `(tokens, FIELDS * WORDS)`, see `object_targets`.
+            boxes: `(tokens, 6)`, see the same.
+            embeddings: The output embeddings of the language model.
+        """
+        tokens = self.norm(tokens.float())
+        is_told = words != -100
+        has_object = is_told.any(dim=1)
+        loss = functional.cross_entropy(self.has_object(tokens), has_object.long())
+        if not has_object.any():
+            return loss
+        # Errors below 20 cm count squared.
+        loss = loss + 3 * functional.smooth_l1_loss(self.box(tokens[has_object]), boxes[has_object], beta=0.2)
+        narrow = self.down(tokens[has_object]).unflatten(1, (FIELDS * WORDS, _BOTTLENECK))
+        told = self.up(narrow[is_told[has_object]])  # (told words, hidden)
+        # As large as what the last norm of a language model leaves.
+        told = functional.rms_norm(told, told.shape[-1:])
+        logits = embeddings(told.to(next(embeddings.parameters()).dtype)).float()
+        return loss + functional.cross_entropy(logits, words[is_told])
+
+
+class LayoutTrainer(PointTrainer):
+    """Trainer of SpatialLM that adds the loss of an `ObjectHead`, which its checkpoints have but the result has not.
+
+    Args:
+        *args: Those of `PointTrainer`.
+        object_loss: Weight of the loss; 0 for none.
+        object_steps: Steps at the beginning in which it is the only loss, and the language model is not run.
+        **kwargs: Those of `PointTrainer`.
+
+    Raises:
+        ValueError: Several processes with `object_loss`, whose head they would not share.
+    """
+
+    def __init__(self, *args: Any, object_loss: float = 0.0, object_steps: int = 0, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.object_loss, self.object_steps = object_loss, object_steps
+        self.object_head: ObjectHead | None = None
+        if object_loss:
+            if self.args.world_size > 1:
+                raise ValueError(f"--object_loss {object_loss} in several processes; expected 0")
+            self.object_head = ObjectHead(self._core.config.text_config.hidden_size).to(self.args.device)
+
+    @property
+    def _core(self) -> SpatialLMForConditionalGeneration:
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return cast(Any, model.get_base_model() if isinstance(model, PeftModel) else model)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Create the optimizer, which trains the head too; see Trainer."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if is_new and self.object_head is not None:
+            optimizer.add_param_group({"params": list(self.object_head.parameters()), "weight_decay": 0.0})
+            # Trainer forgets the gradients of the model alone.
+            optimizer.register_step_post_hook(lambda *_: cast(ObjectHead, self.object_head).zero_grad())
+        return optimizer
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Compute the loss of a batch, in training with that of the objects; see Trainer."""
+        targets = [inputs.pop(name, None) for name in ("object_words", "object_boxes")]
+        head = self.object_head
+        if not model.training or head is None:
+            return super().compute_loss(model, inputs, return_outputs, **kwargs)
+        # Trainer divides a loss by the batches of a step, unless the model has divided it by the tokens of all.
+        share = 1 if kwargs.get("num_items_in_batch") is None else self.current_gradient_accumulation_steps
+        weight, core = self.object_loss / share, self._core
+        if self.state.global_step < self.object_steps and not return_outputs:
+            features = core.get_point_features(*(inputs[name] for name in core.cloud_inputs))
+            return weight * head(torch.cat(features), *targets, core.get_output_embeddings())
+        loss, outputs = super().compute_loss(model, inputs, True, **kwargs)
+        loss = loss + weight * head(torch.cat(outputs.point_features), *targets, core.get_output_embeddings())
+        return (loss, outputs) if return_outputs else loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        if self.object_head is not None and folder.resolve() != Path(self.args.output_dir).resolve():
+            save_file(self.object_head.state_dict(), folder / _HEAD_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.object_head is not None:
+            path = Path(resume_from_checkpoint) / _HEAD_FILE
+            if not path.is_file():
+                raise OSError(f"{path} is missing, since the run was started without --object_loss; start it anew")
+            self.object_head.load_state_dict(load_file(path))

@@ -1,0 +1,135 @@
+"""Depth images with intrinsics: the forms that programs and phones write, and what is refused."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_any3d.data.files import Intrinsics, PointCloudFileError, ReadLimits, read_point_cloud, read_rgbd
+from tests.cli.conftest import run
+
+WIDTH, HEIGHT = 8, 6
+FX, FY, CX, CY = 10.0, 12.0, 3.5, 2.5
+OPEN3D = {"width": WIDTH, "height": HEIGHT, "intrinsic_matrix": [FX, 0, 0, 0, FY, 0, CX, CY, 1]}
+FORMS = {
+    "Open3D": OPEN3D,
+    "Record3D": {"w": WIDTH, "h": HEIGHT, "fps": 60, "K": [FX, 0, 0, 0, FY, 0, CX, CY, 1], "poses": []},
+    "Polycam": {"fx": FX, "fy": FY, "cx": CX, "cy": CY, "width": WIDTH, "height": HEIGHT, "t_00": 1.0},
+    "ARKit": {"width": WIDTH, "height": HEIGHT, "intrinsics": [FX, 0, CX, 0, FY, CY, 0, 0, 1]},
+}
+
+
+def png(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+def millimeters() -> np.ndarray:
+    """A depth (HEIGHT, WIDTH) of 1 to 2 m, with two pixels without one."""
+    depth = np.linspace(1000, 2000, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH).astype(np.uint16)
+    depth[0, 0] = depth[3, 4] = 0
+    return depth
+
+
+@pytest.fixture
+def frame(tmp_path):
+    (tmp_path / "depth.png").write_bytes(png(millimeters()))
+    (tmp_path / "camera.json").write_text(json.dumps(OPEN3D))
+    return tmp_path
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_points_project_back_to_their_pixels_in_order(form, frame):
+    (frame / "camera.json").write_text(json.dumps(FORMS[form]))
+    cloud = read_rgbd(frame / "depth.png", frame / "camera.json")
+    x, y, z = cloud.points.T.astype(np.float64)
+    row, column = np.nonzero(millimeters())
+    np.testing.assert_allclose(x / z * FX + CX, column, atol=1e-5)
+    np.testing.assert_allclose(y / z * FY + CY, row, atol=1e-5)
+    np.testing.assert_allclose(z, millimeters()[row, column] / 1000, rtol=1e-6)
+    assert len(cloud) == WIDTH * HEIGHT - 2 and cloud.colors is None
+
+
+def test_scale_and_truncation_are_options(frame):
+    camera = frame / "camera.json"
+    far = read_rgbd(frame / "depth.png", camera, depth_scale=5000)
+    np.testing.assert_allclose(far.points * 5, read_rgbd(frame / "depth.png", camera).points, rtol=1e-6)
+    near = read_rgbd(frame / "depth.png", camera, depth_truncation=1.5)
+    assert near.points[:, 2].max() <= 1.5 and len(near) == ((millimeters() > 0) & (millimeters() <= 1500)).sum()
+    with pytest.raises(PointCloudFileError, match=r"depth.png: none of 8 x 6 pixels has a depth up to .*=0.5 m"):
+        read_rgbd(frame / "depth.png", camera, depth_truncation=0.5)
+    for name in ("depth_scale", "depth_truncation"):
+        with pytest.raises(ValueError, match=f"{name} is -1; expected a positive number"):
+            read_rgbd(frame / "depth.png", camera, **{name: -1})
+
+
+@pytest.mark.parametrize("times", [1, 4])
+def test_colors_of_a_larger_image_belong_to_their_pixels(times, frame):
+    picture = np.zeros((HEIGHT * times, WIDTH * times, 3), np.uint8)
+    picture[..., 0] = np.arange(HEIGHT * times)[:, None] // times * 10
+    picture[..., 1] = np.arange(WIDTH * times) // times * 10
+    (frame / "color.png").write_bytes(png(picture))
+    # Phones give the intrinsics of the color image.
+    larger = Intrinsics(
+        FX * times, FY * times, (CX + 0.5) * times - 0.5, (CY + 0.5) * times - 0.5, (8 * times, 6 * times)
+    )
+    cloud = read_rgbd(frame / "depth.png", larger, frame / "color.png")
+    row, column = np.nonzero(millimeters())
+    np.testing.assert_allclose(cloud.colors[:, :2] * 25.5, np.stack([row, column], axis=1), atol=1e-5)
+    np.testing.assert_allclose(cloud.points, read_rgbd(frame / "depth.png", frame / "camera.json").points, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ([1], "a list; expected an object with intrinsic_matrix"),
+        ({"focal": 1}, "no intrinsics; found focal; expected intrinsic_matrix with width and height"),
+        ({"K": [1, 2]}, "a matrix of shape .2,.; expected nine numbers"),
+        ({"K": [FX, 1, CX, 0, FY, CY, 0, 0, 1]}, "expected fx 0 cx 0 fy cy 0 0 1, or its transpose"),
+        ({**OPEN3D, "intrinsic_matrix": [0, 0, 0, 0, FY, 0, CX, CY, 1]}, "fx is 0.0; expected pixels"),
+        ({**OPEN3D, "width": 7}, "images of 7 x 6; the depth image has 8 x 6, another shape"),
+        ({**OPEN3D, "width": "8"}, "width is '8'; expected a number"),
+        ({"K": OPEN3D["intrinsic_matrix"]}, "no width and height"),
+    ],
+)
+def test_other_intrinsics_are_refused(content, why, frame):
+    (frame / "camera.json").write_text(json.dumps(content))
+    with pytest.raises(PointCloudFileError, match=f"camera.json: .*{why}"):
+        read_rgbd(frame / "depth.png", frame / "camera.json")
+
+
+def test_other_images_are_refused(frame):
+    for name, content, why in (
+        ("photo.png", png(np.ones((6, 8), np.uint8)), "an image of mode L; expected a depth of 16 bits"),
+        ("cut.png", png(millimeters())[:60], "not a valid image"),
+        ("empty.png", png(np.zeros((6, 8), np.uint16)), "none of 8 x 6 pixels has a depth"),
+        ("depth.exr", b"v/1\1", "EXR is not read; expected the depth as PNG of 16 bits"),
+        ("depth.tif", b"II*\0", "file type 'tif'; expected one of png"),
+    ):
+        (frame / name).write_bytes(content)
+        with pytest.raises(PointCloudFileError, match=f"{name}: {why}"):
+            read_rgbd(frame / name, frame / "camera.json")
+    (frame / "square.png").write_bytes(png(np.ones((6, 6, 3), np.uint8)))
+    with pytest.raises(
+        PointCloudFileError, match="square.png: 6 x 6 pixels; the depth image has 8 x 6, another shape"
+    ):
+        read_rgbd(frame / "depth.png", frame / "camera.json", frame / "square.png")
+    with pytest.raises(PointCloudFileError, match="depth.png: 48 points; at most 10 are read"):
+        read_rgbd(frame / "depth.png", frame / "camera.json", limits=ReadLimits(points=10))
+
+
+def test_the_command_writes_one_cloud_or_many(frame):
+    (frame / "color.png").write_bytes(png(np.full((6, 8, 3), 255, np.uint8)))
+    words = ("data", "from-depth", frame / "depth.png", "--intrinsics", frame / "camera.json")
+    result = run(*words, "--color", frame / "color.png", "--output", frame / "cloud.ply")
+    assert result.code == 0 and "cloud.ply: 46 points" in result.out
+    assert (read_point_cloud(frame / "cloud.ply").colors == 1).all()
+    (frame / "bad.png").write_bytes(b"no image")
+    result = run(*words, frame / "bad.png", "--output", frame / "clouds")
+    assert result.code == 2 and len(read_point_cloud(frame / "clouds" / "depth.ply")) == 46
+    assert "bad.png: not a valid image" in result.err and "1 of 2 images could not be used" in result.err
+    result = run(*words[:3], "--intrinsics", frame / "clouds", "--output", frame / "x.ply")
+    assert result.code == 1 and "no " in result.err and "depth.json for" in result.err

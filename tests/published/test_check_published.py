@@ -1,0 +1,188 @@
+"""`hf-any3d check-published`: random weights fail for their answers alone, and weights with a meaning pass."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from docs.tools.tables import published_page
+from hf_any3d import conversions
+from hf_any3d.hub import published_table
+from hf_any3d.hub.licenses import ACCEPT
+from hf_any3d.hub.published_table import PUBLISHED, Published, PublishedFile
+from hf_any3d.pipelines import default_model
+from hf_any3d.published import published_directory
+from hf_any3d.research import published_checks
+from tests.cli.conftest import run
+from tests.conversions.aligned_originals import openshape_flat, patchalign3d
+from tests.conversions.minigpt3d_originals import Originals
+from tests.conversions.spatiallm_originals import Released
+from tests.modeling.ptv3_case import SupervisedCase, ptv3_original
+from tests.published.test_published import forget, stored
+from tests.tiny_text_towers import tiny_clip_files
+
+pytestmark = [
+    pytest.mark.usefixtures("libraries_as_they_were"),
+    pytest.mark.filterwarnings("ignore:the processor's code_template lacks", "ignore:the answer", "ignore:.* clouds"),
+]
+OPENSHAPE, BIGG = "OpenShape/openshape-pointbert-vitb32-rgb", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
+CLIP, SONATA, SUPERVISED = "openai/clip-vit-base-patch32", "facebook/sonata", "Pointcept/PointTransformerV3"
+PATCHALIGN, SPATIALLM = "patchalign3d/patchalign3d-encoder", "manycore-research/SpatialLM1.1-Qwen-0.5B"
+MINIGPT, PACKAGED = "YuanTang96/MiniGPT-3D", "stand-in/packaged"
+
+
+@pytest.fixture
+def publish(hub, monkeypatch):
+    """A function that commits files under a name and leaves the table with what was committed alone."""
+    names: list[str] = []
+    whole = dict(PUBLISHED)
+    monkeypatch.delenv(ACCEPT, raising=False)
+    PUBLISHED.clear()
+
+    def commit(name: str, content: dict[str, bytes], **changes: object) -> None:
+        hub.commit(name, content, in_lfs=True)
+        names.append(name)
+        if name in whole:
+            PUBLISHED[name] = dataclasses.replace(whole[name], **changes)
+
+    commit.table, commit.names = whole, names
+    yield commit
+    monkeypatch.undo()
+    PUBLISHED.clear()  # and not by the name, which would change the order
+    PUBLISHED.update(whole)
+    for name in names:
+        huggingface_hub.delete_repo(name)
+        forget(name)
+
+
+def publish_openshape(publish, folder: Path) -> None:
+    publish(OPENSHAPE, {"model.pt": stored(openshape_flat("vitb32"))})
+    publish(CLIP, tiny_clip_files(folder / "clip", 512))
+
+
+def publish_packaged(publish, monkeypatch) -> None:
+    """The packaged classifier, whose weights have a meaning, as if its authors had published it."""
+
+    def convert(checkpoint: Path, output: Path) -> None:
+        shutil.copytree(checkpoint, output)
+        shutil.copy(Path(default_model(), "README.md"), output)  # cards of authors are not fetched
+
+    monkeypatch.setattr(conversions, "convert_packaged", convert, raising=False)
+    system = dataclasses.replace(published_table.OPENSHAPE, title="Packaged", convert="convert_packaged")
+    entry = Published(system, {None: PublishedFile("config.json", parts={"checkpoint": "/"})})
+    PUBLISHED[PACKAGED] = entry
+    publish(PACKAGED, {file.name: file.read_bytes() for file in Path(default_model()).iterdir() if file.is_file()})
+
+
+def checks(record: dict) -> dict[str, bool | None]:
+    return {check["name"]: check["passed"] for check in record["checks"]}
+
+
+def test_weights_with_a_meaning_pass_and_random_ones_fail_for_their_answers_alone(publish, monkeypatch, tmp_path):
+    publish_openshape(publish, tmp_path)
+    publish_packaged(publish, monkeypatch)
+    output = tmp_path / "runs.json"
+    code, out, err = run("check-published", "--output", output, "--clouds", 26)
+    assert code == 1 and "1 passed, 1 failed, 0 not opened" in err
+    runs = json.loads(output.read_text())["runs"]
+    assert checks(runs[PACKAGED]) == {"tensors": True, "numbers": True, "names of the example files": True}
+    assert checks(runs[OPENSHAPE]) == {
+        "tensors": True,
+        "numbers": True,
+        "zero-shot accuracy on packaged test shapes": False,
+        "names of the example files": False,
+    }
+    assert (
+        f"{OPENSHAPE:<52} FAILED" in out and "of 26 right; chance is 7.7%" in out and f"{PACKAGED:<52} passed" in out
+    )
+    record = runs[PACKAGED]
+    assert record["class"] == "ActForPointCloudClassification" and record["parameters"] > 1e5
+    assert (
+        len(record["sha256"]) == 64 and len(record["revision"]) == 40 and record["seconds"].keys() == {"open", "judge"}
+    )
+    assert {"hf-any3d", "torch", "transformers"} <= record["versions"].keys()
+
+    def must_not_run(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(published_checks, "check_published", must_not_run)
+    code, out, err = run("check-published", PACKAGED, "--output", output, "--json")
+    assert code == 0 and f"{PACKAGED}: checked on {record['date']}; --again checks it once more" in err
+    assert json.loads(out)[0]["checks"] == record["checks"]
+
+
+def test_every_kind_of_checkpoint_is_asked_in_its_own_way(publish, hub, tmp_path):
+    publish(SONATA, {"sonata.pth": stored(ptv3_original("sonata"))}, files={"base": PublishedFile("sonata.pth")})
+    case = SupervisedCase("ptv1_segment")
+    (tmp_path / "arguments.json").write_text(json.dumps(case.arguments))
+    file = publish.table[SUPERVISED].files["scannet"]
+    options = {**file.options, "arguments": str(tmp_path / "arguments.json")}
+    small = dataclasses.replace(file, config={}, options=options)
+    publish(SUPERVISED, {file.path: stored({"state_dict": case.tensors()})}, files={"scannet": small})
+    publish(PATCHALIGN, {"patchalign3d.pt": stored(patchalign3d())}, files={None: PublishedFile("patchalign3d.pt")})
+    publish(BIGG, tiny_clip_files(tmp_path / "clip", 1280))
+    publish(SPATIALLM, Released("qwen").files(tmp_path / "released"))
+    (_, blip2), _ = Originals().publish(hub, tmp_path / "originals")
+    publish.names.extend([MINIGPT, blip2])
+    PUBLISHED[MINIGPT] = publish.table[MINIGPT]
+    output = tmp_path / "runs.json"
+    code, _, err = run("check-published", "--output", output, "--clouds", 13)
+    assert code == 1 and "2 passed" not in err and "3 not opened" in err
+    assert f"error: {SONATA}:base: not opened: the weights are under CC-BY-NC-4.0" in err
+    assert {*json.loads(output.read_text())["runs"]} == {f"{SUPERVISED}:scannet", PATCHALIGN}
+    code, _, err = run("check-published", "--output", output, "--clouds", 13, "--accept-license")
+    assert code == 1 and "0 not opened" in err, err
+    runs = json.loads(output.read_text())["runs"]
+    asked = {
+        f"{SONATA}:base": "features of packaged shapes",
+        f"{SUPERVISED}:scannet": "labels of a packaged room",
+        PATCHALIGN: "parts of packaged objects by name",
+        SPATIALLM: "boxes of a packaged room",
+        MINIGPT: "words of a chat about the chair and the lamp",
+    }
+    assert {name: checks(record) for name, record in runs.items()} == {
+        name: {"tensors": True, "numbers": True, what: False} for name, what in asked.items()
+    }
+    for record in runs.values():
+        assert "Error" not in record["checks"][-1]["seen"], record["checks"][-1]
+
+
+def test_a_tensor_that_is_missing_or_left_over_is_named(publish, monkeypatch):
+    publish_packaged(publish, monkeypatch)
+    from hf_any3d.published import open_published
+
+    model, directory = open_published(PACKAGED), published_directory(PACKAGED)
+    tensors = load_file(directory / "model.safetensors")
+    first = next(iter(tensors))
+    save_file(
+        {**{name: value for name, value in tensors.items() if name != first}, "more": torch.ones(1)}, directory / "x"
+    )
+    (directory / "x").replace(directory / "model.safetensors")
+    check = published_checks._tensors(model, directory)
+    assert check.passed is False and check.seen == f"1 missing, such as {first}, 1 left, such as more"
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    assert published_checks._numbers(model).passed is False
+
+
+def test_names_that_are_not_published_and_files_of_others_are_refused(tmp_path):
+    code, _, err = run("check-published", "me/mine", "--output", tmp_path / "runs.json")
+    assert code == 1 and "me/mine: not a published checkpoint; expected one of OpenShape/" in err
+    (tmp_path / "mine.json").write_text("[1]")
+    code, _, err = run("check-published", OPENSHAPE, "--output", tmp_path / "mine.json")
+    assert code == 1 and "mine.json has no records of this command" in err
+    assert (tmp_path / "mine.json").read_text() == "[1]"
+
+
+def test_the_page_has_the_last_run_of_each_name(monkeypatch, tmp_path):
+    assert published_page().count("| never |") == len(published_checks.published_names())
+    records = {"runs": {OPENSHAPE: {"passed": False, "date": "2026-01-02", "versions": {"hf-any3d": "1.0"}}}}
+    (tmp_path / "runs.json").write_text(json.dumps(records))
+    monkeypatch.setattr("docs.tools.tables.PUBLISHED_CHECKS", tmp_path / "runs.json")
+    (line,) = [line for line in published_page().splitlines() if line.startswith(f"| `{OPENSHAPE}`")]
+    assert line.endswith("| failed on 2026-01-02 with 1.0 |")

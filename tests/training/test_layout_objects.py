@@ -1,0 +1,171 @@
+"""The second loss of SpatialLM's fine-tuning: what each token of a cloud is to tell, and a run that learns it."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from hf_any3d import load_point_dataset
+from hf_any3d.modeling.spatiallm import Box, Layout
+from hf_any3d.training.layout_objects import FIELDS, WORDS, LayoutTrainer, ObjectHead, _words_of, object_targets
+from hf_any3d.training.layouts import LayoutCollator, LayoutRows, train_layouts
+from tests.tiny_spatiallm import fitting_spatiallm, tiny_processor
+
+ROOMS = {"train_rooms": 4, "validation_rooms": 1, "test_rooms": 1, "num_points": 700, "num_objects": 2}
+
+
+@pytest.fixture(scope="module")
+def processor():
+    names = load_point_dataset("rooms_with_layouts", **ROOMS)["train"].features["box_labels"].feature.names
+    return tiny_processor(num_bins=64, stride=2, clean=False, classes=names)
+
+
+@pytest.fixture(scope="module")
+def rows(processor):
+    return LayoutRows(load_point_dataset("rooms_with_layouts", **ROOMS)["train"], processor)
+
+
+def block(low, high, count=200):
+    return np.random.default_rng(0).uniform(low, high, (count, 3))
+
+
+def test_a_token_tells_the_object_that_most_of_its_points_are_on():
+    processor = tiny_processor(num_bins=64, stride=2, clean=False, classes=["bed", "chair"])
+    floor = np.stack(np.meshgrid(np.arange(0, 8, 0.25), np.arange(0, 8, 0.25), [0.0]), axis=-1).reshape(-1, 3)
+    chair = Box(0, "chair", 1.5, 5.5, 0.5, 0, 0.8, 0.6, 1.0)
+    bed = Box(1, "bed", 6.5, 2.5, 0.25, -math.pi / 2, 1, 0.5, 0.5)
+    points = np.concatenate([floor, block((1.1, 5.2, 0.1), (1.9, 5.8, 1)), block((6.25, 2, 0.1), (6.75, 3, 0.5))])
+    (room,) = processor.read([{"points": points.astype(np.float32)}])
+    words, boxes = object_targets(room, Layout(boxes=(chair, bed)), processor)
+    cells = np.unique(room.grid_coord // 2, axis=0)
+    assert len(words) == room.count_tokens(2) == len(cells)
+    texts = [processor.tokenizer.decode([word for word in row if word != -100]) for row in words]
+    lines = processor.answer(Layout(boxes=(chair, bed)), room).splitlines()
+    # The bed has the lower y, and is written first; of labels the first four letters are told.
+    for start, label, center, sizes in (
+        ("0", "bed", (6.5, 2.5, 0.25), (0.5, 1, 0.5)),
+        ("1", "chai", (1.5, 5.5, 0.5), (0.8, 0.6, 1)),
+    ):
+        own = np.array([text.startswith(start + label) for text in texts])
+        assert own.any() and (np.abs(cells[own] + 0.5 - center).max(axis=1) < 1.1).all()
+        assert np.allclose(boxes[own, :3] + cells[own] + 0.5, center, atol=1e-5)
+        assert np.allclose(boxes[own, 3:], sizes)
+        numbers = lines[int(start)].rstrip(")").split(",")[1:]
+        assert {texts[place] for place in np.flatnonzero(own)} == {start + label + "".join(numbers)}
+    assert sum(not text for text in texts) > len(cells) / 2
+
+
+def test_words_are_those_of_the_field_that_they_end_in():
+    known = ["bbox_", "=Bbox(", "chair", ")", *map(str, range(320)), *(f",{number}" for number in range(320))]
+    tokenizer = Tokenizer(WordLevel({text: number for number, text in enumerate(known)}))
+    tokenizer.pre_tokenizer = Split(Regex(r",?\d+|=[A-Z][a-z]+\(|,?[a-z]+_?|[\s\S]"), "isolated")
+    layout = Layout(boxes=(Box(0, "chair", 3.0, 4.0, 0.5, 0.0, 1.0, 0.8, 0.9),))
+    line = layout.quantized(320).write()
+    found = _words_of(line, PreTrainedTokenizerFast(tokenizer_object=tokenizer)).reshape(FIELDS, WORDS)
+    assert (found[:, 0] != -100).all() and (found[:, 1:] == -100).all()
+    told = [tokenizer.id_to_token(number).strip(",") for number in found[:, 0].tolist()]
+    assert told == ["0", "chair", "30", "40", "5", "160", "16", "12", "14"]
+
+
+def test_words_are_in_the_order_of_the_tokens(rows, processor):
+    batch = LayoutCollator(processor, has_objects=True)([rows[0], rows[1]])
+    model = fitting_spatiallm(processor)
+    features = model.get_point_features(batch["points"], batch["grid_coord"], batch["point_mask"])
+    assert sum(map(len, features)) == len(batch["object_words"]) == len(batch["object_boxes"])
+    encoded = model.point_encoder(batch["points"], point_mask=batch["point_mask"], grid_coord=batch["grid_coord"])
+    cells = np.concatenate([np.unique(rows[number]["room"].grid_coord // 2, axis=0) for number in (0, 1)])
+    assert np.array_equal(encoded.grid_coord.numpy(), cells)
+    assert "object_words" not in LayoutCollator(processor)([rows[0]])
+
+
+def test_the_loss_of_tokens_reaches_the_embeddings_of_words():
+    torch.manual_seed(0)
+    head, embeddings, tokens = ObjectHead(8), nn.Linear(8, 30, bias=False), torch.randn(5, 8)
+    words, boxes = torch.full((5, FIELDS * WORDS), -100), torch.randn(5, 6)
+    head(tokens, words, boxes, embeddings).backward()
+    # Without an object there are no words and no box.
+    assert head.has_object.weight.grad.abs().sum() > 0
+    assert embeddings.weight.grad is None and head.box.weight.grad is None
+    words[2, 0], words[2, WORDS] = 7, 9
+    optimizer = torch.optim.Adam([*head.parameters(), *embeddings.parameters()], 0.02)
+    losses = []
+    for _ in range(100):
+        losses.append(head(tokens, words, boxes, embeddings))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.1 * losses[0]
+    other = words.clone()
+    other[2, 0] = 8
+    assert head(tokens, other, boxes, embeddings) > 5 * losses[-1]
+    assert head(tokens, words, boxes + 0.3, embeddings) > 5 * losses[-1]
+
+
+@pytest.fixture
+def start(processor, tmp_path):
+    model = fitting_spatiallm(processor)
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    model.save_pretrained(tmp_path / "start")
+    processor.save_pretrained(tmp_path / "start")
+    return str(tmp_path / "start")
+
+
+def test_a_run_learns_objects_first_and_resumes(start, tmp_path, monkeypatch):
+    asked = []
+    plain = LayoutTrainer.compute_loss
+
+    def watched(self, model, inputs, *args, **kwargs):
+        calls = []
+        handle = self._core.language_model.register_forward_hook(lambda *_: calls.append(1))
+        loss = plain(self, model, inputs, *args, **kwargs)
+        handle.remove()
+        asked.append((self.state.global_step, bool(calls), model.training))
+        return loss
+
+    monkeypatch.setattr(LayoutTrainer, "compute_loss", watched)
+    out = tmp_path / "out"
+    words = ["--model_name_or_path", start, "--output_dir", out, "--dataset_options", json.dumps(ROOMS)]
+    words += ["--peft", "full", "--adapt", "language", "encoder", "--object_loss", "1", "--object_steps", "2"]
+    words += ["--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "no", "--load_best_model_at_end"]
+    words += [
+        "False",
+        "--max_new_tokens",
+        "4",
+        "--learning_rate",
+        "1e-2",
+        "--lr_scheduler_type",
+        "constant",
+        "--fold_quarter_turns",
+        "True",
+    ]
+    train_layouts([*map(str, words), "--max_steps", "3"])
+    assert [one for one in asked if one[2]] == [(0, False, True), (1, False, True), (2, True, True)]
+    first, last = (load_file(out / f"checkpoint-{step}" / "object_head.safetensors") for step in (2, 3))
+    assert not torch.equal(first["down.weight"], last["down.weight"])
+    assert not (out / "object_head.safetensors").exists() and (out / "metrics.json").is_file()
+    asked.clear()
+    train_layouts([*map(str, words), "--max_steps", "4"])
+    assert [one for one in asked if one[2]] == [(3, True, True)]
+    after = load_file(out / "checkpoint-4" / "object_head.safetensors")
+    moved = (after["down.weight"] - last["down.weight"]).abs().max()
+    assert 0 < moved < 0.1  # a step from the head that was saved, not from a new one
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--object_loss", "-1"], "--object_loss -1.0; expected at least 0"),
+        (["--object_steps", "5"], "--object_steps 5 with --object_loss 0; expected a weight"),
+    ],
+)
+def test_wrong_arguments_are_named(words, match, tmp_path):
+    with pytest.raises(ValueError, match=match):
+        train_layouts(["--model_name_or_path", "any", "--output_dir", str(tmp_path), *words])
