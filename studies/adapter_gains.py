@@ -1,4 +1,4 @@
-"""What each adapter gains on each encoder: over no adapter, and over the same encoder with random weights.
+"""Gain of each adapter on each encoder: over no adapter, and over the same encoder with random weights.
 
     python -m studies.adapter_gains --encoder packaged hf_any3d/default_model --cpu-minutes 40
     python -m studies.adapter_gains --table-only --reports REPORTS

@@ -25,7 +25,7 @@ _SCALES = {
 
 @dataclass(frozen=True)
 class Adapters:
-    """What one program adds.
+    """Additions of one program.
 
     Args:
         title: Its name, for messages.

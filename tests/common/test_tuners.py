@@ -88,11 +88,8 @@ def on_sequence(*methods: str) -> pytest.MarkDecorator:
 OWN_AND_LORA_ON_SEQUENCE = on_sequence(*OWN, "LORA")
 BY_OWN_AND_LORA = pytest.mark.parametrize("method", [*OWN, "LORA"])
 BY_ALL = pytest.mark.parametrize("method", METHODS)
-STOCK_BY_TURNS = pytest.mark.parametrize(
-    ("method", "case"),
-    [(method, case) for method, case in by_turns(METHODS, SEQUENCE, (*OWN, "LORA")) if fits(case, method)],
-    ids=name_of,
-)
+_TURNS = [both for both in by_turns(METHODS, SEQUENCE, (*OWN, "LORA")) if fits(*reversed(both))]
+STOCK_BY_TURNS = pytest.mark.parametrize(("method", "case"), _TURNS, ids=name_of)
 TASK_TYPES = ["FEATURE_EXTRACTION", "SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM"]
 PAIRS = pairs(*SEQUENCE)
 

@@ -16,7 +16,7 @@ from tests.reference.fill import points
 
 CONFIGS = {
     "idpt": lambda **settings: IDPTConfig(**{"prompt_layers": [0, 1], "neighbors": 3, **settings}),
-    "dapt": lambda **settings: DAPTConfig(**{"r": 4, "init_weights": False, **settings}),
+    "dapt": lambda **settings: DAPTConfig(**{"r": 4, "init_weights": False, "scales": "random", **settings}),
     "ppt": lambda **settings: PPTConfig(**{"num_groups": 5, "group_size": 6, "r": 8, **settings}),
 }
 ADDED = {"idpt": 2, "dapt": 3, "ppt": 5}

@@ -56,7 +56,7 @@ class DAPTLayer(WrappedModule):
 
     def update_layer(self, adapter_name: str, config: DAPTConfig, arriving: int) -> None:
         """Add an adapter, at which so many prompts of its own arrive from earlier layers."""
-        is_random = config.scales == "random" or not config.init_weights
+        is_random = config.scales == "random"
         scales = {name: ScaleShift(width, is_random) for name, width in self.widths.items()}
         self._add_nested(
             adapter_name,
@@ -78,7 +78,7 @@ class DAPTLayer(WrappedModule):
 
     @property
     def takes_added_tokens(self) -> bool:
-        """Whether the model leaves prompts of earlier layers behind the tokens."""
+        """True if the model leaves prompts of earlier layers behind the tokens."""
         return self.extra_tokens > 0
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:

@@ -21,7 +21,7 @@ _HEAD_WIDTH = 64
 
 
 class Arrival(nn.Module):
-    """What a layer knows of the prompts of an adapter that arrive from earlier layers.
+    """Prompts of an adapter that arrive at a layer from earlier ones.
 
     Args:
         first: The layer that owns the position of the prompts; None for the layer itself.
@@ -95,7 +95,7 @@ class IDPTLayer(WrappedModule):
 
     @property
     def takes_added_tokens(self) -> bool:
-        """Whether the model leaves prompts of earlier layers behind the tokens."""
+        """True if the model leaves prompts of earlier layers behind the tokens."""
         return bool(self._arrived())
 
     @property

@@ -22,7 +22,7 @@ _SPREAD = 0.02
 
 
 class FurtherPatches(nn.Module):
-    """What a block knows of an adapter: the patches, and the first block, which owns the MLPs.
+    """Further patches of an adapter, and the first block, which owns the MLPs.
 
     Args:
         num_groups: Number of further patches.
@@ -71,7 +71,7 @@ class PPTLayer(WrappedModule):
 
     @property
     def takes_added_tokens(self) -> bool:
-        """Whether the model leaves the tokens of further patches behind the others: all but the first block."""
+        """True if the model leaves the tokens of further patches behind the others: not for the first block."""
         return any(self.ppt_patches[name].first for name in self._running_adapters())
 
     def forward(
