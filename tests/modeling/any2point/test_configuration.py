@@ -5,7 +5,7 @@ import torch
 from transformers import BertConfig, DetrConfig
 
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointModel
-from tests.tiny_encoders import SMALL, clouds, saved_encoder, tiny_config, tiny_model
+from tests.tiny_encoders import HIDDEN, SMALL, clouds, saved_encoder, tiny_config, tiny_model
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,17 @@ def test_positions_are_added_as_configured(where):
         once(clouds())
     positions = seen[-1][:, 1:] - tokens
     torch.testing.assert_close(first[:, 1:] - tokens, added * positions, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "vit", "llama", "gemma3_text"])
+@torch.no_grad()
+def test_the_final_norm_has_the_epsilon_of_the_config(family):
+    small = 1e-3 * torch.randn(5, HIDDEN, generator=torch.Generator().manual_seed(0))
+    found = []
+    for epsilon in (1e-10, 1.0):  # beside which rows so small are next to nothing
+        norm = tiny_model(family, final_norm_eps=epsilon).any2point.output_norm
+        found.append(float((norm(small) - norm(0 * small)).std()))
+    assert 0.5 < found[0] < 2 and found[1] < 2e-3
 
 
 def test_batch_axis_attention_warns_once_and_depends_on_the_batch():
