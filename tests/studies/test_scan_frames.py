@@ -4,10 +4,18 @@ import csv
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
+from hf_any3d.data import load_point_dataset
 from hf_any3d.data.scan_frames import find_frame
 from studies import scan_frames
+
+
+@pytest.fixture(scope="module")
+def room():
+    rows = load_point_dataset("rooms_with_layouts", train_rooms=0, validation_rooms=0, test_rooms=1, seed=5)["test"]
+    return np.asarray(rows[0]["points"], dtype=np.float64)
 
 
 def test_rows_say_what_was_found(tmp_path, capsys, monkeypatch):
@@ -33,8 +41,7 @@ def test_rows_say_what_was_found(tmp_path, capsys, monkeypatch):
         ({"up": (0.05, 0.0, math.sqrt(1 - 0.05**2))}, "level"),
     ],
 )
-def test_a_wrong_part_is_counted_as_wrong(change, part, monkeypatch):
-    room = scan_frames.made_rooms(1)[0]
+def test_a_wrong_part_is_counted_as_wrong(room, change, part, monkeypatch):
     truth = find_frame(room)
     assert scan_frames.judge(room, truth)["right"]
     monkeypatch.setattr(scan_frames, "find_frame", lambda points: dataclasses.replace(truth, **change))
