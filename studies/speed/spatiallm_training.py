@@ -76,7 +76,8 @@ def _built(folder: Path, layers: int, vocabulary: int, point: dict[str, Any] | N
         text = config.text_config.to_dict()
         text |= {"num_hidden_layers": layers, "vocab_size": vocabulary, "layer_types": None}
         ids: Any = {"point_start_token_id": 1, "point_end_token_id": 2, "point_token_id": 3}
-        own = SpatialLMConfig(text_config=text, **ids, **({} if point is None else {"point_config": point}))
+        encoder: Any = {} if point is None else {"point_config": point}
+        own = SpatialLMConfig(text_config=text, **ids, **encoder)
         SpatialLMForConditionalGeneration(own).save_pretrained(place)
     bits = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)} if in_bits else {}
     return SpatialLMForConditionalGeneration.from_pretrained(place, dtype=torch.float32, **bits)
