@@ -82,6 +82,10 @@ RUNS["fourth"] = RUNS["third"] | {
     "training": RUNS["third"]["training"]
     | {"attention_loss": 0.3, "max_steps": 1450, "lr_scheduler_kwargs": {"num_decay_steps": 250}},
 }
+RUNS["fifth"] = RUNS["fourth"] | {
+    "continues": "fourth",
+    "training": RUNS["fourth"]["training"] | {"max_steps": 2450, "lr_scheduler_kwargs": {"num_decay_steps": 400}},
+}
 """Settings of the runs that the page describes; one that continues another starts from its last checkpoint."""
 BATCH = 16
 TURNS = "quarter"
@@ -345,7 +349,9 @@ def main(words: Sequence[str] | None = None) -> None:
         if "continues" in run and not folder.is_dir():
             before = checkpoint_to_resume(options.output_dir / run["continues"] / folder.name)
             if before is None:
-                raise FileNotFoundError(f"run {run['continues']} has no checkpoint in {options.output_dir}; run it first")
+                raise FileNotFoundError(
+                    f"run {run['continues']} has no checkpoint in {options.output_dir}; run it first"
+                )
             shutil.copytree(before, folder / Path(before).name)
         trained = kept_run(
             place / f"trained-{seed}.json",

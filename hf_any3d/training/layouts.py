@@ -283,8 +283,8 @@ class LayoutTrainingArguments(PointTrainingArguments):
     object_steps: int = argument(0, help="Steps at the beginning in which it is the only loss.")
     attention_loss: float = argument(
         0.0,
-        help="Weight of a third loss: while the line of an object is written, a head of the last layers attends to the "
-        "tokens of the object. For language models that start from scratch, such as 0.3.",
+        help="Weight of a third loss: while an object is written, a head of the last layers attends to its "
+        "tokens. For language models that start from scratch, such as 0.3.",
     )
 
     def __post_init__(self):
