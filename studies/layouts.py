@@ -84,7 +84,7 @@ RUNS["fourth"] = RUNS["third"] | {
 }
 RUNS["fifth"] = RUNS["fourth"] | {
     "continues": "fourth",
-    "training": RUNS["fourth"]["training"] | {"max_steps": 2450, "lr_scheduler_kwargs": {"num_decay_steps": 400}},
+    "training": RUNS["fourth"]["training"] | {"max_steps": 1900, "lr_scheduler_kwargs": {"num_decay_steps": 250}},
 }
 """Settings of the runs that the page describes; one that continues another starts from its last checkpoint."""
 BATCH = 16
