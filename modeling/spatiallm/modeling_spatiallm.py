@@ -133,6 +133,11 @@ class SpatialLMPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, PreTrain
         return super()._from_full_repository(name, *args, **keep_in_full(kwargs, *_IN_FULL))
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the language model, in which the model is stored and opened again."""
+        return self.base_model.language_model.dtype
+
+    @property
     def is_gradient_checkpointing(self) -> bool:
         """True if layers run again in the backward pass; see `PointTokensMixin`."""
         return self.is_activation_checkpointing
