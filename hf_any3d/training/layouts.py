@@ -160,7 +160,7 @@ class LayoutCollator:
     has_objects: bool = False
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return what a call of the processor with layouts returns, perhaps with `object_targets` and `object_lines`."""
+        """Return what a call of the processor with layouts returns, perhaps with the targets of objects."""
         rooms: list[VoxelizedRoom] = [row["room"] for row in rows]
         batch = dict(self.processor(rooms, task=self.task, layouts=[row["layout"] for row in rows]))
         if self.has_objects:
