@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import math
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -76,7 +77,16 @@ RUNS: dict[str, dict[str, Any]] = {
         "waves": 0.1,
     },
 }
-"""Settings of the runs that the page describes."""
+RUNS["fourth"] = RUNS["third"] | {
+    "continues": "third",
+    "training": RUNS["third"]["training"]
+    | {"attention_loss": 0.3, "max_steps": 1450, "lr_scheduler_kwargs": {"num_decay_steps": 250}},
+}
+RUNS["fifth"] = RUNS["fourth"] | {
+    "continues": "fourth",
+    "training": RUNS["fourth"]["training"] | {"max_steps": 1900, "lr_scheduler_kwargs": {"num_decay_steps": 250}},
+}
+"""Settings of the runs that the page describes; one that continues another starts from its last checkpoint."""
 BATCH = 16
 TURNS = "quarter"
 END_OF_TEXT, FILL = "<|end|>", "<|fill|>"
@@ -182,6 +192,7 @@ def train(
         data_collator=LayoutCollator(processor, has_objects=arguments.object_loss > 0),
         object_loss=arguments.object_loss,
         object_steps=arguments.object_steps,
+        attention_loss=arguments.attention_loss,
     )
     with stopwatch() as spent:
         loss = trainer.train(resume_from_checkpoint=checkpoint_to_resume(folder)).training_loss
@@ -331,11 +342,19 @@ def main(words: Sequence[str] | None = None) -> None:
     run = RUNS[options.run]
     splits = load_point_dataset("rooms_with_layouts", **run["rooms"])
     processor, table = build_processor(splits), []
+    place = options.output_dir / options.run
     settings = json.loads(json.dumps({**run, "text": TEXT, "turns": TURNS, "between": BETWEEN_RANGE}))
     for seed in options.seeds:
-        folder = options.output_dir / f"seed-{seed}"
+        folder = place / f"seed-{seed}"
+        if "continues" in run and not folder.is_dir():
+            before = checkpoint_to_resume(options.output_dir / run["continues"] / folder.name)
+            if before is None:
+                raise FileNotFoundError(
+                    f"run {run['continues']} has no checkpoint in {options.output_dir}; run it first"
+                )
+            shutil.copytree(before, folder / Path(before).name)
         trained = kept_run(
-            options.output_dir / f"trained-{seed}.json",
+            place / f"trained-{seed}.json",
             settings,
             partial(train, folder, splits, processor, seed, run),
         )
@@ -347,15 +366,15 @@ def main(words: Sequence[str] | None = None) -> None:
                     found = judge(model, processor, splits["test"], **given)
                 return {**found, **spent}
 
-            path = options.output_dir / f"{name.replace(', ', '_').replace(' ', '_')}-{seed}.json"
+            path = place / f"{name.replace(', ', '_').replace(' ', '_')}-{seed}.json"
             found = kept_run(path, {**settings, "given": given}, judged)
             shown = {key: value for key, value in found.items() if key != "settings"}
             table.append({"seed": seed, "condition": name, **shown, "train_cpu_seconds": trained["cpu_seconds"]})
             print(table[-1], flush=True)
         if seed == options.seeds[0]:
             rows = splits["test"].select(range(3))
-            draw(options.output_dir / "rooms.png", rows, answers_of(model, processor, rows))
-    with (options.output_dir / "layouts.csv").open("w", newline="", encoding="utf-8") as file:
+            draw(place / "rooms.png", rows, answers_of(model, processor, rows))
+    with (place / "layouts.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(table[0]))
         writer.writeheader()
         writer.writerows(
