@@ -301,6 +301,7 @@ def _set_labels(model: PointFeaturesForPointCloudClassification, classes: list[s
     model.config.id2label = dict(enumerate(classes))
     model.config.label2id = {name: number for number, name in enumerate(classes)}
     model.classifier = torch.nn.Linear(model.config.hidden_size, len(classes))
+    model.side_head, model.config.one_sided = None, False  # for features that are standardized otherwise
 
 
 def _without(features: np.ndarray, columns: np.ndarray) -> np.ndarray:
