@@ -325,11 +325,7 @@ def _answers_of_wrap(model: PointFeaturesForPointCloudClassification, classes: l
             f"--wrap: has learned {', '.join(map(repr, learned))}; expected the classes of the scans, "
             f"{', '.join(map(repr, classes))}"
         )
-    start = 0
-    for name, width in config.widths().items():
-        if name == "wrap":
-            break
-        start += width
+    start = sum(list(config.widths().values())[: list(config.features).index("wrap")])
     return start + np.array([learned.index(name) for name in classes])
 
 
