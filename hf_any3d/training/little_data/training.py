@@ -273,7 +273,7 @@ def _new_model(
     }
     if arguments.heading == "unknown":
         settings["copy_turn"] = 180.0
-    if arguments.wrap_weight is not None:
+    if arguments.wrap is not None and arguments.wrap_weight is not None:
         # With its head, which AutoModel would leave out.
         given["wrap"] = AutoModelForPointCloudClassification.from_pretrained(arguments.wrap)
         settings["wrap_labels"] = given["wrap"].config.num_labels
