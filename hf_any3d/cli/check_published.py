@@ -1,4 +1,4 @@
-"""`hf-any3d check-published`: fetch published checkpoints, open them, and judge whether their answers mean anything."""
+"""`hf-any3d check-published`: fetch published checkpoints, open them, and judge their answers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check_published(
                     runs[name] = published_checks.check_published(name, accept_license=accept_license, clouds=clouds)
             except (ValueError, OSError, ImportError) as error:
                 # No record, so that the next run tries it again.
-                print_error(f"{name}: not opened: {one_line(error).removeprefix(f'{name}: ')}")
+                print_error(f"{name}: not opened: {one_line(error)}")
                 unopened += 1
                 continue
             write_json(output, {"runs": runs})

@@ -11,7 +11,7 @@ def test_blocks_run_in_order_and_print_the_documented_output(tmp_path, monkeypat
     program = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL))
     expected = re.findall(r"^print\(.*\)  # (.+)$", program, flags=re.MULTILINE)
     exec(compile(program, "docs/data.md", "exec"), {})
-    assert capsys.readouterr().out.splitlines() == expected and len(expected) == 6
+    assert capsys.readouterr().out.splitlines() == expected and len(expected) == 7
     assert (tmp_path / "scans.parquet").is_file()
 
 

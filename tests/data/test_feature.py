@@ -130,7 +130,7 @@ def test_columns_of_several_clouds_and_structs_decode():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("chair.docx", "chair.docx: file type 'docx'; expected one of bin, csv, glb"),
+        ("chair.docx", "chair.docx: file type 'docx'; expected one of bin, csv, e57, glb"),
         ("chair", "chair: no file type; expected one of"),
         (b"v 0 0 0\n", r"8 bytes starting with b'v 0 0 0\\n' have no known file type"),
         ({"bytes": None, "path": None}, "a dict with 'bytes', 'path'; expected"),

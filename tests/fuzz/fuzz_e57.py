@@ -1,4 +1,4 @@
-"""Damaged E57 files with the checksums of their damage, which lead past the first check into every part of the reader."""
+"""Damaged E57 files with checksums of their damage, which lead past the first check into the whole reader."""
 
 from pathlib import Path
 

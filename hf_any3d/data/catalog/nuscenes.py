@@ -198,11 +198,11 @@ def _sweeps(root: Path, tables: Mapping[str, Path]) -> list[Sweep]:
         scene = scenes.get(samples.get(entry["sample_token"], ""))
         if scene is None or type(entry.get("timestamp")) is not int:
             raise PointCloudFileError(
-                f"{tables['sample_data']}: sweep {str(entry['token'])[:40]!r} has no timestamp or scene; expected it in "
-                "sample.json and scene.json"
+                f"{tables['sample_data']}: sweep {str(entry['token'])[:40]!r} has no timestamp or scene; expected "
+                "them there, and in sample.json and scene.json"
             )
-        places = (_path(root, name, tables) for name in (entry["filename"], labels.pop(entry["token"])))
-        found.append(Sweep(*places, scene, entry["timestamp"]))
+        points, own = (_path(root, name, tables) for name in (entry["filename"], labels.pop(entry["token"])))
+        found.append(Sweep(points, own, scene, entry["timestamp"]))
     if labels:
         raise PointCloudFileError(f"{tables['sample_data']}: no sweep {next(iter(labels))[:40]!r}, which has labels")
     return sorted(found, key=lambda sweep: (sweep.scene, sweep.timestamp))
@@ -228,7 +228,8 @@ def _get(value: object, name: str) -> object:
 def _path(root: Path, name: str, tables: Mapping[str, Path]) -> Path:
     path = root / name
     # A table may name any file of the machine.
-    if "\0" in name or (path_of_reference(root, name) is None and (path.is_file() or ".." in path.parts)):
+    is_outside = not path.is_relative_to(root) or ".." in path.parts
+    if "\0" in name or is_outside or (path.is_file() and path_of_reference(root, name) is None):
         raise PointCloudFileError(f"{tables['lidarseg']}: {name[:80]!r} leads out of {root}")
     return path
 

@@ -90,7 +90,6 @@ def _place(physical: int, size: int) -> int:
 
 
 def _checksums(pages: np.ndarray) -> np.ndarray:
-    """Return CRC-32C of each row of bytes."""
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = np.where(table & 1, table >> 1 ^ np.uint32(0x82F63B78), table >> 1)
@@ -119,8 +118,9 @@ def _scan(data: bytes, scan: Any, source: Source) -> dict[str, np.ndarray] | Non
     points = _child(scan, "points")
     count = _whole(points, "recordCount", 0)
     prototype = _child(points, "prototype")
-    names = [child.tag.rpartition("}")[2] for child in (() if prototype is None else prototype)]
-    fields = {name: _field(child) for name, child in zip(names, prototype if names else (), strict=True)}
+    children = () if prototype is None else tuple(prototype)
+    names = [child.tag.rpartition("}")[2] for child in children]
+    fields = {name: _field(child) for name, child in zip(names, children, strict=True)}
     kind = next((kind for kind in (_CARTESIAN, _SPHERICAL) if fields.keys() >= {*kind}), None)
     if kind is None:
         raise PointCloudError(f"a scan with the fields {listed(names)}; expected {', '.join(_CARTESIAN)}")
@@ -233,8 +233,8 @@ def _texts(element: Any) -> dict[str, str]:
 
 
 def _whole(element: Any, name: str, default: int) -> int:
-    text = str(element.get(name, default)).strip()
-    if not text.removeprefix("-").isdecimal() or not text.isascii() or len(text) > 20:
+    text, sign = str(element.get(name, default)).strip(), "-" if name in ("minimum", "maximum") else ""
+    if not text.removeprefix(sign).isdecimal() or not text.isascii() or len(text) > 20:
         raise PointCloudError(f"{name} is {shorten(text)}; expected a whole number")
     return int(text)
 

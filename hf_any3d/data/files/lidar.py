@@ -17,7 +17,7 @@ _CHOICES = 'pass file_type="kitti" (x y z intensity) or file_type="nuscenes" (x 
 def read(source: Source) -> PointCloudData:
     """Read coordinates in meters, z up, and the intensity of each point; the ring of nuScenes is left out.
 
-    Intensities stay as the sensor gives them: 0 to 1 in KITTI, 0 to 255 in nuScenes. Which of the two a file is follows
+    Intensities stay as the sensor gives them: 0 to 1 in KITTI, 0 to 255 in nuScenes. The kind of a file follows
     from the file type "kitti" or "nuscenes", or else from a name that ends with .pcd.bin, or else from its size and
     numbers: intensities are not negative, and rings are whole numbers.
 

@@ -61,9 +61,9 @@ class Intrinsics:
             raise PointCloudError(f"a {type(content).__name__}; expected an object with {_FORMS}")
         matrix = next((content[name] for name in ("intrinsic_matrix", "K", "intrinsics") if name in content), None)
         if matrix is not None:
-            numbers = _four_of_matrix(matrix)
+            fx, fy, cx, cy = _four_of_matrix(matrix)
         elif all(name in content for name in ("fx", "fy", "cx", "cy")):
-            numbers = [_number(content[name], name) for name in ("fx", "fy", "cx", "cy")]
+            fx, fy, cx, cy = (_number(content[name], name) for name in ("fx", "fy", "cx", "cy"))
         else:
             found = ", ".join(sorted(map(str, content))[:8]) or "nothing"
             raise PointCloudError(f"no intrinsics; found {found[:200]}; expected {_FORMS}")
@@ -72,7 +72,7 @@ class Intrinsics:
         sizes = None if names is None else [_number(content[name], name) for name in names]
         if sizes is not None and not all(1 <= size < _LARGEST and size % 1 == 0 for size in sizes):
             raise PointCloudError(f"an image of {sizes[0]:g} x {sizes[1]:g}; expected whole numbers of pixels")
-        return cls(*numbers, None if sizes is None else (int(sizes[0]), int(sizes[1])))
+        return cls(fx, fy, cx, cy, None if sizes is None else (int(sizes[0]), int(sizes[1])))
 
     def scaled_to(self, width: int, height: int) -> "Intrinsics":
         """Return the intrinsics of the same view in an image of another size.

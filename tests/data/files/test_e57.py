@@ -62,7 +62,7 @@ def test_damage_is_explained():
     ("old", "new", "why"),
     [
         (b'recordCount="40"', b'recordCount="99"', "bytes of cartesianX for 99 points of 64 bits; it may be cut off"),
-        (b'recordCount="40"', b'recordCount="-1"', "there are no valid points"),
+        (b'recordCount="40"', b'recordCount="-1"', "recordCount is '-1'; expected a whole number"),
         (b'recordCount="40"', b'recordCount="x "', "recordCount is 'x'; expected a whole number"),
         (
             b"cartesianZ",

@@ -59,7 +59,7 @@ def test_inputs_that_are_not_files_are_explained(tmp_path):
         (tmp_path / "folder.ply", "a directory; expected a file"),
         (tmp_path / "missing.ply", "missing.ply: no such file"),
         ("https://example.org/chair.ply", "a URL; download the file"),
-        (tmp_path / "chair.fbx", "file type 'fbx'; expected one of bin, csv, glb.*pass file_type="),
+        (tmp_path / "chair.fbx", "file type 'fbx'; expected one of bin, csv, e57, glb.*pass file_type="),
         (tmp_path / "chair", "no file type; expected one of"),
         (pointer, "Git LFS pointer"),
         (b"ply", "no file type"),
