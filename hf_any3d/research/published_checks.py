@@ -239,7 +239,7 @@ def _features(name: str, model: Any, clouds: int) -> Check:
     alone = [int((mine & ~others).sum()) for mine, others in (right, right[::-1])]
     rare = sum(alone) > 0 and binomtest(alone[0], sum(alone), 0.5, alternative="greater").pvalue < 0.01
     shares = [float(mine.mean()) for mine in right]
-    seen = f"nearest class means are right for {shares[0]:.1%} of {len(truth)} shapes; with random weights {shares[1]:.1%}"
+    seen = f"class means are right for {shares[0]:.1%} of {len(truth)} shapes, with random weights for {shares[1]:.1%}"
     passed = bool(rare and shares[0] >= shares[1] + 0.1)
     return Check("features of packaged shapes", passed, f"{seen}; 10 points more are expected, and not by chance")
 
