@@ -40,7 +40,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
         scale: "unit_sphere" moves the mean of the points to the origin and divides by the largest distance from it,
             "unit_box" by the largest coordinate, before all else; None keeps the units.
         model_axes: the signed axes of the cloud that the model takes as x, y and z, such as `["-x", "z", "y"]`, after
-            all else was done with `up_axis`; normals stay as they are, as in the training of Find3D. None for the same.
+            all else was done with `up_axis`; normals stay as they are, as in the training of Find3D. None for xyz.
         drawn_points: most points that are sampled on the grid, drawn at random from the cloud; then `inverse` leads
             from every point of the cloud to the nearest voxel instead of its own. None for all points.
         color_range: "unit" for colors in [0, 1], "signed" for [-1, 1].
@@ -363,7 +363,7 @@ def _axes(given: Sequence[str]) -> list[str]:
     axes = list(given)
     if any(axis not in _SIGNED_AXES for axis in axes) or sorted(axis[-1] for axis in axes) != ["x", "y", "z"]:
         raise ValueError(
-            f"model_axes: {given!r:.80}; expected three axes with or without a minus, such as ['-x', 'z', 'y'], or None"
+            f"model_axes: {given!r:.80}; expected three axes, perhaps with a minus, such as ['-x', 'z', 'y'], or None"
         )
     return axes
 

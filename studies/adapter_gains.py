@@ -1,4 +1,4 @@
-"""What each adapter gains on each encoder: over no adapter, and over the same encoder with random weights.
+"""Gain of each adapter on each encoder: over no adapter, and over the same encoder with random weights.
 
     python -m studies.adapter_gains --encoder packaged hf_any3d/default_model --cpu-minutes 40
     python -m studies.adapter_gains --table-only --reports REPORTS
@@ -19,6 +19,8 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from transformers import AutoModel
 
 from hf_any3d.modeling.config_checks import read_settings
 from studies import earlier_recipe
@@ -84,7 +86,8 @@ def cells(encoders: dict[str, str], seeds: list[int], epochs: float) -> Iterator
 def run_cells(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run cells until the budget is spent; return the results of all that are stored."""
     spent, found = 0.0, []
-    for key, is_random, run in cells(dict(options.encoder), options.seeds, options.epochs):
+    places = {key: _without_head(key, place, options.output_dir) for key, place in options.encoder}
+    for key, is_random, run in cells(places, options.seeds, options.epochs):
         folder = options.output_dir / f"{key}{'-random' if is_random else ''}"
         name = f"{run.method}-test-{run.encoder_learning_rate:g}-{run.seed}.json"
         is_stored = (folder / "runs" / name).is_file()
@@ -100,6 +103,19 @@ def run_cells(options: argparse.Namespace) -> list[dict[str, Any]]:
             | {name: result[name] for name in ("accuracy", "rows", "trained_parameters", "cpu_seconds")}
         )
     return found
+
+
+def _without_head(key: str, place: str, folder: Path) -> str:
+    """Return where an encoder is; that of a classifier is stored without its head, which is for other classes."""
+    settings = Path(place) / "config.json"
+    if key == "minilm" or not settings.is_file():
+        return place
+    if not any("Classification" in name for name in read_settings(settings).get("architectures") or ()):
+        return place
+    stored = folder / "encoders" / key
+    if not stored.is_dir():
+        AutoModel.from_pretrained(place).save_pretrained(stored)
+    return str(stored)
 
 
 def read_reports(folder: Path) -> list[dict[str, Any]]:

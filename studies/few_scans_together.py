@@ -91,6 +91,10 @@ def compare(run: tuple[str, int, int], shapes: Shapes, options: argparse.Namespa
         for weight in WEIGHTS:
             mixed = weight * of_wrapped + (1 - weight) * of_frozen
             found[f"averaged, {weight:g}, {title}"] = judge(mixed, division)
+        refitted = fit_head(wrap["pooled"][:learned], division.labels, CLASSES_OF_A_DRAW, strength)
+        for weight in WEIGHTS:
+            mixed = weight * refitted.logits(wrap["pooled"][learned:]) + (1 - weight) * of_frozen
+            found[f"averaged, {weight:g}, linear head on the wrap, {title}"] = judge(mixed, division)
         joined = np.concatenate([frozen[rows], wrap["pooled"]], axis=1)
         head = fit_head(joined[:learned], division.labels, CLASSES_OF_A_DRAW, strength)
         held_out = held_out_logits(joined[:learned], division.labels, folds, CLASSES_OF_A_DRAW, strength)

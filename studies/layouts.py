@@ -69,8 +69,8 @@ RUNS: dict[str, dict[str, Any]] = {
         | {"train_rooms": 6000, "test_rooms": 64, "num_points": 1600}
         | {"classes": ["chair", "table", "storage", "plant"]},
         "training": TRAINING
-        | {"learning_rate": 2e-3, "adam_beta2": 0.95, "max_steps": 1800}
-        | {"object_loss": 1.0, "object_steps": 400, "lr_scheduler_kwargs": {"num_decay_steps": 600}},
+        | {"learning_rate": 2e-3, "adam_beta2": 0.95, "max_steps": 1150}
+        | {"object_loss": 1.0, "object_steps": 300, "lr_scheduler_kwargs": {"num_decay_steps": 350}},
         "sizes": (0.85, 1.15),
         "fold": True,
         "waves": 0.1,
@@ -193,9 +193,9 @@ def train(
 # Name -> what is changed: the points that the model sees, the rooms, how they are read, how answers are made.
 CONDITIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "grammar": {"grammar": True},
-    "no points": {"control": "no points"},
     "points of another room": {"control": "another room"},
+    "no points": {"control": "no points"},
+    "grammar": {"grammar": True},
     "drawn": {"generate": {"do_sample": True, "temperature": 1.0}},
     "drawn, grammar": {"generate": {"do_sample": True, "temperature": 1.0}, "grammar": True},
     "aligned": {"align": True},

@@ -93,7 +93,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/layouts"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2000)
     options = parser.parse_args(words)
     torch.set_num_threads(1)
     settings = json.loads(json.dumps({"rooms": ROOMS, "training": TRAINING, "steps": options.steps, **SIZES}))

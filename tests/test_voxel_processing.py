@@ -67,7 +67,7 @@ def test_settings_scale_center_and_sample():
     [
         ({"grid_size": 0.0}, "grid_size: 0.0; expected a positive number"),
         ({"factor": -1.0}, "factor: -1.0; expected a positive number"),
-        ({"box_center": "middle"}, "box_center: 'middle'; expected one of 'ground', 'across', None"),
+        ({"box_center": "middle"}, "box_center: 'middle'; expected one of 'ground', 'half_ground', 'across', None"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

@@ -1,9 +1,19 @@
 """Tiny Point Transformer V3 models."""
 
+import functools
+from typing import Any
+
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
-from hf_any3d.modeling.point_transformer_v3 import PRESETS, PointTransformerV3ForZeroShotPointCloudSegmentation
+from hf_any3d.modeling.point_transformer_v3 import (
+    PRESETS,
+    PointTransformerV3ForPointCloudClassification,
+    PointTransformerV3ForPointCloudSegmentation,
+    PointTransformerV3ForZeroShotPointCloudSegmentation,
+    PointTransformerV3Model,
+)
+from tests.common.case import POINTS, Case, spread_weights, varied_clouds
 from tests.tiny_text_towers import saved_text_tower
 
 SMALL = {
@@ -27,6 +37,7 @@ def tiny_ptv3(model_class: type[PreTrainedModel], **changes) -> PreTrainedModel:
 
 # Channels of points among texts.
 TEXTS = 20
+LABELS = 3
 FIND3D = {
     **PRESETS["find3d"],
     **SMALL,
@@ -48,3 +59,67 @@ def tiny_find3d(**changes) -> PointTransformerV3ForZeroShotPointCloudSegmentatio
         if name.endswith("weight") and tensor.ndim > 1:
             tensor.mul_(4)  # features that differ between points
     return model
+
+
+def _spread(model_class: type[PreTrainedModel], own: dict[str, Any] | None = None, **settings: Any) -> PreTrainedModel:
+    model = tiny_ptv3(model_class, **({} if own is None else own) | settings)
+    spread_weights(model)
+    return model
+
+
+def _points(rows: int, seed: int) -> dict[str, Any]:
+    return {"points": varied_clouds(rows, channels=6, seed=seed)}
+
+
+def _with_texts(rows: int, seed: int) -> dict[str, Any]:
+    texts = torch.randn(LABELS, TEXTS, generator=torch.Generator().manual_seed(5))
+    return _points(rows, seed) | {"text_embeds": texts}
+
+
+def _point_labels(rows: int) -> dict[str, Any]:
+    numbers = torch.arange(rows * POINTS).view(rows, POINTS) % LABELS
+    numbers[:, ::7] = -100
+    return {"labels": numbers}
+
+
+_STILL = {"drop_path_rate": 0.0, "head_dropout": 0.0, "shuffle_curves": "never"}
+CASES = (
+    Case(
+        PointTransformerV3Model,
+        functools.partial(_spread, PointTransformerV3Model),
+        _points,
+        None,
+        "pooler_output",
+        still_settings=_STILL,
+    ),
+    Case(
+        PointTransformerV3ForPointCloudClassification,
+        functools.partial(_spread, PointTransformerV3ForPointCloudClassification),
+        _points,
+        lambda rows: {"labels": torch.arange(rows) % LABELS},
+        "logits",
+        "classifier.out",
+        _STILL,
+    ),
+    Case(
+        PointTransformerV3ForPointCloudSegmentation,
+        functools.partial(_spread, PointTransformerV3ForPointCloudSegmentation),
+        _points,
+        _point_labels,
+        "logits",
+        "segmenter.out",
+        _STILL,
+    ),
+    Case(
+        PointTransformerV3ForZeroShotPointCloudSegmentation,
+        # Blocks that are computed again in the backward pass cannot read the skip connection, which is refused.
+        functools.partial(
+            _spread, PointTransformerV3ForZeroShotPointCloudSegmentation, FIND3D | {"decoder_convolution": "sum"}
+        ),
+        _with_texts,
+        _point_labels,
+        "logits",
+        still_settings=_STILL,
+    ),
+)
+"""For `tests.common.models`."""

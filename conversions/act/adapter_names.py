@@ -12,20 +12,20 @@ from hf_any3d.conversions.renaming import Names, rename_tensors
 
 _LAYER = "act.blocks.layers."
 _SCALES = {
-    ("", 1): "scales.default.norm1",
-    ("", 2): "scales.default.norm2",
-    ("", 3): "prompt.default",
-    (r"attn\.", 1): "scales.default.attention_qkv",
-    (r"attn\.", 2): "scales.default.attention_proj",
-    (r"mlp\.", 1): "scales.default.mlp_fc1",
-    (r"mlp\.", 2): "scales.default.mlp_fc2",
+    ("", 1): "scales_norm1",
+    ("", 2): "scales_norm2",
+    ("", 3): "prompt",
+    (r"attn\.", 1): "scales_attention_qkv",
+    (r"attn\.", 2): "scales_attention_proj",
+    (r"mlp\.", 1): "scales_mlp_fc1",
+    (r"mlp\.", 2): "scales_mlp_fc2",
 }
 """DAPT's scales and shifts in a block: ours by the module that has theirs and their number."""
 
 
 @dataclass(frozen=True)
 class Adapters:
-    """What one program adds.
+    """Additions of one program.
 
     Args:
         title: Its name, for messages.
@@ -86,24 +86,27 @@ def added_names(method: str, depth: int, prompt_layer: int | None = None) -> Nam
         block = r"blocks\.cls\.blocks\.blocks\.0\."
         return {
             r"prompt_pos$": here + "position.default",
-            rf"{block}attn\.": here + "module.default.block.attention.",
-            block: here + "module.default.block.",
-            r"blocks\.cls\.(?P<conv>conv\d)\.": here + "module.default.{conv}.",
+            rf"{block}attn\.(?P<part>\w+)\.": here + "block_attention_{part}.default.",
+            rf"{block}mlp\.(?P<part>\w+)\.": here + "block_mlp_{part}.default.",
+            rf"{block}(?P<part>\w+)\.": here + "block_{part}.default.",
+            r"blocks\.cls\.(?P<conv>conv\d)\.(?P<part>\d)\.": here + "{conv}_{part}.default.",
         }
     if method == "dapt":
         return {
             r"tfts_(?P<kind>gamma|beta)_1$": _LAYER + "0.dapt_tokens.default.{kind}",
-            r"tfts_(?P<kind>gamma|beta)_2$": f"{_LAYER}{last}.dapt_scales.default.final_norm." + "{kind}",
-            r"blocks\.blocks\.(?P<layer>\d+)\.Adapter_MLP\.": _LAYER + "{layer}.dapt_adapter.default.",
+            r"tfts_(?P<kind>gamma|beta)_2$": f"{_LAYER}{last}.dapt_scales_final_norm.default." + "{kind}",
+            r"blocks\.blocks\.(?P<layer>\d+)\.Adapter_MLP\.(?P<part>\w+)\.": (
+                _LAYER + "{layer}.dapt_adapter_{part}.default."
+            ),
             **{
                 rf"blocks\.blocks\.(?P<layer>\d+)\.{theirs}tfts_(?P<kind>gamma|beta)_{number}$": (
-                    f"{_LAYER}{{layer}}.dapt_{ours}.{{kind}}"
+                    f"{_LAYER}{{layer}}.dapt_{ours}.default.{{kind}}"
                 )
                 for (theirs, number), ours in _SCALES.items()
             },
         }
     if method == "ppt":
-        return {r"blocks\.(?P<part>prompt_\w+)\.": _LAYER + "0.ppt_{part}.default."}
+        return {r"blocks\.(?P<part>prompt_\w+)\.(?P<number>\d)\.": _LAYER + "0.ppt_{part}_{number}.default."}
     return {
         r"blocks\.blocks\.(?P<layer>\d+)\.gft_adapter\.(?P<part>down|adapt1|norm_ly1|norm_ly2|up)\.": (
             _LAYER + "{layer}.pointgst_{part}.default."

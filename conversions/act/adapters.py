@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from hf_any3d.conversions.act import convert_act_state_dict
@@ -31,6 +31,7 @@ from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.pretrained_parts import own_state
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.tuners import DAPTConfig, IDPTConfig, PointGSTConfig, PPTConfig
+from hf_any3d.tuners.tuners_utils import EncoderTunerConfig
 
 # Norms of the token network, whose statistics the released training changes, as it leaves them in training mode.
 _DRIFTING = ("lift_norm", "join_norm")
@@ -169,7 +170,7 @@ def _config(
     model: PreTrainedModel,
     prompt_layer: int | None,
     prompt_groups: int | None,
-) -> PeftConfig:
+) -> EncoderTunerConfig:
     """Return the config of the adapters."""
     if method == "pointgst":
         return PointGSTConfig.published(r=size_of(added, "blocks.blocks.0.gft_adapter.down.weight"))

@@ -65,7 +65,7 @@ class PartsModel(fom.Model):
 
     @property
     def media_type(self) -> str:
-        """What the model reads."""
+        """Kind of media: single clouds."""
         return "point-cloud"
 
     @property

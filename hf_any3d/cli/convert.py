@@ -107,7 +107,7 @@ def convert(
     ] = None,
     arguments: Annotated[
         Path | None,
-        option("Supervised Point Transformer V3 of your own sizes: JSON with the arguments of its constructor."),
+        option("Supervised Point Transformer V3 or Find3D of your own sizes: JSON with arguments of its constructor."),
     ] = None,
     num_groups: Annotated[int | None, option("Patches per cloud; by default as published.", min=1)] = None,
     group_size: Annotated[int | None, option("Points per patch; by default as published.", min=1)] = None,
@@ -141,11 +141,11 @@ def convert(
     """Convert the checkpoints of original programs into directories that `from_pretrained` opens.
 
     The program, the kind of the file and the size of the model are found from the tensors: Any2Point, ACT, PointGST,
-    IDPT, DAPT, PPT, MiniGPT-3D and its parts, OpenShape, Uni3D, PatchAlign3D, Point Transformer V3 with or without a
-    linear head, 3DETR, SpatialLM, ImageBind's audio encoder. Files of one model are given together, in any order;
-    those of MiniGPT-3D without a file of a training stage become a directory for each part. A SpatialLM is given as
-    its directory. Every tensor is accounted for. The directory of a 3DETR, and of a supervised Point Transformer V3,
-    is converted back into a file of its authors, that of a SpatialLM into a directory.
+    IDPT, DAPT, PPT, MiniGPT-3D and its parts, OpenShape, Uni3D, PatchAlign3D, Find3D, Point Transformer V3 with or
+    without a linear head, 3DETR, SpatialLM, ImageBind's audio encoder. Files of one model are given together, in any
+    order; those of MiniGPT-3D without a file of a training stage become a directory for each part. A SpatialLM is
+    given as its directory. Every tensor is accounted for. The directory of a 3DETR, of a supervised Point Transformer
+    V3 and of Find3D is converted back into a file of its authors, that of a SpatialLM into a directory.
 
     A published checkpoint is fetched first, and opens by its name without a network afterwards.
     """

@@ -67,7 +67,7 @@ def segment(
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, option("Blocks per batch; by default 8, or 1 if they depend on each other.", min=1)
+        int | None, option("Blocks per batch; by default 8, or 1 if they depend on each other or hold voxels.", min=1)
     ] = None,
     device: Device = None,
     file_type: FileType = None,
@@ -76,8 +76,8 @@ def segment(
 ) -> None:
     """Label every point with the part or object that it belongs to.
 
-    Clouds of any size are processed in blocks. A bar shows the blocks that are done. Models such as PatchAlign3D find
-    parts by their names, which --labels gives.
+    Clouds of any size are processed in blocks. A bar shows the blocks that are done. Models such as PatchAlign3D and
+    Find3D find parts by their names, which --labels gives.
     """
     name, files = split_model(files, model)
     inputs = find_inputs(files, file_type)
@@ -111,7 +111,9 @@ def segment(
                     up_axis=up_axis,
                     max_points=max_points,
                     **({"votes": True} if votes else {}),
-                    batch_size=batch_size or usual_batch_size(pipe),
+                    # A block of voxels may hold a million points.
+                    batch_size=batch_size
+                    or usual_batch_size(pipe, 8 if pipe.feature_extractor.returns_num_points else 1),
                     progress=True,
                 )
             points, labels = result["points"], result["labels"]

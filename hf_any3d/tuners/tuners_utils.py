@@ -103,6 +103,8 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter = "default"
         self.merged_adapters: list[str] = []
+        # Not registered, but made of modules that are.
+        self.nested: dict[str, dict[str, Any]] = {}
 
     def __getattr__(self, name: str) -> Any:
         """Look for unknown attributes in the frozen module."""
@@ -123,6 +125,23 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         if self.disable_adapters:
             return []
         return [name for name in self.active_adapters if name in getattr(self, self.adapter_layer_names[0])]
+
+    def _add_nested(self, adapter_name: str, **modules: nn.Module) -> None:
+        """Add modules with modules inside to an adapter: PEFT stores names of one level, so leaves are registered.
+
+        Args:
+            adapter_name: Its name.
+            **modules: They are in `self.nested[adapter_name]`; a leaf `a.b` of `name` is registered as `name_a_b`.
+        """
+        for name, module in modules.items():
+            for path, leaf in module.named_modules():
+                if next(leaf.children(), None) is None:
+                    key = "_".join((name, *path.split("."))) if path else name
+                    if key not in self._modules:
+                        setattr(self, key, nn.ModuleDict())
+                        self.adapter_layer_names = (*self.adapter_layer_names, key)
+                    getattr(self, key)[adapter_name] = leaf
+            self.nested.setdefault(adapter_name, {})[name] = module
 
     def _parts_of(self, adapter_name: str) -> list[Any]:
         """Return the parameters of an adapter, and its modules that have some."""

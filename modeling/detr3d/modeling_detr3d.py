@@ -952,7 +952,7 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
         chosen = best.squeeze(-1) * (2 * math.pi / bins)
         heading = wrap_heading(chosen + residuals.to(centers).gather(-1, best).squeeze(-1) * (math.pi / bins))
         if bins == 1:  # along the axes
-            heading = heading * 0
+            heading = heading * 0 + 0.0  # not -0
         placed = centers + offset
         boxes = torch.cat([placed, sizes * extent, heading.unsqueeze(-1)], dim=-1)
         return BoxPredictions(logits, (placed - low) / extent, sizes, heading_logits, residuals, boxes)

@@ -94,9 +94,7 @@ class LayerStack:
         """
         number = next((number for number, own in enumerate(self.layers) if own is layer), None)
         if number is None:
-            raise ValueError(
-                f"a {type(layer).__name__} is none of the layers {self.path}.0 …; expected complete layers"
-            )
+            raise ValueError(f"{type(layer).__name__}: none of the layers {self.path}.0 …; expected complete layers")
         first = 0
         for stage, (count, width) in enumerate(self.stages):
             if number < first + count:

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -23,6 +23,8 @@ from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_sou
 
 ENCODER_DTYPES = ("float32", "bfloat16", "float16")
 """Allowed values of a config's `encoder_dtype`, besides None."""
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 # Attribute that marks the encoder's own modules.
 FROZEN = "_belongs_to_frozen_encoder"
@@ -204,7 +206,7 @@ def replace_weights(encoder: PreTrainedModel, weights: str) -> PreTrainedModel:
     return encoder
 
 
-def freeze(encoder: PreTrainedModel) -> PreTrainedModel:
+def freeze(encoder: _Module) -> _Module:
     """Freeze an encoder, and mark its own modules to tell them from adapters that are added later."""
     fuse_quick_gelu(encoder)
     for module in encoder.modules():

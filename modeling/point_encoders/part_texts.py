@@ -115,6 +115,7 @@ class PartTextsMixin(AlignedTextsMixin):
                 `category_templates`.
             category: Name of the object's category, or "object".
         """
-        if templates is None:
-            templates = self.config.hypothesis_templates if category is None else self.config.category_templates
-        return embed_prompts(self.text_tower, part_prompts(labels, templates, category), self.device)
+        config = self.config
+        texts = config.hypothesis_templates if category is None else config.category_templates
+        prompts = part_prompts(labels, texts if templates is None else templates, category)
+        return embed_prompts(self.text_tower, prompts, self.device)

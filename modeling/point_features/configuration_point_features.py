@@ -28,6 +28,7 @@ _NAMES = {
 _RANGES: Ranges = {
     **UNKNOWN_RANGES,
     **{f"{part}_width": CHANNELS for part in PART_OF.values()},
+    "wrap_labels": (2, 1_000_000),
     "in_channels": (3, 4096),
     "copies": (1, 64),
     "copy_turn": (0, 180),
@@ -60,6 +61,8 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         wrap_width: Features of the wrap; None to find out.
         wrap_adapter: Settings of the adapter with which the wrap was trained, as PEFT writes them, and whose weights
             are stored with the model; None for a wrap without one.
+        wrap_labels: Labels of the wrap's own head, whose log-probabilities then are its features; None for its pooled
+            output.
         vision_config: Config of the vision model, of any that transformers opens as `AutoModel`.
         vision_width: Features of the vision model; None to find out.
         parts: Where the weights of "encoder", "wrap" and "vision" come from, see `PretrainedPart`; those of others
@@ -96,6 +99,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
     wrap_config: dict | PreTrainedConfig | None = None
     wrap_width: int | None = None
     wrap_adapter: dict[str, Any] | None = None
+    wrap_labels: int | None = None
     vision_config: dict | PreTrainedConfig | None = None
     vision_width: int | None = None
     parts: dict[str, Any] | None = None
@@ -133,6 +137,11 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
                 "adapter, and 'wrap' among the features"
             )
         super().__post_init__(**kwargs)
+        if self.wrap_labels is not None and getattr(self.wrap_config, "model_type", None) != "any2point":
+            raise ValueError(
+                f"wrap_labels={self.wrap_labels} with a wrap of the type "
+                f"{getattr(self.wrap_config, 'model_type', None)!r}; expected an 'any2point', whose head is known"
+            )
         if self.normals and self.in_channels < 6:
             raise ValueError(f"normals=True with in_channels={self.in_channels}; expected at least 6")
         for name in ("encoder", "wrap"):
@@ -169,6 +178,8 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         for name in self.features:
             part = PART_OF.get(name)
             width = count_descriptors(self.normals) if part is None else getattr(self, f"{part}_width")
+            if part == "wrap" and width is not None and self.wrap_labels is not None:
+                width = self.wrap_labels
             if width is None:
                 raise ValueError(f"{part}_width=None; expected a number, which a model finds out when it is built")
             found[name] = width

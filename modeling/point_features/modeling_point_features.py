@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
@@ -33,7 +34,7 @@ from hf_any3d.modeling.encoders import (
 )
 from hf_any3d.modeling.encoders.loading import FROZEN, freeze
 from hf_any3d.modeling.layers.forward_contract import PointFeaturesOutput, PointTokensMixin, strict_forward
-from hf_any3d.modeling.layers.heads import in_precision_of
+from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of
 from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
 from hf_any3d.modeling.library import LibraryModelMixin
@@ -90,7 +91,8 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
             encoder: Point encoder: a name on the hub, that of a published checkpoint, a directory, or a model. None
                 for the one that comes with the package, where `features` has "encoder".
             wrap: Model of this package around an encoder of another modality, or a directory of it. Its adapter is
-                stored with it; in a model that was given, it is a part of this model from then on.
+                stored with it; in a model that was given, it is a part of this model from then on. With `wrap_labels`,
+                a model with a head of so many labels.
             vision: Vision model of transformers for depth views; of a checkpoint with several towers, that tower.
             revisions: Branch, tag or commit of parts from the hub, by the names of the arguments.
             **settings: Fields of `PointFeaturesConfig`. By default `features` are "descriptors", "encoder" and those
@@ -108,6 +110,7 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
                 f"{cls.config_class.__name__}"
             )
         given = {name: part for name, part in (("encoder", encoder), ("wrap", wrap), ("vision", vision)) if part}
+        head = None if settings.get("wrap_labels") is None else _head_of(wrap, settings["wrap_labels"])
         opened, records = {}, {}
         for name, part in given.items():
             is_model, may_adapt = isinstance(part, PreTrainedModel), name == "wrap"
@@ -132,7 +135,10 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
         read = (getattr(opened[name].config, "in_channels", 3) for name in ("encoder", "wrap") if name in opened)
         # The model that reads most channels decides; others take the first ones.
         settings.setdefault("in_channels", max(read, default=3))
-        return cls(cls.config_class(**settings, parts=records or None), opened).eval()
+        model = cls(cls.config_class(**settings, parts=records or None), opened)
+        if head is not None:
+            model.base_model.wrap_head.load_state_dict(head.state_dict())
+        return model.eval()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -168,6 +174,8 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
             restore_part(model, self.config.part(name))
             # Loading replaces parameters with new ones, which would be trained.
             freeze(model)
+        if self.base_model.wrap_head is not None:
+            freeze(self.base_model.wrap_head)
         super()._initialize_missing_keys(is_quantized)
 
 
@@ -191,10 +199,16 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         # All points pass this module; `get_input_embeddings` returns it.
         self.input_tokens = nn.Identity()
         given = dict(parts or {})
+        self.wrap_head: ClassificationHead | None = None
         for name, part in PART_OF.items():
             self.add_module(part, self._build(part, given.get(part)) if name in config.features else None)
             if name in config.features and getattr(config, f"{part}_width") is None:
                 setattr(config, f"{part}_width", self._find_width(name))
+        if config.wrap_labels is not None:
+            wrap = config.wrap_config
+            self.wrap_head = ClassificationHead(
+                config.wrap_width, config.wrap_labels, wrap.head_widths, bias=wrap.head_bias, dropout=wrap.head_dropout
+            )
         self.register_buffer("mean", torch.zeros(config.hidden_size))
         self.register_buffer("scale", torch.ones(config.hidden_size))
         self.post_init()
@@ -204,6 +218,8 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
             self.encoder.load_state_dict(packaged_weights())
         for _, model in self._frozen_models():
             freeze(model)
+        if self.wrap_head is not None:
+            freeze(self.wrap_head)
 
     def _build(self, part: str, model: PreTrainedModel | None) -> PreTrainedModel:
         field = f"{part}_config"
@@ -323,7 +339,8 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
             if found is None:
                 kind = type(model).__name__
                 raise ValueError(f"{name}: a {kind} returns no pooler_output; expected a point encoder")
-            pooled.append(found)
+            is_scored = name == "wrap" and self.wrap_head is not None
+            pooled.append(self.wrap_head(found).log_softmax(dim=-1) if is_scored else found)
             others.append({key: _every(output.get(key), config.copies) for key in _OTHERS})
         return torch.cat(pooled), {key: _joined([other[key] for other in others]) for key in _OTHERS if others}
 
@@ -459,6 +476,19 @@ def _joined(values: list[Any]) -> Any:
     if isinstance(values[0], tuple):
         return tuple(torch.cat(each) for each in zip(*values, strict=True))
     return None if values[0] is None else torch.cat(values)
+
+
+def _head_of(wrap: Any, labels: int) -> ClassificationHead:
+    """Return the head of a wrap that was given as a model, as an adapter has trained it."""
+    head = getattr(wrap, "classifier", None)
+    if isinstance(head, ModulesToSaveWrapper):
+        head = head.modules_to_save[head.active_adapters[0]]
+    if not isinstance(head, ClassificationHead) or head.out.out_features != labels:
+        raise ValueError(
+            f"wrap_labels={labels} with a wrap that is {type(wrap).__name__}; expected a classifier, as a model, with "
+            "so many labels"
+        )
+    return head
 
 
 def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:

@@ -650,9 +650,13 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         run_again = getattr(self.blocks[0], "_gradient_checkpointing_func", None) if len(self.blocks) else None
         if not self.training or not getattr(self.blocks[0], "gradient_checkpointing", False):
             return
-        if self.config.block_rule == "branch" and getattr(run_again, "keywords", {}).get("use_reentrant", False):
+        config = self.config
+        rules = {"block_rule": config.block_rule == "branch"}
+        rules["decoder_convolution"] = config.use_decoder and config.decoder_convolution == "skip"
+        found = [f"{name}={getattr(config, name)!r}" for name, is_left in rules.items() if is_left]
+        if found and getattr(run_again, "keywords", {}).get("use_reentrant", False):
             raise ValueError(
-                "use_reentrant=True with block_rule='branch', whose blocks read what the one before left; expected "
+                f"use_reentrant=True with {found[0]}, whose blocks read what was left for them; expected "
                 "gradient_checkpointing_kwargs={'use_reentrant': False}"
             )
 

@@ -133,6 +133,11 @@ class SpatialLMPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, PreTrain
         return super()._from_full_repository(name, *args, **keep_in_full(kwargs, *_IN_FULL))
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the language model, in which the model is stored and opened again."""
+        return self.base_model.language_model.dtype
+
+    @property
     def is_gradient_checkpointing(self) -> bool:
         """True if layers run again in the backward pass; see `PointTokensMixin`."""
         return self.is_activation_checkpointing
@@ -219,7 +224,7 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
             raise ValueError("points is an empty list; expected at least one cloud, or None for text only")
         if grid_coord is None:
             raise ValueError("grid_coord is None; expected the cells of the points, as SpatialLMProcessor makes them")
-        largest = max(int(cells.max()) for cells in grid_coord if len(cells))
+        largest = max((int(cells.max()) for cells in grid_coord if len(cells)), default=0)
         if largest >= self.config.num_bins:
             raise ValueError(
                 f"grid_coord has a cell {largest}; expected 0 to num_bins - 1 = {self.config.num_bins - 1}"

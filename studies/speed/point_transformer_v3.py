@@ -1,20 +1,26 @@
 """Compare a Point Transformer V3 encoder with a transcription that pads patches and convolves a dense table.
 
     python -m studies.speed.point_transformer_v3 --output point_transformer_v3.json
+    python -m studies.speed.point_transformer_v3 --size supervised --rounds 1 --steps none --memory
+    python -m studies.speed.point_transformer_v3 --size supervised --scene street --rounds 1 --steps none --memory
 
 The transcription has the weights of the encoder and computes the same features as programs without sparse kernels
 usually do: it gathers the 27 neighbors of every voxel, a zero row for missing ones, multiplies them in one product,
 and copies queries, keys and values into padded patches. Both take turns in one process on one thread, forward and in
-a training step, on a generated room; the shares of convolution and attention are those of the forward pass.
+a training step, on a generated room; the shares of convolution and attention are those of the forward pass. With
+`--scene street` the scene is a generated street of `--points` points with an intensity each, in cells of 5 cm, as the
+supervised layout reads nuScenes. `--memory` adds the peak of a process of each side that runs one forward pass.
 """
 
 import argparse
 import platform
 import resource
 import statistics
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +28,7 @@ import torch
 from torch import nn
 
 from hf_any3d.atomic_files import write_json
-from hf_any3d.modeling.kernels.submanifold_convolution import CENTER, POSITIONS, NeighborTable
+from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
 from hf_any3d.modeling.point_ops import patch_table
 from hf_any3d.modeling.point_transformer_v3 import PRESETS, PointTransformerV3Config, PointTransformerV3Model
 from hf_any3d.modeling.point_transformer_v3.modeling_point_transformer_v3 import (
@@ -30,6 +36,7 @@ from hf_any3d.modeling.point_transformer_v3.modeling_point_transformer_v3 import
     SubmanifoldConvolution,
 )
 from hf_any3d.modeling.point_transformer_v3.voxel_stages import Voxels
+from studies.speed import segmentation_memory
 from studies.speed._measure import timed_in_turns
 
 
@@ -50,12 +57,23 @@ def room(voxels: int) -> torch.Tensor:
     return torch.cat([xyz, torch.rand(len(xyz), 6, generator=generator)], dim=1)
 
 
+def street(points: int) -> torch.Tensor:
+    """Points `(points, 4)` of a street, in meters, with intensities from 0 to 1."""
+    xyz, intensity = segmentation_memory.street(points)
+    return torch.cat([torch.from_numpy(xyz), torch.from_numpy(intensity)[:, None] / 255], dim=1).float()
+
+
+STREET = {"in_channels": 4, "reads_coordinates": True, "grid_size": 0.05, "block_rule": "branch"}
+"""Settings of the supervised layout for streets."""
+
+
 def dense_table(table: NeighborTable, count: int) -> torch.Tensor:
-    """Return the neighbor of each voxel at each kernel position, `(voxels, 27)`; `count` where there is none."""
-    dense = torch.full((count, POSITIONS), count)
-    dense[:, CENTER] = torch.arange(count)
-    for position in range(POSITIONS):
-        if position != CENTER:
+    """Return the neighbor of each voxel at each kernel position, `(voxels, positions)`; `count` for none."""
+    positions = 2 * table.center + 1
+    dense = torch.full((count, positions), count)
+    dense[:, table.center] = torch.arange(count)
+    for position in range(positions):
+        if position != table.center:
             voxels, neighbors = table.at(position)
             dense[voxels, position] = neighbors
     return dense
@@ -88,7 +106,7 @@ class Transcription:
         if id(table) not in self.tables:
             self.tables[id(table)] = dense_table(table, len(values))
         filled = torch.cat([values, values.new_zeros(1, values.shape[1])])
-        gathered = filled[self.tables[id(table)]].flatten(1)  # (voxels, 27 * channels)
+        gathered = filled[self.tables[id(table)]].flatten(1)  # (voxels, positions * channels)
         return nn.functional.linear(gathered, module.weight.flatten(1), module.bias)
 
     def attend(
@@ -127,24 +145,49 @@ def _add(spent: dict[str, float], name: str, sign: int) -> None:
     spent[name] += sign * time.perf_counter()
 
 
-def measure(size: str, voxels: int, rounds: int, steps: str) -> dict[str, Any]:
-    """Time both on a room of about `voxels` voxels.
+def build(size: str, scene: str) -> PointTransformerV3Model:
+    """Return an encoder with random weights."""
+    torch.manual_seed(0)
+    settings = PRESETS[size] | {"drop_path_rate": 0.0, "shuffle_curves": "never"}
+    return PointTransformerV3Model(PointTransformerV3Config(**settings | (STREET if scene == "street" else {}))).eval()
+
+
+def run_once(size: str, scene: str, count: int, side: str) -> None:
+    """Run one forward pass of a side."""
+    model, points = build(size, scene), street(count) if scene == "street" else room(count)
+    with torch.no_grad(), Transcription() if side == "transcription" else nullcontext():
+        model(points[None])
+
+
+def peaks(size: str, scene: str, count: int) -> dict[str, float]:
+    """Return the peak memory in GB of a process that only builds the model, and of one of each side."""
+    program = "import torch; torch.set_num_threads(1); from studies.speed import point_transformer_v3 as study; "
+    runs = {"model alone": f"study.build({size!r}, {scene!r})"}
+    runs |= {side: f"study.run_once({size!r}, {scene!r}, {count}, {side!r})" for side in ("transcription", "ours")}
+    commands = {name: [sys.executable, "-c", program + run] for name, run in runs.items()}
+    return {name: segmentation_memory.peak_of(command)[0] / 1e3 for name, command in commands.items()}
+
+
+def measure(size: str, voxels: int, rounds: int, steps: str, scene: str = "room") -> dict[str, Any]:
+    """Time both on a scene.
 
     Args:
         size: Name of a preset.
-        voxels: About the voxels of the room.
+        voxels: About the voxels of the room, or the points of the street.
         rounds: Timed rounds.
         steps: Whose training steps are timed: "both", "ours", whose activations fit into less memory, or "none".
+        scene: "room" or "street".
     """
-    torch.manual_seed(0)
-    settings = PRESETS[size] | {"drop_path_rate": 0.0, "shuffle_curves": "never"}
-    model = PointTransformerV3Model(PointTransformerV3Config(**settings)).eval()
-    points = room(voxels)
+    model = build(size, scene)
+    points = street(voxels) if scene == "street" else room(voxels)
     with torch.no_grad():
         ours = model.encode(points[None])
         with Transcription():
             theirs = model.encode(points[None])
-    difference = max(float((a - b).abs().max()) for a, b in zip(ours.features, theirs.features, strict=True))
+    pairs = list(zip(ours.features, theirs.features, strict=True))
+    if ours.decoded is not None and theirs.decoded is not None:
+        pairs.append((ours.decoded, theirs.decoded))
+    difference = max(float((a - b).abs().max()) for a, b in pairs)
     if difference > 1e-3:
         raise SystemExit(f"features differ by {difference:.1e}")
 
@@ -160,7 +203,8 @@ def measure(size: str, voxels: int, rounds: int, steps: str) -> dict[str, Any]:
         with Transcription():
             run()
 
-    row: dict[str, Any] = {"size": size, "voxels": ours.stages[0].counts[0], "difference": difference}
+    row: dict[str, Any] = {"size": size, "scene": scene, "points": len(points), "difference": difference}
+    row["voxels"] = ours.stages[0].counts[0]
     row["shares"] = shares(model, points)
     for name, run in {"forward": forward, **({"step": step} if steps != "none" else {})}.items():
         sides = {"transcription": lambda run=run: transcribed(run), "ours": run}
@@ -187,6 +231,9 @@ def table(row: dict[str, Any]) -> str:
             usual, ours = row[name].get("transcription"), row[name]["ours"]
             compared = ("–", "–") if usual is None else (f"{usual:.2f}", f"{usual / ours:.2f}")
             lines.append(f"| {name} | {compared[0]} | {ours:.2f} | {compared[1]} |")
+    if "peaks" in row:
+        alone, usual, ours = (row["peaks"][name] for name in ("model alone", "transcription", "ours"))
+        lines.append(f"| peak of a process, GB (the model alone {alone:.2f}) | {usual:.2f} | {ours:.2f} | – |")
     return "\n".join(lines)
 
 
@@ -195,6 +242,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="sonata", choices=sorted(PRESETS), help="size of the encoder")
     parser.add_argument("--voxels", type=int, default=100_000, help="voxels of the room, about")
+    parser.add_argument("--scene", default="room", choices=("room", "street"), help="what is encoded")
+    parser.add_argument("--points", type=int, default=120_000, help="points of the street")
+    parser.add_argument(
+        "--memory", action="store_true", help="measure the peak of each side in processes of their own"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds")
     parser.add_argument(
         "--steps",
@@ -206,7 +258,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
-    row = measure(arguments.size, arguments.voxels, arguments.rounds, arguments.steps)
+    if arguments.scene == "street" and arguments.size != "supervised":
+        parser.error(f"--scene street is for --size supervised, not {arguments.size}")
+    count = arguments.points if arguments.scene == "street" else arguments.voxels
+    row = measure(arguments.size, count, arguments.rounds, arguments.steps, arguments.scene)
+    if arguments.memory:
+        row["peaks"] = peaks(arguments.size, arguments.scene, count)
     print(table(row))
     if arguments.output:
         machine = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}

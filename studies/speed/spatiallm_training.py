@@ -1,11 +1,12 @@
-"""Measure a training step of SpatialLM at the size of its 0.5 B release, with random weights.
+"""Measure a training step of SpatialLM at the width of its 0.5 B release, with random weights.
 
-    python -m studies.speed.spatiallm_training --folder outputs/spatiallm-speed
+    python -m studies.speed.spatiallm_training
 
-A sample of a thousand point tokens, the instruction and an answer of 400 tokens, batch size 1, AdamW, one thread. Each
-way runs in a new process, which opens a stored form of `studies.speed.spatiallm` and takes a step: forward, backward
-and optimizer. Its peak contains the program itself; `held_gb` is what weights, gradients and states of the optimizer
-take by their sizes, `saved_gb` what autograd saves between forward and backward.
+A sample of a thousand point tokens, the instruction and an answer of 400 tokens, batch size 1, AdamW. Memory is
+computed at the full depth, without allocating it: sizes of weights, gradients and states of the optimizer, and what
+autograd saves between forward and backward, from a run on tensors without data. A step, forward, backward and
+optimizer, is really taken with a few layers and a small vocabulary, in a new process for each way, one thread: its
+time, and whether every trained weight gets a gradient.
 """
 
 from __future__ import annotations
@@ -15,133 +16,173 @@ import json
 import platform
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import BitsAndBytesConfig
 
 from hf_any3d.atomic_files import write_json
 from hf_any3d.modeling.pretrained_parts.tensors import inner_tensors
+from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMForConditionalGeneration
 from hf_any3d.training.layouts import LayoutModelArguments, adapted
 from studies.speed._measure import saved_bytes, storages, timed
 from studies.speed.quantization import resident
-from studies.speed.spatiallm import opened, prompt, scan
+from studies.speed.spatiallm import prompt, scan
 
-ANSWER = 400
-# A room of about a thousand tokens.
-_POINTS, _SIZE = 25_000, 1.3
-_STRIDE = 16
-WAYS = {
-    "LoRA": ("float32", ["--peft", "lora"], False),
-    "LoRA, checkpointing": ("float32", ["--peft", "lora"], True),
-    "LoRA, bfloat16, checkpointing": ("bfloat16", ["--peft", "lora"], True),
-    "LoRA on int8": ("int8", ["--peft", "lora"], False),
-    "LoRA on int8, checkpointing": ("int8", ["--peft", "lora"], True),
-    "LoRA of both parts, checkpointing": ("float32", ["--peft", "lora", "--adapt", "language,encoder"], True),
-    "layers between alone, checkpointing": ("float32", ["--peft", "none"], True),
-    "full, checkpointing": ("float32", ["--peft", "full", "--adapt", "language,encoder"], True),
+POINT_TOKENS, INSTRUCTION, ANSWER = 1000, 250, 400
+# A room of about as many tokens.
+_POINTS, _SIZE, _STRIDE = 25_000, 1.3, 16
+_WORDS = 8192
+BOTH = ("language", "encoder")
+WAYS: dict[str, tuple[dict[str, Any], bool, bool]] = {
+    "LoRA": ({}, False, False),
+    "LoRA, checkpointing": ({}, False, True),
+    "LoRA on int8": ({}, True, False),
+    "LoRA on int8, checkpointing": ({}, True, True),
+    "LoRA of both parts, checkpointing": ({"adapt": [*BOTH]}, False, True),
+    "layers between alone, checkpointing": ({"peft": "none"}, False, True),
+    "full": ({"peft": "full", "adapt": [*BOTH]}, False, False),
+    "full, checkpointing": ({"peft": "full", "adapt": [*BOTH]}, False, True),
 }
-"""Name -> form of the frozen weights, what is trained, and whether layers are computed again in the backward pass."""
+"""Name -> what is trained, whether the language model is in 8 bits, and whether layers are computed again."""
 
 
 def _gigabytes(tensors: Any) -> float:
     return sum(part.nbytes for tensor in tensors for part in inner_tensors(tensor) or [tensor]) / 1e9
 
 
-def measure(folder: Path, way: str, without_step: bool) -> dict[str, Any]:
-    """Take a training step in one of `WAYS`, or compute the sizes alone."""
-    form, words, checkpointing = WAYS[way]
-    settings = dict(zip(words[::2], words[1::2], strict=True))
-    adapt = settings.get("--adapt", "language").split(",")
-    before = resident("VmRSS") / 1e3
-    model: Any = opened(folder, form)
-    config = model.config
-    trained: nn.Module = adapted(
-        model, LayoutModelArguments(model_name_or_path=str(folder), peft=settings["--peft"], adapt=adapt)
-    )
+def _trained(model: Any, settings: dict[str, Any], checkpointing: bool) -> nn.Module:
+    made = adapted(model, LayoutModelArguments("any", **settings))
     if checkpointing:
         model.activation_checkpointing_enable()
-    trained.train()
+    return made.train()
+
+
+def sizes(way: str) -> dict[str, Any]:
+    """Compute the memory of a step at the full depth, in GB."""
+    settings, in_bits, checkpointing = WAYS[way]
+    config = SpatialLMConfig()
+    saved: dict[int, Any] = {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model: Any = SpatialLMForConditionalGeneration(config)
+        trained = _trained(model, settings, checkpointing)
+        known = {weight.untyped_storage()._cdata for weight in trained.parameters()}
+
+        def save(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in known:
+                saved[storage._cdata] = storage  # held, so that its address is not used again
+            return tensor
+
+        tokens = POINT_TOKENS + INSTRUCTION + ANSWER
+        embedded = torch.zeros(1, tokens, config.text_config.hidden_size, requires_grad=True)
+        labels = torch.zeros(1, tokens, dtype=torch.long)
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+            loss = trained(inputs_embeds=embedded, labels=labels, use_cache=False).loss
+        assert loss.requires_grad
+        held = sum(storage.nbytes() for storage in saved.values()) / 1e9
+        learned = [weight for weight in trained.parameters() if weight.requires_grad]
+        weights = _gigabytes(trained.parameters())
+        if in_bits:  # layers of the language model but for embeddings and norms: a byte for four
+            layers = model.language_model.base_model.layers
+            own = [layer.weight for layer in layers.modules() if isinstance(layer, nn.Linear)]
+            weights -= 0.75 * _gigabytes(weight for weight in own if not weight.requires_grad)
+        row = {"way": way, "tokens": tokens, "trained": sum(weight.numel() for weight in learned)}
+        # Scores of all words, once more for the softmax and once for its gradient.
+        logits = tokens * config.text_config.vocab_size * 4 / 1e9
+        row |= {"weights_gb": weights, "gradients_gb": _gigabytes(learned), "states_gb": 2 * _gigabytes(learned)}
+        return row | {"saved_gb": held, "logits_gb": logits}
+
+
+def small_model(folder: Path, layers: int, in_bits: bool) -> Any:
+    """Return a model of the full width with a few layers, opened from the folder as users do."""
+    place = folder / f"{layers}-layers"
+    if not (place / "config.json").is_file():
+        torch.manual_seed(0)
+        config = SpatialLMConfig()
+        text = config.text_config.to_dict() | {"num_hidden_layers": layers, "vocab_size": _WORDS, "layer_types": None}
+        ids = {"point_start_token_id": 1, "point_end_token_id": 2, "point_token_id": 3}
+        SpatialLMForConditionalGeneration(SpatialLMConfig(text_config=text, **ids)).save_pretrained(place)
+    bits = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)} if in_bits else {}
+    return SpatialLMForConditionalGeneration.from_pretrained(place, dtype=torch.float32, **bits)
+
+
+def step(folder: Path, way: str, layers: int) -> dict[str, Any]:
+    """Take a training step with a few layers."""
+    settings, in_bits, checkpointing = WAYS[way]
+    before = resident("VmRSS") / 1e3
+    model = small_model(folder, layers, in_bits)
+    trained = _trained(model, settings, checkpointing)
     learned = [weight for weight in trained.parameters() if weight.requires_grad]
-    weights = _gigabytes(trained.parameters()) + _gigabytes(trained.buffers())
-    row: dict[str, Any] = {"way": way, "trained": sum(weight.numel() for weight in learned), "weights_gb": weights}
-    # A gradient and two states of AdamW for each trained weight.
-    row["held_gb"] = weights + 3 * _gigabytes(learned)
-    if without_step:
-        return row
     clouds = scan(_POINTS, _SIZE)
     tokens = len((clouds["grid_coord"][0] // _STRIDE).unique(dim=0))
-    ids = torch.cat([prompt(tokens, config), torch.randint(100, 10_000, (1, ANSWER))], dim=1)
+    ids = torch.cat([prompt(tokens, model.config) % _WORDS, torch.randint(100, _WORDS, (1, ANSWER))], dim=1)
     labels = ids.clone()
     labels[:, :-ANSWER] = -100
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, **clouds}
     optimizer = torch.optim.AdamW(learned, lr=1e-6)
     saved = []
 
-    def step() -> None:
+    def run() -> None:
         saved.append(saved_bytes(lambda: trained(**inputs).loss, storages(trained)))
         optimizer.step()
 
-    spent = timed(step)
+    spent = timed(run)
     missing = [weight for weight in learned if weight.grad is None]
     assert not missing, f"{len(missing)} trained weights have no gradient"
-    row |= {"tokens": ids.shape[1], "point_tokens": tokens, "voxels": clouds["points"].shape[1]}
-    return row | {
-        "saved_gb": saved[0] / 1e9,
-        "step_cpu_s": spent.cpu,
-        "peak_gb": resident("VmHWM") / 1e3,
-        "before_gb": before,
-    }
+    row = {"way": way, "layers": layers, "tokens": ids.shape[1], "point_tokens": tokens}
+    row |= {"voxels": clouds["points"].shape[1], "saved_gb": saved[0] / 1e9, "step_cpu_s": spent.cpu}
+    return row | {"peak_gb": resident("VmHWM") / 1e3, "before_gb": before}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(computed: list[dict[str, Any]], steps: list[dict[str, Any]]) -> str:
     """Format as Markdown."""
-    lines = [
-        "| | trained weights | weights, gradients, states, GB | saved for backward, GB | peak, GB | step, CPU s |"
-    ]
-    lines.append("|---|---|---|---|---|---|")
-    for row in rows:
-        measured = [f"{row[name]:{how}}" if name in row else "not run" for name, how in _COLUMNS.items()]
-        lines.append(
-            f"| {row['way']} | {row['trained'] / 1e6:.1f} M | {row['held_gb']:.1f} | {' | '.join(measured)} |"
-        )
+    lines = ["| | trained | weights | gradients | optimizer | saved for backward | sum, GB | step, CPU s | peak, GB |"]
+    lines.append("|---" * 9 + "|")
+    of_way = {row["way"]: row for row in steps}
+    for row in computed:
+        parts = [row[name] for name in ("weights_gb", "gradients_gb", "states_gb", "saved_gb")]
+        # Beside what is saved, the gradient of the scores is as large as they are.
+        total = sum(parts) + row["logits_gb"]
+        own = of_way.get(row["way"])
+        measured = [f"{own['step_cpu_s']:.0f}", f"{own['peak_gb']:.1f}"] if own else ["", ""]
+        cells = [f"{row['trained'] / 1e6:.1f} M", *(f"{part:.2f}" for part in parts), f"{total:.1f}", *measured]
+        lines.append(f"| {row['way']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-_COLUMNS = {"saved_gb": ".1f", "peak_gb": ".1f", "step_cpu_s": ".0f"}
-
-
 def main(words: list[str] | None = None) -> None:
-    """Measure the ways, each in a process of its own, and print a table."""
+    """Compute sizes, take the steps and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("outputs/spatiallm-speed"), help="of the stored forms")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--sizes-alone", nargs="*", choices=WAYS, default=[], help="ways without a step")
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), help="ways to take a step in")
+    parser.add_argument("--layers", type=int, default=4, help="layers of the language model in the steps")
     parser.add_argument("--output", type=Path, help="also write the results to this JSON file")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(words)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
     if options.one:
-        (way,) = options.ways
-        print(json.dumps(measure(options.folder, way, way in options.sizes_alone)))
+        print(json.dumps(step(Path(options.one), options.ways[0], options.layers)))
         return
+    computed = [sizes(way) for way in WAYS]
     rows = []
-    for way in options.ways:
-        program = [sys.executable, "-m", "studies.speed.spatiallm_training", "--folder", str(options.folder)]
-        alone = ["--sizes-alone", way] if way in options.sizes_alone else []
-        done = subprocess.run(
-            [*program, "--one", "--ways", way, *alone], check=True, stdout=subprocess.PIPE, text=True
-        )
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    print(table(rows))
+    with tempfile.TemporaryDirectory() as folder:
+        for way in options.ways:
+            program = [sys.executable, "-m", "studies.speed.spatiallm_training", "--one", folder, "--ways", way]
+            program += ["--layers", str(options.layers)]
+            done = subprocess.run(program, check=True, stdout=subprocess.PIPE, text=True)
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    print(table(computed, rows))
     if options.output:
         machine = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
-        write_json(options.output, {"machine": machine, "ways": rows})
+        write_json(options.output, {"machine": machine, "computed": computed, "steps": rows})
 
 
 if __name__ == "__main__":

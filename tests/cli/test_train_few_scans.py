@@ -9,13 +9,18 @@ import torch
 from peft import get_peft_model
 from transformers import ViTConfig, ViTModel
 
-from hf_any3d import Any2PointForPointCloudClassification, GuidedAdapterConfig
+from hf_any3d import (
+    Any2PointForPointCloudClassification,
+    AutoModelForPointCloudClassification,
+    GuidedAdapterConfig,
+)
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.registry import MODEL_TYPES
+from hf_any3d.training.little_data.plan import WRAP_SHARPNESS
 from tests.cli.conftest import run
 from tests.tiny_act import tiny_act
-from tests.tiny_encoders import tiny_model
+from tests.tiny_encoders import saved_encoder, tiny_model
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
@@ -305,9 +310,40 @@ def test_a_vision_model_and_a_wrap_give_features_too(tmp_path):
     assert code == 1 and "--vision" in err and err.count("\n") == 1
 
 
-def test_a_wrap_with_an_adapter_is_refused_in_one_line(tmp_path):
+def test_a_wrap_is_trained_and_answers_together_with_a_linear_head(tmp_path):
+    write_scans(tmp_path / "scans", 4)
+    words = ("--way", "both", "--encoder", saved_encoder("bert"), "--epochs", 2, "--num_tokens", 8)
+    code, out, err = run("train", "scans", *FASTEST, *words)
+    assert code == 0, err
+    assert "averaged with the answers of a trained wrap" in out and "of the linear head alone" in out
+    config = json.loads((tmp_path / "outputs/scans/config.json").read_text())
+    assert config["wrap_labels"] == 2 and config["wrap_adapter"]["peft_type"] == "GUIDED_ADAPTER"
+    model = AutoModelForPointCloudClassification.from_pretrained("outputs/scans").eval()
+    clouds = torch.rand(2, 64, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = model.point_features(clouds).pooler_output
+        # The wrap's answers count half, and nothing in distances between features.
+        columns = features[:, -2:]
+        assert columns.abs().max() < 0.01
+        model.classifier.weight[:, :-2] = 0
+        model.classifier.bias.zero_()
+        own = model.point_features.wrap_head(model.point_features.wrap(clouds).pooler_output).log_softmax(-1)
+        torch.testing.assert_close(model(clouds).logits, 0.5 * WRAP_SHARPNESS * own, atol=1e-3, rtol=1e-3)
+    new = write_scans(tmp_path / "new", 1, start=9)
+    code, out, err = run("predict", new, "--model", "outputs/scans", "--json")
+    assert code == 0 and [row["predictions"][0]["label"] for row in json.loads(out)] == ["ball", "stick"], err
+    code, _, err = run("train", new, "--from", "outputs/scans", "--output", "outputs/more")
+    assert code == 1 and "expected --way both with all scans" in err
+    code, _, err = run("train", "scans", "--way", "both", "--wrap", "outputs/scans")
+    assert code == 1 and "--wrap with --way both, which trains a wrap of its own" in err and err.count("\n") == 1
+
+
+def test_a_wrap_with_an_adapter_gives_features_and_a_damaged_one_is_one_line(tmp_path):
     get_peft_model(tiny_model(), GuidedAdapterConfig()).save_pretrained(tmp_path / "adapted")
     write_scans(tmp_path / "scans", 2)
-    code, out, err = run("train", "scans", "--wrap", "adapted", *FASTEST[:4], "--feature_sets", "wrap")
-    assert code == 1 and out == "" and err.count("\n") == 1
-    assert "adapted" in err and "adapter" in err
+    words = ("--wrap", "adapted", *FASTEST[:4], "--unlike", 7, "--feature_sets", "wrap")
+    code, out, err = run("train", "scans", *words)
+    assert code == 0 and "frozen wrap features" in out, err
+    (tmp_path / "adapted" / "adapter_model.safetensors").unlink()
+    code, out, err = run("train", "scans", *words)
+    assert code == 1 and out == "" and err.count("\n") == 1 and "adapted" in err

@@ -59,12 +59,6 @@ from hf_any3d.modeling.point_features import (
     PointFeaturesForPointCloudClassification as FeaturesHead,
     PointFeaturesModel,
 )
-from hf_any3d.modeling.point_transformer_v3 import (
-    PointTransformerV3ForPointCloudClassification,
-    PointTransformerV3ForPointCloudSegmentation,
-    PointTransformerV3ForZeroShotPointCloudSegmentation,
-    PointTransformerV3Model,
-)
 from hf_any3d.modeling.pointnet import (
     PointNet2ForPointCloudClassification,
     PointNet2Model,
@@ -77,7 +71,7 @@ from hf_any3d.modeling.uni3d import (
     Uni3DForZeroShotPointCloudClassification,
     Uni3DModel,
 )
-from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_baselines, tiny_encoders, tiny_ptv3, tiny_text_towers
+from tests import tiny_act, tiny_aligned, tiny_autoencoders, tiny_baselines, tiny_encoders, tiny_text_towers
 from tests.common.case import (
     POINTS,
     Case,
@@ -90,6 +84,7 @@ from tests.common.refusals import registered_classes
 from tests.modeling.minigpt3d import tiny_model as tiny_minigpt3d
 from tests.tiny_detr3d import CASES as DETECTORS
 from tests.tiny_features import tiny_features
+from tests.tiny_ptv3 import CASES as VOXEL_MODELS
 from tests.tiny_spatiallm import CASES as LAYOUT_WRITERS
 
 ENCODER = "vit"
@@ -144,7 +139,6 @@ def _classifier_case(
 
 _act = functools.partial(_spread, tiny_act.tiny_act)
 _baseline = functools.partial(_spread, tiny_baselines.tiny_baseline)
-_ptv3 = functools.partial(_spread, tiny_ptv3.tiny_ptv3)
 _features = functools.partial(functools.partial, tiny_features)
 _ACT_STILL = {"drop_path_rate": 0.0, "head_dropout": 0.0, "segmentation_head_dropout": (0.0, 0.0)}
 _PRETRAINING = {"num_groups": 12, "group_size": 8, "hidden_size": 24, "num_attention_heads": 4, "mlp_ratio": 2.0}
@@ -320,7 +314,6 @@ def _baseline_cases(base: type, classifier: type) -> tuple[Case, ...]:
     )
 
 
-_PTV3_STILL = {"drop_path_rate": 0.0, "head_dropout": 0.0, "shuffle_curves": "never"}
 _PHI_STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0}
 _BUILDERS = (
     Case(ActModel, _act(ActModel), _clouds(), None, "last_hidden_state", still_settings={"drop_path_rate": 0.0}),
@@ -456,37 +449,7 @@ _BUILDERS = (
     ),
     Case(PointFeaturesModel, _features(PointFeaturesModel), _clouds(), None, "pooler_output", is_adapted=False),
     _classifier_case(FeaturesHead, _features(FeaturesHead), _clouds(), {}, "classifier", is_adapted=False),
-    Case(
-        PointTransformerV3Model,
-        _ptv3(PointTransformerV3Model),
-        _clouds(6),
-        None,
-        "pooler_output",
-        still_settings=_PTV3_STILL,
-    ),
-    _classifier_case(
-        PointTransformerV3ForPointCloudClassification,
-        _ptv3(PointTransformerV3ForPointCloudClassification),
-        _clouds(6),
-        _PTV3_STILL,
-    ),
-    Case(
-        PointTransformerV3ForPointCloudSegmentation,
-        _ptv3(PointTransformerV3ForPointCloudSegmentation),
-        _clouds(6),
-        _point_labels(LABELS),
-        "logits",
-        "segmenter.out",
-        _PTV3_STILL,
-    ),
-    Case(
-        PointTransformerV3ForZeroShotPointCloudSegmentation,
-        lambda **settings: _ptv3(PointTransformerV3ForZeroShotPointCloudSegmentation)(**(tiny_ptv3.FIND3D | settings)),
-        lambda rows, seed: _with_feature_texts(rows, seed, channels=6),
-        _point_labels(LABELS),
-        "logits",
-        still_settings=_PTV3_STILL,
-    ),
+    *VOXEL_MODELS,
     Case(ImageBindAudioModel, _imagebind, _spectrograms, None, "last_hidden_state"),
     Case(NormedPhiModel, _phi(NormedPhiModel), _tokens, None, "last_hidden_state", still_settings=_PHI_STILL),
     Case(NormedPhiForCausalLM, _phi(NormedPhiForCausalLM), _tokens, _token_labels, "logits", "lm_head", _PHI_STILL),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -36,7 +36,7 @@ class Model(abc.ABC):
         return self
 
     def __exit__(self, *error: object) -> None:
-        pass
+        return None
 
     @property
     @abc.abstractmethod
@@ -65,7 +65,7 @@ FIFTYONE = {
 }
 
 
-class NormalizationMode(str, Enum):
+class NormalizationMode(StrEnum):
     """How a feature is normalized."""
 
     MEAN_STD = "MEAN_STD"
@@ -88,7 +88,7 @@ class PreTrainedConfig(abc.ABC):
     choices = {}
 
     def __post_init__(self) -> None:
-        pass
+        self.device = self.device or "cpu"
 
     @classmethod
     def register_subclass(cls, name: str):

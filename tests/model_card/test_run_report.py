@@ -1,19 +1,17 @@
 """Reports of training runs."""
 
-import subprocess
-import sys
-import textwrap
 import time
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, package_versions
+from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, package_versions, peak_memory
 from hf_any3d.model_card.subject import adapter_facts
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.program import encoder_facts
 from hf_any3d.tuners import encoder_linear_pattern
+from tests.forks import results_of
 from tests.tiny_encoders import tiny_model
 
 
@@ -26,15 +24,13 @@ def test_shared_weights_count_once():
 
 def test_peak_memory_is_in_bytes():
     # In a new process: the peak of the test process is already higher.
-    program = """
-        from hf_any3d.model_card.run_report import peak_memory
+    def peaks() -> tuple[int, int]:
         before = peak_memory()["process"]
         held = bytearray(b"x") * 600_000_000
         del held
-        print(before, peak_memory()["process"])
-    """
-    run = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
-    before, after = map(int, run.stdout.split())
+        return before, peak_memory()["process"]
+
+    ((before, after),) = results_of(peaks)
     assert 500_000_000 < after - before < 700_000_000
 
 

@@ -69,6 +69,8 @@ def _instrumented(original: Any) -> Any:
 
 if _DIRECTORY in os.environ:
     builtins.__entered__ = _ENTERED.add
+    # Not by PYTHONPYCACHEPREFIX, which programs that tests start would inherit: they do not know `__entered__`.
+    sys.pycache_prefix = str(Path(os.environ[_DIRECTORY]).with_name("cache"))
     SourceFileLoader.source_to_code = _instrumented(SourceFileLoader.source_to_code)
 
 
@@ -150,7 +152,7 @@ def record(output: Path, workers: int, afresh: bool = False) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows"
         rows.mkdir()
-        environment = {**os.environ, _DIRECTORY: str(rows), "PYTHONPYCACHEPREFIX": str(Path(folder) / "cache")}
+        environment = {**os.environ, _DIRECTORY: str(rows)}
         command = [sys.executable, "-m", "pytest", "-p", "tests.mutation.recording", "-p", "no:cacheprovider"]
         command += ["-n", str(workers), "--dist", "loadfile", "--durations=0", "--durations-min=1000", *arguments]
         subprocess.run(command, cwd=ROOT, env=environment, check=False)

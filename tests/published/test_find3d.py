@@ -12,6 +12,7 @@ from transformers import AutoConfig, pipeline
 
 from hf_any3d.hub.published_table import FIND3D_TOWER, PUBLISHED
 from hf_any3d.published import open_published
+from hf_any3d.research.published_checks import _parts
 from tests.modeling.ptv3_case import Find3DCase
 from tests.published.test_published import forget
 from tests.tiny_text_towers import saved_text_tower
@@ -42,6 +43,8 @@ def test_find3d_opens_by_its_name_and_finds_parts(hub, monkeypatch, tmp_path):
         assert torch.equal(model.text_head.hidden[0].weight, tensors["fc1.weight"])
         assert model.config.published["code_license"] == "MIT"
         segment = pipeline("zero-shot-point-cloud-segmentation", model=NAME)
+        # It can be judged, though weights of such numbers know no parts.
+        assert _parts(NAME).passed is False
         answer = segment(case.cloud(), candidate_labels=["seat", "leg"], category="chair")
         assert set(np.unique(answer["labels"])) <= {0, 1, 2} and len(answer["labels"]) == 1300
     finally:

@@ -1,11 +1,4 @@
-"""One optimizer step of Trainer on sixteen clouds; prints its gradient norm.
-
-Run by itself under `torch.distributed.run`: one_step.py ENCODER PEFT ACCUMULATION_STEPS OUTPUT_DIR
-"""
-
-import json
-import sys
-from pathlib import Path
+"""One optimizer step of Trainer on sixteen clouds, with its gradient norm."""
 
 import torch
 from peft import get_peft_model
@@ -77,11 +70,3 @@ def hold_still(model: nn.Module) -> None:
     """
     model.eval()
     model.train = lambda mode=True: model
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    encoder, peft, accumulation_steps, output_dir = sys.argv[1:]
-    result = one_step(encoder, peft, int(accumulation_steps), output_dir)
-    if torch.distributed.get_rank() == 0:
-        Path(output_dir, "result.json").write_text(json.dumps(result))

@@ -5,19 +5,16 @@ of items. It then neither divides by the accumulation steps nor averages over pr
 both. This package's models have `accepts_loss_kwargs = False`.
 """
 
-import json
+import functools
 import os
-import subprocess
-import sys
-from pathlib import Path
+import socket
 
 import pytest
+from accelerate.state import AcceleratorState
 
+from tests.forks import results_of
 from tests.tiny_encoders import saved_encoder
 from tests.training.one_step import one_step
-
-ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = ROOT / "tests" / "training" / "one_step.py"
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +22,20 @@ def encoder() -> str:
     return saved_encoder("bert")
 
 
-def in_two_processes(encoder: str, peft: str, accumulation_steps: int, output_dir: Path) -> dict:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    words = [str(PROGRAM), encoder, peft, str(accumulation_steps), str(output_dir)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for _ in range(2):  # seen to fail once, cause unknown; a wrong gradient still fails
-        done = subprocess.run([*launcher, *words], env=environment, capture_output=True, text=True, timeout=300)
-        if done.returncode == 0:
-            break
-    assert done.returncode == 0, done.stderr
-    return json.loads((output_dir / "result.json").read_text())
+def of_process(rank: int, port: int, *arguments: str | int) -> dict:
+    os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    os.environ["MASTER_PORT"] = str(port)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return one_step(*arguments)
+
+
+def in_two_processes(*arguments: str | int) -> dict:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    first, second = results_of(*(functools.partial(of_process, rank, port, *arguments) for rank in range(2)))
+    assert first["world_size"] == second["world_size"] == 2
+    return first
 
 
 def assert_same_step(result: dict, expected: dict) -> None:
@@ -57,6 +58,4 @@ def test_error_without_the_flag_of_the_models(encoder, tmp_path):
 
 def test_two_processes_that_accumulate_give_the_gradient_of_the_complete_batch(encoder, tmp_path):
     whole = one_step(encoder, "guided_adapter", 1, str(tmp_path))
-    result = in_two_processes(encoder, "guided_adapter", 2, tmp_path)
-    assert result["world_size"] == 2
-    assert_same_step(result, whole)
+    assert_same_step(in_two_processes(encoder, "guided_adapter", 2, str(tmp_path)), whole)

@@ -119,15 +119,17 @@ def start(processor, tmp_path):
 
 
 def test_a_run_learns_objects_first_and_resumes(start, tmp_path, monkeypatch):
-    asked = []
+    asked, forgotten = [], []
     plain = LayoutTrainer.compute_loss
 
     def watched(self, model, inputs, *args, **kwargs):
-        calls = []
+        weight = self.object_head.down.weight
+        calls, forgot = [], weight.grad is None or not weight.grad.any()
         handle = self._core.language_model.register_forward_hook(lambda *_: calls.append(1))
         loss = plain(self, model, inputs, *args, **kwargs)
         handle.remove()
         asked.append((self.state.global_step, bool(calls), model.training))
+        forgotten.append(forgot)
         return loss
 
     monkeypatch.setattr(LayoutTrainer, "compute_loss", watched)
@@ -150,6 +152,7 @@ def test_a_run_learns_objects_first_and_resumes(start, tmp_path, monkeypatch):
     assert [one for one in asked if one[2]] == [(0, False, True), (1, False, True), (2, True, True)]
     first, last = (load_file(out / f"checkpoint-{step}" / "object_head.safetensors") for step in (2, 3))
     assert not torch.equal(first["down.weight"], last["down.weight"])
+    assert all(forgotten)  # gradients of the head do not add up over steps
     assert not (out / "object_head.safetensors").exists() and (out / "metrics.json").is_file()
     asked.clear()
     train_layouts([*map(str, words), "--max_steps", "4"])

@@ -1,16 +1,15 @@
 """Streamed rows, and how processes and workers split them."""
 
-import json
-import os
-import subprocess
-import sys
+import functools
 from itertools import islice
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+import torch
 from datasets import Array2D, ClassLabel, Dataset, Features, List, Value, load_dataset
+from datasets.distributed import split_dataset_by_node
 from transformers import Trainer, TrainingArguments
 
 from hf_any3d import PointCloudProcessor
@@ -18,41 +17,32 @@ from hf_any3d.data import PointCloudCollator, load_point_dataset
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.rows import StreamedRows, streamed_training_rows
 from hf_any3d.training.trainer import PointTrainer
+from tests.forks import results_of
 from tests.tiny_encoders import tiny_model
 
 NUM_CLOUDS = 70
 
-READ = """
-import json, sys
-import datasets
-import torch
-from datasets.distributed import split_dataset_by_node
-from hf_any3d import PointCloudProcessor
-from hf_any3d.data import PointCloudCollator, load_point_dataset
-from hf_any3d.training.rows import streamed_training_rows
 
-datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
-cases, store, rank = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-torch.distributed.init_process_group(
-    "gloo", store=torch.distributed.FileStore(store, 2), rank=rank, world_size=2
-)
-for folder, epoch, shuffled in cases:
-    rows = load_point_dataset("parquet", data_dir=folder, split="train", streaming=True)
-    if shuffled:
-        rows = rows.shuffle(seed=3, buffer_size=8)
-    rows = split_dataset_by_node(rows, rank, 2)
-    rows = streamed_training_rows(rows, PointCloudProcessor(num_points=40), ["jitter"], seed=1)
-    rows.set_epoch(epoch)
-    loader = torch.utils.data.DataLoader(rows, batch_size=4, num_workers=2, collate_fn=PointCloudCollator())
-    read = []
-    for batch in loader:
-        read += zip(batch["labels"].tolist(), batch["points"].sum(dim=(1, 2)).tolist())
-    gathered = [None, None]
-    torch.distributed.all_gather_object(gathered, read)
-    if rank == 0:
-        print(json.dumps(gathered))
-torch.distributed.destroy_process_group()
-"""
+def read_by(rank: int, cases: list[tuple[str, int, bool]], store: str) -> list:
+    """Read streams in one of two processes; return for each of them what both have read."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.FileStore(store, 2), rank=rank, world_size=2)
+    found = []
+    for folder, epoch, shuffled in cases:
+        rows = streamed(folder)
+        if shuffled:
+            rows = rows.shuffle(seed=3, buffer_size=8)
+        rows = split_dataset_by_node(rows, rank, 2)
+        rows = streamed_training_rows(rows, PointCloudProcessor(num_points=40), ["jitter"], seed=1)
+        rows.set_epoch(epoch)
+        loader = torch.utils.data.DataLoader(rows, batch_size=4, num_workers=2, collate_fn=PointCloudCollator())
+        read = []
+        for batch in loader:
+            read += zip(batch["labels"].tolist(), batch["points"].sum(dim=(1, 2)).tolist(), strict=True)
+        gathered = [None, None]
+        torch.distributed.all_gather_object(gathered, read)
+        found.append(gathered)
+    torch.distributed.destroy_process_group()
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -87,16 +77,10 @@ def test_two_processes_with_two_workers_read_every_cloud_once(tmp_path):
     # One file for four readers; three, which two processes cannot share evenly, shuffled; one for each reader.
     cases = [(1, 0, False), (3, 1, True), (4, 0, False)]
     folders = [str(write_shards(tmp_path / str(num_shards), num_shards)) for num_shards, _, _ in cases]
-    asked = json.dumps([(folder, *case[1:]) for folder, case in zip(folders, cases, strict=True)])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-W", "ignore", "-c", READ, asked, str(tmp_path / "store")]
-    pipe = subprocess.PIPE
-    processes = [
-        subprocess.Popen([*command, str(rank)], stdout=pipe, stderr=pipe, env=environment) for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    found = [json.loads(line) for line in outputs[0][0].splitlines()]
+    asked = [(folder, *case[1:]) for folder, case in zip(folders, cases, strict=True)]
+    readers = [functools.partial(read_by, rank, asked, str(tmp_path / "store")) for rank in range(2)]
+    found, other = results_of(*readers)
+    assert found == other
     assert len(found) == len(cases)
     for folder, (_, epoch, _), parts in zip(folders, cases, found, strict=True):
         assert sorted(label for part in parts for label, _ in part) == list(range(NUM_CLOUDS))

@@ -37,7 +37,7 @@ def test_every_stored_tensor_agrees(run):
         layer.register_forward_hook(
             lambda module, args, out, number=number: found.update({f"eval.block{number}_output": in_their_order(out)})
         )
-        adapter = layer.dapt_adapter["default"]
+        adapter = layer.nested["default"]["dapt_adapter"]
         adapter.register_forward_hook(
             lambda module, args, out, number=number: found.update(
                 {

@@ -46,7 +46,7 @@ def test_every_stored_tensor_agrees(run):
                 {f"eval.block{number}_output": torch.cat([out[:, :1], out[:, 27:], out[:, 1:27]], dim=1)}
             )
         )
-    prompt = layers[run.prompt_layer].idpt_module["default"]
+    prompt = layers[run.prompt_layer].nested["default"]["idpt"]
     prompt.register_forward_hook(
         lambda module, args, out: found.update({"eval.prompt_input": args[0], "eval.prompt": out})
     )
@@ -83,7 +83,7 @@ def test_the_released_size_trains_as_many_parameters(name):
         model = get_peft_model(ActForPointCloudClassification(config), IDPTConfig.published(modules_to_save=MODULES))
     trained = {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad}
     assert sum(trained.values()) == manifest["trained_parameters"]
-    own = sum(count for name, count in trained.items() if "idpt_module" in name)
+    own = sum(count for name, count in trained.items() if "idpt_conv" in name)
     assert own == manifest["prompt_module_parameters"]
     others = {ours_of_base(name) for name in manifest["trained_tensors"] if "blocks.cls." not in name}
     assert {name for name in trained if "idpt_" not in name} == others
@@ -121,14 +121,14 @@ class TestPartSegmentation:
         layers = "base_model.model.act.blocks.layers."
         if name == "prompt_cls_pos":
             return f"{layers}3.idpt_position.default"
-        _, module, leaf = name.split(".", 2)
-        return f"{layers}{module.removeprefix('dgcnn_cls')}.idpt_module.default.{leaf}"
+        _, module, conv, part, leaf = name.split(".")
+        return f"{layers}{module.removeprefix('dgcnn_cls')}.idpt_{conv}_{part}.default.{leaf}"
 
     def test_every_stored_tensor_agrees(self, run):
         case, model = run
         found = {}
         for number in (3, 7, 11):
-            model.get_base_model().act.blocks.layers[number].idpt_module["default"].register_forward_hook(
+            model.get_base_model().act.blocks.layers[number].nested["default"]["idpt"].register_forward_hook(
                 lambda module, args, out, number=number: found.update({f"eval.prompt{number}": out})
             )
         with torch.no_grad():

@@ -12,6 +12,7 @@ from scipy.special import logsumexp
 # Features that differ less between scans, in units of the largest deviation, are constants with rounding errors.
 _CONSTANT = 1e-6
 _TEMPERATURES = 0.2
+_UNHEARD = 1e4
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,23 @@ class LinearHead:
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Return logits (rows, classes) of features (rows, width) as they were computed."""
         return self.standardize(features) @ self.weight.T + self.bias
+
+
+def joined_with_scores(head: LinearHead, columns: np.ndarray, share: float, sharpness: float) -> LinearHead:
+    """Add the answers of another classifier to those of a head.
+
+    Args:
+        head: A head whose weights of the other's columns are 0.
+        columns: Columns of the features that hold the other's log-probabilities, in the order of the classes.
+        share: Its share of the logits, from 0 to 1.
+        sharpness: Factor of all logits.
+    """
+    weight = head.weight * (1 - share) * sharpness
+    mean, scale = head.mean.copy(), head.scale.copy()
+    # Standardized, they are too small to count in distances between features.
+    mean[columns], scale[columns] = 0.0, _UNHEARD
+    weight[:, columns] = np.eye(len(columns)) * share * sharpness * _UNHEARD
+    return LinearHead(weight, head.bias * (1 - share) * sharpness, mean, scale)
 
 
 def fit_head(features: np.ndarray, labels: np.ndarray, num_classes: int, strength: float) -> LinearHead:

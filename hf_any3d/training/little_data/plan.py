@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-FEATURES, TRAINED = WAYS = ("features", "trained")
-"""Frozen features with a linear head, and a model whose weights are trained."""
+FEATURES, TRAINED, BOTH = WAYS = ("features", "trained", "both")
+"""Frozen features with a linear head, a model whose weights are trained, and the answers of both together."""
+WRAP_WEIGHT, WRAP_SHARPNESS = 0.5, 1.5
+"""Share of the trained model in the answers of both, and the factor by which their logits are then too small."""
 MOST_SCANS = 400
 """Scans above which training is the way, whatever the table says: its rows were measured below."""
 SOURCE = "studies/few_scans.py"

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset, DatasetDict
 
 from hf_any3d.atomic_files import release_claims
+from hf_any3d.auto import AutoModelForPointCloudClassification
 from hf_any3d.data.catalog import up_axis_of
 from hf_any3d.data.inputs import count_channels
 from hf_any3d.model_card import Subject, build_model_card
@@ -30,10 +31,11 @@ from hf_any3d.training.little_data.linear_head import (
     fit_head,
     fit_temperature,
     held_out_logits,
+    joined_with_scores,
 )
 from hf_any3d.training.little_data.no_class import NUM_THINGS
 from hf_any3d.training.little_data.one_side import fit_side
-from hf_any3d.training.little_data.plan import FEATURES, Plan, plan_for
+from hf_any3d.training.little_data.plan import FEATURES, WRAP_SHARPNESS, Plan, plan_for
 from hf_any3d.training.little_data.scans import Examples, Scans, check, class_counts, file_names, look_at
 from hf_any3d.training.protocol import build_processor
 from hf_any3d.training.tasks import class_names
@@ -71,7 +73,12 @@ class FewScansArguments:
         None, help="Vision model of transformers that sees depth views of the clouds: directory or hub name."
     )
     wrap: str | None = argument(
-        None, help="Directory of a trained model around an encoder of another modality, without an adapter."
+        None, help="Directory of a trained model around an encoder of another modality, whose features are added."
+    )
+    wrap_weight: float | None = argument(
+        None,
+        help="Share of the wrap's own answers in those of the model, from 0 to 1, for a wrap that has learned the "
+        "classes from these scans; by default its features are given to the linear head.",
     )
     copies: int | None = argument(
         None, help="Slightly turned, scaled and jittered copies of each cloud, over which features are averaged."
@@ -104,6 +111,8 @@ class FewScansArguments:
     def __post_init__(self):
         if self.heading not in ("known", "unknown"):
             raise ValueError(f"--heading {self.heading!r}; expected known or unknown")
+        if self.wrap_weight is not None and (self.wrap is None or not 0 < self.wrap_weight < 1):
+            raise ValueError(f"--wrap_weight {self.wrap_weight} with --wrap {self.wrap}; expected 0 to 1, and a wrap")
         if self.unlike < 0:
             raise ValueError(f"--unlike {self.unlike}; expected 0 or more")
         if self.folds < 2:
@@ -113,7 +122,9 @@ class FewScansArguments:
 
 
 ARGUMENTS = (FewScansArguments, DataArguments)
-OPTIONS = {setting.name for setting in fields(FewScansArguments)} | _DATA
+OF_SCANS = {setting.name for setting in fields(FewScansArguments)}
+"""Names of the options besides those of the data."""
+OPTIONS = OF_SCANS | _DATA
 """Names of the options that this way takes; others are for training."""
 
 
@@ -133,6 +144,17 @@ class Learned:
 def given_options(argv: Sequence[str]) -> set[str]:
     """Return the names of the options among the words of a command line."""
     return {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+
+
+def without_options(argv: Sequence[str], names: set[str]) -> list[str]:
+    """Return the words of a command line without some options and their values."""
+    kept, is_kept = [], True
+    for word in argv:
+        if word.startswith("--"):
+            is_kept = not given_options([word]) & names
+        if is_kept:
+            kept.append(word)
+    return kept
 
 
 def check_options(argv: Sequence[str]) -> None:
@@ -238,7 +260,7 @@ def _new_model(
     """Build the model that computes the features, with a head that is not fitted."""
     given = {part: getattr(arguments, part) for part in PART_OF.values() if getattr(arguments, part) is not None}
     sets = plan.features
-    if arguments.feature_sets is None:
+    if arguments.feature_sets is None or arguments.wrap_weight is not None:
         sets += tuple(name for name, part in PART_OF.items() if part in given and name not in sets)
     elif unused := [part for name, part in PART_OF.items() if part in given and name not in sets]:
         raise ValueError(f"--{unused[0]} {given[unused[0]]} with --feature_sets {' '.join(sets)}, which leave it out")
@@ -251,6 +273,10 @@ def _new_model(
     }
     if arguments.heading == "unknown":
         settings["copy_turn"] = 180.0
+    if arguments.wrap_weight is not None:
+        # With its head, which AutoModel would leave out.
+        given["wrap"] = AutoModelForPointCloudClassification.from_pretrained(arguments.wrap)
+        settings["wrap_labels"] = given["wrap"].config.num_labels
     if given:
         return PointFeaturesForPointCloudClassification.from_parts_pretrained(**given, **settings)
     return PointFeaturesForPointCloudClassification(PointFeaturesConfig(**settings)).eval()
@@ -260,6 +286,10 @@ def _earlier_model(folder: Path) -> PointFeaturesForPointCloudClassification:
     """Open an earlier model, with features as they are computed."""
     model = PointFeaturesForPointCloudClassification.from_pretrained(folder)
     assert isinstance(model, PointFeaturesForPointCloudClassification)  # from_pretrained declares any model
+    if model.config.wrap_labels is not None:
+        raise ValueError(
+            f"--from {folder}: its wrap has learned from its own scans alone; expected --way both with all scans"
+        )
     model.point_features.mean.zero_()
     model.point_features.scale.fill_(1.0)
     model.eval()
@@ -273,6 +303,35 @@ def _set_labels(model: PointFeaturesForPointCloudClassification, classes: list[s
     model.classifier = torch.nn.Linear(model.config.hidden_size, len(classes))
 
 
+def _without(features: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    features = features.copy()
+    features[:, columns] = 0.0
+    return features
+
+
+def _answers_of_wrap(model: PointFeaturesForPointCloudClassification, classes: list[str]) -> np.ndarray | None:
+    """Return the columns of the features that hold the wrap's own answers, in the order of the classes; None without.
+
+    Raises:
+        ValueError: It has learned other classes.
+    """
+    config = model.config
+    if config.wrap_labels is None:
+        return None
+    learned = [config.wrap_config.id2label[number] for number in range(config.wrap_labels)]
+    if sorted(learned) != sorted(classes):
+        raise ValueError(
+            f"--wrap: has learned {', '.join(map(repr, learned))}; expected the classes of the scans, "
+            f"{', '.join(map(repr, classes))}"
+        )
+    start = 0
+    for name, width in config.widths().items():
+        if name == "wrap":
+            break
+        start += width
+    return start + np.array([learned.index(name) for name in classes])
+
+
 def _fit(
     model: PointFeaturesForPointCloudClassification,
     examples: Examples,
@@ -282,7 +341,13 @@ def _fit(
 ) -> tuple[LinearHead, Estimate | None]:
     """Fit head and unknown score; judge the head by folds, if a class has two scans."""
     scans, features = examples.scans, examples.features.astype(np.float64)
-    count = len(scans.classes)
+    count, views = len(scans.classes), examples.views
+    answers = _answers_of_wrap(model, scans.classes)
+    if answers is not None:
+        # The wrap is sure of the scans that it has learned: neither head nor distances may rely on that.
+        features[:, answers] = 0.0
+        bank = _without(bank, answers)
+        views = None if views is None else _without(views, answers)
     # The head learns from all scans; heads of the folds only judge, and calibrate.
     head = fit_head(features, scans.labels, count, plan.strength)
     folds = draw_folds(scans.labels, scans.groups, arguments.folds, arguments.seed)
@@ -291,6 +356,9 @@ def _fit(
     if held.sum() >= CALIBRATED_FROM:
         temperature = fit_temperature(logits[held], scans.labels[held])
         head, logits = head.cooled(temperature), logits / temperature
+    if answers is not None:
+        assert arguments.wrap_weight is not None
+        head = joined_with_scores(head, answers, arguments.wrap_weight, WRAP_SHARPNESS)
     model.set_head(*(torch.from_numpy(getattr(head, name)).float() for name in ("weight", "bias", "mean", "scale")))
     if not held.any():
         return head, None
@@ -305,14 +373,17 @@ def _fit(
     # Scans that are alone in their class calibrate nothing, but what is like them is known.
     model.unknown_score.features = torch.cat([model.unknown_score.features, standard[~judged]])
     model.config.unknown_rows, model.config.unknown_far = len(standard), UNKNOWN_FAR
-    if examples.views is not None:
-        weight, bias = fit_side(head.standardize(features), head.standardize(examples.views), folds)
+    if views is not None:
+        weight, bias = fit_side(head.standardize(features), head.standardize(views), folds)
         model.set_side_head(torch.from_numpy(weight).float(), bias)
     alone = [
         name for name, label in zip(scans.classes, range(count), strict=True) if not held[scans.labels == label].any()
     ]
     how = f"cross-validation in {folds.max() + 1} folds"
-    how += " (flattering if the wrap has learned from these scans)" if "wrap" in model.config.features else ""
+    if answers is not None:
+        how += " of the linear head alone (the wrap, which has seen all scans, is not judged and usually adds to it)"
+    elif "wrap" in model.config.features:
+        how += " (flattering if the wrap has learned from these scans)"
     if np.median(list(scans.counts.values())) < _FEW:
         how += ", by heads that learned from fewer scans, so that some points more can be expected"
     how += f", without {', '.join(alone)}, alone in the class" if alone else ""
@@ -410,6 +481,8 @@ def _lines(
     turned = "any heading" if config.copy_turn >= 180 else "heading as scanned"
     mean = f"mean of {config.copies} copies, {turned}, " if config.copies > 1 else ""
     way = f"way: frozen {' and '.join(config.features)} features, {mean}with a linear head; {plan.reason}"
+    if config.wrap_labels is not None:
+        way = way.replace("with a linear head", "with a linear head, averaged with the answers of a trained wrap")
     estimate = judged.get(CROSS_VALIDATION)
     if estimate is None:
         sure = "accuracy: unknown, as no class has two different scans; with a second one of each it is estimated"

@@ -32,8 +32,8 @@ class DAPTLayer(WrappedModule):
         final_norm: The frozen norm after this layer, if there is one.
     """
 
-    adapter_layer_names = ("dapt_adapter", "dapt_prompt", "dapt_scales", "dapt_tokens")
-    other_param_names = ("arriving", "without_positions")
+    adapter_layer_names = ("dapt_prompt", "dapt_tokens")
+    other_param_names = ("arriving", "without_positions", "nested")
     merge_error = "DAPT's adapters and prompts cannot be merged into the encoder; use unload() to remove them"
     # Models pass token positions only to layers with this attribute.
     takes_geometry = True
@@ -56,14 +56,14 @@ class DAPTLayer(WrappedModule):
 
     def update_layer(self, adapter_name: str, config: DAPTConfig, arriving: int) -> None:
         """Add an adapter, at which so many prompts of its own arrive from earlier layers."""
-        is_random = config.scales == "random" or not config.init_weights
-        self.dapt_adapter[adapter_name] = DynamicAdapter(
-            self.hidden_size, config.r, config.dropout, config.init_weights
+        is_random = config.scales == "random"
+        scales = {name: ScaleShift(width, is_random) for name, width in self.widths.items()}
+        self._add_nested(
+            adapter_name,
+            dapt_adapter=DynamicAdapter(self.hidden_size, config.r, config.dropout, config.init_weights),
+            dapt_scales=nn.ModuleDict(scales),
         )
         self.dapt_prompt[adapter_name] = ScaleShift(self.hidden_size, is_random)
-        self.dapt_scales[adapter_name] = nn.ModuleDict(
-            {name: ScaleShift(width, is_random) for name, width in self.widths.items()}
-        )
         if self.is_open and self.is_first:
             self.dapt_tokens[adapter_name] = ScaleShift(self.hidden_size, is_random)
         self.arriving[adapter_name] = arriving
@@ -78,7 +78,7 @@ class DAPTLayer(WrappedModule):
 
     @property
     def takes_added_tokens(self) -> bool:
-        """Whether the model leaves prompts of earlier layers behind the tokens."""
+        """True if the model leaves prompts of earlier layers behind the tokens."""
         return self.extra_tokens > 0
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
@@ -103,7 +103,7 @@ class DAPTLayer(WrappedModule):
                 hidden_states = torch.cat([hidden_states[:, :special], patches], dim=1)
         if not self.is_open:
             output = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
-            changes = [self.dapt_adapter[name](output) for name in names]
+            changes = [self.nested[name]["dapt_adapter"](output) for name in names]
             return self._with_prompts(names, torch.stack([output, *changes]).sum(dim=0), changes)
         positions = None if any(self.without_positions[name] for name in names) else args[0]
         # By position: re-entrant checkpoints take no keywords.
@@ -113,7 +113,7 @@ class DAPTLayer(WrappedModule):
         """Run norm and MLP of a block, with the adapters beside the MLP."""
         block: Any = self.base_layer
         normed = block.norm2(hidden_states)
-        changes = [self.dapt_adapter[name](normed) for name in names]
+        changes = [self.nested[name]["dapt_adapter"](normed) for name in names]
         branch = torch.stack([block.mlp(normed), *changes]).sum(dim=0)
         return self._with_prompts(names, hidden_states + block.drop_path(branch), changes)
 
@@ -124,7 +124,7 @@ class DAPTLayer(WrappedModule):
 
     def _scale(self, key: str, module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         for name in self._running_adapters():
-            output = self.dapt_scales[name].get_submodule(key)(output)
+            output = self.nested[name]["dapt_scales"][key](output)
         return output
 
     def remove_hooks(self) -> None:

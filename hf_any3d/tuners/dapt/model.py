@@ -46,7 +46,7 @@ class DAPTModel(EncoderTuner):
         """Return the number of prompts that arrive at a layer."""
         layers = (layer for layer in layer_stack(self.model).layers if isinstance(layer, DAPTLayer))
         # PEFT wraps the layers in their order.
-        return {"arriving": sum(adapter_name in layer.dapt_adapter for layer in layers if layer is not target)}
+        return {"arriving": sum(adapter_name in layer.dapt_prompt for layer in layers if layer is not target)}
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         if isinstance(child, DAPTLayer):

@@ -21,8 +21,9 @@ class ScaleShift(nn.Module):
         self.beta = nn.Parameter(spread * torch.randn(width))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Run on values of any precision."""
-        return (values * self.gamma + self.beta).to(values.dtype)
+        """Run on values of any precision; in float32 on those in half precision, which are rounded once."""
+        wide = torch.promote_types(values.dtype, torch.float32)
+        return (values.to(wide) * self.gamma + self.beta).to(values.dtype)
 
 
 class DynamicAdapter(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ _HEAD_WIDTH = 64
 
 
 class Arrival(nn.Module):
-    """What a layer knows of the prompts of an adapter that arrive from earlier layers.
+    """Prompts of an adapter that arrive at a layer from earlier ones.
 
     Args:
         first: The layer that owns the position of the prompts; None for the layer itself.
@@ -47,8 +47,8 @@ class IDPTLayer(WrappedModule):
         is_open: Whether the layer takes the positions of the tokens as its second argument.
     """
 
-    adapter_layer_names = ("idpt_arrival", "idpt_module", "idpt_position")
-    other_param_names = ("fixed_positions",)
+    adapter_layer_names = ("idpt_arrival", "idpt_position")
+    other_param_names = ("fixed_positions", "nested")
     merge_error = "prompts cannot be merged into the encoder; use unload() to remove them"
     # Models pass token positions only to layers with this attribute.
     takes_geometry = True
@@ -56,8 +56,7 @@ class IDPTLayer(WrappedModule):
     def __init__(self, base_layer: nn.Module, hidden_size: int, is_open: bool):
         super().__init__(base_layer)
         self.hidden_size, self.is_open = hidden_size, is_open
-        self.idpt_arrival, self.idpt_module = nn.ModuleDict(), nn.ModuleDict()
-        self.idpt_position = nn.ParameterDict()
+        self.idpt_arrival, self.idpt_position = nn.ModuleDict(), nn.ParameterDict()
         self.fixed_positions: dict[str, bool] = {}
 
     def update_layer(self, adapter_name: str, config: IDPTConfig, arrival: Arrival, makes_prompt: bool) -> None:
@@ -71,7 +70,7 @@ class IDPTLayer(WrappedModule):
         """
         self.idpt_arrival[adapter_name] = arrival
         if makes_prompt:
-            self.idpt_module[adapter_name] = self._build(config)
+            self._add_nested(adapter_name, idpt=self._build(config))
         if not arrival.first:
             position = nn.Parameter(torch.empty(1, 1, self.hidden_size), requires_grad=config.train_position)
             self.idpt_position[adapter_name] = nn.init.trunc_normal_(position, std=_SPREAD)
@@ -96,18 +95,18 @@ class IDPTLayer(WrappedModule):
 
     @property
     def takes_added_tokens(self) -> bool:
-        """Whether the model leaves prompts of earlier layers behind the tokens."""
+        """True if the model leaves prompts of earlier layers behind the tokens."""
         return bool(self._arrived())
 
     @property
     def extra_tokens(self) -> int:
         """Number of prompts behind the tokens, by which the model extends masks and positions."""
-        return len(self._arrived()) + sum(name in self.idpt_module for name in self._running_adapters())
+        return len(self._arrived()) + sum(name in self.nested for name in self._running_adapters())
 
     def _arrived(self) -> list[str]:
         """Return the adapters of the prompts that arrive, in their order."""
         names = self._running_adapters()
-        made = [(number, place) for place, name in enumerate(names) for number in self.idpt_arrival[name].numbers]
+        made = [(number, place) for place, name in enumerate(names) for number in self._arrival(name).numbers]
         return [names[place] for _, place in sorted(made)]
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
@@ -129,19 +128,22 @@ class IDPTLayer(WrappedModule):
         count = special + geometry.centers.shape[1]
         tokens, prompts = hidden_states[:, :count], hidden_states[:, count:]
         positions = args[0][:, special:count] if self.is_open and args and args[0] is not None else None
-        made = [name for name in names if name in self.idpt_module]
-        new = [self.idpt_module[name](tokens[:, special:], positions).to(tokens.dtype) for name in made]
+        made = [name for name in names if name in self.nested]
+        new = [self.nested[name]["idpt"](tokens[:, special:], positions).to(tokens.dtype) for name in made]
         places = [self._position(name).to(tokens.dtype) for name in (*self._arrived(), *made)]
         prompts = torch.cat([prompts, *new], dim=1)  # (batch, prompts, hidden)
         placed = prompts + torch.cat(places, dim=1) if places else prompts
         output = hidden_of(self.base_layer(torch.cat([tokens, placed], dim=1), *args, **kwargs))
-        going = [name for name in (*self._arrived(), *made) if self.idpt_arrival[name].keeps]
+        going = [name for name in (*self._arrived(), *made) if self._arrival(name).keeps]
         if going or not new:
             kept = [number for number, name in enumerate((*self._arrived(), *made)) if name in going]
             return torch.cat([output[:, :count], output[:, count:][:, kept]], dim=1)
         return torch.cat([output, *new], dim=1)
 
+    def _arrival(self, name: str) -> Arrival:
+        return cast(Arrival, self.idpt_arrival[name])
+
     def _position(self, name: str) -> torch.Tensor:
-        first = self.idpt_arrival[name].first
+        first = self._arrival(name).first
         position = (first[0] if first else self).idpt_position[name]
         return gathered(position) if is_sharded(position) else position

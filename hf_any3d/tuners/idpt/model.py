@@ -53,6 +53,11 @@ class IDPTModel(EncoderTuner):
         stack = layer_stack(self.model)
         return IDPTLayer(target, stack.stage_of(target).width, stack.is_open)
 
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Add an adapter to the layers of its config, as most have no tensors by which a state would choose them."""
+        kwargs.pop("state_dict", None)
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+
     def adapter_settings(self, adapter_name: str, peft_config: IDPTConfig, target: nn.Module) -> dict[str, Any]:
         """Return what a layer knows of earlier ones, and whether it makes a prompt."""
         layers, numbers = list(layer_stack(self.model).layers), self._prompt_layers(peft_config)

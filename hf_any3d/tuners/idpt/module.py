@@ -53,7 +53,7 @@ class PromptModule(nn.Module):
             features = self._on_graph(self.get_submodule(f"conv{number}"), features)
             outputs.append(features)
         joined = torch.cat(outputs, dim=-1) if outputs else features  # (batch, tokens, layers * hidden)
-        return _normed(self.conv5, self.conv5[0](joined)).max(dim=1, keepdim=True).values
+        return _normed(self.conv5, self.conv5.get_submodule("0")(joined)).max(dim=1, keepdim=True).values
 
     def _on_graph(self, conv: nn.Module, features: torch.Tensor) -> torch.Tensor:
         """Run a layer on differences to neighbors and tokens, and keep the maximum over the neighbors."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from hf_any3d.modeling.config_checks import TOKENS, Ranges
+from hf_any3d.modeling.config_checks import TOKENS, Ranges, check_numbers
 from hf_any3d.tuners.tuners_utils import EncoderTunerConfig, extend_peft_type
 
 PPT = extend_peft_type("PPT")
@@ -41,11 +41,7 @@ class PPTConfig(EncoderTunerConfig):
     def __post_init__(self):
         super().__post_init__()
         self.peft_type = PPT
-
-    @property
-    def min_points(self) -> int:
-        """Minimum number of points per cloud."""
-        return max(self.num_groups, self.group_size)
+        check_numbers(self, self.ranges)
 
     @classmethod
     def published(cls, **settings: Any) -> PPTConfig:

@@ -15,12 +15,14 @@ from hf_any3d.modeling.point_ops.geometry import Geometry
 from hf_any3d.tuners.ppt.config import PPTConfig
 from hf_any3d.tuners.tuners_utils import WrappedModule
 
+_MLPS = ("ppt_prompt_mlp", "ppt_prompt_pos_mlp", "ppt_prompt_all_mlp")
+"""On the tokens of the patches, on those of the further patches, and beside the block's MLP."""
 _SPREAD = 0.02
 """Standard deviation of initial weights."""
 
 
 class FurtherPatches(nn.Module):
-    """What a block knows of an adapter: the patches, and the first block, which owns the MLPs.
+    """Further patches of an adapter, and the first block, which owns the MLPs.
 
     Args:
         num_groups: Number of further patches.
@@ -43,7 +45,8 @@ class PPTLayer(WrappedModule):
         hidden_size: Channels of a token.
     """
 
-    adapter_layer_names = ("ppt_patches", "ppt_prompt_mlp", "ppt_prompt_pos_mlp", "ppt_prompt_all_mlp")
+    adapter_layer_names = ("ppt_patches",)
+    other_param_names = ("nested",)
     merge_error = "PPT's prompts and MLPs cannot be merged into the encoder; use unload() to remove them"
     # Models pass token positions only to layers with this attribute.
     takes_geometry = True
@@ -51,26 +54,24 @@ class PPTLayer(WrappedModule):
     def __init__(self, base_layer: nn.Module, hidden_size: int):
         super().__init__(base_layer)
         self.hidden_size = hidden_size
-        for name in self.adapter_layer_names:
-            setattr(self, name, nn.ModuleDict())
+        self.ppt_patches = nn.ModuleDict()
 
     def update_layer(self, adapter_name: str, config: PPTConfig, first: PPTLayer | None) -> None:
         """Add an adapter, whose MLPs the layer `first` owns, or this one if that is None."""
         self.ppt_patches[adapter_name] = FurtherPatches(config.num_groups, config.group_size, first)
-        for name in self.adapter_layer_names[1:] if first is None else ():
-            mlp = nn.Sequential(
-                nn.Linear(self.hidden_size, config.r), nn.GELU(), nn.Linear(config.r, self.hidden_size)
-            )
-            for linear in (mlp[0], mlp[2]):
+        for name in _MLPS if first is None else ():
+            linears = nn.Linear(self.hidden_size, config.r), nn.Linear(config.r, self.hidden_size)
+            for linear in linears:
                 nn.init.trunc_normal_(linear.weight, std=_SPREAD)
                 nn.init.zeros_(linear.bias)
-            getattr(self, name)[adapter_name] = mlp
+            mlp = nn.Sequential(linears[0], nn.GELU(), linears[1])
+            self._add_nested(adapter_name, **{name: mlp})
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     @property
     def takes_added_tokens(self) -> bool:
-        """Whether the model leaves the tokens of further patches behind the others: all but the first block."""
+        """True if the model leaves the tokens of further patches behind the others: not for the first block."""
         return any(self.ppt_patches[name].first for name in self._running_adapters())
 
     def forward(
@@ -126,7 +127,7 @@ class PPTLayer(WrappedModule):
 
     def _run(self, which: str, name: str, tokens: torch.Tensor) -> torch.Tensor:
         first = self.ppt_patches[name].first
-        mlp = getattr(first[0] if first else self, which)[name]
+        mlp = (first[0] if first else self).nested[name][which]
         if not any(is_sharded(weight) for weight in mlp.parameters()):
             return mlp(in_precision_of(mlp, tokens)).to(tokens.dtype)
         # FSDP2 gathers the weights of a block only while that block runs.

@@ -38,6 +38,11 @@ class PPTModel(EncoderTuner):
         """Wrap a frozen block in one with further tokens."""
         return PPTLayer(target, layer_stack(self.model).stage_of(target).width)
 
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Add an adapter to the layers of its config, as most have no tensors by which a state would choose them."""
+        kwargs.pop("state_dict", None)
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+
     def adapter_settings(self, adapter_name: str, peft_config: PPTConfig, target: nn.Module) -> dict[str, Any]:
         """Return the block that owns the MLPs."""
         blocks = (layer for layer in layer_stack(self.model).layers if isinstance(layer, PPTLayer))

@@ -1,18 +1,17 @@
 """One bad file among thousands, and a conversion that is killed."""
 
 import logging
-import os
-import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 
 from hf_any3d.data import load_point_dataset
+from hf_any3d.data.catalog import folder
+from tests.forks import FORKED
 
-ROOT = Path(__file__).resolve().parents[3]
 COUNT = 2000
 BAD = "mug/1234.npy"
 
@@ -40,29 +39,24 @@ def test_one_bad_file_among_two_thousand_is_named_or_left_out(tmp_path, cache_di
     np.testing.assert_array_equal(np.stack(list(rows["points"][:]))[:, 0, 0], numbers)
 
 
-def test_a_killed_conversion_leaves_a_cache_that_can_be_used(tmp_path, cache_dir):
+def test_a_killed_conversion_leaves_a_cache_that_can_be_used(tmp_path, cache_dir, monkeypatch):
     root = write_clouds(tmp_path / "scans", 12)
-    program = f"""
-import time
-import datasets
-from hf_any3d.data.catalog import folder
-datasets.config.DEFAULT_MAX_BATCH_SIZE = 2
-read = folder.read_point_cloud
-def slow(path):
-    if path.endswith("0007.npy"):
-        print("here", flush=True)
-        time.sleep(60)
-    return read(path)
-folder.read_point_cloud = slow
-folder.load({str(root)!r}, cache_dir={cache_dir!r})
-"""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", program]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as child:
-        assert child.stdout.readline() == b"here\n"
-        child.send_signal(signal.SIGKILL)
+    here, read = FORKED.Event(), folder.read_point_cloud
+
+    def slow(path):
+        if path.endswith("0007.npy"):
+            here.set()
+            time.sleep(60)
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets.config, "DEFAULT_MAX_BATCH_SIZE", 2)
+        patch.setattr(folder, "read_point_cloud", slow)
+        child = FORKED.Process(target=folder.load, args=(str(root),), kwargs={"cache_dir": cache_dir})
+        child.start()
+    assert here.wait(60)
+    child.kill()
+    child.join()
     begun = [path for path in Path(cache_dir).rglob("*.arrow")]
     assert begun and all(".incomplete" in str(path) for path in begun), "killed in the middle of writing"
     rows = load_point_dataset("folder", data_dir=root, cache_dir=cache_dir, split="train")

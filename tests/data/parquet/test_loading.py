@@ -3,9 +3,7 @@ import logging
 import os
 import resource
 import shutil
-import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,7 @@ import pytest
 
 from hf_any3d.data.parquet import journal, shards
 from tests.data.parquet.toy import COUNTS, cloud, load_toy, write_tree
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.forks import FORKED
 
 
 @pytest.fixture
@@ -79,34 +76,23 @@ def test_an_interrupted_conversion_resumes(tree, cache_dir, small_shards):
     assert second[0] == f"train/{kept}.npy" and len(second) == sum(COUNTS.values()) - kept
 
 
-def test_a_killed_conversion_leaves_no_shard_that_looks_complete(tree, cache_dir, small_shards):
-    program = f"""
-import time
-from pathlib import Path
-from hf_any3d.data.parquet import shards
-from tests.data.parquet import toy
-shards.SHARD_BYTES = 300
-written = shards.ShardWriter.add
-def slow(shard, row):
-    written(shard, row)
-    shard._rows._writer.write_examples_on_file()
-    if row["file"] == "train/8.npy":
-        print("here", flush=True)
-        time.sleep(60)
-shards.ShardWriter.add = slow
-toy.load_toy(Path({str(tree)!r}), {cache_dir!r})
-"""
-    child = subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    assert child.stdout.readline() == b"here\n"
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    child.stdout.close()
+def test_a_killed_conversion_leaves_no_shard_that_looks_complete(tree, cache_dir, small_shards, monkeypatch):
+    here, written = FORKED.Event(), shards.ShardWriter.add
+
+    def slow(shard, row):
+        written(shard, row)
+        shard._rows._writer.write_examples_on_file()
+        if row["file"] == "train/8.npy":
+            here.set()
+            time.sleep(60)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.ShardWriter, "add", slow)
+        child = FORKED.Process(target=load_toy, args=(tree, cache_dir))
+        child.start()
+    assert here.wait(60)
+    child.kill()
+    child.join()
     assert len(files_in(cache_dir, ".train-*.tmp")) == 1 and not files_in(cache_dir, "stats.json")
     again = []
     assert_complete(load_toy(tree, cache_dir, again))

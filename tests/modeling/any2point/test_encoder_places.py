@@ -9,7 +9,8 @@ from tests.tiny_encoders import HIDDEN, tiny_model
 from tests.turns import by_turns
 
 TOKENS = 8
-every_family = pytest.mark.parametrize("family", list(encoder_families()))
+# The scope orders tests by family, so that a model is built once for all of them.
+every_family = pytest.mark.parametrize("family", list(encoder_families()), scope="module")
 rotary_families = pytest.mark.parametrize(
     "family", ["llama", "modernbert", "gemma3_text", "gpt_neox", "phi3", "dinov3_vit"]
 )
@@ -40,7 +41,7 @@ def content():
     return tokens, torch.rand(2, TOKENS, 3, generator=generator) * 2 - 1
 
 
-@pytest.mark.parametrize(("family", "changed"), by_turns(encoder_families(), [0, TOKENS - 1]))
+@pytest.mark.parametrize(("family", "changed"), by_turns(encoder_families(), [0, TOKENS - 1]), scope="module")
 def test_every_token_attends_to_every_other(family, changed):
     core = tiny_model(family).any2point
     tokens, centers = content()

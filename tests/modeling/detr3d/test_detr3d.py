@@ -67,6 +67,14 @@ def test_boxes_are_in_the_frame_of_the_cloud(model):
 
 
 @torch.no_grad()
+def test_boxes_along_the_axes_have_heading_0():
+    along = tiny_detr3d(Detr3DForPointCloudObjectDetection, num_heading_bins=1)
+    along.heading_residual_head.out.bias.fill_(-0.5)
+    heading = along(varied_clouds(2)).pred_boxes[..., 6]
+    assert (heading == 0).all() and not heading.signbit().any()  # -0 would be printed as such
+
+
+@torch.no_grad()
 def test_flat_clouds_have_finite_boxes(model):
     flat = varied_clouds(2)
     flat[..., 2] = 1.0

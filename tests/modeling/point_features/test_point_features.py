@@ -246,6 +246,28 @@ def test_a_wrap_is_stored_with_its_adapter_whether_from_memory_or_a_directory(me
         assert load_file(tmp_path / "twice" / "model.safetensors").keys() == stored.keys()
 
 
+@torch.no_grad()
+def test_a_wrap_with_its_head_gives_its_answers_as_features(tmp_path):
+    adapted = adapted_wrap("guided adapter")
+    clouds = varied_clouds(3, 200)
+    wrap = adapted.get_base_model()
+    expected = wrap(clouds, return_dict=True).logits.log_softmax(-1)
+    settings = {"features": ("descriptors", "wrap"), "copies": 1, "wrap_labels": wrap.config.num_labels}
+    for wrong, message in (
+        (wrap.any2point, "expected a classifier"),
+        ("somewhere", "expected a classifier, as a model"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=wrong, **settings)
+    model = PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=wrap, **settings, num_labels=3)
+    found = features_of(model.base_model)[:, -wrap.config.num_labels :]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForPointCloudClassification.from_pretrained(tmp_path).train()
+    assert torch.equal(features_of(again.base_model), features_of(model.base_model))
+    assert not any(parameter.requires_grad for parameter in again.base_model.parameters())
+
+
 def test_a_model_that_lost_weights_of_the_adapter_in_its_wrap_is_refused(tmp_path):
     wrap = adapted_wrap("guided adapter").get_base_model()
     PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=wrap, copies=1).save_pretrained(tmp_path)
@@ -294,6 +316,8 @@ def test_frozen_features_of_a_random_wrap_are_blind_to_the_shape_of_patches():
         ({"features": ["views"]}, r"features=\['views'\] without vision_config"),
         ({"features": ["descriptors"], "encoder_config": {"model_type": "act3d"}}, "expected 'encoder' among them"),
         ({"copies": 0}, "copies=0"),
+        ({"features": ["descriptors"], "wrap_labels": 3}, "wrap_labels=3 with a wrap of the type None"),
+        ({"features": ["descriptors"], "wrap_adapter": {"peft_type": "LORA"}}, "and 'wrap' among the features"),
         ({"copy_scale": (1.2, 0.8)}, "expected the smallest and the largest factor"),
         ({"normals": True}, "normals=True with in_channels=3; expected at least 6"),
         ({"encoder_config": {"model_type": "uni3d"}}, "in_channels=3; expected at least 6, which the encoder reads"),

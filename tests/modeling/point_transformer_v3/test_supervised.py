@@ -53,6 +53,11 @@ def test_blocks_that_are_computed_again_have_the_same_gradients():
     model.gradient_checkpointing_enable({"use_reentrant": True})
     with pytest.raises(ValueError, match="use_reentrant=True with block_rule='branch'"):
         gradients(model, points, labels)
+    # Decoders read a skip connection, of which a block that is computed again knows no gradient.
+    model = model_of(block_rule="full")
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    with pytest.raises(ValueError, match="use_reentrant=True with decoder_convolution='skip'"):
+        gradients(model, points, labels)
 
 
 def test_a_saved_model_answers_the_same_and_clouds_do_not_change_each_other(tmp_path):

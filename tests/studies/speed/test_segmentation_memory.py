@@ -1,12 +1,17 @@
 """The benchmark of segmentation's memory: peaks are those of a process of its own; large scenes are thinned too."""
 
+import json
 import sys
 
 import numpy as np
 import pytest
+from transformers import pipeline
 
-from hf_any3d import AutoModelForPointCloudSegmentation
+from hf_any3d import AutoModelForPointCloudSegmentation, read_point_cloud
+from hf_any3d.conversions.point_transformer_v3.benchmarks import BENCHMARKS
+from hf_any3d.pipelines import PointCloudSegmentationPipeline
 from studies.speed import segmentation_memory
+from tests.cli.conftest import run
 
 
 def test_the_peak_is_that_of_the_command():
@@ -28,3 +33,40 @@ def test_every_scene_is_labeled_complete_and_large_ones_also_thinned(tmp_path, m
     model = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path / "model")
     assert model.config.num_labels == segmentation_memory.LABELS
     assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+@pytest.mark.usefixtures("libraries_as_they_were")
+def test_a_street_is_voted_on_with_the_names_and_colors_of_its_benchmark(tmp_path):
+    segmentation_memory.save_street_model(tmp_path / "model")
+    segmentation_memory.write_street(tmp_path / "street.laz", 400)
+    arguments = ("segment", tmp_path / "street.laz", "--model", tmp_path / "model", "--votes")
+    code, out, err = run(*arguments, "--json", "--output", tmp_path / "labeled.ply")
+    assert code == 0, err
+    (row,) = json.loads(out)
+    benchmark = BENCHMARKS["nuscenes"]
+    assert {part["label"] for part in row["segments"]} <= set(benchmark.classes) and row["points"] == 400
+    # As the pipeline votes on the same file.
+    pipe = pipeline("point-cloud-segmentation", model=str(tmp_path / "model"))
+    answer = pipe(str(tmp_path / "street.laz"), votes=True)
+    labeled = read_point_cloud(tmp_path / "labeled.ply")
+    np.testing.assert_array_equal(labeled.labels, answer["labels"])
+    palette = np.array([[int(color[at : at + 2], 16) for at in (1, 3, 5)] for color in benchmark.hex_colors]) / 255
+    np.testing.assert_allclose(labeled.colors, palette[answer["labels"]], atol=1 / 255)
+
+
+@pytest.mark.usefixtures("libraries_as_they_were")
+def test_blocks_of_voxels_are_labeled_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(segmentation_memory, "STREET_BLOCK", 150)
+    segmentation_memory.save_street_model(tmp_path / "model")
+    segmentation_memory.write_street(tmp_path / "street.laz", 400)
+    sizes = []
+
+    def forward(pipe, inputs, **_):
+        sizes.append(tuple(inputs["inverse"].shape))
+        return plain(pipe, inputs)
+
+    plain = PointCloudSegmentationPipeline._forward
+    monkeypatch.setattr(PointCloudSegmentationPipeline, "_forward", forward)
+    code, _, err = run("segment", tmp_path / "street.laz", "--model", tmp_path / "model")
+    assert code == 0, err
+    assert sizes == [(1, 150)] * 3
