@@ -113,13 +113,14 @@ def check_published(name: str, *, accept_license: bool = False, clouds: int = 10
 # The weights.
 
 
-def _tensors(model: torch.nn.Module, directory: Path) -> Check:
+def _tensors(model: Any, directory: Path) -> Check:
     """Compare names of the tensors in the files with those of the model."""
-    stored: set[str] = set()
+    # Files of a base model lack its prefix, which transformers adds.
+    prefix, stored = f"{model.base_model_prefix}.", set[str]()
     for file in sorted(directory.glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
-            stored |= set(opened.keys())
-    state = model.state_dict(keep_vars=True)
+            stored |= {key.removeprefix(prefix) for key in opened.keys()}
+    state = {key.removeprefix(prefix): tensor for key, tensor in model.state_dict(keep_vars=True).items()}
     # Of tensors that are tied, files hold one.
     held = {state[name].data_ptr() for name in stored & state.keys()}
     missing = [name for name, tensor in state.items() if name not in stored and tensor.data_ptr() not in held]
