@@ -195,10 +195,7 @@ def _zero_shot(name: str, clouds: int) -> Iterator[Check]:
     found = classify(points, candidate_labels=names, up_axis=up_axis_of("shapes") or "y", top_k=1)
     right = sum(answer[0]["label"] == label for answer, label in zip(found, labels, strict=True))
     yield _against_chance("zero-shot accuracy on packaged test shapes", right, len(labels), 1 / len(names))
-    yield _examples(
-        lambda file: classify(file, candidate_labels=list(EXAMPLES), up_axis="y", top_k=1)[0]["label"],
-        1 / len(EXAMPLES),
-    )
+    yield _examples(lambda file: classify(file, candidate_labels=list(EXAMPLES), up_axis="y", top_k=1)[0]["label"])
 
 
 def _classifier(name: str, model: Any) -> Callable[[str], str]:
@@ -206,7 +203,7 @@ def _classifier(name: str, model: Any) -> Callable[[str], str]:
     return lambda file: classify(file, top_k=1)[0]["label"]
 
 
-def _examples(answer: Callable[[str], str], chance: float | None = None) -> Check:
+def _examples(answer: Callable[[str], str]) -> Check:
     """Ask for the names of the example files."""
     found = {stem: str(answer(str(example_file(f"{stem}.ply")))) for stem in EXAMPLES}
     right = [stem for stem, label in found.items() if label.lower() in EXAMPLES[stem]]
