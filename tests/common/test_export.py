@@ -30,7 +30,7 @@ class Answer(nn.Module):
         return self.case.answer_of(self.model(**inputs))
 
 
-@pytest.mark.parametrize("case", filter(is_tried, CASES), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", list(filter(is_tried, CASES)), ids=lambda case: case.name)
 @pytest.mark.filterwarnings("ignore")
 @torch.no_grad()
 def test_an_exported_program_gives_the_same_outputs(case):

@@ -58,20 +58,21 @@ class _Instrument(ast.NodeTransformer):
 
 
 def _instrumented(original: Any) -> Any:
-    def source_to_code(self: SourceFileLoader, data: Any, path: Any, **options: Any) -> Any:
-        name = os.path.realpath(path) if isinstance(path, str) else ""
-        if name.startswith(_PREFIXES) and isinstance(data, (bytes, str)):
-            data = _Instrument(Path(name).relative_to(ROOT).as_posix()).visit(ast.parse(data))
-        return original(self, data, path, **options)
+    def get_code(self: SourceFileLoader, fullname: str) -> Any:
+        path = self.get_filename(fullname)
+        name = os.path.realpath(path)
+        if not name.startswith(_PREFIXES):
+            return original(self, fullname)
+        # Bytecode is neither read nor kept: programs that tests start would find it, and do not know `__entered__`.
+        tree = _Instrument(Path(name).relative_to(ROOT).as_posix()).visit(ast.parse(self.get_data(path)))
+        return compile(tree, path, "exec", dont_inherit=True)
 
-    return source_to_code
+    return get_code
 
 
 if _DIRECTORY in os.environ:
     builtins.__entered__ = _ENTERED.add
-    # Not by PYTHONPYCACHEPREFIX, which programs that tests start would inherit: they do not know `__entered__`.
-    sys.pycache_prefix = str(Path(os.environ[_DIRECTORY]).with_name("cache"))
-    SourceFileLoader.source_to_code = _instrumented(SourceFileLoader.source_to_code)
+    SourceFileLoader.get_code = _instrumented(SourceFileLoader.get_code)
 
 
 def pytest_configure(config: pytest.Config) -> None:
