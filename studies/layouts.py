@@ -18,12 +18,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from hf_any3d.data import load_point_dataset
@@ -160,8 +161,8 @@ def build_model(
     )
     model = SpatialLMForConditionalGeneration(config)
     if waves:
-        embeddings = model.get_input_embeddings().weight.data
-        half = embeddings.shape[1] // 2
+        embeddings = cast(nn.Embedding, model.get_input_embeddings()).weight.data
+        half = model.config.text_config.hidden_size // 2
         # From 4 bins to twice the range.
         lengths = 4 * (NUM_BINS / 2) ** (torch.arange(half) / (half - 1))
         angles = 2 * math.pi * torch.arange(NUM_BINS)[:, None] / lengths
@@ -187,7 +188,7 @@ def train(
         arguments,
         rows,
         None,
-        processor,
+        cast(Any, processor),
         LayoutTrainer,
         data_collator=LayoutCollator(processor, has_objects=arguments.object_loss > 0),
         object_loss=arguments.object_loss,
@@ -225,7 +226,7 @@ def moved_frame(number: int, moved: str | None) -> ScanFrame:
     generator = np.random.default_rng((7, number))
     up_axis, unit = UP_AXES[int(generator.integers(1, len(UP_AXES)))], float(generator.choice([1.0, 0.01, 0.001]))
     angle, floor = float(generator.uniform(-math.pi / 4, math.pi / 4)), float(generator.normal())
-    return ScanFrame(angle=angle) if moved == "turned" else ScanFrame(up_axis, unit, angle, floor)
+    return ScanFrame(angle=angle) if moved == "turned" else ScanFrame(up_axis, unit=unit, angle=angle, floor=floor)
 
 
 def answers_of(
@@ -270,7 +271,7 @@ def answers_of(
             inputs["point_features"] = [torch.zeros_like(cloud) for cloud in features]
         if grammar:
             own["logits_processor"] = processor.grammar(max_new_tokens=MOST_TOKENS)
-        answers = model.generate(**inputs, max_new_tokens=MOST_TOKENS, **own)
+        answers = cast(Any, model).generate(**inputs, max_new_tokens=MOST_TOKENS, **own)
         texts += processor.answer_texts(answers[:, inputs["input_ids"].shape[1] :])
     found = [processor.in_frame(Layout.parse(text), room) for text, room in zip(texts, rooms, strict=True)]
     # Back from the frame of the moved room.

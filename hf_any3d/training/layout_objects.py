@@ -213,7 +213,8 @@ class LayoutTrainer(PointTrainer):
         if object_loss:
             if self.args.world_size > 1:
                 raise ValueError(f"--object_loss {object_loss} in several processes; expected 0")
-            self.object_head = ObjectHead(self._core.config.text_config.hidden_size).to(self.args.device)
+            text: Any = self._core.config.text_config
+            self.object_head = ObjectHead(text.hidden_size).to(self.args.device)
         if attention_loss:
             self._core.language_model.set_attn_implementation("eager")  # no other one returns weights
 
