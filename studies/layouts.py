@@ -162,7 +162,7 @@ def build_model(
     model = SpatialLMForConditionalGeneration(config)
     if waves:
         embeddings = cast(nn.Embedding, model.get_input_embeddings()).weight.data
-        half = model.config.text_config.hidden_size // 2
+        half = embeddings.shape[1] // 2
         # From 4 bins to twice the range.
         lengths = 4 * (NUM_BINS / 2) ** (torch.arange(half) / (half - 1))
         angles = 2 * math.pi * torch.arange(NUM_BINS)[:, None] / lengths
