@@ -13,16 +13,18 @@ import argparse
 import csv
 import json
 import math
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from hf_any3d.data import load_point_dataset
@@ -76,7 +78,16 @@ RUNS: dict[str, dict[str, Any]] = {
         "waves": 0.1,
     },
 }
-"""Settings of the runs that the page describes."""
+RUNS["fourth"] = RUNS["third"] | {
+    "continues": "third",
+    "training": RUNS["third"]["training"]
+    | {"attention_loss": 0.3, "max_steps": 1450, "lr_scheduler_kwargs": {"num_decay_steps": 250}},
+}
+RUNS["fifth"] = RUNS["fourth"] | {
+    "continues": "fourth",
+    "training": RUNS["fourth"]["training"] | {"max_steps": 1900, "lr_scheduler_kwargs": {"num_decay_steps": 250}},
+}
+"""Settings of the runs that the page describes; one that continues another starts from its last checkpoint."""
 BATCH = 16
 TURNS = "quarter"
 END_OF_TEXT, FILL = "<|end|>", "<|fill|>"
@@ -150,7 +161,7 @@ def build_model(
     )
     model = SpatialLMForConditionalGeneration(config)
     if waves:
-        embeddings = model.get_input_embeddings().weight.data
+        embeddings = cast(nn.Embedding, model.get_input_embeddings()).weight.data
         half = embeddings.shape[1] // 2
         # From 4 bins to twice the range.
         lengths = 4 * (NUM_BINS / 2) ** (torch.arange(half) / (half - 1))
@@ -177,11 +188,12 @@ def train(
         arguments,
         rows,
         None,
-        processor,
+        cast(Any, processor),
         LayoutTrainer,
         data_collator=LayoutCollator(processor, has_objects=arguments.object_loss > 0),
         object_loss=arguments.object_loss,
         object_steps=arguments.object_steps,
+        attention_loss=arguments.attention_loss,
     )
     with stopwatch() as spent:
         loss = trainer.train(resume_from_checkpoint=checkpoint_to_resume(folder)).training_loss
@@ -214,7 +226,7 @@ def moved_frame(number: int, moved: str | None) -> ScanFrame:
     generator = np.random.default_rng((7, number))
     up_axis, unit = UP_AXES[int(generator.integers(1, len(UP_AXES)))], float(generator.choice([1.0, 0.01, 0.001]))
     angle, floor = float(generator.uniform(-math.pi / 4, math.pi / 4)), float(generator.normal())
-    return ScanFrame(angle=angle) if moved == "turned" else ScanFrame(up_axis, unit, angle, floor)
+    return ScanFrame(angle=angle) if moved == "turned" else ScanFrame(up_axis, unit=unit, angle=angle, floor=floor)
 
 
 def answers_of(
@@ -259,7 +271,7 @@ def answers_of(
             inputs["point_features"] = [torch.zeros_like(cloud) for cloud in features]
         if grammar:
             own["logits_processor"] = processor.grammar(max_new_tokens=MOST_TOKENS)
-        answers = model.generate(**inputs, max_new_tokens=MOST_TOKENS, **own)
+        answers = cast(Any, model).generate(**inputs, max_new_tokens=MOST_TOKENS, **own)
         texts += processor.answer_texts(answers[:, inputs["input_ids"].shape[1] :])
     found = [processor.in_frame(Layout.parse(text), room) for text, room in zip(texts, rooms, strict=True)]
     # Back from the frame of the moved room.
@@ -331,11 +343,19 @@ def main(words: Sequence[str] | None = None) -> None:
     run = RUNS[options.run]
     splits = load_point_dataset("rooms_with_layouts", **run["rooms"])
     processor, table = build_processor(splits), []
+    place = options.output_dir / options.run
     settings = json.loads(json.dumps({**run, "text": TEXT, "turns": TURNS, "between": BETWEEN_RANGE}))
     for seed in options.seeds:
-        folder = options.output_dir / f"seed-{seed}"
+        folder = place / f"seed-{seed}"
+        if "continues" in run and not folder.is_dir():
+            before = checkpoint_to_resume(options.output_dir / run["continues"] / folder.name)
+            if before is None:
+                raise FileNotFoundError(
+                    f"run {run['continues']} has no checkpoint in {options.output_dir}; run it first"
+                )
+            shutil.copytree(before, folder / Path(before).name)
         trained = kept_run(
-            options.output_dir / f"trained-{seed}.json",
+            place / f"trained-{seed}.json",
             settings,
             partial(train, folder, splits, processor, seed, run),
         )
@@ -347,15 +367,15 @@ def main(words: Sequence[str] | None = None) -> None:
                     found = judge(model, processor, splits["test"], **given)
                 return {**found, **spent}
 
-            path = options.output_dir / f"{name.replace(', ', '_').replace(' ', '_')}-{seed}.json"
+            path = place / f"{name.replace(', ', '_').replace(' ', '_')}-{seed}.json"
             found = kept_run(path, {**settings, "given": given}, judged)
             shown = {key: value for key, value in found.items() if key != "settings"}
             table.append({"seed": seed, "condition": name, **shown, "train_cpu_seconds": trained["cpu_seconds"]})
             print(table[-1], flush=True)
         if seed == options.seeds[0]:
             rows = splits["test"].select(range(3))
-            draw(options.output_dir / "rooms.png", rows, answers_of(model, processor, rows))
-    with (options.output_dir / "layouts.csv").open("w", newline="", encoding="utf-8") as file:
+            draw(place / "rooms.png", rows, answers_of(model, processor, rows))
+    with (place / "layouts.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(table[0]))
         writer.writeheader()
         writer.writerows(

@@ -54,7 +54,10 @@ def scored_boxes(model: Detr3DForPointCloudObjectDetection, rows: Dataset) -> li
         output = model(points=room["points"][None])
         (answer,) = processor.post_process_object_detection(output, threshold=min(SCORES))
         rows_of = zip(answer["scores"].tolist(), answer["labels"].tolist(), answer["boxes"].tolist(), strict=True)
-        found.append([(score, Box(0, names[label], *box[:3], box[6], *box[3:6])) for score, label, box in rows_of])
+        boxes = []
+        for score, label, (x, y, z, length, width, height, heading) in rows_of:
+            boxes.append((score, Box(0, names[label], x, y, z, heading, length, width, height)))
+        found.append(boxes)
     return found
 
 

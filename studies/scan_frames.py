@@ -36,7 +36,7 @@ def made_rooms(most: int | None = None) -> list[np.ndarray]:
     """Return the points of rooms as they were made, z up, in meters."""
     rooms = []
     for seed, count in ROOMS:
-        sizes = {"train_rooms": 0, "validation_rooms": 0, "test_rooms": 9, "num_points": count}
+        sizes: Any = {"train_rooms": 0, "validation_rooms": 0, "test_rooms": 9, "num_points": count}
         rows = load_point_dataset("rooms_with_layouts", seed=seed, **sizes)["test"].with_format("numpy")
         rooms += [np.asarray(row["points"], dtype=np.float64) for row in rows]
     return rooms[:most]

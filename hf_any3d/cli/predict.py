@@ -39,8 +39,6 @@ from hf_any3d.registry import FORMATS
 
 LIKE = 0.3
 """Unknown score below which a cloud that was turned clearly looks like something known."""
-LESS_UNLIKE = 0.4
-"""How much lower this score has to be, where it is only below 0.5, for the same remark."""
 ROOM_HEIGHT, ROOM_WIDTH = (1.8, 6.0), 2.2
 """Meters, smallest and largest height and smallest side of what may be a whole room."""
 ROOM_SHARE = 0.4
@@ -203,10 +201,9 @@ def _classify(
             if "error" not in row:
                 first = row["predictions"][0]
                 one_sided = [prediction.pop("one_sided", 0.0) for prediction in row["predictions"]][0]
-                score = first.get("unknown", 0.0)
                 reason = why_no_object(cloud, up_axis)
-                if reason is None and score > 0.5:
-                    reason = why_unlike(cloud, up_axis, score, turned)
+                if reason is None and first.get("unknown", 0.0) > 0.5:
+                    reason = why_unlike(cloud, up_axis, turned)
                 if reason is None and one_sided > 0.5:
                     reason = (
                         "looks as if seen from one side, and the model has learned whole shapes: scan it from more "
@@ -291,13 +288,12 @@ def why_no_object(cloud: Cloud, up_axis: str) -> str | None:
     return f"{extent} in size, in meters a whole room: label its points (hf-any3d segment) or cut an object out"
 
 
-def why_unlike(cloud: Cloud, up_axis: str, score: float, answer: Callable[[Cloud, str], Row]) -> str | None:
+def why_unlike(cloud: Cloud, up_axis: str, answer: Callable[[Cloud, str], Row]) -> str | None:
     """Find whether a cloud is unlike those of a model's training because it lies on its side.
 
     Args:
         cloud: The cloud.
         up_axis: The axis that was taken to point up.
-        score: How unlike it is.
         answer: Returns the row of the cloud with another axis that points up.
 
     Returns:
@@ -306,7 +302,7 @@ def why_unlike(cloud: Cloud, up_axis: str, score: float, answer: Callable[[Cloud
     others = {axis: answer(cloud, axis) for axis in Axis if axis != up_axis}
     known = {axis: row["predictions"][0] for axis, row in others.items() if "error" not in row}
     best = min(known, key=lambda axis: known[axis]["unknown"], default=None)
-    if best is None or not (known[best]["unknown"] < LIKE or known[best]["unknown"] < min(0.5, score - LESS_UNLIKE)):
+    if best is None or known[best]["unknown"] >= LIKE:
         return None
     return f"if {best} points up it looks like {label_of(known[best])}: try --up-axis {best}"
 

@@ -81,8 +81,11 @@ class ZeroShotPointCloudSegmentationPipeline(PointCloudSegmentationPipeline):
         texts = {"category": category, "templates": templates, "text_features": text_features}
         during |= {name: value for name, value in texts.items() if value is not None}
         if candidate_labels is not None:
-            labels = as_part_labels(candidate_labels)
-            during["labels"], after["names"] = labels, self.label_names(labels, none_label)
+            during["labels"] = as_part_labels(candidate_labels)
+        # Either may be given when the pipeline is made, and the other one in a call.
+        known = {**getattr(self, "_forward_params", {}), **during}
+        if "labels" in known:
+            after["names"] = self.label_names(known["labels"], known.get("none_label"))
         return before, during, after
 
     def __call__(self, inputs: Any, candidate_labels: Sequence[str] | str | None = None, **kwargs: Any) -> Any:

@@ -78,7 +78,7 @@ class Service:
 
     @property
     def has_chat(self) -> bool:
-        """Whether the model continues conversations, or writes layouts as answers to its instructions."""
+        """True if the model continues conversations, or writes layouts as answers to its instructions."""
         return self.task == CHAT or self.layouts is not None
 
     def admit(self) -> None:

@@ -8,6 +8,9 @@ by a head that is not saved with the model, through the output embeddings of the
 
 What the language model reads and what it is to write are then alike. Detectors learn from votes of points in the same
 way (VoteNet, arXiv 1904.09664, Sec. 4.1).
+
+A language model that starts from scratch still has to find out where to look. A third loss tells it: while it writes
+the line of an object, one head of its last layers is to attend to the tokens of that object.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ _HEAD_FILE = "object_head.safetensors"
 
 def object_targets(
     room: VoxelizedRoom, layout: Layout, processor: SpatialLMProcessor
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return what each token of a cloud is to tell.
 
     Args:
@@ -56,7 +59,7 @@ def object_targets(
         Of the object that most points of the token are on: `(tokens, FIELDS * WORDS)` int64, the ids of the first
         words of each field of its line, -100 where a field has fewer words and for tokens without an object; and
         `(tokens, 6)` float32, its center from that of the token's cell and the sizes of the smallest box along the
-        axes around it, in meters.
+        axes around it, in meters; and `(tokens,)` int64, its number among the objects of the answer, -1 for none.
     """
     cells, token = np.unique(room.grid_coord // processor.stride, axis=0, return_inverse=True)
     boxes = room.from_scan(layout).ordered(EXTENT / processor.num_bins).boxes
@@ -76,11 +79,17 @@ def object_targets(
     own = counts.argmax(axis=1)
     found = numbers[own]
     found[:, :3] -= (cells + 0.5) * processor.stride * EXTENT / processor.num_bins
-    return words[own], found.astype(np.float32)
+    return words[own], found.astype(np.float32), np.where(own < len(boxes), own, -1)
 
 
 def _words_of(line: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Return the ids `(FIELDS * WORDS,)` of a line of a box."""
+    """Return the ids `(FIELDS * WORDS,)` of a line of a box.
+
+    Raises:
+        ValueError: The tokenizer does not tell which letters a word is of.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(f"--object_loss with {type(tokenizer).__name__}, a slow tokenizer; expected a fast one, or 0")
     encoded = tokenizer(line, add_special_tokens=False, return_offsets_mapping=True)
     words = np.full((FIELDS, WORDS), -100)
     # A word may begin with the comma before its field, so it belongs to the field in which it ends.
@@ -89,6 +98,47 @@ def _words_of(line: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
         ids = np.array(encoded["input_ids"])[(ends > field.start()) & (ends <= field.end())][:WORDS]
         words[number, : len(ids)] = ids
     return words.reshape(-1)
+
+
+def object_lines(labels: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Return the number of the object whose label or numbers are to follow each token, -1 for none.
+
+    Args:
+        labels: `(rows, tokens)`, -100 in all but the answers.
+        tokenizer: Tokenizer of the answers.
+    """
+    lines = np.full(labels.shape, -1)
+    for row, own in enumerate(labels):
+        line = ""
+        places = np.flatnonzero(own != -100)
+        for place, piece in zip(places, tokenizer.batch_decode(own[places][:, None]), strict=True):
+            if found := re.match(r"bbox_(\d+)=Bbox\([^)]*$", line):
+                lines[row, place - 1] = int(found[1])  # this token is told by the one before
+            line = (line + piece).rpartition("\n")[2]
+    return lines
+
+
+def attention_error(
+    attentions: tuple[torch.Tensor, ...], places: torch.Tensor, lines: torch.Tensor
+) -> torch.Tensor | None:
+    """Compute the mean negative logarithm of the attention to the tokens of the objects that are written.
+
+    Args:
+        attentions: Weights of the language model, `(rows, heads, tokens, tokens)` of each layer.
+        places: `(rows, tokens)`, the number of the object of each token of a cloud, -1 for all others.
+        lines: `(rows, tokens)`, see `object_lines`.
+
+    Returns:
+        That of the first head of the last two layers; None if no object is written that has tokens.
+    """
+    row, query = (lines >= 0).nonzero(as_tuple=True)
+    is_own = places[row] == lines[row, query][:, None]  # (queries, tokens)
+    has_tokens = is_own.any(dim=1)
+    if not has_tokens.any():
+        return None
+    row, query, is_own = row[has_tokens], query[has_tokens], is_own[has_tokens]
+    shares = [(weights[row, 0, query].float() * is_own).sum(dim=1) for weights in attentions[-2:]]
+    return -(torch.stack(shares) + 1e-4).log().mean()
 
 
 class ObjectHead(nn.Module):
@@ -142,20 +192,31 @@ class LayoutTrainer(PointTrainer):
         *args: Those of `PointTrainer`.
         object_loss: Weight of the loss; 0 for none.
         object_steps: Steps at the beginning in which it is the only loss, and the language model is not run.
+        attention_loss: Weight of the loss of attention, see `attention_error`; 0 for none.
         **kwargs: Those of `PointTrainer`.
 
     Raises:
         ValueError: Several processes with `object_loss`, whose head they would not share.
     """
 
-    def __init__(self, *args: Any, object_loss: float = 0.0, object_steps: int = 0, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        object_loss: float = 0.0,
+        object_steps: int = 0,
+        attention_loss: float = 0.0,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
-        self.object_loss, self.object_steps = object_loss, object_steps
+        self.object_loss, self.object_steps, self.attention_loss = object_loss, object_steps, attention_loss
         self.object_head: ObjectHead | None = None
         if object_loss:
             if self.args.world_size > 1:
                 raise ValueError(f"--object_loss {object_loss} in several processes; expected 0")
-            self.object_head = ObjectHead(self._core.config.text_config.hidden_size).to(self.args.device)
+            text: Any = self._core.config.text_config
+            self.object_head = ObjectHead(text.hidden_size).to(self.args.device)
+        if attention_loss:
+            self._core.language_model.set_attn_implementation("eager")  # no other one returns weights
 
     @property
     def _core(self) -> SpatialLMForConditionalGeneration:
@@ -176,7 +237,8 @@ class LayoutTrainer(PointTrainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
         """Compute the loss of a batch, in training with that of the objects; see Trainer."""
-        targets = [inputs.pop(name, None) for name in ("object_words", "object_boxes")]
+        names = ("object_words", "object_boxes", "object_places", "object_lines")
+        *targets, places, lines = (inputs.pop(name, None) for name in names)
         head = self.object_head
         if not model.training or head is None:
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
@@ -186,8 +248,15 @@ class LayoutTrainer(PointTrainer):
         if self.state.global_step < self.object_steps and not return_outputs:
             features = core.get_point_features(*(inputs[name] for name in core.cloud_inputs))
             return weight * head(torch.cat(features), *targets, core.get_output_embeddings())
+        if self.attention_loss:
+            inputs["output_attentions"] = True
         loss, outputs = super().compute_loss(model, inputs, True, **kwargs)
         loss = loss + weight * head(torch.cat(outputs.point_features), *targets, core.get_output_embeddings())
+        if self.attention_loss:
+            of_tokens = torch.full_like(inputs["input_ids"], -1)
+            of_tokens[inputs["input_ids"] == core.config.point_token_id] = places
+            error = attention_error(outputs.attentions, of_tokens, lines)
+            loss = loss if error is None else loss + self.attention_loss / share * error
         return (loss, outputs) if return_outputs else loss
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

@@ -34,7 +34,7 @@ from hf_any3d.training.arguments import (
     json_mapping,
     parse_arguments,
 )
-from hf_any3d.training.layout_objects import LayoutTrainer, object_targets
+from hf_any3d.training.layout_objects import LayoutTrainer, object_lines, object_targets
 from hf_any3d.training.models import build_peft_config, peft_methods
 from hf_any3d.training.rows import SharedEpoch
 from hf_any3d.training.trainer import PointTrainer
@@ -160,13 +160,15 @@ class LayoutCollator:
     has_objects: bool = False
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return what a call of the processor with layouts returns, perhaps with `object_words` and `object_boxes`."""
+        """Return what a call of the processor with layouts returns, perhaps with the targets of objects."""
         rooms: list[VoxelizedRoom] = [row["room"] for row in rows]
         batch = dict(self.processor(rooms, task=self.task, layouts=[row["layout"] for row in rows]))
         if self.has_objects:
             targets = [object_targets(row["room"], row["layout"], self.processor) for row in rows]
-            for name, parts in zip(("object_words", "object_boxes"), zip(*targets, strict=True), strict=True):
+            names = ("object_words", "object_boxes", "object_places")
+            for name, parts in zip(names, zip(*targets, strict=True), strict=True):
                 batch[name] = torch.from_numpy(np.concatenate(parts))
+            batch["object_lines"] = torch.from_numpy(object_lines(batch["labels"].numpy(), self.processor.tokenizer))
         return batch
 
 
@@ -279,14 +281,20 @@ class LayoutTrainingArguments(PointTrainingArguments):
         "encoders that are trained with few rooms or from scratch, such as 1.",
     )
     object_steps: int = argument(0, help="Steps at the beginning in which it is the only loss.")
+    attention_loss: float = argument(
+        0.0,
+        help="Weight of a third loss: while an object is written, a head of the last layers attends to its "
+        "tokens. For language models that start from scratch, such as 0.3.",
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        for name, value in (("object_loss", self.object_loss), ("object_steps", self.object_steps)):
+        for name in ("object_loss", "object_steps", "attention_loss"):
+            value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"--{name} {value}; expected at least 0")
-        if self.object_steps and not self.object_loss:
-            raise ValueError(f"--object_steps {self.object_steps} with --object_loss 0; expected a weight, such as 1")
+            if value and not self.object_loss:
+                raise ValueError(f"--{name} {value} with --object_loss 0; expected a weight, such as 1")
 
 
 LAYOUT_ARGUMENTS = (LayoutModelArguments, LayoutDataArguments, LayoutTrainingArguments)
@@ -378,6 +386,7 @@ def train_layouts(argv: list[str] | None = None) -> RunReport:
         data_collator=LayoutCollator(processor, data.answer, has_objects=arguments.object_loss > 0),
         object_loss=arguments.object_loss,
         object_steps=arguments.object_steps,
+        attention_loss=arguments.attention_loss,
     )
     with stopwatch.part("training"):
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -6,9 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin
@@ -108,6 +105,10 @@ def settle_adapter(model: PreTrainedModel, name: str) -> dict[str, Any]:
     Raises:
         ValueError: There are several adapters, or one that cannot be added by PEFT to a part of a model.
     """
+    # Here, since models without adapters open without PEFT.
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
     adapters = model.peft_config
     if list(adapters) != [_ADAPTER]:
         raise ValueError(f"{name}: has the adapters {', '.join(adapters)}; expected one, {_ADAPTER!r}")
@@ -146,6 +147,8 @@ def build_adapter(model: PreTrainedModel, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If the settings are not those of an adapter, or do not fit the model.
     """
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, inject_adapter_in_model
+
     kind = settings.get("peft_type")
     if not isinstance(kind, str) or kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
         known = ", ".join(sorted(str(each.value) for each in PEFT_TYPE_TO_CONFIG_MAPPING))

@@ -931,12 +931,12 @@ class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointT
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        requested = {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}
+        hidden_states, attentions = encoded.hidden_states, encoded.attentions
         voxel_embeds, scale = self.text_head(encoded.voxel_features())
         if text_embeds is None:
             if labels is not None:
                 raise ValueError("the loss compares points with texts; expected input_ids or text_embeds")
-            return PointTextOutput(voxel_embeds=voxel_embeds, **requested)
+            return PointTextOutput(voxel_embeds=voxel_embeds, hidden_states=hidden_states, attentions=attentions)
         clouds, width = encoded.batch.shape[0], voxel_embeds.shape[-1]
         if text_embeds.shape[:-2] not in ((), (clouds,)) or text_embeds.shape[-1] != width:
             raise ValueError(
@@ -955,7 +955,8 @@ class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointT
                 means, numbers = mask_means(voxel_embeds, named, encoded.inverse, counts)
                 counted = numbers > 0 if counted is None else counted
                 loss = mask_text_loss(means, numbers, text_embeds, counted, scale)
-        return PointTextOutput(loss, encoded.carry_up(scores), voxel_embeds, text_embeds, **requested)
+        logits = encoded.carry_up(scores)
+        return PointTextOutput(loss, logits, voxel_embeds, text_embeds, hidden_states, attentions)
 
     def _targets(
         self, batch: Batch, labels: torch.Tensor, text_mask: torch.Tensor | None, texts: int

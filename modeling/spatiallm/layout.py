@@ -320,7 +320,7 @@ class Layout:
         )
 
     def as_boxes(self) -> tuple[np.ndarray, list[str]]:
-        """Return all entities as boxes that are turned about the direction that points up: walls, doors and windows are flat ones.
+        """Return all entities as boxes turned about what points up: walls, doors and windows are flat ones.
 
         Returns:
             `(boxes, 7)` float64, center x, y, z, full sizes, the third upward, and angle; and the label of

@@ -224,7 +224,7 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
             raise ValueError("points is an empty list; expected at least one cloud, or None for text only")
         if grid_coord is None:
             raise ValueError("grid_coord is None; expected the cells of the points, as SpatialLMProcessor makes them")
-        largest = max((int(cells.max()) for cells in grid_coord if len(cells)), default=0)
+        largest = max([0, *(int(cells.max()) for cells in grid_coord if len(cells))])
         if largest >= self.config.num_bins:
             raise ValueError(
                 f"grid_coord has a cell {largest}; expected 0 to num_bins - 1 = {self.config.num_bins - 1}"

@@ -34,16 +34,15 @@ def training_loss(
         labels: `class_labels (objects,)` and `boxes (objects, 7)` of each cloud.
     """
     base, config = model.detr3d, model.config
+    radii = config.attention_radii
+    assert radii is not None
     low, high = points.min(dim=1, keepdim=True).values, points.max(dim=1, keepdim=True).values
     extent = (high - low).clamp_min(config.min_extent)
     features, centers = set_abstraction(base.group_encoder, points, None)  # (batch, width, tokens)
     for number, layer in enumerate(base.encoder.layers):
         if number == 1:
             features, centers = set_abstraction(base.encoder.downsampling, centers, features)
-        apart = (
-            torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist")
-            >= config.attention_radii[number]
-        )
+        apart = torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist") >= radii[number]
         features = encoder_layer(layer, features.transpose(1, 2), LOWEST * apart.float()).transpose(1, 2)
     memory = features
     for layer in base.memory_projection:

@@ -3,10 +3,10 @@
     python -m studies.speed.spatiallm_training
 
 A sample of a thousand point tokens, the instruction and an answer of 400 tokens, batch size 1, AdamW. Memory is
-computed at the full depth, without allocating it: sizes of weights, gradients and states of the optimizer, and what
-autograd saves between forward and backward, from a run on tensors without data. A step, forward, backward and
-optimizer, is really taken with a few layers and a small vocabulary, in a new process for each way, one thread: its
-time, and whether every trained weight gets a gradient.
+computed for the full size from runs of its width with one and two layers and with few words: sizes of weights,
+gradients and states of the optimizer, and what autograd saves between forward and backward in the language model. A
+step, forward, backward and optimizer, is taken with a few layers and words and the full point encoder, in a new
+process for each way, one thread: its time and peak, and whether every trained weight gets a gradient.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import BitsAndBytesConfig
 
 from hf_any3d.atomic_files import write_json
@@ -37,14 +36,19 @@ from studies.speed.spatiallm import prompt, scan
 POINT_TOKENS, INSTRUCTION, ANSWER = 1000, 250, 400
 # A room of about as many tokens.
 _POINTS, _SIZE, _STRIDE = 25_000, 1.3, 16
-_WORDS = 8192
+_WORDS, _TOKENS = 8192, POINT_TOKENS + INSTRUCTION + ANSWER
+_ENCODER_GB = 108_756_096 * 4e-9
+_SMALL_ENCODER = {
+    **{"model_type": "point_transformer_v3", "in_channels": 6, "grid_size": 0.025, "depths": (1, 1)},
+    **{"hidden_sizes": (12, 24), "num_attention_heads": (1, 2), "patch_sizes": (16, 16), "pooling_strides": (2,)},
+}
+"""In place of the point encoder where the language model alone is run."""
 BOTH = ("language", "encoder")
 WAYS: dict[str, tuple[dict[str, Any], bool, bool]] = {
     "LoRA": ({}, False, False),
     "LoRA, checkpointing": ({}, False, True),
     "LoRA on int8": ({}, True, False),
     "LoRA on int8, checkpointing": ({}, True, True),
-    "LoRA of both parts, checkpointing": ({"adapt": [*BOTH]}, False, True),
     "layers between alone, checkpointing": ({"peft": "none"}, False, True),
     "full": ({"peft": "full", "adapt": [*BOTH]}, False, False),
     "full, checkpointing": ({"peft": "full", "adapt": [*BOTH]}, False, True),
@@ -63,60 +67,64 @@ def _trained(model: Any, settings: dict[str, Any], checkpointing: bool) -> nn.Mo
     return made.train()
 
 
-def sizes(way: str) -> dict[str, Any]:
-    """Compute the memory of a step at the full depth, in GB."""
-    settings, in_bits, checkpointing = WAYS[way]
-    config = SpatialLMConfig()
-    saved: dict[int, Any] = {}
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model: Any = SpatialLMForConditionalGeneration(config)
-        trained = _trained(model, settings, checkpointing)
-        known = {weight.untyped_storage()._cdata for weight in trained.parameters()}
-
-        def save(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in known:
-                saved[storage._cdata] = storage  # held, so that its address is not used again
-            return tensor
-
-        tokens = POINT_TOKENS + INSTRUCTION + ANSWER
-        embedded = torch.zeros(1, tokens, config.text_config.hidden_size, requires_grad=True)
-        labels = torch.zeros(1, tokens, dtype=torch.long)
-        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-            loss = trained(inputs_embeds=embedded, labels=labels, use_cache=False).loss
-        assert loss.requires_grad
-        held = sum(storage.nbytes() for storage in saved.values()) / 1e9
-        learned = [weight for weight in trained.parameters() if weight.requires_grad]
-        weights = _gigabytes(trained.parameters())
-        if in_bits:  # layers of the language model but for embeddings and norms: a byte for four
-            layers = model.language_model.base_model.layers
-            own = [layer.weight for layer in layers.modules() if isinstance(layer, nn.Linear)]
-            weights -= 0.75 * _gigabytes(weight for weight in own if not weight.requires_grad)
-        row = {"way": way, "tokens": tokens, "trained": sum(weight.numel() for weight in learned)}
-        # Scores of all words, once more for the softmax and once for its gradient.
-        logits = tokens * config.text_config.vocab_size * 4 / 1e9
-        row |= {"weights_gb": weights, "gradients_gb": _gigabytes(learned), "states_gb": 2 * _gigabytes(learned)}
-        return row | {"saved_gb": held, "logits_gb": logits}
-
-
-def small_model(folder: Path, layers: int, in_bits: bool) -> Any:
-    """Return a model of the full width with a few layers, opened from the folder as users do."""
-    place = folder / f"{layers}-layers"
+def _built(folder: Path, layers: int, vocabulary: int, point: dict[str, Any] | None, in_bits: bool) -> Any:
+    """Return a model of the full width with a few layers and words, opened from the folder as users do."""
+    place = folder / f"{layers}-{vocabulary}-{point is None}"
     if not (place / "config.json").is_file():
         torch.manual_seed(0)
-        config = SpatialLMConfig()
-        text = config.text_config.to_dict() | {"num_hidden_layers": layers, "vocab_size": _WORDS, "layer_types": None}
-        ids = {"point_start_token_id": 1, "point_end_token_id": 2, "point_token_id": 3}
-        SpatialLMForConditionalGeneration(SpatialLMConfig(text_config=text, **ids)).save_pretrained(place)
+        config: Any = SpatialLMConfig()
+        text = config.text_config.to_dict()
+        text |= {"num_hidden_layers": layers, "vocab_size": vocabulary, "layer_types": None}
+        ids: Any = {"point_start_token_id": 1, "point_end_token_id": 2, "point_token_id": 3}
+        encoder: Any = {} if point is None else {"point_config": point}
+        own = SpatialLMConfig(text_config=text, **ids, **encoder)
+        SpatialLMForConditionalGeneration(own).save_pretrained(place)
     bits = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)} if in_bits else {}
     return SpatialLMForConditionalGeneration.from_pretrained(place, dtype=torch.float32, **bits)
+
+
+def _sizes(folder: Path, way: str, layers: int, vocabulary: int) -> dict[str, float]:
+    """Return GB of the language model alone in a forward pass of `POINT_TOKENS`, instruction and answer."""
+    settings, in_bits, checkpointing = WAYS[way]
+    model = _built(folder, layers, vocabulary, _SMALL_ENCODER, in_bits)
+    trained = _trained(model, settings, checkpointing)
+    embedded = torch.zeros(1, _TOKENS, model.config.text_config.hidden_size, requires_grad=True)
+    labels = torch.zeros(1, _TOKENS, dtype=torch.long)
+    held = saved_bytes(lambda: trained(inputs_embeds=embedded, labels=labels, use_cache=False).loss, storages(trained))
+    language = [(name, weight) for name, weight in trained.named_parameters() if "language_model" in name]
+    learned = _gigabytes(weight for _, weight in language if weight.requires_grad)
+    return {"weights_gb": _gigabytes(weight for _, weight in language), "learned_gb": learned, "saved_gb": held / 1e9}
+
+
+def sizes(folder: Path, way: str) -> dict[str, Any]:
+    """Compute the memory of a step at the full size, in GB, from those of few layers and words."""
+    config: Any = SpatialLMConfig()
+    settings = WAYS[way][0]
+    layers, vocabulary = config.text_config.num_hidden_layers, config.text_config.vocab_size
+    one, deeper, wider = (_sizes(folder, way, *of) for of in ((1, _WORDS), (2, _WORDS), (1, 2 * _WORDS)))
+    # All are sums over layers and words.
+    full = {
+        name: one[name]
+        + (layers - 1) * (deeper[name] - one[name])
+        + (vocabulary / _WORDS - 1) * (wider[name] - one[name])
+        for name in one
+    }
+    with torch.device("meta"):
+        between = nn.ModuleList([nn.Linear(512 + 63, 512), nn.Linear(512, 512), nn.Linear(512, 896)])
+    between_gb = _gigabytes(between.parameters())
+    learned = full["learned_gb"] + between_gb
+    if "encoder" in settings.get("adapt", ()):
+        learned += _ENCODER_GB
+    row = {"way": way, "tokens": _TOKENS, "trained": learned * 1e9 / 4}
+    row |= {"weights_gb": full["weights_gb"] + _ENCODER_GB + between_gb, "gradients_gb": learned}
+    return row | {"states_gb": 2 * learned, "saved_gb": full["saved_gb"], "logits_gb": _TOKENS * vocabulary * 4e-9}
 
 
 def step(folder: Path, way: str, layers: int) -> dict[str, Any]:
     """Take a training step with a few layers."""
     settings, in_bits, checkpointing = WAYS[way]
     before = resident("VmRSS") / 1e3
-    model = small_model(folder, layers, in_bits)
+    model = _built(folder, layers, _WORDS, None, in_bits)
     trained = _trained(model, settings, checkpointing)
     learned = [weight for weight in trained.parameters() if weight.requires_grad]
     clouds = scan(_POINTS, _SIZE)
@@ -170,9 +178,9 @@ def main(words: list[str] | None = None) -> None:
     if options.one:
         print(json.dumps(step(Path(options.one), options.ways[0], options.layers)))
         return
-    computed = [sizes(way) for way in WAYS]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        computed = [sizes(Path(folder), way) for way in WAYS]
         for way in options.ways:
             program = [sys.executable, "-m", "studies.speed.spatiallm_training", "--one", folder, "--ways", way]
             program += ["--layers", str(options.layers)]

@@ -92,6 +92,9 @@ def test_wrong_arguments_are_refused(segment):
     ):
         with pytest.raises(ValueError, match=message):
             segment(cloud(), **arguments)
+    made = pipeline("zero-shot-point-cloud-segmentation", model=segment.model, none_label=False,
+                    feature_extractor=segment.feature_extractor)  # fmt: skip
+    assert made(cloud(), candidate_labels=["none", "seat"])["labels"].max() < 2
     assert "none" in segment.label_names(["seat"]) and segment.label_names("None, seat", False) == ("None", "seat")
     plain = {name: values for name, values in cloud().items() if name != "normals"}
     with pytest.raises(ValueError, match="no normals; the processor needs them"):

@@ -15,7 +15,15 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_any3d import load_point_dataset
 from hf_any3d.modeling.spatiallm import Box, Layout
-from hf_any3d.training.layout_objects import FIELDS, WORDS, LayoutTrainer, ObjectHead, _words_of, object_targets
+from hf_any3d.training.layout_objects import (
+    FIELDS,
+    WORDS,
+    LayoutTrainer,
+    ObjectHead,
+    _words_of,
+    attention_error,
+    object_targets,
+)
 from hf_any3d.training.layouts import LayoutCollator, LayoutRows, train_layouts
 from tests.tiny_spatiallm import fitting_spatiallm, tiny_processor
 
@@ -44,7 +52,7 @@ def test_a_token_tells_the_object_that_most_of_its_points_are_on():
     bed = Box(1, "bed", 6.5, 2.5, 0.25, -math.pi / 2, 1, 0.5, 0.5)
     points = np.concatenate([floor, block((1.1, 5.2, 0.1), (1.9, 5.8, 1)), block((6.25, 2, 0.1), (6.75, 3, 0.5))])
     (room,) = processor.read([{"points": points.astype(np.float32)}])
-    words, boxes = object_targets(room, Layout(boxes=(chair, bed)), processor)
+    words, boxes, places = object_targets(room, Layout(boxes=(chair, bed)), processor)
     cells = np.unique(room.grid_coord // 2, axis=0)
     assert len(words) == room.count_tokens(2) == len(cells)
     texts = [processor.tokenizer.decode([word for word in row if word != -100]) for row in words]
@@ -56,11 +64,13 @@ def test_a_token_tells_the_object_that_most_of_its_points_are_on():
     ):
         own = np.array([text.startswith(start + label) for text in texts])
         assert own.any() and (np.abs(cells[own] + 0.5 - center).max(axis=1) < 1.1).all()
+        assert (places[own] == int(start)).all()
         assert np.allclose(boxes[own, :3] + cells[own] + 0.5, center, atol=1e-5)
         assert np.allclose(boxes[own, 3:], sizes)
         numbers = lines[int(start)].rstrip(")").split(",")[1:]
         assert {texts[place] for place in np.flatnonzero(own)} == {start + label + "".join(numbers)}
-    assert sum(not text for text in texts) > len(cells) / 2
+    empty = np.array([not text for text in texts])
+    assert empty.sum() > len(cells) / 2 and (places[empty] == -1).all()
 
 
 def test_words_are_those_of_the_field_that_they_end_in():
@@ -84,6 +94,31 @@ def test_words_are_in_the_order_of_the_tokens(rows, processor):
     cells = np.concatenate([np.unique(rows[number]["room"].grid_coord // 2, axis=0) for number in (0, 1)])
     assert np.array_equal(encoded.grid_coord.numpy(), cells)
     assert "object_words" not in LayoutCollator(processor)([rows[0]])
+
+
+def test_lines_of_objects_are_found_in_answers(rows, processor):
+    batch = LayoutCollator(processor, has_objects=True)([rows[0], rows[1]])
+    for row, (ids, lines) in enumerate(zip(batch["input_ids"], batch["object_lines"], strict=True)):
+        text = processor.answer(rows[row]["layout"], rows[row]["room"])
+        for number, line in enumerate(one for one in text.splitlines() if one.startswith("bbox")):
+            told = (lines == number).nonzero()[:, 0] + 1  # each token tells the next one
+            assert processor.tokenizer.decode(ids[told]) == line.partition("(")[2]
+        assert lines.max() == number and (lines[: int((batch["labels"][row] == -100).sum()) - 1] == -1).all()
+
+
+def test_attention_is_drawn_to_the_tokens_of_the_object_that_is_written():
+    places = torch.tensor([[-1, 0, 0, 1, -1, -1]])
+    lines = torch.tensor([[-1, -1, -1, -1, 0, 1]])
+    weights = torch.zeros(3, 1, 2, 6, 6)
+    weights[:, :, 0, 4, 1:3] = 0.5
+    weights[:, :, 0, 5, 3] = 1
+    assert attention_error((*weights,), places, lines) < 1e-3
+    weights[0] = 0  # the first layer and the second head do as they like
+    weights[:, :, 1] = 0.25
+    assert attention_error((*weights,), places, lines) < 1e-3
+    weights[2, :, 0, 5] = torch.tensor([0, 0, 0, 0.25, 0.75, 0])
+    assert attention_error((*weights,), places, lines).item() == pytest.approx(-math.log(0.25) / 4, abs=1e-3)
+    assert attention_error((*weights,), torch.full_like(places, -1), lines) is None
 
 
 def test_the_loss_of_tokens_reaches_the_embeddings_of_words():
@@ -135,7 +170,19 @@ def test_a_run_learns_objects_first_and_resumes(start, tmp_path, monkeypatch):
     monkeypatch.setattr(LayoutTrainer, "compute_loss", watched)
     out = tmp_path / "out"
     words = ["--model_name_or_path", start, "--output_dir", out, "--dataset_options", json.dumps(ROOMS)]
-    words += ["--peft", "full", "--adapt", "language", "encoder", "--object_loss", "1", "--object_steps", "2"]
+    words += [
+        "--peft",
+        "full",
+        "--adapt",
+        "language",
+        "encoder",
+        "--object_loss",
+        "1",
+        "--object_steps",
+        "2",
+        "--attention_loss",
+        "0.5",
+    ]
     words += ["--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "no", "--load_best_model_at_end"]
     words += [
         "False",
@@ -166,6 +213,7 @@ def test_a_run_learns_objects_first_and_resumes(start, tmp_path, monkeypatch):
     ("words", "match"),
     [
         (["--object_loss", "-1"], "--object_loss -1.0; expected at least 0"),
+        (["--attention_loss", "0.5"], "--attention_loss 0.5 with --object_loss 0; expected a weight"),
         (["--object_steps", "5"], "--object_steps 5 with --object_loss 0; expected a weight"),
     ],
 )

@@ -96,6 +96,7 @@ def test_encoders_without_such_dropout_are_refused():
 SETTINGS = {
     "adalora": {"total_step": 10},
     "c3a": {"block_size": 16},
+    "idpt": {"neighbors": 4},
     "miss": {"r": 4},
     "road": {"group_size": 16},
     "shira": {"r": 4},
@@ -108,7 +109,7 @@ def matched(model: nn.Module, pattern: str) -> set[str]:
     return {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)}
 
 
-@pytest.mark.parametrize("name", sorted(peft_methods()))
+@pytest.mark.parametrize("name", sorted(set(peft_methods()) - {"ppt"}))  # which is for ACT's transformer
 def test_every_listed_method_trains_and_opens_again(name, tmp_path):
     model = tiny_model()
     model = get_peft_model(model, build_peft_config(name, model, SETTINGS.get(name)))

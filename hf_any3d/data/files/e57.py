@@ -25,7 +25,7 @@ _AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class Field:
-    """How a field's numbers are stored: as floats of a type, or as integers from the least one on, perhaps scaled."""
+    """Form of a field's numbers: floats of a type, or integers from the least one on, perhaps scaled."""
 
     bits: int
     dtype: str | None = None

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from hf_any3d.data.catalog import shapes
 from hf_any3d.data.parquet.published_dataset import License
@@ -209,9 +209,9 @@ def _touching_place(
     """Find a rectangle where points of the object are about `gap` from those of another one; None after 100 tries."""
     half = np.ptp(standing[:, [0, 2]], axis=0) / 2
     reach = edges / 2 - half
-    tree = cKDTree(np.concatenate(others))
+    tree = KDTree(np.concatenate(others))
     for _ in range(_TRIES):
-        other = others[generator.integers(len(others))][:, [0, 2]]
+        other = others[int(generator.integers(len(others)))][:, [0, 2]]
         angle = generator.uniform(0, 2 * np.pi)
         toward, middle = np.array([np.cos(angle), np.sin(angle)]), (other.min(axis=0) + other.max(axis=0)) / 2
         distance = np.linalg.norm(half) + np.linalg.norm(np.ptp(other, axis=0)) / 2 + gap

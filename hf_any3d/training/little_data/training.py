@@ -273,7 +273,7 @@ def _new_model(
     }
     if arguments.heading == "unknown":
         settings["copy_turn"] = 180.0
-    if arguments.wrap_weight is not None:
+    if arguments.wrap is not None and arguments.wrap_weight is not None:
         # With its head, which AutoModel would leave out.
         given["wrap"] = AutoModelForPointCloudClassification.from_pretrained(arguments.wrap)
         settings["wrap_labels"] = given["wrap"].config.num_labels
@@ -301,6 +301,7 @@ def _set_labels(model: PointFeaturesForPointCloudClassification, classes: list[s
     model.config.id2label = dict(enumerate(classes))
     model.config.label2id = {name: number for number, name in enumerate(classes)}
     model.classifier = torch.nn.Linear(model.config.hidden_size, len(classes))
+    model.side_head, model.config.one_sided = None, False  # for features that are standardized otherwise
 
 
 def _without(features: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -324,11 +325,7 @@ def _answers_of_wrap(model: PointFeaturesForPointCloudClassification, classes: l
             f"--wrap: has learned {', '.join(map(repr, learned))}; expected the classes of the scans, "
             f"{', '.join(map(repr, classes))}"
         )
-    start = 0
-    for name, width in config.widths().items():
-        if name == "wrap":
-            break
-        start += width
+    start = sum(list(config.widths().values())[: list(config.features).index("wrap")])
     return start + np.array([learned.index(name) for name in classes])
 
 

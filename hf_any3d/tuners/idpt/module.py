@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -57,7 +59,8 @@ class PromptModule(nn.Module):
 
     def _on_graph(self, conv: nn.Module, features: torch.Tensor) -> torch.Tensor:
         """Run a layer on differences to neighbors and tokens, and keep the maximum over the neighbors."""
-        linear, batch = conv.get_submodule("0"), torch.arange(len(features), device=features.device)
+        linear: Any = conv.get_submodule("0")
+        batch = torch.arange(len(features), device=features.device)
         near = nearest(features, self.neighbors)  # (batch, tokens, neighbors)
         # The layer is linear: it runs once for each token instead of once for each pair.
         difference, own = linear.weight.chunk(2, dim=1)

@@ -116,7 +116,8 @@ class PPTLayer(WrappedModule):
 
     def _embedded(self, name: str, geometry: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
         """Return tokens and positions of an adapter's patches, computed once for all blocks."""
-        further, embed = self.ppt_patches[name], geometry.embed_patches
+        further: Any = self.ppt_patches[name]
+        embed = geometry.embed_patches
         if embed is None:
             raise ValueError("PPT reads further patches of each cloud, but the model was given patches, not clouds")
         size = (further.num_groups, further.group_size)
@@ -126,7 +127,7 @@ class PPTLayer(WrappedModule):
         return torch.stack([self._run("ppt_prompt_all_mlp", name, tokens) for name in names]).sum(dim=0)
 
     def _run(self, which: str, name: str, tokens: torch.Tensor) -> torch.Tensor:
-        first = self.ppt_patches[name].first
+        first: Any = self.ppt_patches[name].first
         mlp = (first[0] if first else self).nested[name][which]
         if not any(is_sharded(weight) for weight in mlp.parameters()):
             return mlp(in_precision_of(mlp, tokens)).to(tokens.dtype)

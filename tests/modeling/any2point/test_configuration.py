@@ -50,7 +50,7 @@ def test_stage_settings_must_have_equal_lengths():
 
 @pytest.mark.parametrize("pooling", [[], ["max", "sum"]])
 def test_unknown_pooling_is_refused(pooling):
-    with pytest.raises(ValueError, match="pooling=.*; expected some of 'max', 'mean', 'cls'"):
+    with pytest.raises(ValueError, match="pooling=.*; expected some of 'cls', 'max', 'mean'"):
         Any2PointConfig(pooling=pooling)
 
 
