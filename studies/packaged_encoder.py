@@ -94,7 +94,7 @@ class MaskedViews(nn.Module):
         # Patches have a radius near 0.2, so that their distances are far below those of the contrast.
         points_loss = chamfer_distance(predicted, target, "l2") / target.square().sum(-1).mean()
         # Each view finds the other of its shape among all views of the step.
-        features = nn.functional.normalize(self.projection(encoder._pool(encoded)), dim=1)
+        features = nn.functional.normalize(self.projection(encoder._pool(encoded, None)), dim=1)
         scores = features @ features.T / TEMPERATURE
         scores.fill_diagonal_(-torch.inf)
         partner = torch.arange(len(views)).roll(len(views) // 2)
