@@ -13,7 +13,7 @@ from hf_any3d.messages import one_line, print_line
 
 def from_depth(
     depth: Annotated[
-        list[Path], typer.Argument(metavar="DEPTH…", help="Depth images, PNG of 16 bits.", show_default=False)
+        list[Path], typer.Argument(metavar="DEPTH…", help="Depth images, PNG of 16 bits or EXR.", show_default=False)
     ],
     intrinsics: Annotated[
         Path,
@@ -27,8 +27,9 @@ def from_depth(
         Path | None, option("Color image of the same view; or a folder with one for each depth image, by its name.")
     ] = None,
     depth_scale: Annotated[
-        float, typer.Option(help="Numbers of the depth images in a meter: 1000 for millimeters.", min=0)
-    ] = 1000.0,
+        float | None,
+        option("Numbers of the depth images in a meter; by default 1000 for PNG, millimeters, and 1 for EXR.", min=0),
+    ] = None,
     depth_truncation: Annotated[
         float | None, option("Leave out points that are farther away, in meters; by default none.", min=0)
     ] = None,

@@ -100,21 +100,24 @@ def read_rgbd(
     intrinsics: str | os.PathLike | Intrinsics,
     color: str | os.PathLike | None = None,
     *,
-    depth_scale: float = 1000.0,
+    depth_scale: float | None = None,
     depth_truncation: float | None = None,
     limits: ReadLimits | None = None,
 ) -> PointCloudData:
     """Read a depth image as a cloud in the frame of the camera: x to the right, y down, z away from it.
 
-    Points stay in the order of the pixels, row by row. Pixels without a depth, which have 0, are left out.
+    Points stay in the order of the pixels, row by row. Pixels without a depth are left out: those with 0, and of EXR
+    those with negative numbers, NaN and infinity.
 
     Args:
-        depth: PNG of 16 bits. Images of 8 bits are pictures of a depth, not measured ones.
+        depth: PNG of 16 bits, or EXR with one channel, one that is called Z, depth or V, or several equal ones. Images
+            of 8 bits are pictures of a depth, not measured ones.
         intrinsics: JSON as Open3D writes it (camera_intrinsic.json), Record3D (metadata.json), Polycam (a file of
             cameras) or ARKit's recorders; or `Intrinsics`. Phones give those of the color image: they are scaled to
             the depth image, if both have the same shape.
         color: PNG or JPEG of the same view, of any size.
-        depth_scale: numbers of the depth image in a meter: 1000 for millimeters, 5000 in TUM's data.
+        depth_scale: numbers of the depth image in a meter: 1000 for millimeters, 5000 in TUM's data; by default 1000
+            for PNG and 1 for EXR.
         depth_truncation: points that are farther away, in meters, are left out; None keeps all.
         limits: limits of the pixels; by default `ReadLimits.current()`.
 
@@ -125,19 +128,20 @@ def read_rgbd(
         PointCloudFileError: a file that is missing, damaged, of another kind or beyond the limits, images of other
             shapes, or no pixel with a depth; names the file, what was seen and what is allowed.
         ValueError: a scale or truncation that is not positive.
-        ImportError: Pillow is missing.
+        ImportError: Pillow, or for EXR OpenEXR, is missing.
     """
     for name, value in (("depth_scale", depth_scale), ("depth_truncation", depth_truncation)):
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"{name} is {value!r}; expected a positive number")
     limits = ReadLimits.current() if limits is None else limits
-    pixels = _image(depth, limits, is_depth=True)  # (height, width)
+    is_exr = Path(depth).suffix.lower() == ".exr"
+    pixels = _exr(depth, limits) if is_exr else _image(depth, limits, is_depth=True)  # (height, width)
     height, width = pixels.shape
     name = "intrinsics" if isinstance(intrinsics, Intrinsics) else intrinsics
     with file_errors(name):
         camera = intrinsics if isinstance(intrinsics, Intrinsics) else Intrinsics.of(_json(intrinsics, limits))
         camera = camera.scaled_to(width, height)
-    meters = pixels.astype(np.float64) / depth_scale
+    meters = pixels.astype(np.float64) / (depth_scale or (1 if is_exr else 1000))
     valid = (pixels > 0) if depth_truncation is None else (pixels > 0) & (meters <= depth_truncation)
     if not valid.any():
         nearer = "" if depth_truncation is None else f" up to depth_truncation={depth_truncation:g} m"
@@ -164,9 +168,6 @@ def _image(path: str | os.PathLike, limits: ReadLimits, *, is_depth: bool) -> np
         from PIL import Image
     except ImportError:
         raise ImportError(f"{path}: images need the package pillow: pip install pillow") from None
-    if Path(path).suffix.lower() == ".exr":
-        with file_errors(path):
-            raise PointCloudError("EXR is not read; expected the depth as PNG of 16 bits, in millimeters for instance")
     data = open_source(path, None, ("png",) if is_depth else _IMAGES, limits).data
     with file_errors(path):
         try:
@@ -182,6 +183,39 @@ def _image(path: str | os.PathLike, limits: ReadLimits, *, is_depth: bool) -> np
         # A damaged image can fail anywhere in the decoder, and a claimed size can be a DecompressionBombError.
         except Exception as error:
             raise PointCloudError(f"not a valid image ({type(error).__name__}: {str(error)[:80]})") from None
+
+
+def _exr(path: str | os.PathLike, limits: ReadLimits) -> np.ndarray:
+    try:
+        import OpenEXR
+    except ImportError:
+        raise ImportError(f'{path}: EXR needs the package OpenEXR: pip install "hf-any3d[files]"') from None
+    stored = len(open_source(path, None, ("exr",), limits).data)
+    with file_errors(path):
+        try:
+            # The size that the file claims is checked before anything is decoded.
+            with OpenEXR.File(os.fspath(path), header_only=True) as file:
+                first, last = (corner.tolist() for corner in file.header()["dataWindow"])
+                depths = len(file.header()["channels"])
+            width, height = last[0] - first[0] + 1, last[1] - first[1] + 1
+            limits.check(points=width * height, decoded=4 * width * height * depths, stored=stored)
+            with OpenEXR.File(os.fspath(path), separate_channels=True) as file:
+                channels = {name: channel.pixels for name, channel in file.channels().items()}
+            pixels = _depth_channel(channels).astype(np.float32)
+        except PointCloudError:
+            raise
+        except Exception as error:
+            raise PointCloudError(f"not a valid image ({type(error).__name__}: {str(error)[:80]})") from None
+        return np.where(np.isfinite(pixels) & (pixels > 0), pixels, 0)
+
+
+def _depth_channel(channels: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the channel with the depth: the only one, the one of such a name, or one of several that are equal."""
+    named = [name for name in channels if name.rpartition(".")[2].lower() in ("z", "depth", "v")]
+    name = named[0] if len(named) == 1 else next(iter(channels))
+    if len(named) == 1 or all(np.array_equal(channels[name], other, equal_nan=True) for other in channels.values()):
+        return channels[name]
+    raise PointCloudError(f"channels {', '.join(channels)[:80]}; expected one, or one called Z, depth or V")
 
 
 def _json(path: str | os.PathLike, limits: ReadLimits) -> Any:

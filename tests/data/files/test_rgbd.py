@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -106,7 +107,6 @@ def test_other_images_are_refused(frame):
         ("photo.png", png(np.ones((6, 8), np.uint8)), "an image of mode L; expected a depth of 16 bits"),
         ("cut.png", png(millimeters())[:60], "not a valid image"),
         ("empty.png", png(np.zeros((6, 8), np.uint16)), "none of 8 x 6 pixels has a depth"),
-        ("depth.exr", b"v/1\1", "EXR is not read; expected the depth as PNG of 16 bits"),
         ("depth.tif", b"II*\0", "file type 'tif'; expected one of png"),
     ):
         (frame / name).write_bytes(content)
@@ -119,6 +119,47 @@ def test_other_images_are_refused(frame):
         read_rgbd(frame / "depth.png", frame / "camera.json", frame / "square.png")
     with pytest.raises(PointCloudFileError, match="depth.png: 48 points; at most 10 are read"):
         read_rgbd(frame / "depth.png", frame / "camera.json", limits=ReadLimits(points=10))
+
+
+def exr(path, **channels):
+    OpenEXR = pytest.importorskip("OpenEXR")
+    content = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    with OpenEXR.File(content, channels) as file:
+        file.write(str(path))
+
+
+@pytest.mark.parametrize("names", [("Y",), ("R", "Z"), ("Scene.Depth.V", "A"), ("R", "G", "B")])
+def test_depths_of_exr_are_meters(names, frame):
+    meters = millimeters().astype(np.float32) / 1000
+    same = names[:1] if len(names) == 1 else names if "G" in names else [name for name in names if name[-1] in "ZV"]
+    exr(frame / "depth.exr", **{name: meters if name in same else np.zeros_like(meters) for name in names})
+    found = read_rgbd(frame / "depth.exr", frame / "camera.json")
+    np.testing.assert_allclose(found.points, read_rgbd(frame / "depth.png", frame / "camera.json").points, rtol=1e-6)
+    meters[:, 0] = [np.nan, np.inf, -1, 0, -np.inf, np.nan]
+    exr(frame / "holes.exr", Z=meters)
+    count = (np.isfinite(meters) & (meters > 0)).sum()
+    assert len(read_rgbd(frame / "holes.exr", frame / "camera.json")) == count
+
+
+def test_other_exr_files_are_refused(frame, monkeypatch):
+    meters = millimeters().astype(np.float32)
+    exr(frame / "color.exr", R=meters, G=meters + 1, B=meters)
+    exr(frame / "large.exr", Z=meters)
+    (frame / "cut.exr").write_bytes((frame / "large.exr").read_bytes()[:-40])
+    (frame / "other.exr").write_bytes(b"v/1\1")
+    for name, why, limits in (
+        ("color.exr", "channels B, G, R; expected one, or one called Z, depth or V", None),
+        ("cut.exr", "not a valid image", None),
+        ("other.exr", "not a valid image", None),
+        ("large.exr", "48 points; at most 10 are read", ReadLimits(points=10)),
+    ):
+        with pytest.raises(PointCloudFileError, match=f"{name}: {why}"):
+            read_rgbd(frame / name, frame / "camera.json", limits=limits)
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    with pytest.raises(
+        ImportError, match=r'large.exr: EXR needs the package OpenEXR: pip install "hf-any3d\[files\]"'
+    ):
+        read_rgbd(frame / "large.exr", frame / "camera.json")
 
 
 def test_the_command_writes_one_cloud_or_many(frame):
