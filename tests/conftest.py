@@ -39,7 +39,7 @@ os.environ.update(
 MOST_MEMORY = 3e9
 # Parity tests build full-size models. The C library keeps freed memory in fragments; it is trimmed once this much has
 # accumulated.
-_WORTH_TRIMMING = 3e8
+_WORTH_TRIMMING = 1e8
 _held = {"teardown": 5e8, "fixture": 5e8}  # bytes used by the libraries, or after the last trim
 _peaks: list[tuple[float, str]] = []  # of this process and its workers, with the test that reached it
 _peak = (0.0, "collection")
