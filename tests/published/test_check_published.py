@@ -20,11 +20,11 @@ from hf_any3d.pipelines import default_model
 from hf_any3d.published import published_directory
 from hf_any3d.research import published_checks
 from tests.cli.conftest import run
-from tests.conversions.aligned_originals import openshape_flat, patchalign3d
+from tests.conversions.aligned_originals import openshape_flat, patchalign3d, uni3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.spatiallm_originals import Released
 from tests.modeling.ptv3_case import SupervisedCase, ptv3_original
-from tests.published.test_published import forget, stored
+from tests.published.test_published import TINY, UNI3D, forget, stored
 from tests.tiny_text_towers import tiny_clip_files
 
 pytestmark = [
@@ -126,6 +126,8 @@ def test_every_kind_of_checkpoint_is_asked_in_its_own_way(publish, hub, tmp_path
     publish(SUPERVISED, {file.path: stored({"state_dict": case.tensors()})}, files={"scannet": small})
     publish(PATCHALIGN, {"patchalign3d.pt": stored(patchalign3d())}, files={None: PublishedFile("patchalign3d.pt")})
     publish(BIGG, tiny_clip_files(tmp_path / "clip", 1280))
+    file = dataclasses.replace(publish.table[UNI3D].files["tiny"], config={})
+    publish(UNI3D, {TINY: stored(uni3d("uni3d_manifest_tiny", "module."))}, files={"tiny": file})
     publish(SPATIALLM, Released("qwen").files(tmp_path / "released"))
     (_, blip2), _ = Originals().publish(hub, tmp_path / "originals")
     publish.names.extend([MINIGPT, blip2])
@@ -134,7 +136,7 @@ def test_every_kind_of_checkpoint_is_asked_in_its_own_way(publish, hub, tmp_path
     code, _, err = run("check-published", "--output", output, "--clouds", 13)
     assert code == 1 and "2 passed" not in err and "3 not opened" in err
     assert f"error: {SONATA}:base: not opened: {SONATA}: the weights are under CC-BY-NC-4.0" in err
-    assert {*json.loads(output.read_text())["runs"]} == {f"{SUPERVISED}:scannet", PATCHALIGN}
+    assert {*json.loads(output.read_text())["runs"]} == {f"{SUPERVISED}:scannet", PATCHALIGN, f"{UNI3D}:tiny"}
     code, _, err = run("check-published", "--output", output, "--clouds", 13, "--accept-license")
     assert code == 1 and "0 not opened" in err, err
     runs = json.loads(output.read_text())["runs"]
@@ -142,11 +144,14 @@ def test_every_kind_of_checkpoint_is_asked_in_its_own_way(publish, hub, tmp_path
         f"{SONATA}:base": "features of packaged shapes",
         f"{SUPERVISED}:scannet": "labels of a packaged room",
         PATCHALIGN: "parts of packaged objects by name",
+        f"{UNI3D}:tiny": "features of packaged shapes",
         SPATIALLM: "boxes of a packaged room",
         MINIGPT: "words of a chat about the chair and the lamp",
     }
+    # The texts of Uni3D have no class in transformers.
+    left_out = {f"{UNI3D}:tiny": {"zero-shot": None}}
     assert {name: checks(record) for name, record in runs.items()} == {
-        name: {"tensors": True, "numbers": True, what: False} for name, what in asked.items()
+        name: {"tensors": True, "numbers": True, what: False, **left_out.get(name, {})} for name, what in asked.items()
     }
     for record in runs.values():
         assert "Error" not in record["checks"][-1]["seen"], record["checks"][-1]
