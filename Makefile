@@ -15,10 +15,10 @@ MUTATE_ARGS ?=
 RELEASE_ARGS ?=
 FUZZ_ARGS ?=
 GPU_ARGS ?=
-# Processes for tests, by default one more than there are cores, since some tests wait for processes of their own; all
-# tests of a file run in one process. Files come in the order of their names: by their numbers of tests, as is the
-# default, long trainings would be the last, one after the other.
-PYTEST_WORKERS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
+# Processes for tests, by default two more than there are cores: some tests wait for processes of their own, and each
+# process keeps less in memory than fewer would. All tests of a file run in one process. Files come in the order of
+# their names: by their numbers of tests, as is the default, long trainings would be the last, one after the other.
+PYTEST_WORKERS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 2)
 PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 # Tests of what is run now and then: fuzzing, interruptions, mutation, releases, benchmarks, studies.
 TOOL_TESTS := $(addprefix tests/,fuzz faults many_files test_mutation.py test_packaging.py studies)
