@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,25 +12,18 @@ from transformers import StoppingCriteria
 
 from hf_any3d.chat.templates import Prompt
 from hf_any3d.pipelines.room_layouts import LayoutTextPipeline, Request, last_line, scan_of_messages
-from hf_any3d.serving.chat_batches import ChatAnswer
+from hf_any3d.serving.chat_batches import ChatAnswer, Conversation
 
 
 @dataclass(eq=False)
-class LayoutConversation:
-    """A scan with an instruction; other attributes are those of `hf_any3d.serving.chat_batches.Conversation`.
+class LayoutConversation(Conversation):
+    """A scan with an instruction, whose tokens are only counted in `prompt`.
 
     Attributes:
         request: The scan as it was read.
-        prompt: The tokens of the prompt, to be counted.
     """
 
-    request: Request
-    prompt: Prompt
-    new_tokens: int
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    seed: int | None = None
-    listen: Callable[[str], None] = lambda piece: None
-    canceled: threading.Event = field(default_factory=threading.Event)
+    request: Request = field(kw_only=True)
 
     @property
     def key(self) -> Any:
@@ -57,7 +50,7 @@ def layout_conversation(
     cloud, task = scan_of_messages(messages)
     request = pipe.request(cloud, task)
     ids = pipe.processor([request.room], task=request.task, return_tensors="np")["input_ids"][0].tolist()
-    return LayoutConversation(request, Prompt(ids), new_tokens, sampling, seed)
+    return LayoutConversation(Prompt(ids), new_tokens, sampling, seed, request=request)
 
 
 def answer_layout(pipe: LayoutTextPipeline, conversation: LayoutConversation) -> ChatAnswer:

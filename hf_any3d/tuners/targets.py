@@ -39,18 +39,23 @@ def layer_stack(model: nn.Module) -> LayerStack:
     return cast(LayerStack, encoder_owner(model).layer_stack)
 
 
-def check_token_graphs(model: nn.Module, method: str) -> None:
-    """Check that a method can build graphs of a cloud's tokens.
-
-    Raises:
-        ValueError: If layers do not get the positions of tokens, or run on a flat list of voxels.
-    """
+def _stack_with_places(model: nn.Module, method: str) -> LayerStack:
     stack = layer_stack(model)
     if not stack.views:
         raise ValueError(
             f"the layers of {type(model).__name__} do not get the positions of tokens, which {method} needs; use "
             "another method"
         )
+    return stack
+
+
+def check_token_graphs(model: nn.Module, method: str) -> None:
+    """Check that a method can build graphs of a cloud's tokens.
+
+    Raises:
+        ValueError: If layers do not get the positions of tokens, or run on a flat list of voxels.
+    """
+    stack = _stack_with_places(model, method)
     if stack.attention_axis == "patches":
         raise ValueError(
             f"{method} builds graphs between all tokens of a cloud, and those of {type(model).__name__} are "
@@ -65,12 +70,7 @@ def check_added_tokens(model: nn.Module, method: str) -> None:
         ValueError: If layers do not get the positions of tokens, run on a flat list of voxels, or attend over the
             clouds of a batch.
     """
-    stack = layer_stack(model)
-    if not stack.views:
-        raise ValueError(
-            f"the layers of {type(model).__name__} do not get the positions of tokens, which {method} needs; use "
-            "another method"
-        )
+    stack = _stack_with_places(model, method)
     if stack.attention_axis == "patches":
         raise ValueError(
             f"{method} adds tokens to the sequence of a cloud, and {type(model).__name__} runs on one list of voxels "

@@ -90,7 +90,7 @@ def graph_laplacian(distance: Tensor, scale: Tensor) -> Tensor:
 
 
 def pair_distances(points: Tensor, how: str = "exact") -> Tensor:
-    """Return the distances `(…, points, points)` of points `(…, points, 3)` in float64, or as `DISTANCES` says."""
+    """Compute the pairwise distances of `(…, points, 3)`, in a way named in `DISTANCES`: `(…, points, points)`."""
     if how == "exact":
         wide = points.double()
         return (wide.unsqueeze(-2) - wide.unsqueeze(-3)).norm(dim=-1)

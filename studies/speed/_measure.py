@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import torch
@@ -68,3 +68,42 @@ def saved_bytes(step: Callable[[], torch.Tensor], known: Set[int]) -> int:
         total = sum(saved.values())
     loss.backward()
     return total
+
+
+def check_same_step(
+    model: nn.Module, steps: Sequence[Callable[[], torch.Tensor]], losses: float, gradients: float
+) -> dict[str, float]:
+    """Compare loss and gradients of a training step with those of its transcription.
+
+    Args:
+        model: The model of both.
+        steps: Forward passes that return the loss: the transcription's, then ours.
+        losses: Largest relative difference of the losses.
+        gradients: Largest difference of a gradient's norm, relative to it.
+
+    Returns:
+        The relative difference of the losses, and the largest of the norms of the gradients' differences relative to
+        the norm of each tensor's gradient.
+
+    Raises:
+        SystemExit: They are not the same step.
+    """
+    results = []
+    for step in steps:
+        model.zero_grad()
+        loss = step()
+        loss.backward()
+        found = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+        results.append((loss.item(), found))
+    (loss, theirs), (our_loss, ours) = results
+    # Leaves out what a norm or a softmax cancels, whose gradient is zero except for rounding.
+    largest = max(gradient.norm() for gradient in theirs.values())
+    counted = {name: gradient for name, gradient in theirs.items() if gradient.norm() > 1e-4 * largest}
+    differences = {name: float((one - ours[name]).norm() / one.norm()) for name, one in counted.items()}
+    worst = max(differences, key=differences.__getitem__)
+    relative = abs(loss - our_loss) / abs(loss)
+    if relative > losses or differences[worst] > gradients:
+        raise SystemExit(
+            f"not the same step: losses {loss} and {our_loss}, {worst} differs by {differences[worst]:.1e}"
+        )
+    return {"loss": relative, "gradients": differences[worst]}

@@ -41,7 +41,7 @@ from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_ADAPTER
 from hf_any3d.modeling.encoders import freeze
 from hf_any3d.pipelines import PointCloudClassificationPipeline
 from studies.speed._any2point_transcription import training_loss
-from studies.speed._measure import Spent, saved_bytes, storages, timed_in_turns
+from studies.speed._measure import Spent, check_same_step, saved_bytes, storages, timed_in_turns
 
 CLIP_SCAN = VARIANTS["clip-scan"]
 TRANSCRIBED = "clip-scan"
@@ -191,27 +191,8 @@ def largest_difference(model: PeftModel, points: torch.Tensor, labels: torch.Ten
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    results = []
-    for step in (lambda: training_loss(model, points, labels), lambda: model(points=points, labels=labels).loss):
-        model.zero_grad()
-        loss = step()
-        loss.backward()
-        gradients = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
-        results.append((loss.item(), gradients))
-    (loss, gradients), (our_loss, our_gradients) = results
-    # Leaves out what a norm cancels, whose gradient is zero except for rounding.
-    largest = max(gradient.norm() for gradient in gradients.values())
-    counted = {name: gradient for name, gradient in gradients.items() if gradient.norm() > 1e-4 * largest}
-    differences = {
-        name: float((gradient - our_gradients[name]).norm() / gradient.norm()) for name, gradient in counted.items()
-    }
-    worst = max(differences, key=differences.__getitem__)
-    relative = abs(loss - our_loss) / abs(loss)
-    if relative > 1e-5 or differences[worst] > 1e-2:
-        raise SystemExit(
-            f"not the same step: losses {loss} and {our_loss}, {worst} differs by {differences[worst]:.1e}"
-        )
-    return {"loss": relative, "gradients": differences[worst]}
+    steps = (lambda: training_loss(model, points, labels), lambda: model(points=points, labels=labels).loss)
+    return check_same_step(model, steps, losses=1e-5, gradients=1e-2)
 
 
 def ratio(times: list[Spent], base: list[Spent]) -> float:

@@ -29,7 +29,7 @@ from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDete
 from hf_any3d.pipelines import PointCloudObjectDetectionPipeline
 from studies.runs import machine
 from studies.speed._detr3d_transcription import BareLayers, training_loss
-from studies.speed._measure import Spent, saved_bytes, storages, timed_in_turns
+from studies.speed._measure import Spent, check_same_step, saved_bytes, storages, timed_in_turns
 from studies.speed.large_scene import rooms
 
 BARE = "bare layers"
@@ -122,27 +122,8 @@ def largest_difference(
             module.p = 0.0
         elif isinstance(getattr(module, "dropout", None), float):
             vars(module)["dropout"] = 0.0  # of attention weights
-    results = []
-    for step in (lambda: training_loss(model, cloud, labels), lambda: model(points=cloud, labels=list(labels)).loss):
-        model.zero_grad()
-        loss = step()
-        loss.backward()
-        gradients = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
-        results.append((loss.item(), gradients))
-    (loss, gradients), (our_loss, our_gradients) = results
-    # Leaves out what a norm or a softmax cancels, whose gradient is zero except for rounding.
-    largest = max(gradient.norm() for gradient in gradients.values())
-    counted = {name: gradient for name, gradient in gradients.items() if gradient.norm() > 1e-4 * largest}
-    differences = {
-        name: float((gradient - our_gradients[name]).norm() / gradient.norm()) for name, gradient in counted.items()
-    }
-    worst = max(differences, key=differences.__getitem__)
-    relative = abs(loss - our_loss) / abs(loss)
-    if relative > 1e-4 or differences[worst] > 5e-2:
-        raise SystemExit(
-            f"not the same step: losses {loss} and {our_loss}, {worst} differs by {differences[worst]:.1e}"
-        )
-    return {"loss": relative, "gradients": differences[worst]}
+    steps = (lambda: training_loss(model, cloud, labels), lambda: model(points=cloud, labels=list(labels)).loss)
+    return check_same_step(model, steps, losses=1e-4, gradients=5e-2)
 
 
 def main() -> None:

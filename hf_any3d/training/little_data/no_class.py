@@ -1,4 +1,4 @@
-"""Draw things of no class, which scans are told from: noise, sheets, bars, rooms, slivers, lumps and piles.
+"""Generate clouds that belong to no class, as negatives: noise, sheets, bars, rooms, slivers, lumps and piles.
 
 They take the place of all that a scanner may bring besides objects: empty measurements, a floor, a cable, the room, a
 side of something. Each kind has several forms, so that none of them is like one class alone.

@@ -1,4 +1,4 @@
-"""Views of scans from one side, as a scanner that stands still gives, and a head that tells them from whole scans."""
+"""Partial views, as a scanner records that does not move, and the head that recognizes them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def one_side(points: np.ndarray, count: int, up_axis: str, generator: np.random.
 def fit_side(
     features: np.ndarray, views: np.ndarray, folds: np.ndarray, share: float = KNOWN_SHARE
 ) -> tuple[np.ndarray, float]:
-    """Fit a head that tells views from one side from whole scans.
+    """Fit a head that distinguishes partial views from whole scans.
 
     Args:
         features: Standardized features of whole scans, `(scans, width)`.
