@@ -299,6 +299,9 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         Raises:
             ValueError: A class is unknown, or the task has no objects.
         """
+        # Letters of a text, and keys of a mapping, would be taken for classes.
+        if not isinstance(classes, (list, tuple, set, frozenset)):
+            raise ValueError(f"{argument} is {classes!r:.80}; expected a list of names")
         if unknown := [name for name in classes if name not in self.classes]:
             raise ValueError(
                 f"{argument} has {unknown[0]!r}, which the model was not trained on; expected some of its "

@@ -120,6 +120,16 @@ def test_random_choices_follow_the_seed():
     assert np.array_equal(first, second) and not np.array_equal(first, other)
 
 
+@pytest.mark.parametrize("classes", ["chair", {"chair": 1}, None, 5])
+def test_classes_are_a_list(classes):
+    processor = tiny_processor()
+    with pytest.raises(ValueError, match="classes is .*; expected a list of names"):
+        processor.instruction("objects", classes)
+    with pytest.raises(ValueError, match="candidate_labels is .*; expected a list of names"):
+        processor.check_classes(classes, "objects", argument="candidate_labels")
+    assert processor.instruction("objects", ("chair", "bed")).startswith("Detect chair, bed.")
+
+
 def test_long_scans_and_unknown_words_are_told():
     processor = tiny_processor(clean=False)
     with pytest.warns(UserWarning, match=r"the scan is 1\d+\.\d long, more than the 32 m .* in meters\?"):

@@ -97,10 +97,8 @@ class _LayoutPipeline(PointCloudPipeline):
         if own["candidate_labels"] is not None:
             if not (labels := _labels(own["candidate_labels"])):
                 raise ValueError("candidate_labels is empty; expected some of the classes, or None for all")
-            own["candidate_labels"] = labels
-            self.processor.check_classes(
-                own["candidate_labels"], own["task"] or self.usual_task, argument="candidate_labels"
-            )
+            self.processor.check_classes(labels, own["task"] or self.usual_task, argument="candidate_labels")
+            own["candidate_labels"] = tuple(labels)
         if grammar:
             checked_choice("grammar", grammar["grammar"], (True, False))
         return without_none(**own), generation | grammar
@@ -382,8 +380,8 @@ def _told(layout: Layout, request: Request) -> dict[str, Any]:
     return {"generated_text": layout.write(), "layout": layout.to_dict(), "dropped": dropped, "frame": told}
 
 
-def _labels(given: str | Iterable[str]) -> tuple[str, ...]:
-    return tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else tuple(given)
+def _labels(given: str | Sequence[str]) -> Sequence[str]:
+    return tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else given
 
 
 def _task_of(text: str) -> str:

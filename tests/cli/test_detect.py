@@ -72,11 +72,10 @@ def test_errors_and_warnings_name_the_file(detector, tmp_path):
     files = {count: tmp_path / f"points{count}.npy" for count in (1, 5)}
     for count, file in files.items():
         np.save(file, varied_clouds(1, count)[0].numpy())
-    alone = run("detect", files[1], "--model", detector / "model")
-    assert (
-        alone.code == 1
-        and alone.err == f"error: {files[1]}: {detector / 'model'}: 1 points; expected at least min_points=3\n"
-    )
+    model = detector / "model"
+    alone = run("detect", files[1], "--model", model)
+    assert alone.code == 1
+    assert alone.err == f"error: {files[1]}: {model}: 1 points; expected at least min_points=3\n"
     both = run("detect", *files.values(), "--model", model, "--json")
     assert alone.err in both.err and both.code == 2
     told = f"{files[5]}: 1 of 1 clouds have fewer than num_points=40 points, the smallest 5; their points are repeated"
