@@ -259,6 +259,7 @@ def _four_of_matrix(matrix: Any) -> list[float]:
 
 
 def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) < float("inf"):
+    # Whole numbers of JSON may be too long for a float.
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not abs(value) < 1e300:
         raise PointCloudError(f"{name} is {str(value)[:80]!r}; expected a number")
     return float(value)

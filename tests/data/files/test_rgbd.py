@@ -93,6 +93,7 @@ def test_colors_of_a_larger_image_belong_to_their_pixels(times, frame):
         ({**OPEN3D, "intrinsic_matrix": [0, 0, 0, 0, FY, 0, CX, CY, 1]}, "fx is 0.0; expected pixels"),
         ({**OPEN3D, "width": 7}, "images of 7 x 6; the depth image has 8 x 6, another shape"),
         ({**OPEN3D, "width": "8"}, "width is '8'; expected a number"),
+        ({**OPEN3D, "width": 10**400}, "width is '1000.*'; expected a number"),
         ({"K": OPEN3D["intrinsic_matrix"]}, "no width and height"),
     ],
 )
