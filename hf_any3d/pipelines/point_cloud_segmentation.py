@@ -218,7 +218,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         preprocess_params: dict,
         forward_params: dict,
         postprocess_params: dict,
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Any:
         """Iterate over the answers; many clouds share batches, and a single one is labeled by `run_single`."""
         settings = preprocess_params, forward_params, postprocess_params
         # Many clouds are a dataset here or a generator; a list is what transformers puts a single one into.
@@ -258,7 +258,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             entries[_PART] = [block[_PART][0] for block in prepared]
         del prepared
         own = {"index": torch.from_numpy(batch), "cloud": None, "is_last": False}
-        self._add(merged, self.forward({**entries, **own}, **forward_params), scene.stem)
+        outputs: Any = self.forward({**entries, **own}, **forward_params)
+        self._add(merged, outputs, scene.stem)
 
     def _cut(
         self,
