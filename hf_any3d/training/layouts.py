@@ -160,7 +160,11 @@ class LayoutCollator:
     has_objects: bool = False
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return what a call of the processor with layouts returns, perhaps with the targets of objects."""
+        """Return what a call of the processor with layouts returns, perhaps with the targets of objects.
+
+        Labels are those of the last `logits_to_keep` tokens, from the one before the first answer on: a prompt is
+        several times as long as its answer, and scores of all words for each of its tokens take a gigabyte.
+        """
         rooms: list[VoxelizedRoom] = [row["room"] for row in rows]
         batch = dict(self.processor(rooms, task=self.task, layouts=[row["layout"] for row in rows]))
         if self.has_objects:
@@ -169,6 +173,10 @@ class LayoutCollator:
             for name, parts in zip(names, zip(*targets, strict=True), strict=True):
                 batch[name] = torch.from_numpy(np.concatenate(parts))
             batch["object_lines"] = torch.from_numpy(object_lines(batch["labels"].numpy(), self.processor.tokenizer))
+        first = int((batch["labels"] != -100).any(dim=0).int().argmax())
+        # The token before it tells it.
+        batch["labels"] = batch["labels"][:, max(first - 1, 0) :]  # (rows, kept)
+        batch["logits_to_keep"] = batch["labels"].shape[1]
         return batch
 
 

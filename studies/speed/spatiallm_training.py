@@ -37,6 +37,8 @@ POINT_TOKENS, INSTRUCTION, ANSWER = 1000, 250, 400
 # A room of about as many tokens.
 _POINTS, _SIZE, _STRIDE = 25_000, 1.3, 16
 _WORDS, _TOKENS = 8192, POINT_TOKENS + INSTRUCTION + ANSWER
+_SCORED = ANSWER + 1
+"""Tokens with scores of all words: those that are learned, and the one before, as `LayoutCollator` has it."""
 _ENCODER_GB = 108_756_096 * 4e-9
 _SMALL_ENCODER = {
     **{"model_type": "point_transformer_v3", "in_channels": 6, "grid_size": 0.025, "depths": (1, 1)},
@@ -89,8 +91,9 @@ def _sizes(folder: Path, way: str, layers: int, vocabulary: int) -> dict[str, fl
     model = _built(folder, layers, vocabulary, _SMALL_ENCODER, in_bits)
     trained = _trained(model, settings, checkpointing)
     embedded = torch.zeros(1, _TOKENS, model.config.text_config.hidden_size, requires_grad=True)
-    labels = torch.zeros(1, _TOKENS, dtype=torch.long)
-    held = saved_bytes(lambda: trained(inputs_embeds=embedded, labels=labels, use_cache=False).loss, storages(trained))
+    inputs = {"inputs_embeds": embedded, "labels": torch.zeros(1, _SCORED, dtype=torch.long)}
+    inputs |= {"logits_to_keep": _SCORED, "use_cache": False}
+    held = saved_bytes(lambda: trained(**inputs).loss, storages(trained))
     language = [(name, weight) for name, weight in trained.named_parameters() if "language_model" in name]
     learned = _gigabytes(weight for _, weight in language if weight.requires_grad)
     return {"weights_gb": _gigabytes(weight for _, weight in language), "learned_gb": learned, "saved_gb": held / 1e9}
@@ -117,22 +120,23 @@ def sizes(folder: Path, way: str) -> dict[str, Any]:
         learned += _ENCODER_GB
     row = {"way": way, "tokens": _TOKENS, "trained": learned * 1e9 / 4}
     row |= {"weights_gb": full["weights_gb"] + _ENCODER_GB + between_gb, "gradients_gb": learned}
-    return row | {"states_gb": 2 * learned, "saved_gb": full["saved_gb"], "logits_gb": _TOKENS * vocabulary * 4e-9}
+    return row | {"states_gb": 2 * learned, "saved_gb": full["saved_gb"], "logits_gb": _SCORED * vocabulary * 4e-9}
 
 
-def step(folder: Path, way: str, layers: int) -> dict[str, Any]:
-    """Take a training step with a few layers."""
+def step(folder: Path, way: str, layers: int, words: int) -> dict[str, Any]:
+    """Take a training step with some layers and words."""
     settings, in_bits, checkpointing = WAYS[way]
     before = resident("VmRSS") / 1e3
-    model = _built(folder, layers, _WORDS, None, in_bits)
+    model = _built(folder, layers, words, None, in_bits)
     trained = _trained(model, settings, checkpointing)
     learned = [weight for weight in trained.parameters() if weight.requires_grad]
     clouds = scan(_POINTS, _SIZE)
     tokens = len((clouds["grid_coord"][0] // _STRIDE).unique(dim=0))
-    ids = torch.cat([prompt(tokens, model.config) % _WORDS, torch.randint(100, _WORDS, (1, ANSWER))], dim=1)
-    labels = ids.clone()
-    labels[:, :-ANSWER] = -100
+    ids = torch.cat([prompt(tokens, model.config) % words, torch.randint(100, words, (1, ANSWER))], dim=1)
+    labels = ids[:, -_SCORED:].clone()
+    labels[:, 0] = -100
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, **clouds}
+    inputs["logits_to_keep"] = _SCORED
     optimizer = torch.optim.AdamW(learned, lr=1e-6)
     saved = []
 
@@ -143,7 +147,7 @@ def step(folder: Path, way: str, layers: int) -> dict[str, Any]:
     spent = timed(run)
     missing = [weight for weight in learned if weight.grad is None]
     assert not missing, f"{len(missing)} trained weights have no gradient"
-    row = {"way": way, "layers": layers, "tokens": ids.shape[1], "point_tokens": tokens}
+    row = {"way": way, "layers": layers, "words": words, "tokens": ids.shape[1], "point_tokens": tokens}
     row |= {"voxels": clouds["points"].shape[1], "saved_gb": saved[0] / 1e9, "step_cpu_s": spent.cpu}
     return row | {"peak_gb": resident("VmHWM") / 1e3, "before_gb": before}
 
@@ -169,6 +173,7 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), help="ways to take a step in")
     parser.add_argument("--layers", type=int, default=4, help="layers of the language model in the steps")
+    parser.add_argument("--words", type=int, default=_WORDS, help="words of the language model in the steps")
     parser.add_argument("--output", type=Path, help="also write the results to this JSON file")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(words)
@@ -176,14 +181,14 @@ def main(words: list[str] | None = None) -> None:
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
     if options.one:
-        print(json.dumps(step(Path(options.one), options.ways[0], options.layers)))
+        print(json.dumps(step(Path(options.one), options.ways[0], options.layers, options.words)))
         return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         computed = [sizes(Path(folder), way) for way in WAYS]
         for way in options.ways:
             program = [sys.executable, "-m", "studies.speed.spatiallm_training", "--one", folder, "--ways", way]
-            program += ["--layers", str(options.layers)]
+            program += ["--layers", str(options.layers), "--words", str(options.words)]
             done = subprocess.run(program, check=True, stdout=subprocess.PIPE, text=True)
             rows.append(json.loads(done.stdout.splitlines()[-1]))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)

@@ -98,8 +98,10 @@ def test_labels_are_the_answers_and_nothing_else(rooms, processor):
     batch = LayoutCollator(processor)(rows)
     prompts = processor([row["room"] for row in rows], padding_side="right")
     tokenizer = processor.tokenizer
+    left_out = batch["input_ids"].shape[1] - batch["logits_to_keep"]
+    assert left_out == int(prompts["attention_mask"].sum(dim=1).min()) - 1 > 0
     for number, row in enumerate(rows):
-        labels = batch["labels"][number]
+        labels = torch.nn.functional.pad(batch["labels"][number], (left_out, 0), value=-100)
         told = labels != -100
         text = processor.answer(row["layout"], row["room"])
         assert tokenizer.decode(labels[told]) == text + tokenizer.eos_token
@@ -113,6 +115,25 @@ def test_labels_are_the_answers_and_nothing_else(rooms, processor):
     assert "wall" not in tokenizer.decode(only["labels"][0][only["labels"][0] != -100])
     with pytest.raises(ValueError, match="1 layouts for 2 rooms"):
         processor([row["room"] for row in rows], layouts=[rows[0]["layout"]])
+
+
+def test_scores_of_prompts_are_not_computed_and_the_loss_is_the_same(rooms, processor):
+    rows = [LayoutRows(rooms["train"], processor)[number] for number in (0, 1)]
+    model = fitting_spatiallm(processor)  # nothing is drawn, as it does not train
+    whole = processor([row["room"] for row in rows], layouts=[row["layout"] for row in rows])
+    expected = model(**whole)
+    expected.loss.backward()
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    batch = LayoutCollator(processor)(rows)
+    found = model(**batch)
+    found.loss.backward()
+    assert found.logits.shape[:2] == batch["labels"].shape and found.logits.shape[1] < expected.logits.shape[1]
+    torch.testing.assert_close(found.loss, expected.loss)
+    for name, weight in model.named_parameters():
+        assert (weight.grad is None) == (name not in gradients)
+        if weight.grad is not None:
+            torch.testing.assert_close(weight.grad, gradients[name], msg=name)
 
 
 @pytest.mark.parametrize(
