@@ -25,6 +25,16 @@ from torch import nn
 from transformers import Trainer, set_seed
 
 from examples import quickstart
+from examples.unknown_things import (
+    SEED,
+    UPRIGHT_CLASSES,
+    calibrate,
+    compare_banks,
+    doubt_table,
+    draw_stranger,
+    finish,
+    judge_doubt,
+)
 from hf_any3d import ActConfig, ActForPointCloudClassification, PointCloudProcessor, load_point_dataset
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform, validation_split
 from hf_any3d.data.point_arrays import new_generator, turn_up_axis
@@ -34,11 +44,9 @@ from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.model_card.saving import report_of_trainer, save_card
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.pipelines import default_model
+from hf_any3d.training.little_data.no_class import draw_things
 from studies import earlier_recipe
-from studies.generated_shapes import draw_shape
-from studies.generated_shapes.families import OTHERS, draw_other
 
-SEED = 0
 CHOSEN = "act-others"
 """Of `CANDIDATES`."""
 ACT: dict[str, Any] = {
@@ -98,14 +106,6 @@ NO_CLASS = -1
 """Label of things that no class describes."""
 OTHERS_SHARE, OTHERS_WEIGHT = 0.5, 0.5
 """Things of no class for each training row, and how much their loss counts."""
-THINGS = 100
-"""Things of each kind with which the unknown score is judged."""
-UNLABELED = ("dog", "horse", "house", "tower", "bridge", "ladder", "fence", "mushroom", "umbrella", "goblet")
-"""Generated classes that none of the labels describes."""
-UPRIGHT_CLASSES = ("bed", "chair", "lamp", "person", "plant", "sofa", "table")
-"""Classes that look like nothing known when they lie on their side."""
-FAR = 0.8
-"""Unknown score above which the model gives no label: that of no held-out training shape, as stored or turned."""
 HEADINGS = 4
 """Random headings of every shape, over which accuracies are averaged."""
 CHOICE = """\
@@ -131,8 +131,9 @@ the second (72.3 and 70.9 %), and with the model of this card.
 DOUBT = """\
 A third stage shows the model things of no class beside the shapes: random solids, rooms, noise, planes, bars, small
 parts of shapes, and shapes on their side; for these it is to give all classes the same score. With each label comes
-`unknown`, which joins the surprise of the scores and the distance to the nearest training shape. Above 0.5 a cloud is
-unlike the shapes of the classes, above {far:g} no label is given; `unknown=False` in a call switches that off.
+`unknown`, which joins the surprise of the scores and the distance to the nearest training shape{bank}. Above 0.5 a
+cloud is unlike the shapes of the classes, above {far:g} no label is given; `unknown=False` in a call switches that
+off.
 Threshold and temperature were fitted to training shapes that a second model had not seen. Test shapes as stored and
 with any heading, against others, which were drawn anew; AUROC is the area under the ROC curve:
 
@@ -179,20 +180,6 @@ class WithOthers(torch.utils.data.Dataset):
         return {"points": self.transform(points), "label": NO_CLASS}
 
 
-def draw_stranger(kind: str, clouds: np.ndarray, upright: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Draw something of no class, y up, in the unit sphere; see `WithOthers`."""
-    if kind == "lying":
-        return turn_up_axis(upright[generator.integers(len(upright))], "y", "x")
-    if kind == "sliver":
-        cloud = clouds[generator.integers(len(clouds))]
-        places = cloud @ generator.normal(size=3)
-        part = cloud[places <= np.quantile(places, generator.uniform(0.03, 0.12))]
-        part = part[generator.integers(len(part), size=len(cloud))]
-        part = part - part.mean(axis=0)
-        return (part / np.linalg.norm(part, axis=1).max()).astype(np.float32)
-    return draw_other(kind, SEED, int(generator.integers(2**31)))
-
-
 def doubting_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> Any:
     """Compute the smoothed cross-entropy of rows with a class, and for others that with equal shares of all classes.
 
@@ -220,7 +207,7 @@ def train(candidate: dict[str, Any], names: list[str], rows: Dataset, options: a
     if options.start is None:
         model = build_model(candidate, names, SEED)
     else:
-        model, stages = ActForPointCloudClassification.from_pretrained(options.start), stages[options.stages_done :]
+        model, stages = open_model(options.start), stages[options.stages_done :]
     for stage in stages:
         changes = {**stage["training"], "max_steps": options.max_steps, "disable_tqdm": False}
         trainer = Trainer(
@@ -258,97 +245,6 @@ def turned_accuracies(model: nn.Module, rows: Dataset, split: str) -> dict[str, 
     return {f"{split}, {name}": {"accuracy": float(np.mean(values))} for name, values in right.items()}
 
 
-def outputs_of(model: Any, clouds: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the pooled features `(clouds, width)` and logits `(clouds, labels)`."""
-    with torch.no_grad():
-        parts = torch.from_numpy(np.asarray(clouds, np.float32)).split(32)
-        features = torch.cat([model.eval().act(part).pooler_output for part in parts])
-        return features, model.classifier(features)
-
-
-def as_found(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return the clouds of rows as stored and with a random heading each, and their labels twice."""
-    plain, turn = quickstart.plain_rows(rows), build_transform({"rotate": {"axis": "y"}})
-    generator = np.random.default_rng(SEED)
-    clouds = np.stack(plain["points"][:])
-    return np.concatenate([clouds, np.stack([turn(cloud, generator) for cloud in clouds])]), np.tile(plain["label"], 2)
-
-
-def calibrate(model: Any, learned: Dataset, held_out: Dataset) -> dict[str, Any]:
-    """Fit temperature and unknown score to shapes that a model has not learned from.
-
-    Returns:
-        `temperature`, and the settings of `UnknownScoreConfigMixin`.
-    """
-    clouds, labels = as_found(held_out)
-    features, logits = outputs_of(model, clouds)
-    targets = torch.from_numpy(labels)
-    losses = {t: nn.functional.cross_entropy(logits / t, targets).item() for t in np.geomspace(0.3, 3, 93).tolist()}
-    temperature = min(losses, key=losses.__getitem__)
-    own, _ = outputs_of(model, np.stack(quickstart.plain_rows(learned)["points"][:]))
-    distance = torch.cdist(features, own).amin(dim=1).log()
-    surprised = -(logits / temperature).log_softmax(-1).amax(-1)
-    pairs = {"unknown_distance": distance, "unknown_surprise": surprised}
-    found = {name: [values.mean().item(), values.std().item()] for name, values in pairs.items()}
-    # As `fit_unknown_score` does: certainty does not outweigh distance.
-    found["unknown_surprise"][1] = max(found["unknown_surprise"])
-    signs = sum((values - found[name][0]) / found[name][1] for name, values in pairs.items())
-    return {"temperature": temperature, **found, "unknown_threshold": torch.quantile(signs, 0.95).item()}
-
-
-def finish(model: Any, rows: Dataset, calibration: dict[str, Any]) -> None:
-    """Set the temperature and the unknown score of the final model."""
-    model.classifier.calibrate(calibration["temperature"])
-    features, logits = outputs_of(model, np.stack(quickstart.plain_rows(rows)["points"][:]))
-    model.fit_unknown_score(features, logits, rows["group"])
-    # What the model says of the shapes it learned from is no measure of what it says of others.
-    for name in ("unknown_distance", "unknown_surprise", "unknown_threshold"):
-        setattr(model.config, name, calibration[name])
-    model.config.unknown_far = FAR
-
-
-def calibration_error(scores: torch.Tensor, right: torch.Tensor, bins: int = 10) -> float:
-    """Compute the expected calibration error of scores `(rows,)` in bins of equal width."""
-    place = (scores * bins).long().clamp(max=bins - 1)
-    gaps = [(right[place == b].float() - scores[place == b]).sum().abs() for b in range(bins)]
-    return float(sum(gaps) / len(scores))
-
-
-def judge_doubt(model: Any, test: Dataset) -> dict[str, dict[str, float]]:
-    """Compare the unknown scores of test shapes with those of other things; also the calibration error.
-
-    Returns:
-        Kind of thing -> `auroc`, against the test shapes, and the shares that are `flagged` (score above 0.5) and get
-        `no label`; "test shapes" has the `calibration error` too.
-    """
-    clouds, labels = as_found(test)
-    features, logits = outputs_of(model, clouds)
-    known = model.score_unknown(features, logits)
-    scores, classes = logits.softmax(-1).max(-1)
-    right = classes == torch.from_numpy(labels)
-    found = {"test shapes": {**shares_of(known), "calibration error": calibration_error(scores, right)}}
-    generator, stored = np.random.default_rng(SEED + 1), np.stack(quickstart.plain_rows(test)["points"][:])
-    names = test.features["label"].names
-    upright = stored[np.isin(test["label"], [names.index(name) for name in UPRIGHT_CLASSES if name in names])]
-    things = {
-        kind: [draw_stranger(kind, stored, upright, generator) for _ in range(THINGS)]
-        for kind in ("solid", *OTHERS, "sliver", "lying")
-    }
-    things["generated " + ", ".join(UNLABELED)] = [
-        draw_shape(name, SEED, index) for name in UNLABELED for index in range(THINGS // len(UNLABELED))
-    ]
-    for kind, points in things.items():
-        unknown = model.score_unknown(*outputs_of(model, np.stack(points)))
-        above = (unknown[:, None] > known).float() + (unknown[:, None] == known).float() / 2
-        found[kind] = {"auroc": above.mean().item(), **shares_of(unknown)}
-    return found
-
-
-def shares_of(unknown: torch.Tensor) -> dict[str, float]:
-    """Return which shares of unknown scores are flagged and get no label."""
-    return {"flagged": (unknown > 0.5).float().mean().item(), "no label": (unknown > FAR).float().mean().item()}
-
-
 def choose(name: str, splits: DatasetDict, options: argparse.Namespace) -> None:
     """Train a candidate on a part of the training shapes and print its accuracy on the rest."""
     parts = validation_split(splits["train"], 0.25, seed=0, group_column="group")
@@ -363,12 +259,12 @@ def choose(name: str, splits: DatasetDict, options: argparse.Namespace) -> None:
     )
 
 
-def held_out_calibration(splits: DatasetDict, options: argparse.Namespace) -> dict[str, Any]:
-    """Train the chosen candidate on three quarters of the training shapes, and calibrate it on the fourth."""
+def held_out_model(splits: DatasetDict, options: argparse.Namespace) -> tuple[Any, Dataset, Dataset]:
+    """Train the chosen candidate on three quarters of the training shapes; returns it, these, and the fourth."""
     parts = validation_split(splits["train"], 0.25, seed=0, group_column="group")
     names = parts["train"].features["label"].names
     if options.held_out is not None and (options.held_out / "config.json").is_file():
-        model: Any = ActForPointCloudClassification.from_pretrained(options.held_out)
+        model = open_model(options.held_out)
     else:
         from_scratch = argparse.Namespace(**{**vars(options), "start": None})
         trainer = train(CANDIDATES[CHOSEN], names, parts["train"], from_scratch)
@@ -376,16 +272,12 @@ def held_out_calibration(splits: DatasetDict, options: argparse.Namespace) -> di
         print("held-out shapes:", quickstart.evaluate(trainer, parts["validation"]))
         if options.held_out is not None:
             model.save_pretrained(options.held_out)
-    return calibrate(model, parts["train"], parts["validation"])
+    return model, parts["train"], parts["validation"]
 
 
-def doubt_table(doubts: dict[str, dict[str, float]]) -> str:
-    """Format what the model makes of things that it does not know."""
-    lines = ["| shown | AUROC | flagged, % | no label, % |", "|---|---|---|---|"]
-    for kind, row in doubts.items():
-        area = f"{row['auroc']:.2f}" if "auroc" in row else "–"
-        lines.append(f"| {kind} | {area} | {100 * row['flagged']:.0f} | {100 * row['no label']:.0f} |")
-    return "\n".join(lines)
+def open_model(folder: Path) -> Any:
+    """Open a saved classifier."""
+    return ActForPointCloudClassification.from_pretrained(folder)
 
 
 def save(
@@ -394,15 +286,18 @@ def save(
     """Write model, processor, card, recipe and metrics; without `doubts` of a model that knows no others."""
     model.save_pretrained(folder)
     PointCloudProcessor(num_points=1024).save_pretrained(folder)
-    recipe = {"command": "python -m examples.train_default_model", "seed": SEED, **CANDIDATES[CHOSEN]}
+    command = "python -m examples.train_default_model" + " --bank" * bool(model.config.unknown_bank_rows)
+    recipe = {"command": command, "seed": SEED, **CANDIDATES[CHOSEN]}
     limits = "It answers with one of its 18 classes whatever it is shown; scores are no warning of other objects."
-    unknown = {}
+    unknown, far = {}, model.config.unknown_far
     if doubts:
+        things = model.config.unknown_bank_rows
+        bank = f", and that against the distance to the nearest of {things} things of no class" if things else ""
         recipe |= {"calibration": calibration, "unknown": doubts}
         error = doubts["test shapes"]["calibration error"]
-        unknown = {"What it does not know": DOUBT.format(table=doubt_table(doubts), far=FAR, error=error)}
+        unknown = {"What it does not know": DOUBT.format(table=doubt_table(doubts), far=far, error=error, bank=bank)}
         limits = (
-            f"It answers with one of its 18 classes unless `unknown` is above {FAR:g}; most other objects get a "
+            f"It answers with one of its 18 classes unless `unknown` is above {far:g}; most other objects get a "
             "label, with a low score and a high `unknown`."
         )
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
@@ -416,7 +311,7 @@ def save(
         "How it was chosen": CHOICE,
         **unknown,
         "Limits": f"{UPRIGHT} {limits}",
-        "Repeat": "In a checkout: `python -m examples.train_default_model`. `recipe.json` has all settings, "
+        "Repeat": f"In a checkout: `{command}`. `recipe.json` has all settings, "
         "`metrics.json` the results. The shapes and their authors: `hf_any3d/assets/README.md` (CC0 and CC-BY).",
     }
     card = build_model_card(
@@ -442,21 +337,38 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, help="folder of a model that the first stages made")
     parser.add_argument("--stages-done", type=int, default=1, help="stages that --start has behind it")
     parser.add_argument("--held-out", type=Path, help="folder that keeps the model of three quarters of the shapes")
+    parser.add_argument("--banks", action="store_true", help="compare banks of the unknown score on held-out shapes")
+    parser.add_argument("--bank", action="store_true", help="give the unknown score a bank of things of no class")
+    parser.add_argument("--refit", action="store_true", help="fit only the unknown score of the saved model anew")
     parser.add_argument("--output-dir", type=Path, default=Path(default_model()), help="folder of the model")
     parser.add_argument("--max-steps", type=int, default=-1, help="stop early, to try the program out")
     options = parser.parse_args(arguments)
     transformers.logging.set_verbosity_error()
     splits = load_point_dataset("shapes")
     splits["train"] = quickstart.without_files(splits["train"])
+    things = draw_things() if options.bank else None
     if options.choose:
         choose(options.choose, splits, options)
         return
+    if options.banks:
+        for name, doubts in compare_banks(*held_out_model(splits, options)).items():
+            print(f"bank: {name}", doubt_table(doubts), sep="\n")
+        return
+    if options.refit:
+        model = open_model(options.output_dir)
+        calibration = calibrate(*held_out_model(splits, options), things)
+        finish(model, splits["train"], calibration, things)
+        doubts = judge_doubt(model, splits["test"])
+        save(model, RunReport.load(options.output_dir / "metrics.json"), options.output_dir, calibration, doubts)
+        print(doubt_table(doubts))
+        return
     names, start = splits["train"].features["label"].names, time.process_time()
     knows_others = "others" in CANDIDATES[CHOSEN]["stages"][-1]
-    calibration = held_out_calibration(splits, options) if knows_others else {}
+    calibration = calibrate(*held_out_model(splits, options), things) if knows_others else {}
     trainer = train(CANDIDATES[CHOSEN], names, splits["train"], options)
     if knows_others:
-        finish(trainer.model, splits["train"], calibration)
+        trainer.model.classifier.calibrate(calibration["temperature"])
+        finish(trainer.model, splits["train"], calibration, things)
     seconds = {"training (CPU)": time.process_time() - start}
     metrics, class_accuracy = evaluate_splits(trainer, {"test": quickstart.plain_rows(splits["test"])}, names)
     metrics |= turned_accuracies(trainer.model, splits["test"], "test")

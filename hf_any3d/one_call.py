@@ -44,6 +44,7 @@ def segment(
     model: Any,
     normals: Any = None,
     intensity: Any = None,
+    ring: Any = None,
     labels: Sequence[str] | str | None = None,
     category: str | None = None,
     up_axis: str | None = None,
@@ -64,6 +65,7 @@ def segment(
             pipeline of these tasks.
         normals: `(points, 3)`, for models that read them.
         intensity: `(points,)`, for models that read it.
+        ring: `(points,)`, the number of the laser, for models that read it.
         labels: Names of parts, for models that find parts by name, and no others.
         category: Category of the object, for models of parts.
         up_axis: "x", "y" or "z", the axis that points up in the cloud, if it is another one than the model's.
@@ -91,7 +93,7 @@ def segment(
     pipe = model if hasattr(model, "label_names") else _opened(model, device)
     if pipe is model and device is not None:
         raise ValueError(f"device={device!r} with an open pipeline; expected None, as it has a device")
-    row = {"points": points, "colors": colors, "normals": normals, "intensity": intensity}
+    row = {"points": points, "colors": colors, "normals": normals, "intensity": intensity, "ring": ring}
     row = {name: values for name, values in row.items() if values is not None}
     count = {name: len(values) for name, values in row.items()}
     if wrong := [name for name, own in count.items() if own != count["points"]]:

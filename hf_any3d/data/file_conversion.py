@@ -29,7 +29,10 @@ AnyDataset = TypeVar("AnyDataset", bound=Dataset | DatasetDict | IterableDataset
 
 _ROWS_OF_FILES = 16
 _EXACT = PointCloud(format="npz")
-_TYPES = {"points": "float32", "normals": "float32", "colors": "uint8", "intensity": "float32", "labels": "int64"}
+_TYPES = {"points": "float32", "normals": "float32", "colors": "uint8"}
+# One number for each point.
+_NUMBERS = {"labels": "int64", "intensity": "float32", "ring": "float32"}
+_TYPES |= _NUMBERS
 _BYTES_AT_A_TIME = 16 * 2**20
 _TYPICAL_POINTS = 100_000
 
@@ -248,8 +251,8 @@ class CloudColumns:
         num_points: draw this many points of every cloud; None keeps all points of point files and draws `mesh_points`
             from the surface of meshes.
         mesh_points: points of a mesh when `num_points` is None.
-        columns: columns besides the points: "normals", "colors" (0 to 255), "intensity" and "labels"; every file must
-            have them.
+        columns: columns besides the points: "normals", "colors" (0 to 255), "intensity", "ring" and "labels"; every
+            file must have them.
         seed: seed of the points that are drawn.
 
     Raises:
@@ -267,7 +270,7 @@ class CloudColumns:
                 raise ValueError(f"{name} is {value}; expected at least 1")
         if isinstance(self.columns, str) or set(self.columns) - (set(_TYPES) - {"points"}):
             unknown = self.columns if isinstance(self.columns, str) else sorted(set(self.columns) - set(_TYPES))[0]
-            expected = "'normals', 'colors', 'intensity' or 'labels', as a list"
+            expected = "'normals', 'colors', 'intensity', 'ring' or 'labels', as a list"
             raise ValueError(f"columns has {unknown!r}; expected {expected}")
 
     @property
@@ -281,8 +284,7 @@ class CloudColumns:
         from datasets import Array2D, List, Value
 
         types: dict[str, FeatureType] = {name: Array2D((self.num_points, 3), _TYPES[name]) for name in self.names}
-        # One number for each point.
-        for name in {*types} & {"labels", "intensity"}:
+        for name in {*types} & {*_NUMBERS}:
             types[name] = List(Value(_TYPES[name]), length=self.num_points or -1)
         return types
 
@@ -296,7 +298,7 @@ class CloudColumns:
 
         Returns:
             `points` (num_points, 3) float32 in the units of the file, `normals` float32, `colors` uint8, `labels`
-            (num_points,) int64, `intensity` (num_points,) float32.
+            (num_points,) int64, `intensity` and `ring` (num_points,) float32.
 
         Raises:
             PointCloudError: a cloud without a requested column, or a mesh without a surface.

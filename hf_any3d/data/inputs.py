@@ -11,13 +11,13 @@ from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_clou
 from hf_any3d.data.files.attributes import unit_colors
 
 # Feature of a processor -> field of `PointCloudData`.
-ATTRIBUTES = {"rgb": "colors", "normals": "normals", "intensity": "intensity"}
+ATTRIBUTES = {"rgb": "colors", "normals": "normals", "intensity": "intensity", "ring": "ring"}
 # Channels of a feature.
-_WIDTHS = {"intensity": 1}
+_WIDTHS = {"intensity": 1, "ring": 1}
 
 
 def count_channels(features: Sequence[str]) -> int:
-    """Return the number of channels of features: three each, but one of an intensity."""
+    """Return the number of channels of features: three each, but one of an intensity or ring."""
     return sum(_WIDTHS.get(name, 3) for name in features)
 
 
@@ -70,7 +70,7 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
         entry: a path; a PointCloudData; an array, tensor or nested list (points, channels) with the channels of
             `features` (further ones are ignored); a dict with `points` and perhaps the other fields of
             PointCloudData, except labels, or with `path` or `bytes`; a trimesh Trimesh, PointCloud or Scene.
-        features: the channels of an array: "xyz", "rgb", "normals", "intensity".
+        features: the channels of an array: "xyz", "rgb", "normals", "intensity", "ring".
 
     Raises:
         PointCloudError: invalid content; PointCloudFileError for files.
@@ -107,7 +107,7 @@ def _from_row(row: Mapping, features: Sequence[str]) -> PointCloudData:
     own = [name for name, key in ATTRIBUTES.items() if row.get(key) is not None]
     # Columns that the row has under their own names are not among the channels of `points`.
     cloud = _from_array(as_array(row["points"], "points"), [name for name in features if name not in own])
-    for name in ("colors", "normals", "intensity", "faces", "offset", "face_colors"):
+    for name in (*ATTRIBUTES.values(), "faces", "offset", "face_colors"):
         if row.get(name) is not None:
             values = as_array(row[name], name)
             cloud[name] = unit_colors(values) if name.endswith("colors") else values

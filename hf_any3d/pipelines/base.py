@@ -1,7 +1,9 @@
 """Base class of the pipelines, and checks of their inputs, arguments and outputs."""
 
+import ctypes
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,25 @@ from hf_any3d.processing import PointCloudProcessor
 
 PROGRESS_FROM = 100
 """Number of clouds from which on a progress bar is shown."""
+
+
+def return_free_memory() -> None:
+    """Give the system back what glibc keeps of freed memory; with another C library nothing happens.
+
+    Settings of the allocator, which belong to the program, stay as they are.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    # Windows has no handle of the program itself, and other C libraries no such function.
+    except (AttributeError, OSError, TypeError):
+        return None
 
 
 # (Pipeline of a task, model type) -> the pipeline for models of this type.

@@ -24,6 +24,7 @@ from hf_any3d.pipelines.base import (
     join_clouds,
     refuse_non_finite,
     refuse_unknown,
+    return_free_memory,
     stem_of,
     without_none,
 )
@@ -45,6 +46,9 @@ _PART = "part"
 _LEAST = -1e4
 # Bytes of summed logits in memory; more are in a temporary file.
 _SUMS_IN_MEMORY = 1 << 30
+# Points after which freed memory is given back: blocks differ in their voxels, so that what is left of one in pieces
+# fits no tensor of the next. For small blocks it would only take time.
+_POINTS_BETWEEN_RETURNS = 100_000
 
 
 @dataclass
@@ -206,33 +210,56 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             own = {"index": torch.from_numpy(index)[None], "cloud": scene if is_last else None, "is_last": is_last}
             yield {**self._block(scene, index), **own}
 
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict,
+        forward_params: dict,
+        postprocess_params: dict,
+    ) -> Any:
+        """Iterate over the answers; many clouds share batches, and a single one is labeled by `run_single`."""
+        settings = preprocess_params, forward_params, postprocess_params
+        # Many clouds are a dataset here or a generator; a list is what transformers puts a single one into.
+        if isinstance(inputs, list):
+            return iter([self.run_single(cloud, *settings) for cloud in inputs])
+        return super().get_iterator(inputs, num_workers, batch_size, *settings)
+
     def run_single(
         self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict
     ) -> dict[str, Any]:
         """Label one cloud, with the logits of one batch of blocks in memory at a time."""
-        # The stock method keeps the outputs of all blocks until the end: gigabytes for a large scene.
+        # The stock iterator keeps inputs and outputs of all blocks until the end: gigabytes for a large scene.
         scene = self._cut(inputs, **preprocess_params)
-        blocks, merged = scene.blocks, _Merge(len(scene.part))
+        blocks, merged, since = scene.blocks, _Merge(len(scene.part)), 0
         hidden = len(blocks) < PROGRESS_FROM if self._bar is None else not self._bar
         with tqdm(total=len(blocks), unit="block", disable=hidden, delay=2, leave=False) as bar:
             for start in range(0, len(blocks), self._batch):
                 batch = blocks[start : start + self._batch]
-                prepared = [self._block(scene, index) for index in batch]
-                entries: dict[str, Any] = {
-                    # -1 marks points that do not exist in the index of points to voxels.
-                    name: join_clouds([block[name] for block in prepared], -1 if name == "inverse" else 0)
-                    for name in prepared[0]
-                    if name not in ("stem", _PART)
-                }
-                if scene.votes:
-                    entries[_PART] = [block[_PART][0] for block in prepared]
-                index = torch.from_numpy(batch)
-                outputs: Any = self.forward(
-                    {**entries, "index": index, "cloud": None, "is_last": False}, **forward_params
-                )
-                self._add(merged, outputs, scene.stem)
+                self._add_blocks(scene, merged, batch, forward_params)
+                since += batch.size
+                if since >= _POINTS_BETWEEN_RETURNS:
+                    return_free_memory()
+                    since = 0
                 bar.update(len(batch))
         return self._answer(scene, merged, **postprocess_params)
+
+    def _add_blocks(self, scene: _Scene, merged: _Merge, batch: np.ndarray, forward_params: dict) -> None:
+        """Add the logits of some blocks, `(blocks, num_points)` indices; nothing else of them stays in memory."""
+        prepared = [self._block(scene, index) for index in batch]
+        entries: dict[str, Any] = {
+            # -1 marks points that do not exist in the index of points to voxels.
+            name: join_clouds([block[name] for block in prepared], -1 if name == "inverse" else 0)
+            for name in prepared[0]
+            if name not in ("stem", _PART)
+        }
+        if scene.votes:
+            entries[_PART] = [block[_PART][0] for block in prepared]
+        del prepared
+        own = {"index": torch.from_numpy(batch), "cloud": None, "is_last": False}
+        outputs: Any = self.forward({**entries, **own}, **forward_params)
+        self._add(merged, outputs, scene.stem)
 
     def _cut(
         self,
@@ -411,7 +438,7 @@ def vote(model: Any, processor: Any, cloud: PointCloudData) -> torch.Tensor:
 
 
 def part_of(data: PointCloudData, index: np.ndarray) -> PointCloudData:
-    """Return some points of a cloud with their colors, normals and intensity.
+    """Return some points of a cloud with their colors, normals, intensity and ring.
 
     Args:
         data: A cloud.

@@ -28,6 +28,7 @@ from hf_any3d.modeling.any2point import (
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT_ADAPTER
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.encoders.loading import encoder_settings
+from hf_any3d.modeling.layers.unknown_score import UnknownScoreMixin
 from hf_any3d.modeling.patchalign3d import PatchAlign3DPreTrainedModel
 from hf_any3d.modeling.point_encoders.text_towers import text_tower_settings
 from hf_any3d.modeling.point_features import PointFeaturesPreTrainedModel
@@ -229,6 +230,8 @@ def build_model(
             model = _with_new_head(model_class, arguments.model_name_or_path, settings)
         else:
             model = model_class.from_pretrained(arguments.model_name_or_path, **settings)
+        if isinstance(model, UnknownScoreMixin):
+            model.drop_unknown_score()
     if adapted:
         assert adapter.peft is not None and isinstance(adapter.peft_config, dict)
         # The report lists it as the protocol of the run.

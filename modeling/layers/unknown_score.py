@@ -10,7 +10,7 @@ a filter.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -154,6 +154,12 @@ class UnknownScoreMixin:
     def score_unknown(self, features: Tensor, logits: Tensor) -> Tensor | None:
         """Return the scores `(batch,)` of pooled features `(batch, width)` and their logits; None without a score."""
         return None if self.unknown_score is None else self.unknown_score(features, logits, self.config)
+
+    def drop_unknown_score(self) -> None:
+        """Remove the score, whose features and numbers mean nothing once weights are trained further."""
+        self.unknown_score = None
+        for setting in fields(UnknownScoreConfigMixin):
+            setattr(self.config, setting.name, setting.default)
 
     @torch.no_grad()
     def fit_unknown_score(

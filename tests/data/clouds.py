@@ -7,7 +7,7 @@ import numpy as np
 from hf_any3d.data.files import PointCloudData
 
 FILES = Path(__file__).parents[1] / "files"
-FIELDS = ("points", "colors", "normals", "labels", "faces", "face_colors", "offset", "intensity")
+FIELDS = ("points", "colors", "normals", "labels", "faces", "face_colors", "offset", "intensity", "ring")
 
 
 def points(count: int = 8, seed: int = 0) -> np.ndarray:
@@ -18,7 +18,8 @@ def full_cloud(count: int = 8) -> PointCloudData:
     """A cloud with all attributes of points; its colors are exact in eight bits."""
     colors = np.random.default_rng(1).integers(0, 256, (count, 3)) / 255
     normals = np.tile(np.float32([0, 0, 1]), (count, 1))
-    return PointCloudData(points(count), colors, normals, np.arange(count), intensity=np.arange(count) / 7)
+    measured = {"intensity": np.arange(count) / 7, "ring": np.arange(count) % 3}
+    return PointCloudData(points(count), colors, normals, np.arange(count), **measured)
 
 
 def triangle() -> PointCloudData:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from transformers import pipeline
 from transformers.utils import logging
 
-from examples import quickstart, train_default_model
+from examples import quickstart, train_default_model, unknown_things
 from hf_any3d import example_file, load_point_dataset, read_point_cloud
 from hf_any3d.evaluation.classification import evaluate_splits
 from hf_any3d.pipelines import DEFAULT_MODELS, default_model
@@ -78,6 +79,41 @@ def test_its_test_accuracy_is_that_of_its_card(classify):
         and f"| {METRICS['metrics']['test']['loss']:.4g} |" in card
     )
     assert train_default_model.CHOICE.strip() in card and train_default_model.UPRIGHT in card
+
+
+@pytest.mark.parametrize("bank", [False, True])
+def test_its_unknown_score_is_fitted_anew_without_training(bank, classify, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "default_model"
+    shutil.copytree(FOLDER, folder)
+    splits = load_point_dataset("shapes")
+    rows = splits["train"].select(range(0, len(splits["train"]), 8))
+    learned, held_out = rows.select(range(30)), rows.select(range(30, 50))
+    splits["train"], splits["test"] = learned, splits["test"].select(range(0, 140, 10))
+    monkeypatch.setattr(train_default_model, "load_point_dataset", lambda name: splits)
+    monkeypatch.setattr(train_default_model.quickstart, "without_files", lambda rows: rows)
+    monkeypatch.setattr(unknown_things, "THINGS", 10)  # one of each unlabeled class
+    opened = train_default_model.open_model(FOLDER)
+    monkeypatch.setattr(train_default_model, "held_out_model", lambda *_: (opened, learned, held_out))
+    train_default_model.main(["--refit", "--output-dir", str(folder), *["--bank"] * bank])
+    model = train_default_model.open_model(folder)
+    assert (model.config.unknown_rows, model.config.unknown_bank_rows) == (30, 252 * bank)
+    points = torch.from_numpy(unknown_things.as_found(held_out)[0])
+    with torch.no_grad():
+        found, before = model(points=points), classify.model(points=points)
+    assert torch.equal(found.logits, before.logits)
+    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    # This second model has a head that is calibrated already, and gets another temperature.
+    model.classifier.calibrate(recipe["calibration"]["temperature"])
+    with torch.no_grad():
+        found = model(points=points)
+    # 38 of the 40 that it was fitted to are known, and none is without a label.
+    assert int((found.unknown <= 0.5).sum()) == 38 and found.unknown.max() <= model.config.unknown_far
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert ("252 things of no class. Above 0.5" in card.replace("\n", " ")) == bank and "| noise | 0." in card
+    assert f"train_default_model{' --bank' * bank}`" in card and METRICS == json.loads(
+        (folder / "metrics.json").read_text(encoding="utf-8")
+    )
+    assert "| room | " in capsys.readouterr().out
 
 
 def test_it_is_small_and_has_card_and_recipe_beside_it():

@@ -1,5 +1,9 @@
 """Labels for every point of files and arrays of any size."""
 
+import os
+import platform
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +15,7 @@ from hf_any3d import GuidedAdapterConfig, PointCloudProcessor, read_point_cloud
 from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.pipelines import PointCloudSegmentationPipeline, point_cloud_segmentation
+from hf_any3d.pipelines.base import return_free_memory
 from hf_any3d.visualization.viewer import label_colors
 from tests.tiny_encoders import clouds, tiny_model, tiny_part_model, tiny_scene_model
 
@@ -177,6 +182,30 @@ def test_sums_on_disk_give_the_same_answer(scenes, monkeypatch):
     expected = scenes[0](cloud)
     monkeypatch.setattr(point_cloud_segmentation, "_SUMS_IN_MEMORY", 0)
     assert same(scenes[0](cloud, batch_size=4), expected)
+
+
+def test_what_blocks_leave_is_given_back_after_so_many_points(scenes, monkeypatch):
+    cloud = clouds(1, 300)[0]
+    blocks, calls = len(scenes[0]._cut(cloud).blocks), []
+    monkeypatch.setattr(point_cloud_segmentation, "return_free_memory", lambda: calls.append(1))
+    expected = scenes[0](cloud, batch_size=1)
+    assert not calls and blocks > 4
+    monkeypatch.setattr(point_cloud_segmentation, "_POINTS_BETWEEN_RETURNS", 2 * POINTS)
+    assert same(scenes[0](cloud, batch_size=1), expected)
+    assert len(calls) == blocks // 2
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has malloc_trim")
+def test_freed_memory_in_pieces_goes_back_to_the_system():
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    pieces = [np.ones(64 << 10, np.uint8) for _ in range(2000)]
+    # The last one stays, and with it what lies before it.
+    pieces = pieces[-1:]
+    before = resident()
+    return_free_memory()
+    assert before - resident() > 100e6
 
 
 def test_thinned_clouds_give_every_point_the_label_of_the_nearest_kept_one(scenes):

@@ -10,17 +10,22 @@ import torch
 from safetensors.torch import save
 from transformers import AutoConfig, pipeline
 
+from hf_any3d.data.files import write_point_cloud
+from hf_any3d.data.inputs import to_cloud
 from hf_any3d.hub.published_table import FIND3D_TOWER, PUBLISHED
 from hf_any3d.published import open_published
 from hf_any3d.research.published_checks import _parts
+from tests.cli.conftest import run
 from tests.modeling.ptv3_case import Find3DCase
 from tests.published.test_published import forget
+from tests.published.test_scene_docs import commands
 from tests.tiny_text_towers import saved_text_tower
 
 NAME = "ziqima/find3d-checkpt0"
 
 
 def test_find3d_opens_by_its_name_and_finds_parts(hub, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     case, entry, tower = Find3DCase("ptv1_find3d"), PUBLISHED[NAME], Path(saved_text_tower("siglip"))
     width = AutoConfig.from_pretrained(tower).text_config.projection_size
     tensors = case.tensors()
@@ -47,6 +52,11 @@ def test_find3d_opens_by_its_name_and_finds_parts(hub, monkeypatch, tmp_path):
         assert _parts(NAME).passed is False
         answer = segment(case.cloud(), candidate_labels=["seat", "leg"], category="chair")
         assert set(np.unique(answer["labels"])) <= {0, 1, 2} and len(answer["labels"]) == 1300
+        write_point_cloud(tmp_path / "chair.ply", to_cloud(case.cloud()))
+        (words,) = commands("segmentation.md", NAME)
+        code, out, err = run(*words, "--json")
+        assert code == 0 and (tmp_path / "chair.html").is_file(), err
+        assert {part["label"] for part in json.loads(out)[0]["segments"]} <= {"seat", "leg", "back", "none"}
     finally:
         for name in (NAME, FIND3D_TOWER):
             huggingface_hub.delete_repo(name)

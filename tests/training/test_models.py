@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from hf_any3d.modeling.act import ActForPointCloudClassification
+from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForPointCloudClassification
 from hf_any3d.training.arguments import AdapterArguments
 from hf_any3d.training.models import (
@@ -188,3 +188,22 @@ def test_a_classifier_of_other_classes_gets_a_new_head(tmp_path):
         if name.startswith("act."):
             assert torch.equal(other.state_dict()[name], weight), name
     assert other(points=clouds(1)).logits.shape == (1, 4)
+
+
+def test_training_drops_the_unknown_score_of_the_weights_it_starts_from(tmp_path):
+    saved = tiny_act(ActForPointCloudClassification, id2label={0: "chair", 1: "lamp"}).eval()
+    points = clouds(6)
+    with torch.no_grad():
+        features = saved.act(points=points).pooler_output
+        saved.fit_unknown_score(features, saved.classifier(features), bank=features + 1)
+    saved.config.unknown_far = 0.9
+    saved.save_pretrained(tmp_path)
+    arguments = PointModelArguments(model_name_or_path=str(tmp_path))
+    blank = ActConfig()
+    for labels in (["chair", "lamp"], ["box", "car", "cup"]):
+        model = build_model(CLASSES, arguments, AdapterArguments(), labels, in_channels=3).eval()
+        assert "unknown" not in model(points=points) and not any("unknown" in name for name in model.state_dict())
+        for name in ("rows", "bank_rows", "distance", "side", "surprise", "threshold", "far"):
+            assert getattr(model.config, f"unknown_{name}") == getattr(blank, f"unknown_{name}")
+        model.save_pretrained(tmp_path / "trained")
+        assert "unknown" not in type(model).from_pretrained(tmp_path / "trained")(points=points)

@@ -73,7 +73,7 @@ DATASET = PublishedDataset(
     name="nuscenes",
     description=(
         "nuScenes-lidarseg: 34,149 labeled sweeps of a laser scanner on cars in Boston and Singapore, in meters, z "
-        "up, with intensities, each point of one of 16 classes; 150 of 850 scenes are for validation."
+        "up, with intensities and rings, each point of one of 16 classes; 150 of 850 scenes are for validation."
     ),
     homepage="https://www.nuscenes.org/nuscenes",
     license=License(
@@ -115,8 +115,8 @@ def load(
     """Read nuScenes-lidarseg, one row a labeled sweep, with the splits `train` and `validation`.
 
     Rows have `points` (num_points, 3) in meters in the frame of the scanner, y ahead and z up; `intensity`
-    (num_points,), 0 to 255; `labels` (num_points,), one of 16 classes, -100 for points without one; `scene`, such as
-    "scene-0061"; and `timestamp` in microseconds.
+    (num_points,), 0 to 255; `ring` (num_points,), the number of the laser; `labels` (num_points,), one of 16 classes,
+    -100 for points without one; `scene`, such as "scene-0061"; and `timestamp` in microseconds.
 
     Args:
         data_dir: the folder with `samples`, `lidarseg` and the tables.
@@ -154,6 +154,7 @@ def load(
         {
             "points": Array2D((None, 3), "float32"),
             "intensity": List(Value("float32")),
+            "ring": List(Value("float32")),
             "labels": List(ClassLabel(names=list(CLASS_NAMES))),
             "scene": Value("string"),
             "timestamp": Value("int64"),
@@ -248,5 +249,5 @@ def _read(sweep: Sweep, classes: np.ndarray) -> Iterator[Mapping[str, object]]:
     labels = classes[numbers]
     if (unknown := numbers[labels == -1]).size:
         raise PointCloudFileError(f"{sweep.labels}: category {unknown[0]}, which category.json does not have")
-    rest = {"scene": sweep.scene, "timestamp": sweep.timestamp}
-    yield {"points": cloud.points, "intensity": cloud.intensity, "labels": labels, **rest}
+    measured = {"points": cloud.points, "intensity": cloud.intensity, "ring": cloud.ring}
+    yield {**measured, "labels": labels, "scene": sweep.scene, "timestamp": sweep.timestamp}

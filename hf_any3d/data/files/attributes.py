@@ -16,6 +16,7 @@ LEAST_OPACITY = 0.1
 """Gaussian splats that cover less of what is behind them are no points of a surface, and are left out."""
 _CONSTANT_HARMONIC = np.float32(0.28209479)  # the spherical harmonic of degree 0, 1 / (2 sqrt(pi))
 _INTENSITIES = ("intensity", "scalar_intensity", "reflectance", "remission")
+_RINGS = ("ring", "scalar_ring")
 _LABELS = ("label", "class", "classification", "labels", "scalar_label", "scalar_classification")
 
 
@@ -43,7 +44,9 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]
         # Of Gaussian splats, the color seen from all sides: the constant term of their spherical harmonics.
         found["colors"] = _splat_colors(np.stack([columns[name] for name in _SPLATS], axis=1), source)
     if name := next((name for name in _INTENSITIES if name in columns), None):
-        found["intensity"] = usable_intensity(columns[name], source)
+        found["intensity"] = usable_numbers(columns[name], "intensities", source)
+    if name := next((name for name in _RINGS if name in columns), None):
+        found["ring"] = usable_numbers(columns[name], "rings", source)
     if name := next((name for name in _LABELS if name in columns), None):
         found["labels"] = usable_labels(columns[name], source)
     return found
@@ -180,14 +183,14 @@ def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:
     return normals
 
 
-def usable_intensity(values: np.ndarray, source: Source) -> np.ndarray | None:
-    """Return intensities as float32 if they are finite, else None with a warning."""
+def usable_numbers(values: np.ndarray, names: str, source: Source) -> np.ndarray | None:
+    """Return intensities or rings as float32 if they are finite, else None with a warning that calls them `names`."""
     with np.errstate(invalid="ignore", over="ignore"):
-        intensity = values.astype(np.float32)
-    if not np.isfinite(intensity).all():
-        source.warn("intensities have NaN or infinite values and are left out")
+        numbers = values.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        source.warn(f"{names} have NaN or infinite values and are left out")
         return None
-    return intensity
+    return numbers
 
 
 def usable_labels(values: np.ndarray, source: Source, first: int | None = None) -> np.ndarray | None:

@@ -7,7 +7,7 @@ from importlib import import_module
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import usable_colors, usable_intensity
+from hf_any3d.data.files.attributes import usable_colors, usable_numbers
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 
@@ -78,7 +78,7 @@ def read(source: Source) -> PointCloudData:
         at += len(block)
     usable = None if colors is None else usable_colors(colors, source)
     # The standard has 0 where a sensor measures none. Z is the elevation in LAS.
-    measured = usable_intensity(intensity, source) if intensity.any() else None
+    measured = usable_numbers(intensity, "intensities", source) if intensity.any() else None
     return PointCloudData(points, usable, labels=labels, intensity=measured, up_axis="z")
 
 

@@ -15,7 +15,7 @@ _CHOICES = 'pass file_type="kitti" (x y z intensity) or file_type="nuscenes" (x 
 
 
 def read(source: Source) -> PointCloudData:
-    """Read coordinates in meters, z up, and the intensity of each point; the ring of nuScenes is left out.
+    """Read coordinates in meters, z up, and the intensity of each point, in nuScenes also its ring.
 
     Intensities stay as the sensor gives them: 0 to 1 in KITTI, 0 to 255 in nuScenes. The kind of a file follows
     from the file type "kitti" or "nuscenes", or else from a name that ends with .pcd.bin, or else from its size and
@@ -39,7 +39,8 @@ def read(source: Source) -> PointCloudData:
     source.check(points=len(data) // row)
     table = np.frombuffer(data, "<f4").reshape(-1, width)
     # Invalid intensities are errors here: without a header they are the only sign of another format.
-    return PointCloudData(table[:, :3], intensity=table[:, 3], up_axis="z")
+    ring = table[:, 4] if width == _WIDTHS["nuscenes"] else None
+    return PointCloudData(table[:, :3], intensity=table[:, 3], ring=ring, up_axis="z")
 
 
 def _width_of(data: bytes) -> int:

@@ -11,9 +11,9 @@ from hf_any3d.data.files.attributes import (
     by_name,
     by_number,
     usable_colors,
-    usable_intensity,
     usable_labels,
     usable_normals,
+    usable_numbers,
 )
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
@@ -133,8 +133,9 @@ def _read_npz(source: Source) -> PointCloudData:
             values = first(names)
             values = None if values is None else usable(_numeric(values, field), source)
             fields[field] = fields[field] if values is None else values
-        if (intensity := first(("intensity",))) is not None:
-            fields["intensity"] = usable_intensity(_numeric(intensity, "intensity"), source)
+        for name, called in (("intensity", "intensities"), ("ring", "rings")):
+            if (values := first((name,))) is not None:
+                fields[name] = usable_numbers(_numeric(values, name), called, source)
         # The archive's offset, and the one that was split off from its points just now.
         if (offset := first(("offset",))) is not None:
             fields["offset"] = _numeric(offset, "offset") + (0 if fields["offset"] is None else fields["offset"])

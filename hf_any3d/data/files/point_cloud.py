@@ -49,6 +49,7 @@ class PointCloudData:
             for clouds so far from the origin that float32 would distort their shape.
         up_axis: "x", "y" or "z" where the format of the file says which axis points up, else None.
         intensity: (points,) float32, how strongly each point reflects a laser, in the units of the sensor, or None.
+        ring: (points,) float32, the number of the laser that measured each point, counted by the sensor, or None.
 
     Raises:
         PointCloudError: a wrong shape, no points, a NaN or infinite coordinate, a color outside [0, 1] or a face that
@@ -64,6 +65,7 @@ class PointCloudData:
     offset: np.ndarray | None = None
     up_axis: str | None = None
     intensity: np.ndarray | None = None
+    ring: np.ndarray | None = None
 
     def __post_init__(self):
         if (left_out := _LEFT_OUT.get()) is not None:
@@ -81,7 +83,9 @@ class PointCloudData:
         if self.labels is not None:
             self.labels = _labels(self.labels, count)
         if self.intensity is not None:
-            self.intensity = _intensity(self.intensity, count)
+            self.intensity = _numbers("intensity", self.intensity, count)
+        if self.ring is not None:
+            self.ring = _numbers("ring", self.ring, count)
         if self.faces is not None:
             self.faces = _faces(self.faces, count)
         if self.face_colors is not None:
@@ -116,7 +120,7 @@ class PointCloudData:
             return
         if not valid.any():
             raise PointCloudError(f"all {len(points)} points have NaN or infinite coordinates; expected finite ones")
-        for name in ("points", "colors", "normals", "labels", "intensity"):
+        for name in ("points", "colors", "normals", "labels", "intensity", "ring"):
             values = getattr(self, name)
             # A field of another length stays, and is reported as an error afterwards.
             if values is not None and len(values) == len(points):
@@ -139,7 +143,8 @@ class PointCloudData:
         """Draw points evenly from the surface of a mesh.
 
         Triangles are drawn by area. A sample has the normal of its face, the color of the face if there are face
-        colors, else one interpolated between the corners, as intensities are, and the label of the nearest corner.
+        colors, else one interpolated between the corners, as intensities are; label and ring are those of the nearest
+        corner.
 
         Args:
             n: number of points to draw, at least 1.
@@ -157,28 +162,29 @@ class PointCloudData:
             raise ValueError(f"n: {n}; expected at least 1 point")
         face, weights, points, normals = draw_on_surface(self.points, self.faces, n, np.random.default_rng(generator))
         corners = self.faces[face]  # (n, 3)
-        colors, labels, intensity = None, None, None
+        colors, labels, intensity, ring = None, None, None, None
         if self.face_colors is not None:
             colors = self.face_colors[face]
         elif self.colors is not None:
             colors = np.einsum("nk,nkc->nc", weights, self.colors[corners]).clip(0, 1)
+        nearest = corners[np.arange(n), weights.argmax(1)]
         if self.labels is not None:
-            labels = self.labels[corners[np.arange(n), weights.argmax(1)]]
+            labels = self.labels[nearest]
+        if self.ring is not None:
+            ring = self.ring[nearest]
         if self.intensity is not None:
             intensity = np.einsum("nk,nk->n", weights, self.intensity[corners])
         whole = {"offset": self.offset, "up_axis": self.up_axis}
-        return PointCloudData(points, colors, normals, labels, intensity=intensity, **whole)
+        return PointCloudData(points, colors, normals, labels, intensity=intensity, ring=ring, **whole)
 
 
-def _intensity(values: ArrayLike, count: int) -> np.ndarray:
+def _numbers(name: str, values: ArrayLike, count: int) -> np.ndarray:
     values = np.asarray(values)
     if values.shape not in ((count,), (count, 1)) or values.dtype.kind not in "fiub":
-        raise PointCloudError(
-            f"intensity has shape {values.shape} and type {values.dtype}; expected ({count},) numbers"
-        )
+        raise PointCloudError(f"{name} has shape {values.shape} and type {values.dtype}; expected ({count},) numbers")
     values = np.ascontiguousarray(values, np.float32).reshape(count)
     if not np.isfinite(values).all():
-        raise PointCloudError("intensity has NaN or infinite values; expected finite ones")
+        raise PointCloudError(f"{name} has NaN or infinite values; expected finite ones")
     return values
 
 

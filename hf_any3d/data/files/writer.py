@@ -16,8 +16,8 @@ def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
     """Write a cloud or a mesh as binary .ply, .obj or .npz, by the ending of the path.
 
     The file is written atomically. PLY stores colors in 8 bits; NPZ keeps every number; OBJ has colors after the
-    coordinates of vertices, as most programs read them, and no labels, intensities or colors of faces. An offset is
-    added to the coordinates of PLY, which are then of type double, and of OBJ; NPZ has it as an array.
+    coordinates of vertices, as most programs read them, and no labels, intensities, rings or colors of faces. An
+    offset is added to the coordinates of PLY, which are then of type double, and of OBJ; NPZ has it as an array.
 
     Args:
         path: where to write; an existing file is replaced.
@@ -71,8 +71,9 @@ def _write_ply(file: BinaryIO, data: PointCloudData) -> None:
         if data.labels.min() < -(2**31) or data.labels.max() >= 2**31:
             raise ValueError("labels: do not fit PLY's 32 bits; write .npz")
         vertices.append(("label", "int", data.labels))
-    if data.intensity is not None:
-        vertices.append(("intensity", "float", data.intensity))
+    for name, values in (("intensity", data.intensity), ("ring", data.ring)):
+        if values is not None:
+            vertices.append((name, "float", values))
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(data)}"]
     header += [f"property {kind} {name}" for name, kind, _ in vertices]
     body = [_table(vertices)]

@@ -148,7 +148,7 @@ def test_files_of_unknown_types_are_logged(scans, cache_dir, caplog):
     [
         ({"on_error": "ignore"}, "on_error is 'ignore'; expected 'raise' or 'skip'"),
         ({"num_points": 0}, "num_points is 0; expected at least 1"),
-        ({"columns": ["color"]}, "columns has 'color'; expected 'normals', 'colors', 'intensity' or 'labels'"),
+        ({"columns": ["color"]}, "columns has 'color'; expected 'normals', 'colors', 'intensity', 'ring' or 'labels'"),
         ({"data_dir": None}, "data_dir is None"),
     ],
 )

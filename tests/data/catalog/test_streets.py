@@ -84,6 +84,7 @@ def test_sweeps_of_nuscenes_have_the_classes_of_their_categories(mini):
     row = splits["validation"][0]
     np.testing.assert_array_equal(row["points"], sweep_rows(5, 30)[:, :3])
     np.testing.assert_array_equal(row["intensity"], sweep_rows(5, 30)[:, 3])
+    np.testing.assert_array_equal(row["ring"], sweep_rows(5, 30)[:, 4])
     names = splits["train"].features["labels"].feature.names
     found = [None if label == IGNORED else names[label] for label in np.asarray(row["labels"])[:6]]
     assert found == [None, None, "car", "bus", "driveable_surface", None]

@@ -21,6 +21,7 @@ def test_coordinates_and_intensities_are_those_written(columns, kind, count, tmp
         cloud = read_point_cloud(path, file_type=given)
         np.testing.assert_array_equal(cloud.points, rows[:, :3])
         np.testing.assert_array_equal(cloud.intensity, rows[:, 3])
+        np.testing.assert_array_equal(cloud.ring, rows[:, 4] if columns == 5 else None)
         assert cloud.up_axis == "z"
 
 
@@ -51,14 +52,28 @@ def test_other_tables_of_floats_are_refused():
             read_point_cloud(bytes(33), file_type=kind)
 
 
-def test_intensities_reach_the_model_and_a_written_file(tmp_path):
-    (tmp_path / "a.bin").write_bytes(sweep(4, 41))
-    processor = PointCloudProcessor(num_points=41, features=["xyz", "intensity"], center=False, scale=None)
+@pytest.mark.parametrize("columns", [4, 5])
+def test_intensities_and_rings_reach_the_model_and_a_written_file(columns, tmp_path):
+    (tmp_path / "a.bin").write_bytes(sweep(columns, 41))
+    features = ["xyz", "intensity", "ring"][: columns - 2]
+    processor = PointCloudProcessor(num_points=41, features=features, center=False, scale=None)
     made = processor(tmp_path / "a.bin")["points"][0].numpy()
-    np.testing.assert_array_equal(made, sweep_rows(4, 41))
+    np.testing.assert_array_equal(made, sweep_rows(columns, 41))
     for ending in ("ply", "npz"):
         write_point_cloud(tmp_path / f"a.{ending}", read_point_cloud(tmp_path / "a.bin"))
-        np.testing.assert_array_equal(read_point_cloud(tmp_path / f"a.{ending}").intensity, made[:, 3])
+        again = read_point_cloud(tmp_path / f"a.{ending}")
+        np.testing.assert_array_equal(again.intensity, made[:, 3])
+        np.testing.assert_array_equal(again.ring, made[:, 4] if columns == 5 else None)
+
+
+def test_rings_that_are_missing_or_no_numbers_are_errors(tmp_path):
+    (tmp_path / "a.bin").write_bytes(sweep(4, 41))
+    with pytest.raises(ValueError, match="no ring; the processor needs them, since its features are"):
+        PointCloudProcessor(features=["xyz", "ring"])(tmp_path / "a.bin")
+    with pytest.raises(ValueError, match=r"ring has shape \(3,\) and type .*; expected \(41,\) numbers"):
+        PointCloudData(sweep_rows(5, 41)[:, :3], ring=np.arange(3))
+    with pytest.raises(ValueError, match="ring has NaN or infinite values"):
+        PointCloudData(sweep_rows(5, 41)[:, :3], ring=np.full(41, np.nan))
 
 
 def test_buffers_of_gltf_are_no_clouds_of_a_folder(tmp_path):
@@ -77,3 +92,7 @@ def test_rows_without_coordinates_are_refused_or_left_out():
         rows[1, 0] = np.inf
         cloud: PointCloudData = read_point_cloud(rows.tobytes(), file_type="kitti", on_invalid="drop")
     assert len(cloud) == len(cloud.intensity) == 2
+    rows = np.column_stack([np.ones((3, 4)), [4, 5, 6]]).astype("<f4")
+    rows[1, 0] = np.inf
+    with pytest.warns(UserWarning, match="1 of 3 points"):
+        assert read_point_cloud(rows.tobytes(), file_type="nuscenes", on_invalid="drop").ring.tolist() == [4, 6]
