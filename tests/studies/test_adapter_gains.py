@@ -39,7 +39,7 @@ def test_the_budget_ends_the_runs_and_a_later_call_goes_on(monkeypatch, tmp_path
         done.append(run.method)
         return {"accuracy": 0.5 + 0.1 * len(done), "rows": 4, "trained_parameters": 3, "cpu_seconds": 40.0}
 
-    monkeypatch.setattr(adapter_gains, "in_fresh_process", work)
+    monkeypatch.setattr(adapter_gains, "train_and_measure", work)
     words = ["--encoder", "packaged", "here", "--seeds", "0", "--output-dir", str(tmp_path)]
     adapter_gains.main([*words, "--cpu-minutes", "1"])
     assert done == ["head", "lora"]
