@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoModel
 
+from hf_any3d.evaluation.classification import wilson_interval
 from hf_any3d.modeling.config_checks import read_settings
 from hf_any3d.research.evaluation_reports import read_report
 from studies import earlier_recipe
@@ -162,7 +163,7 @@ def read_reports(folder: Path) -> list[dict[str, Any]]:
 
 def table(runs: list[dict[str, Any]], dataset: str) -> str:
     """Return the accuracies on a data set, their gains and costs, in Markdown; what did not run stays empty."""
-    titles = ("encoder", "method", "seeds", "accuracy, %", "95 %", "over no adapter", "over random weights")
+    titles = ("encoder", "method", "seeds", "accuracy, %", "95 % of shapes", "over no adapter", "over random weights")
     titles += ("trained", "of it in the encoder", "stored, MB", "CPU s a step", "saved for backward, MB")
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     own = [run for run in runs if run["dataset"] == dataset]
@@ -194,13 +195,14 @@ def _of(runs: list[dict[str, Any]], key: str, method: str, is_random: bool) -> d
 
 
 def _accuracy(runs: list[dict[str, Any]]) -> list[str]:
-    """Format mean and deviation over seeds, and half the 95 % interval of a binomial share of the test shapes."""
+    """Format mean and deviation over seeds, and the 95 % interval of the mean as a binomial share of test shapes."""
     if not runs:
         return ["", ""]
     shares = [100 * run["accuracy"] for run in runs]
     mean = statistics.fmean(shares)
     spread = f" ± {statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
-    return [f"{mean:.1f}{spread}", f"± {1.96 * (mean * (100 - mean) / runs[0]['rows']) ** 0.5:.1f}"]
+    low, high = wilson_interval(round(mean / 100 * runs[0]["rows"]), runs[0]["rows"])
+    return [f"{mean:.1f}{spread}", f"{100 * low:.1f} to {100 * high:.1f}"]
 
 
 def _gain(runs: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]]) -> str:
@@ -216,7 +218,7 @@ def _gain(runs: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]]) ->
     if all("correct" in run for pair in pairs for run in pair):
         shapes = np.mean([np.subtract(one["correct"], other["correct"]) for one, other in pairs], axis=0)  # (rows,)
         text += f" ± {196 * shapes.std(ddof=1) / len(shapes) ** 0.5:.1f}"
-    return text
+    return f"{text} (from {100 * statistics.fmean(other['accuracy'] for _, other in pairs):.1f})"
 
 
 def _costs(runs: list[dict[str, Any]]) -> list[str]:

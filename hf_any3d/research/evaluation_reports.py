@@ -20,11 +20,15 @@ from hf_any3d.model_card.subject import changed_settings, hub_name
 from hf_any3d.modeling.config_checks import read_settings
 from hf_any3d.registry import DATASETS
 
-_IS_TEXT: Callable[[Any], bool] = lambda value: isinstance(value, str) and bool(value)  # noqa: E731
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
 FACTS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "dataset": (_IS_TEXT, "the name of a dataset"),
-    "encoder": (_IS_TEXT, "the type of a point encoder, or the name of an encoder of another modality"),
-    "method": (_IS_TEXT, "a PEFT method, or a fine-tuning protocol"),
+    "dataset": (_is_text, "the name of a dataset"),
+    "encoder": (_is_text, "the type of a point encoder, or the name of an encoder of another modality"),
+    "method": (_is_text, "a PEFT method, or a fine-tuning protocol"),
     "seed": (lambda value: type(value) is int and value >= 0, "the seed of the training"),
     "random": (lambda value: type(value) is bool, "true if the encoder had random weights, else false"),
     "selected_on_test": (lambda value: type(value) is bool, "true if the test split selected the weights, else false"),
@@ -34,8 +38,8 @@ _MEASURED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "accuracy": (lambda value: type(value) is float and 0 <= value <= 1, "a share"),
     "rows": (lambda value: type(value) is int and value > 0, "the number of test clouds"),
     "settings": (lambda value: isinstance(value, dict), "settings of the method that are not its defaults"),
-    "variant": (lambda value: value is None or _IS_TEXT(value), "the dataset's variant, or null"),
-    "model": (_IS_TEXT, "the checksum of the model's files, or its commit"),
+    "variant": (lambda value: value is None or _is_text(value), "the dataset's variant, or null"),
+    "model": (_is_text, "the checksum of the model's files, or its commit"),
     "versions": (lambda value: isinstance(value, dict) and "hf-any3d" in value, "versions of packages"),
 }
 # Names of loaders, which say nothing about the data.

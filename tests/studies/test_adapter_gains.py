@@ -84,7 +84,10 @@ def test_the_budget_ends_the_runs_and_a_later_call_goes_on(monkeypatch, tmp_path
     assert done == ["head", "lora"]
     shown = capsys.readouterr().out
     # Differences 0, 1, 0, 0 have the deviation 0.5.
-    assert "| packaged | LoRA | 1 | 50.0 | ± 49.0 | +25.0 ± 49.0 |  | 3 | 2 | 0.00 | 0.500 | 0.0 |" in shown
+    assert (
+        "| packaged | LoRA | 1 | 50.0 | 15.0 to 85.0 | +25.0 ± 49.0 (from 25.0) |  | 3 | 2 | 0.00 | 0.500 | 0.0 |"
+        in shown
+    )
     assert f"| packaged | IDPT |{'  |' * 10}" in shown and "| act | all |" in shown
     adapter_gains.main([*words, "--cpu-minutes", "0.5"])
     assert done == ["head", "lora", "pointgst"]
@@ -100,7 +103,7 @@ def test_a_gain_is_averaged_over_the_seeds_that_both_have(tmp_path):
         for seed, share in enumerate(shares):
             cell = dict(zip(adapter_gains.CELL, ("shapes", "act", method, seed, False), strict=True))
             runs.append(cell | {"accuracy": share, "rows": 100})
-    assert "| act | LoRA | 3 | 50.0 ± 34.6 | ± 9.8 | +15.0 |" in table(runs, "shapes")
+    assert "| act | LoRA | 3 | 50.0 ± 34.6 | 40.4 to 59.6 | +15.0 (from 55.0) |" in table(runs, "shapes")
 
 
 def test_random_weights_are_not_those_of_the_encoder(tmp_path):
@@ -120,7 +123,7 @@ def test_reports_are_checked_and_shown(tmp_path):
     other = {"variant": "obj_bg", "rows": 581, "accuracy": 0.9}
     (tmp_path / "other.json").write_text(json.dumps(NONE | other))
     found = read_reports(tmp_path)
-    assert "| act3d | IDPT | 1 | 88.5 | ± 1.2 | +8.5 |  |" in table(found, "scanobjectnn pb_t50_rs")
+    assert "| act3d | IDPT | 1 | 88.5 | 87.3 to 89.6 | +8.5 (from 80.0) |  |" in table(found, "scanobjectnn pb_t50_rs")
     assert "| act3d | head only | 1 | 90.0 |" in table(found, "scanobjectnn obj_bg")
 
 
