@@ -44,6 +44,9 @@ _MEASURED: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 # Names of loaders, which say nothing about the data.
 _LOADERS = ("folder", "parquet")
+_IF_THERE: dict[str, Any] = dict.fromkeys(
+    ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
+)
 
 
 def known_facts(
@@ -102,12 +105,12 @@ def _facts_of(model: str, config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _training(model: str) -> RunReport | None:
-    path = cached_file(model, "metrics.json", _raise_exceptions_for_missing_entries=False)
+    path = cached_file(model, "metrics.json", **_IF_THERE)
     return None if path is None else RunReport.load(path)
 
 
 def _adapter(model: str) -> PeftConfig | None:
-    path = cached_file(model, ADAPTER_CONFIG_NAME, _raise_exceptions_for_missing_entries=False)
+    path = cached_file(model, ADAPTER_CONFIG_NAME, **_IF_THERE)
     return None if path is None else PeftConfig.from_pretrained(model)
 
 
