@@ -262,7 +262,7 @@ def main(arguments: list[str] | None = None) -> None:
         "settings": {"epochs": DATASETS, "training": earlier_recipe.TRAINING, "model": MODEL},
         "machine": machine(),
     }
-    write_results(options.output_dir, "adapter_gains", json.loads(json.dumps(summary)), "\n".join(parts))
+    write_results(options.output_dir, "adapters_gains", json.loads(json.dumps(summary)), "\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def test_the_budget_ends_the_runs_and_a_later_call_goes_on(monkeypatch, tmp_path
     assert done == ["head", "lora", "pointgst"]
     adapter_gains.main([*words, "--table-only"])
     assert done == ["head", "lora", "pointgst"]
-    stored = read_table(tmp_path / "adapter_gains.parquet")
+    stored = read_table(tmp_path / "adapters_gains.parquet")
     assert stored["runs"][1]["correct"] == [1, 1, 0, 0] and str(tmp_path) not in json.dumps(stored)
 
 
