@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hf_any3d.cli.common import SOME_FAILED, option, print_error
+from hf_any3d.cli.outputs import CLOUDS
 from hf_any3d.messages import one_line, print_line
 
 
@@ -39,9 +40,14 @@ def from_depth(
     from hf_any3d.data.files.rgbd import read_rgbd
 
     many = len(depth) > 1 or not output.suffix
+    if len(depth) > 1 and output.suffix.lower() in CLOUDS:
+        raise ValueError(f"--output: {output} for {len(depth)} images; expected a folder")
+    places = [output / f"{image.stem}.ply" if many else output for image in depth]
+    if twice := [place for place in places if places.count(place) > 1]:
+        images = ", ".join(str(image) for image, place in zip(depth, places, strict=True) if place == twice[0])
+        raise ValueError(f"{images}: all would be written to {twice[0]}; expected images with different names")
     failed = 0
-    for image in depth:
-        target = output / f"{image.stem}.ply" if many else output
+    for image, target in zip(depth, places, strict=True):
         try:
             cloud = read_rgbd(
                 image,

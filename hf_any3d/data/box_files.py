@@ -26,6 +26,8 @@ _UPRIGHT = 1e-3
 _KITTI_COLUMNS = 15
 # float32 holds it, and centers of turned frames beyond it are of no use.
 _LARGEST = 1e30
+# Words of other programs for a heading, whose signs and units differ.
+_TURNS = ("rotation", "rotations", "rotation_y", "yaw", "angle", "rz")
 # Regions of KITTI that are not labeled.
 _NOT_LABELED = ("DontCare", "Misc")
 
@@ -85,29 +87,56 @@ def read_boxes_json(path: Path) -> Boxes:
     `hf-any3d detect --output boxes.json` writes, so that answers can be corrected and trained on.
 
     Raises:
-        PointCloudFileError: Another form; names the file of points and the box.
+        PointCloudFileError: Another form, or a file that is named twice; names the file of points and the box.
     """
     content = _read_json(path)
     if isinstance(content, list):
-        content = {
-            str(row.get("file")): row.get("boxes", []) if isinstance(row, Mapping) else None
-            for row in content
-            if isinstance(row, Mapping)
-        }
-    if not isinstance(content, Mapping):
+        # A file that had an error has no boxes, which is not the same as none.
+        given = [_answer(f"{path}: row {number}", row) for number, row in enumerate(content)]
+        content = [row for row in given if row is not None]
+    elif isinstance(content, Mapping):
+        content = list(content.items())
+    else:
         raise PointCloudFileError(f"{path}: holds {type(content).__name__}; expected an object of files with boxes")
     boxes: Boxes = {}
-    for file, entries in content.items():
+    for file, entries in content:
         if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
             raise PointCloudFileError(f"{path}: {file}: {entries!r:.60}; expected a list of boxes")
-        boxes[file] = []
+        add_boxes(path, boxes, {file: []})
         for number, entry in enumerate(entries):
             parts = entry.get("box", entry)
             parts = parts if isinstance(parts, Mapping) else {}
             where = f"{path}: {file}: box {number}"
+            _refuse_other_turns(where, parts)
             given = (entry.get("label"), parts.get("center"), parts.get("size"), parts.get("heading", 0.0))
             boxes[file].append(named_box(where, *given))
     return boxes
+
+
+def _answer(where: str, row: Any) -> tuple[str, Any] | None:
+    """Return the file and the boxes of a row that `hf-any3d detect` wrote, None if it tells of an error."""
+    if not isinstance(row, Mapping) or not isinstance(row.get("file"), str):
+        raise PointCloudFileError(f"{where}: {row!r:.60}; expected an object with file and boxes")
+    return None if "error" in row else (row["file"], row.get("boxes"))
+
+
+def add_boxes(path: Path, boxes: Boxes, more: Boxes) -> None:
+    """Add the boxes of further files.
+
+    Raises:
+        PointCloudFileError: A file has boxes already, of which one would be lost.
+    """
+    if twice := [file for file in more if file in boxes]:
+        raise PointCloudFileError(f"{path}: {twice[0]} has boxes in two places; expected all in one")
+    boxes |= more
+
+
+def _refuse_other_turns(where: str, names: Iterable[str]) -> None:
+    names = list(names)
+    if "heading" not in names and (other := [name for name in names if name in _TURNS]):
+        raise PointCloudFileError(
+            f"{where}: {other[0]} without heading; expected heading, radians counterclockwise about the up axis"
+        )
 
 
 def read_boxes_table(path: Path) -> Boxes:
@@ -126,10 +155,13 @@ def read_boxes_table(path: Path) -> Boxes:
         raise PointCloudFileError(f"{path}: not Parquet ({error})") from None
     if missing := [name for name in ("file", "label", "center", "size") if name not in table.column_names]:
         raise PointCloudFileError(f"{path}: no column {missing[0]!r}; there are {', '.join(table.column_names)}")
+    _refuse_other_turns(str(path), table.column_names)
     boxes: Boxes = {}
     for number, row in enumerate(rows):
+        if not isinstance(row["file"], str):
+            raise PointCloudFileError(f"{path}: row {number}: file is {row['file']!r}; expected the name of a file")
         box = named_box(f"{path}: row {number}", row["label"], row["center"], row["size"], row.get("heading") or 0.0)
-        boxes.setdefault(str(row["file"]), []).append(box)
+        boxes.setdefault(row["file"], []).append(box)
     return boxes
 
 
@@ -179,7 +211,7 @@ def read_datumaro(path: Path) -> Boxes:
         raise PointCloudFileError(f"{path}: expected categories and items, as Datumaro writes them") from None
     boxes: Boxes = {}
     for file, entries in items:
-        boxes[str(file)] = []
+        add_boxes(path, boxes, {str(file): []})
         if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
             raise PointCloudFileError(f"{path}: {file}: annotations are {entries!r:.60}; expected a list of objects")
         for number, entry in enumerate(entries):
@@ -265,7 +297,7 @@ def class_names(boxes: Iterable[Sequence[NamedBox]]) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()  # Windows marks the start of a text
     except FileNotFoundError:
         raise PointCloudFileError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -274,6 +306,17 @@ def _lines(path: Path) -> list[str]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads("\n".join(_lines(path)))
+        return json.loads("\n".join(_lines(path)), object_pairs_hook=_object)
+    except PointCloudFileError:
+        raise
     except (ValueError, RecursionError) as error:
         raise PointCloudFileError(f"{path}: not JSON ({error})") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON, in which later values would replace earlier ones of the same name."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return made

@@ -132,7 +132,8 @@ def _obj(solids: Sequence[Solid]) -> str:
     lines, start = [], 1
     for solid in solids:
         lines.append(f"o {solid.name.replace(' ', '_')}")
-        lines += [f"v {x:.6g} {y:.6g} {z:.6g}" for x, y, z in solid.vertices.tolist()]
+        # Micrometers, also in map coordinates of millions of meters.
+        lines += [f"v {x:.13g} {y:.13g} {z:.13g}" for x, y, z in solid.vertices.round(6).tolist()]
         lines += [f"f {a} {b} {c}" for a, b, c in (solid.faces + start).tolist()]
         start += len(solid.vertices)
     return "\n".join(lines) + "\n"
@@ -144,9 +145,11 @@ def _glb(solids: Sequence[Solid]) -> bytes:
     Source: glTF 2.0 specification, section 4.4.
     """
     data, views, accessors = b"", [], []
-    for solid in solids:
+    # Vertices are float32, too coarse for map coordinates, and places of nodes are not.
+    places = [solid.vertices.min(axis=0) for solid in solids]
+    for solid, place in zip(solids, places, strict=True):
         for values, component, kind, target in (
-            (solid.vertices.astype("<f4"), 5126, "VEC3", 34962),
+            ((solid.vertices - place).astype("<f4"), 5126, "VEC3", 34962),
             (solid.faces.reshape(-1).astype("<u4"), 5125, "SCALAR", 34963),
         ):
             part: dict[str, Any] = {
@@ -165,7 +168,10 @@ def _glb(solids: Sequence[Solid]) -> bytes:
         "asset": {"version": "2.0", "generator": "hf-any3d"},
         "scene": 0,
         "scenes": [{"nodes": [*numbers]}],
-        "nodes": [{"mesh": number, "name": solid.name} for number, solid in zip(numbers, solids, strict=True)],
+        "nodes": [
+            {"mesh": number, "name": solid.name, "translation": place.tolist()}
+            for number, solid, place in zip(numbers, solids, places, strict=True)
+        ],
         "meshes": [
             {"primitives": [{"attributes": {"POSITION": 2 * number}, "indices": 2 * number + 1}]} for number in numbers
         ],

@@ -100,8 +100,8 @@ class Cloud:
         return {"points": self.data, "path": self.name}
 
 
-def with_name(name: str, error: Exception) -> str:
-    """Return the error of a file as one line that names it."""
+def with_name(name: str, error: object) -> str:
+    """Return the error or warning of a file as one line that names it."""
     text = one_line(error)
     return text if os.path.basename(name) in text else f"{name}: {text}"
 

@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,13 +121,29 @@ def _answer(answer: Answer, clouds: list[Cloud], raise_errors: bool) -> list[dic
     if not clouds:
         return []
     try:
-        return answer(clouds)
+        with _noted(clouds):
+            return answer(clouds)
     except FILE_ERRORS as error:
         if len(clouds) > 1:
             return [row for cloud in clouds for row in _answer(answer, [cloud], raise_errors)]
-        if raise_errors:
+        text = with_name(clouds[0].name, error)
+        if raise_errors and text == one_line(error):
             raise
-        return [{"error": with_name(clouds[0].name, error)}]
+        if raise_errors:  # an error about a cloud that was read does not know its file
+            raise ValueError(text) from error
+        return [{"error": text}]
+
+
+@contextmanager
+def _noted(clouds: Sequence[Cloud]) -> Iterator[None]:
+    """Keep warnings of a model's work on one cloud as those of its file; of several, nobody knows whose they are."""
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    for warning in caught:
+        if len(clouds) == 1 and warning.category is UserWarning:
+            clouds[0].warnings.append(with_name(clouds[0].name, warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 @dataclass(frozen=True)
@@ -184,7 +201,7 @@ def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]],
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 inputs.append(pipe.preprocess(cloud.row, **before))
-            cloud.warnings += [f"{cloud.name}: {one_line(warning.message)}" for warning in caught]
+            cloud.warnings += [with_name(cloud.name, warning.message) for warning in caught]
         # `preprocess` has brought all clouds to the same number of points.
         points = torch.cat([entry["points"] for entry in inputs])  # (files, num_points, channels)
         stems = [entry["stem"][0] for entry in inputs]

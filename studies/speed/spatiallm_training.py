@@ -5,8 +5,9 @@
 A sample of a thousand point tokens, the instruction and an answer of 400 tokens, batch size 1, AdamW. Memory is
 computed for the full size from runs of its width with one and two layers and with few words: sizes of weights,
 gradients and states of the optimizer, and what autograd saves between forward and backward in the language model. A
-step, forward, backward and optimizer, is taken with a few layers and words and the full point encoder, in a new
-process for each way, one thread: its time and peak, and whether every trained weight gets a gradient.
+step, forward, backward and optimizer, is taken with a few layers and words (`--layers 24 --words 151936`: with all)
+and the full point encoder, in a new process for each way, one thread: its time and peak, and whether every trained
+weight gets a gradient.
 """
 
 from __future__ import annotations

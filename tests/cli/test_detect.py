@@ -68,6 +68,21 @@ def test_a_page_has_boxes_of_all_scores_and_starts_at_the_threshold(detector, mo
     assert json.loads(made.out)[0]["boxes"] == above and 0 < len(above) < len(expected)
 
 
+def test_errors_and_warnings_name_the_file(detector, tmp_path):
+    files = {count: tmp_path / f"points{count}.npy" for count in (1, 5)}
+    for count, file in files.items():
+        np.save(file, varied_clouds(1, count)[0].numpy())
+    alone = run("detect", files[1], "--model", detector / "model")
+    assert (
+        alone.code == 1
+        and alone.err == f"error: {files[1]}: {detector / 'model'}: 1 points; expected at least min_points=3\n"
+    )
+    both = run("detect", *files.values(), "--model", model, "--json")
+    assert alone.err in both.err and both.code == 2
+    told = f"{files[5]}: 1 of 1 clouds have fewer than num_points=40 points, the smallest 5; their points are repeated"
+    assert json.loads(both.out)[1]["warnings"] == [told] and f"warning: {told}\n" in both.err
+
+
 def test_other_models_and_options_are_refused(detector, tmp_path):
     scan, model = detector / "scans" / "room0.npy", detector / "model"
     assert "this is a detector: hf-any3d detect" in run("segment", scan, "--model", model).err

@@ -64,6 +64,17 @@ def test_meshes_are_read_by_our_readers(kind, tmp_path):
         assert found.up_axis in (None, "y")
 
 
+@pytest.mark.parametrize("kind", ["obj", "glb"])
+def test_meshes_in_map_coordinates_are_exact(kind, tmp_path):
+    place = np.array([500_000.12, 4_649_776.25, 100.5])
+    for name, layout in (("near", LAYOUT), ("far", LAYOUT.translated(place))):
+        write_layout(tmp_path / f"{name}.{kind}", layout)
+    near, far = (read_point_cloud(tmp_path / f"{name}.{kind}") for name in ("near", "far"))
+    assert far.offset is not None
+    shift = place if kind == "obj" else place[[0, 2, 1]] * (1, 1, -1)
+    np.testing.assert_allclose(far.points + far.offset - shift, near.points, atol=1e-4)
+
+
 def test_texts_come_back(tmp_path):
     for kind in ("txt", "json"):
         write_layout(tmp_path / f"room.{kind}", LAYOUT)

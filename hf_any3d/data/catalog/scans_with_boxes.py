@@ -14,6 +14,7 @@ from hf_any3d.data.box_files import (
     OWN_NAMES,
     Boxes,
     NamedBox,
+    add_boxes,
     class_names,
     read_boxes_json,
     read_boxes_table,
@@ -44,7 +45,8 @@ def load(
 ) -> DatasetDict:
     """Read scans with boxes, one row a scan; folders train, validation and test are splits, else all are for training.
 
-    Rows have `points` (num_points, 3), z up, `boxes` (objects, 7), `box_labels` (objects,) and `file`.
+    Rows have `points` (num_points, 3), z up, `boxes` (objects, 7), `box_labels` (objects,) and `file`. Points in map
+    coordinates, too large for float32, are moved near the origin, and their boxes with them.
 
     Args:
         data_dir: the folder. Each split has files of points and one of: `boxes.json` (file -> list of label, center,
@@ -98,7 +100,7 @@ def _boxes_of(folder: Path, layout: str | None) -> Boxes:
     ):
         if layout in (None, name) and (files := sorted((folder / place).glob("*.json"))):
             for file in files:
-                boxes |= read(file)
+                add_boxes(file, boxes, read(file))
             return boxes
     if layout in (None, "kitti") and (files := sorted((folder / "label_2").glob("*.txt"))):
         return {f"velodyne/{file.stem}.bin": read_kitti(file, folder / "calib" / file.name) for file in files}
@@ -109,10 +111,11 @@ def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Ite
     numbers = {name: number for number, name in enumerate(names)}
     for name, own in boxes.items():
         path = _point_file(folder, name)
-        points = _points(path)
-        _refuse_other_frame(folder / name, points, own)
+        points, offset = _points(path)
+        _refuse_other_frame(folder / name, points, offset, own)
         kept = [box for box in own if box.label in numbers]
-        made = np.array([box.numbers for box in kept], dtype=np.float32).reshape(-1, 7)
+        made = np.array([box.numbers for box in kept], dtype=np.float64).reshape(-1, 7)
+        made[:, :3] -= offset
         if up_axis != UP_AXIS:
             points = turn_up_axis(points, up_axis, UP_AXIS)
             made[:, :3] = turn_up_axis(made[:, :3], up_axis, UP_AXIS)
@@ -124,11 +127,11 @@ def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Ite
         }
 
 
-def _refuse_other_frame(path: Path, points: np.ndarray, boxes: Sequence[NamedBox]) -> None:
+def _refuse_other_frame(path: Path, points: np.ndarray, offset: np.ndarray, boxes: Sequence[NamedBox]) -> None:
     """Refuse boxes of which none reaches the points: they are in another frame or other units."""
     if not boxes:
         return
-    low, high = points.min(axis=0), points.max(axis=0)
+    low, high = points.min(axis=0) + offset, points.max(axis=0) + offset
     numbers = np.array([box.numbers for box in boxes])
     reach = np.linalg.norm(numbers[:, 3:6], axis=1, keepdims=True) / 2
     outside = ((numbers[:, :3] + reach < low) | (numbers[:, :3] - reach > high)).any(axis=1)
@@ -141,13 +144,13 @@ def _refuse_other_frame(path: Path, points: np.ndarray, boxes: Sequence[NamedBox
         )
 
 
-def _points(path: Path) -> np.ndarray:
+def _points(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return points in float32, and the offset (3,) in float64 that is missing to coordinates of the file."""
     is_kitti = path.parent.name == "velodyne" and path.suffix == ".bin"
     cloud = read_point_cloud(path, file_type="kitti" if is_kitti else None)
     if cloud.is_mesh:
         cloud = cloud.sample_surface(100_000, 0)
-    # Boxes are in the frame of the file.
-    return cloud.points if cloud.offset is None else (cloud.points + cloud.offset).astype(np.float32)
+    return cloud.points, np.zeros(3) if cloud.offset is None else cloud.offset
 
 
 def _point_file(folder: Path, name: str) -> Path:

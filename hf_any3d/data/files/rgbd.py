@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,14 @@ class Intrinsics:
 
     def __post_init__(self):
         for name in ("fx", "fy", "cx", "cy"):
-            value = getattr(self, name)
+            value = _number(getattr(self, name), name)
             if not abs(value) < _LARGEST or (name[0] == "f" and value <= 0):
                 raise PointCloudError(f"{name} is {value!r}; expected pixels, of a focal length above 0")
+        if self.size is not None:
+            sizes = self.size if isinstance(self.size, (list, tuple)) and len(self.size) == 2 else (None, None)
+            if not all(isinstance(size, Integral) and 1 <= size < _LARGEST for size in sizes):
+                raise PointCloudError(f"size is {self.size!r:.80}; expected width and height in pixels, or None")
+            object.__setattr__(self, "size", tuple(sizes))
 
     @classmethod
     def of(cls, content: Any) -> "Intrinsics":
@@ -128,11 +134,18 @@ def read_rgbd(
         PointCloudFileError: a file that is missing, damaged, of another kind or beyond the limits, images of other
             shapes, or no pixel with a depth; names the file, what was seen and what is allowed.
         ValueError: a scale or truncation that is not positive.
+        TypeError: intrinsics that are neither a file nor `Intrinsics`.
         ImportError: Pillow, or for EXR OpenEXR, is missing.
     """
     for name, value in (("depth_scale", depth_scale), ("depth_truncation", depth_truncation)):
-        if value is not None and not 0 < value < float("inf"):
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if value is not None and not (is_number and 0 < value < float("inf")):
             raise ValueError(f"{name} is {value!r}; expected a positive number")
+    if not isinstance(intrinsics, (str, os.PathLike, Intrinsics)):
+        raise TypeError(
+            f"intrinsics: {type(intrinsics).__name__}; expected a file, Intrinsics(…), or Intrinsics.of(…) of what a "
+            "file holds"
+        )
     limits = ReadLimits.current() if limits is None else limits
     is_exr = Path(depth).suffix.lower() == ".exr"
     pixels = _exr(depth, limits) if is_exr else _image(depth, limits, is_depth=True)  # (height, width)
@@ -177,6 +190,9 @@ def _image(path: str | os.PathLike, limits: ReadLimits, *, is_depth: bool) -> np
                 limits.check(points=width * height, decoded=4 * width * height, stored=len(data))
                 if is_depth and image.mode not in _DEPTH_MODES:
                     raise PointCloudError(f"an image of mode {image.mode}; expected a depth of 16 bits in one channel")
+                # Pillow cuts such numbers to 255, so that a depth image given for the colors would be white.
+                if not is_depth and image.mode in _DEPTH_MODES:
+                    raise PointCloudError(f"an image of mode {image.mode}; expected colors of 8 bits, not a depth")
                 return np.asarray(image if is_depth else image.convert("RGB"))
         except PointCloudError:
             raise
@@ -243,6 +259,6 @@ def _four_of_matrix(matrix: Any) -> list[float]:
 
 
 def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) < float("inf"):
         raise PointCloudError(f"{name} is {str(value)[:80]!r}; expected a number")
     return float(value)

@@ -150,6 +150,69 @@ def test_boxes_outside_of_the_cloud_are_kept_unless_all_are(tmp_path):
         load_point_dataset("scans_with_boxes", data_dir=tmp_path)
 
 
+def test_scans_in_map_coordinates_keep_their_shape(tmp_path):
+    place = np.array([500_000.12, 4_649_776.25, 100.5])
+    np.savetxt(tmp_path / "room.xyz", scan() + place, fmt="%.5f")
+    center = (place + BOX["center"]).tolist()
+    (tmp_path / "boxes.json").write_text(json.dumps({"room.xyz": [{**BOX, "center": center}]}))
+    row = load_point_dataset("scans_with_boxes", data_dir=tmp_path, split="train")[0]
+    check(row)
+    np.testing.assert_allclose(np.diff(row["points"], axis=0), np.diff(scan(), axis=0), atol=1e-4)
+    (tmp_path / "boxes.json").write_text(json.dumps({"room.xyz": [BOX]}))
+    with pytest.raises(ValueError, match="none of 1 boxes reaches the points, which are from 49.*; .* at 1, 2, 0.5"):
+        load_point_dataset("scans_with_boxes", data_dir=tmp_path)
+
+
+def test_marks_of_windows_are_no_part_of_a_class(tmp_path):
+    write_kitti(tmp_path)
+    for file in tmp_path.glob("*/*.txt"):
+        file.write_text(file.read_text().replace("\n", "\r\n"), encoding="utf-8-sig")
+    rows = load_point_dataset("scans_with_boxes", data_dir=tmp_path, split="train")
+    assert rows.features["box_labels"].feature.names == ["chair"]
+    check(rows[0])
+    write_own(tmp_path)
+    (tmp_path / "boxes.json").write_text(json.dumps({"room.npy": [BOX]}), encoding="utf-8-sig")
+    check(load_point_dataset("scans_with_boxes", data_dir=tmp_path, split="train")[0])
+
+
+def test_no_box_is_lost_without_a_word(tmp_path):
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", scan())
+    turned = {"label": "chair", "center": BOX["center"], "size": BOX["size"], "yaw": 0.3}
+    row = {"file": "a.npy", "boxes": [BOX]}
+    for text, match in (
+        (f'{{"a.npy": [{json.dumps(BOX)}], "a.npy": []}}', "not JSON \\('a.npy' is there twice\\)"),
+        (json.dumps([row, {"file": "a.npy", "boxes": []}]), "a.npy has boxes in two places; expected all in one"),
+        (json.dumps([row, 7]), "row 1: 7; expected an object with file and boxes"),
+        (json.dumps([row, {"boxes": [BOX]}]), "row 1: .*; expected an object with file and boxes"),
+        (json.dumps([row, {"file": "b.npy"}]), "b.npy: None; expected a list of boxes"),
+        (json.dumps({"a.npy": [turned]}), "a.npy: box 0: yaw without heading; expected heading, radians"),
+    ):
+        (tmp_path / "boxes.json").write_text(text)
+        with pytest.raises(PointCloudFileError, match=f"boxes.json: {match}"):
+            load_point_dataset("scans_with_boxes", data_dir=tmp_path)
+    # What could not be read when it was looked at has no boxes yet.
+    (tmp_path / "boxes.json").write_text(json.dumps([row, {"file": "b.npy", "error": "b.npy: damaged"}]))
+    assert load_point_dataset("scans_with_boxes", data_dir=tmp_path, split="train")["file"][:] == ["a.npy"]
+    (tmp_path / "boxes.json").unlink()
+    for rows, match in (
+        ([{"file": "a.npy", **turned}], "yaw without heading; expected heading, radians"),
+        ([{"file": None, **BOX}], "row 0: file is None; expected the name of a file"),
+    ):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "boxes.parquet")
+        with pytest.raises(PointCloudFileError, match=f"boxes.parquet: {match}"):
+            load_point_dataset("scans_with_boxes", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(("write", "place"), [(write_label_cloud, "labels"), (write_datumaro, "annotations")])
+def test_two_files_with_boxes_of_one_scan_are_refused(write, place, tmp_path):
+    write(tmp_path)
+    (file,) = (tmp_path / place).glob("*.json")
+    (tmp_path / place / "second.json").write_text(file.read_text())
+    with pytest.raises(PointCloudFileError, match="second.json: room.* has boxes in two places"):
+        load_point_dataset("scans_with_boxes", data_dir=tmp_path)
+
+
 def test_tilted_boxes_are_refused(tmp_path):
     write_label_cloud(tmp_path)
     file = tmp_path / "labels" / "room.json"

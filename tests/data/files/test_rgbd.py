@@ -102,6 +102,37 @@ def test_other_intrinsics_are_refused(content, why, frame):
         read_rgbd(frame / "depth.png", frame / "camera.json")
 
 
+def test_arguments_of_other_types_are_named(frame):
+    for numbers, why in (
+        ({"fx": "50"}, "fx is '50'; expected a number"),
+        ({"cy": None}, "cy is 'None'; expected a number"),
+        ({"size": (0, 0)}, r"size is \(0, 0\); expected width and height"),
+        ({"size": "86"}, "size is '86'; expected width and height"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            Intrinsics(**({"fx": FX, "fy": FY, "cx": CX, "cy": CY} | numbers))
+    for given in (OPEN3D, [FX, FY, CX, CY], None):
+        with pytest.raises(TypeError, match=f"intrinsics: {type(given).__name__}; expected a file, Intrinsics"):
+            read_rgbd(frame / "depth.png", given)
+    for name in ("depth_scale", "depth_truncation"):
+        with pytest.raises(ValueError, match=f"{name} is '3'; expected a positive number"):
+            read_rgbd(frame / "depth.png", frame / "camera.json", **{name: "3"})
+    with pytest.raises(PointCloudFileError, match="depth.png: an image of mode I;16.*; expected colors of 8 bits"):
+        read_rgbd(frame / "depth.png", frame / "camera.json", frame / "depth.png")
+
+
+def test_no_cloud_replaces_another_one(frame):
+    (frame / "second").mkdir()
+    (frame / "second" / "depth.png").write_bytes(png(millimeters()))
+    images = (frame / "depth.png", frame / "second" / "depth.png")
+    words = ("data", "from-depth", *images, "--intrinsics", frame / "camera.json", "--output")
+    result = run(*words, frame / "clouds")
+    assert result.code == 1 and f"{images[0]}, {images[1]}: all would be written to " in result.err
+    result = run(*words, frame / "cloud.ply")
+    assert result.code == 1 and "cloud.ply for 2 images; expected a folder" in result.err
+    assert not (frame / "clouds").exists() and not (frame / "cloud.ply").exists()
+
+
 def test_other_images_are_refused(frame):
     for name, content, why in (
         ("photo.png", png(np.ones((6, 8), np.uint8)), "an image of mode L; expected a depth of 16 bits"),
