@@ -19,6 +19,7 @@ from transformers import AutoConfig, PreTrainedModel, set_seed
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 from hf_any3d.training.models import CLASSES, build_peft_config, find_model_class
 from hf_any3d.training.protocol import set_trainable
+from hf_any3d.tuners import PointGSTConfig
 from studies import earlier_recipe
 
 
@@ -111,11 +112,23 @@ METHODS: dict[str, Method] = {
     ),
 }
 
+PUBLISHED_POINTGST = {
+    item.name: getattr(PointGSTConfig.published(), item.name)
+    for item in fields(PointGSTConfig)
+    if getattr(PointGSTConfig.published(), item.name) != getattr(PointGSTConfig(), item.name)
+}
+"""Settings in which the released program differs from the defaults."""
+
 TOKEN_METHODS: dict[str, Method] = {
     "pointgst": Method(
         "PointGST",
         "a bottleneck (r = 16) in each layer, between eigenvectors of graphs of the tokens",
         peft("pointgst", r=16, local_size=8),
+    ),
+    "pointgst_published": Method(
+        "PointGST, as published",
+        "the same with the settings of the released program, whose answers depend on the batch and on rounding",
+        peft("pointgst", r=16, local_size=8, **PUBLISHED_POINTGST),
     ),
     "idpt": Method(
         "IDPT", "a prompt before the last layer, made of the tokens of each cloud", peft("idpt", neighbors=8)

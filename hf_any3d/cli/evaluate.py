@@ -132,6 +132,18 @@ def evaluate(
         Path | None,
         option("Folder for the files of --robustness; by default that of the model, or ./robustness for hub names."),
     ] = None,
+    report_file: Annotated[
+        Path | None,
+        option(
+            "Also write a report of a classifier's test split for a table of several models (.json): dataset, "
+            "encoder, method, seed, figures, versions and checksums.",
+            "--report",
+        ),
+    ] = None,
+    report_facts: Annotated[
+        str | None,
+        option('JSON object with what the model does not say for --report, such as {"seed": 0, "random": false}.'),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the accuracy of each class.")] = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -149,12 +161,19 @@ def evaluate(
     model, command = _check_kind(model)
     if command != "predict" and (given := "--robustness" if robustness else "--voting" if voting else None):
         raise ValueError(f"{given}: {model} is not a classifier; {given} is only for classifiers")
+    stated = None if report_file is None else json_object("--report-facts", report_facts)
+    if stated is None and report_facts is not None:
+        raise ValueError(f"--report-facts is {report_facts!r}; expected --report too, which has them")
+    if report_file is not None and (command != "predict" or max_samples is not None or split not in (None, "test")):
+        raise ValueError(f"--report {report_file}: expected a classifier, its split test, and no --max-samples")
     quiet_libraries()
     arguments = [str(recipe)] if recipe is not None else data_arguments(data, dataset)[0]
     arguments += _as_arguments(data_dir=data_dir, dataset_options=options, voting=voting, vote_augment=vote_augment)
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
     with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
-        metrics, by_class, judge = _evaluate(model, command, arguments, split, batch_size, max_samples, seed, cpu)
+        metrics, by_class, judge, described = _evaluate(
+            model, command, arguments, split, batch_size, max_samples, seed, cpu, stated
+        )
         # Next to the model's card, which gets a section; models of the hub have no folder here.
         folder = output_dir or (Path(model) if Path(model).is_dir() else Path("robustness"))
         report = judge(folder) if robustness else None
@@ -164,6 +183,8 @@ def evaluate(
         {"split": name, **values, **{f"{score} of {label}": share for label, share in by_class.get(name, {}).items()}}
         for name, values in metrics.items()
     ]
+    if report_file is not None:
+        write_json(report_file, described)
     if output is not None and output.suffix.lower() == ".json":
         write_json(output, facts)
     elif output is not None:
@@ -235,10 +256,19 @@ def _evaluate(
     max_samples: int | None,
     seed: int,
     cpu: bool,
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]], Callable[[Path], dict[str, Any]]]:
-    """Return metrics, scores of classes, and a function that evaluates a classifier's robustness on the same rows."""
+    stated: dict[str, Any] | None,
+) -> tuple[
+    dict[str, dict[str, float]],
+    dict[str, dict[str, float]],
+    Callable[[Path], dict[str, Any]],
+    dict[str, Any] | None,
+]:
+    """Return metrics, scores of classes, a function that evaluates a classifier's robustness on the same rows, and the
+    report, if facts are stated for one.
+    """
     from hf_any3d.data import load_point_dataset
     from hf_any3d.registration import register
+    from hf_any3d.research.evaluation_reports import evaluation_report, known_facts
     from hf_any3d.training.arguments import DataArguments, parse_arguments
     from hf_any3d.training.program import load_splits
     from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
@@ -249,6 +279,9 @@ def _evaluate(
     if data.dataset_name == "folder":
         # One damaged file is reported at the end, and does not waste an evaluation.
         data.dataset_options = {"on_error": "skip", **data.dataset_options}
+    # Before the evaluation, so that a missing fact is an error at once.
+    source = "parquet" if data.train_file is not None else data.dataset_name
+    known = None if stated is None else known_facts(model, source, stated)
     # A recipe is the first argument, without a name.
     is_recipe = not arguments[0].startswith("-")
     is_folder = data.dataset_name in ("folder", "parquet") and data.data_dir is not None
@@ -278,7 +311,8 @@ def _evaluate(
 
         return evaluate_robustness(model, rows, split, settings, metrics[split], folder)
 
-    return metrics, by_class, judge
+    described = None if known is None else evaluation_report(model, known, data.dataset_options, metrics, len(rows))
+    return metrics, by_class, judge, described
 
 
 @evaluation.command("minigpt3d")

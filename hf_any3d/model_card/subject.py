@@ -169,10 +169,11 @@ def adapter_facts(model: nn.Module) -> dict[str, Any]:
     else:
         active = next(iter(cast(PreTrainedModel, model).active_adapters()), None)
     config = configs.get(active, next(iter(configs.values())))
-    return {"method": config.peft_type.value.lower(), "settings": _changed_settings(config)}
+    return {"method": config.peft_type.value.lower(), "settings": changed_settings(config)}
 
 
-def _changed_settings(config: PeftConfig) -> dict[str, Any]:
+def changed_settings(config: PeftConfig) -> dict[str, Any]:
+    """Return the settings of a PEFT config that are not its defaults, of plain types."""
     changed = {}
     for setting in fields(config):
         value = getattr(config, setting.name)

@@ -5,25 +5,34 @@ import json
 import pytest
 
 from hf_any3d import ActModel
+from hf_any3d.data import load_point_dataset
 from studies import adapter_gains
 from studies.adapter_gains import METHODS, cells, read_reports, table
-from studies.adapter_runs import build_model
+from studies.adapter_runs import NEW_CLASSES, build_model
+from studies.generated_shapes import CLASSES
+from studies.tables import read_table
 from tests.studies.test_adapters import tiny_run
 from tests.tiny_act import tiny_act
 
 REPORT = {
     "dataset": "scanobjectnn",
-    "encoder": "act",
+    "encoder": "act3d",
     "method": "idpt",
     "seed": 0,
     "random": False,
+    "selected_on_test": False,
+    "settings": {},
     "accuracy": 0.885,
     "rows": 2882,
+    "variant": "pb_t50_rs",
+    "model": "sha256:0",
+    "versions": {"hf-any3d": "1.0"},
 }
+NONE = REPORT | {"method": "head", "accuracy": 0.8}
 
 
 def test_cells_are_ordered_by_seed_and_encoder_with_pretrained_weights_first():
-    found = list(cells({"packaged": "somewhere", "minilm": "name"}, [0, 1], 6))
+    found = list(cells({"packaged": "somewhere", "minilm": "name"}, [0, 1], ["shapes"]))
     assert [seed for *_, run in found if (seed := run.seed)] == [1] * (len(found) // 2)
     first = [(key, is_random, run.method) for key, is_random, run in found[: 2 * len(METHODS)]]
     assert first == [("packaged", is_random, method) for is_random in (False, True) for method in METHODS]
@@ -32,23 +41,69 @@ def test_cells_are_ordered_by_seed_and_encoder_with_pretrained_weights_first():
     assert all(run.random_base == is_random for key, is_random, run in found if key == "packaged")
 
 
+def test_data_sets_have_their_own_epochs_and_generated_ones_are_first():
+    found = [run for _, _, run in cells({"packaged": "somewhere"}, [0])]
+    epochs = {run.dataset: run.training["num_train_epochs"] for run in found}
+    assert list(epochs.items()) == [("generated", 10), ("shapes", 6)]
+    random = list(cells({"packaged": "somewhere"}, [0], ["shapes"], ["random"]))
+    assert len(random) == len(METHODS) and all(is_random for _, is_random, _ in random)
+
+
+def test_generated_shapes_are_of_classes_that_the_embedded_ones_have_not():
+    embedded = load_point_dataset("shapes")["train"].features["label"].names
+    assert set(NEW_CLASSES) <= set(CLASSES) - set(embedded)
+
+
 def test_the_budget_ends_the_runs_and_a_later_call_goes_on(monkeypatch, tmp_path, capsys):
     done = []
+    costs = {
+        "trained_parameters": 3,
+        "encoder_parameters": 2,
+        "stored_bytes": 10,
+        "saved_activations": 20,
+        "step_cpu_seconds": 0.5,
+    }
 
     def work(run):
         done.append(run.method)
-        return {"accuracy": 0.5 + 0.1 * len(done), "rows": 4, "trained_parameters": 3, "cpu_seconds": 40.0}
+        # One more shape is recognized each time.
+        correct = [int(number < len(done)) for number in range(4)]
+        share = sum(correct) / 4
+        return {
+            "accuracy": share,
+            "correct": correct,
+            "rows": 4,
+            "cpu_seconds": 40.0,
+            "step_cpu_seconds": 0.5,
+            **costs,
+        }
 
-    monkeypatch.setattr(adapter_gains, "in_fresh_process", work)
+    monkeypatch.setattr(adapter_gains, "train_and_measure", work)
     words = ["--encoder", "packaged", "here", "--seeds", "0", "--output-dir", str(tmp_path)]
     adapter_gains.main([*words, "--cpu-minutes", "1"])
     assert done == ["head", "lora"]
     shown = capsys.readouterr().out
-    assert "| packaged | LoRA | 1 | 70.0 | +10.0 |  |" in shown and "| packaged | IDPT |  |  |  |  |" in shown
+    # Differences 0, 1, 0, 0 have the deviation 0.5.
+    assert (
+        "| packaged | LoRA | 1 | 50.0 | 15.0 to 85.0 | +25.0 ± 49.0 (from 25.0) |  | 3 | 2 | 0.00 | 0.500 | 0.0 |"
+        in shown
+    )
+    assert f"| packaged | IDPT |{'  |' * 10}" in shown and "| act | all |" in shown
     adapter_gains.main([*words, "--cpu-minutes", "0.5"])
     assert done == ["head", "lora", "pointgst"]
     adapter_gains.main([*words, "--table-only"])
     assert done == ["head", "lora", "pointgst"]
+    stored = read_table(tmp_path / "adapters_gains.parquet")
+    assert stored["runs"][1]["correct"] == [1, 1, 0, 0] and str(tmp_path) not in json.dumps(stored)
+
+
+def test_a_gain_is_averaged_over_the_seeds_that_both_have(tmp_path):
+    runs = []
+    for method, shares in (("head", (0.5, 0.6)), ("lora", (0.7, 0.7, 0.1))):
+        for seed, share in enumerate(shares):
+            cell = dict(zip(adapter_gains.CELL, ("shapes", "act", method, seed, False), strict=True))
+            runs.append(cell | {"accuracy": share, "rows": 100})
+    assert "| act | LoRA | 3 | 50.0 ± 34.6 | 40.4 to 59.6 | +15.0 (from 55.0) |" in table(runs, "shapes")
 
 
 def test_random_weights_are_not_those_of_the_encoder(tmp_path):
@@ -63,21 +118,33 @@ def test_random_weights_are_not_those_of_the_encoder(tmp_path):
 
 def test_reports_are_checked_and_shown(tmp_path):
     (tmp_path / "one.json").write_text(json.dumps(REPORT))
-    (tmp_path / "none.json").write_text(json.dumps(REPORT | {"method": "head", "accuracy": 0.8}))
-    shown = table(read_reports(tmp_path), "scanobjectnn")
-    assert "| act | IDPT | 1 | 88.5 | +8.5 |  |" in shown
+    (tmp_path / "none.json").write_text(json.dumps(NONE))
+    # Another variant is another data set.
+    other = {"variant": "obj_bg", "rows": 581, "accuracy": 0.9}
+    (tmp_path / "other.json").write_text(json.dumps(NONE | other))
+    found = read_reports(tmp_path)
+    assert "| act3d | IDPT | 1 | 88.5 | 87.3 to 89.6 | +8.5 (from 80.0) |  |" in table(found, "scanobjectnn pb_t50_rs")
+    assert "| act3d | head only | 1 | 90.0 |" in table(found, "scanobjectnn obj_bg")
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"accuracy": 88.5}, r"two.json: accuracy=88.5; expected the fields"),
-        ({"dataset": "modelnet40"}, "dataset='modelnet40'"),
+        ({"accuracy": 88.5}, r"two.json: accuracy=88.5; expected a share"),
+        ({"dataset": "modelnet40", "rows": 2468, "variant": None}, "dataset='modelnet40'; expected one of scanob"),
+        ({"rows": 2881}, "two.json: rows=2881; expected 2882, the test clouds of scanobjectnn pb_t50_rs"),
+        ({"variant": "pb"}, "two.json: variant='pb'; expected one of obj_bg, "),
+        ({"dataset": "pcc13", "variant": None, "rows": 11}, "two.json: rows=11; the other reports on pcc13 have 10"),
         ({"seed": None}, "seed=None"),
-        ({"method": "full"}, "method='full'"),
+        ({"method": "full"}, "two.json: method='full'; expected one of head, lora, "),
+        ({"selected_on_test": True}, "two.json: selected_on_test=true; expected a model"),
+        ({}, "two.json: repeats scanobjectnn pb_t50_rs, act3d, idpt, 0, False of .*one.json"),
     ],
 )
 def test_a_report_that_cannot_be_is_refused(tmp_path, change, match):
+    (tmp_path / "one.json").write_text(json.dumps(REPORT))
+    pcc13 = {"dataset": "pcc13", "variant": None, "rows": 10}
+    (tmp_path / "three.json").write_text(json.dumps(REPORT | pcc13 | {"seed": 7}))
     (tmp_path / "two.json").write_text(json.dumps(REPORT | change))
     with pytest.raises(ValueError, match=match):
         read_reports(tmp_path)

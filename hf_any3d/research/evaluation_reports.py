@@ -1,0 +1,194 @@
+"""Reports of evaluations for tables of several models: one JSON file for each trained model and test split."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftType
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils.hub import cached_file
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
+
+from hf_any3d.data.catalog import dataset_module
+from hf_any3d.identity import model_identity
+from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport, package_versions
+from hf_any3d.model_card.subject import changed_settings, hub_name
+from hf_any3d.modeling.config_checks import read_settings
+from hf_any3d.registry import DATASETS
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+FACTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "dataset": (_is_text, "the name of a dataset"),
+    "encoder": (_is_text, "the type of a point encoder, or the name of an encoder of another modality"),
+    "method": (_is_text, "a PEFT method, or a fine-tuning protocol"),
+    "seed": (lambda value: type(value) is int and value >= 0, "the seed of the training"),
+    "random": (lambda value: type(value) is bool, "true if the encoder had random weights, else false"),
+    "selected_on_test": (lambda value: type(value) is bool, "true if the test split selected the weights, else false"),
+}
+"""What a table needs besides the figures: which values are allowed, and what they are."""
+_MEASURED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "accuracy": (lambda value: type(value) is float and 0 <= value <= 1, "a share"),
+    "rows": (lambda value: type(value) is int and value > 0, "the number of test clouds"),
+    "settings": (lambda value: isinstance(value, dict), "settings of the method that are not its defaults"),
+    "variant": (lambda value: value is None or _is_text(value), "the dataset's variant, or null"),
+    "model": (_is_text, "the checksum of the model's files, or its commit"),
+    "versions": (lambda value: isinstance(value, dict) and "hf-any3d" in value, "versions of packages"),
+}
+# Names of loaders, which say nothing about the data.
+_LOADERS = ("folder", "parquet")
+_IF_THERE: dict[str, Any] = dict.fromkeys(
+    ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
+)
+
+
+def known_facts(
+    model: str, dataset: str | None, stated: Mapping[str, Any], source: str = "--report-facts"
+) -> dict[str, Any]:
+    """Return what a report says of a model: read from its files, and for the rest as stated.
+
+    The seed, the protocol of a model without an adapter, and what selected the weights are in the metrics.json of its
+    training. That an encoder had its pretrained weights is known of one that came from the hub.
+
+    Args:
+        model: Directory or hub name.
+        dataset: Name of a dataset, or None if the data have no name.
+        stated: Values of `FACTS` that the files do not say.
+        source: Where these were stated, for errors.
+
+    Raises:
+        ValueError: A fact is neither known nor stated, is stated otherwise than known, or cannot be.
+    """
+    config = AutoConfig.from_pretrained(model)
+    found = {"dataset": None if dataset in _LOADERS else dataset, **_facts_of(model, config)}
+    if unknown := sorted(set(stated) - set(FACTS)):
+        raise ValueError(f"{source} has {unknown[0]!r}; expected some of {', '.join(FACTS)}")
+    for name, value in stated.items():
+        is_allowed, what = FACTS[name]
+        if not is_allowed(value):
+            raise ValueError(f"{source} has {name} {value!r}; expected {what}")
+        if found[name] not in (None, value):
+            raise ValueError(f"{source} has {name} {value!r}; {model} says {found[name]!r}")
+        found[name] = value
+    if missing := [name for name in FACTS if found[name] is None]:
+        texts = "; ".join(f"{name}: {FACTS[name][1]}" for name in missing)
+        raise ValueError(f"{model} does not say {', '.join(missing)}; expected them in {source} ({texts})")
+    return found | {"settings": _settings(model)}
+
+
+def _facts_of(model: str, config: PreTrainedConfig) -> dict[str, Any]:
+    run, adapter = _training(model), _adapter(model)
+    start = {} if run is None else run.start
+    weights = getattr(config, "encoder_weights", None)
+    if weights is not None:
+        encoder = getattr(config, "encoder_name_or_path", None) or getattr(config, "encoder_trained_from", None)
+        is_random = {"pretrained": False, "packaged": False, "random": True}.get(weights)
+    else:
+        encoder, base = config.model_type, start.get("model") or getattr(config, "base_name_or_path", None)
+        # A directory may hold anything.
+        is_random = False if base is not None and not os.path.exists(base) and hub_name(base) is not None else None
+    validation = None if run is None else run.data.get("validation")
+    return {
+        "encoder": encoder,
+        "method": start.get("tuning") if adapter is None else PeftType(adapter.peft_type).value.lower(),
+        "seed": None if run is None else run.training.get("seed"),
+        "random": is_random,
+        "selected_on_test": None if validation is None else validation == TEST_CHOOSES,
+    }
+
+
+def _training(model: str) -> RunReport | None:
+    path = cached_file(model, "metrics.json", **_IF_THERE)
+    return None if path is None else RunReport.load(path)
+
+
+def _adapter(model: str) -> PeftConfig | None:
+    path = cached_file(model, ADAPTER_CONFIG_NAME, **_IF_THERE)
+    return None if path is None else PeftConfig.from_pretrained(model)
+
+
+def _settings(model: str) -> dict[str, Any]:
+    adapter = _adapter(model)
+    return {} if adapter is None else changed_settings(adapter)
+
+
+def evaluation_report(
+    model: str,
+    facts: Mapping[str, Any],
+    options: Mapping[str, Any],
+    metrics: Mapping[str, Mapping[str, float]],
+    rows: int,
+) -> dict[str, Any]:
+    """Return the report of a classifier that was evaluated on the whole test split of a dataset.
+
+    Args:
+        model: Directory or hub name.
+        facts: See `known_facts`.
+        options: Options of the dataset.
+        metrics: Metrics by the names of splits.
+        rows: Number of test clouds.
+
+    Raises:
+        ValueError: Another split was evaluated, or the number of clouds is not the published one.
+    """
+    if "test" not in metrics:
+        raise ValueError(f"a report is about the split test; evaluated: {', '.join(metrics)}")
+    variant = options.get("variant", _default_variant(facts["dataset"]))
+    report = {**facts, "variant": variant, "rows": rows, **metrics["test"]}
+    if problem := _wrong_rows(report):
+        raise ValueError(problem)
+    config = AutoConfig.from_pretrained(model)
+    checksums = {name: getattr(config, f"{name}_checksum", None) for name in ("encoder", "base")}
+    return report | {
+        "model": model_identity(model),
+        "frozen": next((value for value in checksums.values() if value), None),
+        "versions": package_versions(),
+    }
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read and check a report.
+
+    Raises:
+        ValueError: The file lacks a field, or has a value that cannot be; the message names it.
+    """
+    report = read_settings(path)
+    for name, (is_allowed, what) in {**FACTS, **_MEASURED}.items():
+        if name not in report:
+            raise ValueError(f"{path}: no {name}; expected {what}, as hf-any3d evaluate --report writes it")
+        if not is_allowed(report[name]):
+            raise ValueError(f"{path}: {name}={report[name]!r}; expected {what}")
+    if problem := _wrong_rows(report):
+        raise ValueError(f"{path}: {problem}")
+    return report
+
+
+def _wrong_rows(report: Mapping[str, Any]) -> str | None:
+    """Say what is wrong about the number of test clouds of a dataset of the catalog, if anything is."""
+    published, variant = _published(report["dataset"]), report["variant"]
+    counts = {} if published is None else published.DATASET.expected_counts
+    if variant is not None and counts and variant not in counts:
+        return f"variant={variant!r}; expected one of {', '.join(counts)}"
+    expected = {counts[name]["test"] for name in ([variant] if variant else counts) if "test" in counts[name]}
+    if not expected or report["rows"] in expected:
+        return None
+    name = f"{report['dataset']} {variant}" if variant else report["dataset"]
+    return f"rows={report['rows']}; expected {' or '.join(map(str, sorted(expected)))}, the test clouds of {name}"
+
+
+def _default_variant(dataset: str) -> str | None:
+    published = _published(dataset)
+    variant = None if published is None else inspect.signature(published.load).parameters.get("variant")
+    return None if variant is None else variant.default
+
+
+def _published(dataset: str) -> Any:
+    module = dataset_module(dataset) if dataset in DATASETS else None
+    return module if hasattr(module, "DATASET") else None
