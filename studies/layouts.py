@@ -338,6 +338,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/layouts"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--run", choices=list(RUNS), default="third")
+    parser.add_argument(
+        "--conditions", nargs="*", choices=list(CONDITIONS), default=list(CONDITIONS), help="none: train alone"
+    )
     options = parser.parse_args(words)
     torch.set_num_threads(1)
     run = RUNS[options.run]
@@ -360,7 +363,8 @@ def main(words: Sequence[str] | None = None) -> None:
             partial(train, folder, splits, processor, seed, run),
         )
         model = SpatialLMForConditionalGeneration.from_pretrained(folder).eval()
-        for name, given in CONDITIONS.items():
+        for name in options.conditions:
+            given = CONDITIONS[name]
 
             def judged(model: Any = model, given: dict[str, Any] = given) -> dict[str, Any]:
                 with stopwatch() as spent:
@@ -372,9 +376,11 @@ def main(words: Sequence[str] | None = None) -> None:
             shown = {key: value for key, value in found.items() if key != "settings"}
             table.append({"seed": seed, "condition": name, **shown, "train_cpu_seconds": trained["cpu_seconds"]})
             print(table[-1], flush=True)
-        if seed == options.seeds[0]:
+        if options.conditions and seed == options.seeds[0]:
             rows = splits["test"].select(range(3))
             draw(place / "rooms.png", rows, answers_of(model, processor, rows))
+    if not table:
+        return
     with (place / "layouts.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(table[0]))
         writer.writeheader()
