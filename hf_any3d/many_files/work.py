@@ -140,6 +140,7 @@ def _noted(clouds: Sequence[Cloud]) -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         yield
     for warning in caught:
+        # Those of other categories, `ModelWarning` among them, are not about a file.
         if len(clouds) == 1 and warning.category is UserWarning:
             clouds[0].warnings.append(with_name(clouds[0].name, warning.message))
         else:

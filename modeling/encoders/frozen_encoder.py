@@ -40,6 +40,10 @@ from hf_any3d.modeling.pretrained_parts.tensors import differing
 _Model = TypeVar("_Model", bound=PreTrainedModel)
 
 
+class ModelWarning(UserWarning):
+    """Says something of a model, whatever its input."""
+
+
 class Stage(NamedTuple):
     """Place of a layer among the stages.
 
@@ -259,7 +263,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             warnings.warn(
                 f"the encoder has random weights, not those of {self.config.encoder_name_or_path}: build the model "
                 "with from_pretrained(…) or from_encoder_pretrained(config=…), not from the config alone",
-                UserWarning,
+                ModelWarning,
                 stacklevel=3,
             )
             self._encoder_is_random = False
@@ -275,7 +279,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         if flags and not self.training and not self._is_warned:
             warnings.warn(
                 f"this model's predictions depend on the other clouds of a batch ({', '.join(flags)})",
-                UserWarning,
+                ModelWarning,
                 stacklevel=3,
             )
             self._is_warned = True
