@@ -20,6 +20,10 @@ from hf_any3d.modeling.config_checks import (
 )
 
 
+class ModelWarning(UserWarning):
+    """Says something of a model, whatever its input."""
+
+
 def _nothing(*_: Any) -> None:
     return None
 

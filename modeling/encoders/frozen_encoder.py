@@ -26,6 +26,7 @@ from hf_any3d.modeling.encoders.loading import (
 from hf_any3d.modeling.encoders.positions import bidirectional_inputs
 from hf_any3d.modeling.encoders.registry import find_family
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder, attention_kinds
+from hf_any3d.modeling.library import ModelWarning
 from hf_any3d.modeling.pretrained_parts import (
     AdapterLoadingMixin,
     PretrainedPart,
@@ -38,10 +39,6 @@ from hf_any3d.modeling.pretrained_parts.sources import checksum_like
 from hf_any3d.modeling.pretrained_parts.tensors import differing
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
-
-
-class ModelWarning(UserWarning):
-    """Says something of a model, whatever its input."""
 
 
 class Stage(NamedTuple):
@@ -277,11 +274,8 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         """Warn once in eval mode if the output depends on the other clouds of a batch; for the owner's `forward`."""
         flags = self.config.batch_dependent_flags
         if flags and not self.training and not self._is_warned:
-            warnings.warn(
-                f"this model's predictions depend on the other clouds of a batch ({', '.join(flags)})",
-                ModelWarning,
-                stacklevel=3,
-            )
+            text = f"this model's predictions depend on the other clouds of a batch ({', '.join(flags)})"
+            warnings.warn(text, ModelWarning, stacklevel=3)
             self._is_warned = True
 
     def train(self, mode: bool = True) -> nn.Module:
