@@ -114,7 +114,7 @@ def read_boxes_json(path: Path) -> Boxes:
 
 
 def _answer(where: str, row: Any) -> tuple[str, Any] | None:
-    """Return the file and the boxes of a row that `hf-any3d detect` wrote, None if it tells of an error."""
+    """Return file and boxes of a row written by `hf-any3d detect`, or None if the row holds an error."""
     if not isinstance(row, Mapping) or not isinstance(row.get("file"), str):
         raise PointCloudFileError(f"{where}: {row!r:.60}; expected an object with file and boxes")
     return None if "error" in row else (row["file"], row.get("boxes"))

@@ -157,7 +157,7 @@ class _LayoutPipeline(PointCloudPipeline):
         ]
 
     def layouts(self, request: Request) -> list[Layout]:
-        """Return the layouts of the answers, in the frame and unit of the scan; a warning tells of lost lines."""
+        """Parse answers to layouts in the frame and unit of the scan, and warn about lines that were lost."""
         found = []
         for text, is_whole in zip(request.texts, request.are_whole, strict=True):
             layout = Layout.parse(text)

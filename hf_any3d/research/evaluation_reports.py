@@ -52,7 +52,7 @@ _IF_THERE: dict[str, Any] = dict.fromkeys(
 def known_facts(
     model: str, dataset: str | None, stated: Mapping[str, Any], source: str = "--report-facts"
 ) -> dict[str, Any]:
-    """Return what a report says of a model: read from its files, and for the rest as stated.
+    """Collect the facts about a model for its report, from its files and from what is stated.
 
     The seed, the protocol of a model without an adapter, and what selected the weights are in the metrics.json of its
     training. That an encoder had its pretrained weights is known of one that came from the hub.

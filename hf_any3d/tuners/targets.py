@@ -138,7 +138,7 @@ def trainable_module_names(model: nn.Module) -> list[str]:
 
 
 def with_default_modules(model: nn.Module, config: PeftConfig) -> PeftConfig:
-    """Return a config of a new adapter that trains decoder and heads of a detector in full, unless it says what to.
+    """Let a new adapter's config train the decoder and heads of a detector in full, unless it names modules itself.
 
     They are new, and an adapter without them would be of no use. Configs for other models are returned as they are.
     """
