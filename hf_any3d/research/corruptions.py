@@ -288,8 +288,8 @@ def _region(xyz: np.ndarray, rest: np.ndarray, share: float, generator: np.rando
     """Return those of the points `rest` that are nearest to a random one, as many as `share` of the whole cloud."""
     count = min(max(1, round(share * len(xyz))), len(rest))
     squares = ((xyz[rest] - xyz[generator.choice(rest)]) ** 2).sum(axis=1)
-    # Unordered, as a region is a set; sorting would cost more.
-    return rest[np.argpartition(squares, count - 1)[:count]]
+    # The whole order, as random numbers pick from it: a partition's order depends on the processor's instructions.
+    return rest[np.argsort(squares, kind="stable")[:count]]
 
 
 def _count(xyz: np.ndarray, divisor: int) -> int:

@@ -1,28 +1,18 @@
-"""The packaged classifier's training: things of no class, calibration, and what the model makes of others."""
+"""The packaged classifier's training beside things of no class."""
 
 import numpy as np
 import pytest
 import torch
-from datasets import Array2D, ClassLabel, Dataset, Features, Value
+from datasets import Dataset
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from examples import quickstart, train_default_model as program
-from hf_any3d import ActForPointCloudClassification
-from tests.tiny_act import tiny_act
-
-NAMES = ["bed", "chair", "tool"]
+from tests.examples.test_unknown_things import upright_rows
 
 
 @pytest.fixture
 def rows() -> Dataset:
-    """Six long clouds that stand upright."""
-    generator = np.random.default_rng(0)
-    clouds = generator.uniform(-1, 1, (6, 64, 3)) * [0.1, 1, 0.1]
-    features = Features(
-        points=Array2D((64, 3), "float32"), label=ClassLabel(names=NAMES), group=Value("int32"), name=Value("string")
-    )
-    columns = {"points": clouds.astype(np.float32), "label": [0, 1, 2] * 2, "group": range(6), "name": ["a"] * 6}
-    return Dataset.from_dict({**columns, "group": list(range(6))}, features=features).with_format("numpy")
+    return upright_rows()
 
 
 def test_rows_come_first_and_others_are_drawn_anew(rows):
@@ -55,26 +45,3 @@ def test_the_loss_wants_equal_scores_for_others_and_the_class_for_the_rest():
     # Without others it is the loss of the other stages.
     known = SequenceClassifierOutput(logits=torch.randn(4, 3)), torch.tensor([0, 1, 2, 0])
     assert torch.allclose(program.doubting_loss(*known), quickstart.smoothed_loss(*known))
-
-
-def test_a_model_is_calibrated_on_shapes_that_it_has_not_learned(rows, monkeypatch):
-    monkeypatch.setattr(program, "THINGS", 10)
-    labels = {"id2label": dict(enumerate(NAMES)), "label2id": {name: number for number, name in enumerate(NAMES)}}
-    model = tiny_act(ActForPointCloudClassification, **labels).eval()
-    calibration = program.calibrate(model, rows.select(range(3)), rows.select(range(3, 6)))
-    before = model(torch.from_numpy(rows["points"][:])).logits
-    program.finish(model, rows, calibration)
-    after = model(torch.from_numpy(rows["points"][:]))
-    assert torch.allclose(after.logits, before / calibration["temperature"], atol=1e-5)
-    assert after.unknown.shape == (6,) and model.config.unknown_far == program.FAR
-    assert model.config.unknown_threshold == calibration["unknown_threshold"]
-    found = program.judge_doubt(model, rows)
-    assert set(found) >= {"test shapes", "room", "noise", "plane", "bar", "solid", "sliver", "lying"}
-    assert all(0 <= row["auroc"] <= 1 for kind, row in found.items() if kind != "test shapes")
-    assert "| test shapes | – | " in program.doubt_table(found)
-
-
-def test_the_calibration_error_is_the_gap_of_score_and_accuracy():
-    scores, right = torch.tensor([0.75] * 4), torch.tensor([True, True, True, False])
-    assert program.calibration_error(scores, right) == pytest.approx(0)
-    assert program.calibration_error(scores, ~right) == pytest.approx(0.5)

@@ -1,0 +1,51 @@
+"""The packaged classifier's unknown score: things of no class, calibration, and what the model makes of others."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Array2D, ClassLabel, Dataset, Features, Value
+
+from examples import unknown_things as program
+from hf_any3d import ActForPointCloudClassification
+from hf_any3d.training.little_data.no_class import draw_things
+from tests.tiny_act import tiny_act
+
+NAMES = ["bed", "chair", "tool"]
+
+
+def upright_rows() -> Dataset:
+    """Return six long clouds that stand upright, two of each class."""
+    generator = np.random.default_rng(0)
+    clouds = generator.uniform(-1, 1, (6, 64, 3)) * [0.1, 1, 0.1]
+    features = Features(
+        points=Array2D((64, 3), "float32"), label=ClassLabel(names=NAMES), group=Value("int32"), name=Value("string")
+    )
+    columns = {"points": clouds.astype(np.float32), "label": [0, 1, 2] * 2, "group": list(range(6)), "name": ["a"] * 6}
+    return Dataset.from_dict(columns, features=features).with_format("numpy")
+
+
+@pytest.mark.parametrize("bank", [False, True])
+def test_a_model_is_calibrated_on_shapes_that_it_has_not_learned(bank, monkeypatch):
+    monkeypatch.setattr(program, "THINGS", 10)
+    rows, things = upright_rows(), draw_things()[:20] if bank else None
+    labels = {"id2label": dict(enumerate(NAMES)), "label2id": {name: number for number, name in enumerate(NAMES)}}
+    model = tiny_act(ActForPointCloudClassification, **labels).eval()
+    calibration = program.calibrate(model, rows.select(range(3)), rows.select(range(3, 6)), things)
+    before = model(torch.from_numpy(rows["points"][:])).logits
+    model.classifier.calibrate(calibration["temperature"])
+    program.finish(model, rows, calibration, things)
+    after = model(torch.from_numpy(rows["points"][:]))
+    assert torch.allclose(after.logits, before / calibration["temperature"], atol=1e-5)
+    assert after.unknown.shape == (6,) and model.config.unknown_far == calibration["unknown_far"]
+    assert model.config.unknown_threshold == calibration["unknown_threshold"]
+    assert (model.config.unknown_rows, model.config.unknown_bank_rows) == (6, 20 * bank)
+    found = program.judge_doubt(model, rows)
+    assert set(found) >= {"test shapes", "room", "noise", "plane", "bar", "solid", "sliver", "lying"}
+    assert all(0 <= row["auroc"] <= 1 for kind, row in found.items() if kind != "test shapes")
+    assert "| test shapes | – | " in program.doubt_table(found)
+
+
+def test_the_calibration_error_is_the_gap_of_score_and_accuracy():
+    scores, right = torch.tensor([0.75] * 4), torch.tensor([True, True, True, False])
+    assert program.calibration_error(scores, right) == pytest.approx(0)
+    assert program.calibration_error(scores, ~right) == pytest.approx(0.5)
