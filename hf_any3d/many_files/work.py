@@ -136,15 +136,18 @@ def _answer(answer: Answer, clouds: list[Cloud], raise_errors: bool) -> list[dic
 
 @contextmanager
 def _noted(clouds: Sequence[Cloud]) -> Iterator[None]:
-    """Keep warnings of a model's work on one cloud as those of its file; of several, nobody knows whose they are."""
+    """Keep warnings of a model's work on one cloud as those of its file; of several, name those it may be."""
     with warnings.catch_warnings(record=True) as caught:
         yield
     for warning in caught:
+        message = warning.message
         # Those of other categories, `ModelWarning` among them, are not about a file.
-        if len(clouds) == 1 and warning.category is UserWarning:
-            clouds[0].warnings.append(with_name(clouds[0].name, warning.message))
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        if warning.category is UserWarning:
+            if len(clouds) == 1:
+                clouds[0].warnings.append(with_name(clouds[0].name, message))
+                continue
+            message = f"one of {', '.join(cloud.name for cloud in clouds)}: {one_line(message)}"
+        warnings.warn_explicit(message, warning.category, warning.filename, warning.lineno)
 
 
 @dataclass(frozen=True)

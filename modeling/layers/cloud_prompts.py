@@ -68,7 +68,7 @@ def fill_placeholders(
     elif expected != given:
         raise ValueError(
             f"input_ids has {expected} placeholders for point tokens (id {point_token_id}); expected {given}, "
-            "as many as the clouds have"
+            "as many as the clouds have (a processor made for another model counts otherwise)"
         )
     if rows is None or not given:
         return embedded

@@ -16,8 +16,18 @@ def _ranged(limits: tuple[float, float], **options: Any) -> Any:
     return field(metadata={"limits": limits}, **options)
 
 
+class _Sized:
+    """Refuses lengths below 0, which would turn a wall or a box inside out."""
+
+    def __post_init__(self):
+        for own in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
+            value = getattr(self, own.name)
+            if own.metadata.get("limits") in (_LENGTH, _SIZE) and value < 0:
+                raise ValueError(f"{own.name} is {value:g}; expected at least 0")
+
+
 @dataclass(frozen=True)
-class Wall:
+class Wall(_Sized):
     """A wall.
 
     Attributes:
@@ -44,7 +54,7 @@ class Wall:
 
 
 @dataclass(frozen=True)
-class Opening:
+class Opening(_Sized):
     """A door or window.
 
     Attributes:
@@ -75,7 +85,7 @@ class Window(Opening):
 
 
 @dataclass(frozen=True)
-class Box:
+class Box(_Sized):
     """A box around an object.
 
     Attributes:

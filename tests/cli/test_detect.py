@@ -80,6 +80,11 @@ def test_errors_and_warnings_name_the_file(detector, tmp_path):
     assert alone.err in both.err and both.code == 2
     told = f"{files[5]}: 1 of 1 clouds have fewer than num_points=40 points, the smallest 5; their points are repeated"
     assert json.loads(both.out)[1]["warnings"] == [told] and f"warning: {told}\n" in both.err
+    other = tmp_path / "other5.npy"
+    np.save(other, varied_clouds(1, 5)[0].numpy())
+    table = ("--output", tmp_path / "boxes.jsonl", "--batch-size", 2)
+    with pytest.warns(UserWarning, match=f"one of {files[5]}, {other}: .*fewer than num_points=40"):
+        assert run("batch", "detect", files[5], other, "--model", model, *table).code == 0
 
 
 def test_other_models_and_options_are_refused(detector, tmp_path):

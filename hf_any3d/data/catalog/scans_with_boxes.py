@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def load(
         classes: names of the classes, in order; None takes those that occur, sorted. Boxes of others are left out.
         options: none is known.
 
+    A warning counts files of points that nothing names; they are no rows.
+
     Raises:
         ValueError: an unknown option, layout or axis; a damaged file or a wrong box, which the error names; a scan
             whose boxes are all outside of it.
@@ -109,8 +112,10 @@ def _boxes_of(folder: Path, layout: str | None) -> Boxes:
 
 def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Iterator[dict[str, Any]]:
     numbers = {name: number for number, name in enumerate(names)}
+    paths = {name: _point_file(folder, name) for name in boxes}
+    _warn_of_unnamed(folder, [*paths.values()])
     for name, own in boxes.items():
-        path = _point_file(folder, name)
+        path = paths[name]
         points, offset = _points(path)
         _refuse_other_frame(folder / name, points, offset, own)
         kept = [box for box in own if box.label in numbers]
@@ -125,6 +130,20 @@ def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Ite
             "box_labels": [numbers[box.label] for box in kept],
             "file": name,
         }
+
+
+def _warn_of_unnamed(folder: Path, named: Sequence[Path]) -> None:
+    """Warn of scans that no boxes name: they may have been forgotten, and are no rows without objects."""
+    # Other files, such as a text about the data, have other endings.
+    endings, known = {path.suffix for path in named}, {path.resolve() for path in named}
+    found = (path for path in folder.rglob("*") if path.suffix in endings and path.is_file())
+    if left := sorted(path.relative_to(folder).as_posix() for path in found if path.resolve() not in known):
+        shown = ", ".join(left[:3]) + ", …" * (len(left) > 3)
+        warnings.warn(
+            f"{folder}: {len(left)} of {len(left) + len(known)} files of points are left out, since no boxes name "
+            f"them: {shown}. A scan without objects has an empty list of boxes",
+            stacklevel=2,
+        )
 
 
 def _refuse_other_frame(path: Path, points: np.ndarray, offset: np.ndarray, boxes: Sequence[NamedBox]) -> None:

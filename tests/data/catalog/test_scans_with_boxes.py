@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 
 import numpy as np
 import pyarrow as pa
@@ -113,6 +114,22 @@ def test_splits_are_folders_and_classes_may_be_chosen(tmp_path):
     check(splits["test"][0])
     both = load_point_dataset("scans_with_boxes", data_dir=tmp_path)
     assert both["train"].features["box_labels"].feature.names == ["chair", "dog"]
+
+
+def test_scans_that_nothing_names_are_counted(tmp_path):
+    write_own(tmp_path)
+    (tmp_path / "more").mkdir()
+    for name in ("a.npy", "b.npy", "more/c.npy", "more/d.npy"):
+        np.save(tmp_path / name, scan())
+    (tmp_path / "readme.txt").write_text("1 2 3\n")
+    told = "4 of 5 files of points are left out, since no boxes name them: a.npy, b.npy, more/c.npy, …"
+    with pytest.warns(UserWarning, match=told):
+        assert len(load_point_dataset("scans_with_boxes", data_dir=tmp_path, split="train")) == 1
+    empty = {name: [] for name in ("a.npy", "b.npy", "more/c.npy", "more/d.npy")}
+    (tmp_path / "boxes.json").write_text(json.dumps({"room.npy": [BOX], **empty}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert len(load_point_dataset("scans_with_boxes", data_dir=tmp_path, split="train")) == 5
 
 
 def test_files_with_another_up_axis_are_turned(tmp_path):

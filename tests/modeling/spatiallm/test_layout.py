@@ -97,6 +97,19 @@ def random_layout(seed: int) -> Layout:
     return Layout.of([*boxes, *openings, *walls])
 
 
+def test_lengths_below_zero_are_refused():
+    text = "wall_0=Wall(0,0,0,1,0,0,-2.5,0.1)\nwall_1=Wall(0,0,0,1,0,0,2.5,0.1)"
+    told = "height is -2.5; expected at least 0"
+    read = Layout.parse(text)
+    assert [wall.id for wall in read.walls] == [1] and [line.reason for line in read.dropped] == [told]
+    with pytest.raises(ValueError, match=f"line 1, .*: {told}"):
+        Layout.parse(text, strict=True)
+    with pytest.raises(ValueError, match="sy is -1; expected at least 0"):
+        Box(0, "chair", 0, 0, 0, 0, 1, -1, 1)
+    with pytest.raises(ValueError, match="width is -1; expected at least 0"):
+        Door(0, 0, -1, -1, -1, -1, 2)  # positions may be
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_round_trip_keeps_every_layout(seed):
     layout = random_layout(seed)
