@@ -91,6 +91,11 @@ class LibraryModelMixin:
         library().check_name(pretrained_model_name_or_path, kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
+    def _initialize_weights(self, module: Any, is_custom_code: bool = False) -> None:
+        # Of classes outside of transformers, modules without parameters of their own would be passed over, and with
+        # them the rules for what they consist of. Ours draw with transformers' functions, which leave loaded tensors.
+        super()._initialize_weights(module)
+
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, with a model card (`README.md`) next to the weights."""
         super().save_pretrained(save_directory, **kwargs)

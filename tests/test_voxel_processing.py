@@ -45,6 +45,12 @@ def test_presets_make_the_released_cells(name, preset):
             assert not channels[:, 3:].any()
 
 
+def test_points_are_drawn_without_repeats():
+    cloud = np.random.default_rng(0).random((500, 3))
+    made = PointTransformerV3Processor(features=["xyz"], grid_size=1e-4, drawn_points=490)(cloud)
+    assert made["points"].shape == (1, 490, 3)
+
+
 def test_settings_scale_center_and_sample():
     cloud = np.random.default_rng(0).random((500, 3), dtype=np.float32) * [2, 1, 0.5] + [5, -3, 2]
     made = PointTransformerV3Processor(features=["xyz"], grid_size=0.1)(cloud)

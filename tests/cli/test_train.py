@@ -95,6 +95,13 @@ def test_data_become_arguments_of_the_program(words, expected, tmp_path, monkeyp
     assert (first == 0) == (words[0] == "DATA/recipe.yaml") and given[0][0].endswith(".yaml")
 
 
+def test_a_folder_of_a_dataset_that_is_not_there_is_named(tmp_path, monkeypatch):
+    (tmp_path / "scans").mkdir()
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("train", "scnas", "--dataset", "scanobjectnn")
+    assert code == 1 and err == "error: no directory scnas; did you mean scans?\n"
+
+
 def test_datasets_of_labeled_points_are_segmented(monkeypatch):
     given: list[list[str]] = []
     monkeypatch.setattr("hf_any3d.training.tasks.train_segmenter", lambda words: given.append(words) or 1 / 0)

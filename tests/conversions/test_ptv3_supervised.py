@@ -88,6 +88,11 @@ def test_the_schedule_in_a_released_file_is_left_out_and_runs_nothing(tmp_path):
     torch.save(content, tmp_path / "model_best.pth")
     read = read_checkpoint(tmp_path / "model_best.pth", ("state_dict",))
     assert torch.equal(read["weight"], layer.weight)
+    # The whole object, with its state, is left out too.
+    whole = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=9)
+    whole.optimizer = None
+    torch.save({"state_dict": layer.state_dict(), "scheduler": whole}, tmp_path / "whole.pth")
+    assert torch.equal(read_checkpoint(tmp_path / "whole.pth", ("state_dict",))["weight"], layer.weight)
     # Nothing is looked up, and other objects are still refused.
     torch.save({"state_dict": {}, "other": os.path.join}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="other objects are refused"):

@@ -5,10 +5,16 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification
+from hf_any3d import (
+    Any2PointConfig,
+    Any2PointForPointCloudClassification,
+    PointFeaturesConfig,
+    PointFeaturesForPointCloudClassification,
+)
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport
 from hf_any3d.modeling.any2point import PointTokenizerConfig, PointTokenizerForPointCloudClassification
+
 
 REPORT = RunReport(
     data={"name": "me/scans", "rows": {"train": 10, "validation": 3}, "augmentation": [], "on_hub": True},
@@ -82,6 +88,18 @@ def test_a_tokenizer_that_started_from_weights_of_the_package_is_named():
         config = PointTokenizerConfig(id2label={0: "chair", 1: "lamp"}, tokenizer_weights=weights)
         subject = Subject(PointTokenizerForPointCloudClassification, config, {}, report=report, num_points=512)
         assert f"without its encoder, started from {origin}." in build_model_card(subject, "me/model").text
+
+
+@pytest.mark.parametrize(
+    ("features", "weights", "is_control"),
+    [(["encoder"], "random", True), (["encoder"], "packaged", False), (["descriptors"], "random", False)],
+)
+def test_features_of_random_weights_are_a_control(features, weights, is_control):
+    config = PointFeaturesConfig(features=features, encoder_weights=weights, id2label={0: "chair", 1: "lamp"})
+    subject = Subject(PointFeaturesForPointCloudClassification, config, {}, report=None, num_points=512)
+    made = ModelCard(str(build_model_card(subject, "me/model")))
+    assert ("control" in made.data.tags) == is_control
+    assert ("a control: the point encoder has random weights" in made.text) == is_control
 
 
 def test_batch_dependent_models_have_a_warning():

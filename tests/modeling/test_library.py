@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hf_any3d import PointNetConfig, PointNetForPointCloudClassification
+from hf_any3d import PointNetConfig, PointNetForPointCloudClassification, PointNetModel
 from hf_any3d.modeling.library import Library, library, set_library
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 
@@ -15,6 +15,13 @@ def use():
     before = library()
     yield set_library
     set_library(before)
+
+
+def test_a_models_rule_for_new_weights_is_asked_about_every_module(monkeypatch):
+    asked = []
+    monkeypatch.setattr(PointNetModel, "_init_weights", lambda self, module: asked.append(id(module)))
+    model = PointNetModel(PointNetConfig(hidden_sizes=[8], head_widths=[8]))
+    assert sorted(asked) == sorted(map(id, model.modules()))
 
 
 def test_without_a_library_models_are_saved_and_opened_and_nothing_is_added(use, tmp_path):

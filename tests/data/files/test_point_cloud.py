@@ -58,8 +58,9 @@ def test_samples_are_on_the_triangles_and_follow_their_area():
     floor = sample.points[on_floor]
     assert (floor >= 0).all() and (floor[:, 0] + floor[:, 1] <= 3 + 1e-5).all()
     np.testing.assert_allclose(floor[:, :2].mean(0), [1, 1], atol=0.03)
-    assert (np.abs(sample.normals[on_floor]) == [0, 0, 1]).all()
-    assert (np.abs(sample.normals[~on_floor]) == [0, 1, 0]).all()
+    # Normals point to where the corners are counterclockwise.
+    assert (sample.normals[on_floor] == [0, 0, 1]).all()
+    assert (sample.normals[~on_floor] == [0, 1, 0]).all()
 
 
 def test_the_seed_determines_the_sample():

@@ -97,6 +97,8 @@ def test_noise_in_eval_mode_is_optional():
 
 def test_attention_over_the_batch_is_optional_and_warns():
     model = tiny_autoencoder("clip_vision_model", attention_axis="batch")
+    assert model.config.batch_dependent_flags == ["attention_axis='batch'"]
+    assert tiny_autoencoder("clip_vision_model").config.batch_dependent_flags == []
     with pytest.warns(UserWarning, match="other clouds"):
         together = fine(model)
     assert not torch.allclose(fine(model, clouds()[:1]), together[:1], atol=1e-4)

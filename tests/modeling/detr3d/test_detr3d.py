@@ -23,6 +23,25 @@ def model():
     return made.eval()
 
 
+def test_new_weights_are_drawn_as_in_the_released_program():
+    model = tiny_detr3d(Detr3DForPointCloudObjectDetection, hidden_size=64, decoder_ffn_dim=128)
+    layer, linear = model.detr3d.layers[0], model.class_head.out
+
+    def bound(width_in, width_out, gain=1.0):
+        return gain * math.sqrt(6 / (width_in + width_out))
+
+    expected = {
+        layer.self_attn.q_proj: bound(64, 64, 1 / math.sqrt(2)),
+        layer.self_attn.out_proj: bound(64, 64),
+        layer.mlp.fc1: bound(64, 128),
+        linear: 1 / math.sqrt(linear.in_features),
+        model.detr3d.positions.projection[0]: 1 / 8,
+    }
+    for module, limit in expected.items():
+        assert module.weight.abs().max() <= limit and module.weight.abs().max() > 0.9 * limit
+        assert abs(module.weight.mean()) < 0.1 * limit
+
+
 @pytest.mark.parametrize("order", ["nearest", "first"])
 @pytest.mark.parametrize("radii", [(0.8, 1.2), None])
 @torch.no_grad()

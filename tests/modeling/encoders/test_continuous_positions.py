@@ -26,6 +26,16 @@ def test_class_token_is_in_the_middle():
     assert TokenPlaces.with_class_token(entry[..., :1], 1, 8).entry[0, 0, 0].tolist() == [3.5]
 
 
+def test_tokens_without_a_place_are_in_the_middle_too():
+    entry = torch.rand(2, 6, 4, 2)
+    places = TokenPlaces.with_class_token(entry, 3, 8)
+    assert places.followed_by(0) is places
+    longer = places.followed_by(2)
+    assert torch.equal(longer.entry[:, :, :5], places.entry)
+    assert torch.equal(longer.entry[:, :, 5:], torch.tensor([3.5, 1.0]).expand(2, 6, 2, 2))
+    assert (longer.rows, longer.columns, longer.class_tokens) == (3, 8, 1)
+
+
 def test_line_bias_is_the_encoders_at_integer_coordinates_and_linear_between():
     biases = nn.Embedding(17, 3)
     rows = biases.weight.detach()

@@ -1,5 +1,8 @@
 """Objects assembled in code: every category has its parts, where they belong."""
 
+import importlib
+import sys
+
 import numpy as np
 import pytest
 
@@ -8,6 +11,14 @@ from hf_any3d.research.generated.parts import CATEGORIES, PARTS, assemble, part_
 from tests.golden import assert_stored
 
 OBJECTS = {"train_objects": 12, "validation_objects": 6, "test_objects": 6, "num_points": 128}
+
+
+def test_without_trimesh_the_package_that_has_it_is_named(monkeypatch):
+    name = "hf_any3d.research.generated.parts"
+    monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "trimesh", None)
+    with pytest.raises(ImportError, match=r"drawn with trimesh; pip install 'hf-any3d\[meshes\]'"):
+        importlib.import_module(name)
 
 
 def test_every_category_lists_its_parts():

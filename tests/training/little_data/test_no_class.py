@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.training.little_data.no_class import KINDS, draw_things
+from tests.golden import assert_stored
 
 
 def test_things_are_equal_for_a_seed_and_fill_the_unit_sphere():
@@ -14,6 +15,11 @@ def test_things_are_equal_for_a_seed_and_fill_the_unit_sphere():
     np.testing.assert_allclose(things.mean(axis=1), 0, atol=1e-5)
     # Those of the first places do not depend on how many there are.
     assert np.array_equal(things[:5], draw_things(5, 100))
+
+
+def test_things_are_those_of_earlier_versions():
+    stored = [0.112598, 0.283236, -0.347855, -0.257226, -0.139023, -0.446915, -0.039764]
+    assert_stored([draw_things(4 * len(KINDS), 200)[number :: len(KINDS)] for number in range(len(KINDS))], stored)
 
 
 def test_a_kind_is_left_out_and_the_others_stay():
