@@ -196,6 +196,18 @@ def test_tests_of_the_mirrored_folder_come_first_then_others_that_enter_the_func
     assert choose_tests(below, read_recording(file))[0] == (near, pytest.approx(1.1))
 
 
+def test_a_slow_machine_tries_as_many_tests():
+    mutant = Mutant("hf_any3d/data/a.py", "f", 1, "constant", 0, 1, "2", "1")
+
+    def tried(slowness: float) -> int:
+        own = [(f"tests/data/test_a.py::test_{number}", slowness, ["hf_any3d/data/a.py::f"]) for number in range(40)]
+        rest = [(f"tests/cli/test_b.py::test_{number}", 176 * slowness, []) for number in range(10)]
+        rows = [{"test": test, "seconds": seconds, "entered": entered} for test, seconds, entered in own + rest]
+        return sum(len(tests) for tests, _ in choose_tests(mutant, rows))
+
+    assert tried(1.0) == tried(3.0) == 12 and tried(0.5) == 24
+
+
 def test_a_recording_holds_as_long_as_the_file_of_the_test_is_the_same(tmp_path):
     test = "tests/test_mutation.py"
     digest = hashlib.sha256((ROOT / test).read_bytes()).hexdigest()[:16]

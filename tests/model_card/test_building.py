@@ -15,7 +15,6 @@ from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport
 from hf_any3d.modeling.any2point import PointTokenizerConfig, PointTokenizerForPointCloudClassification
 
-
 REPORT = RunReport(
     data={"name": "me/scans", "rows": {"train": 10, "validation": 3}, "augmentation": [], "on_hub": True},
     encoder={"name": "openai/clip-vit-base-patch32", "tower": "text", "layers": 12, "checksum": "sha256:12"},

@@ -27,6 +27,9 @@ from tests.mutation.mutants import ROOT, Mutant, package_of
 # Tests that enter the function are run from the quickest on, for so many recorded seconds: first those of the folder
 # that mirrors the source, which notice most, then others.
 SECONDS_NEAR, SECONDS_ELSEWHERE = 12.0, 8.0
+# These are seconds of a core that runs the recorded tests in this time. A slower one gets more, so that a change is tried
+# on as many tests on every machine.
+SECONDS_OF_THE_SUITE = 1800.0
 # These enter no function: they compare numbers and defaults that modules hold with stored ones, or read the source.
 _NUMBERS = "tests/test_defaults.py::"
 _ARGUMENTS = "tests/test_house_rules.py::test_no_argument_is_swallowed"
@@ -70,7 +73,8 @@ def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> list[tuple[list[
         far = [*(row for row in rows if _looks_at_numbers(row["test"], mutant)), *far]
     if mutant.kind.endswith("="):
         far = [*(row for row in rows if row["test"] == f"{_ARGUMENTS}[{mutant.path}]"), *far]
-    rounds = (_within(near, SECONDS_NEAR), _within(far, SECONDS_ELSEWHERE))
+    slowness = max(1.0, sum(row["seconds"] for row in rows) / SECONDS_OF_THE_SUITE)
+    rounds = (_within(near, slowness * SECONDS_NEAR), _within(far, slowness * SECONDS_ELSEWHERE))
     return [chosen for chosen in rounds if chosen[0]]
 
 
