@@ -36,6 +36,10 @@ def test_notes_of_an_error_are_wrapped_below_its_line():
     assert first == "no data here" and below[-2:] == ["  folder/          layout a", "  other/file.txt   layout b"]
     assert len(below) > 5 and max(map(len, below)) <= 102 and below[-3].endswith("\\u001b[2J")
     assert error_lines(ValueError("alone")) == ["alone"]
+    # Long words can be copied whole.
+    error, path = ValueError("no file"), "a-long/" * 20 + "name"
+    error.add_note(f"looked for {path} there")
+    assert f"  {path}" in error_lines(error)
 
 
 def test_line_breaks_are_kept_on_request():

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from hf_any3d.data.room_voxels import clean_room, voxelize_room
 from hf_any3d.modeling.spatiallm import Layout, Wall
+from hf_any3d.modeling.spatiallm.entities import KINDS
 from hf_any3d.spatiallm_processing import CLASSES, END, PLACE, START, SpatialLMProcessor
 from tests.chat.tiny_tokenizers import byte_tokenizer
 from tests.modeling.spatiallm.reference_case import SpatialLMCase
@@ -128,6 +129,14 @@ def test_classes_are_a_list(classes):
     with pytest.raises(ValueError, match="candidate_labels is .*; expected a list of names"):
         processor.check_classes(classes, "objects", argument="candidate_labels")
     assert processor.instruction("objects", ("chair", "bed")).startswith("Detect chair, bed.")
+
+
+@pytest.mark.parametrize(
+    ("task", "allowed"), [("all", {*KINDS}), ("layout", {"wall", "door", "window"}), ("objects", {"bbox"})]
+)
+def test_the_grammar_has_the_lines_of_the_task(task, allowed):
+    language = tiny_processor().grammar(task)[0].grammar
+    assert {[*KINDS][number] for number in language.kinds} == allowed
 
 
 def test_long_scans_and_unknown_words_are_told():

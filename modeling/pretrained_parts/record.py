@@ -93,7 +93,8 @@ class PartsConfigMixin:
         if not isinstance(self.parts, Mapping | None):
             raise ValueError(f"parts={self.parts!r:.80}; expected an object")
         if unknown := sorted(set(self.parts or {}) - set(allowed)):
-            raise ValueError(f"parts has {unknown[0]!r}; expected some of {', '.join(map(repr, allowed))}")
+            expected = f"some of {', '.join(map(repr, allowed))}" if allowed else "none"
+            raise ValueError(f"parts has {unknown[0]!r}; expected {expected}")
         if self.parts is not None:
             self.parts = {name: PretrainedPart.from_dict(part).to_dict() for name, part in self.parts.items()}
 

@@ -242,4 +242,5 @@ def test_task_types_of_classifiers_train_the_same_parameters(config, task_type):
         assert model.peft_config["default"].modules_to_save == trainable_module_names(tiny_model())
     chosen = get_peft_model(tiny_model(), config(task_type=task_type, modules_to_save=["output_norm"]))
     assert set(chosen.peft_config["default"].modules_to_save) >= {"output_norm"}
+    assert "score" not in chosen.peft_config["default"].modules_to_save  # which PEFT appends for text classifiers
     assert not [n for n, p in chosen.named_parameters() if p.requires_grad and "point_tokenizer" in n]

@@ -240,6 +240,7 @@ def test_gate_interpolates_between_input_and_output():
         ((0.3, None, 0.1, "sum"), "pooling='sum'; expected 'mean' or 'max_mean'"),
         ((0.3, None, 0.0, "mean"), "voxel_size=0.0"),
         ((0.3, -1.0, 0.1, "mean"), "cell_size=-1.0; expected positive edges"),
+        ((0.3, 0.0, 0.1, "mean"), "cell_size=0.0; expected positive edges"),
     ],
 )
 def test_invalid_guidance_is_refused(arguments, text):

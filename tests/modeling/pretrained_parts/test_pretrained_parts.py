@@ -25,6 +25,7 @@ from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.pretrained_parts import PretrainedPart, adapter_subfolder, own_state, tensors_checksum
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, EncoderUnavailableError, resolve_encoder
+from hf_any3d.modeling.spatiallm import SpatialLMConfig
 from tests import tiny_act
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
 from tests.modeling.minigpt3d.test_parts import (
@@ -353,5 +354,7 @@ def test_records_of_earlier_versions_are_read():
     )
     with pytest.raises(ValueError, match="parts has 'decoder'; expected some of 'encoder'"):
         Any2PointConfig(parts={"decoder": {}})
+    with pytest.raises(ValueError, match="parts has 'point'; expected none"):
+        SpatialLMConfig(parts={"point": {}})
     with pytest.raises(ValueError, match="a part has 'sum'; expected some of checksum, name_or_path"):
         Any2PointConfig(parts={"encoder": {"sum": 1}})
