@@ -27,8 +27,8 @@ from tests.mutation.mutants import ROOT, Mutant, package_of
 # Tests that enter the function are run from the quickest on, for so many recorded seconds: first those of the folder
 # that mirrors the source, which notice most, then others.
 SECONDS_NEAR, SECONDS_ELSEWHERE = 12.0, 8.0
-# These are seconds of a core that runs the recorded tests in this time. A slower one gets more, so that a change is tried
-# on as many tests on every machine.
+# These are seconds of a core that runs the recorded tests in this time. A slower one gets more, so that a change is
+# tried on as many tests on every machine.
 SECONDS_OF_THE_SUITE = 1800.0
 # These enter no function: they compare numbers and defaults that modules hold with stored ones, or read the source.
 _NUMBERS = "tests/test_defaults.py::"
