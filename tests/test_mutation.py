@@ -109,6 +109,15 @@ def test_a_tuple_that_indexes_a_tensor_is_no_key(tmp_path):
     assert not [m for m in find_mutants(tmp_path / "file.py", tmp_path) if m.kind.startswith("drop key")]
 
 
+def test_changes_that_mean_the_same_are_left_alone(tmp_path):
+    text = (
+        "def ask(a, b):\n    if f(a, a):\n        return False\n    if f(a, b):\n        return True\n    return 0\n"
+    )
+    (tmp_path / "file.py").write_text(text, encoding="utf-8")
+    found = [(m.line, m.text) for m in find_mutants(tmp_path / "file.py", tmp_path) if "not" not in m.text]
+    assert found == [(3, "True"), (4, "(f(b, a))"), (5, "return None"), (5, "False"), (6, "return None"), (6, "1")]
+
+
 PAGES = """
 LONGEST_NAME, MOST_POINTS, _FILES_AT_A_TIME = 50, 1_000, 8
 STEPS = 12

@@ -50,6 +50,8 @@ def test_help_shows_twelve_options_and_help_all_the_others():
     for name in ("--lr_scheduler_type", "--peft", "--voting", "--gradient_accumulation_steps"):
         assert name in long.out
     assert "--help" not in long.out.partition("All other options")[2]
+    # The options of the short help come first, in its words.
+    assert set(names) <= set(long.out.partition("All other options")[0].replace("`", " ").split()) | {"--peft"}
     assert "--scene_votes" in run("train", "--task", "segmentation", "--help-all").out
 
 

@@ -281,8 +281,11 @@ class _Finder(ast.NodeVisitor):
         self._add(node, "drop raise", "pass")
 
     def visit_Return(self, node: ast.Return) -> None:
-        if node.value is not None and not (isinstance(node.value, ast.Constant) and node.value.value is None):
-            self._add(node, "return None", "return None")
+        value = node.value.value if isinstance(node.value, ast.Constant) else ...
+        if node.value is not None and value is not None:
+            # None is as good as False wherever it is asked for its truth; True in its place is another change.
+            if value is not False:
+                self._add(node, "return None", "return None")
             self.visit(node.value)
 
     def visit_If(self, node: ast.If) -> None:
@@ -355,7 +358,8 @@ class _Finder(ast.NodeVisitor):
         if method in ("transpose", "movedim", "permute") and self.depth:
             self._add(node, "drop transpose", node.func.value)
         swaps = ast.unparse(node.func) not in _UNORDERED
-        if swaps and len(node.args) == 2 and all(isinstance(argument, ast.Name) for argument in node.args):
+        names = {argument.id for argument in node.args if isinstance(argument, ast.Name)}
+        if swaps and len(node.args) == len(names) == 2:
             self._add(node, "swap operands", ast.Call(node.func, node.args[::-1], node.keywords))
         for part in (node.func, *node.args, *(keyword for keyword in node.keywords if keyword.arg not in ignored)):
             self.visit(part)

@@ -27,6 +27,12 @@ def test_nothing_is_propagated_back_through_the_encoder():
     assert any("point_tokenizer" in name and gradient.abs().max() > 1e-6 for name, gradient in trained.items())
 
 
+def test_no_graph_outlives_a_pass():
+    model = get_peft_model(tiny_model(), SideTuningConfig(r=8)).train()
+    model(points=clouds(), labels=torch.arange(3))
+    assert not any(module._states for module in model.modules() if isinstance(module, SideTuningLayer))
+
+
 def test_it_saves_less_for_backward_than_a_method_inside_the_layers():
     def measured(config):
         model = get_peft_model(tiny_aligned(OpenShapeForPointCloudClassification), config).train()

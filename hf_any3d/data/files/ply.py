@@ -361,7 +361,10 @@ def read_ascii(text: bytes, elements: list[Element]) -> tuple[list[Values], byte
 
 def _ascii_rows(block: bytes, element: Element) -> Values:
     if not element.has_lists:
-        table = numbers(block, columns=len(element.properties))
+        try:
+            table = numbers(block, columns=len(element.properties))
+        except PointCloudError as error:  # which counts the lines of the element
+            raise PointCloudError(f"element {shorten(element.name)}, {error}") from None
         if (found := len(table)) != element.count:
             raise PointCloudError(f"element {shorten(element.name)} has {found} rows; {element.count} are declared")
         return {name: _typed(table[:, i], kind) for i, (name, kind, _) in enumerate(element.properties)}

@@ -70,6 +70,13 @@ def test_colors_of_a_text_file_that_are_no_whole_numbers_are_not_cut_off():
     assert cloud.colors.tolist() == [[0.5, 0.25, 1], [0.75, 1, 0]]
 
 
+@pytest.mark.parametrize("row", [b"1 2 3 4\n", b"1 2\n"])
+def test_rows_of_a_text_file_have_the_declared_numbers(row):
+    header = "element vertex 2\nproperty float x\nproperty float y\nproperty float z"
+    with pytest.raises(PointCloudFileError, match=r": element vertex, line 1 has \d columns; expected 3"):
+        read(ply(header, 2 * row, "ascii"))
+
+
 def test_windows_line_ends_are_read():
     assert len(read(ply_square("ascii").replace(b"\n", b"\r\n"))) == 4
     header, _, body = ply_square("binary_little_endian").partition(b"end_header\n")
