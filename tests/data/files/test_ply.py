@@ -73,7 +73,7 @@ def test_colors_of_a_text_file_that_are_no_whole_numbers_are_not_cut_off():
 @pytest.mark.parametrize("row", [b"1 2 3 4\n", b"1 2\n"])
 def test_rows_of_a_text_file_have_the_declared_numbers(row):
     header = "element vertex 2\nproperty float x\nproperty float y\nproperty float z"
-    with pytest.raises(PointCloudFileError, match=r": element vertex, line 1 has \d columns; expected 3"):
+    with pytest.raises(PointCloudFileError, match=r": element 'vertex', line 1 has \d columns; expected 3"):
         read(ply(header, 2 * row, "ascii"))
 
 
