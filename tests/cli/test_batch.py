@@ -175,6 +175,12 @@ def test_files_are_converted_below_their_folders(scans, tmp_path):
     assert code == 2 and names == ["chair.ply.npz", "holes.npy.npz", "inner/lamp.STL.npz"]
     assert len(read_point_cloud(tmp_path / "out" / "holes.npy.npz")) == 98
     assert len(read_point_cloud(tmp_path / "out" / "inner" / "lamp.STL.npz")) == 200
+    deep = tmp_path / "deep" / "one" / "two" / "cloud.xyz"
+    deep.parent.mkdir(parents=True)
+    for file in (deep, tmp_path / "deep" / "root.xyz"):
+        file.write_text("0 0 0\n1 1 1\n")
+    assert run("batch", "convert", tmp_path / "deep", "--to", "ply", "--output", tmp_path / "made").code == 0
+    assert (tmp_path / "made" / "one" / "two" / "cloud.xyz.ply").is_file()
 
 
 def test_an_unknown_engine_is_refused(predict):

@@ -70,6 +70,8 @@ def test_the_published_file_has_exactly_our_tensors():
     assert all(size == VARIANTS["base"].get(name, False) for name, size in found.items())
     stated = case.manifest["config"]
     assert all(list(value) == stated[name] for name, value in VARIANTS["base"].items())
+    with pytest.raises(ValueError, match="pdnorm_decouple=False, whose norms the original never builds"):
+        supervised_fields({"pdnorm_decouple": False}, block_rule="full", depth_rule="max")
     fields = supervised_fields({"in_channels": 6, **VARIANTS["base"]}, block_rule="full", depth_rule="max")
     own = PRESETS["find3d"]
     assert all(fields[name] == (list(value) if isinstance(value, tuple) else value) for name, value in own.items()

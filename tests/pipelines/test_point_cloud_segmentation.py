@@ -173,6 +173,10 @@ def test_invalid_arguments_are_refused(parts, scenes, tmp_path):
         TypeError, match="unknown arguments: top_k; expected category, up_axis, max_points, votes, output"
     ):
         scenes[0](cloud, top_k=3)
+    for count in (0, -1, True):
+        with pytest.raises(ValueError, match=f"max_points={count}; expected at least 1, or None for all"):
+            scenes[0](cloud, max_points=count)
+    assert len(scenes[0](cloud, max_points=1)["labels"]) == len(cloud)
     with pytest.raises(ValueError, match="formats names 'stl'; expected any of ply, html, obj"):
         scenes[0](cloud, output_dir=tmp_path, formats=["stl"])
 
