@@ -115,6 +115,17 @@ def test_small_clouds_are_filled_up_behind_their_own_points_with_one_warning():
 
 
 @pytest.mark.filterwarnings("error")
+def test_small_clouds_are_padded_and_masked_on_request():
+    processor = PointCloudProcessor(num_points=50, small_clouds="masked")
+    made = processor([cloud(20), cloud(40), cloud(30)])
+    assert made["points"].shape == (3, 40, 3) and made["points_mask"].dtype == torch.bool
+    assert made["points_mask"].sum(dim=1).tolist() == [20, 40, 30] and made["points_mask"][0, :20].all()
+    assert torch.equal(made["points"][0, :20], PointCloudProcessor(num_points=20)(cloud(20))["points"][0])
+    assert not made["points"][~made["points_mask"]].any()
+    assert processor([cloud(60), cloud(70)])["points_mask"].shape == (2, 50)
+
+
+@pytest.mark.filterwarnings("error")
 def test_num_points_can_be_given_to_a_call():
     processor = PointCloudProcessor(num_points=50)
     assert processor(cloud(100), num_points=7)["points"].shape == (1, 7, 3)

@@ -99,6 +99,12 @@ def test_reports_name_the_data_of_each_split_without_directories(given, expected
     assert {key: facts[key] for key in expected} == expected
 
 
+def test_facts_name_the_splits_that_were_trained_on_if_there_are_several():
+    given = {"dataset_name": "me/scans", "train_splits": ["train", "validation"]}
+    assert data_facts(DataArguments(**given), DatasetDict(), "none")["trained on"] == ["train", "validation"]
+    assert "trained on" not in data_facts(DataArguments(dataset_name="me/scans"), DatasetDict(), "none")
+
+
 def test_directory_is_not_listed_as_a_hub_dataset(tmp_path, monkeypatch):
     (tmp_path / "me" / "scans").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
