@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from hf_any3d import ActModel, PointCloudProcessor, Uni3DModel
+from hf_any3d import ActModel, PointCloudProcessor
 from hf_any3d.export import export_file
 from hf_any3d.export.onnx import FORMATS, compare
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
@@ -30,7 +30,7 @@ def check(model, found, points) -> None:
 def test_the_command_writes_onnx_with_logits_and_boxes(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    model = answering_detector(**RELEASED)
+    model = answering_detector(attention_radii=None, **RELEASED)
     model.save_pretrained(tmp_path / "model")
     PointCloudProcessor(num_points=40, **BOX_FRAME).save_pretrained(tmp_path / "model")
     made = run("export", tmp_path / "model", "--output", tmp_path / "model.onnx")
@@ -47,9 +47,8 @@ def test_the_command_writes_onnx_with_logits_and_boxes(tmp_path):
         check(model, [torch.from_numpy(values) for values in found], points)
 
 
-@pytest.mark.parametrize("settings", [{}, {"attention_radii": None, **RELEASED}], ids=["masked", "vanilla_released"])
-def test_programs_of_torch_have_logits_and_boxes(settings, tmp_path):
-    model = answering_detector(**settings)
+def test_programs_of_torch_have_logits_and_boxes(tmp_path):
+    model = answering_detector()
     made = export_file(model, tmp_path / "model.pt2", "pt2")
     assert made.worst_difference < 1e-4
     run_file = FORMATS["pt2"].open(made.path)
@@ -64,9 +63,8 @@ def test_programs_of_torch_have_logits_and_boxes(settings, tmp_path):
         compare(model, with_other_boxes)
 
 
-@pytest.mark.parametrize("encoder_class", [ActModel, Uni3DModel])
-def test_a_point_encoder_under_the_decoder_is_in_the_file(encoder_class, tmp_path):
-    case_of(encoder_class).tiny().save_pretrained(tmp_path / "encoder")
+def test_a_point_encoder_under_the_decoder_is_in_the_file(tmp_path):
+    case_of(ActModel).tiny().save_pretrained(tmp_path / "encoder")
     sizes = {name: SIZES[name] for name in ("hidden_size", "decoder_layers", "decoder_ffn_dim", "num_queries")}
     model = Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(
         str(tmp_path / "encoder"), point_encoder_scale="unit_sphere", num_labels=3, **sizes
