@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutation import running
 from tests.mutation.mutants import ROOT, Mutant, _places, draw, find_mutants, package_of, source_files
 from tests.mutation.recording import known_rows
 from tests.mutation.running import choose_tests, compile_by_content, read_recording, summarize
@@ -264,6 +265,15 @@ for row in try_mutants(returns + other, rows, 0):
     assert "1 noticed (50.0 %, 95 % interval 9.5 to 90.5 %)" in summary and "a reason" in summary
     assert "modeling/point_ops: 1 of 1" in summary and "conversions: 0 of 1" in summary
     assert Path(ROOT / "modeling/point_ops/geometry.py").read_text(encoding="utf-8").count("return None") == 0
+
+
+@pytest.mark.parametrize("outcome", [("survived", None), ("killed", "b")])
+def test_a_test_that_fails_without_a_change_notices_nothing(outcome, monkeypatch):
+    ran = []
+    monkeypatch.setattr(running, "_run_forked", lambda tests, *_: ran.append(tests) or outcome)
+    rounds = [(["a", "b", "c"], 1.0), (["d"], 1.0)]
+    assert running._passes_unchanged("b", rounds, None, 0) == (outcome[0] == "survived") and ran == [["a", "b"]]
+    assert running._passes_unchanged("the process ended", rounds, None, 0) and len(ran) == 1
 
 
 def test_bytecode_hides_no_change_of_the_same_size_and_time(tmp_path):

@@ -49,7 +49,11 @@ def read_recording(file: Path) -> list[dict[str, Any]]:
     return sorted((row for row in rows if row["passed"]), key=lambda row: row["seconds"])
 
 
-def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> list[tuple[list[str], float]]:
+Rounds = list[tuple[list[str], float]]
+"""Tests that are run one after the other, and the seconds that they took when they were recorded."""
+
+
+def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> Rounds:
     """Tests to try a change on, in two rounds, each with the seconds that they took when they were recorded.
 
     The first round has the tests of the folder that mirrors the source, the second one others. What a fixture of a
@@ -125,24 +129,21 @@ def try_mutants(mutants: list[Mutant], rows: list[dict[str, Any]], number: int) 
 
     Yields:
         For each change its name, line and kind, the outcome ("killed", "timeout", "survived" or "untested"), the test
-        that failed, and the seconds.
+        that failed, and the seconds. A test that fails on the unchanged sources too is left out from then on.
     """
+    trusted: set[str] = set()
     with _copy_of_checkout(number) as copy:
         hub, port = _warm_up(copy)
         for mutant in mutants:
-            rounds = choose_tests(mutant, rows)
             start = time.monotonic()
-            outcome, test = ("untested", None)
-            file = copy / mutant.path
-            source = file.read_text(encoding="utf-8")
-            file.write_text(mutant.apply(source), encoding="utf-8")
-            try:
-                for tests, seconds in rounds:
-                    outcome, test = _run_forked(tests, START + SLOWER * seconds, hub, port)
-                    if outcome != "survived":
-                        break
-            finally:
-                file.write_text(source, encoding="utf-8")
+            while True:
+                rounds = choose_tests(mutant, rows)
+                outcome, test = _try(mutant, rounds, copy, hub, port)
+                if test is None or test in trusted or _passes_unchanged(test, rounds, hub, port):
+                    break
+                # It fails after these tests whatever the sources are, and would notice everything.
+                rows = [row for row in rows if row["test"] != test]
+            trusted.add(test or "")
             yield {
                 "mutant": mutant.name,
                 "line": mutant.line,
@@ -152,6 +153,31 @@ def try_mutants(mutants: list[Mutant], rows: list[dict[str, Any]], number: int) 
                 "tests": sum(len(tests) for tests, _ in rounds),
                 "seconds": round(time.monotonic() - start, 1),
             }
+
+
+def _try(mutant: Mutant, rounds: Rounds, copy: Path, hub: Any, port: int) -> tuple[str, str | None]:
+    """Apply a change, run its tests and take it back; the outcome, and the test that failed."""
+    outcome, test = "untested", None
+    file = copy / mutant.path
+    source = file.read_text(encoding="utf-8")
+    file.write_text(mutant.apply(source), encoding="utf-8")
+    try:
+        for tests, seconds in rounds:
+            outcome, test = _run_forked(tests, START + SLOWER * seconds, hub, port)
+            if outcome != "survived":
+                break
+    finally:
+        file.write_text(source, encoding="utf-8")
+    return outcome, test
+
+
+def _passes_unchanged(test: str, rounds: Rounds, hub: Any, port: int) -> bool:
+    """Whether a test passes without a change, after the same tests as with it."""
+    for tests, seconds in rounds:
+        if test in tests:
+            before = tests[: tests.index(test) + 1]
+            return _run_forked(before, START + SLOWER * seconds, hub, port) == ("survived", None)
+    return True  # no test, but a file that could not be read, or a process that ended
 
 
 @contextlib.contextmanager
