@@ -112,6 +112,7 @@ def _with_varied_queries(model: PreTrainedModel) -> PreTrainedModel:
         for layer in model.base_model.layers:
             for attention in (layer.self_attn, layer.encoder_attn):
                 attention.v_proj.weight.mul_(0.1)
+            layer.mlp.fc2.weight.mul_(0.1)
     return model.eval()
 
 
