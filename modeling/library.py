@@ -94,6 +94,7 @@ class LibraryModelMixin:
     def _initialize_weights(self, module: Any, is_custom_code: bool = False) -> None:
         # Of classes outside of transformers, modules without parameters of their own would be passed over, and with
         # them the rules for what they consist of. Ours draw with transformers' functions, which leave loaded tensors.
+        del is_custom_code
         super()._initialize_weights(module)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
