@@ -264,7 +264,7 @@ def unlike(prediction: Row) -> str:
 
 
 def why_no_object(cloud: Cloud, up_axis: str) -> str | None:
-    """Find whether a cloud shows no object, whatever a model says of it: it has too few points, or is a whole room.
+    """Return why a cloud shows no object, whatever a model says of it: too few points, or a whole room.
 
     Args:
         cloud: The cloud.

@@ -419,7 +419,7 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
 
     @torch.no_grad()
     def set_side_head(self, weight: Tensor, bias: float) -> None:
-        """Set the head that tells clouds that were seen from one side from whole ones.
+        """Set the head that recognizes clouds that were seen from one side.
 
         Args:
             weight: `(width,)`, for standardized features.

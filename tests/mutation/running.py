@@ -139,11 +139,13 @@ def try_mutants(mutants: list[Mutant], rows: list[dict[str, Any]], number: int) 
             while True:
                 rounds = choose_tests(mutant, rows)
                 outcome, test = _try(mutant, rounds, copy, hub, port)
-                if test is None or test in trusted or _passes_unchanged(test, rounds, hub, port):
+                if test is None or test in trusted:
+                    break
+                if _passes_unchanged(test, rounds, hub, port):
+                    trusted.add(test)
                     break
                 # It fails after these tests whatever the sources are, and would notice everything.
                 rows = [row for row in rows if row["test"] != test]
-            trusted.add(test or "")
             yield {
                 "mutant": mutant.name,
                 "line": mutant.line,

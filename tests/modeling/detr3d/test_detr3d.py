@@ -8,6 +8,7 @@ from torch import nn
 
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection, Detr3DModel
 from hf_any3d.modeling.detr3d.losses import heading_targets
+from hf_any3d.modeling.point_encoders.set_abstraction import SetAbstraction
 from tests.common.case import relative_difference, varied_clouds
 from tests.tiny_detr3d import SIZES, objects, tiny_detr3d
 
@@ -40,6 +41,11 @@ def test_new_weights_are_drawn_as_in_the_released_program():
     for module, limit in expected.items():
         assert module.weight.abs().max() <= limit and module.weight.abs().max() > 0.9 * limit
         assert abs(module.weight.mean()) < 0.1 * limit
+    # Layers of set abstraction are normal, with the deviation of He et al. for what they read.
+    grouping = next(module for module in model.modules() if isinstance(module, SetAbstraction))
+    read = grouping.layers[1].linear
+    assert read.weight.std().item() == pytest.approx(math.sqrt(2 / read.in_features), rel=0.15)
+    assert read.weight.abs().max() > 2 / math.sqrt(read.in_features)
 
 
 @pytest.mark.parametrize("order", ["nearest", "first"])
