@@ -49,7 +49,7 @@ def labeled(points: int, names: list[str], labels: list[list[int]], **columns) -
 
 @pytest.fixture
 def answering(monkeypatch):
-    """A function that lets pipelines give the answers of a function; returns their tasks and the arguments of calls."""
+    """A function that lets pipelines answer as another function does; returns tasks and arguments of the calls."""
 
     def set_up(answer, model=None):
         asked = []
@@ -108,7 +108,9 @@ def test_classes_of_points_count_the_same_whatever_their_size(classes, right, pa
     assert check.seen == f"mean accuracy of {len(right)} classes {mean:.1%}; chance is {1 / classes:.1%}"
 
 
-@pytest.mark.parametrize(("wrong", "passed"), [((), True), (("sofa", "stool"), True), (("sofa", "stool", "lamp"), False)])
+@pytest.mark.parametrize(
+    ("wrong", "passed"), [((), True), (("sofa", "stool"), True), (("sofa", "stool", "lamp"), False)]
+)
 def test_four_of_the_example_files_have_to_be_named(wrong, passed):
     def answer(file):
         stem = file.rpartition("/")[2].removesuffix(".ply")
@@ -136,9 +138,11 @@ def test_classes_by_name_are_those_of_the_shapes_and_the_names_of_the_example_fi
     monkeypatch.setattr(published_checks, "_shapes", shapes)
     clouds, labels = shapes("test", 20)
     asked = answering(
-        lambda cloud, **_: [[{"label": label}] for label in labels]
-        if isinstance(cloud, list)
-        else [{"label": cloud.rpartition("/")[2].removesuffix(".ply")}]
+        lambda cloud, **_: (
+            [[{"label": label}] for label in labels]
+            if isinstance(cloud, list)
+            else [{"label": cloud.rpartition("/")[2].removesuffix(".ply")}]
+        )
     )
     shapes, examples = published_checks._zero_shot(NAME, 20)
     assert shapes.passed and examples.passed and shapes.seen.startswith(f"{len(labels)} of {len(labels)} right")
@@ -162,9 +166,9 @@ def test_points_of_rooms_are_labeled(answering, data):
     rows = labeled(30, names, [[0, 1, 3], [0, 2]])
     asked_for, model = data(rows), SimpleNamespace(config=SimpleNamespace(id2label=ROOM_NAMES))
     for knows, share in ((4, 1), (1, 1 / 3)):
-        told = iter(rows["labels"])
         numbers = {name.lower(): number for number, name in ROOM_NAMES.items() if number < knows}
-        asked = answering(lambda cloud, **_: {"labels": [numbers.get(names[label], 0) for label in next(told)]})
+        answers = ({"labels": [numbers.get(names[label], 0) for label in own]} for own in rows["labels"])
+        asked = answering(lambda cloud, answers=[*answers], **_: answers.pop(0))
         check = published_checks._room(NAME, model)
         assert check.passed is (share == 1) and len(asked) == 2
         assert check.seen == f"mean accuracy of 3 classes {share:.1%}; chance is 25.0%"

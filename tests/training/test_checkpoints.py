@@ -251,7 +251,9 @@ def test_steps_of_a_resumed_run_have_as_many_rows(tmp_path):
     check_rows_per_step(tmp_path / "checkpoint-2", [4, 2])
     check_rows_per_step(tmp_path / "checkpoint-3", 8)  # of an earlier version
     check_rows_per_step(checkpoint(tmp_path, 4, listed=False), 8)  # of the stock Trainer
-    with pytest.raises(ValueError, match="checkpoint-1: its steps have 8 rows, those of this run 16; expected the same"):
+    with pytest.raises(
+        ValueError, match="checkpoint-1: its steps have 8 rows, those of this run 16; expected the same"
+    ):
         check_rows_per_step(tmp_path / "checkpoint-1", 16)
     run = trainer(tmp_path / "run", 1, gradient_accumulation_steps=3)
     assert run.rows_per_step == 12

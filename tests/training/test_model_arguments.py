@@ -60,7 +60,10 @@ def test_short_arguments_are_settings_of_the_config():
         ({"tuning": "head"}, "--model_name_or_path and --tuning are for --model_type act3d, .*; any2point has --peft"),
         ({"model_type": "any2point", "model_name_or_path": "x"}, "are for --model_type act3d, .*any2point has --peft"),
         ({"model_type": "act3d", "tuning": "head"}, "--tuning head freezes untrained weights; expected --model_name"),
-        ({"encoder_weights": "none", "encoder_dtype": "float16"}, "--encoder_dtype float16 with --encoder_weights non"),
+        (
+            {"encoder_weights": "none", "encoder_dtype": "float16"},
+            "--encoder_dtype float16 with --encoder_weights non",
+        ),
         ({"random_encoder": True, "encoder_weights": "shuffled"}, "--random_encoder with --encoder_weights shuffled"),
     ],
 )
@@ -165,11 +168,14 @@ def test_point_transformers_without_an_adapter_follow_the_protocol(pretrained, p
     assert {name.split(".")[0] for name in trained(model)} == {"act", "classifier"}
     assert not any("blocks" in name for name in trained(model)) and not model.train().act.blocks.training
     assert model.config._attn_implementation == "eager"
+
+
+def test_a_protocol_sets_head_and_statistics(pretrained):
     drifting = build(model_name_or_path=pretrained, tuning="head", drifting_statistics=True)
     assert drifting.train().act.blocks.training
-    linear = build(model_name_or_path=pretrained, tuning="linear", labels=[*LABELS, "sofa"])
-    assert list(linear.config.head_widths) == []
-    assert build(model_name_or_path=pretrained, tuning="full").config.head_widths == SMALL["head_widths"]
+    for tuning, widths in (("linear", []), ("full", [16])):
+        model = build(model_name_or_path=pretrained, tuning=tuning, labels=[*LABELS, "sofa"])
+        assert list(model.config.head_widths) == widths and model.config.num_labels == 4
 
 
 @pytest.mark.parametrize(("peft", "unfrozen"), [("none", False), ("full", True), ("NONE", False)])

@@ -89,7 +89,11 @@ def test_a_share_of_each_class_is_taken_for_validation_and_described(load, enoug
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(10, "rests on 2 clouds: it changes in steps of 50 points"), (3, "rests on 1 cloud: it changes in steps of 100 points")]
+    ("count", "text"),
+    [
+        (10, "rests on 2 clouds: it changes in steps of 50 points"),
+        (3, "rests on 1 cloud: it changes in steps of 100 points"),
+    ],
 )
 def test_few_clouds_of_validation_are_a_rough_estimate(load, count, text):
     with pytest.warns(UserWarning, match=f"validation accuracy {text}.*rough estimate"):
@@ -179,7 +183,9 @@ def test_a_fold_of_few_rows_is_drawn_for_training_alone():
     )
     assert np.bincount(few["train"]["label"]).tolist() == [2, 2] and origin == "none"
     with pytest.raises(ValueError, match=r"--few_shot with a validation split \(drawn\); expected"):
-        apply_protocol(DatasetDict({"train": rows(20), "validation": rows(2)}), "drawn", ProtocolArguments(few_shot=FEW))
+        apply_protocol(
+            DatasetDict({"train": rows(20), "validation": rows(2)}), "drawn", ProtocolArguments(few_shot=FEW)
+        )
 
 
 def test_the_test_split_selects_weights_on_request():

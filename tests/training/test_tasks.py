@@ -21,7 +21,9 @@ QUIET = {"report_to": "none", "use_cpu": True, "disable_tqdm": True}
 PARTS = ["cup handle", "cup bowl", "lamp base", "lamp shade"]
 
 
-def labeled(count: int = 4, labels: ClassLabel | Value | None = None, category: object = None, points: int = 40) -> Dataset:
+def labeled(
+    count: int = 4, labels: ClassLabel | Value | None = None, category: object = None, points: int = 40
+) -> Dataset:
     """Clouds whose points have labels; the second half of them has those of the second category."""
     generator = np.random.default_rng(0)
     features = {"points": Array2D((points, 3), "float32"), "labels": List(labels or ClassLabel(names=PARTS))}
@@ -95,9 +97,7 @@ def segmentation_trainer(splits, task, folder, weighting=0.0, metric="mean_iou",
     )
     data = tasks.SegmentationDataArguments(num_points=16, augment=["scale"], **data)
     processor = tasks.build_segmentation_processor(data, task)
-    trainer = tasks.build_segmentation_trainer(
-        tiny_model(), arguments, data, splits, processor, task
-    )
+    trainer = tasks.build_segmentation_trainer(tiny_model(), arguments, data, splits, processor, task)
     return trainer, processor
 
 
@@ -138,9 +138,7 @@ def test_classes_are_weighted_by_a_power_of_their_frequency(parts, tmp_path):
     torch.testing.assert_close(trainer.compute_loss_func.weights, class_weights(splits["train"]["labels"], 4, 0.5))
 
 
-@pytest.mark.parametrize(
-    ("has_parts", "center", "scale"), [(True, True, "unit_sphere"), (False, "ground", None)]
-)
+@pytest.mark.parametrize(("has_parts", "center", "scale"), [(True, True, "unit_sphere"), (False, "ground", None)])
 def test_objects_are_scaled_and_scenes_keep_sizes_and_heights(has_parts, center, scale):
     task = tasks.Task(["a"], ["b"], [[0]]) if has_parts else tasks.Task(["a"])
     data = tasks.SegmentationDataArguments(

@@ -189,7 +189,9 @@ def test_an_incomplete_step_at_the_end_of_an_epoch_counts_as_one(tmp_path, drop_
     )
     run.train()
     steps = math.ceil(batches / accumulated)
-    expected = [run.args.epoch_schedule.rate(epoch, run.args.learning_rate) for epoch in range(3) for _ in range(steps)]
+    expected = [
+        run.args.epoch_schedule.rate(epoch, run.args.learning_rate) for epoch in range(3) for _ in range(steps)
+    ]
     assert rates(run) == pytest.approx(expected)
     # Trained again, it begins anew.
     run.train()
