@@ -228,6 +228,6 @@ def _digest(cloud: np.ndarray) -> str:
 
 def colored_cloud(row: Mapping[str, Any]) -> np.ndarray:
     """Return a row as one array (points, 6), neither centered nor scaled; black if it has no colors."""
-    points = np.asarray(row["points"], np.float32)
+    points = np.asarray(row["points"], np.float32)[:, :3]
     colors = np.zeros_like(points) if row.get("colors") is None else unit_colors(np.asarray(row["colors"]))
-    return np.concatenate([points[:, :3], colors], axis=1)
+    return np.concatenate([points, colors], axis=1)

@@ -120,7 +120,8 @@ class StepCosine:
 
 
 def _build_scheduler(optimizer: Optimizer, rate: Callable[[int, float], float]) -> LambdaLR:
-    peaks = [group["lr"] for group in optimizer.param_groups]
+    # An optimizer that another scheduler has changed keeps its peaks under another name.
+    peaks = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
     if min(peaks) <= 0:
         raise ValueError(f"learning_rate is {min(peaks)}; expected more than 0")
     # LambdaLR multiplies each group's own rate; groups with another peak have another function.

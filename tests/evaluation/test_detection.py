@@ -148,6 +148,55 @@ def test_the_metric_of_evaluate_returns_the_same():
     assert made["recall_25"] == 0.5
 
 
+def test_an_answer_has_to_cover_more_than_the_threshold():
+    half = [0.0, 0, 0, 1, 1, 0.5, 0]
+    scores = score_detections(
+        [{"boxes": [half], "labels": [0], "scores": [1.0]}], [{"boxes": [BOX], "class_labels": [0]}], (0.4, 0.5)
+    )
+    assert (scores[0.4][0].recall, scores[0.5][0].recall) == (1.0, 0.0)
+    metrics = detection_metrics(
+        [{"boxes": [half], "labels": [0], "scores": [1.0]}], [{"boxes": [BOX], "labels": [0]}], (0.4, 0.125)
+    )
+    assert metrics["map_40"] == metrics["recall_12.5"] == 1.0 and metrics["class_ap_40"] == {0: 1.0}
+
+
+def test_objects_of_each_cloud_and_class_are_told_apart():
+    answers = [
+        {"boxes": [BOX, BOX], "labels": [0, 1], "scores": [0.5, 0.4]},
+        {"boxes": [], "labels": [], "scores": []},
+    ]
+    answers += [{"boxes": [BOX], "labels": [0], "scores": [0.9]}]
+    objects = [
+        {"boxes": [BOX, BOX], "labels": [0, 1]},
+        {"boxes": [BOX], "labels": [0]},
+        {"boxes": [BOX], "labels": [0]},
+    ]
+    scores = score_detections(answers, objects)[0.5]
+    assert scores[0].recall == pytest.approx(2 / 3) and scores[0].num_objects == 3 and scores[1].recall == 1
+    assert scores[0].precisions.tolist() == [1.0, 1.0] and scores[0].average_precision == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"predictions": []}, "0 predictions for 1 references; expected one for each cloud"),
+        ({"thresholds": (0.5, 1.0)}, "thresholds: 1.0; expected at least 0 and below 1"),
+        ({"thresholds": (-0.1,)}, "thresholds: -0.1; expected"),
+        ({"labels": [0]}, r"predictions\[0\]: 2 boxes with 1 labels; expected finite boxes, a label for each"),
+        ({"boxes": [BOX, [np.nan] * 7]}, r"predictions\[0\]: 2 boxes with 2 labels; expected finite boxes"),
+        ({"scores": [0.5]}, r"predictions\[0\]: scores \(1,\); expected \(2,\), finite numbers"),
+        ({"scores": [0.5, np.inf]}, r"predictions\[0\]: scores \(2,\); expected \(2,\), finite numbers"),
+        ({"references": [{"boxes": [BOX], "labels": []}]}, r"references\[0\]: 1 boxes with 0 labels"),
+    ],
+)
+def test_wrong_answers_and_objects_are_named(change, match):
+    answer = {"boxes": [BOX, BOX], "labels": [0, 1], "scores": [0.5, 0.4]}
+    answer |= {name: value for name, value in change.items() if name in answer}
+    given = {"predictions": [answer], "references": [{"boxes": [BOX], "labels": [0]}]}
+    with pytest.raises(ValueError, match=match):
+        score_detections(**given | {name: value for name, value in change.items() if name not in answer})
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [

@@ -1,5 +1,7 @@
 """Measures of reconstructed clouds, category by category."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from hf_any3d.evaluation.reconstruction import (
     ComputeReconstructionMetrics,
     category_means,
     code_use,
+    evaluate_reconstruction,
+    ignored_outputs,
 )
 
 CODES = torch.zeros(2, 3, dtype=torch.long)
@@ -56,3 +60,32 @@ def test_perplexity_counts_evenly_used_codes():
     # Entropy of frequencies 3/4 and 1/4: 2 log 2 - 3/4 log 3.
     found = code_use(np.array([0, 0, 9, 0]))
     assert found == pytest.approx({"codes_used": 2, "code_perplexity": 4 / 3**0.75})
+
+
+def test_splits_are_measured_by_their_own_categories():
+    compute = ComputeReconstructionMetrics([9])
+    measured = {"validation": np.array([[1.0, 2, 3], [3, 4, 5], [5, 6, 7]]), "test": np.array([[2.0, 3, 4]])}
+    logged, asked = [], []
+
+    def predict(rows, ignore_keys, metric_key_prefix):
+        asked.append((rows, ignore_keys))
+        predictions = (measured[rows], np.zeros((len(measured[rows]), 2), int))
+        found = compute(EvalPrediction(predictions, None)) | {"loss": 0.5, "runtime": 9}
+        return SimpleNamespace(
+            predictions=predictions, metrics={f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        )
+
+    trainer = SimpleNamespace(compute_metrics=compute, predict=predict, log_metrics=lambda *one: logged.append(one[0]))
+    splits = {name: name for name in measured}
+    categories = {"validation": [0, 0, 1], "test": None}
+    metrics, by_class = evaluate_reconstruction(trainer, splits, categories, ["cup", "lamp"], ["points"])
+    assert metrics["validation"] == {
+        "chamfer_l1": 3.5, "chamfer_l2": 4.5, "f_score": 5.5, "codes_used": 1, "code_perplexity": 1, "loss": 0.5
+    }  # fmt: skip
+    assert metrics["test"]["chamfer_l1"] == 2 and logged == ["validation", "test"]
+    assert by_class == {"validation": {"cup": 2.0, "lamp": 5.0}}
+    assert asked == [("validation", ["points"]), ("test", ["points"])] and compute.categories.tolist() == [9]
+
+
+def test_an_evaluation_gathers_loss_clouds_and_codes():
+    assert ignored_outputs(["loss", "coarse", "whole_fine", "token_ids", "logits"]) == ["coarse", "logits"]

@@ -1,7 +1,18 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
+from transformers import EvalPrediction
 
-from hf_any3d.evaluation.zero_shot import p_value, zero_shot_scores
+from hf_any3d.evaluation.zero_shot import (
+    CompareWithClasses,
+    compute_zero_shot_metrics,
+    evaluate_class_names,
+    evaluate_zero_shot,
+    p_value,
+    zero_shot_scores,
+)
 
 # Four classes, of which 1 and 3 are unseen.
 LABELS = np.array([0, 0, 2, 1, 1, 3, 3])
@@ -47,3 +58,68 @@ def test_p_value_counts_permutations_of_names_that_score_as_well():
     assert p_value(np.array([[0, 5], [5, 0]])) == 1
     assert p_value(np.full((4, 4), 2)) == 1
     assert p_value(np.diag([5] * 9)) == pytest.approx(1 / 10_000, abs=2e-4)
+    assert p_value(np.diag([5] * 8)) == 1 / 10_000 and p_value(np.diag([5] * 7)) == pytest.approx(1 / 5040)
+
+
+def test_clouds_are_compared_with_the_names_of_all_classes():
+    classes = torch.eye(4)[:3]
+    embeds = torch.tensor([[0.6, 0.8, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
+    outputs = (torch.zeros(2, 2), torch.zeros(2, 2), embeds, torch.ones(2, 4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = CompareWithClasses(classes)(outputs, torch.tensor([0, 1]))
+    torch.testing.assert_close(found, embeds[:, :3], rtol=0, atol=0)
+    logits = np.array(ANSWERS)
+    assert compute_zero_shot_metrics([1, 3])(EvalPrediction(logits, LABELS)) == zero_shot_scores(
+        logits, LABELS, [1, 3]
+    )
+
+
+def test_splits_are_judged_among_seen_and_among_unseen_classes(capsys):
+    output = SimpleNamespace(predictions=np.array(ANSWERS, float), label_ids=LABELS, metrics={"test_loss": 1.0})
+    logged = []
+    trainer = SimpleNamespace(
+        predict=lambda rows, metric_key_prefix: output if (rows, metric_key_prefix) == ("rows", "test") else None,
+        log_metrics=lambda *given: logged.append(given),
+    )
+    metrics, by_class = evaluate_zero_shot(trainer, {"test": "rows"}, ["a", "b", "c", "d"], [1, 3])
+    assert metrics == {"test": zero_shot_scores(output.predictions, LABELS, [1, 3])}
+    assert logged == [("test", output.metrics)]
+    assert by_class == {"test": {"a": 0.5, "b": 1.0, "c": 1.0, "d": 0.5}}
+    matrix, names = trainer.confusions["test"]
+    assert names == ["a", "b", "c", "d"] and matrix.sum() == 7 and np.trace(matrix) == 5
+
+
+class Rows(list):
+    """Rows that tell which batches were read."""
+
+    batches: list[int]
+
+    def __getitems__(self, numbers):
+        self.batches.append(len(numbers))
+        return [self[number] for number in numbers]
+
+
+class Corners:
+    """Embeds a cloud as its first point, and the names as axes."""
+
+    device = torch.device("cpu")
+
+    def encode_labels(self, names, templates):
+        self.asked = list(names), templates
+        return torch.eye(3, dtype=torch.float64)[: len(names)]
+
+    def get_point_features(self, points):
+        return points[:, 0].double()
+
+
+def test_a_model_is_evaluated_on_the_names_of_classes():
+    points = np.array([[9, 1, 2], [0, 3, 1], [3, 2, 0], [0, 9, 1], [5, 1, 1]], np.float32)
+    rows = Rows({"points": cloud[None], "label": label} for cloud, label in zip(points, [0, 0, 0, 1, 1], strict=True))
+    rows.batches, model = [], Corners()
+    found, by_class = evaluate_class_names(model, rows, ["cup", "lamp", "sofa"], ["a {}."], batch_size=2)
+    assert found == {"accuracy": 3 / 5, "mean_class_accuracy": pytest.approx((2 / 3 + 1 / 2) / 2)}
+    assert by_class == {"cup": pytest.approx(2 / 3), "lamp": 0.5}  # no row is a sofa
+    assert model.asked == (["cup", "lamp", "sofa"], ["a {}."]) and rows.batches == [2, 2, 1]
+    rows[3]["points"] = np.full((1, 3), np.nan, np.float32)
+    with pytest.raises(ValueError, match="features have NaN"):
+        evaluate_class_names(model, rows, ["cup", "lamp", "sofa"])

@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from hf_any3d.training.arguments import PointTrainingArguments, json_mapping, parse_arguments
+from hf_any3d.identity import path_identity
+from hf_any3d.training.arguments import (
+    DataArguments,
+    PointTrainingArguments,
+    check_settings,
+    identities_of_inputs,
+    json_mapping,
+    parse_arguments,
+    words_of,
+)
 
 
 @dataclass
@@ -93,3 +102,108 @@ def test_mappings_may_be_json_mapping_or_none():
 def test_memory_is_pinned_for_accelerators_alone(tmp_path):
     assert PointTrainingArguments(str(tmp_path)).dataloader_pin_memory == torch.accelerator.is_available()
     assert not PointTrainingArguments(str(tmp_path), dataloader_pin_memory=False).dataloader_pin_memory
+
+
+def training(folder, **settings) -> PointTrainingArguments:
+    return PointTrainingArguments(str(folder), use_cpu=True, report_to="none", **settings)
+
+
+def test_a_file_may_have_arguments_of_other_programs(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("name: a\nelsewhere: 3\n")
+    with pytest.raises(ValueError, match="a.yaml: no program argument is called 'elsewhere'"):
+        parse_arguments((Model, Training), [str(path)])
+    assert parse_arguments((Model, Training), [str(path)], others_in_file=True) == (Model("a"), Training())
+
+
+@pytest.mark.parametrize("number", ["1e3", "1.e3", "+.1E4", "10E+2", "1.0e3"])
+def test_numbers_with_exponents_are_read_in_any_form(number, tmp_path):
+    (tmp_path / "a.yaml").write_text(f"rate: {number}\nsettings: {{x: [{{y: {number}}}], z: e3, w: 1e}}\n")
+    model, training = parse_arguments((Model, Training), [str(tmp_path / "a.yaml")])
+    assert training.rate == 1000 and model.settings == {"x": [{"y": 1000}], "z": "e3", "w": "1e"}
+
+
+@pytest.mark.parametrize("name", ["eval_strategy", "save_strategy"])
+def test_without_evaluations_or_checkpoints_no_weights_are_selected(name, tmp_path, caplog):
+    found = training(tmp_path, **{name: "no"})
+    assert not found.load_best_model_at_end and f"--{name} no: no checkpoint can be selected" in caplog.text
+    caplog.clear()
+    assert training(tmp_path).load_best_model_at_end and not caplog.text
+    training(tmp_path, **{name: "no"}, load_best_model_at_end=False)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("processes", "accumulated"), [(1, 6), (2, 3), (3, 2)])
+def test_rows_of_a_step_are_divided_among_processes(processes, accumulated, tmp_path, monkeypatch):
+    monkeypatch.setattr(PointTrainingArguments, "world_size", processes)
+    found = training(tmp_path, per_device_train_batch_size=4, rows_per_step=24)
+    assert found.gradient_accumulation_steps == accumulated
+    for wrong in (0, -24, 4 * processes + 1):
+        with pytest.raises(ValueError, match=f"--rows_per_step {wrong}; expected a multiple of {4 * processes}, 4 in"):
+            training(tmp_path, per_device_train_batch_size=4, rows_per_step=wrong)
+
+
+def test_a_schedule_by_epochs_lasts_as_long_as_the_run_unless_told_otherwise(tmp_path):
+    assert training(tmp_path).epoch_schedule is None
+    found = training(tmp_path, num_train_epochs=7, epoch_cosine='{"warmup_epochs": 2}')
+    assert (found.epoch_schedule.epochs, found.epoch_schedule.warmup_epochs) == (7, 2)
+    assert found.epoch_cosine["min_lr"] == 1e-6
+    assert training(tmp_path, epoch_cosine={"epochs": 3}).epoch_schedule.epochs == 3
+
+
+def test_two_steps_with_each_gradient_need_gradients_that_are_not_scaled(tmp_path):
+    arguments = training(tmp_path, two_steps_per_batch=True)
+    arguments.fp16 = True
+    with pytest.raises(ValueError, match="--two_steps_per_batch with --fp16, which scales gradients; expected --bf16"):
+        arguments.__post_init__()
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"validation_file": "x"}, "--validation_file and --test_file need --train_file"),
+        ({"test_file": "x"}, "--validation_file and --test_file need --train_file"),
+        ({"train_file": "x", "data_dir": "y"}, "--data_dir y with --train_file; give only one of them"),
+        ({"train_splits": ["a", "b"]}, "--train_splits a b; expected 'train' among them"),
+        ({"validation_fraction": 1.0}, "--validation_fraction 1.0; expected at least 0 and less than 1"),
+        ({"validation_fraction": -0.1}, "--validation_fraction -0.1; expected at least 0"),
+    ],
+)
+def test_data_that_cannot_be_are_refused(given, text):
+    with pytest.raises(ValueError, match=text):
+        DataArguments(**given)
+    assert DataArguments(train_file="x", test_file="y", validation_fraction=0).dataset_options == {}
+
+
+def test_settings_are_checked_by_name():
+    check_settings("x", {"a": 1}, ["b", "a"])
+    with pytest.raises(ValueError, match="--x has no setting 'c'; expected one of a, b"):
+        check_settings("x", {"d": 1, "c": 1}, ["b", "a"])
+
+
+def test_words_of_some_arguments():
+    words = ["recipe.yaml", "--rate", "1", "--name=a", "--augment", "scale", "jitter", "--name", "b"]
+    assert words_of(words, ["augment"]) == ["--augment", "scale", "jitter"]
+    assert words_of(words, ["name", "rate"]) == ["--rate", "1", "--name=a", "--name", "b"]
+    assert words_of(words, []) == []
+
+
+def test_inputs_are_identified_by_what_is_in_them(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("1")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    recipe = tmp_path / "a.yaml"
+    recipe.write_text(f"data_dir: {tmp_path / 'data'}\nname: x\n")
+    words = [str(recipe), "--model_name_or_path", str(tmp_path / "model"), "--train_file", str(tmp_path / "absent")]
+    found = identities_of_inputs(words)
+    assert found.keys() == {str(recipe), str(tmp_path / "data"), str(tmp_path / "model")}
+    assert found[str(tmp_path / "data")] == path_identity(str(tmp_path / "data"))
+    recipe.write_text(f"name: x\ndata_dir: {tmp_path / 'data'}\n")
+    assert identities_of_inputs(words) == found  # the same settings
+    recipe.write_text(f"name: y\ndata_dir: {tmp_path / 'data'}\n")
+    assert identities_of_inputs(words)[str(recipe)] != found[str(recipe)]
+    # The last word wins, over the recipe too; a directory that is no model is none that training starts from.
+    given = [str(recipe), "--data_dir=x", "--data_dir", str(tmp_path / "model"), "--encoder_name_or_path"]
+    assert identities_of_inputs([*given, str(tmp_path / "data")]).keys() == {str(recipe), str(tmp_path / "model")}
+    assert identities_of_inputs(["--data_dir=" + str(tmp_path / "data")]).keys() == {str(tmp_path / "data")}

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ import torch
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import (
     check_model,
+    check_rows_per_step,
     checkpoint_to_resume,
     find_problem,
     list_files,
+    newest_first,
     remove_incomplete,
 )
-from hf_any3d.training.trainer import PointTrainer
+from hf_any3d.training.trainer import PointTrainer, _describing_failures, remove_model
 from tests.tiny_encoders import clouds, tiny_model
 
 ROWS = [{"points": cloud, "labels": number % 3} for number, cloud in enumerate(clouds(8))]
@@ -177,3 +180,132 @@ def test_a_checkpoint_without_a_config_and_a_model_without_one_are_not_compared(
     check_model(tmp_path, torch.nn.Linear(1, 1))
     with pytest.raises(ValueError, match="has model_type 'act3d', the model of this run 'any2point'"):
         check_model(tmp_path, tiny_model())
+
+
+def test_of_copies_without_their_times_that_of_the_highest_step_is_the_newest(tmp_path):
+    paths = [checkpoint(tmp_path, step, age=age) for step, age in ((100, 0.6), (9, 0.3), (20, 0))]
+    assert newest_first(tmp_path) == [paths[0], paths[2], paths[1]]
+    os.utime(paths[1] / "trainer_state.json", (0, paths[2].stat().st_mtime + 5))
+    assert newest_first(tmp_path) == [paths[1], paths[2], paths[0]]
+
+
+def test_only_directories_named_by_a_step_are_checkpoints(tmp_path):
+    own = checkpoint(tmp_path, 3)
+    own.rename(tmp_path / "checkpoint-3-best")
+    (tmp_path / "checkpoint-7").write_text("a file")
+    assert newest_first(tmp_path) == [] and checkpoint_to_resume(tmp_path) is None
+    remove_incomplete(tmp_path)
+    assert (tmp_path / "checkpoint-3-best").is_dir()
+
+
+def test_complete_checkpoints_of_other_steps_are_kept(tmp_path):
+    kept = [checkpoint(tmp_path, step) for step in (1, 2)]
+    remove_incomplete(tmp_path)
+    assert all(path.is_dir() for path in kept)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"step": 10}', '{"step": 10, "files": ["a"]}'])
+def test_a_damaged_list_of_files_is_told(tmp_path, content):
+    path = checkpoint(tmp_path, 10)
+    (path / "checkpoint_files.json").write_text(content)
+    assert find_problem(path) == "its checkpoint_files.json is damaged"
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        (["pytorch_model.bin", "optimizer.pt"], None),
+        (["adapter_model.bin", "optimizer.bin"], None),
+        (["global_step3/states.pt"], None),
+        (["optimizer.pt"], "it has no weights"),
+        (["adapter_model.bin"], "it has no state of an optimizer, as with save_only_model"),
+    ],
+)
+def test_weights_and_optimizer_have_the_names_of_several_libraries(tmp_path, files, problem):
+    path = tmp_path / "checkpoint-3"
+    for name in [*files, "trainer_state.json"]:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text("{}")
+    if problem is None:
+        assert checkpoint_to_resume(tmp_path, path) == str(path)
+    else:
+        with pytest.raises(ValueError, match=f"checkpoint-3: cannot be resumed from: {problem}"):
+            checkpoint_to_resume(tmp_path, path)
+
+
+def test_files_in_folders_are_listed_too(tmp_path):
+    path = checkpoint(tmp_path, 10, listed=False)
+    (path / "part").mkdir()
+    (path / "part" / "rank0.pt").write_text("abc")
+    list_files(path, 10, 8)
+    stored = json.loads((path / "checkpoint_files.json").read_text())
+    assert stored["files"]["part/rank0.pt"] == 3 and stored["rows_per_step"] == 8
+    assert "trainer_state.json" not in stored["files"] and "checkpoint_files.json" not in stored["files"]
+    assert find_problem(path) is None
+
+
+def test_steps_of_a_resumed_run_have_as_many_rows(tmp_path):
+    for step, rows in ((1, 8), (2, [4, 2]), (3, None)):
+        list_files(checkpoint(tmp_path, step, listed=False), step, rows)
+    check_rows_per_step(tmp_path / "checkpoint-1", 8)
+    check_rows_per_step(tmp_path / "checkpoint-2", [4, 2])
+    check_rows_per_step(tmp_path / "checkpoint-3", 8)  # of an earlier version
+    check_rows_per_step(checkpoint(tmp_path, 4, listed=False), 8)  # of the stock Trainer
+    with pytest.raises(
+        ValueError, match="checkpoint-1: its steps have 8 rows, those of this run 16; expected the same"
+    ):
+        check_rows_per_step(tmp_path / "checkpoint-1", 16)
+    run = trainer(tmp_path / "run", 1, gradient_accumulation_steps=3)
+    assert run.rows_per_step == 12
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(28, "full"), "out: could not be saved (No space left on device); with enough disk space"),
+        (OSError("no reason\nand more"), "out: could not be saved (no reason); with enough disk space"),
+        (
+            RuntimeError("[enforce fail] PytorchStreamWriter failed writing file\nstack"),
+            "out: could not be saved (is the disk full? [enforce fail] PytorchStreamWriter failed writing file); with",
+        ),
+        (RuntimeError("basic_ios: iostream error"), "out: could not be saved (is the disk full? basic_ios: iostream"),
+    ],
+)
+def test_failures_of_saving_name_folder_and_reason(tmp_path, error, text):
+    with pytest.raises(OSError) as raised, _describing_failures(tmp_path / "out"):
+        raise error
+    assert str(raised.value).startswith(f"{tmp_path}/{text}") and raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError("out: could not be saved (x)"), KeyError(1)])
+def test_other_errors_and_those_that_name_the_folder_stay_as_they_are(error):
+    with pytest.raises(type(error)) as raised, _describing_failures(Path("out")):
+        raise error
+    assert raised.value is error
+
+
+def test_a_model_is_removed_with_its_report_and_nothing_else(tmp_path):
+    own = ["metrics.json", "model-00001-of-2.safetensors", "model.safetensors.index.json", "pytorch_model.bin"]
+    own += ["adapter_model.bin", "config.json", "adapter_config.json", "generation_config.json"]
+    own += ["preprocessor_config.json", "processor_config.json", "tokenizer_config.json"]
+    kept = ["README.md", "results.html", "trainer_state.json"]
+    for name in own + kept:
+        (tmp_path / name).write_text("")
+    (tmp_path / "checkpoint-1").mkdir()
+    remove_model(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "checkpoint-1"}
+
+
+def test_a_report_is_saved_with_the_result_and_not_with_checkpoints(tmp_path):
+    class Report:
+        def save(self, path):
+            path.write_text("report")
+
+    run = trainer(tmp_path, 1, save_total_limit=1)
+    run.report = Report()
+    (tmp_path / "metrics.json").write_text("of an earlier run")
+    run.save_model(str(tmp_path / "checkpoint-1"))
+    assert (tmp_path / "metrics.json").read_text() == "of an earlier run"
+    assert not (tmp_path / "checkpoint-1" / "metrics.json").exists()
+    run.save_model()
+    assert (tmp_path / "metrics.json").read_text() == "report"

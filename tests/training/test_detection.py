@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,21 @@ import torch
 from hf_any3d import AutoModelForPointCloudObjectDetection, PointCloudProcessor, load_point_dataset
 from hf_any3d.data.boxes import build_changes
 from hf_any3d.modeling.detr3d import Detr3DConfig
-from hf_any3d.training.detection import SceneRows, check_objects, collate_scenes, train_detector
+from hf_any3d.training.detection import (
+    DetectionDataArguments,
+    DetectionTrainer,
+    DetectionTrainingArguments,
+    DetectorArguments,
+    SceneRows,
+    box_classes,
+    build_detection_trainer,
+    build_detector,
+    check_objects,
+    collate_scenes,
+    evaluate_detector,
+    has_headings,
+    train_detector,
+)
 from tests.cli.conftest import run
 from tests.data.catalog.test_detection_datasets import write_sunrgbd
 
@@ -156,3 +171,64 @@ def test_classes_that_a_detector_lacks_are_named(rooms):
 def test_wrong_arguments_are_named(words, match, tmp_path):
     with pytest.raises(ValueError, match=match):
         train_detector(["--output_dir", str(tmp_path), "--use_cpu", *words])
+
+
+def test_a_detector_has_the_classes_of_the_data_and_the_settings_of_the_arguments(tmp_path):
+    arguments = DetectorArguments(model_config=SMALL | {"in_channels": 9})
+    made = build_detector(arguments, ["bed", "sofa"], {"in_channels": 6, "num_heading_bins": 12})
+    assert made.config.id2label == {0: "bed", 1: "sofa"} and made.config.label2id == {"bed": 0, "sofa": 1}
+    assert (made.config.in_channels, made.config.num_heading_bins, made.config.num_queries) == (9, 12, 8)
+    made.save_pretrained(tmp_path)
+    # Started from, it keeps its settings, and has new heads for other classes.
+    start = DetectorArguments(str(tmp_path), {"num_queries": 5})
+    again = build_detector(start, ["a", "b", "c"], {"in_channels": 6, "num_heading_bins": 1})
+    assert (again.config.in_channels, again.config.num_heading_bins, again.config.num_queries) == (9, 12, 5)
+    assert again.config.id2label == {0: "a", 1: "b", 2: "c"} and again.config.label2id["c"] == 2
+    before, after = made.state_dict(), again.state_dict()
+    same = [name for name in before if before[name].shape == after[name].shape]
+    assert len(same) < len(before) and all(torch.equal(before[name], after[name]) for name in same)
+
+
+def test_boxes_are_turned_if_one_heading_is_not_zero(rooms):
+    assert not has_headings(rooms["train"])
+    for heading, turned in ((1e-3, True), (-1e-3, True), (1e-5, False)):
+        boxes = [[*row[:-1], [*row[-1][:6], heading]] for row in rooms["train"]["boxes"]]
+        rows = rooms["train"].remove_columns("boxes").add_column("boxes", boxes)
+        assert has_headings(rows) is turned
+
+
+def test_scenes_with_as_many_boxes_as_queries_are_answered(rooms):
+    most = max(map(len, rooms["train"]["box_labels"]))
+    names = dict(enumerate(box_classes(rooms["train"])))
+    check_objects(rooms, Detr3DConfig(num_queries=most, id2label=names))
+    with pytest.raises(ValueError, match=f"has {most} boxes; expected at most {most - 1}"):
+        check_objects(rooms, Detr3DConfig(num_queries=most - 1, id2label=names))
+
+
+def test_the_trainer_draws_scenes_by_the_seed_of_the_run(rooms, tmp_path):
+    arguments = DetectionTrainingArguments(str(tmp_path), seed=9, use_cpu=True, report_to="none")
+    data = DetectionDataArguments(num_points=64, augment=["turn"])
+    processor = PointCloudProcessor(num_points=64, center=False, scale=None, up_axis="z")
+    model = build_detector(DetectorArguments(model_config=SMALL), box_classes(rooms["train"]), {})
+    trainer = build_detection_trainer(model, arguments, data, rooms, processor)
+    expected = SceneRows(rooms["train"], processor, build_changes(["turn"]), 9)[1]
+    assert torch.equal(trainer.train_dataset[1]["points"], expected["points"])
+    assert torch.equal(trainer.train_dataset[1]["labels"]["boxes"], expected["labels"]["boxes"])
+    assert trainer.eval_dataset.changes is None and len(trainer.eval_dataset) == 2
+    assert isinstance(trainer, DetectionTrainer) and trainer.data_collator is collate_scenes
+    rows = {name: rows for name, rows in rooms.items() if name != "validation"}
+    assert build_detection_trainer(model, arguments, data, rows, processor).eval_dataset is None
+
+
+def test_judged_splits_have_loss_and_figures_of_both_overlaps(rooms):
+    logged = []
+    found = {"loss": 1.0, "map_25": 0.5, "recall_50": 0.25, "published_map_25": 0.1, "runtime": 3.0, "class_ap_25": 9}
+    trainer = SimpleNamespace(
+        class_scores={"25": {"bed": 0.5}, "50": {"bed": 0.1}}, log_metrics=lambda *one: logged.append(one)
+    )
+    trainer.evaluate = lambda rows, metric_key_prefix: {f"{metric_key_prefix}_{name}": x for name, x in found.items()}
+    metrics, by_class = evaluate_detector(
+        trainer, {"test": rooms["test"], "train": rooms["train"]}, PointCloudProcessor()
+    )
+    assert metrics == {"test": {name: value for name, value in found.items() if name != "runtime"}}
+    assert by_class == {"test": {"bed": 0.5}} and logged[0][0] == "test" and "test_runtime" in logged[0][1]

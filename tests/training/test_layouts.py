@@ -1,7 +1,9 @@
 """Fine-tuning of SpatialLM: rows, labels, what is trained, and a run with its card."""
 
+import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +18,19 @@ from hf_any3d import (
     load_point_dataset,
 )
 from hf_any3d.modeling.pretrained_parts import is_quantized
-from hf_any3d.modeling.spatiallm import Layout
+from hf_any3d.modeling.spatiallm import Box, Layout
 from hf_any3d.spatiallm_processing import SpatialLMProcessor
-from hf_any3d.training.layouts import LayoutCollator, LayoutModelArguments, LayoutRows, adapted, train_layouts
+from hf_any3d.training import layouts
+from hf_any3d.training.layouts import (
+    LayoutCollator,
+    LayoutDataArguments,
+    LayoutModelArguments,
+    LayoutRows,
+    adapted,
+    evaluate_layouts,
+    labels_of,
+    train_layouts,
+)
 from tests.cli.conftest import run
 from tests.common.test_quantization import without_compiler  # noqa: F401
 from tests.tiny_spatiallm import fitting_spatiallm, tiny_processor
@@ -83,6 +95,117 @@ def test_boxes_without_points_are_left_out(rooms, processor):
     all_boxes = LayoutRows(rooms["train"], processor, seed=0, turns="any")[0]["layout"].boxes
     assert len(LayoutRows(rooms["train"], processor, seed=0, min_points=1)[0]["layout"].boxes) == len(all_boxes) == 2
     assert not LayoutRows(rooms["train"], processor, seed=0, min_points=10_000)[0]["layout"].boxes
+
+
+def walls_of(row) -> np.ndarray:
+    """Directions and lengths of the walls on the ground."""
+    return np.array([[wall.bx - wall.ax, wall.by - wall.ay] for wall in row["layout"].walls])
+
+
+def test_turns_are_none_quarters_or_any_and_sizes_are_within_their_range(rooms, processor):
+    plain = walls_of(LayoutRows(rooms["train"], processor)[0])
+    seen = {}
+    for turns in ("none", "quarter", "any"):
+        rows = LayoutRows(rooms["train"], processor, seed=0, turns=turns)
+        for rows.epoch in range(12):
+            found = walls_of(rows[0])
+            np.testing.assert_allclose(np.linalg.norm(found, axis=1), np.linalg.norm(plain, axis=1), atol=1e-6)
+            angle = np.degrees(np.arctan2(found[0, 1], found[0, 0]) - np.arctan2(plain[0, 1], plain[0, 0])) % 360
+            seen.setdefault(turns, []).append(round(angle, 3) % 360)
+    assert set(seen["none"]) == {0} and set(seen["quarter"]) == {0, 90, 180, 270} and len(set(seen["any"])) == 12
+    assert max(seen["any"]) > 180 and LayoutRows(rooms["train"], processor, seed=0).turns == "quarter"
+    rows, ratios = LayoutRows(rooms["train"], processor, seed=0, turns="none", sizes=(0.5, 2.0)), []
+    for rows.epoch in range(12):
+        ratios.append(np.linalg.norm(walls_of(rows[0])[0]) / np.linalg.norm(plain[0]))
+    assert 0.5 <= min(ratios) < 0.8 and 1.3 < max(ratios) <= 2.0
+
+
+def test_a_layout_without_turns_and_sizes_is_as_it_was(rooms, processor):
+    plain = LayoutRows(rooms["train"], processor)[0]["layout"]
+    still = LayoutRows(rooms["train"], processor, seed=0, turns="none")[0]["layout"]
+    for one, other in zip(plain.boxes, still.boxes, strict=True):
+        assert dataclasses.astuple(one)[2:] == pytest.approx(dataclasses.astuple(other)[2:], abs=1e-9)
+
+
+def test_points_near_a_box_are_counted_in_its_own_frame():
+    box = Box(0, "bed", 1.0, 2.0, 0.5, math.pi / 2, 2.0, 1.0, 1.0)  # two meters along y
+    points = np.array([[1, 2, 0.5], [1, 3.14, 0.5], [1, 3.16, 0.5], [1.64, 2, 0.5], [1.66, 2, 0.5], [1, 2, 1.14]])
+    assert layouts._points_near(box, points) == 4
+    assert layouts._points_near(dataclasses.replace(box, angle=0.0), points) == 4 - 1 + 1
+
+
+def test_boxes_with_as_many_points_as_asked_for_are_kept(rooms, processor):
+    rows = LayoutRows(rooms["train"], processor, seed=0, turns="none")
+    points = np.asarray(rooms["train"][0]["points"], np.float64)
+    counts = [layouts._points_near(box, points) for box in rows[0]["layout"].boxes]
+    rows.min_points = max(counts)
+    assert len(rows[0]["layout"].boxes) == counts.count(max(counts))
+    rows.min_points += 1
+    assert not rows[0]["layout"].boxes
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_turns_are_folded_on_request(rooms, processor, seed):
+    settings = {} if seed is None else {"seed": seed, "turns": "none"}
+    plain = LayoutRows(rooms["train"], processor, **settings)[1]["layout"]
+    folded = LayoutRows(rooms["train"], processor, fold_quarter_turns=True, **settings)[1]["layout"]
+    assert folded == plain.with_folded_turns()
+
+
+def test_a_row_whose_layout_is_damaged_is_named(rooms, processor):
+    damaged = rooms["train"].remove_columns("layout").add_column("layout", ["no layout"] * len(rooms["train"]))
+    with pytest.raises(ValueError, match="row 2: "):
+        LayoutRows(damaged, processor)[2]
+
+
+def test_labels_are_those_of_layouts_or_of_the_boxes_column(rooms):
+    rows = rooms["train"]
+    shown = {box.label for text in rows["layout"] for box in Layout.parse(text).boxes}
+    assert labels_of(rows) == sorted(shown)
+    assert labels_of(rows.remove_columns("layout")) == rows.features["box_labels"].feature.names
+
+
+def test_answers_are_scored_by_class_and_on_average(rooms, processor, monkeypatch):
+    asked, logged = [], []
+
+    def answer(model, rows, task, most):
+        asked.append((model, task, most, rows.fold_quarter_turns, len(rows)))
+        truths = [rows[number]["layout"] for number in range(len(rows))]
+        # All walls are found, and no box.
+        return [dataclasses.replace(truth, boxes=()) for truth in truths], truths
+
+    monkeypatch.setattr(layouts, "answer_rows", answer)
+    trainer = SimpleNamespace(
+        model="model",
+        evaluate=lambda rows, metric_key_prefix: {f"{metric_key_prefix}_loss": 0.25},
+        log_metrics=lambda *given: logged.append(given),
+    )
+    data = LayoutDataArguments(answer="all", max_new_tokens=9, fold_quarter_turns=True)
+    splits = {name: rooms[name] for name in ("train", "test")}
+    metrics, by_class = evaluate_layouts(trainer, splits, processor, data)
+    assert asked == [("model", "all", 9, True, 1)] and metrics.keys() == {"test"} == by_class.keys()
+    scores = by_class["test"]
+    assert scores["wall"] == 1.0
+    labels = {box.label for box in Layout.parse(rooms["test"][0]["layout"]).boxes}
+    assert all(scores[label] == 0.0 for label in labels)
+    mean = pytest.approx(sum(scores.values()) / len(scores))
+    assert metrics["test"] == {"loss": 0.25, "f1_25": mean, "f1_50": mean} and logged == [("test", metrics["test"])]
+    monkeypatch.setattr(layouts, "answer_rows", lambda *_: ([Layout()], [Layout()]))
+    metrics, by_class = evaluate_layouts(trainer, splits, processor, data)
+    assert metrics["test"]["f1_25"] == metrics["test"]["f1_50"] == 0.0 and by_class == {"test": {}}
+
+
+def test_adapters_have_a_rank_of_16_unless_told_otherwise(processor):
+    model = fitting_spatiallm(processor)
+    config = adapted(model, LayoutModelArguments("any")).peft_config["default"]
+    assert (config.r, config.lora_alpha) == (16, 32) and set(config.modules_to_save) == {
+        "input_projection",
+        "projector",
+    }
+    given = LayoutModelArguments("any", peft_config={"r": 2, "lora_alpha": 3})
+    config = adapted(fitting_spatiallm(processor), given).peft_config["default"]
+    assert (config.r, config.lora_alpha) == (2, 3)
+    assert "lm_head" not in str(config.target_modules) and "q_proj" in str(config.target_modules)
 
 
 def test_rows_with_boxes_alone_are_layouts_of_objects(rooms, processor):
@@ -193,6 +316,13 @@ def test_a_run_trains_an_adapter_evaluates_it_and_resumes(start, tmp_path):
         (["--augment", "flip"], "--augment flip; expected --turns and --sizes"),
         (["--peft", "full", "--load_in_8bit"], "--load_in_8bit with --peft full; expected a PEFT method"),
         (["--peft", "none", "--peft_config", '{"r": 2}'], "--peft_config with --peft none"),
+        (["--peft", "none", "--load_in_8bit"], "--load_in_8bit with --peft none"),
+        (["--peft", "full", "--peft_config", '{"r": 2}'], "--peft_config with --peft full"),
+        (["--peft", "ia3", "--adapt", "language", "encoder"], "--adapt language encoder with --peft ia3"),
+        (["--sizes", "1"], "--sizes 1.0; expected the smallest and the largest factor"),
+        (["--sizes", "0", "1"], "--sizes 0.0 1.0; expected the smallest"),
+        (["--num_points", "9"], "--num_points 9; expected 0"),
+        (["--answer", "walls"], "--answer walls; expected "),
     ],
 )
 def test_wrong_arguments_are_named(words, match, tmp_path):

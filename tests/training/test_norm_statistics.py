@@ -1,5 +1,6 @@
 """Recomputing running statistics of batch norms."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import default_data_collator
 
 from hf_any3d import ActForPointCloudClassification, GuidedAdapterConfig
 from hf_any3d.modeling.encoders import freeze
+from hf_any3d.training import norm_statistics
 from hf_any3d.training.norm_statistics import refresh_norm_statistics
 from hf_any3d.tuners.guided_adapter.module import CellNorm
 from tests.tiny_act import clouds as act_clouds, tiny_act
@@ -150,3 +152,39 @@ def test_norms_in_fused_operations_are_recomputed():
     for name, first in found[0].items():
         assert not torch.equal(first, before[name]), name
         torch.testing.assert_close(found[1][name], first, msg=name)
+
+
+class Noted(Scaled):
+    """Keeps the batches that it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, rows):
+        self.seen.append(rows[:, 0].tolist())
+        return super().forward(rows)
+
+
+def batches_of(rank=0, processes=1, **changes) -> list[list[float]]:
+    trainer = trainer_of(Noted(), [{"rows": torch.full((3,), float(number))} for number in range(13)], 3)
+    vars(trainer.args).update({"world_size": processes, "process_index": rank, "join_batches": True} | changes)
+    assert refresh_norm_statistics(trainer) == 1 and trainer.model.training
+    return trainer.model.seen
+
+
+def test_processes_take_their_parts_of_the_same_batches(monkeypatch):
+    joined = []
+    monkeypatch.setattr(norm_statistics, "joining_norms", lambda model, join: joined.append(join) or nullcontext())
+    first, second = (batches_of(rank, 2) for rank in (0, 1))
+    assert [len(batch) for batch in first] == [3, 3] and joined == [True, True]
+    both = [number for parts in zip(first, second, strict=True) for part in parts for number in part]
+    assert len({*both}) == 12 and both != sorted(both)
+    # Without joined statistics each process makes the pass of one.
+    assert batches_of(1, 2, join_batches=False) == batches_of() and joined[2:] == [False, False]
+    assert [len(batch) for batch in batches_of()] == [3] * 4 and batches_of(seed=1) != batches_of()
+
+
+def test_models_without_statistics_are_left_alone():
+    model = nn.Sequential(nn.LayerNorm(3), nn.BatchNorm1d(3, track_running_stats=False))
+    assert refresh_norm_statistics(trainer_of(model, [], 2)) == 0

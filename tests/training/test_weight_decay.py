@@ -170,3 +170,37 @@ def test_norms_gates_scales_and_class_tokens_do_not_decay(case, tmp_path):
             vector = parameter.dim() < 2 or name.rpartition(".")[2] in ("norm_weight", "norm_bias", "bias")
             assert not (vector and id(parameter) in decaying), name
     assert {id(p) for p in ours[0]["params"]} == {id(p) for p in stock[0]["params"]}
+
+
+def rates(run: PointTrainer) -> list[float]:
+    return [entry["learning_rate"] for entry in run.state.log_history if "learning_rate" in entry]
+
+
+@pytest.mark.parametrize(("drop_last", "accumulated"), [(True, 2), (False, 2), (False, 3)])
+def test_an_incomplete_step_at_the_end_of_an_epoch_counts_as_one(tmp_path, drop_last, accumulated):
+    batches = 3 if drop_last else 4
+    run = trainer(
+        tmp_path,
+        epoch_cosine={"warmup_epochs": 1},
+        dataloader_drop_last=drop_last,
+        gradient_accumulation_steps=accumulated,
+        logging_steps=1,
+        num_train_epochs=3,
+    )
+    run.train()
+    steps = math.ceil(batches / accumulated)
+    expected = [
+        run.args.epoch_schedule.rate(epoch, run.args.learning_rate) for epoch in range(3) for _ in range(steps)
+    ]
+    assert rates(run) == pytest.approx(expected)
+    # Trained again, it begins anew.
+    run.train()
+    assert rates(run)[-len(expected) :] == pytest.approx(expected)
+
+
+def test_a_scheduler_that_is_given_wins_over_the_arguments(tmp_path):
+    run = trainer(tmp_path, epoch_cosine={"warmup_epochs": 1}, max_steps=2, logging_steps=1)
+    optimizer = torch.optim.SGD(run.model.parameters(), lr=0.5)
+    run.optimizer, run.lr_scheduler = optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    run.train()
+    assert rates(run) == [0.5, 0.5]

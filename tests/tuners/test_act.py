@@ -198,6 +198,11 @@ def test_changed_base_weights_are_stored_with_the_adapter(student, tmp_path):
     assert_same(logits_of(opened), expected)
     opened.save_pretrained(tmp_path / "again")
     assert_same(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "again")), expected)
+    with torch.no_grad():
+        opened.act.norm.weight.mul_(1.5)
+    opened.save_pretrained(tmp_path / "changed")
+    # The stored base is complete, and names no other weights.
+    assert json.loads((tmp_path / "changed" / "base" / "config.json").read_text()).get("parts") is None
     fresh = get_peft_model(ActForPointCloudClassification(base.config), BitFitConfig()).eval()
     fresh.save_pretrained(tmp_path / "fresh")
     assert_same(logits_of(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "fresh")), logits_of(fresh))

@@ -5,7 +5,7 @@ import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features, Value
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.training.little_data.scans import check, class_counts, joined, look_at, near_duplicates
+from hf_any3d.training.little_data.scans import Examples, check, class_counts, joined, look_at, near_duplicates
 
 
 def shape(kind: int, seed: int, count: int = 600) -> np.ndarray:
@@ -100,3 +100,60 @@ def test_later_scans_join_earlier_ones_and_win():
 def test_counts_are_said_in_a_few_words():
     assert class_counts({"ball": 3, "stick": 3}) == "3 each"
     assert class_counts({"ball": 3, "stick": 1, "cone": 7}) == "1 (stick) to 7 (cone)"
+
+
+@pytest.mark.parametrize("views", [None, np.ones((3, 2), np.float32)])
+def test_examples_are_kept_beside_the_model(views, tmp_path):
+    processor = PointCloudProcessor(num_points=48)
+    scans = look_at(rows_of([shape(kind, kind) for kind in range(3)], [0, 0, 1], file=["a", "b", "c"]), "scans")
+    with pytest.raises(FileNotFoundError, match="no _features.safetensors, which training leaves beside a model"):
+        Examples.load(tmp_path)
+    features = np.arange(6, dtype=np.float32).reshape(3, 2)
+    processor.save_pretrained(tmp_path)
+    Examples(scans, features, processor, views).save(tmp_path)
+    found = Examples.load(tmp_path)
+    assert found.processor.num_points == 48 and found.scans.names == ["a", "b", "c"]
+    assert (found.scans.classes, found.scans.digests) == (scans.classes, scans.digests)
+    for name in ("labels", "groups"):
+        assert np.array_equal(getattr(found.scans, name), getattr(scans, name))
+    assert np.array_equal(found.features, features)
+    assert found.views is None if views is None else np.array_equal(found.views, views)
+    (tmp_path / "_features.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match="_features.safetensors: damaged"):
+        Examples.load(tmp_path)
+
+
+def test_a_column_named_group_joins_scans_unless_another_is_named():
+    columns = {"group": ["x", "x", "y"], "place": ["1", "2", "2"]}
+    rows = rows_of([shape(kind, kind) for kind in range(3)], [0, 0, 1], **columns)
+    assert look_at(rows, "scans").groups.tolist() == [0, 0, 2]
+    assert look_at(rows, "scans", "place").groups.tolist() == [0, 1, 1]
+    assert look_at(rows, "scans").names == ["row 0", "row 1", "row 2"]
+
+
+def test_of_many_scans_only_equal_ones_are_found(monkeypatch):
+    rows = rows_of([shape(1, 1), shape(1, 2), shape(1, 1)], [0, 0, 1])
+    for most, groups in ((3, [0, 0, 0]), (2, [0, 1, 0])):
+        monkeypatch.setattr("hf_any3d.training.little_data.scans._MOST_COMPARED", most)
+        assert look_at(rows, "scans").groups.tolist() == groups
+
+
+def test_labels_that_are_no_classes_are_refused():
+    rows = rows_of([shape(0, 0)], [0]).cast_column("label", Value("float32"))
+    with pytest.raises(ValueError, match="scans: label is .*float32.*; expected a ClassLabel"):
+        look_at(rows, "scans")
+
+
+def test_names_that_differ_in_case_alone_may_be_doubts():
+    scans = look_at(rows_of([shape(0, 0), shape(1, 1)], [0, 1], ("ball", "BALL")), "scans")
+    with pytest.warns(UserWarning, match="scans: classes 'ball' .* and 'BALL'"):
+        check(scans, "scans", allow_doubts=True)
+
+
+def test_ties_of_ties_are_one_group():
+    column = {"place": ["a", "b", "a", "c"]}
+    clouds = [shape(0, 0), shape(1, 1), shape(2, 2), shape(1, 1)]  # the last is the second one
+    scans = look_at(rows_of(clouds, [0, 0, 1, 1], **column), "scans", "place")
+    assert scans.groups.tolist() == [0, 1, 0, 1] and scans.num_copies == 2
+    column = {"place": ["a", "b", "b", "a"]}
+    assert look_at(rows_of(clouds, [0, 0, 1, 1], **column), "scans", "place").groups.tolist() == [0] * 4

@@ -1,0 +1,219 @@
+"""From arguments to the model that is trained: its type, class, settings, and what of it is trained."""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+
+from hf_any3d.modeling.act import ActForPartSegmentation, ActForPointCloudClassification, ActForSemanticSegmentation
+from hf_any3d.modeling.any2point import Any2PointForPartSegmentation, Any2PointForSemanticSegmentation
+from hf_any3d.modeling.openshape import OpenShapeForZeroShotPointCloudClassification
+from hf_any3d.modeling.pointnet import PointNetForPointCloudClassification
+from hf_any3d.training.arguments import AdapterArguments, ModelArguments
+from hf_any3d.training.models import (
+    CLASSES,
+    PARTS,
+    SCENES,
+    ZERO_SHOT,
+    PointModelArguments,
+    build_model,
+    drop_attention,
+    find_model_class,
+    text_tower_of,
+)
+from tests.tiny_act import SMALL, tiny_act
+from tests.tiny_encoders import HIDDEN, random_encoder, saved_encoder, tiny_config
+from tests.tiny_text_towers import write_text_files
+
+LABELS = ["chair", "lamp", "table"]
+CUT = {"num_tokens": 8, "tokenizer_neighbors": 4}
+
+
+def build(task=CLASSES, labels=LABELS, adapter=None, more=(), **given):
+    return build_model(task, PointModelArguments(**given), AdapterArguments(**(adapter or {})), labels, **dict(more))
+
+
+def trained(model) -> set[str]:
+    return {name for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("act")
+    tiny_act(ActForPointCloudClassification, id2label=dict(enumerate(LABELS))).save_pretrained(folder)
+    return str(folder)
+
+
+def test_short_arguments_are_settings_of_the_config():
+    given = ModelArguments(num_tokens=8, encoder_dtype="bfloat16", model_config={"num_tokens": 3, "pooling": ["max"]})
+    assert given.model_config == {"num_tokens": 8, "encoder_dtype": "bfloat16", "pooling": ["max"]}
+    assert ModelArguments(tokenizer_neighbors=4).model_config == {"tokenizer_neighbors": 4}
+    assert ModelArguments().model_config == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model_type": "mesh"}, "--model_type 'mesh'; expected one of act3d, any2point, "),
+        ({"tuning": "half"}, "--tuning 'half'; expected one of full, head, linear"),
+        ({"tuning": "head"}, "--model_name_or_path and --tuning are for --model_type act3d, .*; any2point has --peft"),
+        ({"model_type": "any2point", "model_name_or_path": "x"}, "are for --model_type act3d, .*any2point has --peft"),
+        ({"model_type": "act3d", "tuning": "head"}, "--tuning head freezes untrained weights; expected --model_name"),
+        (
+            {"encoder_weights": "none", "encoder_dtype": "float16"},
+            "--encoder_dtype float16 with --encoder_weights non",
+        ),
+        ({"random_encoder": True, "encoder_weights": "shuffled"}, "--random_encoder with --encoder_weights shuffled"),
+    ],
+)
+def test_contradictions_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        PointModelArguments(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "weights"),
+    [
+        ({}, "pretrained"),
+        ({"random_encoder": True}, "random"),
+        ({"no_encoder": True}, "none"),
+        ({"random_encoder": True, "encoder_weights": "random"}, "random"),
+        ({"no_encoder": True, "encoder_weights": "none"}, "none"),
+    ],
+)
+def test_short_names_of_controls(given, weights):
+    assert PointModelArguments(**given).encoder_weights == weights
+
+
+def test_the_type_is_that_of_the_model_that_training_starts_from(tmp_path):
+    assert PointModelArguments().model_type == "any2point" and PointModelArguments().wraps_encoder
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "pointnet2"}))
+    found = PointModelArguments(model_name_or_path=str(tmp_path))
+    assert found.model_type == "pointnet2" and not found.wraps_encoder
+    # That nothing is there is told when it is opened.
+    assert PointModelArguments(model_name_or_path=str(tmp_path / "absent")).model_type == "act3d"
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ValueError, match="model_type 'bert' is not of this package"):
+        PointModelArguments(model_name_or_path=str(tmp_path))
+    given = {"model_type": "pointnet"}
+    assert PointModelArguments.of_another_model({"model_name_or_path": None}, given) >= {"peft", "num_layers"}
+    assert PointModelArguments.of_another_model({"model_type": "pointnet"}, given) == set()
+    assert PointModelArguments.of_another_model({}, {"learning_rate": 1}) == set()
+
+
+def test_reports_list_the_start_of_models_without_a_frozen_encoder(pretrained):
+    assert PointModelArguments().start() == {}
+    assert PointModelArguments(no_encoder=True).start() == {"model": None, "encoder weights": "none"}
+    assert PointModelArguments(model_type="pointnet").start() == {"model": None, "tuning": "full"}
+    drifting = PointModelArguments(model_name_or_path=pretrained, tuning="head", drifting_statistics=True)
+    assert drifting.start() == {"model": pretrained, "tuning": "head", "drifting statistics": True}
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "expected"),
+    [
+        ("act3d", CLASSES, ActForPointCloudClassification),
+        ("act3d", SCENES, ActForSemanticSegmentation),
+        ("act3d", PARTS, ActForPartSegmentation),
+        ("any2point", SCENES, Any2PointForSemanticSegmentation),
+        ("any2point", PARTS, Any2PointForPartSegmentation),
+        ("pointnet", CLASSES, PointNetForPointCloudClassification),
+        ("openshape", ZERO_SHOT, OpenShapeForZeroShotPointCloudClassification),
+    ],
+)
+def test_each_task_of_a_type_has_its_class(kind, task, expected):
+    assert find_model_class(kind, task) is expected
+
+
+@pytest.mark.parametrize(("kind", "task"), [("pointnet", PARTS), ("pointnet", SCENES), ("mesh", CLASSES)])
+def test_types_without_the_task_are_refused(kind, task):
+    with pytest.raises(ValueError, match=f"no model of the type '{kind}' is registered for {task}"):
+        find_model_class(kind, task)
+
+
+def test_an_untrained_model_has_the_settings_of_arguments_and_data():
+    given = {"model_config": SMALL | {"hidden_size": 16}, "attn_implementation": "eager"}
+    model = build(model_type="act3d", more={"in_channels": 6, "hidden_size": 32}, **given)
+    assert model.config.in_channels == 6 and model.config.hidden_size == 16  # those of the arguments win
+    assert model.config.id2label == dict(enumerate(LABELS)) and model.config.label2id["table"] == 2
+    assert model.config._attn_implementation == "eager"
+    assert trained(model) == {name for name, _ in model.named_parameters()}
+
+
+def test_settings_that_a_config_does_not_have_are_refused(pretrained):
+    for given in ({"model_type": "act3d"}, {"model_name_or_path": pretrained}):
+        with pytest.raises(ValueError, match="--model_config: 'hiden_size' is not a setting of ActConfig"):
+            build(model_config={"hiden_size": 1}, **given)
+    with pytest.raises(ValueError, match="--model_config: 'hiden_size' is not a setting of Any2PointConfig"):
+        build(no_encoder=True, model_config={"hiden_size": 1}, encoder_name_or_path=saved_encoder("bert"))
+
+
+def test_adapters_need_weights_that_are_pretrained_and_no_other_protocol(pretrained):
+    with pytest.raises(ValueError, match="--peft lora freezes untrained weights; expected --model_name_or_path too"):
+        build(model_type="act3d", adapter={"peft": "lora"})
+    with pytest.raises(ValueError, match="--peft lora with --tuning head; expected one of them"):
+        build(model_name_or_path=pretrained, tuning="head", adapter={"peft": "lora"})
+    arguments = PointModelArguments(model_name_or_path=pretrained)
+    adapter = AdapterArguments(peft="lora", peft_config={"r": 2})
+    model = build_model(CLASSES, arguments, adapter, LABELS)
+    assert isinstance(model, PeftModel) and model.peft_config["default"].r == 2
+    assert arguments.start() == {"model": pretrained, "tuning": "adapter"}
+    assert all("lora_" in name or "modules_to_save" in name for name in trained(model))
+
+
+@pytest.mark.parametrize("peft", ["none", "full"])
+def test_point_transformers_without_an_adapter_follow_the_protocol(pretrained, peft):
+    model = build(model_name_or_path=pretrained, tuning="head", adapter={"peft": peft}, attn_implementation="eager")
+    assert {name.split(".")[0] for name in trained(model)} == {"act", "classifier"}
+    assert not any("blocks" in name for name in trained(model)) and not model.train().act.blocks.training
+    assert model.config._attn_implementation == "eager"
+
+
+def test_a_protocol_sets_head_and_statistics(pretrained):
+    drifting = build(model_name_or_path=pretrained, tuning="head", drifting_statistics=True)
+    assert drifting.train().act.blocks.training
+    for tuning, widths in (("linear", []), ("full", [16])):
+        model = build(model_name_or_path=pretrained, tuning=tuning, labels=[*LABELS, "sofa"])
+        assert list(model.config.head_widths) == widths and model.config.num_labels == 4
+
+
+@pytest.mark.parametrize(("peft", "unfrozen"), [("none", False), ("full", True), ("NONE", False)])
+def test_a_frozen_encoder_without_an_adapter(peft, unfrozen):
+    settings = CUT | {"encoder_name_or_path": saved_encoder("bert"), "attn_implementation": "eager", "num_layers": 1}
+    model = build(adapter={"peft": peft}, encoder_weights="shuffled", **settings)
+    assert not isinstance(model, PeftModel) and model.config.encoder_weights == "shuffled"
+    assert any(".encoder." in name for name in trained(model)) is unfrozen
+    assert model.config.encoder_config.num_hidden_layers == 1 and model.config.id2label[1] == "lamp"
+    assert model.any2point.encoder.config._attn_implementation == "eager"
+
+
+def test_attention_is_dropped_in_frozen_layers_on_request():
+    source = saved_encoder("bert")
+    for share in (0.0, 0.25):
+        model = build(encoder_name_or_path=source, encoder_attention_dropout=share, adapter={"peft": "none"}, **CUT)
+        model.train()
+        dropped = [
+            module.dropout.p
+            for name, module in model.named_modules()
+            if name.endswith("attention.self") and module.training and isinstance(module.dropout, torch.nn.Dropout)
+        ]
+        assert dropped == ([0.25] * 2 if share else [])
+    assert drop_attention(model, 0) == 2
+    with pytest.raises(ValueError, match="share is -0.1; expected at least 0"):
+        drop_attention(model, -0.1)
+
+
+def test_point_encoders_record_their_text_tower(tmp_path, pretrained):
+    assert text_tower_of(PointModelArguments()) == {}
+    assert text_tower_of(PointModelArguments(model_name_or_path=pretrained)) == {}
+    random_encoder(tiny_config("bert")).save_pretrained(tmp_path)
+    write_text_files(tmp_path, is_sentence_encoder=True)
+    given = PointModelArguments(model_type="openshape", encoder_name_or_path=str(tmp_path))
+    part = {"name_or_path": str(tmp_path), "revision": None}
+    assert text_tower_of(given) == {"projection_dim": HIDDEN, "parts": {"text_tower": part}}
+    pooling = json.loads((tmp_path / "1_Pooling" / "config.json").read_text())
+    pooling |= {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    with pytest.raises(ValueError, match="pools words by 'cls'; expected a text tower .* for --model_type openshape"):
+        text_tower_of(given)

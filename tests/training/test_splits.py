@@ -1,0 +1,214 @@
+"""Splits of a training program: what is loaded, what is taken for validation, joined and cut short."""
+
+import warnings
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from hf_any3d.model_card.run_report import TEST_CHOOSES
+from hf_any3d.training import program
+from hf_any3d.training.arguments import DataArguments
+from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
+
+
+def rows(count: int, start: int = 0, **columns) -> Dataset:
+    """Rows of two classes in turn, with a number that tells them apart."""
+    names = {"label": ClassLabel(names=["a", "b"]), "number": Value("int64")}
+    names |= {name: Value("string") for name in columns}
+    given = {"label": [number % 2 for number in range(count)], "number": range(start, start + count), **columns}
+    return Dataset.from_dict(given, features=Features(names))
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Load given splits as the data of arguments; returns those of the program, and what was asked of the catalog."""
+
+    def loaded(splits, needs_train=True, **arguments):
+        asked = []
+        given = DatasetDict({name: rows(own) if isinstance(own, int) else own for name, own in splits.items()})
+        monkeypatch.setattr(program, "load_point_dataset", lambda *names, **more: asked.append((names, more)) or given)
+        loaded.asked = asked
+        return program.load_splits(DataArguments(**arguments), needs_train=needs_train)
+
+    return loaded
+
+
+@pytest.fixture
+def enough(monkeypatch):
+    monkeypatch.setattr(program, "FEW_CLOUDS", 2)
+
+
+def numbers(splits, name):
+    return sorted(splits[name]["number"])
+
+
+def test_the_catalog_is_asked_for_names_directories_and_options(load):
+    own = {"validation_fraction": 0.0}
+    load({"train": 2}, dataset_name="modelnet40", data_dir="here", dataset_options={"variant": "x"}, **own)
+    assert load.asked == [(("modelnet40",), {"data_dir": "here", "variant": "x"})]
+    files = {"train_file": "a.parquet", "test_file": "b.parquet"}
+    load({"train": 2}, **files, dataset_options={"cache_dir": "c"}, **own)
+    data_files = {"train": "a.parquet", "test": "b.parquet"}
+    assert load.asked == [(("parquet",), {"data_files": data_files, "cache_dir": "c"})]
+    load({"train": 2}, train_file="a.parquet", validation_file="v.parquet", **own)
+    assert load.asked[0][1]["data_files"] == {"train": "a.parquet", "validation": "v.parquet"}
+
+
+def test_of_files_in_a_folder_the_columns_of_the_features_are_read(load):
+    own = {"validation_fraction": 0.0, "features": ["xyz", "normals", "rgb"]}
+    load({"train": 2}, dataset_name="folder", dataset_options={"columns": ["intensities"]}, **own)
+    assert load.asked[0][1]["columns"] == ["colors", "intensities", "normals"]
+    load({"train": 2}, dataset_name="folder", **own)
+    assert load.asked[0][1]["columns"] == ["colors", "normals"]
+    load({"train": 2}, dataset_name="folder", validation_fraction=0.0)
+    assert "columns" not in load.asked[0][1]
+    load({"train": 2}, dataset_name="shapes", **own)
+    assert "columns" not in load.asked[0][1]
+
+
+def test_data_without_a_training_split_are_only_for_evaluation(load):
+    with pytest.raises(ValueError, match="shapes: no split 'train'; there are test, more"):
+        load({"test": 2, "more": 2})
+    splits, origin = load({"test": 8, "validation": 2}, needs_train=False, train_splits=["train", "absent"])
+    assert {name: len(own) for name, own in splits.items()} == {"test": 8, "validation": 2}
+    assert origin == "the dataset's own split"
+    assert load({"test": 8}, needs_train=False, max_eval_samples=3)[0]["test"].num_rows == 3
+
+
+def test_a_share_of_each_class_is_taken_for_validation_and_described(load, enough):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        splits, origin = load({"train": 10, "test": 4}, validation_fraction=0.2, validation_seed=3)
+    assert origin == "2 of 10 clouds of the training split, seed 3"
+    assert sorted(splits["validation"]["label"]) == [0, 1] and len(splits["train"]) == 8 and len(splits["test"]) == 4
+    assert numbers(splits, "train") + numbers(splits, "validation") != list(range(10))
+    assert sorted(numbers(splits, "train") + numbers(splits, "validation")) == list(range(10))
+    others = [load({"train": 10}, validation_seed=seed)[0] for seed in range(4)]
+    assert len({tuple(numbers(one, "validation")) for one in others}) > 1
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (10, "rests on 2 clouds: it changes in steps of 50 points"),
+        (3, "rests on 1 cloud: it changes in steps of 100 points"),
+    ],
+)
+def test_few_clouds_of_validation_are_a_rough_estimate(load, count, text):
+    with pytest.warns(UserWarning, match=f"validation accuracy {text}.*rough estimate"):
+        load({"train": count}, validation_fraction=0.2 if count > 3 else 0.3)
+
+
+def test_own_validation_splits_and_a_fraction_of_zero_take_no_training_rows(load):
+    splits, origin = load({"train": 10, "validation": 4})
+    assert origin == "the dataset's own split" and len(splits["train"]) == 10 and len(splits["validation"]) == 4
+    splits, origin = load({"train": 10}, validation_fraction=0.0)
+    assert origin == "none" and list(splits) == ["train"] and len(splits["train"]) == 10
+
+
+@pytest.mark.parametrize(("column", "given"), [("group", {}), ("place", {"group_column": "place"})])
+def test_groups_stay_in_one_split(load, enough, column, given):
+    grouped = rows(12, **{column: [str(number // 4) for number in range(12)]})
+    splits, origin = load({"train": grouped}, validation_fraction=0.3, **given)
+    assert len(splits["validation"]) == 4 and len(set(splits["validation"][column])) == 1
+    assert origin == f"4 of 12 clouds of the training split, seed 0, complete groups of {column!r}"
+
+
+def test_one_cloud_a_class_leaves_none_for_validation(load, enough):
+    text = "one cloud a class: none is left for validation, and the weights of the last step are kept"
+    with pytest.warns(UserWarning, match=text):
+        splits, origin = load({"train": 2})
+    assert list(splits) == ["train"] and len(splits["train"]) == 2 and origin == "none"
+    # Two clouds of one thing are one.
+    with pytest.warns(UserWarning, match=text):
+        load({"train": rows(4, group=["x", "y", "x", "y"])})
+    splits, _ = load({"train": rows(4).remove_columns("label")}, validation_fraction=0.5)
+    assert len(splits["validation"]) == 2
+    with pytest.raises(ValueError, match="no column 'place'"):
+        load({"train": 2}, group_column="place")
+
+
+def test_splits_are_trained_on_together_after_validation_rows_were_taken(load, enough):
+    more = rows(3, start=10)
+    splits, origin = load({"train": 10, "more": more, "test": 2}, train_splits=["train", "more"])
+    assert list(splits) == ["train", "validation", "test"] or {*splits} == {"train", "validation", "test"}
+    assert {10, 11, 12} < {*numbers(splits, "train")} and len(splits["train"]) == 11
+    assert origin.startswith("2 of 10 clouds")
+    splits, origin = load({"train": 10, "validation": more, "test": 2}, train_splits=["train", "validation"])
+    assert numbers(splits, "train") == list(range(13)) and {*splits} == {"train", "test"} and origin == "none"
+    with pytest.raises(ValueError, match="--train_splits names 'absent'; there are train, more"):
+        load({"train": 10, "more": more}, train_splits=["train", "absent"], validation_fraction=0.0)
+
+
+def test_the_first_rows_of_each_split_are_kept(load):
+    given = {"train": 6, "validation": 5, "test": 4}
+    splits, _ = load(given, max_train_samples=3, max_eval_samples=2)
+    assert [numbers(splits, name) for name in given] == [[0, 1, 2], [0, 1], [0, 1]]
+    splits, _ = load(given, max_train_samples=7, max_eval_samples=5)
+    assert [len(splits[name]) for name in given] == [6, 5, 4]
+    splits, _ = load(given, max_eval_samples=1)
+    assert [len(splits[name]) for name in given] == [6, 1, 1]
+    assert {*load({"train": 6}, validation_fraction=0.0, max_eval_samples=1)[0]} == {"train"}
+
+
+def test_facts_are_those_of_arguments_and_splits():
+    options = {"variant": "x"}
+    data = DataArguments(
+        dataset_name="modelnet40", dataset_options=options, num_points=99, features=["xyz", "rgb"], augment=["scale"]
+    )
+    facts = program.data_facts(data, DatasetDict({"train": rows(5), "test": rows(2)}), "none of it")
+    assert facts == {
+        "name": "modelnet40",
+        "files": {},
+        "options": options,
+        "rows": {"train": 5, "test": 2},
+        "validation": "none of it",
+        "points": 99,
+        "features": ["xyz", "rgb"],
+        "augmentation": ["scale"],
+        "on_hub": False,
+        "hub_type": "modelnet40",
+    }
+
+
+FEW = {"way": 2, "shot": 2, "fold": 0}
+
+
+def test_a_fold_of_few_rows_is_drawn_for_training_alone():
+    splits, origin = apply_protocol(DatasetDict({"train": rows(20), "test": rows(4)}), "none", ProtocolArguments())
+    assert len(splits["train"]) == 20 and origin == "none"
+    few, origin = apply_protocol(
+        DatasetDict({"train": rows(20), "test": rows(40)}), "none", ProtocolArguments(few_shot=FEW)
+    )
+    assert np.bincount(few["train"]["label"]).tolist() == [2, 2] and origin == "none"
+    with pytest.raises(ValueError, match=r"--few_shot with a validation split \(drawn\); expected"):
+        apply_protocol(
+            DatasetDict({"train": rows(20), "validation": rows(2)}), "drawn", ProtocolArguments(few_shot=FEW)
+        )
+
+
+def test_the_test_split_selects_weights_on_request():
+    given = DatasetDict({"train": rows(4), "test": rows(2)})
+    splits, origin = apply_protocol(given, "none", ProtocolArguments(select_on_test=True))
+    assert splits["validation"] is splits["test"] is given["test"] and origin == TEST_CHOOSES
+    for wrong in ({"train": 4}, {"train": 4, "validation": 2, "test": 2}):
+        given = DatasetDict({name: rows(count) for name, count in wrong.items()})
+        with pytest.raises(ValueError, match=f"--select_on_test with the splits {', '.join(wrong)}; expected 'test'"):
+            apply_protocol(given, "none", ProtocolArguments(select_on_test=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"few_shot": {"way": 2, "shot": 1}}, "--few_shot: 'fold' is missing or unknown; expected way, shot, fold"),
+        ({"few_shot": FEW | {"ways": 2}}, "--few_shot: 'ways' is missing or unknown"),
+        ({"few_shot": FEW | {"splits": 2}}, "--few_shot: 'splits' is missing or unknown"),
+        ({"voting": -1}, "--voting -1; expected 0 or more"),
+        ({"processor_config": {"scale": 1, "up_axis": "z"}}, "--processor_config has 'up_axis'; expected it as --up_"),
+    ],
+)
+def test_protocols_that_cannot_be_are_refused(given, text):
+    with pytest.raises(ValueError, match=text):
+        ProtocolArguments(**given)
+    assert ProtocolArguments(few_shot=FEW | {"seed": 3}).few_shot["seed"] == 3
