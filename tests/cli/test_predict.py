@@ -1,4 +1,4 @@
-"""Rows, cells and words of `predict`, `features`, `segment` and `detect`; tests of the commands are beside this file."""
+"""Rows, cells and words of `predict`, `features`, `segment` and `detect`; others test the commands."""
 
 import importlib
 import sys
