@@ -16,7 +16,7 @@ from hf_any3d.data.files import PointCloudData
 from hf_any3d.serving import ServeLimits, server
 from hf_any3d.serving.chat_batches import ChatAnswer, Conversation
 from hf_any3d.serving.limits import Refused
-from hf_any3d.serving.openai_chat import Chunks, ChatRequest, check_request, completion, texts_of, uploads_of
+from hf_any3d.serving.openai_chat import ChatRequest, Chunks, check_request, completion, texts_of, uploads_of
 from hf_any3d.serving.server import Server, listen
 from hf_any3d.serving.tasks import (
     CLASSIFY,
