@@ -185,7 +185,7 @@ def train(
                 "a recipe"
                 if is_recipe
                 else f"--way {way.value}"
-                if way is Way.TRAINED or way is Way.BOTH
+                if way is Way.TRAINED or (way is Way.BOTH and earlier is not None)
                 else "boxes"
                 if task in (Task.DETECTION, Task.LAYOUTS)
                 else "labels of points"

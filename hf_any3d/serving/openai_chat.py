@@ -101,7 +101,8 @@ def check_request(request: ChatRequest, service: Service) -> None:
 
 def _tokens(request: ChatRequest, service: Service) -> int:
     # A layout has some tens of tokens a line.
-    usual = _NEW_TOKENS if service.layouts is None else service.limits.new_tokens
+    most = service.limits.new_tokens
+    usual = min(_NEW_TOKENS, most) if service.layouts is None else most
     return request.max_tokens or request.max_completion_tokens or usual
 
 

@@ -1,7 +1,22 @@
+from collections import OrderedDict
+from threading import Event
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
-from hf_any3d.chat.generation import PUBLISHED_GENERATION, AnswerStreamer, SuppressToken
+from hf_any3d.chat.generation import (
+    PUBLISHED_GENERATION,
+    Answerer,
+    AnswerStreamer,
+    Canceled,
+    EndMarkReached,
+    SuppressToken,
+    _without_penalty,
+    streamed,
+)
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.chat.tiny_tokenizers import byte_tokenizer
 
@@ -55,3 +70,93 @@ def test_settings_are_those_of_the_released_programs():
         "modelnet40": {**sampled, **beams, "max_new_tokens": 100},
         "demo": {**sampled, "top_p": 0.9, "repetition_penalty": 1.05, "max_new_tokens": 60},
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "default", "penalty", "left"),
+    [
+        ({}, None, None, 1.0, {"repetition_penalty": 1.0}),
+        ({"repetition_penalty": 1.5}, None, 1.2, 1.5, {"repetition_penalty": 1.0}),
+        ({}, None, 1.2, 1.2, {"repetition_penalty": 1.0}),
+        ({}, 1.3, 1.2, 1.3, {}),
+        ({"repetition_penalty": 1.5}, 1.3, 1.2, 1.5, {}),
+    ],
+)
+def test_the_penalty_of_a_call_its_config_or_the_model_is_taken_out(given, own, default, penalty, left):
+    config = None if own is None else GenerationConfig(repetition_penalty=own, max_new_tokens=7)
+    settings = given | ({} if config is None else {"generation_config": config})
+    before = dict(settings)
+    found, taken = _without_penalty(settings, GenerationConfig(repetition_penalty=default))
+    assert taken == penalty and settings == before, "the caller's settings stay"
+    used = found.pop("generation_config", None)
+    assert found == left
+    if config is not None:
+        assert (used.repetition_penalty, used.max_new_tokens, config.repetition_penalty) == (1.0, 7, own)
+
+
+def test_the_end_mark_is_found_in_the_answer_alone_however_it_is_spelled():
+    tokenizer = byte_tokenizer()
+    ids = torch.tensor(
+        [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("###ab###", "###ab##x", "###abc##")]
+    )
+    assert EndMarkReached(tokenizer, "###", 3)(ids, None).tolist() == [True, False, False]
+    assert EndMarkReached(tokenizer, "###", 0)(ids[:, :3], None).tolist() == [True] * 3
+    assert EndMarkReached(tokenizer, "###", 0)(ids, None).tolist() == [True, False, False], "marks that are over"
+
+
+def test_canceled_answers_end_in_all_rows():
+    event = Event()
+    criterion = Canceled(event)
+    assert criterion(torch.zeros(2, 3), None).tolist() == [False, False]
+    event.set()
+    assert criterion(torch.zeros(2, 3), None).tolist() == [True, True]
+
+
+@pytest.mark.parametrize(("temperature", "refused"), [(0.009, True), (0.01, False), (0, False), (None, False)])
+def test_temperatures_that_would_divide_by_almost_nothing_are_refused(temperature, refused):
+    pad = lambda prompts: 1 / 0  # noqa: E731 what comes after the check
+    answerer = Answerer.__new__(Answerer)
+    answerer.processor = SimpleNamespace(pad=pad)
+    with pytest.raises(
+        ValueError if refused else ZeroDivisionError, match="expected at least 0.01" if refused else ""
+    ):
+        answerer.generate([], {"temperature": temperature})
+
+
+@torch.no_grad()
+def test_the_clouds_used_last_are_kept(monkeypatch):
+    monkeypatch.setattr("hf_any3d.chat.generation._CACHED_CLOUDS", 2)
+    encoded = []
+    answerer = Answerer.__new__(Answerer)
+    answerer._cached, answerer._state = OrderedDict(), 0
+    states = [0]
+    answerer.state = lambda: states[-1]
+    answerer.model = SimpleNamespace(
+        device="cpu", get_point_features=lambda points: encoded.append(len(points)) or torch.stack(points)
+    )
+    clouds = [np.full((2, 3), number, np.float32) for number in range(4)]
+    assert answerer.features([]) is None
+    assert answerer.features(clouds[:3])[:, 0, 0].tolist() == [0, 1, 2] and len(answerer._cached) == 2
+    answerer.features([clouds[1]])
+    answerer.features([clouds[3]])
+    answerer.features([clouds[1], clouds[3]])
+    assert encoded == [3, 1], "2 was unused for longest"
+    states.append(1)
+    answerer.features([clouds[1]])
+    assert encoded == [3, 1, 1], "of other weights"
+
+
+def test_what_a_thread_generates_is_streamed_and_its_errors_are_raised():
+    def generate(streamer, stopping_criteria):
+        seen.extend(stopping_criteria)
+        streamer.on_finalized_text("a b", stream_end=True)
+        return "answer"
+
+    seen, own = [], Canceled(Event())
+    pieces = streamed(generate, AnswerStreamer(byte_tokenizer(), "###"), [own])
+    assert next(pieces) == "a b"
+    with pytest.raises(StopIteration) as end:
+        next(pieces)
+    assert end.value.value == "answer" and seen[0] is own and len(seen) == 2
+    with pytest.raises(ZeroDivisionError):
+        list(streamed(lambda **_: 1 / 0, AnswerStreamer(byte_tokenizer(), "###")))

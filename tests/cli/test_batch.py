@@ -5,6 +5,7 @@ import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from importlib import import_module
 from typing import ClassVar
 
 import numpy as np
@@ -12,9 +13,11 @@ import pyarrow.parquet
 import pytest
 
 from hf_any3d import read_point_cloud
-from hf_any3d.many_files.executors import EXECUTORS, LocalExecutor
+from hf_any3d.many_files.executors import EXECUTORS, LocalExecutor, Workers
+from hf_any3d.many_files.runs import cut
 from tests.cli.conftest import run
 
+module = import_module("hf_any3d.cli.batch")
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
 
@@ -212,3 +215,89 @@ def test_a_killed_process_ends_the_run_with_one_line(scans, tmp_path, monkeypatc
     monkeypatch.setattr(ProcessPoolExecutor, "map", kill)
     code, out, err = run("batch", "convert", scans, "--output", tmp_path / "out", "--workers", 3)
     assert (code, out) == (1, "") and "one of 3 processes was killed" in err and "continues this run" in err
+
+
+@pytest.mark.parametrize(
+    ("files", "processes", "sizes"),
+    [(10, 1, [10]), (10, 2, [1] * 10), (80, 4, [5] * 16), (0, 1, []), (9000, 2, [256] * 35 + [40])],
+)
+def test_files_are_cut_so_that_all_processes_have_work(files, processes, sizes, monkeypatch):
+    seen = []
+
+    class Listening:
+        def count(self, shards):
+            assert shards == files
+            return processes
+
+        def placed(self, device):
+            seen.append(device)
+            return self, "placed"
+
+        def run(self, work, shards, in_order):
+            seen.append([len(shard["files"]) for shard in shards])
+            assert in_order and work.given == {"-": "data"}
+            return iter([{"file": "a", "device": work.open_answer.args[0].device}])
+
+    names = [str(number) for number in range(files)]
+    if not files:
+        assert list(cut(names, 1)) == []
+        return
+    for task, device in (("predict", "placed"), ("convert", "cpu")):
+        (row,) = module._execute(module.Job(task, device="cpu"), Listening(), {"-": "data"}, names)
+        assert row["device"] == device, "conversion runs no model"
+    assert seen == ["cpu", sizes, sizes]
+
+
+def test_a_run_continues_work_of_the_same_files_settings_and_model(monkeypatch):
+    monkeypatch.setattr("hf_any3d.identity.model_identity", lambda model: f"weights of {model}")
+    convert = module.Job("convert", {"to": "ply"}, "cpu", 3)
+    assert convert.identity(("a", "b")) == {"task": "convert", "settings": {"to": "ply"}, "given": ["a", "b"]}
+    assert module.Job("embed", {"model": "m"}).identity(["a"])["model"] == "weights of m"
+
+
+@pytest.mark.parametrize(
+    ("workers", "engine", "cpus"), [(None, "local", 8), (3, "local", 2), (20, "local", 1), (3, "ray", 1)]
+)
+def test_processes_of_this_machine_share_its_processors(workers, engine, cpus, scans, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 8)
+    monkeypatch.setitem(EXECUTORS, engine, lambda given: made.append(given) or 1 / 0)
+    more = () if workers is None else ("--workers", workers)
+    run("batch", "convert", scans, "--output", tmp_path / "out", "--engine", engine, *more)
+    assert made == [Workers(workers, cpus)]
+
+
+def test_options_of_a_batch_are_its_settings(scans, tmp_path, monkeypatch):
+    jobs = []
+    monkeypatch.setattr(
+        module, "_run", lambda job, given, inputs, output, *more: jobs.append((job, output.name, *more))
+    )
+    for name in ("check_model", "classifier_or_default"):
+        monkeypatch.setattr(module, name, lambda model, *_: f"found {model}")
+    plain = (scans, "--output", tmp_path / "a.csv", "--model", "m")
+    more = ("--up-axis", "z", "--batch-size", 5, "--device", "cpu", "--retry", "--engine", "ray", "--workers", 2)
+    for command, words in (
+        ("predict", ("--top-k", 2)),
+        ("embed", ("--feature", "tokens")),
+        ("detect", ("--top-k", 4)),
+    ):
+        assert run("batch", command, *plain).code == run("batch", command, *plain, *words, *more).code == 0
+    assert run("batch", "convert", scans, "--output", tmp_path / "o", "--to", "obj", "--points", 9).code == 0
+    settings = [job.settings for job, *_ in jobs]
+    model = {"model": "found m"}
+    assert settings[:2] == [model | {"top_k": 3, "up_axis": None}, model | {"top_k": 2, "up_axis": "z"}]
+    assert settings[2:4] == [
+        model | {"feature": "pooled", "up_axis": None},
+        model | {"feature": "tokens", "up_axis": "z"},
+    ]
+    boxes = model | {"threshold": 0.5, "nms_iou": 0.25, "top_k": None, "up_axis": None}
+    assert settings[4:6] == [boxes, boxes | {"top_k": 4, "up_axis": "z"}]
+    assert settings[6] == {"output": str(tmp_path / "o"), "to": "obj", "root": str(scans), "points": 9}
+    assert [(job.task, job.device, job.batch_size, *others) for job, *others in jobs[:2]] == [
+        ("predict", None, None, "a.csv", False, "local", None),
+        ("predict", "cpu", 5, "a.csv", True, "ray", 2),
+    ]
+    assert jobs[6][1:] == ("results.jsonl", False, "local", None)
+    (tmp_path / "file").touch()
+    assert "file is a file; expected a folder" in run("batch", "convert", scans, "--output", tmp_path / "file").err
+    assert "--feature is 'odd'; expected pooled" in run("batch", "embed", *plain, "--feature", "odd").err

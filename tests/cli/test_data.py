@@ -2,6 +2,7 @@
 
 import json
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hf_any3d.data.files import PointCloudData, write_point_cloud
 from tests.cli.conftest import FILES, run
 from tests.data.files.builders import las
 
+data = import_module("hf_any3d.cli.data")
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
 BAD = "error: 1 of 7 files could not be used: {}/ball/bad.ply"
@@ -178,3 +180,114 @@ def test_lost_precision_and_millimeters_are_doubtful(tmp_path):
     assert "millimeters" in str(rows["room.npy"]["warnings"])
     assert "warnings" not in rows["grid.npy"] and "warnings" not in rows["good.npy"]
     assert rows["room.npy"]["extent"] == pytest.approx([4000, 5000, 2600], rel=0.01)
+
+
+def grid(count, start=0.0, extent=1.0):
+    """A cloud whose coordinates have `count` different values in four times as many points, far from 0."""
+    values = np.repeat(np.linspace(0, extent, count), 4)
+    points = np.stack([values + start, np.random.default_rng(0).random(4 * count), np.zeros(4 * count)], axis=1)
+    return points.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("points", "doubtful"),
+    [
+        (grid(16, 2.0**19), True),
+        (grid(15, 2.0**19), False),
+        (grid(16, 2.0**19)[:-4].repeat(1, axis=0), False),
+        (np.concatenate([grid(16, 2.0**19), grid(16, 2.0**19)[:0]]), True),
+        (grid(16, 1000.0), False),
+        (np.full((64, 3), 2.0**19, np.float32), False),
+    ],
+)
+def test_steps_of_coordinates_are_doubtful_where_they_show(points, doubtful):
+    found = data.doubts_about(points)
+    assert bool(found) is doubtful
+    assert not found or found[0].startswith("x has 16 different values in 64 points, with steps of 0.0")
+
+
+@pytest.mark.parametrize(("extent", "doubtful"), [(999, False), (1000, True), (50_000, True), (50_100, False)])
+def test_extents_of_thousands_may_be_millimeters(extent, doubtful):
+    found = data.doubts_about(np.array([[0, 0, 0], [1, extent, 2]], np.float32))
+    text = f"the largest extent is {extent:g}: millimeters, if this is an object or a room"
+    assert found == ([text] if doubtful else [])
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"a": 5, "b": 5}, "2 classes, 5 scans each"),
+        ({"a": 4, "b": 9}, "2 classes, 4 to 9 scans each; more scans would help a (4) most"),
+        ({"a": 9, "b": 20, "c": 20}, "3 classes, 9 to 20 scans each; more scans would help a (9) most"),
+        ({"a": 10, "b": 20, "c": 20}, "3 classes, 10 to 20 scans each"),
+        (
+            dict.fromkeys("gfedcba", 2) | {"z": 1},
+            "8 classes, 1 to 2 scans each; more scans would help z (1), g (2), f (2), e (2), d (2) and 3 more most",
+        ),
+        ({"a": 1}, None),
+        ({"train": 4, "test": 9}, None),
+    ],
+)
+def test_classes_with_few_scans_are_named_the_scarcest_first(counts, said, tmp_path):
+    good = [str(tmp_path / name / f"{number}.ply") for name, count in counts.items() for number in range(count)]
+    assert data._scarce_classes([str(tmp_path)], good) == said
+    assert data._scarce_classes([str(tmp_path)] * 2, good) is None
+    assert data._scarce_classes([str(tmp_path / "a.ply")], good) is None
+
+
+def test_splits_of_a_folder_are_no_classes(tmp_path):
+    good = [str(tmp_path / split / name / "0.ply") for split in ("train", "Test") for name in ("a", "b")]
+    assert data._scarce_classes([str(tmp_path)], good).startswith(
+        "2 classes, 2 scans each; more scans would help a (2)"
+    )
+
+
+def test_folders_without_a_cloud_at_any_depth_are_named(tmp_path):
+    for name in ("full/in/a.PLY", "empty/in/note.md", ".hidden/a.md", "-"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = data._empty_folders([str(tmp_path), str(tmp_path / "full" / "in" / "a.PLY"), "-"])
+    assert found == [tmp_path / "empty", tmp_path / "empty" / "in"]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("plain", ("folder", "plain", None)),
+        ("table", ("parquet", "table", None)),
+        ("described", ("folder", "described", None)),
+        ("table/a.PARQUET", ("parquet", None, "table/a.PARQUET")),
+        ("shapes", ("shapes", None, None)),
+        ("me/shapes", ("me/shapes", None, None)),
+        ("plain/a.ply", "a file of type '.ply'; expected a folder, a .parquet file or a name"),
+        ("shapse", "no folder, file or dataset shapse; did you mean shapes\\?$"),
+        ("nothing", "no folder, file or dataset nothing; datasets are .*shapes.*, and owner/name on the hub$"),
+        ("./plian", "no folder, file or dataset ./plian; did you mean plain"),
+    ],
+)
+def test_data_are_a_folder_a_table_or_a_name(name, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in ("plain/a.ply", "table/a.PARQUET", "table/in/b.parquet", "described/metadata.parquet"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    if isinstance(found, str):
+        with pytest.raises((ValueError, FileNotFoundError), match=found):
+            data.find_dataset(name)
+        return
+    assert data.find_dataset(name) == data.FoundDataset(found[0], *(part and Path(part) for part in found[1:]))
+
+
+def test_a_description_has_ranges_of_points_and_a_column_for_each_split(capsys):
+    bounds = {"min": [0, -1, 0.123456], "max": [1, 2, 3]}
+    some = {"columns": ["points"], "num_rows": 1, "points_per_cloud": {"min": 9, "max": 1234}, "bounds": bounds}
+    facts = {"train": some | {"labels": {"a": 1}}, "test": {"columns": ["points", "label"], "labels": {"longer": 2}}}
+    data._print_description(facts, False, False)
+    assert capsys.readouterr().out.splitlines() == [
+        "train: 1 cloud; columns points",
+        "  9 to 1,234 points each; x, y, z from 0, -1, 0.1235 to 1, 2, 3",
+        "test: 0 clouds; columns points, label",
+        "  a       train     1   test     0",
+        "  longer  train     0   test     2",
+    ]
+    data._print_description(facts, False, True)
+    assert capsys.readouterr().out == "split,clouds,a,longer\ntrain,1,1,\ntest,0,,2\n"

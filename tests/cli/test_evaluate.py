@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from tests.tiny_act import tiny_act
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
 CATEGORIES = ["table", "lamp"]
+evaluate_module = import_module("hf_any3d.cli.evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +171,92 @@ def test_what_does_not_fit_is_one_line(models, data, tmp_path):
     ):
         code, out, err = evaluate(model, folder, *words)
         assert code == 1 and out == "" and text in err and err.splitlines()[-1].startswith("error: "), err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("accuracy", 0.12345, "accuracy 12.35 %"),
+        ("instance_miou", 1.0, "instance mIoU 100.00 %"),
+        ("f_score", 0.5, "F-score 50.00 %"),
+        ("chamfer_l1", 0.01239, "chamfer l1 0.0124"),
+        ("codes_used", 17.0, "codes used 17"),
+    ],
+)
+def test_figures_are_percentages_numbers_or_counts(name, value, text):
+    assert evaluate_module._figure(name, value) == text
+
+
+def test_options_that_are_given_become_arguments_of_the_program():
+    given = {"data_dir": "a", "dataset_options": None, "voting": 0, "vote_augment": []}
+    assert evaluate_module._as_arguments(**given) == ["--data_dir", "a", "--voting", "0"]
+    assert evaluate_module._as_arguments(vote_augment=["scale", "jitter"]) == ["--vote_augment", "scale", "jitter"]
+
+
+def test_answers_that_were_judged_are_a_table():
+    judged = {"judge": {"name": "gpt"}, "judge_revisions": ["a", "b"]}
+    summary = {
+        "one": {
+            "answers": 9,
+            "model": "m",
+            "revision": "v1",
+            "figures": {"hits": 12.345, "n": 3, "none": None},
+            **judged,
+        },
+        "two": {
+            "answers": 1,
+            "model": "m",
+            "revision": None,
+            "metrics": {"bleu": {"score": 0.5, "made_with": "x"}, "meteor": {"not_available": "no java"}},
+        },
+    }
+    assert evaluate_module._table(summary) == [
+        "one: 9 answers of m at v1",
+        "  hits 12.35   n 3   none -   judge gpt (a, b)",
+        "two: 1 answers of m",
+        "  bleu 0.50   x",
+        "  meteor: no java",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "made"),
+    [
+        (None, None, None),
+        ("class-names", None, ("ClassNameJudge", ("a", "b"))),
+        ("endpoint", "gpt", ("EndpointJudge", "gpt", "url", {"seed": 1}, "KEY")),
+        ("local", "me/m", ("LanguageModelJudge", "me/m", "v1", {"seed": 1}, "cpu")),
+        ("endpoint", None, "--judge-model is None and --judge is 'endpoint'"),
+        ("class-names", "gpt", "--judge-model is 'gpt' and --judge is 'class-names'"),
+        (None, "gpt", "--judge-model is 'gpt' and --judge is None"),
+    ],
+)
+def test_judges_are_made_of_their_options(kind, name, made, monkeypatch):
+    for judge in ("ClassNameJudge", "EndpointJudge", "LanguageModelJudge"):
+        monkeypatch.setattr(f"hf_any3d.evaluation.{judge}", lambda *given, judge=judge: (judge, *given))
+    chosen = None if kind is None else evaluate_module.JudgeKind(kind)
+    given = (chosen, name, "v1", "url", "KEY", {"seed": 1}, "cpu", ("a", "b"))
+    if not isinstance(made, str):
+        assert evaluate_module._open_judge(*given) == made
+        return
+    with pytest.raises(ValueError, match=made):
+        evaluate_module._open_judge(*given)
+
+
+def test_prompts_of_a_judge_are_files(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("ä")
+    monkeypatch.setattr("hf_any3d.evaluation.llm_judge.verdicts.check_prompt", lambda text, kind: (text, kind))
+    assert evaluate_module._read_prompts([f"class={tmp_path / 'a.txt'}"]) == {"class": ("ä", "class")}
+    for wrong in ("class", "class=", "odd=a.txt"):
+        with pytest.raises(ValueError, match=f"--judge-prompt is '{wrong}'; expected KIND=FILE with KIND one of"):
+            evaluate_module._read_prompts([wrong])
+
+
+@pytest.mark.parametrize(("most", "count"), [(None, 3), (2, 2), (9, 3)])
+def test_clouds_of_a_protocol_are_the_first_of_its_test_split(most, count, monkeypatch):
+    asked, rows = [], Dataset.from_dict({"n": [0, 1, 2]})
+    monkeypatch.setattr("hf_any3d.data.load_point_dataset", lambda *given, **more: asked.append((given, more)) or rows)
+    protocol = SimpleNamespace(dataset="shapes", options={"a": 1, "b": 2})
+    found = evaluate_module._loader("folder", {"b": 3}, most)(protocol)
+    assert found["n"][:] == list(range(count))
+    assert asked == [(("shapes",), {"data_dir": "folder", "split": "test", "a": 1, "b": 3})]

@@ -1,13 +1,18 @@
 """Tests of inputs of the commands: files, folders, globs, standard input; left out and reported ones."""
 
 import json
+import logging
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
-from hf_any3d.cli.inputs import find_inputs
+from hf_any3d.cli.inputs import Inputs, LeftOutFiles, find_inputs, finish, finish_files, read_text_features
 from hf_any3d.data.files.text import is_prose
+from hf_any3d.many_files.files import InputFile
 from tests.cli.conftest import FILES, run
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
@@ -111,3 +116,83 @@ def test_a_cloud_that_the_model_cannot_use_does_not_stop_the_others(models, tmp_
     code, out, err = run("predict", tmp_path, "--model", models("classifier"), "--json")
     small, good = json.loads(out)
     assert code == 2 and "a.npy: 2 points; expected at least" in small["error"] and len(good["predictions"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "places"),
+    [
+        (["a/x.ply", "a/y.ply"], ["x", "y"]),
+        (["a/x.ply", "a/in/y.v2.ply"], ["x", "in/y.v2"]),
+        (["a/x.ply", "a/x.obj"], ["x", "x.obj"]),
+        (["<stdin>"], ["stdin"]),
+    ],
+)
+def test_results_have_places_as_their_files_below_the_folder_that_all_share(given, places):
+    found = Inputs([InputFile(name) for name in given], True).places()
+    assert found == dict(zip(given, map(Path, places), strict=True))
+
+
+def test_several_words_a_folder_or_a_glob_are_many(scans, tmp_path):
+    chair, lone = str(scans / "chair.ply"), tmp_path / "lone"
+    lone.mkdir()
+    shutil.copy(chair, lone / "a.ply")
+    for words, many in (([chair], False), ([chair, chair], True), ([lone], True), ([lone / "*.ply"], True)):
+        found = find_inputs(words)
+        assert found.are_many is many and len(found) == len(words)
+    assert names(scans / "h*.npy", chair) == [str(scans / "holes.npy"), chair]
+
+
+def test_summaries_name_five_files_and_count_the_others(capsys):
+    finish([{"file": "a"}])
+    finish_files([], 3)
+    assert capsys.readouterr().err == ""
+    for failed, named in ((list("abcde"), "a, b, c, d, e"), (list("abcdefg"), "a, b, c, d, e and 2 more")):
+        with pytest.raises(typer.Exit) as end:
+            finish([{"file": name, "error": "bad"} for name in failed] + [{"file": "good"}])
+        assert end.value.exit_code == 2
+        assert capsys.readouterr().err == (
+            f"error: {len(failed)} of {len(failed) + 1} files could not be used: {named}\n"
+        )
+
+
+def test_files_that_the_loader_leaves_out_are_counted_once(capsys):
+    logger = logging.getLogger("hf_any3d.data.catalog.folder")
+    before = logger.propagate
+    with LeftOutFiles() as left_out:
+        assert not logger.propagate
+        for _ in range(2):  # a command may load its data twice
+            logger.warning("%s is damaged", "a.ply")
+            logger.warning("left out", extra={"left_out": ["a.ply", "b.ply"], "num_files": 7})
+        logger.warning("left out", extra={"left_out": ["b.ply"], "num_files": 2})
+    assert logger.propagate is before and left_out not in logger.handlers
+    assert capsys.readouterr().err.startswith("warning: a.ply is damaged\n")
+    with pytest.raises(typer.Exit):
+        left_out.finish()
+    assert capsys.readouterr().err == "error: 2 of 7 files could not be used: a.ply, b.ply\n"
+
+
+def test_features_of_texts_are_an_array_of_floats(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((2, 3), np.float16))
+    assert read_text_features(tmp_path / "a.npy").shape == (2, 3)
+    for content, message in (
+        (np.ones(3), r"holds float64 \(3,\); expected floats \(labels, channels\)"),
+        (np.ones((2, 3), int), r"holds int64 \(2, 3\)"),
+    ):
+        np.save(tmp_path / "a.npy", content)
+        with pytest.raises(ValueError, match=message):
+            read_text_features(tmp_path / "a.npy")
+    (tmp_path / "b.npy").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="b.npy: not an array of NumPy"):
+        read_text_features(tmp_path / "b.npy")
+    np.savez(tmp_path / "c.npz", a=np.ones((2, 3)), b=np.ones((2, 3)))
+    with pytest.raises(ValueError, match="holds several arrays"):
+        read_text_features(tmp_path / "c.npz")
+
+
+def test_standard_input_has_the_type_that_is_given_and_names_in_any_bytes(scans):
+    given = run("data", "check", "-", "--json", stdin=b"1 2 3\n4 5 6\n7 8 9\n").out
+    assert json.loads(given)[0]["points"] == 3
+    odd = os.fsencode(scans) + b"/\xff.npy"
+    shutil.copy(scans / "holes.npy", odd)
+    found = run("data", "check", "-", "--json", stdin=os.fsencode(scans / "chair.ply") + b"\n\n " + odd + b"\n")
+    assert found.code == 0 and len(json.loads(found.out)) == 2

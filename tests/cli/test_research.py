@@ -1,6 +1,7 @@
 """`hf-any3d reproduce` and `hf-any3d sweep`, with real training programs and tiny models."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hf_any3d.cli import app
 from hf_any3d.research import series
 from tests.tiny_encoders import saved_encoder
 
+research = import_module("hf_any3d.cli.research")
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -103,3 +105,50 @@ def test_wrong_arguments_are_one_line(words, message):
 def test_the_help_lists_these_commands_last():
     _, panel = run("--help").stdout.split("Research ")
     assert "reproduce" in panel and "sweep" in panel and "predict" not in panel
+
+
+@pytest.mark.parametrize(
+    ("texts", "settings"),
+    [
+        ([], {}),
+        (["learning_rate=1e-3, 5e-4"], {"learning_rate": ["1e-3", "5e-4"]}),
+        (["--max-steps=1", " peft=lora"], {"max_steps": ["1"], "peft": ["lora"]}),
+        (["augment=scale,jitter; none"], {"augment": ["scale,jitter", "none"]}),
+        (["a="], {"a": [""]}),
+        (["a=b=c"], {"a": ["b=c"]}),
+    ],
+)
+def test_settings_of_a_sweep_have_values(texts, settings):
+    assert research._parse_settings(texts) == settings
+
+
+@pytest.mark.parametrize("texts", [["a"], ["=1"], ["a=1", "a=2"], ["a-b=1", "--a_b=2"]])
+def test_settings_without_a_name_or_with_one_twice_are_refused(texts):
+    with pytest.raises(ValueError, match="expected NAME=VALUE,VALUE, each name once"):
+        research._parse_settings(texts)
+
+
+def test_seeds_are_whole_numbers():
+    assert research._parse_seeds("0, 1,22") == [0, 1, 22]
+    for text in ("", "1,", "-1", "1.5"):
+        with pytest.raises(ValueError, match="expected whole numbers"):
+            research._parse_seeds(text)
+
+
+def test_options_of_a_table_reach_its_training(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(series, "find_examples", lambda examples: examples)
+    monkeypatch.setattr(series, "published_tables", lambda folder: {"t": "table"})
+    monkeypatch.setattr(series, "reproduce", lambda *one, **more: given.append((one, more)) or {})
+    plain = ("reproduce", "t", "--json")
+    words = ("--data-dir", "d", "--row", "a", "--row", "b", "--output-dir", tmp_path, "--seeds", "1,2", "--voting", 3)
+    further = ("--released", "--start", "me/m", "--examples", tmp_path, "--max_steps", 5)
+    assert run(*plain).exit_code == run(*plain, *words, *further).exit_code == 0
+    (one, more), (other, others) = given
+    assert one == ("table", None, Path("outputs/reproduce/t")) and other == ("table", tmp_path, tmp_path / "t")
+    usual = {"data_dir": None, "only": (), "seeds": [0], "voting": 10, "released": False, "start": None, "words": []}
+    assert more == usual
+    assert others == {
+        "data_dir": "d", "only": ["a", "b"], "seeds": [1, 2], "voting": 3, "released": True, "start": "me/m",
+        "words": ["--max_steps", "5"],
+    }  # fmt: skip

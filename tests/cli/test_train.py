@@ -1,15 +1,19 @@
 """`hf-any3d train`: data by folder, file, name or recipe; options of its own and of the training program."""
 
 import json
+from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from datasets import Dataset
 
+from hf_any3d.modeling.pretrained_parts.sources import EncoderUnavailableError
 from hf_any3d.registry import MODEL_TYPES
 from tests.cli.conftest import run
 from tests.tiny_encoders import saved_encoder
 
+train = import_module("hf_any3d.cli.train")
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
 OPTIONS = (
@@ -201,3 +205,96 @@ def test_every_short_option_reaches_the_program(tmp_path, monkeypatch):
     expected = {"learning_rate": "0.5", "num_train_epochs": "7.0", "per_device_train_batch_size": "3"}
     expected |= {"num_points": "99", "seed": "5", "output_dir": str(tmp_path / "o")}
     assert {name: named[f"--{name}"] for name in expected} == expected
+
+
+TYPE, NAME, PARTS = "--model_type", "--model_name_or_path", ["--num_layers", "1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "is_here", "expected"),
+    [
+        ([], True, [*PARTS]),
+        (["--seed", "1"], True, [*PARTS, "--seed", "1"]),
+        (["--num_layers", "3"], True, ["--num_layers", "3"]),
+        (["--encoder_name_or_path", "e"], True, ["--encoder_name_or_path", "e"]),
+        ([TYPE, "act3d"], True, [TYPE, "act3d"]),
+        ([NAME, "m"], True, ["--learning_rate", "1e-3", NAME, "m"]),
+        ([NAME, "m", "--learning_rate", "2"], True, [NAME, "m", "--learning_rate", "2"]),
+        ([], False, [NAME, "DEFAULT", "--head_epochs", "3", "--learning_rate", "1e-3"]),
+        (["--learning_rate", "2"], False, [NAME, "DEFAULT", "--head_epochs", "3", "--learning_rate", "2"]),
+        (["--peft", "lora"], False, [*PARTS, "--peft", "lora"]),
+    ],
+)
+def test_settings_for_little_data_come_first_and_those_that_are_given_last(given, is_here, expected, monkeypatch):
+    def resolve(name):
+        if not is_here:
+            raise EncoderUnavailableError(name)
+
+    monkeypatch.setattr("hf_any3d.modeling.pretrained_parts.sources.resolve_encoder", resolve)
+    monkeypatch.setattr("hf_any3d.pipelines.default_model", lambda: "DEFAULT")
+    recipe, *found = train._with_recipe(given)
+    assert recipe.endswith("recipes/base/little_data.yaml") and found == expected
+
+
+@pytest.mark.parametrize(
+    ("encoder", "config", "arguments"),
+    [
+        (None, {}, []),
+        ("bert-base-uncased", {}, ["--encoder_name_or_path", "bert-base-uncased"]),
+        ("me/text", {"model_type": "bert"}, ["--encoder_name_or_path", "me/text"]),
+        ("me/points", {"model_type": "act3d"}, [TYPE, "act3d", NAME, "me/points"]),
+        ("me/away", OSError(), ["--encoder_name_or_path", "me/away"]),
+    ],
+)
+def test_an_encoder_is_frozen_or_a_point_encoder_that_is_trained_further(encoder, config, arguments, monkeypatch):
+    def read(name):
+        if isinstance(config, OSError):
+            raise config
+        return config
+
+    monkeypatch.setattr(train, "read_model_config", read)
+    assert train._encoder_arguments(encoder) == arguments
+
+
+@pytest.mark.parametrize("task", list(train.Task))
+def test_figures_of_a_training_are_a_line_for_each_split(task, monkeypatch):
+    report = SimpleNamespace(
+        metrics={"validation": {"accuracy": 0.51239, "epochs": 3, "loss": 1.0}, "test": {}}, data={"rows": {"test": 7}}
+    )
+    given = []
+    for name in (
+        "tasks.train_classifier",
+        "tasks.train_segmenter",
+        "detection.train_detector",
+        "layouts.train_layouts",
+    ):
+        monkeypatch.setattr(
+            f"hf_any3d.training.{name}", lambda words, name=name: given.append((name, words)) or report
+        )
+    assert train._run_program(["--a"], task) == [
+        "validation   accuracy 0.5124   loss 1.0000",
+        "test            on 7 clouds",
+    ]
+    program = {"classification": "tasks.train_classifier", "segmentation": "tasks.train_segmenter"}
+    program |= {"detection": "detection.train_detector", "layouts": "layouts.train_layouts"}
+    assert given == [(program[task.value], ["--a"])]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("shapes", "--way", "features", "--task", "segmentation"), "--way features with labels of points"),
+        (("shapes", "--way", "both", "--task", "detection"), "--way both with boxes"),
+        (("shapes", "--way", "features", "--task", "layouts"), "--way features with boxes"),
+        (("r.yaml", "--way", "features"), "--way features with a recipe"),
+        (("shapes", "--way", "trained", "--from", "MODEL"), "--from with --way trained"),
+        (("shapes", "--way", "both", "--from", "MODEL"), "--from with --way both"),
+    ],
+)
+def test_frozen_features_classify_scans_alone(words, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text("num_points: 64\n")
+    (tmp_path / "MODEL").mkdir()
+    (tmp_path / "MODEL" / "config.json").write_text("{}")
+    code, out, err = run("train", *words)
+    assert code == 1 and out == "" and err == f"error: {text}; expected scans to classify by frozen features\n"

@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from transformers import pipeline
 
+import hf_any3d
 from hf_any3d.data.files import read_point_cloud
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.serving.app import create_app
@@ -316,10 +317,45 @@ def test_requests_have_ids_in_answers_and_logs(client, caplog):
 
 def test_the_api_describes_itself(client):
     service = client()
-    assert service.get("/v1/models").json()["data"][0]["routes"] == ["/v1/classify", "/v1/features"]
-    routes = service.get("/openapi.json").json()["paths"]
-    body = routes["/v1/classify"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
-    assert {"point_clouds", "top_k", "labels"} <= set(body) and "/v1/segment" not in routes
+    (own,) = service.get("/v1/models").json()["data"]
+    assert own.pop("created") == service.service.created
+    assert own == {
+        "id": "tiny",
+        "object": "model",
+        "owned_by": "hf_any3d",
+        "task": CLASSIFY,
+        "routes": ["/v1/classify", "/v1/features"],
+    }
+    described = service.get("/openapi.json").json()
+    assert described["info"] == {"title": "hf_any3d: tiny", "version": hf_any3d.__version__}
+    asked = described["paths"]["/v1/classify"]["post"]
+    assert asked["summary"] == "Classify clouds" and asked["requestBody"]["required"]
+    kinds = asked["requestBody"]["content"]
+    assert set(kinds) == {"application/json", "multipart/form-data"} and "/v1/segment" not in described["paths"]
+    clouds = kinds["application/json"]["schema"]["properties"]["point_clouds"]
+    assert set(clouds["items"]["properties"]) == {"url", "file_type", "points", "colors", "normals"}
+    files = kinds["multipart/form-data"]["schema"]["properties"]["file"]
+    assert files == {"type": "array", "items": {"type": "string", "format": "binary"}}
+    for kind in kinds.values():
+        assert {"top_k", "labels"} <= set(kind["schema"]["properties"]) and kind["schema"]["type"] == "object"
+    metrics = service.get("/metrics")
+    assert metrics.headers["content-type"].startswith("text/plain") and metrics.status_code == 200
+    wrong = service.put("/v1/classify")
+    assert wrong.status_code == 405 and error_of(wrong) == "Method Not Allowed" and wrong.headers["allow"] == "POST"
+    long = error_of(service.get("/" + "a" * 300))
+    assert long == "/" + "a" * 199 + ": no such route; this model answers /v1/classify, /v1/features"
+
+
+def test_a_service_that_ends_finishes_its_queue_and_is_not_ready(pipes):
+    service = Service("tiny", CLASSIFY, pipes(CLASSIFY), LIMITS)
+    with TestClient(create_app(service)) as asked:
+        assert service.batcher.is_alive
+        service.batcher.close()
+        assert asked.get("/ready").status_code == 503
+    service = Service("tiny", CLASSIFY, pipes(CLASSIFY), LIMITS)
+    with TestClient(create_app(service)):
+        pass
+    assert not service.batcher.is_alive
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hf_any3d.data.files import read_point_cloud
 from hf_any3d.serving import app, openai_chat
 from hf_any3d.serving.app import create_app
 from hf_any3d.serving.chat_batches import Conversation, answer_conversations
+from hf_any3d.serving.limits import Refused
 from tests.serving.conftest import CHAT, LIMITS, held, ply
 from tests.serving.test_app import data_url, error_of, wait_until
 
@@ -222,7 +223,7 @@ def test_a_client_that_leaves_ends_its_answer(client, stream):
         asyncio.run(visit())
     finally:
         del service.pipe.answerer.generate
-    assert service.in_flight == 0
+    assert service.in_flight == 0 and sent[0]["status"] == (200 if stream else 499)
     (after,) = answer_conversations(service.pipe, [Conversation(service.pipe.processor.prompts([[HELLO]])[0], 1)])
     assert after.tokens == 1 and len(steps) < 300
 
@@ -258,3 +259,67 @@ def test_sampling_takes_no_limits_from_the_model(client, monkeypatch):
         assert service.post(URL, json=asked("Hi", **fields)).status_code == 200
     sampling = {"do_sample": True, "temperature": 0.5, "top_p": 0.25, "top_k": 0}
     assert [one.sampling for one in made] == [{}, sampling]
+
+
+def test_streams_are_not_kept_and_forms_hold_one_request(client):
+    service = client(CHAT)
+    streamed = service.post(URL, json=asked("Hi", stream=True), headers={"Idempotency-Key": "1"})
+    assert streamed.status_code == 400 and "expected none with stream" in error_of(streamed)
+    form = service.post(URL, data={"other": "{}"}, files={"file": ("a.ply", ply(0))})
+    assert error_of(form) == "the form has the fields ['other']; expected 'request' and files"
+    assert form.json()["error"]["param"] == "request"
+    damaged = service.post(URL, data={"request": "{"}, files={"file": ("a.ply", ply(0))})
+    assert error_of(damaged).startswith("request is not JSON")
+
+
+def test_tokens_and_points_are_counted_and_usage_comes_on_request(client):
+    service = client(CHAT)
+    used = service.post(URL, json=asked("Hi")).json()["usage"]
+    text = service.get("/metrics").text
+    assert f"hf_any3d_generated_tokens_total {used['completion_tokens']:.1f}" in text and "points_total 60.0" in text
+    streamed = service.post(URL, json=asked("Hi", stream=True))
+    assert streamed.headers["cache-control"] == "no-cache"
+    assert all(chunk["choices"] and "usage" not in chunk for chunk in events(streamed))
+    text = service.get("/metrics").text
+    assert f"hf_any3d_generated_tokens_total {2 * used['completion_tokens']:.1f}" in text
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_streams_that_break_off_end_with_an_error(client, late, monkeypatch):
+    service = client(CHAT, limits=replace(LIMITS, seconds=0.3 if late else 20, wait=0))
+    released = threading.Event()
+    service.service.batcher.run = lambda key, contents: released.wait(10) if late else 1 / 0
+    text = service.post(URL, json=asked("Hi", stream=True)).text
+    released.set()
+    *_, last = [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n") if line]
+    kind, message = ("timeout_error", "no answer within 0.3 s") if late else ("server_error", "the answer broke off")
+    assert last["error"]["type"] == kind and message in last["error"]["message"] and "DONE" not in text
+
+
+def test_a_prompt_leaves_room_for_its_answer_in_the_context(client, pipes):
+    service = client(CHAT, limits=replace(LIMITS, new_tokens=300)).service
+    said = [{"role": "user", "content": "a" * 400}]
+    request = openai_chat.ChatRequest(model="tiny", messages=said, max_tokens=300)
+    talk = openai_chat.conversation_of(request, [], service)
+    assert len(talk.prompt.input_ids) + talk.new_tokens == 512 and talk.seed is None
+    short = openai_chat.ChatRequest(model="tiny", messages=said, max_tokens=3, seed=7)
+    talk = openai_chat.conversation_of(short, [], service)
+    assert (talk.new_tokens, talk.seed) == (3, 7)
+    full = "a" * (400 + 512 - len(talk.prompt.input_ids))
+    with pytest.raises(Refused, match="messages: 512 tokens; the language model takes 512") as refused:
+        said = [{"role": "user", "content": full}]
+        openai_chat.conversation_of(openai_chat.ChatRequest(model="tiny", messages=said), [], service)
+    assert refused.value.param == "messages"
+    said = [{"role": "user", "content": full[:-1]}]
+    last = openai_chat.conversation_of(openai_chat.ChatRequest(model="tiny", messages=said), [], service)
+    assert last.new_tokens == 1
+
+
+def test_another_template_is_another_model(pipes):
+    from hf_any3d.serving.service import Service
+
+    made = [Service("tiny", CHAT, pipes(CHAT), LIMITS, chat_template=name) for name in (None, "demo")]
+    assert made[0].identity != made[1].identity and made[0].paths == [URL] and made[0].has_chat
+    assert made[0].batch == LIMITS.batch and made[0].limits is LIMITS
+    for one in made:
+        one.close()

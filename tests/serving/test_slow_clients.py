@@ -181,3 +181,12 @@ def test_pages_of_an_allowed_origin_may_ask(pipes):
     for origins, allowed in ((["https://example.org"], True), (["https://other.example"], False), ((), False)):
         page = TestClient(create_app(service, origins))
         assert ("access-control-allow-origin" in page.options("/v1/classify", headers=asked).headers) is allowed
+        answer = page.post("/v1/classify", content=b"x", headers={"Origin": "https://example.org"})
+        if allowed:
+            exposed = answer.headers["access-control-expose-headers"].split(", ")
+            assert sorted(exposed) == ["Idempotent-Replayed", "Retry-After", "X-Request-ID"]
+        # Pages read refusals, too.
+        service.is_draining = True
+        refused = page.post("/v1/classify", content=b"x", headers={"Origin": "https://example.org"})
+        assert refused.status_code == 503 and ("access-control-allow-origin" in refused.headers) is allowed
+        service.is_draining = False

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from hf_any3d.visualization import run_results
 from hf_any3d.visualization.run_results import plot_confusion_matrix, training_curves, write_run_results
 from tests.visualization.test_pages_in_browser import SCROLLS, emulated
 
@@ -151,3 +152,84 @@ def test_the_page_of_a_run_fits_a_phone(browser, results):
     with emulated(browser, phone=True, dark=True):
         browser.open(results / "results.html")
         assert not browser.driver.execute_script(SCROLLS) and browser.errors() == []
+
+
+def test_a_table_of_classes_has_what_each_split_knows():
+    scores = {"validation": {"a": 0.5}, "test": {"a": 0.25, "b": 1.0}}
+    confusions = {"test": (np.array([[1, 3], [0, 4]]), ["a", "b"])}
+    assert run_results.class_table(scores, confusions) == [
+        ["class", "validation score", "test score", "test count", "test most often taken for"],
+        ["a", "0.5000", "0.2500", "4", "b (75%)"],
+        ["b", "", "1.0000", "4", ""],
+    ]
+    assert run_results.class_table({}, {}) == [["class"]]
+
+
+def test_steps_that_a_resumed_run_logs_again_are_drawn_once():
+    history = [{"step": step, "loss": step / 10, "eval_mean_iou": True} for step in (10, 20, 20, 10, 30)]
+    history += [{"step": 30, "eval_samples_per_second": 1.0, "eval_mean_iou": 0.5, "eval_x": 1, "learning_rate": "no"}]
+    history += [{"step": 5, "learning_rate": 1e-3, "eval_accuracy": 1}, {"loss": 9.0}]
+    found = training_curves(history)
+    assert list(found) == ["loss", "accuracy", "mean iou", "x", "learning rate"]
+    assert found["loss"] == {"training": ([10, 20, 30], [1, 2, 3])} and found["mean iou"] == {
+        "evaluation": ([30], [0.5])
+    }
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0.5, 4.2, [1, 2, 3, 4]),
+        (-1, 30, [0, 10, 20, 30]),
+        (0, 0.024, [0, 0.005, 0.01, 0.015, 0.02]),
+    ],
+)
+def test_ticks_are_round_numbers(low, high, ticks):
+    assert run_results._ticks(low, high) == pytest.approx(ticks)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, ""), (0.51239, "0.5124"), (-999.9, "-999.9000"), (1000.4, "1,000"), (-2345.6, "-2,346")]
+)
+def test_figures_of_a_run_are_short(value, text):
+    assert run_results._number(value) == text
+
+
+def test_lines_fill_their_chart_and_a_single_value_is_in_its_middle():
+    chart = run_results._chart("loss", {"training": ([10.0, 30.0], [1.0, 3.0]), "evaluation": ([20.0], [2.0])})
+    (first, second), ends = chart["lines"], chart["ends"]
+    (x0, y0), (x1, y1) = first["points"]
+    assert (chart["left"], x0, x1, chart["right"]) == (58, 58, 468, 468) and 34 < y1 < y0 < 240
+    # A twentieth of the range is left above and below.
+    assert (240 - y0, y1 - 34) == pytest.approx((206 * 0.1 / 2.2,) * 2) and y0 + y1 == pytest.approx(274)
+    assert second["points"] == [pytest.approx((263, 137))]
+    assert [text for _, text, _ in ends] == ["10", "30"] and [x for x, *_ in ends] == [58, 468]
+    assert [y for y, value in chart["ticks"] if value == 2] == [pytest.approx(137)]
+    assert first["color"] != second["color"] and (chart["width"], chart["height"]) == (480, 270)
+    alone = run_results._chart("loss", {"training": ([10.0], [2.0])})
+    assert alone["lines"][0]["points"] == [(58, pytest.approx(137))] and [text for _, text, _ in alone["ends"]] == [
+        "10",
+        "11",
+    ]
+
+
+@pytest.mark.parametrize(("count", "small"), [(30, False), (31, True)])
+def test_counts_are_shaded_by_their_share_of_the_class(count, small):
+    matrix = np.zeros((count, count), int)
+    matrix[0, :2] = 1, 3
+    found = run_results._shaded("test", matrix, range(count))
+    assert found["is_small"] is small and found["split"] == "test" and found["names"][:2] == ["0", "1"]
+    name, cells = found["rows"][0]
+    assert name == "0" and cells[:3] == [(1, 0.25), (3, 0.75), (0, 0.0)] and found["rows"][1][1][0] == (0, 0.0)
+
+
+def test_a_page_has_a_column_for_each_figure_of_any_split(tmp_path):
+    metrics = {"train": {"loss": 1.5}, "test": {"accuracy": 0.5, "loss": 2345.0}}
+    written = write_run_results(
+        tmp_path, title="run", history=[], metrics=metrics, class_scores={}, confusions={"test": (MATRIX, LABELS)}
+    )
+    assert [path.name for path in written] == ["results.html", "results.png"]
+    page = written[0].read_text(encoding="utf-8")
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr>.*?</tr>", page, re.DOTALL)[:3]]
+    assert rows == [["split", "loss", "accuracy"], ["train", "1.5000", ""], ["test", "2,345", "0.5000"]]

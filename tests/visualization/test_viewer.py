@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -335,3 +336,73 @@ def test_every_argument_reaches_the_page(tmp_path):
     for name in given:
         others = {key: value for key, value in given.items() if key != name}
         assert write_point_cloud_page(tmp_path / "c.html", *cloud, **others).read_text(encoding="utf-8") != whole, name
+
+
+def test_colors_of_a_config_are_taken_if_there_is_one_for_each_label():
+    config = SimpleNamespace(label_colors=["#ff0000", "#0080ff"])
+    np.testing.assert_allclose(viewer.colors_of(config, 2), [[1, 0, 0], [0, 128 / 255, 1]], rtol=1e-6)
+    for other in (config, SimpleNamespace(label_colors=None), SimpleNamespace()):
+        assert np.array_equal(viewer.colors_of(other, 3), label_colors(3))
+    assert viewer.hex_color((1, 0.5, 0)) == "#ff8000"
+
+
+def test_edges_of_a_box_are_points_from_corner_to_corner():
+    corners = np.array([[x, y, z] for z in (0, 1) for x, y in ((0, 0), (2, 0), (2, 3), (0, 3))], float)
+    points = viewer.box_edges(corners, 5)
+    assert points.shape == (60, 3) and len(viewer.box_edges(corners)) == 1200
+    assert {tuple(point) for point in points} >= {tuple(corner) for corner in corners}
+    assert points[:5, 0].tolist() == [0, 0.5, 1, 1.5, 2] and (points[:5, 1:] == 0).all()
+    inside = [(point == 0) | (point == [2, 3, 1]) for point in points]
+    assert min(np.sum(inside, axis=1)) == 2, "on an edge two coordinates are those of a corner"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"colors": np.zeros((3, 4))}, r"points have shape \(3, 3\), colors \(3, 4\); expected \(points, 3\)"),
+        ({"labels": np.zeros(2, int)}, r"labels \(2,\); expected \(points,\)"),
+        ({"values": np.zeros((3, 1))}, r"values \(3, 1\); expected \(points,\)"),
+        ({"labels": np.array([0, -1, 0])}, "labels run from -1 to 0; there are 1 names"),
+        ({"category": -1}, "category -1; there are 1 names"),
+        ({"texts": ["a"]}, "texts: 1 for 3 points"),
+        ({"status": "good"}, "status: 'good'; expected one of '', 'right', 'wrong'"),
+    ],
+)
+def test_parts_of_a_cloud_that_do_not_fit_are_named(changed, message):
+    view = CloudView(np.eye(3), **{"labels": np.zeros(3, int), "category": 0, "texts": list("abc")} | changed)
+    with pytest.raises(ValueError, match=message):
+        viewer.check_views([view], ["one"], ["one"])
+
+
+def test_colors_run_from_low_to_high_and_stay_at_the_ends():
+    dark, middle, bright = viewer.height_colors(np.array([-5.0, 0.5, 9.0]), 0, 1) * 255
+    assert dark.tolist() == [68, 1, 84] and bright.tolist() == [253, 231, 37] and middle.tolist() == [33, 145, 140]
+    assert viewer.height_colors(np.array([2.0, 2.0]), 2, 2)[0].tolist() == (np.array([68, 1, 84]) / 255).tolist()
+
+
+def test_clouds_at_the_limit_are_whole(monkeypatch):
+    monkeypatch.setattr(viewer, "MOST_POINTS", 6)
+    views = [CloudView(np.eye(3)), CloudView(np.eye(3))]
+    assert viewer.thin_views(views) == views
+
+
+def test_clouds_without_colors_beside_colored_ones_share_the_heights_of_their_row():
+    low, high = np.array([[0, 0, 0], [1, 1, 1.0]]), np.array([[0, 1, 0], [1, 3, 1.0]])
+    colored = np.concatenate([low, np.full((2, 3), 0.5)], axis=1)
+    data, _ = content(viewer.clouds_page([low, high, colored, high], columns=2))
+    drawn = decoded(coloring(data, "color")["values"], "<u1").reshape(4, 2, 3)
+    ends = np.array([[68, 1, 84], [253, 231, 37]])
+    assert drawn[0, 0].tolist() == ends[0].tolist() and drawn[1, 1].tolist() == ends[1].tolist()
+    assert drawn[0, 1].tolist() == drawn[1, 0].tolist() and drawn[0, 1].tolist() not in ends.tolist()
+    assert (
+        (drawn[2] == 128).all() and drawn[3, 1].tolist() == ends[1].tolist() and data["rows"] and data["columns"] == 2
+    )
+    assert "color" not in {one["name"] for one in content(viewer.clouds_page([low, high]))[0]["colorings"]}
+
+
+def test_flat_clouds_fill_their_frame_and_have_no_height():
+    data, shown = content(viewer.viewer_page([CloudView(np.array([[0, 0], [4, 0], [0, 2.0]]))]))
+    (panel,) = data["panels"]
+    assert panel["fit"] == [1, 0.5] and (panel["low"], panel["high"]) == (-0.5, 0.5) and panel["flat"]
+    assert [one["name"] for one in data["colorings"]] == ["plain"] and np.abs(shown[:, 0]).max() == 1
+    assert "status" not in panel and "class" not in panel and "classes" not in data and data["columns"] == 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_any3d.data.files import Intrinsics, PointCloudFileError, ReadLimits, read_point_cloud, read_rgbd
+from hf_any3d.data.files import Intrinsics, PointCloudFileError, ReadLimits, read_point_cloud, read_rgbd, source
 from tests.cli.conftest import run
 
 WIDTH, HEIGHT = 8, 6
@@ -192,6 +192,23 @@ def test_other_exr_files_are_refused(frame, monkeypatch):
         ImportError, match=r'large.exr: EXR needs the package OpenEXR: pip install "hf-any3d\[files\]"'
     ):
         read_rgbd(frame / "large.exr", frame / "camera.json")
+
+
+@pytest.mark.parametrize("ending", ["png", "exr"])
+def test_images_that_expand_too_far_are_refused_before_they_are_decoded(ending, frame, monkeypatch):
+    monkeypatch.setattr(source, "FREE_BYTES", 0)
+    plane = np.random.default_rng(0).integers(1000, 2000, (300, 400))
+    path = frame / f"plane.{ending}"
+    if ending == "exr":
+        exr(path, Z=plane.astype(np.float32))
+    else:
+        path.write_bytes(png(plane.astype(np.uint16)))
+    camera = OPEN3D | {"width": 400, "height": 300}
+    (frame / "camera.json").write_text(json.dumps(camera))
+    assert len(read_rgbd(path, frame / "camera.json")) == 120_000
+    message = f"plane.{ending}: .* bytes expand to 480000; at most 1 times as many"
+    with pytest.raises(PointCloudFileError, match=message):
+        read_rgbd(path, frame / "camera.json", limits=ReadLimits(expansion=1))
 
 
 def test_the_command_writes_one_cloud_or_many(frame):

@@ -9,13 +9,14 @@ import pytest
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoModel, BertConfig, BertModel, PreTrainedConfig
 
 from hf_any3d.hub.weights import OFFLINE_PACKAGES, OfflinePackage
 from hf_any3d.modeling.pretrained_parts import tensors_checksum
 from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
     EncoderUnavailableError,
+    commit_of,
     resolve_encoder,
     verify_checksum,
     weights_checksum,
@@ -213,3 +214,11 @@ def test_installed_minilm_package_is_the_real_one(monkeypatch):
     source = resolve_encoder("sentence-transformers/all-MiniLM-L6-v2")
     config = json.loads((source.path / "config.json").read_text())
     assert (config["model_type"], config["num_hidden_layers"], config["hidden_size"]) == ("bert", 6, 384)
+
+
+@pytest.mark.parametrize("name", ["me/points", "me/points:base"])
+def test_the_commit_of_a_converted_file_is_that_of_its_authors(name, tmp_path):
+    config = PreTrainedConfig(published={"name": "me/points", "revision": "abc"})
+    assert commit_of(name, config) == "abc"
+    assert commit_of(tmp_path, config) is None, "a directory has none"
+    assert commit_of("me/another", config) is None, "it was never fetched"

@@ -1,0 +1,348 @@
+"""The work on files in one process: rows and errors, batches, tables that resume, numbers of processes."""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hf_any3d.data.files import PointCloudData
+from hf_any3d.many_files import executors, files as files_module, work
+from hf_any3d.many_files.executors import LocalExecutor, Workers, limit_threads
+from hf_any3d.many_files.files import Cloud, InputFile, is_readable, with_name
+from hf_any3d.many_files.parts import Parts
+from hf_any3d.many_files.runs import cut, run
+from hf_any3d.many_files.table import Table, _difference
+from hf_any3d.many_files.work import Attempts, RowsWork, answer_files, answerer, caller, feature_of
+
+FILES = [InputFile(name) for name in "ABCDE"]
+
+
+def read(file):
+    if file.name == "B":
+        raise ValueError("is damaged")
+    return Cloud(file.name, PointCloudData(np.eye(3)), ["C: odd"] if file.name == "C" else [])
+
+
+@pytest.mark.parametrize(("size", "batches"), [(1, ["A", "C", "D", "E"]), (2, ["A", "CD", "E"]), (9, ["ACDE"])])
+def test_each_file_has_a_row_in_its_order(size, batches):
+    asked = []
+
+    def answer(clouds):
+        asked.append("".join(cloud.name for cloud in clouds))
+        return [{"n": cloud.name} for cloud in clouds]
+
+    rows = list(answer_files(FILES, answer, size, read=read))
+    assert asked == batches and [row["file"] for row in rows] == list("ABCDE")
+    assert rows[1] == {"file": "B", "error": "B: is damaged"}
+    assert rows[2] == {"file": "C", "n": "C", "warnings": ["C: odd"]} and "warnings" not in rows[0]
+
+
+def test_a_cloud_that_the_model_cannot_use_spoils_no_other():
+    def answer(clouds):
+        if any(cloud.name == "D" for cloud in clouds):
+            raise ValueError("NaN")
+        return [{"n": len(clouds)} for _ in clouds]
+
+    rows = list(answer_files(FILES[2:], answer, 3, read=read))
+    assert [row.get("n") for row in rows] == [1, None, 1] and rows[1]["error"] == "D: NaN"
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "kind", "text"),
+    [
+        ("B", None, ValueError, "^is damaged$"),
+        ("A", ValueError("bad"), ValueError, "^A: bad$"),
+    ],
+)
+def test_the_error_of_a_single_file_may_be_raised(name, error, kind, text):
+    def answer(clouds):
+        raise error
+
+    with pytest.raises(kind, match=text):
+        list(answer_files([InputFile(name)], answer, read=read, raise_errors=True))
+
+
+def test_warnings_of_a_model_belong_to_their_file():
+    def answer(clouds):
+        warnings.warn("repeated points", UserWarning, stacklevel=1)
+        warnings.warn("old", FutureWarning, stacklevel=1)
+        return [{} for _ in clouds]
+
+    with pytest.warns(FutureWarning, match="old"):
+        (row,) = answer_files(FILES[:1], answer, read=read)
+    assert row["warnings"] == ["A: repeated points"]
+    with pytest.warns(UserWarning, match="^one of D, E: repeated points"), pytest.warns(FutureWarning):
+        rows = list(answer_files(FILES[3:], answer, 2, read=read))
+    assert not any("warnings" in row for row in rows)
+
+
+def test_after_a_process_has_ended_files_are_processed_one_by_one(tmp_path):
+    asked = []
+    first = Attempts(tmp_path / "state" / "0.json")
+    first.begin("D")
+    assert not first.is_careful and first.ended == {}
+    again = Attempts(tmp_path / "state" / "0.json")
+    assert again.is_careful and again.ended == {}, "the first process noted no file"
+    again.begin("D")
+    third = Attempts(tmp_path / "state" / "0.json")
+    assert third.ended == {"D": 1} and third.begin("D") is None
+    fourth = Attempts(tmp_path / "state" / "0.json")
+    assert fourth.ended == {"D": 2}
+    rows = list(
+        answer_files(
+            FILES, lambda clouds: asked.append(len(clouds)) or [{} for _ in clouds], 9, attempts=fourth, read=read
+        )
+    )
+    assert asked == [1, 1, 1] and rows[3]["error"].startswith("D: 2 processes ended while they had it")
+    fourth.finish()
+    assert Attempts(tmp_path / "state" / "0.json").ended == {}
+    forgetful = Attempts()
+    assert not forgetful.is_careful and forgetful.begin("a") is None
+    forgetful.finish()
+
+
+def test_work_is_done_in_the_folder_where_it_was_begun(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", np.eye(3))
+    opened = []
+    given = {"-": InputFile("-", b"0 0 0\n1 0 0\n0 1 0\n", "txt")}
+    rows = RowsWork(
+        lambda: opened.append(os.getcwd()) or (lambda clouds: [{"n": len(clouds)} for _ in clouds], 2), given=given
+    )
+    assert rows.folder == str(tmp_path)
+    monkeypatch.chdir("/")
+    found = list(rows.open()({"files": ["a.npy", "-"]}, Attempts()))
+    assert opened == [str(tmp_path)] and found == [{"file": "a.npy", "n": 2}, {"file": "-", "n": 2}]
+
+
+def test_a_pipeline_answers_batches_and_bad_outputs_are_rows():
+    import torch
+
+    def preprocess(row, up_axis="y"):
+        if row["path"] == "a":
+            warnings.warn("few points", UserWarning, stacklevel=1)
+        return {"points": torch.full((1, 2, 3), ord(row["path"])), "stem": [row["path"]]}
+
+    def postprocess(one, top_k=None):
+        if one["stem"] == ["b"]:
+            raise ValueError("NaN\nscores")
+        return {"value": int(one["points"].max()), "top_k": top_k, "count": len(one["points"])}
+
+    pipe = SimpleNamespace(
+        _sanitize_parameters=lambda **given: ({"up_axis": given.pop("up_axis")}, {"votes": 3}, given),
+        preprocess=preprocess,
+        forward=lambda inputs, votes: inputs | {"votes": [votes] * len(inputs["stem"])},
+        postprocess=postprocess,
+    )
+    clouds = [Cloud(name, PointCloudData(np.eye(3))) for name in "abc"]
+    run_batch = answerer(pipe, "m", up_axis="z", top_k=2, nothing=None)
+    first, bad, last = run_batch(clouds)
+    assert first == {"value": ord("a"), "top_k": 2, "count": 1} and last["value"] == ord("c")
+    assert bad == {"error": "NaN scores"} and clouds[0].warnings == ["a: few points"] and not clouds[1].warnings
+    with pytest.raises(ValueError, match="NaN"):
+        run_batch(clouds[1:2])
+
+
+def test_pipelines_that_read_in_parts_are_called_with_a_batch():
+    asked = []
+    pipe = lambda rows, **given: asked.append((rows, given)) or ["x"] * len(rows)  # noqa: E731
+    clouds = [Cloud(name, PointCloudData(np.eye(3))) for name in "ab"]
+    assert caller(pipe, "m", top_k=2)(clouds) == ["x", "x"]
+    ((rows, given),) = asked
+    assert [row["path"] for row in rows] == ["a", "b"] and given == {"batch_size": 2, "progress": False, "top_k": 2}
+
+
+def test_features_are_a_vector_and_of_tokens_their_mean():
+    found = {"pooled": np.ones(2), "tokens": np.array([[0.0, 2], [2, 4]])}
+    assert feature_of(found, "tokens").tolist() == [1, 3] and feature_of(found, "pooled").tolist() == [1, 1]
+    with pytest.raises(ValueError, match="--feature class_token: this model has none; expected pooled or tokens"):
+        feature_of(found, "class_token", "--feature")
+
+
+@pytest.mark.parametrize(("flags", "size"), [([], 5), (["attention_axis"], 1)])
+def test_models_whose_answers_depend_on_the_batch_get_one_cloud(flags, size, monkeypatch):
+    monkeypatch.setattr("hf_any3d.modeling.layers.forward_contract.batch_dependent_flags", lambda model: flags)
+    assert work.usual_batch_size(SimpleNamespace(model=None), 5) == size
+    assert work.usual_batch_size(SimpleNamespace(model=None)) == (1 if flags else 8)
+
+
+@pytest.mark.parametrize(
+    ("workers", "resources", "shards", "count"),
+    [
+        (Workers(), {"CPU": 4}, 99, 4),
+        (Workers(), {"CPU": 4}, 3, 3),
+        (Workers(3), {"CPU": 4}, 99, 3),
+        (Workers(9), {"CPU": 4}, 99, 4),
+        (Workers(cpus=0.1), {"CPU": 0.3}, 99, 3),
+        (Workers(cpus=3), {"CPU": 8}, 99, 2),
+        (Workers(gpus=0.5), {"CPU": 8, "GPU": 1}, 99, 2),
+        (Workers(cpus=4, gpus=1), {"CPU": 8, "GPU": 5}, 99, 2),
+    ],
+)
+def test_a_cluster_has_room_for_so_many_processes(workers, resources, shards, count):
+    assert workers.number_in(resources, shards) == count
+
+
+def test_this_machine_has_one_process_unless_more_are_asked_for():
+    assert LocalExecutor().count() == LocalExecutor().count(9) == 1 and LocalExecutor(Workers(3)).count() == 3
+    assert LocalExecutor(Workers(3)).count(2) == 2 and LocalExecutor(Workers(1, gpus=1)).count() == 1
+    assert LocalExecutor().placed("cuda:1") == (LocalExecutor(), "cuda:1")
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (3.9, 3), (1, 1)])
+def test_a_process_leaves_others_their_processors(cpus, threads, monkeypatch):
+    asked = []
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(set_num_threads=asked.append))
+    limit_threads(cpus)
+    monkeypatch.delitem(sys.modules, "torch")
+    limit_threads(cpus)
+    assert asked == [threads]
+
+
+def test_a_process_opens_its_work_once_and_shares_the_processors(monkeypatch):
+    opened, threads = [], []
+    given = SimpleNamespace(
+        open=lambda: opened.append(1) or (lambda shard, attempts: iter([shard["a"], attempts.path]))
+    )
+    for name, value in (("_work", None), ("_run_shard", None), ("_processes", 1)):
+        monkeypatch.setattr(executors, name, value)
+    monkeypatch.setattr(executors.os, "cpu_count", lambda: 7)
+    monkeypatch.setattr(executors, "limit_threads", threads.append)
+    executors._begin_process(given, 2)
+    assert [executors._run_in_process({"a": n}) for n in (1, 2)] == [[1, None], [2, None]]
+    assert opened == [1] and threads == [3]
+
+
+def test_lists_are_cut_into_shards():
+    assert cut("abcde", 2) == [{"files": ["a", "b"]}, {"files": ["c", "d"]}, {"files": ["e"]}]
+
+
+@pytest.mark.parametrize(
+    ("place", "readable"),
+    [
+        ("a.ply", True),
+        ("in/A.PLY", True),
+        (".a.ply", False),
+        (".in/a.ply", False),
+        ("in/metadata.csv", False),
+        ("other.csv", True),
+        ("a.md", False),
+        ("ply", False),
+    ],
+)
+def test_clouds_are_told_by_their_ending(place, readable):
+    assert is_readable(place) is readable
+
+
+def test_errors_name_their_file_once():
+    assert (
+        with_name("in/a.ply", "a.ply: bad") == "a.ply: bad"
+        and with_name("in/a.ply", ValueError("x\ny")) == "in/a.ply: x y"
+    )
+
+
+def test_bytes_are_read_by_their_type_and_known_by_their_digest(monkeypatch):
+    text = InputFile("<stdin>", b"0 0 0\n1 0 nan\n0 1 0\n1 1 1\n", "txt")
+    cloud = text.read()
+    assert len(cloud.data) == 3 and cloud.name == "<stdin>" and "1 of 4 points" in cloud.warnings[0]
+    with pytest.raises(ValueError, match="NaN"):
+        text.read("raise")
+    assert text.stamp() != InputFile("<stdin>", b"0 0 0").stamp()
+    assert cloud.row == {"points": cloud.data, "path": "<stdin>"}
+
+    def broken(name):
+        raise RuntimeError("no such bucket")
+
+    monkeypatch.setattr("hf_any3d.data.feature.fetch", broken)
+    with pytest.raises(ValueError, match=r"s3://a/b.ply: cannot be fetched \(RuntimeError: no such bucket\)"):
+        InputFile("s3://a/b.ply").read()
+    assert files_module.readable_types()[0].startswith(".")
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def table(tmp_path):
+    return lambda identity=1, write=None: Table(tmp_path / "new" / "a.jsonl", {"settings": {"x": identity}}, write)
+
+
+def run_on(table, stamps, retry=False):
+    done = []
+
+    def execute(names):
+        done.extend(names)
+        return [{"file": name, **({"error": "bad"} if name == "b" else {"n": "ä"})} for name in names]
+
+    return done, run(table, stamps, stamps.get, execute, retry=retry)
+
+
+def test_a_table_continues_with_new_changed_and_retried_files(table, tmp_path):
+    stamps = dict.fromkeys("abc", "1")
+    assert run_on(table(), stamps) == (["a", "b", "c"], (0, (3, 1)))
+    assert run_on(table(), stamps) == ([], (3, (3, 1)))
+    assert run_on(table(), stamps | {"c": "2", "d": "1"}) == (["c", "d"], (2, (4, 1)))
+    assert run_on(table(), stamps | {"c": "2"}, retry=True) == (["b"], (2, (3, 1))), "d is no file of this run"
+    path = tmp_path / "new" / "a.jsonl"
+    assert sorted((row["file"], row["stamp"]) for row in rows_of(path)) == [("a", "1"), ("b", "1"), ("c", "2")]
+    assert '"ä"' in path.read_text(encoding="utf-8")
+    with path.open("ab") as file:
+        file.write(b'{"file": "a", "stamp": "1"}\n[1]\n\n{"file": "cut \xc3')
+    assert run_on(table(), stamps | {"c": "2"})[1] == (3, (3, 1)), "twice, no row, and cut off"
+    with pytest.raises(
+        ValueError, match="was made by other settings or from other files .*expected a new name, or the same command"
+    ):
+        run_on(table(2), stamps)
+
+
+def test_a_table_of_another_type_is_written_of_the_lines(table, tmp_path):
+    def write(path, rows):
+        path.write_text(json.dumps(list(rows)))
+
+    for _ in range(2):
+        run_on(table(write=write), {"a": "1", "b": "1"})
+        written = json.loads((tmp_path / "new" / "a.jsonl").read_text())
+        assert written == [{"file": "a", "n": "ä"}, {"file": "b", "error": "bad"}]
+    assert len(rows_of(tmp_path / "new" / ".a.jsonl.jsonl")) == 2
+
+
+def test_a_table_that_nobody_knows_is_kept(table, tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "a.jsonl").write_text("mine")
+    with pytest.raises(ValueError, match="a.jsonl exists already; expected a new name"):
+        run_on(table(), {"a": "1"})
+    assert (tmp_path / "new" / "a.jsonl").read_text() == "mine"
+
+
+def test_other_weights_are_told_from_other_settings():
+    known = {"model": "1", "settings": {"model": "m", "x": 1}}
+    assert _difference(known, known | {"model": "2"}) == "other weights or files of the model m"
+    for other in ({"model": "2", "settings": {"model": "n"}}, {"settings": {"model": "m", "x": 2}}):
+        assert _difference(known, known | other).startswith("other settings or from other files")
+
+
+def test_parts_need_one_row_for_each_file(tmp_path, monkeypatch):
+    parts = Parts(tmp_path / "out", {"a": 1})
+    parts.begin()
+    monkeypatch.setattr(parts, "failed", lambda: 4)
+    for found, message in (
+        ({"x": 1}, "out: 1 files have no row, such as y"),
+        ({"x": 2, "y": 1}, "1 files have several rows, such as x"),
+    ):
+        monkeypatch.setattr(parts, "files", lambda found=found: found)
+        with pytest.raises(RuntimeError, match=message):
+            parts.finish(["x", "y"])
+    monkeypatch.setattr(parts, "files", lambda: {"x": 1, "y": 1})
+    assert parts.finish(["x", "y"]) == (2, 4)
+    assert json.loads((tmp_path / "out" / ".manifest.json").read_text()) == {"format": 2, "a": 1}
+    with pytest.raises(ValueError, match="other settings, a 1; expected 2, or another folder"):
+        Parts(tmp_path / "out", {"a": 2}).begin()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / ".hidden").touch()
+    Parts(tmp_path / "new", {"a": 1}).begin()

@@ -1,0 +1,170 @@
+"""Clouds of a request before they are read: their types, their digests, and which field is wrong."""
+
+import base64
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hf_any3d.serving import ServeLimits, requests
+from hf_any3d.serving.inputs import Upload, upload_of
+from hf_any3d.serving.limits import Refused
+from hf_any3d.serving.requests import check_count, check_texts, is_form, parse_json
+from tests.serving.conftest import ply
+
+LIMITS = ServeLimits(points=60, characters=10, clouds=2)
+ROWS = [[0.0, 0.5, 1.0]] * 2
+
+
+def data_url(kind, data=b"x"):
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def refusal(function, *given) -> Refused:
+    with pytest.raises(Refused) as caught:
+        function(*given)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("url", "given", "found"),
+    [
+        (data_url("model/ply"), None, "ply"),
+        (data_url("model/ply"), "off", "off"),
+        (data_url("model/x-PLY"), None, "ply"),
+        (data_url("model/gltf-binary"), None, "glb"),
+        (data_url("model/gltf+json"), None, "gltf"),
+        (data_url("text/plain;charset=utf-8"), None, "txt"),
+        (data_url("application/octet-stream"), None, None),
+        ("data:;base64,eA==", None, None),
+        ("upload:own.ply", None, None),
+        ("upload:own.ply", "off", "off"),
+        ("upload:typed", None, "stl"),
+    ],
+)
+def test_the_type_of_a_file_is_given_or_that_of_its_url(url, given, found):
+    files = {"own.ply": Upload("own.ply", b"x"), "typed": Upload("typed", b"x", "stl")}
+    upload = upload_of({"url": url, "file_type": given}, "cloud", files)
+    assert upload.file_type == found and upload.content == b"x"
+    assert upload.name == (url.removeprefix("upload:") if url.startswith("upload:") else "cloud")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "data", "found"),
+    [
+        ("a.PLY", None, b"", "ply"),
+        ("a.ply", ".OFF", b"", "off"),
+        ("a", None, ply(), "ply"),
+        ("a.what", None, ply(), "ply"),
+        ("ply", None, ply(), "ply"),
+    ],
+)
+def test_the_type_of_a_file_is_that_of_its_ending_or_its_content(name, given, data, found):
+    assert Upload(name, data, given)._type() == found
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "message"),
+    [
+        ({"points": ROWS, "url": "data:"}, "cloud", "expected either url or points"),
+        ({}, "cloud", "expected either url or points"),
+        ({"url": "upload:a", "colors": ROWS}, "cloud", "colors and normals belong to points"),
+        ({"url": "upload:a", "normals": ROWS}, "cloud", "colors and normals belong to points"),
+        ({"points": ROWS, "file_type": "ply"}, "cloud", "file_type belongs to url"),
+        ({"points": []}, "cloud.points", "expected rows of 3 numbers, at least one"),
+        ({"points": ROWS, "colors": [[0, 1]]}, "cloud.colors", "expected rows of 3 numbers"),
+        ({"url": "upload:b"}, "cloud.url", "no file 'b' in this request; there are: a"),
+        ({"url": "ftp://b"}, "cloud.url", "this server fetches nothing"),
+        ({"url": "data:model/ply,abc"}, "cloud.url", "expected data:"),
+        ({"url": "data:model/ply;base64"}, "cloud.url", "expected data:"),
+        ({"url": "data:model/ply;base64,a"}, "cloud.url", "not base64"),
+        ({"points": 5}, "cloud.points", "Input should be a valid list, not '5'"),
+        ({"path": "x"}, "cloud.path", "cloud.path: unknown field"),
+    ],
+)
+def test_the_field_that_is_wrong_is_named(given, param, message):
+    error = refusal(upload_of, given, "cloud", {"a": Upload("a", b"")})
+    assert (error.status, error.param) == (400, param) and message in error.message
+    assert error.body()["error"] == {
+        "message": error.message,
+        "type": "invalid_request_error",
+        "param": param,
+        "code": "400",
+    }
+
+
+def test_rows_of_numbers_are_a_cloud_with_colors_and_normals():
+    upload = upload_of({"points": ROWS, "colors": ROWS, "normals": ROWS}, "cloud", {})
+    found = upload.read(LIMITS)
+    for values in (found.points, found.colors, found.normals):
+        np.testing.assert_array_equal(values, ROWS)
+    assert upload.content["points"].dtype == np.float64, "coordinates may be large"
+    assert len(Upload("a", {"points": np.zeros((60, 3))}).read(LIMITS)) == 60
+    error = refusal(Upload("a", {"points": np.zeros((61, 3))}).read, LIMITS)
+    assert (error.param, error.message) == ("a", "a: 61 points; at most 60 are read")
+    assert refusal(Upload("a.ply", b"x", "what").read, LIMITS).message.startswith(
+        "a.ply: file_type is 'what'; expected"
+    )
+
+
+def test_digests_tell_apart_what_gives_other_answers():
+    points = np.arange(12.0)
+    others = [
+        Upload("a.ply", b"12"),
+        Upload("a.ply", b"13"),
+        Upload("a.off", b"12"),
+        Upload("a", b"12"),
+        Upload("x", {"points": points.reshape(4, 3)}),
+        Upload("x", {"points": points.reshape(2, 6)}),
+        Upload("x", {"points": points.reshape(4, 3), "colors": points.reshape(4, 3)}),
+        Upload("x", {"points": points.reshape(4, 3), "normals": points.reshape(4, 3)}),
+    ]
+    assert len({one.digest() for one in others}) == len(others)
+    assert Upload("a.ply", b"12").digest() == Upload("b.PLY", b"12").digest() == Upload("c", b"12", "ply").digest()
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        ("multipart/form-data; boundary=x", True),
+        ("Multipart/Form-Data", True),
+        ("application/json ;charset=utf-8", False),
+    ],
+)
+def test_a_request_is_a_form_or_json(kind, form):
+    assert is_form(SimpleNamespace(headers={"content-type": kind})) is form
+    error = refusal(is_form, SimpleNamespace(headers={}))
+    assert error.status == 415 and "content-type is ''" in error.message
+
+
+def test_numbers_at_a_limit_are_allowed(monkeypatch):
+    service = SimpleNamespace(limits=LIMITS)
+    check_count(2, service)
+    assert (error := refusal(check_count, 3, service)).status == 413 and error.param == "point_clouds"
+    texts = {"labels": ["abc", ("de", 5)], "more": {"in": "fghij"}}
+    check_texts(texts, service)
+    error = refusal(check_texts, [texts, "k"], service)
+    assert error.status == 413 and error.message == "the texts have 11 characters; expected at most 10"
+    monkeypatch.setattr(requests, "MOST_VALUES", 2)
+    assert parse_json(b'{"a":[1,2,3]}', "x") == {"a": [1, 2, 3]}
+    assert refusal(parse_json, b'{"a":[1,2,3,4]}', "x").status == 413
+    assert refusal(parse_json, b"[" * 100_000, "x").message.startswith("x is not JSON")
+    assert refusal(parse_json, b"3", "x").message == "x is a int; expected an object"
+
+
+def test_limits_are_positive_and_bound_what_a_file_may_declare():
+    reading = ServeLimits(points=10, body_bytes=1000).reading
+    assert (reading.points, reading.faces, reading.bytes) == (10, 20, 2000)
+    assert ServeLimits(wait=0).wait == 0
+    for name, value, allowed in (
+        ("wait", -1e-9, "at least 0"),
+        ("points", 0, "more than 0"),
+        ("seconds", float("nan"), "more than 0"),
+    ):
+        with pytest.raises(ValueError, match=f"ServeLimits: {name} is {value!r}; expected {allowed}"):
+            ServeLimits(**{name: value})
+    usual = ServeLimits()
+    assert (usual.body_bytes, usual.points, usual.clouds, usual.seconds) == (64 << 20, 1_000_000, 16, 60)
+    assert (usual.queue, usual.batch, usual.wait, usual.new_tokens) == (64, 8, 0.005, 1024)
+    assert (usual.characters, usual.labels, usual.connections) == (50_000, 1000, 1000)
+    assert (usual.progress, usual.least_rate) == (5, 50_000)
