@@ -17,8 +17,13 @@ from hf_any3d import (
     Uni3DConfig,
     Uni3DModel,
 )
-from hf_any3d.conversions.act.names import autoencoder_sizes, category_sizes, classifier_sizes, segmenter_sizes
-from hf_any3d.conversions.act.names import student_sizes as act_sizes
+from hf_any3d.conversions.act.names import (
+    autoencoder_sizes,
+    category_sizes,
+    classifier_sizes,
+    segmenter_sizes,
+    student_sizes as act_sizes,
+)
 from hf_any3d.conversions.detr3d.names import detr3d_sizes
 from hf_any3d.conversions.openshape.names import openshape_sizes
 from hf_any3d.conversions.patchalign3d.names import patchalign3d_sizes
