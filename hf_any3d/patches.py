@@ -98,6 +98,10 @@ class Patch:
         wrapper: Any = functools.wraps(original)(self.wrap(original))
         wrapper._patched_by_hf_any3d = True
         setattr(owner, name, classmethod(wrapper) if isinstance(found, classmethod) else wrapper)
+        # transformers keeps what was looked up in it, as by `from transformers import pipeline`.
+        for package in (transformers, sys.modules["transformers"]):
+            if vars(package).get(name) is original:
+                setattr(package, name, wrapper)
 
 
 PATCHES: list[Patch] = []

@@ -59,6 +59,16 @@ def test_every_patch_is_applied_once_keeps_the_signature_and_has_its_reason(patc
     assert getattr(again, "__func__", again) is wrapper
 
 
+def test_what_was_looked_up_in_transformers_before_is_replaced_there_too(monkeypatch):
+    (patch,) = [each for each in PATCHES if each.target == "transformers.pipelines:pipeline"]
+    plain = original(transformers.pipelines.pipeline)
+    for place in (transformers.pipelines, transformers):
+        monkeypatch.setattr(place, "pipeline", plain)
+    patch.apply()
+    assert original(transformers.pipeline) is plain
+    assert transformers.pipeline is transformers.pipelines.pipeline
+
+
 def changed_in(path):
     """Targets of assignments in a file that are attributes or entries of something imported from other libraries."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -130,3 +130,10 @@ def test_names_that_peft_matches_as_patterns_are_checked(field):
     )
     with pytest.raises(ValueError, match="repeats a group"):
         check_patterns(config)
+
+
+@pytest.mark.parametrize(("length", "shown"), [(100, "a" * 99 + "("), (101, "a" * 97 + "...")])
+def test_a_refused_pattern_is_shown_in_part_if_it_is_long(length, shown):
+    with pytest.raises(ValueError) as error:
+        GuidedAdapterConfig(target_modules="a" * (length - 1) + "(")
+    assert str(error.value).startswith(f"pattern {shown!r}: not a regular expression")

@@ -14,7 +14,7 @@ from hf_any3d import (
     Uni3DModel,
     encoder_linear_pattern,
 )
-from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
+from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection, Detr3DModel
 from hf_any3d.modeling.pretrained_parts import tensors_checksum
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.common.case import relative_difference, varied_clouds
@@ -225,6 +225,15 @@ def test_clouds_are_turned_for_an_encoder_with_another_up_axis(saved):
     assert torch.equal(found.tokens, expected.tokens)
     back = torch.stack([expected.centers[..., 0], -expected.centers[..., 2], expected.centers[..., 1]], dim=-1)
     assert torch.equal(found.centers, back)
+
+
+def test_an_encoder_keeps_its_attention_or_gets_that_of_the_detector(saved):
+    directory = saved(ActModel)[0]
+    model = detector(directory)
+    assert model.detr3d.point_encoder.model.config._attn_implementation == model.config._attn_implementation == "sdpa"
+    eager = ActModel.from_pretrained(directory, attn_implementation="eager")
+    kept = Detr3DModel(model.config, eager)
+    assert kept.point_encoder.model.config._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize(

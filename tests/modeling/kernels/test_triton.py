@@ -165,10 +165,14 @@ def test_neighbors_beyond_those_that_fit_are_searched_by_torch(use_kernels):
         kernels.knn(points, points, 71, "auto")
 
 
-@pytest.mark.parametrize("k, dtype", [(20, None), (7, torch.bfloat16)], ids=["float32", "autocast"])
-def test_mini_pointnet_equals_its_twin_in_evaluation(k, dtype, use_kernels):
+@pytest.mark.parametrize(
+    "k, width, widths, dtype",
+    [(20, 18, (40, 24, 70), None), (7, 18, (40, 24, 70), torch.bfloat16), (3, 130, (8, 66, 5), None)],
+    ids=["float32", "autocast", "more channels than a program has"],
+)
+def test_mini_pointnet_equals_its_twin_in_evaluation(k, width, widths, dtype, use_kernels):
     torch.manual_seed(0)
-    layers = PatchEncoder(6, 18, (40, 24, 70))
+    layers = PatchEncoder(6, width, widths)
     for norm in (layers.lift_norm, layers.join_norm):
         norm.running_mean.normal_()
         norm.running_var.uniform_(0.5, 2)

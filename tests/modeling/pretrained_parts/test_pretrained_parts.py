@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, Trainer, TrainingArguments
 
 from hf_any3d import (
@@ -358,3 +358,15 @@ def test_records_of_earlier_versions_are_read():
         SpatialLMConfig(parts={"point": {}})
     with pytest.raises(ValueError, match="a part has 'sum'; expected some of checksum, name_or_path"):
         Any2PointConfig(parts={"encoder": {"sum": 1}})
+
+
+def test_a_part_that_is_stored_next_to_an_adapter_is_compared_with_its_record(tmp_path):
+    get_peft_model(tiny_act.tiny_act(ActForPointCloudClassification), BitFitConfig()).save_pretrained(tmp_path)
+    weights, file = tmp_path / "base" / "model.safetensors", tmp_path / "config.json"
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    with pytest.raises(EncoderMismatchError, match="pretrained weights in base/ have checksum tensors-sha256"):
+        ActForPointCloudClassification.from_pretrained(tmp_path)
+    settings = json.loads(file.read_text())
+    del settings["parts"]["base"]["checksum"]
+    file.write_text(json.dumps(settings))
+    assert ActForPointCloudClassification.from_pretrained(tmp_path).config.base_checksum is None
