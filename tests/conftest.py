@@ -1,6 +1,7 @@
 """Shared by all tests: few threads, limited memory, and a local hub instead of the network."""
 
 import ctypes
+import functools
 import gc
 import os
 import resource
@@ -8,7 +9,10 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +44,7 @@ MOST_MEMORY = 3e9
 # Parity tests build full-size models. The C library keeps freed memory in fragments; it is trimmed once this much has
 # accumulated.
 _WORTH_TRIMMING = 1e8
+_real: dict[str, Any] = {}  # what tests get a stand-in of
 _held = {"teardown": 5e8, "fixture": 5e8}  # bytes used by the libraries, or after the last trim
 _peaks: list[tuple[float, str]] = []  # of this process and its workers, with the test that reached it
 _peak = (0.0, "collection")
@@ -60,11 +65,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
+    if "hf_any3d" in sys.modules:
+        from hf_any3d.visualization import run_results
+
+        # The picture of a tiny training takes longer than the training.
+        _real["picture"], run_results._picture = run_results._picture, _empty_picture
     # Imported modules are a million objects; to search them for garbage, as each training does, takes half a second.
     gc.collect()
     gc.freeze()
     # Models are many small objects; searching for garbage every 700 of them, the default, takes a 25th of the time.
     gc.set_threshold(50_000, 20, 20)
+    # Each call of a command would build all commands again.
+    if testing := sys.modules.get("typer.testing"):
+        testing._get_command = functools.cache(testing._get_command)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -198,20 +211,18 @@ def libraries_as_they_were():
     transformers.logging.enable_progress_bar()
 
 
+@contextmanager
+def real_pictures() -> Iterator[None]:
+    """Draw the pictures of trainings' results; elsewhere they are empty."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_any3d.visualization.run_results._picture", _real["picture"])
+        yield
+
+
 @pytest.fixture
 def drawn_results():
     """Tests that use it get the real picture of a training's results."""
-
-
-@pytest.fixture(autouse=True)
-def _results_are_not_drawn(request):
-    # It takes longer than a tiny training.
-    results = sys.modules.get("hf_any3d.visualization.run_results")
-    if results is None or "drawn_results" in request.fixturenames:
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "_picture", _empty_picture)
+    with real_pictures():
         yield
 
 

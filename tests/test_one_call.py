@@ -1,13 +1,9 @@
 """The function for other programs: arrays in, labels, scores, names and colors out, as the pipelines give them."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from transformers import pipeline
 
-import hf_any3d
 from hf_any3d import PointTransformerV3Processor, one_call, segment
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudClassification,
@@ -93,9 +89,3 @@ def test_wrong_arguments_are_refused(scenes, tmp_path):
     tiny_ptv3(PointTransformerV3ForPointCloudClassification).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="a model for point-cloud-classification; expected one for point-cloud-segm"):
         segment(**row, model=tmp_path)
-
-
-def test_the_function_is_imported_on_use():
-    program = "import sys, hf_any3d; print('hf_any3d.one_call' in sys.modules); assert hf_any3d.segment"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False" and "segment" in hf_any3d.__all__

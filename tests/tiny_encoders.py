@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from hf_any3d.modeling.any2point import (
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT_SEGMENTATION
 from hf_any3d.modeling.encoders import build_encoder, composite_checkpoints
 from hf_any3d.tuners import GuidedAdapterConfig
+from tests.copies import Copies
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 HIDDEN = 48
@@ -198,7 +198,7 @@ def _is_made_here(encoder: str) -> bool:
     return encoder in _OWN_SIZES or encoder in composite_checkpoints()
 
 
-_BUILT: dict[str, tuple[torch.nn.Module, torch.Tensor]] = {}
+_BUILT: dict[str, tuple[Copies, torch.Tensor]] = {}
 _MOST_BUILT = 24  # models, of 1 to 2 MB
 
 
@@ -208,13 +208,13 @@ def _copy_of(encoder: str, build: Callable[[], Model], *settings: Any) -> Model:
         return build()
     key = repr((encoder, build.__qualname__, settings))
     if key not in _BUILT:
-        built = build(), torch.get_rng_state()
+        built = Copies(build()), torch.get_rng_state()
         if len(_BUILT) >= _MOST_BUILT:
             _BUILT.pop(next(iter(_BUILT)))
         _BUILT[key] = built
-    model, random_state = _BUILT[key]
+    copies, random_state = _BUILT[key]
     torch.set_rng_state(random_state)
-    return copy.deepcopy(model)
+    return copies.another()
 
 
 @torch.no_grad()

@@ -1,10 +1,12 @@
 """Build a model card from the class and config of a model, its adapter, and the report of a run, if any."""
 
-import os
+from __future__ import annotations
+
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -14,6 +16,9 @@ from hf_any3d.model_card.descriptions import Description, describe
 from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport, package_versions
 from hf_any3d.model_card.subject import Subject, hub_name
 from hf_any3d.model_card.tasks import CardTask
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _TEMPLATE = Path(__file__).with_name("template.md")
 # Number of class names that a card lists; the config has all of them.
@@ -62,9 +67,9 @@ def build_model_card(
     points = f"{subject.num_points} points" if subject.num_points else "the processor's number of points"
     categories = getattr(config, "category_names", None) or ["0"]
     versions = report.versions if report else package_versions()
-    return ModelCard.from_template(
-        _metadata(subject, name, description, license, language, base_model),
-        os.fspath(_TEMPLATE),
+    metadata = _metadata(subject, name, description, license, language, base_model)
+    text = _template().render(
+        card_data=metadata.to_yaml(),
         title=inline(_title(name)),
         name=quoted,
         task=task,
@@ -89,6 +94,15 @@ def build_model_card(
         versions=", ".join(f"{inline(package)} {inline(version)}" for package, version in versions.items()),
         **(_results_of_run(report, task) if report else {}),
     )
+    return ModelCard(text)
+
+
+@functools.cache
+def _template() -> Template:
+    """Return the template of cards, which takes longer to compile than to fill in."""
+    from jinja2 import Template  # here, since most programs write no cards
+
+    return Template(_TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _title(name: str) -> str:

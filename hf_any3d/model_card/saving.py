@@ -4,6 +4,7 @@ An existing README.md is replaced only if it is a card of this package that has 
 holds a digest of it), or an untouched template of huggingface_hub, PEFT or Trainer.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -270,9 +271,15 @@ def _digest(card: ModelCard) -> str:
 
 def _is_template(body: str) -> bool:
     """Return whether all lines are from the template that huggingface_hub, PEFT and transformers fill in."""
-    template = ModelCard.from_template(ModelCardData(), model_description=_TRANSFORMERS_TEMPLATE).text
-    known = {line.strip() for line in template.splitlines()}
     lines = (line.strip() for line in body.splitlines())
     return all(
-        line in known or line == "### Framework versions" or line.startswith("- PEFT ") for line in lines if line
+        line in _template_lines() or line == "### Framework versions" or line.startswith("- PEFT ")
+        for line in lines
+        if line
     )
+
+
+@functools.cache
+def _template_lines() -> frozenset[str]:
+    template = ModelCard.from_template(ModelCardData(), model_description=_TRANSFORMERS_TEMPLATE).text
+    return frozenset(line.strip() for line in template.splitlines())

@@ -199,9 +199,16 @@ def test_the_package_runs_as_a_module():
     assert done.returncode == 0 and "predict" in done.stdout and "zero-shot" in done.stdout
 
 
-def test_a_program_of_the_same_name_registers_the_models(tmp_path):
+def test_a_program_of_the_same_name_registers_the_models_and_imports_functions_on_use(tmp_path):
     """What runs is not told by names on the command line."""
     file = tmp_path / "hf-any3d.py"
-    file.write_text("import hf_any3d\nfrom transformers import AutoConfig\nprint(AutoConfig.for_model('act3d'))\n")
+    file.write_text("""
+import sys
+import hf_any3d
+from transformers import AutoConfig
+assert "segment" in hf_any3d.__all__ and "hf_any3d.one_call" not in sys.modules
+assert hf_any3d.segment and "hf_any3d.one_call" in sys.modules
+print(AutoConfig.for_model("act3d"))
+""")
     done = subprocess.run([sys.executable, file, "-m", "hf_any3d"], capture_output=True, text=True)
     assert done.returncode == 0 and "ActConfig" in done.stdout, done.stderr

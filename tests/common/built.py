@@ -1,6 +1,5 @@
 """Models of the cases that tests of a module share."""
 
-import copy
 import functools
 import gc
 
@@ -9,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.common.models import CASES, Case
+from tests.copies import Copies
 
 over_cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -21,6 +21,11 @@ def built(name: str) -> tuple[PreTrainedModel, torch.Tensor]:
     return model, answer(case, model)
 
 
+@functools.cache
+def _copies(name: str) -> Copies[PreTrainedModel]:
+    return Copies(built(name)[0])
+
+
 def answer(case: Case, model: PreTrainedModel, rows: int = 3) -> torch.Tensor:
     """Return the output for the case's batch."""
     with torch.no_grad():
@@ -29,7 +34,7 @@ def answer(case: Case, model: PreTrainedModel, rows: int = 3) -> torch.Tensor:
 
 def fresh(case: Case) -> PreTrainedModel:
     """Return a copy of the case's model, in eval mode."""
-    return copy.deepcopy(built(case.name)[0])
+    return _copies(case.name).another()
 
 
 def expected_of(case: Case) -> torch.Tensor:
@@ -50,5 +55,6 @@ def forget_models():
     """Free the models after each module that imports this fixture."""
     yield
     built.cache_clear()
+    _copies.cache_clear()
     torch.compiler.reset()
     gc.collect()

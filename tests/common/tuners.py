@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -36,6 +35,7 @@ from hf_any3d import (
 )
 from hf_any3d.tuners.targets import layer_stack
 from tests.common.models import CASES, Case, relative_difference
+from tests.copies import Copies
 from tests.tiny_detr3d import ON_ENCODER as DETECTOR
 from tests.turns import ALL_PAIRS
 
@@ -166,7 +166,7 @@ def config_of(method: str, model: PreTrainedModel, **settings: Any) -> PeftConfi
     return OWN[method](**settings) if method in OWN else STOCK[method](model, **settings)
 
 
-_BUILT: dict[str, PreTrainedModel] = {}
+_BUILT: dict[str, Copies[PreTrainedModel]] = {}
 
 
 def base_of(case: Case) -> PreTrainedModel:
@@ -174,8 +174,8 @@ def base_of(case: Case) -> PreTrainedModel:
     if case.name not in _BUILT:
         # MiniGPT-3D without its own LoRA, with which PEFT would leave other modules trainable.
         bare = {"text_lora": None, "qformer_lora": None} if case.name.startswith("MiniGPT3D") else {}
-        _BUILT[case.name] = case.still(**bare)
-    return copy.deepcopy(_BUILT[case.name])
+        _BUILT[case.name] = Copies(case.still(**bare))
+    return _BUILT[case.name].another()
 
 
 def adapted(case: Case, method: str, seed: int = 1, **settings: Any) -> PeftModel:

@@ -1,4 +1,4 @@
-"""Without this package imported, loading fails with an installation hint; with it, no question is asked."""
+"""Without this package imported, loading fails with a hint what is missing; with it, no question is asked."""
 
 import json
 import subprocess
@@ -15,6 +15,7 @@ from tests.tiny_encoders import adapted_model, tiny_model
 # Every loading path, without a terminal to answer questions.
 PROGRAM = """
 import json, sys
+from peft import PeftConfig
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor, pipeline
 
 loaders = {
@@ -33,6 +34,10 @@ for directory in sys.argv[2:]:
                 results[f"{directory} {loader} {trust}"] = "opens"
             except Exception as error:
                 results[f"{directory} {loader} {trust}"] = f"{type(error).__name__}: {error}"
+try:
+    PeftConfig.from_pretrained(sys.argv[-1])
+except Exception as error:
+    results["PeftConfig"] = str(error)
 assert "hf_any3d" not in sys.modules
 open(sys.argv[1], "w").write(json.dumps(results))
 """
@@ -56,6 +61,7 @@ def test_every_loading_error_names_the_package(saved, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "results.json").read_text())
+    assert "GUIDED_ADAPTER" in results.pop("PeftConfig")  # PEFT's own error, which names the method
     assert len(results) == 20
     for loader, error in results.items():
         assert all(part in error for part in NAMED), (loader, error)

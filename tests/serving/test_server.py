@@ -4,68 +4,57 @@ import concurrent.futures
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 
 import httpx
 import pytest
 
-from tests.serving.conftest import files
-
-# Forked servers share the imports of one process, which take seconds.
-_PROGRAM = """
-import os, signal, sys
 from hf_any3d.cli import app
-import hf_any3d.registration, hf_any3d.serving.server
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        try:
-            app(line.split(), prog_name="hf-any3d")
-        except SystemExit as end:
-            os._exit(end.code or 0)
-    print("pid", child, flush=True)
-    print("ended", os.waitpid(child, 0)[1], flush=True)
-"""
+from tests.serving.conftest import files
 
 
 class Servers:
-    """Starts servers one after the other, as `hf-any3d serve` does."""
+    """Starts servers one after the other, as `hf-any3d serve` does, in forks of this process."""
 
-    def __init__(self):
-        command = [sys.executable, "-c", _PROGRAM]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, **pipes)
+    pid: int | None = None
 
     def start(self, *options: str) -> str:
         """Start a server and return its address."""
-        self.process.stdin.write(" ".join(["serve", "--port", "0", *options]) + "\n")
-        self.process.stdin.flush()
-        self.pid, address = None, None
-        while self.pid is None or address is None:
-            line = self.process.stdout.readline()
-            assert line and not line.startswith("ended"), "the server ended"
-            if line.startswith("pid "):
-                self.pid = int(line.split()[1])
-            elif found := re.search(r"http://127\.0\.0\.1:\d+", line):
-                address = found[0]
-        return address
+        source, end = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            os.dup2(end, sys.stdout.fileno())
+            try:
+                app(["serve", "--port", "0", *options], prog_name="hf-any3d")
+            except SystemExit as ended:
+                os._exit(ended.code or 0)
+            finally:
+                os._exit(1)
+        os.close(end)
+        self.printed = os.fdopen(source)  # open until the next start, since the server prints
+        for line in self.printed:
+            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                return found[0]
+        raise AssertionError(f"the server ended with status {self.status()}")
 
     def end(self, sent: int) -> int:
         """Send a signal, and return the status of the process."""
         os.kill(self.pid, sent)
-        while not (line := self.process.stdout.readline()).startswith("ended"):
-            assert line
-        return int(line.split()[1])
+        return self.status()
+
+    def status(self) -> int:
+        """Wait for the end of the process, and return its status."""
+        ended, self.pid = self.pid, None
+        return os.waitpid(ended, 0)[1]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def servers():
     made = Servers()
     yield made
-    made.process.kill()  # it has no server left
-    made.process.wait()
+    if made.pid:
+        made.end(signal.SIGKILL)
 
 
 def post(address: str, seed: int) -> httpx.Response | None:
@@ -107,6 +96,4 @@ def test_killed_amid_load_it_has_every_acknowledged_answer_after_a_restart(serve
         answers = [answer.result() for answer in accepted]
     assert all(answer.status_code in (200, 503) for answer in answers)
     assert sum(answer.status_code == 200 for answer in answers) >= 1
-    while not (line := servers.process.stdout.readline()).startswith("ended"):
-        assert line
-    assert int(line.split()[1]) == 0
+    assert servers.status() == 0

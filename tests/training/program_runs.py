@@ -1,11 +1,6 @@
-"""Short runs of all training programs, in one or several processes, that end with comparable weights.
-
-Run by itself under a launcher: program_runs.py FOLDER OUTPUT [PROGRAM[:fsdp2] ...]
-"""
+"""Short runs of all training programs, in one or several processes, that end with comparable weights."""
 
 import os
-import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -166,16 +161,3 @@ def run(name: str, folder: Path, output: Path, suffix: str = "", **changed: Any)
     program, _ = PROGRAMS[name](folder)
     settings = settings_of(name, folder, PartialState().num_processes) | changed
     program(words_of(settings | {"output_dir": str(output / f"{name}{suffix}")}))
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    root, target, *names = sys.argv[1:]
-    PartialState(cpu=True)
-    with drawing_for_all_processes():
-        for chosen in names or PROGRAMS:
-            name, _, engine = chosen.partition(":")
-            if engine and "ACCELERATE_USE_FSDP" not in os.environ:
-                shard_on_cpus()
-            run(name, Path(root), Path(target), engine and f"-{engine}")

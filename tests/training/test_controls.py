@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from matplotlib.figure import Figure
 from transformers import pipeline, set_seed
 
 from hf_any3d import (
@@ -23,7 +22,6 @@ from hf_any3d.training import tasks
 from hf_any3d.training.arguments import AdapterArguments, parse_arguments
 from hf_any3d.training.checkpoints import check_model
 from hf_any3d.training.models import CLASSES, SCENES, PointModelArguments, build_model
-from hf_any3d.visualization import run_results
 from tests.examples.conftest import EXAMPLES, tiny_shapes, words_of
 from tests.tiny_encoders import clouds, random_encoder, tiny_config
 
@@ -78,7 +76,6 @@ def runs(encoder, tmp_path_factory):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tasks, "build_classification_trainer", recorded)
-            patch.setattr(run_results, "_picture", lambda *_: Figure(figsize=(1, 1)))
             report = tasks.train_classifier(words_of(settings | own | {"output_dir": str(root / name)}))
         found[name] = (root / name, trainers[0], batches, report)
     return found

@@ -2,9 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,15 +38,51 @@ from hf_any3d.training.processes import (
 from hf_any3d.training.trainer import PointTrainer
 from tests.common.models import case_of
 from tests.tiny_encoders import tiny_model
-from tests.training.program_runs import PROGRAMS, drawing_for_all_processes, prepare, run
+from tests.training.program_runs import PROGRAMS, drawing_for_all_processes, prepare, run, shard_on_cpus
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARDED = ("classification",)
 
 
+@contextmanager
+def signals_as_before() -> Iterator[None]:
+    """Restore the handlers of signals, which a launcher replaces."""
+    before = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def launch_of(run_id: str, **settings: Any) -> LaunchConfig:
+    """Return the settings of a launcher of two forks of this process."""
+    given = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "max_restarts": 0, "start_method": "fork"}
+    return LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, run_id=run_id, **(given | settings))
+
+
+def begin_process() -> None:
+    """Forget in a fork that the process of the tests is one alone."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState(cpu=True)
+
+
+def train_in_two(names: list[str], folder: Path, output: Path) -> None:
+    """Run programs in one of two processes; those whose names end so with FSDP2."""
+    begin_process()
+    with drawing_for_all_processes():
+        for chosen in names:
+            name, _, engine = chosen.partition("-")
+            if engine:
+                shard_on_cpus()
+            run(name, folder, output, engine and f"-{engine}")
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """Folder with all programs' models: `one` of this process, `two` of two processes."""
+    """Folder with all programs' models: `one` of this process, `two` of two processes, which are forks of it."""
     folder = tmp_path_factory.mktemp("processes")
     prepare(folder)
     # Where several rows are the maximum, fused operations pass its gradient to one of them.
@@ -56,12 +93,9 @@ def runs(tmp_path_factory) -> Path:
                 run(name, folder, folder / "one")
     finally:
         set_kernels(setting)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(ROOT / "tests" / "training" / "program_runs.py"), str(folder), str(folder / "two")]
-    command += [*PROGRAMS, *(f"{name}:fsdp2" for name in SHARDED)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    chosen = [*PROGRAMS, *(f"{name}-fsdp2" for name in SHARDED)]
+    with signals_as_before():
+        elastic_launch(launch_of("programs"), train_in_two)(chosen, folder, folder / "two")
     return folder
 
 
@@ -77,20 +111,9 @@ def assert_equal_weights(*folders: Path) -> None:
         torch.testing.assert_close(found[tensor], own, rtol=1e-5, atol=1e-5, msg=lambda text, t=tensor: f"{t}: {text}")
 
 
-@pytest.fixture
-def signals_as_before():
-    before = {
-        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    }
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def classify_and_die_once(folder: Path, output: Path) -> None:
-    """Train in one of two processes, forks of that of the tests; the second one dies at the end of its second step."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    PartialState(cpu=True)
+    """Train in one of two processes; the second one dies at the end of its second step."""
+    begin_process()
 
     def die(callback, args, state, control, **kwargs):
         if args.process_index == 1:
@@ -105,20 +128,10 @@ def classify_and_die_once(folder: Path, output: Path) -> None:
         run("classification", folder, output, save_strategy="steps", save_steps=1)
 
 
-@pytest.mark.usefixtures("signals_as_before")
 def test_the_launcher_starts_a_killed_process_again(runs, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    launch = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=2,
-        run_id="restarted",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=1,
-        start_method="fork",
-    )
-    elastic_launch(launch, classify_and_die_once)(runs, tmp_path)
+    with signals_as_before():
+        elastic_launch(launch_of("restarted", max_restarts=1), classify_and_die_once)(runs, tmp_path)
     assert (tmp_path / "steps").read_text().split() == ["1", "2", "2"]
     assert_equal_weights(tmp_path / "classification", runs / "one" / "classification")
 

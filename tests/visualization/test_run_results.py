@@ -7,6 +7,7 @@ import pytest
 
 from hf_any3d.visualization import run_results
 from hf_any3d.visualization.run_results import plot_confusion_matrix, training_curves, write_run_results
+from tests.conftest import real_pictures
 from tests.visualization.test_pages_in_browser import SCROLLS, emulated
 
 pytestmark = pytest.mark.usefixtures("drawn_results")
@@ -107,14 +108,15 @@ def test_curves_are_those_of_the_log_and_skip_what_is_not_finite():
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     scores = {"test": {"chair": 0.875, "table & bench": 5 / 7, "<lamp>": 1.0}}
-    write_run_results(
-        folder,
-        title="outputs/<run>",
-        history=HISTORY,
-        metrics={"test": {"accuracy": 0.875, "loss": 0.5}},
-        class_scores=scores,
-        confusions={"test": (MATRIX, LABELS)},
-    )
+    with real_pictures():
+        write_run_results(
+            folder,
+            title="outputs/<run>",
+            history=HISTORY,
+            metrics={"test": {"accuracy": 0.875, "loss": 0.5}},
+            class_scores=scores,
+            confusions={"test": (MATRIX, LABELS)},
+        )
     return folder
 
 
