@@ -342,8 +342,9 @@ def test_wrong_arguments_are_named(tmp_path):
     for revisions in ({"encode": "main"}, {"encoder": "main"}):  # of no part, of one that is not given by name
         with pytest.raises(ValueError, match=f"revisions has '{[*revisions][0]}'; expected none"):
             PointFeaturesModel.from_parts_pretrained(revisions=revisions)
-    with pytest.raises((ValueError, OSError)):
-        PointFeaturesModel.from_parts_pretrained(encoder="")
+    for encoder, message in (("", "Repo id must use"), ("./typo", "no directory ./typo")):
+        with pytest.raises((ValueError, OSError), match=message):
+            PointFeaturesModel.from_parts_pretrained(encoder=encoder)
     model = tiny_features(PointFeaturesModel)
     with pytest.raises(ValueError, match="at least 12 points"):
         model(varied_clouds(1, 5))
