@@ -55,6 +55,14 @@ _SHARING = 8
 _LOCAL_HEADER = struct.Struct("<26xHH")  # of a member of a zip: lengths of name and extra field
 
 
+def check_is_file(path: Path) -> None:
+    """Raise an error for a directory (ValueError), or where there is no file (FileNotFoundError)."""
+    if path.is_dir():
+        raise ValueError(f"{path}: a directory; expected a file")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+
+
 def read_checkpoint(
     path: str | os.PathLike, keys: tuple[str, ...] = ("model", "base_model")
 ) -> dict[str, torch.Tensor]:
@@ -77,8 +85,7 @@ def read_checkpoint(
             are not plain arrays.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    check_is_file(path)
     # Checksums first, since torch compares none of what it maps.
     members = _checked_members(path) if _is_zip(path) else None
     in_place = members is not None and _is_readable_in_place(path, members)
@@ -110,8 +117,7 @@ def read_settings(path: str | os.PathLike, key: str) -> dict[str, Any]:
         ValueError: The file is damaged, or holds no settings under the key.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    check_is_file(path)
     members = _checked_members(path) if _is_zip(path) else None
     content = _load(path, "cpu", members is not None and _is_readable_in_place(path, members))
     found = content.get(key) if isinstance(content, Mapping) else None
@@ -152,8 +158,7 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
     """
     if file.suffix != ".safetensors":
         return read_checkpoint(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
+    check_is_file(file)
     try:
         state = load_file(file)
     except (SafetensorError, KeyError) as error:  # KeyError: unknown dtype
@@ -192,8 +197,7 @@ def read_json(file: Path) -> dict:
         FileNotFoundError: No such file.
         ValueError: It holds something else.
     """
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
+    check_is_file(file)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

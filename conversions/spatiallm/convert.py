@@ -15,6 +15,7 @@ from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS
 
 from hf_any3d.conversions.checkpoints import (
     account,
+    check_is_file,
     errors_about,
     open_tokenizer,
     read_json,
@@ -182,8 +183,7 @@ def _check_tokens(tokenizer: PreTrainedTokenizerBase, config: SpatialLMConfig) -
 
 
 def _read_template(file: Path) -> str:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
+    check_is_file(file)
     content = file.read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != TEMPLATE_SHA256:
         raise ValueError(

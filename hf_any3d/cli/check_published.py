@@ -10,6 +10,9 @@ import typer
 from hf_any3d.cli.common import SOME_FAILED, AsJson, option, print_error, print_note, quiet_libraries, status
 from hf_any3d.messages import one_line, print_json, print_line
 
+# What this command reads of a record.
+_RECORD = {"passed", "checks", "date", "seconds"}
+
 
 def check_published(
     names: Annotated[
@@ -47,7 +50,7 @@ def check_published(
     known = published_checks.published_names()
     chosen = _chosen(names or known, known)
     runs: Any = read_json_object(output).get("runs") if output.exists() else {}
-    if not isinstance(runs, dict):
+    if not isinstance(runs, dict) or not all(isinstance(run, dict) and run.keys() >= _RECORD for run in runs.values()):
         raise ValueError(f"--output: {output} has no records of this command; expected another file, or none")
     rows, unopened = [], 0
     for name in chosen:

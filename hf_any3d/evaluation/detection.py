@@ -53,7 +53,7 @@ def score_detections(
         Threshold -> class that occurs in predictions or references -> its score.
 
     Raises:
-        ValueError: If shapes do not match, or numbers are not finite.
+        ValueError: If shapes do not match, numbers are not finite, or something is missing.
     """
     if len(predictions) != len(references):
         raise ValueError(
@@ -65,8 +65,9 @@ def score_detections(
     first = 0  # number of a cloud's first object among all
     for cloud, (found, given) in enumerate(zip(predictions, references, strict=True)):
         boxes, own = _boxes(found, "labels", f"predictions[{cloud}]")
-        truth, classes = _boxes(given, "labels" if "labels" in given else "class_labels", f"references[{cloud}]")
-        score = np.asarray(found["scores"], dtype=np.float64).reshape(-1)
+        name = next((name for name in ("labels", "class_labels") if name in given), "labels")
+        truth, classes = _boxes(given, name, f"references[{cloud}]")
+        score = np.asarray(_entry(found, "scores", f"predictions[{cloud}]"), dtype=np.float64).reshape(-1)
         if score.shape != own.shape or not np.isfinite(score).all():
             raise ValueError(f"predictions[{cloud}]: scores {score.shape}; expected {own.shape}, finite numbers")
         if len(boxes) and len(truth):
@@ -102,14 +103,25 @@ def score_detections(
 
 
 def _boxes(one: Mapping[str, Any], name: str, where: str) -> tuple[np.ndarray, np.ndarray]:
-    boxes = np.asarray(one["boxes"], dtype=np.float64).reshape(-1, BOX_SIZE) if len(one["boxes"]) else None
-    boxes = np.zeros((0, BOX_SIZE)) if boxes is None else boxes
-    labels = np.asarray(one[name], dtype=np.int64).reshape(-1)
+    boxes = np.asarray(_entry(one, "boxes", where), dtype=np.float64)
+    boxes = boxes if boxes.size else np.zeros((0, BOX_SIZE))
+    if boxes.shape[1:] != (BOX_SIZE,):
+        raise ValueError(f"{where}: boxes {boxes.shape}; expected (boxes, {BOX_SIZE})")
+    given = np.asarray(_entry(one, name, where)).reshape(-1)
+    labels = given.astype(np.int64)
+    if (labels != given).any():
+        raise ValueError(f"{where}: {name} {given[labels != given][0]}; expected whole numbers")
     if len(labels) != len(boxes) or not np.isfinite(boxes).all():
         raise ValueError(
             f"{where}: {len(boxes)} boxes with {len(labels)} labels; expected finite boxes, a label for each"
         )
     return boxes, labels
+
+
+def _entry(one: Mapping[str, Any], name: str, where: str) -> Any:
+    if name not in one:
+        raise ValueError(f"{where}: has no {name!r}; found {', '.join(map(repr, one)) or 'nothing'}")
+    return one[name]
 
 
 def _curve(is_right: np.ndarray, num_objects: int) -> ClassScore:
@@ -140,6 +152,9 @@ def detection_metrics(
         thresholds: Overlaps, whose hundredfolds end the names.
         names: Names of the classes.
 
+    Raises:
+        ValueError: See `score_detections`; or a class has no name.
+
     Returns:
         For each threshold `map_…`, `recall_…`, `published_map_…`, `published_recall_…`, and `class_ap_…` by name or
         number of the class.
@@ -147,6 +162,8 @@ def detection_metrics(
     metrics: dict[str, Any] = {}
     for threshold, scores in score_detections(predictions, references, thresholds).items():
         ending = f"{100 * threshold:g}"
+        if names is not None and (beyond := [number for number in scores if not 0 <= number < len(names)]):
+            raise ValueError(f"labels: found class {beyond[0]}; expected 0 to {len(names) - 1}, those of the names")
         with_objects = [score for score in scores.values() if score.num_objects]
         for prefix, counted in (("", with_objects), ("published_", list(scores.values()))):
             metrics[f"{prefix}map_{ending}"] = _mean([score.average_precision for score in counted])

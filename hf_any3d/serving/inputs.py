@@ -168,8 +168,12 @@ def _upload_of_url(url: str, file_type: str | None, name: str, files: Mapping[st
 
 def invalid(error: ValidationError, prefix: str = "") -> Refused:
     """Convert the first error of pydantic to one that names the field, what was seen, and what is allowed."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in ((prefix,) if prefix else ()) + first["loc"])
+    errors = error.errors(include_url=False)
+    # Of a field that takes several types, the error of the type that fits best is the one furthest inside.
+    outside = errors[0]["loc"][:-1]
+    first = max((one for one in errors if one["loc"][: len(outside)] == outside), key=lambda one: len(one["loc"]))
+    # Of such a type, pydantic has the name in the place, in brackets if it is a list.
+    place = ".".join(str(part) for part in ((prefix,) if prefix else ()) + first["loc"] if "[" not in str(part))
     seen = "" if first["type"] in ("missing", "extra_forbidden") else f", not {str(first.get('input'))[:60]!r}"
     if first["type"] == "extra_forbidden":
         return Refused(400, f"{place}: unknown field", param=place)

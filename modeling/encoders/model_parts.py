@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin
 from hf_any3d.modeling.encoders.loading import load_encoder
+from hf_any3d.modeling.library import library
 from hf_any3d.modeling.pretrained_parts import (
     PretrainedPart,
     own_modules,
@@ -51,6 +52,8 @@ def open_pretrained_part(
     name = part.name_or_path
     assert name is not None
     loading = dict(hub or {}) | ({} if part.revision is None else {"revision": part.revision})
+    # Auto classes ask the hub for whatever they are given, and their errors need not name it.
+    library().check_name(name, loading)
     if config is None:
         config = AutoConfig.from_pretrained(name, **loading)
         config = getattr(config, "vision_config", None) or config

@@ -57,6 +57,7 @@ from hf_any3d.modeling.pretrained_parts import (
     HUB_ARGUMENTS,
     PretrainedPart,
     PretrainedPartsMixin,
+    check_revisions,
     is_quantized,
     own_state,
     remember_weights,
@@ -730,11 +731,13 @@ def build_from_parts(
         **config: Further fields of `MiniGPT3DConfig`. `num_query_tokens` is that of the BLIP-2 model.
 
     Raises:
-        ValueError: If a part lacks weights.
+        ValueError: If a part lacks weights; for a revision of a part that is not given by name.
         OSError: If a part cannot be loaded.
 
     Source: MiniGPT-3D, Sec. 3.3.
     """
+    parts = {"point_encoder": point_encoder, "qformer": qformer, "language_model": language_model}
+    check_revisions(revisions, [name for name, part in parts.items() if isinstance(part, (str, os.PathLike))])
     quantized = {} if quantization_config is None else {"quantization_config": quantization_config}
     named: dict[str, PretrainedPart] = {}
 

@@ -126,13 +126,16 @@ class TextTower:
         """Tokenize texts to `input_ids` and `attention_mask`, `(texts, tokens)` each.
 
         Raises:
-            ValueError: If there are no texts, or one is not a string or is empty.
+            ValueError: If there are no texts, or one is not a string, is empty, or has half of a character.
         """
         if isinstance(texts, str) or not len(texts):
             raise ValueError(f"texts is {texts!r}; expected a list with at least one text")
         for text in texts:
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"texts has {text!r}; expected words")
+            # Tokenizers refuse lone surrogates, such as bytes of a command line that are no text.
+            if half := next((letter for letter in text if "\ud800" <= letter <= "\udfff"), None):
+                raise ValueError(f"texts has {text!r} with {half!r}, half of a character; expected whole ones")
         # A tower that was trained on padded texts without a mask (SigLIP) counts the padding as part of the text.
         padding = "max_length" if self.family.fixed_length else "longest"
         encoded = self.tokenizer(

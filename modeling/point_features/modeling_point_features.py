@@ -48,6 +48,7 @@ from hf_any3d.modeling.pretrained_parts import (
     PretrainedPart,
     PretrainedPartsMixin,
     absolute_name,
+    check_revisions,
     own_state,
 )
 
@@ -100,7 +101,8 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
 
         Raises:
             TypeError: For an argument that neither this method nor the config has.
-            ValueError: If a part lacks weights, or is of a kind that gives no features.
+            ValueError: If a part lacks weights, or is of a kind that gives no features; for a revision of a part that
+                is not given by name.
             OSError: If a part cannot be found.
         """
         known = cls.config_class()
@@ -109,7 +111,10 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
                 f"{cls.__name__}.from_parts_pretrained has no argument {unknown[0]!r}; expected its own or a field of "
                 f"{cls.config_class.__name__}"
             )
-        given = {name: part for name, part in (("encoder", encoder), ("wrap", wrap), ("vision", vision)) if part}
+        given = {
+            name: part for name, part in (("encoder", encoder), ("wrap", wrap), ("vision", vision)) if part is not None
+        }
+        check_revisions(revisions, [name for name, part in given.items() if not isinstance(part, PreTrainedModel)])
         head = None if settings.get("wrap_labels") is None else _head_of(wrap, settings["wrap_labels"])
         opened, records = {}, {}
         for name, part in given.items():

@@ -31,6 +31,7 @@ from hf_any3d.modeling.pretrained_parts.record import (
     PartsConfigMixin,
     PretrainedPart,
     absolute_name,
+    check_revisions,
     part_property,
     source_property,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "PretrainedPart",
     "PretrainedPartsMixin",
     "absolute_name",
+    "check_revisions",
     "adapter_subfolder",
     "encoder_loading",
     "is_quantized",

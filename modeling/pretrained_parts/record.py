@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 
@@ -64,6 +64,18 @@ def absolute_name(name_or_path: str | os.PathLike) -> str:
     """Return the absolute path of a directory, valid from any working directory; a repository's name unchanged."""
     name = os.fspath(name_or_path)
     return os.path.abspath(name) if os.path.isdir(name) else name
+
+
+def check_revisions(revisions: Mapping[str, str | None] | None, named: Collection[str]) -> None:
+    """Refuse revisions of parts that are not given by name, which would have no effect.
+
+    Raises:
+        ValueError: There is one.
+    """
+    given = {name: revision for name, revision in (revisions or {}).items() if revision is not None}
+    if unused := [name for name in given if name not in named]:
+        expected = f"some of {', '.join(map(repr, named))}" if named else "none"
+        raise ValueError(f"revisions has {unused[0]!r}; expected {expected}, the parts that are given by name")
 
 
 class PartsConfigMixin:

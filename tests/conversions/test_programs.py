@@ -113,6 +113,9 @@ def test_files_that_do_not_belong_together_are_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
     code, text = convert(tmp_path, "--output", tmp_path / "out")
     assert code == 1 and "a directory with model_type 'vit'; expected a part of MiniGPT-3D: act3d, blip-2, phi" in text
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "act3d"}))  # a part that is converted already
+    code, text = convert(tmp_path, "--output", tmp_path / "out")
+    assert code == 1 and f"{tmp_path.name}: a directory; expected a file" in text
 
 
 def test_options_of_another_program_are_refused(tmp_path):

@@ -211,6 +211,27 @@ def test_wrong_rules_are_refused(settings, match):
         DetectionRule(**settings)
 
 
+@pytest.mark.parametrize(
+    ("prediction", "reference", "match"),
+    [
+        ({}, {"boxes": [BOX]}, r"references\[0\]: has no 'labels'; found 'boxes'"),
+        ({"scores": None}, {}, r"predictions\[0\]: has no 'scores'; found 'boxes', 'labels'"),
+        (
+            {"boxes": np.ones((7, 6)), "labels": [0] * 6, "scores": [1.0] * 6},
+            {},
+            r"boxes \(7, 6\); expected \(boxes, 7\)",
+        ),
+        ({"labels": [0.5]}, {}, r"predictions\[0\]: labels 0.5; expected whole numbers"),
+        ({}, {"boxes": [BOX], "labels": [2]}, "found class 2; expected 0 to 1, those of the names"),
+    ],
+)
+def test_answers_and_objects_that_cannot_be_compared_are_named(prediction, reference, match):
+    answer = {"boxes": [BOX], "labels": [0], "scores": [1.0]} | prediction
+    answer = {name: value for name, value in answer.items() if value is not None}
+    with pytest.raises(ValueError, match=match):
+        detection_metrics([answer], [reference or {"boxes": [BOX], "labels": [0]}], names=["chair", "table"])
+
+
 def test_turned_boxes_beside_each_other_are_both_kept():
     # Their bounds overlap, they do not.
     boxes = torch.tensor([[0.0, 0, 0, 4, 0.2, 1, 0.785], [1.0, -1, 0, 4, 0.2, 1, 0.785]])

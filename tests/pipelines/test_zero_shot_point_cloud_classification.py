@@ -133,6 +133,7 @@ def test_texts_of_a_set_of_labels_are_embedded_once(saved, monkeypatch):
         ({"candidate_labels": ["chair", " "]}, ValueError, "candidate_labels has ' '; expected words"),
         ({"candidate_labels": "chair,,lamp"}, ValueError, "candidate_labels has ''"),
         ({"candidate_labels": ["chair", 3]}, ValueError, "candidate_labels has 3"),
+        ({"candidate_labels": ["chair", "sof\ud800"]}, ValueError, "'\\\\ud800', half of a character"),
         ({"candidate_labels": ["chair", "chair"]}, ValueError, "'chair' twice"),
         (
             {"candidate_labels": LABELS, "hypothesis_template": "a chair"},

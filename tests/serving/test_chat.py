@@ -158,7 +158,7 @@ def test_files_of_a_form_are_clouds_of_the_messages(client):
         ({"stream_options": {}}, 400, "stream_options: expected none without stream"),
         ({"messages": []}, 400, "messages: "),
         ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "the last is of role 'assistant'"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages.0.content.0: Input tag"),
         ({"messages": [{"role": "user", "content": "a <PointCloudHere>"}]}, 400, "a text has '<PointCloudHere>'"),
         ({"messages": [{"role": "user", "content": "a" * 600}]}, 400, "the language model takes 512"),
         ({"messages": [{"role": "user", "content": "a" * 60_000}]}, 413, "the texts have 60000 characters"),

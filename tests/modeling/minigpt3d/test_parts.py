@@ -182,6 +182,15 @@ def test_a_part_that_lacks_weights_is_refused(folder, tmp_path):
         build_from_parts(folder / "point_encoder", None, tmp_path / "language_model", **CONFIG)
 
 
+def test_a_revision_of_a_part_that_is_not_given_by_name_is_refused(folder):
+    with pytest.raises(
+        ValueError, match="revisions has 'qformer'; expected some of 'point_encoder', 'language_model'"
+    ):
+        build_from_parts(
+            folder / "point_encoder", None, folder / "language_model", revisions={"qformer": "main"}, **CONFIG
+        )
+
+
 @pytest.mark.parametrize("change", ["store", "merge"])
 def test_a_model_may_be_stored_in_full(folder, tmp_path, change):
     model = with_lora(built(folder))

@@ -339,6 +339,12 @@ def test_wrong_arguments_are_named(tmp_path):
         PointFeaturesModel.from_parts_pretrained(copys=3)
     with pytest.raises(ValueError, match="encoder is a ViTModel; expected a model of this package that reads points"):
         PointFeaturesModel.from_parts_pretrained(encoder=ViTModel(ViTConfig(image_size=32, patch_size=8, **SIZES)))
+    for revisions in ({"encode": "main"}, {"encoder": "main"}):  # of no part, of one that is not given by name
+        with pytest.raises(ValueError, match=f"revisions has '{[*revisions][0]}'; expected none"):
+            PointFeaturesModel.from_parts_pretrained(revisions=revisions)
+    for encoder, message in (("", "Repo id must use"), ("./typo", "no directory ./typo")):
+        with pytest.raises((ValueError, OSError), match=message):
+            PointFeaturesModel.from_parts_pretrained(encoder=encoder)
     model = tiny_features(PointFeaturesModel)
     with pytest.raises(ValueError, match="at least 12 points"):
         model(varied_clouds(1, 5))
