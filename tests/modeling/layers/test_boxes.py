@@ -13,6 +13,7 @@ from hf_any3d.modeling.layers.boxes import (
     box_giou,
     box_intersection,
     box_iou,
+    level_rotation,
     points_in_boxes,
     published_giou,
     suppress_duplicates,
@@ -188,3 +189,13 @@ def test_overlaps_of_turned_bases_are_those_of_shapely():
     expected = common / (first[:, 3:6].prod(dim=1) + second[:, 3:6].prod(dim=1) - common)
     assert (expected > 0).sum() > 3000
     torch.testing.assert_close(box_iou(first, second), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("up", [(0, 0, 1), (0.3, -0.2, 0.9), (-3.0, 4.0, 0.5), (0, 0.7, 0.7)])
+def test_leveling_is_the_smallest_turn_to_z(up):
+    rotation, unit = level_rotation(up), np.array(up) / np.linalg.norm(up)
+    np.testing.assert_allclose(rotation @ unit, [0, 0, 1], atol=1e-12)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
+    # Its angle is that between both directions, so that it turns about a level axis and nothing spins about z.
+    assert np.linalg.det(rotation) == pytest.approx(1)
+    assert (np.trace(rotation) - 1) / 2 == pytest.approx(unit[2])

@@ -1,0 +1,105 @@
+"""Graphs of points, their eigenvectors and the curve that cuts them, against loops in numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from hf_any3d.modeling.point_ops.spectral import (
+    GraphSettings,
+    curve_keys,
+    graph_laplacian,
+    graph_spectrum,
+    pair_distances,
+    smallest_distance,
+)
+
+
+@pytest.fixture
+def centers():
+    return torch.randn(3, 10, 3, generator=torch.Generator().manual_seed(0))
+
+
+def laplacian_in_loops(points, scale):
+    """Return the normalized Laplacian of a complete graph with loops, edge by edge."""
+    count = len(points)
+    weight = np.ones((count, count))
+    for a in range(count):
+        for b in range(count):
+            if a != b:
+                weight[a, b] = 1 / max(np.linalg.norm(points[a] - points[b]) / scale, 1)
+    root = (weight.sum(axis=1) + 1e-6) ** -0.5
+    return np.eye(count) - root[:, None] * weight * root
+
+
+@pytest.mark.parametrize("cell", [None, 0.02])
+def test_the_curve_of_a_cloud_depends_on_no_other(centers, cell):
+    alone = [curve_keys(cloud[None], cell)[0] for cloud in centers]
+    assert torch.equal(curve_keys(centers, cell), torch.stack(alone))
+
+
+def test_cells_of_a_hundredth_of_the_radius_count_from_the_lowest_corner():
+    line = torch.tensor([[[0.0, 0, 0], [0.5, 0, 0], [1, 0, 0]]]) * 7 + 3
+    # Steps of 0, 100 and 200 along x, whose bits are every third one from the second.
+    expected = [sum(1 << (3 * bit + 1) for bit in range(8) if step >> bit & 1) for step in (0, 100, 200)]
+    assert curve_keys(line).tolist() == [expected]
+
+
+def test_cells_of_a_given_size_count_from_the_origin_and_negative_ones_come_last():
+    along_z = torch.tensor([[[0.0, 0, -0.03], [0, 0, 0.0], [0, 0, 0.03], [0, 0, 0.01]]])
+    keys = curve_keys(along_z, 0.02)[0]
+    assert keys.argsort(stable=True).tolist() == [1, 3, 2, 0]
+    assert keys[1:].tolist() == [0, 1, 0]  # one step along z is the lowest bit
+    assert keys[0] == sum(1 << 3 * bit for bit in range(16))  # -1 in sixteen bits
+
+
+def test_graphs_are_those_of_loops(centers):
+    points = centers[0].double()
+    distance = pair_distances(points)
+    scale = smallest_distance(distance[None])[0]
+    found = graph_laplacian(distance, scale)
+    np.testing.assert_allclose(found, laplacian_in_loops(points.numpy(), scale.item()), atol=1e-12)
+
+
+def test_the_unit_is_the_smallest_positive_distance_of_the_cloud_or_of_the_batch():
+    clouds = torch.tensor([[[0.0, 0, 0], [0, 0, 0], [0, 3, 4]], [[0, 0, 0], [0, 0, 2], [9, 0, 0]], [[1.0, 1, 1]] * 3])
+    distance = pair_distances(clouds)
+    assert smallest_distance(distance).flatten().tolist() == [5, 2, 1]
+    assert smallest_distance(distance, "batch").flatten().tolist() == [2]
+
+
+def test_local_graphs_are_pieces_of_the_curve_and_what_remains(centers):
+    settings = GraphSettings(local_size=4)
+    found = graph_spectrum(centers, settings)
+    keys = curve_keys(centers)
+    for number, cloud in enumerate(centers.double()):
+        order = keys[number].argsort(stable=True)
+        assert torch.equal(found.inverse[number][order], torch.arange(10))
+        along = cloud[order]
+        pieces = [along[:4], along[4:8], along[8:]]
+        scale = min(pair_distances(piece)[~torch.eye(len(piece), dtype=torch.bool)].min() for piece in pieces)
+        local, first = found.local[number].double(), 0
+        for piece in pieces:
+            block = local[first : first + len(piece), first : first + len(piece)]
+            laplacian = torch.from_numpy(laplacian_in_loops(piece.numpy(), scale.item()))
+            values = (block.T @ laplacian @ block).diagonal()
+            torch.testing.assert_close(laplacian @ block, block * values, atol=1e-5, rtol=0)
+            assert (values.diff() > -1e-6).all()
+            local[first : first + len(piece), first : first + len(piece)] = 0
+            first += len(piece)
+        assert not local.any()  # nothing between pieces
+        whole = found.whole[number].double()
+        laplacian = torch.from_numpy(
+            laplacian_in_loops(cloud.numpy(), smallest_distance(pair_distances(cloud)[None]).item())
+        )
+        torch.testing.assert_close(whole.T @ whole, torch.eye(10).double(), atol=1e-5, rtol=0)
+        values = (whole.T @ laplacian @ whole).diagonal()
+        torch.testing.assert_close(laplacian @ whole, whole * values, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("local_size", [1, 5, 10, 64])
+def test_pieces_may_be_of_any_size(centers, local_size):
+    local = graph_spectrum(centers, GraphSettings(local_size)).local
+    for first in range(0, 10, min(local_size, 10)):
+        block = local[:, first : first + local_size, first : first + local_size]
+        torch.testing.assert_close(block @ block.mT, torch.eye(block.shape[-1]).expand_as(block), atol=1e-5, rtol=0)
+    assert (local != 0).sum() <= 3 * sum(min(local_size, 10 - first) ** 2 for first in range(0, 10, local_size))
