@@ -176,7 +176,8 @@ def _wrong_rows(report: Mapping[str, Any]) -> str | None:
     counts = {} if published is None else published.DATASET.expected_counts
     if variant is not None and counts and variant not in counts:
         return f"variant={variant!r}; expected one of {', '.join(counts)}"
-    expected = {counts[name]["test"] for name in ([variant] if variant else counts) if "test" in counts[name]}
+    names = [variant] if variant in counts else counts
+    expected = {counts[name]["test"] for name in names if "test" in counts[name]}
     if not expected or report["rows"] in expected:
         return None
     name = f"{report['dataset']} {variant}" if variant else report["dataset"]

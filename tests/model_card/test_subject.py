@@ -1,0 +1,133 @@
+"""What is known of a model for its card: names, settings of its adapter, and the run of a stock Trainer."""
+
+import pytest
+from peft import IA3Config, LoraConfig, get_peft_model
+from transformers import Trainer, TrainingArguments
+
+from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification, GuidedAdapterConfig
+from hf_any3d.model_card import Subject
+from hf_any3d.model_card.saving import report_of_trainer
+from hf_any3d.model_card.subject import adapter_facts, changed_settings, hub_name
+from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification
+from tests.model_card.test_building import REPORT
+from tests.tiny_encoders import clouds, tiny_model
+
+
+def test_names_of_repositories_are_told_from_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me").mkdir()
+    (tmp_path / "me" / "here").mkdir()
+    assert hub_name("me/there") == "me/there" and hub_name("model") == "model"
+    for path in ("me/here", str(tmp_path / "x"), "a/b/c", "me/..", "", None, 3):
+        assert hub_name(path) is None
+
+
+def subject(**given) -> Subject:
+    config = given.pop("config", Any2PointConfig(id2label={2: "c", 0: "a", 1: "b"}))
+    return Subject(given.pop("model", Any2PointForPointCloudClassification), config, **given)
+
+
+def test_paths_are_shown_by_their_last_part(tmp_path):
+    assert subject().show_name("me/there") == "`me/there`"
+    assert subject().show_name(str(tmp_path / "weights")) == "`weights`"
+    assert subject().locate_encoder(None) == "encoder is stored in this repository."
+    assert subject().locate_encoder("me/x") == (
+        "encoder is loaded from `me/x`, and its weights are checked against a checksum."
+    )
+    local = subject().locate_encoder(str(tmp_path))
+    assert local.startswith("encoder is loaded from a local directory") and str(tmp_path) not in local
+
+
+def test_classes_flags_and_start():
+    assert subject().classes == ["a", "b", "c"] and not subject().is_trained and subject(report=REPORT).is_trained
+    assert subject().batch_flags == []
+    published = {"method": "pointgst", "settings": {"scale_over": "batch"}}
+    assert subject(adapter=published).batch_flags == ["scale_over='batch'"]
+    assert subject(adapter={"method": "lora", "settings": None}).batch_flags == []
+    assert subject(config=Any2PointConfig(attention_axis="batch")).batch_flags == ["attention_axis='batch'"]
+    config = ActConfig(parts={"base": {"name_or_path": "me/base"}})
+    acts = {"model": ActForPointCloudClassification, "config": config}
+    assert subject(**acts).start is None
+    acts["config"] = ActConfig(parts={"base": {"name_or_path": "me/base"}})
+    assert subject(**acts, adapter={"method": "lora"}).start == "me/base"
+    assert subject(report=REPORT, adapter={"method": "lora"}).start is None
+
+
+def test_an_adapter_is_complete_if_it_opens_by_itself():
+    assert subject().is_complete and subject(adapter={"method": "lora"}).is_complete
+    assert not subject(left_out=("tokenizer",)).is_complete
+    assert subject(adapter={"method": "lora"}).method == "lora" and subject().method is None
+    with pytest.raises(
+        ValueError, match="dict cannot be described in a model card: hf_any3d.registry does not have it"
+    ):
+        _ = subject(model=dict).task
+
+
+def test_settings_of_an_adapter_that_are_not_defaults():
+    given = LoraConfig(r=3, target_modules={"b", "a"}, lora_dropout=0.1, revision="x", base_model_name_or_path="y")
+    assert changed_settings(given) == {"r": 3, "target_modules": ["a", "b"], "lora_dropout": 0.1}
+    assert changed_settings(GuidedAdapterConfig()) == {} == changed_settings(LoraConfig())
+    assert changed_settings(LoraConfig(rank_pattern={"x": 1}, init_lora_weights="gaussian")) == {
+        "rank_pattern": "{'x': 1}",
+        "init_lora_weights": "gaussian",
+    }
+
+
+def test_facts_are_those_of_the_active_adapter():
+    model = get_peft_model(tiny_model(), LoraConfig(r=3, target_modules=["query"]))
+    model.add_adapter("other", LoraConfig(r=4, target_modules=["query"]))
+    assert adapter_facts(model)["settings"]["r"] == 3
+    model.set_adapter("other")
+    assert adapter_facts(model) == {"method": "lora", "settings": {"r": 4, "target_modules": ["query"]}}
+    seen = Subject.from_model(model)
+    assert seen.adapter == adapter_facts(model) and seen.model_class is Any2PointForPointCloudClassification
+    assert seen.total_parameters == sum(weight.numel() for weight in model.get_base_model().parameters())
+    assert Subject.from_model(model, REPORT, 7).adapter == {} and Subject.from_model(model, REPORT, 7).num_points == 7
+    scaled = get_peft_model(tiny_model(), IA3Config(target_modules=["query"], feedforward_modules=[]))
+    assert adapter_facts(scaled)["method"] == "ia3"
+
+
+HISTORY = [
+    {"step": 2, "eval_loss": 0.9, "eval_accuracy": 0.1},
+    {"step": 4, "loss": 3.0, "learning_rate": 1.0},
+    {"step": 4, "eval_loss": 0.5, "eval_accuracy": 1, "eval_runtime": 3.0, "eval_samples_per_second": 1.0},
+    {"step": 4, "eval_text": "x", "eval_steps_per_second": 2.0, "eval_jit_compilation_time": 1.0},
+]
+
+
+def trainer(folder, model=None, settings=None, **given) -> Trainer:
+    rows = [{"points": cloud, "labels": 0} for cloud in clouds(3)]
+    arguments = TrainingArguments(str(folder), use_cpu=True, report_to="none", seed=7, **settings or {})
+    made = Trainer(model or tiny_model(), arguments, train_dataset=rows, eval_dataset=rows[:2], **given)
+    made.state.log_history, made.state.global_step = HISTORY, 4
+    return made
+
+
+def test_the_run_of_a_stock_trainer_is_reported_as_of_its_last_evaluation(tmp_path):
+    made = trainer(tmp_path)
+    report = report_of_trainer(made, ["scans", "more"], ["cut"])
+    assert report.data == {"name": "scans, more", "options": ["cut"], "rows": {"train": 3, "evaluation": 2}}
+    assert report.metrics == {"evaluation": {"loss": 0.5, "accuracy": 1.0}} and report.selection == {}
+    assert report.encoder == {"name": made.model.config.encoder_name_or_path} and report.start == {}
+    assert report.training["seed"] == 7 and report.adapter == {} and report.seconds == {}
+    assert report.total_parameters > report.trained_parameters > 0
+    made.state.global_step = 3
+    assert report_of_trainer(made).metrics == {} and report_of_trainer(made).data["name"] is None
+
+
+def test_the_evaluation_that_chose_the_weights_is_reported(tmp_path):
+    settings = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    made = trainer(tmp_path, settings=settings | {"metric_for_best_model": "eval_accuracy"})
+    made.state.best_metric, made.state.best_global_step = 0.1, 2
+    report = report_of_trainer(made)
+    assert report.metrics["evaluation"] == {"loss": 0.9, "accuracy": 0.1}
+    assert report.selection == {"metric": "accuracy", "value": 0.1, "step": 2}
+
+
+def test_losses_that_are_not_the_models_are_named_so(tmp_path):
+    own = trainer(tmp_path, compute_loss_func=lambda *_, **__: 0)
+    assert report_of_trainer(own).metrics["evaluation"] == {"loss (of the trainer's own function)": 0.5, "accuracy": 1}
+    smoothed = trainer(tmp_path, settings={"label_smoothing_factor": 0.1})
+    assert report_of_trainer(smoothed).metrics["evaluation"] == {"loss (label-smoothed)": 0.5, "accuracy": 1}
+    smoothed.judges_by_plain_loss = True
+    assert report_of_trainer(smoothed).metrics["evaluation"] == {"loss": 0.5, "accuracy": 1}

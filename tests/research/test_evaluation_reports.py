@@ -1,0 +1,121 @@
+"""Reports for tables: what a model's files say of it, and which reports are refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from hf_any3d.identity import model_identity
+from hf_any3d.model_card.run_report import TEST_CHOOSES
+from hf_any3d.modeling.act import ActConfig
+from hf_any3d.modeling.any2point import Any2PointConfig
+from hf_any3d.research.evaluation_reports import evaluation_report, known_facts, read_report
+from tests.model_card.test_building import REPORT
+from tests.tiny_encoders import tiny_config
+
+WHOLE = {
+    **{"dataset": "mine", "encoder": "act3d", "method": "head", "seed": 0, "random": False, "selected_on_test": True},
+    **{"accuracy": 1.0, "rows": 1, "settings": {}, "variant": None, "model": "sha", "versions": {"hf-any3d": "1"}},
+}
+
+
+def stored(folder, **changes):
+    path = folder / "report.json"
+    path.write_text(json.dumps(WHOLE | changes))
+    return path
+
+
+def test_a_whole_report_is_read(tmp_path):
+    assert read_report(stored(tmp_path)) == WHOLE
+    for change in ({"accuracy": 0.0}, {"seed": 7}, {"random": True}, {"variant": "x"}, {"rows": 99}):
+        assert read_report(stored(tmp_path, **change)) == WHOLE | change
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("dataset", ""), ("encoder", None), ("method", 1), ("seed", -1), ("seed", 1.0), ("seed", True)),
+        *(("random", 0), ("selected_on_test", "no"), ("accuracy", 1), ("accuracy", 1.01), ("accuracy", -0.01)),
+        *(("rows", 0), ("rows", 2.0), ("settings", []), ("variant", ""), ("model", ""), ("versions", {"torch": "1"})),
+    ],
+)
+def test_values_that_cannot_be_are_named(name, value, tmp_path):
+    with pytest.raises(ValueError, match=f"report.json: {name}={value!r}; expected ".replace("[]", r"\[\]")):
+        read_report(stored(tmp_path, **{name: value}))
+    missing = {key: own for key, own in WHOLE.items() if key != name}
+    (tmp_path / "report.json").write_text(json.dumps(missing))
+    with pytest.raises(ValueError, match=f"report.json: no {name}; expected .*, as hf-any3d evaluate --report writes"):
+        read_report(tmp_path / "report.json")
+
+
+def test_numbers_of_test_clouds_are_those_of_the_dataset_and_its_variant(tmp_path):
+    given = {"dataset": "scanobjectnn", "variant": "pb_t50_rs", "rows": 2882}
+    assert read_report(stored(tmp_path, **given))["rows"] == 2882
+    with pytest.raises(
+        ValueError, match="report.json: rows=581; expected 2882, the test clouds of scanobjectnn pb_t5"
+    ):
+        read_report(stored(tmp_path, **given | {"rows": 581}))
+    with pytest.raises(ValueError, match="variant='pb'; expected one of .*pb_t50_rs"):
+        read_report(stored(tmp_path, **given | {"variant": "pb"}))
+    # Of a report without its variant any of them is possible.
+    with pytest.raises(ValueError, match="rows=3; expected [0-9]+ or .*2882, the test clouds of scanobjectnn$"):
+        read_report(stored(tmp_path, **given | {"variant": None, "rows": 3}))
+
+
+def model(folder, config, report=None) -> str:
+    config.save_pretrained(folder)
+    if report is not None:
+        report.save(folder / "metrics.json")
+    return str(folder)
+
+
+def test_files_say_encoder_protocol_seed_and_selection(tmp_path):
+    tuned = replace(REPORT, encoder={}, start={"model": "me/student", "tuning": "head"}, training={"seed": 7})
+    for name, validation, on_test in (("a", TEST_CHOOSES, True), ("b", "3 of 10 clouds", False)):
+        report = replace(tuned, data={"validation": validation})
+        found = known_facts(model(tmp_path / name, ActConfig(), report), "mine", {})
+        assert found == {
+            **{"dataset": "mine", "encoder": "act3d", "method": "head", "seed": 7, "random": False},
+            **{"selected_on_test": on_test, "settings": {}},
+        }
+    # A directory may hold anything, as weights of a start do.
+    local = replace(tuned, start={"model": str(tmp_path / "a"), "tuning": "head"}, data={"validation": "none"})
+    place = model(tmp_path / "c", ActConfig(), local)
+    for dataset in ("folder", "parquet", None):
+        with pytest.raises(ValueError, match="does not say dataset, random; expected them in --report-facts"):
+            known_facts(place, dataset, {})
+    assert known_facts(place, None, {"dataset": "x", "random": True})["random"] is True
+    with pytest.raises(ValueError, match="FACTS has seed 3; .*c says 7"):
+        known_facts(place, "x", {"seed": 3, "random": True}, source="FACTS")
+
+
+@pytest.mark.parametrize(("weights", "is_random"), [("pretrained", False), ("random", True), ("shuffled", None)])
+def test_an_encoder_of_another_modality_is_named_with_its_weights(weights, is_random, tmp_path):
+    config = Any2PointConfig(
+        encoder_config=tiny_config("bert"), encoder_name_or_path="me/encoder", encoder_weights=weights
+    )
+    place = model(tmp_path, config)
+    stated = {"method": "none", "seed": 0, "selected_on_test": False}
+    if is_random is None:
+        with pytest.raises(ValueError, match="does not say random; expected them"):
+            known_facts(place, "mine", stated)
+    else:
+        found = known_facts(place, "mine", stated)
+        assert (found["encoder"], found["random"]) == ("me/encoder", is_random)
+
+
+def test_a_report_has_figures_variant_and_checksums(tmp_path):
+    place = model(tmp_path, ActConfig())
+    facts = {name: WHOLE[name] for name in ("encoder", "method", "seed", "random", "selected_on_test", "settings")}
+    found = evaluation_report(place, facts | {"dataset": "mine"}, {}, {"test": {"accuracy": 0.5, "loss": 1.0}}, 3)
+    assert (found["accuracy"], found["loss"], found["rows"], found["variant"]) == (0.5, 1.0, 3, None)
+    assert found["model"] == model_identity(place) and found["frozen"] is None and "torch" in found["versions"]
+    scans = facts | {"dataset": "scanobjectnn"}
+    assert evaluation_report(place, scans, {}, {"test": {"accuracy": 0.5}}, 2882)["variant"] == "pb_t50_rs"
+    with pytest.raises(ValueError, match="rows=2882; expected [0-9]+, the test clouds of scanobjectnn obj_only"):
+        evaluation_report(place, scans, {"variant": "obj_only"}, {"test": {"accuracy": 0.5}}, 2882)
+    with pytest.raises(ValueError, match="a report is about the split test; evaluated: train, validation"):
+        evaluation_report(place, facts | {"dataset": "mine"}, {}, {"train": {}, "validation": {}}, 3)
+    config = Any2PointConfig(encoder_config=tiny_config("bert"), encoder_checksum="tensors-sha256:ab")
+    made = evaluation_report(model(tmp_path / "b", config), facts | {"dataset": "mine"}, {}, {"test": {}}, 3)
+    assert made["frozen"] == "tensors-sha256:ab"

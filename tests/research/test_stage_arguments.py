@@ -1,0 +1,115 @@
+"""Arguments of MiniGPT-3D's stages: published values, schedules in steps, and what does not fit together."""
+
+import pytest
+
+from hf_any3d.research.minigpt3d_stages import (
+    CONVERSATIONS,
+    ConversationArguments,
+    StageArguments,
+    StageTrainingArguments,
+)
+from hf_any3d.training.schedules import StepCosine
+
+PARTS = {"point_encoder": "a", "qformer": "b", "language_model": "c"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "ratios", "sizes"),
+    [(1, [1], [9]), (2, [1], [9]), (3, [2, 3, 3], [6, 10, 4]), (4, [2, 3, 3], [6, 10, 4])],
+)
+def test_each_stage_has_its_published_conversations(stage, ratios, sizes):
+    chosen = ConversationArguments()
+    chosen.choose(stage)
+    assert (chosen.conversations, chosen.data_ratios, chosen.batch_sizes) == (CONVERSATIONS[stage], ratios, sizes)
+
+
+def test_given_conversations_win_and_unpublished_kinds_have_a_default():
+    chosen = ConversationArguments(conversations=["complex", "brief"], data_ratios=[2.0, 5.0])
+    chosen.choose(3)
+    assert (chosen.conversations, chosen.data_ratios, chosen.batch_sizes) == (["complex", "brief"], [2.0, 5.0], [9, 9])
+    assert ConversationArguments(dataset_options={"streaming": True, "x": 1}).dataset_options == {
+        "copy_clouds": False,
+        "x": 1,
+    }
+    assert ConversationArguments(dataset_options='{"streaming": false}').dataset_options == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (
+            {"data_ratios": [1.0]},
+            "--data_ratios 1.0; expected 3 numbers above 0, for detailed, single_round, multi_ro",
+        ),
+        ({"batch_sizes": [1, 0, 1]}, "--batch_sizes 1 0 1; expected 3 numbers above 0"),
+        ({"batch_sizes": [1, 1, 1, 1]}, "--batch_sizes 1 1 1 1; expected 3 numbers"),
+    ],
+)
+def test_ratios_and_sizes_fit_the_conversations(given, text):
+    with pytest.raises(ValueError, match=text):
+        ConversationArguments(**given).choose(3)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"stage": 0} | PARTS, "--stage 0; expected one of 1, 2, 3, 4"),
+        (
+            {"stage": 1, "model_name_or_path": "x", "qformer": "y"},
+            "--model_name_or_path and --qformer; expected a model",
+        ),
+        (
+            {"stage": 1, "model_name_or_path": "x", "model_config": {"a": 1}},
+            "--model_config with --model_name_or_path",
+        ),
+        (
+            {"stage": 1, "qformer": "b", "language_model": "c"},
+            "--point_encoder is not given; .*, or --model_name_or_pa",
+        ),
+        (
+            {"stage": 1, "point_encoder": "a", "language_model": "c"},
+            "--qformer is not given; .*, or none for a new one",
+        ),
+        ({"stage": 1, "processor_config": {"sampling": 1}} | PARTS, "--processor_config has no setting 'sampling'"),
+    ],
+)
+def test_contradictions_are_refused(given, text):
+    with pytest.raises(ValueError, match=text):
+        StageArguments(**given)
+
+
+def test_what_is_enough_is_taken():
+    assert StageArguments(stage=2, model_name_or_path="x").model_config == {}
+    made = StageArguments(stage=1, **PARTS, model_config='{"a": 1}', processor_config='{"end_mark": "#"}')
+    assert made.model_config == {"a": 1} and made.processor_config == {"end_mark": "#"}
+
+
+def training(folder, **settings) -> StageTrainingArguments:
+    return StageTrainingArguments(str(folder), use_cpu=True, report_to="none", **{"max_steps": 12} | settings)
+
+
+def test_a_schedule_is_divided_into_its_epochs(tmp_path):
+    made = training(tmp_path, step_cosine='{"epochs": 3, "warmup_steps": 2, "min_lr": 0.5}')
+    assert made.step_schedule == StepCosine(epochs=3, steps_per_epoch=4, warmup_steps=2, min_lr=0.5)
+    assert made.step_cosine == {"epochs": 3, "warmup_steps": 2, "warmup_lr": 1e-6, "min_lr": 0.5}
+    assert made.schedule_facts == {"lr_scheduler": "step_cosine", "step_cosine": made.step_cosine}
+    assert training(tmp_path, step_cosine={"warmup_steps": 1}).step_schedule.steps_per_epoch == 12
+    plain = training(tmp_path)
+    assert plain.step_schedule is None and plain.schedule_facts == {} and plain.step_cosine is None
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"max_steps": 0}, "--max_steps 0; expected at least 1, since batches are drawn without end"),
+        ({"rows_per_step": 8}, "--rows_per_step; expected --batch_sizes and --gradient_accumulation_steps"),
+        ({"step_cosine": {"epochs": 5}}, "--max_steps 12; expected a multiple of 5 epochs"),
+        (
+            {"step_cosine": {"steps_per_epoch": 5}},
+            "--step_cosine has no setting 'steps_per_epoch'; expected one of ep",
+        ),
+    ],
+)
+def test_steps_that_cannot_be_are_refused(given, text, tmp_path):
+    with pytest.raises(ValueError, match=text):
+        training(tmp_path, **given)
