@@ -1,6 +1,7 @@
 """What all pipelines share: one cloud or many, names, arguments, and tensors of clouds of different sizes."""
 
 from collections import UserList
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,16 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from hf_any3d.pipelines import DEFAULT_MODELS, base, default_model
+from hf_any3d.data.files import PointCloudData
+from hf_any3d.modeling.spatiallm import Layout, Wall
+from hf_any3d.pipelines import (
+    DEFAULT_MODELS,
+    base,
+    default_model,
+    point_cloud_segmentation,
+    point_cloud_text_to_text,
+    room_layouts,
+)
 from hf_any3d.pipelines.base import (
     Clouds,
     PointCloudPipeline,
@@ -31,6 +41,7 @@ class Plain(PointCloudPipeline):
     _sanitize_parameters = _forward = postprocess = None
 
 
+scene_features_module = import_module("hf_any3d.pipelines.scene_features")  # its name is that of the function
 ROWS = [[0.0, 1.0, 2.0], [3, 4, 5]]
 
 
@@ -208,3 +219,118 @@ def test_features_of_labels_are_a_row_of_floats_for_each():
     ):
         with pytest.raises(ValueError, match=message):
             as_features(wrong, ["a", "b"])
+
+
+def test_logits_of_blocks_are_averaged_where_they_overlap(monkeypatch):
+    monkeypatch.setattr(point_cloud_segmentation, "_PIECE", 2)
+    merged = point_cloud_segmentation._Merge(4)
+    merged.add(np.array([[0, 1], [1, 2]]), np.array([[[4.0, 0], [0, 0]], [[2, 0], [0, 6]]]))
+    merged.add(np.array([[3, 3]]), np.array([[[0.0, 1], [0, 3]]]))  # a block that repeats a point
+    assert merged.count.tolist() == [1, 2, 1, 2] and merged.sums.tolist() == [[4, 0], [2, 0], [0, 6], [0, 4]]
+    labels, scores = merged.labels_and_scores()
+    expected = torch.tensor([[4.0, 0], [1, 0], [0, 6], [0, 2]]).softmax(dim=1).max(dim=1).values
+    assert labels.tolist() == [0, 0, 1, 1] and (labels.dtype, scores.dtype) == (np.int64, np.float32)
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+
+
+def test_part_of_a_cloud_keeps_what_belongs_to_its_points():
+    fields = {"colors": np.eye(3), "normals": np.eye(3)[::-1], "intensity": np.arange(3.0), "ring": np.arange(3.0)}
+    part = point_cloud_segmentation.part_of(PointCloudData(np.eye(3), **fields), np.array([2, 0, 2]))
+    for name, values in {"points": np.eye(3), **fields}.items():
+        np.testing.assert_array_equal(getattr(part, name), values[[2, 0, 2]], err_msg=name)
+    assert point_cloud_segmentation.part_of(PointCloudData(np.eye(3)), np.array([0])).colors is None
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "cloud", "given", "number"),
+    [
+        (["ship", "car"], 2, "a.ply", "car", 1),
+        (["ship", "car"], 2, "a.ply", 0, 0),
+        (["ship", "car"], 2, {"category": "car", "label": 0}, None, 1),
+        (["ship", "car"], 2, {"label": 1}, None, 1),
+        (["ship", "car"], 2, {"label": 1}, "ship", 0),
+        (None, 3, "a.ply", "2", 2),
+        (["ship"], 1, "a.ply", None, 0),
+        (None, 0, "a.ply", None, None),
+        (None, 0, "a.ply", "ship", "category='ship'; expected none, as this model has no categories"),
+        (["ship", "car"], 2, "a.ply", None, "category is missing, .* one of ship, car, or its number"),
+        (["ship", "car"], 2, "a.ply", "bus", "category='bus'; expected one of ship, car, or its number"),
+        (["ship", "car"], 2, "a.ply", 2, "category=2; expected one of ship, car"),
+        (["ship", "car"], 2, "a.ply", -1, "category=-1; expected"),
+    ],
+)
+def test_the_category_of_an_object_is_given_or_in_its_row(names, count, cloud, given, number):
+    config = SimpleNamespace(num_categories=count, category_names=names)
+    pipe = SimpleNamespace(model=SimpleNamespace(config=config))
+    find = point_cloud_segmentation.PointCloudSegmentationPipeline._category_number
+    if not isinstance(number, str):
+        assert find(pipe, cloud, given) == number
+        return
+    with pytest.raises(ValueError, match=number):
+        find(pipe, cloud, given)
+
+
+@pytest.mark.parametrize(
+    ("content", "answer", "last"),
+    [
+        ("x", " yes ", {"role": "assistant", "content": "yes"}),
+        (None, " yes ", {"role": "assistant", "content": "It is yes"}),
+    ],
+)
+def test_an_answer_is_a_message_or_the_end_of_one(content, answer, last):
+    messages = [{"role": "user", "content": "x"}]
+    if content is None:
+        messages.append({"role": "assistant", "content": "It is"})
+    before = [dict(one) for one in messages]
+    found = point_cloud_text_to_text._add_answer(messages, answer)
+    assert found == [before[0], last] and messages == before
+    parts = [{"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "It"}]}]
+    assert point_cloud_text_to_text._add_answer(parts, "s ")[0]["content"] == "Its"
+
+
+def test_lines_come_as_soon_as_they_are_whole():
+    assert list(room_layouts._lines(["a", "b\nc", "\n\nd", ""])) == ["ab", "c", "", "d"]
+    assert list(room_layouts._lines([])) == [""] and list(room_layouts._lines(["a\n"])) == ["a", ""]
+    assert room_layouts.last_line(Layout((Wall(0, *range(8)),))) == Layout((Wall(0, *range(8)),)).write()
+
+
+@pytest.mark.parametrize(
+    ("text", "task"),
+    [
+        ("all", "all"),
+        (" Detect boxes. ", "objects"),
+        ("Detect boxes", "objects"),
+        ("Detect walls, doors, windows.", "layout"),
+    ],
+)
+def test_instructions_of_layouts_are_those_of_the_training(text, task):
+    assert room_layouts._task_of(text) == task
+    message = {"role": "user", "content": [{"type": "point_cloud", "path": "a.ply"}, {"type": "text", "text": text}]}
+    assert room_layouts.scan_of_messages([message]) == ({"path": "a.ply"}, task)
+    message["content"].pop()
+    assert room_layouts.scan_of_messages([message]) == ({"path": "a.ply"}, None)
+    with pytest.raises(ValueError, match="2 messages with 2 scans; expected one message with one scan"):
+        room_layouts.scan_of_messages([message, message])
+    with pytest.raises(ValueError, match="text='Hi': the model writes layouts .* expected 'Detect"):
+        room_layouts._task_of("Hi")
+
+
+@pytest.mark.parametrize("up_axis", ["y", "z"])
+def test_columns_of_a_scene_stand_on_a_grid_with_a_margin_around_each(up_axis):
+    across = [0, 2] if up_axis == "y" else [0, 1]
+    points = np.random.default_rng(0).uniform(size=(300, 3)) * 4 + 10
+    cloud, processor = PointCloudData(points), SimpleNamespace(up_axis=up_axis)
+    ((whole, own),) = scene_features_module._columns(cloud, processor, None, 1.0)
+    assert whole.tolist() == list(range(300)) and own.all()
+    places = cloud.points[:, across] - cloud.points[:, across].min(axis=0)
+    cells = np.floor(places / 2).astype(int)
+    for margin in (0.0, 0.5):
+        seen_in = list(scene_features_module._columns(cloud, processor, 2.0, margin))
+        assert len(seen_in) == len(np.unique(cells, axis=0))
+        owned = np.concatenate([seen[own] for seen, own in seen_in])
+        assert sorted(owned) == list(range(300)), "each point is in one column"
+        for seen, own in seen_in:
+            (cell,) = np.unique(cells[seen[own]], axis=0)
+            inside = (np.abs(places - (cell * 2 + 1)) <= 1 + margin + 1e-5).all(axis=1)
+            expected = inside if margin else (cells == cell).all(axis=1)
+            assert seen.tolist() == np.flatnonzero(expected).tolist()
