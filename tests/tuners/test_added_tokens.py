@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from transformers.pytorch_utils import Conv1D
 
 from hf_any3d import (
     ActConfig,
@@ -12,6 +13,9 @@ from hf_any3d import (
     IDPTConfig,
     PPTConfig,
 )
+from hf_any3d.tuners.dapt import DAPTLayer
+from hf_any3d.tuners.idpt import IDPTLayer
+from hf_any3d.tuners.idpt.layer import Arrival
 from tests.reference.fill import points
 
 CONFIGS = {
@@ -115,6 +119,18 @@ def test_a_cloud_does_not_depend_on_its_batch(method):
     torch.testing.assert_close(model(points=batch).logits[1:2], alone, atol=1e-4, rtol=1e-3)
 
 
+@BY_METHOD
+@torch.no_grad()
+def test_a_half_precision_model_keeps_its_adapter_in_full_precision(method):
+    expected = adapted(CONFIGS[method]())
+    model = get_peft_model(base_of().to(torch.bfloat16), CONFIGS[method]()).eval()
+    model.load_state_dict(expected.state_dict())
+    own = {weight.dtype for name, weight in model.named_parameters() if f"{method}_" in name}
+    assert own == {torch.float32}
+    logits, full = model(points=clouds()).logits, expected(points=clouds()).logits
+    assert (logits - full).abs().max() < 0.1 * full.std()
+
+
 @torch.no_grad()
 def test_a_random_position_is_not_trained_but_stored(tmp_path):
     model = adapted(CONFIGS["idpt"](train_position=False))
@@ -139,6 +155,54 @@ def test_positions_are_added_before_the_first_block_or_each(positions, expected)
     with torch.no_grad():
         model(points=clouds())
     assert given == expected
+
+
+@pytest.mark.parametrize(
+    ("numbers", "made"), [(None, [2]), (1, [1]), ([2, 0, 2], [0, 2])], ids=["the last one", "one", "in any order"]
+)
+def test_prompts_are_made_before_the_layers_that_are_named(numbers, made):
+    model = get_peft_model(base_of(), CONFIGS["idpt"](prompt_layers=numbers))
+    layers = model.get_base_model().act.blocks.layers
+    assert [n for n, layer in enumerate(layers) if isinstance(layer, IDPTLayer) and layer.nested] == made
+    wrapped = [n for n, layer in enumerate(layers) if isinstance(layer, IDPTLayer)]
+    assert wrapped == list(range(made[0], 3))  # prompts go on to the end
+    alone = get_peft_model(base_of(), CONFIGS["idpt"](prompt_layers=numbers, keep_prompts=False))
+    layers = alone.get_base_model().act.blocks.layers
+    assert [n for n, layer in enumerate(layers) if isinstance(layer, IDPTLayer)] == made
+
+
+@pytest.mark.parametrize(
+    ("width", "own", "is_open", "heads"),
+    [(48, None, False, 1), (192, None, False, 3), (200, None, True, 2), (192, 4, True, 4), (192, 4, False, 3)],
+)
+def test_a_prompt_transformer_has_the_heads_of_its_layer_or_of_64_channels(width, own, is_open, heads):
+    base = torch.nn.Linear(width, width)
+    if own is not None:
+        base.attention = torch.nn.Identity()
+        base.attention.num_heads = own
+    layer = IDPTLayer(base, width, is_open)
+    layer.update_layer("default", IDPTConfig(prompt_module="transformer"), Arrival(None, (), True), makes_prompt=True)
+    assert layer.nested["default"]["idpt"].block.attention.num_heads == heads
+
+
+def test_outputs_of_linear_layers_and_norms_are_scaled_by_channel():
+    inside = {
+        "linear": torch.nn.Linear(8, 12),
+        "convolution": Conv1D(20, 8),
+        "norm": torch.nn.LayerNorm(8),
+        "bare_norm": torch.nn.LayerNorm(8, elementwise_affine=False),
+        "table": torch.nn.Embedding(3, 8),
+    }
+    bare = torch.nn.LayerNorm(8, elementwise_affine=False)
+    layer = DAPTLayer(torch.nn.ModuleDict(inside), 8, is_open=False, is_first=False, final_norm=bare)
+    assert layer.widths == {"linear": 12, "convolution": 20, "norm": 8, "final_norm": 8}
+    layer.update_layer("default", DAPTConfig(r=4), 0)
+    with torch.no_grad():
+        layer.dapt_scales_linear["default"].gamma.fill_(2)
+        layer.dapt_scales_linear["default"].beta.fill_(3)
+        tokens = torch.randn(2, 8)
+        linear = inside["linear"]
+        torch.testing.assert_close(linear(tokens), 2 * (tokens @ linear.weight.T + linear.bias) + 3)
 
 
 def test_tokens_without_a_scale_are_left_as_they_are():
