@@ -103,8 +103,7 @@ def check_path(
     if not _is_cached(name, revision, cache_dir, kind):
         download = f"hf download {name}" + " --repo-type dataset" * (kind == "dataset")
         raise FileNotFoundError(
-            f"no directory {name}{similar_path(name)}; if a {kind} on the hub is meant, not the folder "
-            f"{name.partition('/')[0]} here, fetch it first: {download}"
+            f"no directory {name}{similar_path(name)}; if a {kind} on the hub is meant, fetch it first: {download}"
         )
 
 
@@ -118,8 +117,9 @@ def is_path_like(name: str, needs_owner: bool = False) -> bool:
     if not _is_owner_and_name(name):
         has_marks = "/" in name or "\\" in name or name.startswith((".", "~"))
         return needs_owner or has_marks or _is_file_name(name)
-    # A folder here may have the name of an owner on the hub, but hardly hold something with nearly the same name.
-    return bool(similar_path(name))
+    # A folder here may have the name of an owner on the hub, or nearly, but hardly hold something with nearly the same
+    # name.
+    return bool(similar_path(name, whole=True))
 
 
 def _is_owner_and_name(name: str) -> bool:
@@ -136,8 +136,13 @@ def _is_file_name(name: str) -> bool:
     return Path(name).suffix[1:].lower() in _FILE_ENDINGS
 
 
-def similar_path(name: str | os.PathLike) -> str:
-    """Return "; did you mean PATH?" for a path that does not exist, or "" if none is similar."""
+def similar_path(name: str | os.PathLike, whole: bool = False) -> str:
+    """Return "; did you mean PATH?" for a path that does not exist, or "" if none is similar.
+
+    Args:
+        name: The path.
+        whole: Whether all of it has to be there under the similar name; otherwise a similar folder above it is named.
+    """
     path = Path(name).expanduser()
     missing = [part for part in (path, *path.parents) if not part.exists()]
     if not missing or not (folder := missing[-1].parent).is_dir():
@@ -148,7 +153,8 @@ def similar_path(name: str | os.PathLike) -> str:
         return ""
     matches = difflib.get_close_matches(missing[-1].name, names, n=3)
     inner = [folder / match / path.relative_to(missing[-1]) for match in matches]
-    found = next((some for some in inner if some.exists()), folder / matches[0] if matches else None)
+    above = folder / matches[0] if matches and not whole else None
+    found = next((some for some in inner if some.exists()), above)
     return f"; did you mean {found}?" if found else ""
 
 

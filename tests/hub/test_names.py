@@ -85,6 +85,8 @@ def test_a_folder_called_like_an_owner_hides_no_model_that_is_in_the_cache(hub, 
         Any2PointForPointCloudClassification.from_pretrained("me-here/classifier")
     (tmp_path / "me-here" / "classifiers").rmdir()
     Any2PointForPointCloudClassification.from_pretrained("me-here/classifier")
+    (tmp_path / "me-there").mkdir()  # nearly the owner's name, and nothing in it
+    assert not is_path_like("me-hare/classifier")
     (tmp_path / "me-here" / "classifiers").mkdir()
     Any2PointForPointCloudClassification.from_pretrained("me-here/classifier")
 
