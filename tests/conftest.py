@@ -37,6 +37,10 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     TRITON_INTERPRET="1",  # kernels for GPUs run on the CPU; triton reads this on import
 )
+_DRAWN = "HF_ANY3D_DRAWN"  # a folder that all processes of a run share, see tests/reference/fill.py
+_is_first = _DRAWN not in os.environ
+if _is_first:
+    os.environ[_DRAWN] = tempfile.mkdtemp(prefix="hf-any3d-drawn-")
 
 
 # Memory limit of a test process, in bytes.
@@ -147,7 +151,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     _hub.close()
-    shutil.rmtree(_home, ignore_errors=True)
+    for folder in (_home, *([os.environ[_DRAWN]] if _is_first else [])):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

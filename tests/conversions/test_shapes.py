@@ -16,6 +16,9 @@ _PAIR = [torch.zeros(2, 3), torch.zeros(2, 4)]
         (lambda: stack(["a", "b"], _PAIR), "a has shape (2, 3), b has shape (2, 4); expected one shape"),
         (lambda: join_rows(["a", "b"], _PAIR), "a has shape (2, 3), b has shape (2, 4); expected rows of one shape"),
         (lambda: split_rows("a", torch.zeros(7, 2), 3), "a has shape (7, 2); expected rows in 3 equal parts"),
+        (lambda: join_rows(["a"], [torch.tensor(1.0)]), "a has shape (); expected rows of one shape"),
+        (lambda: split_rows("a", torch.tensor(1.0), 2), "a has shape (); expected rows in 2 equal parts"),
+        (lambda: as_vector("a", torch.tensor(1.0)), "a has shape (); expected (1, …, 1, channels)"),
         (lambda: as_vector("a", torch.zeros(2, 3)), "a has shape (2, 3); expected (1, …, 1, channels)"),
         (lambda: as_linear("a", torch.zeros(4, 3, 2)), "a has shape (4, 3, 2); expected (out, in, 1)"),
     ],
@@ -32,4 +35,7 @@ def test_tensors_keep_their_numbers_and_order():
     assert torch.equal(join_rows(["a", "b", "c"], parts), rows)
     assert torch.equal(stack(["a", "b"], parts[:2])[1], parts[1])
     assert torch.equal(as_vector("a", rows[:1].view(1, 1, 2)), rows[0])
-    assert torch.equal(as_linear("a", rows.view(6, 2, 1)), rows)
+    for shape in ((6, 2), (6, 2, 1), (6, 2, 1, 1)):
+        assert torch.equal(as_linear("a", rows.view(shape)), rows)
+    (whole,) = split_rows("a", torch.tensor(3.0), 1)  # of any shape
+    assert whole == 3

@@ -31,14 +31,17 @@ def fill(name: str, shape: Sequence[int], dtype: str = "float32") -> np.ndarray:
     if prod(shape) < _LARGE:
         return _values(name, shape)
     # Cases of a model have most weights in common, which take seconds to draw.
-    file = Path(os.environ["HF_HOME"], "drawn", f"{name}-{'x'.join(map(str, shape))}.npy")
+    folder = Path(os.environ.get("HF_ANY3D_DRAWN") or Path(os.environ["HF_HOME"], "drawn"))
+    file = folder / f"{name}-{'x'.join(map(str, shape))}.npy"
     if not file.is_file():
-        file.parent.mkdir(exist_ok=True)
-        np.save(file, _values(name, shape))
+        folder.mkdir(exist_ok=True)
+        own = file.with_name(f"{os.getpid()}-{file.name}")
+        np.save(own, _values(name, shape))
+        own.replace(file)  # whole, for other processes that read it
     return np.load(file)
 
 
-_LARGE = 100_000  # values that are worth a file, which is in a folder of the test run
+_LARGE = 100_000  # values that are worth a file
 
 
 def _values(name: str, shape: tuple[int, ...]) -> np.ndarray:
