@@ -2,6 +2,7 @@
 
 import logging
 import runpy
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,19 @@ def test_user_errors_are_printed_as_one_line_with_exit_code_1(error, monkeypatch
     with pytest.raises(SystemExit):
         run_program(main)
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [None, ValueError, ZeroDivisionError])
+def test_the_output_directory_is_free_once_a_program_has_ended(error, tmp_path):
+    def main():
+        claim_output(tmp_path)
+        assert (tmp_path / "_lock").exists()
+        if error is not None:
+            raise error
+
+    with pytest.raises(SystemExit if error is ValueError else error) if error else nullcontext():
+        run_program(main)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_program_errors_keep_their_traceback():
@@ -259,6 +273,7 @@ def finished(folder, monkeypatch, **settings):
     settings |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "license": "mit"}
     trainer = PointTrainer(tiny_model(num_labels=2), quiet(folder, **settings), processing_class=PointCloudProcessor())
     trainer.state.max_steps = 8
+    claim_output(Path(folder))
     trainer.confusions = {"test": "matrix"}
     shown, metrics, scores = [], {"test": {"accuracy": 0.5}}, {"test": {"a": 1.0}}
     monkeypatch.setattr(program, "write_run_results", lambda *given, **more: shown.append((given, more)))
