@@ -62,7 +62,7 @@ def test_every_patch_is_applied_once_keeps_the_signature_and_has_its_reason(patc
 def test_what_was_looked_up_in_transformers_before_is_replaced_there_too(monkeypatch):
     (patch,) = [each for each in PATCHES if each.target == "transformers.pipelines:pipeline"]
     plain = original(transformers.pipelines.pipeline)
-    for place in (transformers.pipelines, transformers):
+    for place in (transformers, transformers.pipelines):  # transformers would look it up while it is replaced
         monkeypatch.setattr(place, "pipeline", plain)
     patch.apply()
     assert original(transformers.pipeline) is plain

@@ -192,6 +192,16 @@ def test_a_checkpoint_holds_all_but_the_frozen_encoder(tmp_path):
     assert isinstance(AutoModelForPreTraining.from_pretrained(tmp_path), ActForPreTraining)
 
 
+def test_the_teachers_encoder_keeps_its_attention_or_gets_that_of_the_model():
+    for chosen in ("eager", "sdpa"):
+        autoencoder = tiny_autoencoder()
+        autoencoder.encoder.config._attn_implementation = chosen
+        config = ActConfig(autoencoder_config=autoencoder.config, **CUT | STUDENT)
+        autoencoder.encoder.config._attn_implementation = chosen  # which nesting resets
+        assert ActForPreTraining(config, autoencoder).autoencoder.encoder.config._attn_implementation == chosen
+    assert tiny_pretraining().autoencoder.encoder.config._attn_implementation == "sdpa"
+
+
 def test_a_different_encoder_is_refused(tmp_path):
     random_encoder(tiny_config("vit")).save_pretrained(tmp_path / "vit")
     autoencoder = ActAutoencoder.from_teacher_pretrained(str(tmp_path / "vit"), **TEACHER)

@@ -11,6 +11,8 @@ from transformers import AutoModel, ViTConfig, ViTModel
 
 import hf_any3d
 from hf_any3d import (
+    ActConfig,
+    ActModel,
     Any2PointForPointCloudClassification,
     Any2PointModel,
     AutoModelForPointCloudClassification,
@@ -354,3 +356,13 @@ def test_widths_are_not_guessed_before_a_model_is_built():
     config = hf_any3d.PointFeaturesConfig(features=("encoder",))
     with pytest.raises(ValueError, match="encoder_width=None; expected a number, which a model finds out"):
         config.widths()
+
+
+def test_a_frozen_model_keeps_its_attention_or_gets_that_of_the_model_around_it():
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "num_groups": 8, "group_size": 4}
+    config = PointFeaturesConfig(features=["encoder"], encoder_config=ActConfig(**sizes), encoder_weights="random")
+    model = PointFeaturesModel(config)
+    assert model.encoder.config._attn_implementation == model.config._attn_implementation == "sdpa"
+    eager = ActModel._from_config(ActConfig(**sizes), attn_implementation="eager")
+    kept = PointFeaturesModel(config, {"encoder": eager})
+    assert kept.encoder.config._attn_implementation == "eager"
