@@ -65,6 +65,12 @@ def test_a_config_changes_one_record_and_keeps_none_that_is_empty():
     assert config.parts is None
 
 
+def test_parts_that_a_model_does_not_have_are_refused():
+    assert Any2PointConfig(parts={}).parts == {}
+    with pytest.raises(ValueError, match="parts has 'decoder'; expected some of 'encoder'"):
+        Any2PointConfig(parts={"encoder": {}, "decoder": {}})
+
+
 def test_directories_are_recorded_absolutely_and_names_as_they_are(tmp_path, monkeypatch):
     (tmp_path / "encoder").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -98,6 +98,8 @@ def test_weights_and_running_statistics_are_finite(value):
     part = Part()
     with torch.no_grad():
         part.own.fill_(3e38)  # a sum beyond float32 of numbers that are not
+        part.away = nn.Parameter(torch.ones(1, device="meta"))  # nobody can tell
+        part.codes = nn.Parameter(torch.ones(2, dtype=torch.uint8), requires_grad=False)
         assert not_finite(part) == []
         part.head.bias[1] = part.body[1].running_mean[0] = value
         part.body[1].running_var[2] = -1e-6
