@@ -35,7 +35,7 @@ from hf_any3d.training.little_data.linear_head import (
 )
 from hf_any3d.training.little_data.no_class import NUM_THINGS
 from hf_any3d.training.little_data.one_side import fit_side
-from hf_any3d.training.little_data.plan import FEATURES, WRAP_SHARPNESS, Plan, plan_for
+from hf_any3d.training.little_data.plan import FEATURES, WRAP_SHARPNESS, Plan, advice_for, plan_for
 from hf_any3d.training.little_data.scans import Examples, Scans, check, class_counts, file_names, look_at
 from hf_any3d.training.protocol import build_processor
 from hf_any3d.training.tasks import class_names
@@ -480,6 +480,8 @@ def _lines(
     way = f"way: frozen {' and '.join(config.features)} features, {mean}with a linear head; {plan.reason}"
     if config.wrap_labels is not None:
         way = way.replace("with a linear head", "with a linear head, averaged with the answers of a trained wrap")
+    elif advice := advice_for(scans.counts):
+        way += f"; {advice}"
     estimate = judged.get(CROSS_VALIDATION)
     if estimate is None:
         sure = "accuracy: unknown, as no class has two different scans; with a second one of each it is estimated"

@@ -5,7 +5,7 @@ import pytest
 
 from hf_any3d.evaluation.classification import wilson_interval
 from hf_any3d.training.little_data.confidence import Estimate
-from hf_any3d.training.little_data.plan import MOST_SCANS, TABLE, plan_for
+from hf_any3d.training.little_data.plan import MOST_SCANS, TABLE, advice_for, plan_for
 
 NAMES = ["ball", "cone", "stick"]
 
@@ -98,3 +98,17 @@ def test_the_plan_is_that_of_the_usual_number_of_scans(usual, row):
     assert plan_for({"a": usual - 1, "b": usual + 1, "c": usual}) == TABLE[row]
     assert plan_for({"a": MOST_SCANS}).way == "features" and plan_for({"a": MOST_SCANS + 1}).way == "trained"
     assert plan_for({"a": usual, "b": usual}, copies=TABLE[row].copies) == TABLE[row]  # is no request
+
+
+@pytest.mark.parametrize(
+    ("counts", "minutes", "points"),
+    [((5, 5), 1, 4), ((5, 5, 1), 1, 4), ((9,) * 20, 3, 4), ((10,) * 15, 3, 2), ((25,) * 10, 5, 2)],
+)
+def test_a_training_beside_the_head_is_advised_where_it_is_better(counts, minutes, points):
+    advice = advice_for(dict(enumerate(counts)))
+    assert advice == f"--way both, some {minutes} min of training, was {points} points better where it was tried"
+
+
+@pytest.mark.parametrize("counts", [(4, 4, 9), (1, 1), (251,), (51,) * 5])
+def test_few_and_many_scans_get_no_advice_to_train(counts):
+    assert advice_for(dict(enumerate(counts))) == ""
