@@ -23,7 +23,8 @@ class Copies(Generic[Model]):
         pickler = _Pickler(file)
         try:
             pickler.dump(model)
-        except (AttributeError, TypeError, pickle.PicklingError):  # a function inside another, as a module's attribute
+        # Of a function inside another, as a module's attribute; of torch's parametrizations.
+        except (AttributeError, TypeError, pickle.PicklingError, RuntimeError):
             self.pickled = None
         else:
             self.pickled, self.tensors = file.getvalue(), pickler.tensors
