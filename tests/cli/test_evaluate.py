@@ -1,5 +1,6 @@
 """`hf-any3d evaluate` on every kind of model: the figures of its task, or an error that names what fits."""
 
+import csv
 import json
 import shutil
 from importlib import import_module
@@ -72,6 +73,23 @@ def test_parts_get_the_ious_of_their_predictions(models, data):
     ious = part_ious(predicted, true, list(rows["label"]), model.config.category_parts)
     assert facts["metrics"]["train"]["instance_miou"] == pytest.approx(instance_miou(ious), abs=1e-6)
     assert set(facts["class_iou"]["train"]) <= set(PARTS)
+
+
+def test_figures_are_written_as_json_or_as_a_table(models, data, tmp_path):
+    folder = data(CATEGORIES, PARTS)
+    code, out, err = evaluate(models("parts"), folder, "--json", "--output", tmp_path / "figures.json")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert json.loads((tmp_path / "figures.json").read_text()) == facts
+    code, _, err = evaluate(models("parts"), folder, "--output", tmp_path / "figures.csv")
+    assert code == 0, err
+    (row,) = csv.DictReader((tmp_path / "figures.csv").read_text().splitlines())
+    assert row.pop("split") == "train"
+    expected = facts["metrics"]["train"] | {f"iou of {part}": iou for part, iou in facts["class_iou"]["train"].items()}
+    timed = {name for name in expected if "second" in name or "runtime" in name}
+    assert {name: float(value) for name, value in row.items() if name not in timed} == pytest.approx(
+        {name: value for name, value in expected.items() if name not in timed}, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(
