@@ -146,6 +146,7 @@ class Models(Target):
 
     def prepare(self, folder: Path) -> None:  # noqa: D102
         self.seeds = {name: folder / name for name in KINDS}
+        self.base = tiny_model(id2label=LABELS)  # here, since copies of tiny models are pickled
         _classifier(GuidedAdapterConfig).save_pretrained(self.seeds["guided"])
         _classifier(_lora).save_pretrained(self.seeds["lora"])
         tiny_act(ActForPointCloudClassification, id2label=LABELS).save_pretrained(self.seeds["act"])
@@ -232,10 +233,9 @@ class Models(Target):
             if case.seed != "chat":
                 model(points)
 
-    @staticmethod
-    def _base() -> Any:
+    def _base(self) -> Any:
         torch.manual_seed(0)
-        return tiny_model(id2label=LABELS)
+        return deepcopy(self.base)
 
     def check_refusal(self, error: BaseException, case: Case, folder: Path) -> None:  # noqa: D102
         text = one_line(error)
