@@ -264,7 +264,7 @@ def unlike(prediction: Row) -> str:
 
 
 def why_no_object(cloud: Cloud, up_axis: str) -> str | None:
-    """Return why a cloud shows no object, whatever a model says of it: too few points, or a whole room.
+    """Return the reason why a cloud shows no object, if it has too few points or is a whole room.
 
     Args:
         cloud: The cloud.

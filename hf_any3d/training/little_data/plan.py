@@ -60,7 +60,7 @@ def plan_for(counts: Mapping[str, int], **given: Any) -> Plan:
         counts: Scans of each class.
         **given: Settings of `Plan` that a user wants otherwise; None for the table's.
     """
-    scans, usual = sum(counts.values()), float(np.median(list(counts.values())))
+    scans, usual = _size(counts)
     plan = TABLE[max(least for least in TABLE if least <= max(1, usual))]
     if scans > MOST_SCANS:
         plan = Plan(TRAINED, reason=f"with more than {MOST_SCANS} scans a model is trained")
@@ -70,10 +70,15 @@ def plan_for(counts: Mapping[str, int], **given: Any) -> Plan:
 
 def advice_for(counts: Mapping[str, int]) -> str:
     """Return a word on `BOTH` where it is better and takes less than five minutes; "" elsewhere."""
-    scans, usual = sum(counts.values()), float(np.median(list(counts.values())))
+    scans, usual = _size(counts)
     if usual < LEAST_OF_A_CLASS or scans > MOST_TRAINED:
         return ""
     minutes = max(1, round(scans * SECONDS_A_SCAN / 60))
     return (
         f"--way both, some {minutes} min of training, was {2 if usual >= 10 else 4} points better where it was tried"
     )
+
+
+def _size(counts: Mapping[str, int]) -> tuple[int, float]:
+    """Return the number of scans, and that of a usual class."""
+    return sum(counts.values()), float(np.median(list(counts.values())))
