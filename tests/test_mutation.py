@@ -206,6 +206,21 @@ def test_tests_of_the_mirrored_folder_come_first_then_others_that_enter_the_func
     assert choose_tests(below, read_recording(file))[0] == (near, pytest.approx(1.1))
 
 
+def test_tests_that_did_not_fit_come_last_of_all_files_by_turns():
+    def row(test, seconds):
+        return {"test": test, "seconds": seconds, "entered": ["hf_any3d/data/a.py::f"]}
+
+    near = [row(f"tests/data/test_a.py::near_{number}", 4.0) for number in range(6)]
+    far = [row(f"tests/cli/test_b.py::far_{number}", 4.5) for number in range(3)]
+    far.append(row("tests/cli/test_c.py::once", 6.0))
+    mutant = Mutant("hf_any3d/data/a.py", "f", 1, "constant", 0, 1, "2", "1")
+    first, second, third = (
+        [test.rpartition("::")[2] for test in tests] for tests, _ in choose_tests(mutant, near + far)
+    )
+    assert first == ["near_0", "near_1", "near_2"] and second == ["far_0"]
+    assert third == ["near_3", "far_1", "once"]  # 14.5 seconds; the next ones are second ones of their files
+
+
 def test_a_slow_machine_tries_as_many_tests():
     mutant = Mutant("hf_any3d/data/a.py", "f", 1, "constant", 0, 1, "2", "1")
 
@@ -215,7 +230,7 @@ def test_a_slow_machine_tries_as_many_tests():
         rows = [{"test": test, "seconds": seconds, "entered": entered} for test, seconds, entered in own + rest]
         return sum(len(tests) for tests, _ in choose_tests(mutant, rows))
 
-    assert tried(1.0) == tried(3.0) == 12 and tried(0.5) == 24
+    assert tried(1.0) == tried(3.0) == 12 + 15 and tried(0.5) == 40
 
 
 def test_a_recording_holds_as_long_as_the_file_of_the_test_is_the_same(tmp_path):
