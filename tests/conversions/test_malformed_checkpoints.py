@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from hf_any3d.cli import app
 from hf_any3d.conversions.checkpoints import check_finite, listed, read_checkpoint, read_weights
 from tests.conversions.converters import CONVERTERS
+from tests.conversions.written import STORED, written_in
 from tests.forks import results_of
 
 pytestmark = [
@@ -223,6 +224,8 @@ def test_every_converter_returns_the_facts_that_it_documents(converter, folders,
         taught = converter in ("act-dvae", "act-pretrain")
         assert facts["teacher"] == ("kept in the directory" if taught else None)
     assert isinstance(facts.get("parameters", {}), (int, dict)) and facts.get("parameters", 1)
+    # Beside the weights it writes the settings with which the released program computes.
+    assert written_in(output) == json.loads(STORED.read_text(encoding="utf-8"))[converter]
 
 
 @pytest.mark.parametrize("converter", CONVERTERS)

@@ -1,0 +1,179 @@
+"""Programs by the names of tensors, one name at a time, and the plan for files in any order."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hf_any3d.conversions.programs import plan, recognize
+
+ANY2POINT = "patch_embed.EncP.raw_point_embed.net.0.weight"
+BLOCK = "blocks.blocks.0."
+# Names of tensors -> conversion, role, settings.
+MARKS = {
+    (ANY2POINT, "blocks.0.attn.in_proj_weight"): ("any2point", "checkpoint", {"variant": "clip-scan"}),
+    (f"encoder.{ANY2POINT}", "encoder.blocks.0.ls1.gamma", "cls_head_finetune.0.weight"): (
+        *("any2point", "checkpoint"),
+        {"variant": "dinov2-modelnet"},
+    ),
+    (ANY2POINT,): ("any2point", "checkpoint", {"variant": "imagebind-scan"}),
+    ("modality_trunks.audio.blocks.0.norm_1.weight",): ("imagebind_audio", "checkpoint", {}),
+    ("pre_encoder.mlp_module.layer0.conv.weight",): ("detr3d", "checkpoint", {}),
+    ("sa.mlp_convs.0.weight",): ("openshape", "checkpoint", {}),
+    ("ppat.sa.mlp_convs.0.weight",): ("openshape", "checkpoint", {}),
+    ("pc_encoder.ppat.sa.mlp_convs.0.weight",): ("openshape", "checkpoint", {}),
+    ("point_backbone.input_proj.weight", "model.norm.weight"): ("spatiallm", "checkpoint", {}),
+    ("point_encoder.visual.blocks.0.norm1.weight",): ("uni3d", "checkpoint", {}),
+    ("extractor.embedding.stem.conv.weight",): ("find3d", "checkpoint", {}),
+    ("backbone.embedding.stem.conv.weight",): ("ptv3", "checkpoint", {}),
+    ("embedding.stem.linear.weight",): ("ptv3", "checkpoint", {}),
+    ("seg_head.weight", "seg_head.bias"): ("ptv3", "head", {}),
+    ("query_router.0.weight", "query_expert_dict.1"): ("minigpt3d", "checkpoint", {"order": 4}),
+    ("llama_proj.weight", "Qformer.bert.layer.lora_A.default.weight"): ("minigpt3d", "checkpoint", {"order": 3}),
+    ("llama_proj2.weight", "point_2_Qformer_proj.0.weight"): ("minigpt3d", "checkpoint", {"order": 0}),
+    ("llama_model.norm.weight",): ("minigpt3d", "checkpoint", {"order": 0}),
+    ("point_2_Qformer_proj.0.weight",): ("minigpt3d", "checkpoint", {"order": 1}),
+    ("Qformer.bert.embeddings.LayerNorm.weight",): ("minigpt3d", "qformer", {}),
+    ("encoder.first_conv.0.weight", f"{BLOCK}norm1.weight"): ("minigpt3d", "point_encoder", {}),
+    (f"{BLOCK}gft_adapter.down.weight",): ("act_adapter", "checkpoint", {"method": "pointgst"}),
+    ("blocks.cls.conv5.0.weight",): ("act_adapter", "checkpoint", {"method": "idpt"}),
+    ("prompt_pos", "cls_pos"): ("act_adapter", "checkpoint", {"method": "idpt"}),
+    (f"{BLOCK}Adapter_MLP.up_proj.bias",): ("act_adapter", "checkpoint", {"method": "dapt"}),
+    ("blocks.prompt_all_mlp.0.weight",): ("act_adapter", "checkpoint", {"method": "ppt"}),
+    ("ACT_encoder.norm.weight", "codebook"): ("act", "checkpoint", {"kind": "pretrain"}),
+    ("codebook",): ("act", "checkpoint", {"kind": "dvae"}),
+    ("cls_head_finetune.0.weight", "encoder.first_conv.0.weight"): ("act", "checkpoint", {"kind": "cls"}),
+    ("label_conv_cls.0.weight", "convs3_cls.weight"): ("act", "checkpoint", {"kind": "partseg"}),
+    ("convs3_cls.weight",): ("act", "checkpoint", {"kind": "semseg"}),
+}
+
+
+def stored(folder, name: str, *tensors: str, key: str = "state_dict", **others):
+    """Write a file of tensors of these names."""
+    torch.save({key: {tensor: torch.ones(2) for tensor in tensors}, **others}, folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize("names", MARKS, ids=lambda names: "+".join(names)[:60])
+def test_names_of_tensors_tell_conversion_role_and_settings(names, tmp_path):
+    convert, role, settings = MARKS[names]
+    found = recognize(stored(tmp_path, "file.pth", *names))
+    assert (found.program.convert, found.program.role) == (f"convert_{convert}", role)
+    assert found.settings == settings and found.path == tmp_path / "file.pth"
+
+
+@pytest.mark.parametrize("key", ["state_dict", "module", "model", "base_model", "model_state_dict"])
+def test_tensors_are_found_under_the_key_of_every_program(key, tmp_path):
+    file = stored(tmp_path, "file.pth", "module.pre_encoder.mlp_module.layer0.conv.weight", key=key)
+    assert recognize(file).program.title == "3DETR"
+
+
+def test_the_two_kinds_of_point_transformer_have_their_titles(tmp_path):
+    supervised = recognize(stored(tmp_path, "one.pth", "backbone.embedding.stem.conv.weight"))
+    released = recognize(stored(tmp_path, "two.pth", "backbone.embedding.stem.norm.weight"))
+    titles = [found.program.title for found in (supervised, released)]
+    assert titles == ["Point Transformer V3, supervised", "Point Transformer V3"]
+
+
+def test_a_projection_beside_the_encoder_makes_it_patchalign3ds(tmp_path):
+    layers = ("encoder.first_conv.0.weight",)
+    proj = {"proj": {"proj.weight": torch.ones(2)}}
+    found = recognize(stored(tmp_path, "last.pt", *layers, key="model", **proj))
+    assert (found.program.convert, found.program.entry) == ("convert_patchalign3d", "proj")
+    save_file({"encoder.first_conv.0.weight": torch.ones(2), "proj": torch.ones(2)}, tmp_path / "a.safetensors")
+    assert recognize(tmp_path / "a.safetensors").program.role == "point_encoder"  # which has no entries
+
+
+def test_a_file_of_no_program_is_told_by_its_first_tensors(tmp_path):
+    file = stored(tmp_path, "other.pth", *(f"layer{number}.weight" for number in range(7)), "seg_head.weight")
+    titles = (
+        "Any2Point, ImageBind's audio encoder, 3DETR, OpenShape, SpatialLM, Uni3D, Find3D, Point Transformer V3, "
+        "supervised, Point Transformer V3, MiniGPT-3D, PointGST, IDPT, DAPT and PPT, ACT, PatchAlign3D"
+    )
+    names = ", ".join(f"layer{number}.weight" for number in range(5))
+    with pytest.raises(
+        ValueError, match=f"^{re.escape(f'{file}: its tensors are those of none of {titles}: {names}')}$"
+    ):
+        recognize(file)
+    with pytest.raises(FileNotFoundError, match="absent.pth: no such file"):
+        recognize(tmp_path / "absent.pth")
+
+
+DIRECTORIES = {
+    "act3d": ("convert_minigpt3d", "point_encoder", "MiniGPT-3D"),
+    "blip-2": ("convert_minigpt3d", "qformer", "MiniGPT-3D"),
+    "phi": ("convert_minigpt3d", "language_model", "MiniGPT-3D"),
+    "phi-msft": ("convert_minigpt3d", "language_model", "MiniGPT-3D"),
+    "normed_phi": ("convert_minigpt3d", "language_model", "MiniGPT-3D"),
+    "detr3d": ("convert_detr3d_back", "checkpoint", "3DETR"),
+    "point_transformer_v3": ("convert_ptv3_back", "checkpoint", "Point Transformer V3"),
+    "spatiallm": ("convert_spatiallm_back", "checkpoint", "SpatialLM"),
+    "spatiallm_qwen": ("convert_spatiallm", "checkpoint", "SpatialLM"),
+    "spatiallm_llama": ("convert_spatiallm", "checkpoint", "SpatialLM"),
+}
+
+
+@pytest.mark.parametrize("kind", DIRECTORIES)
+def test_directories_are_told_by_their_model_type(kind, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    found = recognize(tmp_path)
+    assert (found.program.convert, found.program.role, found.program.title) == DIRECTORIES[kind]
+    assert found.path == tmp_path and found.settings == {}
+    if DIRECTORIES[kind][1] == "checkpoint":
+        assert plan([str(tmp_path)]) == (DIRECTORIES[kind][0], {"checkpoint": tmp_path})
+    else:
+        assert plan([tmp_path]) == ("convert_minigpt3d_parts", {DIRECTORIES[kind][1]: tmp_path})
+
+
+def test_a_head_and_its_encoder_may_come_in_any_order(tmp_path):
+    encoder = stored(tmp_path, "encoder.pth", "embedding.stem.linear.weight")
+    head = stored(tmp_path, "head.pth", "seg_head.weight")
+    expected = ("convert_ptv3", {"checkpoint": encoder, "head": head})
+    assert plan([encoder, head]) == plan([head, encoder]) == expected
+    with pytest.raises(
+        ValueError, match="head.pth: a head of Point Transformer V3 alone; give the file of its encode"
+    ):
+        plan([head])
+    with pytest.raises(
+        ValueError, match="encoder.pth: a second file of Point Transformer V3 as checkpoint; expected o"
+    ):
+        plan([head, encoder, encoder])
+    other = stored(tmp_path, "other.pth", "codebook")
+    message = f"{other}: a file of ACT, but {encoder} is one of Point Transformer V3; convert them one after the other"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        plan([encoder, other])
+    assert plan([other]) == ("convert_act", {"checkpoint": other, "kind": "dvae"})
+
+
+def test_files_of_stages_are_put_in_the_order_of_training(tmp_path):
+    parts = {}
+    for role, kind in (("point_encoder", "act3d"), ("qformer", "blip-2"), ("language_model", "phi")):
+        (tmp_path / role).mkdir()
+        (tmp_path / role / "config.json").write_text(json.dumps({"model_type": kind}))
+        parts[role] = tmp_path / role
+    marks = {
+        4: "query_router.0.weight",
+        3: "Qformer.a.lora_A.default",
+        0: "llama_proj.weight",
+        1: "point_2_Qformer_proj.x",
+    }
+    files = {order: stored(tmp_path, f"stage_{order}.pth", mark) for order, mark in marks.items()}
+    again = stored(tmp_path, "stage_2.pth", marks[3])
+    for given, expected in (
+        ([files[4], files[3]], [files[3], files[4]]),
+        ([files[1], files[0]], [files[0], files[1]]),
+        # These two look alike, and keep their order.
+        ([again, files[3]], [again, files[3]]),
+        ([files[3], again], [files[3], again]),
+        ([files[0]], [files[0]]),
+    ):
+        arguments = dict(zip(("checkpoint", "second_checkpoint"), expected, strict=False))
+        assert plan([given[0], *parts.values(), *given[1:]]) == ("convert_minigpt3d", parts | arguments)
+    with pytest.raises(ValueError, match="stage_1.pth: a third file of a stage of MiniGPT-3D; expected at most two"):
+        plan([files[4], files[3], files[1], *parts.values()])
+    with pytest.raises(ValueError, match="stage_3.pth: MiniGPT-3D lacks point_encoder and language_model; give these"):
+        plan([files[4], files[3], parts["qformer"]])
+    two = {role: parts[role] for role in ("language_model", "qformer")}
+    assert plan(list(two.values())) == ("convert_minigpt3d_parts", two)

@@ -1,0 +1,332 @@
+"""Objects of a batch, their matches and the loss, against loops over layers, clouds and boxes."""
+
+import itertools
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from hf_any3d.modeling.detr3d import Detr3DConfig
+from hf_any3d.modeling.detr3d.losses import (
+    BoxPredictions,
+    BoxTargets,
+    check_boxes,
+    detection_loss,
+    heading_targets,
+    match_boxes,
+)
+from hf_any3d.modeling.layers.boxes import box_giou, published_giou, wrap_heading
+from tests.tiny_detr3d import SIZES
+
+LAYERS, QUERIES, BINS, CLASSES = 2, 5, 4, 3
+WEIGHTS = {
+    "class_cost": 1.1,
+    "center_cost": 0.7,
+    "giou_cost": 1.7,
+    "objectness_cost": 0.4,
+    "class_loss_weight": 1.3,
+    "no_object_weight": 0.35,
+    "center_loss_weight": 4.5,
+    "size_loss_weight": 1.6,
+    "giou_loss_weight": 0.9,
+    "heading_class_loss_weight": 0.15,
+    "heading_residual_loss_weight": 0.55,
+    "focal_gamma": 1.5,
+}
+NAMES = ("center", "size", "heading_class", "heading_residual", "giou", "class", "cardinality")
+
+
+def configured(**settings) -> Detr3DConfig:
+    """Return a config whose weights all differ from each other and from the defaults."""
+    return Detr3DConfig(**(SIZES | {"num_queries": QUERIES, "num_heading_bins": BINS} | WEIGHTS | settings))
+
+
+def drawn(dtype=torch.float64):
+    """Return predictions of some layers for three clouds, the objects, and where the clouds are."""
+    generator = torch.Generator().manual_seed(4)
+
+    def random(*shape):
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    low, extent = random(3, 1, 3) - 2, 1 + random(3, 1, 3)
+    shape = (LAYERS, 3, QUERIES)
+    centers, sizes = random(*shape, 3), 0.2 + 0.5 * random(*shape, 3)
+    headings = 6 * random(*shape, 1) - 3
+    predictions = BoxPredictions(
+        4 * random(*shape, CLASSES + 1) - 2,
+        centers,
+        sizes,
+        4 * random(*shape, BINS),
+        2 * random(*shape, BINS) - 1,
+        torch.cat([centers * extent + low, sizes * extent, headings], dim=-1),
+    )
+    labels = []
+    for row, count in enumerate((3, 0, 2)):
+        places = random(count, 3) * extent[row] + low[row]
+        boxes = torch.cat([places, 0.3 + random(count, 3), 6 * random(count, 1) - 2.9], dim=1)
+        labels.append({"class_labels": torch.arange(count).flip(0), "boxes": boxes})
+    predictions = BoxPredictions(*(part.to(dtype) for part in predictions))
+    return predictions, labels, low.to(dtype), extent.to(dtype)
+
+
+def expected_loss(predictions, labels, low, extent, config) -> dict[str, float]:
+    """Return the weighted terms of all layers, by loops over everything."""
+    overlap = box_giou
+    if config.published_overlap:
+        is_turned = any(bool((one["boxes"][:, 6] < 0).any()) for one in labels)
+
+        def overlap(ours, theirs):
+            return published_giou(ours, theirs, is_turned)
+
+    total = max(1, sum(len(one["class_labels"]) for one in labels))
+    terms = {}
+    for layer in range(LAYERS):
+        sums = dict.fromkeys(NAMES, 0.0)
+        rows, weights = [], []
+        for cloud, one in enumerate(labels):
+            logits = predictions.logits[layer, cloud]
+            chances, boxes = logits.softmax(dim=-1), one["boxes"]
+            ours = predictions.boxes[layer, cloud]
+            objects = list(zip(one["class_labels"].tolist(), boxes, strict=True))
+            centers = (boxes[:, :3] - low[cloud]) / extent[cloud]
+            sizes = boxes[:, 3:6] / extent[cloud]
+
+            costs = [
+                [
+                    float(
+                        -config.class_cost * chances[query, kind]
+                        - config.objectness_cost * (1 - chances[query, -1])
+                        + config.center_cost * (predictions.centers[layer, cloud, query] - center).abs().sum()
+                        - config.giou_cost * overlap(ours[query], box)
+                    )
+                    for (kind, box), center in zip(objects, centers, strict=True)
+                ]
+                for query in range(QUERIES)
+            ]
+            orders = itertools.permutations(range(QUERIES), len(objects))
+            best = min(orders, key=lambda order, c=costs: sum(c[query][n] for n, query in enumerate(order)))
+            wanted = [CLASSES] * QUERIES
+            for number, query in enumerate(best):
+                kind, box = objects[number]
+                wanted[query] = kind
+                at = (layer, cloud, query)
+                sums["center"] += float((predictions.centers[at] - centers[number]).abs().sum())
+                sums["size"] += float((predictions.sizes[at] - sizes[number]).abs().sum())
+                width = 2 * math.pi / BINS
+                turns = float(wrap_heading(box[6])) / width
+                bin_ = round(turns)
+                rest = 2 * (turns - bin_)
+                sums["heading_class"] -= float(predictions.heading_logits[at].log_softmax(dim=-1)[bin_ % BINS])
+                error = abs(float(predictions.heading_residuals[at][bin_ % BINS]) - rest)
+                sums["heading_residual"] += 0.5 * error**2 if error < 1 else error - 0.5
+                sums["giou"] += 1 - float(overlap(ours[query], box))
+            for query, kind in enumerate(wanted):
+                chance = float(chances[query, kind])
+                weights.append(config.no_object_weight if kind == CLASSES else 1.0)
+                rows.append(-math.log(chance) * (1 - chance) ** config.focal_gamma)
+            found = sum(int(row.argmax()) != CLASSES for row in logits)
+            sums["cardinality"] += abs(found - len(objects)) / len(labels)
+        sums["class"] = sum(w * row for w, row in zip(weights, rows, strict=True)) / sum(weights)
+        for name, value in sums.items():
+            weight = 1.0 if name == "cardinality" else getattr(config, f"{name}_loss_weight")
+            share = 1 if name in ("class", "cardinality") else total
+            if weight:
+                terms[f"loss_{name}" + (f"_{layer}" if layer < LAYERS - 1 else "")] = weight * value / share
+    return terms
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"published_overlap": True},
+        {"center_cost": 0.0, "focal_gamma": 0.0, "objectness_cost": 0.0},
+        {"giou_loss_weight": 0.0, "size_loss_weight": 0.0},
+        {"class_loss_weight": 0.0, "heading_class_loss_weight": 0.0},
+    ],
+    ids=lambda settings: "-".join(settings) or "all",
+)
+def test_the_loss_is_the_sum_of_its_terms_over_layers_clouds_and_boxes(settings):
+    config = configured(**settings)
+    predictions, labels, low, extent = drawn()
+    targets = BoxTargets.checked(labels, 3, config)
+    loss, terms = detection_loss(predictions, targets, low, extent, config)
+    expected = expected_loss(predictions, labels, low, extent, config)
+    assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-6)
+    assert float(loss) == pytest.approx(sum(v for name, v in expected.items() if "cardinality" not in name), rel=1e-6)
+    assert loss.shape == () and not any(value.requires_grad for value in terms.values())
+
+
+def test_without_any_weight_the_loss_is_0_and_trains_nothing():
+    config = configured(**{name: 0.0 for name in WEIGHTS if name.endswith("loss_weight")})
+    predictions, labels, low, extent = drawn()
+    predictions.logits.requires_grad_()
+    loss, terms = detection_loss(predictions, BoxTargets.checked(labels, 3, config), low, extent, config)
+    loss.backward()
+    assert loss == 0 and not predictions.logits.grad.any()
+    assert sorted(terms) == ["loss_cardinality", "loss_cardinality_0"]
+
+
+def test_classes_in_half_precision_are_weighed_in_single():
+    config = configured()
+    predictions, labels, low, extent = drawn(torch.float32)
+    single = detection_loss(predictions, BoxTargets.checked(labels, 3, config), low, extent, config)[1]
+    predictions = predictions._replace(logits=predictions.logits.half())
+    half = detection_loss(predictions, BoxTargets.checked(labels, 3, config), low, extent, config)[1]
+    assert half["loss_class"].dtype == torch.float32
+    assert float(half["loss_class"]) == pytest.approx(float(single["loss_class"]), rel=2e-3)
+
+
+def test_clouds_without_objects_are_matched_with_nothing():
+    config = configured()
+    predictions, labels, low, extent = drawn()
+    empty = [{"class_labels": one["class_labels"][:0], "boxes": one["boxes"][:0]} for one in labels]
+    targets = BoxTargets.checked(empty, 3, config)
+    terms = detection_loss(predictions, targets, low, extent, config)[1]
+    expected = expected_loss(predictions, empty, low, extent, config)
+    assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-6)
+
+
+def test_sums_are_divided_by_the_mean_number_of_objects_of_all_processes(monkeypatch):
+    config = configured()
+    predictions, labels, low, extent = drawn()
+    targets = BoxTargets.checked(labels, 3, config)
+    alone = detection_loss(predictions, targets, low, extent, config)[1]
+    # Three processes with 24 objects together, 5 of them here.
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda value: value.add_(19))
+    together = detection_loss(predictions, targets, low, extent, config)[1]
+    for name, value in together.items():
+        share = 1.0 if "class" in name and "heading" not in name or "cardinality" in name else 5 / 8
+        assert float(value) == pytest.approx(share * float(alone[name])), name
+
+
+def test_queries_are_matched_with_the_objects_of_their_own_cloud():
+    config = configured()
+    predictions, labels, low, extent = drawn()
+    targets = BoxTargets.checked(labels, 3, config)
+    centers = (targets.boxes[..., :3] - low) / extent
+    overlaps = box_giou(predictions.boxes.unsqueeze(3), targets.boxes.unsqueeze(1))
+    matches = match_boxes(predictions, targets, overlaps, centers, config)
+    assert [[len(pairs[0]) for pairs in layer] for layer in matches] == [[3, 0, 2]] * LAYERS
+    for layer in matches:
+        for count, (queries, numbers) in zip(targets.counts, layer, strict=True):
+            assert isinstance(queries, np.ndarray) and len(set(queries.tolist())) == count
+            assert sorted(numbers.tolist()) == list(range(count))
+
+
+def test_outputs_of_a_layer_are_named():
+    predictions = drawn()[0]
+    outputs = predictions.outputs_of(1)
+    assert list(outputs) == ["logits", "pred_boxes", "heading_logits", "heading_residuals"]
+    parts = (predictions.logits, predictions.boxes, predictions.heading_logits, predictions.heading_residuals)
+    assert all(torch.equal(own, part[1]) for own, part in zip(outputs.values(), parts, strict=True))
+
+
+def test_objects_are_padded_with_unit_boxes():
+    one = torch.tensor([[1, 2, 3, 4, 5, 6, 0.5], [7, 8, 9, 1, 2, 3, -0.5]], dtype=torch.float16)
+    labels = [
+        {"class_labels": torch.tensor([2], dtype=torch.int32), "boxes": one[:1]},
+        {"class_labels": torch.zeros(0, dtype=torch.int32), "boxes": torch.zeros(0, dtype=torch.float16)},
+        {"class_labels": torch.tensor([1, 0], dtype=torch.int32), "boxes": one, "points": None},
+    ]
+    targets = BoxTargets.checked(labels, 3, configured())
+    unit = [0.0, 0, 0, 1, 1, 1, 0]
+    assert targets.boxes.tolist() == [[one[0].tolist(), unit], [unit, unit], one.tolist()]
+    assert targets.classes.tolist() == [[2, 0], [0, 0], [1, 0]] and targets.counts == [1, 0, 2]
+    assert targets.boxes.dtype == torch.float32 and targets.classes.dtype == torch.int64
+    exact = [{"class_labels": torch.tensor([0]), "boxes": one[:1].double()}]
+    assert BoxTargets.checked(exact, 1, configured()).boxes.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([], "labels: 0 entries; expected a list of 2 dicts, one for each cloud"),
+        (3, "labels: int; expected a list of 2 dicts, one for each cloud"),
+        ([{}, {}], "labels[0]: []; expected a dict with class_labels and boxes"),
+        ([{"boxes": 1, "a": 2}] * 2, "labels[0]: ['a', 'boxes']; expected a dict with class_labels and boxes"),
+        ([None, None], "labels[0]: NoneType; expected a dict with class_labels and boxes"),
+    ],
+)
+def test_labels_of_another_form_are_named(labels, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        BoxTargets.checked(labels, 2, configured())
+
+
+BOX = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 0.0]
+
+
+def boxed(heading: float = 0.0, count: int = 1, **changes: float) -> torch.Tensor:
+    boxes = torch.tensor([BOX] * count, dtype=torch.float64).reshape(count, 7)
+    boxes[-1:, 6] = heading
+    for column, value in changes.items():
+        boxes[-1, int(column[1:])] = value
+    return boxes
+
+
+@pytest.mark.parametrize(
+    ("classes", "boxes", "settings"),
+    [
+        ([0, 2], boxed(count=2), {}),
+        ([1] * QUERIES, boxed(count=QUERIES), {}),
+        ([1], boxed(6.284), {}),
+        ([1], boxed(-6.284), {}),
+        ([1], boxed(0.9e-4), {"num_heading_bins": 1}),
+        ([1], boxed(-0.9e-4), {"num_heading_bins": 1}),
+        ([1], boxed(3.0), {"num_heading_bins": 2}),
+        ([], torch.zeros(0), {}),
+        ([], torch.zeros(0, 7), {}),
+    ],
+)
+def test_objects_at_the_limits_are_allowed(classes, boxes, settings):
+    check_boxes(torch.tensor(classes, dtype=torch.long), boxes, "here", configured(**settings))
+
+
+SHAPES = "; expected (objects,) whole numbers and (objects, 7): center, size, heading"
+
+
+@pytest.mark.parametrize(
+    ("classes", "boxes", "settings", "message"),
+    [
+        ([1] * 6, boxed(count=6), {}, "here: 6 boxes; expected at most num_queries=5"),
+        ([3], boxed(), {}, f"here: box 0 is {BOX} of class 3; expected a class from 0 to 2"),
+        ([0, -1], boxed(count=2), {}, f"here: box 1 is {BOX} of class -1; expected a class from 0 to 2"),
+        ([1], boxed(6.285), {}, "0, 6.285] of class 1; expected a heading in radians, -2π to 2π"),
+        ([1], boxed(-6.285), {}, "expected a heading in radians, -2π to 2π"),
+        ([1], boxed(1.5e-4), {"num_heading_bins": 1}, "expected heading 0, as num_heading_bins=1 is for boxes along"),
+        ([1], boxed(-1.5e-4), {"num_heading_bins": 1}, "5.0, -0.0001] of class 1; expected heading 0"),
+        (
+            [1, 0],
+            boxed(count=2, c3=0.0),
+            {},
+            "here: box 1 is [0.0, 1.0, 2.0, 0.0, 4.0, 5.0, 0.0] of class 0; expected",
+        ),
+        ([1], boxed(c5=-1.0), {}, "expected sizes above 0"),
+        (
+            [1],
+            boxed(c0=math.inf),
+            {},
+            "here: box 0 is [inf, 1.0, 2.0, 3.0, 4.0, 5.0, 0.0] of class 1; expected finite",
+        ),
+        ([1], boxed(c6=math.nan), {}, "expected finite numbers"),
+        ([], torch.zeros(1, 7), {}, "here: class_labels have shape (0,) and type torch.int64, boxes (1, 7)" + SHAPES),
+        ([1], torch.zeros(0), {}, "here: class_labels have shape (1,) and type torch.int64, boxes (0,)" + SHAPES),
+        ([1], torch.zeros(1, 6), {}, "here: class_labels have shape (1,) and type torch.int64, boxes (1, 6)" + SHAPES),
+        ([[1]], boxed(), {}, "here: class_labels have shape (1, 1) and type torch.int64, boxes (1, 7)" + SHAPES),
+    ],
+)
+def test_wrong_objects_are_named_with_what_is_allowed(classes, boxes, settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_boxes(torch.tensor(classes, dtype=torch.long), boxes, "here", configured(**settings))
+
+
+def test_a_heading_just_below_the_first_bin_is_in_the_last():
+    # Its remainder is rounded to a full turn, behind all bins.
+    heading = torch.tensor([-math.pi / 4]) - 6e-8
+    number, rest = heading_targets(heading, 4)
+    assert number.tolist() == [3] and float(rest) == pytest.approx(1)
+    assert heading_targets(torch.tensor([-2.0, 3.0]), 1)[1].tolist() == pytest.approx([-2 / math.pi, 3 / math.pi])

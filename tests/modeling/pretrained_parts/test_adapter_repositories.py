@@ -1,0 +1,321 @@
+"""Repositories of adapters: what is found in them, refused and passed on when they are opened."""
+
+import json
+import re
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+from hf_any3d import (
+    ActForPointCloudClassification,
+    Any2PointForPointCloudClassification,
+    Any2PointModel,
+    AutoModelForPointCloudClassification,
+    GuidedAdapterConfig,
+)
+from hf_any3d.modeling.pretrained_parts import PretrainedPart, adapter_subfolder
+from hf_any3d.modeling.pretrained_parts.adapter_loading import opens_from_adapter
+from hf_any3d.modeling.pretrained_parts.loading import (
+    apply_settings,
+    class_of_saved,
+    refuse_pipes,
+    stored_types,
+)
+from hf_any3d.modeling.pretrained_parts.mixin import is_unchanged, remember_weights
+from hf_any3d.modeling.pretrained_parts.record import check_revisions
+from hf_any3d.modeling.pretrained_parts.sources import (
+    EncoderMismatchError,
+    EncoderSource,
+    checksum_like,
+    open_recorded,
+    shard_names,
+    weight_entry,
+    weights_checksum,
+)
+from hf_any3d.modeling.pretrained_parts.stored_adapters import check_adapter_config, check_patterns
+from tests.tiny_act import tiny_act
+from tests.tiny_encoders import clouds, saved_encoder, tiny_model
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:the weights of the", "ignore:.*the base model differs", "ignore:this adapter leaves out classifier"
+)
+
+
+def adapted(base):
+    torch.manual_seed(0)
+    return get_peft_model(base, GuidedAdapterConfig(r=4, init_weights=False)).eval()
+
+
+def answer(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(points=clouds()).logits
+
+
+def test_an_encoder_beside_an_adapter_is_finite(tmp_path):
+    base = tiny_model()
+    weight = base.any2point.encoder.encoder.layer[1].output.dense.weight
+    with torch.no_grad():
+        weight[0, 0] = torch.nan
+    adapted(base).save_pretrained(tmp_path)
+    assert (tmp_path / "encoder").is_dir()  # none has these weights
+    # The adapter alone is fine.
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "adapter_model.safetensors").values())
+    with pytest.raises(
+        ValueError, match=r"layer\.1\.base_layer\.output\.dense\.weight not finite \(NaN or infinity\)"
+    ):
+        Any2PointForPointCloudClassification.from_pretrained(tmp_path)
+
+
+def test_loading_options_reach_a_model_around_its_encoder(tmp_path):
+    adapted(tiny_model()).save_pretrained(tmp_path)
+    expected = answer(Any2PointForPointCloudClassification.from_pretrained(tmp_path))
+    opened, info = Any2PointForPointCloudClassification.from_pretrained(
+        tmp_path, attn_implementation="eager", device_map="cpu", head_dropout=0.125, output_loading_info=True
+    )
+    assert info == {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
+    assert not opened.training and opened.config.head_dropout == 0.125 and opened.name_or_path == str(tmp_path)
+    assert opened.any2point.encoder.config._attn_implementation == "eager"
+    torch.testing.assert_close(answer(opened), expected, rtol=1e-4, atol=1e-5)
+    halves = Any2PointForPointCloudClassification.from_pretrained(tmp_path, torch_dtype="bfloat16")
+    assert {p.dtype for name, p in halves.any2point.encoder.named_parameters() if "adapter" not in name} == {
+        torch.bfloat16
+    }
+    # A config of one's own decides, and is not changed.
+    config = type(opened.config).from_pretrained(tmp_path)
+    own = Any2PointForPointCloudClassification.from_pretrained(tmp_path, config=config, head_dropout=0.25)
+    assert own.config.head_dropout == 0.25 and config.head_dropout != 0.25
+    by_name = Any2PointForPointCloudClassification.from_pretrained(tmp_path, config=str(tmp_path))
+    assert torch.equal(answer(by_name), expected)
+    body = Any2PointModel.from_pretrained(tmp_path)
+    assert type(body) is Any2PointModel and body._hf_peft_config_loaded and "default" in body.peft_config
+    assert not body.training
+    body.save_pretrained(tmp_path / "body")
+    assert json.loads((tmp_path / "body" / "config.json").read_text())["architectures"] == ["Any2PointModel"]
+    with pytest.raises(ValueError, match="state_dict=.*: not supported for a repository that holds an adapter"):
+        Any2PointForPointCloudClassification.from_pretrained(tmp_path, state_dict={"a": 1})
+
+
+def test_an_adapter_without_a_config_is_opened_on_the_base_that_it_names(tmp_path):
+    base = tiny_act(ActForPointCloudClassification, num_labels=3)
+    base.save_pretrained(tmp_path / "base")
+    config = LoraConfig(r=2, target_modules=["qkv"], init_lora_weights=False)
+    model = get_peft_model(ActForPointCloudClassification.from_pretrained(tmp_path / "base"), config).eval()
+    model.save_pretrained(tmp_path / "adapter")
+    for name in ("config.json", "README.md"):
+        (tmp_path / "adapter" / name).unlink(missing_ok=True)
+    for file in (tmp_path / "adapter").glob("base*"):
+        pytest.fail(f"stored {file}")
+    opened = ActForPointCloudClassification.from_pretrained(tmp_path / "adapter")
+    assert torch.equal(answer(opened), answer(model.get_base_model()))
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    for named in (saved_encoder("bert"), None):
+        content = json.dumps(settings | {"base_model_name_or_path": named})
+        (tmp_path / "adapter" / "adapter_config.json").write_text(content)
+        kind = ", a bert," if named else ","
+        message = f"adapter_config.json: names {named!r} as its base model{kind} and not the ActForPointCloudClassific"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            ActForPointCloudClassification.from_pretrained(tmp_path / "adapter")
+
+
+def test_an_adapter_from_memory_says_what_was_loaded():
+    config = LoraConfig(r=2, target_modules=["qkv"], init_lora_weights=False)
+    adapted_model = get_peft_model(tiny_act(ActForPointCloudClassification, num_labels=3), config)
+    state = get_peft_model_state_dict(adapted_model)
+    model = tiny_act(ActForPointCloudClassification, num_labels=3)
+    found = model.load_adapter(peft_config=config, adapter_state_dict=state)
+    assert not found.missing_keys and not found.unexpected_keys
+    assert torch.equal(answer(model), answer(adapted_model.get_base_model()))
+
+
+def test_adapters_are_compared_with_the_base_that_they_get(tmp_path):
+    adapted(tiny_model()).save_pretrained(tmp_path)
+    with pytest.warns(
+        UserWarning, match="the base model differs: head_dropout=0.25, the adapter was trained with 0.5; num_tok"
+    ):
+        PeftModel.from_pretrained(tiny_model(head_dropout=0.25, num_tokens=4), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    recorded = config["parts"]["encoder"]
+    part = {**recorded, "checksum": "tensors-sha256:" + "0" * 64, "revision": "abc"}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"parts": {"encoder": part}}))
+    own = recorded["checksum"]
+    folder = saved_encoder("bert")
+    message = (
+        f"{tmp_path}: the adapter was trained with the weights of {folder!r}, checksum tensors-sha256:"
+        f"{'0' * 64}; the base model has those of {folder!r}, {own}. Other weights would change results "
+        "silently. Load the base model with revision='abc', or load the adapter's"
+    )
+    with pytest.raises(EncoderMismatchError, match=re.escape(message)):
+        PeftModel.from_pretrained(tiny_model(), tmp_path)
+
+
+def test_a_part_beside_an_adapter_is_in_its_folder(tmp_path):
+    assert adapter_subfolder("me/adapter", {"revision": "v2"}, "base") == (
+        "me/adapter",
+        {"revision": "v2", "subfolder": "base"},
+    )
+    assert adapter_subfolder("me/adapter", {"subfolder": "in"}, "base")[1] == {"subfolder": "in/base"}
+    here = str(tmp_path)
+    assert adapter_subfolder(here, {"subfolder": "in", "token": 1}, "base") == (f"{here}/in/base", {"token": 1})
+    assert adapter_subfolder(here, {}, "base") == (f"{here}/base", {})
+
+
+def test_a_changed_part_beside_an_adapter_is_refused(tmp_path):
+    base = tiny_model()
+    with torch.no_grad():
+        base.any2point.encoder.encoder.layer[0].output.dense.bias.add_(1)
+    adapted(base).save_pretrained(tmp_path)
+    file = tmp_path / "encoder" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["encoder.layer.0.output.dense.bias"] += 1
+    save_file(tensors, file, {"format": "pt"})
+    recorded = json.loads((tmp_path / "config.json").read_text())["parts"]["encoder"]
+    assert recorded["stored"] and recorded["subfolder"] == "encoder"
+    with pytest.raises(EncoderMismatchError, match=rf"encoder/?.* have checksum .*; expected {recorded['checksum']}"):
+        AutoModelForPointCloudClassification.from_pretrained(tmp_path)
+
+
+def test_only_models_around_a_part_open_from_adapters():
+    assert opens_from_adapter(Any2PointForPointCloudClassification, tiny_model().config)
+    assert not opens_from_adapter(torch.nn.Linear, tiny_model().config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"r": -1}, "r=-1; expected a whole number from 0 to 16,384"),
+        ({"r": 16385}, "r=16385; expected a whole number from 0 to 16,384"),
+        ({"r": 2.5}, "r=2.5; expected a whole number from 0 to 16,384"),
+        ({"rank_pattern": {"a": 99999}}, "rank_pattern['a']=99999; expected a whole number"),
+        ({"lora_alpha": float("nan")}, "lora_alpha=nan; expected a finite number"),
+        (
+            {"megatron_config": {"a": 1}},
+            "megatron_config is set; expected None, as these models have no Megatron layers",
+        ),
+        ({"target_modules": "a" * 10_001}, "10,001 characters; expected at most 10,000"),
+        ({"target_modules": "(a"}, "pattern '(a': not a regular expression ("),
+        ({"target_modules": "(a*)*"}, "pattern '(a*)*': repeats a group that has repeats or choices in it"),
+        ({"target_modules": "((a|b)c)+"}, "repeats a group that has repeats or choices in it"),
+        ({"target_modules": "a*b*c*d*e*"}, "repeats more than 4 times; name the modules instead"),
+        ({"target_modules": r"(a)\1"}, "refers back to a group; expected a plain expression"),
+        ({"target_modules": "q", "exclude_modules": "(b+)+"}, "pattern '(b+)+': repeats a group"),
+        ({"layers_pattern": ["(c+)+"]}, "(c+)+"),
+        ({"modules_to_save": ["(d+)+"]}, "(d+)+"),
+        ({"rank_pattern": {"(e+)+": 2}}, "pattern '(e+)+'"),
+        ({"alpha_pattern": {"(f+)+": 2}}, "pattern '(f+)+'"),
+    ],
+)
+def test_settings_that_could_exhaust_a_machine_are_refused(settings, message):
+    config = LoraConfig(target_modules=["q"])
+    for name, value in settings.items():
+        setattr(config, name, value)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_adapter_config(config)
+
+
+def test_plain_settings_of_adapters_are_allowed():
+    config = LoraConfig(r=16384, target_modules=r".*layers\.\d+\.(q|v)_proj", modules_to_save=["head"])
+    config.rank_pattern, config.alpha_pattern = {"(a|b)c": 16384}, {"^a$": 3}
+    check_adapter_config(config)
+    for pattern in ("a*b*c*d*", "(abc)+", r"(a\*)+", "([*+])+", "a" * 10_000, r"[^\]]*(b)?"):
+        check_patterns(LoraConfig(target_modules=pattern))
+
+
+def test_settings_of_a_call_become_those_of_the_config():
+    config = tiny_model().config
+    apply_settings(Any2PointModel, config, {"num_views": 2, "trust_remote_code": True, "variant": None}, "this")
+    assert config.num_views == 2 and not hasattr(config, "trust_remote_code")
+    with pytest.raises(ValueError, match="^device_mesh=3: not supported for this$"):
+        apply_settings(Any2PointModel, config, {"variant": "a", "device_mesh": 3}, "this")
+    with pytest.raises(TypeError, match=r"^Any2PointModel.__init__\(\) got an unexpected keyword argument 'a'$"):
+        apply_settings(Any2PointModel, config, {"b": 1, "a": 2}, "this")
+
+
+def test_the_class_of_a_saved_model_is_found_among_ours():
+    config = tiny_model().config
+    for named, expected in (
+        (["Any2PointForPointCloudClassification"], Any2PointForPointCloudClassification),
+        (["Another"], Any2PointModel),
+        (None, Any2PointModel),
+    ):
+        config.architectures = named
+        assert class_of_saved(Any2PointModel, config) is expected
+
+
+def test_types_of_stored_tensors_are_those_of_the_first_kind_of_file(tmp_path):
+    torch.save(
+        {"c": torch.ones(1).half(), "d": torch.ones(1, dtype=torch.int16), "e": 3}, tmp_path / "pytorch_model.bin"
+    )
+    assert stored_types(tmp_path) == {"c": "F16", "d": "torch.int16"}
+    for number, dtype in ((1, torch.float32), (2, torch.bfloat16)):
+        save_file({f"a{number}": torch.ones(1, dtype=dtype)}, tmp_path / f"model-0000{number}-of-00002.safetensors")
+    assert stored_types(tmp_path) == {"a1": "F32", "a2": "BF16"}
+    save_file({"b": torch.ones(1, dtype=torch.float64)}, tmp_path / "model.safetensors")
+    assert stored_types(tmp_path) == {"b": "F64"} and stored_types(tmp_path, ["other.bin"]) == {}
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="model.safetensors: damaged weights"):
+        stored_types(tmp_path)
+    refuse_pipes(tmp_path)
+    (tmp_path / "adapter_model.bin").mkdir()
+    with pytest.raises(ValueError, match="adapter_model.bin: not a regular file; expected weights"):
+        refuse_pipes(tmp_path)
+
+
+def test_a_part_remembers_the_weights_that_it_was_opened_with():
+    part = torch.nn.Linear(2, 2)
+    assert not is_unchanged(part)
+    remember_weights(part)
+    assert is_unchanged(part)
+    part.weight.data[0, 0] += 1
+    assert not is_unchanged(part)
+
+
+def test_revisions_are_for_parts_that_are_given_by_name():
+    check_revisions(None, [])
+    check_revisions({"a": "main", "b": None}, ["a"])
+    for revisions, named, expected in (
+        ({"b": "main"}, ["a", "c"], "revisions has 'b'; expected some of 'a', 'c', the parts that are given by name"),
+        ({"b": "main"}, [], "revisions has 'b'; expected none, the parts that are given by name"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+            check_revisions(revisions, named)
+
+
+def test_weight_files_are_found_in_the_order_of_transformers(tmp_path):
+    entries = [
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ]
+    for number, entry in enumerate(entries):
+        assert weight_entry(entries[number:]) == entry
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "b", "y": "a", "z": "b"}}))
+    assert shard_names(index) == ["a", "b"]
+
+
+def test_a_recorded_source_is_opened_and_verified(tmp_path):
+    folder = saved_encoder("bert")
+    source = open_recorded(PretrainedPart(folder))
+    assert (
+        isinstance(source, EncoderSource)
+        and source.name == folder
+        and source.file_checksum == weights_checksum(folder)
+    )
+    for checksum in (source.checksum, source.file_checksum):
+        assert open_recorded(PretrainedPart(folder, checksum=checksum)) == source
+        with pytest.raises(EncoderMismatchError, match=f"have checksum {checksum}; expected {checksum[:-1]}x"):
+            open_recorded(PretrainedPart(folder, checksum=f"{checksum[:-1]}x"))
+        # Of either kind, the other is found.
+        part = PretrainedPart(folder, checksum=checksum)
+        assert checksum_like(part, source.checksum) == source.checksum
+        assert checksum_like(part, source.file_checksum) == source.file_checksum
+    assert checksum_like(PretrainedPart(folder), source.checksum) is None
+    for model, told in ((None, ""), (tmp_path, f" of the model in {tmp_path}")):
+        message = (
+            f"'./gone', which the config{told} names as the source of its pretrained weights, is no directory here"
+        )
+        with pytest.raises(ValueError, match=re.escape(message)):
+            open_recorded(PretrainedPart("./gone"), model)
