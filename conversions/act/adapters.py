@@ -97,9 +97,10 @@ def convert_act_adapter(
             raise ValueError(f"{name}={value}: not for a file of {PROGRAMS[method].title}; expected None")
     choices = Choices(num_groups, group_size, num_attention_heads, dataset, num_points)
     with new_directory(output) as directory:
-        original = without_parallel_prefix(read_checkpoint(checkpoint, ("base_model",)))
-        added = added_by(method, original)
+        original = read_checkpoint(checkpoint, ("base_model",))
         with errors_about(checkpoint):
+            original = without_parallel_prefix(original)
+            added = added_by(method, original)
             check_finite(added)
             state = convert_act_state_dict("cls", {n: t for n, t in original.items() if n not in added})
             settings: dict[str, Any] = {"pooling": _pooling(method, state, pooling)}

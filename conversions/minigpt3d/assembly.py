@@ -120,9 +120,9 @@ def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfi
     point_config, blip2_config, text_config = (part.config for part in parts)
     found = {name: tensor for file in files for name, tensor in file.trained.items()}
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    text_rank = lora_rank(found, "language_model.") or _TEXT_LORA_RANK
-    rank = lora_rank(found, "bridge.qformer.") or _QFORMER_LORA_RANK
     with errors_about(files[-1].path):
+        text_rank = lora_rank(found, "language_model.") or _TEXT_LORA_RANK
+        rank = lora_rank(found, "bridge.qformer.") or _QFORMER_LORA_RANK
         sizes = bridge_sizes(found)
     return MiniGPT3DConfig(
         point_config=point_config,

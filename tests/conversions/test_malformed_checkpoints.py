@@ -247,6 +247,25 @@ def test_every_converter_refuses_tensors_that_do_not_fit_or_are_not_finite(conve
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("converter", CONVERTERS)
+def test_a_refusal_names_the_file_whatever_is_wrong_with_a_tensor(converter, folders, tmp_path):
+    opened, others, file = CONVERTERS[converter], folders(converter), tmp_path / "original.pth"
+    original = opened.content()
+    state, refused = original[opened.state], 0
+    name = next((name for name in state if ".lora_A." in name), next(iter(state)))
+    twice = f"module.module.{name.removeprefix('module.')}"
+    for changed in ({name: torch.zeros(0)}, {name: torch.tensor(3.0)}, {twice: state[name], twice[7:]: state[name]}):
+        torch.save(original | {opened.state: state | changed}, file)
+        try:
+            opened.convert(file, tmp_path / "out", others)
+        except ValueError as error:
+            assert str(file) in str(error) or str(others) in str(error), changed.keys()
+            refused += 1
+        else:  # the tensor is one that the converter leaves out
+            shutil.rmtree(tmp_path / "out")
+    assert refused
+
+
 def test_layers_with_gaps_do_not_make_a_model_of_a_billion_layers(folders, tmp_path):
     for converter in ("act-cls", "point-encoder", "qformer"):
         opened = CONVERTERS[converter]
