@@ -266,3 +266,12 @@ def test_the_text_of_the_training_is_missed(settings, is_trained, told):
     assert [told in str(one.message) for one in caught] == ([] if told is None else [True])
     declared = " The reference code is as followed: code" if "code_template" in settings else ""
     assert text == f"{TASKS['all']}{declared}"
+
+
+@pytest.mark.parametrize(("token", "number"), [(START, None), (PLACE, -1), (END, 3), (PLACE, 3)])
+def test_a_tokenizer_needs_the_three_tokens_of_a_cloud(token, number):
+    numbers = {START: 0, PLACE: 1, END: 2} | {token: number}
+    tokenizer = SimpleNamespace(convert_tokens_to_ids=numbers.get, unk_token_id=3)
+    with pytest.raises(ValueError) as caught:
+        SpatialLMProcessor(tokenizer)
+    assert str(caught.value) == f"tokenizer has no token {token!r}; expected {START}, {PLACE} and {END}"
