@@ -75,14 +75,14 @@ def test_settings_of_the_loader_of_folders_are_for_folders_alone(tmp_path, monke
         data._load("shapes", None, "1")
 
 
-def splits_of(license="cc-by-4.0", train=3, test=1):
+def splits_of(license="cc-by-4.0"):
     features = Features({"points": Array2D((None, 3), "float32"), "label": ClassLabel(names=["ball", "stick"])})
     info = DatasetInfo(license=license, features=features)
     rows = {
         split: Dataset.from_dict(
             {"points": POINTS * count, "label": [int(row > 0) for row in range(count)]}, features=features, info=info
         )
-        for split, count in (("train", train), ("test", test))
+        for split, count in (("train", 3), ("test", 1))
     }
     return DatasetDict(rows)
 
@@ -99,30 +99,29 @@ def test_prepared_data_have_every_split_a_card_and_the_terms_of_their_source(tmp
     further = {"num_points": 7, "columns": ["colors", "normals", "labels"], "on_error": "skip"}
     assert asked == [(("me/x", "d", '{"a": 1}'), further)]
     last = f"{output}: train with hf-any3d train {output}"
-    assert out.splitlines() == ["train: 600 clouds", "test: 401 clouds", last]
+    assert out.splitlines() == ["train: 3 clouds", "test: 1 cloud", last]
     assert sorted(path.relative_to(output).as_posix() for path in output.rglob("*.*")) == [
         "README.md", "data/test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet", "meta/stats.json",
     ]  # fmt: skip
     rows = parquet.read_table(output / "data" / "train-00000-of-00001.parquet").to_pylist()
-    assert rows == [{"points": POINTS[0], "label": int(row > 0)} for row in range(600)]
+    assert rows == [{"points": POINTS[0], "label": int(row > 0)} for row in range(3)]
     bounds = {"min": [0.0, 0.0, 0.0], "max": [4.0, 5.0, 6.0]}
     stats = json.loads((output / "meta" / "stats.json").read_text())["splits"]
     assert list(stats) == ["train", "test"] and stats["train"]["bounds"] == bounds
     assert [(one["num_rows"], one["labels"]) for one in stats.values()] == [
-        (600, {"ball": 1, "stick": 599}),
-        (401, {"ball": 1, "stick": 400}),
+        (3, {"ball": 1, "stick": 2}),
+        (1, {"ball": 1}),
     ]
     text = (output / "README.md").read_text()
     head = yaml.safe_load(text.split("---\n")[1])
-    # Of the rows of both.
     assert head == {
         "pretty_name": "balls",
         "license": "cc-by-4.0",
-        "size_categories": ["1K<n<10K"],
+        "size_categories": ["n<1K"],
         "tags": ["3d", "point-cloud"],
     }
     assert text.startswith("---\n") and f'load_dataset("{output}")' in text and "\n---\n\n# balls\n" in text
-    assert text.endswith("\n") and "Cc-by-4.0" in text and "| train | 600 | 3 | 0, 0, 0 | 4, 5, 6 |" in text
+    assert text.endswith("\n") and "Cc-by-4.0" in text and "| train | 3 | 3 | 0, 0, 0 | 4, 5, 6 |" in text
     asked.clear()
     monkeypatch.setattr(data, "_load", lambda *given, **more: asked.append((given, more)) or splits_of(license=None))
     assert run("data", "prepare", "me/x", "--output", tmp_path / "plain").code == 0
