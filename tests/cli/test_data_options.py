@@ -89,9 +89,7 @@ def splits_of(license="cc-by-4.0"):
 
 def test_prepared_data_have_every_split_a_card_and_the_terms_of_their_source(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        data, "_load", lambda *given, **more: asked.append((given, more)) or splits_of(train=600, test=401)
-    )
+    monkeypatch.setattr(data, "_load", lambda *given, **more: asked.append((given, more)) or splits_of())
     output = tmp_path / "new" / "balls"
     words = ("--points", 7, "--columns", "colors,normals labels", "--data-dir", "d", "--options", '{"a": 1}')
     code, out, err = run("data", "prepare", "me/x", "--output", output, *words)
