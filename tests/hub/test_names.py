@@ -1,9 +1,9 @@
 """Names that are meant as paths never reach the hub, and what is not in the cache is reported without it."""
 
 import pytest
+import transformers
 from huggingface_hub import constants
 from peft import PeftModel, get_peft_model
-from transformers import pipeline
 
 from hf_any3d import (
     Any2PointConfig,
@@ -27,8 +27,8 @@ OPEN = {
     "processor": PointCloudProcessor.from_pretrained,
     "chat processor": MiniGPT3DProcessor.from_pretrained,
     "encoder": Any2PointForPointCloudClassification.from_encoder_pretrained,
-    "pipeline": lambda name: pipeline("point-cloud-classification", model=name),
-    "pipeline without a head": lambda name: pipeline("point-cloud-feature-extraction", model=name),
+    "pipeline": lambda name: transformers.pipeline("point-cloud-classification", model=name),
+    "pipeline without a head": lambda name: transformers.pipeline("point-cloud-feature-extraction", model=name),
     "adapter": lambda name: PeftModel.from_pretrained(tiny_model(), name),
     "dataset": load_point_dataset,
 }
