@@ -7,12 +7,14 @@ from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
+import torch
 from huggingface_hub import constants, errors
 from huggingface_hub.hf_api import RepoFile
+from safetensors.torch import load_file, save_file
 
 from hf_any3d.hub import downloads as module
 from hf_any3d.hub.downloads import _checksum, find_version
-from hf_any3d.hub.published_table import PublishedFile
+from hf_any3d.hub.published_table import BorrowedPart, PublishedFile
 
 # The client that the hub uses: another one has errors of its own.
 CLIENT = import_module(errors.HTTPError.__module__.partition(".")[0])
@@ -234,3 +236,46 @@ def test_of_a_folder_settings_and_one_form_of_weights_are_fetched(names, fetched
         )
         with pytest.raises(kind, match=told):
             module.fetch_part("me/x", "in/", fetch, version, {})
+
+
+@pytest.mark.parametrize("is_sharded", [True, False])
+def test_a_borrowed_part_is_a_model_of_some_tensors_for_a_while(is_sharded, tmp_path, monkeypatch):
+    snapshot, asked = tmp_path / COMMIT, []
+    snapshot.mkdir()
+    (snapshot / "config.json").write_text('{"a": 1}')
+    numbers = {name: torch.full((2,), float(place)) for place, name in enumerate(("q.a", "q.b", "tokens", "other"))}
+    if is_sharded:
+        places = {"q.a": "2", "q.b": "1", "tokens": "1", "other": "3"}
+        (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+        for file in "123":
+            save_file({name: numbers[name] for name, place in places.items() if place == file}, snapshot / file)
+    else:
+        save_file(numbers, snapshot / "model.safetensors")
+
+    def fetch(repository, name, **given):
+        asked.append((repository, name, given))
+        if not (snapshot / name).exists():
+            raise FileNotFoundError(name)
+        return snapshot / name
+
+    monkeypatch.setattr(module, "download", fetch)
+    monkeypatch.setattr(module, "hf_hub_download", fetch)
+    part, hub = BorrowedPart("them/y", ("q.", "tokens")), {"token": "t"}
+    with module.borrowed_part(part, tmp_path / "cache", tmp_path / "hub", hub) as folder:
+        assert folder.parent == tmp_path / "cache" and json.loads((folder / "config.json").read_text()) == {"a": 1}
+        found = load_file(folder / "model.safetensors")
+        assert {name: tensor.tolist() for name, tensor in found.items()} == {
+            "q.a": [0, 0], "q.b": [1, 1], "tokens": [2, 2],
+        }  # fmt: skip
+    assert not list((tmp_path / "cache").iterdir())
+    files = ["1", "2"] if is_sharded else ["model.safetensors"]
+    further = {"commit": COMMIT, "cache_dir": tmp_path / "hub", "hub": hub}
+    assert asked == [
+        ("them/y", "config.json", {"cache_dir": tmp_path / "hub", "token": "t"}),
+        *(("them/y", name, further) for name in ("model.safetensors.index.json", *files)),
+    ]
+    for error in (CLIENT.ConnectError("x"), errors.LocalEntryNotFoundError("x")):
+        monkeypatch.setattr(module, "hf_hub_download", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+        text = rf"^them/y: a part of the model cannot be fetched \({type(error).__name__}: x\)$"
+        with pytest.raises(OSError, match=text), module.borrowed_part(part, tmp_path / "cache", None, {}):
+            pass
