@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from hf_any3d.atomic_files import atomic_write, claim, temporary_path, write_json, write_text
+from hf_any3d.atomic_files import (
+    atomic_write,
+    claim,
+    read_json,
+    read_json_object,
+    release_claims,
+    remove_temporaries,
+    temporary_path,
+    write_error,
+    write_json,
+    write_text,
+)
 from hf_any3d.conversions.saving import new_directory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,3 +156,59 @@ def test_a_new_directory_is_never_written_through_a_link(tmp_path, there):
         with new_directory(tmp_path / "model"):
             pytest.fail("the work has begun")
     assert names_below(tmp_path) == []
+
+
+def test_json_is_read_unless_it_is_missing_damaged_or_something_else(tmp_path):
+    path = tmp_path / "a.json"
+    for text, value, members in (
+        ('{"a": 1}', {"a": 1}, {"a": 1}),
+        ("[1]", [1], {}),
+        ("null", None, {}),
+        ("{", None, {}),
+        ("[" * 100_000, None, {}),
+    ):
+        path.write_text(text)
+        assert read_json(path) == value and read_json_object(path) == members
+    path.write_bytes(b"\xff")
+    assert read_json(path) is None and read_json_object(tmp_path / "none.json") == {}
+    assert write_json(path, {"ä": [1]}).read_text(encoding="utf-8") == '{\n  "ä": [\n    1\n  ]\n}\n'
+
+
+def test_temporary_files_of_one_name_or_of_all_are_removed(tmp_path):
+    kept = [tmp_path / name for name in ("a[1]", ".a[1].tmp", ".other", "a.tmp")]
+    left = [temporary_path(tmp_path / name) for name in ("a[1]", "a1", "b*")]
+    for path in (*kept, *left[1:]):
+        path.touch()
+    left[0].mkdir()
+    (left[0] / "inner").touch()
+    remove_temporaries(tmp_path, "a[1]")
+    assert [path.exists() for path in left] == [False, True, True] and all(path.exists() for path in kept)
+    remove_temporaries(tmp_path)
+    assert not any(path.exists() for path in left)
+    assert [path.exists() for path in kept] == [True, False, True, True]
+
+
+def test_a_claim_is_one_for_a_process_and_its_file_goes_with_it(tmp_path):
+    lock = tmp_path / "new" / ".lock"
+    first = claim(lock, tmp_path)
+    assert claim(str(lock), tmp_path) is first
+    assert lock.read_text().startswith(f"process {os.getpid()} on ") and lock.read_text().count("\n") == 1
+    with claim(lock, tmp_path) as again:
+        assert again is first
+    assert not lock.exists()
+    second = claim(lock, tmp_path)
+    assert second is not first and lock.exists()
+    other = claim(tmp_path / "other", tmp_path)
+    release_claims()
+    assert not lock.exists() and not (tmp_path / "other").exists() and other.file.closed and second.file.closed
+
+
+def test_errors_of_a_disk_are_told_without_the_temporary_name(tmp_path):
+    path = tmp_path / "a"
+    told = str(write_error(path, OSError(28, "x", str(temporary_path(path)))))
+    assert f"{path} could not be written (No space left on device); nothing of it was kept" in told
+    assert "could not be written (odd)" in str(write_error(path, OSError("odd")))
+    error = OSError(2, "gone", "another file")
+    with pytest.raises(OSError, match="gone: 'another file'") as caught, atomic_write(path):
+        raise error
+    assert caught.value is error and not list(tmp_path.iterdir())

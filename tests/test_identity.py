@@ -1,8 +1,11 @@
 """Every door that resumes, caches or stores answers notices other weights, other inputs and other settings."""
 
+import hashlib
 import json
 import os
 import struct
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +27,7 @@ from hf_any3d.identity import (
     pipeline_identity,
     weights_state,
 )
+from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
 from hf_any3d.research.series import run_once
 from hf_any3d.serving.journal import Journal
 from hf_any3d.training.frozen_features import frozen_features
@@ -413,3 +417,33 @@ def test_verdicts_are_of_the_weights_of_the_judge(tmp_path):
     judge = LanguageModelJudge(str(tmp_path / "judge"), settings={"max_new_tokens": 2}, device="cpu")
     with pytest.raises(ValueError, match="was made with judge"):
         judge_answers(answers, "same", judge, tmp_path / "judged.json")
+
+
+def test_an_open_pipeline_is_known_by_all_that_its_answers_depend_on():
+    class Pair(torch.nn.Module):
+        config = SimpleNamespace(to_dict=lambda: {"b": Path("x"), "a": 1})
+
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2)
+
+    model = Pair()
+    processor = SimpleNamespace(to_dict=lambda: {"size": 3})
+    pipe = SimpleNamespace(model=model, processor=processor, tokenizer="words")
+    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    parts = {
+        "class": "Pair", "config": {"a": 1, "b": "x"}, "adapters": [], "weights": tensors_checksum(tensors),
+        "processor": {"size": 3}, "feature_extractor": "None", "tokenizer": "'words'",
+    }  # fmt: skip
+
+    def digest():
+        return f"sha256:{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}"
+
+    assert pipeline_identity(pipe) == digest()
+    tower = torch.nn.Linear(1, 1)
+    Pair.text_tower = SimpleNamespace(model=tower, tokenizer="t", pooling="mean")
+    parts["texts"] = [tensors_checksum({n: v.detach() for n, v in tower.state_dict().items()}), "'t'", "mean"]
+    assert pipeline_identity(pipe) == digest()
+    Pair.text_tower = property(lambda self: (_ for _ in ()).throw(OSError("none here")))
+    del parts["texts"]
+    assert pipeline_identity(pipe) == digest(), "texts come with requests"

@@ -125,3 +125,52 @@ def test_csv_holds_no_formulas_and_keeps_numbers():
         ["'@a", "\\u0009=1"],
         ["' =1", "a=b"],
     ]
+
+
+def listed(*reasons):
+    """An error of transformers with the traceback of each class that it tried."""
+    entry = "while loading with A, an error is thrown:\nTraceback (most recent call last):\n  File x\n{}\n\n"
+    return ValueError("Could not load.\n\n" + "".join(entry.format(reason) for reason in reasons))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (listed("KeyError: a", "OSError: b"), "me/model: KeyError: a"),
+        (listed("KeyError: a\nDuring\nx.y.OddException: c\n", "OSError: b"), "me/model: x.y.OddException: c"),
+        (listed("ValueError: me/model: is bad"), "me/model: is bad"),
+        (listed("ValueError: in me/model: is bad"), "in me/model: is bad"),
+        (listed("no reason"), "me/model: Could not load. while loading with A, an error is thrown: Traceback"),
+        (OSError("while loading with A: ValueError: b"), "while loading with A: ValueError: b"),
+    ],
+)
+def test_the_last_reason_of_the_first_class_is_told(error, told):
+    with pytest.raises((ValueError, OSError)) as caught, model_errors("me/model"):
+        raise error
+    assert str(caught.value).startswith(told) and (str(caught.value) == told) is ("no reason" not in str(error))
+    assert caught.value is error or caught.value.__cause__ is error
+
+
+def test_other_failures_are_told_in_the_words_that_are_given():
+    with pytest.raises(ValueError, match=r"^m: this model cannot answer \(KeyError: 'x'\)$"):
+        with model_errors("m", "cannot answer"):
+            raise KeyError("x")
+
+
+@pytest.mark.parametrize("is_error", [True, False])
+def test_lines_go_to_one_of_two_streams_at_once(is_error, monkeypatch):
+    written = {name: [] for name in ("stdout", "stderr")}
+    for name, kept in written.items():
+        stream = type("Stream", (), {"write": kept.append, "flush": lambda kept=kept: kept.append("flushed")})
+        monkeypatch.setattr(sys, name, stream)
+    print_line("a\nü\ud800", is_error=is_error)
+    chosen, other = ("stderr", "stdout") if is_error else ("stdout", "stderr")
+    assert written[chosen] == ["a\\u000aü\\ud800", "\n", "flushed"] and written[other] == []
+
+
+def test_notes_that_fit_keep_their_columns():
+    error = ValueError("x")
+    error.add_note("\n".join(["a" + " " * 98 + "b", "a" + " " * 99 + "b"]))
+    first, kept, *wrapped = error_lines(error)
+    assert (first, kept) == ("x", "  a" + " " * 98 + "b")
+    assert wrapped and all(len(line) <= 102 for line in wrapped)

@@ -1,5 +1,7 @@
 """Facts about models from their configuration files."""
 
+from types import SimpleNamespace
+
 import pytest
 from peft import LoraConfig, get_peft_model
 
@@ -14,6 +16,7 @@ from hf_any3d import (
     PointCloudProcessor,
     PointTransformerV3ForPointCloudClassification,
     Uni3DForPointCloudSegmentation,
+    model_facts as facts_module,
 )
 from hf_any3d.cli.model import facts_of_stored_weights
 from hf_any3d.model_card.run_report import count_parameters
@@ -25,7 +28,7 @@ from tests.examples.minigpt3d_runs import CONFIG, write_parts
 from tests.modeling.minigpt3d.tiny_model import tiny_config
 from tests.tiny_act import tiny_act
 from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
-from tests.tiny_encoders import tiny_part_model, tiny_scene_model
+from tests.tiny_encoders import tiny_model, tiny_part_model, tiny_scene_model
 
 TALKING = CONFIG | {"qformer_config": tiny_config().qformer_config.to_dict()}
 
@@ -114,3 +117,63 @@ def test_facts_of_a_student_have_no_encoder(tmp_path):
     facts = model_facts(str(tmp_path))
     assert facts["labels"] == ["chair", "lamp"] and facts["tokens"] == 64 and "encoder" not in facts
     assert facts["total parameters"] == count_parameters(model)[1]
+
+
+def test_all_facts_of_a_wrap_with_an_adapter(tmp_path):
+    labels = {2: "lamp", 0: "bottle", 1: "chair"}
+    model = get_peft_model(tiny_model(id2label=labels), GuidedAdapterConfig(r=4))
+    model.save_pretrained(tmp_path)
+    config = model.get_base_model().config
+    trained, total = count_parameters(model)
+    name = str(tmp_path)
+    expected = {
+        "model": name,
+        "class": "Any2PointForPointCloudClassification",
+        "encoder": config.encoder_name_or_path,
+        "encoder trained from": None,
+        "encoder type": "bert",
+        "encoder tower": config.encoder_tower,
+        "encoder layers": config.encoder_config.num_hidden_layers,
+        "encoder width": config.encoder_config.hidden_size,
+        "encoder revision": config.encoder_revision,
+        "encoder checksum": config.encoder_checksum,
+        "adapter": "guided_adapter",
+        "trained parameters": trained,
+        "total parameters": total,
+        "labels": ["bottle", "chair", "lamp"],
+        "points": None,
+        "channels": 3,
+        "tokens": config.num_tokens,
+        "batch-dependent": [],
+    }
+    found = model_facts(name)
+    assert found == expected and list(found) == list(expected)
+    PointCloudProcessor(num_points=48).save_pretrained(tmp_path)
+    assert model_facts(name)["points"] == 48
+
+
+@pytest.mark.parametrize(("revision", "of_processor"), [(None, "main"), ("v1", "v1")])
+def test_a_revision_is_that_of_all_files(revision, of_processor, monkeypatch):
+    asked = []
+    config = ActConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2)
+
+    def read(kind, answer):
+        return lambda *given, **more: asked.append((kind, *given, more)) or answer
+
+    monkeypatch.setattr(facts_module.AutoConfig, "from_pretrained", read("config", config))
+    monkeypatch.setattr(facts_module, "cached_file", read("file", "a path"))
+    monkeypatch.setattr(facts_module.PeftConfig, "from_pretrained", read("adapter", "an adapter"))
+    monkeypatch.setattr(PointCloudProcessor, "from_pretrained", read("processor", PointCloudProcessor(num_points=7)))
+    monkeypatch.setattr(facts_module, "_count", lambda *given: asked.append(given) or (2, 3))
+    monkeypatch.setattr(facts_module, "PeftType", lambda kind: SimpleNamespace(value="LORA"))
+    monkeypatch.setattr(facts_module.PeftConfig, "from_pretrained", read("adapter", SimpleNamespace(peft_type="x")))
+    found = model_facts("me/x", revision)
+    silent = {"_raise_exceptions_for_missing_entries": False}
+    assert asked[:3] == [
+        ("config", "me/x", {"revision": revision}),
+        ("file", "me/x", "adapter_config.json", {"revision": revision, **silent}),
+        ("adapter", "me/x", {"revision": revision}),
+    ]
+    assert asked[3][0] is config and asked[4:] == [("processor", "me/x", {"revision": of_processor})]
+    assert (found["trained parameters"], found["total parameters"], found["adapter"]) == (2, 3, "lora")
+    assert (found["points"], found["class"]) == (7, "ActConfig")

@@ -94,7 +94,6 @@ def _answer(session: Any, model: str, question: str) -> None:
             for piece in pieces:
                 # A model's output must not control the terminal.
                 typer.echo(printable(piece, keep="\n"), nl=False)
-                sys.stdout.flush()
     except KeyboardInterrupt:
         # The session stops the answer and keeps its cache valid.
         pieces.close()

@@ -151,8 +151,8 @@ def convert(
     """
     # First of all, while the arguments are the only local variables.
     given = {name: value for name, value in locals().items() if name not in ("files", "output")}
-    # Only options that were given, so that each conversion can refuse those that are not its own.
-    given = {name: value for name, value in given.items() if value not in (None, False)}
+    # Only options that were given, so that each conversion can refuse those that are not its own. 0 is given, too.
+    given = {name: value for name, value in given.items() if value is not None and value is not False}
     quiet_libraries()
     with status("converting"):
         from hf_any3d.registration import register

@@ -260,7 +260,6 @@ def push(
         # With the slash it is a path, never a name on the hub.
         folder = Path(find_model(f"{folder}/"))
         read_model_config(str(folder))
-    import httpx
     import huggingface_hub
     from huggingface_hub import constants, errors
 
@@ -283,12 +282,14 @@ def push(
             )
     except errors.LocalTokenNotFoundError:
         raise ValueError("pushing needs a login: hf auth login") from None
-    except (httpx.TransportError, errors.OfflineModeIsEnabled) as error:
-        reason = "HF_HUB_OFFLINE is set" if isinstance(error, errors.OfflineModeIsEnabled) else one_line(error)
-        raise OSError(f"{repository}: {constants.ENDPOINT} cannot be reached ({reason})") from None
+    # Before HTTPError, from which it derives.
     except errors.HfHubHTTPError as error:
         reason = "not allowed; check the login with hf auth whoami" if _status_of(error) in (401, 403) else str(error)
         raise ValueError(f"{repository}: {reason}") from None
+    # Of the client that the hub uses, whichever it is.
+    except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:  # pyright: ignore[reportPrivateImportUsage]
+        reason = "HF_HUB_OFFLINE is set" if isinstance(error, errors.OfflineModeIsEnabled) else one_line(error)
+        raise OSError(f"{repository}: {constants.ENDPOINT} cannot be reached ({reason})") from None
     if as_json:
         print_json({"repository": made.repo_id, "kind": kind, "url": str(made), "commit": commit.oid})
     else:

@@ -1,15 +1,18 @@
 """What all commands share: names of models, JSON of options, errors and exit codes, messages about progress."""
 
 import json
+import logging
 import os
 import sys
 import threading
+import warnings
 from types import SimpleNamespace
 
 import pytest
 import typer
 
-from hf_any3d.cli import common
+from hf_any3d import cli
+from hf_any3d.cli import app, common
 from hf_any3d.cli.common import find_model, json_object, kind_of_model, one_line_errors, read_model_config
 from tests.cli.conftest import FILES, run
 
@@ -207,3 +210,80 @@ def test_a_wrong_kind_of_a_revision_is_named(tmp_path, monkeypatch):
     assert common.check_model("me/x", "predict", revision="v1") == str(tmp_path) and seen[0] == ("me/x", "v1")
     with pytest.raises(ValueError, match="this is a classifier: hf-any3d predict"):
         common.check_model("me/x", "chat", "segment")
+
+
+def test_a_program_that_calls_a_command_gets_its_errors_and_its_exit_code(tmp_path, capsys):
+    command = typer.main.get_command(app)
+    with pytest.raises(FileNotFoundError, match="^no directory typo$"):
+        command.main(["info", "typo", "--debug"], standalone_mode=False)
+    (tmp_path / "bad.ply").write_text("ply\n")
+    assert command.main(["data", "check", str(tmp_path / "bad.ply")], standalone_mode=False) == 2
+    assert command.main(["--version"], standalone_mode=False) is None
+    with pytest.raises(SystemExit) as end:
+        command.main(["data", "check", str(tmp_path / "bad.ply")])
+    assert end.value.code == 2 and capsys.readouterr().err.count("1 of 1 files could not be used") == 2
+
+
+def test_the_program_has_short_warnings_and_quiet_libraries(monkeypatch):
+    called = []
+    monkeypatch.setattr(cli, "app", lambda **given: called.append(given))
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    libraries = [logging.getLogger(name) for name in ("bitsandbytes", "torchao", "torch.utils._pytree")]
+    for library in libraries:
+        monkeypatch.setattr(library, "level", logging.NOTSET)
+    cli.main()
+    assert called == [{"prog_name": "hf-any3d"}] and [one.level for one in libraries] == [logging.ERROR] * 3
+    assert warnings.formatwarning(UserWarning("a\nb"), UserWarning, "file.py", 3, line="x") == "warning: a b\n"
+
+
+def test_without_a_command_the_help_is_printed_and_a_group_asks_for_one():
+    alone, asked = run(), run("--help")
+    assert alone.code == asked.code == 0 and alone.out == asked.out and "predict" in alone.out
+    for group in ("batch", "data", "evaluate"):
+        code, out, err = run(group)
+        assert code == 2 and err == f"error: Missing command (hf-any3d {group} --help)\n" and "Commands" in out
+    assert "[default" not in run("space", "--help").out, "the text of the option names it"
+
+
+def test_remarks_of_libraries_are_left_out_and_warnings_are_kept():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.resetwarnings()
+        common.quiet_libraries()
+        warnings.warn("old", FutureWarning, stacklevel=1)
+        warnings.warn("The PEFT config's `base_model_name_or_path` was renamed to x", UserWarning, stacklevel=1)
+        warnings.warn("odd", UserWarning, stacklevel=1)
+    assert [str(one.message) for one in caught] == ["odd"]
+
+
+@pytest.mark.parametrize(
+    ("config", "commands", "text"),
+    [
+        ({}, ("chat",), None),
+        ({"model_type": "act3d", "architectures": ["ActForPointCloudClassification"]}, ("a", "predict"), None),
+        ({"model_type": "act3d", "architectures": []}, ("predict",), None),
+        ({"model_type": "bert"}, ("predict",), "model_type 'bert' is not of this package"),
+    ],
+)
+def test_a_model_of_another_library_is_named(config, commands, text, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if text is None:
+        assert common.check_model(str(tmp_path), *commands) == str(tmp_path)
+        return
+    with pytest.raises(ValueError, match=text):
+        common.check_model(str(tmp_path), *commands)
+
+
+def test_a_published_model_is_fetched_and_read_at_its_revision(tmp_path, monkeypatch):
+    asked = []
+    (tmp_path / "config.json").write_text('{"a": 1}')
+    monkeypatch.setattr(common, "is_published", lambda name: name == "me/x:base")
+    monkeypatch.setattr(common, "find_published", asked.append)
+    monkeypatch.setattr(common, "skip_hub_if_offline", lambda: asked.append("offline?"))
+    monkeypatch.setattr("hf_any3d.published.opened_directory", lambda *given: asked.append(given) or tmp_path)
+    assert read_model_config("me/x:base", "v1") == {"a": 1}
+    assert asked == ["me/x:base", "offline?", ("me/x:base", "v1")]
+
+
+def test_a_pipeline_is_opened_with_its_model_and_device(monkeypatch):
+    monkeypatch.setattr("hf_any3d.many_files.work.open_pipeline", lambda *given: given)
+    assert common.open_pipeline("task", "me/model", "cpu") == ("task", "me/model", "cpu")

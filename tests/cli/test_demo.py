@@ -117,3 +117,30 @@ def test_conversations_have_the_template_and_the_context_of_the_options(module):
     page = module._page("point-cloud-text-to-text", "me/model", None, "pipe", "demo", 300)
     assert page.new_conversation.func is Conversation and page.new_conversation.args == ("pipe", "demo", 300)
     assert page.name == "me/model"
+
+
+@pytest.mark.parametrize(("host", "family"), [("::1", socket.AF_INET6), ("127.0.0.1", socket.AF_INET)])
+def test_a_port_is_tried_in_the_family_of_its_address(host, family, module, monkeypatch):
+    tried, closed = [], []
+    server = SimpleNamespace(close=lambda: closed.append(True))
+    monkeypatch.setattr(module.socket, "create_server", lambda *given, **more: tried.append((given, more)) or server)
+    module._check_port(host, 7)
+    assert tried == [(((host, 7),), {"family": family})] and closed == [True]
+    for error, reason in ((OSError(98, "Address in use"), "Address in use"), (OSError("odd"), "odd")):
+        monkeypatch.setattr(
+            module.socket, "create_server", lambda *given, error=error, **more: (_ for _ in ()).throw(error)
+        )
+        with pytest.raises(OSError, match=f"^--host {host} --port 7: {reason}; expected a free port$"):
+            module._check_port(host, 7)
+
+
+@pytest.mark.parametrize("task", ["point-cloud-classification", "point-cloud-text-to-text"])
+def test_a_page_asks_the_pipeline_of_its_task(task, module, monkeypatch):
+    pytest.importorskip("gradio")
+    for name in ("demo.task_pages.TaskPage", "demo.task_pages.TaskAnswers", "demo.page.DemoPage"):
+        monkeypatch.setattr(f"hf_any3d.{name}", lambda *given, name=name: (name.rpartition(".")[2], *given))
+    made = module._page(task, "me/chairs", "shapes", "pipe", "demo", 300)
+    if task.endswith("classification"):
+        assert made == ("TaskPage", "me/chairs", "shapes", ("TaskAnswers", task, "pipe", "shapes"))
+    else:
+        assert made[:3] == ("DemoPage", "me/chairs", "shapes") and made[3].args == ("pipe", "demo", 300)

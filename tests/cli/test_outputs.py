@@ -146,3 +146,33 @@ def test_files_are_shown_in_their_colors_and_meshes_by_points_of_their_surface(t
     gallery.add_file(PointCloudData(np.eye(3), faces=np.array([[0, 1, 2]])), "mesh")
     np.testing.assert_allclose(gallery.clouds[0][:, 3:], label_colors(2)[[0, 1, 1]], rtol=1e-6)
     assert gallery.clouds[1].shape == (50, 3) and gallery.titles == ["labels", "mesh"]
+
+
+def test_a_picture_has_all_that_a_page_has_but_boxes(tmp_path, monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr(
+        "hf_any3d.visualization.figures.plot_point_clouds", lambda *one, **more: drawn.append((one, more))
+    )
+    gallery = Gallery(tmp_path / "a.PNG", 2, "x")
+    gallery.add(np.eye(3), None, "first")
+    gallery.add(2 * np.eye(3), np.full((3, 3), 0.5), "second")
+    gallery.write("title", {"a": (1, 0, 0)}, 3)
+    ((clouds, path), settings), = drawn  # fmt: skip
+    assert path == tmp_path / "a.PNG" and [cloud.shape for cloud in clouds] == [(3, 3), (3, 6)]
+    assert settings.pop("cell") and settings == {
+        "titles": ["first", "second"], "heading": "title", "legend": {"a": (1, 0, 0)}, "columns": 3, "up_axis": "x",
+    }  # fmt: skip
+    assert capsys.readouterr().err == f"{tmp_path / 'a.PNG'}: 2 clouds\n"
+
+
+@pytest.mark.parametrize(("count", "kept"), [(0, 60), (1, 60), (2, 30), (3, 20), (9, 20)])
+def test_points_of_a_page_are_shared_by_its_clouds(count, kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(outputs, "_MOST_POINTS", 60)
+    monkeypatch.setattr(outputs, "_MOST_CLOUDS", 3)
+    gallery = Gallery(tmp_path / "a.html", count)
+    for _ in range(5):
+        gallery.add(np.random.default_rng(0).normal(size=(100, 3)), None, "a", ("a box",))
+    assert [len(cloud) for cloud in gallery.clouds] == [kept] * 3 and gallery.left_out == 2
+    assert gallery.boxes == [("a box",)] * 3 and all(cloud.dtype == np.float32 for cloud in gallery.clouds)
+    assert len(np.unique(gallery.clouds[0], axis=0)) == kept, "none is drawn twice"
+    assert np.array_equal(gallery.clouds[0], gallery.clouds[1]), "the same in every run"

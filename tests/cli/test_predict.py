@@ -18,7 +18,7 @@ predict, detect, segment = (
 def test_a_row_of_a_prediction_has_numbered_cells():
     best, second = (
         {"label": "chair", "score": 0.75, "unknown": 0.125},
-        {"label": None, "score": 0.25, "unknown": 0.125},
+        {"label": None, "score": 0.25, "unknown": 0.5},
     )
     assert list(predict.prediction_cells({"file": "a", "predictions": [best, second]})) == [
         {
@@ -160,7 +160,8 @@ def test_a_map_of_features_is_colored_by_folder(count, perplexity, tmp_path, mon
     (((path, places, labels, classes), more),) = drawn
     assert projected == [{"perplexity": perplexity}] and places == "places" and path == tmp_path / "a.HTML"
     assert classes == [".", "a", "b"] and labels[:4].tolist() == [2, 1, 0, 1]
-    assert more["texts"][:3] == ["x.ply", "y.ply", "z.ply"]
+    assert more.pop("texts")[:3] == ["x.ply", "y.ply", "z.ply"]
+    assert more == {"heading": "features; nearby clouds are similar"}
     with pytest.raises(ValueError, match="for 3 files; a map needs at least 4"):
         predict._write_features(tmp_path / "a.png", names[:3], np.zeros((3, 2)))
 

@@ -3,6 +3,7 @@
 import json
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -152,3 +153,52 @@ def test_options_of_a_table_reach_its_training(monkeypatch, tmp_path):
         "data_dir": "d", "only": ["a", "b"], "seeds": [1, 2], "voting": 3, "released": True, "start": "me/m",
         "words": ["--max_steps", "5"],
     }  # fmt: skip
+
+
+def test_options_of_a_sweep_reach_its_program(monkeypatch, tmp_path):
+    given = []
+    (tmp_path / "r.yaml").touch()
+    monkeypatch.setattr(series, "find_examples", lambda examples: f"examples of {examples}")
+    monkeypatch.setattr(series, "load_program", lambda *one: given.append(one) or "program")
+
+    def sweep(*one):
+        given.append(one)
+        folder = one[2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "sweep.md").write_text("| a |\n| b |\n")
+        return {"rows": [1]}
+
+    monkeypatch.setattr(series, "sweep", sweep)
+    words = ("--vary", "a-b=1,2", "--vary", "c=x;y", "--output-dir", tmp_path / "out", "--seeds", "3,4")
+    more = ("--program", "run.py", "--examples", tmp_path, "--num_train_epochs", 5)
+    found = run("sweep", tmp_path / "r.yaml", *words, *more)
+    assert found.exit_code == 0 and found.stdout == "| a |\n| b |\n", found.output
+    assert found.stderr.splitlines()[-1] == f"{tmp_path / 'out' / 'sweep'}.json, .md and .tex have this table."
+    arguments = [str(tmp_path / "r.yaml"), "--num_train_epochs", "5"]
+    settings = {"a_b": ["1", "2"], "c": ["x", "y"]}
+    assert given == [
+        (f"examples of {tmp_path}", "run.py"),
+        ("program", arguments, tmp_path / "out", settings, [3, 4]),
+    ]
+    monkeypatch.setattr("hf_any3d.training.tasks.train_classifier", "classifier")
+    found = run("sweep", "--output-dir", tmp_path / "out", "--json")
+    assert json.loads(found.stdout) == {"rows": [1]}
+    assert given[-1] == ("classifier", [], tmp_path / "out", {}, [0, 1, 2])
+
+
+def test_published_tables_are_listed_with_their_rows(monkeypatch):
+    monkeypatch.setattr(series, "find_examples", lambda examples: examples)
+    monkeypatch.setattr(series, "published_tables", lambda folder: {"t": make_table(folder)})
+    lines = run("reproduce", "--examples", "x").stdout.splitlines()
+    assert lines == [
+        "t: Data of x; Paper",
+        "  plain            1.5   a.yaml",
+        "  odd              2.5 ± 0.25   b.yaml",
+    ]
+
+
+def make_table(folder):
+    """A table of two rows, one of which has a deviation."""
+    facts = [("plain", 1.5, 0, "a"), ("odd", 2.5, 0.25, "b")]
+    rows = {name: SimpleNamespace(published=p, deviation=d, recipe=r) for name, p, d, r in facts}
+    return SimpleNamespace(data=f"Data of {folder}", source="Paper", rows=rows)

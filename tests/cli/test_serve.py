@@ -1,6 +1,7 @@
 """Tests of what `serve` refuses before it loads a model, and the export for vLLM; the service: tests/serving."""
 
 import inspect
+import logging
 import socket
 import sys
 from importlib import import_module
@@ -148,3 +149,20 @@ def test_without_a_model_the_one_of_the_package_is_served(monkeypatch):
     monkeypatch.setattr(import_module("hf_any3d.cli.serve"), "find_model", lambda model: asked.append(model) or 1 / 0)
     CliRunner().invoke(app, ["serve"])
     assert asked == [default_model()]
+
+
+def test_requests_are_logged_on_standard_error(served, monkeypatch):
+    given, logger = [], logging.getLogger("hf_any3d.serving")
+    monkeypatch.setattr(logger, "level", logging.WARNING)
+    monkeypatch.setattr(logging, "basicConfig", lambda **settings: given.append(settings))
+    assert served()[0].code == 0 and logger.level == logging.INFO
+    ((stream, text),) = [(one["stream"], one["format"]) for one in given]
+    assert stream is not None and text == "%(asctime)s %(levelname)s %(message)s" and len(given[0]) == 2
+
+
+def test_all_packages_that_are_missing_are_named(monkeypatch):
+    module = import_module("hf_any3d.cli.serve")
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name in ("fastapi", "python_multipart") else name)
+    assert refused("serve", "me/model") == (
+        "error: serve needs fastapi, python_multipart: pip install 'hf-any3d[serve]'\n"
+    )

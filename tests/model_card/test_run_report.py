@@ -1,12 +1,22 @@
 """Reports of training runs."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, package_versions, peak_memory
+from hf_any3d.model_card import run_report
+from hf_any3d.model_card.run_report import (
+    RunReport,
+    Stopwatch,
+    best_step,
+    count_parameters,
+    package_versions,
+    peak_memory,
+    training_facts,
+)
 from hf_any3d.model_card.subject import adapter_facts
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.program import encoder_facts
@@ -82,3 +92,101 @@ def test_last_checkpoint_is_found_unless_another_is_requested(tmp_path):
     assert checkpoint_to_resume(tmp_path, True) == checkpoint_to_resume(tmp_path, "True") == last
     assert checkpoint_to_resume(tmp_path, "false") is None
     assert checkpoint_to_resume(tmp_path, first) == first
+
+
+def settings(**changes):
+    """Settings of a trainer that are all different."""
+    usual = {
+        "seed": 1, "train_batch_size": 2, "gradient_accumulation_steps": 3, "world_size": 5, "learning_rate": 7,
+        "lr_scheduler_type": SimpleNamespace(value="cosine"), "weight_decay": 0.11, "label_smoothing_factor": 0.13,
+        "bf16": False, "fp16": False, "load_best_model_at_end": True, "metric_for_best_model": "eval_accuracy",
+    }  # fmt: skip
+    return SimpleNamespace(**usual | changes)
+
+
+STATE = SimpleNamespace(global_step=17, epoch=1.9, best_metric=0.0, best_global_step=23)
+
+
+@pytest.mark.parametrize(
+    ("changes", "precision", "scheduler"),
+    [
+        ({}, "float32", "cosine"),
+        ({"bf16": True}, "bfloat16", "cosine"),
+        ({"fp16": True, "lr_scheduler_type": "linear"}, "float16", "linear"),
+    ],
+)
+def test_facts_of_a_run_are_those_of_its_trainer(changes, precision, scheduler):
+    facts = training_facts(SimpleNamespace(args=settings(**changes), state=STATE))
+    assert facts == {
+        "seed": 1, "steps": 17, "epochs": 1.9, "batch_size": 30, "learning_rate": 7.0, "lr_scheduler": scheduler,
+        "weight_decay": 0.11, "label_smoothing": 0.13, "precision": precision,
+    }  # fmt: skip
+    assert type(facts["learning_rate"]) is float
+
+
+@pytest.mark.parametrize(
+    ("changes", "best", "found"),
+    [
+        ({}, 0.0, {"metric": "accuracy", "value": 0.0, "step": 23}),
+        ({"metric_for_best_model": "loss"}, 0.5, {"metric": "loss", "value": 0.5, "step": 23}),
+        ({"load_best_model_at_end": False}, 0.5, {}),
+        ({}, None, {}),
+    ],
+)
+def test_the_step_that_chose_the_weights_is_known_if_one_did(changes, best, found):
+    state = SimpleNamespace(**vars(STATE) | {"best_metric": best})
+    assert best_step(SimpleNamespace(args=settings(**changes), state=state)) == found
+
+
+def test_parts_and_the_whole_of_a_run_are_timed(monkeypatch):
+    times = iter([100.0, 101.0, 103.5, 110.0, 110.25, 120.0])
+    monkeypatch.setattr(run_report.time, "perf_counter", lambda: next(times))
+    stopwatch = Stopwatch()
+    with stopwatch.part("a"):
+        pass
+    with stopwatch.part("a"):
+        pass
+    assert stopwatch.stop() == {"a": 2.75, "total": 20.0}
+
+
+@pytest.mark.parametrize("status", ["Name: x\nVmHWM:\t  1234 kB\nVmRSS: 5 kB\n", "Name: x\n", None])
+@pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_peaks_are_read_from_the_system(platform, unit, status, tmp_path, monkeypatch):
+    file = tmp_path / "status"
+    if status is not None:
+        file.write_text(status)
+    monkeypatch.setattr(run_report, "Path", lambda name: file)
+    monkeypatch.setattr(run_report.sys, "platform", platform)
+    monkeypatch.setattr("resource.getrusage", lambda who: SimpleNamespace(ru_maxrss=7))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 99)
+    own = 1234 * 1024 if status and "VmHWM" in status else 7 * unit
+    assert peak_memory() == {"process": own, "cuda": 99}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(run_report, "_peak_resident", lambda: None)
+    assert peak_memory() == {}
+
+
+def test_a_report_is_read_as_it_was_saved(tmp_path, monkeypatch):
+    known = {"hf-any3d": "1", "torch": "2", "numpy": "3"}
+    monkeypatch.setattr(run_report, "_version", known.get)
+    fields = [
+        {"a": 1},
+        {"b": 2},
+        {"c": 3},
+        4,
+        5,
+        {"d": 6.5},
+        {"e": 7},
+        {"f": {"g": 0.5}},
+        {"h": {"i": 1.0}},
+        {},
+        {"j": 8},
+    ]
+    report = RunReport(*fields)
+    assert report.versions == {"python": run_report.platform.python_version(), **known} and report.start == {}
+    path = report.save(tmp_path / "new" / "metrics.json")
+    assert RunReport.load(str(path)) == report and RunReport.load(path).trained_parameters == 4
+    path.write_text("{")
+    with pytest.raises(ValueError, match="metrics.json: not a run report"):
+        RunReport.load(path)

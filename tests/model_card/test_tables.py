@@ -177,3 +177,58 @@ def test_a_class_has_the_text_of_the_one_that_it_derives_from():
     assert card_task(ActForPreTraining)[1].opens == "ActModel" and card_task(dict) is None
     assert CLASSES.opening_class("X") == "AutoModelForPointCloudClassification"
     assert CODES.opening_class("ActAutoencoder") == "ActAutoencoder"
+
+
+@pytest.mark.parametrize(
+    ("name", "opens", "has_classes", "processor", "figures"),
+    [
+        (
+            "point-cloud-classification",
+            "AutoModelForPointCloudClassification",
+            True,
+            "PointCloudProcessor",
+            ["50.0 %"] * 2,
+        ),
+        ("point-cloud-feature-extraction", "X", False, "PointCloudProcessor", ["50.0 %"]),
+        ("point-cloud-object-detection", "AutoModelForPointCloudObjectDetection", True, "PointCloudProcessor", None),
+        ("point-cloud-reconstruction", "X", False, "PointCloudProcessor", ["500.00"] * 2 + ["50.0 %"] * 3),
+        (
+            "point-cloud-segmentation",
+            "AutoModelForPointCloudSegmentation",
+            True,
+            "PointCloudProcessor",
+            ["50.0 %"] * 2,
+        ),
+        ("point-cloud-text-to-text", "X", False, "MiniGPT3DProcessor", ["0.50"]),
+        (
+            "zero-shot-point-cloud-classification",
+            "AutoModelForZeroShotPointCloudClassification",
+            False,
+            "PointCloudProcessor",
+            ["50.0 %"],
+        ),
+        (
+            "zero-shot-point-cloud-segmentation",
+            "AutoModelForZeroShotPointCloudSegmentation",
+            False,
+            None,
+            ["50.0 %"] * 2,
+        ),
+        ("pre-training", "X", False, "PointCloudProcessor", ["50.0 %"]),
+        ("SpatialLMForConditionalGeneration", "X", False, "SpatialLMProcessor", ["50.0 %"] * 2),
+        ("ActForPreTraining", "ActModel", False, "PointCloudProcessor", ["50.0 %"]),
+        (
+            "Any2PointForZeroShotPointCloudClassification",
+            "AutoModelForZeroShotPointCloudClassification",
+            True,
+            "PointCloudProcessor",
+            ["50.0 %"] * 6,
+        ),
+    ],
+)
+def test_a_task_names_its_classes_and_the_form_of_its_figures(name, opens, has_classes, processor, figures):
+    task = TASKS[name]
+    assert (task.opening_class("X"), task.has_classes) == (opens, has_classes)
+    assert processor is None or task.processor == processor
+    assert figures is None or [task.format_metric(metric, 0.5) for metric in task.metrics] == figures
+    assert task.format_class_score(0.5) == ("500.0" if name == "point-cloud-reconstruction" else "50 %")

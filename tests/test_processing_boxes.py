@@ -1,0 +1,97 @@
+"""Answers of a detector's outputs, and settings of processors by their class, against plain loops."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hf_any3d import PointCloudProcessor, PointTransformerV3Processor
+from hf_any3d.data.files import PointCloudData
+
+
+def test_boxes_above_a_score_are_answers_the_likeliest_first():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)
+    # Far apart, so that none goes for another.
+    boxes = torch.rand(2, 6, 7, generator=generator) + 50 * torch.arange(6)[None, :, None]
+    found = PointCloudProcessor().post_process_object_detection(
+        {"logits": logits, "pred_boxes": boxes}, threshold=0.25, top_k=3
+    )
+    assert len(found) == 2
+    for cloud, answer in enumerate(found):
+        shares = logits[cloud].float().softmax(dim=-1)
+        scored = [
+            (shares[box, label].item(), box, label) for box in range(6) for label in [int(shares[box, :3].argmax())]
+        ]
+        some = PointCloudProcessor().post_process_object_detection(
+            {"logits": logits[cloud : cloud + 1], "pred_boxes": boxes[cloud : cloud + 1]}, threshold=0.25, top_k=3
+        )[0]
+        assert all(torch.equal(answer[name], some[name]) for name in answer)
+        assert answer["scores"].tolist() == sorted(answer["scores"].tolist(), reverse=True)
+        assert 0 < len(answer["scores"]) <= 3 and (answer["scores"] >= 0.25).all()
+        for box, label in zip(answer["boxes"], answer["labels"], strict=True):
+            (number,) = [n for n in range(6) if torch.equal(boxes[cloud, n], box)]
+            assert (number, int(label)) in [(own, kind) for _, own, kind in scored]
+    with pytest.raises(TypeError):
+        PointCloudProcessor().post_process_object_detection({"logits": logits, "pred_boxes": boxes}, odd=1)
+
+
+def test_boxes_with_few_points_in_them_are_left_out():
+    logits = torch.tensor([[[9.0, 0, 0], [9.0, 0, 0]]])
+    boxes = torch.tensor([[[0, 0, 0, 2, 2, 2, 0], [9, 9, 9, 2, 2, 2, 0]]], dtype=torch.float32)
+    points = torch.zeros(1, 5, 6)
+    points[:, :, 3:] = 9  # colors are no coordinates
+    processor, outputs = PointCloudProcessor(), {"logits": logits, "pred_boxes": boxes}
+    (answer,) = processor.post_process_object_detection(outputs, points=points, min_points=1)
+    assert torch.equal(answer["boxes"], boxes[0, :1])
+
+
+def test_a_saved_file_names_the_class_that_opens_it(tmp_path):
+    processor = PointCloudProcessor(num_points=7)
+    processor.save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert stored["processor_class"] == "PointCloudProcessor" and stored["num_points"] == 7
+    assert not hasattr(processor, "processor_class"), "of the file alone"
+    for kind in (PointCloudProcessor, PointTransformerV3Processor):
+        made = PointCloudProcessor.from_dict({"processor_class": kind.__name__, "num_points": 9})
+        assert type(made) is kind and made.num_points == 9 and not hasattr(made, "processor_class")
+    other = PointCloudProcessor.from_dict({"processor_class": "Other", "num_points": 9})
+    assert type(other) is PointCloudProcessor and other.num_points == 9
+
+
+def test_a_turned_cloud_keeps_all_but_its_offset():
+    rng = np.random.default_rng(0)
+    cloud = PointCloudData(
+        rng.random((5, 3)), colors=rng.random((5, 3)), normals=rng.random((5, 3)), offset=np.array([7.0, 8, 9])
+    )
+    processor = PointCloudProcessor(features=["xyz", "rgb", "normals"], up_axis="y")
+    turned = processor._open(cloud, "z")
+    # Z becomes y, and y turns to where -z was.
+    for name in ("points", "normals"):
+        given = getattr(cloud, name)
+        np.testing.assert_allclose(getattr(turned, name), np.stack([given[:, 0], given[:, 2], -given[:, 1]], axis=1))
+    assert np.array_equal(turned.colors, cloud.colors) and turned.offset is None
+    same = processor._open(cloud, None)
+    assert np.array_equal(same.points, cloud.points) and same.offset.tolist() == [7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("seed", "expected"),
+    [
+        (None, [5, 5, 5]),
+        (0, [0, 0, 0]),
+        ([3, 1, 2], [3, 1, 2]),
+        (np.array([3, 1, 2]), [3, 1, 2]),
+        ((3, 1), "seed: 2 seeds for 3 clouds; expected one for each, or one for all"),
+        ("312", "seed: '312'; expected a whole number from 0"),
+        ([1, 2, -3], "seed: -3; expected a whole number from 0"),
+    ],
+)
+def test_each_cloud_has_a_seed(seed, expected):
+    processor = PointCloudProcessor(seed=5)
+    if isinstance(expected, list):
+        assert processor._seeds(seed, 3) == expected
+        return
+    with pytest.raises(ValueError, match=expected):
+        processor._seeds(seed, 3)
