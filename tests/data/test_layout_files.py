@@ -87,3 +87,115 @@ def test_what_cannot_be_written_is_named(tmp_path):
         write_layout(tmp_path / "room.stl", LAYOUT)
     with pytest.raises(ValueError, match="no walls and no boxes"):
         write_layout(tmp_path / "room.obj", Layout())
+
+
+def test_a_slanted_wall_is_solid_wherever_no_opening_of_its_own_is():
+    """In the frame of the wall: which points are in its pieces, on a grid of places and heights."""
+    wall = Wall(3, 1.0, 2.0, 0.25, 4.0, 6.0, 0.25, 3.0, 0.3)  # five meters, along (0.6, 0.8)
+    openings = {"door": (1.2, 1.3, 0.9, 2.1), "window": (3.1, 1.9, 1.4, 0.8), "other window": (4.8, 1.0, 1.0, 1.0)}
+    places = {
+        name: (1.0 + 0.6 * along, 2.0 + 0.8 * along, height, width, tall)
+        for name, (along, height, width, tall) in openings.items()
+    }
+    layout = Layout(
+        (Wall(1, 0.0, 0.0, 0.0, 9.0, 0.0, 0.0, 3.0), wall),
+        (Door(0, 3, *places["door"]), Door(1, 1, 2.5, 0.0, 1.0, 1.0, 2.0)),
+        (Window(0, 3, *places["window"]), Window(1, 3, *places["other window"])),
+    )
+    other, solid = layout_solids(layout)
+    assert (other.name, solid.name) == ("wall_1", "wall_3")
+    assert solid.faces.dtype == np.int64 and len(solid.faces) == 12 * len(solid.vertices) / 8
+    own = solid.vertices - (1.0, 2.0, 0.25)
+    own = np.stack([own[:, 0] * 0.6 + own[:, 1] * 0.8, own[:, 1] * 0.6 - own[:, 0] * 0.8, own[:, 2]], axis=1)
+    pieces = [(piece.min(axis=0), piece.max(axis=0)) for piece in own.reshape(-1, 8, 3)]
+    for low, high in pieces:
+        assert (low[1], high[1]) == pytest.approx((-0.15, 0.15))
+        assert (low[[0, 2]] >= -1e-9).all() and high[0] < 5 + 1e-9 and high[2] < 3 + 1e-9
+    covered = 0.0
+    for along in np.arange(0.03, 5, 0.1):
+        for height in np.arange(0.03, 3, 0.1):
+            inside = sum(low[0] < along < high[0] and low[2] < height < high[2] for low, high in pieces)
+            # Openings are given by their middle, in the frame of the layout.
+            is_open = any(
+                abs(along - place) < width / 2 and abs(height + 0.25 - middle) < tall / 2
+                for place, middle, width, tall in openings.values()
+            )
+            assert inside == (not is_open), (along, height)
+            covered += inside
+    # Each face belongs to one piece, and looks outward.
+    assert (solid.faces // 8 == np.repeat(np.arange(len(pieces)), 12)[:, None]).all()
+    assert volume(solid) == pytest.approx(0.3 * sum(np.prod((high - low)[[0, 2]]) for low, high in pieces))
+
+
+@pytest.mark.parametrize("thickness", [0.05, 0.5])
+def test_walls_are_at_least_as_thick_as_asked_for(thickness):
+    solids = layout_solids(LAYOUT, thickness=thickness, with_boxes=False)
+    assert np.ptp(solids[0].vertices[:, 1]) == pytest.approx(max(0.2, thickness))
+    assert np.ptp(solids[1].vertices[:, 0]) == pytest.approx(thickness)
+
+
+def test_a_turned_box_has_its_corners_where_it_says():
+    box = Box(7, "long table", 1.0, 2.0, 3.0, 0.5, 4.0, 2.0, 1.0)
+    (solid,) = layout_solids(Layout(boxes=(box,)))
+    cosine, sine = np.cos(0.5), np.sin(0.5)
+    expected = [
+        (1 + 2 * x * cosine - y * sine, 2 + 2 * x * sine + y * cosine, 3 + z / 2)
+        for z in (-1, 1)
+        for y in (-1, 1)
+        for x in (-1, 1)
+    ]
+    found = {tuple(np.round(corner, 6)) for corner in solid.vertices}
+    assert found == {tuple(np.round(corner, 6)) for corner in expected} and solid.name == "bbox_7_long table"
+    assert volume(solid) == pytest.approx(8) and sorted({*solid.faces.reshape(-1)}) == list(range(8))
+
+
+def test_a_binary_mesh_has_a_named_node_for_each_solid(tmp_path):
+    write_layout(tmp_path / "room.glb", LAYOUT, unit=2.0)
+    data = (tmp_path / "room.glb").read_bytes()
+    length = int.from_bytes(data[12:16], "little")
+    content = json.loads(data[20 : 20 + length])
+    solids = layout_solids(LAYOUT)
+    assert len(data) == int.from_bytes(data[8:12], "little") and length % 4 == 0
+    assert content["asset"] == {"version": "2.0", "generator": "hf-any3d"}
+    assert content["scene"] == 0 and content["scenes"] == [{"nodes": [0, 1, 2]}]
+    assert [node["name"] for node in content["nodes"]] == [solid.name for solid in solids]
+    assert [node["mesh"] for node in content["nodes"]] == [0, 1, 2]
+    assert content["meshes"] == [
+        {"primitives": [{"attributes": {"POSITION": 2 * n}, "indices": 2 * n + 1}]} for n in range(3)
+    ]
+    body, at = data[28 + length :], 0
+    assert content["buffers"] == [{"byteLength": len(body)}]
+    for number, solid in enumerate(solids):
+        turned = 2 * solid.vertices[:, [0, 2, 1]] * (1, 1, -1)
+        place = turned.min(axis=0)
+        np.testing.assert_allclose(content["nodes"][number]["translation"], place, atol=1e-9)
+        points, corners = content["accessors"][2 * number : 2 * number + 2]
+        size = 12 * len(turned)
+        np.testing.assert_allclose(np.frombuffer(body, "<f4", size // 4, at).reshape(-1, 3), turned - place, atol=1e-6)
+        least, most = points.pop("min"), points.pop("max")
+        np.testing.assert_allclose([least, most], [np.zeros(3), np.ptp(turned, axis=0)], atol=1e-6)
+        assert points == {"bufferView": 2 * number, "componentType": 5126, "count": len(turned), "type": "VEC3"}
+        count = solid.faces.size
+        assert corners == {"bufferView": 2 * number + 1, "componentType": 5125, "count": count, "type": "SCALAR"}
+        np.testing.assert_array_equal(np.frombuffer(body, "<u4", count, at + size), solid.faces.reshape(-1))
+        assert content["bufferViews"][2 * number : 2 * number + 2] == [
+            {"buffer": 0, "byteOffset": at, "byteLength": size, "target": 34962},
+            {"buffer": 0, "byteOffset": at + size, "byteLength": 4 * count, "target": 34963},
+        ]
+        at += size + 4 * count
+    assert at == len(body)
+
+
+def test_a_text_mesh_has_a_named_object_for_each_solid(tmp_path):
+    write_layout(tmp_path / "room.obj", LAYOUT)
+    lines, start = (tmp_path / "room.obj").read_text().splitlines(), 1
+    for solid in layout_solids(LAYOUT):
+        assert lines.pop(0) == f"o {solid.name.replace(' ', '_')}"
+        own = [lines.pop(0).split() for _ in solid.vertices]
+        assert {words[0] for words in own} == {"v"}
+        np.testing.assert_allclose([list(map(float, words[1:])) for words in own], solid.vertices, atol=1e-6)
+        faces = [lines.pop(0).split() for _ in solid.faces]
+        assert {words[0] for words in faces} == {"f"}
+        assert [list(map(int, words[1:])) for words in faces] == (solid.faces + start).tolist()
+        start += len(solid.vertices)
+    assert not lines

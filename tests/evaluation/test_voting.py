@@ -136,3 +136,15 @@ def test_splits_without_labels_are_skipped_and_figures_of_the_others_printed_and
     assert voted.keys() == {"test_voting"} == by_class.keys()
     shown = capsys.readouterr().out
     assert "test_voting metrics" in shown and "test_voting_accuracy" in shown and "test_voting_loss" in shown
+
+
+def test_figures_have_the_names_of_their_split(trainer, dataset):
+    processor = PointCloudProcessor(num_points=20, center=False, scale=None)
+    rows = {
+        "validation": evaluation_rows(dataset.select([0, 1, 2]), processor),
+        "test": evaluation_rows(dataset, processor),
+    }
+    metrics, _ = evaluate_splits(trainer, rows, CLASSES)
+    for split, own in rows.items():
+        found = trainer.predict(own, metric_key_prefix="x").metrics
+        assert metrics[split] == {name: found[f"x_{name}"] for name in ("accuracy", "mean_class_accuracy", "loss")}

@@ -10,7 +10,10 @@ import torch
 
 from hf_any3d import AutoModelForPointCloudObjectDetection, PointCloudProcessor, load_point_dataset
 from hf_any3d.data.boxes import build_changes
+from hf_any3d.evaluation.detection import detection_metrics
+from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.modeling.detr3d import Detr3DConfig
+from hf_any3d.training import detection
 from hf_any3d.training.detection import (
     DetectionDataArguments,
     DetectionTrainer,
@@ -232,3 +235,98 @@ def test_judged_splits_have_loss_and_figures_of_both_overlaps(rooms):
     )
     assert metrics == {"test": {name: value for name, value in found.items() if name != "runtime"}}
     assert by_class == {"test": {"bed": 0.5}} and logged[0][0] == "test" and "test_runtime" in logged[0][1]
+
+
+class Stop(Exception):
+    """Ends a run before it trains."""
+
+
+def test_a_run_passes_on_what_it_was_told(rooms, tmp_path, monkeypatch):
+    given = {}
+
+    def build(*arguments):
+        given["trainer"] = arguments
+        return SimpleNamespace(train=lambda **kwargs: given.update(train=kwargs))
+
+    def judge(*arguments):
+        given["judged"] = arguments
+        return "scores"
+
+    def save(*arguments, **facts):
+        given["saved"], given["facts"] = arguments, facts
+        raise Stop
+
+    monkeypatch.setattr(detection, "build_detection_trainer", build)
+    monkeypatch.setattr(detection, "evaluate_detector", judge)
+    monkeypatch.setattr(detection.program, "save_and_push", save)
+    monkeypatch.setattr(
+        detection.program, "start_run", lambda arguments, logger: f"{arguments.output_dir}/checkpoint-7"
+    )
+    build_detector(DetectorArguments(model_config=SMALL), box_classes(rooms["train"]), {}).save_pretrained(tmp_path)
+    words = [
+        "--output_dir",
+        tmp_path / "out",
+        "--dataset_options",
+        json.dumps(ROOMS),
+        "--model_name_or_path",
+        tmp_path,
+    ]
+    words += ["--num_points", 96, "--use_cpu", "--report_to", "none", "--seed", 5]
+    with pytest.raises(Stop):
+        train_detector([str(word) for word in words])
+    model, arguments, data, splits, processor = given["trainer"]
+    assert (arguments.seed, data.num_points, data.dataset_name) == (5, 96, "rooms_with_boxes")
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 6, "validation": 2, "test": 2}
+    settings = {"num_points": 96, "features": ["xyz"], "center": False, "scale": None, "up_axis": "z"}
+    assert processor.to_dict() == PointCloudProcessor(**settings).to_dict()
+    assert given["train"] == {"resume_from_checkpoint": f"{tmp_path}/out/checkpoint-7"}
+    trainer, judged_splits, judged_processor = given["judged"]
+    assert judged_splits is splits and judged_processor is processor
+    assert given["saved"][0] is trainer and given["saved"][2] == "scores"
+    assert given["facts"] == {
+        "data": detection.program.data_facts(data, splits, "the dataset's own split"),
+        "parameters": count_parameters(model),
+        "num_points": 96,
+        "checkpoint": f"{tmp_path}/out/checkpoint-7",
+        "start": {"name_or_path": str(tmp_path)},
+    }
+
+
+def test_scenes_of_all_sizes_are_padded_behind_a_mask():
+    clouds = [torch.arange(12.0).reshape(4, 3), torch.arange(6.0).reshape(2, 3) + 50, torch.ones(3, 3)]
+    rows = [{"points": cloud, "labels": {"number": number}} for number, cloud in enumerate(clouds)]
+    batch = collate_scenes(rows)
+    assert batch.keys() == {"points", "points_mask", "labels"} and batch["labels"] == [row["labels"] for row in rows]
+    assert batch["points"].shape == (3, 4, 3)
+    expected = [[True] * 4, [True, True, False, False], [True, True, True, False]]
+    assert batch["points_mask"].tolist() == expected
+    for cloud, padded, mask in zip(clouds, batch["points"], batch["points_mask"], strict=True):
+        assert torch.equal(padded[mask], cloud) and not padded[~mask].any()
+    assert collate_scenes(rows[:1]).keys() == {"points", "labels"}
+
+
+def test_an_evaluation_compares_all_classes_of_each_box_with_all_objects(rooms, tmp_path):
+    arguments = DetectionTrainingArguments(
+        str(tmp_path), use_cpu=True, report_to="none", per_device_eval_batch_size=2, disable_tqdm=True
+    )
+    processor = PointCloudProcessor(num_points=128, center=False, scale=None, up_axis="z")
+    torch.manual_seed(0)
+    model = build_detector(DetectorArguments(model_config=SMALL), box_classes(rooms["train"]), {})
+    splits = {"train": rooms["train"].select(range(3)), "validation": rooms["train"].select(range(3))}
+    trainer = build_detection_trainer(model, arguments, DetectionDataArguments(num_points=128), splits, processor)
+    found = trainer.evaluate(metric_key_prefix="judged")
+    model.eval()
+    predictions, references, losses = [], [], []
+    for batch in ([0, 1], [2]):
+        inputs = collate_scenes([trainer.eval_dataset[number] for number in batch])
+        with torch.no_grad():
+            outputs = model(**inputs)
+        rule = {"threshold": 0.0, "scores": "per_class", "nms": "turned", "nms_per_class": True}
+        answers = processor.post_process_object_detection(outputs, **rule, min_objectness=0.05)
+        predictions += [{name: values.numpy() for name, values in answer.items()} for answer in answers]
+        references += [{"boxes": o["boxes"].numpy(), "labels": o["class_labels"].numpy()} for o in inputs["labels"]]
+        losses += [outputs.loss.item()] * len(batch)
+    expected = detection_metrics(predictions, references, names=box_classes(rooms["train"]))
+    assert trainer.class_scores == {name: expected.pop(f"class_ap_{name}") for name in ("25", "50")}
+    assert found["judged_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert {name: found[f"judged_{name}"] for name in expected} == pytest.approx(expected, nan_ok=True)

@@ -223,3 +223,54 @@ def test_a_run_learns_objects_first_and_resumes(start, tmp_path, monkeypatch):
 def test_wrong_arguments_are_named(words, match, tmp_path):
     with pytest.raises(ValueError, match=match):
         train_layouts(["--model_name_or_path", "any", "--output_dir", str(tmp_path), *words])
+
+
+def test_objects_are_numbered_as_in_the_answer_by_bins():
+    processor = tiny_processor(num_bins=64, stride=2, clean=False, classes=["bed", "chair"])
+    floor = np.stack(np.meshgrid(np.arange(0, 8, 0.25), np.arange(0, 8, 0.25), [0.0]), axis=-1).reshape(-1, 3)
+    # Their y differ by a bin of half a meter, and their x the other way round.
+    chair = Box(0, "chair", 1.5, 3.6, 0.5, 0, 0.8, 0.6, 1.0)
+    bed = Box(1, "bed", 6.5, 3.0, 0.25, 0, 1, 0.5, 0.5)
+    points = np.concatenate([floor, block((1.1, 3.3, 0.1), (1.9, 3.9, 1)), block((6.1, 2.8, 0.1), (6.9, 3.2, 0.5))])
+    (room,) = processor.read([{"points": points.astype(np.float32)}])
+    _, _, places = object_targets(room, Layout(boxes=(chair, bed)), processor)
+    cells = np.unique(room.grid_coord // 2, axis=0)
+    assert {*places[cells[:, 0] >= 6]} - {-1} == {0} and {*places[cells[:, 0] < 2]} - {-1} == {1}
+    lines = processor.answer(Layout(boxes=(chair, bed)), room).splitlines()
+    assert "bed" in lines[0] and "chair" in lines[1]
+
+
+def test_the_loss_of_tokens_is_that_of_its_three_parts():
+    torch.manual_seed(1)
+    head, embeddings = ObjectHead(8), nn.Linear(8, 30, bias=False)
+    tokens, boxes = torch.randn(4, 8) * 3 + 1, torch.randn(4, 6)
+    words = torch.full((4, FIELDS * WORDS), -100)
+    words[1, [0, 3, 9]], words[3, 5] = torch.tensor([7, 2, 29]), 11
+    with torch.no_grad():
+        found = head(tokens, words, boxes, embeddings)
+        normed = (tokens - tokens.mean(1, keepdim=True)) / (tokens.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        chances = head.has_object(normed).softmax(dim=1)
+        expected = -chances[[0, 1, 2, 3], [0, 1, 0, 1]].log().mean()
+        errors = (head.box(normed[[1, 3]]) - boxes[[1, 3]]).abs()
+        expected += 3 * torch.where(errors < 0.2, errors**2 / 0.4, errors - 0.1).mean()
+        losses = []
+        for token, place in ((1, 0), (1, 3), (1, 9), (3, 5)):
+            told = head.up(head.down(normed[token]).reshape(FIELDS * WORDS, -1)[place])
+            told = told / (told.square().mean() + torch.finfo(torch.float32).eps).sqrt()
+            losses.append(-embeddings(told).log_softmax(dim=0)[words[token, place]])
+        torch.testing.assert_close(found, expected + torch.stack(losses).mean())
+        nothing = head(tokens, torch.full_like(words, -100), boxes, embeddings)
+        torch.testing.assert_close(nothing, -chances[:, 0].log().mean())
+
+
+def test_attention_counts_for_each_word_of_objects_that_have_tokens():
+    generator = torch.Generator().manual_seed(0)
+    attentions = tuple(torch.rand(2, 3, 7, 7, generator=generator) for _ in range(3))
+    places = torch.tensor([[-1, 0, 0, 1, -1, -1, -1], [-1, 2, -1, 0, -1, -1, -1]])
+    lines = torch.tensor([[-1, -1, -1, -1, 0, 1, 2], [-1, -1, -1, -1, 2, 2, 1]])
+    expected = [
+        -math.log(sum(weights[row, 0, query, own] for own in tokens) + 1e-4)
+        for weights in attentions[1:]
+        for row, query, tokens in ((0, 4, (1, 2)), (0, 5, (3,)), (1, 4, (1,)), (1, 5, (1,)))
+    ]
+    assert attention_error(attentions, places, lines).item() == pytest.approx(np.mean(expected), rel=1e-5)

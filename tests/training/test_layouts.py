@@ -373,3 +373,119 @@ def test_guided_adapters_of_the_point_encoder_are_trained_and_open_by_three_door
         assert not torch.allclose(base(**inputs).logits, expected, atol=1e-3)
     refused = run("train", *words[:3], "--output", tmp_path / "other", *words[5:], "--peft", "pointgst")
     assert refused.code == 1 and "are thousands of voxels; use another method" in refused.err
+
+
+class Stop(Exception):
+    """Ends a run before it trains."""
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_run_passes_on_what_it_was_told(knows, rooms, start, tmp_path, monkeypatch):
+    given = {}
+
+    def build(*arguments, **settings):
+        given["trainer"], given["settings"] = arguments, settings
+        return SimpleNamespace(train=lambda **kwargs: given.update(train=kwargs))
+
+    def judge(*arguments):
+        given["judged"] = arguments
+        return "scores"
+
+    def save(*arguments, **facts):
+        given["saved"], given["facts"] = arguments, facts
+        raise Stop
+
+    monkeypatch.setattr(layouts.program, "build_trainer", build)
+    monkeypatch.setattr(layouts, "evaluate_layouts", judge)
+    monkeypatch.setattr(layouts.program, "save_and_push", save)
+    monkeypatch.setattr(layouts.program, "start_run", lambda arguments, logger: f"{arguments.output_dir}/checkpoint-3")
+    name, labels = start, labels_of(rooms["train"])
+    if knows:
+        processor = SpatialLMProcessor.from_pretrained(start)
+        processor.classes = [*labels, "piano"]
+        processor.save_pretrained(name := tmp_path / "knows")
+        AutoModelForPointCloudTextToText.from_pretrained(start).save_pretrained(name)
+    words = ["--output_dir", tmp_path, "--dataset_options", json.dumps(ROOMS), "--model_name_or_path", name]
+    words += [
+        "--use_cpu",
+        "--report_to",
+        "none",
+        "--seed",
+        5,
+        "--answer",
+        "objects",
+        "--turns",
+        "any",
+        "--peft",
+        "full",
+    ]
+    words += ["--sizes", 0.5, 1.5, "--min_box_points", 3, "--fold_quarter_turns", "--max_new_tokens", 9]
+    words += ["--object_loss", 0.5, "--object_steps", 2, "--attention_loss", 0.25]
+    with pytest.raises(Stop):
+        train_layouts([str(word) for word in words])
+    model, arguments, train, validation, processor, trainer_class = given["trainer"]
+    assert processor.classes == ([*labels, "piano"] if knows else labels)
+    names = ("processor", "seed", "turns", "sizes", "min_points", "fold_quarter_turns")
+    assert [getattr(train, name) for name in names] == [processor, 5, "any", (0.5, 1.5), 3, True]
+    assert [getattr(validation, name) for name in names] == [processor, None, "quarter", (1.0, 1.0), 0, True]
+    assert (len(train), len(validation)) == (4, 1) and trainer_class is layouts.LayoutTrainer
+    collator = LayoutCollator(processor, "objects", has_objects=True)
+    losses = {"object_loss": 0.5, "object_steps": 2, "attention_loss": 0.25}
+    assert given["settings"] == {"data_collator": collator, **losses}
+    assert given["train"] == {"resume_from_checkpoint": f"{tmp_path}/checkpoint-3"}
+    trainer, splits, judged_processor, data = given["judged"]
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 4, "validation": 1, "test": 1}
+    assert judged_processor is processor and given["saved"][0] is trainer and given["saved"][2] == "scores"
+    parameters = [weight.numel() for weight in model.parameters() if weight.requires_grad]
+    assert sum(parameters) < given["facts"]["parameters"][1] and given["facts"]["parameters"][0] == sum(parameters)
+    given["facts"].pop("parameters")
+    facts = layouts.program.data_facts(data, splits, "the dataset's own split")
+    assert given["facts"] == {
+        "data": facts | {"points": "all", "augmentation": ["turns: any", "sizes: [0.5, 1.5]"]},
+        "num_points": 0,
+        "checkpoint": f"{tmp_path}/checkpoint-3",
+        "start": {"name_or_path": str(name)},
+    }
+
+
+def test_rooms_turn_and_grow_about_the_middle_of_their_box(rooms, processor):
+    rows = LayoutRows(rooms["train"], processor, seed=4, turns="any", sizes=(0.5, 2.0))
+    points = np.array([[0.0, 0, 0], [4, 2, 1], [1, 1, 0.25]])
+    layout = Layout(boxes=(Box(0, "bed", 1.0, 1.0, 0.25, 0.3, 1.0, 2.0, 0.5),))
+    for seed in range(3):
+        drawn = np.random.default_rng(seed)
+        angle, size = drawn.uniform(0, 2 * math.pi), drawn.uniform(0.5, 2.0)
+        moved, found = rows._moved(points, layout, np.random.default_rng(seed))
+        cosine, sine = math.cos(angle), math.sin(angle)
+        turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+        expected = (points - (2, 1, 0.5)) @ turn.T * size + (2, 1, 0.5)
+        np.testing.assert_allclose(moved, expected, atol=1e-9)
+        (box,) = found.boxes
+        np.testing.assert_allclose((box.x, box.y, box.z), expected[2], atol=1e-9)
+        np.testing.assert_allclose((box.sx, box.sy, box.sz), np.array([1.0, 2.0, 0.5]) * size)
+        assert abs(math.cos(box.angle - 0.3 - angle)) == pytest.approx(1)  # boxes look the same after half a turn
+
+
+def test_answers_are_asked_row_by_row_and_the_model_trains_on(rooms, processor):
+    rows, asked = LayoutRows(rooms["train"].select([0, 1]), processor), []
+
+    class Model(torch.nn.Linear):
+        def generate(self, **given):
+            asked.append((given, self.training))
+            row = rows[len(asked) - 1]
+            ids = processor.tokenizer(processor.answer(row["layout"], row["room"], task="objects"))["input_ids"]
+            return torch.cat([given["input_ids"], torch.tensor([ids])], dim=1)
+
+    model = Model(1, 1).train()
+    found, truths = layouts.answer_rows(model, rows, "objects", 77)
+    assert model.training and [is_training for _, is_training in asked] == [False, False]
+    for (given, _), row in zip(asked, (rows[0], rows[1]), strict=True):
+        assert given["max_new_tokens"] == 77 and given["do_sample"] is False and given["logits_processor"]
+        for name, values in processor([row["room"]], task="objects").items():
+            assert torch.equal(given[name], values)
+    assert truths == [layouts.asked_of(rows[number]["layout"], "objects") for number in (0, 1)]
+    for answer, truth in zip(found, truths, strict=True):
+        assert not answer.walls and sorted(b.label for b in answer.boxes) == sorted(b.label for b in truth.boxes)
+    asked.clear()
+    layouts.answer_rows(model.eval(), rows, "objects", 77)
+    assert not model.training

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from datasets import Array2D, Dataset, DatasetDict, Features
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 
 from hf_any3d import ActAutoencoder, PointCloudProcessor
 from hf_any3d.model_card.run_report import TEST_CHOOSES
@@ -23,7 +23,7 @@ from hf_any3d.training.pretraining import (
     load_splits,
     pretraining_rows,
 )
-from hf_any3d.training.rows import training_rows
+from hf_any3d.training.rows import evaluation_rows, training_rows
 from tests.tiny_encoders import LAYERS, saved_encoder
 
 
@@ -176,3 +176,40 @@ def test_a_probe_standardizes_features_and_has_its_cost(monkeypatch):
     )
     assert probe.accuracies(torch.nn.Identity())["test"] > 0.7
     assert made == [{"C": 0.5, "random_state": 0, "max_iter": 10_000}]
+
+
+def labeled_splits(*names: str) -> DatasetDict:
+    points = np.random.default_rng(0).standard_normal((4, 30, 3)).astype(np.float32)
+    features = Features({"points": Array2D((30, 3), "float32"), "label": ClassLabel(names=["a", "b"])})
+    columns = {"points": list(points), "label": [0, 1, 0, 1]}
+    return DatasetDict({name: Dataset.from_dict(columns, features=features) for name in names})
+
+
+PROCESSOR = PointCloudProcessor(num_points=20)
+
+
+def test_features_of_a_probe_are_those_of_the_model_at_rest():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.sizes = torch.nn.Parameter(torch.ones(())), []
+
+        def probe_features(self, points):
+            assert not self.training and not torch.is_grad_enabled()
+            self.sizes.append(len(points))
+            return (points.mean(dim=1) + torch.rand(1)).double()
+
+    splits = labeled_splits("train", "validation")
+    probe = LinearProbe(splits, PROCESSOR, batch_size=3)
+    model = Model().train()
+    torch.manual_seed(5)
+    found = probe._features(model, splits["train"], "train", True)
+    torch.manual_seed(5)
+    drawn = torch.get_rng_state()
+    rows = np.stack([row["points"] for row in evaluation_rows(splits["train"], PROCESSOR).__getitems__([0, 1, 2, 3])])
+    noise = torch.rand(2).numpy()
+    np.testing.assert_allclose(found, rows.mean(axis=1) + noise[[0, 0, 0, 1], None], atol=1e-6)
+    assert found.dtype == np.float32 and model.sizes == [3, 1] and model.training
+    torch.set_rng_state(drawn)
+    probe._features(model.eval(), splits["train"], "train", True)
+    assert not model.training and torch.equal(torch.get_rng_state(), drawn)

@@ -10,6 +10,7 @@ from datasets import Array2D, ClassLabel, Dataset, Features, List, Value
 from transformers import default_data_collator
 
 from hf_any3d import PointCloudProcessor
+from hf_any3d.data import PointCloudCollator
 from hf_any3d.evaluation.reconstruction import CompareWithClouds, ComputeReconstructionMetrics
 from hf_any3d.training import saved_models
 from hf_any3d.training.arguments import DataArguments
@@ -151,3 +152,17 @@ def test_batches_are_large_unless_clouds_of_a_batch_are_computed_together(own, g
         folder = trainer.args.output_dir
         assert not trainer.args.load_best_model_at_end and trainer.args.save_strategy == "no"
     assert not Path(folder).exists()
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 32), (5, 5)])
+def test_the_trainer_of_an_evaluation_writes_nothing_that_stays(given, expected):
+    with saved_models._trainer(tiny_model(), settings(batch_size=given, seed=7), ("some", "names")) as trainer:
+        args = trainer.args
+        names = ("per_device_eval_batch_size", "seed", "use_cpu", "load_best_model_at_end", "report_to", "label_names")
+        assert [getattr(args, name) for name in names] == [expected, 7, True, False, [], ["some", "names"]]
+        assert (args.eval_strategy, args.save_strategy) == ("no", "no") and Path(args.output_dir).is_dir()
+        assert isinstance(trainer.data_collator, PointCloudCollator)
+    assert not Path(args.output_dir).exists()
+    with saved_models._trainer(tiny_model(), settings(), data_collator=default_data_collator) as trainer:
+        assert trainer.data_collator is default_data_collator and trainer.args.label_names == ["labels"]
+        assert trainer.args.seed == 0

@@ -127,7 +127,7 @@ class _Polygons:
             raise self._error()
         try:
             values = words.astype(np.int64)
-        except ValueError:
+        except (ValueError, OverflowError):  # a minus within a number, or 19 digits
             raise self._error() from None
         # Which corner each number belongs to: at the first of its letters, the number of corners begun so far.
         corner = (np.cumsum(starts) - 1)[chosen & ~np.append(False, chosen[:-1])]

@@ -136,3 +136,95 @@ def test_errors_of_lazrs_are_damage_and_interruptions_are_not(raised, expected, 
     monkeypatch.setattr(lazrs, "LasZipDecompressor", failing)
     with pytest.raises(expected, match="index out of bounds"):
         read(las_packed, "laz")
+
+
+def test_a_laz_of_a_writer_that_could_not_go_back_has_the_place_of_its_table_at_the_end():
+    start = struct.unpack_from("<I", las_packed, 96)[0]
+    table = las_packed[start : start + 8]
+    streamed = las_packed[:start] + struct.pack("<q", -1) + las_packed[start + 8 :]
+    expected = read(las_packed, "laz")
+    found = read(streamed + table, "laz")
+    for name in ("points", "colors", "labels", "intensity", "offset"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    for value in (-2, start + 7, len(streamed) + 1):
+        with pytest.raises(PointCloudFileError, match=rf"chunks starts at byte {value} of {len(streamed) + 8}; the"):
+            read(streamed + struct.pack("<q", value), "laz")
+
+
+def test_the_table_of_chunks_is_between_the_points_and_the_end_of_the_file():
+    start = struct.unpack_from("<I", las_packed, 96)[0]
+    data = las_packed + struct.pack("<II", 0, 2**31 - 1)
+
+    def message(table):
+        with pytest.raises(PointCloudFileError) as raised:
+            read(data[:start] + struct.pack("<q", table) + data[start + 8 :], "laz")
+        return str(raised.value)
+
+    for outside in (-5, start + 7, len(data) - 7):
+        assert f"the table of chunks starts at byte {outside} of {len(data)}; the file may be cut off" in message(
+            outside
+        )
+    first_point = struct.unpack_from("<I", data, start + 12)[0]
+    for inside, chunks in ((start + 8, first_point), (len(data) - 8, 2**31 - 1)):
+        assert f"{chunks} compressed chunks in {len(data)} bytes; the file is damaged" in message(inside)
+
+
+def test_a_laz_without_the_record_of_its_compression_is_refused():
+    at = las_packed.index(b"laszip encoded")
+    for broken in (
+        las_packed.replace(b"laszip encoded", b"laszip uncoded"),
+        las_packed[: at + 16] + struct.pack("<H", 22205) + las_packed[at + 18 :],
+        las_packed[: at + 18] + struct.pack("<H", 60_000) + las_packed[at + 20 :],
+        las_packed[:100] + struct.pack("<I", 0) + las_packed[104:],
+    ):
+        with pytest.raises(PointCloudFileError, match="no record 'laszip encoded'; expected one in a LAZ file"):
+            read(broken, "laz")
+
+
+def test_records_of_other_programs_before_that_of_the_compression_are_skipped():
+    start = struct.unpack_from("<I", las_packed, 96)[0]
+    first = struct.unpack_from("<H", las_packed, 94)[0]
+    other = struct.pack("<H16sHH32s", 0, b"laszip encoded", 7, 5, b"another kind") + b"12345"
+    head = bytearray(las_packed[:first] + other + las_packed[first:start])
+    struct.pack_into("<I", head, 96, len(head))
+    struct.pack_into("<I", head, 100, struct.unpack_from("<I", head, 100)[0] + 1)
+    table = struct.unpack_from("<q", las_packed, start)[0] + len(other)
+    found = read(bytes(head) + struct.pack("<q", table) + las_packed[start + 8 :], "laz")
+    np.testing.assert_array_equal(found.points, read(las_packed, "laz").points)
+
+
+@pytest.mark.parametrize("point_format", [0, 2, 6, 7])
+def test_a_scan_written_by_hand_is_read_whole(point_format):
+    """Two points, all of whose fields differ, with bytes of a program's own behind each record."""
+    size = (20, 28, 26, 34, 57, 63, 30, 36)[point_format] + 3
+    rows = bytearray(2 * size)
+    for row, (xyz, intensity, kind, rgb) in enumerate(
+        (((10, -20, 30), 7, 0xA5, (65535, 0, 13107)), ((-4, 5, 6), 0, 0x1F, (257, 514, 26214)))
+    ):
+        at = row * size
+        struct.pack_into("<3iH", rows, at, *xyz, intensity)
+        rows[at + (16 if point_format >= 6 else 15)] = kind
+        if point_format in (2, 7):
+            struct.pack_into("<3H", rows, at + (30 if point_format == 7 else 20), *rgb)
+    head = bytearray(375 if point_format >= 6 else 227)
+    head[:4], head[24:26] = b"LASF", bytes([1, 4 if point_format >= 6 else 2])
+    struct.pack_into("<HI", head, 94, len(head), len(head))
+    struct.pack_into("<BHI", head, 104, point_format, size, 0 if point_format >= 6 else 2)
+    struct.pack_into("<6d", head, 131, 0.5, 0.25, 2, 1, -2, 3)
+    if point_format >= 6:
+        struct.pack_into("<Q", head, 247, 2)
+    cloud = read(bytes(head + rows))
+    assert cloud.points.tolist() == [[6, -7, 63], [-1, -0.75, 15]] and cloud.offset is None
+    assert cloud.labels.tolist() == ([0xA5, 0x1F] if point_format >= 6 else [0x05, 0x1F])
+    assert cloud.intensity.tolist() == [7, 0] and cloud.up_axis == "z"
+    if point_format in (2, 7):
+        np.testing.assert_allclose(cloud.colors, np.array([[65535, 0, 13107], [257, 514, 26214]]) / 65535, rtol=1e-6)
+    else:
+        assert cloud.colors is None
+    if point_format < 6:
+        # The 64 bits of the number of points are of later versions.
+        longer = bytes(head) + bytes(227 - len(head)) + bytes(rows) + bytes(100)
+        assert len(read(longer)) == 2
+        for cut in (head[:226], (head + rows)[:-1]):
+            with pytest.raises(PointCloudFileError, match="cut off"):
+                read(bytes(cut))

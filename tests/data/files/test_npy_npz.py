@@ -141,3 +141,82 @@ def test_shapes_of_anything_but_whole_numbers_are_refused(shape):
     data = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(12)
     with pytest.raises(PointCloudFileError):
         read(data)
+
+
+def test_an_archive_is_read_whole():
+    generator = np.random.default_rng(0)
+    arrays = {
+        "points": generator.normal(size=(5, 3)),
+        "normals": generator.normal(size=(5, 3)),
+        "colors": generator.integers(0, 256, (5, 3)).astype(np.uint8),
+        "intensity": generator.random((5, 1)),
+        "ring": np.arange(5) + 3,
+        "labels": np.arange(5) - 2,
+        "faces": np.array([[0, 1, 2], [4, 3, 2]]),
+        "face_colors": np.array([[255, 0, 51], [0, 102, 9]]),
+        "offset": np.array([5e5, -4e6, 7]),
+    }
+    cloud = read(npz(**arrays), "npz")
+    for name in ("points", "normals", "labels", "faces", "offset", "ring"):
+        np.testing.assert_allclose(getattr(cloud, name), arrays[name], rtol=1e-6, err_msg=name)
+    np.testing.assert_allclose(cloud.intensity, arrays["intensity"][:, 0], rtol=1e-6)
+    for name in ("colors", "face_colors"):
+        np.testing.assert_allclose(getattr(cloud, name), arrays[name] / 255, rtol=1e-6)
+    assert cloud.up_axis is None
+
+
+@pytest.mark.parametrize(
+    "names", [("points", "xyz", "pos", "positions", "coords", "point_cloud", "pc", "vertices", "arr_0")]
+)
+def test_of_several_arrays_of_points_the_first_name_counts(names):
+    for number in range(len(names)):
+        arrays = {name: XYZ + at for at, name in enumerate(names) if at >= number}
+        assert (read(npz(**arrays, other=XYZ * 9), "npz").points == XYZ + number).all()
+
+
+@pytest.mark.parametrize(
+    ("field", "names"),
+    [
+        ("normals", ("normals", "normal")),
+        ("colors", ("colors", "rgb", "color")),
+        ("labels", ("labels", "part", "seg", "semantic", "label")),
+    ],
+)
+def test_of_several_arrays_of_a_field_the_first_name_counts(field, names):
+    values = np.arange(12).reshape(4, 3) / 16 if field != "labels" else np.arange(4)
+    for number in range(len(names)):
+        arrays = {
+            name: values + at * (4 if field == "labels" else 1 / 16) for at, name in enumerate(names) if at >= number
+        }
+        found = getattr(read(npz(points=XYZ, **arrays), "npz"), field)
+        np.testing.assert_allclose(found, arrays[names[number]])
+
+
+def test_labels_are_those_with_one_value_a_point():
+    arrays = {"labels": np.arange(3), "part": np.zeros((4, 1)), "seg": np.arange(4) + 7}
+    assert read(npz(points=XYZ, **arrays), "npz").labels.tolist() == [7, 8, 9, 10]
+    assert read(npz(points=XYZ, label=np.array([2])), "npz").labels is None
+
+
+def test_columns_of_the_points_of_an_archive_are_kept_where_no_array_replaces_them():
+    wide = np.hstack([XYZ, np.full((4, 3), 51.0), np.tile([0, 0.6, 0.8], (4, 1))])
+    cloud = read(npz(points=wide, normals=np.tile([1, 0, 0], (4, 1))), "npz")
+    np.testing.assert_allclose(cloud.colors, 0.2, atol=1e-6)
+    assert cloud.normals.tolist() == [[1, 0, 0]] * 4
+    with pytest.warns(UserWarning, match="normals are all zero and are left out"):
+        cloud = read(npz(points=wide, normals=np.zeros((4, 3))), "npz")
+    np.testing.assert_allclose(cloud.normals, [[0, 0.6, 0.8]] * 4)
+
+
+def test_an_offset_of_an_archive_is_added_to_the_one_that_is_split_off():
+    far = XYZ.astype(np.float64) + [5e5, 0, 0]
+    cloud = read(npz(points=far, offset=np.array([1, 2, 3])), "npz")
+    assert cloud.offset.tolist() == [500001, 3, 5] and (cloud.points == XYZ - [0, 1, 2]).all()
+
+
+def test_columns_of_named_arrays_that_are_no_numbers_are_left_out():
+    kind = np.dtype([("X", "f4"), ("y", ">f8"), ("Z", "i2"), ("Label", "u1"), ("name", "U4"), ("seen", "f4", 2)])
+    rows = np.array([(1, 2, 3, 9, "abc", (0, 1)), (4, 5, 6, 8, "d", (2, 3))], kind)
+    cloud = read(npy(rows))
+    assert cloud.points.tolist() == [[1, 2, 3], [4, 5, 6]] and cloud.labels.tolist() == [9, 8]
+    assert cloud.colors is None and cloud.intensity is None

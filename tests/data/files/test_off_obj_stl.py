@@ -121,3 +121,182 @@ def test_a_binary_stl_that_goes_on_after_its_last_triangle_is_explained():
     for longer in (data + data[84:], data[:80] + (1).to_bytes(4, "little") + data[84:]):
         with pytest.raises(PointCloudFileError, match=r"triangles need \d+, so the count may be wrong"):
             read(longer, "stl")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "extra", "fields"),
+    [
+        ("OFF", "", {}),
+        ("OFF", " 255 0 {}", {"colors"}),
+        ("OFF", " 255 0 {} 7", {"colors"}),
+        ("COFF", " 255 0 {}", {"colors"}),
+        ("cOfF", " 255 0 {} 7", {"colors"}),
+        ("NOFF", " 0.6 {} 0", {"normals"}),
+        ("CNOFF", " 0.6 {} 0 255 0 51 9", {"normals", "colors"}),
+        ("NOFF", " 0.6 {} 0 255 0 51", {"normals", "colors"}),
+    ],
+)
+def test_an_off_is_read_whole(keyword, extra, fields):
+    points = [[0, 1, 2], [3, -4, 5.5], [6, 7, 8], [9, 10, -11], [0.25, 0, 1]]
+    polygons = [[0, 1, 2], [4, 3, 2, 1], [2, 3], [0, 2, 4, 1, 3], [1]]
+    last = ["51", "102", "3", "9", "0"]
+    lines = [" ".join(map(str, point)) + extra.format(end) for point, end in zip(points, last, strict=True)]
+    lines += [f"{len(polygon)} " + " ".join(map(str, polygon)) for polygon in polygons]
+    cloud = read("\n".join([keyword, "# a comment", "", "5 5 9 # counts", *lines]) + "\n", "off")
+    np.testing.assert_allclose(cloud.points, points)
+    expected = [[0, 1, 2], [4, 3, 2], [4, 2, 1], [0, 2, 4], [0, 4, 1], [0, 1, 3]]
+    assert cloud.faces.tolist() == expected and cloud.face_colors is None
+    rows = {"colors": [[255, 0, float(end)] for end in last], "normals": [[0.6, float(end), 0] for end in last]}
+    if {"colors", "normals"} <= set(fields):
+        rows["colors"] = [[255, 0, 51]] * 5
+    for name in ("colors", "normals"):
+        if name in fields:
+            scale = 255 if name == "colors" else 1
+            np.testing.assert_allclose(getattr(cloud, name), np.array(rows[name]) / scale, rtol=1e-6)
+        else:
+            assert getattr(cloud, name) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "colors"),
+    [
+        (["3 0 1 2 255 0 51", "4 0 1 2 3 0 102 0 9"], [[1, 0, 0.2], [0, 0.4, 0], [0, 0.4, 0]]),
+        (["3 0 1 2 255 0 51", "4 0 1 2 3"], None),
+        (["3 0 1 2 255 0", "4 0 1 2 3 0 102"], None),
+        (["3 0 1 2 7", "4 0 1 2 3 8"], None),
+    ],
+)
+def test_faces_of_an_off_have_colors_if_each_has_three_numbers(rows, colors):
+    cloud = read("OFF\n4 2 0\n0 0 0\n2 0 0\n2 1 0\n0 1 0\n" + "\n".join(rows), "off")
+    assert cloud.faces.tolist() == [[0, 1, 2], [0, 1, 2], [0, 2, 3]]
+    if colors is None:
+        assert cloud.face_colors is None
+    else:
+        np.testing.assert_allclose(cloud.face_colors, colors, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("OFF\n1 2 3 4\n0 0 0\n", "the line of counts is '1 2 3 4'; expected points, faces and edges"),
+        ("OFF\n7\n0 0 0\n", "the line of counts is '7'"),
+        ("COFF\n1 0 0\n0 0 0\n", "points have 3 numbers; expected 6 or 7"),
+        ("NOFF\n1 0 0\n0 0 0\n", "points have 3 numbers; expected 6"),
+        ("OFF\n1 0 0\n0 0 0 1\n", "points have 4 numbers; expected 3"),
+        ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1 2\n", "face 0 declares 0 corners in a line of 4 numbers"),
+        ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n4 0 1 2\n", "face 0 declares 4 corners in a line of 4 numbers"),
+        ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n2.5 0 1 2\n", "the number of corners of a face is 2.5; expected a whole"),
+    ],
+)
+def test_a_wrong_off_is_explained(text, why):
+    with pytest.raises(PointCloudFileError, match=why):
+        read(text, "off")
+
+
+def test_lines_after_those_that_an_off_declares_are_left_out_with_a_warning():
+    with pytest.warns(UserWarning, match="11 bytes after the data that the header declares are left out"):
+        assert len(read("OFF\n" + OFF + "7 8 9\n1 2 3\n", "off").faces) == 2
+
+
+WHOLE_OBJ = """# written by hand
+v 0 0 0 1 0 0.25
+v 1 0 0 0 0.5 0
+f -2 1 -1
+vn 0 0 1
+vn 0 1 0
+v 0 2 0 0 0 1
+vn 1 0 0
+usemtl shiny
+f 1/9/1 2/8/2 3//3
+f 1//1 2 # a comment
+o thing
+v 3 3 3 0.125 0 0
+vn 0.6 0 0.8
+usemtl matte
+f -4//-4 -3/7/-3 \\
+-2//-2 4//4
+f 2 3 4 1 2
+l 1 2
+"""
+
+
+def test_an_obj_is_read_whole(tmp_path):
+    (tmp_path / "a.obj").write_text("mtllib colors.mtl\n" + WHOLE_OBJ)
+    (tmp_path / "colors.mtl").write_text("Kd 9 9 9\nnewmtl shiny\nKa 1 1 1\nKd 0.5 2 -1\nnewmtl other\nKd 1 1\n")
+    cloud = read_point_cloud(tmp_path / "a.obj")
+    assert cloud.points.tolist() == [[0, 0, 0], [1, 0, 0], [0, 2, 0], [3, 3, 3]]
+    assert cloud.colors.tolist() == [[1, 0, 0.25], [0, 0.5, 0], [0, 0, 1], [0.125, 0, 0]]
+    np.testing.assert_allclose(cloud.normals, [[0, 0, 1], [0, 1, 0], [1, 0, 0], [0.6, 0, 0.8]], rtol=1e-6)
+    assert cloud.faces.tolist() == [[0, 0, 1], [0, 1, 2], [0, 1, 2], [0, 2, 3], [1, 2, 3], [1, 3, 0], [1, 0, 1]]
+    # Of the first face there is no material, and of matte no color.
+    np.testing.assert_allclose(cloud.face_colors, [[0.8] * 3, [0.5, 1, 0], *[[0.8] * 3] * 5], rtol=1e-6)
+    alone = read(WHOLE_OBJ, "obj")
+    assert alone.face_colors is None and (alone.faces == cloud.faces).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("1/9/1 2/8/2", "1/9/2 2/8/1"), ("4//4", "4//3"), ("l 1 2", "vn 1 1 1")],
+)
+def test_normals_of_an_obj_that_are_not_those_of_their_vertices_are_left_out(change):
+    assert change[0] in WHOLE_OBJ
+    cloud = read(WHOLE_OBJ.replace(*change), "obj")
+    assert cloud.normals is None and len(cloud.faces) == 7
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ("v 1 2 3 4 5\n", "vertices have 5 numbers; expected 3, or 6 with colors"),
+        (OBJ + "f 1 2/1/1/1 3\n", "a face has the corner '2/1/1/1'; expected numbers from 1, or negative ones"),
+        (OBJ + "f 1 /2 3\n", "a face has the corner '/2'; expected numbers from 1, or negative ones"),
+        (OBJ + "f 1 2//0 3\n", "a face has the corner '2//0'; expected numbers from 1"),
+        (OBJ + "f 1 2//x 3\n", "a face has the corner '2//x'"),
+        (OBJ + "f 1 2//-1 3\n", "a face refers to -1, counted from the 0 before it"),
+        (OBJ + f"f 1 {'9' * 19} 3\n", "a face has the corner '9999999999999999999'"),
+        (OBJ + "f 1 2 -5\n", "a face refers to -5, counted from the 4 before it"),
+    ],
+)
+def test_wrong_corners_of_an_obj_are_named(lines, why):
+    with pytest.raises(PointCloudFileError, match=why):
+        read(lines, "obj")
+
+
+def test_a_weight_after_coordinates_or_colors_of_an_obj_is_ignored():
+    cloud = read("v 1 2 3 9\nv 4 5 6 9\n", "obj")
+    assert cloud.points.tolist() == [[1, 2, 3], [4, 5, 6]] and cloud.colors is None
+    cloud = read("v 1 2 3 0.5 0.25 1 9\nv 4 5 6 0 0.5 0.125 9\n", "obj")
+    assert cloud.points.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert cloud.colors.tolist() == [[0.5, 0.25, 1], [0, 0.5, 0.125]]
+
+
+def test_faces_of_an_obj_are_split_piece_by_piece(monkeypatch):
+    expected = read(WHOLE_OBJ, "obj")
+    monkeypatch.setattr("hf_any3d.data.files.obj._AT_A_TIME", 10)
+    found = read(WHOLE_OBJ, "obj")
+    assert (found.faces == expected.faces).all() and (found.normals == expected.normals).all()
+
+
+def test_an_stl_of_text_is_read_in_the_order_of_its_facets():
+    corners = [[0, 0, 0], [1, 0, 0], [0, 1, 0.5], [2, 2, 2], [3, 2, 1], [-1, 2.5e-1, 4]]
+    words = [f"vertex {' '.join(map(str, corner))}" for corner in corners]
+    facets = [f"facet normal 0 0 1 outer loop {' '.join(words[at : at + 3])} endloop endfacet" for at in (0, 3)]
+    for text in (
+        "solid a\n" + "\n".join(facets) + "\nendsolid a\n",
+        "  SOLID " + " ".join(facets).upper() + " ENDSOLID",
+    ):
+        cloud = read(text.replace(" ", "\n", 3), "stl")
+        assert cloud.points.tolist() == corners and cloud.faces.tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert cloud.normals is None and cloud.colors is None
+
+
+def test_a_binary_stl_ends_with_its_last_triangle():
+    data = stl(SQUARE[TRIANGLES])
+    for count in (1, 3):
+        why = f"184 bytes; {count} triangles need {84 + 50 * count}, so the"
+        with pytest.raises(PointCloudFileError, match=why):
+            read(data[:80] + count.to_bytes(4, "little") + data[84:], "stl")
+    with pytest.raises(PointCloudFileError, match="83 bytes; a binary STL has at least 84, a text STL starts 'solid'"):
+        read(data[:83], "stl")
+    with pytest.raises(PointCloudFileError, match="there are no points"):
+        read(bytes(84), "stl")

@@ -118,3 +118,93 @@ def test_lzf_decompresses_and_notices_damage():
     assert decompress(b"\x00a\x20\x00", 4) == b"aaaa"  # a short reference that overlaps itself
     with pytest.raises(PointCloudError, match="cannot give 99999999"):
         decompress(b"\x00a", 99_999_999)
+
+
+@pytest.mark.parametrize("kind", ["ascii", "binary", "binary_compressed"])
+def test_fields_of_every_type_are_read_whole(kind):
+    """Fields of several values and padding between others, two rows of two pixels, a comment and small letters."""
+    fields = "_ X label fpfh y Intensity z _ rgba ring normal_x normal_y normal_z"
+    sizes, types, counts = "1 8 2 4 4 4 8 2 4 1 4 4 4", "U F I f F F F U U U F F F", "2 1 1 3 1 1 1 1 1 1 1 1 1"
+    row = [("a", "u1", 2), ("x", "<f8"), ("label", "<i2"), ("h", "<f4", 3), ("y", "<f4"), ("i", "<f4"), ("z", "<f8")]
+    row += [("b", "<u2"), ("rgba", "<u4"), ("ring", "u1"), ("nx", "<f4"), ("ny", "<f4"), ("nz", "<f4")]
+    rows = np.zeros(4, row)
+    rows["x"], rows["y"], rows["z"] = [1.5, -2, 3, 4], [5, 6, 7.25, 8], [9, -10, 11, 12]
+    rows["label"], rows["i"], rows["ring"] = [-3, 4, 0, 300], [0.5, 1, 2, 3], [1, 2, 3, 255]
+    rows["rgba"] = [0xFF0033, 0x00FF00FF, 0x12000033, RED]
+    rows["nx"], rows["ny"], rows["nz"] = [0, 0, 0.5, 1], [1, 0, 0, 0.25], [0, -1, 0, 0]
+    rows["h"], rows["a"], rows["b"] = 77, 9, 8
+    names = rows.dtype.names
+    if kind == "ascii":
+        lines = [" ".join(str(v) for name in names for v in np.atleast_1d(one[name]).tolist()) for one in rows]
+        body = "\n".join(lines).encode()
+    else:
+        body = rows.tobytes() if kind == "binary" else compressed(rows)
+    data = pcd(fields, sizes, types, body, 2, kind, COUNT=counts, HEIGHT="2 # of the image", POINTS="4")
+    cloud = read(b"# .PCD v0.7 - by hand\n" + data.replace(b"FIELDS", b"columns"))
+    assert cloud.points.tolist() == [[1.5, 5, 9], [-2, 6, -10], [3, 7.25, 11], [4, 8, 12]]
+    assert cloud.labels.tolist() == [-3, 4, 0, 300] and cloud.intensity.tolist() == [0.5, 1, 2, 3]
+    assert (
+        cloud.ring.tolist() == [1, 2, 3, 255]
+        and cloud.normals.tolist() == np.stack([rows["nx"], rows["ny"], rows["nz"]], axis=1).tolist()
+    )
+    np.testing.assert_allclose(cloud.colors * 255, [[255, 0, 51], [255, 0, 255], [0, 0, 51], [255, 0, 0]], atol=1e-4)
+    assert cloud.offset is None and cloud.faces is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"FIELDS": "x y z rgb x"}, "field 'x' occurs twice; expected each field once"),
+        ({"COUNT": "1 1 1 1"}, "COUNT has 4 values for 5 FIELDS"),
+        ({"TYPE": "F F F U"}, "TYPE has 4 values for 5 FIELDS"),
+        ({"SIZE": "2 4 4 4 2"}, "field 'x' has type 'F2'; expected F4, F8, or I and U 1 to 8"),
+        ({"TYPE": "X F F U U"}, "field 'x' has type 'X4'"),
+        ({"COUNT": f"1 1 1 1 {2**20 + 1}"}, f"COUNT of field 'label' is {2**20 + 1}; expected at most {2**20}"),
+        ({"WIDTH": "2 2"}, "WIDTH has 2 values; expected 1"),
+        ({"POINTS": "-1"}, "POINTS is '-1'; expected a whole number"),
+    ],
+)
+def test_fields_that_do_not_fit_are_explained(changes, why):
+    with pytest.raises(PointCloudFileError, match=why):
+        read(pcd(*FIELDS, table().tobytes(), 2, **changes))
+
+
+def test_a_field_without_values_takes_no_bytes():
+    cloud = read(pcd(*FIELDS, table().tobytes()[:16] * 2, 2, COUNT="1 1 1 1 0"))
+    assert len(cloud) == 2 and cloud.labels is None and cloud.colors is not None
+
+
+@pytest.mark.parametrize("missing", ["FIELDS", "SIZE", "TYPE", "WIDTH", "HEIGHT"])
+def test_a_missing_line_of_the_header_is_named(missing):
+    head, _, body = pcd(*FIELDS, table().tobytes(), 2).partition(b"DATA")
+    lines = [line for line in head.decode().splitlines() if not line.startswith(missing)]
+    with pytest.raises(PointCloudFileError, match=f"the header has no {missing}; found VERSION, "):
+        read("\n".join(lines).encode() + b"\nDATA" + body)
+
+
+def test_sizes_of_compressed_data_are_checked():
+    rows = table(50)
+    packed = compressed(rows)
+    given, unpacked = (int.from_bytes(packed[at : at + 4], "little") for at in (0, 4))
+    for size, length, rest, why in (
+        (given + 1, unpacked, packed[8:], f"{given} bytes of data; {given + 1} are declared; it may be cut off"),
+        (
+            given,
+            unpacked - 1,
+            packed[8:],
+            f"the compressed data gives {unpacked - 1} bytes; 50 points need {unpacked}",
+        ),
+        (0, unpacked, b"", "0 compressed bytes cannot give 900"),
+    ):
+        body = size.to_bytes(4, "little") + length.to_bytes(4, "little") + rest
+        with pytest.raises(PointCloudFileError, match=why):
+            read(pcd(*FIELDS, body, 50, "binary_compressed"))
+    with pytest.raises(PointCloudFileError, match="0 bytes of data; 0 are declared|the compressed data gives 0 bytes"):
+        read(pcd(*FIELDS, b"\0\0\0", 50, "binary_compressed"))
+    assert len(read(pcd(*FIELDS, packed + b"more", 50, "binary_compressed"))) == 50
+
+
+@pytest.mark.parametrize("values", ["nan", "1e30", "9007199254740992"])
+def test_packed_colors_of_a_text_file_are_whole_numbers(values):
+    with pytest.raises(PointCloudFileError, match="field 'rgb' has values that are not packed colors"):
+        read(pcd("x y z rgb", "4 4 4 4", "F F F U", f"1 2 3 {values}\n".encode(), 1, "ascii"))

@@ -1,3 +1,5 @@
+import struct
+
 import numpy as np
 import pytest
 
@@ -149,3 +151,186 @@ def test_faint_splats_are_left_out_with_one_warning_that_counts_them():
     assert cloud.points.tolist() == [[3, 4, 5], [6, 7, 8]] and len(cloud.colors) == 2
     with pytest.raises(PointCloudFileError, match="none of 4 Gaussian splats has an opacity of at least 0.1"):
         read_point_cloud(splats(opacity=-9), file_type="ply")
+
+
+FACES = [[2, 0, 1], [3, 2, 1, 0], [], [1, 3], [0, 1, 2, 3, 4]]
+TRIANGLES_OF_FACES = [[2, 0, 1], [3, 2, 1], [3, 1, 0], [0, 1, 2], [0, 2, 3], [0, 3, 4]]
+FACE_COLORS = [[255, 0, 51], [0, 102, 3], [9, 8, 7], [6, 5, 4], [204, 153, 1]]
+VERTICES = [
+    # x, the values of a list, intensity, y, z, red, green, blue, label, nx, ny, nz, ring
+    (1.5, [7, 8, 9], 10.25, 2, -3, 255, 0, 102, -2, 0, 0.5, 0.25, 4),
+    (4, [], -11, 5.5, 6, 0, 51, 153, 300, 1, 0, 0, 5),
+    (7, [6], 12, 8, 9, 1, 2, 3, 5, 0, -1, 0.125, 6),
+    (0, [5, 4], 13, 0, 1, 4, 5, 6, 6, 0, 0, -1, 31),
+    (2, [], 14, 20, -7, 7, 8, 9, 0, 0, 0, 1, 0),
+]
+EVERYTHING = """comment written by hand
+obj_info elements in another order than usual
+
+element notes 2
+property uchar kind
+property list ushort double values
+element FACE 5
+property ushort number
+property list int ushort vertex_index
+property uchar Red
+property uchar green
+property uchar blue
+element nothing 3
+element Vertex 5
+property double X
+property list char short seen
+property float intensity
+property float y
+property double z
+property uchar red
+property uchar green
+property uchar blue
+property short label
+property float nx
+property float ny
+property float nz
+property uint ring
+element vertex 1
+property float x"""
+
+
+def everything(order: str) -> bytes:
+    """A file with elements and properties of all kinds; what is read of it stands above."""
+    rows = [("BHd", (3, [0.5, -7])), ("BHd", (4, []))]
+    rows += [("HiHBBB", (number, face, *FACE_COLORS[number])) for number, face in enumerate(FACES)]
+    rows += [("dbhffdBBBhfffI", vertex) for vertex in VERTICES] + [("f", (99,))]
+    if order == "ascii":
+        lines = [
+            " ".join(str(v) if not isinstance(v, list) else " ".join(map(str, [len(v), *v])) for v in values)
+            for _, values in rows
+        ]
+        return ply(EVERYTHING, "\n".join(lines).encode() + b"\n", order)
+    sign, body = {"binary_little_endian": "<", "binary_big_endian": ">"}[order], b""
+    for kind, values in rows:
+        codes = iter(kind)
+        for value in values:
+            if isinstance(value, list):
+                length, code = next(codes), next(codes)
+                body += struct.pack(f"{sign}{length}{len(value)}{code}", len(value), *value)
+            else:
+                body += struct.pack(sign + next(codes), value)
+    return ply(EVERYTHING, body, order)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_file_of_many_elements_and_properties_is_read_whole(order):
+    cloud = read(everything(order))
+    columns = list(zip(*VERTICES, strict=True))
+    np.testing.assert_array_equal(cloud.points, np.transpose([columns[0], columns[3], columns[4]]))
+    np.testing.assert_allclose(cloud.colors, np.transpose(columns[5:8]) / 255, rtol=1e-6)
+    np.testing.assert_array_equal(cloud.normals, np.transpose(columns[9:12]))
+    assert cloud.labels.tolist() == list(columns[8]) and cloud.labels.dtype == np.int64
+    assert cloud.intensity.tolist() == list(columns[2]) and cloud.ring.tolist() == list(columns[12])
+    assert cloud.faces.tolist() == TRIANGLES_OF_FACES and cloud.faces.dtype == np.int64
+    of_triangles = np.array([FACE_COLORS[at] for at in (0, 1, 1, 4, 4, 4)])
+    np.testing.assert_allclose(cloud.face_colors, of_triangles / 255, rtol=1e-6)
+    assert cloud.offset is None and cloud.up_axis is None
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("rest", [b"\0 \r\n\0", b"12 more"])
+def test_what_follows_the_declared_rows_is_left_out_with_a_warning(order, rest, recwarn):
+    assert len(read(ply_square(order) + rest)) == 4
+    count = len(rest.strip()) if order == "ascii" else len(rest)
+    text = f"{count} bytes after the data that the header declares are left out"
+    assert [str(one.message).partition(">: ")[2] for one in recwarn] == [text] * (rest == b"12 more")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        # In 16 bits, up to 255 are of 8 and larger ones of 16; numbers of other types are of 8.
+        ("ushort", np.array([[0, 51, 255]]) / 255),
+        ("ushort large", np.array([[0, 51, 13107]]) / 65535),
+        ("uint", np.array([[0, 51, 255]]) / 255),
+        ("float", np.array([[0, 0.25, 1]])),
+    ],
+)
+@pytest.mark.parametrize("order", ORDERS[:2])
+def test_colors_are_scaled_by_the_type_that_the_header_declares(kinds, expected, order):
+    kind, _, large = kinds.partition(" ")
+    values = [0, 0.25, 1] if kind == "float" else [0, 51, 13107 if large else 255]
+    names = "".join(f"property {kind} {name}\n" for name in ("red", "green", "blue"))
+    header = "element vertex 1\nproperty float x\nproperty float y\nproperty float z\n" + names.rstrip()
+    code = {"ushort": "H", "uint": "I", "float": "f"}[kind]
+    text = " ".join(map(str, (1, 2, 3, *values))).encode() + b"\n"
+    body = text if order == "ascii" else struct.pack(f"<3f3{code}", 1, 2, 3, *values)
+    np.testing.assert_allclose(read(ply(header, body, order)).colors, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("property list uchar int vertex_indices\nproperty list uchar int vertex_index", [[0, 1, 2]]),
+        ("property list uchar int vertex_index\nproperty list uchar int corners", [[3, 2, 1]]),
+        ("property list uchar int corners\nproperty list uchar int others", None),
+    ],
+)
+def test_of_the_lists_of_faces_the_one_of_the_usual_name_counts(lines, expected):
+    header = "element vertex 4\nproperty float x\nproperty float y\nproperty float z\nelement face 1\n" + lines
+    first, second = ("3 0 1 2", "3 3 2 1") if "indices" in lines else ("3 3 2 1", "3 0 1 2")
+    text = "\n".join(" ".join(map(str, row)) for row in SQUARE) + f"\n{first} {second}\n"
+    faces = read(ply(header, text.encode(), "ascii")).faces
+    assert faces is None if expected is None else faces.tolist() == expected
+
+
+@pytest.mark.parametrize("names", [("red", "green"), ("red", "green", "blue")])
+def test_faces_have_colors_only_if_all_three_are_numbers_in_range(names):
+    header = "element vertex 4\nproperty float x\nproperty float y\nproperty float z\nelement face 1\n"
+    header += "property list uchar int vertex_indices\n" + "\n".join(f"property float {name}" for name in names)
+    text = "\n".join(" ".join(map(str, row)) for row in SQUARE) + f"\n3 0 1 2 {' '.join('300' for _ in names)}\n"
+    data = ply(header, text.encode(), "ascii")
+    if len(names) == 3:
+        with pytest.warns(UserWarning, match="colors range from 300 to 300; .* they are left out"):
+            cloud = read(data)
+    else:
+        cloud = read(data)
+    assert cloud.faces.tolist() == [[0, 1, 2]] and cloud.face_colors is None
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        ("element vertex", "the header line 'element vertex' is not allowed in PLY"),
+        ("property float x", "the header line 'property float x' is not allowed in PLY"),
+        ("property list uchar int x", "the header line 'property list uchar int x' is not allowed"),
+        ("element vertex 1\nproperty list uchar quad x", "'property list uchar quad x' is not allowed"),
+        ("element vertex 1\nproperty list double int x", "the lengths of list 'x' have type double; expected an int"),
+        ("element vertex 1\nproperty list float64 int x", "the lengths of list 'x' have type float64"),
+        ("format zip 1.0", "the header line 'format zip 1.0' is not allowed in PLY"),
+        (
+            "element vertex 1\nproperty list uchar int x\nproperty float x",
+            "element 'vertex' declares property 'x' twice",
+        ),
+        ("element vertex 1\nproperty float x\nproperty float X", "element 'vertex' declares property 'x' twice"),
+        ("element vertex one", "the number of element 'vertex' is 'one'; expected"),
+    ],
+)
+def test_lines_of_a_header_that_say_nothing_are_named(header, why):
+    with pytest.raises(PointCloudFileError, match=why):
+        read(ply(header, bytes(12)))
+
+
+@pytest.mark.parametrize("missing", range(1, 9))
+def test_a_binary_table_that_is_cut_off_names_the_bytes(missing):
+    header = "element vertex 2\nproperty float x\nproperty uchar label\nproperty float y\nproperty float z"
+    body = struct.pack("<fBff", 1, 2, 3, 4) + struct.pack("<fBff", 5, 6, 7, 8)
+    assert read(ply(header, body)).points.tolist() == [[1, 3, 4], [5, 7, 8]]
+    why = f"has {26 - missing} bytes for element 'vertex'; 2 rows of at least 13 bytes are declared, so the file may"
+    with pytest.raises(PointCloudFileError, match=why):
+        read(ply(header, body[:-missing]))
+
+
+def test_rows_of_a_text_file_with_lists_have_all_their_numbers():
+    header = "element vertex 1\nproperty float x\nproperty float y\nproperty list uchar int seen\nproperty float z"
+    assert read(ply(header, b"1 2 1 9 3\n", "ascii")).points.tolist() == [[1, 2, 3]]
+    with pytest.raises(PointCloudFileError, match="the lines of element 'vertex' have 6 numbers; expected 5"):
+        read(ply(header, b"1 2 1 9 3 4\n", "ascii"))
+    with pytest.raises(PointCloudFileError, match="a list 'seen' of element 'vertex' has length -1"):
+        read(ply(header, b"1 2 -1\n", "ascii"))

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
+from hf_any3d.data.files.point_cloud import count_triangles, draw_on_surface, fan_triangles, leave_out_invalid_points
 
 from .builders import SQUARE, TRIANGLES
 
@@ -97,3 +98,177 @@ def test_labels_that_stand_for_no_single_whole_number_are_refused(wrong):
     assert PointCloudData(SQUARE, labels=[2.0**53 - 1, 1 - 2.0**53, 0.0, 3.0]).labels[0] == 2**53 - 1
     with pytest.raises(PointCloudError, match="labels have values that are not whole numbers"):
         PointCloudData(SQUARE, labels=[wrong, 0.0, 1.0, 2.0])
+
+
+def full(count: int = 4, **changes) -> dict[str, np.ndarray]:
+    """Fields of a mesh, all of which differ from row to row."""
+    rows = np.arange(count)
+    fields = {
+        "points": np.column_stack([rows, rows**2, -rows]).astype(np.float64),
+        "colors": np.column_stack([rows / 8, 1 - rows / 8, rows / 16]),
+        "normals": np.column_stack([rows + 1, rows, rows]),
+        "labels": rows + 5,
+        "intensity": rows * 1.5,
+        "ring": (rows + 2)[:, None],
+        "faces": np.array([[0, 1, 2], [3, 2, 1], [0, 2, 3]]),
+        "face_colors": np.array([[1, 0, 0.5], [0, 0.25, 1], [0.125, 0, 0]]),
+    }
+    return fields | changes
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e39])
+def test_invalid_points_are_left_out_of_all_fields_with_their_faces(bad):
+    points = full()["points"]
+    points[1, 2] = bad
+    with leave_out_invalid_points() as left_out:
+        cloud = PointCloudData(**full(points=points))
+    assert left_out == [(1, 4)] and len(cloud) == 3
+    kept = [0, 2, 3]
+    for name in ("points", "colors", "normals", "labels", "intensity"):
+        np.testing.assert_allclose(getattr(cloud, name), full()[name][kept], rtol=1e-6)
+    assert cloud.ring.tolist() == [2, 4, 5] and cloud.ring.dtype == np.float32
+    assert cloud.faces.tolist() == [[0, 1, 2]] and cloud.face_colors.tolist() == [[0.125, 0, 0]]
+    with pytest.raises(PointCloudError, match="NaN, infinite or too large values in 1 of 4 rows, first in row 1"):
+        PointCloudData(**full(points=points))
+
+
+def test_wrong_fields_beside_invalid_points_are_errors():
+    points = full()["points"]
+    points[0, 0] = np.nan
+    with leave_out_invalid_points() as left_out:
+        with pytest.raises(PointCloudError, match="a face refers to point 4; allowed are 0 to 3"):
+            PointCloudData(**full(points=points, faces=[[0, 1, 4]], face_colors=None))
+        with pytest.raises(PointCloudError, match=r"colors have shape \(5, 3\); expected \(3, 3\)"):
+            PointCloudData(**full(points=points, colors=np.ones((5, 3))))
+        left_out.clear()
+        PointCloudData(points[1:])
+        PointCloudData(np.arange(6).reshape(2, 3))
+        assert not left_out
+        with pytest.raises(PointCloudError, match="all 4 points have NaN or infinite coordinates; expected finite"):
+            PointCloudData(np.full((4, 3), np.nan))
+        with pytest.raises(PointCloudError, match=r"points have shape \(3,\)"):
+            PointCloudData([np.nan, 0.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "why"),
+    [
+        ("intensity", np.zeros(3), r"intensity has shape \(3,\) and type float64; expected \(4,\) numbers"),
+        ("ring", np.zeros((1, 4)), r"ring has shape \(1, 4\) and type float64; expected \(4,\) numbers"),
+        ("ring", ["a"] * 4, r"ring has shape \(4,\) and type <U1; expected \(4,\) numbers"),
+        ("intensity", [0, 1, np.inf, 2], "intensity has NaN or infinite values; expected finite ones"),
+        ("normals", np.full((4, 3), "a"), "normals have type <U1; expected numbers"),
+        (
+            "normals",
+            [[0, 0, np.nan]] * 4,
+            "normals hold NaN, infinite or too large values in 4 of 4 rows, first in row 0",
+        ),
+        ("colors", np.full((4, 3), -0.25), "colors range from -0.25 to -0.25; expected 0 to 1"),
+        ("labels", np.full(4, np.inf), "labels have values that are not whole numbers; expected class numbers"),
+        ("labels", ["a"] * 4, "labels have type <U1; expected whole numbers"),
+        ("faces", np.zeros((2, 3)), "faces have type float64; expected whole numbers"),
+        ("faces", [0, 1, 2], r"faces have shape \(3,\); expected \(faces, 3\)"),
+        ("faces", [[-2, 9, 0]], "a face refers to point -2; allowed are 0 to 3"),
+    ],
+)
+def test_each_field_has_its_shape_type_and_range(name, values, why):
+    with pytest.raises(PointCloudError, match=f"^{why}"):
+        PointCloudData(**full(face_colors=None) | {name: values})
+
+
+def test_colors_of_faces_need_faces():
+    with pytest.raises(PointCloudError, match=r"face_colors have shape \(3, 3\); expected \(0, 3\)"):
+        PointCloudData(**full(faces=None))
+    assert PointCloudData(SQUARE, faces=np.zeros((0, 3)), face_colors=np.zeros((0, 3))).faces.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("dtype", "has_offset"),
+    [(np.float64, True), (np.int32, True), (np.uint32, True), (np.float32, False), (np.int16, False)],
+)
+def test_only_numbers_with_more_digits_than_float32_get_an_offset(dtype, has_offset):
+    points = np.array([[30000, 20001, 7], [30004, 20000, 9], [30001, 20003, 8]], dtype)
+    cloud = PointCloudData(points)
+    if has_offset:
+        assert cloud.offset.tolist() == [30000, 20000, 7] and cloud.offset.dtype == np.float64
+        assert cloud.points.tolist() == [[0, 1, 0], [4, 0, 2], [1, 3, 1]]
+        shifted = PointCloudData(points, offset=[1, 2, 3])
+        assert shifted.offset.tolist() == [30001, 20002, 10] and (shifted.points == cloud.points).all()
+    else:
+        assert cloud.offset is None and cloud.points.tolist() == points.tolist()
+
+
+@pytest.mark.parametrize(("place", "has_offset"), [(3999, False), (4001, True)])
+def test_an_offset_is_split_off_a_thousand_extents_away(place, has_offset):
+    points = np.array([[0, -place, 0.5], [4, -place + 1, 1.5]])
+    cloud = PointCloudData(points)
+    assert (cloud.offset is not None) is has_offset
+    np.testing.assert_allclose(cloud.points + (cloud.offset if has_offset else 0), points)
+    assert PointCloudData([[1e6, 0, 0]] * 2).offset is None  # no extent
+
+
+def test_arrays_are_the_fields_that_are_none_or_arrays():
+    cloud = PointCloudData(SQUARE, labels=[1, 2, 3, 4], up_axis="z")
+    found = cloud.arrays()
+    assert list(found) == [
+        "points", "colors", "normals", "labels", "faces", "face_colors", "offset", "intensity", "ring"
+    ]  # fmt: skip
+    assert found["points"] is cloud.points and found["labels"] is cloud.labels
+    assert all(value is None for name, value in found.items() if name not in ("points", "labels"))
+
+
+@pytest.mark.parametrize(("count", "text"), [(1, "1 point"), (2, "2 points")])
+def test_a_cloud_of_fewer_than_three_points_has_no_shape(count, text):
+    with pytest.raises(PointCloudError, match=f"^{text}; expected at least 3$"):
+        PointCloudData(SQUARE[:count]).check_usable()
+    PointCloudData(SQUARE[:3]).check_usable()
+    PointCloudData(SQUARE[:2], faces=[[0, 1, 1]]).check_usable()
+
+
+def test_a_sample_has_all_that_the_mesh_has_at_its_place():
+    mesh = PointCloudData(
+        **full(faces=TRIANGLES, face_colors=None, points=SQUARE + 0.0), offset=[1, 2, 3], up_axis="x"
+    )
+    found = mesh.sample_surface(200, 5)
+    face, weights, points, normals = draw_on_surface(mesh.points, mesh.faces, 200, np.random.default_rng(5))
+    corners = mesh.faces[face]
+    np.testing.assert_allclose(found.points, points, rtol=1e-6)
+    np.testing.assert_allclose(found.normals, normals, rtol=1e-6)
+    nearest = corners[np.arange(200), weights.argmax(axis=1)]
+    assert (found.labels == mesh.labels[nearest]).all() and (found.ring == mesh.ring[nearest]).all()
+    for name in ("colors", "intensity"):
+        own = getattr(mesh, name)
+        expected = sum((weights[:, at].reshape(-1, *[1] * (own.ndim - 1)) * own[corners[:, at]]) for at in range(3))
+        np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-5, atol=1e-6)
+    assert found.offset.tolist() == [1, 2, 3] and found.up_axis == "x" and found.faces is None
+
+
+def test_a_surface_is_drawn_by_area_with_the_weights_of_corners():
+    vertices = np.array([[0.0, 0, 0], [2, 0, 0], [0, 3, 0], [0, 0, 1], [5, 5, 5]])
+    faces = np.array([[0, 1, 2], [4, 4, 4], [0, 3, 1], [0, 2, 3]])
+    face, weights, points, normals = draw_on_surface(vertices, faces, 300, np.random.default_rng(1))
+    generator = np.random.default_rng(1)
+    areas = np.array([3.0, 0, 1, 1.5])
+    until = np.cumsum(areas) / areas.sum()
+    place, root, share = generator.random(300), np.sqrt(generator.random(300)), generator.random(300)
+    expected = [next(number for number, end in enumerate(until) if one < end) for one in place]
+    assert face.tolist() == expected and 1 not in expected
+    np.testing.assert_allclose(weights, np.stack([1 - root, root * (1 - share), root * share], axis=1))
+    corners = vertices[faces[face]]  # (300, 3, 3)
+    np.testing.assert_allclose(points, np.einsum("nk,nkc->nc", weights, corners), atol=1e-12)
+    directions = np.array([[0.0, 0, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]])
+    np.testing.assert_allclose(normals, directions[face], atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_polygons_of_any_size_are_cut_at_their_first_corner(dtype):
+    polygons = [[7, 8, 9], [], [1], [4, 3, 2, 1, 0], [5, 6], [9, 8, 7, 6]]
+    counts = np.array(list(map(len, polygons)), dtype)
+    faces, polygon = fan_triangles(counts, sum(polygons, []))
+    expected = [
+        (number, [own[0], own[at], own[at + 1]])
+        for number, own in enumerate(polygons)
+        for at in range(1, len(own) - 1)
+    ]
+    assert faces.tolist() == [face for _, face in expected] and polygon.tolist() == [number for number, _ in expected]
+    assert faces.dtype == polygon.dtype == np.int64 and count_triangles(counts) == len(expected) == 6

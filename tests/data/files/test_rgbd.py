@@ -223,3 +223,48 @@ def test_the_command_writes_one_cloud_or_many(frame):
     assert "bad.png: not a valid image" in result.err and "1 of 2 images could not be used" in result.err
     result = run(*words[:3], "--intrinsics", frame / "clouds", "--output", frame / "x.ply")
     assert result.code == 1 and "no " in result.err and "depth.json for" in result.err
+
+
+def test_intrinsics_follow_the_size_of_the_image_on_both_axes():
+    camera = Intrinsics(500.0, 510.0, 320.25, 235.5, (1000, 750))
+    assert camera.scaled_to(1000, 750) is camera
+    found = camera.scaled_to(500, 372)  # as phones round
+    across, down = 500 / 1000, 372 / 750
+    expected = (500 * across, 510 * down, 320.75 * across - 0.5, 236 * down - 0.5)
+    assert (found.fx, found.fy, found.cx, found.cy) == pytest.approx(expected) and found.size == (500, 372)
+    for size in ((500, 365), (500, 384)):
+        with pytest.raises(ValueError, match=f"of 1000 x 750; the depth image has {size[0]} x {size[1]}, another sha"):
+            camera.scaled_to(*size)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"K": [[9, 0, 3], [0, 8, 2], [0, 0, 1]], "w": 7, "h": 5}, (9, 8, 3, 2, (7, 5))),
+        ({"intrinsics": [[9, 0, 0], [0, 8, 0], [3, 2, 1]], "width": 7.0, "height": 5}, (9, 8, 3, 2, (7, 5))),
+        ({"fx": 9, "fy": 8.5, "cx": 3, "cy": 2, "width": 7}, (9, 8.5, 3, 2, None)),
+        ({"K": [9, 0, 3, 0, 8, 2, 0, 0, 1], "fx": 1, "fy": 1, "cx": 1, "cy": 1}, (9, 8, 3, 2, None)),
+    ],
+)
+def test_intrinsics_are_read_by_rows_and_by_columns(content, expected):
+    assert Intrinsics.of(content) == Intrinsics(*expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ({"K": [9, 0, 3, 0.5, 8, 2, 0, 0, 1]}, "expected fx 0 cx 0 fy cy 0 0 1, or its transpose"),
+        ({"K": [9, 0, 3, 0, 8, 2, 0, 0, 2]}, "expected fx 0 cx 0 fy cy 0 0 1, or its transpose"),
+        ({"K": ["a"] * 9}, "a matrix .*; expected nine numbers"),
+        ({"K": np.eye(4).tolist()}, r"a matrix of shape \(4, 4\); expected nine numbers"),
+        ({**OPEN3D, "width": 8.5}, "an image of 8.5 x 6; expected whole numbers of pixels"),
+        ({**OPEN3D, "height": 0}, "an image of 8 x 0; expected whole numbers of pixels"),
+        ({"fx": True, "fy": 1, "cx": 1, "cy": 1}, "fx is 'True'; expected a number"),
+        ({"fx": 1, "fy": 1e6, "cx": 1, "cy": 1}, "fy is 1000000.0; expected pixels, of a focal length above 0"),
+        ({"fx": 1, "fy": 1, "cx": -1e6, "cy": 1}, "cx is -1000000.0; expected pixels"),
+    ],
+)
+def test_intrinsics_of_no_camera_are_refused(content, why):
+    with pytest.raises(ValueError, match=why):
+        Intrinsics.of(content)
+    assert Intrinsics(1, 1, -5, 0).cx == -5

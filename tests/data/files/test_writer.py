@@ -1,4 +1,5 @@
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -68,3 +69,77 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_other_endings_are_refused(tmp_path):
     with pytest.raises(PointCloudFileError, match="file type '.stl'; expected one of .ply, .obj, .npz"):
         write_point_cloud(tmp_path / "square.stl", FULL)
+
+
+EVERY = PointCloudData(
+    SQUARE,
+    SQUARE / 2,
+    np.tile([0, 0.6, 0.8], (4, 1)),
+    [3, -2, 1, 70000],
+    TRIANGLES,
+    [[1, 0, 0.25], [0, 0.5, 1]],
+    intensity=[0.5, 1, 2, 4],
+    ring=[7, 8, 9, 31],
+)
+
+
+def test_a_ply_has_its_properties_in_a_fixed_order(tmp_path):
+    write_point_cloud(tmp_path / "a.ply", EVERY)
+    head, _, body = (tmp_path / "a.ply").read_bytes().partition(b"end_header\n")
+    properties = [f"float {name}" for name in ("x", "y", "z", "nx", "ny", "nz")]
+    properties += [f"uchar {name}" for name in ("red", "green", "blue")] + [
+        "int label",
+        "float intensity",
+        "float ring",
+    ]
+    faces = ["list uchar int vertex_indices", "uchar red", "uchar green", "uchar blue"]
+    lines = ["ply", "format binary_little_endian 1.0", "element vertex 4", *(f"property {one}" for one in properties)]
+    lines += ["element face 2", *(f"property {one}" for one in faces)]
+    assert head.decode().splitlines() == lines
+    rows = b"".join(
+        struct.pack("<6f3Bi2f", *point, *normal, *np.rint(color * 255).astype(int), label, intensity, ring)
+        for point, normal, color, label, intensity, ring in zip(
+            EVERY.points, EVERY.normals, EVERY.colors, EVERY.labels, EVERY.intensity, EVERY.ring, strict=True
+        )
+    )
+    rows += b"".join(
+        struct.pack("<B3i3B", 3, *face, *np.rint(color * 255).astype(int))
+        for face, color in zip(EVERY.faces, EVERY.face_colors, strict=True)
+    )
+    assert body == rows
+    back = read_point_cloud(tmp_path / "a.ply")
+    assert back.labels.tolist() == [3, -2, 1, 70000] and back.ring.tolist() == [7, 8, 9, 31]
+
+
+def test_an_obj_names_normals_by_the_numbers_of_their_vertices(tmp_path):
+    write_point_cloud(tmp_path / "a.obj", EVERY)
+    lines = (tmp_path / "a.obj").read_text().splitlines()
+    assert lines[:4] == ["v 0 0 0 0 0 0", "v 2 0 0 1 0 0", "v 2 1 0 1 0.5 0", "v 0 1 0 0 0.5 0"]
+    assert lines[4:8] == ["vn 0 0.600000024 0.800000012"] * 4
+    assert lines[8:] == ["f 1//1 2//2 3//3", "f 1//1 3//3 4//4"]
+    write_point_cloud(tmp_path / "a.obj", PointCloudData(SQUARE, faces=TRIANGLES))
+    assert (tmp_path / "a.obj").read_text().splitlines()[4:] == ["f 1 2 3", "f 1 3 4"]
+    write_point_cloud(tmp_path / "a.obj", PointCloudData(SQUARE, faces=np.zeros((0, 3), int)))
+    assert (tmp_path / "a.obj").read_text().splitlines()[4:] == ["p 1", "p 2", "p 3", "p 4"]
+
+
+@pytest.mark.parametrize("label", [2**31 - 1, -(2**31), 2**31, -(2**31) - 1])
+def test_labels_of_a_ply_have_32_bits(label, tmp_path):
+    cloud = PointCloudData(SQUARE, labels=[0, 1, 2, label])
+    if -(2**31) <= label < 2**31:
+        write_point_cloud(tmp_path / "a.ply", cloud)
+        assert read_point_cloud(tmp_path / "a.ply").labels.tolist() == [0, 1, 2, label]
+    else:
+        with pytest.raises(ValueError, match="labels: do not fit PLY's 32 bits; write .npz"):
+            write_point_cloud(tmp_path / "a.ply", cloud)
+
+
+def test_an_npz_has_exactly_the_arrays_that_there_are(tmp_path):
+    write_point_cloud(tmp_path / "a.npz", EVERY)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
+        found = {name: archive[name] for name in archive.files}
+    expected = {name: value for name, value in EVERY.arrays().items() if value is not None}
+    assert list(found) == list(expected) and "offset" not in found
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+        assert found[name].dtype == values.dtype

@@ -1,0 +1,217 @@
+"""Which columns of a table are colors, normals, intensities, rings and labels, and which values they may have."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from hf_any3d.data.files.attributes import by_name, by_number, unit_colors, usable_labels
+from hf_any3d.data.files.source import PointCloudError, Source
+
+XYZ = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 10]])
+
+
+def source(file_type: str = "txt") -> Source:
+    return Source("some", b"data", file_type)
+
+
+def columns(**others) -> dict[str, np.ndarray]:
+    return {name: XYZ[:, i] for i, name in enumerate("xyz")} | {name: np.array(v) for name, v in others.items()}
+
+
+def check(found: dict, **expected) -> None:
+    """Compare all fields of a cloud with the expected ones."""
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-6, err_msg=name)
+
+
+COLORS = {"red": [0, 51, 255], "green": [102, 0, 3], "blue": [9, 153, 0]}
+NORMALS = [[0, 0.6, 1], [0.8, 0.8, 0], [0.6, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue")],
+)
+def test_colors_have_any_of_three_names(names):
+    found = by_name(columns(**dict(zip(names, COLORS.values(), strict=True))), source())
+    check(found, points=XYZ, colors=np.array([*COLORS.values()]).T / 255)
+
+
+@pytest.mark.parametrize("names", [("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z")])
+def test_normals_have_any_of_two_names(names):
+    found = by_name(columns(**dict(zip(names, NORMALS, strict=True))), source())
+    check(found, points=XYZ, normals=np.transpose(NORMALS))
+    assert found["normals"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("field", "names"),
+    [
+        ("intensity", ("intensity", "scalar_intensity", "reflectance", "remission")),
+        ("ring", ("ring", "scalar_ring")),
+        ("labels", ("label", "class", "classification", "labels", "scalar_label", "scalar_classification")),
+    ],
+)
+def test_of_several_names_of_one_value_the_first_counts(field, names):
+    for number in range(len(names)):
+        having = {name: np.arange(3) + 10 * at for at, name in enumerate(names) if at >= number}
+        check(by_name(columns(**having), source()), points=XYZ, **{field: np.arange(3) + 10 * number})
+
+
+def test_parts_of_a_color_or_normal_are_left_out_and_missing_coordinates_are_named():
+    found = by_name(columns(red=[1, 2, 3], green=[1, 2, 3], nx=[0, 0, 1], f_dc_0=[0, 0, 1]), source())
+    check(found, points=XYZ)
+    with pytest.raises(PointCloudError, match="^no column x, z; found y, red$"):
+        by_name({"y": XYZ[:, 1], "red": XYZ[:, 0]}, source())
+
+
+def test_colors_of_their_own_are_taken_before_those_of_splats():
+    terms = {"f_dc_0": [0.0, 1, -1], "f_dc_1": [0.5, 9, -9], "f_dc_2": [0.25, 0, 1]}
+    splats = np.clip(np.array([*terms.values()]).T * 0.28209479 + 0.5, 0, 1)
+    check(by_name(columns(**terms), source()), points=XYZ, colors=splats)
+    check(by_name(columns(**terms, **COLORS), source()), points=XYZ, colors=np.array([*COLORS.values()]).T / 255)
+
+
+@pytest.mark.parametrize(
+    ("field", "names", "called"),
+    [("intensity", ["intensity"], "intensities"), ("ring", ["ring"], "rings"), ("normals", ["nx", "ny", "nz"], 0)],
+)
+def test_values_that_are_not_finite_are_left_out_with_one_warning(field, names, called):
+    having = {name: [0.0, np.inf, 2] for name in names}
+    with pytest.warns(UserWarning) as caught:
+        found = by_name(columns(**having), source())
+    assert found.keys() == {"points", field} and found[field] is None
+    assert [str(one.message) for one in caught] == [
+        f"some: {called or 'normals'} have NaN or infinite values and are left out"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.float64([0, 0.25, 1]), [0, 0.25, 1]),
+        (np.float32([0, 0.25, 1.0005]), [0, 0.25, 1]),
+        (np.float64([0, 0.25, 1.01]), [0, 0.25 / 255, 1.01 / 255]),
+        (np.float64([0, 127.5, 255.2]), [0, 0.5, 1]),
+        (np.uint8([0, 1, 255]), [0, 1 / 255, 1]),
+        (np.int64([0, 1, 1]), [0, 1 / 255, 1 / 255]),
+        (np.uint16([0, 51, 255]), [0, 0.2, 1]),
+        (np.uint16([0, 51, 256]), [0, 51 / 65535, 256 / 65535]),
+        (np.uint16([0, 13107, 65535]), [0, 0.2, 1]),
+        (np.zeros((0, 3), np.uint8), np.zeros((0, 3))),
+    ],
+)
+def test_colors_are_scaled_by_their_type_and_largest_value(values, expected):
+    found = unit_colors(values)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (np.float64([0, np.nan]), "colors have NaN or infinite values; expected 0 to 1 or 0 to 255"),
+        (np.float64([-0.5, 1]), "colors range from -0.5 to 1; expected 0 to 1 or 0 to 255"),
+        (np.float64([3, 255.5]), "colors range from 3 to 255.5; expected 0 to 1 or 0 to 255"),
+        (np.int16([2, 256]), "colors range from 2 to 256; expected 0 to 1 or 0 to 255"),
+        (np.uint32([0, 65535]), "colors range from 0 to 65535; expected 0 to 1 or 0 to 255"),
+    ],
+)
+def test_other_colors_are_explained(values, why):
+    with pytest.raises(PointCloudError, match=f"^{why}$"):
+        unit_colors(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "first", "whole"),
+    [
+        (np.int8([-3, 4]), None, True),
+        (np.int8([-3, 4]), -3, True),
+        (np.int8([-3, 4]), 0, False),
+        (np.array([True, False]), None, True),
+        (np.uint64([2**62, 1]), 1, True),
+        (np.float64([2**53 - 1, 0]), 0, True),
+        (np.float64([2**53, 0]), 0, False),
+        (np.float64([-(2.0**53), 0]), None, False),
+        (np.float64([1.5, 0]), None, False),
+        (np.float64([np.nan, 0]), None, False),
+        (np.zeros(0), 5, True),
+    ],
+)
+def test_labels_are_whole_numbers(values, first, whole):
+    if whole:
+        found = usable_labels(values, source(), first)
+        assert found.dtype == np.int64 and found.tolist() == values.astype(np.int64).tolist()
+        return
+    lowest = "" if first is None else f" from {first}"
+    text = f"some: the label column has values other than whole numbers{lowest} and is left out"
+    with pytest.warns(UserWarning, match=text):
+        assert usable_labels(values, source(), first) is None
+
+
+BYTES = np.array([[255.0, 0, 51], [0, 102, 3], [9, 9, 9]])
+UNIT = np.array([[0, 0.6, 0.8], [1.0, 0, 0], [0, -0.8, 0.6]])
+NEITHER = np.array([[-0.3, 0.1, 0], [0.2, 0, -0.4], [0, 0.1, 0]])
+CLASSES = np.array([[3.0], [0], [7]])
+
+
+@pytest.mark.parametrize(
+    ("parts", "file_type", "expected", "warned"),
+    [
+        ([], "txt", {}, ()),
+        ([CLASSES], "txt", {"labels": [3, 0, 7]}, ()),
+        ([-CLASSES], "txt", {"labels": None}, ("the label column",)),
+        ([BYTES], "txt", {"colors": BYTES / 255}, ()),
+        ([BYTES / 255], "txt", {"colors": BYTES / 255}, ()),
+        ([UNIT], "txt", {"normals": UNIT}, ()),
+        ([NEITHER], "txt", {}, ("columns 4 to 6",)),
+        ([BYTES / 2], "txt", {}, ("columns 4 to 6",)),
+        ([BYTES + 1], "txt", {}, ("columns 4 to 6",)),
+        ([BYTES - 1], "txt", {}, ("columns 4 to 6",)),
+        ([UNIT, CLASSES], "txt", {"normals": UNIT, "labels": [3, 0, 7]}, ()),
+        ([BYTES, CLASSES], "txt", {"colors": BYTES / 255, "labels": [3, 0, 7]}, ()),
+        ([CLASSES, BYTES], "pts", {"colors": BYTES / 255}, ()),
+        ([CLASSES - 5, BYTES], "txt", {"colors": BYTES / 255}, ()),
+        ([BYTES, CLASSES - 5], "pts", {"colors": BYTES / 255, "labels": None}, ("the label column",)),
+        ([NEITHER, CLASSES], "txt", {"labels": [3, 0, 7]}, ("columns 4 to 6",)),
+        ([BYTES, UNIT], "txt", {"colors": BYTES / 255, "normals": UNIT}, ()),
+        ([UNIT, BYTES], "txt", {"colors": BYTES / 255, "normals": UNIT}, ()),
+        ([UNIT, NEITHER], "txt", {"normals": UNIT}, ("columns 7 to 9",)),
+        ([UNIT, -UNIT], "txt", {"normals": UNIT}, ("columns 7 to 9",)),
+        ([BYTES, BYTES / 255], "txt", {"colors": BYTES / 255}, ("columns 7 to 9",)),
+        ([NEITHER, BYTES], "txt", {"colors": BYTES / 255}, ("columns 4 to 6",)),
+        ([NEITHER, UNIT], "txt", {"normals": UNIT}, ("columns 4 to 6",)),
+        ([NEITHER, NEITHER], "txt", {}, ("columns 4 to 6", "columns 7 to 9")),
+    ],
+)
+def test_columns_without_names_are_interpreted_by_their_values(parts, file_type, expected, warned):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = by_number(np.hstack([XYZ, *parts]), source(file_type))
+    assert len(caught) == len(warned)
+    assert all(str(one.message).startswith(f"some: {text}") for one, text in zip(caught, warned, strict=True))
+    missing = {name for name, values in expected.items() if values is None}
+    assert all(found.pop(name) is None for name in missing)
+    check(found, points=XYZ, **{name: values for name, values in expected.items() if name not in missing})
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 8, 10])
+def test_other_numbers_of_columns_are_refused(width):
+    text = f"^{width} columns; expected 3, 4, 6, 7 or 9 .a header line may name the columns.$"
+    with pytest.raises(PointCloudError, match=text):
+        by_number(np.zeros((3, width)), source())
+
+
+@pytest.mark.parametrize(("wrong", "kept"), [(1, True), (3, False)])
+def test_a_few_normals_of_another_length_are_normals_all_the_same(wrong, kept):
+    normals = np.tile([0, -0.6, 0.8], (200, 1))
+    normals[:wrong] = [0, -0.5, 0]
+    table = np.hstack([np.arange(600.0).reshape(200, 3), normals])
+    if kept:
+        assert by_number(table, source())["normals"].tolist() == normals.tolist()
+        normals[0, 0] = np.inf
+        table[:, 3:] = normals
+    with pytest.warns(UserWarning, match="columns 4 to 6 look neither like normals nor like colors"):
+        assert by_number(table, source()).keys() == {"points"}

@@ -1,0 +1,394 @@
+"""Whole scenes of glTF: nodes that move each other, strips and fans, strided buffers, normals and colors."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from hf_any3d.data.files import PointCloudFileError, read_point_cloud
+from hf_any3d.data.files.gltf import references
+
+from .builders import SQUARE, TRIANGLES, gltf, gltf_square
+
+POINTS = np.float32([[1, 2, 3], [4, -5, 6], [-7, 8, 9], [10, 11, -12], [0.5, 0.25, 4]])
+NORMALS = np.float32([[0, 0, 1], [0, 1, 0], [0.6, 0.8, 0], [-1, 0, 0], [0, 0, 0]])
+COLORS = np.uint8([[255, 0, 51, 9], [0, 102, 0, 8], [0, 0, 153, 7], [204, 255, 255, 6], [51, 51, 0, 5]])
+
+
+def read(document: dict, chunk: bytes = b""):
+    return read_point_cloud(gltf(document, chunk), file_type="glb")
+
+
+def table(*columns: np.ndarray) -> bytes:
+    """Interleave the rows of several arrays, as one buffer view with a stride."""
+    return b"".join(b"".join(column[row].tobytes() for column in columns) for row in range(len(columns[0])))
+
+
+def scene(**changes) -> tuple[dict, bytes]:
+    """A document whose points, normals and colors alternate in a buffer, behind seven bytes of something else."""
+    rows = table(POINTS, NORMALS, COLORS)
+    order = np.uint8([0, 1, 2, 3, 4, 1, 0])
+    chunk = b"1234567x" + rows + order.tobytes()
+    view = {"buffer": 0, "byteOffset": 8, "byteLength": len(rows), "byteStride": 28}
+    accessor = {"bufferView": 0, "count": 5, "componentType": 5126, "type": "VEC3"}
+    document = {
+        "scene": 1,
+        "scenes": [{"nodes": [3]}, {"nodes": [2, 0]}],
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0, "NORMAL": 1, "COLOR_0": 2}, "indices": 3}]}],
+        "accessors": [
+            accessor,
+            {**accessor, "byteOffset": 12},
+            {**accessor, "byteOffset": 24, "componentType": 5121, "type": "VEC4", "normalized": True},
+            {"bufferView": 1, "count": 7, "componentType": 5121, "type": "SCALAR"},
+        ],
+        "bufferViews": [view, {"buffer": 0, "byteOffset": 8 + len(rows), "byteLength": 7}],
+        "buffers": [{"byteLength": len(chunk)}],
+    }
+    return {**document, **changes}, chunk
+
+
+TURN, SIZE, SHIFT = np.array([0.1, -0.5, 0.7, 0.5]), np.array([2, 3, -0.5]), np.array([10, -20, 30])
+UPPER_TURN = np.array([0.6, 0, 0, 0.8])
+
+
+def moved(points: np.ndarray, turn=(0, 0, 0, 1), size=(1, 1, 1), shift=(0, 0, 0)) -> np.ndarray:
+    return Rotation.from_quat(turn).apply(points * size) + shift
+
+
+def test_nodes_scale_then_turn_then_shift_below_their_parents_in_the_order_of_the_scene():
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = [[0, 2, 0], [-1, 0, 1], [0, 0.5, 3]], [7, 8, 9]
+    turn = TURN / np.linalg.norm(TURN)
+    nodes = [
+        {"mesh": 0, "translation": [1, 2, 4]},
+        {"mesh": 0, "rotation": turn.tolist(), "scale": SIZE.tolist(), "translation": SHIFT.tolist()},
+        {"children": [4, 1], "rotation": UPPER_TURN.tolist()},
+        {"mesh": 0, "scale": [100, 100, 100]},
+        {"mesh": 0, "matrix": matrix.T.reshape(-1).tolist(), "children": [5]},
+        {"mesh": 0, "scale": [1, 2, 1]},
+    ]
+    document, chunk = scene(nodes=nodes)
+    cloud = read(document, chunk)
+    below = POINTS @ matrix[:3, :3].T + matrix[:3, 3]
+    parts = [
+        moved(below, UPPER_TURN),
+        moved((POINTS * [1, 2, 1]) @ matrix[:3, :3].T + matrix[:3, 3], UPPER_TURN),
+        moved(moved(POINTS, turn, SIZE, SHIFT), UPPER_TURN),
+        POINTS + [1, 2, 4],
+    ]
+    np.testing.assert_allclose(cloud.points, np.concatenate(parts), atol=1e-4)
+    triangles = np.array([[0, 1, 2], [3, 4, 1]])
+    np.testing.assert_array_equal(cloud.faces, np.concatenate([triangles + 5 * part for part in range(4)]))
+    np.testing.assert_allclose(cloud.colors, np.tile(COLORS[:, :3] / 255, (4, 1)), atol=1e-6)
+    # A normal stays perpendicular to what was perpendicular to it.
+    inverse = np.linalg.inv(Rotation.from_quat(UPPER_TURN).as_matrix() @ Rotation.from_quat(turn).as_matrix() * SIZE)
+    expected = NORMALS.astype(float) @ inverse
+    expected[:4] /= np.linalg.norm(expected[:4], axis=1, keepdims=True)
+    np.testing.assert_allclose(cloud.normals[10:15], expected, atol=1e-5)
+    np.testing.assert_allclose(cloud.normals[15:], NORMALS, atol=1e-6)
+    assert cloud.face_colors is None and cloud.up_axis is None and cloud.labels is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({"scene": 0}, 1),
+        ({"scenes": []}, 2),
+        ({"nodes": []}, 1),
+        ({"scene": 2}, 0),
+    ],
+)
+def test_the_scene_decides_which_meshes_are_shown(changes, count):
+    nodes = [{"children": [1]}, {"children": [2]}, {"mesh": 0}, {"mesh": 0}]
+    document, chunk = scene(**{"nodes": nodes, "scenes": [{"nodes": [3]}, {"nodes": [0, 3]}], **changes})
+    if not count:
+        with pytest.raises(PointCloudFileError, match="refers to scenes.'2'., which does not exist"):
+            read(document, chunk)
+        return
+    assert len(read(document, chunk)) == 5 * count
+    del document["scene"]
+    assert len(read(document, chunk)) == 5 * count
+
+
+@pytest.mark.parametrize(
+    ("mode", "with_indices", "expected"),
+    [
+        (4, True, [[0, 1, 2], [3, 4, 1]]),
+        (5, True, [[0, 1, 2], [2, 1, 3], [2, 3, 4], [4, 3, 1], [4, 1, 0]]),
+        (6, True, [[0, 1, 2], [0, 2, 3], [0, 3, 4], [0, 4, 1], [0, 1, 0]]),
+        (4, False, [[0, 1, 2]]),
+        (5, False, [[0, 1, 2], [2, 1, 3], [2, 3, 4]]),
+        (6, False, [[0, 1, 2], [0, 2, 3], [0, 3, 4]]),
+        (0, False, None),
+        (0, True, None),
+    ],
+)
+def test_corners_become_triangles_by_the_mode(mode, with_indices, expected):
+    primitive = {"attributes": {"POSITION": 0}, "mode": mode} | ({"indices": 3} if with_indices else {})
+    document, chunk = scene(scene=0, scenes=[{"nodes": [0]}], meshes=[{"primitives": [primitive]}])
+    cloud = read(document, chunk)
+    np.testing.assert_array_equal(cloud.points, POINTS)
+    assert cloud.faces is None if expected is None else cloud.faces.tolist() == expected
+    assert cloud.colors is None and cloud.normals is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "count", "faces"), [(4, 2, 0), (4, 3, 1), (5, 2, 0), (5, 3, 1), (6, 2, 0), (6, 3, 1)]
+)
+def test_two_corners_are_no_triangle_and_three_are_one(mode, count, faces):
+    primitive = {"attributes": {"POSITION": 0}, "mode": mode, "indices": 3}
+    document, chunk = scene(scene=0, scenes=[{"nodes": [0]}], meshes=[{"primitives": [primitive]}])
+    document["accessors"][3]["count"] = count
+    cloud = read(document, chunk)
+    assert (0 if cloud.faces is None else len(cloud.faces)) == faces and len(cloud) == 5
+
+
+@pytest.mark.parametrize("flat", [(1, 1, 0), (0, 2, 3)])
+def test_normals_of_what_is_flattened_are_left_out(flat):
+    document, chunk = scene(scene=0, scenes=[{"nodes": [0]}], nodes=[{"mesh": 0, "scale": flat}])
+    cloud = read(document, chunk)
+    np.testing.assert_allclose(cloud.points, POINTS * flat)
+    assert cloud.normals is None and cloud.colors is not None
+
+
+def with_materials(materials: list, primitives: list) -> tuple[dict, bytes]:
+    document, chunk = gltf_square(materials=materials, meshes=[{"primitives": primitives}])
+    colors = np.uint16([[65535, 0, 13107], [0, 26214, 0], [0, 0, 39321], [52428, 65535, 0]]).tobytes()
+    document["bufferViews"].append({"buffer": 0, "byteOffset": 60, "byteLength": 24})
+    document["accessors"].append(
+        {"bufferView": 2, "componentType": 5123, "normalized": True, "count": 4, "type": "VEC3"}
+    )
+    document["buffers"] = [{"byteLength": 84}]
+    return document, chunk + colors
+
+
+PLAIN, COLORED = {"attributes": {"POSITION": 0}, "indices": 1}, {"attributes": {"POSITION": 0, "COLOR_0": 2}}
+RED = {"pbrMetallicRoughness": {"baseColorFactor": [1, 0.25, 0, 0.5]}}
+OF_VERTICES = np.array([[1, 0, 0.2], [0, 0.4, 0], [0, 0, 0.6], [0.8, 1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("materials", "primitives", "colors", "face_colors"),
+    [
+        ([RED], [{**PLAIN, "material": 0}], None, [[1, 0.25, 0]] * 2),
+        ([RED, {}], [{**PLAIN, "material": 0}, {**PLAIN, "material": 1}], None, [[1, 0.25, 0]] * 2 + [[1, 1, 1]] * 2),
+        ([RED], [{**PLAIN, "material": 0}, PLAIN], None, None),
+        ([{"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}], [{**PLAIN, "material": 0}], None, None),
+        (
+            [{"pbrMetallicRoughness": {"baseColorFactor": [2, -1, 0.5, 1]}}],
+            [{**PLAIN, "material": 0}],
+            None,
+            [[1, 0, 0.5]] * 2,
+        ),
+        ([RED], [{**PLAIN, **COLORED}], OF_VERTICES, None),
+        ([RED], [{**PLAIN, **COLORED, "material": 0}], OF_VERTICES * [1, 0.25, 0], None),
+        ([RED], [{**PLAIN, **COLORED, "material": 0}, {**PLAIN, "material": 0}], None, [[1, 0.25, 0]] * 4),
+        ([RED], [{**COLORED, "mode": 0}, {**PLAIN, "material": 0}], None, None),
+        ([RED], [{"attributes": {"POSITION": 0}, "material": 0, "mode": 0}], None, None),
+    ],
+)
+def test_colors_are_those_of_all_vertices_or_else_of_all_materials(materials, primitives, colors, face_colors):
+    cloud = read(*with_materials(materials, primitives))
+    np.testing.assert_array_equal(cloud.points, np.tile(SQUARE, (len(primitives), 1)))
+    for found, expected in ((cloud.colors, colors), (cloud.face_colors, face_colors)):
+        if expected is None:
+            assert found is None
+        else:
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("component", "values", "expected"),
+    [
+        (5120, np.int8([[127, 0, -127], [-128, 64, 1]]), [[1, 0, -1], [-1, 64 / 127, 1 / 127]]),
+        (5122, np.int16([[32767, 0, 5], [-32768, -32767, 1]]), [[1, 0, 5 / 32767], [-1, -1, 1 / 32767]]),
+        (5121, np.uint8([[255, 0, 51], [1, 2, 3]]), [[1, 0, 0.2], [1 / 255, 2 / 255, 3 / 255]]),
+        (5126, np.float32([[2, 3, 4], [5, 6, 7]]), [[2, 3, 4], [5, 6, 7]]),
+    ],
+)
+def test_normalized_integers_are_at_most_one(component, values, expected):
+    accessor = {"bufferView": 0, "componentType": component, "count": 2, "type": "VEC3", "normalized": True}
+    document = {
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "mode": 0}]}],
+        "accessors": [accessor],
+        "bufferViews": [{"buffer": 0, "byteLength": values.nbytes}],
+        "buffers": [{"byteLength": values.nbytes}],
+    }
+    np.testing.assert_allclose(read(document, values.tobytes()).points, expected, atol=1e-6)
+    del accessor["normalized"]
+    np.testing.assert_array_equal(read(document, values.tobytes()).points, values)
+
+
+def test_sparse_values_replace_rows_of_any_order():
+    document, chunk = gltf_square()
+    for piece in (np.int8([2, 0]).tobytes() + b"--", np.float32([[7, 8, 9], [4, 5, 6]]).tobytes()):
+        document["bufferViews"].append({"buffer": 0, "byteOffset": len(chunk), "byteLength": len(piece)})
+        chunk += piece
+    document["buffers"] = [{"byteLength": len(chunk)}]
+    indices, values = {"bufferView": 2, "componentType": 5121}, {"bufferView": 3}
+    document["accessors"][0]["sparse"] = {"count": 2, "indices": indices, "values": values}
+    assert read(document, chunk).points.tolist() == [[4, 5, 6], [2, 0, 0], [7, 8, 9], [0, 1, 0]]
+    for wrong in (4, 255):
+        broken = chunk[:60] + bytes([2, wrong]) + chunk[62:]
+        with pytest.raises(PointCloudFileError, match=rf"accessors\[0\] replaces row {wrong} of 4"):
+            read(document, broken)
+
+
+@pytest.mark.parametrize(
+    ("at", "key", "value", "why"),
+    [
+        (
+            "accessors",
+            "count",
+            5,
+            r"accessors\[0\] needs 60 bytes of a view of 48 at 0 in a buffer of 60; the file may be",
+        ),
+        ("accessors", "byteOffset", 4, r"accessors\[0\] needs 52 bytes of a view of 48 at 0"),
+        (
+            "accessors",
+            "componentType",
+            5124,
+            r"accessors\[0\] has type 'VEC3' of component type '5124'; expected .3,. nu",
+        ),
+        (
+            "accessors",
+            "type",
+            "MAT4",
+            r"accessors\[0\] has type 'MAT4' of component type '5126'; expected .3,. numbers",
+        ),
+        ("bufferViews", "byteStride", 8, r"accessors\[0\] needs 36 bytes of a view of 48 at 0 in a buffer of 60"),
+        ("bufferViews", "byteStride", 13, r"accessors\[0\] needs 51 bytes of a view of 48 at 0 in a buffer of 60"),
+        ("bufferViews", "byteOffset", 13, r"accessors\[0\] needs 48 bytes of a view of 48 at 13 in a buffer of 60"),
+        ("bufferViews", "buffer", 1, r"refers to buffers\['1'\], which does not exist"),
+        ("bufferViews", "buffer", True, r"refers to buffers\['True'\], which does not exist"),
+        ("bufferViews", "byteOffset", True, "byteOffset is 'True'; expected a whole number"),
+        ("buffers", "byteLength", 61, r"buffers\[0\] has 60 of 61 bytes; it is cut off"),
+        ("buffers", "uri", "missing.bin", r"buffers\[0\] refers to 'missing.bin'; expected a file that exists in the"),
+    ],
+)
+def test_what_does_not_fit_is_explained(at, key, value, why):
+    document, chunk = gltf_square()
+    document[at][0][key] = value
+    with pytest.raises(PointCloudFileError, match=why):
+        read(document, chunk)
+
+
+def test_views_may_end_where_their_buffer_does():
+    document, chunk = gltf_square(meshes=[{"primitives": [{"attributes": {"POSITION": 0}}]}])
+    document["bufferViews"][0]["byteOffset"] = 12
+    cloud = read(document, chunk[:12] + SQUARE.tobytes())
+    np.testing.assert_array_equal(cloud.points, SQUARE)
+
+
+@pytest.mark.parametrize("component", [5120, 5122, 5126])
+def test_indices_are_unsigned_and_below_the_number_of_points(component):
+    document, chunk = gltf_square()
+    document["accessors"][1] |= {"componentType": component, "count": 3}
+    with pytest.raises(PointCloudFileError, match="indices have type .*; expected an unsigned integer type"):
+        read(document, chunk)
+    document, chunk = gltf_square()
+    with pytest.raises(PointCloudFileError, match="a face refers to point 4; allowed are 0 to 3"):
+        read(document, chunk[:-2] + b"\4\0")
+
+
+def test_a_buffer_without_data_is_refused():
+    document, chunk = gltf_square()
+    document["buffers"].append({"byteLength": 60})
+    document["bufferViews"][0]["buffer"] = 1
+    with pytest.raises(PointCloudFileError, match=r"buffers\[1\] has no data"):
+        read(document, chunk)
+    text = json.dumps({"asset": {"version": "2.0"}, **gltf_square()[0]}).encode()
+    with pytest.raises(PointCloudFileError, match=r"buffers\[0\] has no data"):
+        read_point_cloud(text, file_type="gltf")
+
+
+def chunks(*parts: tuple[bytes, bytes], length: int | None = None, version: int = 2) -> bytes:
+    body = b"".join(struct.pack("<I4s", len(part), kind) + part for kind, part in parts)
+    return struct.pack("<4sII", b"glTF", version, 12 + len(body) if length is None else length) + body
+
+
+def test_the_first_two_chunks_of_a_binary_file_count():
+    document, chunk = gltf_square(asset={"version": "2.0"})
+    text = json.dumps(document).encode()
+    expected = read(document, chunk).points
+    for data in (
+        chunks((b"JSON", text), (b"BIN\0", chunk)),
+        chunks((b"JSON", text), (b"BIN\0", chunk), (b"BIN\0", bytes(60))),
+        chunks((b"JSON", text), (b"BIN\0", chunk)) + b"more",
+    ):
+        for file_type in ("glb", "gltf"):
+            np.testing.assert_array_equal(read_point_cloud(data, file_type=file_type).points, expected)
+    whole = chunks((b"JSON", text), (b"BIN\0", chunk))
+    for data, why in (
+        (chunks((b"BIN\0", chunk), (b"JSON", text)), "the first chunk of the GLB file is not JSON"),
+        (chunks((b"JSON", text), (b"OTHR", chunk)), r"buffers\[0\] has no data"),
+        (chunks((b"JSON", text)), r"buffers\[0\] has no data"),
+        (chunks((b"JSON", text), version=1), "GLB version 1; expected 2"),
+        (
+            chunks((b"JSON", text), length=10**6),
+            rf"{20 + len(text)} bytes; 1000000 are declared, so the file is cut off",
+        ),
+        (chunks(length=12) + bytes(8), "the first chunk of the GLB file is not JSON"),
+        (whole[:19], "19 bytes; a GLB file has at least 20, so the file may be cut off"),
+        (
+            whole[:12] + struct.pack("<I", 10**6) + whole[16:],
+            rf"chunk 0 declares 1000000 bytes; {len(whole) - 20} are left",
+        ),
+    ):
+        with pytest.raises(PointCloudFileError, match=why):
+            read_point_cloud(data, file_type="glb")
+
+
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        ([1], "the JSON has no 'asset'; expected a glTF 2.0 document"),
+        ({"asset": "2.0"}, "the JSON has no 'asset'; expected a glTF 2.0 document"),
+        ({"asset": {}}, "glTF version 'None'; expected 2.0"),
+        (
+            {
+                "asset": {"version": "2.1"},
+                "extensionsRequired": ["KHR_other", "KHR_meshopt_compression", "EXT_meshopt_compression"],
+            },
+            "is compressed with EXT_meshopt_compression, KHR_meshopt_compression, which is not supported",
+        ),
+        ({"asset": {"version": "2.0"}, "extensionsRequired": 5}, "there are no points"),
+        (
+            {"asset": {"version": "2.0"}, "nodes": [{"mesh": 0}], "meshes": {}},
+            r"refers to meshes\['0'\], which does not",
+        ),
+    ],
+)
+def test_other_documents_are_explained(document, why):
+    with pytest.raises(PointCloudFileError, match=why):
+        read_point_cloud(json.dumps(document).encode(), file_type="gltf")
+
+
+@pytest.mark.parametrize("ending", ["glb", "gltf"])
+def test_references_are_the_buffers_outside_of_a_file(ending, tmp_path):
+    document, chunk = gltf_square(asset={"version": "2.0"})
+    document["buffers"] = [
+        {"byteLength": 60},
+        {"uri": "a%20b.bin"},
+        {"uri": "data:;base64,AAAA"},
+        {"uri": 5},
+        {"uri": "c"},
+    ]
+    content = gltf(document, chunk) if ending == "glb" else json.dumps(document).encode()
+    (tmp_path / f"some.{ending}").write_bytes(content)
+    assert references(tmp_path / f"some.{ending}") == ["a b.bin", "c"]
+
+
+@pytest.mark.parametrize("name", ["NORMAL", "COLOR_0"])
+def test_values_of_vertices_are_as_many_as_the_points(name):
+    primitives = [{"attributes": {"POSITION": 0, name: 2}, "indices": 1}]
+    document, chunk = gltf_square(meshes=[{"primitives": primitives}])
+    document["accessors"].append({**document["accessors"][0], "count": 3})
+    with pytest.raises(PointCloudFileError, match=f"a primitive has 4 points and 3 values of {name}"):
+        read(document, chunk)
+    document["accessors"][2]["count"] = 4
+    document["accessors"][2]["byteOffset"] = 0
+    assert (read(document, chunk).faces == TRIANGLES).all()

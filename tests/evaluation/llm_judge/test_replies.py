@@ -1,0 +1,232 @@
+"""What judges are told and asked, and how replies with more or less than was asked for are read."""
+
+import json
+
+import pytest
+
+from hf_any3d.evaluation import ClassNameJudge, EndpointJudge, judge_answers
+from hf_any3d.evaluation.llm_judge.verdicts import (
+    JUDGE_PROMPTS,
+    check_prompt,
+    compute_figures,
+    fill_prompt,
+    prompt_checksum,
+    read_class,
+    read_same,
+    read_score,
+    read_verdict,
+    verdicts_path,
+)
+from tests.evaluation.endpoints import LocalEndpoint
+
+CLASSES = ["car", "glass box", "tv stand"]
+
+
+@pytest.mark.parametrize("classes", [[], ["car", ""], ["car", " "], ["car", "Car"], ["tv stand", "TV_stand"]])
+def test_class_names_are_different_and_not_empty(classes):
+    with pytest.raises(ValueError, match="classes are .*; expected different names"):
+        ClassNameJudge(classes)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reply"),
+    [
+        ("a Glass-Box on a car", "1#glass box#named at character 2"),
+        ("a tv__stand", "2#tv stand#named at character 2"),
+        ("some scar or cars", "-1#NA#names no class"),
+        ("my_car_2", "0#car#named at character 3"),
+        ("CAR", "0#car#named at character 0"),
+        ("glass  \n box", "1#glass box#named at character 0"),
+    ],
+)
+def test_the_class_that_is_named_first_is_the_reply(answer, reply):
+    judge = ClassNameJudge(CLASSES)
+    assert judge(answer) == reply
+    assert (judge.name, judge.settings, judge.revisions) == ("class names", {"classes": 3, "version": "1"}, {"1"})
+    assert (tuple(judge.kinds), judge.at_once, judge.reads_prompt) == (("class",), 1, False)
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("3#bed # soft # and more", (3, "bed", "soft")),
+        ("say 12#NA#x", (None, "INVALID", "12#NA#x")),
+        ("39#last#x", (39, "last", "x")),
+        ("40#none#x ", (None, "INVALID", "40#none#x")),
+        ("000000007#car#x", (7, "car", "x")),
+        ("1234567890#car#x", (None, "INVALID", "1234567890#car#x")),
+        ("5#car#", (5, "car", "")),
+        (" 5#car ", (None, "INVALID", "5#car")),
+    ],
+)
+def test_a_class_is_a_number_a_name_and_a_reason(reply, expected):
+    assert read_class(reply, 40) == expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (" 100 #all", (-1, "#all")),
+        ("100#all # of it", (100, "all")),
+        ("0#", (0, "")),
+        ("101#more", (-1, "101#more")),
+        ("none ", (-1, "none")),
+        ("#why", (-1, "#why")),
+    ],
+)
+def test_a_score_is_a_number_and_a_reason(reply, expected):
+    assert read_score(reply) == expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [(" t#same", (1, "T", "same")), ("F#no", (0, "F", "no")), ("True", (1, "T", "ue")), ("so", (0, "INVALID", "so"))],
+)
+def test_the_first_letter_says_whether_both_are_the_same(reply, expected):
+    assert read_same(reply) == expected
+
+
+def test_verdicts_have_what_their_kind_asks_for():
+    entry = {"object_id": "7", "ground_truth": 1}
+    assert read_verdict("same", "T#x", entry) == {"score": 1, "reason": "x", "is_valid": True}
+    assert read_verdict("same", "?", entry) == {"score": 0, "reason": "?", "is_valid": False}
+    assert read_verdict("caption", "33#x", entry) == {"score": 33, "reason": "x", "is_valid": True}
+    assert read_verdict("caption", "0#x", entry) == {"score": 0, "reason": "x", "is_valid": True}
+    assert read_verdict("caption", "x", entry) == {"score": -1, "reason": "x", "is_valid": False}
+    right = {"score": 1, "class": 1, "class_name": "glass box", "reason": "x", "is_valid": True}
+    assert read_verdict("class", "1#box#x", entry, CLASSES) == right
+    wrong = {"score": 0, "class": 2, "class_name": "tv stand", "reason": "y", "is_valid": True}
+    assert read_verdict("class", "2#stand#y", entry, CLASSES) == wrong
+    drawn = [
+        read_verdict("class", "?", entry | {"object_id": str(n)}, CLASSES, seed) for n in range(9) for seed in (0, 1)
+    ]
+    assert drawn == [
+        read_verdict("class", "?", entry | {"object_id": str(n)}, CLASSES, seed) for n in range(9) for seed in (0, 1)
+    ]
+    assert {one["class"] for one in drawn} == {0, 1, 2} and not any(one["is_valid"] for one in drawn)
+    assert any(one != other for one, other in zip(drawn[::2], drawn[1::2], strict=True))
+    assert all(one["score"] == (one["class"] == 1) and one["class_name"] == CLASSES[one["class"]] for one in drawn)
+
+
+VERDICTS = [
+    {"score": score, "is_valid": is_valid} for score, is_valid in ((1, True), (0, True), (1, False), (1, True))
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdicts", "expected"),
+    [
+        (
+            "class",
+            VERDICTS,
+            {"accuracy": 75, "clean_accuracy": 200 / 3, "correct": 3, "lucky": 1, "total": 4, "invalid": 1},
+        ),
+        (
+            "class",
+            [],
+            {"accuracy": None, "clean_accuracy": None, "correct": 0, "lucky": 0, "total": 0, "invalid": 0},
+        ),
+        ("same", VERDICTS, {"accuracy": 200 / 3, "correct": 2, "total": 4, "invalid": 1}),
+        ("same", VERDICTS[2:3], {"accuracy": None, "correct": 0, "total": 1, "invalid": 1}),
+        ("caption", VERDICTS, {"score": 2 / 3, "total": 4, "invalid": 1}),
+        ("caption", [], {"score": None, "total": 0, "invalid": 0}),
+    ],
+)
+def test_figures_are_percent_of_valid_verdicts_or_of_all(kind, verdicts, expected):
+    assert compute_figures(kind, verdicts) == {
+        name: value if value is None else pytest.approx(value) for name, value in expected.items()
+    }
+
+
+def test_prompts_have_the_fields_of_their_kind():
+    for kind, prompt in JUDGE_PROMPTS.items():
+        assert check_prompt(prompt, kind) is prompt
+    for prompt, text in (
+        ("{model_output}", "has fields {model_output}; expected {ground_truth}, {model_output}"),
+        ("none", "has fields none; expected {ground_truth}, {model_output}"),
+        ("{ground_truth} {model_output} {more}", "has fields {ground_truth}, {model_output}, {more}; expected"),
+        ("{ground_truth} {model_output", "judge prompt: .*; double a brace that is not part of a field"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            check_prompt(prompt, "same")
+    entry = {"ground_truth": "a cup", "model_output": ""}
+    assert fill_prompt("{ground_truth}|{model_output}|{classes}", entry, ["a", "b"]) == "a cup|##|0: a\n1: b"
+
+
+def test_verdicts_are_stored_beside_the_answers_with_all_that_they_depend_on(tmp_path):
+    answers = {"prompt": "?", "model": "m", "results": [{"object_id": 1, "ground_truth": 0, "model_output": "a car"}]}
+    judge = ClassNameJudge(CLASSES)
+    path = verdicts_path(tmp_path / "some.json", judge)
+    assert path == tmp_path / "some.judged-by-class-names.json"
+    found = judge_answers(answers, "class", judge, path, CLASSES, seed=4)
+    assert (
+        found
+        == json.loads(path.read_text())
+        == {
+            "prompt": "?",
+            "model": "m",
+            "judge": {
+                "name": "class names",
+                "settings": {"classes": 3, "version": "1"},
+                "seed": 4,
+                "classes_sha256": prompt_checksum("car\nglass box\ntv stand"),
+            },
+            "judge_revisions": ["1"],
+            "figures": {"accuracy": 100, "clean_accuracy": 100, "correct": 1, "lucky": 0, "total": 1, "invalid": 0},
+            "results": [
+                {
+                    **answers["results"][0],
+                    "judge_reply": "0#car#named at character 2",
+                    **{
+                        "score": 1,
+                        "class": 0,
+                        "class_name": "car",
+                        "reason": "named at character 2",
+                        "is_valid": True,
+                    },
+                }
+            ],
+        }
+    )
+    with pytest.raises(ValueError, match="classes is empty; expected the names of the classes"):
+        judge_answers(answers, "class", judge, path, [])
+    with pytest.raises(ValueError, match="judge 'class names' cannot judge 'same'; it judges class"):
+        judge_answers(answers, "same", judge, path)
+
+
+def test_an_endpoint_is_asked_for_json_with_the_published_settings(monkeypatch, tmp_path):
+    monkeypatch.setenv("SOME_KEY", " a-long-key ")
+    answers = {"model": "m", "results": [{"object_id": 1, "ground_truth": "a cup", "model_output": "a mug"}]}
+    with LocalEndpoint((200, "T#cups")) as endpoint:
+        judge = EndpointJudge("some judge", endpoint.url + "/", key_variable="SOME_KEY", settings={"seed": 3})
+        found = judge_answers(answers, "same", judge, tmp_path / "judged.json", seed=2)
+    ((path, headers, body),) = endpoint.requests
+    headers = {name.lower(): value for name, value in headers.items()}
+    assert path == "/v1/chat/completions" and headers["authorization"] == "Bearer a-long-key"
+    assert headers["accept"] == headers["content-type"] == "application/json"
+    settings = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 2048, "seed": 3}
+    assert judge.settings == settings and {name: body[name] for name in settings} == settings
+    assert body["model"] == "some judge" and body["messages"] == [
+        {"role": "user", "content": fill_prompt(JUDGE_PROMPTS["same"], answers["results"][0])}
+    ]
+    about = {"name": "some judge", "settings": settings, "seed": 2}
+    assert found["judge"] == about | {"prompt_sha256": prompt_checksum(JUDGE_PROMPTS["same"])}
+    assert found["judge_revisions"] == ["judge-0613"]
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"base_url": "ftp://a.org/v1"}, "base_url is 'ftp://a.org/v1'; expected an address such as https"),
+        ({"base_url": "http:///v1"}, "base_url is 'http:///v1'"),
+        ({"base_url": "https://me@a.org/v1"}, "base_url is 'https://me@a.org/v1'"),
+        ({"base_url": "https://a.org/v1?x=1"}, r"base_url is 'https://a.org/v1\?x=1'"),
+        ({"attempts": 0}, "attempts is 0; expected at least 1"),
+        ({"at_once": 0}, "at_once is 0; expected at least 1"),
+        ({"timeout": 0}, "timeout is 0; expected more than 0 seconds"),
+    ],
+)
+def test_wrong_addresses_and_numbers_of_an_endpoint_are_named(given, why):
+    with pytest.raises(ValueError, match=why):
+        EndpointJudge("judge", **{"base_url": "https://a.org/v1", **given})
+    assert EndpointJudge("judge", "https://a.org/v1", attempts=1, at_once=1, timeout=0.1).at_once == 1
