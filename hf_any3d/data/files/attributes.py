@@ -194,10 +194,12 @@ def usable_numbers(values: np.ndarray, names: str, source: Source) -> np.ndarray
 
 
 def usable_labels(values: np.ndarray, source: Source, first: int | None = None) -> np.ndarray | None:
-    """Return labels as int64 if they are whole numbers not below `first`, else None with a warning."""
+    """Return labels as int64 if they are whole numbers of its range not below `first`, else None with a warning."""
     with np.errstate(invalid="ignore"):
         # From 2**53 on, neighboring whole numbers are the same float64.
         are_whole = values.dtype.kind in "iub" or bool(((np.abs(values) < 2**53) & (values == np.floor(values))).all())
+    if values.dtype.kind == "u" and values.max(initial=0) > np.iinfo(np.int64).max:
+        are_whole = False  # they would become negative ones
     if are_whole and (first is None or not len(values) or values.min() >= first):
         return values.astype(np.int64)
     lowest = "" if first is None else f" from {first}"

@@ -132,6 +132,8 @@ def test_other_colors_are_explained(values, why):
         (np.int8([-3, 4]), 0, False),
         (np.array([True, False]), None, True),
         (np.uint64([2**62, 1]), 1, True),
+        (np.uint64([2**63 - 1, 1]), 1, True),
+        (np.uint64([2**63, 1]), None, False),
         (np.float64([2**53 - 1, 0]), 0, True),
         (np.float64([2**53, 0]), 0, False),
         (np.float64([-(2.0**53), 0]), None, False),
