@@ -66,6 +66,7 @@ _STORED_KINDS: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(("model_type", "processor_class", "feature_extractor_type", "tokenizer_class"), (str, "a text")),
     **dict.fromkeys(("base_model_name_or_path", "revision"), (str, "a text")),
     "architectures": ((list, tuple), "a list"),
+    "model_max_length": (numbers.Real, "a number"),
     **dict.fromkeys(("dtype", "torch_dtype"), ((str, Mapping, torch.dtype), "a type of torch, such as 'float32'")),
 }
 _TOKENS = ("suppress_tokens", "begin_suppress_tokens", "eos_token_id", "bos_token_id", "pad_token_id")
@@ -246,8 +247,7 @@ def _check_field(name: str, kind: str, value: Any, allowed: tuple[float, float])
         if len(value) > _LONGEST:
             raise ValueError(f"{name} has {len(value):,} entries; expected at most {_LONGEST:,}")
         for entry in value:
-            # `category_parts` is a list of lists.
-            _check_field(name, kind if isinstance(entry, (list, tuple)) else _entry(kind), entry, allowed)
+            _check_field(name, _entry(kind), entry, allowed)
         return
     is_integer = "float" not in kind
     is_number = isinstance(value, numbers.Integral if is_integer else numbers.Real) and not isinstance(value, bool)
@@ -262,7 +262,10 @@ def _check_field(name: str, kind: str, value: Any, allowed: tuple[float, float])
 
 
 def _entry(kind: str) -> str:
+    """Return the annotation of a list's entries; those of `category_parts` are lists, too."""
     inside = "float" if "float" in kind else "int"
+    if "list[list[" in kind:
+        return f"list[{inside}]"
     return f"{inside} | None" if f"list[{inside} | None" in kind else inside
 
 

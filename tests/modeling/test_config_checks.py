@@ -96,6 +96,7 @@ def test_a_saved_config_with_an_invalid_number_is_refused(tmp_path):
         ("final_norm_eps", math.nan),
         ("tokenizer_width", 10**9),
         ("line_direction", [1, math.inf, 0]),
+        ("line_direction", [1, -1, []]),
     ):
         (tmp_path / "config.json").write_text(json.dumps(saved | {name: value}))
         with pytest.raises(ValueError, match=name):

@@ -36,6 +36,7 @@ from hf_any3d.modeling.library import Library, library, set_library
         *(({name: 3}, f"{name}=3; expected a text") for name in ("model_type", "processor_class", "revision")),
         *(({name: []}, f"{name}=[]; expected a text") for name in ("feature_extractor_type", "tokenizer_class")),
         ({"base_model_name_or_path": {}}, "base_model_name_or_path={}; expected a text"),
+        ({"model_max_length": "512"}, "model_max_length='512'; expected a number"),
         ({"architectures": "BertModel"}, "architectures='BertModel'; expected a list"),
         ({"architectures": ["A", 3]}, "architectures has 3; expected names of classes"),
         ({"dtype": 3}, "dtype=3; expected a type of torch, such as 'float32'"),
@@ -72,6 +73,7 @@ def test_usual_fields_are_allowed(tmp_path):
         "eos_token_id": [1, 2],
         "pad_token_id": None,
         "revision": None,
+        "model_max_length": 10**30,
         "parts": {},
     }
     check_stored_fields(content)
@@ -208,6 +210,10 @@ def test_numbers_in_their_ranges_are_allowed(settings):
         ({"widths": 3}, "widths=3; expected a list of numbers"),
         ({"widths": [1] * 1001}, "widths has 1,001 entries; expected at most 1,000"),
         ({"widths": [None]}, "widths=None; expected a whole number"),
+        ({"widths": [1, [2]]}, "widths=[2]; expected a whole number"),
+        ({"factors": [0.5, []]}, "factors=[]; expected a number"),
+        ({"parts": [[1], 2]}, "parts=2; expected a list of numbers"),
+        ({"parts": [[1], [[2]]]}, "parts=[2]; expected a whole number"),
         ({"factors": [float("inf")]}, "factors=inf; expected -274,877,906,944 to 274,877,906,944"),
         ({"factors": ["x" * 100]}, f"factors={repr('x' * 100)[:77]}...; expected a number"),
         ({"parts": [[0, 10]]}, "parts=10; expected 0 to 9"),
