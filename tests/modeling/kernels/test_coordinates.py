@@ -47,6 +47,7 @@ def test_the_largest_coordinate_is_allowed(number):
 )
 def test_the_first_cloud_out_of_range_is_named(number, largest, message):
     values = torch.ones(4, 3, 5)
+    values[0, 1, 1] = -(largest or LARGEST_COORDINATE)  # is allowed
     values[1, 2, 4] = number
     values[3] = float("nan")
     with pytest.raises(ValueError) as error:
