@@ -176,3 +176,72 @@ def test_modules_of_an_adopted_encoder_are_marked():
     assert FROZEN not in vars(model.any2point) and FROZEN not in vars(model.classifier)
     names = {f"encoder.{name}" for name in model.any2point.encoder.state_dict()}
     assert model.any2point._keys_to_ignore_on_save == names
+
+
+def test_predictions_that_depend_on_the_batch_are_told_once():
+    model = tiny_model(attention_axis="batch").any2point
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.train().warn_about_batch_dependence()
+        tiny_model().any2point.warn_about_batch_dependence()
+    with pytest.warns(ModelWarning) as found:
+        model.eval().warn_about_batch_dependence()
+    flags = ", ".join(model.config.batch_dependent_flags)
+    assert "attention_axis" in flags and [str(each.message) for each in found] == [
+        f"this model's predictions depend on the other clouds of a batch ({flags})"
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.warn_about_batch_dependence()
+
+
+def test_attention_over_the_batch_is_for_layers_without_places():
+    with pytest.raises(ValueError) as error:
+        tiny_model("llama", attention_axis="batch")
+    assert str(error.value) == ("attention_axis='batch': 'llama' encoders attend by tokens' places; expected 'tokens'")
+
+
+@pytest.mark.parametrize("by_config", [False, True])
+def test_attention_and_device_of_a_new_model_are_chosen(by_config):
+    build = Any2PointForPointCloudClassification.from_encoder_pretrained
+    source = {"config": tiny_model().config} if by_config else {"encoder_name_or_path": saved_encoder("bert")}
+    model = build(**source, attn_implementation="eager", device_map="cpu", dtype=torch.bfloat16)
+    encoder = model.any2point.encoder
+    assert encoder.config._attn_implementation == "eager" and encoder.dtype == torch.bfloat16
+    assert model.dtype == torch.float32 and not model.training and model.config.encoder_config is encoder.config
+    assert not model.any2point._encoder_is_random and not model.any2point._encoder_trains
+
+
+def test_random_encoders_are_built_in_the_dtype_of_the_config():
+    model = Any2PointForPointCloudClassification(tiny_model(encoder_dtype="bfloat16").config)
+    encoder = model.any2point.encoder
+    assert encoder.dtype == torch.bfloat16 and model.any2point._encoder_is_random
+    assert not encoder.training and not any(parameter.requires_grad for parameter in encoder.parameters())
+    assert encoder.config._attn_implementation == "sdpa"
+
+
+def test_weights_are_described_by_the_checksum_that_an_adapter_knows():
+    model, config = tiny_model(), tiny_model().config
+    checksum = config.part("encoder").checksum
+    assert checksum and model.describe_weights(config) == checksum
+    assert model.find_source() == config.part("encoder")
+    model.any2point.config.change_part("encoder", stored=True)
+    model.config.change_part("encoder", stored=True)
+    assert model.describe_weights(config) == checksum  # stored, but the same
+    changed = tiny_model()
+    with torch.no_grad():
+        changed.any2point.encoder.embeddings.LayerNorm.bias[3] += 1
+    assert changed.describe_weights(config) == "weights that were changed"
+    assert changed.find_source().stored
+    config.change_part("encoder", stored=True, checksum=None)
+    assert model.describe_weights(config) == model.checksum_in_memory(torch.float32)
+    assert model.describe_weights(config) != changed.describe_weights(config)
+
+
+def test_a_stored_encoder_has_the_dtype_of_its_config():
+    config = tiny_model().config
+    for dtype in (torch.bfloat16, torch.float32):
+        config.encoder_config.dtype = dtype
+        assert Any2PointForPointCloudClassification.stored_dtype(config) == dtype
+    config.encoder_config.dtype = None
+    assert Any2PointForPointCloudClassification.stored_dtype(config) == torch.float32

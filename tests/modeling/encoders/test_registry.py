@@ -178,3 +178,40 @@ def test_changing_the_returned_families_does_not_change_the_registry():
 def test_invalid_number_of_layers_is_refused(count):
     with pytest.raises(ValueError, match=rf"num_layers={count}; expected 1 to {LAYERS}"):
         encoder_settings(saved_encoder("bert"), None, None, count)
+
+
+def test_messages_name_all_that_is_supported():
+    supported = f"supported: {', '.join(sorted(ALL))} and, with tower=…, clap, clip, siglip, siglip2"
+    for config, reason in (
+        (BartConfig(), "'bart' is not supported: its layers and positions are unknown"),
+        (AutoConfig.for_model("bloom"), "'bloom' is not supported: its biases are defined for preceding tokens only"),
+    ):
+        with pytest.raises(UnsupportedEncoder) as error:
+            find_family(config)
+        assert str(error.value) == f"encoder of model_type {reason}; {supported}"
+    with pytest.raises(UnsupportedEncoder) as error:
+        find_family(tiny_config("dpt", is_hybrid=True))
+    assert str(error.value) == (
+        "this encoder of model_type 'dpt' is not supported: its patches come from a convolutional backbone "
+        "(is_hybrid=True)"
+    )
+
+
+def test_towers_are_checked_and_single_ones_need_no_name():
+    clip = AutoConfig.from_pretrained(saved_encoder("clip"))
+    with pytest.raises(UnsupportedEncoder) as error:
+        select_tower(clip, "audio")
+    assert str(error.value) == (
+        "a 'clip' checkpoint holds several encoders: tower='audio', expected one of 'text', 'vision'"
+    )
+    bert = tiny_config("bert")
+    assert select_tower(bert, None) is bert and select_tower(bert, "text") is bert
+    with pytest.raises(UnsupportedEncoder) as error:
+        select_tower(bert, "audio")
+    assert str(error.value) == "tower='audio' does not fit: 'bert' is a text encoder; leave tower out"
+    assert composite_checkpoints() == {
+        "clip": ("text", "vision"),
+        "siglip": ("text", "vision"),
+        "siglip2": ("text", "vision"),
+        "clap": ("text", "audio"),
+    }
