@@ -12,7 +12,7 @@ from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels import neighborhoods
 from hf_any3d.modeling.kernels.dispatch import IMPLEMENTATIONS
 from hf_any3d.modeling.kernels.knn import knn_traced
-from tests.modeling.kernels.test_table import CASES, CELL_NEIGHBORS, randn, results_of
+from tests.modeling.kernels.test_table import CASES, CELL_NEIGHBORS, randn, results_of, trained
 
 
 def described(tree: Any) -> list[tuple]:
@@ -90,3 +90,23 @@ def test_functions_of_the_operators_are_found_by_their_names():
     query, points = randn(2, 5, 3).detach(), randn(2, 9, 3).detach()
     found = IMPLEMENTATIONS["knn"](query, points, 4, "exact")
     assert all(map(torch.equal, found, torch.ops.hf_any3d.knn(query, points, 4, "exact")))
+
+
+class Stopped(torch.autograd.Function):
+    """Returns its input, but no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> None:
+        return None
+
+
+@pytest.mark.parametrize("name", ["pooled_blocks", "pooled_patches"])
+def test_results_whose_gradient_is_stopped_pass_none_on(name):
+    tensors, arguments = CASES[name]
+    inputs = [*tensors, *trained(name)]
+    result = Stopped.apply(kernels.TABLE[name].fused(*arguments(*tensors)))
+    assert torch.autograd.grad(result.sum(), inputs, allow_unused=True) == (None,) * len(inputs)

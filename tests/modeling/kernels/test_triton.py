@@ -45,7 +45,7 @@ def results(setting: str, use_kernels, call, *tensors: torch.Tensor | None) -> l
         (70, (20, 18), torch.float32),
         (33, (3, 5), torch.float32),
         (70, (17, 6), torch.bfloat16),
-        (20, (70, 66), torch.float32),
+        (20, (3, 66), torch.float32),
     ],
     ids=["two blocks", "fewer channels than a block", "bfloat16", "more channels than a block"],
 )
