@@ -5,14 +5,17 @@ import warnings
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hf_any3d import Any2PointForPointCloudClassification
+from hf_any3d.modeling.any2point import Any2PointModel
 from hf_any3d.modeling.encoders import LayerStack, encoder_families, unfreeze
 from hf_any3d.modeling.encoders.frozen_encoder import Stage, frozen_encoder_of
 from hf_any3d.modeling.encoders.loading import FROZEN
+from hf_any3d.modeling.layers.forward_contract import AttentionRecorder
 from hf_any3d.modeling.library import ModelWarning
-from tests.tiny_encoders import HIDDEN, clouds, saved_encoder, tiny_model
+from tests.tiny_encoders import HIDDEN, clouds, random_encoder, saved_encoder, tiny_config, tiny_model
 
 
 def stack(stages: tuple[tuple[int, int], ...] = ()) -> LayerStack:
@@ -130,9 +133,17 @@ def probe(model):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_an_encoder_trains_whatever_the_output_depends_on(training):
-    model = tiny_model().train(training)
+    model, modes = tiny_model().train(training), []
     encoder = model.any2point.encoder
-    names = unfreeze(model, probe(model))
+    model.any2point.config.change_part("encoder", subfolder="encoder")
+
+    def answer() -> torch.Tensor:
+        modes.append(model.training)
+        return probe(model)()
+
+    with torch.no_grad():
+        names = unfreeze(model, answer)
+    assert modes == [False]  # layer drop would leave out layers by chance
     trained = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
     assert names == trained and "encoder.layer.0.attention.self.query.weight" in names
     assert "embeddings.word_embeddings.weight" not in names and not any("pooler" in name for name in names)
@@ -245,3 +256,62 @@ def test_a_stored_encoder_has_the_dtype_of_its_config():
         assert Any2PointForPointCloudClassification.stored_dtype(config) == dtype
     config.encoder_config.dtype = None
     assert Any2PointForPointCloudClassification.stored_dtype(config) == torch.float32
+
+
+@pytest.mark.parametrize(("model_type", "settings"), [("bert", {"encoder_dtype": "bfloat16"}), ("llama", {})])
+def test_a_saved_model_opens_with_the_frozen_encoder_that_it_names(model_type, settings, tmp_path):
+    model = tiny_model(model_type, **settings)
+    model.save_pretrained(tmp_path)
+    model.any2point.save_pretrained(tmp_path / "base")
+    stored = load_file(tmp_path / "model.safetensors")
+    assert stored and not [name for name in stored if ".encoder." in name]
+    opened = Any2PointForPointCloudClassification.from_pretrained(tmp_path)
+    base = Any2PointModel.from_pretrained(tmp_path / "base")
+    own = model.any2point.encoder
+    for owner in (opened.any2point, base):
+        encoder = owner.encoder
+        assert not owner._encoder_is_random and not owner._encoder_trains and not encoder.training
+        assert all(FROZEN in vars(module) for module in encoder.modules())
+        for one, other in zip(encoder.parameters(), own.parameters(), strict=True):
+            assert torch.equal(one, other) and one.dtype == other.dtype and not one.requires_grad
+        for one, other in zip(encoder.buffers(), own.buffers(), strict=True):
+            assert torch.equal(one, other)
+        assert owner.changed_tensors("encoder") == model.any2point.changed_tensors("encoder")
+    assert torch.equal(opened(points=clouds(2)).logits, model(points=clouds(2)).logits)
+
+
+@pytest.mark.parametrize("lacks", ["all", "some"])
+def test_a_stored_encoder_must_be_whole(lacks, tmp_path):
+    model = tiny_model()
+    unfreeze(model, probe(model))
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    gone = ".encoder." if lacks == "all" else "layer.1.attention.self.query."
+    save_file({name: tensor for name, tensor in load_file(file).items() if gone not in name}, file, {"format": "pt"})
+    name = "encoder.layer.1.attention.self.query"
+    what = "encoder weights" if lacks == "all" else f"encoder weights {name}.bias, {name}.weight"
+    with pytest.raises(ValueError) as error:
+        Any2PointForPointCloudClassification.from_pretrained(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: holds no {what}, and its config does not say where to find them; give encoder_name_or_path=…"
+    )
+
+
+def test_an_encoder_without_a_choice_attends_as_the_model():
+    config = tiny_model().config
+    config._attn_implementation = "eager"
+    encoder = random_encoder(tiny_config("bert"))
+    encoder.config._attn_implementation = None
+    assert Any2PointForPointCloudClassification(config, encoder).any2point.encoder is encoder
+    assert encoder.config._attn_implementation == "eager"
+    other = random_encoder(tiny_config("bert"))
+    other.config._attn_implementation = "sdpa"
+    model = Any2PointForPointCloudClassification(config, other)
+    assert other.config._attn_implementation == "sdpa" and model.config.encoder_config is other.config
+
+
+def test_attention_weights_of_all_layers_are_recorded():
+    model = tiny_model(attn_implementation="eager").any2point
+    recorder = model.record_attentions()
+    assert isinstance(recorder, AttentionRecorder)
+    assert [output.shape[-1] for output in model(clouds(2), output_attentions=True).attentions] == [9, 9]
