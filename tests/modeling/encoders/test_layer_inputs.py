@@ -39,7 +39,8 @@ ORDER = [3, 0, 1, 5, 2, 4]
 @pytest.mark.parametrize("model_type", ["t5", "mt5"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_t5_has_biases_of_distances(model_type, dtype):
-    encoder, inputs = opened(model_type, ORDER, dtype=dtype)
+    sizes = {"relative_attention_num_buckets": 10, "relative_attention_max_distance": 4}
+    encoder, inputs = opened(model_type, ORDER, dtype=dtype, **sizes)
     own = encoder.encoder.block[0].layer[0].SelfAttention.compute_bias(TOKENS, TOKENS)
     assert len(inputs) == 2
     for each in inputs:
@@ -220,3 +221,21 @@ def test_tokens_are_convolved_where_they_are_on_each_line():
 
 def test_families_are_found_by_their_configs():
     assert find_family(tiny_config("beit")) is encoder_families()["beit"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("groups", "in_full"), [(3, False), (4, True)], ids=["16 channels", "12 channels"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_narrow_groups_alone_are_convolved_in_full_precision(groups, in_full, autocast):
+    sizes = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": groups}
+    encoder, family = random_encoder(tiny_config("wav2vec2", **sizes)), encoder_families()["wav2vec2"]
+    frames = torch.randn(2, 9, HIDDEN)
+    assert torch.equal(family.line_convolution(encoder, frames), encoder.encoder.pos_conv_embed(frames))
+    dtype = torch.float32 if autocast else torch.bfloat16
+    encoder, frames = encoder.to(dtype), frames.to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = family.line_convolution(encoder, frames)
+        expected = encoder.encoder.pos_conv_embed(frames)
+    if in_full:
+        expected = encoder.float().encoder.pos_conv_embed(frames.float()).to(dtype)
+    assert found.dtype == expected.dtype and torch.equal(found, expected)

@@ -48,6 +48,7 @@ def test_an_adapter_becomes_a_part_of_the_model_that_is_built_again_from_its_set
         model.encoder.layer[0].intermediate.modules_to_save["default"].dense.bias.add_(1)
     expected = answer(model)
     assert has_adapter(model) and not has_adapter(bert())
+    model._hf_peft_config_loaded = True  # as transformers marks what it has loaded
     settings = settle_adapter(model, "some/model")
     assert not has_adapter(model) and torch.equal(answer(model), expected)
     assert all(module._is_hf_initialized for module in model.modules())
@@ -83,6 +84,9 @@ def test_one_adapter_is_expected():
 
 def test_models_with_adapters_are_refused_by_name():
     refuse_adapter(bert(), "some/model")
+    loaded = bert()
+    loaded._hf_peft_config_loaded = True
+    assert has_adapter(loaded)
     with pytest.raises(ValueError) as error:
         refuse_adapter(adapted(target_modules=["query"]), "some/model")
     assert str(error.value) == (
@@ -100,6 +104,11 @@ def test_settings_of_no_method_are_refused(kind):
 def test_settings_that_a_method_lacks_are_refused():
     with pytest.raises(ValueError, match="settings of an adapter of the method LORA: .*'rank'"):
         build_adapter(bert(), {"peft_type": "LORA", "rank": 3})
+
+
+def test_sizes_of_an_adapter_are_limited():
+    with pytest.raises(ValueError, match="r.*20000"):
+        build_adapter(bert(), {"peft_type": "LORA", "r": 20000, "target_modules": ["query"]})
 
 
 def test_a_part_is_opened_with_its_record():

@@ -3,6 +3,7 @@ import pickle
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from transformers import AutoConfig, AutoModel, BartConfig
 
 from hf_any3d.modeling.encoders import (
@@ -16,8 +17,10 @@ from hf_any3d.modeling.encoders import (
     hidden_of,
     refused_encoders,
     register_family,
+    registry,
     select_tower,
 )
+from hf_any3d.modeling.layers.forward_contract import onloaded
 from tests.tiny_encoders import HIDDEN, LAYERS, random_encoder, saved_encoder, tiny_config, tiny_model
 
 ALL = list(encoder_families())
@@ -106,6 +109,7 @@ def test_unsupported_encoders_are_refused_with_the_reason(model_type):
     [
         ("electra", {"embedding_size": 16}, "have 16 channels and are normalized before they are projected to the 48"),
         ("deberta-v2", {"conv_kernel_size": 3}, "a convolution over neighboring words"),
+        ("deberta-v2", {"conv_kernel_size": 1}, "a convolution over neighboring words"),
         ("deberta-v2", {"relative_attention": False}, "relative_attention=False; expected True"),
         ("dpt", {"is_hybrid": True}, "convolutional backbone"),
     ],
@@ -215,3 +219,30 @@ def test_towers_are_checked_and_single_ones_need_no_name():
         "siglip2": ("text", "vision"),
         "clap": ("text", "audio"),
     }
+
+
+@pytest.mark.parametrize("model_type", ["bert", "vit", "llama"])
+def test_positions_are_read_from_offloaded_encoders_without_their_layers_and_words(model_type, monkeypatch):
+    encoder, family = random_encoder(tiny_config(model_type)), encoder_families()[model_type]
+    table = family.positions_of(encoder)
+    expected = None if table.weight is None else table.weight.detach().clone()
+    cpu_offload(encoder, execution_device="cpu")
+    loaded = []
+
+    def noting(*modules):
+        loaded.extend(modules)
+        return onloaded(*modules)
+
+    monkeypatch.setattr(registry, "onloaded", noting)
+    found = family.positions_of(encoder)
+    assert (found.kind, found.rows, found.columns) == (table.kind, table.rows, table.columns)
+    if expected is None:
+        assert found.weight is None and loaded == []
+        return
+    assert torch.equal(found.weight, expected)
+    assert all(parameter.is_meta for parameter in encoder.parameters())
+    unread = [
+        *family.layers_of(encoder).modules(),
+        *([encoder.get_input_embeddings()] if family.tower == "text" else []),
+    ]
+    assert set(loaded) == set(encoder.modules()) - set(unread)

@@ -78,6 +78,12 @@ def test_voxels_are_counted_in_radii_from_the_corner_of_each_cloud(edge):
     assert geometry.voxels(edge) is voxels and geometry.voxels(edge + 1) is not voxels
 
 
+def test_tokens_beyond_the_last_cell_share_it():
+    coord = torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [0.5, 0, 0], [1.0, 0, 0], [0, 0.6, 0], [0, 0.9, 0]])
+    geometry = FlatGeometry(coord.long(), coord, torch.zeros(6, dtype=torch.long), 1)
+    assert grouped(geometry.voxels(1e-7).row[0].tolist()) == grouped([0, 1, 2, 2, 3, 3])
+
+
 def geometry_of(**settings) -> Geometry:
     return Geometry(torch.arange(12.0).view(1, 4, 3), torch.arange(4.0).view(1, 1, 4, 1), (5.0,), 2.0, **settings)
 
