@@ -66,7 +66,7 @@ def test_trees_are_for_the_cpu_only():
 @pytest.mark.parametrize("pairs", [2**22, 100])
 def test_balls(way, pairs, monkeypatch):
     points = cloud(2, 60)
-    query = torch.cat([points[:, :9], torch.full((2, 1, 3), 9.0)], dim=1)
+    query = torch.cat([points[:, :8], points[:, -1:], torch.full((2, 1, 3), 9.0)], dim=1)
     expected = ball_query(query, points, 0.3, 4, return_counts=True)
     assert expected[1].min() == 0 and (expected[1] > 4).any() and ((expected[1] > 0) & (expected[1] < 4)).any()
     monkeypatch.setattr(grouping, "_BALL_PAIRS", pairs)
