@@ -11,10 +11,11 @@ from torch import nn
 from hf_any3d import Any2PointForPointCloudClassification
 from hf_any3d.modeling.any2point import Any2PointModel
 from hf_any3d.modeling.encoders import LayerStack, encoder_families, unfreeze
-from hf_any3d.modeling.encoders.frozen_encoder import Stage, frozen_encoder_of
+from hf_any3d.modeling.encoders.frozen_encoder import Stage, _encoder_arguments, frozen_encoder_of
 from hf_any3d.modeling.encoders.loading import FROZEN
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder
 from hf_any3d.modeling.library import ModelWarning
+from hf_any3d.modeling.pretrained_parts import encoder_loading
 from tests.tiny_encoders import HIDDEN, clouds, random_encoder, saved_encoder, tiny_config, tiny_model
 
 
@@ -315,3 +316,14 @@ def test_attention_weights_of_all_layers_are_recorded():
     recorder = model.record_attentions()
     assert isinstance(recorder, AttentionRecorder)
     assert [output.shape[-1] for output in model(clouds(2), output_attentions=True).attentions] == [9, 9]
+
+
+def test_arguments_of_loading_reach_the_encoder():
+    config = tiny_model().config
+    found = _encoder_arguments(config, torch.bfloat16, "eager", "cpu")
+    assert config.encoder_config._attn_implementation == "eager"
+    assert found == {"dtype": torch.bfloat16, **encoder_loading("cpu", None)}
+    assert encoder_loading("cpu", None) != encoder_loading(None, None)
+    assert _encoder_arguments(config) == {"dtype": None, **encoder_loading(None, None)}
+    assert config.encoder_config._attn_implementation == "eager"  # is kept
+    assert _encoder_arguments(tiny_model(encoder_dtype="bfloat16").config)["dtype"] == torch.bfloat16

@@ -111,8 +111,9 @@ def test_each_head_of_deberta_has_rounded_distances_in_one_view(model_type):
 
 
 @torch.no_grad()
-def test_deberta_v2_without_buckets_has_the_distances_themselves():
-    _, inputs = opened("deberta-v2", ORDER, position_buckets=-1)
+@pytest.mark.parametrize("buckets", [-1, 0])
+def test_deberta_v2_without_buckets_has_the_distances_themselves(buckets):
+    _, inputs = opened("deberta-v2", ORDER, position_buckets=buckets)
     expected = [[a - b for b in ORDER] for a in ORDER]
     assert inputs[0]["relative_pos"].tolist() == [[expected] * 4]
 

@@ -174,6 +174,8 @@ def test_weights_kept_elsewhere_are_restored_beside_an_adapter(on_meta):
     own = [module for name, module in model.named_modules() if "lora" not in name and not name.endswith("query")]
     assert all(module._is_hf_initialized for module in own)
     assert all(tensor._is_hf_initialized for module in own for tensor in module.parameters(recurse=False))
+    others = [tensor for name, tensor in model.named_parameters() if "lora" in name]
+    assert not any(getattr(tensor, "_is_hf_initialized", False) for tensor in others)
     assert torch.equal(model.embeddings.position_ids, bert().embeddings.position_ids)
 
 
