@@ -14,7 +14,7 @@ from hf_any3d.modeling.encoders import (
     find_family,
     hidden_of,
 )
-from hf_any3d.modeling.encoders.positions import Addend, image_grid, line, narrow_embeddings, plane
+from hf_any3d.modeling.encoders.positions import Addend, image_grid, line, narrow_embeddings, plane, plane_bias
 from tests.tiny_encoders import HIDDEN, random_encoder, tiny_config
 
 TOKENS = 6
@@ -166,6 +166,14 @@ def test_biases_of_patches_are_those_that_layers_do_not_add_themselves(model_typ
             # What the layer adds for an image of this size.
             expected = expected - holder((2, 3), True, dim_size=7)
         torch.testing.assert_close(bias, expected.view_as(bias))
+
+
+def test_biases_of_a_grid_without_class_token_are_those_of_its_patches():
+    biases = torch.randn(3 * 5 + 3, 2)
+    entry = torch.rand(2, 3, 4, 2, generator=torch.Generator().manual_seed(2)) * torch.tensor([2.0, 1.0])
+    patches = plane_bias(TokenPlaces(entry, 2, 3, class_tokens=0), biases)
+    assert patches.shape == (2, 2, 4, 4)
+    torch.testing.assert_close(patches, plane_bias(TokenPlaces.with_class_token(entry, 2, 3), biases)[..., 1:, 1:])
 
 
 @pytest.mark.parametrize(

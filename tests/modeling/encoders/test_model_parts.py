@@ -19,6 +19,7 @@ from hf_any3d.modeling.encoders import (
     settle_adapter,
 )
 from hf_any3d.modeling.pretrained_parts import PretrainedPart, own_state, tensors_checksum
+from hf_any3d.modeling.pretrained_parts.mixin import is_unchanged
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.tiny_encoders import random_encoder, saved_encoder, tiny_config
 
@@ -116,6 +117,7 @@ def test_a_part_is_opened_with_its_record():
     model, record = open_pretrained_part(PretrainedPart(source))
     assert torch.equal(answer(model.eval()), answer(bert()))
     checksum = tensors_checksum(own_state(model))
+    assert is_unchanged(model)
     assert record == PretrainedPart(source, checksum=checksum)
     assert open_pretrained_part(record)[1] == record
     wrong = f"tensors-sha256:{'0' * 64}"
@@ -177,6 +179,10 @@ def test_weights_kept_elsewhere_are_restored_beside_an_adapter(on_meta):
     others = [tensor for name, tensor in model.named_parameters() if "lora" in name]
     assert not any(getattr(tensor, "_is_hf_initialized", False) for tensor in others)
     assert torch.equal(model.embeddings.position_ids, bert().embeddings.position_ids)
+    assert is_unchanged(model)
+    with torch.no_grad():
+        model.embeddings.LayerNorm.bias += 1
+    assert not is_unchanged(model)
 
 
 def test_a_stored_part_is_left_alone():

@@ -17,6 +17,7 @@ from hf_any3d.modeling.encoders.loading import (
     open_encoder,
     replace_weights,
 )
+from hf_any3d.modeling.pretrained_parts.mixin import is_unchanged
 from tests.tiny_encoders import LAYERS, random_encoder, saved_encoder, tiny_config, tiny_model
 
 
@@ -143,6 +144,7 @@ def test_a_loaded_encoder_is_frozen_and_in_the_dtype_of_its_config():
     assert set(dtypes_of(encoder).values()) == {torch.bfloat16} and not encoder.training
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     assert all(FROZEN in vars(module) for module in encoder.modules())
+    assert is_unchanged(encoder)
     assert encoder.config._attn_implementation == model.config.encoder_config._attn_implementation
 
 
