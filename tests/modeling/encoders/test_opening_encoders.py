@@ -203,3 +203,14 @@ def test_random_weights_are_drawn_apart_from_other_numbers():
     expected = build_encoder(tiny_config("bert")).to(torch.bfloat16)
     for one, other in zip(fresh.parameters(), expected.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("place", ["", "some/model"])
+def test_settings_of_an_encoder_that_cannot_be_used_are_those_of_the_model(place):
+    config = tiny_model().config
+    config.name_or_path = place
+    vars(config.encoder_config)["intermediate_size"] = "wide"
+    with pytest.raises(ValueError) as error:
+        load_encoder(config)
+    before = f"{place}: " if place else ""
+    assert str(error.value).startswith(f"{before}{saved_encoder('bert')}: cannot be used (TypeError: ")
